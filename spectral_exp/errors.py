@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """Something the user can mend: the message alone, without a stack trace, is what they should see."""
@@ -35,3 +38,27 @@ def require(condition: bool, setting: str, value: object, allowed: str, remedy: 
     """Raise a SettingError unless `condition` holds."""
     if not condition:
         raise SettingError(setting, value, allowed, remedy)
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The words "; did you mean X?" for a misspelt `name`, or nothing where no name is near."""
+    candidates = sorted(set(names))
+    found = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
+    if not found:
+        # The last part alone may be right where the path before it is not: max_steps for training.max_steps.
+        last = name.rpartition(".")[2]
+        by_last = {c.rpartition(".")[2]: c for c in candidates}
+        found = [by_last[m] for m in difflib.get_close_matches(last, list(by_last), n=1, cutoff=0.75)]
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run stopped in order after a signal: a KeyboardInterrupt, so that it ends a whole sweep, not one job of it."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.exit_code = 128 + signal_number
+
+
+class RunFailed(Exception):
+    """A run cannot go on, for a reason that its message tells in full; not the user's mistake, nor a defect."""

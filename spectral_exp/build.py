@@ -1,0 +1,290 @@
+"""From a plain, resolved configuration to a runner: the only place where the parts meet.
+
+`check` builds everything on trial (the model without memory, the components in a temporary folder), so that every mistake
+is known before a run directory exists; `build` builds it for good and owns the run directory meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spectral_exp.construct import Constructor
+from spectral_exp.data.batches import Batches, EvalWindows
+from spectral_exp.data.dataset import Dataset, prepare
+from spectral_exp.errors import SettingError, UserError, nearest
+from spectral_exp.models.generation import generate
+from spectral_exp.models.twin import match_parameters
+from spectral_exp.monitoring.visualization import TextSample
+from spectral_exp.resume import refuse_changed_data, resume_problems
+from spectral_exp.run_dir import RunLock, RunPaths
+from spectral_exp.runner import Runner, TrainingSettings
+from spectral_exp.seeding import step_seed
+
+_GROUPS = ("model", "optimizer", "schedule", "loss", "data", "tokenizer", "training", "monitoring", "match")
+_COMPONENTS = ("checkpoint", "metrics", "visualization", "tracking")
+_PROMPT_TOKENS = 16
+_PLOT_TOKENS = 28
+
+
+@dataclass(frozen=True)
+class Globals:
+    """The keys at the top of the configuration; each is explained in conf/config.yaml."""
+
+    name: str
+    seed: int
+    device: str
+    outputs: str
+    threads: int | None = None
+    resume: str | None = None
+    experiment_id: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name or "/" in self.name:
+            raise SettingError("name", repr(self.name), "a name that can be part of a folder's")
+        if self.seed < 0:
+            raise SettingError("seed", self.seed, ">= 0")
+        if self.threads is not None and self.threads < 1:
+            raise SettingError("threads", self.threads, ">= 1 or null")
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a configuration describes, built."""
+
+    globals: Globals
+    settings: TrainingSettings
+    device: torch.device
+    dataset: Dataset
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: Any
+    loss: nn.Module
+    components: dict[str, Any]
+
+
+def check(config: Mapping[str, Any], run_dir: Path | None) -> list[str]:
+    """All that is wrong with `config`, one line per problem; writes nothing but the cache of tokenized text."""
+    problems = resume_problems(config, run_dir)
+    try:
+        _refuse_unwritable(run_dir or Path(str(config.get("outputs", "outputs"))))
+        with tempfile.TemporaryDirectory() as folder:
+            _assemble(config, RunPaths(folder), trial=True)
+    except UserError as error:
+        problems.append(str(error))
+    return problems
+
+
+@contextmanager
+def build(config: dict[str, Any], run_dir: str | Path, overrides: list[str]) -> Iterator[Runner]:
+    """Build the runner of `config` in `run_dir`, which belongs to this process until the `with` block ends.
+
+    Args:
+        config: plain resolved configuration.
+        run_dir: the experiment's root, new or one to continue.
+        overrides: command-line overrides, recorded so that `resume=` can repeat them.
+
+    Raises:
+        UserError: the configuration is wrong, the directory belongs to another run or is in use.
+    """
+    paths = RunPaths(Path(run_dir))
+    with RunLock(paths.root), torch.random.fork_rng():
+        torch.manual_seed(int(config["seed"]))
+        parts = _assemble(config, paths, trial=False)
+        dataset, tracker = parts.dataset, parts.components["tracking"]
+        refuse_changed_data(paths, dataset.fingerprints)
+        dataset.tokenizer.save(paths.tokenizer)
+        tracker.save_config(
+            config, model=parts.model, dataset_info=dataset.fingerprints, overrides=overrides, command=sys.orig_argv
+        )
+        yield _runner(config, paths, parts)
+
+
+def build_model(config: Mapping[str, Any], vocab_size: int) -> nn.Module:
+    """The untrained model of `config`, as training builds it.
+
+    Raises:
+        UserError: the configuration's model part is wrong.
+    """
+    constructor = Constructor()
+    model = _model(config, vocab_size, constructor)
+    constructor.finish()
+    assert isinstance(model, nn.Module)
+    return model
+
+
+def resolve_device(name: str) -> torch.device:
+    """The torch device that `device=name` asks for; auto takes the best one there is.
+
+    Raises:
+        SettingError: no such device here.
+    """
+    there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    there += ["mps"] if torch.backends.mps.is_available() else []
+    if name == "auto":
+        return torch.device(next((d for d in ("cuda:0", "mps") if d in there), "cpu"))
+    if name == "cuda" and "cuda:0" in there:
+        name = "cuda:0"
+    if name not in there:
+        raise SettingError("device", name, f"auto or one of the devices of this machine: {', '.join(there)}")
+    return torch.device(name)
+
+
+def _assemble(config: Mapping[str, Any], paths: RunPaths, trial: bool) -> _Parts:
+    """Build all parts; raise one UserError with all problems."""
+    make = Constructor()
+    make.problems += [
+        f"{key} is not a setting{nearest(key, [*Globals.__annotations__, *_GROUPS])}; --cfg job shows all settings"
+        for key in config
+        if key not in Globals.__annotations__ and key not in _GROUPS
+    ]
+    top = {key: value for key, value in config.items() if key in Globals.__annotations__}
+    globals_ = make.make({"_target_": "spectral_exp.build.Globals", **top}, "")
+    device = make.call("", lambda: resolve_device(str(config.get("device")))) or torch.device("cpu")
+    settings = make.make(config.get("training"), "training")
+    dataset = _dataset(config, make)
+    vocab_size = 256 if dataset is None else dataset.vocab_size
+    with torch.device("meta") if trial else nullcontext():
+        model = _model(config, vocab_size, make)
+    if model is not None and not trial:
+        model.to(device)
+    # On trial one small matrix stands for the model: fused optimizers refuse parameters without memory.
+    groups = [{"params": [torch.zeros(2, 2)], "role": "hidden"}] if trial or model is None else model.parameter_groups()
+    optimizer = make.make(config.get("optimizer"), "optimizer", params=groups)
+    schedule = make.make(config.get("schedule"), "schedule", max_steps=1 if settings is None else settings.max_steps)
+    loss = make.make(config.get("loss"), "loss", vocab_size=vocab_size)
+    components = _components(config, paths, make)
+    make.finish()
+    assert dataset is not None
+    return _Parts(globals_, settings, device, dataset, model, optimizer, schedule, loss.to(device), components)
+
+
+def _dataset(config: Mapping[str, Any], make: Constructor) -> Dataset | None:
+    corpus = make.make(config.get("data"), "data")
+    tokenizer = make.make(config.get("tokenizer"), "tokenizer")
+    model = config.get("model")
+    block_size = model.get("block_size") if isinstance(model, Mapping) else None
+    if corpus is None or tokenizer is None or not isinstance(block_size, int) or block_size < 1:
+        return None
+    found = make.call("data", lambda: prepare(corpus, tokenizer, block_size=block_size))
+    assert found is None or isinstance(found, Dataset)
+    return found
+
+
+def _model(config: Mapping[str, Any], vocab_size: int, make: Constructor) -> Any:
+    node = config.get("model")
+    if config.get("match") is not None and isinstance(node, Mapping):
+        node = make.call("match", lambda: _matched(node, config["match"], vocab_size))
+        if node is None:
+            return None
+    return make.make(node, "model", vocab_size=vocab_size)
+
+
+def _matched(node: Mapping[str, Any], parts: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
+    """The model node with width and hidden width changed so that it has as many parameters as with `parts`."""
+
+    def count(candidate: Mapping[str, Any]) -> int:
+        make = Constructor()
+        with torch.device("meta"):
+            model = make.make(candidate, "model", vocab_size=vocab_size)
+        make.finish()
+        return sum(p.numel() for p in model.parameters())
+
+    def resized(n_embd: int, n_hidden: int | None) -> dict[str, Any]:
+        return {**node, "n_embd": n_embd, "mlp": {**node["mlp"], "n_hidden": n_hidden}}
+
+    target = count({**node, **parts})
+    # Rotary positions turn pairs of channels: each head keeps an even width.
+    n_embd, n_hidden = match_parameters(
+        lambda width, hidden: count(resized(width, hidden)), target, node["n_embd"], 2 * node["n_head"]
+    )
+    return resized(n_embd, n_hidden)
+
+
+def _components(config: Mapping[str, Any], paths: RunPaths, make: Constructor) -> dict[str, Any]:
+    nodes = config.get("monitoring")
+    nodes = nodes if isinstance(nodes, Mapping) else {}
+    make.problems += [
+        f"monitoring.{key} is not a component{nearest(key, _COMPONENTS)}; there are {', '.join(_COMPONENTS)}"
+        for key in nodes
+        if key not in _COMPONENTS
+    ]
+    folders = {"experiment_dir": paths.root, "log_dir": paths.logs, "viz_dir": paths.visualizations}
+    return {name: make.make(nodes.get(name), f"monitoring.{name}", **folders) for name in _COMPONENTS}
+
+
+def _runner(config: dict[str, Any], paths: RunPaths, parts: _Parts) -> Runner:
+    settings, dataset, seed = parts.settings, parts.dataset, parts.globals.seed
+    block_size = int(config["model"]["block_size"])
+    return Runner(
+        paths=paths,
+        settings=settings,
+        seed=seed,
+        threads=parts.globals.threads,
+        device=parts.device,
+        model=parts.model,
+        compute=torch.compile(parts.model) if settings.compile else parts.model,  # type: ignore[arg-type]
+        optimizer=parts.optimizer,
+        schedule=parts.schedule,
+        loss=parts.loss,
+        batches=Batches(dataset.train, block_size, settings.batch_size, seed),
+        windows=EvalWindows(
+            dataset.val, dataset.tokenizer.token_bytes, block_size, settings.batch_size, settings.eval_windows
+        ),
+        data=dataset,
+        sample=_sampler(dataset, settings, seed, parts.device),
+        plot_sample=_plot_sample(dataset),
+        token_text=dataset.tokenizer.token_text,
+        config=config,
+        checkpoint=parts.components["checkpoint"],
+        metrics=parts.components["metrics"],
+        visualization=parts.components["visualization"],
+        tracker=parts.components["tracking"],
+    )
+
+
+def _sampler(
+    dataset: Dataset, settings: TrainingSettings, seed: int, device: torch.device
+) -> Callable[[nn.Module, int], tuple[str, str]]:
+    """A function (model, step) -> (prompt, text) whose draws depend on seed and step alone."""
+    tokenizer = dataset.tokenizer
+    if settings.sample_prompt is None:
+        prompt_ids = np.asarray(dataset.val[:_PROMPT_TOKENS])
+    else:
+        prompt_ids = tokenizer.encode(settings.sample_prompt)
+    prompt: Tensor = torch.from_numpy(prompt_ids.astype(np.int64))[None].to(device)
+
+    def sample(model: nn.Module, step: int) -> tuple[str, str]:
+        generator = torch.Generator(device).manual_seed(step_seed(seed, step))
+        ids = generate(model, prompt, settings.sample_tokens, generator=generator)[0].cpu().numpy()
+        return tokenizer.decode(prompt_ids), tokenizer.decode(ids[len(prompt_ids) :])
+
+    return sample
+
+
+def _plot_sample(dataset: Dataset) -> TextSample:
+    ids = [int(i) for i in dataset.val[:_PLOT_TOKENS]]
+    return TextSample(ids, [dataset.tokenizer.token_text(i) for i in ids])
+
+
+def _refuse_unwritable(folder: Path) -> None:
+    """Raise a UserError unless a run directory can be made at or below `folder`; leaves nothing behind."""
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    try:
+        os.rmdir(tempfile.mkdtemp(dir=existing))
+    except OSError as error:
+        raise UserError(
+            f"outputs={folder} cannot be written: {existing}: {error.strerror}; choose another place with outputs=DIR"
+        ) from error

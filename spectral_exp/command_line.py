@@ -1,0 +1,248 @@
+"""The command line as Hydra will see it: which jobs it means, whether they compose, and where they will run.
+
+Hydra creates run directories before it calls any of our code and answers a misspelt key with advice that lets the typo
+pass (`+key`). So every job is composed here first, through Hydra's public compose API, and mistakes are answered with the
+nearest valid name while nothing exists yet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from spectral_exp.errors import UserError, nearest
+from spectral_exp.run_dir import RunPaths, generate_experiment_id, read_json
+
+_PACKAGE = Path(__file__).resolve().parent
+# A wheel carries conf/ inside the package; a checkout keeps it beside the package, where users edit it.
+CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
+
+_INFORMING = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
+# Where a run lies is no property of the experiment: these never come back from a recorded command line.
+_PLACE_KEYS = ("experiment_id", "resume", "outputs")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One composed job.
+
+    Args:
+        config: plain, fully resolved values; "???" where a value is missing.
+        run_dir: the directory it will run in, None while that is still to be named.
+    """
+
+    config: dict[str, Any]
+    run_dir: Path | None
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """Flags and overrides of one call of the training command."""
+
+    flags: tuple[str, ...]
+    overrides: tuple[str, ...]
+    multirun: bool
+    config_name: str
+    config_dir: str | None
+    informs_only: bool
+
+    @property
+    def arguments(self) -> list[str]:
+        """What Hydra's own parser shall read."""
+        return [*self.flags, *self.overrides]
+
+    @classmethod
+    def parse(cls, arguments: list[str]) -> CommandLine:
+        """Tell flags from overrides; a `resume=RUN` brings in the overrides recorded there."""
+        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        parser.add_argument("--multirun", "-m", action="store_true")
+        parser.add_argument("--config-name", "-cn", default="config")
+        parser.add_argument("--config-dir", "-cd")
+        known, _ = parser.parse_known_args(arguments)
+        informs_only = any(a.split("=")[0] in _INFORMING for a in arguments)
+        # Hydra alone answers a question about the configuration: its arguments go through untouched.
+        flags, overrides = (arguments, []) if informs_only else _split(arguments)
+        overrides = _with_recorded_overrides(overrides)
+        return cls(
+            flags=tuple(flags),
+            overrides=tuple(overrides),
+            multirun=known.multirun or "hydra.mode=MULTIRUN" in overrides,
+            config_name=known.config_name,
+            config_dir=known.config_dir,
+            informs_only=informs_only,
+        )
+
+    def compose(self) -> list[Job]:
+        """Compose every job that this command line means; all mistakes are raised together as one UserError."""
+        search_path = [f"hydra.searchpath=[{quoted('file://' + str(Path(self.config_dir).resolve()))}]"] if self.config_dir else []
+        with hydra.initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
+            jobs = [[*search_path, *job] for job in self._jobs()]
+            problems: dict[str, None] = {}
+            composed = []
+            for job in jobs:
+                config, mistakes = _compose(self.config_name, job)
+                problems.update(dict.fromkeys(mistakes))
+                if config is not None and not mistakes:
+                    composed.append(_job(config, named="hydra.run.dir" in self._keys() and not self.multirun))
+        if problems:
+            raise UserError("\nerror: ".join(problems))
+        return composed
+
+    def with_run_dir(self, first: Job) -> CommandLine:
+        """The command line with the experiment id that names its run directory, unique on this machine."""
+        if first.config.get("experiment_id") is not None:
+            return self
+        if first.run_dir is not None:
+            experiment_id = first.run_dir.name
+        else:
+            name = "sweep" if self.multirun else str(first.config["name"])
+            experiment_id = generate_experiment_id(name, parent=Path(str(first.config["outputs"])))
+        return replace(self, overrides=(*self.overrides, f"experiment_id={quoted(experiment_id)}"))
+
+    def _keys(self) -> set[str]:
+        return {_key(override) for override in self.overrides}
+
+    def _jobs(self) -> list[list[str]]:
+        """The override lists of the single jobs of a sweep, or the one of a plain run."""
+        if not self.multirun:
+            return [list(self.overrides)]
+        try:
+            overrides = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader()).parse_overrides(
+                list(self.overrides)
+            )
+        except HydraException as error:
+            raise UserError(describe(error)) from error
+        jobs: list[list[str]] = [[]]
+        for override in overrides:
+            choices = _choices(override)
+            jobs = [[*job, choice] for job in jobs for choice in choices] if choices else jobs
+        return jobs
+
+
+def quoted(value: str) -> str:
+    """`value` as Hydra's override grammar reads it back unchanged."""
+    if re.fullmatch(r"[\w./-]+", value):
+        return value
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def describe(error: Exception) -> str:
+    """One line for an error of Hydra's or OmegaConf's."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        sign = "+" if group in ("experiment",) else ""
+        return f"{sign}{group}={choice} does not exist{nearest(choice, error.options)}; choose from {', '.join(sorted(error.options))}"
+    cause = error.__cause__
+    lines = [*str(error).splitlines(), *(str(cause).splitlines() if isinstance(cause, OmegaConfBaseException) else [])]
+    return " ".join(line.strip() for line in lines if line.strip() and "full_key" not in line and "object_type" not in line)
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Flags (with the value that follows some of them) and overrides, each in their order."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in ("--config-name", "-cn", "--config-dir", "-cd", "--config-path", "-cp"):
+            flags += [argument, next(rest, "")]
+        elif argument.startswith("-"):
+            flags.append(argument)
+        else:
+            overrides.append(argument)
+    return flags, overrides
+
+
+def _key(override: str) -> str:
+    """The key of an override without its sign or package: `+model/size@x=tiny` -> `model/size`."""
+    return re.split(r"[=@]", override.lstrip("+~"), maxsplit=1)[0]
+
+
+def _with_recorded_overrides(overrides: list[str]) -> list[str]:
+    """Put the overrides recorded in the run that `resume=` names before the given ones, which win."""
+    resume = next((o.split("=", 1)[1] for o in overrides if o.startswith("resume=")), "null").strip("'\"")
+    if resume == "null":
+        return overrides
+    paths = RunPaths(Path(resume))
+    if not paths.root.is_dir():
+        raise UserError(f"resume={resume} is not a directory; name the run directory to continue, for example outputs/<run>")
+    if not paths.config_file.is_file():
+        raise UserError(f"resume={resume} holds no {paths.config_file.name}, so it is no run; name the run directory itself")
+    recorded = read_json(paths.config_file).get("overrides", [])
+    given = {_key(override) for override in overrides}
+    kept = [o for o in recorded if _key(o) not in given and _key(o) not in _PLACE_KEYS]
+    place = [f"experiment_id={quoted(paths.root.resolve().name)}", f"hydra.run.dir={quoted(resume)}"]
+    return [*kept, *overrides, *place]
+
+
+def _choices(override: Override) -> list[str]:
+    """The override as one or several plain ones; none for a range that only a search algorithm can draw from."""
+    sign = "+" if override.is_add() or override.is_force_add() else "~" if override.is_delete() else ""
+    if not override.is_sweep_override():
+        return [override.input_line or ""]
+    if not override.is_discrete_sweep():
+        return []
+    return [f"{sign}{override.get_key_element().lstrip('+~')}={value}" for value in override.sweep_string_iterator()]
+
+
+def _compose(config_name: str, overrides: list[str]) -> tuple[DictConfig | None, list[str]]:
+    """Compose one job; keys that do not exist are dropped one by one, so that all of them are told together."""
+    mistakes: list[tuple[str, str]] = []
+    remaining = list(overrides)
+    config: DictConfig | None = None
+    while config is None:
+        try:
+            config = hydra.compose(config_name, remaining, return_hydra_config=True)
+        except OverrideParseException as error:
+            return None, [f"{error.override}: {describe(error)}"]
+        except MissingConfigException as error:
+            return None, [describe(error)]
+        except ConfigCompositionException as error:
+            match = re.match(r"Could not override '([^']+)'", str(error))
+            unknown = [o for o in remaining if match and _key(o) == match.group(1).split("@")[0]]
+            if match is None or not unknown:
+                return None, [describe(error)]
+            mistakes.append((match.group(1), unknown[-1]))
+            remaining = [o for o in remaining if o not in unknown]
+        except OmegaConfBaseException as error:
+            return None, [describe(error)]
+    names = _dotted_names(OmegaConf.to_container(config, resolve=False)) + _groups()
+    return config, [_unknown_key(key, override, names) for key, override in mistakes]
+
+
+def _unknown_key(key: str, override: str, names: list[str]) -> str:
+    group = key.split("@")[0]
+    if (CONF_DIR / group).is_dir():
+        return f"{override}: {group} is added, not overridden; write +{override}"
+    return f"{key} is not a setting{nearest(key, names)}; --cfg job shows all settings"
+
+
+def _dotted_names(node: Any, prefix: str = "") -> list[str]:
+    if not isinstance(node, dict):
+        return [prefix]
+    below = [name for key, value in node.items() for name in _dotted_names(value, f"{prefix}.{key}" if prefix else str(key))]
+    return [prefix, *below] if prefix else below
+
+
+def _groups() -> list[str]:
+    return [p.relative_to(CONF_DIR).as_posix() for p in CONF_DIR.rglob("*") if p.is_dir()]
+
+
+def _job(config: DictConfig, named: bool) -> Job:
+    try:
+        plain = OmegaConf.to_container(OmegaConf.masked_copy(config, [k for k in config if k != "hydra"]), resolve=True)
+        run_dir = Path(str(config.hydra.run.dir)) if named else None
+    except OmegaConfBaseException as error:
+        raise UserError(describe(error)) from error
+    assert isinstance(plain, dict)
+    return Job(config={str(k): v for k, v in plain.items()}, run_dir=run_dir)

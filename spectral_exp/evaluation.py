@@ -1,0 +1,74 @@
+"""Validation: plain cross-entropy over fixed windows, in nats per token and in bits per byte.
+
+Tensor letters: B batch, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one validation measured.
+
+    Attributes:
+        val_loss: mean cross-entropy, nats per token.
+        val_bpb: bits per byte of text, which does not depend on the tokenizer.
+        standard_error_bpb: standard error of `val_bpb` over the tokens, taken as independent.
+        tokens: tokens predicted.
+    """
+
+    val_loss: float
+    val_bpb: float
+    standard_error_bpb: float
+    tokens: int
+
+    @property
+    def perplexity(self) -> float:
+        """exp(val_loss); infinite where that overflows."""
+        return math.exp(self.val_loss) if self.val_loss < 700 else math.inf
+
+    def metrics(self) -> dict[str, float]:
+        """The entries for the metrics file."""
+        return {"val_loss": self.val_loss, "perplexity": self.perplexity, "val_bpb": self.val_bpb}
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    windows: Iterable[tuple[Tensor, Tensor, int]],
+    device: torch.device,
+    autocast: AbstractContextManager[object],
+) -> Evaluation:
+    """Evaluate `model` on `windows` of (inputs (B, T), targets (B, T), bytes of the targets).
+
+    The model is in evaluation mode meanwhile and in its former mode afterwards; no random number is drawn.
+    """
+    was_training = model.training
+    model.eval()
+    # float64 sums: a long validation adds millions of small numbers.
+    sums = torch.zeros(2, dtype=torch.float64)
+    tokens = n_bytes = 0
+    try:
+        for x, y, window_bytes in windows:
+            with autocast:
+                logits = model(x.to(device))
+            nats = F.cross_entropy(logits.flatten(0, 1).float(), y.to(device).flatten(), reduction="none").double()
+            sums += torch.stack([nats.sum(), nats.square().sum()]).cpu()
+            tokens += y.numel()
+            n_bytes += window_bytes
+    finally:
+        model.train(was_training)
+    total, squares = sums.tolist()
+    mean = total / tokens
+    variance = max(squares / tokens - mean**2, 0.0)
+    nats_to_bpb = tokens / n_bytes / math.log(2)
+    return Evaluation(mean, mean * nats_to_bpb, math.sqrt(variance / tokens) * nats_to_bpb, tokens)

@@ -1,0 +1,112 @@
+"""Let a trained run write text: `python -m spectral_exp.generate outputs/<run> --prompt "def " --tokens 200`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from spectral_exp.errors import UserError, require
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, or 2 for a mistake of the user's."""
+    parser = argparse.ArgumentParser(prog="python -m spectral_exp.generate", description="Let a trained run write text.")
+    parser.add_argument("run", type=Path, help="run directory, for example outputs/<run>")
+    parser.add_argument("--prompt", default="\n", help="text to continue (default: a line break)")
+    parser.add_argument("--tokens", type=int, default=200, help="tokens to write (default: 200)")
+    parser.add_argument("--temperature", type=float, default=0.8, help="0 always takes the likeliest (default: 0.8)")
+    parser.add_argument("--top-k", type=int, help="choose among the k likeliest tokens only")
+    parser.add_argument("--top-p", type=float, help="choose among the likeliest tokens of this total probability only")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same text (default: 0)")
+    parser.add_argument("--checkpoint", default="best", help="best, latest or a step (default: best)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
+    options = parser.parse_args(arguments)
+    try:
+        text = generate_text(
+            options.run,
+            options.prompt,
+            options.tokens,
+            temperature=options.temperature,
+            top_k=options.top_k,
+            top_p=options.top_p,
+            seed=options.seed,
+            checkpoint=options.checkpoint,
+            device=options.device,
+        )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(options.prompt + text)
+    return 0
+
+
+def generate_text(
+    run: Path,
+    prompt: str,
+    n_tokens: int,
+    *,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    checkpoint: str = "best",
+    device: str = "auto",
+) -> str:
+    """The text that the model of a run writes after `prompt`.
+
+    Args:
+        run: the run directory.
+        prompt: at least one token long.
+        n_tokens: tokens to write.
+        temperature: divides the logits; 0 takes the likeliest token always.
+        top_k: choose among the k likeliest tokens only.
+        top_p: choose among the likeliest tokens of this total probability only.
+        seed: of the draws.
+        checkpoint: "best" (the latest where no best is kept), "latest" or a step.
+        device: as the run's own `device` setting.
+
+    Raises:
+        UserError: no such run or checkpoint, or a setting that is not allowed.
+    """
+    # Importing torch takes seconds: a wrong path and --help are answered before.
+    from spectral_exp.run_dir import RunPaths, read_json
+
+    paths = RunPaths(run)
+    if not paths.config_file.is_file():
+        raise UserError(f"{run} is not a run directory: it holds no {paths.config_file.name}; name one below outputs/")
+    if not paths.tokenizer.is_dir():
+        raise UserError(f"{run} holds no tokenizer ({paths.tokenizer.name}/); the run ended before training began")
+    require(n_tokens >= 1, "--tokens", n_tokens, ">= 1")
+    require(checkpoint in ("best", "latest") or checkpoint.isdigit(), "--checkpoint", checkpoint, "best, latest or a step")
+
+    import torch
+
+    from spectral_exp.build import build_model, resolve_device
+    from spectral_exp.data.tokenizer import load_tokenizer
+    from spectral_exp.models.generation import generate
+    from spectral_exp.monitoring import CheckpointManager
+
+    where = resolve_device(device)
+    tokenizer = load_tokenizer(paths.tokenizer)
+    manager = CheckpointManager(run)
+    if checkpoint.isdigit():
+        found = manager.load_checkpoint(int(checkpoint))
+    else:
+        found = manager.load_best_checkpoint() if checkpoint == "best" else None
+        found = found or manager.load_latest_checkpoint()
+    if found is None:
+        steps = ", ".join(str(step) for step in paths.checkpoint_steps()) or "none"
+        raise UserError(f"{run} has no checkpoint {checkpoint}; saved steps: {steps}")
+    model = build_model(read_json(paths.config_file)["config"], tokenizer.vocab_size)
+    model.load_state_dict(found["model_state_dict"])
+    model.to(where).eval()
+    ids = torch.as_tensor(tokenizer.encode(prompt).astype("int64"))[None].to(where)
+    require(ids.numel() > 0, "--prompt", repr(prompt), "at least one token long")
+    generator = torch.Generator(where).manual_seed(seed)
+    written = generate(model, ids, n_tokens, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
+    return tokenizer.decode(written[0, ids.shape[1] :].cpu().numpy())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""A torch profiler trace of a few training steps."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import TracebackType
+
+from torch import profiler
+
+log = logging.getLogger(__name__)
+
+_UNDISTURBED_STEPS = 10
+
+
+class StepProfiler:
+    """Records `n_steps` steps after ten undisturbed ones into `folder`/trace.json; does nothing for 0 steps.
+
+    The trace opens in Perfetto or chrome://tracing.
+    """
+
+    def __init__(self, n_steps: int, folder: Path) -> None:
+        self._folder = folder
+        self._profiler: profiler.profile | None = None
+        if n_steps:
+            schedule = profiler.schedule(wait=_UNDISTURBED_STEPS - 1, warmup=1, active=n_steps, repeat=1)
+            self._profiler = profiler.profile(schedule=schedule, on_trace_ready=self._write, record_shapes=True)
+
+    def __enter__(self) -> StepProfiler:
+        if self._profiler is not None:
+            self._profiler.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._profiler is not None:
+            self._profiler.__exit__(kind, error, trace)
+
+    def step(self) -> None:
+        """Tell that a training step has ended."""
+        if self._profiler is not None:
+            self._profiler.step()
+
+    def _write(self, recorded: profiler.profile) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / "trace.json"
+        recorded.export_chrome_trace(str(path))
+        log.info("profiler trace: %s", path)

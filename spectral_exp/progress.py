@@ -1,0 +1,105 @@
+"""What a person sees while a run goes on: a live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from typing import TextIO
+
+log = logging.getLogger(__name__)
+
+_CLEAR_LINE = "\r\x1b[K"
+_BAR_WIDTH = 20
+_REDRAW_S = 0.1
+_PLAIN_LINE_S = 10.0
+# Shown in this order, where present.
+_SHOWN = (
+    ("loss", "loss {:.4f}"),
+    ("val_loss", "val_loss {:.4f}"),
+    ("val_bpb", "val_bpb {:.4f}"),
+    ("tokens_per_s", "{:,.0f} tokens/s"),
+)
+
+
+class ConsoleHandler(logging.StreamHandler[TextIO]):
+    """Log records on standard output; a progress bar that stands on the terminal's line is cleared first."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stdout)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        if sys.stderr.isatty():
+            sys.stderr.write(_CLEAR_LINE)
+            sys.stderr.flush()
+        super().emit(record)
+
+
+class Progress:
+    """Shows how far a run has come.
+
+    Args:
+        total: last step of the run.
+        stream: where the bar is drawn when it is a terminal; otherwise lines go to the log at most every ten seconds.
+    """
+
+    def __init__(self, total: int, stream: TextIO | None = None) -> None:
+        self.total = total
+        self._stream = sys.stderr if stream is None else stream
+        # Several bars on one terminal would overwrite each other: parallel jobs of a sweep print lines.
+        self._live = self._stream.isatty() and multiprocessing.parent_process() is None
+        self._values: dict[str, float] = {}
+        self._shown_at = self._started_at = time.monotonic()
+        self._first_step: int | None = None
+
+    def update(self, step: int, values: Mapping[str, float], next_checkpoint: int | None = None) -> None:
+        """Take in the newest `values` after `step` and show them when it is time to."""
+        self._values.update(values)
+        now = time.monotonic()
+        if self._first_step is None:
+            self._first_step, self._started_at = step, now
+        due = now - self._shown_at >= (_REDRAW_S if self._live else _PLAIN_LINE_S)
+        if self._live and (due or step == self.total):
+            self._shown_at = now
+            self._draw(step, next_checkpoint, now)
+        elif not self._live and (due or "val_loss" in values):
+            self._shown_at = now
+            log.info("%s", self._line(step, next_checkpoint, now))
+
+    def close(self) -> None:
+        """Leave the terminal's line clean."""
+        if self._live:
+            self._stream.write(_CLEAR_LINE)
+            self._stream.flush()
+
+    def _draw(self, step: int, next_checkpoint: int | None, now: float) -> None:
+        done = round(_BAR_WIDTH * step / max(self.total, 1))
+        bar = "#" * done + "-" * (_BAR_WIDTH - done)
+        line = f"[{bar}] {self._line(step, next_checkpoint, now)}"
+        self._stream.write(_CLEAR_LINE + line[: shutil.get_terminal_size().columns - 1])
+        self._stream.flush()
+
+    def _line(self, step: int, next_checkpoint: int | None, now: float) -> str:
+        parts = [f"step {step}/{self.total}"]
+        parts += [form.format(self._values[key]) for key, form in _SHOWN if key in self._values]
+        assert self._first_step is not None
+        if step > self._first_step:
+            per_step = (now - self._started_at) / (step - self._first_step)
+            parts.append(f"ETA {duration(per_step * (self.total - step))}")
+        if next_checkpoint is not None and next_checkpoint <= self.total:
+            parts.append(f"checkpoint at {next_checkpoint}")
+        return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people write them: 42 s, 3 min 20 s, 2 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,84 @@
+"""Whether a directory may be continued by a configuration: the same experiment, or a clear refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from spectral_exp.errors import UserError
+from spectral_exp.monitoring.redact import redact
+from spectral_exp.run_dir import RunPaths, read_json
+
+# What may differ between attempts at one run: nothing of it changes what training computes in the steps still to come,
+# but a longer run (training.max_steps), which asks for exactly that.
+_CHANGEABLE = (
+    "resume",
+    "outputs",
+    "experiment_id",
+    "device",
+    "threads",
+    "monitoring.",
+    "training.max_steps",
+    "training.eval_interval",
+    "training.patience",
+    "training.min_delta",
+    "training.restore_best",
+    "training.max_bad_steps",
+    "training.sample_tokens",
+    "training.sample_prompt",
+    "training.profile_steps",
+)
+_MAX_DIFFERENCES = 20
+
+
+def resume_problems(config: Mapping[str, Any], run_dir: Path | None) -> list[str]:
+    """Why `config` may not run in `run_dir`, one line each; nothing where it may."""
+    if run_dir is None or not run_dir.is_dir():
+        return []
+    paths = RunPaths(run_dir)
+    if not paths.config_file.is_file():
+        foreign = sorted(p.name for p in run_dir.iterdir() if p.name not in (".hydra", "train.log", paths.lock_file.name))
+        if foreign:
+            return [f"{run_dir} holds files but no run ({', '.join(foreign[:3])}, ...); choose another directory"]
+        return []
+    if config.get("resume") is not None and not paths.checkpoint_steps():
+        return [f"resume={run_dir} holds no checkpoint to continue from; start it anew without resume="]
+    return [*_differences(read_json(paths.config_file).get("config", {}), config, run_dir)]
+
+
+def refuse_changed_data(paths: RunPaths, fingerprints: Mapping[str, Any]) -> None:
+    """Raise a UserError if the run in `paths` was trained on other text than `fingerprints` tells."""
+    if not paths.config_file.is_file():
+        return
+    recorded = read_json(paths.config_file).get("dataset") or {}
+    changed = [f"{k}: {recorded[k]} -> {v}" for k, v in fingerprints.items() if k in recorded and recorded[k] != v]
+    if changed:
+        raise UserError(
+            f"{paths.root} was trained on other text ({'; '.join(changed)}); put the text back, or start a new run"
+        )
+
+
+def _differences(recorded: Mapping[str, Any], config: Mapping[str, Any], run_dir: Path) -> Iterator[str]:
+    # What was recorded has its secrets redacted and its types made plain; the same is done to what it is compared with.
+    before, now = dict(_flatten(recorded)), dict(_flatten(redact(config)))
+    keys = [k for k in sorted({*before, *now}) if before.get(k) != now.get(k) and not _changeable(k)]
+    if not keys:
+        return
+    shown = "; ".join(f"{k}: {before.get(k, 'absent')} -> {now.get(k, 'absent')}" for k in keys[:_MAX_DIFFERENCES])
+    yield (
+        f"{run_dir} holds a run of another configuration ({shown}); continue it with resume={run_dir} and no other "
+        "overrides, or start a new run"
+    )
+
+
+def _changeable(key: str) -> bool:
+    return any(key == name or (name.endswith(".") and key.startswith(name)) for name in _CHANGEABLE)
+
+
+def _flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, node

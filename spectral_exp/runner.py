@@ -1,0 +1,480 @@
+"""The training loop and the state that a run carries from step to step.
+
+Tensor letters: B batch, T tokens.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from array import array
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from spectral_exp.clock import Clock
+from spectral_exp.errors import Interrupted, RunFailed, UserError, require
+from spectral_exp.evaluation import Evaluation, evaluate
+from spectral_exp.monitoring import CheckpointManager, ConfigTracker, MetricsLogger
+from spectral_exp.monitoring.visualization import TextSample, VisualizationManager
+from spectral_exp.profiling import StepProfiler
+from spectral_exp.progress import Progress
+from spectral_exp.run_dir import RunPaths
+from spectral_exp.seeding import process_settings, restore_rng_state, rng_state, step_seed
+from spectral_exp.signals import StopRequest
+
+log = logging.getLogger(__name__)
+
+Status = Literal["running", "completed", "stopped_early", "interrupted", "failed"]
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How long, how fast and how carefully to train; each field is explained in conf/training/default.yaml."""
+
+    max_steps: int = 800
+    batch_size: int = 16
+    grad_accum_steps: int = 1
+    grad_clip: float = 1.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
+    deterministic: bool = False
+    max_bad_steps: int = 10
+    eval_interval: int = 200
+    eval_windows: int | None = 128
+    patience: int | None = None
+    min_delta: float = 0.0
+    restore_best: bool = True
+    sample_tokens: int = 128
+    sample_prompt: str | None = None
+    overfit_one_batch: bool = False
+    profile_steps: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "batch_size", "grad_accum_steps", "max_bad_steps", "eval_interval"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), ">= 1")
+        for name in ("grad_clip", "min_delta", "sample_tokens", "profile_steps"):
+            value = getattr(self, name)
+            require(math.isfinite(value) and value >= 0, name, value, "a finite number >= 0")
+        for name in ("eval_windows", "patience"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, name, value, ">= 1 or null")
+        require(self.precision in ("fp32", "bf16"), "precision", self.precision, "fp32 or bf16")
+        require(self.sample_prompt != "", "sample_prompt", "''", "at least one character, or null")
+
+
+@dataclass
+class TrainState:
+    """Everything that advances with training and is not in the model or the optimizer.
+
+    Attributes:
+        step: optimizer steps done, counted from 1.
+        tokens: tokens trained on.
+        train_s: seconds spent in training steps, all attempts together.
+        bad_steps: steps skipped because of a non-finite loss or gradient; `bad_in_a_row` those without a good one since.
+        best_val_loss, best_val_bpb, best_step: the best validation so far; None before the first.
+        evals_since_best: validations without improvement.
+        stopped_early: whether patience has run out.
+        loss_history: cross-entropy of every step, nats per token.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    train_s: float = 0.0
+    bad_steps: int = 0
+    bad_in_a_row: int = 0
+    best_val_loss: float | None = None
+    best_val_bpb: float | None = None
+    best_step: int | None = None
+    evals_since_best: int = 0
+    stopped_early: bool = False
+    loss_history: array[float] = field(default_factory=lambda: array("d"))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The plain values; the loss history travels apart, as a checkpoint's own entry."""
+        return {k: v for k, v in self.__dict__.items() if k != "loss_history"}
+
+    @classmethod
+    def from_checkpoint(cls, state: Mapping[str, Any], loss_history: list[float]) -> TrainState:
+        """The state that `state_dict` and the loss history describe."""
+        return cls(**state, loss_history=array("d", loss_history))
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one optimizer step did: mean cross-entropy, tokens it was taken over, rate, gradient norm, named extras."""
+
+    loss: float
+    tokens: int
+    learning_rate: float
+    grad_norm: float
+    extra: Mapping[str, Tensor]
+
+    @property
+    def finite(self) -> bool:
+        """Whether the step could be applied."""
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A model or optimizer that has something to log at every metrics line."""
+
+    def metrics(self) -> dict[str, Tensor]:
+        """Name -> 0-dimensional detached tensor."""
+
+
+class Schedule(Protocol):
+    """Share of each group's peak learning rate at a step."""
+
+    def factor(self, step: int) -> float:
+        """A pure function of the step, counted from 1."""
+
+
+class Data(Protocol):
+    """What the runner needs to know of the text it trains on."""
+
+    @property
+    def unigram_bits_per_byte(self) -> float:
+        """Entropy of the validation bytes one by one: what knowing the byte frequencies alone would reach."""
+
+    @property
+    def entropy_bits_per_byte(self) -> float | None:
+        """Entropy rate of the source where it is known: no honest model stays below it."""
+
+
+@dataclass
+class Runner:
+    """Trains a model to the end, through interruptions, and keeps the four monitoring components at work.
+
+    All parts come ready-made: the runner knows neither configuration files nor which model, optimizer, loss or text it
+    works with.
+
+    Attributes:
+        compute: the model as it is called, compiled or not; `model` is the plain one that is saved.
+        batches: (step, micro_step) -> inputs and targets, each (B, T) on the CPU; a pure function of its arguments.
+        windows: fixed validation windows of (inputs, targets, bytes of the targets).
+        sample: (model, step) -> (prompt, text that the model wrote after it).
+        config: plain resolved configuration, stored with every checkpoint.
+        plot_sample: a real sentence for the plots of attention, and the printable text of any token.
+    """
+
+    paths: RunPaths
+    settings: TrainingSettings
+    seed: int
+    threads: int | None
+    device: torch.device
+    model: nn.Module
+    compute: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    loss: nn.Module
+    batches: Callable[[int, int], tuple[Tensor, Tensor]]
+    windows: Any
+    data: Data
+    sample: Callable[[nn.Module, int], tuple[str, str]]
+    plot_sample: TextSample
+    token_text: Callable[[int], str]
+    config: dict[str, Any]
+    checkpoint: CheckpointManager
+    metrics: MetricsLogger
+    visualization: VisualizationManager
+    tracker: ConfigTracker
+
+    def __post_init__(self) -> None:
+        self.state = TrainState()
+        self.clock = Clock()
+        self.samples: list[dict[str, Any]] = []
+        self.last_evaluation: Evaluation | None = None
+        self.history: dict[str, tuple[list[int], list[float]]] = {}
+        self._peak_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self._saved_step = 0
+        self._logged = (0.0, 0)
+        self._started_s = time.perf_counter()
+
+    def run(self) -> TrainState:
+        """Train from the newest checkpoint, or from the start, to the end; returns the final state.
+
+        Raises:
+            Interrupted: SIGINT or SIGTERM came; the run was saved first and continues by `resume`.
+            RunFailed: training cannot go on (loss no longer finite).
+        """
+        with process_settings(self.threads, self.settings.deterministic), StopRequest() as stop:
+            self._restore()
+            try:
+                self._train(stop)
+                self._finish("interrupted" if stop.signal_number is not None else "completed")
+            except BaseException as error:
+                self._write_results("failed", error=f"{type(error).__name__}: {error}")
+                raise
+        if stop.signal_number is not None:
+            raise Interrupted(stop.signal_number)
+        return self.state
+
+    def _train(self, stop: StopRequest) -> None:
+        state, settings = self.state, self.settings
+        progress = Progress(settings.max_steps)
+        with StepProfiler(settings.profile_steps, self.paths.root / "profile") as profiler:
+            while state.step < settings.max_steps and not state.stopped_early and stop.signal_number is None:
+                step = state.step + 1
+                with self.clock.measure("train"):
+                    report = self.train_step(step)
+                self._advance(report)
+                profiler.step()
+                values: dict[str, float] = {}
+                improved = False
+                if self.metrics.should_log(step):
+                    values |= self._training_metrics(report)
+                if step % settings.eval_interval == 0 or step == settings.max_steps:
+                    evaluation = self._evaluate(step)
+                    improved = self._remember_best(evaluation)
+                    values |= evaluation.metrics()
+                if values:
+                    self._log(step, values)
+                if self.visualization.should_visualize(step):
+                    self._plot(step)
+                if self.checkpoint.should_checkpoint(step) or improved:
+                    self._save(improved)
+                progress.update(step, values, self._next_checkpoint(step))
+        progress.close()
+
+    def train_step(self, step: int) -> StepReport:
+        """One optimizer update: gradients over all micro-batches, clipping, the update itself unless non-finite."""
+        settings = self.settings
+        torch.manual_seed(step_seed(self.seed, step))
+        self._set_schedules(step)
+        losses: list[Tensor] = []
+        tokens = 0
+        extra: dict[str, Tensor] = {}
+        for micro_step in range(settings.grad_accum_steps):
+            x, y = self.batches(1 if settings.overfit_one_batch else step, micro_step)
+            with self._autocast():
+                logits = self.compute(x.to(self.device, non_blocking=True))
+                objective, parts = self.loss(logits, y.to(self.device, non_blocking=True))
+            (objective / settings.grad_accum_steps).backward()
+            losses.append(parts["loss"])
+            tokens += y.numel()
+            extra = {name: value for name, value in parts.items() if name != "loss"}
+        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip or math.inf)
+        learning_rate = self.optimizer.param_groups[0]["lr"]
+        report = StepReport(float(torch.stack(losses).mean()), tokens, learning_rate, float(grad_norm), extra)
+        if report.finite:
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return report
+
+    def _set_schedules(self, step: int) -> None:
+        factor = self.schedule.factor(step)
+        for group, peak in zip(self.optimizer.param_groups, self._peak_rates, strict=True):
+            group["lr"] = peak * factor
+        for part in (self.model, self.loss):
+            part.set_progress(step / self.settings.max_steps)
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.settings.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def _advance(self, report: StepReport) -> None:
+        state = self.state
+        state.step += 1
+        state.loss_history.append(report.loss)
+        state.train_s = self._train_s_before + self.clock.seconds["train"]
+        if report.finite:
+            state.tokens += report.tokens
+            state.bad_in_a_row = 0
+            return
+        state.bad_steps += 1
+        state.bad_in_a_row += 1
+        log.warning("step %d skipped: loss %s, gradient norm %s", state.step, report.loss, report.grad_norm)
+        if state.bad_in_a_row >= self.settings.max_bad_steps:
+            raise RunFailed(
+                f"{state.bad_in_a_row} steps in a row had a non-finite loss or gradient, the last of them step "
+                f"{state.step} (training.max_bad_steps={self.settings.max_bad_steps}); the weights are those of step "
+                f"{state.step - state.bad_in_a_row}. Lower optimizer.learning_rate, lengthen schedule.warmup_steps or "
+                "set training.grad_clip"
+            )
+
+    def _training_metrics(self, report: StepReport) -> dict[str, float]:
+        before_s, before_step = self._logged
+        train_s, step = self.clock.seconds["train"], self.state.step
+        self._logged = (train_s, step)
+        values = {"loss": report.loss, "learning_rate": report.learning_rate, "grad_norm": report.grad_norm}
+        values["tokens_per_s"] = (step - before_step) * report.tokens / (train_s - before_s)
+        measured = {**report.extra}
+        for part in (self.model, self.optimizer):
+            if isinstance(part, Measured):
+                measured |= part.metrics()
+        values |= {name: float(value) for name, value in measured.items()}
+        if self.state.bad_steps:
+            values["bad_steps"] = self.state.bad_steps
+        return values
+
+    def _log(self, step: int, values: dict[str, float]) -> None:
+        with self.clock.measure("metrics"):
+            self.metrics.log_metrics(step, values)
+        self._keep_history(step, values)
+
+    def _keep_history(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            steps, series = self.history.setdefault(name, ([], []))
+            steps.append(step)
+            series.append(value)
+
+    def _evaluate(self, step: int) -> Evaluation:
+        with self.clock.measure("evaluation"):
+            evaluation = evaluate(self.compute, self.windows, self.device, self._autocast())
+            self.last_evaluation = evaluation
+            if self.settings.sample_tokens:
+                prompt, text = self.sample(self.model, step)
+                self.samples = [{"step": step, "prompt": prompt, "text": text}]
+                self.metrics.log_message(f"sample at step {step}: {text!r}")
+        floor = self.data.entropy_bits_per_byte
+        if floor is not None and evaluation.val_bpb < floor - 4 * evaluation.standard_error_bpb:
+            log.error(
+                "LEAK: val_bpb %.4f at step %d lies below the entropy rate of the source, %.4f bits per byte. No model "
+                "can do that honestly: it sees what it is to predict, or validation text was trained on",
+                evaluation.val_bpb, step, floor,
+            )  # fmt: skip
+        return evaluation
+
+    def _remember_best(self, evaluation: Evaluation) -> bool:
+        state = self.state
+        best = math.inf if state.best_val_loss is None else state.best_val_loss
+        if evaluation.val_loss < best - (self.settings.min_delta if state.best_val_loss is not None else 0.0):
+            state.best_val_loss, state.best_val_bpb = evaluation.val_loss, evaluation.val_bpb
+            state.best_step, state.evals_since_best = state.step, 0
+            return True
+        state.evals_since_best += 1
+        if self.settings.patience is not None and state.evals_since_best >= self.settings.patience:
+            state.stopped_early = True
+            log.info("stopping early: no better val_loss in %d validations", state.evals_since_best)
+        return False
+
+    def _plot(self, step: int) -> None:
+        self._plotted_step = step
+        with self.clock.measure("visualization"):
+            self.visualization.generate_training_plots(step, self.state.loss_history, self.history)
+            self.visualization.generate_model_plots(
+                step, self.model, sample=self.plot_sample, token_labels=self.token_text
+            )
+
+    def _save(self, is_best: bool = False) -> None:
+        extra = {
+            "train_state": self.state.state_dict(),
+            "loss_state_dict": self.loss.state_dict(),
+            "rng_state": rng_state(),
+        }
+        with self.clock.measure("checkpoint"):
+            path = self.checkpoint.save_checkpoint(
+                self.state.step, self.model, self.optimizer, self.state.loss_history, self.config,
+                extra=extra, is_best=is_best,
+            )  # fmt: skip
+        if path:
+            self._saved_step = self.state.step
+
+    def _next_checkpoint(self, step: int) -> int | None:
+        interval = self.checkpoint.save_interval
+        return (step // interval + 1) * interval if self.checkpoint.enabled else None
+
+    def _restore(self) -> None:
+        """Continue from the newest sound checkpoint; without one, start at step 1."""
+        found = self.checkpoint.load_latest_checkpoint()
+        if found is not None:
+            self.model.load_state_dict(found["model_state_dict"])
+            self.optimizer.load_state_dict(found["optimizer_state_dict"])
+            self.loss.load_state_dict(found["loss_state_dict"])
+            self.state = TrainState.from_checkpoint(found["train_state"], found["loss_history"])
+            restore_rng_state(found["rng_state"])
+            log.info("resuming after step %d", self.state.step)
+        self._saved_step = self._plotted_step = self.state.step
+        self._train_s_before = self.state.train_s
+        self._logged = (0.0, self.state.step)
+        # Lines written after the checkpoint belong to steps that are about to be done again.
+        self.metrics.cut_back(self.state.step)
+        for entry in self.metrics.load_metrics():
+            self._keep_history(entry["step"], {k: v for k, v in entry.items() if isinstance(v, float)})
+        self.metrics.log_message(f"training from step {self.state.step + 1} to {self.settings.max_steps}")
+
+    def _finish(self, status: Status) -> None:
+        if self.state.step > self._saved_step:
+            self._save()
+        if self.state.step > self._plotted_step:
+            self._plot(self.state.step)
+        if self.state.stopped_early:
+            status = "stopped_early"
+            self._restore_best()
+        if self.last_evaluation is None and self.state.step and status != "interrupted":
+            self._evaluate(self.state.step)
+        self._write_results(status)
+
+    def _restore_best(self) -> None:
+        if not self.settings.restore_best:
+            return
+        best = self.checkpoint.load_best_checkpoint()
+        if best is None:
+            log.warning("no checkpoint of the best step is left; the final weights are those of the last step")
+            return
+        self.model.load_state_dict(best["model_state_dict"])
+        log.info("restored the weights of step %d, the best validation", best["step"])
+        self._evaluate(best["step"])
+
+    def _write_results(self, status: Status, error: str | None = None) -> None:
+        state = self.state
+        final: dict[str, float] = {"step": state.step}
+        if state.loss_history:
+            final["loss"] = state.loss_history[-1]
+        if self.last_evaluation is not None:
+            final |= self.last_evaluation.metrics()
+        best = {"step": state.best_step, "val_loss": state.best_val_loss, "val_bpb": state.best_val_bpb}
+        self.tracker.save_results(
+            final,
+            best_checkpoint=self._best_checkpoint(),
+            generation_samples=self.samples,
+            status=status,
+            error=error,
+            best_metrics=best if state.best_step is not None else None,
+            totals=self._totals(),
+            reference={
+                "unigram_bits_per_byte": self.data.unigram_bits_per_byte,
+                "entropy_bits_per_byte": self.data.entropy_bits_per_byte,
+            },
+            monitoring_cost=self.monitoring_cost(),
+        )
+
+    def _best_checkpoint(self) -> str | None:
+        """The file of the best step, relative to the run directory; None where none was kept."""
+        if self.state.best_step is None:
+            return None
+        path = self.paths.checkpoint_file(self.state.best_step)
+        return str(path.relative_to(self.paths.root)) if path.is_file() else None
+
+    def _totals(self) -> dict[str, float]:
+        state = self.state
+        return {
+            "steps": state.step,
+            "tokens": state.tokens,
+            "bad_steps": state.bad_steps,
+            "train_s": state.train_s,
+            "time_s": time.perf_counter() - self._started_s,
+            "tokens_per_s": state.tokens / state.train_s if state.train_s else 0.0,
+        }
+
+    def monitoring_cost(self) -> dict[str, Any]:
+        """Blocked seconds of this attempt by component, and their share of its training time."""
+        components = ("checkpoint", "metrics", "visualization")
+        blocked = {name: self.clock.seconds.get(name, 0.0) for name in components}
+        train_s = self.clock.seconds.get("train", 0.0)
+        return {
+            "blocked_s": blocked,
+            "counts": {name: self.clock.counts.get(name, 0) for name in components},
+            "train_s": train_s,
+            "evaluation_s": self.clock.seconds.get("evaluation", 0.0),
+            "share_of_training": sum(blocked.values()) / train_s if train_s else 0.0,
+        }

@@ -1,0 +1,60 @@
+"""The page a person reads when a run has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from spectral_exp.progress import duration
+from spectral_exp.run_dir import RunPaths, read_json
+
+
+def summary(root: Path) -> str:
+    """What the run in `root` came to, where everything lies and what to try next; read from its results file."""
+    paths = RunPaths(root)
+    if not paths.results_file.is_file():
+        return f"no results were written to {root} (monitoring/tracking=off)"
+    results = read_json(paths.results_file)
+    totals, reference = results["totals"], results["reference"]
+    rows = [
+        ("status", results["status"]),
+        ("steps", f"{totals['steps']}, {totals['tokens']:,} tokens in {duration(totals['train_s'])} of training"),
+        ("speed", f"{totals['tokens_per_s']:,.0f} tokens/s"),
+        ("final", _metrics(results["final_metrics"])),
+    ]
+    if results.get("best_metrics"):
+        rows.append(("best", _metrics(results["best_metrics"])))
+    rows.append(("unigram", f"{reference['unigram_bits_per_byte']:.4f} bits per byte: byte frequencies alone"))
+    if reference.get("entropy_bits_per_byte") is not None:
+        rows.append(("entropy", f"{reference['entropy_bits_per_byte']:.4f} bits per byte: the source's own limit"))
+    rows.append(("monitoring", _cost(results["monitoring_cost"])))
+    rows += [("", "")]
+    places = (
+        ("results", paths.results_file),
+        ("config", paths.config_file),
+        ("metrics", paths.metrics_file),
+        ("plots", paths.visualizations),
+        ("checkpoints", paths.checkpoints),
+    )
+    rows += [(name, str(path)) for name, path in places if path.exists()]
+    lines = [f"  {name:<12}{text}".rstrip() for name, text in rows]
+    return "\n".join(["", f"Run {root}", *lines, "", "Next", *_next_commands(root, results["status"])])
+
+
+def _metrics(values: Mapping[str, Any]) -> str:
+    shown = [f"{k} {v:.4f}" for k, v in values.items() if isinstance(v, float)]
+    return "  ".join([*shown, f"at step {values['step']}"])
+
+
+def _cost(cost: Mapping[str, Any]) -> str:
+    parts = [f"{name} {seconds:.2f} s" for name, seconds in cost["blocked_s"].items()]
+    return f"{100 * cost['share_of_training']:.2f} % of training time blocked ({', '.join(parts)})"
+
+
+def _next_commands(root: Path, status: str) -> list[str]:
+    resume = f"  python -m spectral_exp.train resume={root}"
+    generate = f"  python -m spectral_exp.generate {root} --tokens 200"
+    if status in ("completed", "stopped_early"):
+        return [generate, resume + " training.max_steps=<more>"]
+    return [resume, generate]

@@ -1,0 +1,120 @@
+"""Command line of training: compose the configuration, check it, hand it to Hydra, end with an exit code.
+
+Exit codes: 0 done; 1 a run failed; 2 a mistake in settings or files, told in one line each, nothing created;
+130 and 143 interrupted by SIGINT and SIGTERM after a checkpoint.
+
+torch is imported only once a run is really to start, so `--help`, `--cfg job` and the like answer at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from spectral_exp.command_line import CONF_DIR, CommandLine, describe
+from spectral_exp.errors import Interrupted, RunFailed, UserError
+
+log = logging.getLogger(__name__)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line `arguments` (default: the process's own) and return the exit code."""
+    # Hydra then raises what went wrong instead of printing it and exiting: which exit code it deserves is decided here.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        command = CommandLine.parse(sys.argv[1:] if arguments is None else arguments)
+        if not command.informs_only:
+            command = _checked(command)
+        sys.argv[1:] = command.arguments
+        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(run_job)()
+    except Interrupted as stop:
+        return stop.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except JobFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except HydraException as error:
+        print(f"error: {describe(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+class JobFailed(Exception):
+    """A run ended with an error that its own log tells in full.
+
+    Args:
+        message: what a user should read.
+        exit_code: 2 for a user's mistake, 1 for everything else.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message, exit_code)
+        self.message, self.exit_code = message, exit_code
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def _checked(command: CommandLine) -> CommandLine:
+    """Build every job of `command` on trial, so that all mistakes are told before anything is created on disk."""
+    jobs = command.compose()
+    from spectral_exp.build import check
+
+    problems: dict[str, None] = {}
+    for job in jobs:
+        problems.update(dict.fromkeys(check(job.config, job.run_dir)))
+    if problems:
+        raise UserError("\nerror: ".join(problems))
+    return command.with_run_dir(jobs[0])
+
+
+def run_job(config: DictConfig) -> None:
+    """Build and run one job in the run directory that Hydra has made for it.
+
+    Raises:
+        Interrupted: a signal came; the run was saved.
+        JobFailed: anything else went wrong; the job's own log has told it in full.
+    """
+    from spectral_exp.build import build
+    from spectral_exp.summary import summary
+
+    job = HydraConfig.get()
+    run_dir = Path(job.runtime.output_dir)
+    shown = Path(os.path.relpath(run_dir))
+    plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
+    try:
+        with build(plain, run_dir, list(job.overrides.task)) as runner:
+            log.info("run directory: %s", shown)
+            try:
+                runner.run()
+            finally:
+                log.info("%s", summary(shown))
+    except UserError as error:
+        log.error("error: %s", error)
+        raise JobFailed(f"{shown}: {error}", exit_code=2) from error
+    except RunFailed as error:
+        log.error("error: %s", error)
+        raise JobFailed(f"{shown}: {error}", exit_code=1) from error
+    except Exception as error:
+        log.exception("the run failed")
+        message = f"{shown}: {type(error).__name__}: {error} (traceback in {shown / 'train.log'})"
+        raise JobFailed(message, exit_code=1) from error
+
+
+if __name__ == "__main__":
+    # Parallel launchers pickle the job by the name of its module, which must not be __main__.
+    from spectral_exp.train import main as importable_main
+
+    sys.exit(importable_main())

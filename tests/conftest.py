@@ -1,0 +1,57 @@
+"""Shared by all tests: a small run that takes a second, and a cache of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# The smallest run in which every component does its work.
+TINY = (
+    "training=smoke",
+    "data=markov",
+    "data.n_tokens=20000",
+    "model.n_embd=16",
+    "model.n_layer=2",
+    "model.n_head=2",
+    "model.block_size=16",
+    "model.n_wave=4",
+    "training.max_steps=12",
+    "training.eval_interval=6",
+    "training.eval_windows=4",
+    "training.sample_tokens=4",
+    "monitoring.checkpoint.save_interval=4",
+    "monitoring.metrics.log_interval=2",
+    "threads=1",
+)
+NO_PLOTS = "monitoring/visualization=off"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tokenized text of the tests goes to a folder of theirs, in this process and in those it starts."""
+    before = os.environ.get("SPECTRAL_EXP_CACHE")
+    os.environ["SPECTRAL_EXP_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["SPECTRAL_EXP_CACHE"]
+    else:
+        os.environ["SPECTRAL_EXP_CACHE"] = before
+
+
+def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run the interpreter of the tests with `arguments` as a process of its own."""
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, timeout=240, check=False
+    )
+
+
+def train(*overrides: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run the training command as a process of its own."""
+    return python("-m", "spectral_exp.train", *overrides, cwd=cwd)

@@ -1,0 +1,370 @@
+"""The training command as a user types it: real processes, real files."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from spectral_exp.train import JobFailed
+from tests.conftest import NO_PLOTS, TINY, python, train
+
+SPECIFIED_CHECKPOINT_KEYS = {
+    "step",
+    "model_state_dict",
+    "optimizer_state_dict",
+    "loss_history",
+    "config",
+    "timestamp",
+    "git_hash",
+}
+
+
+def the_run(outputs: Path) -> Path:
+    (run,) = [path for path in outputs.iterdir() if path.is_dir()]
+    return run
+
+
+def read(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text())
+    assert isinstance(content, dict)
+    return content
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A finished run with everything switched on, and what it printed."""
+    cwd = tmp_path_factory.mktemp("finished")
+    done = train("+experiment=wave_rgd_qfe", *TINY, cwd=cwd)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return the_run(cwd / "outputs"), done.stdout
+
+
+def test_every_specified_file_is_there(finished: tuple[Path, str]) -> None:
+    run, _ = finished
+    assert run.name.startswith("wave_rgd_qfe_")
+    for name in ("config.json", "results.json", "logs/metrics.jsonl", "logs/training.log", "checkpoints", "train.log"):
+        assert (run / name).exists(), name
+    assert (run / "checkpoints/checkpoint_latest.pt").resolve() == (run / "checkpoints/checkpoint_step_12.pt").resolve()
+    plots = [path.name for path in (run / "visualizations").glob("*.png")]
+    for kind in ("training_dynamics", "frequenc", "phase", "harmonic", "packet", "interference"):
+        assert any(kind in name for name in plots), (kind, plots)
+
+
+def test_metrics_lines_hold_every_due_step_once(finished: tuple[Path, str]) -> None:
+    lines = [json.loads(line) for line in (finished[0] / "logs/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
+    for line in lines:
+        assert {"timestamp", "loss", "learning_rate", "grad_norm", "tokens_per_s", "wave_ratio", "resonance"} <= set(line)
+        assert "coherence" in line
+        assert ("val_bpb" in line) == (line["step"] in (6, 12))
+
+
+def test_results_and_config(finished: tuple[Path, str]) -> None:
+    run, _ = finished
+    results, config = read(run / "results.json"), read(run / "config.json")
+    assert results["status"] == "completed"
+    assert results["final_metrics"]["step"] == results["totals"]["steps"] == 12
+    assert results["totals"]["tokens"] == 12 * 4 * 16
+    assert results["best_metrics"]["val_loss"] <= results["final_metrics"]["val_loss"]
+    assert results["reference"]["entropy_bits_per_byte"] < results["reference"]["unigram_bits_per_byte"]
+    assert set(results["monitoring_cost"]["blocked_s"]) == {"checkpoint", "metrics", "visualization"}
+    assert results["generation_samples"][0]["text"]
+    assert (run / results["best_checkpoint"]).is_file()
+    assert config["config"]["name"] == "wave_rgd_qfe"
+    assert "+experiment=wave_rgd_qfe" in config["overrides"]
+    assert config["dataset"]["train_sha256"]
+    assert config["model"]["num_parameters"] > 0
+    assert config["experiment_id"] == run.name
+
+
+def test_checkpoint_holds_what_is_specified_and_loads_safely(finished: tuple[Path, str]) -> None:
+    state = torch.load(finished[0] / "checkpoints/checkpoint_latest.pt", weights_only=True)
+    assert set(state) >= SPECIFIED_CHECKPOINT_KEYS
+    assert len(state["loss_history"]) == state["step"] == 12
+
+
+def test_summary_tells_where_everything_lies_and_what_next(finished: tuple[Path, str]) -> None:
+    run, printed = finished
+    for words in ("results.json", "unigram", "val_bpb", "% of training time", f"resume=outputs/{run.name}"):
+        assert words in printed, words
+    assert "step 6/12" in printed
+
+
+def test_generate_writes_text_and_same_seed_same_text(finished: tuple[Path, str]) -> None:
+    from spectral_exp.generate import generate_text
+
+    run, _ = finished
+    texts = [generate_text(run, "ab", 40, seed=seed) for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+    done = python("-m", "spectral_exp.generate", str(run), "--prompt", "ab", "--tokens", "40", "--seed", "1", cwd=run)
+    assert done.stdout == "ab" + texts[0] + "\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--tokens", "0"], "--tokens=0 must be >= 1"),
+        (["--checkpoint", "77"], "has no checkpoint 77; saved steps: "),
+        (["--checkpoint", "newest"], "best, latest or a step"),
+        (["--prompt", ""], "at least one token"),
+        (["--temperature", "-1"], "temperature=-1.0 must be"),
+        (["--device", "tpu"], "device=tpu must be auto or one of"),
+    ],
+)
+def test_generate_tells_mistakes_in_one_line(
+    finished: tuple[Path, str], capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    from spectral_exp.generate import main
+
+    assert main([str(finished[0]), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert len(error.splitlines()) == 1
+
+
+def test_rerunning_and_resuming_a_finished_run_changes_nothing(finished: tuple[Path, str], tmp_path: Path) -> None:
+    run, _ = finished
+    before = (run / "logs/metrics.jsonl").read_bytes()
+    done = train(f"resume={run}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (run / "logs/metrics.jsonl").read_bytes() == before
+    assert read(run / "results.json")["status"] == "completed"
+    assert read(run / "results.json")["final_metrics"]["val_loss"] > 0
+
+
+def test_another_configuration_is_refused_with_the_difference(finished: tuple[Path, str], tmp_path: Path) -> None:
+    run, _ = finished
+    before = sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*") if path.is_file())
+    for place in (f"resume={run}", f"hydra.run.dir={run}"):
+        extra = [] if "resume" in place else ["+experiment=wave_rgd_qfe", *TINY]
+        done = train(place, *extra, "optimizer.learning_rate=0.5", cwd=tmp_path)
+        assert done.returncode == 2
+        assert "optimizer.learning_rate: 0.001 -> 0.5" in done.stderr
+    assert sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*") if path.is_file()) == before
+
+
+def test_a_longer_run_continues_in_place(tmp_path: Path) -> None:
+    first = train("+experiment=classic", *TINY, NO_PLOTS, "hydra.run.dir=here", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    longer = train("resume=here", "training.max_steps=16", cwd=tmp_path)
+    assert longer.returncode == 0, longer.stderr
+    assert "resuming after step 12" in longer.stdout
+    steps = [json.loads(line)["step"] for line in (tmp_path / "here/logs/metrics.jsonl").read_text().splitlines()]
+    assert steps == [2, 4, 6, 8, 10, 12, 14, 16]
+    assert not (tmp_path / "outputs").exists()
+
+
+MISTAKES = [
+    (["training.max_steps=-5"], "training.max_steps=-5 must be >= 1"),
+    (["training.max_steps=many"], "training.max_steps=many must be an integer"),
+    (["+training.max_stepz=5"], "training.max_stepz is not a setting of spectral_exp.runner.TrainingSettings; did you"),
+    (["training.max_stepz=5"], "did you mean training.max_steps?"),
+    (["+foo=1"], "foo is not a setting"),
+    (["model.n_embd=15"], "model.n_embd=15 must be a multiple of"),
+    (["device=cuda:7"], "device=cuda:7 must be auto or one of the devices of this machine"),
+    (["data=text_file", "data.path=missing.txt"], "missing.txt"),
+    (["data=text_file"], "data.path must be set"),
+    (["data=text_file", "data.path=empty.txt"], "empty"),
+    (["data=text_file", "data.path=latin1.txt"], "UTF-8"),
+    (["data=text_file", "data.path=short.txt"], "block_size"),
+    (["outputs=empty.txt/below"], "outputs=empty.txt/below cannot be written"),
+    (["resume=nowhere"], "resume=nowhere is not a directory"),
+    (["optimizer._target_=os.system"], "must lie in spectral_exp or torch"),
+    (["monitoring.checkpoint.save_interval=0"], "monitoring.checkpoint.save_interval=0 must be >= 1"),
+    (["tokenizer=char", "training.sample_prompt=~"], "~"),
+    (["seed=-1"], "seed=-1 must be >= 0"),
+    (["+experiment=wav"], "choose from classic"),
+]
+
+
+def test_mistakes_end_with_one_line_exit_code_2_and_nothing_on_disk(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spectral_exp.train import main
+
+    (tmp_path / "empty.txt").write_bytes(b"")
+    (tmp_path / "latin1.txt").write_bytes("été".encode("latin-1") * 100)
+    (tmp_path / "short.txt").write_text("short")
+    files = sorted(tmp_path.iterdir())
+    monkeypatch.chdir(tmp_path)
+    data = [override for override in TINY if not override.startswith("data")]
+    for overrides, words in MISTAKES:
+        own_data = any(o.startswith("data") for o in overrides)
+        assert main([*(data if own_data else TINY), *overrides]) == 2, overrides
+        error = capsys.readouterr().err
+        assert words in error, (overrides, error)
+        assert len(error.splitlines()) == 1, error
+        assert sorted(tmp_path.iterdir()) == files, overrides
+
+
+def test_several_mistakes_are_told_together(tmp_path: Path) -> None:
+    done = train("training.max_steps=0", "optimizer.learning_rate=-1", "model.n_layer=0", cwd=tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 3
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_and_questions_answer_without_torch(tmp_path: Path) -> None:
+    check = "import sys; from spectral_exp.train import main; code = main(sys.argv[1:]); print('torch' in sys.modules, code)"
+    for arguments in (["--help"], ["--cfg", "job", "+experiment=wave"], ["--info", "defaults-tree"]):
+        done = python("-c", check, *arguments, cwd=tmp_path)
+        assert done.stdout.splitlines()[-1] == "False 0", done.stdout + done.stderr
+    done = python("-m", "spectral_exp.train", "--help", cwd=tmp_path)
+    for words in ("wave_rgd", "pure_wave_linear", "training.max_steps=400", "text_file", "monitoring/checkpoint"):
+        assert words in done.stdout, words
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failing_job_of_a_sweep_keeps_its_traceback_and_the_sweep_goes_on(tmp_path: Path) -> None:
+    """The second of three jobs fails inside its loop, as a defect would; the others finish."""
+    script = (
+        "import sys\n"
+        "from spectral_exp import runner, train\n"
+        "step = runner.Runner.train_step\n"
+        "def broken(self, number):\n"
+        "    if self.seed == 2 and number == 3: raise ZeroDivisionError('as planned')\n"
+        "    return step(self, number)\n"
+        "runner.Runner.train_step = broken\n"
+        "sys.exit(train.main(sys.argv[1:]))\n"
+    )
+    done = python("-c", script, "-m", "+experiment=classic", "seed=1,2,3", *TINY, NO_PLOTS, cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert "ZeroDivisionError: as planned" in done.stderr
+    assert "Traceback" not in done.stderr
+    jobs = sorted(the_run(tmp_path / "outputs").glob("*_seed*"))
+    assert [read(job / "results.json")["status"] for job in jobs] == ["completed", "failed", "completed"]
+    assert ["Traceback" in (job / "train.log").read_text() for job in jobs] == [False, True, False]
+    assert "as planned" in (jobs[1] / "train.log").read_text()
+
+
+def test_jobs_of_a_sweep_equal_single_runs_bit_for_bit(tmp_path: Path) -> None:
+    """Nothing that one job draws, sets or draws with leaks into the next; joblib's workers compute the same."""
+    sweep = ["-m", "+experiment=glob(wave*)", *TINY, NO_PLOTS, "training.max_steps=4", "training.eval_interval=4"]
+    done = train(*sweep, "outputs=basic", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    parallel = train(*sweep, "hydra/launcher=joblib", "outputs=joblib", cwd=tmp_path)
+    assert parallel.returncode == 0, parallel.stderr
+    single = train("+experiment=wave_rgd", *sweep[2:], "hydra.run.dir=single", cwd=tmp_path)
+    assert single.returncode == 0, single.stderr
+    jobs = {path.name.split("_", 1)[1]: path for path in the_run(tmp_path / "basic").glob("*_seed*")}
+    assert set(jobs) == {f"{name}_seed1337" for name in ("wave", "wave_rgd", "wave_qfe", "wave_rgd_qfe")}
+    others = {path.name.split("_", 1)[1]: path for path in the_run(tmp_path / "joblib").glob("*_seed*")}
+    for name, job in jobs.items():
+        assert_same_state(job, others[name], 4)
+    assert_same_state(jobs["wave_rgd_seed1337"], tmp_path / "single", 4)
+
+
+def assert_same_state(one: Path, other: Path, step: int) -> None:
+    """Weights, optimizer state and losses of two runs are equal, bit for bit."""
+    states = [torch.load(run / f"checkpoints/checkpoint_step_{step}.pt", weights_only=True) for run in (one, other)]
+    for key in ("model_state_dict", "optimizer_state_dict", "loss_history", "loss_state_dict"):
+        assert flat(states[0][key]) == flat(states[1][key]), key
+    untimed = [
+        [
+            {k: v for k, v in json.loads(line).items() if k not in ("timestamp", "tokens_per_s")}
+            for line in (run / "logs/metrics.jsonl").read_text().splitlines()
+        ]
+        for run in (one, other)
+    ]
+    assert untimed[0] == untimed[1]
+
+
+def flat(node: Any) -> Any:
+    """`node` with every tensor replaced by its bytes, so that == compares bits."""
+    if isinstance(node, torch.Tensor):
+        return (tuple(node.shape), node.dtype, node.contiguous().numpy().tobytes())
+    if isinstance(node, dict):
+        return {key: flat(value) for key, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return [flat(value) for value in node]
+    return node
+
+
+EXPERIMENTS = sorted(p.stem for p in (Path(__file__).parent.parent / "conf/experiment").glob("*.yaml"))
+KILLED_AT = 10
+
+KILL_SCRIPT = f"""
+import os, signal, sys
+from spectral_exp import runner, train
+step = runner.Runner.train_step
+def deadly(self, number):
+    if number == {KILLED_AT}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, number)
+runner.Runner.train_step = deadly
+sys.exit(train.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_killed_and_resumed_equals_undisturbed_bit_for_bit(experiment: str, tmp_path: Path) -> None:
+    """SIGKILL between steps 9 and 10; the checkpoint is of step 8, the metrics of step 9 are on disk already."""
+    overrides = [f"+experiment={experiment}", *TINY, "model.dropout=0.1", "monitoring.metrics.log_interval=3"]
+    settings = [*overrides, NO_PLOTS]
+    killed = python("-c", KILL_SCRIPT, *settings, "hydra.run.dir=killed", cwd=tmp_path)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (tmp_path / "killed/results.json").exists()
+    again = train(*settings, "hydra.run.dir=killed", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "resuming after step 8" in again.stdout
+    # Other intervals and plots in between change nothing of what is trained.
+    undisturbed = train(*overrides, "monitoring.visualization.viz_interval=5", "hydra.run.dir=whole", cwd=tmp_path)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    assert_same_state(tmp_path / "killed", tmp_path / "whole", 12)
+    assert read(tmp_path / "killed/results.json")["status"] == "completed"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_the_same_command_goes_on(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    settings = ["+experiment=wave", *TINY, NO_PLOTS, "training.max_steps=100000", "hydra.run.dir=run"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "spectral_exp.train", *settings], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
+    metrics = tmp_path / "run/logs/metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.is_file() and metrics.stat().st_size) and time.monotonic() < deadline:
+        os.sched_yield()
+    process.send_signal(number)
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == code, printed
+    results = read(tmp_path / "run/results.json")
+    assert results["status"] == "interrupted"
+    stopped = results["totals"]["steps"]
+    assert (tmp_path / f"run/checkpoints/checkpoint_step_{stopped}.pt").is_file()
+    assert "resume=run" in printed
+    again = train("resume=run", f"training.max_steps={stopped + 3}", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert f"resuming after step {stopped}" in again.stdout
+
+
+def test_a_second_process_on_the_same_run_is_told_who_owns_it(tmp_path: Path) -> None:
+    settings = ["+experiment=classic", *TINY, NO_PLOTS, "training.max_steps=100000", "hydra.run.dir=run"]
+    owner = subprocess.Popen(
+        [sys.executable, "-m", "spectral_exp.train", *settings], cwd=tmp_path, stdout=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "run/logs/metrics.jsonl").is_file() and time.monotonic() < deadline:
+            os.sched_yield()
+        second = train(*settings, cwd=tmp_path)
+        assert second.returncode == 2
+        assert str(owner.pid) in second.stderr
+    finally:
+        owner.kill()
+        owner.wait()
+
+
+def test_job_failures_cross_process_borders() -> None:
+    error = pickle.loads(pickle.dumps(JobFailed("why", exit_code=2)))
+    assert (str(error), error.exit_code) == ("why", 2)
