@@ -1,0 +1,240 @@
+"""Byte-level byte-pair encoding (Sennrich et al. 2016; GPT-2's byte alphabet), through the `tokenizers` library."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spectral_exp.data.cache import cache_errors, write_file
+from spectral_exp.data.tokenizer_base import Ids, Tokenizer, TokenizerSpec, utf8
+from spectral_exp.errors import UserError, require
+
+GPT2_NAME = "openai-community/gpt2"
+_VOCABULARY = "tokenizer.json"
+_CHUNK_CHARACTERS = 1 << 16
+_BATCH = 256
+# A blank right after a visible character. GPT-2's pre-tokenization pattern has no alternative that runs from a visible
+# character into white space, so a token always ends before it: text cut there encodes as if it were whole. Only blanks
+# that every regular expression engine counts as white space are taken.
+_SAFE_CUT = re.compile(r"(?<=\S)[ \t\r\n]")
+
+
+def chunks(text: str, size: int = _CHUNK_CHARACTERS) -> Iterator[str]:
+    """Cut a text, at least `size` characters apart, only where no token can cross."""
+    start = 0
+    while len(text) - start > size:
+        cut = _SAFE_CUT.search(text, start + size)
+        if cut is None:
+            break
+        yield text[start : cut.start()]
+        start = cut.start()
+    yield text[start:]
+
+
+class BpeTokenizer(Tokenizer):
+    """A byte-level BPE vocabulary in the format of the `tokenizers` library.
+
+    Special tokens of the vocabulary are never made from text: their names in a text are ordinary characters.
+
+    Args:
+        definition: content of a `tokenizer.json`.
+        origin: where it came from, for error messages.
+    """
+
+    kind = "bpe"
+
+    def __init__(self, definition: str, origin: str = "the tokenizer") -> None:
+        library = _tokenizers()
+        self._json = _checked(definition, origin)
+        try:
+            self._backend = library.Tokenizer.from_str(self._json)
+        except Exception as error:  # the library raises nothing narrower
+            raise UserError(f"{origin} is not a tokenizer.json that the installed tokenizers library reads") from error
+        self._backend.encode_special_tokens = True
+        tokens = self._backend.get_vocab(with_added_tokens=True)
+        special = {token["id"]: token["content"] for token in json.loads(self._json)["added_tokens"]}
+        to_byte = _byte_alphabet()
+        pieces = [b""] * len(tokens)
+        for text, i in tokens.items():
+            if i not in special:
+                pieces[i] = bytes(to_byte[character] for character in text)
+        super().__init__(pieces, special)
+        self.end_of_text = tokens.get("<|endoftext|>")
+
+    def encode(self, text: str) -> Ids:
+        """The ids of the text; a long one is encoded in pieces cut where no token can cross."""
+        parts = self.encode_many(chunks(text))
+        return np.concatenate(parts) if parts else np.zeros(0, self.dtype)
+
+    def encode_many(self, texts: Iterable[str]) -> list[Ids]:
+        """The ids of each text, computed in parallel."""
+        result: list[Ids] = []
+        remaining = iter(texts)
+        while batch := list(islice(remaining, _BATCH)):
+            for text in batch:
+                utf8(text)  # refuses lone surrogates in our own words
+            encoded = self._backend.encode_batch_fast(batch, add_special_tokens=False)
+            result += [np.array(one.ids, dtype=self.dtype) for one in encoded]
+        return result
+
+    def save(self, folder: Path) -> None:
+        """Write the description and a `tokenizer.json` that other tools read too."""
+        super().save(folder)
+        (folder / _VOCABULARY).write_text(self._json, encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> BpeTokenizer:
+        """Read back what `save` wrote."""
+        return cls(_read(folder / _VOCABULARY), str(folder / _VOCABULARY))
+
+    def _definition(self) -> dict[str, Any]:
+        return {"sha256": hashlib.sha256(self._json.encode()).hexdigest()}
+
+
+class Bpe(TokenizerSpec):
+    """Byte-level BPE trained on the training split alone.
+
+    Args:
+        vocab_size: number of tokens, the 256 bytes included; a text too short to yield so many gets fewer.
+    """
+
+    needs_text = True
+
+    def __init__(self, vocab_size: int = 1024) -> None:
+        require(vocab_size >= 256, "vocab_size", vocab_size, ">= 256", "the 256 byte values are always tokens")
+        self.vocab_size = vocab_size
+
+    def identity(self, cache: Path) -> dict[str, str | int]:
+        """The vocabulary size and the version of the library that trains."""
+        return {"kind": "bpe", "vocab_size": self.vocab_size, "tokenizers": str(_tokenizers().__version__)}
+
+    def build(self, text: str | None, cache: Path) -> BpeTokenizer:
+        """Train on `text`; the same text gives the same tokenizer."""
+        library = _tokenizers()
+        backend = library.Tokenizer(library.models.BPE())
+        backend.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        backend.decoder = library.decoders.ByteLevel()
+        trainer = library.trainers.BpeTrainer(
+            vocab_size=self.vocab_size,
+            initial_alphabet=library.pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        backend.train_from_iterator(chunks(text or ""), trainer)
+        return BpeTokenizer(backend.to_str())
+
+
+class Gpt2(TokenizerSpec):
+    """The GPT-2 vocabulary of 50257 tokens, or any byte-level BPE of the same make.
+
+    Args:
+        path: a local `tokenizer.json`; null takes openai-community/gpt2, fetched once and kept in the cache.
+    """
+
+    def __init__(self, path: str | None = None) -> None:
+        self.path = path
+
+    def identity(self, cache: Path) -> dict[str, str | int]:
+        """The content of the vocabulary file."""
+        return {"kind": "gpt2", "sha256": hashlib.sha256(self._content(cache).encode()).hexdigest()}
+
+    def build(self, text: str | None, cache: Path) -> BpeTokenizer:
+        """Load the vocabulary; nothing is trained."""
+        return BpeTokenizer(self._content(cache), self.path or str(_gpt2_place(cache)))
+
+    def _content(self, cache: Path) -> str:
+        if self.path is not None:
+            file = Path(self.path).expanduser()
+            if not file.is_file():  # not a SettingError: found while data is prepared, and named in full here
+                raise UserError(
+                    f"tokenizer.path={self.path} must be an existing tokenizer.json, or null for GPT-2's own"
+                )
+            return _read(file)
+        place = _gpt2_place(cache)
+        if not place.is_file():
+            content = _fetch_gpt2(place)
+            with cache_errors(cache):
+                write_file(place, content.encode())
+        return _read(place)
+
+
+def _gpt2_place(cache: Path) -> Path:
+    return cache / "tokenizers" / "gpt2.json"
+
+
+def _fetch_gpt2(place: Path) -> str:
+    library = _tokenizers()
+    try:
+        return str(library.Tokenizer.from_pretrained(GPT2_NAME).to_str())
+    except Exception as error:  # the hub's client raises many unrelated types, depending on its version
+        raise UserError(
+            f"the GPT-2 vocabulary could not be fetched ({type(error).__name__}); without a connection, get "
+            f"https://huggingface.co/{GPT2_NAME}/resolve/main/tokenizer.json elsewhere and put it at {place}, "
+            "or name it with tokenizer.path=FILE"
+        ) from error
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read as a tokenizer.json ({error})") from error
+
+
+def _checked(definition: str, origin: str) -> str:
+    """The definition without what would change ids from call to call; refuses what is not GPT-2's kind of BPE."""
+    try:
+        value = json.loads(definition)
+        model, before, after = value["model"], value["pre_tokenizer"] or {}, value["decoder"] or {}
+        added = value.get("added_tokens") or []
+        vocabulary = {**model["vocab"], **{token["content"]: token["id"] for token in added}}
+        good = (
+            model.get("type", "BPE") == "BPE"
+            and not (model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"))
+            and value.get("normalizer") is None
+            and (before.get("type"), after.get("type")) == ("ByteLevel", "ByteLevel")
+            and not before.get("add_prefix_space")
+            and before.get("use_regex", True)
+            and all(token["special"] for token in added)
+            and sorted(vocabulary.values()) == list(range(len(vocabulary)))
+            and all(character in model["vocab"] for character in _byte_alphabet())
+        )
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{origin} is not a tokenizer.json of the tokenizers library") from error
+    if not good:
+        raise UserError(
+            f"{origin} must be a byte-level BPE like GPT-2's; others cannot count or give back every byte exactly"
+        )
+    model["dropout"] = None
+    value.update(truncation=None, padding=None, added_tokens=added)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The printable character that stands for each byte in a byte-level vocabulary, as character -> byte.
+
+    Bytes that Latin-1 prints stand for themselves; the others take the code points from 256 on, in order.
+    """
+    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in set(shown)]
+    return {chr(byte): byte for byte in shown} | {chr(256 + n): byte for n, byte in enumerate(hidden)}
+
+
+def _tokenizers() -> Any:
+    """The `tokenizers` library with the submodules used here; a UserError naming the extra when it is missing."""
+    try:
+        for part in ("models", "pre_tokenizers", "decoders", "trainers"):
+            importlib.import_module(f"tokenizers.{part}")
+        return importlib.import_module("tokenizers")
+    except ImportError as error:
+        raise UserError(
+            "tokenizer=bpe and tokenizer=gpt2 need the tokenizers library: pip install 'spectral_exp[bpe]', "
+            "or use tokenizer=byte"
+        ) from error

@@ -1,0 +1,240 @@
+"""Corpora of text: where the bytes come from, and how they are split into training and validation."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import sys
+import sysconfig
+from abc import ABC, abstractmethod
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import ClassVar
+
+from spectral_exp.data.download import download
+from spectral_exp.errors import SettingError, UserError, require
+
+Stamp = list[str | int]
+
+
+class Corpus:
+    """Common to all corpora: what a `data=...` config file names."""
+
+    @property
+    def entropy_bits_per_byte(self) -> float | None:
+        """Entropy rate of the source when it is known exactly: no model can do better on average."""
+        return None
+
+
+class TextCorpus(Corpus, ABC):
+    """A text that fits into memory, of which the last `val_fraction` is kept for validation.
+
+    Args:
+        val_fraction: part of the bytes, between 0 and 1 without the ends.
+    """
+
+    def __init__(self, val_fraction: float = 0.1) -> None:
+        require(0 < val_fraction < 1, "val_fraction", val_fraction, "between 0 and 1 (both excluded)")
+        self.val_fraction = val_fraction
+
+    @abstractmethod
+    def read(self, cache: Path) -> bytes:
+        """The whole text as UTF-8 bytes, the same at each call."""
+
+    @abstractmethod
+    def stamp(self, cache: Path) -> Stamp:
+        """Cheap values that change whenever the text does, such as file sizes and times; no file is read."""
+
+    def split(self, text: bytes) -> tuple[bytes, bytes]:
+        """Training and validation part: cut at one position, moved back to where a character begins."""
+        cut = int(len(text) * (1 - self.val_fraction))
+        while 0 < cut < len(text) and text[cut] & 0xC0 == 0x80:  # a continuation byte of UTF-8
+            cut -= 1
+        return text[:cut], text[cut:]
+
+
+class TextFile(TextCorpus):
+    """Any UTF-8 text file, or a folder of them.
+
+    A folder is read recursively in order of the files' paths; hidden files and folders are left out, and a file that
+    does not end with a line end gets one, so that files do not run together.
+
+    Args:
+        path: file or folder.
+        pattern: shell pattern for the names of a folder's files, e.g. `*.txt`.
+        val_fraction: see TextCorpus.
+    """
+
+    def __init__(self, path: str, pattern: str = "*", val_fraction: float = 0.1) -> None:
+        super().__init__(val_fraction)
+        require(bool(str(path).strip()), "path", repr(path), "the name of a text file or folder")
+        self.path, self.pattern = str(path), pattern
+
+    def read(self, cache: Path) -> bytes:
+        """The bytes of the file, or of the folder's files one after the other."""
+        root = Path(self.path).expanduser()
+        texts = [_read_utf8(file) for file in self._files()]
+        text = texts[0] if root.is_file() else join_files(texts)
+        if not text:
+            raise SettingError("path", self.path, "a text that is not empty", "it holds 0 bytes")
+        return text
+
+    def stamp(self, cache: Path) -> Stamp:
+        """Name, size and times of each file."""
+        return ["text_file", *file_stamps(self._files())]
+
+    def _files(self) -> list[Path]:
+        root = Path(self.path).expanduser().absolute()
+        if root.is_file():
+            return [root]
+        kind = "a regular file or a folder" if root.exists() else "an existing file or folder"
+        require(root.is_dir(), "path", self.path, kind, f"looked for {root}")
+        try:
+            files = [root / name for name in list_files(root) if fnmatch(Path(name).name, self.pattern)]
+        except OSError as error:
+            raise SettingError("path", error.filename, "a readable folder", str(error.strerror)) from error
+        allowed = f"a folder with files named {self.pattern!r}"
+        require(bool(files), "path", self.path, allowed, "hidden files do not count")
+        return files
+
+
+class PythonStdlib(TextCorpus):
+    """The source text of the running interpreter's standard library: real text that is always at hand.
+
+    Tests, installed packages and generated files are left out. Files are ordered by the SHA-256 of their path inside
+    the library, so that the validation part is a fair sample of all of them. Where two are equal, one counts.
+    """
+
+    _skipped_folders: ClassVar[frozenset[str]] = frozenset(
+        {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "__phello__", "lib-dynload"}
+    )
+    # Says near the top that a program wrote the file. Modules that merely write about generating do not match.
+    _generated: ClassVar[re.Pattern[bytes]] = re.compile(
+        rb"auto-?generated|automatically generated|file is generated|codec [^\n]*generated (?:from|on)|do not edit",
+        re.IGNORECASE,
+    )
+    _generated_within: ClassVar[int] = 300
+
+    def read(self, cache: Path) -> bytes:
+        """The bytes of all files that count; a UserError when the interpreter came without sources."""
+        root, seen, texts = self._root(), set(), []
+        for name in self._names(root):
+            text = (root / name).read_bytes()
+            sha = hashlib.sha256(text).digest()
+            if sha not in seen and not self._generated.search(text[: self._generated_within]) and _is_utf8(text):
+                seen.add(sha)
+                texts.append(text)
+        if not texts:
+            raise UserError(_no_sources(root))
+        return join_files(texts)
+
+    def stamp(self, cache: Path) -> Stamp:
+        """Version of the interpreter; name, size and times of each file."""
+        root = self._root()
+        version = [platform.python_implementation(), sys.version]
+        return ["python_stdlib", *version, *file_stamps([root / name for name in self._names(root)])]
+
+    def _root(self) -> Path:
+        return Path(sysconfig.get_path("stdlib"))
+
+    def _names(self, root: Path) -> list[str]:
+        if not root.is_dir():
+            return []
+        names = [
+            name
+            for name in list_files(root, self._skipped_folders)
+            if name.endswith(".py") and not name.startswith(("_sysconfigdata", "__phello__", "config-"))
+        ]
+        return sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
+
+
+class Shakespeare(TextCorpus):
+    """TinyShakespeare (Karpathy 2015), 1115394 bytes, downloaded once into the cache.
+
+    Args:
+        url: where to get it; a mirror must serve the same bytes.
+        timeout_s: longest wait for the server, in seconds.
+        val_fraction: see TextCorpus; 0.1 gives the split of nanoGPT.
+    """
+
+    sha256: ClassVar[str] = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+
+    def __init__(
+        self,
+        url: str = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+        timeout_s: float = 30.0,
+        val_fraction: float = 0.1,
+    ) -> None:
+        super().__init__(val_fraction)
+        require(timeout_s > 0, "timeout_s", timeout_s, "> 0")
+        self.url, self.timeout_s = url, timeout_s
+
+    def read(self, cache: Path) -> bytes:
+        """The text, downloaded when the cache does not have it."""
+        return download(self.url, cache / "downloads" / "tinyshakespeare.txt", self.sha256, self.timeout_s)
+
+    def stamp(self, cache: Path) -> Stamp:
+        """The checksum that the text is known to have."""
+        return ["shakespeare", self.sha256]
+
+
+def list_files(root: Path, skipped_folders: frozenset[str] = frozenset()) -> list[str]:
+    """POSIX paths, relative to `root` and sorted, of all regular files under it that are not hidden."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    found = []
+    for folder, subfolders, files in os.walk(root, onerror=fail):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".") and name not in skipped_folders]
+        paths = [Path(folder) / name for name in files if not name.startswith(".")]
+        found += [path.relative_to(root).as_posix() for path in paths if path.is_file()]
+    return sorted(found)
+
+
+def file_stamps(files: list[Path]) -> Stamp:
+    """Path, size, modification and change time and inode of each file, one after the other."""
+    stamps: Stamp = []
+    for file in files:
+        stat = file.stat()
+        stamps += [str(file), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+    return stamps
+
+
+def join_files(texts: list[bytes]) -> bytes:
+    """Texts one after the other, each ending with a line end; empty ones are left out."""
+    return b"".join(text if text.endswith(b"\n") else text + b"\n" for text in texts if text)
+
+
+def _read_utf8(file: Path) -> bytes:
+    try:
+        text = file.read_bytes()
+    except OSError as error:
+        raise SettingError("path", file, "readable", error.strerror or str(error)) from error
+    try:
+        text.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise SettingError(
+            "path",
+            file,
+            f"UTF-8 text, but the byte 0x{text[error.start]:02x} at offset {error.start} is not ({error.reason})",
+            "convert it, e.g. with `iconv -f LATIN1 -t UTF-8`, or leave the file out",
+        ) from error
+    return text
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _no_sources(root: Path) -> str:
+    return (
+        f"this Python interpreter came without the sources of its standard library ({root} holds no usable .py file); "
+        "train on a text of your own with data=text_file data.path=FILE, or use another interpreter"
+    )

@@ -1,0 +1,205 @@
+"""FineWeb-Edu (Penedo et al. 2024) streamed into token shards; a killed download goes on where its last shard ended."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from spectral_exp.data.cache import cache_errors, digest, file_sha256, read_json, write_file
+from spectral_exp.data.corpus import Corpus
+from spectral_exp.data.tokenizer_base import Ids, Tokenizer
+from spectral_exp.errors import UserError, require
+
+REPOSITORY = "HuggingFaceFW/fineweb-edu"
+_MANIFEST = "manifest.json"
+_FORMAT = 1
+_DOCUMENTS_AT_ONCE = 256
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One finished file of tokens, and where in the stream the next one begins.
+
+    Attributes:
+        name: file name in the shards' folder.
+        tokens: ids in the file.
+        sha256: of the file.
+        documents: documents of the stream consumed up to the end of this shard, all shards before included.
+        digests: digests of this shard's documents; kept for the validation shard alone.
+    """
+
+    name: str
+    tokens: int
+    sha256: str
+    documents: int
+    digests: list[str] = field(default_factory=list)
+
+
+class FineWebEdu(Corpus):
+    """Educational web pages, the first of them for validation and the following ones for training.
+
+    Needs `pip install 'spectral_exp[fineweb]'` and a connection until the shards are complete. A training document
+    whose text equals a validation document is left out. Shards stay in the cache, so that a larger `max_tokens` goes on
+    from them; their folder `fineweb_edu` may be deleted when the data set is complete.
+
+    Args:
+        max_tokens: stop after so many training tokens.
+        val_documents: documents kept for validation, about a thousand tokens each.
+        name: configuration of the data set, e.g. sample-10BT, sample-100BT.
+        revision: git revision of the data set.
+        shard_tokens: write a shard as soon as this many tokens are ready; also what a kill costs at most.
+    """
+
+    def __init__(
+        self,
+        max_tokens: int = 100_000_000,
+        val_documents: int = 1000,
+        name: str = "sample-10BT",
+        revision: str = "main",
+        shard_tokens: int = 10_000_000,
+    ) -> None:
+        require(max_tokens >= 1, "max_tokens", max_tokens, ">= 1")
+        require(val_documents >= 1, "val_documents", val_documents, ">= 1")
+        require(shard_tokens >= 1, "shard_tokens", shard_tokens, ">= 1")
+        self.max_tokens, self.val_documents = max_tokens, val_documents
+        self.name, self.revision, self.shard_tokens = name, revision, shard_tokens
+
+    def identity(self) -> dict[str, str | int]:
+        """What determines the text, but for how much of it is used."""
+        settings: dict[str, str | int] = {"name": self.name, "revision": self.revision}
+        return {"source": REPOSITORY, **settings, "val_documents": self.val_documents}
+
+    def documents(self, skip: int) -> Iterator[str]:
+        """The documents' texts in the stream's fixed order, without the first `skip`."""
+        try:
+            datasets = importlib.import_module("datasets")
+        except ImportError as error:
+            raise UserError(
+                "data=fineweb_edu needs the datasets library: pip install 'spectral_exp[fineweb]'"
+            ) from error
+        rows = datasets.load_dataset(
+            REPOSITORY, name=self.name, split="train", revision=self.revision, streaming=True
+        ).skip(skip)
+        for row in rows:
+            yield row["text"]
+
+    def shards(self, tokenizer: Tokenizer, cache: Path) -> tuple[Path, list[Shard]]:
+        """Complete the shards as far as `max_tokens` asks; returns their folder and all that are there.
+
+        The first shard holds the validation documents, the others the training documents.
+        """
+        key = digest({**self.identity(), "format": _FORMAT, "tokenizer": tokenizer.fingerprint})
+        folder = cache / "fineweb_edu" / key[:32]
+        with cache_errors(cache):
+            folder.mkdir(parents=True, exist_ok=True)
+            done = _intact(folder, tokenizer.dtype.itemsize)
+        stream = self._encoded(tokenizer, done[-1].documents if done else 0)
+        while not done or train_tokens(done) < self.max_tokens:
+            collected = self._collect(stream, done)
+            if collected is None:
+                break
+            with cache_errors(cache):
+                done.append(_store(folder, done, *collected))
+            _log.info("FineWeb-Edu: %d of %d training tokens", train_tokens(done), self.max_tokens)
+        if len(done) < 2:
+            raise UserError("FineWeb-Edu ended before the first training document; lower data.val_documents")
+        return folder, done
+
+    def _encoded(self, tokenizer: Tokenizer, skip: int) -> Iterator[tuple[str, Ids]]:
+        """Digest and ids of each document after the first `skip`; the ids end with a separator."""
+        documents = self.documents(skip)
+        while True:
+            try:
+                texts = list(islice(documents, _DOCUMENTS_AT_ONCE))
+            except UserError:
+                raise
+            except Exception as error:  # whatever the network and the hub's client come up with
+                raise UserError(
+                    f"the stream of FineWeb-Edu broke off ({type(error).__name__}: {error}); "
+                    "the same command goes on from the last finished shard"
+                ) from error
+            if not texts:
+                return
+            for text, ids in zip(texts, _separated(tokenizer, texts), strict=True):
+                yield hashlib.sha256(text.encode()).hexdigest()[:32], ids
+
+    def _collect(self, stream: Iterator[tuple[str, Ids]], done: list[Shard]) -> tuple[Ids, int, list[str]] | None:
+        """The next shard's ids, the documents consumed up to its end and its digests; None when the stream is over."""
+        validation = not done
+        held_out = set() if validation else set(done[0].digests)
+        enough = min(self.shard_tokens, self.max_tokens - train_tokens(done))
+        consumed = 0 if validation else done[-1].documents
+        parts: list[Ids] = []
+        digests: list[str] = []
+        held = 0
+        for mark, ids in stream:
+            consumed += 1
+            if mark in held_out:
+                continue
+            parts.append(ids)
+            held += len(ids)
+            if validation:
+                digests.append(mark)
+            if len(digests) >= self.val_documents if validation else held >= enough:
+                break
+        return (np.concatenate(parts), consumed, digests) if parts else None
+
+
+def train_tokens(shards: list[Shard]) -> int:
+    """Training tokens in some shards, of which the first holds the validation text."""
+    return sum(shard.tokens for shard in shards[1:])
+
+
+def read_shard(folder: Path, shard: Shard, dtype: npt.DTypeLike) -> Ids:
+    """A shard's ids as a read-only memory map."""
+    return np.memmap(folder / shard.name, dtype=dtype, mode="r")
+
+
+def _separated(tokenizer: Tokenizer, texts: list[str]) -> list[Ids]:
+    """The ids of each text and of what separates it from the next: the end-of-text token or an empty line."""
+    if tokenizer.end_of_text is None:
+        return tokenizer.encode_many([text + "\n\n" for text in texts])
+    end = np.array([tokenizer.end_of_text], dtype=tokenizer.dtype)
+    return [np.concatenate([ids, end]) for ids in tokenizer.encode_many(texts)]
+
+
+def _store(folder: Path, done: list[Shard], ids: Ids, documents: int, digests: list[str]) -> Shard:
+    """Write a shard, then the manifest that names it: a kill in between costs the shard, nothing else.
+
+    The name holds the content's checksum, so that processes with other settings never overwrite each other's shards.
+    """
+    data = ids.tobytes()
+    sha256 = hashlib.sha256(data).hexdigest()
+    kind = "train" if done else "val"
+    shard = Shard(f"{kind}_{len(done):05d}_{sha256[:16]}.bin", len(ids), sha256, documents, digests)
+    write_file(folder / shard.name, data)
+    manifest = {"format": _FORMAT, "shards": [asdict(one) for one in [*done, shard]]}
+    write_file(folder / _MANIFEST, json.dumps(manifest, indent=1).encode())
+    return shard
+
+
+def _intact(folder: Path, itemsize: int) -> list[Shard]:
+    """The finished shards up to the first that is missing or damaged, whose successors are fetched again too."""
+    manifest: Any = read_json(folder / _MANIFEST)
+    try:
+        shards = [Shard(**values) for values in manifest["shards"]]
+    except (TypeError, KeyError):
+        return []
+    for index, shard in enumerate(shards):
+        file = folder / shard.name
+        size = file.stat().st_size if file.is_file() else -1
+        if size != shard.tokens * itemsize or file_sha256(file) != shard.sha256:
+            _log.warning("the shard %s is damaged; the download goes on from before it", file)
+            return shards[:index]
+    return shards
