@@ -1,0 +1,98 @@
+"""Sampling text from a model, one token after the other.
+
+Letters: B batch, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from spectral_exp.errors import UserError, require
+from spectral_exp.models.gpt import GPT
+
+
+@torch.no_grad()
+def generate(
+    model: GPT,
+    ids: Tensor,
+    n_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Continue each sequence of `ids` (B, T) by `n_tokens` tokens; returns prompt and continuation (B, T + n_tokens).
+
+    A token costs one forward pass of length 1. When the model's block is full, its last half is read again and
+    becomes the new context; so any number of tokens can be made, at a constant average cost. Of a prompt longer than
+    the block, only the last `block_size` tokens are seen. The model's training mode is left as it was.
+
+    Args:
+        model: the model, on the device of `ids`.
+        ids: the prompt, at least one token.
+        n_tokens: how many tokens to add, >= 0.
+        temperature: > 0 divides the logits; 0 always takes the likeliest token and draws nothing.
+        top_k: draw among the k likeliest tokens only.
+        top_p: draw among the fewest likeliest tokens whose probabilities sum to at least this, in (0, 1].
+        generator: source of randomness, on the device of `ids`; torch's global one by default.
+    """
+    require(n_tokens >= 0, "n_tokens", n_tokens, ">= 0")
+    require(0 <= temperature < math.inf, "temperature", temperature, "finite and >= 0")
+    require(top_k is None or top_k >= 1, "top_k", top_k, ">= 1 or null")
+    require(top_p is None or 0 < top_p <= 1, "top_p", top_p, "> 0 and <= 1, or null")
+    if ids.ndim != 2 or ids.shape[1] == 0:
+        raise UserError(f"the prompt must be ids (B, T) with at least one token; got shape {tuple(ids.shape)}")
+    was_training = model.training
+    model.eval()
+    try:
+        return _continue(model, ids, n_tokens, temperature, top_k, top_p, generator)
+    finally:
+        model.train(was_training)
+
+
+def _continue(
+    model: GPT,
+    ids: Tensor,
+    n_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    generator: torch.Generator | None,
+) -> Tensor:
+    batch_size, n_prompt = ids.shape
+    text = torch.cat([ids, ids.new_zeros(batch_size, n_tokens)], dim=1)
+    kept = max(1, model.block_size // 2)
+    cache = model.new_cache(batch_size)
+    begin = max(0, n_prompt - model.block_size)
+    for end in range(n_prompt, n_prompt + n_tokens):
+        if cache.length == model.block_size:
+            cache, begin = model.new_cache(batch_size), end - kept
+        logits = model(text[:, begin:end], cache)[:, -1]
+        text[:, end] = sample(logits, temperature, top_k, top_p, generator)
+        begin = end
+    return text
+
+
+def sample(
+    logits: Tensor,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw one token (B) from each row of `logits` (B, V); settings as for `generate`."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    ranked, tokens = (logits.float() / temperature).sort(stable=True, dim=-1, descending=True)
+    if top_k is not None:
+        ranked, tokens = ranked[:, :top_k], tokens[:, :top_k]
+    probabilities = ranked.softmax(-1)
+    if top_p is not None:
+        # A token stays while those likelier than it do not reach top_p yet; so the first always stays.
+        likelier = probabilities.cumsum(-1) - probabilities
+        probabilities = probabilities.masked_fill(likelier >= top_p, 0.0)
+    drawn: Tensor = tokens.gather(-1, torch.multinomial(probabilities, 1, generator=generator))
+    return drawn[:, 0]

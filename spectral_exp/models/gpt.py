@@ -1,0 +1,287 @@
+"""The GPT skeleton: an embedding, residual blocks of attention and MLP, a head. The parts are chosen by the caller.
+
+Letters: B batch, T tokens, C channels (`n_embd`), H heads, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spectral_exp.errors import UserError, require
+from spectral_exp.models.attention import Attention, LayerState
+from spectral_exp.models.embedding import Embedding
+from spectral_exp.models.wave import WaveEmbedding, resonance
+
+ROLES = ("hidden", "embedding", "head", "wave", "vector")
+
+
+class MLP(nn.Module):
+    """Two linear maps with an activation between.
+
+    Args:
+        n_embd: C.
+        dropout: probability of dropping a channel of the result.
+        bias: whether the linear maps have biases.
+        activation: "gelu", or "resonance" for gelu(h) + 0.1 sin(h).
+        expansion: hidden channels as a multiple of C.
+        n_hidden: hidden channels, where they shall be another number than `expansion` * C.
+    """
+
+    def __init__(
+        self,
+        n_embd: int,
+        dropout: float = 0.0,
+        bias: bool = False,
+        activation: Literal["gelu", "resonance"] = "gelu",
+        expansion: int = 4,
+        n_hidden: int | None = None,
+    ) -> None:
+        super().__init__()
+        require(activation in ("gelu", "resonance"), "activation", activation, "gelu or resonance")
+        require(expansion >= 1, "expansion", expansion, ">= 1")
+        require(n_hidden is None or n_hidden >= 1, "n_hidden", n_hidden, ">= 1 or null")
+        self.activation: Callable[[Tensor], Tensor] = resonance if activation == "resonance" else F.gelu
+        self.n_embd, self.n_hidden = n_embd, n_hidden or expansion * n_embd
+        self.hidden = nn.Linear(n_embd, self.n_hidden, bias=bias)
+        self.output = nn.Linear(self.n_hidden, n_embd, bias=bias)
+        self.residual_dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) to (B, T, C), each token by itself."""
+        y: Tensor = self.residual_dropout(self.output(self.activation(self.hidden(x))))
+        return y
+
+    def flops_per_token(self) -> int:
+        """The two linear maps, and the activation: one operation for gelu, four for resonance, per hidden channel."""
+        return 4 * self.n_embd * self.n_hidden + self.n_hidden * (4 if self.activation is resonance else 1)
+
+
+class Block(nn.Module):
+    """Pre-norm residual block: x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, n_embd: int, attention: Attention, mlp: MLP, bias: bool) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(n_embd, bias=bias)
+        self.attention = attention
+        self.mlp_norm = nn.LayerNorm(n_embd, bias=bias)
+        self.mlp = mlp
+
+    def forward(self, x: Tensor, start: int = 0, state: LayerState | None = None) -> Tensor:
+        """(B, T, C) to (B, T, C); `start` and `state` as for attention."""
+        x = x + self.attention(self.attention_norm(x), start, state)
+        y: Tensor = x + self.mlp(self.mlp_norm(x))
+        return y
+
+
+class Cache:
+    """The memory of all layers for incremental decoding of `batch_size` sequences; `length` tokens are in it."""
+
+    def __init__(self, batch_size: int, layers: list[LayerState]) -> None:
+        self.batch_size, self.layers, self.length = batch_size, layers, 0
+
+
+class GPT(nn.Module):
+    """A causal language model: ids (B, T) to logits (B, T, V).
+
+    Args:
+        vocab_size: V.
+        block_size: the longest sequence the model sees at once.
+        n_layer: number of blocks.
+        n_head: attention heads per block; must divide `n_embd`.
+        n_embd: C.
+        embedding: makes the embedding, called with vocab_size, block_size, n_embd and position_table.
+        attention: makes one block's attention, called with n_embd, n_head, block_size, dropout and bias.
+        mlp: makes one block's MLP, called with n_embd, dropout and bias.
+        dropout: probability of dropping a value after the embedding, in attention and at each residual addition.
+        tie_weights: whether the head shares the embedding's token table.
+        bias: whether linear maps and normalisations have biases; the head never has one.
+        n_wave: the number of waves that a configuration shares among its wave parts. The parts are built with it
+            by the caller; the model only keeps it as part of its description.
+        n_harmonic: likewise, the number of harmonics per wave.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        block_size: int,
+        n_layer: int,
+        n_head: int,
+        n_embd: int,
+        embedding: Callable[..., Embedding],
+        attention: Callable[..., Attention],
+        mlp: Callable[..., MLP],
+        dropout: float = 0.0,
+        tie_weights: bool = False,
+        bias: bool = False,
+        *,
+        n_wave: int | None = None,
+        n_harmonic: int | None = None,
+    ) -> None:
+        super().__init__()
+        sizes = {"vocab_size": vocab_size, "block_size": block_size, "n_layer": n_layer, "n_head": n_head}
+        for name, size in {**sizes, "n_embd": n_embd}.items():
+            require(size >= 1, name, size, ">= 1")
+        for name, waves in {"n_wave": n_wave, "n_harmonic": n_harmonic}.items():
+            require(waves is None or waves >= 1, name, waves, ">= 1 or null")
+        require(0 <= dropout < 1, "dropout", dropout, ">= 0 and < 1")
+        require(n_embd % n_head == 0, "n_embd", n_embd, f"a multiple of n_head={n_head}", "change one of them")
+        self.vocab_size, self.block_size, self.n_layer = vocab_size, block_size, n_layer
+        self.n_head, self.n_embd, self.n_wave, self.n_harmonic = n_head, n_embd, n_wave, n_harmonic
+
+        part = {"n_embd": n_embd, "dropout": dropout, "bias": bias}
+        attentions = [attention(n_head=n_head, block_size=block_size, **part) for _ in range(n_layer)]
+        self.embedding = embedding(
+            vocab_size=vocab_size,
+            block_size=block_size,
+            n_embd=n_embd,
+            position_table=not attentions[0].carries_position,
+        )
+        self.embedding_dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(Block(n_embd, layer, mlp(**part), bias) for layer in attentions)
+        self.norm = nn.LayerNorm(n_embd, bias=bias)
+        self.head = nn.Linear(n_embd, vocab_size, bias=False)
+        if tie_weights:
+            self.head.weight = self.embedding.table.weight
+        initialise(self)
+
+    def forward(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
+        """Logits (B, T, V) of the token after each of `ids` (B, T).
+
+        With `cache`, `ids` are the tokens after those already in it; the logits are those of the full sequence, the
+        work is only that of the new tokens, and the cache then holds them too. Decode under `torch.no_grad()`.
+        """
+        start = 0
+        if cache is not None:
+            start = cache.length
+            if cache.batch_size != ids.shape[0]:
+                raise UserError(f"the cache is for {cache.batch_size} sequences at once; got {ids.shape[0]}")
+        if start + ids.shape[1] > self.block_size:
+            raise UserError(f"{start + ids.shape[1]} tokens exceed block_size={self.block_size}; crop the input")
+        x = self.embedding_dropout(self.embedding(ids, start))
+        for i, block in enumerate(self.blocks):
+            x = block(x, start, None if cache is None else cache.layers[i])
+        if cache is not None:
+            cache.length += ids.shape[1]
+        logits: Tensor = self.head(self.norm(x))
+        return logits
+
+    def new_cache(self, batch_size: int) -> Cache:
+        """An empty cache for decoding `batch_size` sequences of up to `block_size` tokens."""
+        return Cache(batch_size, [block.attention.new_state(batch_size) for block in self._blocks()])
+
+    def set_progress(self, fraction: float) -> None:
+        """Tell scheduled parts that `fraction` (0 to 1) of the run is done."""
+        self.embedding.set_progress(fraction)
+
+    def metrics(self) -> dict[str, Tensor]:
+        """Values worth logging: name to a detached 0-dim tensor."""
+        return self.embedding.metrics()
+
+    @torch.no_grad()
+    def attention_weights(self, ids: Tensor, layer: int) -> Tensor:
+        """The mixing weights (H, T, T) of block `layer` (from 0) for `ids` (1, T), as in evaluation."""
+        require(0 <= layer < self.n_layer, "layer", layer, f"between 0 and {self.n_layer - 1}")
+        if ids.shape[0] != 1 or ids.shape[1] > self.block_size:
+            raise UserError(f"attention_weights takes ids (1, T <= {self.block_size}); got {tuple(ids.shape)}")
+        was_training = self.training
+        self.eval()
+        try:
+            x = self.embedding(ids)
+            blocks = list(self._blocks())
+            for block in blocks[:layer]:
+                x = block(x)
+            return blocks[layer].attention.weights(blocks[layer].attention_norm(x))[0]
+        finally:
+            self.train(was_training)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """PyTorch parameter groups by role, each parameter in exactly one.
+
+        Roles: "wave" what describes waves; "embedding" token and position tables (a tied head too); "head";
+        "vector" other parameters of fewer than two dimensions; "hidden" all other matrices. Wave parameters and
+        vectors are exempt from weight decay.
+        """
+        groups: dict[str, list[nn.Parameter]] = {role: [] for role in ROLES}
+        seen: set[int] = set()
+        for module in self.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                if id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    groups[self._role(module, name, parameter)].append(parameter)
+        undecayed = {"wave", "vector"}
+        return [
+            {"params": parameters, "role": role, **({"weight_decay": 0.0} if role in undecayed else {})}
+            for role, parameters in groups.items()
+            if parameters
+        ]
+
+    def parameters_by_component(self) -> dict[str, int]:
+        """Numbers of parameters of embedding, attention, mlp, norm (blocks' and final), head, and their total.
+
+        Each parameter counts once: a tied head has none. The embedding's own normalisation counts as embedding.
+        """
+        blocks = list(self._blocks())
+        components: dict[str, list[nn.Module]] = {
+            "embedding": [self.embedding],
+            "attention": [block.attention for block in blocks],
+            "mlp": [block.mlp for block in blocks],
+            "norm": [self.norm, *(norm for block in blocks for norm in (block.attention_norm, block.mlp_norm))],
+            "head": [self.head],
+        }
+        seen: set[int] = set()
+        counts = {}
+        for name, modules in components.items():
+            parameters = {id(p): p.numel() for module in modules for p in module.parameters() if id(p) not in seen}
+            seen |= parameters.keys()
+            counts[name] = sum(parameters.values())
+        return {**counts, "total": sum(counts.values())}
+
+    def flops_per_token(self) -> int:
+        """Floating-point operations per token of a forward pass over a full block.
+
+        A multiply-add counts as two. Linear maps, attention scores (each query against all T keys, without the
+        discount for the causal half) and the head dominate; the parts add what is their own: waves, features,
+        activations. Normalisations and residual additions are left out.
+        """
+        blocks = sum(block.attention.flops_per_token() + block.mlp.flops_per_token() for block in self._blocks())
+        return self.embedding.flops_per_token() + blocks + 2 * self.n_embd * self.vocab_size
+
+    def _blocks(self) -> Iterator[Block]:
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            yield block
+
+    def _role(self, module: nn.Module, name: str, parameter: nn.Parameter) -> str:
+        if name in getattr(module, "wave_parameters", ()):
+            return "wave"
+        if isinstance(module, nn.Embedding):
+            return "embedding"
+        if module is self.head:
+            return "head"
+        return "vector" if parameter.ndim < 2 else "hidden"
+
+
+def initialise(model: GPT) -> None:
+    """Draw all linear maps and tables anew from torch's global generator, as GPT-2 does (Radford et al. 2019).
+
+    What describes waves (frequencies, phases, amplitudes, rates, tau, omega) has physical starting values, which the
+    parts set themselves.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+    for block in model._blocks():
+        # 2 n_layer branches add to the residual stream; scaled so, its variance does not grow with the depth.
+        for output in (block.attention.output, block.mlp.output):
+            nn.init.normal_(output.weight, std=0.02 / math.sqrt(2 * model.n_layer))
+    if isinstance(model.embedding, WaveEmbedding):
+        # Packets have length 0.5: with this the wave part is as large as the table's part, and r = 1/2 is even.
+        nn.init.normal_(model.embedding.to_channels.weight, std=0.04)

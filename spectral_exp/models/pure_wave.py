@@ -1,0 +1,151 @@
+"""Attention without softmax: positive features of waves, mixed in quadratic or in linear time.
+
+Letters: B batch, T tokens, C channels (`n_embd`), H heads (`n_head`), D = C/H head size, W waves (`n_wave`),
+N chunks of L tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spectral_exp.errors import require
+from spectral_exp.models.attention import Attention, LayerState, unit_length
+from spectral_exp.models.precision import full_precision, upcast
+
+
+class RunningSums(LayerState):
+    """The sum over all tokens so far of key features times [values, 1]: (B, H, W, D + 1), however many tokens."""
+
+    def __init__(self) -> None:
+        self.sums: Tensor | None = None
+
+
+def mix_quadratic(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The causal sums over j <= i of <q_i, k_j> v_j, by the T x T matrix of weights."""
+    return (q @ k.transpose(-1, -2)).tril() @ v
+
+
+def mix_linear(q: Tensor, k: Tensor, v: Tensor, chunk_size: int, before: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The same sums in O(T) time and memory: quadratic inside chunks, by running sums between them.
+
+    Args:
+        q, k: features (B, H, T, W).
+        v: values (B, H, T, E).
+        chunk_size: L; memory holds T/L running sums of W x E.
+        before: running sums (B, H, W, E) of the tokens before; none by default.
+
+    Returns:
+        The mixed values (B, H, T, E) and the running sums (B, H, W, E) after the last token.
+    """
+    T = q.shape[2]
+    q, k, v = (_chunks(x, chunk_size) for x in (q, k, v))  # (B, H, N, L, any); padding adds zeros to the sums
+    sums = (k.transpose(-1, -2) @ v).cumsum(dim=2)  # (B, H, N, W, E), each chunk's own included
+    first = torch.zeros_like(sums[:, :, :1]) if before is None else before[:, :, None]
+    sums = torch.cat([first, sums + first], dim=2)
+    mixed = mix_quadratic(q, k, v) + q @ sums[:, :, :-1]
+    return mixed.flatten(2, 3)[:, :, :T], sums[:, :, -1]
+
+
+def _chunks(x: Tensor, chunk_size: int) -> Tensor:
+    """(B, H, T, any) to (B, H, N, L, any), the last chunk filled up with zeros."""
+    x = F.pad(x, (0, 0, 0, -x.shape[2] % chunk_size))
+    return x.reshape(x.shape[0], x.shape[1], -1, chunk_size, x.shape[-1])
+
+
+class PureWaveAttention(Attention):
+    """Weights proportional to <phi(q_i), phi(k_j)>, divided by their causal sum (linear attention, Katharopoulos 2020).
+
+    q and k are W waves per head, sin(freq * t + phase), whose frequency and phase are projected from x; brought to
+    length W^(1/4), so that the feature map phi = elu(.) + 1 sees values of order one. Both modes compute the same
+    function; decoding always uses the running sums. The mixing weights know no dropout, as linear mode never has
+    them. Frequencies are multiplied by the position, so everything up to the result stays in full precision.
+
+    Args:
+        n_embd: C.
+        n_head: H; must divide C.
+        block_size: the longest sequence.
+        dropout: probability of dropping a channel of the result.
+        bias: whether the linear maps have biases.
+        n_wave: W.
+        mode: "quadratic" forms all T x T weights; "linear" takes O(T) time and memory.
+        chunk_size: L, tokens that linear mode handles at once.
+    """
+
+    carries_position = True
+
+    def __init__(
+        self,
+        n_embd: int,
+        n_head: int,
+        block_size: int,
+        dropout: float = 0.0,
+        bias: bool = False,
+        n_wave: int = 16,
+        mode: Literal["quadratic", "linear"] = "quadratic",
+        chunk_size: int = 64,
+    ) -> None:
+        super().__init__(n_embd, n_head, block_size)
+        require(n_wave >= 1, "n_wave", n_wave, ">= 1")
+        require(mode in ("quadratic", "linear"), "mode", mode, "quadratic or linear")
+        require(chunk_size >= 1, "chunk_size", chunk_size, ">= 1")
+        self.n_wave, self.mode, self.chunk_size = n_wave, mode, chunk_size
+        self.waves = nn.Linear(n_embd, 4 * n_head * n_wave, bias=bias)
+        self.values = nn.Linear(n_embd, n_embd, bias=bias)
+        self.output = nn.Linear(n_embd, n_embd, bias=bias)
+        self.residual_dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, start: int = 0, state: LayerState | None = None) -> Tensor:
+        """Mix x (B, T, C), whose first token stands at position `start`; with `state`, also with all tokens before."""
+        v = self._heads(self.values(x))
+        with full_precision(x):
+            q, k = self._features(x, start)
+            v = F.pad(upcast(v), (0, 1), value=1.0)  # the channel of ones sums up the weights
+            if isinstance(state, RunningSums):
+                mixed, state.sums = mix_linear(q, k, v, min(self.chunk_size, x.shape[1]), state.sums)
+            elif self.mode == "linear":
+                mixed, _ = mix_linear(q, k, v, self.chunk_size)
+            else:
+                mixed = mix_quadratic(q, k, v)
+            y = mixed[..., :-1] / mixed[..., -1:]
+        result: Tensor = self.residual_dropout(self.output(y.transpose(1, 2).flatten(2).to(self.output.weight.dtype)))
+        return result
+
+    def weights(self, x: Tensor) -> Tensor:
+        """The mixing weights (B, H, T, T): row i says how much of each token j <= i goes into token i."""
+        with full_precision(x):
+            q, k = self._features(x, 0)
+            products = (q @ k.transpose(-1, -2)).tril()
+            return products / products.sum(-1, keepdim=True)
+
+    def new_state(self, batch_size: int) -> LayerState:
+        """An empty memory; it takes its shape from the first tokens."""
+        return RunningSums()
+
+    def flops_per_token(self) -> int:
+        """The linear maps, the features (twelve operations per wave of q and k), and the mixing of the mode in use.
+
+        Quadratic: T products of W features and T values of D + 1 channels per head. Linear: the same with L for T,
+        and writing and reading W x (D + 1) running sums.
+        """
+        head = self.n_embd // self.n_head + 1
+        linear = 2 * self.n_embd * (4 * self.n_head * self.n_wave) + 4 * self.n_embd**2
+        features = 12 * 2 * self.n_head * self.n_wave
+        span = self.block_size if self.mode == "quadratic" else min(self.chunk_size, self.block_size)
+        sums = 0 if self.mode == "quadratic" else 4 * self.n_wave * head
+        return linear + features + self.n_head * (2 * span * (self.n_wave + head) + sums)
+
+    def _features(self, x: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        """The positive features phi(q), phi(k), each (B, H, T, W)."""
+        positions = torch.arange(start, start + x.shape[1], device=x.device, dtype=self.waves.weight.dtype)
+        # Here even the linear map is exempt from autocast: an error of the frequency grows with the position.
+        projected = self._heads(self.waves(x.to(self.waves.weight.dtype)))
+        q_freq, q_phase, k_freq, k_phase = projected.chunk(4, dim=-1)
+        q = torch.sin(q_freq * positions[:, None] + q_phase)
+        k = torch.sin(k_freq * positions[:, None] + k_phase)
+        length = math.sqrt(math.sqrt(self.n_wave))
+        return F.elu(length * unit_length(q)) + 1, F.elu(length * unit_length(k)) + 1

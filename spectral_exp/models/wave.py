@@ -1,0 +1,141 @@
+"""The wave parts outside attention: tokens as packets of waves, and the resonance activation.
+
+Letters: B batch, T tokens, C channels (`n_embd`), V vocabulary, W waves (`n_wave`), M harmonics (`n_harmonic`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spectral_exp.errors import require
+from spectral_exp.models.embedding import Embedding
+from spectral_exp.models.precision import full_precision, upcast
+
+RESONANCE_STRENGTH = 0.1
+
+
+def resonance(h: Tensor) -> Tensor:
+    """The activation gelu(h) + 0.1 sin(h), element by element."""
+    return F.gelu(h) + RESONANCE_STRENGTH * torch.sin(h)
+
+
+def wave_packets(freqs: Tensor, phases: Tensor, amps: Tensor, rates: Tensor, positions: Tensor) -> Tensor:
+    """The state [a sin(theta), a cos(theta)] with theta = 2 pi m f + phi + gamma t, for harmonics m = 1..M.
+
+    Args:
+        freqs: base frequencies f of each token (B, T, W).
+        phases: phases phi (B, T, W).
+        amps: amplitudes a (B, T, W, M).
+        rates: position rates gamma (W).
+        positions: positions t (T).
+
+    Returns:
+        The packets (B, T, 2WM), all sines before all cosines.
+    """
+    harmonics = torch.arange(1, amps.shape[-1] + 1, device=amps.device, dtype=amps.dtype)
+    shift = phases + positions.to(phases.dtype)[:, None] * rates
+    theta = 2 * math.pi * freqs[..., None] * harmonics + shift[..., None]
+    return torch.cat([(amps * torch.sin(theta)).flatten(-2), (amps * torch.cos(theta)).flatten(-2)], dim=-1)
+
+
+class WaveEmbedding(Embedding):
+    """A wave packet per token, mapped to C channels and blended with a plain table.
+
+    x = LayerNorm(r * wave + (1 - r) * table) with r = sigmoid(`wave_ratio`). Position enters every packet as a
+    rotation of its waves, so no position table is ever made.
+
+    Args:
+        vocab_size: V.
+        block_size: accepted for the common interface; packets know no longest position.
+        n_embd: C.
+        position_table: accepted for the common interface; see above.
+        n_wave: W, waves per token.
+        n_harmonic: M, harmonics per wave.
+        wave_ratio: "learned" makes the blend a parameter; "scheduled" moves r from `ratio_start` to `ratio_end`
+            in proportion to the progress of the run.
+        ratio_start: r at the start, between 0 and 1.
+        ratio_end: r at the end of a scheduled run, between 0 and 1; not used when learned.
+        bias: whether the linear map and the normalisation have biases.
+    """
+
+    wave_parameters = ("base_freqs", "phases", "harmonic_amps", "position_rates", "wave_ratio")
+    wave_ratio: Tensor
+
+    def __init__(
+        self,
+        vocab_size: int,
+        block_size: int,
+        n_embd: int,
+        position_table: bool = False,
+        n_wave: int = 16,
+        n_harmonic: int = 4,
+        wave_ratio: Literal["learned", "scheduled"] = "learned",
+        ratio_start: float = 0.5,
+        ratio_end: float = 0.9,
+        bias: bool = False,
+    ) -> None:
+        super().__init__()
+        require(n_wave >= 1, "n_wave", n_wave, ">= 1")
+        require(n_harmonic >= 1, "n_harmonic", n_harmonic, ">= 1")
+        require(wave_ratio in ("learned", "scheduled"), "wave_ratio", wave_ratio, "learned or scheduled")
+        require(0 < ratio_start < 1, "ratio_start", ratio_start, "between 0 and 1, both excluded")
+        require(0 < ratio_end < 1, "ratio_end", ratio_end, "between 0 and 1, both excluded")
+        self.n_wave, self.n_harmonic = n_wave, n_harmonic
+        self.scheduled, self.ratio_start, self.ratio_end = wave_ratio == "scheduled", ratio_start, ratio_end
+
+        self.table = nn.Embedding(vocab_size, n_embd)
+        ladder = torch.linspace(0.5, 5.0, n_wave)
+        self.base_freqs = nn.Parameter(ladder + 0.1 * torch.randn(vocab_size, n_wave))
+        self.phases = nn.Parameter(2 * math.pi * torch.rand(vocab_size, n_wave))
+        # This spread gives every packet the expected length 0.5, whatever W and M are.
+        spread = 0.5 / math.sqrt(n_harmonic * n_wave)
+        self.harmonic_amps = nn.Parameter(spread * torch.randn(vocab_size, n_wave, n_harmonic))
+        self.position_rates = nn.Parameter(0.1 * torch.randn(n_wave))
+        self.to_channels = nn.Linear(2 * n_wave * n_harmonic, n_embd, bias=bias)
+        self.norm = nn.LayerNorm(n_embd, bias=bias)
+
+        # A scheduled ratio is a buffer: it is saved, so that a loaded model generates with the blend it was
+        # trained to, and filling it in place never makes a compiled model compile again.
+        logit = torch.tensor(_logit(ratio_start))
+        if self.scheduled:
+            self.register_buffer("wave_ratio", logit)
+        else:
+            self.wave_ratio = nn.Parameter(logit)
+
+    def forward(self, ids: Tensor, start: int = 0) -> Tensor:
+        """Vectors (B, T, C) of `ids` (B, T), whose first column stands at position `start`."""
+        positions = torch.arange(start, start + ids.shape[1], device=ids.device)
+        with full_precision(self.phases):
+            freqs, phases = upcast(F.embedding(ids, self.base_freqs)), upcast(F.embedding(ids, self.phases))
+            amps = upcast(F.embedding(ids, self.harmonic_amps.flatten(1)))
+            amps = amps.reshape(*phases.shape, self.n_harmonic)
+            packets = wave_packets(freqs, phases, amps, upcast(self.position_rates), positions)
+        wave = self.to_channels(packets.to(self.to_channels.weight.dtype))
+        r = torch.sigmoid(self.wave_ratio)
+        blend: Tensor = self.norm(r * wave + (1 - r) * self.table(ids))
+        return blend
+
+    def flops_per_token(self) -> int:
+        """The linear map (2WM x C), six operations per wave and harmonic, two per wave, and the blend (3C)."""
+        states, n_embd = self.n_wave * self.n_harmonic, self.table.embedding_dim
+        return 2 * (2 * states) * n_embd + 6 * states + 2 * self.n_wave + 3 * n_embd
+
+    def set_progress(self, fraction: float) -> None:
+        """Set a scheduled ratio to its value after `fraction` (0 to 1) of the run, whatever it was before."""
+        if self.scheduled:
+            done = min(max(fraction, 0.0), 1.0)
+            with torch.no_grad():
+                self.wave_ratio.fill_(_logit(self.ratio_start + done * (self.ratio_end - self.ratio_start)))
+
+    def metrics(self) -> dict[str, Tensor]:
+        """The share r of the wave packet in the blend, as `wave_ratio`."""
+        return {"wave_ratio": torch.sigmoid(self.wave_ratio.detach())}
+
+
+def _logit(r: float) -> float:
+    return math.log(r / (1 - r))

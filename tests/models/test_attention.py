@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from spectral_exp.errors import SettingError
+from spectral_exp.models.attention import (
+    Attention,
+    DotProductAttention,
+    InterferenceAttention,
+    PhasorAttention,
+    RotaryAttention,
+    SoftmaxAttention,
+    unit_length,
+)
+from spectral_exp.models.pure_wave import PureWaveAttention, mix_linear, mix_quadratic
+from tests.models.tiny_models import ATTENTIONS, loud
+
+C, H, T, W = 8, 2, 7, 3
+D = C // H
+
+
+def layer(kind: str) -> Attention:
+    torch.manual_seed(0)
+    module = loud(ATTENTIONS[kind](n_embd=C, n_head=H, block_size=10, dropout=0.3, bias=True)).eval()
+    assert isinstance(module, Attention)
+    return module.requires_grad_(False)
+
+
+def inputs() -> Tensor:
+    return torch.randn(1, T, C, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+
+def head(projected: Tensor, h: int, size: int) -> list[list[float]]:
+    """One head's part of a projection (T, H * size), as plain numbers."""
+    rows: list[list[float]] = projected[:, h * size : (h + 1) * size].tolist()
+    return rows
+
+
+def softmax_rows(scores: list[list[float]]) -> list[list[float]]:
+    rows = []
+    for i, row in enumerate(scores):
+        exponentials = [math.exp(s) for s in row[: i + 1]]
+        rows.append([e / sum(exponentials) for e in exponentials] + [0.0] * (len(row) - i - 1))
+    return rows
+
+
+def dot_product_score(module: Attention, h: int, i: int, j: int, q: list[float], k: list[float]) -> float:
+    return sum(a * b for a, b in zip(q, k, strict=True)) / math.sqrt(D)
+
+
+def rotary_score(module: Attention, h: int, i: int, j: int, q: list[float], k: list[float]) -> float:
+    # As complex numbers: the real part of q times conj(k), turned by the distance.
+    total = 0.0
+    for pair in range(D // 2):
+        turn = (i - j) * 10000.0 ** (-2 * pair / D)
+        a, b = complex(q[pair], q[pair + D // 2]), complex(k[pair], k[pair + D // 2])
+        total += (a * b.conjugate() * complex(math.cos(turn), math.sin(turn))).real
+    return total / math.sqrt(D)
+
+
+def interference_score(module: Attention, h: int, i: int, j: int, q: list[float], k: list[float]) -> float:
+    assert isinstance(module, InterferenceAttention)
+    offsets = module.phase_offsets[h].tolist()
+    a = [x + o for x, o in zip(q, offsets, strict=True)]
+    b = [x + o for x, o in zip(k, offsets, strict=True)]
+    lengths = math.sqrt(sum(x * x for x in a)) * math.sqrt(sum(x * x for x in b))
+    agreement: float = sum(x * y for x, y in zip(a, b, strict=True)) / lengths
+    return float(module.tau[h]) * agreement
+
+
+def phasor_score(module: Attention, h: int, i: int, j: int, q: list[float], k: list[float]) -> float:
+    assert isinstance(module, PhasorAttention)
+    total = 0.0
+    for w in range(W):
+        omega = float(module.omega[h, w])
+        amplitudes = math.log1p(math.exp(q[w])) * math.log1p(math.exp(k[w]))
+        total += amplitudes * math.cos((q[W + w] + omega * i) - (k[W + w] + omega * j))
+    return float(module.tau[h]) * total / math.sqrt(W)
+
+
+SOFTMAX_KINDS = {
+    "dot_product": (dot_product_score, D),
+    "rotary": (rotary_score, D),
+    "interference": (interference_score, W),
+    "phasor": (phasor_score, 2 * W),
+}
+
+
+@pytest.mark.parametrize("kind", SOFTMAX_KINDS)
+def test_softmax_kinds_follow_their_formula(kind: str) -> None:
+    score, size = SOFTMAX_KINDS[kind]
+    module, x = layer(kind), inputs()
+    assert isinstance(module, SoftmaxAttention)
+    q, k, v = module.project(x)[0].split([H * size, H * size, C], dim=-1)
+    mixed = []
+    weights = module.weights(x)[0]
+    for h in range(H):
+        qs, ks = head(q, h, size), head(k, h, size)
+        scores = [[score(module, h, i, j, qs[i], ks[j]) for j in range(T)] for i in range(T)]
+        expected = torch.tensor(softmax_rows(scores), dtype=torch.float64)
+        torch.testing.assert_close(weights[h], expected, rtol=1e-6, atol=1e-6)
+        mixed.append(expected @ v[:, h * D : (h + 1) * D])
+    torch.testing.assert_close(module(x)[0], module.output(torch.cat(mixed, -1)), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["pure_wave", "pure_wave_linear"])
+def test_pure_wave_follows_its_formula(kind: str) -> None:
+    module, x = layer(kind), inputs()
+    assert isinstance(module, PureWaveAttention)
+    waves, v = module.waves(x)[0], module.values(x)[0]
+
+    def feature(freq: list[float], phase: list[float], t: int) -> list[float]:
+        wave = [math.sin(f * t + p) for f, p in zip(freq, phase, strict=True)]
+        length = math.sqrt(sum(a * a for a in wave))
+        scaled = [W**0.25 * a / length for a in wave]
+        return [a + 1 if a > 0 else math.exp(a) for a in scaled]
+
+    mixed = []
+    for h in range(H):
+        rows = head(waves, h, 4 * W)
+        q = [feature(row[:W], row[W : 2 * W], t) for t, row in enumerate(rows)]
+        k = [feature(row[2 * W : 3 * W], row[3 * W :], t) for t, row in enumerate(rows)]
+        weights = torch.zeros(T, T, dtype=torch.float64)
+        for i in range(T):
+            products = [sum(a * b for a, b in zip(q[i], k[j], strict=True)) for j in range(i + 1)]
+            weights[i, : i + 1] = torch.tensor(products) / sum(products)
+        torch.testing.assert_close(module.weights(x)[0, h], weights, rtol=1e-6, atol=1e-6)
+        mixed.append(weights @ v[:, h * D : (h + 1) * D])
+    torch.testing.assert_close(module(x)[0], module.output(torch.cat(mixed, -1)), rtol=1e-6, atol=1e-6)
+
+
+# Pure wave is not among them: its features see the absolute position.
+@pytest.mark.parametrize("kind", SOFTMAX_KINDS)
+def test_scores_depend_on_distance_alone(kind: str) -> None:
+    module, x = layer(kind), inputs()
+    # Rotary's tables are float32, so its turns differ in the seventh digit.
+    torch.testing.assert_close(module(x, start=3), module(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3, 7, 64])
+def test_linear_mixing_equals_quadratic(chunk_size: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.rand(2, 3, 7, size, generator=generator, dtype=torch.float64) for size in (4, 4, 5))
+    expected = mix_quadratic(q, k, v)
+    mixed, sums = mix_linear(q, k, v, chunk_size)
+    torch.testing.assert_close(mixed, expected)
+    torch.testing.assert_close(sums, k.transpose(-1, -2) @ v)
+    first, before = mix_linear(q[:, :, :2], k[:, :, :2], v[:, :, :2], chunk_size)
+    second, after = mix_linear(q[:, :, 2:], k[:, :, 2:], v[:, :, 2:], chunk_size, before)
+    torch.testing.assert_close(torch.cat([first, second], 2), expected)
+    torch.testing.assert_close(after, sums)
+
+
+def test_linear_mixing_has_the_right_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (
+        torch.rand(1, 1, 5, size, generator=generator, dtype=torch.float64).requires_grad_() for size in (2, 2, 3)
+    )
+    assert torch.autograd.gradcheck(lambda q, k, v: mix_linear(q, k, v, 2)[0], (q, k, v))
+
+
+def test_linear_mode_makes_no_state_per_position() -> None:
+    # A state per position would be T x W x (D + 1) numbers; the largest tensor kept is the T x 4W projection.
+    module = PureWaveAttention(32, 1, 512, n_wave=32, mode="linear", chunk_size=64)
+    largest = 0
+
+    def note(tensor: Tensor) -> Tensor:
+        nonlocal largest
+        largest = max(largest, tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        module(torch.randn(1, 512, 32))
+    assert largest <= 512 * 4 * 32
+
+
+def test_modes_of_pure_wave_are_one_function_of_the_same_parameters() -> None:
+    quadratic, linear = layer("pure_wave"), layer("pure_wave_linear")
+    linear.load_state_dict(quadratic.state_dict())
+    torch.testing.assert_close(linear(inputs()), quadratic(inputs()), rtol=1e-12, atol=1e-12)
+
+
+def test_starting_values() -> None:
+    interference = InterferenceAttention(C, H, 10, n_wave=9)
+    assert interference.tau.tolist() == [3.0, 3.0]
+    assert not interference.phase_offsets.any()
+    phasor = PhasorAttention(C, H, 10, n_wave=4)
+    assert phasor.tau.tolist() == [1.0, 1.0]
+    assert phasor.omega.tolist() == [pytest.approx([1.0, 0.1, 0.01, 0.001])] * 2
+
+
+def test_the_kinds_that_carry_position() -> None:
+    carrying = {kind for kind in ATTENTIONS if layer(kind).carries_position}
+    assert carrying == {"rotary", "phasor", "pure_wave", "pure_wave_linear"}
+
+
+def test_unit_length_is_finite_at_zero() -> None:
+    x = torch.zeros(2, 3, requires_grad=True)
+    torch.autograd.backward(unit_length(x).sum())
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+
+
+def test_phases_stay_in_float32_under_autocast() -> None:
+    # A frequency rounded to bfloat16 would turn the wave by radians after some thousand tokens.
+    torch.manual_seed(0)
+    module = PureWaveAttention(C, H, 4096, n_wave=W)
+    with torch.no_grad():
+        module.waves.weight.mul_(50)
+    x = torch.randn(1, 5, C)
+    exact = module.weights(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(module.weights(x), exact)
+        far = module(x, start=4000)
+    torch.testing.assert_close(far.float(), module(x, start=4000), rtol=0.05, atol=0.002)
+
+
+@pytest.mark.parametrize("kind", [InterferenceAttention, PhasorAttention, PureWaveAttention])
+def test_wrong_wave_counts_are_named(kind: type[Attention]) -> None:
+    with pytest.raises(SettingError, match="n_wave=0 must be >= 1"):
+        kind(8, 2, 10, n_wave=0)  # type: ignore[call-arg]
+
+
+def test_other_wrong_settings_are_named() -> None:
+    with pytest.raises(SettingError, match="mode=cubic must be quadratic or linear"):
+        PureWaveAttention(8, 2, 10, mode="cubic")  # type: ignore[arg-type]
+    with pytest.raises(SettingError, match="chunk_size=0 must be >= 1"):
+        PureWaveAttention(8, 2, 10, chunk_size=0)
+    with pytest.raises(SettingError, match="n_embd=6 must be"):
+        RotaryAttention(6, 2, 10)
+    with pytest.raises(SettingError, match="n_embd=7 must be a multiple of n_head=2"):
+        DotProductAttention(7, 2, 10)
