@@ -1,0 +1,112 @@
+"""Wave packets of single tokens: what a token's waves add up to.
+
+Letters: N tokens, W waves, M harmonics. With a token's amplitudes a_wm, frequencies f_w, phases phi_w and the position
+rates gamma_w its packet is the sum over w and m of a_wm sin(2 pi m f_w tau + phi_w + gamma_w t).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from spectral_exp.monitoring.plots.series import FloatArray, largest
+from spectral_exp.monitoring.plots.theme import SERIES, new_figure, number_axis, token_text
+from spectral_exp.monitoring.plots.waves import TAU, Tokens
+
+MAX_TOKENS = 5
+_POSITIONS = np.arange(64.0)
+
+
+@dataclass(frozen=True)
+class Waves:
+    """The waves of N tokens.
+
+    Args:
+        freqs: (N, W) base frequencies, in cycles.
+        phases: (N, W) phases, in radians.
+        amps: (N, W, M) amplitudes of the harmonics.
+        rates: (W,) position rates, in radians per position; None for a model without.
+    """
+
+    freqs: FloatArray
+    phases: FloatArray
+    amps: FloatArray
+    rates: FloatArray | None
+
+    def packet(self, row: int, tau: FloatArray, positions: FloatArray) -> NDArray[np.complex128]:
+        """Complex sum of the waves of token `row`: its imaginary part is the packet, its size the envelope.
+
+        Args:
+            row: which token.
+            tau: phase time; the embedding reads its waves at tau = 1.
+            positions: positions t, of the same shape as `tau`.
+        """
+        turn = np.exp(1j * TAU * np.outer(self.freqs[row], tau))
+        rates = np.zeros(len(turn)) if self.rates is None else self.rates
+        # Horner's scheme over the harmonics: a_1 z + a_2 z^2 + ... without a power per harmonic.
+        total = np.zeros_like(turn)
+        for amplitudes in self.amps[row].T[::-1]:
+            total = (total + amplitudes[:, None]) * turn
+        shift = np.exp(1j * (self.phases[row][:, None] + np.outer(rates, positions)))
+        return np.asarray((total * shift).sum(axis=0))
+
+
+def packet_figure(step: int, tokens: Tokens, waves: Waves) -> Figure:
+    """Wave packets of the first `MAX_TOKENS` tokens, one row each, all to one scale.
+
+    Left the packet along phase time tau, in which a wave of frequency 1 turns once per unit, with its envelope; right,
+    where the model has position rates, the packet the embedding produces at each position (tau = 1).
+    """
+    rows = range(min(MAX_TOKENS, len(tokens.ids)))
+    tau = _phase_times(waves)
+    along_tau = [waves.packet(row, tau, np.zeros_like(tau)) for row in rows]
+    moving = waves.rates is not None
+    figure = new_figure(1.7 + 1.5 * len(rows), f"Wave packets of sample tokens at step {step:,}")
+    panels = figure.subplots(len(rows), 2 if moving else 1, squeeze=False, sharex="col", sharey=True)
+    reach = largest(np.abs(along_tau)) or 1.0
+    for row in rows:
+        color = SERIES[row % len(SERIES)]
+        _along_phase_time(panels[row, 0], tau, along_tau[row], color)
+        panels[row, 0].set_ylim(-1.1 * reach, 1.1 * reach)
+        _name_row(panels[row, 0], tokens, row, color)
+        if moving:
+            packet = waves.packet(row, np.ones_like(_POSITIONS), _POSITIONS)
+            panels[row, 1].plot(_POSITIONS, packet.imag, ".-", color=color, linewidth=1.2, markersize=6)
+    _frame(figure, [panels[0, i] for i in range(panels.shape[1])], [panels[-1, i] for i in range(panels.shape[1])])
+    return figure
+
+
+def _phase_times(waves: Waves) -> FloatArray:
+    """Phase times from 0 to 1, dense enough for the fastest harmonic."""
+    fastest = largest(np.abs(waves.freqs)) * waves.amps.shape[2]
+    return np.linspace(0, 1, int(np.clip(24 * fastest, 500, 6000)))
+
+
+def _along_phase_time(axes: Axes, tau: FloatArray, packet: NDArray[np.complex128], color: str) -> None:
+    size = np.abs(packet)
+    axes.fill_between(tau, -size, size, color=color, alpha=0.16, linewidth=0)
+    axes.plot(tau, packet.imag, color=color, linewidth=1.5)
+
+
+def _name_row(axes: Axes, tokens: Tokens, row: int, color: str) -> None:
+    token = int(tokens.ids[row])
+    name = f"{token_text(tokens.texts[token])}\n" if token in tokens.texts else ""
+    axes.set_ylabel(f"{name}id {token}", rotation=0, ha="right", va="center", color=color, family="DejaVu Sans Mono")
+    number_axis(axes, "y", 3)
+
+
+def _frame(figure: Figure, top: Sequence[Axes], bottom: Sequence[Axes]) -> None:
+    top[0].set_title("Along phase time, with envelope")
+    bottom[0].set_xlabel("phase time τ (turns of a wave of frequency 1)")
+    number_axis(bottom[0], "x", 6)
+    bottom[0].set_xlim(0, 1)
+    if len(top) > 1:
+        top[1].set_title("At each position, as embedded (τ = 1)")
+        bottom[1].set_xlabel("position t (tokens)")
+        number_axis(bottom[1], "x", 8, integer=True)
+    figure.supylabel("packet: Σ a sin θ", fontsize=13)

@@ -1,0 +1,100 @@
+"""What run directories, or mappings in their place, contribute to a comparison."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, SupportsFloat
+
+import numpy as np
+
+from spectral_exp.errors import UserError
+from spectral_exp.monitoring.plots.histories import is_steps_and_values, metric_series, numbers
+from spectral_exp.monitoring.plots.series import Series
+from spectral_exp.run_dir import NON_FINITE, RunPaths, read_json
+
+if TYPE_CHECKING:
+    from spectral_exp.monitoring.plots.comparison import Experiment
+
+
+def labelled(experiments: Mapping[str, Any] | Sequence[str | Path]) -> list[tuple[str, Any]]:
+    """(label, source) pairs; run directories are called by their names, by their paths where those are not unique."""
+    if isinstance(experiments, Mapping):
+        return [(str(label), source) for label, source in experiments.items()]
+    paths = [Path(path) for path in experiments]
+    names = [path.resolve().name for path in paths]
+    return [(name if names.count(name) == 1 else str(path), path) for name, path in zip(names, paths, strict=True)]
+
+
+def experiment(label: str, source: Mapping[str, Any] | str | Path) -> Experiment:
+    """What `source`, a run directory or a mapping, contributes to a comparison.
+
+    Raises:
+        UserError: the run directory holds nothing to compare, or cannot be read.
+    """
+    return _given(label, source) if isinstance(source, Mapping) else _read(label, Path(source))
+
+
+def _given(label: str, source: Mapping[str, Any]) -> Experiment:
+    from spectral_exp.monitoring.plots.comparison import Experiment
+
+    history = source.get("loss_history")
+    history = [] if history is None else history
+    n_steps = numbers(history[0] if is_steps_and_values(history) else history).size
+    metrics = {**(source.get("metrics") or {}), **({"loss": history} if n_steps else {})}
+    return Experiment(label, metric_series(metrics, n_steps), _finals(source.get("final_metrics")))
+
+
+def _read(label: str, run: Path) -> Experiment:
+    """What a run directory holds; a torn last line of its metrics is passed over."""
+    from spectral_exp.monitoring.plots.comparison import Experiment
+
+    paths = RunPaths(run)
+    if not paths.metrics_file.exists() and not paths.results_file.exists():
+        raise UserError(f"{run} holds neither {paths.metrics_file.relative_to(run)} nor {paths.results_file.name}")
+    rows: dict[float, dict[str, Any]] = {}
+    try:
+        lines = list(_json_lines(paths.metrics_file))
+    except OSError as error:
+        raise UserError(f"cannot read {paths.metrics_file}: {error.strerror}") from error
+    for row in lines:
+        step = _as_number(row.get("step"))
+        if step is not None:
+            rows[step] = {**rows.get(step, {}), **row}
+    points: dict[str, list[tuple[float, float]]] = {}
+    for step, row in sorted(rows.items()):
+        for name, value in row.items():
+            number = _as_number(value)
+            if number is not None and name != "step":
+                points.setdefault(name, []).append((step, number))
+    series = {name: Series(*np.array(pairs).T) for name, pairs in points.items()}
+    results = read_json(paths.results_file) if paths.results_file.exists() else {}
+    return Experiment(label, series, _finals(results.get("final_metrics")))
+
+
+def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The JSON objects in a file of lines; what cannot be read is passed over."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict):
+                yield row
+
+
+def _finals(values: object) -> dict[str, float]:
+    """The numbers among final metrics, but for the step at which they were measured."""
+    found = {str(name): _as_number(value) for name, value in values.items()} if isinstance(values, Mapping) else {}
+    return {name: number for name, number in found.items() if number is not None and name != "step"}
+
+
+def _as_number(value: object) -> float | None:
+    """A number, also one that JSON holds as a string; None for anything else."""
+    if isinstance(value, str):
+        return NON_FINITE.get(value)
+    return None if isinstance(value, bool) or not isinstance(value, SupportsFloat) else float(value)

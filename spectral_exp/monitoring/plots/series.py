@@ -1,0 +1,151 @@
+"""Curves over steps: cleaning, decimation and smoothing, in time linear in their length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.floating[Any]]
+IntArray = NDArray[np.int64]
+
+MAX_POINTS = 1200
+"""Bins a curve is reduced to: more than the pixels of a full-width panel at README size would add nothing."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """Values of one quantity at ascending steps; values may be NaN or infinite."""
+
+    steps: FloatArray
+    values: FloatArray
+
+    def __post_init__(self) -> None:
+        if self.steps.ndim != 1 or self.steps.shape != self.values.shape:
+            raise ValueError(f"a series needs as many steps as values, got {self.steps.shape} and {self.values.shape}")
+
+    def __len__(self) -> int:
+        return int(self.steps.size)
+
+    @property
+    def finite(self) -> NDArray[np.bool_]:
+        """True where the value is an ordinary number."""
+        return np.isfinite(self.values)
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """A series in at most `MAX_POINTS` bins of consecutive points; bins without a finite value are NaN throughout.
+
+    Args:
+        steps: middle of each bin's steps.
+        mean: mean of the bin's finite values.
+        low: least finite value, so that no dip is lost.
+        high: greatest finite value, so that no spike is lost.
+        points_per_bin: mean number of points a bin stands for; 1.0 means nothing was reduced.
+    """
+
+    steps: FloatArray
+    mean: FloatArray
+    low: FloatArray
+    high: FloatArray
+    points_per_bin: float
+
+
+def envelope(series: Series, max_points: int = MAX_POINTS) -> Envelope:
+    """Reduce `series` to at most `max_points` bins that keep every extreme value."""
+    n = len(series)
+    if n <= max_points:
+        values = np.where(series.finite, series.values, np.nan)
+        return Envelope(series.steps, values, values, values, 1.0)
+    edges = np.linspace(0, n, max_points + 1).astype(np.intp)
+    starts, ends = edges[:-1], edges[1:]
+    finite = series.finite
+    count = np.add.reduceat(finite.astype(np.float64), starts)
+    empty = count == 0
+    with np.errstate(invalid="ignore", over="ignore"):
+        mean = np.add.reduceat(np.where(finite, series.values, 0.0), starts) / np.maximum(count, 1)
+    low = np.minimum.reduceat(np.where(finite, series.values, np.inf), starts)
+    high = np.maximum.reduceat(np.where(finite, series.values, -np.inf), starts)
+    steps = (series.steps[starts] + series.steps[ends - 1]) / 2
+    mean, low, high = (np.where(empty, np.nan, part) for part in (mean, low, high))
+    return Envelope(steps, mean, low, high, n / max_points)
+
+
+def smoothing_window(n_bins: int) -> int:
+    """Width in bins, odd, of the running mean for a curve of `n_bins`; 1 (no smoothing) for short ones."""
+    return 2 * (n_bins // 60) + 1
+
+
+def smooth(values: FloatArray, window: int) -> FloatArray:
+    """Running mean over `window` values without the highest and lowest tenth of them; NaN is skipped.
+
+    Trimming keeps one spike from lifting its whole neighbourhood. Windows are centred; near the start they shrink on
+    both sides, so that the curve begins where the values begin, near the end they lose only their right part.
+    """
+    if window <= 1 or values.size <= 2:
+        return values
+    half, index = window // 2, np.arange(values.size)[:, None]
+    offset = np.arange(-half, half + 1)[None, :]
+    inside = (np.abs(offset) <= index) & (index + offset < values.size)
+    windows = np.where(inside, values[np.clip(index + offset, 0, values.size - 1)], np.nan)
+    ordered = np.sort(windows, axis=1)
+    count = np.isfinite(ordered).sum(axis=1, keepdims=True)
+    rank, cut = np.arange(window)[None, :], count // 10
+    kept = (rank >= cut) & (rank < count - cut)
+    total = np.where(kept, ordered, 0.0).sum(axis=1)
+    return np.where(np.isfinite(values), total / np.maximum(kept.sum(axis=1), 1), np.nan)
+
+
+def view_limits(curve: Envelope) -> tuple[float, float] | None:
+    """Vertical range that shows `curve` well: its smoothed course and 98 % of its values, at least.
+
+    The whole range is shown unless rare outliers would leave those less than a third of the panel. None when nothing
+    is finite.
+    """
+    values = np.concatenate([curve.low, curve.high])
+    values = values[np.isfinite(values)]
+    if values.size == 0:
+        return None
+    course = smooth(curve.mean, smoothing_window(curve.mean.size))
+    low, high = np.quantile(values, [0.01, 0.99], method="nearest")
+    low, high = min(low, np.nanmin(course)), max(high, np.nanmax(course))
+    full_low, full_high = float(values.min()), float(values.max())
+    if high > low and full_high - full_low > 3 * (high - low):
+        room = (high - low) / 4
+        return max(full_low, float(low - room)), min(full_high, float(high + room))
+    return full_low, full_high
+
+
+def isolated(values: FloatArray) -> NDArray[np.bool_]:
+    """True for finite values without a finite neighbour, which a line plot would leave invisible."""
+    finite = np.concatenate([[False], np.isfinite(values), [False]])
+    return np.asarray(finite[1:-1] & ~finite[:-2] & ~finite[2:])
+
+
+def even_rows(n: int, at_most: int) -> IntArray:
+    """At most `at_most` row numbers spread evenly over 0..n-1, both ends included."""
+    return np.unique(np.linspace(0, n - 1, min(n, at_most)).round().astype(np.int64))
+
+
+def largest(values: FloatArray) -> float:
+    """The greatest finite value; 0 when there is none."""
+    finite = values[np.isfinite(values)]
+    return float(finite.max()) if finite.size else 0.0
+
+
+def column_means(values: FloatArray) -> FloatArray:
+    """Means of the finite values along the first axis; NaN where there are none."""
+    finite = np.isfinite(values)
+    count = finite.sum(axis=0)
+    return np.where(count, np.where(finite, values, 0.0).sum(axis=0) / np.maximum(count, 1), np.nan)
+
+
+def column_quantiles(values: FloatArray, quantiles: list[float]) -> FloatArray:
+    """Quantiles (Q, ...) of the finite values along the first axis; NaN where there are none."""
+    finite = np.isfinite(values)
+    empty = ~finite.any(axis=0)
+    known = np.where(finite, values, np.nan)
+    return np.where(empty, np.nan, np.nanquantile(np.where(empty, 0.0, known), quantiles, axis=0))

@@ -1,0 +1,92 @@
+"""Training dynamics: the loss above, one panel for each tracked metric below."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import ceil
+from textwrap import wrap
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from spectral_exp.monitoring.plots.curves import (
+    METRICS,
+    draw_curve,
+    draw_smoothed,
+    frame_steps,
+    frame_values,
+    mark_non_finite,
+    metric_style,
+    step_range,
+)
+from spectral_exp.monitoring.plots.series import Series
+from spectral_exp.monitoring.plots.theme import SERIES, legend_above, new_figure, printable, short_number
+
+_COLUMNS = 3
+_LOSS_HEIGHT, _ROW_HEIGHT = 4.2, 2.75
+
+
+def training_figure(step: int, loss: Series | None, metrics: Mapping[str, Series]) -> Figure:
+    """Everything tracked so far.
+
+    Args:
+        step: last step, for the heading.
+        loss: training loss of each step, in nats per token; None without one.
+        metrics: further quantities by name; `val_loss` is drawn over the loss, where there is one.
+    """
+    val_loss = metrics.get("val_loss") if loss is not None else None
+    panels = {name: metrics[name] for name in panel_order(metrics) if metrics[name] is not val_loss}
+    rows, columns = ceil(len(panels) / _COLUMNS), min(_COLUMNS, max(1, len(panels)))
+    heights = ([_LOSS_HEIGHT] if loss is not None else []) + [_ROW_HEIGHT] * rows
+    figure = new_figure(0.7 + sum(heights), f"Training dynamics at step {step:,}")
+    grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
+    steps = step_range([*metrics.values(), *([loss] if loss is not None else [])])
+    if loss is not None:
+        _loss_panel(figure.add_subplot(grid[0, :]), loss, val_loss, steps)
+    first_row = len(heights) - rows
+    for index, (name, series) in enumerate(panels.items()):
+        axes = figure.add_subplot(grid[first_row + index // columns, index % columns])
+        _metric_panel(axes, name, series, SERIES[(index + 2) % len(SERIES)], steps)
+    return figure
+
+
+def panel_order(metrics: Mapping[str, Series]) -> list[str]:
+    """Names of the metrics with a panel: known ones in their usual order, then the others as they come."""
+    known = [name for name in METRICS if name in metrics]
+    return known + [name for name in metrics if name not in METRICS]
+
+
+def _loss_panel(axes: Axes, loss: Series, val_loss: Series | None, steps: tuple[float, float]) -> None:
+    shown = [loss]
+    curves = [draw_smoothed(axes, loss, SERIES[0], "training")]
+    if val_loss is not None:
+        shown.append(val_loss)
+        curves.append(draw_curve(axes, val_loss, SERIES[1], "validation"))
+        _mark_best(axes, val_loss)
+    style = metric_style("loss")
+    axes.set_title(style.title)
+    axes.set_ylabel(style.unit)
+    notes = frame_values(axes, curves, style.log) + mark_non_finite(axes, shown)
+    frame_steps(axes, steps, 8, notes)
+    legend_above(axes)
+
+
+def _mark_best(axes: Axes, val_loss: Series) -> None:
+    if not val_loss.finite.any():
+        return
+    best = int(np.nanargmin(np.where(val_loss.finite, val_loss.values, np.nan)))
+    step, value = val_loss.steps[best], val_loss.values[best]
+    name = f"best validation: {short_number(value, 4)} at step {step:,.0f}"
+    axes.plot([step], [value], "*", color=SERIES[4], markersize=15, markeredgecolor="black", zorder=5, label=name)
+
+
+def _metric_panel(axes: Axes, name: str, series: Series, color: str, steps: tuple[float, float]) -> None:
+    style = metric_style(name)
+    bins = draw_curve(axes, series, color, name)
+    axes.set_title("\n".join(wrap(printable(style.title, 44), 22)))
+    axes.set_ylabel(style.unit)
+    if series.finite.any():
+        axes.set_title(short_number(float(series.values[series.finite][-1])), loc="right", color=color)
+    notes = frame_values(axes, [bins], style.log) + mark_non_finite(axes, [series])
+    frame_steps(axes, steps, 4, notes)
