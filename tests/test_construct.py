@@ -51,7 +51,7 @@ def test_missing_target_is_told() -> None:
     (problem,) = problems_of({"_target_": "spectral_exp.runner.NoSuchThing"})
     assert "cannot be found" in problem
     (problem,) = problems_of("default")
-    assert "must be a config group" in problem
+    assert "must be a group" in problem
 
 
 def test_runtime_values_cannot_be_set_and_are_offered_by_name() -> None:

@@ -1,0 +1,175 @@
+"""A walk through the monitoring components: `python -m spectral_exp.demo_monitoring` trains a tiny model in seconds."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from spectral_exp.errors import UserError, require
+from spectral_exp.monitoring import (
+    CheckpointManager,
+    ConfigTracker,
+    MetricsLogger,
+    VisualizationManager,
+    create_experiment_directory,
+    generate_experiment_id,
+)
+
+TEXT = b"a wave meets a wave, and where both rise they rise higher; where one falls, there is calm. "
+MIN_STEPS = 20
+
+
+class TinyWaveModel(nn.Module):
+    """Predicts the next byte from one byte, whose embedding is a superposition of waves.
+
+    Legend: V vocabulary, W waves, M harmonics. Bytes (B,) -> logits (B, V).
+    """
+
+    def __init__(self, vocab_size: int = 128, n_wave: int = 8, n_harmonic: int = 4, n_embd: int = 32) -> None:
+        super().__init__()
+        self.n_embd, self.n_layer = n_embd, 1
+        frequencies = torch.linspace(0.5, 5.0, n_wave)
+        self.base_freqs = nn.Parameter(frequencies + 0.1 * torch.randn(vocab_size, n_wave))
+        self.phases = nn.Parameter(2 * math.pi * torch.rand(vocab_size, n_wave))
+        self.harmonic_amps = nn.Parameter(0.3 * torch.randn(vocab_size, n_wave, n_harmonic))
+        self.mix = nn.Linear(2 * n_wave * n_harmonic, n_embd)
+        self.head = nn.Linear(n_embd, vocab_size)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Logits (B, V) of the byte that follows each of `ids` (B,)."""
+        harmonics = torch.arange(1, self.harmonic_amps.shape[-1] + 1)
+        angles = 2 * math.pi * self.base_freqs[ids].unsqueeze(-1) * harmonics + self.phases[ids].unsqueeze(-1)
+        amplitudes = self.harmonic_amps[ids]
+        packet = torch.cat([amplitudes * angles.sin(), amplitudes * angles.cos()], dim=-1)
+        logits: torch.Tensor = self.head(F.gelu(self.mix(packet.flatten(1))))
+        return logits
+
+
+class Demo:
+    """One run: its model, its four components, and the loop that calls them.
+
+    Args:
+        base_dir: folder for the run's directory.
+        steps: length of the run.
+    """
+
+    def __init__(self, base_dir: Path, steps: int) -> None:
+        require(steps >= MIN_STEPS, "--steps", steps, f">= {MIN_STEPS}")
+        self.steps = steps
+        self.config = {"steps": steps, "learning_rate": 0.01, "batch_size": 64, "seed": 0}
+        self.dirs = create_experiment_directory(base_dir, generate_experiment_id("demo", base_dir))
+        self.checkpoints = CheckpointManager(self.dirs["root"], save_interval=max(1, steps // 5), keep_last_n=2)
+        self.metrics = MetricsLogger(self.dirs["logs"], log_interval=max(1, steps // 40))
+        self.visualization = VisualizationManager(self.dirs["visualizations"], viz_interval=steps)
+        self.tracker = ConfigTracker(self.dirs["root"])
+
+    def new_model(self) -> tuple[TinyWaveModel, torch.optim.Optimizer]:
+        """A freshly initialised model and its optimizer."""
+        torch.manual_seed(int(self.config["seed"]))
+        model = TinyWaveModel()
+        return model, torch.optim.AdamW(model.parameters(), lr=float(self.config["learning_rate"]))
+
+    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Bytes and their successors, a function of the step alone, so that a resumed run sees the same."""
+        text = torch.tensor(list(TEXT))
+        generator = torch.Generator().manual_seed(step)
+        at = torch.randint(len(TEXT) - 1, (int(self.config["batch_size"]),), generator=generator)
+        return text[at], text[at + 1]
+
+    def train(
+        self, model: TinyWaveModel, optimizer: torch.optim.Optimizer, losses: list[float], start: int, stop: int
+    ) -> None:
+        """Steps `start` to `stop`, each component asked in turn whether it is due."""
+        for step in range(start, stop + 1):
+            x, y = self.batch(step)
+            loss = F.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            losses.append(loss.item())
+            if self.metrics.should_log(step):
+                learning_rate = optimizer.param_groups[0]["lr"]
+                metrics = {"loss": losses[-1], "learning_rate": learning_rate, "perplexity": math.exp(losses[-1])}
+                self.metrics.log_metrics(step, metrics)
+            if self.checkpoints.should_checkpoint(step):
+                self.checkpoints.save_checkpoint(step, model, optimizer, losses, self.config)
+            if self.visualization.should_visualize(step):
+                self.visualization.generate_training_plots(step, losses, self.history())
+                self.visualization.generate_model_plots(step, model)
+
+    def history(self) -> dict[str, tuple[list[int], list[float]]]:
+        """Steps and values of the metrics besides the loss, those from before an interruption too."""
+        entries = self.metrics.load_metrics()
+        steps = [entry["step"] for entry in entries]
+        return {name: (steps, [entry[name] for entry in entries]) for name in ("learning_rate", "perplexity")}
+
+
+def run_demo(base_dir: Path, steps: int) -> Path:
+    """Walk through a run with an interruption, and return its directory."""
+    print("1. An experiment id and its directory")
+    demo = Demo(base_dir, steps)
+    root = demo.dirs["root"]
+    print(f"   {root}")
+
+    model, optimizer = demo.new_model()
+    print("2. ConfigTracker: settings, model, code and machine go to config.json before training")
+    demo.tracker.save_config(demo.config, model=model, dataset_info={"name": "one sentence", "bytes": len(TEXT)})
+    recorded = demo.tracker.load_config()
+    print(f"   {recorded['model']['num_parameters']:,} parameters on {recorded['hardware']['cpu_count']} CPUs")
+
+    interrupted_at = round(0.7 * steps)
+    print(f"3. Training until an interruption after step {interrupted_at}")
+    demo.train(model, optimizer, [], 1, interrupted_at)
+    del model, optimizer
+    for checkpoint in demo.checkpoints.list_checkpoints():
+        print(f"   {Path(checkpoint['path']).name}: {checkpoint['size_mb']:.2f} MB")
+
+    print("4. Resuming from the newest checkpoint")
+    model, optimizer = demo.new_model()
+    found = demo.checkpoints.load_latest_checkpoint()
+    if found is None:
+        raise UserError(f"no checkpoint was kept in {root}; the messages above say why")
+    model.load_state_dict(found["model_state_dict"])
+    optimizer.load_state_dict(found["optimizer_state_dict"])
+    losses = found["loss_history"]
+    cut = demo.metrics.cut_back(found["step"])
+    print(f"   from step {found['step']}; {cut} later metrics entries moved aside, their steps come again")
+    demo.train(model, optimizer, losses, found["step"] + 1, steps)
+
+    print("5. MetricsLogger: every entry is on disk, in order")
+    summary = demo.metrics.get_metrics_summary()["loss"]
+    print(f"   {summary['count']:.0f} entries, loss {summary['max']:.3f} -> {summary['final']:.3f} nats per byte")
+    best_step = losses.index(min(losses)) + 1
+    demo.tracker.save_results(
+        {"loss": losses[-1], "best_loss": min(losses), "best_step": best_step}, status="completed"
+    )
+    demo.metrics.close()
+
+    print("6. What is there now")
+    for file in sorted(path for path in root.rglob("*") if path.is_file()):
+        print(f"   {file.relative_to(root)}")
+    return root
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse `arguments` (default: the process's own), run the demo, and return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m spectral_exp.demo_monitoring", description=run_demo.__doc__)
+    parser.add_argument("--dir", type=Path, default=Path("outputs"), help="folder for the run (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=200, help="steps to train (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    try:
+        run_demo(options.dir, options.steps)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,22 @@
+"""Monitoring of a training run: checkpoints, metrics, plots, and the record of what was run.
+
+The four components know nothing of each other or of a training loop; a loop calls them by name. Neither torch nor
+matplotlib is imported before something needs it.
+"""
+
+from __future__ import annotations
+
+from spectral_exp.monitoring.checkpoint import CheckpointManager
+from spectral_exp.monitoring.metrics import MetricsLogger
+from spectral_exp.monitoring.tracking import ConfigTracker
+from spectral_exp.monitoring.visualization import VisualizationManager
+from spectral_exp.run_dir import create_experiment_directory, generate_experiment_id
+
+__all__ = [
+    "CheckpointManager",
+    "ConfigTracker",
+    "MetricsLogger",
+    "VisualizationManager",
+    "create_experiment_directory",
+    "generate_experiment_id",
+]

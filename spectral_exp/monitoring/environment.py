@@ -1,0 +1,107 @@
+"""Facts about where a run takes place: hardware, software, the state of its code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import socket
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from spectral_exp.monitoring.redact import environment_secrets, redact_text
+from spectral_exp.run_dir import run_git
+
+MAX_DIFF_BYTES = 1_000_000
+MAX_UNTRACKED = 1000
+
+
+def hardware_facts() -> dict[str, Any]:
+    """Processor, memory and accelerators. Sizes in GB (10^9 bytes)."""
+    import psutil
+    import torch
+
+    gpus = []
+    if torch.cuda.is_available():
+        properties = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+        gpus = [{"name": gpu.name, "memory_gb": round(gpu.total_memory / 1e9, 2)} for gpu in properties]
+    elif torch.backends.mps.is_available():
+        gpus = [{"name": "Apple MPS"}]
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "gpu_available": bool(gpus),
+        "gpu_model": gpus[0]["name"] if gpus else None,
+        "gpus": gpus,
+        "cuda_version": torch.version.cuda,
+        "cpu_count": os.cpu_count(),
+        "cpus_usable": affinity,
+        "cpu_model": _cpu_model(),
+        "torch_threads": torch.get_num_threads(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 2),
+    }
+
+
+def host_facts() -> dict[str, Any]:
+    """Host name, operating system, process and working directory."""
+    return {
+        "hostname": socket.gethostname(),
+        "platform": platform.platform(),
+        "pid": os.getpid(),
+        "cwd": str(Path.cwd()),
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of every installed distribution."""
+    found = {dist.metadata["Name"]: dist.version for dist in metadata.distributions() if dist.metadata["Name"]}
+    return {"python": platform.python_version(), **dict(sorted(found.items(), key=lambda item: item[0].lower()))}
+
+
+def command_line() -> list[str]:
+    """The command that started this process."""
+    return list(sys.orig_argv)
+
+
+def git_facts(directory: Path) -> tuple[dict[str, Any], bytes]:
+    """The state of the git repository around `directory`, and the difference of its files to the commit as a patch.
+
+    Returns:
+        `hash` (None outside a repository or before its first commit), `dirty`, `untracked` (at most `MAX_UNTRACKED`
+        names), `untracked_total` and `diff_truncated`; and the patch, at most `MAX_DIFF_BYTES` of whole lines, with
+        secrets of the environment removed.
+    """
+    status = run_git("status", "--porcelain=v2", "--branch", "-z", "--untracked-files=normal", directory=directory)
+    if status is None:
+        return {"hash": None, "dirty": None, "untracked": [], "untracked_total": 0, "diff_truncated": False}, b""
+    lines = status.decode(errors="replace").split("\0")
+    commit = next(
+        (line.removeprefix("# branch.oid ") for line in lines if line.startswith("# branch.oid ")), "(initial)"
+    )
+    untracked = [line.removeprefix("? ") for line in lines if line.startswith("? ")]
+    dirty = any(line[:2] in {"1 ", "2 ", "u "} for line in lines)
+    has_commit = commit != "(initial)"
+    diff = _diff(directory) if dirty and has_commit else b""
+    facts = {
+        "hash": commit if has_commit else None,
+        "dirty": dirty,
+        "untracked": untracked[:MAX_UNTRACKED],
+        "untracked_total": len(untracked),
+        "diff_truncated": len(diff) > MAX_DIFF_BYTES,
+    }
+    return facts, diff[: diff.rfind(b"\n", 0, MAX_DIFF_BYTES) + 1] if len(diff) > MAX_DIFF_BYTES else diff
+
+
+def _diff(directory: Path) -> bytes:
+    printed = run_git("diff", "HEAD", "--no-ext-diff", "--no-textconv", "--no-color", directory=directory) or b""
+    text = redact_text(printed.decode(errors="surrogateescape"), environment_secrets())
+    return text.encode(errors="surrogateescape")
+
+
+def _cpu_model() -> str | None:
+    with contextlib.suppress(OSError):  # Linux only
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or None

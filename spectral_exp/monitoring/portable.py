@@ -1,0 +1,92 @@
+"""State made of types that `torch.load(..., weights_only=True)` reads on any machine."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def portable_state(value: Any, where: str) -> Any:
+    """`value` with containers, numbers and tensors in their plain, compact form, and nothing changed in meaning.
+
+    Args:
+        value: nested containers of tensors, numbers, strings, bytes, paths and dates (the last two become strings).
+        where: how error messages name it.
+
+    Raises:
+        TypeError: something inside has no plain form.
+    """
+    return _convert(value, where, lenient=False)
+
+
+def portable_config(value: Any) -> Any:
+    """The same for configurations, which are kept to be read: arrays become lists, and unknown objects their text."""
+    return _convert(value, "config", lenient=True)
+
+
+def to_device(value: Any, device: str | torch.device) -> Any:
+    """A loaded state with all its tensors on `device`."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        for key, item in value.items():
+            value[key] = to_device(item, device)
+        return value
+    if isinstance(value, list | tuple):
+        return type(value)(to_device(item, device) for item in value)
+    return value
+
+
+def _convert(value: Any, where: str, lenient: bool) -> Any:
+    if isinstance(value, torch.Tensor):
+        return _compact(value)
+    if value is None or type(value) in {bool, int, float, str, bytes} or isinstance(value, torch.dtype | torch.device):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    for plain in (int, float, str):  # enumerations and other subclasses
+        if isinstance(value, plain):
+            return plain(value)
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, Mapping):
+        return _convert_mapping(value, where, lenient)
+    if isinstance(value, tuple):
+        return tuple(_convert(item, f"{where}[{i}]", lenient) for i, item in enumerate(value))
+    if isinstance(value, Sequence) and not isinstance(value, bytearray):
+        return [_convert(item, f"{where}[{i}]", lenient) for i, item in enumerate(value)]
+    if lenient:
+        return value.tolist() if isinstance(value, np.ndarray) else str(value)
+    raise TypeError(
+        f"{where} holds a {type(value).__qualname__}, which a checkpoint cannot keep safely; "
+        "give it as tensors, numbers, strings or containers of these"
+    )
+
+
+def _convert_mapping(value: Mapping[Any, Any], where: str, lenient: bool) -> dict[Any, Any]:
+    pairs = ((_convert(key, f"a key of {where}", lenient), item) for key, item in value.items())
+    converted = ((key, _convert(item, f"{where}[{key!r}]", lenient)) for key, item in pairs)
+    if not isinstance(value, OrderedDict):
+        return dict(converted)
+    ordered = OrderedDict(converted)
+    # Modules keep the versions of their layout here, and look for them when they load.
+    if hasattr(value, "_metadata"):
+        ordered._metadata = value._metadata  # type: ignore[attr-defined]
+    return ordered
+
+
+def _compact(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor without history, and without the rest of a storage of which it shows only a part."""
+    tensor = tensor.detach()
+    if tensor.layout != torch.strided or tensor.is_quantized:
+        return tensor
+    shows_all = tensor.numel() * tensor.element_size() >= tensor.untyped_storage().nbytes()
+    return tensor if shows_all else tensor.clone()

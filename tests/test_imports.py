@@ -1,0 +1,138 @@
+"""The package's parts know each other in one direction only."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import spectral_exp
+
+PACKAGE = Path(spectral_exp.__file__).parent
+MODULES = {
+    ".".join(("spectral_exp", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+
+# Part of the package -> the other parts it may import, beside errors. A part that is not named may import any.
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "run_dir": set(),
+    "models": set(),
+    "optim": set(),
+    "losses": set(),
+    "data": set(),
+    "distributed": set(),
+    "monitoring": {"run_dir", "distributed"},
+    "results": {"run_dir"},
+    "dashboard": {"run_dir"},
+}
+# Upper parts, from the lowest: each may import those before it and none after it.
+ORDER = ["monitoring", "runner", "build", "train"]
+ONLY_IN = {
+    "hydra": {"train", "build", "command_line"},
+    "omegaconf": {"train", "build", "command_line"},
+    "torch.distributed": {"distributed"},
+}
+
+
+def imported(tree: ast.Module, module: str, is_package: bool) -> Iterator[str]:
+    """Absolute names of what a module imports anywhere, inside functions too, but for the benefit of type checkers."""
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = module.split(".")
+            base = parents[: len(parents) - node.level + is_package] if node.level else []
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{source}.{alias.name}" for alias in node.names)
+
+
+def imports_of(module: str) -> set[str]:
+    path = MODULES[module]
+    return set(imported(ast.parse(path.read_text(encoding="utf-8")), module, path.name == "__init__.py"))
+
+
+def part_of(name: str) -> str | None:
+    """The part of our package that an absolute name lies in, or None for other packages."""
+    words = name.split(".")
+    return words[1] if words[0] == "spectral_exp" and len(words) > 1 else None
+
+
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_parts_import_only_what_they_may(module: str) -> None:
+    part = part_of(module)
+    if part not in MAY_IMPORT:
+        return
+    others = {other for name in imports_of(module) if (other := part_of(name)) is not None}
+    assert others <= MAY_IMPORT[part] | {part, "errors"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_lower_parts_do_not_import_upper_ones(module: str) -> None:
+    part = part_of(module)
+    if part not in ORDER:
+        return
+    above = set(ORDER[ORDER.index(part) + 1 :])
+    assert not {part_of(name) for name in imports_of(module)} & above
+
+
+def test_runner_receives_built_objects() -> None:
+    if "spectral_exp.runner" not in MODULES:
+        pytest.skip("there is no runner yet")
+    parts = {part_of(name) for name in imports_of("spectral_exp.runner")}
+    assert not parts & {"models", "optim", "losses", "data", "build", "train"}
+
+
+@pytest.mark.parametrize("package", ONLY_IN)
+def test_packages_have_one_door(package: str) -> None:
+    users = {part_of(module) for module in MODULES if any(within(name, package) for name in imports_of(module))}
+    assert users <= ONLY_IN[package]
+
+
+def test_walker_sees_every_form_of_import() -> None:
+    code = """
+import a.b, c as d
+from e import f
+from . import g
+from ..h import i
+if TYPE_CHECKING:
+    import hidden
+def function():
+    import inside
+"""
+    found = set(imported(ast.parse(code), "spectral_exp.x.y", is_package=False))
+    assert found == {"a.b", "c", "e.f", "spectral_exp.x.g", "spectral_exp.h.i", "inside"}
+
+
+def test_monitoring_is_light() -> None:
+    code = "import sys, spectral_exp.monitoring; print(*sys.modules)"
+    printed = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True).stdout
+    loaded = {name.partition(".")[0] for name in printed.split()}
+    assert "spectral_exp" in loaded
+    assert not loaded & {"hydra", "omegaconf", "matplotlib", "torch"}
+
+
+def test_monitoring_gives_what_it_names() -> None:
+    from spectral_exp import monitoring
+
+    names = ["CheckpointManager", "ConfigTracker", "MetricsLogger", "VisualizationManager"]
+    assert sorted(monitoring.__all__) == [*names, "create_experiment_directory", "generate_experiment_id"]
+    assert all(callable(getattr(monitoring, name)) for name in monitoring.__all__)
