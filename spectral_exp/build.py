@@ -1,19 +1,18 @@
 """From a plain, resolved configuration to a runner: the only place where the parts meet.
 
-`check` builds everything on trial (the model without memory, the components in a temporary folder), so that every mistake
-is known before a run directory exists; `build` builds it for good and owns the run directory meanwhile.
+`check` builds everything on trial (the model without memory, the components in a temporary folder), so that every
+mistake is known before a run directory exists; `build` builds it for good and owns the run directory meanwhile.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from spectral_exp.data.batches import Batches, EvalWindows
 from spectral_exp.data.dataset import Dataset, prepare
 from spectral_exp.errors import SettingError, UserError, nearest
 from spectral_exp.models.generation import generate
+from spectral_exp.models.gpt import GPT
 from spectral_exp.models.twin import match_parameters
 from spectral_exp.monitoring.visualization import TextSample
 from spectral_exp.resume import refuse_changed_data, resume_problems
@@ -66,7 +66,7 @@ class _Parts:
     settings: TrainingSettings
     device: torch.device
     dataset: Dataset
-    model: nn.Module
+    model: GPT
     optimizer: torch.optim.Optimizer
     schedule: Any
     loss: nn.Module
@@ -110,7 +110,7 @@ def build(config: dict[str, Any], run_dir: str | Path, overrides: list[str]) -> 
         yield _runner(config, paths, parts)
 
 
-def build_model(config: Mapping[str, Any], vocab_size: int) -> nn.Module:
+def build_model(config: Mapping[str, Any], vocab_size: int) -> GPT:
     """The untrained model of `config`, as training builds it.
 
     Raises:
@@ -119,8 +119,7 @@ def build_model(config: Mapping[str, Any], vocab_size: int) -> nn.Module:
     constructor = Constructor()
     model = _model(config, vocab_size, constructor)
     constructor.finish()
-    assert isinstance(model, nn.Module)
-    return model
+    return cast(GPT, model)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -183,8 +182,10 @@ def _dataset(config: Mapping[str, Any], make: Constructor) -> Dataset | None:
 
 def _model(config: Mapping[str, Any], vocab_size: int, make: Constructor) -> Any:
     node = config.get("model")
-    if config.get("match") is not None and isinstance(node, Mapping):
-        node = make.call("match", lambda: _matched(node, config["match"], vocab_size))
+    match = config.get("match")
+    if match is not None and isinstance(node, Mapping):
+        original = node
+        node = make.call("match", lambda: _matched(original, match, vocab_size))
         if node is None:
             return None
     return make.make(node, "model", vocab_size=vocab_size)
@@ -242,7 +243,7 @@ def _runner(config: dict[str, Any], paths: RunPaths, parts: _Parts) -> Runner:
             dataset.val, dataset.tokenizer.token_bytes, block_size, settings.batch_size, settings.eval_windows
         ),
         data=dataset,
-        sample=_sampler(dataset, settings, seed, parts.device),
+        sample=_sampler(parts.model, dataset, settings, seed, parts.device),
         plot_sample=_plot_sample(dataset),
         token_text=dataset.tokenizer.token_text,
         config=config,
@@ -254,9 +255,9 @@ def _runner(config: dict[str, Any], paths: RunPaths, parts: _Parts) -> Runner:
 
 
 def _sampler(
-    dataset: Dataset, settings: TrainingSettings, seed: int, device: torch.device
-) -> Callable[[nn.Module, int], tuple[str, str]]:
-    """A function (model, step) -> (prompt, text) whose draws depend on seed and step alone."""
+    model: GPT, dataset: Dataset, settings: TrainingSettings, seed: int, device: torch.device
+) -> Callable[[int], tuple[str, str]]:
+    """A function step -> (prompt, text written by the model) whose draws depend on seed and step alone."""
     tokenizer = dataset.tokenizer
     if settings.sample_prompt is None:
         prompt_ids = np.asarray(dataset.val[:_PROMPT_TOKENS])
@@ -264,7 +265,7 @@ def _sampler(
         prompt_ids = tokenizer.encode(settings.sample_prompt)
     prompt: Tensor = torch.from_numpy(prompt_ids.astype(np.int64))[None].to(device)
 
-    def sample(model: nn.Module, step: int) -> tuple[str, str]:
+    def sample(step: int) -> tuple[str, str]:
         generator = torch.Generator(device).manual_seed(step_seed(seed, step))
         ids = generate(model, prompt, settings.sample_tokens, generator=generator)[0].cpu().numpy()
         return tokenizer.decode(prompt_ids), tokenizer.decode(ids[len(prompt_ids) :])
@@ -283,7 +284,7 @@ def _refuse_unwritable(folder: Path) -> None:
     while not existing.exists():
         existing = existing.parent
     try:
-        os.rmdir(tempfile.mkdtemp(dir=existing))
+        Path(tempfile.mkdtemp(dir=existing)).rmdir()
     except OSError as error:
         raise UserError(
             f"outputs={folder} cannot be written: {existing}: {error.strerror}; choose another place with outputs=DIR"

@@ -1,8 +1,8 @@
 """The command line as Hydra will see it: which jobs it means, whether they compose, and where they will run.
 
 Hydra creates run directories before it calls any of our code and answers a misspelt key with advice that lets the typo
-pass (`+key`). So every job is composed here first, through Hydra's public compose API, and mistakes are answered with the
-nearest valid name while nothing exists yet.
+pass (`+key`). So every job is composed here first, through Hydra's public compose API, and mistakes are answered with
+the nearest valid name while nothing exists yet.
 """
 
 from __future__ import annotations
@@ -85,7 +85,9 @@ class CommandLine:
 
     def compose(self) -> list[Job]:
         """Compose every job that this command line means; all mistakes are raised together as one UserError."""
-        search_path = [f"hydra.searchpath=[{quoted('file://' + str(Path(self.config_dir).resolve()))}]"] if self.config_dir else []
+        search_path = []
+        if self.config_dir:
+            search_path = [f"hydra.searchpath=[{quoted(f'file://{Path(self.config_dir).resolve()}')}]"]
         with hydra.initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
             jobs = [[*search_path, *job] for job in self._jobs()]
             problems: dict[str, None] = {}
@@ -134,7 +136,9 @@ def quoted(value: str) -> str:
     """`value` as Hydra's override grammar reads it back unchanged."""
     if re.fullmatch(r"[\w./-]+", value):
         return value
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    # Inside quotes a backslash is special before a quote only.
+    doubled = re.sub(r"(\\+)(?='|$)", r"\1\1", value)
+    return "'" + doubled.replace("'", "\\'") + "'"
 
 
 def describe(error: Exception) -> str:
@@ -142,10 +146,14 @@ def describe(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         sign = "+" if group in ("experiment",) else ""
-        return f"{sign}{group}={choice} does not exist{nearest(choice, error.options)}; choose from {', '.join(sorted(error.options))}"
-    cause = error.__cause__
-    lines = [*str(error).splitlines(), *(str(cause).splitlines() if isinstance(cause, OmegaConfBaseException) else [])]
-    return " ".join(line.strip() for line in lines if line.strip() and "full_key" not in line and "object_type" not in line)
+        choices = ", ".join(sorted(error.options))
+        return f"{sign}{group}={choice} does not exist{nearest(choice, error.options)}; choose from {choices}"
+    lines = str(error).splitlines()
+    if isinstance(error.__cause__, OmegaConfBaseException):
+        lines += str(error.__cause__).splitlines()
+    # OmegaConf appends internals below its sentence.
+    kept = [line.strip() for line in lines if "full_key" not in line and "object_type" not in line]
+    return " ".join(line for line in kept if line)
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -175,9 +183,9 @@ def _with_recorded_overrides(overrides: list[str]) -> list[str]:
         return overrides
     paths = RunPaths(Path(resume))
     if not paths.root.is_dir():
-        raise UserError(f"resume={resume} is not a directory; name the run directory to continue, for example outputs/<run>")
+        raise UserError(f"resume={resume} is not a directory; name the run to continue, for example outputs/<run>")
     if not paths.config_file.is_file():
-        raise UserError(f"resume={resume} holds no {paths.config_file.name}, so it is no run; name the run directory itself")
+        raise UserError(f"resume={resume} holds no {paths.config_file.name}, so it is no run; name the run itself")
     recorded = read_json(paths.config_file).get("overrides", [])
     given = {_key(override) for override in overrides}
     kept = [o for o in recorded if _key(o) not in given and _key(o) not in _PLACE_KEYS]
@@ -230,7 +238,8 @@ def _unknown_key(key: str, override: str, names: list[str]) -> str:
 def _dotted_names(node: Any, prefix: str = "") -> list[str]:
     if not isinstance(node, dict):
         return [prefix]
-    below = [name for key, value in node.items() for name in _dotted_names(value, f"{prefix}.{key}" if prefix else str(key))]
+    start = f"{prefix}." if prefix else ""
+    below = [name for key, value in node.items() for name in _dotted_names(value, f"{start}{key}")]
     return [prefix, *below] if prefix else below
 
 
@@ -240,7 +249,9 @@ def _groups() -> list[str]:
 
 def _job(config: DictConfig, named: bool) -> Job:
     try:
-        plain = OmegaConf.to_container(OmegaConf.masked_copy(config, [k for k in config if k != "hydra"]), resolve=True)
+        plain = OmegaConf.to_container(
+            OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"]), resolve=True
+        )
         run_dir = Path(str(config.hydra.run.dir)) if named else None
     except OmegaConfBaseException as error:
         raise UserError(describe(error)) from error

@@ -1,8 +1,8 @@
 """From a config node to an object: the constructor's signature is the schema.
 
-A node is a mapping with a `_target_` (the dotted name of a class or function in spectral_exp or torch) and its settings;
-`_partial_: true` asks for the call to be left to the owner. Nodes may nest. Every problem is collected, so that a user
-reads all of them at once.
+A node is a mapping with a `_target_` (the dotted name of a class or function in spectral_exp or torch) and its
+settings; `_partial_: true` asks for the call to be left to the owner. Nodes may nest. Every problem is collected, so
+that a user reads all of them at once.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Constructor:
                 may not set them.
         """
         if not isinstance(node, Mapping) or "_target_" not in node:
-            self.problems.append(f"{path}={node} must be a config group with a _target_; choose one with {path}=<option>")
+            self.problems.append(f"{path}={node} must be a group with a _target_; choose one with {path}=<option>")
             return None
         target = self._target(str(node["_target_"]), path)
         if target is None:

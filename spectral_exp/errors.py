@@ -60,5 +60,5 @@ class Interrupted(KeyboardInterrupt):
         self.exit_code = 128 + signal_number
 
 
-class RunFailed(Exception):
+class RunError(Exception):
     """A run cannot go on, for a reason that its message tells in full; not the user's mistake, nor a defect."""

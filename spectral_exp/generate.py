@@ -11,7 +11,7 @@ from spectral_exp.errors import UserError, require
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, or 2 for a mistake of the user's."""
-    parser = argparse.ArgumentParser(prog="python -m spectral_exp.generate", description="Let a trained run write text.")
+    parser = argparse.ArgumentParser("python -m spectral_exp.generate", description="Let a trained run write text.")
     parser.add_argument("run", type=Path, help="run directory, for example outputs/<run>")
     parser.add_argument("--prompt", default="\n", help="text to continue (default: a line break)")
     parser.add_argument("--tokens", type=int, default=200, help="tokens to write (default: 200)")
@@ -78,7 +78,8 @@ def generate_text(
     if not paths.tokenizer.is_dir():
         raise UserError(f"{run} holds no tokenizer ({paths.tokenizer.name}/); the run ended before training began")
     require(n_tokens >= 1, "--tokens", n_tokens, ">= 1")
-    require(checkpoint in ("best", "latest") or checkpoint.isdigit(), "--checkpoint", checkpoint, "best, latest or a step")
+    known = checkpoint in ("best", "latest") or checkpoint.isdigit()
+    require(known, "--checkpoint", checkpoint, "best, latest or a step")
 
     import torch
 

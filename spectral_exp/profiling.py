@@ -28,12 +28,14 @@ class StepProfiler:
 
     def __enter__(self) -> StepProfiler:
         if self._profiler is not None:
-            self._profiler.__enter__()
+            self._profiler.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._profiler is not None:
-            self._profiler.__exit__(kind, error, trace)
+            self._profiler.stop()
 
     def step(self) -> None:
         """Tell that a training step has ended."""

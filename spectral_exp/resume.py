@@ -38,7 +38,9 @@ def resume_problems(config: Mapping[str, Any], run_dir: Path | None) -> list[str
         return []
     paths = RunPaths(run_dir)
     if not paths.config_file.is_file():
-        foreign = sorted(p.name for p in run_dir.iterdir() if p.name not in (".hydra", "train.log", paths.lock_file.name))
+        # What an attempt leaves behind that was killed before it could record its configuration.
+        remains = {".hydra", "train.log", paths.lock_file.name, paths.tokenizer.name}
+        foreign = sorted(path.name for path in run_dir.iterdir() if path.name not in remains)
         if foreign:
             return [f"{run_dir} holds files but no run ({', '.join(foreign[:3])}, ...); choose another directory"]
         return []

@@ -12,14 +12,13 @@ from array import array
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from spectral_exp.clock import Clock
-from spectral_exp.errors import Interrupted, RunFailed, UserError, require
+from spectral_exp.errors import Interrupted, RunError, require
 from spectral_exp.evaluation import Evaluation, evaluate
 from spectral_exp.monitoring import CheckpointManager, ConfigTracker, MetricsLogger
 from spectral_exp.monitoring.visualization import TextSample, VisualizationManager
@@ -77,7 +76,7 @@ class TrainState:
         step: optimizer steps done, counted from 1.
         tokens: tokens trained on.
         train_s: seconds spent in training steps, all attempts together.
-        bad_steps: steps skipped because of a non-finite loss or gradient; `bad_in_a_row` those without a good one since.
+        bad_steps: steps skipped because of a non-finite loss or gradient; `bad_in_a_row` those since the last good one.
         best_val_loss, best_val_bpb, best_step: the best validation so far; None before the first.
         evals_since_best: validations without improvement.
         stopped_early: whether patience has run out.
@@ -130,6 +129,14 @@ class Measured(Protocol):
         """Name -> 0-dimensional detached tensor."""
 
 
+@runtime_checkable
+class Scheduled(Protocol):
+    """A model or loss with parts that change over the run."""
+
+    def set_progress(self, fraction: float) -> None:
+        """Take in how much of the run is done, 0 to 1."""
+
+
 class Schedule(Protocol):
     """Share of each group's peak learning rate at a step."""
 
@@ -160,7 +167,7 @@ class Runner:
         compute: the model as it is called, compiled or not; `model` is the plain one that is saved.
         batches: (step, micro_step) -> inputs and targets, each (B, T) on the CPU; a pure function of its arguments.
         windows: fixed validation windows of (inputs, targets, bytes of the targets).
-        sample: (model, step) -> (prompt, text that the model wrote after it).
+        sample: step -> (prompt, text that the model wrote after it).
         config: plain resolved configuration, stored with every checkpoint.
         plot_sample: a real sentence for the plots of attention, and the printable text of any token.
     """
@@ -178,7 +185,7 @@ class Runner:
     batches: Callable[[int, int], tuple[Tensor, Tensor]]
     windows: Any
     data: Data
-    sample: Callable[[nn.Module, int], tuple[str, str]]
+    sample: Callable[[int], tuple[str, str]]
     plot_sample: TextSample
     token_text: Callable[[int], str]
     config: dict[str, Any]
@@ -203,7 +210,7 @@ class Runner:
 
         Raises:
             Interrupted: SIGINT or SIGTERM came; the run was saved first and continues by `resume`.
-            RunFailed: training cannot go on (loss no longer finite).
+            RunError: training cannot go on (loss no longer finite).
         """
         with process_settings(self.threads, self.settings.deterministic), StopRequest() as stop:
             self._restore()
@@ -274,7 +281,8 @@ class Runner:
         for group, peak in zip(self.optimizer.param_groups, self._peak_rates, strict=True):
             group["lr"] = peak * factor
         for part in (self.model, self.loss):
-            part.set_progress(step / self.settings.max_steps)
+            if isinstance(part, Scheduled):
+                part.set_progress(step / self.settings.max_steps)
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self.settings.precision == "fp32":
@@ -294,7 +302,7 @@ class Runner:
         state.bad_in_a_row += 1
         log.warning("step %d skipped: loss %s, gradient norm %s", state.step, report.loss, report.grad_norm)
         if state.bad_in_a_row >= self.settings.max_bad_steps:
-            raise RunFailed(
+            raise RunError(
                 f"{state.bad_in_a_row} steps in a row had a non-finite loss or gradient, the last of them step "
                 f"{state.step} (training.max_bad_steps={self.settings.max_bad_steps}); the weights are those of step "
                 f"{state.step - state.bad_in_a_row}. Lower optimizer.learning_rate, lengthen schedule.warmup_steps or "
@@ -332,7 +340,7 @@ class Runner:
             evaluation = evaluate(self.compute, self.windows, self.device, self._autocast())
             self.last_evaluation = evaluation
             if self.settings.sample_tokens:
-                prompt, text = self.sample(self.model, step)
+                prompt, text = self.sample(step)
                 self.samples = [{"step": step, "prompt": prompt, "text": text}]
                 self.metrics.log_message(f"sample at step {step}: {text!r}")
         floor = self.data.entropy_bits_per_byte

@@ -1,8 +1,8 @@
 """Random numbers that depend on the step alone, and the process-wide switches that one run may set.
 
 Every draw inside a training step comes from torch's default generator, seeded from (seed, step, rank) when the step
-begins. What is logged, plotted or evaluated in between can therefore not change training, and a resumed run draws what the
-uninterrupted one would have drawn.
+begins. What is logged, plotted or evaluated in between can therefore not change training, and a resumed run draws what
+the uninterrupted one would have drawn.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _MASK = 2**64 - 1
 def step_seed(seed: int, step: int, rank: int = 0) -> int:
     """A 63-bit seed for one step of one process; different steps and ranks get unrelated streams.
 
-    The three numbers are mixed by the finaliser of SplitMix64 (Steele, Lea and Flood, 2014) because torch's CPU generator
-    uses the low 32 bits only, which must depend on all of them.
+    The three numbers are mixed by the finaliser of SplitMix64 (Steele, Lea and Flood, 2014) because torch's CPU
+    generator uses the low 32 bits only, which must depend on all of them.
     """
     mixed = 0
     for part in (seed, step, rank):

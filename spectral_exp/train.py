@@ -20,7 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from spectral_exp.command_line import CONF_DIR, CommandLine, describe
-from spectral_exp.errors import Interrupted, RunFailed, UserError
+from spectral_exp.errors import Interrupted, RunError, UserError
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except JobFailed as error:
+    except JobError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except HydraException as error:
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-class JobFailed(Exception):
+class JobError(Exception):
     """A run ended with an error that its own log tells in full.
 
     Args:
@@ -85,7 +85,7 @@ def run_job(config: DictConfig) -> None:
 
     Raises:
         Interrupted: a signal came; the run was saved.
-        JobFailed: anything else went wrong; the job's own log has told it in full.
+        JobError: anything else went wrong; the job's own log has told it in full.
     """
     from spectral_exp.build import build
     from spectral_exp.summary import summary
@@ -103,14 +103,14 @@ def run_job(config: DictConfig) -> None:
                 log.info("%s", summary(shown))
     except UserError as error:
         log.error("error: %s", error)
-        raise JobFailed(f"{shown}: {error}", exit_code=2) from error
-    except RunFailed as error:
+        raise JobError(f"{shown}: {error}", exit_code=2) from error
+    except RunError as error:
         log.error("error: %s", error)
-        raise JobFailed(f"{shown}: {error}", exit_code=1) from error
+        raise JobError(f"{shown}: {error}", exit_code=1) from error
     except Exception as error:
         log.exception("the run failed")
         message = f"{shown}: {type(error).__name__}: {error} (traceback in {shown / 'train.log'})"
-        raise JobFailed(message, exit_code=1) from error
+        raise JobError(message, exit_code=1) from error
 
 
 if __name__ == "__main__":
