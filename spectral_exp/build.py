@@ -26,7 +26,7 @@ from spectral_exp.models.generation import generate
 from spectral_exp.models.gpt import GPT
 from spectral_exp.models.twin import match_parameters
 from spectral_exp.monitoring.visualization import TextSample
-from spectral_exp.resume import refuse_changed_data, resume_problems
+from spectral_exp.resume import attempts, refuse_changed_data, resume_problems
 from spectral_exp.run_dir import RunLock, RunPaths
 from spectral_exp.runner import Runner, TrainingSettings
 from spectral_exp.seeding import step_seed
@@ -105,7 +105,12 @@ def build(config: dict[str, Any], run_dir: str | Path, overrides: list[str]) -> 
         refuse_changed_data(paths, dataset.fingerprints)
         dataset.tokenizer.save(paths.tokenizer)
         tracker.save_config(
-            config, model=parts.model, dataset_info=dataset.fingerprints, overrides=overrides, command=sys.orig_argv
+            config,
+            model=parts.model,
+            dataset_info=dataset.fingerprints,
+            overrides=overrides,
+            command=sys.orig_argv,
+            attempts=attempts(paths, overrides),
         )
         yield _runner(config, paths, parts)
 

@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from spectral_exp.errors import UserError, nearest
+from spectral_exp.monitoring.redact import REDACTED
 from spectral_exp.run_dir import RunPaths, generate_experiment_id, read_json
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -189,6 +190,11 @@ def _with_recorded_overrides(overrides: list[str]) -> list[str]:
     recorded = read_json(paths.config_file).get("overrides", [])
     given = {_key(override) for override in overrides}
     kept = [o for o in recorded if _key(o) not in given and _key(o) not in _PLACE_KEYS]
+    secret = [_key(override) for override in kept if REDACTED in override]
+    if secret:
+        raise UserError(
+            f"{', '.join(secret)} was given on the command line and is a secret, which no file keeps; give it again"
+        )
     place = [f"experiment_id={quoted(paths.root.resolve().name)}", f"hydra.run.dir={quoted(resume)}"]
     return [*kept, *overrides, *place]
 

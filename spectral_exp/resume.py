@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from spectral_exp.errors import UserError
 from spectral_exp.monitoring.redact import redact
-from spectral_exp.run_dir import RunPaths, read_json
+from spectral_exp.run_dir import RunPaths, git_hash, read_json
 
 # What may differ between attempts at one run: nothing of it changes what training computes in the steps still to come,
 # but a longer run (training.max_steps), which asks for exactly that.
@@ -59,6 +62,20 @@ def refuse_changed_data(paths: RunPaths, fingerprints: Mapping[str, Any]) -> Non
         raise UserError(
             f"{paths.root} was trained on other text ({'; '.join(changed)}); put the text back, or start a new run"
         )
+
+
+def attempts(paths: RunPaths, overrides: list[str]) -> list[dict[str, Any]]:
+    """All attempts at the run in `paths`, the one that begins now last: when, where, with which code and overrides."""
+    before = read_json(paths.config_file).get("attempts", []) if paths.config_file.is_file() else []
+    now = {
+        "timestamp": datetime.now().isoformat(timespec="seconds"),
+        "git_hash": git_hash(),
+        "host": platform.node(),
+        "pid": os.getpid(),
+        "from_step": max(paths.checkpoint_steps(), default=0),
+        "overrides": overrides,
+    }
+    return [*before, now]
 
 
 def _differences(recorded: Mapping[str, Any], config: Mapping[str, Any], run_dir: Path) -> Iterator[str]:

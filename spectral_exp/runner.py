@@ -37,7 +37,7 @@ Status = Literal["running", "completed", "stopped_early", "interrupted", "failed
 class TrainingSettings:
     """How long, how fast and how carefully to train; each field is explained in conf/training/default.yaml."""
 
-    max_steps: int = 800
+    max_steps: int = 1200
     batch_size: int = 16
     grad_accum_steps: int = 1
     grad_clip: float = 1.0

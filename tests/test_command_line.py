@@ -113,6 +113,13 @@ def test_resume_of_something_else_is_refused(tmp_path: Path, content: str | None
         CommandLine.parse([f"resume={run}"])
 
 
+def test_a_secret_of_the_recorded_command_line_must_be_given_again(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"overrides": ["+data.api_key=<redacted>", "seed=3"]}))
+    with pytest.raises(UserError, match=r"data\.api_key was given on the command line and is a secret"):
+        CommandLine.parse([f"resume={tmp_path}"])
+    assert "+data.api_key=x" in CommandLine.parse([f"resume={tmp_path}", "+data.api_key=x"]).overrides
+
+
 def test_quoting_survives_hydra(tmp_path: Path) -> None:
     for text in ("plain", "with space", "it's", "a=b,c", "brace{x}", "back\\slash"):
         (config,) = compose(f"name={quoted(text)}")

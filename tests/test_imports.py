@@ -34,8 +34,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 # Upper parts, from the lowest: each may import those before it and none after it.
 ORDER = ["monitoring", "runner", "build", "train"]
 ONLY_IN = {
-    "hydra": {"train", "build", "command_line"},
-    "omegaconf": {"train", "build", "command_line"},
+    "hydra": {"train", "command_line"},
+    "omegaconf": {"train", "command_line"},
     "torch.distributed": {"distributed"},
 }
 

@@ -175,6 +175,7 @@ def test_a_longer_run_continues_in_place(here: Callable[..., str], tmp_path: Pat
     assert "resuming after step 12" in here("resume=here", "training.max_steps=16")
     steps = [json.loads(line)["step"] for line in (tmp_path / "here/logs/metrics.jsonl").read_text().splitlines()]
     assert steps == [2, 4, 6, 8, 10, 12, 14, 16]
+    assert [attempt["from_step"] for attempt in read(tmp_path / "here/config.json")["attempts"]] == [0, 12]
     assert not (tmp_path / "outputs").exists()
 
 
@@ -197,6 +198,7 @@ MISTAKES = [
     (["monitoring.checkpoint.save_interval=0"], "monitoring.checkpoint.save_interval=0 must be a whole number >= 1"),
     (["tokenizer=char", "training.sample_prompt=~"], "~"),
     (["seed=-1"], "seed=-1 must be >= 0"),
+    (["+model.attention.n_embd=3"], "model.attention.n_embd=3 must be left to the model"),
     (["+experiment=wav"], "choose from classic"),
 ]
 

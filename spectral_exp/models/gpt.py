@@ -6,7 +6,7 @@ Letters: B batch, T tokens, C channels (`n_embd`), H heads, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -135,13 +135,13 @@ class GPT(nn.Module):
         self.n_head, self.n_embd, self.n_wave, self.n_harmonic = n_head, n_embd, n_wave, n_harmonic
 
         part = {"n_embd": n_embd, "dropout": dropout, "bias": bias}
-        attentions = [attention(n_head=n_head, block_size=block_size, **part) for _ in range(n_layer)]
-        self.embedding = embedding(
-            vocab_size=vocab_size,
-            block_size=block_size,
-            n_embd=n_embd,
-            position_table=not attentions[0].carries_position,
-        )
+        in_attention = {**part, "n_head": n_head, "block_size": block_size}
+        in_embedding = {"vocab_size": vocab_size, "block_size": block_size, "n_embd": n_embd}
+        _refuse_settings("attention", attention, in_attention)
+        _refuse_settings("embedding", embedding, {**in_embedding, "position_table": None})
+        _refuse_settings("mlp", mlp, part)
+        attentions = [attention(**in_attention) for _ in range(n_layer)]
+        self.embedding = embedding(**in_embedding, position_table=not attentions[0].carries_position)
         self.embedding_dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(n_embd, layer, mlp(**part), bias) for layer in attentions)
         self.norm = nn.LayerNorm(n_embd, bias=bias)
@@ -265,6 +265,12 @@ class GPT(nn.Module):
         if module is self.head:
             return "head"
         return "vector" if parameter.ndim < 2 else "hidden"
+
+
+def _refuse_settings(part: str, factory: Callable[..., nn.Module], given: Mapping[str, object]) -> None:
+    """Raise a SettingError where a partial brings values of its own for what the model gives to all its parts."""
+    for name, value in getattr(factory, "keywords", {}).items():
+        require(name not in given, f"{part}.{name}", value, "left to the model", "leave it out: the model sets it")
 
 
 def initialise(model: GPT) -> None:
