@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -52,8 +53,10 @@ class Globals:
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name:
             raise SettingError("name", repr(self.name), "a name that can be part of a folder's")
-        if self.seed < 0:
-            raise SettingError("seed", self.seed, ">= 0")
+        if not 0 <= self.seed < 2**63:
+            raise SettingError("seed", self.seed, ">= 0 and < 2^63")
+        if not self.outputs:
+            raise SettingError("outputs", "''", "a folder", "outputs=. takes the current one")
         if self.threads is not None and self.threads < 1:
             raise SettingError("threads", self.threads, ">= 1 or null")
 
@@ -99,6 +102,9 @@ def build(config: dict[str, Any], run_dir: str | Path, overrides: list[str]) -> 
     """
     paths = RunPaths(Path(run_dir))
     with RunLock(paths.root), torch.random.fork_rng():
+        # The folders of a sweep are known only now, so `check` could not look into them.
+        if paths.config_file.is_file() and (problems := resume_problems(config, paths.root)):
+            raise UserError("\nerror: ".join(problems))
         torch.manual_seed(int(config["seed"]))
         parts = _assemble(config, paths, trial=False)
         dataset, tracker = parts.dataset, parts.components["tracking"]
@@ -157,6 +163,8 @@ def _assemble(config: Mapping[str, Any], paths: RunPaths, trial: bool) -> _Parts
     device = make.call("", lambda: resolve_device(str(config.get("device")))) or torch.device("cpu")
     settings = make.make(config.get("training"), "training")
     dataset = _dataset(config, make)
+    if dataset is not None and settings is not None:
+        make.call("training", lambda: _prompt_ids(dataset, settings))
     vocab_size = 256 if dataset is None else dataset.vocab_size
     with torch.device("meta") if trial else nullcontext():
         model = _model(config, vocab_size, make)
@@ -188,7 +196,7 @@ def _dataset(config: Mapping[str, Any], make: Constructor) -> Dataset | None:
 def _model(config: Mapping[str, Any], vocab_size: int, make: Constructor) -> Any:
     node = config.get("model")
     match = config.get("match")
-    if match is not None and isinstance(node, Mapping):
+    if match and isinstance(node, Mapping):
         original = node
         node = make.call("match", lambda: _matched(original, match, vocab_size))
         if node is None:
@@ -264,10 +272,7 @@ def _sampler(
 ) -> Callable[[int], tuple[str, str]]:
     """A function step -> (prompt, text written by the model) whose draws depend on seed and step alone."""
     tokenizer = dataset.tokenizer
-    if settings.sample_prompt is None:
-        prompt_ids = np.asarray(dataset.val[:_PROMPT_TOKENS])
-    else:
-        prompt_ids = tokenizer.encode(settings.sample_prompt)
+    prompt_ids = _prompt_ids(dataset, settings)
     prompt: Tensor = torch.from_numpy(prompt_ids.astype(np.int64))[None].to(device)
 
     def sample(step: int) -> tuple[str, str]:
@@ -276,6 +281,13 @@ def _sampler(
         return tokenizer.decode(prompt_ids), tokenizer.decode(ids[len(prompt_ids) :])
 
     return sample
+
+
+def _prompt_ids(dataset: Dataset, settings: TrainingSettings) -> npt.NDArray[Any]:
+    """What sample texts continue; raises UserError for a prompt that the tokenizer cannot write."""
+    if settings.sample_prompt is None:
+        return np.asarray(dataset.val[:_PROMPT_TOKENS])
+    return dataset.tokenizer.encode(settings.sample_prompt)
 
 
 def _plot_sample(dataset: Dataset) -> TextSample:
@@ -292,5 +304,6 @@ def _refuse_unwritable(folder: Path) -> None:
         Path(tempfile.mkdtemp(dir=existing)).rmdir()
     except OSError as error:
         raise UserError(
-            f"outputs={folder} cannot be written: {existing}: {error.strerror}; choose another place with outputs=DIR"
+            f"{folder} cannot be written: {existing}: {error.strerror}; choose another place with outputs=DIR "
+            "(or hydra.run.dir=DIR)"
         ) from error

@@ -74,11 +74,12 @@ class CommandLine:
         informs_only = any(a.split("=")[0] in _INFORMING for a in arguments)
         # Hydra alone answers a question about the configuration: its arguments go through untouched.
         flags, overrides = (arguments, []) if informs_only else _split(arguments)
-        overrides = _with_recorded_overrides(overrides)
+        multirun = known.multirun or "hydra.mode=MULTIRUN" in overrides
+        overrides = _with_recorded_overrides(overrides, multirun)
         return cls(
             flags=tuple(flags),
             overrides=tuple(overrides),
-            multirun=known.multirun or "hydra.mode=MULTIRUN" in overrides,
+            multirun=multirun,
             config_name=known.config_name,
             config_dir=known.config_dir,
             informs_only=informs_only,
@@ -135,7 +136,7 @@ class CommandLine:
 
 def quoted(value: str) -> str:
     """`value` as Hydra's override grammar reads it back unchanged."""
-    if re.fullmatch(r"[\w./-]+", value):
+    if re.fullmatch(r"[\w./-]+", value, flags=re.ASCII):
         return value
     # Inside quotes a backslash is special before a quote only.
     doubled = re.sub(r"(\\+)(?='|$)", r"\1\1", value)
@@ -177,11 +178,17 @@ def _key(override: str) -> str:
     return re.split(r"[=@]", override.lstrip("+~"), maxsplit=1)[0]
 
 
-def _with_recorded_overrides(overrides: list[str]) -> list[str]:
+def _with_recorded_overrides(overrides: list[str], multirun: bool) -> list[str]:
     """Put the overrides recorded in the run that `resume=` names before the given ones, which win."""
-    resume = next((o.split("=", 1)[1] for o in overrides if o.startswith("resume=")), "null").strip("'\"")
+    given_resume = [o.split("=", 1)[1] for o in overrides if _key(o) == "resume" and "=" in o]
+    resume = given_resume[-1].strip("'\"") if given_resume else "null"
     if resume == "null":
         return overrides
+    if multirun:
+        raise UserError(
+            f"resume={resume} continues one run and cannot be swept; leave out --multirun, or continue a "
+            "sweep by its own command with hydra.sweep.dir=<its folder>"
+        )
     paths = RunPaths(Path(resume))
     if not paths.root.is_dir():
         raise UserError(f"resume={resume} is not a directory; name the run to continue, for example outputs/<run>")
@@ -228,8 +235,9 @@ def _compose(config_name: str, overrides: list[str]) -> tuple[DictConfig | None,
                 return None, [describe(error)]
             mistakes.append((match.group(1), unknown[-1]))
             remaining = [o for o in remaining if o not in unknown]
-        except OmegaConfBaseException as error:
-            return None, [describe(error)]
+        except (OmegaConfBaseException, ValueError, TypeError) as error:
+            # A group whose choice is no text (training=null) raises a bare ValueError.
+            return None, [f"{' '.join(remaining)}: {describe(error)}; choose an option by its name (see --help)"]
     names = _dotted_names(OmegaConf.to_container(config, resolve=False)) + _groups()
     return config, [_unknown_key(key, override, names) for key, override in mistakes]
 

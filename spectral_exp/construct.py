@@ -111,7 +111,7 @@ class Constructor:
                 try:
                     settings[name] = coerce(value, parameters[name].annotation)
                 except TypeError as error:
-                    self.problems.append(f"{where}={value} must be {error}")
+                    self.problems.append(f"{where}={'null' if value is None else value} must be {error}")
         self.problems += [
             f"{_join(path, name)} must be set; {node['_target_']} has no default for it"
             for name in settable
@@ -168,6 +168,8 @@ def coerce(value: Any, annotation: Any) -> Any:
     elif annotation is type(None):
         if value is None:
             return None
+    elif origin is Callable and not isinstance(value, Mapping):
+        raise TypeError("a group with a _target_: choose one of its options, as in model/attention=rotary")
     elif annotation in (bool, str):
         if isinstance(value, annotation):
             return value

@@ -61,8 +61,10 @@ def evaluate(
         for x, y, window_bytes in windows:
             with autocast:
                 logits = model(x.to(device))
-            nats = F.cross_entropy(logits.flatten(0, 1).float(), y.to(device).flatten(), reduction="none").double()
-            sums += torch.stack([nats.sum(), nats.square().sum()]).cpu()
+            nats = F.cross_entropy(logits.flatten(0, 1).float(), y.to(device).flatten(), reduction="none")
+            # Summed on the CPU: not every accelerator has float64.
+            nats = nats.cpu().double()
+            sums += torch.stack([nats.sum(), nats.square().sum()])
             tokens += y.numel()
             n_bytes += window_bytes
     finally:

@@ -78,7 +78,8 @@ def generate_text(
     if not paths.tokenizer.is_dir():
         raise UserError(f"{run} holds no tokenizer ({paths.tokenizer.name}/); the run ended before training began")
     require(n_tokens >= 1, "--tokens", n_tokens, ">= 1")
-    known = checkpoint in ("best", "latest") or checkpoint.isdigit()
+    require(0 <= seed < 2**63, "--seed", seed, ">= 0 and < 2^63")
+    known = checkpoint in ("best", "latest") or checkpoint.isdecimal()
     require(known, "--checkpoint", checkpoint, "best, latest or a step")
 
     import torch
@@ -91,7 +92,7 @@ def generate_text(
     where = resolve_device(device)
     tokenizer = load_tokenizer(paths.tokenizer)
     manager = CheckpointManager(run)
-    if checkpoint.isdigit():
+    if checkpoint.isdecimal():
         found = manager.load_checkpoint(int(checkpoint))
     else:
         found = manager.load_best_checkpoint() if checkpoint == "best" else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import shutil
 import sys
 import time
@@ -30,6 +31,14 @@ class ConsoleHandler(logging.StreamHandler[TextIO]):
 
     def __init__(self) -> None:
         super().__init__(sys.stdout)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's own name)
+        """A reader that has gone away (`| head`) does not disturb the run: what follows goes to the log file alone."""
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            # Python would complain once more when it flushes standard output at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        else:
+            super().handleError(record)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from spectral_exp.errors import UserError
 from spectral_exp.monitoring.redact import redact
-from spectral_exp.run_dir import RunPaths, git_hash, read_json
+from spectral_exp.run_dir import TEMPORARY_SUFFIX, RunPaths, git_hash, read_json
 
 # What may differ between attempts at one run: nothing of it changes what training computes in the steps still to come,
 # but a longer run (training.max_steps), which asks for exactly that.
@@ -42,8 +42,10 @@ def resume_problems(config: Mapping[str, Any], run_dir: Path | None) -> list[str
     paths = RunPaths(run_dir)
     if not paths.config_file.is_file():
         # What an attempt leaves behind that was killed before it could record its configuration.
-        remains = {".hydra", "train.log", paths.lock_file.name, paths.tokenizer.name}
-        foreign = sorted(path.name for path in run_dir.iterdir() if path.name not in remains)
+        own = (paths.lock_file, paths.tokenizer, paths.git_diff_file)
+        remains = {".hydra", "train.log", *(path.name for path in own)}
+        unfinished = f".*{TEMPORARY_SUFFIX}"
+        foreign = sorted(p.name for p in run_dir.iterdir() if p.name not in remains and not p.match(unfinished))
         if foreign:
             return [f"{run_dir} holds files but no run ({', '.join(foreign[:3])}, ...); choose another directory"]
         return []

@@ -10,7 +10,7 @@ import math
 import time
 from array import array
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -24,7 +24,7 @@ from spectral_exp.monitoring import CheckpointManager, ConfigTracker, MetricsLog
 from spectral_exp.monitoring.visualization import TextSample, VisualizationManager
 from spectral_exp.profiling import StepProfiler
 from spectral_exp.progress import Progress
-from spectral_exp.run_dir import RunPaths
+from spectral_exp.run_dir import RunPaths, read_json
 from spectral_exp.seeding import process_settings, restore_rng_state, rng_state, step_seed
 from spectral_exp.signals import StopRequest
 
@@ -80,6 +80,7 @@ class TrainState:
         best_val_loss, best_val_bpb, best_step: the best validation so far; None before the first.
         evals_since_best: validations without improvement.
         stopped_early: whether patience has run out.
+        last_metrics: what the newest validation measured.
         loss_history: cross-entropy of every step, nats per token.
     """
 
@@ -93,6 +94,7 @@ class TrainState:
     best_step: int | None = None
     evals_since_best: int = 0
     stopped_early: bool = False
+    last_metrics: dict[str, float] | None = None
     loss_history: array[float] = field(default_factory=lambda: array("d"))
 
     def state_dict(self) -> dict[str, Any]:
@@ -198,7 +200,6 @@ class Runner:
         self.state = TrainState()
         self.clock = Clock()
         self.samples: list[dict[str, Any]] = []
-        self.last_evaluation: Evaluation | None = None
         self.history: dict[str, tuple[list[int], list[float]]] = {}
         self._peak_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self._saved_step = 0
@@ -214,9 +215,15 @@ class Runner:
         """
         with process_settings(self.threads, self.settings.deterministic), StopRequest() as stop:
             self._restore()
+            if self._finished_before():
+                log.info("nothing left to do: the run has finished (training.max_steps=%d)", self.settings.max_steps)
+                return self.state
             try:
                 self._train(stop)
-                self._finish("interrupted" if stop.signal_number is not None else "completed")
+                self._finish()
+            except KeyboardInterrupt:
+                self._write_results("interrupted")
+                raise
             except BaseException as error:
                 self._write_results("failed", error=f"{type(error).__name__}: {error}")
                 raise
@@ -227,7 +234,7 @@ class Runner:
     def _train(self, stop: StopRequest) -> None:
         state, settings = self.state, self.settings
         progress = Progress(settings.max_steps)
-        with StepProfiler(settings.profile_steps, self.paths.root / "profile") as profiler:
+        with closing(progress), StepProfiler(settings.profile_steps, self.paths.root / "profile") as profiler:
             while state.step < settings.max_steps and not state.stopped_early and stop.signal_number is None:
                 step = state.step + 1
                 with self.clock.measure("train"):
@@ -246,10 +253,10 @@ class Runner:
                     self._log(step, values)
                 if self.visualization.should_visualize(step):
                     self._plot(step)
-                if self.checkpoint.should_checkpoint(step) or improved:
+                # While steps are being skipped, what is on disk is better than what would replace it.
+                if (self.checkpoint.should_checkpoint(step) or improved) and not state.bad_in_a_row:
                     self._save(improved)
                 progress.update(step, values, self._next_checkpoint(step))
-        progress.close()
 
     def train_step(self, step: int) -> StepReport:
         """One optimizer update: gradients over all micro-batches, clipping, the update itself unless non-finite."""
@@ -258,7 +265,7 @@ class Runner:
         self._set_schedules(step)
         losses: list[Tensor] = []
         tokens = 0
-        extra: dict[str, Tensor] = {}
+        extra: dict[str, list[Tensor]] = {}
         for micro_step in range(settings.grad_accum_steps):
             x, y = self.batches(1 if settings.overfit_one_batch else step, micro_step)
             with self._autocast():
@@ -267,10 +274,12 @@ class Runner:
             (objective / settings.grad_accum_steps).backward()
             losses.append(parts["loss"])
             tokens += y.numel()
-            extra = {name: value for name, value in parts.items() if name != "loss"}
+            for name in parts.keys() - {"loss"}:
+                extra.setdefault(name, []).append(parts[name])
         grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip or math.inf)
         learning_rate = self.optimizer.param_groups[0]["lr"]
-        report = StepReport(float(torch.stack(losses).mean()), tokens, learning_rate, float(grad_norm), extra)
+        means = {name: torch.stack(values).mean() for name, values in extra.items()}
+        report = StepReport(float(torch.stack(losses).mean()), tokens, learning_rate, float(grad_norm), means)
         if report.finite:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -305,8 +314,8 @@ class Runner:
             raise RunError(
                 f"{state.bad_in_a_row} steps in a row had a non-finite loss or gradient, the last of them step "
                 f"{state.step} (training.max_bad_steps={self.settings.max_bad_steps}); the weights are those of step "
-                f"{state.step - state.bad_in_a_row}. Lower optimizer.learning_rate, lengthen schedule.warmup_steps or "
-                "set training.grad_clip"
+                f"{state.step - state.bad_in_a_row}. In a new run, lower "
+                "optimizer.learning_rate, lengthen schedule.warmup_steps or set training.grad_clip"
             )
 
     def _training_metrics(self, report: StepReport) -> dict[str, float]:
@@ -338,8 +347,9 @@ class Runner:
     def _evaluate(self, step: int) -> Evaluation:
         with self.clock.measure("evaluation"):
             evaluation = evaluate(self.compute, self.windows, self.device, self._autocast())
-            self.last_evaluation = evaluation
-            if self.settings.sample_tokens:
+            self.state.last_metrics = evaluation.metrics()
+            # A model whose weights are no longer finite has nothing to say.
+            if self.settings.sample_tokens and math.isfinite(evaluation.val_loss):
                 prompt, text = self.sample(step)
                 self.samples = [{"step": step, "prompt": prompt, "text": text}]
                 self.metrics.log_message(f"sample at step {step}: {text!r}")
@@ -400,6 +410,8 @@ class Runner:
             self.loss.load_state_dict(found["loss_state_dict"])
             self.state = TrainState.from_checkpoint(found["train_state"], found["loss_history"])
             restore_rng_state(found["rng_state"])
+            patience = self.settings.patience
+            self.state.stopped_early = patience is not None and self.state.evals_since_best >= patience
             log.info("resuming after step %d", self.state.step)
         self._saved_step = self._plotted_step = self.state.step
         self._train_s_before = self.state.train_s
@@ -410,16 +422,22 @@ class Runner:
             self._keep_history(entry["step"], {k: v for k, v in entry.items() if isinstance(v, float)})
         self.metrics.log_message(f"training from step {self.state.step + 1} to {self.settings.max_steps}")
 
-    def _finish(self, status: Status) -> None:
+    def _finished_before(self) -> bool:
+        """Whether an earlier attempt has trained to the end and written its results, which then stay as they are."""
+        over = self.state.step >= self.settings.max_steps or self.state.stopped_early
+        if not (over and self.paths.results_file.is_file()):
+            return False
+        return read_json(self.paths.results_file).get("status") in ("completed", "stopped_early")
+
+    def _finish(self) -> None:
+        over = self.state.step >= self.settings.max_steps
+        status: Status = "stopped_early" if self.state.stopped_early else "completed" if over else "interrupted"
         if self.state.step > self._saved_step:
             self._save()
         if self.state.step > self._plotted_step:
             self._plot(self.state.step)
-        if self.state.stopped_early:
-            status = "stopped_early"
+        if status == "stopped_early":
             self._restore_best()
-        if self.last_evaluation is None and self.state.step and status != "interrupted":
-            self._evaluate(self.state.step)
         self._write_results(status)
 
     def _restore_best(self) -> None:
@@ -438,8 +456,7 @@ class Runner:
         final: dict[str, float] = {"step": state.step}
         if state.loss_history:
             final["loss"] = state.loss_history[-1]
-        if self.last_evaluation is not None:
-            final |= self.last_evaluation.metrics()
+        final |= state.last_metrics or {}
         best = {"step": state.best_step, "val_loss": state.best_val_loss, "val_bpb": state.best_val_bpb}
         self.tracker.save_results(
             final,

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
-
-log = logging.getLogger(__name__)
 
 
 class StopRequest:
@@ -38,7 +36,9 @@ class StopRequest:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.signal_number = number
         self._restore()
-        log.warning("%s: finishing this step, then saving; once more to stop at once", signal.Signals(number).name)
+        # Straight to the descriptor: the signal may have come in the middle of a buffered write.
+        name = signal.Signals(number).name
+        os.write(2, f"\n{name}: finishing this step, then saving; once more to stop at once\n".encode())
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

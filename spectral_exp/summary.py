@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from spectral_exp.command_line import quoted
 from spectral_exp.progress import duration
 from spectral_exp.run_dir import RunPaths, read_json
 
@@ -39,7 +41,9 @@ def summary(root: Path) -> str:
     )
     rows += [(name, str(path)) for name, path in places if path.exists()]
     lines = [f"  {name:<12}{text}".rstrip() for name, text in rows]
-    return "\n".join(["", f"Run {root}", *lines, "", "Next", *_next_commands(root, results["status"])])
+    # Both continuing and writing text need a checkpoint.
+    next_ = ["", "Next", *_next_commands(root, results["status"])] if paths.checkpoint_steps() else []
+    return "\n".join(["", f"Run {root}", *lines, *next_])
 
 
 def _metrics(values: Mapping[str, Any]) -> str:
@@ -53,8 +57,10 @@ def _cost(cost: Mapping[str, Any]) -> str:
 
 
 def _next_commands(root: Path, status: str) -> list[str]:
-    resume = f"  python -m spectral_exp.train resume={root}"
-    generate = f"  python -m spectral_exp.generate {root} --tokens 200"
-    if status in ("completed", "stopped_early"):
+    resume = "  python -m spectral_exp.train " + shlex.quote(f"resume={quoted(str(root))}")
+    generate = f"  python -m spectral_exp.generate {shlex.quote(str(root))} --tokens 200"
+    if status == "completed":
         return [generate, resume + " training.max_steps=<more>"]
+    if status == "stopped_early":
+        return [generate, resume + " training.patience=null"]
     return [resume, generate]

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Any, cast
 
 import hydra
+import psutil
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -29,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line `arguments` (default: the process's own) and return the exit code."""
     # Hydra then raises what went wrong instead of printing it and exiting: which exit code it deserves is decided here.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         command = CommandLine.parse(sys.argv[1:] if arguments is None else arguments)
         if not command.informs_only:
@@ -48,7 +52,18 @@ def main(arguments: list[str] | None = None) -> int:
     except HydraException as error:
         print(f"error: {describe(error)}", file=sys.stderr)
         return 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """SIGTERM outside a run's own loop: pass it on to the workers of a parallel sweep, which then save; else stop."""
+    workers = psutil.Process().children(recursive=True)
+    for worker in workers:
+        worker.send_signal(number)
+    if not workers:
+        raise Interrupted(number)
 
 
 class JobError(Exception):

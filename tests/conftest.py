@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,3 +58,16 @@ def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def train(*overrides: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run the training command as a process of its own."""
     return python("-m", "spectral_exp.train", *overrides, cwd=cwd)
+
+
+@functools.cache
+def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
+    from spectral_exp.command_line import CommandLine
+
+    (job,) = CommandLine.parse(list(overrides)).compose()
+    return job.config
+
+
+def compose(*overrides: str) -> dict[str, Any]:
+    """The plain configuration that a command line of `overrides` means; the caller may change it."""
+    return copy.deepcopy(_composed(overrides))

@@ -120,8 +120,16 @@ def test_a_secret_of_the_recorded_command_line_must_be_given_again(tmp_path: Pat
     assert "+data.api_key=x" in CommandLine.parse([f"resume={tmp_path}", "+data.api_key=x"]).overrides
 
 
+@pytest.mark.parametrize("sign", ["", "+", "++"])
+def test_resume_is_understood_however_it_is_signed_and_is_never_swept(tmp_path: Path, sign: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"overrides": ["seed=3"]}))
+    assert "seed=3" in CommandLine.parse([f"{sign}resume={tmp_path}"]).overrides
+    with pytest.raises(UserError, match="cannot be swept"):
+        CommandLine.parse(["-m", f"{sign}resume={tmp_path}", "seed=1,2"])
+
+
 def test_quoting_survives_hydra(tmp_path: Path) -> None:
-    for text in ("plain", "with space", "it's", "a=b,c", "brace{x}", "back\\slash"):
+    for text in ("plain", "with space", "it's", "läuft", "a=b,c", "brace{x}", "back\\slash"):
         (config,) = compose(f"name={quoted(text)}")
         assert config["name"] == text
 

@@ -192,11 +192,16 @@ MISTAKES = [
     (["data=text_file", "data.path=empty.txt"], "empty"),
     (["data=text_file", "data.path=latin1.txt"], "UTF-8"),
     (["data=text_file", "data.path=short.txt"], "block_size"),
-    (["outputs=empty.txt/below"], "outputs=empty.txt/below cannot be written"),
+    (["outputs=empty.txt/below"], "empty.txt/below cannot be written"),
     (["resume=nowhere"], "resume=nowhere is not a directory"),
     (["optimizer._target_=os.system"], "must lie in spectral_exp or torch"),
     (["monitoring.checkpoint.save_interval=0"], "monitoring.checkpoint.save_interval=0 must be a whole number >= 1"),
     (["tokenizer=char", "training.sample_prompt=~"], "~"),
+    (["seed=99999999999999999999999"], "must be >= 0 and < 2^63"),
+    (["outputs="], "outputs='' must be a folder"),
+    (["training=null"], "choose an option by its name"),
+    (["model.attention=null"], "model.attention=null must be a group"),
+    (["match=foo"], "match=foo does not exist; choose from classic, none"),
     (["seed=-1"], "seed=-1 must be >= 0"),
     (["+model.attention.n_embd=3"], "model.attention.n_embd=3 must be left to the model"),
     (["+experiment=wav"], "choose from classic"),
@@ -217,7 +222,7 @@ def test_mistakes_end_with_one_line_exit_code_2_and_nothing_on_disk(
         assert main([*(data if own_data else TINY), *overrides]) == 2, overrides
         error = capsys.readouterr().err
         assert words in error, (overrides, error)
-        assert len(error.splitlines()) == 1, error
+        assert len(error.splitlines()) == 1, (overrides, error)
         assert sorted(tmp_path.iterdir()) == files, overrides
 
 
