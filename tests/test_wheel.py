@@ -1,0 +1,40 @@
+"""The package as a wheel carries its configuration and works in an empty folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from tests.conftest import NO_PLOTS, ROOT, TINY
+
+
+def test_a_wheel_trains_in_an_empty_folder(tmp_path: Path) -> None:
+    wheels, site, empty = (tmp_path / name for name in ("wheels", "site", "empty"))
+    empty.mkdir()
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(wheels), "."]
+    subprocess.run(build, cwd=ROOT, check=True)
+    (wheel,) = wheels.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+        entry_points = next(name for name in archive.namelist() if name.endswith("entry_points.txt"))
+        assert "spectral-exp-train = spectral_exp.train:main" in archive.read(entry_points).decode()
+    script = (
+        f"import sys, spectral_exp\nassert spectral_exp.__file__.startswith({str(site)!r})\n"
+        "from spectral_exp.train import main\nsys.exit(main(sys.argv[1:]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "+experiment=wave_rgd", *TINY, NO_PLOTS],
+        cwd=empty,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (run,) = (empty / "outputs").iterdir()
+    # Outside a repository there is no commit to name.
+    assert run.name.endswith("_nogit000")
+    assert (run / "results.json").is_file()
