@@ -10,7 +10,7 @@ from torch import profiler
 
 log = logging.getLogger(__name__)
 
-_UNDISTURBED_STEPS = 10
+UNDISTURBED_STEPS = 10
 
 
 class StepProfiler:
@@ -23,7 +23,7 @@ class StepProfiler:
         self._folder = folder
         self._profiler: profiler.profile | None = None
         if n_steps:
-            schedule = profiler.schedule(wait=_UNDISTURBED_STEPS - 1, warmup=1, active=n_steps, repeat=1)
+            schedule = profiler.schedule(wait=UNDISTURBED_STEPS - 1, warmup=1, active=n_steps, repeat=1)
             self._profiler = profiler.profile(schedule=schedule, on_trace_ready=self._write, record_shapes=True)
 
     def __enter__(self) -> StepProfiler:

@@ -22,7 +22,7 @@ from spectral_exp.errors import Interrupted, RunError, require
 from spectral_exp.evaluation import Evaluation, evaluate
 from spectral_exp.monitoring import CheckpointManager, ConfigTracker, MetricsLogger
 from spectral_exp.monitoring.visualization import TextSample, VisualizationManager
-from spectral_exp.profiling import StepProfiler
+from spectral_exp.profiling import UNDISTURBED_STEPS, StepProfiler
 from spectral_exp.progress import Progress
 from spectral_exp.run_dir import RunPaths, read_json
 from spectral_exp.seeding import process_settings, restore_rng_state, rng_state, step_seed
@@ -64,6 +64,9 @@ class TrainingSettings:
         for name in ("eval_windows", "patience"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, value, ">= 1 or null")
+        fits = self.profile_steps == 0 or self.profile_steps + UNDISTURBED_STEPS <= self.max_steps
+        room = f"at most max_steps - {UNDISTURBED_STEPS}"
+        require(fits, "profile_steps", self.profile_steps, room, "the first steps are not recorded")
         require(self.precision in ("fp32", "bf16"), "precision", self.precision, "fp32 or bf16")
         require(self.sample_prompt != "", "sample_prompt", "''", "at least one character, or null")
 
