@@ -153,6 +153,8 @@ def describe(error: Exception) -> str:
     lines = str(error).splitlines()
     if isinstance(error.__cause__, OmegaConfBaseException):
         lines += str(error.__cause__).splitlines()
+    if lines and lines[0].startswith("Ambiguous value for argument"):
+        return f"{lines[0]}: several values make a sweep, which needs --multirun (-m); a list is written [a,b]"
     # OmegaConf appends internals below its sentence.
     kept = [line.strip() for line in lines if "full_key" not in line and "object_type" not in line]
     return " ".join(line for line in kept if line)
@@ -244,6 +246,9 @@ def _compose(config_name: str, overrides: list[str]) -> tuple[DictConfig | None,
 
 def _unknown_key(key: str, override: str, names: list[str]) -> str:
     group = key.split("@")[0]
+    if (CONF_DIR / group).is_dir() and not list((CONF_DIR / group).glob("*.yaml")):
+        below = sorted(path.name for path in (CONF_DIR / group).iterdir())
+        return f"{override}: {group} has no options of its own; choose {', '.join(f'{group}/{b}=...' for b in below)}"
     if (CONF_DIR / group).is_dir():
         return f"{override}: {group} is added, not overridden; write +{override}"
     return f"{key} is not a setting{nearest(key, names)}; --cfg job shows all settings"
@@ -251,7 +256,7 @@ def _unknown_key(key: str, override: str, names: list[str]) -> str:
 
 def _dotted_names(node: Any, prefix: str = "") -> list[str]:
     if not isinstance(node, dict):
-        return [prefix]
+        return [] if prefix.endswith(("_target_", "_partial_")) else [prefix]
     start = f"{prefix}." if prefix else ""
     below = [name for key, value in node.items() for name in _dotted_names(value, f"{start}{key}")]
     return [prefix, *below] if prefix else below

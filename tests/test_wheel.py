@@ -14,7 +14,18 @@ from tests.conftest import NO_PLOTS, ROOT, TINY
 def test_a_wheel_trains_in_an_empty_folder(tmp_path: Path) -> None:
     wheels, site, empty = (tmp_path / name for name in ("wheels", "site", "empty"))
     empty.mkdir()
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(wheels), "."]
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(wheels),
+        ".",
+    ]
     subprocess.run(build, cwd=ROOT, check=True)
     (wheel,) = wheels.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
