@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,14 @@ _SHOWN = (
 )
 
 
-class ConsoleHandler(logging.StreamHandler[TextIO]):
+if TYPE_CHECKING:
+    _StreamHandler = logging.StreamHandler[TextIO]
+else:
+    # Python 3.10 has no generic handler at run time.
+    _StreamHandler = logging.StreamHandler
+
+
+class ConsoleHandler(_StreamHandler):
     """Log records on standard output; a progress bar that stands on the terminal's line is cleared first."""
 
     def __init__(self) -> None:
