@@ -147,7 +147,7 @@ def describe(error: Exception) -> str:
     """One line for an error of Hydra's or OmegaConf's."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, choice = error.missing_cfg_file.rpartition("/")
-        sign = "+" if group in ("experiment",) else ""
+        sign = "+" if group in ("experiment", "recipe") else ""
         choices = ", ".join(sorted(error.options))
         return f"{sign}{group}={choice} does not exist{nearest(choice, error.options)}; choose from {choices}"
     lines = str(error).splitlines()

@@ -30,7 +30,7 @@ from spectral_exp.signals import StopRequest
 
 log = logging.getLogger(__name__)
 
-Status = Literal["running", "completed", "stopped_early", "interrupted", "failed"]
+Status = Literal["completed", "stopped_early", "interrupted", "failed"]
 
 
 @dataclass(frozen=True)
@@ -368,7 +368,7 @@ class Runner:
     def _remember_best(self, evaluation: Evaluation) -> bool:
         state = self.state
         best = math.inf if state.best_val_loss is None else state.best_val_loss
-        if evaluation.val_loss < best - (self.settings.min_delta if state.best_val_loss is not None else 0.0):
+        if evaluation.val_loss < best - self.settings.min_delta:
             state.best_val_loss, state.best_val_bpb = evaluation.val_loss, evaluation.val_bpb
             state.best_step, state.evals_since_best = state.step, 0
             return True
@@ -422,7 +422,8 @@ class Runner:
         # Lines written after the checkpoint belong to steps that are about to be done again.
         self.metrics.cut_back(self.state.step)
         for entry in self.metrics.load_metrics():
-            self._keep_history(entry["step"], {k: v for k, v in entry.items() if isinstance(v, float)})
+            numbers = {name: value for name, value in entry.items() if isinstance(value, (int, float))}
+            self._keep_history(int(numbers.pop("step")), numbers)
         self.metrics.log_message(f"training from step {self.state.step + 1} to {self.settings.max_steps}")
 
     def _finished_before(self) -> bool:
@@ -430,7 +431,9 @@ class Runner:
         over = self.state.step >= self.settings.max_steps or self.state.stopped_early
         if not (over and self.paths.results_file.is_file()):
             return False
-        return read_json(self.paths.results_file).get("status") in ("completed", "stopped_early")
+        results = read_json(self.paths.results_file)
+        # Results of a shorter run that was continued since are not those of this one.
+        return results["status"] in ("completed", "stopped_early") and results["totals"]["steps"] == self.state.step
 
     def _finish(self) -> None:
         over = self.state.step >= self.settings.max_steps

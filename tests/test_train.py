@@ -389,3 +389,14 @@ def test_a_second_process_on_the_same_run_is_told_who_owns_it(tmp_path: Path) ->
 def test_job_failures_cross_process_borders() -> None:
     error = pickle.loads(pickle.dumps(JobError("why", exit_code=2)))
     assert (str(error), error.exit_code) == ("why", 2)
+
+
+def test_results_of_a_shorter_run_do_not_pass_for_those_of_the_longer(here: Callable[..., str], tmp_path: Path) -> None:
+    """Killed after the last checkpoint of a continuation: the old results are still there, and are replaced."""
+    settings = ["+experiment=classic", *TINY, NO_PLOTS, "hydra.run.dir=run"]
+    here(*settings)
+    shorter = (tmp_path / "run/results.json").read_bytes()
+    here("resume=run", "training.max_steps=16")
+    (tmp_path / "run/results.json").write_bytes(shorter)
+    here("resume=run", "training.max_steps=16")
+    assert read(tmp_path / "run/results.json")["totals"]["steps"] == 16
