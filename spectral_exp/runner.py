@@ -263,6 +263,12 @@ class Runner:
 
     def train_step(self, step: int) -> StepReport:
         """One optimizer update: gradients over all micro-batches, clipping, the update itself unless non-finite."""
+        report = self.compute_gradients(step)
+        self.update_weights(report)
+        return report
+
+    def compute_gradients(self, step: int) -> StepReport:
+        """The first half of a step: gradients over all micro-batches, averaged and clipped, left in the parameters."""
         settings = self.settings
         torch.manual_seed(step_seed(self.seed, step))
         self._set_schedules(step)
@@ -282,11 +288,13 @@ class Runner:
         grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip or math.inf)
         learning_rate = self.optimizer.param_groups[0]["lr"]
         means = {name: torch.stack(values).mean() for name, values in extra.items()}
-        report = StepReport(float(torch.stack(losses).mean()), tokens, learning_rate, float(grad_norm), means)
+        return StepReport(float(torch.stack(losses).mean()), tokens, learning_rate, float(grad_norm), means)
+
+    def update_weights(self, report: StepReport) -> None:
+        """The second half of a step: apply the gradients, unless they are non-finite, and drop them."""
         if report.finite:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return report
 
     def _set_schedules(self, step: int) -> None:
         factor = self.schedule.factor(step)
