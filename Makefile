@@ -22,7 +22,7 @@ suite: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bpe,sweep,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bpe,fast,zstd,safetensors,sweep,dev]'
 	touch $(STAMP)
 
 clean:

@@ -53,7 +53,9 @@ BEST_NAME = "checkpoint_best.pt"
 CORRUPT_SUFFIX = ".corrupt"
 TEMPORARY_SUFFIX = ".tmp"
 
-_CHECKPOINT_NAME = re.compile(r"checkpoint_step_(0|[1-9]\d*)\.pt")
+COMPRESSED_SUFFIX = ".zst"
+
+_CHECKPOINT_NAME = re.compile(r"checkpoint_step_(0|[1-9]\d*)\.pt(\.zst)?")
 
 NO_GIT_HASH = "nogit000"
 """Stands for the commit hash where the code is in no git repository, or in one without commits."""
@@ -78,8 +80,10 @@ class RunPaths:
         self.best_link = self.checkpoints / BEST_NAME
 
     def checkpoint_file(self, step: int) -> Path:
-        """The checkpoint of `step`."""
-        return self.checkpoints / f"checkpoint_step_{step}.pt"
+        """The checkpoint of `step`; the compressed one where only that exists."""
+        plain = self.checkpoints / f"checkpoint_step_{step}.pt"
+        compressed = plain.with_name(plain.name + COMPRESSED_SUFFIX)
+        return compressed if compressed.exists() and not plain.exists() else plain
 
     def checkpoint_step(self, path: Path) -> int | None:
         """The step in the name of a checkpoint file, or None if `path` is not named like one."""
@@ -92,7 +96,7 @@ class RunPaths:
             steps = [self.checkpoint_step(file) for file in self.checkpoints.iterdir()]
         except FileNotFoundError:
             return []
-        return sorted(step for step in steps if step is not None)
+        return sorted({step for step in steps if step is not None})
 
 
 # --- experiment ids --------------------------------------------------------------------------------------------------
@@ -337,7 +341,7 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
 
     Bytes go to a temporary file in the same folder, which is synchronised and renamed; then the folder is synchronised.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+    temporary = temporary_path(path)
     try:
         with temporary.open("xb") as file:
             yield file
@@ -345,11 +349,21 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
-        # The disk may be too broken even for this; what brought us here says so.
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        discard(temporary)
         raise
     fsync_directory(path.parent)
+
+
+def temporary_path(path: Path) -> Path:
+    """A name in the folder of `path` that nobody else uses, for what is to become `path`."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+
+
+def discard(temporary: Path) -> None:
+    """Remove a temporary file after a failure."""
+    # The disk may be too broken even for this; what brought us here says so.
+    with contextlib.suppress(OSError):
+        temporary.unlink(missing_ok=True)
 
 
 def remove_temporary_files(folder: Path) -> None:
@@ -377,7 +391,7 @@ def replace_symlink(link: Path, target: Path) -> None:
 
     Where symbolic links are refused a small text file holding the target's name takes its place; `follow` reads both.
     """
-    temporary = link.with_name(f".{link.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+    temporary = temporary_path(link)
     try:
         temporary.symlink_to(target.name)
     except (OSError, NotImplementedError) as error:

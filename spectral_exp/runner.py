@@ -11,7 +11,7 @@ import time
 from array import array
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -205,7 +205,7 @@ class Runner:
         self.samples: list[dict[str, Any]] = []
         self.history: dict[str, tuple[list[int], list[float]]] = {}
         self._peak_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
-        self._saved_step = 0
+        self._reported_saves = 0
         self._logged = (0.0, 0)
         self._started_s = time.perf_counter()
 
@@ -230,12 +230,15 @@ class Runner:
             except BaseException as error:
                 self._write_results("failed", error=f"{type(error).__name__}: {error}")
                 raise
+            finally:
+                self.checkpoint.close()
         if stop.signal_number is not None:
             raise Interrupted(stop.signal_number)
         return self.state
 
     def _train(self, stop: StopRequest) -> None:
         state, settings = self.state, self.settings
+        first_step = state.step + 1
         progress = Progress(settings.max_steps)
         with closing(progress), StepProfiler(settings.profile_steps, self.paths.root / "profile") as profiler:
             while state.step < settings.max_steps and not state.stopped_early and stop.signal_number is None:
@@ -243,6 +246,8 @@ class Runner:
                 with self.clock.measure("train"):
                     report = self.train_step(step)
                 self._advance(report)
+                if step == first_step:
+                    self.checkpoint.prepare(self.model, self.optimizer)
                 profiler.step()
                 values: dict[str, float] = {}
                 improved = False
@@ -259,6 +264,12 @@ class Runner:
                 # While steps are being skipped, what is on disk is better than what would replace it.
                 if (self.checkpoint.should_checkpoint(step) or improved) and not state.bad_in_a_row:
                     self._save(improved)
+                if self.checkpoint.exceeds_risk(step):
+                    raise RunError(
+                        f"no checkpoint has become durable for {self.checkpoint.steps_at_risk(step)} steps "
+                        f"(monitoring.checkpoint.max_steps_at_risk={self.checkpoint.max_steps_at_risk}); mend the "
+                        f"storage of {self.paths.checkpoints}, then continue with resume="
+                    )
                 progress.update(step, values, self._next_checkpoint(step))
 
     def train_step(self, step: int) -> StepReport:
@@ -340,9 +351,19 @@ class Runner:
             if isinstance(part, Measured):
                 measured |= part.metrics()
         values |= {name: float(value) for name, value in measured.items()}
+        if self.checkpoint.enabled:
+            values["steps_at_risk"] = self.checkpoint.steps_at_risk(step)
+            values |= self._costs_of_new_saves()
         if self.state.bad_steps:
             values["bad_steps"] = self.state.bad_steps
         return values
+
+    def _costs_of_new_saves(self) -> dict[str, float]:
+        """What the newest durable checkpoint cost, once for each."""
+        if len(self.checkpoint.reports) == self._reported_saves:
+            return {}
+        self._reported_saves = len(self.checkpoint.reports)
+        return self.checkpoint.metrics()
 
     def _log(self, step: int, values: dict[str, float]) -> None:
         with self.clock.measure("metrics"):
@@ -351,6 +372,8 @@ class Runner:
 
     def _keep_history(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
+            if name == "steps_at_risk" or name.startswith("checkpoint_"):
+                continue  # about the machine, not about training
             steps, series = self.history.setdefault(name, ([], []))
             steps.append(step)
             series.append(value)
@@ -401,16 +424,16 @@ class Runner:
             "rng_state": rng_state(),
         }
         with self.clock.measure("checkpoint"):
-            path = self.checkpoint.save_checkpoint(
+            self.checkpoint.save_checkpoint(
                 self.state.step, self.model, self.optimizer, self.state.loss_history, self.config,
                 extra=extra, is_best=is_best,
             )  # fmt: skip
-        if path:
-            self._saved_step = self.state.step
 
     def _next_checkpoint(self, step: int) -> int | None:
         interval = self.checkpoint.save_interval
-        return (step // interval + 1) * interval if self.checkpoint.enabled else None
+        if not self.checkpoint.enabled or interval == "auto":
+            return None
+        return (step // interval + 1) * interval
 
     def _restore(self) -> None:
         """Continue from the newest sound checkpoint; without one, start at step 1."""
@@ -424,7 +447,7 @@ class Runner:
             patience = self.settings.patience
             self.state.stopped_early = patience is not None and self.state.evals_since_best >= patience
             log.info("resuming after step %d", self.state.step)
-        self._saved_step = self._plotted_step = self.state.step
+        self._plotted_step = self.state.step
         self._train_s_before = self.state.train_s
         self._logged = (0.0, self.state.step)
         # Lines written after the checkpoint belong to steps that are about to be done again.
@@ -446,10 +469,15 @@ class Runner:
     def _finish(self) -> None:
         over = self.state.step >= self.settings.max_steps
         status: Status = "stopped_early" if self.state.stopped_early else "completed" if over else "interrupted"
-        if self.state.step > self._saved_step:
+        # The save under way first: the last state must not be the one that is passed over.
+        with self.clock.measure("checkpoint"):
+            self.checkpoint.close()
+        if self.checkpoint.steps_at_risk(self.state.step) > 0:
             self._save()
         if self.state.step > self._plotted_step:
             self._plot(self.state.step)
+        with self.clock.measure("checkpoint"):
+            self.checkpoint.close()
         if status == "stopped_early":
             self._restore_best()
         self._write_results(status)
@@ -516,4 +544,7 @@ class Runner:
             "train_s": train_s,
             "evaluation_s": self.clock.seconds.get("evaluation", 0.0),
             "share_of_training": sum(blocked.values()) / train_s if train_s else 0.0,
+            "saves": [asdict(report) for report in self.checkpoint.reports],
+            "saves_failed": self.checkpoint.failures,
+            "saves_skipped": self.checkpoint.skipped,
         }

@@ -158,7 +158,7 @@ def test_interrupted_loop_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
     assert losses == expected_losses
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
 
-    assert sorted(path.name for path in (root / "checkpoints").iterdir()) == [
+    assert sorted(path.name for path in (root / "checkpoints").glob("*.pt")) == [
         "checkpoint_latest.pt",
         "checkpoint_step_20.pt",
         "checkpoint_step_30.pt",

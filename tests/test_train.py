@@ -19,6 +19,16 @@ import torch
 from spectral_exp.train import JobError, main
 from tests.conftest import NO_PLOTS, TINY, python, train
 
+# What a metrics line says of the machine, not of the training.
+TIMED = {
+    "timestamp",
+    "tokens_per_s",
+    "steps_at_risk",
+    "checkpoint_blocked_ms",
+    "checkpoint_durable_s",
+    "checkpoint_size_mb",
+}
+
 SPECIFIED_CHECKPOINT_KEYS = {
     "step",
     "model_state_dict",
@@ -294,7 +304,7 @@ def assert_same_state(one: Path, other: Path, step: int) -> None:
         assert flat(states[0][key]) == flat(states[1][key]), key
     untimed = [
         [
-            {k: v for k, v in json.loads(line).items() if k not in ("timestamp", "tokens_per_s")}
+            {k: v for k, v in json.loads(line).items() if k not in TIMED}
             for line in (run / "logs/metrics.jsonl").read_text().splitlines()
         ]
         for run in (one, other)

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-import errno
+import atexit
 import logging
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import threading
+import time
+import weakref
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from spectral_exp import run_dir
 from spectral_exp.errors import UserError, require
+from spectral_exp.monitoring import checkpoint_file
+from spectral_exp.monitoring.checkpoint_file import BrokenCheckpointError
 from spectral_exp.monitoring.model_summary import unwrap
 from spectral_exp.monitoring.redact import without_secrets
+from spectral_exp.monitoring.retention import removable
+from spectral_exp.monitoring.save_schedule import SaveSchedule
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from spectral_exp.monitoring.staging import Staged, StagingArena
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +43,16 @@ CHECKPOINT_KEYS = (
 """What every checkpoint holds."""
 
 
+_writing: weakref.WeakSet[CheckpointManager] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Let no save be cut off by the end of the process, however its owner forgot it."""
+    for manager in list(_writing):
+        manager.close()
+
+
 class HasState(Protocol):
     """An optimizer, or whatever else tells its state as one does."""
 
@@ -41,45 +60,162 @@ class HasState(Protocol):
         """The state, in containers of tensors and numbers."""
 
 
+@dataclass(frozen=True)
+class SaveReport:
+    """What one durable checkpoint cost.
+
+    Attributes:
+        step: the step it holds.
+        blocked_s: seconds that training waited for it.
+        durable_s: seconds from the call until it would have survived a power cut.
+        size_bytes: of the file.
+        compression_ratio: bytes of the state for each byte of the file.
+    """
+
+    step: int
+    blocked_s: float
+    durable_s: float
+    size_bytes: int
+    compression_ratio: float
+
+
+@dataclass
+class _Save:
+    """A save under way, shared by the thread that trains and the one that writes."""
+
+    step: int
+    is_best: bool
+    state: dict[str, Any]
+    staged: Staged | None
+    started_s: float
+    blocked_s: float = 0.0
+
+
 class CheckpointManager:
     """Saves, finds and removes the checkpoints of one run. A run has one writer at a time, and any number of readers.
 
-    Saving is synchronous: when the call returns, the file has reached the disk and `checkpoint_latest.pt` points to it.
-    If the disk fails, training goes on: the checkpoint is skipped with a warning, and the older ones stay.
+    By default saving is synchronous: when the call returns, the file, its sidecar with size and checksum and
+    `checkpoint_latest.pt` have reached the disk. With `background` the call returns at once. The state is copied while
+    the next forward and backward run, and before the optimizer changes anything: a torch optimizer waits by itself; in
+    front of any other change of weights call `fence`. A thread writes the copy, and `wait` returns when it is durable.
+
+    One save is under way at a time. What falls due meanwhile is logged as skipped and made up for, with the state of
+    that moment, as soon as the writer is free. If the disk fails, training goes on: older checkpoints stay, the failure
+    is told once, and further tries follow after growing pauses.
 
     Args:
         experiment_dir: root of the run.
-        save_interval: steps between checkpoints, >= 1.
+        save_interval: steps between checkpoints, >= 1; "auto" saves as often as `max_overhead` allows.
         keep_last_n: checkpoints to keep, >= 1.
         keep_best: keep the best checkpoint too, with `checkpoint_best.pt` pointing to it.
+        keep_every_n_steps: keep the checkpoints of steps divisible by it too.
+        background: write in a thread while training goes on; takes memory for one more copy of the state.
+        compression: "zstd" writes `.pt.zst` files.
+        max_overhead: share of the time that saves may cost with save_interval="auto", like "0.5%".
+        max_steps_at_risk: steps without a durable checkpoint after which `exceeds_risk` says so; None for never.
+        exit_deadline_s: seconds that `close` waits for the save under way.
+        on_durable: called, by the thread that writes, with the step of each checkpoint that has become durable.
         enabled: when false nothing is due and nothing is written; loading works.
     """
 
     def __init__(
         self,
         experiment_dir: str | Path,
-        save_interval: int = 1000,
+        save_interval: int | Literal["auto"] = 1000,
         keep_last_n: int = 3,
         *,
         keep_best: bool = True,
+        keep_every_n_steps: int | None = None,
+        background: bool = False,
+        compression: Literal["zstd"] | None = None,
+        max_overhead: float | str = "0.5%",
+        max_steps_at_risk: int | None = None,
+        exit_deadline_s: float = 600.0,
+        on_durable: Callable[[int], None] | None = None,
         enabled: bool = True,
     ) -> None:
-        for name, value in {"save_interval": save_interval, "keep_last_n": keep_last_n}.items():
-            require(isinstance(value, int) and value >= 1, name, value, "a whole number >= 1")
+        require(_whole(keep_last_n), "keep_last_n", keep_last_n, "a whole number >= 1")
+        for name, value in {"keep_every_n_steps": keep_every_n_steps, "max_steps_at_risk": max_steps_at_risk}.items():
+            require(value is None or _whole(value), name, value, "a whole number >= 1 or null")
+        require(compression in checkpoint_file.COMPRESSIONS, "compression", compression, "zstd or null")
+        require(exit_deadline_s > 0, "exit_deadline_s", exit_deadline_s, "a number of seconds > 0")
+        if compression == "zstd":
+            checkpoint_file.zstd()
         self.paths = run_dir.RunPaths(experiment_dir)
         self.save_interval = save_interval
         self.keep_last_n = keep_last_n
         self.keep_best = keep_best
+        self.keep_every_n_steps = keep_every_n_steps
+        self.background = background
+        self.compression = compression
+        self.max_steps_at_risk = max_steps_at_risk
+        self.exit_deadline_s = exit_deadline_s
+        self.on_durable = on_durable
         self.enabled = enabled
         self.failures = 0
         """Saves that the disk refused so far."""
+        self.skipped = 0
+        """Saves that fell due while one was under way."""
+        self.reports: list[SaveReport] = []
+        """The saves that have become durable, in order."""
+        self.durable_step = 0
+        """The newest step that a durable checkpoint is known of: saved or loaded by this manager."""
+        self._schedule = SaveSchedule(save_interval, max_overhead)
+        self._postponed_at: int | None = None
         self._warned = False
+        self._arena: StagingArena | None = None
+        self._fenced: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._current: _Save | None = None
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._verified: dict[Path, tuple[int, int]] = {}
+
+    # --- when --------------------------------------------------------------------------------------------------------
 
     def should_checkpoint(self, step: int) -> bool:
-        """Whether a checkpoint is due after `step`, counted from 1."""
-        return self.enabled and step > 0 and step % self.save_interval == 0
+        """Whether to save after `step`, counted from 1: one is due, or was due while the writer was busy."""
+        if not self.enabled:
+            return False
+        due = self._schedule.due(step)
+        if not (due or self._postponed_at is not None):
+            return False
+        if not self.busy:
+            return True
+        if due and step != self._postponed_at:
+            self.skipped += 1
+            self._postponed_at = step
+            log.info("checkpoint of step %d skipped: one is still being written; the next follows at once", step)
+        return False
+
+    @property
+    def busy(self) -> bool:
+        """Whether a save is under way."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def steps_at_risk(self, step: int) -> int:
+        """Steps, of the `step` done, that no durable checkpoint holds: what a power cut would cost now."""
+        return step - self.durable_step
+
+    def exceeds_risk(self, step: int) -> bool:
+        """Whether more steps are at risk than `max_steps_at_risk` allows."""
+        allowed = self.max_steps_at_risk
+        return self.enabled and allowed is not None and self.steps_at_risk(step) > allowed
 
     # --- saving ------------------------------------------------------------------------------------------------------
+
+    def prepare(self, model: nn.Module, optimizer: HasState) -> None:
+        """Take the memory for background saves before the first one, which would otherwise wait for it.
+
+        Call it when the optimizer has its state, after the first step. Without `background` it does nothing.
+        """
+        if not (self.enabled and self.background) or self.busy:
+            return
+        from spectral_exp.monitoring.portable import portable_state
+
+        tensors: list[torch.Tensor] = []
+        portable_state([unwrap(model).state_dict(), optimizer.state_dict()], "state", tensors)
+        storages = list(_by_id(tensors).values())
+        self._start(lambda: self._staging().reserve(storages))
 
     def save_checkpoint(
         self,
@@ -101,10 +237,11 @@ class CheckpointManager:
             loss_history: one loss per step; kept as one float64 tensor, given back as a list by the load methods.
             config: kept for readers, secrets redacted; objects other than numbers and strings are kept as text.
             extra: further entries beside the standard ones, e.g. random number states.
-            is_best: mark it as the best so far.
+            is_best: mark it as the best so far. Such a save is not skipped: it waits for the one under way.
 
         Returns:
-            The path of the file, or "" when nothing was saved: switched off, or the disk failed.
+            The path of the file, in background mode before it exists; "" when nothing is saved: switched off, the disk
+            failed, or another save is under way.
 
         Raises:
             SettingError: `extra` uses a standard key.
@@ -112,28 +249,78 @@ class CheckpointManager:
         """
         if not self.enabled:
             return ""
-        state = _checkpoint_state(step, model, optimizer, loss_history, config, extra or {})
-        path = self.paths.checkpoint_file(step)
-        try:
-            self.paths.checkpoints.mkdir(parents=True, exist_ok=True)
-            _write(path, state)
-            run_dir.replace_symlink(self.paths.latest_link, path)
-            if is_best and self.keep_best:
-                run_dir.replace_symlink(self.paths.best_link, path)
-        except OSError as error:
-            self.failures += 1
-            self._warn_once(f"checkpoint of step {step} not saved, training goes on", error)
+        started = time.perf_counter()
+        if self.busy and not is_best:
+            self.skipped += 1
+            log.info("checkpoint of step %d skipped: one is still being written", step)
             return ""
-        if self._warned:
-            log.warning("checkpoints are being saved again, from step %d on", step)
-            self._warned = False
-        self.cleanup_old_checkpoints()
-        return str(path)
+        self.wait()
+        self._postponed_at = None
+        state, tensors = _checkpoint_state(step, model, optimizer, loss_history, config, extra or {})
+        save = _Save(step, is_best, state, None, started)
+        if not self.background:
+            return self._target(step) if self._write(save) else ""
+        self._stage(save, tensors, unwrap(model), optimizer)
+        self._current = save
+        self._start(lambda: self._write(save))
+        save.blocked_s += time.perf_counter() - started
+        return self._target(step)
+
+    def fence(self) -> None:
+        """Return once the state of the save under way has been copied: from then on it may be changed."""
+        save = self._current
+        if save is None or save.staged is None:
+            return
+        started = time.perf_counter()
+        save.staged.finish()
+        save.blocked_s += time.perf_counter() - started
+        self._current = None
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Return once no save is under way, or after `timeout_s`; whether it is so.
+
+        Raises:
+            Exception: what the writer met that is no failure of the storage.
+        """
+        if self._thread is None:
+            return True
+        self.fence()
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            return False
+        self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        return True
+
+    def close(self) -> bool:
+        """Wait for the save under way, at most `exit_deadline_s`; whether all is durable. Saving works afterwards."""
+        if self.wait(self.exit_deadline_s):
+            return True
+        log.error(
+            "the checkpoint being written was not durable within exit_deadline_s=%g; the newest that is: step %d",
+            self.exit_deadline_s, self.durable_step,
+        )  # fmt: skip
+        return False
+
+    def metrics(self) -> dict[str, float]:
+        """What the newest durable save cost, under metric names; empty before the first."""
+        if not self.reports:
+            return {}
+        newest = self.reports[-1]
+        values = {
+            "checkpoint_blocked_ms": 1e3 * newest.blocked_s,
+            "checkpoint_durable_s": newest.durable_s,
+            "checkpoint_size_mb": newest.size_bytes / 1e6,
+        }
+        return values | ({"checkpoint_compression": newest.compression_ratio} if self.compression else {})
 
     def mark_best(self, step: int) -> None:
         """Let `checkpoint_best.pt` point to the checkpoint of `step`. Raises UserError if there is none."""
         if not (self.enabled and self.keep_best):
             return
+        self.wait()
         path = self.paths.checkpoint_file(step)
         if not path.is_file():
             raise UserError(f"cannot mark step {step} as best: {path} does not exist")
@@ -143,24 +330,139 @@ class CheckpointManager:
             self._warn_once(f"step {step} not marked as best", error)
 
     def cleanup_old_checkpoints(self) -> None:
-        """Remove all but the `keep_last_n` newest, the best and the latest, and what killed writers left behind."""
+        """Remove checkpoints beyond retention, and what killed writers left behind.
+
+        Nothing goes before the `keep_last_n` newest have been read back and found intact.
+        """
         if not self.enabled:
             return
-        kept = set(self._newest_first()[: self.keep_last_n])
-        pointed = {run_dir.follow(link) for link in (self.paths.latest_link, self.paths.best_link)}
+        newest_first = self._newest_first()
+        pointed = {self._pointed(link) for link in (self.paths.latest_link, self.paths.best_link)}
+        excess = removable(
+            newest_first, keep_last_n=self.keep_last_n, keep_every_n_steps=self.keep_every_n_steps, pointed=pointed
+        )
         try:
             run_dir.remove_temporary_files(self.paths.checkpoints)
-            for step in self.paths.checkpoint_steps():
+            broken = [step for step in newest_first[: self.keep_last_n] if excess and not self._is_sound(step)]
+            if broken:  # the older ones take their place
+                return
+            for step in excess:
                 path = self.paths.checkpoint_file(step)
-                if step not in kept and path not in pointed:
-                    path.unlink(missing_ok=True)
+                # The sidecar last: a checkpoint without one is unverified, a sidecar alone is nothing.
+                path.unlink(missing_ok=True)
+                checkpoint_file.sidecar_file(path).unlink(missing_ok=True)
+                self._verified.pop(path, None)
         except OSError as error:
             self._warn_once("old checkpoints not removed", error)
+
+    def _stage(self, save: _Save, tensors: _Tensors, model: nn.Module, optimizer: HasState) -> None:
+        """Begin to copy the tensors; what a forward changes, and all that no torch optimizer guards, is copied now."""
+        import torch
+
+        from spectral_exp.monitoring.archive import storage_id
+
+        later: dict[int, torch.UntypedStorage] = {}
+        guarded = isinstance(optimizer, torch.optim.Optimizer)
+        if guarded:
+            weights = {storage_id(parameter.untyped_storage()) for parameter in model.parameters()}
+            later = _by_id(tensors.optimizer)
+            later |= {id_: storage for id_, storage in _by_id(tensors.model).items() if id_ in weights}
+        now = {id_: storage for id_, storage in _by_id([*tensors.model, *tensors.rest]).items() if id_ not in later}
+        if not guarded:
+            now |= _by_id(tensors.optimizer)
+        save.staged = self._staging().stage(list(now.values()), list(later.values()))
+        if guarded and optimizer not in self._fenced:
+            fence = weakref.WeakMethod(self.fence)
+
+            def wait_for_copy(*_: Any) -> None:
+                if (method := fence()) is not None:
+                    method()
+
+            optimizer.register_step_pre_hook(wait_for_copy)  # type: ignore[attr-defined]
+            self._fenced.add(optimizer)
+
+    def _staging(self) -> StagingArena:
+        from spectral_exp.monitoring.staging import StagingArena
+
+        self._arena = self._arena or StagingArena()
+        return self._arena
+
+    def _start(self, work: Callable[[], object]) -> None:
+        """Let a thread do `work`; its error is raised by the next `wait`."""
+
+        def run() -> None:
+            try:
+                work()
+            except BaseException as error:
+                self._error = error
+
+        # A thread that hangs on a dead disk must not keep the process: it is a daemon, waited for with a deadline.
+        self._thread = threading.Thread(target=run, name="checkpoint writer", daemon=True)
+        self._thread.start()
+        _writing.add(self)
+
+    def _target(self, step: int) -> str:
+        name = f"checkpoint_step_{step}.pt" + (run_dir.COMPRESSED_SUFFIX if self.compression == "zstd" else "")
+        return str(self.paths.checkpoints / name)
+
+    def _write(self, save: _Save) -> bool:
+        """Make a save durable; whether the storage took it. Runs in the writer's thread in background mode."""
+        path = Path(self._target(save.step))
+        views: Mapping[int, memoryview] = {}
+        cpu_s = time.thread_time()
+        if save.staged is not None:
+            save.staged.synchronize()
+            views = save.staged.views
+        try:
+            self.paths.checkpoints.mkdir(parents=True, exist_ok=True)
+            written = checkpoint_file.write_checkpoint(path, save.state, views, compression=self.compression)
+            run_dir.replace_symlink(self.paths.latest_link, path)
+            if save.is_best and self.keep_best:
+                run_dir.replace_symlink(self.paths.best_link, path)
+        except OSError as error:
+            self.failures += 1
+            self._schedule.failed()
+            self._warn_once(f"checkpoint of step {save.step} not saved, training goes on", error)
+            return False
+        durable_s = time.perf_counter() - save.started_s
+        if not self.background:
+            save.blocked_s = durable_s
+        self.durable_step = save.step
+        ratio = written.state_bytes / written.size_bytes
+        self.reports.append(SaveReport(save.step, save.blocked_s, durable_s, written.size_bytes, ratio))
+        self._schedule.saved(save.blocked_s + time.thread_time() - cpu_s, durable_s)
+        if self._warned:
+            log.warning("checkpoints are being saved again, from step %d on", save.step)
+            self._warned = False
+        self.cleanup_old_checkpoints()
+        if self.on_durable is not None:
+            self.on_durable(save.step)
+        return True
+
+    def _is_sound(self, step: int) -> bool:
+        """Whether the checkpoint of `step` is intact; each file is read once. A broken one is set aside."""
+        path = self.paths.checkpoint_file(step)
+        try:
+            facts = path.stat()
+            seen = (facts.st_size, facts.st_mtime_ns)
+            if self._verified.get(path) != seen:
+                checkpoint_file.verify(path, max_threads=1)
+                self._verified[path] = seen
+        except BrokenCheckpointError as error:
+            self._set_aside(path, error)
+            return False
+        return True
+
+    def _pointed(self, link: Path) -> int | None:
+        """The step of the checkpoint that a link points to."""
+        target = run_dir.follow(link)
+        return self.paths.checkpoint_step(target) if target else None
 
     def _warn_once(self, what: str, error: OSError) -> None:
         """Tell the first failure of a row with its remedy; the next ones would only repeat it."""
         if not self._warned:
-            log.warning("%s: %s (%s); %s", what, error.strerror or error, self.paths.checkpoints, _remedy(error))
+            reason, remedy = error.strerror or error, checkpoint_file.remedy(error)
+            log.warning("%s: %s (%s); %s; further tries follow", what, reason, self.paths.checkpoints, remedy)
         self._warned = True
 
     # --- loading -----------------------------------------------------------------------------------------------------
@@ -240,21 +542,20 @@ class CheckpointManager:
         from spectral_exp.monitoring.portable import to_device
 
         try:
-            _verify_checksums(path)
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = checkpoint_file.read_checkpoint(path)
             if missing := [key for key in CHECKPOINT_KEYS if key not in state]:
-                raise ValueError(f"it lacks {', '.join(missing)}")
+                raise BrokenCheckpointError(f"it lacks {', '.join(missing)}")
             state["loss_history"] = torch.as_tensor(state["loss_history"], dtype=torch.float64).tolist()
         except FileNotFoundError:
             return None
         except PermissionError as error:
             raise UserError(f"cannot read {path}: {error.strerror}; give yourself read permission") from error
-        except MemoryError:
-            raise
-        except Exception as error:
-            # Broken bytes can fail in any way; whichever it was, an older file may be whole.
+        except (BrokenCheckpointError, OSError) as error:
             self._set_aside(path, error)
             return None
+        if checkpoint_file.read_sidecar(path) is None:
+            log.warning("checkpoint %s has no sidecar: it agrees with its own checksums, but is not verified", path)
+        self.durable_step = max(self.durable_step, int(state["step"]))
         return state if str(map_location) == "cpu" else dict(to_device(state, map_location))
 
     def _set_aside(self, path: Path, error: Exception) -> None:
@@ -267,10 +568,26 @@ class CheckpointManager:
         reason = str(error).partition("\n")[0] or type(error).__name__
         try:
             path.rename(aside)
+            sidecar = checkpoint_file.sidecar_file(path)
+            if sidecar.exists():
+                sidecar.rename(checkpoint_file.sidecar_file(aside))
         except OSError as refusal:
             log.warning("checkpoint %s is broken (%s) and stays there: %s", path, reason, refusal.strerror)
         else:
             log.warning("checkpoint %s is broken (%s); set aside as %s", path, reason, aside.name)
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+@dataclass
+class _Tensors:
+    """The tensors of a checkpoint by where they come from."""
+
+    model: list[torch.Tensor] = field(default_factory=list)
+    optimizer: list[torch.Tensor] = field(default_factory=list)
+    rest: list[torch.Tensor] = field(default_factory=list)
 
 
 def _checkpoint_state(
@@ -280,21 +597,23 @@ def _checkpoint_state(
     loss_history: Sequence[float] | torch.Tensor,
     config: Mapping[str, Any],
     extra: Mapping[str, Any],
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], _Tensors]:
     from spectral_exp.monitoring.portable import portable_config, portable_state
 
     clash = sorted(set(extra) & set(CHECKPOINT_KEYS))
     require(not clash, "extra", clash, "without the names of a checkpoint's own entries")
-    return {
+    tensors = _Tensors()
+    state = {
         "step": int(step),
-        "model_state_dict": portable_state(unwrap(model).state_dict(), "model_state_dict"),
-        "optimizer_state_dict": portable_state(optimizer.state_dict(), "optimizer_state_dict"),
+        "model_state_dict": portable_state(unwrap(model).state_dict(), "model_state_dict", tensors.model),
+        "optimizer_state_dict": portable_state(optimizer.state_dict(), "optimizer_state_dict", tensors.optimizer),
         "loss_history": _history_tensor(loss_history),
         "config": without_secrets(portable_config(config)),
         "timestamp": datetime.now().isoformat(timespec="seconds"),
         "git_hash": run_dir.git_hash(),
-        **portable_state(extra, "extra"),
+        **portable_state(extra, "extra", tensors.rest),
     }
+    return state, tensors
 
 
 def _history_tensor(losses: Sequence[float] | torch.Tensor) -> torch.Tensor:
@@ -304,6 +623,8 @@ def _history_tensor(losses: Sequence[float] | torch.Tensor) -> torch.Tensor:
 
     from spectral_exp.monitoring.portable import portable_state
 
+    if isinstance(losses, array):
+        return torch.frombuffer(losses, dtype=torch.float64).clone() if losses else torch.empty(0, dtype=torch.float64)
     if isinstance(losses, torch.Tensor):
         compact: torch.Tensor = portable_state(losses.to("cpu", torch.float64), "loss_history")
         return compact
@@ -312,42 +633,18 @@ def _history_tensor(losses: Sequence[float] | torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(np.fromiter(losses, np.float64, len(losses)))
 
 
-def _write(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a checkpoint file durably. Raises OSError for whatever the storage refuses."""
+def _by_id(tensors: Iterable[torch.Tensor]) -> dict[int, torch.UntypedStorage]:
+    """The storages of tensors, each once; those that are hidden in sparse and quantized ones are left out."""
     import torch
 
-    try:
-        with run_dir.atomic_writer(path) as file, _checksums_on():
-            torch.save(dict(state), file)
-    except RuntimeError as error:
-        # torch reports a refused write as its own error, raised while the storage's was being handled.
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, OSError):
-            cause = cause.__cause__ or cause.__context__
-        raise (cause or error) from error
+    from spectral_exp.monitoring.archive import storage_id
 
-
-@contextmanager
-def _checksums_on() -> Iterator[None]:
-    """Let torch write the checksums that loading compares, even where the caller has switched them off."""
-    from torch import serialization
-
-    if not hasattr(serialization, "set_crc32_options"):  # older torch always writes them
-        yield
-        return
-    chosen = serialization.get_crc32_options()
-    serialization.set_crc32_options(True)
-    try:
-        yield
-    finally:
-        serialization.set_crc32_options(chosen)
-
-
-def _verify_checksums(path: Path) -> None:
-    """Compare the bytes of a checkpoint with its checksums, which `torch.load` does not. Raises ValueError."""
-    with zipfile.ZipFile(path) as archive:
-        if (member := archive.testzip()) is not None:
-            raise ValueError(f"wrong checksum of {member}")
+    found = {}
+    for tensor in tensors:
+        if tensor.layout == torch.strided and not tensor.is_quantized:
+            storage = tensor.untyped_storage()
+            found[storage_id(storage)] = storage
+    return found
 
 
 def _modified(path: Path) -> int:
@@ -356,11 +653,3 @@ def _modified(path: Path) -> int:
         return path.stat().st_mtime_ns
     except FileNotFoundError:
         return 0
-
-
-def _remedy(error: OSError) -> str:
-    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        return "free space on the disk, or keep fewer checkpoints (keep_last_n); every further save tries again"
-    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        return "make the folder writable; every further save tries again"
-    return "check the disk; every further save tries again"

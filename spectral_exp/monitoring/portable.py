@@ -12,22 +12,23 @@ import numpy as np
 import torch
 
 
-def portable_state(value: Any, where: str) -> Any:
+def portable_state(value: Any, where: str, found: list[torch.Tensor] | None = None) -> Any:
     """`value` with containers, numbers and tensors in their plain, compact form, and nothing changed in meaning.
 
     Args:
         value: nested containers of tensors, numbers, strings, bytes, paths and dates (the last two become strings).
         where: how error messages name it.
+        found: takes the tensors of the result, in order.
 
     Raises:
         TypeError: something inside has no plain form.
     """
-    return _convert(value, where, lenient=False)
+    return _convert(value, where, False, [] if found is None else found)
 
 
 def portable_config(value: Any) -> Any:
     """The same for configurations, which are kept to be read: arrays become lists, and unknown objects their text."""
-    return _convert(value, "config", lenient=True)
+    return _convert(value, "config", True, [])
 
 
 def to_device(value: Any, device: str | torch.device) -> Any:
@@ -43,10 +44,14 @@ def to_device(value: Any, device: str | torch.device) -> Any:
     return value
 
 
-def _convert(value: Any, where: str, lenient: bool) -> Any:
+_PLAIN = frozenset({bool, int, float, str, bytes, type(None), torch.dtype, torch.device})
+
+
+def _convert(value: Any, where: str, lenient: bool, found: list[torch.Tensor]) -> Any:
     if isinstance(value, torch.Tensor):
-        return _compact(value)
-    if value is None or type(value) in {bool, int, float, str, bytes} or isinstance(value, torch.dtype | torch.device):
+        found.append(_compact(value))
+        return found[-1]
+    if type(value) in _PLAIN:
         return value
     if isinstance(value, np.generic):
         return value.item()
@@ -58,11 +63,11 @@ def _convert(value: Any, where: str, lenient: bool) -> Any:
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, Mapping):
-        return _convert_mapping(value, where, lenient)
+        return _convert_mapping(value, where, lenient, found)
     if isinstance(value, tuple):
-        return tuple(_convert(item, f"{where}[{i}]", lenient) for i, item in enumerate(value))
+        return tuple(_convert(item, f"{where}[{i}]", lenient, found) for i, item in enumerate(value))
     if isinstance(value, Sequence) and not isinstance(value, bytearray):
-        return [_convert(item, f"{where}[{i}]", lenient) for i, item in enumerate(value)]
+        return [_convert(item, f"{where}[{i}]", lenient, found) for i, item in enumerate(value)]
     if lenient:
         return value.tolist() if isinstance(value, np.ndarray) else str(value)
     raise TypeError(
@@ -71,22 +76,22 @@ def _convert(value: Any, where: str, lenient: bool) -> Any:
     )
 
 
-def _convert_mapping(value: Mapping[Any, Any], where: str, lenient: bool) -> dict[Any, Any]:
-    pairs = ((_convert(key, f"a key of {where}", lenient), item) for key, item in value.items())
-    converted = ((key, _convert(item, f"{where}[{key!r}]", lenient)) for key, item in pairs)
-    if not isinstance(value, OrderedDict):
-        return dict(converted)
-    ordered = OrderedDict(converted)
+def _convert_mapping(value: Mapping[Any, Any], where: str, lenient: bool, found: list[torch.Tensor]) -> dict[Any, Any]:
+    converted: dict[Any, Any] = OrderedDict() if isinstance(value, OrderedDict) else {}
+    for key, item in value.items():
+        if type(key) not in _PLAIN:
+            key = _convert(key, f"a key of {where}", lenient, [])
+        converted[key] = item if type(item) in _PLAIN else _convert(item, f"{where}[{key!r}]", lenient, found)
     # Modules keep the versions of their layout here, and look for them when they load.
-    if hasattr(value, "_metadata"):
-        ordered._metadata = value._metadata  # type: ignore[attr-defined]
-    return ordered
+    if isinstance(converted, OrderedDict) and hasattr(value, "_metadata"):
+        converted._metadata = value._metadata  # type: ignore[attr-defined]
+    return converted
 
 
 def _compact(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor without history, and without the rest of a storage of which it shows only a part."""
     tensor = tensor.detach()
     if tensor.layout != torch.strided or tensor.is_quantized:
-        return tensor
+        return tensor.clone()  # its storages are hidden inside, so that it has to be copied whole
     shows_all = tensor.numel() * tensor.element_size() >= tensor.untyped_storage().nbytes()
     return tensor if shows_all else tensor.clone()

@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from spectral_exp.errors import SettingError, UserError
-from spectral_exp.monitoring import CheckpointManager
+from spectral_exp.monitoring import CheckpointManager, checkpoint_file
 from spectral_exp.monitoring.checkpoint import CHECKPOINT_KEYS
 
 
@@ -47,7 +47,11 @@ def steps_of(manager: CheckpointManager) -> list[int]:
 
 
 def names_in(manager: CheckpointManager) -> list[str]:
-    return sorted(path.name for path in manager.paths.checkpoints.iterdir())
+    """What lies in the folder, sidecars apart; each of them belongs to a file."""
+    names = {path.name for path in manager.paths.checkpoints.iterdir()}
+    sidecars = {name for name in names if name.endswith(".json")}
+    assert {name.removesuffix(".json") for name in sidecars} <= names
+    return sorted(names - sidecars)
 
 
 def latest_step(manager: CheckpointManager) -> int | None:
@@ -392,7 +396,7 @@ def test_unreadable_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         def refuse(*_: object, **__: object) -> None:
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(zipfile.ZipFile, "testzip", refuse)
+        monkeypatch.setattr(checkpoint_file, "verify", refuse)
     with pytest.raises(UserError, match="Permission denied"):
         manager.load_latest_checkpoint()
     assert steps_of(manager) == [1]
@@ -403,7 +407,7 @@ def test_unreadable_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ENDLESS = """
 import sys, torch
 from torch import nn
-from spectral_exp.monitoring import CheckpointManager
+from spectral_exp.monitoring import CheckpointManager, checkpoint_file
 torch.set_num_threads(1)
 manager = CheckpointManager(sys.argv[1], keep_last_n=2)
 model = nn.Linear(300, 300)
@@ -440,7 +444,7 @@ def test_nothing_reported_is_lost_on_sigkill(tmp_path: Path, extra_lines: int) -
 FULL_DISK = """
 import logging, resource, sys, torch
 from torch import nn
-from spectral_exp.monitoring import CheckpointManager
+from spectral_exp.monitoring import CheckpointManager, checkpoint_file
 logging.basicConfig(stream=sys.stderr)
 manager = CheckpointManager(sys.argv[1])
 model = nn.Linear(300, 300)

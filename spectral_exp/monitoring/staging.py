@@ -1,0 +1,151 @@
+"""A kept copy of the state, so that it can be written while training goes on."""
+
+from __future__ import annotations
+
+import mmap
+import threading
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from spectral_exp.monitoring.archive import flat_bytes, storage_id
+
+_PAGE = 4096
+_PIECE_BYTES = 8 << 20
+
+_Bytes = npt.NDArray[np.uint8]
+
+
+class StagingArena:
+    """Memory for one copy of the state, taken once, touched before it is needed and used again for every save."""
+
+    def __init__(self) -> None:
+        self._memory: _Bytes = np.empty(0, np.uint8)
+        self._owner: object = None
+        self._pinned = False
+
+    def reserve(self, storages: Sequence[torch.UntypedStorage]) -> None:
+        """Take, and touch, the memory that a copy of `storages` needs; keeps what is large enough."""
+        needed = sum(_padded(storage.nbytes()) for storage in storages)
+        pinned = any(storage.device.type == "cuda" for storage in storages)
+        if needed <= self._memory.size and pinned <= self._pinned:
+            return
+        # The old memory goes before the new one comes: there is never more than one copy.
+        self._memory, self._owner = np.empty(0, np.uint8), None
+        needed += needed // 64  # a little room, for states that grow
+        if pinned:
+            tensor = torch.empty(needed, dtype=torch.uint8, pin_memory=True)
+            self._memory = tensor.numpy()
+            self._owner = tensor
+        else:
+            area = mmap.mmap(-1, needed)
+            if hasattr(mmap, "MADV_HUGEPAGE"):
+                area.madvise(mmap.MADV_HUGEPAGE)
+            self._memory = np.frombuffer(area, np.uint8)
+        self._pinned = pinned
+        # Memory costs most when it is touched for the first time.
+        self._memory[::_PAGE] = 0
+
+    def stage(self, now: Sequence[torch.UntypedStorage], later: Sequence[torch.UntypedStorage]) -> Staged:
+        """Copy `now`, and get ready to copy `later`, into the arena, which no other copy may be using."""
+        self.reserve([*now, *later])
+        views: dict[int, memoryview] = {}
+        start = 0
+        for storage in now:
+            place = self._memory[start : start + storage.nbytes()]
+            torch.from_numpy(place).copy_(flat_bytes(storage))
+            views[storage_id(storage)] = place.data
+            start += _padded(place.size)
+        return Staged(views, self._memory[start:], later)
+
+
+class Staged:
+    """A state on its way into the arena.
+
+    Attributes:
+        views: the staged bytes of every storage, by `storage_id`; complete once `synchronize` has returned.
+    """
+
+    def __init__(self, views: dict[int, memoryview], memory: _Bytes, storages: Sequence[torch.UntypedStorage]) -> None:
+        self.views = views
+        self._memory = memory
+        self._storages = storages
+        self._events: list[torch.cuda.Event] = []
+        self._pieces: deque[tuple[_Bytes, torch.UntypedStorage, int]] = deque()
+        self._lock = threading.Lock()
+        self._planned = False
+        self._left = 0
+        self._copied = threading.Event()
+        # What runs on a GPU from now on may overwrite the state, unless it is launched behind the copies.
+        if any(storage.device.type == "cuda" for storage in storages):
+            self._plan()
+
+    def _plan(self) -> None:
+        """Give every storage its place, once; by whichever thread comes first."""
+        with self._lock:
+            if self._planned:
+                return
+            self._planned = True
+            on_gpu: list[tuple[_Bytes, torch.UntypedStorage]] = []
+            start = 0
+            for storage in self._storages:
+                size = storage.nbytes()
+                place = self._memory[start : start + size]
+                self.views[storage_id(storage)] = place.data
+                start += _padded(size)
+                if storage.device.type == "cuda":
+                    on_gpu.append((place, storage))
+                else:
+                    self._pieces.extend((place, storage, at) for at in range(0, size, _PIECE_BYTES))
+            self._begin_on_gpu(on_gpu)
+            self._left = len(self._pieces)
+            if not self._left:
+                self._copied.set()
+
+    def finish(self) -> None:
+        """Take part in the copying and return when everything has been read; also called by several threads at once.
+
+        On a GPU the copies go on, but what is launched from now on waits for them there.
+        """
+        self._plan()
+        while True:
+            try:
+                place, storage, at = self._pieces.popleft()
+            except IndexError:
+                break
+            source = flat_bytes(storage).cpu().numpy()
+            place[at : at + _PIECE_BYTES] = source[at : at + _PIECE_BYTES]
+            with self._lock:
+                self._left -= 1
+                if not self._left:
+                    self._copied.set()
+        self._copied.wait()
+        for event in self._events:
+            torch.cuda.current_stream(event.device).wait_event(event)
+
+    def synchronize(self) -> None:
+        """Return when every byte is in the arena, those of GPUs too."""
+        self.finish()
+        for event in self._events:
+            event.synchronize()
+
+    def _begin_on_gpu(self, pairs: Sequence[tuple[_Bytes, torch.UntypedStorage]]) -> None:
+        """Launch the copies from GPUs on streams of their own, behind what has been computed so far."""
+        for device in sorted({storage.device for _, storage in pairs}, key=str):
+            stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            stream.wait_stream(torch.cuda.current_stream(device))
+            with torch.cuda.stream(stream):
+                for place, storage in pairs:
+                    if storage.device == device:
+                        source = flat_bytes(storage)
+                        torch.from_numpy(place).copy_(source, non_blocking=True)
+                        source.record_stream(stream)
+                self._events.append(stream.record_event())
+
+
+def _padded(n_bytes: int) -> int:
+    """Room that keeps the next piece at the beginning of a page, as direct writing likes it."""
+    return -(-n_bytes // _PAGE) * _PAGE
