@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint suite clean
+.PHONY: run test lint suite slow clean
 
 run: $(STAMP)
 	$(BIN)/python -m spectral_exp.train +experiment=wave_rgd
@@ -18,6 +18,10 @@ lint: $(STAMP)
 
 suite: $(STAMP)
 	$(BIN)/python -m pytest
+
+# The longer tests: every system call of a save, whole runs killed at many points.
+slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

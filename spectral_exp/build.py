@@ -27,7 +27,7 @@ from spectral_exp.models.generation import generate
 from spectral_exp.models.gpt import GPT
 from spectral_exp.models.twin import match_parameters
 from spectral_exp.monitoring.visualization import TextSample
-from spectral_exp.resume import attempts, refuse_changed_data, resume_problems
+from spectral_exp.resume import attempts, refuse_changed_data, resume_problems, set_aside_damaged
 from spectral_exp.run_dir import RunLock, RunPaths
 from spectral_exp.runner import Runner, TrainingSettings
 from spectral_exp.seeding import step_seed
@@ -103,20 +103,23 @@ def build(config: dict[str, Any], run_dir: str | Path, overrides: list[str]) -> 
     paths = RunPaths(Path(run_dir))
     with RunLock(paths.root), torch.random.fork_rng():
         # The folders of a sweep are known only now, so `check` could not look into them.
-        if paths.config_file.is_file() and (problems := resume_problems(config, paths.root)):
+        known = paths.config_file.is_file() or paths.checkpoint_steps()
+        if known and (problems := resume_problems(config, paths.root)):
             raise UserError("\nerror: ".join(problems))
         torch.manual_seed(int(config["seed"]))
         parts = _assemble(config, paths, trial=False)
         dataset, tracker = parts.dataset, parts.components["tracking"]
         refuse_changed_data(paths, dataset.fingerprints)
         dataset.tokenizer.save(paths.tokenizer)
+        made = attempts(paths, overrides)
+        set_aside_damaged(paths)
         tracker.save_config(
             config,
             model=parts.model,
             dataset_info=dataset.fingerprints,
             overrides=overrides,
             command=sys.orig_argv,
-            attempts=attempts(paths, overrides),
+            attempts=made,
         )
         yield _runner(config, paths, parts)
 

@@ -180,6 +180,20 @@ def _key(override: str) -> str:
     return re.split(r"[=@]", override.lstrip("+~"), maxsplit=1)[0]
 
 
+def _recorded_overrides(paths: RunPaths, resume: str) -> list[str]:
+    """The overrides that a run was started with, from Hydra's own record where ours is missing or damaged."""
+    try:
+        return list(read_json(paths.config_file).get("overrides", []))
+    except UserError as error:
+        hydras = paths.root / ".hydra" / "overrides.yaml"
+        if hydras.is_file() and paths.checkpoint_steps():
+            return [str(override) for override in OmegaConf.load(hydras)]
+        if paths.config_file.is_file():
+            raise
+        message = f"resume={resume} holds no {paths.config_file.name}, so it is no run; name the run itself"
+        raise UserError(message) from error
+
+
 def _with_recorded_overrides(overrides: list[str], multirun: bool) -> list[str]:
     """Put the overrides recorded in the run that `resume=` names before the given ones, which win."""
     given_resume = [o.split("=", 1)[1] for o in overrides if _key(o) == "resume" and "=" in o]
@@ -194,9 +208,7 @@ def _with_recorded_overrides(overrides: list[str], multirun: bool) -> list[str]:
     paths = RunPaths(Path(resume))
     if not paths.root.is_dir():
         raise UserError(f"resume={resume} is not a directory; name the run to continue, for example outputs/<run>")
-    if not paths.config_file.is_file():
-        raise UserError(f"resume={resume} holds no {paths.config_file.name}, so it is no run; name the run itself")
-    recorded = read_json(paths.config_file).get("overrides", [])
+    recorded = _recorded_overrides(paths, resume)
     given = {_key(override) for override in overrides}
     kept = [o for o in recorded if _key(o) not in given and _key(o) not in _PLACE_KEYS]
     secret = [_key(override) for override in kept if REDACTED in override]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 from collections.abc import Iterator, Mapping
@@ -10,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from spectral_exp.errors import UserError
+from spectral_exp.monitoring import CheckpointManager
 from spectral_exp.monitoring.redact import redact
-from spectral_exp.run_dir import TEMPORARY_SUFFIX, RunPaths, git_hash, read_json
+from spectral_exp.run_dir import CORRUPT_SUFFIX, TEMPORARY_SUFFIX, RunPaths, git_hash, read_json
+
+log = logging.getLogger(__name__)
 
 # What may differ between attempts at one run: nothing of it changes what training computes in the steps still to come,
 # but a longer run (training.max_steps), which asks for exactly that.
@@ -40,7 +44,7 @@ def resume_problems(config: Mapping[str, Any], run_dir: Path | None) -> list[str
     if run_dir is None or not run_dir.is_dir():
         return []
     paths = RunPaths(run_dir)
-    if not paths.config_file.is_file():
+    if recorded(paths) is None:
         # What an attempt leaves behind that was killed before it could record its configuration.
         own = (paths.lock_file, paths.tokenizer, paths.git_diff_file)
         remains = {".hydra", "train.log", *(path.name for path in own)}
@@ -51,15 +55,41 @@ def resume_problems(config: Mapping[str, Any], run_dir: Path | None) -> list[str
         return []
     if config.get("resume") is not None and not paths.checkpoint_steps():
         return [f"resume={run_dir} holds no checkpoint to continue from; start it anew without resume="]
-    return [*_differences(read_json(paths.config_file).get("config", {}), config, run_dir)]
+    return [*_differences((recorded(paths) or {}).get("config", {}), config, run_dir)]
+
+
+def recorded(paths: RunPaths) -> dict[str, Any] | None:
+    """What the run in `paths` recorded of itself; None where there is no run.
+
+    Where `config.json` is missing or damaged, the configuration comes out of the newest checkpoint.
+    """
+    if paths.config_file.is_file():
+        try:
+            return read_json(paths.config_file)
+        except UserError as error:
+            if not paths.checkpoint_steps():
+                raise
+            log.warning("%s; the configuration is taken from the newest checkpoint", error)
+    found = CheckpointManager(paths.root, enabled=False).load_latest_checkpoint()
+    return {"config": found["config"]} if found is not None else None
+
+
+def set_aside_damaged(paths: RunPaths) -> None:
+    """Keep a damaged `config.json` beside the one that is about to take its place."""
+    if not paths.config_file.is_file():
+        return
+    try:
+        read_json(paths.config_file)
+    except UserError:
+        aside = paths.config_file.with_name(paths.config_file.name + CORRUPT_SUFFIX)
+        paths.config_file.replace(aside)
+        log.warning("%s is damaged: kept as %s", paths.config_file, aside.name)
 
 
 def refuse_changed_data(paths: RunPaths, fingerprints: Mapping[str, Any]) -> None:
     """Raise a UserError if the run in `paths` was trained on other text than `fingerprints` tells."""
-    if not paths.config_file.is_file():
-        return
-    recorded = read_json(paths.config_file).get("dataset") or {}
-    changed = [f"{k}: {recorded[k]} -> {v}" for k, v in fingerprints.items() if k in recorded and recorded[k] != v]
+    before = (recorded(paths) or {}).get("dataset") or {}
+    changed = [f"{k}: {before[k]} -> {v}" for k, v in fingerprints.items() if k in before and before[k] != v]
     if changed:
         raise UserError(
             f"{paths.root} was trained on other text ({'; '.join(changed)}); put the text back, or start a new run"
@@ -68,7 +98,7 @@ def refuse_changed_data(paths: RunPaths, fingerprints: Mapping[str, Any]) -> Non
 
 def attempts(paths: RunPaths, overrides: list[str]) -> list[dict[str, Any]]:
     """All attempts at the run in `paths`, the one that begins now last: when, where, with which code and overrides."""
-    before = read_json(paths.config_file).get("attempts", []) if paths.config_file.is_file() else []
+    before = (recorded(paths) or {}).get("attempts", [])
     now = {
         "timestamp": datetime.now().isoformat(timespec="seconds"),
         "git_hash": git_hash(),
@@ -80,9 +110,9 @@ def attempts(paths: RunPaths, overrides: list[str]) -> list[dict[str, Any]]:
     return [*before, now]
 
 
-def _differences(recorded: Mapping[str, Any], config: Mapping[str, Any], run_dir: Path) -> Iterator[str]:
+def _differences(old: Mapping[str, Any], config: Mapping[str, Any], run_dir: Path) -> Iterator[str]:
     # What was recorded has its secrets redacted and its types made plain; the same is done to what it is compared with.
-    before, now = dict(_flatten(recorded)), dict(_flatten(redact(config)))
+    before, now = dict(_flatten(old)), dict(_flatten(redact(config)))
     keys = [k for k in sorted({*before, *now}) if before.get(k) != now.get(k) and not _changeable(k)]
     if not keys:
         return

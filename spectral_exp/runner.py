@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from spectral_exp.clock import Clock
-from spectral_exp.errors import Interrupted, RunError, require
+from spectral_exp.errors import Interrupted, RunError, UserError, require
 from spectral_exp.evaluation import Evaluation, evaluate
 from spectral_exp.monitoring import CheckpointManager, ConfigTracker, MetricsLogger
 from spectral_exp.monitoring.visualization import TextSample, VisualizationManager
@@ -462,7 +462,11 @@ class Runner:
         over = self.state.step >= self.settings.max_steps or self.state.stopped_early
         if not (over and self.paths.results_file.is_file()):
             return False
-        results = read_json(self.paths.results_file)
+        try:
+            results = read_json(self.paths.results_file)
+        except UserError as error:
+            log.warning("%s; it is written anew", error)
+            return False
         # Results of a shorter run that was continued since are not those of this one.
         return results["status"] in ("completed", "stopped_early") and results["totals"]["steps"] == self.state.step
 

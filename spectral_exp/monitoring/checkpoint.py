@@ -296,6 +296,7 @@ class CheckpointManager:
 
     def close(self) -> bool:
         """Wait for the save under way, at most `exit_deadline_s`; whether all is durable. Saving works afterwards."""
+        _writing.discard(self)  # waited for here, and not once more when the process ends
         if self.wait(self.exit_deadline_s):
             return True
         log.error(
