@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from spectral_exp.errors import UserError, nearest
 from spectral_exp.monitoring.redact import REDACTED
-from spectral_exp.run_dir import RunPaths, generate_experiment_id, read_json
+from spectral_exp.run_dir import RunPaths, generate_experiment_id, read_intact_json
 
 _PACKAGE = Path(__file__).resolve().parent
 # A wheel carries conf/ inside the package; a checkout keeps it beside the package, where users edit it.
@@ -136,7 +136,9 @@ class CommandLine:
 
 def quoted(value: str) -> str:
     """`value` as Hydra's override grammar reads it back unchanged."""
-    if re.fullmatch(r"[\w./-]+", value, flags=re.ASCII):
+    # Bare words are text, but for those that read as a number, a truth value or null.
+    bare = re.fullmatch(r"[A-Za-z./][\w./-]*", value, flags=re.ASCII)
+    if bare and not re.fullmatch(r"[\d.e]+|null|true|false|nan|inf", value, flags=re.IGNORECASE):
         return value
     # Inside quotes a backslash is special before a quote only.
     doubled = re.sub(r"(\\+)(?='|$)", r"\1\1", value)
@@ -183,7 +185,7 @@ def _key(override: str) -> str:
 def _recorded_overrides(paths: RunPaths, resume: str) -> list[str]:
     """The overrides that a run was started with, from Hydra's own record where ours is missing or damaged."""
     try:
-        return list(read_json(paths.config_file).get("overrides", []))
+        return list(read_intact_json(paths.config_file).get("overrides", []))
     except UserError as error:
         hydras = paths.root / ".hydra" / "overrides.yaml"
         if hydras.is_file() and paths.checkpoint_steps():

@@ -13,7 +13,7 @@ from typing import Any
 from spectral_exp.errors import UserError
 from spectral_exp.monitoring import CheckpointManager
 from spectral_exp.monitoring.redact import redact
-from spectral_exp.run_dir import CORRUPT_SUFFIX, TEMPORARY_SUFFIX, RunPaths, git_hash, read_json
+from spectral_exp.run_dir import CORRUPT_SUFFIX, TEMPORARY_SUFFIX, RunPaths, git_hash, read_intact_json
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def recorded(paths: RunPaths) -> dict[str, Any] | None:
     """
     if paths.config_file.is_file():
         try:
-            return read_json(paths.config_file)
+            return read_intact_json(paths.config_file)
         except UserError as error:
             if not paths.checkpoint_steps():
                 raise
@@ -79,7 +79,7 @@ def set_aside_damaged(paths: RunPaths) -> None:
     if not paths.config_file.is_file():
         return
     try:
-        read_json(paths.config_file)
+        read_intact_json(paths.config_file)
     except UserError:
         aside = paths.config_file.with_name(paths.config_file.name + CORRUPT_SUFFIX)
         paths.config_file.replace(aside)

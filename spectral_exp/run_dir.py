@@ -19,6 +19,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime, timedelta
@@ -456,6 +457,13 @@ def write_json_atomic(path: Path, content: Any) -> None:
         file.write(f"{text}\n".encode(errors="backslashreplace"))
 
 
+def content_crc32(content: Mapping[str, Any]) -> str:
+    """The checksum that a JSON file may carry as its entry `crc32`: of all other entries, however they are printed."""
+    rest = {key: value for key, value in content.items() if key != "crc32"}
+    text = json.dumps(jsonable(rest), sort_keys=True)
+    return f"{zlib.crc32(text.encode()):08x}"
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises UserError if it is missing, unreadable or no JSON object."""
     try:
@@ -466,4 +474,12 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a JSON {type(content).__name__} where an object was expected")
+    return content
+
+
+def read_intact_json(path: Path) -> dict[str, Any]:
+    """As `read_json`, and the content agrees with its checksum, where it has one; else raises UserError as well."""
+    content = read_json(path)
+    if "crc32" in content and content["crc32"] != content_crc32(content):
+        raise UserError(f"{path} was changed or damaged since it was written")
     return content

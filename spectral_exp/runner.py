@@ -217,7 +217,7 @@ class Runner:
             RunError: training cannot go on (loss no longer finite).
         """
         with process_settings(self.threads, self.settings.deterministic), StopRequest() as stop:
-            self._restore()
+            self.restore()
             if self._finished_before():
                 log.info("nothing left to do: the run has finished (training.max_steps=%d)", self.settings.max_steps)
                 return self.state
@@ -245,7 +245,7 @@ class Runner:
                 step = state.step + 1
                 with self.clock.measure("train"):
                     report = self.train_step(step)
-                self._advance(report)
+                self.advance(report)
                 if step == first_step:
                     self.checkpoint.prepare(self.model, self.optimizer)
                 profiler.step()
@@ -263,7 +263,7 @@ class Runner:
                     self._plot(step)
                 # While steps are being skipped, what is on disk is better than what would replace it.
                 if (self.checkpoint.should_checkpoint(step) or improved) and not state.bad_in_a_row:
-                    self._save(improved)
+                    self.save(improved)
                 if self.checkpoint.exceeds_risk(step):
                     raise RunError(
                         f"no checkpoint has become durable for {self.checkpoint.steps_at_risk(step)} steps "
@@ -320,11 +320,12 @@ class Runner:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
-    def _advance(self, report: StepReport) -> None:
+    def advance(self, report: StepReport) -> None:
+        """Take a step that has been done into the state. Raises RunError after too many skipped ones in a row."""
         state = self.state
         state.step += 1
         state.loss_history.append(report.loss)
-        state.train_s = self._train_s_before + self.clock.seconds["train"]
+        state.train_s = self._train_s_before + self.clock.seconds.get("train", 0.0)
         if report.finite:
             state.tokens += report.tokens
             state.bad_in_a_row = 0
@@ -417,7 +418,8 @@ class Runner:
                 step, self.model, sample=self.plot_sample, token_labels=self.token_text
             )
 
-    def _save(self, is_best: bool = False) -> None:
+    def save(self, is_best: bool = False) -> None:
+        """Save a checkpoint of the state reached."""
         extra = {
             "train_state": self.state.state_dict(),
             "loss_state_dict": self.loss.state_dict(),
@@ -435,7 +437,7 @@ class Runner:
             return None
         return (step // interval + 1) * interval
 
-    def _restore(self) -> None:
+    def restore(self) -> None:
         """Continue from the newest sound checkpoint; without one, start at step 1."""
         found = self.checkpoint.load_latest_checkpoint()
         if found is not None:
@@ -477,7 +479,7 @@ class Runner:
         with self.clock.measure("checkpoint"):
             self.checkpoint.close()
         if self.checkpoint.steps_at_risk(self.state.step) > 0:
-            self._save()
+            self.save()
         if self.state.step > self._plotted_step:
             self._plot(self.state.step)
         with self.clock.measure("checkpoint"):

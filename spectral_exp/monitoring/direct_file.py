@@ -37,8 +37,7 @@ class DirectFile:
                 path.unlink()
             self._direct = False
             self._descriptor = os.open(path, flags, 0o666)
-        self._buffer = mmap.mmap(-1, _PIECE_BYTES)  # begins at a page
-        self._view = memoryview(self._buffer)
+        self._view = memoryview(mmap.mmap(-1, _PIECE_BYTES))  # begins at a page
         self._filled = 0
         self.size = 0
         """Bytes given to `write` so far."""
@@ -49,8 +48,7 @@ class DirectFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._view.release()
-        self._buffer.close()
+        # The buffer goes with its last view: one of them may be in the traceback of a failed write.
         os.close(self._descriptor)
 
     def reserve(self, n_bytes: int) -> None:

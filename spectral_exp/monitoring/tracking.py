@@ -80,6 +80,8 @@ class ConfigTracker:
             "packages": environment.package_versions(),
         }
         _add_sections(content, extra)
+        # A flipped bit in a setting would read like another experiment.
+        content["crc32"] = run_dir.content_crc32(content)
         try:
             self.paths.root.mkdir(parents=True, exist_ok=True)
             if diff:
