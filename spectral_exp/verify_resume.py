@@ -1,9 +1,9 @@
 """Prove that a run continues exactly: `python -m spectral_exp.verify_resume outputs/<run> --steps 20`.
 
-Steps are done again from an earlier checkpoint: once without a pause, and once interrupted half-way, saved and continued
-in a new process. Loss, gradients, weights, optimizer state and random numbers of every step are compared between the two
-by their hashes, and with what the run itself has recorded: every loss, the logged gradient norms, and the checkpoints on
-the way.
+Steps are done again from an earlier checkpoint: once without a pause, and once interrupted half-way, saved and
+continued in a new process. Loss, gradients, weights, optimizer state and random numbers of every step are compared
+between the two by their hashes, and with what the run itself has recorded: every loss, the logged gradient norms, and
+the checkpoints on the way.
 """
 
 from __future__ import annotations
