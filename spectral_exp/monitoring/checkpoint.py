@@ -546,7 +546,8 @@ class CheckpointManager:
             state = checkpoint_file.read_checkpoint(path)
             if missing := [key for key in CHECKPOINT_KEYS if key not in state]:
                 raise BrokenCheckpointError(f"it lacks {', '.join(missing)}")
-            state["loss_history"] = torch.as_tensor(state["loss_history"], dtype=torch.float64).tolist()
+            losses = torch.as_tensor(state["loss_history"], dtype=torch.float64)
+            state["loss_history"] = losses.numpy().tolist()  # faster than by torch
         except FileNotFoundError:
             return None
         except PermissionError as error:

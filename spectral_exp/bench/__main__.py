@@ -1,0 +1,154 @@
+"""Measure what saving, logging and starting cost: `python -m spectral_exp.bench all --json figures.json`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import platform
+import signal
+import sys
+import tempfile
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from spectral_exp import run_dir
+from spectral_exp.bench import measure
+from spectral_exp.errors import RunError, UserError, require
+
+# Name on the command line -> the module, whose `run(options)` yields sections, and what it measures.
+BENCHES = {
+    "checkpoint": ("spectral_exp.bench.checkpoint", "blocked time, time until durable, memory, loading"),
+    "logging": ("spectral_exp.bench.metrics_log", "an entry of six metrics, and what a kill loses"),
+    "startup": ("spectral_exp.bench.startup", "--help, and the command to the first training step"),
+}
+
+SCHEMA = 1
+"""Version of the JSON file; changes with the meaning of its entries."""
+
+SIZES_MB = (100, 1000)
+QUICK_SIZES_MB = (20,)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns 0 whether targets were met or not, 1 if a bench failed, 2 for a user's mistake."""
+    what = "\n".join(f"  {name:<12} {help_}" for name, (_, help_) in BENCHES.items())
+    parser = argparse.ArgumentParser(
+        "python -m spectral_exp.bench",
+        description="Measure our figures beside physical limits and the peers' that are installed.",
+        epilog=f"benches:\n{what}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("bench", nargs="?", default="all", choices=[*BENCHES, "all"], help="(default: all)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file too")
+    parser.add_argument("--quick", action="store_true", help="few rounds of small cases: a look, not a figure")
+    parser.add_argument(
+        "--size", type=int, action="append", metavar="MB", help="size of the state to save, repeatable (default: "
+        f"{' and '.join(map(str, SIZES_MB))}; {QUICK_SIZES_MB[0]} with --quick)",
+    )  # fmt: skip
+    parser.add_argument("--rounds", type=int, help="rounds of each measurement (default: as many as suit it)")
+    parser.add_argument("--dir", type=Path, default=Path(), help="folder to write below (default: this one)")
+    options = parser.parse_args(arguments)
+    # So that a stopped bench takes its files, and its processes, with it.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        _run(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (RunError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    names = list(BENCHES) if options.bench == "all" else [options.bench]
+    sizes = tuple(options.size or (QUICK_SIZES_MB if options.quick else SIZES_MB))
+    for size in sizes:
+        require(size >= 1, "--size", size, ">= 1 (MB)")
+    require(options.rounds is None or options.rounds >= 1, "--rounds", options.rounds, ">= 1")
+    require(options.dir.is_dir(), "--dir", options.dir, "an existing folder")
+    if options.json is not None:
+        require(options.json.parent.is_dir(), "--json", options.json, "a file in an existing folder")
+        require(not options.json.is_dir(), "--json", options.json, "a file, not a folder")
+    if "checkpoint" in names:
+        _check_room(options.dir, max(sizes))
+    try:
+        temporary = tempfile.TemporaryDirectory(prefix="bench-", dir=options.dir)
+    except OSError as error:
+        raise UserError(f"cannot write below --dir={options.dir}: {error.strerror}; choose another folder") from error
+
+    started = time.perf_counter()
+    facts = _facts(options)
+    print(_told(facts), flush=True)
+    lines: list[dict[str, Any]] = []
+    missing: list[str] = []
+    with temporary as folder:
+        for name in names:
+            settings = measure.Options(Path(folder) / name, options.quick, sizes, options.rounds)
+            settings.folder.mkdir()
+            for section in importlib.import_module(BENCHES[name][0]).run(settings):
+                print(f"\n{measure.table(name, section)}", flush=True)
+                lines += measure.as_json(name, section)
+                missing += [reason for reason in section.missing if reason not in missing]
+    seconds = time.perf_counter() - started
+    print(f"\n{_verdict(lines)}; {seconds:.0f} s")
+    if options.json is not None:
+        run_dir.write_json_atomic(
+            options.json, {**facts, "benches": names, "seconds": seconds, "missing": missing, "lines": lines}
+        )
+
+
+def _check_room(folder: Path, size_mb: int) -> None:
+    """Raise UserError unless disk and memory hold the copies that contenders make of a state."""
+    import psutil
+
+    disk_mb = psutil.disk_usage(str(folder)).free / 1e6
+    allowed = f"less: there must be 6 times as much room on the disk of --dir, which has {disk_mb:.0f} MB"
+    require(disk_mb >= 6 * size_mb, "--size", size_mb, allowed)
+    memory_mb = psutil.virtual_memory().available / 1e6
+    allowed = f"less: contenders need 9 times as much memory, and {memory_mb:.0f} MB are available"
+    require(memory_mb >= 9 * size_mb, "--size", size_mb, allowed)
+
+
+def _facts(options: argparse.Namespace) -> dict[str, Any]:
+    """What the figures depend on."""
+    from spectral_exp.monitoring.environment import hardware_facts
+
+    return {
+        "schema": SCHEMA,
+        "created": datetime.now().isoformat(timespec="seconds"),
+        "quick": options.quick,
+        "git_hash": run_dir.git_hash(),
+        "platform": platform.platform(),
+        "hardware": hardware_facts(),
+        "file_system": measure.file_system(options.dir),
+        "versions": measure.versions(),
+    }
+
+
+def _told(facts: dict[str, Any]) -> str:
+    hardware, disk = facts["hardware"], facts["file_system"]
+    installed = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
+    return (
+        f"{hardware['cpu_model']}, {hardware['cpus_usable']} usable cores, {hardware['memory_gb']} GB, "
+        f"{hardware['torch_threads']} torch threads unless told otherwise\n"
+        f"files on {disk['type']} ({disk['device']}), {disk['free_gb']} GB free\n{installed}"
+    )
+
+
+def _verdict(lines: list[dict[str, Any]]) -> str:
+    with_target = [line for line in lines if line["met"] is not None]
+    missed = [line for line in with_target if not line["met"]]
+    told = f"{len(with_target) - len(missed)} of {len(with_target)} targets met"
+    for line in missed:
+        told += f"\n  missed: {line['section']}: {line['figure']}, {line['contender']}"
+    return told
+
+
+if __name__ == "__main__":
+    sys.exit(main())
