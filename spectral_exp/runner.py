@@ -265,11 +265,7 @@ class Runner:
                 if (self.checkpoint.should_checkpoint(step) or improved) and not state.bad_in_a_row:
                     self.save(improved)
                 if self.checkpoint.exceeds_risk(step):
-                    raise RunError(
-                        f"no checkpoint has become durable for {self.checkpoint.steps_at_risk(step)} steps "
-                        f"(monitoring.checkpoint.max_steps_at_risk={self.checkpoint.max_steps_at_risk}); mend the "
-                        f"storage of {self.paths.checkpoints}, then continue with resume="
-                    )
+                    self._save_or_stop()
                 progress.update(step, values, self._next_checkpoint(step))
 
     def train_step(self, step: int) -> StepReport:
@@ -430,6 +426,20 @@ class Runner:
                 self.state.step, self.model, self.optimizer, self.state.loss_history, self.config,
                 extra=extra, is_best=is_best,
             )  # fmt: skip
+
+    def _save_or_stop(self) -> None:
+        """Wait for a checkpoint because too many steps are at risk. Raises RunError if the storage refuses it too."""
+        with self.clock.measure("checkpoint"):
+            self.checkpoint.close()
+        self.save()
+        with self.clock.measure("checkpoint"):
+            self.checkpoint.close()
+        if self.checkpoint.exceeds_risk(self.state.step):
+            raise RunError(
+                f"no checkpoint has become durable for {self.checkpoint.steps_at_risk(self.state.step)} steps "
+                f"(monitoring.checkpoint.max_steps_at_risk={self.checkpoint.max_steps_at_risk}); mend the storage of "
+                f"{self.paths.checkpoints}, then give the same command again"
+            )
 
     def _next_checkpoint(self, step: int) -> int | None:
         interval = self.checkpoint.save_interval

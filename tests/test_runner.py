@@ -22,6 +22,7 @@ from spectral_exp import runner as runner_module
 from spectral_exp.build import build
 from spectral_exp.errors import RunError
 from spectral_exp.evaluation import Evaluation
+from spectral_exp.monitoring import checkpoint_file
 from spectral_exp.runner import Runner, TrainState
 from spectral_exp.summary import summary
 from tests.conftest import NO_PLOTS, TINY, compose
@@ -419,3 +420,37 @@ def test_samples_depend_on_the_step_alone_and_leave_the_generators_as_they_are(t
         assert texts[0] == texts[2]
         assert texts[0][1] != texts[1][1]
         assert texts[0][0] == texts[1][0] != ""
+
+
+# --- storage that refuses --------------------------------------------------------------------------------------------
+
+
+def test_too_many_steps_at_risk_end_the_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with built(tmp_path, "monitoring.checkpoint.max_steps_at_risk=5") as runner, monkeypatch.context() as patched:
+        patched.setattr(checkpoint_file, "write_checkpoint", refuse)
+        with pytest.raises(RunError, match=r"no checkpoint has become durable for 6 steps .*max_steps_at_risk=5"):
+            runner.run()
+    assert results(tmp_path)["status"] == "failed"
+    assert results(tmp_path)["monitoring_cost"]["saves_failed"] >= 1
+    assert logged(tmp_path)[-1]["steps_at_risk"] >= 4
+
+
+def test_storage_that_comes_back_in_time_saves_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, refused = checkpoint_file.write_checkpoint, []
+
+    def refuse_once(*arguments: Any, **options: Any) -> Any:
+        if not refused:
+            refused.append(1)
+            raise OSError(28, "No space left on device")
+        return write(*arguments, **options)
+
+    monkeypatch.setattr(checkpoint_file, "write_checkpoint", refuse_once)
+    with built(tmp_path, "monitoring.checkpoint.max_steps_at_risk=5") as runner:
+        runner.run()
+    found = results(tmp_path)
+    assert found["status"] == "completed"
+    assert found["monitoring_cost"]["saves"][-1]["step"] == 12
+    assert {"blocked_s", "durable_s", "size_bytes"} <= set(found["monitoring_cost"]["saves"][0])
