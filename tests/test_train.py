@@ -348,7 +348,9 @@ def test_killed_and_resumed_equals_undisturbed_bit_for_bit(
     killed = python("-c", KILL_SCRIPT, *settings, NO_PLOTS, "hydra.run.dir=killed", cwd=tmp_path)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (tmp_path / "killed/results.json").exists()
-    assert "resuming after step 8" in here(*settings, NO_PLOTS, "hydra.run.dir=killed")
+    assert "resuming after step " in here(
+        *settings, NO_PLOTS, "hydra.run.dir=killed"
+    )  # which one depends on how fast the disk was
     # Plots in between change nothing of what is trained.
     plots = ["monitoring.visualization.viz_interval=5", "monitoring.visualization.dpi=40"]
     here(*settings, *(plots if experiment == "wave" else [NO_PLOTS]), "hydra.run.dir=whole")
