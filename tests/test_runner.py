@@ -439,7 +439,8 @@ def test_too_many_steps_at_risk_end_the_run_in_order(tmp_path: Path, monkeypatch
 
 
 def test_storage_that_comes_back_in_time_saves_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write, refused = checkpoint_file.write_checkpoint, []
+    write = checkpoint_file.write_checkpoint
+    refused: list[int] = []
 
     def refuse_once(*arguments: Any, **options: Any) -> Any:
         if not refused:

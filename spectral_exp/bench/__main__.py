@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import platform
 import signal
 import sys
@@ -51,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dir", type=Path, default=Path(), help="folder to write below (default: this one)")
     options = parser.parse_args(arguments)
     # So that a stopped bench takes its files, and its processes, with it.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         _run(options)
     except UserError as error:
@@ -62,12 +63,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
 
 
 def _run(options: argparse.Namespace) -> None:
     names = list(BENCHES) if options.bench == "all" else [options.bench]
-    sizes = tuple(options.size or (QUICK_SIZES_MB if options.quick else SIZES_MB))
+    sizes = tuple(sorted(set(options.size or (QUICK_SIZES_MB if options.quick else SIZES_MB))))
     for size in sizes:
         require(size >= 1, "--size", size, ">= 1 (MB)")
     require(options.rounds is None or options.rounds >= 1, "--rounds", options.rounds, ">= 1")
@@ -78,16 +81,16 @@ def _run(options: argparse.Namespace) -> None:
     if "checkpoint" in names:
         _check_room(options.dir, max(sizes))
     try:
-        temporary = tempfile.TemporaryDirectory(prefix="bench-", dir=options.dir)
+        temporary = tempfile.TemporaryDirectory(prefix="bench-", dir=options.dir.resolve())
     except OSError as error:
         raise UserError(f"cannot write below --dir={options.dir}: {error.strerror}; choose another folder") from error
 
     started = time.perf_counter()
-    facts = _facts(options)
-    print(_told(facts), flush=True)
     lines: list[dict[str, Any]] = []
     missing: list[str] = []
     with temporary as folder:
+        facts = _facts(options)
+        print(_told(facts), flush=True)
         for name in names:
             settings = measure.Options(Path(folder) / name, options.quick, sizes, options.rounds)
             settings.folder.mkdir()
@@ -126,6 +129,7 @@ def _facts(options: argparse.Namespace) -> dict[str, Any]:
         "git_hash": run_dir.git_hash(),
         "platform": platform.platform(),
         "hardware": hardware_facts(),
+        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "file_system": measure.file_system(options.dir),
         "versions": measure.versions(),
     }
@@ -134,10 +138,12 @@ def _facts(options: argparse.Namespace) -> dict[str, Any]:
 def _told(facts: dict[str, Any]) -> str:
     hardware, disk = facts["hardware"], facts["file_system"]
     installed = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
+    load = facts["load_average"]
+    busy = f"\nthe machine is busy (load {load:.1f}): figures will be worse, and spread" if load and load > 0.5 else ""
     return (
         f"{hardware['cpu_model']}, {hardware['cpus_usable']} usable cores, {hardware['memory_gb']} GB, "
         f"{hardware['torch_threads']} torch threads unless told otherwise\n"
-        f"files on {disk['type']} ({disk['device']}), {disk['free_gb']} GB free\n{installed}"
+        f"files on {disk['type']} ({disk['device']}), {disk['free_gb']} GB free\n{installed}{busy}"
     )
 
 

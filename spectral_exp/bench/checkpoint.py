@@ -1,193 +1,442 @@
-"""What a checkpoint costs: blocked time, time until durable, steps meanwhile, loading, long histories.
+"""What checkpoints cost, beside a memory copy, a plain write to the same disk, and other ways to save.
 
-State: weights of float32 and both moments of Adam. Limits: one copy of the same bytes in memory; one sequential write
-of them and fsync. Every contender leaves one file, removed outside the clock.
+As a program, `python -m spectral_exp.bench.checkpoint CONTENDER SIZE_MB FOLDER` measures one contender's memory.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import gc
+import json
+import mmap
 import os
-import shutil
+import statistics
+import sys
 import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
 
-from spectral_exp.bench.measure import Report, figure, take_turns
+from spectral_exp.bench import measure, peers
+from spectral_exp.bench.measure import Figures, Line, Options, Section, Spread, Target, difference, ratio, say, spread
+from spectral_exp.bench.training import Contender, MakeContender, Training
+from spectral_exp.errors import RunError
 from spectral_exp.monitoring import CheckpointManager
 
-_LAYERS = 12
-_CHUNK = 16 << 20
+SYNCHRONOUS = "ours, synchronous"
+BACKGROUND = "ours, background"
+TORCH_SAVE = "torch.save + fsync"
+MEMORY_COPY = "memory copy"
+PLAIN_WRITE = "plain write + fsync"
+DIRECT_WRITE = "direct write + fsync"
+OVERLAPPED = "overlapped"
+
+COPY_RATIO = Target(1.2)
+OVERLAPPED_RATIO = Target(0.1)
+DURABLE_RATIO = Target(1.2)
+HISTORY_MS = Target(20, strict=True)
+LOAD_RATIO = Target(1.3)
+SLACK_MB = 64
+
+_PIECE_BYTES = 8 << 20
+_UNDISTURBED_STEPS = 3
+_HISTORY_LENGTH = 1_000_000
 
 
-def run(folder: Path, quick: bool) -> Iterator[Report]:
-    """One report for each size of state."""
-    for name, megabytes in ({"20 MB": 20} if quick else {"100 MB": 100, "1 GB": 1000}).items():
-        yield _Bench(folder / name.replace(" ", "_"), megabytes).report(f"checkpoint, {name}", 3 if quick else 7)
+class Ours:
+    """A `CheckpointManager`."""
 
+    def __init__(self, folder: Path, training: Training, *, background: bool) -> None:
+        self.name = BACKGROUND if background else SYNCHRONOUS
+        self.background = background
+        self.note = ""
+        self.losses: list[float] | array[float] = []
+        self.manager = CheckpointManager(folder, keep_last_n=1, background=background)
+        self._training = training
+        self._number = 0
+        self._started = 0.0
 
-class _Bench:
-    """A state of a given size, and the contenders that save it."""
+    def save(self) -> None:
+        """Save; in background mode begin to."""
+        self._number += 1
+        self._started = time.perf_counter()
+        training = self._training
+        self.manager.save_checkpoint(self._number, training.model, training.optimizer, self.losses, {})
 
-    def __init__(self, folder: Path, megabytes: int) -> None:
-        folder.mkdir()
-        self.folder = folder
-        width = int((megabytes * 1e6 / (3 * 4 * 8 * _LAYERS)) ** 0.5)
-        blocks = [
-            nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)) for _ in range(_LAYERS)
-        ]
-        self.model = nn.Sequential(*blocks)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), fused=True)
-        for parameter in self.model.parameters():
-            parameter.grad = torch.randn_like(parameter)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.bytes = 12 * sum(p.numel() for p in self.model.parameters())
-        self.source, self.target = torch.ones(self.bytes, dtype=torch.uint8), torch.zeros(self.bytes, dtype=torch.uint8)
-        self.input = torch.randn(max(1, 20_000_000 // (width * width)), width)
-        self.manager = CheckpointManager(folder / "ours", background=True, keep_last_n=1)
-        self.plain = CheckpointManager(folder / "plain", keep_last_n=1)
-        self.manager.prepare(self.model, self.optimizer)
+    def fence(self) -> None:
+        """Return once the state may be changed."""
+        self.manager.fence()
+
+    def busy(self) -> bool:
+        """Whether a save is under way."""
+        return self.manager.busy
+
+    def wait(self) -> float:
+        """Return once the checkpoint is durable and its predecessor removed."""
         self.manager.wait()
-        self.step = 0
+        if self.manager.durable_step != self._number:
+            raise RunError("a checkpoint was not saved; the warning above tells why")
+        return self._started + self.manager.reports[-1].durable_s
 
-    def report(self, name: str, rounds: int) -> Report:
-        saved = take_turns(
-            {
-                "memory copy": self._copy,
-                "raw write + fsync": self._raw,
-                "ours": self._ours,
-                "ours, overlapped": self._overlapped,
-                "ours, synchronous": self._synchronous,
-                "torch.save + fsync": self._torch_save,
-            },
-            rounds,
+    def close(self) -> None:
+        """Give the staged copy back."""
+        self.manager.close()
+
+
+class TorchSave:
+    """What a training script without help does, made durable."""
+
+    name = TORCH_SAVE
+    background = False
+    note = ""
+
+    def __init__(self, folder: Path, training: Training) -> None:
+        self._folder = folder
+        self._training = training
+        self._number = 0
+        self._ended = 0.0
+
+    def save(self) -> None:
+        """Save."""
+        self._number += 1
+        with (self._folder / f"{self._number}.pt").open("wb") as file:
+            torch.save(self._training.state(), file)
+            file.flush()
+            os.fsync(file.fileno())
+        self._ended = time.perf_counter()
+
+    def fence(self) -> None:
+        """Nothing: `save` has ended."""
+
+    def busy(self) -> bool:
+        """Never."""
+        return False
+
+    def wait(self) -> float:
+        """Remove the predecessor."""
+        (self._folder / f"{self._number - 1}.pt").unlink(missing_ok=True)
+        return self._ended
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+OURS: Mapping[str, MakeContender] = {
+    SYNCHRONOUS: functools.partial(Ours, background=False),
+    BACKGROUND: functools.partial(Ours, background=True),
+    TORCH_SAVE: TorchSave,
+}
+
+
+def run(options: Options) -> Iterator[Section]:
+    """Measure everything, for each size of the state."""
+    with peers.process_group():
+        for size_mb in options.sizes_mb:
+            yield from _saving(options, size_mb)
+            yield _memory(options, size_mb)
+            yield _loading(options, size_mb)
+    yield _history(options)
+
+
+# --- time ------------------------------------------------------------------------------------------------------------
+
+
+def _saving(options: Options, size_mb: int) -> Iterator[Section]:
+    """What one save costs by itself, and what it does to the training around it."""
+    found, missing = peers.checkpoint_peers()
+    training = Training(size_mb)
+    with contextlib.ExitStack() as stack:
+        folder = options.new_folder(f"saving_{size_mb}")
+        contenders: list[Contender] = []
+        for number, make in enumerate([*OURS.values(), *found.values()]):
+            own = folder / str(number)
+            own.mkdir()
+            contenders.append(make(own, training))
+            stack.callback(contenders[-1].close)
+        yield Section(f"saving {size_mb} MB", _one_save(options, size_mb, training, contenders, folder), missing)
+        in_background = [contender for contender in contenders if contender.background]
+        yield Section(f"training while {size_mb} MB are saved", _around(options, size_mb, training, in_background))
+
+
+def _one_save(
+    options: Options, size_mb: int, training: Training, contenders: list[Contender], folder: Path
+) -> list[Line]:
+    buffers = [torch.zeros_like(tensor) for tensor in training.tensors()]
+    written = folder / "written"
+    in_background = [contender for contender in contenders if contender.background]
+    everyone: dict[str, Callable[[], Figures]] = {
+        MEMORY_COPY: lambda: _copied(training, buffers),
+        PLAIN_WRITE: lambda: _written(written, buffers),
+        DIRECT_WRITE: lambda: _written_directly(written, training.n_bytes),
+        **{contender.name: functools.partial(_saved, contender) for contender in contenders},
+        **{f"{each.name}, {OVERLAPPED}": functools.partial(_saved, each, training) for each in in_background},
+    }
+    say(f"saving {size_mb} MB: warm-up, then rounds of {len(everyone)} contenders")
+    (first,) = measure.interleave(everyone, 1, budget_s=0)
+    direct_works = "durable_s" in first[DIRECT_WRITE]
+    if not direct_works:
+        del everyone[DIRECT_WRITE]
+    n_rounds = options.rounds or (3 if options.quick else 7)
+    rounds = measure.interleave(everyone, n_rounds, budget_s=130 if size_mb > 500 else 45)
+
+    lines = [Line(MEMORY_COPY, "limit: time", "ms", spread(rounds, MEMORY_COPY, "blocked_ms"))]
+    for limit in (PLAIN_WRITE, *([DIRECT_WRITE] if direct_works else [])):
+        lines.append(Line(limit, "limit: time", "s", spread(rounds, limit, "durable_s")))
+    for each in contenders:
+        lines.append(Line(each.name, "blocked, first save", "ms", Spread.of([first[each.name]["blocked_ms"]])))
+    for each in contenders:
+        lines.append(Line(each.name, "blocked", "ms", spread(rounds, each.name, "blocked_ms")))
+    for each in contenders:
+        target = COPY_RATIO if each.name == BACKGROUND else None
+        lines.append(
+            Line(each.name, "blocked / memory copy", "x", ratio(rounds, each.name, MEMORY_COPY, "blocked_ms"), target)
         )
-        losses = array("d", range(1_000_000))
-        loaded = take_turns(
-            {
-                "torch.load": lambda: self._timed_load(lambda path: torch.load(path, weights_only=True)),
-                "ours": lambda: self._timed_load(lambda _: self.plain.load_latest_checkpoint()),
-            },
-            rounds,
-        )
-        history = take_turns(
-            {
-                "without": lambda: self._history(array("d")),
-                "with": lambda: self._history(losses),
-            },
-            rounds,
-        )
-        copy, raw = "memory copy: ms", "raw write + fsync: ms"
-        report = Report(name)
-        report.figures = [
-            figure(saved, copy, "ms"),
-            figure(saved, raw, "ms"),
-            figure(saved, "ours: blocked ms", "ms", copy, 1.2, "copy waited for at once"),
-            figure(saved, "ours, overlapped: blocked ms", "ms", copy, 0.1, "copy beside a forward and backward"),
-            figure(saved, "ours, synchronous: ms", "ms", raw),
-            figure(saved, "torch.save + fsync: ms", "ms", raw, note="no checksum of the file, folder not synchronised"),
-            figure(saved, "ours: durable ms", "ms", raw, 1.2),
-            figure(saved, "ours, overlapped: step ms", "ms", "ours, overlapped: quiet step ms", note="while writing"),
-            figure(loaded, "torch.load: ms", "ms"),
-            figure(loaded, "ours: ms", "ms", "torch.load: ms", 1.3, "every byte verified"),
-        ]
-        for what in ("save", "load"):
-            key = f"a million losses, {what}: added ms"
-            history[key] = [
-                a - b for a, b in zip(history[f"with: {what} ms"], history[f"without: {what} ms"], strict=True)
-            ]
-            report.figures.append(figure(history, key, "ms", target=20))
-        shutil.rmtree(self.folder)
-        return report
-
-    def _copy(self) -> Mapping[str, float]:
-        return {"ms": _ms(lambda: self.target.copy_(self.source))}
-
-    def _raw(self) -> Mapping[str, float]:
-        path = self.folder / "raw"
-        view = memoryview(self.source.numpy())  # type: ignore[arg-type]
-
-        def write() -> None:
-            with path.open("wb", buffering=0) as file:
-                for start in range(0, len(view), _CHUNK):
-                    file.write(view[start : start + _CHUNK])
-                os.fsync(file.fileno())
-
-        elapsed = _ms(write)
-        path.unlink()
-        return {"ms": elapsed}
-
-    def _save(self, manager: CheckpointManager) -> None:
-        self.step += 1
-        manager.save_checkpoint(self.step, self.model, self.optimizer, array("d"), {})
-
-    def _ours(self) -> Mapping[str, float]:
-        def save() -> None:
-            self._save(self.manager)
-            self.manager.fence()
-
-        blocked = _ms(save)
-        self.manager.wait()
-        return {"blocked ms": blocked, "durable ms": 1e3 * self.manager.reports[-1].durable_s}
-
-    def _overlapped(self) -> Mapping[str, float]:
-        quiet = _ms(self._train)
-        call = _ms(lambda: self._save(self.manager))
-        steps = []
-        self._forward_backward()
-        fence = _ms(self.manager.fence)
-        while self.manager.busy:
-            steps.append(_ms(self._train))
-        self.manager.wait()
-        return {
-            "blocked ms": call + fence,
-            "step ms": sum(steps) / len(steps) if steps else quiet,
-            "quiet step ms": quiet,
-        }
-
-    def _synchronous(self) -> Mapping[str, float]:
-        return {"ms": _ms(lambda: self._save(self.plain))}
-
-    def _torch_save(self) -> Mapping[str, float]:
-        path = self.folder / "torch.pt"
-
-        def save() -> None:
-            state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-            with path.open("wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-
-        elapsed = _ms(save)
-        path.unlink()
-        return {"ms": elapsed}
-
-    def _timed_load(self, load: Callable[[Path], Any]) -> Mapping[str, float]:
-        return {"ms": _ms(lambda: load(self.plain.paths.latest_link))}
-
-    def _history(self, losses: array[float]) -> Mapping[str, float]:
-        manager = CheckpointManager(self.folder / "history", keep_last_n=1)
-        model = nn.Linear(2, 2)
-        optimizer = torch.optim.SGD(model.parameters())
-        self.step += 1
-        save = _ms(lambda: manager.save_checkpoint(self.step, model, optimizer, losses, {}))
-        return {"save ms": save, "load ms": _ms(manager.load_latest_checkpoint)}
-
-    def _forward_backward(self) -> None:
-        self.model(self.input).square().mean().backward()
-
-    def _train(self) -> None:
-        self._forward_backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+    for each in in_background:
+        name = f"{each.name}, {OVERLAPPED}"
+        lines.append(Line(each.name, "overlapped: blocked", "ms", spread(rounds, name, "blocked_ms")))
+    for each in in_background:
+        name = f"{each.name}, {OVERLAPPED}"
+        target = OVERLAPPED_RATIO if each.name == BACKGROUND else None
+        relative = ratio(rounds, name, MEMORY_COPY, "blocked_ms")
+        lines.append(Line(each.name, "overlapped: blocked / memory copy", "x", relative, target))
+    for each in contenders:
+        lines.append(Line(each.name, "until durable", "s", spread(rounds, each.name, "durable_s"), note=each.note))
+    for each in contenders:
+        target = DURABLE_RATIO if each.name in (SYNCHRONOUS, BACKGROUND) else None
+        relative = ratio(rounds, each.name, PLAIN_WRITE, "durable_s")
+        lines.append(Line(each.name, "until durable / plain write + fsync", "x", relative, target, each.note))
+    for each in contenders if direct_works else []:
+        relative = ratio(rounds, each.name, DIRECT_WRITE, "durable_s")
+        lines.append(Line(each.name, "until durable / direct write + fsync", "x", relative, note=each.note))
+    return lines
 
 
-def _ms(work: Callable[[], object]) -> float:
+def _saved(contender: Contender, overlapped: Training | None = None) -> Figures:
+    """One save from beginning to durable; with a training step in between where it is to overlap with one."""
     start = time.perf_counter()
-    work()
-    return 1e3 * (time.perf_counter() - start)
+    contender.save()
+    if overlapped is None:
+        contender.fence()
+        blocked_s = time.perf_counter() - start
+    else:
+        blocked_s = time.perf_counter() - start
+        blocked_s += overlapped.step(contender.fence)
+    return {"blocked_ms": 1e3 * blocked_s, "durable_s": contender.wait() - start}
+
+
+def _copied(training: Training, buffers: list[torch.Tensor]) -> Figures:
+    start = time.perf_counter()
+    for buffer, tensor in zip(buffers, training.tensors(), strict=True):
+        buffer.copy_(tensor)
+    return {"blocked_ms": 1e3 * (time.perf_counter() - start)}
+
+
+def _written(path: Path, buffers: list[torch.Tensor]) -> Figures:
+    start = time.perf_counter()
+    with path.open("xb", buffering=0) as file:
+        for buffer in buffers:
+            view = buffer.numpy().reshape(-1).view("uint8").data
+            while view:
+                view = view[file.write(view[:_PIECE_BYTES]) :]
+        os.fsync(file.fileno())
+    durable_s = time.perf_counter() - start
+    path.unlink()
+    return {"durable_s": durable_s}
+
+
+def _written_directly(path: Path, n_bytes: int) -> Figures:
+    """As many bytes past the page cache; nothing where the file system cannot."""
+    if not hasattr(os, "O_DIRECT"):
+        return {}
+    piece = mmap.mmap(-1, _PIECE_BYTES)
+    piece[:] = os.urandom(1 << 20) * (_PIECE_BYTES >> 20)
+    start = time.perf_counter()
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_DIRECT)
+    except OSError:
+        path.unlink(missing_ok=True)
+        return {}
+    try:
+        for begin in range(0, n_bytes, _PIECE_BYTES):
+            with memoryview(piece) as whole, whole[: -(-(n_bytes - begin) // 4096) * 4096] as part:
+                os.write(descriptor, part)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    durable_s = time.perf_counter() - start
+    path.unlink()
+    return {"durable_s": durable_s}
+
+
+def _around(options: Options, size_mb: int, training: Training, contenders: list[Contender]) -> list[Line]:
+    """Steps while a save is under way against undisturbed ones, with one and two threads."""
+    keys = {(each.name, threads): f"{each.name}, {threads}" for threads in (1, 2) for each in contenders}
+    everyone: dict[str, Callable[[], Figures]] = {
+        keys[each.name, threads]: functools.partial(_trained, training, each, threads)
+        for threads in (1, 2)
+        for each in contenders
+    }
+    say(f"training while {size_mb} MB are saved: rounds of {len(everyone)} contenders")
+    n_rounds = options.rounds or (3 if options.quick else 7)
+    before = torch.get_num_threads()
+    try:
+        rounds = measure.interleave(everyone, n_rounds, budget_s=100 if size_mb > 500 else 45)
+    finally:
+        torch.set_num_threads(before)
+    lines = []
+    for figure, unit, what in (
+        ("undisturbed_ms", "ms", "a step undisturbed"),
+        ("slowdown", "x", "a step meanwhile / undisturbed"),
+        ("lost_ms", "ms", "training lost by a save, in all"),
+    ):
+        for (name, threads), key in keys.items():
+            noun = "thread" if threads == 1 else "threads"
+            lines.append(Line(name, f"{what}, {threads} {noun}", unit, spread(rounds, key, figure)))
+    return lines
+
+
+def _trained(training: Training, contender: Contender, threads: int) -> Figures:
+    """Training steps before a save and during it.
+
+    A step's own time leaves out what it waited for the fence; what training lost has everything: the call, the waits,
+    and that steps were slower.
+    """
+    torch.set_num_threads(threads)
+    undisturbed_s = statistics.median(measure.timed(training.step) for _ in range(_UNDISTURBED_STEPS))
+    wholly_s: list[float] = []
+    partly_s: list[float] = []
+    start = time.perf_counter()
+    contender.save()
+    while contender.busy() or not (wholly_s or partly_s):
+        step_start = time.perf_counter()
+        waited_s = training.step(contender.fence)
+        step_s = time.perf_counter() - step_start - waited_s
+        (wholly_s if contender.busy() else partly_s).append(step_s)
+    lost_s = time.perf_counter() - start - undisturbed_s * (len(wholly_s) + len(partly_s))
+    contender.wait()
+    return {
+        "undisturbed_ms": 1e3 * undisturbed_s,
+        # Short saves may end within the first step: then that one has to do.
+        "slowdown": statistics.fmean(wholly_s or partly_s) / undisturbed_s,
+        "lost_ms": 1e3 * lost_s,
+    }
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+def _memory(options: Options, size_mb: int) -> Section:
+    """Peak memory beyond the state, each contender in a process of its own."""
+    title = f"memory while {size_mb} MB are saved"
+    if not _can_measure_peak():
+        return Section(title, [], ["peak memory: not measured, it needs /proc/self/clear_refs of Linux"])
+    found, missing = peers.checkpoint_peers()
+    lines = []
+    say(f"{title}: a process for each contender")
+    for number, name in enumerate([*OURS, *found]):
+        folder = options.new_folder(f"memory_{size_mb}/{number}")
+        measured = measure.child("spectral_exp.bench.checkpoint", name, str(size_mb), str(folder))
+        target = Target(measured["state_mb"] + SLACK_MB) if name in (SYNCHRONOUS, BACKGROUND) else None
+        peak = Spread.of([measured["peak_mb"]])
+        lines.append(Line(name, "peak beyond the state", "MB", peak, target))
+    return Section(title, lines, missing)
+
+
+def _can_measure_peak() -> bool:
+    return os.access("/proc/self/clear_refs", os.W_OK)
+
+
+def _measure_memory(name: str, size_mb: int, folder: Path) -> Figures:
+    """Peak resident memory of two saves beyond that before, MB."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(peers.process_group())
+        make = {**OURS, **peers.checkpoint_peers()[0]}[name]
+        training = Training(size_mb)
+        contender = make(folder, training)
+        stack.callback(contender.close)
+        gc.collect()
+        Path("/proc/self/clear_refs").write_text("5")  # begins the high-water mark anew
+        before_mb = _resident_mb("VmRSS")
+        for _ in range(2):
+            contender.save()
+            contender.fence()
+            contender.wait()
+        return {"state_mb": training.n_bytes / 1e6, "peak_mb": _resident_mb("VmHWM") - before_mb}
+
+
+def _resident_mb(entry: str) -> float:
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith(f"{entry}:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise RunError(f"/proc/self/status has no {entry}")
+
+
+# --- loading, and long histories -------------------------------------------------------------------------------------
+
+
+def _loading(options: Options, size_mb: int) -> Section:
+    """A verified load of a file in the page cache, against torch.load of the same."""
+    say(f"loading {size_mb} MB")
+    training = Training(size_mb)
+    ours = Ours(options.new_folder(f"loading_{size_mb}"), training, background=False)
+    ours.save()
+    ours.wait()
+    path = ours.manager.paths.checkpoint_file(ours.manager.durable_step)
+
+    def verified() -> Figures:
+        return {"ms": 1e3 * measure.timed(ours.manager.load_latest_checkpoint)}
+
+    def plain() -> Figures:
+        return {"ms": 1e3 * measure.timed(lambda: torch.load(path, map_location="cpu", weights_only=True))}
+
+    contenders = {"ours, verified": verified, "torch.load": plain}
+    measure.interleave(contenders, 1, budget_s=0)  # fills the page cache too
+    n_rounds = options.rounds or (5 if options.quick else 9)
+    rounds = measure.interleave(contenders, n_rounds, budget_s=20)
+    lines = [Line(name, "load", "ms", spread(rounds, name, "ms")) for name in contenders]
+    relative = ratio(rounds, "ours, verified", "torch.load", "ms")
+    lines.append(Line("ours, verified", "load / torch.load", "x", relative, LOAD_RATIO))
+    return Section(f"loading {size_mb} MB", lines)
+
+
+def _history(options: Options) -> Section:
+    """What a million losses add to a small checkpoint, as a list and as an array of doubles."""
+    say("a loss history of a million")
+    training = Training(2)
+    many = array("d", (5.0 + 1e-6 * step for step in range(_HISTORY_LENGTH)))
+    histories: dict[str, list[float] | array[float]] = {"none": [], "list": many.tolist(), "array": many}
+    everyone: dict[str, Callable[[], Figures]] = {}
+    closing: list[Ours] = []
+    for background in (False, True):
+        for kind, losses in histories.items():
+            folder = options.new_folder(f"history_{kind}_{background}")
+            ours = Ours(folder, training, background=background)
+            ours.losses = losses
+            closing.append(ours)
+            everyone[f"{ours.name}, {kind}"] = functools.partial(_saved, ours)
+            if not background and kind != "array":  # on disk they are the same
+                everyone[f"load, {kind}"] = functools.partial(_loaded, ours)
+    measure.interleave(everyone, 1, budget_s=0)
+    n_rounds = options.rounds or (5 if options.quick else 15)
+    rounds = measure.interleave(everyone, n_rounds, budget_s=20)
+    for ours in closing:
+        ours.close()
+    lines = []
+    for kind in ("list", "array"):
+        for name in (SYNCHRONOUS, BACKGROUND):
+            added = difference(rounds, f"{name}, {kind}", f"{name}, none", "blocked_ms")
+            lines.append(Line(f"{name}, {kind}", "added to a save: blocked", "ms", added, HISTORY_MS))
+    added = difference(rounds, "load, list", "load, none", "blocked_ms")
+    lines.append(Line("ours", "added to a load", "ms", added, HISTORY_MS))
+    return Section(f"a loss history of {_HISTORY_LENGTH:,} steps", lines)
+
+
+def _loaded(ours: Ours) -> Figures:
+    return {"blocked_ms": 1e3 * measure.timed(ours.manager.load_latest_checkpoint)}
+
+
+if __name__ == "__main__":
+    print(json.dumps(_measure_memory(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))))

@@ -78,8 +78,17 @@ class Target:
         """Whether `measured` reaches it."""
         return measured < self.value or (measured == self.value and not self.strict)
 
+    @property
+    def relation(self) -> str:
+        """What stands between a figure and the target."""
+        return "<" if self.strict else "<="
+
+    def as_json(self) -> dict[str, Any]:
+        """The target as it stands in the JSON file."""
+        return {"relation": self.relation, "value": self.value}
+
     def __str__(self) -> str:
-        return f"{'<' if self.strict else '<='} {_number(self.value)}"
+        return f"{self.relation} {_number(self.value)}"
 
 
 @dataclass(frozen=True)
@@ -244,7 +253,7 @@ def as_json(bench: str, section: Section) -> list[dict[str, Any]]:
             "q1": line.value.q1,
             "q3": line.value.q3,
             "n": line.value.n,
-            "target": str(line.target) if line.target else None,
+            "target": line.target.as_json() if line.target else None,
             "met": line.met,
             "note": line.note,
         }
@@ -261,7 +270,7 @@ def table(bench: str, section: Section) -> str:
         verdict = "" if line.met is None else "met" if line.met else "MISSED"
         told = "  ".join(filter(None, [verdict, line.note]))
         target = str(line.target) if line.target else ""
-        median = f"{_number(value.median)} {line.unit}"
+        median = f"{_number(value.median)} {line.unit}".strip()
         rows.append((line.figure, line.contender, median, quartiles, str(value.n), target, told))
     widths = [max(len(row[i]) for row in rows) for i in range(6)]
     text = [f"{bench}: {section.title}"]
@@ -274,4 +283,6 @@ def table(bench: str, section: Section) -> str:
 
 def _number(value: float) -> str:
     """Three digits, without exponents."""
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}" if abs(value) >= 0.001 else f"{value:.4f}"
+    if value and abs(value) < 0.001:
+        return f"{value:.4f}"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"

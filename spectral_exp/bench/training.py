@@ -26,10 +26,12 @@ class Contender(Protocol):
 
     Attributes:
         name: for the table.
+        background: whether `save` returns before the checkpoint is durable.
         note: what to know when comparing.
     """
 
     name: str
+    background: bool
     note: str
 
     def save(self) -> None:
@@ -69,7 +71,8 @@ class _Block(nn.Module):
         q, k, v = heads.permute(2, 0, 3, 1, 4)  # (B, H, T, C / H) each
         mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.projection(mixed.transpose(1, 2).reshape(B, T, C))
-        return x + self.narrow(functional.gelu(self.wide(self.norm_2(x))))
+        fed: Tensor = self.narrow(functional.gelu(self.wide(self.norm_2(x))))
+        return x + fed
 
 
 class _Transformer(nn.Module):
@@ -82,7 +85,8 @@ class _Transformer(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Mean cross-entropy of ids (B, T) as predicted from those before."""
         logits = self.norm(self.blocks(self.embedding(ids))) @ self.embedding.weight.T
-        return functional.cross_entropy(logits[:, :-1].reshape(-1, _VOCABULARY), ids[:, 1:].reshape(-1))
+        loss: Tensor = functional.cross_entropy(logits[:, :-1].reshape(-1, _VOCABULARY), ids[:, 1:].reshape(-1))
+        return loss
 
 
 class Training:

@@ -1,0 +1,206 @@
+"""Other people's ways to save and to log, for comparison. Each is there if it is installed."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spectral_exp.run_dir import fsync_directory
+
+if TYPE_CHECKING:
+    from spectral_exp.bench.training import MakeContender, Training
+
+REMEDY = "pip install spectral-exp[bench]"
+
+DCP = "DCP async_save"
+LIGHTNING = "Lightning AsyncCheckpointIO"
+TENSORBOARD = "TensorBoard"
+
+
+def checkpoint_peers() -> tuple[dict[str, MakeContender], list[str]]:
+    """The background savers that are installed, by name; and what is to be said of those that are not."""
+    found: dict[str, MakeContender] = {}
+    missing = []
+    if _has_stager():
+        found[DCP] = DcpAsyncSave
+    else:
+        missing.append(f"{DCP}: not in this version of torch")
+    if importlib.util.find_spec("lightning"):
+        found[LIGHTNING] = LightningAsync
+    else:
+        missing.append(f"{LIGHTNING}: not installed: {REMEDY}")
+    return found, missing
+
+
+def _has_stager() -> bool:
+    try:
+        from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions  # noqa: F401
+    except ImportError:  # a build without torch.distributed, or one from before kept stagers
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def process_group() -> Iterator[None]:
+    """The process group of one that torch's distributed checkpoints ask for; nothing in builds without it."""
+    import torch.distributed
+
+    if not torch.distributed.is_available():
+        yield
+        return
+    store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+class DcpAsyncSave:
+    """`torch.distributed.checkpoint.async_save` in a thread; its stager, kept, copies in a thread too."""
+
+    name = DCP
+    background = True
+    note = ""
+
+    def __init__(self, folder: Path, training: Training) -> None:
+        from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+
+        # Staging in a thread is the option that compares with ours: training waits for it before the optimizer only.
+        self._stager = DefaultStager(
+            StagingOptions(
+                use_pinned_memory=False, use_shared_memory=False, use_async_staging=True, use_non_blocking_copy=False
+            )
+        )
+        self._folder = folder
+        self._training = training
+        self._number = 0
+        self._response: Any = None
+
+    def save(self) -> None:
+        """Begin to save."""
+        from torch.distributed.checkpoint.state_dict_saver import async_save
+
+        self._number += 1
+        target = self._folder / str(self._number)
+        self._response = async_save(self._training.state(), checkpoint_id=target, async_stager=self._stager)
+
+    def fence(self) -> None:
+        """Return once the state may be changed."""
+        if self._response is not None:
+            self._response.staging_completion.result()
+
+    def busy(self) -> bool:
+        """Whether a save is under way."""
+        return self._response is not None and not self._response.upload_completion.done()
+
+    def wait(self) -> float:
+        """Return once the files have been synchronised."""
+        self._response.upload_completion.result()
+        ended = time.perf_counter()
+        shutil.rmtree(self._folder / str(self._number - 1), ignore_errors=True)  # there is none before the second
+        return ended
+
+    def close(self) -> None:
+        """Give the staged copy back."""
+        self._stager.close()
+
+
+class LightningAsync:
+    """Lightning's `AsyncCheckpointIO` around its usual `TorchCheckpointIO`."""
+
+    name = LIGHTNING
+    background = True
+    note = "fsync added"
+
+    def __init__(self, folder: Path, training: Training) -> None:
+        io = importlib.import_module("lightning.pytorch.plugins.io")
+        self._ended = threading.Event()
+        self._ended.set()
+        self._folder = folder
+        self._training = training
+        self._number = 0
+        ended = self._ended
+
+        class Durable(io.TorchCheckpointIO):  # type: ignore[misc, name-defined]
+            """The usual writer, which ends without an fsync, with one."""
+
+            def save_checkpoint(self, checkpoint: dict[str, Any], path: str, storage_options: Any = None) -> None:
+                try:
+                    super().save_checkpoint(checkpoint, path, storage_options)
+                    descriptor = os.open(path, os.O_RDWR)
+                    os.fsync(descriptor)
+                    os.close(descriptor)
+                    fsync_directory(Path(path).parent)
+                finally:
+                    ended.set()
+
+        self._plugin = io.AsyncCheckpointIO(Durable())
+
+    def save(self) -> None:
+        """Clone the state and begin to write the clone."""
+        self._number += 1
+        self._ended.clear()
+        self._plugin.save_checkpoint(self._training.state(), str(self._folder / f"{self._number}.ckpt"))
+
+    def fence(self) -> None:
+        """Nothing: `save` has cloned the state."""
+
+    def busy(self) -> bool:
+        """Whether a save is under way."""
+        return not self._ended.is_set()
+
+    def wait(self) -> float:
+        """Return once the file has been synchronised."""
+        self._ended.wait()
+        ended = time.perf_counter()
+        (self._folder / f"{self._number - 1}.ckpt").unlink(missing_ok=True)
+        return ended
+
+    def close(self) -> None:
+        """Stop the thread; raises what it met."""
+        self._plugin.teardown()
+
+
+# --- logging ---------------------------------------------------------------------------------------------------------
+
+
+def has_tensorboard() -> bool:
+    """Whether TensorBoard is installed."""
+    return importlib.util.find_spec("tensorboard") is not None
+
+
+class TensorBoardLog:
+    """torch's `SummaryWriter` with its own defaults."""
+
+    def __init__(self, folder: Path) -> None:
+        self._writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter(str(folder))
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """One entry."""
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Write what waits."""
+        self._writer.close()
+
+    @staticmethod
+    def steps(folder: Path, name: str) -> set[int]:
+        """The steps at which the files in `folder` hold the metric `name`."""
+        loader = importlib.import_module("tensorboard.backend.event_processing.event_file_loader").EventFileLoader
+        return {
+            event.step
+            for path in sorted(folder.iterdir())
+            for event in loader(str(path)).Load()
+            for value in event.summary.value
+            if value.tag == name
+        }
