@@ -18,22 +18,13 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spectral_exp.errors import RunError, UserError, require
-from spectral_exp.fingerprint import (
-    changed_settings,
-    environment_differences,
-    read_record,
-    same,
-    settings_differences,
-    unequal,
-)
-from spectral_exp.run_dir import RunPaths, follow, write_json_atomic
+from spectral_exp.errors import UserError, require
+from spectral_exp.run_dir import RunPaths, read_json, write_json_atomic
 
 if TYPE_CHECKING:
     from spectral_exp.runner import Runner
@@ -67,25 +58,6 @@ class Divergence:
         return f"step {self.step}: {self.part} ({self.name}) differ between {self.between}"
 
 
-@dataclass
-class Findings:
-    """What was compared, what could not be, and where it diverged."""
-
-    compared: list[str] = field(default_factory=list)
-    not_compared: list[str] = field(default_factory=list)
-    divergences: list[Divergence] = field(default_factory=list)
-
-    def add(self, what: str, divergence: Divergence | None) -> None:
-        """Take in one comparison and its first difference."""
-        self.compared.append(what)
-        if divergence is not None:
-            self.divergences.append(divergence)
-
-    def in_order(self) -> list[str]:
-        """The divergences, the first in time first."""
-        return [str(d) for d in sorted(self.divergences, key=lambda d: (d.step, PARTS.index(d.part)))]
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns 0 if all is identical, 1 if not, 2 for a mistake of the user's."""
     parser = argparse.ArgumentParser(
@@ -106,12 +78,8 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    for label in ("compared", "not_compared"):
-        for line in certificate[label]:
-            print(f"{label.replace('_', ' ')}: {line}")
-    for what, lines in certificate["differences"].items():
-        for line in lines:
-            print(f"{what} changed: {line}")
+    for line in certificate["compared"]:
+        print(f"compared: {line}")
     for line in certificate["divergences"]:
         print(f"DIVERGED: {line}")
     print(f"{certificate['verdict']}; certificate: {output}")
@@ -128,61 +96,48 @@ def verify_resume(run: Path, steps: int, start: int | None = None) -> dict[str, 
             steps, or else the newest.
 
     Returns:
-        The certificate: `verdict` ("identical" or "diverged"), `divergences` (the first in time first), `compared`,
-        `not_compared`, `differences` of settings, code and environment since, `hashes` and circumstances.
+        The certificate: `verdict` ("identical" or "diverged"), `divergences`, `compared`, `hashes` and circumstances.
 
     Raises:
-        UserError: no such run or checkpoint, the text has changed, or a setting that is not allowed.
+        UserError: no such run or checkpoint, or a setting that is not allowed.
     """
     require(steps >= 2, "--steps", steps, ">= 2")
-    record, paths = read_record(run), RunPaths(run)
-    start, last = _start(paths, record, steps, start)
-    state = _read(paths, start)
-    if state is None:
-        raise UserError(f"the checkpoint of step {start} in {run} is broken; begin at another one with --from")
+    paths = RunPaths(run)
+    if not paths.config_file.is_file():
+        raise UserError(f"{run} is not a run directory: it holds no {paths.config_file.name}; name one below outputs/")
+    recorded = read_json(paths.config_file)
+    start, last = _start(paths, recorded["config"], steps, start)
 
-    config = _quiet(record["config"])
-    middle = start + (last - start) // 2
     with tempfile.TemporaryDirectory(prefix="verify_resume_") as folder:
         whole, half = Path(folder) / "whole", Path(folder) / "half"
         for place in (whole, half):
-            _prepare(paths, start, place, config, record.get("dataset"))
-        try:
-            undisturbed = _in_own_process(config, whole, start, last)
-            interrupted = [
-                *_in_own_process(config, half, start, middle),
-                *_in_own_process(config, half, middle, last),
-            ]
-        except (UserError, RunError) as error:
-            # What was told about the temporary copy is true of the run.
-            message = str(error).replace(str(whole), str(run)).replace(str(half), str(run))
-            raise UserError(f"cannot replay {run} from step {start}: {message}") from error
-
-    findings = Findings()
-    findings.add(
-        f"steps {start + 1} to {last}, undisturbed, with the same interrupted after step {middle}: {', '.join(PARTS)}",
-        compare(undisturbed, interrupted, "the undisturbed and the interrupted replay"),
-    )
-    _against_the_run(paths, undisturbed, findings)
-    now = _circumstances()
+            copy_checkpoint(paths, start, place)
+        config = _quiet(recorded["config"])
+        middle = start + (last - start) // 2
+        undisturbed = _in_own_process(config, whole, last)
+        interrupted = [*_in_own_process(config, half, middle), *_in_own_process(config, half, last)]
+        found = [compare(undisturbed, interrupted, "the undisturbed and the interrupted replay")]
+        compared = [
+            f"steps {start + 1} to {last}, undisturbed, with the same interrupted after step {middle}: "
+            f"{', '.join(PARTS)}"
+        ]
+        for divergence, what in _against_the_run(paths, undisturbed):
+            found.append(divergence)
+            compared.append(what)
+    divergences = [str(divergence) for divergence in found if divergence is not None]
     return {
         "run": run.resolve().name,
         "timestamp": datetime.now().isoformat(timespec="seconds"),
         "from_step": start,
         "to_step": last,
-        "checkpoint": _identity(paths, start),
-        "verdict": "diverged" if findings.divergences else "identical",
-        "divergences": findings.in_order(),
-        "compared": findings.compared,
-        "not_compared": findings.not_compared,
-        "differences": {
-            "settings": settings_differences(state["config"], record["config"]),
-            "code": unequal(*({"commit": r["git"]["hash"], "dirty": r["git"]["dirty"]} for r in (record, now))),
-            "environment": environment_differences(record, now),
-        },
-        "hashes": _summary(undisturbed),
-        "hashes_interrupted": _summary(interrupted),
-        **now,
+        "verdict": "diverged" if divergences else "identical",
+        "divergences": divergences,
+        "compared": compared,
+        "hashes": [
+            {"step": f.step, "loss": f.loss, **{part: _digest_of_names(f.hashes[part]) for part in PARTS}}
+            for f in undisturbed
+        ],
+        **_circumstances(),
     }
 
 
@@ -199,24 +154,23 @@ def compare(
     return None
 
 
-def replay(config: dict[str, Any], place: str, start: int, last: int) -> list[StepFingerprint]:
-    """Continue the run in `place` from step `start` to step `last` and save it there.
+def copy_checkpoint(paths: RunPaths, step: int, place: Path) -> None:
+    """Put a checkpoint and its sidecar into a run directory of their own."""
+    target = RunPaths(place)
+    target.checkpoints.mkdir(parents=True)
+    for file in paths.checkpoints.glob(f"{paths.checkpoint_file(step).name}*"):
+        if file.suffix in (".pt", ".zst", ".json"):
+            shutil.copy(file, target.checkpoints)
 
-    Returns:
-        The fingerprint of every step done.
 
-    Raises:
-        UserError: the checkpoint of `start` is not there, the new one cannot be saved, or the text has changed.
-        RunError: too many steps in a row were not finite.
-    """
+def replay(config: dict[str, Any], place: str, last: int) -> list[StepFingerprint]:
+    """Continue the run in `place` to step `last` and save it there; the fingerprint of every step done."""
     from spectral_exp.build import build
     from spectral_exp.seeding import process_settings
 
     fingerprints = []
     with build(config, place, []) as runner, process_settings(runner.threads, runner.settings.deterministic):
         runner.restore()
-        if runner.state.step != start:
-            raise UserError(f"the checkpoint of step {start} could not be restored")
         while runner.state.step < last:
             report = runner.compute_gradients(runner.state.step + 1)
             gradients = {name: _digest(p.grad) for name, p in runner.model.named_parameters() if p.grad is not None}
@@ -226,12 +180,10 @@ def replay(config: dict[str, Any], place: str, start: int, last: int) -> list[St
             fingerprints.append(StepFingerprint(runner.state.step, report.loss, report.grad_norm, hashes))
         runner.save()
         runner.checkpoint.close()
-        if runner.checkpoint.durable_step != last:
-            raise UserError(f"step {last} could not be saved; free space in the folder for temporary files (TMPDIR)")
     return fingerprints
 
 
-def _start(paths: RunPaths, record: Mapping[str, Any], steps: int, start: int | None) -> tuple[int, int]:
+def _start(paths: RunPaths, config: Mapping[str, Any], steps: int, start: int | None) -> tuple[int, int]:
     """The steps of the checkpoint to begin with and of the end."""
     known = paths.checkpoint_steps()
     if not known:
@@ -239,45 +191,19 @@ def _start(paths: RunPaths, record: Mapping[str, Any], steps: int, start: int | 
     shown = ", ".join(map(str, known))
     if start is not None and start not in known:
         raise UserError(f"--from={start} must be the step of a checkpoint; there are {shown}")
-    max_steps = int(record["config"]["training"]["max_steps"])
-    # A schedule of another length, or other threads, would make other steps than the run made then.
-    changed_at, change = (changed_settings(record["attempts"]) or [(0, "")])[-1]
-    usable = [step for step in known if step >= changed_at]
-    changed = f"the run was continued after step {changed_at} with other settings ({change})"
-    if start is not None and start not in usable:
-        raise UserError(f"--from={start} must be >= {changed_at}: {changed}; there are {shown}")
-    if not usable:
-        raise UserError(f"{changed}, and no checkpoint since is there: there are {shown}; let it go on to the next one")
+    max_steps = int(config["training"]["max_steps"])
     if start is None:
         # From there every replayed step can be held against what the run itself has recorded.
-        within = [step for step in usable if step + steps <= known[-1]]
-        earlier = [step for step in usable if step + steps <= max_steps]
-        start = within[-1] if within else earlier[-1] if earlier else usable[0]
+        within = [step for step in known if step + steps <= known[-1]]
+        earlier = [step for step in known if step + steps <= max_steps]
+        start = within[-1] if within else earlier[-1] if earlier else known[0]
     last = min(start + steps, max_steps)
     if last - start < 2:
         raise UserError(
             f"after step {start} the run has {last - start} steps left (training.max_steps={max_steps}) and 2 are "
-            f"needed; begin earlier with --from: there are {shown}" + (f", but {changed}" if change else "")
+            f"needed; begin earlier with --from: there are {shown}"
         )
     return start, last
-
-
-def _prepare(paths: RunPaths, step: int, place: Path, config: Mapping[str, Any], dataset: Any) -> None:
-    """Make a run directory with one checkpoint, and with what the text must be like."""
-    from spectral_exp.monitoring.checkpoint_file import sidecar_file
-
-    target, source = RunPaths(place), paths.checkpoint_file(step)
-    try:
-        target.checkpoints.mkdir(parents=True)
-        shutil.copy(source, target.checkpoints)
-        if sidecar_file(source).is_file():
-            shutil.copy(sidecar_file(source), target.checkpoints)
-        write_json_atomic(target.config_file, {"config": config, "dataset": dataset})
-    except OSError as error:
-        raise UserError(
-            f"cannot copy {source} to the folder for temporary files: {error.strerror}; choose another one with "
-            "TMPDIR, or another checkpoint with --from"
-        ) from error
 
 
 def _quiet(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -289,99 +215,59 @@ def _quiet(config: Mapping[str, Any]) -> dict[str, Any]:
     return quiet
 
 
-def _in_own_process(config: dict[str, Any], place: Path, start: int, last: int) -> list[StepFingerprint]:
+def _in_own_process(config: dict[str, Any], place: Path, last: int) -> list[StepFingerprint]:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            return pool.submit(replay, config, str(place), start, last).result()
-        except BrokenProcessPool as error:
-            raise UserError("the replaying process was killed; the machine may be short of memory") from error
+        return pool.submit(replay, config, str(place), last).result()
 
 
-def _read(paths: RunPaths, step: int) -> dict[str, Any] | None:
-    """A checkpoint of the run, or None if it is broken or gone; unlike the run itself, this sets nothing aside."""
-    from spectral_exp.monitoring.checkpoint_file import BrokenCheckpointError, read_checkpoint
-
-    try:
-        return read_checkpoint(paths.checkpoint_file(step))
-    except (BrokenCheckpointError, OSError) as error:
-        print(f"checkpoint of step {step} cannot be used: {error}", file=sys.stderr)
-        return None
-
-
-def _identity(paths: RunPaths, step: int) -> dict[str, Any]:
-    """Name and checksum of a checkpoint."""
-    from spectral_exp.monitoring.checksum import file_crc32
-
-    path = paths.checkpoint_file(step)
-    return {"file": path.name, "crc32": f"{file_crc32(path, 1):08x}"}
-
-
-def _against_the_run(paths: RunPaths, replayed: Sequence[StepFingerprint], findings: Findings) -> None:
-    """Compare with the recorded losses, metrics lines and checkpoints."""
+def _against_the_run(paths: RunPaths, replayed: Sequence[StepFingerprint]) -> list[tuple[Divergence | None, str]]:
+    """Compare with the recorded losses, gradient norms and checkpoints; each comparison with its description."""
     import torch
 
-    from spectral_exp.monitoring import MetricsLogger
+    from spectral_exp.monitoring import CheckpointManager, MetricsLogger
 
     first, last = replayed[0].step, replayed[-1].step
     between = "the run and its replay"
-    compared_before = len(findings.compared)
-
-    losses = _recorded_losses(paths)[first - 1 : last]
-    wrong = [f.step for f, loss in zip(replayed, losses, strict=False) if not same(f.loss, loss)]
-    if losses:
+    results: list[tuple[Divergence | None, str]] = []
+    manager = CheckpointManager(paths.root, enabled=False)
+    newest = manager.load_latest_checkpoint()
+    recorded = [] if newest is None else newest["loss_history"][first - 1 : last]
+    wrong = [f.step for f, loss in zip(replayed, recorded, strict=False) if not _same(f.loss, loss)]
+    if recorded:
         divergence = Divergence(wrong[0], "loss", "loss", between) if wrong else None
-        findings.add(f"losses of {len(losses)} steps with those that the run recorded", divergence)
-
-    entries = {entry["step"]: entry for entry in MetricsLogger(paths.logs, enabled=False).load_metrics()}
-    for metric, part, name in (("loss", "loss", "metrics line"), ("grad_norm", "gradients", "norm")):
-        pairs = [(f, entries[f.step][metric]) for f in replayed if metric in entries.get(f.step, {})]
-        wrong = [f.step for f, logged in pairs if not same(getattr(f, metric), logged)]
-        if pairs:
-            divergence = Divergence(wrong[0], part, name, between) if wrong else None
-            findings.add(f"{metric} of {len(pairs)} steps with what the run logged", divergence)
-
+        results.append((divergence, f"losses of {len(recorded)} steps with those that the run recorded"))
+    norms = {
+        entry["step"]: entry["grad_norm"]
+        for entry in MetricsLogger(paths.logs, enabled=False).load_metrics()
+        if first <= entry["step"] <= last and "grad_norm" in entry
+    }
+    wrong = [f.step for f in replayed if f.step in norms and not _same(f.grad_norm, norms[f.step])]
+    if norms:
+        divergence = Divergence(wrong[0], "gradients", "norm", between) if wrong else None
+        results.append((divergence, f"gradient norms of {len(norms)} steps with those that the run logged"))
     for step in [step for step in paths.checkpoint_steps() if first <= step <= last]:
-        state = _read(paths, step)
+        state = manager.load_checkpoint(step)
         if state is None:
-            findings.not_compared.append(f"the run's checkpoint of step {step}, which is broken")
             continue
         hashes = {
-            "weights": _digests(state["model_state_dict"]) | _digests(state["loss_state_dict"], "loss"),
+            "weights": _digests(state["model_state_dict"]),
             "optimizer": _digests(state["optimizer_state_dict"]),
             "rng": _digests({k: v for k, v in state["rng_state"].items() if isinstance(v, torch.Tensor)}),
         }
         saved = StepFingerprint(step, math.nan, math.nan, hashes)
         ours = [f for f in replayed if f.step == step]
         divergence = compare(ours, [saved], between, ("weights", "optimizer", "rng"))
-        findings.add(f"weights, optimizer, rng after step {step} with the run's checkpoint", divergence)
-    if len(findings.compared) == compared_before:
-        findings.not_compared.append("the run itself, which has recorded no step after this checkpoint")
-
-
-def _recorded_losses(paths: RunPaths) -> list[float]:
-    """The losses of all steps up to the newest checkpoint that is whole."""
-    latest = follow(paths.latest_link)
-    pointed = paths.checkpoint_step(latest) if latest else None
-    steps = paths.checkpoint_steps()[::-1]
-    for step in sorted(steps, key=lambda step: step != pointed):
-        if (state := _read(paths, step)) is not None:
-            return [float(loss) for loss in state["loss_history"]]
-    return []
-
-
-def _summary(fingerprints: Sequence[StepFingerprint]) -> list[dict[str, Any]]:
-    """Of every step the loss and one hash for each part."""
-    return [
-        {"step": f.step, "loss": f.loss, **{part: _digest_of_names(f.hashes[part]) for part in PARTS}}
-        for f in fingerprints
-    ]
+        results.append((divergence, f"weights, optimizer, rng after step {step} with the run's checkpoint"))
+    if not results:
+        results.append((None, "nothing of the run itself: it has recorded no step after this checkpoint"))
+    return results
 
 
 def _state_hashes(runner: Runner) -> dict[str, dict[str, str]]:
     from spectral_exp.seeding import rng_state
 
     return {
-        "weights": _digests(runner.model.state_dict()) | _digests(runner.loss.state_dict(), "loss"),
+        "weights": _digests(runner.model.state_dict()),
         "optimizer": _digests(runner.optimizer.state_dict()),
         "rng": _digests(rng_state()),
     }
@@ -416,17 +302,15 @@ def _digest_of_names(hashes: Mapping[str, str]) -> str:
     return hashlib.blake2b(repr(sorted(hashes.items())).encode(), digest_size=8).hexdigest()
 
 
+def _same(one: float, other: Any) -> bool:
+    return one == other or (isinstance(other, float) and math.isnan(one) and math.isnan(other))
+
+
 def _circumstances() -> dict[str, Any]:
     from spectral_exp.monitoring import environment
-    from spectral_exp.run_dir import code_directory
+    from spectral_exp.run_dir import git_hash
 
-    git, _ = environment.git_facts(code_directory())
-    return {
-        "git": {"hash": git["hash"], "dirty": git["dirty"]},
-        "hardware": environment.hardware_facts(),
-        "host": environment.host_facts(),
-        "packages": environment.package_versions(),
-    }
+    return {"git_hash": git_hash(), "hardware": environment.hardware_facts(), "host": environment.host_facts()}
 
 
 if __name__ == "__main__":
