@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from spectral_exp.construct import Constructor
 from spectral_exp.data.batches import Batches, EvalWindows
 from spectral_exp.data.dataset import Dataset, prepare
-from spectral_exp.errors import SettingError, UserError, nearest
+from spectral_exp.errors import SettingError, UserError, nearest, require
 from spectral_exp.models.generation import generate
 from spectral_exp.models.gpt import GPT
 from spectral_exp.models.twin import match_parameters
+from spectral_exp.monitoring.backup import check_url
 from spectral_exp.monitoring.visualization import TextSample
 from spectral_exp.resume import attempts, refuse_changed_data, resume_problems, set_aside_damaged
 from spectral_exp.run_dir import RunLock, RunPaths
@@ -33,7 +34,7 @@ from spectral_exp.runner import Runner, TrainingSettings
 from spectral_exp.seeding import step_seed
 
 _GROUPS = ("model", "optimizer", "schedule", "loss", "data", "tokenizer", "training", "monitoring", "match")
-_COMPONENTS = ("checkpoint", "metrics", "visualization", "tracking")
+_COMPONENTS = ("backup", "checkpoint", "metrics", "visualization", "tracking")
 _PROMPT_TOKENS = 16
 _PLOT_TOKENS = 28
 
@@ -48,6 +49,7 @@ class Globals:
     outputs: str
     threads: int | None = None
     resume: str | None = None
+    backup_url: str | None = None
     experiment_id: str | None = None
 
     def __post_init__(self) -> None:
@@ -82,7 +84,11 @@ def check(config: Mapping[str, Any], run_dir: Path | None) -> list[str]:
     try:
         _refuse_unwritable(run_dir or Path(str(config.get("outputs", "outputs"))))
         with tempfile.TemporaryDirectory() as folder:
-            _assemble(config, RunPaths(folder), trial=True)
+            parts = _assemble(config, RunPaths(folder), trial=True)
+        if (url := parts.components["backup"].url) is not None:
+            enabled = parts.components["checkpoint"].enabled
+            require(enabled, "backup_url", url, "null with monitoring/checkpoint=off: there is nothing to back up")
+            check_url(url)
     except UserError as error:
         problems.append(str(error))
     return problems
@@ -110,6 +116,7 @@ def build(config: dict[str, Any], run_dir: str | Path, overrides: list[str]) -> 
         parts = _assemble(config, paths, trial=False)
         dataset, tracker = parts.dataset, parts.components["tracking"]
         refuse_changed_data(paths, dataset.fingerprints)
+        parts.components["backup"].check()
         dataset.tokenizer.save(paths.tokenizer)
         made = attempts(paths, overrides)
         set_aside_damaged(paths)
@@ -237,7 +244,13 @@ def _components(config: Mapping[str, Any], paths: RunPaths, make: Constructor) -
         if key not in _COMPONENTS
     ]
     folders = {"experiment_dir": paths.root, "log_dir": paths.logs, "viz_dir": paths.visualizations}
-    return {name: make.make(nodes.get(name), f"monitoring.{name}", **folders) for name in _COMPONENTS}
+    known: dict[str, Any] = {**folders, "outputs": config.get("outputs")}
+    components = {}
+    for name in _COMPONENTS:
+        components[name] = make.make(nodes.get(name), f"monitoring.{name}", **known)
+        if name == "backup" and components[name] is not None:
+            known["on_durable"] = components[name].submit
+    return components
 
 
 def _runner(config: dict[str, Any], paths: RunPaths, parts: _Parts) -> Runner:
@@ -263,6 +276,7 @@ def _runner(config: dict[str, Any], paths: RunPaths, parts: _Parts) -> Runner:
         plot_sample=_plot_sample(dataset),
         token_text=dataset.tokenizer.token_text,
         config=config,
+        backup=parts.components["backup"],
         checkpoint=parts.components["checkpoint"],
         metrics=parts.components["metrics"],
         visualization=parts.components["visualization"],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -207,9 +208,19 @@ def _with_recorded_overrides(overrides: list[str], multirun: bool) -> list[str]:
             f"resume={resume} continues one run and cannot be swept; leave out --multirun, or continue a "
             "sweep by its own command with hydra.sweep.dir=<its folder>"
         )
+    if "://" in resume:
+        from spectral_exp.monitoring.restore import restore
+
+        outputs = _outputs(overrides)
+        print(f"fetching the backup {resume} into {outputs}", file=sys.stderr)
+        resume = str(restore(resume, outputs))
+        overrides = [o for o in overrides if _key(o) != "resume"] + [f"resume={quoted(resume)}"]
     paths = RunPaths(Path(resume))
     if not paths.root.is_dir():
-        raise UserError(f"resume={resume} is not a directory; name the run to continue, for example outputs/<run>")
+        raise UserError(
+            f"resume={resume} is not a directory; name the run to continue, for example outputs/<run>, or the URL of "
+            "its backup, for example s3://bucket/folder/<run>"
+        )
     recorded = _recorded_overrides(paths, resume)
     given = {_key(override) for override in overrides}
     kept = [o for o in recorded if _key(o) not in given and _key(o) not in _PLACE_KEYS]
@@ -220,6 +231,12 @@ def _with_recorded_overrides(overrides: list[str], multirun: bool) -> list[str]:
         )
     place = [f"experiment_id={quoted(paths.root.resolve().name)}", f"hydra.run.dir={quoted(resume)}"]
     return [*kept, *overrides, *place]
+
+
+def _outputs(overrides: list[str]) -> Path:
+    """The folder of the runs, as the command line gives it or by default."""
+    given = [o.split("=", 1)[1].strip("'\"") for o in overrides if _key(o) == "outputs" and "=" in o]
+    return Path(given[-1] if given else OmegaConf.load(CONF_DIR / "config.yaml").outputs)
 
 
 def _choices(override: Override) -> list[str]:

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 _CHANGEABLE = (
     "resume",
     "outputs",
+    "backup_url",
     "experiment_id",
     "device",
     "threads",
@@ -46,7 +47,7 @@ def resume_problems(config: Mapping[str, Any], run_dir: Path | None) -> list[str
     paths = RunPaths(run_dir)
     if recorded(paths) is None:
         # What an attempt leaves behind that was killed before it could record its configuration.
-        own = (paths.lock_file, paths.tokenizer, paths.git_diff_file)
+        own = (paths.lock_file, paths.tokenizer, paths.git_diff_file, paths.backup_file)
         remains = {".hydra", "train.log", *(path.name for path in own)}
         unfinished = f".*{TEMPORARY_SUFFIX}"
         foreign = sorted(p.name for p in run_dir.iterdir() if p.name not in remains and not p.match(unfinished))

@@ -46,6 +46,7 @@ CONFIG_NAME = "config.json"
 RESULTS_NAME = "results.json"
 GIT_DIFF_NAME = "git_diff.patch"
 LOCK_NAME = "run.lock"
+BACKUP_NAME = "backup.json"
 METRICS_NAME = "metrics.jsonl"
 CUT_METRICS_NAME = "metrics.cut.jsonl"
 TRAINING_LOG_NAME = "training.log"
@@ -75,6 +76,7 @@ class RunPaths:
         self.results_file = self.root / RESULTS_NAME
         self.git_diff_file = self.root / GIT_DIFF_NAME
         self.lock_file = self.root / LOCK_NAME
+        self.backup_file = self.root / BACKUP_NAME
         self.metrics_file = self.logs / METRICS_NAME
         self.training_log = self.logs / TRAINING_LOG_NAME
         self.latest_link = self.checkpoints / LATEST_NAME

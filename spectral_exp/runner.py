@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from spectral_exp.clock import Clock
 from spectral_exp.errors import Interrupted, RunError, UserError, require
 from spectral_exp.evaluation import Evaluation, evaluate
-from spectral_exp.monitoring import CheckpointManager, ConfigTracker, MetricsLogger
+from spectral_exp.monitoring import Backup, CheckpointManager, ConfigTracker, MetricsLogger
 from spectral_exp.monitoring.visualization import TextSample, VisualizationManager
 from spectral_exp.profiling import UNDISTURBED_STEPS, StepProfiler
 from spectral_exp.progress import Progress
@@ -194,6 +194,7 @@ class Runner:
     plot_sample: TextSample
     token_text: Callable[[int], str]
     config: dict[str, Any]
+    backup: Backup
     checkpoint: CheckpointManager
     metrics: MetricsLogger
     visualization: VisualizationManager
@@ -220,6 +221,7 @@ class Runner:
             self.restore()
             if self._finished_before():
                 log.info("nothing left to do: the run has finished (training.max_steps=%d)", self.settings.max_steps)
+                self.backup.close()
                 return self.state
             try:
                 self._train(stop)
@@ -229,9 +231,12 @@ class Runner:
                 raise
             except BaseException as error:
                 self._write_results("failed", error=f"{type(error).__name__}: {error}")
+                self.checkpoint.close()
+                self.backup.close()
                 raise
             finally:
                 self.checkpoint.close()
+            self.backup.close()
         if stop.signal_number is not None:
             raise Interrupted(stop.signal_number)
         return self.state
@@ -351,6 +356,8 @@ class Runner:
         if self.checkpoint.enabled:
             values["steps_at_risk"] = self.checkpoint.steps_at_risk(step)
             values |= self._costs_of_new_saves()
+        if self.backup.enabled:
+            values["backup_steps_behind"] = step - (self.backup.stored_step or 0)
         if self.state.bad_steps:
             values["bad_steps"] = self.state.bad_steps
         return values
@@ -369,7 +376,7 @@ class Runner:
 
     def _keep_history(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            if name == "steps_at_risk" or name.startswith("checkpoint_"):
+            if name == "steps_at_risk" or name.startswith(("backup_", "checkpoint_")):
                 continue  # about the machine, not about training
             steps, series = self.history.setdefault(name, ([], []))
             steps.append(step)

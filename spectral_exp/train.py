@@ -59,11 +59,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     """SIGTERM outside a run's own loop: pass it on to the workers of a parallel sweep, which then save; else stop."""
-    workers = psutil.Process().children(recursive=True)
+    # Processes with a session of their own help a run, and end with it.
+    workers = [child for child in psutil.Process().children(recursive=True) if _in_our_session(child.pid)]
     for worker in workers:
         worker.send_signal(number)
     if not workers:
         raise Interrupted(number)
+
+
+def _in_our_session(pid: int) -> bool:
+    try:
+        return os.getsid(pid) == os.getsid(0)
+    except ProcessLookupError:
+        return False
 
 
 class JobError(Exception):

@@ -13,6 +13,10 @@ from typing import Any
 
 import pytest
 
+from tests.s3_server import s3_server
+
+__all__ = ["s3_server"]
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # The smallest run in which every component does its work.

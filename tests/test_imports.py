@@ -133,6 +133,6 @@ def test_monitoring_is_light() -> None:
 def test_monitoring_gives_what_it_names() -> None:
     from spectral_exp import monitoring
 
-    names = ["CheckpointManager", "ConfigTracker", "MetricsLogger", "VisualizationManager"]
+    names = ["Backup", "CheckpointManager", "ConfigTracker", "MetricsLogger", "VisualizationManager"]
     assert sorted(monitoring.__all__) == [*names, "create_experiment_directory", "generate_experiment_id"]
     assert all(callable(getattr(monitoring, name)) for name in monitoring.__all__)

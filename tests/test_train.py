@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,10 @@ from typing import Any
 import pytest
 import torch
 
+from spectral_exp.run_dir import RunPaths
 from spectral_exp.train import JobError, main
 from tests.conftest import NO_PLOTS, TINY, python, train
+from tests.s3_server import eventually
 
 # What a metrics line says of the machine, not of the training.
 TIMED = {
@@ -27,6 +30,7 @@ TIMED = {
     "checkpoint_blocked_ms",
     "checkpoint_durable_s",
     "checkpoint_size_mb",
+    "backup_steps_behind",
 }
 
 SPECIFIED_CHECKPOINT_KEYS = {
@@ -356,6 +360,42 @@ def test_killed_and_resumed_equals_undisturbed_bit_for_bit(
     here(*settings, *(plots if experiment == "wave" else [NO_PLOTS]), "hydra.run.dir=whole")
     assert_same_state(tmp_path / "killed", tmp_path / "whole", 12)
     assert read(tmp_path / "killed/results.json")["status"] == "completed"
+
+
+@pytest.mark.parametrize("storage", ["file", pytest.param("s3", marks=pytest.mark.slow)])
+def test_a_backup_continues_on_an_empty_machine_bit_for_bit(
+    storage: str, request: pytest.FixtureRequest, here: Callable[..., str], tmp_path: Path
+) -> None:
+    url = f"file://{tmp_path / 'remote'}"
+    if storage == "s3":
+        url = "s3://bucket/runs"
+        request.getfixturevalue("s3_server").make_bucket()
+    settings = ["+experiment=wave_rgd", *TINY, NO_PLOTS, "training.max_steps=800"]
+    settings += ["training.eval_interval=400", "monitoring.checkpoint.save_interval=50"]
+    lost = subprocess.Popen(
+        [sys.executable, "-m", "spectral_exp.train", *settings, f"backup_url={url}", "outputs=lost"],
+        cwd=tmp_path, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    metrics = RunPaths("").metrics_file
+
+    def is_stored() -> bool:
+        """Whether the run has noticed that a backup is complete."""
+        files = (tmp_path / "lost").glob(f"*/{metrics}")
+        lines = [json.loads(line) for file in files for line in file.read_text().split("\n")[:-1]]
+        return any(line["backup_steps_behind"] < line["step"] for line in lines)
+
+    eventually(lambda: is_stored() or lost.poll() is not None)
+    lost.kill()
+    assert lost.wait() == -signal.SIGKILL
+    name = the_run(tmp_path / "lost").name
+    shutil.rmtree(tmp_path / "lost")
+
+    done = train(f"resume={url}/{name}", "outputs=found", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"fetching the backup {url}/{name} into found" in done.stderr
+    assert "resuming after step " in done.stdout
+    here(*settings, "hydra.run.dir=whole")
+    assert_same_state(tmp_path / "found" / name, tmp_path / "whole", 800)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -1,11 +1,12 @@
 """Monitoring of a training run: checkpoints, metrics, plots, and the record of what was run.
 
-The four components know nothing of each other or of a training loop; a loop calls them by name. Neither torch nor
-matplotlib is imported before something needs it.
+The four components, and the backup of what they wrote, know nothing of each other or of a training loop; a loop calls
+them by name. Neither torch nor matplotlib is imported before something needs it.
 """
 
 from __future__ import annotations
 
+from spectral_exp.monitoring.backup import Backup
 from spectral_exp.monitoring.checkpoint import CheckpointManager
 from spectral_exp.monitoring.metrics import MetricsLogger
 from spectral_exp.monitoring.tracking import ConfigTracker
@@ -13,6 +14,7 @@ from spectral_exp.monitoring.visualization import VisualizationManager
 from spectral_exp.run_dir import create_experiment_directory, generate_experiment_id
 
 __all__ = [
+    "Backup",
     "CheckpointManager",
     "ConfigTracker",
     "MetricsLogger",

@@ -79,6 +79,32 @@ def measured(name: str, *arguments: str, cwd: Path) -> tuple[dict[str, Any], str
     return found, done.stdout
 
 
+def test_saving_and_loading(tmp_path: Path) -> None:
+    options = measure.Options(tmp_path, quick=True, sizes_mb=(1,), rounds=1)
+    with peers.process_group():
+        saving, around = checkpoint._saving(options, 1)
+    loading = checkpoint._loading(options, 1)
+    everyone = [checkpoint.SYNCHRONOUS, checkpoint.BACKGROUND, checkpoint.TORCH_SAVE, *checkpoint_peers_here()]
+    for figure in ("blocked, first save", "blocked", "blocked / memory copy", "until durable"):
+        assert [line.contender for line in saving.lines if line.figure == figure] == everyone
+    judged = {(line.contender, line.figure): line.target for line in saving.lines if line.target}
+    assert judged == {
+        (checkpoint.BACKGROUND, "blocked / memory copy"): Target(1.2),
+        (checkpoint.BACKGROUND, "overlapped: blocked / memory copy"): Target(0.1),
+        (checkpoint.SYNCHRONOUS, "until durable / plain write + fsync"): Target(1.2),
+        (checkpoint.BACKGROUND, "until durable / plain write + fsync"): Target(1.2),
+    }
+    in_background = [checkpoint.BACKGROUND, *checkpoint_peers_here()]
+    assert [line.contender for line in around.lines] == 6 * in_background
+    assert [line.target for line in loading.lines] == [None, None, Target(1.3)]
+    # What contenders wrote is their newest save alone.
+    assert len(list(tmp_path.rglob("checkpoint_step_*.pt"))) == 3
+
+
+def checkpoint_peers_here() -> list[str]:
+    return list(peers.checkpoint_peers()[0])
+
+
 @pytest.mark.slow
 def test_checkpoint(tmp_path: Path) -> None:
     found, printed = measured("checkpoint", "--size", "1", "--rounds", "2", cwd=tmp_path)
