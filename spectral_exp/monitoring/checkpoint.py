@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import atexit
 import logging
-import threading
 import time
 import weakref
-from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from spectral_exp import run_dir
 from spectral_exp.errors import UserError, require
 from spectral_exp.monitoring import checkpoint_file
+from spectral_exp.monitoring.background_thread import BackgroundThread
 from spectral_exp.monitoring.checkpoint_file import BrokenCheckpointError
+from spectral_exp.monitoring.checkpoint_state import CHECKPOINT_KEYS, CheckpointState, HasState, KeptConfig, LossHistory
 from spectral_exp.monitoring.model_summary import unwrap
-from spectral_exp.monitoring.redact import without_secrets
 from spectral_exp.monitoring.retention import removable
 from spectral_exp.monitoring.save_schedule import SaveSchedule
 
@@ -31,18 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT_KEYS = (
-    "step",
-    "model_state_dict",
-    "optimizer_state_dict",
-    "loss_history",
-    "config",
-    "timestamp",
-    "git_hash",
-)
-"""What every checkpoint holds."""
-
-
 _writing: weakref.WeakSet[CheckpointManager] = weakref.WeakSet()
 
 
@@ -51,13 +38,6 @@ def _close_all() -> None:
     """Let no save be cut off by the end of the process, however its owner forgot it."""
     for manager in list(_writing):
         manager.close()
-
-
-class HasState(Protocol):
-    """An optimizer, or whatever else tells its state as one does."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state, in containers of tensors and numbers."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +65,9 @@ class _Save:
 
     step: int
     is_best: bool
-    state: dict[str, Any]
-    staged: Staged | None
+    state: CheckpointState
     started_s: float
+    staged: Staged | None = None
     blocked_s: float = 0.0
 
 
@@ -163,11 +143,12 @@ class CheckpointManager:
         self._schedule = SaveSchedule(save_interval, max_overhead)
         self._postponed_at: int | None = None
         self._warned = False
+        self._history = LossHistory()
+        self._config = KeptConfig()
         self._arena: StagingArena | None = None
         self._fenced: weakref.WeakSet[Any] = weakref.WeakSet()
         self._current: _Save | None = None
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
+        self._writer = BackgroundThread("checkpoint writer")
         self._verified: dict[Path, tuple[int, int]] = {}
 
     # --- when --------------------------------------------------------------------------------------------------------
@@ -190,7 +171,7 @@ class CheckpointManager:
     @property
     def busy(self) -> bool:
         """Whether a save is under way."""
-        return self._thread is not None and self._thread.is_alive()
+        return self._writer.busy
 
     def steps_at_risk(self, step: int) -> int:
         """Steps, of the `step` done, that no durable checkpoint holds: what a power cut would cost now."""
@@ -211,11 +192,12 @@ class CheckpointManager:
         if not (self.enabled and self.background) or self.busy:
             return
         from spectral_exp.monitoring.portable import portable_state
+        from spectral_exp.monitoring.staging import storages_of
 
         tensors: list[torch.Tensor] = []
         portable_state([unwrap(model).state_dict(), optimizer.state_dict()], "state", tensors)
-        storages = list(_by_id(tensors).values())
-        self._start(lambda: self._staging().reserve(storages))
+        storages = storages_of(tensors)
+        self._begin(lambda: self._staging().reserve(storages))
 
     def save_checkpoint(
         self,
@@ -256,13 +238,14 @@ class CheckpointManager:
             return ""
         self.wait()
         self._postponed_at = None
-        state, tensors = _checkpoint_state(step, model, optimizer, loss_history, config, extra or {})
-        save = _Save(step, is_best, state, None, started)
+        losses = self._history.tensor(loss_history)
+        state = CheckpointState(step, model, optimizer, losses, self._config.of(config), extra or {})
+        save = _Save(step, is_best, state, started)
         if not self.background:
             return self._target(step) if self._write(save) else ""
-        self._stage(save, tensors, unwrap(model), optimizer)
+        save.staged = self._stage(state, optimizer)
         self._current = save
-        self._start(lambda: self._write(save))
+        self._begin(lambda: self._write(save))
         save.blocked_s += time.perf_counter() - started
         return self._target(step)
 
@@ -282,17 +265,9 @@ class CheckpointManager:
         Raises:
             Exception: what the writer met that is no failure of the storage.
         """
-        if self._thread is None:
-            return True
-        self.fence()
-        self._thread.join(timeout_s)
-        if self._thread.is_alive():
-            return False
-        self._thread = None
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
-        return True
+        if self.busy:
+            self.fence()
+        return self._writer.wait(timeout_s)
 
     def close(self) -> bool:
         """Wait for the save under way, at most `exit_deadline_s`; whether all is durable. Saving works afterwards."""
@@ -356,31 +331,28 @@ class CheckpointManager:
         except OSError as error:
             self._warn_once("old checkpoints not removed", error)
 
-    def _stage(self, save: _Save, tensors: _Tensors, model: nn.Module, optimizer: HasState) -> None:
-        """Begin to copy the tensors; what a forward changes, and all that no torch optimizer guards, is copied now."""
+    def _stage(self, state: CheckpointState, optimizer: HasState) -> Staged:
+        """Copy what may change at once, and let the optimizer wait until the rest is copied."""
         import torch
 
-        from spectral_exp.monitoring.archive import storage_id
+        from spectral_exp.monitoring.staging import Staged, storages_of
 
-        later: dict[int, torch.UntypedStorage] = {}
-        guarded = isinstance(optimizer, torch.optim.Optimizer)
-        if guarded:
-            weights = {storage_id(parameter.untyped_storage()) for parameter in model.parameters()}
-            later = _by_id(tensors.optimizer)
-            later |= {id_: storage for id_, storage in _by_id(tensors.model).items() if id_ in weights}
-        now = {id_: storage for id_, storage in _by_id([*tensors.model, *tensors.rest]).items() if id_ not in later}
-        if not guarded:
-            now |= _by_id(tensors.optimizer)
-        save.staged = self._staging().stage(list(now.values()), list(later.values()))
-        if guarded and optimizer not in self._fenced:
+        staged = Staged(self._staging(), storages_of(state.urgent), lambda: storages_of(state.complete()))
+        if not isinstance(optimizer, torch.optim.Optimizer):  # nothing guards what it changes
+            staged.finish()
+            return staged
+        if state.on_gpu:
+            staged.plan()
+        if optimizer not in self._fenced:
             fence = weakref.WeakMethod(self.fence)
 
             def wait_for_copy(*_: Any) -> None:
                 if (method := fence()) is not None:
                     method()
 
-            optimizer.register_step_pre_hook(wait_for_copy)  # type: ignore[attr-defined]
+            optimizer.register_step_pre_hook(wait_for_copy)
             self._fenced.add(optimizer)
+        return staged
 
     def _staging(self) -> StagingArena:
         from spectral_exp.monitoring.staging import StagingArena
@@ -388,18 +360,8 @@ class CheckpointManager:
         self._arena = self._arena or StagingArena()
         return self._arena
 
-    def _start(self, work: Callable[[], object]) -> None:
-        """Let a thread do `work`; its error is raised by the next `wait`."""
-
-        def run() -> None:
-            try:
-                work()
-            except BaseException as error:
-                self._error = error
-
-        # A thread that hangs on a dead disk must not keep the process: it is a daemon, waited for with a deadline.
-        self._thread = threading.Thread(target=run, name="checkpoint writer", daemon=True)
-        self._thread.start()
+    def _begin(self, work: Callable[[], object]) -> None:
+        self._writer.start(work)
         _writing.add(self)
 
     def _target(self, step: int) -> str:
@@ -411,12 +373,14 @@ class CheckpointManager:
         path = Path(self._target(save.step))
         views: Mapping[int, memoryview] = {}
         cpu_s = time.thread_time()
-        if save.staged is not None:
+        if save.staged is None:
+            save.state.complete()
+        else:
             save.staged.synchronize()
             views = save.staged.views
         try:
             self.paths.checkpoints.mkdir(parents=True, exist_ok=True)
-            written = checkpoint_file.write_checkpoint(path, save.state, views, compression=self.compression)
+            written = checkpoint_file.write_checkpoint(path, save.state.entries, views, compression=self.compression)
             run_dir.replace_symlink(self.paths.latest_link, path)
             if save.is_best and self.keep_best:
                 run_dir.replace_symlink(self.paths.best_link, path)
@@ -447,7 +411,8 @@ class CheckpointManager:
             facts = path.stat()
             seen = (facts.st_size, facts.st_mtime_ns)
             if self._verified.get(path) != seen:
-                checkpoint_file.verify(path, max_threads=1)
+                # Beside training one thread has to do.
+                checkpoint_file.verify(path, max_threads=1 if self.background else 2)
                 self._verified[path] = seen
         except BrokenCheckpointError as error:
             self._set_aside(path, error)
@@ -581,72 +546,6 @@ class CheckpointManager:
 
 def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-@dataclass
-class _Tensors:
-    """The tensors of a checkpoint by where they come from."""
-
-    model: list[torch.Tensor] = field(default_factory=list)
-    optimizer: list[torch.Tensor] = field(default_factory=list)
-    rest: list[torch.Tensor] = field(default_factory=list)
-
-
-def _checkpoint_state(
-    step: int,
-    model: nn.Module,
-    optimizer: HasState,
-    loss_history: Sequence[float] | torch.Tensor,
-    config: Mapping[str, Any],
-    extra: Mapping[str, Any],
-) -> tuple[dict[str, Any], _Tensors]:
-    from spectral_exp.monitoring.portable import portable_config, portable_state
-
-    clash = sorted(set(extra) & set(CHECKPOINT_KEYS))
-    require(not clash, "extra", clash, "without the names of a checkpoint's own entries")
-    tensors = _Tensors()
-    state = {
-        "step": int(step),
-        "model_state_dict": portable_state(unwrap(model).state_dict(), "model_state_dict", tensors.model),
-        "optimizer_state_dict": portable_state(optimizer.state_dict(), "optimizer_state_dict", tensors.optimizer),
-        "loss_history": _history_tensor(loss_history),
-        "config": without_secrets(portable_config(config)),
-        "timestamp": datetime.now().isoformat(timespec="seconds"),
-        "git_hash": run_dir.git_hash(),
-        **portable_state(extra, "extra", tensors.rest),
-    }
-    return state, tensors
-
-
-def _history_tensor(losses: Sequence[float] | torch.Tensor) -> torch.Tensor:
-    """Losses as a float64 tensor: a million cost a few milliseconds, where pickled Python floats take hundreds."""
-    import numpy as np
-    import torch
-
-    from spectral_exp.monitoring.portable import portable_state
-
-    if isinstance(losses, array):
-        return torch.frombuffer(losses, dtype=torch.float64).clone() if losses else torch.empty(0, dtype=torch.float64)
-    if isinstance(losses, torch.Tensor):
-        compact: torch.Tensor = portable_state(losses.to("cpu", torch.float64), "loss_history")
-        return compact
-    if len(losses) and isinstance(losses[-1], torch.Tensor):
-        losses = [float(torch.as_tensor(loss).detach()) for loss in losses]
-    return torch.from_numpy(np.fromiter(losses, np.float64, len(losses)))
-
-
-def _by_id(tensors: Iterable[torch.Tensor]) -> dict[int, torch.UntypedStorage]:
-    """The storages of tensors, each once; those that are hidden in sparse and quantized ones are left out."""
-    import torch
-
-    from spectral_exp.monitoring.archive import storage_id
-
-    found = {}
-    for tensor in tensors:
-        if tensor.layout == torch.strided and not tensor.is_quantized:
-            storage = tensor.untyped_storage()
-            found[storage_id(storage)] = storage
-    return found
 
 
 def _modified(path: Path) -> int:

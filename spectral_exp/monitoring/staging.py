@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ class StagingArena:
     """Memory for one copy of the state, taken once, touched before it is needed and used again for every save."""
 
     def __init__(self) -> None:
-        self._memory: _Bytes = np.empty(0, np.uint8)
+        self.memory: _Bytes = np.empty(0, np.uint8)
         self._owner: object = None
         self._pinned = False
 
@@ -31,69 +31,68 @@ class StagingArena:
         """Take, and touch, the memory that a copy of `storages` needs; keeps what is large enough."""
         needed = sum(_padded(storage.nbytes()) for storage in storages)
         pinned = any(storage.device.type == "cuda" for storage in storages)
-        if needed <= self._memory.size and pinned <= self._pinned:
+        if needed <= self.memory.size and pinned <= self._pinned:
             return
         # The old memory goes before the new one comes: there is never more than one copy.
-        self._memory, self._owner = np.empty(0, np.uint8), None
+        self.memory, self._owner = np.empty(0, np.uint8), None
         needed += needed // 64  # a little room, for states that grow
         if pinned:
             tensor = torch.empty(needed, dtype=torch.uint8, pin_memory=True)
-            self._memory = tensor.numpy()
+            self.memory = tensor.numpy()
             self._owner = tensor
         else:
             area = mmap.mmap(-1, needed)
             if hasattr(mmap, "MADV_HUGEPAGE"):
                 area.madvise(mmap.MADV_HUGEPAGE)
-            self._memory = np.frombuffer(area, np.uint8)
+            self.memory = np.frombuffer(area, np.uint8)
         self._pinned = pinned
         # Memory costs most when it is touched for the first time.
-        self._memory[::_PAGE] = 0
-
-    def stage(self, now: Sequence[torch.UntypedStorage], later: Sequence[torch.UntypedStorage]) -> Staged:
-        """Copy `now`, and get ready to copy `later`, into the arena, which no other copy may be using."""
-        self.reserve([*now, *later])
-        views: dict[int, memoryview] = {}
-        start = 0
-        for storage in now:
-            place = self._memory[start : start + storage.nbytes()]
-            torch.from_numpy(place).copy_(flat_bytes(storage))
-            views[storage_id(storage)] = place.data
-            start += _padded(place.size)
-        return Staged(views, self._memory[start:], later)
+        self.memory[::_PAGE] = 0
 
 
 class Staged:
-    """A state on its way into the arena.
+    """A state on its way into an arena, which no other copy may be using.
+
+    Args:
+        arena: takes the copy.
+        urgent: copied before the constructor returns, into memory of their own: they are few.
+        rest: called once, by whichever thread is first, for the storages to copy meanwhile.
 
     Attributes:
         views: the staged bytes of every storage, by `storage_id`; complete once `synchronize` has returned.
     """
 
-    def __init__(self, views: dict[int, memoryview], memory: _Bytes, storages: Sequence[torch.UntypedStorage]) -> None:
-        self.views = views
-        self._memory = memory
-        self._storages = storages
+    def __init__(
+        self,
+        arena: StagingArena,
+        urgent: Sequence[torch.UntypedStorage],
+        rest: Callable[[], Sequence[torch.UntypedStorage]],
+    ) -> None:
+        self.views = {storage_id(storage): _own_copy(storage) for storage in urgent}
+        self._arena = arena
+        self._rest = rest
         self._events: list[torch.cuda.Event] = []
         self._pieces: deque[tuple[_Bytes, torch.UntypedStorage, int]] = deque()
         self._lock = threading.Lock()
         self._planned = False
         self._left = 0
         self._copied = threading.Event()
-        # What runs on a GPU from now on may overwrite the state, unless it is launched behind the copies.
-        if any(storage.device.type == "cuda" for storage in storages):
-            self._plan()
 
-    def _plan(self) -> None:
-        """Give every storage its place, once; by whichever thread comes first."""
+    def plan(self) -> None:
+        """Give every storage its place, and launch the copies from GPUs; does nothing the second time.
+
+        What runs on a GPU may overwrite the state unless it is launched behind the copies: call it at once there.
+        """
         with self._lock:
             if self._planned:
                 return
-            self._planned = True
+            storages = [storage for storage in self._rest() if storage_id(storage) not in self.views]
+            self._arena.reserve(storages)
             on_gpu: list[tuple[_Bytes, torch.UntypedStorage]] = []
             start = 0
-            for storage in self._storages:
+            for storage in storages:
                 size = storage.nbytes()
-                place = self._memory[start : start + size]
+                place = self._arena.memory[start : start + size]
                 self.views[storage_id(storage)] = place.data
                 start += _padded(size)
                 if storage.device.type == "cuda":
@@ -104,13 +103,14 @@ class Staged:
             self._left = len(self._pieces)
             if not self._left:
                 self._copied.set()
+            self._planned = True
 
     def finish(self) -> None:
         """Take part in the copying and return when everything has been read; also called by several threads at once.
 
         On a GPU the copies go on, but what is launched from now on waits for them there.
         """
-        self._plan()
+        self.plan()
         while True:
             try:
                 place, storage, at = self._pieces.popleft()
@@ -144,6 +144,22 @@ class Staged:
                         torch.from_numpy(place).copy_(source, non_blocking=True)
                         source.record_stream(stream)
                 self._events.append(stream.record_event())
+
+
+def storages_of(tensors: Iterable[torch.Tensor]) -> list[torch.UntypedStorage]:
+    """The storages of tensors, each once; those that are hidden in sparse and quantized ones are left out."""
+    found = {}
+    for tensor in tensors:
+        if tensor.layout == torch.strided and not tensor.is_quantized:
+            storage = tensor.untyped_storage()
+            found[storage_id(storage)] = storage
+    return list(found.values())
+
+
+def _own_copy(storage: torch.UntypedStorage) -> memoryview:
+    source = flat_bytes(storage)
+    copy = source.clone() if source.device.type == "cpu" else source.cpu()
+    return copy.numpy().data
 
 
 def _padded(n_bytes: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import gc
 import logging
 import os
@@ -21,7 +22,7 @@ from spectral_exp import run_dir
 from spectral_exp.errors import SettingError
 from spectral_exp.monitoring import CheckpointManager, checkpoint_file
 from spectral_exp.monitoring.save_schedule import SaveSchedule, parse_share
-from spectral_exp.monitoring.staging import StagingArena
+from spectral_exp.monitoring.staging import Staged, StagingArena, storages_of
 
 
 class Counting(nn.Module):
@@ -270,7 +271,7 @@ def test_the_arena_is_used_again_and_grows() -> None:
     arena = StagingArena()
     for size in (1000, 10, 100_000, 50):
         tensors = [torch.randn(size), torch.arange(7), torch.empty(0)]
-        staged = arena.stage([tensors[1].untyped_storage()], [t.untyped_storage() for t in (tensors[0], tensors[2])])
+        staged = Staged(arena, storages_of([tensors[1]]), functools.partial(storages_of, [tensors[0], tensors[2]]))
         copies = [t.clone() for t in tensors]
         staged.finish()
         for tensor in tensors:

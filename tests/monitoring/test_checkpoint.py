@@ -22,7 +22,7 @@ from torch import nn
 
 from spectral_exp.errors import SettingError, UserError
 from spectral_exp.monitoring import CheckpointManager, checkpoint_file
-from spectral_exp.monitoring.checkpoint import CHECKPOINT_KEYS
+from spectral_exp.monitoring.checkpoint_state import CHECKPOINT_KEYS
 
 
 def trained(steps: int = 3, seed: int = 0) -> tuple[nn.Module, torch.optim.Optimizer]:

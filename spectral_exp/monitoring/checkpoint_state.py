@@ -1,0 +1,159 @@
+"""What a checkpoint holds, gathered in two parts: what may change at once, and what only the optimizer changes."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+from spectral_exp import run_dir
+from spectral_exp.errors import require
+from spectral_exp.monitoring.model_summary import unwrap
+from spectral_exp.monitoring.redact import without_secrets
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+CHECKPOINT_KEYS = (
+    "step",
+    "model_state_dict",
+    "optimizer_state_dict",
+    "loss_history",
+    "config",
+    "timestamp",
+    "git_hash",
+)
+"""What every checkpoint holds."""
+
+
+class HasState(Protocol):
+    """An optimizer, or whatever else tells its state as one does."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state, in containers of tensors and numbers."""
+
+
+class CheckpointState:
+    """The state after a step, as a checkpoint keeps it.
+
+    Making it reads all that may change from now on: buffers, which a forward changes, learning rates and every plain
+    value. Parameters and moments are only referred to, which takes a fraction of the time; `complete` looks at them.
+
+    Args:
+        step: step just finished.
+        model: without its wrappers.
+        optimizer: gives its `state_dict()`.
+        loss_history: one loss per step, as `LossHistory.tensor` makes it.
+        config: for readers.
+        extra: further entries.
+
+    Attributes:
+        urgent: the tensors that may change at once.
+        on_gpu: whether what the optimizer changes may be on one.
+        entries: what to write, once `complete` has been called.
+
+    Raises:
+        SettingError: `extra` uses a standard key.
+        TypeError: the state holds objects that cannot be loaded safely.
+    """
+
+    def __init__(
+        self,
+        step: int,
+        model: nn.Module,
+        optimizer: HasState,
+        loss_history: torch.Tensor,
+        config: Mapping[str, Any],
+        extra: Mapping[str, Any],
+    ) -> None:
+        import torch
+        from torch import nn
+
+        from spectral_exp.monitoring.portable import portable_state
+
+        clash = sorted(set(extra) & set(CHECKPOINT_KEYS))
+        require(not clash, "extra", clash, "without the names of a checkpoint's own entries")
+        self.urgent: list[torch.Tensor] = []
+        # Mappings of their own, whose values may be replaced.
+        weights = unwrap(model).state_dict(keep_vars=True)
+        moments = dict(optimizer.state_dict())
+        self.on_gpu = any(isinstance(value, torch.Tensor) and value.is_cuda for value in weights.values())
+        buffers = {name: value for name, value in weights.items() if not isinstance(value, nn.Parameter)}
+        weights.update(portable_state(buffers, "model_state_dict", self.urgent))
+        settings = {name: value for name, value in moments.items() if name != "state"}
+        moments.update(portable_state(settings, "optimizer_state_dict", self.urgent))
+        self.entries: dict[str, Any] = {
+            "step": int(step),
+            "model_state_dict": weights,
+            "optimizer_state_dict": moments,
+            "loss_history": loss_history,
+            "config": config,
+            "timestamp": datetime.now().isoformat(timespec="seconds"),
+            "git_hash": run_dir.git_hash(),
+            **portable_state(extra, "extra", self.urgent),
+        }
+
+    def complete(self) -> list[torch.Tensor]:
+        """Look at parameters and moments, and return all tensors of model and optimizer.
+
+        Raises:
+            TypeError: the state holds objects that cannot be loaded safely.
+        """
+        from spectral_exp.monitoring.portable import portable_state
+
+        tensors: list[torch.Tensor] = []
+        for name in ("model_state_dict", "optimizer_state_dict"):
+            self.entries[name] = portable_state(self.entries[name], name, tensors)
+        return tensors
+
+
+class KeptConfig:
+    """The configuration as a checkpoint keeps it: plain, without secrets, and made anew only when it has changed."""
+
+    def __init__(self) -> None:
+        self._plain: Any = None
+        self._kept: dict[str, Any] = {}
+
+    def of(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """`config` for a checkpoint; objects other than numbers and strings are kept as text."""
+        from spectral_exp.monitoring.portable import portable_config
+
+        plain = portable_config(config)
+        if plain != self._plain:
+            self._plain, self._kept = plain, without_secrets(plain)
+        return self._kept
+
+
+class LossHistory:
+    """Losses as one float64 tensor: a million cost a few milliseconds, where pickled Python floats take hundreds.
+
+    A list that has only grown since the last time costs no more than comparing what it then held.
+    """
+
+    def __init__(self) -> None:
+        self._seen: list[float] = []
+        self._values = array("d")
+
+    def tensor(self, losses: Sequence[float] | torch.Tensor) -> torch.Tensor:
+        """The losses, as they are now, (steps,)."""
+        import torch
+
+        if isinstance(losses, torch.Tensor):
+            return losses.detach().to("cpu", torch.float64, copy=True)
+        if len(losses) and isinstance(losses[-1], torch.Tensor):
+            losses = [float(torch.as_tensor(loss).detach()) for loss in losses]
+        if not isinstance(losses, array):
+            losses = self._array(losses)
+        return torch.frombuffer(losses, dtype=torch.float64).clone() if losses else torch.empty(0, dtype=torch.float64)
+
+    def _array(self, losses: Sequence[float]) -> array[float]:
+        if not isinstance(losses, list):
+            return array("d", losses)
+        if losses[: len(self._seen)] != self._seen:
+            self._seen, self._values = [], array("d")
+        new = losses[len(self._seen) :]
+        self._values += array("d", new)
+        self._seen += new
+        return self._values
