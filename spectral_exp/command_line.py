@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from spectral_exp.errors import UserError, nearest
 from spectral_exp.monitoring.redact import REDACTED
 from spectral_exp.run_dir import RunPaths, generate_experiment_id, read_intact_json
+from spectral_exp.run_record import setting_of
 
 _PACKAGE = Path(__file__).resolve().parent
 # A wheel carries conf/ inside the package; a checkout keeps it beside the package, where users edit it.
@@ -116,7 +117,7 @@ class CommandLine:
         return replace(self, overrides=(*self.overrides, f"experiment_id={quoted(experiment_id)}"))
 
     def _keys(self) -> set[str]:
-        return {_key(override) for override in self.overrides}
+        return {setting_of(override) for override in self.overrides}
 
     def _jobs(self) -> list[list[str]]:
         """The override lists of the single jobs of a sweep, or the one of a plain run."""
@@ -178,11 +179,6 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     return flags, overrides
 
 
-def _key(override: str) -> str:
-    """The key of an override without its sign or package: `+model/size@x=tiny` -> `model/size`."""
-    return re.split(r"[=@]", override.lstrip("+~"), maxsplit=1)[0]
-
-
 def _recorded_overrides(paths: RunPaths, resume: str) -> list[str]:
     """The overrides that a run was started with, from Hydra's own record where ours is missing or damaged."""
     try:
@@ -199,7 +195,7 @@ def _recorded_overrides(paths: RunPaths, resume: str) -> list[str]:
 
 def _with_recorded_overrides(overrides: list[str], multirun: bool) -> list[str]:
     """Put the overrides recorded in the run that `resume=` names before the given ones, which win."""
-    given_resume = [o.split("=", 1)[1] for o in overrides if _key(o) == "resume" and "=" in o]
+    given_resume = [o.split("=", 1)[1] for o in overrides if setting_of(o) == "resume" and "=" in o]
     resume = given_resume[-1].strip("'\"") if given_resume else "null"
     if resume == "null":
         return overrides
@@ -222,9 +218,9 @@ def _with_recorded_overrides(overrides: list[str], multirun: bool) -> list[str]:
             "its backup, for example s3://bucket/folder/<run>"
         )
     recorded = _recorded_overrides(paths, resume)
-    given = {_key(override) for override in overrides}
-    kept = [o for o in recorded if _key(o) not in given and _key(o) not in _PLACE_KEYS]
-    secret = [_key(override) for override in kept if REDACTED in override]
+    given = {setting_of(override) for override in overrides}
+    kept = [o for o in recorded if setting_of(o) not in given and setting_of(o) not in _PLACE_KEYS]
+    secret = [setting_of(override) for override in kept if REDACTED in override]
     if secret:
         raise UserError(
             f"{', '.join(secret)} was given on the command line and is a secret, which no file keeps; give it again"
@@ -263,7 +259,7 @@ def _compose(config_name: str, overrides: list[str]) -> tuple[DictConfig | None,
             return None, [describe(error)]
         except ConfigCompositionException as error:
             match = re.match(r"Could not override '([^']+)'", str(error))
-            unknown = [o for o in remaining if match and _key(o) == match.group(1).split("@")[0]]
+            unknown = [o for o in remaining if match and setting_of(o) == match.group(1).split("@")[0]]
             if match is None or not unknown:
                 return None, [describe(error)]
             mistakes.append((match.group(1), unknown[-1]))

@@ -1,40 +1,74 @@
 """Do a run over again from what it recorded: `python -m spectral_exp.reproduce outputs/<run>`.
 
-The recorded overrides are trained anew with the recorded code (from a temporary git worktree where the checkout is at
-another commit), and the new run is compared with the old one: fingerprints of the text, every metrics line, the final
-metrics. Differences of machine and packages are listed; they are the first suspects when numbers differ.
+The overrides of the run's first attempt are trained anew with the recorded code (from a temporary git worktree where
+the checkout is at another commit), and the new run is compared with the old one: fingerprints of the text, every
+metrics line, the results. Differences of settings, machine and packages are listed; they are the first suspects when
+numbers differ.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from spectral_exp.errors import UserError, require
-from spectral_exp.run_dir import RunPaths, code_directory, read_intact_json, read_json, run_git, write_json_atomic
+from spectral_exp.monitoring import MetricsLogger
+from spectral_exp.run_dir import NO_GIT_HASH, RunPaths, code_directory, read_json, run_git, write_json_atomic
+from spectral_exp.run_record import (
+    PLACE,
+    changed_settings,
+    code_differences,
+    environment_differences,
+    flat,
+    is_among,
+    read_record,
+    recorded_patch,
+    same,
+    setting_of,
+    settings_differences,
+    shortened,
+    unequal,
+)
 
 REPORT_NAME = "reproduction.json"
 # Metrics that measure the machine, not the training.
 _TIMED = ("timestamp", "tokens_per_s", "steps_at_risk", "checkpoint_")
-_PLACE = ("experiment_id", "hydra.run.dir", "outputs", "resume", "hydra.sweep.dir", "hydra.sweep.subdir")
-_MAX_SHOWN = 20
+# Of the results, what training made; best_checkpoint depends on what is kept, and the rest on the machine.
+_RESULTS = ("status", "final_metrics", "best_metrics", "generation_samples", "reference", "totals")
+_TIMED_RESULTS = ("totals.train_s", "totals.time_s", "totals.tokens_per_s")
+_COMPLETE = ("completed", "stopped_early")
+_TAIL_BYTES = 1 << 16
+# `python -m` would look for the package in the current folder first, which may be another version's checkout.
+_TRAIN = "import sys; sys.path[0] = sys.argv.pop(1); from spectral_exp.train import main; sys.exit(main())"
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How far a run is to be done again: until step `last` is logged, or, if `to_the_end`, until it ends by itself."""
+
+    last: int
+    to_the_end: bool
+    status: str
+    """Of the run that is done again: what its results say, or "not over"."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns 0 if all numbers are equal, 1 if not, 2 for a mistake of the user's."""
     parser = argparse.ArgumentParser("python -m spectral_exp.reproduce", description="Do a run over again and compare.")
     parser.add_argument("run", type=Path, help="run directory, for example outputs/<run>")
-    parser.add_argument("--steps", type=int, help="stop after about so many steps (default: all that the run did)")
+    parser.add_argument("--steps", type=int, help="stop at the metrics line of this step or the next (default: all)")
     parser.add_argument("--output", type=Path, help="directory of the new run (default: RUN_reproduced)")
     parser.add_argument("--current-code", action="store_true", help="train with the code as it is now")
     options = parser.parse_args(arguments)
@@ -44,13 +78,13 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    for name in ("code", "environment", "data", "metrics"):
-        found = report["differences"][name]
+    for name, found in report["differences"].items():
         print(f"{name}: {f'{len(found)} difference(s)' if found else 'equal'}")
-        for line in found[:_MAX_SHOWN]:
+        for line in shortened(found):
             print(f"  {line}")
     print(f"compared {report['values_compared']} values of {report['lines_compared']} metrics lines")
-    print(f"not compared, as they measure the machine: {', '.join(_TIMED)}*")
+    for line in report["not_compared"]:
+        print(f"not compared: {line}")
     print(f"{report['verdict']}; report: {output / REPORT_NAME}")
     return 0 if report["verdict"] == "identical" else 1
 
@@ -61,55 +95,99 @@ def reproduce(run: Path, output: Path, *, steps: int | None = None, current_code
     Args:
         run: the run directory; nothing in it changes.
         output: directory of the new run; must not exist.
-        steps: stop once a metrics line of this step or a later one is written; None does all that the run did.
+        steps: stop once the metrics line of this step, or the next that the run has, is written; None does all that
+            the run did.
         current_code: train with the code as it is now, even if the run was made by another version.
 
     Returns:
-        The report: `verdict` ("identical" or "different", by data and metrics), `differences` of `code`, `environment`,
-        `data` and `metrics`, and how much was compared.
+        The report, as `compare_runs` describes it.
 
     Raises:
-        UserError: no such run, its code cannot be had, or training it failed.
+        UserError: no such run, it was continued with other settings, its code cannot be had, or training it failed.
     """
-    paths, new = RunPaths(run), RunPaths(output)
     require(steps is None or steps >= 1, "--steps", steps, ">= 1")
-    if not paths.config_file.is_file():
-        raise UserError(f"{run} is not a run directory: it holds no {paths.config_file.name}; name one below outputs/")
-    if output.exists():
+    record, paths = read_record(run), RunPaths(run)
+    if os.path.lexists(output):
         raise UserError(f"{output} exists; remove it, or choose another directory with --output")
-    recorded = read_intact_json(paths.config_file)
-    before = _metrics(paths)
-    if not before:
-        raise UserError(f"{run} has logged no metrics that could be compared")
-    last = min(steps or before[-1]["step"], before[-1]["step"])
-    with contextlib.nullcontext(code_directory()) if current_code else _recorded_code(paths, recorded) as code:
-        _train(code, _command(recorded, output), new, last)
-    again = read_json(new.config_file)
-    data = _unequal(recorded.get("dataset") or {}, again.get("dataset") or {})
-    after = _metrics(new)
-    lines, values, metrics = _compare_metrics(before, after, last)
-    report = {
-        "run": run.resolve().name,
-        "timestamp": datetime.now().isoformat(timespec="seconds"),
-        "verdict": "different" if data or metrics else "identical",
-        "steps": last,
-        "lines_compared": lines,
-        "values_compared": values,
-        "differences": {
-            "code": _unequal({"commit": recorded["git"]["hash"]}, {"commit": again["git"]["hash"]}),
-            "environment": _environment(recorded, again),
-            "data": data,
-            "metrics": metrics,
-        },
-    }
+    extent = _extent(paths, steps)
+    _refuse_changed_settings(run, record, extent.last)
+    overrides = _overrides(record, output)
+    with contextlib.nullcontext(code_directory()) if current_code else _recorded_code(paths, record, extent) as code:
+        _train(code, overrides, RunPaths(output), extent)
+    report = compare_runs(run, output, extent)
     write_json_atomic(output / REPORT_NAME, report)
     return report
 
 
-def _command(recorded: Mapping[str, Any], output: Path) -> list[str]:
-    """The overrides of the run's last attempt, which are those of all, but with a place of its own."""
-    overrides = [o for o in recorded["overrides"] if o.lstrip("+").partition("=")[0] not in _PLACE]
-    secret = [o.partition("=")[0] for o in overrides if "<redacted>" in o]
+def compare_runs(run: Path, new: Path, extent: Extent) -> dict[str, Any]:
+    """Compare a run with another that was to do the same again, as far as `extent` goes; writes nothing.
+
+    Returns:
+        `verdict` ("identical" or "different", by data, metrics and results), `differences` of `code`, `settings`,
+        `environment`, `data`, `metrics` and `results`, how much was compared, and what was `not_compared`.
+    """
+    before, after = RunPaths(run), RunPaths(new)
+    record, again = read_record(run), read_record(new)
+    lines, values, metrics = _compare_metrics(_metrics(before), _metrics(after), extent.last)
+    differences = {
+        "code": code_differences(
+            record["git"], recorded_patch(before, record["git"]), again["git"], recorded_patch(after, again["git"])
+        ),
+        "environment": environment_differences(record, again),
+        "data": unequal(record.get("dataset") or {}, again.get("dataset") or {}),
+        "metrics": metrics,
+    }
+    not_compared = [f"what measures the machine: {', '.join(_TIMED)}*, {', '.join(_TIMED_RESULTS)}"]
+    if changed_settings(record["attempts"]):
+        not_compared.append("settings: the record has those that the run was continued with later")
+    else:
+        differences["settings"] = settings_differences(record["config"], again["config"])
+    if extent.to_the_end:
+        differences["results"] = unequal(*(_training_results(read_json(p.results_file)) for p in (before, after)))
+    else:
+        not_compared.append(f"final results: compared up to step {extent.last}, and the run is {extent.status}")
+    return {
+        "run": run.resolve().name,
+        "timestamp": datetime.now().isoformat(timespec="seconds"),
+        "verdict": "different" if any(map(differences.get, ("data", "metrics", "results"))) else "identical",
+        "steps": extent.last,
+        "lines_compared": lines,
+        "values_compared": values,
+        "not_compared": not_compared,
+        "differences": differences,
+    }
+
+
+# --- what to do again ------------------------------------------------------------------------------------------------
+
+
+def _extent(paths: RunPaths, steps: int | None) -> Extent:
+    """How far the run in `paths` can be compared when `steps` were asked for."""
+    logged = [int(entry["step"]) for entry in _metrics(paths)]
+    if not logged:
+        raise UserError(f"{paths.root} has logged no metrics that could be compared")
+    last = logged[-1] if steps is None else next((step for step in logged if step >= steps), logged[-1])
+    results = read_json(paths.results_file) if paths.results_file.is_file() else {}
+    status = str(results.get("status", "not over"))
+    # A run that was lengthened and goes on has the results of the shorter one.
+    over = status in _COMPLETE and results["totals"]["steps"] == last
+    return Extent(last, over, status)
+
+
+def _refuse_changed_settings(run: Path, record: Mapping[str, Any], last: int) -> None:
+    """Raise a UserError if the run was continued with other settings before step `last`."""
+    for step, change in changed_settings(record["attempts"]):
+        if step < last:
+            raise UserError(
+                f"{run} was continued after step {step} with other settings ({change}), so that no single run repeats "
+                f"it; --steps {step} repeats what came before"
+            )
+
+
+def _overrides(record: Mapping[str, Any], output: Path) -> list[str]:
+    """The overrides of the run's first attempt, but with a place of its own."""
+    overrides = [o for o in record["attempts"][0]["overrides"] if not is_among(setting_of(o), PLACE)]
+    secret = [setting_of(o) for o in overrides if "<redacted>" in o]
     if secret:
         raise UserError(
             f"{', '.join(secret)} is a secret, which no file keeps: the run cannot be repeated from its record"
@@ -120,76 +198,93 @@ def _command(recorded: Mapping[str, Any], output: Path) -> list[str]:
     return [*overrides, f"hydra.run.dir={quoted(str(output.absolute()))}"]
 
 
+# --- doing it again --------------------------------------------------------------------------------------------------
+
+
 @contextlib.contextmanager
-def _recorded_code(paths: RunPaths, recorded: Mapping[str, Any]) -> Iterator[Path]:
+def _recorded_code(paths: RunPaths, record: Mapping[str, Any], extent: Extent) -> Iterator[Path]:
     """A folder with the code that made the run: the checkout where that is it, else a temporary worktree."""
     from spectral_exp.monitoring.environment import git_facts
 
-    here, git = code_directory(), recorded["git"]
+    here, git = code_directory(), record["git"]
     remedy = "with --current-code it is trained by the code as it is now"
-    facts, diff = git_facts(here)
-    patch = paths.git_diff_file.read_bytes() if git.get("diff_file") and paths.git_diff_file.is_file() else b""
-    if facts["hash"] == git["hash"] and diff == patch:
+    # Of code that is not the last attempt's only the commit is known, not what was changed in it.
+    used = {a["git_hash"] for a in record["attempts"] if a is record["attempts"][0] or a["from_step"] < extent.last}
+    if others := sorted(hash_ for hash_ in used if hash_ != (git["hash"] or NO_GIT_HASH)[:8]):
+        versions = ", ".join([*others, str(git["hash"])])
+        raise UserError(f"the run was made by several versions of the code ({versions}), in turns; {remedy}")
+    patch = recorded_patch(paths, git)
+    if not code_differences(git, patch, *git_facts(here)):
         yield here
         return
     if git["hash"] is None:
         raise UserError(f"the run does not know the commit of its code; {remedy}")
     if run_git("cat-file", "-e", f"{git['hash']}^{{commit}}", directory=here) is None:
         raise UserError(f"the commit {git['hash']} that made the run is not in {here}; fetch it, or {remedy}")
-    if git.get("diff_truncated") or git.get("untracked_total"):
-        untracked = f"{git.get('untracked_total', 0)} files that git did not know"
-        print(f"note: the run's code had {untracked}; they are not part of the reproduction", file=sys.stderr)
+    if git.get("diff_truncated"):
+        raise UserError(f"the changes to {git['hash']} that the run was made with were too long to be kept; {remedy}")
+    if untracked := shortened(git.get("untracked") or []):
+        print(f"note: not part of the reproduction, as git did not know them: {', '.join(untracked)}", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="reproduce_") as folder:
         tree = Path(folder) / "code"
         if run_git("worktree", "add", "--detach", str(tree), git["hash"], directory=here, timeout_s=120) is None:
             raise UserError(f"git cannot check out {git['hash']}; {remedy}")
         try:
-            if patch:
-                applied = subprocess.run(
-                    ["git", "-C", str(tree), "apply", "-"], input=patch, capture_output=True, check=False
-                )
-                if applied.returncode != 0:
-                    raise UserError(f"{paths.git_diff_file} does not apply to {git['hash']}; {remedy}")
+            if patch and run_git("apply", str(paths.git_diff_file.absolute()), directory=tree) is None:
+                raise UserError(f"{paths.git_diff_file} does not apply to {git['hash']}; {remedy}")
             yield tree
         finally:
             run_git("worktree", "remove", "--force", str(tree), directory=here, timeout_s=120)
 
 
-def _train(code: Path, overrides: list[str], new: RunPaths, last: int) -> None:
-    """Train in a process of its own, and stop it in order once it has logged step `last`."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(code), os.environ.get("PYTHONPATH", "")])}
+def _train(code: Path, overrides: Sequence[str], new: RunPaths, extent: Extent) -> None:
+    """Train in a process of its own, to the end or until the last step is logged, where it is stopped in order."""
+    path = os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path}
     print(f"training {new.root} with the code in {code}", flush=True)
     process = subprocess.Popen(
-        [sys.executable, "-m", "spectral_exp.train", *overrides], env=environment, stdout=subprocess.DEVNULL
+        [sys.executable, "-c", _TRAIN, str(code), *overrides], env=environment, stdout=subprocess.DEVNULL
     )
     try:
-        stopped = False
+        stopped = extent.to_the_end
         while process.poll() is None:
             time.sleep(0.2)
-            if not stopped and _last_step(new) >= last:
+            if not stopped and _last_step(new) >= extent.last:
                 stopped = True
                 process.send_signal(signal.SIGTERM)
     finally:
         if process.poll() is None:
             process.terminate()
             process.wait()
-    # The signal may also meet a process that has saved everything and is about to end by itself.
-    if process.returncode not in (0, 128 + signal.SIGTERM, -signal.SIGTERM):
+    expected = {0}
+    if not extent.to_the_end:
+        # The signal may also meet a process that has saved everything and is about to end by itself.
+        expected |= {128 + signal.SIGTERM, -signal.SIGTERM}
+    if extent.status == "failed":
+        expected.add(1)  # it fails again
+    if process.returncode not in expected:
         raise UserError(f"training anew failed with exit code {process.returncode}; its messages stand above")
-    if _last_step(new) < last:
-        raise UserError(f"training anew ended at step {_last_step(new)}, and the run had logged step {last}")
-
-
-def _metrics(paths: RunPaths) -> list[dict[str, Any]]:
-    from spectral_exp.monitoring import MetricsLogger
-
-    return MetricsLogger(paths.logs, enabled=False).load_metrics()
+    if _last_step(new) < extent.last:
+        raise UserError(f"training anew ended at step {_last_step(new)}, and the run had logged step {extent.last}")
 
 
 def _last_step(paths: RunPaths) -> int:
-    from spectral_exp.monitoring import MetricsLogger
+    """The step of the newest metrics line, 0 before the first; reads no more than the end of the file."""
+    try:
+        with paths.metrics_file.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            lines = file.read().split(b"\n")
+    except FileNotFoundError:
+        return 0
+    # The last part is empty, or a line being written.
+    return int(json.loads(lines[-2])["step"]) if len(lines) > 1 else 0
 
-    return MetricsLogger(paths.logs, enabled=False).get_latest_step()
+
+# --- comparing -------------------------------------------------------------------------------------------------------
+
+
+def _metrics(paths: RunPaths) -> list[dict[str, Any]]:
+    return MetricsLogger(paths.logs, enabled=False).load_metrics()
 
 
 def _compare_metrics(
@@ -198,41 +293,28 @@ def _compare_metrics(
     """How many lines and values were compared, and for each metric its first difference."""
     lines, values = 0, 0
     first: dict[str, str] = {}
-    there = {entry["step"]: entry for entry in after}
-    for entry in before:
-        step = entry["step"]
-        if step > last:
-            break
-        other = there.get(step)
-        if other is None:
-            first.setdefault("line", f"step {step} was not logged again")
+    old, new = ({entry["step"]: entry for entry in entries} for entries in (before, after))
+    for step in sorted(step for step in {*old, *new} if step <= last):
+        if step not in old or step not in new:
+            missing = "again" if step not in new else "by the run"
+            first.setdefault("lines", f"lines: step {step} was not logged {missing}")
             continue
         lines += 1
-        for name in sorted({*entry, *other}):
+        for name in sorted({*old[step], *new[step]}):
             if name.startswith(_TIMED) or name == "step":
                 continue
             values += 1
-            a, b = entry.get(name), other.get(name)
-            if a != b and not (a != a and b != b):  # NaN equals NaN here
+            a, b = old[step].get(name, "absent"), new[step].get(name, "absent")
+            if not same(a, b):
                 size = f", by {b - a:.3g}" if isinstance(a, float) and isinstance(b, float) else ""
                 first.setdefault(name, f"{name} at step {step}: {a} -> {b}{size}")
     return lines, values, [first[name] for name in sorted(first)]
 
 
-def _environment(recorded: Mapping[str, Any], again: Mapping[str, Any]) -> list[str]:
-    """Every difference of hardware, operating system and packages."""
-    return [
-        *_unequal(recorded.get("hardware") or {}, again.get("hardware") or {}),
-        *_unequal({"platform": recorded["host"]["platform"]}, {"platform": again["host"]["platform"]}),
-        *_unequal(recorded.get("packages") or {}, again.get("packages") or {}),
-    ]
-
-
-def _unequal(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    keys = sorted({*before, *after})
-    return [
-        f"{k}: {before.get(k, 'absent')} -> {after.get(k, 'absent')}" for k in keys if before.get(k) != after.get(k)
-    ]
+def _training_results(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The results that training made, by their dotted names."""
+    chosen = {name: results.get(name) for name in _RESULTS}
+    return {name: value for name, value in flat(chosen) if name not in _TIMED_RESULTS}
 
 
 if __name__ == "__main__":

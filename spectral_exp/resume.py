@@ -14,29 +14,13 @@ from spectral_exp.errors import UserError
 from spectral_exp.monitoring import CheckpointManager
 from spectral_exp.monitoring.redact import redact
 from spectral_exp.run_dir import CORRUPT_SUFFIX, TEMPORARY_SUFFIX, RunPaths, git_hash, read_intact_json
+from spectral_exp.run_record import AROUND_STEPS, PLACE, flat, is_among
 
 log = logging.getLogger(__name__)
 
 # What may differ between attempts at one run: nothing of it changes what training computes in the steps still to come,
 # but a longer run (training.max_steps), which asks for exactly that.
-_CHANGEABLE = (
-    "resume",
-    "outputs",
-    "backup_url",
-    "experiment_id",
-    "device",
-    "threads",
-    "monitoring.",
-    "training.max_steps",
-    "training.eval_interval",
-    "training.patience",
-    "training.min_delta",
-    "training.restore_best",
-    "training.max_bad_steps",
-    "training.sample_tokens",
-    "training.sample_prompt",
-    "training.profile_steps",
-)
+_CHANGEABLE = (*PLACE, *AROUND_STEPS, "device", "threads", "training.max_steps")
 _MAX_DIFFERENCES = 20
 
 
@@ -113,8 +97,8 @@ def attempts(paths: RunPaths, overrides: list[str]) -> list[dict[str, Any]]:
 
 def _differences(old: Mapping[str, Any], config: Mapping[str, Any], run_dir: Path) -> Iterator[str]:
     # What was recorded has its secrets redacted and its types made plain; the same is done to what it is compared with.
-    before, now = dict(_flatten(old)), dict(_flatten(redact(config)))
-    keys = [k for k in sorted({*before, *now}) if before.get(k) != now.get(k) and not _changeable(k)]
+    before, now = dict(flat(old)), dict(flat(redact(config)))
+    keys = [k for k in sorted({*before, *now}) if before.get(k) != now.get(k) and not is_among(k, _CHANGEABLE)]
     if not keys:
         return
     shown = "; ".join(f"{k}: {before.get(k, 'absent')} -> {now.get(k, 'absent')}" for k in keys[:_MAX_DIFFERENCES])
@@ -122,15 +106,3 @@ def _differences(old: Mapping[str, Any], config: Mapping[str, Any], run_dir: Pat
         f"{run_dir} holds a run of another configuration ({shown}); continue it with resume={run_dir} and no other "
         "overrides, or start a new run"
     )
-
-
-def _changeable(key: str) -> bool:
-    return any(key == name or (name.endswith(".") and key.startswith(name)) for name in _CHANGEABLE)
-
-
-def _flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            yield from _flatten(value, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, node

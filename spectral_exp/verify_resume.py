@@ -10,52 +10,71 @@ from __future__ import annotations
 
 import argparse
 import copy
-import hashlib
-import math
+import logging
 import multiprocessing
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from spectral_exp.errors import UserError, require
-from spectral_exp.run_dir import RunPaths, read_json, write_json_atomic
-
-if TYPE_CHECKING:
-    from spectral_exp.runner import Runner
-
-PARTS = ("loss", "gradients", "weights", "optimizer", "rng")
-"""What is compared, in the order in which a step makes it."""
+from spectral_exp.errors import RunError, UserError, require
+from spectral_exp.fingerprint import PARTS, Divergence, StepFingerprint, first_divergence, state_hashes, train_step
+from spectral_exp.monitoring import CheckpointManager, MetricsLogger
+from spectral_exp.run_dir import RunPaths, write_json_atomic
+from spectral_exp.run_record import (
+    changed_settings,
+    code_differences,
+    environment_differences,
+    matters_for_steps,
+    read_record,
+    recorded_patch,
+    same,
+    settings_differences,
+    shortened,
+)
 
 CERTIFICATE_NAME = "resume_certificate.json"
 
-
-@dataclass(frozen=True)
-class StepFingerprint:
-    """Hashes of one step: part -> name -> hash; `loss` and `grad_norm` as numbers too."""
-
-    step: int
-    loss: float
-    grad_norm: float
-    hashes: dict[str, dict[str, str]]
+Replay = list[StepFingerprint]
 
 
 @dataclass(frozen=True)
-class Divergence:
-    """The first difference between two executions of the same steps."""
+class Segment:
+    """The steps after `start` up to `last`, to be done again; `shortfall` tells why they are fewer than was asked."""
 
-    step: int
-    part: str
-    name: str
-    between: str
+    start: int
+    last: int
+    shortfall: str | None
 
-    def __str__(self) -> str:
-        return f"step {self.step}: {self.part} ({self.name}) differ between {self.between}"
+    @property
+    def middle(self) -> int:
+        """The step after which the second replay is interrupted."""
+        return self.start + (self.last - self.start) // 2
+
+
+@dataclass
+class Findings:
+    """What was compared, what could not be, and where it diverged."""
+
+    compared: list[str] = field(default_factory=list)
+    not_compared: list[str] = field(default_factory=list)
+    divergences: list[Divergence] = field(default_factory=list)
+
+    def add(self, what: str, divergence: Divergence | None) -> None:
+        """Take in one comparison and its first difference."""
+        self.compared.append(what)
+        if divergence is not None:
+            self.divergences.append(divergence)
+
+    def in_order(self) -> list[str]:
+        """The divergences, the first in time first."""
+        return [str(divergence) for divergence in sorted(self.divergences, key=lambda found: found.order)]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -65,12 +84,14 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("run", type=Path, help="run directory, for example outputs/<run>")
     parser.add_argument("--steps", type=int, default=10, help="steps to do again, at least 2 (default: 10)")
-    parser.add_argument("--from", type=int, dest="start", help="step of the checkpoint to begin with")
+    parser.add_argument("--from", type=int, dest="start", help="step of the checkpoint to begin with; 0: the start")
     parser.add_argument("--output", type=Path, help=f"where to write the certificate (default: RUN/{CERTIFICATE_NAME})")
     options = parser.parse_args(arguments)
+    # One line for each warning: that of a broken checkpoint, above all.
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    output = options.output or options.run / CERTIFICATE_NAME
     try:
         certificate = verify_resume(options.run, options.steps, options.start)
-        output = options.output or options.run / CERTIFICATE_NAME
         try:
             write_json_atomic(output, certificate)
         except OSError as error:
@@ -78,10 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    for line in certificate["compared"]:
-        print(f"compared: {line}")
-    for line in certificate["divergences"]:
-        print(f"DIVERGED: {line}")
+    print("\n".join(_told(certificate)))
     print(f"{certificate['verdict']}; certificate: {output}")
     return 0 if certificate["verdict"] == "identical" else 1
 
@@ -91,226 +109,290 @@ def verify_resume(run: Path, steps: int, start: int | None = None) -> dict[str, 
 
     Args:
         run: the run directory.
-        steps: how many, >= 2.
-        start: step of the checkpoint to begin with; by default the newest after which the run has recorded `steps`
-            steps, or else the newest.
+        steps: how many, >= 2; fewer are done where the run ends before.
+        start: step of the checkpoint to begin with, 0 for the start of the run; by default the newest after which the
+            run has recorded `steps` steps, or else the newest that leaves so many to do.
 
     Returns:
-        The certificate: `verdict` ("identical" or "diverged"), `divergences`, `compared`, `hashes` and circumstances.
+        The certificate: `verdict` ("identical" or "diverged"), `divergences` (the first in time first), `compared`,
+        `not_compared`, `differences` of settings, code and environment since, `hashes` and circumstances.
 
     Raises:
-        UserError: no such run or checkpoint, or a setting that is not allowed.
+        UserError: no such run or checkpoint, the text has changed, or a setting that is not allowed.
     """
     require(steps >= 2, "--steps", steps, ">= 2")
-    paths = RunPaths(run)
-    if not paths.config_file.is_file():
-        raise UserError(f"{run} is not a run directory: it holds no {paths.config_file.name}; name one below outputs/")
-    recorded = read_json(paths.config_file)
-    start, last = _start(paths, recorded["config"], steps, start)
+    record, paths = read_record(run), RunPaths(run)
+    segment = choose_segment(paths, record, steps, start)
+    config_then = _config_at(paths, record, segment.start)
+    config = _quiet(record["config"])
+    undisturbed, interrupted = replay_twice(paths, config, record.get("dataset"), segment)
 
-    with tempfile.TemporaryDirectory(prefix="verify_resume_") as folder:
-        whole, half = Path(folder) / "whole", Path(folder) / "half"
-        for place in (whole, half):
-            copy_checkpoint(paths, start, place)
-        config = _quiet(recorded["config"])
-        middle = start + (last - start) // 2
-        undisturbed = _in_own_process(config, whole, last)
-        interrupted = [*_in_own_process(config, half, middle), *_in_own_process(config, half, last)]
-        found = [compare(undisturbed, interrupted, "the undisturbed and the interrupted replay")]
-        compared = [
-            f"steps {start + 1} to {last}, undisturbed, with the same interrupted after step {middle}: "
-            f"{', '.join(PARTS)}"
-        ]
-        for divergence, what in _against_the_run(paths, undisturbed):
-            found.append(divergence)
-            compared.append(what)
-    divergences = [str(divergence) for divergence in found if divergence is not None]
+    findings = Findings()
+    findings.add(
+        f"steps {segment.start + 1} to {segment.last}, undisturbed, with the same interrupted after step "
+        f"{segment.middle}: {', '.join(PARTS)}",
+        first_divergence(undisturbed, interrupted, "the undisturbed and the interrupted replay"),
+    )
+    compare_with_run(paths, undisturbed, findings)
+    if segment.shortfall:
+        findings.not_compared.append(segment.shortfall)
+    now, patch = _circumstances()
     return {
         "run": run.resolve().name,
         "timestamp": datetime.now().isoformat(timespec="seconds"),
-        "from_step": start,
-        "to_step": last,
-        "verdict": "diverged" if divergences else "identical",
-        "divergences": divergences,
-        "compared": compared,
-        "hashes": [
-            {"step": f.step, "loss": f.loss, **{part: _digest_of_names(f.hashes[part]) for part in PARTS}}
-            for f in undisturbed
-        ],
-        **_circumstances(),
+        "from_step": segment.start,
+        "to_step": segment.last,
+        "checkpoint": _identity(paths, segment.start),
+        "verdict": "diverged" if findings.divergences else "identical",
+        "divergences": findings.in_order(),
+        "compared": findings.compared,
+        "not_compared": findings.not_compared,
+        "differences": {
+            "settings": settings_differences(config_then, record["config"], matters_for_steps),
+            "code": code_differences(record["git"], recorded_patch(paths, record["git"]), now["git"], patch),
+            "environment": environment_differences(record, now),
+        },
+        "hashes": [fingerprint.summary() for fingerprint in undisturbed],
+        "hashes_interrupted": [fingerprint.summary() for fingerprint in interrupted],
+        **now,
     }
 
 
-def compare(
-    one: Sequence[StepFingerprint], other: Sequence[StepFingerprint], between: str, parts: Sequence[str] = PARTS
-) -> Divergence | None:
-    """The first difference between two executions of the same steps, in the order of `PARTS` within a step."""
-    for left, right in zip(one, other, strict=True):
-        for part in parts:
-            a, b = left.hashes[part], right.hashes[part]
-            for name in sorted({*a, *b}):
-                if a.get(name) != b.get(name):
-                    return Divergence(left.step, part, name, between)
-    return None
+def choose_segment(paths: RunPaths, record: Mapping[str, Any], steps: int, start: int | None) -> Segment:
+    """Which steps to do again, as `verify_resume` describes it.
+
+    Raises:
+        UserError: nothing to begin with leaves two steps that the run, with its settings of now, would make.
+    """
+    known = [0, *paths.checkpoint_steps()]
+    shown = ", ".join(["0 (the start)", *map(str, known[1:])])
+    require(start is None or start in known, "--from", start, f"the step of a checkpoint; there are {shown}")
+    max_steps = int(record["config"]["training"]["max_steps"])
+    # A schedule of another length, or other threads, would make other steps than the run made then.
+    changed_at, change = (changed_settings(record["attempts"], matters_for_steps) or [(0, "")])[-1]
+    changed = f"the run was continued after step {changed_at} with other settings ({change})"
+    if start is not None and start < changed_at:
+        raise UserError(f"--from={start} must be >= {changed_at}: {changed}; there are {shown}")
+    usable = [step for step in known if changed_at <= step <= max_steps - 2]
+    if start is not None and start not in usable:
+        raise UserError(f"--from={start} leaves less than 2 steps: training.max_steps={max_steps}; there are {shown}")
+    if not usable:
+        since = f" since {changed}" if change else ""
+        raise UserError(
+            f"{paths.root} has no checkpoint with 2 steps of the run after it{since}; training.max_steps={max_steps}, "
+            f"and there are {shown}. To keep more of them, raise monitoring.checkpoint.keep_last_n"
+        )
+    if start is None:
+        # From there every replayed step can be held against what the run itself has recorded.
+        within = [step for step in usable if step + steps <= known[-1]]
+        earlier = [step for step in usable if step + steps <= max_steps]
+        start = within[-1] if within else earlier[-1] if earlier else usable[0]
+    last = min(start + steps, max_steps)
+    fewer = f"steps {last + 1} to {start + steps}: the run ends at training.max_steps={max_steps}"
+    return Segment(start, last, fewer if last < start + steps else None)
 
 
-def copy_checkpoint(paths: RunPaths, step: int, place: Path) -> None:
-    """Put a checkpoint and its sidecar into a run directory of their own."""
-    target = RunPaths(place)
-    target.checkpoints.mkdir(parents=True)
-    for file in paths.checkpoints.glob(f"{paths.checkpoint_file(step).name}*"):
-        if file.suffix in (".pt", ".zst", ".json"):
-            shutil.copy(file, target.checkpoints)
+def _config_at(paths: RunPaths, record: Mapping[str, Any], step: int) -> Mapping[str, Any]:
+    """The settings with which the run came to `step`. Raises UserError if its checkpoint is broken."""
+    if step == 0:
+        return dict(record["config"])
+    state = CheckpointManager(paths.root, enabled=False).load_checkpoint(step)
+    if state is None:
+        others = ", ".join(str(other) for other in [0, *paths.checkpoint_steps()] if other != step)
+        raise UserError(
+            f"the checkpoint of step {step} in {paths.root} is broken; choose another one with --from: {others}"
+        )
+    return dict(state["config"])
 
 
-def replay(config: dict[str, Any], place: str, last: int) -> list[StepFingerprint]:
-    """Continue the run in `place` to step `last` and save it there; the fingerprint of every step done."""
+# --- doing steps again -----------------------------------------------------------------------------------------------
+
+
+def replay_twice(
+    paths: RunPaths, config: dict[str, Any], dataset: Mapping[str, Any] | None, segment: Segment
+) -> tuple[Replay, Replay]:
+    """Do the steps of `segment` in copies of the run: once undisturbed, once interrupted in the middle.
+
+    Raises:
+        UserError: the steps cannot be done; the message tells why.
+    """
+    start, middle, last = segment.start, segment.middle, segment.last
+    with tempfile.TemporaryDirectory(prefix="verify_resume_") as folder:
+        whole, half = Path(folder) / "whole", Path(folder) / "half"
+        for place in (whole, half):
+            _copy_run(paths, start, place, {"config": config, "dataset": dataset})
+        try:
+            undisturbed = _in_own_process(replay, config, whole, start, last)
+            interrupted = _in_own_process(replay_and_save, config, half, start, middle)
+            interrupted += _in_own_process(replay, config, half, middle, last)
+        except (UserError, RunError) as error:
+            # What was told about the temporary copy is true of the run.
+            message = str(error).replace(str(whole), str(paths.root)).replace(str(half), str(paths.root))
+            raise UserError(f"cannot replay {paths.root} from step {start}: {message}") from error
+    return undisturbed, interrupted
+
+
+def replay(config: dict[str, Any], place: Path, start: int, last: int, save: bool = False) -> Replay:
+    """Continue the run in `place` from its checkpoint of step `start` (0: from nothing) to step `last`.
+
+    Returns:
+        The fingerprint of every step.
+
+    Raises:
+        UserError: the checkpoint is not there, the new one cannot be saved, or the text has changed.
+        RunError: too many steps in a row were not finite.
+    """
     from spectral_exp.build import build
     from spectral_exp.seeding import process_settings
 
-    fingerprints = []
     with build(config, place, []) as runner, process_settings(runner.threads, runner.settings.deterministic):
         runner.restore()
-        while runner.state.step < last:
-            report = runner.compute_gradients(runner.state.step + 1)
-            gradients = {name: _digest(p.grad) for name, p in runner.model.named_parameters() if p.grad is not None}
-            runner.update_weights(report)
-            runner.advance(report)
-            hashes = {"loss": {"loss": report.loss.hex()}, "gradients": gradients, **_state_hashes(runner)}
-            fingerprints.append(StepFingerprint(runner.state.step, report.loss, report.grad_norm, hashes))
-        runner.save()
-        runner.checkpoint.close()
+        if runner.state.step != start:
+            raise UserError(f"the checkpoint of step {start} could not be restored")
+        fingerprints = [train_step(runner) for _ in range(start, last)]
+        if save:
+            runner.save()
+            if runner.checkpoint.durable_step != last:
+                raise UserError(f"step {last} could not be saved; free space in the folder for temporary files")
     return fingerprints
 
 
-def _start(paths: RunPaths, config: Mapping[str, Any], steps: int, start: int | None) -> tuple[int, int]:
-    """The steps of the checkpoint to begin with and of the end."""
-    known = paths.checkpoint_steps()
-    if not known:
-        raise UserError(f"{paths.root} has no checkpoint to replay from")
-    shown = ", ".join(map(str, known))
-    if start is not None and start not in known:
-        raise UserError(f"--from={start} must be the step of a checkpoint; there are {shown}")
-    max_steps = int(config["training"]["max_steps"])
-    if start is None:
-        # From there every replayed step can be held against what the run itself has recorded.
-        within = [step for step in known if step + steps <= known[-1]]
-        earlier = [step for step in known if step + steps <= max_steps]
-        start = within[-1] if within else earlier[-1] if earlier else known[0]
-    last = min(start + steps, max_steps)
-    if last - start < 2:
-        raise UserError(
-            f"after step {start} the run has {last - start} steps left (training.max_steps={max_steps}) and 2 are "
-            f"needed; begin earlier with --from: there are {shown}"
-        )
-    return start, last
+def replay_and_save(config: dict[str, Any], place: Path, start: int, last: int) -> Replay:
+    """As `replay`, and leave a checkpoint of step `last` in `place`."""
+    return replay(config, place, start, last, save=True)
+
+
+def _in_own_process(
+    work: Callable[[dict[str, Any], Path, int, int], Replay], config: dict[str, Any], place: Path, start: int, last: int
+) -> Replay:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(work, config, place, start, last).result()
+        except BrokenProcessPool as error:
+            raise UserError("the replaying process was killed; the machine may be short of memory") from error
 
 
 def _quiet(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with every component off but checkpoints, which are durable at once."""
+    """The configuration with every component off but checkpoints, which are durable at once and stay where they are."""
     quiet: dict[str, Any] = copy.deepcopy(dict(config))
-    for name in ("metrics", "visualization", "tracking"):
-        quiet["monitoring"][name]["enabled"] = False
-    quiet["monitoring"]["checkpoint"] |= {"enabled": True, "background": False, "keep_last_n": 2}
+    for component in quiet["monitoring"].values():
+        component["enabled"] = False
+    checkpoint = quiet["monitoring"]["checkpoint"]
+    kept = {name: checkpoint[name] for name in ("_target_", "compression") if name in checkpoint}
+    quiet["monitoring"]["checkpoint"] = {**kept, "background": False}
     return quiet
 
 
-def _in_own_process(config: dict[str, Any], place: Path, last: int) -> list[StepFingerprint]:
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(replay, config, str(place), last).result()
+def _copy_run(paths: RunPaths, step: int, place: Path, record: Mapping[str, Any]) -> None:
+    """Make a run directory with one checkpoint (none for step 0), and a record of what the text must be like."""
+    from spectral_exp.monitoring.checkpoint_file import sidecar_file
+
+    target, checkpoint = RunPaths(place), paths.checkpoint_file(step)
+    try:
+        target.checkpoints.mkdir(parents=True)
+        for file in (checkpoint, sidecar_file(checkpoint)):
+            if file.is_file():
+                shutil.copy(file, target.checkpoints)
+        write_json_atomic(target.config_file, record)
+    except OSError as error:
+        raise UserError(
+            f"cannot copy {checkpoint} to {place}: {error.strerror}; choose another folder for temporary files with "
+            "TMPDIR, or another checkpoint with --from"
+        ) from error
 
 
-def _against_the_run(paths: RunPaths, replayed: Sequence[StepFingerprint]) -> list[tuple[Divergence | None, str]]:
-    """Compare with the recorded losses, gradient norms and checkpoints; each comparison with its description."""
-    import torch
+# --- holding them against the run ------------------------------------------------------------------------------------
 
-    from spectral_exp.monitoring import CheckpointManager, MetricsLogger
 
+def compare_with_run(paths: RunPaths, replayed: Sequence[StepFingerprint], findings: Findings) -> None:
+    """Compare steps done again with the losses, metrics lines and checkpoints that the run recorded of them."""
     first, last = replayed[0].step, replayed[-1].step
     between = "the run and its replay"
-    results: list[tuple[Divergence | None, str]] = []
     manager = CheckpointManager(paths.root, enabled=False)
+    compared_before = len(findings.compared)
+
     newest = manager.load_latest_checkpoint()
-    recorded = [] if newest is None else newest["loss_history"][first - 1 : last]
-    wrong = [f.step for f, loss in zip(replayed, recorded, strict=False) if not _same(f.loss, loss)]
-    if recorded:
+    losses = newest["loss_history"][first - 1 : last] if newest is not None else []
+    if losses:
+        wrong = [f.step for f, loss in zip(replayed, losses, strict=False) if not same(f.loss, loss)]
         divergence = Divergence(wrong[0], "loss", "loss", between) if wrong else None
-        results.append((divergence, f"losses of {len(recorded)} steps with those that the run recorded"))
-    norms = {
-        entry["step"]: entry["grad_norm"]
-        for entry in MetricsLogger(paths.logs, enabled=False).load_metrics()
-        if first <= entry["step"] <= last and "grad_norm" in entry
-    }
-    wrong = [f.step for f in replayed if f.step in norms and not _same(f.grad_norm, norms[f.step])]
-    if norms:
-        divergence = Divergence(wrong[0], "gradients", "norm", between) if wrong else None
-        results.append((divergence, f"gradient norms of {len(norms)} steps with those that the run logged"))
-    for step in [step for step in paths.checkpoint_steps() if first <= step <= last]:
-        state = manager.load_checkpoint(step)
-        if state is None:
-            continue
-        hashes = {
-            "weights": _digests(state["model_state_dict"]),
-            "optimizer": _digests(state["optimizer_state_dict"]),
-            "rng": _digests({k: v for k, v in state["rng_state"].items() if isinstance(v, torch.Tensor)}),
-        }
-        saved = StepFingerprint(step, math.nan, math.nan, hashes)
-        ours = [f for f in replayed if f.step == step]
-        divergence = compare(ours, [saved], between, ("weights", "optimizer", "rng"))
-        results.append((divergence, f"weights, optimizer, rng after step {step} with the run's checkpoint"))
-    if not results:
-        results.append((None, "nothing of the run itself: it has recorded no step after this checkpoint"))
-    return results
+        findings.add(f"losses of {len(losses)} steps with those that the run recorded", divergence)
+
+    entries = {entry["step"]: entry for entry in MetricsLogger(paths.logs, enabled=False).load_metrics()}
+    for metric, part, name in (("loss", "loss", "metrics line"), ("grad_norm", "gradients", "norm")):
+        pairs = [(f, entries[f.step][metric]) for f in replayed if metric in entries.get(f.step, {})]
+        if pairs:
+            wrong = [f.step for f, logged in pairs if not same(getattr(f, metric), logged)]
+            divergence = Divergence(wrong[0], part, name, between) if wrong else None
+            findings.add(f"{metric} of {len(pairs)} steps with what the run logged", divergence)
+
+    saved = [step for step in paths.checkpoint_steps() if step >= first]
+    for fingerprint in replayed:
+        if fingerprint.step in saved:
+            _compare_with_checkpoint(manager, fingerprint, between, findings)
+    if saved and saved[0] > last:
+        findings.not_compared.append(
+            f"weights, optimizer, rng with the run's next checkpoint, of step {saved[0]}; --from={first - 1} "
+            f"--steps={saved[0] - first + 1} does"
+        )
+    if len(findings.compared) == compared_before:
+        findings.not_compared.append("the run itself, which has recorded no step after this checkpoint")
 
 
-def _state_hashes(runner: Runner) -> dict[str, dict[str, str]]:
-    from spectral_exp.seeding import rng_state
-
-    return {
-        "weights": _digests(runner.model.state_dict()),
-        "optimizer": _digests(runner.optimizer.state_dict()),
-        "rng": _digests(rng_state()),
-    }
-
-
-def _digests(value: Any, name: str = "") -> dict[str, str]:
-    """The hash of every leaf in nested containers, by its path."""
-    if isinstance(value, Mapping):
-        items = [(str(key), item) for key, item in value.items()]
-    elif isinstance(value, list | tuple):
-        items = [(str(i), item) for i, item in enumerate(value)]
-    else:
-        return {name: _digest(value)}
-    found: dict[str, str] = {}
-    for key, item in items:
-        found |= _digests(item, f"{name}.{key}" if name else key)
-    return found
+def _compare_with_checkpoint(
+    manager: CheckpointManager, replayed: StepFingerprint, between: str, findings: Findings
+) -> None:
+    step = replayed.step
+    state = manager.load_checkpoint(step)
+    if state is None:
+        findings.not_compared.append(f"the run's checkpoint of step {step}, which is broken")
+        return
+    saved = state_hashes(
+        state["model_state_dict"], state["loss_state_dict"], state["optimizer_state_dict"], state["rng_state"]
+    )
+    # A checkpoint holds what a step left, and neither its loss nor its gradients.
+    recorded = StepFingerprint(step, replayed.loss, replayed.grad_norm, {**replayed.hashes, **saved})
+    parts = ", ".join(saved)
+    findings.add(
+        f"{parts} after step {step} with the run's checkpoint", first_divergence([recorded], [replayed], between)
+    )
 
 
-def _digest(value: Any) -> str:
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        tensor = value.detach().cpu().contiguous()
-        content = f"{tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.view(-1).view(torch.uint8).numpy().tobytes()
-    else:
-        content = repr(value).encode()
-    return hashlib.blake2b(content, digest_size=8).hexdigest()
+# --- the certificate -------------------------------------------------------------------------------------------------
 
 
-def _digest_of_names(hashes: Mapping[str, str]) -> str:
-    return hashlib.blake2b(repr(sorted(hashes.items())).encode(), digest_size=8).hexdigest()
+def _identity(paths: RunPaths, step: int) -> dict[str, str] | None:
+    """Name and checksum of a checkpoint; None for the start, which needs none."""
+    from spectral_exp.monitoring.checksum import file_crc32
+
+    checkpoint = paths.checkpoint_file(step)
+    return {"file": checkpoint.name, "crc32": f"{file_crc32(checkpoint, 1):08x}"} if step else None
 
 
-def _same(one: float, other: Any) -> bool:
-    return one == other or (isinstance(other, float) and math.isnan(one) and math.isnan(other))
-
-
-def _circumstances() -> dict[str, Any]:
+def _circumstances() -> tuple[dict[str, Any], bytes]:
+    """Code, machine and packages of this process, and how its code differs from the commit."""
     from spectral_exp.monitoring import environment
-    from spectral_exp.run_dir import git_hash
+    from spectral_exp.run_dir import code_directory
 
-    return {"git_hash": git_hash(), "hardware": environment.hardware_facts(), "host": environment.host_facts()}
+    git, patch = environment.git_facts(code_directory())
+    facts = {
+        "git": {"hash": git["hash"], "dirty": git["dirty"]},
+        "hardware": environment.hardware_facts(),
+        "host": environment.host_facts(),
+        "packages": environment.package_versions(),
+    }
+    return facts, patch
+
+
+def _told(certificate: Mapping[str, Any]) -> list[str]:
+    """What a certificate says, in lines for people."""
+    lines = [f"compared: {line}" for line in certificate["compared"]]
+    lines += [f"not compared: {line}" for line in certificate["not_compared"]]
+    for what, found in certificate["differences"].items():
+        lines += [f"{what} changed: {line}" for line in shortened(found)]
+    for position, line in enumerate(certificate["divergences"]):
+        lines.append(f"{'then' if position else 'DIVERGED first'}: {line}")
+    return lines
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ class CheckpointManager:
         max_steps_at_risk: steps without a durable checkpoint after which `exceeds_risk` says so; None for never.
         exit_deadline_s: seconds that `close` waits for the save under way.
         on_durable: called, by the thread that writes, with the step of each checkpoint that has become durable.
-        enabled: when false nothing is due and nothing is written; loading works.
+        enabled: when false nothing is due, written or renamed; loading works, past what is broken.
     """
 
     def __init__(
@@ -526,13 +526,16 @@ class CheckpointManager:
         return state if str(map_location) == "cpu" else dict(to_device(state, map_location))
 
     def _set_aside(self, path: Path, error: Exception) -> None:
-        """Rename a broken checkpoint, so that it is kept but never tried again."""
+        """Rename a broken checkpoint, so that it is kept but never tried again; whoever only reads leaves it there."""
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        if not self.enabled:
+            log.warning("checkpoint %s is broken (%s)", path, reason)
+            return
         aside = path.with_name(path.name + run_dir.CORRUPT_SUFFIX)
         number = 1
         while aside.exists():
             number += 1
             aside = path.with_name(f"{path.name}{run_dir.CORRUPT_SUFFIX}{number}")
-        reason = str(error).partition("\n")[0] or type(error).__name__
         try:
             path.rename(aside)
             sidecar = checkpoint_file.sidecar_file(path)

@@ -94,6 +94,15 @@ def test_disabled_manager_writes_nothing_but_loads(tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
+def test_disabled_manager_passes_over_what_is_broken_and_leaves_it_there(tmp_path: Path) -> None:
+    writer = CheckpointManager(tmp_path)
+    save(writer, 5)
+    broken = Path(save(writer, 6))
+    broken.write_bytes(b"torn")
+    assert latest_step(CheckpointManager(tmp_path, enabled=False)) == 5
+    assert broken.read_bytes() == b"torn"
+
+
 # --- what is saved ---------------------------------------------------------------------------------------------------
 
 
