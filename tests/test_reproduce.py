@@ -146,6 +146,18 @@ def test_a_changed_setting_is_named(run: Path, finished: Path) -> None:
     assert compare_runs(run, finished, WHOLE)["differences"]["settings"] == ["seed: 6 -> 5"]
 
 
+def test_a_run_of_several_settings_is_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = config_of(run)["attempts"][0]
+    later = {**first, "from_step": 8, "overrides": [*first["overrides"], "threads=2"]}
+    rewrite(run / "config.json", {"attempts": [first, later]})
+    assert main([str(run), "--current-code"]) == 2
+    error = capsys.readouterr().err
+    assert "continued after step 8 with other settings (threads=1 -> threads=2)" in error
+    assert "--steps 8 repeats what came before" in error
+    assert not (run.parent / "run_reproduced").exists()
+
+
+@pytest.mark.slow
 def test_a_lengthened_run_is_repeated_up_to_there(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     longer = train("resume=run", "training.max_steps=16", cwd=run.parent)
     assert longer.returncode == 0, longer.stderr

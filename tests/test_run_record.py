@@ -33,7 +33,7 @@ def test_attempts_that_left_nothing_are_passed_over(tmp_path: Path) -> None:
 
 def test_only_runs_of_the_training_command_are_read(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"config": {"lr": 0.1}}))
-    with pytest.raises(UserError, match="was not made by python -m spectral_exp.train"):
+    with pytest.raises(UserError, match="was not made by python -m"):
         read_record(tmp_path)
 
 
