@@ -114,7 +114,7 @@ def _hash(value: Any) -> str:
         return hashlib.blake2b(repr(value).encode(), digest_size=8).hexdigest()
     tensor = value.detach().cpu().contiguous()
     found = hashlib.blake2b(f"{tensor.dtype} {tuple(tensor.shape)}".encode(), digest_size=8)
-    found.update(tensor.view(-1).view(torch.uint8).numpy())
+    found.update(tensor.view(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 

@@ -65,7 +65,7 @@ class Extent:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns 0 if all numbers are equal, 1 if not, 2 for a mistake of the user's."""
+    """Run the command line; returns 0 if all numbers are equal, 1 if not, 2 for a user's mistake, 130 for Ctrl-C."""
     parser = argparse.ArgumentParser("python -m spectral_exp.reproduce", description="Do a run over again and compare.")
     parser.add_argument("run", type=Path, help="run directory, for example outputs/<run>")
     parser.add_argument("--steps", type=int, help="stop at the metrics line of this step or the next (default: all)")
@@ -78,6 +78,9 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted: nothing was compared", file=sys.stderr)
+        return 130
     for name, found in report["differences"].items():
         print(f"{name}: {f'{len(found)} difference(s)' if found else 'equal'}")
         for line in shortened(found):

@@ -78,7 +78,7 @@ class Findings:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns 0 if all is identical, 1 if not, 2 for a mistake of the user's."""
+    """Run the command line; returns 0 if all is identical, 1 if not, 2 for a mistake of the user's, 130 for Ctrl-C."""
     parser = argparse.ArgumentParser(
         "python -m spectral_exp.verify_resume", description="Prove that a run continues exactly."
     )
@@ -99,6 +99,9 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted: nothing was compared", file=sys.stderr)
+        return 130
     print("\n".join(_told(certificate)))
     print(f"{certificate['verdict']}; certificate: {output}")
     return 0 if certificate["verdict"] == "identical" else 1
