@@ -210,7 +210,7 @@ def _with_recorded_overrides(overrides: list[str], multirun: bool) -> list[str]:
         outputs = _outputs(overrides)
         print(f"fetching the backup {resume} into {outputs}", file=sys.stderr)
         resume = str(restore(resume, outputs))
-        overrides = [o for o in overrides if _key(o) != "resume"] + [f"resume={quoted(resume)}"]
+        overrides = [o for o in overrides if setting_of(o) != "resume"] + [f"resume={quoted(resume)}"]
     paths = RunPaths(Path(resume))
     if not paths.root.is_dir():
         raise UserError(
@@ -231,7 +231,7 @@ def _with_recorded_overrides(overrides: list[str], multirun: bool) -> list[str]:
 
 def _outputs(overrides: list[str]) -> Path:
     """The folder of the runs, as the command line gives it or by default."""
-    given = [o.split("=", 1)[1].strip("'\"") for o in overrides if _key(o) == "outputs" and "=" in o]
+    given = [o.split("=", 1)[1].strip("'\"") for o in overrides if setting_of(o) == "outputs" and "=" in o]
     return Path(given[-1] if given else OmegaConf.load(CONF_DIR / "config.yaml").outputs)
 
 

@@ -44,7 +44,7 @@ from spectral_exp.run_record import (
 
 REPORT_NAME = "reproduction.json"
 # Metrics that measure the machine, not the training.
-_TIMED = ("timestamp", "tokens_per_s", "steps_at_risk", "checkpoint_")
+_TIMED = ("timestamp", "tokens_per_s", "steps_at_risk", "checkpoint_", "backup_")
 # Of the results, what training made; best_checkpoint depends on what is kept, and the rest on the machine.
 _RESULTS = ("status", "final_metrics", "best_metrics", "generation_samples", "reference", "totals")
 _TIMED_RESULTS = ("totals.train_s", "totals.time_s", "totals.tokens_per_s")

@@ -278,8 +278,9 @@ def _in_own_process(
 def _quiet(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration with every component off but checkpoints, which are durable at once and stay where they are."""
     quiet: dict[str, Any] = copy.deepcopy(dict(config))
-    for component in quiet["monitoring"].values():
-        component["enabled"] = False
+    for name in ("metrics", "visualization", "tracking"):
+        quiet["monitoring"][name]["enabled"] = False
+    quiet["monitoring"]["backup"]["url"] = None
     checkpoint = quiet["monitoring"]["checkpoint"]
     kept = {name: checkpoint[name] for name in ("_target_", "compression") if name in checkpoint}
     quiet["monitoring"]["checkpoint"] = {**kept, "background": False}
