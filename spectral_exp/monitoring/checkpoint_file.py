@@ -11,6 +11,7 @@ import io
 import time
 import zipfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -207,18 +208,29 @@ def verify(path: Path, max_threads: int = 4) -> str:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The entries of a checkpoint, on the CPU, once its bytes are verified.
+    """The entries of a checkpoint, on the CPU, whose bytes are verified meanwhile.
 
     Raises:
         BrokenCheckpointError: the bytes are not what was written, or hold no state.
         OSError: it cannot be read.
     """
+    with ThreadPoolExecutor(1) as pool:
+        verdict = pool.submit(verify, path, max_threads=1)
+        try:
+            state = _load(path)
+        finally:
+            verdict.result()  # bytes that differ explain whatever else went wrong
+    if not isinstance(state, dict):
+        raise BrokenCheckpointError(f"it holds a {type(state).__name__}")
+    return state
+
+
+def _load(path: Path) -> Any:
     import torch
 
-    verify(path)
     source = io.BytesIO(_unpacked(path)) if path.suffix == ".zst" else path
     try:
-        state = torch.load(source, map_location="cpu", weights_only=True)
+        return torch.load(source, map_location="cpu", weights_only=True)
     except OSError as error:
         if error.errno is not None:
             raise
@@ -226,11 +238,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except MemoryError:
         raise
     except Exception as error:
-        # A file without sidecar may be broken in any way.
+        # Broken bytes may go wrong in any way.
         raise BrokenCheckpointError(str(error).partition("\n")[0] or type(error).__name__) from error
-    if not isinstance(state, dict):
-        raise BrokenCheckpointError(f"it holds a {type(state).__name__}")
-    return state
 
 
 def _verify_archive(path: Path) -> None:
