@@ -204,7 +204,7 @@ class Runner:
         self.state = TrainState()
         self.clock = Clock()
         self.samples: list[dict[str, Any]] = []
-        self.history: dict[str, tuple[list[int], list[float]]] = {}
+        self.history: dict[str, tuple[array[int], array[float]]] = {}
         self._peak_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self._reported_saves = 0
         self._logged = (0.0, 0)
@@ -236,6 +236,7 @@ class Runner:
                 raise
             finally:
                 self.checkpoint.close()
+                self.visualization.close()
             self.backup.close()
         if stop.signal_number is not None:
             raise Interrupted(stop.signal_number)
@@ -378,7 +379,7 @@ class Runner:
         for name, value in values.items():
             if name == "steps_at_risk" or name.startswith(("backup_", "checkpoint_")):
                 continue  # about the machine, not about training
-            steps, series = self.history.setdefault(name, ([], []))
+            steps, series = self.history.setdefault(name, (array("q"), array("d")))
             steps.append(step)
             series.append(value)
 
@@ -501,6 +502,8 @@ class Runner:
             self._plot(self.state.step)
         with self.clock.measure("checkpoint"):
             self.checkpoint.close()
+        with self.clock.measure("last plots"):
+            self.visualization.close()
         if status == "stopped_early":
             self._restore_best()
         self._write_results(status)
@@ -570,4 +573,9 @@ class Runner:
             "saves": [asdict(report) for report in self.checkpoint.reports],
             "saves_failed": self.checkpoint.failures,
             "saves_skipped": self.checkpoint.skipped,
+            "plots": [asdict(report) for report in self.visualization.reports],
+            "plots_failed": self.visualization.failures,
+            "plots_skipped": self.visualization.skipped,
+            # No training waited for it, but the end of the run did.
+            "last_plots_s": self.clock.seconds.get("last plots", 0.0),
         }

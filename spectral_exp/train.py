@@ -59,8 +59,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     """SIGTERM outside a run's own loop: pass it on to the workers of a parallel sweep, which then save; else stop."""
-    # Processes with a session of their own help a run, and end with it.
-    workers = [child for child in psutil.Process().children(recursive=True) if _in_our_session(child.pid)]
+    from spectral_exp.monitoring.background_drawing import drawing_process_ids
+
+    drawing = drawing_process_ids()
+    workers = [child for child in psutil.Process().children(recursive=True) if child.pid not in drawing]
     for worker in workers:
         worker.send_signal(number)
     if not workers:

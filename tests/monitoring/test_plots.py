@@ -19,10 +19,11 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from spectral_exp.monitoring.plots.comparison import Experiment, bar_metrics, comparison_figure, short_labels
+from spectral_exp.monitoring.plots.comparison import bar_metrics, comparison_figure, short_labels
 from spectral_exp.monitoring.plots.curves import METRICS, metric_style
 from spectral_exp.monitoring.plots.interference import interference_figure, readable_tokens
-from spectral_exp.monitoring.plots.packets import Waves, packet_figure
+from spectral_exp.monitoring.plots.packets import packet_figure
+from spectral_exp.monitoring.plots.runs import Experiment
 from spectral_exp.monitoring.plots.series import (
     MAX_POINTS,
     FloatArray,
@@ -45,8 +46,9 @@ from spectral_exp.monitoring.plots.theme import (
     styled,
     token_text,
 )
+from spectral_exp.monitoring.plots.tokens import Tokens, Waves
 from spectral_exp.monitoring.plots.training import training_figure
-from spectral_exp.monitoring.plots.waves import Tokens, amplitude_figure, frequency_figure, phase_figure
+from spectral_exp.monitoring.plots.waves import amplitude_figure, frequency_figure, phase_figure
 
 DPI = 50
 """Low, to be quick. Text and layout scale with it."""

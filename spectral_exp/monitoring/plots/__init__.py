@@ -1,5 +1,17 @@
 """The figures: plain numpy arrays in, a matplotlib `Figure` out.
 
-The arrays are taken out of histories, models and run directories by `histories`, `internals` and `runs`. The drawing
-modules import matplotlib (its object-oriented part, never pyplot); these three and `series` do not, nor torch.
+`histories`, `internals` and `runs` take the arrays out of histories, models and run directories and give back a
+`Drawing`. Training waits for them, so they copy and leave all else to the drawing. Like `series` and `tokens` they load
+neither matplotlib nor torch; the drawing modules load matplotlib (its object-oriented part, never pyplot).
 """
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Drawing: TypeAlias = "Callable[[], Figure]"
+"""A function of one of these modules with its arguments, plain arrays: can be pickled and drawn by another process."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
 from math import ceil, isfinite
 
@@ -20,6 +20,7 @@ from spectral_exp.monitoring.plots.curves import (
     metric_style,
     step_range,
 )
+from spectral_exp.monitoring.plots.runs import Experiment
 from spectral_exp.monitoring.plots.series import Envelope, Series, envelope, smooth, smoothing_window
 from spectral_exp.monitoring.plots.theme import (
     LINE_STYLES,
@@ -38,21 +39,6 @@ _LOSS_HEIGHT, _PANEL_HEIGHT = 4.0, 3.0
 _MAX_BAR_PANELS, _BAR_COLUMNS = 6, 3
 _BARS_FIRST = ("val_loss", "best_val_loss", "val_bpb", "best_val_bpb", "perplexity", "val_perplexity", "loss")
 _RUN_SUFFIX = re.compile(r"_\d{8}_\d{6}_[0-9a-z]+$")
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """What one run contributes to a comparison.
-
-    Args:
-        label: its name.
-        series: quantities over the steps by metric name; `loss` is the training loss.
-        final: final metrics by name.
-    """
-
-    label: str
-    series: Mapping[str, Series] = field(default_factory=dict)
-    final: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

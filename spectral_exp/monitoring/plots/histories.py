@@ -4,13 +4,35 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spectral_exp.monitoring.plots import Drawing
 from spectral_exp.monitoring.plots.series import FloatArray, Series
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _log = logging.getLogger(__name__)
+
+
+def training_drawing(step: int, loss_history: Any, metrics: Mapping[str, Any]) -> Drawing | None:
+    """The training dynamics up to `step`; None when there is nothing to show.
+
+    A metric `loss` stands in for a loss history.
+    """
+    series = metric_series(metrics, step)
+    metric = series.pop("loss", None)
+    loss = loss_series(loss_history, step) or metric
+    return partial(_draw_training, step, loss, series) if loss is not None or series else None
+
+
+def _draw_training(step: int, loss: Series | None, series: Mapping[str, Series]) -> Figure:
+    from spectral_exp.monitoring.plots.training import training_figure
+
+    return training_figure(step, loss, series)
 
 
 def loss_series(history: Any, step: int) -> Series | None:

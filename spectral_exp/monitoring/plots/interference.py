@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from spectral_exp.monitoring.plots.series import FloatArray
 from spectral_exp.monitoring.plots.theme import MUTED, new_figure, token_text
+from spectral_exp.monitoring.plots.tokens import MAX_SENTENCE
 
 MAX_HEADS = 16
 
@@ -26,7 +27,7 @@ def columns_for(n_heads: int) -> int:
 
 def readable_tokens(n_heads: int) -> int:
     """How many tokens the axes of a panel can name legibly."""
-    return {1: 32, 2: 24, 3: 18, 4: 14}[columns_for(n_heads)]
+    return {1: MAX_SENTENCE, 2: 24, 3: 18, 4: 14}[columns_for(n_heads)]
 
 
 def interference_figure(title: str, weights: FloatArray, texts: Sequence[str]) -> Figure:
@@ -34,13 +35,15 @@ def interference_figure(title: str, weights: FloatArray, texts: Sequence[str]) -
 
     Args:
         title: heading of the figure.
-        weights: (H, T, T) mixing weights; only the first `MAX_HEADS` are drawn.
+        weights: (H, T, T) mixing weights; only the first `MAX_HEADS` are drawn, and of the tokens the first that the
+            axes of a panel can name. (Models are causal: weights among the first do not depend on those cut off.)
         texts: T token texts.
     """
-    shown = weights[:MAX_HEADS]
+    n_tokens = readable_tokens(len(weights))
+    shown = weights[:MAX_HEADS, :n_tokens, :n_tokens]
     columns = columns_for(len(shown))
     rows = ceil(len(shown) / columns)
-    names = [token_text(text, 6) for text in texts]
+    names = [token_text(text, 6) for text in texts[:n_tokens]]
     cell = min(11.0 / columns, 7.5)
     figure = new_figure(
         0.8 + rows * (cell + 0.25),

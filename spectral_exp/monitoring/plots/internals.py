@@ -10,20 +10,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spectral_exp.monitoring.plots.histories import numbers
+from spectral_exp.monitoring.plots import Drawing
 from spectral_exp.monitoring.plots.series import FloatArray, IntArray, even_rows
+from spectral_exp.monitoring.plots.tokens import MAX_SENTENCE, Tokens, Waves, heat_rows, named_rows
 
 if TYPE_CHECKING:
     import torch
     from matplotlib.figure import Figure
     from torch import nn
-
-Drawing: TypeAlias = "Callable[[], Figure]"
-"""A drawing function with all its arguments, which are plain arrays: can be pickled."""
 
 _log = logging.getLogger(__name__)
 
@@ -99,20 +97,23 @@ def _overview(
     step: int, module: nn.Module, name: str, sample: TextSample | None, token_labels: Callable[[int], str] | None
 ) -> Drawing:
     """One wave attribute of the whole vocabulary, or of tokens spread evenly over a large one."""
-    from spectral_exp.monitoring.plots import waves
-
     attribute, figure = _OVERVIEWS[name]
     table: torch.Tensor = getattr(module, attribute)
     ids = even_rows(len(table), _TABLE_TOKENS)
-    named = ids[even_rows(len(ids), waves.HEAT_ROWS)]
-    tokens = waves.Tokens(ids, len(table), _texts(named, sample, token_labels))
-    return partial(getattr(waves, figure), step, tokens, _rows(table, ids))
+    shown = ids[heat_rows(len(ids))]
+    texts = _texts(shown[named_rows(len(shown))], sample, token_labels)
+    return partial(_draw_overview, figure, step, Tokens(ids, len(table), texts), _rows(table, ids))
+
+
+def _draw_overview(figure: str, step: int, tokens: Tokens, table: FloatArray) -> Figure:
+    from spectral_exp.monitoring.plots import waves
+
+    drawn: Figure = getattr(waves, figure)(step, tokens, _known(table))
+    return drawn
 
 
 def _packets(step: int, module: Any, sample: TextSample | None, token_labels: Callable[[int], str] | None) -> Drawing:
     """The waves of a few tokens; a part the model lacks takes its neutral value."""
-    from spectral_exp.monitoring.plots import packets, waves
-
     vocab_size = len(module.base_freqs)
     ids = _sample_ids(sample, vocab_size)
     freqs = _rows(module.base_freqs, ids)
@@ -120,17 +121,42 @@ def _packets(step: int, module: Any, sample: TextSample | None, token_labels: Ca
     equal = np.full((*freqs.shape, 1), freqs.shape[1] ** -0.5)
     amps = _rows(module.harmonic_amps, ids) if _has_wave(module, "harmonic_amps") else equal
     rates = getattr(module, "position_rates", None)
-    found = packets.Waves(freqs, phases, amps, None if rates is None else numbers(rates))
-    return partial(packets.packet_figure, step, waves.Tokens(ids, vocab_size, _texts(ids, sample, token_labels)), found)
+    copied = None if rates is None else _copy(rates)
+    return partial(
+        _draw_packets, step, Tokens(ids, vocab_size, _texts(ids, sample, token_labels)), freqs, phases, amps, copied
+    )
+
+
+def _draw_packets(
+    step: int, tokens: Tokens, freqs: FloatArray, phases: FloatArray, amps: FloatArray, rates: FloatArray | None
+) -> Figure:
+    from spectral_exp.monitoring.plots.packets import packet_figure
+
+    moving = None if rates is None else rates.astype(np.float64)
+    return packet_figure(step, tokens, Waves(_known(freqs), _known(phases), _known(amps), moving))
+
+
+def _known(values: FloatArray) -> FloatArray:
+    """As float64, infinities as NaN."""
+    values = values.astype(np.float64)
+    return np.where(np.isfinite(values), values, np.nan)
 
 
 def _rows(table: torch.Tensor, ids: IntArray) -> FloatArray:
-    """Rows of a parameter as float64, infinities as NaN; the rest of it never leaves its device."""
+    """A copy of rows of a parameter; the others never leave its device."""
     import torch
 
-    rows = table.detach()[torch.from_numpy(ids).to(table.device)]
-    values = rows.cpu().double().numpy()
-    return np.where(np.isfinite(values), values, np.nan)
+    table = table.detach()
+    return _copy(table if len(ids) == len(table) else table[torch.from_numpy(ids).to(table.device)])
+
+
+def _copy(values: torch.Tensor) -> FloatArray:
+    """A copy as an array, in single precision where numpy does not know the tensor's own."""
+    import torch
+
+    dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
+    copied: FloatArray = values.detach().to("cpu", dtype, copy=True).numpy()
+    return copied
 
 
 def _sample_ids(sample: TextSample | None, vocab_size: int) -> IntArray:
@@ -152,25 +178,38 @@ def _texts(ids: IntArray, sample: TextSample | None, token_labels: Callable[[int
 
 
 def _mixing(step: int, model: Any, layer: int, sample: TextSample, kind: str) -> Drawing:
-    """The mixing weights of one layer for the sample, cut to as many tokens as a panel can name.
-
-    The models are causal, so that the weights among the first tokens do not depend on those cut off.
-    """
+    """The mixing weights of one layer for the sample, as far as a figure can name its tokens."""
     import torch
-
-    from spectral_exp.monitoring.plots.interference import interference_figure, readable_tokens
 
     n_layer, block_size = getattr(model, "n_layer", None), getattr(model, "block_size", None)
     chosen = layer + n_layer if layer < 0 and n_layer is not None else layer
-    n_tokens = min(readable_tokens(1), len(sample.ids), block_size or len(sample.ids))
+    n_tokens = min(MAX_SENTENCE, len(sample.ids), block_size or len(sample.ids))
     device = next((p.device for p in model.parameters()), None)
     with _undisturbed(model):
         ids = torch.tensor([list(map(int, sample.ids[:n_tokens]))], dtype=torch.int64, device=device)
-        weights = model.attention_weights(ids, chosen).detach().cpu().double().numpy()
-    n_tokens = min(n_tokens, readable_tokens(len(weights)))
+        weights = _copy(model.attention_weights(ids, chosen))
     place = f"layer {chosen + 1}" + (f" of {n_layer}" if n_layer else "") if chosen >= 0 else f"layer {chosen}"
     title = f"{kind.capitalize()} patterns, {place}, step {step:,}"
-    return partial(interference_figure, title, weights[:, :n_tokens, :n_tokens], list(sample.labels[:n_tokens]))
+    return partial(_draw_mixing, title, weights, list(sample.labels[:n_tokens]))
+
+
+def _draw_mixing(title: str, weights: FloatArray, texts: Sequence[str]) -> Figure:
+    from spectral_exp.monitoring.plots.interference import interference_figure
+
+    return interference_figure(title, weights.astype(np.float64), texts)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread of torch meanwhile, enough for a few tokens: several would wait for a core that something else has."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -7,7 +7,6 @@ rates gamma_w its packet is the sum over w and m of a_wm sin(2 pi m f_w tau + ph
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,44 +15,10 @@ from numpy.typing import NDArray
 
 from spectral_exp.monitoring.plots.series import FloatArray, largest
 from spectral_exp.monitoring.plots.theme import SERIES, new_figure, number_axis, token_text
-from spectral_exp.monitoring.plots.waves import TAU, Tokens
+from spectral_exp.monitoring.plots.tokens import Tokens, Waves
 
 MAX_TOKENS = 5
 _POSITIONS = np.arange(64.0)
-
-
-@dataclass(frozen=True)
-class Waves:
-    """The waves of N tokens.
-
-    Args:
-        freqs: (N, W) base frequencies, in cycles.
-        phases: (N, W) phases, in radians.
-        amps: (N, W, M) amplitudes of the harmonics.
-        rates: (W,) position rates, in radians per position; None for a model without.
-    """
-
-    freqs: FloatArray
-    phases: FloatArray
-    amps: FloatArray
-    rates: FloatArray | None
-
-    def packet(self, row: int, tau: FloatArray, positions: FloatArray) -> NDArray[np.complex128]:
-        """Complex sum of the waves of token `row`: its imaginary part is the packet, its size the envelope.
-
-        Args:
-            row: which token.
-            tau: phase time; the embedding reads its waves at tau = 1.
-            positions: positions t, of the same shape as `tau`.
-        """
-        turn = np.exp(1j * TAU * np.outer(self.freqs[row], tau))
-        rates = np.zeros(len(turn)) if self.rates is None else self.rates
-        # Horner's scheme over the harmonics: a_1 z + a_2 z^2 + ... without a power per harmonic.
-        total = np.zeros_like(turn)
-        for amplitudes in self.amps[row].T[::-1]:
-            total = (total + amplitudes[:, None]) * turn
-        shift = np.exp(1j * (self.phases[row][:, None] + np.outer(rates, positions)))
-        return np.asarray((total * shift).sum(axis=0))
 
 
 def packet_figure(step: int, tokens: Tokens, waves: Waves) -> Figure:

@@ -4,18 +4,47 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import numpy as np
 
 from spectral_exp.errors import UserError
+from spectral_exp.monitoring.plots import Drawing
 from spectral_exp.monitoring.plots.histories import is_steps_and_values, metric_series, numbers
 from spectral_exp.monitoring.plots.series import Series
 from spectral_exp.run_dir import NON_FINITE, RunPaths, read_json
 
 if TYPE_CHECKING:
-    from spectral_exp.monitoring.plots.comparison import Experiment
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What one run contributes to a comparison.
+
+    Args:
+        label: its name.
+        series: quantities over the steps by metric name; `loss` is the training loss.
+        final: final metrics by name.
+    """
+
+    label: str
+    series: Mapping[str, Series] = field(default_factory=dict)
+    final: Mapping[str, float] = field(default_factory=dict)
+
+
+def comparison_drawing(experiments: Sequence[Experiment]) -> Drawing | None:
+    """The figure that compares them; None without any."""
+    return partial(_draw_comparison, list(experiments)) if experiments else None
+
+
+def _draw_comparison(experiments: Sequence[Experiment]) -> Figure:
+    from spectral_exp.monitoring.plots.comparison import comparison_figure
+
+    return comparison_figure(experiments)
 
 
 def labelled(experiments: Mapping[str, Any] | Sequence[str | Path]) -> list[tuple[str, Any]]:
@@ -37,8 +66,6 @@ def experiment(label: str, source: Mapping[str, Any] | str | Path) -> Experiment
 
 
 def _given(label: str, source: Mapping[str, Any]) -> Experiment:
-    from spectral_exp.monitoring.plots.comparison import Experiment
-
     history = source.get("loss_history")
     history = [] if history is None else history
     n_steps = numbers(history[0] if is_steps_and_values(history) else history).size
@@ -48,8 +75,6 @@ def _given(label: str, source: Mapping[str, Any]) -> Experiment:
 
 def _read(label: str, run: Path) -> Experiment:
     """What a run directory holds; a torn last line of its metrics is passed over."""
-    from spectral_exp.monitoring.plots.comparison import Experiment
-
     paths = RunPaths(run)
     if not paths.metrics_file.exists() and not paths.results_file.exists():
         raise UserError(f"{run} holds neither {paths.metrics_file.relative_to(run)} nor {paths.results_file.name}")

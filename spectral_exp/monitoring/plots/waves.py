@@ -6,9 +6,6 @@ phi (N, W) in radians and amplitudes a (N, W, M); at position t a wave is a sin(
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colorbar import Colorbar
@@ -28,31 +25,7 @@ from spectral_exp.monitoring.plots.theme import (
     short_number,
     token_text,
 )
-
-TAU = 2 * np.pi
-HEAT_ROWS = 256
-_TICK_ROWS = 18
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Which tokens an array's rows stand for.
-
-    Args:
-        ids: (N,) ids of the rows.
-        vocab_size: how many tokens there are, V.
-        texts: texts of some of the tokens, by id.
-    """
-
-    ids: NDArray[np.int64]
-    vocab_size: int
-    texts: Mapping[int, str] = field(default_factory=dict)
-
-    @property
-    def note(self) -> str:
-        """How many tokens of the vocabulary are shown."""
-        n = len(self.ids)
-        return f"{n:,} tokens" if n == self.vocab_size else f"{n:,} of {self.vocab_size:,} tokens, evenly spaced"
+from spectral_exp.monitoring.plots.tokens import TAU, Tokens, heat_rows, named_rows
 
 
 def frequency_figure(step: int, tokens: Tokens, freqs: FloatArray) -> Figure:
@@ -103,11 +76,11 @@ def _token_map(
     figure: FigureBase, axes: Axes, tokens: Tokens, values: FloatArray, name: str, cmap: str, vmin: float, vmax: float
 ) -> Colorbar:
     """Heat map of tokens (rows) by waves (columns), some rows labelled with id and text."""
-    rows = even_rows(len(values), HEAT_ROWS)
+    rows = heat_rows(len(values))
     extent = (0.5, values.shape[1] + 0.5, len(rows) - 0.5, -0.5)
     norm = Normalize(vmin, vmax if vmax > vmin else vmin + 1)
     image = axes.imshow(values[rows], aspect="auto", interpolation="nearest", cmap=cmap, norm=norm, extent=extent)
-    ticks = even_rows(len(rows), _TICK_ROWS)
+    ticks = named_rows(len(rows))
     names = [_row_name(tokens, int(tokens.ids[rows[tick]])) for tick in ticks]
     axes.set_yticks(ticks.tolist(), labels=names, family="DejaVu Sans Mono", fontsize=11)
     axes.grid(False)

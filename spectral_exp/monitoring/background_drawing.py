@@ -1,0 +1,283 @@
+"""Plots drawn in a child process, one after another, while training goes on."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from typing import IO, cast
+
+from spectral_exp.monitoring.drawing import (
+    DrawingError,
+    Failures,
+    PlotReport,
+    PlotSet,
+    ProcessEndedError,
+    write_plot,
+)
+from spectral_exp.monitoring.plots import Drawing
+
+_log = logging.getLogger(__name__)
+
+_MAX_DEATHS = 3
+"""Processes in a row that may end before they have answered once."""
+
+_drawing: weakref.WeakSet[BackgroundDrawing] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Let no plot be cut off by the end of the process, however its owner forgot it."""
+    for background in list(_drawing):
+        background.close()
+
+
+def drawing_process_ids() -> set[int]:
+    """The children of this process that draw."""
+    return {found for background in list(_drawing) if (found := background.process_id) is not None}
+
+
+class BackgroundDrawing:
+    """Draws sets of plots in the order in which they come, and never lets the caller wait for it.
+
+    A thread hands one figure at a time to a child process, which starts with the first, and writes what comes back. So
+    the child may die at any moment: what was left of its set is lost, and the next set gets a new one. One set of each
+    kind waits at most; a newer one takes its place.
+
+    Args:
+        dpi: dots per inch.
+        failures: takes note of what could not be drawn.
+        exit_deadline_s: seconds that `close` waits for what is not drawn yet.
+        hang_s: seconds at one figure after which the next set finds the child hung, and ends it.
+
+    Attributes:
+        skipped: plots that were not drawn because newer ones, or the end, came before their turn.
+        reports: the sets that are done, in order.
+    """
+
+    def __init__(self, dpi: int, failures: Failures, exit_deadline_s: float, hang_s: float = 120.0) -> None:
+        self.dpi = dpi
+        self.exit_deadline_s = exit_deadline_s
+        self.hang_s = hang_s
+        self.skipped = 0
+        self.reports: list[PlotReport] = []
+        self._failures = failures
+        self._changed = threading.Condition()
+        self._waiting: dict[str, PlotSet] = {}
+        self._current: PlotSet | None = None
+        self._since_s = 0.0
+        self._abandoned = self._closing = False
+        self._thread: threading.Thread | None = None
+        self._process: DrawingProcess | None = None
+        self._deaths = 0
+        _drawing.add(self)
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is still to be drawn."""
+        return self._current is not None or bool(self._waiting)
+
+    @property
+    def process_id(self) -> int | None:
+        """The child's, while there is one."""
+        process = self._process
+        return None if process is None else process.pid
+
+    def submit(self, plots: PlotSet) -> None:
+        """Take a set to be drawn."""
+        with self._changed:
+            self._end_hung_process()
+            replaced = self._waiting.pop(plots.kind, None)
+            self.skipped += 0 if replaced is None else len(replaced.plots)
+            self._waiting[plots.kind] = plots
+            if self._thread is None or not self._thread.is_alive():
+                self._abandoned = self._closing = False
+                self._thread = threading.Thread(target=self._work, name="plots", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+        if replaced is not None:
+            _log.info("%s are passed over for %s: drawing takes longer than the steps between", replaced, plots)
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Return when everything is drawn, or after `timeout_s`; whether it is."""
+        # In a forked copy of the process there is no such thread: what is to be drawn is the original's affair.
+        if self._thread is None or not self._thread.is_alive():
+            return True
+        with self._changed:
+            return self._changed.wait_for(lambda: not self.busy, timeout_s)
+
+    def close(self) -> None:
+        """Wait until everything is drawn, at most `exit_deadline_s`, tell what is not, and end the child.
+
+        A later set starts another one.
+        """
+        thread = self._thread
+        if thread is None or not thread.is_alive():
+            return
+        try:
+            self.wait(self.exit_deadline_s)
+        finally:
+            self._abandon()
+            thread.join(1.0)
+
+    def _abandon(self) -> None:
+        """Give up what is not drawn yet, and let the thread end."""
+        with self._changed:
+            left = [*([self._current] if self._current else []), *self._waiting.values()]
+            self.skipped += sum(len(plots.plots) for plots in self._waiting.values())
+            self._waiting.clear()
+            self._abandoned, self._closing = bool(left), True
+            self._changed.notify_all()
+            process = self._process
+        if left:
+            told = " and ".join(map(str, left))
+            _log.warning("%s: not drawn when the end came; exit_deadline_s=%g is how long it waits for them",
+                         told, self.exit_deadline_s)  # fmt: skip
+            if process is not None:
+                process.kill()
+
+    def _end_hung_process(self) -> None:
+        """Kill a child that has been at one figure for too long; the thread then takes note of its end."""
+        if self._process is not None and self._current is not None and time.monotonic() - self._since_s > self.hang_s:
+            self._process.kill()
+
+    # --- the thread --------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        if hasattr(signal, "pthread_sigmask"):
+            # The child inherits this: signals to the whole process group are for the parent, which stops in order.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            while (plots := self._next()) is not None:
+                files = self._draw(plots)
+                self.reports.append(PlotReport.of(plots, files, waited=False))
+        finally:
+            self._end_process()
+
+    def _next(self) -> PlotSet | None:
+        """The set that has waited longest; None at the end."""
+        with self._changed:
+            self._current = None
+            self._changed.notify_all()
+            while not self._waiting:
+                if self._closing:
+                    return None
+                self._changed.wait()
+            self._since_s = time.monotonic()
+            self._current = self._waiting.pop(next(iter(self._waiting)))
+            return self._current
+
+    def _draw(self, plots: PlotSet) -> int:
+        """Draw and write a set; how many files there are."""
+        files = 0
+        for index, plot in enumerate(plots.plots):
+            left = len(plots.plots) - index
+            if self._abandoned or self._deaths >= _MAX_DEATHS:
+                self._skip(left)
+                break
+            self._since_s = time.monotonic()
+            try:
+                if self._process is None:
+                    self._process = DrawingProcess()
+                png = self._process.draw(plot.draw, self.dpi)
+                self._deaths = 0
+                write_plot(plot.path, png)
+                files += 1
+            except ProcessEndedError as error:
+                self._end_process()
+                self._note_death(error, f"{plot.name} and what follows it of {plots}", left)
+                break
+            except Exception as error:
+                self._failures.note(plot.name, error)
+        return files
+
+    def _note_death(self, error: ProcessEndedError, name: str, n_plots: int) -> None:
+        if self._abandoned:
+            self._skip(n_plots)
+            return
+        self._failures.note(name, error, n_plots)
+        self._deaths += 1
+        if self._deaths == _MAX_DEATHS:
+            _log.warning("no more plots are drawn: %d processes in a row ended at their first one; background=false "
+                         "draws in the process that trains", _MAX_DEATHS)  # fmt: skip
+
+    def _skip(self, n_plots: int) -> None:
+        with self._changed:
+            self.skipped += n_plots
+
+    def _end_process(self) -> None:
+        if self._process is not None:
+            self._process.end()
+            self._process = None
+
+
+class DrawingProcess:
+    """A child process that draws, one figure at a time.
+
+    It is a fresh interpreter: a fork of a process that has used threads may hang, and `multiprocessing` would run the
+    main script a second time.
+
+    Raises:
+        ProcessEndedError: it cannot be started.
+    """
+
+    def __init__(self) -> None:
+        # Modules are found where this process finds them, whatever was done to its path.
+        code = f"import sys; sys.path[:] = {list(map(str, sys.path))!r}; "
+        code += "from spectral_exp.monitoring.plots.child import main; main()"
+        one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", code],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, **one_thread, "MPLBACKEND": "agg"},
+            )
+        except OSError as error:
+            raise ProcessEndedError(f"a process that draws could not be started: {error}") from error
+        self._requests = cast("IO[bytes]", self._process.stdin)
+        self._answers = cast("IO[bytes]", self._process.stdout)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def draw(self, drawing: Drawing, dpi: int) -> bytes:
+        """The PNG file of a figure.
+
+        Raises:
+            DrawingError: the figure cannot be drawn.
+            ProcessEndedError: the process has ended.
+        """
+        request = pickle.dumps((drawing, dpi), protocol=pickle.HIGHEST_PROTOCOL)
+        try:
+            self._requests.write(request)
+            self._requests.flush()
+            answer: bytes | tuple[str, str] = pickle.load(self._answers)
+        except (OSError, EOFError, pickle.UnpicklingError) as error:
+            raise ProcessEndedError(f"the process that draws ended {self.end()}") from error
+        if isinstance(answer, bytes):
+            return answer
+        raise DrawingError(*answer)
+
+    def kill(self) -> None:
+        """Let it end at once, without waiting. Only the figure it is drawing is lost."""
+        self._process.kill()
+
+    def end(self) -> str:
+        """End it, if it has not ended by itself; how it ended."""
+        self._process.kill()
+        self._answers.close()
+        with contextlib.suppress(OSError):  # it never read all
+            self._requests.close()
+        code = self._process.wait()
+        return f"with exit code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"

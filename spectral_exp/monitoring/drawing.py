@@ -1,0 +1,149 @@
+"""Plots to be drawn, the files they become, and how failures are told: once for each cause, never by stopping."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from spectral_exp.errors import UserError
+from spectral_exp.monitoring.plots import Drawing
+from spectral_exp.run_dir import atomic_writer
+
+_log = logging.getLogger(__name__)
+
+_REMEDIES = {
+    errno.ENOSPC: "free some disk space, raise viz_interval, or switch the plots off",
+    errno.EDQUOT: "free some of your disk quota, raise viz_interval, or switch the plots off",
+    errno.EACCES: "make the folder writable or choose another viz_dir",
+    errno.EPERM: "make the folder writable or choose another viz_dir",
+    errno.EROFS: "choose a viz_dir on a writable file system",
+    errno.ENOTDIR: "a file stands where the folder should be: move it or choose another viz_dir",
+    errno.EEXIST: "a file stands where the folder should be: move it or choose another viz_dir",
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure that can be drawn, its name without step and time, and the file it is to become."""
+
+    name: str
+    path: Path
+    draw: Drawing
+
+
+@dataclass(frozen=True)
+class PlotSet:
+    """The plots of one call.
+
+    Attributes:
+        kind: training, model or comparison.
+        step: the step they show; None for a comparison.
+        started_s: when the call came, of `time.perf_counter`.
+        blocked_s: seconds that it took to gather what is drawn.
+    """
+
+    kind: str
+    step: int | None
+    plots: Sequence[Plot]
+    started_s: float
+    blocked_s: float
+
+    def __str__(self) -> str:
+        return f"the {self.kind} plots" + ("" if self.step is None else f" of step {self.step}")
+
+
+@dataclass(frozen=True)
+class PlotReport:
+    """What one set of plots cost.
+
+    Attributes:
+        kind: training, model or comparison.
+        step: the step they show; None for a comparison.
+        blocked_s: seconds that the caller waited.
+        drawn_s: seconds from the call until the last file was there.
+        files: how many were written.
+    """
+
+    kind: str
+    step: int | None
+    blocked_s: float
+    drawn_s: float
+    files: int
+
+    @classmethod
+    def of(cls, plots: PlotSet, files: int, *, waited: bool) -> PlotReport:
+        """The report at the moment when `plots` are done; `waited` says whether the caller waited until then."""
+        drawn_s = time.perf_counter() - plots.started_s
+        return cls(plots.kind, plots.step, drawn_s if waited else plots.blocked_s, drawn_s, files)
+
+
+class Failures:
+    """Plots that could not be made or written: all are counted, each cause is told once. For several threads.
+
+    Attributes:
+        count: how many there were.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._causes: set[tuple[object, ...]] = set()
+        self._lock = threading.Lock()
+
+    def note(self, name: str, error: Exception, n_plots: int = 1) -> None:
+        """Count `n_plots` as failed; warn of it unless the cause is known. A full disk is one cause for all plots."""
+        code = error.errno if isinstance(error, OSError) else None
+        cause = (code,) if code in _REMEDIES else (name, type(error))
+        with self._lock:
+            self.count += n_plots
+            level = logging.DEBUG if cause in self._causes else logging.WARNING
+            self._causes.add(cause)
+        remedy = _REMEDIES.get(code or 0, "it is left out and everything else goes on")
+        told = f"{type(error).__name__}: {error}"
+        trace: Exception | None = None if isinstance(error, OSError | UserError | ProcessEndedError) else error
+        if isinstance(error, DrawingError):
+            told, remedy, trace = error.told, f"{remedy}\n{error.trace.rstrip()}", None
+        _log.log(level, "plot %s skipped: %s; %s", name, told, remedy, exc_info=trace)
+
+
+class DrawingError(Exception):
+    """The process that draws could not draw a figure.
+
+    Args:
+        told: type and message of the error there.
+        trace: its traceback.
+    """
+
+    def __init__(self, told: str, trace: str) -> None:
+        super().__init__(told, trace)
+        self.told, self.trace = told, trace
+
+
+class ProcessEndedError(Exception):
+    """The process that draws has ended, or could not be started."""
+
+
+def write_plot(path: Path, png: bytes) -> None:
+    """Write a file, whole or not at all; its folder is made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_writer(path) as file:
+        file.write(png)
+
+
+def draw_here(plots: PlotSet, dpi: int, failures: Failures) -> list[Path]:
+    """Draw and write in this process; the files written."""
+    from spectral_exp.monitoring.plots.theme import render
+
+    written = []
+    for plot in plots.plots:
+        try:
+            write_plot(plot.path, render(plot.draw, dpi))
+        except Exception as error:
+            failures.note(plot.name, error)
+        else:
+            written.append(plot.path)
+    return written
