@@ -190,7 +190,8 @@ class GPT(nn.Module):
         if ids.shape[0] != 1 or ids.shape[1] > self.block_size:
             raise UserError(f"attention_weights takes ids (1, T <= {self.block_size}); got {tuple(ids.shape)}")
         was_training = self.training
-        self.eval()
+        if was_training:
+            self.eval()
         try:
             x = self.embedding(ids)
             blocks = list(self._blocks())
@@ -198,7 +199,8 @@ class GPT(nn.Module):
                 x = block(x)
             return blocks[layer].attention.weights(blocks[layer].attention_norm(x))[0]
         finally:
-            self.train(was_training)
+            if was_training:
+                self.train()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """PyTorch parameter groups by role, each parameter in exactly one.

@@ -52,11 +52,14 @@ def metric_series(metrics: Mapping[str, Any], step: int) -> dict[str, Series]:
         except (TypeError, ValueError):
             _log.debug("metric %s is not plotted: it does not hold numbers", name)
             continue
-        even = np.arange(1, values.size + 1) * ((step or values.size) / max(values.size, 1))
-        steps = numbers(value[0]) if is_pair else even
         if values.size:
+            steps = numbers(value[0]) if is_pair else _even_steps(values.size, step or values.size)
             found[str(name)] = _ordered(steps, values)
     return found
+
+
+def _even_steps(n: int, last: int) -> FloatArray:
+    return np.arange(1, n + 1) * (last / n)
 
 
 def is_steps_and_values(value: object) -> bool:

@@ -82,10 +82,15 @@ def unwrapped(model: Any) -> Any:
 
 
 def _wave_module(model: nn.Module) -> nn.Module | None:
-    """The module with the most wave attributes; None when no module has any."""
-    counts = [(sum(_has_wave(module, name) for name in _WAVE_DIMS), module) for module in model.modules()]
-    most, module = max(counts, key=lambda pair: pair[0])
-    return module if most else None
+    """The first module with the most wave attributes; None when no module has any."""
+    found, most = None, 0
+    for module in model.modules():
+        count = sum(_has_wave(module, name) for name in _WAVE_DIMS)
+        if count > most:
+            found, most = module, count
+        if most == len(_WAVE_DIMS):
+            break
+    return found
 
 
 def _has_wave(module: nn.Module, name: str) -> bool:
@@ -218,9 +223,11 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
     import torch
 
     modes = [(module, module.training) for module in model.modules()]
-    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
+    devices: list[int] = []
+    if torch.cuda.is_initialized():
+        devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=sorted(device.index for device in devices)):
+        with torch.no_grad(), torch.random.fork_rng(devices=devices):
             for module, _ in modes:
                 module.training = False
             yield

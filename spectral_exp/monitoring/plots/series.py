@@ -127,7 +127,9 @@ def isolated(values: FloatArray) -> NDArray[np.bool_]:
 
 def even_rows(n: int, at_most: int) -> IntArray:
     """At most `at_most` row numbers spread evenly over 0..n-1, both ends included."""
-    return np.unique(np.linspace(0, n - 1, min(n, at_most)).round().astype(np.int64))
+    if n <= at_most:
+        return np.arange(n, dtype=np.int64)
+    return np.unique(np.linspace(0, n - 1, at_most).round().astype(np.int64))
 
 
 def largest(values: FloatArray) -> float:
