@@ -22,6 +22,7 @@ from spectral_exp.errors import RunError, UserError, require
 BENCHES = {
     "checkpoint": ("spectral_exp.bench.checkpoint", "blocked time, time until durable, memory, loading"),
     "logging": ("spectral_exp.bench.metrics_log", "an entry of six metrics, and what a kill loses"),
+    "plots": ("spectral_exp.bench.plots", "what a set of plots blocks, when it is drawn, steps meanwhile"),
     "startup": ("spectral_exp.bench.startup", "--help, and the command to the first training step"),
 }
 

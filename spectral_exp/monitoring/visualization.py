@@ -150,6 +150,11 @@ class VisualizationManager:
 
         return self._plot("comparison", None, lambda: {"comparison": prepare})
 
+    @property
+    def busy(self) -> bool:
+        """Whether plots are still to be drawn."""
+        return self._background is not None and self._background.busy
+
     def wait(self) -> None:
         """Return when everything is drawn."""
         if self._background is not None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from spectral_exp.bench import checkpoint, measure, metrics_log, peers
+from spectral_exp.bench import checkpoint, measure, metrics_log, peers, plots
 from spectral_exp.bench.__main__ import BENCHES
 from spectral_exp.bench.measure import Figures, Line, Section, Spread, Target
 from spectral_exp.errors import RunError
@@ -136,6 +136,20 @@ def test_logging(tmp_path: Path) -> None:
     figures = {line["figure"] for line in found["lines"] if line["contender"] == metrics_log.OURS}
     assert {"an entry: median", "an entry: p99", "an entry / bare write", "an entry / a JSON line"} <= figures
     assert (peers.TENSORBOARD in lost) == peers.has_tensorboard()
+
+
+@pytest.mark.slow
+def test_plots(tmp_path: Path) -> None:
+    found, _ = measured("plots", "--rounds", "1", cwd=tmp_path)
+    assert found["benches"] == ["plots"]
+    figures = {(line["contender"], line["figure"]): line for line in found["lines"]}
+    for contender in (plots.IN_PROCESS, plots.IN_CHILD):
+        blocked, drawn = figures[contender, "blocked"], figures[contender, "until drawn"]
+        assert 0 < blocked["median"] < 1e3 * drawn["median"] + 1e-6
+        assert (blocked["target"] is None) == (contender == plots.IN_PROCESS)
+    assert {"blocked, training plots of 1,000,000 losses", "a step meanwhile / undisturbed, 1 thread"} <= {
+        figure for _, figure in figures
+    }
 
 
 @pytest.mark.slow

@@ -1,0 +1,146 @@
+"""What plots cost training: drawn by the process that trains, and by a child process, at the size of `make run`.
+
+Tensor letters: B batch, T tokens.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from array import array
+from collections.abc import Iterator
+
+import torch
+from torch.nn import functional
+
+from spectral_exp.bench import measure
+from spectral_exp.bench.measure import Figures, Line, Options, Section, Spread, Target, ratio, say, spread
+from spectral_exp.build import build_model
+from spectral_exp.command_line import CommandLine
+from spectral_exp.monitoring import VisualizationManager
+from spectral_exp.monitoring.visualization import TextSample
+
+IN_PROCESS = "ours, in the process that trains"
+IN_CHILD = "ours, in a child process"
+UNDISTURBED = "undisturbed"
+
+BLOCKED_MS = Target(5, strict=True)
+
+_VOCABULARY = 256
+_STEPS = 1000
+_LOG_INTERVAL = 10
+_METRICS = ("val_loss", "learning_rate", "perplexity", "grad_norm", "tokens_per_s", "wave_ratio", "resonance")
+_LONG_HISTORY = 1_000_000
+_SENTENCE = b"for wave in waves: packet.add(wave)"
+
+
+class _Run:
+    """The training of `make run` on random tokens, what it has logged, and a manager for its plots."""
+
+    def __init__(self, options: Options, *, background: bool) -> None:
+        torch.manual_seed(0)
+        (job,) = CommandLine.parse(["+experiment=wave_rgd"]).compose()
+        settings = job.config["monitoring"]["visualization"]
+        self.model = build_model(job.config, _VOCABULARY)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
+        shape = (job.config["training"]["batch_size"], job.config["model"]["block_size"])
+        self.ids = torch.randint(_VOCABULARY, shape)  # (B, T)
+        self.losses = array("d", torch.rand(_STEPS, dtype=torch.float64).tolist())
+        steps = array("q", range(_LOG_INTERVAL, _STEPS + 1, _LOG_INTERVAL))
+        self.history = {name: (steps, self.losses[: len(steps)]) for name in _METRICS}
+        self.sample = TextSample(list(_SENTENCE), [chr(i) for i in _SENTENCE])
+        name = "child" if background else "here"
+        self.plots = VisualizationManager(options.new_folder(name), dpi=settings["dpi"], background=background)
+
+    def step(self) -> float:
+        """One training step; the seconds that it took."""
+        start = time.perf_counter()
+        logits = self.model(self.ids)
+        loss = functional.cross_entropy(logits[:, :-1].flatten(0, 1), self.ids[:, 1:].flatten())
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return time.perf_counter() - start
+
+    def one_set(self) -> Figures:
+        """Plot between two steps; what it blocked, and when everything was there."""
+        self.step()
+        start = time.perf_counter()
+        self.begin()
+        blocked_s = time.perf_counter() - start
+        self.plots.wait()
+        return {"blocked_ms": 1e3 * blocked_s, "drawn_s": time.perf_counter() - start}
+
+    def begin(self) -> None:
+        """Ask for a set of plots."""
+        self.plots.generate_training_plots(_STEPS, self.losses, self.history)
+        self.plots.generate_model_plots(_STEPS, self.model, sample=self.sample, token_labels=chr)
+
+    def long_history(self) -> Figures:
+        """The training plots alone, of a very long run."""
+        losses = array("d", bytes(8 * _LONG_HISTORY))
+        self.step()
+        taken_s = measure.timed(lambda: self.plots.generate_training_plots(_LONG_HISTORY, losses, self.history))
+        self.plots.wait()
+        return {"blocked_ms": 1e3 * taken_s}
+
+    def undisturbed(self) -> Figures:
+        """The usual step while nothing is drawn."""
+        return {"step_s": statistics.median(self.step() for _ in range(20))}
+
+    def meanwhile(self) -> Figures:
+        """The usual step while a set is drawn."""
+        self.begin()
+        steps = [self.step()]
+        while self.plots.busy:
+            steps.append(self.step())
+        return {"step_s": statistics.median(steps)}
+
+
+def run(options: Options) -> Iterator[Section]:
+    """Measure what a set of plots blocks, then the steps around it."""
+    runs = {IN_PROCESS: _Run(options, background=False), IN_CHILD: _Run(options, background=True)}
+    try:
+        yield _sets(options, runs)
+        yield _steps(options, runs[IN_CHILD])
+    finally:
+        for each in runs.values():
+            each.plots.close()
+
+
+def _sets(options: Options, runs: dict[str, _Run]) -> Section:
+    say("drawing sets of plots")
+    for each in runs.values():
+        for _ in range(5):
+            each.step()
+    everyone = {name: each.one_set for name, each in runs.items()}
+    (first,) = measure.interleave(everyone, 1, budget_s=0)
+    n_rounds = options.rounds or (2 if options.quick else 9)
+    rounds = measure.interleave(everyone, n_rounds, budget_s=70)
+    long = measure.interleave({IN_CHILD: runs[IN_CHILD].long_history}, n_rounds, budget_s=20)
+    lines = []
+    for name in runs:
+        target = BLOCKED_MS if name == IN_CHILD else None
+        lines.append(Line(name, "blocked, first set", "ms", Spread.of([first[name]["blocked_ms"]])))
+        lines.append(Line(name, "blocked", "ms", spread(rounds, name, "blocked_ms"), target))
+    for name in runs:
+        lines.append(Line(name, "until drawn", "s", spread(rounds, name, "drawn_s")))
+    name = f"blocked, training plots of {_LONG_HISTORY:,} losses"
+    lines.append(Line(IN_CHILD, name, "ms", spread(long, IN_CHILD, "blocked_ms"), BLOCKED_MS))
+    return Section("a set of 1 training and 5 model plots", lines)
+
+
+def _steps(options: Options, child: _Run) -> Section:
+    lines = []
+    before = torch.get_num_threads()
+    for threads in sorted({1, before}, reverse=True):
+        say(f"training with {threads} threads while plots are drawn")
+        torch.set_num_threads(threads)
+        try:
+            everyone = {UNDISTURBED: child.undisturbed, IN_CHILD: child.meanwhile}
+            rounds = measure.interleave(everyone, options.rounds or (2 if options.quick else 5), budget_s=40)
+        finally:
+            torch.set_num_threads(before)
+        name = f"a step meanwhile / {UNDISTURBED}, {threads} thread{'s' * (threads > 1)}"
+        lines.append(Line(IN_CHILD, name, "x", ratio(rounds, IN_CHILD, UNDISTURBED, "step_s")))
+    return Section("training while a set is drawn", lines)
