@@ -108,6 +108,13 @@ def test_results_and_config(finished: tuple[Path, str]) -> None:
     assert results["best_metrics"]["val_loss"] <= results["final_metrics"]["val_loss"]
     assert results["reference"]["entropy_bits_per_byte"] < results["reference"]["unigram_bits_per_byte"]
     assert set(results["monitoring_cost"]["blocked_s"]) == {"checkpoint", "metrics", "visualization"}
+    cost = results["monitoring_cost"]
+    assert [(plots["kind"], plots["step"], plots["files"]) for plots in cost["plots"]] == [
+        ("training", 12, 1),
+        ("model", 12, 5),
+    ]
+    assert (cost["plots_failed"], cost["plots_skipped"]) == (0, 0)
+    assert cost["last_plots_s"] > 0
     assert results["generation_samples"][0]["text"]
     assert (run / results["best_checkpoint"]).is_file()
     assert config["config"]["name"] == "wave_rgd_qfe"
@@ -400,7 +407,8 @@ def test_a_backup_continues_on_an_empty_machine_bit_for_bit(
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_the_same_command_goes_on(number: signal.Signals, code: int, tmp_path: Path) -> None:
-    settings = ["+experiment=wave", *TINY, NO_PLOTS, "training.max_steps=100000", "hydra.run.dir=run"]
+    settings = ["+experiment=wave", *TINY, "training.max_steps=100000", "hydra.run.dir=run"]
+    settings += ["monitoring.visualization.viz_interval=100000", "monitoring.visualization.dpi=40"]
     process = subprocess.Popen(
         [sys.executable, "-m", "spectral_exp.train", *settings], cwd=tmp_path, stdout=subprocess.PIPE, text=True
     )
@@ -415,8 +423,9 @@ def test_a_signal_saves_and_the_same_command_goes_on(number: signal.Signals, cod
     assert results["status"] == "interrupted"
     stopped = results["totals"]["steps"]
     assert (tmp_path / f"run/checkpoints/checkpoint_step_{stopped}.pt").is_file()
+    assert len(list((tmp_path / "run/visualizations").glob(f"*_step_{stopped:07d}_*.png"))) == 6
     assert "resume=run" in printed
-    again = train("resume=run", f"training.max_steps={stopped + 3}", cwd=tmp_path)
+    again = train("resume=run", NO_PLOTS, f"training.max_steps={stopped + 3}", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert f"resuming after step {stopped}" in again.stdout
 

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 
 from spectral_exp.bench import measure
-from spectral_exp.bench.measure import Figures, Line, Options, Section, Spread, Target, ratio, say, spread
+from spectral_exp.bench.measure import Figures, Line, Options, Section, Spread, Target, say, spread
 from spectral_exp.build import build_model
 from spectral_exp.command_line import CommandLine
 from spectral_exp.monitoring import VisualizationManager
@@ -22,7 +22,6 @@ from spectral_exp.monitoring.visualization import TextSample
 
 IN_PROCESS = "ours, in the process that trains"
 IN_CHILD = "ours, in a child process"
-UNDISTURBED = "undisturbed"
 
 BLOCKED_MS = Target(5, strict=True)
 
@@ -84,17 +83,18 @@ class _Run:
         self.plots.wait()
         return {"blocked_ms": 1e3 * taken_s}
 
-    def undisturbed(self) -> Figures:
-        """The usual step while nothing is drawn."""
-        return {"step_s": statistics.median(self.step() for _ in range(20))}
-
-    def meanwhile(self) -> Figures:
-        """The usual step while a set is drawn."""
+    def around(self) -> Figures:
+        """Steps while nothing is drawn, then while a set is."""
+        usual_s = statistics.median(self.step() for _ in range(12))
         self.begin()
         steps = [self.step()]
         while self.plots.busy:
             steps.append(self.step())
-        return {"step_s": statistics.median(steps)}
+        return {
+            "ratio": statistics.median(steps) / usual_s,
+            "lost_s": sum(steps) - len(steps) * usual_s,
+            "cpu_s": sum(report.cpu_s for report in self.plots.reports[-2:]),
+        }
 
 
 def run(options: Options) -> Iterator[Section]:
@@ -137,10 +137,11 @@ def _steps(options: Options, child: _Run) -> Section:
         say(f"training with {threads} threads while plots are drawn")
         torch.set_num_threads(threads)
         try:
-            everyone = {UNDISTURBED: child.undisturbed, IN_CHILD: child.meanwhile}
-            rounds = measure.interleave(everyone, options.rounds or (2 if options.quick else 5), budget_s=40)
+            rounds = measure.interleave({IN_CHILD: child.around}, options.rounds or 4, budget_s=45)
         finally:
             torch.set_num_threads(before)
-        name = f"a step meanwhile / {UNDISTURBED}, {threads} thread{'s' * (threads > 1)}"
-        lines.append(Line(IN_CHILD, name, "x", ratio(rounds, IN_CHILD, UNDISTURBED, "step_s")))
+        while_ = f"{threads} thread{'s' * (threads > 1)}"
+        lines.append(Line(IN_CHILD, f"a step meanwhile / before, {while_}", "x", spread(rounds, IN_CHILD, "ratio")))
+        lines.append(Line(IN_CHILD, f"time lost to a set, {while_}", "s", spread(rounds, IN_CHILD, "lost_s")))
+        lines.append(Line(IN_CHILD, f"the child's processor time, {while_}", "s", spread(rounds, IN_CHILD, "cpu_s")))
     return Section("training while a set is drawn", lines)

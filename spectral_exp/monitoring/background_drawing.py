@@ -160,8 +160,8 @@ class BackgroundDrawing:
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
             while (plots := self._next()) is not None:
-                files = self._draw(plots)
-                self.reports.append(PlotReport.of(plots, files, waited=False))
+                files, cpu_s = self._draw(plots)
+                self.reports.append(PlotReport.of(plots, files, cpu_s))
         finally:
             self._end_process()
 
@@ -170,18 +170,20 @@ class BackgroundDrawing:
         with self._changed:
             self._current = None
             self._changed.notify_all()
+            was_idle = not self._waiting
             while not self._waiting:
                 if self._closing:
                     return None
                 self._changed.wait()
-                self._changed.wait_for(lambda: self._closing, _PAUSE_S)
             self._since_s = time.monotonic()
             self._current = self._waiting.pop(next(iter(self._waiting)))
+            if was_idle:
+                self._changed.wait_for(lambda: self._closing, _PAUSE_S)
             return self._current
 
-    def _draw(self, plots: PlotSet) -> int:
-        """Draw and write a set; how many files there are."""
-        files = 0
+    def _draw(self, plots: PlotSet) -> tuple[int, float]:
+        """Draw and write a set; how many files there are, and the child's processor seconds for them."""
+        files, cpu_s = 0, 0.0
         for index, plot in enumerate(plots.plots):
             left = len(plots.plots) - index
             if self._abandoned or self._deaths >= _MAX_DEATHS:
@@ -191,7 +193,8 @@ class BackgroundDrawing:
             try:
                 if self._process is None:
                     self._process = DrawingProcess()
-                png = self._process.draw(plot.draw, self.dpi)
+                png, taken_s = self._process.draw(plot.draw, self.dpi)
+                cpu_s += taken_s
                 self._deaths = 0
                 write_plot(plot.path, png)
                 files += 1
@@ -201,7 +204,7 @@ class BackgroundDrawing:
                 break
             except Exception as error:
                 self._failures.note(plot.name, error)
-        return files
+        return files, cpu_s
 
     def _note_death(self, error: ProcessEndedError, name: str, n_plots: int) -> None:
         if self._abandoned:
@@ -247,6 +250,7 @@ class DrawingProcess:
             )
         except OSError as error:
             raise ProcessEndedError(f"a process that draws could not be started: {error}") from error
+        self._cpu_s = 0.0
         self._requests = cast("IO[bytes]", self._process.stdin)
         self._answers = cast("IO[bytes]", self._process.stdout)
 
@@ -255,8 +259,8 @@ class DrawingProcess:
         """Its process id."""
         return self._process.pid
 
-    def draw(self, drawing: Drawing, dpi: int) -> bytes:
-        """The PNG file of a figure.
+    def draw(self, drawing: Drawing, dpi: int) -> tuple[bytes, float]:
+        """The PNG file of a figure, and the processor seconds it took, with the first those for starting.
 
         Raises:
             DrawingError: the figure cannot be drawn.
@@ -266,11 +270,13 @@ class DrawingProcess:
         try:
             self._requests.write(request)
             self._requests.flush()
-            answer: bytes | tuple[str, str] = pickle.load(self._answers)
+            answer: bytes | tuple[str, str]
+            answer, cpu_s = pickle.load(self._answers)
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             raise ProcessEndedError(f"the process that draws ended {self.end()}") from error
+        taken_s, self._cpu_s = cpu_s - self._cpu_s, cpu_s
         if isinstance(answer, bytes):
-            return answer
+            return answer, taken_s
         raise DrawingError(*answer)
 
     def kill(self) -> None:

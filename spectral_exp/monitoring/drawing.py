@@ -67,6 +67,8 @@ class PlotReport:
         blocked_s: seconds that the caller waited.
         drawn_s: seconds from the call until the last file was there.
         files: how many were written.
+        cpu_s: processor seconds that another process took for them. Training that keeps every core busy is slowed down
+            by about as much; other training is not.
     """
 
     kind: str
@@ -74,12 +76,14 @@ class PlotReport:
     blocked_s: float
     drawn_s: float
     files: int
+    cpu_s: float
 
     @classmethod
-    def of(cls, plots: PlotSet, files: int, *, waited: bool) -> PlotReport:
-        """The report at the moment when `plots` are done; `waited` says whether the caller waited until then."""
+    def of(cls, plots: PlotSet, files: int, cpu_s: float | None) -> PlotReport:
+        """The report at the moment when `plots` are done; without `cpu_s` the caller has waited until then."""
         drawn_s = time.perf_counter() - plots.started_s
-        return cls(plots.kind, plots.step, drawn_s if waited else plots.blocked_s, drawn_s, files)
+        blocked_s = drawn_s if cpu_s is None else plots.blocked_s
+        return cls(plots.kind, plots.step, blocked_s, drawn_s, files, cpu_s or 0.0)
 
 
 class Failures:

@@ -207,7 +207,7 @@ class VisualizationManager:
             self._background.submit(plot_set)
             return [plot.path for plot in plots]
         written = draw_here(plot_set, self.dpi, self._failures)
-        self._reports.append(PlotReport.of(plot_set, len(written), waited=True))
+        self._reports.append(PlotReport.of(plot_set, len(written), None))
         return written
 
     def _free_path(self, stem: str) -> Path:

@@ -147,7 +147,7 @@ def test_plots(tmp_path: Path) -> None:
         blocked, drawn = figures[contender, "blocked"], figures[contender, "until drawn"]
         assert 0 < blocked["median"] < 1e3 * drawn["median"] + 1e-6
         assert (blocked["target"] is None) == (contender == plots.IN_PROCESS)
-    assert {"blocked, training plots of 1,000,000 losses", "a step meanwhile / undisturbed, 1 thread"} <= {
+    assert {"blocked, training plots of 1,000,000 losses", "time lost to a set, 1 thread"} <= {
         figure for _, figure in figures
     }
 

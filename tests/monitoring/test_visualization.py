@@ -290,7 +290,7 @@ def test_large_vocabularies_are_sampled_and_infinities_drawn() -> None:
     _, _, tokens, phases = drawing.args
     assert phases.shape == (4096, W)
     heat_map = drawing().axes[0].images[0].get_array()
-    assert [bool(row.all()) for row in np.ma.getmaskarray(heat_map)] == [True] + [False] * 255
+    assert [bool(row.mask.all()) for row in heat_map] == [True] + [False] * 255
     assert (tokens.ids[0], tokens.ids[-1], tokens.vocab_size) == (0, 50256, 50257)
 
 

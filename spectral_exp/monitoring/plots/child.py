@@ -8,6 +8,7 @@ import os
 import pickle
 import signal
 import sys
+import time
 import traceback
 
 from spectral_exp.monitoring.plots import Drawing
@@ -19,7 +20,10 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Answer every pickled (drawing, dpi) on standard input with a PNG file, or an error, until the input ends."""
+    """Answer every pickled (drawing, dpi) on standard input until it ends.
+
+    An answer is a PNG file, or an error, and the processor seconds that this process has taken so far.
+    """
     _die_with_parent()
     if hasattr(os, "nice"):
         os.nice(NICE)
@@ -31,7 +35,8 @@ def main() -> None:
     with contextlib.suppress(EOFError, pickle.UnpicklingError, BrokenPipeError):
         while True:
             drawing, dpi = pickle.load(requests)
-            pickle.dump(_answer(drawing, dpi), answers, protocol=pickle.HIGHEST_PROTOCOL)
+            answer = _answer(drawing, dpi), time.process_time()
+            pickle.dump(answer, answers, protocol=pickle.HIGHEST_PROTOCOL)
             answers.flush()
 
 

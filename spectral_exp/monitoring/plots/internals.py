@@ -224,7 +224,7 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
 
     modes = [(module, module.training) for module in model.modules()]
     devices: list[int] = []
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=devices):
