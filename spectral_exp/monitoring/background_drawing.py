@@ -164,6 +164,9 @@ class BackgroundDrawing:
                 self.reports.append(PlotReport.of(plots, files, cpu_s))
         finally:
             self._end_process()
+            with self._changed:  # nobody must wait for a thread that has ended, however it did
+                self._current = None
+                self._changed.notify_all()
 
     def _next(self) -> PlotSet | None:
         """The set that has waited longest; None at the end."""
@@ -203,6 +206,7 @@ class BackgroundDrawing:
                 self._note_death(error, f"{plot.name} and what follows it of {plots}", left)
                 break
             except Exception as error:
+                self._deaths = 0
                 self._failures.note(plot.name, error)
         return files, cpu_s
 

@@ -25,14 +25,16 @@ def training_drawing(step: int, loss_history: Any, metrics: Mapping[str, Any]) -
     """
     series = metric_series(metrics, step)
     metric = series.pop("loss", None)
-    loss = loss_series(loss_history, step) or metric
-    return partial(_draw_training, step, loss, series) if loss is not None or series else None
+    losses = np.empty(0) if loss_history is None else numbers(loss_history)
+    if not losses.size and metric is None and not series:
+        return None
+    return partial(_draw_training, step, losses, metric, series)
 
 
-def _draw_training(step: int, loss: Series | None, series: Mapping[str, Series]) -> Figure:
+def _draw_training(step: int, losses: FloatArray, metric: Series | None, series: Mapping[str, Series]) -> Figure:
     from spectral_exp.monitoring.plots.training import training_figure
 
-    return training_figure(step, loss, series)
+    return training_figure(step, loss_series(losses, step) or metric, series)
 
 
 def loss_series(history: Any, step: int) -> Series | None:
