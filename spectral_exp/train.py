@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from spectral_exp.command_line import CONF_DIR, CommandLine, describe
 from spectral_exp.errors import Interrupted, RunError, UserError
+from spectral_exp.monitoring.helper_process import helper_process_ids
 
 log = logging.getLogger(__name__)
 
@@ -59,21 +60,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     """SIGTERM outside a run's own loop: pass it on to the workers of a parallel sweep, which then save; else stop."""
-    from spectral_exp.monitoring.background_drawing import drawing_process_ids
-
-    drawing = drawing_process_ids()
-    workers = [child for child in psutil.Process().children(recursive=True) if child.pid not in drawing]
+    helpers = helper_process_ids()
+    workers = [child for child in psutil.Process().children(recursive=True) if child.pid not in helpers]
     for worker in workers:
         worker.send_signal(number)
     if not workers:
         raise Interrupted(number)
-
-
-def _in_our_session(pid: int) -> bool:
-    try:
-        return os.getsid(pid) == os.getsid(0)
-    except ProcessLookupError:
-        return False
 
 
 class JobError(Exception):

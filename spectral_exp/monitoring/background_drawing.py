@@ -5,11 +5,8 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
-import os
 import pickle
 import signal
-import subprocess
-import sys
 import threading
 import time
 import weakref
@@ -23,6 +20,7 @@ from spectral_exp.monitoring.drawing import (
     ProcessEndedError,
     write_plot,
 )
+from spectral_exp.monitoring.helper_process import start_helper
 from spectral_exp.monitoring.plots import Drawing
 
 _log = logging.getLogger(__name__)
@@ -41,11 +39,6 @@ def _close_all() -> None:
     """Let no plot be cut off by the end of the process, however its owner forgot it."""
     for background in list(_drawing):
         background.close()
-
-
-def drawing_process_ids() -> set[int]:
-    """The children of this process that draw."""
-    return {found for background in list(_drawing) if (found := background.process_id) is not None}
 
 
 class BackgroundDrawing:
@@ -155,9 +148,6 @@ class BackgroundDrawing:
     # --- the thread --------------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        if hasattr(signal, "pthread_sigmask"):
-            # The child inherits this: signals to the whole process group are for the parent, which stops in order.
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
             while (plots := self._next()) is not None:
                 files, cpu_s = self._draw(plots)
@@ -233,24 +223,15 @@ class BackgroundDrawing:
 class DrawingProcess:
     """A child process that draws, one figure at a time.
 
-    It is a fresh interpreter: a fork of a process that has used threads may hang, and `multiprocessing` would run the
-    main script a second time.
-
     Raises:
         ProcessEndedError: it cannot be started.
     """
 
     def __init__(self) -> None:
-        # Modules are found where this process finds them, whatever was done to its path.
-        code = f"import sys; sys.path[:] = {list(map(str, sys.path))!r}; "
-        code += "from spectral_exp.monitoring.plots.child import main; main()"
         one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", code],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env={**os.environ, **one_thread, "MPLBACKEND": "agg"},
+            self._process = start_helper(
+                "spectral_exp.monitoring.plots.child", environment={**one_thread, "MPLBACKEND": "agg"}
             )
         except OSError as error:
             raise ProcessEndedError(f"a process that draws could not be started: {error}") from error

@@ -6,13 +6,11 @@ import json
 import logging
 import os
 import queue
-import subprocess
-import sys
 import tempfile
 import threading
-from pathlib import Path
 from typing import Any
 
+from spectral_exp.monitoring.helper_process import start_helper
 from spectral_exp.monitoring.redact import environment_secrets, redact_text
 
 log = logging.getLogger(__name__)
@@ -33,17 +31,8 @@ class BackupProcess:
         self._timeout_s = timeout_s
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 closed by kill
-        # What this process can import the child can, wherever either of them was started.
-        places = [str(Path(place).absolute()) for place in sys.path]
-        code = "import sys; sys.path[:] = sys.argv[1:]; from spectral_exp.monitoring.backup_worker import main; main()"
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", code, *places],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._errors,
-                start_new_session=True,  # Ctrl-C is for training, which then wants one more backup
-            )
+            self._process = start_helper("spectral_exp.monitoring.backup_worker", stderr=self._errors)
         except OSError as error:
             self._errors.close()
             raise BackupProcessError(f"its process does not start: {error.strerror}; free some memory") from error

@@ -12,7 +12,6 @@ import os
 import queue
 import re
 import secrets
-import signal
 import sys
 import threading
 import time
@@ -288,8 +287,6 @@ def main() -> None:
     # Libraries may print; our answers keep the original stdout to themselves.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # sent to a whole job: training ends by them, after a last backup
     if hasattr(os, "nice"):
         os.nice(_NICENESS)
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
