@@ -105,9 +105,9 @@ class TrainState:
         return {k: v for k, v in self.__dict__.items() if k != "loss_history"}
 
     @classmethod
-    def from_checkpoint(cls, state: Mapping[str, Any], loss_history: list[float]) -> TrainState:
+    def from_checkpoint(cls, state: Mapping[str, Any], loss_history: array[float]) -> TrainState:
         """The state that `state_dict` and the loss history describe."""
-        return cls(**state, loss_history=array("d", loss_history))
+        return cls(**state, loss_history=loss_history)
 
 
 @dataclass(frozen=True)
@@ -457,7 +457,7 @@ class Runner:
 
     def restore(self) -> None:
         """Continue from the newest sound checkpoint; without one, start at step 1."""
-        found = self.checkpoint.load_latest_checkpoint()
+        found = self.checkpoint.load_latest_checkpoint(history_as_array=True)
         if found is not None:
             self.model.load_state_dict(found["model_state_dict"])
             self.optimizer.load_state_dict(found["optimizer_state_dict"])

@@ -417,8 +417,8 @@ def _history(options: Options) -> Section:
             ours.losses = losses
             closing.append(ours)
             everyone[f"{ours.name}, {kind}"] = functools.partial(_saved, ours)
-            if not background and kind != "array":  # on disk they are the same
-                everyone[f"load, {kind}"] = functools.partial(_loaded, ours)
+            if not background:
+                everyone[f"load, {kind}"] = functools.partial(_loaded, ours, as_array=kind == "array")
     measure.interleave(everyone, 1, budget_s=0)
     n_rounds = options.rounds or (5 if options.quick else 15)
     rounds = measure.interleave(everyone, n_rounds, budget_s=20)
@@ -429,13 +429,15 @@ def _history(options: Options) -> Section:
         for name in (SYNCHRONOUS, BACKGROUND):
             added = difference(rounds, f"{name}, {kind}", f"{name}, none", "blocked_ms")
             lines.append(Line(f"{name}, {kind}", "added to a save: blocked", "ms", added, HISTORY_MS))
-    added = difference(rounds, "load, list", "load, none", "blocked_ms")
-    lines.append(Line("ours", "added to a load", "ms", added, HISTORY_MS))
+    for kind in ("list", "array"):
+        added = difference(rounds, f"load, {kind}", "load, none", "blocked_ms")
+        lines.append(Line(f"ours, {kind}", "added to a load", "ms", added, HISTORY_MS))
     return Section(f"a loss history of {_HISTORY_LENGTH:,} steps", lines)
 
 
-def _loaded(ours: Ours) -> Figures:
-    return {"blocked_ms": 1e3 * measure.timed(ours.manager.load_latest_checkpoint)}
+def _loaded(ours: Ours, as_array: bool) -> Figures:
+    load = functools.partial(ours.manager.load_latest_checkpoint, history_as_array=as_array)
+    return {"blocked_ms": 1e3 * measure.timed(load)}
 
 
 if __name__ == "__main__":
