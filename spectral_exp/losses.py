@@ -1,5 +1,7 @@
 """What training minimises: plain cross-entropy, or with the coherence term of Quantum Field Entanglement (QFE).
 
+Both read the logits through `spectral_exp.softmax`, piece by piece, so that a large vocabulary costs no second copy.
+
 Letters: B batch, T tokens, V vocabulary, P projected dimensions, K = T // 2 + 1 frequencies.
 """
 
@@ -8,10 +10,10 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spectral_exp.errors import require
+from spectral_exp.softmax import cross_entropy, cross_entropy_and_probabilities, sketch_targets
 
 
 class Loss(nn.Module):
@@ -44,8 +46,10 @@ class QFE(Loss):
     """Cross-entropy + coherence_weight * coherence.
 
     Coherence compares predicted probabilities with one-hot targets as signals along the sequence: see `coherence`.
-    With many tokens both are first projected to `projection_dim` dimensions by one random matrix, which is part of
-    the state dict.
+    With many tokens both are first projected to `projection_dim` dimensions by a count sketch: token v goes with a
+    random sign to dimension v mod P. Its signs are part of the state dict. Like a dense random matrix it keeps inner
+    products the same on average (Charikar, Chen & Farach-Colton 2002), at the cost of one pass instead of V x P
+    products per token.
 
     Args:
         vocab_size: V.
@@ -53,10 +57,10 @@ class QFE(Loss):
         temperature: > 0, divides the logits before the softmax of the coherence term.
         projection_dim: P; vocabularies larger than this are projected.
         amplitude_threshold: >= 0; frequencies at which either magnitude does not exceed it do not count.
-        seed: of the random matrix.
+        seed: of the random signs.
     """
 
-    projection: Tensor | None
+    signs: Tensor | None
 
     def __init__(
         self,
@@ -74,33 +78,22 @@ class QFE(Loss):
         require(projection_dim >= 1, "projection_dim", projection_dim, ">= 1")
         require(0 <= amplitude_threshold < math.inf, "amplitude_threshold", amplitude_threshold, ">= 0")
         self.vocab_size, self.coherence_weight, self.temperature = vocab_size, coherence_weight, temperature
-        self.amplitude_threshold = amplitude_threshold
-        projection = None
+        self.amplitude_threshold, self.projected_size = amplitude_threshold, min(projection_dim, vocab_size)
+        signs = None
         if vocab_size > projection_dim:
             generator = torch.Generator().manual_seed(seed)
-            # Entries of variance 1/P keep lengths the same on average (Johnson & Lindenstrauss 1984).
-            projection = torch.randn(vocab_size, projection_dim, generator=generator, device="cpu")
-            projection /= math.sqrt(projection_dim)
-        self.register_buffer("projection", projection)
+            signs = 1.0 - 2.0 * torch.randint(2, (vocab_size,), generator=generator, device="cpu")
+        self.register_buffer("signs", signs)
 
     def forward(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum, and the parts `loss` (plain cross-entropy) and `coherence`."""
-        loss = cross_entropy(logits, targets)
+        loss, predicted = cross_entropy_and_probabilities(
+            logits, targets, self.temperature, self.projected_size, self.signs
+        )
         with torch.autocast(logits.device.type, enabled=False):
-            predicted = (_full(logits) / self.temperature).softmax(-1)
-            if self.projection is None:
-                actual = F.one_hot(targets, self.vocab_size).to(predicted.dtype)
-            else:
-                projection = self.projection.to(predicted.dtype)
-                predicted, actual = predicted @ projection, projection[targets]
+            actual = sketch_targets(targets, self.projected_size, self.signs, predicted.dtype)
             penalty = coherence(predicted, actual, self.amplitude_threshold)
         return loss + self.coherence_weight * penalty, {"loss": loss.detach(), "coherence": penalty.detach()}
-
-
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """The mean cross-entropy of `logits` (B, T, V) at `targets` (B, T), in nats, computed in float32 at least."""
-    loss: Tensor = F.cross_entropy(_full(logits).flatten(0, 1), targets.flatten())
-    return loss
 
 
 def coherence(predicted: Tensor, actual: Tensor, threshold: float) -> Tensor:
@@ -120,7 +113,3 @@ def coherence(predicted: Tensor, actual: Tensor, threshold: float) -> Tensor:
     total = torch.where(counted, magnitudes - products, 0.0).sum()
     mean: Tensor = total / counted.sum().clamp_min(1)
     return mean
-
-
-def _full(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()

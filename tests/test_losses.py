@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from spectral_exp import softmax
 from spectral_exp.errors import SettingError
 from spectral_exp.losses import QFE, CrossEntropy, coherence
 
@@ -53,24 +54,38 @@ def test_qfe_follows_its_formula(T: int, threshold: float) -> None:
     torch.testing.assert_close(loss, parts["loss"] + 0.3 * parts["coherence"])
 
 
-def test_large_vocabularies_are_projected() -> None:
-    logits, targets = batch(V=12)
-    qfe = QFE(12, projection_dim=4, seed=3)
-    matrix = qfe.state_dict()["projection"].double()
-    assert matrix.shape == (12, 4)
+def matrix(qfe: QFE) -> Tensor:
+    """The sketch as the matrix (V, P) that it is, in float64."""
+    signs, P = qfe.state_dict()["signs"], qfe.projected_size
+    dense = torch.zeros(len(signs), P, dtype=torch.float64)
+    for token, sign in enumerate(signs.tolist()):
+        dense[token, token % P] = sign
+    return dense
+
+
+@pytest.mark.parametrize(("V", "P"), [(12, 4), (13, 4), (9, 8)])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_large_vocabularies_are_projected(V: int, P: int, temperature: float) -> None:
+    logits, targets = batch(V=V)
+    qfe = QFE(V, projection_dim=P, seed=3, temperature=temperature)
     _, parts = qfe(logits, targets)
-    expected = slow_coherence(logits.softmax(-1) @ matrix, F.one_hot(targets, 12).double() @ matrix, 0.01)
+    dense = matrix(qfe)
+    assert set(dense.sum(1).abs().tolist()) == {1.0}
+    predicted = (logits / temperature).softmax(-1)
+    expected = slow_coherence(predicted @ dense, F.one_hot(targets, V).double() @ dense, 0.01)
     assert parts["coherence"].item() == pytest.approx(expected)
 
 
-def test_the_projection_keeps_lengths_on_average_and_follows_its_seed() -> None:
+def test_the_projection_keeps_inner_products_on_average_and_follows_its_seed() -> None:
     state = torch.get_rng_state()
-    matrix = QFE(3000, seed=1).state_dict()["projection"]
+    dense = [matrix(QFE(40, projection_dim=8, seed=seed)) for seed in range(400)]
     assert torch.equal(torch.get_rng_state(), state)
-    assert matrix.square().sum(1).mean().item() == pytest.approx(1, rel=0.02)
-    assert torch.equal(matrix, QFE(3000, seed=1).state_dict()["projection"])
-    assert not torch.equal(matrix, QFE(3000, seed=2).state_dict()["projection"])
-    assert "projection" not in QFE(256).state_dict()
+    x, y = torch.rand(2, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    products = torch.stack([(x @ m) @ (y @ m) for m in dense])
+    assert products.mean().item() == pytest.approx(float(x @ y), abs=3 * products.std().item() / 20)
+    assert torch.equal(matrix(QFE(3000, seed=1)), matrix(QFE(3000, seed=1)))
+    assert not torch.equal(matrix(QFE(3000, seed=1)), matrix(QFE(3000, seed=2)))
+    assert "signs" not in QFE(256).state_dict()
 
 
 def test_a_saved_projection_is_restored() -> None:
@@ -79,6 +94,36 @@ def test_a_saved_projection_is_restored() -> None:
     assert saved(logits, targets)[0] != other(logits, targets)[0]
     other.load_state_dict(saved.state_dict())
     assert saved(logits, targets)[0] == other(logits, targets)[0]
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy(), QFE(5), QFE(5, projection_dim=3), QFE(5, temperature=2.0)])
+def test_pieces_are_no_part_of_the_result(loss: CrossEntropy | QFE, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, targets = batch()
+    results = []
+    for piece in (2**20, 12, 1):
+        monkeypatch.setattr(softmax, "_CPU_PIECE", piece)
+        x = logits.clone().requires_grad_()
+        value, _ = loss(x, targets)
+        value.backward()
+        results.append((value.detach(), x.grad))
+    for value, grad in results[1:]:
+        assert torch.equal(value, results[0][0])
+        assert grad is not None
+        torch.testing.assert_close(grad, results[0][1], rtol=1e-14, atol=1e-17)
+
+
+def test_a_step_keeps_nothing_of_the_size_of_the_logits() -> None:
+    logits, targets = batch(V=500)
+    kept: list[int] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        if tensor.data_ptr() != logits.data_ptr():
+            kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        QFE(500, projection_dim=8)(logits.requires_grad_(), targets)
+    assert max(kept) < logits.numel() / 10
 
 
 def test_perfect_predictions_are_coherent() -> None:
@@ -109,7 +154,9 @@ def test_equal_predictions_have_a_finite_gradient(threshold: float) -> None:
 
 def test_the_gradient_is_right() -> None:
     logits, targets = batch(T=5)
-    assert torch.autograd.gradcheck(lambda x: QFE(5)(x, targets)[0], (logits.requires_grad_(),))
+    for loss in (CrossEntropy(), QFE(5), QFE(5, temperature=0.7), QFE(5, 3.0, projection_dim=3),
+                 QFE(5, 3.0, 0.7, projection_dim=2)):  # fmt: skip
+        assert torch.autograd.gradcheck(lambda x, loss=loss: loss(x, targets)[0], (logits.requires_grad_(),))
     signals = torch.rand(2, 1, 6, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda x: coherence(x, signals[1], 0.0), (signals[0].clone().requires_grad_(),))
 
