@@ -26,8 +26,7 @@ _GPU_PIECE = 2**26
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """The mean cross-entropy of `logits` (..., V) at `targets` (...), in nats, computed in float32 at least."""
     with torch.autocast(logits.device.type, enabled=False):
-        loss: Tensor = _CrossEntropy.apply(logits.flatten(0, -2), targets.flatten(), None, 0, None)[0]
-    return loss
+        return _apply(logits, targets, None, 0, None)[0]
 
 
 def cross_entropy_and_probabilities(
@@ -43,8 +42,8 @@ def cross_entropy_and_probabilities(
         signs: of the sketch (V); None for the probabilities themselves.
     """
     with torch.autocast(logits.device.type, enabled=False):
-        loss, predicted = _CrossEntropy.apply(logits.flatten(0, -2), targets.flatten(), temperature, size, signs)
-    return loss, predicted.unflatten(0, logits.shape[:-1])
+        loss, predicted = _apply(logits, targets, temperature, size, signs)
+    return loss, predicted.reshape(*targets.shape, size)
 
 
 def sketch_targets(targets: Tensor, size: int, signs: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -52,6 +51,15 @@ def sketch_targets(targets: Tensor, size: int, signs: Tensor | None, dtype: torc
     signs_of_targets = torch.ones_like(targets, dtype=dtype) if signs is None else signs.to(dtype)[targets]
     zeros = torch.zeros(*targets.shape, size, dtype=dtype, device=targets.device)
     return zeros.scatter_(-1, (targets % size)[..., None], signs_of_targets[..., None])
+
+
+def _apply(
+    logits: Tensor, targets: Tensor, temperature: float | None, size: int, signs: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    found: tuple[Tensor, Tensor] = _CrossEntropy.apply(  # type: ignore[no-untyped-call]
+        logits.flatten(0, -2), targets.flatten(), temperature, size, signs
+    )
+    return found
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -71,7 +79,7 @@ class _CrossEntropy(torch.autograd.Function):
             sums = exponentials.sum(-1, keepdim=True)
             log_sums[rows] = peaks + sums.log()
             if sketch is not None:
-                if temperature != 1:
+                if temperature is not None and temperature != 1:
                     exponentials = torch.sub(x, peaks, out=buffer).div_(temperature).exp_()
                     sums = exponentials.sum(-1, keepdim=True)
                 sketch[rows] = _sketch(exponentials, size, signs) / sums
@@ -115,7 +123,7 @@ def _sketch(x: Tensor, size: int, signs: Tensor | None) -> Tensor:
         return x
     x.mul_(signs)
     whole = x.shape[1] // size * size
-    sketch = x[:, :whole].unflatten(1, (-1, size)).sum(1)
+    sketch = x[:, :whole].view(len(x), -1, size).sum(1)
     sketch[:, : x.shape[1] - whole] += x[:, whole:]
     return sketch
 
@@ -124,8 +132,8 @@ def _unsketch(grad: Tensor, size: int, signs: Tensor | None, means: Tensor) -> T
     """The gradient (n, V) of what was sketched from that of its sketch (n, P), less `means` (n, 1)."""
     if signs is None:
         return grad - means
-    repeats = -(-size // grad.shape[1])
-    return grad.repeat(1, repeats)[:, :size].mul_(signs).sub_(means)
+    repeated = grad.repeat(1, -(-size // grad.shape[1]))[:, :size]
+    return repeated.mul_(signs).sub_(means)
 
 
 def _pieces(logits: Tensor) -> Iterator[tuple[slice, Tensor]]:

@@ -16,9 +16,10 @@ from typing import Any, Literal, TypeAlias, overload
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 from spectral_exp.errors import require
-from spectral_exp.optim.adamw import Parameters, check_adam
+from spectral_exp.optim.adamw import FUSED_DEVICES, Parameters, check_adam
 
 Gate: TypeAlias = Literal["none", "channels", "both"]
 GATES = ("none", "channels", "both")
@@ -27,60 +28,34 @@ GATES = ("none", "channels", "both")
 TABLE_ROLES = ("embedding", "head", "wave")
 
 
-def adam_directions(
-    means: list[Tensor], squares: list[Tensor], steps: list[int], betas: tuple[float, float], eps: float
-) -> list[Tensor]:
-    """U = m_hat / (sqrt(v_hat) + eps) of each parameter, from its running means after `steps` steps."""
-    denominators = torch._foreach_sqrt(squares)
-    torch._foreach_div_(denominators, [(1 - betas[1] ** step) ** 0.5 for step in steps])
-    torch._foreach_add_(denominators, eps)
-    directions = torch._foreach_div(means, [1 - betas[0] ** step for step in steps])
-    torch._foreach_div_(directions, denominators)
-    return list(directions)
-
-
-def resonance_strength_at(step: int, strength: float, warmup_steps: int) -> float:
+def resonance_strength_at(step: Tensor, strength: float, warmup_steps: int) -> Tensor:
     """alpha at `step` (from 1): `strength`, approached linearly over the first `warmup_steps`."""
-    return strength * min(1.0, step / warmup_steps) if warmup_steps > 0 else strength
-
-
-def resonance(parameter: Tensor, direction: Tensor, both_axes: bool = True) -> tuple[Tensor, Tensor]:
-    """The resonance rho of two matrices, and the spectrum of `direction`.
-
-    A zero matrix resonates with nothing: rho is 0.
-
-    Args:
-        parameter: P (R, C).
-        direction: U (R, C).
-        both_axes: transform along both axes; or, when false, along C alone, each row being a signal with a maximum of
-            its own.
-
-    Returns:
-        rho, and F U, both on the half spectrum (R, C // 2 + 1): the other half mirrors it, with the same maximum.
-    """
-    axes = (-2, -1) if both_axes else (-1,)
-    spectrum = torch.fft.rfftn(direction, dim=axes)
-    rho = _relative_power(torch.fft.rfftn(parameter, dim=axes), axes)
-    # The fourth root of a product of squares spares two square roots per bin.
-    rho.mul_(_relative_power(spectrum, axes)).pow_(0.25)
-    return rho, spectrum
+    # As a tensor, in float64: on a GPU nothing waits for the step's value, and a captured graph follows it.
+    done = (step.double() / warmup_steps).clamp(max=1.0) if warmup_steps > 0 else torch.ones_like(step).double()
+    return strength * done
 
 
 def gated_direction(
-    parameter: Tensor, direction: Tensor, alpha: float, both_axes: bool = True
+    parameter: Tensor, direction: Tensor, alpha: Tensor | float, both_axes: bool = True
 ) -> tuple[Tensor, Tensor]:
     """F^-1((alpha rho + 1 - alpha) F U) in the shape of `direction`, and the mean of rho over all frequencies.
 
     Parameters of more than two dimensions count as a matrix of their first by all others. Half precisions are
-    transformed in float32.
+    transformed in float32. A zero matrix resonates with nothing: rho is 0.
+
+    Args:
+        parameter: P.
+        direction: U.
+        alpha: the strength of the gate, between 0 and 1.
+        both_axes: transform along both axes; or, when false, along all but the first, each row being a signal with a
+            maximum of its own.
     """
     matrix, update = _matrix(parameter), _matrix(direction)
-    rho, spectrum = resonance(matrix, update, both_axes)
-    mean = _mean_of_half(rho, matrix.shape[1])
-    spectrum.mul_(rho.mul_(alpha).add_(1 - alpha))
-    axes = (-2, -1) if both_axes else (-1,)
-    sizes = [matrix.shape[axis] for axis in axes]
-    gated = torch.fft.irfftn(spectrum, s=sizes, dim=axes)
+    width = matrix.shape[1]
+    spectrum = _spectrum(update, both_axes)
+    rho = _resonance(_spectrum(matrix, both_axes), spectrum, (-2, -1) if both_axes else (-2,))
+    mean = _mean_of_half(rho, width)
+    gated = _inverse(spectrum.mul_(rho.mul_(alpha).add_(1 - alpha)), width, both_axes)
     return gated.reshape(direction.shape).to(direction.dtype), mean
 
 
@@ -89,26 +64,61 @@ def _matrix(x: Tensor) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
-def _relative_power(spectrum: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """|spectrum|^2 divided by its maximum along `axes`; zeros where all is zero."""
-    power = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
-    peak = power.amax(dim=axes, keepdim=True)
-    return power.div_(peak.clamp_min_(torch.finfo(power.dtype).tiny))
+def _spectrum(matrix: Tensor, both_axes: bool) -> Tensor:
+    """Half the spectrum of `matrix` (R, C), as (C // 2 + 1, R): the other half mirrors it, with the same maximum.
+
+    Two one-dimensional transforms instead of one of two dimensions leave the result transposed in memory, as the
+    transform along the first axis wrote it, which spares a copy there and on the way back.
+    """
+    rows = torch.fft.rfft(matrix)
+    spectrum: Tensor = torch.fft.fft(rows, dim=0) if both_axes else rows
+    return spectrum.t()
+
+
+def _inverse(spectrum: Tensor, width: int, both_axes: bool) -> Tensor:
+    """The matrix (R, C) of a half spectrum (C // 2 + 1, R)."""
+    rows = (torch.fft.ifft(spectrum, dim=1) if both_axes else spectrum).t()
+    matrix: Tensor = torch.fft.irfft(rows.contiguous(), n=width)
+    return matrix
+
+
+def _resonance(parameter: Tensor, direction: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """rho of the half spectra of parameter, which it overwrites, and direction; maxima are taken along `axes`.
+
+    rho is the fourth root of the product of both powers, each divided by its maximum. The powers are made by complex
+    products, whose imaginary part is zero, as torch has fast kernels for these and not for magnitudes.
+    """
+    power, other = parameter.mul_(parameter.conj()), direction * direction.conj()
+    peak, other_peak = _peak(power, axes), _peak(other, axes)
+    # One after the other: the product of both peaks may exceed the range of float32.
+    product = power.real / peak
+    product.mul_(other.real).div_(other_peak)
+    return product.rsqrt_().rsqrt_()  # faster than a power of 1/4, and 0 stays 0: 1 / sqrt(1 / sqrt(0)) = 1 / inf
+
+
+def _peak(power: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """The maximum along `axes` of numbers >= 0 stored as complex ones; the least normal number where all are zero."""
+    peak = torch.view_as_real(power).amax(dim=(*(axis - 1 for axis in axes), -1), keepdim=True)[..., 0]
+    return peak.clamp_min_(torch.finfo(peak.dtype).tiny)
 
 
 def _mean_of_half(rho: Tensor, width: int) -> Tensor:
-    """The mean over the whole spectrum of `width` columns, of which `rho` holds the first half.
+    """The mean over the whole spectrum of `width` columns, of which `rho` (C // 2 + 1, R) holds the first half.
 
-    All columns stand for two, but the first, and the last of an even width.
+    All stand for two, but the first, and the last of an even width.
     """
-    total = 2 * rho.sum() - rho[:, 0].sum()
+    total = 2 * rho.sum() - rho[0].sum()
     if width % 2 == 0:
-        total -= rho[:, -1].sum()
-    return total / (rho.shape[0] * width)
+        total -= rho[-1].sum()
+    return total / (rho.shape[1] * width)
 
 
 class RGD(torch.optim.Optimizer):
     """Resonant Gradient Descent: see the module. Parameters of fewer than two dimensions get plain AdamW.
+
+    With `gate_every` = k > 1 the transforms are paid for every k-th step only. The part (1 - alpha) U, which no filter
+    touches, is applied in every step; the part alpha U is added up, and every k-th step the sum passes the filter
+    and is applied. With k = 1 this is the definition.
 
     Args:
         params: parameters or groups of them; a group's own settings take precedence. A group's "role" (default
@@ -122,6 +132,7 @@ class RGD(torch.optim.Optimizer):
         warmup_steps: steps over which the strength grows from 0, >= 0.
         gate_embeddings: "none" leaves tables ungated; "channels" gates each token's vector by itself; "both" treats a
             table as any matrix.
+        gate_every: k, >= 1.
     """
 
     def __init__(
@@ -134,6 +145,7 @@ class RGD(torch.optim.Optimizer):
         resonance_strength: float = 0.3,
         warmup_steps: int = 500,
         gate_embeddings: Gate = "none",
+        gate_every: int = 1,
     ) -> None:
         defaults: dict[str, Any] = {
             "lr": lr,
@@ -143,6 +155,7 @@ class RGD(torch.optim.Optimizer):
             "resonance_strength": resonance_strength,
             "warmup_steps": warmup_steps,
             "gate_embeddings": gate_embeddings,
+            "gate_every": gate_every,
         }
         self._resonance: Tensor | None = None
         super().__init__(params, defaults)
@@ -155,6 +168,7 @@ class RGD(torch.optim.Optimizer):
         require(0 <= strength <= 1, "resonance_strength", strength, "between 0 and 1")
         require(warmup >= 0, "warmup_steps", warmup, ">= 0")
         require(gate in GATES, "gate_embeddings", gate, "one of " + ", ".join(GATES))
+        require(group["gate_every"] >= 1, "gate_every", group["gate_every"], ">= 1")
         super().add_param_group(param_group)
 
     @overload
@@ -171,51 +185,89 @@ class RGD(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         means_of_rho = [rho for group in self.param_groups for rho in self._update(group)]
-        self._resonance = torch.stack(means_of_rho).mean() if means_of_rho else None
+        if means_of_rho:
+            self._resonance = torch.stack(means_of_rho).mean()
         return loss
 
     def metrics(self) -> dict[str, Tensor]:
-        """The mean of rho over the gated parameters in the last step, as `resonance`; {} where none was gated."""
+        """The mean of rho over the gated parameters when last gated, as `resonance`; {} where none was gated."""
         return {} if self._resonance is None else {"resonance": self._resonance}
 
     def _update(self, group: dict[str, Any]) -> list[Tensor]:
-        """Update one group; returns the mean rho of each gated parameter."""
-        parameters = [p for p in group["params"] if p.grad is not None]
-        if not parameters:
-            return []
-        means, squares, steps = self._advance(parameters, group["betas"])
-        directions = adam_directions(means, squares, steps, group["betas"], group["eps"])
-        rhos = []
+        """Update one group; returns the mean rho of each parameter gated now."""
         table = group.get("role", "hidden") in TABLE_ROLES
         gate = group["gate_embeddings"] if table else "both"
-        if gate != "none" and group["resonance_strength"] > 0:
-            for i, parameter in enumerate(parameters):
-                if parameter.ndim >= 2:
-                    alpha = resonance_strength_at(steps[i], group["resonance_strength"], group["warmup_steps"])
-                    directions[i], rho = gated_direction(parameter, directions[i], alpha, gate == "both")
-                    rhos.append(rho)
-        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(parameters, directions, alpha=-group["lr"])
-        return rhos
-
-    def _advance(
-        self, parameters: list[Tensor], betas: tuple[float, float]
-    ) -> tuple[list[Tensor], list[Tensor], list[int]]:
-        """Count a step of each parameter and move its running means on by its gradient."""
+        gates = gate != "none" and group["resonance_strength"] > 0
+        parameters = [p for p in group["params"] if p.grad is not None]
         for parameter in parameters:
-            state = self.state[parameter]
-            if not state:
-                state["step"] = 0
-                state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-                state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-            state["step"] += 1
+            self._prepare(parameter)
+        gated = [p for p in parameters if gates and p.ndim >= 2]
+        self._adamw(parameters if not gates else [p for p in parameters if p.ndim < 2], group)
+        # One after the other, so that a matrix and its spectra stay in the cache.
+        rhos = [self._gated_update(p, group, both_axes=gate == "both") for p in gated]
+        return [rho for rho in rhos if rho is not None]
+
+    def _gated_update(self, parameter: Tensor, group: dict[str, Any], both_axes: bool) -> Tensor | None:
+        """Update one matrix through the gate; returns the mean rho if the gate was applied now."""
+        state, lr, interval = self.state[parameter], group["lr"], group["gate_every"]
+        # AdamW without decay that starts at zero, with the rate -1, arrives at U.
+        direction = torch.zeros_like(parameter)
+        self._adamw([parameter], {**group, "lr": -1.0, "weight_decay": 0.0}, moved=[direction])
+        alpha = resonance_strength_at(state["step"], group["resonance_strength"], group["warmup_steps"])
+        parameter.mul_(1 - lr * group["weight_decay"])
+        if interval == 1 and "pending" not in state:
+            update, rho = gated_direction(parameter, direction, alpha, both_axes)
+            parameter.add_(update, alpha=-lr)
+            return rho
+        state.setdefault("pending", torch.zeros_like(parameter)).addcmul_(direction, (lr * alpha).to(direction))
+        parameter.addcmul_(direction, (lr * (1 - alpha)).to(direction), value=-1)
+        state["ungated_steps"] = state.get("ungated_steps", 0) + 1
+        if state["ungated_steps"] < interval:
+            return None
+        update, rho = gated_direction(parameter, state["pending"], 1.0, both_axes)
+        parameter.sub_(update)
+        state["ungated_steps"] = 0
+        state["pending"].zero_()
+        if interval == 1:  # it was larger before
+            del state["pending"], state["ungated_steps"]
+        return rho
+
+    def _adamw(self, parameters: list[Tensor], group: dict[str, Any], moved: list[Tensor] | None = None) -> None:
+        """One step of AdamW with the means of `parameters`, taken by these or by the tensors `moved`."""
+        if not parameters:
+            return
         states = [self.state[parameter] for parameter in parameters]
-        grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        means, squares = [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states]
-        torch._foreach_lerp_(means, grads, 1 - betas[0])
-        torch._foreach_mul_(squares, betas[1])
-        torch._foreach_addcmul_(squares, grads, grads, 1 - betas[1])
-        return means, squares, [s["step"] for s in states]
+        adamw(
+            moved or parameters,
+            [parameter.grad for parameter in parameters if parameter.grad is not None],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            [state["step"] for state in states],
+            foreach=False,
+            fused=_fused(parameters[0]),
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
+
+    def _prepare(self, parameter: Tensor) -> None:
+        """Make the state of a parameter that has none; the step counter goes where the kernel wants it."""
+        state = self.state[parameter]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32)
+            state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+            state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        if _fused(parameter):
+            state["step"] = state["step"].to(parameter.device)
+
+
+def _fused(parameter: Tensor) -> bool:
+    return parameter.device.type in FUSED_DEVICES
 
 
 def rgd(
@@ -227,6 +279,7 @@ def rgd(
     resonance_strength: float = 0.3,
     warmup_steps: int = 500,
     gate_embeddings: Gate = "none",
+    gate_every: int = 1,
 ) -> RGD:
     """RGD with its learning rate under the name configurations use; the settings are those of the class."""
     check_adam("learning_rate", learning_rate, betas, eps, weight_decay)
@@ -239,4 +292,5 @@ def rgd(
         resonance_strength=resonance_strength,
         warmup_steps=warmup_steps,
         gate_embeddings=gate_embeddings,
+        gate_every=gate_every,
     )

@@ -118,6 +118,13 @@ def test_without_resonance_it_is_adamw_to_round_off(dtype: torch.dtype) -> None:
         torch.testing.assert_close(a, b, rtol=20 * torch.finfo(dtype).eps, atol=20 * torch.finfo(dtype).eps)
 
 
+def test_without_resonance_it_is_fused_adamw_bit_for_bit() -> None:
+    ours, theirs = parameters(), parameters()
+    train(RGD(ours, weight_decay=0.1, resonance_strength=0.0), ours, 1, 20)
+    train(torch.optim.AdamW(theirs, betas=(0.9, 0.999), weight_decay=0.1, fused=True), theirs, 1, 20)
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
 def test_a_transform_at_alpha_zero_changes_nothing_either() -> None:
     parameter, direction = (p.detach() for p in parameters([(5, 8), (5, 8)]))
     torch.testing.assert_close(gated_direction(parameter, direction, 0.0)[0], direction, rtol=1e-14, atol=1e-14)
@@ -137,9 +144,10 @@ def test_runs_are_deterministic() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_saved_state_continues_bit_for_bit(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("gate_every", [1, 3])
+def test_a_saved_state_continues_bit_for_bit(dtype: torch.dtype, gate_every: int) -> None:
     params = parameters(dtype=dtype)
-    optimizer = RGD(params, lr=0.05, warmup_steps=6)
+    optimizer = RGD(params, lr=0.05, warmup_steps=6, gate_every=gate_every)
     train(optimizer, params, 1, 4)
     file = io.BytesIO()
     torch.save({"optimizer": optimizer.state_dict(), "params": [p.detach() for p in params]}, file)
@@ -148,7 +156,7 @@ def test_a_saved_state_continues_bit_for_bit(dtype: torch.dtype) -> None:
     file.seek(0)
     saved = torch.load(file, weights_only=True)
     resumed_params = [nn.Parameter(p) for p in saved["params"]]
-    resumed = RGD(resumed_params, lr=0.05, warmup_steps=6)
+    resumed = RGD(resumed_params, lr=0.05, warmup_steps=6, gate_every=gate_every)
     resumed.load_state_dict(saved["optimizer"])
     train(resumed, resumed_params, 5, 8)
     assert all(torch.equal(a, b) for a, b in zip(params, resumed_params, strict=True))
@@ -233,10 +241,51 @@ def test_the_size_of_parameter_and_update_does_not_matter_to_resonance() -> None
 
 
 def test_the_strength_warms_up() -> None:
-    assert [resonance_strength_at(step, 0.4, 4) for step in range(1, 7)] == pytest.approx(
-        [0.1, 0.2, 0.3, 0.4, 0.4, 0.4]
-    )
-    assert resonance_strength_at(1, 0.4, 0) == 0.4
+    steps = [torch.tensor(float(step)) for step in range(1, 7)]
+    alphas = [resonance_strength_at(step, 0.4, 4).item() for step in steps]
+    assert alphas == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4, 0.4])
+    assert resonance_strength_at(steps[0], 0.4, 0).item() == pytest.approx(0.4)
+
+
+def test_gating_every_few_steps_follows_its_formula() -> None:
+    lr, decay, strength, warmup, interval = 0.01, 0.1, 0.8, 4, 3
+    params = parameters([(3, 4)])
+    optimizer = RGD(params, lr, (0.9, 0.99), 1e-8, decay, strength, warmup, gate_every=interval)
+    expected = params[0].detach().clone()
+    mean, square, pending = (torch.zeros_like(expected) for _ in range(3))
+    for step in range(1, 8):
+        set_gradients(params, step)
+        assert params[0].grad is not None
+        mean = 0.9 * mean + 0.1 * params[0].grad
+        square = 0.99 * square + 0.01 * params[0].grad ** 2
+        direction = mean / (1 - 0.9**step) / ((square / (1 - 0.99**step)).sqrt() + 1e-8)
+        alpha = strength * min(1, step / warmup)
+        expected = expected * (1 - lr * decay) - lr * (1 - alpha) * direction
+        pending = pending + lr * alpha * direction
+        optimizer.step()
+        if step % interval == 0:
+            update, rho = slow_gate(expected, pending, 1.0)
+            expected = expected - torch.tensor(update, dtype=torch.float64)
+            pending = torch.zeros_like(expected)
+            assert optimizer.metrics()["resonance"].item() == pytest.approx(rho)
+        torch.testing.assert_close(params[0].detach(), expected)
+
+
+def test_without_strength_the_interval_means_nothing() -> None:
+    every, third = parameters(), parameters()
+    train(RGD(every, resonance_strength=0.0), every, 1, 5)
+    train(RGD(third, resonance_strength=0.0, gate_every=3), third, 1, 5)
+    assert all(torch.equal(a, b) for a, b in zip(every, third, strict=True))
+
+
+def test_an_interval_shortened_to_one_leaves_nothing_ungated() -> None:
+    params = parameters([(4, 6)])
+    optimizer = RGD(params, gate_every=3)
+    train(optimizer, params, 1, 2)
+    assert optimizer.state[params[0]]["pending"].any()
+    optimizer.param_groups[0]["gate_every"] = 1
+    train(optimizer, params, 3, 3)
+    assert optimizer.state[params[0]].keys() == {"step", "exp_avg", "exp_avg_sq"}
 
 
 def test_groups_have_their_own_settings_and_parameters_their_own_steps() -> None:
@@ -294,6 +343,7 @@ def test_it_can_be_copied() -> None:
         ("resonance_strength", -0.1),
         ("warmup_steps", -5),
         ("gate_embeddings", "rows"),
+        ("gate_every", 0),
     ],
 )
 def test_wrong_settings_are_named(setting: str, value: object) -> None:
@@ -302,7 +352,7 @@ def test_wrong_settings_are_named(setting: str, value: object) -> None:
 
 
 def test_the_factory_passes_every_setting() -> None:
-    optimizer = rgd(parameters(), 0.02, (0.8, 0.9), 1e-7, 0.03, 0.4, 50, "both")
+    optimizer = rgd(parameters(), 0.02, (0.8, 0.9), 1e-7, 0.03, 0.4, 50, "both", 2)
     (group,) = optimizer.param_groups
     del group["params"]
     assert group == {
@@ -313,4 +363,5 @@ def test_the_factory_passes_every_setting() -> None:
         "resonance_strength": 0.4,
         "warmup_steps": 50,
         "gate_embeddings": "both",
+        "gate_every": 2,
     }
