@@ -124,7 +124,13 @@ class SoftmaxAttention(Attention):
         # Only a later chunk of several tokens needs a mask of its own: a lone token sees everything before it.
         mask = torch.ones(T, S, dtype=torch.bool, device=x.device).tril(S - T) if 1 < T < S else None
         dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=T == S, scale=1.0)
+        # Fused kernels want as many features as channels. Zeros change no dot product.
+        features, channels = q.shape[-1], v.shape[-1]
+        if features < channels:
+            q, k = F.pad(q, (0, channels - features)), F.pad(k, (0, channels - features))
+        elif features > channels:
+            v = F.pad(v, (0, features - channels))
+        y = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=T == S, scale=1.0)[..., :channels]
         mixed: Tensor = self.residual_dropout(self.output(y.transpose(1, 2).flatten(2)))
         return mixed
 

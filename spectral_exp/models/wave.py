@@ -6,11 +6,12 @@ Letters: B batch, T tokens, C channels (`n_embd`), V vocabulary, W waves (`n_wav
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from spectral_exp.errors import require
 from spectral_exp.models.embedding import Embedding
@@ -18,29 +19,77 @@ from spectral_exp.models.precision import full_precision, upcast
 
 RESONANCE_STRENGTH = 0.1
 
+_CPU_PIECE = 2**18
+
 
 def resonance(h: Tensor) -> Tensor:
     """The activation gelu(h) + 0.1 sin(h), element by element."""
-    return F.gelu(h) + RESONANCE_STRENGTH * torch.sin(h)
+    if torch.compiler.is_compiling():
+        return F.gelu(h) + RESONANCE_STRENGTH * torch.sin(h)  # which the compiler fuses
+    activated: Tensor = _Resonance.apply(h)  # type: ignore[no-untyped-call]
+    return activated
 
 
-def wave_packets(freqs: Tensor, phases: Tensor, amps: Tensor, rates: Tensor, positions: Tensor) -> Tensor:
-    """The state [a sin(theta), a cos(theta)] with theta = 2 pi m f + phi + gamma t, for harmonics m = 1..M.
+class _Resonance(torch.autograd.Function):
+    """`resonance` that keeps h alone for the backward pass and adds in place, as much memory as gelu by itself."""
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor) -> Tensor:
+        ctx.save_for_backward(h)
+        h = h.contiguous()
+        y = F.gelu(h)
+        for part, out in zip(_pieces(h), _pieces(y), strict=True):
+            out.add_(torch.sin(part), alpha=RESONANCE_STRENGTH)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (h,) = ctx.saved_tensors
+        h, grad = h.contiguous(), grad.contiguous()
+        result: Tensor = torch.ops.aten.gelu_backward(grad, h)
+        for part, slope, out in zip(_pieces(h), _pieces(grad), _pieces(result), strict=True):
+            out.addcmul_(torch.cos(part), slope, value=RESONANCE_STRENGTH)
+        return result
+
+
+def _pieces(x: Tensor) -> tuple[Tensor, ...]:
+    """Views of a contiguous `x`: on a CPU so small that what is made of each stays in the cache, else one."""
+    return torch.split(x.view(-1), _CPU_PIECE if x.device.type == "cpu" else max(1, x.numel()))
+
+
+def wave_packets(freqs: Tensor, phases: Tensor, amps: Tensor) -> Tensor:
+    """The state [a sin(theta), a cos(theta)] at position 0, theta = 2 pi m f + phi, for harmonics m = 1..M.
 
     Args:
-        freqs: base frequencies f of each token (B, T, W).
-        phases: phases phi (B, T, W).
-        amps: amplitudes a (B, T, W, M).
-        rates: position rates gamma (W).
-        positions: positions t (T).
+        freqs: base frequencies f of each token (..., W).
+        phases: phases phi (..., W).
+        amps: amplitudes a (..., W, M).
 
     Returns:
-        The packets (B, T, 2WM), all sines before all cosines.
+        The packets (..., 2WM), all sines before all cosines.
     """
     harmonics = torch.arange(1, amps.shape[-1] + 1, device=amps.device, dtype=amps.dtype)
-    shift = phases + positions.to(phases.dtype)[:, None] * rates
-    theta = 2 * math.pi * freqs[..., None] * harmonics + shift[..., None]
+    theta = 2 * math.pi * freqs[..., None] * harmonics + phases[..., None]
     return torch.cat([(amps * torch.sin(theta)).flatten(-2), (amps * torch.cos(theta)).flatten(-2)], dim=-1)
+
+
+def at_positions(packets: Tensor, rates: Tensor, positions: Tensor) -> Tensor:
+    """The packets (B, T, 2WM) of tokens that stand at `positions` t (T), theta shifted by gamma t.
+
+    Position adds the same angle to all harmonics of a wave, so this is a rotation of each pair of sine and cosine
+    by angle addition, and sines are taken for T positions and W waves only.
+
+    Args:
+        packets: packets at position 0 (B, T, 2WM).
+        rates: position rates gamma (W).
+        positions: positions t (T).
+    """
+    n_harmonic = packets.shape[-1] // (2 * len(rates))
+    shift = positions.to(rates.dtype)[:, None] * rates.repeat_interleave(n_harmonic)  # (T, WM)
+    cosines, sines = torch.cos(shift), torch.sin(shift)
+    a, b = packets.chunk(2, dim=-1)
+    return torch.cat([a * cosines + b * sines, b * cosines - a * sines], dim=-1)
 
 
 class WaveEmbedding(Embedding):
@@ -111,14 +160,22 @@ class WaveEmbedding(Embedding):
         """Vectors (B, T, C) of `ids` (B, T), whose first column stands at position `start`."""
         positions = torch.arange(start, start + ids.shape[1], device=ids.device)
         with full_precision(self.phases):
-            freqs, phases = upcast(F.embedding(ids, self.base_freqs)), upcast(F.embedding(ids, self.phases))
-            amps = upcast(F.embedding(ids, self.harmonic_amps.flatten(1)))
-            amps = amps.reshape(*phases.shape, self.n_harmonic)
-            packets = wave_packets(freqs, phases, amps, upcast(self.position_rates), positions)
+            amps = self.harmonic_amps.flatten(1)
+            if self.table.num_embeddings <= ids.numel():
+                # Few kinds of tokens: their packets first, each taken as often as it occurs.
+                packets = F.embedding(ids, self._packets(self.base_freqs, self.phases, amps))
+            else:
+                found = [F.embedding(ids, values) for values in (self.base_freqs, self.phases, amps)]
+                packets = self._packets(*found)
+            packets = at_positions(packets, upcast(self.position_rates), positions)
         wave = self.to_channels(packets.to(self.to_channels.weight.dtype))
         r = torch.sigmoid(self.wave_ratio)
         blend: Tensor = self.norm(r * wave + (1 - r) * self.table(ids))
         return blend
+
+    def _packets(self, freqs: Tensor, phases: Tensor, amps: Tensor) -> Tensor:
+        amps = upcast(amps).reshape(*freqs.shape, self.n_harmonic)
+        return wave_packets(upcast(freqs), upcast(phases), amps)
 
     def flops_per_token(self) -> int:
         """The linear map (2WM x C), six operations per wave and harmonic, two per wave, and the blend (3C)."""

@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from spectral_exp.errors import SettingError
 from spectral_exp.models.embedding import StandardEmbedding
-from spectral_exp.models.wave import WaveEmbedding, resonance, wave_packets
+from spectral_exp.models.wave import WaveEmbedding, at_positions, resonance, wave_packets
 from tests.models.tiny_models import loud, random_ids
 
 V, C, W, M = 11, 8, 3, 2
@@ -19,8 +20,9 @@ def embedding(**settings: object) -> WaveEmbedding:
 
 
 @pytest.mark.parametrize("start", [0, 5])
-def test_the_embedding_follows_its_formula(start: int) -> None:
-    module, ids = embedding(bias=True), random_ids(rows=1, tokens=4)
+@pytest.mark.parametrize("n_tokens", [4, 13])  # fewer than the vocabulary has, and more
+def test_the_embedding_follows_its_formula(start: int, n_tokens: int) -> None:
+    module, ids = embedding(bias=True), random_ids(rows=1, tokens=n_tokens)
     loud(module)
     state = {name: value.tolist() for name, value in module.state_dict().items()}
     r = 1 / (1 + math.exp(-state["wave_ratio"]))
@@ -56,7 +58,7 @@ def test_starting_values() -> None:
     assert 0 <= phases.min() < 0.01
     assert 6.27 < phases.max() < 2 * math.pi
     assert module.harmonic_amps.std().item() == pytest.approx(0.5 / 8, rel=0.05)
-    lengths = wave_packets(freqs, phases, module.harmonic_amps, module.position_rates, torch.zeros(1)).norm(dim=-1)
+    lengths = wave_packets(freqs, phases, module.harmonic_amps).norm(dim=-1)
     assert lengths.mean().item() == pytest.approx(0.5, rel=0.05)
     assert (module.base_freqs.shape, module.harmonic_amps.shape) == ((4000, 16), (4000, 16, 4))
     assert (module.phases.shape, module.position_rates.shape) == ((4000, 16), (16,))
@@ -68,7 +70,7 @@ def test_packets_have_the_right_gradient() -> None:
     tensors = tuple(
         torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for shape in shapes
     )
-    assert torch.autograd.gradcheck(lambda f, p, a, g: wave_packets(f, p, a, g, torch.arange(3)), tensors)
+    assert torch.autograd.gradcheck(lambda f, p, a, g: at_positions(wave_packets(f, p, a), g, torch.arange(3)), tensors)
 
 
 def test_a_learned_ratio_ignores_progress() -> None:
@@ -112,6 +114,17 @@ def test_resonance() -> None:
     h = torch.tensor([-2.0, 0.0, 1.5], dtype=torch.float64)
     expected = [0.5 * x * (1 + math.erf(x / math.sqrt(2))) + 0.1 * math.sin(x) for x in h.tolist()]
     torch.testing.assert_close(resonance(h), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_resonance_has_the_right_gradient() -> None:
+    h = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for x in (h, h.T):  # in any layout
+        assert torch.autograd.gradcheck(resonance, (x.detach().requires_grad_(),))
+        x = x.detach().requires_grad_()
+        weights = torch.rand(x.shape, dtype=torch.float64)
+        (ours,) = torch.autograd.grad((weights * resonance(x)).sum(), x)
+        (direct,) = torch.autograd.grad((weights * (F.gelu(x) + 0.1 * x.sin())).sum(), x)
+        torch.testing.assert_close(ours, direct, rtol=1e-13, atol=1e-15)
 
 
 def test_the_standard_embedding_adds_positions_where_asked() -> None:
