@@ -13,6 +13,8 @@ from contextlib import contextmanager
 
 import torch
 
+from spectral_exp.allocator import keep_freed_memory
+
 _MASK = 2**64 - 1
 
 
@@ -33,7 +35,11 @@ def step_seed(seed: int, step: int, rank: int = 0) -> int:
 
 @contextmanager
 def process_settings(threads: int | None, deterministic: bool) -> Iterator[None]:
-    """Set torch's thread count and determinism for one run; put them and the generators back afterwards."""
+    """Set torch's thread count and determinism for one run; put them and the generators back afterwards.
+
+    The process also begins to keep the memory that it frees, and goes on to do so.
+    """
+    keep_freed_memory()
     before_threads = torch.get_num_threads()
     before_deterministic = torch.are_deterministic_algorithms_enabled()
     before_benchmark = torch.backends.cudnn.benchmark

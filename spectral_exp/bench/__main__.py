@@ -1,4 +1,4 @@
-"""Measure what saving, logging and starting cost: `python -m spectral_exp.bench all --json figures.json`."""
+"""Measure what saving, logging, starting and training cost: `python -m spectral_exp.bench all --json figures.json`."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ BENCHES = {
     "checkpoint": ("spectral_exp.bench.checkpoint", "blocked time, time until durable, memory, loading"),
     "logging": ("spectral_exp.bench.metrics_log", "an entry of six metrics, and what a kill loses"),
     "plots": ("spectral_exp.bench.plots", "what a set of plots blocks, when it is drawn, steps meanwhile"),
+    "model": ("spectral_exp.bench.model", "a training step and its memory over classic; classic over a bare loop"),
+    "optimizer": ("spectral_exp.bench.optimizer", "an RGD step over fused AdamW and over its transforms"),
+    "attention": ("spectral_exp.bench.attention", "each attention layer over fused dot-product attention"),
     "startup": ("spectral_exp.bench.startup", "--help, and the command to the first training step"),
 }
 

@@ -331,8 +331,8 @@ def _trained(training: Training, contender: Contender, threads: int) -> Figures:
 def _memory(options: Options, size_mb: int) -> Section:
     """Peak memory beyond the state, each contender in a process of its own."""
     title = f"memory while {size_mb} MB are saved"
-    if not _can_measure_peak():
-        return Section(title, [], ["peak memory: not measured, it needs /proc/self/clear_refs of Linux"])
+    if not measure.can_measure_peak():
+        return Section(title, [], [measure.NO_PEAK])
     found, missing = peers.checkpoint_peers()
     lines = []
     say(f"{title}: a process for each contender")
@@ -345,10 +345,6 @@ def _memory(options: Options, size_mb: int) -> Section:
     return Section(title, lines, missing)
 
 
-def _can_measure_peak() -> bool:
-    return os.access("/proc/self/clear_refs", os.W_OK)
-
-
 def _measure_memory(name: str, size_mb: int, folder: Path) -> Figures:
     """Peak resident memory of two saves beyond that before, MB."""
     with contextlib.ExitStack() as stack:
@@ -358,20 +354,12 @@ def _measure_memory(name: str, size_mb: int, folder: Path) -> Figures:
         contender = make(folder, training)
         stack.callback(contender.close)
         gc.collect()
-        Path("/proc/self/clear_refs").write_text("5")  # begins the high-water mark anew
-        before_mb = _resident_mb("VmRSS")
+        before_mb = measure.begin_peak()
         for _ in range(2):
             contender.save()
             contender.fence()
             contender.wait()
-        return {"state_mb": training.n_bytes / 1e6, "peak_mb": _resident_mb("VmHWM") - before_mb}
-
-
-def _resident_mb(entry: str) -> float:
-    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith(f"{entry}:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    raise RunError(f"/proc/self/status has no {entry}")
+        return {"state_mb": training.n_bytes / 1e6, "peak_mb": measure.peak_mb() - before_mb}
 
 
 # --- loading, and long histories -------------------------------------------------------------------------------------

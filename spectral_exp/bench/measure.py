@@ -198,6 +198,33 @@ def child(module: str, *arguments: str) -> dict[str, Any]:
     return found
 
 
+NO_PEAK = "peak memory: not measured, it needs /proc/self/clear_refs of Linux"
+"""What to say where `can_measure_peak` is false."""
+
+
+def can_measure_peak() -> bool:
+    """Whether this system tells the highest resident memory since a moment of our choice."""
+    return os.access("/proc/self/clear_refs", os.W_OK)
+
+
+def begin_peak() -> float:
+    """Begin the high-water mark of resident memory anew; returns what is resident now, MB."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return _resident_mb("VmRSS")
+
+
+def peak_mb() -> float:
+    """The highest resident memory of this process since `begin_peak`, MB."""
+    return _resident_mb("VmHWM")
+
+
+def _resident_mb(entry: str) -> float:
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith(f"{entry}:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise RunError(f"/proc/self/status has no {entry}")
+
+
 def last_line(text: str) -> str:
     """The last line of `text` that is not empty."""
     lines = text.strip().splitlines()

@@ -9,13 +9,17 @@ W waves (`n_wave`), F features that a query and a key are compared by.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from spectral_exp.errors import require
 from spectral_exp.models.precision import full_precision, upcast
+
+_LEAST_LENGTH = 1e-6
 
 
 class LayerState:
@@ -101,14 +105,14 @@ class SoftmaxAttention(Attention):
 
     def __init__(self, n_embd: int, n_head: int, block_size: int, dropout: float, bias: bool, score_size: int) -> None:
         super().__init__(n_embd, n_head, block_size)
-        self.dropout = dropout
+        self.dropout, self.scale = dropout, 1.0
         self.score_width = n_head * score_size
         self.project = nn.Linear(n_embd, 2 * self.score_width + n_embd, bias=bias)
         self.output = nn.Linear(n_embd, n_embd, bias=bias)
         self.residual_dropout = nn.Dropout(dropout)
 
     def queries_and_keys(self, q: Tensor, k: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        """From projections (B, H, T, F) to queries and keys (B, H, T, F) whose dot product, unscaled, is the score."""
+        """From projections (B, H, T, F) to queries and keys (B, H, T, F); dot product times `scale` is the score."""
         raise NotImplementedError
 
     def feature_flops(self) -> int:
@@ -130,14 +134,14 @@ class SoftmaxAttention(Attention):
             q, k = F.pad(q, (0, channels - features)), F.pad(k, (0, channels - features))
         elif features > channels:
             v = F.pad(v, (0, features - channels))
-        y = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=T == S, scale=1.0)[..., :channels]
+        y = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=T == S, scale=self.scale)[..., :channels]
         mixed: Tensor = self.residual_dropout(self.output(y.transpose(1, 2).flatten(2)))
         return mixed
 
     def weights(self, x: Tensor) -> Tensor:
         """The mixing weights (B, H, T, T): row i says how much of each token j <= i goes into token i."""
         q, k, _ = self._queries_keys_values(x, 0)
-        scores = upcast(q) @ upcast(k).transpose(-1, -2)
+        scores = self.scale * (upcast(q) @ upcast(k).transpose(-1, -2))
         future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=x.device).triu(1)
         return scores.masked_fill(future, -math.inf).softmax(-1)
 
@@ -163,14 +167,15 @@ class DotProductAttention(SoftmaxAttention):
 
     def __init__(self, n_embd: int, n_head: int, block_size: int, dropout: float = 0.0, bias: bool = False) -> None:
         super().__init__(n_embd, n_head, block_size, dropout, bias, n_embd // n_head)
+        self.scale = (n_embd // n_head) ** -0.5
 
     def queries_and_keys(self, q: Tensor, k: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        """Scale the queries by 1/sqrt(D)."""
-        return q * (q.shape[-1] ** -0.5), k
+        """The projections themselves."""
+        return q, k
 
     def feature_flops(self) -> int:
-        """The queries' scale."""
-        return self.score_width
+        """Nothing."""
+        return 0
 
 
 class RotaryAttention(SoftmaxAttention):
@@ -183,6 +188,7 @@ class RotaryAttention(SoftmaxAttention):
     def __init__(self, n_embd: int, n_head: int, block_size: int, dropout: float = 0.0, bias: bool = False) -> None:
         head_size = n_embd // n_head
         super().__init__(n_embd, n_head, block_size, dropout, bias, head_size)
+        self.scale = head_size**-0.5
         require(head_size % 2 == 0, "n_embd", n_embd, f"n_head={n_head} times an even number for rotary attention")
         # Angles in float64: float32 would be off by 1e-4 radians after some thousand tokens.
         rates = 10000.0 ** (-torch.arange(0, head_size, 2, dtype=torch.float64) / head_size)
@@ -191,14 +197,14 @@ class RotaryAttention(SoftmaxAttention):
         self.register_buffer("sines", angles.sin().to(torch.get_default_dtype()), persistent=False)
 
     def queries_and_keys(self, q: Tensor, k: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        """Turn channel pairs (d, d + D/2) of q and k by the position times their rate; then scale q by 1/sqrt(D)."""
+        """Turn channel pairs (d, d + D/2) of q and k by the position times their rate."""
         end = start + q.shape[2]
         cosines, sines = self.cosines[start:end], self.sines[start:end]
-        return _turn(upcast(q), cosines, sines) * (q.shape[-1] ** -0.5), _turn(upcast(k), cosines, sines)
+        return _turn(upcast(q), cosines, sines), _turn(upcast(k), cosines, sines)
 
     def feature_flops(self) -> int:
-        """Three operations per channel of q and k for the turn, and the queries' scale."""
-        return 7 * self.score_width
+        """Three operations per channel of q and k for the turn."""
+        return 6 * self.score_width
 
 
 class InterferenceAttention(SoftmaxAttention):
@@ -231,7 +237,8 @@ class InterferenceAttention(SoftmaxAttention):
     def queries_and_keys(self, q: Tensor, k: Tensor, start: int) -> tuple[Tensor, Tensor]:
         """Shift both by the phase offsets and normalise both to length 1; tau goes with the queries."""
         offsets = self.phase_offsets[:, None]
-        return self.tau[:, None, None] * unit_length(upcast(q) + offsets), unit_length(upcast(k) + offsets)
+        tau = self.tau[:, None, None]
+        return to_length(upcast(q) + offsets, tau), to_length(upcast(k) + offsets, torch.ones_like(tau))
 
     def feature_flops(self) -> int:
         """Offset, square, sum and division for q and k, and tau."""
@@ -281,9 +288,37 @@ class PhasorAttention(SoftmaxAttention):
         return self.n_head * self.n_wave * (2 * 7 + 1 + 2)
 
 
-def unit_length(x: Tensor) -> Tensor:
-    """`x` divided by its length along the last axis; vectors shorter than 1e-6 keep a finite gradient."""
-    return F.normalize(x, dim=-1, eps=1e-6)
+def to_length(x: Tensor, length: Tensor) -> Tensor:
+    """`x` (B, H, T, any) scaled along its last axis to `length` (H, 1, 1); what is shorter than 1e-6 counts as 1e-6."""
+    if torch.compiler.is_compiling():
+        return _scaled(x, length)[0]
+    scaled: Tensor = _ToLength.apply(x, length)  # type: ignore[no-untyped-call]
+    return scaled
+
+
+def _scaled(x: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    norms: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(_LEAST_LENGTH)
+    return x * (length / norms), norms
+
+
+class _ToLength(torch.autograd.Function):
+    """`to_length` with its derivative written out, a third of the passes that its single operations take."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, length: Tensor) -> Tensor:
+        scaled, norms = _scaled(x, length)
+        ctx.save_for_backward(x, length, norms)
+        return scaled
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        x, length, norms = ctx.saved_tensors
+        scale = length / norms
+        along = (grad * x).sum(-1, keepdim=True).div_(norms)  # the gradient's part along x
+        # What stretches x has no effect, but on those too short to be scaled to `length`.
+        removed = torch.where(norms > _LEAST_LENGTH, along * scale / norms, 0.0)
+        return (grad * scale).addcmul_(x, removed, value=-1), along.sum_to_size(length.shape)
 
 
 def _turn(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:

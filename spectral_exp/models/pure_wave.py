@@ -6,7 +6,6 @@ N chunks of L tokens.
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
@@ -14,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spectral_exp.errors import require
-from spectral_exp.models.attention import Attention, LayerState, unit_length
+from spectral_exp.models.attention import Attention, LayerState, to_length
 from spectral_exp.models.precision import full_precision, upcast
 
 
@@ -147,5 +146,5 @@ class PureWaveAttention(Attention):
         q_freq, q_phase, k_freq, k_phase = projected.chunk(4, dim=-1)
         q = torch.sin(q_freq * positions[:, None] + q_phase)
         k = torch.sin(k_freq * positions[:, None] + k_phase)
-        length = math.sqrt(math.sqrt(self.n_wave))
-        return F.elu(length * unit_length(q)) + 1, F.elu(length * unit_length(k)) + 1
+        length = q.new_full((self.n_head, 1, 1), self.n_wave**0.25)
+        return F.elu(to_length(q, length)) + 1, F.elu(to_length(k, length)) + 1

@@ -55,7 +55,11 @@ def gated_direction(
     spectrum = _spectrum(update, both_axes)
     rho = _resonance(_spectrum(matrix, both_axes), spectrum, (-2, -1) if both_axes else (-2,))
     mean = _mean_of_half(rho, width)
-    gated = _inverse(spectrum.mul_(rho.mul_(alpha).add_(1 - alpha)), width, both_axes)
+    gate = rho.mul_(alpha).add_(1 - alpha)
+    # Part by part: as a factor of complex numbers, the gate would be copied into complex ones first.
+    spectrum.real.mul_(gate)
+    spectrum.imag.mul_(gate)
+    gated = _inverse(spectrum, width, both_axes)
     return gated.reshape(direction.shape).to(direction.dtype), mean
 
 
@@ -77,29 +81,29 @@ def _spectrum(matrix: Tensor, both_axes: bool) -> Tensor:
 
 def _inverse(spectrum: Tensor, width: int, both_axes: bool) -> Tensor:
     """The matrix (R, C) of a half spectrum (C // 2 + 1, R)."""
-    rows = (torch.fft.ifft(spectrum, dim=1) if both_axes else spectrum).t()
-    matrix: Tensor = torch.fft.irfft(rows.contiguous(), n=width)
+    columns = torch.fft.ifft(spectrum, dim=1) if both_axes else spectrum
+    # Rows of 2^n numbers would make the last transform, which runs across them, miss the cache at every step.
+    K, R = columns.shape
+    padded = columns.new_empty(K, R + 8)[:, :R].copy_(columns)
+    matrix: Tensor = torch.fft.irfft(padded.t(), n=width)
     return matrix
 
 
 def _resonance(parameter: Tensor, direction: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """rho of the half spectra of parameter, which it overwrites, and direction; maxima are taken along `axes`.
+    """rho of the half spectra of parameter and direction; maxima are taken along `axes`.
 
-    rho is the fourth root of the product of both powers, each divided by its maximum. The powers are made by complex
-    products, whose imaginary part is zero, as torch has fast kernels for these and not for magnitudes.
+    The fourth root of the product of both powers, each divided by its maximum: one root instead of two magnitudes and
+    another. It is taken as 1 / sqrt(1 / sqrt(x)), faster than a power of 1/4; 0 stays 0, by way of infinity.
     """
-    power, other = parameter.mul_(parameter.conj()), direction * direction.conj()
-    peak, other_peak = _peak(power, axes), _peak(other, axes)
-    # One after the other: the product of both peaks may exceed the range of float32.
-    product = power.real / peak
-    product.mul_(other.real).div_(other_peak)
-    return product.rsqrt_().rsqrt_()  # faster than a power of 1/4, and 0 stays 0: 1 / sqrt(1 / sqrt(0)) = 1 / inf
+    rho = _relative_power(parameter, axes)
+    return rho.mul_(_relative_power(direction, axes)).rsqrt_().rsqrt_()
 
 
-def _peak(power: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """The maximum along `axes` of numbers >= 0 stored as complex ones; the least normal number where all are zero."""
-    peak = torch.view_as_real(power).amax(dim=(*(axis - 1 for axis in axes), -1), keepdim=True)[..., 0]
-    return peak.clamp_min_(torch.finfo(peak.dtype).tiny)
+def _relative_power(spectrum: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """|spectrum|^2 divided by its maximum along `axes`; zeros where all is zero."""
+    power = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
+    peak = power.amax(dim=axes, keepdim=True)
+    return power.div_(peak.clamp_min_(torch.finfo(power.dtype).tiny))
 
 
 def _mean_of_half(rho: Tensor, width: int) -> Tensor:

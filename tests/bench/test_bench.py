@@ -13,11 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from spectral_exp.bench import checkpoint, measure, metrics_log, peers, plots
+from spectral_exp.bench import checkpoint, measure, metrics_log, nanogpt, peers, plots, stacks
 from spectral_exp.bench.__main__ import BENCHES
 from spectral_exp.bench.measure import Figures, Line, Section, Spread, Target
 from spectral_exp.errors import RunError
+from spectral_exp.losses import QFE
+from spectral_exp.models.wave import WaveEmbedding
+from spectral_exp.optim.rgd import RGD
 from spectral_exp.run_dir import METRICS_NAME
 from tests.conftest import python
 
@@ -150,6 +154,60 @@ def test_plots(tmp_path: Path) -> None:
     assert {"blocked, training plots of 1,000,000 losses", "time lost to a set, 1 thread"} <= {
         figure for _, figure in figures
     }
+
+
+@pytest.mark.slow
+def test_model(tmp_path: Path) -> None:
+    found, _ = measured("model", cwd=tmp_path)
+    figures = {(line["contender"], line["figure"]): line for line in found["lines"]}
+    for stack in stacks.STACKS[1:]:
+        assert figures[stack, f"a step / {stacks.CLASSIC}"]["unit"] == "x"
+        assert figures[stack, f"peak / {stacks.CLASSIC}"]["n"] == 1
+    assert figures["our classic", "time per token / bare nanoGPT loop"]["target"]["value"] == 1
+
+
+def test_optimizer(tmp_path: Path) -> None:
+    found, _ = measured("optimizer", "--rounds", "2", cwd=tmp_path)
+    targets = {line["figure"]: line["target"]["value"] for line in found["lines"] if line["target"]}
+    assert targets == {"a step / fused AdamW": 12, "a step / fused AdamW + 3 FFTs": 0.9}
+
+
+def test_attention(tmp_path: Path) -> None:
+    found, _ = measured("attention", "--rounds", "2", cwd=tmp_path)
+    layers = {line["contender"] for line in found["lines"] if line["figure"] == "a layer"}
+    assert layers == {"dot_product", "rotary", "interference", "phasor", "pure_wave", "pure_wave_linear"}
+    (constant,) = [line for line in found["lines"] if line["target"]]
+    assert (constant["median"], constant["met"]) == (1, True)
+
+
+def test_the_stacks_are_what_they_are_called() -> None:
+    sizes = stacks.Sizes(16, n_embd=32, n_layer=1, n_head=2, block_size=8)
+    for stack in stacks.STACKS:
+        step = stacks.TrainingStep(stack, sizes, 16)
+        before = [p.detach().clone() for p in step.model.parameters()]
+        step()
+        assert all(p.grad is None for p in step.model.parameters())
+        assert not any(torch.equal(p, b) for p, b in zip(step.model.parameters(), before, strict=True))
+        assert isinstance(step.optimizer, RGD) is ("RGD" in stack)
+        assert isinstance(step.loss, QFE) is ("QFE" in stack)
+        assert isinstance(step.model.embedding, WaveEmbedding) is stack.startswith("wave")
+
+
+def test_our_classic_is_the_model_of_the_bare_loop() -> None:
+    ours, bare = nanogpt.OurTraining(False), nanogpt.NanoGPTTraining(False)
+    renamed = {
+        "embedding.table": "tokens", "embedding.positions": "positions", "attention_norm": "norm_1",
+        "mlp_norm": "norm_2", "attention.project": "attention", "attention.output": "projection",
+        "mlp.hidden": "wide", "mlp.output": "narrow", "blocks": "layers",
+    }  # fmt: skip
+    weights = {}
+    for name, value in ours.model.state_dict().items():
+        for old, new in renamed.items():
+            name = name.replace(old, new)
+        weights[name] = value
+    bare.model.load_state_dict(weights)
+    x, y = torch.randint(65, (2, 12, 64), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(bare.model(x, y), ours.loss(ours.model(x), y)[0])
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from spectral_exp.models.attention import (
     PhasorAttention,
     RotaryAttention,
     SoftmaxAttention,
-    unit_length,
+    to_length,
 )
 from spectral_exp.models.pure_wave import PureWaveAttention, mix_linear, mix_quadratic
 from tests.models.tiny_models import ATTENTIONS, loud
@@ -198,11 +198,22 @@ def test_the_kinds_that_carry_position() -> None:
     assert carrying == {"rotary", "phasor", "pure_wave", "pure_wave_linear"}
 
 
-def test_unit_length_is_finite_at_zero() -> None:
-    x = torch.zeros(2, 3, requires_grad=True)
-    torch.autograd.backward(unit_length(x).sum())
+def test_scaling_to_a_length_is_finite_at_zero() -> None:
+    x = torch.zeros(1, 2, 3, 4, requires_grad=True)
+    torch.autograd.backward(to_length(x, torch.ones(2, 1, 1)).sum())
     assert x.grad is not None
     assert x.grad.isfinite().all()
+
+
+def test_scaling_to_a_length_has_the_right_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 2, 3, 4, generator=generator, dtype=torch.float64)
+    length = torch.rand(2, 1, 1, generator=generator, dtype=torch.float64) + 0.5
+    torch.testing.assert_close(to_length(x, length).norm(dim=-1), length[..., 0].expand(2, 2, 3))
+    for scale in (1.0, 1e-8):  # as long as they should be, and too short to be scaled to the length
+        small = (scale * x).requires_grad_()
+        tolerance = 1e-4 if scale == 1 else 1.0
+        assert torch.autograd.gradcheck(to_length, (small, length.requires_grad_()), eps=1e-9, atol=tolerance)
 
 
 def test_phases_stay_in_float32_under_autocast() -> None:

@@ -108,7 +108,7 @@ def test_flops_of_the_classic_model_follow_from_its_matrices() -> None:
     model = build()
     C, T, V, layers = 8, 10, 11, 2
     matrices = 4 * C * C + 8 * C * C
-    elementwise = layers * (C + 4 * C) + C  # queries' scale, gelu; position added
+    elementwise = layers * 4 * C + C  # gelu; position added
     assert model.flops_per_token() == layers * (2 * matrices + 4 * T * C) + 2 * C * V + elementwise
 
 

@@ -1,0 +1,108 @@
+"""Every attention layer beside fused dot-product attention, forward and backward, projections included.
+
+Then what linear pure-wave attention keeps while it generates: its running sums, however many tokens there were.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from spectral_exp.allocator import keep_freed_memory
+from spectral_exp.bench import measure
+from spectral_exp.bench.measure import Figures, Line, Options, Section, Spread, Target, ratio, say, spread
+from spectral_exp.models.attention import (
+    Attention,
+    DotProductAttention,
+    InterferenceAttention,
+    PhasorAttention,
+    RotaryAttention,
+)
+from spectral_exp.models.pure_wave import PureWaveAttention, RunningSums
+
+DOT_PRODUCT = "dot_product"
+LINEAR = "pure_wave_linear"
+QUADRATIC = "pure_wave"
+
+LINEAR_RATIOS = {2048: Target(1.2), 8192: Target(0.6, strict=True)}
+CONSTANT = Target(1)
+
+_WIDTH, _HEADS, _WAVES = 384, 6, 48
+
+
+def run(options: Options) -> Iterator[Section]:
+    """Measure layers at each length, then generation."""
+    keep_freed_memory()  # as every run does
+    for n_tokens, n_rounds in ((64, 2),) if options.quick else ((2048, 9), (8192, 3)):
+        yield _layers(options, n_tokens, n_rounds)
+    yield _generation(options)
+
+
+def _layers(options: Options, n_tokens: int, n_rounds: int) -> Section:
+    title = f"an attention layer, forward and backward, {n_tokens} tokens"
+    say(title)
+    kinds: dict[str, Callable[..., Attention]] = {
+        DOT_PRODUCT: DotProductAttention,
+        "rotary": RotaryAttention,
+        "interference": functools.partial(InterferenceAttention, n_wave=_WAVES),
+        "phasor": functools.partial(PhasorAttention, n_wave=_WAVES),
+        LINEAR: functools.partial(PureWaveAttention, n_wave=_WAVES, mode="linear"),
+    }
+    if n_tokens <= 2048:  # beyond, its T x T weights fill gigabytes
+        kinds[QUADRATIC] = functools.partial(PureWaveAttention, n_wave=_WAVES)
+    x = torch.randn(1, n_tokens, _WIDTH, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    everyone: dict[str, Callable[[], Figures]] = {
+        name: functools.partial(_milliseconds, kind(_WIDTH, _HEADS, n_tokens), x) for name, kind in kinds.items()
+    }
+    measure.interleave(everyone, 1, budget_s=0)
+    rounds = measure.interleave(everyone, options.rounds or n_rounds, budget_s=40)
+    lines = [Line(name, "a layer", "ms", spread(rounds, name, "ms")) for name in kinds]
+    for name in list(kinds)[1:]:
+        target = LINEAR_RATIOS.get(n_tokens) if name == LINEAR else None
+        lines.append(Line(name, f"a layer / {DOT_PRODUCT}", "x", ratio(rounds, name, DOT_PRODUCT, "ms"), target))
+    return Section(title, lines)
+
+
+def _milliseconds(layer: Attention, x: Tensor) -> Figures:
+    def work() -> None:
+        ids = x.detach().requires_grad_()
+        layer(ids).sum().backward()
+
+    return {"ms": 1e3 * measure.timed(work)}
+
+
+@torch.no_grad()
+def _generation(options: Options) -> Section:
+    """What a token costs after few and after many others."""
+    few, many = (8, 64) if options.quick else (256, 4096)
+    say(f"generating after {few} and after {many} tokens")
+    layer = PureWaveAttention(_WIDTH, _HEADS, many + 64, n_wave=_WAVES, mode="linear")
+    generator = torch.Generator().manual_seed(0)
+    token = torch.randn(1, 1, _WIDTH, generator=generator)
+    states: dict[int, RunningSums] = {}
+    for n_tokens in (few, many):
+        state = layer.new_state(1)
+        assert isinstance(state, RunningSums)
+        layer(torch.randn(1, n_tokens, _WIDTH, generator=generator), 0, state)
+        states[n_tokens] = state
+
+    def work(n_tokens: int) -> Figures:
+        return {"us": 1e6 * measure.timed(lambda: [layer(token, n_tokens, states[n_tokens]) for _ in range(16)]) / 16}
+
+    names = {n: f"after {n} tokens" for n in states}
+    everyone: dict[str, Callable[[], Figures]] = {name: functools.partial(work, n) for n, name in names.items()}
+    measure.interleave(everyone, 1, budget_s=0)
+    rounds = measure.interleave(everyone, options.rounds or 15, budget_s=5)
+    sizes = {n: float(state.sums.nbytes) for n, state in states.items() if state.sums is not None}
+    return Section(
+        "pure_wave_linear, generating",
+        [
+            *(Line(name, "a token", "us", spread(rounds, name, "us")) for name in names.values()),
+            *(Line(names[n], "memory", "kB", Spread.of([size / 1e3])) for n, size in sizes.items()),
+            Line(names[many], f"memory / {names[few]}", "x", Spread.of([sizes[many] / sizes[few]]), CONSTANT),
+        ],
+    )

@@ -1,0 +1,147 @@
+"""What a training step of the wave stack costs, in time and memory, over classic; and classic over a bare loop.
+
+Classic has torch's fused AdamW and fused attention, and our cross-entropy, which needs less time and memory than
+torch's. As a program, `python -m spectral_exp.bench.model STACK VOCABULARY TOKENS` measures one stack's peak memory.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+
+from spectral_exp.allocator import keep_freed_memory
+from spectral_exp.bench import measure
+from spectral_exp.bench.measure import Figures, Line, Options, Section, Spread, Target, ratio, say, spread
+from spectral_exp.bench.nanogpt import NanoGPT, NanoGPTTraining, OurTraining
+from spectral_exp.bench.stacks import CLASSIC, STACKS, WAVE, WAVE_RGD, WAVE_RGD_QFE, Sizes, TrainingStep
+
+STEP_RATIOS = {
+    2048: {WAVE: Target(1.08), WAVE_RGD: Target(1.13), WAVE_RGD_QFE: Target(1.16)},
+    8192: {WAVE: Target(1.06), WAVE_RGD: Target(1.08), WAVE_RGD_QFE: Target(1.10)},
+}
+LARGE_VOCABULARY = 50257
+LARGE_VOCABULARY_RATIO = Target(1.20)
+MEMORY_RATIO = Target(1.10)
+BARE_LOOP_RATIO = Target(1.0)
+
+OURS = "our classic"
+BARE_LOOP = "bare nanoGPT loop"
+
+# Vocabulary, tokens per step, rounds: a step at the last takes seconds.
+_CASES = ((256, 2048, 5), (1024, 2048, 5), (256, 8192, 2), (1024, 8192, 2), (LARGE_VOCABULARY, 2048, 2))
+_QUICK_CASES = ((64, 64, 2),)
+_QUICK = {"n_embd": 32, "n_layer": 1, "n_head": 2, "block_size": 32}
+
+
+def run(options: Options) -> Iterator[Section]:
+    """Measure steps, memory, then classic beside a bare loop."""
+    keep_freed_memory()  # as every run does
+    for vocab_size, n_tokens, n_rounds in _QUICK_CASES if options.quick else _CASES:
+        yield _steps(options, vocab_size, n_tokens, n_rounds)
+    for vocab_size in (64,) if options.quick else (256, LARGE_VOCABULARY):
+        yield _memory(vocab_size, 64 if options.quick else 2048, options.quick)
+    yield _bare_loop(options, compiled=False)
+    if not options.quick:
+        yield _bare_loop(options, compiled=True)
+
+
+def _sizes(vocab_size: int, quick: bool) -> Sizes:
+    return Sizes(vocab_size, **_QUICK) if quick else Sizes(vocab_size)
+
+
+# --- time ------------------------------------------------------------------------------------------------------------
+
+
+def _steps(options: Options, vocab_size: int, n_tokens: int, n_rounds: int) -> Section:
+    title = f"a training step, vocabulary {vocab_size}, {n_tokens} tokens"
+    say(title)
+    sizes = _sizes(vocab_size, options.quick)
+    steps = {stack: TrainingStep(stack, sizes, n_tokens) for stack in STACKS}
+    everyone: dict[str, Callable[[], Figures]] = {
+        stack: functools.partial(_milliseconds, step) for stack, step in steps.items()
+    }
+    measure.interleave(everyone, 1, budget_s=0)
+    rounds = measure.interleave(everyone, options.rounds or n_rounds, budget_s=60)
+    lines = [Line(stack, "a step", "ms", spread(rounds, stack, "ms")) for stack in STACKS]
+    for stack in STACKS[1:]:
+        target = STEP_RATIOS.get(n_tokens, {}).get(stack)
+        if vocab_size == LARGE_VOCABULARY:
+            target = LARGE_VOCABULARY_RATIO
+        lines.append(Line(stack, f"a step / {CLASSIC}", "x", ratio(rounds, stack, CLASSIC, "ms"), target))
+    return Section(title, lines)
+
+
+def _milliseconds(work: Callable[[], object]) -> Figures:
+    return {"ms": 1e3 * measure.timed(work)}
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+def _memory(vocab_size: int, n_tokens: int, quick: bool) -> Section:
+    """Peak memory of training steps: weights, gradients, optimizer and activations, each stack in a process."""
+    title = f"peak memory of training, vocabulary {vocab_size}, {n_tokens} tokens"
+    if not measure.can_measure_peak():
+        return Section(title, [], [measure.NO_PEAK])
+    say(title)
+    arguments = [str(vocab_size), str(n_tokens), *(["quick"] if quick else [])]
+    peaks = {stack: measure.child("spectral_exp.bench.model", stack, *arguments)["peak_mb"] for stack in STACKS}
+    lines = [Line(stack, "peak", "MB", Spread.of([peak])) for stack, peak in peaks.items()]
+    for stack in STACKS[1:]:
+        relative = Spread.of([peaks[stack] / peaks[CLASSIC]])
+        lines.append(Line(stack, f"peak / {CLASSIC}", "x", relative, None if quick else MEMORY_RATIO))
+    return Section(title, lines)
+
+
+def _measure_memory(stack: str, vocab_size: int, n_tokens: int, quick: bool) -> Figures:
+    """Peak resident memory of building a stack and of two steps beyond that before, MB."""
+    keep_freed_memory()
+    sizes = _sizes(vocab_size, quick)
+    TrainingStep(stack, Sizes(8, **_QUICK), 64)()  # what torch loads on first use is no part of it
+    gc.collect()
+    before_mb = measure.begin_peak()
+    step = TrainingStep(stack, sizes, n_tokens)
+    for _ in range(2):
+        step()
+    return {"peak_mb": measure.peak_mb() - before_mb}
+
+
+# --- classic beside a bare loop --------------------------------------------------------------------------------------
+
+
+def _bare_loop(options: Options, compiled: bool) -> Section:
+    """Our classic and nanoGPT's model on nanoGPT's recipe for a CPU, both compiled or not."""
+    title = f"nanoGPT's CPU recipe, {'compiled' if compiled else 'eager'}"
+    if compiled and not _has_compiler():
+        return Section(title, [], ["compiled: not measured: no compiler"])
+    say(title)
+    ours, bare = OurTraining(compiled), NanoGPTTraining(compiled)
+    n_steps = 3 if options.quick else 20
+    everyone: dict[str, Callable[[], Figures]] = {
+        OURS: functools.partial(_rate, ours.step, n_steps),
+        BARE_LOOP: functools.partial(_rate, bare.step, n_steps),
+    }
+    measure.interleave(everyone, 1, budget_s=0)
+    rounds = measure.interleave(everyone, options.rounds or (2 if options.quick else 15), budget_s=15)
+    lines = [Line(name, "tokens per second", "", spread(rounds, name, "tokens_per_s")) for name in everyone]
+    # As a time, so that less is better as everywhere.
+    lines.append(Line(OURS, f"time per token / {BARE_LOOP}", "x", ratio(rounds, OURS, BARE_LOOP, "s"), BARE_LOOP_RATIO))
+    return Section(title, lines)
+
+
+def _has_compiler() -> bool:
+    return any(shutil.which(name) for name in filter(None, (os.environ.get("CXX"), "g++", "clang++")))
+
+
+def _rate(step: Callable[[], object], n_steps: int) -> Figures:
+    taken_s = measure.timed(lambda: [step() for _ in range(n_steps)])
+    return {"s": taken_s, "tokens_per_s": n_steps * NanoGPT.TOKENS_PER_STEP / taken_s}
+
+
+if __name__ == "__main__":
+    print(json.dumps(_measure_memory(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), "quick" in sys.argv[4:])))
