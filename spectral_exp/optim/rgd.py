@@ -28,11 +28,14 @@ GATES = ("none", "channels", "both")
 TABLE_ROLES = ("embedding", "head", "wave")
 
 
-def resonance_strength_at(step: Tensor, strength: float, warmup_steps: int) -> Tensor:
+def resonance_strength_at(step: Tensor, strength: float, warmup_steps: int) -> Tensor | float:
     """alpha at `step` (from 1): `strength`, approached linearly over the first `warmup_steps`."""
-    # As a tensor, in float64: on a GPU nothing waits for the step's value, and a captured graph follows it.
-    done = (step.double() / warmup_steps).clamp(max=1.0) if warmup_steps > 0 else torch.ones_like(step).double()
-    return strength * done
+    if warmup_steps == 0:
+        return strength
+    if step.device.type == "cpu":
+        return strength * min(1.0, step.item() / warmup_steps)
+    # On a GPU nothing waits for the step's value, and a captured graph follows it.
+    return strength * (step.double() / warmup_steps).clamp(max=1.0)
 
 
 def gated_direction(
@@ -57,8 +60,8 @@ def gated_direction(
     mean = _mean_of_half(rho, width)
     gate = rho.mul_(alpha).add_(1 - alpha)
     # Part by part: as a factor of complex numbers, the gate would be copied into complex ones first.
-    spectrum.real.mul_(gate)
-    spectrum.imag.mul_(gate)
+    for part in torch.view_as_real(spectrum).unbind(-1):
+        part.mul_(gate)
     gated = _inverse(spectrum, width, both_axes)
     return gated.reshape(direction.shape).to(direction.dtype), mean
 
@@ -101,7 +104,8 @@ def _resonance(parameter: Tensor, direction: Tensor, axes: tuple[int, ...]) -> T
 
 def _relative_power(spectrum: Tensor, axes: tuple[int, ...]) -> Tensor:
     """|spectrum|^2 divided by its maximum along `axes`; zeros where all is zero."""
-    power = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
+    real, imag = torch.view_as_real(spectrum).unbind(-1)
+    power = real.square().addcmul_(imag, imag)
     peak = power.amax(dim=axes, keepdim=True)
     return power.div_(peak.clamp_min_(torch.finfo(power.dtype).tiny))
 
@@ -223,8 +227,10 @@ class RGD(torch.optim.Optimizer):
             update, rho = gated_direction(parameter, direction, alpha, both_axes)
             parameter.add_(update, alpha=-lr)
             return rho
-        state.setdefault("pending", torch.zeros_like(parameter)).addcmul_(direction, (lr * alpha).to(direction))
-        parameter.addcmul_(direction, (lr * (1 - alpha)).to(direction), value=-1)
+        if "pending" not in state:
+            state["pending"] = torch.zeros_like(parameter)
+        state["pending"].add_(lr * alpha * direction)
+        parameter.sub_(direction.mul_(lr * (1 - alpha)))
         state["ungated_steps"] = state.get("ungated_steps", 0) + 1
         if state["ungated_steps"] < interval:
             return None
