@@ -105,7 +105,7 @@ class SoftmaxAttention(Attention):
 
     def __init__(self, n_embd: int, n_head: int, block_size: int, dropout: float, bias: bool, score_size: int) -> None:
         super().__init__(n_embd, n_head, block_size)
-        self.dropout, self.scale = dropout, 1.0
+        self.dropout, self.scale, self.head_size = dropout, 1.0, n_embd // n_head
         self.score_width = n_head * score_size
         self.project = nn.Linear(n_embd, 2 * self.score_width + n_embd, bias=bias)
         self.output = nn.Linear(n_embd, n_embd, bias=bias)
@@ -231,14 +231,14 @@ class InterferenceAttention(SoftmaxAttention):
     ) -> None:
         require(n_wave >= 1, "n_wave", n_wave, ">= 1")
         super().__init__(n_embd, n_head, block_size, dropout, bias, n_wave)
+        self.n_wave = n_wave
         self.phase_offsets = nn.Parameter(torch.zeros(n_head, n_wave))
         self.tau = nn.Parameter(torch.full((n_head,), math.sqrt(n_wave)))
 
     def queries_and_keys(self, q: Tensor, k: Tensor, start: int) -> tuple[Tensor, Tensor]:
         """Shift both by the phase offsets and normalise both to length 1; tau goes with the queries."""
-        offsets = self.phase_offsets[:, None]
-        tau = self.tau[:, None, None]
-        return to_length(upcast(q) + offsets, tau), to_length(upcast(k) + offsets, torch.ones_like(tau))
+        offsets, tau, size = self.phase_offsets[:, None], self.tau[:, None, None], max(self.n_wave, self.head_size)
+        return to_length(upcast(q), offsets, tau, size), to_length(upcast(k), offsets, torch.ones_like(tau), size)
 
     def feature_flops(self) -> int:
         """Offset, square, sum and division for q and k, and tau."""
@@ -288,37 +288,54 @@ class PhasorAttention(SoftmaxAttention):
         return self.n_head * self.n_wave * (2 * 7 + 1 + 2)
 
 
-def to_length(x: Tensor, length: Tensor) -> Tensor:
-    """`x` (B, H, T, any) scaled along its last axis to `length` (H, 1, 1); what is shorter than 1e-6 counts as 1e-6."""
+def to_length(x: Tensor, shift: Tensor, length: Tensor, size: int) -> Tensor:
+    """x + shift, scaled along the last axis to `length` and filled up with zeros to `size` features.
+
+    What is shorter than 1e-6 counts as 1e-6.
+
+    Args:
+        x: (B, H, T, F).
+        shift: (H, 1, F), or (H, 1, 1).
+        length: (H, 1, 1).
+        size: at least F. Fused attention wants as many features as channels; zeros change no dot product.
+    """
     if torch.compiler.is_compiling():
-        return _scaled(x, length)[0]
-    scaled: Tensor = _ToLength.apply(x, length)  # type: ignore[no-untyped-call]
+        shifted, norms = _with_norms(x, shift)
+        return F.pad(shifted * (length / norms), (0, size - x.shape[-1]))
+    scaled: Tensor = _ToLength.apply(x, shift, length, size)  # type: ignore[no-untyped-call]
     return scaled
 
 
-def _scaled(x: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-    norms: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(_LEAST_LENGTH)
-    return x * (length / norms), norms
+def _with_norms(x: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    shifted = x + shift
+    norms: Tensor = torch.linalg.vector_norm(shifted, dim=-1, keepdim=True).clamp_min(_LEAST_LENGTH)
+    return shifted, norms
 
 
 class _ToLength(torch.autograd.Function):
-    """`to_length` with its derivative written out, a third of the passes that its single operations take."""
+    """`to_length` with its derivative written out: a third of the passes of its single operations.
+
+    It keeps x, a part of the projection that lives on anyway, and shifts it again in the backward pass.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, length: Tensor) -> Tensor:
-        scaled, norms = _scaled(x, length)
-        ctx.save_for_backward(x, length, norms)
+    def forward(ctx: Any, x: Tensor, shift: Tensor, length: Tensor, size: int) -> Tensor:
+        shifted, norms = _with_norms(x, shift)
+        ctx.save_for_backward(x, shift, length, norms)
+        scaled = x.new_zeros(*x.shape[:-1], size)
+        torch.mul(shifted, length / norms, out=scaled[..., : x.shape[-1]])
         return scaled
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        x, length, norms = ctx.saved_tensors
-        scale = length / norms
-        along = (grad * x).sum(-1, keepdim=True).div_(norms)  # the gradient's part along x
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        x, shift, length, norms = ctx.saved_tensors
+        grad, shifted, scale = grad[..., : x.shape[-1]], x + shift, length / norms
+        along = (grad * shifted).sum(-1, keepdim=True).div_(norms)  # the gradient's part along x
         # What stretches x has no effect, but on those too short to be scaled to `length`.
         removed = torch.where(norms > _LEAST_LENGTH, along * scale / norms, 0.0)
-        return (grad * scale).addcmul_(x, removed, value=-1), along.sum_to_size(length.shape)
+        x_grad = (grad * scale).addcmul_(shifted, removed, value=-1)
+        return x_grad, x_grad.sum_to_size(shift.shape), along.sum_to_size(length.shape), None
 
 
 def _turn(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:

@@ -147,4 +147,5 @@ class PureWaveAttention(Attention):
         q = torch.sin(q_freq * positions[:, None] + q_phase)
         k = torch.sin(k_freq * positions[:, None] + k_phase)
         length = q.new_full((self.n_head, 1, 1), self.n_wave**0.25)
-        return F.elu(to_length(q, length)) + 1, F.elu(to_length(k, length)) + 1
+        q, k = (to_length(x, torch.zeros_like(length), length, self.n_wave) for x in (q, k))
+        return F.elu(q) + 1, F.elu(k) + 1

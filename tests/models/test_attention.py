@@ -200,20 +200,26 @@ def test_the_kinds_that_carry_position() -> None:
 
 def test_scaling_to_a_length_is_finite_at_zero() -> None:
     x = torch.zeros(1, 2, 3, 4, requires_grad=True)
-    torch.autograd.backward(to_length(x, torch.ones(2, 1, 1)).sum())
+    torch.autograd.backward(to_length(x, torch.zeros(2, 1, 4), torch.ones(2, 1, 1), 4).sum())
     assert x.grad is not None
     assert x.grad.isfinite().all()
 
 
-def test_scaling_to_a_length_has_the_right_gradient() -> None:
+def test_scaling_to_a_length_follows_its_formula_and_has_the_right_gradient() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 2, 3, 4, generator=generator, dtype=torch.float64)
-    length = torch.rand(2, 1, 1, generator=generator, dtype=torch.float64) + 0.5
-    torch.testing.assert_close(to_length(x, length).norm(dim=-1), length[..., 0].expand(2, 2, 3))
-    for scale in (1.0, 1e-8):  # as long as they should be, and too short to be scaled to the length
-        small = (scale * x).requires_grad_()
-        tolerance = 1e-4 if scale == 1 else 1.0
-        assert torch.autograd.gradcheck(to_length, (small, length.requires_grad_()), eps=1e-9, atol=tolerance)
+    shift, length = (torch.rand(2, 1, n, generator=generator, dtype=torch.float64) + 0.5 for n in (4, 1))
+    scaled = to_length(x, shift, length, 6)
+    expected = length * (x + shift) / (x + shift).norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(scaled[..., :4], expected)
+    assert not scaled[..., 4:].any()
+    inputs = tuple(tensor.requires_grad_() for tensor in (x, shift, length))
+    assert torch.autograd.gradcheck(lambda x, shift, length: to_length(x, shift, length, 6), inputs)
+    # Too short to be scaled to the length: the function is linear there, with a slope of a million.
+    short = (1e-8 * x).detach().requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda a: to_length(a, torch.zeros(2, 1, 1).double(), length.detach(), 4), (short,), eps=1e-10, atol=1.0
+    )
 
 
 def test_phases_stay_in_float32_under_autocast() -> None:
