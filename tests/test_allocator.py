@@ -13,7 +13,8 @@ from spectral_exp.allocator import keep_freed_memory
 import torch
 if "keep" in sys.argv:
     assert keep_freed_memory()
-torch.ones(1 << 24)
+for _ in range(20):  # until the heap has found its form
+    torch.ones(1 << 24)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):
     torch.ones(1 << 24)
