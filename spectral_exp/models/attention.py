@@ -322,7 +322,8 @@ class _ToLength(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, shift: Tensor, length: Tensor, size: int) -> Tensor:
         shifted, norms = _with_norms(x, shift)
         ctx.save_for_backward(x, shift, length, norms)
-        scaled = x.new_zeros(*x.shape[:-1], size)
+        # Heads inside tokens, as in the projection: fused attention answers in the layout of its queries.
+        scaled = x.new_zeros(x.shape[0], x.shape[2], x.shape[1], size).transpose(1, 2)
         torch.mul(shifted, length / norms, out=scaled[..., : x.shape[-1]])
         return scaled
 

@@ -170,7 +170,8 @@ class WaveEmbedding(Embedding):
             packets = at_positions(packets, upcast(self.position_rates), positions)
         wave = self.to_channels(packets.to(self.to_channels.weight.dtype))
         r = torch.sigmoid(self.wave_ratio)
-        blend: Tensor = self.norm(r * wave + (1 - r) * self.table(ids))
+        rows = self.table(ids)
+        blend: Tensor = self.norm(rows + r * (wave - rows))  # keeps the difference alone for the backward pass
         return blend
 
     def _packets(self, freqs: Tensor, phases: Tensor, amps: Tensor) -> Tensor:
