@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
@@ -60,6 +63,17 @@ def background_loop(root: Path, durable: Callable[[int], None]) -> str:
     return library_loop(root, durable, background=True)
 
 
+def short_writes(root: Path, durable: Callable[[int], None]) -> str:
+    """The same on a storage that takes a random part of what it is given, which may be a single byte."""
+    part, write = random.Random(0), os.write
+
+    def write_some(descriptor: int, data: bytes | memoryview) -> int:
+        return write(descriptor, memoryview(data)[: part.randint(1, max(1, len(data)))])
+
+    with mock.patch("os.write", write_some):
+        return library_loop(root, durable)
+
+
 def whole_run(root: Path, durable: Callable[[int], None], *overrides: str) -> str:
     """The training command, typed again as it was."""
     code = main([*TINY, NO_PLOTS, f"hydra.run.dir={root}", *overrides])
@@ -74,6 +88,7 @@ def synchronous_run(root: Path, durable: Callable[[int], None]) -> str:
 SCENARIOS: dict[str, Callable[[Path, Callable[[int], None]], str]] = {
     "library": library_loop,
     "background": background_loop,
+    "short writes": short_writes,
     "run": whole_run,
     "synchronous run": synchronous_run,
 }

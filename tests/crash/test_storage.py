@@ -65,6 +65,12 @@ def test_a_disk_that_never_takes_anything(zygote: Zygote, error: str, tmp_path: 
     assert zygote.run("library", tmp_path / "run").text == zygote.run("library", tmp_path / "other").text
 
 
+def test_a_disk_that_writes_a_part_at_a_time(zygote: Zygote, tmp_path: Path) -> None:
+    attempt = zygote.run("short writes", tmp_path / "run")
+    assert attempt.durable == 8
+    assert attempt.text == zygote.run("library", tmp_path / "undisturbed").text
+
+
 @pytest.mark.usefixtures("root_user")
 @pytest.mark.parametrize("free_kb", [0, 8, 20, 28, 40, 80, 150])
 def test_a_disk_that_runs_full(zygote: Zygote, tmp_path: Path, free_kb: int) -> None:
