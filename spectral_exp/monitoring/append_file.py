@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import weakref
@@ -35,6 +34,9 @@ class AppendFile:
         """Write what waits, as far as the disk takes it."""
         if not self._waiting:
             return
+        if self._descriptor is not None and not os.fstat(self._descriptor).st_nlink:
+            log.warning("%s was deleted while it was written; it begins anew with what comes now", self.path)
+            self._close()
         try:
             self._append(self._descriptor if self._descriptor is not None else self._open())
         except OSError as error:
@@ -47,20 +49,25 @@ class AppendFile:
     def close(self) -> None:
         """Write what waits and close the file; the next line opens it again."""
         self.flush()
+        self._close()
+
+    def _close(self) -> None:
         if self._closer is not None:
             self._closer()
         self._closer = self._descriptor = None
 
     def _append(self, descriptor: int) -> None:
         written = os.write(descriptor, self._waiting)
-        if written == len(self._waiting):
-            self._waiting.clear()
-            return
-        # The disk is full: what it took of a line is taken back, so that the file always ends with a whole one.
-        whole = self._waiting.rfind(b"\n", 0, written) + 1
-        os.ftruncate(descriptor, os.fstat(descriptor).st_size - (written - whole))
-        del self._waiting[:whole]
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        try:
+            while written < len(self._waiting):  # most often it took all
+                written += os.write(descriptor, self._waiting[written:])
+        except OSError:
+            # What it took of a line is taken back, so that the file always ends with a whole one.
+            whole = self._waiting.rfind(b"\n", 0, written) + 1
+            os.ftruncate(descriptor, os.fstat(descriptor).st_size - (written - whole))
+            del self._waiting[:whole]
+            raise
+        self._waiting.clear()
 
     def _open(self) -> int:
         self.path.parent.mkdir(parents=True, exist_ok=True)

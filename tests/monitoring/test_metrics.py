@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -208,6 +209,18 @@ def test_unreadable_log_is_told(tmp_path: Path) -> None:
 
 
 # --- real faults -----------------------------------------------------------------------------------------------------
+
+
+def test_a_deleted_log_begins_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    logs = tmp_path / "logs"
+    logger = MetricsLogger(logs)
+    logger.log_metrics(1, {"loss": 1.0})
+    shutil.rmtree(logs)
+    for step in (2, 3):
+        logger.log_metrics(step, {"loss": 1.0})
+    assert [entry["step"] for entry in MetricsLogger(logs).load_metrics()] == [2, 3]
+    assert caplog.text.count("metrics.jsonl was deleted while it was written") == 1
+
 
 ENDLESS = """
 import sys
