@@ -39,7 +39,7 @@ def test_the_wave_experiment_is_the_point_of_the_grid_that_it_says() -> None:
         ("max_steps=5", "did you mean training.max_steps?"),
         ("modle=default", "did you mean model?"),
         ("model.mlp.n_wave=3", "did you mean model.n_wave?"),
-        ("monitoring=off", "choose monitoring/checkpoint=..."),
+        ("monitoring=off", "choose monitoring/backup=..., monitoring/checkpoint=..."),
         ("seed=1,2", "needs --multirun (-m)"),
         ("model/sise=small", "did you mean model/size?"),
     ],
