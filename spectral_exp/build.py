@@ -32,6 +32,7 @@ from spectral_exp.resume import attempts, refuse_changed_data, resume_problems, 
 from spectral_exp.run_dir import RunLock, RunPaths
 from spectral_exp.runner import Runner, TrainingSettings
 from spectral_exp.seeding import step_seed
+from spectral_exp.undrawn import UndrawnWeights
 
 _GROUPS = ("model", "optimizer", "schedule", "loss", "data", "tokenizer", "training", "monitoring", "match")
 _COMPONENTS = ("backup", "checkpoint", "metrics", "visualization", "tracking")
@@ -176,7 +177,7 @@ def _assemble(config: Mapping[str, Any], paths: RunPaths, trial: bool) -> _Parts
     if dataset is not None and settings is not None:
         make.call("training", lambda: _prompt_ids(dataset, settings))
     vocab_size = 256 if dataset is None else dataset.vocab_size
-    with torch.device("meta") if trial else nullcontext():
+    with UndrawnWeights() if trial else nullcontext():
         model = _model(config, vocab_size, make)
     if model is not None and not trial:
         model.to(device)
@@ -219,7 +220,7 @@ def _matched(node: Mapping[str, Any], parts: Mapping[str, Any], vocab_size: int)
 
     def count(candidate: Mapping[str, Any]) -> int:
         make = Constructor()
-        with torch.device("meta"):
+        with UndrawnWeights():
             model = make.make(candidate, "model", vocab_size=vocab_size)
         make.finish()
         return sum(p.numel() for p in model.parameters())

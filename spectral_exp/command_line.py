@@ -19,11 +19,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from spectral_exp.errors import UserError, nearest
-from spectral_exp.monitoring.redact import REDACTED
 from spectral_exp.run_dir import RunPaths, generate_experiment_id, read_intact_json
 from spectral_exp.run_record import setting_of
 
@@ -43,10 +43,12 @@ class Job:
     Args:
         config: plain, fully resolved values; "???" where a value is missing.
         run_dir: the directory it will run in, None while that is still to be named.
+        sweeps: whether a configuration file makes a sweep of it (`hydra.mode`).
     """
 
     config: dict[str, Any]
     run_dir: Path | None
+    sweeps: bool
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,8 @@ class CommandLine:
 
     def with_run_dir(self, first: Job) -> CommandLine:
         """The command line with the experiment id that names its run directory, unique on this machine."""
+        if first.sweeps and not self.multirun:
+            return replace(self, multirun=True).with_run_dir(first)
         if first.config.get("experiment_id") is not None:
             return self
         if first.run_dir is not None:
@@ -220,6 +224,8 @@ def _with_recorded_overrides(overrides: list[str], multirun: bool) -> list[str]:
     recorded = _recorded_overrides(paths, resume)
     given = {setting_of(override) for override in overrides}
     kept = [o for o in recorded if setting_of(o) not in given and setting_of(o) not in _PLACE_KEYS]
+    from spectral_exp.monitoring.redact import REDACTED  # here: it brings numpy, which --help can do without
+
     secret = [setting_of(override) for override in kept if REDACTED in override]
     if secret:
         raise UserError(
@@ -302,4 +308,5 @@ def _job(config: DictConfig, named: bool) -> Job:
     except OmegaConfBaseException as error:
         raise UserError(describe(error)) from error
     assert isinstance(plain, dict)
-    return Job(config={str(k): v for k, v in plain.items()}, run_dir=run_dir)
+    plain = {str(k): v for k, v in plain.items()}
+    return Job(config=plain, run_dir=run_dir, sweeps=config.hydra.mode == RunMode.MULTIRUN)

@@ -57,7 +57,8 @@ def process_settings(threads: int | None, deterministic: bool) -> Iterator[None]
             yield
         finally:
             torch.set_num_threads(before_threads)
-            torch.use_deterministic_algorithms(before_deterministic)
+            if deterministic:  # the call imports torch's compiler
+                torch.use_deterministic_algorithms(before_deterministic)
             torch.backends.cudnn.benchmark = before_benchmark
             if before_cublas is None:
                 os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)

@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import hydra
 import psutil
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -27,6 +28,9 @@ from spectral_exp.errors import Interrupted, RunError, UserError
 from spectral_exp.monitoring.helper_process import helper_process_ids
 
 log = logging.getLogger(__name__)
+
+_JOB_NAME = "train"
+"""What Hydra calls a job of this module."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,8 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         command = CommandLine.parse(sys.argv[1:] if arguments is None else arguments)
         if not command.informs_only:
             command = _checked(command)
-        sys.argv[1:] = command.arguments
-        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(run_job)()
+        _hand_over(command)
     except Interrupted as stop:
         return stop.exit_code
     except KeyboardInterrupt:
@@ -95,6 +98,19 @@ def _checked(command: CommandLine) -> CommandLine:
     if problems:
         raise UserError("\nerror: ".join(problems))
     return command.with_run_dir(jobs[0])
+
+
+def _hand_over(command: CommandLine) -> None:
+    """Let Hydra do what `command` asks for."""
+    if command.flags or command.multirun:
+        sys.argv[1:] = command.arguments
+        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(run_job)()
+        return
+    # hydra.main does the same, but first composes everything once more to see whether a sweep is asked for.
+    with hydra.initialize_config_dir(config_dir=str(CONF_DIR), job_name=_JOB_NAME, version_base="1.3"):
+        single = GlobalHydra.instance().hydra
+        assert single is not None
+        single.run(command.config_name, run_job, list(command.overrides))
 
 
 def run_job(config: DictConfig) -> None:

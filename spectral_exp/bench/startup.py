@@ -1,4 +1,8 @@
-"""How long the command line takes to answer, and to begin training."""
+"""How long the command line takes to answer, and to begin training.
+
+The limit is a fresh interpreter until `import torch` has returned. Ours is the command of `make run` until its first
+training step is done and logged: all components on, model and batches of the real sizes, the corpus already tokenized.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +27,7 @@ HELP_S = Target(0.8, strict=True)
 BEYOND_TORCH_S = Target(1.5)
 
 _TRAIN = (sys.executable, "-m", "spectral_exp.train")
-_SMALL_RUN = (
-    "training=smoke", "training.max_steps=3", "training.eval_windows=4", "data=markov", "data.n_tokens=20000",
-    "model.n_embd=16", "model.n_layer=2", "model.n_head=2", "model.block_size=16", "model.n_wave=4",
-    "monitoring.metrics.log_interval=1", "monitoring/visualization=off", "threads=1",
-)  # fmt: skip
+_MAKE_RUN = (*_TRAIN, "+experiment=wave_rgd", "monitoring.metrics.log_interval=1")
 _MAX_S = 120.0
 
 
@@ -35,7 +35,7 @@ def run(options: Options) -> Iterator[Section]:
     """Measure both, beside the import of torch alone."""
     numbers = itertools.count(1)
     everyone: dict[str, Callable[[], Figures]] = {
-        IMPORT_TORCH: functools.partial(_ended, [sys.executable, "-c", "import torch"], options.folder),
+        IMPORT_TORCH: functools.partial(_imported_torch, options.folder),
         HELP: functools.partial(_ended, [*_TRAIN, "--help"], options.folder),
         FIRST_STEP: lambda: _first_step(options.new_folder(f"run_{next(numbers)}"), options.folder / "cache"),
     }
@@ -55,6 +55,19 @@ def run(options: Options) -> Iterator[Section]:
     )
 
 
+def _imported_torch(folder: Path) -> Figures:
+    """Seconds until a fresh interpreter has torch; what it then takes to end does not count."""
+    start = time.perf_counter()
+    command = [sys.executable, "-c", "import torch; print('done', flush=True)"]
+    with subprocess.Popen(command, cwd=folder, env=measure.environment(), stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        told = process.stdout.readline()
+        taken_s = time.perf_counter() - start
+    if not told:
+        raise RunError(f"import torch ended with {process.returncode}")
+    return {"s": taken_s}
+
+
 def _ended(command: list[str], folder: Path) -> Figures:
     """Seconds until a command has ended."""
     start = time.perf_counter()
@@ -68,12 +81,12 @@ def _ended(command: list[str], folder: Path) -> Figures:
 
 
 def _first_step(folder: Path, cache: Path) -> Figures:
-    """Seconds until the first line of metrics is there; the process is then ended."""
+    """Seconds until the first step is done and its line of metrics there; the process is then ended."""
     told = folder / "printed"
     with told.open("wb") as printed:
         start = time.perf_counter()
         process = subprocess.Popen(
-            [*_TRAIN, *_SMALL_RUN],
+            _MAKE_RUN,
             cwd=folder,
             env=measure.environment(SPECTRAL_EXP_CACHE=str(cache.resolve())),
             stdin=subprocess.DEVNULL,

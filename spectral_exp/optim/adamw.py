@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from spectral_exp.errors import require
+from spectral_exp.optim.eager import EagerAdamW
 
 Parameters: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]]
 
@@ -40,7 +41,7 @@ def adamw(
     if fused is None:
         tensors = [tensor for group in groups for tensor in group["params"]]
         fused = all(t.device.type in FUSED_DEVICES and t.is_floating_point() for t in tensors)
-    return torch.optim.AdamW(
+    return EagerAdamW(
         groups, lr=learning_rate, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay, fused=fused
     )
 

@@ -20,6 +20,7 @@ from torch.optim.adamw import adamw
 
 from spectral_exp.errors import require
 from spectral_exp.optim.adamw import FUSED_DEVICES, Parameters, check_adam
+from spectral_exp.optim.eager import EagerOptimizer
 
 Gate: TypeAlias = Literal["none", "channels", "both"]
 GATES = ("none", "channels", "both")
@@ -121,7 +122,7 @@ def _mean_of_half(rho: Tensor, width: int) -> Tensor:
     return total / (rho.shape[1] * width)
 
 
-class RGD(torch.optim.Optimizer):
+class RGD(EagerOptimizer):
     """Resonant Gradient Descent: see the module. Parameters of fewer than two dimensions get plain AdamW.
 
     With `gate_every` = k > 1 the transforms are paid for every k-th step only. The part (1 - alpha) U, which no filter
