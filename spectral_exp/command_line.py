@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import string
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -138,6 +139,16 @@ class CommandLine:
             choices = _choices(override)
             jobs = [[*job, choice] for job in jobs for choice in choices] if choices else jobs
         return jobs
+
+
+def help_text() -> str:
+    """What `--help` prints, from the template in conf/hydra/help."""
+    with hydra.initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
+        template = hydra.compose("config", return_hydra_config=True).hydra.help.template
+    # Hydra would fill it in likewise, but looks up the options of each group anew: that takes longer than all the rest.
+    options = {group: sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml")) for group in sorted(_groups())}
+    choices = [f"{group}: {', '.join(names)}" for group, names in options.items() if names and _is_ours(group)]
+    return string.Template(template).substitute(APP_CONFIG_GROUPS="".join(f"{line}\n" for line in choices))
 
 
 def quoted(value: str) -> str:
@@ -293,6 +304,10 @@ def _dotted_names(node: Any, prefix: str = "") -> list[str]:
     start = f"{prefix}." if prefix else ""
     below = [name for key, value in node.items() for name in _dotted_names(value, f"{start}{key}")]
     return [prefix, *below] if prefix else below
+
+
+def _is_ours(group: str) -> bool:
+    return group.split("/")[0] != "hydra"
 
 
 def _groups() -> list[str]:

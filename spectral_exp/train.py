@@ -23,7 +23,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from spectral_exp.command_line import CONF_DIR, CommandLine, describe
+from spectral_exp.command_line import CONF_DIR, CommandLine, describe, help_text
 from spectral_exp.errors import Interrupted, RunError, UserError
 from spectral_exp.monitoring.helper_process import helper_process_ids
 
@@ -40,6 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         command = CommandLine.parse(sys.argv[1:] if arguments is None else arguments)
+        if command.arguments in (["--help"], ["-h"]):
+            print(help_text())
+            return 0
         if not command.informs_only:
             command = _checked(command)
         _hand_over(command)
