@@ -323,5 +323,5 @@ def _job(config: DictConfig, named: bool) -> Job:
     except OmegaConfBaseException as error:
         raise UserError(describe(error)) from error
     assert isinstance(plain, dict)
-    plain = {str(k): v for k, v in plain.items()}
-    return Job(config=plain, run_dir=run_dir, sweeps=config.hydra.mode == RunMode.MULTIRUN)
+    named_values = {str(key): value for key, value in plain.items()}
+    return Job(config=named_values, run_dir=run_dir, sweeps=config.hydra.mode == RunMode.MULTIRUN)
