@@ -62,7 +62,7 @@ def train_step(runner: Runner) -> StepFingerprint:
         runner.model.state_dict(), runner.loss.state_dict(), runner.optimizer.state_dict(), rng_state()
     )
     hashes = {"loss": {"loss": report.loss.hex()}, "gradients": gradients, **state}
-    return StepFingerprint(runner.state.step, report.loss, report.grad_norm, hashes)
+    return StepFingerprint(runner.state.step, float(report.loss), float(report.grad_norm), hashes)
 
 
 def state_hashes(

@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from spectral_exp.monitoring.visualization import TextSample, VisualizationManag
 from spectral_exp.profiling import UNDISTURBED_STEPS, StepProfiler
 from spectral_exp.progress import Progress
 from spectral_exp.run_dir import RunPaths, read_json
-from spectral_exp.seeding import process_settings, restore_rng_state, rng_state, step_seed
+from spectral_exp.seeding import process_settings, restore_rng_state, rng_state, seed_generators, step_seed
 from spectral_exp.signals import StopRequest
 
 log = logging.getLogger(__name__)
@@ -112,18 +112,24 @@ class TrainState:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one optimizer step did: mean cross-entropy, tokens it was taken over, rate, gradient norm, named extras."""
+    """What one optimizer step did: mean cross-entropy, tokens it was taken over, rate, gradient norm, named extras.
 
-    loss: float
+    Tensors are 0-dimensional and stay on the device: reading one waits for it. Each extra has one for a micro-batch.
+    """
+
+    loss: Tensor
     tokens: int
     learning_rate: float
-    grad_norm: float
-    extra: Mapping[str, Tensor]
+    grad_norm: Tensor
+    extra: Mapping[str, list[Tensor]]
 
-    @property
     def finite(self) -> bool:
-        """Whether the step could be applied."""
+        """Whether the step can be applied."""
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
+    def finite_on_device(self) -> Tensor:
+        """The same, without waiting."""
+        return torch.isfinite(self.loss) & torch.isfinite(self.grad_norm)
 
 
 @runtime_checkable
@@ -132,6 +138,16 @@ class Measured(Protocol):
 
     def metrics(self) -> dict[str, Tensor]:
         """Name -> 0-dimensional detached tensor."""
+
+
+@runtime_checkable
+class Skipping(Protocol):
+    """An optimizer that can leave out a step by itself, so that nobody has to wait for what a GPU found."""
+
+    skips_on_device: bool
+
+    def step_if(self, finite: Tensor) -> None:
+        """Do a step where `finite`, a 0-dimensional bool, is true, and nothing else where not."""
 
 
 @runtime_checkable
@@ -206,6 +222,14 @@ class Runner:
         self.samples: list[dict[str, Any]] = []
         self.history: dict[str, tuple[array[int], array[float]]] = {}
         self._peak_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        # What a step would otherwise look for anew.
+        self._parameters = list(self.model.parameters())
+        self._scheduled = [part for part in (self.model, self.loss) if isinstance(part, Scheduled)]
+        # Whether steps are told apart on the device, whose answers are read when something is due.
+        optimizer = self.optimizer
+        self._lags = self.device.type == "cuda" and isinstance(optimizer, Skipping) and optimizer.skips_on_device
+        self._unread: list[StepReport] = []
+        self._read = (math.nan, math.nan)
         self._reported_saves = 0
         self._logged = (0.0, 0)
         self._started_s = time.perf_counter()
@@ -268,7 +292,7 @@ class Runner:
                 if self.visualization.should_visualize(step):
                     self._plot(step)
                 # While steps are being skipped, what is on disk is better than what would replace it.
-                if (self.checkpoint.should_checkpoint(step) or improved) and not state.bad_in_a_row:
+                if (self.checkpoint.should_checkpoint(step) or improved) and not self._skipping():
                     self.save(improved)
                 if self.checkpoint.exceeds_risk(step):
                     self._save_or_stop()
@@ -283,7 +307,7 @@ class Runner:
     def compute_gradients(self, step: int) -> StepReport:
         """The first half of a step: gradients over all micro-batches, averaged and clipped, left in the parameters."""
         settings = self.settings
-        torch.manual_seed(step_seed(self.seed, step))
+        seed_generators(step_seed(self.seed, step), self.device)
         self._set_schedules(step)
         losses: list[Tensor] = []
         tokens = 0
@@ -293,19 +317,21 @@ class Runner:
             with self._autocast():
                 logits = self.compute(x.to(self.device, non_blocking=True))
                 objective, parts = self.loss(logits, y.to(self.device, non_blocking=True))
-            (objective / settings.grad_accum_steps).backward()
+            if settings.grad_accum_steps > 1:
+                objective = objective / settings.grad_accum_steps
+            objective.backward()
             losses.append(parts["loss"])
             tokens += y.numel()
             for name in parts.keys() - {"loss"}:
                 extra.setdefault(name, []).append(parts[name])
-        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip or math.inf)
-        learning_rate = self.optimizer.param_groups[0]["lr"]
-        means = {name: torch.stack(values).mean() for name, values in extra.items()}
-        return StepReport(float(torch.stack(losses).mean()), tokens, learning_rate, float(grad_norm), means)
+        grad_norm = nn.utils.clip_grad_norm_(self._parameters, settings.grad_clip or math.inf)
+        return StepReport(_mean(losses), tokens, self.optimizer.param_groups[0]["lr"], grad_norm, extra)
 
     def update_weights(self, report: StepReport) -> None:
         """The second half of a step: apply the gradients, unless they are non-finite, and drop them."""
-        if report.finite:
+        if self._lags:
+            cast(Skipping, self.optimizer).step_if(report.finite_on_device())
+        elif report.finite():
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -313,9 +339,8 @@ class Runner:
         factor = self.schedule.factor(step)
         for group, peak in zip(self.optimizer.param_groups, self._peak_rates, strict=True):
             group["lr"] = peak * factor
-        for part in (self.model, self.loss):
-            if isinstance(part, Scheduled):
-                part.set_progress(step / self.settings.max_steps)
+        for part in self._scheduled:
+            part.set_progress(step / self.settings.max_steps)
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self.settings.precision == "fp32":
@@ -326,34 +351,65 @@ class Runner:
         """Take a step that has been done into the state. Raises RunError after too many skipped ones in a row."""
         state = self.state
         state.step += 1
-        state.loss_history.append(report.loss)
         state.train_s = self._train_s_before + self.clock.seconds.get("train", 0.0)
-        if report.finite:
-            state.tokens += report.tokens
+        self._unread.append(report)
+        # A run that has to be given up ends at that very step, also where reports are read late.
+        if not self._lags or state.bad_in_a_row + len(self._unread) >= self.settings.max_bad_steps:
+            self.read_reports()
+
+    def read_reports(self, also: Mapping[str, Tensor] | None = None) -> dict[str, float]:
+        """Read what the latest steps found, in one transfer, and take it into the state; the values of `also` as well.
+
+        Raises:
+            RunError: too many steps in a row were skipped.
+        """
+        reports, self._unread = self._unread, []
+        names, wanted = list(also or {}), list((also or {}).values())
+        n = len(reports)
+        values = _on_host([*(r.loss for r in reports), *(r.grad_norm for r in reports), *wanted])
+        for step, report, loss, grad_norm in zip(
+            range(self.state.step - n + 1, self.state.step + 1), reports, values[:n], values[n : 2 * n], strict=True
+        ):
+            self._take_in(step, report.tokens, loss, grad_norm)
+        return dict(zip(names, values[2 * n :], strict=True))
+
+    def _take_in(self, step: int, tokens: int, loss: float, grad_norm: float) -> None:
+        state = self.state
+        self._read = (loss, grad_norm)
+        state.loss_history.append(loss)
+        if math.isfinite(loss) and math.isfinite(grad_norm):
+            state.tokens += tokens
             state.bad_in_a_row = 0
             return
         state.bad_steps += 1
         state.bad_in_a_row += 1
-        log.warning("step %d skipped: loss %s, gradient norm %s", state.step, report.loss, report.grad_norm)
+        log.warning("step %d skipped: loss %s, gradient norm %s", step, loss, grad_norm)
         if state.bad_in_a_row >= self.settings.max_bad_steps:
             raise RunError(
                 f"{state.bad_in_a_row} steps in a row had a non-finite loss or gradient, the last of them step "
-                f"{state.step} (training.max_bad_steps={self.settings.max_bad_steps}); the weights are those of step "
-                f"{state.step - state.bad_in_a_row}. In a new run, lower "
+                f"{step} (training.max_bad_steps={self.settings.max_bad_steps}); the weights are those of step "
+                f"{step - state.bad_in_a_row}. In a new run, lower "
                 "optimizer.learning_rate, lengthen schedule.warmup_steps or set training.grad_clip"
             )
+
+    def _skipping(self) -> bool:
+        """Whether the last step was skipped."""
+        self.read_reports()
+        return self.state.bad_in_a_row > 0
 
     def _training_metrics(self, report: StepReport) -> dict[str, float]:
         before_s, before_step = self._logged
         train_s, step = self.clock.seconds["train"], self.state.step
         self._logged = (train_s, step)
-        values = {"loss": report.loss, "learning_rate": report.learning_rate, "grad_norm": report.grad_norm}
-        values["tokens_per_s"] = (step - before_step) * report.tokens / (train_s - before_s)
-        measured = {**report.extra}
+        measured = {name: _mean(values) for name, values in report.extra.items()}
         for part in (self.model, self.optimizer):
             if isinstance(part, Measured):
                 measured |= part.metrics()
-        values |= {name: float(value) for name, value in measured.items()}
+        extra = self.read_reports(also=measured)
+        loss, grad_norm = self._read
+        values = {"loss": loss, "learning_rate": report.learning_rate, "grad_norm": grad_norm}
+        values["tokens_per_s"] = (step - before_step) * report.tokens / (train_s - before_s)
+        values |= extra
         if self.checkpoint.enabled:
             values["steps_at_risk"] = self.checkpoint.steps_at_risk(step)
             values |= self._costs_of_new_saves()
@@ -416,6 +472,7 @@ class Runner:
 
     def _plot(self, step: int) -> None:
         self._plotted_step = step
+        self.read_reports()
         with self.clock.measure("visualization"):
             self.visualization.generate_training_plots(step, self.state.loss_history, self.history)
             self.visualization.generate_model_plots(
@@ -424,6 +481,7 @@ class Runner:
 
     def save(self, is_best: bool = False) -> None:
         """Save a checkpoint of the state reached."""
+        self.read_reports()
         extra = {
             "train_state": self.state.state_dict(),
             "loss_state_dict": self.loss.state_dict(),
@@ -491,6 +549,7 @@ class Runner:
         return results["status"] in ("completed", "stopped_early") and results["totals"]["steps"] == self.state.step
 
     def _finish(self) -> None:
+        self.read_reports()
         over = self.state.step >= self.settings.max_steps
         status: Status = "stopped_early" if self.state.stopped_early else "completed" if over else "interrupted"
         # The save under way first: the last state must not be the one that is passed over.
@@ -579,3 +638,15 @@ class Runner:
             # No training waited for it, but the end of the run did.
             "last_plots_s": self.clock.seconds.get("last plots", 0.0),
         }
+
+
+def _mean(values: list[Tensor]) -> Tensor:
+    """The mean of 0-dimensional tensors; usually there is one."""
+    return values[0] if len(values) == 1 else torch.stack(values).mean()
+
+
+def _on_host(values: list[Tensor]) -> list[float]:
+    """0-dimensional tensors as numbers, by one transfer from a GPU."""
+    if all(value.device.type == "cpu" for value in values):
+        return [value.item() for value in values]
+    return torch.stack([value.double() for value in values]).tolist()

@@ -455,3 +455,30 @@ def test_storage_that_comes_back_in_time_saves_the_run(tmp_path: Path, monkeypat
     assert found["status"] == "completed"
     assert found["monitoring_cost"]["saves"][-1]["step"] == 12
     assert {"blocked_s", "durable_s", "size_bytes"} <= set(found["monitoring_cost"]["saves"][0])
+
+
+def test_reports_that_are_read_late_change_nothing(tmp_path: Path) -> None:
+    """As on a GPU: bad steps are left out without a look at them, and what is kept, logged and saved is the same."""
+    found = []
+    for lags in (False, True):
+        runs = tmp_path / str(lags)
+        runs.mkdir()
+        with build(compose("+experiment=classic", *TINY, NO_PLOTS), runs, []) as runner:
+            runner._lags = lags
+            original = runner.loss.forward
+
+            def spoiled(logits: Tensor, targets: Tensor, runner: Runner = runner, original: Any = original) -> Any:
+                objective, parts = original(logits, targets)
+                bad = runner.state.step + 1 in (5, 6) and torch.is_grad_enabled()
+                return (objective * math.nan, {"loss": parts["loss"] * math.nan}) if bad else (objective, parts)
+
+            runner.loss.forward = spoiled  # type: ignore[method-assign]
+            state = runner.run()
+            assert (state.bad_steps, state.bad_in_a_row, state.tokens) == (2, 0, 10 * 4 * 16)
+            logged = [
+                {k: v for k, v in entry.items() if k in ("step", "loss", "grad_norm", "val_loss", "bad_steps")}
+                for entry in runner.metrics.load_metrics()
+            ]
+            weights = torch.cat([p.detach().flatten() for p in runner.model.parameters()])
+            found.append((repr(logged), repr(state.loss_history), weights.tolist()))
+    assert found[0] == found[1]

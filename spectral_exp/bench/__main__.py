@@ -26,6 +26,7 @@ BENCHES = {
     "model": ("spectral_exp.bench.model", "a training step and its memory over classic; classic over a bare loop"),
     "optimizer": ("spectral_exp.bench.optimizer", "an RGD step over fused AdamW and over its transforms"),
     "attention": ("spectral_exp.bench.attention", "each attention layer over fused dot-product attention"),
+    "loop": ("spectral_exp.bench.loop", "what our loop adds to a step of a bare PyTorch loop"),
     "startup": ("spectral_exp.bench.startup", "--help, and the command to the first training step"),
 }
 

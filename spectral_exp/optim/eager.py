@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 
 import torch
+from torch import Tensor
 
 
 class EagerOptimizer(torch.optim.Optimizer):
@@ -26,3 +27,19 @@ class EagerAdamW(EagerOptimizer, torch.optim.AdamW):
 
     # torch's own guard of `step` switches gradients off as well.
     step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+    @property
+    def skips_on_device(self) -> bool:
+        """Whether `step_if` can be used: the fused kernel alone looks at a flag before it writes."""
+        return bool(self.defaults["fused"])
+
+    def step_if(self, finite: Tensor) -> None:
+        """Do a step where `finite`, a 0-dimensional bool on the device of the parameters, is true; else none at all.
+
+        The flag is the one that `torch.amp.GradScaler` sets. The host waits for nothing.
+        """
+        self.found_inf, self.grad_scale = (~finite).float(), None
+        try:
+            self.step()
+        finally:
+            del self.found_inf, self.grad_scale

@@ -1,0 +1,174 @@
+"""What our loop adds to a step, beside a bare PyTorch loop.
+
+Both train in one process: copies of one model with copies of one optimizer, on the same batches. The bare loop reads a
+batch, computes the loss and its gradients, clips them, updates the weights and drops the gradients: nothing else, and
+it never looks at the loss. Ours is `Runner.run` with all components on, at the specification's recommended intervals:
+metrics every 10 steps, a checkpoint in the background and plots every 1000. It sets learning rates, seeds each step,
+keeps the loss history and refuses non-finite updates. Neither validates.
+
+They take turns in blocks of steps; a figure is the difference between neighbouring blocks. Where plots are drawn or a
+checkpoint is in flight is reported apart.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from spectral_exp.bench.measure import Line, Options, Section, Spread, Target, say
+from spectral_exp.build import build
+from spectral_exp.command_line import CommandLine
+from spectral_exp.runner import Runner
+
+OURS = "ours"
+BARE = "bare loop"
+
+ADDED_US = Target(40, strict=True)
+ADDED_PERCENT = Target(1, strict=True)
+
+_RUN = (
+    "+experiment=classic", "data=markov", "data.n_tokens=100000", "threads=1", "training.sample_tokens=0",
+    "training.eval_windows=1", "training.eval_interval=1000000",
+    "monitoring.metrics.log_interval=10", "monitoring.visualization.viz_interval=1000",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A model, and how to take turns on it.
+
+    Attributes:
+        name: for the table.
+        settings: overrides that give its size.
+        block: steps of a turn; whole metrics intervals.
+        steps: of each loop.
+        save_interval: steps between checkpoints.
+        target: of the median.
+    """
+
+    name: str
+    settings: Sequence[str]
+    block: int
+    steps: int
+    save_interval: int
+    target: Target
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Seconds a step of neighbouring blocks, and what went on during ours."""
+
+    bare_s: float
+    ours_s: float
+    saving: bool
+    plotting: bool
+
+
+_SMALL = ("model.n_embd=32", "model.n_layer=2", "model.n_head=2", "model.block_size=32", "training.batch_size=4")
+_LARGE = ("model.n_embd=128", "model.n_layer=4", "model.n_head=4", "model.block_size=64", "training.batch_size=8")
+CASES = (
+    _Case("a step of about 1 ms", _SMALL, block=50, steps=6000, save_interval=1000, target=ADDED_US),
+    _Case("a step of about 20 ms", _LARGE, block=10, steps=1000, save_interval=200, target=ADDED_PERCENT),
+)
+
+
+def run(options: Options) -> Iterator[Section]:
+    """Measure both cases."""
+    for number, case in enumerate(CASES):
+        steps = 4 * case.block if options.quick else case.steps
+        say(f"{case.name}: {steps} steps of each loop")
+        pairs = _take_turns(case, steps, options.new_folder(f"ours_{number}"), options.new_folder(f"bare_{number}"))
+        yield Section(case.name, list(_lines(case, pairs)))
+
+
+def _lines(case: _Case, pairs: Sequence[_Pair]) -> Iterator[Line]:
+    yield Line(BARE, "limit: a step", "ms", Spread.of(1e3 * pair.bare_s for pair in pairs))
+    everywhere = Spread.of([1e6 * sum(pair.ours_s - pair.bare_s for pair in pairs) / len(pairs)])
+    kinds = {
+        "added to a step": [pair for pair in pairs if not pair.saving and not pair.plotting],
+        "the same, a checkpoint in flight": [pair for pair in pairs if pair.saving and not pair.plotting],
+    }
+    for name, chosen in kinds.items():
+        if not chosen:
+            continue
+        in_us, in_percent = (case.target if case.target is limit else None for limit in (ADDED_US, ADDED_PERCENT))
+        yield Line(OURS, name, "us", Spread.of(1e6 * (pair.ours_s - pair.bare_s) for pair in chosen), in_us)
+        relative = Spread.of(100 * (pair.ours_s / pair.bare_s - 1) for pair in chosen)
+        yield Line(OURS, f"{name}, relative", "%", relative, in_percent)
+    yield Line(OURS, "added on average, plots and all", "us", everywhere)
+
+
+def _take_turns(case: _Case, steps: int, ours: Path, bare: Path) -> list[_Pair]:
+    """Run our loop to its end; before each of its blocks the bare one does the same steps."""
+    lengths = (f"training.max_steps={steps}", f"monitoring.checkpoint.save_interval={case.save_interval}")
+    (job,) = CommandLine.parse([*_RUN, *case.settings, *lengths]).compose()
+    # The first lines of a run would tell of it in the middle of the tables.
+    quiet = logging.getLogger("spectral_exp")
+    level, quiet.level = quiet.level, logging.WARNING
+    try:
+        with build(job.config, ours, []) as runner, build(job.config, bare, []) as other:
+            turns = _Turns(case.block, runner, _bare_block(other))
+            runner.batches = turns
+            runner.run()
+            return turns.pairs
+    finally:
+        quiet.level = level
+
+
+def _bare_block(parts: Runner) -> Callable[[int, int], None]:
+    """The bare loop over the steps from one up to, not including, another."""
+    model, optimizer, loss, batches = parts.model, parts.optimizer, parts.loss, parts.batches
+    parameters, clip = list(model.parameters()), parts.settings.grad_clip
+
+    def block(first: int, end: int) -> None:
+        for step in range(first, end):
+            x, y = batches(step, 0)
+            objective, _ = loss(model(x), y)
+            objective.backward()
+            nn.utils.clip_grad_norm_(parameters, clip)
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return block
+
+
+class _Turns:
+    """The batches of our loop, which let the bare loop have its turn whenever a block begins.
+
+    Attributes:
+        pairs: of every block but the first, which warms up.
+    """
+
+    def __init__(self, block: int, runner: Runner, bare: Callable[[int, int], None]) -> None:
+        self.pairs: list[_Pair] = []
+        self._block, self._runner, self._bare, self._batches = block, runner, bare, runner.batches
+        self._began_s = self._bare_s = 0.0
+        self._saving = False
+
+    def __call__(self, step: int, micro_step: int) -> tuple[Tensor, Tensor]:
+        """The batch, after the bare loop's turn where it is due."""
+        if (step - 1) % self._block == 0:
+            self._turn(step)
+        return self._batches(step, micro_step)
+
+    def _turn(self, step: int) -> None:
+        now_s = time.perf_counter()
+        busy = self._runner.checkpoint.busy
+        if step > 2 * self._block:
+            last = step - 1
+            saved = last % self._runner.config["monitoring"]["checkpoint"]["save_interval"] == 0
+            plotted = self._runner.visualization.should_visualize(last)
+            ours_s = (now_s - self._began_s) / self._block
+            self.pairs.append(_Pair(self._bare_s, ours_s, self._saving or busy or saved, plotted))
+        self._saving = busy
+        gc.collect()
+        start_s = time.perf_counter()
+        self._bare(step, step + self._block)
+        self._began_s = time.perf_counter()
+        self._bare_s = (self._began_s - start_s) / self._block
