@@ -61,8 +61,9 @@ def train_step(runner: Runner) -> StepFingerprint:
     state = state_hashes(
         runner.model.state_dict(), runner.loss.state_dict(), runner.optimizer.state_dict(), rng_state()
     )
-    hashes = {"loss": {"loss": report.loss.hex()}, "gradients": gradients, **state}
-    return StepFingerprint(runner.state.step, float(report.loss), float(report.grad_norm), hashes)
+    loss, grad_norm = float(report.loss), float(report.grad_norm)
+    hashes = {"loss": {"loss": loss.hex()}, "gradients": gradients, **state}
+    return StepFingerprint(runner.state.step, loss, grad_norm, hashes)
 
 
 def state_hashes(

@@ -74,7 +74,7 @@ def applied_gradients(runner: Runner, step: int) -> tuple[list[Tensor], float]:
     before_each_update(
         runner, lambda: seen.extend(p.grad.clone() for p in runner.model.parameters() if p.grad is not None)
     )
-    return seen, runner.train_step(step).grad_norm
+    return seen, float(runner.train_step(step).grad_norm)
 
 
 def norm(tensors: list[Tensor]) -> float:
@@ -463,7 +463,7 @@ def test_reports_that_are_read_late_change_nothing(tmp_path: Path) -> None:
     for lags in (False, True):
         runs = tmp_path / str(lags)
         runs.mkdir()
-        with build(compose("+experiment=classic", *TINY, NO_PLOTS), runs, []) as runner:
+        with built(runs) as runner:
             runner._lags = lags
             original = runner.loss.forward
 
@@ -472,7 +472,7 @@ def test_reports_that_are_read_late_change_nothing(tmp_path: Path) -> None:
                 bad = runner.state.step + 1 in (5, 6) and torch.is_grad_enabled()
                 return (objective * math.nan, {"loss": parts["loss"] * math.nan}) if bad else (objective, parts)
 
-            runner.loss.forward = spoiled  # type: ignore[method-assign]
+            runner.loss.forward = spoiled
             state = runner.run()
             assert (state.bad_steps, state.bad_in_a_row, state.tokens) == (2, 0, 10 * 4 * 16)
             logged = [

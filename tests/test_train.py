@@ -272,6 +272,20 @@ def test_help_and_questions_answer_without_torch(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_run_that_compiles_nothing_does_not_load_the_compiler(tmp_path: Path) -> None:
+    """Importing it takes about as long as all else that happens before the first step."""
+    check = (
+        "import sys\n"
+        "from spectral_exp.train import main\n"
+        "code = main(sys.argv[1:])\n"
+        "print('compiler loaded:', 'torch._dynamo' in sys.modules)\n"
+        "sys.exit(code)\n"
+    )
+    done = python("-c", check, "+experiment=wave_rgd", "match=wave", *TINY, NO_PLOTS, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "compiler loaded: False"
+
+
 def test_a_failing_job_of_a_sweep_keeps_its_traceback_and_the_sweep_goes_on(tmp_path: Path) -> None:
     """The second of three jobs fails inside its loop, as a defect would; the others finish."""
     script = (

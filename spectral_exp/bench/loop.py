@@ -70,8 +70,8 @@ class _Pair:
     plotting: bool
 
 
-_SMALL = ("model.n_embd=32", "model.n_layer=2", "model.n_head=2", "model.block_size=32", "training.batch_size=4")
-_LARGE = ("model.n_embd=128", "model.n_layer=4", "model.n_head=4", "model.block_size=64", "training.batch_size=8")
+_SMALL = ("model.n_embd=16", "model.n_layer=1", "model.n_head=2", "model.block_size=16", "training.batch_size=4")
+_LARGE = ("model.n_embd=128", "model.n_layer=4", "model.n_head=4", "model.block_size=64", "training.batch_size=4")
 CASES = (
     _Case("a step of about 1 ms", _SMALL, block=50, steps=6000, save_interval=1000, target=ADDED_US),
     _Case("a step of about 20 ms", _LARGE, block=10, steps=1000, save_interval=200, target=ADDED_PERCENT),

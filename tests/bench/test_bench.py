@@ -217,6 +217,14 @@ def test_startup(tmp_path: Path) -> None:
     assert [line["target"]["value"] for line in found["lines"] if line["target"]] == [0.8, 1.5]
 
 
+@pytest.mark.slow
+def test_loop(tmp_path: Path) -> None:
+    found, _ = measured("loop", cwd=tmp_path)
+    figures = [(line["contender"], line["figure"]) for line in found["lines"]]
+    assert figures.count(("bare loop", "limit: a step")) == 2
+    assert [line["target"]["value"] for line in found["lines"] if line["target"]] == [40, 1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
