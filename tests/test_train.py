@@ -383,7 +383,8 @@ def test_killed_and_resumed_equals_undisturbed_bit_for_bit(
     assert read(tmp_path / "killed/results.json")["status"] == "completed"
 
 
-@pytest.mark.parametrize("storage", ["file", pytest.param("s3", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("storage", ["file", "s3"])
 def test_a_backup_continues_on_an_empty_machine_bit_for_bit(
     storage: str, request: pytest.FixtureRequest, here: Callable[..., str], tmp_path: Path
 ) -> None:

@@ -83,6 +83,7 @@ def measured(name: str, *arguments: str, cwd: Path) -> tuple[dict[str, Any], str
     return found, done.stdout
 
 
+@pytest.mark.slow
 def test_saving_and_loading(tmp_path: Path) -> None:
     options = measure.Options(tmp_path, quick=True, sizes_mb=(1,), rounds=1)
     with peers.process_group():
