@@ -364,7 +364,14 @@ sys.exit(train.main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+# Between them every embedding, MLP, optimizer and loss, and four kinds of attention; the others are slow.
+SAMPLE = ("classic", "wave", "phasor_rgd_qfe", "pure_wave_linear")
+
+
+@pytest.mark.parametrize(
+    "experiment",
+    [name if name in SAMPLE else pytest.param(name, marks=pytest.mark.slow) for name in EXPERIMENTS],
+)
 def test_killed_and_resumed_equals_undisturbed_bit_for_bit(
     experiment: str, here: Callable[..., str], tmp_path: Path
 ) -> None:
