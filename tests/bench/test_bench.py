@@ -124,7 +124,7 @@ def test_checkpoint(tmp_path: Path) -> None:
     assert figures[checkpoint.BACKGROUND, "blocked, first save"]["n"] == 1
     assert figures[checkpoint.BACKGROUND, "blocked"]["n"] == 2
     assert figures["ours, verified", "load / torch.load"]["target"] == {"relation": "<=", "value": 1.3}
-    assert figures["ours", "added to a load"]["target"] == {"relation": "<", "value": 20}
+    assert figures["ours, array", "added to a load"]["target"] == {"relation": "<", "value": 20}
     assert all(line["median"] > 0 for line in found["lines"] if line["unit"] in ("x", "s"))
     if importlib.util.find_spec("lightning") is None:
         (reason,) = found["missing"]
