@@ -171,8 +171,14 @@ def _claims_folder() -> Path:
 
 def code_directory() -> Path:
     """The folder whose git state describes the code: the package's checkout, or for an installed package the cwd."""
+    return _checkout() or Path.cwd()
+
+
+@functools.cache
+def _checkout() -> Path | None:
+    """The package's checkout, or None for an installed package. Asked once: every checkpoint names its commit."""
     checkout = Path(__file__).resolve().parents[1]
-    return checkout if (checkout / ".git").exists() else Path.cwd()
+    return checkout if (checkout / ".git").exists() else None
 
 
 def run_git(*arguments: str, directory: Path, timeout_s: float = 10.0) -> bytes | None:

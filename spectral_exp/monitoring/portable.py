@@ -67,6 +67,8 @@ def _convert(value: Any, where: str, lenient: bool, found: list[torch.Tensor]) -
     if isinstance(value, tuple):
         return tuple(_convert(item, f"{where}[{i}]", lenient, found) for i, item in enumerate(value))
     if isinstance(value, Sequence) and not isinstance(value, bytearray):
+        if all(type(item) in _PLAIN for item in value):  # as the numbers of an optimizer's parameters
+            return list(value)
         return [_convert(item, f"{where}[{i}]", lenient, found) for i, item in enumerate(value)]
     if lenient:
         return value.tolist() if isinstance(value, np.ndarray) else str(value)
