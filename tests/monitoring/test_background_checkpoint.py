@@ -248,15 +248,14 @@ from torch import nn
 from spectral_exp.monitoring import CheckpointManager
 model = nn.Linear(2000, 2000)
 optimizer = torch.optim.SGD(model.parameters())
-CheckpointManager("run", background=True, keep_last_n=1).save_checkpoint(1, model, optimizer, [], {})
-manager = CheckpointManager("run", background=True, keep_last_n=1)
-manager.wait()
-manager.save_checkpoint(2, model, optimizer, [], {})
+CheckpointManager("forgotten", background=True).save_checkpoint(1, model, optimizer, [], {})
+manager = CheckpointManager("kept", background=True)
+manager.save_checkpoint(1, model, optimizer, [], {})
 """
     printed = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert printed.stderr == ""
-    manager = CheckpointManager(tmp_path / "run")
-    assert manager.load_checkpoint(2) is not None
+    for name in ("forgotten", "kept"):
+        assert CheckpointManager(tmp_path / name).load_checkpoint(1) is not None, name
 
 
 def test_wrong_state_is_told_by_the_call(tmp_path: Path) -> None:
