@@ -18,7 +18,7 @@ _NEVER = 2**31 - 1
 def keep_freed_memory() -> bool:
     """Let this process keep what it frees, for good; returns whether its C library can (glibc on Linux).
 
-    Peak memory stays what it was; between steps the process holds on to it.
+    Between steps the process holds on to the most that it has needed.
     """
     if not sys.platform.startswith("linux"):
         return False

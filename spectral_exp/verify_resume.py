@@ -280,7 +280,8 @@ def _quiet(config: Mapping[str, Any]) -> dict[str, Any]:
     quiet: dict[str, Any] = copy.deepcopy(dict(config))
     for name in ("metrics", "visualization", "tracking"):
         quiet["monitoring"][name]["enabled"] = False
-    quiet["monitoring"]["backup"]["url"] = None
+    # Whole, since runs from before there were backups have recorded none.
+    quiet["monitoring"]["backup"] = {"_target_": "spectral_exp.monitoring.Backup", "url": None}
     checkpoint = quiet["monitoring"]["checkpoint"]
     kept = {name: checkpoint[name] for name in ("_target_", "compression") if name in checkpoint}
     quiet["monitoring"]["checkpoint"] = {**kept, "background": False}
