@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import weakref
 from pathlib import Path
 
 log = logging.getLogger(__name__)
+
+_LOOK_EVERY_S = 1.0
 
 
 class AppendFile:
@@ -23,6 +26,7 @@ class AppendFile:
         self._descriptor: int | None = None
         self._closer: weakref.finalize[[int], AppendFile] | None = None
         self._warned = False
+        self._look_at = 0.0
 
     def write(self, line: bytes, flush: bool = True) -> None:
         """Append `line`, which ends in a newline, at once or with the next flush."""
@@ -34,7 +38,7 @@ class AppendFile:
         """Write what waits, as far as the disk takes it."""
         if not self._waiting:
             return
-        if self._descriptor is not None and not os.fstat(self._descriptor).st_nlink:
+        if self._was_deleted():
             log.warning("%s was deleted while it was written; it begins anew with what comes now", self.path)
             self._close()
         try:
@@ -55,6 +59,14 @@ class AppendFile:
         if self._closer is not None:
             self._closer()
         self._closer = self._descriptor = None
+
+    def _was_deleted(self) -> bool:
+        """Whether the open file has no name any more; looked at once a second, since it costs a third of a line."""
+        now = time.monotonic()
+        if self._descriptor is None or now < self._look_at:
+            return False
+        self._look_at = now + _LOOK_EVERY_S
+        return not os.fstat(self._descriptor).st_nlink
 
     def _append(self, descriptor: int) -> None:
         written = os.write(descriptor, self._waiting)
