@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": set(),
     "distributed": set(),
     "monitoring": {"run_dir", "distributed"},
-    "results": {"run_dir"},
+    "results": {"run_dir", "run_record", "plots"},
     "dashboard": {"run_dir"},
 }
 # Upper parts, from the lowest: each may import those before it and none after it.
