@@ -225,6 +225,7 @@ class Runner:
         # What a step would otherwise look for anew.
         self._parameters = list(self.model.parameters())
         self._scheduled = [part for part in (self.model, self.loss) if isinstance(part, Scheduled)]
+        self._measured = [part for part in (self.model, self.optimizer) if isinstance(part, Measured)]
         # Whether steps are told apart on the device, whose answers are read when something is due.
         optimizer = self.optimizer
         self._lags = self.device.type == "cuda" and isinstance(optimizer, Skipping) and optimizer.skips_on_device
@@ -322,8 +323,9 @@ class Runner:
             objective.backward()
             losses.append(parts["loss"])
             tokens += y.numel()
-            for name in parts.keys() - {"loss"}:
-                extra.setdefault(name, []).append(parts[name])
+            for name, value in parts.items():
+                if name != "loss":
+                    extra.setdefault(name, []).append(value)
         grad_norm = nn.utils.clip_grad_norm_(self._parameters, settings.grad_clip or math.inf)
         return StepReport(_mean(losses), tokens, self.optimizer.param_groups[0]["lr"], grad_norm, extra)
 
@@ -352,9 +354,12 @@ class Runner:
         state = self.state
         state.step += 1
         state.train_s = self._train_s_before + self.clock.seconds.get("train", 0.0)
+        if not self._lags:
+            self._take_in(state.step, report.tokens, report.loss.item(), report.grad_norm.item())
+            return
         self._unread.append(report)
         # A run that has to be given up ends at that very step, also where reports are read late.
-        if not self._lags or state.bad_in_a_row + len(self._unread) >= self.settings.max_bad_steps:
+        if state.bad_in_a_row + len(self._unread) >= self.settings.max_bad_steps:
             self.read_reports()
 
     def read_reports(self, also: Mapping[str, Tensor] | None = None) -> dict[str, float]:
@@ -402,9 +407,8 @@ class Runner:
         train_s, step = self.clock.seconds["train"], self.state.step
         self._logged = (train_s, step)
         measured = {name: _mean(values) for name, values in report.extra.items()}
-        for part in (self.model, self.optimizer):
-            if isinstance(part, Measured):
-                measured |= part.metrics()
+        for part in self._measured:
+            measured |= part.metrics()
         extra = self.read_reports(also=measured)
         loss, grad_norm = self._read
         values = {"loss": loss, "learning_rate": report.learning_rate, "grad_norm": grad_norm}

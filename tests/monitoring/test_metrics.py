@@ -8,17 +8,19 @@ import signal
 import subprocess
 import sys
 import tempfile
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from spectral_exp.errors import SettingError, UserError
 from spectral_exp.monitoring import MetricsLogger
+from spectral_exp.run_record import same
 
 
 def entries_of(logger: MetricsLogger) -> list[tuple[int, float]]:
@@ -83,6 +85,21 @@ def test_floats_come_back_exactly_and_files_stay_standard(values: list[float]) -
             (math.isnan(b), b) if b == b else True for b in values
         ]
         assert "NaN," not in (Path(folder) / "metrics.jsonl").read_text().replace('"NaN"', "")
+
+
+NUMBERS = st.one_of(st.floats(), st.integers(), st.just(10**400), st.booleans(), st.floats().map(np.float64))
+
+
+@given(st.dictionaries(st.text(max_size=8).filter(lambda name: name not in {"step", "timestamp"}), NUMBERS, max_size=6))
+@example({"100 %": 1.5, '"quoted" %s': 2, "large": 1e308, "larger": 1.5e308})
+def test_any_mixture_of_numbers_and_names_comes_back(metrics: dict[str, Any]) -> None:
+    with tempfile.TemporaryDirectory() as folder, MetricsLogger(folder) as logger:
+        logger.log_metrics(7, metrics)
+        [entry] = logger.load_metrics()
+        assert entry.pop("step") == 7
+        datetime.fromisoformat(entry.pop("timestamp"))
+        assert entry.keys() == metrics.keys()
+        assert all(same(entry[name], metrics[name]) for name in metrics)
 
 
 def test_reserved_names_are_refused(tmp_path: Path) -> None:
