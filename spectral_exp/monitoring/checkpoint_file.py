@@ -64,6 +64,11 @@ def sidecar_file(path: Path) -> Path:
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
+# Below so many bytes, reading them again takes less time than combining checksums, and does not keep Python from
+# other threads.
+_COMBINE_FROM = 1 << 16
+
+
 class _PlainSink:
     """Writes an archive as it is, and puts the checksums of its parts together."""
 
@@ -77,7 +82,7 @@ class _PlainSink:
 
     def write(self, data: memoryview | bytes, checksum: int | None = None) -> None:
         self._file.write(data)
-        if checksum is None:
+        if checksum is None or len(data) < _COMBINE_FROM:
             self.checksum = crc32(data, self.checksum)
         else:
             self.checksum = crc32_combine(self.checksum, checksum, len(data))
