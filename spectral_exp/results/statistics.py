@@ -206,10 +206,10 @@ def unpaired_contrast(
 def probability_of_improvement(
     a: Values,
     b: Values,
-    *,
-    lower_is_better: bool,
     strata_a: Sequence[int] | None = None,
     strata_b: Sequence[int] | None = None,
+    *,
+    lower_is_better: bool,
 ) -> float | None:
     """The probability that a random run of `b` is better than a random run of `a`; ties count half.
 
