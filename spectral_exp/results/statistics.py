@@ -399,14 +399,16 @@ def _resamples(parts: Sequence[FloatArray], stream: int) -> Iterator[FloatArray]
     draws = RESAMPLES // 2
     rows = max(1, _BLOCK // sum(len(part) for part in parts))
     for start in range(0, draws, rows):
-        picks = []
+        resamples, mirrored = [], []
         for part, generator in zip(ordered, generators, strict=True):
-            shape = (min(rows, draws - start), len(part))
-            uniform = (generator.random_raw(shape) >> np.uint64(11)) * 2.0**-53  # 53 random bits: [0, 1)
-            picks.append((uniform * len(part)).astype(np.int64))
-        pairs = list(zip(ordered, picks, strict=True))
-        yield np.concatenate([part[pick] for part, pick in pairs], axis=1)
-        yield np.concatenate([part[len(part) - 1 - pick] for part, pick in pairs], axis=1)
+            words = generator.random_raw((min(rows, draws - start), len(part)))
+            # The upper 32 bits as a fraction, times the number of runs: 0 to n - 1. Run by run, so that sums over runs
+            # add long rows.
+            picks = np.ascontiguousarray(((words >> 32) * np.uint64(len(part)) >> 32).T).view(np.int64)
+            resamples.append(part[picks])
+            mirrored.append(part[len(part) - 1 - picks])
+        yield np.concatenate(resamples).T
+        yield np.concatenate(mirrored).T
 
 
 def _parts(values: Values, strata: Sequence[int] | None) -> list[FloatArray]:
