@@ -420,7 +420,7 @@ def _adapted(a: Run, b: Run, part: str) -> list[str]:
     """What else has another size in an ablation, because the model was widened to keep its number of parameters."""
     sizes_a, sizes_b = ((run.record.get("model") or {}).get("parameters_by_component") or {} for run in (a, b))
     return [
-        f"the {name} has another size, to keep the number of parameters: {sizes_a[name]:,} against {sizes_b[name]:,}"
+        f"{name} has another size, to keep the number of parameters: {sizes_a[name]:,} against {sizes_b[name]:,}"
         for name in ("embedding", "attention", "mlp", "head")
         if name != part and name in sizes_a and name in sizes_b and sizes_a[name] != sizes_b[name]
     ]
