@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 
 from spectral_exp.errors import SettingError, UserError, nearest
 from spectral_exp.results import checks, statistics
@@ -14,7 +13,7 @@ from spectral_exp.results.group import Group
 from spectral_exp.results.pairs import (
     ABLATION_PARTS,
     LEARNING_RATE,
-    ablated_part,
+    ablation_pairs,
     other_differences,
     pairs_by_seed,
 )
@@ -339,10 +338,8 @@ def _ablations(
     summaries: Sequence[GroupSummary], base: GroupSummary
 ) -> Iterator[tuple[GroupSummary, GroupSummary, str]]:
     """Pairs that differ in one part alone, with that part; first the one that has it in common with the baseline."""
-    for a, b in combinations(summaries, 2):
-        part = ablated_part(a.group.runs, b.group.runs)
-        if part is None:
-            continue
+    for i, j, part in ablation_pairs([summary.group for summary in summaries]):
+        a, b = summaries[i], summaries[j]
         usual = {run.parts.get(part) for run in base.group.runs}
         swapped = {run.parts.get(part) for run in b.group.runs} == usual
         yield (b, a, part) if swapped else (a, b, part)
@@ -417,10 +414,10 @@ def _fairness(
 
 
 def _adapted(a: Run, b: Run, part: str) -> list[str]:
-    """What else has another size in an ablation, because the model was widened to keep its number of parameters."""
+    """What else has another size in an ablation: what came with the part, and what was widened to match."""
     sizes_a, sizes_b = ((run.record.get("model") or {}).get("parameters_by_component") or {} for run in (a, b))
     return [
-        f"{name} has another size, to keep the number of parameters: {sizes_a[name]:,} against {sizes_b[name]:,}"
+        f"the size of the {name} differs too: {sizes_a[name]:,} against {sizes_b[name]:,} parameters"
         for name in ("embedding", "attention", "mlp", "head")
         if name != part and name in sizes_a and name in sizes_b and sizes_a[name] != sizes_b[name]
     ]

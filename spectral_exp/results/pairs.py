@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from itertools import combinations
 
 from spectral_exp.results.group import Group
 from spectral_exp.results.run import Run
@@ -37,33 +39,31 @@ def differing_parts(a: Sequence[Run], b: Sequence[Run]) -> list[str]:
     return [part for part, (one, other) in choices.items() if one is not None and other is not None and one != other]
 
 
-def ablated_part(a: Sequence[Run], b: Sequence[Run]) -> str | None:
-    """The one part in which two groups differ while all else that decides about training is equal, or None.
+def ablation_pairs(groups: Sequence[Group]) -> list[tuple[int, int, str]]:
+    """The pairs of groups, by index, that differ in one part while all else that decides about training is equal.
 
     All else: every setting but those of the part itself, the learning rate included. Widths that `match` set may
     differ, since they are there to keep the number of parameters.
     """
-    parts = differing_parts(a, b)
-    if len(parts) != 1 or not a or not b:
-        return None
-    return parts[0] if {setup(run, parts) for run in a} == {setup(run, parts) for run in b} else None
+    found = []
+    for part in ABLATION_PARTS:
+        alike: dict[frozenset[Setup], list[tuple[int, str]]] = {}
+        for i, group in enumerate(groups):
+            choice = _only(group.runs, part)
+            if choice is not None:
+                alike.setdefault(frozenset(setup(run, (part,)) for run in group.runs), []).append((i, choice))
+        for members in alike.values():
+            found += [(i, j, part) for (i, one), (j, other) in combinations(members, 2) if one != other]
+    return sorted(found)
 
 
-def setup(run: Run, without: Sequence[str] = ()) -> Setup:
+def setup(run: Run, without: tuple[str, ...] = ()) -> Setup:
     """What decides about a run's training beside its seed, without the settings of some parts.
 
     The learning rate stays: every optimizer has one, and a difference in it is never a part's own.
     """
-    left_out = tuple(_SETTINGS_OF[part] for part in without)
-    return tuple(
-        sorted(
-            (name, repr(value))
-            for name, value in run.settings.items()
-            if matters_for_steps(name)
-            and not is_among(name, _NO_SETUP)
-            and (name == LEARNING_RATE or not is_among(name, left_out))
-        )
-    )
+    names = sorted(name for name in run.settings if _in_setup(name, without))
+    return tuple((name, repr(run.settings[name])) for name in names)
 
 
 def other_differences(a: Sequence[Run], b: Sequence[Run]) -> list[str]:
@@ -89,7 +89,7 @@ def pairs_by_seed(a: Group, b: Group) -> list[tuple[Run, Run, int]]:
     Where a group holds several configurations, partners have to agree in all but the parts in which the two groups
     differ. Empty where a run would have more than one partner.
     """
-    parts = differing_parts(a.runs, b.runs)
+    parts = tuple(differing_parts(a.runs, b.runs))
     by_setup = len({*a.strata}) > 1 or len({*b.strata}) > 1
     keyed: list[dict[tuple[Setup, int], Run]] = []
     for group in (a, b):
@@ -114,6 +114,13 @@ def _values(runs: Sequence[Run]) -> dict[str, str]:
     found: dict[str, dict[str, None]] = {}
     for run in runs:
         for name, value in run.settings.items():
-            if matters_for_steps(name) and not is_among(name, (*_NO_SETUP, *_MATCHED)):
+            if _in_setup(name) and name not in _MATCHED:
                 found.setdefault(name, {})[str(value)] = None
     return {name: ", ".join(sorted(values)) for name, values in found.items()}
+
+
+@cache  # a few names, asked about for every run
+def _in_setup(name: str, without: tuple[str, ...] = ()) -> bool:
+    if not matters_for_steps(name) or is_among(name, _NO_SETUP):
+        return False
+    return name == LEARNING_RATE or not is_among(name, tuple(_SETTINGS_OF[part] for part in without))

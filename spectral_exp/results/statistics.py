@@ -199,7 +199,7 @@ def unpaired_contrast(
     scale = _largest(a, b)
     first, second = _Sample.of(a, strata_a, scale=scale), _Sample.of(b, strata_b, scale=scale)
     return _contrast(
-        "runs in each group", "in each group all runs are equal, which tells nothing of the spread", second, first
+        "runs in a group", "in each group all runs are equal, which tells nothing of the spread", second, first
     )
 
 

@@ -20,7 +20,7 @@ from spectral_exp.results.comparison import (
     pareto_front,
 )
 from spectral_exp.results.group import Group
-from spectral_exp.results.pairs import ablated_part, other_differences, pairs_by_seed
+from spectral_exp.results.pairs import ablation_pairs, other_differences, pairs_by_seed
 from tests.results.fakes import fake_group, fake_run, seeds
 
 CLASSIC = [2.50, 2.52, 2.49, 2.53, 2.51]
@@ -98,7 +98,7 @@ def test_two_runs_have_no_interval_and_it_is_said() -> None:
     assert found.mean == pytest.approx(2.45 - 2.51)
     assert not found.separated
     assert not found.better
-    assert "no interval and no test: fewer than three runs in each group" in found.warnings
+    assert "no interval and no test: fewer than three runs in a group" in found.warnings
     assert "no interval and no test with fewer than three runs: wave (2)" in comparison.notes
 
 
@@ -326,8 +326,8 @@ def test_ablation_is_held_against_the_part_of_the_baseline() -> None:
     ],
 )
 def test_all_else_that_decides_about_training_has_to_be_equal(changes: dict[str, Any], part: str | None) -> None:
-    a, b = [fake_run("wave")], [fake_run("wave_rgd", settings=changes)]
-    assert ablated_part(a, b) == part
+    groups = [fake_group([fake_run("wave")]), fake_group([fake_run("wave_rgd", settings=changes)])]
+    assert ablation_pairs(groups) == ([] if part is None else [(0, 1, part)])
 
 
 def test_setting_that_both_choices_share_is_told() -> None:
@@ -342,7 +342,7 @@ def test_widths_set_to_match_are_told() -> None:
     wider = {"model.parameters_by_component": {"embedding": 16_000, "attention": 200_000, "mlp": 600_000}}
     groups = [seeds("classic", CLASSIC), seeds("classic_rotary", BETTER, record=wider)]
     found = difference(compare(groups), "classic", "classic_rotary", "ablation")
-    assert found.warnings == ["mlp has another size, to keep the number of parameters: 540,000 against 600,000"]
+    assert found.warnings == ["the size of the mlp differs too: 540,000 against 600,000 parameters"]
     assert difference(compare(groups), "classic", "classic_rotary").warnings == []
 
 

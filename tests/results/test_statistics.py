@@ -344,7 +344,7 @@ def test_paired_differences_without_spread_prove_nothing(a: list[float], b: list
 
 
 def test_unpaired_groups_need_three_runs_and_some_spread() -> None:
-    assert statistics.unpaired_contrast([1.0, 2.0, 3.0], [4.0, 5.0]).reason == "fewer than three runs in each group"
+    assert statistics.unpaired_contrast([1.0, 2.0, 3.0], [4.0, 5.0]).reason == "fewer than three runs in a group"
     assert statistics.unpaired_contrast([1.0] * 3, [2.0] * 3).p_value is None
     one_exact = statistics.unpaired_contrast([1.0] * 3, [2.0, 2.1, 2.2])
     expected = scipy.stats.ttest_1samp([2.0, 2.1, 2.2], 1.0).pvalue
