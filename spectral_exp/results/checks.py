@@ -356,7 +356,7 @@ def _code(run: Run) -> str | None:
     commit = git.get("hash")
     if not commit or commit == NO_GIT_HASH:
         return None
-    patch = recorded_patch(RunPaths(run.path), git)
+    patch = recorded_patch(RunPaths(run.path), git) if git.get("diff_file") else b""
     changes = f" with patch {zlib.crc32(patch):08x}" if patch else " with changes" if git.get("dirty") else ""
     torch = (run.record.get("packages") or {}).get("torch")
     return f"commit {commit[:8]}{changes}" + (f", torch {torch}" if torch else "")

@@ -64,7 +64,6 @@ RESAMPLES = 20_000
 MIN_RUNS = 3
 """With fewer there is neither an interval nor a p-value."""
 
-_BLOCK = 1 << 20  # resampled values in memory at once
 _ROUNDING = 1e-12  # relative spread that may be rounding alone
 
 
@@ -131,8 +130,9 @@ def bootstrap(
         statistic: of the pooled values.
         stream: samples that are resampled independently of each other take different ones.
     """
-    parts = _parts(values, strata)
-    return np.concatenate([statistic(block) for block in _resamples(parts, stream)])
+    drawn = list(_resampled_runs(_parts(values, strata), stream))
+    halves = (np.stack(runs, axis=-1) for runs in zip(*drawn, strict=True))
+    return np.concatenate([statistic(half) for half in halves])
 
 
 def percentile_interval(values: Values, strata: Sequence[int] | None = None, statistic: Statistic = mean) -> Interval:
@@ -349,8 +349,10 @@ class _Sample:
 
     def resampled_errors(self, stream: int) -> FloatArray:
         """Means of resamples minus the mean: (R,)."""
-        centred = [part - part.mean() for part in self.parts]
-        return np.concatenate([mean(block) for block in _resamples(centred, stream)])
+        sums = np.zeros((2, RESAMPLES // 2))
+        for drawn in _resampled_runs([part - part.mean() for part in self.parts], stream):
+            sums += drawn
+        return sums.ravel() / self.n
 
 
 def _contrast(what: str, no_spread: str, b: _Sample, a: _Sample | None = None) -> Contrast:
@@ -388,27 +390,24 @@ def _interval(b: _Sample, a: _Sample | None = None) -> tuple[Interval | None, fl
     return Interval(float(low), float(high)), math.sqrt(variance), df
 
 
-def _resamples(parts: Sequence[FloatArray], stream: int) -> Iterator[FloatArray]:
-    """Blocks of (rows, N) resampled values, R rows in all.
+def _resampled_runs(parts: Sequence[FloatArray], stream: int) -> Iterator[tuple[FloatArray, FloatArray]]:
+    """For each of the N runs of a resample, strata after each other, what R / 2 resamples put in its place; twice.
 
-    The indices are raw words of Philox-4x64 (Salmon et al. 2011), whose values never change, and point into the sorted
-    values of a stratum. Each draw comes a second time with its indices counted from the other end.
+    The draws point into the sorted values of the stratum, the second time counted from the other end.
     """
-    ordered = [np.sort(part) for part in parts]
-    generators = [np.random.Philox(key=np.array([stream, k], dtype=np.uint64)) for k in range(len(parts))]
-    draws = RESAMPLES // 2
-    rows = max(1, _BLOCK // sum(len(part) for part in parts))
-    for start in range(0, draws, rows):
-        resamples, mirrored = [], []
-        for part, generator in zip(ordered, generators, strict=True):
-            words = generator.random_raw((min(rows, draws - start), len(part)))
-            # The upper 32 bits as a fraction, times the number of runs: 0 to n - 1. Run by run, so that sums over runs
-            # add long rows.
-            picks = np.ascontiguousarray(((words >> 32) * np.uint64(len(part)) >> 32).T).view(np.int64)
-            resamples.append(part[picks])
-            mirrored.append(part[len(part) - 1 - picks])
-        yield np.concatenate(resamples).T
-        yield np.concatenate(mirrored).T
+    for k, part in enumerate(parts):
+        ordered, n = np.sort(part), len(part)
+        for run in range(n):
+            # A fraction of 2^32, times n.
+            picks = (_words(stream, k, run, RESAMPLES // 2) * np.uint64(n) >> np.uint64(32)).view(np.int64)
+            yield ordered[picks], ordered[n - 1 - picks]
+
+
+@lru_cache(maxsize=512)  # 40 MB; most groups have a few runs and need the same words
+def _words(stream: int, stratum: int, run: int, n: int) -> NDArray[np.uint64]:
+    """N random numbers of 32 bits: of raw words of Philox-4x64 (Salmon et al. 2011), whose values never change."""
+    key, counter = np.array([stream, stratum], dtype=np.uint64), np.array([0, run, 0, 0], dtype=np.uint64)
+    return np.random.Philox(key=key, counter=counter).random_raw(n) >> np.uint64(32)
 
 
 def _parts(values: Values, strata: Sequence[int] | None) -> list[FloatArray]:

@@ -98,13 +98,6 @@ def test_numbers_are_the_same_everywhere() -> None:
     assert [interval.low, interval.high] == pytest.approx([2.7033610758932647, 2.745806492511048], rel=1e-13)
 
 
-def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    strata = [0, 0, 0, 1, 1]
-    whole = statistics.mean_interval(BPB, strata)
-    monkeypatch.setattr(statistics, "_BLOCK", 5 * 137)
-    assert statistics.mean_interval(BPB, strata) == whole
-
-
 @given(samples, st.randoms(use_true_random=False), st.floats(0.1, 10), st.floats(-50, 50))
 @quick
 def test_interval_follows_order_scale_shift_and_sign(
