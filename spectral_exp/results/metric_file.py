@@ -237,7 +237,9 @@ def _read_layouts(text: Bytes, starts: Positions, ends: Positions, columns: _Col
                 others.append(int(first))
                 lines = lines[1:]
                 continue
-            has_layout, read = _read_layout(text, lines, quotes, since[lines], starts[lines], ends[lines], layout, columns)
+            has_layout, read = _read_layout(
+                text, lines, quotes, since[lines], starts[lines], ends[lines], layout, columns
+            )
             # A line of which a number cannot be read is looked at by itself.
             others += [int(line) for line in lines[has_layout & ~read]]
             lines = lines[~has_layout]

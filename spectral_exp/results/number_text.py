@@ -138,7 +138,8 @@ def _digits(text: Bytes, ends: Positions, counts: Positions) -> tuple[_Words, _W
     words = words_of(text)
     plain = counts <= PADDING
     shown = np.minimum(counts, PADDING)
-    value = high = np.zeros(len(ends), dtype=np.uint64)
+    value: _Words = np.zeros(len(ends), dtype=np.uint64)
+    high = value
     most = counts.max(initial=0)
     for number, behind in enumerate((0, 8, 16)):
         if behind and most <= behind:
