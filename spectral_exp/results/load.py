@@ -236,7 +236,7 @@ class _Helper:
         # The same modules, wherever they were found; no `multiprocessing`: that would run the main script again.
         found_by = [os.path.abspath(folder) for folder in sys.path]  # noqa: PTH100
         code = f"import sys; sys.path[:] = {found_by!r}; from {__name__} import main; main()"
-        self._answers = tempfile.TemporaryFile()
+        self._answers = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
         self._process = subprocess.Popen(
             [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=self._answers, stderr=subprocess.DEVNULL
         )

@@ -82,7 +82,7 @@ class Names:
 
 
 def match_of(run: Run) -> str | None:
-    """The parts to whose number of parameters the run's model was widened, `none` for its own; None without settings."""
+    """The parts whose number of parameters the run's model was widened to, or `none`; None without settings."""
     parts = [component_name(run.settings, f"match.{part}") for part in PARTS[:3]]
     return "+".join(part for part in parts if part) or ("none" if run.settings else None)
 

@@ -20,11 +20,11 @@ from spectral_exp.run_dir import RunPaths
 DERIVED = ("train_s", "tokens", "n_parameters", "tokens_per_s", "steps")
 """Quantities that `Run.value` knows beside the logged metrics."""
 
-_HIGHER_IS_BETTER = ("accuracy", "tokens_per_s")
+_HIGHER_IS_BETTER = ("_per_s", "accuracy")
 
 
 def lower_is_better(metric: str) -> bool:
-    """The direction of a metric: losses, bits per byte, perplexities, norms and times are better when they are low."""
+    """A metric's direction: rates per second and accuracies are better high, all else (losses, times, sizes) low."""
     return not metric.endswith(_HIGHER_IS_BETTER)
 
 

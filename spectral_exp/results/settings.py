@@ -1,4 +1,4 @@
-"""What the settings of a run mean: its point of the ablation grid, and which of them make two runs another experiment."""
+"""What the settings of a run mean: its point of the ablation grid, and which of them make another experiment."""
 
 from __future__ import annotations
 
