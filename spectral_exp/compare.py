@@ -18,7 +18,15 @@ from spectral_exp.results.comparison import compare
 from spectral_exp.results.load import load_run
 from spectral_exp.results.names import Names, shown
 from spectral_exp.results.run import DERIVED, Run, check_at, lower_is_better
-from spectral_exp.run_record import PLACE, code_differences, environment_differences, is_among, recorded_patch, unequal
+from spectral_exp.run_record import (
+    PLACE,
+    code_differences,
+    environment_differences,
+    flat,
+    is_among,
+    recorded_patch,
+    unequal,
+)
 
 CONFIG_DIFF = "config-diff"
 FORMATS = ("table", "markdown", "csv", "json", "latex")
@@ -140,7 +148,8 @@ def _report(options: argparse.Namespace) -> str:
 def _require_metric(metric: str, runs: Sequence[Run]) -> None:
     if not any(run.value(metric) is not None for run in runs):
         known = {*DERIVED, *(name for run in runs for name in (*run.metrics, *run.results.get("final_metrics", ())))}
-        raise UserError(f"no run has a metric {metric}{nearest(metric, known)}; there are {', '.join(sorted(known))}")
+        known.discard("step")
+        raise UserError(f"no run has a metric {metric}; known are {', '.join(sorted(known))}{nearest(metric, known)}")
 
 
 def _sorted(
@@ -255,7 +264,8 @@ def _differences(one: Run, other: Run) -> dict[str, list[str]]:
         {name: value for name, value in run.settings.items() if not is_among(name, PLACE)} for run in (one, other)
     )
     data, model = (
-        unequal(*(dict(run.record.get(section) or {}) for run in (one, other))) for section in ("dataset", "model")
+        unequal(*(dict(flat(run.record.get(section) or {})) for run in (one, other)))
+        for section in ("dataset", "model")
     )
     code = (
         (run.record.get("git") or {}, recorded_patch(run_dir.RunPaths(run.path), run.record.get("git") or {}))

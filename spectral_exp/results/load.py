@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -152,7 +151,7 @@ def _read_metrics(paths: RunPaths, problems: list[str]) -> dict[str, Any]:
         return found
     if content.unreadable:
         problems.append(f"{content.unreadable} line(s) of {paths.metrics_file.name} cannot be read")
-    summaries = {name: list(astuple(MetricSummary.of(series))) for name, series in content.series.items()}
+    summaries = {name: MetricSummary.of(series).as_list() for name, series in content.series.items()}
     return {"metrics": summaries, "last_step": content.last_step, "unfinished_line": content.unfinished}
 
 

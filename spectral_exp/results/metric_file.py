@@ -280,9 +280,11 @@ def _read_layout(
         # The time ends with the quote before the next key.
         quote = layout.segments[layout.timestamp][0] + 3
         has_layout &= quotes[since + quote] + 1 == begins[layout.timestamp + 1]
-    lines = lines[has_layout]
-    number_starts = [begin[has_layout] + width for begin, width in zip(begins, widths, strict=True)]
-    number_ends = [*(begin[has_layout] for begin in begins[1:]), ends[has_layout] - 1]
+    if not has_layout.all():  # which is rare enough to be worth asking: all these arrays are copied
+        lines, ends = lines[has_layout], ends[has_layout]
+        begins = [begin[has_layout] for begin in begins]
+    number_starts = [begin + width for begin, width in zip(begins, widths, strict=True)]
+    number_ends = [*begins[1:], ends - 1]
     numeric = [i for i in range(len(layout.keys)) if i != layout.timestamp]
     # Key by key: its numbers are written alike, which makes reading them cheaper.
     parsed = [parse_numbers(text, number_starts[i], number_ends[i]) for i in numeric]
@@ -290,10 +292,11 @@ def _read_layout(
     good = whole & (abs(steps) < 2**53)
     for values, _ in others:
         good &= ~np.isnan(values)
+    kept: Any = slice(None) if good.all() else good
     if good.any():
-        columns.last_step = max(columns.last_step, int(steps[good].max()))
+        columns.last_step = max(columns.last_step, int(steps[kept].max()))
         for i, (values, _) in zip(numeric[1:], others, strict=True):
-            columns.add(layout.keys[i], lines[good], steps[good], values[good])
+            columns.add(layout.keys[i], lines[kept], steps[kept], values[kept])
     read = np.zeros(len(has_layout), dtype=bool)
     read[has_layout] = good
     return has_layout, read

@@ -18,9 +18,10 @@ _TARGET = "._target_"
 class Names:
     """The names by which something of some runs can be asked for.
 
-    A setting has its dotted name and its unique endings. Beside settings there are the run's `name`, `seed` and
-    `status`; the parts of the grid and the `size`; `model`, which stands for embedding, attention and MLP together; and
-    every section that names a component, as `schedule` or `data`.
+    A setting has its dotted name, and those endings of it that no other setting has, or only settings further in:
+    `n_wave` is `model.n_wave`, whose value the wave parts repeat. Beside settings there are the run's `name`, `seed`
+    and `status`; the parts of the grid and the `size`; `model`, which stands for embedding, attention and MLP together;
+    and every section that names a component, as `schedule` or `data`.
 
     Attributes:
         speaking: names whose values speak for themselves: `rgd` needs no `optimizer=`.
@@ -47,8 +48,9 @@ class Names:
         if name in self._own or name in self._settings:
             return name
         found = self._endings.get(name, [])
-        if len(found) == 1:
-            return found[0]
+        outermost = _outermost(found)
+        if len(outermost) == 1:
+            return outermost[0]
         if found:
             raise UserError(f"{name} may be {_listed(found)}; write one of them out")
         if not self._settings:
@@ -72,11 +74,11 @@ class Names:
         return component_name(run.settings, name)
 
     def short(self, name: str) -> str:
-        """The shortest ending by which a setting is known."""
+        """The shortest name by which a setting is known."""
         words = name.split(".")
         for first in range(len(words) - 1, 0, -1):
             ending = ".".join(words[first:])
-            if ending not in self._own and self._endings.get(ending) == [name]:
+            if ending not in self._own and _outermost(self._endings.get(ending, [])) == [name]:
                 return ending
         return name
 
@@ -94,6 +96,13 @@ def shown(value: Any) -> str:
     if isinstance(value, list):
         return json.dumps(value, separators=(",", ":"))
     return repr(value) if isinstance(value, float) else str(value)
+
+
+def _outermost(names: Sequence[str]) -> list[str]:
+    """The settings of the fewest words, those of the model alone that is only a measure apart."""
+    own = [name for name in names if not name.startswith("match.")] or list(names)
+    fewest = min((name.count(".") for name in own), default=0)
+    return [name for name in own if name.count(".") == fewest]
 
 
 def _listed(names: Sequence[str]) -> str:

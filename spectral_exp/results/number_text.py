@@ -90,7 +90,8 @@ def _parse(text: Bytes, starts: Positions, ends: Positions) -> tuple[NDArray[np.
 
     digits = in_whole * _POWERS[np.minimum(n_fraction, _MAX_DIGITS)] + in_fraction
     values, rounded_once = _scaled(digits, np.where(simple, power, 0))
-    values = np.where(negative, -values, values)
+    if negative.any():
+        values = np.where(negative, -values, values)
     whole = simple & ~has_dot & ~has_exponent
     for index in np.flatnonzero(~(simple & rounded_once)):
         values[index], whole[index] = _parse_one(text[starts[index] : ends[index]].tobytes())
@@ -163,8 +164,10 @@ def _scaled(digits: _Words, power: Positions) -> tuple[NDArray[np.float64], NDAr
     """`digits` / 10^`power`, and whether that is certain to be the nearest double."""
     if not _HAS_EXTENDED:
         return np.zeros(len(digits)), np.zeros(len(digits), dtype=bool)
-    # One of the two factors is 1, so only one operation rounds.
-    extended = digits.astype(np.longdouble) / _LONG_POWERS[np.maximum(power, 0)] * _LONG_POWERS[np.maximum(-power, 0)]
+    extended = digits.astype(np.longdouble) / _LONG_POWERS[np.maximum(power, 0)]
+    if (power < 0).any():
+        # Of the two factors one is 1, so only one operation rounds.
+        extended *= _LONG_POWERS[np.maximum(-power, 0)]
     significand = extended.view(np.uint64).reshape(-1, extended.itemsize // 8)[:, 0]
     certain = (significand & _BEYOND_DOUBLE) != _HALFWAY
     return extended.astype(np.float64), certain

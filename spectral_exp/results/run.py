@@ -74,6 +74,10 @@ class MetricSummary:
         extremes = (float(values[low]), int(steps[low]), float(values[high]), int(steps[high]))
         return cls(*counts, *end, *extremes, float(np.median(values)))
 
+    def as_list(self) -> list[float]:
+        """The fields, in their order."""
+        return [getattr(self, name) for name in self.__dataclass_fields__]
+
 
 @dataclass(frozen=True)
 class Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -68,6 +69,7 @@ def component_name(settings: Mapping[str, Any], section: str) -> str | None:
     return _NAMES.get(name) or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
+@functools.lru_cache(maxsize=4096)  # many runs have the same few hundred
 def makes_another_experiment(setting: str) -> bool:
     """Whether runs with different values of a setting are different experiments, rather than repetitions of one.
 

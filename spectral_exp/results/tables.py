@@ -27,6 +27,9 @@ WIDTH = 100
 LeftOut = Sequence[tuple[Path, str]]
 
 
+_VERDICT = "verdict"
+
+
 @dataclass(frozen=True)
 class Cell:
     """One entry; `bold` marks what is statistically separated."""
@@ -37,12 +40,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: the first `n_texts` columns hold texts, the others numbers."""
+    """A table: the first `n_texts` columns hold texts, the others numbers; a verdict comes last."""
 
     caption: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     n_texts: int = 1
+
+    def is_text(self, column: int) -> bool:
+        """Whether a column holds words, which stand to the left."""
+        return column < self.n_texts or self.columns[column] == _VERDICT
 
 
 @dataclass(frozen=True)
@@ -133,7 +140,7 @@ def _comparison_tables(comparison: Comparison) -> Iterable[Table]:
         )
 
 
-_DIFFERENCE_COLUMNS = ("n", "difference", "95 % interval", "P(better)", "p (Holm)", "verdict")
+_DIFFERENCE_COLUMNS = ("n", "difference", "95 % interval", "P(better)", "p (Holm)", _VERDICT)
 
 
 def _difference_cells(difference: Difference, digits: int) -> list[Cell]:
@@ -285,7 +292,7 @@ def _text_table(table: Table) -> str:
     lines = [table.caption]
     for row in rows:
         cells = [
-            f"{text:<{width}}" if i < table.n_texts or table.columns[i] == "verdict" else f"{text:>{width}}"
+            f"{text:<{width}}" if table.is_text(i) else f"{text:>{width}}"
             for i, (text, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append(f"  {gap.join(cells)}".rstrip())
@@ -298,7 +305,7 @@ def _text_table(table: Table) -> str:
 def _markdown(document: Document) -> str:
     blocks = []
     for table in document.tables:
-        marks = ["---" if i < table.n_texts else "---:" for i in range(len(table.columns))]
+        marks = ["---" if table.is_text(i) else "---:" for i in range(len(table.columns))]
         lines = [f"**{_markdown_escaped(table.caption)}**", "", _markdown_row(map(_markdown_escaped, table.columns))]
         lines.append(_markdown_row(marks))
         for row in table.rows:
@@ -344,7 +351,7 @@ def _latex(document: Document) -> str:
 
 
 def _latex_table(table: Table) -> str:
-    alignment = "l" * table.n_texts + "r" * (len(table.columns) - table.n_texts)
+    alignment = "".join("l" if table.is_text(i) else "r" for i in range(len(table.columns)))
     lines = [
         r"\begin{table}",
         r"  \centering",
@@ -358,7 +365,7 @@ def _latex_table(table: Table) -> str:
         cells = []
         for i, cell in enumerate(row):
             text = latex_escaped(cell.text)
-            if i >= table.n_texts:
+            if not table.is_text(i):
                 text = re.sub(r"(?<![\w.])-(?=\d)", "$-$", text)
             cells.append(rf"\textbf{{{text}}}" if cell.bold else text)
         lines.append(f"    {' & '.join(cells)} \\\\")
