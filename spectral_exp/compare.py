@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from spectral_exp import run_dir
+from spectral_exp.allocator import keep_freed_memory
 from spectral_exp.errors import SettingError, UserError, nearest, require
 from spectral_exp.results import tables
 from spectral_exp.results.aggregate import ResultsAggregator
@@ -43,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
             return _config_diff(given[1:])
         options = _parser().parse_args(given)
         _check(options)
+        keep_freed_memory()  # arrays of the same sizes come and go with every file
         if options.watch is not None:
             return _watch(options)
         _show(options, _report(options))

@@ -206,8 +206,10 @@ def _files(folder: Path) -> list[str]:
 
 
 def _by_ours(folder: Path) -> Answer:
+    from spectral_exp.allocator import keep_freed_memory
     from spectral_exp.results.aggregate import ResultsAggregator
 
+    keep_freed_memory()  # as the command does
     runs = sorted(ResultsAggregator([folder], index=False).runs, key=lambda run: run.path)
     return [[run.metrics["val_bpb"].final, run.metrics["val_bpb"].lowest] for run in runs]
 

@@ -57,7 +57,7 @@ def words_of(text: Bytes) -> NDArray[np.uint64]:
 
 
 def parse_numbers(text: Bytes, starts: Positions, ends: Positions) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """The numbers in `text[start:end]` for all pairs, at which `PADDING <= start <= end`.
+    """The numbers in `text[start:end]` for all pairs, at which `PADDING <= start <= end < len(text)`.
 
     Returns:
         The values (N,), NaN for what is no number of JSON; and whether each is written as a whole number, which what
@@ -90,9 +90,10 @@ def _parse(text: Bytes, starts: Positions, ends: Positions) -> tuple[NDArray[np.
 
     digits = in_whole * _POWERS[np.minimum(n_fraction, _MAX_DIGITS)] + in_fraction
     values, rounded_once = _scaled(digits, np.where(simple, power, 0))
-    if negative.any():
-        values = np.where(negative, -values, values)
     whole = simple & ~has_dot & ~has_exponent
+    if negative.any():
+        # The whole number -0 has no sign, the fraction -0.0 has.
+        values = np.where(negative & ~(whole & (digits == 0)), -values, values)
     for index in np.flatnonzero(~(simple & rounded_once)):
         values[index], whole[index] = _parse_one(text[starts[index] : ends[index]].tobytes())
     return values, whole
