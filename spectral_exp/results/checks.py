@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from spectral_exp.results.run import Run
+from spectral_exp.results.run import Run, check_at
 from spectral_exp.run_dir import NO_GIT_HASH, RunPaths
 from spectral_exp.run_record import changed_settings, matters_for_steps, recorded_patch
 
@@ -111,10 +111,11 @@ def _bad_steps(run: Run) -> str:
 
 
 def _non_finite(run: Run, metric: str) -> str:
+    summary = run.metrics.get(metric)
+    if summary is None or not summary.non_finite:  # an index knows that, so that the file need not be read
+        return ""
     series = run.series(metric)
     bad = ~np.isfinite(series.values)
-    if not bad.any():
-        return ""
     first = int(series.steps[int(np.argmax(bad))])
     return f"{metric} not finite at {int(bad.sum()):,} of {len(bad):,} logged steps, first at step {first:,}"
 
@@ -200,7 +201,7 @@ def match_groups(
         For each of `QUANTITIES` True, False, or None where a run does not tell; and a sentence with both values for
         each that does not match and matters.
     """
-    stop = step_of(at)
+    stop = check_at(at)
     steps_a, steps_b = ([_steps(run, stop) for run in runs] for runs in (a, b))
     found = {
         "parameters": _numbers([r.n_parameters for r in a], [r.n_parameters for r in b], NEARLY_SAME),
@@ -223,11 +224,6 @@ def match_groups(
             matches["steps"] = False
             warnings.append(f"at step {stop:,} the runs were on schedules of different length: {values} steps")
     return matches, warnings
-
-
-def step_of(at: str) -> int | None:
-    """N of `step:N`, else None."""
-    return int(at.removeprefix("step:")) if at.startswith("step:") else None
 
 
 def _matters(name: str, metric: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,7 +16,7 @@ from spectral_exp.results.pairs import (
     other_differences,
     pairs_by_seed,
 )
-from spectral_exp.results.run import Run
+from spectral_exp.results.run import DERIVED, Run, check_at, lower_is_better
 from spectral_exp.results.statistics import Interval
 
 __all__ = [
@@ -27,14 +26,10 @@ __all__ = [
     "Interval",
     "compare",
     "factor_effects",
-    "lower_is_better",
     "pareto_front",
 ]
 
 SIGNIFICANCE = 0.05
-
-DERIVED = ("train_s", "tokens", "n_parameters", "tokens_per_s", "steps")
-"""Metrics that `Run.value` knows beside those that are logged; runs may well have the same value."""
 
 _FEW = 6  # runs, below which it is said what the tests assume
 _MAX_SHOWN = 5
@@ -158,8 +153,7 @@ def compare(
     """
     if not groups:
         raise UserError("there is nothing to compare: no run was found, or none meets the conditions")
-    if not re.fullmatch(r"final|best|step:[1-9][0-9]*", at):
-        raise SettingError("at", at, "final, best or step:N with N >= 1")
+    check_at(at)
     reference = _baseline(groups, baseline)
     if all(run.value(metric, at) is None for group in groups for run in group.runs):
         raise UserError(_no_metric(metric, groups))
@@ -178,11 +172,6 @@ def compare(
         differences=differences,
         notes=_notes(at, summaries, differences),
     )
-
-
-def lower_is_better(metric: str) -> bool:
-    """The metric's direction: rates per second and accuracies are better high, all else (losses, times, sizes) low."""
-    return not metric.endswith(("_per_s", "accuracy"))
 
 
 def factor_effects(comparison: Comparison) -> dict[str, list[Difference]]:
@@ -265,7 +254,7 @@ def _summary(group: Group, metric: str, at: str, odd: Mapping[str, Sequence[str]
 
 def _reached(run: Run, at: str) -> bool:
     """Whether the run got to where the value is taken."""
-    stop = checks.step_of(at)
+    stop = check_at(at)
     return run.finished or (stop is not None and run.last_step >= stop)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from spectral_exp.results.group import Group
-from spectral_exp.results.run import FloatArray, Run, Series
+from spectral_exp.results.run import FloatArray, MetricSummary, Run, Series, check_at
 
 CHOICES = {
     "classic": ("standard", "dot_product", "gelu", "adamw", "cross_entropy"),
@@ -49,6 +49,10 @@ class FakeRun(Run):
     def train_s(self) -> float | None:
         return self.values.get("train_s")
 
+    @property
+    def metrics(self) -> Mapping[str, MetricSummary]:
+        return {name: MetricSummary.of(self.series(name)) for name in self.curves}
+
     def series(self, metric: str) -> Series:
         curve = self.curves.get(metric) or {}
         return Series(np.array(list(curve), dtype=np.float64), np.array(list(curve.values()), dtype=np.float64))
@@ -59,7 +63,7 @@ class FakeRun(Run):
             return self.values.get(metric)
         if at == "best":
             return min(curve.values())
-        stop = int(at.removeprefix("step:"))
+        stop = check_at(at) or 0
         return [value for step, value in curve.items() if step <= stop][-1]
 
     def train_time_s(self, steps: FloatArray) -> FloatArray:

@@ -16,11 +16,11 @@ from spectral_exp.results.comparison import (
     Difference,
     compare,
     factor_effects,
-    lower_is_better,
     pareto_front,
 )
 from spectral_exp.results.group import Group
 from spectral_exp.results.pairs import ablation_pairs, other_differences, pairs_by_seed
+from spectral_exp.results.run import lower_is_better
 from tests.results.fakes import fake_group, fake_run, seeds
 
 CLASSIC = [2.50, 2.52, 2.49, 2.53, 2.51]
