@@ -96,6 +96,7 @@ def test_two_runs_have_no_interval_and_it_is_said() -> None:
     found = difference(comparison, "classic", "wave")
     assert (found.n, found.paired, found.interval, found.p_value, found.p_holm) == (2, False, None, None, None)
     assert found.mean == pytest.approx(2.45 - 2.51)
+    assert found.probability_of_improvement is None
     assert not found.separated
     assert not found.better
     assert "no interval and no test: fewer than three runs in a group" in found.warnings
