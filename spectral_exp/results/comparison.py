@@ -402,9 +402,10 @@ def _fairness(
     matches: dict[str, bool | None] = dict.fromkeys((*checks.QUANTITIES, "settings"))
     if not a.runs or not b.runs:
         return matches, []
-    doubts = (f"{s.group.label}: {doubt}" for s in (a, b) for run in s.runs if (doubt := checks.too_good(run)))
-    matched, unfair = checks.match_groups(a.runs, b.runs, metric, at)
-    warnings = [*dict.fromkeys(doubts), *unfair]
+    matched, warnings = checks.match_groups(a.runs, b.runs, metric, at)
+    if metric in checks.VALIDATION_METRICS:
+        doubts = (f"{s.group.label}: {doubt}" for s in (a, b) for run in s.runs if (doubt := checks.too_good(run)))
+        warnings = [*dict.fromkeys(doubts), *warnings]
     settings = other_differences(a.runs, b.runs)
     if settings:
         more = len(settings) - _MAX_SHOWN

@@ -271,6 +271,8 @@ def test_impossible_values_are_told_first() -> None:
     leak = seeds("wave", [0.9, 0.91, 0.92], results={"reference.entropy_bits_per_byte": 2.0}, steps=50)
     found = difference(compare([seeds("classic", CLASSIC), leak]), "classic", "wave")
     assert found.warnings[0].startswith("wave: val_bpb 0.9000 is below the entropy")
+    speed = difference(compare([seeds("classic", CLASSIC), leak], "tokens_per_s"), "classic", "wave")
+    assert not any("entropy" in warning for warning in speed.warnings)
 
 
 # --- baseline --------------------------------------------------------------------------------------------------------
