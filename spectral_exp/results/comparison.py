@@ -77,7 +77,8 @@ class Difference:
         n: pairs; where not paired the smaller number of runs.
         mean: of the differences; None without any. Where not paired, the difference of the means.
         interval: of `mean`; None below three, and where all differences are equal, which tells of no spread.
-        probability_of_improvement: that a run of b is better than one of a (0 to 1); None without values.
+        probability_of_improvement: that a run of b is better than one of a (0 to 1); None below three, where a pair or
+            two would read as certainty.
         p_value: before correction, by the paired t-test or Welch's; None where `interval` is.
         p_holm: after Holm's correction over all differences shown together; None where `interval` is.
         separated: p_holm < 0.05 and the interval excludes 0.
@@ -354,9 +355,10 @@ def _difference(a: GroupSummary, b: GroupSummary, part: str | None, metric: str,
             notes.append("taken as independent samples: fewer than three seeds in common")
     if contrast.reason:
         notes.append(f"no interval and no test: {contrast.reason}")
+    chance = None
     if paired and len({*strata}) > 1:
         chance = statistics.probability_of_improvement(values_a, values_b, strata, strata, lower_is_better=lower)
-    else:
+    elif min(len(a.values), len(b.values)) >= statistics.MIN_RUNS:
         chance = statistics.probability_of_improvement(a.values, b.values, lower_is_better=lower)
     matches, warnings = _fairness(a, b, part, metric, at)
     return Difference(
@@ -389,9 +391,10 @@ def _fairness(
     matches: dict[str, bool | None] = dict.fromkeys((*checks.QUANTITIES, "settings"))
     if not a.runs or not b.runs:
         return matches, []
-    doubts = (f"{s.group.label}: {doubt}" for s in (a, b) for run in s.runs if (doubt := checks.too_good(run)))
-    matched, unfair = checks.match_groups(a.runs, b.runs, metric, at)
-    warnings = [*dict.fromkeys(doubts), *unfair]
+    matched, warnings = checks.match_groups(a.runs, b.runs, metric, at)
+    if metric in checks.VALIDATION_METRICS:
+        doubts = (f"{s.group.label}: {doubt}" for s in (a, b) for run in s.runs if (doubt := checks.too_good(run)))
+        warnings = [*dict.fromkeys(doubts), *warnings]
     settings = other_differences(a.runs, b.runs)
     if settings:
         more = len(settings) - _MAX_SHOWN

@@ -96,6 +96,7 @@ def test_two_runs_have_no_interval_and_it_is_said() -> None:
     found = difference(comparison, "classic", "wave")
     assert (found.n, found.paired, found.interval, found.p_value, found.p_holm) == (2, False, None, None, None)
     assert found.mean == pytest.approx(2.45 - 2.51)
+    assert found.probability_of_improvement is None
     assert not found.separated
     assert not found.better
     assert "no interval and no test: fewer than three runs in a group" in found.warnings
@@ -270,6 +271,8 @@ def test_impossible_values_are_told_first() -> None:
     leak = seeds("wave", [0.9, 0.91, 0.92], results={"reference.entropy_bits_per_byte": 2.0}, steps=50)
     found = difference(compare([seeds("classic", CLASSIC), leak]), "classic", "wave")
     assert found.warnings[0].startswith("wave: val_bpb 0.9000 is below the entropy")
+    speed = difference(compare([seeds("classic", CLASSIC), leak], "tokens_per_s"), "classic", "wave")
+    assert not any("entropy" in warning for warning in speed.warnings)
 
 
 # --- baseline --------------------------------------------------------------------------------------------------------
