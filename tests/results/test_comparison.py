@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import scipy.stats
 
 from spectral_exp.errors import UserError
 from spectral_exp.results import statistics
+from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.results.comparison import (
     Comparison,
     Difference,
@@ -21,7 +23,9 @@ from spectral_exp.results.comparison import (
 from spectral_exp.results.group import Group
 from spectral_exp.results.pairs import ablation_pairs, other_differences, pairs_by_seed
 from spectral_exp.results.run import lower_is_better
+from spectral_exp.run_dir import read_json, write_json_atomic
 from tests.results.fakes import fake_group, fake_run, seeds
+from tests.results.made_runs import make_run
 
 CLASSIC = [2.50, 2.52, 2.49, 2.53, 2.51]
 BETTER = [2.40, 2.43, 2.395, 2.42, 2.41]
@@ -420,3 +424,31 @@ def test_same_groups_give_the_same_comparison() -> None:
     shuffled = [fake_group(list(reversed(group.runs))) for group in groups]
     one, other = compare(groups).differences[0], compare(shuffled).differences[0]
     assert (one.interval, one.p_holm) == (other.interval, other.p_holm)
+
+
+def test_run_directories_are_compared(tmp_path: Path) -> None:
+    """From files on disk: a finished grid of two experiments, a longer one, a leak, a killed run and a repeated one."""
+    for seed, noise in ((1, 0.0), (2, 0.013), (3, -0.011)):
+        make_run(tmp_path, "wave", seed, val_bpb=2.5 + noise)
+        make_run(tmp_path, "wave_rgd", seed, val_bpb=2.4 + 1.1 * noise)
+        longer = make_run(tmp_path, "classic", seed, val_bpb=2.3 + noise, steps=300)
+        results = read_json(longer / "results.json")
+        results["reference"]["entropy_bits_per_byte"] = 2.45
+        write_json_atomic(longer / "results.json", results)
+    make_run(tmp_path, "wave", 4, status=None)
+    make_run(tmp_path, "wave", 1, val_bpb=2.5, record={"timestamp": "2026-02-01T00:00:00"})
+    comparison = compare(ResultsAggregator([tmp_path], index=False).groups(), baseline="wave")
+    by_label = {summary.group.label: summary for summary in comparison.summaries}
+    assert [len(by_label[name].values) for name in ("classic", "wave", "wave_rgd")] == [3, 3, 3]
+    assert any("below the entropy" in note for note in by_label["classic"].notes)
+    reasons = [reason for _, reason in by_label["wave"].left_out]
+    assert [reason.split()[0] for reason in reasons] == ["unfinished", "seed"]
+    rgd = difference(comparison, "wave", "wave_rgd")
+    assert rgd.better
+    assert rgd.warnings == []
+    assert [name for name, matched in rgd.matches.items() if not matched] == ["evaluation"]  # not among the settings
+    assert rgd.matches["evaluation"] is None
+    classic = difference(comparison, "wave", "classic")
+    assert (classic.matches["steps"], classic.matches["tokens"]) == (False, False)
+    assert "steps differ: 100 against 300" in classic.warnings
+    assert ablations(comparison) == {("wave", "wave_rgd"): "optimizer"}
