@@ -229,6 +229,17 @@ def test_small_differences_are_not_separated() -> None:
     assert not found.better
 
 
+def test_separated_needs_test_and_interval() -> None:
+    """Of skewed differences the t-test knows nothing, but the interval reaches to where they do."""
+    skewed = [value + d for value, d in zip(CLASSIC, (0.046, 0.047, -0.006, 0.03, 0.047), strict=True)]
+    found = difference(compare([seeds("classic", CLASSIC), seeds("wave", skewed)]), "classic", "wave")
+    assert found.p_holm is not None
+    assert found.p_holm < 0.05
+    assert found.interval is not None
+    assert not found.interval.excludes_zero
+    assert not found.separated
+
+
 def test_correction_is_over_all_that_is_shown_and_each_pair_once() -> None:
     names = ("classic", "classic_rotary", "wave", "wave_rgd", "wave_qfe", "wave_rgd_qfe")
     shifts = (0.0, -0.01, -0.02, -0.1, 0.05, -0.04)
@@ -406,7 +417,14 @@ def test_learning_rates_tried_are_told() -> None:
 
 
 def test_pareto_front() -> None:
-    points = {"classic": (2.5, 60.0), "wave": (2.4, 90.0), "wave_rgd": (2.45, 120.0), "wave_qfe": (2.3, 200.0)}
+    points = {
+        "classic": (2.5, 60.0),
+        "wave": (2.4, 90.0),
+        "wave_rgd": (2.45, 120.0),
+        "classic_rotary": (2.4, 130.0),
+        "wave_qfe": (2.3, 200.0),
+        "wave_rgd_qfe": (2.4, 300.0),
+    }
     groups = [
         fake_group([fake_run(name, seed, value, values={"train_s": cost}) for seed in (1, 2, 3)])
         for name, (value, cost) in points.items()
