@@ -27,6 +27,7 @@ BENCHES = {
     "optimizer": ("spectral_exp.bench.optimizer", "an RGD step over fused AdamW and over its transforms"),
     "attention": ("spectral_exp.bench.attention", "each attention layer over fused dot-product attention"),
     "loop": ("spectral_exp.bench.loop", "what our loop adds to a step of a bare PyTorch loop"),
+    "results": ("spectral_exp.bench.results", "reading many runs, first and again, over polars and DuckDB"),
     "startup": ("spectral_exp.bench.startup", "--help, and the command to the first training step"),
 }
 
@@ -35,6 +36,9 @@ SCHEMA = 1
 
 SIZES_MB = (100, 1000)
 QUICK_SIZES_MB = (20,)
+
+N_RUNS = 100
+QUICK_N_RUNS = 5
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -53,6 +57,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--size", type=int, action="append", metavar="MB", help="size of the state to save, repeatable (default: "
         f"{' and '.join(map(str, SIZES_MB))}; {QUICK_SIZES_MB[0]} with --quick)",
     )  # fmt: skip
+    parser.add_argument(
+        "--runs", type=int, help=f"runs to read (default: {N_RUNS}; {QUICK_N_RUNS} with --quick)", metavar="N"
+    )
     parser.add_argument("--rounds", type=int, help="rounds of each measurement (default: as many as suit it)")
     parser.add_argument("--dir", type=Path, default=Path(), help="folder to write below (default: this one)")
     options = parser.parse_args(arguments)
@@ -79,6 +86,8 @@ def _run(options: argparse.Namespace) -> None:
     for size in sizes:
         require(size >= 1, "--size", size, ">= 1 (MB)")
     require(options.rounds is None or options.rounds >= 1, "--rounds", options.rounds, ">= 1")
+    n_runs = options.runs if options.runs is not None else QUICK_N_RUNS if options.quick else N_RUNS
+    require(n_runs >= 1, "--runs", n_runs, ">= 1")
     require(options.dir.is_dir(), "--dir", options.dir, "an existing folder")
     if options.json is not None:
         require(options.json.parent.is_dir(), "--json", options.json, "a file in an existing folder")
@@ -97,7 +106,7 @@ def _run(options: argparse.Namespace) -> None:
         facts = _facts(options)
         print(_told(facts), flush=True)
         for name in names:
-            settings = measure.Options(Path(folder) / name, options.quick, sizes, options.rounds)
+            settings = measure.Options(Path(folder) / name, options.quick, sizes, options.rounds, n_runs)
             settings.folder.mkdir()
             for section in importlib.import_module(BENCHES[name][0]).run(settings):
                 print(f"\n{measure.table(name, section)}", flush=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 from spectral_exp.errors import RunError
 
-PACKAGES = ("torch", "numpy", "isal", "lightning", "tensorboard")
+PACKAGES = ("torch", "numpy", "isal", "lightning", "tensorboard", "polars", "duckdb")
 """Distributions whose versions explain figures."""
 
 Figures = Mapping[str, float]
@@ -34,12 +34,14 @@ class Options:
         quick: few rounds of small cases.
         sizes_mb: sizes of the state, in 10^6 bytes.
         rounds: rounds of everything that is repeated; None for as many as suit the case.
+        n_runs: run directories to read.
     """
 
     folder: Path
     quick: bool
     sizes_mb: tuple[int, ...]
     rounds: int | None
+    n_runs: int = 100
 
     def new_folder(self, name: str) -> Path:
         """Make a folder to write into."""

@@ -1,0 +1,111 @@
+"""How settings are called on the command line and in tables, and their values in runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from spectral_exp.errors import UserError, nearest
+from spectral_exp.results.run import Run
+from spectral_exp.results.settings import PARTS, component_name
+
+IDENTITY = ("name", "seed", "status")
+
+_TARGET = "._target_"
+
+
+class Names:
+    """The names by which something of some runs can be asked for.
+
+    A setting has its dotted name, and those endings of it that no other setting has, or only settings further in:
+    `n_wave` is `model.n_wave`, whose value the wave parts repeat. Beside settings there are the run's `name`, `seed`
+    and `status`; the parts of the grid and the `size`; `model`, which stands for embedding, attention and MLP together;
+    and every section that names a component, as `schedule` or `data`.
+
+    Attributes:
+        speaking: names whose values speak for themselves: `rgd` needs no `optimizer=`.
+    """
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self._settings = sorted({name for run in runs for name in run.settings})
+        self._sections = {name.removesuffix(_TARGET) for name in self._settings if name.endswith(_TARGET)}
+        parts = {name for run in runs for name in run.parts}
+        self.speaking = {"name", "status", "model", *parts, *self._sections} - {"size"}
+        self._own = {*IDENTITY, "size", "config_hash", "match", *self.speaking}
+        self._endings: dict[str, list[str]] = {}
+        for name in self._settings:
+            words = name.split(".")
+            for first in range(len(words)):
+                self._endings.setdefault(".".join(words[first:]), []).append(name)
+
+    def resolve(self, name: str) -> str:
+        """The full name that `name` stands for.
+
+        Raises:
+            UserError: no run has such a setting, or several settings end so.
+        """
+        if name in self._own or name in self._settings:
+            return name
+        found = self._endings.get(name, [])
+        outermost = _outermost(found)
+        if len(outermost) == 1:
+            return outermost[0]
+        if found:
+            raise UserError(f"{name} may be {_listed(found)}; write one of them out")
+        if not self._settings:
+            raise UserError(f"no run has a setting {name}: the settings of none are known")
+        known = [*self._own, *self._endings]
+        raise UserError(f"no run has a setting or part {name}{nearest(name, known)}")
+
+    def value(self, run: Run, name: str) -> Any:
+        """The value in a run of what `resolve` has returned; None where it has none."""
+        if name in ("name", "seed", "status", "config_hash"):
+            return getattr(run, name)
+        if name in run.parts:
+            return run.parts[name]
+        if name in run.settings:
+            return run.settings[name]
+        if name == "model":
+            parts = [run.parts[part] for part in ("embedding", "attention", "mlp") if part in run.parts]
+            return "+".join(parts) or component_name(run.settings, "model")
+        if name == "match":
+            return match_of(run)
+        return component_name(run.settings, name)
+
+    def short(self, name: str) -> str:
+        """The shortest name by which a setting is known."""
+        words = name.split(".")
+        for first in range(len(words) - 1, 0, -1):
+            ending = ".".join(words[first:])
+            if ending not in self._own and _outermost(self._endings.get(ending, [])) == [name]:
+                return ending
+        return name
+
+
+def match_of(run: Run) -> str | None:
+    """The parts whose number of parameters the run's model was widened to, or `none`; None without settings."""
+    parts = [component_name(run.settings, f"match.{part}") for part in PARTS[:3]]
+    return "+".join(part for part in parts if part) or ("none" if run.settings else None)
+
+
+def shown(value: Any) -> str:
+    """A value as it is written on the command line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list):
+        return json.dumps(value, separators=(",", ":"))
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _outermost(names: Sequence[str]) -> list[str]:
+    """The settings of the fewest words, those of the model alone that is only a measure apart."""
+    own = [name for name in names if not name.startswith("match.")] or list(names)
+    fewest = min((name.count(".") for name in own), default=0)
+    return [name for name in own if name.count(".") == fewest]
+
+
+def _listed(names: Sequence[str]) -> str:
+    most = 6
+    more = f" or {len(names) - most} others" if len(names) > most else ""
+    return (", ".join(names[:most]) if more else f"{', '.join(names[:-1])} or {names[-1]}") + more

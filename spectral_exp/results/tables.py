@@ -1,0 +1,522 @@
+"""Comparisons and runs as tables for a terminal, Markdown and LaTeX, and as CSV and JSON for programs.
+
+Tables round, and say everything that a reader must know; CSV and JSON hold every digit. A difference is bold, where the
+format knows bold, only if it is separated from zero. The same comparison always gives the same text.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from spectral_exp.results.comparison import Comparison, Difference, GroupSummary, Interval
+from spectral_exp.results.run import Run
+from spectral_exp.run_dir import jsonable
+
+WIDTH = 100
+"""Columns that a terminal table keeps to, where its labels let it."""
+
+LeftOut = Sequence[tuple[Path, str]]
+
+
+_VERDICT = "verdict"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry; `bold` marks what is statistically separated."""
+
+    text: str
+    bold: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: the first `n_texts` columns hold texts, the others numbers; a verdict comes last."""
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    n_texts: int = 1
+
+    def is_text(self, column: int) -> bool:
+        """Whether a column holds words, which stand to the left."""
+        return column < self.n_texts or self.columns[column] == _VERDICT
+
+
+@dataclass(frozen=True)
+class Document:
+    """What is printed: tables, and below them notes by title."""
+
+    tables: list[Table] = field(default_factory=list)
+    notes: list[tuple[str, list[str]]] = field(default_factory=list)
+
+
+def render_comparisons(comparisons: Sequence[Comparison], form: str, left_out: LeftOut = ()) -> str:
+    """Comparisons of one or several metrics in one of `FORMS`, with the folders that could not be used."""
+    if form == "json":
+        content = {"comparisons": [comparison_json(one) for one in comparisons], "left_out": _left_out_json(left_out)}
+        return _json(content)
+    if form == "csv":
+        return _csv([row for one in comparisons for row in _csv_rows(one)])
+    document = Document()
+    for one in comparisons:
+        document.tables.extend(_comparison_tables(one))
+        document.notes.extend(_comparison_notes(one, several=len(comparisons) > 1))
+    return FORMS[form](_with_left_out(document, left_out))
+
+
+def render_runs(runs: Sequence[Run], metrics: Sequence[str], at: str, form: str, left_out: LeftOut = ()) -> str:
+    """One line for each run, in one of `FORMS`."""
+    if form in ("json", "csv"):
+        rows = [_run_row(run, metrics, at) for run in runs]
+        return _json({"at": at, "runs": rows, "left_out": _left_out_json(left_out)}) if form == "json" else _csv(rows)
+    document = Document()
+    document.tables.append(_runs_table(runs, metrics, at))
+    problems = [f"{run.run_id}: {problem}" for run in runs for problem in run.problems]
+    document.notes.append(("problems", problems))
+    return FORMS[form](_with_left_out(document, left_out))
+
+
+def _with_left_out(document: Document, left_out: LeftOut) -> Document:
+    document.notes.append(("folders left out", [f"{path}: {reason}" for path, reason in left_out]))
+    return document
+
+
+# --- what is said ----------------------------------------------------------------------------------------------------
+
+
+def _comparison_tables(comparison: Comparison) -> Iterable[Table]:
+    values = [value for summary in comparison.summaries for value in summary.values]
+    digits = _decimals(values)
+    yield Table(
+        _title(comparison),
+        ("group", "n", "mean", "95 % interval", "median", "IQM"),
+        [
+            [
+                Cell(summary.group.label),
+                Cell(str(len(summary.values))),
+                *(
+                    Cell(text)
+                    for text in (
+                        _number(summary.mean, digits),
+                        _interval(summary.interval, digits),
+                        _number(summary.median, digits),
+                        _number(summary.iqm, digits),
+                    )
+                ),
+            ]
+            for summary in comparison.summaries
+        ],
+    )
+    to_baseline = [one for one in comparison.differences if one.kind == "baseline"]
+    if to_baseline:
+        yield Table(
+            f"{comparison.metric} minus that of {comparison.baseline}",
+            ("group", *_DIFFERENCE_COLUMNS),
+            [[Cell(one.b.group.label), *_difference_cells(one, digits)] for one in to_baseline],
+        )
+    ablations = [one for one in comparison.differences if one.kind != "baseline"]
+    if ablations:
+        yield Table(
+            f"{comparison.metric}: effect of a single part",
+            ("part", "from", "to", *_DIFFERENCE_COLUMNS),
+            [
+                [
+                    *(Cell(text) for text in (one.part or "", one.a.group.label, one.b.group.label)),
+                    *_difference_cells(one, digits),
+                ]
+                for one in ablations
+            ],
+            n_texts=3,
+        )
+
+
+_DIFFERENCE_COLUMNS = ("n", "difference", "95 % interval", "P(better)", "p (Holm)", _VERDICT)
+
+
+def _difference_cells(difference: Difference, digits: int) -> list[Cell]:
+    return [
+        Cell(f"{difference.n}{'' if difference.paired else '*'}"),
+        Cell(_number(difference.mean, digits, signed=True), bold=difference.separated),
+        Cell(_interval(difference.interval, digits, signed=True)),
+        Cell(_number(difference.probability_of_improvement, 2)),
+        Cell(_probability(difference.p_holm)),
+        Cell(_verdict(difference), bold=difference.separated),
+    ]
+
+
+def _verdict(difference: Difference) -> str:
+    if difference.separated:
+        return "better" if difference.better else "worse"
+    return "not separated" if difference.interval else "no interval"
+
+
+def _title(comparison: Comparison) -> str:
+    direction = "lower" if comparison.lower_is_better else "higher"
+    return f"{comparison.metric}, {said_at(comparison.at)}, {direction} is better"
+
+
+def said_at(at: str) -> str:
+    """Which value of each run is shown, in words."""
+    if at == "best":
+        return "best value of each run (chosen by what is shown, so it flatters)"
+    return f"last value of each run up to step {at.partition(':')[2]}" if at != "final" else "final value of each run"
+
+
+def _comparison_notes(comparison: Comparison, *, several: bool) -> Iterable[tuple[str, list[str]]]:
+    of = f" on {comparison.metric}" if several else ""
+    notes = [*comparison.notes]
+    if any(not one.paired for one in comparison.differences):
+        notes.append("n*: not paired by seed, but taken as independent samples")
+    yield f"notes{of}", notes
+    labels = [summary.group.label for summary in comparison.summaries]
+    yield (
+        f"notes on groups{of}",
+        _gathered(((s.group.label, note) for s in comparison.summaries for note in s.notes), labels),
+    )
+    pairs = [_pair(one) for one in comparison.differences]
+    yield (
+        f"what is the same in both{of}",
+        _gathered(((_pair(one), _matching(one.matches)) for one in comparison.differences), pairs),
+    )
+    warnings = ((_pair(one), warning) for one in comparison.differences for warning in one.warnings)
+    yield f"warnings on differences{of}", _gathered(warnings, pairs)
+    yield (
+        f"runs that do not count{of}",
+        [f"{run_id}: {reason}" for summary in comparison.summaries for run_id, reason in summary.left_out],
+    )
+
+
+def _matching(matches: Mapping[str, bool | None]) -> str:
+    """A sentence on what matches between two groups."""
+    named = {True: "the same", False: "different", None: "unknown"}
+    told = {word: [name for name, found in matches.items() if found is value] for value, word in named.items()}
+    return "; ".join(f"{word}: {', '.join(names)}" for word, names in told.items() if names)
+
+
+def _pair(difference: Difference) -> str:
+    return f"{difference.a.group.label} -> {difference.b.group.label}"
+
+
+def _gathered(told: Iterable[tuple[str, str]], everyone: Sequence[str]) -> list[str]:
+    """Each sentence once, after the names of all whom it concerns."""
+    concerned: dict[str, list[str]] = {}
+    for who, sentence in told:
+        names = concerned.setdefault(sentence, [])
+        if who not in names:
+            names.append(who)
+    return [
+        f"{'all' if len(names) == len(set(everyone)) > 1 else ', '.join(names)}: {sentence}"
+        for sentence, names in concerned.items()
+        if sentence
+    ]
+
+
+def _runs_table(runs: Sequence[Run], metrics: Sequence[str], at: str) -> Table:
+    values = {metric: [run.value(metric, at) for run in runs] for metric in metrics}
+    digits = {metric: _decimals(value for value in values[metric] if value is not None) for metric in metrics}
+    rows = []
+    for i, run in enumerate(runs):
+        seed = "" if run.seed is None else str(run.seed)
+        numbers = [_number(values[metric][i], digits[metric]) for metric in metrics]
+        cells = (run.run_id, run.status, seed, str(run.last_step), *numbers, _number(run.train_s, 1))
+        rows.append([Cell(text) for text in cells])
+    return Table(said_at(at), ("run", "status", "seed", "steps", *metrics, "train_s"), rows, n_texts=2)
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+NOTHING = "-"
+"""Stands where there is no number."""
+
+
+def _decimals(values: Iterable[float]) -> int:
+    """Digits after the point at which the largest value has five in all."""
+    largest = max((abs(value) for value in values if math.isfinite(value)), default=1.0)
+    return min(max(4 - math.floor(math.log10(largest)), 0), 8) if largest > 0 else 1
+
+
+def _number(value: float | None, digits: int, *, signed: bool = False) -> str:
+    if value is None:
+        return NOTHING
+    if not math.isfinite(value):
+        return str(value)
+    text = f"{value:{'+' if signed else ''}.{digits}f}"
+    # A difference that rounds to nothing has no sign.
+    return text.lstrip("+-") if float(text) == 0 else text
+
+
+def _interval(interval: Interval | None, digits: int, *, signed: bool = False) -> str:
+    if interval is None:
+        return NOTHING
+    return f"[{_number(interval.low, digits, signed=signed)}, {_number(interval.high, digits, signed=signed)}]"
+
+
+def _probability(value: float | None) -> str:
+    if value is None:
+        return NOTHING
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+# --- for a terminal --------------------------------------------------------------------------------------------------
+
+
+def _text(document: Document) -> str:
+    blocks = [_text_table(table) for table in document.tables]
+    for title, notes in document.notes:
+        if notes:
+            lines = [
+                textwrap.fill(
+                    note, WIDTH, initial_indent="  ", subsequent_indent="    ", break_long_words=False,
+                    break_on_hyphens=False,
+                )
+                for note in notes
+            ]  # fmt: skip
+            blocks.append("\n".join([f"{title}:", *lines]))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _text_table(table: Table) -> str:
+    rows = [list(table.columns), *([cell.text for cell in row] for row in table.rows)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(table.columns))]
+    gap = "  " if sum(widths) + 2 * len(widths) <= WIDTH else " "
+    lines = [table.caption]
+    for row in rows:
+        cells = [
+            f"{text:<{width}}" if table.is_text(i) else f"{text:>{width}}"
+            for i, (text, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append(f"  {gap.join(cells)}".rstrip())
+    return "\n".join(lines)
+
+
+# --- Markdown --------------------------------------------------------------------------------------------------------
+
+
+def _markdown(document: Document) -> str:
+    blocks = []
+    for table in document.tables:
+        marks = ["---" if table.is_text(i) else "---:" for i in range(len(table.columns))]
+        lines = [f"**{_markdown_escaped(table.caption)}**", "", _markdown_row(map(_markdown_escaped, table.columns))]
+        lines.append(_markdown_row(marks))
+        for row in table.rows:
+            texts = (_markdown_escaped(cell.text) for cell in row)
+            lines.append(
+                _markdown_row(f"**{text}**" if cell.bold else text for cell, text in zip(row, texts, strict=True))
+            )
+        blocks.append("\n".join(lines))
+    for title, notes in document.notes:
+        if notes:
+            blocks.append(
+                "\n".join([f"{title.capitalize()}:", "", *(f"- {_markdown_escaped(note)}" for note in notes)])
+            )
+    return "\n\n".join(blocks) + "\n"
+
+
+def _markdown_row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _markdown_escaped(text: str) -> str:
+    return re.sub(r"([\\`*|<\[\]])", r"\\\1", text)
+
+
+# --- LaTeX -----------------------------------------------------------------------------------------------------------
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "|": r"\textbar{}",
+    '"': r"\textquotedbl{}", "\n": " ",
+}  # fmt: skip
+
+
+def _latex(document: Document) -> str:
+    """Tables with the rules of the package booktabs."""
+    blocks = [_latex_table(table) for table in document.tables]
+    for title, notes in document.notes:
+        if notes:
+            items = [rf"  \item {latex_escaped(note)}" for note in notes]
+            heading = rf"\paragraph{{{latex_escaped(title.capitalize())}}}"
+            blocks.append("\n".join([heading, r"\begin{itemize}", *items, r"\end{itemize}"]))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _latex_table(table: Table) -> str:
+    alignment = "".join("l" if table.is_text(i) else "r" for i in range(len(table.columns)))
+    lines = [
+        r"\begin{table}",
+        r"  \centering",
+        rf"  \caption{{{latex_escaped(table.caption)}}}",
+        rf"  \begin{{tabular}}{{{alignment}}}",
+        r"    \toprule",
+        f"    {' & '.join(map(latex_escaped, table.columns))} \\\\",
+        r"    \midrule",
+    ]
+    for row in table.rows:
+        cells = []
+        for i, cell in enumerate(row):
+            text = latex_escaped(cell.text)
+            if not table.is_text(i):
+                text = re.sub(r"(?<![\w.])-(?=\d)", "$-$", text)
+            cells.append(rf"\textbf{{{text}}}" if cell.bold else text)
+        lines.append(f"    {' & '.join(cells)} \\\\")
+    lines += [r"    \bottomrule", r"  \end{tabular}", r"\end{table}"]
+    return "\n".join(lines)
+
+
+def latex_escaped(text: str) -> str:
+    """A text that LaTeX sets as it stands."""
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+# --- for programs ----------------------------------------------------------------------------------------------------
+
+
+def comparison_json(comparison: Comparison) -> dict[str, Any]:
+    """A comparison with every digit, runs by their ids."""
+    return {
+        "metric": comparison.metric,
+        "at": comparison.at,
+        "lower_is_better": comparison.lower_is_better,
+        "baseline": comparison.baseline,
+        "groups": [_summary_json(summary) for summary in comparison.summaries],
+        "differences": [_difference_json(difference) for difference in comparison.differences],
+        "notes": list(comparison.notes),
+    }
+
+
+def _summary_json(summary: GroupSummary) -> dict[str, Any]:
+    return {
+        "label": summary.group.label,
+        "key": dict(summary.group.key),
+        "runs": [{"run_id": run.run_id, "path": str(run.path), "seed": run.seed} for run in summary.group.runs],
+        "strata": list(summary.group.strata),
+        "n": len(summary.values),
+        "values": list(summary.values),
+        "seeds": list(summary.seeds),
+        "mean": summary.mean,
+        "interval": _interval_json(summary.interval),
+        "median": summary.median,
+        "iqm": summary.iqm,
+        "left_out": [{"run_id": run_id, "reason": reason} for run_id, reason in summary.left_out],
+        "notes": list(summary.notes),
+    }
+
+
+def _difference_json(difference: Difference) -> dict[str, Any]:
+    return {
+        "a": difference.a.group.label,
+        "b": difference.b.group.label,
+        "kind": difference.kind,
+        "part": difference.part,
+        "paired": difference.paired,
+        "n": difference.n,
+        "mean": difference.mean,
+        "interval": _interval_json(difference.interval),
+        "probability_of_improvement": difference.probability_of_improvement,
+        "p_value": difference.p_value,
+        "p_holm": difference.p_holm,
+        "separated": difference.separated,
+        "better": difference.better,
+        "matches": dict(difference.matches),
+        "warnings": list(difference.warnings),
+    }
+
+
+def _interval_json(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else [interval.low, interval.high]
+
+
+def _left_out_json(left_out: LeftOut) -> list[dict[str, str]]:
+    return [{"path": str(path), "reason": reason} for path, reason in left_out]
+
+
+def _json(content: Mapping[str, Any]) -> str:
+    return json.dumps(jsonable(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _csv_rows(comparison: Comparison) -> Iterable[dict[str, Any]]:
+    """A row for each group, then one for each difference."""
+    shared = {"metric": comparison.metric, "at": comparison.at}
+    for summary in comparison.summaries:
+        low, high = _interval_json(summary.interval) or (None, None)
+        yield {
+            **shared,
+            "row": "group",
+            "part": None,
+            "group": summary.group.label,
+            "against": None,
+            "n": len(summary.values),
+            "mean": summary.mean,
+            "low": low,
+            "high": high,
+            "median": summary.median,
+            "iqm": summary.iqm,
+            "paired": None,
+            "probability_of_improvement": None,
+            "p_value": None,
+            "p_holm": None,
+            "separated": None,
+            "notes": "; ".join(
+                [*summary.notes, *(f"{run_id} does not count: {reason}" for run_id, reason in summary.left_out)]
+            ),
+        }
+    for one in comparison.differences:
+        low, high = _interval_json(one.interval) or (None, None)
+        yield {
+            **shared,
+            "row": one.kind,
+            "part": one.part,
+            "group": one.b.group.label,
+            "against": one.a.group.label,
+            "n": one.n,
+            "mean": one.mean,
+            "low": low,
+            "high": high,
+            "paired": one.paired,
+            "probability_of_improvement": one.probability_of_improvement,
+            "p_value": one.p_value,
+            "p_holm": one.p_holm,
+            "separated": one.separated,
+            "notes": "; ".join(one.warnings),
+        }
+
+
+def _run_row(run: Run, metrics: Sequence[str], at: str) -> dict[str, Any]:
+    return {
+        "run_id": run.run_id,
+        "path": str(run.path),
+        "name": run.name,
+        "status": run.status,
+        "seed": run.seed,
+        "config_hash": run.config_hash,
+        "steps": run.last_step,
+        "n_parameters": run.n_parameters,
+        "train_s": run.train_s,
+        **{metric: run.value(metric, at) for metric in metrics},
+        "problems": "; ".join(run.problems),
+    }
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of which the first has all columns; floats with every digit, nothing for what there is not."""
+    if not rows:
+        return ""
+    written = io.StringIO()
+    writer = csv.DictWriter(written, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return written.getvalue()
+
+
+FORMS: dict[str, Callable[[Document], str]] = {"table": _text, "markdown": _markdown, "latex": _latex}
+"""How a document is set; `csv` and `json` are made from the comparison itself."""

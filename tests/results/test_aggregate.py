@@ -1,0 +1,181 @@
+"""Runs chosen and grouped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spectral_exp.errors import UserError
+from spectral_exp.results.aggregate import ResultsAggregator
+from spectral_exp.results.group import Group
+from tests.results.made_runs import make_run
+
+WAVE_MATCH = {
+    "match.embedding._target_": "spectral_exp.models.wave.WaveEmbedding",
+    "match.attention._target_": "spectral_exp.models.attention.PhasorAttention",
+    "match.mlp._target_": "spectral_exp.models.gpt.MLP",
+    "match.mlp.activation": "resonance",
+}
+
+
+def found(folder: Path) -> ResultsAggregator:
+    return ResultsAggregator([folder], index=False)
+
+
+def seeds(groups: list[Group]) -> dict[str, list[int | None]]:
+    return {group.label: [run.seed for run in group.runs] for group in groups}
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> ResultsAggregator:
+    folder = tmp_path_factory.mktemp("grid")
+    for name in ("wave_rgd", "classic", "wave"):
+        for seed in (2, 1, 10):
+            make_run(folder, name, seed)
+    make_run(folder, "wave", 1, settings={"optimizer.learning_rate": 2e-3}, status=None)
+    return found(folder)
+
+
+def test_runs_come_in_order(grid: ResultsAggregator) -> None:
+    assert [(run.name, run.seed) for run in grid.runs][:4] == [("classic", 1), ("classic", 2), ("classic", 10), ("wave", 1)]
+
+
+def test_runs_that_differ_in_their_seed_are_a_group(grid: ResultsAggregator) -> None:
+    groups = grid.groups()
+    assert seeds(groups) == {
+        "classic": [1, 2, 10],
+        "wave learning_rate=0.001": [1, 2, 10],
+        "wave learning_rate=0.002": [1],
+        "wave_rgd": [1, 2, 10],
+    }
+    assert groups[-1].key == {
+        "name": "wave_rgd",
+        "embedding": "wave",
+        "attention": "interference",
+        "mlp": "resonance",
+        "optimizer": "rgd",
+        "optimizer.learning_rate": 0.001,
+    }
+    assert all(set(group.strata) == {0} for group in groups)
+
+
+def test_coarser_groups_have_a_stratum_for_each_configuration(grid: ResultsAggregator) -> None:
+    groups = grid.groups(["model", "optimizer"])
+    assert [(group.label, list(group.strata)) for group in groups] == [
+        ("standard+dot_product+gelu / adamw", [0, 0, 0]),
+        ("wave+interference+resonance / adamw", [0, 1, 0, 0]),
+        ("wave+interference+resonance / rgd", [0, 0, 0]),
+    ]
+    assert groups[0].key == {"model": "standard+dot_product+gelu", "optimizer": "adamw"}
+    by_rate = grid.groups(["learning_rate"])
+    assert [(group.label, len(group.runs)) for group in by_rate] == [("learning_rate=0.001", 9), ("learning_rate=0.002", 1)]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "count"),
+    [
+        (["optimizer=rgd"], 3),
+        (["optimizer!=rgd"], 7),
+        (["name=wave*"], 7),
+        (["name=wave*", "seed=1"], 3),
+        (["name=classic,wave_rgd"], 6),
+        (["name!=classic,wave_rgd"], 4),
+        (["seed<10"], 7),
+        (["seed>=2", "seed<=2"], 3),
+        (["learning_rate=1e-3"], 9),
+        (["optimizer.learning_rate>0.001"], 1),
+        (["status=unfinished"], 1),
+        (["attention=dot*"], 3),
+        (["model=wave+*"], 7),
+        (["schedule=cosine"], 10),
+        (["data=python_stdlib", "tokenizer=byte"], 10),
+        (["resume=null"], 10),
+        (["name=x[y]*"], 0),
+    ],
+)
+def test_conditions(grid: ResultsAggregator, conditions: list[str], count: int) -> None:
+    assert len(grid.where(conditions).runs) == count
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ("optimizer", "must be name=value"),
+        ("=rgd", "must be name=value"),
+        ("seed=", "must be name=value"),
+        ("optimzer=rgd", "no run has a setting or part optimzer; did you mean optimizer?"),
+        ("training.max_step=1", "did you mean training.max_steps?"),
+        ("seed<x", "must have a number after <"),
+        ("seed<1,2", "must have a number after <"),
+        ("optimizer<1", "which is no number"),
+        ("_target_=x", "_target_ may be data._target_, "),
+    ],
+)
+def test_conditions_that_cannot_be_understood(grid: ResultsAggregator, condition: str, message: str) -> None:
+    with pytest.raises(UserError) as raised:
+        grid.where([condition])
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "differing"),
+    [
+        ({}, {"seed": 5, "outputs": "elsewhere", "experiment_id": "x", "name": "classic"}, []),
+        ({}, {"monitoring.metrics.log_interval": 5, "training.eval_interval": 7, "device": "cuda", "threads": 3}, []),
+        ({}, {"optimizer.learning_rate": 2e-3}, ["optimizer.learning_rate"]),
+        ({}, {"training.max_steps": 200, "training.patience": 3}, ["training.max_steps", "training.patience"]),
+        # Another class stands for its settings, but not for those which both have.
+        (
+            {"optimizer.betas": [0.9, 0.99], "optimizer.fused": None},
+            {"optimizer._target_": "spectral_exp.optim.rgd.rgd", "optimizer.betas": [0.9, 0.999], "optimizer.gate_every": 1},
+            ["optimizer", "optimizer.betas"],
+        ),
+        # A setting that only one of two runs of a class knows is a difference.
+        ({}, {"optimizer.fused": None}, ["optimizer.fused"]),
+        # What interpolation repeats is named once.
+        (
+            {"model.n_wave": 16, "model.attention.n_wave": 16},
+            {"model.n_wave": 32, "model.attention.n_wave": 32},
+            ["model.n_wave"],
+        ),
+        (
+            {"model.n_wave": 16, "model.attention.n_wave": 16},
+            {"model.n_wave": 32, "model.attention.n_wave": 16},
+            ["model.n_wave"],
+        ),
+        ({}, WAVE_MATCH, ["match"]),
+        (WAVE_MATCH, WAVE_MATCH, []),
+        ({}, {"schedule._target_": "spectral_exp.optim.schedule.Linear"}, ["schedule"]),
+    ],
+)  # fmt: skip
+def test_what_differs(tmp_path: Path, one: dict[str, Any], other: dict[str, Any], differing: list[str]) -> None:
+    make_run(tmp_path, settings=one)
+    make_run(tmp_path, settings=other)
+    runs = found(tmp_path)
+    assert runs.differing() == differing
+    # What is said to differ is what makes groups.
+    assert (runs.runs[0].config_hash == runs.runs[1].config_hash) == (not differing)
+    assert len(runs.groups()) == (2 if differing else 1)
+
+
+def test_labels_tell_configurations_of_one_name_apart(tmp_path: Path) -> None:
+    for name, settings in (("classic", {}), ("classic", WAVE_MATCH), ("wave", WAVE_MATCH)):
+        make_run(tmp_path, name, settings=settings)
+    groups = found(tmp_path).groups()
+    assert [group.label for group in groups] == ["classic match=none", "classic match=wave+phasor+resonance", "wave"]
+
+
+def test_runs_of_unknown_settings_are_each_their_own(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        (make_run(tmp_path, seed=seed) / "config.json").unlink()
+    make_run(tmp_path, seed=3)
+    groups = found(tmp_path).groups()
+    assert len(groups) == 3
+    assert len({group.label for group in groups}) == 3
+
+
+def test_nothing_found(tmp_path: Path) -> None:
+    runs = found(tmp_path)
+    assert (runs.runs, runs.left_out, runs.groups(), runs.differing()) == ([], [], [], [])
