@@ -143,8 +143,9 @@ def _report(options: argparse.Namespace) -> str:
         from spectral_exp.results.figures import comparison_figures
 
         for comparison in comparisons:
-            for file in comparison_figures(comparison, options.plots):
-                print(file, file=sys.stderr)
+            for figure in comparison_figures(comparison, options.plots):
+                told = figure.paths or [f"not drawn: {figure.caption}"]
+                print(*told, sep="\n", file=sys.stderr)
     return tables.render_comparisons(comparisons, form, chosen.left_out)
 
 

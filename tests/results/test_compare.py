@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -121,7 +122,7 @@ def test_plots_are_drawn_of_what_is_shown(
 ) -> None:
     monkeypatch.setitem(sys.modules, "spectral_exp.results.figures", _Figures)
     code, _, err = called(capsys, outputs, "--plots", outputs.parent / "plots")
-    assert (code, err) == (0, f"{outputs.parent / 'plots' / 'val_bpb.png'}\n")
+    assert (code, err) == (0, f"{outputs.parent / 'plots' / 'val_bpb.png'}\nnot drawn: Nothing to show.\n")
 
 
 @pytest.mark.parametrize(
@@ -248,8 +249,9 @@ class _Figures:
     @staticmethod
     def comparison_figures(
         comparison: Comparison, folder: Path, *, theme: str = "light", formats: Sequence[str] = ("png",)
-    ) -> list[Path]:
-        return [folder / f"{comparison.metric}.png"]
+    ) -> list[SimpleNamespace]:
+        drawn = SimpleNamespace(paths=[folder / f"{comparison.metric}.png"], caption="All of them.")
+        return [drawn, SimpleNamespace(paths=[], caption="Nothing to show.")]
 
 
 def _ctrl_c(seconds: float) -> None:
