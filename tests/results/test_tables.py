@@ -120,6 +120,13 @@ def test_the_same_runs_give_the_same_text(runs: ResultsAggregator, form: str) ->
     assert twice[0].endswith("\n")
 
 
+def test_problems_of_runs_that_do_not_count_are_told_too(tmp_path: Path) -> None:
+    path = make_run(tmp_path)
+    (path / "results.json").write_text("{")
+    text = tables.render_comparisons([made_comparison(ResultsAggregator([tmp_path], index=False).groups())], "table")
+    assert f"problems:\n  {path.name}: results.json is not valid JSON" in text
+
+
 def test_runs_line_by_line(runs: ResultsAggregator) -> None:
     text = tables.render_runs(runs.runs, ["val_bpb", "tokens"], "final", "table", runs.left_out)
     lines = text.splitlines()
