@@ -80,7 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--at", default="final", help="which value of each run: final, best or step:N (default: final)")
     parser.add_argument("--baseline", metavar="GROUP", help="what the others are held against (default: classic)")
-    parser.add_argument("--sort", metavar="NAME", help="by a metric, best first, or a setting; -NAME reverses")
+    parser.add_argument("--sort", metavar="NAME", help="by a metric, best first, or a setting, or label")
+    parser.add_argument("--reverse", action="store_true", help="sort the other way round")
     parser.add_argument("--runs", action="store_true", help="one line for each run instead of groups")
     parser.add_argument("--format", choices=FORMATS, help="(default: that of the file's suffix, else table)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write to this file instead of printing")
@@ -142,8 +143,9 @@ def _report(options: argparse.Namespace) -> str:
         from spectral_exp.results.figures import comparison_figures
 
         for comparison in comparisons:
-            for file in comparison_figures(comparison, options.plots):
-                print(file, file=sys.stderr)
+            for figure in comparison_figures(comparison, options.plots):
+                told = figure.paths or [f"not drawn: {figure.caption}"]
+                print(*told, sep="\n", file=sys.stderr)
     return tables.render_comparisons(comparisons, form, chosen.left_out)
 
 
@@ -164,7 +166,7 @@ def _sorted(
     """Groups or runs in the order of --sort; those without a value last."""
     if not options.sort:
         return list(items)
-    name, reverse = options.sort.removeprefix("-"), options.sort.startswith("-")
+    name, reverse = options.sort, options.reverse
     if name in ("label", "run"):
         return sorted(items, key=label_of, reverse=reverse)
     values: list[Any]

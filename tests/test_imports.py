@@ -124,12 +124,22 @@ def function():
     assert found == {"a.b", "c", "e.f", "spectral_exp.x.g", "spectral_exp.h.i", "inside"}
 
 
-def test_monitoring_is_light() -> None:
-    code = "import sys, spectral_exp.monitoring; print(*sys.modules)"
+def loaded_with(modules: str) -> set[str]:
+    """The top-level packages that importing `modules` loads, in a process of its own."""
+    code = f"import sys, {modules}; print(*sys.modules)"
     printed = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True).stdout
     loaded = {name.partition(".")[0] for name in printed.split()}
     assert "spectral_exp" in loaded
-    assert not loaded & {"hydra", "omegaconf", "matplotlib", "torch"}
+    return loaded
+
+
+def test_monitoring_is_light() -> None:
+    assert not loaded_with("spectral_exp.monitoring") & {"hydra", "omegaconf", "matplotlib", "torch"}
+
+
+def test_results_are_light() -> None:
+    modules = [module for module in MODULES if within(module, "spectral_exp.results")]
+    assert not loaded_with(", ".join([*modules, "spectral_exp.compare"])) & {"hydra", "omegaconf", "torch"}
 
 
 def test_monitoring_gives_what_it_names() -> None:

@@ -30,6 +30,8 @@ def differing_names(runs: Sequence[Run]) -> list[str]:
     found = [_part_of(section) for section in sorted(changed) if not section.startswith("match.")]
     columns: dict[str, tuple[str, ...]] = {}
     for leaf in leaves:
+        if _is_the_same_in_all(leaf, known):
+            continue
         section = next((name for name in sections if leaf.startswith(f"{name}.")), "")
         if leaf.endswith(_TARGET) or leaf.startswith("match.") or _decides_name(leaf, section, classes):
             continue
@@ -47,6 +49,15 @@ def differing_names(runs: Sequence[Run]) -> list[str]:
     if len({match_of(run) for run in known}) > 1:
         found.append("match")
     return sorted(found, key=lambda name: (name not in PARTS, PARTS.index(name) if name in PARTS else 0, name))
+
+
+def _is_the_same_in_all(leaf: str, runs: Sequence[Run]) -> bool:
+    """Whether nothing can be said of a setting, which is so of most, and quickly found."""
+    first = runs[0].settings.get(leaf, _ABSENT)
+    kind = type(first)
+    return first is not _ABSENT and all(
+        type(value := run.settings.get(leaf, _ABSENT)) is kind and value == first for run in runs
+    )
 
 
 def _part_of(section: str) -> str:

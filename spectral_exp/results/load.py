@@ -24,7 +24,7 @@ from spectral_exp.errors import UserError
 from spectral_exp.results.metric_file import read_metrics
 from spectral_exp.results.run import MetricSummary, Run
 from spectral_exp.results.settings import config_hash, part_names
-from spectral_exp.run_dir import NON_FINITE, RunPaths, content_crc32, read_json
+from spectral_exp.run_dir import LOCK_NAME, NON_FINITE, RunPaths, content_crc32, read_json
 from spectral_exp.run_record import flat
 
 Facts = dict[str, Any]
@@ -56,7 +56,7 @@ def load_run(path: Path) -> Run:
 def run_of(path: Path, facts: Mapping[str, Any]) -> Run:
     """The run whose facts were read. Looks whether it is running now."""
     problems = list(facts["problems"])
-    running = _is_running(RunPaths(path), problems)
+    running = _is_running(path, problems)
     if facts["unfinished_line"] and not running:
         problems.append("the last line of metrics.jsonl is unfinished")
     status = facts["results"].get("status")
@@ -165,10 +165,11 @@ def _without_place(error: UserError, file: Path) -> str:
 # --- whether it is running -------------------------------------------------------------------------------------------
 
 
-def _is_running(paths: RunPaths, problems: list[str]) -> bool:
+def _is_running(path: Path, problems: list[str]) -> bool:
     """Whether a live process owns the directory. Only looks: to try the lock might be in the owner's way."""
+    lock = path / LOCK_NAME
     try:
-        owner = json.loads(paths.lock_file.read_bytes())
+        owner = json.loads(lock.read_bytes())
         host, pid = owner["host"], int(owner["pid"])
         since = datetime.fromisoformat(owner["since"]).timestamp()
     except FileNotFoundError:
@@ -178,7 +179,7 @@ def _is_running(paths: RunPaths, problems: list[str]) -> bool:
     if host == socket.gethostname():
         return _lives(pid, since)
     with contextlib.suppress(OSError):
-        age_s = time.time() - max(file.stat().st_mtime for file in (paths.lock_file, paths.metrics_file))
+        age_s = time.time() - max(file.stat().st_mtime for file in (lock, RunPaths(path).metrics_file))
         if age_s < _ELSEWHERE_S:
             return True
     problems.append(f"process {pid} on {host} holds its lock, but has logged nothing for an hour")

@@ -49,6 +49,7 @@ class MetricSummary:
         lowest, lowest_step: of the finite values, at its first step; NaN and 0 without one.
         highest, highest_step: likewise.
         median: of the finite values; NaN without one.
+        first_non_finite: the first step with a value that is not finite, 0 for none.
     """
 
     count: int
@@ -60,6 +61,7 @@ class MetricSummary:
     highest: float
     highest_step: int
     median: float
+    first_non_finite: int
 
     @classmethod
     def of(cls, series: Series) -> MetricSummary:
@@ -68,11 +70,12 @@ class MetricSummary:
         steps, values = series.steps[finite], series.values[finite]
         end = (float(series.values[-1]), int(series.steps[-1]))
         counts = (len(series.values), len(series.values) - len(values))
+        first_bad = 0 if finite.all() else int(series.steps[int(np.argmin(finite))])
         if not len(values):
-            return cls(*counts, *end, math.nan, 0, math.nan, 0, math.nan)
+            return cls(*counts, *end, math.nan, 0, math.nan, 0, math.nan, first_bad)
         low, high = int(values.argmin()), int(values.argmax())
         extremes = (float(values[low]), int(steps[low]), float(values[high]), int(steps[high]))
-        return cls(*counts, *end, *extremes, float(np.median(values)))
+        return cls(*counts, *end, *extremes, float(np.median(values)), first_bad)
 
     def as_list(self) -> list[float]:
         """The fields, in their order."""
@@ -155,6 +158,13 @@ class Run:
         """A summary of every metric that was logged, by name."""
         return self.known_metrics if self.known_metrics is not None else self._summaries
 
+    def summary(self, metric: str) -> MetricSummary | None:
+        """A metric's summary, for which the file need not be read where it is known; None if it was never logged."""
+        if self.known_metrics is not None:
+            return self.known_metrics.get(metric)
+        series = self.series(metric)
+        return MetricSummary.of(series) if len(series.steps) else None
+
     def series(self, metric: str) -> Series:
         """The metric over the run; empty where it was never logged. Reads the file at its first use.
 
@@ -185,7 +195,7 @@ class Run:
             series = self.series(metric)
             count = int(np.searchsorted(series.steps, step, side="right"))
             return float(series.values[count - 1]) if count else None
-        summary = self.metrics.get(metric)
+        summary = self.summary(metric)
         reported = _real(_section(self.results, "final_metrics").get(metric))
         if at == "final":
             if summary is None or (self.finished and reported is not None):
@@ -214,7 +224,7 @@ class Run:
         if metric == "n_parameters":
             return _as_float(self.n_parameters)
         if metric == "tokens_per_s":
-            summary = self.metrics.get(metric)
+            summary = self.summary(metric)
             return summary.median if summary is not None else _real(self._total(metric))
         reached = self.last_step if step is None else min(step, self.last_step)
         if metric == "steps":

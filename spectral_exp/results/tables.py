@@ -194,6 +194,16 @@ def _comparison_notes(comparison: Comparison, *, several: bool) -> Iterable[tupl
         f"runs that do not count{of}",
         [f"{run_id}: {reason}" for summary in comparison.summaries for run_id, reason in summary.left_out],
     )
+    yield f"problems{of}", list(_untold_problems(comparison))
+
+
+def _untold_problems(comparison: Comparison) -> Iterable[str]:
+    """What could not be read of runs, as far as no note on their group says it: of those that do not count, mostly."""
+    for summary in comparison.summaries:
+        for run in summary.group.runs:
+            for problem in run.problems:
+                if not any(problem in note for note in summary.notes):
+                    yield f"{run.run_id}: {problem}"
 
 
 def _matching(matches: Mapping[str, bool | None]) -> str:

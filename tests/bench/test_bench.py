@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from spectral_exp.bench import checkpoint, measure, metrics_log, nanogpt, peers, plots, stacks
+from spectral_exp.bench import checkpoint, measure, metrics_log, nanogpt, peers, plots, results, stacks
 from spectral_exp.bench.__main__ import BENCHES
 from spectral_exp.bench.measure import Figures, Line, Section, Spread, Target
 from spectral_exp.errors import RunError
@@ -141,6 +141,17 @@ def test_logging(tmp_path: Path) -> None:
     figures = {line["figure"] for line in found["lines"] if line["contender"] == metrics_log.OURS}
     assert {"an entry: median", "an entry: p99", "an entry / bare write", "an entry / a JSON line"} <= figures
     assert (peers.TENSORBOARD in lost) == peers.has_tensorboard()
+
+
+@pytest.mark.slow
+def test_results(tmp_path: Path) -> None:
+    found, _ = measured("results", "--runs", "3", "--rounds", "1", cwd=tmp_path)
+    ours = {line["figure"]: line for line in found["lines"] if line["contender"] == results.OURS}
+    for name, module in ((results.POLARS, "polars"), (results.DUCKDB, "duckdb")):
+        assert (f"reading all / {name}" in ours) == (importlib.util.find_spec(module) is not None)
+        assert any(name in reason for reason in found["missing"]) == (importlib.util.find_spec(module) is None)
+    again = {line["contender"]: line["target"]["value"] for line in found["lines"] if line["figure"] == "again"}
+    assert again == {"one line for each run": 1, "groups, compared": 1}
 
 
 @pytest.mark.slow

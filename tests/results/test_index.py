@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,7 +26,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The metrics files that are read."""
     read: list[Path] = []
 
@@ -36,7 +35,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
         return read_metrics(path)
 
     monkeypatch.setattr(load, "read_metrics", noted)
-    yield read
+    return read
 
 
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +86,8 @@ def test_no_change_is_missed(
     paths = RunPaths(path)
     content = paths.metrics_file.read_bytes()
     changed = content.replace(b'"val_bpb": 2.5,', b'"val_bpb": 1.5,')
-    assert len(changed) == len(content) and changed != content
+    assert len(changed) == len(content)
+    assert changed != content
     time_ns = paths.metrics_file.stat().st_mtime_ns
     wanted: float | None = 1.5
     if how == "another file":

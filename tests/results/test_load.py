@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
+from omegaconf import OmegaConf
 
 from spectral_exp.errors import SettingError, UserError
 from spectral_exp.results.aggregate import ResultsAggregator
@@ -78,7 +78,9 @@ def test_parts_are_called_as_in_the_configuration_files(part: str) -> None:
     assert len(files) >= 2
     for file in files:
         inside = "model" if part == "size" else section
-        settings = {f"{inside}.{name}": value for name, value in yaml.safe_load(file.read_text()).items()}
+        content = OmegaConf.to_container(OmegaConf.load(file))
+        assert isinstance(content, dict)
+        settings = {f"{inside}.{name!s}": value for name, value in content.items()}
         assert part_names(settings) == {part: file.stem}
 
 

@@ -33,7 +33,8 @@ def by_json(content: bytes) -> tuple[dict[str, dict[int, float]], int]:
             continue
         for name, value in entry.items():
             number = NON_FINITE.get(value) if isinstance(value, str) else value
-            if name not in ("step", "timestamp") and type(number) in (int, float):
+            is_number = isinstance(number, int | float) and not isinstance(number, bool)
+            if name not in ("step", "timestamp") and number is not None and is_number:
                 found.setdefault(name, {})[entry["step"]] = float(number)
     return found, unreadable
 
@@ -134,7 +135,10 @@ def test_any_entries_with_any_damage(entries: list[dict[str, Any]], data: st.Dat
 
 def _jsonable(entries: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:
     for entry in entries:
-        yield {key: str(value) if isinstance(value, float) and not math.isfinite(value) else value for key, value in entry.items()}
+        yield {
+            key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in entry.items()
+        }
 
 
 def test_many_lines_of_a_broken_run() -> None:
