@@ -1,125 +1,16 @@
-"""The dark look of all figures, and the small pieces of drawing every figure shares."""
+"""Numbers and names as figures write them."""
 
 from __future__ import annotations
 
-import io
 import math
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
-import matplotlib.style
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import Formatter, LogLocator, MaxNLocator, NullFormatter
-
-BACKGROUND = "#0f141b"
-PANEL = "#161c26"
-GRID = "#2b3443"
-TEXT = "#e3e8ef"
-MUTED = "#a3aebd"
-ALERT = "#ff7a59"
-
-SERIES = ("#56b4e9", "#e69f00", "#2cc79a", "#e78ac3", "#f0e442", "#e8633a", "#8c8cf0", "#c9ced6")
-"""Okabe and Ito's colour-blind-safe set, its dark members raised until they stand out from a dark panel."""
-
-LineStyle = str | tuple[int, tuple[float, ...]]
-
-LINE_STYLES: tuple[LineStyle, ...] = ("-", (0, (5, 2)), (0, (1.2, 1.6)), (0, (6, 2, 1.2, 2)))
-
-WIDTH = 12.0
-"""Figure width in inches: 1800 pixels at 150 dpi, so that 13 pt text is still 13 px high in a 900 px column."""
-
-_RC: dict[str, object] = {
-    "figure.facecolor": BACKGROUND,
-    "savefig.facecolor": BACKGROUND,
-    "axes.facecolor": PANEL,
-    "axes.edgecolor": GRID,
-    "axes.labelcolor": TEXT,
-    "axes.titlecolor": TEXT,
-    "axes.titlesize": 13.5,
-    "axes.titlelocation": "left",
-    "axes.titlepad": 8,
-    "axes.labelsize": 13,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.unicode_minus": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.8,
-    "text.color": TEXT,
-    # Token texts and experiment names may hold dollar signs; no text of ours is mathematics.
-    "text.parse_math": False,
-    "font.family": "DejaVu Sans",
-    "font.size": 12.5,
-    "figure.titlesize": 17,
-    "figure.titleweight": "bold",
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": TEXT,
-    "ytick.labelcolor": TEXT,
-    "xtick.labelsize": 12,
-    "ytick.labelsize": 12,
-    "legend.fontsize": 12,
-    "legend.facecolor": PANEL,
-    "legend.edgecolor": GRID,
-    "legend.framealpha": 0.85,
-    "lines.linewidth": 2.0,
-    "lines.solid_capstyle": "round",
-    "figure.constrained_layout.w_pad": 0.08,
-    "figure.constrained_layout.h_pad": 0.08,
-}
-
-_style_lock = threading.Lock()
-
-
-@contextmanager
-def styled() -> Iterator[None]:
-    """Draw in the house style whatever the caller's own matplotlib settings, which are put back afterwards.
-
-    matplotlib's settings are global to the process: the lock keeps two threads from restoring each other's.
-    """
-    with _style_lock, matplotlib.style.context(_RC, after_reset=True):
-        yield
-
-
-def render(draw: Callable[[], Figure], dpi: int) -> bytes:
-    """The PNG file of the figure that `draw` returns."""
-    with styled():
-        buffer = io.BytesIO()
-        draw().savefig(buffer, format="png", dpi=dpi)
-        return buffer.getvalue()
-
-
-def new_figure(height: float, title: str, note: str = "") -> Figure:
-    """An empty figure of the house width with its heading: `title` in bold, a short `note` muted at its right."""
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, x=0.012, ha="left")
-    if note:
-        figure.text(0.988, 1 - 0.14 / height, note, ha="right", va="top", color=MUTED)
-    return figure
-
-
-def label(axes: Axes, title: str, x: str, y: str) -> None:
-    """Name a panel and its two axes."""
-    axes.set_title(title)
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-
-
-def legend_above(axes: Axes) -> None:
-    """The panel's legend on the line of its title, to the right, where it covers no data."""
-    names = axes.get_legend_handles_labels()[1]
-    axes.legend(
-        loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(names), frameon=False, borderpad=0.1, columnspacing=1.4
-    )
 
 
 def number_axis(axes: Axes, which: Literal["x", "y"], n_ticks: int = 5, *, integer: bool = False) -> None:
