@@ -25,8 +25,14 @@ class Look:
     marker: str
 
 
-def looks_of(labels: Sequence[str], theme: Theme, limit: int = 30) -> list[Look]:
-    """A look for each: colour and line style are a pair of its own up to 32, colour and marker up to 56."""
+def looks_of(labels: Sequence[str], theme: Theme, limit: int = 30, ranks: Sequence[int] | None = None) -> list[Look]:
+    """A look for each: colour and line style are a pair of its own up to 32, colour and marker up to 56.
+
+    Args:
+        labels: what each is called; long names are shortened to `limit` characters.
+        theme: for its colours.
+        ranks: among all that appear in other figures, so that each keeps its look; 0, 1, 2, ... where not given.
+    """
     return [
         Look(
             name,
@@ -34,7 +40,7 @@ def looks_of(labels: Sequence[str], theme: Theme, limit: int = 30) -> list[Look]
             LINE_STYLES[index // len(theme.series) % len(LINE_STYLES)],
             MARKERS[index % len(MARKERS)],
         )
-        for index, name in enumerate(short_labels(labels, limit))
+        for index, name in zip(ranks or range(len(labels)), short_labels(labels, limit), strict=True)
     ]
 
 

@@ -20,7 +20,7 @@ from spectral_exp.plots.metric_style import metric_style
 from spectral_exp.plots.seeds import SeedCurve, late_limits, over_seeds
 from spectral_exp.plots.series import FloatArray, Series
 from spectral_exp.plots.text import number_axis
-from spectral_exp.plots.theme import Theme, new_figure
+from spectral_exp.plots.theme import Theme, legend_on_top, new_figure
 from spectral_exp.results.comparison import Comparison
 from spectral_exp.results.picture import Picture, theme_named
 from spectral_exp.results.run import Run
@@ -45,6 +45,7 @@ class Curves:
 
     Attributes:
         labels: of the groups that have the metric.
+        ranks: of these groups among all, which decide their looks.
         curves: one for each label.
         raw: all single runs, to mark what is not finite in them.
         baseline: the place of the baseline among the labels, or None.
@@ -52,6 +53,7 @@ class Curves:
     """
 
     labels: Sequence[str]
+    ranks: Sequence[int]
     curves: Sequence[SeedCurve]
     raw: Sequence[Sequence[Series]]
     baseline: int | None
@@ -84,13 +86,14 @@ def curves(comparison: Comparison, metric: str | None = None, by: Axis = "step",
 
 def gather(comparison: Comparison, metric: str, by: Axis) -> Curves:
     """The curves of all groups that have the metric and, by tokens or time, know where to put it."""
-    labels, found, raw = [], [], []
-    for summary in comparison.summaries:
+    labels, ranks, found, raw = [], [], [], []
+    for rank, summary in enumerate(comparison.summaries):
         runs = [(run, series) for run in summary.group.runs if (series := _series(run, metric)).steps.size]
         places = [_places(run, series.steps, by) for run, series in runs]
         curve = over_seeds([series for _, series in runs], places, smoothed=metric in _NOISY)
         if curve.n_runs and curve.envelopes():
             labels.append(summary.group.label)
+            ranks.append(rank)
             found.append(curve)
             raw.append([Series(place, series.values) for place, (_, series) in zip(places, runs, strict=True)])
     scale, unit = 1.0, ""
@@ -101,7 +104,7 @@ def gather(comparison: Comparison, metric: str, by: Axis) -> Curves:
         raw = [[Series(run.steps / scale, run.values) for run in runs] for runs in raw]
     x_label = f"training time ({unit})" if by == "train_s" else _AXIS_WORDS[by]
     baseline = labels.index(comparison.baseline) if comparison.baseline in labels else None
-    return Curves(labels, found, raw, baseline, x_label, metric_style(metric).axis_label)
+    return Curves(labels, ranks, found, raw, baseline, x_label, metric_style(metric).axis_label)
 
 
 def _series(run: Run, metric: str) -> Series:
@@ -113,7 +116,7 @@ def _places(run: Run, steps: FloatArray, by: Axis) -> FloatArray:
     if by == "step":
         return steps
     if by == "train_s":
-        return run.train_time_s(steps)
+        return run.train_time_s(np.asarray(steps, np.float64))
     return steps * (run.tokens_per_step or np.nan)
 
 
@@ -142,7 +145,7 @@ def _caption(comparison: Comparison, shown: Curves, metric: str, by: Axis) -> st
 def _overlaid(shown: Curves, theme: Theme) -> Figure:
     figure = new_figure(theme, 0.41 * theme.width)
     axes = figure.add_subplot()
-    looks = looks_of(shown.labels, theme, limit=26)
+    looks = looks_of(shown.labels, theme, limit=26, ranks=shown.ranks)
     for curve, look in zip(shown.curves, looks, strict=True):
         draw_seeds(axes, curve, look, theme, marks=7)
     notes = _frame(axes, shown, [run for runs in shown.raw for run in runs], theme)
@@ -230,6 +233,4 @@ def _legend(figure: Figure, shown: Curves, theme: Theme) -> None:
         )
     if many:
         handles.append(Line2D([], [], color=theme.axis, alpha=0.4, linewidth=0.5 * theme.line_width, label="others"))
-    figure.legend(
-        handles=handles, loc="outside upper left", ncols=len(handles), frameon=False, handlelength=1.8, borderpad=0
-    )
+    legend_on_top(figure, handles)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import groupby
-from typing import Literal
+from typing import Any, Literal
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -14,7 +13,7 @@ from matplotlib.lines import Line2D
 from spectral_exp.plots.metric_style import metric_style
 from spectral_exp.plots.rows import ROW_INCHES, Row, draw_rows, row_limits
 from spectral_exp.plots.text import printable
-from spectral_exp.plots.theme import Theme, new_figure
+from spectral_exp.plots.theme import Theme, legend_on_top, new_figure
 from spectral_exp.results.comparison import Comparison, Difference, GroupSummary, Interval
 from spectral_exp.results.picture import Picture, theme_named
 from spectral_exp.results.words import listed, measured, run_counts
@@ -96,10 +95,8 @@ def differences(
     name, look = f"{kind}_differences_{comparison.metric}", theme_named(theme)
     shown = [d for d in comparison.differences if d.kind == kind and d.mean is not None]
     if not shown:
-        pairs = (
-            "no two groups differ in one part alone" if kind == "ablation" else "there is no baseline to compare with"
-        )
-        return Picture(name, f"{measured(comparison)}: {pairs}.", look, None)
+        why = "no two groups differ in one part alone" if kind == "ablation" else "there is no baseline to compare with"
+        return Picture(name, f"{measured(comparison)}: {why}.", look, None)
     rows = difference_rows(comparison, shown)
     counts = run_counts([d.n for d in shown]).replace("run", "pair" if all(d.paired for d in shown) else "run")
     of_what = "when one part is exchanged" if kind == "ablation" else f"from {comparison.baseline}"
@@ -108,10 +105,8 @@ def differences(
         words.append("dots: runs of equal seed")
     if any(d.interval is not None for d in shown):
         words.append("diamonds and lines: mean difference and its 95 % interval")
-        total = len(comparison.differences)
-        words.append(
-            f"filled: separated from zero (Holm-corrected over all {total} comparisons, p < 0.05), hollow: not separated"
-        )
+        corrected = f"Holm-corrected over all {len(comparison.differences)} comparisons, p < 0.05"
+        words.append(f"filled: separated from zero ({corrected}), hollow: not separated")
     if any(d.interval is None for d in shown):
         words.append(f"without an interval: n < {_TOO_FEW}")
     if any(d.warnings for d in shown):
@@ -180,21 +175,20 @@ def _draw(
     height = (_FRAME_INCHES + ROW_INCHES * len(rows) + (0.12 if left else 0.0)) * theme.font_size / 8.5
     figure = new_figure(theme, height)
     axes = figure.add_subplot()
-    draw_rows(axes, [replace(row, label=row.label) for row in rows], theme, reference)
+    draw_rows(axes, rows, theme, reference)
     axes.set_xlabel(x_label)
-    place = {"transform": axes.transAxes, "color": theme.muted, "va": "bottom"}
+    place: dict[str, Any] = {"transform": axes.transAxes, "color": theme.muted, "va": "bottom"}
     if left:
         axes.text(0.0, 1.01, f"◂ {left}", ha="left", **place)
         axes.text(1.0, 1.01, f"{right} ▸", ha="right", **place)
     color = theme.series[0]
-    handles = [
-        Line2D([], [], marker="o", color=theme.muted, markersize=0.62 * theme.marker_size, linestyle="", label=dot)
-    ]
+    size = theme.marker_size
+    handles = [Line2D([], [], marker="o", color=theme.muted, markersize=0.62 * size, linestyle="", label=dot)]
     if any(row.interval is not None for row in rows):
-        style = {"marker": "D", "color": color, "markersize": 1.35 * theme.marker_size, "mew": theme.line_width}
+        style: dict[str, Any] = {"marker": "D", "color": color, "markersize": 1.35 * size, "mew": theme.line_width}
         hollow = any(row.mean is not None and not row.filled and not row.muted for row in rows)
         handles.append(Line2D([], [], label="mean, 95 % interval" + ", separated" * hollow, **style))
         if hollow:
             handles.append(Line2D([], [], label="not separated", markerfacecolor=theme.panel, **style))
-    figure.legend(handles=handles, loc="outside upper left", ncols=3, frameon=False, borderpad=0, handlelength=2.2)
+    legend_on_top(figure, handles)
     return figure

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from spectral_exp.plots.looks import Look, looks_of, side_labels
 from spectral_exp.plots.metric_style import metric_style
 from spectral_exp.plots.text import log_values_axis, number_axis
-from spectral_exp.plots.theme import Theme, new_figure
+from spectral_exp.plots.theme import Theme, legend_on_top, new_figure
 from spectral_exp.results.comparison import Comparison, GroupSummary
 from spectral_exp.results.picture import Picture, theme_named
 from spectral_exp.results.words import counted_runs, listed, measured, run_counts
@@ -46,12 +46,14 @@ class Point:
 
     Attributes:
         label: the group's.
+        rank: its place among all groups, which decides its look.
         x, y: means.
         xs, ys: of the single runs.
         best: whether no other group is at least as good in both and better in one.
     """
 
     label: str
+    rank: int
     x: float
     y: float
     xs: Sequence[float]
@@ -60,7 +62,7 @@ class Point:
 
 
 def scaling(comparison: Comparison, by: Literal["learning_rate", "size"], *, theme: str = "light") -> Picture:
-    """The metric against learning rate or model size (logarithmic), a line for each set of groups that differ in it alone.
+    """The metric against learning rate or model size, a line for each set of groups that differ in it alone.
 
     Nothing is drawn where no two groups differ so.
     """
@@ -183,7 +185,7 @@ def pareto(comparison: Comparison, *, theme: str = "light") -> Picture:
 def pareto_points(comparison: Comparison) -> list[Point]:
     """The groups with value and time, the best value first."""
     found = []
-    for summary in comparison.summaries:
+    for rank, summary in enumerate(comparison.summaries):
         pairs = [
             (seconds, value)
             for run, value in zip(counted_runs(summary), summary.values, strict=True)
@@ -191,11 +193,11 @@ def pareto_points(comparison: Comparison) -> list[Point]:
         ]
         if pairs:
             xs, ys = zip(*pairs, strict=True)
-            found.append((summary.group.label, float(np.mean(xs)), float(np.mean(ys)), xs, ys))
+            found.append((summary.group.label, rank, float(np.mean(xs)), float(np.mean(ys)), xs, ys))
     sign = 1 if comparison.lower_is_better else -1
     points = [
-        Point(label, x, y, xs, ys, not any(_beats((x2, sign * y2), (x, sign * y)) for _, x2, y2, *_ in found))
-        for label, x, y, xs, ys in found
+        Point(*point, not any(_beats((x2, sign * y2), (point[2], sign * point[3])) for _, _, x2, y2, *_ in found))
+        for point in found
     ]
     return sorted(points, key=lambda point: sign * point.y)
 
@@ -206,32 +208,37 @@ def _beats(a: tuple[float, float], b: tuple[float, float]) -> bool:
 
 
 def _draw_pareto(points: Sequence[Point], theme: Theme, y_label: str, lower_is_better: bool) -> Figure:
-    figure = new_figure(theme, max(0.44 * theme.width, (0.5 + 0.165 * len(points)) * theme.font_size / 8.5))
+    figure = new_figure(theme, max(0.44 * theme.width, (0.7 + 0.165 * len(points)) * theme.font_size / 8.5))
     axes = figure.add_subplot()
-    looks = looks_of([point.label for point in points], theme, limit=26)
-    size = 1.8 * theme.marker_size
+    looks = looks_of([point.label for point in points], theme, 26, [point.rank for point in points])
     handles = []
     for point, look in zip(points, looks, strict=True):
-        bars = {"color": look.color, "linewidth": 0.7 * theme.line_width, "alpha": 0.8}
+        bars: dict[str, Any] = {"color": look.color, "linewidth": 0.7 * theme.line_width, "alpha": 0.8}
         axes.plot([min(point.xs), max(point.xs)], [point.y, point.y], **bars)
         axes.plot([point.x, point.x], [min(point.ys), max(point.ys)], **bars)
         face = look.color if point.best else theme.panel
-        style = {"marker": look.marker, "color": look.color, "markerfacecolor": face, "markersize": size}
-        axes.plot(point.x, point.y, zorder=3, **style)
-        handles.append(Line2D([], [], linestyle="", label=look.label, **style))
-    front = sorted((point.x, point.y) for point in points if point.best)
-    left, right = axes.get_xlim()
-    low, high = axes.get_ylim()
-    worst = high if lower_is_better else low
-    steps = [(front[0][0], worst), *front, (right, front[-1][1])]
-    axes.plot(
-        *zip(*steps, strict=True), drawstyle="steps-post", color=theme.muted, linewidth=0.8 * theme.line_width, zorder=1
-    )
-    axes.set_xlim(left, right)
-    axes.set_ylim(low, high)
+        style: dict[str, Any] = {"color": look.color, "markerfacecolor": face, "markersize": 1.8 * theme.marker_size}
+        axes.plot(point.x, point.y, look.marker, zorder=3, **style)
+        handles.append(Line2D([], [], linestyle="", marker=look.marker, label=look.label, **style))
+    _draw_front(axes, points, theme, lower_is_better)
     number_axis(axes, "x", 6)
     number_axis(axes, "y", 6)
     axes.set_xlabel("training time (s)")
     axes.set_ylabel(y_label)
     figure.legend(handles=handles, loc="outside right center", frameon=False, borderpad=0, handlelength=1.2)
+    muted: dict[str, Any] = {"color": theme.muted, "linewidth": 0.8 * theme.line_width}
+    front = Line2D([], [], marker="o", markersize=1.8 * theme.marker_size, label="no other is better in both", **muted)
+    legend_on_top(figure, [front, Line2D([], [], label="lowest to highest run", **muted)])
     return figure
+
+
+def _draw_front(axes: Axes, points: Sequence[Point], theme: Theme, lower_is_better: bool) -> None:
+    """The border of what some group attains, within the limits that the points have set."""
+    front = sorted((point.x, point.y) for point in points if point.best)
+    left, right = axes.get_xlim()
+    low, high = axes.get_ylim()
+    border = [(front[0][0], high if lower_is_better else low), *front, (right, front[-1][1])]
+    xs, ys = zip(*border, strict=True)
+    axes.plot(xs, ys, drawstyle="steps-post", color=theme.muted, linewidth=0.8 * theme.line_width, zorder=1)
+    axes.set_xlim(left, right)
+    axes.set_ylim(low, high)
