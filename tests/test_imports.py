@@ -29,7 +29,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "losses": {"softmax"},
     "data": set(),
     "distributed": set(),
-    "monitoring": {"run_dir", "distributed"},
+    "monitoring": {"run_dir", "distributed", "plots", "results"},
+    "plots": {"run_dir"},
     "results": {"run_dir", "run_record", "plots"},
     "dashboard": {"run_dir"},
 }

@@ -140,12 +140,12 @@ def write_plot(path: Path, png: bytes) -> None:
 
 def draw_here(plots: PlotSet, dpi: int, failures: Failures) -> list[Path]:
     """Draw and write in this process; the files written."""
-    from spectral_exp.monitoring.plots.theme import render
+    from spectral_exp.plots.theme import DARK, render
 
     written = []
     for plot in plots.plots:
         try:
-            write_plot(plot.path, render(plot.draw, dpi))
+            write_plot(plot.path, render(plot.draw, DARK, dpi))
         except Exception as error:
             failures.note(plot.name, error)
         else:

@@ -2,56 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from matplotlib.axes import Axes
-from matplotlib.backend_bases import RendererBase
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.text import Text
-from matplotlib.transforms import Bbox
 
-from spectral_exp.monitoring.plots.comparison import bar_metrics, comparison_figure, short_labels
-from spectral_exp.monitoring.plots.curves import METRICS, metric_style
+from spectral_exp.monitoring.plots.comparison import bar_metrics, comparison_figure
 from spectral_exp.monitoring.plots.interference import interference_figure, readable_tokens
 from spectral_exp.monitoring.plots.packets import packet_figure
 from spectral_exp.monitoring.plots.runs import Experiment
-from spectral_exp.monitoring.plots.series import (
-    MAX_POINTS,
-    FloatArray,
-    Series,
-    envelope,
-    even_rows,
-    isolated,
-    smooth,
-    view_limits,
-)
-from spectral_exp.monitoring.plots.theme import (
-    LINE_STYLES,
-    PANEL,
-    SERIES,
-    WIDTH,
-    ShortNumbers,
-    printable,
-    render,
-    short_number,
-    styled,
-    token_text,
-)
 from spectral_exp.monitoring.plots.tokens import Tokens, Waves
 from spectral_exp.monitoring.plots.training import training_figure
 from spectral_exp.monitoring.plots.waves import amplitude_figure, frequency_figure, phase_figure
-
-DPI = 50
-"""Low, to be quick. Text and layout scale with it."""
+from spectral_exp.plots.metric_style import METRICS
+from spectral_exp.plots.series import (
+    MAX_POINTS,
+    FloatArray,
+    Series,
+    even_rows,
+)
+from spectral_exp.plots.theme import DARK, LINE_STYLES, render
+from tests.plots.drawn import DPI, assert_readable, drawn
 
 
 def series(values: object, first: int = 1, every: int = 1) -> Series:
@@ -64,46 +39,6 @@ def noisy_loss(n: int, seed: int = 0) -> FloatArray:
     return 1.4 + 4.1 * np.exp(-12 * steps / n) + np.random.default_rng(seed).normal(0, 0.06, n)
 
 
-@contextmanager
-def drawn(draw: Callable[[], Figure]) -> Iterator[Figure]:
-    """The figure, laid out and drawn, while the house style is in force."""
-    with styled():
-        figure = draw()
-        figure.set_dpi(DPI)
-        figure.canvas.draw()
-        yield figure
-
-
-def texts_drawn(draw: Callable[[], Figure], monkeypatch: pytest.MonkeyPatch) -> tuple[Figure, list[tuple[str, Bbox]]]:
-    """Every text that reaches the canvas with its place in pixels."""
-    found: dict[int, tuple[str, Bbox]] = {}
-    original = Text.draw
-
-    def recording(self: Text, renderer: RendererBase) -> None:
-        if self.get_visible() and self.get_text().strip():
-            found[id(self)] = self.get_text(), self.get_window_extent(renderer)
-        original(self, renderer)
-
-    monkeypatch.setattr(Text, "draw", recording)
-    with drawn(draw) as figure:
-        return figure, list(found.values())
-
-
-def assert_readable(draw: Callable[[], Figure], monkeypatch: pytest.MonkeyPatch) -> None:
-    """No two texts overlap, and none leaves the figure."""
-    figure, texts = texts_drawn(draw, monkeypatch)
-    assert texts
-    page = figure.bbox
-    for text, box in texts:
-        inside = box.x0 > -1 and box.y0 > -1 and box.x1 < page.x1 + 1 and box.y1 < page.y1 + 1
-        assert inside, f"{text!r} leaves the figure"
-    for index, (text, box) in enumerate(texts):
-        for other, other_box in texts[index + 1 :]:
-            common = Bbox.intersection(box, other_box)
-            overlaps = common is not None and common.width > 1 and common.height > 1
-            assert not overlaps, f"{text!r} overlaps {other!r}"
-
-
 def titles(figure: Figure) -> list[str]:
     return [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")]
 
@@ -112,84 +47,13 @@ def panel(figure: Figure, title: str) -> Axes:
     return next(axes for axes in figure.axes if axes.get_title(loc="left") == title)
 
 
-# --- reducing and smoothing curves -----------------------------------------------------------------------------------
-
-values_with_gaps = st.lists(
-    st.one_of(st.floats(-1e6, 1e6), st.sampled_from([np.nan, np.inf, -np.inf])), min_size=1, max_size=300
-)
-
-
-@given(values_with_gaps, st.integers(1, 40))
-@settings(max_examples=80, deadline=None)
-def test_envelope_keeps_every_extreme_and_never_invents_values(values: list[float], max_points: int) -> None:
-    whole = series(values)
-    bins = envelope(whole, max_points)
-    finite = whole.values[whole.finite]
-    assert len(bins.steps) <= max(max_points, 1)
-    assert np.all(np.diff(bins.steps) > 0)
-    known = np.isfinite(bins.mean)
-    if finite.size:
-        assert np.nanmin(bins.low) == finite.min()
-        assert np.nanmax(bins.high) == finite.max()
-    assert known.any() == bool(finite.size)
-    slack = 1e-9 * max(1.0, float(np.abs(finite).max())) if finite.size else 0.0
-    assert np.all(bins.low[known] <= bins.mean[known] + slack)
-    assert np.all(bins.mean[known] <= bins.high[known] + slack)
-
-
-def test_short_series_are_not_reduced() -> None:
-    bins = envelope(series([3.0, np.inf, 1.0]), max_points=3)
-    np.testing.assert_array_equal(bins.mean, [3.0, np.nan, 1.0])
-    assert bins.points_per_bin == 1
+# --- training dynamics -----------------------------------------------------------------------------------------------
 
 
 def test_a_million_steps_draw_no_more_points_than_the_panel_has_room_for() -> None:
     with drawn(partial(training_figure, 10**6, series(noisy_loss(10**6)), {})) as figure:
         for line in panel(figure, "Loss").get_lines():
             assert len(np.asarray(line.get_xdata())) <= MAX_POINTS
-
-
-def test_smoothing_leaves_constants_and_single_spikes_alone() -> None:
-    values = np.full(200, 2.0)
-    np.testing.assert_allclose(smooth(values, 21), 2.0)
-    values[100] = 1e9
-    np.testing.assert_allclose(smooth(values, 21), 2.0)
-
-
-def test_smoothing_begins_where_the_values_begin_and_keeps_gaps() -> None:
-    values = np.linspace(10, 0, 101)
-    values[50] = np.nan
-    smoothed = smooth(values, 11)
-    assert smoothed[0] == 10
-    assert np.isnan(smoothed[50])
-    np.testing.assert_allclose(smoothed[:40], values[:40])  # a straight line is its own mean
-
-
-def test_view_leaves_out_rare_outliers_only() -> None:
-    calm = noisy_loss(2000)
-    assert view_limits(envelope(series(calm))) == pytest.approx((calm.min(), calm.max()))
-    spiky = calm.copy()
-    spiky[1500] = 400.0
-    limits = view_limits(envelope(series(spiky)))
-    assert limits is not None
-    assert calm.max() <= limits[1] + 0.2 < 12
-    assert view_limits(envelope(series([np.nan, np.inf]))) is None
-
-
-def test_isolated_points_are_found() -> None:
-    np.testing.assert_array_equal(
-        isolated(np.array([1, np.nan, 2, np.nan, 3, 4])), [True, False, True, False, False, False]
-    )
-
-
-def test_even_rows_hold_both_ends() -> None:
-    assert even_rows(5, 10).tolist() == [0, 1, 2, 3, 4]
-    rows = even_rows(50257, 100)
-    assert len(rows) == 100
-    assert (rows[0], rows[-1]) == (0, 50256)
-
-
-# --- training dynamics -----------------------------------------------------------------------------------------------
 
 
 def run_metrics(n: int) -> dict[str, Series]:
@@ -264,7 +128,7 @@ def test_non_finite_and_far_points_are_marked_and_counted() -> None:
 
 def test_nothing_finite_says_so() -> None:
     with drawn(partial(training_figure, 3, series([np.nan] * 3), {})) as figure:
-        assert "no finite value yet" in [text.get_text() for text in figure.axes[0].texts]
+        assert "no finite value" in [text.get_text() for text in figure.axes[0].texts]
 
 
 AWKWARD_TRAINING: dict[str, Callable[[], Figure]] = {
@@ -348,7 +212,7 @@ def test_a_diverged_model_is_still_drawn() -> None:
         partial(packet_figure, 1, some, Waves(freqs, phases, amps, None)),
         partial(interference_figure, "broken", np.full((2, 3, 3), np.nan), ["a", "b", "c"]),
     ):
-        assert render(draw, DPI).startswith(b"\x89PNG")
+        assert render(draw, DARK, DPI).startswith(b"\x89PNG")
 
 
 def test_packets_equal_the_direct_sum() -> None:
@@ -446,17 +310,10 @@ def test_comparison_has_its_four_parts_and_every_value() -> None:
 
 
 def test_experiments_look_different_up_to_four_times_the_colours() -> None:
-    n = len(SERIES) * len(LINE_STYLES)
+    n = len(DARK.series) * len(LINE_STYLES)
     with drawn(partial(comparison_figure, experiments(n, val=False))) as figure:
         lines: list[Any] = panel(figure, "Learning rate").get_lines()
     assert len({(line.get_color(), str(line._dash_pattern)) for line in lines}) == n
-
-
-def test_labels_lose_their_time_stamp_only_where_they_stay_distinct() -> None:
-    ids = ["wave_20241209_143022_a3f2b1c4", "classic_20241209_143022_a3f2b1c4"]
-    assert short_labels(ids) == ["wave", "classic"]
-    seeds = ["wave_20241209_143022_a3f2b1c4", "wave_20241209_143023_a3f2b1c4"]
-    assert len(set(short_labels(seeds))) == 2
 
 
 def test_bar_metrics_put_the_usual_ones_first() -> None:
@@ -465,108 +322,3 @@ def test_bar_metrics_put_the_usual_ones_first() -> None:
         "val_bpb",
         "odd",
     ]
-
-
-# --- theme -----------------------------------------------------------------------------------------------------------
-
-
-def test_style_is_in_force_while_drawing_and_gone_afterwards() -> None:
-    before = matplotlib.rcParams.copy()
-
-    def fail_within() -> None:
-        with styled():
-            assert matplotlib.rcParams["axes.facecolor"] == PANEL
-            raise RuntimeError("inside")
-
-    with pytest.raises(RuntimeError, match="inside"):
-        fail_within()
-    assert matplotlib.rcParams.copy() == before
-
-
-def test_style_does_not_depend_on_the_callers_settings() -> None:
-    draw = partial(training_figure, 3, series([3.0, 2.0, 1.0]), {})
-    plain = render(draw, DPI)
-    with matplotlib.rc_context({"font.size": 30, "axes.grid": False, "lines.linewidth": 9, "axes.facecolor": "red"}):
-        assert render(draw, DPI) == plain
-
-
-def test_size_follows_the_resolution() -> None:
-    png = render(partial(training_figure, 1, series([1.0]), {}), 60)
-    assert int.from_bytes(png[16:20], "big") == WIDTH * 60
-
-
-def luminance(color: str) -> float:
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color)]
-    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
-
-
-def test_series_colours_stand_out_from_the_panel() -> None:
-    for color in SERIES:
-        assert (luminance(color) + 0.05) / (luminance(PANEL) + 0.05) > 4.5
-
-
-# Machado, Oliveira and Fernandes 2009, severity 1: what protanopes and deuteranopes see, on linear RGB.
-PROTANOPIA = [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
-DEUTERANOPIA = [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
-
-
-@pytest.mark.parametrize(
-    "seen", [np.eye(3), np.array(PROTANOPIA), np.array(DEUTERANOPIA)], ids=["all", "no red", "no green"]
-)
-def test_series_colours_are_told_apart_by_the_colour_blind(seen: FloatArray) -> None:
-    def lab(color: str) -> FloatArray:
-        linear = np.array([c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color)])
-        rgb = np.clip(seen @ linear, 0, 1)
-        to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
-        x, y, z = np.cbrt(to_xyz @ rgb / [0.9505, 1.0, 1.089])
-        return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
-
-    places = [lab(color) for color in SERIES]
-    distances = [float(np.linalg.norm(a - b)) for i, a in enumerate(places) for b in places[i + 1 :]]
-    assert min(distances) > 8
-
-
-@pytest.mark.parametrize(
-    ("ticks", "labels"),
-    [
-        ([0, 0.25, 0.5], ["0", "0.25", "0.50"]),
-        ([0, 500, 1000], ["0", "500", "1000"]),
-        ([0, 20_000, 40_000], ["0", "20k", "40k"]),
-        ([0, 500_000, 1_000_000], ["0", "0.5M", "1.0M"]),
-        ([1e-4, 2e-4, 3e-4], ["1e-4", "2e-4", "3e-4"]),
-        ([-0.1, 0.0, 0.1], ["-0.1", "0", "0.1"]),
-        ([7.38905, 7.3890505], ["7.3890500", "7.3890505"]),
-        ([5.0], ["5"]),
-        ([], []),
-    ],
-)
-def test_ticks_have_just_the_digits_they_need(ticks: list[float], labels: list[str]) -> None:
-    assert ShortNumbers().format_ticks(ticks) == labels
-
-
-def test_numbers_are_short() -> None:
-    numbers = [1.23456, 56123.0, 3e-5, 0.0, np.nan, np.inf, -np.inf, 1234.0]
-    assert [short_number(n) for n in numbers] == ["1.23", "56.1k", "3e-5", "0", "NaN", "∞", "-∞", "1234"]
-
-
-def test_token_texts_show_everything() -> None:
-    assert [token_text(t) for t in [" a", "\n", "\t", "", "\x00", "␣b", "$"]] == [
-        "·a",
-        "\\n",
-        "\\t",
-        "∅",
-        "\\x00",
-        "·b",
-        "$",
-    ]
-    assert token_text("漢") == "\\u6f22"
-    assert printable("abcdefghij", 5) == "ab…ij"
-    assert printable("\ud800") == "\\ud800"
-
-
-def test_unknown_metrics_get_a_name_and_the_unit_of_their_suffix() -> None:
-    assert (metric_style("checkpoint_blocked_ms").title, metric_style("checkpoint_blocked_ms").unit) == (
-        "Checkpoint blocked ms",
-        "ms",
-    )
-    assert metric_style("_").title

@@ -24,8 +24,8 @@ from spectral_exp.errors import SettingError, UserError
 from spectral_exp.monitoring.plots.histories import loss_series, metric_series
 from spectral_exp.monitoring.plots.internals import model_drawings, unwrapped
 from spectral_exp.monitoring.plots.runs import experiment, labelled
-from spectral_exp.monitoring.plots.theme import render
 from spectral_exp.monitoring.visualization import TextSample, VisualizationManager
+from spectral_exp.plots.theme import DARK, render
 
 V, W, M, H = 20, 4, 2, 3
 WAVE_PLOTS = ["frequency_distributions", "phase_distributions", "harmonic_amplitudes", "wave_packets"]
@@ -261,7 +261,7 @@ def test_partial_wave_attributes_give_what_they_can(missing: str, plots: list[st
     delattr(embedding, missing)
     drawings = model_drawings(10, nn.Sequential(embedding), -1, None, None)
     assert list(drawings) == plots
-    assert render(drawings[plots[-1]](), 40)
+    assert render(drawings[plots[-1]](), DARK, 40)
 
 
 def test_models_without_waves_are_skipped_without_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

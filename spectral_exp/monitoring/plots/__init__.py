@@ -1,8 +1,8 @@
-"""The figures: plain numpy arrays in, a matplotlib `Figure` out.
+"""The figures of a run that goes on: plain numpy arrays in, a matplotlib `Figure` out.
 
 `histories`, `internals` and `runs` take the arrays out of histories, models and run directories and give back a
-`Drawing`. Training waits for them, so they copy and leave all else to the drawing. Like `series` and `tokens` they load
-neither matplotlib nor torch; the drawing modules load matplotlib (its object-oriented part, never pyplot).
+`Drawing`. Training waits for them, so they copy and leave all else to the drawing. Like `tokens` they load neither
+matplotlib nor torch; the drawing modules load matplotlib. What they draw with is in `spectral_exp.plots`.
 """
 
 from __future__ import annotations

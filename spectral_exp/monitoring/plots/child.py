@@ -43,9 +43,9 @@ def main() -> None:
 def _answer(drawing: Drawing, dpi: int) -> bytes | tuple[str, str]:
     """The PNG file, or what went wrong and its traceback."""
     try:
-        from spectral_exp.monitoring.plots.theme import render
+        from spectral_exp.plots.theme import DARK, render
 
-        return render(drawing, dpi)
+        return render(drawing, DARK, dpi)
     except Exception as error:
         return f"{type(error).__name__}: {error}", traceback.format_exc()
 

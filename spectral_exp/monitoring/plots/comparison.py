@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
 from math import ceil, isfinite
 
@@ -13,79 +11,46 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 
-from spectral_exp.monitoring.plots.curves import (
-    frame_steps,
-    frame_values,
-    mark_non_finite,
-    metric_style,
-    step_range,
-)
 from spectral_exp.monitoring.plots.runs import Experiment
-from spectral_exp.monitoring.plots.series import Envelope, Series, envelope, smooth, smoothing_window
-from spectral_exp.monitoring.plots.theme import (
-    LINE_STYLES,
-    MUTED,
-    SERIES,
-    WIDTH,
-    LineStyle,
-    new_figure,
-    number_axis,
-    printable,
-    short_number,
-)
+from spectral_exp.plots.curves import draw_seeds, frame_steps, frame_values, mark_non_finite, step_range
+from spectral_exp.plots.looks import Look, looks_of
+from spectral_exp.plots.metric_style import metric_style
+from spectral_exp.plots.seeds import over_seeds
+from spectral_exp.plots.series import MAX_POINTS, Series, envelope
+from spectral_exp.plots.text import number_axis, printable, short_number
+from spectral_exp.plots.theme import DARK, new_figure
 
 _CURVES = ("loss", "learning_rate", "perplexity")
 _LOSS_HEIGHT, _PANEL_HEIGHT = 4.0, 3.0
+_FEW = 40
 _MAX_BAR_PANELS, _BAR_COLUMNS = 6, 3
 _BARS_FIRST = ("val_loss", "best_val_loss", "val_bpb", "best_val_bpb", "perplexity", "val_perplexity", "loss")
-_RUN_SUFFIX = re.compile(r"_\d{8}_\d{6}_[0-9a-z]+$")
-
-
-@dataclass(frozen=True)
-class _Look:
-    """How one experiment appears in every panel."""
-
-    label: str
-    color: str
-    line: LineStyle
 
 
 def comparison_figure(experiments: Sequence[Experiment]) -> Figure:
     """All experiments in one figure; each has one colour and line style throughout."""
-    names = short_labels([experiment.label for experiment in experiments])
-    looks = [_Look(name, *_color_and_line(index)) for index, name in enumerate(names)]
+    shown = looks_of([experiment.label for experiment in experiments], DARK)
+    names = [look.label for look in shown]
     curves = [name for name in _CURVES if any(_shown(experiment, name) for experiment in experiments)]
     bars = bar_metrics(experiments)
     top = _curves_height(curves, names)
     bottom = ceil(len(bars) / _bar_columns(bars)) * (1.0 + 0.27 * len(names))
-    figure = new_figure(0.6 + top + bottom, f"Comparison of {len(names)} experiment{'s' * (len(names) != 1)}")
+    figure = new_figure(DARK, 0.6 + top + bottom, f"Comparison of {len(names)} experiment{'s' * (len(names) != 1)}")
     upper: FigureBase = figure
     lower: FigureBase = figure
     if curves and bars:
         upper, lower = figure.subfigures(2, 1, height_ratios=[top, bottom])
     if curves:
-        _draw_curves(upper, experiments, looks, curves)
+        _draw_curves(upper, experiments, shown, curves)
     if bars:
-        _draw_bars(lower, experiments, looks, bars)
+        _draw_bars(lower, experiments, shown, bars)
     return figure
-
-
-def _color_and_line(index: int) -> tuple[str, LineStyle]:
-    return SERIES[index % len(SERIES)], LINE_STYLES[index // len(SERIES) % len(LINE_STYLES)]
-
-
-def short_labels(labels: Sequence[str], limit: int = 30) -> list[str]:
-    """Names that fit: without the time stamp and hash of an experiment id where they stay distinct, then shortened."""
-    names = [_RUN_SUFFIX.sub("", name) for name in labels]
-    if len(set(names)) < len(set(labels)):
-        names = list(labels)
-    return [printable(name, limit) or "unnamed" for name in names]
 
 
 def legend_columns(labels: Sequence[str]) -> int:
     """How many entries of a legend fit side by side."""
     longest = max(map(len, labels))
-    return max(1, min(len(labels), int(WIDTH / (0.105 * longest + 0.75))))
+    return max(1, min(len(labels), int(DARK.width / (0.105 * longest + 0.75))))
 
 
 def bar_metrics(experiments: Sequence[Experiment]) -> list[str]:
@@ -105,7 +70,7 @@ def _curves_height(curves: Sequence[str], names: Sequence[str]) -> float:
 
 
 def _draw_curves(
-    figure: FigureBase, experiments: Sequence[Experiment], looks: Sequence[_Look], names: Sequence[str]
+    figure: FigureBase, experiments: Sequence[Experiment], looks: Sequence[Look], names: Sequence[str]
 ) -> None:
     """The loss over the full width, the other quantities side by side below it, one legend for all."""
     below = [name for name in names if name != "loss"]
@@ -118,14 +83,17 @@ def _draw_curves(
         axes = figure.add_subplot(cell)
         pairs = [(_shown(e, name), look) for e, look in zip(experiments, looks, strict=True)]
         noisy = name != "learning_rate"
-        bins = [part for shown, look in pairs for part in _draw_experiment(axes, shown, look, noisy)]
+        for shown, look in pairs:
+            _draw_experiment(axes, shown, look, noisy)
+        every = [series for shown, _ in pairs for series in shown]
         style = metric_style(name)
         axes.set_title(style.title)
         axes.set_ylabel(style.unit)
-        notes = frame_values(axes, bins, style.log) + mark_non_finite(axes, [s for shown, _ in pairs for s in shown])
+        notes = frame_values(axes, [envelope(series) for series in every], style.log, DARK)
+        notes += mark_non_finite(axes, every, DARK)
         frame_steps(axes, steps, 8 if name == "loss" else 5, notes)
         if any(len(shown) == 2 for shown, _ in pairs):
-            axes.set_title("thin: training, smoothed · dots: validation", loc="right", color=MUTED, fontsize=12)
+            axes.set_title("thin: training, smoothed · dots: validation", loc="right", color=DARK.muted, fontsize=12)
     handles = [Line2D([], [], color=look.color, linestyle=look.line, linewidth=2.4, label=look.label) for look in looks]
     figure.legend(handles=handles, loc="outside lower center", ncols=legend_columns([look.label for look in looks]))
 
@@ -135,23 +103,12 @@ def _shown(experiment: Experiment, name: str) -> list[Series]:
     return [experiment.series[key] for key in (name, f"val_{name}") if key in experiment.series]
 
 
-def _draw_experiment(axes: Axes, shown: Sequence[Series], look: _Look, noisy: bool) -> list[Envelope]:
+def _draw_experiment(axes: Axes, shown: Sequence[Series], look: Look, noisy: bool) -> None:
     """The first series, smoothed where `noisy`; over it the validation's, if any, with dots, the first then thin."""
-    curves = [envelope(series) for series in shown]
-    for index, bins in enumerate(curves):
-        validation = index == 1
-        smoothed = noisy and not validation
-        axes.plot(
-            bins.steps,
-            smooth(bins.mean, smoothing_window(len(bins.mean))) if smoothed else bins.mean,
-            color=look.color,
-            linestyle=look.line,
-            linewidth=1.1 if len(curves) == 2 and not validation else 2.2,
-            alpha=0.55 if len(curves) == 2 and not validation else 1.0,
-            marker="o" if len(bins.mean) <= (40 if validation else 3) else "",
-            markersize=4.5,
-        )
-    return curves
+    for validation, series in enumerate(shown):
+        curve = over_seeds([series], smoothed=noisy and not validation, max_bins=MAX_POINTS)
+        dots = curve.x.size if validation and curve.x.size <= _FEW else 0
+        draw_seeds(axes, curve, look, DARK, weight=0.55 if len(shown) == 2 and not validation else 1.1, marks=dots)
 
 
 def _bar_columns(names: Sequence[str]) -> int:
@@ -159,7 +116,7 @@ def _bar_columns(names: Sequence[str]) -> int:
 
 
 def _draw_bars(
-    figure: FigureBase, experiments: Sequence[Experiment], looks: Sequence[_Look], names: Sequence[str]
+    figure: FigureBase, experiments: Sequence[Experiment], looks: Sequence[Look], names: Sequence[str]
 ) -> None:
     """One panel per final metric, a bar from zero for every experiment, its value behind it."""
     columns = _bar_columns(names)
@@ -174,7 +131,7 @@ def _draw_bars(
         axes.set_yticks(range(len(looks)), labels=[look.label for look in looks])
 
 
-def _bar_panel(axes: Axes, values: Sequence[float | None], looks: Sequence[_Look], name: str) -> None:
+def _bar_panel(axes: Axes, values: Sequence[float | None], looks: Sequence[Look], name: str) -> None:
     lengths = [value if value is not None and isfinite(value) else 0.0 for value in values]
     axes.barh(range(len(looks)), lengths, height=0.7, color=[look.color for look in looks])
     reach = max(map(abs, lengths)) or 1.0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spectral_exp.monitoring.plots import Drawing
-from spectral_exp.monitoring.plots.series import FloatArray, Series
+from spectral_exp.plots.series import FloatArray, Series
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

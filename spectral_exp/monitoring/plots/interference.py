@@ -13,9 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 
-from spectral_exp.monitoring.plots.series import FloatArray
-from spectral_exp.monitoring.plots.theme import MUTED, new_figure, token_text
 from spectral_exp.monitoring.plots.tokens import MAX_SENTENCE
+from spectral_exp.plots.series import FloatArray
+from spectral_exp.plots.text import token_text
+from spectral_exp.plots.theme import DARK, new_figure
 
 MAX_HEADS = 16
 
@@ -46,6 +47,7 @@ def interference_figure(title: str, weights: FloatArray, texts: Sequence[str]) -
     names = [token_text(text, 6) for text in texts[:n_tokens]]
     cell = min(11.0 / columns, 7.5)
     figure = new_figure(
+        DARK,
         0.8 + rows * (cell + 0.25),
         title,
         f"first {MAX_HEADS} of {len(weights)} heads" if len(weights) > MAX_HEADS else "",
@@ -60,7 +62,9 @@ def interference_figure(title: str, weights: FloatArray, texts: Sequence[str]) -
         bottom = index + columns >= len(shown)
         _name_tokens(axes, names, left=index % columns == 0, bottom=bottom, size=11.5 - 0.5 * max(0, columns - 2))
         axes.set_title(f"head {index + 1}")
-        axes.set_title(f"mixes {_effective_tokens(shown[index]):.1f} tokens", loc="right", color=MUTED, fontsize=12)
+        axes.set_title(
+            f"mixes {_effective_tokens(shown[index]):.1f} tokens", loc="right", color=DARK.muted, fontsize=12
+        )
     figure.colorbar(image, ax=panels, label="weight (share of the mix)", shrink=0.6, aspect=30, pad=0.01)
     figure.supxlabel("token looked at", fontsize=13)
     figure.supylabel("token looking", fontsize=13)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spectral_exp.monitoring.plots import Drawing
-from spectral_exp.monitoring.plots.series import FloatArray, IntArray, even_rows
 from spectral_exp.monitoring.plots.tokens import MAX_SENTENCE, Tokens, Waves, heat_rows, named_rows
+from spectral_exp.plots.series import FloatArray, IntArray, even_rows
 
 if TYPE_CHECKING:
     import torch

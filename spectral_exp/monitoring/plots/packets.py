@@ -13,9 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from spectral_exp.monitoring.plots.series import FloatArray, largest
-from spectral_exp.monitoring.plots.theme import SERIES, new_figure, number_axis, token_text
 from spectral_exp.monitoring.plots.tokens import Tokens, Waves
+from spectral_exp.plots.series import FloatArray, largest
+from spectral_exp.plots.text import number_axis, token_text
+from spectral_exp.plots.theme import DARK, new_figure
 
 MAX_TOKENS = 5
 _POSITIONS = np.arange(64.0)
@@ -31,11 +32,11 @@ def packet_figure(step: int, tokens: Tokens, waves: Waves) -> Figure:
     tau = _phase_times(waves)
     along_tau = [waves.packet(row, tau, np.zeros_like(tau)) for row in rows]
     moving = waves.rates is not None
-    figure = new_figure(1.7 + 1.5 * len(rows), f"Wave packets of sample tokens at step {step:,}")
+    figure = new_figure(DARK, 1.7 + 1.5 * len(rows), f"Wave packets of sample tokens at step {step:,}")
     panels = figure.subplots(len(rows), 2 if moving else 1, squeeze=False, sharex="col", sharey=True)
     reach = largest(np.abs(along_tau)) or 1.0
     for row in rows:
-        color = SERIES[row % len(SERIES)]
+        color = DARK.series[row % len(DARK.series)]
         _along_phase_time(panels[row, 0], tau, along_tau[row], color)
         panels[row, 0].set_ylim(-1.1 * reach, 1.1 * reach)
         _name_row(panels[row, 0], tokens, row, color)

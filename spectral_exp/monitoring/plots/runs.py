@@ -14,7 +14,7 @@ import numpy as np
 from spectral_exp.errors import UserError
 from spectral_exp.monitoring.plots import Drawing
 from spectral_exp.monitoring.plots.histories import is_steps_and_values, metric_series, numbers
-from spectral_exp.monitoring.plots.series import Series
+from spectral_exp.plots.series import Series
 from spectral_exp.run_dir import NON_FINITE, RunPaths, read_json
 
 if TYPE_CHECKING:

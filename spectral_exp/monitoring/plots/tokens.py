@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from spectral_exp.monitoring.plots.series import FloatArray, IntArray, even_rows
+from spectral_exp.plots.series import FloatArray, IntArray, even_rows
 
 TAU = 2 * np.pi
 MAX_SENTENCE = 32

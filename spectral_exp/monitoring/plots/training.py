@@ -10,19 +10,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from spectral_exp.monitoring.plots.curves import (
-    METRICS,
-    draw_curve,
-    draw_smoothed,
-    frame_steps,
-    frame_values,
-    mark_non_finite,
-    metric_style,
-    step_range,
-)
-from spectral_exp.monitoring.plots.series import Series
-from spectral_exp.monitoring.plots.theme import SERIES, legend_above, new_figure, printable, short_number
+from spectral_exp.plots.curves import frame_steps, frame_values, mark_non_finite, step_range
+from spectral_exp.plots.metric_style import METRICS, metric_style
+from spectral_exp.plots.series import Envelope, Series, envelope, isolated, smooth, smoothing_window
+from spectral_exp.plots.text import printable, short_number
+from spectral_exp.plots.theme import DARK, legend_above, new_figure
 
+_FEW = 40
+"""Up to so many points each is drawn as a dot as well."""
 _COLUMNS = 3
 _LOSS_HEIGHT, _ROW_HEIGHT = 4.2, 2.75
 
@@ -39,7 +34,7 @@ def training_figure(step: int, loss: Series | None, metrics: Mapping[str, Series
     panels = {name: metrics[name] for name in panel_order(metrics) if metrics[name] is not val_loss}
     rows, columns = ceil(len(panels) / _COLUMNS), min(_COLUMNS, max(1, len(panels)))
     heights = ([_LOSS_HEIGHT] if loss is not None else []) + [_ROW_HEIGHT] * rows
-    figure = new_figure(0.7 + sum(heights), f"Training dynamics at step {step:,}")
+    figure = new_figure(DARK, 0.7 + sum(heights), f"Training dynamics at step {step:,}")
     grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
     steps = step_range([*metrics.values(), *([loss] if loss is not None else [])])
     if loss is not None:
@@ -47,7 +42,7 @@ def training_figure(step: int, loss: Series | None, metrics: Mapping[str, Series
     first_row = len(heights) - rows
     for index, (name, series) in enumerate(panels.items()):
         axes = figure.add_subplot(grid[first_row + index // columns, index % columns])
-        _metric_panel(axes, name, series, SERIES[(index + 2) % len(SERIES)], steps)
+        _metric_panel(axes, name, series, DARK.series[(index + 2) % len(DARK.series)], steps)
     return figure
 
 
@@ -59,15 +54,15 @@ def panel_order(metrics: Mapping[str, Series]) -> list[str]:
 
 def _loss_panel(axes: Axes, loss: Series, val_loss: Series | None, steps: tuple[float, float]) -> None:
     shown = [loss]
-    curves = [draw_smoothed(axes, loss, SERIES[0], "training")]
+    curves = [_draw_smoothed(axes, loss, DARK.series[0], "training")]
     if val_loss is not None:
         shown.append(val_loss)
-        curves.append(draw_curve(axes, val_loss, SERIES[1], "validation"))
+        curves.append(_draw_curve(axes, val_loss, DARK.series[1], "validation"))
         _mark_best(axes, val_loss)
     style = metric_style("loss")
     axes.set_title(style.title)
     axes.set_ylabel(style.unit)
-    notes = frame_values(axes, curves, style.log) + mark_non_finite(axes, shown)
+    notes = frame_values(axes, curves, style.log, DARK) + mark_non_finite(axes, shown, DARK)
     frame_steps(axes, steps, 8, notes)
     legend_above(axes)
 
@@ -78,15 +73,50 @@ def _mark_best(axes: Axes, val_loss: Series) -> None:
     best = int(np.nanargmin(np.where(val_loss.finite, val_loss.values, np.nan)))
     step, value = val_loss.steps[best], val_loss.values[best]
     name = f"best validation: {short_number(value, 4)} at step {step:,.0f}"
-    axes.plot([step], [value], "*", color=SERIES[4], markersize=15, markeredgecolor="black", zorder=5, label=name)
+    axes.plot([step], [value], "*", color=DARK.series[4], markersize=15, markeredgecolor="black", zorder=5, label=name)
 
 
 def _metric_panel(axes: Axes, name: str, series: Series, color: str, steps: tuple[float, float]) -> None:
     style = metric_style(name)
-    bins = draw_curve(axes, series, color, name)
+    bins = _draw_curve(axes, series, color, name)
     axes.set_title("\n".join(wrap(printable(style.title, 44), 22)))
     axes.set_ylabel(style.unit)
     if series.finite.any():
         axes.set_title(short_number(float(series.values[series.finite][-1])), loc="right", color=color)
-    notes = frame_values(axes, [bins], style.log) + mark_non_finite(axes, [series])
+    notes = frame_values(axes, [bins], style.log, DARK) + mark_non_finite(axes, [series], DARK)
     frame_steps(axes, steps, 4, notes)
+
+
+def _draw_curve(axes: Axes, series: Series, color: str, name: str) -> Envelope:
+    """One series as it is: a line, lone and few points as dots, the range of reduced bins as a band."""
+    bins = envelope(series)
+    _band(axes, bins, color)
+    axes.plot(bins.steps, bins.mean, "o-" if len(series) <= _FEW else "-", color=color, markersize=4.5, label=name)
+    _lone_dots(axes, bins, color)
+    return bins
+
+
+def _draw_smoothed(axes: Axes, series: Series, color: str, name: str) -> Envelope:
+    """One noisy series: faint as it is, a centred running mean over it. Short series are drawn as they are."""
+    bins = envelope(series)
+    window = smoothing_window(len(bins.steps))
+    if window == 1:
+        return _draw_curve(axes, series, color, name)
+    _band(axes, bins, color)
+    if bins.points_per_bin == 1:
+        axes.plot(bins.steps, bins.mean, color=color, alpha=0.45, linewidth=1.0, label="_raw")
+        _lone_dots(axes, bins, color)
+    span = f"smoothed over {window * bins.points_per_bin:,.0f} steps"
+    axes.plot(bins.steps, smooth(bins.mean, window), color=color, linewidth=2.4, label=f"{name}, {span}")
+    return bins
+
+
+def _band(axes: Axes, bins: Envelope, color: str) -> None:
+    if bins.points_per_bin > 1:
+        axes.fill_between(bins.steps, bins.low, bins.high, color=color, alpha=0.3, linewidth=0)
+
+
+def _lone_dots(axes: Axes, bins: Envelope, color: str) -> None:
+    lone = isolated(bins.mean)
+    if lone.any():
+        axes.plot(bins.steps[lone], bins.mean[lone], "o", color=color, markersize=4.5, label="_lone")

@@ -1,125 +1,16 @@
-"""The dark look of all figures, and the small pieces of drawing every figure shares."""
+"""Numbers and names as figures write them."""
 
 from __future__ import annotations
 
-import io
 import math
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
-import matplotlib.style
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
-from matplotlib.ticker import Formatter, LogLocator, MaxNLocator, NullFormatter
-
-BACKGROUND = "#0f141b"
-PANEL = "#161c26"
-GRID = "#2b3443"
-TEXT = "#e3e8ef"
-MUTED = "#a3aebd"
-ALERT = "#ff7a59"
-
-SERIES = ("#56b4e9", "#e69f00", "#2cc79a", "#e78ac3", "#f0e442", "#e8633a", "#8c8cf0", "#c9ced6")
-"""Okabe and Ito's colour-blind-safe set, its dark members raised until they stand out from a dark panel."""
-
-LineStyle = str | tuple[int, tuple[float, ...]]
-
-LINE_STYLES: tuple[LineStyle, ...] = ("-", (0, (5, 2)), (0, (1.2, 1.6)), (0, (6, 2, 1.2, 2)))
-
-WIDTH = 12.0
-"""Figure width in inches: 1800 pixels at 150 dpi, so that 13 pt text is still 13 px high in a 900 px column."""
-
-_RC: dict[str, object] = {
-    "figure.facecolor": BACKGROUND,
-    "savefig.facecolor": BACKGROUND,
-    "axes.facecolor": PANEL,
-    "axes.edgecolor": GRID,
-    "axes.labelcolor": TEXT,
-    "axes.titlecolor": TEXT,
-    "axes.titlesize": 13.5,
-    "axes.titlelocation": "left",
-    "axes.titlepad": 8,
-    "axes.labelsize": 13,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.unicode_minus": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.8,
-    "text.color": TEXT,
-    # Token texts and experiment names may hold dollar signs; no text of ours is mathematics.
-    "text.parse_math": False,
-    "font.family": "DejaVu Sans",
-    "font.size": 12.5,
-    "figure.titlesize": 17,
-    "figure.titleweight": "bold",
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": TEXT,
-    "ytick.labelcolor": TEXT,
-    "xtick.labelsize": 12,
-    "ytick.labelsize": 12,
-    "legend.fontsize": 12,
-    "legend.facecolor": PANEL,
-    "legend.edgecolor": GRID,
-    "legend.framealpha": 0.85,
-    "lines.linewidth": 2.0,
-    "lines.solid_capstyle": "round",
-    "figure.constrained_layout.w_pad": 0.08,
-    "figure.constrained_layout.h_pad": 0.08,
-}
-
-_style_lock = threading.Lock()
-
-
-@contextmanager
-def styled() -> Iterator[None]:
-    """Draw in the house style whatever the caller's own matplotlib settings, which are put back afterwards.
-
-    matplotlib's settings are global to the process: the lock keeps two threads from restoring each other's.
-    """
-    with _style_lock, matplotlib.style.context(_RC, after_reset=True):
-        yield
-
-
-def render(draw: Callable[[], Figure], dpi: int) -> bytes:
-    """The PNG file of the figure that `draw` returns."""
-    with styled():
-        buffer = io.BytesIO()
-        draw().savefig(buffer, format="png", dpi=dpi)
-        return buffer.getvalue()
-
-
-def new_figure(height: float, title: str, note: str = "") -> Figure:
-    """An empty figure of the house width with its heading: `title` in bold, a short `note` muted at its right."""
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, x=0.012, ha="left")
-    if note:
-        figure.text(0.988, 1 - 0.14 / height, note, ha="right", va="top", color=MUTED)
-    return figure
-
-
-def label(axes: Axes, title: str, x: str, y: str) -> None:
-    """Name a panel and its two axes."""
-    axes.set_title(title)
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-
-
-def legend_above(axes: Axes) -> None:
-    """The panel's legend on the line of its title, to the right, where it covers no data."""
-    names = axes.get_legend_handles_labels()[1]
-    axes.legend(
-        loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(names), frameon=False, borderpad=0.1, columnspacing=1.4
-    )
+from matplotlib.ticker import FixedLocator, Formatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 
 def number_axis(axes: Axes, which: Literal["x", "y"], n_ticks: int = 5, *, integer: bool = False) -> None:
@@ -143,6 +34,15 @@ def log_axis(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
+def log_values_axis(axes: Axes, values: Sequence[float]) -> None:
+    """A logarithmic horizontal axis with a tick at each of a few `values`, else at round numbers."""
+    axes.set_xscale("log")
+    few = len(values) <= 8
+    axes.xaxis.set_major_locator(FixedLocator(values) if few else LogLocator(10, subs=(1, 2, 5), numticks=8))
+    axes.xaxis.set_major_formatter(ShortNumbers(common=False))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
 class ShortNumbers(Formatter):
     """Tick labels such as 0.25, 40k, 1.5M or 3e-5, with just the digits that tell neighbours apart.
 
@@ -160,13 +60,13 @@ class ShortNumbers(Formatter):
     def format_ticks(self, values: Sequence[float]) -> list[str]:
         """The labels of all ticks of an axis."""
         if not self.common:
-            return [short_number(value) for value in values]
+            return [_true_minus(short_number(value)) for value in values]
         largest = max((abs(value) for value in values), default=0.0)
         gaps = [abs(b - a) for a, b in pairwise(values) if b != a]
         scale, suffix = _scale(largest)
         step = min(gaps, default=largest or 1.0) / scale
         decimals = next((d for d in range(9) if abs(round(step, d) - step) < 1e-6 * step), 9)
-        return [f"{value / scale:.{decimals}f}{suffix}" if value else "0" for value in values]
+        return [_true_minus(f"{value / scale:.{decimals}f}{suffix}") if value else "0" for value in values]
 
 
 def _scale(largest: float) -> tuple[float, str]:
@@ -212,3 +112,34 @@ def printable(text: str, limit: int = 0) -> str:
 def token_text(text: str, limit: int = 10) -> str:
     """A token's text as a label: blanks as `·`, line ends as `\\n`, nothing invisible."""
     return printable(text.replace(" ", "·").replace("␣", "·"), limit) or "∅"
+
+
+def plain_number(value: float, decimals: int, *, signed: bool = False) -> str:
+    """A number with fixed decimals, a large one shortened; `signed`: with a plus where it is positive."""
+    text = short_number(value, 4) if abs(value) >= 1e5 else f"{value:.{decimals}f}"
+    return f"+{text}" if signed and value > 0 else _true_minus(text)
+
+
+def _true_minus(text: str) -> str:
+    return "\N{MINUS SIGN}" + text[1:] if text.startswith("-") else text
+
+
+def spread_apart(places: Sequence[float], gap: float, low: float = 0.0, high: float = 1.0) -> list[float]:
+    """Places for labels, `gap` or more apart and as near to where they belong as that allows, in the same order.
+
+    Labels that would overlap form a block around their common middle (isotonic regression by pooling neighbours). All
+    stay within `low` and `high` as long as there is room.
+    """
+    order = sorted(range(len(places)), key=lambda i: places[i])
+    blocks: list[list[float]] = []  # sum of (place - rank * gap), number of labels
+    for rank, index in enumerate(order):
+        blocks.append([places[index] - rank * gap, 1])
+        while len(blocks) > 1 and blocks[-2][0] / blocks[-2][1] >= blocks[-1][0] / blocks[-1][1]:
+            total, count = blocks.pop()
+            blocks[-1] = [blocks[-1][0] + total, blocks[-1][1] + count]
+    levels = [total / count for total, count in blocks for _ in range(int(count))]
+    top = high - gap * (len(places) - 1)
+    found = [0.0] * len(places)
+    for rank, index in enumerate(order):
+        found[index] = max(low, min(levels[rank], top)) + rank * gap
+    return found
