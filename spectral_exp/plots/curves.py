@@ -87,7 +87,7 @@ def _edge_marks(axes: Axes, groups: Sequence[FloatArray], height: float, marker:
     where = np.unique(steps)
     if where.size == 0:
         return 0
-    grain = (where[-1] - where[0]) / 250 or 1.0
+    grain = (where[-1] - where[0]) / 100 or 1.0
     where = where[np.unique(np.floor((where - where[0]) / grain), return_index=True)[1]]
     axes.plot(
         where,

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from spectral_exp.plots.text import printable
+from matplotlib.axes import Axes
+
+from spectral_exp.plots.text import printable, spread_apart
 from spectral_exp.plots.theme import LINE_STYLES, MARKERS, LineStyle, Theme
 
 _RUN_SUFFIX = re.compile(r"_\d{8}_\d{6}_[0-9a-z]+$")
@@ -22,8 +25,14 @@ class Look:
     marker: str
 
 
-def looks_of(labels: Sequence[str], theme: Theme, limit: int = 30) -> list[Look]:
-    """A look for each: colour and line style are a pair of its own up to 32, colour and marker up to 56."""
+def looks_of(labels: Sequence[str], theme: Theme, limit: int = 30, ranks: Sequence[int] | None = None) -> list[Look]:
+    """A look for each: colour and line style are a pair of its own up to 32, colour and marker up to 56.
+
+    Args:
+        labels: what each is called; long names are shortened to `limit` characters.
+        theme: for its colours.
+        ranks: among all that appear in other figures, so that each keeps its look; 0, 1, 2, ... where not given.
+    """
     return [
         Look(
             name,
@@ -31,7 +40,7 @@ def looks_of(labels: Sequence[str], theme: Theme, limit: int = 30) -> list[Look]
             LINE_STYLES[index // len(theme.series) % len(LINE_STYLES)],
             MARKERS[index % len(MARKERS)],
         )
-        for index, name in enumerate(short_labels(labels, limit))
+        for index, name in zip(ranks or range(len(labels)), short_labels(labels, limit), strict=True)
     ]
 
 
@@ -41,3 +50,21 @@ def short_labels(labels: Sequence[str], limit: int = 30) -> list[str]:
     if len(set(names)) < len(set(labels)):
         names = list(labels)
     return [printable(name, limit) or "unnamed" for name in names]
+
+
+def side_labels(axes: Axes, values: Sequence[float], looks: Sequence[Look], theme: Theme, inches: float) -> None:
+    """Write each name at the right of the panel beside its value, moved apart where they would overlap.
+
+    Limits and scale of the vertical axis must be set. A value outside of it is named at the edge.
+
+    Args:
+        inches: height of the panel, about.
+    """
+    to_axes = axes.transData + axes.transAxes.inverted()
+    heights = [min(1.0, max(0.0, float(to_axes.transform((0.0, value))[1]))) for value in values]
+    gap = 1.25 * theme.font_size / 72 / inches
+    for place, height, look in zip(spread_apart(heights, gap), heights, looks, strict=True):
+        beside: dict[str, Any] = {"color": look.color, "transform": axes.transAxes, "clip_on": False}
+        axes.plot([1.0, 1.012, 1.03], [height, height, place], linewidth=0.6 * theme.rule_width, **beside)
+        axes.plot(1.045, place, look.marker, markersize=theme.marker_size, **beside)
+        axes.text(1.065, place, look.label, va="center", ha="left", **beside)

@@ -13,6 +13,14 @@ class MetricStyle:
     unit: str
     log: bool | None = None
 
+    @property
+    def axis_label(self) -> str:
+        """Title and unit together, what both say once: `validation loss (nats / token)`."""
+        title, unit = (self.title[:1].lower() + self.title[1:]).split(), self.unit.split()
+        shared = next((n for n in range(min(len(title), len(unit)), 0, -1) if title[-n:] == unit[:n]), 0)
+        words = [*title, *unit[shared:]] if shared else [*title, f"({self.unit})"]
+        return " ".join(words)
+
 
 METRICS = {
     "loss": MetricStyle("Loss", "loss (nats / token)", False),
@@ -22,6 +30,8 @@ METRICS = {
     "grad_norm": MetricStyle("Gradient norm", "L2 norm", True),
     "tokens_per_s": MetricStyle("Throughput", "tokens / s", False),
     "val_bpb": MetricStyle("Validation bits / byte", "bits / byte", False),
+    "train_s": MetricStyle("Training time", "s", False),
+    "n_parameters": MetricStyle("Parameters", "trainable numbers"),
     "wave_ratio": MetricStyle("Wave share", "share r (0 to 1)", False),
     "resonance": MetricStyle("Mean resonance", "gate (0 to 1)", False),
     "coherence": MetricStyle("Coherence penalty", "QFE term (unscaled)", False),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -43,6 +43,11 @@ class SeedCurve:
             return float(finite[-1])
         ends = [part.values[part.finite][-1] for part in self.rest]
         return float(np.mean(ends)) if ends else None
+
+    def scaled(self, divisor: float) -> SeedCurve:
+        """The same curve with the horizontal axis in another unit."""
+        rest = tuple(Series(part.steps / divisor, part.values) for part in self.rest)
+        return replace(self, x=self.x / divisor, rest=rest)
 
     def envelopes(self) -> list[Envelope]:
         """All that is drawn, to frame it."""

@@ -10,7 +10,7 @@ from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.font_manager import findfont, get_font
-from matplotlib.ticker import Formatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, Formatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 
 def number_axis(axes: Axes, which: Literal["x", "y"], n_ticks: int = 5, *, integer: bool = False) -> None:
@@ -34,6 +34,15 @@ def log_axis(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
+def log_values_axis(axes: Axes, values: Sequence[float]) -> None:
+    """A logarithmic horizontal axis with a tick at each of a few `values`, else at round numbers."""
+    axes.set_xscale("log")
+    few = len(values) <= 8
+    axes.xaxis.set_major_locator(FixedLocator(values) if few else LogLocator(10, subs=(1, 2, 5), numticks=8))
+    axes.xaxis.set_major_formatter(ShortNumbers(common=False))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
 class ShortNumbers(Formatter):
     """Tick labels such as 0.25, 40k, 1.5M or 3e-5, with just the digits that tell neighbours apart.
 
@@ -51,13 +60,13 @@ class ShortNumbers(Formatter):
     def format_ticks(self, values: Sequence[float]) -> list[str]:
         """The labels of all ticks of an axis."""
         if not self.common:
-            return [short_number(value) for value in values]
+            return [_true_minus(short_number(value)) for value in values]
         largest = max((abs(value) for value in values), default=0.0)
         gaps = [abs(b - a) for a, b in pairwise(values) if b != a]
         scale, suffix = _scale(largest)
         step = min(gaps, default=largest or 1.0) / scale
         decimals = next((d for d in range(9) if abs(round(step, d) - step) < 1e-6 * step), 9)
-        return [f"{value / scale:.{decimals}f}{suffix}" if value else "0" for value in values]
+        return [_true_minus(f"{value / scale:.{decimals}f}{suffix}") if value else "0" for value in values]
 
 
 def _scale(largest: float) -> tuple[float, str]:
@@ -103,3 +112,34 @@ def printable(text: str, limit: int = 0) -> str:
 def token_text(text: str, limit: int = 10) -> str:
     """A token's text as a label: blanks as `·`, line ends as `\\n`, nothing invisible."""
     return printable(text.replace(" ", "·").replace("␣", "·"), limit) or "∅"
+
+
+def plain_number(value: float, decimals: int, *, signed: bool = False) -> str:
+    """A number with fixed decimals, a large one shortened; `signed`: with a plus where it is positive."""
+    text = short_number(value, 4) if abs(value) >= 1e5 else f"{value:.{decimals}f}"
+    return f"+{text}" if signed and value > 0 else _true_minus(text)
+
+
+def _true_minus(text: str) -> str:
+    return "\N{MINUS SIGN}" + text[1:] if text.startswith("-") else text
+
+
+def spread_apart(places: Sequence[float], gap: float, low: float = 0.0, high: float = 1.0) -> list[float]:
+    """Places for labels, `gap` or more apart and as near to where they belong as that allows, in the same order.
+
+    Labels that would overlap form a block around their common middle (isotonic regression by pooling neighbours). All
+    stay within `low` and `high` as long as there is room.
+    """
+    order = sorted(range(len(places)), key=lambda i: places[i])
+    blocks: list[list[float]] = []  # sum of (place - rank * gap), number of labels
+    for rank, index in enumerate(order):
+        blocks.append([places[index] - rank * gap, 1])
+        while len(blocks) > 1 and blocks[-2][0] / blocks[-2][1] >= blocks[-1][0] / blocks[-1][1]:
+            total, count = blocks.pop()
+            blocks[-1] = [blocks[-1][0] + total, blocks[-1][1] + count]
+    levels = [total / count for total, count in blocks for _ in range(int(count))]
+    top = high - gap * (len(places) - 1)
+    found = [0.0] * len(places)
+    for rank, index in enumerate(order):
+        found[index] = max(low, min(levels[rank], top)) + rank * gap
+    return found

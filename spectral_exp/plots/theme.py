@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import matplotlib.style
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -211,3 +212,9 @@ def legend_above(axes: Axes) -> None:
     axes.legend(
         loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(names), frameon=False, borderpad=0.1, columnspacing=1.4
     )
+
+
+def legend_on_top(figure: Figure, handles: Sequence[Artist]) -> None:
+    """A legend in one row above all panels."""
+    place = {"loc": "outside upper left", "ncols": len(handles), "borderpad": 0, "handlelength": 2.0}
+    figure.legend(handles=list(handles), frameon=False, **place)
