@@ -30,7 +30,7 @@ def draw_seeds(axes: Axes, curve: SeedCurve, look: Look, theme: Theme, *, weight
         linewidth=weight * theme.line_width,
         alpha=min(1.0, 0.1 + weight),
         marker=look.marker if marks or few else "",
-        markevery=max(1, curve.x.size // max(marks, 1)),
+        markevery=1 if few else max(1, curve.x.size // max(marks, 1)),
         markersize=theme.marker_size,
     )
     if curve.n_runs > 1:

@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from spectral_exp.plots.text import printable, spread_apart
+from spectral_exp.plots.text import printable, short_number, spread_apart
 from spectral_exp.plots.theme import LINE_STYLES, MARKERS, LineStyle, Theme
 
 _RUN_SUFFIX = re.compile(r"_\d{8}_\d{6}_[0-9a-z]+$")
@@ -61,10 +61,13 @@ def side_labels(axes: Axes, values: Sequence[float], looks: Sequence[Look], them
         inches: height of the panel, about.
     """
     to_axes = axes.transData + axes.transAxes.inverted()
-    heights = [min(1.0, max(0.0, float(to_axes.transform((0.0, value))[1]))) for value in values]
+    true_heights = [float(to_axes.transform((0.0, value))[1]) for value in values]
+    heights = [min(1.0, max(0.0, height)) for height in true_heights]
     gap = 1.25 * theme.font_size / 72 / inches
-    for place, height, look in zip(spread_apart(heights, gap), heights, looks, strict=True):
+    for place, value, height, look in zip(spread_apart(heights, gap), values, true_heights, looks, strict=True):
+        edge = min(1.0, max(0.0, height))
         beside: dict[str, Any] = {"color": look.color, "transform": axes.transAxes, "clip_on": False}
-        axes.plot([1.0, 1.012, 1.03], [height, height, place], linewidth=0.6 * theme.rule_width, **beside)
+        axes.plot([1.0, 1.012, 1.03], [edge, edge, place], linewidth=0.6 * theme.rule_width, **beside)
         axes.plot(1.045, place, look.marker, markersize=theme.marker_size, **beside)
-        axes.text(1.065, place, look.label, va="center", ha="left", **beside)
+        outside = "" if 0 <= height <= 1 else f" {'▲' if height > 1 else '▼'} {short_number(value)}"
+        axes.text(1.065, place, look.label + outside, va="center", ha="left", **beside)

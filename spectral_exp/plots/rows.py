@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from spectral_exp.plots.series import bulk_limits
 from spectral_exp.plots.text import number_axis, plain_number
 from spectral_exp.plots.theme import Theme
 
@@ -58,7 +59,8 @@ def draw_rows(axes: Axes, rows: Sequence[Row], theme: Theme, reference: float | 
         color = theme.muted if row.muted else theme.series[0]
         inside = [dot for dot in row.dots if limits[0] <= dot <= limits[1]]
         offset = 0.0 if row.mean is None else 0.24
-        axes.plot(inside, [y + offset] * len(inside), "o", color=theme.muted, markersize=0.62 * size, alpha=0.8, mew=0)
+        dot_size = 0.62 * size if row.mean is not None else size
+        axes.plot(inside, [y + offset] * len(inside), "o", color=theme.muted, markersize=dot_size, alpha=0.8, mew=0)
         if row.interval is not None:
             axes.plot(row.interval, [y, y], color=color, linewidth=1.4 * theme.line_width, solid_capstyle="butt")
         if row.mean is not None:
@@ -76,7 +78,7 @@ def draw_rows(axes: Axes, rows: Sequence[Row], theme: Theme, reference: float | 
     axes.spines["left"].set_visible(False)
     number_axis(axes, "x", 6)
     for y, text_of_row in enumerate(row_texts(rows, signed=reference == 0.0)):
-        axes.text(1.015, y, text_of_row, transform=axes.get_yaxis_transform(), va="center", ha="left", color=theme.text)
+        axes.text(1.025, y, text_of_row, transform=axes.get_yaxis_transform(), va="center", ha="left", color=theme.text)
 
 
 def _edge_arrow(axes: Axes, row: Row, y: int, limits: tuple[float, float], theme: Theme) -> None:
@@ -95,30 +97,23 @@ def row_limits(rows: Sequence[Row], reference: float | None = None) -> tuple[flo
         np.array([*row.dots, *(row.interval or ()), *([row.mean] if row.mean is not None else [])]) for row in rows
     ]
     parts = [part for part in parts if part.size]
-    if not parts:
-        return -1.0, 1.0
-    values = np.concatenate([*parts, *([np.array([reference])] if reference is not None else [])])
-    low, high = float(values.min()), float(values.max())
-    if len(parts) >= 4:
-        centers = [float(np.median(part)) for part in parts]
-        first, third = np.quantile(centers, [0.25, 0.75])
-        reach = 5 * max(float(third - first), float(np.median([np.ptp(part) for part in parts])))
-        if reach > 0:
-            kept = values[(values >= first - reach) & (values <= third + reach)]
-            low, high = float(kept.min()), float(kept.max())
+    low, high = bulk_limits(parts) if parts else (0.0, 0.0)
+    if reference is not None:
+        low, high = min(low, reference), max(high, reference)
     room = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
     return low - room, high + room
 
 
 def row_texts(rows: Sequence[Row], *, signed: bool = False) -> list[str]:
-    """Mean and interval of every row in as many decimals as the intervals are wide, then the row's note."""
+    """Mean, also where it is not drawn, and interval of every row, to the digits that intervals tell apart; notes."""
     widths = [row.interval[1] - row.interval[0] for row in rows if row.interval is not None]
     dots = [float(np.ptp(row.dots)) for row in rows if len(row.dots) > 1]
     scale = float(np.median(widths or dots or [abs(row.mean or 0.0) for row in rows] or [1.0]))
     decimals = min(6, max(0, 1 - math.floor(math.log10(scale)))) if scale > 0 else 3
     found = []
     for row in rows:
-        words = [] if row.mean is None else [plain_number(row.mean, decimals, signed=signed)]
+        center = float(np.mean(row.dots)) if row.mean is None and row.dots else row.mean
+        words = [] if center is None else [plain_number(center, decimals, signed=signed)]
         if row.interval is not None:
             low, high = (plain_number(value, decimals, signed=signed) for value in row.interval)
             words.append(f"[{low}, {high}]")

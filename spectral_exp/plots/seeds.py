@@ -148,5 +148,5 @@ def late_limits(curves: Sequence[SeedCurve], begin: float = 0.15) -> tuple[float
         lows.append(float(low[finite].min()))
         highs.append(float(high[late if late.any() else finite].max()))
     low = min(lows)
-    reach = 4 * (float(np.median(highs)) - low) + low
-    return low, min(max(highs), reach) if reach > low else max(highs)
+    reach = low + 4 * (float(np.median(highs)) - low)
+    return low, max(high for high in highs if high <= reach)

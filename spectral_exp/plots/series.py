@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,6 +118,21 @@ def view_limits(curve: Envelope) -> tuple[float, float] | None:
         room = (high - low) / 4
         return max(full_low, float(low - room)), min(full_high, float(high + room))
     return full_low, full_high
+
+
+def bulk_limits(parts: Sequence[FloatArray]) -> tuple[float, float]:
+    """Range of all values but for parts that lie many times farther out than the others, from four parts on.
+
+    Args:
+        parts: finite values that belong together, such as the runs of a group; none of them empty.
+    """
+    values = np.concatenate(parts)
+    if len(parts) >= 4:
+        first, third = np.quantile([np.median(part) for part in parts], [0.25, 0.75])
+        reach = 5 * max(third - first, np.median([np.ptp(part) for part in parts]))
+        if reach > 0:
+            values = values[(values >= first - reach) & (values <= third + reach)]
+    return float(values.min()), float(values.max())
 
 
 def isolated(values: FloatArray) -> NDArray[np.bool_]:

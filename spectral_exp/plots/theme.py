@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -215,6 +216,16 @@ def legend_above(axes: Axes) -> None:
 
 
 def legend_on_top(figure: Figure, handles: Sequence[Artist]) -> None:
-    """A legend in one row above all panels."""
-    place = {"loc": "outside upper left", "ncols": len(handles), "borderpad": 0, "handlelength": 2.0}
-    figure.legend(handles=list(handles), frameon=False, **place)
+    """A legend above all panels, in one row where it fits."""
+    inches_per_em = matplotlib.rcParams["legend.fontsize"] / 72
+    widths = [inches_per_em * (0.6 * len(str(handle.get_label())) + 4.2) for handle in handles]
+    rows = math.ceil(sum(widths) / figure.get_figwidth())
+    figure.legend(
+        handles=list(handles),
+        loc="outside upper left",
+        ncols=math.ceil(len(handles) / max(rows, 1)),
+        frameon=False,
+        borderpad=0,
+        handlelength=2.0,
+        columnspacing=1.4,
+    )

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import ceil
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -19,7 +20,7 @@ from spectral_exp.plots.looks import Look, looks_of, short_labels, side_labels
 from spectral_exp.plots.metric_style import metric_style
 from spectral_exp.plots.seeds import SeedCurve, late_limits, over_seeds
 from spectral_exp.plots.series import FloatArray, Series
-from spectral_exp.plots.text import number_axis
+from spectral_exp.plots.text import number_axis, short_number
 from spectral_exp.plots.theme import Theme, legend_on_top, new_figure
 from spectral_exp.results.comparison import Comparison
 from spectral_exp.results.picture import Picture, theme_named
@@ -31,7 +32,8 @@ Axis: TypeAlias = Literal["step", "tokens", "train_s"]
 OVERLAID = 6
 """Up to so many groups share one panel; more have a panel each, over the others in grey."""
 
-_TITLE_CHARACTERS = {5: 17, 4: 22, 3: 30}
+_MANY = 12
+_TITLE_CHARACTERS = {5: 17, 4: 21, 3: 27}
 """Columns of panels and the longest heading that fits over each."""
 _NOISY = ("loss", "grad_norm", "tokens_per_s")
 """Metrics of single batches, which are smoothed."""
@@ -78,7 +80,7 @@ def curves(comparison: Comparison, metric: str | None = None, by: Axis = "step",
     shown = gather(comparison, metric, by)
     look = theme_named(theme)
     if not shown.labels:
-        why = f"No curve of {quantity(metric)} by {_AXIS_WORDS[by]}: no run has logged it."
+        why = f"No curve of {quantity(metric)} by {_AXIS_WORDS[by]}: no run has a finite value of it."
         return Picture(name, why, look, None)
     draw = _overlaid if len(shown.labels) <= OVERLAID else _side_by_side
     return Picture(name, _caption(comparison, shown, metric, by), look, partial(draw, shown, look))
@@ -124,12 +126,15 @@ def _caption(comparison: Comparison, shown: Curves, metric: str, by: Axis) -> st
     counts = [curve.n_runs for curve in shown.curves]
     name = quantity(metric)
     words = [f"{name[:1].upper()}{name[1:]} over {_AXIS_WORDS[by]}, {run_counts(counts)}"]
-    line = "line: mean over the runs" + (", each smoothed over neighbouring points first" if metric in _NOISY else "")
-    words.append(line if max(counts) == 1 else f"{line}; band: from the lowest to the highest run")
+    several = max(counts) > 1
+    line = "line: mean over the runs" if several else "line: the run"
+    words.append(f"{line}, smoothed over neighbouring points" if metric in _NOISY else line)
+    if several:
+        words.append("band: from the lowest to the highest run")
     if by == "train_s":
-        words.append("values of the same step stand at the runs' mean time; evaluation is not counted")
+        words.append("each step stands at the runs' mean time, evaluation apart")
     if any(curve.rest for curve in shown.curves):
-        words.append("a tick marks where not all runs of a group go on, from there on single runs are thin lines")
+        words.append("thin lines: single runs, from where (tick) not all runs of the group go on")
     if len(shown.labels) > OVERLAID:
         dashed = f"dashed: {shown.labels[shown.baseline]}; " if shown.baseline is not None else ""
         words.append(f"{dashed}grey: the other groups")
@@ -162,7 +167,7 @@ def _overlaid(shown: Curves, theme: Theme) -> Figure:
 def _side_by_side(shown: Curves, theme: Theme) -> Figure:
     columns = _columns(shown.labels)
     rows = ceil(len(shown.labels) / columns)
-    figure = new_figure(theme, (0.19 * rows + 0.085) * theme.width)
+    figure = new_figure(theme, ((0.19 if rows <= 3 else 0.16) * rows + 0.085) * theme.width)
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     looks = looks_of(shown.labels, theme, limit=_TITLE_CHARACTERS[columns])
     limits = _x_limits(shown)
@@ -174,6 +179,7 @@ def _side_by_side(shown: Curves, theme: Theme) -> Figure:
         _highlight(axes, shown, index, theme)
         _frame(axes, shown, shown.raw[index], theme)
         axes.set_xlim(*limits)
+        _name_outside(axes, shown.curves[index], theme)
         axes.set_title(looks[index].label, fontsize=0.96 * theme.font_size, pad=0.35 * theme.font_size)
     number_axis(panels[0, 0], "x", 3)
     number_axis(panels[0, 0], "y", 4)
@@ -183,21 +189,30 @@ def _side_by_side(shown: Curves, theme: Theme) -> Figure:
     return figure
 
 
+def _name_outside(axes: Axes, curve: SeedCurve, theme: Theme) -> None:
+    """Where the curve ends, if that lies above the panel."""
+    if curve.end is not None and curve.end > axes.get_ylim()[1]:
+        place: dict[str, Any] = {"transform": axes.transAxes, "ha": "right", "va": "top"}
+        axes.text(0.98, 0.95, f"▲ ends at {short_number(curve.end)}", color=theme.alert, **place)
+
+
 def _columns(labels: Sequence[str]) -> int:
     """As many columns as names allow, rather with no panel left empty."""
     longest = max(map(len, short_labels(labels)))
-    fitting = [columns for columns, room in _TITLE_CHARACTERS.items() if longest <= room] or [3]
-    return min(fitting, key=lambda columns: -len(labels) % columns)
+    fitting = [columns for columns, room in _TITLE_CHARACTERS.items() if longest <= room]
+    if len(labels) > _MANY:
+        fitting = [columns for columns in fitting if columns > 3] or [4]
+    return min(fitting or [3], key=lambda columns: -len(labels) % columns)
 
 
 def _highlight(axes: Axes, shown: Curves, index: int, theme: Theme) -> None:
     """The curve of one group over all others."""
     for other, curve in enumerate(shown.curves):
         if other not in (index, shown.baseline):
-            axes.plot(curve.x, curve.mean, color=theme.axis, alpha=0.28, linewidth=0.5 * theme.line_width)
+            axes.plot(curve.x, curve.mean, **_pale(theme))
     if shown.baseline is not None and shown.baseline != index:
         base = shown.curves[shown.baseline]
-        axes.plot(base.x, base.mean, color=theme.text, linewidth=0.8 * theme.line_width, linestyle=(0, (3, 1.6)))
+        axes.plot(base.x, base.mean, **_dashed(theme))
     draw_seeds(axes, shown.curves[index], Look(shown.labels[index], theme.series[0], "-", "o"), theme)
 
 
@@ -219,18 +234,26 @@ def _x_limits(shown: Curves) -> tuple[float, float]:
 def _legend(figure: Figure, shown: Curves, theme: Theme) -> None:
     """What lines and bands mean, above the panels."""
     many = len(shown.labels) > OVERLAID
-    color = theme.series[0] if many else theme.muted
     several = any(curve.n_runs > 1 for curve in shown.curves)
-    handles: list[Line2D | Patch] = [Line2D([], [], color=color, label="mean of the runs" if several else "single run")]
+    color = theme.series[0] if many else theme.muted
+    handles: list[Artist] = [Line2D([], [], color=color, label="mean" if several else "single run")]
     if several:
         handles.append(Patch(color=color, alpha=0.2, linewidth=0, label="lowest to highest run"))
     if any(curve.rest for curve in shown.curves):
         handles.append(Line2D([], [], color=color, linewidth=0.45 * theme.line_width, label="single runs"))
     if many and shown.baseline is not None:
-        base = looks_of([shown.labels[shown.baseline]], theme)[0].label
-        handles.append(
-            Line2D([], [], color=theme.text, linewidth=0.8 * theme.line_width, linestyle=(0, (3, 1.6)), label=base)
-        )
+        name = short_labels([shown.labels[shown.baseline]], 22)[0]
+        handles.append(Line2D([], [], label=f"{name} (baseline)", **_dashed(theme)))
     if many:
-        handles.append(Line2D([], [], color=theme.axis, alpha=0.4, linewidth=0.5 * theme.line_width, label="others"))
+        handles.append(Line2D([], [], label="others", **_pale(theme)))
     legend_on_top(figure, handles)
+
+
+def _dashed(theme: Theme) -> dict[str, Any]:
+    """The line of the baseline in the panels of the others."""
+    return {"color": theme.text, "linewidth": 0.8 * theme.line_width, "linestyle": (0, (3, 1.6))}
+
+
+def _pale(theme: Theme) -> dict[str, Any]:
+    """The lines of the other groups in the panel of one."""
+    return {"color": theme.muted, "alpha": 0.3, "linewidth": 0.5 * theme.line_width}

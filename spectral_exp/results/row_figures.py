@@ -37,7 +37,7 @@ def intervals(comparison: Comparison, *, theme: str = "light") -> Picture:
     words = [f"{measured(comparison)}, {run_counts([len(s.values) for s in known])}; dots: single runs"]
     if len(few) < len(known):
         words.append("diamonds and lines: mean and its 95 % bootstrap interval")
-    if any(d.kind == "baseline" for d in comparison.differences) and len(few) < len(known):
+    if _compared(comparison) and len(few) < len(known):
         words.append(f"filled: separated from {comparison.baseline} (paired difference, Holm-corrected p < 0.05)")
     if baseline is not None:
         words.append(f"dashed: mean of {comparison.baseline}")
@@ -55,7 +55,7 @@ def intervals(comparison: Comparison, *, theme: str = "light") -> Picture:
 def interval_rows(comparison: Comparison) -> list[Row]:
     """A row for each group with a value, the best first."""
     separated = {d.b.group.label for d in comparison.differences if d.kind == "baseline" and d.separated}
-    compared = any(d.kind == "baseline" for d in comparison.differences)
+    compared = _compared(comparison)
     known = [summary for summary in comparison.summaries if summary.values]
     known.sort(key=_center, reverse=not comparison.lower_is_better)
     several = len({len(summary.values) for summary in known}) > 1
@@ -77,6 +77,11 @@ def interval_rows(comparison: Comparison) -> list[Row]:
     return rows
 
 
+def _compared(comparison: Comparison) -> bool:
+    """Whether some group was tested against the baseline."""
+    return any(d.kind == "baseline" and d.interval is not None for d in comparison.differences)
+
+
 def _center(summary: GroupSummary) -> float:
     return summary.mean if summary.mean is not None else sum(summary.values) / len(summary.values)
 
@@ -95,7 +100,10 @@ def differences(
     name, look = f"{kind}_differences_{comparison.metric}", theme_named(theme)
     shown = [d for d in comparison.differences if d.kind == kind and d.mean is not None]
     if not shown:
-        why = "no two groups differ in one part alone" if kind == "ablation" else "there is no baseline to compare with"
+        why = {
+            "ablation": "no two groups differ in one part alone",
+            "baseline": "no group can be held against a baseline",
+        }[kind]
         return Picture(name, f"{measured(comparison)}: {why}.", look, None)
     rows = difference_rows(comparison, shown)
     counts = run_counts([d.n for d in shown]).replace("run", "pair" if all(d.paired for d in shown) else "run")
@@ -122,11 +130,11 @@ def difference_rows(comparison: Comparison, shown: Sequence[Difference]) -> list
     several = len({d.n for d in shown}) > 1
     if shown[0].kind == "baseline":
         ordered = sorted(shown, key=lambda d: d.mean or 0.0, reverse=not comparison.lower_is_better)
-        return [_difference_row(d, d.b.group.label, several) for d in ordered]
+        return [_difference_row(d, printable(d.b.group.label, _LABEL_CHARACTERS), several) for d in ordered]
     rows = []
     for heading, part in groupby(sorted(shown, key=_exchange), key=_exchange):
         rows.append(Row(printable(heading, _LABEL_CHARACTERS + 6), heading=True))
-        rows += [_difference_row(d, f"{d.a.group.label} → {d.b.group.label}", several) for d in part]
+        rows += [_difference_row(d, _exchanged(d), several) for d in part]
     return rows
 
 
@@ -140,11 +148,15 @@ def _exchange(difference: Difference) -> str:
     return f"{part}: {before} → {after}" if before and after else part
 
 
+def _exchanged(difference: Difference) -> str:
+    return " → ".join(printable(each.group.label, _LABEL_CHARACTERS // 2) for each in (difference.a, difference.b))
+
+
 def _difference_row(difference: Difference, label: str, several: bool) -> Row:
     enough = difference.interval is not None
     note = f"n = {difference.n}" + ("" if enough else ", no interval") if several or not enough else ""
     return Row(
-        printable(label, _LABEL_CHARACTERS) + (" *" if difference.warnings else ""),
+        label + (" *" if difference.warnings else ""),
         paired_differences(difference) if difference.paired else (),
         difference.mean if enough or not difference.paired else None,
         _ends(difference.interval),
@@ -186,9 +198,10 @@ def _draw(
     handles = [Line2D([], [], marker="o", color=theme.muted, markersize=0.62 * size, linestyle="", label=dot)]
     if any(row.interval is not None for row in rows):
         style: dict[str, Any] = {"marker": "D", "color": color, "markersize": 1.35 * size, "mew": theme.line_width}
-        hollow = any(row.mean is not None and not row.filled and not row.muted for row in rows)
-        handles.append(Line2D([], [], label="mean, 95 % interval" + ", separated" * hollow, **style))
-        if hollow:
-            handles.append(Line2D([], [], label="not separated", markerfacecolor=theme.panel, **style))
+        drawn = {row.filled for row in rows if row.mean is not None and not row.muted}
+        for filled in sorted(drawn, reverse=True):
+            words = ", separated" if filled and drawn == {True, False} else "" if filled else ", not separated"
+            face = color if filled else theme.panel
+            handles.append(Line2D([], [], label=f"mean, 95 % interval{words}", markerfacecolor=face, **style))
     legend_on_top(figure, handles)
     return figure

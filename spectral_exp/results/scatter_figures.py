@@ -14,7 +14,8 @@ from matplotlib.lines import Line2D
 
 from spectral_exp.plots.looks import Look, looks_of, side_labels
 from spectral_exp.plots.metric_style import metric_style
-from spectral_exp.plots.text import log_values_axis, number_axis
+from spectral_exp.plots.series import bulk_limits
+from spectral_exp.plots.text import log_values_axis, number_axis, short_number
 from spectral_exp.plots.theme import Theme, legend_on_top, new_figure
 from spectral_exp.results.comparison import Comparison, GroupSummary
 from spectral_exp.results.picture import Picture, theme_named
@@ -165,15 +166,15 @@ def pareto(comparison: Comparison, *, theme: str = "light") -> Picture:
     """The metric against the seconds of training, and the groups that no other beats in both."""
     name, look = f"pareto_{comparison.metric}_by_train_s", theme_named(theme)
     points = pareto_points(comparison)
-    if not points:
-        why = "no group has both a value and a time of training"
+    if len(points) < 2:
+        why = "no two groups have both a value and a time of training"
         return Picture(name, f"{measured(comparison)} against training time: {why}.", look, None)
     missing = [s.group.label for s in comparison.summaries if s.group.label not in {point.label for point in points}]
     words = [
         f"{measured(comparison)} against seconds of training (evaluation apart), "
         f"{run_counts([len(point.ys) for point in points])}",
         "points: means over the runs; bars: from the lowest to the highest run",
-        "filled and stepped line: groups that no other beats in both",
+        "filled, on the stepped line: groups that no other beats in both",
     ]
     if missing:
         words.append(f"not shown, since value or time is unknown: {listed(missing)}")
@@ -210,6 +211,7 @@ def _beats(a: tuple[float, float], b: tuple[float, float]) -> bool:
 def _draw_pareto(points: Sequence[Point], theme: Theme, y_label: str, lower_is_better: bool) -> Figure:
     figure = new_figure(theme, max(0.44 * theme.width, (0.7 + 0.165 * len(points)) * theme.font_size / 8.5))
     axes = figure.add_subplot()
+    x_limits, y_limits = (_with_room(bulk_limits([np.array(getattr(p, of)) for p in points])) for of in ("xs", "ys"))
     looks = looks_of([point.label for point in points], theme, 26, [point.rank for point in points])
     handles = []
     for point, look in zip(points, looks, strict=True):
@@ -218,27 +220,28 @@ def _draw_pareto(points: Sequence[Point], theme: Theme, y_label: str, lower_is_b
         axes.plot([point.x, point.x], [min(point.ys), max(point.ys)], **bars)
         face = look.color if point.best else theme.panel
         style: dict[str, Any] = {"color": look.color, "markerfacecolor": face, "markersize": 1.8 * theme.marker_size}
-        axes.plot(point.x, point.y, look.marker, zorder=3, **style)
-        handles.append(Line2D([], [], linestyle="", marker=look.marker, label=look.label, **style))
-    _draw_front(axes, points, theme, lower_is_better)
+        x, y = np.clip(point.x, *x_limits), np.clip(point.y, *y_limits)
+        axes.plot(x, y, look.marker, zorder=3, clip_on=False, **style)
+        outside = "" if (x, y) == (point.x, point.y) else f" ({short_number(point.y)} at {short_number(point.x)} s)"
+        handles.append(Line2D([], [], linestyle="", marker=look.marker, label=look.label + outside, **style))
+    axes.set_xlim(*x_limits)
+    axes.set_ylim(*y_limits)
+    front = sorted((point.x, point.y) for point in points if point.best)
+    border = [(front[0][0], y_limits[1 if lower_is_better else 0]), *front, (x_limits[1], front[-1][1])]
+    line: dict[str, Any] = {"color": theme.muted, "linewidth": 0.8 * theme.line_width}
+    axes.plot(*np.array(border).T, drawstyle="steps-post", zorder=1, **line)
     number_axis(axes, "x", 6)
     number_axis(axes, "y", 6)
     axes.set_xlabel("training time (s)")
     axes.set_ylabel(y_label)
     figure.legend(handles=handles, loc="outside right center", frameon=False, borderpad=0, handlelength=1.2)
-    muted: dict[str, Any] = {"color": theme.muted, "linewidth": 0.8 * theme.line_width}
-    front = Line2D([], [], marker="o", markersize=1.8 * theme.marker_size, label="no other is better in both", **muted)
-    legend_on_top(figure, [front, Line2D([], [], label="lowest to highest run", **muted)])
+    named = [Line2D([], [], marker="o", markersize=1.8 * theme.marker_size, label="no other is better in both", **line)]
+    if any(len(point.xs) > 1 for point in points):
+        named.append(Line2D([], [], color=theme.muted, linewidth=0.7 * theme.line_width, label="lowest to highest run"))
+    legend_on_top(figure, named)
     return figure
 
 
-def _draw_front(axes: Axes, points: Sequence[Point], theme: Theme, lower_is_better: bool) -> None:
-    """The border of what some group attains, within the limits that the points have set."""
-    front = sorted((point.x, point.y) for point in points if point.best)
-    left, right = axes.get_xlim()
-    low, high = axes.get_ylim()
-    border = [(front[0][0], high if lower_is_better else low), *front, (right, front[-1][1])]
-    xs, ys = zip(*border, strict=True)
-    axes.plot(xs, ys, drawstyle="steps-post", color=theme.muted, linewidth=0.8 * theme.line_width, zorder=1)
-    axes.set_xlim(left, right)
-    axes.set_ylim(low, high)
+def _with_room(limits: tuple[float, float]) -> tuple[float, float]:
+    room = 0.06 * (limits[1] - limits[0]) or 0.06 * abs(limits[1]) or 0.06
+    return limits[0] - room, limits[1] + room

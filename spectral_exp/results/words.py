@@ -31,7 +31,7 @@ def run_counts(counts: Sequence[int]) -> str:
     return f"n = {least} to {most} runs"
 
 
-def listed(names: Sequence[str], at_most: int = 6) -> str:
+def listed(names: Sequence[str], at_most: int = 4) -> str:
     """Names as a sentence has them; of many only the first."""
     if len(names) > at_most:
         return f"{', '.join(names[:at_most])} and {len(names) - at_most} more"
