@@ -79,12 +79,11 @@ def over_seeds(
         _course(run.x[column[:n]], run.values[column[:n]], smoothed, max_bins)
         for run, column in zip(shown, columns, strict=True)
     ]
-    alone = [
-        _course(run.x[start:], run.values[start:], smoothed, max_bins)
+    rest = tuple(
+        part
         for run, column in zip(shown, columns, strict=True)
-        if len(shown) > 1 and (start := int(column[n - 1]) if n else 0) + bool(n) < run.x.size
-    ]
-    rest = tuple(part for part in alone if part.finite.any())
+        if len(shown) > 1 and (part := _from(_course(run.x, run.values, smoothed, max_bins), run, column[:n]))
+    )
     if not n:
         nothing = np.empty(0)
         return SeedCurve(nothing, nothing, nothing, nothing, len(shown), rest)
@@ -128,6 +127,15 @@ def _course(x: FloatArray, values: FloatArray, smoothed: bool, max_bins: int) ->
     """One run's values reduced to `max_bins` and smoothed."""
     bins = envelope(Series(x, values), max_bins)
     return Series(bins.steps, smooth(bins.mean, smoothing_window(bins.mean.size)) if smoothed else bins.mean)
+
+
+def _from(course: Series, run: _Placed, together: IntArray) -> Series | None:
+    """The course from where the runs are no longer together; None where that is its end."""
+    start = run.x[together[-1]] if together.size else -np.inf
+    kept = course.steps >= start
+    rest = Series(course.steps[kept], course.values[kept])
+    goes_on = rest.finite & (rest.steps > start)
+    return rest if goes_on.any() else None
 
 
 def late_limits(curves: Sequence[SeedCurve], begin: float = 0.15) -> tuple[float, float] | None:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
-from matplotlib.backend_bases import RendererBase
 from matplotlib.figure import Figure
-from matplotlib.text import Text
-from matplotlib.transforms import Bbox
 
 from spectral_exp.monitoring.plots.comparison import bar_metrics, comparison_figure
 from spectral_exp.monitoring.plots.interference import interference_figure, readable_tokens
@@ -29,10 +25,8 @@ from spectral_exp.plots.series import (
     Series,
     even_rows,
 )
-from spectral_exp.plots.theme import DARK, LINE_STYLES, render, styled
-
-DPI = 50
-"""Low, to be quick. Text and layout scale with it."""
+from spectral_exp.plots.theme import DARK, LINE_STYLES, render
+from tests.plots.drawn import DPI, assert_readable, drawn
 
 
 def series(values: object, first: int = 1, every: int = 1) -> Series:
@@ -43,46 +37,6 @@ def series(values: object, first: int = 1, every: int = 1) -> Series:
 def noisy_loss(n: int, seed: int = 0) -> FloatArray:
     steps = np.arange(1, n + 1)
     return 1.4 + 4.1 * np.exp(-12 * steps / n) + np.random.default_rng(seed).normal(0, 0.06, n)
-
-
-@contextmanager
-def drawn(draw: Callable[[], Figure]) -> Iterator[Figure]:
-    """The figure, laid out and drawn, while the house style is in force."""
-    with styled(DARK):
-        figure = draw()
-        figure.set_dpi(DPI)
-        figure.canvas.draw()
-        yield figure
-
-
-def texts_drawn(draw: Callable[[], Figure], monkeypatch: pytest.MonkeyPatch) -> tuple[Figure, list[tuple[str, Bbox]]]:
-    """Every text that reaches the canvas with its place in pixels."""
-    found: dict[int, tuple[str, Bbox]] = {}
-    original = Text.draw
-
-    def recording(self: Text, renderer: RendererBase) -> None:
-        if self.get_visible() and self.get_text().strip():
-            found[id(self)] = self.get_text(), self.get_window_extent(renderer)
-        original(self, renderer)
-
-    monkeypatch.setattr(Text, "draw", recording)
-    with drawn(draw) as figure:
-        return figure, list(found.values())
-
-
-def assert_readable(draw: Callable[[], Figure], monkeypatch: pytest.MonkeyPatch) -> None:
-    """No two texts overlap, and none leaves the figure."""
-    figure, texts = texts_drawn(draw, monkeypatch)
-    assert texts
-    page = figure.bbox
-    for text, box in texts:
-        inside = box.x0 > -1 and box.y0 > -1 and box.x1 < page.x1 + 1 and box.y1 < page.y1 + 1
-        assert inside, f"{text!r} leaves the figure"
-    for index, (text, box) in enumerate(texts):
-        for other, other_box in texts[index + 1 :]:
-            common = Bbox.intersection(box, other_box)
-            overlaps = common is not None and common.width > 1 and common.height > 1
-            assert not overlaps, f"{text!r} overlaps {other!r}"
 
 
 def titles(figure: Figure) -> list[str]:

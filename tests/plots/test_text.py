@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spectral_exp.plots.looks import short_labels
+from spectral_exp.plots.looks import looks_of, short_labels
 from spectral_exp.plots.metric_style import metric_style
 from spectral_exp.plots.text import ShortNumbers, printable, short_number, token_text
+from spectral_exp.plots.theme import LIGHT
 
 
 @pytest.mark.parametrize(
@@ -61,3 +62,25 @@ def test_labels_lose_their_time_stamp_only_where_they_stay_distinct() -> None:
     assert short_labels(ids) == ["wave", "classic"]
     seeds = ["wave_20241209_143022_a3f2b1c4", "wave_20241209_143023_a3f2b1c4"]
     assert len(set(short_labels(seeds))) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("val_bpb", "validation bits / byte"),
+        ("val_loss", "validation loss (nats / token)"),
+        ("loss", "loss (nats / token)"),
+        ("grad_norm", "gradient norm (L2 norm)"),
+        ("train_s", "training time (s)"),
+        ("my_own", "my own (value)"),
+    ],
+)
+def test_axes_say_title_and_unit_once(name: str, label: str) -> None:
+    assert metric_style(name).axis_label == label
+
+
+def test_each_keeps_its_look_in_whichever_company() -> None:
+    names = [f"experiment {i}" for i in range(20)]
+    everyone = looks_of(names, LIGHT)
+    assert len({(look.color, look.marker) for look in everyone}) == 20
+    assert looks_of([names[3], names[17]], LIGHT, ranks=[3, 17]) == [everyone[3], everyone[17]]
