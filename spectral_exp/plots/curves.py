@@ -13,6 +13,9 @@ from spectral_exp.plots.series import Envelope, FloatArray, Series, isolated, vi
 from spectral_exp.plots.text import log_axis, number_axis, short_number
 from spectral_exp.plots.theme import Theme
 
+_FEW = 12
+"""Up to so many points each is drawn as a dot as well."""
+
 
 def draw_seeds(axes: Axes, curve: SeedCurve, look: Look, theme: Theme, *, weight: float = 1.0, marks: int = 0) -> None:
     """Mean line and band of a group; where some runs go on without others, a tick and each of them as a thin line.
@@ -21,7 +24,7 @@ def draw_seeds(axes: Axes, curve: SeedCurve, look: Look, theme: Theme, *, weight
         weight: line width in units of the theme's; below 1 the line is paler too.
         marks: about how many markers to put on the line, to tell it from others without colour.
     """
-    few = curve.x.size <= 3
+    few = curve.x.size <= _FEW
     axes.plot(
         curve.x,
         curve.mean,

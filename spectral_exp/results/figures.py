@@ -5,11 +5,13 @@ Loads matplotlib: import it where figures are wanted, not beside the rest of `sp
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from spectral_exp.plots.theme import FileFormat
-from spectral_exp.results.comparison import Comparison
+from spectral_exp.results.comparison import Comparison, GroupSummary
 from spectral_exp.results.curve_figures import Axis, curves
 from spectral_exp.results.picture import FigureFile, Picture, save
 from spectral_exp.results.row_figures import differences, intervals
@@ -28,6 +30,8 @@ __all__ = [
     "scaling",
 ]
 
+MAX_GROUPS = 24
+"""More than so many groups can be told apart in no figure: only the best are drawn, and every caption says so."""
 _AXES: tuple[Axis, ...] = ("step", "tokens", "train_s")
 
 
@@ -46,7 +50,30 @@ def comparison_figures(
 
 
 def comparison_pictures(comparison: Comparison, *, theme: str = "light") -> Iterator[Picture]:
-    """The figures, to be drawn one by one."""
+    """The figures, to be drawn one by one; of very many groups those of the best and the baseline."""
+    shown = best_groups(comparison)
+    n, n_shown = len(comparison.summaries), len(shown.summaries)
+    for picture in _pictures(shown, theme):
+        note = f" Of {n} groups the best {n_shown}, with the baseline, are drawn." if n_shown < n else ""
+        yield replace(picture, caption=picture.caption + note)
+
+
+def best_groups(comparison: Comparison, at_most: int = MAX_GROUPS) -> Comparison:
+    """The comparison with its best groups alone, in their order, the baseline among them; its differences are kept."""
+    if len(comparison.summaries) <= at_most:
+        return comparison
+    sign = 1 if comparison.lower_is_better else -1
+
+    def badness(summary: GroupSummary) -> tuple[bool, float]:
+        if summary.group.label == comparison.baseline:
+            return False, -math.inf
+        return not summary.values, sign * sum(summary.values) / max(len(summary.values), 1)
+
+    kept = {id(summary) for summary in sorted(comparison.summaries, key=badness)[:at_most]}
+    return replace(comparison, summaries=[each for each in comparison.summaries if id(each) in kept])
+
+
+def _pictures(comparison: Comparison, theme: str) -> Iterator[Picture]:
     yield intervals(comparison, theme=theme)
     yield differences(comparison, "baseline", theme=theme)
     yield differences(comparison, "ablation", theme=theme)

@@ -98,7 +98,12 @@ def differences(
         theme: light or dark.
     """
     name, look = f"{kind}_differences_{comparison.metric}", theme_named(theme)
-    shown = [d for d in comparison.differences if d.kind == kind and d.mean is not None]
+    drawn = {summary.group.label for summary in comparison.summaries}
+    shown = [
+        d
+        for d in comparison.differences
+        if d.kind == kind and d.mean is not None and {d.a.group.label, d.b.group.label} <= drawn
+    ]
     if not shown:
         why = {
             "ablation": "no two groups differ in one part alone",
