@@ -218,7 +218,7 @@ def legend_above(axes: Axes) -> None:
 def legend_on_top(figure: Figure, handles: Sequence[Artist]) -> None:
     """A legend above all panels, in one row where it fits."""
     inches_per_em = matplotlib.rcParams["legend.fontsize"] / 72
-    widths = [inches_per_em * (0.6 * len(str(handle.get_label())) + 4.2) for handle in handles]
+    widths = [inches_per_em * (0.55 * len(str(handle.get_label())) + 3.9) for handle in handles]
     rows = math.ceil(sum(widths) / figure.get_figwidth())
     figure.legend(
         handles=list(handles),

@@ -128,7 +128,7 @@ def test_non_finite_and_far_points_are_marked_and_counted() -> None:
 
 def test_nothing_finite_says_so() -> None:
     with drawn(partial(training_figure, 3, series([np.nan] * 3), {})) as figure:
-        assert "no finite value" in [text.get_text() for text in figure.axes[0].texts]
+        assert "no finite value yet" in [text.get_text() for text in figure.axes[0].texts]
 
 
 AWKWARD_TRAINING: dict[str, Callable[[], Figure]] = {

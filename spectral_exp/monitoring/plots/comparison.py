@@ -23,6 +23,7 @@ from spectral_exp.plots.theme import DARK, new_figure
 _CURVES = ("loss", "learning_rate", "perplexity")
 _LOSS_HEIGHT, _PANEL_HEIGHT = 4.0, 3.0
 _FEW = 40
+"""Up to so many validation points each is drawn as a dot."""
 _MAX_BAR_PANELS, _BAR_COLUMNS = 6, 3
 _BARS_FIRST = ("val_loss", "best_val_loss", "val_bpb", "best_val_bpb", "perplexity", "val_perplexity", "loss")
 
