@@ -30,7 +30,7 @@ _RESTED_NS = 2_500_000_000  # FAT tells times in steps of two seconds
 _KEPT_S = 90 * 24 * 3600.0
 _WAIT_S = 2.0
 _LOOKED_UP = 50  # entries that are asked for one by one; for more the whole index is read
-_MADE_BY = ("load", "metric_file", "number_text", "run", "settings")
+_MADE_BY = ("load", "metric_file", "number_text", "run", "settings", "../run_record", "../run_dir")
 _TABLE = "CREATE TABLE IF NOT EXISTS facts (path TEXT PRIMARY KEY, stamp TEXT, crc32 INTEGER, facts BLOB, written REAL)"
 
 
@@ -85,7 +85,7 @@ def _stamp(path: Path) -> str:
 @functools.cache
 def _reader() -> list[list[int]]:
     """Stands for the code that makes facts: entries of another version are not used."""
-    states = [Path(__file__).with_name(f"{module}.py").stat() for module in _MADE_BY]
+    states = [(Path(__file__).parent / f"{module}.py").stat() for module in _MADE_BY]
     return [[state.st_size, state.st_mtime_ns] for state in states]
 
 

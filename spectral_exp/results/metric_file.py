@@ -26,6 +26,10 @@ FloatArray = NDArray[np.float64]
 
 _RESERVED = ("step", "timestamp")
 _MAX_LAYOUTS = 32  # of lines with equally many quotes; further ones are read one at a time
+# Of a word of eight characters, the first of which is its lowest byte: masks of the first 0 to 8, and all bytes alike.
+_FIRST_BYTES = np.array([(1 << 8 * count) - 1 for count in range(9)], dtype=np.uint64)
+_ONES = np.uint64(0x0101010101010101)
+_HIGH_BITS, _SPACES, _BACKSLASHES = (np.uint64(0x0101010101010101 * byte) for byte in (0x80, 0x20, 0x5C))
 _QUOTE, _NEWLINE, _CLOSE = b'"\n}'
 
 
@@ -290,6 +294,8 @@ def _read_layout(
     parsed = [parse_numbers(text, number_starts[i], number_ends[i]) for i in numeric]
     (steps, whole), others = parsed[0], parsed[1:]
     good = whole & (abs(steps) < 2**53)
+    if layout.timestamp is not None:
+        good &= _is_plain(text, number_starts[layout.timestamp], number_ends[layout.timestamp] - 1)
     for values, _ in others:
         good &= ~np.isnan(values)
     kept: Any = slice(None) if good.all() else good
@@ -314,3 +320,18 @@ def _has_text(text: Bytes, places: Positions, fixed: bytes) -> NDArray[np.bool_]
         there = words[np.minimum(places + offset, len(words) - 1)]
         found &= (there & mask) == np.uint64(int.from_bytes(part, "little"))
     return found
+
+
+def _is_plain(text: Bytes, starts: Positions, ends: Positions) -> NDArray[np.bool_]:
+    """Which strings without quotes are what JSON allows without a second look: ASCII, no backslash, no controls."""
+    words = words_of(text)
+    lengths = ends - starts
+    plain = np.ones(len(starts), dtype=bool)
+    for offset in range(0, int(lengths.max(initial=0)), 8):
+        inside = _FIRST_BYTES[np.clip(lengths - offset, 0, 8)]
+        word = words[np.minimum(starts + offset, len(words) - 1)] & inside | _SPACES & ~inside
+        backslashes = word ^ _BACKSLASHES
+        # A byte below a bound is the one whose high bit appears when the bound is taken off (S. Anderson's bit hacks).
+        wrong = word | ((word - _SPACES) & ~word) | ((backslashes - _ONES) & ~backslashes)
+        plain &= (wrong & _HIGH_BITS) == 0
+    return plain

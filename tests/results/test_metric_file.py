@@ -112,6 +112,11 @@ def test_layouts_that_only_look_alike() -> None:
             b'{"step": 13, "timestamp": "t", "loss": 01.0}',
             b'{"step": 14, "timestamp": "a\\"b", "loss": 14.5}',
             b'{"step": 15, "timestamp": "t", "loss": {"a": 1}}',
+            b'{"step": 16, "timestamp": "\x00", "loss": 1.0}',
+            b'{"step": 17, "timestamp": "2026-01-01T00:00\x1f", "loss": 1.0}',
+            b'{"step": 18, "timestamp": "2026-01-01\\x", "loss": 1.0}',
+            b'{"step": 19, "timestamp": "2026-01-01\xff", "loss": 1.0}',
+            b'{"step": 20, "timestamp": "2026 \xc3\xa9 \x7f", "loss": 1.0}',
             b'[1, 2, "a", "b", "c"]',
             b"\xff\xfe garbage",
         )
