@@ -90,7 +90,7 @@ def gather(comparison: Comparison, metric: str, by: Axis) -> Curves:
     """The curves of all groups that have the metric and, by tokens or time, know where to put it."""
     labels, ranks, found, raw = [], [], [], []
     for rank, summary in enumerate(comparison.summaries):
-        runs = [(run, series) for run in summary.group.runs if (series := _series(run, metric)).steps.size]
+        runs = [(run, series) for run in summary.group.runs if (series := run.series(metric)).steps.size]
         places = [_places(run, series.steps, by) for run, series in runs]
         curve = over_seeds([series for _, series in runs], places, smoothed=metric in _NOISY)
         if curve.n_runs and curve.envelopes():
@@ -109,16 +109,11 @@ def gather(comparison: Comparison, metric: str, by: Axis) -> Curves:
     return Curves(labels, ranks, found, raw, baseline, x_label, metric_style(metric).axis_label)
 
 
-def _series(run: Run, metric: str) -> Series:
-    found = run.series(metric)
-    return Series(found.steps, found.values)
-
-
 def _places(run: Run, steps: FloatArray, by: Axis) -> FloatArray:
     if by == "step":
         return steps
     if by == "train_s":
-        return run.train_time_s(np.asarray(steps, np.float64))
+        return run.train_time_s(steps)
     return steps * (run.tokens_per_step or np.nan)
 
 

@@ -19,10 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spectral_exp.plots.series import FloatArray, Series
 from spectral_exp.results.number_text import PADDING, Bytes, Positions, parse_numbers, words_of
 from spectral_exp.run_dir import NON_FINITE
-
-FloatArray = NDArray[np.float64]
 
 _RESERVED = ("step", "timestamp")
 _MAX_LAYOUTS = 32  # of lines with equally many quotes; further ones are read one at a time
@@ -31,19 +30,6 @@ _FIRST_BYTES = np.array([(1 << 8 * count) - 1 for count in range(9)], dtype=np.u
 _ONES = np.uint64(0x0101010101010101)
 _HIGH_BITS, _SPACES, _BACKSLASHES = (np.uint64(0x0101010101010101 * byte) for byte in (0x80, 0x20, 0x5C))
 _QUOTE, _NEWLINE, _CLOSE = b'"\n}'
-
-
-@dataclass(frozen=True)
-class Series:
-    """One metric over a run, ascending by step; non-finite values are kept.
-
-    Attributes:
-        steps: optimizer steps (N,), counted from 1.
-        values: the metric there (N,).
-    """
-
-    steps: FloatArray
-    values: FloatArray
 
 
 @dataclass(frozen=True)

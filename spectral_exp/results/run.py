@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from spectral_exp.errors import UserError, require
-from spectral_exp.results.metric_file import FloatArray as FloatArray
+from spectral_exp.plots.series import FloatArray, Series
 from spectral_exp.results.metric_file import MetricFile, read_metrics
-from spectral_exp.results.metric_file import Series as Series
 from spectral_exp.run_dir import RunPaths
 
 DERIVED = ("train_s", "tokens", "n_parameters", "tokens_per_s", "steps")

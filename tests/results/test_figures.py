@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from spectral_exp.errors import SettingError
+from spectral_exp.plots.series import FloatArray, Series
 from spectral_exp.plots.theme import DARK, LIGHT
 from spectral_exp.results.comparison import Comparison, Difference, GroupSummary, Interval
 from spectral_exp.results.curve_figures import OVERLAID, curves, gather
@@ -21,7 +22,7 @@ from spectral_exp.results.figures import best_groups, comparison_figures, compar
 from spectral_exp.results.group import Group
 from spectral_exp.results.picture import Picture, save
 from spectral_exp.results.row_figures import difference_rows, differences, interval_rows, intervals, paired_differences
-from spectral_exp.results.run import FloatArray, Run, Series
+from spectral_exp.results.run import Run
 from spectral_exp.results.scatter_figures import pareto, pareto_points, rate_lines, scaling, size_lines
 from tests.plots.drawn import assert_readable, drawn
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
-import numpy as np
-
 from spectral_exp.errors import UserError
 from spectral_exp.monitoring.plots import Drawing
 from spectral_exp.monitoring.plots.histories import is_steps_and_values, metric_series, numbers
 from spectral_exp.plots.series import Series
+from spectral_exp.results.metric_file import read_metrics
 from spectral_exp.run_dir import NON_FINITE, RunPaths, read_json
 
 if TYPE_CHECKING:
@@ -74,42 +72,16 @@ def _given(label: str, source: Mapping[str, Any]) -> Experiment:
 
 
 def _read(label: str, run: Path) -> Experiment:
-    """What a run directory holds; a torn last line of its metrics is passed over."""
+    """What a run directory holds, with or without a record of its settings; damaged lines are passed over."""
     paths = RunPaths(run)
     if not paths.metrics_file.exists() and not paths.results_file.exists():
         raise UserError(f"{run} holds neither {paths.metrics_file.relative_to(run)} nor {paths.results_file.name}")
-    rows: dict[float, dict[str, Any]] = {}
     try:
-        lines = list(_json_lines(paths.metrics_file))
+        series = read_metrics(paths.metrics_file).series if paths.metrics_file.exists() else {}
     except OSError as error:
         raise UserError(f"cannot read {paths.metrics_file}: {error.strerror}") from error
-    for row in lines:
-        step = _as_number(row.get("step"))
-        if step is not None:
-            rows[step] = {**rows.get(step, {}), **row}
-    points: dict[str, list[tuple[float, float]]] = {}
-    for step, row in sorted(rows.items()):
-        for name, value in row.items():
-            number = _as_number(value)
-            if number is not None and name != "step":
-                points.setdefault(name, []).append((step, number))
-    series = {name: Series(*np.array(pairs).T) for name, pairs in points.items()}
     results = read_json(paths.results_file) if paths.results_file.exists() else {}
     return Experiment(label, series, _finals(results.get("final_metrics")))
-
-
-def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The JSON objects in a file of lines; what cannot be read is passed over."""
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict):
-                yield row
 
 
 def _finals(values: object) -> dict[str, float]:
