@@ -26,7 +26,7 @@ slow: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bpe,fast,zstd,safetensors,s3,sweep,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bpe,fast,zstd,safetensors,s3,sweep,paper,dev]'
 	touch $(STAMP)
 
 clean:
