@@ -1,0 +1,97 @@
+"""The folder of a paper: what in it is ours, and how files get there without ever losing one that is not."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from spectral_exp.errors import UserError
+from spectral_exp.results.paper.record import RECORD_NAME, digest
+from spectral_exp.run_dir import read_json, write_json_atomic
+
+
+class Folder:
+    """A folder that holds, or will hold, a paper. Reading and checking change nothing.
+
+    Raises:
+        UserError: `path` is a file, or its `provenance.json` is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if path.exists() and not path.is_dir():
+            raise UserError(f"--output {path} is a file; name a folder")
+        self.record: dict[str, Any] = read_json(path / RECORD_NAME) if (path / RECORD_NAME).exists() else {}
+
+    @property
+    def files(self) -> dict[str, str]:
+        """What we wrote here: name and SHA-256."""
+        files = self.record.get("files", {})
+        return {str(name): str(value) for name, value in files.items()} if isinstance(files, dict) else {}
+
+    def write(self, files: Mapping[str, bytes], record: Mapping[str, Any], *, force: bool = False) -> list[Path]:
+        """Put `files` and the record in place, and remove our files that are no longer part of the paper.
+
+        Everything is written beside its place first. The record that goes in before the first file knows the old
+        files as well as the new, so that one interrupted in between is found out as ours and can be written again.
+
+        Raises:
+            UserError: a file would be overwritten that is not ours or was edited, unless `force`.
+        """
+        self._refuse_losses(files, force)
+        replaced = self.record.get("replaces", {})
+        old = {**(replaced if isinstance(replaced, dict) else {}), **self.files}
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".paper-", dir=self.path) as draft:
+                for name, content in files.items():
+                    place = Path(draft, name)
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    place.write_bytes(content)
+                write_json_atomic(self.path / RECORD_NAME, {**record, "replaces": old})
+                for name in files:
+                    (self.path / name).parent.mkdir(parents=True, exist_ok=True)
+                    Path(draft, name).replace(self.path / name)
+            self._remove([name for name in old if name not in files])
+            write_json_atomic(self.path / RECORD_NAME, record)
+        except OSError as error:
+            raise UserError(
+                f"cannot write the paper to {self.path}: {error.strerror}; choose another folder with --output, or "
+                "free space"
+            ) from error
+        return [self.path / name for name in sorted(files)] + [self.path / RECORD_NAME]
+
+    def edited(self, name: str) -> bool:
+        """Whether the file is there and is not as we wrote it."""
+        path = self.path / name
+        replaces = self.record.get("replaces", {})
+        known = {self.files.get(name), replaces.get(name) if isinstance(replaces, dict) else None}
+        return path.is_file() and digest(path.read_bytes()) not in known
+
+    def _refuse_losses(self, files: Mapping[str, bytes], force: bool) -> None:
+        if force:
+            return
+        lost = [name for name in files if self.edited(name) and (self.path / name).read_bytes() != files[name]]
+        if not lost:
+            return
+        ours = [name for name in lost if name in self.files]
+        if ours:
+            raise UserError(
+                f"{', '.join(ours)} in {self.path} was edited since it was written, and would be overwritten; keep "
+                "your text in a file for --notes, choose another --output, or overwrite with --force"
+            )
+        raise UserError(
+            f"{', '.join(lost)} in {self.path} was not written by this command; choose another --output or overwrite "
+            "with --force"
+        )
+
+    def _remove(self, names: list[str]) -> None:
+        for name in names:
+            # What its author has changed is theirs now.
+            if not self.edited(name):
+                (self.path / name).unlink(missing_ok=True)
+        figures = self.path / "figures"
+        if figures.is_dir() and not any(figures.iterdir()):
+            figures.rmdir()

@@ -1,0 +1,93 @@
+"""The author's own text: a Markdown file whose `## headings` name the sections it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from spectral_exp.errors import UserError, nearest
+from spectral_exp.results.paper.document import Block, Inline, Text
+from spectral_exp.results.paper.material import Material
+from spectral_exp.results.paper.prose import blocks
+
+PLACES = {
+    "abstract": "before the measured headline",
+    "introduction": "its own section",
+    "related work": "its own section, after the introduction",
+    "method": "before the formulas",
+    "set-up": "before the tables of settings",
+    "results": "before the tables",
+    "ablations": "before the table",
+    "statistics": "before the list of methods",
+    "limitations": "before what the checks found",
+    "discussion": "its own section",
+    "conclusion": "its own section, after the discussion",
+    "acknowledgements": "before the references",
+}
+"""Where the text below each heading goes."""
+
+HELP = (
+    "Author text: a Markdown file with headings '## NAME', each followed by text for one place. Names: "
+    + "; ".join(f"{name} ({where})" for name, where in PLACES.items())
+    + ". Text may hold paragraphs, lists, ### sub-headings, `code`, **bold**, *emphasis*, $formulas$, fenced code, "
+    "links, citations [@vaswani2017], and measured values: {{mean LABEL}}, {{interval LABEL}}, {{median LABEL}}, "
+    "{{n LABEL}}, {{difference A B}} (B minus A), {{interval A B}}, {{p A B}}."
+)
+
+
+def sections(source: str) -> dict[str, str]:
+    """The author's text by place.
+
+    Raises:
+        UserError: an unknown name, a name used twice, text in front of the first heading.
+    """
+    found: dict[str, list[str]] = {}
+    current: list[str] | None = None
+    fenced = False
+    for number, line in enumerate(source.splitlines(), start=1):
+        fenced ^= line.strip().startswith("```")
+        if line.startswith("## ") and not fenced:
+            name = " ".join(line[3:].split()).lower()
+            if name not in PLACES:
+                raise UserError(
+                    f"line {number} of the notes: '## {name}' names no place of the paper{nearest(name, PLACES)}; "
+                    f"places: {', '.join(PLACES)}"
+                )
+            if name in found:
+                raise UserError(f"line {number} of the notes: '## {name}' is there already; put its text together")
+            current = found[name] = []
+        elif current is not None:
+            current.append(line)
+        elif line.strip():
+            raise UserError(
+                f"line {number} of the notes stands before the first '## NAME'; places: {', '.join(PLACES)}"
+            )
+    return {name: "\n".join(lines).strip() for name, lines in found.items()}
+
+
+class Notes:
+    """The author's text as blocks, its {{values}} measured."""
+
+    def __init__(self, material: Material) -> None:
+        self._sections = sections(material.choices.notes)
+        self._values = measured_values(material)
+
+    def at(self, place: str) -> tuple[Block, ...]:
+        """The blocks for a place; none where the author wrote nothing."""
+        return blocks(self._sections.get(place, ""), self._values)
+
+
+def measured_values(material: Material) -> Mapping[str, Inline | Text]:
+    """What {{...}} in the notes can name."""
+    values: dict[str, Inline | Text] = {}
+    for summary in material.comparison.summaries:
+        label = summary.group.label
+        values[f"mean {label}"] = material.mean(summary)
+        values[f"median {label}"] = material.median(summary)
+        values[f"interval {label}"] = material.interval(summary)
+        values[f"n {label}"] = material.count(summary)
+    for difference in material.comparison.differences:
+        pair = f"{difference.a.group.label} {difference.b.group.label}"
+        values[f"difference {pair}"] = material.difference(difference)
+        values[f"interval {pair}"] = material.difference_interval(difference)
+        values[f"p {pair}"] = material.p_holm(difference)
+    return values

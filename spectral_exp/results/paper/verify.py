@@ -1,0 +1,279 @@
+"""Whether a paper still says what its runs say: everything is computed again and compared."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from spectral_exp.errors import UserError
+from spectral_exp.results.aggregate import ResultsAggregator
+from spectral_exp.results.paper.document import Inline, Number, map_block, map_text
+from spectral_exp.results.paper.generator import REPORT, Paper, build
+from spectral_exp.results.paper.material import Choices
+from spectral_exp.results.paper.record import FORMAT, RECORD_NAME, digest, made_by, numbers, run_files
+from spectral_exp.results.paper.run_report import run_report
+from spectral_exp.run_dir import CONFIG_NAME, jsonable, read_json
+
+_SHOWN = 12
+_TEXT = (".md", ".html", ".tex", ".bib")
+_DIGITS = re.compile("[+\u2212-]?\\d[\\d\u202f]*(?:\\.\\d+)?(?:e[+-]?\\d+)?")
+_MARK = re.compile("\ue000(n\\d+)\ue001([^\ue002]*)\ue002")
+
+
+@dataclass
+class Verdict:
+    """What was found.
+
+    Attributes:
+        wrong: why the paper does not hold.
+        unknown: what could not be compared.
+        remarks: what does no harm and should be known.
+        checked: how many numbers were computed again.
+    """
+
+    wrong: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    checked: int = 0
+
+    @property
+    def exit_code(self) -> int:
+        """1 if something is wrong, 2 if something could not be told, else 0."""
+        return 1 if self.wrong else 2 if self.unknown else 0
+
+
+def verify(paper: Path, runs: Sequence[Path] = ()) -> Verdict:
+    """Compute every number of the paper in folder `paper` again, and compare its files with what they should be.
+
+    Args:
+        paper: a folder with a `provenance.json`.
+        runs: folders in which to look for runs that are not where they were relative to the paper.
+
+    Raises:
+        UserError: there is no record, or it is not one of ours.
+    """
+    recorded = _read(paper)
+    verdict = Verdict()
+    found = _locate(paper, recorded, runs, verdict)
+    if verdict.wrong:
+        _name_numbers(recorded, found, verdict)
+        return verdict
+    _compare_runs(recorded, found, verdict)
+    left_out = [(str(name), str(reason)) for name, reason in recorded["left_out"]]
+    try:
+        fresh = (
+            run_report(next(iter(found.values())), index=False)
+            if recorded["name"] == REPORT
+            else build(list(found.values()), _choices(recorded["choices"]), left_out, index=False)
+        )
+    except UserError as error:
+        verdict.wrong.append(f"the paper cannot be made again: {error}")
+        return verdict
+    _compare_numbers(recorded["numbers"], jsonable(numbers(fresh)), verdict)
+    versions = made_by()
+    changed = [name for name, version in versions.items() if recorded["made_by"].get(name) != version]
+    if changed:
+        verdict.remarks.append(
+            f"the paper was made with other versions ({', '.join(changed)}): files that are as they were written are "
+            "not compared with new ones"
+        )
+    notes = recorded["choices"].get("notes_file")
+    if notes and (paper / notes).is_file() and (paper / notes).read_text() != recorded["choices"]["notes"]:
+        verdict.remarks.append(f"the notes in {paper / notes} were changed since: write the paper anew to take them in")
+    _compare_files(paper, recorded, fresh, bool(changed), verdict)
+    return verdict
+
+
+def _read(paper: Path) -> dict[str, Any]:
+    path = paper / RECORD_NAME
+    if not path.is_file():
+        raise UserError(f"{paper} holds no {RECORD_NAME}: it is not a paper made by this command")
+    recorded = read_json(path)
+    if recorded.get("format") != FORMAT:
+        raise UserError(f"{path} has the format {recorded.get('format')!r}; this version knows {FORMAT}")
+    missing = [
+        name
+        for name in ("made_by", "choices", "formats", "name", "runs", "left_out", "numbers", "files")
+        if name not in recorded
+    ]
+    if missing:
+        raise UserError(f"{path} lacks {', '.join(missing)}: it was damaged; write the paper anew")
+    return recorded
+
+
+def _choices(recorded: Mapping[str, Any]) -> Choices:
+    lists = {name: tuple(value) for name, value in recorded.items() if isinstance(value, list)}
+    return Choices(**{**recorded, **lists})
+
+
+# --- runs ------------------------------------------------------------------------------------------------------------
+
+
+def _locate(paper: Path, recorded: Mapping[str, Any], folders: Sequence[Path], verdict: Verdict) -> dict[int, Path]:
+    """Where each run lies now, by its number; what is not found is told."""
+    elsewhere: dict[tuple[str, str], Path] = {}
+    if folders:
+        for run in ResultsAggregator(folders).runs:
+            elsewhere[run.path.name, run.config_hash] = run.path
+    found = {}
+    for run in recorded["runs"]:
+        path = paper / run["path"]
+        if not (path / CONFIG_NAME).is_file():
+            path = elsewhere.get((Path(run["path"]).name, run["config_hash"]), path)
+        if (path / CONFIG_NAME).is_file():
+            found[run["number"]] = path
+        else:
+            hint = "" if folders else "; if it was moved, name its folder with --runs"
+            verdict.wrong.append(f"run {run['run_id']} has vanished: nothing is at {path}{hint}")
+    return found
+
+
+def _name_numbers(recorded: Mapping[str, Any], found: Mapping[int, Path], verdict: Verdict) -> None:
+    """The first number that rests on a run which is not there."""
+    for run in recorded["runs"]:
+        if run["number"] not in found:
+            resting = [number for number in recorded["numbers"] if run["number"] in number["runs"]]
+            if resting:
+                first = next((number for number in resting if number["at"]), resting[0])
+                verdict.wrong.append(
+                    f"{len(resting)} numbers rest on {run['run_id']}, for example {first['shown']} ({first['where']})"
+                )
+
+
+def _compare_runs(recorded: Mapping[str, Any], found: Mapping[int, Path], verdict: Verdict) -> None:
+    for run in recorded["runs"]:
+        now = run_files(found[run["number"]])
+        names = [name for name in {**run["files"], **now} if run["files"].get(name) != now.get(name)]
+        if names:
+            verdict.wrong.append(f"run {run['run_id']} has changed since: {', '.join(sorted(names))}")
+
+
+def _compare_numbers(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]], verdict: Verdict) -> None:
+    verdict.checked = len(new)
+    differing = [
+        f"{a['where']}: {a['shown']} on record, {b['shown']} from the runs"
+        + (f" (exactly {a['value']!r} and {b['value']!r})" if a["shown"] == b["shown"] else "")
+        for a, b in zip(old, new, strict=False)
+        if (a["where"], a["shown"], a["value"]) != (b["where"], b["shown"], b["value"])
+    ]
+    verdict.wrong += _shortened(differing)
+    if len(old) != len(new):
+        verdict.wrong.append(f"the paper has {len(old)} numbers; made again it would have {len(new)}")
+
+
+def _shortened(items: list[str]) -> list[str]:
+    more = len(items) - _SHOWN
+    return [*items[:_SHOWN], f"... and {more} more"] if more > 0 else items
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def _compare_files(paper: Path, recorded: Mapping[str, Any], fresh: Paper, other_code: bool, verdict: Verdict) -> None:
+    expected, unavailable = dict(fresh.drawings()), []
+    for format_ in recorded["formats"]:
+        try:
+            expected |= fresh.render(format_, recorded["name"])
+        except UserError as error:
+            unavailable.append(str(error))
+    for name, written in recorded["files"].items():
+        path = paper / name
+        if not path.is_file():
+            verdict.remarks.append(f"{name} is no longer there")
+            continue
+        content = path.read_bytes()
+        if content == expected.get(name):
+            continue
+        untouched = digest(content) == written
+        if name not in expected:
+            (verdict.remarks if untouched else verdict.unknown).append(
+                f"{name} cannot be made again to compare"
+                + (f" ({'; '.join(unavailable)})" if unavailable else "")
+                + ("; it is as it was written" if untouched else ", and was changed since it was written")
+            )
+        elif untouched and (other_code or verdict.wrong):
+            # As it was written; that the runs say otherwise now, or that other code prints it otherwise, was told.
+            continue
+        elif other_code and not untouched:
+            verdict.unknown.append(f"{name} was edited, and was written by other code: write the paper anew to compare")
+        elif path.suffix in _TEXT:
+            _compare_text(name, content, expected[name], fresh, verdict)
+        else:
+            verdict.wrong.append(f"{name} is not what the runs give: it was replaced or edited")
+
+
+def _compare_text(name: str, content: bytes, expected: bytes, fresh: Paper, verdict: Verdict) -> None:
+    """Edits that touch a number are wrong, all others are told."""
+    is_lines = _lines(content)
+    be_lines = _lines(expected)
+    marked = _lines(_marked(fresh, name)) if name.endswith((".md", ".html", ".tex")) else be_lines
+    where = {number_id: entry.where for entry in fresh.entries for number_id in [entry.number.id]}
+    wrong, prose = [], 0
+    for tag, a, b, c, d in difflib.SequenceMatcher(None, be_lines, is_lines, autojunk=False).get_opcodes():
+        if tag == "equal":
+            continue
+        old, new = "\n".join(be_lines[a:b]), "\n".join(is_lines[c:d])
+        lost, added = _moved(_DIGITS.findall(old), _DIGITS.findall(new))
+        if not lost and not added:
+            prose += 1
+            continue
+        named = _named("\n".join(marked[a:b]), lost, where) if len(marked) == len(be_lines) else ""
+        wrong.append(
+            f"{name}, line {c + 1}: {named or 'a number'}"
+            + (f" should be {', '.join(lost)}" if lost else " stands there that no run gave")
+            + (f"; found {', '.join(added)}" if added else "; it is gone")
+        )
+    verdict.wrong += _shortened(wrong)
+    if prose:
+        verdict.remarks.append(
+            f"{name} was edited in {prose} place(s), no number among them; the next paper overwrites it: keep text in "
+            "--notes"
+        )
+
+
+def _lines(content: bytes) -> list[str]:
+    """Lines, with drawings cut down to their digests: what is in them is compared as a file of its own."""
+    text = content.decode(errors="replace")
+    text = re.sub(r"<svg\b.*?</svg>", lambda match: f"<svg {digest(match[0].encode())}>", text, flags=re.DOTALL)
+    text = re.sub(r'src="data:[^"]*"', lambda match: f"src={digest(match[0].encode())}", text)
+    return text.splitlines()
+
+
+def _marked(fresh: Paper, name: str) -> bytes:
+    """The same file with every number told apart by its id, on the same lines."""
+
+    def mark(_: str, run: Inline) -> Inline:
+        return replace(run, shown=f"\ue000{run.id}\ue001{run.shown}\ue002") if isinstance(run, Number) else run
+
+    document = fresh.document
+    abstract = tuple(
+        replace(paragraph, text=map_text(paragraph.text, lambda run: mark("", run))) for paragraph in document.abstract
+    )
+    blocks = tuple(map_block(block, mark) for block in document.blocks)
+    files = replace(fresh, document=replace(document, abstract=abstract, blocks=blocks)).render(
+        Path(name).suffix[1:], Path(name).stem
+    )
+    return files[name]
+
+
+def _moved(old: list[str], new: list[str]) -> tuple[list[str], list[str]]:
+    """What of `old` is missing in `new`, and what `new` has beyond it."""
+    lost, added = [], list(new)
+    for item in old:
+        if item in added:
+            added.remove(item)
+        else:
+            lost.append(item)
+    return lost, added
+
+
+def _named(marked: str, lost: Sequence[str], where: Mapping[str, str]) -> str:
+    """Where in the paper the first of the lost numbers stands."""
+    for number_id, shown in _MARK.findall(marked):
+        if any(item in _DIGITS.findall(shown) for item in lost):
+            return f"{where[number_id]}:"
+    return ""
