@@ -1,0 +1,43 @@
+"""Write the report of one run: `python -m spectral_exp.report outputs/<run>`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from spectral_exp.errors import UserError
+from spectral_exp.results.paper.folder import Folder
+from spectral_exp.results.paper.generator import FORMATS, REPORT, check_formats
+from spectral_exp.results.paper.run_report import run_report
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns 0, or 2 for a user's mistake."""
+    parser = argparse.ArgumentParser(
+        "python -m spectral_exp.report",
+        description="Write the report of one run: what was run, curves, plots, samples, cost, and how to go on. "
+        "`python -m spectral_exp.paper REPORT --verify` computes its numbers again.",
+    )
+    parser.add_argument("run", type=Path, help="run directory, finished or not")
+    parser.add_argument("--output", type=Path, help="folder of the report (default: report/ in the run)")
+    parser.add_argument("--formats", default="md,html,pdf", help=f"of {', '.join(FORMATS)} (default: md,html,pdf)")
+    parser.add_argument("--force", action="store_true", help="overwrite files that were edited or are not the report's")
+    options = parser.parse_args(arguments)
+    formats = [part.strip() for part in options.formats.split(",") if part.strip()]
+    try:
+        check_formats(formats)
+        folder = Folder(options.output or options.run / REPORT)
+        written = run_report(options.run).write(folder, formats, REPORT, force=options.force)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for path in written.files:
+        print(path)
+    for message in written.missing:
+        print(f"left out: {message}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""The appendices: how to do it again, the runs, and where every number comes from."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from spectral_exp.results.group import Group
+from spectral_exp.results.paper.document import (
+    Block,
+    Code,
+    Heading,
+    Listing,
+    Number,
+    Paragraph,
+    Source,
+    Table,
+    Text,
+    Verbatim,
+    joined,
+)
+from spectral_exp.results.paper.findings import where_words
+from spectral_exp.results.paper.material import NOT_RECORDED, Material, plain_number
+from spectral_exp.results.paper.prose import prose
+from spectral_exp.results.paper.trace import RUN_TABLE
+from spectral_exp.results.run import Run
+
+# Where a run lies, and what a folder of it is called, is no property of the experiment.
+_PLACE = ("outputs", "experiment_id", "resume", "backup_url")
+_PACKAGES = ("python", "torch", "numpy", "hydra-core", "omegaconf", "matplotlib", "tokenizers")
+_WIDTH = 88
+
+
+def reproducibility(material: Material) -> tuple[Block, ...]:
+    """Commands, configuration and environment."""
+    blocks: list[Block] = [
+        Heading("Reproducibility"),
+        Paragraph(
+            prose(
+                "Each run directory holds the whole resolved configuration (`config.json`), the fingerprints of its "
+                "text, versions of code and packages, all metrics (`logs/metrics.jsonl`) and the results "
+                "(`results.json`). "
+                + ("This command made the run" if len(material.runs) == 1 else "These commands made the runs")
+                + ", as recorded, without the folders for its files:"
+            )
+        ),
+        Verbatim("\n\n".join(_command(group) for group in material.groups)),
+        Paragraph(
+            prose(
+                "`python -m spectral_exp.reproduce RUN` trains one of them anew and compares every number; `python -m "
+                "spectral_exp.paper PAPER --verify` computes every number of this paper again from the runs."
+            )
+        ),
+    ]
+    chosen = _selection(material)
+    if chosen:
+        blocks.append(Paragraph(chosen))
+    packages: list[Text] = []
+    for name in _PACKAGES:
+        versions = material.fact(f"packages.{name}")
+        if versions != NOT_RECORDED:
+            packages.append(prose("{{name}} {{versions}}", name=name, versions=versions))
+    if packages:
+        blocks.append(Paragraph(prose("Packages that the runs recorded: {{packages}}.", packages=joined(packages))))
+    else:
+        blocks.append(Paragraph(prose("No run recorded its packages."), aside=True))
+    return tuple(blocks)
+
+
+def _selection(material: Material) -> Text:
+    choices = material.choices
+    text: Text = ()
+    if choices.where:
+        text += prose("Only runs with {{where}} were taken. ", where=where_words(choices.where))
+    if choices.group_by:
+        text += prose("Runs are grouped by {{by}}. ", by=where_words(choices.group_by))
+    return text
+
+
+def _command(group: Group) -> str:
+    """The command that makes the runs of a group: that of its first run, for all seeds."""
+    run = group.runs[0]
+    overrides = [str(item) for item in run.record.get("overrides") or ()]
+    kept = [item for item in overrides if item.lstrip("+~").partition("=")[0] not in (*_PLACE, "seed")]
+    seeds = [str(other.seed) for other in group.runs if other.seed is not None]
+    if not overrides:
+        return f"# {group.label}: the command was not recorded"
+    multirun = ["-m"] if len(seeds) > 1 else []
+    words = ["python", "-m", "spectral_exp.train", *multirun, *kept, *([f"seed={','.join(seeds)}"] if seeds else [])]
+    differing = {tuple(_kept(other)) for other in group.runs}
+    remark = f"# {group.label}" + ("; other runs of it had other overrides" if len(differing) > 1 else "")
+    return f"{remark}\n{wrapped([_short(word) for word in words])}"
+
+
+def _kept(run: Run) -> list[str]:
+    overrides = [str(item) for item in run.record.get("overrides") or ()]
+    return [item for item in overrides if item.lstrip("+~").partition("=")[0] not in (*_PLACE, "seed")]
+
+
+def _short(word: str) -> str:
+    """An override with the file's name for its whole path, which is no business of a reader."""
+    name, equals, value = word.partition("=")
+    return f"{name}={value.rpartition('/')[2]}" if equals and value.startswith("/") else word
+
+
+def wrapped(words: Sequence[str]) -> str:
+    """A shell command on lines that fit a page, continued by backslashes."""
+    lines, line = [], ""
+    for word in map(shlex.quote, words):
+        if line and len(line) + 1 + len(word) > _WIDTH - 2:
+            lines.append(line + " \\")
+            line = "    " + word
+        else:
+            line = f"{line} {word}" if line else word
+    return "\n".join([*lines, line])
+
+
+def run_table(material: Material) -> tuple[Block, ...]:
+    """All runs with their short numbers."""
+    rows: list[tuple[Text, ...]] = []
+    for i, run in enumerate(material.runs, start=1):
+        step = Number(plain_number(run.last_step), run.last_step, Source("steps", (run.run_id,), formula="last step"))
+        rows.append(
+            (
+                (str(i),),
+                (Code(run.run_id),),
+                (str(run.seed) if run.seed is not None else "\u2013",),
+                (run.status.replace("_", " "),),
+                (step,) if run.last_step else ("\u2013",),
+                material.value(run),
+                (Code(run.config_hash or "\u2013"),),
+            )
+        )
+    blocks: list[Block] = [
+        Heading("Runs"),
+        Table(
+            RUN_TABLE,
+            prose(
+                "All runs. The configuration hash stands for the settings that matter for training, without the seed. "
+                "The value is {{metric}} ({{at}}).",
+                metric=material.metric_words,
+                at=material.comparison.at,
+            ),
+            (("#",), ("run",), ("seed",), ("status",), ("steps",), ("value",), ("configuration",)),
+            tuple(rows),
+            "llllrrl",
+            small=True,
+            anchors=tuple(f"run-{i}" for i in range(1, len(material.runs) + 1)),
+            widths=(4, 44, 6, 12, 8, 10, 13),
+        ),
+    ]
+    problems: list[Text] = [(Code(run.run_id), f": {problem}") for run in material.runs for problem in run.problems]
+    if problems:
+        blocks += [Paragraph(prose("What could not be read:")), Listing(tuple(problems))]
+    return tuple(blocks)
