@@ -34,12 +34,18 @@ class Options:
         quick: few rounds of small cases.
         sizes_mb: sizes of the state, in 10^6 bytes.
         rounds: rounds of everything that is repeated; None for as many as suit the case.
+        brief: whether other benches follow: rounds end sooner, and what takes longest is left out.
     """
 
     folder: Path
     quick: bool
     sizes_mb: tuple[int, ...]
     rounds: int | None
+    brief: bool = False
+
+    def budget_s(self, alone_s: float) -> float:
+        """The seconds for rounds that get `alone_s` where no other bench follows."""
+        return 0.4 * alone_s if self.brief else alone_s
 
     def new_folder(self, name: str) -> Path:
         """Make a folder to write into."""

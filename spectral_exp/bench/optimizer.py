@@ -69,7 +69,7 @@ def run(options: Options) -> Iterator[Section]:
     }
     everyone = {name: _timed(step) for name, step in steps.items()}
     measure.interleave(everyone, 1, budget_s=0)
-    rounds = measure.interleave(everyone, options.rounds or (2 if options.quick else 25), budget_s=30)
+    rounds = measure.interleave(everyone, options.rounds or (2 if options.quick else 25), budget_s=options.budget_s(30))
     n_gated = sum(parameter.numel() for parameter in hidden)
     yield Section(
         f"an optimizer step, {n_gated / 1e6:.1f} M gated parameters",
