@@ -457,13 +457,14 @@ def test_storage_that_comes_back_in_time_saves_the_run(tmp_path: Path, monkeypat
     assert {"blocked_s", "durable_s", "size_bytes"} <= set(found["monitoring_cost"]["saves"][0])
 
 
-def test_reports_that_are_read_late_change_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "rgd"])
+def test_reports_that_are_read_late_change_nothing(tmp_path: Path, optimizer: str) -> None:
     """As on a GPU: bad steps are left out without a look at them, and what is kept, logged and saved is the same."""
     found = []
     for lags in (False, True):
         runs = tmp_path / str(lags)
         runs.mkdir()
-        with built(runs) as runner:
+        with built(runs, f"optimizer={optimizer}") as runner:
             runner._lags = lags
             original = runner.loss.forward
 

@@ -29,12 +29,15 @@ BENCHES = {
     "loop": ("spectral_exp.bench.loop", "what our loop adds to a step of a bare PyTorch loop"),
     "results": ("spectral_exp.bench.results", "reading many runs, first and again, over polars and DuckDB"),
     "startup": ("spectral_exp.bench.startup", "--help, and the command to the first training step"),
+    "gating": ("spectral_exp.bench.gating", "what gate_every does to the loss, paired by seed; not part of all"),
 }
+NOT_IN_ALL = ("gating",)
 
 SCHEMA = 1
 """Version of the JSON file; changes with the meaning of its entries."""
 
 SIZES_MB = (100, 1000)
+SIZES_MB_IN_ALL = (100,)
 QUICK_SIZES_MB = (20,)
 
 N_RUNS = 100
@@ -50,12 +53,12 @@ def main(arguments: list[str] | None = None) -> int:
         epilog=f"benches:\n{what}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("bench", nargs="?", default="all", choices=[*BENCHES, "all"], help="(default: all)")
+    parser.add_argument("bench", nargs="?", default="all", choices=[*BENCHES, "all"], help="(default: all, in short)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file too")
     parser.add_argument("--quick", action="store_true", help="few rounds of small cases: a look, not a figure")
     parser.add_argument(
         "--size", type=int, action="append", metavar="MB", help="size of the state to save, repeatable (default: "
-        f"{' and '.join(map(str, SIZES_MB))}; {QUICK_SIZES_MB[0]} with --quick)",
+        f"{' and '.join(map(str, SIZES_MB))}; {SIZES_MB_IN_ALL[0]} for all, {QUICK_SIZES_MB[0]} with --quick)",
     )  # fmt: skip
     parser.add_argument(
         "--runs", type=int, help=f"runs to read (default: {N_RUNS}; {QUICK_N_RUNS} with --quick)", metavar="N"
@@ -81,8 +84,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    names = list(BENCHES) if options.bench == "all" else [options.bench]
-    sizes = tuple(sorted(set(options.size or (QUICK_SIZES_MB if options.quick else SIZES_MB))))
+    brief = options.bench == "all"
+    names = [name for name in BENCHES if name not in NOT_IN_ALL] if brief else [options.bench]
+    usual = QUICK_SIZES_MB if options.quick else SIZES_MB_IN_ALL if brief else SIZES_MB
+    sizes = tuple(sorted(set(options.size or usual)))
     for size in sizes:
         require(size >= 1, "--size", size, ">= 1 (MB)")
     require(options.rounds is None or options.rounds >= 1, "--rounds", options.rounds, ">= 1")
@@ -102,21 +107,33 @@ def _run(options: argparse.Namespace) -> None:
     started = time.perf_counter()
     lines: list[dict[str, Any]] = []
     missing: list[str] = []
+    seconds_of: dict[str, float] = {}
     with temporary as folder:
         facts = _facts(options)
         print(_told(facts), flush=True)
         for name in names:
-            settings = measure.Options(Path(folder) / name, options.quick, sizes, options.rounds, n_runs)
+            settings = measure.Options(Path(folder) / name, options.quick, sizes, options.rounds, n_runs, brief)
             settings.folder.mkdir()
+            before = time.perf_counter()
             for section in importlib.import_module(BENCHES[name][0]).run(settings):
                 print(f"\n{measure.table(name, section)}", flush=True)
                 lines += measure.as_json(name, section)
                 missing += [reason for reason in section.missing if reason not in missing]
+            seconds_of[name] = time.perf_counter() - before
     seconds = time.perf_counter() - started
-    print(f"\n{_verdict(lines)}; {seconds:.0f} s")
+    each = ", ".join(f"{name} {spent:.0f}" for name, spent in seconds_of.items()) if brief else ""
+    print(f"\n{_verdict(lines)}; {seconds:.0f} s" + (f" ({each})" if each else ""))
     if options.json is not None:
         run_dir.write_json_atomic(
-            options.json, {**facts, "benches": names, "seconds": seconds, "missing": missing, "lines": lines}
+            options.json,
+            {
+                **facts,
+                "benches": names,
+                "seconds": seconds,
+                "seconds_of": seconds_of,
+                "missing": missing,
+                "lines": lines,
+            },
         )
 
 

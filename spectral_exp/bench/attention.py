@@ -59,7 +59,7 @@ def _layers(options: Options, n_tokens: int, n_rounds: int) -> Section:
         name: functools.partial(_milliseconds, kind(_WIDTH, _HEADS, n_tokens), x) for name, kind in kinds.items()
     }
     measure.interleave(everyone, 1, budget_s=0)
-    rounds = measure.interleave(everyone, options.rounds or n_rounds, budget_s=40)
+    rounds = measure.interleave(everyone, options.rounds or n_rounds, budget_s=options.budget_s(40))
     lines = [Line(name, "a layer", "ms", spread(rounds, name, "ms")) for name in kinds]
     for name in list(kinds)[1:]:
         target = LINEAR_RATIOS.get(n_tokens) if name == LINEAR else None
@@ -96,7 +96,7 @@ def _generation(options: Options) -> Section:
     names = {n: f"after {n} tokens" for n in states}
     everyone: dict[str, Callable[[], Figures]] = {name: functools.partial(work, n) for n, name in names.items()}
     measure.interleave(everyone, 1, budget_s=0)
-    rounds = measure.interleave(everyone, options.rounds or 15, budget_s=5)
+    rounds = measure.interleave(everyone, options.rounds or 15, budget_s=options.budget_s(5))
     sizes = {n: float(state.sums.nbytes) for n, state in states.items() if state.sums is not None}
     return Section(
         "pure_wave_linear, generating",

@@ -180,7 +180,7 @@ def _one_save(
     if not direct_works:
         del everyone[DIRECT_WRITE]
     n_rounds = options.rounds or (3 if options.quick else 7)
-    rounds = measure.interleave(everyone, n_rounds, budget_s=130 if size_mb > 500 else 45)
+    rounds = measure.interleave(everyone, n_rounds, budget_s=options.budget_s(130 if size_mb > 500 else 45))
 
     lines = [Line(MEMORY_COPY, "limit: time", "ms", spread(rounds, MEMORY_COPY, "blocked_ms"))]
     for limit in (PLAIN_WRITE, *([DIRECT_WRITE] if direct_works else [])):
@@ -283,7 +283,7 @@ def _around(options: Options, size_mb: int, training: Training, contenders: list
     n_rounds = options.rounds or (3 if options.quick else 7)
     before = torch.get_num_threads()
     try:
-        rounds = measure.interleave(everyone, n_rounds, budget_s=100 if size_mb > 500 else 45)
+        rounds = measure.interleave(everyone, n_rounds, budget_s=options.budget_s(100 if size_mb > 500 else 45))
     finally:
         torch.set_num_threads(before)
     lines = []
@@ -383,7 +383,7 @@ def _loading(options: Options, size_mb: int) -> Section:
     contenders = {"ours, verified": verified, "torch.load": plain}
     measure.interleave(contenders, 1, budget_s=0)  # fills the page cache too
     n_rounds = options.rounds or (5 if options.quick else 9)
-    rounds = measure.interleave(contenders, n_rounds, budget_s=20)
+    rounds = measure.interleave(contenders, n_rounds, budget_s=options.budget_s(20))
     lines = [Line(name, "load", "ms", spread(rounds, name, "ms")) for name in contenders]
     relative = ratio(rounds, "ours, verified", "torch.load", "ms")
     lines.append(Line("ours, verified", "load / torch.load", "x", relative, LOAD_RATIO))
@@ -409,7 +409,7 @@ def _history(options: Options) -> Section:
                 everyone[f"load, {kind}"] = functools.partial(_loaded, ours, as_array=kind == "array")
     measure.interleave(everyone, 1, budget_s=0)
     n_rounds = options.rounds or (5 if options.quick else 15)
-    rounds = measure.interleave(everyone, n_rounds, budget_s=20)
+    rounds = measure.interleave(everyone, n_rounds, budget_s=options.budget_s(20))
     for ours in closing:
         ours.close()
     lines = []

@@ -35,6 +35,7 @@ class Options:
         sizes_mb: sizes of the state, in 10^6 bytes.
         rounds: rounds of everything that is repeated; None for as many as suit the case.
         n_runs: run directories to read.
+        brief: whether other benches follow: rounds end sooner, and what takes longest is left out.
     """
 
     folder: Path
@@ -42,6 +43,11 @@ class Options:
     sizes_mb: tuple[int, ...]
     rounds: int | None
     n_runs: int = 100
+    brief: bool = False
+
+    def budget_s(self, alone_s: float) -> float:
+        """The seconds for rounds that get `alone_s` where no other bench follows."""
+        return 0.4 * alone_s if self.brief else alone_s
 
     def new_folder(self, name: str) -> Path:
         """Make a folder to write into."""

@@ -105,7 +105,7 @@ def _entries(options: Options, found: dict[str, Callable[[Path], Log]]) -> list[
     }
     everyone = {name: _timed_entries(log, n_entries) for name, log in logs.items()}
     measure.interleave(everyone, 1, budget_s=0)
-    rounds = measure.interleave(everyone, options.rounds or (3 if options.quick else 9), budget_s=30)
+    rounds = measure.interleave(everyone, options.rounds or (3 if options.quick else 9), budget_s=options.budget_s(30))
     for log in logs.values():
         log.close()
     lines = []

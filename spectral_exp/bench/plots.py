@@ -116,8 +116,8 @@ def _sets(options: Options, runs: dict[str, _Run]) -> Section:
     everyone = {name: each.one_set for name, each in runs.items()}
     (first,) = measure.interleave(everyone, 1, budget_s=0)
     n_rounds = options.rounds or (2 if options.quick else 9)
-    rounds = measure.interleave(everyone, n_rounds, budget_s=70)
-    long = measure.interleave({IN_CHILD: runs[IN_CHILD].long_history}, n_rounds, budget_s=20)
+    rounds = measure.interleave(everyone, n_rounds, budget_s=options.budget_s(70))
+    long = measure.interleave({IN_CHILD: runs[IN_CHILD].long_history}, n_rounds, budget_s=options.budget_s(20))
     lines = []
     for name in runs:
         target = BLOCKED_MS if name == IN_CHILD else None
@@ -137,7 +137,7 @@ def _steps(options: Options, child: _Run) -> Section:
         say(f"training with {threads} threads while plots are drawn")
         torch.set_num_threads(threads)
         try:
-            rounds = measure.interleave({IN_CHILD: child.around}, options.rounds or 4, budget_s=45)
+            rounds = measure.interleave({IN_CHILD: child.around}, options.rounds or 4, budget_s=options.budget_s(45))
         finally:
             torch.set_num_threads(before)
         while_ = f"{threads} thread{'s' * (threads > 1)}"

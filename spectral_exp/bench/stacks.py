@@ -40,8 +40,8 @@ class Sizes:
         return self.n_embd // self.n_head * 3 // 4
 
 
-def build(stack: str, sizes: Sizes) -> tuple[GPT, torch.optim.Optimizer, Loss]:
-    """Model, optimizer and loss of a stack."""
+def build(stack: str, sizes: Sizes, seed: int = 0) -> tuple[GPT, torch.optim.Optimizer, Loss]:
+    """Model, its weights drawn with `seed`, optimizer and loss of a stack."""
     W = sizes.n_wave
     parts: Mapping[str, Callable[..., nn.Module]] = (
         {"embedding": StandardEmbedding, "attention": DotProductAttention, "mlp": MLP}
@@ -52,7 +52,7 @@ def build(stack: str, sizes: Sizes) -> tuple[GPT, torch.optim.Optimizer, Loss]:
             "mlp": functools.partial(MLP, activation="resonance"),
         }
     )
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = GPT(sizes.vocab_size, sizes.block_size, sizes.n_layer, sizes.n_head, sizes.n_embd, **parts)  # type: ignore[arg-type]
     make = rgd if stack in (WAVE_RGD, WAVE_RGD_QFE) else adamw
     return model, make(model.parameter_groups()), QFE(sizes.vocab_size) if stack == WAVE_RGD_QFE else CrossEntropy()

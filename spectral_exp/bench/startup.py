@@ -41,7 +41,7 @@ def run(options: Options) -> Iterator[Section]:
     }
     say("starting processes")
     measure.interleave(everyone, 1, budget_s=0)
-    rounds = measure.interleave(everyone, options.rounds or (2 if options.quick else 5), budget_s=90)
+    rounds = measure.interleave(everyone, options.rounds or (2 if options.quick else 5), budget_s=options.budget_s(90))
     beyond = difference(rounds, FIRST_STEP, IMPORT_TORCH, "s")
     yield Section(
         "fresh processes",

@@ -19,7 +19,8 @@ from torch.autograd.function import once_differentiable
 from spectral_exp.errors import require
 from spectral_exp.models.precision import full_precision, upcast
 
-_LEAST_LENGTH = 1e-6
+_LEAST_NORM = 1e-6
+_LEAST_LENGTH = 1e-20
 
 
 class LayerState:
@@ -94,6 +95,9 @@ class Attention(nn.Module):
 class SoftmaxAttention(Attention):
     """The frame of every kind whose weights are the softmax of a dot product; subclasses say of what.
 
+    `keeps_projection` is false where the derivative of `queries_and_keys` needs its results alone: then the memory of
+    the projections is free again before the backward pass.
+
     Args:
         n_embd: C.
         n_head: H; must divide C.
@@ -102,6 +106,8 @@ class SoftmaxAttention(Attention):
         bias: whether the linear maps have biases.
         score_size: how many numbers per head a query (and a key) is made of.
     """
+
+    keeps_projection: bool = True
 
     def __init__(self, n_embd: int, n_head: int, block_size: int, dropout: float, bias: bool, score_size: int) -> None:
         super().__init__(n_embd, n_head, block_size)
@@ -156,6 +162,8 @@ class SoftmaxAttention(Attention):
 
     def _queries_keys_values(self, x: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = self.project(x).split([self.score_width, self.score_width, self.n_embd], dim=-1)
+        if not self.keeps_projection and torch.is_grad_enabled():
+            v = v.clone()  # as a part of the projections it would keep all of them
         v = self._heads(v)
         with full_precision(x):
             q, k = self.queries_and_keys(self._heads(q), self._heads(k), start)
@@ -182,6 +190,7 @@ class RotaryAttention(SoftmaxAttention):
     """Dot-product attention whose queries and keys turn with their position (Su et al. 2021), base 10000."""
 
     carries_position = True
+    keeps_projection = False
     cosines: Tensor
     sines: Tensor
 
@@ -219,6 +228,7 @@ class InterferenceAttention(SoftmaxAttention):
     """
 
     wave_parameters = ("phase_offsets", "tau")
+    keeps_projection = False
 
     def __init__(
         self,
@@ -291,7 +301,7 @@ class PhasorAttention(SoftmaxAttention):
 def to_length(x: Tensor, shift: Tensor, length: Tensor, size: int) -> Tensor:
     """x + shift, scaled along the last axis to `length` and filled up with zeros to `size` features.
 
-    What is shorter than 1e-6 counts as 1e-6.
+    What is shorter than 1e-6 counts as 1e-6. A length within 1e-20 of 0 counts as 1e-20.
 
     Args:
         x: (B, H, T, F).
@@ -300,53 +310,64 @@ def to_length(x: Tensor, shift: Tensor, length: Tensor, size: int) -> Tensor:
         size: at least F. Fused attention wants as many features as channels; zeros change no dot product.
     """
     if torch.compiler.is_compiling():
-        shifted, norms = _with_norms(x, shift)
+        shifted, norms, length = _with_norms(x, shift, length)
         return F.pad(shifted * (length / norms), (0, size - x.shape[-1]))
     scaled: Tensor = _ToLength.apply(x, shift, length, size)  # type: ignore[no-untyped-call]
     return scaled
 
 
-def _with_norms(x: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+def _with_norms(x: Tensor, shift: Tensor, length: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """x + shift, its norms and the length, none of which is 0."""
     shifted = x + shift
-    norms: Tensor = torch.linalg.vector_norm(shifted, dim=-1, keepdim=True).clamp_min(_LEAST_LENGTH)
-    return shifted, norms
+    norms: Tensor = torch.linalg.vector_norm(shifted, dim=-1, keepdim=True).clamp_min(_LEAST_NORM)
+    # In place of a constant, so that the derivative goes on through it.
+    return shifted, norms, length + torch.where(length.abs() < _LEAST_LENGTH, _LEAST_LENGTH - length.detach(), 0.0)
 
 
 class _ToLength(torch.autograd.Function):
     """`to_length` with its derivative written out: a third of the passes of its single operations.
 
-    It keeps x, a part of the projection that lives on anyway, and shifts it again in the backward pass.
+    It keeps its result, which attention keeps anyway, and what x was is forgotten.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, shift: Tensor, length: Tensor, size: int) -> Tensor:
-        shifted, norms = _with_norms(x, shift)
-        ctx.save_for_backward(x, shift, length, norms)
+        shifted, norms, length = _with_norms(x, shift, length)
         # Heads inside tokens, as in the projection: fused attention answers in the layout of its queries.
         scaled = x.new_zeros(x.shape[0], x.shape[2], x.shape[1], size).transpose(1, 2)
         torch.mul(shifted, length / norms, out=scaled[..., : x.shape[-1]])
+        ctx.save_for_backward(scaled, length, norms)
+        ctx.n_features, ctx.shift_shape = x.shape[-1], shift.shape
         return scaled
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        x, shift, length, norms = ctx.saved_tensors
-        grad, shifted, scale = grad[..., : x.shape[-1]], x + shift, length / norms
-        along = (grad * shifted).sum(-1, keepdim=True).div_(norms)  # the gradient's part along x
+        scaled, length, norms = ctx.saved_tensors
+        grad, scaled = grad[..., : ctx.n_features], scaled[..., : ctx.n_features]
+        along = (grad * scaled).sum(-1, keepdim=True).div_(length)  # the gradient's part along x
         # What stretches x has no effect, but on those too short to be scaled to `length`.
-        removed = torch.where(norms > _LEAST_LENGTH, along * scale / norms, 0.0)
-        x_grad = (grad * scale).addcmul_(shifted, removed, value=-1)
-        return x_grad, x_grad.sum_to_size(shift.shape), along.sum_to_size(length.shape), None
+        removed = torch.where(norms > _LEAST_NORM, along / length, 0.0)
+        x_grad = torch.addcmul(grad, scaled, removed, value=-1).mul_(length / norms)
+        return x_grad, x_grad.sum_to_size(ctx.shift_shape), along.sum_to_size(length.shape), None
 
 
 def _turn(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     """Rotate the pairs (x_d, x_{d + D/2}) of x (B, H, T, D) by angles given by their cosines and sines (T, D/2)."""
     a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cosines - b * sines, a * sines + b * cosines], dim=-1)
+    return _joined(a * cosines - b * sines, a * sines + b * cosines)
 
 
 def _phasors(x: Tensor, turn: Tensor) -> Tensor:
     """Projected amplitudes and phases (B, H, T, 2W) to [A cos p, A sin p], p turned by `turn` (H, T, W)."""
     amplitude, phase = x.chunk(2, dim=-1)
     amplitude, phase = F.softplus(amplitude), phase + turn
-    return torch.cat([amplitude * torch.cos(phase), amplitude * torch.sin(phase)], dim=-1)
+    return _joined(amplitude * torch.cos(phase), amplitude * torch.sin(phase))
+
+
+def _joined(a: Tensor, b: Tensor) -> Tensor:
+    """a and b (B, H, T, any) side by side along the last axis; in memory heads lie inside tokens.
+
+    Fused attention answers in the layout of its queries, and this is the one that the output projection needs.
+    """
+    return torch.cat([a.transpose(1, 2), b.transpose(1, 2)], dim=-1).transpose(1, 2)

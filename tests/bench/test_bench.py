@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from spectral_exp.bench import checkpoint, measure, metrics_log, nanogpt, peers, plots, results, stacks
+from spectral_exp.bench import checkpoint, gating, measure, metrics_log, nanogpt, peers, plots, results, stacks
 from spectral_exp.bench.__main__ import BENCHES
 from spectral_exp.bench.measure import Figures, Line, Section, Spread, Target
 from spectral_exp.errors import RunError
@@ -37,6 +37,7 @@ FACTS = {
     "versions",
     "benches",
     "seconds",
+    "seconds_of",
     "missing",
     "lines",
 }
@@ -182,6 +183,32 @@ def test_optimizer(tmp_path: Path) -> None:
     found, _ = measured("optimizer", "--rounds", "2", cwd=tmp_path)
     targets = {line["figure"]: line["target"]["value"] for line in found["lines"] if line["target"]}
     assert targets == {"a step / fused AdamW": 12, "a step / fused AdamW + 3 FFTs": 0.9}
+
+
+def test_gating(tmp_path: Path) -> None:
+    found, _ = measured("gating", cwd=tmp_path)
+    figures = {(line["contender"], line["figure"]): line for line in found["lines"]}
+    for k in gating.INTERVALS:
+        assert figures[f"gate_every={k}", "loss"]["n"] == 2
+    paired = [line for (_, figure), line in figures.items() if figure == "loss - gate_every=1, same seed"]
+    assert [line["contender"] for line in paired] == ["gate_every=2", "gate_every=4"]
+    # So few steps leave the seeds far apart, and the intervals of one seed close together.
+    losses = [figures["gate_every=1", "loss"][quartile] for quartile in ("q1", "q3")]
+    assert 0 < max(abs(line["median"]) for line in paired) < losses[1] - losses[0]
+
+
+def test_the_intervals_begin_alike_and_a_seed_decides_the_rest() -> None:
+    sizes = stacks.Sizes(16, n_embd=32, n_layer=1, n_head=2, block_size=8)
+    models = [stacks.build(stacks.WAVE_RGD, sizes, seed)[0].state_dict() for seed in (1, 1, 2)]
+    weights = [torch.cat([value.flatten() for value in model.values()]) for model in models]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_in_all_rounds_end_sooner(tmp_path: Path) -> None:
+    alone, among_others = (measure.Options(tmp_path, False, (1,), None, brief) for brief in (False, True))
+    assert alone.budget_s(10) == 10
+    assert among_others.budget_s(10) < 10
 
 
 def test_attention(tmp_path: Path) -> None:

@@ -222,6 +222,35 @@ def test_scaling_to_a_length_follows_its_formula_and_has_the_right_gradient() ->
     )
 
 
+def test_a_length_of_zero_still_has_its_gradient() -> None:
+    x = torch.randn(1, 2, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    length = torch.zeros(2, 1, 1, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda length: to_length(x, torch.zeros_like(length), length, 4), (length,))
+    assert to_length(x, torch.zeros_like(length), length, 4).abs().max() < 1e-19
+
+
+@pytest.mark.parametrize("kind", [InterferenceAttention, RotaryAttention])
+def test_the_backward_pass_needs_no_more_memory_than_that_of_dot_products(kind: type[Attention]) -> None:
+    """Queries, keys and values once each, although they come from one projection that is no longer needed."""
+    settings = {"n_wave": 12} if kind is InterferenceAttention else {}
+
+    def kept_bytes(layer: Attention) -> int:
+        parameters = {parameter.untyped_storage().data_ptr() for parameter in layer.parameters()}
+        kept: dict[int, Tensor] = {}  # alive, so that no address is given twice
+
+        def keep(tensor: Tensor) -> Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+            return tensor
+
+        x = torch.randn(2, 64, 64, requires_grad=True)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            layer(x)
+        return sum(kept[address].untyped_storage().nbytes() for address in kept.keys() - parameters)
+
+    few_more = 2 * 2 * 4 * 64 * 4 + 4096  # the norms of queries and keys; small tables
+    assert kept_bytes(kind(64, 4, 64, **settings)) <= kept_bytes(DotProductAttention(64, 4, 64)) + few_more
+
+
 def test_phases_stay_in_float32_under_autocast() -> None:
     # A frequency rounded to bfloat16 would turn the wave by radians after some thousand tokens.
     torch.manual_seed(0)

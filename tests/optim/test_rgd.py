@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from spectral_exp.errors import SettingError
-from spectral_exp.optim.rgd import RGD, gated_direction, resonance_strength_at, rgd
+from spectral_exp.optim import rgd as rgd_module
+from spectral_exp.optim.rgd import RGD, gated_directions, resonance_strength_at, rgd
 
 SHAPES = [(4, 6), (5, 7), (3,), (), (3, 2, 4), (1, 1), (6, 1)]
 
@@ -24,7 +26,16 @@ def parameters(shapes: list[tuple[int, ...]] | None = None, dtype: torch.dtype =
 def set_gradients(params: list[nn.Parameter], step: int) -> None:
     generator = torch.Generator().manual_seed(100 + step)
     for p in params:
-        p.grad = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.dtype)
+        p.grad = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p)
+
+
+def gated_direction(
+    parameter: Tensor, direction: Tensor, alpha: float, both_axes: bool = True
+) -> tuple[Tensor, Tensor]:
+    """The gated direction of one parameter, and its mean rho."""
+    strength = torch.tensor([alpha], dtype=torch.float64)
+    gated, means = gated_directions(parameter[None], direction[None], strength, 1 - strength, both_axes)
+    return gated[0], means[0]
 
 
 def train(optimizer: torch.optim.Optimizer, params: list[nn.Parameter], first: int, last: int) -> None:
@@ -242,9 +253,9 @@ def test_the_size_of_parameter_and_update_does_not_matter_to_resonance() -> None
 
 def test_the_strength_warms_up() -> None:
     steps = [torch.tensor(float(step)) for step in range(1, 7)]
-    alphas = [resonance_strength_at(step, 0.4, 4) for step in steps]
-    assert alphas == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4, 0.4])
-    assert resonance_strength_at(steps[0], 0.4, 0) == 0.4
+    alphas = resonance_strength_at(torch.stack(steps), 0.4, 4)
+    assert alphas.tolist() == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4, 0.4])
+    assert resonance_strength_at(steps[0], 0.4, 0).item() == 0.4
 
 
 def test_gating_every_few_steps_follows_its_formula() -> None:
@@ -301,6 +312,114 @@ def test_groups_have_their_own_settings_and_parameters_their_own_steps() -> None
     torch.testing.assert_close((plain.detach() - before).abs(), torch.full((4, 6), 0.5).double(), rtol=1e-6, atol=1e-6)
     assert optimizer.state[gated]["step"] == 2
     assert optimizer.state[plain]["step"] == 1
+
+
+@pytest.mark.parametrize("gate_every", [1, 3])
+def test_matrices_gated_together_are_gated_as_if_alone(gate_every: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, ...]] = [(4, 6), (5, 7), (4, 6), (4, 6), (3, 2, 4)]
+    found = []
+    for most in (1, 2 * 24, 10**6):
+        monkeypatch.setattr(rgd_module, "_CPU_BATCH", most)
+        params = parameters(shapes)
+        params[2].data = params[2].data.t().contiguous().t()  # of another layout in memory
+        optimizer = RGD(params, lr=0.05, warmup_steps=3, gate_every=gate_every)
+        set_gradients(params, 1)
+        params[3].grad = None  # a step behind the others of its shape
+        optimizer.step()
+        train(optimizer, params, 2, 5)
+        found.append([*params, optimizer.metrics()["resonance"]])
+    for together in found[1:]:
+        torch.testing.assert_close(together, found[0])
+
+
+class NoWaiting(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Fails where the host asks for the value of a tensor, or for a shape that depends on values."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func not in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("gate_every", [1, 2])
+def test_a_step_never_asks_for_a_value(gate_every: int) -> None:
+    params = parameters()
+    groups: list[dict[str, Any]] = [{"params": params[:3]}, {"params": params[3:], "role": "head"}]
+    optimizer = RGD(groups, warmup_steps=4, gate_embeddings="channels", gate_every=gate_every)
+    with NoWaiting():  # type: ignore[no-untyped-call]
+        train(optimizer, params, 1, 6)
+        if gate_every == 1:
+            set_gradients(params, 7)
+            optimizer.step_if(torch.tensor(True))
+    with pytest.raises(AssertionError), NoWaiting():  # type: ignore[no-untyped-call]
+        params[0].sum().item()
+
+
+def test_the_learning_rate_may_be_a_tensor() -> None:
+    given, as_tensor = parameters(), parameters()
+    train(RGD(given, lr=0.01, weight_decay=0.1, warmup_steps=2), given, 1, 5)
+    rate = torch.tensor(0.01, dtype=torch.float64)
+    train(RGD(as_tensor, lr=rate, weight_decay=0.1, warmup_steps=2), as_tensor, 1, 5)  # type: ignore[arg-type]
+    assert all(torch.equal(a, b) for a, b in zip(given, as_tensor, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_step_left_out_on_the_device_changes_nothing(dtype: torch.dtype) -> None:
+    plain, told = parameters(dtype=dtype), parameters(dtype=dtype)
+    settings: dict[str, Any] = {"lr": 0.05, "weight_decay": 0.1, "warmup_steps": 5}
+    ours, skipping = RGD(plain, **settings), RGD(told, **settings)
+    assert skipping.skips_on_device
+    for step in range(1, 5):
+        if step in (1, 3):
+            before = copy.deepcopy([*told, skipping.state_dict()["state"], skipping.metrics()])
+            for p in told:
+                p.grad = torch.full_like(p, math.nan)
+            skipping.step_if(torch.tensor(False))
+            for was, p in zip(before, told, strict=False):
+                assert torch.equal(was, p)
+            if step == 3:
+                torch.testing.assert_close(before[len(told) :], [skipping.state_dict()["state"], skipping.metrics()])
+            else:
+                assert skipping.metrics()["resonance"].isnan()
+        set_gradients(plain, step)
+        set_gradients(told, step)
+        ours.step()
+        skipping.step_if(torch.tensor(True))
+    assert all(torch.equal(a, b) for a, b in zip(plain, told, strict=True))
+    assert torch.equal(ours.metrics()["resonance"], skipping.metrics()["resonance"])
+
+
+def test_between_the_steps_of_an_interval_nothing_is_left_out_on_the_device() -> None:
+    assert not RGD(parameters(), gate_every=2).skips_on_device
+    assert not RGD([nn.Parameter(torch.zeros(2, 2, device="meta"))]).skips_on_device
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU of CUDA")
+def test_a_captured_step_is_the_step() -> None:
+    found = []
+    for captured in (False, True):
+        params = [nn.Parameter(p.detach().float().cuda()) for p in parameters()]
+        rate = torch.tensor(0.05, device="cuda")
+        optimizer = RGD(params, lr=rate, weight_decay=0.1, warmup_steps=5)  # type: ignore[arg-type]
+        set_gradients(params, 1)
+        optimizer.step()
+        gradients = [p.grad for p in params if p.grad is not None]
+        graph = torch.cuda.CUDAGraph()
+        if captured:
+            with torch.cuda.graph(graph):
+                optimizer.step()
+        for step in range(2, 6):
+            rate.mul_(0.9)
+            set_gradients(params, step)
+            for p, gradient in zip(params, gradients, strict=True):
+                assert p.grad is not None
+                p.grad = gradient.copy_(p.grad)  # a graph reads where it was captured
+            if captured:
+                graph.replay()
+            else:
+                optimizer.step()
+        found.append([*(p.detach() for p in params), optimizer.metrics()["resonance"]])
+    torch.testing.assert_close(found[1], found[0])
 
 
 def test_without_gradients_nothing_happens() -> None:
