@@ -118,7 +118,9 @@ def differences(
         words.append("dots: runs of equal seed")
     if any(d.interval is not None for d in shown):
         words.append("diamonds and lines: mean difference and its 95 % interval")
-        tested = {frozenset((d.a.group.label, d.b.group.label)) for d in comparison.differences if d.p_value is not None}
+        tested = {
+            frozenset((d.a.group.label, d.b.group.label)) for d in comparison.differences if d.p_value is not None
+        }
         corrected = f"Holm-corrected over {len(tested)} comparison{'' if len(tested) == 1 else 's'}, p < 0.05"
         words.append(f"filled: separated from zero ({corrected}), hollow: not separated")
     if any(d.interval is None for d in shown):
