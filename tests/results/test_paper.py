@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,6 +98,16 @@ def numbers(folder: Path) -> list[dict[str, Any]]:
     found = read_json(folder / "provenance.json")["numbers"]
     assert isinstance(found, list)
     return found
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_latex_compiles(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "paper", tmp_path / "paper")
+    latex = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "paper.tex"]
+    for command in (latex, ["bibtex", "paper"], latex, latex):
+        subprocess.run(command, cwd=tmp_path / "paper", check=True, stdout=subprocess.DEVNULL)
+    log = (tmp_path / "paper/paper.log").read_text(errors="replace")
+    assert not re.search("undefined|multiply|LaTeX Error", log), log
 
 
 # --- what it says ----------------------------------------------------------------------------------------------------

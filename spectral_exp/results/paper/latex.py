@@ -41,7 +41,6 @@ _PREAMBLE = r"""\documentclass[11pt]{article}
 \usepackage{longtable}
 \usepackage[hidelinks]{hyperref}
 \usepackage{url}
-\newcommand{\Ref}[2]{#1~\ref{#2}}
 % What was measured: its number in provenance.json, and how it is printed.
 \newcommand{\measured}[2]{#2}
 \setlength{\emergencystretch}{2em}
@@ -173,10 +172,10 @@ class _Writer:
             )
         # Text in wide columns has to break; columns share the width by how much they hold.
         widths = _shares(table)
-        columns = "".join(f"p{{{share:.3f}\\linewidth}}" for share in widths)
-        rows = "\n".join(
-            [f"{caption} \\\\", r"\toprule", row(table.header), r"\midrule", r"\endhead", *lines, r"\bottomrule"]
-        )
+        columns = "".join(f"p{{\\dimexpr {share:.3f}\\linewidth-2\\tabcolsep}}" for share in widths)
+        head = [r"\toprule", row(table.header), r"\midrule"]
+        # Only the first page has the caption: with each it would have a label once more.
+        rows = "\n".join([f"{caption} \\\\", *head, r"\endfirsthead", *head, r"\endhead", *lines, r"\bottomrule"])
         return f"{{\\footnotesize\n\\begin{{longtable}}{{{columns}}}\n{rows}\n\\end{{longtable}}{notes}\n}}"
 
     def text(self, text: Text) -> str:
@@ -205,10 +204,10 @@ class _Writer:
         if isinstance(run, Cite):
             return f"\\cite{{{','.join(run.keys)}}}"
         assert isinstance(run, Ref)
-        return f"\\Ref{{{self.words[run.key]}}}{{{run.key}}}"
+        return f"{self.words[run.key]}~\\ref{{{run.key}}}"
 
 
 def _shares(table: Table) -> list[float]:
     columns = zip(*([table.header, *table.rows]), strict=True)
     lengths = list(table.widths) or [min(60, max(4, max(len(plain(cell)) for cell in column))) for column in columns]
-    return [0.9 * length / sum(lengths) for length in lengths]
+    return [length / sum(lengths) for length in lengths]
