@@ -9,7 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -166,6 +166,15 @@ def test_what_differs_between_two_configurations(outputs: Path, capsys: pytest.C
     assert called(capsys, "config-diff", classic, classic)[0] == 0
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Lets children take SIGINT, also where the tests run in the background of a shell, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_watching_sees_runs_grow_and_ends_with_ctrl_c(tmp_path: Path) -> None:
     path = make_run(tmp_path, status=None)
     metrics = RunPaths(path).metrics_file
