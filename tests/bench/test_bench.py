@@ -206,7 +206,7 @@ def test_the_intervals_begin_alike_and_a_seed_decides_the_rest() -> None:
 
 
 def test_in_all_rounds_end_sooner(tmp_path: Path) -> None:
-    alone, among_others = (measure.Options(tmp_path, False, (1,), None, brief) for brief in (False, True))
+    alone, among_others = (measure.Options(tmp_path, False, (1,), None, brief=brief) for brief in (False, True))
     assert alone.budget_s(10) == 10
     assert among_others.budget_s(10) < 10
 
