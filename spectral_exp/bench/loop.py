@@ -82,7 +82,7 @@ CASES = (
 def run(options: Options) -> Iterator[Section]:
     """Measure both cases."""
     for number, case in enumerate(CASES):
-        # Half as many keep the plots of step 1000 and several checkpoints.
+        # Half as many still hold several checkpoints.
         steps = 4 * case.block if options.quick else case.steps // 2 if options.brief else case.steps
         say(f"{case.name}: {steps} steps of each loop")
         pairs = _take_turns(case, steps, options.new_folder(f"ours_{number}"), options.new_folder(f"bare_{number}"))
