@@ -137,6 +137,25 @@ def _data(material: Material) -> tuple[Block, ...]:
             else "The runs do **not** all have the same fingerprints ([#tab:data]); their figures must not be compared."
         ),
     )
+    citation = _corpus_citation(material)
+    return (
+        Paragraph((*intro, *citation)),
+        _data_table(material, list(by_print.values())),
+        Paragraph(
+            prose(
+                "Validation measures the plain cross-entropy over the validation text, in nats per token, and gives "
+                "it in bits per byte,"
+            )
+        ),
+        Equation(
+            r"\mathrm{bpb} = \frac{L_{\mathrm{CE}}}{\ln 2} \cdot \frac{\mathrm{tokens}}{\mathrm{bytes}},", "eq:bpb"
+        ),
+        Paragraph((*prose("which does not depend on the tokenizer."), *_references(material))),
+    )
+
+
+def _data_table(material: Material, sets: Sequence[Sequence[Run]]) -> Table:
+    """Sizes and fingerprints; a column for each of `sets`, the runs that saw one text."""
     rows: list[tuple[Text, ...]] = []
     names = (
         ("training text, bytes", "train_bytes"),
@@ -151,7 +170,6 @@ def _data(material: Material) -> tuple[Block, ...]:
         ("SHA-256 of the validation ids", "val_sha256"),
         ("fingerprint of the tokenizer", "tokenizer"),
     )
-    sets = list(by_print.values())
     for words, name in names:
         rows.append(((words,), *(material.fact(f"dataset.{name}", runs) for runs in sets)))
     for words, name in fingerprints:
@@ -160,39 +178,25 @@ def _data(material: Material) -> tuple[Block, ...]:
         )
     tokenizer = _class_words(material, "tokenizer._target_")
     header: list[Text] = [("Quantity",)]
-    header += [("value",)] if one else [(f"text {i}",) for i in range(1, len(sets) + 1)]
+    header += [("value",)] if len(sets) == 1 else [(f"text {i}",) for i in range(1, len(sets) + 1)]
     notes = (
         ()
-        if one
+        if len(sets) == 1
         else tuple(
             prose("Text {{i}}: {{labels}}.", i=str(i), labels=material.labels(runs))
             for i, runs in enumerate(sets, start=1)
         )
     )
-    citation = _corpus_citation(material)
-    return (
-        Paragraph((*intro, *citation)),
-        Table(
-            "tab:data",
-            prose(
-                "The text and its tokens ({{tokenizer}} tokenizer). Fingerprints are cut to 16 digits.",
-                tokenizer=tokenizer,
-            ),
-            tuple(header),
-            tuple(rows),
-            "l" + "r" * len(sets),
-            notes=notes,
+    return Table(
+        "tab:data",
+        prose(
+            "The text and its tokens ({{tokenizer}} tokenizer). Fingerprints are cut to 16 digits.",
+            tokenizer=tokenizer,
         ),
-        Paragraph(
-            prose(
-                "Validation measures the plain cross-entropy over the validation text, in nats per token, and gives "
-                "it in bits per byte,"
-            )
-        ),
-        Equation(
-            r"\mathrm{bpb} = \frac{L_{\mathrm{CE}}}{\ln 2} \cdot \frac{\mathrm{tokens}}{\mathrm{bytes}},", "eq:bpb"
-        ),
-        Paragraph((*prose("which does not depend on the tokenizer."), *_references(material))),
+        tuple(header),
+        tuple(rows),
+        "l" + "r" * len(sets),
+        notes=notes,
     )
 
 
