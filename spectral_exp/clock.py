@@ -26,5 +26,9 @@ class Clock:
         try:
             yield
         finally:
-            self.seconds[activity] = self.seconds.get(activity, 0.0) + time.perf_counter() - start
-            self.counts[activity] = self.counts.get(activity, 0) + 1
+            self.add(activity, time.perf_counter() - start)
+
+    def add(self, activity: str, seconds: float) -> None:
+        """Count `seconds` towards `activity`; for what is so short that the `with` block itself would count."""
+        self.seconds[activity] = self.seconds.get(activity, 0.0) + seconds
+        self.counts[activity] = self.counts.get(activity, 0) + 1

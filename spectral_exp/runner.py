@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol, cast, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -110,8 +110,7 @@ class TrainState:
         return cls(**state, loss_history=loss_history)
 
 
-@dataclass(frozen=True)
-class StepReport:
+class StepReport(NamedTuple):
     """What one optimizer step did: mean cross-entropy, tokens it was taken over, rate, gradient norm, named extras.
 
     Tensors are 0-dimensional and stay on the device: reading one waits for it. Each extra has one for a micro-batch.
@@ -226,6 +225,9 @@ class Runner:
         self._parameters = list(self.model.parameters())
         self._scheduled = [part for part in (self.model, self.loss) if isinstance(part, Scheduled)]
         self._measured = [part for part in (self.model, self.optimizer) if isinstance(part, Measured)]
+        self._autocast: AbstractContextManager[object] = nullcontext()
+        if self.settings.precision == "bf16":
+            self._autocast = torch.autocast(self.device.type, dtype=torch.bfloat16)
         # Whether steps are told apart on the device, whose answers are read when something is due.
         optimizer = self.optimizer
         self._lags = self.device.type == "cuda" and isinstance(optimizer, Skipping) and optimizer.skips_on_device
@@ -274,8 +276,9 @@ class Runner:
         with closing(progress), StepProfiler(settings.profile_steps, self.paths.root / "profile") as profiler:
             while state.step < settings.max_steps and not state.stopped_early and stop.signal_number is None:
                 step = state.step + 1
-                with self.clock.measure("train"):
-                    report = self.train_step(step)
+                start_s = time.perf_counter()
+                report = self.train_step(step)
+                self.clock.add("train", time.perf_counter() - start_s)
                 self.advance(report)
                 if step == first_step:
                     self.checkpoint.prepare(self.model, self.optimizer)
@@ -315,7 +318,7 @@ class Runner:
         extra: dict[str, list[Tensor]] = {}
         for micro_step in range(settings.grad_accum_steps):
             x, y = self.batches(1 if settings.overfit_one_batch else step, micro_step)
-            with self._autocast():
+            with self._autocast:
                 logits = self.compute(x.to(self.device, non_blocking=True))
                 objective, parts = self.loss(logits, y.to(self.device, non_blocking=True))
             if settings.grad_accum_steps > 1:
@@ -343,11 +346,6 @@ class Runner:
             group["lr"] = peak * factor
         for part in self._scheduled:
             part.set_progress(step / self.settings.max_steps)
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        if self.settings.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     def advance(self, report: StepReport) -> None:
         """Take a step that has been done into the state. Raises RunError after too many skipped ones in a row."""
@@ -445,7 +443,7 @@ class Runner:
 
     def _evaluate(self, step: int) -> Evaluation:
         with self.clock.measure("evaluation"):
-            evaluation = evaluate(self.compute, self.windows, self.device, self._autocast())
+            evaluation = evaluate(self.compute, self.windows, self.device, self._autocast)
             self.state.last_metrics = evaluation.metrics()
             # A model whose weights are no longer finite has nothing to say.
             if self.settings.sample_tokens and math.isfinite(evaluation.val_loss):
