@@ -6,6 +6,7 @@ N chunks of L tokens.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -64,6 +65,11 @@ class PureWaveAttention(Attention):
     function; decoding always uses the running sums. The mixing weights know no dropout, as linear mode never has
     them. Frequencies are multiplied by the position, so everything up to the result stays in full precision.
 
+    Two settings depart from that definition. A projected frequency times the position leaves nearly random phases at
+    far tokens: how well two waves agree then says little of their distance. Learned frequencies are the same for q
+    and k of all tokens, as in phasor attention, so that phases turn evenly with the position. And features made of
+    waves of length W^(1/4) are close to 1 each, hence the weights close to equal; longer ones tell tokens apart.
+
     Args:
         n_embd: C.
         n_head: H; must divide C.
@@ -73,9 +79,13 @@ class PureWaveAttention(Attention):
         n_wave: W.
         mode: "quadratic" forms all T x T weights; "linear" takes O(T) time and memory.
         chunk_size: L, tokens that linear mode handles at once.
+        frequencies: "projected" from x, or "learned": W per head, from the geometric ladder 10000^(-w/W) radians per
+            token.
+        feature_length: the length that q and k are brought to; W^(1/4) by default.
     """
 
     carries_position = True
+    wave_parameters = ("omega",)
 
     def __init__(
         self,
@@ -87,13 +97,23 @@ class PureWaveAttention(Attention):
         n_wave: int = 16,
         mode: Literal["quadratic", "linear"] = "quadratic",
         chunk_size: int = 64,
+        frequencies: Literal["projected", "learned"] = "projected",
+        feature_length: float | None = None,
     ) -> None:
         super().__init__(n_embd, n_head, block_size)
         require(n_wave >= 1, "n_wave", n_wave, ">= 1")
         require(mode in ("quadratic", "linear"), "mode", mode, "quadratic or linear")
         require(chunk_size >= 1, "chunk_size", chunk_size, ">= 1")
+        require(frequencies in ("projected", "learned"), "frequencies", frequencies, "projected or learned")
+        fits = feature_length is None or 0 < feature_length < math.inf
+        require(fits, "feature_length", feature_length, "a finite number > 0, or null")
         self.n_wave, self.mode, self.chunk_size = n_wave, mode, chunk_size
-        self.waves = nn.Linear(n_embd, 4 * n_head * n_wave, bias=bias)
+        self.feature_length = n_wave**0.25 if feature_length is None else feature_length
+        self.omega: nn.Parameter | None = None
+        if frequencies == "learned":
+            self.omega = nn.Parameter((10000.0 ** (-torch.arange(n_wave) / n_wave)).repeat(n_head, 1))
+        self.projections = 2 if frequencies == "learned" else 4  # q and k: phases, or frequencies too
+        self.waves = nn.Linear(n_embd, self.projections * n_head * n_wave, bias=bias)
         self.values = nn.Linear(n_embd, n_embd, bias=bias)
         self.output = nn.Linear(n_embd, n_embd, bias=bias)
         self.residual_dropout = nn.Dropout(dropout)
@@ -132,7 +152,7 @@ class PureWaveAttention(Attention):
         and writing and reading W x (D + 1) running sums.
         """
         head = self.n_embd // self.n_head + 1
-        linear = 2 * self.n_embd * (4 * self.n_head * self.n_wave) + 4 * self.n_embd**2
+        linear = 2 * self.n_embd * (self.projections * self.n_head * self.n_wave) + 4 * self.n_embd**2
         features = 12 * 2 * self.n_head * self.n_wave
         span = self.block_size if self.mode == "quadratic" else min(self.chunk_size, self.block_size)
         sums = 0 if self.mode == "quadratic" else 4 * self.n_wave * head
@@ -140,12 +160,16 @@ class PureWaveAttention(Attention):
 
     def _features(self, x: Tensor, start: int) -> tuple[Tensor, Tensor]:
         """The positive features phi(q), phi(k), each (B, H, T, W)."""
-        positions = torch.arange(start, start + x.shape[1], device=x.device, dtype=self.waves.weight.dtype)
+        positions = torch.arange(start, start + x.shape[1], device=x.device, dtype=self.waves.weight.dtype)[:, None]
         # Here even the linear map is exempt from autocast: an error of the frequency grows with the position.
         projected = self._heads(self.waves(x.to(self.waves.weight.dtype)))
-        q_freq, q_phase, k_freq, k_phase = projected.chunk(4, dim=-1)
-        q = torch.sin(q_freq * positions[:, None] + q_phase)
-        k = torch.sin(k_freq * positions[:, None] + k_phase)
-        length = q.new_full((self.n_head, 1, 1), self.n_wave**0.25)
+        if self.omega is None:
+            q_freq, q_phase, k_freq, k_phase = projected.chunk(4, dim=-1)
+        else:
+            q_phase, k_phase = projected.chunk(2, dim=-1)
+            q_freq = k_freq = self.omega[:, None]
+        q = torch.sin(q_freq * positions + q_phase)
+        k = torch.sin(k_freq * positions + k_phase)
+        length = q.new_full((self.n_head, 1, 1), self.feature_length)
         q, k = (to_length(x, torch.zeros_like(length), length, self.n_wave) for x in (q, k))
         return F.elu(q) + 1, F.elu(k) + 1

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -23,9 +24,9 @@ C, H, T, W = 8, 2, 7, 3
 D = C // H
 
 
-def layer(kind: str) -> Attention:
+def layer(kind: str, **settings: object) -> Attention:
     torch.manual_seed(0)
-    module = loud(ATTENTIONS[kind](n_embd=C, n_head=H, block_size=10, dropout=0.3, bias=True)).eval()
+    module = loud(ATTENTIONS[kind](n_embd=C, n_head=H, block_size=10, dropout=0.3, bias=True, **settings)).eval()
     assert isinstance(module, Attention)
     return module.requires_grad_(False)
 
@@ -108,20 +109,27 @@ def test_softmax_kinds_follow_their_formula(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["pure_wave", "pure_wave_linear"])
-def test_pure_wave_follows_its_formula(kind: str) -> None:
-    module, x = layer(kind), inputs()
+@pytest.mark.parametrize(("frequencies", "feature_length"), [("projected", None), ("learned", None), ("learned", 4.0)])
+def test_pure_wave_follows_its_formula(
+    kind: str, frequencies: Literal["projected", "learned"], feature_length: float | None
+) -> None:
+    module, x = layer(kind, frequencies=frequencies, feature_length=feature_length), inputs()
     assert isinstance(module, PureWaveAttention)
     waves, v = module.waves(x)[0], module.values(x)[0]
 
     def feature(freq: list[float], phase: list[float], t: int) -> list[float]:
         wave = [math.sin(f * t + p) for f, p in zip(freq, phase, strict=True)]
         length = math.sqrt(sum(a * a for a in wave))
-        scaled = [W**0.25 * a / length for a in wave]
+        scaled = [(feature_length or W**0.25) * a / length for a in wave]
         return [a + 1 if a > 0 else math.exp(a) for a in scaled]
 
     mixed = []
     for h in range(H):
-        rows = head(waves, h, 4 * W)
+        if module.omega is None:
+            rows = head(waves, h, 4 * W)
+        else:  # of q and k the phases alone, to the same frequencies
+            omega = module.omega[h].tolist()
+            rows = [[*omega, *row[:W], *omega, *row[W:]] for row in head(waves, h, 2 * W)]
         q = [feature(row[:W], row[W : 2 * W], t) for t, row in enumerate(rows)]
         k = [feature(row[2 * W : 3 * W], row[3 * W :], t) for t, row in enumerate(rows)]
         weights = torch.zeros(T, T, dtype=torch.float64)
@@ -191,6 +199,9 @@ def test_starting_values() -> None:
     phasor = PhasorAttention(C, H, 10, n_wave=4)
     assert phasor.tau.tolist() == [1.0, 1.0]
     assert phasor.omega.tolist() == [pytest.approx([1.0, 0.1, 0.01, 0.001])] * 2
+    pure_wave = PureWaveAttention(C, H, 10, n_wave=4, frequencies="learned")
+    assert pure_wave.omega is not None
+    assert pure_wave.omega.tolist() == phasor.omega.tolist()
 
 
 def test_the_kinds_that_carry_position() -> None:
@@ -276,6 +287,10 @@ def test_other_wrong_settings_are_named() -> None:
         PureWaveAttention(8, 2, 10, mode="cubic")  # type: ignore[arg-type]
     with pytest.raises(SettingError, match="chunk_size=0 must be >= 1"):
         PureWaveAttention(8, 2, 10, chunk_size=0)
+    with pytest.raises(SettingError, match="frequencies=fixed must be projected or learned"):
+        PureWaveAttention(8, 2, 10, frequencies="fixed")  # type: ignore[arg-type]
+    with pytest.raises(SettingError, match="feature_length=0 must be a finite number > 0, or null"):
+        PureWaveAttention(8, 2, 10, feature_length=0)
     with pytest.raises(SettingError, match="n_embd=6 must be"):
         RotaryAttention(6, 2, 10)
     with pytest.raises(SettingError, match="n_embd=7 must be a multiple of n_head=2"):
