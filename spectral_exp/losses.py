@@ -26,9 +26,6 @@ class Loss(nn.Module):
         """The scalar to differentiate, and the parts to log."""
         raise NotImplementedError
 
-    def set_progress(self, fraction: float) -> None:
-        """Follow the run, `fraction` of whose steps are done; a loss without a schedule ignores it."""
-
 
 class CrossEntropy(Loss):
     """Plain cross-entropy; it has no settings."""

@@ -151,7 +151,7 @@ class Skipping(Protocol):
 
 @runtime_checkable
 class Scheduled(Protocol):
-    """A model or loss with parts that change over the run."""
+    """A module of the model or the loss that changes over the run."""
 
     def set_progress(self, fraction: float) -> None:
         """Take in how much of the run is done, 0 to 1."""
@@ -223,7 +223,8 @@ class Runner:
         self._peak_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         # What a step would otherwise look for anew.
         self._parameters = list(self.model.parameters())
-        self._scheduled = [part for part in (self.model, self.loss) if isinstance(part, Scheduled)]
+        modules = [*self.model.modules(), *self.loss.modules()]
+        self._scheduled = [module for module in modules if isinstance(module, Scheduled)]
         self._measured = [part for part in (self.model, self.optimizer) if isinstance(part, Measured)]
         self._autocast: AbstractContextManager[object] = nullcontext()
         if self.settings.precision == "bf16":
@@ -344,8 +345,8 @@ class Runner:
         factor = self.schedule.factor(step)
         for group, peak in zip(self.optimizer.param_groups, self._peak_rates, strict=True):
             group["lr"] = peak * factor
-        for part in self._scheduled:
-            part.set_progress(step / self.settings.max_steps)
+        for module in self._scheduled:
+            module.set_progress(step / self.settings.max_steps)
 
     def advance(self, report: StepReport) -> None:
         """Take a step that has been done into the state. Raises RunError after too many skipped ones in a row."""

@@ -68,6 +68,13 @@ def before_each_update(runner: Runner, look: Callable[[], None]) -> None:
     runner.optimizer.register_step_pre_hook(lambda *_: look())
 
 
+def test_a_scheduled_wave_ratio_follows_the_run(tmp_path: Path) -> None:
+    settings = ("model.embedding.wave_ratio=scheduled", "training.max_steps=4", "monitoring.metrics.log_interval=1")
+    with built(tmp_path, *settings, experiment="wave") as runner:
+        runner.run()
+    assert [line["wave_ratio"] for line in logged(tmp_path)] == pytest.approx([0.6, 0.7, 0.8, 0.9])
+
+
 def applied_gradients(runner: Runner, step: int) -> tuple[list[Tensor], float]:
     """The gradients that `train_step(step)` hands to the optimizer, and the norm it reports."""
     seen: list[Tensor] = []

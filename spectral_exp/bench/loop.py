@@ -9,23 +9,35 @@ validates.
 
 They take turns in blocks of steps; a figure is the difference between neighbouring blocks. Where plots are drawn or a
 checkpoint is in flight is reported apart: a block that begins with the save, however much of it the save takes.
+
+Another run of ours, without saves and plots, has a stopwatch on each activity that the bare loop does without. Their
+sum says what no rearrangement of the loop could save: each runs once a step, when the arithmetic of a model has put
+other things into the processor's caches, and then takes several times as long as when it is repeated by itself.
 """
 
 from __future__ import annotations
 
 import gc
 import logging
+import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 from torch import Tensor, nn
 
+from spectral_exp import runner as runner_module
 from spectral_exp.bench.measure import Line, Options, Section, Spread, Target, say
 from spectral_exp.build import build
 from spectral_exp.command_line import CommandLine
-from spectral_exp.runner import Runner
+from spectral_exp.monitoring import CheckpointManager, MetricsLogger, VisualizationManager
+from spectral_exp.profiling import StepProfiler
+from spectral_exp.progress import Progress
+from spectral_exp.runner import Runner, StepReport
 
 OURS = "ours"
 BARE = "bare loop"
@@ -87,6 +99,8 @@ def run(options: Options) -> Iterator[Section]:
         say(f"{case.name}: {steps} steps of each loop")
         pairs = _take_turns(case, steps, options.new_folder(f"ours_{number}"), options.new_folder(f"bare_{number}"))
         yield Section(case.name, list(_lines(case, pairs)))
+    steps = 50 if options.quick else 1500
+    yield Section("where it goes", list(_where_it_goes(steps, options.new_folder("activities"))))
 
 
 def _lines(case: _Case, pairs: Sequence[_Pair]) -> Iterator[Line]:
@@ -106,21 +120,73 @@ def _lines(case: _Case, pairs: Sequence[_Pair]) -> Iterator[Line]:
     yield Line(OURS, "added on average, plots and all", "us", everywhere)
 
 
+_ACTIVITIES: Mapping[str, Sequence[tuple[object, str]]] = {
+    "seeding the step": [(runner_module, "seed_generators")],
+    "learning rates and schedules": [(Runner, "_set_schedules")],
+    "taking in loss and gradient norm": [(StepReport, "finite"), (Runner, "advance")],
+    "asking what is due": [
+        (MetricsLogger, "should_log"), (VisualizationManager, "should_visualize"),
+        (CheckpointManager, "should_checkpoint"), (CheckpointManager, "exceeds_risk"), (Runner, "_next_checkpoint"),
+        (StepProfiler, "step"), (Progress, "update"),
+    ],
+    "a metrics line, every 10 steps": [(Runner, "_training_metrics"), (Runner, "_log")],
+}  # fmt: skip
+
+
+def _where_it_goes(steps: int, folder: Path) -> Iterator[Line]:
+    """Microseconds a step of each activity of ours, on the small model."""
+    rare = ("monitoring.visualization.viz_interval=1000000", "monitoring.checkpoint.save_interval=1000000")
+    (job,) = CommandLine.parse([*_RUN, *_SMALL, f"training.max_steps={steps}", *rare]).compose()
+    per_step_us = dict.fromkeys(_ACTIVITIES, 0.0)
+    with ExitStack() as stack, _quiet():
+        calls: list[tuple[str, list[float]]] = []
+        for activity, functions in _ACTIVITIES.items():
+            for owner, name in functions:
+                seconds: list[float] = []
+                calls.append((activity, seconds))
+                stack.enter_context(mock.patch.object(owner, name, _timed(getattr(owner, name), seconds)))
+        stack.enter_context(build(job.config, folder, [])).run()
+    for activity, seconds in calls:
+        # The median: the first call opens files, and others of the machine come in between.
+        per_step_us[activity] += 1e6 * statistics.median(seconds) * len(seconds) / steps
+    for activity, spent_us in per_step_us.items():
+        yield Line(OURS, activity, "us", Spread.of([spent_us]))
+    yield Line(OURS, "their sum", "us", Spread.of([sum(per_step_us.values())]))
+
+
+def _timed(function: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
+    """`function`, which adds how long each call took to `seconds`."""
+
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        start_s = time.perf_counter()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            seconds.append(time.perf_counter() - start_s)
+
+    return timed
+
+
 def _take_turns(case: _Case, steps: int, ours: Path, bare: Path) -> list[_Pair]:
     """Run our loop to its end; before each of its blocks the bare one does the same steps."""
     lengths = (f"training.max_steps={steps}", f"monitoring.checkpoint.save_interval={case.save_interval}")
     (job,) = CommandLine.parse([*_RUN, *case.settings, *lengths]).compose()
-    # The first lines of a run would tell of it in the middle of the tables.
-    quiet = logging.getLogger("spectral_exp")
-    level, quiet.level = quiet.level, logging.WARNING
+    with _quiet(), build(job.config, ours, []) as runner, build(job.config, bare, []) as other:
+        turns = _Turns(case.block, runner, _bare_block(other))
+        runner.batches = turns
+        runner.run()
+        return turns.pairs
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the first lines of a run, which would tell of it, out of the middle of the tables."""
+    logger = logging.getLogger("spectral_exp")
+    level, logger.level = logger.level, logging.WARNING
     try:
-        with build(job.config, ours, []) as runner, build(job.config, bare, []) as other:
-            turns = _Turns(case.block, runner, _bare_block(other))
-            runner.batches = turns
-            runner.run()
-            return turns.pairs
+        yield
     finally:
-        quiet.level = level
+        logger.level = level
 
 
 def _bare_block(parts: Runner) -> Callable[[int, int], None]:

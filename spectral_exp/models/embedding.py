@@ -28,9 +28,6 @@ class Embedding(nn.Module):
         """Operations per token in the forward pass."""
         raise NotImplementedError
 
-    def set_progress(self, fraction: float) -> None:
-        """Follow the run, `fraction` of whose steps are done; an embedding without a schedule ignores it."""
-
     def metrics(self) -> dict[str, Tensor]:
         """Values worth logging: name to a detached 0-dim tensor."""
         return {}

@@ -175,10 +175,6 @@ class GPT(nn.Module):
         """An empty cache for decoding `batch_size` sequences of up to `block_size` tokens."""
         return Cache(batch_size, [block.attention.new_state(batch_size) for block in self._blocks()])
 
-    def set_progress(self, fraction: float) -> None:
-        """Tell scheduled parts that `fraction` (0 to 1) of the run is done."""
-        self.embedding.set_progress(fraction)
-
     def metrics(self) -> dict[str, Tensor]:
         """Values worth logging: name to a detached 0-dim tensor."""
         return self.embedding.metrics()

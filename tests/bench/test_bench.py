@@ -262,6 +262,11 @@ def test_loop(tmp_path: Path) -> None:
     figures = [(line["contender"], line["figure"]) for line in found["lines"]]
     assert figures.count(("bare loop", "limit: a step")) == 2
     assert [line["target"]["value"] for line in found["lines"] if line["target"]] == [40, 1]
+    where = {line["figure"]: line["median"] for line in found["lines"] if line["section"] == "where it goes"}
+    total = where.pop("their sum")
+    assert len(where) == 5
+    assert min(where.values()) > 0
+    assert total == pytest.approx(sum(where.values()))
 
 
 @pytest.mark.parametrize(

@@ -274,6 +274,7 @@ def test_compiling_breaks_no_graph_and_progress_compiles_nothing_anew() -> None:
     scheduled = functools.partial(WaveEmbedding, n_wave=3, n_harmonic=2, wave_ratio="scheduled")
     for attention in ATTENTIONS:
         model, ids = build(scheduled, attention, "resonance"), random_ids()
+        assert isinstance(model.embedding, WaveEmbedding)
         graphs: list[object] = []
 
         def note(graph: torch.fx.GraphModule, inputs: list[Tensor], graphs: list[object] = graphs) -> Any:
@@ -282,6 +283,6 @@ def test_compiling_breaks_no_graph_and_progress_compiles_nothing_anew() -> None:
 
         compiled = torch.compile(model, fullgraph=True, backend=note)
         for fraction in (0.0, 0.5, 1.0):
-            model.set_progress(fraction)
+            model.embedding.set_progress(fraction)
             torch.testing.assert_close(compiled(ids), model(ids))
         assert len(graphs) == 1
