@@ -398,16 +398,17 @@ def _resampled_runs(parts: Sequence[FloatArray], stream: int) -> Iterator[tuple[
     for k, part in enumerate(parts):
         ordered, n = np.sort(part), len(part)
         for run in range(n):
-            # A fraction of 2^32, times n.
-            picks = (_words(stream, k, run, RESAMPLES // 2) * np.uint64(n) >> np.uint64(32)).view(np.int64)
-            yield ordered[picks], ordered[n - 1 - picks]
+            picks = _picks(stream, k, run, n, RESAMPLES // 2)
+            yield ordered[picks], ordered[::-1][picks]
 
 
-@lru_cache(maxsize=512)  # 40 MB; most groups have a few runs and need the same words
-def _words(stream: int, stratum: int, run: int, n: int) -> NDArray[np.uint64]:
-    """N random numbers of 32 bits: of raw words of Philox-4x64 (Salmon et al. 2011), whose values never change."""
+@lru_cache(maxsize=512)  # 40 MB; most groups have a few runs, as many as others, and need the same
+def _picks(stream: int, stratum: int, run: int, n: int, size: int) -> NDArray[np.int64]:
+    """`size` draws from n: of 32 bits of raw words of Philox-4x64 (Salmon et al. 2011), whose values never change."""
     key, counter = np.array([stream, stratum], dtype=np.uint64), np.array([0, run, 0, 0], dtype=np.uint64)
-    return np.random.Philox(key=key, counter=counter).random_raw(n) >> np.uint64(32)
+    words = np.random.Philox(key=key, counter=counter).random_raw(size) >> np.uint64(32)
+    # A fraction of 2^32, times n.
+    return (words * np.uint64(n) >> np.uint64(32)).view(np.int64)
 
 
 def _parts(values: Values, strata: Sequence[int] | None) -> list[FloatArray]:
