@@ -25,6 +25,7 @@ from spectral_exp.monitoring import (
 )
 
 
+@pytest.mark.slow
 def test_demo_runs_as_a_command(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "spectral_exp.demo_monitoring", "--dir", str(tmp_path), "--steps", "40"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

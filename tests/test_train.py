@@ -308,6 +308,7 @@ def test_a_failing_job_of_a_sweep_keeps_its_traceback_and_the_sweep_goes_on(tmp_
     assert "as planned" in (jobs[1] / "train.log").read_text()
 
 
+@pytest.mark.slow
 def test_jobs_of_a_sweep_equal_single_runs_bit_for_bit(here: Callable[..., str], tmp_path: Path) -> None:
     """Nothing that one job draws, sets or draws with leaks into the next; joblib's workers compute the same."""
     job = [*TINY, NO_PLOTS, "training.max_steps=4", "training.eval_interval=4"]
