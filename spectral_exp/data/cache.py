@@ -142,9 +142,10 @@ def build_entry(folder: Path, fill: Callable[[Path], dict[str, Any]]) -> dict[st
     draft.mkdir()
     try:
         _seal(draft, fill(draft))
-        return _place(draft, folder)
+        placed = _place(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)  # after success it has moved away
+    return build_entry(folder, fill) if placed is None else placed
 
 
 def _seal(draft: Path, values: dict[str, Any]) -> None:
@@ -164,11 +165,14 @@ def _seal(draft: Path, values: dict[str, Any]) -> None:
             sync(path)
 
 
-def _place(draft: Path, folder: Path) -> dict[str, Any]:
+def _place(draft: Path, folder: Path) -> dict[str, Any] | None:
+    """Move the draft to its place; the values found there, or None if another process took it for a damaged one."""
     for _ in range(_ATTEMPTS):
         try:
             draft.rename(folder)  # refuses a folder with something in it, so nobody's finished work is overwritten
             sync(folder.parent)
+        except FileNotFoundError:
+            return load_entry(folder)  # moved in the round before, and away since
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
