@@ -190,7 +190,7 @@ def test_half_precision_logits_are_widened(loss: CrossEntropy | QFE) -> None:
 
 
 @pytest.mark.parametrize("loss", [CrossEntropy(), QFE(5)])
-def test_parts_are_detached_scalars_(loss: CrossEntropy | QFE) -> None:
+def test_parts_are_detached_scalars(loss: CrossEntropy | QFE) -> None:
     logits, targets = batch()
     value, parts = loss(logits.requires_grad_(), targets)
     assert value.requires_grad
