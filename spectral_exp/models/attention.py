@@ -23,6 +23,12 @@ _LEAST_NORM = 1e-6
 _LEAST_LENGTH = 1e-20
 
 
+def geometric_rates(n: int, dtype: torch.dtype | None = None) -> Tensor:
+    """The geometric ladder 10000^(-w/n), w = 0..n-1, of radians per token (Vaswani et al. 2017): (n)."""
+    w = torch.arange(n, dtype=dtype or torch.get_default_dtype())
+    return torch.pow(10000.0, -w / n)
+
+
 class LayerState:
     """What one attention layer remembers of the tokens before, for incremental decoding."""
 
@@ -200,8 +206,7 @@ class RotaryAttention(SoftmaxAttention):
         self.scale = head_size**-0.5
         require(head_size % 2 == 0, "n_embd", n_embd, f"n_head={n_head} times an even number for rotary attention")
         # Angles in float64: float32 would be off by 1e-4 radians after some thousand tokens.
-        rates = 10000.0 ** (-torch.arange(0, head_size, 2, dtype=torch.float64) / head_size)
-        angles = torch.arange(block_size, dtype=torch.float64)[:, None] * rates
+        angles = torch.arange(block_size, dtype=torch.float64)[:, None] * geometric_rates(head_size // 2, torch.float64)
         self.register_buffer("cosines", angles.cos().to(torch.get_default_dtype()), persistent=False)
         self.register_buffer("sines", angles.sin().to(torch.get_default_dtype()), persistent=False)
 
@@ -283,7 +288,7 @@ class PhasorAttention(SoftmaxAttention):
         require(n_wave >= 1, "n_wave", n_wave, ">= 1")
         super().__init__(n_embd, n_head, block_size, dropout, bias, 2 * n_wave)
         self.n_wave = n_wave
-        self.omega = nn.Parameter((10000.0 ** (-torch.arange(n_wave) / n_wave)).repeat(n_head, 1))
+        self.omega = nn.Parameter(geometric_rates(n_wave).repeat(n_head, 1))
         self.tau = nn.Parameter(torch.ones(n_head))
 
     def queries_and_keys(self, q: Tensor, k: Tensor, start: int) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spectral_exp.errors import require
-from spectral_exp.models.attention import Attention, LayerState, to_length
+from spectral_exp.models.attention import Attention, LayerState, geometric_rates, to_length
 from spectral_exp.models.precision import full_precision, upcast
 
 
@@ -111,7 +111,7 @@ class PureWaveAttention(Attention):
         self.feature_length = n_wave**0.25 if feature_length is None else feature_length
         self.omega: nn.Parameter | None = None
         if frequencies == "learned":
-            self.omega = nn.Parameter((10000.0 ** (-torch.arange(n_wave) / n_wave)).repeat(n_head, 1))
+            self.omega = nn.Parameter(geometric_rates(n_wave).repeat(n_head, 1))
         self.projections = 2 if frequencies == "learned" else 4  # q and k: phases, or frequencies too
         self.waves = nn.Linear(n_embd, self.projections * n_head * n_wave, bias=bias)
         self.values = nn.Linear(n_embd, n_embd, bias=bias)

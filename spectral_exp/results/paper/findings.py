@@ -23,10 +23,11 @@ from spectral_exp.results.paper.document import (
     Text,
     joined,
 )
-from spectral_exp.results.paper.material import PARTS, Material, plain_number
+from spectral_exp.results.paper.material import Material, plain_number
 from spectral_exp.results.paper.prose import prose
 from spectral_exp.results.paper.setup import per_run
 from spectral_exp.results.run import Run
+from spectral_exp.results.settings import PARTS
 
 _NO_DATA = "There is no data for this section: {{why}}."
 _QUANTITIES = ("parameters", "tokens", "steps", "wall-clock", "data", "tokenizer", "hardware", "code")

@@ -14,9 +14,6 @@ from spectral_exp.results.paper.document import Code, Figure, Inline, Number, So
 from spectral_exp.results.paper.trace import Runs
 from spectral_exp.results.run import Run
 
-PARTS = ("embedding", "attention", "mlp", "optimizer", "loss")
-"""The axes of the ablation grid."""
-
 NOT_RECORDED = ("(not recorded)",)
 """What stands for a value that no run has."""
 

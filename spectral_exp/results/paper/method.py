@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from spectral_exp.results.paper.document import Block, Code, Equation, Heading, Paragraph, Text
-from spectral_exp.results.paper.material import PARTS, Material
+from spectral_exp.results.paper.document import Block, Code, Equation, Heading, Paragraph, Text, joined
+from spectral_exp.results.paper.material import Material
 from spectral_exp.results.paper.prose import prose
 from spectral_exp.results.run import Run
+from spectral_exp.results.settings import PARTS
 
 _TITLES = {
     "embedding": "Embedding",
@@ -72,11 +73,18 @@ def _skeleton(material: Material) -> tuple[Block, ...]:
                 f"and the logits are $W_o\\, \\mathrm{{LN}}(x)$ with $W_o \\in \\mathbb{{R}}^{{V \\times C}}${head}. "
                 "Linear maps and tables start from a normal distribution with standard deviation 0.02, those that "
                 "write into the residual stream from one smaller by the root of twice the number of layers "
-                "[@radford2019]. Sizes are in [#tab:configurations] and [#tab:settings]. [#tab:configurations] says "
-                "which configuration uses which of the parts below."
+                "[@radford2019]. {{biases}} Sizes are in [#tab:configurations] and [#tab:settings]. "
+                "[#tab:configurations] says which configuration uses which of the parts below.",
+                biases=_cases(material, runs, "model.bias", _biases),
             )
         ),
     )
+
+
+def _biases(material: Material, runs: Sequence[Run]) -> Text:
+    if runs[0].settings.get("model.bias"):
+        return prose("Linear maps, but for the head, and normalisations have biases, which start at zero")
+    return prose("Neither linear maps nor normalisations have biases")
 
 
 # --- embedding -------------------------------------------------------------------------------------------------------
@@ -100,18 +108,6 @@ def _standard(material: Material, runs: Sequence[Run]) -> tuple[Block, ...]:
 
 
 def _wave(material: Material, runs: Sequence[Run]) -> tuple[Block, ...]:
-    learned = {run.settings.get("model.embedding.wave_ratio") for run in runs}
-    if learned == {"scheduled"}:
-        ratio = prose(
-            "The share $r$ of the waves follows a schedule from {{start}} to {{end}} over the run.",
-            start=material.setting("model.embedding.ratio_start", runs),
-            end=material.setting("model.embedding.ratio_end", runs),
-        )
-    else:
-        ratio = prose(
-            "The share $r = \\sigma(\\chi)$ of the waves is learned and starts at {{start}}.",
-            start=material.setting("model.embedding.ratio_start", runs),
-        )
     return (
         Paragraph(
             prose(
@@ -133,15 +129,27 @@ def _wave(material: Material, runs: Sequence[Run]) -> tuple[Block, ...]:
                     waves=_either(material, runs, "model.embedding.n_wave", "model.n_wave"),
                     harmonics=_either(material, runs, "model.embedding.n_harmonic", "model.n_harmonic"),
                 ),
-                *ratio,
+                *_cases(material, runs, "model.embedding.wave_ratio", _wave_ratio),
                 *prose(
                     " At the start, the frequencies of a token lie evenly between 0.5 and 5 with normal noise of "
                     "standard deviation 0.1, the phases are uniform in $[0, 2\\pi)$, the amplitudes normal with "
-                    "standard deviation $0.5/\\sqrt{MW}$ and the rates normal with standard deviation 0.1."
+                    "standard deviation $0.5/\\sqrt{MW}$, the rates normal with standard deviation 0.1 and $W_e$ "
+                    "normal with standard deviation 0.04."
                 ),
             )
         ),
     )
+
+
+def _wave_ratio(material: Material, runs: Sequence[Run]) -> Text:
+    start = material.setting("model.embedding.ratio_start", runs)
+    if runs[0].settings.get("model.embedding.wave_ratio") == "scheduled":
+        return prose(
+            "The share $r$ of the waves follows a schedule from {{start}} to {{end}} over the run",
+            start=start,
+            end=material.setting("model.embedding.ratio_end", runs),
+        )
+    return prose("The share $r = \\sigma(\\chi)$ of the waves is learned and starts at {{start}}", start=start)
 
 
 # --- attention -------------------------------------------------------------------------------------------------------
@@ -232,26 +240,42 @@ def _pure_wave(material: Material, runs: Sequence[Run]) -> tuple[Block, ...]:
     return (
         Paragraph(
             prose(
-                "*Pure wave* attention has no softmax [@katharopoulos2020]. Frequency $f$ and phase $p$ of $W$ = "
-                "{{waves}} waves per head are linear in $x$, for queries and for keys; with $\\phi(u) = "
-                "\\mathrm{elu}(u) + 1$",
+                "*Pure wave* attention has no softmax [@katharopoulos2020]. Queries and keys are $W$ = {{waves}} waves "
+                "per head, whose phases $p$ are linear in $x$; with $\\phi(u) = \\mathrm{elu}(u) + 1$",
                 waves=_either(material, runs, "model.attention.n_wave", "model.n_wave"),
             )
         ),
         Equation(
             r"y_i = \frac{\sum_{j \le i} \langle \phi(\tilde{q}_i), \phi(\tilde{k}_j) \rangle\, v_j}"
             r"{\sum_{j \le i} \langle \phi(\tilde{q}_i), \phi(\tilde{k}_j) \rangle}, \quad "
-            r"\tilde{q}_i = W^{1/4} \frac{q_i}{\lVert q_i \rVert}, \quad q_{iw} = \sin(f_{iw}\, i + p_{iw}),",
+            r"\tilde{q}_i = \ell\, \frac{q_i}{\lVert q_i \rVert}, \quad q_{iw} = \sin(f_{iw}\, i + p_{iw}),",
             "eq:pure",
         ),
         Paragraph(
             prose(
-                "and $\\tilde{k}$ likewise. No position table is used. The sums are computed in {{mode}} mode; both "
-                "modes compute the same function.",
+                "and $\\tilde{k}$ likewise. {{frequencies}} {{length}} No position table is used. The sums are "
+                "computed in {{mode}} mode; both modes compute the same function.",
+                frequencies=_cases(material, runs, "model.attention.frequencies", _frequencies),
+                length=_cases(material, runs, "model.attention.feature_length", _feature_length),
                 mode=material.setting("model.attention.mode", runs),
             )
         ),
     )
+
+
+def _frequencies(material: Material, runs: Sequence[Run]) -> Text:
+    if runs[0].settings.get("model.attention.frequencies") == "learned":
+        return prose(
+            "The frequencies $f_{iw} = \\omega_w$ are the same for queries and keys of all tokens, learned per head "
+            "and wave from $10000^{-w/W}$"
+        )
+    return prose("The frequencies $f_{iw}$, of queries and of keys, are linear in $x$ too")
+
+
+def _feature_length(material: Material, runs: Sequence[Run]) -> Text:
+    if runs[0].settings.get("model.attention.feature_length") is None:
+        return prose("The length is $\\ell = W^{1/4}$")
+    return prose("The length is $\\ell$ = {{length}}", length=material.setting("model.attention.feature_length", runs))
 
 
 # --- the rest --------------------------------------------------------------------------------------------------------
@@ -282,11 +306,16 @@ def _resonance(material: Material, runs: Sequence[Run]) -> tuple[Block, ...]:
 
 
 def _hidden(material: Material, runs: Sequence[Run]) -> Text:
+    return _cases(material, runs, "model.mlp.n_hidden", _hidden_layer)
+
+
+def _hidden_layer(material: Material, runs: Sequence[Run]) -> Text:
     adjusted = ", before its adjustment ([#tab:configurations])" if any(matched_to(run) for run in runs) else ""
-    return prose(
-        "The hidden layer has {{expansion}} times the model width" + adjusted + ".",
-        expansion=material.setting("model.mlp.expansion", runs),
-    )
+    if runs[0].settings.get("model.mlp.n_hidden") is not None:
+        template = "The hidden layer has {{channels}} channels" + adjusted
+        return prose(template, channels=material.setting("model.mlp.n_hidden", runs))
+    template = "The hidden layer has {{expansion}} times the model width" + adjusted
+    return prose(template, expansion=material.setting("model.mlp.expansion", runs))
 
 
 def matched_to(run: Run) -> str:
@@ -326,10 +355,6 @@ def _adamw(material: Material, runs: Sequence[Run]) -> tuple[Block, ...]:
 
 
 def _rgd(material: Material, runs: Sequence[Run]) -> tuple[Block, ...]:
-    every: Text = ()
-    if {run.settings.get("optimizer.gate_every", 1) for run in runs} != {1}:
-        template = "What passes the filter is summed up over {{steps}} steps and filtered once. "
-        every = prose(template, steps=material.setting("optimizer.gate_every", runs))
     return (
         Paragraph(
             prose(
@@ -349,12 +374,12 @@ def _rgd(material: Material, runs: Sequence[Run]) -> tuple[Block, ...]:
             prose(
                 "with $\\alpha$ growing linearly to {{strength}} over the first {{warmup}} steps. Parameters of fewer "
                 "dimensions take $U$ itself. Token tables and the head are filtered as the setting `gate_embeddings` "
-                "says: {{gate}}. {{every}}$(\\beta_1, \\beta_2)$ = ({{betas}}), $\\epsilon$ = {{eps}}, $\\lambda$ = "
+                "says: {{gate}}. {{every}} $(\\beta_1, \\beta_2)$ = ({{betas}}), $\\epsilon$ = {{eps}}, $\\lambda$ = "
                 "{{decay}}, peak learning rate {{rate}}. Since $\\rho \\le 1$, the filter also shortens the update.",
                 strength=material.setting("optimizer.resonance_strength", runs),
                 warmup=material.setting("optimizer.warmup_steps", runs),
                 gate=material.setting("optimizer.gate_embeddings", runs),
-                every=every,
+                every=_cases(material, runs, "optimizer.gate_every", _gate_every),
                 betas=material.setting("optimizer.betas", runs),
                 eps=material.setting("optimizer.eps", runs),
                 decay=material.setting("optimizer.weight_decay", runs),
@@ -362,6 +387,13 @@ def _rgd(material: Material, runs: Sequence[Run]) -> tuple[Block, ...]:
             )
         ),
     )
+
+
+def _gate_every(material: Material, runs: Sequence[Run]) -> Text:
+    if runs[0].settings.get("optimizer.gate_every", 1) == 1:
+        return prose("Every step is filtered")
+    template = "What passes the filter is summed up over {{steps}} steps and filtered once"
+    return prose(template, steps=material.setting("optimizer.gate_every", runs))
 
 
 def _cross_entropy(material: Material, runs: Sequence[Run]) -> tuple[Block, ...]:
@@ -412,6 +444,22 @@ def _qfe(material: Material, runs: Sequence[Run]) -> tuple[Block, ...]:
             )
         ),
     )
+
+
+def _cases(
+    material: Material, runs: Sequence[Run], setting: str, say: Callable[[Material, Sequence[Run]], Text]
+) -> Text:
+    """What `say` makes of the runs: one sentence, or where the setting differs one a value, each with its users."""
+    by_value: dict[str, list[Run]] = {}
+    for run in runs:
+        by_value.setdefault(repr(run.settings.get(setting)), []).append(run)
+    told: dict[Text, list[Run]] = {}  # what a run leaves out it may share with one that spells out the default
+    for users in by_value.values():
+        told.setdefault(say(material, users), []).extend(users)
+    if len(told) == 1:
+        return (*next(iter(told)), ".")
+    sentences = [prose("{{words}} ({{labels}}).", words=w, labels=material.labels(u)) for w, u in told.items()]
+    return joined(sentences, between=" ", last=" ")
 
 
 def _either(material: Material, runs: Sequence[Run], *names: str) -> Text:

@@ -33,11 +33,12 @@ from spectral_exp.results.paper.document import (
     joined,
 )
 from spectral_exp.results.paper.generator import Paper, assemble
-from spectral_exp.results.paper.material import PARTS, Choices, Material, dig, plain_number
+from spectral_exp.results.paper.material import Choices, Material, dig, plain_number
 from spectral_exp.results.paper.method import method
 from spectral_exp.results.paper.prose import prose
 from spectral_exp.results.paper.setup import setup
 from spectral_exp.results.run import Run
+from spectral_exp.results.settings import PARTS
 from spectral_exp.run_dir import RunPaths
 
 _METRICS = ("val_bpb", "val_loss", "loss")

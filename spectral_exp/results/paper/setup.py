@@ -20,11 +20,12 @@ from spectral_exp.results.paper.document import (
     joined,
 )
 from spectral_exp.results.paper.front import corpus_words
-from spectral_exp.results.paper.material import NOT_RECORDED, PARTS, Material, dig, plain_number, shared
+from spectral_exp.results.paper.material import NOT_RECORDED, Material, dig, plain_number, shared
 from spectral_exp.results.paper.method import matched_to
 from spectral_exp.results.paper.prose import prose
 from spectral_exp.results.paper.trace import spans
 from spectral_exp.results.run import Run
+from spectral_exp.results.settings import PARTS
 
 _SETTINGS = (
     ("model width C", "model.n_embd"),
