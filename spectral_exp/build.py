@@ -144,6 +144,18 @@ def build_model(config: Mapping[str, Any], vocab_size: int) -> GPT:
     return cast(GPT, model)
 
 
+def build_dataset(config: Mapping[str, Any]) -> Dataset:
+    """The tokenized text of `config`, as training reads it.
+
+    Raises:
+        UserError: the configuration's data part is wrong, or the text cannot be had.
+    """
+    constructor = Constructor()
+    dataset = _dataset(config, constructor)
+    constructor.finish()
+    return cast(Dataset, dataset)
+
+
 def resolve_device(name: str) -> torch.device:
     """The torch device that `device=name` asks for; auto takes the best one there is.
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from spectral_exp.errors import UserError, require
+from spectral_exp.trained import load_trained
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -69,40 +70,15 @@ def generate_text(
     Raises:
         UserError: no such run or checkpoint, or a setting that is not allowed.
     """
-    # Importing torch takes seconds: a wrong path and --help are answered before.
-    from spectral_exp.run_dir import RunPaths, read_json
-
-    paths = RunPaths(run)
-    if not paths.config_file.is_file():
-        raise UserError(f"{run} is not a run directory: it holds no {paths.config_file.name}; name one below outputs/")
-    if not paths.tokenizer.is_dir():
-        raise UserError(f"{run} holds no tokenizer ({paths.tokenizer.name}/); the run ended before training began")
     require(n_tokens >= 1, "--tokens", n_tokens, ">= 1")
     require(0 <= seed < 2**63, "--seed", seed, ">= 0 and < 2^63")
-    known = checkpoint in ("best", "latest") or checkpoint.isdecimal()
-    require(known, "--checkpoint", checkpoint, "best, latest or a step")
+    trained = load_trained(run, checkpoint, device)
 
-    import torch
+    import torch  # after what can be wrong: importing it takes seconds
 
-    from spectral_exp.build import build_model, resolve_device
-    from spectral_exp.data.tokenizer import load_tokenizer
     from spectral_exp.models.generation import generate
-    from spectral_exp.monitoring import CheckpointManager
 
-    where = resolve_device(device)
-    tokenizer = load_tokenizer(paths.tokenizer)
-    manager = CheckpointManager(run)
-    if checkpoint.isdecimal():
-        found = manager.load_checkpoint(int(checkpoint))
-    else:
-        found = manager.load_best_checkpoint() if checkpoint == "best" else None
-        found = found or manager.load_latest_checkpoint()
-    if found is None:
-        steps = ", ".join(str(step) for step in paths.checkpoint_steps()) or "none"
-        raise UserError(f"{run} has no checkpoint {checkpoint}; saved steps: {steps}")
-    model = build_model(read_json(paths.config_file)["config"], tokenizer.vocab_size)
-    model.load_state_dict(found["model_state_dict"])
-    model.to(where).eval()
+    model, tokenizer, where = trained.model, trained.tokenizer, trained.device
     ids = torch.as_tensor(tokenizer.encode(prompt).astype("int64"))[None].to(where)
     require(ids.numel() > 0, "--prompt", repr(prompt), "at least one token long")
     generator = torch.Generator(where).manual_seed(seed)

@@ -219,22 +219,28 @@ class GPT(nn.Module):
             if parameters
         ]
 
-    def parameters_by_component(self) -> dict[str, int]:
-        """Numbers of parameters of embedding, attention, mlp, norm (blocks' and final), head, and their total.
+    def components(self) -> dict[str, list[nn.Module]]:
+        """The modules of embedding, attention, mlp, norm (blocks' and final) and head.
 
-        Each parameter counts once: a tied head has none. The embedding's own normalisation counts as embedding.
+        Together they hold every parameter; a tied head and the embedding hold the same one.
         """
         blocks = list(self._blocks())
-        components: dict[str, list[nn.Module]] = {
+        return {
             "embedding": [self.embedding],
             "attention": [block.attention for block in blocks],
             "mlp": [block.mlp for block in blocks],
             "norm": [self.norm, *(norm for block in blocks for norm in (block.attention_norm, block.mlp_norm))],
             "head": [self.head],
         }
+
+    def parameters_by_component(self) -> dict[str, int]:
+        """Numbers of parameters of each of the components, and their total.
+
+        Each parameter counts once: a tied head has none. The embedding's own normalisation counts as embedding.
+        """
         seen: set[int] = set()
         counts = {}
-        for name, modules in components.items():
+        for name, modules in self.components().items():
             parameters = {id(p): p.numel() for module in modules for p in module.parameters() if id(p) not in seen}
             seen |= parameters.keys()
             counts[name] = sum(parameters.values())
