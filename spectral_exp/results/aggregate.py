@@ -87,12 +87,14 @@ def _with_unique_ids(runs: Sequence[Run]) -> list[Run]:
         taken.setdefault(run.run_id, []).append(run)
     unique = []
     for run in runs:
+        if len(taken[run.run_id]) == 1:
+            unique.append(run)
+            continue
         same = [other.path.resolve().parts for other in taken[run.run_id]]
         count = run.run_id.count("/") + 1
-        while len(same) > 1 and count < max(map(len, same)) and len({parts[-count:] for parts in same}) < len(same):
+        while count < max(map(len, same)) and len({parts[-count:] for parts in same}) < len(same):
             count += 1
-        run_id = "/".join(run.path.resolve().parts[-count:]) if len(same) > 1 else run.run_id
-        unique.append(replace(run, run_id=run_id))
+        unique.append(replace(run, run_id="/".join(run.path.resolve().parts[-count:])))
     return unique
 
 

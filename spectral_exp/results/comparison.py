@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from spectral_exp.errors import SettingError, UserError, nearest
 from spectral_exp.results import checks, statistics
 from spectral_exp.results.group import Group
 from spectral_exp.results.pairs import (
-    ABLATION_PARTS,
     LEARNING_RATE,
     ablation_pairs,
+    differing_parts,
     other_differences,
     pairs_by_seed,
+    training_settings,
 )
 from spectral_exp.results.run import DERIVED, Run, check_at, lower_is_better
+from spectral_exp.results.settings import PARTS
 from spectral_exp.results.statistics import Interval
 
 __all__ = [
@@ -63,6 +66,11 @@ class GroupSummary:
     notes: Sequence[str]
     runs: Sequence[Run] = ()
     strata: Sequence[int] = ()
+
+    @cached_property  # the baseline's is held against that of every other group
+    def settings(self) -> dict[str, str]:
+        """Every setting that decides about training, with all its values in `runs` as words."""
+        return training_settings(self.runs)
 
 
 @dataclass(frozen=True)
@@ -177,7 +185,7 @@ def compare(
 
 def factor_effects(comparison: Comparison) -> dict[str, list[Difference]]:
     """The ablations by the part that differs, in the order of the grid; parts without any are left out."""
-    found: dict[str, list[Difference]] = {part: [] for part in ABLATION_PARTS}
+    found: dict[str, list[Difference]] = {part: [] for part in PARTS}
     for difference in comparison.differences:
         if difference.part is not None:
             found[difference.part].append(difference)
@@ -395,7 +403,7 @@ def _fairness(
     if metric in checks.VALIDATION_METRICS:
         doubts = (f"{s.group.label}: {doubt}" for s in (a, b) for run in s.runs if (doubt := checks.too_good(run)))
         warnings = [*dict.fromkeys(doubts), *warnings]
-    settings = other_differences(a.runs, b.runs)
+    settings = other_differences(a.settings, b.settings, differing_parts(a.runs, b.runs))
     if settings:
         more = len(settings) - _MAX_SHOWN
         shown = "; ".join(settings[:_MAX_SHOWN]) + (f"; and {more} more" if more > 0 else "")

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import combinations
 
 from spectral_exp.results.group import Group
 from spectral_exp.results.run import Run
+from spectral_exp.results.settings import PARTS, SECTIONS
 from spectral_exp.run_record import is_among, matters_for_steps
-
-ABLATION_PARTS = ("embedding", "attention", "mlp", "optimizer", "loss")
-"""The axes of the ablation grid, by the names of `Run.parts`."""
 
 LEARNING_RATE = "optimizer.learning_rate"
 
-_SETTINGS_OF = {
-    "embedding": "model.embedding",
-    "attention": "model.attention",
-    "mlp": "model.mlp",
-    "optimizer": "optimizer",
-    "loss": "loss",
-}
 # What chooses a part; its other settings are values that another choice may share.
 _CHOICES = ("_target_", "activation")
 # Names, places, and what `match_groups` compares by what came of it: `match` only sets a width, so it shows in the
@@ -35,7 +26,7 @@ Setup = tuple[tuple[str, str], ...]
 
 def differing_parts(a: Sequence[Run], b: Sequence[Run]) -> list[str]:
     """The parts in which two groups differ: all runs of one have the same, all runs of the other have another."""
-    choices = {part: (_only(a, part), _only(b, part)) for part in ABLATION_PARTS}
+    choices = {part: (_only(a, part), _only(b, part)) for part in PARTS}
     return [part for part, (one, other) in choices.items() if one is not None and other is not None and one != other]
 
 
@@ -46,12 +37,13 @@ def ablation_pairs(groups: Sequence[Group]) -> list[tuple[int, int, str]]:
     differ, since they are there to keep the number of parameters.
     """
     found = []
-    for part in ABLATION_PARTS:
+    for part in PARTS:
+        choices = [(i, choice) for i, group in enumerate(groups) if (choice := _only(group.runs, part)) is not None]
+        if len({choice for _, choice in choices}) < 2:
+            continue  # which spares looking at all settings of all runs
         alike: dict[frozenset[Setup], list[tuple[int, str]]] = {}
-        for i, group in enumerate(groups):
-            choice = _only(group.runs, part)
-            if choice is not None:
-                alike.setdefault(frozenset(setup(run, (part,)) for run in group.runs), []).append((i, choice))
+        for i, choice in choices:
+            alike.setdefault(frozenset(setup(run, (part,)) for run in groups[i].runs), []).append((i, choice))
         for members in alike.values():
             found += [(i, j, part) for (i, one), (j, other) in combinations(members, 2) if one != other]
     return sorted(found)
@@ -66,19 +58,34 @@ def setup(run: Run, without: tuple[str, ...] = ()) -> Setup:
     return tuple((name, repr(run.settings[name])) for name in names)
 
 
-def other_differences(a: Sequence[Run], b: Sequence[Run]) -> list[str]:
+def training_settings(runs: Sequence[Run]) -> dict[str, str]:
+    """Every setting that decides about training, with all its values in `runs` as words.
+
+    Steps and validation windows are left to `match_groups`.
+    """
+    found: dict[str, dict[str, None]] = {}
+    for run in runs:
+        for name, value in run.settings.items():
+            if _in_setup(name) and name not in _MATCHED:
+                found.setdefault(name, {})[str(value)] = None
+    return {name: ", ".join(sorted(values)) for name, values in found.items()}
+
+
+def other_differences(a: Mapping[str, str], b: Mapping[str, str], parts: Sequence[str]) -> list[str]:
     """Settings beside the choice of parts in which two groups differ: `optimizer.weight_decay 0.1 against 0.01`.
 
-    Of the parts that differ only those settings count that both sides have. Steps and validation windows are left to
-    `match_groups`.
+    Of the parts that differ only those settings count that both sides have.
+
+    Args:
+        a, b: the `training_settings` of each group.
+        parts: in which they differ, from `differing_parts`.
     """
-    own = tuple(_SETTINGS_OF[part] for part in differing_parts(a, b))
-    values_a, values_b = _values(a), _values(b)
+    own = tuple(SECTIONS[part] for part in parts)
     found = []
-    for name in sorted({*values_a, *values_b}):
-        one, other = values_a.get(name), values_b.get(name)
+    for name in sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name)):
+        one, other = a.get(name), b.get(name)
         of_part = is_among(name, own) and (one is None or other is None or name.endswith(_CHOICES))
-        if one != other and not of_part:
+        if not of_part:
             found.append(f"{name} {one or 'absent'} against {other or 'absent'}")
     return found
 
@@ -109,18 +116,8 @@ def _only(runs: Sequence[Run], part: str) -> str | None:
     return choices.pop() if len(choices) == 1 else None
 
 
-def _values(runs: Sequence[Run]) -> dict[str, str]:
-    """Every setting that decides about training, with all its values as words."""
-    found: dict[str, dict[str, None]] = {}
-    for run in runs:
-        for name, value in run.settings.items():
-            if _in_setup(name) and name not in _MATCHED:
-                found.setdefault(name, {})[str(value)] = None
-    return {name: ", ".join(sorted(values)) for name, values in found.items()}
-
-
 @cache  # a few names, asked about for every run
 def _in_setup(name: str, without: tuple[str, ...] = ()) -> bool:
     if not matters_for_steps(name) or is_among(name, _NO_SETUP):
         return False
-    return name == LEARNING_RATE or not is_among(name, tuple(_SETTINGS_OF[part] for part in without))
+    return name == LEARNING_RATE or not is_among(name, tuple(SECTIONS[part] for part in without))

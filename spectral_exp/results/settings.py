@@ -11,11 +11,19 @@ from typing import Any
 
 from spectral_exp.run_record import is_among, matters_for_steps
 
-PARTS = ("embedding", "attention", "mlp", "optimizer", "loss")
+SECTIONS = {
+    "embedding": "model.embedding",
+    "attention": "model.attention",
+    "mlp": "model.mlp",
+    "optimizer": "optimizer",
+    "loss": "loss",
+}
+"""Where each part of the grid is set."""
+
+PARTS = tuple(SECTIONS)
 """The axes of the ablation grid."""
 
-# Where a part of the grid is set, and what its classes are called there, with the settings that tell variants apart.
-_SECTIONS = {"embedding": "model.embedding", "attention": "model.attention", "mlp": "model.mlp"}
+# What the classes of the parts are called there, with the settings that tell variants apart.
 _NAMES = {
     "StandardEmbedding": "standard",
     "WaveEmbedding": "wave",
@@ -40,8 +48,8 @@ _TARGET = "_target_"
 def part_names(settings: Mapping[str, Any]) -> dict[str, str]:
     """The chosen parts by the names of the ablation grid, and `size`, as far as the settings tell them."""
     found = {}
-    for part in PARTS:
-        if (name := component_name(settings, _SECTIONS.get(part, part))) is not None:
+    for part, section in SECTIONS.items():
+        if (name := component_name(settings, section)) is not None:
             found[part] = name
     shape = tuple(settings.get(f"model.{name}") for name in ("n_embd", "n_layer", "n_head"))
     try:

@@ -415,3 +415,12 @@ def test_students_distribution_is_scipys(df: float) -> None:
 @quick
 def test_incomplete_beta_is_scipys(a: float, b: float, x: float) -> None:
     assert statistics.incomplete_beta(a, b, x) == pytest.approx(float(scipy.special.betainc(a, b, x)), abs=1e-12)
+
+
+@given(
+    st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=300),
+    st.sampled_from([0.0, 0.025, 0.3, 0.5, 0.7, 0.975, 1.0]),
+)
+def test_quantiles_are_exactly_those_of_numpy(values: list[float], level: float) -> None:
+    array = np.array(values)
+    assert statistics._quantiles(array, (level, 1 - level)) == np.quantile(array, (level, 1 - level)).tolist()
