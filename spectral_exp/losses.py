@@ -19,8 +19,11 @@ from spectral_exp.softmax import cross_entropy, cross_entropy_and_probabilities,
 class Loss(nn.Module):
     """Logits (B, T, V) and targets (B, T) to the scalar to differentiate, and detached parts by name.
 
-    `loss` among the parts is always the plain cross-entropy, the mean over all tokens in nats.
+    `loss` among the parts is always the plain cross-entropy, the mean over all tokens in nats. A loss that draws random
+    numbers says so by `draws_random_numbers`: the generators are then seeded for each step.
     """
+
+    draws_random_numbers: bool = False
 
     def forward(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The scalar to differentiate, and the parts to log."""

@@ -114,6 +114,7 @@ class StepReport(NamedTuple):
     """What one optimizer step did: mean cross-entropy, tokens it was taken over, rate, gradient norm, named extras.
 
     Tensors are 0-dimensional and stay on the device: reading one waits for it. Each extra has one for a micro-batch.
+    `read` has loss and gradient norm as numbers, unless they are read later.
     """
 
     loss: Tensor
@@ -121,13 +122,10 @@ class StepReport(NamedTuple):
     learning_rate: float
     grad_norm: Tensor
     extra: Mapping[str, list[Tensor]]
-
-    def finite(self) -> bool:
-        """Whether the step can be applied."""
-        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+    read: tuple[float, float] | None
 
     def finite_on_device(self) -> Tensor:
-        """The same, without waiting."""
+        """Whether the step can be applied, without waiting."""
         return torch.isfinite(self.loss) & torch.isfinite(self.grad_norm)
 
 
@@ -147,6 +145,13 @@ class Skipping(Protocol):
 
     def step_if(self, finite: Tensor) -> None:
         """Do a step where `finite`, a 0-dimensional bool, is true, and nothing else where not."""
+
+
+@runtime_checkable
+class Drawing(Protocol):
+    """A model or loss that tells whether a training step of it draws random numbers."""
+
+    draws_random_numbers: bool
 
 
 @runtime_checkable
@@ -225,6 +230,10 @@ class Runner:
         self._parameters = list(self.model.parameters())
         modules = [*self.model.modules(), *self.loss.modules()]
         self._scheduled = [module for module in modules if isinstance(module, Scheduled)]
+        # Seeding the generators costs more than most of what a step does beside its arithmetic. Whoever does not tell
+        # may draw; optimizers do not.
+        silent = [isinstance(part, Drawing) and not part.draws_random_numbers for part in (self.model, self.loss)]
+        self._draws = not all(silent)
         self._measured = [part for part in (self.model, self.optimizer) if isinstance(part, Measured)]
         self._autocast: AbstractContextManager[object] = nullcontext()
         if self.settings.precision == "bf16":
@@ -312,7 +321,8 @@ class Runner:
     def compute_gradients(self, step: int) -> StepReport:
         """The first half of a step: gradients over all micro-batches, averaged and clipped, left in the parameters."""
         settings = self.settings
-        seed_generators(step_seed(self.seed, step), self.device)
+        if self._draws:
+            seed_generators(step_seed(self.seed, step), self.device)
         self._set_schedules(step)
         losses: list[Tensor] = []
         tokens = 0
@@ -331,13 +341,14 @@ class Runner:
                 if name != "loss":
                     extra.setdefault(name, []).append(value)
         grad_norm = nn.utils.clip_grad_norm_(self._parameters, settings.grad_clip or math.inf)
-        return StepReport(_mean(losses), tokens, self.optimizer.param_groups[0]["lr"], grad_norm, extra)
+        loss, rate = _mean(losses), self.optimizer.param_groups[0]["lr"]
+        return StepReport(loss, tokens, rate, grad_norm, extra, None if self._lags else _read(loss, grad_norm))
 
     def update_weights(self, report: StepReport) -> None:
         """The second half of a step: apply the gradients, unless they are non-finite, and drop them."""
-        if self._lags:
+        if report.read is None:
             cast(Skipping, self.optimizer).step_if(report.finite_on_device())
-        elif report.finite():
+        elif math.isfinite(report.read[0]) and math.isfinite(report.read[1]):
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -353,8 +364,8 @@ class Runner:
         state = self.state
         state.step += 1
         state.train_s = self._train_s_before + self.clock.seconds.get("train", 0.0)
-        if not self._lags:
-            self._take_in(state.step, report.tokens, report.loss.item(), report.grad_norm.item())
+        if report.read is not None:
+            self._take_in(state.step, report.tokens, *report.read)
             return
         self._unread.append(report)
         # A run that has to be given up ends at that very step, also where reports are read late.
@@ -641,6 +652,10 @@ class Runner:
             # No training waited for it, but the end of the run did.
             "last_plots_s": self.clock.seconds.get("last plots", 0.0),
         }
+
+
+def _read(loss: Tensor, grad_norm: Tensor) -> tuple[float, float]:
+    return loss.item(), grad_norm.item()
 
 
 def _mean(values: list[Tensor]) -> Tensor:

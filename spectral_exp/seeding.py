@@ -2,7 +2,7 @@
 
 Every draw inside a training step comes from torch's default generator, seeded from (seed, step, rank) when the step
 begins. What is logged, plotted or evaluated in between can therefore not change training, and a resumed run draws what
-the uninterrupted one would have drawn.
+the uninterrupted one would have drawn. Where model and loss draw nothing, nothing is seeded.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from spectral_exp import runner as runner_module
 from spectral_exp.build import build
+from spectral_exp.command_line import CONF_DIR
 from spectral_exp.errors import RunError
 from spectral_exp.evaluation import Evaluation
 from spectral_exp.monitoring import checkpoint_file
@@ -29,6 +30,9 @@ from tests.conftest import NO_PLOTS, TINY, compose
 
 QUIET = (*TINY, NO_PLOTS, "training.sample_tokens=0", "device=cpu")
 OFF = tuple(f"monitoring/{part}=off" for part in ("checkpoint", "metrics", "visualization", "tracking"))
+
+
+EXPERIMENTS = sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml"))
 
 
 @contextmanager
@@ -114,6 +118,31 @@ def test_accumulated_gradient_is_the_mean_over_micro_batches(tmp_path: Path, exp
     assert report.grad_norm == pytest.approx(norm(list(expected)), rel=1e-5)
     for found, wanted in zip(applied, expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_what_says_that_it_draws_nothing_draws_nothing(tmp_path: Path, experiment: str) -> None:
+    with built(tmp_path, "model.dropout=0", experiment=experiment) as runner:
+        assert not runner.model.draws_random_numbers
+        assert not runner.loss.draws_random_numbers
+        before = torch.get_rng_state()
+        runner.train_step(1)
+        assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_a_step_that_may_draw_draws_what_its_number_says(tmp_path: Path, silent: bool) -> None:
+    found = []
+    for number, luck in enumerate((1, 2)):
+        with built(tmp_path / str(number), "model.dropout=0.5") as runner:
+            if silent:  # one that does not tell
+                del runner.model.draws_random_numbers
+                runner = dataclasses.replace(runner)
+            torch.manual_seed(luck)
+            found.append(applied_gradients(runner, 3))
+    (one, _), (other, _) = found
+    for a, b in zip(one, other, strict=True):
+        assert torch.equal(a, b)
 
 
 def test_clipping_shortens_the_gradient_and_changes_nothing_else(tmp_path: Path) -> None:

@@ -4,8 +4,7 @@ Both train in one process: copies of one model with copies of one optimizer, on 
 batch, computes the loss and its gradients, clips them, updates the weights and drops the gradients: nothing else, and
 it never looks at the loss. Ours is `Runner.run` with all components on, at the specification's recommended intervals:
 metrics every 10 steps, plots every 1000, and a checkpoint in the background, here every 200 so that there are several
-to look at. It sets learning rates, seeds each step, keeps the loss history and refuses non-finite updates. Neither
-validates.
+to look at. It sets learning rates, keeps the loss history and refuses non-finite updates. Neither validates.
 
 They take turns in blocks of steps; a figure is the difference between neighbouring blocks. Where plots are drawn or a
 checkpoint is in flight is reported apart: a block that begins with the save, however much of it the save takes.
@@ -37,7 +36,7 @@ from spectral_exp.command_line import CommandLine
 from spectral_exp.monitoring import CheckpointManager, MetricsLogger, VisualizationManager
 from spectral_exp.profiling import StepProfiler
 from spectral_exp.progress import Progress
-from spectral_exp.runner import Runner, StepReport
+from spectral_exp.runner import Runner
 
 OURS = "ours"
 BARE = "bare loop"
@@ -121,9 +120,8 @@ def _lines(case: _Case, pairs: Sequence[_Pair]) -> Iterator[Line]:
 
 
 _ACTIVITIES: Mapping[str, Sequence[tuple[object, str]]] = {
-    "seeding the step": [(runner_module, "seed_generators")],
     "learning rates and schedules": [(Runner, "_set_schedules")],
-    "taking in loss and gradient norm": [(StepReport, "finite"), (Runner, "advance")],
+    "taking in loss and gradient norm": [(runner_module, "_read"), (Runner, "advance")],
     "asking what is due": [
         (MetricsLogger, "should_log"), (VisualizationManager, "should_visualize"),
         (CheckpointManager, "should_checkpoint"), (CheckpointManager, "exceeds_risk"), (Runner, "_next_checkpoint"),
