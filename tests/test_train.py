@@ -428,7 +428,9 @@ def test_a_backup_continues_on_an_empty_machine_bit_for_bit(
     assert_same_state(tmp_path / "found" / name, tmp_path / "whole", 800)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_and_the_same_command_goes_on(number: signal.Signals, code: int, tmp_path: Path) -> None:
     settings = ["+experiment=wave", *TINY, "training.max_steps=100000", "hydra.run.dir=run"]
     plots = number == signal.SIGTERM
