@@ -12,17 +12,9 @@ from spectral_exp.results.paper.document import Equation, Heading, Paragraph, pl
 from spectral_exp.results.paper.material import Choices, Material
 from spectral_exp.results.paper.method import method
 from spectral_exp.results.run import Run
-from spectral_exp.results.settings import part_names
+from spectral_exp.results.settings import SECTIONS, part_names
 from tests.results.fakes import fake_group, fake_run
 from tests.results.made_comparisons import made_comparison
-
-SECTIONS = {
-    "embedding": "model.embedding",
-    "attention": "model.attention",
-    "mlp": "model.mlp",
-    "optimizer": "optimizer",
-    "loss": "loss",
-}
 
 # Another value for each setting of each part; None where it changes time, memory or random draws, not the function.
 ANOTHER: dict[tuple[str, str], dict[str, Any]] = {
