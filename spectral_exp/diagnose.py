@@ -148,7 +148,7 @@ def _look(
     from spectral_exp.models.attention import Attention
 
     model = trained.model
-    attentions = [module for module in model.components()["attention"] if isinstance(module, Attention)]
+    attentions = [module for module in model.modules() if isinstance(module, Attention)]
     sums = [torch.zeros(4, model.n_head, dtype=torch.float64) for _ in attentions]
     total, queries = 0.0, 0
 
@@ -193,13 +193,11 @@ def attention_sums(weights: Tensor) -> Tensor:
 
 
 def _gradient_shares(trained: Trained) -> dict[str, float]:
-    """The share of each component in the squared norm of the gradient; what is shared counts where it is first."""
-    seen: set[int] = set()
-    squares = {}
-    for name, modules in trained.model.components().items():
-        own = {id(p): p for module in modules for p in module.parameters() if id(p) not in seen}
-        seen |= own.keys()
-        squares[name] = sum(p.grad.double().square().sum().item() for p in own.values() if p.grad is not None)
+    """The share of each component in the squared norm of the gradient."""
+    squares = {
+        name: sum(p.grad.cpu().double().square().sum().item() for p in own if p.grad is not None)
+        for name, own in trained.model.component_parameters().items()
+    }
     whole = sum(squares.values())
     return {name: square / whole for name, square in squares.items()}
 

@@ -19,11 +19,11 @@ from spectral_exp.softmax import cross_entropy, cross_entropy_and_probabilities,
 class Loss(nn.Module):
     """Logits (B, T, V) and targets (B, T) to the scalar to differentiate, and detached parts by name.
 
-    `loss` among the parts is always the plain cross-entropy, the mean over all tokens in nats. A loss that draws random
-    numbers says so by `draws_random_numbers`: the generators are then seeded for each step.
+    `loss` among the parts is always the plain cross-entropy, the mean over all tokens in nats. A loss that draws no
+    random numbers says so by `draws_random_numbers`; for any other one the generators are seeded at each step.
     """
 
-    draws_random_numbers: bool = False
+    draws_random_numbers: bool = True
 
     def forward(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The scalar to differentiate, and the parts to log."""
@@ -32,6 +32,8 @@ class Loss(nn.Module):
 
 class CrossEntropy(Loss):
     """Plain cross-entropy; it has no settings."""
+
+    draws_random_numbers = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,6 +62,7 @@ class QFE(Loss):
         seed: of the random signs.
     """
 
+    draws_random_numbers = False
     signs: Tensor | None
 
     def __init__(

@@ -223,31 +223,30 @@ class GPT(nn.Module):
             if parameters
         ]
 
-    def components(self) -> dict[str, list[nn.Module]]:
-        """The modules of embedding, attention, mlp, norm (blocks' and final) and head.
+    def component_parameters(self) -> dict[str, list[nn.Parameter]]:
+        """The parameters of embedding, attention, mlp, norm (blocks' and final) and head.
 
-        Together they hold every parameter; a tied head and the embedding hold the same one.
+        Each stands once: a tied head has none. The embedding's own normalisation is the embedding's.
         """
         blocks = list(self._blocks())
-        return {
+        components: dict[str, list[nn.Module]] = {
             "embedding": [self.embedding],
             "attention": [block.attention for block in blocks],
             "mlp": [block.mlp for block in blocks],
             "norm": [self.norm, *(norm for block in blocks for norm in (block.attention_norm, block.mlp_norm))],
             "head": [self.head],
         }
+        seen: set[int] = set()
+        found: dict[str, list[nn.Parameter]] = {}
+        for name, modules in components.items():
+            own = {id(p): p for module in modules for p in module.parameters() if id(p) not in seen}
+            seen |= own.keys()
+            found[name] = list(own.values())
+        return found
 
     def parameters_by_component(self) -> dict[str, int]:
-        """Numbers of parameters of each of the components, and their total.
-
-        Each parameter counts once: a tied head has none. The embedding's own normalisation counts as embedding.
-        """
-        seen: set[int] = set()
-        counts = {}
-        for name, modules in self.components().items():
-            parameters = {id(p): p.numel() for module in modules for p in module.parameters() if id(p) not in seen}
-            seen |= parameters.keys()
-            counts[name] = sum(parameters.values())
+        """How many numbers the parameters of each component hold, and all together."""
+        counts = {name: sum(p.numel() for p in own) for name, own in self.component_parameters().items()}
         return {**counts, "total": sum(counts.values())}
 
     def flops_per_token(self) -> int:

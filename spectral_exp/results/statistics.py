@@ -391,7 +391,7 @@ def _interval(b: _Sample, a: _Sample | None = None) -> tuple[Interval | None, fl
 
 
 def _quantiles(values: FloatArray, levels: Sequence[float]) -> list[float]:
-    """The same as `np.quantile`, of finite values, in a fifth of its time: no more than the neighbours are selected."""
+    """The same as `np.quantile`, of finite values: of a few levels, for which that does much more than select them."""
     places = [(len(values) - 1) * level for level in levels]
     below = [int(place) for place in places]
     ordered = np.partition(values, sorted({k for low in below for k in (low, min(low + 1, len(values) - 1))}))

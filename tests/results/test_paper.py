@@ -139,6 +139,13 @@ def test_the_method_describes_the_components_in_use_alone(made: Path) -> None:
     assert "Charikar" not in text, "cited only where a vocabulary is projected"
 
 
+def test_a_seed_that_was_run_twice_is_commanded_once(tmp_path: Path) -> None:
+    for seed in (1, 1, 2, 3):
+        make_run(tmp_path / "outputs", "classic", seed)
+    assert run(tmp_path / "outputs", "--output", tmp_path / "paper", "--formats", "md") == 0
+    assert "seed=1,2,3\n" in (tmp_path / "paper/paper.md").read_text()
+
+
 def test_every_number_has_a_source_and_is_in_every_format(made: Path) -> None:
     entries = numbers(made / "paper")
     page, tex = (made / "paper/paper.html").read_text(), (made / "paper/paper.tex").read_text()

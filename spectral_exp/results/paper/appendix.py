@@ -80,13 +80,19 @@ def _selection(material: Material) -> Text:
 def _command(group: Group) -> str:
     """The command that makes the runs of a group: that of its first run, for all seeds."""
     run = group.runs[0]
-    overrides = [str(item) for item in run.record.get("overrides") or ()]
-    kept = [item for item in overrides if item.lstrip("+~").partition("=")[0] not in (*_PLACE, "seed")]
-    seeds = [str(other.seed) for other in group.runs if other.seed is not None]
-    if not overrides:
+    # A seed that was run twice need not be run twice again.
+    seeds = list(dict.fromkeys(str(other.seed) for other in group.runs if other.seed is not None))
+    if not run.record.get("overrides"):
         return f"# {group.label}: the command was not recorded"
     multirun = ["-m"] if len(seeds) > 1 else []
-    words = ["python", "-m", "spectral_exp.train", *multirun, *kept, *([f"seed={','.join(seeds)}"] if seeds else [])]
+    words = [
+        "python",
+        "-m",
+        "spectral_exp.train",
+        *multirun,
+        *_kept(run),
+        *([f"seed={','.join(seeds)}"] if seeds else []),
+    ]
     differing = {tuple(_kept(other)) for other in group.runs}
     remark = f"# {group.label}" + ("; other runs of it had other overrides" if len(differing) > 1 else "")
     return f"{remark}\n{wrapped([_short(word) for word in words])}"
