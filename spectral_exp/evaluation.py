@@ -6,8 +6,7 @@ Tensor letters: B batch, T tokens, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -44,11 +43,11 @@ class Evaluation:
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
+    forward: Callable[[Tensor], Tensor],
     windows: Iterable[tuple[Tensor, Tensor, int]],
     device: torch.device,
-    autocast: AbstractContextManager[object],
 ) -> Evaluation:
-    """Evaluate `model` on `windows` of (inputs (B, T), targets (B, T), bytes of the targets).
+    """Evaluate `model`, as `forward` calls it, on `windows` of (inputs (B, T), targets (B, T), bytes of the targets).
 
     The model is in evaluation mode meanwhile and in its former mode afterwards; no random number is drawn.
     """
@@ -59,8 +58,7 @@ def evaluate(
     tokens = n_bytes = 0
     try:
         for x, y, window_bytes in windows:
-            with autocast:
-                logits = model(x.to(device))
+            logits = forward(x.to(device))
             nats = F.cross_entropy(logits.flatten(0, 1).float(), y.to(device).flatten(), reduction="none")
             # Summed on the CPU: not every accelerator has float64.
             nats = nats.cpu().double()

@@ -53,10 +53,15 @@ def train_step(runner: Runner) -> StepFingerprint:
     """Let `runner` do its next step, and take the fingerprint of it. Raises RunError as `Runner.advance` does."""
     from spectral_exp.seeding import rng_state
 
-    report = runner.compute_gradients(runner.state.step + 1)
-    # The gradients are gone once the weights are updated.
-    gradients = {name: _hash(p.grad) for name, p in runner.model.named_parameters() if p.grad is not None}
-    runner.update_weights(report)
+    gradients: dict[str, str] = {}
+
+    def look(*_: Any) -> None:
+        # They are gone once the weights are updated.
+        gradients.update({name: _hash(p.grad) for name, p in runner.model.named_parameters() if p.grad is not None})
+
+    hook = runner.optimizer.register_step_pre_hook(look)
+    report = runner.train_step(runner.state.step + 1)
+    hook.remove()
     runner.advance(report)
     state = state_hashes(
         runner.model.state_dict(), runner.loss.state_dict(), runner.optimizer.state_dict(), rng_state()

@@ -60,11 +60,13 @@ class Progress:
 
     Args:
         total: last step of the run.
+        checkpoint_interval: steps between checkpoints, to tell when the next one comes; None tells nothing.
         stream: where the bar is drawn when it is a terminal; otherwise lines go to the log at most every ten seconds.
     """
 
-    def __init__(self, total: int, stream: TextIO | None = None) -> None:
+    def __init__(self, total: int, checkpoint_interval: int | None = None, stream: TextIO | None = None) -> None:
         self.total = total
+        self._checkpoint_interval = checkpoint_interval
         self._stream = sys.stderr if stream is None else stream
         # Several bars on one terminal would overwrite each other: parallel jobs of a sweep print lines.
         self._live = self._stream.isatty() and multiprocessing.parent_process() is None
@@ -72,19 +74,20 @@ class Progress:
         self._shown_at = self._started_at = time.monotonic()
         self._first_step: int | None = None
 
-    def update(self, step: int, values: Mapping[str, float], next_checkpoint: int | None = None) -> None:
+    def update(self, step: int, values: Mapping[str, float]) -> None:
         """Take in the newest `values` after `step` and show them when it is time to."""
-        self._values.update(values)
+        if values:
+            self._values.update(values)
         now = time.monotonic()
         if self._first_step is None:
             self._first_step, self._started_at = step, now
         due = now - self._shown_at >= (_REDRAW_S if self._live else _PLAIN_LINE_S)
         if self._live and (due or step == self.total):
             self._shown_at = now
-            self._draw(step, next_checkpoint, now)
+            self._draw(step, now)
         elif not self._live and (due or "val_loss" in values):
             self._shown_at = now
-            log.info("%s", self._line(step, next_checkpoint, now))
+            log.info("%s", self._line(step, now))
 
     def close(self) -> None:
         """Leave the terminal's line clean."""
@@ -92,22 +95,24 @@ class Progress:
             self._stream.write(_CLEAR_LINE)
             self._stream.flush()
 
-    def _draw(self, step: int, next_checkpoint: int | None, now: float) -> None:
+    def _draw(self, step: int, now: float) -> None:
         done = round(_BAR_WIDTH * step / max(self.total, 1))
         bar = "#" * done + "-" * (_BAR_WIDTH - done)
-        line = f"[{bar}] {self._line(step, next_checkpoint, now)}"
+        line = f"[{bar}] {self._line(step, now)}"
         self._stream.write(_CLEAR_LINE + line[: shutil.get_terminal_size().columns - 1])
         self._stream.flush()
 
-    def _line(self, step: int, next_checkpoint: int | None, now: float) -> str:
+    def _line(self, step: int, now: float) -> str:
         parts = [f"step {step}/{self.total}"]
         parts += [form.format(self._values[key]) for key, form in _SHOWN if key in self._values]
         assert self._first_step is not None
         if step > self._first_step:
             per_step = (now - self._started_at) / (step - self._first_step)
             parts.append(f"ETA {duration(per_step * (self.total - step))}")
-        if next_checkpoint is not None and next_checkpoint <= self.total:
-            parts.append(f"checkpoint at {next_checkpoint}")
+        if self._checkpoint_interval is not None:
+            next_checkpoint = (step // self._checkpoint_interval + 1) * self._checkpoint_interval
+            if next_checkpoint <= self.total:
+                parts.append(f"checkpoint at {next_checkpoint}")
         return "  ".join(parts)
 
 

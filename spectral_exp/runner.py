@@ -9,8 +9,8 @@ import logging
 import math
 import time
 from array import array
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, cast, runtime_checkable
 
@@ -111,9 +111,9 @@ class TrainState:
 
 
 class StepReport(NamedTuple):
-    """What one optimizer step did: mean cross-entropy, tokens it was taken over, rate, gradient norm, named extras.
+    """What one optimizer step did: mean cross-entropy, tokens it was taken over, rate, gradient norm, parts of the loss.
 
-    Tensors are 0-dimensional and stay on the device: reading one waits for it. Each extra has one for a micro-batch.
+    Tensors are 0-dimensional and stay on the device: reading one waits for it. Each micro-batch has its parts by name.
     `read` has loss and gradient norm as numbers, unless they are read later.
     """
 
@@ -121,12 +121,8 @@ class StepReport(NamedTuple):
     tokens: int
     learning_rate: float
     grad_norm: Tensor
-    extra: Mapping[str, list[Tensor]]
+    parts: Sequence[Mapping[str, Tensor]]
     read: tuple[float, float] | None
-
-    def finite_on_device(self) -> Tensor:
-        """Whether the step can be applied, without waiting."""
-        return torch.isfinite(self.loss) & torch.isfinite(self.grad_norm)
 
 
 @runtime_checkable
@@ -235,12 +231,14 @@ class Runner:
         silent = [isinstance(part, Drawing) and not part.draws_random_numbers for part in (self.model, self.loss)]
         self._draws = not all(silent)
         self._measured = [part for part in (self.model, self.optimizer) if isinstance(part, Measured)]
-        self._autocast: AbstractContextManager[object] = nullcontext()
+        self._forward, self._objective = self.compute.__call__, self._loss_of
         if self.settings.precision == "bf16":
-            self._autocast = torch.autocast(self.device.type, dtype=torch.bfloat16)
+            autocast = torch.autocast(self.device.type, dtype=torch.bfloat16)
+            self._forward, self._objective = autocast(self._forward), autocast(self._objective)
         # Whether steps are told apart on the device, whose answers are read when something is due.
         optimizer = self.optimizer
         self._lags = self.device.type == "cuda" and isinstance(optimizer, Skipping) and optimizer.skips_on_device
+        self._moves = self.device.type != "cpu"
         self._unread: list[StepReport] = []
         self._read = (math.nan, math.nan)
         self._reported_saves = 0
@@ -282,14 +280,14 @@ class Runner:
     def _train(self, stop: StopRequest) -> None:
         state, settings = self.state, self.settings
         first_step = state.step + 1
-        progress = Progress(settings.max_steps)
+        interval = self.checkpoint.save_interval if self.checkpoint.enabled else None
+        progress = Progress(settings.max_steps, interval if isinstance(interval, int) else None)
         with closing(progress), StepProfiler(settings.profile_steps, self.paths.root / "profile") as profiler:
             while state.step < settings.max_steps and not state.stopped_early and stop.signal_number is None:
                 step = state.step + 1
                 start_s = time.perf_counter()
                 report = self.train_step(step)
-                self.clock.add("train", time.perf_counter() - start_s)
-                self.advance(report)
+                self.advance(report, time.perf_counter() - start_s)
                 if step == first_step:
                     self.checkpoint.prepare(self.model, self.optimizer)
                 profiler.step()
@@ -310,47 +308,41 @@ class Runner:
                     self.save(improved)
                 if self.checkpoint.exceeds_risk(step):
                     self._save_or_stop()
-                progress.update(step, values, self._next_checkpoint(step))
+                progress.update(step, values)
 
     def train_step(self, step: int) -> StepReport:
-        """One optimizer update: gradients over all micro-batches, clipping, the update itself unless non-finite."""
-        report = self.compute_gradients(step)
-        self.update_weights(report)
-        return report
-
-    def compute_gradients(self, step: int) -> StepReport:
-        """The first half of a step: gradients over all micro-batches, averaged and clipped, left in the parameters."""
-        settings = self.settings
+        """One optimizer update: gradients averaged over all micro-batches, clipped, and applied unless non-finite."""
+        settings, optimizer = self.settings, self.optimizer
         if self._draws:
             seed_generators(step_seed(self.seed, step), self.device)
         self._set_schedules(step)
-        losses: list[Tensor] = []
+        parts: list[Mapping[str, Tensor]] = []
         tokens = 0
-        extra: dict[str, list[Tensor]] = {}
         for micro_step in range(settings.grad_accum_steps):
             x, y = self.batches(1 if settings.overfit_one_batch else step, micro_step)
-            with self._autocast:
-                logits = self.compute(x.to(self.device, non_blocking=True))
-                objective, parts = self.loss(logits, y.to(self.device, non_blocking=True))
+            if self._moves:
+                x, y = x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
+            objective, found = self._objective(x, y)
             if settings.grad_accum_steps > 1:
                 objective = objective / settings.grad_accum_steps
             objective.backward()
-            losses.append(parts["loss"])
+            parts.append(found)
             tokens += y.numel()
-            for name, value in parts.items():
-                if name != "loss":
-                    extra.setdefault(name, []).append(value)
         grad_norm = nn.utils.clip_grad_norm_(self._parameters, settings.grad_clip or math.inf)
-        loss, rate = _mean(losses), self.optimizer.param_groups[0]["lr"]
-        return StepReport(loss, tokens, rate, grad_norm, extra, None if self._lags else _read(loss, grad_norm))
+        loss = found["loss"] if len(parts) == 1 else _mean(parts, "loss")
+        read: tuple[float, float] | None = None
+        if self._lags:
+            cast(Skipping, optimizer).step_if(torch.isfinite(loss) & torch.isfinite(grad_norm))
+        else:
+            read = (loss.item(), grad_norm.item())
+            if math.isfinite(read[0]) and math.isfinite(read[1]):
+                optimizer.step()
+        optimizer.zero_grad()
+        return StepReport(loss, tokens, optimizer.param_groups[0]["lr"], grad_norm, parts, read)
 
-    def update_weights(self, report: StepReport) -> None:
-        """The second half of a step: apply the gradients, unless they are non-finite, and drop them."""
-        if report.read is None:
-            cast(Skipping, self.optimizer).step_if(report.finite_on_device())
-        elif math.isfinite(report.read[0]) and math.isfinite(report.read[1]):
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+    def _loss_of(self, x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        objective, parts = self.loss(self.compute(x), y)
+        return objective, parts
 
     def _set_schedules(self, step: int) -> None:
         factor = self.schedule.factor(step)
@@ -359,11 +351,11 @@ class Runner:
         for module in self._scheduled:
             module.set_progress(step / self.settings.max_steps)
 
-    def advance(self, report: StepReport) -> None:
-        """Take a step that has been done into the state. Raises RunError after too many skipped ones in a row."""
+    def advance(self, report: StepReport, seconds: float = 0.0) -> None:
+        """Take a step that took `seconds` into the state. Raises RunError after too many skipped ones in a row."""
         state = self.state
         state.step += 1
-        state.train_s = self._train_s_before + self.clock.seconds.get("train", 0.0)
+        state.train_s += seconds
         if report.read is not None:
             self._take_in(state.step, report.tokens, *report.read)
             return
@@ -378,6 +370,8 @@ class Runner:
         Raises:
             RunError: too many steps in a row were skipped.
         """
+        if not (self._unread or also):
+            return {}
         reports, self._unread = self._unread, []
         names, wanted = list(also or {}), list((also or {}).values())
         n = len(reports)
@@ -414,9 +408,9 @@ class Runner:
 
     def _training_metrics(self, report: StepReport) -> dict[str, float]:
         before_s, before_step = self._logged
-        train_s, step = self.clock.seconds["train"], self.state.step
+        train_s, step = self.state.train_s, self.state.step
         self._logged = (train_s, step)
-        measured = {name: _mean(values) for name, values in report.extra.items()}
+        measured = {name: _mean(report.parts, name) for name in report.parts[0] if name != "loss"}
         for part in self._measured:
             measured |= part.metrics()
         extra = self.read_reports(also=measured)
@@ -441,21 +435,24 @@ class Runner:
         return self.checkpoint.metrics()
 
     def _log(self, step: int, values: dict[str, float]) -> None:
-        with self.clock.measure("metrics"):
-            self.metrics.log_metrics(step, values)
+        start_s = time.perf_counter()
+        self.metrics.log_metrics(step, values)
+        self.clock.add("metrics", time.perf_counter() - start_s)
         self._keep_history(step, values)
 
     def _keep_history(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             if name == "steps_at_risk" or name.startswith(("backup_", "checkpoint_")):
                 continue  # about the machine, not about training
-            steps, series = self.history.setdefault(name, (array("q"), array("d")))
+            if name not in self.history:
+                self.history[name] = (array("q"), array("d"))
+            steps, series = self.history[name]
             steps.append(step)
             series.append(value)
 
     def _evaluate(self, step: int) -> Evaluation:
         with self.clock.measure("evaluation"):
-            evaluation = evaluate(self.compute, self.windows, self.device, self._autocast)
+            evaluation = evaluate(self.model, self._forward, self.windows, self.device)
             self.state.last_metrics = evaluation.metrics()
             # A model whose weights are no longer finite has nothing to say.
             if self.settings.sample_tokens and math.isfinite(evaluation.val_loss):
@@ -521,12 +518,6 @@ class Runner:
                 f"{self.paths.checkpoints}, then give the same command again"
             )
 
-    def _next_checkpoint(self, step: int) -> int | None:
-        interval = self.checkpoint.save_interval
-        if not self.checkpoint.enabled or interval == "auto":
-            return None
-        return (step // interval + 1) * interval
-
     def restore(self) -> None:
         """Continue from the newest sound checkpoint; without one, start at step 1."""
         found = self.checkpoint.load_latest_checkpoint(history_as_array=True)
@@ -541,7 +532,7 @@ class Runner:
             log.info("resuming after step %d", self.state.step)
         self._plotted_step = self.state.step
         self._train_s_before = self.state.train_s
-        self._logged = (0.0, self.state.step)
+        self._logged = (self.state.train_s, self.state.step)
         # Lines written after the checkpoint belong to steps that are about to be done again.
         self.metrics.cut_back(self.state.step)
         for entry in self.metrics.load_metrics():
@@ -636,7 +627,7 @@ class Runner:
         """Blocked seconds of this attempt by component, and their share of its training time."""
         components = ("checkpoint", "metrics", "visualization")
         blocked = {name: self.clock.seconds.get(name, 0.0) for name in components}
-        train_s = self.clock.seconds.get("train", 0.0)
+        train_s = self.state.train_s - self._train_s_before
         return {
             "blocked_s": blocked,
             "counts": {name: self.clock.counts.get(name, 0) for name in components},
@@ -654,13 +645,9 @@ class Runner:
         }
 
 
-def _read(loss: Tensor, grad_norm: Tensor) -> tuple[float, float]:
-    return loss.item(), grad_norm.item()
-
-
-def _mean(values: list[Tensor]) -> Tensor:
-    """The mean of 0-dimensional tensors; usually there is one."""
-    return values[0] if len(values) == 1 else torch.stack(values).mean()
+def _mean(parts: Sequence[Mapping[str, Tensor]], name: str) -> Tensor:
+    """The mean of a part of the loss over micro-batches; usually there is one."""
+    return parts[0][name] if len(parts) == 1 else torch.stack([part[name] for part in parts]).mean()
 
 
 def _on_host(values: list[Tensor]) -> list[float]:

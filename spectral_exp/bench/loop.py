@@ -29,7 +29,6 @@ from unittest import mock
 
 from torch import Tensor, nn
 
-from spectral_exp import runner as runner_module
 from spectral_exp.bench.measure import Line, Options, Section, Spread, Target, say
 from spectral_exp.build import build
 from spectral_exp.command_line import CommandLine
@@ -121,11 +120,11 @@ def _lines(case: _Case, pairs: Sequence[_Pair]) -> Iterator[Line]:
 
 _ACTIVITIES: Mapping[str, Sequence[tuple[object, str]]] = {
     "learning rates and schedules": [(Runner, "_set_schedules")],
-    "taking in loss and gradient norm": [(runner_module, "_read"), (Runner, "advance")],
+    "taking in loss and gradient norm": [(Runner, "advance")],
     "asking what is due": [
         (MetricsLogger, "should_log"), (VisualizationManager, "should_visualize"),
-        (CheckpointManager, "should_checkpoint"), (CheckpointManager, "exceeds_risk"), (Runner, "_next_checkpoint"),
-        (StepProfiler, "step"), (Progress, "update"),
+        (CheckpointManager, "should_checkpoint"), (CheckpointManager, "exceeds_risk"), (StepProfiler, "step"),
+        (Progress, "update"),
     ],
     "a metrics line, every 10 steps": [(Runner, "_training_metrics"), (Runner, "_log")],
 }  # fmt: skip

@@ -26,6 +26,7 @@ from spectral_exp.monitoring.save_schedule import SaveSchedule
 if TYPE_CHECKING:
     import torch
     from torch import nn
+    from torch.utils.hooks import RemovableHandle
 
     from spectral_exp.monitoring.staging import Staged, StagingArena
 
@@ -147,7 +148,7 @@ class CheckpointManager:
         self._history = LossHistory()
         self._config = KeptConfig()
         self._arena: StagingArena | None = None
-        self._fenced: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._hook: RemovableHandle | None = None
         self._current: _Save | None = None
         self._writer = BackgroundThread("checkpoint writer")
         self._verified: dict[Path, tuple[int, int]] = {}
@@ -156,6 +157,8 @@ class CheckpointManager:
 
     def should_checkpoint(self, step: int) -> bool:
         """Whether to save after `step`, counted from 1: one is due, or was due while the writer was busy."""
+        if self._hook is not None and self._current is None:
+            self._unhook()
         if not self.enabled:
             return False
         due = self._schedule.due(step)
@@ -344,16 +347,24 @@ class CheckpointManager:
             return staged
         if state.on_gpu:
             staged.plan()
-        if optimizer not in self._fenced:
-            fence = weakref.WeakMethod(self.fence)
+        self._unhook()
+        fence = weakref.WeakMethod(self.fence)
 
-            def wait_for_copy(*_: Any) -> None:
-                if (method := fence()) is not None:
-                    method()
+        def wait_for_copy(*_: Any) -> None:
+            if (method := fence()) is not None:
+                method()
 
-            optimizer.register_step_pre_hook(wait_for_copy)
-            self._fenced.add(optimizer)
+        self._hook = optimizer.register_step_pre_hook(wait_for_copy)
         return staged
+
+    def _unhook(self) -> None:
+        """Take the hook off the optimizer: it has done its work, and would cost every step some microseconds.
+
+        It cannot do so itself, since the optimizer is going through its hooks then.
+        """
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
 
     def _staging(self) -> StagingArena:
         from spectral_exp.monitoring.staging import StagingArena

@@ -32,12 +32,11 @@ class SaveSchedule:
 
     def due(self, step: int) -> bool:
         """Whether to save after `step`, counted from 1."""
-        now = time.monotonic()
         if self._retry_at is not None:
-            return now >= self._retry_at
+            return time.monotonic() >= self._retry_at
         if self.interval == "auto":
-            return step > 0 and now - self._last >= self._pause_s
-        return step > 0 and step % int(self.interval) == 0
+            return step > 0 and time.monotonic() - self._last >= self._pause_s
+        return step > 0 and step % self.interval == 0
 
     def saved(self, cost_s: float, durable_s: float) -> None:
         """A save has become durable; with "auto", its cost decides when the next one comes."""
