@@ -169,7 +169,8 @@ def _take_turns(case: _Case, steps: int, ours: Path, bare: Path) -> list[_Pair]:
     lengths = (f"training.max_steps={steps}", f"monitoring.checkpoint.save_interval={case.save_interval}")
     (job,) = CommandLine.parse([*_RUN, *case.settings, *lengths]).compose()
     with _quiet(), build(job.config, ours, []) as runner, build(job.config, bare, []) as other:
-        turns = _Turns(case.block, runner, _bare_block(other))
+        turns = _Turns(case.block, runner.batches, runner)
+        turns.bare = _bare_block(other, _Turns(case.block, other.batches))
         gc.collect()
         runner.batches = turns
         runner.run()
@@ -187,9 +188,9 @@ def _quiet() -> Iterator[None]:
         logger.level = level
 
 
-def _bare_block(parts: Runner) -> Callable[[int, int], None]:
+def _bare_block(parts: Runner, batches: _Turns) -> Callable[[int, int], None]:
     """The bare loop over the steps from one up to, not including, another."""
-    model, optimizer, loss, batches = parts.model, parts.optimizer, parts.loss, parts.batches
+    model, optimizer, loss = parts.model, parts.optimizer, parts.loss
     parameters, clip = list(model.parameters()), parts.settings.grad_clip
 
     def block(first: int, end: int) -> None:
@@ -205,15 +206,21 @@ def _bare_block(parts: Runner) -> Callable[[int, int], None]:
 
 
 class _Turns:
-    """The batches of our loop, which let the bare loop have its turn whenever a block begins.
+    """The batches of a loop. Those of ours let the bare loop have its turn whenever a block begins.
+
+    Those of the bare loop have nobody else to wait for, but cost it the same call.
 
     Attributes:
         pairs: of every block but the first, which warms up.
+        bare: does the bare loop's steps from one up to, not including, another.
     """
 
-    def __init__(self, block: int, runner: Runner, bare: Callable[[int, int], None]) -> None:
+    def __init__(
+        self, block: int, batches: Callable[[int, int], tuple[Tensor, Tensor]], ours: Runner | None = None
+    ) -> None:
         self.pairs: list[_Pair] = []
-        self._block, self._runner, self._bare, self._batches = block, runner, bare, runner.batches
+        self.bare: Callable[[int, int], None] | None = None
+        self._block, self._batches, self._runner = block, batches, ours
         self._began_s = self._bare_s = 0.0
 
     def __call__(self, step: int, micro_step: int) -> tuple[Tensor, Tensor]:
@@ -224,6 +231,8 @@ class _Turns:
         return self._batches(step, micro_step)
 
     def _turn(self, step: int) -> None:
+        if self._runner is None or self.bare is None:
+            return
         now_s = time.perf_counter()
         if step > 2 * self._block:
             first = step - self._block
@@ -235,6 +244,6 @@ class _Turns:
         # is slower by two milliseconds, since it has been through all the memory there is.
         self._runner.checkpoint.wait()
         start_s = time.perf_counter()
-        self._bare(step, step + self._block)
+        self.bare(step, step + self._block)
         self._began_s = time.perf_counter()
         self._bare_s = (self._began_s - start_s) / self._block
