@@ -43,13 +43,14 @@ class Evaluation:
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
-    forward: Callable[[Tensor], Tensor],
     windows: Iterable[tuple[Tensor, Tensor, int]],
     device: torch.device,
+    forward: Callable[[Tensor], Tensor] | None = None,
 ) -> Evaluation:
-    """Evaluate `model`, as `forward` calls it, on `windows` of (inputs (B, T), targets (B, T), bytes of the targets).
+    """Evaluate `model` on `windows` of (inputs (B, T), targets (B, T), bytes of the targets).
 
-    The model is in evaluation mode meanwhile and in its former mode afterwards; no random number is drawn.
+    `forward` calls the model, if not simply `model(x)` does (under autocast, say). The model is in evaluation mode
+    meanwhile and in its former mode afterwards; no random number is drawn.
     """
     was_training = model.training
     model.eval()
@@ -58,7 +59,7 @@ def evaluate(
     tokens = n_bytes = 0
     try:
         for x, y, window_bytes in windows:
-            logits = forward(x.to(device))
+            logits = (forward or model)(x.to(device))
             nats = F.cross_entropy(logits.flatten(0, 1).float(), y.to(device).flatten(), reduction="none")
             # Summed on the CPU: not every accelerator has float64.
             nats = nats.cpu().double()

@@ -111,7 +111,7 @@ class TrainState:
 
 
 class StepReport(NamedTuple):
-    """What one optimizer step did: mean cross-entropy, tokens it was taken over, rate, gradient norm, parts of the loss.
+    """What one optimizer step did: mean cross-entropy, its number of tokens, rate, gradient norm, parts of the loss.
 
     Tensors are 0-dimensional and stay on the device: reading one waits for it. Each micro-batch has its parts by name.
     `read` has loss and gradient norm as numbers, unless they are read later.
@@ -231,7 +231,7 @@ class Runner:
         silent = [isinstance(part, Drawing) and not part.draws_random_numbers for part in (self.model, self.loss)]
         self._draws = not all(silent)
         self._measured = [part for part in (self.model, self.optimizer) if isinstance(part, Measured)]
-        self._forward, self._objective = self.compute.__call__, self._loss_of
+        self._forward, self._objective = self._logits_of, self._loss_of
         if self.settings.precision == "bf16":
             autocast = torch.autocast(self.device.type, dtype=torch.bfloat16)
             self._forward, self._objective = autocast(self._forward), autocast(self._objective)
@@ -325,11 +325,11 @@ class Runner:
             objective, found = self._objective(x, y)
             if settings.grad_accum_steps > 1:
                 objective = objective / settings.grad_accum_steps
-            objective.backward()
+            objective.backward()  # type: ignore[no-untyped-call]
             parts.append(found)
             tokens += y.numel()
         grad_norm = nn.utils.clip_grad_norm_(self._parameters, settings.grad_clip or math.inf)
-        loss = found["loss"] if len(parts) == 1 else _mean(parts, "loss")
+        loss = parts[0]["loss"] if len(parts) == 1 else _mean(parts, "loss")
         read: tuple[float, float] | None = None
         if self._lags:
             cast(Skipping, optimizer).step_if(torch.isfinite(loss) & torch.isfinite(grad_norm))
@@ -339,6 +339,10 @@ class Runner:
                 optimizer.step()
         optimizer.zero_grad()
         return StepReport(loss, tokens, optimizer.param_groups[0]["lr"], grad_norm, parts, read)
+
+    def _logits_of(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.compute(x)
+        return logits
 
     def _loss_of(self, x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         objective, parts = self.loss(self.compute(x), y)
@@ -452,7 +456,7 @@ class Runner:
 
     def _evaluate(self, step: int) -> Evaluation:
         with self.clock.measure("evaluation"):
-            evaluation = evaluate(self.model, self._forward, self.windows, self.device)
+            evaluation = evaluate(self.model, self.windows, self.device, self._forward)
             self.state.last_metrics = evaluation.metrics()
             # A model whose weights are no longer finite has nothing to say.
             if self.settings.sample_tokens and math.isfinite(evaluation.val_loss):

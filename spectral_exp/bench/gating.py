@@ -7,7 +7,6 @@ what differs comes from the interval alone.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 
 import torch
 from torch import nn
@@ -67,4 +66,4 @@ def _trained(data: Dataset, sizes: Sizes, seed: int, gate_every: int, n_steps: i
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     windows = EvalWindows(data.val, data.tokenizer.token_bytes, sizes.block_size, _BATCH, _WINDOWS)
-    return evaluate(model, windows, torch.device("cpu"), nullcontext()).val_bpb
+    return evaluate(model, windows, torch.device("cpu")).val_bpb

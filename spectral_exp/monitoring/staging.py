@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -72,7 +73,8 @@ class Staged:
         self._arena = arena
         self._rest = rest
         self._events: list[torch.cuda.Event] = []
-        self._pieces: deque[tuple[_Bytes, torch.UntypedStorage, int]] = deque()
+        self._storages: Sequence[torch.UntypedStorage] = ()
+        self._pieces: deque[list[tuple[int, int, int]]] = deque()
         self._lock = threading.Lock()
         self._planned = False
         self._left = 0
@@ -86,19 +88,23 @@ class Staged:
         with self._lock:
             if self._planned:
                 return
-            storages = [storage for storage in self._rest() if storage_id(storage) not in self.views]
-            self._arena.reserve(storages)
+            # Kept, because what is copied is known by its address.
+            self._storages = [storage for storage in self._rest() if storage_id(storage) not in self.views]
+            self._arena.reserve(self._storages)
+            memory = self._arena.memory.data
+            to = self._arena.memory.ctypes.data
             on_gpu: list[tuple[_Bytes, torch.UntypedStorage]] = []
+            on_cpu: list[tuple[int, int, int]] = []
             start = 0
-            for storage in storages:
+            for storage in self._storages:
                 size = storage.nbytes()
-                place = self._arena.memory[start : start + size]
-                self.views[storage_id(storage)] = place.data
-                start += _padded(size)
-                if storage.device.type == "cuda":
-                    on_gpu.append((place, storage))
+                self.views[storage_id(storage)] = memory[start : start + size]
+                if storage.device.type == "cpu":
+                    on_cpu.append((to + start, storage.data_ptr(), size))
                 else:
-                    self._pieces.extend((place, storage, at) for at in range(0, size, _PIECE_BYTES))
+                    on_gpu.append((self._arena.memory[start : start + size], storage))
+                start += _padded(size)
+            self._pieces.extend(_pieces(on_cpu))
             self._begin_on_gpu(on_gpu)
             self._left = len(self._pieces)
             if not self._left:
@@ -113,11 +119,11 @@ class Staged:
         self.plan()
         while True:
             try:
-                place, storage, at = self._pieces.popleft()
+                piece = self._pieces.popleft()
             except IndexError:
                 break
-            source = flat_bytes(storage).cpu().numpy()
-            place[at : at + _PIECE_BYTES] = source[at : at + _PIECE_BYTES]
+            for to, source, size in piece:
+                ctypes.memmove(to, source, size)
             with self._lock:
                 self._left -= 1
                 if not self._left:
@@ -134,7 +140,10 @@ class Staged:
 
     def _begin_on_gpu(self, pairs: Sequence[tuple[_Bytes, torch.UntypedStorage]]) -> None:
         """Launch the copies from GPUs on streams of their own, behind what has been computed so far."""
-        for device in sorted({storage.device for _, storage in pairs}, key=str):
+        for place, storage in pairs:
+            if storage.device.type != "cuda":  # an accelerator without streams of ours: copied at once
+                place[:] = flat_bytes(storage).cpu().numpy()
+        for device in sorted({storage.device for _, storage in pairs if storage.device.type == "cuda"}, key=str):
             stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             stream.wait_stream(torch.cuda.current_stream(device))
             with torch.cuda.stream(stream):
@@ -165,3 +174,18 @@ def _own_copy(storage: torch.UntypedStorage) -> memoryview:
 def _padded(n_bytes: int) -> int:
     """Room that keeps the next piece at the beginning of a page, as direct writing likes it."""
     return -(-n_bytes // _PAGE) * _PAGE
+
+
+def _pieces(copies: Iterable[tuple[int, int, int]]) -> Iterator[list[tuple[int, int, int]]]:
+    """Copies (to, from, bytes) as lists of about the same size: small ones together, large ones in parts."""
+    together: list[tuple[int, int, int]] = []
+    n_bytes = 0
+    for to, source, size in copies:
+        for at in range(0, size, _PIECE_BYTES):
+            together.append((to + at, source + at, min(size - at, _PIECE_BYTES)))
+            n_bytes += together[-1][2]
+            if n_bytes >= _PIECE_BYTES:
+                yield together
+                together, n_bytes = [], 0
+    if together:
+        yield together
