@@ -15,9 +15,9 @@ class Terminal(io.StringIO):
 
 def test_bar_on_a_terminal_shows_where_the_run_is() -> None:
     stream = Terminal()
-    progress = Progress(total=10, stream=stream)
-    progress.update(9, {"loss": 2.0}, 10)
-    progress.update(10, {"loss": 1.5, "tokens_per_s": 12345.0}, 20)
+    progress = Progress(total=10, checkpoint_interval=5, stream=stream)
+    progress.update(9, {"loss": 2.0})
+    progress.update(10, {"loss": 1.5, "tokens_per_s": 12345.0})
     progress.close()
     last = stream.getvalue().split("\r\x1b[K")[-2]
     assert last.startswith("[####################] step 10/10")
@@ -30,10 +30,10 @@ def test_bar_on_a_terminal_shows_where_the_run_is() -> None:
 
 def test_lines_elsewhere(caplog: pytest.LogCaptureFixture) -> None:
     stream = io.StringIO()
-    progress = Progress(total=10, stream=stream)
+    progress = Progress(total=10, checkpoint_interval=5, stream=stream)
     with caplog.at_level(logging.INFO):
-        progress.update(1, {"loss": 3.0}, 5)
-        progress.update(5, {"val_loss": 2.5}, 10)
+        progress.update(1, {"loss": 3.0})
+        progress.update(5, {"val_loss": 2.5})
     assert stream.getvalue() == ""
     (line,) = caplog.messages
     assert line.startswith("step 5/10  loss 3.0000  val_loss 2.5000")
