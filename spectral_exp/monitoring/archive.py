@@ -4,8 +4,7 @@
 tensors. Here the bytes come from wherever they were copied to, and the result is the same: a plain `.pt` file for
 `torch.load(..., weights_only=True)`, a valid archive for `unzip -t`.
 
-Source: zip as in PKWARE's APPNOTE.TXT (4.3.7, 4.3.12, zip64 in 4.3.14 to 4.5.3), records as torch's serialization
-names them.
+Source: records as torch's serialization names them.
 """
 
 from __future__ import annotations
@@ -13,24 +12,17 @@ from __future__ import annotations
 import functools
 import io
 import pickle
-import struct
 import sys
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from spectral_exp.monitoring.checksum import crc32
+from spectral_exp.monitoring.checksum import crc32, crc32_append
+from spectral_exp.monitoring.zip_layout import LARGE_BYTES, Record, directory, lay_out
 
-_FOLDER = "archive"
-_STORAGE_ALIGNMENT = 64
-_PAGE = 4096
-_DATE_1980 = 0x21
-_MAX_32, _MAX_16 = 0xFFFFFFFF, 0xFFFF
-_PADDING_ID = 0x4246
-_ZIP64_ID = 1
 _FORMAT_VERSION = b"3\n"
 _NO_STORAGE = frozenset({int, str, tuple, float, bool, dict, list, type(None), OrderedDict, torch.Tensor})
 
@@ -45,98 +37,74 @@ class Sink(Protocol):
         """Append bytes, and their CRC-32 where it is known."""
 
 
-@dataclass
-class _Record:
-    """One file in the archive; `data` may be large."""
+@dataclass(frozen=True)
+class Image:
+    """The beginning of an archive in memory: storages at the places that they will have in the file.
 
-    name: bytes
-    data: memoryview | bytes
-    offset: int
-    """Where its header begins."""
-    padding: int
-    """Bytes that move the data to an aligned place."""
+    It is written out in one piece, which keeps Python from training for a fraction of the time that its storages
+    would take one by one.
 
-    @classmethod
-    def at(cls, offset: int, name: bytes, data: memoryview | bytes) -> _Record:
-        """The record that begins at `offset`."""
-        alignment = _PAGE if len(data) >= 16 * _PAGE else _STORAGE_ALIGNMENT
-        unaligned = offset + 30 + len(name) + 20 * (len(data) >= _zip64_from()) + 4
-        return cls(name, data, offset, -unaligned % alignment)
+    Attributes:
+        memory: holds the data of `records`; `write_archive` puts their headers in between.
+        records: of storages, from offset 0 on.
+        keys: the number of each storage's record, by `storage_id`.
+        copies: bytes of further storages, by `storage_id`, to be written instead of what these have become.
+    """
 
-    @property
-    def end(self) -> int:
-        """Where its data ends, and the next record begins."""
-        size = len(self.data)
-        return self.offset + 30 + len(self.name) + 20 * (size >= _zip64_from()) + 4 + self.padding + size
-
-    def local_header(self, checksum: int) -> bytes:
-        """What stands before the data."""
-        size = len(self.data)
-        large = size >= _zip64_from()
-        extra = struct.pack("<HHQQ", _ZIP64_ID, 16, size, size) if large else b""
-        extra += struct.pack("<HH", _PADDING_ID, self.padding) + bytes(self.padding)
-        shown = _MAX_32 if large else size
-        fixed = struct.pack(
-            "<IHHHHHIIIHH",
-            0x04034B50, 45 if large else 20, 0, 0, 0, _DATE_1980, checksum, shown, shown, len(self.name), len(extra),
-        )  # fmt: skip
-        return fixed + self.name + extra
-
-    def directory_entry(self, checksum: int) -> bytes:
-        """Its entry in the directory at the end of the archive."""
-        size = len(self.data)
-        large, far = size >= _zip64_from(), self.offset >= _zip64_from()
-        numbers = [size, size] * large + [self.offset] * far
-        extra = struct.pack(f"<HH{len(numbers)}Q", _ZIP64_ID, 8 * len(numbers), *numbers) if numbers else b""
-        version, shown = 45 if numbers else 20, _MAX_32 if large else size
-        fixed = struct.pack(
-            "<IHHHHHHIIIHHHHHII",
-            0x02014B50, version, version, 0, 0, 0, _DATE_1980, checksum, shown, shown,
-            len(self.name), len(extra), 0, 0, 0, 0, _MAX_32 if far else self.offset,
-        )  # fmt: skip
-        return fixed + self.name + extra
+    memory: memoryview = field(default_factory=lambda: memoryview(b""))
+    records: Sequence[Record] = ()
+    keys: Mapping[int, int] = field(default_factory=dict)
+    copies: Mapping[int, memoryview] = field(default_factory=dict)
 
 
-def _zip64_from() -> int:
-    """The first size or offset that needs the longer fields."""
-    return _MAX_32
+def lay_out_storages(sizes: Sequence[int], first: int = 0, offset: int = 0) -> list[Record]:
+    """The records of storages of so many bytes, numbered from `first` on."""
+    return lay_out([(f"archive/data/{key}", size) for key, size in enumerate(sizes, first)], offset)
 
 
-def write_archive(sink: Sink, state: Any, staged: Mapping[int, memoryview]) -> None:
+def write_archive(sink: Sink, state: Any, image: Image) -> None:
     """Write `state` as one checkpoint archive.
 
     Args:
         sink: takes the bytes in order.
         state: containers, numbers, strings and tensors.
-        staged: bytes to write for a storage, by `storage_id`; those of other storages are read where they are.
+        image: what has been copied of its storages; the others are read where they are.
     """
     buffer = io.BytesIO()
-    pickler = _Pickler(buffer)
+    pickler = _Pickler(buffer, image.keys)
     pickler.dump(state)
-    parts: list[tuple[str, memoryview | bytes]] = [
-        (f"data/{key}", staged.get(storage_id(storage)) or storage_view(storage))
-        for key, storage in enumerate(pickler.storages)
-    ]
-    parts += [("data.pkl", buffer.getvalue()), ("byteorder", sys.byteorder.encode()), ("version", _FORMAT_VERSION)]
-    records: list[_Record] = []
-    end = 0
-    for name, data in parts:
-        records.append(_Record.at(end, f"{_FOLDER}/{name}".encode(), data))
-        end = records[-1].end
-    sink.reserve(end + len(_directory(records, [0] * len(records), end)))
-    checksums = []
+    imaged = [image.memory[record.start : record.end] for record in image.records]
+    others = [image.copies.get(storage_id(storage)) or storage_view(storage) for storage in pickler.storages]
+    parts = {"data.pkl": buffer.getvalue(), "byteorder": sys.byteorder.encode(), "version": _FORMAT_VERSION}
+    records = list(image.records)
+    records += lay_out_storages([len(data) for data in others], len(records), records[-1].end if records else 0)
+    records += lay_out([(f"archive/{name}", len(data)) for name, data in parts.items()], records[-1].end)
+    data: list[memoryview | bytes] = [*imaged, *others, *parts.values()]
+    sink.reserve(records[-1].end + len(directory(records, [0] * len(records))))
+    checksums = [crc32(content) for content in data]
+    _write_image(sink, image, imaged, checksums)
     # Small pieces go together: what is done for each piece takes longer than they do.
     small = bytearray()
-    for record in records:
-        checksums.append(crc32(record.data))
-        small += record.local_header(checksums[-1])
-        if len(record.data) < 16 * _PAGE:
-            small += record.data
+    for i in range(len(imaged), len(records)):
+        small += records[i].header(checksums[i])
+        if len(data[i]) < LARGE_BYTES:
+            small += data[i]
         else:
             sink.write(bytes(small))
             small.clear()
-            sink.write(record.data, checksums[-1])
-    sink.write(bytes(small) + _directory(records, checksums, end))
+            sink.write(data[i], checksums[i])
+    sink.write(bytes(small) + directory(records, checksums))
+
+
+def _write_image(sink: Sink, image: Image, imaged: Sequence[memoryview], checksums: Sequence[int]) -> None:
+    if not imaged:
+        return
+    checksum = 0
+    for record, content, content_checksum in zip(image.records, imaged, checksums, strict=False):
+        header = record.header(content_checksum)
+        image.memory[record.offset : record.start] = header
+        checksum = crc32_append(crc32(header, checksum), content, content_checksum)
+    sink.write(image.memory[: image.records[-1].end], checksum)
 
 
 def storage_id(storage: torch.UntypedStorage) -> int:
@@ -165,10 +133,11 @@ class _StorageReference(NamedTuple):
 class _Pickler(pickle.Pickler):
     """Writes a number wherever a storage stands, and remembers which."""
 
-    def __init__(self, buffer: io.BytesIO) -> None:
+    def __init__(self, buffer: io.BytesIO, keys: Mapping[int, int]) -> None:
         super().__init__(buffer, protocol=2)
         self.storages: list[torch.UntypedStorage] = []
-        self._keys: dict[int, int] = {}
+        """Those that have no number in `keys`, in the order of their numbers, which follow."""
+        self._keys = dict(keys)
 
     def reducer_override(self, value: Any) -> Any:
         # What torch and Python would do for these, without their detours: a third of the time.
@@ -199,8 +168,10 @@ class _Pickler(pickle.Pickler):
         return None
 
     def _key(self, storage: torch.UntypedStorage) -> int:
-        key = self._keys.setdefault(storage_id(storage), len(self._keys))
-        if key == len(self.storages):
+        identity = storage_id(storage)
+        key = self._keys.get(identity)
+        if key is None:
+            key = self._keys[identity] = len(self._keys)
             self.storages.append(storage)
         return key
 
@@ -215,15 +186,3 @@ def _storage_class(dtype: torch.dtype) -> type | None:
     except KeyError:
         return None
     return kind
-
-
-def _directory(records: Sequence[_Record], checksums: Sequence[int], offset: int) -> bytes:
-    """The directory that ends the archive and begins at `offset`."""
-    entries = b"".join(map(_Record.directory_entry, records, checksums))
-    count, size = len(records), len(entries)
-    zip64 = b""
-    if large := count >= _MAX_16 or max(size, offset) >= _zip64_from():
-        zip64 = struct.pack("<IQHHIIQQQQ", 0x06064B50, 44, 45, 45, 0, 0, count, count, size, offset)
-        zip64 += struct.pack("<IIQI", 0x07064B50, 0, offset + size, 1)
-    fields = (_MAX_16, _MAX_16, _MAX_32, _MAX_32) if large else (count, count, size, offset)
-    return entries + zip64 + struct.pack("<IHHHHIIH", 0x06054B50, 0, 0, *fields, 0)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.utils.hooks import RemovableHandle
 
+    from spectral_exp.monitoring.archive import Image
     from spectral_exp.monitoring.staging import Staged, StagingArena
 
 log = logging.getLogger(__name__)
@@ -383,16 +384,15 @@ class CheckpointManager:
     def _write(self, save: _Save) -> bool:
         """Make a save durable; whether the storage took it. Runs in the writer's thread in background mode."""
         path = Path(self._target(save.step))
-        views: Mapping[int, memoryview] = {}
+        image: Image | None = None
         cpu_s = time.thread_time()
         if save.staged is None:
             save.state.complete()
         else:
-            save.staged.synchronize()
-            views = save.staged.views
+            image = save.staged.synchronize()
         try:
             self.paths.checkpoints.mkdir(parents=True, exist_ok=True)
-            written = checkpoint_file.write_checkpoint(path, save.state.entries, views, compression=self.compression)
+            written = checkpoint_file.write_checkpoint(path, save.state.entries, image, compression=self.compression)
             run_dir.replace_symlink(self.paths.latest_link, path)
             if save.is_best and self.keep_best:
                 run_dir.replace_symlink(self.paths.best_link, path)

@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from spectral_exp import run_dir
 from spectral_exp.errors import SettingError, UserError
-from spectral_exp.monitoring.checksum import crc32, crc32_combine, file_crc32
+from spectral_exp.monitoring.checksum import crc32, crc32_append, file_crc32
 from spectral_exp.monitoring.direct_file import DirectFile
 
 if TYPE_CHECKING:
     import zstandard
+
+    from spectral_exp.monitoring.archive import Image
 
 COMPRESSIONS = (None, "zstd")
 
@@ -64,11 +66,6 @@ def sidecar_file(path: Path) -> Path:
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-# Below so many bytes, reading them again takes less time than combining checksums, and does not keep Python from
-# other threads.
-_COMBINE_FROM = 1 << 16
-
-
 class _PlainSink:
     """Writes an archive as it is, and puts the checksums of its parts together."""
 
@@ -82,10 +79,10 @@ class _PlainSink:
 
     def write(self, data: memoryview | bytes, checksum: int | None = None) -> None:
         self._file.write(data)
-        if checksum is None or len(data) < _COMBINE_FROM:
+        if checksum is None:
             self.checksum = crc32(data, self.checksum)
         else:
-            self.checksum = crc32_combine(self.checksum, checksum, len(data))
+            self.checksum = crc32_append(self.checksum, data, checksum)
         self.state_bytes += len(data)
 
     def finish(self) -> None:
@@ -124,7 +121,7 @@ class _ZstdSink:
 def write_checkpoint(
     path: Path,
     state: Mapping[str, Any],
-    staged: Mapping[int, memoryview] | None = None,
+    image: Image | None = None,
     *,
     compression: str | None = None,
 ) -> Written:
@@ -133,20 +130,20 @@ def write_checkpoint(
     Args:
         path: may exist; it stays what it was until the new file is durable.
         state: the entries of a checkpoint.
-        staged: copies of the tensors' storages to read instead of these, by `archive.storage_id`.
+        image: copies of its storages, to write instead of what these have become.
         compression: None or "zstd".
 
     Raises:
         OSError: whatever the storage refuses; nothing half written stays.
     """
-    from spectral_exp.monitoring.archive import write_archive
+    from spectral_exp.monitoring.archive import Image, write_archive
 
     start = time.perf_counter()
     temporary = run_dir.temporary_path(path)
     try:
         with DirectFile(temporary) as file:
             sink = _ZstdSink(file) if compression == "zstd" else _PlainSink(file)
-            write_archive(sink, dict(state), staged or {})
+            write_archive(sink, dict(state), image or Image())
             sink.finish()
             size = file.size
         sidecar = sidecar_file(path)

@@ -12,11 +12,14 @@ try:  # the same number several times faster, where the extra `fast` is installe
 except ImportError:
     from zlib import crc32
 
-__all__ = ["crc32", "crc32_combine", "file_crc32"]
+__all__ = ["crc32", "crc32_append", "crc32_combine", "file_crc32"]
 
 _POLYNOMIAL = 0xEDB88320
 _ONE = 0x80000000  # the polynomial 1: coefficients are stored lowest power first
 _READ_BYTES = 1 << 20
+# Below so many bytes, reading them again takes less time than combining checksums, and does not keep Python from
+# other threads.
+_COMBINE_FROM = 1 << 16
 
 
 def crc32_combine(first: int, second: int, second_bytes: int) -> int:
@@ -26,6 +29,13 @@ def crc32_combine(first: int, second: int, second_bytes: int) -> int:
     to CRC error detection algorithms", 1993).
     """
     return _multiply(_shift(second_bytes), first) ^ second
+
+
+def crc32_append(first: int, data: memoryview | bytes, data_checksum: int) -> int:
+    """The CRC-32 of what has the checksum `first`, with `data` behind it, by the faster way."""
+    if len(data) < _COMBINE_FROM:
+        return crc32(data, first)
+    return crc32_combine(first, data_checksum, len(data))
 
 
 def file_crc32(path: Path, max_threads: int) -> int:

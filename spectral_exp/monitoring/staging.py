@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from spectral_exp.monitoring.archive import flat_bytes, storage_id
+from spectral_exp.monitoring.archive import Image, flat_bytes, lay_out_storages, storage_id
+from spectral_exp.monitoring.zip_layout import Record
 
 _PAGE = 4096
 _PIECE_BYTES = 8 << 20
@@ -28,12 +29,16 @@ class StagingArena:
         self._owner: object = None
         self._pinned = False
 
-    def reserve(self, storages: Sequence[torch.UntypedStorage]) -> None:
-        """Take, and touch, the memory that a copy of `storages` needs; keeps what is large enough."""
-        needed = sum(_padded(storage.nbytes()) for storage in storages)
+    def reserve(self, storages: Sequence[torch.UntypedStorage]) -> list[Record]:
+        """Take, and touch, the memory that a copy of `storages` needs, and return their places in it.
+
+        These are as in the archive that begins with them. Memory that is large enough is kept.
+        """
+        records = lay_out_storages([storage.nbytes() for storage in storages])
+        needed = records[-1].end if records else 0
         pinned = any(storage.device.type == "cuda" for storage in storages)
         if needed <= self.memory.size and pinned <= self._pinned:
-            return
+            return records
         # The old memory goes before the new one comes: there is never more than one copy.
         self.memory, self._owner = np.empty(0, np.uint8), None
         needed += needed // 64  # a little room, for states that grow
@@ -49,6 +54,7 @@ class StagingArena:
         self._pinned = pinned
         # Memory costs most when it is touched for the first time.
         self.memory[::_PAGE] = 0
+        return records
 
 
 class Staged:
@@ -59,8 +65,6 @@ class Staged:
         urgent: copied before the constructor returns, into memory of their own: they are few.
         rest: called once, by whichever thread is first, for the storages to copy meanwhile.
 
-    Attributes:
-        views: the staged bytes of every storage, by `storage_id`; complete once `synchronize` has returned.
     """
 
     def __init__(
@@ -69,11 +73,12 @@ class Staged:
         urgent: Sequence[torch.UntypedStorage],
         rest: Callable[[], Sequence[torch.UntypedStorage]],
     ) -> None:
-        self.views = {storage_id(storage): _own_copy(storage) for storage in urgent}
+        self._copies = {storage_id(storage): _own_copy(storage) for storage in urgent}
         self._arena = arena
         self._rest = rest
         self._events: list[torch.cuda.Event] = []
         self._storages: Sequence[torch.UntypedStorage] = ()
+        self._records: Sequence[Record] = ()
         self._pieces: deque[list[tuple[int, int, int]]] = deque()
         self._lock = threading.Lock()
         self._planned = False
@@ -89,21 +94,17 @@ class Staged:
             if self._planned:
                 return
             # Kept, because what is copied is known by its address.
-            self._storages = [storage for storage in self._rest() if storage_id(storage) not in self.views]
-            self._arena.reserve(self._storages)
-            memory = self._arena.memory.data
-            to = self._arena.memory.ctypes.data
+            self._storages = [storage for storage in self._rest() if storage_id(storage) not in self._copies]
+            self._records = self._arena.reserve(self._storages)
+            memory = self._arena.memory
+            to = memory.ctypes.data
             on_gpu: list[tuple[_Bytes, torch.UntypedStorage]] = []
             on_cpu: list[tuple[int, int, int]] = []
-            start = 0
-            for storage in self._storages:
-                size = storage.nbytes()
-                self.views[storage_id(storage)] = memory[start : start + size]
+            for storage, record in zip(self._storages, self._records, strict=True):
                 if storage.device.type == "cpu":
-                    on_cpu.append((to + start, storage.data_ptr(), size))
+                    on_cpu.append((to + record.start, storage.data_ptr(), record.size))
                 else:
-                    on_gpu.append((self._arena.memory[start : start + size], storage))
-                start += _padded(size)
+                    on_gpu.append((memory[record.start : record.end], storage))
             self._pieces.extend(_pieces(on_cpu))
             self._begin_on_gpu(on_gpu)
             self._left = len(self._pieces)
@@ -132,11 +133,13 @@ class Staged:
         for event in self._events:
             torch.cuda.current_stream(event.device).wait_event(event)
 
-    def synchronize(self) -> None:
-        """Return when every byte is in the arena, those of GPUs too."""
+    def synchronize(self) -> Image:
+        """Return the copy when every byte of it is there, those of GPUs too; the next one overwrites it."""
         self.finish()
         for event in self._events:
             event.synchronize()
+        keys = {storage_id(storage): key for key, storage in enumerate(self._storages)}
+        return Image(self._arena.memory.data, self._records, keys, self._copies)
 
     def _begin_on_gpu(self, pairs: Sequence[tuple[_Bytes, torch.UntypedStorage]]) -> None:
         """Launch the copies from GPUs on streams of their own, behind what has been computed so far."""
@@ -169,11 +172,6 @@ def _own_copy(storage: torch.UntypedStorage) -> memoryview:
     source = flat_bytes(storage)
     copy = source.clone() if source.device.type == "cpu" else source.cpu()
     return copy.numpy().data
-
-
-def _padded(n_bytes: int) -> int:
-    """Room that keeps the next piece at the beginning of a page, as direct writing likes it."""
-    return -(-n_bytes // _PAGE) * _PAGE
 
 
 def _pieces(copies: Iterable[tuple[int, int, int]]) -> Iterator[list[tuple[int, int, int]]]:

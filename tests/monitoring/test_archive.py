@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import functools
 import subprocess
 import sys
 import zipfile
@@ -10,8 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from spectral_exp.monitoring import archive
-from spectral_exp.monitoring.checkpoint_file import write_checkpoint
+from spectral_exp.monitoring import zip_layout
+from spectral_exp.monitoring.archive import flat_bytes
+from spectral_exp.monitoring.checkpoint_file import verify, write_checkpoint
+from spectral_exp.monitoring.portable import portable_state
+from spectral_exp.monitoring.staging import Staged, StagingArena, storages_of
 
 DTYPES = [torch.float32, torch.bfloat16, torch.int64, torch.bool, torch.complex64, torch.uint16, torch.float8_e4m3fn]
 
@@ -72,9 +77,34 @@ def test_every_kind_of_state_is_read_by_torch(tmp_path: Path) -> None:
 
 def test_archives_beyond_four_gigabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The same fields as in a large archive, at a limit that a small one exceeds.
-    monkeypatch.setattr(archive, "_zip64_from", lambda: 1000)
+    monkeypatch.setattr(zip_layout, "_zip64_from", lambda: 1000)
     write_checkpoint(tmp_path / "c.pt", everything())
     assert_is_plain_checkpoint(tmp_path / "c.pt")
+
+
+@pytest.mark.parametrize("zip64_from", [0xFFFFFFFF, 1000])
+@pytest.mark.parametrize("n_large", [0, 1, 3])
+def test_a_copied_state_is_written_as_it_was(
+    n_large: int, zip64_from: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zip_layout, "_zip64_from", lambda: zip64_from)
+    arena = StagingArena()
+    for attempt in range(2):  # the second into used memory
+        tensors: list[torch.Tensor] = []
+        state = portable_state(
+            everything() | {"more": [torch.randn(30_000 + i) for i in range(n_large)]}, "it", tensors
+        )
+        storages = storages_of(tensors)
+        image = Staged(arena, storages[attempt::3], functools.partial(list, storages)).synchronize()
+        expected = copy.deepcopy(state)
+        for storage in storages:
+            flat_bytes(storage).fill_(7)
+        path = tmp_path / f"c{attempt}.pt"
+        write_checkpoint(path, state, image)
+        assert verify(path) == "its sidecar"
+        with zipfile.ZipFile(path) as file:
+            assert file.testzip() is None
+        assert_equal(expected, torch.load(path, weights_only=True))
 
 
 def test_reading_needs_nothing_of_ours(tmp_path: Path) -> None:

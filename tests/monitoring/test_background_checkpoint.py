@@ -275,9 +275,10 @@ def test_the_arena_is_used_again_and_grows() -> None:
         staged.finish()
         for tensor in tensors:
             tensor.zero_()
-        staged.synchronize()
-        found = sorted((bytes(view) for view in staged.views.values()), key=len)
-        assert found == sorted((t.numpy().tobytes() for t in copies), key=len)
+        image = staged.synchronize()
+        found = [bytes(image.memory[record.start : record.end]) for record in image.records]
+        assert found == [copies[i].numpy().tobytes() for i in (0, 2)]
+        assert [bytes(copy) for copy in image.copies.values()] == [copies[1].numpy().tobytes()]
 
 
 def test_managers_do_not_outlive_their_use(tmp_path: Path) -> None:
