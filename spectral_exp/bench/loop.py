@@ -9,9 +9,10 @@ to look at. It sets learning rates, keeps the loss history and refuses non-finit
 They take turns in blocks of steps; a figure is the difference between neighbouring blocks. Where plots are drawn or a
 checkpoint is in flight is reported apart: a block that begins with the save, however much of it the save takes.
 
-Another run of ours, without saves and plots, has a stopwatch on each activity that the bare loop does without. Each
-runs once a step, when the arithmetic of a model has put other things into the processor's caches, and then takes
-several times as long as when it is repeated by itself.
+Two more runs of ours, without plots, have a stopwatch on each activity that the bare loop does without: those of a
+step, and those of a save, in processor time of whichever thread does them. They run when the arithmetic of a model has
+put other things into the processor's caches, and then take several times as long as when they are repeated by
+themselves. Most of a save's is time in which Python serves the thread that writes, and the thread that trains waits.
 """
 
 from __future__ import annotations
@@ -29,10 +30,13 @@ from unittest import mock
 
 from torch import Tensor, nn
 
+from spectral_exp import run_dir
 from spectral_exp.bench.measure import Line, Options, Section, Spread, Target, say
 from spectral_exp.build import build
 from spectral_exp.command_line import CommandLine
-from spectral_exp.monitoring import CheckpointManager, MetricsLogger, VisualizationManager
+from spectral_exp.monitoring import CheckpointManager, MetricsLogger, VisualizationManager, archive
+from spectral_exp.monitoring.direct_file import DirectFile
+from spectral_exp.monitoring.staging import Staged
 from spectral_exp.profiling import StepProfiler
 from spectral_exp.progress import Progress
 from spectral_exp.runner import Runner
@@ -98,7 +102,8 @@ def run(options: Options) -> Iterator[Section]:
         pairs = _take_turns(case, steps, options.new_folder(f"ours_{number}"), options.new_folder(f"bare_{number}"))
         yield Section(case.name, list(_lines(case, pairs)))
     steps = 50 if options.quick else 1500
-    yield Section("where it goes", list(_where_it_goes(steps, options.new_folder("activities"))))
+    yield _where_it_goes(steps, options.new_folder("step"))
+    yield _where_a_save_goes(steps, options.new_folder("save"))
 
 
 def _lines(case: _Case, pairs: Sequence[_Pair]) -> Iterator[Line]:
@@ -118,7 +123,8 @@ def _lines(case: _Case, pairs: Sequence[_Pair]) -> Iterator[Line]:
     yield Line(OURS, "added on average, plots and all", "us", everywhere)
 
 
-_ACTIVITIES: Mapping[str, Sequence[tuple[object, str]]] = {
+_Functions = Sequence[tuple[object, str]]
+_STEP: Mapping[str, _Functions] = {
     "learning rates and schedules": [(Runner, "_set_schedules")],
     "taking in loss and gradient norm": [(Runner, "advance")],
     "asking what is due": [
@@ -128,38 +134,70 @@ _ACTIVITIES: Mapping[str, Sequence[tuple[object, str]]] = {
     ],
     "a metrics line, every 10 steps": [(Runner, "_training_metrics"), (Runner, "_log")],
 }  # fmt: skip
+_SAVE: Mapping[str, _Functions] = {
+    "the call, in the thread that trains": [(CheckpointManager, "save_checkpoint")],
+    "finding all tensors and copying them": [(Staged, "finish")],
+    "the archive": [(archive, "write_archive")],
+    "the file besides, and its sidecar": [
+        (DirectFile, "__init__"), (DirectFile, "sync"), (run_dir, "write_json_atomic"),
+    ],
+    "the pointer": [(run_dir, "replace_symlink")],
+    "reading the newest back, removing the oldest": [(CheckpointManager, "cleanup_old_checkpoints")],
+}  # fmt: skip
 
 
-def _where_it_goes(steps: int, folder: Path) -> Iterator[Line]:
+def _where_it_goes(steps: int, folder: Path) -> Section:
     """Microseconds a step of each activity of ours, on the small model."""
-    rare = ("monitoring.visualization.viz_interval=1000000", "monitoring.checkpoint.save_interval=1000000")
-    (job,) = CommandLine.parse([*_RUN, *_SMALL, f"training.max_steps={steps}", *rare]).compose()
-    per_step_us = dict.fromkeys(_ACTIVITIES, 0.0)
+    seconds = _stopwatches(_STEP, steps, steps + 1, folder, time.perf_counter)
+    return _per_unit("a step: where it goes", {name: spent / steps for name, spent in seconds.items()}, "us")
+
+
+def _where_a_save_goes(steps: int, folder: Path) -> Section:
+    """Processor time of each activity of a save beside training, on the small model."""
+    every = max(1, steps // 15)
+    seconds = _stopwatches(_SAVE, steps, every, folder, time.thread_time)
+    return _per_unit("a save: where it goes", {name: 1e-3 * s / (steps // every) for name, s in seconds.items()}, "ms")
+
+
+def _stopwatches(
+    activities: Mapping[str, _Functions], steps: int, save_interval: int, folder: Path, clock: Callable[[], float]
+) -> dict[str, float]:
+    """Microseconds of each activity over `steps` of ours, without plots."""
+    settings = (
+        f"training.max_steps={steps}", "monitoring.visualization.viz_interval=1000000",
+        f"monitoring.checkpoint.save_interval={save_interval}",
+    )  # fmt: skip
+    (job,) = CommandLine.parse([*_RUN, *_SMALL, *settings]).compose()
     with ExitStack() as stack, _quiet():
         calls: list[tuple[str, list[float]]] = []
-        for activity, functions in _ACTIVITIES.items():
+        for activity, functions in activities.items():
             for owner, name in functions:
                 seconds: list[float] = []
                 calls.append((activity, seconds))
-                stack.enter_context(mock.patch.object(owner, name, _timed(getattr(owner, name), seconds)))
+                stack.enter_context(mock.patch.object(owner, name, _timed(getattr(owner, name), seconds, clock)))
         stack.enter_context(build(job.config, folder, [])).run()
+    total_us = dict.fromkeys(activities, 0.0)
     for activity, seconds in calls:
-        # The median: the first call opens files, and others of the machine come in between.
-        per_step_us[activity] += 1e6 * statistics.median(seconds) * len(seconds) / steps
-    for activity, spent_us in per_step_us.items():
-        yield Line(OURS, activity, "us", Spread.of([spent_us]))
-    yield Line(OURS, "their sum", "us", Spread.of([sum(per_step_us.values())]))
+        # Without the slowest: the first call opens files, and others of the machine come in between.
+        usual = sorted(seconds)[: -(len(seconds) // 10) or None]
+        total_us[activity] += 1e6 * statistics.mean(usual) * len(seconds)
+    return total_us
 
 
-def _timed(function: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
-    """`function`, which adds how long each call took to `seconds`."""
+def _per_unit(title: str, spent: Mapping[str, float], unit: str) -> Section:
+    lines = [Line(OURS, activity, unit, Spread.of([value])) for activity, value in spent.items()]
+    return Section(title, [*lines, Line(OURS, "their sum", unit, Spread.of([sum(spent.values())]))])
+
+
+def _timed(function: Callable[..., Any], seconds: list[float], clock: Callable[[], float]) -> Callable[..., Any]:
+    """`function`, which adds how long each call took by `clock` to `seconds`."""
 
     def timed(*args: Any, **kwargs: Any) -> Any:
-        start_s = time.perf_counter()
+        start_s = clock()
         try:
             return function(*args, **kwargs)
         finally:
-            seconds.append(time.perf_counter() - start_s)
+            seconds.append(clock() - start_s)
 
     return timed
 

@@ -262,11 +262,13 @@ def test_loop(tmp_path: Path) -> None:
     figures = [(line["contender"], line["figure"]) for line in found["lines"]]
     assert figures.count(("bare loop", "limit: a step")) == 2
     assert [line["target"]["value"] for line in found["lines"] if line["target"]] == [40, 1]
-    where = {line["figure"]: line["median"] for line in found["lines"] if line["section"] == "where it goes"}
-    total = where.pop("their sum")
-    assert len(where) == 4
-    assert min(where.values()) > 0
-    assert total == pytest.approx(sum(where.values()))
+    for unit, n_activities in {"step": 4, "save": 6}.items():
+        section = f"a {unit}: where it goes"
+        where = {line["figure"]: line["median"] for line in found["lines"] if line["section"] == section}
+        total = where.pop("their sum")
+        assert len(where) == n_activities
+        assert min(where.values()) > 0
+        assert total == pytest.approx(sum(where.values()))
 
 
 @pytest.mark.parametrize(
