@@ -157,8 +157,13 @@ def test_the_gradient_is_right() -> None:
     for loss in (CrossEntropy(), QFE(5), QFE(5, temperature=0.7), QFE(5, 3.0, projection_dim=3),
                  QFE(5, 3.0, 0.7, projection_dim=2)):  # fmt: skip
         assert torch.autograd.gradcheck(lambda x, loss=loss: loss(x, targets)[0], (logits.requires_grad_(),))
-    signals = torch.rand(2, 1, 6, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda x: coherence(x, signals[1], 0.0), (signals[0].clone().requires_grad_(),))
+
+
+@pytest.mark.parametrize("T", [1, 2, 3, 4, 6, 7])
+@pytest.mark.parametrize("threshold", [0.0, 0.5])
+def test_the_gradient_of_coherence_is_right_at_every_length(T: int, threshold: float) -> None:
+    predicted, actual = torch.randn(2, 3, T, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: coherence(x, actual, threshold), (predicted.requires_grad_(),))
 
 
 def test_the_coherence_weight_changes_what_is_learned() -> None:
