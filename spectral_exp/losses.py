@@ -115,8 +115,8 @@ def coherence(predicted: Tensor, actual: Tensor, threshold: float) -> Tensor:
 class _Coherence(torch.autograd.Function):
     """`coherence` with its derivative written out: it is found on the way, and all that is kept for later.
 
-    With P the spectrum of a signal x, P_k = sum_t x_t exp(-i w_k t), and G_k the derivative by the real part of P_k plus
-    i times that by its imaginary part, the derivative by x_t is the real part of sum_k G_k exp(i w_k t).
+    With P the spectrum of a signal x, P_k = sum_t x_t exp(-i w_k t), and G_k the derivative by the real part of P_k
+    plus i times that by its imaginary part, the derivative by x_t is the real part of sum_k G_k exp(i w_k t).
     """
 
     @staticmethod
