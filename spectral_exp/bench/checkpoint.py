@@ -407,12 +407,18 @@ def _history(options: Options) -> Section:
             everyone[f"{ours.name}, {kind}"] = functools.partial(_saved, ours)
             if not background:
                 everyone[f"load, {kind}"] = functools.partial(_loaded, ours, as_array=kind == "array")
+    limits: dict[str, Callable[[], object]] = {
+        "array of a list": functools.partial(array, "d", many.tolist()),
+        "list of an array": many.tolist,
+    }
+    for name, convert in limits.items():
+        everyone[name] = functools.partial(_converted, convert)
     measure.interleave(everyone, 1, budget_s=0)
     n_rounds = options.rounds or (5 if options.quick else 15)
     rounds = measure.interleave(everyone, n_rounds, budget_s=options.budget_s(20))
     for ours in closing:
         ours.close()
-    lines = []
+    lines = [Line(name, "limit: time", "ms", spread(rounds, name, "blocked_ms")) for name in limits]
     for kind in ("list", "array"):
         for name in (SYNCHRONOUS, BACKGROUND):
             added = difference(rounds, f"{name}, {kind}", f"{name}, none", "blocked_ms")
@@ -421,6 +427,10 @@ def _history(options: Options) -> Section:
         added = difference(rounds, f"load, {kind}", "load, none", "blocked_ms")
         lines.append(Line(f"ours, {kind}", "added to a load", "ms", added, HISTORY_MS))
     return Section(f"a loss history of {_HISTORY_LENGTH:,} steps", lines)
+
+
+def _converted(convert: Callable[[], object]) -> Figures:
+    return {"blocked_ms": 1e3 * measure.timed(convert)}
 
 
 def _loaded(ours: Ours, as_array: bool) -> Figures:
