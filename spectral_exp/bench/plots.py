@@ -18,10 +18,11 @@ from spectral_exp.bench.measure import Figures, Line, Options, Section, Spread, 
 from spectral_exp.build import build_model
 from spectral_exp.command_line import CommandLine
 from spectral_exp.monitoring import VisualizationManager
-from spectral_exp.monitoring.visualization import TextSample
+from spectral_exp.monitoring.plots.internals import TextSample, one_thread
 
 IN_PROCESS = "ours, in the process that trains"
 IN_CHILD = "ours, in a child process"
+FORWARD = "forward pass alone"
 
 BLOCKED_MS = Target(5, strict=True)
 
@@ -70,6 +71,14 @@ class _Run:
         self.plots.wait()
         return {"blocked_ms": 1e3 * blocked_s, "drawn_s": time.perf_counter() - start}
 
+    def forward_alone(self) -> Figures:
+        """What a plot of attention cannot do without: the weights of the last layer for the sentence, after a step."""
+        self.step()
+        ids = torch.tensor([self.sample.ids])
+        with one_thread(), torch.no_grad():
+            taken_s = measure.timed(lambda: self.model.attention_weights(ids, self.model.n_layer - 1))
+        return {"blocked_ms": 1e3 * taken_s}
+
     def begin(self) -> None:
         """Ask for a set of plots."""
         self.plots.generate_training_plots(_STEPS, self.losses, self.history)
@@ -114,11 +123,12 @@ def _sets(options: Options, runs: dict[str, _Run]) -> Section:
         for _ in range(5):
             each.step()
     everyone = {name: each.one_set for name, each in runs.items()}
+    everyone[FORWARD] = runs[IN_CHILD].forward_alone
     (first,) = measure.interleave(everyone, 1, budget_s=0)
     n_rounds = options.rounds or (2 if options.quick else 9)
     rounds = measure.interleave(everyone, n_rounds, budget_s=options.budget_s(70))
     long = measure.interleave({IN_CHILD: runs[IN_CHILD].long_history}, n_rounds, budget_s=options.budget_s(20))
-    lines = []
+    lines = [Line(FORWARD, "limit: blocked", "ms", spread(rounds, FORWARD, "blocked_ms"))]
     for name in runs:
         target = BLOCKED_MS if name == IN_CHILD else None
         lines.append(Line(name, "blocked, first set", "ms", Spread.of([first[name]["blocked_ms"]])))
