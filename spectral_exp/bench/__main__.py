@@ -7,6 +7,7 @@ import importlib
 import os
 import platform
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -65,6 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--rounds", type=int, help="rounds of each measurement (default: as many as suit it)")
     parser.add_argument("--dir", type=Path, default=Path(), help="folder to write below (default: this one)")
+    parser.add_argument("--part", action="store_true", help=argparse.SUPPRESS)  # one of all, for the process of all
     options = parser.parse_args(arguments)
     # So that a stopped bench takes its files, and its processes, with it.
     before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
@@ -84,8 +86,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    brief = options.bench == "all"
-    names = [name for name in BENCHES if name not in NOT_IN_ALL] if brief else [options.bench]
+    everything = options.bench == "all"
+    names = [name for name in BENCHES if name not in NOT_IN_ALL] if everything else [options.bench]
+    brief = everything or options.part
     usual = QUICK_SIZES_MB if options.quick else SIZES_MB_IN_ALL if brief else SIZES_MB
     sizes = tuple(sorted(set(options.size or usual)))
     for size in sizes:
@@ -105,36 +108,68 @@ def _run(options: argparse.Namespace) -> None:
         raise UserError(f"cannot write below --dir={options.dir}: {error.strerror}; choose another folder") from error
 
     started = time.perf_counter()
-    lines: list[dict[str, Any]] = []
-    missing: list[str] = []
-    seconds_of: dict[str, float] = {}
     with temporary as folder:
         facts = _facts(options)
-        print(_told(facts), flush=True)
-        for name in names:
-            settings = measure.Options(Path(folder) / name, options.quick, sizes, options.rounds, n_runs, brief)
+        if not options.part:
+            print(_told(facts), flush=True)
+        if everything:
+            found = [_in_a_process(name, options, Path(folder)) for name in names]
+        else:
+            settings = measure.Options(
+                Path(folder) / options.bench, options.quick, sizes, options.rounds, n_runs, brief
+            )
             settings.folder.mkdir()
-            before = time.perf_counter()
-            for section in importlib.import_module(BENCHES[name][0]).run(settings):
-                print(f"\n{measure.table(name, section)}", flush=True)
-                lines += measure.as_json(name, section)
-                missing += [reason for reason in section.missing if reason not in missing]
-            seconds_of[name] = time.perf_counter() - before
+            found = [_measured(options.bench, settings)]
     seconds = time.perf_counter() - started
-    each = ", ".join(f"{name} {spent:.0f}" for name, spent in seconds_of.items()) if brief else ""
-    print(f"\n{_verdict(lines)}; {seconds:.0f} s" + (f" ({each})" if each else ""))
+    lines = [line for each in found for line in each["lines"]]
+    seconds_of = {name: each["seconds"] for name, each in zip(names, found, strict=True)}
+    if not options.part:
+        each_took = ", ".join(f"{name} {spent:.0f}" for name, spent in seconds_of.items())
+        print(f"\n{_verdict(lines)}; {seconds:.0f} s" + (f" ({each_took})" if everything else ""))
     if options.json is not None:
-        run_dir.write_json_atomic(
-            options.json,
-            {
-                **facts,
-                "benches": names,
-                "seconds": seconds,
-                "seconds_of": seconds_of,
-                "missing": missing,
-                "lines": lines,
-            },
-        )
+        figures = {
+            **facts,
+            "benches": names,
+            "seconds": seconds,
+            "seconds_of": seconds_of,
+            "missing": list(dict.fromkeys(reason for each in found for reason in each["missing"])),
+            "lines": lines,
+        }
+        run_dir.write_json_atomic(options.json, figures)
+
+
+def _measured(name: str, settings: measure.Options) -> dict[str, Any]:
+    """Measure one bench, print its tables as they come, and return its lines."""
+    before = time.perf_counter()
+    lines: list[dict[str, Any]] = []
+    missing: list[str] = []
+    for section in importlib.import_module(BENCHES[name][0]).run(settings):
+        print(f"\n{measure.table(name, section)}", flush=True)
+        lines += measure.as_json(name, section)
+        missing += section.missing
+    return {"lines": lines, "missing": missing, "seconds": time.perf_counter() - before}
+
+
+def _in_a_process(name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """The same in a process of its own, because peers leave threads behind that have computed with OpenMP.
+
+    From then on OpenMP lets all threads sleep sooner, and many small operations take half as long again.
+    """
+    result = folder / f"{name}.json"
+    command = [sys.executable, "-m", "spectral_exp.bench", name, "--part", "--json", str(result), "--dir", str(folder)]
+    command += ["--quick"] * options.quick
+    command += [f"--size={size}" for size in options.size or []]
+    command += [f"--{key}={value}" for key in ("rounds", "runs") if (value := getattr(options, key)) is not None]
+    process = subprocess.Popen(command, env=measure.environment())
+    try:
+        code = process.wait()
+    finally:
+        process.terminate()
+        process.wait()
+    if code != 0:  # it has said why
+        raise SystemExit(code)
+    found = run_dir.read_json(result)
+    return {key: found[key] for key in ("lines", "missing", "seconds")}
 
 
 def _check_room(folder: Path, size_mb: int) -> None:

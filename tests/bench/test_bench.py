@@ -299,20 +299,22 @@ def test_help_names_every_bench(tmp_path: Path) -> None:
     assert all(f"  {name} " in done.stdout for name in BENCHES)
 
 
-def test_a_disk_that_refuses_fails_the_bench_in_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bench", ["checkpoint", pytest.param("all", marks=pytest.mark.slow)])
+def test_a_disk_that_refuses_fails_the_bench_in_one_line(bench: str, tmp_path: Path) -> None:
     # Files of 100 kB at most: less than the state.
     limited = "import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
     limited += "runpy.run_module('spectral_exp.bench', run_name='__main__', alter_sys=True)"
-    done = python("-c", limited, "checkpoint", "--quick", "--size", "1", cwd=tmp_path)
+    done = python("-c", limited, bench, "--quick", "--size", "1", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
 
 
-def test_a_stopped_bench_leaves_nothing_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bench", ["checkpoint", pytest.param("all", marks=pytest.mark.slow)])
+def test_a_stopped_bench_leaves_nothing_behind(bench: str, tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "spectral_exp.bench", "checkpoint", "--quick", "--size", "5"],
+        [sys.executable, "-m", "spectral_exp.bench", bench, "--quick", "--size", "5"],
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
