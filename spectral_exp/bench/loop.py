@@ -148,21 +148,21 @@ _SAVE: Mapping[str, _Functions] = {
 
 def _where_it_goes(steps: int, folder: Path) -> Section:
     """Microseconds a step of each activity of ours, on the small model."""
-    seconds = _stopwatches(_STEP, steps, steps + 1, folder, time.perf_counter)
-    return _per_unit("a step: where it goes", {name: spent / steps for name, spent in seconds.items()}, "us")
+    spent_s = _stopwatches(_STEP, steps, steps + 1, folder, time.perf_counter)
+    return _per_unit("a step: where it goes", {name: 1e6 * s / steps for name, s in spent_s.items()}, "us")
 
 
 def _where_a_save_goes(steps: int, folder: Path) -> Section:
     """Processor time of each activity of a save beside training, on the small model."""
     every = max(1, steps // 15)
-    seconds = _stopwatches(_SAVE, steps, every, folder, time.thread_time)
-    return _per_unit("a save: where it goes", {name: 1e-3 * s / (steps // every) for name, s in seconds.items()}, "ms")
+    spent_s = _stopwatches(_SAVE, steps, every, folder, time.thread_time)
+    return _per_unit("a save: where it goes", {name: 1e3 * s / (steps // every) for name, s in spent_s.items()}, "ms")
 
 
 def _stopwatches(
     activities: Mapping[str, _Functions], steps: int, save_interval: int, folder: Path, clock: Callable[[], float]
 ) -> dict[str, float]:
-    """Microseconds of each activity over `steps` of ours, without plots."""
+    """Seconds of each activity over `steps` of ours, without plots."""
     settings = (
         f"training.max_steps={steps}", "monitoring.visualization.viz_interval=1000000",
         f"monitoring.checkpoint.save_interval={save_interval}",
@@ -176,12 +176,12 @@ def _stopwatches(
                 calls.append((activity, seconds))
                 stack.enter_context(mock.patch.object(owner, name, _timed(getattr(owner, name), seconds, clock)))
         stack.enter_context(build(job.config, folder, [])).run()
-    total_us = dict.fromkeys(activities, 0.0)
+    total_s = dict.fromkeys(activities, 0.0)
     for activity, seconds in calls:
         # Without the slowest: the first call opens files, and others of the machine come in between.
         usual = sorted(seconds)[: -(len(seconds) // 10) or None]
-        total_us[activity] += 1e6 * statistics.mean(usual) * len(seconds)
-    return total_us
+        total_s[activity] += statistics.mean(usual) * len(seconds)
+    return total_s
 
 
 def _per_unit(title: str, spent: Mapping[str, float], unit: str) -> Section:

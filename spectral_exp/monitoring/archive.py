@@ -24,6 +24,7 @@ from spectral_exp.monitoring.checksum import crc32, crc32_append
 from spectral_exp.monitoring.zip_layout import LARGE_BYTES, Record, directory, lay_out
 
 _FORMAT_VERSION = b"3\n"
+_TOGETHER_BYTES = 1 << 20
 _NO_STORAGE = frozenset({int, str, tuple, float, bool, dict, list, type(None), OrderedDict, torch.Tensor})
 
 
@@ -77,30 +78,36 @@ def write_archive(sink: Sink, state: Any, image: Image) -> None:
     others = [image.copies.get(storage_id(storage)) or storage_view(storage) for storage in pickler.storages]
     parts = {"data.pkl": buffer.getvalue(), "byteorder": sys.byteorder.encode(), "version": _FORMAT_VERSION}
     records = list(image.records)
-    records += lay_out_storages([len(data) for data in others], len(records), records[-1].end if records else 0)
-    records += lay_out([(f"archive/{name}", len(data)) for name, data in parts.items()], records[-1].end)
+    records += lay_out_storages([len(data) for data in others], len(records), _end(records))
+    records += lay_out([(f"archive/{name}", len(data)) for name, data in parts.items()], _end(records))
     data: list[memoryview | bytes] = [*imaged, *others, *parts.values()]
-    sink.reserve(records[-1].end + len(directory(records, [0] * len(records))))
+    sink.reserve(_end(records) + len(directory(records, [0] * len(records))))
     checksums = [crc32(content) for content in data]
-    _write_image(sink, image, imaged, checksums)
+    n_imaged = len(imaged)
+    if imaged:
+        _write_image(sink, image, imaged, checksums[:n_imaged])
     # Small pieces go together: what is done for each piece takes longer than they do.
     small = bytearray()
-    for i in range(len(imaged), len(records)):
-        small += records[i].header(checksums[i])
-        if len(data[i]) < LARGE_BYTES:
-            small += data[i]
-        else:
+    for record, content, checksum in zip(records[n_imaged:], data[n_imaged:], checksums[n_imaged:], strict=True):
+        small += record.header(checksum)
+        large = len(content) >= LARGE_BYTES
+        if not large:
+            small += content
+        if large or len(small) >= _TOGETHER_BYTES:
             sink.write(bytes(small))
             small.clear()
-            sink.write(data[i], checksums[i])
+        if large:
+            sink.write(content, checksum)
     sink.write(bytes(small) + directory(records, checksums))
 
 
+def _end(records: Sequence[Record]) -> int:
+    return records[-1].end if records else 0
+
+
 def _write_image(sink: Sink, image: Image, imaged: Sequence[memoryview], checksums: Sequence[int]) -> None:
-    if not imaged:
-        return
     checksum = 0
-    for record, content, content_checksum in zip(image.records, imaged, checksums, strict=False):
+    for record, content, content_checksum in zip(image.records, imaged, checksums, strict=True):
         header = record.header(content_checksum)
         image.memory[record.offset : record.start] = header
         checksum = crc32_append(crc32(header, checksum), content, content_checksum)

@@ -64,7 +64,6 @@ class Staged:
         arena: takes the copy.
         urgent: copied before the constructor returns, into memory of their own: they are few.
         rest: called once, by whichever thread is first, for the storages to copy meanwhile.
-
     """
 
     def __init__(

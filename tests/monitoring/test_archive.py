@@ -107,6 +107,15 @@ def test_a_copied_state_is_written_as_it_was(
         assert_equal(expected, torch.load(path, weights_only=True))
 
 
+@pytest.mark.parametrize("n_tensors", [0, 400])
+def test_states_of_few_and_of_many_small_parts(n_tensors: int, tmp_path: Path) -> None:
+    tensors = {str(i): torch.full((3000,), float(i)) for i in range(n_tensors)}
+    state = {"step": 1, "timestamp": "now", "git_hash": "0" * 8, **tensors}
+    write_checkpoint(tmp_path / "c.pt", state)
+    assert verify(tmp_path / "c.pt") == "its sidecar"
+    assert_equal(state, torch.load(tmp_path / "c.pt", weights_only=True))
+
+
 def test_reading_needs_nothing_of_ours(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "c.pt", everything())
     code = "import sys, torch; torch.load('c.pt', weights_only=True); print('spectral_exp' in ' '.join(sys.modules))"
