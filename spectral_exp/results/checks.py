@@ -13,7 +13,7 @@ import numpy as np
 
 from spectral_exp.results.run import Run, check_at
 from spectral_exp.run_dir import NO_GIT_HASH, RunPaths
-from spectral_exp.run_record import changed_settings, matters_for_steps, recorded_patch
+from spectral_exp.run_record import changed_settings, last_beginning, matters_for_steps, recorded_patch
 
 QUANTITIES = (
     "parameters",
@@ -174,10 +174,7 @@ def _dirty(run: Run) -> str:
 
 
 def _continued_otherwise(run: Run) -> str:
-    attempts = run.record.get("attempts") or []
-    # An attempt that ended before its first checkpoint was done over by the next.
-    beginning = max((i for i, attempt in enumerate(attempts) if attempt.get("from_step", 0) == 0), default=0)
-    changes = changed_settings(attempts[beginning:], matters_for_steps)
+    changes = changed_settings(last_beginning(run.record.get("attempts") or []), matters_for_steps)
     return "; ".join(f"continued after step {step:,} with other settings: {what}" for step, what in changes)
 
 
