@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spectral_exp.core.foreign_text import printable_lines
 from spectral_exp.errors import UserError, require
 from spectral_exp.trained import Trained, load_trained
 
@@ -93,7 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         print(json.dumps(jsonable([asdict(diagnosis) for diagnosis in found]), indent=1))
     else:
-        print("\n\n".join(_text(diagnosis) for diagnosis in found))
+        print(printable_lines("\n\n".join(_text(diagnosis) for diagnosis in found)))
         print(_LEGEND)
     return 0
 

@@ -20,6 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from spectral_exp.core.foreign_text import printable
 from spectral_exp.errors import UserError
 from spectral_exp.results.metric_file import read_metrics
 from spectral_exp.results.run import MetricSummary, Run
@@ -78,7 +79,7 @@ def run_of(path: Path, facts: Mapping[str, Any]) -> Run:
 
 def _run_id(path: Path) -> str:
     path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve would follow links, by which a run may be known
-    return f"{path.parent.name}/{path.name}" if _SWEEP_JOB.fullmatch(path.name) else path.name
+    return printable(f"{path.parent.name}/{path.name}" if _SWEEP_JOB.fullmatch(path.name) else path.name)
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -108,7 +109,7 @@ def read_facts(path: Path) -> Facts:
     problems += findings
     folder = Path(os.path.abspath(path)).name  # noqa: PTH100
     return {
-        "name": settings.get("name") or _STAMP.sub("", folder),
+        "name": printable(settings.get("name") or _STAMP.sub("", folder)),
         "seed": settings.get("seed"),
         "settings": settings,
         "parts": part_names(settings),
@@ -170,7 +171,7 @@ def _is_running(path: Path, problems: list[str]) -> bool:
         age_s = time.time() - max(file.stat().st_mtime for file in (lock, RunPaths(path).metrics_file))
         if age_s < _ELSEWHERE_S:
             return True
-    problems.append(f"process {pid} on {host} holds its lock, but has logged nothing for an hour")
+    problems.append(f"process {pid} on {printable(host, 80)} holds its lock, but has logged nothing for an hour")
     return False
 
 

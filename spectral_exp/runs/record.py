@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict, cast
 
+from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.json_text import read_object
 from spectral_exp.errors import UserError
 from spectral_exp.run_dir import content_crc32
@@ -246,11 +247,15 @@ def read_lock_owner(file: Path) -> LockOwner:
 def known_settings(settings: Mapping[str, Any], source: str) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Settings by dotted name, those that readers compute with in their types; and findings on what was left out."""
     findings = Findings(source)
-    kept = dict(settings)
-    for name in settings:
-        kind = str if name.endswith("._target_") else _SETTINGS.get(name)
-        if kind is not None and not is_of(kind, settings[name], findings, name):
-            del kept[name]
+    kept = {}
+    for name, value in settings.items():
+        words = name.split(".")
+        if above := [part for i in range(1, len(words)) if (part := ".".join(words[:i])) in _SETTINGS]:
+            findings.add(above[0], {}, "a single value")
+            continue
+        kind = str if words[-1] == "_target_" else _SETTINGS.get(name, Any)
+        if is_of(kind, value, findings, name):
+            kept[printable(name)] = value
     return kept, findings.all()
 
 
