@@ -56,9 +56,11 @@ val_bpb minus that of classic
     assert "  wave_qfe_20260101_000003_abcd1234: failed\n" in text
     assert "n*: not paired by seed" in text
     (left_out, _) = runs.left_out[0]
-    assert f"folders left out:\n  {left_out}: config.json is not valid JSON" in text
-    words = {word for line in text.splitlines() for word in line.split() if len(word) > 90}
-    assert all(len(line) <= tables.WIDTH or words & set(line.split()) for line in text.splitlines())
+    unwrapped = " ".join(text.split())
+    assert f"folders left out: {left_out}: config.json is not valid JSON" in unwrapped
+    # A path is never broken, however long the folder of the tests is.
+    lines = [line.replace(str(left_out), "FOLDER") for line in text.splitlines()]
+    assert all(len(line) <= tables.WIDTH for line in lines)
 
 
 def test_markdown_has_bold_for_what_is_separated_alone(comparison: Comparison) -> None:
