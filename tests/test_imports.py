@@ -22,6 +22,7 @@ MODULES = {
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "run_dir": set(),
+    "steps": set(),
     "models": set(),
     "optim": set(),
     "allocator": set(),
@@ -29,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "losses": {"softmax"},
     "data": set(),
     "distributed": set(),
-    "monitoring": {"run_dir", "distributed", "plots", "results"},
+    "monitoring": {"run_dir", "steps", "distributed", "plots", "results"},
     "plots": {"run_dir"},
     "results": {"run_dir", "run_record", "plots"},
     "dashboard": {"run_dir"},
