@@ -10,7 +10,7 @@ import errno
 import io
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +124,7 @@ def write_checkpoint(
     image: Image | None = None,
     *,
     compression: str | None = None,
+    before_commit: Callable[[], None] | None = None,
 ) -> Written:
     """Write `state` as the checkpoint `path`, and its sidecar, durably: afterwards both survive a power cut.
 
@@ -132,6 +133,8 @@ def write_checkpoint(
         state: the entries of a checkpoint.
         image: copies of its storages, to write instead of what these have become.
         compression: None or "zstd".
+        before_commit: called once the bytes are on the storage and before the checkpoint gets its name. If it raises,
+            there is no checkpoint.
 
     Raises:
         OSError: whatever the storage refuses; nothing half written stays.
@@ -146,6 +149,8 @@ def write_checkpoint(
             write_archive(sink, dict(state), image or Image())
             sink.finish()
             size = file.size
+        if before_commit is not None:
+            before_commit()
         sidecar = sidecar_file(path)
         if sidecar.exists():
             # It describes the file about to be replaced, and would call the new one broken.
