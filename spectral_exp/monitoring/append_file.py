@@ -58,6 +58,8 @@ class AppendFile:
             it is cut off. None keeps it.
     """
 
+    _owner: int  # thread that holds the lock
+
     def __init__(self, path: Path, is_whole: Callable[[bytes], bool] | None = None) -> None:
         self.path = path
         self._is_whole = is_whole
@@ -242,9 +244,10 @@ class AppendFile:
         if self._descriptors and not os.fstat(self._descriptors[0]).st_nlink:
             self._warnings.append(("%s was deleted while it was written; it begins anew with the next line", self.path))
             self._close()
-        descriptor = self._descriptors[0] if self._descriptors else self._open()
+        if not self._descriptors:
+            return self._open()
         self._look_at = time.monotonic() + _LOOK_EVERY_S
-        return descriptor
+        return self._descriptors[0]
 
     def _duplicate(self) -> int | None:
         return os.dup(self._descriptors[0]) if self._descriptors else None

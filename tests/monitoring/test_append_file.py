@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -52,7 +53,7 @@ def logged(folder: Path) -> Counter[tuple[int, int]]:
 def test_threads_and_processes_log_every_entry_once(tmp_path: Path, method: str, flush: bool) -> None:
     if method not in multiprocessing.get_all_start_methods():
         pytest.skip(f"no {method} here")
-    context = multiprocessing.get_context(method)
+    context: Any = multiprocessing.get_context(method)
     processes, threads, count = 2, 3, 150
     logger = MetricsLogger(tmp_path)
     logger.log_metrics(0, {"who": -1, "value": 0.0})
@@ -129,7 +130,7 @@ def test_a_file_opened_while_another_process_writes_keeps_what_looks_unfinished(
 # --- interruptions ---------------------------------------------------------------------------------------------------
 
 
-class StopIt(Exception):
+class StopError(Exception):
     """Raised by the signal handler."""
 
 
@@ -148,18 +149,18 @@ def interrupt(logger: MetricsLogger, tries: int, longest_s: float) -> None:
     draw = random.Random(0)
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise StopIt
+        raise StopError
 
     interrupted = set()
+    actions: list[Callable[[], object]] = [logger.flush, logger.close, logger.get_latest_step, int]
     with alarms(stop):
         for step in range(tries):
             try:
                 signal.setitimer(signal.ITIMER_REAL, draw.uniform(1e-6, longest_s))
                 logger.log_metrics(step, {"who": 0}, flush=draw.random() < 0.7)
-                action = draw.choice([logger.flush, logger.close, logger.get_latest_step, lambda: None])
-                action()
+                draw.choice(actions)()
                 signal.setitimer(signal.ITIMER_REAL, 0)
-            except StopIt:
+            except StopError:
                 interrupted.add(step)
             signal.setitimer(signal.ITIMER_REAL, 0)
     logger.close()
@@ -171,9 +172,8 @@ def interrupt(logger: MetricsLogger, tries: int, longest_s: float) -> None:
     assert len(interrupted) > tries // 20
 
 
-INTERRUPTED_OPEN = (
-    "ignore::pytest.PytestUnraisableExceptionWarning"  # Python's own `open` leaves its file to the garbage
-)
+# An interrupted `open` of Python leaves its file to the garbage collector.
+INTERRUPTED_OPEN = "ignore::pytest.PytestUnraisableExceptionWarning"
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer")
