@@ -21,7 +21,8 @@ MODULES = {
 # Part of the package -> the other parts it may import, beside errors. A part that is not named may import any.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
-    "run_dir": set(),
+    "json_value": set(),
+    "run_dir": {"json_value"},
     "steps": set(),
     "models": set(),
     "optim": set(),
@@ -30,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "losses": {"softmax"},
     "data": set(),
     "distributed": set(),
-    "monitoring": {"run_dir", "steps", "distributed", "plots", "results"},
+    "monitoring": {"json_value", "run_dir", "steps", "distributed", "plots", "results"},
     "plots": {"run_dir"},
     "results": {"run_dir", "run_record", "plots"},
     "dashboard": {"run_dir"},
