@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 
 from spectral_exp import run_dir
+from spectral_exp.console import command
 from spectral_exp.errors import UserError, require
 from spectral_exp.monitoring import CheckpointManager, checkpoint_file
 from spectral_exp.monitoring.checkpoint_file import BrokenCheckpointError
 from spectral_exp.run_dir import RunLock, RunPaths
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns 0, 1 if `verify` found a broken checkpoint, or 2 for a mistake of the user's."""
     parser = argparse.ArgumentParser(

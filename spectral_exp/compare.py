@@ -12,6 +12,7 @@ from typing import Any
 
 from spectral_exp import run_dir
 from spectral_exp.allocator import keep_freed_memory
+from spectral_exp.console import command
 from spectral_exp.errors import SettingError, UserError, nearest, require
 from spectral_exp.results import tables
 from spectral_exp.results.aggregate import ResultsAggregator
@@ -36,6 +37,7 @@ _BY_SUFFIX = {".md": "markdown", ".csv": "csv", ".json": "json", ".tex": "latex"
 _CLEAR = "\033[H\033[2J"
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns 0, 1 if `config-diff` found a difference, or 2 for a mistake of the user's."""
     given = sys.argv[1:] if arguments is None else arguments
@@ -53,9 +55,6 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # its reader, as `head`, has seen enough
-        sys.stdout = None
-        return 0
     return 0
 
 

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spectral_exp.console import command
 from spectral_exp.errors import UserError, require
 from spectral_exp.trained import Trained, load_trained
 
@@ -66,6 +67,7 @@ class Diagnosis:
     metrics: dict[str, float]
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, or 2 for a mistake of the user's."""
     parser = argparse.ArgumentParser(

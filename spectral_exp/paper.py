@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+from spectral_exp.console import command
 from spectral_exp.errors import UserError, require
 from spectral_exp.results.paper.folder import Folder
 from spectral_exp.results.paper.generator import FORMATS, PaperGenerator, Written
@@ -17,6 +18,7 @@ from spectral_exp.results.paper.verify import Verdict, verify
 _NO_NOTES = "none"
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line.
 

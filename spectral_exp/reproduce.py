@@ -23,6 +23,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from spectral_exp.console import command
 from spectral_exp.errors import UserError, require
 from spectral_exp.monitoring import MetricsLogger
 from spectral_exp.run_dir import NO_GIT_HASH, RunPaths, code_directory, read_json, run_git, write_json_atomic
@@ -64,6 +65,7 @@ class Extent:
     """Of the run that is done again: what its results say, or "not over"."""
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns 0 if all numbers are equal, 1 if not, 2 for a user's mistake, 130 for Ctrl-C."""
     parser = argparse.ArgumentParser("python -m spectral_exp.reproduce", description="Do a run over again and compare.")

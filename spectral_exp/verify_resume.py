@@ -23,6 +23,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from spectral_exp.console import command
 from spectral_exp.errors import RunError, UserError, require
 from spectral_exp.fingerprint import PARTS, Divergence, StepFingerprint, first_divergence, state_hashes, train_step
 from spectral_exp.monitoring import CheckpointManager, MetricsLogger
@@ -77,6 +78,7 @@ class Findings:
         return [str(divergence) for divergence in sorted(self.divergences, key=lambda found: found.order)]
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns 0 if all is identical, 1 if not, 2 for a mistake of the user's, 130 for Ctrl-C."""
     parser = argparse.ArgumentParser(

@@ -208,19 +208,6 @@ def _wait_for(watching: subprocess.Popen[str], words: list[str]) -> None:
     raise AssertionError(f"it ended without {words}")
 
 
-def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
-    for seed in range(30):
-        make_run(tmp_path, seed=seed, steps=10)
-    code = (
-        "import os, sys; from spectral_exp import compare\n"
-        "os.close(sys.stdout.fileno()); read, write = os.pipe(); os.close(read)\n"
-        "assert write == 1 or os.dup2(write, 1) == 1\n"
-        "sys.exit(compare.main([sys.argv[1], '--runs']))"
-    )
-    done = python("-c", code, str(tmp_path), cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
 def test_it_is_light(tmp_path: Path) -> None:
     make_run(tmp_path)
     code = (
