@@ -12,6 +12,7 @@ from spectral_exp.errors import UserError, require
 from spectral_exp.monitoring import CheckpointManager, checkpoint_file
 from spectral_exp.monitoring.checkpoint_file import BrokenCheckpointError
 from spectral_exp.run_dir import RunLock, RunPaths
+from spectral_exp.wording import install
 
 
 @command
@@ -101,7 +102,7 @@ def _export(run: Path, which: str, output: Path | None) -> Path:
     try:
         from safetensors.torch import save
     except ImportError as error:
-        raise UserError("export needs the package safetensors: pip install 'spectral-exp[safetensors]'") from error
+        raise UserError(f"export needs the package safetensors: {install('safetensors')}") from error
     paths = RunPaths(run)
     link = {"best": paths.best_link, "latest": paths.latest_link}.get(which)
     path = paths.checkpoint_file(int(which)) if link is None else run_dir.follow(link)

@@ -29,6 +29,7 @@ from spectral_exp.run_record import (
     recorded_patch,
     unequal,
 )
+from spectral_exp.wording import counted
 
 CONFIG_DIFF = "config-diff"
 FORMATS = ("table", "markdown", "csv", "json", "latex")
@@ -246,7 +247,7 @@ def _config_diff(arguments: list[str]) -> int:
     one, other = (_loaded(path) for path in parser.parse_args(arguments).run)
     found = _differences(one, other)
     for title, lines in found.items():
-        print(f"{title}: {f'{len(lines)} difference(s)' if lines else 'equal'}")
+        print(f"{title}: {counted(len(lines), 'difference') if lines else 'equal'}")
         for line in lines:
             print(f"  {line}")
     return 1 if any(found.values()) else 0

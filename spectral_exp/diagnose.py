@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from spectral_exp.console import command
 from spectral_exp.errors import UserError, require
 from spectral_exp.trained import Trained, load_trained
+from spectral_exp.wording import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -205,7 +206,7 @@ def _gradient_shares(trained: Trained) -> dict[str, float]:
 
 
 def _text(found: Diagnosis) -> str:
-    about = f"{found.run}: step {found.step}, val_loss {found.val_loss:.4f} over {found.windows} windows"
+    about = f"{found.run}: step {found.step}, val_loss {found.val_loss:.4f} over {counted(found.windows, 'window')}"
     rows = [("layer", "entropy", "own", "previous", "distance")]
     for number, layer in enumerate(found.layers, start=1):
         shares = [_range(values, 2) for values in (layer.entropy, layer.own, layer.previous)]

@@ -14,6 +14,7 @@ from spectral_exp.results.paper.generator import FORMATS, PaperGenerator, Writte
 from spectral_exp.results.paper.material import Choices
 from spectral_exp.results.paper.notes import HELP
 from spectral_exp.results.paper.verify import Verdict, verify
+from spectral_exp.wording import counted
 
 _NO_NOTES = "none"
 
@@ -127,7 +128,7 @@ def _tell(verdict: Verdict, paper: Path) -> int:
     for item in verdict.wrong:
         print(f"WRONG: {item}")
     outcome = {
-        0: f"holds: {verdict.checked} numbers computed again from the runs, all equal",
+        0: f"holds: {counted(verdict.checked, 'number')} computed again from the runs, all equal",
         1: "does not hold",
         2: "cannot be verified in full",
     }

@@ -42,6 +42,7 @@ from spectral_exp.run_record import (
     shortened,
     unequal,
 )
+from spectral_exp.wording import counted
 
 REPORT_NAME = "reproduction.json"
 # Metrics that measure the machine, not the training.
@@ -84,10 +85,12 @@ def main(arguments: list[str] | None = None) -> int:
         print("interrupted: nothing was compared", file=sys.stderr)
         return 130
     for name, found in report["differences"].items():
-        print(f"{name}: {f'{len(found)} difference(s)' if found else 'equal'}")
+        print(f"{name}: {counted(len(found), 'difference') if found else 'equal'}")
         for line in shortened(found):
             print(f"  {line}")
-    print(f"compared {report['values_compared']} values of {report['lines_compared']} metrics lines")
+    print(
+        f"compared {counted(report['values_compared'], 'value')} of {counted(report['lines_compared'], 'metrics line')}"
+    )
     for line in report["not_compared"]:
         print(f"not compared: {line}")
     print(f"{report['verdict']}; report: {output / REPORT_NAME}")

@@ -39,6 +39,7 @@ from spectral_exp.run_record import (
     settings_differences,
     shortened,
 )
+from spectral_exp.wording import counted
 
 CERTIFICATE_NAME = "resume_certificate.json"
 
@@ -323,7 +324,7 @@ def compare_with_run(paths: RunPaths, replayed: Sequence[StepFingerprint], findi
     if losses:
         wrong = [f.step for f, loss in zip(replayed, losses, strict=False) if not same(f.loss, loss)]
         divergence = Divergence(wrong[0], "loss", "loss", between) if wrong else None
-        findings.add(f"losses of {len(losses)} steps with those that the run recorded", divergence)
+        findings.add(f"losses of {counted(len(losses), 'step')} with those that the run recorded", divergence)
 
     entries = {entry["step"]: entry for entry in MetricsLogger(paths.logs, enabled=False).load_metrics()}
     for metric, part, name in (("loss", "loss", "metrics line"), ("grad_norm", "gradients", "norm")):
@@ -331,7 +332,7 @@ def compare_with_run(paths: RunPaths, replayed: Sequence[StepFingerprint], findi
         if pairs:
             wrong = [f.step for f, logged in pairs if not same(getattr(f, metric), logged)]
             divergence = Divergence(wrong[0], part, name, between) if wrong else None
-            findings.add(f"{metric} of {len(pairs)} steps with what the run logged", divergence)
+            findings.add(f"{metric} of {counted(len(pairs), 'step')} with what the run logged", divergence)
 
     saved = [step for step in paths.checkpoint_steps() if step >= first]
     for fingerprint in replayed:

@@ -160,7 +160,7 @@ def test_what_differs_between_two_configurations(outputs: Path, capsys: pytest.C
     classic, wave = (next(outputs.glob(f"{name}_2*000001*")) for name in ("classic", "wave"))
     code, out, _ = called(capsys, "config-diff", classic, wave)
     assert code == 1
-    assert "settings: 4 difference(s)\n" in out
+    assert "settings: 4 differences\n" in out
     assert "  model.mlp.activation: gelu -> resonance\n" in out
     assert "data: equal\nmodel: equal\ncode: equal\nenvironment: equal\n" in out
     assert called(capsys, "config-diff", classic, classic)[0] == 0
