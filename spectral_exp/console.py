@@ -8,15 +8,15 @@ import select
 import signal
 import sys
 from collections.abc import Callable
-from typing import TextIO
+from typing import ParamSpec, TextIO
 
 READER_GONE = 128 + signal.SIGPIPE
 """Exit code of a command whose output has lost its reader: what a shell reports of one that SIGPIPE ended."""
 
-Main = Callable[[list[str] | None], int]
+P = ParamSpec("P")
 
 
-def command(main: Main) -> Main:
+def command(main: Callable[P, int]) -> Callable[P, int]:
     """Make the `main` of a command end silently with `READER_GONE` once standard output or error has no reader.
 
     The default action of SIGPIPE would do so too, but for every pipe and socket of the process: a helper process that
@@ -24,10 +24,10 @@ def command(main: Main) -> Main:
     """
 
     @functools.wraps(main)
-    def wrapped(arguments: list[str] | None = None) -> int:
+    def wrapped(*arguments: P.args, **named: P.kwargs) -> int:
         try:
             try:
-                return main(arguments) or _flush()
+                return main(*arguments, **named) or _flush()
             except SystemExit:  # argparse, after --help
                 if failed := _flush():
                     return failed

@@ -54,19 +54,22 @@ def called(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int,
 def groups(printed: str) -> list[str]:
     """The labels in the first table."""
     table = printed.split("\n\n")[0].splitlines()[2:]
-    return [line.split("  ")[1].strip() for line in table]
+    return [line.split("  ")[1].strip().removesuffix(" (baseline)") for line in table]
 
 
 def test_everything_by_default(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = called(capsys, outputs)
     assert (code, err) == (0, "")
-    assert groups(out) == ["classic", "wave", "wave_rgd"]
+    assert groups(out) == ["wave", "classic", "wave_rgd"]
+    assert out.splitlines()[3].startswith("  classic (baseline) ")
 
 
 @pytest.mark.parametrize(
     ("arguments", "labels"),
     [
-        (["--where", "optimizer=adamw"], ["classic", "wave"]),
+        (["--where", "optimizer=adamw"], ["wave", "classic"]),
+        (["--reverse"], ["wave_rgd", "classic", "wave"]),
+        (["--metric", "train_s,val_bpb", "--sort", "label"], ["classic", "wave", "wave_rgd"]),
         (["--where", "name=wave*", "--where", "optimizer=rgd"], ["wave_rgd"]),
         (["--sort", "val_bpb"], ["wave", "classic", "wave_rgd"]),
         (["--sort", "val_bpb", "--reverse"], ["wave_rgd", "classic", "wave"]),
