@@ -20,6 +20,7 @@ from spectral_exp import run_dir
 from spectral_exp.errors import SettingError, UserError
 from spectral_exp.monitoring.checksum import crc32, crc32_append, file_crc32
 from spectral_exp.monitoring.direct_file import DirectFile
+from spectral_exp.wording import install
 
 if TYPE_CHECKING:
     import zstandard
@@ -53,7 +54,7 @@ def zstd() -> Any:
     try:
         import zstandard
     except ImportError as error:
-        remedy = "pip install spectral-exp[zstd]"
+        remedy = install("zstd")
         raise SettingError("compression", "zstd", "null where zstandard is not installed", remedy) from error
     return zstandard
 

@@ -39,10 +39,10 @@ def test_for_a_terminal(comparison: Comparison, runs: ResultsAggregator) -> None
     text = tables.render_comparisons([comparison], "table", runs.left_out)
     first = """\
 val_bpb, final value of each run, lower is better
-  group     n    mean     95 % interval  median     IQM
-  classic   3  2.5010  [2.4910, 2.5210]  2.5010  2.5010
-  wave      3  2.2510  [2.2410, 2.2710]  2.2510  2.2510
-  wave_qfe  2  2.4380                 -  2.4380  2.4380
+  group               n    mean     95 % interval  median
+  classic (baseline)  3  2.5010  [2.4910, 2.5210]  2.5010
+  wave                3  2.2510  [2.2410, 2.2710]  2.2510
+  wave_qfe            2  2.4380                 -  2.4380
 
 val_bpb minus that of classic
   group      n  difference       95 % interval  P(better)  p (Holm)  verdict

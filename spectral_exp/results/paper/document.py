@@ -7,23 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias, TypeVar
 
 from spectral_exp.errors import UserError, nearest
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a number comes from.
-
-    Attributes:
-        metric: what was read: a metric, a setting's dotted name, or an entry of `config.json`.
-        runs: ids of the runs.
-        at: which value of each run (`final`, `best`, `step:N`); empty for what a run has once.
-        formula: how one number was made from those of the runs.
-    """
-
-    metric: str
-    runs: tuple[str, ...]
-    at: str = ""
-    formula: str = "the value itself"
+from spectral_exp.results.finding import Source as Source
 
 
 @dataclass(frozen=True)
