@@ -7,12 +7,15 @@ import sys
 from pathlib import Path
 
 from spectral_exp import run_dir
+from spectral_exp.console import command
 from spectral_exp.errors import UserError, require
 from spectral_exp.monitoring import CheckpointManager, checkpoint_file
 from spectral_exp.monitoring.checkpoint_file import BrokenCheckpointError
 from spectral_exp.run_dir import RunLock, RunPaths
+from spectral_exp.wording import install
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns 0, 1 if `verify` found a broken checkpoint, or 2 for a mistake of the user's."""
     parser = argparse.ArgumentParser(
@@ -99,7 +102,7 @@ def _export(run: Path, which: str, output: Path | None) -> Path:
     try:
         from safetensors.torch import save
     except ImportError as error:
-        raise UserError("export needs the package safetensors: pip install 'spectral-exp[safetensors]'") from error
+        raise UserError(f"export needs the package safetensors: {install('safetensors')}") from error
     paths = RunPaths(run)
     link = {"best": paths.best_link, "latest": paths.latest_link}.get(which)
     path = paths.checkpoint_file(int(which)) if link is None else run_dir.follow(link)

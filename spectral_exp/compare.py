@@ -12,11 +12,14 @@ from typing import Any
 
 from spectral_exp import run_dir
 from spectral_exp.allocator import keep_freed_memory
+from spectral_exp.console import command
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.errors import SettingError, UserError, nearest, require
 from spectral_exp.results import tables
 from spectral_exp.results.aggregate import ResultsAggregator
+from spectral_exp.results.compared import Comparison
 from spectral_exp.results.comparison import compare
+from spectral_exp.results.group import Group
 from spectral_exp.results.load import load_run
 from spectral_exp.results.names import Names, shown
 from spectral_exp.results.run import DERIVED, Run, check_at, lower_is_better
@@ -29,14 +32,16 @@ from spectral_exp.run_record import (
     recorded_patch,
     unequal,
 )
+from spectral_exp.wording import counted
 
 CONFIG_DIFF = "config-diff"
 FORMATS = ("table", "markdown", "csv", "json", "latex")
 
-_BY_SUFFIX = {".md": "markdown", ".csv": "csv", ".json": "json", ".tex": "latex"}
+_BY_SUFFIX = {"": "table", ".txt": "table", ".md": "markdown", ".csv": "csv", ".json": "json", ".tex": "latex"}
 _CLEAR = "\033[H\033[2J"
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns 0, 1 if `config-diff` found a difference, or 2 for a mistake of the user's."""
     given = sys.argv[1:] if arguments is None else arguments
@@ -54,9 +59,6 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # its reader, as `head`, has seen enough
-        sys.stdout = None
-        return 0
     return 0
 
 
@@ -80,11 +82,22 @@ def _parser() -> argparse.ArgumentParser:
         "--metric", default="val_bpb", metavar="NAMES", help="one or several, by commas (default: val_bpb)"
     )
     parser.add_argument("--at", default="final", help="which value of each run: final, best or step:N (default: final)")
-    parser.add_argument("--baseline", metavar="GROUP", help="what the others are held against (default: classic)")
-    parser.add_argument("--sort", metavar="NAME", help="by a metric, best first, or a setting, or label")
+    parser.add_argument(
+        "--baseline",
+        metavar="GROUP",
+        help="what the others are held against, whatever the order (default: classic, else the first by its settings)",
+    )
+    parser.add_argument(
+        "--sort",
+        metavar="NAME",
+        help="order by a metric, best first, or a setting, or label; changes no number "
+        "(default: groups by the first metric, runs by name and seed)",
+    )
     parser.add_argument("--reverse", action="store_true", help="sort the other way round")
     parser.add_argument("--runs", action="store_true", help="one line for each run instead of groups")
-    parser.add_argument("--format", choices=FORMATS, help="(default: that of the file's suffix, else table)")
+    parser.add_argument(
+        "--format", choices=FORMATS, help="(default: by the file's suffix .txt, .md, .csv, .json or .tex, else table)"
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", help="write to this file instead of printing")
     parser.add_argument(
         "--plots", type=Path, metavar="FOLDER", help="draw curves, intervals and effects into this folder"
@@ -106,13 +119,16 @@ def _check(options: argparse.Namespace) -> None:
     if options.output is not None:
         require(options.output.parent.is_dir(), "--output", options.output, "a file in an existing folder")
         require(not options.output.is_dir(), "--output", options.output, "a file, not a folder")
+        known = options.format is not None or options.output.suffix.lower() in _BY_SUFFIX
+        allowed = f"a file that ends with {', '.join(filter(None, _BY_SUFFIX))}"
+        require(known, "--output", options.output, allowed, "or name its --format")
     if options.plots is not None:
         require(not options.runs, "--plots", options.plots, "without --runs: groups are drawn")
         require(not options.plots.exists() or options.plots.is_dir(), "--plots", options.plots, "a folder")
 
 
 def _listed(names: str) -> list[str]:
-    return [name.strip() for name in names.split(",") if name.strip()]
+    return list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
 
 
 # --- one look --------------------------------------------------------------------------------------------------------
@@ -133,13 +149,14 @@ def _report(options: argparse.Namespace) -> str:
     metrics = _listed(options.metric)
     for metric in metrics:
         _require_metric(metric, chosen.runs)
-    form = options.format or (_BY_SUFFIX.get(options.output.suffix, "table") if options.output else "table")
+    form = options.format or _BY_SUFFIX[options.output.suffix.lower() if options.output else ""]
     if options.runs:
         runs = _sorted(chosen.runs, options, chosen.runs, lambda run: [run], lambda run: run.run_id)
         return tables.render_runs(runs, metrics, options.at, form, chosen.left_out)
     groups = chosen.groups(_listed(options.group_by) if options.group_by else None)
-    groups = _sorted(groups, options, chosen.runs, lambda group: group.runs, lambda group: group.label)
     comparisons = [compare(groups, metric, at=options.at, baseline=options.baseline) for metric in metrics]
+    order = _order(groups, comparisons, options, chosen.runs)
+    comparisons = [comparison.arranged(order) for comparison in comparisons]
     if options.plots is not None:
         from spectral_exp.results.figures import comparison_figures
 
@@ -155,6 +172,22 @@ def _require_metric(metric: str, runs: Sequence[Run]) -> None:
         known = {*DERIVED, *(name for run in runs for name in (*run.metrics, *run.results.get("final_metrics", ())))}
         known.discard("step")
         raise UserError(f"no run has a metric {metric}; known are {', '.join(sorted(known))}{nearest(metric, known)}")
+
+
+def _order(
+    groups: Sequence[Group], comparisons: Sequence[Comparison], options: argparse.Namespace, runs: Sequence[Run]
+) -> list[str]:
+    """The labels of the groups in the order of --sort; by default the best mean of the first metric first."""
+    compared = {comparison.metric: comparison for comparison in comparisons}
+    comparison = compared.get(options.sort) if options.sort else comparisons[0]
+    if comparison is None:
+        items = _sorted(groups, options, runs, lambda group: group.runs, lambda group: group.label)
+        return [group.label for group in items]
+    sign = (1 if comparison.lower_is_better else -1) * (-1 if options.reverse else 1)
+    ordered = sorted(
+        comparison.summaries, key=lambda s: (s.mean is None, sign * (s.mean or 0.0), s.group.natural_order)
+    )
+    return [summary.group.label for summary in ordered]
 
 
 def _sorted(
@@ -248,7 +281,7 @@ def _config_diff(arguments: list[str]) -> int:
     one, other = (_loaded(path) for path in parser.parse_args(arguments).run)
     found = _differences(one, other)
     for title, lines in found.items():
-        print(f"{title}: {f'{len(lines)} difference(s)' if lines else 'equal'}")
+        print(f"{title}: {counted(len(lines), 'difference') if lines else 'equal'}")
         for line in lines:
             print(f"  {printable(line)}")
     return 1 if any(found.values()) else 0

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from spectral_exp.console import command
 from spectral_exp.errors import UserError, require
 from spectral_exp.monitoring import (
     CheckpointManager,
@@ -157,6 +158,7 @@ def run_demo(base_dir: Path, steps: int) -> Path:
     return root
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Parse `arguments` (default: the process's own), run the demo, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m spectral_exp.demo_monitoring", description=run_demo.__doc__)

@@ -16,9 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spectral_exp.console import command
 from spectral_exp.core.foreign_text import printable_lines
 from spectral_exp.errors import UserError, require
 from spectral_exp.trained import Trained, load_trained
+from spectral_exp.wording import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,6 +69,7 @@ class Diagnosis:
     metrics: dict[str, float]
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, or 2 for a mistake of the user's."""
     parser = argparse.ArgumentParser(
@@ -204,7 +207,7 @@ def _gradient_shares(trained: Trained) -> dict[str, float]:
 
 
 def _text(found: Diagnosis) -> str:
-    about = f"{found.run}: step {found.step}, val_loss {found.val_loss:.4f} over {found.windows} windows"
+    about = f"{found.run}: step {found.step}, val_loss {found.val_loss:.4f} over {counted(found.windows, 'window')}"
     rows = [("layer", "entropy", "own", "previous", "distance")]
     for number, layer in enumerate(found.layers, start=1):
         shares = [_range(values, 2) for values in (layer.entropy, layer.own, layer.previous)]

@@ -6,11 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 
+from spectral_exp.console import command
 from spectral_exp.core.foreign_text import printable_lines
 from spectral_exp.errors import UserError, require
 from spectral_exp.trained import load_trained
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, or 2 for a mistake of the user's."""
     parser = argparse.ArgumentParser("python -m spectral_exp.generate", description="Let a trained run write text.")

@@ -7,16 +7,19 @@ import os
 import sys
 from pathlib import Path
 
+from spectral_exp.console import command
 from spectral_exp.errors import UserError, require
 from spectral_exp.results.paper.folder import Folder
 from spectral_exp.results.paper.generator import FORMATS, PaperGenerator, Written
 from spectral_exp.results.paper.material import Choices
 from spectral_exp.results.paper.notes import HELP
 from spectral_exp.results.paper.verify import Verdict, verify
+from spectral_exp.wording import counted
 
 _NO_NOTES = "none"
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line.
 
@@ -125,7 +128,7 @@ def _tell(verdict: Verdict, paper: Path) -> int:
     for item in verdict.wrong:
         print(f"WRONG: {item}")
     outcome = {
-        0: f"holds: {verdict.checked} numbers computed again from the runs, all equal",
+        0: f"holds: {counted(verdict.checked, 'number')} computed again from the runs, all equal",
         1: "does not hold",
         2: "cannot be verified in full",
     }

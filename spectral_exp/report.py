@@ -6,12 +6,14 @@ import argparse
 import sys
 from pathlib import Path
 
+from spectral_exp.console import command
 from spectral_exp.errors import UserError
 from spectral_exp.results.paper.folder import Folder
 from spectral_exp.results.paper.generator import FORMATS, REPORT, check_formats
 from spectral_exp.results.paper.run_report import run_report
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns 0, or 2 for a user's mistake."""
     parser = argparse.ArgumentParser(

@@ -23,6 +23,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from spectral_exp.console import command
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.errors import UserError, require
 from spectral_exp.monitoring import MetricsLogger
@@ -42,6 +43,7 @@ from spectral_exp.run_record import (
     shortened,
     unequal,
 )
+from spectral_exp.wording import counted
 
 REPORT_NAME = "reproduction.json"
 # Metrics that measure the machine, not the training.
@@ -65,6 +67,7 @@ class Extent:
     """Of the run that is done again: what its results say, or "not over"."""
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns 0 if all numbers are equal, 1 if not, 2 for a user's mistake, 130 for Ctrl-C."""
     parser = argparse.ArgumentParser("python -m spectral_exp.reproduce", description="Do a run over again and compare.")
@@ -83,10 +86,12 @@ def main(arguments: list[str] | None = None) -> int:
         print("interrupted: nothing was compared", file=sys.stderr)
         return 130
     for name, found in report["differences"].items():
-        print(f"{name}: {f'{len(found)} difference(s)' if found else 'equal'}")
+        print(f"{name}: {counted(len(found), 'difference') if found else 'equal'}")
         for line in shortened(found):
             print(f"  {printable(line)}")
-    print(f"compared {report['values_compared']} values of {report['lines_compared']} metrics lines")
+    print(
+        f"compared {counted(report['values_compared'], 'value')} of {counted(report['lines_compared'], 'metrics line')}"
+    )
     for line in report["not_compared"]:
         print(f"not compared: {printable(line)}")
     print(f"{report['verdict']}; report: {output / REPORT_NAME}")

@@ -11,7 +11,6 @@ import errno
 import functools
 import json
 import logging
-import math
 import os
 import re
 import secrets
@@ -20,9 +19,9 @@ import subprocess
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -30,6 +29,8 @@ from typing import Any, BinaryIO
 from spectral_exp.core.json_text import read_object
 from spectral_exp.core.regular_file import open_regular
 from spectral_exp.errors import UserError, require
+from spectral_exp.json_value import NON_FINITE as NON_FINITE
+from spectral_exp.json_value import jsonable as jsonable
 
 try:
     import fcntl
@@ -430,33 +431,6 @@ def _read_pointer(link: Path) -> str:
 
 
 # --- JSON ------------------------------------------------------------------------------------------------------------
-
-NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-"""How numbers which JSON does not know are written, and what they stand for."""
-
-
-def non_finite_name(value: float) -> str:
-    """The string that stands for a NaN or an infinity in JSON files."""
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-
-
-def jsonable(value: Any) -> Any:
-    """`value` in the types of standard JSON: non-finite numbers as strings, numpy and torch as numbers and lists."""
-    if value is None or isinstance(value, bool | str):
-        return value
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else non_finite_name(value)
-    if isinstance(value, Mapping):
-        return {str(key): jsonable(item) for key, item in value.items()}
-    if isinstance(value, Sequence | set | frozenset) and not isinstance(value, bytes | bytearray):
-        return [jsonable(item) for item in value]
-    if isinstance(value, date):
-        return value.isoformat()
-    if hasattr(value, "tolist"):
-        return jsonable(value.tolist())
-    return str(value)
 
 
 def write_json_atomic(path: Path, content: Any) -> None:

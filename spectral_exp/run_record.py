@@ -52,7 +52,8 @@ def read_record(run: Path) -> dict[str, Any]:
         raise UserError(f"{run} is not a run directory: it holds no {file.name}; name one below outputs/")
     record = read_intact_config(file)
     config, attempts = record.get("config", {}), record.get("attempts")
-    if not isinstance(config.get("training"), dict) or not isinstance(config.get("monitoring", {}), dict) or not attempts:
+    are_groups = isinstance(config.get("training"), dict) and isinstance(config.get("monitoring", {}), dict)
+    if not are_groups or not attempts:
         raise UserError(f"{run} was not made by python -m spectral_exp.train: only its runs can be done again")
     if findings := known_settings(dict(flat(config)), file.name)[1]:
         raise UserError(f"{file} is damaged: {findings[0]}")

@@ -27,6 +27,7 @@ from spectral_exp.progress import Progress
 from spectral_exp.run_dir import RunPaths, read_json
 from spectral_exp.seeding import process_settings, restore_rng_state, rng_state, seed_generators, step_seed
 from spectral_exp.signals import StopRequest
+from spectral_exp.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -399,9 +400,9 @@ class Runner:
         log.warning("step %d skipped: loss %s, gradient norm %s", step, loss, grad_norm)
         if state.bad_in_a_row >= self.settings.max_bad_steps:
             raise RunError(
-                f"{state.bad_in_a_row} steps in a row had a non-finite loss or gradient, the last of them step "
-                f"{step} (training.max_bad_steps={self.settings.max_bad_steps}); the weights are those of step "
-                f"{step - state.bad_in_a_row}. In a new run, lower "
+                f"{counted(state.bad_in_a_row, 'step')} in a row had a non-finite loss or gradient, the last of "
+                f"them step {step} (training.max_bad_steps={self.settings.max_bad_steps}); the weights are those "
+                f"of step {step - state.bad_in_a_row}. In a new run, lower "
                 "optimizer.learning_rate, lengthen schedule.warmup_steps or set training.grad_clip"
             )
 
@@ -516,8 +517,9 @@ class Runner:
         with self.clock.measure("checkpoint"):
             self.checkpoint.close()
         if self.checkpoint.exceeds_risk(self.state.step):
+            at_risk = self.checkpoint.steps_at_risk(self.state.step)
             raise RunError(
-                f"no checkpoint has become durable for {self.checkpoint.steps_at_risk(self.state.step)} steps "
+                f"no checkpoint has become durable for {counted(at_risk, 'step')} "
                 f"(monitoring.checkpoint.max_steps_at_risk={self.checkpoint.max_steps_at_risk}); mend the storage of "
                 f"{self.paths.checkpoints}, then give the same command again"
             )

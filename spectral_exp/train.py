@@ -24,6 +24,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from spectral_exp.command_line import CONF_DIR, CommandLine, describe, help_text
+from spectral_exp.console import command
 from spectral_exp.errors import Interrupted, RunError, UserError
 from spectral_exp.monitoring.helper_process import helper_process_ids
 
@@ -33,6 +34,7 @@ _JOB_NAME = "train"
 """What Hydra calls a job of this module."""
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line `arguments` (default: the process's own) and return the exit code."""
     # Hydra then raises what went wrong instead of printing it and exiting: which exit code it deserves is decided here.

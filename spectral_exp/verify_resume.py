@@ -23,6 +23,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from spectral_exp.console import command
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.errors import RunError, UserError, require
 from spectral_exp.fingerprint import PARTS, Divergence, StepFingerprint, first_divergence, state_hashes, train_step
@@ -39,6 +40,7 @@ from spectral_exp.run_record import (
     settings_differences,
     shortened,
 )
+from spectral_exp.wording import counted
 
 CERTIFICATE_NAME = "resume_certificate.json"
 
@@ -78,6 +80,7 @@ class Findings:
         return [str(divergence) for divergence in sorted(self.divergences, key=lambda found: found.order)]
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns 0 if all is identical, 1 if not, 2 for a mistake of the user's, 130 for Ctrl-C."""
     parser = argparse.ArgumentParser(
@@ -325,7 +328,7 @@ def compare_with_run(paths: RunPaths, replayed: Sequence[StepFingerprint], findi
     if losses:
         wrong = [f.step for f, loss in zip(replayed, losses, strict=False) if not same(f.loss, loss)]
         divergence = Divergence(wrong[0], "loss", "loss", between) if wrong else None
-        findings.add(f"losses of {len(losses)} steps with those that the run recorded", divergence)
+        findings.add(f"losses of {counted(len(losses), 'step')} with those that the run recorded", divergence)
 
     entries = {entry["step"]: entry for entry in MetricsLogger(paths.logs, enabled=False).load_metrics()}
     for metric, part, name in (("loss", "loss", "metrics line"), ("grad_norm", "gradients", "norm")):
@@ -333,7 +336,7 @@ def compare_with_run(paths: RunPaths, replayed: Sequence[StepFingerprint], findi
         if pairs:
             wrong = [f.step for f, logged in pairs if not same(getattr(f, metric), logged)]
             divergence = Divergence(wrong[0], part, name, between) if wrong else None
-            findings.add(f"{metric} of {len(pairs)} steps with what the run logged", divergence)
+            findings.add(f"{metric} of {counted(len(pairs), 'step')} with what the run logged", divergence)
 
     saved = [step for step in paths.checkpoint_steps() if step >= first]
     for fingerprint in replayed:

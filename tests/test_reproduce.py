@@ -77,7 +77,7 @@ def test_up_to_a_step_what_was_logged_there_is_compared(run: Path, capsys: pytes
     # Metrics are logged every second step.
     assert main([str(run), "--current-code", "--steps", "5", "--output", str(run.parent / "new")]) == 1
     printed = capsys.readouterr().out
-    assert "metrics: 1 difference(s)\n  loss at step 6: " in printed
+    assert "metrics: 1 difference\n  loss at step 6: " in printed
     assert "not compared: final results: compared up to step 6, and the run is completed" in printed
     report = json.loads((run.parent / "new/reproduction.json").read_text())
     assert (report["verdict"], report["steps"], report["lines_compared"]) == ("different", 6, 3)

@@ -17,6 +17,7 @@ from typing import Any
 
 from spectral_exp import run_dir
 from spectral_exp.bench import measure
+from spectral_exp.console import command
 from spectral_exp.errors import RunError, UserError, require
 
 # Name on the command line -> the module, whose `run(options)` yields sections, and what it measures.
@@ -45,6 +46,7 @@ N_RUNS = 100
 QUICK_N_RUNS = 5
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns 0 whether targets were met or not, 1 if a bench failed, 2 for a user's mistake."""
     what = "\n".join(f"  {name:<12} {help_}" for name, (_, help_) in BENCHES.items())

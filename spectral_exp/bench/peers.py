@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectral_exp.run_dir import fsync_directory
+from spectral_exp.wording import install
 
 if TYPE_CHECKING:
     from spectral_exp.bench.training import MakeContender, Training
 
-REMEDY = "pip install spectral-exp[bench]"
+REMEDY = install("bench")
 
 DCP = "DCP async_save"
 LIGHTNING = "Lightning AsyncCheckpointIO"

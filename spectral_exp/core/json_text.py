@@ -13,8 +13,10 @@ from spectral_exp.errors import UserError
 MAX_BYTES = 8 << 20
 """How large a record may be. Those of real runs hold some 10 kB."""
 
-MAX_DEPTH = 32
-_MAX_DIGITS = 40  # of whole numbers
+MAX_DEPTH = 110
+"""How deep it may be nested: a little more than what is written."""
+
+_MAX_DIGITS = 4300  # of whole numbers: as many are written
 
 
 def parse_object(content: bytes) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import numpy as np
 from spectral_exp.data.cache import cache_errors, write_file
 from spectral_exp.data.tokenizer_base import Ids, Tokenizer, TokenizerSpec, utf8
 from spectral_exp.errors import UserError, require
+from spectral_exp.wording import install
 
 GPT2_NAME = "openai-community/gpt2"
 _VOCABULARY = "tokenizer.json"
@@ -235,6 +236,5 @@ def _tokenizers() -> Any:
         return importlib.import_module("tokenizers")
     except ImportError as error:
         raise UserError(
-            "tokenizer=bpe and tokenizer=gpt2 need the tokenizers library: pip install 'spectral_exp[bpe]', "
-            "or use tokenizer=byte"
+            f"tokenizer=bpe and tokenizer=gpt2 need the tokenizers library: {install('bpe')}, or use tokenizer=byte"
         ) from error

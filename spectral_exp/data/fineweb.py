@@ -19,6 +19,7 @@ from spectral_exp.data.cache import cache_errors, digest, file_sha256, read_json
 from spectral_exp.data.corpus import Corpus
 from spectral_exp.data.tokenizer_base import Ids, Tokenizer
 from spectral_exp.errors import UserError, require
+from spectral_exp.wording import install
 
 REPOSITORY = "HuggingFaceFW/fineweb-edu"
 _MANIFEST = "manifest.json"
@@ -49,7 +50,7 @@ class Shard:
 class FineWebEdu(Corpus):
     """Educational web pages, the first of them for validation and the following ones for training.
 
-    Needs `pip install 'spectral_exp[fineweb]'` and a connection until the shards are complete. A training document
+    Needs `pip install 'spectral-exp[fineweb]'` and a connection until the shards are complete. A training document
     whose text equals a validation document is left out. Shards stay in the cache, so that a larger `max_tokens` goes on
     from them; their folder `fineweb_edu` may be deleted when the data set is complete.
 
@@ -85,9 +86,7 @@ class FineWebEdu(Corpus):
         try:
             datasets = importlib.import_module("datasets")
         except ImportError as error:
-            raise UserError(
-                "data=fineweb_edu needs the datasets library: pip install 'spectral_exp[fineweb]'"
-            ) from error
+            raise UserError(f"data=fineweb_edu needs the datasets library: {install('fineweb')}") from error
         rows = datasets.load_dataset(
             REPOSITORY, name=self.name, split="train", revision=self.revision, streaming=True
         ).skip(skip)

@@ -1,107 +1,355 @@
-"""A text file that only grows, one whole line at a time."""
+"""A text file that only grows, one whole line at a time, from any number of threads and processes."""
 
 from __future__ import annotations
 
+import atexit
+import itertools
 import logging
 import os
+import threading
 import time
 import weakref
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+from spectral_exp import run_dir
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 1.0
+_BLOCK = 1 << 16
+_FIRST_FREE_DESCRIPTOR = 3
+"""The numbers below belong to the standard streams, also while one of them is closed."""
+
+T = TypeVar("T")
+
+_files: weakref.WeakSet[AppendFile] = weakref.WeakSet()
+
+
+_Batch: TypeAlias = "tuple[tuple[tuple[bytes], ...], bytes, list[int]]"
+"""Lines on their way to the file.
+
+The lines, each in a tuple of its own, by which equal lines are told apart; the lines as one piece; and the number of
+bytes that each write has taken. The call that writes also fills this list: no exception of a signal handler can come
+between the two.
+"""
 
 
 class AppendFile:
-    """Lines appended through one kept, unbuffered handle: a written line survives the death of the process.
+    """Lines appended through one unbuffered handle: a written line survives the death of the process.
 
     The file is opened, and its folder made, with the first line. Lines that the disk refuses wait in memory and are
-    tried again, in order, with the next one; the first refusal of a row is told in a warning.
+    tried again, in order, with the next one. The first refusal of a row is logged as a warning.
+
+    Every line arrives once and whole, whichever threads and processes append to the file: a line is one write at the
+    end of the file. A copy of this object in another process, pickled or forked, opens the file for itself and leaves
+    the waiting lines to the original. A signal handler may raise an exception or append lines at any moment.
+
+    Args:
+        path: the file.
+        is_whole: decides whether a last line that lacks only its newline is kept when the file is opened; otherwise
+            it is cut off. None keeps it.
     """
 
-    def __init__(self, path: Path) -> None:
+    _owner: int  # thread that holds the lock
+
+    def __init__(self, path: Path, is_whole: Callable[[bytes], bool] | None = None) -> None:
         self.path = path
-        self._waiting = bytearray()
-        self._descriptor: int | None = None
-        self._closer: weakref.finalize[[int], AppendFile] | None = None
-        self._warned = False
-        self._look_at = 0.0
+        self._is_whole = is_whole
+        self._lines: deque[tuple[bytes]] = deque()
+        self._warnings: deque[tuple[object, ...]] = deque()
+        self._descriptors: list[int] = []
+        weakref.finalize(self, _close_all, self._descriptors)
+        self._reset()
+        _files.add(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "is_whole": self._is_whole}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        AppendFile.__init__(self, **state)
+
+    @property
+    def last_waiting_line(self) -> bytes | None:
+        """The newest line that is not in the file yet, or None."""
+        try:
+            return self._lines[-1][0]
+        except IndexError:
+            return None
 
     def write(self, line: bytes, flush: bool = True) -> None:
         """Append `line`, which ends in a newline, at once or with the next flush."""
-        self._waiting += line
+        self._lines.append((line,))
         if flush:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits, as far as the disk takes it."""
-        if not self._waiting:
+        """Write the waiting lines, as far as the disk takes them."""
+        me = threading.get_ident()
+        while self._lines:
+            if self._owner == me and self._lock.locked():
+                self._missed = True  # a signal handler inside of a flush, which goes on afterwards
+                return
+            with self._lock:  # as in `_hold`, which would cost every line a call
+                self._owner = me
+                self._missed = False
+                try:
+                    self._write_lines()
+                finally:
+                    self._owner = 0
+            if self._warnings:
+                self._log_warnings()
+            if not self._missed:
+                return
+
+    def sync(self) -> None:
+        """Flush, and make what is written survive a power cut. A storage that fails is logged as a warning."""
+        self.flush()
+        descriptor = self._hold(self._duplicate)
+        if descriptor is None:
             return
-        if self._was_deleted():
-            log.warning("%s was deleted while it was written; it begins anew with what comes now", self.path)
-            self._close()
         try:
-            self._append(self._descriptor if self._descriptor is not None else self._open())
+            # Not with the lock held: the storage may take long, and nobody who logs should wait for it.
+            os.fsync(descriptor)
+            while self._changed_folders:
+                run_dir.fsync_directory(self._changed_folders[-1])
+                self._changed_folders.pop()
         except OSError as error:
-            self._warn(error)
-            return
-        if self._warned:
-            log.warning("%s is being written again", self.path)
-            self._warned = False
+            log.warning("cannot make %s survive a power cut: %s", self.path, error.strerror or error)
+        finally:
+            os.close(descriptor)
 
     def close(self) -> None:
-        """Write what waits and close the file; the next line opens it again."""
+        """Write the waiting lines and close the file; the next line opens it again."""
         self.flush()
+        if not self._is_mine():
+            self._hold(self._close)
+
+    def while_closed(self, action: Callable[[], T]) -> T:
+        """Close the file and return `action()`, while no thread of this process can append."""
+
+        def close_and_act() -> T:
+            self._close()
+            return action()
+
+        self.flush()
+        return self._hold(close_and_act)
+
+    # --- locking -----------------------------------------------------------------------------------------------------
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._owner = 0
+        self._missed = False
+        self._batch: _Batch | None = None
+        self._changed_folders: list[Path] = []
+        self._warned = False
+        self._look_at = 0.0
+
+    def _is_mine(self) -> bool:
+        """Whether this thread holds the lock: then this is a call from a signal handler."""
+        return self._owner == threading.get_ident() and self._lock.locked()
+
+    def _hold(self, action: Callable[[], T]) -> T:
+        """Return `action()`, executed with the lock held."""
+        if self._is_mine():
+            return action()
+        # Entering and leaving this lock are single operations, between which no signal is handled.
+        with self._lock:
+            self._owner = threading.get_ident()
+            try:
+                return action()
+            finally:
+                self._owner = 0
+
+    def _log_warnings(self) -> None:
+        """Without the lock: a handler of log records may append to this very file."""
+        while self._warnings:
+            try:
+                message, *arguments = self._warnings.popleft()
+            except IndexError:  # another thread has taken it
+                return
+            log.warning(message, *arguments)
+
+    def _forget(self) -> None:
+        """In a forked process: waiting lines and the open file are the original's."""
+        self._lines.clear()
         self._close()
+        self._reset()
+
+    # --- with the lock held ------------------------------------------------------------------------------------------
+
+    def _write_lines(self) -> None:
+        """Write what waits. Every line pays for this, so it makes as few calls as possible."""
+        if self._batch is not None:
+            self._settle(self._batch)
+        try:
+            usable = self._descriptors and time.monotonic() < self._look_at
+            descriptor = self._descriptors[0] if usable else self._usable_descriptor()
+            waiting = self._lines
+            lines = tuple(waiting)
+            data = lines[0][0] if len(lines) == 1 else b"".join([line for (line,) in lines])
+            taken: list[int] = []
+            self._batch = (lines, data, taken)
+            taken.extend(map(os.write, (descriptor,), (data,)))
+            while (done := sum(taken)) < len(data):  # it usually takes all at once
+                taken.extend(map(os.write, (descriptor,), (data[done:],)))
+        except OSError as error:
+            self._warn(error)
+            if self._batch is not None:
+                self._settle(self._batch)
+            return
+        for line in lines:
+            if waiting[0] is line:
+                waiting.popleft()
+        self._batch = None
+        if self._warned:
+            self._warnings.append(("%s is being written again", self.path))
+            self._warned = False
+
+    def _settle(self, batch: _Batch) -> None:
+        """Forget the lines of a batch that are in the file. May be interrupted and repeated at any point."""
+        lines, data, taken = batch
+        done = sum(taken)
+        if done != len(data):
+            ends = itertools.accumulate(len(line) for (line,) in lines)
+            lines = tuple(line for line, end in zip(lines, ends, strict=True) if end <= done)
+            self._take_back(done - sum(len(line) for (line,) in lines))
+        for line in lines:
+            if self._lines and self._lines[0] is line:
+                self._lines.popleft()
+        self._batch = None
+
+    def _take_back(self, size: int) -> None:
+        """Remove the last `size` bytes, the beginning of a line, from the file if they are still at its end."""
+        if not size or not self._descriptors:
+            return
+        descriptor = self._descriptors[0]
+        end = os.lseek(descriptor, 0, os.SEEK_CUR)
+        try:
+            if os.fstat(descriptor).st_size == end:
+                os.ftruncate(descriptor, end - size)
+        except OSError:
+            self._close()  # opening it again begins a new line
+
+    def _usable_descriptor(self) -> int:
+        """The file, opened if need be. Once a second: opened anew if it was deleted, as a line costs less than a look."""
+        if self._descriptors and not os.fstat(self._descriptors[0]).st_nlink:
+            self._warnings.append(("%s was deleted while it was written; it begins anew with the next line", self.path))
+            self._close()
+        if not self._descriptors:
+            return self._open()
+        self._look_at = time.monotonic() + _LOOK_EVERY_S
+        return self._descriptors[0]
+
+    def _duplicate(self) -> int | None:
+        return os.dup(self._descriptors[0]) if self._descriptors else None
 
     def _close(self) -> None:
-        if self._closer is not None:
-            self._closer()
-        self._closer = self._descriptor = None
-
-    def _was_deleted(self) -> bool:
-        """Whether the open file has no name any more; looked at once a second, since it costs a third of a line."""
-        now = time.monotonic()
-        if self._descriptor is None or now < self._look_at:
-            return False
-        self._look_at = now + _LOOK_EVERY_S
-        return not os.fstat(self._descriptor).st_nlink
-
-    def _append(self, descriptor: int) -> None:
-        written = os.write(descriptor, self._waiting)
-        try:
-            while written < len(self._waiting):  # most often it took all
-                written += os.write(descriptor, self._waiting[written:])
-        except OSError:
-            # What it took of a line is taken back, so that the file always ends with a whole one.
-            whole = self._waiting.rfind(b"\n", 0, written) + 1
-            os.ftruncate(descriptor, os.fstat(descriptor).st_size - (written - whole))
-            del self._waiting[:whole]
-            raise
-        self._waiting.clear()
+        _close_all(self._descriptors)
 
     def _open(self) -> int:
+        self._changed_folders = _folders_that_change(self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
         try:
-            # A process that was killed inside a line left no newline: ours has to start after one.
-            if (size := os.fstat(descriptor).st_size) > 0:
-                os.lseek(descriptor, size - 1, os.SEEK_SET)
-                if os.read(descriptor, 1) != b"\n":
-                    os.write(descriptor, b"\n")
-        except OSError:
-            os.close(descriptor)
+            # Opened and remembered at once: an exception of a signal handler leaves no file open.
+            self._descriptors.extend(map(os.open, (self.path,), (flags,), (0o666,)))
+            _leave_standard_streams(self._descriptors)
+            if _finish_last_line(self._descriptors[0], self._is_whole):
+                self._warnings.append(("%s: removed an unfinished last line", self.path))
+        except BaseException:
+            self._close()
             raise
-        self._closer = weakref.finalize(self, os.close, descriptor)
-        self._descriptor = descriptor
-        return descriptor
+        return self._descriptors[0]
 
     def _warn(self, error: OSError) -> None:
         if not self._warned:
-            log.warning(
-                "cannot write %s: %s; its lines wait in memory and are tried again; free space or mend the disk",
-                self.path,
-                error.strerror or error,
-            )
+            message = "cannot write %s: %s; its lines wait in memory and are tried again; free space or repair the disk"
+            self._warnings.append((message, self.path, error.strerror or error))
         self._warned = True
+
+
+@atexit.register
+def _flush_all() -> None:
+    for file in list(_files):
+        file.flush()
+
+
+def _forget_all() -> None:
+    for file in list(_files):
+        file._forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
+
+
+def _close_all(descriptors: list[int]) -> None:
+    while descriptors:
+        os.close(descriptors.pop())
+
+
+def _folders_that_change(path: Path) -> list[Path]:
+    """The folders that get a new entry when `path` and the missing folders above it are made."""
+    changed = []
+    while not path.exists():
+        path = path.parent
+        changed.append(path)
+    return changed
+
+
+def _leave_standard_streams(descriptors: list[int]) -> None:
+    """Move a file that took the place of a closed standard stream: what is printed must not end up in it."""
+    if fcntl is not None and descriptors[0] < _FIRST_FREE_DESCRIPTOR:
+        descriptors.append(fcntl.fcntl(descriptors[0], fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE_DESCRIPTOR))
+        os.close(descriptors.pop(0))
+
+
+def _finish_last_line(descriptor: int, is_whole: Callable[[bytes], bool] | None) -> bool:
+    """Let the next line begin after a newline. Return whether an unfinished line was removed for that."""
+    alone = _locks(descriptor, alone=True)
+    tail = _unfinished_line(descriptor)
+    # While others write, what looks unfinished may be a line on its way.
+    remove = bool(tail) and alone and is_whole is not None and not is_whole(tail)
+    if remove:
+        os.ftruncate(descriptor, os.fstat(descriptor).st_size - len(tail))
+    elif tail:
+        os.write(descriptor, b"\n")
+    _locks(descriptor, alone=False)
+    return remove
+
+
+def _locks(descriptor: int, *, alone: bool) -> bool:
+    """Lock the file without waiting: shared, as every writer does, or `alone`. Return false if others prevent it.
+
+    A file system without locks prevents nothing.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _unfinished_line(descriptor: int) -> bytes:
+    """What follows the last newline of a file."""
+    end = os.fstat(descriptor).st_size
+    tail = b""
+    while end > 0 and b"\n" not in tail:
+        start = max(0, end - max(_BLOCK, len(tail)))
+        os.lseek(descriptor, start, os.SEEK_SET)
+        tail = os.read(descriptor, end - start) + tail
+        end = start
+    return tail.rpartition(b"\n")[2]

@@ -20,6 +20,7 @@ from spectral_exp import run_dir
 from spectral_exp.errors import UserError, require
 from spectral_exp.monitoring.checksum import crc32
 from spectral_exp.monitoring.redact import environment_secrets, redact_text
+from spectral_exp.wording import install
 
 SETTING = "backup_url"
 OBJECTS = "objects"
@@ -115,7 +116,7 @@ class Store:
             importlib.import_module(library)
         except ImportError as error:
             raise UserError(
-                f"{setting}={url} needs a library that is not installed ({error}); pip install 'spectral-exp[{extra}]'"
+                f"{setting}={url} needs a library that is not installed ({error}); {install(extra)}"
             ) from error
         self._fs, root = core.url_to_fs(url, skip_instance_cache=True, **_options(self.scheme))
         self._root = str(root).rstrip("/")

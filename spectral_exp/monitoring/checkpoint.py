@@ -97,6 +97,9 @@ class CheckpointManager:
         max_overhead: share of the time that saves may cost with save_interval="auto", like "0.5%".
         max_steps_at_risk: steps without a durable checkpoint after which `exceeds_risk` says so; None for never.
         exit_deadline_s: seconds that `close` waits for the save under way.
+        before_commit: called, by the thread that writes, when the bytes of a checkpoint are on the storage and before the
+            file gets its name: whatever must be durable no later than the checkpoint is made durable here. An OSError
+            fails the save.
         on_durable: called, by the thread that writes, with the step of each checkpoint that has become durable.
         enabled: when false nothing is due, written or renamed; loading works, past what is broken.
     """
@@ -114,6 +117,7 @@ class CheckpointManager:
         max_overhead: float | str = "0.5%",
         max_steps_at_risk: int | None = None,
         exit_deadline_s: float = 600.0,
+        before_commit: Callable[[], None] | None = None,
         on_durable: Callable[[int], None] | None = None,
         enabled: bool = True,
     ) -> None:
@@ -133,6 +137,7 @@ class CheckpointManager:
         self.compression = compression
         self.max_steps_at_risk = max_steps_at_risk
         self.exit_deadline_s = exit_deadline_s
+        self.before_commit = before_commit
         self.on_durable = on_durable
         self.enabled = enabled
         self.failures = 0
@@ -392,7 +397,9 @@ class CheckpointManager:
             image = save.staged.synchronize()
         try:
             self.paths.checkpoints.mkdir(parents=True, exist_ok=True)
-            written = checkpoint_file.write_checkpoint(path, save.state.entries, image, compression=self.compression)
+            written = checkpoint_file.write_checkpoint(
+                path, save.state.entries, image, compression=self.compression, before_commit=self.before_commit
+            )
             run_dir.replace_symlink(self.paths.latest_link, path)
             if save.is_best and self.keep_best:
                 run_dir.replace_symlink(self.paths.best_link, path)

@@ -10,7 +10,7 @@ import errno
 import io
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from spectral_exp.errors import SettingError
 from spectral_exp.monitoring.checksum import crc32, crc32_append, file_crc32
 from spectral_exp.monitoring.direct_file import DirectFile
 from spectral_exp.runs.record import read_sidecar as read_sidecar_file
+from spectral_exp.wording import install
 
 if TYPE_CHECKING:
     import zstandard
@@ -54,7 +55,7 @@ def zstd() -> Any:
     try:
         import zstandard
     except ImportError as error:
-        remedy = "pip install spectral-exp[zstd]"
+        remedy = install("zstd")
         raise SettingError("compression", "zstd", "null where zstandard is not installed", remedy) from error
     return zstandard
 
@@ -125,6 +126,7 @@ def write_checkpoint(
     image: Image | None = None,
     *,
     compression: str | None = None,
+    before_commit: Callable[[], None] | None = None,
 ) -> Written:
     """Write `state` as the checkpoint `path`, and its sidecar, durably: afterwards both survive a power cut.
 
@@ -133,6 +135,8 @@ def write_checkpoint(
         state: the entries of a checkpoint.
         image: copies of its storages, to write instead of what these have become.
         compression: None or "zstd".
+        before_commit: called once the bytes are on the storage and before the checkpoint gets its name. If it raises,
+            there is no checkpoint.
 
     Raises:
         OSError: whatever the storage refuses; nothing half written stays.
@@ -147,6 +151,8 @@ def write_checkpoint(
             write_archive(sink, dict(state), image or Image())
             sink.finish()
             size = file.size
+        if before_commit is not None:
+            before_commit()
         sidecar = sidecar_file(path)
         if sidecar.exists():
             # It describes the file about to be replaced, and would call the new one broken.

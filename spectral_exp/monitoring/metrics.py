@@ -11,24 +11,38 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from spectral_exp import run_dir
 from spectral_exp.errors import UserError, require
+from spectral_exp.json_value import NON_FINITE, jsonable
 from spectral_exp.monitoring.append_file import AppendFile
+from spectral_exp.monitoring.metric_lines import (
+    RESERVED,
+    Summary,
+    cut_lines,
+    is_entry,
+    last_entry,
+    parse_entry,
+    read_lines,
+)
+from spectral_exp.steps import whole_step
 
 log = logging.getLogger(__name__)
-
-_RESERVED = frozenset({"step", "timestamp"})
 
 
 class MetricsLogger:
     """Appends metrics to `metrics.jsonl` and, readable by people, to `training.log`. Also a context manager.
 
-    A written entry survives the death of the process. If the disk fails, training goes on: entries wait in memory and
-    are written once it takes them again.
+    A written entry survives the death of the process; `sync` makes all of them survive a power cut. If the disk fails,
+    training goes on: entries wait in memory and are written once it takes them again.
+
+    Any number of threads and processes may log to the same folder: every entry arrives once and whole. A process gets
+    its logger by making one, by fork or by pickling; entries that wait in memory stay with the original.
 
     Args:
         log_dir: folder of the log files; made with the first entry.
@@ -44,10 +58,8 @@ class MetricsLogger:
         self.metrics_file = Path(log_dir) / run_dir.METRICS_NAME
         self.cut_file = Path(log_dir) / run_dir.CUT_METRICS_NAME
         self.training_log = Path(log_dir) / run_dir.TRAINING_LOG_NAME
-        self._entries = AppendFile(self.metrics_file)
+        self._entries = AppendFile(self.metrics_file, is_entry)
         self._messages = AppendFile(self.training_log)
-        self._repaired = False
-        self._latest_step: int | None = None
 
     def __enter__(self) -> MetricsLogger:
         return self
@@ -67,19 +79,20 @@ class MetricsLogger:
         """Append one entry.
 
         Args:
-            step: step the metrics belong to.
-            metrics: numbers (Python, numpy, or torch tensors with one element) or strings by name.
+            step: step the metrics belong to, a whole number >= 0 of any type.
+            metrics: numbers (Python, numpy, or torch tensors with one element) or strings by name. Anything else is
+                written as JSON as well, if need be as its text.
             flush: False lets the entry wait in memory for the next flush.
 
         Raises:
-            SettingError: a metric is named `step` or `timestamp`.
+            SettingError: a metric is named `step` or `timestamp`, or `step` is not a whole number.
         """
         if not self.enabled:
             return
+        if type(step) is not int or step < 0:
+            step = whole_step(step)
         values = tuple(metrics.values())
         formats = _formats(tuple(metrics), tuple(map(type, values)))
-        if not self._repaired:
-            self._repair()
         now = _now()
         if formats is not None and _all_finite(values):
             entry = formats[0] % (step, now, *values)
@@ -88,7 +101,6 @@ class MetricsLogger:
             entry, words = _any_entry(step, now, metrics)
         self._entries.write(entry.encode(), flush)
         self._messages.write(words.encode(errors="replace"), flush)
-        self._latest_step = step
 
     def log_message(self, text: str) -> None:
         """Append a line of text with the time to `training.log`; further lines of the text are indented."""
@@ -101,8 +113,17 @@ class MetricsLogger:
         self._entries.flush()
         self._messages.flush()
 
+    def sync(self) -> None:
+        """Write the entries that wait in memory, and make everything logged so far survive a power cut.
+
+        It suits `CheckpointManager(before_commit=...)`: no checkpoint is then durable before the entries of its steps.
+        """
+        self._entries.sync()
+        self._messages.sync()
+
     def close(self) -> None:
-        """Flush and close the files. A later entry opens them again."""
+        """Do what `sync` does and close the files. A later entry opens them again."""
+        self.sync()
         self._entries.close()
         self._messages.close()
 
@@ -117,38 +138,13 @@ class MetricsLogger:
         """
         if not self.enabled:
             return 0
-        self.close()
-        kept: list[bytes] = []
-        cut: list[bytes] = []
-        for line in _lines(self.metrics_file):
-            entry = _parse(line)
-            (kept if entry is not None and entry["step"] <= step else cut).append(line.rstrip(b"\n") + b"\n")
-        self._latest_step = None
-        if not cut:
-            return 0
+        step = whole_step(step)
+        # What a killed process left of an earlier attempt.
+        run_dir.remove_temporary_files(self.metrics_file.parent)
         try:
-            with self.cut_file.open("ab") as file:
-                file.writelines(cut)
-            with run_dir.atomic_writer(self.metrics_file) as file:
-                file.writelines(kept)
+            return self._entries.while_closed(lambda: cut_lines(self.metrics_file, self.cut_file, step))
         except OSError as error:
             raise UserError(f"cannot cut {self.metrics_file} back to step {step}: {error.strerror}") from error
-        return len(cut)
-
-    def _repair(self) -> None:
-        """Cut off a last line that a killed process left unfinished, before anything is appended to it."""
-        self._repaired = True
-        try:
-            with self.metrics_file.open("r+b") as file:
-                content = file.read()
-                end = content.rfind(b"\n") + 1
-                if end < len(content) and _parse(content[end:]) is None:
-                    file.truncate(end)
-                    log.warning("%s: cut off an unfinished last line", self.metrics_file)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            log.warning("%s: cannot look for an unfinished last line: %s", self.metrics_file, error.strerror)
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -156,33 +152,43 @@ class MetricsLogger:
         """All entries in the order they were logged; lines that cannot be read are passed over with a warning."""
         self.flush()
         entries, unreadable = [], 0
-        for line in _lines(self.metrics_file):
-            if (entry := _parse(line)) is None:
+        names: dict[str, str] = {}  # one string for each, in however many entries
+        for line in read_lines(self.metrics_file):
+            if (entry := parse_entry(line)) is None:
                 unreadable += 1
             else:
-                entries.append({key: value if key in _RESERVED else _restored(value) for key, value in entry.items()})
-        if unreadable:
-            log.warning("%s: passed over %d unreadable line(s)", self.metrics_file, unreadable)
+                entries.append({names.setdefault(name, name): _restored(name, value) for name, value in entry.items()})
+        self._warn_of_unreadable(unreadable)
         return entries
 
     def get_latest_step(self) -> int:
         """The step of the last entry, 0 if there is none."""
-        if self._latest_step is not None:
-            return self._latest_step
-        entries = self.load_metrics()
-        return int(entries[-1]["step"]) if entries else 0
+        self.flush()
+        waiting = self._entries.last_waiting_line
+        entry = last_entry(self.metrics_file) if waiting is None else parse_entry(waiting)
+        return 0 if entry is None else int(entry["step"])
 
     def get_metrics_summary(self) -> dict[str, dict[str, float]]:
         """Of every numeric metric `min`, `max`, `mean` and `final` over its finite values, `count` and `non_finite`.
 
         Without a finite value the first four are NaN.
         """
-        values: dict[str, list[float]] = defaultdict(list)
-        for entry in self.load_metrics():
+        self.flush()
+        summaries: dict[str, Summary] = defaultdict(Summary)
+        unreadable = 0
+        for line in read_lines(self.metrics_file):
+            if (entry := parse_entry(line)) is None:
+                unreadable += 1
+                continue
             for name, value in entry.items():
-                if name not in _RESERVED and isinstance(value, int | float):
-                    values[name].append(float(value))
-        return {name: _summary(series) for name, series in values.items()}
+                if name not in RESERVED and (number := _as_float(_restored(name, value))) is not None:
+                    summaries[name].add(number)
+        self._warn_of_unreadable(unreadable)
+        return {name: summary.result() for name, summary in summaries.items()}
+
+    def _warn_of_unreadable(self, count: int) -> None:
+        if count:
+            log.warning("%s: passed over %d unreadable line(s)", self.metrics_file, count)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -191,13 +197,12 @@ def _formats(names: tuple[str, ...], types: tuple[type, ...]) -> tuple[str, str]
 
     Filled by one operation, they take half the time of `json.dumps`. Raises SettingError where a name is not allowed.
     """
-    if not _RESERVED.isdisjoint(names):
-        require(False, "metrics", sorted(_RESERVED & set(names)), "free of the names step and timestamp")
-    if not {float, int}.issuperset(types):
+    _check_names(names)
+    if not {float, int}.issuperset(types) or set(map(type, names)) != {str}:
         return None
-    quoted = [json.dumps(str(name)).replace("%", "%%") for name in names]
+    quoted = [json.dumps(name).replace("%", "%%") for name in names]
     entry = ", ".join(['{"step": %d', '"timestamp": "%s"', *(f"{name}: %r" for name in quoted)]) + "}\n"
-    plain = [str(name).replace("%", "%%") for name in names]
+    plain = [_on_one_line(name).replace("%", "%%") for name in names]
     shown = (f"{name} {'%.5g' if kind is float else '%d'}" for name, kind in zip(plain, types, strict=True))
     return entry, "  ".join(["%s step %d", *shown]) + "\n"
 
@@ -210,15 +215,25 @@ def _all_finite(numbers: tuple[float, ...]) -> bool:
         return False
 
 
+def _check_names(names: Iterable[object]) -> None:
+    wrong = RESERVED.intersection(names)
+    require(not wrong, "metrics", sorted(wrong), "free of the names step and timestamp")
+
+
 def _any_entry(step: int, now: str, metrics: Mapping[str, Any]) -> tuple[str, str]:
     """An entry and its line for people, whatever the metrics are."""
-    plain = {str(name): _plain(value) for name, value in metrics.items()}
-    entry = json.dumps({"step": int(step), "timestamp": now, **{k: run_dir.jsonable(v) for k, v in plain.items()}})
-    words = [
-        f"{name} {value:.5g}" if type(value) is float and math.isfinite(value) else f"{name} {value}"
-        for name, value in plain.items()
-    ]
-    return f"{entry}\n", "  ".join([f"{now} step {step}", *words]) + "\n"
+    plain = jsonable({name: _scalar(value) for name, value in metrics.items()})
+    _check_names(plain)
+    entry = json.dumps({"step": step, "timestamp": now, **plain})
+    words = [f"{name} {value:.5g}" if type(value) is float else f"{name} {value}" for name, value in plain.items()]
+    return f"{entry}\n", _on_one_line("  ".join([f"{now} step {step}", *words])) + "\n"
+
+
+def _on_one_line(text: str) -> str:
+    """`text` with line ends and other characters that terminals act upon as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def _now() -> str:
@@ -233,42 +248,27 @@ def _second(second: int) -> str:
     return datetime.fromtimestamp(second).isoformat()
 
 
-def _plain(value: Any) -> Any:
-    """A metric as a Python float where it is a number with a fraction, else as JSON knows it."""
+def _scalar(value: Any) -> Any:
+    """A metric with one element as that element, an exact fraction as a float, anything else as it is."""
+    if isinstance(value, Decimal | Fraction):
+        with contextlib.suppress(ValueError, OverflowError):  # a signalling NaN, or beyond every float
+            return float(value)
     if hasattr(value, "item"):
-        with contextlib.suppress(RuntimeError, ValueError):  # more than one element: a list
-            value = value.item()
-    return float(value) if isinstance(value, float) else run_dir.jsonable(value)
+        with contextlib.suppress(RuntimeError, TypeError, ValueError):  # more than one element: a list
+            return value.item()
+    return value
 
 
-def _restored(value: Any) -> Any:
+def _restored(name: str, value: Any) -> Any:
     """The number that a string in a JSON file stands for; other values as they are."""
-    return run_dir.NON_FINITE.get(value, value) if isinstance(value, str) else value
+    return NON_FINITE.get(value, value) if isinstance(value, str) and name not in RESERVED else value
 
 
-def _lines(path: Path) -> Iterable[bytes]:
-    try:
-        with path.open("rb") as file:
-            yield from file
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
-    """The entry in a line, or None if it is not a whole one."""
-    try:
-        entry = json.loads(line)
-    except ValueError:
+def _as_float(value: Any) -> float | None:
+    """A number as a float, infinite if it is beyond every float; None for anything else."""
+    if not isinstance(value, int | float):
         return None
-    return entry if isinstance(entry, dict) and isinstance(entry.get("step"), int) else None
-
-
-def _summary(series: list[float]) -> dict[str, float]:
-    finite = [value for value in series if math.isfinite(value)]
-    counts = {"count": len(series), "non_finite": len(series) - len(finite)}
-    if not finite:
-        return {"min": math.nan, "max": math.nan, "mean": math.nan, "final": math.nan, **counts}
-    mean = math.fsum(finite) / len(finite)
-    return {"min": min(finite), "max": max(finite), "mean": mean, "final": finite[-1], **counts}
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-import statistics
-import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
 
-import numpy as np
-
+from spectral_exp.results.finding import Finding, Measured, Piece, finding, measured
+from spectral_exp.results.identity import IDENTITIES, PLURAL, TITLES, code_words
 from spectral_exp.results.run import Run, check_at
-from spectral_exp.run_dir import NO_GIT_HASH, RunPaths
-from spectral_exp.run_record import changed_settings, last_beginning, matters_for_steps, recorded_patch
+from spectral_exp.results.times import compare_times
+from spectral_exp.run_record import changed_settings, last_beginning, matters_for_steps
+from spectral_exp.wording import noun
 
 QUANTITIES = (
     "parameters",
@@ -32,9 +31,6 @@ QUANTITIES = (
 NEARLY_SAME = 0.01
 """Relative difference up to which parameters and tokens count as equal: a model widened to match meets its twin only
 to the next channel, and steps that were skipped take their tokens with them."""
-
-SAME_TIME = 0.05
-"""The same for the median seconds of training. Repeats on a quiet machine differ by one or two per cent."""
 
 VALIDATION_METRICS = frozenset({"val_loss", "val_bpb", "perplexity"})
 """Measured on the validation text, so that its text and windows have to match."""
@@ -58,93 +54,185 @@ _MAX_SHOWN = 4
 # --- single runs -----------------------------------------------------------------------------------------------------
 
 
-def run_flags(run: Run, metric: str = "val_bpb") -> list[str]:
-    """What is doubtful about a run by itself, a sentence each; `metric` is searched for non-finite values."""
+def run_flags(run: Run, metric: str = "val_bpb") -> list[Finding]:
+    """What is doubtful about a run by itself; `metric` is searched for non-finite values."""
     found = [unfinished(run), _stopped_early(run), _bad_steps(run), _non_finite(run, metric), too_good(run)]
-    found += [_one_batch(run), _dirty(run), _continued_otherwise(run), *run.problems]
-    return [sentence for sentence in found if sentence]
+    found += [_one_batch(run), _dirty(run), *_continued_otherwise(run)]
+    found += [finding("unreadable", "{problem}", problem=problem) for problem in run.problems]
+    return [one for one in found if one is not None]
 
 
-def unfinished(run: Run) -> str:
-    """Why a run has no final values: a sentence, or nothing where it has."""
+def unfinished(run: Run) -> Finding | None:
+    """Why a run has no final values; None if it has."""
     if run.finished:
-        return ""
-    planned = run.settings.get("training.max_steps")
-    where = f"step {run.last_step:,}" + (f" of {planned:,}" if isinstance(planned, int) else "")
+        return None
     error = run.results.get("error")
-    return f"{run.status} at {where}" + (f" ({error})" if error else "")
+    return finding(
+        "unfinished",
+        "{status} at step {step}" + _of_planned(run) + (" ({error})" if error else ""),
+        status=run.status,
+        step=_last_step(run),
+        planned=_planned_steps(run),
+        error=str(error),
+    )
 
 
-def odd_ones_out(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """In what single runs differ from most of `runs`: sentences by run id, for the runs that do.
+def odd_ones_out(runs: Sequence[Run]) -> dict[str, list[Finding]]:
+    """In what single runs differ from most of `runs`: findings by run id, for the runs that do.
 
     Compared are the training and validation text, the tokenizer, the code and the hardware, where a run recorded them.
     Of equally frequent ones the first met is taken as the usual one.
     """
-    found: dict[str, list[str]] = {}
+    found: dict[str, list[Finding]] = {}
     for name in ("data", "validation", "tokenizer", "code", "hardware"):
-        texts = {run.run_id: text for run in runs if (text := _IDENTITIES[name](run)) is not None}
+        texts = {run.run_id: text for run in runs if (text := IDENTITIES[name](run)) is not None}
         if len(set(texts.values())) < 2:
             continue
         usual = Counter(texts.values()).most_common(1)[0][0]
         for run_id, text in texts.items():
             if text != usual:
-                found.setdefault(run_id, []).append(f"{_TITLES[name]} unlike most runs: {text} against {usual}")
+                odd = finding(
+                    f"odd {name}",
+                    "{what} unlike most runs",
+                    "{text} against {usual}",
+                    what=TITLES[name],
+                    text=text,
+                    usual=usual,
+                )
+                found.setdefault(run_id, []).append(odd)
     return found
 
 
-def _stopped_early(run: Run) -> str:
-    if run.status != "stopped_early":
-        return ""
+def _last_step(run: Run) -> Measured:
+    return measured(run.last_step, "steps", run, "last step")
+
+
+def _planned_steps(run: Run) -> Piece:
     planned = run.settings.get("training.max_steps")
-    where = f" of {planned:,}" if isinstance(planned, int) else ""
+    return measured(planned, "training.max_steps", run) if isinstance(planned, int) else ""
+
+
+def _of_planned(run: Run) -> str:
+    return " of {planned}" if _planned_steps(run) else ""
+
+
+def _stopped_early(run: Run) -> Finding | None:
+    if run.status != "stopped_early":
+        return None
     kept = run.settings.get("training.restore_best", True)
     best = "; its final value is the best of its validations, which flatters it" if kept else ""
-    return f"stopped early at step {run.last_step:,}{where}{best}"
+    return finding(
+        "stopped early",
+        "stopped early at step {step}" + _of_planned(run) + best,
+        step=_last_step(run),
+        planned=_planned_steps(run),
+    )
 
 
-def _bad_steps(run: Run) -> str:
+def _bad_steps(run: Run) -> Finding | None:
+    name = "totals.bad_steps"
     bad = (run.results.get("totals") or {}).get("bad_steps")
     if bad is None:  # no results: the metrics tell
-        bad = run.value("bad_steps") or 0
-    return f"{bad:,.0f} steps skipped for a non-finite loss or gradient" if bad else ""
+        name, bad = "bad_steps", run.value("bad_steps") or 0
+    if not bad:
+        return None
+    at = "" if "." in name else "final"
+    steps = noun(bad, "step")
+    return finding(
+        "bad steps",
+        f"{{bad}} {steps} skipped for a non-finite loss or gradient",
+        bad=measured(bad, name, run, at=at),
+    )
 
 
-def _non_finite(run: Run, metric: str) -> str:
+def _non_finite(run: Run, metric: str) -> Finding | None:
     summary = run.metrics.get(metric)
     if summary is None or not summary.non_finite:  # an index knows that, so that the file need not be read
-        return ""
-    series = run.series(metric)
-    bad = ~np.isfinite(series.values)
-    first = int(series.steps[int(np.argmax(bad))])
-    return f"{metric} not finite at {int(bad.sum()):,} of {len(bad):,} logged steps, first at step {first:,}"
+        return None
+    return finding(
+        "non-finite",
+        "{metric} not finite at {bad} of {all} logged " + noun(summary.count, "step") + ", first at step {first}",
+        metric=metric,
+        bad=measured(summary.non_finite, metric, run, "number of values that are not finite"),
+        all=measured(summary.count, metric, run, "number of values"),
+        first=measured(summary.first_non_finite, metric, run, "first step with a value that is not finite"),
+    )
 
 
-def too_good(run: Run) -> str:
+def too_good(run: Run) -> Finding | None:
     """Whether the best validation lies below what can honestly be reached."""
-    sections = (run.results.get("final_metrics") or {}, run.results.get("best_metrics") or {})
-    values = [section["val_bpb"] for section in sections if isinstance(section.get("val_bpb"), int | float)]
-    values = [value for value in values if math.isfinite(value)]
+    values = {}
+    for section in ("final_metrics", "best_metrics"):
+        value = (run.results.get(section) or {}).get("val_bpb")
+        if isinstance(value, int | float) and math.isfinite(value):
+            values[f"{section}.val_bpb"] = value
     if not values:
-        return ""
-    value = min(values)
+        return None
+    name = min(values, key=lambda name: values[name])
+    value = measured(values[name], name, run, show=".4f")
     entropy = (run.results.get("reference") or {}).get("entropy_bits_per_byte")
     if entropy is None:
-        if value >= _SUSPICIOUS_BPB:
-            return ""
-        return (
-            f"val_bpb {value:.4f} is suspiciously low: a model of 70 billion parameters needs 0.66 bits per byte of "
-            "Wikipedia; look for validation text among the training text, or a model that sees what it is to predict"
+        if values[name] >= _SUSPICIOUS_BPB:
+            return None
+        return finding(
+            "suspiciously low",
+            "val_bpb {value} is suspiciously low",
+            "a model of 70 billion parameters needs 0.66 bits per byte of Wikipedia; look for validation text among "
+            "the training text, or a model that sees what it is to predict",
+            value=value,
         )
-    if value >= entropy:
-        return ""
-    below = f"val_bpb {value:.4f} is below the entropy of the source, {entropy:.4f} bits per byte"
+    if values[name] >= entropy:
+        return None
+    heading = "val_bpb {value} is below the entropy of the source, {entropy} bits per byte"
+    limit = measured(entropy, "reference.entropy_bits_per_byte", run, show=".4f")
     n_bytes = _evaluated_bytes(run)
     # How far the validation text itself may be easier than the source: four standard errors, taking the standard
     # deviation of a byte's surprisal as its mean, as it is for an exponential distribution.
-    if n_bytes and value >= entropy - 4 * entropy / math.sqrt(n_bytes):
-        return f"{below}, by no more than the {n_bytes:,.0f} bytes of validation text may be easier by chance"
-    return f"{below}: no model can do that honestly, so it sees what it is to predict or was trained on this text"
+    if n_bytes and values[name] >= entropy - 4 * entropy / math.sqrt(n_bytes):
+        return finding(
+            "below entropy by chance",
+            heading + ", by no more than the {n_bytes} bytes of validation text may be easier by chance",
+            value=value,
+            entropy=limit,
+            n_bytes=measured(n_bytes, "dataset.val_bytes", run, EVALUATED_BYTES),
+        )
+    return finding(
+        "below entropy",
+        heading,
+        "no model can do that honestly, so it sees what it is to predict or was trained on this text",
+        value=value,
+        entropy=limit,
+    )
+
+
+EVALUATED_BYTES = "bytes of the validation text that a validation reads"
+"""The formula of a number."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """How much of its validation text a run reads in a validation.
+
+    Attributes:
+        windows: that it reads, out of `all_windows` that fit into the text without overlap.
+        all_windows: see `windows`.
+        share: of the tokens of the text that are predicted.
+    """
+
+    windows: int
+    all_windows: int
+    share: float
+
+
+def evaluated(run: Run) -> Evaluated | None:
+    """How much of its validation text a run reads; None if it did not record that."""
+    tokens, block = (run.record.get("dataset") or {}).get("val_tokens"), run.settings.get("model.block_size")
+    if not tokens or not block or tokens <= block or "training.eval_windows" not in run.settings:
+        return None
+    fitting = (tokens - 1) // block
+    most = run.settings["training.eval_windows"]
+    windows = fitting if most is None else min(most, fitting)
+    return Evaluated(windows, fitting, windows * block / tokens)
 
 
 def _evaluated_bytes(run: Run) -> float | None:
@@ -158,24 +246,36 @@ def _evaluated_bytes(run: Run) -> float | None:
     return float(n_bytes * read / tokens)
 
 
-def _one_batch(run: Run) -> str:
+def _one_batch(run: Run) -> Finding | None:
     if not run.settings.get("training.overfit_one_batch"):
-        return ""
-    return "trained on a single batch (training.overfit_one_batch), so that its values measure no learning"
+        return None
+    return finding(
+        "one batch",
+        "trained on a single batch (training.overfit_one_batch), so that its values measure no learning",
+    )
 
 
-def _dirty(run: Run) -> str:
+def _dirty(run: Run) -> Finding | None:
     git = run.record.get("git") or {}
     if git.get("dirty"):
-        return f"code with uncommitted changes, {_code(run)}"
-    if run.record and _code(run) is None:
-        return "code version not recorded"
-    return ""
+        return finding("uncommitted changes", "code with uncommitted changes, {code}", code=str(code_words(run)))
+    if run.record and code_words(run) is None:
+        return finding("unknown code", "code version not recorded")
+    return None
 
 
-def _continued_otherwise(run: Run) -> str:
-    changes = changed_settings(last_beginning(run.record.get("attempts") or []), matters_for_steps)
-    return "; ".join(f"continued after step {step:,} with other settings: {what}" for step, what in changes)
+def _continued_otherwise(run: Run) -> list[Finding]:
+    attempts = last_beginning(run.record.get("attempts") or [])
+    return [
+        finding(
+            "continued otherwise",
+            "continued after step {step} with other settings",
+            "{what}",
+            step=measured(step, "attempts", run, "step after which the run was continued"),
+            what=what,
+        )
+        for step, what in changed_settings(attempts, matters_for_steps)
+    ]
 
 
 # --- two groups ------------------------------------------------------------------------------------------------------
@@ -183,10 +283,11 @@ def _continued_otherwise(run: Run) -> str:
 
 def match_groups(
     a: Sequence[Run], b: Sequence[Run], metric: str = "val_bpb", at: str = "final"
-) -> tuple[dict[str, bool | None], list[str]]:
+) -> tuple[dict[str, bool | None], list[Finding]]:
     """Whether two groups of runs agree in what a fair comparison keeps equal.
 
     Parameters and tokens may differ by 1 %, the median seconds of training by 5 %; all else must be equal in every run.
+    Times differ only if that is separated from chance and larger than the slow-downs seen (`times.compare_times`).
 
     Args:
         a, b: the runs that count.
@@ -195,32 +296,38 @@ def match_groups(
         at: which value is compared, as for `Run.value`; with `step:N` steps and tokens are those until then.
 
     Returns:
-        For each of `QUANTITIES` True, False, or None where a run does not tell; and a sentence with both values for
+        For each of `QUANTITIES` True, False, or None where a run does not tell; and a finding with both values for
         each that does not match and matters.
     """
     stop = check_at(at)
-    steps_a, steps_b = ([_steps(run, stop) for run in runs] for runs in (a, b))
+    both = (a, b)
     found = {
-        "parameters": _numbers([r.n_parameters for r in a], [r.n_parameters for r in b], NEARLY_SAME),
-        "tokens": _numbers([_tokens(r, stop) for r in a], [_tokens(r, stop) for r in b], NEARLY_SAME),
-        "steps": _numbers(steps_a, steps_b, 0.0),
-        "wall-clock": _times([r.train_s for r in a], [r.train_s for r in b]),
-        **{name: _texts([identity(r) for r in a], [identity(r) for r in b]) for name, identity in _IDENTITIES.items()},
+        "parameters": _numbers(both, "n_parameters", lambda run: run.n_parameters, NEARLY_SAME),
+        "tokens": _numbers(both, "tokens", lambda run: _tokens(run, stop), NEARLY_SAME, at),
+        "steps": _numbers(both, "steps", lambda run: _steps(run, stop), 0.0, at),
+        "wall-clock": _times(a, b),
+        **{name: _texts([identity(r) for r in a], [identity(r) for r in b]) for name, identity in IDENTITIES.items()},
     }
-    matches = {name: found[name][0] for name in QUANTITIES}
-    warnings = []
-    for name in QUANTITIES:
-        matched, values = found[name]
-        if matched is False and _matters(name, metric):
-            warnings.append(
-                f"{_TITLES[name]} {'differ' if name in _PLURAL else 'differs'}: {values}{_why(name, metric)}"
-            )
+    matches = {name: found[name].same for name in QUANTITIES}
+    warnings = [
+        Finding(
+            name, found[name].heading or _heading(name), found[name].detail + _why(name, metric), found[name].values
+        )
+        for name in QUANTITIES
+        if (found[name].same is False or found[name].heading) and _matters(name, metric)
+    ]
     if stop is not None:
-        same, values = _numbers([_planned(r) for r in a], [_planned(r) for r in b], 0.0)
-        if same is False:
+        planned = _numbers(both, "training.max_steps", _planned, 0.0)
+        if planned.same is False:
             matches["steps"] = False
-            warnings.append(f"at step {stop:,} the runs were on schedules of different length: {values} steps")
+            heading = "at step {stop} the runs were on schedules of different length"
+            words = {"stop": f"{stop:,}", **planned.values}
+            warnings.append(Finding("schedule", heading, f"{planned.detail} steps", words))
     return matches, warnings
+
+
+def _heading(name: str) -> str:
+    return f"{TITLES[name]} {'differ' if name in PLURAL else 'differs'}"
 
 
 def _matters(name: str, metric: str) -> bool:
@@ -257,122 +364,69 @@ def _planned(run: Run) -> int | None:
     return steps if isinstance(steps, int) else None
 
 
-Matched = tuple[bool | None, str]
-"""Whether they match, and both values as words."""
+@dataclass(frozen=True)
+class _Match:
+    """Whether two groups agree in a quantity.
+
+    Attributes:
+        same: None where a run does not tell.
+        detail: template of both values, with `values`.
+        heading: what is said of it, if it is more than that it differs.
+    """
+
+    same: bool | None
+    detail: str = ""
+    values: Mapping[str, Piece] = field(default_factory=dict)
+    heading: str = ""
 
 
-def _numbers(a: Sequence[float | None], b: Sequence[float | None], tolerance: float) -> Matched:
+def _numbers(
+    both: tuple[Sequence[Run], Sequence[Run]],
+    name: str,
+    read: Callable[[Run], float | None],
+    tolerance: float,
+    at: str = "",
+) -> _Match:
     """All numbers of both within `tolerance` of each other."""
-    known_a, known_b = ([value for value in values if value is not None] for values in (a, b))
-    if not known_a or not known_b:
-        return None, ""
-    values = [*known_a, *known_b]
-    words = f"{_range(known_a)} against {_range(known_b)}"
-    if max(values) > (1 + tolerance) * min(values):
-        return False, words
-    return (True if len(values) == len(a) + len(b) else None), words
+    known = [[(run, value) for run in runs if (value := read(run)) is not None] for runs in both]
+    if not all(known):
+        return _Match(None)
+    templates: list[str] = []
+    pieces: dict[str, Piece] = {}
+    for side, found in enumerate(known):
+        runs, values = [run for run, _ in found], [value for _, value in found]
+        pieces[f"low_{side}"] = measured(min(values), name, runs, SMALLEST, at=at)
+        pieces[f"high_{side}"] = measured(max(values), name, runs, LARGEST, at=at)
+        templates.append(f"{{low_{side}}}" + (f" to {{high_{side}}}" if min(values) < max(values) else ""))
+    numbers = [value for found in known for _, value in found]
+    detail = " against ".join(templates)
+    if max(numbers) > (1 + tolerance) * min(numbers):
+        return _Match(False, detail, pieces)
+    return _Match(True if len(numbers) == sum(map(len, both)) else None, detail, pieces)
 
 
-def _times(a: Sequence[float | None], b: Sequence[float | None]) -> Matched:
-    """Medians, since single runs may have had a busy machine."""
-    known_a, known_b = ([value for value in values if value is not None] for values in (a, b))
-    if not known_a or not known_b:
-        return None, ""
-    one, other = statistics.median(known_a), statistics.median(known_b)
-    words = f"{one:,.1f} s against {other:,.1f} s of training"
-    return max(one, other) <= (1 + SAME_TIME) * min(one, other), words
+SMALLEST, LARGEST = "smallest of the runs", "largest of the runs"
+"""Formulas of numbers."""
 
 
-def _texts(a: Sequence[str | None], b: Sequence[str | None]) -> Matched:
+def _times(a: Sequence[Run], b: Sequence[Run]) -> _Match:
+    """Whether training took as long, as far as the spread of the times allows to say."""
+    found = compare_times(a, b)
+    if found is None:
+        return _Match(None)
+    return _Match(found.same, *found.words(), heading=found.doubt)
+
+
+def _texts(a: Sequence[str | None], b: Sequence[str | None]) -> _Match:
     """All texts of both the same."""
     known_a, known_b = (list(dict.fromkeys(text for text in texts if text is not None)) for texts in (a, b))
     if not known_a or not known_b:
-        return None, ""
+        return _Match(None)
     if len({*known_a, *known_b}) > 1:
-        return False, f"{_list(known_a)} against {_list(known_b)}"
-    return (None if None in {*a, *b} else True), ""
-
-
-def _range(values: Sequence[float]) -> str:
-    low, high = min(values), max(values)
-    return f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
+        return _Match(False, "{a} against {b}", {"a": _list(known_a), "b": _list(known_b)})
+    return _Match(None if None in {*a, *b} else True)
 
 
 def _list(texts: Sequence[str]) -> str:
     more = len(texts) - _MAX_SHOWN
     return ", ".join(texts[:_MAX_SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-# --- what a run recorded ---------------------------------------------------------------------------------------------
-
-
-def _fingerprint(run: Run, name: str) -> str | None:
-    value = (run.record.get("dataset") or {}).get(name)
-    return str(value)[:8] if value else None
-
-
-def _data(run: Run) -> str | None:
-    return _fingerprint(run, "train_sha256")
-
-
-def _validation(run: Run) -> str | None:
-    return _fingerprint(run, "val_sha256")
-
-
-def _tokenizer(run: Run) -> str | None:
-    fingerprint = _fingerprint(run, "tokenizer")
-    size = (run.record.get("dataset") or {}).get("vocab_size")
-    return fingerprint and (f"{fingerprint} ({size:,} tokens)" if size else fingerprint)
-
-
-def _evaluation(run: Run) -> str | None:
-    if not {"training.eval_windows", "model.block_size"} <= run.settings.keys():
-        return None
-    windows = run.settings["training.eval_windows"]
-    return f"{'all' if windows is None else f'{windows:,}'} windows of {run.settings['model.block_size']:,} tokens"
-
-
-def _hardware(run: Run) -> str | None:
-    hardware: Mapping[str, Any] = run.record.get("hardware") or {}
-    if not hardware:
-        return None
-    if hardware.get("gpu_available"):
-        gpus = hardware.get("gpus") or []
-        return f"{len(gpus) or 1} x {hardware.get('gpu_model')}, CUDA {hardware.get('cuda_version')}"
-    threads = hardware.get("torch_threads")
-    return f"{hardware.get('cpu_model')}, {threads} thread" + ("" if threads == 1 else "s")
-
-
-def _code(run: Run) -> str | None:
-    """The commit with what was changed on top of it, and the version of torch."""
-    git = run.record.get("git") or {}
-    commit = git.get("hash")
-    if not commit or commit == NO_GIT_HASH:
-        return None
-    patch = recorded_patch(RunPaths(run.path), git) if git.get("diff_file") else b""
-    changes = f" with patch {zlib.crc32(patch):08x}" if patch else " with changes" if git.get("dirty") else ""
-    torch = (run.record.get("packages") or {}).get("torch")
-    return f"commit {commit[:8]}{changes}" + (f", torch {torch}" if torch else "")
-
-
-_IDENTITIES: dict[str, Callable[[Run], str | None]] = {
-    "data": _data,
-    "validation": _validation,
-    "tokenizer": _tokenizer,
-    "evaluation": _evaluation,
-    "hardware": _hardware,
-    "code": _code,
-}
-_TITLES = {
-    "parameters": "parameters",
-    "tokens": "training tokens",
-    "steps": "steps",
-    "wall-clock": "wall-clock",
-    "data": "training text",
-    "validation": "validation text",
-    "tokenizer": "tokenizer",
-    "evaluation": "validation windows",
-    "hardware": "hardware",
-    "code": "code",
-}
-_PLURAL = frozenset({"parameters", "tokens", "steps", "evaluation"})

@@ -5,22 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 from spectral_exp.errors import SettingError, UserError, nearest
 from spectral_exp.results import checks, statistics
+from spectral_exp.results.compared import Comparison, Difference, GroupSummary
+from spectral_exp.results.comparison_notes import comparison_notes, pair_of
+from spectral_exp.results.finding import Finding, finding, measured, together
 from spectral_exp.results.group import Group
 from spectral_exp.results.pairs import (
-    LEARNING_RATE,
     ablation_pairs,
     differing_parts,
     other_differences,
     pairs_by_seed,
-    training_settings,
+    why_unpaired,
 )
 from spectral_exp.results.run import DERIVED, Run, check_at, lower_is_better
 from spectral_exp.results.settings import PARTS
 from spectral_exp.results.statistics import Interval
+from spectral_exp.results.times import busy_machine
+from spectral_exp.wording import noun
 
 __all__ = [
     "Comparison",
@@ -34,112 +37,7 @@ __all__ = [
 
 SIGNIFICANCE = 0.05
 
-_FEW = 6  # runs, below which it is said what the tests assume
 _MAX_SHOWN = 5
-
-
-@dataclass(frozen=True)
-class GroupSummary:
-    """One metric of one group.
-
-    Attributes:
-        group: the group.
-        values: of the runs that count, in the group's order, with `seeds`; finite.
-        seeds: their seeds.
-        left_out: run id and reason of each run that does not count (unfinished, non-finite, no such metric).
-        mean, median, iqm: of `values`; None without any. `iqm` is the interquartile mean.
-        interval: of the mean, by stratified bootstrap (`statistics.mean_interval`); None below three runs and without
-            any spread.
-        notes: flags of single runs and of the group (below the source's entropy, dirty code, other data, n < 3), a
-            sentence each.
-        runs, strata: the runs behind `values`, and the stratum of each.
-    """
-
-    group: Group
-    values: Sequence[float]
-    seeds: Sequence[int | None]
-    left_out: Sequence[tuple[str, str]]
-    mean: float | None
-    median: float | None
-    iqm: float | None
-    interval: Interval | None
-    notes: Sequence[str]
-    runs: Sequence[Run] = ()
-    strata: Sequence[int] = ()
-
-    @cached_property  # the baseline's is held against that of every other group
-    def settings(self) -> dict[str, str]:
-        """Every setting that decides about training, with all its values in `runs` as words."""
-        return training_settings(self.runs)
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Group `b` minus group `a`.
-
-    Attributes:
-        a, b: the two groups' summaries.
-        kind: `baseline` (b against the baseline a) or `ablation` (they differ in one part of the grid).
-        part: for an ablation the part that differs (embedding, attention, mlp, optimizer, loss), else None.
-        paired: whether the values were paired by seed; else the two groups are taken as independent.
-        n: pairs; where not paired the smaller number of runs.
-        mean: of the differences; None without any. Where not paired, the difference of the means.
-        interval: of `mean`; None below three, and where all differences are equal, which tells of no spread.
-        probability_of_improvement: that a run of b is better than one of a (0 to 1); None below three, where a pair or
-            two would read as certainty.
-        p_value: before correction, by the paired t-test or Welch's; None where `interval` is.
-        p_holm: after Holm's correction over all differences shown together; None where `interval` is.
-        separated: p_holm < 0.05 and the interval excludes 0.
-        matches: by quantity (`checks.QUANTITIES`, and `settings` for all settings beside the parts): True, False, or
-            None where unknown.
-        warnings: a sentence for each that does not match and matters for the metric, with both values; runs without a
-            partner; why there is no interval.
-        lower_is_better: the metric's direction.
-    """
-
-    a: GroupSummary
-    b: GroupSummary
-    kind: str
-    part: str | None
-    paired: bool
-    n: int
-    mean: float | None
-    interval: Interval | None
-    probability_of_improvement: float | None
-    p_value: float | None
-    p_holm: float | None
-    separated: bool
-    matches: dict[str, bool | None]
-    warnings: Sequence[str]
-    lower_is_better: bool = True
-
-    @property
-    def better(self) -> bool:
-        """Whether `b` is separated from `a` in the metric's favourable direction."""
-        return self.separated and self.mean is not None and (self.mean < 0) == self.lower_is_better
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """All that is said about one metric.
-
-    Attributes:
-        metric: its name.
-        at: which value of each run: final, best or step:N.
-        lower_is_better: the metric's direction.
-        summaries: of the groups, in the order in which they are shown.
-        baseline: label of the baseline, or None.
-        differences: to the baseline first, then the ablations; Holm's correction is over all of them.
-        notes: what concerns the whole: selections, n < 3, tuning, the number of tests.
-    """
-
-    metric: str
-    at: str
-    lower_is_better: bool
-    summaries: Sequence[GroupSummary]
-    baseline: str | None
-    differences: Sequence[Difference]
-    notes: Sequence[str]
 
 
 def compare(
@@ -154,7 +52,8 @@ def compare(
         groups: from `ResultsAggregator.groups`.
         metric: a metric's name.
         at: which value of each run, as for `Run.value`.
-        baseline: label of the group that the others are held against; None chooses `classic`, else the first.
+        baseline: label of the group that the others are held against; None chooses `classic`, else the first in the
+            order of their settings. The order of `groups` changes no number.
 
     Raises:
         UserError: there are no groups; no run has the metric; `at` is none of the three; the baseline is not among the
@@ -165,7 +64,7 @@ def compare(
     check_at(at)
     reference = _baseline(groups, baseline)
     if all(run.value(metric, at) is None for group in groups for run in group.runs):
-        raise UserError(_no_metric(metric, groups))
+        raise UserError(_no_metric(metric, at, groups))
     odd = checks.odd_ones_out([run for group in groups for run in group.runs])
     summaries = [_summary(group, metric, at, odd) for group in groups]
     base = next(summary for summary in summaries if summary.group.label == reference)
@@ -179,7 +78,9 @@ def compare(
         summaries=summaries,
         baseline=reference if len(summaries) > 1 else None,
         differences=differences,
-        notes=_notes(at, summaries, differences),
+        notes=comparison_notes(
+            at, summaries, differences, base, chosen=baseline is not None, lower=lower_is_better(metric)
+        ),
     )
 
 
@@ -221,31 +122,33 @@ class _Counted:
     value: float
 
 
-def _summary(group: Group, metric: str, at: str, odd: Mapping[str, Sequence[str]]) -> GroupSummary:
-    counted: list[_Counted] = []
-    left_out: list[tuple[str, str]] = []
-    broken = 0
+def _summary(group: Group, metric: str, at: str, odd: Mapping[str, Sequence[Finding]]) -> GroupSummary:
+    used: list[_Counted] = []
+    left_out: list[tuple[str, Finding]] = []
+    broken: list[Run] = []
     for run, stratum in zip(group.runs, group.strata, strict=True):
         value = run.value(metric, at)
-        if not _reached(run, at):
-            left_out.append((run.run_id, checks.unfinished(run)))
-            broken += run.status in {"failed", "diverged"}
+        if not _reached(run, at) and (reason := checks.unfinished(run)) is not None:
+            left_out.append((run.run_id, reason))
+            broken += [run] if run.status in {"failed", "diverged"} else []
         elif value is None:
-            left_out.append((run.run_id, f"no {metric}"))
+            left_out.append((run.run_id, _no_value(metric, at)))
         elif not math.isfinite(value):
-            left_out.append((run.run_id, f"{metric} is {value}"))
-            broken += 1
+            left_out.append(
+                (run.run_id, finding("non-finite value", "{metric} is {value}", metric=metric, value=str(value)))
+            )
+            broken.append(run)
         else:
-            counted.append(_Counted(run, stratum, value))
-    counted, repeats = _without_repeats(counted)
-    runs, strata, values = [c.run for c in counted], [c.stratum for c in counted], [c.value for c in counted]
+            used.append(_Counted(run, stratum, value))
+    used, repeats = _without_repeats(used, metric, at)
+    runs, strata, values = [c.run for c in used], [c.stratum for c in used], [c.value for c in used]
     interval = statistics.mean_interval(values, strata)
-    flags = {run.run_id: [*checks.run_flags(run, metric), *odd.get(run.run_id, ())] for run in runs}
-    notes = [*_group_notes(metric, counted, interval), *_told_together(flags)]
+    flags = [(run.run_id, one) for run in runs for one in (*checks.run_flags(run, metric), *odd.get(run.run_id, ()))]
+    notes = _group_notes(metric, at, used, interval)
+    notes += together(flags, everyone=f"all {len(runs)} runs", n_all=len(runs))
     if broken:
-        notes.insert(0, f"{broken} of {len(group.runs)} runs broke and are not among the values, which flatters them")
-    if repeats:
-        notes.append(f"repeated runs count once: {'; '.join(reason for _, reason in repeats)}")
+        notes.insert(0, _broken(broken, group))
+    notes += [_repeated(reason) for _, reason in repeats]
     return GroupSummary(
         group=group,
         values=values,
@@ -253,7 +156,7 @@ def _summary(group: Group, metric: str, at: str, odd: Mapping[str, Sequence[str]
         left_out=[*left_out, *repeats],
         mean=float(statistics.mean(values)) if values else None,
         median=float(statistics.median(values)) if values else None,
-        iqm=float(statistics.interquartile_mean(values)) if values else None,
+        iqm=float(statistics.interquartile_mean(values)) if len(values) >= statistics.MIN_FOR_IQM else None,
         interval=interval,
         notes=notes,
         runs=runs,
@@ -267,22 +170,56 @@ def _reached(run: Run, at: str) -> bool:
     return run.finished or (stop is not None and run.last_step >= stop)
 
 
-def _without_repeats(counted: Sequence[_Counted]) -> tuple[list[_Counted], list[tuple[str, str]]]:
+def _no_value(metric: str, at: str) -> Finding:
+    stop = check_at(at)
+    if stop is None:
+        return finding("no value", "no {metric}", metric=metric)
+    return finding("no value", "no {metric} at or before step {step}", metric=metric, step=f"{stop:,}")
+
+
+def _broken(broken: Sequence[Run], group: Group) -> Finding:
+    return finding(
+        "broken runs",
+        "{broken} of {all} runs broke and are not among the values, which flatters them",
+        broken=measured(len(broken), "status", broken, COUNT),
+        all=measured(len(group.runs), "status", group.runs, COUNT),
+    )
+
+
+def _repeated(reason: Finding) -> Finding:
+    return replace(reason, heading="repeated runs count once", detail=reason.heading)
+
+
+COUNT = "number of runs"
+"""The formula of a number."""
+
+
+def _without_repeats(
+    used: Sequence[_Counted], metric: str, at: str
+) -> tuple[list[_Counted], list[tuple[str, Finding]]]:
     """Of the runs of one stratum with the same seed the newest, and run id and reason of each of the others."""
     newest: dict[tuple[int, int | None], _Counted] = {}
-    for one in counted:
+    for one in used:
         key = (one.stratum, one.run.seed)
         if key not in newest or _age(one.run) > _age(newest[key].run):
             newest[key] = one
     kept: list[_Counted] = []
     repeats = []
-    for one in counted:
+    for one in used:
         last = newest[one.stratum, one.run.seed]
         if one is last or one.run.seed is None:
             kept.append(one)
             continue
-        values = "" if one.value == last.value else f" (the values differ: {one.value:.6g} and {last.value:.6g})"
-        repeats.append((one.run.run_id, f"seed {one.run.seed} was run again as {last.run.run_id}{values}"))
+        reason = finding(
+            "repeated",
+            "seed {seed} was run again as {run}"
+            + ("" if one.value == last.value else " (the values differ: {value} and {last})"),
+            seed=str(one.run.seed),
+            run=last.run.run_id,
+            value=measured(one.value, metric, one.run, at=at, show=".6g"),
+            last=measured(last.value, metric, last.run, at=at, show=".6g"),
+        )
+        repeats.append((one.run.run_id, reason))
     return kept, repeats
 
 
@@ -291,41 +228,34 @@ def _age(run: Run) -> tuple[str, str]:
     return str(run.record.get("timestamp") or ""), run.run_id
 
 
-def _group_notes(metric: str, counted: Sequence[_Counted], interval: Interval | None) -> list[str]:
-    values, strata = [c.value for c in counted], [c.stratum for c in counted]
+def _group_notes(metric: str, at: str, used: Sequence[_Counted], interval: Interval | None) -> list[Finding]:
+    values, strata, runs = [c.value for c in used], [c.stratum for c in used], [c.run for c in used]
     n, sizes = len(values), [strata.count(stratum) for stratum in sorted({*strata})]
     notes = []
     if n < statistics.MIN_RUNS:
-        notes.append(f"no interval: {n} run{'' if n == 1 else 's'}, three are needed")
+        needed = "{n} " + noun(n, "run") + ", three are needed"
+        n_runs = measured(n, metric, runs, COUNT, at=at)
+        notes.append(finding("too few runs", "no interval", needed, severity="info", n=n_runs))
     elif interval is None:
         spread = "too few runs of each configuration" if n - len(sizes) < 2 else f"no spread in {metric} between runs"
-        notes.append(f"no interval: {spread}")
+        notes.append(finding("no interval", "no interval", "{why}", why=spread))
     if len({*sizes}) > 1:
         notes.append(
-            f"its configurations have different numbers of runs ({', '.join(map(str, sizes))}); the mean weighs every "
-            "run the same"
+            finding(
+                "unequal configurations",
+                "its configurations have different numbers of runs ({sizes}); the mean weighs every run the same",
+                sizes=", ".join(map(str, sizes)),
+            )
         )
     first: dict[float, Run] = {}
-    for one in counted if metric not in DERIVED else ():
+    for one in used if metric not in DERIVED else ():
         twin = first.setdefault(one.value, one.run)
         if twin.seed != one.run.seed:
-            notes.append(
-                f"{twin.run_id} and {one.run.run_id} have exactly the same {metric} although their seeds differ: the "
-                "seed changed nothing, or one is a copy"
+            heading = (
+                "{one} and {other} have exactly the same {metric} although their seeds differ: the seed changed "
+                "nothing, or one is a copy"
             )
-    return notes
-
-
-def _told_together(flags: Mapping[str, Sequence[str]]) -> list[str]:
-    """Each sentence once, with the runs that it is about."""
-    runs_of: dict[str, list[str]] = {}
-    for run_id, sentences in flags.items():
-        for sentence in sentences:
-            runs_of.setdefault(sentence, []).append(run_id)
-    notes = []
-    for sentence, runs in runs_of.items():
-        who = f"all {len(flags)} runs" if len(runs) == len(flags) > 1 else ", ".join(runs)
-        notes.append(f"{who}: {sentence}")
+            notes.append(finding("equal values", heading, one=twin.run_id, other=one.run.run_id, metric=metric))
     return notes
 
 
@@ -336,8 +266,9 @@ def _ablations(
     summaries: Sequence[GroupSummary], base: GroupSummary
 ) -> Iterator[tuple[GroupSummary, GroupSummary, str]]:
     """Pairs that differ in one part alone, with that part; first the one that has it in common with the baseline."""
-    for i, j, part in ablation_pairs([summary.group for summary in summaries]):
-        a, b = summaries[i], summaries[j]
+    ordered = sorted(summaries, key=lambda summary: summary.group.natural_order)
+    for i, j, part in ablation_pairs([summary.group for summary in ordered]):
+        a, b = ordered[i], ordered[j]
         usual = {run.parts.get(part) for run in base.group.runs}
         swapped = {run.parts.get(part) for run in b.group.runs} == usual
         yield (b, a, part) if swapped else (a, b, part)
@@ -346,9 +277,12 @@ def _ablations(
 def _difference(a: GroupSummary, b: GroupSummary, part: str | None, metric: str, at: str) -> Difference:
     """`b` minus `a`, not yet corrected for the number of differences."""
     lower = lower_is_better(metric)
-    pairs = pairs_by_seed(*(replace(s.group, runs=s.runs, strata=s.strata) for s in (a, b)))
+    used_a, used_b = (replace(s.group, runs=s.runs, strata=s.strata) for s in (a, b))
+    pairs = pairs_by_seed(used_a, used_b)
     paired = len(pairs) >= statistics.MIN_RUNS
     notes = []
+    values_a: Sequence[float] = ()
+    values_b: Sequence[float] = ()
     if paired:
         values_a, values_b = [_value_of(a, one) for one, _, _ in pairs], [_value_of(b, other) for _, other, _ in pairs]
         strata = [stratum for _, _, stratum in pairs]
@@ -356,13 +290,25 @@ def _difference(a: GroupSummary, b: GroupSummary, part: str | None, metric: str,
         partners = {run.run_id for one, other, _ in pairs for run in (one, other)}
         alone = [run.run_id for run in (*a.runs, *b.runs) if run.run_id not in partners]
         if alone:
-            notes.append(f"without a partner of the same seed and not in the difference: {', '.join(alone)}")
+            heading = "without a partner of the same seed and not in the difference"
+            notes.append(finding("without partner", heading, "{runs}", runs=", ".join(alone)))
     else:
         contrast = statistics.unpaired_contrast(a.values, b.values, a.strata, b.strata)
         if min(len(a.values), len(b.values)) >= statistics.MIN_RUNS:
-            notes.append("taken as independent samples: fewer than three seeds in common")
+            why = why_unpaired(used_a, used_b)
+            notes.append(finding("unpaired", "taken as independent samples", "{why}", why=why))
     if contrast.reason:
-        notes.append(f"no interval and no test: {contrast.reason}")
+        few = contrast.reason.startswith("fewer")
+        notes.append(
+            Finding(
+                "too few runs" if few else "no test",
+                "no interval and no test",
+                contrast.reason,
+                severity="info" if few else "warning",
+            )
+        )
+    busy = busy_machine(metric, [*a.runs, *b.runs], _ratio(a, b))
+    notes += [busy] if busy is not None else []
     chance = None
     if paired and len({*strata}) > 1:
         chance = statistics.probability_of_improvement(values_a, values_b, strata, strata, lower_is_better=lower)
@@ -385,7 +331,12 @@ def _difference(a: GroupSummary, b: GroupSummary, part: str | None, metric: str,
         matches=matches,
         warnings=[*warnings, *notes],
         lower_is_better=lower,
+        pairs=[other - one for one, other in zip(values_a, values_b, strict=True)],
     )
+
+
+def _ratio(a: GroupSummary, b: GroupSummary) -> float | None:
+    return b.mean / a.mean if a.mean and b.mean is not None else None
 
 
 def _value_of(summary: GroupSummary, run: Run) -> float:
@@ -394,30 +345,37 @@ def _value_of(summary: GroupSummary, run: Run) -> float:
 
 def _fairness(
     a: GroupSummary, b: GroupSummary, part: str | None, metric: str, at: str
-) -> tuple[dict[str, bool | None], list[str]]:
-    """What matches and a sentence for what does not, the gravest first."""
+) -> tuple[dict[str, bool | None], list[Finding]]:
+    """What matches and what does not, the gravest first."""
     matches: dict[str, bool | None] = dict.fromkeys((*checks.QUANTITIES, "settings"))
     if not a.runs or not b.runs:
         return matches, []
     matched, warnings = checks.match_groups(a.runs, b.runs, metric, at)
     if metric in checks.VALIDATION_METRICS:
-        doubts = (f"{s.group.label}: {doubt}" for s in (a, b) for run in s.runs if (doubt := checks.too_good(run)))
-        warnings = [*dict.fromkeys(doubts), *warnings]
+        doubts = [(s.group.label, doubt) for s in (a, b) for run in s.runs if (doubt := checks.too_good(run))]
+        warnings = [*together(doubts), *warnings]
     settings = other_differences(a.settings, b.settings, differing_parts(a.runs, b.runs))
     if settings:
         more = len(settings) - _MAX_SHOWN
         shown = "; ".join(settings[:_MAX_SHOWN]) + (f"; and {more} more" if more > 0 else "")
-        warnings.append(f"settings differ beside the parts: {shown}")
+        warnings.append(finding("settings", "settings differ beside the parts", "{shown}", shown=shown))
     if part is not None:
         warnings += _adapted(a.runs[0], b.runs[0], part)
     return matches | matched | {"settings": not settings}, warnings
 
 
-def _adapted(a: Run, b: Run, part: str) -> list[str]:
+def _adapted(a: Run, b: Run, part: str) -> list[Finding]:
     """What else has another size in an ablation: what came with the part, and what was widened to match."""
     sizes_a, sizes_b = ((run.record.get("model") or {}).get("parameters_by_component") or {} for run in (a, b))
     return [
-        f"the size of the {name} differs too: {sizes_a[name]:,} against {sizes_b[name]:,} parameters"
+        finding(
+            "size of another part",
+            "the size of the {name} differs too",
+            "{one} against {other} parameters",
+            name=name,
+            one=measured(sizes_a[name], f"model.parameters_by_component.{name}", a),
+            other=measured(sizes_b[name], f"model.parameters_by_component.{name}", b),
+        )
         for name in ("embedding", "attention", "mlp", "head")
         if name != part and name in sizes_a and name in sizes_b and sizes_a[name] != sizes_b[name]
     ]
@@ -425,19 +383,17 @@ def _adapted(a: Run, b: Run, part: str) -> list[str]:
 
 def _corrected(differences: Sequence[Difference]) -> list[Difference]:
     """With Holm's correction over all pairs of groups; a pair that is shown twice is one test."""
-    tests = {_pair(d): d.p_value for d in differences if d.p_value is not None}
+    tests = {pair_of(d): d.p_value for d in differences if d.p_value is not None}
     corrected = dict(zip(tests, statistics.holm(list(tests.values())), strict=True))
     found = []
     for difference in differences:
-        p = corrected.get(_pair(difference))
+        p = corrected.get(pair_of(difference))
         interval = difference.interval
         separated = p is not None and p < SIGNIFICANCE and interval is not None and interval.excludes_zero
+        if any(warning.kind == "busy machine" for warning in difference.warnings):
+            separated = False
         found.append(replace(difference, p_holm=p, separated=separated))
     return found
-
-
-def _pair(difference: Difference) -> frozenset[str]:
-    return frozenset((difference.a.group.label, difference.b.group.label))
 
 
 # --- the whole -------------------------------------------------------------------------------------------------------
@@ -446,53 +402,21 @@ def _pair(difference: Difference) -> frozenset[str]:
 def _baseline(groups: Sequence[Group], label: str | None) -> str:
     labels = [group.label for group in groups]
     if label is None:
-        named = [group.label for group in groups if {run.name for run in group.runs} == {"classic"}]
-        return "classic" if "classic" in labels else named[0] if named else labels[0]
+        ordered = sorted(groups, key=lambda group: group.natural_order)
+        named = [group.label for group in ordered if {run.name for run in group.runs} == {"classic"}]
+        return "classic" if "classic" in labels else named[0] if named else ordered[0].label
     if label not in labels:
         raise SettingError("baseline", label, f"the label of a group: {', '.join(labels)}{nearest(label, labels)}")
     return label
 
 
-def _no_metric(metric: str, groups: Sequence[Group]) -> str:
-    found = {name for group in groups for run in group.runs for name in run.results.get("final_metrics") or {}}
+def _no_metric(metric: str, at: str, groups: Sequence[Group]) -> str:
+    runs = [run for group in groups for run in group.runs]
+    first = [int(steps[0]) for run in runs if len(steps := run.series(metric).steps)]
+    if check_at(at) is not None and first:
+        return f"no run has a value of {metric} at or before step {check_at(at)}: the first is of step {min(first)}"
+    found = {name for run in runs for name in run.results.get("final_metrics") or {}}
     names = sorted({*found, *DERIVED} - {"step"})
     return (
         f"no run has the metric {metric}{nearest(metric, names)}; known are {', '.join(names)}, and all that is logged"
     )
-
-
-def _notes(at: str, summaries: Sequence[GroupSummary], differences: Sequence[Difference]) -> list[str]:
-    notes = []
-    if at == "best":
-        notes.append("values are the best of each run, chosen on the validation text itself: they flatter every run")
-    few = [f"{s.group.label} ({len(s.values)})" for s in summaries if len(s.values) < statistics.MIN_RUNS]
-    if few:
-        notes.append(f"no interval and no test with fewer than three runs: {', '.join(few)}")
-    tested = {_pair(d): d.n for d in differences if d.p_value is not None}
-    if len(tested) > 1:
-        notes.append(f"p-values are corrected for {len(tested)} comparisons (Holm)")
-    if tested and min(tested.values()) < _FEW:
-        notes.append(f"with fewer than {_FEW} runs in a group the t-tests rest on roughly normal differences")
-    return [*notes, *_tuning(summaries)]
-
-
-def _tuning(summaries: Sequence[GroupSummary]) -> list[str]:
-    """Whether every combination of parts was tried at equally many learning rates."""
-    rates: dict[str, set[float]] = {}
-    names: dict[str, str] = {}
-    for run in (run for summary in summaries for run in summary.group.runs):
-        rate = run.settings.get(LEARNING_RATE)
-        if isinstance(rate, int | float):
-            key = repr(sorted(run.parts.items())) if run.parts else run.name
-            names.setdefault(key, run.name)
-            rates.setdefault(key, set()).add(float(rate))
-    if len(rates) < 2:
-        return []
-    tried = {len(found) for found in rates.values()}
-    if tried == {1}:
-        values = sorted({rate for found in rates.values() for rate in found})
-        return [f"compared at one learning rate each ({', '.join(f'{v:g}' for v in values)}): none was tuned"]
-    if len(tried) == 1:
-        return []
-    counts = ", ".join(f"{names[key]} {len(found)}" for key, found in rates.items())
-    return [f"learning rates tried differ in number, which favours those with more: {counts}"]

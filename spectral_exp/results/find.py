@@ -21,6 +21,8 @@ from spectral_exp.run_dir import (
 
 _INSIDE_A_RUN = {CHECKPOINTS_FOLDER, LOGS_FOLDER, TOKENIZER_FOLDER, VISUALIZATIONS_FOLDER}
 
+_MAX_FOLDERS = 200_000
+
 LeftOut = tuple[Path, str]
 """A folder, and why it could not be used."""
 
@@ -49,6 +51,7 @@ def find_runs(folders: Sequence[str | Path]) -> Found:
         if not folder.is_dir():
             what = "a file" if folder.is_file() else "a link that leads nowhere"
             raise UserError(f"{folder} is {what}; name run directories, or folders that hold some")
+    kernel_devices = _kernel_devices()
     # Real folders before links, so that a run is known by its own name wherever that is found too.
     waiting, links = [Path(folder) for folder in folders], list[Path]()
     while waiting or links:
@@ -58,6 +61,12 @@ def find_runs(folders: Sequence[str | Path]) -> Found:
             if (state.st_dev, state.st_ino) in seen:
                 continue
             seen.add((state.st_dev, state.st_ino))
+            if state.st_dev in kernel_devices:
+                found.left_out.append((folder, "it belongs to the kernel and holds no runs"))
+                continue
+            if len(seen) > _MAX_FOLDERS:
+                found.left_out.append((folder, f"more than {_MAX_FOLDERS:,} folders were looked into before"))
+                break
             inner, inner_links = _look_into(folder, found)
         except OSError as error:
             found.left_out.append((folder, f"cannot be read: {error.strerror}"))
@@ -67,6 +76,12 @@ def find_runs(folders: Sequence[str | Path]) -> Found:
     found.runs.sort()
     found.left_out.sort()
     return found
+
+
+def _kernel_devices() -> set[int]:
+    """The file systems of /proc and the like, through whose links everything can be reached."""
+    devices = {Path(place).stat().st_dev for place in ("/proc", "/sys", "/dev") if Path(place).is_dir()}
+    return devices - {Path("/").stat().st_dev}
 
 
 def _look_into(folder: Path, found: Found) -> tuple[list[Path], list[Path]]:
@@ -86,6 +101,11 @@ def _look_into(folder: Path, found: Found) -> tuple[list[Path], list[Path]]:
     for entry in entries:
         if entry.name.startswith(".") or (looks_like_one and entry.name in _INSIDE_A_RUN):
             continue
-        if entry.is_dir():
+        try:
+            is_folder = entry.is_dir()
+        except OSError as error:  # a link to itself
+            found.left_out.append((folder / entry.name, f"cannot be read: {error.strerror}"))
+            continue
+        if is_folder:
             (links if entry.is_symlink() else inner).append(folder / entry.name)
     return inner, links

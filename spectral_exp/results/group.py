@@ -25,3 +25,14 @@ class Group:
     key: Mapping[str, Any]
     runs: Sequence[Run]
     strata: Sequence[int]
+
+    @property
+    def natural_order(self) -> tuple[tuple[tuple[int, float, str], ...], str]:
+        """A key that sorts groups by the settings that tell them apart: numbers by size, then texts; then by label."""
+        return tuple(_order(self.key[name]) for name in self.key), self.label
+
+
+def _order(value: Any) -> tuple[int, float, str]:
+    if isinstance(value, int | float):
+        return 0, float(value), ""
+    return (2, 0.0, "") if value is None else (1, 0.0, str(value))

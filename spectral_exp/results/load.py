@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 import socket
@@ -28,6 +29,8 @@ from spectral_exp.results.settings import config_hash, part_names
 from spectral_exp.run_dir import LOCK_NAME, RunPaths
 from spectral_exp.run_record import flat
 from spectral_exp.runs.record import known_settings, read_config, read_lock_owner, read_results
+
+log = logging.getLogger(__name__)
 
 Facts = dict[str, Any]
 """Of a run: name, seed, settings, parts, record, results, config_hash, problems, metrics, last_step, unfinished_line;
@@ -87,6 +90,14 @@ def _run_id(path: Path) -> str:
 
 def read_facts(path: Path) -> Facts:
     """What the files of a run directory say. Damage costs what is damaged, and is told under `problems`."""
+    try:
+        return _read_facts(path)
+    except Exception as error:  # one run of many: whatever is wrong with it, the others are read
+        log.debug("reading %s failed", path, exc_info=True)
+        return {"unusable": f"reading it failed: {type(error).__name__}: {printable(error, 200)}"}
+
+
+def _read_facts(path: Path) -> Facts:
     paths = RunPaths(path)
     problems: list[str] = []
     record: dict[str, Any] = {}

@@ -8,6 +8,7 @@ through `json.loads`, with the same result.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -19,10 +20,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spectral_exp.core.regular_file import open_regular
 from spectral_exp.plots.series import FloatArray, Series
 from spectral_exp.results.number_text import PADDING, Bytes, Positions, parse_numbers, words_of
 from spectral_exp.run_dir import NON_FINITE
 
+_MAX_BYTES = 4 << 30
+_MAX_LINE_BYTES = 1 << 20
 _RESERVED = ("step", "timestamp")
 _MAX_LAYOUTS = 32  # of lines with equally many quotes; further ones are read one at a time
 # Of a word of eight characters, the first of which is its lowest byte: masks of the first 0 to 8, and all bytes alike.
@@ -53,11 +57,14 @@ def read_metrics(path: Path) -> MetricFile:
     """Read a metrics file; of a step that was logged twice the later line counts, metric by metric.
 
     Raises:
-        OSError: there is no such file, or it cannot be read.
+        OSError: there is no such file, it is too large, or it cannot be read.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > _MAX_BYTES:
+            raise OSError(errno.EFBIG, f"Holds {size:,} bytes where at most {_MAX_BYTES:,} are read", str(path))
         # Straight to where it is needed: in large files copies cost as much as their numbers.
-        text = np.empty(PADDING + os.fstat(file.fileno()).st_size, dtype=np.uint8)
+        text = np.empty(PADDING + size, dtype=np.uint8)
         size = file.readinto(text[PADDING:].data)
     return _parse(text[: PADDING + size])
 
@@ -70,9 +77,9 @@ def parse_metrics(content: bytes) -> MetricFile:
 def _parse(text: Bytes) -> MetricFile:
     ends = np.flatnonzero(text[PADDING:] == _NEWLINE) + PADDING
     starts = np.concatenate([[PADDING], ends + 1])
-    starts, rest = starts[:-1], text[starts[-1] :].tobytes()
+    starts, rest = starts[:-1], text[starts[-1] :][: _MAX_LINE_BYTES + 1].tobytes()
     columns = _Columns()
-    unreadable = 0
+    unreadable = int((ends - starts > _MAX_LINE_BYTES).sum())
     for number in _read_layouts(text, starts, ends, columns):
         line = text[starts[number] : ends[number]].tobytes()
         if line.strip() and not _read_line(line, number, columns):
@@ -210,14 +217,14 @@ class _Layout:
 
 
 def _read_layouts(text: Bytes, starts: Positions, ends: Positions, columns: _Columns) -> list[int]:
-    """Read the lines whose layouts are simple, and return the numbers of the others."""
+    """Read the lines whose layouts are simple, and return the numbers of the others, but of the longest."""
     quotes = np.flatnonzero(text[PADDING:] == _QUOTE) + PADDING
     until = np.searchsorted(quotes, ends)
     since = np.concatenate([[0], until])[:-1]
     counts = until - since
     others: list[int] = []
     for count in np.unique(counts):
-        lines = np.flatnonzero(counts == count)
+        lines = np.flatnonzero((counts == count) & (ends - starts <= _MAX_LINE_BYTES))
         for _ in range(_MAX_LAYOUTS):
             if not len(lines):
                 break

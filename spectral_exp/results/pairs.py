@@ -19,6 +19,8 @@ _CHOICES = ("_target_", "activation")
 # number of parameters; the same text may lie elsewhere on another machine.
 _NO_SETUP = ("name", "seed", "match", "device", "threads", "data.path")
 _MATCHED = ("training.max_steps", "training.eval_windows")  # told by `match_groups`
+_MIN_SEEDS = 3
+_MAX_NAMES = 3
 
 Setup = tuple[tuple[str, str], ...]
 """Settings that decide about training, by name."""
@@ -93,21 +95,69 @@ def other_differences(a: Mapping[str, str], b: Mapping[str, str], parts: Sequenc
 def pairs_by_seed(a: Group, b: Group) -> list[tuple[Run, Run, int]]:
     """Runs of `a` and `b` with the same seed, and the stratum of each pair.
 
-    Where a group holds several configurations, partners have to agree in all but the parts in which the two groups
-    differ. Empty where a run would have more than one partner.
+    Where a group holds several configurations, partners have to agree in all but what tells the two groups apart: the
+    parts in which they differ, and settings of which each group has one value and the other another. Empty where a run
+    would have more than one partner.
     """
-    parts = tuple(differing_parts(a.runs, b.runs))
-    by_setup = len({*a.strata}) > 1 or len({*b.strata}) > 1
     keyed: list[dict[tuple[Setup, int], Run]] = []
-    for group in (a, b):
-        seeded = [run for run in group.runs if run.seed is not None]
-        keyed.append({(setup(run, parts) if by_setup else (), run.seed): run for run in seeded if run.seed is not None})
+    for group, setups in zip((a, b), _setups(a, b), strict=True):
+        seeded = [(setup_, run) for setup_, run in zip(setups, group.runs, strict=True) if run.seed is not None]
+        keyed.append({(setup_, run.seed): run for setup_, run in seeded if run.seed is not None})
         if len(keyed[-1]) < len(seeded):
             return []
     one, other = keyed
     common = [key for key in one if key in other]
     strata = {setup_: i for i, setup_ in enumerate(dict.fromkeys(setup_ for setup_, _ in common))}
     return [(one[key], other[key], strata[key[0]]) for key in common]
+
+
+def why_unpaired(a: Group, b: Group) -> str:
+    """Why too few runs of two groups are pairs by seed, in words."""
+    setups_a, setups_b = _setups(a, b)
+    keys_a, keys_b = (
+        [(setup_, run.seed) for setup_, run in zip(setups, group.runs, strict=True) if run.seed is not None]
+        for setups, group in ((setups_a, a), (setups_b, b))
+    )
+    if len({*keys_a}) < len(keys_a) or len({*keys_b}) < len(keys_b):
+        return "several runs of one seed could be partners"
+    common = {seed for _, seed in keys_a} & {seed for _, seed in keys_b}
+    values_a, values_b = _values(setups_a), _values(setups_b)
+    names = sorted(name for name in values_a.keys() | values_b.keys() if values_a.get(name) != values_b.get(name))
+    if len(common) < _MIN_SEEDS or not names:
+        return "fewer than three seeds in common"
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return f"runs of equal seed are no pairs, since they differ in {', '.join(names[:_MAX_NAMES])}{more} too"
+
+
+def _setups(a: Group, b: Group) -> tuple[list[Setup], list[Setup]]:
+    """What partners have to agree in, for each run of both groups: nothing where each group is one configuration."""
+    if len({*a.strata}) <= 1 and len({*b.strata}) <= 1:
+        return [()] * len(a.runs), [()] * len(b.runs)
+    parts = tuple(differing_parts(a.runs, b.runs))
+    setups_a, setups_b = ([setup(run, parts) for run in group.runs] for group in (a, b))
+    values_a, values_b = _values(setups_a), _values(setups_b)
+    apart = {
+        name
+        for name in values_a.keys() | values_b.keys()
+        if len(one := values_a.get(name, _ABSENT)) == 1
+        and len(other := values_b.get(name, _ABSENT)) == 1
+        and one != other
+    }
+    setups_a, setups_b = (
+        [tuple(item for item in setup_ if item[0] not in apart) for setup_ in setups] for setups in (setups_a, setups_b)
+    )
+    return setups_a, setups_b
+
+
+_ABSENT = frozenset({""})
+"""The values of a setting that no run has."""
+
+
+def _values(setups: Sequence[Setup]) -> dict[str, frozenset[str]]:
+    """All values of each setting, with "" for runs that do not have it."""
+    known = [dict(setup_) for setup_ in dict.fromkeys(setups)]
+    names = {name for settings in known for name in settings}
+    return {name: frozenset(settings.get(name, "") for settings in known) for name in names}
 
 
 def _only(runs: Sequence[Run], part: str) -> str | None:

@@ -165,18 +165,12 @@ def _difference_row(difference: Difference, label: str, several: bool) -> Row:
     note = f"n = {difference.n}" + ("" if enough else ", no interval") if several or not enough else ""
     return Row(
         label + (" *" if difference.warnings else ""),
-        paired_differences(difference) if difference.paired else (),
+        difference.pairs,
         difference.mean if enough or not difference.paired else None,
         _ends(difference.interval),
         difference.separated,
         note=note,
     )
-
-
-def paired_differences(difference: Difference) -> list[float]:
-    """`b` minus `a` for each seed that both have once."""
-    a, b = (dict(zip(summary.seeds, summary.values, strict=True)) for summary in (difference.a, difference.b))
-    return [b[seed] - a[seed] for seed in b if seed in a and seed is not None]
 
 
 def _ends(interval: Interval | None) -> tuple[float, float] | None:

@@ -64,6 +64,9 @@ RESAMPLES = 20_000
 MIN_RUNS = 3
 """With fewer there is neither an interval nor a p-value."""
 
+MIN_FOR_IQM = 4
+"""With fewer the interquartile mean leaves no value out and is the mean."""
+
 _ROUNDING = 1e-12  # relative spread that may be rounding alone
 
 

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from spectral_exp.core.foreign_text import printable, printable_json
-from spectral_exp.results.comparison import Comparison, Difference, GroupSummary, Interval
+from spectral_exp.results.compared import Comparison, Difference, GroupSummary, moment
 from spectral_exp.results.run import Run
+from spectral_exp.results.statistics import MIN_FOR_IQM, Interval
 from spectral_exp.run_dir import jsonable
 
 WIDTH = 100
@@ -113,26 +114,22 @@ def _printable_table(table: Table) -> Table:
 def _comparison_tables(comparison: Comparison) -> Iterable[Table]:
     values = [value for summary in comparison.summaries for value in summary.values]
     digits = _decimals(values)
-    yield Table(
-        _title(comparison),
-        ("group", "n", "mean", "95 % interval", "median", "IQM"),
-        [
-            [
-                Cell(summary.group.label),
-                Cell(str(len(summary.values))),
-                *(
-                    Cell(text)
-                    for text in (
-                        _number(summary.mean, digits),
-                        _interval(summary.interval, digits),
-                        _number(summary.median, digits),
-                        _number(summary.iqm, digits),
-                    )
-                ),
-            ]
-            for summary in comparison.summaries
-        ],
-    )
+    # Without four runs the interquartile mean is the mean.
+    with_iqm = any(summary.iqm is not None for summary in comparison.summaries)
+    rows = []
+    for summary in comparison.summaries:
+        is_baseline = summary.group.label == comparison.baseline
+        texts = [
+            summary.group.label + (" (baseline)" if is_baseline else ""),
+            str(len(summary.values)),
+            _number(summary.mean, digits),
+            _interval(summary.interval, digits),
+            _number(summary.median, digits),
+            *([_number(summary.iqm, digits)] if with_iqm else []),
+        ]
+        rows.append([Cell(text) for text in texts])
+    columns = ("group", "n", "mean", "95 % interval", "median", *(["IQM"] if with_iqm else []))
+    yield Table(_title(comparison), columns, rows)
     to_baseline = [one for one in comparison.differences if one.kind == "baseline"]
     if to_baseline:
         yield Table(
@@ -178,33 +175,29 @@ def _verdict(difference: Difference) -> str:
 
 def _title(comparison: Comparison) -> str:
     direction = "lower" if comparison.lower_is_better else "higher"
-    return f"{comparison.metric}, {said_at(comparison.at)}, {direction} is better"
-
-
-def said_at(at: str) -> str:
-    """Which value of each run is shown, in words."""
-    if at == "best":
-        return "best value of each run (chosen by what is shown, so it flatters)"
-    return f"last value of each run up to step {at.partition(':')[2]}" if at != "final" else "final value of each run"
+    return f"{comparison.metric}, {moment(comparison.metric, comparison.at)}, {direction} is better"
 
 
 def _comparison_notes(comparison: Comparison, *, several: bool) -> Iterable[tuple[str, list[str]]]:
     of = f" on {comparison.metric}" if several else ""
-    notes = [*comparison.notes]
+    notes = [str(note) for note in comparison.notes]
     if any(not one.paired for one in comparison.differences):
         notes.append("n*: not paired by seed, but taken as independent samples")
+    iqm = [summary.iqm is not None for summary in comparison.summaries if summary.values]
+    if any(iqm) and not all(iqm):
+        notes.append(f"IQM from {MIN_FOR_IQM} runs on: below, it is the mean")
     yield f"notes{of}", notes
     labels = [summary.group.label for summary in comparison.summaries]
     yield (
         f"notes on groups{of}",
-        _gathered(((s.group.label, note) for s in comparison.summaries for note in s.notes), labels),
+        _gathered(((s.group.label, str(note)) for s in comparison.summaries for note in s.notes), labels),
     )
     pairs = [_pair(one) for one in comparison.differences]
     yield (
         f"what is the same in both{of}",
         _gathered(((_pair(one), _matching(one.matches)) for one in comparison.differences), pairs),
     )
-    warnings = ((_pair(one), warning) for one in comparison.differences for warning in one.warnings)
+    warnings = ((_pair(one), str(warning)) for one in comparison.differences for warning in one.warnings)
     yield f"warnings on differences{of}", _gathered(warnings, pairs)
     yield (
         f"runs that do not count{of}",
@@ -218,7 +211,7 @@ def _untold_problems(comparison: Comparison) -> Iterable[str]:
     for summary in comparison.summaries:
         for run in summary.group.runs:
             for problem in run.problems:
-                if not any(problem in note for note in summary.notes):
+                if not any(problem in str(note) for note in summary.notes):
                     yield f"{run.run_id}: {problem}"
 
 
@@ -252,11 +245,22 @@ def _runs_table(runs: Sequence[Run], metrics: Sequence[str], at: str) -> Table:
     digits = {metric: _decimals(value for value in values[metric] if value is not None) for metric in metrics}
     rows = []
     for i, run in enumerate(runs):
-        seed = "" if run.seed is None else str(run.seed)
-        numbers = [_number(values[metric][i], digits[metric]) for metric in metrics]
-        cells = (run.run_id, run.status, seed, str(run.last_step), *numbers, _number(run.train_s, 1))
-        rows.append([Cell(text) for text in cells])
-    return Table(said_at(at), ("run", "status", "seed", "steps", *metrics, "train_s"), rows, n_texts=2)
+        cells = {"run": run.run_id, "status": run.status, "seed": "" if run.seed is None else str(run.seed)}
+        cells |= {"steps": str(run.last_step)} if "steps" not in metrics else {}
+        cells |= {metric: _number(values[metric][i], digits[metric]) for metric in metrics}
+        cells |= {"train_s": _number(run.train_s, 1)} if "train_s" not in metrics else {}
+        rows.append(cells)
+    caption = "; ".join(f"{', '.join(names)}: {words}" for words, names in _moments(metrics, at).items())
+    columns = list(rows[0]) if rows else []
+    return Table(caption, columns, [[Cell(text) for text in cells.values()] for cells in rows], n_texts=2)
+
+
+def _moments(metrics: Sequence[str], at: str) -> dict[str, list[str]]:
+    """The metrics by which number of each run they stand for."""
+    found: dict[str, list[str]] = {}
+    for metric in metrics:
+        found.setdefault(moment(metric, at), []).append(metric)
+    return found
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
@@ -344,9 +348,7 @@ def _markdown(document: Document) -> str:
         blocks.append("\n".join(lines))
     for title, notes in document.notes:
         if notes:
-            blocks.append(
-                "\n".join([f"{title.capitalize()}:", "", *(f"- {_markdown_escaped(note)}" for note in notes)])
-            )
+            blocks.append("\n".join([f"{title.capitalize()}:", "", *(f"- {_markdown_note(note)}" for note in notes)]))
     return "\n\n".join(blocks) + "\n"
 
 
@@ -355,8 +357,12 @@ def _markdown_row(cells: Iterable[str]) -> str:
 
 
 def _markdown_escaped(text: str) -> str:
-    # At its beginning a note could make a heading, a quotation or a list of its own.
-    return re.sub(r"([\\`*|<\[\]]|^\s*[#>+=~-](?!\d))", r"\\\1", text)
+    return re.sub(r"([\\`*|<\[\]])", r"\\\1", text)
+
+
+def _markdown_note(text: str) -> str:
+    """A note that makes no heading, quotation or list of its own, whatever it begins with."""
+    return re.sub(r"^\s*(?=[#>+=~-])", r"\\", _markdown_escaped(text))
 
 
 # --- LaTeX -----------------------------------------------------------------------------------------------------------
@@ -419,7 +425,7 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
         "baseline": comparison.baseline,
         "groups": [_summary_json(summary) for summary in comparison.summaries],
         "differences": [_difference_json(difference) for difference in comparison.differences],
-        "notes": list(comparison.notes),
+        "notes": [str(note) for note in comparison.notes],
     }
 
 
@@ -436,8 +442,8 @@ def _summary_json(summary: GroupSummary) -> dict[str, Any]:
         "interval": _interval_json(summary.interval),
         "median": summary.median,
         "iqm": summary.iqm,
-        "left_out": [{"run_id": run_id, "reason": reason} for run_id, reason in summary.left_out],
-        "notes": list(summary.notes),
+        "left_out": [{"run_id": run_id, "reason": str(reason)} for run_id, reason in summary.left_out],
+        "notes": [str(note) for note in summary.notes],
     }
 
 
@@ -457,7 +463,7 @@ def _difference_json(difference: Difference) -> dict[str, Any]:
         "separated": difference.separated,
         "better": difference.better,
         "matches": dict(difference.matches),
-        "warnings": list(difference.warnings),
+        "warnings": [str(warning) for warning in difference.warnings],
     }
 
 
@@ -496,7 +502,10 @@ def _csv_rows(comparison: Comparison) -> Iterable[dict[str, Any]]:
             "p_holm": None,
             "separated": None,
             "notes": "; ".join(
-                [*summary.notes, *(f"{run_id} does not count: {reason}" for run_id, reason in summary.left_out)]
+                [
+                    *map(str, summary.notes),
+                    *(f"{run_id} does not count: {reason}" for run_id, reason in summary.left_out),
+                ]
             ),
         }
     for one in comparison.differences:
@@ -516,7 +525,7 @@ def _csv_rows(comparison: Comparison) -> Iterable[dict[str, Any]]:
             "p_value": one.p_value,
             "p_holm": one.p_holm,
             "separated": one.separated,
-            "notes": "; ".join(one.warnings),
+            "notes": "; ".join(map(str, one.warnings)),
         }
 
 

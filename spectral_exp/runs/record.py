@@ -166,6 +166,7 @@ class LockOwner(TypedDict):
     since: str
 
 
+_MAX_BITS = 128  # of settings
 _SETTINGS: dict[str, Any] = {
     "name": str,
     "seed": int | None,
@@ -199,9 +200,13 @@ def read_config(file: Path) -> tuple[ConfigRecord, tuple[str, ...]]:
     content = read_object(file)
     findings = Findings(file.name)
     if "crc32" in content and content["crc32"] != content_crc32(content):
-        findings.sentences.append(f"{file.name} was changed or damaged since it was written")
+        findings.sentences.append(_changed(file))
     record = cast("ConfigRecord", conform(ConfigRecord, _without_null(content), findings))
     return record, findings.all()
+
+
+def _changed(file: Path) -> str:
+    return f"{file.name} was changed or damaged since it was written"
 
 
 def read_intact_config(file: Path) -> ConfigRecord:
@@ -212,8 +217,8 @@ def read_intact_config(file: Path) -> ConfigRecord:
     """
     record, findings = read_config(file)
     if findings:
-        changed = findings[0].startswith(f"{file.name} was changed")
-        raise UserError(f"{file}{findings[0].removeprefix(file.name)}" if changed else f"{file} is damaged: {findings[0]}")
+        what = findings[0]
+        raise UserError(f"{file} is damaged: {what}" if what != _changed(file) else f"{file.parent / what}")
     return record
 
 
@@ -254,7 +259,9 @@ def known_settings(settings: Mapping[str, Any], source: str) -> tuple[dict[str, 
             findings.add(above[0], {}, "a single value")
             continue
         kind = str if words[-1] == "_target_" else _SETTINGS.get(name, Any)
-        if is_of(kind, value, findings, name):
+        if isinstance(value, int) and value.bit_length() > _MAX_BITS:
+            findings.add(name, value, "a number that can be computed with")
+        elif is_of(kind, value, findings, name):
             kept[printable(name)] = value
     return kept, findings.all()
 

@@ -249,5 +249,5 @@ def test_half_a_surrogate_pair_is_refused(trained: BpeTokenizer) -> None:
 
 def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(UserError, match=r"pip install 'spectral_exp\[bpe\]'"):
+    with pytest.raises(UserError, match=r"pip install 'spectral-exp\[bpe\]'"):
         Bpe().build("text", NOWHERE)

@@ -186,7 +186,7 @@ def test_a_tokenizer_that_needs_training_is_refused(spec: TokenizerSpec, tmp_pat
 
 def test_a_missing_library_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UserError, match=r"pip install 'spectral_exp\[fineweb\]'"):
+    with pytest.raises(UserError, match=r"pip install 'spectral-exp\[fineweb\]'"):
         prepare(FineWebEdu(), Byte(), block_size=64, cache_dir=tmp_path)
 
 

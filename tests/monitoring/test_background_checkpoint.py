@@ -391,3 +391,25 @@ def test_a_replaced_checkpoint_is_not_judged_by_the_old_sidecar(
     state = manager.load_checkpoint(1)
     assert state is not None
     assert state["loss_history"] == [2.0]
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_before_commit_runs_while_the_checkpoint_has_no_name(tmp_path: Path, background: bool) -> None:
+    model, optimizer = made()
+    refuse = False
+    seen: list[int] = []
+
+    def before_commit() -> None:
+        seen.append(len(manager.list_checkpoints()))
+        if refuse:
+            raise OSError(errno.EIO, "the log is not durable")
+
+    manager = CheckpointManager(tmp_path, background=background, before_commit=before_commit)
+    manager.save_checkpoint(1, model, optimizer, [], {})
+    manager.wait()
+    refuse = True
+    manager.save_checkpoint(2, model, optimizer, [], {})
+    manager.wait()
+    assert seen == [0, 1]
+    assert (manager.durable_step, manager.failures) == (1, 1)
+    assert [path.name for path in manager.paths.checkpoints.iterdir() if "step_2" in path.name] == []

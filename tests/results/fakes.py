@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from spectral_exp.plots.series import FloatArray, Series
+from spectral_exp.results.finding import Finding
 from spectral_exp.results.group import Group
 from spectral_exp.results.run import MetricSummary, Run, check_at
 
@@ -110,6 +111,11 @@ def fake_run(
         values=known | dict(values or {}),
         curves=curves or {},
     )
+
+
+def said(findings: Iterable[Finding]) -> list[str]:
+    """Findings as the sentences that are printed."""
+    return [str(one) for one in findings]
 
 
 def fake_group(runs: Sequence[Run], label: str | None = None, strata: Sequence[int] | None = None) -> Group:

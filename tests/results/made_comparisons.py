@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 from spectral_exp.results.comparison import Comparison, Difference, GroupSummary, Interval
+from spectral_exp.results.finding import finding
 from spectral_exp.results.group import Group
 
 
@@ -28,9 +29,9 @@ def made_comparison(
         at=at,
         lower_is_better=True,
         summaries=summaries,
-        baseline=first.group.label,
+        baseline=first.group.label if len(summaries) > 1 else None,
         differences=[_difference(first, other) for other in summaries if other is not first],
-        notes=["a note with 100 % and <angles> & a_name"],
+        notes=[finding("note", "a note with 100 % and <angles> & a_name")],
     )
 
 
@@ -43,12 +44,12 @@ def _summary(group: Group, metric: str, at: str) -> GroupSummary:
         group=group,
         values=numbers,
         seeds=[run.seed for run in counted],
-        left_out=[(run.run_id, run.status) for run in group.runs if run not in counted],
+        left_out=[(run.run_id, finding("unfinished", run.status)) for run in group.runs if run not in counted],
         mean=mean,
         median=statistics.median(numbers) if numbers else None,
-        iqm=mean,
+        iqm=mean if len(numbers) >= 4 else None,
         interval=Interval(mean - 0.01, mean + 0.02) if mean is not None and len(numbers) >= 3 else None,
-        notes=[] if len(numbers) >= 3 else ["n < 3: no interval"],
+        notes=[] if len(numbers) >= 3 else [finding("too few runs", "n < 3: no interval")],
     )
 
 
@@ -70,5 +71,5 @@ def _difference(a: GroupSummary, b: GroupSummary) -> Difference:
         p_holm=0.0002 if enough else None,
         separated=enough and mean is not None and abs(mean) > 0.1,
         matches={"parameters": True, "steps": True, "wall-clock": False, "hardware": None},
-        warnings=["wall-clock differs: 1.0 s against 2.0 s"],
+        warnings=[finding("wall-clock", "wall-clock differs", "1.0 s against 2.0 s")],
     )

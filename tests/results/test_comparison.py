@@ -24,7 +24,7 @@ from spectral_exp.results.group import Group
 from spectral_exp.results.pairs import ablation_pairs, other_differences, pairs_by_seed, training_settings
 from spectral_exp.results.run import lower_is_better
 from spectral_exp.run_dir import read_json, write_json_atomic
-from tests.results.fakes import fake_group, fake_run, seeds
+from tests.results.fakes import fake_group, fake_run, said, seeds
 from tests.results.made_runs import make_run
 
 CLASSIC = [2.50, 2.52, 2.49, 2.53, 2.51]
@@ -66,14 +66,14 @@ def test_runs_that_do_not_count_are_named_with_their_reason() -> None:
     ]
     summary = compare([fake_group(runs)]).summaries[0]
     assert list(summary.seeds) == [1]
-    assert dict(summary.left_out) == {
+    assert {run_id: str(reason) for run_id, reason in summary.left_out} == {
         "classic_2": "interrupted at step 40 of 100",
         "classic_3": "val_bpb is nan",
         "classic_4": "no val_bpb",
         "classic_5": "failed at step 10 of 100 (RunError: bad)",
     }
-    assert summary.notes[0] == "2 of 5 runs broke and are not among the values, which flatters them"
-    assert summary.notes[1] == "no interval: 1 run, three are needed"
+    assert str(summary.notes[0]) == "2 of 5 runs broke and are not among the values, which flatters them"
+    assert str(summary.notes[1]) == "no interval: 1 run, three are needed"
 
 
 def test_repeated_run_is_no_independent_evidence() -> None:
@@ -83,8 +83,8 @@ def test_repeated_run_is_no_independent_evidence() -> None:
     summary = compare([fake_group([*runs, newer, broken])]).summaries[0]
     assert sorted(summary.values) == [2.51, 2.55, 2.6]
     reason = "seed 1 was run again as again (the values differ: 2.5 and 2.51)"
-    assert ("classic_1", reason) in summary.left_out
-    assert f"repeated runs count once: {reason}" in summary.notes
+    assert ("classic_1", reason) in [(run_id, str(found)) for run_id, found in summary.left_out]
+    assert f"repeated runs count once: {reason}" in said(summary.notes)
     assert summary.interval == statistics.mean_interval([2.51, 2.55, 2.6])
 
 
@@ -96,22 +96,22 @@ def test_same_seed_in_another_stratum_is_no_repeat() -> None:
 def test_two_runs_have_no_interval_and_it_is_said() -> None:
     comparison = compare([seeds("classic", CLASSIC), seeds("wave", [2.4, 2.5])])
     assert comparison.summaries[1].interval is None
-    assert comparison.summaries[1].notes == ["no interval: 2 runs, three are needed"]
+    assert said(comparison.summaries[1].notes) == ["no interval: 2 runs, three are needed"]
     found = difference(comparison, "classic", "wave")
     assert (found.n, found.paired, found.interval, found.p_value, found.p_holm) == (2, False, None, None, None)
     assert found.mean == pytest.approx(2.45 - 2.51)
     assert found.probability_of_improvement is None
     assert not found.separated
     assert not found.better
-    assert "no interval and no test: fewer than three runs in a group" in found.warnings
-    assert "no interval and no test with fewer than three runs: wave (2)" in comparison.notes
+    assert "no interval and no test: fewer than three runs in a group" in said(found.warnings)
+    assert "no interval and no test with fewer than three runs: wave (2)" in said(comparison.notes)
 
 
 def test_values_that_the_seed_does_not_change_prove_nothing() -> None:
     comparison = compare([seeds("classic", [2.5] * 5), seeds("wave", [2.4] * 5)])
     found = difference(comparison, "classic", "wave")
     assert (found.p_value, found.interval, found.separated) == (None, None, False)
-    notes = comparison.summaries[0].notes
+    notes = said(comparison.summaries[0].notes)
     assert "no interval: no spread in val_bpb between runs" in notes
     assert any(note.startswith("classic_1 and classic_2 have exactly the same val_bpb") for note in notes)
 
@@ -120,9 +120,9 @@ def test_flags_are_told_once_with_their_runs() -> None:
     dirty = {"git.dirty": True}
     runs = [fake_run(seed=1, record=dirty), fake_run(seed=2, val_bpb=2.6, record=dirty), fake_run(seed=3, val_bpb=2.7)]
     sentence = "code with uncommitted changes, commit abcd1234 with changes, torch 2.13.0"
-    assert f"classic_1, classic_2: {sentence}" in compare([fake_group(runs)]).summaries[0].notes
+    assert f"classic_1, classic_2: {sentence}" in said(compare([fake_group(runs)]).summaries[0].notes)
     all_dirty = compare([seeds("classic", CLASSIC, record=dirty)]).summaries[0]
-    assert list(all_dirty.notes) == [f"all 5 runs: {sentence}"]
+    assert said(all_dirty.notes) == [f"all 5 runs: {sentence}"]
 
 
 def test_strata_of_different_size_are_noted() -> None:
@@ -130,7 +130,7 @@ def test_strata_of_different_size_are_noted() -> None:
     runs += [fake_run("wave", seed=seed, val_bpb=value) for seed, value in enumerate((2.4, 2.45))]
     summary = compare([fake_group(runs, "all", [0, 0, 0, 1, 1])]).summaries[0]
     assert summary.interval == statistics.mean_interval([2.5, 2.6, 2.55, 2.4, 2.45], [0, 0, 0, 1, 1])
-    assert any("different numbers of runs (3, 2)" in note for note in summary.notes)
+    assert any("different numbers of runs (3, 2)" in note for note in said(summary.notes))
 
 
 # --- which value -----------------------------------------------------------------------------------------------------
@@ -145,15 +145,17 @@ def test_value_at_a_step_counts_for_runs_that_got_there() -> None:
     comparison = compare([fake_group(runs)], at="step:50")
     summary = comparison.summaries[0]
     assert list(summary.values) == [3.01, 3.02]
-    assert summary.left_out == [("classic_3", "interrupted at step 20 of 100")]
-    assert "classic_2: interrupted at step 60 of 100" in summary.notes
+    assert [(run_id, str(reason)) for run_id, reason in summary.left_out] == [
+        ("classic_3", "interrupted at step 20 of 100")
+    ]
+    assert "classic_2: interrupted at step 60 of 100" in said(summary.notes)
 
 
 def test_best_values_are_said_to_flatter() -> None:
     runs = [fake_run(seed=seed, curves={"val_bpb": {50: 2.0 + seed, 100: 9.0}}) for seed in (1, 2, 3)]
     comparison = compare([fake_group(runs)], at="best")
     assert list(comparison.summaries[0].values) == [3.0, 4.0, 5.0]
-    assert any("chosen on the validation text itself" in note for note in comparison.notes)
+    assert any("chosen on the validation text itself" in note for note in said(comparison.notes))
 
 
 @pytest.mark.parametrize("at", ["last", "step:", "step:0", "step:-5", "step:many"])
@@ -200,7 +202,7 @@ def test_difference_is_paired_by_seed() -> None:
     assert found.probability_of_improvement == 1.0
     assert found.separated
     assert found.better
-    assert found.warnings == []
+    assert said(found.warnings) == []
     assert found.matches["settings"] is True
 
 
@@ -208,7 +210,7 @@ def test_runs_without_partner_are_named() -> None:
     wave = [fake_run("wave", seed, value) for seed, value in zip((1, 2, 3, 9), BETTER, strict=False)]
     found = difference(compare([seeds("classic", CLASSIC), fake_group(wave)]), "classic", "wave")
     assert (found.paired, found.n) == (True, 3)
-    assert found.warnings == [
+    assert said(found.warnings) == [
         "without a partner of the same seed and not in the difference: classic_4, classic_5, wave_9"
     ]
 
@@ -218,7 +220,7 @@ def test_too_few_common_seeds_are_taken_as_independent() -> None:
     found = difference(compare([seeds("classic", CLASSIC), fake_group(wave)]), "classic", "wave")
     assert (found.paired, found.n) == (False, 5)
     assert found.p_value == pytest.approx(scipy.stats.ttest_ind(BETTER, CLASSIC, equal_var=False).pvalue)
-    assert found.warnings == ["taken as independent samples: fewer than three seeds in common"]
+    assert said(found.warnings) == ["taken as independent samples: fewer than three seeds in common"]
 
 
 def test_small_differences_are_not_separated() -> None:
@@ -252,7 +254,7 @@ def test_correction_is_over_all_that_is_shown_and_each_pair_once() -> None:
     assert [d.kind for d in comparison.differences] == ["baseline"] * 5 + ["ablation"] * 5
     pairs = {frozenset((d.a.group.label, d.b.group.label)): d for d in comparison.differences}
     assert len(pairs) == 9  # classic against classic_rotary is both
-    assert "p-values are corrected for 9 comparisons (Holm)" in comparison.notes
+    assert "p-values are corrected for 9 comparisons (Holm)" in said(comparison.notes)
     tested = list(pairs.values())
     assert all(d.p_value is not None for d in tested)
     expected = statistics.holm([d.p_value or 0.0 for d in tested])
@@ -278,16 +280,16 @@ def test_unfair_comparison_is_warned_of() -> None:
     longer = seeds("wave", BETTER, steps=300, settings={"optimizer.weight_decay": 0.0})
     found = difference(compare([seeds("classic", CLASSIC), longer]), "classic", "wave")
     assert (found.matches["steps"], found.matches["settings"]) == (False, False)
-    assert "steps differ: 100 against 300" in found.warnings
-    assert "settings differ beside the parts: optimizer.weight_decay 0.1 against 0.0" in found.warnings
+    assert "steps differ: 100 against 300" in said(found.warnings)
+    assert "settings differ beside the parts: optimizer.weight_decay 0.1 against 0.0" in said(found.warnings)
 
 
 def test_impossible_values_are_told_first() -> None:
     leak = seeds("wave", [0.9, 0.91, 0.92], results={"reference.entropy_bits_per_byte": 2.0}, steps=50)
     found = difference(compare([seeds("classic", CLASSIC), leak]), "classic", "wave")
-    assert found.warnings[0].startswith("wave: val_bpb 0.9000 is below the entropy")
+    assert str(found.warnings[0]).startswith("wave: val_bpb 0.9000 is below the entropy")
     speed = difference(compare([seeds("classic", CLASSIC), leak], "tokens_per_s"), "classic", "wave")
-    assert not any("entropy" in warning for warning in speed.warnings)
+    assert not any("entropy" in warning for warning in said(speed.warnings))
 
 
 # --- baseline --------------------------------------------------------------------------------------------------------
@@ -351,7 +353,7 @@ def test_all_else_that_decides_about_training_has_to_be_equal(changes: dict[str,
 def test_setting_that_both_choices_share_is_told() -> None:
     a, b = seeds("wave", CLASSIC), seeds("wave_rgd", BETTER, settings={"optimizer.weight_decay": 0.01})
     found = difference(compare([a, b]), "wave", "wave_rgd", "ablation")
-    assert "settings differ beside the parts: optimizer.weight_decay 0.1 against 0.01" in found.warnings
+    assert "settings differ beside the parts: optimizer.weight_decay 0.1 against 0.01" in said(found.warnings)
     # What only one of the two choices has belongs to the choice.
     alike = seeds("wave_rgd", BETTER)
     assert other_differences(training_settings(a.runs), training_settings(alike.runs), ["optimizer"]) == []
@@ -361,7 +363,7 @@ def test_widths_set_to_match_are_told() -> None:
     wider = {"model.parameters_by_component": {"embedding": 16_000, "attention": 200_000, "mlp": 600_000}}
     groups = [seeds("classic", CLASSIC), seeds("classic_rotary", BETTER, record=wider)]
     found = difference(compare(groups), "classic", "classic_rotary", "ablation")
-    assert found.warnings == ["the size of the mlp differs too: 540,000 against 600,000 parameters"]
+    assert said(found.warnings) == ["the size of the mlp differs too: 540,000 against 600,000 parameters"]
     assert difference(compare(groups), "classic", "classic_rotary").warnings == []
 
 
@@ -407,14 +409,14 @@ def test_partners_have_to_be_clear() -> None:
 def test_learning_rates_tried_are_told() -> None:
     wave = seeds("wave", NEAR)
     note = "compared at one learning rate each (0.001): none was tuned"
-    assert note in compare([seeds("classic", CLASSIC), wave]).notes
+    assert note in said(compare([seeds("classic", CLASSIC), wave]).notes)
     tuned = coarse("classic", "classic", {0.001: CLASSIC, 0.002: NEAR})
     uneven = "learning rates tried differ in number, which favours those with more: classic 2, wave 1"
-    assert uneven in compare([tuned, wave]).notes
+    assert uneven in said(compare([tuned, wave]).notes)
     separate = [coarse("classic", f"classic {rate}", {rate: CLASSIC}) for rate in (0.001, 0.002)]
-    assert uneven in compare([*separate, wave]).notes
+    assert uneven in said(compare([*separate, wave]).notes)
     both = coarse("wave", "wave", {0.001: CLASSIC, 0.002: NEAR})
-    assert not any("learning rate" in note for note in compare([tuned, both]).notes)
+    assert not any("learning rate" in note for note in said(compare([tuned, both]).notes))
 
 
 def test_pareto_front() -> None:
@@ -459,8 +461,8 @@ def test_run_directories_are_compared(tmp_path: Path) -> None:
     comparison = compare(ResultsAggregator([tmp_path], index=False).groups(), baseline="wave")
     by_label = {summary.group.label: summary for summary in comparison.summaries}
     assert [len(by_label[name].values) for name in ("classic", "wave", "wave_rgd")] == [3, 3, 3]
-    assert any("below the entropy" in note for note in by_label["classic"].notes)
-    reasons = [reason for _, reason in by_label["wave"].left_out]
+    assert any("below the entropy" in note for note in said(by_label["classic"].notes))
+    reasons = [str(reason) for _, reason in by_label["wave"].left_out]
     assert [reason.split()[0] for reason in reasons] == ["unfinished", "seed"]
     rgd = difference(comparison, "wave", "wave_rgd")
     assert rgd.better
@@ -469,5 +471,5 @@ def test_run_directories_are_compared(tmp_path: Path) -> None:
     assert rgd.matches["evaluation"] is None
     classic = difference(comparison, "wave", "classic")
     assert (classic.matches["steps"], classic.matches["tokens"]) == (False, False)
-    assert "steps differ: 100 against 300" in classic.warnings
+    assert "steps differ: 100 against 300" in said(classic.warnings)
     assert ablations(comparison) == {("wave", "wave_rgd"): "optimizer"}

@@ -19,9 +19,10 @@ from spectral_exp.plots.theme import DARK, LIGHT
 from spectral_exp.results.comparison import Comparison, Difference, GroupSummary, Interval
 from spectral_exp.results.curve_figures import OVERLAID, curves, gather
 from spectral_exp.results.figures import best_groups, comparison_figures, comparison_pictures
+from spectral_exp.results.finding import finding
 from spectral_exp.results.group import Group
 from spectral_exp.results.picture import Picture, save
-from spectral_exp.results.row_figures import difference_rows, differences, interval_rows, intervals, paired_differences
+from spectral_exp.results.row_figures import difference_rows, differences, interval_rows, intervals
 from spectral_exp.results.run import Run
 from spectral_exp.results.scatter_figures import pareto, pareto_points, rate_lines, scaling, size_lines
 from tests.plots.drawn import assert_readable, drawn
@@ -85,6 +86,8 @@ def difference(a: GroupSummary, b: GroupSummary, kind: str = "baseline", **chang
         "part": None, "paired": True, "n": n, "mean": mean, "interval": interval, "probability_of_improvement": 0.9,
         "p_value": 0.01, "p_holm": 0.02, "separated": interval is not None, "matches": {}, "warnings": (),
     }  # fmt: skip
+    if changes.get("paired", True):
+        known["pairs"] = [y - x for x, y in zip(a.values, b.values, strict=False)]
     return Difference(a, b, kind, **{**known, **changes})
 
 
@@ -143,7 +146,7 @@ def test_captions_tell_what_was_measured_of_how_many_runs() -> None:
 
 def test_dots_of_a_difference_are_pairs_of_equal_seed() -> None:
     a, b = summary("a", [1.0, 2.0, 3.0]), summary("b", [1.5, 2.25])
-    assert paired_differences(difference(a, b)) == [0.5, 0.25]
+    assert difference_rows(three(), [difference(a, b)])[0].dots == [0.5, 0.25]
     unpaired = difference_rows(three(), [difference(a, b, paired=False)])[0]
     assert (unpaired.dots, unpaired.mean) == ((), difference(a, b).mean)
 
@@ -153,7 +156,7 @@ def test_ablations_stand_below_what_is_exchanged() -> None:
         summary(name, [2.0, 2.1, 2.2], name=name, parts={"optimizer": optimizer})
         for name, optimizer in (("wave", "adamw"), ("wave_rgd", "rgd"))
     )
-    pairs = [difference(plain, other, "ablation", part="optimizer", warnings=["steps differ"])]
+    pairs = [difference(plain, other, "ablation", part="optimizer", warnings=[finding("steps", "steps differ")])]
     pairs.append(difference(other, plain, "ablation", part="loss", separated=False))
     rows = difference_rows(three(), pairs)
     assert [(row.label, row.heading) for row in rows] == [
@@ -304,7 +307,9 @@ def test_without_groups_every_figure_says_why_it_is_missing(tmp_path: Path) -> N
 def test_runs_without_a_finite_value_give_no_figure() -> None:
     group = summary("broken", [np.nan, np.nan])
     broken = GroupSummary(**{**vars(group), "values": [], "seeds": [], "mean": None, "interval": None})
-    broken = GroupSummary(**{**vars(broken), "left_out": [(run.run_id, "not finite") for run in group.group.runs]})
+    broken = GroupSummary(
+        **{**vars(broken), "left_out": [(run.run_id, finding("non-finite", "not finite")) for run in group.group.runs]}
+    )
     assert [picture.name for picture in comparison_pictures(comparison([broken])) if picture.draw is not None] == []
 
 

@@ -329,7 +329,9 @@ def test_mistakes_are_told_in_a_line(
 
 def test_what_was_written_holds(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(made / "paper", "--verify") == 0
-    assert f"{len(numbers(made / 'paper'))} numbers computed again from the runs, all equal" in capsys.readouterr().out
+    assert (
+        f"{len(numbers(made / 'paper')):,} numbers computed again from the runs, all equal" in capsys.readouterr().out
+    )
 
 
 def test_it_holds_after_a_move_together_and_apart(
@@ -387,7 +389,7 @@ def test_a_number_of_ones_own_is_found_and_a_word_is_told(copy: Path, capsys: py
     path = copy / "paper/paper.md"
     edit(path, "nothing about which differences", "little about which differences")
     assert run(copy / "paper", "--verify") == 0
-    assert "paper.md was edited in 1 place(s), no number among them" in capsys.readouterr().out
+    assert "paper.md was edited in 1 place, no number among them" in capsys.readouterr().out
     path.write_text(path.read_text() + "\nWe beat it by 22 %.\n")
     assert run(copy / "paper", "--verify") == 1
     assert "stands there that no run gave; found 22" in capsys.readouterr().out
@@ -439,7 +441,7 @@ def test_the_report_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert words in text
     edit(root / "report/report.md", "drew none", "drew nothing")
     assert run(root / "report", "--verify") == 0
-    assert "report.md was edited in 1 place(s)" in capsys.readouterr().out
+    assert "report.md was edited in 1 place" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("missing", ["results", "metrics", "both"])

@@ -39,10 +39,10 @@ def test_for_a_terminal(comparison: Comparison, runs: ResultsAggregator) -> None
     text = tables.render_comparisons([comparison], "table", runs.left_out)
     first = """\
 val_bpb, final value of each run, lower is better
-  group     n    mean     95 % interval  median     IQM
-  classic   3  2.5010  [2.4910, 2.5210]  2.5010  2.5010
-  wave      3  2.2510  [2.2410, 2.2710]  2.2510  2.2510
-  wave_qfe  2  2.4380                 -  2.4380  2.4380
+  group               n    mean     95 % interval  median
+  classic (baseline)  3  2.5010  [2.4910, 2.5210]  2.5010
+  wave                3  2.2510  [2.2410, 2.2710]  2.2510
+  wave_qfe            2  2.4380                 -  2.4380
 
 val_bpb minus that of classic
   group      n  difference       95 % interval  P(better)  p (Holm)  verdict
@@ -56,9 +56,11 @@ val_bpb minus that of classic
     assert "  wave_qfe_20260101_000003_abcd1234: failed\n" in text
     assert "n*: not paired by seed" in text
     (left_out, _) = runs.left_out[0]
-    assert f"folders left out:\n  {left_out}: config.json is not valid JSON" in text
-    words = {word for line in text.splitlines() for word in line.split() if len(word) > 90}
-    assert all(len(line) <= tables.WIDTH or words & set(line.split()) for line in text.splitlines())
+    unwrapped = " ".join(text.split())
+    assert f"folders left out: {left_out}: config.json is not valid JSON" in unwrapped
+    # A path is never broken, however long the folder of the tests is.
+    lines = [line.replace(str(left_out), "FOLDER") for line in text.splitlines()]
+    assert all(len(line) <= tables.WIDTH for line in lines)
 
 
 def test_markdown_has_bold_for_what_is_separated_alone(comparison: Comparison) -> None:

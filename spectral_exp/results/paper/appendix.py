@@ -19,7 +19,6 @@ from spectral_exp.results.paper.document import (
     Verbatim,
     joined,
 )
-from spectral_exp.results.paper.findings import where_words
 from spectral_exp.results.paper.material import NOT_RECORDED, Material, plain_number
 from spectral_exp.results.paper.prose import prose
 from spectral_exp.results.paper.trace import RUN_TABLE
@@ -71,10 +70,14 @@ def _selection(material: Material) -> Text:
     choices = material.choices
     text: Text = ()
     if choices.where:
-        text += prose("Only runs with {{where}} were taken. ", where=where_words(choices.where))
+        text += prose("Only runs with {{where}} were taken. ", where=_conditions(choices.where))
     if choices.group_by:
-        text += prose("Runs are grouped by {{by}}. ", by=where_words(choices.group_by))
+        text += prose("Runs are grouped by {{by}}. ", by=_conditions(choices.group_by))
     return text
+
+
+def _conditions(conditions: Sequence[str]) -> Text:
+    return joined([(Code(condition),) for condition in conditions])
 
 
 def _command(group: Group) -> str:

@@ -41,7 +41,12 @@ class Work:
     def line(self) -> str:
         """The whole entry but its address."""
         venue = ", ".join(part for part in (self.where, self.details, str(self.year)) if part)
-        return f"{self.names}. {self.title}. {venue}."
+        return " ".join(_ended(part) for part in (self.names, self.title, venue))
+
+
+def _ended(words: str) -> str:
+    """Words with a full stop, unless they end with a mark already, as "et al." does."""
+    return words if words.endswith((".", "?", "!")) else f"{words}."
 
 
 WORKS = {

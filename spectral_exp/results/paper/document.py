@@ -8,25 +8,9 @@ from typing import TypeAlias, TypeVar
 
 from spectral_exp.core.foreign_text import printable, printable_lines
 from spectral_exp.errors import UserError, nearest
+from spectral_exp.results.finding import Source as Source
 
 _MAX_TEXT = 20_000  # characters of one piece of text
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a number comes from.
-
-    Attributes:
-        metric: what was read: a metric, a setting's dotted name, or an entry of `config.json`.
-        runs: ids of the runs.
-        at: which value of each run (`final`, `best`, `step:N`); empty for what a run has once.
-        formula: how one number was made from those of the runs.
-    """
-
-    metric: str
-    runs: tuple[str, ...]
-    at: str = ""
-    formula: str = "the value itself"
 
 
 @dataclass(frozen=True)

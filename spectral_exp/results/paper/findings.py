@@ -1,23 +1,19 @@
-"""Results, ablations, statistics and limitations: what the comparison says, and how far it can be trusted."""
+"""Results and ablations: what the comparison says."""
 
 from __future__ import annotations
 
-import re
-import statistics
 from collections.abc import Sequence
 
-from spectral_exp.results.comparison import Difference, GroupSummary
+from spectral_exp.results.compared import Difference, GroupSummary
+from spectral_exp.results.finding import Source
 from spectral_exp.results.group import Group
 from spectral_exp.results.paper.document import (
     Block,
     Code,
     Figure,
     Heading,
-    Inline,
-    Listing,
     Number,
     Paragraph,
-    Source,
     Strong,
     Table,
     Text,
@@ -26,8 +22,9 @@ from spectral_exp.results.paper.document import (
 from spectral_exp.results.paper.material import Material, plain_number
 from spectral_exp.results.paper.prose import prose
 from spectral_exp.results.paper.setup import per_run
-from spectral_exp.results.run import Run
 from spectral_exp.results.settings import PARTS
+from spectral_exp.results.times import compare_times
+from spectral_exp.wording import noun
 
 _NO_DATA = "There is no data for this section: {{why}}."
 _QUANTITIES = ("parameters", "tokens", "steps", "wall-clock", "data", "tokenizer", "hardware", "code")
@@ -77,7 +74,9 @@ def _section(figure: Figure) -> str:
 
 
 def _means(material: Material) -> Table:
-    rows = []
+    # Without four runs the interquartile mean is the mean.
+    with_iqm = any(summary.iqm is not None for summary in material.comparison.summaries)
+    rows: list[tuple[Text, ...]] = []
     for summary in material.comparison.summaries:
         rows.append(
             (
@@ -86,10 +85,11 @@ def _means(material: Material) -> Table:
                 material.mean(summary),
                 material.interval(summary),
                 material.median(summary),
-                material.iqm(summary),
+                *([material.iqm(summary)] if with_iqm else []),
                 _spread(material, summary.values, material.ids(summary)),
             )
         )
+    iqm: tuple[Text, ...] = (("IQM",),) if with_iqm else ()
     few = [s for s in material.comparison.summaries if s.interval is None]
     notes: tuple[Text, ...] = ()
     if few:
@@ -98,14 +98,15 @@ def _means(material: Material) -> Table:
     return Table(
         "tab:means",
         prose(
-            "{{metric}} of each configuration: mean over seeds with 95 % interval, median, interquartile mean (IQM), "
-            "and lowest and highest run. {{direction}} is better.",
+            "{{metric}} of each configuration: mean over seeds with 95 % interval, median, {{iqm}}and lowest and "
+            "highest run. {{direction}} is better.",
+            iqm="interquartile mean (IQM; from four runs on, below it is the mean), " if with_iqm else "",
             metric=material.metric_words[:1].upper() + material.metric_words[1:],
             direction="Lower" if material.comparison.lower_is_better else "Higher",
         ),
-        (("Configuration",), ("n",), ("mean",), ("95 % interval",), ("median",), ("IQM",), ("lowest, highest",)),
+        (("Configuration",), ("n",), ("mean",), ("95 % interval",), ("median",), *iqm, ("lowest, highest",)),
         tuple(rows),
-        "lrrrrrr",
+        "lrrrrr" + "r" * len(iqm),
         notes=notes,
     )
 
@@ -151,8 +152,11 @@ def _reading(material: Material, differences: Sequence[Difference]) -> Text:
     worse = sum(d.separated and not d.better for d in differences)
     rest = len(differences) - better - worse
     return prose(
-        "Of {{all}} differences {{better}} are separated for the better, {{worse}} for the worse, and {{rest}} are "
-        "not separated.",
+        "Of {{all}} {{noun}} {{better}} {{are}} separated for the better, {{worse}} for the worse, and {{rest}} "
+        "{{rest_are}} not separated.",
+        noun=noun(len(differences), "difference"),
+        are=noun(better, "is", "are"),
+        rest_are=noun(rest, "is", "are"),
         all=material.counted(len(differences), "differences"),
         better=material.counted(better, "differences separated for the better"),
         worse=material.counted(worse, "differences separated for the worse"),
@@ -274,7 +278,9 @@ def _cost(material: Material) -> tuple[Block, ...]:
         Paragraph(
             prose(
                 "[#tab:cost] gives what the runs cost. Times are those of training alone, without validation, plots "
-                "and checkpoints; they are comparable only between runs of one machine under one load."
+                "and checkpoints; they are comparable only between runs of one machine under one load. A ratio is of "
+                "medians, with a 95 % interval from three runs per side on; one that the spread of the times does not "
+                "separate from equal times is marked ~."
             )
         ),
         Table(
@@ -303,19 +309,22 @@ def _whole(value: float | None) -> int | None:
 
 
 def _ratio(group: Group, baseline: Group | None) -> Text:
-    """Mean training time over the baseline's, where all runs of both are finished."""
-    if baseline is None:
+    """Training time over the baseline's, and how far the spread of the times allows to tell them apart."""
+    if baseline is None or group is baseline:
         return ("\u2013",)
-    times = []
-    for runs in (group.runs, baseline.runs):
-        found = [seconds for run in runs if run.finished and (seconds := run.train_s) is not None]
-        if not found:
-            return ("\u2013",)
-        times.append(statistics.fmean(found))
-    ratio = times[0] / times[1]
-    ids = tuple(run.run_id for run in (*group.runs, *baseline.runs) if run.finished)
-    formula = f"mean of {group.label} over mean of {baseline.label}"
-    return (Number(f"{ratio:.2f}", ratio, Source("train_s", ids, "final", formula)),)
+    finished = [[run for run in side.runs if run.finished] for side in (baseline, group)]
+    found = compare_times(*finished)
+    if found is None:
+        return ("\u2013",)
+    ids = tuple(run.run_id for runs in found.runs for run in runs)
+    formula = f"median of {group.label} over median of {baseline.label}"
+    ratio = Number(f"{found.ratio:.2f}", found.ratio, Source("train_s", ids, "final", formula))
+    bounds: Text = ()
+    if found.interval is not None:
+        source = Source("train_s", ids, "final", f"bound of the 95 % interval of {group.label} over {baseline.label}")
+        low, high = (Number(f"{x:.2f}", x, source) for x in (found.interval.low, found.interval.high))
+        bounds = (" [", low, ",\u00a0", high, "]")
+    return ("" if found.separated else "~", ratio, *bounds)
 
 
 # --- ablations -------------------------------------------------------------------------------------------------------
@@ -386,176 +395,3 @@ def _by_part(material: Material, differences: Sequence[Difference]) -> list[Text
         template = "For the {{part}}: {{changes}}{{tail}}. "
         sentences.append(prose(template, part=part or "\u2013", changes=joined(changes, last=", "), tail=tail))
     return sentences
-
-
-# --- statistics and limitations --------------------------------------------------------------------------------------
-
-
-def methods_of_statistics(material: Material) -> tuple[Block, ...]:
-    """Which intervals and tests were used, and why."""
-    comparison = material.comparison
-    chosen = {
-        "final": "the last value of each run",
-        "best": "the most favourable validation of each run, which flatters every configuration, the more the more "
-        "validations it has",
-    }.get(comparison.at, f"the last value at or before step {comparison.at.removeprefix('step:')}")
-    items: list[Text] = [
-        prose("A run counts with one number: {{chosen}}. Runs that did not finish do not count.", chosen=chosen),
-        prose(
-            "The interval of a mean is a stratified bootstrap [@efron1993; @agarwal2021] over the runs of a "
-            "configuration. Percentile intervals are too narrow for few runs [@hesterberg2015]; the distances of its "
-            "percentiles from the mean are therefore widened by $\\sqrt{n/(n-1)}$ and by the ratio of Student's "
-            "quantile to the normal one."
-        ),
-        prose("With fewer than three runs there is neither an interval nor a p value."),
-    ]
-    paired = [d for d in comparison.differences if d.paired]
-    unpaired = [d for d in comparison.differences if not d.paired]
-    if paired:
-        items.append(
-            prose(
-                "Differences are taken seed by seed where both sides have the same seeds; their interval is that of a "
-                "mean, their p value that of the two-sided paired t-test [@student1908]."
-            )
-        )
-    if unpaired:
-        items.append(
-            prose("Where seeds do not agree, the groups count as independent, with Welch's t-test [@welch1947].")
-        )
-    if any(d.p_value is not None for d in comparison.differences):
-        items += [
-            prose(
-                "The probability of improvement is the share of all pairs of runs, one of each side, in which the "
-                "second is better; ties count half [@mann1947; @agarwal2021]."
-            ),
-            prose(
-                "p values are corrected by Holm's method [@holm1979] over all {{m}} pairs of configurations that this "
-                "paper compares. A difference is called separated if the corrected p is below 0.05 and its interval "
-                "excludes zero.",
-                m=material.tests,
-            ),
-        ]
-    return (Heading("Statistics"), Listing(tuple(items)))
-
-
-def limitations(material: Material) -> tuple[Block, ...]:
-    """What the checks found, and what the set-up cannot tell."""
-    comparison = material.comparison
-    items: list[Text] = [
-        checked(sentence(note), "checks of the whole", material.runs)
-        for note in comparison.notes
-        if not note.startswith(_TOLD)
-    ]
-    notes: dict[str, list[Group]] = {}
-    for summary in comparison.summaries:
-        for note in summary.notes:
-            if not note.startswith(_TOLD):
-                notes.setdefault(note, []).append(summary.group)
-    for note, groups in notes.items():
-        runs = [run for group in groups for run in group.runs]
-        names = joined([(Code(group.label),) for group in groups])
-        items.append((*names, ": ", *checked(sentence(note, capital=False), "checks of the group", runs)))
-    items += _mismatches(comparison.differences)
-    for summary in comparison.summaries:
-        by_id = {run.run_id: run for run in summary.group.runs}
-        for run_id, reason in summary.left_out:
-            words = checked(sentence(reason, capital=False), "checks of the run", [by_id[run_id]])
-            items.append((Code(run_id), " does not count: ", *words))
-    items += [
-        (Code(name), " could not be used: ", sentence(reason, capital=False)) for name, reason in material.left_out
-    ]
-    items += _scope(material)
-    return (Heading("Limitations"), Listing(tuple(items)))
-
-
-# What the tables and the section on statistics say already.
-_TOLD = ("p-values are corrected", "no interval and no test", "no interval: 0", "no interval: 1", "no interval: 2")
-
-
-def _mismatches(differences: Sequence[Difference]) -> list[Text]:
-    """The warnings of all differences, those of a kind together; a pair that is shown twice warns once."""
-    kinds: dict[str, dict[tuple[str, str], Text]] = {}
-    for d in differences:
-        for warning in d.warnings:
-            if not warning.startswith(_TOLD):
-                kind, colon, values = warning.partition(": ")
-                pair = sorted((d.a.group.label, d.b.group.label))
-                runs = [*d.a.group.runs, *d.b.group.runs]
-                words = checked(f": {values}", "checks of the comparison", runs) if colon else ()
-                between = (Code(d.a.group.label), " and ", Code(d.b.group.label))
-                kinds.setdefault(kind, {}).setdefault((pair[0], pair[1]), (*between, *words))
-    items = []
-    for kind, pairs in kinds.items():
-        if kind.startswith("wall-clock"):  # the table of costs has the values
-            items.append(_slower(kind, list(pairs)))
-            continue
-        shown = list(pairs.values())
-        parts: list[Inline] = [f"{sentence(kind)} "]
-        for i, words in enumerate(shown):
-            parts += [*(["; "] if i else []), *words]
-        items.append((*parts, "."))
-    return items
-
-
-def _slower(kind: str, pairs: Sequence[tuple[str, str]]) -> Text:
-    """Pairs of configurations, each first one with all its seconds."""
-    firsts: dict[str, list[str]] = {}
-    for a, b in pairs:
-        firsts.setdefault(a, []).append(b)
-    parts = [
-        prose("{{a}} against {{b}}", a=Code(a), b=joined([(Code(b),) for b in others])) for a, others in firsts.items()
-    ]
-    return prose(
-        "{{what}} [#tab:cost] has the values. This concerns {{pairs}}.",
-        what=sentence(kind),
-        pairs=joined(parts, "; ", "; "),
-    )
-
-
-_FIGURE = re.compile(r"(?<![\w.])[+-]?\d+(?:[.,]\d+)*(?:e[+-]?\d+)?(?![\w])")
-
-
-def checked(words: str, what: str, runs: Sequence[Run]) -> Text:
-    """The words of a check, whose numbers come from `runs`."""
-    return traced(words, Source(what, tuple(run.run_id for run in runs), formula="as the check says"))
-
-
-def traced(words: str, source: Source) -> Text:
-    """Words that were written elsewhere, with a source for the numbers in them."""
-    result: list[Inline] = []
-    end = 0
-    for match in _FIGURE.finditer(words):
-        value = match[0].replace(",", "")
-        shown = plain_number(int(value)) if value.isdecimal() else value
-        result += [words[end : match.start()], Number(shown, value, source)]
-        end = match.end()
-    return (*result, words[end:])
-
-
-def sentence(words: str, capital: bool = True) -> str:
-    """Words of a check as a sentence."""
-    words = words.strip().rstrip(".")
-    return (words[:1].upper() + words[1:] if capital else words) + "."
-
-
-def _scope(material: Material) -> list[Text]:
-    """How far the set-up reaches: texts, sizes, learning rates."""
-    items: list[Text] = []
-    texts = {str(run.record.get("dataset", {}).get("corpus_sha256")) for run in material.runs}
-    finished = [run for run in material.runs if run.finished]
-    steps = per_run(finished, "steps", lambda run: run.last_step or None)
-    if finished and len(texts) == 1:
-        items.append(
-            prose(
-                "Everything was measured on one text, with runs of {{steps}} steps; other texts, sizes and budgets "
-                "may order the configurations differently.",
-                steps=steps,
-            )
-        )
-    return items
-
-
-def where_words(conditions: Sequence[str]) -> Text:
-    """The conditions by which runs were selected."""
-    parts: list[tuple[Inline, ...]] = [(Code(condition),) for condition in conditions]
-    return joined(parts)

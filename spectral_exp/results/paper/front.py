@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from spectral_exp.results.comparison import Difference
+from spectral_exp.results.compared import Difference, moment
 from spectral_exp.results.paper.document import Code, Inline, Number, Paragraph, Source, Text, joined
 from spectral_exp.results.paper.material import Material
 from spectral_exp.results.paper.prose import prose
+from spectral_exp.results.run import DERIVED
+from spectral_exp.wording import noun
 
 CORPORA = {
     "Shakespeare": "TinyShakespeare",
@@ -51,14 +53,18 @@ def abstract(material: Material) -> tuple[Paragraph, ...]:
     """What was compared, and the headline that the intervals allow."""
     sizes = [run.n_parameters for run in material.runs if run.n_parameters]
     setting = prose(
-        "We compare {{groups}} configurations of a small language model, trained on {{corpus}}, in {{metric}} "
-        "({{direction}} is better){{at}}. There are {{runs}} runs, of which {{seeds}} per configuration "
-        "count{{parameters}}. ",
+        "We compare {{groups}} {{configurations}} of a small language model, trained on {{corpus}}, in {{metric}} "
+        "({{direction}} is better){{at}}. There {{are}} {{runs}} {{noun}}, of which {{seeds}} per configuration "
+        "{{count}}{{parameters}}. ",
+        are=noun(len(material.runs), "is", "are"),
+        noun=noun(len(material.runs), "run"),
+        count="counts" if _counts(material) == [1] else "count",
         groups=material.counted(len(material.groups), "configurations"),
+        configurations=noun(len(material.groups), "configuration"),
         corpus=corpus_words(material),
         metric=material.metric_words,
         direction="lower" if material.comparison.lower_is_better else "higher",
-        at=_at(material.comparison.at),
+        at=_at(material.comparison.metric, material.comparison.at),
         runs=material.counted(len(material.runs), "runs"),
         seeds=_per_group(material),
         parameters=prose(", with {{sizes}} million parameters", sizes=_range(material, [size / 1e6 for size in sizes]))
@@ -68,7 +74,9 @@ def abstract(material: Material) -> tuple[Paragraph, ...]:
     return (Paragraph((*setting, *headline(material), *_caution(material))),)
 
 
-def _at(at: str) -> str:
+def _at(metric: str, at: str) -> str:
+    if metric in DERIVED:
+        return f", {moment(metric, at)}"
     if at == "final":
         return ", taken at the end of training"
     if at == "best":
@@ -77,9 +85,14 @@ def _at(at: str) -> str:
 
 
 def _per_group(material: Material) -> Text:
-    counts = sorted({len(summary.values) for summary in material.comparison.summaries})
+    counts = _counts(material)
     numbers: list[Inline] = [material.counted(n, "runs of a group that count") for n in counts]
     return (numbers[0],) if len(counts) == 1 else (numbers[0], " to ", numbers[-1])
+
+
+def _counts(material: Material) -> list[int]:
+    """How many runs of a group count, each number once."""
+    return sorted({len(summary.values) for summary in material.comparison.summaries})
 
 
 def _range(material: Material, values: Sequence[float]) -> Text:

@@ -10,7 +10,7 @@ from pathlib import Path
 from spectral_exp.errors import SettingError, UserError, nearest
 from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.results.comparison import compare
-from spectral_exp.results.paper import appendix, findings, front, trace
+from spectral_exp.results.paper import appendix, findings, front, limits, trace
 from spectral_exp.results.paper.bibliography import bibtex, work
 from spectral_exp.results.paper.document import (
     Appendix,
@@ -217,8 +217,7 @@ def _draw(material: Material) -> tuple[Figure, ...]:
                 continue
             files = {path.suffix[1:]: path.read_bytes() for path in saved.paths}
             source = Source(comparison.metric, ids, comparison.at, saved.caption)
-            caption = findings.traced(saved.caption, replace(source, formula="named in the caption"))
-            drawn.append(Figure(f"fig:{saved.name}", caption, files, source))
+            drawn.append(Figure(f"fig:{saved.name}", (saved.caption,), files, source))
     return tuple(drawn)
 
 
@@ -230,8 +229,8 @@ def _document(material: Material) -> Document:
     blocks += _with(notes.at("set-up"), setup(material))
     blocks += _with(notes.at("results"), findings.results(material))
     blocks += _with(notes.at("ablations"), findings.ablations(material))
-    blocks += _with(notes.at("statistics"), findings.methods_of_statistics(material))
-    blocks += _with(notes.at("limitations"), findings.limitations(material))
+    blocks += _with(notes.at("statistics"), limits.methods_of_statistics(material))
+    blocks += _with(notes.at("limitations"), limits.limitations(material))
     blocks += [Heading("Discussion"), *(notes.at("discussion") or _left_open("discussion"))]
     blocks += _own("Conclusion", notes.at("conclusion"))
     thanks = notes.at("acknowledgements")

@@ -35,6 +35,7 @@ from spectral_exp.results.paper.document import (
     numbering,
 )
 from spectral_exp.results.paper.trace import Trace
+from spectral_exp.wording import install
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -88,7 +89,7 @@ def _mathml(tex: str, display: str) -> str:
     try:
         from latex2mathml.converter import convert
     except ImportError as error:
-        raise UserError("HTML needs the package latex2mathml: pip install 'spectral-exp[paper]'") from error
+        raise UserError(f"HTML needs the package latex2mathml: {install('paper')}") from error
     return str(convert(tex, display=display))
 
 

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from spectral_exp.results.comparison import Comparison, Difference, GroupSummary, Interval
+from spectral_exp.results.compared import Comparison, Difference, GroupSummary
 from spectral_exp.results.group import Group
 from spectral_exp.results.paper.document import Code, Figure, Inline, Number, Source, Text, joined
 from spectral_exp.results.paper.trace import Runs
 from spectral_exp.results.run import Run
+from spectral_exp.results.statistics import Interval
 
 NOT_RECORDED = ("(not recorded)",)
 """What stands for a value that no run has."""

@@ -37,6 +37,7 @@ from spectral_exp.results.paper.document import (
 )
 from spectral_exp.results.paper.formulas import to_typst
 from spectral_exp.results.paper.trace import Trace
+from spectral_exp.wording import install
 
 _PREAMBLE = """
 #set page(paper: "a4", margin: (x: 2.4cm, y: 2.6cm), numbering: "1")
@@ -72,7 +73,7 @@ def pdf(document: Document, traces: Mapping[str, Trace]) -> bytes:
     try:
         import typst
     except ImportError as error:
-        raise UserError("PDF needs the package typst: pip install 'spectral-exp[paper]'") from error
+        raise UserError(f"PDF needs the package typst: {install('paper')}") from error
     with tempfile.TemporaryDirectory() as folder:
         main = Path(folder, "main.typ")
         main.write_text(source(document, traces), encoding="utf-8")

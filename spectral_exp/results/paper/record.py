@@ -92,6 +92,8 @@ def _number(
 
 def step_of(run: Run, metric: str, at: str) -> int | None:
     """The step at which a value was taken; for what is no series, the last one of the run."""
+    if metric == "tokens_per_s":  # a median, of no step
+        return None
     summary = run.metrics.get(metric)
     if summary is None:
         return run.last_step or None

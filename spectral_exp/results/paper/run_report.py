@@ -14,7 +14,7 @@ from spectral_exp.errors import UserError
 from spectral_exp.plots.metric_style import METRICS
 from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.results.comparison import Comparison, compare
-from spectral_exp.results.paper import appendix, findings
+from spectral_exp.results.paper import appendix, limits
 from spectral_exp.results.paper.document import (
     Appendix,
     Block,
@@ -41,6 +41,7 @@ from spectral_exp.results.paper.prose import prose
 from spectral_exp.results.paper.setup import setup
 from spectral_exp.results.run import Run
 from spectral_exp.results.settings import PARTS
+from spectral_exp.results.times import TIME_METRICS
 from spectral_exp.run_dir import RunPaths
 
 _METRICS = ("val_bpb", "val_loss", "loss")
@@ -129,7 +130,9 @@ def _outcome(run: Run) -> tuple[Block, ...]:
             (
                 (Code(name),),
                 _metric(run, name, final, "final"),
-                (Number(plain_number(step), step, Source(name, (run.run_id,), "final", "its step")),),
+                ("\u2013",)
+                if name in TIME_METRICS
+                else (Number(plain_number(step), step, Source(name, (run.run_id,), "final", "its step")),),
                 _metric(run, name, best, "best")
                 if name in ("loss", "val_loss", "val_bpb", "perplexity")
                 else ("\u2013",),
@@ -141,8 +144,8 @@ def _outcome(run: Run) -> tuple[Block, ...]:
         Table(
             "tab:metrics",
             prose(
-                "Metrics of the run: the last value, the step at which it was logged, and for losses the most "
-                "favourable one."
+                "Metrics of the run: the last value (of a speed the median over the run), the step at which it was "
+                "logged, and for losses the most favourable one."
             ),
             (("metric",), ("last",), ("at step",), ("best",)),
             tuple(rows),
@@ -222,16 +225,13 @@ def _cost(run: Run) -> tuple[Block, ...]:
 
 
 def _remarks(material: Material, run: Run) -> tuple[Block, ...]:
-    items: list[Text] = [(findings.sentence(problem),) for problem in run.problems]
+    items: list[Text] = []
+    if not material.comparison.summaries:
+        items += [(limits.sentence(problem),) for problem in run.problems]
     for summary in material.comparison.summaries:
+        items += [limits.remark(note) for note in summary.notes if note.severity == "warning"]
         items += [
-            findings.checked(findings.sentence(note), "checks of the run", [run])
-            for note in summary.notes
-            if not note.startswith("no interval")
-        ]
-        items += [
-            findings.checked(findings.sentence(f"not usable in comparisons: {reason}"), "checks of the run", [run])
-            for _, reason in summary.left_out
+            ("Not usable in comparisons: ", *limits.remark(reason, capital=False)) for _, reason in summary.left_out
         ]
     return (Listing(tuple(items)),) if items else (Paragraph((Emphasis(("The checks found nothing to remark.",)),)),)
 

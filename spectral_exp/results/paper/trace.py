@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from spectral_exp.results.finding import SAME
 from spectral_exp.results.paper.document import Code, Entry, Figure, Inline, Source, Table, Text
 from spectral_exp.results.run import Run
 
@@ -105,9 +106,6 @@ def table(entries: Sequence[Entry], figures: Sequence[tuple[str, Figure]], runs:
 
 RUN_TABLE = "tab:runs"
 """The key of the table of runs."""
-
-SAME = "the value itself"
-"""The formula of what a run has once."""
 
 _Key = tuple[str, tuple[str, ...]]
 

@@ -17,6 +17,7 @@ from spectral_exp.results.paper.material import Choices
 from spectral_exp.results.paper.record import FORMAT, RECORD_NAME, digest, made_by, numbers, run_files
 from spectral_exp.results.paper.run_report import run_report
 from spectral_exp.run_dir import CONFIG_NAME, jsonable, read_json
+from spectral_exp.wording import counted, noun
 
 _SHOWN = 12
 _TEXT = (".md", ".html", ".tex", ".bib")
@@ -140,7 +141,8 @@ def _name_numbers(recorded: Mapping[str, Any], found: Mapping[int, Path], verdic
             if resting:
                 first = next((number for number in resting if number["at"]), resting[0])
                 verdict.wrong.append(
-                    f"{len(resting)} numbers rest on {run['run_id']}, for example {first['shown']} ({first['where']})"
+                    f"{counted(len(resting), 'number')} {noun(len(resting), 'rests', 'rest')} on {run['run_id']}, "
+                    f"for example {first['shown']} ({first['where']})"
                 )
 
 
@@ -162,7 +164,7 @@ def _compare_numbers(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str
     ]
     verdict.wrong += _shortened(differing)
     if len(old) != len(new):
-        verdict.wrong.append(f"the paper has {len(old)} numbers; made again it would have {len(new)}")
+        verdict.wrong.append(f"the paper has {counted(len(old), 'number')}; made again it would have {len(new)}")
 
 
 def _shortened(items: list[str]) -> list[str]:
@@ -230,8 +232,8 @@ def _compare_text(name: str, content: bytes, expected: bytes, fresh: Paper, verd
     verdict.wrong += _shortened(wrong)
     if prose:
         verdict.remarks.append(
-            f"{name} was edited in {prose} place(s), no number among them; the next paper overwrites it: keep text in "
-            "--notes"
+            f"{name} was edited in {counted(prose, 'place')}, no number among them; the next paper "
+            "overwrites it: keep text in --notes"
         )
 
 

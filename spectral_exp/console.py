@@ -1,0 +1,82 @@
+"""How a command ends when whoever reads its output has gone away, as in `... | head -1`."""
+
+from __future__ import annotations
+
+import functools
+import os
+import select
+import signal
+import sys
+from collections.abc import Callable
+from typing import ParamSpec, TextIO
+
+READER_GONE = 128 + signal.SIGPIPE
+"""Exit code of a command whose output has lost its reader: what a shell reports of one that SIGPIPE ended."""
+
+P = ParamSpec("P")
+
+
+def command(main: Callable[P, int]) -> Callable[P, int]:
+    """Make the `main` of a command end silently with `READER_GONE` once standard output or error has no reader.
+
+    The default action of SIGPIPE would do so too, but for every pipe and socket of the process: a helper process that
+    dies must not end training.
+    """
+
+    @functools.wraps(main)
+    def wrapped(*arguments: P.args, **named: P.kwargs) -> int:
+        try:
+            try:
+                return main(*arguments, **named) or _flush()
+            except SystemExit:  # argparse, after --help
+                if failed := _flush():
+                    return failed
+                raise
+        except BrokenPipeError:
+            if not _silence_streams_without_reader():
+                raise
+            return READER_GONE
+
+    return wrapped
+
+
+def _flush() -> int:
+    """Write out what is still buffered; 1 if the disk behind it is full, say, else 0.
+
+    At its exit Python would do the same, and report on standard error what fails.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None and not stream.closed:
+                stream.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            _silence(stream)
+            print(f"error: cannot write to {stream.name}: {error.strerror}", file=sys.stderr)
+            return 1
+    return 0
+
+
+def _silence_streams_without_reader() -> bool:
+    """Let the streams whose reader is gone write to nowhere; whether there are any."""
+    gone = [stream for stream in (sys.stdout, sys.stderr) if stream is not None and _has_lost_reader(stream)]
+    for stream in gone:
+        _silence(stream)
+    return bool(gone)
+
+
+def _silence(stream: TextIO) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def _has_lost_reader(stream: TextIO) -> bool:
+    try:
+        descriptor = stream.fileno()
+    except (OSError, ValueError):  # not a file, or closed
+        return False
+    polled = select.poll()
+    polled.register(descriptor, 0)
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in polled.poll(0))

@@ -1,0 +1,145 @@
+"""What a comparison of groups of runs consists of: a summary of each group, differences between them, notes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from spectral_exp.results.finding import Finding
+from spectral_exp.results.group import Group
+from spectral_exp.results.pairs import training_settings
+from spectral_exp.results.run import DERIVED, Run
+from spectral_exp.results.statistics import Interval
+
+
+def moment(metric: str, at: str) -> str:
+    """Which number of each run a metric stands for, in words."""
+    step = at.partition(":")[2]
+    if metric == "tokens_per_s":
+        return "median over each run"
+    if metric == "n_parameters":
+        return "of the model of each run"
+    if metric in DERIVED:
+        return f"total of each run up to step {step}" if step else "total of each run"
+    if at == "best":
+        return "best value of each run (chosen by what is shown, so it flatters)"
+    return f"last value of each run up to step {step}" if step else "final value of each run"
+
+
+@dataclass(frozen=True)
+class GroupSummary:
+    """One metric of one group.
+
+    Attributes:
+        group: the group.
+        values: of the runs that count, in the group's order, with `seeds`; finite.
+        seeds: their seeds.
+        left_out: run id and reason of each run that does not count (unfinished, non-finite, no such metric).
+        mean, median: of `values`; None without any.
+        iqm: the interquartile mean; None below four values, of which it leaves none out.
+        interval: of the mean, by stratified bootstrap (`statistics.mean_interval`); None below three runs and without
+            any spread.
+        notes: flags of single runs and of the group (below the source's entropy, dirty code, other data, n < 3).
+        runs, strata: the runs behind `values`, and the stratum of each.
+    """
+
+    group: Group
+    values: Sequence[float]
+    seeds: Sequence[int | None]
+    left_out: Sequence[tuple[str, Finding]]
+    mean: float | None
+    median: float | None
+    iqm: float | None
+    interval: Interval | None
+    notes: Sequence[Finding]
+    runs: Sequence[Run] = ()
+    strata: Sequence[int] = ()
+
+    @cached_property  # the baseline's is held against that of every other group
+    def settings(self) -> dict[str, str]:
+        """Every setting that decides about training, with all its values in `runs` as words."""
+        return training_settings(self.runs)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Group `b` minus group `a`.
+
+    Attributes:
+        a, b: the two groups' summaries.
+        kind: `baseline` (b against the baseline a) or `ablation` (they differ in one part of the grid).
+        part: for an ablation the part that differs (embedding, attention, mlp, optimizer, loss), else None.
+        paired: whether the values were paired by seed; else the two groups are taken as independent.
+        n: pairs; where not paired the smaller number of runs.
+        mean: of the differences; None without any. Where not paired, the difference of the means.
+        interval: of `mean`; None below three, and where all differences are equal, which tells of no spread.
+        probability_of_improvement: that a run of b is better than one of a (0 to 1); None below three, where a pair or
+            two would read as certainty.
+        p_value: before correction, by the paired t-test or Welch's; None where `interval` is.
+        p_holm: after Holm's correction over all differences shown together; None where `interval` is.
+        separated: p_holm < 0.05, the interval excludes 0, and a difference in a time is beyond the slow-downs that the
+            machine was seen to have (`times.busy_machine`).
+        matches: by quantity (`checks.QUANTITIES`, and `settings` for all settings beside the parts): True, False, or
+            None where unknown.
+        warnings: what does not match and matters for the metric, with both values; runs without a partner; why there
+            is no interval.
+        lower_is_better: the metric's direction.
+        pairs: where paired, `b` minus `a` of each pair.
+    """
+
+    a: GroupSummary
+    b: GroupSummary
+    kind: str
+    part: str | None
+    paired: bool
+    n: int
+    mean: float | None
+    interval: Interval | None
+    probability_of_improvement: float | None
+    p_value: float | None
+    p_holm: float | None
+    separated: bool
+    matches: dict[str, bool | None]
+    warnings: Sequence[Finding]
+    lower_is_better: bool = True
+    pairs: Sequence[float] = ()
+
+    @property
+    def better(self) -> bool:
+        """Whether `b` is separated from `a` in the metric's favourable direction."""
+        return self.separated and self.mean is not None and (self.mean < 0) == self.lower_is_better
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that is said about one metric.
+
+    Attributes:
+        metric: its name.
+        at: which value of each run: final, best or step:N.
+        lower_is_better: the metric's direction.
+        summaries: of the groups, in the order in which they are shown.
+        baseline: label of the baseline, or None.
+        differences: to the baseline first, then the ablations; Holm's correction is over all of them.
+        notes: what concerns the whole: the choice of the baseline, selections, n < 3, tuning, the number of tests.
+    """
+
+    metric: str
+    at: str
+    lower_is_better: bool
+    summaries: Sequence[GroupSummary]
+    baseline: str | None
+    differences: Sequence[Difference]
+    notes: Sequence[Finding]
+
+    def arranged(self, labels: Sequence[str]) -> Comparison:
+        """The same with its groups in the order of their labels; no number changes."""
+        place = {label: i for i, label in enumerate(labels)}
+        return replace(
+            self,
+            summaries=sorted(self.summaries, key=lambda summary: place[summary.group.label]),
+            differences=sorted(
+                self.differences, key=lambda d: (d.kind != "baseline", place[d.b.group.label] if d.part is None else 0)
+            ),
+        )

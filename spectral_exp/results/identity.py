@@ -1,0 +1,85 @@
+"""What a run recorded of its text, tokenizer, validation, hardware and code, as words that are equal if they agree."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from spectral_exp.results.run import Run
+from spectral_exp.run_dir import NO_GIT_HASH, RunPaths
+from spectral_exp.run_record import recorded_patch
+from spectral_exp.wording import counted
+
+
+def _fingerprint(run: Run, name: str) -> str | None:
+    value = (run.record.get("dataset") or {}).get(name)
+    return str(value)[:8] if value else None
+
+
+def _data(run: Run) -> str | None:
+    return _fingerprint(run, "train_sha256")
+
+
+def _validation(run: Run) -> str | None:
+    return _fingerprint(run, "val_sha256")
+
+
+def _tokenizer(run: Run) -> str | None:
+    fingerprint = _fingerprint(run, "tokenizer")
+    size = (run.record.get("dataset") or {}).get("vocab_size")
+    return fingerprint and (f"{fingerprint} ({size:,} tokens)" if size else fingerprint)
+
+
+def _evaluation(run: Run) -> str | None:
+    if not {"training.eval_windows", "model.block_size"} <= run.settings.keys():
+        return None
+    windows = run.settings["training.eval_windows"]
+    read = "all windows" if windows is None else counted(windows, "window")
+    return f"{read} of {run.settings['model.block_size']:,} tokens"
+
+
+def _hardware(run: Run) -> str | None:
+    hardware: Mapping[str, Any] = run.record.get("hardware") or {}
+    if not hardware:
+        return None
+    if hardware.get("gpu_available"):
+        gpus = hardware.get("gpus") or []
+        return f"{len(gpus) or 1} x {hardware.get('gpu_model')}, CUDA {hardware.get('cuda_version')}"
+    threads = hardware.get("torch_threads")
+    return f"{hardware.get('cpu_model')}, {threads} thread" + ("" if threads == 1 else "s")
+
+
+def code_words(run: Run) -> str | None:
+    """The commit with what was changed on top of it, and the version of torch."""
+    git = run.record.get("git") or {}
+    commit = git.get("hash")
+    if not commit or commit == NO_GIT_HASH:
+        return None
+    patch = recorded_patch(RunPaths(run.path), git) if git.get("diff_file") else b""
+    changes = f" with patch {zlib.crc32(patch):08x}" if patch else " with changes" if git.get("dirty") else ""
+    torch = (run.record.get("packages") or {}).get("torch")
+    return f"commit {commit[:8]}{changes}" + (f", torch {torch}" if torch else "")
+
+
+IDENTITIES: dict[str, Callable[[Run], str | None]] = {
+    "data": _data,
+    "validation": _validation,
+    "tokenizer": _tokenizer,
+    "evaluation": _evaluation,
+    "hardware": _hardware,
+    "code": code_words,
+}
+TITLES = {
+    "parameters": "parameters",
+    "tokens": "training tokens",
+    "steps": "steps",
+    "wall-clock": "wall-clock",
+    "data": "training text",
+    "validation": "validation text",
+    "tokenizer": "tokenizer",
+    "evaluation": "validation windows",
+    "hardware": "hardware",
+    "code": "code",
+}
+PLURAL = frozenset({"parameters", "tokens", "steps", "evaluation"})

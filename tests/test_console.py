@@ -1,0 +1,101 @@
+"""Commands whose output loses its reader, or cannot be written."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spectral_exp import console
+from tests.conftest import ROOT, python
+from tests.results.made_runs import make_run
+
+COMMANDS = {
+    path.stem if path.parent.name == "spectral_exp" else f"{path.parent.name}.__main__"
+    for path in (ROOT / "spectral_exp").glob("**/*.py")
+    if "\n@command\ndef main(" in path.read_text(encoding="utf-8")
+}
+
+# One process imports the commands; each then ends in a fork of it, at the real exit of the interpreter.
+_SCRIPT = """
+import importlib, json, os, sys, tempfile
+found = []
+for name, arguments, lost in json.loads(sys.argv[1]):
+    module = importlib.import_module("spectral_exp." + name)
+    read, write = os.pipe()
+    os.close(read)
+    with tempfile.TemporaryFile() as errors:
+        sys.stdout.flush()
+        if not (child := os.fork()):
+            os.dup2(errors.fileno(), 2)
+            for descriptor in lost:
+                os.dup2(write, descriptor)
+            sys.exit(module.main(arguments))
+        os.close(write)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        errors.seek(0)
+        found.append((status, errors.read().decode()))
+print(json.dumps(found))
+"""
+
+
+def test_every_command_ends_silently_without_a_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # argparse ignores that it cannot write --help
+    for seed in range(3):
+        run = make_run(tmp_path, seed=seed)
+    (run / "checkpoints").mkdir()
+    calls = [
+        ("compare", [str(tmp_path)], [1]),
+        ("compare", [str(tmp_path), "--watch"], [1]),
+        ("checkpoints", ["list", str(run)], [1]),
+        ("compare", [str(tmp_path / "none")], [2]),
+        ("paper", [str(tmp_path / "none")], [1, 2]),
+    ]
+    # Last what loads torch, after which the end of a process takes half a second.
+    names = sorted(COMMANDS, key=lambda name: name == "demo_monitoring")
+    calls += [(name, ["--help"], [1]) for name in names]
+    done = python("-c", _SCRIPT, json.dumps(calls), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    named = {
+        f"{name} {' '.join(arguments)}": tuple(end) for (name, arguments, _), end in zip(calls, found, strict=True)
+    }
+    assert named == dict.fromkeys(named, (console.READER_GONE, ""))
+
+
+def test_every_module_that_is_a_command_has_the_wrapper() -> None:
+    scripts = {name for name in COMMANDS if not name.startswith("bench")}
+    assert scripts == {
+        "checkpoints", "compare", "demo_monitoring", "diagnose", "generate", "paper", "report", "reproduce", "train",
+        "verify_resume",
+    }  # fmt: skip
+    assert "bench.__main__" in COMMANDS
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_output_that_cannot_be_written_is_an_error_in_a_line(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "spectral_exp.checkpoints", "--help"],
+            stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "error: cannot write to <stdout>: No space left on device\n")
+
+
+def test_a_broken_pipe_that_is_not_the_output_is_no_silent_end() -> None:
+    @console.command
+    def main(arguments: list[str] | None = None) -> int:
+        read, write = os.pipe()
+        os.close(read)
+        try:
+            return os.write(write, b"to a helper that has died")
+        finally:
+            os.close(write)
+
+    with pytest.raises(BrokenPipeError):
+        main([])
