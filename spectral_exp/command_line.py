@@ -25,8 +25,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from spectral_exp.errors import UserError, nearest
-from spectral_exp.run_dir import RunPaths, generate_experiment_id, read_intact_json
+from spectral_exp.run_dir import RunPaths, generate_experiment_id
 from spectral_exp.run_record import setting_of
+from spectral_exp.runs.record import read_intact_config
 
 _PACKAGE = Path(__file__).resolve().parent
 # A wheel carries conf/ inside the package; a checkout keeps it beside the package, where users edit it.
@@ -197,7 +198,7 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 def _recorded_overrides(paths: RunPaths, resume: str) -> list[str]:
     """The overrides that a run was started with, from Hydra's own record where ours is missing or damaged."""
     try:
-        return list(read_intact_json(paths.config_file).get("overrides", []))
+        return read_intact_config(paths.config_file).get("overrides", [])
     except UserError as error:
         hydras = paths.root / ".hydra" / "overrides.yaml"
         if hydras.is_file() and paths.checkpoint_steps():

@@ -13,6 +13,7 @@ from typing import Any
 from spectral_exp import run_dir
 from spectral_exp.allocator import keep_freed_memory
 from spectral_exp.console import command
+from spectral_exp.core.foreign_text import printable
 from spectral_exp.errors import SettingError, UserError, nearest, require
 from spectral_exp.results import tables
 from spectral_exp.results.aggregate import ResultsAggregator
@@ -282,7 +283,7 @@ def _config_diff(arguments: list[str]) -> int:
     for title, lines in found.items():
         print(f"{title}: {counted(len(lines), 'difference') if lines else 'equal'}")
         for line in lines:
-            print(f"  {line}")
+            print(f"  {printable(line)}")
     return 1 if any(found.values()) else 0
 
 

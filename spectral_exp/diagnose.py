@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spectral_exp.console import command
+from spectral_exp.core.foreign_text import printable_lines
 from spectral_exp.errors import UserError, require
 from spectral_exp.trained import Trained, load_trained
 from spectral_exp.wording import counted
@@ -96,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         print(json.dumps(jsonable([asdict(diagnosis) for diagnosis in found]), indent=1))
     else:
-        print("\n\n".join(_text(diagnosis) for diagnosis in found))
+        print(printable_lines("\n\n".join(_text(diagnosis) for diagnosis in found)))
         print(_LEGEND)
     return 0
 

@@ -5,9 +5,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from spectral_exp.core.foreign_text import printable_lines
+
 
 class UserError(Exception):
-    """Something the user can mend: the message alone, without a stack trace, is what they should see."""
+    """Something the user can mend: the message alone, without a stack trace, is what they should see.
+
+    Messages quote names and values that others may have written; control characters in them are escaped.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable_lines(str(message)))
 
 
 class SettingError(UserError, ValueError):

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from spectral_exp.console import command
+from spectral_exp.core.foreign_text import printable_lines
 from spectral_exp.errors import UserError, require
 from spectral_exp.trained import load_trained
 
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(options.prompt + text)
+    print(options.prompt + printable_lines(text))
     return 0
 
 

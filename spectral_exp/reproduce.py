@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from spectral_exp.console import command
+from spectral_exp.core.foreign_text import printable
 from spectral_exp.errors import UserError, require
 from spectral_exp.monitoring import MetricsLogger
 from spectral_exp.run_dir import NO_GIT_HASH, RunPaths, code_directory, read_json, run_git, write_json_atomic
@@ -87,12 +88,12 @@ def main(arguments: list[str] | None = None) -> int:
     for name, found in report["differences"].items():
         print(f"{name}: {counted(len(found), 'difference') if found else 'equal'}")
         for line in shortened(found):
-            print(f"  {line}")
+            print(f"  {printable(line)}")
     print(
         f"compared {counted(report['values_compared'], 'value')} of {counted(report['lines_compared'], 'metrics line')}"
     )
     for line in report["not_compared"]:
-        print(f"not compared: {line}")
+        print(f"not compared: {printable(line)}")
     print(f"{report['verdict']}; report: {output / REPORT_NAME}")
     return 0 if report["verdict"] == "identical" else 1
 

@@ -13,8 +13,9 @@ from typing import Any
 from spectral_exp.errors import UserError
 from spectral_exp.monitoring import CheckpointManager
 from spectral_exp.monitoring.redact import redact
-from spectral_exp.run_dir import CORRUPT_SUFFIX, TEMPORARY_SUFFIX, RunPaths, git_hash, read_intact_json
+from spectral_exp.run_dir import CORRUPT_SUFFIX, TEMPORARY_SUFFIX, RunPaths, git_hash
 from spectral_exp.run_record import AROUND_STEPS, PLACE, flat, is_among
+from spectral_exp.runs.record import read_intact_config
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def recorded(paths: RunPaths) -> dict[str, Any] | None:
     """
     if paths.config_file.is_file():
         try:
-            return read_intact_json(paths.config_file)
+            return dict(read_intact_config(paths.config_file))
         except UserError as error:
             if not paths.checkpoint_steps():
                 raise
@@ -64,7 +65,7 @@ def set_aside_damaged(paths: RunPaths) -> None:
     if not paths.config_file.is_file():
         return
     try:
-        read_intact_json(paths.config_file)
+        read_intact_config(paths.config_file)
     except UserError:
         aside = paths.config_file.with_name(paths.config_file.name + CORRUPT_SUFFIX)
         paths.config_file.replace(aside)

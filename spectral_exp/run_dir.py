@@ -26,6 +26,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from spectral_exp.core.json_text import read_object
+from spectral_exp.core.regular_file import open_regular
 from spectral_exp.errors import UserError, require
 from spectral_exp.json_value import NON_FINITE as NON_FINITE
 from spectral_exp.json_value import jsonable as jsonable
@@ -424,7 +426,7 @@ def follow(link: Path) -> Path | None:
 
 
 def _read_pointer(link: Path) -> str:
-    with link.open("rb") as file:
+    with open_regular(link) as file:
         return file.read(1024).partition(b"\n")[0].decode(errors="replace")
 
 
@@ -448,15 +450,7 @@ def content_crc32(content: Mapping[str, Any]) -> str:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises UserError if it is missing, unreadable or no JSON object."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a JSON {type(content).__name__} where an object was expected")
-    return content
+    return read_object(path)
 
 
 def read_intact_json(path: Path) -> dict[str, Any]:

@@ -10,8 +10,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from spectral_exp.core.regular_file import read_regular
 from spectral_exp.errors import UserError
-from spectral_exp.run_dir import RunPaths, read_intact_json
+from spectral_exp.run_dir import RunPaths
+from spectral_exp.runs.record import Attempt, Git, known_settings, read_intact_config
 
 PLACE = ("resume", "outputs", "backup_url", "experiment_id", "hydra")
 """Settings that say where a run and its copies lie."""
@@ -35,6 +37,8 @@ AROUND_STEPS = (
 # What computes the numbers: of all packages these are told first.
 _COMPUTING = ("python", "torch", "numpy")
 _MAX_SHOWN = 20
+_MAX_PATCH_BYTES = 64 << 20
+_NO_GIT: Git = {"hash": None, "dirty": None, "untracked": [], "diff_truncated": False, "diff_file": None}
 
 
 def read_record(run: Path) -> dict[str, Any]:
@@ -46,18 +50,35 @@ def read_record(run: Path) -> dict[str, Any]:
     file = RunPaths(run).config_file
     if not file.is_file():
         raise UserError(f"{run} is not a run directory: it holds no {file.name}; name one below outputs/")
-    record = read_intact_json(file)
-    if "training" not in (record.get("config") or {}) or not record.get("attempts"):
+    record = read_intact_config(file)
+    config, attempts = record.get("config", {}), record.get("attempts")
+    if (
+        not isinstance(config.get("training"), dict)
+        or not isinstance(config.get("monitoring", {}), dict)
+        or not attempts
+    ):
         raise UserError(f"{run} was not made by python -m spectral_exp.train: only its runs can be done again")
-    # An attempt that ended before its first checkpoint was done over by the next.
-    attempts = record["attempts"]
+    if findings := known_settings(dict(flat(config)), file.name)[1]:
+        raise UserError(f"{file} is damaged: {findings[0]}")
+    return {**record, "git": {**_NO_GIT, **record.get("git", {})}, "attempts": last_beginning(attempts)}
+
+
+def last_beginning(attempts: Sequence[Attempt]) -> list[Attempt]:
+    """The attempts that left something behind: one that ended before its first checkpoint was done over by the next."""
     beginning = max((i for i, attempt in enumerate(attempts) if attempt["from_step"] == 0), default=0)
-    return {**record, "attempts": attempts[beginning:]}
+    return list(attempts[beginning:])
 
 
 def recorded_patch(paths: RunPaths, git: Mapping[str, Any]) -> bytes:
     """How the code of a run differed from the commit that `git`, a section of its record, names."""
-    return paths.git_diff_file.read_bytes() if git.get("diff_file") and paths.git_diff_file.is_file() else b""
+    if not git.get("diff_file"):
+        return b""
+    try:
+        return read_regular(paths.git_diff_file, _MAX_PATCH_BYTES)
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise UserError(f"cannot read {paths.git_diff_file}: {error.strerror}") from error
 
 
 # --- settings --------------------------------------------------------------------------------------------------------

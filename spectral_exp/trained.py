@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spectral_exp.core.foreign_text import printable
 from spectral_exp.errors import UserError, require
 
 if TYPE_CHECKING:
@@ -13,6 +16,8 @@ if TYPE_CHECKING:
 
     from spectral_exp.data.tokenizer_base import Tokenizer
     from spectral_exp.models.gpt import GPT
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,8 @@ def load_trained(run: Path, checkpoint: str = "best", device: str = "auto") -> T
         UserError: no such run, checkpoint or device.
     """
     # Importing torch takes seconds: a wrong path is answered before.
-    from spectral_exp.run_dir import RunPaths, read_json
+    from spectral_exp.run_dir import RunPaths
+    from spectral_exp.runs.record import read_config
 
     paths = RunPaths(run)
     if not paths.config_file.is_file():
@@ -55,8 +61,11 @@ def load_trained(run: Path, checkpoint: str = "best", device: str = "auto") -> T
         raise UserError(f"{run} holds no tokenizer ({paths.tokenizer.name}/); the run ended before training began")
     known = checkpoint in ("best", "latest") or checkpoint.isdecimal()
     require(known, "--checkpoint", checkpoint, "best, latest or a step")
+    config = read_config(paths.config_file)[0].get("config")
+    if config is None:
+        raise UserError(f"{paths.config_file} holds no settings; restore the file, for example from a backup")
 
-    from spectral_exp.build import build_model, resolve_device
+    from spectral_exp.build import resolve_device
     from spectral_exp.data.tokenizer import load_tokenizer
     from spectral_exp.monitoring import CheckpointManager
 
@@ -71,8 +80,31 @@ def load_trained(run: Path, checkpoint: str = "best", device: str = "auto") -> T
     if found is None:
         steps = ", ".join(str(step) for step in paths.checkpoint_steps()) or "none"
         raise UserError(f"{run} has no checkpoint {checkpoint}; saved steps: {steps}")
-    config = read_json(paths.config_file)["config"]
-    model = build_model(config, tokenizer.vocab_size)
-    model.load_state_dict(found["model_state_dict"])
+    try:
+        model = _with_weights(config, tokenizer.vocab_size, found["model_state_dict"])
+    except UserError:
+        raise
+    except Exception as error:  # settings that no model was ever trained with can go wrong in any way
+        log.debug("the model of %s", run, exc_info=True)
+        raise UserError(
+            f"the settings in {paths.config_file} do not fit the weights of its checkpoint: {type(error).__name__}: "
+            f"{printable(error, 200)}; restore the file, for example from a backup"
+        ) from error
     model.to(where).eval()
     return Trained(model, where, tokenizer, config, int(found["step"]))
+
+
+def _with_weights(config: Mapping[str, Any], vocab_size: int, weights: Mapping[str, torch.Tensor]) -> GPT:
+    """The model of a configuration with its weights."""
+    from spectral_exp.build import build_model
+    from spectral_exp.undrawn import UndrawnWeights
+
+    section = config.get("model")
+    n_layer = section.get("n_layer") if isinstance(section, dict) else None
+    if isinstance(n_layer, int) and n_layer > len(weights):
+        raise ValueError(f"model.n_layer={n_layer} with {len(weights)} weights")
+    # Memory that is never touched is free, however large the settings say that the model is.
+    with UndrawnWeights():
+        model = build_model(config, vocab_size)
+    model.load_state_dict(weights)
+    return model

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from spectral_exp.console import command
+from spectral_exp.core.foreign_text import printable
 from spectral_exp.errors import RunError, UserError, require
 from spectral_exp.fingerprint import PARTS, Divergence, StepFingerprint, first_divergence, state_hashes, train_step
 from spectral_exp.monitoring import CheckpointManager, MetricsLogger
@@ -105,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: nothing was compared", file=sys.stderr)
         return 130
-    print("\n".join(_told(certificate)))
+    print("\n".join(map(printable, _told(certificate))))
     print(f"{certificate['verdict']}; certificate: {output}")
     return 0 if certificate["verdict"] == "identical" else 1
 
@@ -173,7 +174,7 @@ def choose_segment(paths: RunPaths, record: Mapping[str, Any], steps: int, start
     known = [0, *paths.checkpoint_steps()]
     shown = ", ".join(["0 (the start)", *map(str, known[1:])])
     require(start is None or start in known, "--from", start, f"the step of a checkpoint; there are {shown}")
-    max_steps = int(record["config"]["training"]["max_steps"])
+    max_steps = int(record["config"]["training"].get("max_steps", 0))
     # A schedule of another length, or other threads, would make other steps than the run made then.
     changed_at, change = (changed_settings(record["attempts"], matters_for_steps) or [(0, "")])[-1]
     changed = f"the run was continued after step {changed_at} with other settings ({change})"
@@ -281,11 +282,14 @@ def _in_own_process(
 def _quiet(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration with every component off but checkpoints, which are durable at once and stay where they are."""
     quiet: dict[str, Any] = copy.deepcopy(dict(config))
+    quiet["monitoring"] = {
+        name: part if isinstance(part, dict) else {} for name, part in config.get("monitoring", {}).items()
+    }
     for name in ("metrics", "visualization", "tracking"):
-        quiet["monitoring"][name]["enabled"] = False
+        quiet["monitoring"][name] = {**quiet["monitoring"].get(name, {}), "enabled": False}
     # Whole, since runs from before there were backups have recorded none.
     quiet["monitoring"]["backup"] = {"_target_": "spectral_exp.monitoring.Backup", "url": None}
-    checkpoint = quiet["monitoring"]["checkpoint"]
+    checkpoint = quiet["monitoring"].get("checkpoint", {})
     kept = {name: checkpoint[name] for name in ("_target_", "compression") if name in checkpoint}
     quiet["monitoring"]["checkpoint"] = {**kept, "background": False}
     return quiet

@@ -19,10 +19,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from spectral_exp.core.regular_file import read_regular
 from spectral_exp.errors import UserError
 
 CACHE_VARIABLE = "SPECTRAL_EXP_CACHE"
 META = "meta.json"
+_MAX_JSON_BYTES = 256 << 20
 _DRAFT_PREFIX = ".draft-"
 _ABANDONED_AFTER_S = 2 * 24 * 3600
 _ATTEMPTS = 10
@@ -96,8 +98,8 @@ def write_file(path: Path, data: bytes) -> None:
 def read_json(path: Path) -> Any:
     """The value in a JSON file, or None when the file is missing, unreadable or not JSON."""
     try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+        return json.loads(read_regular(path, _MAX_JSON_BYTES))
+    except (OSError, ValueError, RecursionError):
         return None
 
 

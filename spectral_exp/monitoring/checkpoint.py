@@ -97,9 +97,9 @@ class CheckpointManager:
         max_overhead: share of the time that saves may cost with save_interval="auto", like "0.5%".
         max_steps_at_risk: steps without a durable checkpoint after which `exceeds_risk` says so; None for never.
         exit_deadline_s: seconds that `close` waits for the save under way.
-        before_commit: called, by the thread that writes, when the bytes of a checkpoint are on the storage and before the
-            file gets its name: whatever must be durable no later than the checkpoint is made durable here. An OSError
-            fails the save.
+        before_commit: called, by the thread that writes, when the bytes of a checkpoint are on the storage and before
+            the file gets its name: whatever must be durable no later than the checkpoint is made durable here. An
+            OSError fails the save.
         on_durable: called, by the thread that writes, with the step of each checkpoint that has become durable.
         enabled: when false nothing is due, written or renamed; loading works, past what is broken.
     """

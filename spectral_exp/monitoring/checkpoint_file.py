@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectral_exp import run_dir
-from spectral_exp.errors import SettingError, UserError
+from spectral_exp.errors import SettingError
 from spectral_exp.monitoring.checksum import crc32, crc32_append, file_crc32
 from spectral_exp.monitoring.direct_file import DirectFile
+from spectral_exp.runs.record import read_sidecar as read_sidecar_file
 from spectral_exp.wording import install
 
 if TYPE_CHECKING:
@@ -181,12 +182,8 @@ def write_checkpoint(
 
 def read_sidecar(path: Path) -> dict[str, Any] | None:
     """What the sidecar of the checkpoint `path` says, or None if it is missing or unreadable."""
-    try:
-        facts = run_dir.read_json(sidecar_file(path))
-    except UserError:
-        return None
-    whole = isinstance(facts.get("size"), int) and isinstance(facts.get("crc32"), str)
-    return facts if whole else None
+    facts = read_sidecar_file(sidecar_file(path))
+    return None if facts is None else {**facts}
 
 
 def verify(path: Path, max_threads: int = 4) -> str:

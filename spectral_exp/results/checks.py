@@ -11,7 +11,7 @@ from spectral_exp.results.finding import Finding, Measured, Piece, finding, meas
 from spectral_exp.results.identity import IDENTITIES, PLURAL, TITLES, code_words
 from spectral_exp.results.run import Run, check_at
 from spectral_exp.results.times import compare_times
-from spectral_exp.run_record import changed_settings, matters_for_steps
+from spectral_exp.run_record import changed_settings, last_beginning, matters_for_steps
 from spectral_exp.wording import noun
 
 QUANTITIES = (
@@ -265,9 +265,7 @@ def _dirty(run: Run) -> Finding | None:
 
 
 def _continued_otherwise(run: Run) -> list[Finding]:
-    attempts = run.record.get("attempts") or []
-    # An attempt that ended before its first checkpoint was done over by the next.
-    beginning = max((i for i, attempt in enumerate(attempts) if attempt.get("from_step", 0) == 0), default=0)
+    attempts = last_beginning(run.record.get("attempts") or [])
     return [
         finding(
             "continued otherwise",
@@ -276,7 +274,7 @@ def _continued_otherwise(run: Run) -> list[Finding]:
             step=measured(step, "attempts", run, "step after which the run was continued"),
             what=what,
         )
-        for step, what in changed_settings(attempts[beginning:], matters_for_steps)
+        for step, what in changed_settings(attempts, matters_for_steps)
     ]
 
 

@@ -6,10 +6,12 @@ Loads matplotlib: import it where figures are wanted, not beside the rest of `sp
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from spectral_exp.core.foreign_text import printable
 from spectral_exp.plots.theme import FileFormat
 from spectral_exp.results.comparison import Comparison, GroupSummary
 from spectral_exp.results.curve_figures import Axis, curves
@@ -32,6 +34,7 @@ __all__ = [
 
 MAX_GROUPS = 24
 """More than so many groups can be told apart in no figure: only the best are drawn, and every caption says so."""
+_MAX_CAPTION = 4000  # characters
 _AXES: tuple[Axis, ...] = ("step", "tokens", "train_s")
 
 
@@ -55,7 +58,8 @@ def comparison_pictures(comparison: Comparison, *, theme: str = "light") -> Iter
     n, n_shown = len(comparison.summaries), len(shown.summaries)
     for picture in _pictures(shown, theme):
         note = f" Of {n} groups the best {n_shown}, with the baseline, are drawn." if n_shown < n else ""
-        yield replace(picture, caption=picture.caption + note)
+        name = re.sub(r"[^\w.-]+", "-", picture.name)  # of a file, and it holds that of a metric
+        yield replace(picture, name=name, caption=printable(picture.caption + note, _MAX_CAPTION))
 
 
 def best_groups(comparison: Comparison, at_most: int = MAX_GROUPS) -> Comparison:

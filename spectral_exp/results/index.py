@@ -30,7 +30,10 @@ _RESTED_NS = 2_500_000_000  # FAT tells times in steps of two seconds
 _KEPT_S = 90 * 24 * 3600.0
 _WAIT_S = 2.0
 _LOOKED_UP = 50  # entries that are asked for one by one; for more the whole index is read
-_MADE_BY = ("load", "metric_file", "number_text", "run", "settings", "../run_record", "../run_dir")
+_MADE_BY = (
+    *("load", "metric_file", "number_text", "run", "settings", "../run_record", "../run_dir"),
+    *("../runs/record", "../runs/schema", "../core/json_text", "../core/regular_file"),
+)
 _TABLE = "CREATE TABLE IF NOT EXISTS facts (path TEXT PRIMARY KEY, stamp TEXT, crc32 INTEGER, facts BLOB, written REAL)"
 
 

@@ -20,12 +20,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from spectral_exp.core.foreign_text import printable
 from spectral_exp.errors import UserError
 from spectral_exp.results.metric_file import read_metrics
 from spectral_exp.results.run import MetricSummary, Run
 from spectral_exp.results.settings import config_hash, part_names
-from spectral_exp.run_dir import LOCK_NAME, NON_FINITE, RunPaths, content_crc32, read_json
+from spectral_exp.run_dir import LOCK_NAME, RunPaths
 from spectral_exp.run_record import flat
+from spectral_exp.runs.record import known_settings, read_config, read_lock_owner, read_results
 
 Facts = dict[str, Any]
 """Of a run: name, seed, settings, parts, record, results, config_hash, problems, metrics, last_step, unfinished_line;
@@ -33,7 +35,6 @@ Facts = dict[str, Any]
 
 _STAMP = re.compile(r"_\d{8}_\d{6}_\w{8}(_\d+)?$")
 _SWEEP_JOB = re.compile(r"\d+_.*_seed-?\d+")
-_TEXTS = {"generation_samples", "error"}  # of the results, which may read like a number
 _ELSEWHERE_S = 3600.0  # how old the last entry of a run on another host may be
 _WORTH_A_PROCESS_BYTES = 32 << 20
 _MAX_PROCESSES = 16
@@ -59,13 +60,12 @@ def run_of(path: Path, facts: Mapping[str, Any]) -> Run:
     running = _is_running(path, problems)
     if facts["unfinished_line"] and not running:
         problems.append("the last line of metrics.jsonl is unfinished")
-    status = facts["results"].get("status")
     return Run(
         path,
         run_id=_run_id(path),
         name=facts["name"],
         seed=facts["seed"],
-        status="running" if running else status if isinstance(status, str) else "unfinished",
+        status="running" if running else facts["results"].get("status", "unfinished"),
         settings=facts["settings"],
         parts=facts["parts"],
         record=facts["record"],
@@ -79,7 +79,7 @@ def run_of(path: Path, facts: Mapping[str, Any]) -> Run:
 
 def _run_id(path: Path) -> str:
     path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve would follow links, by which a run may be known
-    return f"{path.parent.name}/{path.name}" if _SWEEP_JOB.fullmatch(path.name) else path.name
+    return printable(f"{path.parent.name}/{path.name}" if _SWEEP_JOB.fullmatch(path.name) else path.name)
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -92,26 +92,25 @@ def read_facts(path: Path) -> Facts:
     record: dict[str, Any] = {}
     if os.path.lexists(paths.config_file):
         try:
-            record = read_json(paths.config_file)
+            recorded, findings = read_config(paths.config_file)
         except UserError as error:
             return {"unusable": _without_place(error, paths.config_file) + ", so its settings are unknown"}
-        if "crc32" in record and record["crc32"] != content_crc32(record):
-            problems.append(f"{paths.config_file.name} was changed or damaged since it was written")
+        record = {**recorded}
+        problems += findings
     else:
         problems.append(f"there is no {paths.config_file.name}: its settings are unknown")
     results = _read_results(paths, problems)
     metrics = _read_metrics(paths, problems)
-    if record and not isinstance(record.get("config"), dict) and not metrics["metrics"] and not results:
+    if record and "config" not in record and not metrics["metrics"] and not results:
         return {"unusable": f"its {paths.config_file.name} is not the record of a run"}
     if not record and not metrics["metrics"] and not results:
         return {"unusable": "it has neither settings nor metrics that can be read"}
-    config = record.pop("config", None)
-    settings = dict(flat(config)) if isinstance(config, dict) else {}
-    name, seed = settings.get("name"), settings.get("seed")
+    settings, findings = known_settings(dict(flat(record.pop("config", {}))), paths.config_file.name)
+    problems += findings
     folder = Path(os.path.abspath(path)).name  # noqa: PTH100
     return {
-        "name": name if isinstance(name, str) and name else _STAMP.sub("", folder),
-        "seed": seed if isinstance(seed, int) and not isinstance(seed, bool) else None,
+        "name": printable(settings.get("name") or _STAMP.sub("", folder)),
+        "seed": settings.get("seed"),
         "settings": settings,
         "parts": part_names(settings),
         "record": record,
@@ -126,20 +125,12 @@ def _read_results(paths: RunPaths, problems: list[str]) -> dict[str, Any]:
     if not os.path.lexists(paths.results_file):
         return {}
     try:
-        content = read_json(paths.results_file)
+        results, findings = read_results(paths.results_file)
     except UserError as error:
         problems.append(_without_place(error, paths.results_file))
         return {}
-    return {name: value if name in _TEXTS else _restored(value) for name, value in content.items()}
-
-
-def _restored(value: Any) -> Any:
-    """Numbers for the strings that stand for those which JSON does not know."""
-    if isinstance(value, str):
-        return NON_FINITE.get(value, value)
-    if isinstance(value, dict):
-        return {key: _restored(item) for key, item in value.items()}
-    return [_restored(item) for item in value] if isinstance(value, list) else value
+    problems += findings
+    return {**results}
 
 
 def _read_metrics(paths: RunPaths, problems: list[str]) -> dict[str, Any]:
@@ -169,20 +160,18 @@ def _is_running(path: Path, problems: list[str]) -> bool:
     """Whether a live process owns the directory. Only looks: to try the lock might be in the owner's way."""
     lock = path / LOCK_NAME
     try:
-        owner = json.loads(lock.read_bytes())
-        host, pid = owner["host"], int(owner["pid"])
+        owner = read_lock_owner(lock)
         since = datetime.fromisoformat(owner["since"]).timestamp()
-    except FileNotFoundError:
-        return False
-    except (OSError, ValueError, KeyError, TypeError):
-        return False  # its owner is just taking it, or it is damaged: the next look will tell
+    except (UserError, ValueError, OverflowError, OSError):
+        return False  # there is none, its owner is just taking it, or it is damaged: the next look will tell
+    host, pid = owner["host"], owner["pid"]
     if host == socket.gethostname():
         return _lives(pid, since)
     with contextlib.suppress(OSError):
         age_s = time.time() - max(file.stat().st_mtime for file in (lock, RunPaths(path).metrics_file))
         if age_s < _ELSEWHERE_S:
             return True
-    problems.append(f"process {pid} on {host} holds its lock, but has logged nothing for an hour")
+    problems.append(f"process {pid} on {printable(host, 80)} holds its lock, but has logged nothing for an hour")
     return False
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from spectral_exp.core.foreign_text import printable
 from spectral_exp.errors import UserError, nearest
 from spectral_exp.results.run import Run
 from spectral_exp.results.settings import PARTS, component_name
@@ -90,7 +91,11 @@ def match_of(run: Run) -> str | None:
 
 
 def shown(value: Any) -> str:
-    """A value as it is written on the command line."""
+    """A value as it is written on the command line, safe to print."""
+    return printable(_written(value))
+
+
+def _written(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list):

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from spectral_exp.core.foreign_text import printable
 from spectral_exp.run_record import is_among, matters_for_steps
 
 SECTIONS = {
@@ -67,11 +68,11 @@ def component_name(settings: Mapping[str, Any], section: str) -> str | None:
     target = settings.get(f"{section}.{_TARGET}")
     if not isinstance(target, str):
         return None
-    name = target.rpartition(".")[2]
+    name = printable(target.rpartition(".")[2])
     if not target.startswith("spectral_exp."):
         return name
     if name == "MLP":
-        return str(settings.get(f"{section}.activation", "gelu"))
+        return printable(settings.get(f"{section}.activation", "gelu"))
     if name == "PureWaveAttention" and settings.get(f"{section}.mode") == "linear":
         return "pure_wave_linear"
     return _NAMES.get(name) or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()

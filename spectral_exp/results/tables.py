@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from spectral_exp.core.foreign_text import printable, printable_json
 from spectral_exp.results.compared import Comparison, Difference, GroupSummary, moment
 from spectral_exp.results.run import Run
 from spectral_exp.results.statistics import MIN_FOR_IQM, Interval
@@ -29,6 +30,8 @@ LeftOut = Sequence[tuple[Path, str]]
 
 
 _VERDICT = "verdict"
+_MAX_CELL, _MAX_NOTE = 200, 4000  # characters
+_LARGE = 1e15  # from here on a float has no digits after the point
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,21 @@ def render_runs(runs: Sequence[Run], metrics: Sequence[str], at: str, form: str,
 
 
 def _with_left_out(document: Document, left_out: LeftOut) -> Document:
-    document.notes.append(("folders left out", [f"{path}: {reason}" for path, reason in left_out]))
-    return document
+    """The whole document, in which names and reasons from records are safe to print."""
+    notes = [*document.notes, ("folders left out", [f"{path}: {reason}" for path, reason in left_out])]
+    return Document(
+        [_printable_table(table) for table in document.tables],
+        [(printable(title), [printable(note, _MAX_NOTE) for note in lines]) for title, lines in notes],
+    )
+
+
+def _printable_table(table: Table) -> Table:
+    return Table(
+        printable(table.caption),
+        [printable(column, _MAX_CELL) for column in table.columns],
+        [[Cell(printable(cell.text, _MAX_CELL), cell.bold) for cell in row] for row in table.rows],
+        table.n_texts,
+    )
 
 
 # --- what is said ----------------------------------------------------------------------------------------------------
@@ -264,6 +280,8 @@ def _number(value: float | None, digits: int, *, signed: bool = False) -> str:
         return NOTHING
     if not math.isfinite(value):
         return str(value)
+    if abs(value) >= _LARGE:
+        return f"{value:{'+' if signed else ''}.6g}"
     text = f"{value:{'+' if signed else ''}.{digits}f}"
     # A difference that rounds to nothing has no sign.
     return text.lstrip("+-") if float(text) == 0 else text
@@ -341,7 +359,8 @@ def _markdown_row(cells: Iterable[str]) -> str:
 
 
 def _markdown_escaped(text: str) -> str:
-    return re.sub(r"([\\`*|<\[\]])", r"\\\1", text)
+    # At its beginning a note could make a heading, a quotation or a list of its own.
+    return re.sub(r"([\\`*|<\[\]]|^\s*[#>+=~-](?!\d))", r"\\\1", text)
 
 
 # --- LaTeX -----------------------------------------------------------------------------------------------------------
@@ -455,7 +474,7 @@ def _left_out_json(left_out: LeftOut) -> list[dict[str, str]]:
 
 
 def _json(content: Mapping[str, Any]) -> str:
-    return json.dumps(jsonable(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return printable_json(json.dumps(jsonable(content), indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
 def _csv_rows(comparison: Comparison) -> Iterable[dict[str, Any]]:
@@ -529,10 +548,18 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return ""
     written = io.StringIO()
-    writer = csv.DictWriter(written, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(written, lineterminator="\n")
+    writer.writerow(map(_csv_cell, rows[0]))
+    writer.writerows([_csv_cell(row.get(name)) for name in rows[0]] for row in rows)
     return written.getvalue()
+
+
+def _csv_cell(value: Any) -> Any:
+    """A number as it is; a text on one line, with an apostrophe before what a spreadsheet would compute."""
+    if not isinstance(value, str):
+        return value
+    text = printable(value, _MAX_NOTE)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 FORMS: dict[str, Callable[[Document], str]] = {"table": _text, "markdown": _markdown, "latex": _latex}

@@ -6,8 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias, TypeVar
 
+from spectral_exp.core.foreign_text import printable, printable_lines
 from spectral_exp.errors import UserError, nearest
 from spectral_exp.results.finding import Source as Source
+
+_MAX_TEXT = 20_000  # characters of one piece of text
 
 
 @dataclass(frozen=True)
@@ -242,6 +245,32 @@ def map_block(block: Block, change: Callable[[str, Inline], Inline]) -> Block:
         rows = tuple(tuple(next(changed) for _ in row) for row in block.rows)
         return replace(block, caption=caption, rows=rows, notes=tuple(changed))
     return block
+
+
+def printable_document(document: Document) -> Document:
+    """The document with escapes for control characters in all that is printed of it, whatever records say."""
+
+    def clean(run: Inline) -> Inline:
+        if isinstance(run, str):
+            return printable(run, _MAX_TEXT)
+        if isinstance(run, Code):
+            return Code(printable(run.text))
+        return replace(run, shown=printable(run.shown)) if isinstance(run, Number) else run
+
+    def clean_block(block: T) -> T:
+        if isinstance(block, Heading):
+            return replace(block, text=printable(block.text))
+        if isinstance(block, Verbatim):
+            return replace(block, text=printable_lines(block.text, _MAX_TEXT))
+        return map_block(block, lambda _, run: clean(run))  # type: ignore[return-value]
+
+    return replace(
+        document,
+        title=printable(document.title),
+        authors=tuple(map(printable, document.authors)),
+        abstract=tuple(map(clean_block, document.abstract)),
+        blocks=tuple(map(clean_block, document.blocks)),
+    )
 
 
 def plain(text: Text) -> str:

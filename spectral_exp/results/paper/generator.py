@@ -27,6 +27,7 @@ from spectral_exp.results.paper.document import (
     inlines,
     numbered,
     numbering,
+    printable_document,
 )
 from spectral_exp.results.paper.folder import Folder
 from spectral_exp.results.paper.formulas import to_typst
@@ -181,6 +182,7 @@ def assemble(material: Material, document: Document) -> Paper:
     Raises:
         UserError: a citation, a reference or a formula of the author's that cannot be understood.
     """
+    document = printable_document(document)
     for key in numbering(document).cited:
         work(key)
     for run in inlines(document):

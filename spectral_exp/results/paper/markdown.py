@@ -28,6 +28,7 @@ from spectral_exp.results.paper.document import (
     Table,
     Text,
     Verbatim,
+    map_text,
     numbering,
 )
 
@@ -72,13 +73,18 @@ def _block(i: int, block: Block, names: Numbering) -> str:
 
 def _table(table: Table, names: Numbering) -> str:
     def row(cells: tuple[Text, ...]) -> str:
-        return "| " + " | ".join(_text(cell, names).replace("|", "\\|") for cell in cells) + " |"
+        return "| " + " | ".join(_text(map_text(cell, _without_pipe), names) for cell in cells) + " |"
 
     rule = "| " + " | ".join("---:" if side == "r" else ":---" for side in table.align) + " |"
     lines = [row(table.header), rule, *(row(cells) for cells in table.rows)]
     caption = f"**{names.labels[table.key]}.** {_text(table.caption, names)}"
     notes = ["\n".join(lines), *(_text(note, names) for note in table.notes)]
     return "\n\n".join([caption, *notes])
+
+
+def _without_pipe(run: Inline) -> Inline:
+    """Plain text for code with a pipe, which would end the cell of a table."""
+    return run.text if isinstance(run, Code) and "|" in run.text else run
 
 
 def _reference(n: int, key: str) -> str:
@@ -98,7 +104,10 @@ def _inline(run: Inline, names: Numbering) -> str:
     if isinstance(run, Math):
         return f"\n$$\n{run.tex}\n$$\n" if run.display else f"${run.tex}$"
     if isinstance(run, Code):
-        return f"`{run.text}`"
+        # More ticks than any run of ticks inside, and a space where one would touch them.
+        ticks = "`" * (1 + max(map(len, re.findall("`+", run.text)), default=0))
+        space = " " if run.text[:1] == "`" or run.text[-1:] == "`" else ""
+        return f"{ticks}{space}{run.text}{space}{ticks}"
     if isinstance(run, Strong):
         return f"**{_text(run.runs, names)}**"
     if isinstance(run, Emphasis):

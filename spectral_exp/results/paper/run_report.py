@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from spectral_exp.core.regular_file import read_regular
 from spectral_exp.errors import UserError
 from spectral_exp.plots.metric_style import METRICS
 from spectral_exp.results.aggregate import ResultsAggregator
@@ -43,7 +45,9 @@ from spectral_exp.results.times import TIME_METRICS
 from spectral_exp.run_dir import RunPaths
 
 _METRICS = ("val_bpb", "val_loss", "loss")
-_PLOT = re.compile(r"(?P<kind>.+)_step_(?P<step>\d+)_(?P<when>\d{8}_\d{6})\.png")
+_PLOT = re.compile(r"(?P<kind>\w[\w-]{0,99})_step_(?P<step>\d{1,15})_(?P<when>\d{8}_\d{6})\.png", flags=re.ASCII)
+_PNG = b"\x89PNG\r\n\x1a\n"
+_MAX_PLOT_BYTES = 64 << 20
 # Drawn anew, in print colours.
 _REDRAWN = "training_dynamics"
 _MAX_SAMPLES = 4
@@ -89,7 +93,7 @@ def _none(why: str) -> tuple[Block, ...]:
 def _total(run: Run, path: str, show: str = ",.0f") -> Text:
     """An entry of `results.json`, or a dash."""
     value = dig(run.results, path)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return ("\u2013",)
     shown = plain_number(round(value)) if show == ",.0f" else f"{value:{show}}"
     return (Number(shown, value, Source(path, (run.run_id,))),)
@@ -154,11 +158,9 @@ def _outcome(run: Run) -> tuple[Block, ...]:
 def _metric(run: Run, name: str, value: float | None, at: str) -> Text:
     if value is None:
         return ("\u2013",)
-    return (
-        Number(
-            f"{value:.5g}" if abs(value) < 1000 else plain_number(round(value)), value, Source(name, (run.run_id,), at)
-        ),
-    )
+    # Thousands are written out; what is not finite, or too large for that, is not.
+    shown = plain_number(round(value)) if 1000 <= abs(value) < 1e15 else f"{value:.5g}"
+    return (Number(shown, value, Source(name, (run.run_id,), at)),)
 
 
 def _plots(run: Run) -> tuple[Block, ...]:
@@ -167,7 +169,7 @@ def _plots(run: Run) -> tuple[Block, ...]:
     folder = RunPaths(run.path).visualizations
     for file in sorted(folder.glob("*.png")) if folder.is_dir() else ():
         match = _PLOT.fullmatch(file.name)
-        if match and match["kind"] != _REDRAWN:
+        if match and match["kind"] != _REDRAWN and _picture(file):
             newest[match["kind"]] = max(newest.get(match["kind"], ("", "", file)), (match["step"], match["when"], file))
     figures = []
     for kind, (step, _, file) in sorted(newest.items()):
@@ -175,8 +177,17 @@ def _plots(run: Run) -> tuple[Block, ...]:
         source = Source("visualizations", (run.run_id,), formula=file.name)
         at = Number(plain_number(int(step)), int(step), source)
         caption = prose("{{what}} at step {{step}}.", what=words[:1].upper() + words[1:], step=at)
-        figures.append(Figure(f"fig:{kind}", caption, {"png": file.read_bytes()}, source, width=0.85))
+        figures.append(Figure(f"fig:{kind}", caption, {"png": _picture(file)}, source, width=0.85))
     return tuple(figures)
+
+
+def _picture(file: Path) -> bytes:
+    """The content of a PNG file; nothing if it is none, or cannot be read."""
+    try:
+        content = read_regular(file, _MAX_PLOT_BYTES)
+    except OSError:
+        return b""
+    return content if content.startswith(_PNG) else b""
 
 
 def _samples(run: Run) -> tuple[Block, ...]:

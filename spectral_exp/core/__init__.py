@@ -1,0 +1,1 @@
+"""Files, text and JSON, without any idea of a run."""

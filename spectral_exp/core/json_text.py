@@ -1,0 +1,80 @@
+"""JSON of unknown origin: bounded in size, depth and the length of numbers, and never ambiguous."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from spectral_exp.core.foreign_text import printable
+from spectral_exp.core.regular_file import read_regular
+from spectral_exp.errors import UserError
+
+MAX_BYTES = 8 << 20
+"""How large a record may be. Those of real runs hold some 10 kB."""
+
+MAX_DEPTH = 32
+_MAX_DIGITS = 40  # of whole numbers
+
+
+def parse_object(content: bytes) -> dict[str, Any]:
+    """The JSON object in `content`.
+
+    Raises:
+        ValueError: it is no JSON object in UTF-8, too deep, has a key twice, or a whole number of too many digits.
+    """
+    try:
+        value = json.loads(content.decode("utf-8"), object_pairs_hook=_object, parse_int=_whole_number)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not valid JSON: byte {error.start} is not UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"is not valid JSON: {error}") from error
+    except RecursionError as error:
+        raise ValueError(f"is nested more than {MAX_DEPTH} levels deep") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"holds a JSON {type(value).__name__} where an object was expected")
+    if _is_deeper(value, MAX_DEPTH):
+        raise ValueError(f"is nested more than {MAX_DEPTH} levels deep")
+    return value
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        UserError: it is missing, unreadable, no regular file, too large, or not what `parse_object` accepts.
+    """
+    try:
+        return parse_object(read_regular(path, MAX_BYTES))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path} {error}") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"has the key {printable(twice, 60)} twice in one object")
+    return found
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:
+        raise ValueError(f"holds a whole number of {len(digits)} digits")
+    return int(digits)
+
+
+def _is_deeper(value: Any, most: int) -> bool:
+    level = [value]
+    for _ in range(most):
+        level = [child for node in level if isinstance(node, dict | list) for child in _children(node)]
+        if not level:
+            return False
+    return True
+
+
+def _children(node: dict[str, Any] | list[Any]) -> list[Any]:
+    return list(node.values()) if isinstance(node, dict) else node

@@ -1,0 +1,1 @@
+"""What runs recorded of themselves, read as if anybody could have written it."""

@@ -1,0 +1,265 @@
+"""`config.json` and `results.json` of a run, and the sidecars of its checkpoints, as types that readers can rely on.
+
+What a record holds is what these types say, whoever wrote it: a section that is missing is absent, and a value of
+another type is left out, with a finding that says so. Keys that are not named here are kept as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypedDict, cast
+
+from spectral_exp.core.foreign_text import printable
+from spectral_exp.core.json_text import read_object
+from spectral_exp.errors import UserError
+from spectral_exp.run_dir import content_crc32
+from spectral_exp.runs.schema import Between, Commit, Count, Findings, Matching, conform, is_of
+
+
+class _AttemptBase(TypedDict):
+    from_step: Count
+    overrides: list[str]
+
+
+class Attempt(_AttemptBase, total=False):
+    """One execution of the training command in a run directory."""
+
+    git_hash: str
+    timestamp: str
+    host: str
+
+
+class Git(TypedDict, total=False):
+    """The state of the code's repository."""
+
+    hash: Commit | None
+    dirty: bool | None
+    untracked: list[str]
+    diff_truncated: bool
+    diff_file: str | None
+
+
+class Dataset(TypedDict, total=False):
+    """The text of a run: sizes and fingerprints."""
+
+    corpus: str
+    corpus_sha256: str
+    train_sha256: str
+    val_sha256: str
+    tokenizer: str
+    train_bytes: Count
+    train_tokens: Count
+    val_bytes: Count
+    val_tokens: Count
+    vocab_size: Count
+
+
+class Model(TypedDict, total=False):
+    """The size of a model."""
+
+    type: str
+    num_parameters: Count
+    num_trainable_parameters: Count
+    parameters_by_component: dict[str, Count]
+    flops_per_token: float | None
+
+
+class Hardware(TypedDict, total=False):
+    """Processor and accelerators."""
+
+    gpu_available: bool
+    gpu_model: str | None
+    gpus: list[Any]
+    cuda_version: str | None
+    cpu_count: Count | None
+    cpu_model: str | None
+    torch_threads: Count
+    memory_gb: float
+
+
+class Host(TypedDict, total=False):
+    """Where a run was made."""
+
+    hostname: str
+    platform: str
+
+
+class ConfigRecord(TypedDict, total=False):
+    """What `config.json` holds. A section that says null is absent."""
+
+    experiment_id: str
+    timestamp: str
+    git_hash: str
+    config: dict[str, Any]
+    overrides: list[str]
+    command: list[str]
+    dataset: Dataset
+    model: Model
+    hardware: Hardware
+    host: Host
+    git: Git
+    packages: dict[str, str]
+    attempts: list[Attempt]
+    crc32: str
+
+
+class Totals(TypedDict, total=False):
+    """Of a whole run."""
+
+    steps: Count
+    tokens: Count
+    bad_steps: Count
+    train_s: float
+    time_s: float
+    tokens_per_s: float
+
+
+class Reference(TypedDict, total=False):
+    """What a loss can be held against."""
+
+    unigram_bits_per_byte: float | None
+    entropy_bits_per_byte: float | None
+
+
+class MonitoringCost(TypedDict, total=False):
+    """What training waited for."""
+
+    blocked_s: dict[str, float]
+    evaluation_s: float
+    share_of_training: float
+    train_s: float
+
+
+class ResultsRecord(TypedDict, total=False):
+    """What `results.json` holds. A section that says null is absent."""
+
+    status: Literal["completed", "stopped_early", "interrupted", "failed", "diverged"]
+    error: str
+    final_metrics: dict[str, float | None]
+    best_metrics: dict[str, float | None]
+    best_checkpoint: str
+    generation_samples: list[Any]
+    totals: Totals
+    reference: Reference
+    monitoring_cost: MonitoringCost
+
+
+class _SidecarBase(TypedDict):
+    size: Count
+    crc32: Annotated[str, Matching("[0-9a-f]{8}", "8 hexadecimal digits")]
+
+
+class Sidecar(_SidecarBase, total=False):
+    """What lies beside a checkpoint."""
+
+    step: Count
+    timestamp: str
+    git_hash: str
+
+
+class LockOwner(TypedDict):
+    """The process that owns a run directory."""
+
+    host: str
+    pid: Annotated[int, Between(1, 2**31)]
+    since: str
+
+
+_SETTINGS: dict[str, Any] = {
+    "name": str,
+    "seed": int | None,
+    "data.path": str | None,
+    "loss.projection_dim": Count | None,
+    "model.bias": bool,
+    "model.block_size": Count,
+    "model.n_embd": Count,
+    "model.n_head": Count,
+    "model.n_layer": Count,
+    "model.n_wave": Count,
+    "model.tie_weights": bool,
+    "optimizer.gate_every": Count,
+    "optimizer.learning_rate": float,
+    "training.batch_size": Count,
+    "training.eval_windows": Count | None,
+    "training.grad_accum_steps": Count,
+    "training.max_steps": Count,
+    "training.overfit_one_batch": bool,
+    "training.restore_best": bool,
+}
+"""Types of the settings that readers compute with."""
+
+
+def read_config(file: Path) -> tuple[ConfigRecord, tuple[str, ...]]:
+    """The content of a `config.json`, and findings on what was left out of it.
+
+    Raises:
+        UserError: there is no such file, or it is no JSON object that can be read.
+    """
+    content = read_object(file)
+    findings = Findings(file.name)
+    if "crc32" in content and content["crc32"] != content_crc32(content):
+        findings.sentences.append(f"{file.name} was changed or damaged since it was written")
+    record = cast("ConfigRecord", conform(ConfigRecord, _without_null(content), findings))
+    return record, findings.all()
+
+
+def read_intact_config(file: Path) -> ConfigRecord:
+    """The content of a `config.json` from which a run is to be repeated or continued: whole, or not at all.
+
+    Raises:
+        UserError: as `read_config`, or anything in it is damaged or of another type.
+    """
+    record, findings = read_config(file)
+    if findings:
+        changed = findings[0].startswith(f"{file.name} was changed")
+        raise UserError(
+            f"{file}{findings[0].removeprefix(file.name)}" if changed else f"{file} is damaged: {findings[0]}"
+        )
+    return record
+
+
+def read_results(file: Path) -> tuple[ResultsRecord, tuple[str, ...]]:
+    """The content of a `results.json` with its non-finite numbers restored, and findings on what was left out of it.
+
+    Raises:
+        UserError: there is no such file, or it is no JSON object that can be read.
+    """
+    findings = Findings(file.name)
+    content = conform(ResultsRecord, _without_null(read_object(file)), findings)
+    return cast("ResultsRecord", content), findings.all()
+
+
+def read_sidecar(file: Path) -> Sidecar | None:
+    """The content of the sidecar of a checkpoint; None if it is missing, damaged or unreadable."""
+    try:
+        return cast("Sidecar | None", conform(Sidecar, read_object(file), Findings(file.name)))
+    except UserError:
+        return None
+
+
+def read_lock_owner(file: Path) -> LockOwner:
+    """The process that a lock file names. Raises UserError if it is missing, or its owner is just writing it."""
+    owner = conform(LockOwner, read_object(file), findings := Findings(file.name))
+    if owner is None:
+        raise UserError(f"{file} names no owner: {findings.sentences[0]}")
+    return cast("LockOwner", owner)
+
+
+def known_settings(settings: Mapping[str, Any], source: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Settings by dotted name, those that readers compute with in their types; and findings on what was left out."""
+    findings = Findings(source)
+    kept = {}
+    for name, value in settings.items():
+        words = name.split(".")
+        if above := [part for i in range(1, len(words)) if (part := ".".join(words[:i])) in _SETTINGS]:
+            findings.add(above[0], {}, "a single value")
+            continue
+        kind = str if words[-1] == "_target_" else _SETTINGS.get(name, Any)
+        if is_of(kind, value, findings, name):
+            kept[printable(name)] = value
+    return kept, findings.all()
+
+
+def _without_null(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in content.items() if value is not None}

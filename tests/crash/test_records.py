@@ -1,0 +1,292 @@
+"""Records as an enemy or a broken disk would write them: every command answers with its result or with one line."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import json
+import random
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spectral_exp import checkpoints, compare, diagnose, generate, paper, report, reproduce, verify_resume
+from spectral_exp.errors import UserError
+from spectral_exp.run_dir import content_crc32
+from tests.conftest import NO_PLOTS, TINY, train
+
+EVIL = (
+    "\x1b]8;;http://x\x07\x1b[2J\x9b31m\u202e\u2066|`*_[a](http://b)<script>&\\end{verbatim}\\input{x}${{x}}$#\"'\n\r\t"
+    "=1+1\ud800\u200b\x00"
+)
+HUGE = "a" * 100_000
+
+
+def nested(levels: int) -> list[Any]:
+    """A list in a list in a list."""
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+VALUES: tuple[Any, ...] = (
+    *(None, True, False, 0, -1, 3, 10**19, -(10**19), 10**30, 0.5, 5e-324, 1e308, -1e308),
+    *(
+        float("nan"),
+        float("inf"),
+        "",
+        "x",
+        "NaN",
+        "-Infinity",
+        "9" * 400,
+        "2026-01-01",
+        EVIL,
+        HUGE,
+        "../../x",
+        "--help",
+    ),
+    *([], {}, [EVIL], {EVIL: EVIL}, [[1]], {"a": {"b": None}}, [None], nested(20), nested(100), {"step": EVIL}),
+)
+RAW: tuple[bytes, ...] = (
+    *(
+        b"",
+        b"{}",
+        b"[]",
+        b"null",
+        b"1",
+        b'"x"',
+        b"\xef\xbb\xbf{}",
+        b"\xff\xfe{\x00}\x00",
+        b"\xff\xff",
+        b"{",
+        b"\x00" * 100,
+    ),
+    *(
+        b'{"config": {}, "config": {}}',
+        b'{"a": ' + b"9" * 400 + b"}",
+        b'{"a": NaN}',
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+    ),
+    *(b'{"config": "' + b"a" * 10_000_000 + b'"}', b'{"attempts": [1]}', b'{"config": {"training": {}}}'),
+)
+LINES: tuple[bytes, ...] = (
+    *(b'{"step": 13, "loss": NaN}', b'{"step": 13, "loss": 1e308}', b'{"step": 14, "loss": -1e308, "val_bpb": 1e308}'),
+    *(b'{"step": 13, "val_bpb": ' + b"9" * 400 + b"}", b'{"step": 13, "val_bpb": "Infinity"}', b'{"step": NaN}'),
+    *(
+        b'{"step": 1e3, "loss": 1}',
+        b'{"step": -5, "loss": 1}',
+        b'{"step": 9007199254740991, "loss": 1}',
+        b"\x00" * 5000,
+    ),
+    *(
+        b'{"step": 13, ' + json.dumps(EVIL).encode() + b": 1.5}",
+        b'{"step": ' * 5000,
+        b'{"step": "x", "loss": 1}',
+        b"[1]",
+    ),
+    *(b'{"step": 13, "loss": ' + json.dumps(EVIL).encode() + b"}", b'{"step": 13, "a": ' + b"[" * 5000, b"\xff\xfe"),
+    *(b'{"step": 13, "step": 14, "loss": 2}', b'{"step": true, "loss": 1}', b'{"step": 12, "val_bpb": 1e-320}'),
+    *(b'{"step": 99999999999999999999, "loss": 1}', b'{"step": 13, "timestamp": {}, "loss": [], "val_bpb": {"a": 1}}'),
+)
+FILES = ("config.json", "results.json", "checkpoints/checkpoint_step_12.pt.json", "tokenizer/tokenizer_kind.json")
+
+
+@dataclass(frozen=True)
+class Change:
+    """A file of a run, and what it holds instead."""
+
+    file: str
+    what: str
+    content: bytes
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two finished runs that differ in their seed."""
+    folder = tmp_path_factory.mktemp("records")
+    done = train("-m", *TINY, NO_PLOTS, "seed=1,2", "hydra.sweep.dir=runs", "hydra.sweep.subdir=r${seed}", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "runs"
+
+
+# --- changes ---------------------------------------------------------------------------------------------------------
+
+
+def places(node: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The path of every value, of lists the first two items."""
+    yield path
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from places(value, (*path, key))
+    elif isinstance(node, list):
+        for i, value in enumerate(node[:2]):
+            yield from places(value, (*path, i))
+
+
+def replaced(node: Any, path: tuple[str | int, ...], value: Any) -> Any:
+    """A copy of `node` with another value at `path`."""
+    if not path:
+        return value
+    whole = at = copy.deepcopy(node)
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = value
+    return whole
+
+
+def written(content: Any) -> bytes:
+    """JSON with a right checksum, as somebody would write who means harm."""
+    if isinstance(content, dict) and "crc32" in content and "config" in content:
+        with contextlib.suppress(RecursionError, TypeError):
+            content = {**content, "crc32": content_crc32(content)}
+    return json.dumps(content).encode()
+
+
+def changes(run: Path) -> list[Change]:
+    """Every value of every record replaced by every value of `VALUES`, whole files, and lines of metrics."""
+    found = []
+    for file in FILES:
+        content = json.loads((run / file).read_text())
+        for path in places(content):
+            if path[:1] == ("packages",) and len(path) > 1 and path[1] not in ("python", "torch"):
+                continue
+            for value in VALUES:
+                what = f"{'.'.join(map(str, path))} = {value!r:.40}"
+                found.append(Change(file, what, written(replaced(content, path, value))))
+        found += [Change(file, f"{raw!r:.40}", raw) for raw in RAW]
+    metrics = (run / "logs/metrics.jsonl").read_bytes()
+    found += [Change("logs/metrics.jsonl", f"+ {line!r:.60}", metrics + line + b"\n") for line in LINES]
+    found += [Change("logs/metrics.jsonl", f"{raw!r:.40}", raw) for raw in RAW]
+    return [*found, *(Change("run.lock", f"{raw!r:.40}", raw) for raw in (*RAW, *map(written, owners())))]
+
+
+def owners() -> Iterator[Any]:
+    """Owners of a lock."""
+    for value in VALUES:
+        yield {"host": value, "pid": 1, "since": "2026-01-01"}
+        yield {"host": "elsewhere", "pid": value, "since": "2026-01-01"}
+        yield {"host": "elsewhere", "pid": 1, "since": value}
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+def resume_check(arguments: list[str]) -> int:
+    """What the training command does with `resume=` before it trains."""
+    from spectral_exp.command_line import CommandLine
+    from spectral_exp.resume import attempts, recorded, resume_problems, set_aside_damaged
+    from spectral_exp.run_dir import RunPaths
+
+    try:
+        for job in CommandLine.parse(arguments).compose():
+            assert job.run_dir is not None
+            if problems := resume_problems(job.config, job.run_dir):
+                raise UserError("\nerror: ".join(problems))
+            paths = RunPaths(job.run_dir)
+            attempts(paths, [])
+            set_aside_damaged(paths)
+            recorded(paths)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+Command = Callable[[Path, Path], int]
+"""Called with the changed run, beside which the other lies, and a folder for what is written."""
+
+FAST: dict[str, Command] = {
+    "compare": lambda run, out: compare.main([str(run.parent), "--no-index"]),
+    "compare --runs": lambda run, out: compare.main([str(run.parent), "--no-index", "--runs", "--metric=loss,val_bpb"]),
+    "compare markdown": lambda run, out: compare.main([str(run.parent), "--no-index", "--format=markdown"]),
+    "compare csv": lambda run, out: compare.main([str(run.parent), "--no-index", "--runs", "--format=csv"]),
+    "compare json": lambda run, out: compare.main([str(run.parent), "--no-index", "--format=json"]),
+    "compare latex": lambda run, out: compare.main([str(run.parent), "--no-index", "--format=latex", "--at=best"]),
+    "config-diff": lambda run, out: compare.main(["config-diff", str(run), str(run.with_name("r2"))]),
+    "reproduce": lambda run, out: reproduce.main([str(run), "--current-code", f"--output={out / 'again'}"]),
+    "verify_resume": lambda run, out: verify_resume.main([str(run), "--steps=3", f"--output={out / 'c.json'}"]),
+    "generate": lambda run, out: generate.main([str(run), "--tokens=1", "--device=cpu"]),
+    "checkpoints list": lambda run, out: checkpoints.main(["list", str(run)]),
+    "checkpoints verify": lambda run, out: checkpoints.main(["verify", str(run)]),
+}
+SLOW: dict[str, Command] = {
+    "diagnose": lambda run, out: diagnose.main([str(run), "--windows=1", "--device=cpu"]),
+    "compare --plots": lambda run, out: compare.main([str(run.parent), "--no-index", f"--plots={out / 'plots'}"]),
+    "report": lambda run, out: report.main([str(run), "--formats=md,html", f"--output={out / 'report'}"]),
+    "paper": lambda run, out: paper.main([str(run.parent), "--formats=md,tex,html", f"--output={out / 'paper'}"]),
+    "resume": lambda run, out: resume_check([f"resume={run}"]),
+}
+COMMANDS = {**FAST, **SLOW}
+# Outputs are made of what the records say. Line breaks and tabs between the parts are ours.
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+@pytest.fixture
+def _no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`reproduce` and `verify_resume` go as far as they would train."""
+
+    def trained(*_: Any) -> Any:
+        raise UserError("this would train")
+
+    monkeypatch.setattr(reproduce, "_train", trained)
+    monkeypatch.setattr(verify_resume, "replay_twice", trained)
+
+
+def answer(command: Command, run: Path, out: Path) -> tuple[int, str]:
+    """Exit code and all that a command prints and writes into `out`."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        code = command(run, out)
+    files = [file for file in out.rglob("*") if file.suffix in {".md", ".tex", ".html", ".json"}]
+    return code, "\n".join([printed.getvalue(), *(file.read_text(encoding="utf-8") for file in files)])
+
+
+def try_change(change: Change, names: list[str], runs: Path, place: Path) -> list[str]:
+    """Problems with the answers of commands to a changed run, a line each."""
+    run = place / "outputs" / "r1"
+    if not run.exists():
+        shutil.copytree(runs, run.parent, symlinks=True)
+    file = run / change.file
+    before = file.read_bytes() if file.exists() else None
+    problems = []
+    for name in names:
+        file.write_bytes(change.content)
+        said = f"{name} with {change.file}: {change.what}"
+        try:
+            code, text = answer(COMMANDS[name], run, place / "out")
+        except Exception as error:
+            problems.append(f"{said}: {type(error).__name__}: {error!r:.300}")
+            continue
+        if code not in (0, 1, 2):
+            problems.append(f"{said}: exit code {code}")
+        if match := UNPRINTABLE.search(text):
+            problems.append(f"{said}: prints {match[0]!r} in {text[max(0, match.start() - 80) : match.end()]!r}")
+        if "Traceback" in text:
+            problems.append(f"{said}: prints a traceback")
+        for aside in run.glob("*.corrupt"):
+            aside.unlink()
+    if before is None:
+        file.unlink(missing_ok=True)
+    else:
+        file.write_bytes(before)
+    return problems
+
+
+@pytest.mark.usefixtures("_no_training")
+def test_commands_answer_to_any_record(runs: Path, tmp_path: Path) -> None:
+    chance = random.Random(20)
+    problems = []
+    for change in chance.sample(changes(runs / "r1"), 60):
+        problems += try_change(change, chance.sample(list(FAST), 4), runs, tmp_path)
+    assert not problems, "\n".join(problems)
