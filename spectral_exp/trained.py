@@ -23,7 +23,7 @@ class Trained:
         model: on `device`.
         device: where it is.
         tokenizer: the run's own.
-        config: the resolved configuration.
+        config: the resolved configuration, as far as a record may decide it here.
         step: of the checkpoint.
     """
 
@@ -59,6 +59,7 @@ def load_trained(run: Path, checkpoint: str = "best", device: str = "auto") -> T
     from spectral_exp.build import build_model, resolve_device
     from spectral_exp.data.tokenizer import load_tokenizer
     from spectral_exp.monitoring import CheckpointManager
+    from spectral_exp.trust import recorded_config
 
     where = resolve_device(device)
     tokenizer = load_tokenizer(paths.tokenizer)
@@ -71,7 +72,7 @@ def load_trained(run: Path, checkpoint: str = "best", device: str = "auto") -> T
     if found is None:
         steps = ", ".join(str(step) for step in paths.checkpoint_steps()) or "none"
         raise UserError(f"{run} has no checkpoint {checkpoint}; saved steps: {steps}")
-    config = read_json(paths.config_file)["config"]
+    config = recorded_config(read_json(paths.config_file))
     model = build_model(config, tokenizer.vocab_size)
     model.load_state_dict(found["model_state_dict"])
     model.to(where).eval()
