@@ -74,11 +74,17 @@ def literal(override: str, sweeps: bool) -> str:
         is_text = not sweeps and (setting_of(override) == "resume" or os.path.lexists(value))
         return as_typed if is_text else override
     read = parsed.value()
-    if read is None or value[:1] in ("'", '"'):
-        return override
-    if not isinstance(read, str):
+    if read is not None and not isinstance(read, str):
         return as_typed
-    return as_typed if os.path.lexists(value) and not os.path.lexists(read) else override
+    # Quotes and escapes count, unless there is a file that has them in its name.
+    return as_typed if os.path.lexists(value) and not _names_a_file(override) else override
+
+
+def _names_a_file(override: str) -> bool:
+    try:
+        return os.path.lexists(text_of(override))
+    except UserError:
+        return False
 
 
 def quoted(value: str) -> str:
