@@ -244,6 +244,8 @@ def _recorded_code(
 
     here, git = code_directory(), record["git"]
     remedy = "with --current-code it is trained by the code as it is now"
+    if git["hash"] is not None and not _COMMIT.fullmatch(str(git["hash"])):
+        raise UserError(f"the record of {paths.root} names no commit: {str(git['hash'])[:80]!r}; {remedy}")
     # Of code that is not the last attempt's only the commit is known, not what was changed in it.
     used = {a["git_hash"] for a in record["attempts"] if a is record["attempts"][0] or a["from_step"] < extent.last}
     if others := sorted(hash_ for hash_ in used if hash_ != (git["hash"] or NO_GIT_HASH)[:8]):
@@ -255,8 +257,6 @@ def _recorded_code(
         return
     if git["hash"] is None:
         raise UserError(f"the run does not know the commit of its code; {remedy}")
-    if not _COMMIT.fullmatch(str(git["hash"])):
-        raise UserError(f"the record of {paths.root} names no commit: {str(git['hash'])[:80]!r}; {remedy}")
     if run_git("cat-file", "-e", f"{git['hash']}^{{commit}}", directory=here) is None:
         raise UserError(f"the commit {git['hash']} that made the run is not in {here}; fetch it, or {remedy}")
     if git.get("diff_truncated"):
