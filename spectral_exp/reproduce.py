@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,8 +22,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from spectral_exp import trust
 from spectral_exp.console import command
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.errors import UserError, require
@@ -53,8 +55,13 @@ _RESULTS = ("status", "final_metrics", "best_metrics", "generation_samples", "re
 _TIMED_RESULTS = ("totals.train_s", "totals.time_s", "totals.tokens_per_s")
 _COMPLETE = ("completed", "stopped_early")
 _TAIL_BYTES = 1 << 16
+_COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 # `python -m` would look for the package in the current folder first, which may be another version's checkout.
 _TRAIN = "import sys; sys.path[0] = sys.argv.pop(1); from spectral_exp.train import main; sys.exit(main())"
+
+
+Code = Literal["known", "trusted", "current"]
+"""Which code may train: see `reproduce`."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +82,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, help="stop at the metrics line of this step or the next (default: all)")
     parser.add_argument("--output", type=Path, help="directory of the new run (default: RUN_reproduced)")
     parser.add_argument("--current-code", action="store_true", help="train with the code as it is now")
+    parser.add_argument("--trust-code", action="store_true", help="run the code of the run, whoever has written it")
     options = parser.parse_args(arguments)
     output = options.output or options.run.with_name(f"{options.run.resolve().name}_reproduced")
+    code: Code = "current" if options.current_code else "trusted" if options.trust_code else "known"
     try:
-        report = reproduce(options.run, output, steps=options.steps, current_code=options.current_code)
+        report = reproduce(options.run, output, steps=options.steps, code=code)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -98,7 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0 if report["verdict"] == "identical" else 1
 
 
-def reproduce(run: Path, output: Path, *, steps: int | None = None, current_code: bool = False) -> dict[str, Any]:
+def reproduce(run: Path, output: Path, *, steps: int | None = None, code: Code = "known") -> dict[str, Any]:
     """Train a run anew in `output` and compare the two; the report is written there too.
 
     Args:
@@ -106,7 +115,8 @@ def reproduce(run: Path, output: Path, *, steps: int | None = None, current_code
         output: directory of the new run; must not exist.
         steps: stop once the metrics line of this step, or the next that the run has, is written; None does all that
             the run did.
-        current_code: train with the code as it is now, even if the run was made by another version.
+        code: which code may run: "known" is that of the run if it is a commit of this repository's own history;
+            "trusted" also another commit, and changes that were not committed; "current" is the code as it is now.
 
     Returns:
         The report, as `compare_runs` describes it.
@@ -121,8 +131,9 @@ def reproduce(run: Path, output: Path, *, steps: int | None = None, current_code
     extent = _extent(paths, steps)
     _refuse_changed_settings(run, record, extent.last)
     overrides = _overrides(record, output)
-    with contextlib.nullcontext(code_directory()) if current_code else _recorded_code(paths, record, extent) as code:
-        _train(code, overrides, RunPaths(output), extent)
+    current = contextlib.nullcontext(code_directory())
+    with current if code == "current" else _recorded_code(paths, record, extent, overrides, code) as tree:
+        _train(tree, overrides, RunPaths(output), extent)
     report = compare_runs(run, output, extent)
     write_json_atomic(output / REPORT_NAME, report)
     return report
@@ -195,28 +206,52 @@ def _refuse_changed_settings(run: Path, record: Mapping[str, Any], last: int) ->
 
 def _overrides(record: Mapping[str, Any], output: Path) -> list[str]:
     """The overrides of the run's first attempt, but with a place of its own."""
-    overrides = [o for o in record["attempts"][0]["overrides"] if not is_among(setting_of(o), PLACE)]
+    first = record["attempts"][0]
+    overrides = [o for o in first["overrides"] if not is_among(setting_of(o), (*PLACE, "monitoring.backup"))]
     secret = [setting_of(o) for o in overrides if "<redacted>" in o]
     if secret:
         raise UserError(
             f"{', '.join(secret)} is a secret, which no file keeps: the run cannot be repeated from its record"
         )
     # The name and seed of a sweep's job are among its overrides already.
-    from spectral_exp.command_line import quoted
+    from spectral_exp.command_line import quoted, trusted_overrides
 
+    if search := first.get("search"):
+        raise UserError(
+            f"the run was made with configuration files from elsewhere ({' '.join(map(str, search))}), which its "
+            "record does not hold; train it by its own command"
+        )
+    texts = _places_of_text(record)
+    overrides = [o for o in trusted_overrides(overrides, "the run") if setting_of(o) not in texts]
+    overrides += [f"{key}={quoted(path)}" for key, path in texts.items()]
     return [*overrides, f"hydra.run.dir={quoted(str(output.absolute()))}"]
+
+
+def _places_of_text(record: Mapping[str, Any]) -> dict[str, str]:
+    """Settings that name a file of the run -> where the run found it at last, from wherever this command is given."""
+    config = trust.recorded_config(record)
+    found = {}
+    for key in trust.PATH_SETTINGS:
+        group, _, name = key.partition(".")
+        if path := (config.get(group) or {}).get(name):
+            found[key] = str(path)
+    return found
 
 
 # --- doing it again --------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def _recorded_code(paths: RunPaths, record: Mapping[str, Any], extent: Extent) -> Iterator[Path]:
+def _recorded_code(
+    paths: RunPaths, record: Mapping[str, Any], extent: Extent, overrides: Sequence[str], code: Code
+) -> Iterator[Path]:
     """A folder with the code that made the run: the checkout where that is it, else a temporary worktree."""
     from spectral_exp.monitoring.environment import git_facts
 
     here, git = code_directory(), record["git"]
     remedy = "with --current-code it is trained by the code as it is now"
+    if git["hash"] is not None and not _COMMIT.fullmatch(str(git["hash"])):
+        raise UserError(f"the record of {paths.root} names no commit: {str(git['hash'])[:80]!r}; {remedy}")
     # Of code that is not the last attempt's only the commit is known, not what was changed in it.
     used = {a["git_hash"] for a in record["attempts"] if a is record["attempts"][0] or a["from_step"] < extent.last}
     if others := sorted(hash_ for hash_ in used if hash_ != (git["hash"] or NO_GIT_HASH)[:8]):
@@ -232,6 +267,8 @@ def _recorded_code(paths: RunPaths, record: Mapping[str, Any], extent: Extent) -
         raise UserError(f"the commit {git['hash']} that made the run is not in {here}; fetch it, or {remedy}")
     if git.get("diff_truncated"):
         raise UserError(f"the changes to {git['hash']} that the run was made with were too long to be kept; {remedy}")
+    if code != "trusted" and (reason := _reason_to_ask(git["hash"], patch, paths, overrides, here)):
+        raise UserError(f"{reason}; to run it, add --trust-code, or {remedy}")
     if untracked := shortened(git.get("untracked") or []):
         print(f"note: not part of the reproduction, as git did not know them: {', '.join(untracked)}", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="reproduce_") as folder:
@@ -244,6 +281,22 @@ def _recorded_code(paths: RunPaths, record: Mapping[str, Any], extent: Extent) -
             yield tree
         finally:
             run_git("worktree", "remove", "--force", str(tree), directory=here, timeout_s=120)
+
+
+def _reason_to_ask(commit: str, patch: bytes, paths: RunPaths, overrides: Sequence[str], here: Path) -> str | None:
+    """Why the code of a run is not the user's own, so that only they may decide to run it; None if it is."""
+    if patch:
+        lines = patch.count(b"\n")
+        return f"the run was made with changes to {commit[:8]} that were not committed: {lines} lines in " + str(
+            paths.git_diff_file
+        )
+    own = run_git("for-each-ref", f"--contains={commit}", "refs/heads", directory=here)
+    is_below_head = run_git("merge-base", "--is-ancestor", commit, "HEAD", directory=here) is not None
+    if not own and not is_below_head:
+        return f"the commit {commit[:8]} of the run is in no branch of {here}"
+    # Earlier versions built whatever a configuration named.
+    named = [setting_of(o) for o in overrides if "_target_" in o]
+    return f"the run chooses parts by their names ({', '.join(named)})" if named else None
 
 
 def _train(code: Path, overrides: Sequence[str], new: RunPaths, extent: Extent) -> None:

@@ -159,6 +159,7 @@ class Scheduled(Protocol):
         """Take in how much of the run is done, 0 to 1."""
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """Share of each group's peak learning rate at a step."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,11 @@ from spectral_exp.progress import duration
 from spectral_exp.run_dir import RunPaths, read_json
 
 
-def summary(root: Path) -> str:
-    """What the run in `root` came to, where everything lies and what to try next; read from its results file."""
+def summary(root: Path, search: Sequence[str] = ()) -> str:
+    """What the run in `root` came to, where everything lies and what to try next; read from its results file.
+
+    `search` are the arguments by which its command said where configuration files are looked for.
+    """
     paths = RunPaths(root)
     if not paths.results_file.is_file():
         return f"no results were written to {root} (monitoring/tracking=off)"
@@ -42,7 +45,7 @@ def summary(root: Path) -> str:
     rows += [(name, str(path)) for name, path in places if path.exists()]
     lines = [f"  {name:<12}{text}".rstrip() for name, text in rows]
     # Both continuing and writing text need a checkpoint.
-    next_ = ["", "Next", *_next_commands(root, results["status"])] if paths.checkpoint_steps() else []
+    next_ = ["", "Next", *_next_commands(root, results, search)] if paths.checkpoint_steps() else []
     return "\n".join(["", f"Run {root}", *lines, *next_])
 
 
@@ -56,11 +59,13 @@ def _cost(cost: Mapping[str, Any]) -> str:
     return f"{100 * cost['share_of_training']:.2f} % of training time blocked ({', '.join(parts)})"
 
 
-def _next_commands(root: Path, status: str) -> list[str]:
-    resume = "  python -m spectral_exp.train " + shlex.quote(f"resume={quoted(str(root))}")
-    generate = f"  python -m spectral_exp.generate {shlex.quote(str(root))} --tokens 200"
-    if status == "completed":
-        return [generate, resume + " training.max_steps=<more>"]
-    if status == "stopped_early":
+def _next_commands(root: Path, results: Mapping[str, Any], search: Sequence[str]) -> list[str]:
+    # An argument that begins with a dash would be taken for an option.
+    place = f"./{root}" if str(root).startswith("-") else str(root)
+    resume = "  python -m spectral_exp.train " + shlex.join([*search, f"resume={quoted(str(root))}"])
+    generate = f"  python -m spectral_exp.generate {shlex.quote(place)} --tokens 200"
+    if results["status"] == "completed":
+        return [generate, f"{resume} training.max_steps={2 * results['totals']['steps']}"]
+    if results["status"] == "stopped_early":
         return [generate, resume + " training.patience=null"]
     return [resume, generate]

@@ -23,7 +23,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from spectral_exp.command_line import CONF_DIR, CommandLine, describe, help_text
+from spectral_exp import trust
+from spectral_exp.command_line import CONF_DIR, CommandLine, describe, help_text, recordable, search_arguments
 from spectral_exp.console import command
 from spectral_exp.errors import Interrupted, RunError, UserError
 from spectral_exp.monitoring.helper_process import helper_process_ids
@@ -102,6 +103,10 @@ def _checked(command: CommandLine) -> CommandLine:
         problems.update(dict.fromkeys(check(job.config, job.run_dir)))
     if problems:
         raise UserError("\nerror: ".join(problems))
+    for job in jobs:
+        # Those of a record are in it only if the user has named them before.
+        if url := job.config["monitoring"]["backup"]["url"]:
+            trust.remember_place(url)
     return command.with_run_dir(jobs[0])
 
 
@@ -132,13 +137,14 @@ def run_job(config: DictConfig) -> None:
     run_dir = Path(job.runtime.output_dir)
     shown = Path(os.path.relpath(run_dir))
     plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
+    search = search_arguments(job)
     try:
-        with build(plain, run_dir, list(job.overrides.task)) as runner:
+        with build(plain, run_dir, recordable(job, plain), search) as runner:
             log.info("run directory: %s", shown)
             try:
                 runner.run()
             finally:
-                log.info("%s", summary(shown))
+                log.info("%s", summary(shown, search))
     except UserError as error:
         log.error("error: %s", error)
         raise JobError(f"{shown}: {error}", exit_code=2) from error

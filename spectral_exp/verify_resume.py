@@ -40,6 +40,7 @@ from spectral_exp.run_record import (
     settings_differences,
     shortened,
 )
+from spectral_exp.trust import recorded_config
 from spectral_exp.wording import counted
 
 CERTIFICATE_NAME = "resume_certificate.json"
@@ -131,7 +132,7 @@ def verify_resume(run: Path, steps: int, start: int | None = None) -> dict[str, 
     record, paths = read_record(run), RunPaths(run)
     segment = choose_segment(paths, record, steps, start)
     config_then = _config_at(paths, record, segment.start)
-    config = _quiet(record["config"])
+    config = _quiet(recorded_config(record))
     undisturbed, interrupted = replay_twice(paths, config, record.get("dataset"), segment)
 
     findings = Findings()

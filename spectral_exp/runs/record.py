@@ -28,6 +28,7 @@ class Attempt(_AttemptBase, total=False):
     git_hash: str
     timestamp: str
     host: str
+    search: list[str]
 
 
 class Git(TypedDict, total=False):
@@ -83,6 +84,7 @@ class Host(TypedDict, total=False):
 
     hostname: str
     platform: str
+    cwd: str
 
 
 class ConfigRecord(TypedDict, total=False):
