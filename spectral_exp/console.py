@@ -52,7 +52,15 @@ class ConsoleHandler(_StreamHandler):
 class RunLogHandler(logging.FileHandler):
     """Log records in a file; one that cannot be written costs a warning, and is tried again with every record."""
 
-    _warned = False
+    def __init__(self, filename: str, encoding: str = "utf-8") -> None:
+        # A file name that is not UTF-8 must not cost the line that names it.
+        super().__init__(filename, encoding=encoding, errors="backslashreplace")
+        self._warned = False
+
+    def close(self) -> None:
+        """Close the file; what it still holds is lost if its disk is full."""
+        with contextlib.suppress(OSError):
+            super().close()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's own name)
         """Warn of the first failure; the warning itself may fail for the same reason."""
@@ -69,7 +77,7 @@ def open_closed_descriptors() -> None:
 
     Otherwise the next file to be opened gets the number, and what libraries print goes into it.
     """
-    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+    for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
@@ -77,8 +85,9 @@ def open_closed_descriptors() -> None:
             if opened != descriptor:
                 os.dup2(opened, descriptor)
                 os.close(opened)
+    for descriptor, (name, mode) in enumerate([("stdin", "r"), ("stdout", "w"), ("stderr", "w")]):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
+            setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def is_terminal(stream: TextIO | None) -> bool:
