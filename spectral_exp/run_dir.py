@@ -271,7 +271,7 @@ class RunLock:
         """Take the lock. Raises UserError if another process has it, naming that, or if the folder is not writable."""
         while self._descriptor is None:
             try:
-                descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+                descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
             except OSError as error:
                 raise UserError(f"cannot lock the run directory {self.path.parent}: {error.strerror}") from error
             try:
