@@ -6,7 +6,6 @@ import logging
 import os
 import platform
 from collections.abc import Iterator, Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from spectral_exp.monitoring import CheckpointManager
 from spectral_exp.monitoring.redact import redact
 from spectral_exp.run_dir import CORRUPT_SUFFIX, TEMPORARY_SUFFIX, RunPaths, git_hash, read_intact_json
 from spectral_exp.run_record import AROUND_STEPS, PLACE, flat, is_among
+from spectral_exp.timestamps import timestamp
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def attempts(paths: RunPaths, overrides: list[str]) -> list[dict[str, Any]]:
     """All attempts at the run in `paths`, the one that begins now last: when, where, with which code and overrides."""
     before = (recorded(paths) or {}).get("attempts", [])
     now = {
-        "timestamp": datetime.now().isoformat(timespec="seconds"),
+        "timestamp": timestamp(),
         "git_hash": git_hash(),
         "host": platform.node(),
         "pid": os.getpid(),

@@ -28,6 +28,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from spectral_exp.errors import UserError, require
+from spectral_exp.timestamps import timestamp
 
 try:
     import fcntl
@@ -282,8 +283,7 @@ class RunLock:
             finally:
                 if self._descriptor is None:
                     os.close(descriptor)
-        since = datetime.now().isoformat(timespec="seconds")
-        owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": since}
+        owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": timestamp()}
         os.ftruncate(self._descriptor, 0)
         os.lseek(self._descriptor, 0, os.SEEK_SET)
         os.write(self._descriptor, json.dumps(owner).encode())

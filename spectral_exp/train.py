@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from spectral_exp import sweep_workers
 from spectral_exp.command_line import CONF_DIR, CommandLine, describe, help_text
-from spectral_exp.console import flush_output, open_closed_descriptors, print_error
+from spectral_exp.display import flush_output, open_closed_descriptors, print_error
 from spectral_exp.errors import Interrupted, RunError, UserError
 from spectral_exp.signals import StopRequest
 
@@ -87,7 +87,7 @@ def _exit_code(error: Exception, signal_number: int | None) -> int:
     elif isinstance(error, HydraException):
         print_error(f"error: {describe(error)}")
     elif isinstance(error, BrokenPipeError):
-        return 0  # the reader of what Hydra prints has seen enough
+        return 128 + signal.SIGPIPE  # the reader of what Hydra prints has seen enough
     else:
         raise error
     return 2
@@ -128,7 +128,7 @@ def _hand_over(command: CommandLine) -> None:
         sys.argv[1:] = command.arguments
         if command.multirun:
             sweep_workers.prepare_joblib()
-        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(run_job)()
+        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(run_sweep_job)()
         return
     # hydra.main does the same, but first composes everything once more to see whether a sweep is asked for.
     with hydra.initialize_config_dir(config_dir=str(CONF_DIR), job_name=_JOB_NAME, version_base="1.3"):
@@ -144,32 +144,21 @@ def run_job(config: DictConfig) -> None:
         Interrupted: a signal came; the run was saved.
         JobError: anything else went wrong; the job's own log has told it in full.
     """
-    run_dir = Path(HydraConfig.get().runtime.output_dir)
-    with sweep_workers.job() as stopped_by:
-        if stopped_by is not None:
-            raise JobError(f"{run_dir}: the sweep was stopped before this job began", 128 + stopped_by)
-        try:
-            _train(config, run_dir)
-        except Interrupted as error:
-            if not sweep_workers.is_worker():
-                raise
-            # joblib would answer an interrupt by killing the other workers, which are saving.
-            raise JobError(f"{run_dir}: stopped and saved", error.exit_code) from error
-
-
-def _train(config: DictConfig, run_dir: Path) -> None:
     from spectral_exp.build import build
+    from spectral_exp.summary import summary
 
+    job = HydraConfig.get()
+    run_dir = Path(job.runtime.output_dir)
     shown = Path(os.path.relpath(run_dir))
     plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
     try:
-        with build(plain, run_dir, list(HydraConfig.get().overrides.task)) as runner:
+        with build(plain, run_dir, list(job.overrides.task)) as runner:
             log.info("run directory: %s", shown)
             try:
                 runner.run()
             finally:
                 # A working directory that was removed meanwhile takes relative paths with it.
-                log.info("%s", _summary(shown if shown.exists() else run_dir))
+                log.info("%s", summary(shown if shown.exists() else run_dir))
     except UserError as error:
         log.error("error: %s", error)
         raise JobError(f"{shown}: {error}", exit_code=2) from error
@@ -182,14 +171,25 @@ def _train(config: DictConfig, run_dir: Path) -> None:
         raise JobError(message, exit_code=1) from error
 
 
-def _summary(root: Path) -> str:
-    """The summary of a run, or why there is none: the last line of a run must not make it fail."""
-    from spectral_exp.summary import summary
+def run_sweep_job(config: DictConfig) -> None:
+    """As `run_job`; in a worker of a parallel sweep an interrupted job is a failed one, and none begins after it.
 
-    try:
-        return summary(root)
-    except (UserError, OSError) as error:
-        return f"no summary of {root}: {error}"
+    joblib answers an interrupt by killing the other workers, which are saving.
+
+    Raises:
+        Interrupted: a signal came and this process is no worker; the run was saved.
+        JobError: anything else went wrong.
+    """
+    run_dir = HydraConfig.get().runtime.output_dir
+    with sweep_workers.job() as stopped_by:
+        if stopped_by is not None:
+            raise JobError(f"{run_dir}: the sweep was stopped before this job began", 128 + stopped_by)
+        try:
+            run_job(config)
+        except Interrupted as error:
+            if not sweep_workers.is_worker():
+                raise
+            raise JobError(f"{run_dir}: stopped and saved", error.exit_code) from error
 
 
 if __name__ == "__main__":

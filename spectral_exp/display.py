@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import sys
+from datetime import datetime
 from typing import TYPE_CHECKING, TextIO
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,14 @@ class ConsoleHandler(_StreamHandler):
             log.warning("standard output cannot be written (%s): it gets no more messages", error)
         else:
             super().handleError(record)
+
+
+class OffsetFormatter(logging.Formatter):
+    """Log lines whose time has milliseconds and its offset from UTC."""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
+        """Return the time of a record in ISO 8601."""
+        return datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
 
 
 class RunLogHandler(logging.FileHandler):

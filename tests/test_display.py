@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from spectral_exp.console import RunLogHandler, is_terminal, write
+from spectral_exp.display import RunLogHandler, is_terminal, write
 from spectral_exp.progress import Progress
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the tests close descriptors")
 
 _PRINT = """
 import logging, os, sys
-from spectral_exp.console import ConsoleHandler, RunLogHandler, flush_output, open_closed_descriptors, print_error
+from spectral_exp.display import ConsoleHandler, RunLogHandler, flush_output, open_closed_descriptors, print_error
 open_closed_descriptors()
 data = os.open("data", os.O_RDWR | os.O_CREAT)
 assert data > 2
