@@ -41,7 +41,7 @@ from spectral_exp.resume import (
 from spectral_exp.roles import Role
 from spectral_exp.run_dir import RunLock, RunPaths
 from spectral_exp.runner import Runner, Schedule, TrainingSettings
-from spectral_exp.seeding import step_seed
+from spectral_exp.seeding import process_settings, step_seed
 from spectral_exp.undrawn import UndrawnWeights
 
 _GROUPS = ("model", "optimizer", "schedule", "loss", "data", "tokenizer", "training", "monitoring", "match")
@@ -115,7 +115,7 @@ def check(config: Mapping[str, Any], run_dir: Path | None) -> list[str]:
     problems = resume_problems(config, run_dir)
     try:
         _refuse_unwritable(run_dir or Path(str(config.get("outputs", "outputs"))))
-        with tempfile.TemporaryDirectory() as folder:
+        with _temporary_folder(run_dir or Path(str(config.get("outputs", "outputs")))) as folder:
             parts = _assemble(config, RunPaths(folder), trial=True)
         if run_dir is not None and not problems and run_dir.is_dir():
             refuse_changed_data(RunPaths(run_dir), parts.dataset.fingerprints)
@@ -158,14 +158,15 @@ def build(
         made = attempts(paths, overrides, search)
         warn_of_other_bits(paths, parts.globals.threads)
         set_aside_damaged(paths)
-        tracker.save_config(
-            config,
-            model=parts.model,
-            dataset_info=dataset.fingerprints,
-            overrides=overrides,
-            command=sys.orig_argv,
-            attempts=made,
-        )
+        with process_settings(parts.globals.threads, deterministic=False):  # records the threads of training
+            tracker.save_config(
+                config,
+                model=parts.model,
+                dataset_info=dataset.fingerprints,
+                overrides=overrides,
+                command=sys.orig_argv,
+                attempts=made,
+            )
         yield _runner(config, paths, parts)
 
 
@@ -385,9 +386,7 @@ def _plot_sample(dataset: Dataset) -> TextSample:
 
 def _refuse_unwritable(folder: Path) -> None:
     """Raise a UserError unless a run directory can be made at or below `folder`; leaves nothing behind."""
-    existing = folder.absolute()
-    while not existing.exists():
-        existing = existing.parent
+    existing = _existing(folder)
     try:
         Path(tempfile.mkdtemp(dir=existing)).rmdir()
     except OSError as error:
@@ -395,3 +394,19 @@ def _refuse_unwritable(folder: Path) -> None:
             f"{folder} cannot be written: {existing}: {error.strerror}; choose another place with outputs=DIR "
             "(or hydra.run.dir=DIR)"
         ) from error
+
+
+def _temporary_folder(near: Path) -> tempfile.TemporaryDirectory[str]:
+    """A temporary folder; in the folder of the runs if the machine has no place for temporary files."""
+    try:
+        return tempfile.TemporaryDirectory()
+    except OSError:
+        return tempfile.TemporaryDirectory(dir=_existing(near))
+
+
+def _existing(folder: Path) -> Path:
+    """The nearest folder at or above `folder` that exists."""
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    return existing

@@ -1,6 +1,6 @@
 """Do a run over again from what it recorded: `python -m spectral_exp.reproduce outputs/<run>`.
 
-The overrides of the run's first attempt are trained anew with the recorded code (from a temporary git worktree where
+The overrides of the run's first attempt are trained anew with the recorded code (from a temporary clone where
 the checkout is at another commit), and the new run is compared with the old one: fingerprints of the text, every
 metrics line, the results. Differences of settings, machine and packages are listed; they are the first suspects when
 numbers differ.
@@ -16,19 +16,20 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal, cast
 
 from spectral_exp import trust
 from spectral_exp.console import command
 from spectral_exp.core.foreign_text import printable
-from spectral_exp.errors import UserError, require
+from spectral_exp.display import print_error
+from spectral_exp.errors import Interrupted, UserError, require
 from spectral_exp.monitoring import MetricsLogger
+from spectral_exp.monitoring.helper_process import dying_with_this_process
 from spectral_exp.run_dir import NO_GIT_HASH, RunPaths, code_directory, read_json, run_git, write_json_atomic
 from spectral_exp.run_record import (
     PLACE,
@@ -45,6 +46,9 @@ from spectral_exp.run_record import (
     shortened,
     unequal,
 )
+from spectral_exp.scratch import scratch_folder
+from spectral_exp.signals import StopRequest
+from spectral_exp.timestamps import timestamp
 from spectral_exp.wording import counted
 
 REPORT_NAME = "reproduction.json"
@@ -56,6 +60,7 @@ _TIMED_RESULTS = ("totals.train_s", "totals.time_s", "totals.tokens_per_s")
 _COMPLETE = ("completed", "stopped_early")
 _TAIL_BYTES = 1 << 16
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
+_LAST_WORDS_S = 5.0  # a process that training has left behind may keep its standard error open
 # `python -m` would look for the package in the current folder first, which may be another version's checkout.
 _TRAIN = "import sys; sys.path[0] = sys.argv.pop(1); from spectral_exp.train import main; sys.exit(main())"
 
@@ -76,7 +81,10 @@ class Extent:
 
 @command
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns 0 if all numbers are equal, 1 if not, 2 for a user's mistake, 130 for Ctrl-C."""
+    """Run the command line and return its exit code.
+
+    0: all numbers are equal, 1: they are not, 2: a mistake of the user's, 128 + n: stopped by signal n.
+    """
     parser = argparse.ArgumentParser("python -m spectral_exp.reproduce", description="Do a run over again and compare.")
     parser.add_argument("run", type=Path, help="run directory, for example outputs/<run>")
     parser.add_argument("--steps", type=int, help="stop at the metrics line of this step or the next (default: all)")
@@ -87,13 +95,14 @@ def main(arguments: list[str] | None = None) -> int:
     output = options.output or options.run.with_name(f"{options.run.resolve().name}_reproduced")
     code: Code = "current" if options.current_code else "trusted" if options.trust_code else "known"
     try:
-        report = reproduce(options.run, output, steps=options.steps, code=code)
+        with StopRequest(immediate=True):
+            report = reproduce(options.run, output, steps=options.steps, code=code)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted: nothing was compared", file=sys.stderr)
-        return 130
+    except Interrupted as stop:
+        print_error("interrupted: nothing was compared")
+        return stop.exit_code
     for name, found in report["differences"].items():
         print(f"{name}: {counted(len(found), 'difference') if found else 'equal'}")
         for line in shortened(found):
@@ -168,7 +177,7 @@ def compare_runs(run: Path, new: Path, extent: Extent) -> dict[str, Any]:
         not_compared.append(f"final results: compared up to step {extent.last}, and the run is {extent.status}")
     return {
         "run": run.resolve().name,
-        "timestamp": datetime.now().isoformat(timespec="seconds"),
+        "timestamp": timestamp(),
         "verdict": "different" if any(map(differences.get, ("data", "metrics", "results"))) else "identical",
         "steps": extent.last,
         "lines_compared": lines,
@@ -245,7 +254,7 @@ def _places_of_text(record: Mapping[str, Any]) -> dict[str, str]:
 def _recorded_code(
     paths: RunPaths, record: Mapping[str, Any], extent: Extent, overrides: Sequence[str], code: Code
 ) -> Iterator[Path]:
-    """A folder with the code that made the run: the checkout where that is it, else a temporary worktree."""
+    """A folder with the code that made the run: the checkout where that is it, else a temporary clone."""
     from spectral_exp.monitoring.environment import git_facts
 
     here, git = code_directory(), record["git"]
@@ -271,16 +280,31 @@ def _recorded_code(
         raise UserError(f"{reason}; to run it, add --trust-code, or {remedy}")
     if untracked := shortened(git.get("untracked") or []):
         print(f"note: not part of the reproduction, as git did not know them: {', '.join(untracked)}", file=sys.stderr)
-    with tempfile.TemporaryDirectory(prefix="reproduce_") as folder:
-        tree = Path(folder) / "code"
-        if run_git("worktree", "add", "--detach", str(tree), git["hash"], directory=here, timeout_s=120) is None:
+    with scratch_folder("reproduce") as folder:
+        tree = folder / "code"
+        if not _check_out(git["hash"], here, tree):
             raise UserError(f"git cannot check out {git['hash']}; {remedy}")
-        try:
-            if patch and run_git("apply", str(paths.git_diff_file.absolute()), directory=tree) is None:
-                raise UserError(f"{paths.git_diff_file} does not apply to {git['hash']}; {remedy}")
-            yield tree
-        finally:
-            run_git("worktree", "remove", "--force", str(tree), directory=here, timeout_s=120)
+        if patch and run_git("apply", str(paths.git_diff_file.absolute()), directory=tree) is None:
+            raise UserError(f"{paths.git_diff_file} does not apply to {git['hash']}; {remedy}")
+        yield tree
+
+
+def _check_out(commit: str, repository: Path, tree: Path) -> bool:
+    """Check out a commit in a new folder; returns whether git could.
+
+    The clone shares the repository's objects. A worktree would be entered in the repository, and stay there if this
+    process were killed.
+    """
+    top = run_git("rev-parse", "--show-toplevel", directory=repository)
+    if top is None:
+        return False
+    source = os.fsdecode(top.rstrip(b"\n"))
+    clone = ("clone", "--quiet", "--shared", "--no-checkout", source, str(tree))
+    check_out = ("checkout", "--quiet", "--detach", commit)
+    return (
+        run_git(*clone, directory=repository, timeout_s=120) is not None
+        and run_git(*check_out, directory=tree, timeout_s=120) is not None
+    )
 
 
 def _reason_to_ask(commit: str, patch: bytes, paths: RunPaths, overrides: Sequence[str], here: Path) -> str | None:
@@ -304,20 +328,29 @@ def _train(code: Path, overrides: Sequence[str], new: RunPaths, extent: Extent) 
     path = os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path}
     print(f"training {new.root} with the code in {code}", flush=True)
+    train = f"{dying_with_this_process(signal.SIGTERM)}; {_TRAIN}"
     process = subprocess.Popen(
-        [sys.executable, "-c", _TRAIN, str(code), *overrides], env=environment, stdout=subprocess.DEVNULL
+        [sys.executable, "-c", train, str(code), *overrides],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="backslashreplace",
     )
+    messages = _Messages(cast("IO[str]", process.stderr))
     try:
         stopped = extent.to_the_end
         while process.poll() is None:
             time.sleep(0.2)
             if not stopped and _last_step(new) >= extent.last:
                 stopped = True
+                messages.hold()
                 process.send_signal(signal.SIGTERM)
     finally:
         if process.poll() is None:
             process.terminate()
             process.wait()
+        messages.join(_LAST_WORDS_S)
     expected = {0}
     if not extent.to_the_end:
         # The signal may also meet a process that has saved everything and is about to end by itself.
@@ -325,9 +358,42 @@ def _train(code: Path, overrides: Sequence[str], new: RunPaths, extent: Extent) 
     if extent.status == "failed":
         expected.add(1)  # it fails again
     if process.returncode not in expected:
+        messages.print_held()
         raise UserError(f"training anew failed with exit code {process.returncode}; its messages stand above")
     if _last_step(new) < extent.last:
         raise UserError(f"training anew ended at step {_last_step(new)}, and the run had logged step {extent.last}")
+
+
+class _Messages(threading.Thread):
+    """Passes on what a process prints to standard error; once it is held, what follows waits to be asked for.
+
+    After the last step the process is stopped by a signal, of which it gives notice: a user has sent none.
+    """
+
+    def __init__(self, source: IO[str]) -> None:
+        super().__init__(name="messages", daemon=True)
+        self._source = source
+        self._is_held = threading.Event()
+        self._held: list[str] = []
+        self.start()
+
+    def run(self) -> None:
+        """Read to the end."""
+        with self._source as lines:
+            for line in lines:
+                if self._is_held.is_set():
+                    self._held.append(line)
+                else:
+                    print_error(line.rstrip("\n"))
+
+    def hold(self) -> None:
+        """Print nothing of what comes from now on."""
+        self._is_held.set()
+
+    def print_held(self) -> None:
+        """Print what was held, now that it is wanted."""
+        for line in self._held:
+            print_error(line.rstrip("\n"))
 
 
 def _last_step(paths: RunPaths) -> int:

@@ -6,7 +6,6 @@ import logging
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from spectral_exp.run_dir import (
 )
 from spectral_exp.run_record import AROUND_STEPS, PLACE, flat, is_among
 from spectral_exp.runs.record import read_intact_config
+from spectral_exp.timestamps import timestamp
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ def attempts(paths: RunPaths, overrides: list[str], search: Sequence[str] = ()) 
     """
     before = (recorded(paths) or {}).get("attempts", [])
     now: dict[str, Any] = {
-        "timestamp": datetime.now().isoformat(timespec="seconds"),
+        "timestamp": timestamp(),
         "git_hash": git_hash(),
         "host": platform.node(),
         "pid": os.getpid(),

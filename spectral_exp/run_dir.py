@@ -31,6 +31,7 @@ from spectral_exp.core.regular_file import open_regular
 from spectral_exp.errors import UserError, require
 from spectral_exp.json_value import NON_FINITE as NON_FINITE
 from spectral_exp.json_value import jsonable as jsonable
+from spectral_exp.timestamps import timestamp
 
 try:
     import fcntl
@@ -274,7 +275,7 @@ class RunLock:
         """Take the lock. Raises UserError if another process has it, naming that, or if the folder is not writable."""
         while self._descriptor is None:
             try:
-                descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+                descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
             except OSError as error:
                 raise UserError(f"cannot lock the run directory {self.path.parent}: {error.strerror}") from error
             try:
@@ -285,8 +286,7 @@ class RunLock:
             finally:
                 if self._descriptor is None:
                     os.close(descriptor)
-        since = datetime.now().isoformat(timespec="seconds")
-        owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": since}
+        owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": timestamp()}
         os.ftruncate(self._descriptor, 0)
         os.lseek(self._descriptor, 0, os.SEEK_SET)
         os.write(self._descriptor, json.dumps(owner).encode())

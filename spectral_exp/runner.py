@@ -26,7 +26,7 @@ from spectral_exp.profiling import UNDISTURBED_STEPS, StepProfiler
 from spectral_exp.progress import Progress
 from spectral_exp.run_dir import RunPaths, read_json
 from spectral_exp.seeding import process_settings, restore_rng_state, rng_state, seed_generators, step_seed
-from spectral_exp.signals import StopRequest
+from spectral_exp.signals import CATCHABLE, STOP_SIGNALS, StopRequest
 from spectral_exp.wording import counted
 
 log = logging.getLogger(__name__)
@@ -55,6 +55,7 @@ class TrainingSettings:
     sample_prompt: str | None = None
     overfit_one_batch: bool = False
     profile_steps: int = 0
+    stop_signals: tuple[str, ...] = STOP_SIGNALS
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "batch_size", "grad_accum_steps", "max_bad_steps", "eval_interval"):
@@ -69,6 +70,8 @@ class TrainingSettings:
         room = f"at most max_steps - {UNDISTURBED_STEPS}"
         require(fits, "profile_steps", self.profile_steps, room, "the first steps are not recorded")
         require(self.precision in ("fp32", "bf16"), "precision", self.precision, "fp32 or bf16")
+        unknown = sorted(set(self.stop_signals) - set(CATCHABLE))
+        require(not unknown, "stop_signals", ", ".join(unknown), f"a list of {', '.join(CATCHABLE)}")
         require(self.sample_prompt != "", "sample_prompt", "''", "at least one character, or null")
 
 
@@ -254,7 +257,10 @@ class Runner:
             Interrupted: SIGINT or SIGTERM came; the run was saved first and continues by `resume`.
             RunError: training cannot go on (loss no longer finite).
         """
-        with process_settings(self.threads, self.settings.deterministic), StopRequest() as stop:
+        with (
+            process_settings(self.threads, self.settings.deterministic),
+            StopRequest(self.settings.stop_signals) as stop,
+        ):
             self.restore()
             if self._finished_before():
                 log.info("nothing left to do: the run has finished (training.max_steps=%d)", self.settings.max_steps)

@@ -24,7 +24,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "core": set(),
     "errors": set(),
     "json_value": set(),
-    "run_dir": {"json_value"},
+    "timestamps": set(),
+    "display": set(),
+    "signals": set(),
+    "run_dir": {"json_value", "timestamps"},
     "runs": {"run_dir"},
     "steps": set(),
     "models": set(),
@@ -34,9 +37,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "losses": {"softmax"},
     "data": set(),
     "distributed": set(),
-    "monitoring": {"json_value", "run_dir", "runs", "steps", "distributed", "plots", "results"},
+    "monitoring": {"json_value", "run_dir", "runs", "steps", "timestamps", "distributed", "plots", "results"},
     "plots": {"run_dir"},
-    "results": {"run_dir", "run_record", "runs", "plots"},
+    "results": {"run_dir", "run_record", "runs", "timestamps", "plots"},
     "dashboard": {"run_dir"},
 }
 # Upper parts, from the lowest: each may import those before it and none after it.

@@ -505,7 +505,7 @@ class CheckpointManager:
                     "step": step,
                     "path": str(path),
                     "size_mb": facts.st_size / 1e6,
-                    "timestamp": datetime.fromtimestamp(facts.st_mtime).isoformat(timespec="seconds"),
+                    "timestamp": datetime.fromtimestamp(facts.st_mtime).astimezone().isoformat(timespec="seconds"),
                     "is_latest": path == latest,
                     "is_best": path == best,
                 }

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from spectral_exp import run_dir
 from spectral_exp.errors import require
 from spectral_exp.monitoring.model_summary import unwrap
 from spectral_exp.monitoring.redact import without_secrets
+from spectral_exp.timestamps import timestamp
 
 if TYPE_CHECKING:
     import torch
@@ -90,7 +90,7 @@ class CheckpointState:
             "optimizer_state_dict": moments,
             "loss_history": loss_history,
             "config": config,
-            "timestamp": datetime.now().isoformat(timespec="seconds"),
+            "timestamp": timestamp(),
             "git_hash": run_dir.git_hash(),
             **portable_state(extra, "extra", self.urgent),
         }

@@ -23,7 +23,6 @@ _HEADER = re.compile(r"^(Name|Version): *(.*?) *$", re.MULTILINE)
 
 def hardware_facts() -> dict[str, Any]:
     """Processor, memory and accelerators. Sizes in GB (10^9 bytes)."""
-    import psutil
     import torch
 
     gpus = []
@@ -42,7 +41,7 @@ def hardware_facts() -> dict[str, Any]:
         "cpus_usable": affinity,
         "cpu_model": _cpu_model(),
         "torch_threads": torch.get_num_threads(),
-        "memory_gb": round(psutil.virtual_memory().total / 1e9, 2),
+        "memory_gb": _memory_gb(),
     }
 
 
@@ -52,8 +51,16 @@ def host_facts() -> dict[str, Any]:
         "hostname": socket.gethostname(),
         "platform": platform.platform(),
         "pid": os.getpid(),
-        "cwd": str(Path.cwd()),
+        "cwd": _working_directory(),
     }
+
+
+def _working_directory() -> str | None:
+    """The working directory, or None if it has been removed."""
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError:
+        return None
 
 
 def package_versions() -> dict[str, str]:
@@ -107,6 +114,16 @@ def _diff(directory: Path) -> bytes:
     printed = run_git("diff", "HEAD", "--no-ext-diff", "--no-textconv", "--no-color", directory=directory) or b""
     text = redact_text(printed.decode(errors="surrogateescape"), environment_secrets())
     return text.encode(errors="surrogateescape")
+
+
+def _memory_gb() -> float | None:
+    """The machine's memory, or None if the system does not say (no /proc)."""
+    import psutil
+
+    try:
+        return round(psutil.virtual_memory().total / 1e9, 2)
+    except OSError:
+        return None
 
 
 def _cpu_model() -> str | None:

@@ -239,13 +239,15 @@ def _on_one_line(text: str) -> str:
 def _now() -> str:
     """The local time in milliseconds as ISO 8601 writes it."""
     second, fraction = divmod(time.time(), 1.0)
-    return f"{_second(int(second))}.{int(1000 * fraction):03d}"
+    whole, offset = _second(int(second))
+    return f"{whole}.{int(1000 * fraction):03d}{offset}"
 
 
 @functools.lru_cache(maxsize=2)
-def _second(second: int) -> str:
-    """A second since the epoch in local time. Most entries share theirs with others, and finding it costs more."""
-    return datetime.fromtimestamp(second).isoformat()
+def _second(second: int) -> tuple[str, str]:
+    """A second since the epoch in local time, and the offset. Entries share seconds, and finding one costs more."""
+    text = datetime.fromtimestamp(second).astimezone().isoformat()
+    return text[:19], text[19:]
 
 
 def _scalar(value: Any) -> Any:

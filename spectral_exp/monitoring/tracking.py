@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from spectral_exp.errors import UserError, require
 from spectral_exp.monitoring import environment
 from spectral_exp.monitoring.model_summary import summarize_model
 from spectral_exp.monitoring.redact import redact
+from spectral_exp.timestamps import timestamp
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,7 +70,7 @@ class ConfigTracker:
         }
         content: dict[str, Any] = {
             "experiment_id": self.paths.root.resolve().name,
-            "timestamp": datetime.now().isoformat(timespec="seconds"),
+            "timestamp": timestamp(),
             "git_hash": run_dir.git_hash(),
             **redact(given),
             "model": summarize_model(model) if model is not None else None,
@@ -121,7 +121,7 @@ class ConfigTracker:
             return self.paths.results_file
         content: dict[str, Any] = {
             "experiment_id": self.paths.root.resolve().name,
-            "timestamp": datetime.now().isoformat(timespec="seconds"),
+            "timestamp": timestamp(),
             "git_hash": run_dir.git_hash(),
             "final_metrics": final_metrics,
             "best_checkpoint": best_checkpoint or None,
