@@ -11,13 +11,14 @@ from typing import Any
 
 from spectral_exp.errors import UserError
 from spectral_exp.monitoring import CheckpointManager
-from spectral_exp.monitoring.redact import redact
+from spectral_exp.monitoring.redact import REDACTED, redact
 from spectral_exp.run_dir import (
     CORRUPT_SUFFIX,
     CUT_METRICS_NAME,
     TEMPORARY_SUFFIX,
     RunPaths,
     git_hash,
+    jsonable,
 )
 from spectral_exp.run_record import AROUND_STEPS, PLACE, flat, is_among
 from spectral_exp.runs.record import read_intact_config
@@ -80,6 +81,28 @@ def recorded(paths: RunPaths) -> dict[str, Any] | None:
             log.warning("%s; the configuration is taken from the newest checkpoint", error)
     found = CheckpointManager(paths.root, enabled=False).load_latest_checkpoint()
     return {"config": found["config"]} if found is not None else None
+
+
+def refuse_foreign_checkpoint(step: int, saved: Mapping[str, Any], config: Mapping[str, Any], paths: RunPaths) -> None:
+    """Raise a UserError if the checkpoint of `step` was made under another configuration: it is another run's.
+
+    Args:
+        step: of the checkpoint.
+        saved: the configuration that it holds.
+        config: that of the run which is about to continue from it.
+        paths: of that run.
+    """
+    before, now = dict(flat(jsonable(saved))), dict(flat(redact(config)))
+    keys = [key for key in sorted(before.keys() & now.keys()) if not is_among(key, _CHANGEABLE)]
+    # The text may have moved; that it is the same text, its fingerprint says.
+    keys = [key for key in keys if "path" not in key.rpartition(".")[2]]
+    different = [key for key in keys if before[key] != now[key] and REDACTED not in (before[key], now[key])]
+    if different:
+        shown = "; ".join(f"{key}: {before[key]} -> {now[key]}" for key in different[:3])
+        raise UserError(
+            f"{paths.checkpoint_file(step)} is of a run of another configuration ({shown}); move it, and whatever else "
+            f"does not belong to this run, out of {paths.checkpoints}, then give the same command again"
+        )
 
 
 def set_aside_damaged(paths: RunPaths) -> None:

@@ -98,11 +98,18 @@ class RunPaths:
         return int(match[1]) if match else None
 
     def checkpoint_steps(self) -> list[int]:
-        """Steps which have a checkpoint file, ascending; empty when there is no folder."""
+        """Steps which have a checkpoint file, ascending; empty when there is no folder.
+
+        Raises:
+            UserError: the folder cannot be read, which does not mean that it is empty.
+        """
         try:
             steps = [self.checkpoint_step(file) for file in self.checkpoints.iterdir()]
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise UserError(f"cannot read the folder {self.checkpoints}: {error.strerror}; check its permissions "
+                            "and its disk, then try again") from error  # fmt: skip
         return sorted({step for step in steps if step is not None})
 
 
@@ -319,6 +326,28 @@ class RunLock:
     def _refusal(self, owner: Mapping[str, Any] | None) -> str:
         who = f"process {owner['pid']} on {owner['host']} since {owner['since']}" if owner else "another process"
         return f"the run directory {self.path.parent} is in use by {who}; wait for it, stop it, or start a new run"
+
+
+def is_locked_elsewhere(root: Path) -> bool:
+    """Whether another process holds the lock of the run in `root`."""
+    try:
+        descriptor = os.open(RunPaths(root).lock_file, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        owner = _lock_owner(descriptor)
+        if owner and owner["host"] == socket.gethostname() and owner["pid"] == os.getpid():
+            return False
+        if fcntl is None:
+            return owner is not None
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return False
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _lock_owner(descriptor: int) -> dict[str, Any] | None:

@@ -24,6 +24,7 @@ from spectral_exp.monitoring import Backup, CheckpointManager, ConfigTracker, Me
 from spectral_exp.monitoring.visualization import TextSample, VisualizationManager
 from spectral_exp.profiling import UNDISTURBED_STEPS, StepProfiler
 from spectral_exp.progress import Progress
+from spectral_exp.resume import refuse_foreign_checkpoint
 from spectral_exp.run_dir import RunPaths, read_json
 from spectral_exp.seeding import process_settings, restore_rng_state, rng_state, seed_generators, step_seed
 from spectral_exp.signals import CATCHABLE, STOP_SIGNALS, StopRequest
@@ -535,10 +536,14 @@ class Runner:
         """Continue from the newest sound checkpoint; without one, start at step 1."""
         found = self.checkpoint.load_latest_checkpoint(history_as_array=True)
         if found is not None:
+            refuse_foreign_checkpoint(found["step"], found["config"], self.config, self.paths)
             self.model.load_state_dict(found["model_state_dict"])
             self.optimizer.load_state_dict(found["optimizer_state_dict"])
             self.loss.load_state_dict(found["loss_state_dict"])
             self.state = TrainState.from_checkpoint(found["train_state"], found["loss_history"])
+            best = self.state.best_step
+            if best is not None and self.paths.checkpoint_file(best).is_file():
+                self.checkpoint.mark_best(best)  # a kill may have come between its save and its link
             restore_rng_state(found["rng_state"])
             patience = self.settings.patience
             self.state.stopped_early = patience is not None and self.state.evals_since_best >= patience
@@ -588,7 +593,11 @@ class Runner:
     def _restore_best(self) -> None:
         if not self.settings.restore_best:
             return
-        best = self.checkpoint.load_best_checkpoint()
+        try:
+            best = self.checkpoint.load_best_checkpoint()
+        except UserError as error:
+            log.error("%s", error)
+            best = None
         if best is None:
             log.warning("no checkpoint of the best step is left; the final weights are those of the last step")
             return

@@ -73,7 +73,7 @@ def load_trained(run: Path, checkpoint: str = "best", device: str = "auto") -> T
     config = recorded_config(record)
     where = resolve_device(device)
     tokenizer = load_tokenizer(paths.tokenizer)
-    manager = CheckpointManager(run)
+    manager = CheckpointManager(run, enabled=False)
     if checkpoint.isdecimal():
         found = manager.load_checkpoint(int(checkpoint))
     else:
