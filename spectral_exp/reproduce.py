@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from spectral_exp.errors import UserError, require
+from spectral_exp.git import NO_GIT_HASH, code_directory, run_git
 from spectral_exp.monitoring import MetricsLogger
-from spectral_exp.run_dir import NO_GIT_HASH, RunPaths, code_directory, read_json, run_git, write_json_atomic
+from spectral_exp.run_dir import RunPaths, read_json, write_json_atomic
 from spectral_exp.run_record import (
     PLACE,
     changed_settings,

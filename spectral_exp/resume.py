@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from spectral_exp.errors import UserError
+from spectral_exp.git import git_hash
 from spectral_exp.monitoring import CheckpointManager
 from spectral_exp.monitoring.redact import redact
-from spectral_exp.run_dir import CORRUPT_SUFFIX, TEMPORARY_SUFFIX, RunPaths, git_hash, read_intact_json
+from spectral_exp.run_dir import CORRUPT_SUFFIX, TEMPORARY_SUFFIX, RunPaths, read_intact_json
 from spectral_exp.run_record import AROUND_STEPS, PLACE, flat, is_among
 
 log = logging.getLogger(__name__)

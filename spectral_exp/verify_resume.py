@@ -376,8 +376,8 @@ def _identity(paths: RunPaths, step: int) -> dict[str, str] | None:
 
 def _circumstances() -> tuple[dict[str, Any], bytes]:
     """Code, machine and packages of this process, and how its code differs from the commit."""
+    from spectral_exp.git import code_directory
     from spectral_exp.monitoring import environment
-    from spectral_exp.run_dir import code_directory
 
     git, patch = environment.git_facts(code_directory())
     facts = {

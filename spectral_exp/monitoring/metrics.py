@@ -18,6 +18,7 @@ from typing import Any
 from spectral_exp import run_dir
 from spectral_exp.errors import UserError, require
 from spectral_exp.monitoring.append_file import AppendFile
+from spectral_exp.monitoring.redact import redact_text, without_secrets
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ class MetricsLogger:
     def log_message(self, text: str) -> None:
         """Append a line of text with the time to `training.log`; further lines of the text are indented."""
         if self.enabled:
-            indented = text.rstrip().replace("\n", "\n    ")
+            indented = redact_text(text).rstrip().replace("\n", "\n    ")
             self._messages.write(f"{_now()} {indented}\n".encode(errors="replace"))
 
     def flush(self) -> None:
@@ -212,7 +213,7 @@ def _all_finite(numbers: tuple[float, ...]) -> bool:
 
 def _any_entry(step: int, now: str, metrics: Mapping[str, Any]) -> tuple[str, str]:
     """An entry and its line for people, whatever the metrics are."""
-    plain = {str(name): _plain(value) for name, value in metrics.items()}
+    plain = without_secrets({str(name): _plain(value) for name, value in metrics.items()})
     entry = json.dumps({"step": int(step), "timestamp": now, **{k: run_dir.jsonable(v) for k, v in plain.items()}})
     words = [
         f"{name} {value:.5g}" if type(value) is float and math.isfinite(value) else f"{name} {value}"

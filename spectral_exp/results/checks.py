@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from spectral_exp.git import NO_GIT_HASH
 from spectral_exp.results.run import Run, check_at
-from spectral_exp.run_dir import NO_GIT_HASH, RunPaths
+from spectral_exp.run_dir import RunPaths
 from spectral_exp.run_record import changed_settings, matters_for_steps, recorded_patch
 
 QUANTITIES = (
