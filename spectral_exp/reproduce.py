@@ -28,9 +28,10 @@ from spectral_exp.console import command
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.display import print_error
 from spectral_exp.errors import Interrupted, UserError, require
+from spectral_exp.git import NO_GIT_HASH, code_directory, run_git
 from spectral_exp.monitoring import MetricsLogger
 from spectral_exp.monitoring.helper_process import dying_with_this_process
-from spectral_exp.run_dir import NO_GIT_HASH, RunPaths, code_directory, read_json, run_git, write_json_atomic
+from spectral_exp.run_dir import RunPaths, read_json, write_json_atomic
 from spectral_exp.run_record import (
     PLACE,
     changed_settings,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from spectral_exp.errors import UserError
+from spectral_exp.git import git_hash
 from spectral_exp.monitoring import CheckpointManager
 from spectral_exp.monitoring.redact import REDACTED, redact
 from spectral_exp.run_dir import (
@@ -17,7 +18,6 @@ from spectral_exp.run_dir import (
     CUT_METRICS_NAME,
     TEMPORARY_SUFFIX,
     RunPaths,
-    git_hash,
     jsonable,
 )
 from spectral_exp.run_record import AROUND_STEPS, PLACE, flat, is_among

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import json
 import logging
 import os
 import re
 import secrets
 import socket
-import subprocess
 import tempfile
 import time
 import zlib
@@ -29,6 +27,7 @@ from typing import Any, BinaryIO
 from spectral_exp.core.json_text import read_object
 from spectral_exp.core.regular_file import open_regular
 from spectral_exp.errors import UserError, require
+from spectral_exp.git import git_hash
 from spectral_exp.json_value import NON_FINITE as NON_FINITE
 from spectral_exp.json_value import jsonable as jsonable
 from spectral_exp.timestamps import timestamp
@@ -62,9 +61,6 @@ TEMPORARY_SUFFIX = ".tmp"
 COMPRESSED_SUFFIX = ".zst"
 
 _CHECKPOINT_NAME = re.compile(r"checkpoint_step_(0|[1-9]\d*)\.pt(\.zst)?")
-
-NO_GIT_HASH = "nogit000"
-"""Stands for the commit hash where the code is in no git repository, or in one without commits."""
 
 
 class RunPaths:
@@ -178,48 +174,6 @@ def _claims_folder() -> Path:
             if claim.stat().st_mtime < oldest:
                 claim.unlink()
     return folder
-
-
-def code_directory() -> Path:
-    """The folder whose git state describes the code: the package's checkout, or for an installed package the cwd."""
-    return _checkout() or Path.cwd()
-
-
-@functools.cache
-def _checkout() -> Path | None:
-    """The package's checkout, or None for an installed package. Asked once: every checkpoint names its commit."""
-    checkout = Path(__file__).resolve().parents[1]
-    return checkout if (checkout / ".git").exists() else None
-
-
-def run_git(*arguments: str, directory: Path, timeout_s: float = 10.0) -> bytes | None:
-    """What a git command prints, or None where git, a repository or an answer within `timeout_s` is missing."""
-    # A surrounding git hook exports its own repository, which is not the one asked about. No lock: only reading.
-    inherited = {k: v for k, v in os.environ.items() if k not in {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"}}
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(directory), *arguments],
-            env={**inherited, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=timeout_s,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        log.debug("git %s: %s", " ".join(arguments), error)
-        return None
-    return done.stdout if done.returncode == 0 else None
-
-
-def git_hash() -> str:
-    """The first 8 characters of the code's commit, or `NO_GIT_HASH`. Asked once per process: loaded code stays."""
-    return _git_hash(code_directory())
-
-
-@functools.cache
-def _git_hash(directory: Path) -> str:
-    printed = run_git("rev-parse", "--verify", "HEAD", directory=directory)
-    return printed.decode()[:8] if printed else NO_GIT_HASH
 
 
 def create_experiment_directory(base_dir: str | Path, experiment_id: str) -> dict[str, Path]:

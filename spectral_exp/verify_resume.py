@@ -406,8 +406,8 @@ def _identity(paths: RunPaths, step: int) -> dict[str, str] | None:
 
 def _circumstances(threads: int | None) -> tuple[dict[str, Any], bytes]:
     """Code, machine and packages of a replay with `threads`, and how its code differs from the commit."""
+    from spectral_exp.git import code_directory
     from spectral_exp.monitoring import environment
-    from spectral_exp.run_dir import code_directory
     from spectral_exp.seeding import process_settings
 
     git, patch = environment.git_facts(code_directory())

@@ -27,7 +27,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "timestamps": set(),
     "display": set(),
     "signals": set(),
-    "run_dir": {"json_value", "timestamps"},
+    "git": set(),
+    "run_dir": {"git", "json_value", "timestamps"},
     "runs": {"run_dir"},
     "steps": set(),
     "models": set(),
@@ -37,9 +38,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "losses": {"softmax"},
     "data": set(),
     "distributed": set(),
-    "monitoring": {"json_value", "run_dir", "runs", "steps", "timestamps", "distributed", "plots", "results"},
+    "monitoring": {"git", "json_value", "run_dir", "runs", "steps", "timestamps", "distributed", "plots", "results"},
     "plots": {"run_dir"},
-    "results": {"run_dir", "run_record", "runs", "timestamps", "plots"},
+    "results": {"git", "run_dir", "run_record", "runs", "timestamps", "plots"},
     "dashboard": {"run_dir"},
 }
 # Upper parts, from the lowest: each may import those before it and none after it.

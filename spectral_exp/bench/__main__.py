@@ -18,6 +18,7 @@ from spectral_exp import run_dir
 from spectral_exp.bench import measure
 from spectral_exp.console import command
 from spectral_exp.errors import RunError, UserError, require
+from spectral_exp.git import git_hash
 from spectral_exp.timestamps import timestamp
 
 # Name on the command line -> the module, whose `run(options)` yields sections, and what it measures.
@@ -194,7 +195,7 @@ def _facts(options: argparse.Namespace) -> dict[str, Any]:
         "schema": SCHEMA,
         "created": timestamp(),
         "quick": options.quick,
-        "git_hash": run_dir.git_hash(),
+        "git_hash": git_hash(),
         "platform": platform.platform(),
         "hardware": hardware_facts(),
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,

@@ -236,7 +236,8 @@ class CheckpointManager:
             optimizer: saved by its `state_dict()`.
             loss_history: one loss per step; kept as one float64 tensor, given back as a list by the load methods.
             config: kept for readers, secrets redacted; objects other than numbers and strings are kept as text.
-            extra: further entries beside the standard ones, e.g. random number states.
+            extra: further entries beside the standard ones, e.g. random number states; texts in them
+                are kept without secrets.
             is_best: mark it as the best so far. Such a save is not skipped: it waits for the one under way, as does
                 that of a step divisible by `keep_every_n_steps`.
 

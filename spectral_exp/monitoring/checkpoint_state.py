@@ -6,9 +6,9 @@ from array import array
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from spectral_exp import run_dir
 from spectral_exp.errors import require
-from spectral_exp.monitoring.redact import without_secrets
+from spectral_exp.git import git_hash
+from spectral_exp.monitoring.redact import with_fields, without_secrets
 from spectral_exp.timestamps import timestamp
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class CheckpointState:
         optimizer: gives its `state_dict()`.
         loss_history: one loss per step, as `LossHistory.tensor` makes it.
         config: for readers.
-        extra: further entries.
+        extra: further entries; texts in them are kept without secrets.
 
     Attributes:
         urgent: the tensors that may change at once.
@@ -93,8 +93,8 @@ class CheckpointState:
             "loss_history": loss_history,
             "config": config,
             "timestamp": timestamp(),
-            "git_hash": run_dir.git_hash(),
-            **portable_state(extra, "extra", self.urgent),
+            "git_hash": git_hash(),
+            **without_secrets(portable_state(extra, "extra", self.urgent)),
         }
 
     def complete(self) -> list[torch.Tensor]:
@@ -122,7 +122,7 @@ class KeptConfig:
         """`config` for a checkpoint; objects other than numbers and strings are kept as text."""
         from spectral_exp.monitoring.portable import portable_config
 
-        plain = portable_config(config)
+        plain = portable_config(with_fields(config))
         if plain != self._plain:
             self._plain, self._kept = plain, without_secrets(plain)
         return self._kept

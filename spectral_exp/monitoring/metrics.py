@@ -30,6 +30,7 @@ from spectral_exp.monitoring.metric_lines import (
     parse_entry,
     read_lines,
 )
+from spectral_exp.monitoring.redact import redact_text, without_secrets
 from spectral_exp.steps import whole_step
 
 log = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ class MetricsLogger:
     def log_message(self, text: str) -> None:
         """Append a line of text with the time to `training.log`; further lines of the text are indented."""
         if self.enabled:
-            indented = text.rstrip().replace("\n", "\n    ")
+            indented = redact_text(text).rstrip().replace("\n", "\n    ")
             self._messages.write(f"{_now()} {indented}\n".encode(errors="replace"))
 
     def flush(self) -> None:
@@ -222,7 +223,7 @@ def _check_names(names: Iterable[object]) -> None:
 
 def _any_entry(step: int, now: str, metrics: Mapping[str, Any]) -> tuple[str, str]:
     """An entry and its line for people, whatever the metrics are."""
-    plain = jsonable({name: _scalar(value) for name, value in metrics.items()})
+    plain = without_secrets(jsonable({name: _scalar(value) for name, value in metrics.items()}))
     _check_names(plain)
     entry = json.dumps({"step": step, "timestamp": now, **plain})
     words = [f"{name} {value:.5g}" if type(value) is float else f"{name} {value}" for name, value in plain.items()]
