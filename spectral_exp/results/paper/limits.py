@@ -12,6 +12,7 @@ from spectral_exp.results.paper.document import Block, Code, Heading, Listing, N
 from spectral_exp.results.paper.material import Material, plain_number
 from spectral_exp.results.paper.prose import prose
 from spectral_exp.results.paper.setup import per_run
+from spectral_exp.wording import noun
 
 
 def methods_of_statistics(material: Material) -> tuple[Block, ...]:
@@ -159,9 +160,10 @@ def _scope(material: Material) -> list[Text]:
     if finished and len(texts) == 1:
         items.append(
             prose(
-                "Everything was measured on one text, with runs of {{steps}} steps; other texts, sizes and budgets "
+                "Everything was measured on one text, with runs of {{steps}} {{noun}}; other texts, sizes and budgets "
                 "may order the configurations differently.",
                 steps=steps,
+                noun=noun(1 if {run.last_step for run in finished} == {1} else 2, "step"),
             )
         )
     return items
