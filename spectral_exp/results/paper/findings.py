@@ -129,8 +129,9 @@ def _differences(material: Material) -> tuple[Block, ...]:
     return (
         Paragraph(
             prose(
-                "[#tab:differences] holds every configuration against {{base}}. {{reading}}",
+                "[#tab:differences] holds every configuration against {{base}}{{default}}. {{reading}}",
                 base=Code(base),
+                default=", the baseline by default" if material.choices.baseline is None else "",
                 reading=_reading(material, against),
             )
         ),
