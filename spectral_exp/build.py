@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,23 +19,54 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from spectral_exp.construct import Constructor
+from spectral_exp.construct import Constructor, construct
+from spectral_exp.data import Corpus, Dataset, TokenizerSpec, prepare
 from spectral_exp.data.batches import Batches, EvalWindows
-from spectral_exp.data.dataset import Dataset, prepare
 from spectral_exp.errors import SettingError, UserError, nearest, require
 from spectral_exp.models.generation import generate
 from spectral_exp.models.gpt import GPT
 from spectral_exp.models.twin import match_parameters
+from spectral_exp.monitoring import Backup, CheckpointManager, ConfigTracker, MetricsLogger, VisualizationManager
 from spectral_exp.monitoring.backup import check_url
+from spectral_exp.monitoring.model_summary import summarize_model
 from spectral_exp.monitoring.visualization import TextSample
-from spectral_exp.resume import attempts, refuse_changed_data, resume_problems, set_aside_damaged
+from spectral_exp.optim.trial import stand_ins, try_step
+from spectral_exp.resume import (
+    attempts,
+    refuse_changed_data,
+    resume_problems,
+    set_aside_damaged,
+    warn_of_other_bits,
+)
+from spectral_exp.roles import Role
 from spectral_exp.run_dir import RunLock, RunPaths
-from spectral_exp.runner import Runner, TrainingSettings
-from spectral_exp.seeding import step_seed
+from spectral_exp.runner import Runner, Schedule, TrainingSettings
+from spectral_exp.seeding import process_settings, step_seed
 from spectral_exp.undrawn import UndrawnWeights
 
 _GROUPS = ("model", "optimizer", "schedule", "loss", "data", "tokenizer", "training", "monitoring", "match")
-_COMPONENTS = ("backup", "checkpoint", "metrics", "visualization", "tracking")
+_ROLES = {
+    "model": Role(nn.Module, "spectral_exp.models"),
+    "optimizer": Role(torch.optim.Optimizer, "spectral_exp.optim", torch_home="torch.optim"),
+    "schedule": Role(Schedule, "spectral_exp.optim"),
+    "loss": Role(nn.Module, "spectral_exp.losses"),
+    "data": Role(Corpus, "spectral_exp.data"),
+    "tokenizer": Role(TokenizerSpec, "spectral_exp.data"),
+    "training": Role(TrainingSettings, "spectral_exp.runner"),
+}
+# In the order in which they are built: what one offers, those after it may take.
+_COMPONENTS: dict[str, type] = {
+    "backup": Backup,
+    "checkpoint": CheckpointManager,
+    "metrics": MetricsLogger,
+    "visualization": VisualizationManager,
+    "tracking": ConfigTracker,
+}
+# What the training loop and the commands ask of a model.
+_MODEL_NEEDS = (
+    "block_size", "n_layer", "n_head", "new_cache", "metrics", "attention_weights", "parameter_groups",
+    "component_parameters", "parameters_by_component", "flops_per_token",
+)  # fmt: skip
 _PROMPT_TOKENS = 16
 _PLOT_TOKENS = 28
 
@@ -84,8 +115,10 @@ def check(config: Mapping[str, Any], run_dir: Path | None) -> list[str]:
     problems = resume_problems(config, run_dir)
     try:
         _refuse_unwritable(run_dir or Path(str(config.get("outputs", "outputs"))))
-        with tempfile.TemporaryDirectory() as folder:
+        with _temporary_folder(run_dir or Path(str(config.get("outputs", "outputs")))) as folder:
             parts = _assemble(config, RunPaths(folder), trial=True)
+        if run_dir is not None and not problems and run_dir.is_dir():
+            refuse_changed_data(RunPaths(run_dir), parts.dataset.fingerprints)
         if (url := parts.components["backup"].url) is not None:
             enabled = parts.components["checkpoint"].enabled
             require(enabled, "backup_url", url, "null with monitoring/checkpoint=off: there is nothing to back up")
@@ -96,13 +129,16 @@ def check(config: Mapping[str, Any], run_dir: Path | None) -> list[str]:
 
 
 @contextmanager
-def build(config: dict[str, Any], run_dir: str | Path, overrides: list[str]) -> Iterator[Runner]:
+def build(
+    config: dict[str, Any], run_dir: str | Path, overrides: list[str], search: Sequence[str] = ()
+) -> Iterator[Runner]:
     """Build the runner of `config` in `run_dir`, which belongs to this process until the `with` block ends.
 
     Args:
         config: plain resolved configuration.
         run_dir: the experiment's root, new or one to continue.
         overrides: command-line overrides, recorded so that `resume=` can repeat them.
+        search: arguments that say where configuration files are looked for; recorded too, for `resume=` to ask for.
 
     Raises:
         UserError: the configuration is wrong, the directory belongs to another run or is in use.
@@ -119,16 +155,18 @@ def build(config: dict[str, Any], run_dir: str | Path, overrides: list[str]) -> 
         refuse_changed_data(paths, dataset.fingerprints)
         parts.components["backup"].check()
         dataset.tokenizer.save(paths.tokenizer)
-        made = attempts(paths, overrides)
+        made = attempts(paths, overrides, search)
+        warn_of_other_bits(paths, parts.globals.threads)
         set_aside_damaged(paths)
-        tracker.save_config(
-            config,
-            model=parts.model,
-            dataset_info=dataset.fingerprints,
-            overrides=overrides,
-            command=sys.orig_argv,
-            attempts=made,
-        )
+        with process_settings(parts.globals.threads, deterministic=False):  # records the threads of training
+            tracker.save_config(
+                config,
+                model=parts.model,
+                dataset_info=dataset.fingerprints,
+                overrides=overrides,
+                command=sys.orig_argv,
+                attempts=made,
+            )
         yield _runner(config, paths, parts)
 
 
@@ -182,9 +220,9 @@ def _assemble(config: Mapping[str, Any], paths: RunPaths, trial: bool) -> _Parts
         if key not in Globals.__annotations__ and key not in _GROUPS
     ]
     top = {key: value for key, value in config.items() if key in Globals.__annotations__}
-    globals_ = make.make({"_target_": "spectral_exp.build.Globals", **top}, "")
+    globals_ = make.make({"_target_": f"{__name__}.Globals", **top}, "", Role(Globals, __name__))
     device = make.call("", lambda: resolve_device(str(config.get("device")))) or torch.device("cpu")
-    settings = make.make(config.get("training"), "training")
+    settings = _part(config, "training", make)
     dataset = _dataset(config, make)
     if dataset is not None and settings is not None:
         make.call("training", lambda: _prompt_ids(dataset, settings))
@@ -193,20 +231,36 @@ def _assemble(config: Mapping[str, Any], paths: RunPaths, trial: bool) -> _Parts
         model = _model(config, vocab_size, make)
     if model is not None and not trial:
         model.to(device)
-    # On trial one small matrix stands for the model: fused optimizers refuse parameters without memory.
-    groups = [{"params": [torch.zeros(2, 2)], "role": "hidden"}] if trial or model is None else model.parameter_groups()
-    optimizer = make.make(config.get("optimizer"), "optimizer", params=groups)
-    schedule = make.make(config.get("schedule"), "schedule", max_steps=1 if settings is None else settings.max_steps)
-    loss = make.make(config.get("loss"), "loss", vocab_size=vocab_size)
+    elif model is not None:
+        # What the record of the run says of it, which would otherwise fail after the run directory exists.
+        make.call("model", lambda: construct(type(model).__name__, lambda: summarize_model(model)))
+    optimizer = _optimizer(config, model, make, trial)
+    schedule = _part(config, "schedule", make, max_steps=1 if settings is None else settings.max_steps)
+    loss = _part(config, "loss", make, vocab_size=vocab_size)
     components = _components(config, paths, make)
     make.finish()
     assert dataset is not None
     return _Parts(globals_, settings, device, dataset, model, optimizer, schedule, loss.to(device), components)
 
 
+def _part(config: Mapping[str, Any], group: str, make: Constructor, **runtime: Any) -> Any:
+    """Build the part that `config` chooses in a group."""
+    return make.make(config.get(group), group, _ROLES[group], **runtime)
+
+
+def _optimizer(config: Mapping[str, Any], model: Any, make: Constructor, trial: bool) -> Any:
+    """The optimizer of all parameters of `model`; on trial it also takes a step with small ones of the same kind."""
+    # Without a model, which is then to be corrected first, the settings are checked all the same.
+    groups = [{"params": [nn.Parameter(torch.zeros(2, 2))], "role": "hidden"}] if model is None else None
+    optimizer = _part(config, "optimizer", make, params=groups or model.parameter_groups())
+    if trial and optimizer is not None and model is not None:
+        tried = _part(config, "optimizer", make, params=stand_ins(model.parameter_groups()))
+        make.call("optimizer", lambda: try_step(tried))
+    return optimizer
+
+
 def _dataset(config: Mapping[str, Any], make: Constructor) -> Dataset | None:
-    corpus = make.make(config.get("data"), "data")
-    tokenizer = make.make(config.get("tokenizer"), "tokenizer")
+    corpus, tokenizer = _part(config, "data", make), _part(config, "tokenizer", make)
     model = config.get("model")
     block_size = model.get("block_size") if isinstance(model, Mapping) else None
     if corpus is None or tokenizer is None or not isinstance(block_size, int) or block_size < 1:
@@ -224,7 +278,11 @@ def _model(config: Mapping[str, Any], vocab_size: int, make: Constructor) -> Any
         node = make.call("match", lambda: _matched(original, match, vocab_size))
         if node is None:
             return None
-    return make.make(node, "model", vocab_size=vocab_size)
+    model = make.make(node, "model", _ROLES["model"], vocab_size=vocab_size)
+    if missing := [name for name in _MODEL_NEEDS if model is not None and not hasattr(model, name)]:
+        make.problems.append(f"model: {type(model).__name__} lacks {', '.join(missing)}, which a model must offer")
+        return None
+    return model
 
 
 def _matched(node: Mapping[str, Any], parts: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
@@ -233,7 +291,7 @@ def _matched(node: Mapping[str, Any], parts: Mapping[str, Any], vocab_size: int)
     def count(candidate: Mapping[str, Any]) -> int:
         make = Constructor()
         with UndrawnWeights():
-            model = make.make(candidate, "model", vocab_size=vocab_size)
+            model = make.make(candidate, "model", _ROLES["model"], vocab_size=vocab_size)
         make.finish()
         return sum(p.numel() for p in model.parameters())
 
@@ -259,8 +317,9 @@ def _components(config: Mapping[str, Any], paths: RunPaths, make: Constructor) -
     folders = {"experiment_dir": paths.root, "log_dir": paths.logs, "viz_dir": paths.visualizations}
     known: dict[str, Any] = {**folders, "outputs": config.get("outputs")}
     components = {}
-    for name in _COMPONENTS:
-        components[name] = make.make(nodes.get(name), f"monitoring.{name}", **known)
+    for name, kind in _COMPONENTS.items():
+        role = Role(kind, "spectral_exp.monitoring")
+        components[name] = make.make(nodes.get(name), f"monitoring.{name}", role, **known)
         if name == "backup" and components[name] is not None:
             known["on_durable"] = components[name].submit
     return components
@@ -327,9 +386,7 @@ def _plot_sample(dataset: Dataset) -> TextSample:
 
 def _refuse_unwritable(folder: Path) -> None:
     """Raise a UserError unless a run directory can be made at or below `folder`; leaves nothing behind."""
-    existing = folder.absolute()
-    while not existing.exists():
-        existing = existing.parent
+    existing = _existing(folder)
     try:
         Path(tempfile.mkdtemp(dir=existing)).rmdir()
     except OSError as error:
@@ -337,3 +394,19 @@ def _refuse_unwritable(folder: Path) -> None:
             f"{folder} cannot be written: {existing}: {error.strerror}; choose another place with outputs=DIR "
             "(or hydra.run.dir=DIR)"
         ) from error
+
+
+def _temporary_folder(near: Path) -> tempfile.TemporaryDirectory[str]:
+    """A temporary folder; in the folder of the runs if the machine has no place for temporary files."""
+    try:
+        return tempfile.TemporaryDirectory()
+    except OSError:
+        return tempfile.TemporaryDirectory(dir=_existing(near))
+
+
+def _existing(folder: Path) -> Path:
+    """The nearest folder at or above `folder` that exists."""
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    return existing

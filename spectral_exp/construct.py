@@ -1,23 +1,26 @@
 """From a config node to an object: the constructor's signature is the schema.
 
-A node is a mapping with a `_target_` (the dotted name of a class or function in spectral_exp or torch) and its
-settings; `_partial_: true` asks for the call to be left to the owner. Nodes may nest. Every problem is collected, so
-that a user reads all of them at once.
+A node is a mapping with a `_target_` (the dotted name of a class or function that fits the node's role, see `roles.py`)
+and its settings; `_partial_: true` leaves the call to the owner. Nodes may nest. Every problem is collected, so that a
+user reads all of them at once.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
+import logging
 import math
+import traceback
 import types
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
 from spectral_exp.errors import SettingError, UserError, nearest
+from spectral_exp.roles import NotAPartError, Role
 
-_ALLOWED_PACKAGES = ("spectral_exp", "torch")
+log = logging.getLogger(__name__)
+
 _RESERVED = ("_target_", "_partial_")
 MISSING = "???"
 
@@ -32,30 +35,37 @@ class Constructor:
     def __init__(self) -> None:
         self.problems: list[str] = []
 
-    def make(self, node: object, path: str, **runtime: Any) -> Any:
+    def make(self, node: object, path: str, role: Role, *, partial: bool = False, **runtime: Any) -> Any:
         """Build the object that `node` describes, or return None after noting what is wrong with it.
 
         Args:
             node: the config node.
             path: its dotted place in the configuration, for messages.
+            role: what may stand there; checked before anything is called.
+            partial: whether the owner of the node makes the call, so that the node has `_partial_: true`.
             runtime: values known only at run time; a constructor gets those that its signature names, and a config
                 may not set them.
         """
         if not isinstance(node, Mapping) or "_target_" not in node:
             self.problems.append(f"{path}={node} must be a group with a _target_; choose one with {path}=<option>")
             return None
-        target = self._target(str(node["_target_"]), path)
-        if target is None:
+        name = str(node["_target_"])
+        try:
+            target = role.find(name)
+        except NotAPartError as error:
+            self.problems.append(f"{path}._target_={name} {error}")
             return None
         known = len(self.problems)
-        settings = self._settings(node, target, path, runtime)
+        if bool(node.get("_partial_")) is not partial:
+            self.problems.append(f"{path}._partial_={node.get('_partial_')} must be {str(partial).lower()} here")
+        settings = self._settings(node, target, path, role, runtime)
         if len(self.problems) > known:
             return None
-        if node.get("_partial_"):
+        if partial:
             return functools.partial(target, **settings)
         accepted = inspect.signature(target).parameters
         offered = {name: value for name, value in runtime.items() if name in accepted}
-        return self.call(path, lambda: target(**offered, **settings))
+        return self.call(path, lambda: construct(name, lambda: target(**offered, **settings)))
 
     def call(self, path: str, build: Callable[[], Any]) -> Any:
         """Return `build()`, or None after noting the user's mistake that it raised."""
@@ -72,25 +82,8 @@ class Constructor:
         if self.problems:
             raise UserError("\nerror: ".join(dict.fromkeys(self.problems)))
 
-    def _target(self, name: str, path: str) -> Callable[..., Any] | None:
-        module_name, _, attribute = name.rpartition(".")
-        if module_name.split(".")[0] not in _ALLOWED_PACKAGES:
-            self.problems.append(
-                f"{path}._target_={name} must lie in {' or '.join(_ALLOWED_PACKAGES)}; add your part to the package"
-            )
-            return None
-        try:
-            found = getattr(importlib.import_module(module_name), attribute)
-        except (ImportError, AttributeError) as error:
-            self.problems.append(f"{path}._target_={name} cannot be found: {error}")
-            return None
-        if not callable(found):
-            self.problems.append(f"{path}._target_={name} must be a class or function")
-            return None
-        return found  # type: ignore[no-any-return]
-
     def _settings(
-        self, node: Mapping[str, Any], target: Callable[..., Any], path: str, runtime: Mapping[str, Any]
+        self, node: Mapping[str, Any], target: Callable[..., Any], path: str, role: Role, runtime: Mapping[str, Any]
     ) -> dict[str, Any]:
         """The keyword arguments that `node` gives, checked against the signature of `target`."""
         parameters = _parameters(target)
@@ -106,7 +99,11 @@ class Constructor:
             elif value == MISSING:
                 self.problems.append(f"{where} must be set; give it on the command line: {where}=...")
             elif isinstance(value, Mapping) and "_target_" in value:
-                settings[name] = self.make(value, where, **runtime)
+                part = role.part(parameters[name].annotation)
+                if part is None:
+                    self.problems.append(f"{where} takes no group with a _target_; give it a plain value")
+                else:
+                    settings[name] = self.make(value, where, part, partial=True, **runtime)
             else:
                 try:
                     settings[name] = coerce(value, parameters[name].annotation)
@@ -118,6 +115,20 @@ class Constructor:
             if parameters[name].default is inspect.Parameter.empty and name not in node and not node.get("_partial_")
         ]
         return settings
+
+
+def construct(name: str, build: Callable[[], Any]) -> Any:
+    """Return `build()`; whatever it raises becomes a UserError of one line that names the part and the place."""
+    try:
+        return build()
+    except UserError:
+        raise
+    except Exception as error:
+        log.debug("%s failed", name, exc_info=True)
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        message = " ".join(str(error).split())
+        where = f"{place.filename}, line {place.lineno}"
+        raise UserError(f"{name} refuses these settings: {type(error).__name__}: {message} ({where})") from error
 
 
 def _join(path: str, name: str) -> str:

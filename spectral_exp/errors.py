@@ -48,17 +48,20 @@ def require(condition: bool, setting: str, value: object, allowed: str, remedy: 
         raise SettingError(setting, value, allowed, remedy)
 
 
+_SYNONYMS = {"lr": "learning_rate", "learning_rate": "lr"}
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """The words "; did you mean X?" for a misspelt `name`, or nothing where no name is near."""
     candidates = sorted(set(names))
     # The right name in the wrong place: max_steps for training.max_steps, model.mlp.n_wave for model.n_wave.
-    same_last = [c for c in candidates if c.rpartition(".")[2] == name.rpartition(".")[2]]
+    last = name.rpartition(".")[2]
+    by_last = {c.rpartition(".")[2]: c for c in candidates}
+    same_last = [c for c in candidates if c.rpartition(".")[2] in (last, _SYNONYMS.get(last))]
     if same_last:
         return f"; did you mean {min(same_last, key=lambda c: c.count('.'))}?"
     found = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
     if not found:
-        last = name.rpartition(".")[2]
-        by_last = {c.rpartition(".")[2]: c for c in candidates}
         found = [by_last[m] for m in difflib.get_close_matches(last, list(by_last), n=1, cutoff=0.75)]
     return f"; did you mean {found[0]}?" if found else ""
 

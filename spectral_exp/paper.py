@@ -56,7 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--metric", default="val_bpb", help="what is compared (default: val_bpb)")
     parser.add_argument("--at", default="final", help="which value of a run: final, best or step:N (default: final)")
     parser.add_argument(
-        "--baseline", help="the configuration to hold the others against (default: classic, or the first)"
+        "--baseline",
+        help="the configuration to hold the others against (default: classic, or the first by its settings)",
     )
     parser.add_argument(
         "--where", action="append", default=[], help="take only these runs, as optimizer=rgd; repeatable"

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import shutil
 import sys
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
+
+from spectral_exp.display import CLEAR_LINE, is_terminal, write
 
 log = logging.getLogger(__name__)
 
-_CLEAR_LINE = "\r\x1b[K"
 _BAR_WIDTH = 20
 _REDRAW_S = 0.1
 _PLAIN_LINE_S = 10.0
@@ -24,35 +24,6 @@ _SHOWN = (
     ("val_bpb", "val_bpb {:.4f}"),
     ("tokens_per_s", "{:,.0f} tokens/s"),
 )
-
-
-if TYPE_CHECKING:
-    _StreamHandler = logging.StreamHandler[TextIO]
-else:
-    # Python 3.10 has no generic handler at run time.
-    _StreamHandler = logging.StreamHandler
-
-
-class ConsoleHandler(_StreamHandler):
-    """Log records on standard output; a progress bar that stands on the terminal's line is cleared first."""
-
-    def __init__(self) -> None:
-        super().__init__(sys.stdout)
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's own name)
-        """A reader that has gone away (`| head`) does not disturb the run: what follows goes to the log file alone."""
-        if isinstance(sys.exc_info()[1], BrokenPipeError):
-            # Python would complain once more when it flushes standard output at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        else:
-            super().handleError(record)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write one record."""
-        if sys.stderr.isatty():
-            sys.stderr.write(_CLEAR_LINE)
-            sys.stderr.flush()
-        super().emit(record)
 
 
 class Progress:
@@ -69,7 +40,7 @@ class Progress:
         self._checkpoint_interval = checkpoint_interval
         self._stream = sys.stderr if stream is None else stream
         # Several bars on one terminal would overwrite each other: parallel jobs of a sweep print lines.
-        self._live = self._stream.isatty() and multiprocessing.parent_process() is None
+        self._live = is_terminal(self._stream) and multiprocessing.parent_process() is None
         self._values: dict[str, float] = {}
         self._shown_at = self._started_at = time.monotonic()
         self._first_step: int | None = None
@@ -92,15 +63,14 @@ class Progress:
     def close(self) -> None:
         """Leave the terminal's line clean."""
         if self._live:
-            self._stream.write(_CLEAR_LINE)
-            self._stream.flush()
+            write(self._stream, CLEAR_LINE)
 
     def _draw(self, step: int, now: float) -> None:
         done = round(_BAR_WIDTH * step / max(self.total, 1))
         bar = "#" * done + "-" * (_BAR_WIDTH - done)
         line = f"[{bar}] {self._line(step, now)}"
-        self._stream.write(_CLEAR_LINE + line[: shutil.get_terminal_size().columns - 1])
-        self._stream.flush()
+        # A terminal that is gone gets no bar; plain lines go to the log instead.
+        self._live = write(self._stream, CLEAR_LINE + line[: shutil.get_terminal_size().columns - 1])
 
     def _line(self, step: int, now: float) -> str:
         parts = [f"step {step}/{self.total}"]

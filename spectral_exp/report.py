@@ -22,15 +22,18 @@ def main(arguments: list[str] | None = None) -> int:
         "`python -m spectral_exp.paper REPORT --verify` computes its numbers again.",
     )
     parser.add_argument("run", type=Path, help="run directory, finished or not")
-    parser.add_argument("--output", type=Path, help="folder of the report (default: report/ in the run)")
+    parser.add_argument(
+        "--output", type=Path, help="folder of the report (default: report/ in the run, wherever that lies below RUN)"
+    )
     parser.add_argument("--formats", default="md,html,pdf", help=f"of {', '.join(FORMATS)} (default: md,html,pdf)")
     parser.add_argument("--force", action="store_true", help="overwrite files that were edited or are not the report's")
     options = parser.parse_args(arguments)
     formats = [part.strip() for part in options.formats.split(",") if part.strip()]
     try:
         check_formats(formats)
-        folder = Folder(options.output or options.run / REPORT)
-        written = run_report(options.run).write(folder, formats, REPORT, force=options.force)
+        report = run_report(options.run)
+        folder = Folder(options.output or _place(report.material.runs[0].path))
+        written = report.write(folder, formats, REPORT, force=options.force)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -39,6 +42,13 @@ def main(arguments: list[str] | None = None) -> int:
     for message in written.missing:
         print(f"left out: {message}", file=sys.stderr)
     return 0
+
+
+def _place(run: Path) -> Path:
+    """The folder of the report in a run. Raises UserError if it is a link, which may lead anywhere."""
+    if (run / REPORT).is_symlink():
+        raise UserError(f"{run / REPORT} is a link; name a folder with --output")
+    return run / REPORT
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Do a run over again from what it recorded: `python -m spectral_exp.reproduce outputs/<run>`.
 
-The overrides of the run's first attempt are trained anew with the recorded code (from a temporary git worktree where
+The overrides of the run's first attempt are trained anew with the recorded code (from a temporary clone where
 the checkout is at another commit), and the new run is compared with the old one: fingerprints of the text, every
 metrics line, the results. Differences of settings, machine and packages are listed; they are the first suspects when
 numbers differ.
@@ -12,22 +12,27 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Literal, cast
 
+from spectral_exp import trust
 from spectral_exp.console import command
 from spectral_exp.core.foreign_text import printable
-from spectral_exp.errors import UserError, require
+from spectral_exp.display import print_error
+from spectral_exp.errors import Interrupted, UserError, require
+from spectral_exp.git import NO_GIT_HASH, code_directory, run_git
 from spectral_exp.monitoring import MetricsLogger
-from spectral_exp.run_dir import NO_GIT_HASH, RunPaths, code_directory, read_json, run_git, write_json_atomic
+from spectral_exp.monitoring.helper_process import dying_with_this_process
+from spectral_exp.patch import apply_patch
+from spectral_exp.run_dir import RunPaths, write_json_atomic
 from spectral_exp.run_record import (
     PLACE,
     changed_settings,
@@ -43,6 +48,10 @@ from spectral_exp.run_record import (
     shortened,
     unequal,
 )
+from spectral_exp.runs.record import ResultsRecord, read_results
+from spectral_exp.scratch import scratch_folder
+from spectral_exp.signals import StopRequest
+from spectral_exp.timestamps import timestamp
 from spectral_exp.wording import counted
 
 REPORT_NAME = "reproduction.json"
@@ -53,8 +62,14 @@ _RESULTS = ("status", "final_metrics", "best_metrics", "generation_samples", "re
 _TIMED_RESULTS = ("totals.train_s", "totals.time_s", "totals.tokens_per_s")
 _COMPLETE = ("completed", "stopped_early")
 _TAIL_BYTES = 1 << 16
+_COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
+_LAST_WORDS_S = 5.0  # a process that training has left behind may keep its standard error open
 # `python -m` would look for the package in the current folder first, which may be another version's checkout.
 _TRAIN = "import sys; sys.path[0] = sys.argv.pop(1); from spectral_exp.train import main; sys.exit(main())"
+
+
+Code = Literal["known", "trusted", "current"]
+"""Which code may train: see `reproduce`."""
 
 
 @dataclass(frozen=True)
@@ -69,22 +84,28 @@ class Extent:
 
 @command
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns 0 if all numbers are equal, 1 if not, 2 for a user's mistake, 130 for Ctrl-C."""
+    """Run the command line and return its exit code.
+
+    0: all numbers are equal, 1: they are not, 2: a mistake of the user's, 128 + n: stopped by signal n.
+    """
     parser = argparse.ArgumentParser("python -m spectral_exp.reproduce", description="Do a run over again and compare.")
     parser.add_argument("run", type=Path, help="run directory, for example outputs/<run>")
     parser.add_argument("--steps", type=int, help="stop at the metrics line of this step or the next (default: all)")
     parser.add_argument("--output", type=Path, help="directory of the new run (default: RUN_reproduced)")
     parser.add_argument("--current-code", action="store_true", help="train with the code as it is now")
+    parser.add_argument("--trust-code", action="store_true", help="run the code of the run, whoever has written it")
     options = parser.parse_args(arguments)
     output = options.output or options.run.with_name(f"{options.run.resolve().name}_reproduced")
+    code: Code = "current" if options.current_code else "trusted" if options.trust_code else "known"
     try:
-        report = reproduce(options.run, output, steps=options.steps, current_code=options.current_code)
+        with StopRequest(immediate=True):
+            report = reproduce(options.run, output, steps=options.steps, code=code)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted: nothing was compared", file=sys.stderr)
-        return 130
+    except Interrupted as stop:
+        print_error("interrupted: nothing was compared")
+        return stop.exit_code
     for name, found in report["differences"].items():
         print(f"{name}: {counted(len(found), 'difference') if found else 'equal'}")
         for line in shortened(found):
@@ -98,7 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0 if report["verdict"] == "identical" else 1
 
 
-def reproduce(run: Path, output: Path, *, steps: int | None = None, current_code: bool = False) -> dict[str, Any]:
+def reproduce(run: Path, output: Path, *, steps: int | None = None, code: Code = "known") -> dict[str, Any]:
     """Train a run anew in `output` and compare the two; the report is written there too.
 
     Args:
@@ -106,7 +127,8 @@ def reproduce(run: Path, output: Path, *, steps: int | None = None, current_code
         output: directory of the new run; must not exist.
         steps: stop once the metrics line of this step, or the next that the run has, is written; None does all that
             the run did.
-        current_code: train with the code as it is now, even if the run was made by another version.
+        code: which code may run: "known" is that of the run if it is a commit of this repository's own history;
+            "trusted" also another commit, and changes that were not committed; "current" is the code as it is now.
 
     Returns:
         The report, as `compare_runs` describes it.
@@ -121,8 +143,9 @@ def reproduce(run: Path, output: Path, *, steps: int | None = None, current_code
     extent = _extent(paths, steps)
     _refuse_changed_settings(run, record, extent.last)
     overrides = _overrides(record, output)
-    with contextlib.nullcontext(code_directory()) if current_code else _recorded_code(paths, record, extent) as code:
-        _train(code, overrides, RunPaths(output), extent)
+    current = contextlib.nullcontext(code_directory())
+    with current if code == "current" else _recorded_code(paths, record, extent, overrides, code) as tree:
+        _train(tree, overrides, RunPaths(output), extent)
     report = compare_runs(run, output, extent)
     write_json_atomic(output / REPORT_NAME, report)
     return report
@@ -152,12 +175,12 @@ def compare_runs(run: Path, new: Path, extent: Extent) -> dict[str, Any]:
     else:
         differences["settings"] = settings_differences(record["config"], again["config"])
     if extent.to_the_end:
-        differences["results"] = unequal(*(_training_results(read_json(p.results_file)) for p in (before, after)))
+        differences["results"] = unequal(*(_training_results(read_results(p.results_file)[0]) for p in (before, after)))
     else:
         not_compared.append(f"final results: compared up to step {extent.last}, and the run is {extent.status}")
     return {
         "run": run.resolve().name,
-        "timestamp": datetime.now().isoformat(timespec="seconds"),
+        "timestamp": timestamp(),
         "verdict": "different" if any(map(differences.get, ("data", "metrics", "results"))) else "identical",
         "steps": extent.last,
         "lines_compared": lines,
@@ -176,10 +199,10 @@ def _extent(paths: RunPaths, steps: int | None) -> Extent:
     if not logged:
         raise UserError(f"{paths.root} has logged no metrics that could be compared")
     last = logged[-1] if steps is None else next((step for step in logged if step >= steps), logged[-1])
-    results = read_json(paths.results_file) if paths.results_file.is_file() else {}
-    status = str(results.get("status", "not over"))
+    results: ResultsRecord = read_results(paths.results_file)[0] if paths.results_file.is_file() else {}
+    status = results.get("status", "not over")
     # A run that was lengthened and goes on has the results of the shorter one.
-    over = status in _COMPLETE and results["totals"]["steps"] == last
+    over = status in _COMPLETE and results.get("totals", {}).get("steps") == last
     return Extent(last, over, status)
 
 
@@ -195,28 +218,52 @@ def _refuse_changed_settings(run: Path, record: Mapping[str, Any], last: int) ->
 
 def _overrides(record: Mapping[str, Any], output: Path) -> list[str]:
     """The overrides of the run's first attempt, but with a place of its own."""
-    overrides = [o for o in record["attempts"][0]["overrides"] if not is_among(setting_of(o), PLACE)]
+    first = record["attempts"][0]
+    overrides = [o for o in first["overrides"] if not is_among(setting_of(o), (*PLACE, "monitoring.backup"))]
     secret = [setting_of(o) for o in overrides if "<redacted>" in o]
     if secret:
         raise UserError(
             f"{', '.join(secret)} is a secret, which no file keeps: the run cannot be repeated from its record"
         )
     # The name and seed of a sweep's job are among its overrides already.
-    from spectral_exp.command_line import quoted
+    from spectral_exp.command_line import quoted, trusted_overrides
 
+    if search := first.get("search"):
+        raise UserError(
+            f"the run was made with configuration files from elsewhere ({' '.join(map(str, search))}), which its "
+            "record does not hold; train it by its own command"
+        )
+    texts = _places_of_text(record)
+    overrides = [o for o in trusted_overrides(overrides, "the run") if setting_of(o) not in texts]
+    overrides += [f"{key}={quoted(path)}" for key, path in texts.items()]
     return [*overrides, f"hydra.run.dir={quoted(str(output.absolute()))}"]
+
+
+def _places_of_text(record: Mapping[str, Any]) -> dict[str, str]:
+    """Settings that name a file of the run -> where the run found it at last, from wherever this command is given."""
+    config = trust.recorded_config(record)
+    found = {}
+    for key in trust.PATH_SETTINGS:
+        group, _, name = key.partition(".")
+        if path := (config.get(group) or {}).get(name):
+            found[key] = str(path)
+    return found
 
 
 # --- doing it again --------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def _recorded_code(paths: RunPaths, record: Mapping[str, Any], extent: Extent) -> Iterator[Path]:
-    """A folder with the code that made the run: the checkout where that is it, else a temporary worktree."""
+def _recorded_code(
+    paths: RunPaths, record: Mapping[str, Any], extent: Extent, overrides: Sequence[str], code: Code
+) -> Iterator[Path]:
+    """A folder with the code that made the run: the checkout where that is it, else a temporary clone."""
     from spectral_exp.monitoring.environment import git_facts
 
     here, git = code_directory(), record["git"]
     remedy = "with --current-code it is trained by the code as it is now"
+    if git["hash"] is not None and not _COMMIT.fullmatch(str(git["hash"])):
+        raise UserError(f"the record of {paths.root} names no commit: {str(git['hash'])[:80]!r}; {remedy}")
     # Of code that is not the last attempt's only the commit is known, not what was changed in it.
     used = {a["git_hash"] for a in record["attempts"] if a is record["attempts"][0] or a["from_step"] < extent.last}
     if others := sorted(hash_ for hash_ in used if hash_ != (git["hash"] or NO_GIT_HASH)[:8]):
@@ -232,18 +279,51 @@ def _recorded_code(paths: RunPaths, record: Mapping[str, Any], extent: Extent) -
         raise UserError(f"the commit {git['hash']} that made the run is not in {here}; fetch it, or {remedy}")
     if git.get("diff_truncated"):
         raise UserError(f"the changes to {git['hash']} that the run was made with were too long to be kept; {remedy}")
+    if code != "trusted" and (reason := _reason_to_ask(git["hash"], patch, paths, overrides, here)):
+        raise UserError(f"{reason}; to run it, add --trust-code, or {remedy}")
     if untracked := shortened(git.get("untracked") or []):
         print(f"note: not part of the reproduction, as git did not know them: {', '.join(untracked)}", file=sys.stderr)
-    with tempfile.TemporaryDirectory(prefix="reproduce_") as folder:
-        tree = Path(folder) / "code"
-        if run_git("worktree", "add", "--detach", str(tree), git["hash"], directory=here, timeout_s=120) is None:
+    with scratch_folder("reproduce") as folder:
+        tree = folder / "code"
+        if not _check_out(git["hash"], here, tree):
             raise UserError(f"git cannot check out {git['hash']}; {remedy}")
-        try:
-            if patch and run_git("apply", str(paths.git_diff_file.absolute()), directory=tree) is None:
-                raise UserError(f"{paths.git_diff_file} does not apply to {git['hash']}; {remedy}")
-            yield tree
-        finally:
-            run_git("worktree", "remove", "--force", str(tree), directory=here, timeout_s=120)
+        if patch and (why := apply_patch(patch, tree, folder / "changes.patch")):
+            raise UserError(f"{paths.git_diff_file} {why} (commit {git['hash']}); {remedy}")
+        yield tree
+
+
+def _check_out(commit: str, repository: Path, tree: Path) -> bool:
+    """Check out a commit in a new folder; returns whether git could.
+
+    The clone shares the repository's objects. A worktree would be entered in the repository, and stay there if this
+    process were killed.
+    """
+    top = run_git("rev-parse", "--show-toplevel", directory=repository)
+    if top is None:
+        return False
+    source = os.fsdecode(top.rstrip(b"\n"))
+    clone = ("clone", "--quiet", "--shared", "--no-checkout", source, str(tree))
+    check_out = ("checkout", "--quiet", "--detach", commit)
+    return (
+        run_git(*clone, directory=repository, timeout_s=120) is not None
+        and run_git(*check_out, directory=tree, timeout_s=120) is not None
+    )
+
+
+def _reason_to_ask(commit: str, patch: bytes, paths: RunPaths, overrides: Sequence[str], here: Path) -> str | None:
+    """Why the code of a run is not the user's own, so that only they may decide to run it; None if it is."""
+    if patch:
+        lines = patch.count(b"\n")
+        return f"the run was made with changes to {commit[:8]} that were not committed: {lines} lines in " + str(
+            paths.git_diff_file
+        )
+    own = run_git("for-each-ref", f"--contains={commit}", "refs/heads", directory=here)
+    is_below_head = run_git("merge-base", "--is-ancestor", commit, "HEAD", directory=here) is not None
+    if not own and not is_below_head:
+        return f"the commit {commit[:8]} of the run is in no branch of {here}"
+    # Earlier versions built whatever a configuration named.
+    named = [setting_of(o) for o in overrides if "_target_" in o]
+    return f"the run chooses parts by their names ({', '.join(named)})" if named else None
 
 
 def _train(code: Path, overrides: Sequence[str], new: RunPaths, extent: Extent) -> None:
@@ -251,20 +331,29 @@ def _train(code: Path, overrides: Sequence[str], new: RunPaths, extent: Extent) 
     path = os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path}
     print(f"training {new.root} with the code in {code}", flush=True)
+    train = f"{dying_with_this_process(signal.SIGTERM)}; {_TRAIN}"
     process = subprocess.Popen(
-        [sys.executable, "-c", _TRAIN, str(code), *overrides], env=environment, stdout=subprocess.DEVNULL
+        [sys.executable, "-c", train, str(code), *overrides],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="backslashreplace",
     )
+    messages = _Messages(cast("IO[str]", process.stderr))
     try:
         stopped = extent.to_the_end
         while process.poll() is None:
             time.sleep(0.2)
             if not stopped and _last_step(new) >= extent.last:
                 stopped = True
+                messages.hold()
                 process.send_signal(signal.SIGTERM)
     finally:
         if process.poll() is None:
             process.terminate()
             process.wait()
+        messages.join(_LAST_WORDS_S)
     expected = {0}
     if not extent.to_the_end:
         # The signal may also meet a process that has saved everything and is about to end by itself.
@@ -272,9 +361,42 @@ def _train(code: Path, overrides: Sequence[str], new: RunPaths, extent: Extent) 
     if extent.status == "failed":
         expected.add(1)  # it fails again
     if process.returncode not in expected:
+        messages.print_held()
         raise UserError(f"training anew failed with exit code {process.returncode}; its messages stand above")
     if _last_step(new) < extent.last:
         raise UserError(f"training anew ended at step {_last_step(new)}, and the run had logged step {extent.last}")
+
+
+class _Messages(threading.Thread):
+    """Passes on what a process prints to standard error; once it is held, what follows waits to be asked for.
+
+    After the last step the process is stopped by a signal, of which it gives notice: a user has sent none.
+    """
+
+    def __init__(self, source: IO[str]) -> None:
+        super().__init__(name="messages", daemon=True)
+        self._source = source
+        self._is_held = threading.Event()
+        self._held: list[str] = []
+        self.start()
+
+    def run(self) -> None:
+        """Read to the end."""
+        with self._source as lines:
+            for line in lines:
+                if self._is_held.is_set():
+                    self._held.append(line)
+                else:
+                    print_error(line.rstrip("\n"))
+
+    def hold(self) -> None:
+        """Print nothing of what comes from now on."""
+        self._is_held.set()
+
+    def print_held(self) -> None:
+        """Print what was held, now that it is wanted."""
+        for line in self._held:
+            print_error(line.rstrip("\n"))
 
 
 def _last_step(paths: RunPaths) -> int:

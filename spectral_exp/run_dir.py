@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import json
 import logging
 import os
 import re
 import secrets
 import socket
-import subprocess
 import tempfile
 import time
 import zlib
@@ -29,8 +27,10 @@ from typing import Any, BinaryIO
 from spectral_exp.core.json_text import read_object
 from spectral_exp.core.regular_file import open_regular
 from spectral_exp.errors import UserError, require
+from spectral_exp.git import git_hash
 from spectral_exp.json_value import NON_FINITE as NON_FINITE
 from spectral_exp.json_value import jsonable as jsonable
+from spectral_exp.timestamps import timestamp
 
 try:
     import fcntl
@@ -61,9 +61,6 @@ TEMPORARY_SUFFIX = ".tmp"
 COMPRESSED_SUFFIX = ".zst"
 
 _CHECKPOINT_NAME = re.compile(r"checkpoint_step_(0|[1-9]\d*)\.pt(\.zst)?")
-
-NO_GIT_HASH = "nogit000"
-"""Stands for the commit hash where the code is in no git repository, or in one without commits."""
 
 
 class RunPaths:
@@ -97,11 +94,18 @@ class RunPaths:
         return int(match[1]) if match else None
 
     def checkpoint_steps(self) -> list[int]:
-        """Steps which have a checkpoint file, ascending; empty when there is no folder."""
+        """Steps which have a checkpoint file, ascending; empty when there is no folder.
+
+        Raises:
+            UserError: the folder cannot be read, which does not mean that it is empty.
+        """
         try:
             steps = [self.checkpoint_step(file) for file in self.checkpoints.iterdir()]
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise UserError(f"cannot read the folder {self.checkpoints}: {error.strerror}; check its permissions "
+                            "and its disk, then try again") from error  # fmt: skip
         return sorted({step for step in steps if step is not None})
 
 
@@ -172,48 +176,6 @@ def _claims_folder() -> Path:
     return folder
 
 
-def code_directory() -> Path:
-    """The folder whose git state describes the code: the package's checkout, or for an installed package the cwd."""
-    return _checkout() or Path.cwd()
-
-
-@functools.cache
-def _checkout() -> Path | None:
-    """The package's checkout, or None for an installed package. Asked once: every checkpoint names its commit."""
-    checkout = Path(__file__).resolve().parents[1]
-    return checkout if (checkout / ".git").exists() else None
-
-
-def run_git(*arguments: str, directory: Path, timeout_s: float = 10.0) -> bytes | None:
-    """What a git command prints, or None where git, a repository or an answer within `timeout_s` is missing."""
-    # A surrounding git hook exports its own repository, which is not the one asked about. No lock: only reading.
-    inherited = {k: v for k, v in os.environ.items() if k not in {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"}}
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(directory), *arguments],
-            env={**inherited, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=timeout_s,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        log.debug("git %s: %s", " ".join(arguments), error)
-        return None
-    return done.stdout if done.returncode == 0 else None
-
-
-def git_hash() -> str:
-    """The first 8 characters of the code's commit, or `NO_GIT_HASH`. Asked once per process: loaded code stays."""
-    return _git_hash(code_directory())
-
-
-@functools.cache
-def _git_hash(directory: Path) -> str:
-    printed = run_git("rev-parse", "--verify", "HEAD", directory=directory)
-    return printed.decode()[:8] if printed else NO_GIT_HASH
-
-
 def create_experiment_directory(base_dir: str | Path, experiment_id: str) -> dict[str, Path]:
     """Create the folders of a run, or find them there.
 
@@ -274,7 +236,7 @@ class RunLock:
         """Take the lock. Raises UserError if another process has it, naming that, or if the folder is not writable."""
         while self._descriptor is None:
             try:
-                descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+                descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
             except OSError as error:
                 raise UserError(f"cannot lock the run directory {self.path.parent}: {error.strerror}") from error
             try:
@@ -285,8 +247,7 @@ class RunLock:
             finally:
                 if self._descriptor is None:
                     os.close(descriptor)
-        since = datetime.now().isoformat(timespec="seconds")
-        owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": since}
+        owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": timestamp()}
         os.ftruncate(self._descriptor, 0)
         os.lseek(self._descriptor, 0, os.SEEK_SET)
         os.write(self._descriptor, json.dumps(owner).encode())
@@ -319,6 +280,28 @@ class RunLock:
     def _refusal(self, owner: Mapping[str, Any] | None) -> str:
         who = f"process {owner['pid']} on {owner['host']} since {owner['since']}" if owner else "another process"
         return f"the run directory {self.path.parent} is in use by {who}; wait for it, stop it, or start a new run"
+
+
+def is_locked_elsewhere(root: Path) -> bool:
+    """Whether another process holds the lock of the run in `root`."""
+    try:
+        descriptor = os.open(RunPaths(root).lock_file, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        owner = _lock_owner(descriptor)
+        if owner and owner["host"] == socket.gethostname() and owner["pid"] == os.getpid():
+            return False
+        if fcntl is None:
+            return owner is not None
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return False
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _lock_owner(descriptor: int) -> dict[str, Any] | None:

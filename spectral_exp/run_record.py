@@ -31,6 +31,7 @@ AROUND_STEPS = (
     "training.sample_tokens",
     "training.sample_prompt",
     "training.profile_steps",
+    "training.stop_signals",
 )
 """Settings that decide when to look at training and when to give up: they change nothing that a step computes."""
 

@@ -24,9 +24,11 @@ from spectral_exp.monitoring import Backup, CheckpointManager, ConfigTracker, Me
 from spectral_exp.monitoring.visualization import TextSample, VisualizationManager
 from spectral_exp.profiling import UNDISTURBED_STEPS, StepProfiler
 from spectral_exp.progress import Progress
-from spectral_exp.run_dir import RunPaths, read_json
+from spectral_exp.resume import refuse_foreign_checkpoint
+from spectral_exp.run_dir import RunPaths
+from spectral_exp.runs.record import read_results
 from spectral_exp.seeding import process_settings, restore_rng_state, rng_state, seed_generators, step_seed
-from spectral_exp.signals import StopRequest
+from spectral_exp.signals import CATCHABLE, STOP_SIGNALS, StopRequest
 from spectral_exp.wording import counted
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,7 @@ class TrainingSettings:
     sample_prompt: str | None = None
     overfit_one_batch: bool = False
     profile_steps: int = 0
+    stop_signals: tuple[str, ...] = STOP_SIGNALS
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "batch_size", "grad_accum_steps", "max_bad_steps", "eval_interval"):
@@ -69,6 +72,8 @@ class TrainingSettings:
         room = f"at most max_steps - {UNDISTURBED_STEPS}"
         require(fits, "profile_steps", self.profile_steps, room, "the first steps are not recorded")
         require(self.precision in ("fp32", "bf16"), "precision", self.precision, "fp32 or bf16")
+        unknown = sorted(set(self.stop_signals) - set(CATCHABLE))
+        require(not unknown, "stop_signals", ", ".join(unknown), f"a list of {', '.join(CATCHABLE)}")
         require(self.sample_prompt != "", "sample_prompt", "''", "at least one character, or null")
 
 
@@ -159,6 +164,7 @@ class Scheduled(Protocol):
         """Take in how much of the run is done, 0 to 1."""
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """Share of each group's peak learning rate at a step."""
 
@@ -253,7 +259,10 @@ class Runner:
             Interrupted: SIGINT or SIGTERM came; the run was saved first and continues by `resume`.
             RunError: training cannot go on (loss no longer finite).
         """
-        with process_settings(self.threads, self.settings.deterministic), StopRequest() as stop:
+        with (
+            process_settings(self.threads, self.settings.deterministic),
+            StopRequest(self.settings.stop_signals) as stop,
+        ):
             self.restore()
             if self._finished_before():
                 log.info("nothing left to do: the run has finished (training.max_steps=%d)", self.settings.max_steps)
@@ -528,10 +537,14 @@ class Runner:
         """Continue from the newest sound checkpoint; without one, start at step 1."""
         found = self.checkpoint.load_latest_checkpoint(history_as_array=True)
         if found is not None:
+            refuse_foreign_checkpoint(found["step"], found["config"], self.config, self.paths)
             self.model.load_state_dict(found["model_state_dict"])
             self.optimizer.load_state_dict(found["optimizer_state_dict"])
             self.loss.load_state_dict(found["loss_state_dict"])
             self.state = TrainState.from_checkpoint(found["train_state"], found["loss_history"])
+            best = self.state.best_step
+            if best is not None and self.paths.checkpoint_file(best).is_file():
+                self.checkpoint.mark_best(best)  # a kill may have come between its save and its link
             restore_rng_state(found["rng_state"])
             patience = self.settings.patience
             self.state.stopped_early = patience is not None and self.state.evals_since_best >= patience
@@ -552,12 +565,15 @@ class Runner:
         if not (over and self.paths.results_file.is_file()):
             return False
         try:
-            results = read_json(self.paths.results_file)
+            results, findings = read_results(self.paths.results_file)
+            if findings:
+                raise UserError(findings[0])
         except UserError as error:
             log.warning("%s; it is written anew", error)
             return False
         # Results of a shorter run that was continued since are not those of this one.
-        return results["status"] in ("completed", "stopped_early") and results["totals"]["steps"] == self.state.step
+        finished = results.get("status") in ("completed", "stopped_early")
+        return finished and results.get("totals", {}).get("steps") == self.state.step
 
     def _finish(self) -> None:
         self.read_reports()
@@ -581,7 +597,11 @@ class Runner:
     def _restore_best(self) -> None:
         if not self.settings.restore_best:
             return
-        best = self.checkpoint.load_best_checkpoint()
+        try:
+            best = self.checkpoint.load_best_checkpoint()
+        except UserError as error:
+            log.error("%s", error)
+            best = None
         if best is None:
             log.warning("no checkpoint of the best step is left; the final weights are those of the last step")
             return

@@ -1,46 +1,168 @@
-"""Turn SIGINT and SIGTERM into a request to stop after the current step."""
+"""Signals that ask a process to stop: noted while there is something to save, raised as `Interrupted` elsewhere."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import signal
+import sys
 import threading
+import time
+from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
+from typing import Any
+
+from spectral_exp.errors import Interrupted
+
+STOP_SIGNALS = ("SIGTERM", "SIGHUP", "SIGXCPU", "SIGUSR1", "SIGUSR2")
+"""What asks a process to stop beside SIGINT, by default; a platform may lack some of them."""
+
+CATCHABLE = ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGXCPU", "SIGUSR1", "SIGUSR2")
+"""What a user may choose from."""
+
+# A person or a batch system that repeats one of these means "now"; the others are warnings.
+_URGENT = (signal.SIGINT, signal.SIGTERM)
+_REPEAT_S = 1.0
+
+_current: StopRequest | None = None
 
 
 class StopRequest:
-    """While its `with` block runs, the first SIGINT or SIGTERM is noted instead of ending the process.
+    """Handles the signals that ask to stop while its `with` block runs.
 
-    A second signal ends the process at once, as it would without us: whoever presses Ctrl-C twice means it.
+    The first signal is noted in `signal_number`. A SIGINT or SIGTERM that comes a second or more after the first of
+    them raises `Interrupted` in the main thread. An earlier one is the same request delivered twice, as process groups
+    and batch systems do, and has no effect. A signal that the process was started to ignore (`nohup`) stays ignored,
+    unless it is SIGINT or SIGTERM. Blocks nest: an inner one begins with the request that an outer one has received.
+
+    Args:
+        names: signals beside SIGINT, by name. The others get the handlers that they had outside of all blocks.
+        immediate: raise `Interrupted` at the first signal too, for work that has nothing to save.
+        delegate: called at the first signal; if it returns True, other processes do what was asked, and nothing is
+            raised.
+        is_worker: leave SIGINT, and the decision to stop at once, to the parent process; inner blocks do so too.
 
     Attributes:
-        signal_number: the signal received, or None.
+        signal_number: the first signal received, or None.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        names: Sequence[str] = STOP_SIGNALS,
+        *,
+        immediate: bool = False,
+        delegate: Callable[[], bool] | None = None,
+        is_worker: bool = False,
+    ) -> None:
         self.signal_number: int | None = None
-        self._before: dict[int, signal.Handlers | None | object] = {}
+        self._numbers = {signal.SIGINT, *(getattr(signal, name) for name in names if hasattr(signal, name))}
+        self._immediate = immediate
+        self._delegate = delegate
+        self._is_worker = is_worker
+        self._outer: StopRequest | None = None
+        self._urgent_at_s: float | None = None
+        self._before: dict[signal.Signals, Any] = {}
+        self._stderr: tuple[int, int] | None = None
 
     def __enter__(self) -> StopRequest:
-        # Python lets only the main thread set handlers; elsewhere whoever owns the process stops it.
+        global _current
+        self._outer = outer = _current
+        if outer is not None:
+            self.signal_number, self._urgent_at_s = outer.signal_number, outer._urgent_at_s
+            self._is_worker = self._is_worker or outer._is_worker
+        self._stderr = _identity_of_stderr()
+        # Python lets only the main thread set handlers; elsewhere the owner of the process stops it.
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._receive)
+            for number in self._numbers | (outer._before.keys() if outer else set()):
+                self._install(number)
+        _current = self
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._restore()
+        global _current
+        outer = _current = self._outer
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+        if outer is not None and outer.signal_number is None:
+            outer.signal_number = self.signal_number
+        if outer is not None and outer._urgent_at_s is None:
+            outer._urgent_at_s = self._urgent_at_s
+
+    def finish(self) -> None:
+        """Handle no more signals, now that the process is about to end.
+
+        After a first signal, others are ignored, so that the exit code is that of the first; without one, they end the
+        process as the system does it, without a traceback.
+        """
+        handler = signal.SIG_DFL if self.signal_number is None else signal.SIG_IGN
+        for number, before in self._before.items():
+            if before is not signal.SIG_IGN:
+                signal.signal(number, handler)
+        self._before.clear()
+
+    def _install(self, number: signal.Signals) -> None:
+        before = signal.getsignal(number)
+        is_ignored = before is signal.SIG_IGN and number not in _URGENT
+        handler: Any = self._receive
+        if number not in self._numbers or is_ignored:
+            handler = self._original(number, before)
+        elif number == signal.SIGINT and self._is_worker:
+            handler = signal.SIG_IGN
+        # None: a handler that was not set by Python and that Python cannot set again.
+        self._before[number] = signal.SIG_DFL if before is None else before
+        signal.signal(number, handler)
+
+    def _original(self, number: signal.Signals, before: Any) -> Any:
+        """The handler of `number` outside of all blocks."""
+        outer = self._outer
+        while outer is not None:
+            before = outer._before.get(number, before)
+            outer = outer._outer
+        return before
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self.signal_number = number
-        self._restore()
-        # Straight to the descriptor: the signal may have come in the middle of a buffered write.
+        now_s = time.monotonic()
+        is_urgent = number in _URGENT
+        is_first = self.signal_number is None or (is_urgent and self._urgent_at_s is None)
+        is_repeated = is_urgent and self._urgent_at_s is not None and now_s - self._urgent_at_s >= _REPEAT_S
+        if self.signal_number is None:
+            self.signal_number = number
+        if is_urgent and self._urgent_at_s is None:
+            self._urgent_at_s = now_s
+        if is_repeated and not self._is_worker:
+            raise Interrupted(number)
+        if not is_first:
+            return
         name = signal.Signals(number).name
-        os.write(2, f"\n{name}: finishing this step, then saving; once more to stop at once\n".encode())
+        if self._delegate is not None and self._delegate():
+            self._print(f"{name}: waiting for the jobs of the sweep to save; once more to stop at once")
+        elif self._immediate:
+            raise Interrupted(number)
+        elif not self._is_worker:
+            self._print(f"{name}: finishing this step, then saving; once more to stop at once")
 
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-        self._before.clear()
+    def _print(self, message: str) -> None:
+        """Write to the descriptor itself, since the signal may have come in the middle of a buffered write.
+
+        Nothing is written if it is another file by now, or if the write would fail or wait for a reader.
+        """
+        if self._stderr is None or _identity_of_stderr() != self._stderr:
+            return
+        with contextlib.suppress(OSError, ValueError):
+            if os.name != "posix" or select.select([], [2], [], 0)[1]:
+                os.write(2, f"\n{message}\n".encode())
+
+
+def _identity_of_stderr() -> tuple[int, int] | None:
+    """Which file descriptor 2 is; None if it was closed when the process started: any file may get the number."""
+    if sys.__stderr__ is None:
+        return None
+    try:
+        facts = os.fstat(2)
+    except OSError:
+        return None
+    return facts.st_dev, facts.st_ino

@@ -3,35 +3,26 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from spectral_exp.command_line import quoted
+from spectral_exp.core.foreign_text import printable
 from spectral_exp.progress import duration
-from spectral_exp.run_dir import RunPaths, read_json
+from spectral_exp.run_dir import RunPaths
+from spectral_exp.runs.record import ResultsRecord, read_results
 
 
-def summary(root: Path) -> str:
-    """What the run in `root` came to, where everything lies and what to try next; read from its results file."""
+def summary(root: Path, search: Sequence[str] = ()) -> str:
+    """What the run in `root` came to, where everything lies and what to try next; read from its results file.
+
+    `search` are the arguments by which its command said where configuration files are looked for.
+    """
     paths = RunPaths(root)
     if not paths.results_file.is_file():
         return f"no results were written to {root} (monitoring/tracking=off)"
-    results = read_json(paths.results_file)
-    totals, reference = results["totals"], results["reference"]
-    rows = [
-        ("status", results["status"]),
-        ("steps", f"{totals['steps']}, {totals['tokens']:,} tokens in {duration(totals['train_s'])} of training"),
-        ("speed", f"{totals['tokens_per_s']:,.0f} tokens/s"),
-        ("final", _metrics(results["final_metrics"])),
-    ]
-    if results.get("best_metrics"):
-        rows.append(("best", _metrics(results["best_metrics"])))
-    rows.append(("unigram", f"{reference['unigram_bits_per_byte']:.4f} bits per byte: byte frequencies alone"))
-    if reference.get("entropy_bits_per_byte") is not None:
-        rows.append(("entropy", f"{reference['entropy_bits_per_byte']:.4f} bits per byte: the source's own limit"))
-    rows.append(("monitoring", _cost(results["monitoring_cost"])))
-    rows += [("", "")]
+    results, _ = read_results(paths.results_file)
+    rows = [*_rows(results), ("", "")]
     places = (
         ("results", paths.results_file),
         ("config", paths.config_file),
@@ -42,25 +33,47 @@ def summary(root: Path) -> str:
     rows += [(name, str(path)) for name, path in places if path.exists()]
     lines = [f"  {name:<12}{text}".rstrip() for name, text in rows]
     # Both continuing and writing text need a checkpoint.
-    next_ = ["", "Next", *_next_commands(root, results["status"])] if paths.checkpoint_steps() else []
+    next_ = ["", "Next", *_next_commands(root, results, search)] if paths.checkpoint_steps() else []
     return "\n".join(["", f"Run {root}", *lines, *next_])
 
 
-def _metrics(values: Mapping[str, Any]) -> str:
-    shown = [f"{k} {v:.4f}" for k, v in values.items() if isinstance(v, float)]
-    return "  ".join([*shown, f"at step {values['step']}"])
+def _rows(results: ResultsRecord) -> Iterator[tuple[str, str]]:
+    """What the results say, each with its title; what they lack is left out."""
+    totals, reference = results.get("totals", {}), results.get("reference", {})
+    yield "status", results.get("status", "unknown")
+    if {"steps", "tokens", "train_s"} <= totals.keys():
+        spent = duration(totals["train_s"])
+        yield "steps", f"{totals['steps']}, {totals['tokens']:,} tokens in {spent} of training"
+    if "tokens_per_s" in totals:
+        yield "speed", f"{totals['tokens_per_s']:,.0f} tokens/s"
+    for title, metrics in (("final", results.get("final_metrics")), ("best", results.get("best_metrics"))):
+        if metrics:
+            yield title, _metrics(metrics)
+    limits = (("unigram", "byte frequencies alone"), ("entropy", "the source's own limit"))
+    for name, words in limits:
+        bits = reference.get(f"{name}_bits_per_byte")
+        if isinstance(bits, int | float):
+            yield name, f"{bits:.4f} bits per byte: {words}"
+    cost = results.get("monitoring_cost", {})
+    if {"blocked_s", "share_of_training"} <= cost.keys():
+        parts = [f"{printable(name)} {seconds:.2f} s" for name, seconds in cost["blocked_s"].items()]
+        share = 100 * cost["share_of_training"]
+        yield "monitoring", f"{share:.2f} % of training time blocked ({', '.join(parts)})"
 
 
-def _cost(cost: Mapping[str, Any]) -> str:
-    parts = [f"{name} {seconds:.2f} s" for name, seconds in cost["blocked_s"].items()]
-    return f"{100 * cost['share_of_training']:.2f} % of training time blocked ({', '.join(parts)})"
+def _metrics(values: Mapping[str, float | None]) -> str:
+    shown = [f"{printable(name)} {value:.4f}" for name, value in values.items() if isinstance(value, float)]
+    return "  ".join([*shown, *([f"at step {values['step']}"] if "step" in values else [])])
 
 
-def _next_commands(root: Path, status: str) -> list[str]:
-    resume = "  python -m spectral_exp.train " + shlex.quote(f"resume={quoted(str(root))}")
-    generate = f"  python -m spectral_exp.generate {shlex.quote(str(root))} --tokens 200"
+def _next_commands(root: Path, results: ResultsRecord, search: Sequence[str]) -> list[str]:
+    # An argument that begins with a dash would be taken for an option.
+    place = f"./{root}" if str(root).startswith("-") else str(root)
+    resume = "  python -m spectral_exp.train " + shlex.join([*search, f"resume={quoted(str(root))}"])
+    generate = f"  python -m spectral_exp.generate {shlex.quote(place)} --tokens 200"
+    status, steps = results.get("status"), results.get("totals", {}).get("steps", 0)
     if status == "completed":
-        return [generate, resume + " training.max_steps=<more>"]
+        return [generate, f"{resume} training.max_steps={2 * steps}"]
     if status == "stopped_early":
         return [generate, resume + " training.patience=null"]
     return [resume, generate]

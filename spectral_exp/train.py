@@ -1,7 +1,7 @@
 """Command line of training: compose the configuration, check it, hand it to Hydra, end with an exit code.
 
 Exit codes: 0 done; 1 a run failed; 2 a mistake in settings or files, told in one line each, nothing created;
-130 and 143 interrupted by SIGINT and SIGTERM after a checkpoint.
+128 + n stopped by signal n after a checkpoint, so 130 for SIGINT and 143 for SIGTERM.
 
 torch is imported only once a run is really to start, so `--help`, `--cfg job` and the like answer at once.
 """
@@ -13,20 +13,20 @@ import os
 import signal
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import Any, cast
 
 import hydra
-import psutil
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from spectral_exp.command_line import CONF_DIR, CommandLine, describe, help_text
+from spectral_exp import sweep_workers, trust
+from spectral_exp.command_line import CONF_DIR, CommandLine, describe, help_text, recordable, search_arguments
 from spectral_exp.console import command
+from spectral_exp.display import flush_output, open_closed_descriptors, print_error
 from spectral_exp.errors import Interrupted, RunError, UserError
-from spectral_exp.monitoring.helper_process import helper_process_ids
+from spectral_exp.signals import StopRequest
 
 log = logging.getLogger(__name__)
 
@@ -36,44 +36,63 @@ _JOB_NAME = "train"
 
 @command
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line `arguments` (default: the process's own) and return the exit code."""
+    """Run the command line `arguments` (default: the process's own, which is about to end) and return the exit code."""
     # Hydra then raises what went wrong instead of printing it and exiting: which exit code it deserves is decided here.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    before = signal.signal(signal.SIGTERM, _terminate)
+    open_closed_descriptors()
+    with StopRequest(immediate=True, delegate=sweep_workers.stop_workers) as stop:
+        try:
+            _run(sys.argv[1:] if arguments is None else arguments)
+            code = 0
+        except Interrupted as error:
+            code = error.exit_code
+        except KeyboardInterrupt:
+            code = 128 + signal.SIGINT
+        except Exception as error:
+            code = _exit_code(error, stop.signal_number)
+        flush_output()
+        if arguments is None:
+            stop.finish()
+        return code
+
+
+def _run(arguments: list[str]) -> None:
+    """Check the command line, then let Hydra do what it asks for."""
+    _require_working_directory()
+    command = CommandLine.parse(arguments)
+    if command.arguments in (["--help"], ["-h"]):
+        print(help_text())
+        return
+    if not command.informs_only:
+        command = _checked(command)
+    _hand_over(command)
+
+
+def _require_working_directory() -> None:
     try:
-        command = CommandLine.parse(sys.argv[1:] if arguments is None else arguments)
-        if command.arguments in (["--help"], ["-h"]):
-            print(help_text())
-            return 0
-        if not command.informs_only:
-            command = _checked(command)
-        _hand_over(command)
-    except Interrupted as stop:
-        return stop.exit_code
-    except KeyboardInterrupt:
-        return 130
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except JobError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except HydraException as error:
-        print(f"error: {describe(error)}", file=sys.stderr)
-        return 2
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    return 0
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise UserError("the working directory has been removed; change to one that exists") from error
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    """SIGTERM outside a run's own loop: pass it on to the workers of a parallel sweep, which then save; else stop."""
-    helpers = helper_process_ids()
-    workers = [child for child in psutil.Process().children(recursive=True) if child.pid not in helpers]
-    for worker in workers:
-        worker.send_signal(number)
-    if not workers:
-        raise Interrupted(number)
+def _exit_code(error: Exception, signal_number: int | None) -> int:
+    """Print what went wrong and return the exit code that it deserves; raise it if it is a defect."""
+    if isinstance(error, JobError):
+        print_error(f"error: {error}")
+        was_stopped = signal_number is not None and error.exit_code > 128
+        return 128 + cast(int, signal_number) if was_stopped else error.exit_code
+    if signal_number is not None:
+        # `Interrupted`, raised inside of an import or a library, may come out as another error.
+        return 128 + signal_number
+    if isinstance(error, UserError):
+        print_error(f"error: {error}")
+    elif isinstance(error, HydraException):
+        print_error(f"error: {describe(error)}")
+    elif isinstance(error, BrokenPipeError):
+        return 128 + signal.SIGPIPE  # the reader of what Hydra prints has seen enough
+    else:
+        raise error
+    return 2
 
 
 class JobError(Exception):
@@ -102,6 +121,10 @@ def _checked(command: CommandLine) -> CommandLine:
         problems.update(dict.fromkeys(check(job.config, job.run_dir)))
     if problems:
         raise UserError("\nerror: ".join(problems))
+    for job in jobs:
+        # Those of a record are in it only if the user has named them before.
+        if url := job.config["monitoring"]["backup"]["url"]:
+            trust.remember_place(url)
     return command.with_run_dir(jobs[0])
 
 
@@ -109,7 +132,9 @@ def _hand_over(command: CommandLine) -> None:
     """Let Hydra do what `command` asks for."""
     if command.flags or command.multirun:
         sys.argv[1:] = command.arguments
-        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(run_job)()
+        if command.multirun:
+            sweep_workers.prepare_joblib()
+        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(run_sweep_job)()
         return
     # hydra.main does the same, but first composes everything once more to see whether a sweep is asked for.
     with hydra.initialize_config_dir(config_dir=str(CONF_DIR), job_name=_JOB_NAME, version_base="1.3"):
@@ -132,13 +157,15 @@ def run_job(config: DictConfig) -> None:
     run_dir = Path(job.runtime.output_dir)
     shown = Path(os.path.relpath(run_dir))
     plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
+    search = search_arguments(job)
     try:
-        with build(plain, run_dir, list(job.overrides.task)) as runner:
+        with build(plain, run_dir, recordable(job, plain), search) as runner:
             log.info("run directory: %s", shown)
             try:
                 runner.run()
             finally:
-                log.info("%s", summary(shown))
+                # A working directory that was removed meanwhile takes relative paths with it.
+                log.info("%s", summary(shown if shown.exists() else run_dir, search))
     except UserError as error:
         log.error("error: %s", error)
         raise JobError(f"{shown}: {error}", exit_code=2) from error
@@ -149,6 +176,27 @@ def run_job(config: DictConfig) -> None:
         log.exception("the run failed")
         message = f"{shown}: {type(error).__name__}: {error} (traceback in {shown / 'train.log'})"
         raise JobError(message, exit_code=1) from error
+
+
+def run_sweep_job(config: DictConfig) -> None:
+    """As `run_job`; in a worker of a parallel sweep an interrupted job is a failed one, and none begins after it.
+
+    joblib answers an interrupt by killing the other workers, which are saving.
+
+    Raises:
+        Interrupted: a signal came and this process is no worker; the run was saved.
+        JobError: anything else went wrong.
+    """
+    run_dir = HydraConfig.get().runtime.output_dir
+    with sweep_workers.job() as stopped_by:
+        if stopped_by is not None:
+            raise JobError(f"{run_dir}: the sweep was stopped before this job began", 128 + stopped_by)
+        try:
+            run_job(config)
+        except Interrupted as error:
+            if not sweep_workers.is_worker():
+                raise
+            raise JobError(f"{run_dir}: stopped and saved", error.exit_code) from error
 
 
 if __name__ == "__main__":

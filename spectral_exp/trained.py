@@ -28,7 +28,7 @@ class Trained:
         model: on `device`.
         device: where it is.
         tokenizer: the run's own.
-        config: the resolved configuration.
+        config: the resolved configuration, as far as a record may decide it here.
         step: of the checkpoint.
     """
 
@@ -61,17 +61,19 @@ def load_trained(run: Path, checkpoint: str = "best", device: str = "auto") -> T
         raise UserError(f"{run} holds no tokenizer ({paths.tokenizer.name}/); the run ended before training began")
     known = checkpoint in ("best", "latest") or checkpoint.isdecimal()
     require(known, "--checkpoint", checkpoint, "best, latest or a step")
-    config = read_config(paths.config_file)[0].get("config")
-    if config is None:
+    record = read_config(paths.config_file)[0]
+    if "config" not in record:
         raise UserError(f"{paths.config_file} holds no settings; restore the file, for example from a backup")
 
     from spectral_exp.build import resolve_device
     from spectral_exp.data.tokenizer import load_tokenizer
     from spectral_exp.monitoring import CheckpointManager
+    from spectral_exp.trust import recorded_config
 
+    config = recorded_config(record)
     where = resolve_device(device)
     tokenizer = load_tokenizer(paths.tokenizer)
-    manager = CheckpointManager(run)
+    manager = CheckpointManager(run, enabled=False)
     if checkpoint.isdecimal():
         found = manager.load_checkpoint(int(checkpoint))
     else:

@@ -12,22 +12,24 @@ import argparse
 import copy
 import logging
 import multiprocessing
+import os
 import shutil
+import signal
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from spectral_exp.console import command
 from spectral_exp.core.foreign_text import printable
-from spectral_exp.errors import RunError, UserError, require
+from spectral_exp.display import print_error
+from spectral_exp.errors import Interrupted, RunError, UserError, require
 from spectral_exp.fingerprint import PARTS, Divergence, StepFingerprint, first_divergence, state_hashes, train_step
 from spectral_exp.monitoring import CheckpointManager, MetricsLogger
+from spectral_exp.monitoring.helper_process import die_with_parent
 from spectral_exp.run_dir import RunPaths, write_json_atomic
 from spectral_exp.run_record import (
     changed_settings,
@@ -40,6 +42,10 @@ from spectral_exp.run_record import (
     settings_differences,
     shortened,
 )
+from spectral_exp.scratch import scratch_folder
+from spectral_exp.signals import StopRequest
+from spectral_exp.timestamps import timestamp
+from spectral_exp.trust import recorded_config
 from spectral_exp.wording import counted
 
 CERTIFICATE_NAME = "resume_certificate.json"
@@ -82,7 +88,10 @@ class Findings:
 
 @command
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns 0 if all is identical, 1 if not, 2 for a mistake of the user's, 130 for Ctrl-C."""
+    """Run the command line and return its exit code.
+
+    0: all is identical, 1: it is not, 2: a mistake of the user's, 128 + n: stopped by signal n.
+    """
     parser = argparse.ArgumentParser(
         "python -m spectral_exp.verify_resume", description="Prove that a run continues exactly."
     )
@@ -95,7 +104,8 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     output = options.output or options.run / CERTIFICATE_NAME
     try:
-        certificate = verify_resume(options.run, options.steps, options.start)
+        with StopRequest(immediate=True):
+            certificate = verify_resume(options.run, options.steps, options.start)
         try:
             write_json_atomic(output, certificate)
         except OSError as error:
@@ -103,16 +113,16 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted: nothing was compared", file=sys.stderr)
-        return 130
+    except Interrupted as stop:
+        print_error("interrupted: nothing was compared")
+        return stop.exit_code
     print("\n".join(map(printable, _told(certificate))))
     print(f"{certificate['verdict']}; certificate: {output}")
     return 0 if certificate["verdict"] == "identical" else 1
 
 
 def verify_resume(run: Path, steps: int, start: int | None = None) -> dict[str, Any]:
-    """Do `steps` steps of a run again and compare them; changes nothing in its directory.
+    """Do `steps` steps of a run again and compare them; changes nothing in its directory, not even for a certificate.
 
     Args:
         run: the run directory.
@@ -131,7 +141,7 @@ def verify_resume(run: Path, steps: int, start: int | None = None) -> dict[str, 
     record, paths = read_record(run), RunPaths(run)
     segment = choose_segment(paths, record, steps, start)
     config_then = _config_at(paths, record, segment.start)
-    config = _quiet(record["config"])
+    config = _quiet(recorded_config(record))
     undisturbed, interrupted = replay_twice(paths, config, record.get("dataset"), segment)
 
     findings = Findings()
@@ -143,10 +153,10 @@ def verify_resume(run: Path, steps: int, start: int | None = None) -> dict[str, 
     compare_with_run(paths, undisturbed, findings)
     if segment.shortfall:
         findings.not_compared.append(segment.shortfall)
-    now, patch = _circumstances()
+    now, patch = _circumstances(config["threads"])
     return {
         "run": run.resolve().name,
-        "timestamp": datetime.now().isoformat(timespec="seconds"),
+        "timestamp": timestamp(),
         "from_step": segment.start,
         "to_step": segment.last,
         "checkpoint": _identity(paths, segment.start),
@@ -224,8 +234,8 @@ def replay_twice(
         UserError: the steps cannot be done; the message tells why.
     """
     start, middle, last = segment.start, segment.middle, segment.last
-    with tempfile.TemporaryDirectory(prefix="verify_resume_") as folder:
-        whole, half = Path(folder) / "whole", Path(folder) / "half"
+    with scratch_folder("verify_resume") as folder:
+        whole, half = folder / "whole", folder / "half"
         for place in (whole, half):
             _copy_run(paths, start, place, {"config": config, "dataset": dataset})
         try:
@@ -272,11 +282,24 @@ def replay_and_save(config: dict[str, Any], place: Path, start: int, last: int) 
 def _in_own_process(
     work: Callable[[dict[str, Any], Path, int, int], Replay], config: dict[str, Any], place: Path, start: int, last: int
 ) -> Replay:
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_start_replaying, initargs=(os.getpid(),)) as pool:
         try:
             return pool.submit(work, config, place, start, last).result()
         except BrokenProcessPool as error:
             raise UserError("the replaying process was killed; the machine may be short of memory") from error
+        except KeyboardInterrupt:
+            # Leaving the pool would wait for the steps that nobody wants any more.
+            for process in multiprocessing.active_children():
+                process.kill()
+            raise
+
+
+def _start_replaying(parent: int) -> None:
+    """Leave signals to the process `parent`, and end with it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    die_with_parent(parent)
 
 
 def _quiet(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -381,15 +404,18 @@ def _identity(paths: RunPaths, step: int) -> dict[str, str] | None:
     return {"file": checkpoint.name, "crc32": f"{file_crc32(checkpoint, 1):08x}"} if step else None
 
 
-def _circumstances() -> tuple[dict[str, Any], bytes]:
-    """Code, machine and packages of this process, and how its code differs from the commit."""
+def _circumstances(threads: int | None) -> tuple[dict[str, Any], bytes]:
+    """Code, machine and packages of a replay with `threads`, and how its code differs from the commit."""
+    from spectral_exp.git import code_directory
     from spectral_exp.monitoring import environment
-    from spectral_exp.run_dir import code_directory
+    from spectral_exp.seeding import process_settings
 
     git, patch = environment.git_facts(code_directory())
+    with process_settings(threads, deterministic=False):
+        hardware = environment.hardware_facts()
     facts = {
         "git": {"hash": git["hash"], "dirty": git["dirty"]},
-        "hardware": environment.hardware_facts(),
+        "hardware": hardware,
         "host": environment.host_facts(),
         "packages": environment.package_versions(),
     }

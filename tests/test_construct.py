@@ -7,19 +7,22 @@ import torch
 
 from spectral_exp.construct import Constructor, coerce
 from spectral_exp.errors import UserError
+from spectral_exp.roles import Role
 from spectral_exp.runner import TrainingSettings
 
 SETTINGS = "spectral_exp.runner.TrainingSettings"
+TRAINING = Role(TrainingSettings, "spectral_exp.runner")
+OPTIMIZER = Role(torch.optim.Optimizer, "spectral_exp.optim", torch_home="torch.optim")
 
 
 def problems_of(node: Any) -> list[str]:
     make = Constructor()
-    assert make.make(node, "training") is None
+    assert make.make(node, "training", TRAINING) is None
     return make.problems
 
 
 def test_builds_what_the_node_says() -> None:
-    made = Constructor().make({"_target_": SETTINGS, "max_steps": 7, "grad_clip": 2}, "training")
+    made = Constructor().make({"_target_": SETTINGS, "max_steps": 7, "grad_clip": 2}, "training", TRAINING)
     assert made == TrainingSettings(max_steps=7, grad_clip=2.0)
 
 
@@ -57,18 +60,18 @@ def test_missing_target_is_told() -> None:
 def test_runtime_values_cannot_be_set_and_are_offered_by_name() -> None:
     node = {"_target_": "torch.optim.SGD", "lr": 0.5}
     weight = torch.nn.Parameter(torch.ones(1))
-    optimizer = Constructor().make(node, "optimizer", params=[weight], unused=3)
+    optimizer = Constructor().make(node, "optimizer", OPTIMIZER, params=[weight], unused=3)
     assert isinstance(optimizer, torch.optim.SGD)
     assert optimizer.param_groups[0]["lr"] == 0.5
     make = Constructor()
-    assert make.make({**node, "params": []}, "optimizer", params=[weight]) is None
+    assert make.make({**node, "params": []}, "optimizer", OPTIMIZER, params=[weight]) is None
     assert "optimizer.params is not a setting" in make.problems[0]
 
 
 def test_finish_raises_all_problems_together() -> None:
     make = Constructor()
-    make.make({"_target_": SETTINGS, "max_steps": 0}, "training")
-    make.make({"_target_": SETTINGS, "batch_size": 0}, "training")
+    make.make({"_target_": SETTINGS, "max_steps": 0}, "training", TRAINING)
+    make.make({"_target_": SETTINGS, "batch_size": 0}, "training", TRAINING)
     with pytest.raises(UserError, match=r"max_steps=0(.|\n)*batch_size=0"):
         make.finish()
 

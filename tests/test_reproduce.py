@@ -217,7 +217,12 @@ def test_the_code_that_made_a_run_is_used_wherever_the_checkout_is_now(tmp_path:
     git("commit", "-qam", "two")
 
     # From within the checkout, where the package of the current folder would be the nearest.
-    same = python("-m", "spectral_exp.reproduce", "../run", cwd=checkout)
+    refused = python("-m", "spectral_exp.reproduce", "../run", cwd=checkout)
+    assert refused.returncode == 2, refused.stdout + refused.stderr
+    assert "changes to" in refused.stderr
+    assert "add --trust-code" in refused.stderr
+    assert not (tmp_path / "run_reproduced").exists()
+    same = python("-m", "spectral_exp.reproduce", "../run", "--trust-code", cwd=checkout)
     assert same.returncode == 0, same.stdout + same.stderr
     assert "code: equal" in same.stdout
     assert len(git("worktree", "list").splitlines()) == 1

@@ -19,7 +19,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spectral_exp import run_dir
+from spectral_exp import git, run_dir
 from spectral_exp.errors import SettingError, UserError
 from spectral_exp.run_dir import RunLock, RunPaths, create_experiment_directory, generate_experiment_id
 
@@ -42,19 +42,19 @@ def test_id_has_name_time_and_commit() -> None:
     assert match
     assert match["name"] == "wave_rgd"
     datetime.strptime(match["time"], "%Y%m%d_%H%M%S")
-    assert match["hash"] == run_dir.git_hash()
+    assert match["hash"] == git.git_hash()
 
 
 def test_hash_is_that_of_the_checkout() -> None:
-    printed = run_dir.run_git("rev-parse", "HEAD", directory=Path(__file__).parent)
+    printed = git.run_git("rev-parse", "HEAD", directory=Path(__file__).parent)
     if printed is None:
         pytest.skip("the tests do not lie in a git repository")
-    assert run_dir.git_hash() == printed.decode()[:8]
+    assert git.git_hash() == printed.decode()[:8]
 
 
 def test_no_repository_gives_the_stand_in(tmp_path: Path) -> None:
-    assert run_dir._git_hash(tmp_path) == run_dir.NO_GIT_HASH
-    assert len(run_dir.NO_GIT_HASH) == 8
+    assert git._git_hash(tmp_path) == git.NO_GIT_HASH
+    assert len(git.NO_GIT_HASH) == 8
 
 
 def test_many_ids_of_one_second_differ(claims: Path) -> None:

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,8 @@ from spectral_exp import run_dir
 from spectral_exp.bench import measure
 from spectral_exp.console import command
 from spectral_exp.errors import RunError, UserError, require
+from spectral_exp.git import git_hash
+from spectral_exp.timestamps import timestamp
 
 # Name on the command line -> the module, whose `run(options)` yields sections, and what it measures.
 BENCHES = {
@@ -192,9 +193,9 @@ def _facts(options: argparse.Namespace) -> dict[str, Any]:
 
     return {
         "schema": SCHEMA,
-        "created": datetime.now().isoformat(timespec="seconds"),
+        "created": timestamp(),
         "quick": options.quick,
-        "git_hash": run_dir.git_hash(),
+        "git_hash": git_hash(),
         "platform": platform.platform(),
         "hardware": hardware_facts(),
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,

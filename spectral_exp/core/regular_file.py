@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
 
 # A FIFO without a writer blocks whoever opens it, and a terminal may become the one that controls this process.
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
@@ -19,7 +19,7 @@ _KINDS = (
 )
 
 
-def open_regular(path: str | Path) -> BinaryIO:
+def open_regular(path: str | Path) -> io.BufferedReader:
     """A regular file, opened for reading; links are followed.
 
     Raises:
@@ -31,7 +31,7 @@ def open_regular(path: str | Path) -> BinaryIO:
         raise FileNotFoundError(errno.ENOENT, "Has no name that a file can have", repr(path)) from error
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
-        return os.fdopen(descriptor, "rb")
+        return io.BufferedReader(io.FileIO(descriptor))
     os.close(descriptor)
     for is_kind, number, words in _KINDS:
         if is_kind(mode):

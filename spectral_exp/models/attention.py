@@ -9,6 +9,7 @@ W waves (`n_wave`), F features that a query and a key are compared by.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -54,7 +55,7 @@ class KeyValues(LayerState):
         return self.keys[:, :, :end], self.values[:, :, :end]
 
 
-class Attention(nn.Module):
+class Attention(nn.Module, ABC):
     """What GPT asks of an attention layer: x (B, T, C) to (B, T, C), never looking ahead.
 
     Subclasses set `output`, the projection back to C, and implement the four methods. `carries_position` is true
@@ -77,21 +78,21 @@ class Attention(nn.Module):
         )
         self.n_embd, self.n_head, self.block_size = n_embd, n_head, block_size
 
+    @abstractmethod
     def forward(self, x: Tensor, start: int = 0, state: LayerState | None = None) -> Tensor:
         """Mix x (B, T, C), whose first token stands at position `start`; with `state`, also with all tokens before."""
-        raise NotImplementedError
 
+    @abstractmethod
     def weights(self, x: Tensor) -> Tensor:
         """The mixing weights (B, H, T, T): row i says how much of each token j <= i goes into token i."""
-        raise NotImplementedError
 
+    @abstractmethod
     def new_state(self, batch_size: int) -> LayerState:
         """An empty memory for `batch_size` sequences."""
-        raise NotImplementedError
 
+    @abstractmethod
     def flops_per_token(self) -> int:
         """Operations per token in a forward pass over a full block; every query is counted against all its keys."""
-        raise NotImplementedError
 
     def _heads(self, x: Tensor) -> Tensor:
         """(B, T, H * any) to (B, H, T, any)."""
@@ -123,13 +124,13 @@ class SoftmaxAttention(Attention):
         self.output = nn.Linear(n_embd, n_embd, bias=bias)
         self.residual_dropout = nn.Dropout(dropout)
 
+    @abstractmethod
     def queries_and_keys(self, q: Tensor, k: Tensor, start: int) -> tuple[Tensor, Tensor]:
         """From projections (B, H, T, F) to queries and keys (B, H, T, F); dot product times `scale` is the score."""
-        raise NotImplementedError
 
     def feature_flops(self) -> int:
-        """Operations per token from the projections to the queries and keys."""
-        raise NotImplementedError
+        """Operations per token from the projections to the queries and keys: 0 unless a subclass counts its own."""
+        return 0
 
     def forward(self, x: Tensor, start: int = 0, state: LayerState | None = None) -> Tensor:
         """Mix x (B, T, C), whose first token stands at position `start`; with `state`, also with all tokens before."""
@@ -186,10 +187,6 @@ class DotProductAttention(SoftmaxAttention):
     def queries_and_keys(self, q: Tensor, k: Tensor, start: int) -> tuple[Tensor, Tensor]:
         """The projections themselves."""
         return q, k
-
-    def feature_flops(self) -> int:
-        """Nothing."""
-        return 0
 
 
 class RotaryAttention(SoftmaxAttention):

@@ -5,11 +5,13 @@ Letters: B batch, T tokens, C channels (`n_embd`), V vocabulary.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
 
-class Embedding(nn.Module):
+class Embedding(nn.Module, ABC):
     """What GPT asks of an embedding: ids (B, T) to vectors (B, T, C).
 
     Subclasses set `table`, the plain token table (V, C) that a tied output head shares, and implement `forward` and
@@ -20,13 +22,13 @@ class Embedding(nn.Module):
     wave_parameters: tuple[str, ...] = ()
     table: nn.Embedding
 
+    @abstractmethod
     def forward(self, ids: Tensor, start: int = 0) -> Tensor:
         """Vectors (B, T, C) of `ids` (B, T), whose first column stands at position `start`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def flops_per_token(self) -> int:
         """Operations per token in the forward pass."""
-        raise NotImplementedError
 
     def metrics(self) -> dict[str, Tensor]:
         """Values worth logging: name to a detached 0-dim tensor."""

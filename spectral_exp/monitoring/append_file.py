@@ -240,7 +240,7 @@ class AppendFile:
             self._close()  # opening it again begins a new line
 
     def _usable_descriptor(self) -> int:
-        """The file, opened if need be. Once a second: opened anew if it was deleted, as a line costs less than a look."""
+        """Return the descriptor, opened if need be; once a second, check whether the file was deleted."""
         if self._descriptors and not os.fstat(self._descriptors[0]).st_nlink:
             self._warnings.append(("%s was deleted while it was written; it begins anew with the next line", self.path))
             self._close()

@@ -30,7 +30,10 @@ class BackupProcess:
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 closed by kill
+        try:
+            self._errors = tempfile.TemporaryFile()  # noqa: SIM115 closed by kill
+        except OSError as error:
+            raise BackupProcessError(f"{error.strerror}; set TMPDIR to a folder that exists") from error
         try:
             self._process = start_helper("spectral_exp.monitoring.backup_worker", stderr=self._errors)
         except OSError as error:

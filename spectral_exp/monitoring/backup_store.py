@@ -7,19 +7,22 @@ At `<url>/<name of the run>/` lie `objects/<crc32>-<size>-<name of the file>`, n
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import re
 import secrets
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from spectral_exp import run_dir
+from spectral_exp.core.foreign_text import printable
+from spectral_exp.core.json_text import parse_object
 from spectral_exp.errors import UserError, require
 from spectral_exp.monitoring.checksum import crc32
 from spectral_exp.monitoring.redact import environment_secrets, redact_text
+from spectral_exp.runs.record import Manifest, manifest_of
 from spectral_exp.wording import install
 
 SETTING = "backup_url"
@@ -30,6 +33,10 @@ _FORMS = "s3://bucket/folder, gs://bucket/folder, file:///folder or ssh://user@h
 _LIBRARIES = {"file": ("fsspec", "backup"), "s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "ssh": ("paramiko", "ssh")}
 _MAX_PARTS = 5000  # object stores allow 10 000 to a file
 _REREAD_BYTES = 1 << 20
+_MAX_MANIFEST_BYTES = 64 << 20
+_MAX_NAME = 255
+# Windows gives these names to devices.
+_DEVICE = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$)", re.IGNORECASE)
 _MANIFEST = re.compile(r"manifest_(\d+)_step_(\d+)\.json")
 
 
@@ -254,17 +261,55 @@ def manifest_names(names: list[str]) -> list[ManifestName]:
 
 
 def read_manifest(store: Store, key: str) -> dict[str, Any]:
-    """The manifest `key`. Raises DamagedError if it is missing or not what was written."""
+    """The manifest `key`.
+
+    Raises:
+        DamagedError: it is missing, not what was written, or names what can be no file of a run.
+    """
+    content = bytearray()
     try:
-        content = json.loads(b"".join(store.pieces(key)))
+        for piece in store.pieces(key):
+            content += piece
+            if len(content) > _MAX_MANIFEST_BYTES:
+                raise DamagedError(f"{key} holds more than {_MAX_MANIFEST_BYTES >> 20} MB")
+        parsed = parse_object(bytes(content))
     except FileNotFoundError as error:
         raise DamagedError(f"{key} is missing") from error
     except ValueError as error:
-        raise DamagedError(f"{key} is not valid JSON") from error
-    if not isinstance(content, dict) or content.get("crc32") != run_dir.content_crc32(content):
+        raise DamagedError(f"{key} {error}") from error
+    if parsed.get("crc32") != run_dir.content_crc32(parsed):
         raise DamagedError(f"{key} disagrees with its own checksum")
-    for name in (content["run"], *content["files"]):
-        inside = PurePosixPath(name)
-        if inside.is_absolute() or ".." in inside.parts:
-            raise DamagedError(f"{key} names {name}, which lies outside of a run")
-    return content
+    try:
+        manifest = manifest_of(parsed)
+    except ValueError as error:
+        raise DamagedError(f"{key}: {error}") from error
+    if problem := _name_problem(manifest):
+        raise DamagedError(f"{key} {problem}")
+    return dict(manifest)
+
+
+def _name_problem(manifest: Manifest) -> str | None:
+    """Why the names in a manifest cannot be those of a run and its files; None if they can."""
+    names = list(manifest["files"])
+    if re.search(r"[\x00-\x1f\x7f]", manifest["run"]) or _leads_out(manifest["run"]):
+        return f"names the run {printable(manifest['run'], 80)}, which is no folder below another"
+    for name in names:
+        if not _is_plain(name) or _leads_out(name) or any(map(_DEVICE.match, name.split("/"))):
+            return f"names {printable(name, 80)}, which lies outside of a run or is no plain file name"
+    folders = {str(folder) for name in names for folder in PurePosixPath(name).parents}
+    if taken := folders.intersection(names):
+        return f"names {printable(min(taken), 80)} as a file and as a folder"
+    if len({unicodedata.normalize("NFC", name).casefold() for name in names}) < len(names):
+        return "names files that differ in the case of letters alone"
+    if manifest["latest"] not in names or manifest["best"] not in (None, *names):
+        return "names a checkpoint that is not among its files"
+    return None
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a path is written in its only form, and every system can hold its parts."""
+    return not re.search(r"[\\\x00-\x1f\x7f]|[. ](/|$)", name) and len(max(name.split("/"), key=len)) <= _MAX_NAME
+
+
+def _leads_out(name: str) -> bool:
+    return any(part in ("", ".", "..") for part in name.split("/")) or re.match("[A-Za-z]:", name) is not None

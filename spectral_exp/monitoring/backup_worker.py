@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -40,6 +39,7 @@ from spectral_exp.monitoring.backup_store import (
 )
 from spectral_exp.monitoring.checksum import crc32
 from spectral_exp.monitoring.redact import REDACTED, environment_secrets, is_secret_name, redact_text
+from spectral_exp.timestamps import timestamp
 
 _ASSIGNED = re.compile(r"([\w./@-]+)(=|: +)([^\s,]+)")
 _NICENESS = 10
@@ -216,7 +216,7 @@ def back_up(
         "run": name,
         "id": run_id,
         "step": step,
-        "timestamp": datetime.now().isoformat(timespec="seconds"),
+        "timestamp": timestamp(),
         "latest": sources[0].name,
         "best": best_name if best_name in stored else None,
         "files": stored,

@@ -6,10 +6,8 @@ import atexit
 import logging
 import time
 import weakref
-from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,11 +15,12 @@ from spectral_exp import run_dir
 from spectral_exp.errors import UserError, require
 from spectral_exp.monitoring import checkpoint_file
 from spectral_exp.monitoring.background_thread import BackgroundThread
-from spectral_exp.monitoring.checkpoint_file import BrokenCheckpointError
-from spectral_exp.monitoring.checkpoint_state import CHECKPOINT_KEYS, CheckpointState, HasState, KeptConfig, LossHistory
+from spectral_exp.monitoring.checkpoint_folder import CheckpointFolder
+from spectral_exp.monitoring.checkpoint_loader import CheckpointLoader
+from spectral_exp.monitoring.checkpoint_state import CheckpointState, HasState, KeptConfig, LossHistory
 from spectral_exp.monitoring.model_summary import unwrap
-from spectral_exp.monitoring.retention import removable
 from spectral_exp.monitoring.save_schedule import SaveSchedule
+from spectral_exp.steps import whole_step
 
 if TYPE_CHECKING:
     import torch
@@ -91,15 +90,15 @@ class CheckpointManager:
         save_interval: steps between checkpoints, >= 1; "auto" saves as often as `max_overhead` allows.
         keep_last_n: checkpoints to keep, >= 1.
         keep_best: keep the best checkpoint too, with `checkpoint_best.pt` pointing to it.
-        keep_every_n_steps: keep the checkpoints of steps divisible by it too.
+        keep_every_n_steps: save and keep the checkpoints of steps divisible by it too; they are never skipped.
         background: write in a thread while training goes on; takes memory for one more copy of the state.
         compression: "zstd" writes `.pt.zst` files.
         max_overhead: share of the time that saves may cost with save_interval="auto", like "0.5%".
         max_steps_at_risk: steps without a durable checkpoint after which `exceeds_risk` says so; None for never.
         exit_deadline_s: seconds that `close` waits for the save under way.
-        before_commit: called, by the thread that writes, when the bytes of a checkpoint are on the storage and before the
-            file gets its name: whatever must be durable no later than the checkpoint is made durable here. An OSError
-            fails the save.
+        before_commit: called, by the thread that writes, when the bytes of a checkpoint are on the storage and before
+            the file gets its name: whatever must be durable no later than the checkpoint is made durable here. An
+            OSError fails the save.
         on_durable: called, by the thread that writes, with the step of each checkpoint that has become durable.
         enabled: when false nothing is due, written or renamed; loading works, past what is broken.
     """
@@ -151,22 +150,27 @@ class CheckpointManager:
         self._schedule = SaveSchedule(save_interval, max_overhead)
         self._postponed_at: int | None = None
         self._warned = False
+        self._prune_failed = False
         self._history = LossHistory()
         self._config = KeptConfig()
         self._arena: StagingArena | None = None
         self._hook: RemovableHandle | None = None
         self._current: _Save | None = None
         self._writer = BackgroundThread("checkpoint writer")
-        self._verified: dict[Path, tuple[int, int]] = {}
+        self._folder = CheckpointFolder(self.paths, keep_best=keep_best, enabled=enabled)
+        self._loader = CheckpointLoader(self.paths, self._folder)
 
     # --- when --------------------------------------------------------------------------------------------------------
 
     def should_checkpoint(self, step: int) -> bool:
         """Whether to save after `step`, counted from 1: one is due, or was due while the writer was busy."""
+        step = whole_step(step)
         if self._hook is not None and self._current is None:
             self._unhook()
         if not self.enabled:
             return False
+        if self._is_kept_for_good(step):
+            return True
         due = self._schedule.due(step)
         if not (due or self._postponed_at is not None):
             return False
@@ -177,6 +181,10 @@ class CheckpointManager:
             self._postponed_at = step
             log.info("checkpoint of step %d skipped: one is still being written; the next follows at once", step)
         return False
+
+    def _is_kept_for_good(self, step: int) -> bool:
+        """Whether `step` is divisible by `keep_every_n_steps`: its checkpoint is saved even if training has to wait."""
+        return self.keep_every_n_steps is not None and step > 0 and step % self.keep_every_n_steps == 0
 
     @property
     def busy(self) -> bool:
@@ -228,8 +236,10 @@ class CheckpointManager:
             optimizer: saved by its `state_dict()`.
             loss_history: one loss per step; kept as one float64 tensor, given back as a list by the load methods.
             config: kept for readers, secrets redacted; objects other than numbers and strings are kept as text.
-            extra: further entries beside the standard ones, e.g. random number states.
-            is_best: mark it as the best so far. Such a save is not skipped: it waits for the one under way.
+            extra: further entries beside the standard ones, e.g. random number states; texts in them
+                are kept without secrets.
+            is_best: mark it as the best so far. Such a save is not skipped: it waits for the one under way, as does
+                that of a step divisible by `keep_every_n_steps`.
 
         Returns:
             The path of the file, in background mode before it exists; "" when nothing is saved: switched off, the disk
@@ -239,10 +249,11 @@ class CheckpointManager:
             SettingError: `extra` uses a standard key.
             TypeError: the state holds objects that cannot be loaded safely.
         """
+        step = whole_step(step)
         if not self.enabled:
             return ""
         started = time.perf_counter()
-        if self.busy and not is_best:
+        if self.busy and not (is_best or self._is_kept_for_good(step)):
             self.skipped += 1
             log.info("checkpoint of step %d skipped: one is still being written", step)
             return ""
@@ -304,6 +315,7 @@ class CheckpointManager:
 
     def mark_best(self, step: int) -> None:
         """Let `checkpoint_best.pt` point to the checkpoint of `step`. Raises UserError if there is none."""
+        step = whole_step(step)
         if not (self.enabled and self.keep_best):
             return
         self.wait()
@@ -311,9 +323,14 @@ class CheckpointManager:
         if not path.is_file():
             raise UserError(f"cannot mark step {step} as best: {path} does not exist")
         try:
-            run_dir.replace_symlink(self.paths.best_link, path)
+            self._folder.mark_best(step)
         except OSError as error:
             self._warn_once(f"step {step} not marked as best", error)
+
+    def removable_checkpoints(self) -> list[Path]:
+        """The files that `cleanup_old_checkpoints` would remove, sidecars apart, unless one of the newest is broken."""
+        excess = self._folder.excess(self.keep_last_n, self.keep_every_n_steps)
+        return [self.paths.checkpoint_file(step) for step in excess]
 
     def cleanup_old_checkpoints(self) -> None:
         """Remove checkpoints beyond retention, and what killed writers left behind.
@@ -322,24 +339,15 @@ class CheckpointManager:
         """
         if not self.enabled:
             return
-        newest_first = self._newest_first()
-        pointed = {self._pointed(link) for link in (self.paths.latest_link, self.paths.best_link)}
-        excess = removable(
-            newest_first, keep_last_n=self.keep_last_n, keep_every_n_steps=self.keep_every_n_steps, pointed=pointed
-        )
         try:
-            run_dir.remove_temporary_files(self.paths.checkpoints)
-            broken = [step for step in newest_first[: self.keep_last_n] if excess and not self._is_sound(step)]
-            if broken:  # the older ones take their place
-                return
-            for step in excess:
-                path = self.paths.checkpoint_file(step)
-                # The sidecar last: a checkpoint without one is unverified, a sidecar alone is nothing.
-                path.unlink(missing_ok=True)
-                checkpoint_file.sidecar_file(path).unlink(missing_ok=True)
-                self._verified.pop(path, None)
-        except OSError as error:
-            self._warn_once("old checkpoints not removed", error)
+            # Beside training one thread has to do.
+            self._folder.prune(self.keep_last_n, self.keep_every_n_steps, max_threads=1 if self.background else 2)
+        except (OSError, UserError) as error:
+            if not self._prune_failed:
+                log.warning("old checkpoints not removed, which is tried again: %s", error)
+            self._prune_failed = True
+        else:
+            self._prune_failed = False
 
     def _stage(self, state: CheckpointState, optimizer: HasState) -> Staged:
         """Copy what may change at once, and let the optimizer wait until the rest is copied."""
@@ -397,12 +405,16 @@ class CheckpointManager:
             image = save.staged.synchronize()
         try:
             self.paths.checkpoints.mkdir(parents=True, exist_ok=True)
+            lineage = self._folder.next_lineage(save.step, save.is_best)
             written = checkpoint_file.write_checkpoint(
-                path, save.state.entries, image, compression=self.compression, before_commit=self.before_commit
+                path,
+                save.state.entries,
+                image,
+                compression=self.compression,
+                facts=asdict(lineage),
+                before_commit=self.before_commit,
             )
-            run_dir.replace_symlink(self.paths.latest_link, path)
-            if save.is_best and self.keep_best:
-                run_dir.replace_symlink(self.paths.best_link, path)
+            self._folder.record(path, lineage)
         except OSError as error:
             self.failures += 1
             self._schedule.failed()
@@ -423,26 +435,6 @@ class CheckpointManager:
             self.on_durable(save.step)
         return True
 
-    def _is_sound(self, step: int) -> bool:
-        """Whether the checkpoint of `step` is intact; each file is read once. A broken one is set aside."""
-        path = self.paths.checkpoint_file(step)
-        try:
-            facts = path.stat()
-            seen = (facts.st_size, facts.st_mtime_ns)
-            if self._verified.get(path) != seen:
-                # Beside training one thread has to do.
-                checkpoint_file.verify(path, max_threads=1 if self.background else 2)
-                self._verified[path] = seen
-        except BrokenCheckpointError as error:
-            self._set_aside(path, error)
-            return False
-        return True
-
-    def _pointed(self, link: Path) -> int | None:
-        """The step of the checkpoint that a link points to."""
-        target = run_dir.follow(link)
-        return self.paths.checkpoint_step(target) if target else None
-
     def _warn_once(self, what: str, error: OSError) -> None:
         """Tell the first failure of a row with its remedy; the next ones would only repeat it."""
         if not self._warned:
@@ -455,28 +447,31 @@ class CheckpointManager:
     def load_latest_checkpoint(
         self, map_location: str | torch.device = "cpu", *, history_as_array: bool = False
     ) -> dict[str, Any] | None:
-        """The most recent checkpoint that is intact, or None. Broken ones are set aside on the way, with a warning.
+        """Return the most recent checkpoint that is intact, or None if there is no checkpoint.
+
+        The most recent one is that of `checkpoint_latest.pt`. If it is provably damaged, the one before is taken with a
+        warning, and the damaged one is renamed to `.corrupt`, unless this manager only reads or another process owns
+        the run. A failure of any other kind changes nothing.
 
         Args:
             map_location: device for its tensors.
             history_as_array: give `loss_history` as an `array("d")`, which takes a tenth of the time of a list.
 
         Raises:
-            UserError: a file may not be read.
+            UserError: a checkpoint cannot be read for another reason than damage, such as memory or permissions, or all
+                of them are damaged: what to do is said, and nothing is changed.
         """
-        for step in self._newest_first():
-            state = self._read(self.paths.checkpoint_file(step), map_location, history_as_array)
-            if state is not None:
-                return state
-        return None
+        return self._note(self._loader.load_latest(map_location, history_as_array))
 
     def load_best_checkpoint(self, map_location: str | torch.device = "cpu") -> dict[str, Any] | None:
-        """The checkpoint marked as best, or None if there is none or it is broken."""
-        path = run_dir.follow(self.paths.best_link)
-        return self._read(path, map_location) if path else None
+        """Return the checkpoint of the best step, or None if there is none or it is broken; see `load_checkpoint`."""
+        return self._note(self._loader.load_best(map_location))
 
     def load_checkpoint(self, step: int, map_location: str | torch.device = "cpu") -> dict[str, Any] | None:
-        """The checkpoint of `step`, or None if there is none or it is broken; then it is set aside, with a warning.
+        """Return the checkpoint of `step`, or None if there is none.
+
+        None is also returned, with a warning, if it is provably damaged; then it is renamed to `.corrupt`, under the
+        conditions of `load_latest_checkpoint`.
 
         Args:
             step: step after which it was saved.
@@ -486,102 +481,35 @@ class CheckpointManager:
             The entries named in `CHECKPOINT_KEYS` and those given as `extra`; `loss_history` as a list of floats.
 
         Raises:
-            UserError: the file may not be read.
+            UserError: the file cannot be read for another reason than damage; nothing is changed.
         """
-        return self._read(self.paths.checkpoint_file(step), map_location)
+        return self._note(self._loader.load_step(whole_step(step), map_location))
+
+    @staticmethod
+    def load_weights(model: nn.Module, state: Mapping[str, Any], *, strict: bool = True) -> None:
+        """Load a checkpoint's `model_state_dict` into a model with other wrappers than the saved one.
+
+        Checkpoints name weights as they are without the wrappers of data parallelism and `torch.compile`. A model of
+        which parts are compiled, as by `net.body = torch.compile(net.body)`, has other names; this finds them.
+
+        Args:
+            model: of the same architecture, wrapped or not, as a whole or in parts.
+            state: the entry of the checkpoint.
+            strict: whether missing and unexpected names are errors.
+        """
+        from spectral_exp.monitoring.model_state import load_plain_state
+
+        load_plain_state(model, state, strict=strict)
 
     def list_checkpoints(self) -> list[dict[str, Any]]:
         """All checkpoints by ascending step: `step`, `path`, `size_mb`, `timestamp`, `is_latest` and `is_best`."""
-        latest, best = run_dir.follow(self.paths.latest_link), run_dir.follow(self.paths.best_link)
-        found = []
-        for step in self.paths.checkpoint_steps():
-            path = self.paths.checkpoint_file(step)
-            try:
-                facts = path.stat()
-            except FileNotFoundError:  # removed by the run's writer meanwhile
-                continue
-            found.append(
-                {
-                    "step": step,
-                    "path": str(path),
-                    "size_mb": facts.st_size / 1e6,
-                    "timestamp": datetime.fromtimestamp(facts.st_mtime).isoformat(timespec="seconds"),
-                    "is_latest": path == latest,
-                    "is_best": path == best,
-                }
-            )
-        return found
+        return self._loader.describe()
 
-    def _newest_first(self) -> list[int]:
-        """Steps with a checkpoint, the most recently made first.
-
-        That is by step, but for a run which went back to an earlier step: checkpoints beyond the one that
-        `checkpoint_latest.pt` points to, and older than it, belong to the abandoned branch and come last. (A higher
-        step that is newer is a save that was killed just before the pointer moved: whole, and the most recent.)
-        """
-        steps = self.paths.checkpoint_steps()[::-1]
-        latest = run_dir.follow(self.paths.latest_link)
-        latest_step = self.paths.checkpoint_step(latest) if latest else None
-        if latest is None or latest_step is None:
-            return steps
-        written = _modified(latest)
-        abandoned = [s for s in steps if s > latest_step and _modified(self.paths.checkpoint_file(s)) < written]
-        return [step for step in steps if step not in abandoned] + abandoned
-
-    def _read(
-        self, path: Path, map_location: str | torch.device, history_as_array: bool = False
-    ) -> dict[str, Any] | None:
-        import torch
-
-        from spectral_exp.monitoring.portable import to_device
-
-        try:
-            state = checkpoint_file.read_checkpoint(path)
-            if missing := [key for key in CHECKPOINT_KEYS if key not in state]:
-                raise BrokenCheckpointError(f"it lacks {', '.join(missing)}")
-            losses = torch.as_tensor(state["loss_history"], dtype=torch.float64).numpy()
-            state["loss_history"] = array("d", losses.tobytes()) if history_as_array else losses.tolist()
-        except FileNotFoundError:
-            return None
-        except PermissionError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}; give yourself read permission") from error
-        except (BrokenCheckpointError, OSError) as error:
-            self._set_aside(path, error)
-            return None
-        if checkpoint_file.read_sidecar(path) is None:
-            log.warning("checkpoint %s has no sidecar: it agrees with its own checksums, but is not verified", path)
-        self.durable_step = max(self.durable_step, int(state["step"]))
-        return state if str(map_location) == "cpu" else dict(to_device(state, map_location))
-
-    def _set_aside(self, path: Path, error: Exception) -> None:
-        """Rename a broken checkpoint, so that it is kept but never tried again; whoever only reads leaves it there."""
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        if not self.enabled:
-            log.warning("checkpoint %s is broken (%s)", path, reason)
-            return
-        aside = path.with_name(path.name + run_dir.CORRUPT_SUFFIX)
-        number = 1
-        while aside.exists():
-            number += 1
-            aside = path.with_name(f"{path.name}{run_dir.CORRUPT_SUFFIX}{number}")
-        try:
-            path.rename(aside)
-            sidecar = checkpoint_file.sidecar_file(path)
-            if sidecar.exists():
-                sidecar.rename(checkpoint_file.sidecar_file(aside))
-        except OSError as refusal:
-            log.warning("checkpoint %s is broken (%s) and stays there: %s", path, reason, refusal.strerror)
-        else:
-            log.warning("checkpoint %s is broken (%s); set aside as %s", path, reason, aside.name)
+    def _note(self, state: dict[str, Any] | None) -> dict[str, Any] | None:
+        if state is not None:
+            self.durable_step = max(self.durable_step, state["step"])
+        return state
 
 
 def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _modified(path: Path) -> int:
-    """Time of modification in ns; 0 for a file that has gone."""
-    try:
-        return path.stat().st_mtime_ns
-    except FileNotFoundError:
-        return 0

@@ -1,4 +1,4 @@
-"""One checkpoint on disk: written durably with a sidecar of size and checksum, verified before it is read.
+"""One checkpoint on disk, written durably with a sidecar of size and checksum; `checkpoint_reader` reads it.
 
 A sidecar, `checkpoint_step_N.pt.json`, tells what the file must be like. One that is missing, or unreadable, leaves the
 file unverified, not lost: the checksums inside the archive are compared instead.
@@ -7,20 +7,19 @@ file unverified, not lost: the checksums inside the archive are compared instead
 from __future__ import annotations
 
 import errno
-import io
+import json
+import re
+import stat
 import time
-import zipfile
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectral_exp import run_dir
 from spectral_exp.errors import SettingError
-from spectral_exp.monitoring.checksum import crc32, crc32_append, file_crc32
+from spectral_exp.monitoring.checksum import crc32, crc32_append
 from spectral_exp.monitoring.direct_file import DirectFile
-from spectral_exp.runs.record import read_sidecar as read_sidecar_file
 from spectral_exp.wording import install
 
 if TYPE_CHECKING:
@@ -29,10 +28,7 @@ if TYPE_CHECKING:
     from spectral_exp.monitoring.archive import Image
 
 COMPRESSIONS = (None, "zstd")
-
-
-class BrokenCheckpointError(Exception):
-    """The bytes of a checkpoint are not what was written."""
+_SIDECAR_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -127,6 +123,7 @@ def write_checkpoint(
     *,
     compression: str | None = None,
     before_commit: Callable[[], None] | None = None,
+    facts: Mapping[str, int | None] | None = None,
 ) -> Written:
     """Write `state` as the checkpoint `path`, and its sidecar, durably: afterwards both survive a power cut.
 
@@ -135,6 +132,7 @@ def write_checkpoint(
         state: the entries of a checkpoint.
         image: copies of its storages, to write instead of what these have become.
         compression: None or "zstd".
+        facts: more for the sidecar.
         before_commit: called once the bytes are on the storage and before the checkpoint gets its name. If it raises,
             there is no checkpoint.
 
@@ -162,7 +160,8 @@ def write_checkpoint(
     except BaseException:
         run_dir.discard(temporary)
         raise
-    facts = {
+    sidecar_facts = {
+        **(facts or {}),
         "step": state["step"],
         "size": size,
         "crc32": f"{sink.checksum:08x}",
@@ -173,102 +172,49 @@ def write_checkpoint(
         "state_bytes": sink.state_bytes,
     }
     # Renamed before its folder is synchronised, which makes the checkpoint's own name durable too.
-    run_dir.write_json_atomic(sidecar, facts)
+    run_dir.write_json_atomic(sidecar, sidecar_facts)
     return Written(size, sink.state_bytes, time.perf_counter() - start)
 
 
-# --- reading ---------------------------------------------------------------------------------------------------------
+# --- sidecars --------------------------------------------------------------------------------------------------------
+
+
+def load_sidecar(path: Path) -> dict[str, Any] | None:
+    """Return the facts in the sidecar of the checkpoint `path`, or None if it is missing or not what was written.
+
+    `size` and `crc32` are there and valid; the other facts are there if they are.
+
+    Raises:
+        OSError: it exists and cannot be read.
+    """
+    file = sidecar_file(path)
+    try:
+        if not stat.S_ISREG(file.stat().st_mode):
+            return None
+        with file.open("rb") as opened:
+            content = opened.read(_SIDECAR_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    try:
+        facts = json.loads(content) if len(content) <= _SIDECAR_BYTES else None
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(facts, dict):
+        return None
+    for name in ("size", "state_bytes", "serial", "best_step"):
+        if not (type(facts.get(name)) is int and 0 <= facts[name] < 2**63):
+            facts.pop(name, None)
+    checksum = facts.get("crc32")
+    valid = "size" in facts and isinstance(checksum, str) and re.fullmatch("[0-9a-f]{8}", checksum)
+    return facts if valid else None
 
 
 def read_sidecar(path: Path) -> dict[str, Any] | None:
-    """What the sidecar of the checkpoint `path` says, or None if it is missing or unreadable."""
-    facts = read_sidecar_file(sidecar_file(path))
-    return None if facts is None else {**facts}
-
-
-def verify(path: Path, max_threads: int = 4) -> str:
-    """Compare every byte of a checkpoint with its checksum, and return what it was compared with.
-
-    Args:
-        path: the checkpoint.
-        max_threads: threads that may read it.
-
-    Raises:
-        BrokenCheckpointError: it differs.
-        OSError: it cannot be read.
-    """
-    facts = read_sidecar(path)
-    if facts is None:
-        if path.suffix == ".zst":
-            _unpacked(path)
-        else:
-            _verify_archive(path)
-        return "the checksums inside the file; its sidecar is missing"
-    size = path.stat().st_size
-    if size != facts["size"]:
-        raise BrokenCheckpointError(f"{size} bytes where {facts['size']} were written")
-    if (found := f"{file_crc32(path, max_threads):08x}") != facts["crc32"]:
-        raise BrokenCheckpointError(f"its checksum is {found}, and {facts['crc32']} was written")
-    return "its sidecar"
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The entries of a checkpoint, on the CPU, whose bytes are verified meanwhile.
-
-    Raises:
-        BrokenCheckpointError: the bytes are not what was written, or hold no state.
-        OSError: it cannot be read.
-    """
-    with ThreadPoolExecutor(1) as pool:
-        verdict = pool.submit(verify, path, max_threads=1)
-        try:
-            state = _load(path)
-        finally:
-            verdict.result()  # bytes that differ explain whatever else went wrong
-    if not isinstance(state, dict):
-        raise BrokenCheckpointError(f"it holds a {type(state).__name__}")
-    return state
-
-
-def _load(path: Path) -> Any:
-    import torch
-
-    source = io.BytesIO(_unpacked(path)) if path.suffix == ".zst" else path
+    """The same for those to whom a sidecar that cannot be read is as good as none."""
     try:
-        return torch.load(source, map_location="cpu", weights_only=True)
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        raise BrokenCheckpointError(str(error)) from error
-    except MemoryError:
-        raise
-    except Exception as error:
-        # Broken bytes may go wrong in any way.
-        raise BrokenCheckpointError(str(error).partition("\n")[0] or type(error).__name__) from error
-
-
-def _verify_archive(path: Path) -> None:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
+        return load_sidecar(path)
     except OSError:
-        raise
-    except Exception as error:  # zipfile meets broken bytes with many kinds of errors
-        raise BrokenCheckpointError(str(error)) from error
-    if broken is not None:
-        raise BrokenCheckpointError(f"wrong checksum of {broken}")
-
-
-def _unpacked(path: Path) -> bytes:
-    library = zstd()
-    try:
-        with path.open("rb") as file, library.ZstdDecompressor().stream_reader(file) as reader:
-            content: bytes = reader.read()
-    except library.ZstdError as error:
-        raise BrokenCheckpointError(str(error)) from error
-    if not zipfile.is_zipfile(io.BytesIO(content)):
-        raise BrokenCheckpointError("it ends too early")
-    return content
+        return None
 
 
 # --- words -----------------------------------------------------------------------------------------------------------

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
-from spectral_exp import run_dir
 from spectral_exp.errors import require
-from spectral_exp.monitoring.model_summary import unwrap
-from spectral_exp.monitoring.redact import without_secrets
+from spectral_exp.git import git_hash
+from spectral_exp.monitoring.redact import with_fields, without_secrets
+from spectral_exp.timestamps import timestamp
 
 if TYPE_CHECKING:
     import torch
@@ -43,11 +42,11 @@ class CheckpointState:
 
     Args:
         step: step just finished.
-        model: without its wrappers.
+        model: its weights are named as they are without wrappers.
         optimizer: gives its `state_dict()`.
         loss_history: one loss per step, as `LossHistory.tensor` makes it.
         config: for readers.
-        extra: further entries.
+        extra: further entries; texts in them are kept without secrets.
 
     Attributes:
         urgent: the tensors that may change at once.
@@ -71,13 +70,16 @@ class CheckpointState:
         import torch
         from torch import nn
 
+        from spectral_exp.monitoring.model_state import plain_state
         from spectral_exp.monitoring.portable import portable_state
 
-        clash = sorted(set(extra) & set(CHECKPOINT_KEYS))
+        clash = [key for key in CHECKPOINT_KEYS if key in extra]
+        names = [name for name in extra if not isinstance(name, str)]
+        require(not names, "extra", names, "a mapping from names, which are strings")
         require(not clash, "extra", clash, "without the names of a checkpoint's own entries")
         self.urgent: list[torch.Tensor] = []
         # Mappings of their own, whose values may be replaced.
-        weights = unwrap(model).state_dict(keep_vars=True)
+        weights = plain_state(model)
         moments = dict(optimizer.state_dict())
         self.on_gpu = any(isinstance(value, torch.Tensor) and value.is_cuda for value in weights.values())
         buffers = {name: value for name, value in weights.items() if not isinstance(value, nn.Parameter)}
@@ -90,9 +92,9 @@ class CheckpointState:
             "optimizer_state_dict": moments,
             "loss_history": loss_history,
             "config": config,
-            "timestamp": datetime.now().isoformat(timespec="seconds"),
-            "git_hash": run_dir.git_hash(),
-            **portable_state(extra, "extra", self.urgent),
+            "timestamp": timestamp(),
+            "git_hash": git_hash(),
+            **without_secrets(portable_state(extra, "extra", self.urgent)),
         }
 
     def complete(self) -> list[torch.Tensor]:
@@ -120,7 +122,7 @@ class KeptConfig:
         """`config` for a checkpoint; objects other than numbers and strings are kept as text."""
         from spectral_exp.monitoring.portable import portable_config
 
-        plain = portable_config(config)
+        plain = portable_config(with_fields(config))
         if plain != self._plain:
             self._plain, self._kept = plain, without_secrets(plain)
         return self._kept
@@ -145,7 +147,10 @@ class LossHistory:
         if len(losses) and isinstance(losses[-1], torch.Tensor):
             losses = [float(torch.as_tensor(loss).detach()) for loss in losses]
         if not isinstance(losses, array):
-            losses = self._array(losses)
+            try:
+                losses = self._array(losses)
+            except (TypeError, ValueError) as error:
+                raise TypeError(f"loss_history holds what is no number: {error}") from error
         return torch.frombuffer(losses, dtype=torch.float64).clone() if losses else torch.empty(0, dtype=torch.float64)
 
     def _array(self, losses: Sequence[float]) -> array[float]:

@@ -12,10 +12,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from spectral_exp.monitoring.redact import environment_secrets, redact_text
-from spectral_exp.run_dir import run_git
+import spectral_exp
+from spectral_exp.git import ask_git, commit_of, package_checkout, repository_of
+from spectral_exp.monitoring.git_patch import Patch, working_tree_patch
 
-MAX_DIFF_BYTES = 1_000_000
 MAX_UNTRACKED = 1000
 
 _HEADER = re.compile(r"^(Name|Version): *(.*?) *$", re.MULTILINE)
@@ -23,7 +23,6 @@ _HEADER = re.compile(r"^(Name|Version): *(.*?) *$", re.MULTILINE)
 
 def hardware_facts() -> dict[str, Any]:
     """Processor, memory and accelerators. Sizes in GB (10^9 bytes)."""
-    import psutil
     import torch
 
     gpus = []
@@ -42,7 +41,7 @@ def hardware_facts() -> dict[str, Any]:
         "cpus_usable": affinity,
         "cpu_model": _cpu_model(),
         "torch_threads": torch.get_num_threads(),
-        "memory_gb": round(psutil.virtual_memory().total / 1e9, 2),
+        "memory_gb": _memory_gb(),
     }
 
 
@@ -52,8 +51,16 @@ def host_facts() -> dict[str, Any]:
         "hostname": socket.gethostname(),
         "platform": platform.platform(),
         "pid": os.getpid(),
-        "cwd": str(Path.cwd()),
+        "cwd": _working_directory(),
     }
+
+
+def _working_directory() -> str | None:
+    """The working directory, or None if it has been removed."""
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError:
+        return None
 
 
 def package_versions() -> dict[str, str]:
@@ -75,38 +82,78 @@ def command_line() -> list[str]:
 
 
 def git_facts(directory: Path) -> tuple[dict[str, Any], bytes]:
-    """The state of the git repository around `directory`, and the difference of its files to the commit as a patch.
+    """The state of the git repository around `directory`, and how its files differ from the commit, as a patch.
 
     Returns:
-        `hash` (None outside a repository or before its first commit), `dirty`, `untracked` (at most `MAX_UNTRACKED`
-        names), `untracked_total` and `diff_truncated`; and the patch, at most `MAX_DIFF_BYTES` of whole lines, with
-        secrets of the environment removed.
+        `repository` (its root), `hash`, `dirty`, and `problem` (why the commit is unknown, else None); `untracked`,
+        files that neither the commit nor the patch holds (at most `MAX_UNTRACKED` names), and `untracked_total`;
+        `diff_truncated`, whether the patch is incomplete, `diff_missing`, the files that it lacks with the reasons,
+        and `diff_redacted`, files in it from which secrets were removed. The patch is empty without a commit.
     """
-    status = run_git("status", "--porcelain=v2", "--branch", "-z", "--untracked-files=normal", directory=directory)
-    if status is None:
-        return {"hash": None, "dirty": None, "untracked": [], "untracked_total": 0, "diff_truncated": False}, b""
-    lines = status.decode(errors="replace").split("\0")
-    commit = next(
-        (line.removeprefix("# branch.oid ") for line in lines if line.startswith("# branch.oid ")), "(initial)"
-    )
-    untracked = [line.removeprefix("? ") for line in lines if line.startswith("? ")]
-    dirty = any(line[:2] in {"1 ", "2 ", "u "} for line in lines)
-    has_commit = commit != "(initial)"
-    diff = _diff(directory) if dirty and has_commit else b""
-    facts = {
-        "hash": commit if has_commit else None,
-        "dirty": dirty,
-        "untracked": untracked[:MAX_UNTRACKED],
-        "untracked_total": len(untracked),
-        "diff_truncated": len(diff) > MAX_DIFF_BYTES,
+    commit, root = commit_of(directory), repository_of(directory)
+    facts: dict[str, Any] = {
+        "repository": root.output.decode(errors="replace") or None,
+        "hash": commit.output.decode() or None,
+        "problem": commit.problem,
+        "dirty": None,
+        "untracked": [],
+        "untracked_total": 0,
+        "diff_truncated": False,
+        "diff_missing": [],
+        "diff_redacted": [],
     }
-    return facts, diff[: diff.rfind(b"\n", 0, MAX_DIFF_BYTES) + 1] if len(diff) > MAX_DIFF_BYTES else diff
+    if root.problem is not None:
+        return facts, b""
+    place = Path(root.output.decode(errors="surrogateescape"))
+    changed, untracked = _status(place)
+    if commit.problem is not None:
+        return {**facts, "dirty": changed, **_listed(untracked)}, b""
+    patch = working_tree_patch(place, commit.output.decode()) if changed or untracked else Patch()
+    in_patch = set(patch.new)
+    facts |= {
+        "dirty": changed or bool(patch.content),
+        "diff_truncated": bool(patch.missing),
+        "diff_missing": patch.missing[:MAX_UNTRACKED],
+        "diff_redacted": patch.redacted,
+        **_listed([name for name in untracked if name not in in_patch]),
+    }
+    return facts, patch.content
 
 
-def _diff(directory: Path) -> bytes:
-    printed = run_git("diff", "HEAD", "--no-ext-diff", "--no-textconv", "--no-color", directory=directory) or b""
-    text = redact_text(printed.decode(errors="surrogateescape"), environment_secrets())
-    return text.encode(errors="surrogateescape")
+def package_facts() -> dict[str, Any]:
+    """The version of this package and, if it is a checkout, its `repository`, `hash` and whether it is `dirty`."""
+    checkout = package_checkout()
+    facts: dict[str, Any] = {"version": spectral_exp.__version__, "repository": None, "hash": None, "dirty": None}
+    if checkout is None:
+        return {**facts, "problem": "installed, not a checkout"}
+    commit, root = commit_of(checkout), repository_of(checkout)
+    facts |= {"repository": root.output.decode(errors="replace") or None, "hash": commit.output.decode() or None}
+    if commit.problem is None:
+        facts["dirty"] = _status(checkout)[0]
+    return {**facts, "problem": commit.problem}
+
+
+def _status(root: Path) -> tuple[bool, list[str]]:
+    """Whether tracked files differ from the commit, and the untracked files and folders."""
+    options = ("--porcelain=v2", "-z", "--untracked-files=normal", "--no-renames", "--ignore-submodules=dirty")
+    answer = ask_git("status", *options, directory=root, timeout_s=60.0)
+    lines = answer.output.decode(errors="replace").split("\0")
+    changed = any(line[:2] in {"1 ", "2 ", "u "} for line in lines) or answer.problem is not None
+    return changed, [line.removeprefix("? ") for line in lines if line.startswith("? ")]
+
+
+def _listed(untracked: list[str]) -> dict[str, Any]:
+    return {"untracked": untracked[:MAX_UNTRACKED], "untracked_total": len(untracked)}
+
+
+def _memory_gb() -> float | None:
+    """The machine's memory, or None if the system does not say (no /proc)."""
+    import psutil
+
+    try:
+        return round(psutil.virtual_memory().total / 1e9, 2)
+    except OSError:
+        return None
 
 
 def _cpu_model() -> str | None:

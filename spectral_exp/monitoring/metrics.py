@@ -30,6 +30,7 @@ from spectral_exp.monitoring.metric_lines import (
     parse_entry,
     read_lines,
 )
+from spectral_exp.monitoring.redact import redact_text, without_secrets
 from spectral_exp.steps import whole_step
 
 log = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ class MetricsLogger:
     def log_message(self, text: str) -> None:
         """Append a line of text with the time to `training.log`; further lines of the text are indented."""
         if self.enabled:
-            indented = text.rstrip().replace("\n", "\n    ")
+            indented = redact_text(text).rstrip().replace("\n", "\n    ")
             self._messages.write(f"{_now()} {indented}\n".encode(errors="replace"))
 
     def flush(self) -> None:
@@ -222,7 +223,7 @@ def _check_names(names: Iterable[object]) -> None:
 
 def _any_entry(step: int, now: str, metrics: Mapping[str, Any]) -> tuple[str, str]:
     """An entry and its line for people, whatever the metrics are."""
-    plain = jsonable({name: _scalar(value) for name, value in metrics.items()})
+    plain = without_secrets(jsonable({name: _scalar(value) for name, value in metrics.items()}))
     _check_names(plain)
     entry = json.dumps({"step": step, "timestamp": now, **plain})
     words = [f"{name} {value:.5g}" if type(value) is float else f"{name} {value}" for name, value in plain.items()]
@@ -239,13 +240,15 @@ def _on_one_line(text: str) -> str:
 def _now() -> str:
     """The local time in milliseconds as ISO 8601 writes it."""
     second, fraction = divmod(time.time(), 1.0)
-    return f"{_second(int(second))}.{int(1000 * fraction):03d}"
+    whole, offset = _second(int(second))
+    return f"{whole}.{int(1000 * fraction):03d}{offset}"
 
 
 @functools.lru_cache(maxsize=2)
-def _second(second: int) -> str:
-    """A second since the epoch in local time. Most entries share theirs with others, and finding it costs more."""
-    return datetime.fromtimestamp(second).isoformat()
+def _second(second: int) -> tuple[str, str]:
+    """A second since the epoch in local time, and the offset. Entries share seconds, and finding one costs more."""
+    text = datetime.fromtimestamp(second).astimezone().isoformat()
+    return text[:19], text[19:]
 
 
 def _scalar(value: Any) -> Any:

@@ -1,7 +1,14 @@
-"""State made of types that `torch.load(..., weights_only=True)` reads on any machine."""
+"""State made of types that `torch.load(..., weights_only=True)` reads on any machine.
+
+What comes out of here is of a closed set of types, all of which that loader reads. Whatever has no plain form of equal
+value is refused, with the name of its place, before anything is written.
+"""
 
 from __future__ import annotations
 
+import functools
+import io
+import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -10,6 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+log = logging.getLogger(__name__)
 
 
 def portable_state(value: Any, where: str, found: list[torch.Tensor] | None = None) -> Any:
@@ -23,12 +35,22 @@ def portable_state(value: Any, where: str, found: list[torch.Tensor] | None = No
     Raises:
         TypeError: something inside has no plain form.
     """
-    return _convert(value, where, False, [] if found is None else found)
+    try:
+        return _convert(value, where, False, [] if found is None else found)
+    except RecursionError:
+        raise TypeError(f"{where} is nested too deeply, or contains itself") from None
 
 
 def portable_config(value: Any) -> Any:
-    """The same for configurations, which are kept to be read: arrays become lists, and unknown objects their text."""
-    return _convert(value, "config", True, [])
+    """The same for configurations, which are kept to be read: tensors become lists, and unknown objects their text.
+
+    Raises:
+        TypeError: it contains itself.
+    """
+    try:
+        return _convert(value, "config", True, [])
+    except RecursionError:
+        raise TypeError("config is nested too deeply, or contains itself") from None
 
 
 def to_device(value: Any, device: str | torch.device) -> Any:
@@ -45,19 +67,38 @@ def to_device(value: Any, device: str | torch.device) -> Any:
 
 
 _PLAIN = frozenset({bool, int, float, str, bytes, type(None), torch.dtype, torch.device})
+_PLAIN_TENSORS = frozenset({torch.Tensor, nn.Parameter})
+_COMMON_DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64})
+# Longer ones are written in a form that torch's safe loader does not know.
+_MAX_INT = 1 << 2039
+_MAX_CONFIG_ELEMENTS = 1000
+
+
+def _is_plain(value: Any) -> bool:
+    kind = type(value)
+    return kind in _PLAIN and (kind is not int or -_MAX_INT < value < _MAX_INT)
 
 
 def _convert(value: Any, where: str, lenient: bool, found: list[torch.Tensor]) -> Any:
-    if isinstance(value, torch.Tensor):
-        found.append(_compact(value))
+    kind = type(value)
+    if kind in _PLAIN_TENSORS or isinstance(value, torch.Tensor):
+        if lenient:
+            return _list_tensor(value)
+        found.append(_convert_tensor(value, where))
         return found[-1]
-    if type(value) in _PLAIN:
+    if _is_plain(value):
         return value
-    if isinstance(value, np.generic):
-        return value.item()
-    for plain in (int, float, str):  # enumerations and other subclasses
-        if isinstance(value, plain):
-            return plain(value)
+    # The methods of the base classes: an enumeration or another subclass may have its own.
+    if isinstance(value, int):
+        return _convert_int(int.__index__(value), where, lenient)
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    if isinstance(value, bytes):
+        return bytes(memoryview(value))
+    if isinstance(value, np.generic) and not isinstance(item := value.item(), np.generic):
+        return _convert(item, where, lenient, found)
     if isinstance(value, PurePath):
         return str(value)
     if isinstance(value, date):
@@ -66,34 +107,151 @@ def _convert(value: Any, where: str, lenient: bool, found: list[torch.Tensor]) -
         return _convert_mapping(value, where, lenient, found)
     if isinstance(value, tuple):
         return tuple(_convert(item, f"{where}[{i}]", lenient, found) for i, item in enumerate(value))
-    if isinstance(value, Sequence) and not isinstance(value, bytearray):
-        if all(type(item) in _PLAIN for item in value):  # as the numbers of an optimizer's parameters
+    if isinstance(value, Sequence) and not isinstance(value, bytearray | memoryview):
+        if all(map(_is_plain, value)):  # as the numbers of an optimizer's parameters
             return list(value)
         return [_convert(item, f"{where}[{i}]", lenient, found) for i, item in enumerate(value)]
     if lenient:
-        return value.tolist() if isinstance(value, np.ndarray) else str(value)
-    raise TypeError(
-        f"{where} holds a {type(value).__qualname__}, which a checkpoint cannot keep safely; "
-        "give it as tensors, numbers, strings or containers of these"
-    )
+        if isinstance(value, np.ndarray) and value.size <= _MAX_CONFIG_ELEMENTS:
+            return _convert(value.tolist(), where, lenient, found)
+        return _text(value)
+    raise _refusal(where, f"a {kind.__qualname__}")
 
 
 def _convert_mapping(value: Mapping[Any, Any], where: str, lenient: bool, found: list[torch.Tensor]) -> dict[Any, Any]:
     converted: dict[Any, Any] = OrderedDict() if isinstance(value, OrderedDict) else {}
     for key, item in value.items():
-        if type(key) not in _PLAIN:
-            key = _convert(key, f"a key of {where}", lenient, [])
-        converted[key] = item if type(item) in _PLAIN else _convert(item, f"{where}[{key!r}]", lenient, found)
+        plain_key = key if _is_plain(key) else _convert_key(key, where, lenient)
+        if plain_key in converted:  # of different types, and equal in plain form
+            if not lenient:
+                raise TypeError(f"{where} has several keys that are kept as {plain_key!r}")
+            plain_key = f"{plain_key!r} of type {type(key).__qualname__}"
+        plain = _is_plain(item)
+        converted[plain_key] = item if plain else _convert(item, f"{where}[{key!r}]", lenient, found)
     # Modules keep the versions of their layout here, and look for them when they load.
     if isinstance(converted, OrderedDict) and hasattr(value, "_metadata"):
-        converted._metadata = value._metadata  # type: ignore[attr-defined]
+        metadata = _convert(value._metadata, f"{where}._metadata", lenient, [])
+        converted._metadata = metadata  # type: ignore[attr-defined]
     return converted
 
 
-def _compact(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor without history, and without the rest of a storage of which it shows only a part."""
+def _convert_key(key: Any, where: str, lenient: bool) -> Any:
+    """A key as a number, a string or a tuple of these."""
+    inside: list[torch.Tensor] = []
+    plain = _convert(key, f"a key of {where}", lenient, inside)
+    try:
+        hash(plain)
+    except TypeError:
+        plain = None
+    if plain is None or inside:
+        if lenient:
+            return _text(key)
+        raise _refusal(f"a key of {where}", f"a {type(key).__qualname__}")
+    return plain
+
+
+def _convert_int(value: int, where: str, lenient: bool) -> int | str:
+    if -_MAX_INT < value < _MAX_INT:
+        return value
+    if lenient:
+        return hex(value)
+    raise _refusal(where, f"an integer of {value.bit_length()} bits")
+
+
+def _convert_tensor(tensor: torch.Tensor, where: str) -> torch.Tensor:
+    """The tensor without history and class, and without the rest of a storage of which it shows only a part."""
+    if type(tensor) not in _PLAIN_TENSORS:
+        tensor = _without_class(tensor, where)
     tensor = tensor.detach()
-    if tensor.layout != torch.strided or tensor.is_quantized:
-        return tensor.clone()  # its storages are hidden inside, so that it has to be copied whole
-    shows_all = tensor.numel() * tensor.element_size() >= tensor.untyped_storage().nbytes()
-    return tensor if shows_all else tensor.clone()
+    if tensor.is_meta:
+        raise _refusal(where, "a tensor on the device meta, which has no values")
+    if tensor.is_nested or tensor.layout is not torch.strided or tensor.is_quantized:
+        return _copy_of_odd_kind(tensor, where)
+    if tensor.is_neg() or tensor.is_conj():
+        return tensor.resolve_conj().resolve_neg()
+    if tensor.dtype not in _COMMON_DTYPES and not _loads(tensor.dtype):
+        raise _refusal(where, f"a tensor of {tensor.dtype}")
+    try:
+        held = tensor.untyped_storage().nbytes()
+    except (RuntimeError, NotImplementedError) as error:
+        raise _refusal(where, "a tensor without memory of its own") from error
+    needed = tensor.nbytes
+    if needed and not held:
+        raise _refusal(where, "a tensor whose memory has been taken away")
+    return tensor if needed >= held else tensor.clone()
+
+
+def _without_class(tensor: torch.Tensor, where: str) -> torch.Tensor:
+    """The plain tensor with the memory of an instance of a subclass.
+
+    Raises:
+        TypeError: it would not have the same values: the subclass has no memory of its own, or further attributes.
+    """
+    if is_lazy(tensor):
+        raise _refusal(where, "a parameter without values", "run the model once before saving, so that it has some")
+    kind = type(tensor).__qualname__
+    if attributes := sorted(vars(tensor).keys() - {"_is_param", "_is_buffer", "persistent"}):
+        remedy = "give it as_subclass(torch.Tensor), and its attributes apart"
+        raise _refusal(where, f"a {kind} with attributes ({', '.join(attributes)})", remedy)
+    if not is_traceable_wrapper_subclass(tensor):
+        try:
+            with torch._C.DisableTorchFunctionSubclass():
+                plain = tensor.detach().as_subclass(torch.Tensor)
+                if type(plain) is torch.Tensor and (plain.numel() == 0 or plain.data_ptr() != 0):
+                    return plain
+        except (RuntimeError, NotImplementedError, TypeError):  # it wraps something else
+            pass
+    remedy = "turn it into a plain tensor first; a distributed one has full_tensor()"
+    raise _refusal(where, f"a {kind}, which is not one plain tensor", remedy)
+
+
+def _copy_of_odd_kind(tensor: torch.Tensor, where: str) -> torch.Tensor:
+    """A copy of a sparse, quantized or nested tensor, whose memory is hidden inside, if torch loads what it saves."""
+    try:
+        copy = tensor.clone()
+        if not tensor.is_nested and _survives(copy):
+            return copy
+    except (RuntimeError, NotImplementedError):
+        pass
+    kind = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+    raise _refusal(where, f"a {kind} tensor of {tensor.dtype}")
+
+
+@functools.cache
+def _loads(dtype: torch.dtype) -> bool:
+    """Whether torch's safe loader knows a dtype."""
+    return _survives(torch.empty(0, dtype=dtype))
+
+
+def _survives(tensor: torch.Tensor) -> bool:
+    file = io.BytesIO()
+    try:
+        torch.save(tensor, file)
+        file.seek(0)
+        torch.load(file, weights_only=True)
+    except Exception:  # each kind that it does not know fails in its own way
+        return False
+    return True
+
+
+def _list_tensor(tensor: torch.Tensor) -> Any:
+    """A tensor in a configuration: its numbers, if they are few, or what it is."""
+    try:
+        if tensor.numel() <= _MAX_CONFIG_ELEMENTS:
+            plain = tensor.detach().cpu().resolve_conj().resolve_neg()
+            return _convert(plain.tolist(), "config", True, [])
+    except Exception:  # kinds of tensors that have no list fail in many ways, and are kept for readers only
+        log.debug("a tensor of the configuration is kept as text", exc_info=True)
+    return f"{type(tensor).__name__} of shape {tuple(tensor.shape)}, {tensor.dtype}"
+
+
+def _text(value: object) -> str:
+    try:
+        return str.__str__(str(value))
+    except Exception:  # whatever the text of an object does, it is kept for readers only
+        return object.__repr__(value)
+
+
+def _refusal(where: str, what: str, remedy: str = "") -> TypeError:
+    remedy = remedy or "give it as tensors, numbers, strings or containers of these"
+    return TypeError(f"{where} holds {what}, which a checkpoint cannot keep safely; {remedy}")

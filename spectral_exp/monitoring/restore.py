@@ -154,6 +154,8 @@ def _download(store: Store, entry: dict[str, Any], path: Path) -> None:
             for piece in store.pieces(entry["key"]):
                 checksum = crc32(piece, checksum)
                 file.write(piece)
+                if file.tell() > entry["size"]:
+                    raise DamagedError(f"{entry['key']} is larger than the {entry['size']:,} bytes that were written")
             file.flush()
             os.fsync(file.fileno())
             size = file.tell()

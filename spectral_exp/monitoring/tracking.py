@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectral_exp import run_dir
 from spectral_exp.errors import UserError, require
+from spectral_exp.git import code_directory, git_hash
 from spectral_exp.monitoring import environment
 from spectral_exp.monitoring.model_summary import summarize_model
 from spectral_exp.monitoring.redact import redact
+from spectral_exp.timestamps import timestamp
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,7 +62,7 @@ class ConfigTracker:
         """
         if not self.enabled:
             return self.paths.config_file
-        git, diff = environment.git_facts(run_dir.code_directory())
+        git, diff = environment.git_facts(code_directory())
         given = {
             "config": config,
             "overrides": list(overrides or []),
@@ -70,16 +71,18 @@ class ConfigTracker:
         }
         content: dict[str, Any] = {
             "experiment_id": self.paths.root.resolve().name,
-            "timestamp": datetime.now().isoformat(timespec="seconds"),
-            "git_hash": run_dir.git_hash(),
-            **redact(given),
+            "timestamp": timestamp(),
+            "git_hash": git_hash(),
+            **given,
             "model": summarize_model(model) if model is not None else None,
             "hardware": environment.hardware_facts(),
             "host": environment.host_facts(),
             "git": {**git, "diff_file": run_dir.GIT_DIFF_NAME if diff else None},
+            "package": environment.package_facts(),
             "packages": environment.package_versions(),
         }
         _add_sections(content, extra)
+        content = redact(content)
         # A flipped bit in a setting would read like another experiment.
         content["crc32"] = run_dir.content_crc32(content)
         try:
@@ -121,8 +124,8 @@ class ConfigTracker:
             return self.paths.results_file
         content: dict[str, Any] = {
             "experiment_id": self.paths.root.resolve().name,
-            "timestamp": datetime.now().isoformat(timespec="seconds"),
-            "git_hash": run_dir.git_hash(),
+            "timestamp": timestamp(),
+            "git_hash": git_hash(),
             "final_metrics": final_metrics,
             "best_checkpoint": best_checkpoint or None,
             "generation_samples": list(generation_samples or []),
@@ -130,9 +133,9 @@ class ConfigTracker:
         _add_sections(content, extra)
         try:
             self.paths.root.mkdir(parents=True, exist_ok=True)
-            run_dir.write_json_atomic(self.paths.results_file, content)
+            run_dir.write_json_atomic(self.paths.results_file, redact(content))
         except OSError as error:
-            metrics = run_dir.jsonable(final_metrics)
+            metrics = redact(final_metrics)
             log.error("cannot write %s: %s; final metrics: %s", self.paths.results_file, error.strerror, metrics)
         return self.paths.results_file
 
@@ -140,4 +143,4 @@ class ConfigTracker:
 def _add_sections(content: dict[str, Any], extra: Mapping[str, Any]) -> None:
     clash = sorted(set(content) & set(extra))
     require(not clash, "extra", clash, "without the names of standard sections")
-    content.update(redact(extra))
+    content.update(extra)

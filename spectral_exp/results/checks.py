@@ -159,6 +159,10 @@ def _non_finite(run: Run, metric: str) -> Finding | None:
     )
 
 
+TOO_GOOD = frozenset({"suspiciously low", "below entropy", "below entropy by chance"})
+"""Kinds of what `too_good` finds."""
+
+
 def too_good(run: Run) -> Finding | None:
     """Whether the best validation lies below what can honestly be reached."""
     values = {}
@@ -414,6 +418,8 @@ def _times(a: Sequence[Run], b: Sequence[Run]) -> _Match:
     found = compare_times(a, b)
     if found is None:
         return _Match(None)
+    if found.same is True:
+        return _Match(True)
     return _Match(found.same, *found.words(), heading=found.doubt)
 
 

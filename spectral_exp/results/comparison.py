@@ -23,6 +23,7 @@ from spectral_exp.results.run import DERIVED, Run, check_at, lower_is_better
 from spectral_exp.results.settings import PARTS
 from spectral_exp.results.statistics import Interval
 from spectral_exp.results.times import busy_machine
+from spectral_exp.timestamps import seconds_since_epoch
 from spectral_exp.wording import noun
 
 __all__ = [
@@ -223,9 +224,10 @@ def _without_repeats(
     return kept, repeats
 
 
-def _age(run: Run) -> tuple[str, str]:
-    """Sorts runs by the time at which they were begun."""
-    return str(run.record.get("timestamp") or ""), run.run_id
+def _age(run: Run) -> tuple[float, str]:
+    """Sorts runs by the time at which they were begun; those that do not record it come first."""
+    begun_s = seconds_since_epoch(run.record.get("timestamp"))
+    return -math.inf if math.isnan(begun_s) else begun_s, run.run_id
 
 
 def _group_notes(metric: str, at: str, used: Sequence[_Counted], interval: Interval | None) -> list[Finding]:

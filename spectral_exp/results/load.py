@@ -110,6 +110,10 @@ def _read_facts(path: Path) -> Facts:
         problems += findings
     else:
         problems.append(f"there is no {paths.config_file.name}: its settings are unknown")
+        git = record.get("git", {})
+        if git.get("diff_file") and os.path.lexists(paths.git_diff_file) and not paths.git_diff_file.is_file():
+            problems.append(f"{paths.git_diff_file.name} is not a file")
+            record["git"] = {**git, "diff_file": None}
     results = _read_results(paths, problems)
     metrics = _read_metrics(paths, problems)
     if record and "config" not in record and not metrics["metrics"] and not results:

@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -35,16 +36,32 @@ class TimeComparison:
     Attributes:
         runs: of both groups, those that recorded a time.
         times: theirs.
-        ratio: of the second group's median to that of the first.
-        interval: of the ratio of geometric means; None with fewer than three runs on a side.
-        slowdown: the largest factor by which times within one group differ.
     """
 
     runs: tuple[Sequence[Run], Sequence[Run]]
     times: tuple[Sequence[float], Sequence[float]]
-    ratio: float
-    interval: Interval | None
-    slowdown: float
+
+    @property
+    def ratio(self) -> float:
+        """Of the second group's median to that of the first."""
+        return statistics.median(self.times[1]) / statistics.median(self.times[0])
+
+    @property
+    def slowdown(self) -> float:
+        """The largest factor by which times within one group differ."""
+        return max(max(times) / min(times) for times in self.times)
+
+    @cached_property  # by bootstrap, which many comparisons do without
+    def interval(self) -> Interval | None:
+        """Of the ratio of geometric means; None with fewer than three runs on a side."""
+        if min(map(len, self.times)) < MIN_RUNS:
+            return None
+        one, other = (list(map(math.log, times)) for times in self.times)
+        contrast = unpaired_contrast(one, other)
+        if contrast.interval is not None:
+            return Interval(math.exp(contrast.interval.low), math.exp(contrast.interval.high))
+        ratio = math.exp(contrast.mean or 0.0)  # all times of a side are equal
+        return Interval(ratio, ratio)
 
     @property
     def separated(self) -> bool:
@@ -83,7 +100,7 @@ class TimeComparison:
                 values[name] = measured(value, "train_s", runs, formula, at="final", show=",.1f")
             several = min(times) < max(times)
             sides.append(f"{{median_{side}}} s" + (f" ({{low_{side}}} to {{high_{side}}})" if several else ""))
-        few = "" if self.interval is not None or self.same is True else ", fewer than three runs on a side"
+        few = ", fewer than three runs on a side" if min(map(len, self.times)) < MIN_RUNS else ""
         return f"{' against '.join(sides)} of training{few}", values
 
 
@@ -93,24 +110,7 @@ def compare_times(a: Sequence[Run], b: Sequence[Run]) -> TimeComparison | None:
     one, other = ([run.train_s or 0.0 for run in runs] for runs in timed)
     if not one or not other:
         return None
-    return TimeComparison(
-        (timed[0], timed[1]),
-        (one, other),
-        statistics.median(other) / statistics.median(one),
-        _ratio_interval(one, other),
-        max(max(times) / min(times) for times in (one, other)),
-    )
-
-
-def _ratio_interval(a: Sequence[float], b: Sequence[float]) -> Interval | None:
-    if min(len(a), len(b)) < MIN_RUNS:
-        return None
-    logs_a, logs_b = (list(map(math.log, times)) for times in (a, b))
-    contrast = unpaired_contrast(logs_a, logs_b)
-    if contrast.interval is not None:
-        return Interval(math.exp(contrast.interval.low), math.exp(contrast.interval.high))
-    ratio = math.exp(contrast.mean or 0.0)  # all times of a side are equal
-    return Interval(ratio, ratio)
+    return TimeComparison((timed[0], timed[1]), (one, other))
 
 
 def slowdowns(runs: Sequence[Run]) -> Mapping[str, tuple[float, float]]:

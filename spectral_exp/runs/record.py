@@ -1,4 +1,4 @@
-"""`config.json` and `results.json` of a run, and the sidecars of its checkpoints, as types that readers can rely on.
+"""`config.json`, `results.json` and lock of a run, and the manifest of a backup, as types that readers can rely on.
 
 What a record holds is what these types say, whoever wrote it: a section that is missing is absent, and a value of
 another type is left out, with a finding that says so. Keys that are not named here are kept as they are.
@@ -28,6 +28,7 @@ class Attempt(_AttemptBase, total=False):
     git_hash: str
     timestamp: str
     host: str
+    search: list[str]
 
 
 class Git(TypedDict, total=False):
@@ -83,6 +84,7 @@ class Host(TypedDict, total=False):
 
     hostname: str
     platform: str
+    cwd: str
 
 
 class ConfigRecord(TypedDict, total=False):
@@ -145,17 +147,25 @@ class ResultsRecord(TypedDict, total=False):
     monitoring_cost: MonitoringCost
 
 
-class _SidecarBase(TypedDict):
+class ManifestFile(TypedDict):
+    """A file of a run in its backup."""
+
+    key: Annotated[str, Matching(r"objects/[^/\\\x00-\x1f]{1,255}", "the name of an object")]
     size: Count
     crc32: Annotated[str, Matching("[0-9a-f]{8}", "8 hexadecimal digits")]
+    mtime_ns: Annotated[int, Between(0, 2**63 - 1)]
 
 
-class Sidecar(_SidecarBase, total=False):
-    """What lies beside a checkpoint."""
+class Manifest(TypedDict):
+    """What one backup of a run holds: files by their names below the run."""
 
+    run: str
+    id: str
     step: Count
     timestamp: str
-    git_hash: str
+    latest: str
+    best: str | None
+    files: dict[str, ManifestFile]
 
 
 class LockOwner(TypedDict):
@@ -233,12 +243,13 @@ def read_results(file: Path) -> tuple[ResultsRecord, tuple[str, ...]]:
     return cast("ResultsRecord", content), findings.all()
 
 
-def read_sidecar(file: Path) -> Sidecar | None:
-    """The content of the sidecar of a checkpoint; None if it is missing, damaged or unreadable."""
-    try:
-        return cast("Sidecar | None", conform(Sidecar, read_object(file), Findings(file.name)))
-    except UserError:
-        return None
+def manifest_of(content: Mapping[str, Any]) -> Manifest:
+    """The manifest of a backup. Raises ValueError if a part of it is missing or of another type."""
+    findings = Findings("the manifest")
+    manifest = conform(Manifest, dict(content), findings)
+    if findings.sentences:
+        raise ValueError(findings.sentences[0])
+    return cast("Manifest", manifest)
 
 
 def read_lock_owner(file: Path) -> LockOwner:

@@ -17,8 +17,8 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from spectral_exp import run_dir
 from spectral_exp.errors import SettingError, UserError
+from spectral_exp.git import git_hash
 from spectral_exp.monitoring import ConfigTracker, environment
 from spectral_exp.monitoring.model_summary import summarize_model
 from spectral_exp.monitoring.redact import REDACTED, is_secret_name, redact
@@ -45,7 +45,7 @@ def test_config_holds_what_was_run_and_where(tmp_path: Path) -> None:
         attempts=[{"start_step": 0}],
     )
     assert content["experiment_id"] == "wave_20241209_143022_a3f2b1c4"
-    assert content["git_hash"] == run_dir.git_hash()
+    assert content["git_hash"] == git_hash()
     assert content["config"] == {"learning_rate": 0.001, "model": {"n": 2, "twice": 2}, "path": str(tmp_path)}
     assert content["model"] == {
         "type": "Linear",
@@ -198,15 +198,6 @@ def test_patch_recreates_the_changed_files(repository: Path, monkeypatch: pytest
     assert (repository / "file.txt").read_bytes() == f"two ?? {REDACTED}\n".encode().replace(b"??", b"\xff")
 
 
-def test_long_patches_are_cut_at_a_line(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "MAX_DIFF_BYTES", 1000)
-    (repository / "file.txt").write_text("a line of text\n" * 1000)
-    facts, diff = environment.git_facts(repository)
-    assert facts["diff_truncated"]
-    assert len(diff) <= 1000
-    assert diff.endswith(b"\n+a line of text\n")
-
-
 def test_no_repository_is_no_error(tmp_path: Path) -> None:
     facts, diff = environment.git_facts(tmp_path)
     assert (facts["hash"], facts["dirty"], diff) == (None, None, b"")
@@ -221,7 +212,7 @@ def test_repository_without_commits(tmp_path: Path) -> None:
 
 
 def test_patch_lies_beside_the_config(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_dir, "code_directory", lambda: repository)
+    monkeypatch.setenv("SPECTRAL_EXP_CODE", str(repository))
     (repository / "file.txt").write_text("two\n")
     git = saved(ConfigTracker(tmp_path / "run"))["git"]
     assert git["diff_file"] == "git_diff.patch"
@@ -276,5 +267,5 @@ def test_secrets_do_not_reach_the_file(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_redaction_leaves_other_values_alone() -> None:
-    value = {"a": [1, 2.5, None, True, "text=x"], "token": None, "password": 3}
+    value = {"a": [1, 2.5, None, True, "text=x"], "token": None, "tokens": 3, "password": False}
     assert redact(value) == value

@@ -129,8 +129,9 @@ def _differences(material: Material) -> tuple[Block, ...]:
     return (
         Paragraph(
             prose(
-                "[#tab:differences] holds every configuration against {{base}}. {{reading}}",
+                "[#tab:differences] holds every configuration against {{base}}{{default}}. {{reading}}",
                 base=Code(base),
+                default=", the baseline by default" if material.choices.baseline is None else "",
                 reading=_reading(material, against),
             )
         ),
@@ -370,7 +371,9 @@ def _by_part(material: Material, differences: Sequence[Difference]) -> list[Text
         of_part = [d for d in differences if d.part == part]
         separated = [d for d in of_part if d.separated]
         if not separated:
-            template = "For the {{part}}, none of {{n}} changes is separated. "
+            several = len(of_part) > 1
+            what = "none of {{n}} changes is separated" if several else "the only change ({{n}}) is not separated"
+            template = f"For the {{{{part}}}}, {what}. "
             n = material.counted(len(of_part), f"ablations of the {part}")
             sentences.append(prose(template, part=part or "\u2013", n=n))
             continue

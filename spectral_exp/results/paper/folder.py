@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any
 from spectral_exp.errors import UserError
 from spectral_exp.results.paper.record import RECORD_NAME, digest
 from spectral_exp.run_dir import read_json, write_json_atomic
+
+FIGURES = "figures"
+_NAME = re.compile(rf"(?:{FIGURES}/)?\w[\w.-]*")
 
 
 class Folder:
@@ -23,13 +27,14 @@ class Folder:
         self.path = path
         if path.exists() and not path.is_dir():
             raise UserError(f"--output {path} is a file; name a folder")
+        if (path / FIGURES).is_symlink():
+            raise UserError(f"{path / FIGURES} is a link, which may lead anywhere; choose another folder with --output")
         self.record: dict[str, Any] = read_json(path / RECORD_NAME) if (path / RECORD_NAME).exists() else {}
 
     @property
     def files(self) -> dict[str, str]:
         """What we wrote here: name and SHA-256."""
-        files = self.record.get("files", {})
-        return {str(name): str(value) for name, value in files.items()} if isinstance(files, dict) else {}
+        return _ours(self.record.get("files"))
 
     def write(self, files: Mapping[str, bytes], record: Mapping[str, Any], *, force: bool = False) -> list[Path]:
         """Put `files` and the record in place, and remove our files that are no longer part of the paper.
@@ -41,8 +46,7 @@ class Folder:
             UserError: a file would be overwritten that is not ours or was edited, unless `force`.
         """
         self._refuse_losses(files, force)
-        replaced = self.record.get("replaces", {})
-        old = {**(replaced if isinstance(replaced, dict) else {}), **self.files}
+        old = {**_ours(self.record.get("replaces")), **self.files}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".paper-", dir=self.path) as draft:
@@ -66,8 +70,7 @@ class Folder:
     def edited(self, name: str) -> bool:
         """Whether the file is there and is not as we wrote it."""
         path = self.path / name
-        replaces = self.record.get("replaces", {})
-        known = {self.files.get(name), replaces.get(name) if isinstance(replaces, dict) else None}
+        known = {self.files.get(name), _ours(self.record.get("replaces")).get(name)}
         return path.is_file() and digest(path.read_bytes()) not in known
 
     def _refuse_losses(self, files: Mapping[str, bytes], force: bool) -> None:
@@ -92,6 +95,12 @@ class Folder:
             # What its author has changed is theirs now.
             if not self.edited(name):
                 (self.path / name).unlink(missing_ok=True)
-        figures = self.path / "figures"
+        figures = self.path / FIGURES
         if figures.is_dir() and not any(figures.iterdir()):
             figures.rmdir()
+
+
+def _ours(recorded: object) -> dict[str, str]:
+    """The files in a record that can be ours: in the folder itself, or a figure. Others may lie anywhere."""
+    files = recorded.items() if isinstance(recorded, dict) else ()
+    return {name: str(value) for name, value in files if _NAME.fullmatch(name)}

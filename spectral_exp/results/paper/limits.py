@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from spectral_exp.results.checks import TOO_GOOD
 from spectral_exp.results.compared import Difference, moment
 from spectral_exp.results.comparison_notes import pair_of
 from spectral_exp.results.finding import Finding, Measured, Piece
@@ -12,6 +13,7 @@ from spectral_exp.results.paper.document import Block, Code, Heading, Listing, N
 from spectral_exp.results.paper.material import Material, plain_number
 from spectral_exp.results.paper.prose import prose
 from spectral_exp.results.paper.setup import per_run
+from spectral_exp.wording import noun
 
 
 def methods_of_statistics(material: Material) -> tuple[Block, ...]:
@@ -52,8 +54,8 @@ def methods_of_statistics(material: Material) -> tuple[Block, ...]:
                 "second is better; ties count half [@mann1947; @agarwal2021]."
             ),
             prose(
-                "p values are corrected by Holm's method [@holm1979] over all {{m}} pairs of configurations that this "
-                "paper compares. A difference is called separated if the corrected p is below 0.05 and its interval "
+                "p values are corrected by Holm's method [@holm1979] over all pairs of configurations that this paper "
+                "compares ({{m}}). A difference is called separated if the corrected p is below 0.05 and its interval "
                 "excludes zero.",
                 m=material.tests,
             ),
@@ -92,7 +94,9 @@ def _mismatches(differences: Sequence[Difference]) -> list[Text]:
     """The warnings of all differences, those of one heading together; a pair that is shown twice warns once."""
     by_heading: dict[str, tuple[Finding, dict[frozenset[str], tuple[Difference, Finding]]]] = {}
     for d in differences:
-        for warning in (warning for warning in d.warnings if warning.severity == "warning"):
+        for warning in d.warnings:
+            if warning.severity != "warning" or warning.kind in TOO_GOOD:  # which the groups' own notes say
+                continue
             heading = str(replace(warning, detail=""))
             _, pairs = by_heading.setdefault(heading, (replace(warning, detail=""), {}))
             pairs.setdefault(pair_of(d), (d, warning))
@@ -127,10 +131,10 @@ def _slower(heading: Finding, differences: Sequence[Difference]) -> Text:
 def remark(found: Finding, *, capital: bool = True) -> Text:
     """A finding as a sentence; its values carry their sources, the constants in its words none."""
     text = _text(found.pieces())
-    if found.subject:
-        text = (f"{found.subject}: ", *text)
     first, last = text[0], text[-1]
-    if capital and isinstance(first, str):
+    if found.subject:  # a name, which keeps its spelling
+        text = (f"{found.subject}: ", *text)
+    elif capital and isinstance(first, str):
         text = (first[:1].upper() + first[1:], *text[1:])
     return text if isinstance(last, str) and last.endswith((".", "?", "!")) else (*text, ".")
 
@@ -159,9 +163,10 @@ def _scope(material: Material) -> list[Text]:
     if finished and len(texts) == 1:
         items.append(
             prose(
-                "Everything was measured on one text, with runs of {{steps}} steps; other texts, sizes and budgets "
+                "Everything was measured on one text, with runs of {{steps}} {{noun}}; other texts, sizes and budgets "
                 "may order the configurations differently.",
                 steps=steps,
+                noun=noun(1 if {run.last_step for run in finished} == {1} else 2, "step"),
             )
         )
     return items

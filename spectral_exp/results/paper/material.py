@@ -235,26 +235,32 @@ class Material:
         return joined([(Code(name),) for name in names])
 
 
-def shared(runs: Sequence[Run], name: str, read: Callable[[Run], Any]) -> Text:
-    """The value that runs share, or each value with a comma between; `NOT_RECORDED` where no run has one."""
+def shared(runs: Sequence[Run], name: str, read: Callable[[Run], Any], decimals: int | None = None) -> Text:
+    """The value that runs share, or each value with a comma between; `NOT_RECORDED` where no run has one.
+
+    Fractions are shown with `decimals`, and those that look the same count as the same; None shows them as written.
+    """
     found: dict[str, tuple[Any, list[str]]] = {}
     for run in runs:
         value = read(run)
         if value is not None:
-            found.setdefault(json.dumps(value, sort_keys=True, default=str), (value, []))[1].append(run.run_id)
+            rounded = round(value, decimals) if isinstance(value, float) and decimals is not None else value
+            found.setdefault(json.dumps(rounded, sort_keys=True, default=str), (value, []))[1].append(run.run_id)
     if not found:
         return NOT_RECORDED
     try:
         ordered = sorted(found.values(), key=lambda item: item[0])
     except TypeError:  # values of several types keep the order of the runs
         ordered = list(found.values())
-    return joined([(_shown(value, name, tuple(ids)),) for value, ids in ordered], last=", ")
+    return joined([(_shown(value, name, tuple(ids), decimals),) for value, ids in ordered], last=", ")
 
 
-def _shown(value: Any, name: str, ids: tuple[str, ...]) -> Inline:
+def _shown(value: Any, name: str, ids: tuple[str, ...], decimals: int | None) -> Inline:
     source = Source(name, ids)
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, float) and decimals is not None:
+        return Number(plain_number(round(value, decimals)), value, source)
     if isinstance(value, int | float):
         return Number(plain_number(value), value, source)
     if isinstance(value, list | tuple) and all(isinstance(item, int | float) for item in value):

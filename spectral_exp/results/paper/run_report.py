@@ -229,7 +229,7 @@ def _remarks(material: Material, run: Run) -> tuple[Block, ...]:
     if not material.comparison.summaries:
         items += [(limits.sentence(problem),) for problem in run.problems]
     for summary in material.comparison.summaries:
-        items += [limits.remark(note) for note in summary.notes if note.severity == "warning"]
+        items += [limits.remark(note.about("")) for note in summary.notes if note.severity == "warning"]
         items += [
             ("Not usable in comparisons: ", *limits.remark(reason, capital=False)) for _, reason in summary.left_out
         ]

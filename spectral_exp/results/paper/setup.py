@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from spectral_exp.results.checks import Evaluated, evaluated
 from spectral_exp.results.paper.document import (
     Block,
     Code,
@@ -26,6 +27,7 @@ from spectral_exp.results.paper.prose import prose
 from spectral_exp.results.paper.trace import spans
 from spectral_exp.results.run import Run
 from spectral_exp.results.settings import PARTS
+from spectral_exp.wording import noun
 
 _SETTINGS = (
     ("model width C", "model.n_embd"),
@@ -143,9 +145,12 @@ def _data(material: Material) -> tuple[Block, ...]:
         Paragraph((*intro, *citation)),
         _data_table(material, list(by_print.values())),
         Paragraph(
-            prose(
-                "Validation measures the plain cross-entropy over the validation text, in nats per token, and gives "
-                "it in bits per byte,"
+            (
+                *_evaluated_text(material),
+                *prose(
+                    " A validation measures the plain cross-entropy over these windows, in nats per token, and gives "
+                    "it in bits per byte,"
+                ),
             )
         ),
         Equation(
@@ -153,6 +158,56 @@ def _data(material: Material) -> tuple[Block, ...]:
         ),
         Paragraph((*prose("which does not depend on the tokenizer."), *_references(material))),
     )
+
+
+def _evaluated_text(material: Material) -> Text:
+    """How much of the validation text was read, for all runs or by the configurations that differ."""
+    by_amount: dict[tuple[Evaluated | None, Any], list[Run]] = {}
+    for run in material.runs:
+        by_amount.setdefault((evaluated(run), run.settings.get("model.block_size")), []).append(run)
+    sentences = []
+    for (found, _), runs in by_amount.items():
+        of_whom: Text = prose(" of {{labels}}", labels=material.labels(runs)) if len(by_amount) > 1 else ()
+        sentences.append(_evaluated_sentence(material, found, runs, of_whom))
+    return joined(sentences, " ", " ")
+
+
+def _evaluated_sentence(material: Material, found: Evaluated | None, runs: Sequence[Run], of_whom: Text) -> Text:
+    if found is None:
+        return prose("How much of the validation text a validation{{of}} reads was not recorded.", of=of_whom)
+    ids = tuple(run.run_id for run in runs)
+    source = Source("dataset.val_tokens", ids, formula=FITTING_WINDOWS)
+    fitting = Number(plain_number(found.all_windows), found.all_windows, source)
+    tokens = material.setting("model.block_size", runs)
+    if found.windows == found.all_windows:
+        return prose(
+            "A validation{{of}} reads all of its text that fits into windows of {{tokens}} tokens without overlap, "
+            "{{all}} {{noun}}.",
+            of=of_whom,
+            tokens=tokens,
+            all=fitting,
+            noun=noun(found.all_windows, "window"),
+        )
+    share = 100 * found.share
+    shown = f"{share:.1f}" if share >= 0.1 else f"{share:.2g}"
+    return prose(
+        "A validation{{of}} reads {{read}} of the {{all}} windows of {{tokens}} tokens that fit into the validation "
+        "text without overlap, evenly spread over it: {{share}} % of the text.",
+        of=of_whom,
+        read=Number(plain_number(found.windows), found.windows, Source("training.eval_windows", ids)),
+        all=fitting,
+        tokens=tokens,
+        share=Number(
+            shown,
+            share,
+            Source("training.eval_windows", ids, formula=READ_SHARE),
+        ),
+    )
+
+
+FITTING_WINDOWS = "windows without overlap that fit into the validation text"
+READ_SHARE = "share of the validation text's tokens that are predicted, in per cent"
+"""Formulas of numbers."""
 
 
 def _data_table(material: Material, sets: Sequence[Sequence[Run]]) -> Table:
@@ -218,11 +273,7 @@ def _references(material: Material) -> Text:
 
 
 def _reference(material: Material, path: str) -> Text:
-    def read(run: Run) -> Any:
-        value = dig(run.results, path)
-        return round(value, 4) if isinstance(value, float) else value
-
-    return shared(material.runs, path, read)
+    return shared(material.runs, path, lambda run: dig(run.results, path), decimals=4)
 
 
 def _corpus_citation(material: Material) -> Text:
@@ -250,7 +301,7 @@ def _training(material: Material) -> tuple[Block, ...]:
     for name in schedules:
         runs = [r for r in material.runs if str(r.settings.get("schedule._target_", "")).rpartition(".")[2] == name]
         if name in _SCHEDULES:
-            template = "The learning rate grows linearly over {{warmup}} steps, " + _SCHEDULES[name] + "."
+            template = "The learning rate grows linearly over {{warmup}} {{noun}}, " + _SCHEDULES[name] + "."
             if len(schedules) > 1:
                 template += " This holds for {{labels}}."
             blocks.append(
@@ -258,6 +309,9 @@ def _training(material: Material) -> tuple[Block, ...]:
                     prose(
                         template,
                         warmup=material.setting("schedule.warmup_steps", runs),
+                        noun=noun(
+                            1 if {run.settings.get("schedule.warmup_steps") for run in runs} == {1} else 2, "step"
+                        ),
                         ratio=material.setting("schedule.min_ratio", runs),
                         labels=material.labels(runs),
                     )
@@ -355,7 +409,8 @@ def _dirty(material: Material) -> Text:
     unknown = [run for run in material.runs if dig(run.record, "git.dirty") is None]
     if dirty:
         return prose(
-            "{{n}} runs had uncommitted changes, kept as a patch in the run",
+            "{{n}} {{noun}} had uncommitted changes, kept as a patch in the run",
+            noun=noun(len(dirty), "run"),
             n=material.counted(len(dirty), "runs with uncommitted changes", dirty),
         )
     return (

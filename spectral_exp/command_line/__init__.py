@@ -24,18 +24,34 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from spectral_exp.command_line.grammar import literal, parse, quoted, quoting_hint, text_of, written
+from spectral_exp.command_line.recorded import (
+    arguments_to_resume,
+    recordable,
+    search_arguments,
+    trusted_overrides,
+)
 from spectral_exp.errors import UserError, nearest
-from spectral_exp.run_dir import RunPaths, generate_experiment_id
+from spectral_exp.run_dir import generate_experiment_id
 from spectral_exp.run_record import setting_of
-from spectral_exp.runs.record import read_intact_config
 
-_PACKAGE = Path(__file__).resolve().parent
+__all__ = [
+    "CONF_DIR",
+    "CommandLine",
+    "Job",
+    "describe",
+    "help_text",
+    "quoted",
+    "recordable",
+    "search_arguments",
+    "trusted_overrides",
+]
+
+_PACKAGE = Path(__file__).resolve().parents[1]
 # A wheel carries conf/ inside the package; a checkout keeps it beside the package, where users edit it.
 CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
 
 _INFORMING = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
-# Where a run lies is no property of the experiment: these never come back from a recorded command line.
-_PLACE_KEYS = ("experiment_id", "resume", "outputs")
 
 
 @dataclass(frozen=True)
@@ -80,8 +96,11 @@ class CommandLine:
         informs_only = any(a.split("=")[0] in _INFORMING for a in arguments)
         # Hydra alone answers a question about the configuration: its arguments go through untouched.
         flags, overrides = (arguments, []) if informs_only else _split(arguments)
+        if any(flag.partition("=")[0] in ("--config-path", "-cp") for flag in flags):
+            raise UserError("--config-path would replace the whole configuration; add files of yours with --config-dir")
         multirun = known.multirun or "hydra.mode=MULTIRUN" in overrides
-        overrides = _with_recorded_overrides(overrides, multirun)
+        overrides = [literal(override, multirun) for override in overrides]
+        overrides = _with_recorded_overrides(overrides, flags, multirun)
         return cls(
             flags=tuple(flags),
             overrides=tuple(overrides),
@@ -93,11 +112,9 @@ class CommandLine:
 
     def compose(self) -> list[Job]:
         """Compose every job that this command line means; all mistakes are raised together as one UserError."""
-        search_path = []
-        if self.config_dir:
-            search_path = [f"hydra.searchpath=[{quoted(f'file://{Path(self.config_dir).resolve()}')}]"]
+        search_path = self._search_path()
         with hydra.initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
-            jobs = [[*search_path, *job] for job in self._jobs()]
+            jobs = [[*job, *search_path] for job in self._jobs()]
             problems: dict[str, None] = {}
             composed = []
             for job in jobs:
@@ -122,6 +139,15 @@ class CommandLine:
             experiment_id = generate_experiment_id(name, parent=Path(str(first.config["outputs"])))
         return replace(self, overrides=(*self.overrides, f"experiment_id={quoted(experiment_id)}"))
 
+    def _search_path(self) -> list[str]:
+        """The override by which the compose API looks where Hydra's own command line would."""
+        if not self.config_dir:
+            return []
+        given = [o for o in self.overrides if setting_of(o) == "hydra.searchpath"]
+        folders = parse(given[-1]).value() if given else None
+        own = f"file://{Path(self.config_dir).resolve()}"
+        return [f"hydra.searchpath={written([own, *(folders if isinstance(folders, list) else [])])}"]
+
     def _keys(self) -> set[str]:
         return {setting_of(override) for override in self.overrides}
 
@@ -133,6 +159,8 @@ class CommandLine:
             overrides = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader()).parse_overrides(
                 list(self.overrides)
             )
+        except OverrideParseException as error:
+            raise UserError(_unreadable(error)) from error
         except HydraException as error:
             raise UserError(describe(error)) from error
         jobs: list[list[str]] = [[]]
@@ -152,17 +180,6 @@ def help_text() -> str:
     return string.Template(template).substitute(APP_CONFIG_GROUPS="".join(f"{line}\n" for line in choices))
 
 
-def quoted(value: str) -> str:
-    """`value` as Hydra's override grammar reads it back unchanged."""
-    # Bare words are text, but for those that read as a number, a truth value or null.
-    bare = re.fullmatch(r"[A-Za-z./][\w./-]*", value, flags=re.ASCII)
-    if bare and not re.fullmatch(r"[\d.e]+|null|true|false|nan|inf", value, flags=re.IGNORECASE):
-        return value
-    # Inside quotes a backslash is special before a quote only.
-    doubled = re.sub(r"(\\+)(?='|$)", r"\1\1", value)
-    return "'" + doubled.replace("'", "\\'") + "'"
-
-
 def describe(error: Exception) -> str:
     """One line for an error of Hydra's or OmegaConf's."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
@@ -180,6 +197,12 @@ def describe(error: Exception) -> str:
     return " ".join(line for line in kept if line)
 
 
+def _unreadable(error: OverrideParseException) -> str:
+    """One line for an override that the grammar cannot read."""
+    hint = "" if "needs --multirun" in describe(error) else quoting_hint(error.override)
+    return f"{error.override}: {describe(error)}{hint}"
+
+
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     """Flags (with the value that follows some of them) and overrides, each in their order."""
     flags: list[str] = []
@@ -195,31 +218,18 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     return flags, overrides
 
 
-def _recorded_overrides(paths: RunPaths, resume: str) -> list[str]:
-    """The overrides that a run was started with, from Hydra's own record where ours is missing or damaged."""
-    try:
-        return read_intact_config(paths.config_file).get("overrides", [])
-    except UserError as error:
-        hydras = paths.root / ".hydra" / "overrides.yaml"
-        if hydras.is_file() and paths.checkpoint_steps():
-            return [str(override) for override in OmegaConf.load(hydras)]
-        if paths.config_file.is_file():
-            raise
-        message = f"resume={resume} holds no {paths.config_file.name}, so it is no run; name the run itself"
-        raise UserError(message) from error
-
-
-def _with_recorded_overrides(overrides: list[str], multirun: bool) -> list[str]:
+def _with_recorded_overrides(overrides: list[str], flags: list[str], multirun: bool) -> list[str]:
     """Put the overrides recorded in the run that `resume=` names before the given ones, which win."""
-    given_resume = [o.split("=", 1)[1] for o in overrides if setting_of(o) == "resume" and "=" in o]
-    resume = given_resume[-1].strip("'\"") if given_resume else "null"
-    if resume == "null":
+    given = [o for o in overrides if setting_of(o) == "resume" and "=" in o]
+    resume = text_of(given[-1]) if given else ""
+    if not resume:
         return overrides
     if multirun:
         raise UserError(
             f"resume={resume} continues one run and cannot be swept; leave out --multirun, or continue a "
             "sweep by its own command with hydra.sweep.dir=<its folder>"
         )
+    named = resume
     if "://" in resume:
         from spectral_exp.monitoring.restore import restore
 
@@ -227,29 +237,12 @@ def _with_recorded_overrides(overrides: list[str], multirun: bool) -> list[str]:
         print(f"fetching the backup {resume} into {outputs}", file=sys.stderr)
         resume = str(restore(resume, outputs))
         overrides = [o for o in overrides if setting_of(o) != "resume"] + [f"resume={quoted(resume)}"]
-    paths = RunPaths(Path(resume))
-    if not paths.root.is_dir():
-        raise UserError(
-            f"resume={resume} is not a directory; name the run to continue, for example outputs/<run>, or the URL of "
-            "its backup, for example s3://bucket/folder/<run>"
-        )
-    recorded = _recorded_overrides(paths, resume)
-    given = {setting_of(override) for override in overrides}
-    kept = [o for o in recorded if setting_of(o) not in given and setting_of(o) not in _PLACE_KEYS]
-    from spectral_exp.monitoring.redact import REDACTED  # here: it brings numpy, which --help can do without
-
-    secret = [setting_of(override) for override in kept if REDACTED in override]
-    if secret:
-        raise UserError(
-            f"{', '.join(secret)} was given on the command line and is a secret, which no file keeps; give it again"
-        )
-    place = [f"experiment_id={quoted(paths.root.resolve().name)}", f"hydra.run.dir={quoted(resume)}"]
-    return [*kept, *overrides, *place]
+    return arguments_to_resume(resume, overrides, flags, named)
 
 
 def _outputs(overrides: list[str]) -> Path:
     """The folder of the runs, as the command line gives it or by default."""
-    given = [o.split("=", 1)[1].strip("'\"") for o in overrides if setting_of(o) == "outputs" and "=" in o]
+    given = [text_of(o) for o in overrides if setting_of(o) == "outputs" and "=" in o]
     return Path(given[-1] if given else OmegaConf.load(CONF_DIR / "config.yaml").outputs)
 
 
@@ -272,7 +265,7 @@ def _compose(config_name: str, overrides: list[str]) -> tuple[DictConfig | None,
         try:
             config = hydra.compose(config_name, remaining, return_hydra_config=True)
         except OverrideParseException as error:
-            return None, [f"{error.override}: {describe(error)}"]
+            return None, [_unreadable(error)]
         except MissingConfigException as error:
             return None, [describe(error)]
         except ConfigCompositionException as error:
@@ -316,13 +309,22 @@ def _groups() -> list[str]:
 
 
 def _job(config: DictConfig, named: bool) -> Job:
+    if config.hydra.job.chdir:
+        raise UserError(
+            "hydra.job.chdir=true must be false: paths such as data.path and outputs are relative to the folder where "
+            "the command is given"
+        )
     try:
         plain = OmegaConf.to_container(
             OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"]), resolve=True
         )
         run_dir = Path(str(config.hydra.run.dir)) if named else None
+        folder = config.hydra.sweep.dir if config.hydra.mode == RunMode.MULTIRUN else config.hydra.run.dir
+        place = Path.cwd() / str(folder)
     except OmegaConfBaseException as error:
         raise UserError(describe(error)) from error
+    if "${" in str(place):
+        raise UserError(f"the run directory {place} must not hold ${{ in its path, which Hydra would replace")
     assert isinstance(plain, dict)
     named_values = {str(key): value for key, value in plain.items()}
     return Job(config=named_values, run_dir=run_dir, sweeps=config.hydra.mode == RunMode.MULTIRUN)

@@ -1,0 +1,142 @@
+"""What a process prints, without ever failing for it: terminals close, readers go away, disks fill up."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from datetime import datetime
+from typing import TYPE_CHECKING, TextIO
+
+log = logging.getLogger(__name__)
+
+CLEAR_LINE = "\r\x1b[K"
+
+if TYPE_CHECKING:
+    _StreamHandler = logging.StreamHandler[TextIO]
+else:
+    # Python 3.10 has no generic handler at run time.
+    _StreamHandler = logging.StreamHandler
+
+
+class ConsoleHandler(_StreamHandler):
+    """Log records on standard output; a progress bar that stands on the terminal's line is cleared first.
+
+    If standard output cannot be written any more, what follows goes to the other handlers alone.
+    """
+
+    def __init__(self) -> None:
+        open_closed_descriptors()
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="backslashreplace")
+        super().__init__(sys.stdout)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        if is_terminal(sys.stderr):
+            write(sys.stderr, CLEAR_LINE)
+        super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's own name)
+        """Give up a stream that fails; a reader that is merely slow loses one record."""
+        error = sys.exc_info()[1]
+        if isinstance(error, BlockingIOError):
+            return
+        if isinstance(error, (OSError, ValueError)):
+            _give_up(self.stream)
+            log.warning("standard output cannot be written (%s): it gets no more messages", error)
+        else:
+            super().handleError(record)
+
+
+class OffsetFormatter(logging.Formatter):
+    """Log lines whose time has milliseconds and its offset from UTC."""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
+        """Return the time of a record in ISO 8601."""
+        return datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
+
+
+class RunLogHandler(logging.FileHandler):
+    """Log records in a file; one that cannot be written costs a warning, and is tried again with every record."""
+
+    def __init__(self, filename: str, encoding: str = "utf-8") -> None:
+        # A file name that is not UTF-8 must not cost the line that names it.
+        super().__init__(filename, encoding=encoding, errors="backslashreplace")
+        self._warned = False
+
+    def close(self) -> None:
+        """Close the file; what it still holds is lost if its disk is full."""
+        with contextlib.suppress(OSError):
+            super().close()
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's own name)
+        """Warn of the first failure; the warning itself may fail for the same reason."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, (OSError, ValueError)):
+            super().handleError(record)
+        elif not self._warned:
+            self._warned = True
+            log.warning("cannot write %s: %s; free space on its disk", self.baseFilename, error)
+
+
+def open_closed_descriptors() -> None:
+    """Let standard streams that were closed at the start (`2>&-`) lead nowhere.
+
+    Otherwise the next file to be opened gets the number, and what libraries print goes into it.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != descriptor:
+                os.dup2(opened, descriptor)
+                os.close(opened)
+    for descriptor, (name, mode) in enumerate([("stdin", "r"), ("stdout", "w"), ("stderr", "w")]):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether `stream` is a terminal; False if it is closed."""
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:
+        return False
+
+
+def write(stream: TextIO | None, text: str) -> bool:
+    """Write `text` and flush; return False if that is not possible, now and for good."""
+    if stream is None:
+        return False
+    try:
+        stream.write(text)
+        stream.flush()
+    except BlockingIOError:
+        return True  # a slow reader of a stream that does not wait: the text is lost
+    except (OSError, ValueError):
+        _give_up(stream)
+        return False
+    return True
+
+
+def print_error(message: str) -> None:
+    """Print one line to standard error if it can be written."""
+    write(sys.stderr, f"{message}\n")
+
+
+def flush_output() -> None:
+    """Write what the standard streams hold. Python would end with exit code 120 if that failed later."""
+    write(sys.stdout, "")
+    write(sys.stderr, "")
+
+
+def _give_up(stream: TextIO) -> None:
+    """Let a stream that fails lead nowhere, so that what it holds does not fail again."""
+    with contextlib.suppress(OSError, ValueError):
+        descriptor = stream.fileno()
+        opened = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(opened, descriptor)
+        os.close(opened)

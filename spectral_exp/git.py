@@ -1,0 +1,205 @@
+"""Questions to git, answered without running anything that a repository's configuration names."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+NO_GIT_HASH = "nogit000"
+"""Stands for the commit hash where the code is in no git repository, or in one without commits."""
+
+CODE_VARIABLE = "SPECTRAL_EXP_CODE"
+"""Environment variable that names the folder of the user's code."""
+
+_PACKAGE = Path(__file__).resolve().parent
+# A monitor of files, hooks and a pager are programs; no network is needed to look at what is here.
+_SAFE = ("core.fsmonitor=false", f"core.hooksPath={os.devnull}", "core.pager=cat", "gc.auto=0")
+# Of the variables for git those that choose a configuration; the others name a repository, as inside
+# a hook, or programs to run.
+_KEPT_VARIABLE = re.compile(
+    r"GIT_(CONFIG_(GLOBAL|SYSTEM|NOSYSTEM|COUNT|(KEY|VALUE)_\d+)"
+    r"|CEILING_DIRECTORIES|DISCOVERY_ACROSS_FILESYSTEM|EXEC_PATH)"
+)
+
+
+@dataclass(frozen=True)
+class GitAnswer:
+    """What a git command printed, or why it did not.
+
+    Attributes:
+        output: standard output; empty after a problem.
+        problem: one line for people; None if the command succeeded.
+    """
+
+    output: bytes
+    problem: str | None = None
+
+
+def ask_git(
+    *arguments: str,
+    directory: Path,
+    timeout_s: float = 10.0,
+    index: Path | None = None,
+    standard_input: bytes = b"",
+) -> GitAnswer:
+    """Run a git command that reads.
+
+    Args:
+        arguments: the command and its options.
+        directory: folder inside the repository.
+        timeout_s: seconds after which git is stopped.
+        index: an index file to use instead of the repository's.
+        standard_input: what the command reads.
+    """
+    settings = [word for setting in _SAFE for word in ("-c", setting)]
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(directory), *settings, *arguments],
+            env=_environment(index),
+            input=standard_input,
+            capture_output=True,
+            timeout=timeout_s,
+            check=False,
+        )
+    except FileNotFoundError:
+        return GitAnswer(b"", "git is not installed")
+    except subprocess.TimeoutExpired:
+        return GitAnswer(b"", f"git did not answer within {timeout_s:g} s")
+    except OSError as error:
+        return GitAnswer(b"", f"git cannot be started: {error.strerror}")
+    if done.returncode == 0:
+        return GitAnswer(done.stdout)
+    problem = _problem(done.stderr.decode(errors="replace"), directory)
+    log.debug("git %s: %s", " ".join(arguments), problem)
+    return GitAnswer(b"", problem)
+
+
+def run_git(*arguments: str, directory: Path, timeout_s: float = 10.0) -> bytes | None:
+    """What a git command prints, or None if there is no answer."""
+    answer = ask_git(*arguments, directory=directory, timeout_s=timeout_s)
+    return answer.output if answer.problem is None else None
+
+
+def commit_of(directory: Path) -> GitAnswer:
+    """The full hash of the commit that is checked out around `directory`."""
+    answer = ask_git("rev-parse", "--verify", "--quiet", "HEAD^{commit}", directory=directory)
+    if answer.problem is None:
+        return GitAnswer(answer.output.strip())
+    root = repository_of(directory)
+    return GitAnswer(b"", root.problem or "the repository has no commit yet")
+
+
+def repository_of(directory: Path) -> GitAnswer:
+    """The root of the repository around `directory`."""
+    if not directory.is_dir():
+        return GitAnswer(b"", f"{directory} does not exist any more")
+    answer = ask_git("rev-parse", "--show-toplevel", directory=directory)
+    return GitAnswer(answer.output.removesuffix(b"\n"), answer.problem)
+
+
+def git_hash() -> str:
+    """The first 8 characters of the commit of the user's code, or `NO_GIT_HASH`.
+
+    Asked once per process and folder: loaded code stays.
+    """
+    return _git_hash(code_directory())
+
+
+def code_directory() -> Path:
+    """The folder of the user's code, whose repository a run records.
+
+    That is the folder of the main script. If there is none, or it belongs to this package or to the
+    Python environment, it is the working directory; and for a run of this package's own commands
+    outside of any repository, the package's checkout.
+    """
+    if named := os.environ.get(CODE_VARIABLE):
+        return Path(named)
+    main = _main_folder()
+    if main is not None and not _is_environment(main):
+        return main
+    here = working_directory()
+    runs_package = main is not None and main.is_relative_to(_PACKAGE)
+    if (runs_package or "spectral_exp.train" in sys.modules) and not _is_inside_repository(here):
+        return package_checkout() or here
+    return here
+
+
+def working_directory() -> Path:
+    """The current folder; if it was removed, the path it had."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return Path(os.environ.get("PWD", os.curdir))
+
+
+@functools.cache
+def package_checkout() -> Path | None:
+    """The checkout that this package is loaded from, or None if it is installed."""
+    checkout = _PACKAGE.parent
+    return checkout if (checkout / ".git").exists() else None
+
+
+@functools.cache
+def _git_hash(directory: Path) -> str:
+    return commit_of(directory).output.decode()[:8] or NO_GIT_HASH
+
+
+@functools.cache
+def _is_inside_repository(directory: Path) -> bool:
+    """Whether there is a repository around `directory`, one that git refuses to read included."""
+    problem = repository_of(directory).problem
+    return problem is None or problem.startswith("git refuses")
+
+
+@functools.cache
+def _main_folder() -> Path | None:
+    file = getattr(sys.modules.get("__main__"), "__file__", None)
+    return Path(file).resolve().parent if file else None
+
+
+def _is_environment(folder: Path) -> bool:
+    """Whether a main script there is a tool that runs the user's code: a launcher, a notebook, us."""
+    prefixes = {Path(prefix).resolve() for prefix in (sys.prefix, sys.exec_prefix)}
+    standard = Path(os.__file__).resolve().parent
+    installed = {"site-packages", "dist-packages"} & set(folder.parts)
+    inside = any(folder.is_relative_to(place) for place in (_PACKAGE, standard))
+    # The prefix of a system's Python is /usr: not all below is Python's.
+    scripts = any(folder == prefix / name for prefix in prefixes for name in ("bin", "Scripts"))
+    return bool(installed) or inside or scripts
+
+
+def _environment(index: Path | None) -> dict[str, str]:
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("GIT_") or _KEPT_VARIABLE.fullmatch(name)
+    }
+    ours = {
+        "GIT_OPTIONAL_LOCKS": "0",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_NO_LAZY_FETCH": "1",
+        "LC_ALL": "C",
+    }
+    if index is not None:
+        ours["GIT_INDEX_FILE"] = str(index)
+    return {**kept, **ours}
+
+
+def _problem(stderr: str, directory: Path) -> str:
+    if "dubious ownership" in stderr or "unsafe repository" in stderr:
+        return (
+            f"git refuses to read {directory}, which belongs to another user; allow it with "
+            f"git config --global --add safe.directory {directory}"
+        )
+    if "not a git repository" in stderr:
+        return f"{directory} is in no git repository"
+    lines = [line for line in stderr.splitlines() if line.startswith(("fatal", "error"))]
+    return "git failed: " + (lines[0] if lines else stderr.strip().partition("\n")[0] or "no reason given")

@@ -1,0 +1,104 @@
+"""Which classes and functions a `_target_` may name: the parts that fit the place where it stands.
+
+A configuration may come from a stranger's run. So a name counts only if it stands for a part of the kind that its place
+asks for, and that is decided before anything of it is called: a class of that kind in this package, or of torch where
+the role allows it, or a function in the role's own package whose return annotation promises one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+PACKAGE = "spectral_exp"
+_DOTTED_NAME = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+", re.ASCII)
+
+
+class NotAPartError(Exception):
+    """A name that may not be used in its place; the message is the end of "<setting>._target_=<name> ..."."""
+
+
+@dataclass(frozen=True)
+class Role:
+    """What may stand in one place of the configuration.
+
+    Attributes:
+        kind: the base class, or a protocol, of all that may.
+        home: the package or module whose functions may make one.
+        torch_home: the part of torch whose classes count too.
+    """
+
+    kind: type
+    home: str
+    torch_home: str | None = None
+
+    def part(self, annotation: Any) -> Role | None:
+        """The role of a nested part: what a parameter annotated `Callable[..., Kind]` asks for.
+
+        None for all other parameters, and for kinds that are none of this role's own: those take no part.
+        """
+        choices = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
+        kinds = [typing.get_args(choice)[-1] for choice in choices if typing.get_origin(choice) is Callable]
+        fitting = [kind for kind in kinds if _is_subclass(kind, self.kind)]
+        return replace(self, kind=fitting[0]) if fitting else None
+
+    def find(self, name: str) -> Callable[..., Any]:
+        """The class or function called `name`; nothing of it is called.
+
+        Raises:
+            NotAPartError: there is none, or it does not fit this role.
+        """
+        if name.partition(".")[0] not in (PACKAGE, "torch"):
+            raise NotAPartError(f"must lie in {PACKAGE} or torch; add your part to the package")
+        packages = (PACKAGE, self.torch_home) if self.torch_home else (PACKAGE,)
+        if not _DOTTED_NAME.fullmatch(name) or not _is_inside(name, packages):
+            raise NotAPartError(self._wanted())
+        module, _, attribute = name.rpartition(".")
+        try:
+            found = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise NotAPartError(f"cannot be found: {error}") from error
+        # Modules hold what they have imported too: only what was defined in the package counts.
+        defined_in = str(getattr(found, "__module__", ""))
+        if isinstance(found, type):
+            fits = _is_inside(defined_in, packages) and _is_subclass(found, self.kind)
+        else:
+            fits = _is_inside(defined_in, (self.home,)) and self._makes_one(found)
+        if not fits:
+            raise NotAPartError(self._wanted())
+        return found  # type: ignore[no-any-return]
+
+    def _makes_one(self, found: Any) -> bool:
+        if not inspect.isfunction(found):
+            return False
+        try:
+            promised = typing.get_type_hints(found).get("return")
+        except (NameError, TypeError):  # annotated with what is imported for type checkers only
+            return False
+        return _is_subclass(promised, self.kind)
+
+    def _wanted(self) -> str:
+        kind = self.kind.__name__
+        of_torch = f", one of {self.torch_home}" if self.torch_home else ""
+        return (
+            f"must be a subclass of {kind} in {PACKAGE}{of_torch}, or a function in {self.home} that is annotated to "
+            f"return one"
+        )
+
+
+def _is_union(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
+
+
+def _is_inside(name: str, packages: tuple[str, ...]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def _is_subclass(found: Any, kind: type) -> bool:
+    return isinstance(found, type) and issubclass(found, kind)

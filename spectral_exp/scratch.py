@@ -1,0 +1,65 @@
+"""Folders for temporary work; what a killed process leaves of them is removed by the next."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_OWNED = "in_use"
+
+
+@contextmanager
+def scratch_folder(purpose: str) -> Iterator[Path]:
+    """A temporary folder that is removed when the block ends.
+
+    A lock that the operating system ties to this process tells a folder in use from one whose owner was killed. Such
+    folders of the same user and `purpose` are removed first.
+    """
+    prefix = f"spectral_exp_{purpose}_"
+    _remove_leftovers(prefix)
+    with tempfile.TemporaryDirectory(prefix=prefix) as folder, _locked(Path(folder)):
+        yield Path(folder)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder / f"{_OWNED}.new", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # Under its name the file is locked from the first moment.
+        (folder / f"{_OWNED}.new").rename(folder / _OWNED)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_leftovers(prefix: str) -> None:
+    if fcntl is None:
+        return
+    for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        with contextlib.suppress(OSError):
+            if folder.lstat().st_uid == os.getuid() and _is_abandoned(folder / _OWNED):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_abandoned(lock: Path) -> bool:
+    """Whether nobody holds the lock. Raises OSError if there is none: its folder is being made or removed."""
+    descriptor = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True

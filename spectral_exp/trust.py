@@ -1,0 +1,115 @@
+"""What a recorded run may make this machine do, where its configuration is used again.
+
+A run directory may come from a stranger. What it records may choose parts and their settings (see `roles.py`) and read
+text; it sends nothing away and contacts nobody, unless the person at the keyboard has named the place.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+PATH_SETTINGS = ("data.path", "tokenizer.path")
+"""Settings that name a file to read; a relative one is looked for where the run was started."""
+
+_MAX_BYTES = 1 << 20
+
+
+def recorded_config(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration in a run's record, to build its parts from wherever this command is given.
+
+    Relative paths are those of the folder where the run was started. Recorded web addresses are left out, so that the
+    text comes from the cache or from the address that this package knows.
+    """
+    config: dict[str, Any] = copy.deepcopy(dict(record["config"]))
+    folder = working_directory(record)
+    for key in PATH_SETTINGS:
+        group, _, name = key.partition(".")
+        if folder is not None and (path := absolute_path(config, key, folder)) is not None:
+            config[group][name] = path
+    data = config.get("data")
+    if isinstance(data, dict):
+        data.pop("url", None)
+    return config
+
+
+def working_directory(record: Mapping[str, Any]) -> Path | None:
+    """The folder in which the command of a run was given; None if the record does not say."""
+    host = record.get("host")
+    folder = host.get("cwd") if isinstance(host, Mapping) else None
+    return Path(folder) if isinstance(folder, str) and folder else None
+
+
+def absolute_path(config: Mapping[str, Any], key: str, folder: Path) -> str | None:
+    """The file that the relative path `key` named for a command in `folder`; None if it is absolute, or not there."""
+    group, _, name = key.partition(".")
+    node = config.get(group)
+    value = node.get(name) if isinstance(node, Mapping) else None
+    if not isinstance(value, str) or not value or Path(value).expanduser().is_absolute():
+        return None
+    then = folder / value
+    try:
+        elsewhere = then.exists() and not (Path(value).exists() and then.samefile(value))
+    except (OSError, ValueError):
+        return None
+    return str(then) if elsewhere else None
+
+
+# --- places for backups ----------------------------------------------------------------------------------------------
+
+
+def may_back_up(url: str, named: str | None) -> bool:
+    """Whether a recorded run may send its backups to `url`.
+
+    It may if the user has named the place on this machine: as `backup_url` of a run before, or now, by the address of
+    a run below it, `named`.
+    """
+    url = url.rstrip("/")
+    return bool(named and named.startswith(f"{url}/")) or url in _known_places()
+
+
+def remember_place(url: str) -> None:
+    """Note that this user sends backups to `url`."""
+    url = url.rstrip("/")
+    if "\n" in url or url in _known_places():
+        return
+    try:
+        file = _places_file()
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+        with os.fdopen(descriptor, "a", encoding="utf-8") as lines:
+            lines.write(f"{url}\n")
+    except OSError as error:
+        # The place has to be named again when the run is continued.
+        log.debug("cannot note the place of backups %s: %s", url, error)
+
+
+def _known_places() -> set[str]:
+    """The places that this user has named on this machine; none if anybody else could have written them."""
+    try:
+        with _places_file().open(encoding="utf-8", errors="replace") as file:
+            status = os.fstat(file.fileno())
+            others = stat.S_IWGRP | stat.S_IWOTH
+            if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & others):
+                return set()
+            return set(file.read(_MAX_BYTES).splitlines())
+    except OSError:
+        return set()
+
+
+def _places_file() -> Path:
+    """Where they are noted: below $XDG_STATE_HOME, else ~/.local/state. Raises OSError if there is no home."""
+    base = Path(os.environ.get("XDG_STATE_HOME", ""))
+    if not base.is_absolute():
+        try:
+            base = Path.home() / ".local/state"
+        except RuntimeError as error:
+            raise FileNotFoundError(str(error)) from error
+    return base / "spectral_exp" / "backup_places"

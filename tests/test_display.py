@@ -1,0 +1,107 @@
+"""What is printed never disturbs what prints it."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spectral_exp.display import RunLogHandler, is_terminal, write
+from spectral_exp.progress import Progress
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="the tests close descriptors")
+
+_PRINT = """
+import logging, os, sys
+from spectral_exp.display import ConsoleHandler, RunLogHandler, flush_output, open_closed_descriptors, print_error
+open_closed_descriptors()
+data = os.open("data", os.O_RDWR | os.O_CREAT)
+assert data > 2
+logging.basicConfig(handlers=[ConsoleHandler(), RunLogHandler("run.log")], level=logging.INFO, format="%(message)s")
+for number in range(3):
+    logging.info("line %d \\u2713 \\udcff", number)
+    print_error("error")
+print("printed")
+os.write(1, b"1"), os.write(2, b"2")
+assert os.fstat(data).st_size == 0
+flush_output()
+"""
+
+
+@pytest.mark.parametrize(
+    "redirect", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full", ">/dev/full 2>&1", "| true", "2>&1 | true"]
+)
+def test_a_stream_that_cannot_be_written_costs_no_line_of_the_log(redirect: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        ["bash", "-c", f'"$0" -c "$1" {redirect}; exit ${{PIPESTATUS[0]}}', sys.executable, _PRINT],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Logging error" not in done.stderr
+    log = (tmp_path / "run.log").read_bytes().splitlines()
+    assert [line for line in log if line.startswith(b"line")] == [
+        b"line %d \xe2\x9c\x93 \\udcff" % number for number in range(3)
+    ]
+    assert sum(b"standard output cannot be written" in line for line in log) <= 1
+
+
+def test_a_log_on_a_full_disk_costs_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    handler = RunLogHandler("/dev/full")
+    logger = logging.getLogger("tests.full_disk")
+    logger.addHandler(handler)
+    for _ in range(3):
+        logger.warning("line")
+    logger.removeHandler(handler)
+    handler.close()
+    assert [record.message[:22] for record in caplog.records if record.name != logger.name] == [
+        "cannot write /dev/full"
+    ]
+
+
+class Terminal(io.StringIO):
+    """A terminal that raises `error` from a certain moment on."""
+
+    error: BaseException | None = None
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        if self.error is not None:
+            raise self.error
+        return super().write(text)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_gone"),
+    [(OSError(5, "EIO"), True), (BrokenPipeError(), True), (ValueError("closed"), True), (BlockingIOError(), False)],
+)
+def test_a_bar_on_a_terminal_that_is_gone_becomes_lines_of_the_log(
+    error: BaseException, is_gone: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    stream = Terminal()
+    progress = Progress(total=2, stream=stream)
+    progress.update(2, {"loss": 2.0})
+    assert "step 2/2" in stream.getvalue()
+    stream.error = error
+    with caplog.at_level(logging.INFO):
+        progress.update(2, {"loss": 1.0})
+        progress.update(2, {"val_loss": 1.0})
+        progress.close()
+    assert ("val_loss 1.0000" in caplog.text) == is_gone
+
+
+def test_closed_streams_are_no_terminals() -> None:
+    stream = io.StringIO()
+    stream.close()
+    assert not is_terminal(stream)
+    assert not is_terminal(None)
+    assert not write(stream, "text")
+    assert not write(None, "text")
