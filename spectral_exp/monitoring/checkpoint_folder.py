@@ -229,6 +229,25 @@ class CheckpointFolder:
         for step in excess:
             self.remove(step)
 
+    def remove_least(self, keep_every_n_steps: int | None, max_threads: int) -> int | None:
+        """Remove the checkpoint that is missed least, to make room, and return its step; None if there is none.
+
+        The oldest goes first, then those kept by `keep_every_n_steps`, then the best; never the newest intact one.
+
+        Raises:
+            OSError: the storage refuses it.
+            UserError: one of them cannot be read.
+        """
+        newest_first = self.newest_first()
+        intact = next((step for step in newest_first if self._is_sound(step, max_threads)), None)
+        best, every = self.best_step(), keep_every_n_steps
+        others = [step for step in reversed(newest_first) if step != intact]
+        others.sort(key=lambda step: 2 if step == best else int(every is not None and step % every == 0))
+        if intact is None or not others:
+            return None
+        self.remove(others[0])
+        return others[0]
+
     def remove(self, step: int) -> None:
         """Remove the checkpoint of `step`."""
         for path in self._forms(self._paths.checkpoint_file(step)):
