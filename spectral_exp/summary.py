@@ -47,8 +47,13 @@ def summary(root: Path) -> str:
 
 
 def _metrics(values: Mapping[str, Any]) -> str:
-    shown = [f"{k} {v:.4f}" for k, v in values.items() if isinstance(v, float)]
-    return "  ".join([*shown, f"at step {values['step']}"])
+    """Values with the step they were measured at; the newest validation may be of an earlier one than the loss."""
+    shown = {name: f"{name} {value:.4f}" for name, value in values.items() if isinstance(value, float)}
+    step = f"at step {values['step']}"
+    if (val_step := values.get("val_step")) is None:
+        return "  ".join([*shown.values(), step])
+    loss = [shown.pop("loss"), step] if "loss" in shown else []
+    return "  ".join([*loss, *shown.values(), f"at step {val_step}"])
 
 
 def _cost(cost: Mapping[str, Any]) -> str:
