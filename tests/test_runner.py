@@ -351,7 +351,12 @@ def test_the_threads_that_are_recorded_are_those_of_training(tmp_path: Path) -> 
         recorded = json.loads((tmp_path / "config.json").read_text())["hardware"]["torch_threads"]
         seen = []
         train_step = runner.train_step
-        runner.train_step = lambda step: (seen.append(torch.get_num_threads()), train_step(step))[1]  # type: ignore
+
+        def watched(step: int) -> Any:
+            seen.append(torch.get_num_threads())
+            return train_step(step)
+
+        runner.train_step = watched  # type: ignore[method-assign]
         runner.run()
     assert set(seen) == {recorded} == {3}
 

@@ -85,7 +85,7 @@ def test_every_moment_in_the_files_of_a_run_has_its_offset(tmp_path: Path, monke
     monkeypatch.setenv("TZ", "IST-5:30")
     done = train("+experiment=wave", *TINY, NO_PLOTS, f"backup_url=file://{backup}", "hydra.run.dir=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    found = []
+    found: list[tuple[str, str]] = []
     for path in [*tmp_path.rglob("*.json"), *tmp_path.rglob("*.jsonl")]:
         for line in path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]:
             found += moments(json.loads(line))

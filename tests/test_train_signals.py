@@ -100,7 +100,8 @@ def test_a_signal_that_is_delivered_twice_saves_too(second: signal.Signals, tmp_
     with started(tmp_path / "run") as process:
         for number in (signal.SIGTERM, second, signal.SIGCONT, second):
             process.send_signal(number)
-        assert process.wait(60) == 128 + signal.SIGTERM
+        # Of two that wait at the same time the system delivers the one with the lower number first.
+        assert process.wait(60) in (128 + signal.SIGTERM, 128 + second)
     assert_saved(tmp_path / "run")
 
 
@@ -202,13 +203,13 @@ def test_every_job_of_a_parallel_sweep_is_saved_and_no_worker_stays(
     stop: Callable[[int], None], code: int, tmp_path: Path
 ) -> None:
     pytest.importorskip("joblib")
-    jobs = ["-m", "seed=1,2,3,4", "hydra/launcher=joblib", "hydra.launcher.n_jobs=3", "experiment_id=sweep"]
+    jobs = ["-m", "seed=1,2,3", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "experiment_id=sweep"]
     process = subprocess.Popen(
         [*TRAIN, *jobs, *ENDLESS], cwd=tmp_path, stdout=subprocess.DEVNULL, start_new_session=True
     )
-    runs = [tmp_path / f"outputs/sweep/{number}_wave_seed{number + 1}" for number in range(4)]
+    runs = [tmp_path / f"outputs/sweep/{number}_wave_seed{number + 1}" for number in range(3)]
     try:
-        eventually(lambda: all(map(lines_of, runs[:3])) or process.poll() is not None, 150.0)
+        eventually(lambda: all(map(lines_of, runs[:2])) or process.poll() is not None, 150.0)
         workers = psutil.Process(process.pid).children(recursive=True)
         stop(process.pid)
         assert process.wait(60) == code
@@ -217,10 +218,10 @@ def test_every_job_of_a_parallel_sweep_is_saved_and_no_worker_stays(
     finally:
         process.kill()
         process.wait()
-    for run in runs[:3]:
+    for run in runs[:2]:
         assert_saved(run)
-    # The fourth job had not begun, and was not begun after that.
-    assert lines_of(runs[3]) == 0
+    # The third job had not begun, and was not begun after that.
+    assert lines_of(runs[2]) == 0
 
 
 # --- surroundings ----------------------------------------------------------------------------------------------------
