@@ -47,7 +47,20 @@ def resume_problems(config: Mapping[str, Any], run_dir: Path | None) -> list[str
         return []
     if config.get("resume") is not None and not paths.checkpoint_steps():
         return [f"resume={run_dir} holds no checkpoint to continue from; start it anew without resume="]
-    return [*_differences(recorded(paths) or {}, config, run_dir)]
+    differences = [*_differences(recorded(paths) or {}, config, run_dir)]
+    return [*_shortening(config, paths), *differences]
+
+
+def _shortening(config: Mapping[str, Any], paths: RunPaths) -> Iterator[str]:
+    """A run cannot take back steps: what it recorded would no longer fit its settings."""
+    training = config.get("training")
+    max_steps = training.get("max_steps") if isinstance(training, Mapping) else None
+    done = max(paths.checkpoint_steps(), default=0)
+    if isinstance(max_steps, int) and max_steps < done:
+        yield (
+            f"training.max_steps={max_steps} must be >= {done}: {paths.root} has done as many steps; train a shorter "
+            "run anew in another directory"
+        )
 
 
 def _foreign_files(paths: RunPaths) -> list[str]:

@@ -89,7 +89,7 @@ class TrainState:
         best_val_loss, best_val_bpb, best_step: the best validation so far; None before the first.
         evals_since_best: validations without improvement.
         stopped_early: whether patience has run out.
-        last_metrics: what the newest validation measured.
+        last_metrics: what the newest validation measured, and `val_step`, the step whose weights it measured.
         loss_history: cross-entropy of every step, nats per token.
     """
 
@@ -248,6 +248,7 @@ class Runner:
         self._moves = self.device.type != "cpu"
         self._unread: list[StepReport] = []
         self._read = (math.nan, math.nan)
+        self._restored_step: int | None = None
         self._reported_saves = 0
         self._logged = (0.0, 0)
         self._started_s = time.perf_counter()
@@ -467,7 +468,7 @@ class Runner:
     def _evaluate(self, step: int) -> Evaluation:
         with self.clock.measure("evaluation"):
             evaluation = evaluate(self.model, self.windows, self.device, self._forward)
-            self.state.last_metrics = evaluation.metrics()
+            self.state.last_metrics = {**evaluation.metrics(), "val_step": step}
             # A model whose weights are no longer finite has nothing to say.
             if self.settings.sample_tokens and math.isfinite(evaluation.val_loss):
                 prompt, text = self.sample(step)
@@ -549,6 +550,7 @@ class Runner:
             patience = self.settings.patience
             self.state.stopped_early = patience is not None and self.state.evals_since_best >= patience
             log.info("resuming after step %d", self.state.step)
+            self._warn_of_another_rate()
         self._plotted_step = self.state.step
         self._train_s_before = self.state.train_s
         self._logged = (self.state.train_s, self.state.step)
@@ -558,6 +560,22 @@ class Runner:
             numbers = {name: value for name, value in entry.items() if isinstance(value, (int, float))}
             self._keep_history(int(numbers.pop("step")), numbers)
         self.metrics.log_message(f"training from step {self.state.step + 1} to {self.settings.max_steps}")
+
+    def _warn_of_another_rate(self) -> None:
+        """Warn if the schedule now has another learning rate for the last step than the one it was made with."""
+        step = self.state.step
+        group, peak = self.optimizer.param_groups[0], self._peak_rates[0]
+        then, now = float(group["lr"]), peak * self.schedule.factor(step)
+        if step == 0 or math.isclose(then, now, rel_tol=1e-9, abs_tol=0.0):
+            return
+        if step < self.settings.max_steps:
+            message = (
+                f"the learning rate {'rises' if now > then else 'falls'} with another schedule: at step {step} it was "
+                f"{then:.4g}, and would be {now:.4g} with training.max_steps={self.settings.max_steps}; step "
+                f"{step + 1} is made with {peak * self.schedule.factor(step + 1):.4g}"
+            )
+            log.warning("%s", message)
+            self.metrics.log_message(message)
 
     def _finished_before(self) -> bool:
         """Whether an earlier attempt has trained to the end and written its results, which then stay as they are."""
@@ -607,17 +625,14 @@ class Runner:
             return
         self.model.load_state_dict(best["model_state_dict"])
         log.info("restored the weights of step %d, the best validation", best["step"])
-        self._evaluate(best["step"])
+        self._restored_step = int(best["step"])
+        self._evaluate(self._restored_step)
 
     def _write_results(self, status: Status, error: str | None = None) -> None:
         state = self.state
-        final: dict[str, float] = {"step": state.step}
-        if state.loss_history:
-            final["loss"] = state.loss_history[-1]
-        final |= state.last_metrics or {}
         best = {"step": state.best_step, "val_loss": state.best_val_loss, "val_bpb": state.best_val_bpb}
         self.tracker.save_results(
-            final,
+            self._final_metrics(),
             best_checkpoint=self._best_checkpoint(),
             generation_samples=self.samples,
             status=status,
@@ -630,6 +645,18 @@ class Runner:
             },
             monitoring_cost=self.monitoring_cost(),
         )
+
+    def _final_metrics(self) -> dict[str, float]:
+        """What was measured of the weights that the run ends with, and their `step`; `val_step` if that is another."""
+        state = self.state
+        step = self._restored_step or state.step
+        final: dict[str, float] = {"step": step}
+        if 1 <= step <= len(state.loss_history):
+            final["loss"] = state.loss_history[step - 1]
+        final |= state.last_metrics or {}
+        if final.get("val_step") == step:
+            del final["val_step"]
+        return final
 
     def _best_checkpoint(self) -> str | None:
         """The file of the best step, relative to the run directory; None where none was kept."""
