@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -235,7 +234,7 @@ OVERRIDES = (
 @pytest.mark.parametrize("override", OVERRIDES)
 def test_what_a_record_may_not_ask_for_has_to_be_typed(override: str, run: Path) -> None:
     change_record(run, lambda record: record["overrides"].insert(0, override))
-    with pytest.raises(UserError, match="is not trusted with that; .*give it again on the command line: ") as caught:
+    with pytest.raises(UserError, match=r"is not trusted with that; .*give it again on the command line: ") as caught:
         CommandLine.parse(["resume=run"])
     assert len(str(caught.value).splitlines()) == 1
     assert "\x1b" not in str(caught.value)
@@ -331,5 +330,5 @@ def test_a_relative_path_is_that_of_the_folder_where_the_run_was_started(tmp_pat
     assert record["config"] == config
     for changed in ({"host": None}, {"host": {"cwd": str(tmp_path / "gone")}}, {"config": {"data": None}}):
         assert trust.recorded_config({**record, **changed}) == (changed.get("config") or config)
-    absolute = {"data": {"path": os.path.abspath("text.txt")}}
+    absolute = {"data": {"path": str(Path("text.txt").absolute())}}
     assert trust.recorded_config({**record, "config": absolute}) == absolute
