@@ -233,7 +233,7 @@ def _assemble(config: Mapping[str, Any], paths: RunPaths, trial: bool) -> _Parts
         model.to(device)
     elif model is not None:
         # What the record of the run says of it, which would otherwise fail after the run directory exists.
-        make.call("model", lambda: construct(type(model).__name__, lambda: summarize_model(model)))
+        make.call("model", lambda: construct(f"model: {type(model).__name__}", lambda: summarize_model(model)))
     optimizer = _optimizer(config, model, make, trial)
     schedule = _part(config, "schedule", make, max_steps=1 if settings is None else settings.max_steps)
     loss = _part(config, "loss", make, vocab_size=vocab_size)
