@@ -135,7 +135,7 @@ def test_plots_are_drawn_of_what_is_shown(
         (["{outputs}/../file"], "is a file"),
         (["{outputs}/../empty"], "there is no run that can be used below"),
         (["{outputs}/../torn"], "config.json is not valid JSON"),
-        (["{outputs}", "--where", "optimizer=lion"], "none of the 9 runs meets optimizer=lion"),
+        (["{outputs}", "--where", "optimizer=lion"], "none of 9 runs meets optimizer=lion"),
         (["{outputs}", "--where", "optimizr=rgd"], "did you mean optimizer?"),
         (["{outputs}", "--group-by", "optimizr"], "did you mean optimizer?"),
         (["{outputs}", "--metric", "val_bqb"], "no run has a metric val_bqb; known are"),
