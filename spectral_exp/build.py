@@ -129,7 +129,11 @@ def build(config: dict[str, Any], run_dir: str | Path, overrides: list[str]) -> 
             command=sys.orig_argv,
             attempts=made,
         )
-        yield _runner(config, paths, parts)
+        runner = _runner(config, paths, parts)
+        try:
+            yield runner
+        finally:
+            runner.sync()
 
 
 def build_model(config: Mapping[str, Any], vocab_size: int) -> GPT:
