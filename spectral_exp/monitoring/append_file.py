@@ -117,12 +117,14 @@ class AppendFile:
         copies: list[int] = []
         try:
             self._hold(lambda: copies.extend(map(os.dup, self._descriptors)))
+            folders = self._changed_folders
             # Not with the lock held: the storage may take long, and nobody who logs should wait for it.
             for descriptor in copies:
                 os.fsync(descriptor)
-            while copies and self._changed_folders:
-                run_dir.fsync_directory(self._changed_folders[-1])
-                self._changed_folders.pop()
+            if copies and folders is not self._durable_folders:
+                for folder in folders:
+                    run_dir.fsync_directory(folder)
+                self._durable_folders = folders
         except OSError as error:
             log.warning("cannot make %s survive a power cut: %s", self.path, error.strerror or error)
         finally:
@@ -151,7 +153,8 @@ class AppendFile:
         self._owner = 0
         self._missed = False
         self._batch: _Batch | None = None
-        self._changed_folders: list[Path] = []
+        self._changed_folders: tuple[Path, ...] = ()
+        self._durable_folders: tuple[Path, ...] = ()
         self._warned = False
         self._look_at = 0.0
 
@@ -304,13 +307,13 @@ def _close_all(descriptors: list[int]) -> None:
         os.close(descriptors.pop())
 
 
-def _folders_that_change(path: Path) -> list[Path]:
+def _folders_that_change(path: Path) -> tuple[Path, ...]:
     """The folders that get a new entry when `path` and the missing folders above it are made."""
     changed = []
     while not path.exists():
         path = path.parent
         changed.append(path)
-    return changed
+    return tuple(changed)
 
 
 def _leave_standard_streams(descriptors: list[int]) -> None:
