@@ -167,7 +167,11 @@ def build(
                 command=sys.orig_argv,
                 attempts=made,
             )
-        yield _runner(config, paths, parts)
+        runner = _runner(config, paths, parts)
+        try:
+            yield runner
+        finally:
+            runner.sync()
 
 
 def build_model(config: Mapping[str, Any], vocab_size: int) -> GPT:

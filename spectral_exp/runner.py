@@ -21,6 +21,7 @@ from spectral_exp.clock import Clock
 from spectral_exp.errors import Interrupted, RunError, UserError, require
 from spectral_exp.evaluation import Evaluation, evaluate
 from spectral_exp.monitoring import Backup, CheckpointManager, ConfigTracker, MetricsLogger
+from spectral_exp.monitoring.run_files import UnsyncedFiles
 from spectral_exp.monitoring.visualization import TextSample, VisualizationManager
 from spectral_exp.profiling import UNDISTURBED_STEPS, StepProfiler
 from spectral_exp.progress import Progress
@@ -252,6 +253,8 @@ class Runner:
         self._reported_saves = 0
         self._logged = (0.0, 0)
         self._started_s = time.perf_counter()
+        self._files = UnsyncedFiles(self.paths.root)
+        self.checkpoint.before_commit = self.sync
 
     def run(self) -> TrainState:
         """Train from the newest checkpoint, or from the start, to the end; returns the final state.
@@ -519,6 +522,11 @@ class Runner:
                 extra=extra, is_best=is_best,
             )  # fmt: skip
 
+    def sync(self) -> None:
+        """Make the metrics and the small files of the run survive a power cut, as what a checkpoint refers to must."""
+        self.metrics.sync()
+        self._files.sync()
+
     def _save_or_stop(self) -> None:
         """Wait for a checkpoint because too many steps are at risk. Raises RunError if the storage refuses it too."""
         with self.clock.measure("checkpoint"):
@@ -554,11 +562,7 @@ class Runner:
         self._plotted_step = self.state.step
         self._train_s_before = self.state.train_s
         self._logged = (self.state.train_s, self.state.step)
-        # Lines written after the checkpoint belong to steps that are about to be done again.
-        self.metrics.cut_back(self.state.step)
-        for entry in self.metrics.load_metrics():
-            numbers = {name: value for name, value in entry.items() if isinstance(value, (int, float))}
-            self._keep_history(int(numbers.pop("step")), numbers)
+        self._restore_history()
         self.metrics.log_message(f"training from step {self.state.step + 1} to {self.settings.max_steps}")
 
     def _warn_of_another_rate(self) -> None:
@@ -576,6 +580,23 @@ class Runner:
             )
             log.warning("%s", message)
             self.metrics.log_message(message)
+
+    def _restore_history(self) -> None:
+        """Take what was logged up to this step for the plots; entries of later steps will be logged again."""
+        last_step = 0
+
+        def keep(entry: Mapping[str, Any]) -> None:
+            nonlocal last_step
+            last_step = max(last_step, entry["step"])
+            numbers = {name: value for name, value in entry.items() if isinstance(value, (int, float))}
+            self._keep_history(numbers.pop("step"), numbers)
+
+        self.metrics.cut_back(self.state.step, keep)
+        if self.metrics.enabled and last_step < self.state.step - self.state.step % self.metrics.log_interval:
+            log.warning(
+                "the metrics of steps %d to %d are missing from %s: they were lost, as by a power cut, or not logged",
+                last_step + 1, self.state.step, self.paths.metrics_file,
+            )  # fmt: skip
 
     def _finished_before(self) -> bool:
         """Whether an earlier attempt has trained to the end and written its results, which then stay as they are."""
