@@ -29,7 +29,8 @@ from spectral_exp.models.twin import match_parameters
 from spectral_exp.monitoring.backup import check_url
 from spectral_exp.monitoring.visualization import TextSample
 from spectral_exp.resume import attempts, refuse_changed_data, resume_problems, set_aside_damaged
-from spectral_exp.run_dir import RunLock, RunPaths
+from spectral_exp.run_dir import RunPaths
+from spectral_exp.run_lock import RunLock
 from spectral_exp.runner import Runner, TrainingSettings
 from spectral_exp.seeding import step_seed
 from spectral_exp.undrawn import UndrawnWeights

@@ -10,7 +10,8 @@ from spectral_exp import run_dir
 from spectral_exp.errors import UserError, require
 from spectral_exp.monitoring import CheckpointManager, checkpoint_file
 from spectral_exp.monitoring.checkpoint_file import BrokenCheckpointError
-from spectral_exp.run_dir import RunLock, RunPaths
+from spectral_exp.run_dir import RunPaths
+from spectral_exp.run_lock import RunLock
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -116,7 +116,7 @@ def git_facts(directory: Path) -> tuple[dict[str, Any], bytes]:
 def package_facts() -> dict[str, Any]:
     """The version of this package and, if it is a checkout, its `repository`, `hash` and whether it is `dirty`."""
     checkout = package_checkout()
-    facts = {"version": spectral_exp.__version__, "repository": None, "hash": None, "dirty": None}
+    facts: dict[str, Any] = {"version": spectral_exp.__version__, "repository": None, "hash": None, "dirty": None}
     if checkout is None:
         return {**facts, "problem": "installed, not a checkout"}
     commit, root = commit_of(checkout), repository_of(checkout)
