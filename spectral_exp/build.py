@@ -28,7 +28,7 @@ from spectral_exp.models.gpt import GPT
 from spectral_exp.models.twin import match_parameters
 from spectral_exp.monitoring.backup import check_url
 from spectral_exp.monitoring.visualization import TextSample
-from spectral_exp.resume import attempts, refuse_changed_data, resume_problems, set_aside_damaged
+from spectral_exp.resume import attempts, refuse_changed_data, refuse_links, resume_problems, set_aside_damaged
 from spectral_exp.run_dir import RunPaths
 from spectral_exp.run_lock import RunLock
 from spectral_exp.runner import Runner, TrainingSettings
@@ -109,7 +109,8 @@ def build(config: dict[str, Any], run_dir: str | Path, overrides: list[str]) -> 
         UserError: the configuration is wrong, the directory belongs to another run or is in use.
     """
     paths = RunPaths(Path(run_dir))
-    with RunLock(paths.root), torch.random.fork_rng():
+    with RunLock(paths.root) as lock, torch.random.fork_rng():
+        refuse_links(paths.root)
         # The folders of a sweep are known only now, so `check` could not look into them.
         known = paths.config_file.is_file() or paths.checkpoint_steps()
         if known and (problems := resume_problems(config, paths.root)):
@@ -130,7 +131,7 @@ def build(config: dict[str, Any], run_dir: str | Path, overrides: list[str]) -> 
             command=sys.orig_argv,
             attempts=made,
         )
-        yield _runner(config, paths, parts)
+        yield _runner(config, paths, parts, lock)
 
 
 def build_model(config: Mapping[str, Any], vocab_size: int) -> GPT:
@@ -267,7 +268,7 @@ def _components(config: Mapping[str, Any], paths: RunPaths, make: Constructor) -
     return components
 
 
-def _runner(config: dict[str, Any], paths: RunPaths, parts: _Parts) -> Runner:
+def _runner(config: dict[str, Any], paths: RunPaths, parts: _Parts, lock: RunLock) -> Runner:
     settings, dataset, seed = parts.settings, parts.dataset, parts.globals.seed
     block_size = int(config["model"]["block_size"])
     return Runner(
@@ -295,6 +296,7 @@ def _runner(config: dict[str, Any], paths: RunPaths, parts: _Parts) -> Runner:
         metrics=parts.components["metrics"],
         visualization=parts.components["visualization"],
         tracker=parts.components["tracking"],
+        check_owner=lock.check,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from spectral_exp.errors import UserError
 from spectral_exp.git import git_hash
 from spectral_exp.monitoring import CheckpointManager
 from spectral_exp.monitoring.redact import redact
-from spectral_exp.run_dir import CORRUPT_SUFFIX, TEMPORARY_SUFFIX, RunPaths, read_intact_json
+from spectral_exp.run_dir import CORRUPT_SUFFIX, TEMPORARY_SUFFIX, RunPaths, links_inside, read_intact_json
 from spectral_exp.run_record import AROUND_STEPS, PLACE, flat, is_among
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,8 @@ def resume_problems(config: Mapping[str, Any], run_dir: Path | None) -> list[str
     """Why `config` may not run in `run_dir`, one line each; nothing where it may."""
     if run_dir is None or not run_dir.is_dir():
         return []
+    if links := links_inside(run_dir):
+        return [_link_problem(run_dir, links)]
     paths = RunPaths(run_dir)
     if recorded(paths) is None:
         # What an attempt leaves behind that was killed before it could record its configuration.
@@ -42,6 +44,20 @@ def resume_problems(config: Mapping[str, Any], run_dir: Path | None) -> list[str
     if config.get("resume") is not None and not paths.checkpoint_steps():
         return [f"resume={run_dir} holds no checkpoint to continue from; start it anew without resume="]
     return [*_differences((recorded(paths) or {}).get("config", {}), config, run_dir)]
+
+
+def refuse_links(run_dir: Path) -> None:
+    """Raise a UserError if a link in the run would lead what is written there to another place."""
+    if links := links_inside(run_dir):
+        raise UserError(_link_problem(run_dir, links))
+
+
+def _link_problem(run_dir: Path, links: Sequence[Path]) -> str:
+    names = ", ".join(repr(str(link.relative_to(run_dir))) for link in links[:3])
+    return (
+        f"{run_dir} holds links ({names}), which may lead out of the run, and its files are not written through them; "
+        "replace them by what they point to, or remove them"
+    )
 
 
 def recorded(paths: RunPaths) -> dict[str, Any] | None:

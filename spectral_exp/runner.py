@@ -25,6 +25,7 @@ from spectral_exp.monitoring.visualization import TextSample, VisualizationManag
 from spectral_exp.profiling import UNDISTURBED_STEPS, StepProfiler
 from spectral_exp.progress import Progress
 from spectral_exp.run_dir import RunPaths, read_json
+from spectral_exp.run_lock import LostRunError
 from spectral_exp.seeding import process_settings, restore_rng_state, rng_state, seed_generators, step_seed
 from spectral_exp.signals import StopRequest
 
@@ -190,6 +191,7 @@ class Runner:
         windows: fixed validation windows of (inputs, targets, bytes of the targets).
         sample: step -> (prompt, text that the model wrote after it).
         config: plain resolved configuration, stored with every checkpoint.
+        check_owner: raises LostRunError once the run directory is no longer this process's.
         plot_sample: a real sentence for the plots of attention, and the printable text of any token.
     """
 
@@ -215,6 +217,7 @@ class Runner:
     metrics: MetricsLogger
     visualization: VisualizationManager
     tracker: ConfigTracker
+    check_owner: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         self.state = TrainState()
@@ -261,6 +264,9 @@ class Runner:
             try:
                 self._train(stop)
                 self._finish()
+            except LostRunError:
+                self.backup.abandon()
+                raise
             except KeyboardInterrupt:
                 self._write_results("interrupted")
                 raise
@@ -439,6 +445,7 @@ class Runner:
         return self.checkpoint.metrics()
 
     def _log(self, step: int, values: dict[str, float]) -> None:
+        self.check_owner()
         start_s = time.perf_counter()
         self.metrics.log_metrics(step, values)
         self.clock.add("metrics", time.perf_counter() - start_s)
@@ -486,6 +493,7 @@ class Runner:
         return False
 
     def _plot(self, step: int) -> None:
+        self.check_owner()
         self._plotted_step = step
         self.read_reports()
         with self.clock.measure("visualization"):
@@ -495,7 +503,8 @@ class Runner:
             )
 
     def save(self, is_best: bool = False) -> None:
-        """Save a checkpoint of the state reached."""
+        """Save a checkpoint of the state reached. Raises LostRunError if the directory belongs to others now."""
+        self.check_owner()
         self.read_reports()
         extra = {
             "train_state": self.state.state_dict(),
@@ -588,6 +597,7 @@ class Runner:
         self._evaluate(best["step"])
 
     def _write_results(self, status: Status, error: str | None = None) -> None:
+        self.check_owner()
         state = self.state
         final: dict[str, float] = {"step": state.step}
         if state.loss_history:

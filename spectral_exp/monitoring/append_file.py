@@ -8,6 +8,8 @@ import time
 import weakref
 from pathlib import Path
 
+from spectral_exp.run_dir import open_run_file
+
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 1.0
@@ -83,7 +85,7 @@ class AppendFile:
 
     def _open(self) -> int:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+        descriptor = open_run_file(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
         try:
             # A process that was killed inside a line left no newline: ours has to start after one.
             if (size := os.fstat(descriptor).st_size) > 0:

@@ -19,7 +19,7 @@ from typing import Any
 from spectral_exp import run_dir
 from spectral_exp.errors import UserError, require
 from spectral_exp.monitoring.checksum import crc32
-from spectral_exp.monitoring.redact import environment_secrets, redact_text
+from spectral_exp.monitoring.redact import redact_text
 
 SETTING = "backup_url"
 OBJECTS = "objects"
@@ -225,7 +225,7 @@ def reason(error: Exception, scheme: str) -> str:
         remedy = "check the storage"
     else:
         remedy = "check the network and the storage"
-    return redact_text(f"{kind}: {text}; {remedy}", environment_secrets())
+    return redact_text(f"{kind}: {text}; {remedy}")
 
 
 # --- manifests -------------------------------------------------------------------------------------------------------

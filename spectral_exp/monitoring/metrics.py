@@ -7,6 +7,7 @@ import functools
 import json
 import logging
 import math
+import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -128,7 +129,8 @@ class MetricsLogger:
         if not cut:
             return 0
         try:
-            with self.cut_file.open("ab") as file:
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+            with os.fdopen(run_dir.open_run_file(self.cut_file, flags), "ab") as file:
                 file.writelines(cut)
             with run_dir.atomic_writer(self.metrics_file) as file:
                 file.writelines(kept)
@@ -140,7 +142,7 @@ class MetricsLogger:
         """Cut off a last line that a killed process left unfinished, before anything is appended to it."""
         self._repaired = True
         try:
-            with self.metrics_file.open("r+b") as file:
+            with os.fdopen(run_dir.open_run_file(self.metrics_file, os.O_RDWR), "r+b") as file:
                 content = file.read()
                 end = content.rfind(b"\n") + 1
                 if end < len(content) and _parse(content[end:]) is None:
