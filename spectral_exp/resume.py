@@ -19,6 +19,7 @@ from spectral_exp.run_dir import (
     TEMPORARY_SUFFIX,
     RunPaths,
     jsonable,
+    links_inside,
 )
 from spectral_exp.run_record import AROUND_STEPS, PLACE, flat, is_among
 from spectral_exp.runs.record import read_intact_config
@@ -40,6 +41,8 @@ def resume_problems(config: Mapping[str, Any], run_dir: Path | None) -> list[str
     """Why `config` may not run in `run_dir`, one line each; nothing where it may."""
     if run_dir is None or not run_dir.is_dir():
         return []
+    if links := links_inside(run_dir):
+        return [_link_problem(run_dir, links)]
     paths = RunPaths(run_dir)
     if recorded(paths) is None:
         if foreign := _foreign_files(paths):
@@ -78,6 +81,20 @@ def _foreign_files(paths: RunPaths) -> list[str]:
         }
         remains |= {f.name for f, is_own in begun.items() if f.is_dir() and all(map(is_own, f.iterdir()))}
     return sorted(p.name for p in paths.root.iterdir() if p.name not in remains and not p.match(unfinished))
+
+
+def refuse_links(run_dir: Path) -> None:
+    """Raise a UserError if a link in the run would lead what is written there to another place."""
+    if links := links_inside(run_dir):
+        raise UserError(_link_problem(run_dir, links))
+
+
+def _link_problem(run_dir: Path, links: Sequence[Path]) -> str:
+    names = ", ".join(repr(str(link.relative_to(run_dir))) for link in links[:3])
+    return (
+        f"{run_dir} holds links ({names}), which may lead out of the run, and its files are not written through them; "
+        "replace them by what they point to, or remove them"
+    )
 
 
 def recorded(paths: RunPaths) -> dict[str, Any] | None:

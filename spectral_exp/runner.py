@@ -27,6 +27,7 @@ from spectral_exp.profiling import UNDISTURBED_STEPS, StepProfiler
 from spectral_exp.progress import Progress
 from spectral_exp.resume import refuse_foreign_checkpoint
 from spectral_exp.run_dir import RunPaths
+from spectral_exp.run_lock import LostRunError
 from spectral_exp.runs.record import read_results
 from spectral_exp.seeding import process_settings, restore_rng_state, rng_state, seed_generators, step_seed
 from spectral_exp.signals import CATCHABLE, STOP_SIGNALS, StopRequest
@@ -198,6 +199,7 @@ class Runner:
         windows: fixed validation windows of (inputs, targets, bytes of the targets).
         sample: step -> (prompt, text that the model wrote after it).
         config: plain resolved configuration, stored with every checkpoint.
+        check_owner: raises LostRunError once the run directory is no longer this process's.
         plot_sample: a real sentence for the plots of attention, and the printable text of any token.
     """
 
@@ -223,6 +225,7 @@ class Runner:
     metrics: MetricsLogger
     visualization: VisualizationManager
     tracker: ConfigTracker
+    check_owner: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         self.state = TrainState()
@@ -275,6 +278,9 @@ class Runner:
             try:
                 self._train(stop)
                 self._finish()
+            except LostRunError:
+                self.backup.abandon()
+                raise
             except KeyboardInterrupt:
                 self._write_results("interrupted")
                 raise
@@ -453,6 +459,7 @@ class Runner:
         return self.checkpoint.metrics()
 
     def _log(self, step: int, values: dict[str, float]) -> None:
+        self.check_owner()
         start_s = time.perf_counter()
         self.metrics.log_metrics(step, values)
         self.clock.add("metrics", time.perf_counter() - start_s)
@@ -500,6 +507,7 @@ class Runner:
         return False
 
     def _plot(self, step: int) -> None:
+        self.check_owner()
         self._plotted_step = step
         self.read_reports()
         with self.clock.measure("visualization"):
@@ -509,7 +517,8 @@ class Runner:
             )
 
     def save(self, is_best: bool = False) -> None:
-        """Save a checkpoint of the state reached."""
+        """Save a checkpoint of the state reached. Raises LostRunError if the directory belongs to others now."""
+        self.check_owner()
         self.read_reports()
         extra = {
             "train_state": self.state.state_dict(),
@@ -588,8 +597,9 @@ class Runner:
         def keep(entry: Mapping[str, Any]) -> None:
             nonlocal last_step
             last_step = max(last_step, entry["step"])
-            numbers = {name: value for name, value in entry.items() if isinstance(value, (int, float))}
-            self._keep_history(numbers.pop("step"), numbers)
+            metrics = {name: value for name, value in entry.items() if isinstance(value, (int, float))}
+            del metrics["step"]
+            self._keep_history(entry["step"], metrics)
 
         self.metrics.cut_back(self.state.step, keep)
         if self.metrics.enabled and last_step < self.state.step - self.state.step % self.metrics.log_interval:
@@ -650,6 +660,7 @@ class Runner:
         self._evaluate(self._restored_step)
 
     def _write_results(self, status: Status, error: str | None = None) -> None:
+        self.check_owner()
         state = self.state
         best = {"step": state.best_step, "val_loss": state.best_val_loss, "val_bpb": state.best_val_bpb}
         self.tracker.save_results(

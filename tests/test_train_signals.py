@@ -22,6 +22,7 @@ import pytest
 
 from spectral_exp import run_dir
 from spectral_exp.monitoring.append_file import AppendFile
+from spectral_exp.run_lock import RunLock
 from spectral_exp.train import main
 from tests.conftest import NO_PLOTS, TINY
 from tests.monitoring.test_helper_process import is_gone
@@ -300,7 +301,7 @@ def test_a_working_directory_that_goes_away_costs_nothing(tmp_path: Path) -> Non
 def test_lock_and_logs_have_the_mode_that_the_user_wants(mask: int, tmp_path: Path) -> None:
     before = os.umask(mask)
     try:
-        with run_dir.RunLock(tmp_path) as lock:
+        with RunLock(tmp_path) as lock:
             log = AppendFile(tmp_path / "logs/log")
             log.write(b"line\n")
             log.close()

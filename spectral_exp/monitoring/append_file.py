@@ -23,6 +23,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 1.0
@@ -265,10 +266,12 @@ class AppendFile:
     def _open(self) -> int:
         self._changed_folders = _folders_that_change(self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
+        run_dir.refuse_link(self.path)
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | run_dir.RUN_FILE_FLAGS
         try:
             # Opened and remembered at once: an exception of a signal handler leaves no file open.
             self._descriptors.extend(map(os.open, (self.path,), (flags,), (0o666,)))
+            run_dir.refuse_irregular(self._descriptors[0], self.path)
             _leave_standard_streams(self._descriptors)
             if _finish_last_line(self._descriptors[0], self._is_whole):
                 self._warnings.append(("%s: removed an unfinished last line", self.path))

@@ -20,6 +20,7 @@ from spectral_exp.monitoring import checkpoint_file, checkpoint_reader
 from spectral_exp.monitoring.checkpoint_reader import BrokenCheckpointError
 from spectral_exp.monitoring.checksum import file_crc32
 from spectral_exp.monitoring.retention import removable
+from spectral_exp.run_lock import is_locked_elsewhere
 
 log = logging.getLogger(__name__)
 
@@ -260,7 +261,7 @@ class CheckpointFolder:
         It stays where it is if this object only reads, or if another process owns the run.
         """
         reason = str(error).partition("\n")[0] or type(error).__name__
-        if not self._enabled or run_dir.is_locked_elsewhere(self._paths.root):
+        if not self._enabled or is_locked_elsewhere(self._paths.root):
             log.warning("checkpoint %s is broken (%s)", path, reason)
             return
         aside = path.with_name(path.name + run_dir.CORRUPT_SUFFIX)

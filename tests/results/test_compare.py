@@ -17,7 +17,8 @@ import pytest
 
 from spectral_exp import compare
 from spectral_exp.results.comparison import Comparison
-from spectral_exp.run_dir import RunLock, RunPaths
+from spectral_exp.run_dir import RunPaths
+from spectral_exp.run_lock import RunLock
 from tests.conftest import python
 from tests.results.made_comparisons import made_comparison
 from tests.results.made_runs import make_run
