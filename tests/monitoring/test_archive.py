@@ -14,7 +14,8 @@ import torch
 
 from spectral_exp.monitoring import zip_layout
 from spectral_exp.monitoring.archive import flat_bytes
-from spectral_exp.monitoring.checkpoint_file import verify, write_checkpoint
+from spectral_exp.monitoring.checkpoint_file import write_checkpoint
+from spectral_exp.monitoring.checkpoint_reader import verify
 from spectral_exp.monitoring.portable import portable_state
 from spectral_exp.monitoring.staging import Staged, StagingArena, storages_of
 
