@@ -270,7 +270,7 @@ class Runner:
             process_settings(self.threads, self.settings.deterministic),
             StopRequest(self.settings.stop_signals) as stop,
         ):
-            self.restore()
+            self.restore(refuse_foreign=True)
             if self._finished_before():
                 log.info("nothing left to do: the run has finished (training.max_steps=%d)", self.settings.max_steps)
                 self.backup.close()
@@ -551,11 +551,16 @@ class Runner:
                 f"{self.paths.checkpoints}, then give the same command again"
             )
 
-    def restore(self) -> None:
-        """Continue from the newest sound checkpoint; without one, start at step 1."""
+    def restore(self, *, refuse_foreign: bool = False) -> None:
+        """Continue from the newest sound checkpoint; without one, start at step 1.
+
+        Args:
+            refuse_foreign: raise a UserError if the checkpoint holds another configuration than this run's.
+        """
         found = self.checkpoint.load_latest_checkpoint(history_as_array=True)
         if found is not None:
-            refuse_foreign_checkpoint(found["step"], found["config"], self.config, self.paths)
+            if refuse_foreign:
+                refuse_foreign_checkpoint(found["step"], found["config"], self.config, self.paths)
             self.model.load_state_dict(found["model_state_dict"])
             self.optimizer.load_state_dict(found["optimizer_state_dict"])
             self.loss.load_state_dict(found["loss_state_dict"])

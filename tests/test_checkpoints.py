@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from spectral_exp.checkpoints import main
-from spectral_exp.monitoring import CheckpointManager
+from spectral_exp.monitoring import CheckpointManager, checkpoint_reader
 from spectral_exp.run_dir import RunPaths
 from spectral_exp.run_lock import RunLock
 from tests.conftest import python
@@ -74,16 +76,53 @@ def test_export_of_a_broken_checkpoint_is_refused(run: Path, capsys: pytest.Capt
     assert not list(run.glob("*.safetensors"))
 
 
+def test_verify_of_a_running_run_does_not_blame_retention(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verify = checkpoint_reader.verify
+
+    def remove_next(path: Path) -> str:
+        CheckpointManager(run, keep_last_n=1).cleanup_old_checkpoints()
+        return verify(path)
+
+    monkeypatch.setattr(checkpoint_reader, "verify", remove_next)
+    assert main(["verify", str(run)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(",")[0] for line in lines] == [
+        *("step 1: removed meanwhile", "step 2: intact", "step 3: removed meanwhile"),
+        *("step 4: removed meanwhile", "step 5: intact"),
+    ]
+
+
 def test_prune(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["prune", str(run), "--keep-last", "2", "--keep-every", "3"]) == 0
+    options = ["prune", str(run), "--keep-last", "2", "--keep-every", "3"]
+    size = (run / "checkpoints/checkpoint_step_1.pt").stat().st_size
+    assert main([*options, "--dry-run"]) == 0
+    assert capsys.readouterr().out.strip() == f"would remove 1 ({size / 1e6:.1f} MB) and keep 2, 3, 4, 5"
+    assert main(options) == 2
+    assert "has no terminal to ask on; add --yes, or --dry-run" in capsys.readouterr().err
+    assert RunPaths(run).checkpoint_steps() == [1, 2, 3, 4, 5]
+    assert main([*options, "--yes"]) == 0
     assert capsys.readouterr().out.strip() == "removed 1; kept 2, 3, 4, 5"
-    assert main(["prune", str(run)]) == 0
+    assert main(["prune", str(run), "--yes"]) == 0
     assert RunPaths(run).checkpoint_steps() == [2, 5]
+    assert main(["prune", str(run)]) == 0  # there is nothing to ask
+    assert capsys.readouterr().out.endswith("removed nothing; kept 2, 5\n")
+
+
+@pytest.mark.parametrize(("answer", "left"), [("y\n", [2, 5]), ("n\n", [1, 2, 3, 4, 5]), ("\n", [1, 2, 3, 4, 5])])
+def test_prune_asks_on_a_terminal(run: Path, answer: str, left: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    controller, terminal = os.openpty()
+    os.write(controller, answer.encode())
+    with os.fdopen(terminal, "r") as stdin, os.fdopen(controller):
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert main(["prune", str(run)]) == 0
+    assert RunPaths(run).checkpoint_steps() == left
 
 
 def test_prune_leaves_a_running_run_alone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with RunLock(run):
-        assert main(["prune", str(run)]) == 2
+        assert main(["prune", str(run), "--yes"]) == 2
     assert "in use by process" in capsys.readouterr().err
     assert len(RunPaths(run).checkpoint_steps()) == 5
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -10,14 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from spectral_exp import run_dir
 from spectral_exp.errors import UserError
-from spectral_exp.monitoring import checkpoint_file, checkpoint_reader
+from spectral_exp.monitoring import checkpoint_reader
 from spectral_exp.monitoring.checkpoint_folder import CheckpointFolder
 from spectral_exp.monitoring.checkpoint_reader import BrokenCheckpointError
 
 if TYPE_CHECKING:
     import torch
-
-log = logging.getLogger(__name__)
 
 _LISTINGS = 3
 _T = TypeVar("_T")
@@ -129,9 +126,4 @@ def _read(path: Path, map_location: str | torch.device, history_as_array: bool =
         state = checkpoint_reader.read_checkpoint(path, history_as_array=history_as_array)
     except FileNotFoundError:
         return None
-    if checkpoint_file.read_sidecar(path) is None:
-        log.warning(
-            "checkpoint %s has no sidecar: it agrees with its own checksums, but is not verified",
-            path,
-        )
     return state if str(map_location) == "cpu" else dict(to_device(state, map_location))

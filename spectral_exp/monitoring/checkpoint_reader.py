@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
+import mmap
 import os
 import re
 import stat
@@ -25,9 +27,12 @@ from spectral_exp.monitoring.checkpoint_file import load_sidecar, zstd
 from spectral_exp.monitoring.checkpoint_state import CHECKPOINT_KEYS
 from spectral_exp.monitoring.checksum import file_crc32
 
+log = logging.getLogger(__name__)
+
 _RETRY_PAUSES_S = (0.1, 0.5)
 _TRANSIENT = {errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT, errno.EBUSY}
 _PIECE_BYTES = 1 << 20
+_SPARE_BYTES = 16 << 20
 # Without a sidecar that announces more, a compressed checkpoint may become so large, or so many times its size.
 _UNANNOUNCED_BYTES, _UNANNOUNCED_RATIO = 64 << 20, 100
 _ENTRY_TYPES: Mapping[str, type | tuple[type, ...]] = {
@@ -127,7 +132,7 @@ def guarded(path: Path, work: Callable[[], _T]) -> _T:
         except Exception as error:  # libraries raise many kinds, none of which proves that the bytes are wrong
             passing = isinstance(error, OSError) and error.errno in _TRANSIENT
             if not (passing and pauses_s):
-                raise UnreadableCheckpointError(path, *_explain(path, error)) from error
+                raise UnreadableCheckpointError(path, *_explain(error)) from error
         time.sleep(pauses_s.pop(0))
 
 
@@ -148,6 +153,7 @@ def _read(path: Path) -> dict[str, Any]:
             _verify_archive(path, content)
         state = _load(path, content, proven=sidecar is not None)
     else:
+        _check_memory(path, path.stat().st_size)
         with ThreadPoolExecutor(1) as pool:
             verdict = pool.submit(_verify_bytes, path, sidecar, 1)
             try:
@@ -155,6 +161,8 @@ def _read(path: Path) -> dict[str, Any]:
             finally:
                 verdict.result()  # bytes that differ explain whatever else went wrong
     _check_entries(path, state)
+    if sidecar is None:
+        log.warning("checkpoint %s has no sidecar: it agrees with its own checksums, but is not verified", path)
     return dict(state)
 
 
@@ -186,7 +194,8 @@ def _load(path: Path, source: Path | IO[bytes], *, proven: bool) -> Any:
             raise
         # The bytes are those that were written, whoever wrote them.
         raise UnreadableCheckpointError(path, str(error), _TAKE_ANOTHER) from error
-    _check_memory(path, _size(source))
+    if not isinstance(source, Path):
+        source.seek(0)
     return torch.load(source, map_location="cpu", weights_only=True)
 
 
@@ -314,6 +323,8 @@ def _check_memory(path: Path, needed: int) -> None:
     if available is not None and needed > available:
         cause = f"it needs {needed / 1e6:.0f} MB of memory, and {available / 1e6:.0f} MB are available"
         raise UnreadableCheckpointError(path, cause, _MORE_MEMORY)
+    # A process may have a limit of its own. Python waits for ever for a thread that has no memory to start.
+    mmap.mmap(-1, needed + _SPARE_BYTES).close()
 
 
 def _available_memory() -> int | None:
@@ -326,14 +337,14 @@ def _available_memory() -> int | None:
         return None
 
 
-def _explain(path: Path, error: Exception) -> tuple[str, str]:
+def _explain(error: Exception) -> tuple[str, str]:
     """The cause of a failed load, and the remedy."""
     number = getattr(error, "errno", None)
     text = " ".join(str(error).split())
     if number is None and re.search(r"alloc|out of memory|start new thread", text, re.IGNORECASE):
         number = errno.ENOMEM
     if isinstance(error, MemoryError) or number == errno.ENOMEM:
-        return f"there is not enough memory for its {path.stat().st_size / 1e6:.1f} MB", _MORE_MEMORY
+        return "there is not enough memory for it", _MORE_MEMORY
     if number is not None:
         return f"{os.strerror(number)} (errno {number})", _remedy_of(number)
     if found := re.search(r"GLOBAL (\S+)", text):

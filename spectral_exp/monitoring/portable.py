@@ -6,6 +6,7 @@ value is refused, with the name of its place, before anything is written.
 
 from __future__ import annotations
 
+import codecs
 import functools
 import io
 import logging
@@ -93,7 +94,15 @@ def to_device(value: Any, device: str | torch.device) -> Any:
     return value
 
 
-_PLAIN = frozenset({bool, int, float, str, bytes, type(None), torch.dtype, torch.device})
+class _EmptyBytes:
+    """Written in place of `b""`, for which pickle names a class that torch's safe loader does not know."""
+
+    def __reduce__(self) -> tuple[Any, tuple[str, str]]:
+        return codecs.encode, ("", "latin1")  # as for all other bytes
+
+
+EMPTY_BYTES = _EmptyBytes()
+_PLAIN = frozenset({bool, int, float, str, bytes, type(None), torch.dtype, torch.device, _EmptyBytes})
 _PLAIN_TENSORS = frozenset({torch.Tensor, nn.Parameter})
 _COMMON_DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64})
 # Longer ones are written in a form that torch's safe loader does not know.
@@ -103,7 +112,9 @@ _MAX_CONFIG_ELEMENTS = 1000
 
 def _is_plain(value: Any) -> bool:
     kind = type(value)
-    return kind in _PLAIN and (kind is not int or -_MAX_INT < value < _MAX_INT)
+    if kind is int:
+        return bool(-_MAX_INT < value < _MAX_INT)
+    return kind in _PLAIN and (kind is not bytes or len(value) > 0)
 
 
 def _convert(value: Any, where: str, lenient: bool, found: list[torch.Tensor]) -> Any:
@@ -123,7 +134,7 @@ def _convert(value: Any, where: str, lenient: bool, found: list[torch.Tensor]) -
     if isinstance(value, float):
         return float.__float__(value)
     if isinstance(value, bytes):
-        return bytes(memoryview(value))
+        return bytes(memoryview(value)) if len(value) else EMPTY_BYTES
     if isinstance(value, np.generic) and not isinstance(item := value.item(), np.generic):
         return _convert(item, where, lenient, found)
     if isinstance(value, PurePath):
@@ -264,7 +275,7 @@ def _survives(tensor: torch.Tensor) -> bool:
 def _list_tensor(tensor: torch.Tensor) -> Any:
     """A tensor in a configuration: its numbers, if they are few, or what it is."""
     try:
-        if tensor.numel() <= _MAX_CONFIG_ELEMENTS:
+        if tensor.numel() <= _MAX_CONFIG_ELEMENTS and tensor.untyped_storage().nbytes() > 0:
             plain = tensor.detach().cpu().resolve_conj().resolve_neg()
             return _convert(plain.tolist(), "config", True, [])
     except Exception:  # kinds of tensors that have no list fail in many ways, and are kept for readers only

@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from spectral_exp.errors import SettingError, UserError
-from spectral_exp.monitoring import CheckpointManager, checkpoint_file
+from spectral_exp.monitoring import CheckpointManager
 from spectral_exp.monitoring.checkpoint_state import CHECKPOINT_KEYS
 
 
@@ -319,18 +319,42 @@ def test_newest_is_found_whatever_the_link_says(tmp_path: Path, link: str) -> No
         manager.paths.latest_link.write_bytes(b"\x00garbage")
     elif link == "behind":  # killed between the rename and the swap of the link
         manager.paths.latest_link.symlink_to("checkpoint_step_2.pt")
+        os.utime(manager.paths.latest_link, (1000, 1000), follow_symlinks=False)
     assert latest_step(manager) == 3
 
 
-def test_a_run_that_went_back_continues_from_its_new_branch(tmp_path: Path) -> None:
-    manager = CheckpointManager(tmp_path, keep_last_n=2)
-    for step in (20, 30):
+def test_a_link_set_by_hand_wins(tmp_path: Path) -> None:
+    manager = CheckpointManager(tmp_path)
+    for step in (1, 2, 3):
         save(manager, step)
-    for step in (20, 30):
-        os.utime(manager.paths.checkpoint_file(step), (1000 + step, 1000 + step))
-    save(manager, 15)
-    assert latest_step(manager) == 15
-    save(manager, 16)
+    manager.paths.latest_link.unlink()
+    manager.paths.latest_link.symlink_to("checkpoint_step_1.pt")
+    assert latest_step(manager) == 1
+    assert [found["step"] for found in manager.list_checkpoints() if found["is_latest"]] == [1]
+
+
+@pytest.mark.parametrize("link", ["kept", "lost"])
+def test_a_run_that_went_back_continues_from_its_new_branch(tmp_path: Path, link: str) -> None:
+    manager = CheckpointManager(tmp_path, keep_last_n=9)
+    for step in (10, 20, 30):
+        save(manager, step)
+    assert manager.load_checkpoint(10) is not None
+    for step in (15, 25):
+        save(manager, step)
+    if link == "lost":  # as by a copy that knows no links
+        manager.paths.latest_link.unlink()
+    for path in manager.paths.checkpoints.glob("*.pt"):  # nor times
+        os.utime(path, (1000, 1000), follow_symlinks=False)
+    for expected in (25, 15, 10):  # and no step of the abandoned branch
+        found = CheckpointManager(tmp_path)
+        assert latest_step(found) == expected
+        damage(manager.paths.checkpoint_file(expected), "truncated")
+
+
+def test_retention_removes_the_abandoned_branch_first(tmp_path: Path) -> None:
+    manager = CheckpointManager(tmp_path, keep_last_n=2)
+    for step in (20, 30, 15, 16):
+        save(manager, step)
     assert steps_of(manager) == [15, 16]
 
 
@@ -376,13 +400,21 @@ def test_broken_checkpoint_is_set_aside_and_the_one_before_taken(
     assert aside.with_name(aside.name + "2").exists()
 
 
-def test_all_broken_is_none(tmp_path: Path) -> None:
+def test_all_broken_stops_and_changes_nothing(tmp_path: Path) -> None:
     manager = CheckpointManager(tmp_path)
     for step in (1, 2):
         save(manager, step)
         damage(manager.paths.checkpoint_file(step), "truncated")
-    assert manager.load_latest_checkpoint() is None
+    before = names_in(manager)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"no checkpoint in .* is intact .*move the folder away to start anew"):
+            manager.load_latest_checkpoint()
+    assert names_in(manager) == before
+    for step in (1, 2):  # asked for by their steps they are set aside, and are not forgotten
+        assert manager.load_checkpoint(step) is None
     assert steps_of(manager) == []
+    with pytest.raises(UserError, match="all are set aside"):
+        manager.load_latest_checkpoint()
 
 
 def test_a_missing_device_is_no_reason_to_set_files_aside(tmp_path: Path) -> None:
@@ -394,21 +426,6 @@ def test_a_missing_device_is_no_reason_to_set_files_aside(tmp_path: Path) -> Non
     state = manager.load_latest_checkpoint(map_location="meta")
     assert state is not None
     assert all(tensor.is_meta for tensor in state["model_state_dict"].values())
-
-
-def test_unreadable_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    manager = CheckpointManager(tmp_path)
-    path = Path(save(manager, 1))
-    path.chmod(0)
-    if os.access(path, os.R_OK):  # root reads everything
-
-        def refuse(*_: object, **__: object) -> None:
-            raise PermissionError(13, "Permission denied")
-
-        monkeypatch.setattr(checkpoint_file, "verify", refuse)
-    with pytest.raises(UserError, match="Permission denied"):
-        manager.load_latest_checkpoint()
-    assert steps_of(manager) == [1]
 
 
 # --- real faults -----------------------------------------------------------------------------------------------------

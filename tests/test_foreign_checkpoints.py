@@ -1,0 +1,117 @@
+"""Every command that loads a checkpoint: one that cannot be loaded, or is another run's, stops it with one line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from spectral_exp import checkpoints, diagnose, generate, train, verify_resume
+from spectral_exp.monitoring import checkpoint_file, checkpoint_reader
+from spectral_exp.monitoring.checksum import file_crc32
+from spectral_exp.run_dir import RunPaths
+from tests.conftest import NO_PLOTS, TINY
+
+
+class Payload:
+    """Leaves a file when it is loaded by a loader that allows it."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+        return os.system, (f"touch {self.trace}",)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 8 of its 12 steps, with checkpoints of steps 4 to 8."""
+    run = tmp_path_factory.mktemp("foreign") / "run"
+    assert train.main([*TINY, NO_PLOTS, "training.max_steps=8", f"hydra.run.dir={run}"]) == 0
+    return run
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    shutil.copytree(finished, tmp_path / "run", symlinks=True)
+    return tmp_path / "run"
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    """Checkpoints and metrics."""
+    folders = (RunPaths(run).checkpoints, RunPaths(run).logs)
+    return {str(p): p.read_bytes() for folder in folders for p in folder.iterdir() if p.name != "training.log"}
+
+
+def commands(run: Path) -> dict[str, Callable[[], int]]:
+    """Every command that loads a checkpoint of `run`."""
+    return {
+        "generate": lambda: generate.main([str(run), "--checkpoint", "latest", "--tokens", "2"]),
+        "diagnose": lambda: diagnose.main([str(run), "--checkpoint", "latest"]),
+        "verify_resume": lambda: verify_resume.main([str(run), "--from", "4", "--steps", "2"]),
+        "export": lambda: checkpoints.main(["export", str(run), "--checkpoint", "latest"]),
+        "export of a step": lambda: checkpoints.main(["export", str(run), "--checkpoint", "8"]),
+        "resume": lambda: train.main([f"resume={run}", "training.max_steps=12"]),
+    }
+
+
+@pytest.mark.parametrize("command", commands(Path("x")))
+@pytest.mark.parametrize("fault", ["code", "memory", "broken"])
+def test_a_checkpoint_that_cannot_be_loaded_stops_every_command(
+    run: Path, command: str, fault: str, tmp_path: Path, capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    trace = tmp_path / "trace"
+    for path in (RunPaths(run).checkpoint_file(step) for step in RunPaths(run).checkpoint_steps()):
+        if fault == "code":
+            state = torch.load(path, weights_only=True)
+            torch.save(state | {"more": Payload(trace)}, path)
+            facts = {"size": path.stat().st_size, "crc32": f"{file_crc32(path, 1):08x}"}
+            checkpoint_file.sidecar_file(path).write_text(json.dumps(facts))
+        elif fault == "broken":
+            path.write_bytes(path.read_bytes()[:1000])
+    if fault == "memory":
+        monkeypatch.setattr(checkpoint_reader, "_available_memory", lambda: 5)
+    # Training in this process has left a log handler with a stream that pytest has closed.
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    before = contents(run)
+    code = commands(run)[command]()
+    printed = capfd.readouterr()
+    assert code in {1, 2}, printed
+    expected = {"code": "may run code", "memory": "MB of memory", "broken": "is intact|is broken"}[fault]
+    assert any(word in printed.err for word in expected.split("|")), printed.err
+    assert "Traceback" not in printed.err + printed.out
+    assert not trace.exists()
+    assert contents(run) == before
+
+
+def test_a_checkpoint_of_another_run_is_not_continued(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    assert train.main([*TINY, NO_PLOTS, "training.max_steps=10", "seed=7", f"hydra.run.dir={other}"]) == 0
+    for path in RunPaths(other).checkpoints.iterdir():
+        target = RunPaths(run).checkpoints / path.name
+        target.unlink(missing_ok=True)
+        shutil.copy(path, target, follow_symlinks=False)
+    before = contents(run)
+    capfd.readouterr()
+    assert train.main([f"resume={run}", "training.max_steps=12"]) == 2
+    error = capfd.readouterr().err
+    assert "checkpoint_step_10.pt is of a run of another configuration (seed: 7 -> " in error
+    assert contents(run) == before
+
+
+def test_the_best_link_is_put_right_on_resume(run: Path) -> None:
+    paths = RunPaths(run)
+    best = json.loads(paths.results_file.read_text())["best_metrics"]["step"]
+    paths.best_link.unlink()
+    assert train.main([f"resume={run}"]) == 0
+    assert paths.best_link.readlink() == Path(f"checkpoint_step_{best}.pt")
