@@ -12,11 +12,16 @@ from spectral_exp.progress import duration
 from spectral_exp.run_dir import RunPaths, read_json
 
 
-def summary(root: Path) -> str:
-    """What the run in `root` came to, where everything lies and what to try next; read from its results file."""
+def summary(root: Path, no_results: str = "") -> str:
+    """What the run in `root` came to, where everything lies and what to try next; read from its results file.
+
+    Args:
+        root: of the run.
+        no_results: why this attempt has written none; those of an earlier attempt are not its own.
+    """
     paths = RunPaths(root)
-    if not paths.results_file.is_file():
-        return f"no results were written to {root} (monitoring/tracking=off)"
+    if no_results or not paths.results_file.is_file():
+        return f"no results were written to {root} ({no_results or 'there are none'})"
     results = read_json(paths.results_file)
     totals, reference = results["totals"], results["reference"]
     rows = [

@@ -8,6 +8,7 @@ torch is imported only once a run is really to start, so `--help`, `--cfg job` a
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -29,6 +30,8 @@ from spectral_exp.monitoring.helper_process import helper_process_ids
 
 log = logging.getLogger(__name__)
 
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+
 _JOB_NAME = "train"
 """What Hydra calls a job of this module."""
 
@@ -47,6 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
             command = _checked(command)
         _hand_over(command)
     except Interrupted as stop:
+        if stop.problem:
+            print(f"error: {stop.problem}", file=sys.stderr)
         return stop.exit_code
     except KeyboardInterrupt:
         return 130
@@ -59,6 +64,11 @@ def main(arguments: list[str] | None = None) -> int:
     except HydraException as error:
         print(f"error: {describe(error)}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        print(f"error: {describe_refusal(error)}", file=sys.stderr)
+        return 1
     finally:
         signal.signal(signal.SIGTERM, before)
     return 0
@@ -72,6 +82,12 @@ def _terminate(number: int, frame: FrameType | None) -> None:
         worker.send_signal(number)
     if not workers:
         raise Interrupted(number)
+
+
+def describe_refusal(error: OSError) -> str:
+    """One line on storage that takes nothing more."""
+    where = f" ({error.filename})" if error.filename else ""
+    return f"{error.strerror}{where}; free space on the disk, then give the same command again"
 
 
 class JobError(Exception):
@@ -136,7 +152,7 @@ def run_job(config: DictConfig) -> None:
             try:
                 runner.run()
             finally:
-                log.info("%s", summary(shown))
+                log.info("%s", summary(shown, runner.no_results))
     except UserError as error:
         log.error("error: %s", error)
         raise JobError(f"{shown}: {error}", exit_code=2) from error
@@ -144,6 +160,10 @@ def run_job(config: DictConfig) -> None:
         log.error("error: %s", error)
         raise JobError(f"{shown}: {error}", exit_code=1) from error
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            message = f"{shown}: {describe_refusal(error)}"
+            log.error("error: %s", message)
+            raise JobError(message, exit_code=1) from error
         log.exception("the run failed")
         message = f"{shown}: {type(error).__name__}: {error} (traceback in {shown / 'train.log'})"
         raise JobError(message, exit_code=1) from error
