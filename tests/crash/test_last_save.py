@@ -60,7 +60,10 @@ def saved_steps(root: Path) -> list[int]:
 
 def test_the_last_state_takes_the_place_of_the_oldest(disk: Path, tmp_path: Path) -> None:
     root = disk / "run"
-    assert train(root, KEEP, "monitoring.checkpoint.save_interval=2", "training.max_steps=6") == 0
+    assert (
+        train(root, KEEP, "monitoring/checkpoint=sync", "monitoring.checkpoint.save_interval=2", "training.max_steps=6")
+        == 0
+    )
     assert saved_steps(root) == [2, 4, 6]
     leave(disk, 40_000)  # for logs and results, not for a checkpoint
     assert train(root, KEEP, SELDOM, "training.max_steps=9") == 0
