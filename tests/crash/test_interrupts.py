@@ -93,7 +93,7 @@ def interrupt_lines(trainer: Trainer, every: int, bytecodes: bool = False) -> in
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_sample_of_lines(make: Callable[[str, int], Trainer], way: str, capsys: pytest.CaptureFixture[str]) -> None:
-    tried = interrupt_lines(make(way, 40), every=17)
+    tried = interrupt_lines(make(way, 40), every=23)
     tell(capsys, f"exceptions at lines, {way}", tried, tried)
 
 
@@ -124,7 +124,7 @@ def interrupt_randomly(trainer: Trainer, times: int, within_s: float) -> int:
 
 @pytest.mark.parametrize("way", ["guarded", "synchronous"])
 def test_random_times(make: Callable[[str, int], Trainer], way: str, capsys: pytest.CaptureFixture[str]) -> None:
-    struck = interrupt_randomly(make(way, 40), times=60, within_s=0.01)
+    struck = interrupt_randomly(make(way, 40), times=40, within_s=0.01)
     tell(capsys, f"exceptions from a signal handler, {way}", struck, struck)
 
 
