@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from spectral_exp.monitoring import CheckpointManager, checkpoint
+from spectral_exp.monitoring import CheckpointManager, save
 from tests.crash.conftest import tell
 from tests.crash.interrupts import interrupt_after, interrupt_at
 
@@ -73,7 +73,7 @@ class Trainer:
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], Trainer]:
     def made(way: str, size: int) -> Trainer:
-        monkeypatch.setattr(checkpoint, "_SMALL_BYTES", 1 << 30 if way == "small" else 0)
+        monkeypatch.setattr(save, "_SMALL_BYTES", 1 << 30 if way == "small" else 0)
         trainer = Trainer(tmp_path, way, size)
         trainer.check()
         return trainer

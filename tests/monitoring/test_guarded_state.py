@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from spectral_exp.monitoring import CheckpointManager, checkpoint, staging
+from spectral_exp.monitoring import CheckpointManager, save, staging
 from tests.monitoring.test_background_checkpoint import assert_same
 
 
@@ -23,7 +23,7 @@ class Adversary:
 
     def __init__(self) -> None:
         torch.manual_seed(0)
-        self.model = nn.ModuleDict({"G": nn.Linear(6, 6), "D": nn.Linear(6, 6)})
+        self.model: Any = nn.ModuleDict({"G": nn.Linear(6, 6), "D": nn.Linear(6, 6)})
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "G": torch.optim.AdamW(self.model["G"].parameters(), fused=True),
             "D": torch.optim.SGD(self.model["D"].parameters(), lr=0.1, momentum=0.9),
@@ -72,7 +72,7 @@ class Adversary:
 
     def swap_tensors(self) -> None:
         weight = self.model["G"].weight
-        torch.utils.swap_tensors(weight, nn.Parameter(torch.randn_like(weight)))
+        torch.utils.swap_tensors(weight, nn.Parameter(torch.randn_like(weight)))  # type: ignore[no-untyped-call]
         self.optimizers["G"].param_groups[0]["params"][0] = weight
 
     # Not guarded: noticed.
@@ -146,7 +146,7 @@ def late_copies() -> Iterator[None]:
         stage(*arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "_SMALL_BYTES", 0)
+        patch.setattr(save, "_SMALL_BYTES", 0)
         patch.setattr(staging, "_copy", wait_and_copy)
         patch.setattr(staging.Staged, "finish", open_and_finish)
         patch.setattr(staging.Staged, "__init__", close_and_stage)
