@@ -67,11 +67,17 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run stopped in order after a signal: a KeyboardInterrupt, so that it ends a whole sweep, not one job of it."""
+    """A run stopped in order after a signal: a KeyboardInterrupt, so that it ends a whole sweep, not one job of it.
 
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(signal_number)
-        self.exit_code = 128 + signal_number
+    Args:
+        signal_number: of the signal.
+        problem: what could not be saved, and what to do about it; makes the exit code 1.
+    """
+
+    def __init__(self, signal_number: int, problem: str = "") -> None:
+        super().__init__(signal_number, problem)
+        self.problem = problem
+        self.exit_code = 1 if problem else 128 + signal_number
 
 
 class RunError(Exception):

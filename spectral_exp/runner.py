@@ -35,7 +35,7 @@ from spectral_exp.wording import counted
 
 log = logging.getLogger(__name__)
 
-Status = Literal["completed", "stopped_early", "interrupted", "failed"]
+Status = Literal["completed", "stopped_early", "interrupted", "not_saved", "failed"]
 
 
 @dataclass(frozen=True)
@@ -258,14 +258,17 @@ class Runner:
         self._started_s = time.perf_counter()
         self._files = UnsyncedFiles(self.paths.root)
         self.checkpoint.before_commit = self.sync
+        self.no_results = "training did not begin"
+        """Why this attempt has written no results; empty once it has."""
 
     def run(self) -> TrainState:
         """Train from the newest checkpoint, or from the start, to the end; returns the final state.
 
         Raises:
             Interrupted: SIGINT or SIGTERM came; the run was saved first and continues by `resume`.
-            RunError: training cannot go on (loss no longer finite).
+            RunError: training cannot go on (loss no longer finite), or its last state could not be saved or backed up.
         """
+        problem = ""
         with (
             process_settings(self.threads, self.settings.deterministic),
             StopRequest(self.settings.stop_signals) as stop,
@@ -273,11 +276,13 @@ class Runner:
             self.restore(refuse_foreign=True)
             if self._finished_before():
                 log.info("nothing left to do: the run has finished (training.max_steps=%d)", self.settings.max_steps)
-                self.backup.close()
+                self.no_results = ""
+                if problem := self._close_backup():
+                    raise RunError(problem)
                 return self.state
             try:
                 self._train(stop)
-                self._finish()
+                problem = self._finish()
             except LostRunError:
                 self.backup.abandon()
                 raise
@@ -292,9 +297,13 @@ class Runner:
             finally:
                 self.checkpoint.close()
                 self.visualization.close()
-            self.backup.close()
+            problem = "; ".join(filter(None, [problem, self._close_backup()]))
         if stop.signal_number is not None:
-            raise Interrupted(stop.signal_number)
+            if problem:
+                log.error("error: %s", problem)
+            raise Interrupted(stop.signal_number, problem)
+        if problem:
+            raise RunError(problem)
         return self.state
 
     def _train(self, stop: StopRequest) -> None:
@@ -519,17 +528,46 @@ class Runner:
     def save(self, is_best: bool = False) -> None:
         """Save a checkpoint of the state reached. Raises LostRunError if the directory belongs to others now."""
         self.check_owner()
+        arguments, extra = self._state_to_save()
+        with self.clock.measure("checkpoint"):
+            self.checkpoint.save_checkpoint(*arguments, extra=extra, is_best=is_best)
+
+    def _save_last(self) -> str:
+        """Save the last state, unless it is durable; what is lost and what to do about it, if it cannot be saved."""
+        checkpoint, step = self.checkpoint, self.state.step
+        if not checkpoint.enabled:
+            return ""
+        self.check_owner()
+        arguments, extra = self._state_to_save()
+        with self.clock.measure("checkpoint"):
+            if checkpoint.save_last(*arguments, extra=extra, is_best=self.state.best_step == step):
+                return ""
+        durable = checkpoint.durable_step
+        lost = f"steps {durable + 1} to {step} are" if durable + 1 < step else f"step {step} is"
+        then = f"it continues after step {durable}" if durable else "it starts anew"
+        return f"the last {lost} not saved: {checkpoint.problem}, then give the same command again: {then}"
+
+    def _close_backup(self) -> str:
+        """Complete the backup; what is in this directory alone and what to do about it, if that fails."""
+        if self.backup.close():
+            return ""
+        stored = self.backup.stored_step
+        there = "nothing" if stored is None else f"step {stored}"
+        return (
+            f"the backup is not complete: step {self.state.step} and the results are only in {self.paths.root}, and "
+            f"{self.backup.url} has {there}; give the same command again, which goes on with the backup"
+        )
+
+    def _state_to_save(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a save, and its further entries."""
         self.read_reports()
+        state = self.state
         extra = {
-            "train_state": self.state.state_dict(),
+            "train_state": state.state_dict(),
             "loss_state_dict": self.loss.state_dict(),
             "rng_state": rng_state(),
         }
-        with self.clock.measure("checkpoint"):
-            self.checkpoint.save_checkpoint(
-                self.state.step, self.model, self.optimizer, self.state.loss_history, self.config,
-                extra=extra, is_best=is_best,
-            )  # fmt: skip
+        return (state.step, self.model, self.optimizer, state.loss_history, self.config), extra
 
     def sync(self) -> None:
         """Make the metrics and the small files of the run survive a power cut, as what a checkpoint refers to must."""
@@ -629,24 +667,20 @@ class Runner:
         finished = results.get("status") in ("completed", "stopped_early")
         return finished and results.get("totals", {}).get("steps") == self.state.step
 
-    def _finish(self) -> None:
+    def _finish(self) -> str:
+        """Save, plot and record the state reached; what is lost, if it could not be saved."""
         self.read_reports()
         over = self.state.step >= self.settings.max_steps
         status: Status = "stopped_early" if self.state.stopped_early else "completed" if over else "interrupted"
-        # The save under way first: the last state must not be the one that is passed over.
-        with self.clock.measure("checkpoint"):
-            self.checkpoint.close()
-        if self.checkpoint.steps_at_risk(self.state.step) > 0:
-            self.save()
+        problem = self._save_last()
         if self.state.step > self._plotted_step:
             self._plot(self.state.step)
-        with self.clock.measure("checkpoint"):
-            self.checkpoint.close()
         with self.clock.measure("last plots"):
             self.visualization.close()
         if status == "stopped_early":
             self._restore_best()
-        self._write_results(status)
+        self._write_results("not_saved" if problem else status, problem or None)
+        return problem
 
     def _restore_best(self) -> None:
         if not self.settings.restore_best:
@@ -682,6 +716,7 @@ class Runner:
             },
             monitoring_cost=self.monitoring_cost(),
         )
+        self.no_results = self.tracker.problem if self.tracker.enabled else "monitoring/tracking=off"
 
     def _final_metrics(self) -> dict[str, float]:
         """What was measured of the weights that the run ends with, and their `step`; `val_step` if that is another."""

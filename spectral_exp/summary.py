@@ -13,14 +13,17 @@ from spectral_exp.run_dir import RunPaths
 from spectral_exp.runs.record import ResultsRecord, read_results
 
 
-def summary(root: Path, search: Sequence[str] = ()) -> str:
+def summary(root: Path, search: Sequence[str] = (), no_results: str = "") -> str:
     """What the run in `root` came to, where everything lies and what to try next; read from its results file.
 
-    `search` are the arguments by which its command said where configuration files are looked for.
+    Args:
+        root: of the run.
+        search: the arguments by which its command said where configuration files are looked for.
+        no_results: why this attempt has written none; those of an earlier attempt are not its own.
     """
     paths = RunPaths(root)
-    if not paths.results_file.is_file():
-        return f"no results were written to {root} (monitoring/tracking=off)"
+    if no_results or not paths.results_file.is_file():
+        return f"no results were written to {root} ({no_results or 'there are none'})"
     results, _ = read_results(paths.results_file)
     rows = [*_rows(results), ("", "")]
     places = (

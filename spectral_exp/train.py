@@ -8,6 +8,7 @@ torch is imported only once a run is really to start, so `--help`, `--cfg job` a
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -30,6 +31,8 @@ from spectral_exp.signals import StopRequest
 
 log = logging.getLogger(__name__)
 
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+
 _JOB_NAME = "train"
 """What Hydra calls a job of this module."""
 
@@ -45,6 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
             _run(sys.argv[1:] if arguments is None else arguments)
             code = 0
         except Interrupted as error:
+            if error.problem:
+                print_error(f"error: {error.problem}")
             code = error.exit_code
         except KeyboardInterrupt:
             code = 128 + signal.SIGINT
@@ -90,9 +95,18 @@ def _exit_code(error: Exception, signal_number: int | None) -> int:
         print_error(f"error: {describe(error)}")
     elif isinstance(error, BrokenPipeError):
         return 128 + signal.SIGPIPE  # the reader of what Hydra prints has seen enough
+    elif isinstance(error, OSError) and error.errno in _FULL:
+        print_error(f"error: {describe_refusal(error)}")
+        return 1
     else:
         raise error
     return 2
+
+
+def describe_refusal(error: OSError) -> str:
+    """One line on storage that takes nothing more."""
+    where = f" ({error.filename})" if error.filename else ""
+    return f"{error.strerror}{where}; free space on the disk, then give the same command again"
 
 
 class JobError(Exception):
@@ -164,7 +178,7 @@ def run_job(config: DictConfig) -> None:
             try:
                 runner.run()
             finally:
-                log.info("%s", summary(_from_here(run_dir), search))
+                log.info("%s", summary(_from_here(run_dir), search, runner.no_results))
     except UserError as error:
         log.error("error: %s", error)
         raise JobError(f"{shown}: {error}", exit_code=2) from error
@@ -172,6 +186,10 @@ def run_job(config: DictConfig) -> None:
         log.error("error: %s", error)
         raise JobError(f"{shown}: {error}", exit_code=1) from error
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            message = f"{shown}: {describe_refusal(error)}"
+            log.error("error: %s", message)
+            raise JobError(message, exit_code=1) from error
         log.exception("the run failed")
         message = f"{shown}: {type(error).__name__}: {error} (traceback in {shown / 'train.log'})"
         raise JobError(message, exit_code=1) from error

@@ -120,7 +120,7 @@ class BackgroundThread:
         if self._process != job.process:
             waiting: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
             # Not at the end of the process, when a last save may still be to come.
-            weakref.finalize(self, waiting.put, None).atexit = False
+            weakref.finalize(self, waiting.put, None).atexit = False  # type: ignore[misc]
             try:
                 # It knows the queue and not this object, which can thus be collected, and then ends it.
                 _thread.start_new_thread(_serve, (waiting, self._name))

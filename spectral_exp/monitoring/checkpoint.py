@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
 import errno
-import functools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,8 +16,9 @@ from spectral_exp.monitoring import checkpoint_file
 from spectral_exp.monitoring.background_thread import BackgroundThread
 from spectral_exp.monitoring.checkpoint_folder import CheckpointFolder
 from spectral_exp.monitoring.checkpoint_loader import CheckpointLoader
-from spectral_exp.monitoring.checkpoint_state import CheckpointState, HasState, KeptConfig, LossHistory
+from spectral_exp.monitoring.checkpoint_state import HasState, KeptConfig, LossHistory
 from spectral_exp.monitoring.model_summary import unwrap
+from spectral_exp.monitoring.save import Save, saving
 from spectral_exp.monitoring.save_schedule import SaveSchedule
 from spectral_exp.steps import whole_step
 
@@ -27,40 +26,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from spectral_exp.monitoring.staging import Staged, StagingArena, StateChangedError, Watch
+    from spectral_exp.monitoring.staging import StagingArena, StateChangedError
 
 log = logging.getLogger(__name__)
-
-_SMALL_BYTES = 1 << 20
-"""A state of this size is copied before the call returns: that takes less time than to guard it."""
-
-_writing: set[CheckpointManager] = set()
-"""Those with a save under way."""
-
-
-@atexit.register
-def _close_all() -> None:
-    """Let no save be cut off by the end of the process, even if nothing refers to its manager any more."""
-    for manager in tuple(_writing):
-        manager.close()
-
-
-def _fence_all(*_: object) -> None:
-    """Called by torch before every optimizer's step."""
-    for manager in tuple(_writing):
-        manager.fence()
-
-
-@functools.cache
-def _guard_optimizers() -> None:
-    """Let every optimizer of this process wait for the copies under way, from now on and for good.
-
-    The hook costs a step a fraction of a microsecond while nothing is copied. Taking it away again could fail in a
-    thread whose optimizer is just going through its hooks.
-    """
-    from torch.optim.optimizer import register_optimizer_step_pre_hook
-
-    register_optimizer_step_pre_hook(_fence_all)
 
 
 @dataclass(frozen=True)
@@ -80,31 +48,6 @@ class SaveReport:
     durable_s: float
     size_bytes: int
     compression_ratio: float
-
-
-@dataclass
-class _Save:
-    """A save under way, shared by the thread that trains and the one that writes: calling it writes it.
-
-    Attributes:
-        write: the manager's method.
-        staged: the copy of the state; None if the caller waits and the state itself is written.
-        watch: the tensors that are written without a copy.
-        is_durable: whether it has become a checkpoint.
-    """
-
-    step: int
-    is_best: bool
-    started_s: float
-    write: Callable[[_Save], None]
-    state: CheckpointState = field(init=False)
-    staged: Staged | None = None
-    watch: Watch | None = None
-    blocked_s: float = 0.0
-    is_durable: bool = False
-
-    def __call__(self) -> None:
-        self.write(self)
 
 
 class CheckpointManager:
@@ -300,7 +243,7 @@ class CheckpointManager:
             return ""
         self.wait()
         with_copy = self.background and not self._lacks_memory
-        save = _Save(step, is_best, started, self._write)
+        save = Save(step, is_best, started, self._write)
         if not self._capture(save, with_copy, model, optimizer, loss_history, config, extra or {}):
             return ""
         self._begin(save)
@@ -334,7 +277,7 @@ class CheckpointManager:
             self.problem = f"the disk did not take it within exit_deadline_s={self.exit_deadline_s:g}"
             return False
         while self.steps_at_risk(step) > 0:
-            save = _Save(step, is_best, time.perf_counter(), self._write)
+            save = Save(step, is_best, time.perf_counter(), self._write)
             if not self._capture(save, False, model, optimizer, loss_history, config, extra or {}):
                 return False
             self._begin(save)
@@ -361,7 +304,7 @@ class CheckpointManager:
         """Wait for the save under way, at most `exit_deadline_s`; whether all is durable. Saving works afterwards."""
         if self.wait(self.exit_deadline_s):
             return True
-        _writing.discard(self)  # waited for here, and not once more when the process ends
+        saving.discard(self)  # waited for here, and not once more when the process ends
         log.error(
             "the checkpoint being written was not durable within exit_deadline_s=%g; the newest that is: step %d",
             self.exit_deadline_s, self.durable_step,
@@ -438,7 +381,7 @@ class CheckpointManager:
 
     def _capture(
         self,
-        save: _Save,
+        save: Save,
         with_copy: bool,
         model: nn.Module,
         optimizer: HasState,
@@ -447,34 +390,23 @@ class CheckpointManager:
         extra: Mapping[str, Any],
     ) -> bool:
         """Give `save` the state of this moment; whether there was memory for it."""
-        import torch
-
-        from spectral_exp.monitoring.staging import Staged, Watch, storages_of, synchronize_gpus
-
         try:
             losses = self._history.tensor(loss_history)
-            state = CheckpointState(save.step, model, optimizer, losses, self._config.of(config), extra)
-            save.state = state
+            state = (model, optimizer, losses, self._config.of(config), extra)
             if with_copy:
-                _guard_optimizers()
-                guarded = isinstance(optimizer, torch.optim.Optimizer) and not self._copies_at_once
-                at_once = not guarded or sum(tensor.nbytes for tensor in state.watched) <= _SMALL_BYTES
-                rest = functools.partial(_storages, state)
-                urgent = storages_of(state.urgent)
-                save.staged = Staged(self._staging(), urgent, rest, state.watched, state.n_weights, at_once=at_once)
+                save.capture_copy(*state, self._staging(), self._copies_at_once)
             else:
-                save.watch = Watch(state.watched, state.n_weights)
-                synchronize_gpus(state.watched)
+                save.capture(*state)
         except (OSError, MemoryError, RuntimeError) as error:
             self._fail(save.step, error)
             return False
         return True
 
-    def _begin(self, save: _Save) -> None:
-        _writing.add(self)
+    def _begin(self, save: Save) -> None:
+        saving.add(self)
         self._writer.start(save)
 
-    def _wait_for(self, save: _Save) -> bool:
+    def _wait_for(self, save: Save) -> bool:
         """Return once `save`, which has no copy, has ended; whether it is durable."""
         try:
             self._writer.wait()
@@ -486,11 +418,8 @@ class CheckpointManager:
 
     def _finish_copy(self, timeout_s: float | None) -> None:
         save = self._writer.work
-        if not isinstance(save, _Save) or save.staged is None or save.staged.is_free:
-            return
-        started = time.perf_counter()
-        save.staged.finish(timeout_s)
-        save.blocked_s += time.perf_counter() - started
+        if isinstance(save, Save):
+            save.finish_copy(timeout_s)
 
     def _staging(self) -> StagingArena:
         from spectral_exp.monitoring.staging import StagingArena
@@ -508,7 +437,7 @@ class CheckpointManager:
         name = f"checkpoint_step_{step}.pt" + (run_dir.COMPRESSED_SUFFIX if self.compression == "zstd" else "")
         return str(self.paths.checkpoints / name)
 
-    def _write(self, save: _Save) -> None:
+    def _write(self, save: Save) -> None:
         """Make a save durable, and remove what it replaces. Runs in the writer's thread."""
         from spectral_exp.monitoring.staging import StateChangedError
 
@@ -522,7 +451,7 @@ class CheckpointManager:
             self._fail(save.step, error)
             return
         finally:
-            _writing.discard(self)
+            saving.discard(self)
         save.is_durable = True
         durable_s = time.perf_counter() - save.started_s
         if save.staged is None:
@@ -539,7 +468,7 @@ class CheckpointManager:
         if self.on_durable is not None:
             self.on_durable(save.step)
 
-    def _write_file(self, save: _Save) -> checkpoint_file.Written:
+    def _write_file(self, save: Save) -> checkpoint_file.Written:
         path = Path(self._target(save.step))
         image = None
         if save.staged is not None:
@@ -580,7 +509,7 @@ class CheckpointManager:
         self.problem = f"{refusal.strerror or refusal} ({self.paths.checkpoints}); {checkpoint_file.remedy(refusal)}"
         self._warn_once("save", f"checkpoint of step {step} not saved, training goes on", refusal)
 
-    def _refuse(self, save: _Save, error: StateChangedError) -> None:
+    def _refuse(self, save: Save, error: StateChangedError) -> None:
         """Count a save whose state was changed too early; the next one follows soon, and is copied at once."""
         self.failures += 1
         self.problem = f"{save.state.name_of(error.tensor)} was changed before it was copied"
@@ -668,13 +597,6 @@ class CheckpointManager:
         if state is not None:
             self.durable_step = max(self.durable_step, state["step"])
         return state
-
-
-def _storages(state: CheckpointState) -> list[torch.UntypedStorage]:
-    """The storages of model and optimizer."""
-    from spectral_exp.monitoring.staging import storages_of
-
-    return storages_of(state.complete())
 
 
 def _whole(value: object) -> bool:

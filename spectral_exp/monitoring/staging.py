@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import mmap
 import threading
 import time
@@ -92,18 +93,15 @@ class Watch:
 
     def check(self) -> None:
         """Raise StateChangedError if one of the tensors has been changed."""
-        now = self._facts()
-        if now == self._before:
-            return
-        for facts, facts_before in zip(now, self._before, strict=True):
-            for tensor, fact, before in zip(self._tensors, facts, facts_before, strict=False):
-                if fact != before:
-                    raise StateChangedError(tensor)
+        for tensor, now, before in zip(self._tensors, self._facts(), self._before, strict=True):
+            if now != before:
+                raise StateChangedError(tensor)
 
-    def _facts(self) -> tuple[list[int], list[bytes]]:
-        """Torch's counts of changes, and the first bytes of weights."""
+    def _facts(self) -> list[tuple[int, bytes]]:
+        """Torch's count of changes of every tensor, and the first bytes of weights."""
+        samples = [_first_bytes(tensor) for tensor in self._tensors[: self._n_weights]]
         versions = [tensor._version for tensor in self._tensors]
-        return versions, [_first_bytes(tensor) for tensor in self._tensors[: self._n_weights]]
+        return list(itertools.zip_longest(versions, samples, fillvalue=b""))
 
 
 class Staged:

@@ -32,6 +32,8 @@ class ConfigTracker:
     def __init__(self, experiment_dir: str | Path, *, enabled: bool = True) -> None:
         self.paths = run_dir.RunPaths(experiment_dir)
         self.enabled = enabled
+        self.problem = ""
+        """Why the newest results could not be written; empty if they were."""
 
     def save_config(
         self,
@@ -134,7 +136,9 @@ class ConfigTracker:
         try:
             self.paths.root.mkdir(parents=True, exist_ok=True)
             run_dir.write_json_atomic(self.paths.results_file, redact(content))
+            self.problem = ""
         except OSError as error:
+            self.problem = error.strerror or str(error)
             metrics = redact(final_metrics)
             log.error("cannot write %s: %s; final metrics: %s", self.paths.results_file, error.strerror, metrics)
         return self.paths.results_file

@@ -136,7 +136,7 @@ class MonitoringCost(TypedDict, total=False):
 class ResultsRecord(TypedDict, total=False):
     """What `results.json` holds. A section that says null is absent."""
 
-    status: Literal["completed", "stopped_early", "interrupted", "failed", "diverged"]
+    status: Literal["completed", "stopped_early", "interrupted", "not_saved", "failed", "diverged"]
     error: str
     final_metrics: dict[str, float | None]
     best_metrics: dict[str, float | None]

@@ -179,7 +179,7 @@ def test_a_reader_renames_nothing_of_a_run_that_is_going_on(tmp_path: Path, capl
         assert reader.load_checkpoint(2) is None
         assert path.read_bytes() == b"torn"
     assert "checkpoint_step_2.pt is broken" in caplog.text
-    with run_dir.RunLock(tmp_path):  # its own process may
+    with RunLock(tmp_path):  # its own process may
         assert step_of(CheckpointManager(tmp_path).load_latest_checkpoint()) == 1
     assert path.with_name(f"{path.name}.corrupt").read_bytes() == b"torn"
 
