@@ -284,9 +284,13 @@ class RunLock:
                     os.close(descriptor)
         since = datetime.now().isoformat(timespec="seconds")
         owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": since}
-        os.ftruncate(self._descriptor, 0)
-        os.lseek(self._descriptor, 0, os.SEEK_SET)
-        os.write(self._descriptor, json.dumps(owner).encode())
+        try:
+            os.ftruncate(self._descriptor, 0)
+            os.lseek(self._descriptor, 0, os.SEEK_SET)
+            os.write(self._descriptor, json.dumps(owner).encode())
+        except OSError as error:
+            self.release()
+            raise UserError(f"cannot lock the run directory {self.path.parent}: {error.strerror}") from error
 
     def release(self) -> None:
         """Give the directory back; does nothing when it is not held."""
