@@ -55,19 +55,22 @@ class RunLock:
         """Take the lock. Raises UserError if another process has it, naming that, or if the folder is not writable."""
         while self._descriptor is None:
             try:
-                descriptor = open_run_file(self.path, os.O_RDWR | os.O_CREAT)
+                self._try_once()
             except OSError as error:
                 raise UserError(f"cannot lock the run directory {self.path.parent}: {error.strerror}") from error
-            try:
-                self._lock(descriptor)
-                _write_owner(descriptor)
-                # The owner before us may have removed the file between our opening and locking it.
-                if _is_at(descriptor, self.path):
-                    self._descriptor = descriptor
-                    self._root = self.path.parent.stat()
-            finally:
-                if self._descriptor is None:
-                    os.close(descriptor)
+
+    def _try_once(self) -> None:
+        descriptor = open_run_file(self.path, os.O_RDWR | os.O_CREAT)
+        try:
+            self._lock(descriptor)
+            _write_owner(descriptor)
+            # The owner before us may have removed the file between our opening and locking it.
+            if _is_at(descriptor, self.path):
+                self._root = self.path.parent.stat()
+                self._descriptor = descriptor
+        finally:
+            if self._descriptor is None:
+                os.close(descriptor)
 
     def check(self) -> None:
         """Make sure that the directory still belongs to this process; does nothing when the lock is not held.

@@ -97,7 +97,7 @@ class Watch:
             if now != before:
                 raise StateChangedError(tensor)
 
-    def _facts(self) -> list[tuple[int, bytes]]:
+    def _facts(self) -> list[tuple[object, object]]:
         """Torch's count of changes of every tensor, and the first bytes of weights."""
         samples = [_first_bytes(tensor) for tensor in self._tensors[: self._n_weights]]
         versions = [tensor._version for tensor in self._tensors]

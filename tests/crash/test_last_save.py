@@ -211,3 +211,20 @@ print(manager.failures)
     done = python("-c", code, cwd=tmp_path)
     assert done.stdout.split("\n")[:4] == ["True True 0", "True True 2", "True True 3", "1"], done.stderr
     assert done.stderr.count("not enough memory") + done.stderr.count("Cannot allocate memory") == 1
+
+
+@pytest.mark.parametrize("free_bytes", [0, 4096, 8192, 16384])
+def test_resuming_on_a_full_disk_is_one_line(disk: Path, free_bytes: int, capfd: pytest.CaptureFixture[str]) -> None:
+    root = disk / "run"
+    assert train(root, SELDOM, "training.max_steps=4") == 0
+    before = saved_steps(root)
+    ballast = leave(disk, free_bytes)
+    capfd.readouterr()
+    assert train(root, SELDOM, "training.max_steps=6") in {1, 2}
+    printed = capfd.readouterr()
+    assert "Traceback" not in printed.err + printed.out
+    assert "No space left on device" in printed.err.strip().splitlines()[-1]
+    assert saved_steps(root) == before
+    ballast.unlink()
+    assert train(root, SELDOM, "training.max_steps=6") == 0
+    assert status(root) == "completed"

@@ -96,7 +96,7 @@ def test_a_copied_state_is_written_as_it_was(
             everything() | {"more": [torch.randn(30_000 + i) for i in range(n_large)]}, "it", tensors
         )
         storages = storages_of(tensors)
-        image = Staged(arena, storages[attempt::3], functools.partial(list, storages)).synchronize()
+        image = Staged(arena, storages[attempt::3], functools.partial(list, storages)).copy()
         expected = copy.deepcopy(state)
         for storage in storages:
             flat_bytes(storage).fill_(7)

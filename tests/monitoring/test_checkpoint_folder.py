@@ -21,6 +21,7 @@ from spectral_exp import run_dir
 from spectral_exp.errors import SettingError, UserError
 from spectral_exp.monitoring import CheckpointManager, checkpoint_file
 from spectral_exp.monitoring.retention import removable
+from spectral_exp.run_lock import RunLock
 
 
 def save(manager: CheckpointManager, step: Any, **options: Any) -> str:
