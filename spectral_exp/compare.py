@@ -13,6 +13,7 @@ from typing import Any
 from spectral_exp import run_dir
 from spectral_exp.allocator import keep_freed_memory
 from spectral_exp.errors import SettingError, UserError, nearest, require
+from spectral_exp.plots.load import import_matplotlib
 from spectral_exp.results import tables
 from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.results.comparison import compare
@@ -140,6 +141,7 @@ def _report(options: argparse.Namespace) -> str:
     groups = _sorted(groups, options, chosen.runs, lambda group: group.runs, lambda group: group.label)
     comparisons = [compare(groups, metric, at=options.at, baseline=options.baseline) for metric in metrics]
     if options.plots is not None:
+        import_matplotlib(options.plots)
         from spectral_exp.results.figures import comparison_figures
 
         for comparison in comparisons:

@@ -556,7 +556,7 @@ class Runner:
             nonlocal last_step
             last_step = max(last_step, entry["step"])
             numbers = {name: value for name, value in entry.items() if isinstance(value, (int, float))}
-            self._keep_history(numbers.pop("step"), numbers)
+            self._keep_history(int(numbers.pop("step")), numbers)
 
         self.metrics.cut_back(self.state.step, keep)
         if self.metrics.enabled and last_step < self.state.step - self.state.step % self.metrics.log_interval:

@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 import weakref
+from pathlib import Path
 from typing import IO, cast
 
 from spectral_exp.monitoring.drawing import (
@@ -22,6 +23,7 @@ from spectral_exp.monitoring.drawing import (
 )
 from spectral_exp.monitoring.helper_process import start_helper
 from spectral_exp.monitoring.plots import Drawing
+from spectral_exp.plots.load import writable_folder
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +68,9 @@ class BackgroundDrawing:
         self.skipped = 0
         self.reports: list[PlotReport] = []
         self._failures = failures
-        self._changed = threading.Condition()
+        # Entered itself, not by way of the condition: no signal is handled inside of that.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._waiting: dict[str, PlotSet] = {}
         self._current: PlotSet | None = None
         self._since_s = 0.0
@@ -88,8 +92,8 @@ class BackgroundDrawing:
         return None if process is None else process.pid
 
     def submit(self, plots: PlotSet) -> None:
-        """Take a set to be drawn."""
-        with self._changed:
+        """Take a set to be drawn. Raises RuntimeError if the system allows no more threads."""
+        with self._lock:
             self._end_hung_process()
             replaced = self._waiting.pop(plots.kind, None)
             self.skipped += 0 if replaced is None else len(replaced.plots)
@@ -97,7 +101,11 @@ class BackgroundDrawing:
             if self._thread is None or not self._thread.is_alive():
                 self._abandoned = self._closing = False
                 self._thread = threading.Thread(target=self._work, name="plots", daemon=True)
-                self._thread.start()
+                try:
+                    self._thread.start()
+                except RuntimeError:  # a limit on processes counts threads too
+                    del self._waiting[plots.kind]
+                    raise
             self._changed.notify_all()
         if replaced is not None:
             _log.info("%s are passed over for %s: drawing takes longer than the steps between", replaced, plots)
@@ -107,7 +115,7 @@ class BackgroundDrawing:
         # In a forked copy of the process there is no such thread: what is to be drawn is the original's affair.
         if self._thread is None or not self._thread.is_alive():
             return True
-        with self._changed:
+        with self._lock:
             return self._changed.wait_for(lambda: not self.busy, timeout_s)
 
     def close(self) -> None:
@@ -126,7 +134,7 @@ class BackgroundDrawing:
 
     def _abandon(self) -> None:
         """Give up what is not drawn yet, and let the thread end."""
-        with self._changed:
+        with self._lock:
             left = [*([self._current] if self._current else []), *self._waiting.values()]
             self.skipped += sum(len(plots.plots) for plots in self._waiting.values())
             self._waiting.clear()
@@ -154,13 +162,13 @@ class BackgroundDrawing:
                 self.reports.append(PlotReport.of(plots, files, cpu_s))
         finally:
             self._end_process()
-            with self._changed:  # nobody must wait for a thread that has ended, however it did
+            with self._lock:  # nobody must wait for a thread that has ended, however it did
                 self._current = None
                 self._changed.notify_all()
 
     def _next(self) -> PlotSet | None:
         """The set that has waited longest; None at the end."""
-        with self._changed:
+        with self._lock:
             self._current = None
             self._changed.notify_all()
             was_idle = not self._waiting
@@ -185,7 +193,7 @@ class BackgroundDrawing:
             self._since_s = time.monotonic()
             try:
                 if self._process is None:
-                    self._process = DrawingProcess()
+                    self._process = DrawingProcess(plot.path.parent)
                 png, taken_s = self._process.draw(plot.draw, self.dpi)
                 cpu_s += taken_s
                 self._deaths = 0
@@ -211,7 +219,7 @@ class BackgroundDrawing:
                          "draws in the process that trains", _MAX_DEATHS)  # fmt: skip
 
     def _skip(self, n_plots: int) -> None:
-        with self._changed:
+        with self._lock:
             self.skipped += n_plots
 
     def _end_process(self) -> None:
@@ -223,15 +231,19 @@ class BackgroundDrawing:
 class DrawingProcess:
     """A child process that draws, one figure at a time.
 
+    Args:
+        folder: where matplotlib may keep its font list if there is no other writable folder.
+
     Raises:
         ProcessEndedError: it cannot be started.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         try:
             self._process = start_helper(
-                "spectral_exp.monitoring.plots.child", environment={**one_thread, "MPLBACKEND": "agg"}
+                "spectral_exp.monitoring.plots.child",
+                environment={**one_thread, "MPLBACKEND": "agg", **writable_folder(folder)},
             )
         except OSError as error:
             raise ProcessEndedError(f"a process that draws could not be started: {error}") from error

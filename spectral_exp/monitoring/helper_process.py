@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Mapping
 from typing import IO
 
+_STDERR = 2
 _MASKS = hasattr(signal, "pthread_sigmask")
 _helpers: weakref.WeakSet[subprocess.Popen[bytes]] = weakref.WeakSet()
 
@@ -43,7 +44,7 @@ def start_helper(
             [sys.executable, "-c", code],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=stderr,
+            stderr=subprocess.DEVNULL if stderr is None and not _is_open(_STDERR) else stderr,
             env={**os.environ, **(environment or {})},
         )
     finally:
@@ -51,3 +52,11 @@ def start_helper(
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     _helpers.add(helper)
     return helper
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
