@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
+import math
 import pickle
 import signal
 import threading
@@ -29,6 +30,12 @@ _log = logging.getLogger(__name__)
 
 _PAUSE_S = 0.05
 """Before drawing begins: the next call often follows at once, and gathers faster while no other process runs."""
+
+_LOOK_EVERY_S = 0.005
+"""While somebody waits for what is drawn."""
+
+_LISTEN_S = 1.0
+"""After which the thread looks for work by itself: a call may be interrupted before it has notified the thread."""
 
 _MAX_DEATHS = 3
 """Processes in a row that may end before they have answered once."""
@@ -98,8 +105,8 @@ class BackgroundDrawing:
             replaced = self._waiting.pop(plots.kind, None)
             self.skipped += 0 if replaced is None else len(replaced.plots)
             self._waiting[plots.kind] = plots
+            self._abandoned = self._closing = False
             if self._thread is None or not self._thread.is_alive():
-                self._abandoned = self._closing = False
                 self._thread = threading.Thread(target=self._work, name="plots", daemon=True)
                 try:
                     self._thread.start()
@@ -113,10 +120,14 @@ class BackgroundDrawing:
     def wait(self, timeout_s: float | None = None) -> bool:
         """Return when everything is drawn, or after `timeout_s`; whether it is."""
         # In a forked copy of the process there is no such thread: what is to be drawn is the original's affair.
-        if self._thread is None or not self._thread.is_alive():
+        thread = self._thread
+        if thread is None or not thread.is_alive():
             return True
-        with self._lock:
-            return self._changed.wait_for(lambda: not self.busy, timeout_s)
+        # Not by the condition: an exception of a signal handler inside of its `wait` would leave its lock in disorder.
+        deadline_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        while self.busy and thread.is_alive() and time.monotonic() < deadline_s:
+            time.sleep(_LOOK_EVERY_S)
+        return not self.busy
 
     def close(self) -> None:
         """Wait until everything is drawn, at most `exit_deadline_s`, tell what is not, and end the child.
@@ -160,11 +171,10 @@ class BackgroundDrawing:
             while (plots := self._next()) is not None:
                 files, cpu_s = self._draw(plots)
                 self.reports.append(PlotReport.of(plots, files, cpu_s))
-        finally:
+        except BaseException:
+            self._current = None  # nobody must wait for a thread that has ended, however it did
             self._end_process()
-            with self._lock:  # nobody must wait for a thread that has ended, however it did
-                self._current = None
-                self._changed.notify_all()
+            raise
 
     def _next(self) -> PlotSet | None:
         """The set that has waited longest; None at the end."""
@@ -174,8 +184,10 @@ class BackgroundDrawing:
             was_idle = not self._waiting
             while not self._waiting:
                 if self._closing:
+                    self._thread = None  # what comes from now on is for another thread and its process
+                    self._end_process()
                     return None
-                self._changed.wait()
+                self._changed.wait(_LISTEN_S)
             self._since_s = time.monotonic()
             self._current = self._waiting.pop(next(iter(self._waiting)))
             if was_idle:
@@ -223,9 +235,9 @@ class BackgroundDrawing:
             self.skipped += n_plots
 
     def _end_process(self) -> None:
-        if self._process is not None:
-            self._process.end()
-            self._process = None
+        process, self._process = self._process, None
+        if process is not None:
+            process.end()
 
 
 class DrawingProcess:
