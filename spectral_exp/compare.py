@@ -15,6 +15,7 @@ from spectral_exp.allocator import keep_freed_memory
 from spectral_exp.console import command
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.errors import SettingError, UserError, nearest, require
+from spectral_exp.plots.load import import_matplotlib
 from spectral_exp.results import tables
 from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.results.compared import Comparison
@@ -158,6 +159,7 @@ def _report(options: argparse.Namespace) -> str:
     order = _order(groups, comparisons, options, chosen.runs)
     comparisons = [comparison.arranged(order) for comparison in comparisons]
     if options.plots is not None:
+        import_matplotlib(options.plots)
         from spectral_exp.results.figures import comparison_figures
 
         for comparison in comparisons:

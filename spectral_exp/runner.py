@@ -640,9 +640,8 @@ class Runner:
         def keep(entry: Mapping[str, Any]) -> None:
             nonlocal last_step
             last_step = max(last_step, entry["step"])
-            metrics = {name: value for name, value in entry.items() if isinstance(value, (int, float))}
-            del metrics["step"]
-            self._keep_history(entry["step"], metrics)
+            numbers = {name: value for name, value in entry.items() if isinstance(value, (int, float))}
+            self._keep_history(int(numbers.pop("step")), numbers)
 
         self.metrics.cut_back(self.state.step, keep)
         if self.metrics.enabled and last_step < self.state.step - self.state.step % self.metrics.log_interval:

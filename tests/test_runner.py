@@ -603,3 +603,23 @@ def test_reports_that_are_read_late_change_nothing(tmp_path: Path, optimizer: st
             weights = torch.cat([p.detach().flatten() for p in runner.model.parameters()])
             found.append((repr(logged), repr(state.loss_history), weights.tolist()))
     assert found[0] == found[1]
+
+
+def test_a_resume_takes_the_history_from_the_metrics_and_names_what_is_missing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tmp_path / "run"
+    with built(root) as runner:
+        runner.run()
+        history = runner.history
+    metrics = root / "logs/metrics.jsonl"
+    lines = metrics.read_bytes().splitlines(keepends=True)
+    with built(root) as runner, caplog.at_level(logging.WARNING):
+        runner.restore()
+        assert runner.history == history
+    assert caplog.messages == []
+    metrics.write_bytes(b"".join(lines[:2]) + lines[2][:20])  # as a power cut may leave it
+    with built(root) as runner, caplog.at_level(logging.WARNING):
+        runner.restore()
+        assert runner.history["loss"][0].tolist() == [2, 4]
+    assert [message.partition(" are missing")[0] for message in caplog.messages] == ["the metrics of steps 5 to 12"]

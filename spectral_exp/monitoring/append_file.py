@@ -62,6 +62,8 @@ class AppendFile:
     """
 
     _owner: int  # thread that holds the lock
+    _changed_folders: tuple[Path, ...]  # by opening the file
+    _durable_folders: tuple[Path, ...]  # the same ones, once they survive a power cut
 
     def __init__(self, path: Path, is_whole: Callable[[bytes], bool] | None = None) -> None:
         self.path = path
@@ -154,8 +156,7 @@ class AppendFile:
         self._owner = 0
         self._missed = False
         self._batch: _Batch | None = None
-        self._changed_folders: tuple[Path, ...] = ()
-        self._durable_folders: tuple[Path, ...] = ()
+        self._changed_folders = self._durable_folders = ()
         self._warned = False
         self._look_at = 0.0
 

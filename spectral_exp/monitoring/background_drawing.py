@@ -5,11 +5,13 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
+import math
 import pickle
 import signal
 import threading
 import time
 import weakref
+from pathlib import Path
 from typing import IO, cast
 
 from spectral_exp.monitoring.drawing import (
@@ -22,11 +24,18 @@ from spectral_exp.monitoring.drawing import (
 )
 from spectral_exp.monitoring.helper_process import start_helper
 from spectral_exp.monitoring.plots import Drawing
+from spectral_exp.plots.load import writable_folder
 
 _log = logging.getLogger(__name__)
 
 _PAUSE_S = 0.05
 """Before drawing begins: the next call often follows at once, and gathers faster while no other process runs."""
+
+_LOOK_EVERY_S = 0.005
+"""While somebody waits for what is drawn."""
+
+_LISTEN_S = 1.0
+"""After which the thread looks for work by itself: a call may be interrupted before it has notified the thread."""
 
 _MAX_DEATHS = 3
 """Processes in a row that may end before they have answered once."""
@@ -66,7 +75,9 @@ class BackgroundDrawing:
         self.skipped = 0
         self.reports: list[PlotReport] = []
         self._failures = failures
-        self._changed = threading.Condition()
+        # Entered itself, not by way of the condition: no signal is handled inside of that.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._waiting: dict[str, PlotSet] = {}
         self._current: PlotSet | None = None
         self._since_s = 0.0
@@ -88,16 +99,20 @@ class BackgroundDrawing:
         return None if process is None else process.pid
 
     def submit(self, plots: PlotSet) -> None:
-        """Take a set to be drawn."""
-        with self._changed:
+        """Take a set to be drawn. Raises RuntimeError if the system allows no more threads."""
+        with self._lock:
             self._end_hung_process()
             replaced = self._waiting.pop(plots.kind, None)
             self.skipped += 0 if replaced is None else len(replaced.plots)
             self._waiting[plots.kind] = plots
+            self._abandoned = self._closing = False
             if self._thread is None or not self._thread.is_alive():
-                self._abandoned = self._closing = False
                 self._thread = threading.Thread(target=self._work, name="plots", daemon=True)
-                self._thread.start()
+                try:
+                    self._thread.start()
+                except RuntimeError:  # a limit on processes counts threads too
+                    del self._waiting[plots.kind]
+                    raise
             self._changed.notify_all()
         if replaced is not None:
             _log.info("%s are passed over for %s: drawing takes longer than the steps between", replaced, plots)
@@ -105,10 +120,14 @@ class BackgroundDrawing:
     def wait(self, timeout_s: float | None = None) -> bool:
         """Return when everything is drawn, or after `timeout_s`; whether it is."""
         # In a forked copy of the process there is no such thread: what is to be drawn is the original's affair.
-        if self._thread is None or not self._thread.is_alive():
+        thread = self._thread
+        if thread is None or not thread.is_alive():
             return True
-        with self._changed:
-            return self._changed.wait_for(lambda: not self.busy, timeout_s)
+        # Not by the condition: an exception of a signal handler inside of its `wait` would leave its lock in disorder.
+        deadline_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        while self.busy and thread.is_alive() and time.monotonic() < deadline_s:
+            time.sleep(_LOOK_EVERY_S)
+        return not self.busy
 
     def close(self) -> None:
         """Wait until everything is drawn, at most `exit_deadline_s`, tell what is not, and end the child.
@@ -126,7 +145,7 @@ class BackgroundDrawing:
 
     def _abandon(self) -> None:
         """Give up what is not drawn yet, and let the thread end."""
-        with self._changed:
+        with self._lock:
             left = [*([self._current] if self._current else []), *self._waiting.values()]
             self.skipped += sum(len(plots.plots) for plots in self._waiting.values())
             self._waiting.clear()
@@ -152,22 +171,23 @@ class BackgroundDrawing:
             while (plots := self._next()) is not None:
                 files, cpu_s = self._draw(plots)
                 self.reports.append(PlotReport.of(plots, files, cpu_s))
-        finally:
+        except BaseException:
+            self._current = None  # nobody must wait for a thread that has ended, however it did
             self._end_process()
-            with self._changed:  # nobody must wait for a thread that has ended, however it did
-                self._current = None
-                self._changed.notify_all()
+            raise
 
     def _next(self) -> PlotSet | None:
         """The set that has waited longest; None at the end."""
-        with self._changed:
+        with self._lock:
             self._current = None
             self._changed.notify_all()
             was_idle = not self._waiting
             while not self._waiting:
                 if self._closing:
+                    self._thread = None  # what comes from now on is for another thread and its process
+                    self._end_process()
                     return None
-                self._changed.wait()
+                self._changed.wait(_LISTEN_S)
             self._since_s = time.monotonic()
             self._current = self._waiting.pop(next(iter(self._waiting)))
             if was_idle:
@@ -185,7 +205,7 @@ class BackgroundDrawing:
             self._since_s = time.monotonic()
             try:
                 if self._process is None:
-                    self._process = DrawingProcess()
+                    self._process = DrawingProcess(plot.path.parent)
                 png, taken_s = self._process.draw(plot.draw, self.dpi)
                 cpu_s += taken_s
                 self._deaths = 0
@@ -211,27 +231,31 @@ class BackgroundDrawing:
                          "draws in the process that trains", _MAX_DEATHS)  # fmt: skip
 
     def _skip(self, n_plots: int) -> None:
-        with self._changed:
+        with self._lock:
             self.skipped += n_plots
 
     def _end_process(self) -> None:
-        if self._process is not None:
-            self._process.end()
-            self._process = None
+        process, self._process = self._process, None
+        if process is not None:
+            process.end()
 
 
 class DrawingProcess:
     """A child process that draws, one figure at a time.
 
+    Args:
+        folder: where matplotlib may keep its font list if there is no other writable folder.
+
     Raises:
         ProcessEndedError: it cannot be started.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         try:
             self._process = start_helper(
-                "spectral_exp.monitoring.plots.child", environment={**one_thread, "MPLBACKEND": "agg"}
+                "spectral_exp.monitoring.plots.child",
+                environment={**one_thread, "MPLBACKEND": "agg", **writable_folder(folder)},
             )
         except OSError as error:
             raise ProcessEndedError(f"a process that draws could not be started: {error}") from error

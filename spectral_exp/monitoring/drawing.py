@@ -12,6 +12,7 @@ from pathlib import Path
 
 from spectral_exp.errors import UserError
 from spectral_exp.monitoring.plots import Drawing
+from spectral_exp.plots.load import MatplotlibError, import_matplotlib
 from spectral_exp.run_dir import atomic_writer
 
 _log = logging.getLogger(__name__)
@@ -96,12 +97,18 @@ class Failures:
     def __init__(self) -> None:
         self.count = 0
         self._causes: set[tuple[object, ...]] = set()
-        self._lock = threading.Lock()
+        self._left_out: set[str] = set()
+        self._lock = threading.RLock()
 
     def note(self, name: str, error: Exception, n_plots: int = 1) -> None:
-        """Count `n_plots` as failed; warn of it unless the cause is known. A full disk is one cause for all plots."""
+        """Count `n_plots` as failed; warn of it unless the cause is known.
+
+        A full disk, and a matplotlib that cannot be imported, is one cause for all plots.
+        """
         code = error.errno if isinstance(error, OSError) else None
-        cause = (code,) if code in _REMEDIES else (name, type(error))
+        cause: tuple[object, ...] = (code,) if code in _REMEDIES else (name, type(error))
+        if MatplotlibError.__name__ in (type(error).__name__, *str(getattr(error, "told", "")).split(":")[:1]):
+            cause = (MatplotlibError,)
         with self._lock:
             self.count += n_plots
             level = logging.DEBUG if cause in self._causes else logging.WARNING
@@ -112,6 +119,14 @@ class Failures:
         if isinstance(error, DrawingError):
             told, remedy, trace = error.told, f"{remedy}\n{error.trace.rstrip()}", None
         _log.log(level, "plot %s skipped: %s; %s", name, told, remedy, exc_info=trace)
+
+    def note_left_out(self, part: str, error: Exception) -> None:
+        """Warn, the first time for each `part` of a plot, that the plot comes without it."""
+        with self._lock:
+            known = part in self._left_out
+            self._left_out.add(part)
+        if not known:
+            _log.warning("%s is left out of the plots: %s", part, error)
 
 
 class DrawingError(Exception):
@@ -140,8 +155,12 @@ def write_plot(path: Path, png: bytes) -> None:
 
 def draw_here(plots: PlotSet, dpi: int, failures: Failures) -> list[Path]:
     """Draw and write in this process; the files written."""
-    from spectral_exp.plots.theme import DARK, render
-
+    try:
+        import_matplotlib(plots.plots[0].path.parent)
+        from spectral_exp.plots.theme import DARK, render
+    except Exception as error:
+        failures.note(str(plots), error, len(plots.plots))
+        return []
     written = []
     for plot in plots.plots:
         try:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
+_STDERR = 2
 _MASKS = hasattr(signal, "pthread_sigmask")
 # What a terminal or a batch system sends to a whole job is for the run, which ends its helpers in order.
 _LEFT_TO_THE_RUN = {
@@ -47,12 +48,20 @@ def start_helper(
             [sys.executable, "-c", code],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=stderr,
+            stderr=subprocess.DEVNULL if stderr is None and not _is_open(_STDERR) else stderr,
             env={**os.environ, **(environment or {})},
         )
     finally:
         if _MASKS:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
 
 
 def dying_with_this_process(number: int | None = None) -> str:

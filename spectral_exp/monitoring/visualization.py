@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from spectral_exp.monitoring.plots import Drawing
 from spectral_exp.monitoring.plots.histories import training_drawing
 from spectral_exp.monitoring.plots.internals import TextSample, model_drawings, one_thread, unwrapped
 from spectral_exp.monitoring.plots.runs import Experiment, comparison_drawing, experiment, labelled
+from spectral_exp.steps import whole_step
 
 if TYPE_CHECKING:
     from torch import nn
@@ -103,10 +105,16 @@ class VisualizationManager:
         Args:
             step: the last step.
             loss_history: training loss of each step up to `step`: a list, array or tensor.
-            metrics: by name either plain values, taken as evenly spread over the steps, or a pair (steps, values).
+            metrics: by name either plain values, taken as evenly spread over the steps, or a pair (steps, values). One
+                that cannot be read as numbers is left out with a warning.
         """
-        found = {"training_dynamics": lambda: training_drawing(step, loss_history, metrics or {})}
-        return self._plot("training", step, lambda: found)
+
+        def find(step: int) -> Mapping[str, Callable[[], Drawing | None]]:
+            given = {} if metrics is None else metrics
+            draw = partial(training_drawing, step, loss_history, given, self._failures.note_left_out)
+            return {"training_dynamics": draw}
+
+        return self._plot("training", step, find)
 
     def generate_model_plots(
         self,
@@ -130,7 +138,7 @@ class VisualizationManager:
             token_labels: text of a token id.
         """
         return self._plot(
-            "model", step, lambda: model_drawings(step, unwrapped(model), self.layer, sample, token_labels)
+            "model", step, lambda step: model_drawings(step, unwrapped(model), self.layer, sample, token_labels)
         )
 
     def generate_comparison_plots(
@@ -148,7 +156,7 @@ class VisualizationManager:
             found = [self._experiment(label, source) for label, source in labelled(experiments)]
             return comparison_drawing([each for each in found if each is not None])
 
-        return self._plot("comparison", None, lambda: {"comparison": prepare})
+        return self._plot("comparison", None, lambda step: {"comparison": prepare})
 
     @property
     def busy(self) -> bool:
@@ -170,45 +178,50 @@ class VisualizationManager:
 
     def _experiment(self, label: str, source: Mapping[str, Any] | str | Path) -> Experiment | None:
         try:
-            return experiment(label, source)
+            return experiment(label, source, self._failures.note_left_out)
         except Exception as error:
             self._failures.note(f"of {label} in the comparison", error)
             return None
 
     def _plot(
-        self, kind: str, step: int | None, find: Callable[[], Mapping[str, Callable[[], Drawing | None]]]
+        self, kind: str, step: Any, find: Callable[[int], Mapping[str, Callable[[], Drawing | None]]]
     ) -> list[Path]:
         """Copy what the plots that `find` finds show, and have them drawn; a failure is noted and gives no file."""
         if not self.enabled:
             return []
         started_s = time.perf_counter()
+        try:
+            whole = None if step is None else whole_step(step)
+            with one_thread() if kind == "model" else nullcontext():
+                plots = self._prepare(find(whole or 0), whole)
+            if not plots:
+                _log.debug("nothing to draw yet for the %s plots", kind)
+                return []
+            plot_set = PlotSet(kind, whole, plots, started_s, time.perf_counter() - started_s)
+            if self._background is not None:
+                self._background.submit(plot_set)
+                return [plot.path for plot in plots]
+            written = draw_here(plot_set, self.dpi, self._failures)
+        except Exception as error:
+            self._failures.note(f"of the {kind}", error)
+            return []
+        self._reports.append(PlotReport.of(plot_set, len(written), None))
+        return written
+
+    def _prepare(self, found: Mapping[str, Callable[[], Drawing | None]], step: int | None) -> list[Plot]:
+        """The plots that can be drawn, with their files."""
         timestamp = datetime.now().strftime("%Y%m%d_%H%M%S")
         tag = timestamp if step is None else f"step_{step:07d}_{timestamp}"
         plots: list[Plot] = []
-        with one_thread() if kind == "model" else nullcontext():
+        for name, prepare in found.items():
             try:
-                found = find()
+                drawing = prepare()
             except Exception as error:
-                self._failures.note(f"of the {kind}", error)
-                return []
-            for name, prepare in found.items():
-                try:
-                    drawing = prepare()
-                except Exception as error:
-                    self._failures.note(name, error)
-                else:
-                    if drawing is not None:
-                        plots.append(Plot(name, self._free_path(f"{name}_{tag}"), drawing))
-        if not plots:
-            _log.debug("nothing to draw yet for the %s plots", kind)
-            return []
-        plot_set = PlotSet(kind, step, plots, started_s, time.perf_counter() - started_s)
-        if self._background is not None:
-            self._background.submit(plot_set)
-            return [plot.path for plot in plots]
-        written = draw_here(plot_set, self.dpi, self._failures)
-        self._reports.append(PlotReport.of(plot_set, len(written), None))
-        return written
+                self._failures.note(name, error)
+            else:
+                if drawing is not None:
+                    plots.append(Plot(name, self._free_path(f"{name}_{tag}"), drawing))
+        return plots
 
     def _free_path(self, stem: str) -> Path:
         """A new file, beside any of the same second and those still to be drawn."""

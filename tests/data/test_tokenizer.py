@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,24 @@ def test_saved_and_loaded_alike(tokenizer: ByteTokenizer | CharTokenizer, tmp_pa
     assert type(loaded) is type(tokenizer)
     assert loaded.fingerprint == tokenizer.fingerprint
     assert loaded.encode(MIXED).tolist() == tokenizer.encode(MIXED).tolist()
+
+
+def test_saving_writes_only_what_differs_and_leaves_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ByteTokenizer().save(tmp_path)
+    (file,) = tmp_path.iterdir()
+    inode = file.stat().st_ino
+    ByteTokenizer().save(tmp_path)
+    assert file.stat().st_ino == inode
+    before = file.read_bytes()
+    monkeypatch.setattr(os, "fsync", lambda descriptor: 1 / 0)  # the process ends here
+    with pytest.raises(ZeroDivisionError):
+        CharTokenizer("ab").save(tmp_path)
+    monkeypatch.undo()
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
+    CharTokenizer("ab").save(tmp_path)
+    assert load_tokenizer(tmp_path).fingerprint == CharTokenizer("ab").fingerprint
 
 
 def test_fingerprints_tell_tokenizers_apart() -> None:

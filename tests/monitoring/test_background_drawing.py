@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from spectral_exp.monitoring.drawing import Failures, Plot, PlotSet
 from spectral_exp.monitoring.plots.child import NICE
 from spectral_exp.monitoring.visualization import VisualizationManager
 from tests.conftest import python
+from tests.crash.interrupts import interrupt_after
 from tests.monitoring.test_visualization import SAMPLE, TinyModel, manager, names
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the tests send signals")
@@ -286,3 +288,23 @@ def test_a_signal_to_the_whole_group_leaves_the_child_at_work(tmp_path: Path) ->
 def test_the_deadline_is_checked(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="exit_deadline_s=0 must be"):
         manager(tmp_path, exit_deadline_s=0)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_exception_of_a_signal_handler_at_any_moment_neither_hangs_nor_ends_the_drawing(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    with background(tmp_path) as (viz, _):
+        for step in range(1, 150):
+            call = viz.wait if draw.random() < 0.1 else partial(viz.generate_training_plots, step, [3.0, 2.0], {})
+            interrupt_after(draw.uniform(1e-6, 2e-3), call)
+        viz.generate_training_plots(150, [3.0, 2.0], {})
+        for _ in range(20):
+            interrupt_after(draw.uniform(1e-6, 1e-3), viz.wait)
+        viz.wait()
+        assert not viz.busy
+        assert steps_of(tmp_path)[-1] == 150
+        interrupt_after(1e-3, viz.close)
+        viz.generate_training_plots(151, [3.0, 2.0], {})
+        viz.close()
+        assert steps_of(tmp_path)[-1] == 151
+    assert viz.failures == 0

@@ -9,8 +9,11 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from array import array
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +21,16 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from spectral_exp.errors import SettingError, UserError
-from spectral_exp.monitoring.plots.histories import loss_series, metric_series
+from spectral_exp.monitoring.plots.histories import loss_series, metric_series, training_drawing
 from spectral_exp.monitoring.plots.internals import model_drawings, unwrapped
 from spectral_exp.monitoring.plots.runs import experiment, labelled
 from spectral_exp.monitoring.visualization import TextSample, VisualizationManager
-from spectral_exp.plots.theme import DARK, render
+from spectral_exp.plots.theme import DARK, render, styled
 
 V, W, M, H = 20, 4, 2, 3
 WAVE_PLOTS = ["frequency_distributions", "phase_distributions", "harmonic_amplitudes", "wave_packets"]
@@ -185,9 +190,13 @@ def test_loss_histories_of_any_kind_end_at_the_step(history: Any) -> None:
     np.testing.assert_array_equal(series.values, [3, 2, np.inf])
 
 
+def refuse_nothing_else(name: str, error: Exception) -> None:
+    assert name == "metric words", error
+
+
 def test_plain_metrics_are_spread_over_the_steps_and_pairs_keep_theirs() -> None:
     given = {"plain": [1.0, 2.0], "pair": ([5, 10], [1.0, np.nan]), "unsorted": ([2, 1], [20.0, 10.0]), "words": ["a"]}
-    found = metric_series(given | {"empty": [], "arrays": [array("d", [7]), array("d", [8])]}, 100)
+    found = metric_series(given | {"empty": [], "arrays": [array("d", [7]), array("d", [8])]}, 100, refuse_nothing_else)
     assert list(found) == ["plain", "pair", "unsorted", "arrays"]
     assert found["plain"].steps.tolist() == [50, 100]
     assert found["pair"].steps.tolist() == [5, 10]
@@ -195,13 +204,99 @@ def test_plain_metrics_are_spread_over_the_steps_and_pairs_keep_theirs() -> None
     assert found["arrays"].steps.tolist() == [7]
 
 
-def test_a_history_can_grow_after_a_failed_plot(tmp_path: Path) -> None:
+def test_a_history_can_grow_after_it_was_plotted(tmp_path: Path) -> None:
     history = array("d", [1.0, 2.0])
     viz = manager(tmp_path)
-    assert viz.generate_training_plots(2, history, {"broken": ([1, 2], [1.0])}) == []
-    assert viz.failures == 1
+    assert len(viz.generate_training_plots(2, history, {})) == 1
     history.append(3.0)  # an array that lends its memory to a view refuses to grow
-    assert len(viz.generate_training_plots(3, history, {})) == 1
+
+
+ODD_METRICS: dict[str, Any] = {
+    "lengths differ": ([1, 2, 3], [1, 2]),
+    "words": ["a", "b"],
+    "word": "a",
+    "none": None,
+    "nested": [[1.0, 2.0], [3.0]],
+    "matrix": np.ones((3, 2)),
+    "tensor": torch.ones(3, 2),
+    "meta": torch.ones(3, device="meta"),
+    "complex": np.array([1j, 2j, 3j]),
+    "mapping": {1: 2.0},
+    "object": object(),
+}
+UNUSUAL_METRICS: dict[str, Any] = {
+    "only NaN": [np.nan] * 3,
+    "gaps": [1.0, None, 3.0],
+    "huge": [1e308, -1e308, 1e308],
+    "tiny": [5e-324, 1.0, 2.0],
+    "infinite steps": ([1, np.inf, np.nan], [1.0, 2.0, 3.0]),
+    "one tensor": [torch.tensor(1.0, requires_grad=True), torch.tensor([2.0]), 3.0],
+    "decimals": [Decimal("0.5"), Fraction(1, 2), np.longdouble(1)],
+    "long": [10**300, 1, 2],
+    "truth": [True, False, True],
+    "column": np.ones((3, 1)),
+    "scalar": 3.0,
+    "$x_{1$ \\frac_": [1, 2, 3],
+    "line\nend \u200f \U0001f600 \x1b[31m": [1, 2, 3],
+    "name " * 60: [1, 2, 3],
+}
+
+
+def test_an_odd_metric_costs_its_panel_and_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    viz = manager(tmp_path)
+    for step in (3, 4):
+        assert len(viz.generate_training_plots(step, [3.0, 2.0, 1.0], {**ODD_METRICS, **UNUSUAL_METRICS})) == 1
+    assert viz.failures == 0
+    assert [re.match("metric (.*) is left out", message)[1] for message in caplog.messages] == list(ODD_METRICS)  # type: ignore[index]
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    st.dictionaries(
+        st.text(max_size=6),
+        st.one_of(
+            st.lists(st.one_of(st.floats(), st.integers(), st.none(), st.text(max_size=2)), max_size=5),
+            st.tuples(st.lists(st.floats(), max_size=4), st.lists(st.floats(), max_size=4)),
+            st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=2, max_size=2).map(sorted),
+        ),
+        max_size=3,
+    )
+)
+def test_whatever_is_tracked_the_figure_is_drawn(metrics: dict[str, Any]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        viz = manager(Path(folder))
+        assert len(viz.generate_training_plots(3, [3.0, 2.0, 1.0], metrics)) == 1
+        assert viz.failures == 0
+
+
+@pytest.mark.parametrize(("step", "files"), [(7.0, 1), (np.int64(7), 1), (True, 0), (7.5, 0), ("7", 0), (None, 1)])
+def test_no_step_raises(tmp_path: Path, step: Any, files: int) -> None:
+    viz = manager(tmp_path)
+    embedding = TinyEmbedding()
+    del embedding.base_freqs, embedding.phases
+    assert len(viz.generate_training_plots(step, [1.0], {})) == files
+    assert len(viz.generate_model_plots(step, embedding)) == files
+    assert viz.failures == 2 * (1 - files)
+
+
+@pytest.mark.parametrize(("history", "metrics"), [("abc", {"a": [1.0]}), ([1.0], [1.0]), (object(), {"a": [1.0]})])
+def test_an_odd_history_leaves_the_rest(tmp_path: Path, history: Any, metrics: Any) -> None:
+    viz = manager(tmp_path)
+    assert len(viz.generate_training_plots(1, history, metrics)) == 1
+    assert len(viz.generate_comparison_plots({"a": {"loss_history": history, "metrics": metrics}})) == 1
+    assert viz.failures == 0
+
+
+def test_a_hundred_metrics_make_a_figure_of_bounded_size(tmp_path: Path) -> None:
+    metrics = {f"metric_{number}": [1.0, 2.0] for number in range(100)} | {"grad_norm": [1.0, 2.0]}
+    drawing: Any = training_drawing(2, [1.0, 2.0], metrics, refuse_nothing_else)
+    with styled(DARK):
+        figure = drawing()
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles[:3] == ["Loss", "Gradient norm", "Metric 0"]
+    assert len(titles) == 25
+    assert figure.get_figheight() < 30
+    assert "77 more metrics are in metrics.jsonl" in [text.get_text() for text in figure.texts]
 
 
 # --- models ----------------------------------------------------------------------------------------------------------
@@ -390,7 +485,7 @@ def test_run_directories_are_read_even_torn_and_repeated(tmp_path: Path) -> None
     ]
     lines = [*map(json.dumps, rows), "[1]", '{"step": 40, "lo']
     finals = {"final_metrics": {"step": 30, "val_loss": 1.5, "note": "text", "worst": "Infinity", "ok": True}}
-    found = experiment("a", write_run(tmp_path / "run", lines, finals))
+    found = experiment("a", write_run(tmp_path / "run", lines, finals), refuse_nothing_else)
     assert set(found.series) == {"loss", "val_loss"}
     assert found.series["loss"].steps.tolist() == [10, 20, 30]
     np.testing.assert_array_equal(found.series["loss"].values, [2.5, np.nan, -np.inf])
@@ -405,7 +500,7 @@ def test_mappings_and_run_directories_are_compared(tmp_path: Path) -> None:
     assert re.fullmatch(r"comparison_\d{8}_\d{6}\.png", path.name)
     assert len(viz.generate_comparison_plots([run])) == 1
     assert viz.failures == 0
-    assert experiment("x", memory).series["learning_rate"].steps.tolist() == [2]
+    assert experiment("x", memory, refuse_nothing_else).series["learning_rate"].steps.tolist() == [2]
 
 
 def test_unreadable_runs_are_left_out_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -12,6 +12,7 @@ import time
 import traceback
 
 from spectral_exp.monitoring.plots import Drawing
+from spectral_exp.plots.load import import_matplotlib
 
 NICE = 5
 """Below training in priority; at 19 the process would starve beside threads that spin while they wait."""
@@ -30,7 +31,8 @@ def main() -> None:
     requests = sys.stdin.buffer
     # Whatever else prints must not get between the answers.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    messages = os.open(os.devnull, os.O_WRONLY) if sys.stderr is None else sys.stderr.fileno()
+    os.dup2(messages, sys.stdout.fileno())
     # The parent may end at any moment, also in the middle of a request.
     with contextlib.suppress(EOFError, pickle.UnpicklingError, BrokenPipeError):
         while True:
@@ -43,6 +45,7 @@ def main() -> None:
 def _answer(drawing: Drawing, dpi: int) -> bytes | tuple[str, str]:
     """The PNG file, or what went wrong and its traceback."""
     try:
+        import_matplotlib()
         from spectral_exp.plots.theme import DARK, render
 
         return render(drawing, DARK, dpi)

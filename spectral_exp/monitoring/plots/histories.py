@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -15,17 +14,26 @@ from spectral_exp.plots.series import FloatArray, Series
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_log = logging.getLogger(__name__)
+
+LeaveOut: TypeAlias = Callable[[str, Exception], None]
+"""Takes the name of something that cannot be drawn, and why."""
+
+_LARGEST, _LEAST = 1e150, 1e-150
+"""Sizes beyond which the arithmetic of axes leaves the range of floats: infinite, and zero, to the eye."""
 
 
-def training_drawing(step: int, loss_history: Any, metrics: Mapping[str, Any]) -> Drawing | None:
+def training_drawing(step: int, loss_history: Any, metrics: Any, leave_out: LeaveOut) -> Drawing | None:
     """The training dynamics up to `step`; None when there is nothing to show.
 
-    A metric `loss` stands in for a loss history.
+    A metric `loss` stands in for a loss history. What cannot be drawn is left out.
     """
-    series = metric_series(metrics, step)
+    series = metric_series(metrics, step, leave_out)
     metric = series.pop("loss", None)
-    losses = np.empty(0) if loss_history is None else numbers(loss_history)
+    try:
+        losses = np.empty(0) if loss_history is None else numbers(loss_history)
+    except Exception as error:
+        leave_out("loss_history", error)
+        losses = np.empty(0)
     if not losses.size and metric is None and not series:
         return None
     return partial(_draw_training, step, losses, metric, series)
@@ -34,7 +42,17 @@ def training_drawing(step: int, loss_history: Any, metrics: Mapping[str, Any]) -
 def _draw_training(step: int, losses: FloatArray, metric: Series | None, series: Mapping[str, Series]) -> Figure:
     from spectral_exp.monitoring.plots.training import training_figure
 
-    return training_figure(step, loss_series(losses, step) or metric, series)
+    loss = loss_series(losses, step) or metric
+    shown = {name: drawable(each) for name, each in series.items()}
+    return training_figure(step, None if loss is None else drawable(loss), shown)
+
+
+def drawable(series: Series) -> Series:
+    """The series with values of which axes can be made: infinite and zero where they are so to the eye."""
+    values = series.values.copy()
+    values[np.abs(values) > _LARGEST] *= np.inf
+    values[np.abs(values) < _LEAST] = 0.0
+    return Series(series.steps, values)
 
 
 def loss_series(history: Any, step: int) -> Series | None:
@@ -44,24 +62,35 @@ def loss_series(history: Any, step: int) -> Series | None:
     return Series(np.arange(first, first + values.size, dtype=np.float64), values) if values.size else None
 
 
-def metric_series(metrics: Mapping[str, Any], step: int) -> dict[str, Series]:
-    """Every metric that has numbers."""
+def metric_series(metrics: Any, step: int, leave_out: LeaveOut) -> dict[str, Series]:
+    """Every metric that has numbers. A metric that cannot be read as numbers over steps is left out."""
     found: dict[str, Series] = {}
+    if not isinstance(metrics, Mapping):
+        leave_out("metrics", TypeError(f"a mapping was expected, not {type(metrics).__name__}"))
+        return found
     for name, value in metrics.items():
-        is_pair = is_steps_and_values(value)
         try:
-            values = numbers(value[1] if is_pair else value)
-        except (TypeError, ValueError):
-            _log.debug("metric %s is not plotted: it does not hold numbers", name)
-            continue
-        if values.size:
-            steps = numbers(value[0]) if is_pair else _even_steps(values.size, step or values.size)
-            found[str(name)] = _ordered(steps, values)
+            series = _series(value, step)
+        except Exception as error:  # whatever a foreign type does when it is taken for numbers
+            leave_out(f"metric {name}", error)
+        else:
+            if len(series):
+                found[str(name)] = series
     return found
 
 
+def _series(value: Any, step: int) -> Series:
+    is_pair = is_steps_and_values(value)
+    values = numbers(value[1] if is_pair else value)
+    steps = numbers(value[0]) if is_pair else _even_steps(values.size, step or values.size)
+    if steps.shape != values.shape:
+        raise ValueError(f"{steps.size} steps for {values.size} values")
+    known = np.abs(steps) < _LARGEST  # NaN is not
+    return _ordered(steps[known], values[known])
+
+
 def _even_steps(n: int, last: int) -> FloatArray:
-    return np.arange(1, n + 1) * (last / n)
+    return np.arange(1, n + 1) * (last / max(n, 1))
 
 
 def is_steps_and_values(value: object) -> bool:
@@ -75,17 +104,26 @@ def _is_many(value: object) -> bool:
 
 
 def numbers(values: Any) -> FloatArray:
-    """A copy of `values` as float64: a view would keep an `array.array` from growing for as long as it lives."""
+    """A copy of `values` as float64: a view would keep an `array.array` from growing for as long as it lives.
+
+    Raises:
+        ValueError or TypeError: `values` is not one number, or a sequence of numbers.
+    """
     if hasattr(values, "detach"):
         values = values.detach().cpu().double().numpy()
-    elif isinstance(values, Sequence) and len(values) and hasattr(values[0], "detach"):
-        values = [float(value.detach()) for value in values]
-    return np.array(values, dtype=np.float64).reshape(-1)
+    elif isinstance(values, Sequence) and any(hasattr(value, "detach") for value in (*values[:1], *values[-1:])):
+        values = [float(value.detach() if hasattr(value, "detach") else value) for value in values]
+    if values is None or isinstance(values, str | bytes | Mapping) or np.iscomplexobj(values):
+        raise TypeError(f"{type(values).__name__} is not a sequence of real numbers")
+    found = np.array(values, dtype=np.float64)
+    if found.size != max(found.shape, default=1):
+        raise ValueError(f"shape {found.shape} is not a sequence of numbers")
+    return found.reshape(-1)
 
 
 def _ordered(steps: FloatArray, values: FloatArray) -> Series:
     """The series by ascending step."""
-    if steps.shape == values.shape and steps.size > 1 and np.any(np.diff(steps) < 0):
+    if steps.size > 1 and np.any(np.diff(steps) < 0):
         order = np.argsort(steps, kind="stable")
         steps, values = steps[order], values[order]
     return Series(steps, values)

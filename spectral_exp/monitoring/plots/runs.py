@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
 from spectral_exp.errors import UserError
 from spectral_exp.monitoring.plots import Drawing
-from spectral_exp.monitoring.plots.histories import is_steps_and_values, metric_series, numbers
+from spectral_exp.monitoring.plots.histories import LeaveOut, drawable, is_steps_and_values, metric_series, numbers
 from spectral_exp.plots.series import Series
 from spectral_exp.results.metric_file import read_metrics
 from spectral_exp.run_dir import NON_FINITE, RunPaths, read_json
@@ -42,7 +42,10 @@ def comparison_drawing(experiments: Sequence[Experiment]) -> Drawing | None:
 def _draw_comparison(experiments: Sequence[Experiment]) -> Figure:
     from spectral_exp.monitoring.plots.comparison import comparison_figure
 
-    return comparison_figure(experiments)
+    shown = [
+        replace(each, series={name: drawable(series) for name, series in each.series.items()}) for each in experiments
+    ]
+    return comparison_figure(shown)
 
 
 def labelled(experiments: Mapping[str, Any] | Sequence[str | Path]) -> list[tuple[str, Any]]:
@@ -54,21 +57,27 @@ def labelled(experiments: Mapping[str, Any] | Sequence[str | Path]) -> list[tupl
     return [(name if names.count(name) == 1 else str(path), path) for name, path in zip(names, paths, strict=True)]
 
 
-def experiment(label: str, source: Mapping[str, Any] | str | Path) -> Experiment:
-    """What `source`, a run directory or a mapping, contributes to a comparison.
+def experiment(label: str, source: Mapping[str, Any] | str | Path, leave_out: LeaveOut) -> Experiment:
+    """What `source`, a run directory or a mapping, contributes to a comparison. What cannot be drawn is left out.
 
     Raises:
         UserError: the run directory holds nothing to compare, or cannot be read.
     """
-    return _given(label, source) if isinstance(source, Mapping) else _read(label, Path(source))
+    return _given(label, source, leave_out) if isinstance(source, Mapping) else _read(label, Path(source))
 
 
-def _given(label: str, source: Mapping[str, Any]) -> Experiment:
+def _given(label: str, source: Mapping[str, Any], leave_out: LeaveOut) -> Experiment:
     history = source.get("loss_history")
-    history = [] if history is None else history
-    n_steps = numbers(history[0] if is_steps_and_values(history) else history).size
-    metrics = {**(source.get("metrics") or {}), **({"loss": history} if n_steps else {})}
-    return Experiment(label, metric_series(metrics, n_steps), _finals(source.get("final_metrics")))
+    try:
+        n_steps = 0 if history is None else numbers(history[0] if is_steps_and_values(history) else history).size
+    except Exception as error:
+        leave_out(f"loss_history of {label}", error)
+        n_steps = 0
+    metrics = source.get("metrics") or {}
+    series = metric_series(metrics, n_steps, lambda name, error: leave_out(f"{name} of {label}", error))
+    if n_steps:
+        series |= metric_series({"loss": history}, n_steps, lambda name, error: leave_out(f"{name} of {label}", error))
+    return Experiment(label, series, _finals(source.get("final_metrics")))
 
 
 def _read(label: str, run: Path) -> Experiment:
@@ -94,4 +103,9 @@ def _as_number(value: object) -> float | None:
     """A number, also one that JSON holds as a string; None for anything else."""
     if isinstance(value, str):
         return NON_FINITE.get(value)
-    return None if isinstance(value, bool) or not isinstance(value, SupportsFloat) else float(value)
+    if isinstance(value, bool) or not isinstance(value, SupportsFloat):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # an array, a number beyond every float
+        return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from math import ceil
 from textwrap import wrap
 
@@ -20,6 +21,8 @@ _FEW = 40
 """Up to so many points each is drawn as a dot as well."""
 _COLUMNS = 3
 _LOSS_HEIGHT, _ROW_HEIGHT = 4.2, 2.75
+_MAX_PANELS = 24
+"""More would take longer to draw than anybody looks at them."""
 
 
 def training_figure(step: int, loss: Series | None, metrics: Mapping[str, Series]) -> Figure:
@@ -28,15 +31,19 @@ def training_figure(step: int, loss: Series | None, metrics: Mapping[str, Series
     Args:
         step: last step, for the heading.
         loss: training loss of each step, in nats per token; None without one.
-        metrics: further quantities by name; `val_loss` is drawn over the loss, where there is one.
+        metrics: further quantities by name; `val_loss` is drawn over the loss, where there is one. Of many, the first
+            24 in the order of their panels are drawn, and the heading names the number of the others.
     """
     val_loss = metrics.get("val_loss") if loss is not None else None
     panels = {name: metrics[name] for name in panel_order(metrics) if metrics[name] is not val_loss}
+    n_hidden = max(0, len(panels) - _MAX_PANELS)
+    panels = dict(islice(panels.items(), _MAX_PANELS))
     rows, columns = ceil(len(panels) / _COLUMNS), min(_COLUMNS, max(1, len(panels)))
     heights = ([_LOSS_HEIGHT] if loss is not None else []) + [_ROW_HEIGHT] * rows
-    figure = new_figure(DARK, 0.7 + sum(heights), f"Training dynamics at step {step:,}")
+    note = f"{n_hidden} more metrics are in metrics.jsonl" if n_hidden else ""
+    figure = new_figure(DARK, 0.7 + sum(heights), f"Training dynamics at step {step:,}", note)
     grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
-    steps = step_range([*metrics.values(), *([loss] if loss is not None else [])])
+    steps = step_range([*panels.values(), *(series for series in (loss, val_loss) if series is not None)])
     if loss is not None:
         _loss_panel(figure.add_subplot(grid[0, :]), loss, val_loss, steps)
     first_row = len(heights) - rows

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spectral_exp.errors import SettingError, UserError, nearest
+from spectral_exp.plots.load import import_matplotlib
 from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.results.comparison import compare
 from spectral_exp.results.paper import appendix, findings, front, limits, trace
@@ -199,6 +200,7 @@ def assemble(material: Material, document: Document) -> Paper:
 
 def _draw(material: Material) -> tuple[Figure, ...]:
     """The comparison's figures that a paper needs, as files of every kind."""
+    import_matplotlib()
     from spectral_exp.results import figures, picture  # matplotlib, for which neither --help nor a mistake should wait
 
     comparison = material.comparison

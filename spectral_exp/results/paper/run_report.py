@@ -11,6 +11,7 @@ from typing import Any
 
 from spectral_exp.core.regular_file import read_regular
 from spectral_exp.errors import UserError
+from spectral_exp.plots.load import import_matplotlib
 from spectral_exp.plots.metric_style import METRICS
 from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.results.comparison import Comparison, compare
@@ -59,6 +60,7 @@ def run_report(folder: Path, *, index: bool = True) -> Paper:
     Raises:
         UserError: it is no run, or holds several.
     """
+    import_matplotlib()
     from spectral_exp.results.paper.run_curves import run_curves  # matplotlib, for which no mistake should wait
 
     found = ResultsAggregator([folder], index=index)
