@@ -322,7 +322,7 @@ def test_stopping_early_without_checkpoints_says_that_nothing_can_be_restored(
 
 def test_a_run_that_stops_between_validations_names_the_step_of_each_value(tmp_path: Path) -> None:
     with built(tmp_path, "training.eval_interval=4") as runner:
-        runner.train_step = stop_at(runner, 6)  # type: ignore[method-assign]
+        runner.train_step = stop_at(runner, 6)  # type: ignore[assignment, method-assign]
         with pytest.raises(Interrupted):
             runner.run()
     found = results(tmp_path)["final_metrics"]
