@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import sys
@@ -14,6 +15,8 @@ log = logging.getLogger(__name__)
 CLEAR_LINE = "\r\x1b[K"
 
 if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
+
     _StreamHandler = logging.StreamHandler[TextIO]
 else:
     # Python 3.10 has no generic handler at run time.
@@ -81,6 +84,37 @@ class RunLogHandler(logging.FileHandler):
             log.warning("cannot write %s: %s; free space on its disk", self.baseFilename, error)
 
 
+def protect_output() -> None:
+    """Make sure that printing never raises in this process, whatever becomes of its standard streams.
+
+    Neither do the flushes at its end, for which Python would change the exit code.
+    """
+    open_closed_descriptors()
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not getattr(sys, f"__{name}__"):
+            continue  # somebody captures what is printed
+        write(stream, "")
+        raw = _UnfailingFile(stream.fileno(), "w", closefd=False)
+        lines = name == "stderr" or raw.isatty()
+        text = io.TextIOWrapper(
+            io.BufferedWriter(raw), stream.encoding, errors="backslashreplace", line_buffering=lines
+        )
+        setattr(sys, name, text)
+
+
+class _UnfailingFile(io.FileIO):
+    """An open file; what cannot be written to it, or not at once if it does not wait, is lost."""
+
+    def write(self, data: Buffer, /) -> int:
+        """Write `data` and return its size."""
+        try:
+            written: int | None = super().write(data)
+        except OSError:
+            written = None
+        return len(memoryview(data)) if written is None else written
+
+
 def open_closed_descriptors() -> None:
     """Let standard streams that were closed at the start (`2>&-`) lead nowhere.
 
@@ -125,12 +159,6 @@ def write(stream: TextIO | None, text: str) -> bool:
 def print_error(message: str) -> None:
     """Print one line to standard error if it can be written."""
     write(sys.stderr, f"{message}\n")
-
-
-def flush_output() -> None:
-    """Write what the standard streams hold. Python would end with exit code 120 if that failed later."""
-    write(sys.stdout, "")
-    write(sys.stderr, "")
 
 
 def _give_up(stream: TextIO) -> None:

@@ -24,8 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from spectral_exp import sweep_workers, trust
 from spectral_exp.command_line import CONF_DIR, CommandLine, describe, help_text, recordable, search_arguments
-from spectral_exp.console import command
-from spectral_exp.display import flush_output, open_closed_descriptors, print_error
+from spectral_exp.display import print_error, protect_output
 from spectral_exp.errors import Interrupted, RunError, UserError
 from spectral_exp.signals import StopRequest
 
@@ -37,12 +36,12 @@ _JOB_NAME = "train"
 """What Hydra calls a job of this module."""
 
 
-@command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line `arguments` (default: the process's own, which is about to end) and return the exit code."""
     # Hydra then raises what went wrong instead of printing it and exiting: which exit code it deserves is decided here.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    open_closed_descriptors()
+    if arguments is None:
+        protect_output()
     with StopRequest(immediate=True, delegate=sweep_workers.stop_workers) as stop:
         try:
             _run(sys.argv[1:] if arguments is None else arguments)
@@ -55,7 +54,6 @@ def main(arguments: list[str] | None = None) -> int:
             code = 128 + signal.SIGINT
         except Exception as error:
             code = _exit_code(error, stop.signal_number)
-        flush_output()
         if arguments is None:
             stop.finish()
         return code
@@ -93,8 +91,6 @@ def _exit_code(error: Exception, signal_number: int | None) -> int:
         print_error(f"error: {error}")
     elif isinstance(error, HydraException):
         print_error(f"error: {describe(error)}")
-    elif isinstance(error, BrokenPipeError):
-        return 128 + signal.SIGPIPE  # the reader of what Hydra prints has seen enough
     elif isinstance(error, OSError) and error.errno in _FULL:
         print_error(f"error: {describe_refusal(error)}")
         return 1

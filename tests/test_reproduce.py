@@ -76,7 +76,8 @@ def test_up_to_a_step_what_was_logged_there_is_compared(run: Path, capsys: pytes
     rewrite_metrics(run, lines)
     # Metrics are logged every second step.
     assert main([str(run), "--current-code", "--steps", "5", "--output", str(run.parent / "new")]) == 1
-    printed = capsys.readouterr().out
+    printed, messages = capsys.readouterr()
+    assert messages == ""  # above all none of a signal: the user has sent none
     assert "metrics: 1 difference\n  loss at step 6: " in printed
     assert "not compared: final results: compared up to step 6, and the run is completed" in printed
     report = json.loads((run.parent / "new/reproduction.json").read_text())

@@ -107,6 +107,26 @@ def test_a_signal_that_is_delivered_twice_saves_too(second: signal.Signals, tmp_
 
 
 @pytest.mark.slow
+def test_a_signal_while_git_is_asked_stops_before_anything_is_recorded(tmp_path: Path) -> None:
+    """git is no worker of a sweep that could be asked to save."""
+    (tmp_path / "git").write_text("#!/bin/sh\ntouch asked\nexec sleep 60\n")
+    (tmp_path / "git").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = [*TRAIN, *ENDLESS, "hydra.run.dir=run"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE)
+    try:
+        eventually((tmp_path / "asked").exists)
+        (git,) = psutil.Process(process.pid).children()
+        process.send_signal(signal.SIGTERM)
+        _, printed = process.communicate(timeout=30)
+        assert (process.returncode, printed) == (143, b"")
+    finally:
+        process.kill()
+    assert is_gone(git.pid)
+    assert not (tmp_path / "run/config.json").exists()
+
+
+@pytest.mark.slow
 def test_a_signal_that_is_not_among_the_chosen_ones_has_its_ordinary_effect(tmp_path: Path) -> None:
     with started(tmp_path / "run", "training.stop_signals=[SIGTERM]") as process:
         process.send_signal(signal.SIGUSR1)
