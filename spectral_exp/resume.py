@@ -22,6 +22,7 @@ from spectral_exp.run_dir import (
     read_intact_json,
 )
 from spectral_exp.run_record import AROUND_STEPS, PLACE, flat, is_among
+from spectral_exp.trust import printable
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,11 @@ def resume_problems(config: Mapping[str, Any], run_dir: Path | None) -> list[str
     if run_dir is None or not run_dir.is_dir():
         return []
     paths = RunPaths(run_dir)
+    if link := _link_to_elsewhere(paths):
+        return [
+            f"{printable(str(link))} is a link that leads out of the run, to what would be written or backed up; put "
+            "the file itself there, or remove the link"
+        ]
     if recorded(paths) is None:
         if foreign := _foreign_files(paths):
             return [f"{run_dir} holds files but no run ({', '.join(foreign[:3])}, ...); choose another directory"]
@@ -47,6 +53,23 @@ def resume_problems(config: Mapping[str, Any], run_dir: Path | None) -> list[str
     if config.get("resume") is not None and not paths.checkpoint_steps():
         return [f"resume={run_dir} holds no checkpoint to continue from; start it anew without resume="]
     return [*_differences(recorded(paths) or {}, config, run_dir)]
+
+
+def _link_to_elsewhere(paths: RunPaths) -> Path | None:
+    """A link in a run that leads out of it; None if there is none.
+
+    Checkpoints and plots may lie on another disk, but not in another run, whose files would be pruned.
+    """
+    root = Path(os.path.realpath(paths.root))
+    for folder, folders, files in os.walk(paths.root):
+        for path in (Path(folder) / name for name in (*folders, *files)):
+            target = Path(os.path.realpath(path))
+            if not path.is_symlink() or target.is_relative_to(root):
+                continue
+            may_lie_elsewhere = path in (paths.checkpoints, paths.visualizations) and target.is_dir()
+            if not may_lie_elsewhere or RunPaths(target.parent).config_file.exists():
+                return path
+    return None
 
 
 def _foreign_files(paths: RunPaths) -> list[str]:

@@ -62,6 +62,11 @@ def absolute_path(config: Mapping[str, Any], key: str, folder: Path) -> str | No
     return str(then) if elsewhere else None
 
 
+def printable(text: str) -> str:
+    """`text` without control characters, for messages that show what a record holds."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
 # --- places for backups ----------------------------------------------------------------------------------------------
 
 

@@ -332,3 +332,35 @@ def test_a_relative_path_is_that_of_the_folder_where_the_run_was_started(tmp_pat
         assert trust.recorded_config({**record, **changed}) == (changed.get("config") or config)
     absolute = {"data": {"path": str(Path("text.txt").absolute())}}
     assert trust.recorded_config({**record, "config": absolute}) == absolute
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["run.lock", "train.log", "config.json", "tokenizer/secret", "logs", "logs/metrics.jsonl", ".hydra/config.yaml",
+     "checkpoints/checkpoint_step_99.pt", "checkpoints", "visualizations"],
+)  # fmt: skip
+def test_a_link_that_leads_out_of_a_run_is_not_followed(
+    place: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run, "other", symlinks=True)
+    link, target = run / place, Path("other", place)
+    if link.is_dir():
+        shutil.rmtree(link)
+        target.mkdir(exist_ok=True)
+    else:
+        link.unlink(missing_ok=True)
+        target.write_text(target.read_text() if target.is_file() else "secret")
+    link.symlink_to(target.absolute())
+    before = {path: path.read_bytes() for path in Path("other").rglob("*") if path.is_file()}
+    assert train.main(["resume=run", "training.max_steps=13"]) == 2
+    error = capsys.readouterr().err
+    assert f"run/{place} is a link that leads out of the run" in error
+    assert len(error.splitlines()) == 1
+    assert {path: path.read_bytes() for path in Path("other").rglob("*") if path.is_file()} == before
+
+
+def test_checkpoints_may_lie_on_another_disk(run: Path) -> None:
+    (run / "checkpoints").rename("scratch")
+    (run / "checkpoints").symlink_to(Path("scratch").absolute())
+    assert train.main(["resume=run", "training.max_steps=13"]) == 0
+    assert Path("scratch/checkpoint_step_13.pt").is_file()

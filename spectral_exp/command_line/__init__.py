@@ -145,7 +145,7 @@ class CommandLine:
         if not self.config_dir:
             return []
         given = [o for o in self.overrides if setting_of(o) == "hydra.searchpath"]
-        folders = parse(given[-1]).value() if given else None
+        folders = parse(given[0]).value() if given else None
         own = f"file://{Path(self.config_dir).resolve()}"
         return [f"hydra.searchpath={written([own, *(folders if isinstance(folders, list) else [])])}"]
 

@@ -145,13 +145,8 @@ def trusted_overrides(overrides: Iterable[str], run: str, backups: str | None = 
     return kept
 
 
-def printable(text: str) -> str:
-    """`text` without control characters, for messages that show what a record holds."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
-
-
 def _needs_consent(override: str, run: str, reason: str, instead: str = "") -> UserError:
-    text = printable(override)
+    text = trust.printable(override)
     other = f", or {instead} to do without" if instead else ""
     return UserError(
         f"{run}: its record holds {text}, which {reason}, and is not trusted with that; if you know the run, "
@@ -249,7 +244,7 @@ def _refuse_forgotten_search(
     if _SEARCH_PATH not in given and any(setting_of(str(item)) == _SEARCH_PATH for item in search):
         wanted.append(_SEARCH_PATH)
     if wanted:
-        words = [printable(str(word)) for word in search]
+        words = [trust.printable(str(word)) for word in search]
         command = shlex.join(["python", "-m", "spectral_exp.train", *words, f"resume={quoted(resume)}"])
         raise UserError(
             f"resume={resume} was made with configuration files from elsewhere ({', '.join(wanted)}), which are not "
