@@ -52,17 +52,21 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _report(str(error), 2)
     except JobError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return _report(str(error), error.exit_code)
     except HydraException as error:
-        print(f"error: {describe(error)}", file=sys.stderr)
-        return 2
+        return _report(describe(error), 2)
     finally:
         signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def _report(message: str, exit_code: int) -> int:
+    """Print the errors of `message`, a line for each, and return the exit code."""
+    for line in message.split("\nerror: "):
+        print(f"error: {trust.printable(line)}", file=sys.stderr)
+    return exit_code
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -150,6 +150,14 @@ def test_no_place_takes_another_kind_of_part(place: str, run: Path) -> None:
     assert not Path("canary").exists()
 
 
+def test_foreign_text_reaches_the_terminal_without_control_characters(run: Path) -> None:
+    config = hostile("os.system", "model.embedding")
+    config["model"]["embedding"]["_target_"] = config["training"]["max_steps"] = "\x1b[2J\nerror: all is well\r"
+    (embedding, steps) = sorted(check(config, None)[0].split("\nerror: "))
+    assert embedding.startswith("model.embedding._target_=\\x1b[2J\\nerror: all is well\\r must lie in ")
+    assert steps.startswith("training.max_steps=\\x1b[2J\\nerror: all is well\\r must be an integer")
+
+
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replays without the seconds that it takes to start three processes."""
