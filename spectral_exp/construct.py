@@ -16,6 +16,7 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
+from spectral_exp.core.foreign_text import printable
 from spectral_exp.errors import SettingError, UserError, nearest
 from spectral_exp.roles import NotAPartError, Role
 
@@ -74,13 +75,13 @@ class Constructor:
         except SettingError as error:
             self.problems.append(str(error.within(path)))
         except UserError as error:
-            self.problems.append(str(error))
+            self.problems += str(error).split("\nerror: ")
         return None
 
     def finish(self) -> None:
-        """Raise a UserError with all problems, if there are any."""
+        """Raise a UserError with all problems, one line each, if there are any."""
         if self.problems:
-            raise UserError("\nerror: ".join(dict.fromkeys(self.problems)))
+            raise UserError("\nerror: ".join(dict.fromkeys(map(printable, self.problems))))
 
     def _settings(
         self, node: Mapping[str, Any], target: Callable[..., Any], path: str, role: Role, runtime: Mapping[str, Any]

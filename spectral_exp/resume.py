@@ -92,8 +92,8 @@ def refuse_links(run_dir: Path) -> None:
 def _link_problem(run_dir: Path, links: Sequence[Path]) -> str:
     names = ", ".join(repr(str(link.relative_to(run_dir))) for link in links[:3])
     return (
-        f"{run_dir} holds links ({names}), which may lead out of the run, and its files are not written through them; "
-        "replace them by what they point to, or remove them"
+        f"{run_dir} holds links ({names}), which may lead out of the run, and its files are neither written through "
+        "them nor backed up; replace them by what they point to, or remove them"
     )
 
 

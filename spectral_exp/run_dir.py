@@ -239,16 +239,21 @@ def refuse_irregular(descriptor: int, path: Path) -> None:
 
 
 def links_inside(root: Path) -> list[Path]:
-    """Links in places of a run whose files are written as they are, where a link would lead out of it.
+    """Links in places of a run where one would lead out of it, to what is written or backed up.
 
-    The pointers to checkpoints are links of ours, and folders of large files may lie elsewhere.
+    The pointers to checkpoints are links of ours, and the folders of large files may lie elsewhere, but not in another
+    run, whose files would be removed.
     """
     paths = RunPaths(root)
-    written = (paths.lock_file, paths.logs, paths.tokenizer, root / HYDRA_FOLDER, root / "train.log")
-    found = [path for path in written if path.is_symlink()]
-    for folder in (paths.logs, paths.tokenizer, root / HYDRA_FOLDER):
-        if not folder.is_symlink():
-            found += [path for path in _entries(folder) if path.is_symlink()]
+    small = (paths.logs, paths.tokenizer, root / HYDRA_FOLDER)
+    files = (paths.lock_file, paths.config_file, paths.results_file, paths.backup_file, root / "train.log")
+    places = [*small, *files, *(path for folder in small if not folder.is_symlink() for path in _entries(folder))]
+    found = [path for path in places if path.is_symlink()]
+    for folder in (paths.checkpoints, paths.visualizations):
+        home = folder.resolve()
+        if folder.is_symlink() and (home.parent / CONFIG_NAME).exists():
+            found.append(folder)
+        found += [path for path in _entries(folder) if path.is_symlink() and path.resolve().parent != home]
     return sorted(found)
 
 

@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from spectral_exp import sweep_workers, trust
 from spectral_exp.command_line import CONF_DIR, CommandLine, describe, help_text, recordable, search_arguments
+from spectral_exp.core.foreign_text import printable
 from spectral_exp.display import print_error, protect_output
 from spectral_exp.errors import Interrupted, RunError, UserError
 from spectral_exp.signals import StopRequest
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
             code = 0
         except Interrupted as error:
             if error.problem:
-                print_error(f"error: {error.problem}")
+                _report(error.problem)
             code = error.exit_code
         except KeyboardInterrupt:
             code = 128 + signal.SIGINT
@@ -81,22 +82,28 @@ def _require_working_directory() -> None:
 def _exit_code(error: Exception, signal_number: int | None) -> int:
     """Print what went wrong and return the exit code that it deserves; raise it if it is a defect."""
     if isinstance(error, JobError):
-        print_error(f"error: {error}")
+        _report(str(error))
         was_stopped = signal_number is not None and error.exit_code > 128
         return 128 + cast(int, signal_number) if was_stopped else error.exit_code
     if signal_number is not None:
         # `Interrupted`, raised inside of an import or a library, may come out as another error.
         return 128 + signal_number
     if isinstance(error, UserError):
-        print_error(f"error: {error}")
+        _report(str(error))
     elif isinstance(error, HydraException):
-        print_error(f"error: {describe(error)}")
+        _report(describe(error))
     elif isinstance(error, OSError) and error.errno in _FULL:
-        print_error(f"error: {describe_refusal(error)}")
+        _report(describe_refusal(error))
         return 1
     else:
         raise error
     return 2
+
+
+def _report(message: str) -> None:
+    """Print the errors of `message`, a line for each."""
+    for line in message.split("\nerror: "):
+        print_error(f"error: {printable(line)}")
 
 
 def describe_refusal(error: OSError) -> str:

@@ -195,19 +195,21 @@ def test_files_of_ones_own_are_named_again_by_the_command_that_is_printed(
         Path(place, "experiment").mkdir(parents=True)
     Path("own's files/experiment/mine.yaml").write_text("# @package _global_\nname: mine\ndefaults: [extra]\n")
     Path("more/experiment/extra.yaml").write_text("# @package _global_\ntraining:\n  batch_size: 3\n")
-    search = ["--config-dir", "own's files", "hydra.searchpath=[file://more]"]
+    Path("own's files/primary.yaml").write_text("defaults: [config, _self_]\nseed: 5\n")
+    search = ["--config-dir", "own's files", "--config-name", "primary", "hydra.searchpath=[file://more]"]
     command = [*search, *SETTINGS[1:], "+experiment=mine", "data.path=text.txt", "hydra.run.dir=own"]
     assert main(command) == 0
     *_, words = next_commands(capsys.readouterr().out)
-    assert words[1:-2] == ["--config-dir", str(here / "own's files"), "hydra.searchpath=[file://more]"]
+    assert words[1:-2] == ["--config-dir", str(here / "own's files"), *search[2:]]
     assert main(words[1:]) == 0
     capsys.readouterr()
     assert main(["resume=own", "training.max_steps=25"]) == 2
     error = capsys.readouterr().err
-    assert "(--config-dir, hydra.searchpath), which are not taken from a record" in error
+    assert "(--config-dir, --config-name, hydra.searchpath), which are not taken from a record" in error
     printed = shlex.split(error.rpartition("name them again: ")[2])
     assert main([*printed[3:], "training.max_steps=25"]) == 0
-    assert record_of(Path("own"))["config"]["training"]["batch_size"] == 3
+    config = record_of(Path("own"))["config"]
+    assert (config["training"]["batch_size"], config["seed"]) == (3, 5)
 
 
 @pytest.mark.parametrize(
@@ -216,6 +218,7 @@ def test_files_of_ones_own_are_named_again_by_the_command_that_is_printed(
         (["hydra.job.chdir=true", "hydra.run.dir=new"], "hydra.job.chdir=true must be false"),
         (["-m", "hydra.job.chdir=true", "seed=1,2"], "hydra.job.chdir=true must be false"),
         (["hydra.run.dir='a\\${b}'"], "must not hold ${ in its path"),
+        (["--config-dir", "nowhere"], "--config-dir=nowhere must be an existing folder"),
         (["--config-path", "elsewhere"], "add files of yours with --config-dir"),
         (["data.pattern=a=b"], "quote it: 'data.pattern='\"'\"'a=b'\"'\"''"),
         (["-m", "data.pattern=中文", "seed=1,2"], "to take the value literally, quote it: "),

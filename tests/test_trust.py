@@ -150,6 +150,14 @@ def test_no_place_takes_another_kind_of_part(place: str, run: Path) -> None:
     assert not Path("canary").exists()
 
 
+def test_foreign_text_reaches_the_terminal_without_control_characters(run: Path) -> None:
+    config = hostile("os.system", "model.embedding")
+    config["model"]["embedding"]["_target_"] = config["training"]["max_steps"] = "\x1b[2J\nerror: all is well\r"
+    (embedding, steps) = sorted(check(config, None)[0].split("\nerror: "))
+    assert embedding.startswith("model.embedding._target_=\\x1b[2J\\nerror: all is well\\r must lie in ")
+    assert steps.startswith("training.max_steps=\\x1b[2J\\nerror: all is well\\r must be an integer")
+
+
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replays without the seconds that it takes to start three processes."""
@@ -332,3 +340,35 @@ def test_a_relative_path_is_that_of_the_folder_where_the_run_was_started(tmp_pat
         assert trust.recorded_config({**record, **changed}) == (changed.get("config") or config)
     absolute = {"data": {"path": str(Path("text.txt").absolute())}}
     assert trust.recorded_config({**record, "config": absolute}) == absolute
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["run.lock", "train.log", "config.json", "tokenizer/secret", "logs", "logs/metrics.jsonl", ".hydra/config.yaml",
+     "checkpoints/checkpoint_step_99.pt", "checkpoints", "visualizations"],
+)  # fmt: skip
+def test_a_link_that_leads_out_of_a_run_is_not_followed(
+    place: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run, "other", symlinks=True)
+    link, target = run / place, Path("other", place)
+    if link.is_dir():
+        shutil.rmtree(link)
+        target.mkdir(exist_ok=True)
+    else:
+        link.unlink(missing_ok=True)
+        target.write_text(target.read_text() if target.is_file() else "secret")
+    link.symlink_to(target.absolute())
+    before = {path: path.read_bytes() for path in Path("other").rglob("*") if path.is_file()}
+    assert train.main(["resume=run", "training.max_steps=13"]) == 2
+    error = capsys.readouterr().err
+    assert f"run holds links ({place!r}), which may lead out of the run" in error
+    assert len(error.splitlines()) == 1
+    assert {path: path.read_bytes() for path in Path("other").rglob("*") if path.is_file()} == before
+
+
+def test_checkpoints_may_lie_on_another_disk(run: Path) -> None:
+    (run / "checkpoints").rename("scratch")
+    (run / "checkpoints").symlink_to(Path("scratch").absolute())
+    assert train.main(["resume=run", "training.max_steps=13"]) == 0
+    assert Path("scratch/checkpoint_step_13.pt").is_file()

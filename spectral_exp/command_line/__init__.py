@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -24,7 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from spectral_exp.command_line.grammar import literal, parse, quoted, quoting_hint, text_of, written
+from spectral_exp.command_line.grammar import literal, quoted, quoting_hint, text_of
 from spectral_exp.command_line.recorded import (
     arguments_to_resume,
     recordable,
@@ -112,13 +113,12 @@ class CommandLine:
 
     def compose(self) -> list[Job]:
         """Compose every job that this command line means; all mistakes are raised together as one UserError."""
-        search_path = self._search_path()
         with hydra.initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
-            # Hydra takes the first of several search paths.
-            jobs = [[*search_path, *job] for job in self._jobs()]
+            if self.config_dir is not None:
+                _look_in(Path(self.config_dir))
             problems: dict[str, None] = {}
             composed = []
-            for job in jobs:
+            for job in self._jobs():
                 config, mistakes = _compose(self.config_name, job)
                 problems.update(dict.fromkeys(mistakes))
                 if config is not None and not mistakes:
@@ -140,15 +140,6 @@ class CommandLine:
             experiment_id = generate_experiment_id(name, parent=Path(str(first.config["outputs"])))
         return replace(self, overrides=(*self.overrides, f"experiment_id={quoted(experiment_id)}"))
 
-    def _search_path(self) -> list[str]:
-        """The override by which the compose API looks where Hydra's own command line would."""
-        if not self.config_dir:
-            return []
-        given = [o for o in self.overrides if setting_of(o) == "hydra.searchpath"]
-        folders = parse(given[-1]).value() if given else None
-        own = f"file://{Path(self.config_dir).resolve()}"
-        return [f"hydra.searchpath={written([own, *(folders if isinstance(folders, list) else [])])}"]
-
     def _keys(self) -> set[str]:
         return {setting_of(override) for override in self.overrides}
 
@@ -169,6 +160,20 @@ class CommandLine:
             choices = _choices(override)
             jobs = [[*job, choice] for job in jobs for choice in choices] if choices else jobs
         return jobs
+
+
+def _look_in(folder: Path) -> None:
+    """Add a folder to those in which the compose API finds files, as `--config-dir` does for Hydra's command line."""
+    if not folder.is_dir():
+        raise UserError(f"--config-dir={folder} must be an existing folder")
+    loader = GlobalHydra.instance().config_loader()
+    assert isinstance(loader, ConfigLoaderImpl)
+    search_path = loader.get_search_path()
+    # The last entry is that of Hydra's own types, which has to stay the last.
+    types = search_path.get_path().pop()
+    search_path.append("command-line", f"file://{folder.resolve()}")
+    search_path.get_path().append(types)
+    loader.repository.initialize_sources(search_path)
 
 
 def help_text() -> str:

@@ -21,6 +21,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from spectral_exp import trust
 from spectral_exp.command_line.grammar import is_interpolated, parse, quoted, strings_in, written
+from spectral_exp.core.foreign_text import printable
 from spectral_exp.errors import UserError
 from spectral_exp.run_dir import RunPaths
 from spectral_exp.run_record import setting_of
@@ -32,6 +33,7 @@ _BACKUP_KEYS = ("backup_url", "monitoring.backup.url")
 _OPTION = re.compile(r"[\w-][\w.-]*")
 _SEARCH_FLAGS = ("--config-dir", "--config-name")
 _SEARCH_PATH = "hydra.searchpath"
+_MAX_TEXT = 1 << 16  # of one argument, which is to be pasted whole
 
 
 # --- writing a record ------------------------------------------------------------------------------------------------
@@ -146,13 +148,8 @@ def trusted_overrides(overrides: Iterable[str], run: str, backups: str | None = 
     return kept
 
 
-def printable(text: str) -> str:
-    """`text` without control characters, for messages that show what a record holds."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
-
-
 def _needs_consent(override: str, run: str, reason: str, instead: str = "") -> UserError:
-    text = printable(override)
+    text = printable(override, _MAX_TEXT)
     other = f", or {instead} to do without" if instead else ""
     return UserError(
         f"{run}: its record holds {text}, which {reason}, and is not trusted with that; if you know the run, "
@@ -250,7 +247,7 @@ def _refuse_forgotten_search(
     if _SEARCH_PATH not in given and any(setting_of(str(item)) == _SEARCH_PATH for item in search):
         wanted.append(_SEARCH_PATH)
     if wanted:
-        words = [printable(str(word)) for word in search]
+        words = [printable(word, _MAX_TEXT) for word in search]
         command = shlex.join(["python", "-m", "spectral_exp.train", *words, f"resume={quoted(resume)}"])
         raise UserError(
             f"resume={resume} was made with configuration files from elsewhere ({', '.join(wanted)}), which are not "

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from spectral_exp import run_dir
+from spectral_exp.core.foreign_text import printable
 from spectral_exp.errors import UserError, require
 from spectral_exp.json_value import NON_FINITE, jsonable
 from spectral_exp.monitoring.append_file import AppendFile
@@ -34,6 +35,8 @@ from spectral_exp.monitoring.redact import redact_text, without_secrets
 from spectral_exp.steps import whole_step
 
 log = logging.getLogger(__name__)
+
+_MAX_LINE = 1 << 16  # characters of one entry in the log for people
 
 
 class MetricsLogger:
@@ -220,7 +223,7 @@ def _formats(names: tuple[str, ...], types: tuple[type, ...]) -> tuple[str, str]
         return None
     quoted = [json.dumps(name).replace("%", "%%") for name in names]
     entry = ", ".join(['{"step": %d', '"timestamp": "%s"', *(f"{name}: %r" for name in quoted)]) + "}\n"
-    plain = [_on_one_line(name).replace("%", "%%") for name in names]
+    plain = [printable(name).replace("%", "%%") for name in names]
     shown = (f"{name} {'%.5g' if kind is float else '%d'}" for name, kind in zip(plain, types, strict=True))
     return entry, "  ".join(["%s step %d", *shown]) + "\n"
 
@@ -244,14 +247,7 @@ def _any_entry(step: int, now: str, metrics: Mapping[str, Any]) -> tuple[str, st
     _check_names(plain)
     entry = json.dumps({"step": step, "timestamp": now, **plain})
     words = [f"{name} {value:.5g}" if type(value) is float else f"{name} {value}" for name, value in plain.items()]
-    return f"{entry}\n", _on_one_line("  ".join([f"{now} step {step}", *words])) + "\n"
-
-
-def _on_one_line(text: str) -> str:
-    """`text` with line ends and other characters that terminals act upon as escapes."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    return f"{entry}\n", printable("  ".join([f"{now} step {step}", *words]), _MAX_LINE) + "\n"
 
 
 def _now() -> str:

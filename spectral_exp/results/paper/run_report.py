@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -240,15 +241,16 @@ def _remarks(material: Material, run: Run) -> tuple[Block, ...]:
 
 def _commands(run: Run) -> tuple[Block, ...]:
     place = f"{run.path.resolve().parent.name}/{run.path.resolve().name}"
+    word = shlex.quote(f"./{place}" if place.startswith("-") else place)
     more = {"completed": " training.max_steps=MORE", "stopped_early": " training.patience=null"}.get(run.status, "")
     lines = [
         "# continue it",
         appendix.wrapped(["python", "-m", "spectral_exp.train", f"resume={place}", *more.split()]),
         "# let it write",
-        f"python -m spectral_exp.generate {place} --tokens 200",
+        f"python -m spectral_exp.generate {word} --tokens 200",
         "# does it continue exactly?",
-        f"python -m spectral_exp.verify_resume {place}",
+        f"python -m spectral_exp.verify_resume {word}",
         "# do it over again and compare every number",
-        f"python -m spectral_exp.reproduce {place}",
+        f"python -m spectral_exp.reproduce {word}",
     ]
     return (Verbatim("\n".join(lines)),)
