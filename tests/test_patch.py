@@ -9,7 +9,10 @@ import pytest
 
 from spectral_exp.patch import apply_patch, is_inside
 
-NEW = "diff --git a/{name} b/{name}\nnew file mode {mode}\nindex 0000000..e69de29\n--- /dev/null\n+++ b/{name}\n@@ -0,0 +1 @@\n+x\n"
+NEW = (
+    "diff --git a/{name} b/{name}\nnew file mode {mode}\nindex 0000000..e69de29\n"
+    "--- /dev/null\n+++ b/{name}\n@@ -0,0 +1 @@\n+x\n"
+)
 
 
 @pytest.fixture
@@ -41,6 +44,10 @@ def test_a_sound_patch_is_applied(tree: Path) -> None:
     assert (tree / "sub/b.py").read_text() == "x\n"
 
 
+LINK = (
+    "diff --git a/link b/link\nindex 8baef1b..e69de29 120000\n--- a/link\n+++ b/link\n@@ -1 +1 @@\n"
+    "-a.py\n\\ No newline at end of file\n+/etc/passwd\n\\ No newline at end of file\n"
+)
 HOSTILE = {
     "above": NEW.format(name="../b.py", mode=100644),
     "absolute": NEW.format(name="/tmp/b.py", mode=100644),
@@ -49,7 +56,7 @@ HOSTILE = {
     "symbolic link": NEW.format(name="b", mode=120000),
     "submodule": NEW.format(name="b", mode=160000),
     "into a link": NEW.format(name="link/b.py", mode=100644),
-    "target of a link": "diff --git a/link b/link\nindex 8baef1b..e69de29 120000\n--- a/link\n+++ b/link\n@@ -1 +1 @@\n-a.py\n\\ No newline at end of file\n+/etc/passwd\n\\ No newline at end of file\n",
+    "target of a link": LINK,
     "file to link": "diff --git a/a.py b/a.py\nold mode 100644\nnew mode 120000\n",
     "rename": "diff --git a/a.py b/../a.py\nsimilarity index 100%\nrename from a.py\nrename to ../a.py\n",
     "drive": NEW.format(name="C:b.py", mode=100644),

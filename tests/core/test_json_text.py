@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -49,10 +50,8 @@ def test_depth_up_to_the_limit() -> None:
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_an_object_or_refused(content: bytes) -> None:
-    try:
+    with contextlib.suppress(ValueError):
         assert parse_object(content) == json.loads(content)
-    except ValueError as error:
-        assert str(error)
 
 
 def test_a_large_file_is_refused_unread(tmp_path: Path) -> None:

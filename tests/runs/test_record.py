@@ -84,10 +84,10 @@ def test_many_findings_are_counted(tmp_path: Path) -> None:
 def test_a_run_is_repeated_from_a_whole_record_alone(tmp_path: Path) -> None:
     content: dict[str, Any] = {"config": {"seed": 1}, "overrides": "seed=1"}
     content["crc32"] = content_crc32(content)
-    with pytest.raises(UserError, match="is damaged: config.json: overrides is left out: 'seed=1' is not a list"):
+    with pytest.raises(UserError, match=r"is damaged: config\.json: overrides is left out: 'seed=1' is not a list"):
         read_intact_config(write(tmp_path / "config.json", content))
     content["overrides"] = ["seed=1"]
-    with pytest.raises(UserError, match="config.json was changed or damaged since it was written"):
+    with pytest.raises(UserError, match=r"config\.json was changed or damaged since it was written"):
         read_intact_config(write(tmp_path / "config.json", content))
     content["crc32"] = content_crc32(content)
     assert read_intact_config(write(tmp_path / "config.json", content))["overrides"] == ["seed=1"]
