@@ -34,12 +34,14 @@ from spectral_exp.optim.trial import stand_ins, try_step
 from spectral_exp.resume import (
     attempts,
     refuse_changed_data,
+    refuse_links,
     resume_problems,
     set_aside_damaged,
     warn_of_other_bits,
 )
 from spectral_exp.roles import Role
-from spectral_exp.run_dir import RunLock, RunPaths
+from spectral_exp.run_dir import RunPaths
+from spectral_exp.run_lock import RunLock
 from spectral_exp.runner import Runner, Schedule, TrainingSettings
 from spectral_exp.seeding import process_settings, step_seed
 from spectral_exp.undrawn import UndrawnWeights
@@ -144,7 +146,8 @@ def build(
         UserError: the configuration is wrong, the directory belongs to another run or is in use.
     """
     paths = RunPaths(Path(run_dir))
-    with RunLock(paths.root), torch.random.fork_rng():
+    with RunLock(paths.root) as lock, torch.random.fork_rng():
+        refuse_links(paths.root)
         # The folders of a sweep are known only now, so `check` could not look into them.
         known = paths.config_file.is_file() or paths.checkpoint_steps()
         if known and (problems := resume_problems(config, paths.root)):
@@ -167,7 +170,11 @@ def build(
                 command=sys.orig_argv,
                 attempts=made,
             )
-        yield _runner(config, paths, parts)
+        runner = _runner(config, paths, parts, lock)
+        try:
+            yield runner
+        finally:
+            runner.sync()
 
 
 def build_model(config: Mapping[str, Any], vocab_size: int) -> GPT:
@@ -233,7 +240,7 @@ def _assemble(config: Mapping[str, Any], paths: RunPaths, trial: bool) -> _Parts
         model.to(device)
     elif model is not None:
         # What the record of the run says of it, which would otherwise fail after the run directory exists.
-        make.call("model", lambda: construct(type(model).__name__, lambda: summarize_model(model)))
+        make.call("model", lambda: construct(f"model: {type(model).__name__}", lambda: summarize_model(model)))
     optimizer = _optimizer(config, model, make, trial)
     schedule = _part(config, "schedule", make, max_steps=1 if settings is None else settings.max_steps)
     loss = _part(config, "loss", make, vocab_size=vocab_size)
@@ -325,7 +332,7 @@ def _components(config: Mapping[str, Any], paths: RunPaths, make: Constructor) -
     return components
 
 
-def _runner(config: dict[str, Any], paths: RunPaths, parts: _Parts) -> Runner:
+def _runner(config: dict[str, Any], paths: RunPaths, parts: _Parts, lock: RunLock) -> Runner:
     settings, dataset, seed = parts.settings, parts.dataset, parts.globals.seed
     block_size = int(config["model"]["block_size"])
     return Runner(
@@ -353,6 +360,7 @@ def _runner(config: dict[str, Any], paths: RunPaths, parts: _Parts) -> Runner:
         metrics=parts.components["metrics"],
         visualization=parts.components["visualization"],
         tracker=parts.components["tracking"],
+        check_owner=lock.check,
     )
 
 

@@ -15,7 +15,8 @@ from spectral_exp.console import command
 from spectral_exp.errors import UserError, require
 from spectral_exp.monitoring import CheckpointManager, checkpoint_file, checkpoint_reader
 from spectral_exp.monitoring.checkpoint_reader import BrokenCheckpointError
-from spectral_exp.run_dir import RunLock, RunPaths
+from spectral_exp.run_dir import RunPaths
+from spectral_exp.run_lock import RunLock
 from spectral_exp.wording import install
 
 

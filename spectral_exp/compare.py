@@ -145,7 +145,7 @@ def _report(options: argparse.Namespace) -> str:
         )
     chosen = found.where(options.where)
     if not chosen.runs:
-        raise UserError(f"none of the {len(found.runs)} runs meets {' and '.join(options.where)}")
+        raise UserError(f"none of {counted(len(found.runs), 'run')} meets {' and '.join(options.where)}")
     metrics = _listed(options.metric)
     for metric in metrics:
         _require_metric(metric, chosen.runs)

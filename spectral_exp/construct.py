@@ -65,7 +65,7 @@ class Constructor:
             return functools.partial(target, **settings)
         accepted = inspect.signature(target).parameters
         offered = {name: value for name, value in runtime.items() if name in accepted}
-        return self.call(path, lambda: construct(name, lambda: target(**offered, **settings)))
+        return self.call(path, lambda: construct(f"{path}: {name}", lambda: target(**offered, **settings)))
 
     def call(self, path: str, build: Callable[[], Any]) -> Any:
         """Return `build()`, or None after noting the user's mistake that it raised."""

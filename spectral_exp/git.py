@@ -16,6 +16,9 @@ log = logging.getLogger(__name__)
 NO_GIT_HASH = "nogit000"
 """Stands for the commit hash where the code is in no git repository, or in one without commits."""
 
+TIMEOUT_S = 10.0
+"""Seconds that a question may take."""
+
 CODE_VARIABLE = "SPECTRAL_EXP_CODE"
 """Environment variable that names the folder of the user's code."""
 
@@ -46,7 +49,7 @@ class GitAnswer:
 def ask_git(
     *arguments: str,
     directory: Path,
-    timeout_s: float = 10.0,
+    timeout_s: float | None = None,
     index: Path | None = None,
     standard_input: bytes = b"",
 ) -> GitAnswer:
@@ -55,10 +58,11 @@ def ask_git(
     Args:
         arguments: the command and its options.
         directory: folder inside the repository.
-        timeout_s: seconds after which git is stopped.
+        timeout_s: seconds after which git is stopped; None for `TIMEOUT_S`.
         index: an index file to use instead of the repository's.
         standard_input: what the command reads.
     """
+    timeout_s = TIMEOUT_S if timeout_s is None else timeout_s
     settings = [word for setting in _SAFE for word in ("-c", setting)]
     try:
         done = subprocess.run(
@@ -82,10 +86,17 @@ def ask_git(
     return GitAnswer(b"", problem)
 
 
-def run_git(*arguments: str, directory: Path, timeout_s: float = 10.0) -> bytes | None:
+def run_git(*arguments: str, directory: Path, timeout_s: float | None = None) -> bytes | None:
     """What a git command prints, or None if there is no answer."""
     answer = ask_git(*arguments, directory=directory, timeout_s=timeout_s)
     return answer.output if answer.problem is None else None
+
+
+def apply_patch(patch: Path, directory: Path) -> str | None:
+    """Change the files in `directory`, the root of a checkout, as `patch` says; returns what prevents it, or None."""
+    options = ("--whitespace=nowarn", "--no-ignore-whitespace", "-p1")
+    settings = ("-c", "apply.whitespace=nowarn", "-c", "apply.ignoreWhitespace=no")
+    return ask_git(*settings, "apply", *options, str(patch.absolute()), directory=directory).problem
 
 
 def commit_of(directory: Path) -> GitAnswer:
@@ -133,11 +144,11 @@ def code_directory() -> Path:
 
 
 def working_directory() -> Path:
-    """The current folder; if it was removed, the path it had."""
+    """The current folder; "." if it was removed."""
     try:
         return Path.cwd()
     except FileNotFoundError:
-        return Path(os.environ.get("PWD", os.curdir))
+        return Path(os.curdir)
 
 
 @functools.cache

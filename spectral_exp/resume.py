@@ -19,6 +19,7 @@ from spectral_exp.run_dir import (
     TEMPORARY_SUFFIX,
     RunPaths,
     jsonable,
+    links_inside,
 )
 from spectral_exp.run_record import AROUND_STEPS, PLACE, flat, is_among
 from spectral_exp.runs.record import read_intact_config
@@ -40,6 +41,8 @@ def resume_problems(config: Mapping[str, Any], run_dir: Path | None) -> list[str
     """Why `config` may not run in `run_dir`, one line each; nothing where it may."""
     if run_dir is None or not run_dir.is_dir():
         return []
+    if links := links_inside(run_dir):
+        return [_link_problem(run_dir, links)]
     paths = RunPaths(run_dir)
     if recorded(paths) is None:
         if foreign := _foreign_files(paths):
@@ -47,7 +50,20 @@ def resume_problems(config: Mapping[str, Any], run_dir: Path | None) -> list[str
         return []
     if config.get("resume") is not None and not paths.checkpoint_steps():
         return [f"resume={run_dir} holds no checkpoint to continue from; start it anew without resume="]
-    return [*_differences(recorded(paths) or {}, config, run_dir)]
+    differences = [*_differences(recorded(paths) or {}, config, run_dir)]
+    return [*_shortening(config, paths), *differences]
+
+
+def _shortening(config: Mapping[str, Any], paths: RunPaths) -> Iterator[str]:
+    """A run cannot take back steps: what it recorded would no longer fit its settings."""
+    training = config.get("training")
+    max_steps = training.get("max_steps") if isinstance(training, Mapping) else None
+    done = max(paths.checkpoint_steps(), default=0)
+    if isinstance(max_steps, int) and max_steps < done:
+        yield (
+            f"training.max_steps={max_steps} must be >= {done}: {paths.root} has done as many steps; train a shorter "
+            "run anew in another directory"
+        )
 
 
 def _foreign_files(paths: RunPaths) -> list[str]:
@@ -65,6 +81,20 @@ def _foreign_files(paths: RunPaths) -> list[str]:
         }
         remains |= {f.name for f, is_own in begun.items() if f.is_dir() and all(map(is_own, f.iterdir()))}
     return sorted(p.name for p in paths.root.iterdir() if p.name not in remains and not p.match(unfinished))
+
+
+def refuse_links(run_dir: Path) -> None:
+    """Raise a UserError if a link in the run would lead what is written there to another place."""
+    if links := links_inside(run_dir):
+        raise UserError(_link_problem(run_dir, links))
+
+
+def _link_problem(run_dir: Path, links: Sequence[Path]) -> str:
+    names = ", ".join(repr(str(link.relative_to(run_dir))) for link in links[:3])
+    return (
+        f"{run_dir} holds links ({names}), which may lead out of the run, and its files are not written through them; "
+        "replace them by what they point to, or remove them"
+    )
 
 
 def recorded(paths: RunPaths) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Run directories: experiment ids, the layout and every file name in it, its lock, and durable file operations.
+"""Run directories: experiment ids, the layout and every file name in it, and durable file operations.
 
 Whoever writes into a run directory or reads from it takes paths and file operations from here, so that names are
 decided once and no reader ever meets a half-written file.
@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import secrets
-import socket
+import stat
 import tempfile
 import time
 import zlib
@@ -21,7 +21,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO
 
 from spectral_exp.core.json_text import read_object
@@ -30,12 +29,6 @@ from spectral_exp.errors import UserError, require
 from spectral_exp.git import git_hash
 from spectral_exp.json_value import NON_FINITE as NON_FINITE
 from spectral_exp.json_value import jsonable as jsonable
-from spectral_exp.timestamps import timestamp
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +38,7 @@ CHECKPOINTS_FOLDER = "checkpoints"
 LOGS_FOLDER = "logs"
 VISUALIZATIONS_FOLDER = "visualizations"
 TOKENIZER_FOLDER = "tokenizer"
+HYDRA_FOLDER = ".hydra"
 CONFIG_NAME = "config.json"
 RESULTS_NAME = "results.json"
 GIT_DIFF_NAME = "git_diff.patch"
@@ -207,127 +201,62 @@ def create_experiment_directory(base_dir: str | Path, experiment_id: str) -> dic
     return folders
 
 
-# --- lock ------------------------------------------------------------------------------------------------------------
-
-
-class RunLock:
-    """Ownership of a run directory by one process: `with RunLock(root): ...`.
-
-    The operating system ties the lock to the open file (flock), so it vanishes with its owner however that ends. The
-    file holds `host`, `pid` and `since` of the owner, and is removed on release. Where flock is missing (Windows) the
-    file alone is the lock: one left by a dead process of this host is taken over, one of another host has to be deleted
-    by hand. Where a file system refuses locks, a warning says that the directory is unprotected.
-    """
-
-    def __init__(self, root: str | Path) -> None:
-        self.path = RunPaths(root).lock_file
-        self._descriptor: int | None = None
-
-    def __enter__(self) -> RunLock:
-        self.acquire()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.release()
-
-    def acquire(self) -> None:
-        """Take the lock. Raises UserError if another process has it, naming that, or if the folder is not writable."""
-        while self._descriptor is None:
-            try:
-                descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-            except OSError as error:
-                raise UserError(f"cannot lock the run directory {self.path.parent}: {error.strerror}") from error
-            try:
-                self._lock(descriptor)
-                # The owner before us may have removed the file between our opening and locking it.
-                if _same_file(descriptor, self.path):
-                    self._descriptor = descriptor
-            finally:
-                if self._descriptor is None:
-                    os.close(descriptor)
-        owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": timestamp()}
-        os.ftruncate(self._descriptor, 0)
-        os.lseek(self._descriptor, 0, os.SEEK_SET)
-        os.write(self._descriptor, json.dumps(owner).encode())
-
-    def release(self) -> None:
-        """Give the directory back; does nothing when it is not held."""
-        if self._descriptor is None:
-            return
-        if fcntl is None:  # Windows cannot remove an open file
-            os.close(self._descriptor)
-            self.path.unlink(missing_ok=True)
-        else:
-            self.path.unlink(missing_ok=True)
-            os.close(self._descriptor)
-        self._descriptor = None
-
-    def _lock(self, descriptor: int) -> None:
-        if fcntl is None:
-            owner = _lock_owner(descriptor)
-            if owner and (owner["host"] != socket.gethostname() or _is_alive(int(owner["pid"]))):
-                raise UserError(self._refusal(owner))
-            return
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(self._refusal(_lock_owner(descriptor))) from error
-        except OSError as error:
-            log.warning("%s is not protected against a second process: %s", self.path.parent, error.strerror)
-
-    def _refusal(self, owner: Mapping[str, Any] | None) -> str:
-        who = f"process {owner['pid']} on {owner['host']} since {owner['since']}" if owner else "another process"
-        return f"the run directory {self.path.parent} is in use by {who}; wait for it, stop it, or start a new run"
-
-
-def is_locked_elsewhere(root: Path) -> bool:
-    """Whether another process holds the lock of the run in `root`."""
-    try:
-        descriptor = os.open(RunPaths(root).lock_file, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        owner = _lock_owner(descriptor)
-        if owner and owner["host"] == socket.gethostname() and owner["pid"] == os.getpid():
-            return False
-        if fcntl is None:
-            return owner is not None
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # a file system without locks
-        return False
-    finally:
-        os.close(descriptor)
-    return False
-
-
-def _lock_owner(descriptor: int) -> dict[str, Any] | None:
-    """What the lock file says, or None before its new owner has written it."""
-    try:
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        owner = json.loads(os.read(descriptor, 4096))
-    except ValueError:
-        return None
-    return owner if isinstance(owner, dict) and {"host", "pid", "since"} <= owner.keys() else None
-
-
-def _same_file(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _is_alive(pid: int) -> bool:
-    import psutil
-
-    return psutil.pid_exists(pid)
-
-
 # --- durable files ---------------------------------------------------------------------------------------------------
+
+
+# A link is not followed, and a pipe would wait for its other end.
+RUN_FILE_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
+def open_run_file(path: Path, flags: int) -> int:
+    """Open a file of a run, new files with the rights that the umask leaves; returns the descriptor.
+
+    A run may come from somebody else: what lies in place of its file, a link or a pipe, is refused.
+
+    Raises:
+        OSError: the file cannot be opened, or is no regular file.
+    """
+    refuse_link(path)
+    descriptor = os.open(path, flags | RUN_FILE_FLAGS, 0o666)
+    try:
+        refuse_irregular(descriptor, path)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def refuse_link(path: Path) -> None:
+    """Raise an OSError if `path` is a link, also where the system cannot refuse to follow one."""
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "it is a link, which is not followed inside a run", str(path))
+
+
+def refuse_irregular(descriptor: int, path: Path) -> None:
+    """Raise an OSError if the open `path` is a pipe, a device or the like."""
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+
+
+def links_inside(root: Path) -> list[Path]:
+    """Links in places of a run whose files are written as they are, where a link would lead out of it.
+
+    The pointers to checkpoints are links of ours, and folders of large files may lie elsewhere.
+    """
+    paths = RunPaths(root)
+    written = (paths.lock_file, paths.logs, paths.tokenizer, root / HYDRA_FOLDER, root / "train.log")
+    found = [path for path in written if path.is_symlink()]
+    for folder in (paths.logs, paths.tokenizer, root / HYDRA_FOLDER):
+        if not folder.is_symlink():
+            found += [path for path in _entries(folder) if path.is_symlink()]
+    return sorted(found)
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
 
 
 @contextmanager

@@ -21,11 +21,13 @@ from spectral_exp.clock import Clock
 from spectral_exp.errors import Interrupted, RunError, UserError, require
 from spectral_exp.evaluation import Evaluation, evaluate
 from spectral_exp.monitoring import Backup, CheckpointManager, ConfigTracker, MetricsLogger
+from spectral_exp.monitoring.run_files import UnsyncedFiles
 from spectral_exp.monitoring.visualization import TextSample, VisualizationManager
 from spectral_exp.profiling import UNDISTURBED_STEPS, StepProfiler
 from spectral_exp.progress import Progress
 from spectral_exp.resume import refuse_foreign_checkpoint
 from spectral_exp.run_dir import RunPaths
+from spectral_exp.run_lock import LostRunError
 from spectral_exp.runs.record import read_results
 from spectral_exp.seeding import process_settings, restore_rng_state, rng_state, seed_generators, step_seed
 from spectral_exp.signals import CATCHABLE, STOP_SIGNALS, StopRequest
@@ -89,7 +91,7 @@ class TrainState:
         best_val_loss, best_val_bpb, best_step: the best validation so far; None before the first.
         evals_since_best: validations without improvement.
         stopped_early: whether patience has run out.
-        last_metrics: what the newest validation measured.
+        last_metrics: what the newest validation measured, and `val_step`, the step whose weights it measured.
         loss_history: cross-entropy of every step, nats per token.
     """
 
@@ -197,6 +199,7 @@ class Runner:
         windows: fixed validation windows of (inputs, targets, bytes of the targets).
         sample: step -> (prompt, text that the model wrote after it).
         config: plain resolved configuration, stored with every checkpoint.
+        check_owner: raises LostRunError once the run directory is no longer this process's.
         plot_sample: a real sentence for the plots of attention, and the printable text of any token.
     """
 
@@ -222,6 +225,7 @@ class Runner:
     metrics: MetricsLogger
     visualization: VisualizationManager
     tracker: ConfigTracker
+    check_owner: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         self.state = TrainState()
@@ -248,9 +252,12 @@ class Runner:
         self._moves = self.device.type != "cpu"
         self._unread: list[StepReport] = []
         self._read = (math.nan, math.nan)
+        self._restored_step: int | None = None
         self._reported_saves = 0
         self._logged = (0.0, 0)
         self._started_s = time.perf_counter()
+        self._files = UnsyncedFiles(self.paths.root)
+        self.checkpoint.before_commit = self.sync
 
     def run(self) -> TrainState:
         """Train from the newest checkpoint, or from the start, to the end; returns the final state.
@@ -271,6 +278,9 @@ class Runner:
             try:
                 self._train(stop)
                 self._finish()
+            except LostRunError:
+                self.backup.abandon()
+                raise
             except KeyboardInterrupt:
                 self._write_results("interrupted")
                 raise
@@ -449,6 +459,7 @@ class Runner:
         return self.checkpoint.metrics()
 
     def _log(self, step: int, values: dict[str, float]) -> None:
+        self.check_owner()
         start_s = time.perf_counter()
         self.metrics.log_metrics(step, values)
         self.clock.add("metrics", time.perf_counter() - start_s)
@@ -467,7 +478,7 @@ class Runner:
     def _evaluate(self, step: int) -> Evaluation:
         with self.clock.measure("evaluation"):
             evaluation = evaluate(self.model, self.windows, self.device, self._forward)
-            self.state.last_metrics = evaluation.metrics()
+            self.state.last_metrics = {**evaluation.metrics(), "val_step": step}
             # A model whose weights are no longer finite has nothing to say.
             if self.settings.sample_tokens and math.isfinite(evaluation.val_loss):
                 prompt, text = self.sample(step)
@@ -496,6 +507,7 @@ class Runner:
         return False
 
     def _plot(self, step: int) -> None:
+        self.check_owner()
         self._plotted_step = step
         self.read_reports()
         with self.clock.measure("visualization"):
@@ -505,7 +517,8 @@ class Runner:
             )
 
     def save(self, is_best: bool = False) -> None:
-        """Save a checkpoint of the state reached."""
+        """Save a checkpoint of the state reached. Raises LostRunError if the directory belongs to others now."""
+        self.check_owner()
         self.read_reports()
         extra = {
             "train_state": self.state.state_dict(),
@@ -517,6 +530,11 @@ class Runner:
                 self.state.step, self.model, self.optimizer, self.state.loss_history, self.config,
                 extra=extra, is_best=is_best,
             )  # fmt: skip
+
+    def sync(self) -> None:
+        """Make the metrics and the small files of the run survive a power cut, as what a checkpoint refers to must."""
+        self.metrics.sync()
+        self._files.sync()
 
     def _save_or_stop(self) -> None:
         """Wait for a checkpoint because too many steps are at risk. Raises RunError if the storage refuses it too."""
@@ -549,15 +567,46 @@ class Runner:
             patience = self.settings.patience
             self.state.stopped_early = patience is not None and self.state.evals_since_best >= patience
             log.info("resuming after step %d", self.state.step)
+            self._warn_of_another_rate()
         self._plotted_step = self.state.step
         self._train_s_before = self.state.train_s
         self._logged = (self.state.train_s, self.state.step)
-        # Lines written after the checkpoint belong to steps that are about to be done again.
-        self.metrics.cut_back(self.state.step)
-        for entry in self.metrics.load_metrics():
-            numbers = {name: value for name, value in entry.items() if isinstance(value, (int, float))}
-            self._keep_history(int(numbers.pop("step")), numbers)
+        self._restore_history()
         self.metrics.log_message(f"training from step {self.state.step + 1} to {self.settings.max_steps}")
+
+    def _warn_of_another_rate(self) -> None:
+        """Warn if the schedule now has another learning rate for the last step than the one it was made with."""
+        step = self.state.step
+        group, peak = self.optimizer.param_groups[0], self._peak_rates[0]
+        then, now = float(group["lr"]), peak * self.schedule.factor(step)
+        if step == 0 or math.isclose(then, now, rel_tol=1e-9, abs_tol=0.0):
+            return
+        if step < self.settings.max_steps:
+            message = (
+                f"the learning rate {'rises' if now > then else 'falls'} with another schedule: at step {step} it was "
+                f"{then:.4g}, and would be {now:.4g} with training.max_steps={self.settings.max_steps}; step "
+                f"{step + 1} is made with {peak * self.schedule.factor(step + 1):.4g}"
+            )
+            log.warning("%s", message)
+            self.metrics.log_message(message)
+
+    def _restore_history(self) -> None:
+        """Take what was logged up to this step for the plots; entries of later steps will be logged again."""
+        last_step = 0
+
+        def keep(entry: Mapping[str, Any]) -> None:
+            nonlocal last_step
+            last_step = max(last_step, entry["step"])
+            metrics = {name: value for name, value in entry.items() if isinstance(value, (int, float))}
+            del metrics["step"]
+            self._keep_history(entry["step"], metrics)
+
+        self.metrics.cut_back(self.state.step, keep)
+        if self.metrics.enabled and last_step < self.state.step - self.state.step % self.metrics.log_interval:
+            log.warning(
+                "the metrics of steps %d to %d are missing from %s: they were lost, as by a power cut, or not logged",
+                last_step + 1, self.state.step, self.paths.metrics_file,
+            )  # fmt: skip
 
     def _finished_before(self) -> bool:
         """Whether an earlier attempt has trained to the end and written its results, which then stay as they are."""
@@ -607,17 +656,15 @@ class Runner:
             return
         self.model.load_state_dict(best["model_state_dict"])
         log.info("restored the weights of step %d, the best validation", best["step"])
-        self._evaluate(best["step"])
+        self._restored_step = int(best["step"])
+        self._evaluate(self._restored_step)
 
     def _write_results(self, status: Status, error: str | None = None) -> None:
+        self.check_owner()
         state = self.state
-        final: dict[str, float] = {"step": state.step}
-        if state.loss_history:
-            final["loss"] = state.loss_history[-1]
-        final |= state.last_metrics or {}
         best = {"step": state.best_step, "val_loss": state.best_val_loss, "val_bpb": state.best_val_bpb}
         self.tracker.save_results(
-            final,
+            self._final_metrics(),
             best_checkpoint=self._best_checkpoint(),
             generation_samples=self.samples,
             status=status,
@@ -630,6 +677,18 @@ class Runner:
             },
             monitoring_cost=self.monitoring_cost(),
         )
+
+    def _final_metrics(self) -> dict[str, float]:
+        """What was measured of the weights that the run ends with, and their `step`; `val_step` if that is another."""
+        state = self.state
+        step = self._restored_step or state.step
+        final: dict[str, float] = {"step": step}
+        if 1 <= step <= len(state.loss_history):
+            final["loss"] = state.loss_history[step - 1]
+        final |= state.last_metrics or {}
+        if final.get("val_step") == step:
+            del final["val_step"]
+        return final
 
     def _best_checkpoint(self) -> str | None:
         """The file of the best step, relative to the run directory; None where none was kept."""

@@ -62,8 +62,13 @@ def _rows(results: ResultsRecord) -> Iterator[tuple[str, str]]:
 
 
 def _metrics(values: Mapping[str, float | None]) -> str:
-    shown = [f"{printable(name)} {value:.4f}" for name, value in values.items() if isinstance(value, float)]
-    return "  ".join([*shown, *([f"at step {values['step']}"] if "step" in values else [])])
+    """Values with the step they were measured at; the newest validation may be of an earlier one than the loss."""
+    shown = {name: f"{printable(name)} {value:.4f}" for name, value in values.items() if isinstance(value, float)}
+    step = [f"at step {values['step']}"] if "step" in values else []
+    if (val_step := values.get("val_step")) is None:
+        return "  ".join([*shown.values(), *step])
+    loss = [shown.pop("loss"), *step] if "loss" in shown else []
+    return "  ".join([*loss, *shown.values(), f"at step {val_step}"])
 
 
 def _next_commands(root: Path, results: ResultsRecord, search: Sequence[str]) -> list[str]:

@@ -155,7 +155,7 @@ def run_job(config: DictConfig) -> None:
 
     job = HydraConfig.get()
     run_dir = Path(job.runtime.output_dir)
-    shown = Path(os.path.relpath(run_dir))
+    shown = _from_here(run_dir)
     plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
     search = search_arguments(job)
     try:
@@ -164,8 +164,7 @@ def run_job(config: DictConfig) -> None:
             try:
                 runner.run()
             finally:
-                # A working directory that was removed meanwhile takes relative paths with it.
-                log.info("%s", summary(shown if shown.exists() else run_dir, search))
+                log.info("%s", summary(_from_here(run_dir), search))
     except UserError as error:
         log.error("error: %s", error)
         raise JobError(f"{shown}: {error}", exit_code=2) from error
@@ -176,6 +175,14 @@ def run_job(config: DictConfig) -> None:
         log.exception("the run failed")
         message = f"{shown}: {type(error).__name__}: {error} (traceback in {shown / 'train.log'})"
         raise JobError(message, exit_code=1) from error
+
+
+def _from_here(path: Path) -> Path:
+    """`path` relative to the working directory, or as it is if that has been removed."""
+    try:
+        return Path(os.path.relpath(path))
+    except FileNotFoundError:
+        return path
 
 
 def run_sweep_job(config: DictConfig) -> None:

@@ -153,7 +153,7 @@ def verify_resume(run: Path, steps: int, start: int | None = None) -> dict[str, 
     compare_with_run(paths, undisturbed, findings)
     if segment.shortfall:
         findings.not_compared.append(segment.shortfall)
-    now, patch = _circumstances(config["threads"])
+    now, patch = _circumstances(config.get("threads"))
     return {
         "run": run.resolve().name,
         "timestamp": timestamp(),

@@ -8,7 +8,8 @@ import torch
 
 from spectral_exp.checkpoints import main
 from spectral_exp.monitoring import CheckpointManager
-from spectral_exp.run_dir import RunLock, RunPaths
+from spectral_exp.run_dir import RunPaths
+from spectral_exp.run_lock import RunLock
 from tests.conftest import python
 
 

@@ -56,6 +56,19 @@ def test_anything_else_is_told_with_before_and_after(begun: Path, overrides: tup
     assert "monitoring" not in problem
 
 
+def test_a_run_cannot_be_made_shorter_than_it_is(tmp_path: Path) -> None:
+    with build(compose(*BASE), tmp_path, list(BASE)) as runner:
+        runner.run()
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    (problem,) = resume_problems(compose(*BASE, "training.max_steps=11"), tmp_path)
+    assert problem.startswith(f"training.max_steps=11 must be >= 12: {tmp_path} has done as many steps; ")
+    shorter = compose(*BASE, "training.max_steps=4")
+    with pytest.raises(UserError, match=r"training\.max_steps=4 must be >= 12"), build(shorter, tmp_path, list(BASE)):
+        pass
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
+    assert resume_problems(compose(*BASE, "training.max_steps=12"), tmp_path) == []
+
+
 def test_settings_that_change_nothing_are_not_told(begun: Path) -> None:
     (problem,) = resume_problems(compose(*BASE, "seed=2", "training.max_steps=50"), begun)
     assert "max_steps" not in problem

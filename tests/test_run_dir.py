@@ -4,12 +4,9 @@ import json
 import math
 import os
 import re
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -21,7 +18,7 @@ from hypothesis import strategies as st
 
 from spectral_exp import git, run_dir
 from spectral_exp.errors import SettingError, UserError
-from spectral_exp.run_dir import RunLock, RunPaths, create_experiment_directory, generate_experiment_id
+from spectral_exp.run_dir import RunPaths, create_experiment_directory, generate_experiment_id
 
 ID = re.compile(r"(?P<name>.+)_(?P<time>\d{8}_\d{6})_(?P<hash>[0-9a-z]{8})")
 
@@ -140,66 +137,6 @@ def test_checkpoint_names_and_steps_agree(tmp_path: Path) -> None:
     for other in ("checkpoint_latest.pt", "checkpoint_step_5.pt.corrupt", "checkpoint_step_007.pt", "x.pt"):
         (paths.checkpoints / other).touch()
     assert paths.checkpoint_steps() == [10, 200, 3000]
-
-
-# --- lock ------------------------------------------------------------------------------------------------------------
-
-HOLDER = """
-import sys
-from spectral_exp.run_dir import RunLock
-with RunLock(sys.argv[1]):
-    print("held", flush=True)
-    sys.stdin.readline()
-"""
-
-
-@pytest.fixture
-def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that owns the run directory `tmp_path`."""
-    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        assert process.stdout.readline() == "held\n"
-        yield process
-        process.kill()
-
-
-def test_second_process_is_told_the_owner(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
-    with pytest.raises(UserError, match=rf"in use by process {holder.pid} on \S+ since \d{{4}}-"):
-        RunLock(tmp_path).acquire()
-
-
-def test_lock_vanishes_with_a_killed_owner(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
-    holder.send_signal(signal.SIGKILL)
-    holder.wait()
-    with RunLock(tmp_path) as lock:
-        assert json.loads(lock.path.read_text())["pid"] == os.getpid()
-
-
-def test_lock_is_released_and_leaves_nothing(tmp_path: Path) -> None:
-    for _ in range(2):
-        with RunLock(tmp_path):
-            with pytest.raises(UserError, match=f"process {os.getpid()} "):
-                RunLock(tmp_path).acquire()
-            assert [path.name for path in tmp_path.iterdir()] == [run_dir.LOCK_NAME]
-        assert list(tmp_path.iterdir()) == []
-
-
-def test_file_alone_locks_where_flock_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_dir, "fcntl", None)
-    with RunLock(tmp_path), pytest.raises(UserError, match="in use by"):
-        RunLock(tmp_path).acquire()
-    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
-        pass
-    owner = {"host": socket.gethostname(), "pid": dead.pid, "since": "then"}
-    RunPaths(tmp_path).lock_file.write_text(json.dumps(owner))
-    with RunLock(tmp_path):
-        pass
-
-
-def test_lock_of_a_missing_folder_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot lock"):
-        RunLock(tmp_path / "missing").acquire()
 
 
 # --- durable files ---------------------------------------------------------------------------------------------------

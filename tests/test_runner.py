@@ -7,6 +7,8 @@ import dataclasses
 import json
 import logging
 import math
+import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +23,7 @@ from torch.nn import functional as F
 from spectral_exp import runner as runner_module
 from spectral_exp.build import build
 from spectral_exp.command_line import CONF_DIR
-from spectral_exp.errors import RunError
+from spectral_exp.errors import Interrupted, RunError
 from spectral_exp.evaluation import Evaluation
 from spectral_exp.monitoring import checkpoint_file
 from spectral_exp.runner import Runner, TrainState
@@ -276,6 +278,11 @@ def test_patience_ends_training_and_the_best_weights_come_back(tmp_path: Path, m
     assert found["status"] == "stopped_early"
     assert found["best_metrics"]["step"] == 8
     assert found["best_checkpoint"] == "checkpoints/checkpoint_step_8.pt"
+    # The numbers are those of the weights that the run ends with, and so is their step.
+    assert (found["final_metrics"]["step"], found["totals"]["steps"]) == (8, 12)
+    assert found["final_metrics"]["loss"] == state.loss_history[7]
+    assert "val_step" not in found["final_metrics"]
+    assert "at step 8" in next(line for line in summary(tmp_path).splitlines() if line.startswith("  final"))
 
     kept = [tmp_path / "logs/metrics.jsonl", *(tmp_path / "checkpoints").iterdir()]
     files = {path: path.read_bytes() for path in kept}
@@ -308,6 +315,83 @@ def test_stopping_early_without_checkpoints_says_that_nothing_can_be_restored(
         assert runner.run().stopped_early
     assert "final weights are those of the last step" in caplog.text
     assert "resume=" not in summary(tmp_path)
+
+
+# --- what is recorded ------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_stops_between_validations_names_the_step_of_each_value(tmp_path: Path) -> None:
+    with built(tmp_path, "training.eval_interval=4") as runner:
+        runner.train_step = stop_at(runner, 6)  # type: ignore[method-assign,assignment]
+        with pytest.raises(Interrupted):
+            runner.run()
+    found = results(tmp_path)["final_metrics"]
+    validated = [line for line in logged(tmp_path) if "val_loss" in line]
+    assert (found["step"], found["val_step"]) == (6, 4)
+    assert found["val_loss"] == validated[-1]["val_loss"]
+    assert validated[-1]["step"] == 4
+    final = next(line for line in summary(tmp_path).splitlines() if line.startswith("  final"))
+    assert final.index("loss ") < final.index("at step 6") < final.index("val_loss ") < final.index("at step 4")
+
+
+def stop_at(runner: Runner, step: int) -> Callable[[int], Any]:
+    """The training step of `runner`, in which a signal comes at `step`."""
+    train_step = runner.train_step
+
+    def stopping(number: int) -> Any:
+        if number == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train_step(number)
+
+    return stopping
+
+
+def test_the_threads_that_are_recorded_are_those_of_training(tmp_path: Path) -> None:
+    with built(tmp_path, "threads=3") as runner:
+        recorded = json.loads((tmp_path / "config.json").read_text())["hardware"]["torch_threads"]
+        seen = []
+        train_step = runner.train_step
+
+        def watched(step: int) -> Any:
+            seen.append(torch.get_num_threads())
+            return train_step(step)
+
+        runner.train_step = watched  # type: ignore[method-assign]
+        runner.run()
+    assert set(seen) == {recorded} == {3}
+
+
+SCHEDULES = {
+    "cosine": ("schedule=cosine", "schedule.warmup_steps=2"),
+    "linear": ("schedule=linear", "schedule.warmup_steps=2"),
+}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_longer_schedule_says_that_the_rate_rises(
+    schedule: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with built(tmp_path, *SCHEDULES[schedule]) as runner:
+        runner.run()
+    before = logged(tmp_path)[-1]["learning_rate"]
+    with built(tmp_path, *SCHEDULES[schedule], "training.max_steps=24") as runner:
+        runner.run()
+    (warning,) = [record.message for record in caplog.records if "learning rate" in record.message]
+    after = logged(tmp_path)[-6]
+    assert after["step"] == 14
+    assert warning.startswith(f"the learning rate rises with another schedule: at step 12 it was {before:.4g}, ")
+    assert "training.max_steps=24; step 13 is made with" in warning
+    assert "the learning rate rises" in (tmp_path / "logs/training.log").read_text()
+
+
+@pytest.mark.parametrize("overrides", [("schedule=constant",), ("schedule=cosine", "schedule.decay_steps=30")])
+def test_a_schedule_that_goes_on_as_it_was_is_not_mentioned(
+    overrides: tuple[str, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for max_steps in (12, 16, 16):
+        with built(tmp_path, *overrides, f"training.max_steps={max_steps}") as runner:
+            runner.run()
+    assert "learning rate" not in caplog.text
 
 
 # --- the alarm -------------------------------------------------------------------------------------------------------

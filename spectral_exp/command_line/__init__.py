@@ -114,7 +114,8 @@ class CommandLine:
         """Compose every job that this command line means; all mistakes are raised together as one UserError."""
         search_path = self._search_path()
         with hydra.initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
-            jobs = [[*job, *search_path] for job in self._jobs()]
+            # Hydra takes the first of several search paths.
+            jobs = [[*search_path, *job] for job in self._jobs()]
             problems: dict[str, None] = {}
             composed = []
             for job in jobs:

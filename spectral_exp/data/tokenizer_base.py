@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from spectral_exp.data.cache import write_file
 from spectral_exp.errors import UserError
 
 Ids = npt.NDArray[np.unsignedinteger[Any]]
@@ -108,10 +109,14 @@ class Tokenizer(ABC):
         return hashlib.sha256(text.encode()).hexdigest()
 
     def save(self, folder: Path) -> None:
-        """Write what `load_tokenizer` needs into a folder, which is made when missing."""
-        folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"kind": self.kind, **self._definition()}, indent=1)
-        (folder / DESCRIPTION).write_text(text, encoding="utf-8")
+        """Write what `load_tokenizer` needs into a folder, which is made when missing.
+
+        A file that already holds this tokenizer is left alone; any other is replaced at once and durably.
+        """
+        content = json.dumps({"kind": self.kind, **self._definition()}, indent=1).encode()
+        file = folder / DESCRIPTION
+        if not (file.is_file() and file.read_bytes() == content):
+            write_file(file, content)
 
 
 def _escaped(character: str) -> str:

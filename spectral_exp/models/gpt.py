@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -97,7 +97,8 @@ class GPT(nn.Module):
         n_embd: C.
         embedding: makes the embedding, called with vocab_size, block_size, n_embd and position_table.
         attention: makes one block's attention, called with n_embd, n_head, block_size, dropout and bias.
-        mlp: makes one block's MLP, called with n_embd, dropout and bias.
+        mlp: makes one block's MLP, called with n_embd, dropout and bias; it offers what `MLP` does: `output`, its last
+            linear map, and `flops_per_token`.
         dropout: probability of dropping a value after the embedding, in attention and at each residual addition.
         tie_weights: whether the head shares the embedding's token table.
         bias: whether linear maps and normalisations have biases; the head never has one.
@@ -118,7 +119,7 @@ class GPT(nn.Module):
         n_embd: int,
         embedding: Callable[..., Embedding],
         attention: Callable[..., Attention],
-        mlp: Callable[..., MLP],
+        mlp: Callable[..., nn.Module],
         dropout: float = 0.0,
         tie_weights: bool = False,
         bias: bool = False,
@@ -147,7 +148,7 @@ class GPT(nn.Module):
         attentions = [attention(**in_attention) for _ in range(n_layer)]
         self.embedding = embedding(**in_embedding, position_table=not attentions[0].carries_position)
         self.embedding_dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(Block(n_embd, layer, mlp(**part), bias) for layer in attentions)
+        self.blocks = nn.ModuleList(Block(n_embd, layer, cast(MLP, mlp(**part)), bias) for layer in attentions)
         self.norm = nn.LayerNorm(n_embd, bias=bias)
         self.head = nn.Linear(n_embd, vocab_size, bias=False)
         if tie_weights:

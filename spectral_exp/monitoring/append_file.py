@@ -6,12 +6,14 @@ import atexit
 import itertools
 import logging
 import os
+import sys
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeAlias, TypeVar
 
 from spectral_exp import run_dir
@@ -20,6 +22,7 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
 
 log = logging.getLogger(__name__)
 
@@ -94,8 +97,8 @@ class AppendFile:
         """Write the waiting lines, as far as the disk takes them."""
         me = threading.get_ident()
         while self._lines:
-            if self._owner == me and self._lock.locked():
-                self._missed = True  # a signal handler inside of a flush, which goes on afterwards
+            if self._owner == me and self._is_nested():
+                self._missed = True  # the flush that was interrupted writes these lines too
                 return
             with self._lock:  # as in `_hold`, which would cost every line a call
                 self._owner = me
@@ -112,24 +115,26 @@ class AppendFile:
     def sync(self) -> None:
         """Flush, and make what is written survive a power cut. A storage that fails is logged as a warning."""
         self.flush()
-        descriptor = self._hold(self._duplicate)
-        if descriptor is None:
-            return
+        copies: list[int] = []
         try:
+            self._hold(lambda: copies.extend(map(os.dup, self._descriptors)))
+            folders = self._changed_folders
             # Not with the lock held: the storage may take long, and nobody who logs should wait for it.
-            os.fsync(descriptor)
-            while self._changed_folders:
-                run_dir.fsync_directory(self._changed_folders[-1])
-                self._changed_folders.pop()
+            for descriptor in copies:
+                os.fsync(descriptor)
+            if copies and folders is not self._durable_folders:
+                for folder in folders:
+                    run_dir.fsync_directory(folder)
+                self._durable_folders = folders
         except OSError as error:
             log.warning("cannot make %s survive a power cut: %s", self.path, error.strerror or error)
         finally:
-            os.close(descriptor)
+            _close_all(copies)
 
     def close(self) -> None:
         """Write the waiting lines and close the file; the next line opens it again."""
         self.flush()
-        if not self._is_mine():
+        if not self._is_nested():
             self._hold(self._close)
 
     def while_closed(self, action: Callable[[], T]) -> T:
@@ -145,29 +150,35 @@ class AppendFile:
     # --- locking -----------------------------------------------------------------------------------------------------
 
     def _reset(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._owner = 0
         self._missed = False
         self._batch: _Batch | None = None
-        self._changed_folders: list[Path] = []
+        self._changed_folders: tuple[Path, ...] = ()
+        self._durable_folders: tuple[Path, ...] = ()
         self._warned = False
         self._look_at = 0.0
 
-    def _is_mine(self) -> bool:
-        """Whether this thread holds the lock: then this is a call from a signal handler."""
-        return self._owner == threading.get_ident() and self._lock.locked()
+    def _is_nested(self) -> bool:
+        """Whether the caller's caller is a signal handler that interrupted a call which holds the lock."""
+        frame: FrameType | None = sys._getframe(2)
+        while frame is not None:
+            if frame.f_code in _HOLDERS and frame.f_locals.get("self") is self:
+                return True
+            frame = frame.f_back
+        return False
 
     def _hold(self, action: Callable[[], T]) -> T:
         """Return `action()`, executed with the lock held."""
-        if self._is_mine():
-            return action()
-        # Entering and leaving this lock are single operations, between which no signal is handled.
+        # This lock is taken and released in single operations, between which no signal is handled. It may be taken
+        # twice, so that even a lock that was left behind does not stop its thread.
         with self._lock:
+            before = self._owner
             self._owner = threading.get_ident()
             try:
                 return action()
             finally:
-                self._owner = 0
+                self._owner = before
 
     def _log_warnings(self) -> None:
         """Without the lock: a handler of log records may append to this very file."""
@@ -249,19 +260,18 @@ class AppendFile:
         self._look_at = time.monotonic() + _LOOK_EVERY_S
         return self._descriptors[0]
 
-    def _duplicate(self) -> int | None:
-        return os.dup(self._descriptors[0]) if self._descriptors else None
-
     def _close(self) -> None:
         _close_all(self._descriptors)
 
     def _open(self) -> int:
         self._changed_folders = _folders_that_change(self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
+        run_dir.refuse_link(self.path)
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | run_dir.RUN_FILE_FLAGS
         try:
             # Opened and remembered at once: an exception of a signal handler leaves no file open.
             self._descriptors.extend(map(os.open, (self.path,), (flags,), (0o666,)))
+            run_dir.refuse_irregular(self._descriptors[0], self.path)
             _leave_standard_streams(self._descriptors)
             if _finish_last_line(self._descriptors[0], self._is_whole):
                 self._warnings.append(("%s: removed an unfinished last line", self.path))
@@ -275,6 +285,9 @@ class AppendFile:
             message = "cannot write %s: %s; its lines wait in memory and are tried again; free space or repair the disk"
             self._warnings.append((message, self.path, error.strerror or error))
         self._warned = True
+
+
+_HOLDERS = (AppendFile.flush.__code__, AppendFile._hold.__code__)
 
 
 @atexit.register
@@ -297,13 +310,13 @@ def _close_all(descriptors: list[int]) -> None:
         os.close(descriptors.pop())
 
 
-def _folders_that_change(path: Path) -> list[Path]:
+def _folders_that_change(path: Path) -> tuple[Path, ...]:
     """The folders that get a new entry when `path` and the missing folders above it are made."""
     changed = []
     while not path.exists():
         path = path.parent
         changed.append(path)
-    return changed
+    return tuple(changed)
 
 
 def _leave_standard_streams(descriptors: list[int]) -> None:

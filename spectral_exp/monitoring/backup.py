@@ -186,6 +186,15 @@ class Backup:
         self._closing = self._skip_pause = self._abandoned = False
         return whole
 
+    def abandon(self) -> None:
+        """Stop at once, without a last backup: the run directory holds another run now, or nothing."""
+        with self._changed:
+            self._pending = None
+            self._closing = self._abandoned = True
+            self._changed.notify_all()
+            if self._process is not None:
+                self._process.kill()
+
     def _submit(self, step: int) -> None:
         self._pending = step
         if self._thread is None:

@@ -11,7 +11,7 @@ import threading
 from typing import Any
 
 from spectral_exp.monitoring.helper_process import start_helper
-from spectral_exp.monitoring.redact import environment_secrets, redact_text
+from spectral_exp.monitoring.redact import redact_text
 
 log = logging.getLogger(__name__)
 
@@ -91,4 +91,4 @@ class BackupProcess:
         end = self._errors.seek(0, os.SEEK_END)
         self._errors.seek(max(0, end - 4096))
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        return f": {redact_text(lines[-1], environment_secrets())}" if lines else ""
+        return f": {redact_text(lines[-1])}" if lines else ""

@@ -21,7 +21,7 @@ from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.json_text import parse_object
 from spectral_exp.errors import UserError, require
 from spectral_exp.monitoring.checksum import crc32
-from spectral_exp.monitoring.redact import environment_secrets, redact_text
+from spectral_exp.monitoring.redact import redact_text
 from spectral_exp.runs.record import Manifest, manifest_of
 from spectral_exp.wording import install
 
@@ -233,7 +233,7 @@ def reason(error: Exception, scheme: str) -> str:
         remedy = "check the storage"
     else:
         remedy = "check the network and the storage"
-    return redact_text(f"{kind}: {text}; {remedy}", environment_secrets())
+    return redact_text(f"{kind}: {text}; {remedy}")
 
 
 # --- manifests -------------------------------------------------------------------------------------------------------

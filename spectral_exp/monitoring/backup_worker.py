@@ -10,7 +10,6 @@ import io
 import json
 import os
 import queue
-import re
 import secrets
 import sys
 import threading
@@ -38,10 +37,9 @@ from spectral_exp.monitoring.backup_store import (
     reason,
 )
 from spectral_exp.monitoring.checksum import crc32
-from spectral_exp.monitoring.redact import REDACTED, environment_secrets, is_secret_name, redact_text
+from spectral_exp.monitoring.redact import redact_text
 from spectral_exp.timestamps import timestamp
 
-_ASSIGNED = re.compile(r"([\w./@-]+)(=|: +)([^\s,]+)")
 _NICENESS = 10
 
 # --- what belongs to a backup ----------------------------------------------------------------------------------------
@@ -86,8 +84,8 @@ def open_sources(root: Path, checkpoints: list[Path], stack: ExitStack) -> list[
     files = [file for path in checkpoints for file in (path, checkpoint_file.sidecar_file(path))]
     files += [paths.config_file, paths.results_file, paths.git_diff_file, paths.training_log, paths.backup_file]
     files += [root / "train.log", paths.metrics_file, paths.logs / run_dir.CUT_METRICS_NAME]
-    for folder in (paths.tokenizer, root / ".hydra"):
-        files += sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    for folder in (paths.tokenizer, root / run_dir.HYDRA_FOLDER):
+        files += sorted(path for path in folder.rglob("*") if not path.is_dir() and not path.name.startswith("."))
     sources = [source for file in files if (source := _open_source(root, file, stack)) is not None]
     newest = checkpoints[0].relative_to(root).as_posix()
     return sources if sources and sources[0].name == newest else None
@@ -102,19 +100,28 @@ def kept_for_good(root: Path, step: int, best: Path | None, keep_every_n_steps: 
 
 
 def _open_source(root: Path, path: Path, stack: ExitStack) -> Source | None:
-    """One file, or None if it does not exist."""
+    """One file, or None if it does not exist or is not the run's own: a link leads out of it."""
+    # Checkpoints are large: their folder may lie elsewhere.
+    folders = {*path.relative_to(root).parents} - {Path(), Path(run_dir.CHECKPOINTS_FOLDER)}
+    if any((root / folder).is_symlink() for folder in folders):
+        return None
     try:
-        file: BinaryIO = stack.enter_context(path.open("rb"))
+        descriptor = run_dir.open_run_file(path, os.O_RDONLY)
     except FileNotFoundError:
         return None
+    except OSError:
+        if path.is_symlink() or not path.is_file():
+            return None
+        raise
+    file: BinaryIO = stack.enter_context(os.fdopen(descriptor, "rb"))
     facts = os.fstat(file.fileno())
     size, checksum = facts.st_size, None
     if run_dir.RunPaths(root).checkpoint_step(path) is not None:
         sidecar = checkpoint_file.read_sidecar(path)
         checksum = sidecar["crc32"] if sidecar is not None and sidecar["size"] == size else None
-    elif path.parent.name == ".hydra":
-        # Hydra records overrides as they were given, secrets too; those stay on this machine.
-        content = _without_secrets(file.read().decode(errors="replace")).encode()
+    elif path.parent.name == run_dir.HYDRA_FOLDER:
+        # A run recorded by an earlier version has its overrides as they were given, secrets too.
+        content = redact_text(file.read().decode(errors="replace")).encode()
         file, size = io.BytesIO(content), len(content)
     if checksum is None:
         checksum = f"{checksum_of(_pieces(file, size)):08x}"
@@ -127,13 +134,6 @@ def _pieces(file: BinaryIO, size: int) -> Iterator[bytes]:
     while size > 0 and (piece := file.read(min(PIECE_BYTES, size))):
         size -= len(piece)
         yield piece
-
-
-def _without_secrets(text: str) -> str:
-    def hidden(match: re.Match[str]) -> str:
-        return f"{match[1]}{match[2]}{REDACTED}" if is_secret_name(match[1]) else match[0]
-
-    return redact_text(_ASSIGNED.sub(hidden, text), environment_secrets())
 
 
 # --- the work --------------------------------------------------------------------------------------------------------

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import errno
+import functools
 import logging
 import time
-import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,21 +26,41 @@ from spectral_exp.steps import whole_step
 if TYPE_CHECKING:
     import torch
     from torch import nn
-    from torch.utils.hooks import RemovableHandle
 
-    from spectral_exp.monitoring.archive import Image
-    from spectral_exp.monitoring.staging import Staged, StagingArena
+    from spectral_exp.monitoring.staging import Staged, StagingArena, StateChangedError, Watch
 
 log = logging.getLogger(__name__)
 
-_writing: weakref.WeakSet[CheckpointManager] = weakref.WeakSet()
+_SMALL_BYTES = 1 << 20
+"""A state of this size is copied before the call returns: that takes less time than to guard it."""
+
+_writing: set[CheckpointManager] = set()
+"""Those with a save under way."""
 
 
 @atexit.register
 def _close_all() -> None:
-    """Let no save be cut off by the end of the process, however its owner forgot it."""
-    for manager in list(_writing):
+    """Let no save be cut off by the end of the process, even if nothing refers to its manager any more."""
+    for manager in tuple(_writing):
         manager.close()
+
+
+def _fence_all(*_: object) -> None:
+    """Called by torch before every optimizer's step."""
+    for manager in tuple(_writing):
+        manager.fence()
+
+
+@functools.cache
+def _guard_optimizers() -> None:
+    """Let every optimizer of this process wait for the copies under way, from now on and for good.
+
+    The hook costs a step a fraction of a microsecond while nothing is copied. Taking it away again could fail in a
+    thread whose optimizer is just going through its hooks.
+    """
+    from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+    register_optimizer_step_pre_hook(_fence_all)
 
 
 @dataclass(frozen=True)
@@ -63,14 +84,27 @@ class SaveReport:
 
 @dataclass
 class _Save:
-    """A save under way, shared by the thread that trains and the one that writes."""
+    """A save under way, shared by the thread that trains and the one that writes: calling it writes it.
+
+    Attributes:
+        write: the manager's method.
+        staged: the copy of the state; None if the caller waits and the state itself is written.
+        watch: the tensors that are written without a copy.
+        is_durable: whether it has become a checkpoint.
+    """
 
     step: int
     is_best: bool
-    state: CheckpointState
     started_s: float
+    write: Callable[[_Save], None]
+    state: CheckpointState = field(init=False)
     staged: Staged | None = None
+    watch: Watch | None = None
     blocked_s: float = 0.0
+    is_durable: bool = False
+
+    def __call__(self) -> None:
+        self.write(self)
 
 
 class CheckpointManager:
@@ -78,8 +112,15 @@ class CheckpointManager:
 
     By default saving is synchronous: when the call returns, the file, its sidecar with size and checksum and
     `checkpoint_latest.pt` have reached the disk. With `background` the call returns at once. The state is copied while
-    the next forward and backward run, and before the optimizer changes anything: a torch optimizer waits by itself; in
-    front of any other change of weights call `fence`. A thread writes the copy, and `wait` returns when it is durable.
+    the next forward and backward run, and before any optimizer of torch changes anything: they wait by themselves.
+    Before any other change of weights or optimizer state in place (averaged weights swapped in, `load_state_dict`,
+    clipped weights) call `fence`. A change without it is noticed by torch's counts of changes and by the first bytes
+    of every tensor: then nothing is saved, an error is logged, and from then on the state is copied before the call
+    returns. What neither shows, a change of single elements through `.data` or numpy, must be fenced. A thread writes
+    the copy, and `wait` returns when it is durable.
+
+    An exception that a signal handler raises out of any method leaves the manager usable. A save that it interrupts
+    either goes on or leaves nothing behind.
 
     One save is under way at a time. What falls due meanwhile is logged as skipped and made up for, with the state of
     that moment, as soon as the writer is free. If the disk fails, training goes on: older checkpoints stay, the failure
@@ -96,8 +137,8 @@ class CheckpointManager:
         max_overhead: share of the time that saves may cost with save_interval="auto", like "0.5%".
         max_steps_at_risk: steps without a durable checkpoint after which `exceeds_risk` says so; None for never.
         exit_deadline_s: seconds that `close` waits for the save under way.
-        before_commit: called, by the thread that writes, when the bytes of a checkpoint are on the storage and before
-            the file gets its name: whatever must be durable no later than the checkpoint is made durable here. An
+        before_commit: called, by the thread that writes, when the bytes of a checkpoint are on the storage and
+            before the file gets its name: what must be durable no later than the checkpoint is made durable here. An
             OSError fails the save.
         on_durable: called, by the thread that writes, with the step of each checkpoint that has become durable.
         enabled: when false nothing is due, written or renamed; loading works, past what is broken.
@@ -149,13 +190,15 @@ class CheckpointManager:
         """The newest step that a durable checkpoint is known of: saved or loaded by this manager."""
         self._schedule = SaveSchedule(save_interval, max_overhead)
         self._postponed_at: int | None = None
-        self._warned = False
-        self._prune_failed = False
+        self.problem = ""
+        """Why the newest state that was to be saved has not become durable; empty if it has."""
+        self._failing: set[str] = set()
+        self._is_full = False
+        self._lacks_memory = False
+        self._copies_at_once = False
         self._history = LossHistory()
         self._config = KeptConfig()
         self._arena: StagingArena | None = None
-        self._hook: RemovableHandle | None = None
-        self._current: _Save | None = None
         self._writer = BackgroundThread("checkpoint writer")
         self._folder = CheckpointFolder(self.paths, keep_best=keep_best, enabled=enabled)
         self._loader = CheckpointLoader(self.paths, self._folder)
@@ -165,8 +208,6 @@ class CheckpointManager:
     def should_checkpoint(self, step: int) -> bool:
         """Whether to save after `step`, counted from 1: one is due, or was due while the writer was busy."""
         step = whole_step(step)
-        if self._hook is not None and self._current is None:
-            self._unhook()
         if not self.enabled:
             return False
         if self._is_kept_for_good(step):
@@ -215,7 +256,7 @@ class CheckpointManager:
         tensors: list[torch.Tensor] = []
         portable_state([unwrap(model).state_dict(), optimizer.state_dict()], "state", tensors)
         storages = storages_of(tensors)
-        self._begin(lambda: self._staging().reserve(storages))
+        self._writer.start(lambda: self._reserve(storages))
 
     def save_checkpoint(
         self,
@@ -258,27 +299,52 @@ class CheckpointManager:
             log.info("checkpoint of step %d skipped: one is still being written", step)
             return ""
         self.wait()
+        with_copy = self.background and not self._lacks_memory
+        save = _Save(step, is_best, started, self._write)
+        if not self._capture(save, with_copy, model, optimizer, loss_history, config, extra or {}):
+            return ""
+        self._begin(save)
         self._postponed_at = None
-        losses = self._history.tensor(loss_history)
-        state = CheckpointState(step, model, optimizer, losses, self._config.of(config), extra or {})
-        save = _Save(step, is_best, state, started)
-        if not self.background:
-            return self._target(step) if self._write(save) else ""
-        save.staged = self._stage(state, optimizer)
-        self._current = save
-        self._begin(lambda: self._write(save))
-        save.blocked_s += time.perf_counter() - started
+        if with_copy:
+            save.blocked_s += time.perf_counter() - started
+        elif not self._wait_for(save):
+            return ""
         return self._target(step)
+
+    def save_last(
+        self,
+        step: int,
+        model: nn.Module,
+        optimizer: HasState,
+        loss_history: Sequence[float] | torch.Tensor,
+        config: Mapping[str, Any],
+        *,
+        extra: Mapping[str, Any] | None = None,
+        is_best: bool = False,
+    ) -> bool:
+        """Save the state at the end of training, unless it is durable already; return whether it is.
+
+        It waits for the save under way, at most `exit_deadline_s`, then saves without a copy of the state. If the disk
+        is full, older checkpoints make room for it: the oldest first, the best one last, the newest intact one never.
+        `problem` says why a state could not be saved. Arguments and exceptions are those of `save_checkpoint`.
+        """
+        if not self.enabled:
+            return False
+        if not self.close():
+            self.problem = f"the disk did not take it within exit_deadline_s={self.exit_deadline_s:g}"
+            return False
+        while self.steps_at_risk(step) > 0:
+            save = _Save(step, is_best, time.perf_counter(), self._write)
+            if not self._capture(save, False, model, optimizer, loss_history, config, extra or {}):
+                return False
+            self._begin(save)
+            if not self._wait_for(save) and not (self._is_full and self._make_room()):
+                return False
+        return True
 
     def fence(self) -> None:
         """Return once the state of the save under way has been copied: from then on it may be changed."""
-        save = self._current
-        if save is None or save.staged is None:
-            return
-        started = time.perf_counter()
-        save.staged.finish()
-        save.blocked_s += time.perf_counter() - started
-        self._current = None
+        self._finish_copy(None)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Return once no save is under way, or after `timeout_s`; whether it is so.
@@ -286,15 +352,16 @@ class CheckpointManager:
         Raises:
             Exception: what the writer met that is no failure of the storage.
         """
-        if self.busy:
-            self.fence()
-        return self._writer.wait(timeout_s)
+        started = time.perf_counter()
+        self._finish_copy(timeout_s)
+        left_s = None if timeout_s is None else max(0.0, timeout_s - (time.perf_counter() - started))
+        return self._writer.wait(left_s)
 
     def close(self) -> bool:
         """Wait for the save under way, at most `exit_deadline_s`; whether all is durable. Saving works afterwards."""
-        _writing.discard(self)  # waited for here, and not once more when the process ends
         if self.wait(self.exit_deadline_s):
             return True
+        _writing.discard(self)  # waited for here, and not once more when the process ends
         log.error(
             "the checkpoint being written was not durable within exit_deadline_s=%g; the newest that is: step %d",
             self.exit_deadline_s, self.durable_step,
@@ -323,9 +390,9 @@ class CheckpointManager:
         if not path.is_file():
             raise UserError(f"cannot mark step {step} as best: {path} does not exist")
         try:
-            self._folder.mark_best(step)
+            self._writer.run(lambda: self._folder.mark_best(step))
         except OSError as error:
-            self._warn_once(f"step {step} not marked as best", error)
+            self._warn_once("best", f"step {step} not marked as best", error)
 
     def removable_checkpoints(self) -> list[Path]:
         """The files that `cleanup_old_checkpoints` would remove, sidecars apart, unless one of the newest is broken."""
@@ -337,48 +404,93 @@ class CheckpointManager:
 
         Nothing goes before the `keep_last_n` newest have been read back and found intact.
         """
-        if not self.enabled:
-            return
-        try:
-            # Beside training one thread has to do.
-            self._folder.prune(self.keep_last_n, self.keep_every_n_steps, max_threads=1 if self.background else 2)
-        except (OSError, UserError) as error:
-            if not self._prune_failed:
-                log.warning("old checkpoints not removed, which is tried again: %s", error)
-            self._prune_failed = True
-        else:
-            self._prune_failed = False
+        if self.enabled:
+            self._writer.run(self._clean_up)
 
-    def _stage(self, state: CheckpointState, optimizer: HasState) -> Staged:
-        """Copy what may change at once, and let the optimizer wait until the rest is copied."""
+    def _clean_up(self) -> None:
+        try:
+            self._folder.prune(self.keep_last_n, self.keep_every_n_steps, max_threads=self._threads())
+        except (OSError, UserError) as error:
+            self._warn_once("retention", "old checkpoints not removed", error)
+        else:
+            self._failing.discard("retention")
+
+    def _make_room(self) -> bool:
+        """Remove the checkpoint that is missed least, for the sake of the last one; whether there was one."""
+        removed: list[int] = []
+        self._writer.run(lambda: removed.extend(self._remove_least()))
+        return bool(removed)
+
+    def _remove_least(self) -> list[int]:
+        try:
+            step = self._folder.remove_least(self.keep_every_n_steps, max_threads=self._threads())
+        except (OSError, UserError) as error:
+            self._warn_once("retention", "old checkpoints not removed", error)
+            return []
+        if step is None:
+            return []
+        log.warning("checkpoint of step %d removed: the disk is full, and the last one needs the space", step)
+        return [step]
+
+    def _threads(self) -> int:
+        """How many may read a checkpoint to verify it; beside training one has to do."""
+        return 1 if self.background else 2
+
+    def _capture(
+        self,
+        save: _Save,
+        with_copy: bool,
+        model: nn.Module,
+        optimizer: HasState,
+        loss_history: Sequence[float] | torch.Tensor,
+        config: Mapping[str, Any],
+        extra: Mapping[str, Any],
+    ) -> bool:
+        """Give `save` the state of this moment; whether there was memory for it."""
         import torch
 
-        from spectral_exp.monitoring.staging import Staged, storages_of
+        from spectral_exp.monitoring.staging import Staged, Watch, storages_of, synchronize_gpus
 
-        staged = Staged(self._staging(), storages_of(state.urgent), lambda: storages_of(state.complete()))
-        if not isinstance(optimizer, torch.optim.Optimizer):  # nothing guards what it changes
-            staged.finish()
-            return staged
-        if state.on_gpu:
-            staged.plan()
-        self._unhook()
-        fence = weakref.WeakMethod(self.fence)
+        try:
+            losses = self._history.tensor(loss_history)
+            state = CheckpointState(save.step, model, optimizer, losses, self._config.of(config), extra)
+            save.state = state
+            if with_copy:
+                _guard_optimizers()
+                guarded = isinstance(optimizer, torch.optim.Optimizer) and not self._copies_at_once
+                at_once = not guarded or sum(tensor.nbytes for tensor in state.watched) <= _SMALL_BYTES
+                rest = functools.partial(_storages, state)
+                urgent = storages_of(state.urgent)
+                save.staged = Staged(self._staging(), urgent, rest, state.watched, state.n_weights, at_once=at_once)
+            else:
+                save.watch = Watch(state.watched, state.n_weights)
+                synchronize_gpus(state.watched)
+        except (OSError, MemoryError, RuntimeError) as error:
+            self._fail(save.step, error)
+            return False
+        return True
 
-        def wait_for_copy(*_: Any) -> None:
-            if (method := fence()) is not None:
-                method()
+    def _begin(self, save: _Save) -> None:
+        _writing.add(self)
+        self._writer.start(save)
 
-        self._hook = optimizer.register_step_pre_hook(wait_for_copy)
-        return staged
+    def _wait_for(self, save: _Save) -> bool:
+        """Return once `save`, which has no copy, has ended; whether it is durable."""
+        try:
+            self._writer.wait()
+        finally:
+            # After an exception from a signal handler: the caller may change the state, which is being written.
+            if self._writer.work is save:
+                self._writer.wait(self.exit_deadline_s)
+        return save.is_durable
 
-    def _unhook(self) -> None:
-        """Take the hook off the optimizer: it has done its work, and would cost every step some microseconds.
-
-        It cannot do so itself, since the optimizer is going through its hooks then.
-        """
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
+    def _finish_copy(self, timeout_s: float | None) -> None:
+        save = self._writer.work
+        if not isinstance(save, _Save) or save.staged is None or save.staged.is_free:
+            return
+        started = time.perf_counter()
+        save.staged.finish(timeout_s)
+        save.blocked_s += time.perf_counter() - started
 
     def _staging(self) -> StagingArena:
         from spectral_exp.monitoring.staging import StagingArena
@@ -386,61 +498,108 @@ class CheckpointManager:
         self._arena = self._arena or StagingArena()
         return self._arena
 
-    def _begin(self, work: Callable[[], object]) -> None:
-        self._writer.start(work)
-        _writing.add(self)
+    def _reserve(self, storages: list[torch.UntypedStorage]) -> None:
+        try:
+            self._staging().reserve(storages)
+        except (OSError, MemoryError, RuntimeError) as error:
+            log.debug("no memory reserved for checkpoints: %s", error)  # the first save reports it
 
     def _target(self, step: int) -> str:
         name = f"checkpoint_step_{step}.pt" + (run_dir.COMPRESSED_SUFFIX if self.compression == "zstd" else "")
         return str(self.paths.checkpoints / name)
 
-    def _write(self, save: _Save) -> bool:
-        """Make a save durable; whether the storage took it. Runs in the writer's thread in background mode."""
-        path = Path(self._target(save.step))
-        image: Image | None = None
+    def _write(self, save: _Save) -> None:
+        """Make a save durable, and remove what it replaces. Runs in the writer's thread."""
+        from spectral_exp.monitoring.staging import StateChangedError
+
         cpu_s = time.thread_time()
-        if save.staged is None:
-            save.state.complete()
-        else:
-            image = save.staged.synchronize()
         try:
-            self.paths.checkpoints.mkdir(parents=True, exist_ok=True)
-            lineage = self._folder.next_lineage(save.step, save.is_best)
-            written = checkpoint_file.write_checkpoint(
-                path,
-                save.state.entries,
-                image,
-                compression=self.compression,
-                facts=asdict(lineage),
-                before_commit=self.before_commit,
-            )
-            self._folder.record(path, lineage)
-        except OSError as error:
-            self.failures += 1
-            self._schedule.failed()
-            self._warn_once(f"checkpoint of step {save.step} not saved, training goes on", error)
-            return False
+            written = self._write_file(save)
+        except StateChangedError as error:
+            self._refuse(save, error)
+            return
+        except (OSError, MemoryError, RuntimeError) as error:
+            self._fail(save.step, error)
+            return
+        finally:
+            _writing.discard(self)
+        save.is_durable = True
         durable_s = time.perf_counter() - save.started_s
-        if not self.background:
+        if save.staged is None:
             save.blocked_s = durable_s
         self.durable_step = save.step
         ratio = written.state_bytes / written.size_bytes
         self.reports.append(SaveReport(save.step, save.blocked_s, durable_s, written.size_bytes, ratio))
         self._schedule.saved(save.blocked_s + time.thread_time() - cpu_s, durable_s)
-        if self._warned:
+        self.problem, self._is_full = "", False
+        if "save" in self._failing:
             log.warning("checkpoints are being saved again, from step %d on", save.step)
-            self._warned = False
-        self.cleanup_old_checkpoints()
+            self._failing.discard("save")
+        self._clean_up()
         if self.on_durable is not None:
             self.on_durable(save.step)
-        return True
 
-    def _warn_once(self, what: str, error: OSError) -> None:
-        """Tell the first failure of a row with its remedy; the next ones would only repeat it."""
-        if not self._warned:
-            reason, remedy = error.strerror or error, checkpoint_file.remedy(error)
-            log.warning("%s: %s (%s); %s; further tries follow", what, reason, self.paths.checkpoints, remedy)
-        self._warned = True
+    def _write_file(self, save: _Save) -> checkpoint_file.Written:
+        path = Path(self._target(save.step))
+        image = None
+        if save.staged is not None:
+            image = save.staged.copy()
+        else:
+            save.state.complete()
+
+        def before_commit() -> None:
+            if save.watch is not None:
+                save.watch.check()
+            if self.before_commit is not None:
+                self.before_commit()
+
+        self.paths.checkpoints.mkdir(parents=True, exist_ok=True)
+        lineage = self._folder.next_lineage(save.step, save.is_best)
+        written = checkpoint_file.write_checkpoint(
+            path,
+            save.state.entries,
+            image,
+            compression=self.compression,
+            facts=asdict(lineage),
+            before_commit=before_commit,
+        )
+        self._folder.record(path, lineage)
+        return written
+
+    def _fail(self, step: int, error: Exception) -> None:
+        """Count a save that storage or memory has refused. Raises other errors."""
+        refusal = checkpoint_file.refusal(error)
+        if refusal is None:
+            raise error
+        self.failures += 1
+        self._schedule.failed()
+        self._is_full = refusal.errno in {errno.ENOSPC, errno.EDQUOT}
+        if refusal.errno == errno.ENOMEM:
+            # Written without a copy from now on, which needs no memory.
+            self._lacks_memory, self._arena = True, None
+        self.problem = f"{refusal.strerror or refusal} ({self.paths.checkpoints}); {checkpoint_file.remedy(refusal)}"
+        self._warn_once("save", f"checkpoint of step {step} not saved, training goes on", refusal)
+
+    def _refuse(self, save: _Save, error: StateChangedError) -> None:
+        """Count a save whose state was changed too early; the next one follows soon, and is copied at once."""
+        self.failures += 1
+        self.problem = f"{save.state.name_of(error.tensor)} was changed before it was copied"
+        if save.staged is not None:
+            self._copies_at_once, self._postponed_at = True, save.step
+        log.error(
+            "checkpoint of step %d not saved: %s; call fence() before changing weights or optimizer state. From now on "
+            "they are copied before save_checkpoint returns",
+            save.step, self.problem,
+        )  # fmt: skip
+
+    def _warn_once(self, activity: str, what: str, error: OSError | UserError) -> None:
+        """Log the first failure of a row with its remedy; the next ones would only repeat it."""
+        if activity not in self._failing:
+            reason = str(error)
+            if isinstance(error, OSError):
+                reason = f"{error.strerror or error} ({self.paths.checkpoints}); {checkpoint_file.remedy(error)}"
+            log.warning("%s: %s; further tries follow", what, reason)
+        self._failing.add(activity)
 
     # --- loading -----------------------------------------------------------------------------------------------------
 
@@ -509,6 +668,13 @@ class CheckpointManager:
         if state is not None:
             self.durable_step = max(self.durable_step, state["step"])
         return state
+
+
+def _storages(state: CheckpointState) -> list[torch.UntypedStorage]:
+    """The storages of model and optimizer."""
+    from spectral_exp.monitoring.staging import storages_of
+
+    return storages_of(state.complete())
 
 
 def _whole(value: object) -> bool:

@@ -220,8 +220,20 @@ def read_sidecar(path: Path) -> dict[str, Any] | None:
 # --- words -----------------------------------------------------------------------------------------------------------
 
 
+def refusal(error: Exception) -> OSError | None:
+    """The OSError that says what storage or memory refused; None if `error` is of another kind."""
+    if isinstance(error, OSError):
+        return error
+    # Torch has no class of its own for memory that the CPU lacks.
+    if isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error):
+        return OSError(errno.ENOMEM, "not enough memory")
+    return None
+
+
 def remedy(error: OSError) -> str:
-    """What a user can do about storage that refuses."""
+    """What a user can do about storage, or memory, that refuses."""
+    if error.errno == errno.ENOMEM:
+        return "from now on training waits while checkpoints are written, which needs no copy of the state"
     if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
         return "free space on the disk, or keep fewer checkpoints (keep_last_n)"
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:

@@ -20,6 +20,7 @@ from spectral_exp.monitoring import checkpoint_file, checkpoint_reader
 from spectral_exp.monitoring.checkpoint_reader import BrokenCheckpointError
 from spectral_exp.monitoring.checksum import file_crc32
 from spectral_exp.monitoring.retention import removable
+from spectral_exp.run_lock import is_locked_elsewhere
 
 log = logging.getLogger(__name__)
 
@@ -229,6 +230,25 @@ class CheckpointFolder:
         for step in excess:
             self.remove(step)
 
+    def remove_least(self, keep_every_n_steps: int | None, max_threads: int) -> int | None:
+        """Remove the checkpoint that is missed least, to make room, and return its step; None if there is none.
+
+        The oldest goes first, then those kept by `keep_every_n_steps`, then the best; never the newest intact one.
+
+        Raises:
+            OSError: the storage refuses it.
+            UserError: one of them cannot be read.
+        """
+        newest_first = self.newest_first()
+        intact = next((step for step in newest_first if self._is_sound(step, max_threads)), None)
+        best, every = self.best_step(), keep_every_n_steps
+        others = [step for step in reversed(newest_first) if step != intact]
+        others.sort(key=lambda step: 2 if step == best else int(every is not None and step % every == 0))
+        if intact is None or not others:
+            return None
+        self.remove(others[0])
+        return others[0]
+
     def remove(self, step: int) -> None:
         """Remove the checkpoint of `step`."""
         for path in self._forms(self._paths.checkpoint_file(step)):
@@ -241,7 +261,7 @@ class CheckpointFolder:
         It stays where it is if this object only reads, or if another process owns the run.
         """
         reason = str(error).partition("\n")[0] or type(error).__name__
-        if not self._enabled or run_dir.is_locked_elsewhere(self._paths.root):
+        if not self._enabled or is_locked_elsewhere(self._paths.root):
             log.warning("checkpoint %s is broken (%s)", path, reason)
             return
         aside = path.with_name(path.name + run_dir.CORRUPT_SUFFIX)

@@ -38,7 +38,8 @@ class CheckpointState:
     """The state after a step, as a checkpoint keeps it.
 
     Making it reads all that may change from now on: buffers, which a forward changes, learning rates and every plain
-    value. Parameters and moments are only referred to, which takes a fraction of the time; `complete` looks at them.
+    value. Of parameters and moments it keeps aliases, which takes a fraction of the time: they show the same memory
+    whatever a parameter's `.data` becomes, and `complete` looks at them.
 
     Args:
         step: step just finished.
@@ -50,7 +51,8 @@ class CheckpointState:
 
     Attributes:
         urgent: the tensors that may change at once.
-        on_gpu: whether what the optimizer changes may be on one.
+        watched: the aliases, whose values must stay until they have been copied or written; those of the `n_weights`
+            parameters come first.
         entries: what to write, once `complete` has been called.
 
     Raises:
@@ -67,24 +69,29 @@ class CheckpointState:
         config: Mapping[str, Any],
         extra: Mapping[str, Any],
     ) -> None:
-        import torch
         from torch import nn
 
         from spectral_exp.monitoring.model_state import plain_state
-        from spectral_exp.monitoring.portable import portable_state
+        from spectral_exp.monitoring.portable import aliased_state, portable_state
 
         clash = [key for key in CHECKPOINT_KEYS if key in extra]
         names = [name for name in extra if not isinstance(name, str)]
         require(not names, "extra", names, "a mapping from names, which are strings")
         require(not clash, "extra", clash, "without the names of a checkpoint's own entries")
         self.urgent: list[torch.Tensor] = []
+        self.watched: list[torch.Tensor] = []
         # Mappings of their own, whose values may be replaced.
         weights = plain_state(model)
         moments = dict(optimizer.state_dict())
-        self.on_gpu = any(isinstance(value, torch.Tensor) and value.is_cuda for value in weights.values())
         buffers = {name: value for name, value in weights.items() if not isinstance(value, nn.Parameter)}
+        learned = {name: value for name, value in weights.items() if name not in buffers}
+        weights.update(aliased_state(learned, self.watched, self.urgent))
+        self.n_weights = len(self.watched)
+        self._names = list(learned)
         weights.update(portable_state(buffers, "model_state_dict", self.urgent))
         settings = {name: value for name, value in moments.items() if name != "state"}
+        if "state" in moments:
+            moments["state"] = aliased_state(moments["state"], self.watched, self.urgent)
         moments.update(portable_state(settings, "optimizer_state_dict", self.urgent))
         self.entries: dict[str, Any] = {
             "step": int(step),
@@ -110,22 +117,29 @@ class CheckpointState:
             self.entries[name] = portable_state(self.entries[name], name, tensors)
         return tensors
 
+    def name_of(self, watched: torch.Tensor) -> str:
+        """How messages name one of the watched tensors."""
+        for name, tensor in zip(self._names, self.watched, strict=False):
+            if tensor is watched:
+                return f"model_state_dict[{name!r}]"
+        return "a tensor of optimizer_state_dict"
+
 
 class KeptConfig:
     """The configuration as a checkpoint keeps it: plain, without secrets, and made anew only when it has changed."""
 
     def __init__(self) -> None:
-        self._plain: Any = None
-        self._kept: dict[str, Any] = {}
+        self._newest: tuple[Any, dict[str, Any]] = (None, {})
 
     def of(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """`config` for a checkpoint; objects other than numbers and strings are kept as text."""
         from spectral_exp.monitoring.portable import portable_config
 
         plain = portable_config(with_fields(config))
-        if plain != self._plain:
-            self._plain, self._kept = plain, without_secrets(plain)
-        return self._kept
+        if plain != self._newest[0]:
+            # In one assignment, between which and the next no signal handler can raise.
+            self._newest = (plain, without_secrets(plain))
+        return self._newest[1]
 
 
 class LossHistory:
@@ -158,6 +172,7 @@ class LossHistory:
             return array("d", losses)
         if losses[: len(self._seen)] != self._seen:
             self._seen, self._values = [], array("d")
+        del self._values[len(self._seen) :]  # what an interrupted call has added
         new = losses[len(self._seen) :]
         self._values += array("d", new)
         self._seen += new

@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
@@ -128,22 +128,39 @@ class MetricsLogger:
         self._entries.close()
         self._messages.close()
 
-    def cut_back(self, step: int) -> int:
+    def cut_back(self, step: int, keep: Callable[[dict[str, Any]], None] | None = None) -> int:
         """Take entries after `step` out of `metrics.jsonl`, and append them to `metrics.cut.jsonl` beside it.
 
         For resuming: steps logged after the checkpoint are trained, and logged, again. Lines that cannot be read go
-        too. A crash in between loses nothing. Returns the number of lines taken out.
+        too. A crash in between loses nothing. A disabled logger changes no file.
+
+        Args:
+            step: last step to keep.
+            keep: called with every entry that stays, in order: a history without holding the whole file in memory.
+
+        Returns:
+            The number of lines taken out.
 
         Raises:
-            UserError: the files cannot be written.
+            UserError: the files cannot be read or written.
         """
-        if not self.enabled:
-            return 0
         step = whole_step(step)
+
+        def restore_and_keep(entry: dict[str, Any]) -> None:
+            if keep is not None:
+                keep({name: _restored(name, value) for name, value in entry.items()})
+
+        if not self.enabled:
+            for line in read_lines(self.metrics_file):
+                if (entry := parse_entry(line)) is not None and entry["step"] <= step:
+                    restore_and_keep(entry)
+            return 0
         # What a killed process left of an earlier attempt.
         run_dir.remove_temporary_files(self.metrics_file.parent)
         try:
-            return self._entries.while_closed(lambda: cut_lines(self.metrics_file, self.cut_file, step))
+            return self._entries.while_closed(
+                lambda: cut_lines(self.metrics_file, self.cut_file, step, restore_and_keep)
+            )
         except OSError as error:
             raise UserError(f"cannot cut {self.metrics_file} back to step {step}: {error.strerror}") from error
 

@@ -53,6 +53,33 @@ def portable_config(value: Any) -> Any:
         raise TypeError("config is nested too deeply, or contains itself") from None
 
 
+def aliased_state(value: Any, watched: list[torch.Tensor], urgent: list[torch.Tensor]) -> Any:
+    """`value` with aliases in place of its tensors, and with containers of its own.
+
+    An alias shows the same memory as the tensor does now, whatever the tensor's `.data` becomes.
+
+    Args:
+        value: nested containers of tensors and other values.
+        watched: takes the aliases in order, but for
+        urgent: those in which torch does not count changes.
+    """
+    kind = type(value)
+    if kind is torch.Tensor or kind is torch.nn.Parameter or isinstance(value, torch.Tensor):
+        alias = value.detach()
+        (urgent if alias.is_inference() else watched).append(alias)
+        return alias
+    if kind in _PLAIN:
+        return value
+    if isinstance(value, Mapping):
+        made = {key: aliased_state(item, watched, urgent) for key, item in value.items()}
+        return OrderedDict(made) if isinstance(value, OrderedDict) else made
+    if isinstance(value, tuple):
+        return tuple(aliased_state(item, watched, urgent) for item in value)
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
+        return [aliased_state(item, watched, urgent) for item in value]
+    return value
+
+
 def to_device(value: Any, device: str | torch.device) -> Any:
     """A loaded state with all its tensors on `device`."""
     if isinstance(value, torch.Tensor):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -13,10 +14,12 @@ import numpy.typing as npt
 import torch
 
 from spectral_exp.monitoring.archive import Image, flat_bytes, lay_out_storages, storage_id
+from spectral_exp.monitoring.background_thread import BackgroundThread, Latch
 from spectral_exp.monitoring.zip_layout import Record
 
 _PAGE = 4096
 _PIECE_BYTES = 8 << 20
+_SAMPLE_BYTES = 64
 
 _Bytes = npt.NDArray[np.uint8]
 
@@ -26,6 +29,8 @@ class StagingArena:
 
     def __init__(self) -> None:
         self.memory: _Bytes = np.empty(0, np.uint8)
+        self.helper = BackgroundThread("checkpoint copier", is_optional=True)
+        """Copies beside the writer's thread while the one that trains waits."""
         self._owner: object = None
         self._pinned = False
 
@@ -40,7 +45,7 @@ class StagingArena:
         if needed <= self.memory.size and pinned <= self._pinned:
             return records
         # The old memory goes before the new one comes: there is never more than one copy.
-        self.memory, self._owner = np.empty(0, np.uint8), None
+        self.memory, self._owner, self._pinned = np.empty(0, np.uint8), None, False
         needed += needed // 64  # a little room, for states that grow
         if pinned:
             tensor = torch.empty(needed, dtype=torch.uint8, pin_memory=True)
@@ -57,13 +62,62 @@ class StagingArena:
         return records
 
 
+class StateChangedError(Exception):
+    """A tensor was changed before its copy was complete: no copy of that moment can be had any more.
+
+    Args:
+        tensor: the one that was changed, as it was given to be watched.
+    """
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        super().__init__("the state was changed before it was copied")
+        self.tensor = tensor
+
+
+class Watch:
+    """Tells whether tensors have been changed in place since.
+
+    Torch counts the changes that it makes, except for those by fused optimizers, through `.data` and through numpy.
+    Therefore the first bytes of weights on the CPU are compared too: a change of a whole tensor shows in them.
+
+    Args:
+        tensors: to watch.
+        n_weights: how many of them, from the first on, are weights.
+    """
+
+    def __init__(self, tensors: Sequence[torch.Tensor], n_weights: int = 0) -> None:
+        self._tensors = tensors
+        self._n_weights = n_weights
+        self._before = self._facts()
+
+    def check(self) -> None:
+        """Raise StateChangedError if one of the tensors has been changed."""
+        now = self._facts()
+        if now == self._before:
+            return
+        for facts, facts_before in zip(now, self._before, strict=True):
+            for tensor, fact, before in zip(self._tensors, facts, facts_before, strict=False):
+                if fact != before:
+                    raise StateChangedError(tensor)
+
+    def _facts(self) -> tuple[list[int], list[bytes]]:
+        """Torch's counts of changes, and the first bytes of weights."""
+        versions = [tensor._version for tensor in self._tensors]
+        return versions, [_first_bytes(tensor) for tensor in self._tensors[: self._n_weights]]
+
+
 class Staged:
     """A state on its way into an arena, which no other copy may be using.
+
+    The writer's thread copies (`copy`); the thread that trains waits (`finish`), and may be interrupted meanwhile.
 
     Args:
         arena: takes the copy.
         urgent: copied before the constructor returns, into memory of their own: they are few.
-        rest: called once, by whichever thread is first, for the storages to copy meanwhile.
+        rest: called once for the storages to copy meanwhile.
+        watched: the tensors of these storages, which must not be changed before they are copied.
+        n_weights: how many of them, from the first on, are weights.
+        at_once: copy the rest before the constructor returns as well.
     """
 
     def __init__(
@@ -71,7 +125,13 @@ class Staged:
         arena: StagingArena,
         urgent: Sequence[torch.UntypedStorage],
         rest: Callable[[], Sequence[torch.UntypedStorage]],
+        watched: Sequence[torch.Tensor] = (),
+        n_weights: int = 0,
+        *,
+        at_once: bool = False,
     ) -> None:
+        self.is_free = False
+        """Whether the state may be changed by what the calling thread does next."""
         self._copies = {storage_id(storage): _own_copy(storage) for storage in urgent}
         self._arena = arena
         self._rest = rest
@@ -79,66 +139,126 @@ class Staged:
         self._storages: Sequence[torch.UntypedStorage] = ()
         self._records: Sequence[Record] = ()
         self._pieces: deque[list[tuple[int, int, int]]] = deque()
-        self._lock = threading.Lock()
-        self._planned = False
         self._left = 0
-        self._copied = threading.Event()
+        self._lock = threading.Lock()  # of the threads that copy; one that may be interrupted never takes it
+        self._all_copied = Latch()
+        self._planned = Latch()
+        self._ended = Latch()
+        self._error: StateChangedError | None = None
+        self._must_plan = True
+        on_gpu = [tensor for tensor in watched if not tensor.is_cpu]
+        # What runs on a GPU may overwrite the state unless it is launched behind the copies.
+        if at_once or on_gpu:
+            self._plan()
+        if at_once:
+            self._copy_at_once()
+            watched, on_gpu = (), []
+        self._watch = Watch(watched, n_weights)
+        self._watch_gpu = Watch(on_gpu)
 
-    def plan(self) -> None:
-        """Give every storage its place, and launch the copies from GPUs; does nothing the second time.
+    def copy(self) -> Image:
+        """Copy, and return the copy when every byte of it is there; the next one overwrites it.
 
-        What runs on a GPU may overwrite the state unless it is launched behind the copies: call it at once there.
+        For the writer's thread, once.
+
+        Raises:
+            StateChangedError: something was changed meanwhile.
         """
-        with self._lock:
-            if self._planned:
-                return
-            # Kept, because what is copied is known by its address.
-            self._storages = [storage for storage in self._rest() if storage_id(storage) not in self._copies]
-            self._records = self._arena.reserve(self._storages)
-            memory = self._arena.memory
-            to = memory.ctypes.data
-            on_gpu: list[tuple[_Bytes, torch.UntypedStorage]] = []
-            on_cpu: list[tuple[int, int, int]] = []
-            for storage, record in zip(self._storages, self._records, strict=True):
-                if storage.device.type == "cpu":
-                    on_cpu.append((to + record.start, storage.data_ptr(), record.size))
-                else:
-                    on_gpu.append((memory[record.start : record.end], storage))
-            self._pieces.extend(_pieces(on_cpu))
-            self._begin_on_gpu(on_gpu)
-            self._left = len(self._pieces)
-            if not self._left:
-                self._copied.set()
-            self._planned = True
+        try:
+            if self._must_plan:
+                self._plan()
+            self._planned.set()
+            if self._left:
+                self._copy_pieces()
+                self._all_copied.wait()
+            self._check(self._watch)
+        finally:
+            if not self._planned.is_set:
+                self._planned.set()
+            self._ended.set()
+        for event in self._events:
+            event.synchronize()
+        self._check(self._watch_gpu)
+        if self._error is not None:
+            raise self._error
+        keys = {storage_id(storage): key for key, storage in enumerate(self._storages)}
+        return Image(self._arena.memory.data, self._records, keys, self._copies)
 
-    def finish(self) -> None:
-        """Take part in the copying and return when everything has been read; also called by several threads at once.
+    def finish(self, timeout_s: float | None = None) -> bool:
+        """Return once the state may be changed, or after `timeout_s`; whether it may. Called by any thread.
 
         On a GPU the copies go on, but what is launched from now on waits for them there.
         """
-        self.plan()
+        if self.is_free:
+            return True
+        start_s = time.monotonic()
+        if not self._planned.wait(timeout_s):
+            return False
+        # Two threads copy faster than one, and this one has nothing else to do.
+        helper = self._arena.helper
+        if len(self._pieces) > 1 and not helper.busy:
+            helper.start(self._copy_pieces)
+        left_s = None if timeout_s is None else max(0.0, timeout_s - (time.monotonic() - start_s))
+        if not self._ended.wait(left_s):
+            return False
+        self._make_gpus_wait()
+        self._check(self._watch_gpu)
+        self.is_free = True
+        return True
+
+    def _check(self, watch: Watch) -> None:
+        """Remember a change, unless `finish` has allowed it."""
+        try:
+            watch.check()
+        except StateChangedError as error:
+            # Looked at last: the state is changed only after `finish` has allowed it.
+            if not self.is_free:
+                self._error = error
+
+    def _plan(self) -> None:
+        """Give every storage its place, and launch the copies from GPUs."""
+        # Kept, because what is copied is known by its address.
+        self._storages = [storage for storage in self._rest() if storage_id(storage) not in self._copies]
+        self._records = self._arena.reserve(self._storages)
+        memory = self._arena.memory
+        to = memory.ctypes.data
+        on_gpu: list[tuple[_Bytes, torch.UntypedStorage]] = []
+        on_cpu: list[tuple[int, int, int]] = []
+        for storage, record in zip(self._storages, self._records, strict=True):
+            if storage.device.type == "cpu":
+                on_cpu.append((to + record.start, storage.data_ptr(), record.size))
+            else:
+                on_gpu.append((memory[record.start : record.end], storage))
+        self._pieces.extend(_pieces(on_cpu))
+        self._left = len(self._pieces)
+        self._begin_on_gpu(on_gpu)
+        self._must_plan = False
+
+    def _copy_at_once(self) -> None:
+        """Copy what is on the CPU, and let what is launched on GPUs from now on wait for their copies."""
+        for piece in self._pieces:
+            _copy(piece)
+        self._pieces.clear()
+        self._left = 0
+        self._make_gpus_wait()
+        self.is_free = True
+
+    def _copy_pieces(self) -> None:
+        """Copy pieces until none is left; in the writer's thread and in its helper's, which no signal interrupts."""
         while True:
             try:
                 piece = self._pieces.popleft()
             except IndexError:
-                break
-            for to, source, size in piece:
-                ctypes.memmove(to, source, size)
+                return
+            _copy(piece)
             with self._lock:
                 self._left -= 1
                 if not self._left:
-                    self._copied.set()
-        self._copied.wait()
+                    self._all_copied.set()
+
+    def _make_gpus_wait(self) -> None:
         for event in self._events:
             torch.cuda.current_stream(event.device).wait_event(event)
-
-    def synchronize(self) -> Image:
-        """Return the copy when every byte of it is there, those of GPUs too; the next one overwrites it."""
-        self.finish()
-        for event in self._events:
-            event.synchronize()
-        keys = {storage_id(storage): key for key, storage in enumerate(self._storages)}
-        return Image(self._arena.memory.data, self._records, keys, self._copies)
 
     def _begin_on_gpu(self, pairs: Sequence[tuple[_Bytes, torch.UntypedStorage]]) -> None:
         """Launch the copies from GPUs on streams of their own, behind what has been computed so far."""
@@ -157,6 +277,12 @@ class Staged:
                 self._events.append(stream.record_event())
 
 
+def synchronize_gpus(tensors: Iterable[torch.Tensor]) -> None:
+    """Return once everything launched on the GPUs of `tensors` has been computed: then any thread may read it."""
+    for device in sorted({tensor.device for tensor in tensors if tensor.is_cuda}, key=str):
+        torch.cuda.synchronize(device)
+
+
 def storages_of(tensors: Iterable[torch.Tensor]) -> list[torch.UntypedStorage]:
     """The storages of tensors, each once; those that are hidden in sparse and quantized ones are left out."""
     found = {}
@@ -165,6 +291,19 @@ def storages_of(tensors: Iterable[torch.Tensor]) -> list[torch.UntypedStorage]:
             storage = tensor.untyped_storage()
             found[storage_id(storage)] = storage
     return list(found.values())
+
+
+def _first_bytes(tensor: torch.Tensor) -> bytes:
+    """The first bytes of a tensor on the CPU."""
+    is_plain = type(tensor) is torch.Tensor and tensor.is_cpu and tensor.layout is torch.strided
+    if not is_plain or not tensor.is_contiguous():
+        return b""
+    return ctypes.string_at(tensor.data_ptr(), min(tensor.nbytes, _SAMPLE_BYTES))
+
+
+def _copy(piece: list[tuple[int, int, int]]) -> None:
+    for to, source, size in piece:
+        ctypes.memmove(to, source, size)
 
 
 def _own_copy(storage: torch.UntypedStorage) -> memoryview:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from spectral_exp.results.finding import Finding, Measured, Piece, finding, measured
+from spectral_exp.results.finding import Finding, Measured, Piece, finding, sourced
 from spectral_exp.results.identity import IDENTITIES, PLURAL, TITLES, code_words
 from spectral_exp.results.run import Run, check_at
 from spectral_exp.results.times import compare_times
@@ -27,6 +27,9 @@ QUANTITIES = (
     "code",
 )
 """What `match_groups` compares."""
+
+UNEQUAL = frozenset({*QUANTITIES, "schedule", "settings", "size of another part"})
+"""Kinds of findings that two groups differ in what a fair comparison keeps equal."""
 
 NEARLY_SAME = 0.01
 """Relative difference up to which parameters and tokens count as equal: a model widened to match meets its twin only
@@ -104,12 +107,12 @@ def odd_ones_out(runs: Sequence[Run]) -> dict[str, list[Finding]]:
 
 
 def _last_step(run: Run) -> Measured:
-    return measured(run.last_step, "steps", run, "last step")
+    return sourced(run.last_step, "steps", run, "last step")
 
 
 def _planned_steps(run: Run) -> Piece:
     planned = run.settings.get("training.max_steps")
-    return measured(planned, "training.max_steps", run) if isinstance(planned, int) else ""
+    return sourced(planned, "training.max_steps", run) if isinstance(planned, int) else ""
 
 
 def _of_planned(run: Run) -> str:
@@ -141,7 +144,7 @@ def _bad_steps(run: Run) -> Finding | None:
     return finding(
         "bad steps",
         f"{{bad}} {steps} skipped for a non-finite loss or gradient",
-        bad=measured(bad, name, run, at=at),
+        bad=sourced(bad, name, run, at=at),
     )
 
 
@@ -153,9 +156,9 @@ def _non_finite(run: Run, metric: str) -> Finding | None:
         "non-finite",
         "{metric} not finite at {bad} of {all} logged " + noun(summary.count, "step") + ", first at step {first}",
         metric=metric,
-        bad=measured(summary.non_finite, metric, run, "number of values that are not finite"),
-        all=measured(summary.count, metric, run, "number of values"),
-        first=measured(summary.first_non_finite, metric, run, "first step with a value that is not finite"),
+        bad=sourced(summary.non_finite, metric, run, "number of values that are not finite"),
+        all=sourced(summary.count, metric, run, "number of values"),
+        first=sourced(summary.first_non_finite, metric, run, "first step with a value that is not finite"),
     )
 
 
@@ -173,7 +176,7 @@ def too_good(run: Run) -> Finding | None:
     if not values:
         return None
     name = min(values, key=lambda name: values[name])
-    value = measured(values[name], name, run, show=".4f")
+    value = sourced(values[name], name, run, show=".4f")
     entropy = (run.results.get("reference") or {}).get("entropy_bits_per_byte")
     if entropy is None:
         if values[name] >= _SUSPICIOUS_BPB:
@@ -188,7 +191,7 @@ def too_good(run: Run) -> Finding | None:
     if values[name] >= entropy:
         return None
     heading = "val_bpb {value} is below the entropy of the source, {entropy} bits per byte"
-    limit = measured(entropy, "reference.entropy_bits_per_byte", run, show=".4f")
+    limit = sourced(entropy, "reference.entropy_bits_per_byte", run, show=".4f")
     n_bytes = _evaluated_bytes(run)
     # How far the validation text itself may be easier than the source: four standard errors, taking the standard
     # deviation of a byte's surprisal as its mean, as it is for an exponential distribution.
@@ -198,7 +201,7 @@ def too_good(run: Run) -> Finding | None:
             heading + ", by no more than the {n_bytes} bytes of validation text may be easier by chance",
             value=value,
             entropy=limit,
-            n_bytes=measured(n_bytes, "dataset.val_bytes", run, EVALUATED_BYTES),
+            n_bytes=sourced(n_bytes, "dataset.val_bytes", run, EVALUATED_BYTES),
         )
     return finding(
         "below entropy",
@@ -231,10 +234,12 @@ class Evaluated:
 def evaluated(run: Run) -> Evaluated | None:
     """How much of its validation text a run reads; None if it did not record that."""
     tokens, block = (run.record.get("dataset") or {}).get("val_tokens"), run.settings.get("model.block_size")
-    if not tokens or not block or tokens <= block or "training.eval_windows" not in run.settings:
+    most = run.settings.get("training.eval_windows", 0)
+    if not isinstance(tokens, int) or not isinstance(block, int) or not 0 < block < tokens:
+        return None
+    if most is not None and not (isinstance(most, int) and most > 0):
         return None
     fitting = (tokens - 1) // block
-    most = run.settings["training.eval_windows"]
     windows = fitting if most is None else min(most, fitting)
     return Evaluated(windows, fitting, windows * block / tokens)
 
@@ -275,7 +280,7 @@ def _continued_otherwise(run: Run) -> list[Finding]:
             "continued otherwise",
             "continued after step {step} with other settings",
             "{what}",
-            step=measured(step, "attempts", run, "step after which the run was continued"),
+            step=sourced(step, "attempts", run, "step after which the run was continued"),
             what=what,
         )
         for step, what in changed_settings(attempts, matters_for_steps)
@@ -399,8 +404,8 @@ def _numbers(
     pieces: dict[str, Piece] = {}
     for side, found in enumerate(known):
         runs, values = [run for run, _ in found], [value for _, value in found]
-        pieces[f"low_{side}"] = measured(min(values), name, runs, SMALLEST, at=at)
-        pieces[f"high_{side}"] = measured(max(values), name, runs, LARGEST, at=at)
+        pieces[f"low_{side}"] = sourced(min(values), name, runs, SMALLEST, at=at)
+        pieces[f"high_{side}"] = sourced(max(values), name, runs, LARGEST, at=at)
         templates.append(f"{{low_{side}}}" + (f" to {{high_{side}}}" if min(values) < max(values) else ""))
     numbers = [value for found in known for _, value in found]
     detail = " against ".join(templates)

@@ -86,6 +86,7 @@ class Difference:
             is no interval.
         lower_is_better: the metric's direction.
         pairs: where paired, `b` minus `a` of each pair.
+        detectable: the true difference that four of five such comparisons would find (`Contrast.detectable`).
     """
 
     a: GroupSummary
@@ -104,6 +105,7 @@ class Difference:
     warnings: Sequence[Finding]
     lower_is_better: bool = True
     pairs: Sequence[float] = ()
+    detectable: float | None = None
 
     @property
     def better(self) -> bool:

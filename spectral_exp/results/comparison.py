@@ -10,7 +10,7 @@ from spectral_exp.errors import SettingError, UserError, nearest
 from spectral_exp.results import checks, statistics
 from spectral_exp.results.compared import Comparison, Difference, GroupSummary
 from spectral_exp.results.comparison_notes import comparison_notes, pair_of
-from spectral_exp.results.finding import Finding, finding, measured, together
+from spectral_exp.results.finding import Finding, finding, sourced, together
 from spectral_exp.results.group import Group
 from spectral_exp.results.pairs import (
     ablation_pairs,
@@ -71,7 +71,7 @@ def compare(
     base = next(summary for summary in summaries if summary.group.label == reference)
     differences = [_difference(base, other, None, metric, at) for other in summaries if other is not base]
     differences += [_difference(a, b, part, metric, at) for a, b, part in _ablations(summaries, base)]
-    differences = _corrected(differences)
+    differences = _corrected(differences, metric, at)
     return Comparison(
         metric=metric,
         at=at,
@@ -181,9 +181,11 @@ def _no_value(metric: str, at: str) -> Finding:
 def _broken(broken: Sequence[Run], group: Group) -> Finding:
     return finding(
         "broken runs",
-        "{broken} of {all} runs broke and are not among the values, which flatters them",
-        broken=measured(len(broken), "status", broken, COUNT),
-        all=measured(len(group.runs), "status", group.runs, COUNT),
+        "{broken} of {all} "
+        + noun(len(group.runs), "run")
+        + " broke and are not among the values, which flatters them",
+        broken=sourced(len(broken), "status", broken, COUNT),
+        all=sourced(len(group.runs), "status", group.runs, COUNT),
     )
 
 
@@ -217,8 +219,8 @@ def _without_repeats(
             + ("" if one.value == last.value else " (the values differ: {value} and {last})"),
             seed=str(one.run.seed),
             run=last.run.run_id,
-            value=measured(one.value, metric, one.run, at=at, show=".6g"),
-            last=measured(last.value, metric, last.run, at=at, show=".6g"),
+            value=sourced(one.value, metric, one.run, at=at, show=".6g"),
+            last=sourced(last.value, metric, last.run, at=at, show=".6g"),
         )
         repeats.append((one.run.run_id, reason))
     return kept, repeats
@@ -236,7 +238,7 @@ def _group_notes(metric: str, at: str, used: Sequence[_Counted], interval: Inter
     notes = []
     if n < statistics.MIN_RUNS:
         needed = "{n} " + noun(n, "run") + ", three are needed"
-        n_runs = measured(n, metric, runs, COUNT, at=at)
+        n_runs = sourced(n, metric, runs, COUNT, at=at)
         notes.append(finding("too few runs", "no interval", needed, severity="info", n=n_runs))
     elif interval is None:
         spread = "too few runs of each configuration" if n - len(sizes) < 2 else f"no spread in {metric} between runs"
@@ -334,6 +336,7 @@ def _difference(a: GroupSummary, b: GroupSummary, part: str | None, metric: str,
         warnings=[*warnings, *notes],
         lower_is_better=lower,
         pairs=[other - one for one, other in zip(values_a, values_b, strict=True)],
+        detectable=contrast.detectable,
     )
 
 
@@ -375,16 +378,19 @@ def _adapted(a: Run, b: Run, part: str) -> list[Finding]:
             "the size of the {name} differs too",
             "{one} against {other} parameters",
             name=name,
-            one=measured(sizes_a[name], f"model.parameters_by_component.{name}", a),
-            other=measured(sizes_b[name], f"model.parameters_by_component.{name}", b),
+            one=sourced(sizes_a[name], f"model.parameters_by_component.{name}", a),
+            other=sourced(sizes_b[name], f"model.parameters_by_component.{name}", b),
         )
         for name in ("embedding", "attention", "mlp", "head")
         if name != part and name in sizes_a and name in sizes_b and sizes_a[name] != sizes_b[name]
     ]
 
 
-def _corrected(differences: Sequence[Difference]) -> list[Difference]:
-    """With Holm's correction over all pairs of groups; a pair that is shown twice is one test."""
+def _corrected(differences: Sequence[Difference], metric: str, at: str) -> list[Difference]:
+    """With Holm's correction over all pairs of groups; a pair that is shown twice is one test.
+
+    What is not separated then tells how large a difference would have had to be.
+    """
     tests = {pair_of(d): d.p_value for d in differences if d.p_value is not None}
     corrected = dict(zip(tests, statistics.holm(list(tests.values())), strict=True))
     found = []
@@ -394,8 +400,22 @@ def _corrected(differences: Sequence[Difference]) -> list[Difference]:
         separated = p is not None and p < SIGNIFICANCE and interval is not None and interval.excludes_zero
         if any(warning.kind == "busy machine" for warning in difference.warnings):
             separated = False
-        found.append(replace(difference, p_holm=p, separated=separated))
+        warnings = [*difference.warnings, *([] if separated else _detectable(difference, metric, at))]
+        found.append(replace(difference, p_holm=p, separated=separated, warnings=warnings))
     return found
+
+
+DETECTABLE = "true difference that a test finds with a probability of 80 %"
+"""The formula of a number."""
+
+
+def _detectable(difference: Difference, metric: str, at: str) -> list[Finding]:
+    if difference.detectable is None:
+        return []
+    runs = [*difference.a.runs, *difference.b.runs]
+    size = sourced(difference.detectable, metric, runs, DETECTABLE, at=at, show=".2g")
+    detail = "a true difference of {size} would be found in four of five such comparisons, a smaller one less often"
+    return [finding("power", "not separated, which does not mean equal", detail, size=size)]
 
 
 # --- the whole -------------------------------------------------------------------------------------------------------

@@ -14,8 +14,10 @@ from spectral_exp.plots.metric_style import metric_style
 from spectral_exp.plots.rows import ROW_INCHES, Row, draw_rows, row_limits
 from spectral_exp.plots.text import printable
 from spectral_exp.plots.theme import Theme, legend_on_top, new_figure
-from spectral_exp.results.comparison import Comparison, Difference, GroupSummary, Interval
+from spectral_exp.results.checks import UNEQUAL
+from spectral_exp.results.compared import Comparison, Difference, GroupSummary
 from spectral_exp.results.picture import Picture, theme_named
+from spectral_exp.results.statistics import Interval
 from spectral_exp.results.words import listed, measured, run_counts
 
 _FRAME_INCHES = 0.85
@@ -125,7 +127,7 @@ def differences(
         words.append(f"filled: separated from zero ({corrected}), hollow: not separated")
     if any(d.interval is None for d in shown):
         words.append(f"without an interval: n < {_TOO_FEW}")
-    if any(d.warnings for d in shown):
+    if any(_is_unequal(d) for d in shown):
         words.append("* the two groups do not match in all that should be equal")
     label = f"difference in {metric_style(comparison.metric).axis_label}"
     left, right = ("better", "worse") if comparison.lower_is_better else ("worse", "better")
@@ -164,13 +166,18 @@ def _difference_row(difference: Difference, label: str, several: bool) -> Row:
     enough = difference.interval is not None
     note = f"n = {difference.n}" + ("" if enough else ", no interval") if several or not enough else ""
     return Row(
-        label + (" *" if difference.warnings else ""),
+        label + (" *" if _is_unequal(difference) else ""),
         difference.pairs,
         difference.mean if enough or not difference.paired else None,
         _ends(difference.interval),
         difference.separated,
         note=note,
     )
+
+
+def _is_unequal(difference: Difference) -> bool:
+    """Whether the two groups do not match in something that matters."""
+    return any(warning.kind in UNEQUAL for warning in difference.warnings)
 
 
 def _ends(interval: Interval | None) -> tuple[float, float] | None:

@@ -208,6 +208,15 @@ class Run:
             return None
         return summary.lowest if lower_is_better(metric) else summary.highest
 
+    def final_step(self, metric: str) -> int | None:
+        """The step whose weights `value(metric)` was measured with; None if the metric was never logged."""
+        final = _section(self.results, "final_metrics")
+        step = final.get("step" if metric == "loss" or "val_step" not in final else "val_step")
+        if self.finished and _real(final.get(metric)) is not None and isinstance(step, int):
+            return step
+        summary = self.summary(metric)
+        return None if summary is None else summary.final_step
+
     def train_time_s(self, steps: FloatArray) -> FloatArray:
         """Seconds of training until each of `steps`, from the throughput that was logged; NaN where unknown."""
         wanted = np.asarray(steps, dtype=float)

@@ -461,6 +461,7 @@ def _difference_json(difference: Difference) -> dict[str, Any]:
         "p_value": difference.p_value,
         "p_holm": difference.p_holm,
         "separated": difference.separated,
+        "detectable": difference.detectable,
         "better": difference.better,
         "matches": dict(difference.matches),
         "warnings": [str(warning) for warning in difference.warnings],
@@ -501,6 +502,7 @@ def _csv_rows(comparison: Comparison) -> Iterable[dict[str, Any]]:
             "p_value": None,
             "p_holm": None,
             "separated": None,
+            "detectable": None,
             "notes": "; ".join(
                 [
                     *map(str, summary.notes),
@@ -525,6 +527,7 @@ def _csv_rows(comparison: Comparison) -> Iterable[dict[str, Any]]:
             "p_value": one.p_value,
             "p_holm": one.p_holm,
             "separated": one.separated,
+            "detectable": one.detectable,
             "notes": "; ".join(map(str, one.warnings)),
         }
 

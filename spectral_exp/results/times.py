@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from spectral_exp.results.finding import Finding, Piece, finding, measured
+from spectral_exp.results.finding import Finding, Piece, finding, sourced
 from spectral_exp.results.run import Run
 from spectral_exp.results.statistics import MIN_RUNS, Interval, unpaired_contrast
 
@@ -97,7 +97,7 @@ class TimeComparison:
                 f"high_{side}": (max(times), LONGEST),
             }
             for name, (value, formula) in numbers.items():
-                values[name] = measured(value, "train_s", runs, formula, at="final", show=",.1f")
+                values[name] = sourced(value, "train_s", runs, formula, at="final", show=",.1f")
             several = min(times) < max(times)
             sides.append(f"{{median_{side}}} s" + (f" ({{low_{side}}} to {{high_{side}}})" if several else ""))
         few = ", fewer than three runs on a side" if min(map(len, self.times)) < MIN_RUNS else ""
@@ -154,6 +154,6 @@ def busy_machine(metric: str, runs: Sequence[Run], ratio: float | None) -> Findi
         "the machine was busy, which may be the whole difference",
         "{run} trained at {median} tokens/s in the median and at {quick} in its quickest tenth",
         run=name,
-        median=measured(median, "tokens_per_s", run, MEDIAN_SPEED, at="final"),
-        quick=measured(quick, "tokens_per_s", run, QUICK_SPEED, at="final"),
+        median=sourced(median, "tokens_per_s", run, MEDIAN_SPEED, at="final"),
+        quick=sourced(quick, "tokens_per_s", run, QUICK_SPEED, at="final"),
     )

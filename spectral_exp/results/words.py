@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from spectral_exp.plots.metric_style import metric_style
-from spectral_exp.results.comparison import Comparison, GroupSummary
-from spectral_exp.results.run import Run
+from spectral_exp.results.compared import Comparison, GroupSummary, moment
+from spectral_exp.results.run import DERIVED, Run
 
 
 def quantity(metric: str) -> str:
@@ -18,8 +18,11 @@ def quantity(metric: str) -> str:
 def measured(comparison: Comparison) -> str:
     """Metric, moment and direction, such as `Final validation bits / byte (lower is better)`."""
     name = quantity(comparison.metric)
-    moment, _, step = comparison.at.partition(":")
-    start = f"{name[:1].upper()}{name[1:]} at step {step}" if step else f"{moment.capitalize()} {name}"
+    when, _, step = comparison.at.partition(":")
+    if comparison.metric in DERIVED:
+        start = f"{name[:1].upper()}{name[1:]}, {moment(comparison.metric, comparison.at)}"
+    else:
+        start = f"{name[:1].upper()}{name[1:]} at step {step}" if step else f"{when.capitalize()} {name}"
     return f"{start} ({'lower' if comparison.lower_is_better else 'higher'} is better)"
 
 

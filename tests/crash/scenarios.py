@@ -36,6 +36,7 @@ def library_loop(root: Path, durable: Callable[[int], None], background: bool = 
     manager = CheckpointManager(root, save_interval=2, keep_last_n=1, background=background, on_durable=durable)
     losses: list[float] = []
     with MetricsLogger(root / "logs", log_interval=1) as logger:
+        manager.before_commit = logger.sync
         if (found := manager.load_latest_checkpoint()) is not None:
             model.load_state_dict(found["model_state_dict"])
             optimizer.load_state_dict(found["optimizer_state_dict"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -11,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from spectral_exp.monitoring import CheckpointManager
+from spectral_exp.monitoring import CheckpointManager, MetricsLogger
 from tests.crash.conftest import Zygote, mounted, points, tell
+from tests.crash.scenarios import library_loop
 
 _SHUTDOWN = 0x8004587D  # FS_IOC_SHUTDOWN
 _WITHOUT_FLUSHING = 2
@@ -88,30 +90,80 @@ def test_a_disk_that_runs_full(zygote: Zygote, tmp_path: Path, free_kb: int) -> 
         assert zygote.run("library", small / "run").text == expected
 
 
-@pytest.mark.usefixtures("root_user")
-@pytest.mark.parametrize("scenario", ["library", "background"])
-def test_power_cuts(zygote: Zygote, scenario: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def cut_power(disk: Path) -> None:
+    """Lose what was never synchronised: it is in memory only."""
+    assert disk.stat().st_dev != disk.parent.stat().st_dev  # never of any other file system
+    folder = os.open(disk, os.O_RDONLY)
+    fcntl.ioctl(folder, _SHUTDOWN, struct.pack("<I", _WITHOUT_FLUSHING))
+    os.close(folder)
+
+
+def new_disk(image: Path) -> Path:
+    """The image of an empty ext4."""
     if shutil.which("mkfs.ext4") is None:
         pytest.skip("mkfs.ext4 is not installed")
+    with image.open("wb") as file:
+        file.truncate(32 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True)
+    return image
+
+
+def files_of(run: Path) -> dict[str, bytes]:
+    """Every file below a folder with its content, links with their targets."""
+    return {
+        str(path.relative_to(run)): str(path.readlink()).encode() if path.is_symlink() else path.read_bytes()
+        for path in sorted(run.rglob("*"))
+        if path.is_symlink() or path.is_file()
+    }
+
+
+@pytest.mark.usefixtures("root_user")
+@pytest.mark.parametrize(("scenario", "cuts"), [("library", 4), ("background", 4), ("run", 2)])
+def test_power_cuts(
+    zygote: Zygote, scenario: str, cuts: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     expected = zygote.run(scenario, tmp_path / "undisturbed").text
-    survived, cuts = 0, 6
+    survived, last_step = 0, 12 if scenario == "run" else 8
     for number in range(cuts):
-        image = tmp_path / f"image{number}"
-        with image.open("wb") as file:
-            file.truncate(32 << 20)
-        subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True)
+        image = new_disk(tmp_path / f"image{number}")
         with mounted("-o", "loop", str(image), at=tmp_path / "disk") as disk:
-            # What was never synchronised is in memory only, and goes with the power.
             zygote.run("library", disk / "before")
             attempt = zygote.run(scenario, disk / "run")
             (disk / "never synchronised").write_bytes(b"x" * 10_000)
-            folder = os.open(disk, os.O_RDONLY)
-            fcntl.ioctl(folder, _SHUTDOWN, struct.pack("<I", _WITHOUT_FLUSHING))
-            os.close(folder)
+            before = files_of(disk / "run")
+            cut_power(disk)
         with mounted("-o", "loop", str(image), at=tmp_path / "disk") as disk:
+            after = files_of(disk / "run")
+            assert {name: after.get(name) for name in before} == before
+            # What was removed may be back: pruned checkpoints, and a lock that nobody holds.
+            removed = ("checkpoints/checkpoint_step_", "run.lock")
+            assert all(name.startswith(removed) for name in after.keys() - before.keys())
             found = CheckpointManager(disk / "run", enabled=False).load_latest_checkpoint()
-            durable = found is not None and found["step"] >= attempt.durable == 8
+            durable = found is not None and found["step"] >= attempt.durable == last_step * (scenario != "run")
             survived += durable and not (disk / "never synchronised").exists()
             assert zygote.run(scenario, disk / "run").text.split("\n")[0] == expected.split("\n")[0]
         image.unlink()
     tell(capsys, f"power cuts, {scenario}", cuts, survived)
+
+
+@pytest.mark.usefixtures("root_user")
+@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize("step", [2, 6])
+def test_a_power_cut_leaves_the_metrics_of_every_step_before_a_durable_checkpoint(
+    tmp_path: Path, background: bool, step: int
+) -> None:
+    image = new_disk(tmp_path / "image")
+    with mounted("-o", "loop", str(image), at=tmp_path / "disk") as disk:
+
+        def cut(durable_step: int) -> None:
+            if durable_step == step:
+                cut_power(disk)
+
+        with contextlib.suppress(OSError):  # the disk is gone
+            library_loop(disk / "run", cut, background)
+    with mounted("-o", "loop", str(image), at=tmp_path / "disk") as disk:
+        found = CheckpointManager(disk / "run", enabled=False).load_latest_checkpoint()
+        assert found is not None
+        assert found["step"] >= step
+        steps = [entry["step"] for entry in MetricsLogger(disk / "run/logs").load_metrics()]
+        assert steps[: found["step"]] == list(range(1, found["step"] + 1))

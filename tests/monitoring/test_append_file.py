@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import logging
@@ -23,6 +24,7 @@ import pytest
 
 from spectral_exp.monitoring import MetricsLogger
 from spectral_exp.monitoring.append_file import AppendFile
+from tests.crash.interrupts import interrupt_at
 
 
 def log_many(logger: MetricsLogger, who: int, count: int, flush: bool) -> None:
@@ -232,3 +234,61 @@ def test_a_handler_of_log_records_may_log_to_the_same_file(tmp_path: Path) -> No
     logger.close()
     assert logged(tmp_path / "logs") == Counter([(0, 1), (0, 2)])
     assert "cannot write" in logger.training_log.read_text()
+
+
+def before_every_line(folder: Path, bytecodes: bool, call: Callable[[MetricsLogger], object]) -> int:
+    """Interrupt `call` before each line of ours; entries 1 to 3 are logged before it, 9 afterwards. Number of tries."""
+    for moment in itertools.count(1):
+        logger = MetricsLogger(folder / str(moment))
+        for step in (1, 2, 3):
+            logger.log_metrics(step, {"who": 0}, flush=step < 3)
+        interrupted = interrupt_at(moment, functools.partial(call, logger), bytecodes=bytecodes)
+        if call is CALLS["cut back"]:
+            call(logger)  # the next attempt of the run does this before anything else
+        logger.log_metrics(9, {"who": 0})
+        logger.close()
+        found = [entry["step"] for entry in logger.load_metrics()]
+        cut = MetricsLogger(folder / str(moment))
+        cut.metrics_file = cut.cut_file
+        found_and_cut = found + [entry["step"] for entry in cut.load_metrics()]
+        assert found == sorted(found)
+        assert found[-1] == 9
+        assert set(found_and_cut) - {4} == {1, 2, 3, 9}
+        assert len(found_and_cut) == len(set(found_and_cut))
+        if not interrupted:
+            return moment
+    raise AssertionError
+
+
+CALLS: dict[str, Callable[[MetricsLogger], object]] = {
+    "log": lambda logger: logger.log_metrics(4, {"who": 0}),
+    "log text": lambda logger: logger.log_metrics(4, {"who": 0, "text": "odd"}, flush=False),
+    "flush": MetricsLogger.flush,
+    "sync": MetricsLogger.sync,
+    "close": MetricsLogger.close,
+    "latest step": MetricsLogger.get_latest_step,
+    "load": MetricsLogger.load_metrics,
+    "summary": MetricsLogger.get_metrics_summary,
+    "cut back": lambda logger: logger.cut_back(1),
+}
+
+
+@pytest.fixture
+def quick_storage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of real synchronisations would take minutes, and show nothing about interruptions."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.mark.parametrize("name", ["log", "close", "cut back"])
+@pytest.mark.filterwarnings(INTERRUPTED_OPEN)
+@pytest.mark.usefixtures("quick_storage")
+def test_an_exception_before_every_line(tmp_path: Path, name: str) -> None:
+    assert before_every_line(tmp_path, False, CALLS[name]) > 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.filterwarnings(INTERRUPTED_OPEN)
+@pytest.mark.usefixtures("quick_storage")
+def test_an_exception_before_every_bytecode(tmp_path: Path, name: str) -> None:
+    assert before_every_line(tmp_path, True, CALLS[name]) > 50

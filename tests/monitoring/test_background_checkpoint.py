@@ -272,10 +272,10 @@ def test_the_arena_is_used_again_and_grows() -> None:
         tensors = [torch.randn(size), torch.arange(7), torch.empty(0)]
         staged = Staged(arena, storages_of([tensors[1]]), functools.partial(storages_of, [tensors[0], tensors[2]]))
         copies = [t.clone() for t in tensors]
-        staged.finish()
+        tensors[1].zero_()
+        image = staged.copy()
         for tensor in tensors:
             tensor.zero_()
-        image = staged.synchronize()
         found = [bytes(image.memory[record.start : record.end]) for record in image.records]
         assert found == [copies[i].numpy().tobytes() for i in (0, 2)]
         assert [bytes(copy) for copy in image.copies.values()] == [copies[1].numpy().tobytes()]

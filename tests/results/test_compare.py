@@ -17,7 +17,8 @@ import pytest
 
 from spectral_exp import compare
 from spectral_exp.results.comparison import Comparison
-from spectral_exp.run_dir import RunLock, RunPaths
+from spectral_exp.run_dir import RunPaths
+from spectral_exp.run_lock import RunLock
 from tests.conftest import python
 from tests.results.made_comparisons import made_comparison
 from tests.results.made_runs import make_run
@@ -135,7 +136,7 @@ def test_plots_are_drawn_of_what_is_shown(
         (["{outputs}/../file"], "is a file"),
         (["{outputs}/../empty"], "there is no run that can be used below"),
         (["{outputs}/../torn"], "config.json is not valid JSON"),
-        (["{outputs}", "--where", "optimizer=lion"], "none of the 9 runs meets optimizer=lion"),
+        (["{outputs}", "--where", "optimizer=lion"], "none of 9 runs meets optimizer=lion"),
         (["{outputs}", "--where", "optimizr=rgd"], "did you mean optimizer?"),
         (["{outputs}", "--group-by", "optimizr"], "did you mean optimizer?"),
         (["{outputs}", "--metric", "val_bqb"], "no run has a metric val_bqb; known are"),

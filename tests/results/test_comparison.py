@@ -258,6 +258,12 @@ def test_small_differences_are_not_separated() -> None:
     assert found.p_value > 0.05
     assert not found.separated
     assert not found.better
+    assert found.detectable is not None
+    size = f"{found.detectable:.2g}"
+    assert said(found.warnings) == [
+        f"not separated, which does not mean equal: a true difference of {size} would be found in four of five such "
+        "comparisons, a smaller one less often"
+    ]
 
 
 def test_separated_needs_test_and_interval() -> None:

@@ -144,6 +144,11 @@ def test_captions_tell_what_was_measured_of_how_many_runs() -> None:
 # --- differences -----------------------------------------------------------------------------------------------------
 
 
+def test_captions_call_a_speed_the_median_that_it_is() -> None:
+    speeds = Comparison("tokens_per_s", "final", False, three().summaries, None, [], [])
+    assert intervals(speeds).caption.startswith("Throughput, median over each run (higher is better), n = ")
+
+
 def test_dots_of_a_difference_are_pairs_of_equal_seed() -> None:
     a, b = summary("a", [1.0, 2.0, 3.0]), summary("b", [1.5, 2.25])
     assert difference_rows(three(), [difference(a, b)])[0].dots == [0.5, 0.25]

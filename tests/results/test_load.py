@@ -20,7 +20,8 @@ from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.results.find import find_runs
 from spectral_exp.results.load import load_run, read_facts, read_many
 from spectral_exp.results.settings import part_names
-from spectral_exp.run_dir import RunLock, RunPaths
+from spectral_exp.run_dir import RunPaths
+from spectral_exp.run_lock import RunLock
 from tests.conftest import ROOT
 from tests.results.made_runs import make_run
 

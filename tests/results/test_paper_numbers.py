@@ -12,7 +12,7 @@ import pytest
 
 from spectral_exp.results import checks, figures
 from spectral_exp.results.aggregate import ResultsAggregator
-from spectral_exp.results.comparison import Comparison, compare
+from spectral_exp.results.comparison import DETECTABLE, Comparison, compare
 from spectral_exp.results.paper import Choices, PaperGenerator
 from spectral_exp.results.paper.material import dig
 from spectral_exp.results.paper.record import numbers
@@ -108,6 +108,7 @@ def in_comparison(entry: dict[str, Any], comparison: Comparison) -> bool:
         "probability of improvement": lambda d: [d.probability_of_improvement],
         "p value before correction": lambda d: [d.p_value],
         "p value after Holm's correction": lambda d: [d.p_holm],
+        DETECTABLE: lambda d: [d.detectable],
     }
     if formula in made:
         return any(value in made[formula](d) for d in of)

@@ -424,3 +424,15 @@ def test_incomplete_beta_is_scipys(a: float, b: float, x: float) -> None:
 def test_quantiles_are_exactly_those_of_numpy(values: list[float], level: float) -> None:
     array = np.array(values)
     assert statistics._quantiles(array, (level, 1 - level)) == np.quantile(array, (level, 1 - level)).tolist()
+
+
+@pytest.mark.parametrize("n", [3, 4, 5, 10, 30])
+def test_detectable_difference_is_found_in_four_of_five_tests(n: int) -> None:
+    values: statistics.FloatArray = np.array([2 * i / (n - 1) - 1 for i in range(n)])
+    found = statistics.paired_contrast(np.zeros(n), values).detectable
+    assert found is not None
+    error = values.std(ddof=1) / math.sqrt(n)
+    limit = scipy.stats.t.ppf(0.975, n - 1)
+    power = scipy.stats.nct.sf(limit, n - 1, found / error)
+    assert power == pytest.approx(statistics.POWER, abs=0.04)
+    assert statistics.paired_contrast(values, values + 1).detectable is None

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 from spectral_exp.errors import UserError
 from spectral_exp.results.paper.document import Entry, figures_of, numbering
-from spectral_exp.results.paper.material import dig
 from spectral_exp.results.run import Run, lower_is_better
 from spectral_exp.run_dir import RunPaths, read_json
 from spectral_exp.runs.schema import Count, Findings, conform
@@ -164,8 +163,7 @@ def step_of(run: Run, metric: str, at: str) -> int | None:
         return int(before[-1]) if len(before) else None
     if at == "best":
         return summary.lowest_step if lower_is_better(metric) else summary.highest_step
-    reported = dig(run.results, "final_metrics.step")
-    return reported if run.finished and isinstance(reported, int) else summary.final_step
+    return run.final_step(metric)
 
 
 def _run(number: int, run: Run, folder: Path) -> dict[str, Any]:

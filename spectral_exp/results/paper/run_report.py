@@ -125,7 +125,7 @@ def _outcome(run: Run) -> tuple[Block, ...]:
     rows: list[tuple[Text, ...]] = []
     for name in (name for name in METRICS if name in run.metrics):
         final, best = run.value(name), run.value(name, "best")
-        step = run.metrics[name].final_step
+        step = run.final_step(name) or run.metrics[name].final_step
         rows.append(
             (
                 (Code(name),),

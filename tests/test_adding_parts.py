@@ -1,0 +1,257 @@
+"""Parts are added as the README says, and one that does not fit is named before anything is created."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spectral_exp.build import check
+from spectral_exp.command_line import CommandLine
+from spectral_exp.errors import UserError
+from tests.conftest import NO_PLOTS, ROOT, TINY, compose, python
+
+FILES = {
+    "spectral_exp/optim/lion.py": """
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+
+class Lion(Optimizer):
+    def __init__(self, params: Iterable[Any], lr: float) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
+                momentum.lerp_(parameter.grad, 0.1)
+                parameter.sub_(momentum.sign(), alpha=group["lr"])
+
+
+def lion(params: Iterable[Any], learning_rate: float = 1e-4) -> Optimizer:
+    return Lion(params, learning_rate)
+""",
+    "conf/optimizer/lion.yaml": "_target_: spectral_exp.optim.lion.lion\nlearning_rate: 1.0e-4\n",
+    "conf/optimizer/sgd.yaml": "_target_: torch.optim.SGD\nlr: 0.1\n",
+    "conf/optimizer/muon.yaml": "_target_: torch.optim.Muon\nlr: 0.1\n",
+    "spectral_exp/models/mine.py": """
+from torch import Tensor, nn
+
+from spectral_exp.models.attention import SoftmaxAttention
+from spectral_exp.models.embedding import StandardEmbedding
+from spectral_exp.models.gpt import GPT
+
+
+class Cosine(SoftmaxAttention):
+    def __init__(self, n_embd: int, n_head: int, block_size: int, dropout: float = 0.0, bias: bool = False) -> None:
+        super().__init__(n_embd, n_head, block_size, dropout, bias, n_embd // n_head)
+
+    def queries_and_keys(self, q: Tensor, k: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        return nn.functional.normalize(q, dim=-1), nn.functional.normalize(k, dim=-1)
+
+
+class Unfinished(SoftmaxAttention):
+    def __init__(self, n_embd: int, n_head: int, block_size: int, dropout: float = 0.0, bias: bool = False) -> None:
+        super().__init__(n_embd, n_head, block_size, dropout, bias, n_embd // n_head)
+
+
+class Squared(nn.Module):
+    def __init__(self, n_embd: int, dropout: float = 0.0, bias: bool = False, n_hidden: int = 8) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(n_embd, n_hidden, bias=bias)
+        self.output = nn.Linear(n_hidden, n_embd, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(self.hidden(x).relu().square())
+
+    def flops_per_token(self) -> int:
+        return 4 * self.hidden.weight.numel()
+
+
+class Scaled(StandardEmbedding):
+    def forward(self, ids: Tensor, start: int = 0) -> Tensor:
+        return 2 * super().forward(ids, start)
+
+
+class Mine(GPT):
+    pass
+""",
+    "conf/model/attention/cosine.yaml": "_target_: spectral_exp.models.mine.Cosine\n_partial_: true\n",
+    "conf/model/attention/unfinished.yaml": "_target_: spectral_exp.models.mine.Unfinished\n_partial_: true\n",
+    "conf/model/mlp/squared.yaml": "_target_: spectral_exp.models.mine.Squared\n_partial_: true\nn_hidden: 8\n",
+    "conf/model/embedding/scaled.yaml": "_target_: spectral_exp.models.mine.Scaled\n_partial_: true\n",
+    "conf/model/mine.yaml": "defaults: [default, _self_]\n_target_: spectral_exp.models.mine.Mine\n",
+    "conf/data/mine.yaml": "_target_: spectral_exp.data.corpus.Repeated\nword: wave\nval_fraction: 0.1\n",
+    "spectral_exp/monitoring/heartbeat.py": """
+from pathlib import Path
+
+
+class Heartbeat:
+    def __init__(self, log_dir: str | Path, interval: int = 10) -> None:
+        self.file, self.interval = Path(log_dir) / "heartbeat", interval
+
+    def should_beat(self, step: int) -> bool:
+        return step % self.interval == 0
+
+    def beat(self, step: int) -> None:
+        with self.file.open("a") as file:
+            file.write(f"{step}\\n")
+""",
+    "conf/monitoring/heartbeat/default.yaml": "_target_: spectral_exp.monitoring.heartbeat.Heartbeat\ninterval: 5\n",
+    "conf/experiment/mine.yaml": "# @package _global_\nname: mine\ndefaults:\n  - override /model: mine\n",
+}
+# File -> (what stands there, what is added after it).
+LINES = {
+    "spectral_exp/data/corpus.py": [
+        (
+            "def list_files(",
+            """class Repeated(TextCorpus):
+    def __init__(self, word: str, val_fraction: float = 0.1) -> None:
+        super().__init__(val_fraction)
+        self.word = word
+
+    def read(self, cache: Path) -> bytes:
+        return self.word.encode() * 500
+
+    def stamp(self, cache: Path) -> Stamp:
+        return ["repeated", self.word]
+
+
+def list_files(""",
+        )
+    ],
+    "conf/config.yaml": [
+        ("  - monitoring/tracking: default\n", "  - monitoring/tracking: default\n  - monitoring/heartbeat: default\n")
+    ],
+    "spectral_exp/build.py": [
+        ('    "tracking": ConfigTracker,\n', '    "tracking": ConfigTracker,\n    "heartbeat": Heartbeat,\n'),
+        (
+            "from spectral_exp.monitoring.backup import check_url\n",
+            "from spectral_exp.monitoring.backup import check_url\n"
+            "from spectral_exp.monitoring.heartbeat import Heartbeat\n",
+        ),
+        (
+            '        tracker=parts.components["tracking"],\n',
+            '        tracker=parts.components["tracking"],\n        heartbeat=parts.components["heartbeat"],\n',
+        ),
+    ],
+    "spectral_exp/runner.py": [
+        ("    tracker: ConfigTracker\n", "    tracker: ConfigTracker\n    heartbeat: Heartbeat\n"),
+        (
+            "from spectral_exp.monitoring.visualization import ",
+            "from spectral_exp.monitoring.heartbeat import Heartbeat\n"
+            "from spectral_exp.monitoring.visualization import ",
+        ),
+        (
+            "                if self.visualization.should_visualize(step):\n",
+            "                if self.heartbeat.should_beat(step):\n                    self.heartbeat.beat(step)\n"
+            "                if self.visualization.should_visualize(step):\n",
+        ),
+    ],
+}
+RUNS = """
+import sys
+from pathlib import Path
+from spectral_exp.train import main
+common = sys.argv[1:]
+for name, overrides in {
+    "lion": ["optimizer=lion"],
+    "sgd": ["optimizer=sgd", "optimizer.lr=0.05"],
+    "parts": ["model/attention=cosine", "model/mlp=squared", "model/embedding=scaled"],
+    "model": ["+experiment=mine"],
+    "data": ["data=mine"],
+}.items():
+    if name != "data":
+        overrides = [*overrides, "data=markov", "data.n_tokens=20000"]
+    code = main([*common, *overrides, f"hydra.run.dir={name}"])
+    print("CODE", name, code, len(Path(name, "logs/heartbeat").read_text().split()))
+for name, overrides in {
+    "unfinished": ["model/attention=unfinished"],
+    "muon": ["optimizer=muon"],
+    "synonym": ["optimizer=sgd", "optimizer.learning_rate=0.1"],
+}.items():
+    code = main([*common, "data=markov", *overrides, f"hydra.run.dir={name}"])
+    print("CODE", name, code, Path(name).exists())
+"""
+
+
+@pytest.mark.slow
+def test_every_recipe_works_as_it_is_written(tmp_path: Path) -> None:
+    for folder in ("spectral_exp", "conf"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, content in FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    for name, changes in LINES.items():
+        text = (tmp_path / name).read_text()
+        for before, after in changes:
+            assert before in text, (name, before)
+            text = text.replace(before, after, 1)
+        (tmp_path / name).write_text(text)
+    common = [override for override in TINY if not override.startswith("data")]
+    done = python("-c", RUNS, *common, NO_PLOTS, "device=cpu", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    codes = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("CODE")]
+    assert codes == [[name, "0", "2"] for name in ("lion", "sgd", "parts", "model", "data")] + [
+        [name, "2", "False"] for name in ("unfinished", "muon", "synonym")
+    ], done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 3
+    assert "queries_and_keys" in errors[0]
+    assert "2D parameters" in errors[1]
+    assert errors[2].startswith("error: optimizer.learning_rate is not a setting; did you mean optimizer.lr?")
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ({"_target_": "torch.optim.SGD", "lr": 0.1, "momentum": 0.9}, None),
+        ({"_target_": "torch.optim.AdamW", "lr": 0.1}, None),
+        ({"_target_": "torch.optim.Adagrad"}, None),
+        ({"_target_": "torch.optim.Muon", "lr": 0.1}, "Muon only supports 2D parameters"),
+        ({"_target_": "torch.optim.LBFGS"}, "parameter groups"),
+        ({"_target_": "torch.optim.SparseAdam"}, "SparseAdam cannot do a step of the training loop"),
+        ({"_target_": "torch.optim.SGD", "lr": -1.0}, "Invalid learning rate"),
+        ({"_target_": "torch.optim.SGD", "learning_rate": 0.1}, "did you mean lr?"),
+        ({"_target_": "spectral_exp.optim.adamw.adamw", "lr": 0.1}, "did you mean learning_rate?"),
+        ({"_target_": "torch.optim.SGD", "lr": 0.1, "_partial_": True}, "optimizer._partial_=True must be false"),
+    ],
+)
+def test_an_optimizer_is_tried_on_the_parameters_of_the_model(node: dict[str, Any], message: str | None) -> None:
+    config = compose("+experiment=wave", *TINY, NO_PLOTS, "device=cpu", "model.bias=true")
+    problems = check({**config, "optimizer": node}, None)
+    assert len(problems) == (message is not None), problems
+    if message is not None:
+        assert problems[0].startswith("optimizer")
+        assert re.search(re.escape(message), problems[0])
+        assert len(problems[0].splitlines()) == 1
+
+
+def test_the_other_name_of_a_learning_rate_is_known_on_the_command_line() -> None:
+    with pytest.raises(UserError, match=r"optimizer\.lr is not a setting; did you mean optimizer\.learning_rate\?"):
+        CommandLine.parse(["optimizer.lr=0.1"]).compose()
+
+
+def test_a_model_that_lacks_what_is_asked_of_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch import nn
+
+    from spectral_exp.models import gpt
+
+    class Bare(nn.Module):
+        block_size = 8
+
+    monkeypatch.setattr(gpt, "Bare", Bare, raising=False)
+    monkeypatch.setattr(Bare, "__module__", gpt.__name__)
+    config = compose("+experiment=classic", *TINY, NO_PLOTS, "device=cpu")
+    node = {"_target_": "spectral_exp.models.gpt.Bare"}
+    problems = check({**config, "model": node, "match": None}, None)
+    assert any(problem.startswith("model: Bare lacks ") for problem in problems)
+    assert any("new_cache" in problem for problem in problems)

@@ -1,0 +1,101 @@
+"""Nothing is left behind: no process, no temporary folder, no entry in a repository."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import psutil
+import pytest
+
+from spectral_exp.scratch import scratch_folder
+from tests.conftest import NO_PLOTS, TINY, train
+from tests.monitoring.test_helper_process import is_gone
+from tests.s3_server import eventually
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a child looks now and then")
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for temporary files of this test alone."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+_HOLD = """
+import signal
+from spectral_exp.scratch import scratch_folder
+with scratch_folder("test") as folder:
+    (folder / "content").write_text("half")
+    print(flush=True)
+    signal.pause()
+"""
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(temporary: Path) -> None:
+    (temporary / "spectral_exp_test_being_made").mkdir()  # has no lock yet
+    (temporary / "spectral_exp_other_purpose").mkdir()
+    foreign = {path.name for path in temporary.iterdir()}
+    owner = subprocess.Popen([sys.executable, "-c", _HOLD], stdout=subprocess.PIPE)
+    assert owner.stdout is not None
+    assert owner.stdout.read(1) == b"\n"
+    with scratch_folder("test") as mine:
+        names = {path.name for path in temporary.iterdir()} - foreign
+        assert len(names) == 2  # its owner lives
+        owner.kill()
+        owner.communicate()
+        with scratch_folder("test") as other:
+            assert {path.name for path in temporary.iterdir()} - foreign == {mine.name, other.name}
+    assert {path.name for path in temporary.iterdir()} == foreign
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    done = train("+experiment=classic", *TINY, NO_PLOTS, "hydra.run.dir=run", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize("command", ["verify_resume", "reproduce"])
+def test_a_command_that_is_stopped_leaves_nothing(
+    command: str, number: signal.Signals, run: Path, temporary: Path, tmp_path: Path
+) -> None:
+    options = ["--steps", "6"] if command == "verify_resume" else ["--current-code", "--output", str(tmp_path / "new")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"spectral_exp.{command}", str(run), *options],
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+    def children() -> list[psutil.Process]:
+        """The processes that do the steps: those of this interpreter."""
+        found = psutil.Process(process.pid).children(recursive=True)
+        return [child for child in found if any("spawn_main" in a or "train import main" in a for a in child.cmdline())]
+
+    try:
+        eventually(children)
+        descendants = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        _, printed = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    if number == signal.SIGKILL:
+        assert process.returncode == -number
+    else:
+        assert process.returncode == 128 + number, printed
+        assert printed.splitlines()[-1:] == ["interrupted: nothing was compared"], printed
+    for child in descendants:
+        eventually(lambda pid=child.pid: is_gone(pid), 30.0)  # type: ignore[misc]
+    if number == signal.SIGKILL:
+        with scratch_folder(command):
+            pass
+    assert [path.name for path in temporary.iterdir() if path.name.startswith("spectral_exp_")] == []

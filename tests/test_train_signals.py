@@ -1,0 +1,312 @@
+"""Signals, terminals and surroundings of the training command: real processes that lose something on their way."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from spectral_exp import run_dir
+from spectral_exp.monitoring.append_file import AppendFile
+from spectral_exp.run_lock import RunLock
+from spectral_exp.train import main
+from tests.conftest import NO_PLOTS, TINY
+from tests.monitoring.test_helper_process import is_gone
+from tests.s3_server import eventually
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals, terminals and /proc of Linux")
+
+ENDLESS = (
+    "+experiment=wave",
+    *TINY,
+    NO_PLOTS,
+    "training.max_steps=1000000",
+    "training.eval_interval=1000000",
+    "monitoring.checkpoint.save_interval=1000000",
+)
+TRAIN = (sys.executable, "-m", "spectral_exp.train")
+
+
+def lines_of(run: Path) -> int:
+    try:
+        return (run / "logs/metrics.jsonl").read_bytes().count(b"\n")
+    except FileNotFoundError:
+        return 0
+
+
+def trains_on(process: subprocess.Popen[Any], run: Path) -> None:
+    """Return once the run has logged more lines than it has now."""
+    before = lines_of(run)
+    eventually(lambda: lines_of(run) > before + 1 or process.poll() is not None, 120.0)
+    assert process.poll() is None
+
+
+def assert_saved(run: Path) -> None:
+    """The state of the last step is there, every line up to it is logged, and `train.log` tells the end."""
+    results = json.loads((run / "results.json").read_text())
+    steps = results["totals"]["steps"]
+    assert results["status"] == "interrupted"
+    assert [path.name for path in (run / "checkpoints").glob("*_step_*.pt")] == [f"checkpoint_step_{steps}.pt"]
+    assert lines_of(run) == steps // 2
+    assert "status      interrupted" in (run / "train.log").read_text()
+
+
+@contextmanager
+def started(run: Path, *overrides: str, **options: Any) -> Iterator[subprocess.Popen[Any]]:
+    """An endless training that has logged its first lines; killed at the end, if it still goes on."""
+    command = [*TRAIN, *ENDLESS, f"hydra.run.dir={run}", *overrides]
+    redirect = options.pop("redirect", None)
+    if redirect is not None:
+        command = ["bash", "-c", f'exec "$0" "$@" {redirect}', *command]
+    process = subprocess.Popen(command, cwd=run.parent, **{"stdout": subprocess.DEVNULL, **options})
+    try:
+        trains_on(process, run)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+# --- signals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGXCPU", "SIGUSR1", "SIGUSR2"])
+def test_every_signal_that_asks_to_stop_saves_first(name: str, tmp_path: Path) -> None:
+    number = getattr(signal, name)
+    with started(tmp_path / "run") as process:
+        process.send_signal(number)
+        assert process.wait(60) == 128 + number
+    assert_saved(tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_is_delivered_twice_saves_too(second: signal.Signals, tmp_path: Path) -> None:
+    """As a batch system does, which sends SIGTERM twice within a tenth of a second."""
+    with started(tmp_path / "run") as process:
+        for number in (signal.SIGTERM, second, signal.SIGCONT, second):
+            process.send_signal(number)
+        # Of two that wait at the same time the system delivers the one with the lower number first.
+        assert process.wait(60) in (128 + signal.SIGTERM, 128 + second)
+    assert_saved(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_signal_that_is_not_among_the_chosen_ones_has_its_ordinary_effect(tmp_path: Path) -> None:
+    with started(tmp_path / "run", "training.stop_signals=[SIGTERM]") as process:
+        process.send_signal(signal.SIGUSR1)
+        assert process.wait(60) == -signal.SIGUSR1
+
+
+def test_unknown_signals_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    choice = "training.stop_signals=[SIGTERM,SIGKILL]"
+    assert main(["+experiment=wave", *TINY, choice, f"hydra.run.dir={tmp_path / 'run'}"]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: training.stop_signals=SIGKILL must be a list of SIGTERM, ")
+    assert not (tmp_path / "run").exists()
+
+
+# --- terminals -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("redirect", ["2>&-", ">&-", "<&- >&- 2>&-", ">/dev/full 2>&1"])
+def test_without_an_output_training_goes_on(redirect: str, tmp_path: Path) -> None:
+    with started(tmp_path / "run", redirect=redirect) as process:
+        trains_on(process, tmp_path / "run")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 143
+    assert_saved(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_reader_that_is_gone_costs_nothing(tmp_path: Path) -> None:
+    """`2>&1 | tee`, and Ctrl-C ends them both."""
+    read_end, write_end = os.pipe()
+    with started(tmp_path / "run", stdout=write_end, stderr=write_end) as process:
+        os.close(write_end)
+        os.close(read_end)
+        trains_on(process, tmp_path / "run")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    assert_saved(tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nohup", [False, True])
+def test_a_terminal_that_closes_ends_the_run_in_order_or_not_at_all(nohup: bool, tmp_path: Path) -> None:
+    """The process leads the session of a terminal, which is closed under its progress bar."""
+    terminal, name = pty.openpty()
+    ours = os.ttyname(name)
+    prepare = "import os, signal, sys; os.setsid(); "
+    prepare += f"d = os.open({ours!r}, os.O_RDWR); [os.dup2(d, n) for n in range(3)]; "
+    prepare += "signal.signal(signal.SIGHUP, signal.SIG_IGN); " if nohup else ""
+    prepare += "os.execv(sys.argv[1], sys.argv[1:])"
+    command = [sys.executable, "-c", prepare, *TRAIN, *ENDLESS, "hydra.run.dir=run"]
+    seen = bytearray()
+
+    def read() -> None:
+        try:
+            while part := os.read(terminal, 1 << 16):
+                seen.extend(part)
+        except OSError:
+            return
+
+    process = subprocess.Popen(command, cwd=tmp_path)
+    threading.Thread(target=read, daemon=True).start()
+    try:
+        trains_on(process, tmp_path / "run")
+        eventually(lambda: b"[----" in seen)
+        os.close(name)
+        # Closing it would wait for the thread that reads: the process at the other end is told all the same.
+        os.close(os.dup(terminal))
+        os.dup2(os.open(os.devnull, os.O_RDWR), terminal)
+        if nohup:
+            trains_on(process, tmp_path / "run")
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == (143 if nohup else 129)
+    finally:
+        process.kill()
+        process.wait()
+    assert_saved(tmp_path / "run")
+
+
+# --- sweeps ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stop", "code"),
+    [
+        (lambda pid: os.killpg(pid, signal.SIGINT), 130),
+        (lambda pid: os.killpg(pid, signal.SIGTERM), 143),
+        (lambda pid: os.kill(pid, signal.SIGTERM), 143),
+        (lambda pid: os.kill(pid, signal.SIGKILL), -9),
+    ],
+    ids=["Ctrl-C", "SIGTERM to all", "SIGTERM", "SIGKILL"],
+)
+def test_every_job_of_a_parallel_sweep_is_saved_and_no_worker_stays(
+    stop: Callable[[int], None], code: int, tmp_path: Path
+) -> None:
+    pytest.importorskip("joblib")
+    jobs = ["-m", "seed=1,2,3", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "experiment_id=sweep"]
+    process = subprocess.Popen(
+        [*TRAIN, *jobs, *ENDLESS], cwd=tmp_path, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    runs = [tmp_path / f"outputs/sweep/{number}_wave_seed{number + 1}" for number in range(3)]
+    try:
+        eventually(lambda: all(map(lines_of, runs[:2])) or process.poll() is not None, 150.0)
+        workers = psutil.Process(process.pid).children(recursive=True)
+        stop(process.pid)
+        assert process.wait(60) == code
+        for worker in workers:
+            eventually(lambda pid=worker.pid: is_gone(pid))  # type: ignore[misc]
+    finally:
+        process.kill()
+        process.wait()
+    for run in runs[:2]:
+        assert_saved(run)
+    # The third job had not begun, and was not begun after that.
+    assert lines_of(runs[2]) == 0
+
+
+# --- surroundings ----------------------------------------------------------------------------------------------------
+
+
+def unshared(script: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in a mount namespace of its own."""
+    prefix = ["unshare", "--mount", "--map-root-user"]
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("no mount namespaces here")
+    return subprocess.run(
+        [*prefix, "bash", "-c", script, *TRAIN], cwd=cwd, env={**os.environ, **environment},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_without_proc_a_run_is_made(tmp_path: Path) -> None:
+    overrides = " ".join(f"'{o}'" for o in ("+experiment=wave", *TINY, "hydra.run.dir=run"))
+    done = unshared(f'mount -t tmpfs none /proc && exec "$0" "$@" {overrides}', tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run/config.json").read_text())["hardware"]["memory_gb"] is None
+    assert "status      completed" in done.stdout
+
+
+def test_without_a_place_for_temporary_files_a_run_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def nowhere() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+    monkeypatch.setattr(tempfile, "_get_default_tempdir", nowhere)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    assert main(["+experiment=classic", *TINY, NO_PLOTS, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
+    assert "status      completed" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_working_directory_that_is_gone_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert main(["+experiment=classic", *TINY, f"hydra.run.dir={tmp_path / 'run'}"]) == 2
+    assert capsys.readouterr().err == ("error: the working directory has been removed; change to one that exists\n")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_working_directory_that_goes_away_costs_nothing(tmp_path: Path) -> None:
+    """The run lies elsewhere, and even its plots are still drawn."""
+    (tmp_path / "here").mkdir()
+    process = subprocess.Popen(
+        [*TRAIN, *(o for o in ENDLESS if o != NO_PLOTS), f"hydra.run.dir={tmp_path / 'run'}"],
+        cwd=tmp_path / "here", stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        trains_on(process, tmp_path / "run")
+        (tmp_path / "here").rmdir()
+        process.send_signal(signal.SIGTERM)
+        printed, _ = process.communicate(timeout=120)
+        assert process.returncode == 143
+    finally:
+        process.kill()
+    assert_saved(tmp_path / "run")
+    assert f"resume={tmp_path / 'run'}" in printed
+
+
+@pytest.mark.parametrize("mask", [0o002, 0o027, 0o077])
+def test_lock_and_logs_have_the_mode_that_the_user_wants(mask: int, tmp_path: Path) -> None:
+    before = os.umask(mask)
+    try:
+        with RunLock(tmp_path) as lock:
+            log = AppendFile(tmp_path / "logs/log")
+            log.write(b"line\n")
+            log.close()
+            run_dir.write_json_atomic(tmp_path / "config.json", {})
+            for path in (lock.path, log.path, tmp_path / "config.json"):
+                assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask, path
+    finally:
+        os.umask(before)
