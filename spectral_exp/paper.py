@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from spectral_exp.console import command
+from spectral_exp.core.foreign_text import printable
 from spectral_exp.errors import UserError, require
 from spectral_exp.results.paper.folder import Folder
 from spectral_exp.results.paper.generator import FORMATS, PaperGenerator, Written
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     for path in written.files:
         print(path)
     for message in written.missing:
-        print(f"left out: {message}", file=sys.stderr)
+        print(f"left out: {printable(message, 2000)}", file=sys.stderr)
     return 0
 
 
@@ -123,11 +124,11 @@ def _listed(text: str) -> tuple[str, ...]:
 
 def _tell(verdict: Verdict, paper: Path) -> int:
     for remark in verdict.remarks:
-        print(f"note: {remark}")
+        print(f"note: {printable(remark, 2000)}")
     for item in verdict.unknown:
-        print(f"cannot tell: {item}")
+        print(f"cannot tell: {printable(item, 2000)}")
     for item in verdict.wrong:
-        print(f"WRONG: {item}")
+        print(f"WRONG: {printable(item, 2000)}")
     outcome = {
         0: f"holds: {counted(verdict.checked, 'number')} computed again from the runs, all equal",
         1: "does not hold",

@@ -10,7 +10,7 @@ from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.regular_file import read_regular
 from spectral_exp.errors import UserError
 
-MAX_BYTES = 8 << 20
+MAX_BYTES = 32 << 20
 """How large a record may be. Those of real runs hold some 10 kB."""
 
 MAX_DEPTH = 110

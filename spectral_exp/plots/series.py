@@ -15,6 +15,8 @@ IntArray = NDArray[np.int64]
 MAX_POINTS = 1200
 """Bins a curve is reduced to: more than the pixels of a full-width panel at README size would add nothing."""
 
+_LARGEST = 1e300  # that an axis can hold, with room for sums and differences
+
 
 @dataclass(frozen=True)
 class Series:
@@ -98,6 +100,12 @@ def smooth(values: FloatArray, window: int) -> FloatArray:
     kept = (rank >= cut) & (rank < count - cut)
     total = np.where(kept, ordered, 0.0).sum(axis=1)
     return np.where(np.isfinite(values), total / np.maximum(kept.sum(axis=1), 1), np.nan)
+
+
+def drawable(series: Series) -> Series:
+    """The series with infinities for values so near the largest double that no axis can hold them."""
+    values = series.values
+    return Series(series.steps, np.where(abs(values) > _LARGEST, np.copysign(np.inf, values), values))
 
 
 def view_limits(curve: Envelope) -> tuple[float, float] | None:

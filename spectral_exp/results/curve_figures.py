@@ -19,7 +19,7 @@ from spectral_exp.plots.curves import draw_seeds, mark_non_finite
 from spectral_exp.plots.looks import Look, looks_of, short_labels, side_labels
 from spectral_exp.plots.metric_style import metric_style
 from spectral_exp.plots.seeds import SeedCurve, late_limits, over_seeds
-from spectral_exp.plots.series import FloatArray, Series
+from spectral_exp.plots.series import FloatArray, Series, drawable
 from spectral_exp.plots.text import number_axis, short_number
 from spectral_exp.plots.theme import Theme, legend_on_top, new_figure
 from spectral_exp.results.comparison import Comparison
@@ -90,7 +90,7 @@ def gather(comparison: Comparison, metric: str, by: Axis) -> Curves:
     """The curves of all groups that have the metric and, by tokens or time, know where to put it."""
     labels, ranks, found, raw = [], [], [], []
     for rank, summary in enumerate(comparison.summaries):
-        runs = [(run, series) for run in summary.group.runs if (series := run.series(metric)).steps.size]
+        runs = [(run, series) for run in summary.group.runs if (series := drawable(run.series(metric))).steps.size]
         places = [_places(run, series.steps, by) for run, series in runs]
         curve = over_seeds([series for _, series in runs], places, smoothed=metric in _NOISY)
         if curve.n_runs and curve.envelopes():

@@ -74,7 +74,9 @@ class MetricSummary:
             return cls(*counts, *end, math.nan, 0, math.nan, 0, math.nan, first_bad)
         low, high = int(values.argmin()), int(values.argmax())
         extremes = (float(values[low]), int(steps[low]), float(values[high]), int(steps[high]))
-        return cls(*counts, *end, *extremes, float(np.median(values)), first_bad)
+        with np.errstate(over="ignore"):  # the mean of two values near the largest double
+            median = float(np.median(values))
+        return cls(*counts, *end, *extremes, median, first_bad)
 
     def as_list(self) -> list[float]:
         """The fields, in their order."""

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import csv
+import functools
+import hashlib
 import io
 import json
+import math
+import os
 import random
 import re
 import shutil
@@ -19,6 +24,7 @@ import pytest
 
 from spectral_exp import checkpoints, compare, diagnose, generate, paper, report, reproduce, verify_resume
 from spectral_exp.errors import UserError
+from spectral_exp.results.paper.folder import Folder
 from spectral_exp.run_dir import content_crc32
 from tests.conftest import NO_PLOTS, TINY, train
 
@@ -106,15 +112,18 @@ class Change:
 
     file: str
     what: str
-    content: bytes
+    make: Callable[[], bytes]
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two finished runs that differ in their seed."""
+    """A folder with a finished run, and one that differs from it in its seed alone."""
     folder = tmp_path_factory.mktemp("records")
-    done = train("-m", *TINY, NO_PLOTS, "seed=1,2", "hydra.sweep.dir=runs", "hydra.sweep.subdir=r${seed}", cwd=folder)
+    done = train(*TINY, NO_PLOTS, "seed=1", "hydra.run.dir=runs/r1", cwd=folder)
     assert done.returncode == 0, done.stderr
+    shutil.copytree(folder / "runs/r1", folder / "runs/r2", symlinks=True)
+    other = folder / "runs/r2/config.json"
+    other.write_bytes(written(replaced(json.loads(other.read_text()), ("config", "seed"), 2)))
     return folder / "runs"
 
 
@@ -160,13 +169,20 @@ def changes(run: Path) -> list[Change]:
             if path[:1] == ("packages",) and len(path) > 1 and path[1] not in ("python", "torch"):
                 continue
             for value in VALUES:
-                what = f"{'.'.join(map(str, path))} = {value!r:.40}"
-                found.append(Change(file, what, written(replaced(content, path, value))))
-        found += [Change(file, f"{raw!r:.40}", raw) for raw in RAW]
+                made = functools.partial(changed, content, path, value)
+                found.append(Change(file, f"{'.'.join(map(str, path))} = {value!r:.40}", made))
+        found += [raw_change(file, raw) for raw in RAW]
     metrics = (run / "logs/metrics.jsonl").read_bytes()
-    found += [Change("logs/metrics.jsonl", f"+ {line!r:.60}", metrics + line + b"\n") for line in LINES]
-    found += [Change("logs/metrics.jsonl", f"{raw!r:.40}", raw) for raw in RAW]
-    return [*found, *(Change("run.lock", f"{raw!r:.40}", raw) for raw in (*RAW, *map(written, owners())))]
+    found += [raw_change("logs/metrics.jsonl", raw) for raw in (*RAW, *(metrics + line + b"\n" for line in LINES))]
+    return [*found, *(raw_change("run.lock", raw) for raw in (*RAW, *map(written, owners())))]
+
+
+def changed(content: Any, path: tuple[str | int, ...], value: Any) -> bytes:
+    return written(replaced(content, path, value))
+
+
+def raw_change(file: str, content: bytes) -> Change:
+    return Change(file, f"{content[-60:]!r}", lambda: content)
 
 
 def owners() -> Iterator[Any]:
@@ -261,7 +277,7 @@ def try_change(change: Change, names: list[str], runs: Path, place: Path) -> lis
     before = file.read_bytes() if file.exists() else None
     problems = []
     for name in names:
-        file.write_bytes(change.content)
+        file.write_bytes(change.make())
         said = f"{name} with {change.file}: {change.what}"
         try:
             code, text = answer(COMMANDS[name], run, place / "out")
@@ -287,6 +303,162 @@ def try_change(change: Change, names: list[str], runs: Path, place: Path) -> lis
 def test_commands_answer_to_any_record(runs: Path, tmp_path: Path) -> None:
     chance = random.Random(20)
     problems = []
-    for change in chance.sample(changes(runs / "r1"), 60):
-        problems += try_change(change, chance.sample(list(FAST), 4), runs, tmp_path)
+    for change in chance.sample(changes(runs / "r1"), 30):
+        problems += try_change(change, chance.sample(list(FAST), 3), runs, tmp_path)
     assert not problems, "\n".join(problems)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_no_training")
+@pytest.mark.parametrize("part", range(len(FAST)))
+def test_every_value_of_every_record(part: int, runs: Path, tmp_path: Path) -> None:
+    problems = []
+    names = list(FAST)
+    for i, change in enumerate(changes(runs / "r1")[part :: len(FAST)]):
+        problems += try_change(change, [names[i % len(names)]], runs, tmp_path)
+    assert not problems, "\n".join(problems)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_no_training")
+@pytest.mark.parametrize("name", SLOW)
+def test_slower_commands_answer_to_any_record(name: str, runs: Path, tmp_path: Path) -> None:
+    problems = []
+    for change in random.Random(name).sample(changes(runs / "r1"), 12):
+        problems += try_change(change, [name], runs, tmp_path)
+    assert not problems, "\n".join(problems)
+
+
+# --- what is no file -------------------------------------------------------------------------------------------------
+
+RECORDS = ("config.json", "results.json", "logs/metrics.jsonl", "run.lock", "git_diff.patch", "logs", "checkpoints")
+
+
+def put(kind: str, place: Path) -> None:
+    """Something else in the place of a file or folder."""
+    if place.is_dir():
+        shutil.rmtree(place)
+    place.unlink(missing_ok=True)
+    if kind == "FIFO":
+        os.mkfifo(place)
+    elif kind == "folder":
+        place.mkdir()
+    elif kind == "sparse":
+        with place.open("wb") as file:
+            file.truncate(10 << 30)
+    else:
+        place.symlink_to({"loop": str(place), "kernel": "/proc/kmsg", "device": "/dev/zero", "proc": "/proc"}[kind])
+
+
+def compare_folder(outputs: Path, options: list[str], *_: Path) -> int:
+    return compare.main([str(outputs), "--no-index", *options])
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "folder", "sparse", "loop", "kernel", "device", "proc"])
+def test_one_run_does_not_take_down_the_others(kind: str, runs: Path, tmp_path: Path) -> None:
+    for file in RECORDS:
+        outputs = tmp_path / file.replace("/", "-") / "outputs"
+        shutil.copytree(runs, outputs, symlinks=True)
+        put(kind, outputs / "r1" / file)
+        for options in (["--runs"], ["--where=seed=2"]):
+            command = functools.partial(compare_folder, outputs, options)
+            code, text = answer(command, outputs, tmp_path / "o")
+            assert code == 0, text
+            assert "r2" in text or "custom" in text
+            assert "Traceback" not in text
+
+
+def test_links_to_everything_end(runs: Path, tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    shutil.copytree(runs, outputs, symlinks=True)
+    for name, target in (("self", "self"), ("up", ".."), ("proc", "/proc"), ("sys", "/sys"), ("a", "b"), ("b", "a")):
+        (outputs / name).symlink_to(target)
+    code, text = answer(lambda run, out: compare.main([str(run), "--no-index", "--runs"]), outputs, tmp_path / "o")
+    assert code == 0
+    assert "r1" in text
+    assert "r2" in text
+    assert "belongs to the kernel" in text
+
+
+# --- text -------------------------------------------------------------------------------------------------------------
+
+
+def named(runs: Path, place: Path, name: str) -> Path:
+    """The runs, the first of which has another name."""
+    shutil.copytree(runs, place, symlinks=True)
+    file = place / "r1/config.json"
+    content = replaced(json.loads(file.read_text()), ("config", "name"), name)
+    file.write_bytes(written(replaced(content, ("config", "model", "n_embd"), 17)))
+    return place
+
+
+def table(form: str, outputs: Path) -> str:
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert compare.main([str(outputs), "--no-index", f"--format={form}"]) == 0
+    return printed.getvalue()
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\x1b=1"])
+def test_no_spreadsheet_computes_a_name(name: str, runs: Path, tmp_path: Path) -> None:
+    rows = list(csv.DictReader(io.StringIO(table("csv", named(runs, tmp_path / "outputs", name)))))
+    cells = [cell for row in rows for cell in row.values()]
+    assert not [cell for cell in cells if cell[:1] in tuple("=+@\t\r") or (cell[:1] == "-" and not is_number(cell))]
+    assert any(is_number(row["mean"]) for row in rows)
+
+
+def is_number(text: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return math.isfinite(float(text))
+    return False
+
+
+def test_names_are_no_markup(runs: Path, tmp_path: Path) -> None:
+    name = "a|b`c[d](http://e)<script>\\end{table}$x$\x1b[31m\u202e\ud800"
+    outputs = named(runs, tmp_path / "outputs", name)
+    for form in ("table", "markdown", "csv", "json", "latex"):
+        assert not UNPRINTABLE.search(table(form, outputs)), form
+    json.loads(table("json", outputs))
+    markdown = table("markdown", outputs)
+    rows = [line for line in markdown.splitlines() if line.startswith("|")]
+    bars = [len(re.findall(r"(?<!\\)\|", row)) for row in rows[:4]]
+    assert bars == bars[:1] * 4
+    assert not re.search(r"(?<!\\)(<script|\[d\]|`)", markdown)
+    latex = table("latex", outputs)
+    assert "end{table}$x$" not in latex
+    assert r"\textbackslash{}end\{table\}\$x\$" in latex
+
+
+def test_the_report_of_a_diverged_run_lies_in_it(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "r1", tmp_path / "above/r1", symlinks=True)
+    run = tmp_path / "above/r1"
+    lines = [json.loads(line) for line in (run / "logs/metrics.jsonl").read_text().splitlines()]
+    spoilt = [{**line, "loss": "NaN", "val_loss": "Infinity", "tokens_per_s": 1e308} for line in lines]
+    (run / "logs/metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in spoilt))
+    results = json.loads((run / "results.json").read_text())
+    results |= {"status": "failed", "error": "diverged\x1b[2J", "final_metrics": {"step": 12, "val_bpb": "NaN"}}
+    results["totals"] |= {"tokens_per_s": "NaN", "train_s": "Infinity"}
+    (run / "results.json").write_text(json.dumps(results))
+    with contextlib.redirect_stdout(printed := io.StringIO()):
+        assert report.main([str(tmp_path / "above"), "--formats=md"]) == 0
+    assert str(run / "report/report.md") in printed.getvalue()
+    text = (run / "report/report.md").read_text()
+    assert r"diverged\x1b[2J" in text
+    assert not list((tmp_path / "above").glob("report"))
+
+
+def test_a_record_of_a_paper_removes_its_own_files_alone(tmp_path: Path) -> None:
+    victim = tmp_path / "victim.txt"
+    victim.write_text("mine")
+    digest = hashlib.sha256(b"mine").hexdigest()
+    paper_folder = tmp_path / "paper"
+    paper_folder.mkdir()
+    names = ["../victim.txt", str(victim), "figures/../../victim.txt", "old.md"]
+    (paper_folder / "old.md").write_text("mine")
+    (paper_folder / "provenance.json").write_text(json.dumps({"files": dict.fromkeys(names, digest)}))
+    Folder(paper_folder).write({"paper.md": b"new"}, {})
+    assert victim.read_text() == "mine"
+    assert not (paper_folder / "old.md").exists()
+    (paper_folder / "figures").symlink_to(tmp_path)
+    with pytest.raises(UserError, match="is a link"):
+        Folder(paper_folder)

@@ -34,7 +34,7 @@ class Folder:
     @property
     def files(self) -> dict[str, str]:
         """What we wrote here: name and SHA-256."""
-        return _ours(self.record.get("files"))
+        return own_files(self.record.get("files"))
 
     def write(self, files: Mapping[str, bytes], record: Mapping[str, Any], *, force: bool = False) -> list[Path]:
         """Put `files` and the record in place, and remove our files that are no longer part of the paper.
@@ -46,7 +46,7 @@ class Folder:
             UserError: a file would be overwritten that is not ours or was edited, unless `force`.
         """
         self._refuse_losses(files, force)
-        old = {**_ours(self.record.get("replaces")), **self.files}
+        old = {**own_files(self.record.get("replaces")), **self.files}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".paper-", dir=self.path) as draft:
@@ -70,7 +70,7 @@ class Folder:
     def edited(self, name: str) -> bool:
         """Whether the file is there and is not as we wrote it."""
         path = self.path / name
-        known = {self.files.get(name), _ours(self.record.get("replaces")).get(name)}
+        known = {self.files.get(name), own_files(self.record.get("replaces")).get(name)}
         return path.is_file() and digest(path.read_bytes()) not in known
 
     def _refuse_losses(self, files: Mapping[str, bytes], force: bool) -> None:
@@ -100,7 +100,7 @@ class Folder:
             figures.rmdir()
 
 
-def _ours(recorded: object) -> dict[str, str]:
+def own_files(recorded: object) -> dict[str, str]:
     """The files in a record that can be ours: in the folder itself, or a figure. Others may lie anywhere."""
     files = recorded.items() if isinstance(recorded, dict) else ()
     return {name: str(value) for name, value in files if _NAME.fullmatch(name)}

@@ -8,11 +8,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
+from spectral_exp.errors import UserError
 from spectral_exp.results.paper.document import Entry, figures_of, numbering
 from spectral_exp.results.run import Run, lower_is_better
-from spectral_exp.run_dir import RunPaths
+from spectral_exp.run_dir import RunPaths, read_json
+from spectral_exp.runs.schema import Count, Findings, conform
 
 if TYPE_CHECKING:
     from spectral_exp.results.paper.generator import Paper
@@ -20,6 +22,65 @@ if TYPE_CHECKING:
 RECORD_NAME = "provenance.json"
 FORMAT = 1
 _PACKAGES = ("matplotlib", "numpy", "typst", "latex2mathml")
+
+
+class RecordedRun(TypedDict):
+    """A run of a paper."""
+
+    number: Count
+    run_id: str
+    path: str
+    config_hash: str
+    files: dict[str, str]
+
+
+class RecordedNumber(TypedDict):
+    """A number of a paper."""
+
+    where: str
+    shown: str
+    value: Any
+    at: str
+    runs: list[Count]
+
+
+class RecordedChoices(TypedDict, total=False):
+    """What the author chose."""
+
+    metric: str
+    at: str
+    baseline: str | None
+    where: list[str]
+    group_by: list[str] | None
+    title: str | None
+    authors: list[str]
+    notes: str
+    notes_file: str | None
+
+
+class Provenance(TypedDict):
+    """What `provenance.json` holds, as far as it is read again."""
+
+    format: Count
+    name: Literal["paper", "report"]
+    made_by: dict[str, str]
+    choices: RecordedChoices
+    formats: list[Literal["md", "html", "pdf", "tex"]]
+    runs: list[RecordedRun]
+    left_out: list[list[str]]
+    numbers: list[RecordedNumber]
+    files: dict[str, str]
+
+
+def read_provenance(file: Path) -> Provenance:
+    """The record of a paper. Raises UserError if it is missing or damaged, or of another format."""
+    content = read_json(file)
+    if content.get("format") != FORMAT:
+        raise UserError(f"{file} has the format {content.get('format')!r:.40}; this version knows {FORMAT}")
+    provenance = conform(Provenance, content, findings := Findings(file.name))
+    if findings.sentences:
+        raise UserError(f"{file} was damaged: {findings.sentences[-1]}; write the paper anew")
+    return cast("Provenance", provenance)
 
 
 def record(paper: Paper, folder: Path, files: Mapping[str, bytes], formats: Sequence[str], name: str) -> dict[str, Any]:

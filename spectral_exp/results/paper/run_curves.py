@@ -9,7 +9,7 @@ from matplotlib.figure import Figure as Drawing
 
 from spectral_exp.plots.curves import frame_steps, frame_values, mark_non_finite, step_range
 from spectral_exp.plots.metric_style import METRICS, metric_style
-from spectral_exp.plots.series import Series, envelope
+from spectral_exp.plots.series import Series, drawable, envelope
 from spectral_exp.plots.theme import LIGHT, legend_above, new_figure, render_all
 from spectral_exp.results.paper.document import Figure, Source
 from spectral_exp.results.run import Run
@@ -22,7 +22,7 @@ _VALIDATION = "val_loss"
 
 def run_curves(run: Run) -> Figure | None:
     """All known metrics of a run over its steps, in print colours; None where it logged none."""
-    series = {name: _plottable(run, name) for name in METRICS if len(run.series(name).steps)}
+    series = {name: drawable(run.series(name)) for name in METRICS if len(run.series(name).steps)}
     if not series:
         return None
     names = [name for name in series if name != _VALIDATION or "loss" not in series]
@@ -43,11 +43,6 @@ def run_curves(run: Run) -> Figure | None:
     files = {str(kind): content for kind, content in render_all(draw, LIGHT, 200, ("svg", "png"), caption).items()}
     source = Source(", ".join(series), (run.run_id,), formula=caption)
     return Figure("fig:curves", (caption,), files, source)
-
-
-def _plottable(run: Run, name: str) -> Series:
-    series = run.series(name)
-    return Series(series.steps, series.values)
 
 
 def _panel(axes: Axes, shown: dict[str, Series], steps: tuple[float, float]) -> None:

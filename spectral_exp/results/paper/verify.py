@@ -5,21 +5,34 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from spectral_exp.core.regular_file import read_regular
 from spectral_exp.errors import UserError
 from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.results.paper.document import Inline, Number, map_block, map_text
+from spectral_exp.results.paper.folder import own_files
 from spectral_exp.results.paper.generator import REPORT, Paper, build
 from spectral_exp.results.paper.material import Choices
-from spectral_exp.results.paper.record import FORMAT, RECORD_NAME, digest, made_by, numbers, run_files
+from spectral_exp.results.paper.record import (
+    RECORD_NAME,
+    Provenance,
+    RecordedChoices,
+    RecordedNumber,
+    digest,
+    made_by,
+    numbers,
+    read_provenance,
+    run_files,
+)
 from spectral_exp.results.paper.run_report import run_report
-from spectral_exp.run_dir import CONFIG_NAME, jsonable, read_json
+from spectral_exp.run_dir import CONFIG_NAME, jsonable
 from spectral_exp.wording import counted, noun
 
 _SHOWN = 12
+_MAX_NOTES_BYTES = 16 << 20
 _TEXT = (".md", ".html", ".tex", ".bib")
 _DIGITS = re.compile("[+\u2212-]?\\d[\\d\u202f]*(?:\\.\\d+)?(?:e[+-]?\\d+)?")
 _MARK = re.compile("\ue000(n\\d+)\ue001([^\ue002]*)\ue002")
@@ -64,7 +77,7 @@ def verify(paper: Path, runs: Sequence[Path] = ()) -> Verdict:
         _name_numbers(recorded, found, verdict)
         return verdict
     _compare_runs(recorded, found, verdict)
-    left_out = [(str(name), str(reason)) for name, reason in recorded["left_out"]]
+    left_out = [(item[0], item[1]) for item in recorded["left_out"] if len(item) == 2]
     try:
         fresh = (
             run_report(next(iter(found.values())), index=False)
@@ -83,43 +96,41 @@ def verify(paper: Path, runs: Sequence[Path] = ()) -> Verdict:
             "not compared with new ones"
         )
     notes = recorded["choices"].get("notes_file")
-    if notes and (paper / notes).is_file() and (paper / notes).read_text() != recorded["choices"]["notes"]:
+    if notes and (paper / notes).is_file() and _text(paper / notes) != recorded["choices"].get("notes"):
         verdict.remarks.append(f"the notes in {paper / notes} were changed since: write the paper anew to take them in")
     _compare_files(paper, recorded, fresh, bool(changed), verdict)
     return verdict
 
 
-def _read(paper: Path) -> dict[str, Any]:
+def _read(paper: Path) -> Provenance:
     path = paper / RECORD_NAME
     if not path.is_file():
         raise UserError(f"{paper} holds no {RECORD_NAME}: it is not a paper made by this command")
-    recorded = read_json(path)
-    if recorded.get("format") != FORMAT:
-        raise UserError(f"{path} has the format {recorded.get('format')!r}; this version knows {FORMAT}")
-    missing = [
-        name
-        for name in ("made_by", "choices", "formats", "name", "runs", "left_out", "numbers", "files")
-        if name not in recorded
-    ]
-    if missing:
-        raise UserError(f"{path} lacks {', '.join(missing)}: it was damaged; write the paper anew")
-    return recorded
+    return read_provenance(path)
 
 
-def _choices(recorded: Mapping[str, Any]) -> Choices:
-    lists = {name: tuple(value) for name, value in recorded.items() if isinstance(value, list)}
-    return Choices(**{**recorded, **lists})
+def _choices(recorded: RecordedChoices) -> Choices:
+    known = {field.name for field in fields(Choices)}
+    lists = {name: tuple(value) if isinstance(value, list) else value for name, value in recorded.items()}
+    return Choices(**{name: value for name, value in lists.items() if name in known})  # type: ignore[arg-type]
+
+
+def _text(file: Path) -> str:
+    try:
+        return read_regular(file, _MAX_NOTES_BYTES).decode("utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"cannot read the notes {file}: {error.strerror}") from error
 
 
 # --- runs ------------------------------------------------------------------------------------------------------------
 
 
-def _locate(paper: Path, recorded: Mapping[str, Any], folders: Sequence[Path], verdict: Verdict) -> dict[int, Path]:
+def _locate(paper: Path, recorded: Provenance, folders: Sequence[Path], verdict: Verdict) -> dict[int, Path]:
     """Where each run lies now, by its number; what is not found is told."""
     elsewhere: dict[tuple[str, str], Path] = {}
     if folders:
-        for run in ResultsAggregator(folders).runs:
-            elsewhere[run.path.name, run.config_hash] = run.path
+        for there in ResultsAggregator(folders).runs:
+            elsewhere[there.path.name, there.config_hash] = there.path
     found = {}
     for run in recorded["runs"]:
         path = paper / run["path"]
@@ -133,7 +144,7 @@ def _locate(paper: Path, recorded: Mapping[str, Any], folders: Sequence[Path], v
     return found
 
 
-def _name_numbers(recorded: Mapping[str, Any], found: Mapping[int, Path], verdict: Verdict) -> None:
+def _name_numbers(recorded: Provenance, found: Mapping[int, Path], verdict: Verdict) -> None:
     """The first number that rests on a run which is not there."""
     for run in recorded["runs"]:
         if run["number"] not in found:
@@ -146,7 +157,7 @@ def _name_numbers(recorded: Mapping[str, Any], found: Mapping[int, Path], verdic
                 )
 
 
-def _compare_runs(recorded: Mapping[str, Any], found: Mapping[int, Path], verdict: Verdict) -> None:
+def _compare_runs(recorded: Provenance, found: Mapping[int, Path], verdict: Verdict) -> None:
     for run in recorded["runs"]:
         now = run_files(found[run["number"]])
         names = [name for name in {**run["files"], **now} if run["files"].get(name) != now.get(name)]
@@ -154,7 +165,7 @@ def _compare_runs(recorded: Mapping[str, Any], found: Mapping[int, Path], verdic
             verdict.wrong.append(f"run {run['run_id']} has changed since: {', '.join(sorted(names))}")
 
 
-def _compare_numbers(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]], verdict: Verdict) -> None:
+def _compare_numbers(old: Sequence[RecordedNumber], new: Sequence[Mapping[str, Any]], verdict: Verdict) -> None:
     verdict.checked = len(new)
     differing = [
         f"{a['where']}: {a['shown']} on record, {b['shown']} from the runs"
@@ -175,14 +186,14 @@ def _shortened(items: list[str]) -> list[str]:
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def _compare_files(paper: Path, recorded: Mapping[str, Any], fresh: Paper, other_code: bool, verdict: Verdict) -> None:
+def _compare_files(paper: Path, recorded: Provenance, fresh: Paper, other_code: bool, verdict: Verdict) -> None:
     expected, unavailable = dict(fresh.drawings()), []
     for format_ in recorded["formats"]:
         try:
             expected |= fresh.render(format_, recorded["name"])
         except UserError as error:
             unavailable.append(str(error))
-    for name, written in recorded["files"].items():
+    for name, written in own_files(recorded["files"]).items():
         path = paper / name
         if not path.is_file():
             verdict.remarks.append(f"{name} is no longer there")
