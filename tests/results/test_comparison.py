@@ -21,7 +21,7 @@ from spectral_exp.results.comparison import (
     pareto_front,
 )
 from spectral_exp.results.group import Group
-from spectral_exp.results.pairs import ablation_pairs, other_differences, pairs_by_seed, training_settings
+from spectral_exp.results.pairs import ablation_pairs, other_differences, pairs_by_seed, training_settings, why_unpaired
 from spectral_exp.results.run import lower_is_better
 from spectral_exp.run_dir import read_json, write_json_atomic
 from tests.results.fakes import fake_group, fake_run, said, seeds
@@ -406,6 +406,13 @@ def test_partners_have_to_be_clear() -> None:
     assert pairs_by_seed(a, lonely) == []
     twice = fake_group([*a.runs[:3], dataclasses.replace(a.runs[0], run_id="again")], "a", [0, 0, 0, 0])
     assert pairs_by_seed(twice, fake_group(a.runs[:3], "b")) == []
+    assert (
+        why_unpaired(a, lonely) == "runs of equal seed are no pairs, since they differ in optimizer.learning_rate too"
+    )
+    assert why_unpaired(twice, fake_group(a.runs[:3], "b")) == "several runs of one seed could be partners"
+    crossed = coarse("wave_rgd", "b", {0.001: [], 0.002: [2.5, 2.6, 2.4]})
+    alone = fake_group(list(a.runs[:3]), "a", [0, 0, 0])
+    assert why_unpaired(alone, fake_group(list(crossed.runs)[:2], "b", [0, 0])) == "fewer than three seeds in common"
     unknown = fake_group([fake_run(seed=None, run_id=str(i)) for i in range(3)])
     assert pairs_by_seed(unknown, unknown) == []
 
