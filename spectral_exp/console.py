@@ -25,9 +25,11 @@ def command(main: Callable[P, int]) -> Callable[P, int]:
 
     @functools.wraps(main)
     def wrapped(*arguments: P.args, **named: P.kwargs) -> int:
+        code = 0
         try:
             try:
-                return main(*arguments, **named) or _flush()
+                code = main(*arguments, **named)
+                failed = _flush()
             except SystemExit:  # argparse, after --help
                 if failed := _flush():
                     return failed
@@ -35,7 +37,8 @@ def command(main: Callable[P, int]) -> Callable[P, int]:
         except BrokenPipeError:
             if not _silence_streams_without_reader():
                 raise
-            return READER_GONE
+            failed = READER_GONE
+        return code or failed
 
     return wrapped
 

@@ -413,9 +413,13 @@ def _detectable(difference: Difference, metric: str, at: str) -> list[Finding]:
     if difference.detectable is None:
         return []
     runs = [*difference.a.runs, *difference.b.runs]
-    size = sourced(difference.detectable, metric, runs, DETECTABLE, at=at, show=".2g")
+    size = sourced(difference.detectable, metric, runs, DETECTABLE, at=at, show=_two_digits)
     detail = "a true difference of {size} would be found in four of five such comparisons, a smaller one less often"
     return [finding("power", "not separated, which does not mean equal", detail, size=size)]
+
+
+def _two_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
 
 
 # --- the whole -------------------------------------------------------------------------------------------------------

@@ -123,8 +123,10 @@ def why_unpaired(a: Group, b: Group) -> str:
     common = {seed for _, seed in keys_a} & {seed for _, seed in keys_b}
     values_a, values_b = _values(setups_a), _values(setups_b)
     names = sorted(name for name in values_a.keys() | values_b.keys() if values_a.get(name) != values_b.get(name))
-    if len(common) < _MIN_SEEDS or not names:
+    if len(common) < _MIN_SEEDS:
         return "fewer than three seeds in common"
+    if not names:
+        return "fewer than three pairs of runs agree in seed and configuration"
     more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
     return f"runs of equal seed are no pairs, since they differ in {', '.join(names[:_MAX_NAMES])}{more} too"
 

@@ -21,7 +21,7 @@ from spectral_exp.results.comparison import (
     pareto_front,
 )
 from spectral_exp.results.group import Group
-from spectral_exp.results.pairs import ablation_pairs, other_differences, pairs_by_seed, training_settings
+from spectral_exp.results.pairs import ablation_pairs, other_differences, pairs_by_seed, training_settings, why_unpaired
 from spectral_exp.results.run import lower_is_better
 from spectral_exp.run_dir import read_json, write_json_atomic
 from tests.results.fakes import fake_group, fake_run, said, seeds
@@ -188,35 +188,6 @@ def test_direction_decides_what_is_better() -> None:
     backwards = compare([fake_group(fast), fake_group(slow)], "tokens_per_s", baseline="wave")
     found = difference(backwards, "wave", "classic")
     assert (found.separated, found.better, found.probability_of_improvement) == (True, False, 0.0)
-
-
-def speeds(name: str, factor: float, slow: float, *, quick_entries: int = 4) -> Group:
-    """Runs with a logged speed that was `slow` times lower in all but some entries, and times accordingly."""
-    runs = []
-    for seed in range(1, 6):
-        quick = 1000.0 / factor * (1 + 0.003 * seed)
-        curve = {10 * i: quick if i <= quick_entries else quick / slow for i in range(1, 21)}
-        values = {"train_s": 76_800 / (quick / slow), "tokens_per_s": quick / slow}
-        runs.append(fake_run(name, seed, curves={"tokens_per_s": curve}, values=values))
-    return fake_group(runs)
-
-
-@pytest.mark.parametrize(("metric", "sign"), [("train_s", 1), ("tokens_per_s", -1)])
-def test_a_busy_machine_gives_no_verdict_on_time(metric: str, sign: int) -> None:
-    # 1.3 times slower by itself, but the quicker one was slowed down 1.5 times by others.
-    truth = difference(compare([speeds("classic", 1.0, 1.0), speeds("wave", 1.3, 1.0)], metric), "classic", "wave")
-    assert truth.mean is not None
-    assert (truth.separated, truth.better, sign * truth.mean > 0) == (True, False, True)
-    busy = difference(compare([speeds("classic", 1.0, 1.5), speeds("wave", 1.3, 1.0)], metric), "classic", "wave")
-    assert (busy.separated, busy.better) == (False, False)
-    (said_so,) = [warning for warning in busy.warnings if warning.kind == "busy machine"]
-    assert str(said_so).startswith("the machine was busy, which may be the whole difference: classic_")
-    # A difference beyond what the machine was seen to do stands.
-    far = difference(compare([speeds("classic", 1.0, 1.5), speeds("wave", 6.0, 1.0)], metric), "classic", "wave")
-    assert (far.separated, far.better) == (True, False)
-    # And entries that are slow at first alone, as while code is compiled, are no busy machine.
-    warm = [speeds("classic", 1.0, 1.5, quick_entries=19), speeds("wave", 1.3, 1.0)]
-    assert not [w for w in difference(compare(warm, metric), "classic", "wave").warnings if w.kind == "busy machine"]
 
 
 # --- differences -----------------------------------------------------------------------------------------------------
@@ -435,6 +406,13 @@ def test_partners_have_to_be_clear() -> None:
     assert pairs_by_seed(a, lonely) == []
     twice = fake_group([*a.runs[:3], dataclasses.replace(a.runs[0], run_id="again")], "a", [0, 0, 0, 0])
     assert pairs_by_seed(twice, fake_group(a.runs[:3], "b")) == []
+    assert (
+        why_unpaired(a, lonely) == "runs of equal seed are no pairs, since they differ in optimizer.learning_rate too"
+    )
+    assert why_unpaired(twice, fake_group(a.runs[:3], "b")) == "several runs of one seed could be partners"
+    crossed = coarse("wave_rgd", "b", {0.001: [], 0.002: [2.5, 2.6, 2.4]})
+    alone = fake_group(list(a.runs[:3]), "a", [0, 0, 0])
+    assert why_unpaired(alone, fake_group(list(crossed.runs)[:2], "b", [0, 0])) == "fewer than three seeds in common"
     unknown = fake_group([fake_run(seed=None, run_id=str(i)) for i in range(3)])
     assert pairs_by_seed(unknown, unknown) == []
 

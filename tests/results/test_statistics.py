@@ -428,11 +428,11 @@ def test_quantiles_are_exactly_those_of_numpy(values: list[float], level: float)
 
 @pytest.mark.parametrize("n", [3, 4, 5, 10, 30])
 def test_detectable_difference_is_found_in_four_of_five_tests(n: int) -> None:
-    values: statistics.FloatArray = np.array([2 * i / (n - 1) - 1 for i in range(n)])
-    found = statistics.paired_contrast(np.zeros(n), values).detectable
+    values = [float(value) for value in np.linspace(-1.0, 1.0, n)]
+    found = statistics.paired_contrast([0.0] * n, values).detectable
     assert found is not None
-    error = values.std(ddof=1) / math.sqrt(n)
+    error = np.std(values, ddof=1) / math.sqrt(n)
     limit = scipy.stats.t.ppf(0.975, n - 1)
     power = scipy.stats.nct.sf(limit, n - 1, found / error)
     assert power == pytest.approx(statistics.POWER, abs=0.04)
-    assert statistics.paired_contrast(values, values + 1).detectable is None
+    assert statistics.paired_contrast(values, [value + 1 for value in values]).detectable is None

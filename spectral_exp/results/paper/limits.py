@@ -134,7 +134,7 @@ def remark(found: Finding, *, capital: bool = True) -> Text:
     first, last = text[0], text[-1]
     if found.subject:  # a name, which keeps its spelling
         text = (f"{found.subject}: ", *text)
-    elif capital and isinstance(first, str):
+    elif capital and isinstance(first, str) and "_" not in first.partition(" ")[0]:
         text = (first[:1].upper() + first[1:], *text[1:])
     return text if isinstance(last, str) and last.endswith((".", "?", "!")) else (*text, ".")
 
