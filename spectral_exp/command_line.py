@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from spectral_exp.errors import UserError, nearest
-from spectral_exp.run_dir import RunPaths, generate_experiment_id, read_intact_json
+from spectral_exp.run_dir import HYDRA_FOLDER, RunPaths, generate_experiment_id, read_intact_json
 from spectral_exp.run_record import setting_of
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -199,7 +199,7 @@ def _recorded_overrides(paths: RunPaths, resume: str) -> list[str]:
     try:
         return list(read_intact_json(paths.config_file).get("overrides", []))
     except UserError as error:
-        hydras = paths.root / ".hydra" / "overrides.yaml"
+        hydras = paths.root / HYDRA_FOLDER / "overrides.yaml"
         if hydras.is_file() and paths.checkpoint_steps():
             return [str(override) for override in OmegaConf.load(hydras)]
         if paths.config_file.is_file():

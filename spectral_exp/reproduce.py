@@ -9,23 +9,23 @@ numbers differ.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from spectral_exp.errors import UserError, require
-from spectral_exp.git import NO_GIT_HASH, code_directory, run_git
+from spectral_exp.git import CODE_VARIABLE, NO_GIT_HASH, code_directory
 from spectral_exp.monitoring import MetricsLogger
+from spectral_exp.monitoring.redact import redact
+from spectral_exp.recorded_code import REMEDY, recorded_code
 from spectral_exp.run_dir import RunPaths, read_json, write_json_atomic
 from spectral_exp.run_record import (
     PLACE,
@@ -34,6 +34,7 @@ from spectral_exp.run_record import (
     environment_differences,
     flat,
     is_among,
+    package_differences,
     read_record,
     recorded_patch,
     same,
@@ -50,6 +51,7 @@ _TIMED = ("timestamp", "tokens_per_s", "steps_at_risk", "checkpoint_", "backup_"
 _RESULTS = ("status", "final_metrics", "best_metrics", "generation_samples", "reference", "totals")
 _TIMED_RESULTS = ("totals.train_s", "totals.time_s", "totals.tokens_per_s")
 _COMPLETE = ("completed", "stopped_early")
+_PACKAGE_ROOT = Path(__file__).resolve().parents[1]
 _TAIL_BYTES = 1 << 16
 # `python -m` would look for the package in the current folder first, which may be another version's checkout.
 _TRAIN = "import sys; sys.path[0] = sys.argv.pop(1); from spectral_exp.train import main; sys.exit(main())"
@@ -116,10 +118,14 @@ def reproduce(run: Path, output: Path, *, steps: int | None = None, current_code
     extent = _extent(paths, steps)
     _refuse_changed_settings(run, record, extent.last)
     overrides = _overrides(record, output)
-    with contextlib.nullcontext(code_directory()) if current_code else _recorded_code(paths, record, extent) as code:
-        _train(code, overrides, RunPaths(output), extent)
+    if current_code:
+        _train([_PACKAGE_ROOT, code_directory()], overrides, RunPaths(output), extent)
+    else:
+        _refuse_several_versions(record, extent.last)
+        with recorded_code(paths, record) as code:
+            _train(code, overrides, RunPaths(output), extent)
     report = compare_runs(run, output, extent)
-    write_json_atomic(output / REPORT_NAME, report)
+    write_json_atomic(output / REPORT_NAME, redact(report))
     return report
 
 
@@ -136,7 +142,8 @@ def compare_runs(run: Path, new: Path, extent: Extent) -> dict[str, Any]:
     differences = {
         "code": code_differences(
             record["git"], recorded_patch(before, record["git"]), again["git"], recorded_patch(after, again["git"])
-        ),
+        )
+        + package_differences(record, again),
         "environment": environment_differences(record, again),
         "data": unequal(record.get("dataset") or {}, again.get("dataset") or {}),
         "metrics": metrics,
@@ -205,49 +212,25 @@ def _overrides(record: Mapping[str, Any], output: Path) -> list[str]:
 # --- doing it again --------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _recorded_code(paths: RunPaths, record: Mapping[str, Any], extent: Extent) -> Iterator[Path]:
-    """A folder with the code that made the run: the checkout where that is it, else a temporary worktree."""
-    from spectral_exp.monitoring.environment import git_facts
-
-    here, git = code_directory(), record["git"]
-    remedy = "with --current-code it is trained by the code as it is now"
+def _refuse_several_versions(record: Mapping[str, Any], last: int) -> None:
+    """Raise a UserError if the run came to step `last` by the code of several commits."""
+    git, attempts = record["git"], record["attempts"]
     # Of code that is not the last attempt's only the commit is known, not what was changed in it.
-    used = {a["git_hash"] for a in record["attempts"] if a is record["attempts"][0] or a["from_step"] < extent.last}
+    used = {a["git_hash"] for a in attempts if a is attempts[0] or a["from_step"] < last}
     if others := sorted(hash_ for hash_ in used if hash_ != (git["hash"] or NO_GIT_HASH)[:8]):
         versions = ", ".join([*others, str(git["hash"])])
-        raise UserError(f"the run was made by several versions of the code ({versions}), in turns; {remedy}")
-    patch = recorded_patch(paths, git)
-    if not code_differences(git, patch, *git_facts(here)):
-        yield here
-        return
-    if git["hash"] is None:
-        raise UserError(f"the run does not know the commit of its code; {remedy}")
-    if run_git("cat-file", "-e", f"{git['hash']}^{{commit}}", directory=here) is None:
-        raise UserError(f"the commit {git['hash']} that made the run is not in {here}; fetch it, or {remedy}")
-    if git.get("diff_truncated"):
-        raise UserError(f"the changes to {git['hash']} that the run was made with were too long to be kept; {remedy}")
-    if untracked := shortened(git.get("untracked") or []):
-        print(f"note: not part of the reproduction, as git did not know them: {', '.join(untracked)}", file=sys.stderr)
-    with tempfile.TemporaryDirectory(prefix="reproduce_") as folder:
-        tree = Path(folder) / "code"
-        if run_git("worktree", "add", "--detach", str(tree), git["hash"], directory=here, timeout_s=120) is None:
-            raise UserError(f"git cannot check out {git['hash']}; {remedy}")
-        try:
-            if patch and run_git("apply", str(paths.git_diff_file.absolute()), directory=tree) is None:
-                raise UserError(f"{paths.git_diff_file} does not apply to {git['hash']}; {remedy}")
-            yield tree
-        finally:
-            run_git("worktree", "remove", "--force", str(tree), directory=here, timeout_s=120)
+        raise UserError(f"the run was made by several versions of the code ({versions}), in turns; {REMEDY}")
 
 
-def _train(code: Path, overrides: Sequence[str], new: RunPaths, extent: Extent) -> None:
+def _train(code: Sequence[Path], overrides: Sequence[str], new: RunPaths, extent: Extent) -> None:
     """Train in a process of its own, to the end or until the last step is logged, where it is stopped in order."""
-    path = os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [*map(str, code), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path}
-    print(f"training {new.root} with the code in {code}", flush=True)
+    if code[-1] not in (_PACKAGE_ROOT, code_directory()):
+        environment[CODE_VARIABLE] = str(code[-1])
+    print(f"training {new.root} with the code in {' and '.join(dict.fromkeys(map(str, code)))}", flush=True)
     process = subprocess.Popen(
-        [sys.executable, "-c", _TRAIN, str(code), *overrides], env=environment, stdout=subprocess.DEVNULL
+        [sys.executable, "-c", _TRAIN, str(code[0]), *overrides], env=environment, stdout=subprocess.DEVNULL
     )
     try:
         stopped = extent.to_the_end

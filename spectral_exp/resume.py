@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -13,8 +14,16 @@ from typing import Any
 from spectral_exp.errors import UserError
 from spectral_exp.git import git_hash
 from spectral_exp.monitoring import CheckpointManager
-from spectral_exp.monitoring.redact import redact
-from spectral_exp.run_dir import CORRUPT_SUFFIX, TEMPORARY_SUFFIX, RunPaths, links_inside, read_intact_json
+from spectral_exp.monitoring.redact import REDACTED, redact
+from spectral_exp.run_dir import (
+    CORRUPT_SUFFIX,
+    HYDRA_FOLDER,
+    TEMPORARY_SUFFIX,
+    RunPaths,
+    jsonable,
+    links_inside,
+    read_intact_json,
+)
 from spectral_exp.run_record import AROUND_STEPS, PLACE, flat, is_among
 
 log = logging.getLogger(__name__)
@@ -35,7 +44,7 @@ def resume_problems(config: Mapping[str, Any], run_dir: Path | None) -> list[str
     if recorded(paths) is None:
         # What an attempt leaves behind that was killed before it could record its configuration.
         own = (paths.lock_file, paths.tokenizer, paths.git_diff_file, paths.backup_file)
-        remains = {".hydra", "train.log", *(path.name for path in own)}
+        remains = {HYDRA_FOLDER, "train.log", *(path.name for path in own)}
         unfinished = f".*{TEMPORARY_SUFFIX}"
         foreign = sorted(p.name for p in run_dir.iterdir() if p.name not in remains and not p.match(unfinished))
         if foreign:
@@ -113,9 +122,15 @@ def attempts(paths: RunPaths, overrides: list[str]) -> list[dict[str, Any]]:
 
 
 def _differences(old: Mapping[str, Any], config: Mapping[str, Any], run_dir: Path) -> Iterator[str]:
-    # What was recorded has its secrets redacted and its types made plain; the same is done to what it is compared with.
-    before, now = dict(flat(old)), dict(flat(redact(config)))
-    keys = [k for k in sorted({*before, *now}) if before.get(k) != now.get(k) and not is_among(k, _CHANGEABLE)]
+    before, given, now = dict(flat(old)), dict(flat(jsonable(config))), dict(flat(redact(config)))
+    keys = [
+        k
+        for k in sorted({*before, *now})
+        # Secrets were not recorded, so that they may be others now; types were made plain.
+        if before.get(k) not in (now.get(k), given.get(k))
+        and not _is_redacted_form(before.get(k), given.get(k))
+        and not is_among(k, _CHANGEABLE)
+    ]
     if not keys:
         return
     shown = "; ".join(f"{k}: {before.get(k, 'absent')} -> {now.get(k, 'absent')}" for k in keys[:_MAX_DIFFERENCES])
@@ -123,3 +138,10 @@ def _differences(old: Mapping[str, Any], config: Mapping[str, Any], run_dir: Pat
         f"{run_dir} holds a run of another configuration ({shown}); continue it with resume={run_dir} and no other "
         "overrides, or start a new run"
     )
+
+
+def _is_redacted_form(recorded: object, value: object) -> bool:
+    """Whether `recorded` is what a text like `value` leaves once its secrets are removed."""
+    if not (isinstance(recorded, str) and REDACTED in recorded and isinstance(value, str)):
+        return False
+    return re.fullmatch(".*".join(map(re.escape, recorded.split(REDACTED))), value, re.DOTALL) is not None
