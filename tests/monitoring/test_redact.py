@@ -145,7 +145,7 @@ def test_files_of_a_run_hold_no_secrets(tmp_path: Path) -> None:
     assert len(written) >= 5
     assert SECRET.encode() not in b"".join(written)
     results = json.loads((tmp_path / "results.json").read_text())
-    assert results["error"] == f"cannot log in: https://{REDACTED}@host"
+    assert results["error"] == f"cannot log in: https://me:{REDACTED}@host"
 
 
 def test_numbers_are_secrets_only_under_passwords() -> None:
