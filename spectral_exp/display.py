@@ -7,7 +7,6 @@ import io
 import logging
 import os
 import sys
-from datetime import datetime
 from typing import TYPE_CHECKING, TextIO
 
 log = logging.getLogger(__name__)
@@ -51,37 +50,6 @@ class ConsoleHandler(_StreamHandler):
             log.warning("standard output cannot be written (%s): it gets no more messages", error)
         else:
             super().handleError(record)
-
-
-class OffsetFormatter(logging.Formatter):
-    """Log lines whose time has milliseconds and its offset from UTC."""
-
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
-        """Return the time of a record in ISO 8601."""
-        return datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
-
-
-class RunLogHandler(logging.FileHandler):
-    """Log records in a file; one that cannot be written costs a warning, and is tried again with every record."""
-
-    def __init__(self, filename: str, encoding: str = "utf-8") -> None:
-        # A file name that is not UTF-8 must not cost the line that names it.
-        super().__init__(filename, encoding=encoding, errors="backslashreplace")
-        self._warned = False
-
-    def close(self) -> None:
-        """Close the file; what it still holds is lost if its disk is full."""
-        with contextlib.suppress(OSError):
-            super().close()
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's own name)
-        """Warn of the first failure; the warning itself may fail for the same reason."""
-        error = sys.exc_info()[1]
-        if not isinstance(error, (OSError, ValueError)):
-            super().handleError(record)
-        elif not self._warned:
-            self._warned = True
-            log.warning("cannot write %s: %s; free space on its disk", self.baseFilename, error)
 
 
 def protect_output() -> None:

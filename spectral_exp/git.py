@@ -19,6 +19,9 @@ NO_GIT_HASH = "nogit000"
 TIMEOUT_S = 10.0
 """Seconds that a question may take."""
 
+EXACT_LINES = ("-c", "core.autocrlf=false")
+"""Options of git with which a checkout has the ends of lines that were committed."""
+
 CODE_VARIABLE = "SPECTRAL_EXP_CODE"
 """Environment variable that names the folder of the user's code."""
 
@@ -50,7 +53,7 @@ def ask_git(
     *arguments: str,
     directory: Path,
     timeout_s: float | None = None,
-    index: Path | None = None,
+    scratch: Path | None = None,
     standard_input: bytes = b"",
 ) -> GitAnswer:
     """Run a git command that reads.
@@ -59,7 +62,7 @@ def ask_git(
         arguments: the command and its options.
         directory: folder inside the repository.
         timeout_s: seconds after which git is stopped; None for `TIMEOUT_S`.
-        index: an index file to use instead of the repository's.
+        scratch: folder with an `index` to use instead of the repository's, and `objects` beside those there.
         standard_input: what the command reads.
     """
     timeout_s = TIMEOUT_S if timeout_s is None else timeout_s
@@ -67,7 +70,7 @@ def ask_git(
     try:
         done = subprocess.run(
             ["git", "-C", str(directory), *settings, *arguments],
-            env=_environment(index),
+            env=_environment(scratch),
             input=standard_input,
             capture_output=True,
             timeout=timeout_s,
@@ -93,9 +96,12 @@ def run_git(*arguments: str, directory: Path, timeout_s: float | None = None) ->
 
 
 def apply_patch(patch: Path, directory: Path) -> str | None:
-    """Change the files in `directory`, the root of a checkout, as `patch` says; returns what prevents it, or None."""
+    """Change the files in `directory`, the root of a checkout made with `EXACT_LINES`, as `patch` says.
+
+    Returns what prevents it, or None.
+    """
     options = ("--whitespace=nowarn", "--no-ignore-whitespace", "-p1")
-    settings = ("-c", "apply.whitespace=nowarn", "-c", "apply.ignoreWhitespace=no")
+    settings = ("-c", "apply.whitespace=nowarn", "-c", "apply.ignoreWhitespace=no", *EXACT_LINES)
     return ask_git(*settings, "apply", *options, str(patch.absolute()), directory=directory).problem
 
 
@@ -187,7 +193,7 @@ def _is_environment(folder: Path) -> bool:
     return bool(installed) or inside or scripts
 
 
-def _environment(index: Path | None) -> dict[str, str]:
+def _environment(scratch: Path | None) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -199,8 +205,8 @@ def _environment(index: Path | None) -> dict[str, str]:
         "GIT_NO_LAZY_FETCH": "1",
         "LC_ALL": "C",
     }
-    if index is not None:
-        ours["GIT_INDEX_FILE"] = str(index)
+    if scratch is not None:
+        ours |= {"GIT_INDEX_FILE": str(scratch / "index"), "GIT_OBJECT_DIRECTORY": str(scratch / "objects")}
     return {**kept, **ours}
 
 

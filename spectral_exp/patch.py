@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path, PurePosixPath
 
-from spectral_exp.git import run_git
+from spectral_exp import git
 
 # Symbolic links and submodules lead out of the folder. No line of a hunk begins so: each has a sign of its own.
 _LEADS_OUT = re.compile(
@@ -27,15 +27,14 @@ def apply_patch(patch: bytes, folder: Path, draft: Path) -> str | None:
     if _LEADS_OUT.search(patch):
         return "is refused: it makes or changes a symbolic link or a submodule"
     draft.write_bytes(patch)
-    listed = run_git("apply", "--numstat", "-z", str(draft.absolute()), directory=folder)
+    listed = git.run_git("apply", "--numstat", "-z", str(draft.absolute()), directory=folder)
     if listed is None:
         return "is no patch that git understands"
     for name in _names(listed):
         if not is_inside(name):
             return f"is refused: it changes {name!r}, which is no file of the code"
-    if run_git("apply", str(draft.absolute()), directory=folder) is None:
-        return "does not apply"
-    return None
+    problem = git.apply_patch(draft, folder)
+    return None if problem is None else f"does not apply ({problem})"
 
 
 def is_inside(name: str) -> bool:

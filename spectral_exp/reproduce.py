@@ -9,7 +9,6 @@ numbers differ.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import re
@@ -18,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, cast
@@ -28,10 +27,11 @@ from spectral_exp.console import command
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.display import print_error
 from spectral_exp.errors import Interrupted, UserError, require
-from spectral_exp.git import NO_GIT_HASH, code_directory, run_git
+from spectral_exp.git import CODE_VARIABLE, NO_GIT_HASH, code_directory
 from spectral_exp.monitoring import MetricsLogger
 from spectral_exp.monitoring.helper_process import dying_with_this_process
-from spectral_exp.patch import apply_patch
+from spectral_exp.monitoring.redact import redact
+from spectral_exp.recorded_code import REMEDY, recorded_code
 from spectral_exp.run_dir import RunPaths, write_json_atomic
 from spectral_exp.run_record import (
     PLACE,
@@ -40,6 +40,7 @@ from spectral_exp.run_record import (
     environment_differences,
     flat,
     is_among,
+    package_differences,
     read_record,
     recorded_patch,
     same,
@@ -49,7 +50,6 @@ from spectral_exp.run_record import (
     unequal,
 )
 from spectral_exp.runs.record import ResultsRecord, read_results
-from spectral_exp.scratch import scratch_folder
 from spectral_exp.signals import StopRequest
 from spectral_exp.timestamps import timestamp
 from spectral_exp.wording import counted
@@ -61,6 +61,7 @@ _TIMED = ("timestamp", "tokens_per_s", "steps_at_risk", "checkpoint_", "backup_"
 _RESULTS = ("status", "final_metrics", "best_metrics", "generation_samples", "reference", "totals")
 _TIMED_RESULTS = ("totals.train_s", "totals.time_s", "totals.tokens_per_s")
 _COMPLETE = ("completed", "stopped_early")
+_PACKAGE_ROOT = Path(__file__).resolve().parents[1]
 _TAIL_BYTES = 1 << 16
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _LAST_WORDS_S = 5.0  # a process that training has left behind may keep its standard error open
@@ -143,11 +144,14 @@ def reproduce(run: Path, output: Path, *, steps: int | None = None, code: Code =
     extent = _extent(paths, steps)
     _refuse_changed_settings(run, record, extent.last)
     overrides = _overrides(record, output)
-    current = contextlib.nullcontext(code_directory())
-    with current if code == "current" else _recorded_code(paths, record, extent, overrides, code) as tree:
-        _train(tree, overrides, RunPaths(output), extent)
+    if code == "current":
+        _train([_PACKAGE_ROOT, code_directory()], overrides, RunPaths(output), extent)
+    else:
+        _refuse_several_versions(record, extent.last)
+        with recorded_code(paths, record, overrides, is_trusted=code == "trusted") as folders:
+            _train(folders, overrides, RunPaths(output), extent)
     report = compare_runs(run, output, extent)
-    write_json_atomic(output / REPORT_NAME, report)
+    write_json_atomic(output / REPORT_NAME, redact(report))
     return report
 
 
@@ -164,7 +168,8 @@ def compare_runs(run: Path, new: Path, extent: Extent) -> dict[str, Any]:
     differences = {
         "code": code_differences(
             record["git"], recorded_patch(before, record["git"]), again["git"], recorded_patch(after, again["git"])
-        ),
+        )
+        + package_differences(record, again),
         "environment": environment_differences(record, again),
         "data": unequal(record.get("dataset") or {}, again.get("dataset") or {}),
         "metrics": metrics,
@@ -253,87 +258,26 @@ def _places_of_text(record: Mapping[str, Any]) -> dict[str, str]:
 # --- doing it again --------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _recorded_code(
-    paths: RunPaths, record: Mapping[str, Any], extent: Extent, overrides: Sequence[str], code: Code
-) -> Iterator[Path]:
-    """A folder with the code that made the run: the checkout where that is it, else a temporary clone."""
-    from spectral_exp.monitoring.environment import git_facts
-
-    here, git = code_directory(), record["git"]
-    remedy = "with --current-code it is trained by the code as it is now"
-    if git["hash"] is not None and not _COMMIT.fullmatch(str(git["hash"])):
-        raise UserError(f"the record of {paths.root} names no commit: {str(git['hash'])[:80]!r}; {remedy}")
+def _refuse_several_versions(record: Mapping[str, Any], last: int) -> None:
+    """Raise a UserError if the run came to step `last` by the code of several commits."""
+    git, attempts = record["git"], record["attempts"]
     # Of code that is not the last attempt's only the commit is known, not what was changed in it.
-    used = {a["git_hash"] for a in record["attempts"] if a is record["attempts"][0] or a["from_step"] < extent.last}
+    used = {a["git_hash"] for a in attempts if a is attempts[0] or a["from_step"] < last}
     if others := sorted(hash_ for hash_ in used if hash_ != (git["hash"] or NO_GIT_HASH)[:8]):
         versions = ", ".join([*others, str(git["hash"])])
-        raise UserError(f"the run was made by several versions of the code ({versions}), in turns; {remedy}")
-    patch = recorded_patch(paths, git)
-    if not code_differences(git, patch, *git_facts(here)):
-        yield here
-        return
-    if git["hash"] is None:
-        raise UserError(f"the run does not know the commit of its code; {remedy}")
-    if run_git("cat-file", "-e", f"{git['hash']}^{{commit}}", directory=here) is None:
-        raise UserError(f"the commit {git['hash']} that made the run is not in {here}; fetch it, or {remedy}")
-    if git.get("diff_truncated"):
-        raise UserError(f"the changes to {git['hash']} that the run was made with were too long to be kept; {remedy}")
-    if code != "trusted" and (reason := _reason_to_ask(git["hash"], patch, paths, overrides, here)):
-        raise UserError(f"{reason}; to run it, add --trust-code, or {remedy}")
-    if untracked := shortened(git.get("untracked") or []):
-        print(f"note: not part of the reproduction, as git did not know them: {', '.join(untracked)}", file=sys.stderr)
-    with scratch_folder("reproduce") as folder:
-        tree = folder / "code"
-        if not _check_out(git["hash"], here, tree):
-            raise UserError(f"git cannot check out {git['hash']}; {remedy}")
-        if patch and (why := apply_patch(patch, tree, folder / "changes.patch")):
-            raise UserError(f"{paths.git_diff_file} {why} (commit {git['hash']}); {remedy}")
-        yield tree
+        raise UserError(f"the run was made by several versions of the code ({versions}), in turns; {REMEDY}")
 
 
-def _check_out(commit: str, repository: Path, tree: Path) -> bool:
-    """Check out a commit in a new folder; returns whether git could.
-
-    The clone shares the repository's objects. A worktree would be entered in the repository, and stay there if this
-    process were killed.
-    """
-    top = run_git("rev-parse", "--show-toplevel", directory=repository)
-    if top is None:
-        return False
-    source = os.fsdecode(top.rstrip(b"\n"))
-    clone = ("clone", "--quiet", "--shared", "--no-checkout", source, str(tree))
-    check_out = ("checkout", "--quiet", "--detach", commit)
-    return (
-        run_git(*clone, directory=repository, timeout_s=120) is not None
-        and run_git(*check_out, directory=tree, timeout_s=120) is not None
-    )
-
-
-def _reason_to_ask(commit: str, patch: bytes, paths: RunPaths, overrides: Sequence[str], here: Path) -> str | None:
-    """Why the code of a run is not the user's own, so that only they may decide to run it; None if it is."""
-    if patch:
-        lines = patch.count(b"\n")
-        return f"the run was made with changes to {commit[:8]} that were not committed: {lines} lines in " + str(
-            paths.git_diff_file
-        )
-    own = run_git("for-each-ref", f"--contains={commit}", "refs/heads", directory=here)
-    is_below_head = run_git("merge-base", "--is-ancestor", commit, "HEAD", directory=here) is not None
-    if not own and not is_below_head:
-        return f"the commit {commit[:8]} of the run is in no branch of {here}"
-    # Earlier versions built whatever a configuration named.
-    named = [setting_of(o) for o in overrides if "_target_" in o]
-    return f"the run chooses parts by their names ({', '.join(named)})" if named else None
-
-
-def _train(code: Path, overrides: Sequence[str], new: RunPaths, extent: Extent) -> None:
+def _train(code: Sequence[Path], overrides: Sequence[str], new: RunPaths, extent: Extent) -> None:
     """Train in a process of its own, to the end or until the last step is logged, where it is stopped in order."""
-    path = os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [*map(str, code), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path}
-    print(f"training {new.root} with the code in {code}", flush=True)
+    if code[-1] not in (_PACKAGE_ROOT, code_directory()):
+        environment[CODE_VARIABLE] = str(code[-1])
+    print(f"training {new.root} with the code in {' and '.join(dict.fromkeys(map(str, code)))}", flush=True)
     train = f"{dying_with_this_process(signal.SIGTERM)}; {_TRAIN}"
     process = subprocess.Popen(
-        [sys.executable, "-c", train, str(code), *overrides],
+        [sys.executable, "-c", train, str(code[0]), *overrides],
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

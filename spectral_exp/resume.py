@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from spectral_exp.monitoring.redact import REDACTED, redact
 from spectral_exp.run_dir import (
     CORRUPT_SUFFIX,
     CUT_METRICS_NAME,
+    HYDRA_FOLDER,
     TEMPORARY_SUFFIX,
     RunPaths,
     jsonable,
@@ -69,9 +71,9 @@ def _shortening(config: Mapping[str, Any], paths: RunPaths) -> Iterator[str]:
 def _foreign_files(paths: RunPaths) -> list[str]:
     """What is in a folder beside the things that an attempt leaves which was killed before its first checkpoint."""
     own = (paths.lock_file, paths.tokenizer, paths.git_diff_file, paths.backup_file)
-    remains = {".hydra", "train.log", *(path.name for path in own)}
+    remains = {HYDRA_FOLDER, "train.log", *(path.name for path in own)}
     unfinished = f".*{TEMPORARY_SUFFIX}"
-    if (paths.root / ".hydra").is_dir():
+    if (paths.root / HYDRA_FOLDER).is_dir():
         # A run that records nothing of itself (monitoring/tracking=off) has begun these by then.
         logs = {paths.metrics_file.name, paths.training_log.name, CUT_METRICS_NAME}
         begun: dict[Path, Callable[[Path], bool]] = {
@@ -208,9 +210,15 @@ def attempts(paths: RunPaths, overrides: list[str], search: Sequence[str] = ()) 
 
 def _differences(record: Mapping[str, Any], config: Mapping[str, Any], run_dir: Path) -> Iterator[str]:
     changeable = (*_CHANGEABLE, *_TEXT_PLACE) if record.get("dataset") else _CHANGEABLE
-    # What was recorded has its secrets redacted and its types made plain; the same is done to what it is compared with.
-    before, now = dict(flat(record.get("config", {}))), dict(flat(redact(config)))
-    keys = [k for k in sorted({*before, *now}) if before.get(k) != now.get(k) and not is_among(k, changeable)]
+    before, given, now = dict(flat(record.get("config", {}))), dict(flat(jsonable(config))), dict(flat(redact(config)))
+    keys = [
+        k
+        for k in sorted({*before, *now})
+        # Secrets were not recorded, so that they may be others now; types were made plain.
+        if before.get(k) not in (now.get(k), given.get(k))
+        and not _is_redacted_form(before.get(k), given.get(k))
+        and not is_among(k, changeable)
+    ]
     if not keys:
         return
     shown = "; ".join(f"{k}: {before.get(k, 'absent')} -> {now.get(k, 'absent')}" for k in keys[:_MAX_DIFFERENCES])
@@ -218,3 +226,10 @@ def _differences(record: Mapping[str, Any], config: Mapping[str, Any], run_dir: 
         f"{run_dir} holds a run of another configuration ({shown}); continue it with resume={run_dir} and no other "
         "overrides, or start a new run"
     )
+
+
+def _is_redacted_form(recorded: object, value: object) -> bool:
+    """Whether `recorded` is what a text like `value` leaves once its secrets are removed."""
+    if not (isinstance(recorded, str) and REDACTED in recorded and isinstance(value, str)):
+        return False
+    return re.fullmatch(".*".join(map(re.escape, recorded.split(REDACTED))), value, re.DOTALL) is not None

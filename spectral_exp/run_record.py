@@ -165,6 +165,14 @@ def code_differences(
     return unequal(_code(before, patch_before), _code(now, patch_now))
 
 
+def package_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Whether two records name different versions of this package; a record may name none."""
+    old, new = (record.get("package") for record in (before, now))
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+        return []
+    return unequal(*({f"spectral_exp {name}": p.get(name) for name in ("version", "hash")} for p in (old, new)))
+
+
 def environment_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Every difference of hardware, threads, operating system, Python and packages between two records."""
     pairs = zip(_environment(before), _environment(now), strict=True)

@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import hydra
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from spectral_exp import sweep_workers, trust
@@ -27,6 +29,7 @@ from spectral_exp.command_line import CONF_DIR, CommandLine, describe, help_text
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.display import print_error, protect_output
 from spectral_exp.errors import Interrupted, RunError, UserError
+from spectral_exp.run_dir import HYDRA_FOLDER, atomic_writer
 from spectral_exp.signals import StopRequest
 
 log = logging.getLogger(__name__)
@@ -177,6 +180,7 @@ def run_job(config: DictConfig) -> None:
     search = search_arguments(job)
     try:
         with build(plain, run_dir, recordable(job, plain), search) as runner:
+            _record(config, run_dir)
             log.info("run directory: %s", shown)
             try:
                 runner.run()
@@ -225,6 +229,30 @@ def run_sweep_job(config: DictConfig) -> None:
             if not sweep_workers.is_worker():
                 raise
             raise JobError(f"{run_dir}: stopped and saved", error.exit_code) from error
+
+
+def _record(config: DictConfig, run_dir: Path) -> None:
+    """Keep the configuration and overrides as Hydra does, but without secrets."""
+    from spectral_exp.monitoring.redact import redact
+
+    job = HydraConfig.get()
+    folder = run_dir / HYDRA_FOLDER
+    folder.mkdir(exist_ok=True)
+    hydra_only = OmegaConf.masked_copy(cast(DictConfig, HydraConfig.instance().cfg), "hydra")
+    sections = {"config.yaml": config, "hydra.yaml": hydra_only, "overrides.yaml": job.overrides.task}
+    for name, section in sections.items():
+        _write_yaml(folder / name, redact(OmegaConf.to_container(section, resolve=False, enum_to_str=True)))
+    # The sweeper has written this one by itself.
+    sweep = Path(job.sweep.dir) / "multirun.yaml"
+    if job.mode == RunMode.MULTIRUN and sweep.is_file() and not sweep.is_symlink():
+        content = OmegaConf.to_container(OmegaConf.load(sweep), resolve=False)
+        if (shown := redact(content)) != content:
+            _write_yaml(sweep, shown)
+
+
+def _write_yaml(path: Path, content: Any) -> None:
+    with atomic_writer(path) as file:
+        file.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode(errors="backslashreplace"))
 
 
 if __name__ == "__main__":

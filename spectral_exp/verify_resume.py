@@ -30,6 +30,7 @@ from spectral_exp.errors import Interrupted, RunError, UserError, require
 from spectral_exp.fingerprint import PARTS, Divergence, StepFingerprint, first_divergence, state_hashes, train_step
 from spectral_exp.monitoring import CheckpointManager, MetricsLogger
 from spectral_exp.monitoring.helper_process import die_with_parent
+from spectral_exp.monitoring.redact import redact
 from spectral_exp.run_dir import RunPaths, write_json_atomic
 from spectral_exp.run_record import (
     changed_settings,
@@ -107,7 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
         with StopRequest(immediate=True):
             certificate = verify_resume(options.run, options.steps, options.start)
         try:
-            write_json_atomic(output, certificate)
+            write_json_atomic(output, redact(certificate))
         except OSError as error:
             raise UserError(f"cannot write {output}: {error.strerror}; choose another file with --output") from error
     except UserError as error:

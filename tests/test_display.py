@@ -11,14 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from spectral_exp.display import RunLogHandler, is_terminal, write
+from spectral_exp.display import is_terminal, write
 from spectral_exp.progress import Progress
+from spectral_exp.run_log import RunLogHandler
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the tests close descriptors")
 
 _PRINT = """
 import errno, logging, os, sys
-from spectral_exp.display import ConsoleHandler, RunLogHandler, print_error, protect_output
+from spectral_exp.display import ConsoleHandler, print_error, protect_output
+from spectral_exp.run_log import RunLogHandler
 protect_output()
 data = os.open("data", os.O_RDWR | os.O_CREAT)
 assert data > 2
@@ -58,7 +60,8 @@ def test_a_stream_that_cannot_be_written_costs_no_line_of_the_log(redirect: str,
 _LOG = """
 import logging, os
 {prepare}
-from spectral_exp.display import ConsoleHandler, RunLogHandler
+from spectral_exp.display import ConsoleHandler
+from spectral_exp.run_log import RunLogHandler
 logging.basicConfig(handlers=[ConsoleHandler(), RunLogHandler("run.log")], level=logging.INFO, format="%(message)s")
 for number in range(3):
     logging.info("line %d", number)
@@ -82,17 +85,18 @@ def test_without_protection_the_log_is_complete_too(prepare: str, tmp_path: Path
     assert sum("standard output cannot be written" in line for line in log) == 1
 
 
-def test_a_log_on_a_full_disk_costs_one_warning(caplog: pytest.LogCaptureFixture) -> None:
-    handler = RunLogHandler("/dev/full")
+def test_a_log_on_a_full_disk_costs_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    handler = RunLogHandler(str(tmp_path / "run.log"))
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        os.dup2(full.fileno(), handler.stream.fileno())
     logger = logging.getLogger("tests.full_disk")
     logger.addHandler(handler)
     for _ in range(3):
         logger.warning("line")
     logger.removeHandler(handler)
     handler.close()
-    assert [record.message[:22] for record in caplog.records if record.name != logger.name] == [
-        "cannot write /dev/full"
-    ]
+    (warning,) = [record.message for record in caplog.records if record.name != logger.name]
+    assert warning.startswith(f"cannot write {tmp_path / 'run.log'}: ")
 
 
 class Terminal(io.StringIO):

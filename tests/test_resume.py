@@ -9,6 +9,7 @@ import pytest
 
 from spectral_exp.build import build
 from spectral_exp.errors import UserError
+from spectral_exp.monitoring import ConfigTracker
 from spectral_exp.resume import refuse_changed_data, resume_problems
 from spectral_exp.run_dir import RunPaths
 from tests.conftest import NO_PLOTS, TINY, compose
@@ -131,3 +132,15 @@ def test_fingerprints_are_compared_one_by_one(begun: Path) -> None:
     refuse_changed_data(RunPaths(begun), {**recorded, "a_new_kind_of_fingerprint": 1})
     with pytest.raises(UserError, match=r"\(vocab_size: 256 -> 257\)"):
         refuse_changed_data(RunPaths(begun), {**recorded, "vocab_size": 257})
+
+
+def test_another_secret_is_no_other_experiment(tmp_path: Path) -> None:
+    url = "https://me:Zq8hunter2XY@host/data"
+    config = {"data": {"url": url, "api_key": "Zq8hunter2XY", "n": 1}}
+    ConfigTracker(tmp_path).save_config(config)
+    other = {"data": {"url": url.replace("Zq8", "Zq9"), "api_key": "another", "n": 1}}
+    assert resume_problems(other, tmp_path) == []
+    other["data"]["url"] = url.replace("/data", "/more")
+    (problem,) = resume_problems(other, tmp_path)
+    assert "data.url: https://<redacted>@host/data -> https://<redacted>@host/more" in problem
+    assert "hunter" not in problem

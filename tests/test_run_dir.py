@@ -256,3 +256,38 @@ def test_unusable_json_is_told(tmp_path: Path, content: str | None, message: str
         (tmp_path / "x.json").write_text(content)
     with pytest.raises(UserError, match=message):
         run_dir.read_json(tmp_path / "x.json")
+
+
+# --- files that are not what they seem -------------------------------------------------------------------------------
+
+
+def test_files_of_a_run_are_opened_without_following_links(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / "link").symlink_to(victim)
+    os.mkfifo(tmp_path / "pipe")
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    for name in ("link", "pipe"):
+        with pytest.raises(OSError, match=r"it is a link|it is no regular file|No such device"):
+            run_dir.open_run_file(tmp_path / name, flags)
+    assert victim.read_text() == "precious"
+    before = os.umask(0o027)
+    try:
+        os.close(run_dir.open_run_file(tmp_path / "file", flags))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+
+
+def test_links_that_lead_out_of_a_run_are_found(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    run = tmp_path / "run"
+    for folder in ("logs", ".hydra"):
+        (run / folder).mkdir(parents=True)
+    assert run_dir.links_inside(run) == []
+    for name in ("checkpoints", "visualizations", "tokenizer", "train.log", "logs/metrics.jsonl", ".hydra/config.yaml"):
+        (run / name).symlink_to(elsewhere)
+    found = [path.relative_to(run).as_posix() for path in run_dir.links_inside(run)]
+    assert found == [".hydra/config.yaml", "logs/metrics.jsonl", "tokenizer", "train.log"]
+    assert run_dir.links_inside(tmp_path / "missing") == []

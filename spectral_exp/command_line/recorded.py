@@ -17,13 +17,13 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError  # type: ignore[import-untyped]
+from yaml import YAMLError
 
 from spectral_exp import trust
 from spectral_exp.command_line.grammar import is_interpolated, parse, quoted, strings_in, written
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.errors import UserError
-from spectral_exp.run_dir import RunPaths
+from spectral_exp.run_dir import HYDRA_FOLDER, RunPaths
 from spectral_exp.run_record import setting_of
 from spectral_exp.runs.record import read_intact_config
 
@@ -189,7 +189,7 @@ def _record(paths: RunPaths, resume: str) -> dict[str, Any]:
     try:
         return dict(read_intact_config(paths.config_file))
     except UserError as error:
-        hydras = paths.root / ".hydra" / "overrides.yaml"
+        hydras = paths.root / HYDRA_FOLDER / "overrides.yaml"
         if hydras.is_file() and paths.checkpoint_steps():
             return {"overrides": _hydras_overrides(hydras)}
         if paths.config_file.is_file():

@@ -11,6 +11,7 @@ import re
 import shutil
 import stat
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -82,11 +83,11 @@ def working_tree_patch(root: Path, commit: str) -> Patch:
     """The patch from `commit`, which is checked out at `root`, to the files as they are."""
     patch = Patch()
     try:
-        with tempfile.TemporaryDirectory(prefix="git_index_") as folder:
-            index = Path(folder) / "index"
-            _copy_index(root, index)
-            patch.new = _add_new_sources(root, index, commit, patch)
-            sections = _sections(root, index, patch)
+        with tempfile.TemporaryDirectory(prefix="git_patch_") as folder:
+            scratch = Path(folder)
+            _prepare(root, commit, scratch)
+            patch.new = _add_new_sources(root, scratch, commit, patch)
+            sections = _sections(root, scratch, patch)
     except OSError as error:
         patch.missing.append(f"all changes ({error.strerror or error})")
         return patch
@@ -105,20 +106,29 @@ def is_secret_file(name: str) -> bool:
 # --- new files -------------------------------------------------------------------------------------------------------
 
 
-def _copy_index(root: Path, index: Path) -> None:
-    """A copy of the index, where new files can be noted without changing the repository."""
-    answer = ask_git("rev-parse", "--git-path", "index", directory=root)
-    source = root / answer.output.removesuffix(b"\n").decode(errors="surrogateescape")
-    if answer.problem is None and source.is_file():
-        shutil.copy2(source, index)  # git compares its time with those of the files
+def _prepare(root: Path, commit: str, scratch: Path) -> None:
+    """Copy the index, so that new files can be noted without changing the repository."""
+    source = _git_path(root, "index")
+    if source.is_file():
+        shutil.copy2(source, scratch / "index")  # git compares its time with those of the files
+    empty = scratch / "objects" / _EMPTY_BLOBS[len(commit)][:2] / _EMPTY_BLOBS[len(commit)][2:]
+    empty.parent.mkdir(parents=True)
+    empty.write_bytes(zlib.compress(b"blob 0\0"))
+    (scratch / "objects/info").mkdir()
+    (scratch / "objects/info/alternates").write_bytes(bytes(_git_path(root, "objects").absolute()) + b"\n")
 
 
-def _add_new_sources(root: Path, index: Path, commit: str, patch: Patch) -> list[str]:
-    """Note untracked source files in `index`, so that `git diff` shows them; returns their names."""
+def _git_path(root: Path, name: str) -> Path:
+    answer = ask_git("rev-parse", "--git-path", name, directory=root)
+    return root / answer.output.removesuffix(b"\n").decode(errors="surrogateescape")
+
+
+def _add_new_sources(root: Path, scratch: Path, commit: str, patch: Patch) -> list[str]:
+    """Note untracked source files in the copied index, so that `git diff` shows them; returns their names."""
     patterns = [*(f"*.{suffix}" for suffix in (*_CODE, *_TEXT)), *_SOURCE_NAMES]
     patterns += [f"**/{name}" for name in _SOURCE_NAMES]
     arguments = ("ls-files", "--others", "--exclude-standard", "-z", "--", *patterns)
-    answer = ask_git(*arguments, directory=root, timeout_s=_TIMEOUT_S, index=index)
+    answer = ask_git(*arguments, directory=root, timeout_s=_TIMEOUT_S, scratch=scratch)
     if answer.problem is not None:
         patch.missing.append(f"new files ({answer.problem})")
         return []
@@ -135,7 +145,7 @@ def _add_new_sources(root: Path, index: Path, commit: str, patch: Patch) -> list
     if not lines:
         return []
     update = ("update-index", "-z", "--index-info")
-    problem = ask_git(*update, directory=root, index=index, standard_input=b"".join(lines)).problem
+    problem = ask_git(*update, directory=root, scratch=scratch, standard_input=b"".join(lines)).problem
     if problem is not None:
         patch.missing += [f"{name} ({problem})" for name in names]
         return []
@@ -164,9 +174,9 @@ def _is_text(path: Path) -> bool:
 # --- changes ---------------------------------------------------------------------------------------------------------
 
 
-def _sections(root: Path, index: Path, patch: Patch) -> dict[str, bytes]:
+def _sections(root: Path, scratch: Path, patch: Patch) -> dict[str, bytes]:
     """The changes of every file that is small enough, by name."""
-    answer = ask_git(*_DIFF, "--numstat", "-z", directory=root, timeout_s=_TIMEOUT_S, index=index)
+    answer = ask_git(*_DIFF, "--numstat", "-z", directory=root, timeout_s=_TIMEOUT_S, scratch=scratch)
     if answer.problem is not None:
         patch.missing.append(f"all changes ({answer.problem})")
         return {}
@@ -182,7 +192,7 @@ def _sections(root: Path, index: Path, patch: Patch) -> dict[str, bytes]:
             chosen.append((name, size))
     sections: dict[str, bytes] = {}
     for names in _batches(chosen):
-        answer = ask_git(*_DIFF, *_PATCH, "--", *names, directory=root, timeout_s=_TIMEOUT_S, index=index)
+        answer = ask_git(*_DIFF, *_PATCH, "--", *names, directory=root, timeout_s=_TIMEOUT_S, scratch=scratch)
         if answer.problem is not None:
             patch.missing += [f"{name} ({answer.problem})" for name in names]
         else:

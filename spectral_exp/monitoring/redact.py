@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import operator
 import os
 import re
@@ -99,14 +98,6 @@ def with_fields(value: Any, above: tuple[int, ...] = ()) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, bytearray | memoryview | range):
         return [with_fields(item, inside) for item in value]
     return value
-
-
-class RedactingFormatter(logging.Formatter):
-    """A log formatter whose lines, tracebacks included, hold no secrets."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The line of `record`."""
-        return redact_text(super().format(record))
 
 
 # --- known secrets ---------------------------------------------------------------------------------------------------

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
+import glob
 import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +25,11 @@ from spectral_exp.monitoring.backup_store import (
     reason,
 )
 from spectral_exp.monitoring.checksum import crc32
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 
@@ -101,8 +108,12 @@ def _fetch(store: Store, manifest: Mapping[str, Any], target: Path, shown: str) 
         DamagedError: its newest checkpoint, or what the run was made of, is not whole. Other files are left out.
     """
     temporary = run_dir.temporary_path(target)
+    stack = contextlib.ExitStack()
     try:
-        temporary.mkdir(parents=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(target)
+        temporary.mkdir()
+        stack.enter_context(_marked_in_use(temporary))
         for name, entry in manifest["files"].items():
             try:
                 _insist(functools.partial(_download, store, entry, temporary / name), shown)
@@ -125,6 +136,33 @@ def _fetch(store: Store, manifest: Mapping[str, Any], target: Path, shown: str) 
                         "folder with outputs=DIR") from error  # fmt: skip
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        stack.close()
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove what killed processes left of earlier restores of this run; one that goes on is marked."""
+    for leftover in target.parent.glob(f".{glob.escape(target.name)}.*{run_dir.TEMPORARY_SUFFIX}"):
+        if leftover.is_dir() and not leftover.is_symlink():
+            with contextlib.suppress(OSError), _marked_in_use(leftover):
+                shutil.rmtree(leftover)
+
+
+@contextlib.contextmanager
+def _marked_in_use(folder: Path) -> Iterator[None]:
+    """Lock `folder`, until the end of the block or of this process, against removal as a leftover.
+
+    Raises:
+        OSError: another process uses it.
+    """
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _insist(work: Callable[[], _T], shown: str) -> _T:

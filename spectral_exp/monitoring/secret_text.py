@@ -134,7 +134,7 @@ _HEADER = re.compile(
     re.IGNORECASE,
 )
 _ASSIGNED = re.compile(
-    r"(?<![\w./@-])(?P<mark>\\{0,8}[\"'])?(?P<name>" + _NAME + r")(?(mark)(?P=mark))"
+    r"(?<!\w)(?P<mark>\\{0,8}[\"'])?(?P<name>" + _NAME + r")(?(mark)(?P=mark))"
     r"(?P<sep>\s*(?:=>|:=|:(?!:|//)|(?<![=!<>])=(?!=))[ \t]*)"
 )
 _OPTION = re.compile(r"(?<![\w-])(--?[A-Za-z][\w-]{0,60})([ \t]+)(?!-)([^\s\"']+|\"[^\"\n]*\"|'[^'\n]*')")
@@ -152,7 +152,7 @@ _LITERAL = re.compile(
 )
 _OPENING = re.compile(r"\"\"\"|'''|\\{1,8}[\"']|[\"']")
 _BRACKET = re.compile(r"[{}\[\]()]")
-_LONGEST_STRUCTURE = 100_000
+_LOOKED_INTO = 2000  # characters of a structure under a name that may be a secret's
 _NEXT = re.compile(r",(?=\s|$|[\w./@+-]+\s*[=:])|&(?=[\w.-]+=)")
 
 
@@ -238,6 +238,8 @@ def _hide_all(text: str) -> str:
             shown = _hidden_value(text[start:end], match["mark"] or "", doubt)
         if shown is None:
             end = start
+        elif text[start] in "{[(":
+            end = _structure_end(text, start, len(text))
         pieces.append(text[position:start] + (shown or ""))
         position = end
     return "".join([*pieces, text[position:]])
@@ -246,7 +248,7 @@ def _hide_all(text: str) -> str:
 def _value_end(text: str, match: re.Match[str], value: re.Match[str], doubt: Secrecy) -> int:
     start, found = value.start(), value[0]
     if found in ("{", "[", "("):
-        return _structure_end(text, start)
+        return _structure_end(text, start, min(len(text), start + _LOOKED_INTO))
     if found[0] in "\"'\\":
         return value.end()
     line_start = text.rfind("\n", 0, match.start()) + 1
@@ -262,14 +264,14 @@ def _value_end(text: str, match: re.Match[str], value: re.Match[str], doubt: Sec
     return start + len(found) - max(0, min(n_closing, len(found) - 1))
 
 
-def _structure_end(text: str, start: int) -> int:
-    """The end of the mapping, list or call that begins at `start`, or of the text if it is cut off."""
+def _structure_end(text: str, start: int, limit: int) -> int:
+    """The end of the mapping, list or call that begins at `start`, or `limit` if that comes first."""
     depth = 0
-    for sign in _BRACKET.finditer(text, start, start + _LONGEST_STRUCTURE):
+    for sign in _BRACKET.finditer(text, start, limit):
         depth += 1 if sign[0] in "{[(" else -1
         if depth == 0:
             return sign.end()
-    return min(len(text), start + _LONGEST_STRUCTURE)
+    return limit
 
 
 def _hidden_value(value: str, mark: str, doubt: Secrecy) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import json
 import logging
@@ -112,6 +113,42 @@ def test_restored_run_is_the_run(run: RunPaths, backup: Backup, url: str, tmp_pa
     assert follow(restored.best_link) == restored.checkpoint_file(10)
     assert restored.checkpoint_file(10).stat().st_mtime_ns == run.checkpoint_file(10).stat().st_mtime_ns
     assert [p.name for p in there.parent.iterdir()] == [RUN]
+
+
+def test_links_out_of_a_run_are_not_backed_up(run: RunPaths, backup: Backup, url: str, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "key").write_text("private")
+    write_checkpoint(run, 10)
+    (run.tokenizer / "k").symlink_to(secret / "key")
+    (run.tokenizer / "folder").symlink_to(secret)
+    (run.root / ".hydra" / "config.yaml").symlink_to(secret / "key")
+    run.results_file.symlink_to(secret / "key")
+    os.mkfifo(run.training_log.with_name("metrics.cut.jsonl"))
+    run.training_log.unlink()
+    run.training_log.symlink_to(secret / "key")
+    store(backup, 10)
+    there = restore(f"{url}/{RUN}", tmp_path / "outputs2")
+    names = [path.name for path in there.rglob("*")]
+    assert not {"k", "key", "config.yaml", "results.json", "training.log"} & set(names)
+    assert not any(b"private" in path.read_bytes() for path in (tmp_path / "remote").rglob("*") if path.is_file())
+
+
+def test_leftovers_of_killed_restores_go_and_those_under_way_stay(
+    run: RunPaths, backup: Backup, url: str, tmp_path: Path
+) -> None:
+    write_checkpoint(run, 10)
+    store(backup, 10)
+    outputs = tmp_path / "outputs2"
+    killed, busy, other = (outputs / f".{name}.{i}-0a.tmp" for i, name in enumerate((RUN, RUN, "another")))
+    for folder in (killed, busy, other):
+        folder.mkdir(parents=True)
+        (folder / "file").touch()
+    descriptor = os.open(busy, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    restore(f"{url}/{RUN}", outputs)
+    os.close(descriptor)
+    assert sorted(path.name for path in outputs.iterdir()) == sorted([RUN, busy.name, other.name])
 
 
 def test_only_committed_files_are_stored(run: RunPaths, backup: Backup, tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_the_patch_makes_the_commit_the_working_tree(
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     before=FILES,
     after=FILES,
@@ -206,7 +206,7 @@ def check_patch(
         assert (facts["diff_missing"], facts["diff_redacted"]) == ([], [])
         known = before.keys() | (after.keys() if staged else set())
         expected = {n: f for n, f in tree(root).items() if n in known or is_new_source(*after[n], n)}
-        git_in(Path(folder), "clone", "-q", "--no-local", str(root), str(fresh), config=config)
+        git_in(Path(folder), "clone", "-q", "--no-local", *git.EXACT_LINES, str(root), str(fresh), config=config)
         if patch:
             (Path(folder) / "patch").write_bytes(patch)
             assert git.apply_patch(Path(folder) / "patch", fresh) is None
