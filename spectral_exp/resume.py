@@ -106,12 +106,13 @@ def refuse_changed_data(paths: RunPaths, fingerprints: Mapping[str, Any]) -> Non
 def attempts(paths: RunPaths, overrides: list[str]) -> list[dict[str, Any]]:
     """All attempts at the run in `paths`, the one that begins now last: when, where, with which code and overrides."""
     before = (recorded(paths) or {}).get("attempts", [])
+    checkpoints = CheckpointManager(paths.root, enabled=False).list_checkpoints()
     now = {
         "timestamp": datetime.now().isoformat(timespec="seconds"),
         "git_hash": git_hash(),
         "host": platform.node(),
         "pid": os.getpid(),
-        "from_step": max(paths.checkpoint_steps(), default=0),
+        "from_step": next((found["step"] for found in checkpoints if found["is_latest"]), 0),
         "overrides": overrides,
     }
     return [*before, now]

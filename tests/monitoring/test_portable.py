@@ -260,7 +260,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(values)
 def test_any_state_comes_back_equal_or_is_refused(value: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -272,7 +272,7 @@ def test_any_state_comes_back_equal_or_is_refused(value: Any) -> None:
             assert equal(value, loaded)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(values)
 def test_any_configuration_is_kept_and_saved_again(value: Any) -> None:
     kept = portable_config({"value": value})
