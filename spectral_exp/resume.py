@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from spectral_exp.errors import UserError
-from spectral_exp.git import git_hash
+from spectral_exp.git import git_hash, working_directory
 from spectral_exp.monitoring import CheckpointManager
 from spectral_exp.monitoring.redact import REDACTED, redact
 from spectral_exp.run_dir import (
@@ -194,13 +194,14 @@ def attempts(paths: RunPaths, overrides: list[str], search: Sequence[str] = ()) 
     `search` are the arguments that said where configuration files are looked for.
     """
     before = (recorded(paths) or {}).get("attempts", [])
+    checkpoints = CheckpointManager(paths.root, enabled=False).list_checkpoints()
     now: dict[str, Any] = {
         "timestamp": timestamp(),
         "git_hash": git_hash(),
         "host": platform.node(),
         "pid": os.getpid(),
-        "from_step": max(paths.checkpoint_steps(), default=0),
-        "cwd": str(Path.cwd()),
+        "from_step": next((found["step"] for found in checkpoints if found["is_latest"]), 0),
+        "cwd": str(working_directory()),
         "overrides": overrides,
     }
     if search:

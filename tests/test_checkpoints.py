@@ -81,11 +81,12 @@ def test_verify_of_a_running_run_does_not_blame_retention(
 ) -> None:
     verify = checkpoint_reader.verify
 
-    def remove_next(path: Path) -> str:
+    def remove_first(path: Path, max_threads: int = 4) -> str:
+        monkeypatch.setattr(checkpoint_reader, "verify", verify)
         CheckpointManager(run, keep_last_n=1).cleanup_old_checkpoints()
-        return verify(path)
+        return verify(path, max_threads)
 
-    monkeypatch.setattr(checkpoint_reader, "verify", remove_next)
+    monkeypatch.setattr(checkpoint_reader, "verify", remove_first)
     assert main(["verify", str(run)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(",")[0] for line in lines] == [

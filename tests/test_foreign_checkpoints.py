@@ -62,8 +62,11 @@ def commands(run: Path) -> dict[str, Callable[[], int]]:
     }
 
 
-@pytest.mark.parametrize("command", commands(Path("x")))
-@pytest.mark.parametrize("fault", ["code", "memory", "broken"])
+@pytest.mark.parametrize(
+    ("fault", "command"),
+    [("code", command) for command in commands(Path("x"))]
+    + [(fault, command) for fault in ("memory", "broken") for command in ("generate", "export", "resume")],
+)
 def test_a_checkpoint_that_cannot_be_loaded_stops_every_command(
     run: Path, command: str, fault: str, tmp_path: Path, capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

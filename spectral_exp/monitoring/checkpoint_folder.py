@@ -8,8 +8,9 @@ checkpoints, which are recognised by size and checksum.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,12 +71,13 @@ class CheckpointFolder:
         Raises:
             OSError: the folder or a link in it cannot be read.
         """
+        linked = self.linked_step(self._paths.latest_link)  # first: what it names is in the list then
         steps = self._steps()[::-1]
         serials = {step: serial for step in steps if (serial := self._fact(step, "serial")) is not None}
         if len(serials) == len(steps):
             steps.sort(key=lambda step: (serials[step], step), reverse=True)
-        latest = self._latest(steps, serials)
-        behind = steps[steps.index(latest) :] if latest is not None else steps
+        latest = self._latest(linked, steps, serials)
+        behind = steps[steps.index(latest) :] if latest in steps else steps
         branch: list[int] = []
         for step in behind:  # going back in time, the steps of one branch fall
             if not branch or step < branch[-1]:
@@ -86,11 +88,11 @@ class CheckpointFolder:
         """The step of the best checkpoint, by what was last recorded, else by its link; None without one."""
         if not self._keep_best:
             return None
-        recorded = [self._lineage.best_step] if self._lineage is not None else []
-        recorded += [self._fact(step, "best_step") for step in self.newest_first()]
-        for step in recorded:
-            if step is not None and self._paths.checkpoint_file(step).is_file():
-                return step
+        if self._lineage is not None and self._exists(self._lineage.best_step):
+            return self._lineage.best_step
+        for step in self.newest_first():
+            if self._exists(recorded := self._fact(step, "best_step")):
+                return recorded
         return self.linked_step(self._paths.best_link)
 
     def best_file(self) -> Path | None:
@@ -123,6 +125,9 @@ class CheckpointFolder:
         step = self._paths.checkpoint_step(Path(name))
         return step if step is not None and self._paths.checkpoint_file(step).is_file() else None
 
+    def _exists(self, step: int | None) -> bool:
+        return step is not None and self._paths.checkpoint_file(step).is_file()
+
     def _steps(self) -> list[int]:
         try:
             return self._paths.checkpoint_steps()
@@ -131,14 +136,16 @@ class CheckpointFolder:
                 raise error.__cause__ from error
             raise
 
-    def _latest(self, steps: Sequence[int], serials: dict[int, int]) -> int | None:
-        link = self._paths.latest_link
-        linked = self.linked_step(link)
+    def _latest(self, linked: int | None, steps: Sequence[int], serials: dict[int, int]) -> int | None:
+        """The step of the latest checkpoint, given the one that its link names."""
         if linked is None or linked not in serials:
             return linked
-        successors = [step for step in steps if serials.get(step) == serials[linked] + 1]
-        newer = [step for step in successors if _modified(self._paths.checkpoint_file(step)) > _modified(link)]
-        return newer[0] if newer else linked
+        since = _modified(self._paths.latest_link)
+        for step in steps:
+            follows = serials.get(step) == serials[linked] + 1
+            if follows and _modified(self._paths.checkpoint_file(step)) > since:
+                return step
+        return linked
 
     def _fact(self, step: int, name: str) -> int | None:
         """A number in the sidecar of a step, or None."""
@@ -166,27 +173,47 @@ class CheckpointFolder:
         checksum = None
         for step in self._steps():
             path = self._paths.checkpoint_file(step)
-            if path.stat().st_size != link.stat().st_size:
+            if _size(path) != _size(link):
                 continue
             checksum = checksum or f"{file_crc32(link, 1):08x}"
-            sidecar = checkpoint_file.load_sidecar(path)
-            if (sidecar["crc32"] if sidecar else f"{file_crc32(path, 1):08x}") == checksum:
+            if self._checksum(path) == checksum:
                 return step
         return None
 
+    def _checksum(self, path: Path) -> str | None:
+        """The checksum of a checkpoint by its sidecar, else of its bytes; None if it has gone."""
+        try:
+            sidecar = checkpoint_file.load_sidecar(path)
+            return str(sidecar["crc32"]) if sidecar else f"{file_crc32(path, 1):08x}"
+        except FileNotFoundError:
+            return None
+
     def _lone_copy(self, link: Path) -> Path | None:
-        is_copy = link.is_file() and not link.is_symlink() and link.stat().st_size > _POINTER_BYTES
-        return link if is_copy and self.linked_step(link) is None else None
+        return link if self._is_copy(link) and self.linked_step(link) is None else None
+
+    def _is_copy(self, link: Path) -> bool:
+        """Whether a file too large to name another one stands in the place of a link."""
+        return not link.is_symlink() and link.is_file() and _size(link) > _POINTER_BYTES
 
     # --- changes -----------------------------------------------------------------------------------------------------
 
     def next_lineage(self, step: int, is_best: bool) -> Lineage:
-        """What the sidecar of the next save, of `step`, records."""
+        """What the sidecar of the next save, of `step`, records. An older sidecar that fails is left out."""
         if self._lineage is None:
-            serials = [self._fact(known, "serial") for known in self._steps()]
-            self._lineage = Lineage(max((serial for serial in serials if serial is not None), default=0), None)
-        best = step if is_best and self._keep_best else self.best_step()
+            self._lineage = Lineage(max(self._serials(), default=0), None)
+        if is_best and self._keep_best:
+            return Lineage(self._lineage.serial + 1, step)
+        try:
+            best = self.best_step()
+        except OSError:
+            best = self._lineage.best_step
         return Lineage(self._lineage.serial + 1, best)
+
+    def _serials(self) -> Iterator[int]:
+        for step in self._steps():
+            with contextlib.suppress(OSError):
+                if (serial := self._fact(step, "serial")) is not None:
+                    yield serial
 
     def record(self, path: Path, lineage: Lineage) -> None:
         """Let the links name what has been saved as `path`. Raises OSError if the storage refuses it."""
@@ -195,7 +222,8 @@ class CheckpointFolder:
             if other != path:  # the same step saved with another compression
                 _remove(other)
         run_dir.replace_symlink(self._paths.latest_link, path)
-        self._link_best(self._paths.checkpoint_step(path))
+        if lineage.best_step is not None:
+            self._link_best(self._paths.checkpoint_step(path))
 
     def mark_best(self, step: int) -> None:
         """Record `step` as the best one, in the newest sidecar, and link it. Raises OSError."""
@@ -289,8 +317,7 @@ class CheckpointFolder:
         link = self._paths.best_link
         if step is None or (step != new and self._lone_copy(link) is not None):
             return
-        is_copy = not link.is_symlink() and link.exists() and link.stat().st_size > _POINTER_BYTES
-        if is_copy or self.linked_step(link) != step:
+        if self._is_copy(link) or self.linked_step(link) != step:
             run_dir.replace_symlink(link, self._paths.checkpoint_file(step))
 
     def _is_sound(self, step: int, max_threads: int) -> bool:
@@ -321,6 +348,14 @@ def _remove(path: Path) -> None:
 def _identity(path: Path) -> _Identity:
     facts = path.stat()
     return facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 for one that has gone."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _modified(path: Path) -> int:

@@ -11,7 +11,7 @@ from spectral_exp import run_dir
 from spectral_exp.errors import UserError
 from spectral_exp.monitoring import checkpoint_reader
 from spectral_exp.monitoring.checkpoint_folder import CheckpointFolder
-from spectral_exp.monitoring.checkpoint_reader import BrokenCheckpointError
+from spectral_exp.monitoring.checkpoint_reader import BrokenCheckpointError, UnreadableCheckpointError
 
 if TYPE_CHECKING:
     import torch
@@ -105,10 +105,14 @@ class CheckpointLoader:
 
     def _look(self, find: Callable[[], _T], default: _T) -> _T:
         """What `find` returns; `default` if there is no folder. Raises UserError if it cannot be read."""
-        try:
-            return checkpoint_reader.guarded(self._paths.checkpoints, find)
-        except FileNotFoundError:
-            return default
+        for _ in range(_LISTINGS):
+            try:
+                return checkpoint_reader.guarded(self._paths.checkpoints, find)
+            except FileNotFoundError:  # the folder, or a file that the run's writer removed meanwhile
+                if not self._paths.checkpoints.exists():
+                    return default
+        cause = "its files go faster than they are listed"
+        raise UnreadableCheckpointError(self._paths.checkpoints, cause, "try again")
 
     def _load(self, path: Path, map_location: str | torch.device) -> dict[str, Any] | None:
         try:

@@ -11,16 +11,23 @@ from pathlib import Path
 
 import pytest
 
+from spectral_exp import run_dir
 from spectral_exp.monitoring import CheckpointManager
 from tests.crash.conftest import Zygote, points, tell
 
 
+def best(root: Path) -> str | None:
+    """The file that the link to the best checkpoint names."""
+    path = run_dir.follow(run_dir.RunPaths(root).best_link)
+    return path.name if path is not None else None
+
+
 def survives(zygote: Zygote, scenario: str, root: Path, expected: str, reported: int) -> bool:
-    """Whether nothing reported durable is missing, and the same attempt again ends as expected."""
+    """Whether nothing reported durable is missing, and the same attempt again ends as expected, the best included."""
     found = CheckpointManager(root, enabled=False).load_latest_checkpoint()
     if reported and (found is None or found["step"] < reported):
         return False
-    return zygote.run(scenario, root).text == expected
+    return zygote.run(scenario, root).text == expected and best(root) == best(root.parent / "undisturbed")
 
 
 def kill_at_every_call(
@@ -28,6 +35,7 @@ def kill_at_every_call(
 ) -> None:
     expected = zygote.run(scenario, folder / "undisturbed").text
     assert "\n" in expected, expected
+    assert best(folder / "undisturbed") is not None
     survived, failed = 0, []
     chosen = points(zygote, scenario, folder, at_most)
     for number, (call, count) in enumerate(chosen):

@@ -133,7 +133,10 @@ class FailingStorage:
         return wrapped
 
 
-@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOMEM])
+@pytest.mark.parametrize(
+    "number",
+    [errno.EIO, errno.EACCES, *(pytest.param(n, marks=pytest.mark.slow) for n in (errno.ESTALE, errno.ENOMEM))],
+)
 def test_a_failing_read_anywhere_changes_nothing(tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     saved(tmp_path, 1, 2)
     before = contents(tmp_path)
@@ -372,7 +375,7 @@ def test_hostile_numbers_in_sidecars_do_no_harm(tmp_path: Path) -> None:
 
 # --- bombs -----------------------------------------------------------------------------------------------------------
 
-BOMB_BYTES = 400 << 20
+BOMB_BYTES = 192 << 20
 
 
 def bomb(kind: str, path: Path) -> dict[str, Any]:
@@ -390,10 +393,10 @@ def bomb(kind: str, path: Path) -> dict[str, Any]:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if kind == "deflated" else zipfile.ZIP_STORED) as archive:
         archive.writestr("archive/data.pkl", pickle.dumps({}, protocol=2))
         with archive.open("archive/data/0", "w") as record:
-            for _ in range((100 << 20 if kind == "deflated" else 1 << 20) >> 20):
+            for _ in range((64 << 20 if kind == "deflated" else 1 << 20) >> 20):
                 record.write(bytes(1 << 20))
         if kind == "overlapping":  # one record under many names
-            for number in range(1, 3000):
+            for number in range(1, 600):
                 again = archive.getinfo("archive/data/0")
                 info = zipfile.ZipInfo(f"archive/data/{number}")
                 info.header_offset, info.CRC = again.header_offset, again.CRC
@@ -424,7 +427,7 @@ def test_bombs_are_refused_before_they_take_memory(tmp_path: Path, kind: str, si
             else:
                 # Bytes that agree with a sidecar are compared without being unpacked.
                 assert (check, sidecar) == (checkpoint_reader.verify, True)
-        assert tracemalloc.get_traced_memory()[1] < 90e6
+        assert tracemalloc.get_traced_memory()[1] < 80e6
     finally:
         tracemalloc.stop()
     assert contents(tmp_path) == before
