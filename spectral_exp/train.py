@@ -1,7 +1,7 @@
 """Command line of training: compose the configuration, check it, hand it to Hydra, end with an exit code.
 
-Exit codes: 0 done; 1 a run failed; 2 a mistake in settings or files, told in one line each, nothing created;
-130 and 143 interrupted by SIGINT and SIGTERM after a checkpoint.
+Exit codes: 0 done; 1 a run failed, or its last state could not be saved or backed up; 2 a mistake in settings or
+files, told in one line each, nothing created; 130 and 143 interrupted by SIGINT and SIGTERM after a checkpoint.
 
 torch is imported only once a run is really to start, so `--help`, `--cfg job` and the like answer at once.
 """

@@ -213,7 +213,7 @@ print(manager.failures)
     assert done.stderr.count("not enough memory") + done.stderr.count("Cannot allocate memory") == 1
 
 
-@pytest.mark.parametrize("free_bytes", [0, 4096, 8192, 16384])
+@pytest.mark.parametrize("free_bytes", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (4096, 8192, 16384))])
 def test_resuming_on_a_full_disk_is_one_line(disk: Path, free_bytes: int, capfd: pytest.CaptureFixture[str]) -> None:
     root = disk / "run"
     assert train(root, SELDOM, "training.max_steps=4") == 0

@@ -23,7 +23,12 @@ def test_the_error_of_the_work_is_raised_once() -> None:
 
 def test_work_may_run_work() -> None:
     thread, done = BackgroundThread("test"), list[str]()
-    thread.run(lambda: (thread.run(lambda: done.append("inner")), done.append("outer")))
+
+    def outer() -> None:
+        thread.run(lambda: done.append("inner"))
+        done.append("outer")
+
+    thread.run(outer)
     assert done == ["inner", "outer"]
 
 
