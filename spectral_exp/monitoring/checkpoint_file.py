@@ -291,7 +291,7 @@ def remedy(error: OSError) -> str:
     if error.errno == errno.ENOMEM:
         return "from now on training waits while checkpoints are written, which needs no copy of the state"
     if error.errno == errno.EFBIG:
-        return "raise the limit on the size of files (ulimit -f)"
+        return "raise the limit on the size of files (ulimit -f), or free space on the disk"
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return "free space on the disk, or keep fewer checkpoints (keep_last_n)"
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:

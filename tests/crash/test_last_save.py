@@ -106,7 +106,7 @@ def test_a_limit_on_the_size_of_files_is_named(tmp_path: Path, capfd: pytest.Cap
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     last = capfd.readouterr().err.strip().splitlines()[-1]
     assert "the last steps 1 to 4 are not saved: File too large" in last
-    assert "(ulimit -f), then give the same command again: it starts anew" in last
+    assert "(ulimit -f), or free space on the disk, then give the same command again: it starts anew" in last
     assert status(tmp_path / "run") == "not_saved"
 
 
