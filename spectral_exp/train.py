@@ -1,7 +1,8 @@
 """Command line of training: compose the configuration, check it, hand it to Hydra, end with an exit code.
 
-Exit codes: 0 done; 1 a run failed; 2 a mistake in settings or files, told in one line each, nothing created;
-128 + n stopped by signal n after a checkpoint, so 130 for SIGINT and 143 for SIGTERM.
+Exit codes: 0 done; 1 a run failed, or its last state could not be saved or backed up; 2 a mistake in settings or
+files, reported in one line each, nothing created; 128 + n stopped by signal n after a checkpoint, so 130 for SIGINT
+and 143 for SIGTERM.
 
 torch is imported only once a run is really to start, so `--help`, `--cfg job` and the like answer at once.
 """

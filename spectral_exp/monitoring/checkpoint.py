@@ -55,12 +55,12 @@ class CheckpointManager:
 
     By default saving is synchronous: when the call returns, the file, its sidecar with size and checksum and
     `checkpoint_latest.pt` have reached the disk. With `background` the call returns at once. The state is copied while
-    the next forward and backward run, and before any optimizer of torch changes anything: they wait by themselves.
-    Before any other change of weights or optimizer state in place (averaged weights swapped in, `load_state_dict`,
-    clipped weights) call `fence`. A change without it is noticed by torch's counts of changes and by the first bytes
-    of every tensor: then nothing is saved, an error is logged, and from then on the state is copied before the call
-    returns. What neither shows, a change of single elements through `.data` or numpy, must be fenced. A thread writes
-    the copy, and `wait` returns when it is durable.
+    the next forward and backward run, a thread writes the copy, and `wait` returns when it is durable. Every optimizer
+    of torch waits for the copy by itself. Before any other change of weights or optimizer state in place (averaged
+    weights swapped in, `load_state_dict`, clipped weights) call `fence`. A change without it is noticed by torch's
+    counts of changes and by the first bytes of every weight: then nothing is saved, an error is logged, and from then
+    on the state is copied before the call returns. A change that neither shows, of single elements through `.data` or
+    numpy, must be fenced.
 
     An exception that a signal handler raises out of any method leaves the manager usable. A save that it interrupts
     either goes on or leaves nothing behind.

@@ -234,7 +234,9 @@ def remedy(error: OSError) -> str:
     """What a user can do about storage, or memory, that refuses."""
     if error.errno == errno.ENOMEM:
         return "from now on training waits while checkpoints are written, which needs no copy of the state"
-    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+    if error.errno == errno.EFBIG:
+        return "raise the limit on the size of files (ulimit -f), or free space on the disk"
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return "free space on the disk, or keep fewer checkpoints (keep_last_n)"
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return "make the folder writable"

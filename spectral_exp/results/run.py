@@ -92,8 +92,8 @@ class Run:
         run_id: unique among the runs loaded together: the folder's name, for a job of a sweep `sweep/job`.
         name: the experiment's name (setting `name`), or the folder's name without its time and commit.
         seed: the setting `seed`; None where it is not known.
-        status: completed, stopped_early, interrupted, failed, diverged, running (locked by a live process), or
-            unfinished (no results).
+        status: completed, stopped_early, interrupted, not_saved (the last state was lost), failed, diverged, running
+            (locked by a live process), or unfinished (no results).
         settings: every resolved setting by dotted name.
         parts: the chosen parts by the names of the ablation grid: embedding, attention, mlp, optimizer, loss, and
             `size`, where they can be told.

@@ -7,6 +7,7 @@ import gc
 import json
 import logging
 import os
+import resource
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,6 +95,19 @@ def test_a_lost_end_is_an_error_with_the_remedy(disk: Path, capfd: pytest.Captur
     assert train(root, SELDOM, "training.max_steps=9") == 0
     assert status(root) == "completed"
     assert saved_steps(root)[-1] == 9
+
+
+def test_a_limit_on_the_size_of_files_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, before[1]))
+    try:
+        assert train(tmp_path / "run", "training.max_steps=4") == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    last = capfd.readouterr().err.strip().splitlines()[-1]
+    assert "the last steps 1 to 4 are not saved: File too large" in last
+    assert "(ulimit -f), or free space on the disk, then give the same command again: it starts anew" in last
+    assert status(tmp_path / "run") == "not_saved"
 
 
 def test_a_signal_does_not_hide_a_lost_end(disk: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -213,7 +227,7 @@ print(manager.failures)
     assert done.stderr.count("not enough memory") + done.stderr.count("Cannot allocate memory") == 1
 
 
-@pytest.mark.parametrize("free_bytes", [0, 4096, 8192, 16384])
+@pytest.mark.parametrize("free_bytes", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (4096, 8192, 16384))])
 def test_resuming_on_a_full_disk_is_one_line(disk: Path, free_bytes: int, capfd: pytest.CaptureFixture[str]) -> None:
     root = disk / "run"
     assert train(root, SELDOM, "training.max_steps=4") == 0
