@@ -13,7 +13,6 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any, TypeAlias, TypeVar
 
 from spectral_exp import run_dir
@@ -162,7 +161,7 @@ class AppendFile:
 
     def _is_nested(self) -> bool:
         """Whether the caller's caller is a signal handler that interrupted a call which holds the lock."""
-        frame: FrameType | None = sys._getframe(2)
+        frame = sys._getframe(1).f_back
         while frame is not None:
             if frame.f_code in _HOLDERS and frame.f_locals.get("self") is self:
                 return True
@@ -211,8 +210,10 @@ class AppendFile:
             taken: list[int] = []
             self._batch = (lines, data, taken)
             taken.extend(map(os.write, (descriptor,), (data,)))
-            while (done := sum(taken)) < len(data):  # it usually takes all at once
+            done = taken[0]
+            while done < len(data):  # it usually takes all at once
                 taken.extend(map(os.write, (descriptor,), (data[done:],)))
+                done = sum(taken)
         except OSError as error:
             self._warn(error)
             if self._batch is not None:
