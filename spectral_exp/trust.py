@@ -1,7 +1,8 @@
 """What a recorded run may make this machine do, where its configuration is used again.
 
 A run directory may come from a stranger. What it records may choose parts and their settings (see `roles.py`) and read
-text; it sends nothing away and contacts nobody, unless the person at the keyboard has named the place.
+text; it sends nothing away, and asks no address but those that this package knows, unless the person at the keyboard
+has named the place.
 """
 
 from __future__ import annotations
