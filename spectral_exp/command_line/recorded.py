@@ -14,14 +14,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml  # type: ignore[import-untyped]
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from spectral_exp import trust
 from spectral_exp.command_line.grammar import is_interpolated, parse, quoted, strings_in, written
 from spectral_exp.core.foreign_text import printable
+from spectral_exp.core.regular_file import read_regular
 from spectral_exp.errors import UserError
 from spectral_exp.run_dir import HYDRA_FOLDER, RunPaths
 from spectral_exp.run_record import setting_of
@@ -32,6 +32,9 @@ _PLACE_KEYS = ("experiment_id", "resume", "outputs")
 _BACKUP_KEYS = ("backup_url", "monitoring.backup.url")
 _OPTION = re.compile(r"[\w-][\w.-]*")
 _SEARCH_FLAGS = ("--config-dir", "--config-name")
+_MAX_YAML_BYTES = 1 << 20
+# A list of texts, as Hydra writes it: nothing nested, no reference by which a short file becomes an endless list.
+_IS_FLAT = re.compile(r"\[\]\n?|(?:(?:- ['\"\w~+]|  ).*(?:\n|$)|\n)*")
 _SEARCH_PATH = "hydra.searchpath"
 _MAX_TEXT = 1 << 16  # of one argument, which is to be pasted whole
 
@@ -200,8 +203,11 @@ def _record(paths: RunPaths, resume: str) -> dict[str, Any]:
 
 def _hydras_overrides(file: Path) -> Any:
     try:
-        return OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-    except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
+        text = read_regular(file, _MAX_YAML_BYTES).decode("utf-8")
+        if not _IS_FLAT.fullmatch(text):
+            raise ValueError("it is not a list of texts")
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from spectral_exp.errors import UserError, require
 from spectral_exp.monitoring.backup_process import BackupProcess, BackupProcessError
-from spectral_exp.monitoring.backup_store import SETTING, checked_url
+from spectral_exp.monitoring.backup_store import SETTING, checked_url, leads_out
 from spectral_exp.run_dir import RunPaths, follow, read_json, write_json_atomic
 
 log = logging.getLogger(__name__)
@@ -290,6 +290,8 @@ class Backup:
             try:
                 known = read_json(file)
                 name_then, run_id = str(known["name"]), str(known["run_id"])
+                if leads_out(name_then):  # somebody else's place
+                    raise UserError(f"{file} names the run {name_then}")
             except (UserError, KeyError):
                 log.warning("%s is damaged; it is written anew, from the backups of %s", file, name)
                 return {"name": name, "run_id": ""}

@@ -291,10 +291,10 @@ def read_manifest(store: Store, key: str) -> dict[str, Any]:
 def _name_problem(manifest: Manifest) -> str | None:
     """Why the names in a manifest cannot be those of a run and its files; None if they can."""
     names = list(manifest["files"])
-    if re.search(r"[\x00-\x1f\x7f]", manifest["run"]) or _leads_out(manifest["run"]):
+    if re.search(r"[\x00-\x1f\x7f]", manifest["run"]) or leads_out(manifest["run"]):
         return f"names the run {printable(manifest['run'], 80)}, which is no folder below another"
     for name in names:
-        if not _is_plain(name) or _leads_out(name) or any(map(_DEVICE.match, name.split("/"))):
+        if not _is_plain(name) or leads_out(name) or any(map(_DEVICE.match, name.split("/"))):
             return f"names {printable(name, 80)}, which lies outside of a run or is no plain file name"
     folders = {str(folder) for name in names for folder in PurePosixPath(name).parents}
     if taken := folders.intersection(names):
@@ -311,5 +311,6 @@ def _is_plain(name: str) -> bool:
     return not re.search(r"[\\\x00-\x1f\x7f]|[. ](/|$)", name) and len(max(name.split("/"), key=len)) <= _MAX_NAME
 
 
-def _leads_out(name: str) -> bool:
+def leads_out(name: str) -> bool:
+    """Whether a path below the storage or a run may lie outside of it, or is not written in its only form."""
     return any(part in ("", ".", "..") for part in name.split("/")) or re.match("[A-Za-z]:", name) is not None

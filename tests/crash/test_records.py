@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 
 from spectral_exp import checkpoints, compare, diagnose, generate, paper, report, reproduce, verify_resume
+from spectral_exp.command_line import CommandLine
 from spectral_exp.errors import UserError
 from spectral_exp.results.paper.folder import Folder
 from spectral_exp.run_dir import content_crc32
@@ -198,7 +199,6 @@ def owners() -> Iterator[Any]:
 
 def resume_check(arguments: list[str]) -> int:
     """What the training command does with `resume=` before it trains."""
-    from spectral_exp.command_line import CommandLine
     from spectral_exp.resume import attempts, recorded, resume_problems, set_aside_damaged
     from spectral_exp.run_dir import RunPaths
 
@@ -462,3 +462,24 @@ def test_a_record_of_a_paper_removes_its_own_files_alone(tmp_path: Path) -> None
     (paper_folder / "figures").symlink_to(tmp_path)
     with pytest.raises(UserError, match="is a link"):
         Folder(paper_folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a: &a [x, x]\nb: [*a, *a]\n", "it is not a list of texts"),
+        ("[" * 50_000, "it is not a list of texts"),
+        ("- a\n- *a\n", "it is not a list of texts"),
+        ("{a: 1}", "it is not a list of texts"),
+        ("- 1\n", "its overrides are not a list of texts"),
+        ("\udc80", "cannot be read"),
+    ],
+    ids=["references", "deep", "reference", "mapping", "number", "not UTF-8"],
+)
+def test_overrides_of_hydra_stand_in_only_if_they_are_texts(text: str, reason: str, runs: Path, tmp_path: Path) -> None:
+    run = tmp_path / "r1"
+    shutil.copytree(runs / "r1", run, symlinks=True)
+    (run / "config.json").write_text("{")
+    (run / ".hydra/overrides.yaml").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(UserError, match=reason):
+        CommandLine.parse([f"resume={run}"])

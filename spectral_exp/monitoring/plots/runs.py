@@ -13,7 +13,8 @@ from spectral_exp.monitoring.plots import Drawing
 from spectral_exp.monitoring.plots.histories import LeaveOut, drawable, is_steps_and_values, metric_series, numbers
 from spectral_exp.plots.series import Series
 from spectral_exp.results.metric_file import read_metrics
-from spectral_exp.run_dir import NON_FINITE, RunPaths, read_json
+from spectral_exp.run_dir import NON_FINITE, RunPaths
+from spectral_exp.runs.record import ResultsRecord, read_results
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -89,7 +90,7 @@ def _read(label: str, run: Path) -> Experiment:
         series = read_metrics(paths.metrics_file).series if paths.metrics_file.exists() else {}
     except OSError as error:
         raise UserError(f"cannot read {paths.metrics_file}: {error.strerror}") from error
-    results = read_json(paths.results_file) if paths.results_file.exists() else {}
+    results: ResultsRecord = read_results(paths.results_file)[0] if paths.results_file.exists() else {}
     return Experiment(label, series, _finals(results.get("final_metrics")))
 
 
