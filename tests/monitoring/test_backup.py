@@ -151,7 +151,6 @@ def test_leftovers_of_killed_restores_go_and_those_under_way_stay(
     assert sorted(path.name for path in outputs.iterdir()) == sorted([RUN, busy.name, other.name])
 
 
-
 def test_only_committed_files_are_stored(run: RunPaths, backup: Backup, tmp_path: Path) -> None:
     write_checkpoint(run, 10)
     (run.checkpoints / ".checkpoint_step_20.pt.1-ab.tmp").write_text("half")

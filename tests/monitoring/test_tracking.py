@@ -220,6 +220,7 @@ def test_patch_lies_beside_the_config(repository: Path, tmp_path: Path, monkeypa
 
 # --- secrets ---------------------------------------------------------------------------------------------------------
 
+
 def test_secrets_do_not_reach_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BACKUP_PASSWORD", "correct-horse-battery")
     monkeypatch.setenv("SHORT_SECRET", "xyz7")
