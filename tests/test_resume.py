@@ -140,7 +140,8 @@ def test_another_secret_is_no_other_experiment(tmp_path: Path) -> None:
     ConfigTracker(tmp_path).save_config(config)
     other = {"data": {"url": url.replace("Zq8", "Zq9"), "api_key": "another", "n": 1}}
     assert resume_problems(other, tmp_path) == []
-    other["data"]["url"] = url.replace("/data", "/more")
+    other["data"]["url"] = "https://me:Zq9hunter2XY@host/more"
     (problem,) = resume_problems(other, tmp_path)
-    assert "data.url: https://<redacted>@host/data -> https://<redacted>@host/more" in problem
+    assert "another configuration (data.url: https://" in problem
+    assert "<redacted>@host/data -> https://<redacted>@host/more)" in problem
     assert "hunter" not in problem

@@ -117,6 +117,7 @@ CONTENTS = st.one_of(
     st.binary(max_size=300),
     st.just(b"a\0b\0" * 40),
 )
+LENIENT = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 FILES = st.dictionaries(
     st.sampled_from(NAMES), st.tuples(st.sampled_from(["file", "program", "link"]), CONTENTS), max_size=7
 )
@@ -143,7 +144,7 @@ def is_new_source(kind: str, content: bytes, name: str) -> bool:
     return not name.endswith(".bin") and (kind == "link" or b"\0" not in content)
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=LENIENT)
 @given(before=FILES, after=FILES, staged=st.booleans(), attributes=st.booleans())
 def test_the_patch_makes_the_commit_the_working_tree(
     hostile: Path,
@@ -156,7 +157,7 @@ def test_the_patch_makes_the_commit_the_working_tree(
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=LENIENT)
 @given(
     before=FILES,
     after=FILES,

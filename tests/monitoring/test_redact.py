@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from torch import nn
@@ -227,6 +227,7 @@ def test_known_shapes(token: str, text: str) -> None:
     assert REDACTED in shown
 
 
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.recursive(
     st.sampled_from([SECRET, "x", 1, None, f"password={SECRET}", f"a: {{b: {SECRET}}}"]),
     lambda inner: st.one_of(
@@ -240,6 +241,7 @@ def test_any_nesting_below_a_secret_name_is_hidden(value: Any) -> None:
     assert redact(redacted) == redacted
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(alphabet="abz019 =:,;'\"{}[]()\\\n-_.@/<>", max_size=60))
 def test_any_text_is_stable_and_keeps_its_lines_without_secrets(text: str) -> None:
     assert redact_text(text, []) == text
