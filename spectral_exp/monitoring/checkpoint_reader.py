@@ -1,4 +1,4 @@
-"""Reading one checkpoint: its bytes are verified, and damage is told apart from everything else that can go wrong.
+"""Read one checkpoint, verify its bytes, and distinguish damage from everything else that can go wrong.
 
 Damage is proven: the size or the checksum differs from the sidecar's, or, without a sidecar, the archive is not whole.
 Only then another checkpoint may take its place. Whatever else keeps a file from being loaded (memory, permissions, a

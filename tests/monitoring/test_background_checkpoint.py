@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from spectral_exp import run_dir
-from spectral_exp.errors import SettingError
+from spectral_exp.errors import SettingError, UserError
 from spectral_exp.monitoring import CheckpointManager, checkpoint_file
 from spectral_exp.monitoring.save_schedule import SaveSchedule, parse_share
 from spectral_exp.monitoring.staging import Staged, StagingArena, storages_of
@@ -348,7 +348,8 @@ def test_compressed_checkpoints_come_back(tmp_path: Path) -> None:
     content = bytearray(Path(path).read_bytes())
     content[len(content) // 2] ^= 1
     Path(path).write_bytes(content)
-    assert CheckpointManager(tmp_path).load_latest_checkpoint() is None
+    with pytest.raises(UserError, match="is intact"):
+        CheckpointManager(tmp_path).load_latest_checkpoint()
 
 
 def test_every_so_many_steps_one_stays(tmp_path: Path) -> None:
