@@ -100,7 +100,7 @@ class MetricsLogger:
         else:
             entry, words = _any_entry(step, now, metrics)
         self._entries.write(entry.encode(), flush)
-        self._messages.write(words.encode(errors="replace"), flush)
+        self._messages.write(words.encode(), flush)
 
     def log_message(self, text: str) -> None:
         """Append a line of text with the time to `training.log`; further lines of the text are indented."""
@@ -255,8 +255,9 @@ def _on_one_line(text: str) -> str:
 
 def _now() -> str:
     """The local time in milliseconds as ISO 8601 writes it."""
-    second, fraction = divmod(time.time(), 1.0)
-    return f"{_second(int(second))}.{int(1000 * fraction):03d}"
+    now = time.time()
+    second = int(now)
+    return f"{_second(second)}.{int(1000 * (now - second)):03d}"
 
 
 @functools.lru_cache(maxsize=2)
