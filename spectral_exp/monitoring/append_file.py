@@ -60,7 +60,7 @@ class AppendFile:
             it is cut off. None keeps it.
     """
 
-    _owner: int  # thread that holds the lock
+    _is_held: bool  # the lock, by this thread or another one
     _changed_folders: tuple[Path, ...]  # by opening the file
     _durable_folders: tuple[Path, ...]  # the same ones, once they survive a power cut
 
@@ -96,18 +96,17 @@ class AppendFile:
 
     def flush(self) -> None:
         """Write the waiting lines, as far as the disk takes them."""
-        me = threading.get_ident()
         while self._lines:
-            if self._owner == me and self._is_nested():
+            if self._is_held and self._is_nested():
                 self._missed = True  # the flush that was interrupted writes these lines too
                 return
             with self._lock:  # as in `_hold`, which would cost every line a call
-                self._owner = me
+                self._is_held = True
                 self._missed = False
                 try:
                     self._write_lines()
                 finally:
-                    self._owner = 0
+                    self._is_held = False
             if self._warnings:
                 self._log_warnings()
             if not self._missed:
@@ -152,7 +151,7 @@ class AppendFile:
 
     def _reset(self) -> None:
         self._lock = threading.RLock()
-        self._owner = 0
+        self._is_held = False
         self._missed = False
         self._batch: _Batch | None = None
         self._changed_folders = self._durable_folders = ()
@@ -173,12 +172,12 @@ class AppendFile:
         # This lock is taken and released in single operations, between which no signal is handled. It may be taken
         # twice, so that even a lock that was left behind does not stop its thread.
         with self._lock:
-            before = self._owner
-            self._owner = threading.get_ident()
+            before = self._is_held
+            self._is_held = True
             try:
                 return action()
             finally:
-                self._owner = before
+                self._is_held = before
 
     def _log_warnings(self) -> None:
         """Without the lock: a handler of log records may append to this very file."""

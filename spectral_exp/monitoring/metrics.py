@@ -104,7 +104,7 @@ class MetricsLogger:
         else:
             entry, words = _any_entry(step, now, metrics)
         self._entries.write(entry.encode(), flush)
-        self._messages.write(words.encode(errors="replace"), flush)
+        self._messages.write(words.encode(), flush)
 
     def log_message(self, text: str) -> None:
         """Append a line of text with the time to `training.log`; further lines of the text are indented."""
@@ -252,9 +252,10 @@ def _any_entry(step: int, now: str, metrics: Mapping[str, Any]) -> tuple[str, st
 
 def _now() -> str:
     """The local time in milliseconds as ISO 8601 writes it."""
-    second, fraction = divmod(time.time(), 1.0)
-    whole, offset = _second(int(second))
-    return f"{whole}.{int(1000 * fraction):03d}{offset}"
+    now = time.time()
+    second = int(now)
+    whole, offset = _second(second)
+    return f"{whole}.{int(1000 * (now - second)):03d}{offset}"
 
 
 @functools.lru_cache(maxsize=2)
