@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -42,14 +41,11 @@ NO_PLOTS = "monitoring/visualization=off"
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tokenized text of the tests goes to a folder of theirs, in this process and in those it starts."""
-    before = os.environ.get("SPECTRAL_EXP_CACHE")
-    os.environ["SPECTRAL_EXP_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    yield
-    if before is None:
-        del os.environ["SPECTRAL_EXP_CACHE"]
-    else:
-        os.environ["SPECTRAL_EXP_CACHE"] = before
+    """Tokenized text and noted places go to folders of the tests, in this process and in those it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPECTRAL_EXP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
 
 
 def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
