@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from spectral_exp.construct import Constructor, construct
+from spectral_exp.core.errors import SettingError, UserError, nearest, require
 from spectral_exp.data import Corpus, Dataset, TokenizerSpec, prepare
 from spectral_exp.data.batches import Batches, EvalWindows
-from spectral_exp.errors import SettingError, UserError, nearest, require
 from spectral_exp.models.generation import generate
 from spectral_exp.models.gpt import GPT
 from spectral_exp.models.twin import match_parameters

@@ -11,13 +11,13 @@ from typing import Any
 import psutil
 
 from spectral_exp import run_dir
-from spectral_exp.console import command
-from spectral_exp.errors import UserError, require
+from spectral_exp.core.console import command
+from spectral_exp.core.errors import UserError, require
+from spectral_exp.core.wording import install
 from spectral_exp.monitoring import CheckpointManager, checkpoint_file, checkpoint_reader
 from spectral_exp.monitoring.checkpoint_reader import BrokenCheckpointError
 from spectral_exp.run_dir import RunPaths
 from spectral_exp.run_lock import RunLock
-from spectral_exp.wording import install
 
 
 @command

@@ -12,9 +12,10 @@ from typing import Any
 
 from spectral_exp import run_dir
 from spectral_exp.allocator import keep_freed_memory
-from spectral_exp.console import command
+from spectral_exp.core.console import command
+from spectral_exp.core.errors import SettingError, UserError, nearest, require
 from spectral_exp.core.foreign_text import printable
-from spectral_exp.errors import SettingError, UserError, nearest, require
+from spectral_exp.core.wording import counted
 from spectral_exp.plots.load import import_matplotlib
 from spectral_exp.results import tables
 from spectral_exp.results.aggregate import ResultsAggregator
@@ -33,7 +34,6 @@ from spectral_exp.run_record import (
     recorded_patch,
     unequal,
 )
-from spectral_exp.wording import counted
 
 CONFIG_DIFF = "config-diff"
 FORMATS = ("table", "markdown", "csv", "json", "latex")

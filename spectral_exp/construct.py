@@ -16,8 +16,8 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
+from spectral_exp.core.errors import SettingError, UserError, nearest
 from spectral_exp.core.foreign_text import printable
-from spectral_exp.errors import SettingError, UserError, nearest
 from spectral_exp.roles import NotAPartError, Role
 
 log = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from spectral_exp.console import command
-from spectral_exp.errors import UserError, require
+from spectral_exp.core.console import command
+from spectral_exp.core.errors import UserError, require
 from spectral_exp.monitoring import (
     CheckpointManager,
     ConfigTracker,

@@ -16,11 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spectral_exp.console import command
+from spectral_exp.core.console import command
+from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.foreign_text import printable_lines
-from spectral_exp.errors import UserError, require
+from spectral_exp.core.wording import counted
 from spectral_exp.trained import Trained, load_trained
-from spectral_exp.wording import counted
 
 if TYPE_CHECKING:
     from torch import Tensor

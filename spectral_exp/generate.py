@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from spectral_exp.console import command
+from spectral_exp.core.console import command
+from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.foreign_text import printable_lines
-from spectral_exp.errors import UserError, require
 from spectral_exp.trained import load_trained
 
 

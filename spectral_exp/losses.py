@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from spectral_exp.errors import require
+from spectral_exp.core.errors import require
 from spectral_exp.softmax import cross_entropy, cross_entropy_and_probabilities, sketch_targets
 
 

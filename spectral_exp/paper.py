@@ -7,15 +7,15 @@ import os
 import sys
 from pathlib import Path
 
-from spectral_exp.console import command
+from spectral_exp.core.console import command
+from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.foreign_text import printable
-from spectral_exp.errors import UserError, require
+from spectral_exp.core.wording import counted
 from spectral_exp.results.paper.folder import Folder
 from spectral_exp.results.paper.generator import FORMATS, PaperGenerator, Written
 from spectral_exp.results.paper.material import Choices
 from spectral_exp.results.paper.notes import HELP
 from spectral_exp.results.paper.verify import Verdict, verify
-from spectral_exp.wording import counted
 
 _NO_NOTES = "none"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path, PurePosixPath
 
-from spectral_exp import git
+from spectral_exp.core import git
 
 # Symbolic links and submodules lead out of the folder. No line of a hunk begins so: each has a sign of its own.
 _LEADS_OUT = re.compile(

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import TextIO
 
-from spectral_exp.display import CLEAR_LINE, is_terminal, write
+from spectral_exp.core.display import CLEAR_LINE, is_terminal, write
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from spectral_exp.errors import UserError
-from spectral_exp.git import (
+from spectral_exp.core.errors import UserError
+from spectral_exp.core.git import (
     EXACT_LINES,
     ask_git,
     code_directory,
@@ -19,11 +19,11 @@ from spectral_exp.git import (
     repository_of,
     run_git,
 )
+from spectral_exp.core.scratch import scratch_folder
 from spectral_exp.monitoring.environment import git_facts, package_facts
 from spectral_exp.patch import apply_patch
 from spectral_exp.run_dir import RunPaths
 from spectral_exp.run_record import code_differences, recorded_patch, setting_of, shortened
-from spectral_exp.scratch import scratch_folder
 
 REMEDY = "with --current-code it is trained by the code as it is now"
 

@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from spectral_exp.console import command
-from spectral_exp.errors import UserError
+from spectral_exp.core.console import command
+from spectral_exp.core.errors import UserError
 from spectral_exp.results.paper.folder import Folder
 from spectral_exp.results.paper.generator import FORMATS, REPORT, check_formats
 from spectral_exp.results.paper.run_report import run_report

@@ -23,11 +23,14 @@ from pathlib import Path
 from typing import IO, Any, Literal, cast
 
 from spectral_exp import trust
-from spectral_exp.console import command
+from spectral_exp.core.console import command
+from spectral_exp.core.display import print_error
+from spectral_exp.core.errors import Interrupted, UserError, require
 from spectral_exp.core.foreign_text import printable
-from spectral_exp.display import print_error
-from spectral_exp.errors import Interrupted, UserError, require
-from spectral_exp.git import CODE_VARIABLE, NO_GIT_HASH, code_directory
+from spectral_exp.core.git import CODE_VARIABLE, NO_GIT_HASH, code_directory
+from spectral_exp.core.signals import StopRequest
+from spectral_exp.core.timestamps import timestamp
+from spectral_exp.core.wording import counted
 from spectral_exp.monitoring import MetricsLogger
 from spectral_exp.monitoring.helper_process import dying_with_this_process
 from spectral_exp.monitoring.redact import redact
@@ -50,9 +53,6 @@ from spectral_exp.run_record import (
     unequal,
 )
 from spectral_exp.runs.record import ResultsRecord, read_results
-from spectral_exp.signals import StopRequest
-from spectral_exp.timestamps import timestamp
-from spectral_exp.wording import counted
 
 REPORT_NAME = "reproduction.json"
 # Metrics that measure the machine, not the training.

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from spectral_exp.errors import UserError
-from spectral_exp.git import git_hash, working_directory
+from spectral_exp.core.errors import UserError
+from spectral_exp.core.git import git_hash, working_directory
+from spectral_exp.core.timestamps import timestamp
 from spectral_exp.monitoring import CheckpointManager
 from spectral_exp.monitoring.redact import REDACTED, redact
 from spectral_exp.run_dir import (
@@ -25,7 +26,6 @@ from spectral_exp.run_dir import (
 )
 from spectral_exp.run_record import AROUND_STEPS, PLACE, flat, is_among
 from spectral_exp.runs.record import read_intact_config
-from spectral_exp.timestamps import timestamp
 
 log = logging.getLogger(__name__)
 

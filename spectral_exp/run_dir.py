@@ -23,12 +23,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from spectral_exp.core.errors import UserError, require
+from spectral_exp.core.git import git_hash
 from spectral_exp.core.json_text import read_object
+from spectral_exp.core.json_value import NON_FINITE as NON_FINITE
+from spectral_exp.core.json_value import jsonable as jsonable
 from spectral_exp.core.regular_file import open_regular
-from spectral_exp.errors import UserError, require
-from spectral_exp.git import git_hash
-from spectral_exp.json_value import NON_FINITE as NON_FINITE
-from spectral_exp.json_value import jsonable as jsonable
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from spectral_exp.errors import RunError, UserError
+from spectral_exp.core.errors import RunError, UserError
+from spectral_exp.core.timestamps import timestamp
 from spectral_exp.run_dir import RunPaths, open_run_file
-from spectral_exp.timestamps import timestamp
 
 try:
     import fcntl

@@ -10,8 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from spectral_exp.core.errors import UserError
 from spectral_exp.core.regular_file import read_regular
-from spectral_exp.errors import UserError
 from spectral_exp.run_dir import RunPaths
 from spectral_exp.runs.record import Attempt, Git, known_settings, read_intact_config
 

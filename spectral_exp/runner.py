@@ -18,7 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from spectral_exp.clock import Clock
-from spectral_exp.errors import Interrupted, RunError, UserError, require
+from spectral_exp.core.errors import Interrupted, RunError, UserError, require
+from spectral_exp.core.signals import CATCHABLE, STOP_SIGNALS, StopRequest
+from spectral_exp.core.wording import counted
 from spectral_exp.evaluation import Evaluation, evaluate
 from spectral_exp.monitoring import Backup, CheckpointManager, ConfigTracker, MetricsLogger
 from spectral_exp.monitoring.run_files import UnsyncedFiles
@@ -30,8 +32,6 @@ from spectral_exp.run_dir import RunPaths
 from spectral_exp.run_lock import LostRunError
 from spectral_exp.runs.record import read_results
 from spectral_exp.seeding import process_settings, restore_rng_state, rng_state, seed_generators, step_seed
-from spectral_exp.signals import CATCHABLE, STOP_SIGNALS, StopRequest
-from spectral_exp.wording import counted
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
-from spectral_exp.signals import STOP_SIGNALS, StopRequest
+from spectral_exp.core.signals import STOP_SIGNALS, StopRequest
 
 log = logging.getLogger(__name__)
 

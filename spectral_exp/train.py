@@ -27,11 +27,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from spectral_exp import sweep_workers, trust
 from spectral_exp.command_line import CONF_DIR, CommandLine, describe, help_text, recordable, search_arguments
+from spectral_exp.core.display import print_error, protect_output
+from spectral_exp.core.errors import Interrupted, RunError, UserError
 from spectral_exp.core.foreign_text import printable
-from spectral_exp.display import print_error, protect_output
-from spectral_exp.errors import Interrupted, RunError, UserError
+from spectral_exp.core.signals import StopRequest
 from spectral_exp.run_dir import HYDRA_FOLDER, atomic_writer
-from spectral_exp.signals import StopRequest
 
 log = logging.getLogger(__name__)
 

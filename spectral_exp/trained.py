@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.foreign_text import printable
-from spectral_exp.errors import UserError, require
 
 if TYPE_CHECKING:
     import torch

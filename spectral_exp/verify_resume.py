@@ -23,10 +23,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spectral_exp.console import command
+from spectral_exp.core.console import command
+from spectral_exp.core.display import print_error
+from spectral_exp.core.errors import Interrupted, RunError, UserError, require
 from spectral_exp.core.foreign_text import printable
-from spectral_exp.display import print_error
-from spectral_exp.errors import Interrupted, RunError, UserError, require
+from spectral_exp.core.scratch import scratch_folder
+from spectral_exp.core.signals import StopRequest
+from spectral_exp.core.timestamps import timestamp
+from spectral_exp.core.wording import counted
 from spectral_exp.fingerprint import PARTS, Divergence, StepFingerprint, first_divergence, state_hashes, train_step
 from spectral_exp.monitoring import CheckpointManager, MetricsLogger
 from spectral_exp.monitoring.helper_process import die_with_parent
@@ -43,11 +47,7 @@ from spectral_exp.run_record import (
     settings_differences,
     shortened,
 )
-from spectral_exp.scratch import scratch_folder
-from spectral_exp.signals import StopRequest
-from spectral_exp.timestamps import timestamp
 from spectral_exp.trust import recorded_config
-from spectral_exp.wording import counted
 
 CERTIFICATE_NAME = "resume_certificate.json"
 
@@ -407,7 +407,7 @@ def _identity(paths: RunPaths, step: int) -> dict[str, str] | None:
 
 def _circumstances(threads: int | None) -> tuple[dict[str, Any], bytes]:
     """Code, machine and packages of a replay with `threads`, and how its code differs from the commit."""
-    from spectral_exp.git import code_directory
+    from spectral_exp.core.git import code_directory
     from spectral_exp.monitoring import environment
     from spectral_exp.seeding import process_settings
 

@@ -11,7 +11,7 @@ import pytest
 
 from spectral_exp.build import check
 from spectral_exp.command_line import CommandLine
-from spectral_exp.errors import UserError
+from spectral_exp.core.errors import UserError
 from tests.conftest import NO_PLOTS, ROOT, TINY, compose, python
 
 FILES = {

@@ -12,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 
 from spectral_exp.build import build, build_model, check, resolve_device
-from spectral_exp.errors import SettingError, UserError
+from spectral_exp.core.errors import SettingError, UserError
 from tests.conftest import NO_PLOTS, ROOT, TINY, compose
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf/experiment").glob("*.yaml"))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from spectral_exp.command_line import CONF_DIR, CommandLine, quoted
-from spectral_exp.errors import UserError
+from spectral_exp.core.errors import UserError
 
 EXPERIMENTS = sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml"))
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from spectral_exp.construct import Constructor, coerce
-from spectral_exp.errors import UserError
+from spectral_exp.core.errors import UserError
 from spectral_exp.roles import Role
 from spectral_exp.runner import TrainingSettings
 

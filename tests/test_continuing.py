@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from spectral_exp import diagnose
 from spectral_exp.command_line import CommandLine, quoted
 from spectral_exp.command_line.grammar import literal, parse, text_of, written
-from spectral_exp.errors import UserError
+from spectral_exp.core.errors import UserError
 from spectral_exp.resume import warn_of_other_bits
 from spectral_exp.run_dir import RunPaths, content_crc32
 from spectral_exp.summary import summary

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spectral_exp import softmax
-from spectral_exp.errors import SettingError
+from spectral_exp.core.errors import SettingError
 from spectral_exp.losses import QFE, CrossEntropy, coherence
 
 

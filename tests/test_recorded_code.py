@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from spectral_exp.errors import UserError
-from spectral_exp.git import CODE_VARIABLE
+from spectral_exp.core.errors import UserError
+from spectral_exp.core.git import CODE_VARIABLE
 from spectral_exp.monitoring import ConfigTracker
 from spectral_exp.recorded_code import recorded_code
 from spectral_exp.run_dir import RunPaths

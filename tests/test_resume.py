@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from spectral_exp.build import build
-from spectral_exp.errors import UserError
+from spectral_exp.core.errors import UserError
 from spectral_exp.monitoring import ConfigTracker
 from spectral_exp.resume import refuse_changed_data, resume_problems
 from spectral_exp.run_dir import RunPaths

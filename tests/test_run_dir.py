@@ -16,8 +16,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spectral_exp import git, run_dir
-from spectral_exp.errors import SettingError, UserError
+from spectral_exp import run_dir
+from spectral_exp.core import git
+from spectral_exp.core.errors import SettingError, UserError
 from spectral_exp.run_dir import RunPaths, create_experiment_directory, generate_experiment_id
 
 ID = re.compile(r"(?P<name>.+)_(?P<time>\d{8}_\d{6})_(?P<hash>[0-9a-z]{8})")

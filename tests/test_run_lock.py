@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from spectral_exp import run_dir, run_lock
-from spectral_exp.errors import UserError
+from spectral_exp.core.errors import UserError
 from spectral_exp.run_dir import RunPaths
 from spectral_exp.run_lock import LostRunError, RunLock
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from spectral_exp.errors import UserError
+from spectral_exp.core.errors import UserError
 from spectral_exp.run_record import (
     changed_settings,
     code_differences,

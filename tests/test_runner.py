@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from spectral_exp import runner as runner_module
 from spectral_exp.build import build
 from spectral_exp.command_line import CONF_DIR
-from spectral_exp.errors import Interrupted, RunError
+from spectral_exp.core.errors import Interrupted, RunError
 from spectral_exp.evaluation import Evaluation
 from spectral_exp.monitoring import checkpoint_file
 from spectral_exp.runner import Runner, TrainState

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from spectral_exp.git import CODE_VARIABLE
+from spectral_exp.core.git import CODE_VARIABLE
 from tests.conftest import NO_PLOTS, TINY
 
 ENVIRONMENT = {

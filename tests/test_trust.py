@@ -17,7 +17,7 @@ from spectral_exp import diagnose, generate, reproduce, train, trust, verify_res
 from spectral_exp.build import build_model, check
 from spectral_exp.command_line import CommandLine
 from spectral_exp.construct import Constructor
-from spectral_exp.errors import UserError
+from spectral_exp.core.errors import UserError
 from spectral_exp.resume import resume_problems
 from spectral_exp.roles import Role
 from spectral_exp.run_dir import content_crc32

@@ -16,10 +16,10 @@ from typing import Any
 
 from spectral_exp import run_dir
 from spectral_exp.bench import measure
-from spectral_exp.console import command
-from spectral_exp.errors import RunError, UserError, require
-from spectral_exp.git import git_hash
-from spectral_exp.timestamps import timestamp
+from spectral_exp.core.console import command
+from spectral_exp.core.errors import RunError, UserError, require
+from spectral_exp.core.git import git_hash
+from spectral_exp.core.timestamps import timestamp
 
 # Name on the command line -> the module, whose `run(options)` yields sections, and what it measures.
 BENCHES = {

@@ -23,7 +23,7 @@ import torch
 from spectral_exp.bench import measure, peers
 from spectral_exp.bench.measure import Figures, Line, Options, Section, Spread, Target, difference, ratio, say, spread
 from spectral_exp.bench.training import Contender, MakeContender, Training
-from spectral_exp.errors import RunError
+from spectral_exp.core.errors import RunError
 from spectral_exp.monitoring import CheckpointManager
 
 SYNCHRONOUS = "ours, synchronous"

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from spectral_exp.errors import RunError
+from spectral_exp.core.errors import RunError
 
 PACKAGES = ("torch", "numpy", "isal", "lightning", "tensorboard", "polars", "duckdb")
 """Distributions whose versions explain figures."""

@@ -20,7 +20,7 @@ from typing import Protocol
 
 from spectral_exp.bench import measure, peers
 from spectral_exp.bench.measure import Figures, Line, Options, Section, Spread, Target, ratio, say, spread
-from spectral_exp.errors import RunError
+from spectral_exp.core.errors import RunError
 from spectral_exp.monitoring import MetricsLogger
 from spectral_exp.run_dir import METRICS_NAME
 

@@ -26,7 +26,7 @@ from typing import Any
 from spectral_exp.bench import measure
 from spectral_exp.bench.measure import Figures, Line, Options, Section, Target, ratio, say, spread
 from spectral_exp.bench.peers import REMEDY
-from spectral_exp.errors import RunError, require
+from spectral_exp.core.errors import RunError, require
 from spectral_exp.run_dir import RunPaths, content_crc32
 
 OURS = "ours"

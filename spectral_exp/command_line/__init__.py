@@ -32,7 +32,7 @@ from spectral_exp.command_line.recorded import (
     search_arguments,
     trusted_overrides,
 )
-from spectral_exp.errors import UserError, nearest
+from spectral_exp.core.errors import UserError, nearest
 from spectral_exp.run_dir import generate_experiment_id
 from spectral_exp.run_record import setting_of
 

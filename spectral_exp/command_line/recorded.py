@@ -20,9 +20,9 @@ from omegaconf import OmegaConf
 
 from spectral_exp import trust
 from spectral_exp.command_line.grammar import is_interpolated, parse, quoted, strings_in, written
+from spectral_exp.core.errors import UserError
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.regular_file import read_regular
-from spectral_exp.errors import UserError
 from spectral_exp.run_dir import HYDRA_FOLDER, RunPaths
 from spectral_exp.run_record import setting_of
 from spectral_exp.runs.record import read_intact_config

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from spectral_exp.core.errors import UserError
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.regular_file import read_regular
-from spectral_exp.errors import UserError
 
 MAX_BYTES = 32 << 20
 """How large a record may be. Those of real runs hold some 10 kB."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from spectral_exp.errors import require
+from spectral_exp.core.errors import require
 
 if TYPE_CHECKING:
     import torch

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from spectral_exp.core.errors import UserError, require
+from spectral_exp.core.wording import install
 from spectral_exp.data.cache import cache_errors, write_file
 from spectral_exp.data.tokenizer_base import Ids, Tokenizer, TokenizerSpec, utf8
-from spectral_exp.errors import UserError, require
-from spectral_exp.wording import install
 
 GPT2_NAME = "openai-community/gpt2"
 _VOCABULARY = "tokenizer.json"

@@ -19,8 +19,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from spectral_exp.core.errors import UserError
 from spectral_exp.core.regular_file import read_regular
-from spectral_exp.errors import UserError
 
 CACHE_VARIABLE = "SPECTRAL_EXP_CACHE"
 META = "meta.json"

@@ -13,8 +13,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import ClassVar
 
+from spectral_exp.core.errors import SettingError, UserError, require
 from spectral_exp.data.download import download
-from spectral_exp.errors import SettingError, UserError, require
 
 Stamp = list[str | int]
 

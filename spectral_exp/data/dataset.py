@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from spectral_exp.core.errors import UserError, require
 from spectral_exp.data.cache import (
     build_entry,
     cache_errors,
@@ -26,7 +27,6 @@ from spectral_exp.data.corpus import Corpus, Stamp, TextCorpus
 from spectral_exp.data.fineweb import FineWebEdu, read_shard, train_tokens
 from spectral_exp.data.tokenizer import load_tokenizer
 from spectral_exp.data.tokenizer_base import Bytes64, Ids, Tokenizer, TokenizerSpec
-from spectral_exp.errors import UserError, require
 
 # Part of every key: raised whenever the same settings would give other files.
 _FORMAT = 1

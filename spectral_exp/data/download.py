@@ -8,8 +8,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from spectral_exp.core.errors import UserError
 from spectral_exp.data.cache import cache_errors, write_file
-from spectral_exp.errors import UserError
 
 
 def download(url: str, place: Path, sha256: str, timeout_s: float) -> bytes:

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from spectral_exp.core.errors import UserError, require
+from spectral_exp.core.wording import install
 from spectral_exp.data.cache import cache_errors, digest, file_sha256, read_json, write_file
 from spectral_exp.data.corpus import Corpus
 from spectral_exp.data.tokenizer_base import Ids, Tokenizer
-from spectral_exp.errors import UserError, require
-from spectral_exp.wording import install
 
 REPOSITORY = "HuggingFaceFW/fineweb-edu"
 _MANIFEST = "manifest.json"

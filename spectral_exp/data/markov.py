@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from spectral_exp.core.errors import require
 from spectral_exp.data.corpus import Stamp, TextCorpus
-from spectral_exp.errors import require
 
 _MAX_CONTEXTS = 4096
 # Share of a uniform choice in every transition: makes each context reachable from each other one, so that there is

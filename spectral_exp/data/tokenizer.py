@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from spectral_exp.core.errors import UserError
 from spectral_exp.data.bpe import BpeTokenizer
 from spectral_exp.data.cache import read_json
 from spectral_exp.data.tokenizer_base import DESCRIPTION, Ids, Tokenizer, TokenizerSpec, utf8
-from spectral_exp.errors import UserError
 
 
 class ByteTokenizer(Tokenizer):

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from spectral_exp.core.errors import UserError
 from spectral_exp.data.cache import write_file
-from spectral_exp.errors import UserError
 
 Ids = npt.NDArray[np.unsignedinteger[Any]]
 Bytes64 = npt.NDArray[np.int64]

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from spectral_exp.errors import UserError, require
+from spectral_exp.core.errors import UserError, require
 from spectral_exp.models.gpt import GPT
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spectral_exp.errors import UserError, require
+from spectral_exp.core.errors import UserError, require
 from spectral_exp.models.attention import Attention, LayerState
 from spectral_exp.models.embedding import Embedding
 from spectral_exp.models.wave import WaveEmbedding, resonance

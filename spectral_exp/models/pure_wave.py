@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spectral_exp.errors import require
+from spectral_exp.core.errors import require
 from spectral_exp.models.attention import Attention, LayerState, geometric_rates, to_length
 from spectral_exp.models.precision import full_precision, upcast
 

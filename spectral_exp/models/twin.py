@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from spectral_exp.errors import UserError, require
+from spectral_exp.core.errors import UserError, require
 
 TOLERANCE = 0.01
 

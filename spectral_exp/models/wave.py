@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from spectral_exp.errors import require
+from spectral_exp.core.errors import require
 from spectral_exp.models.embedding import Embedding
 from spectral_exp.models.precision import full_precision, upcast
 

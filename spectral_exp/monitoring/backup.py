@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from spectral_exp.errors import UserError, require
+from spectral_exp.core.errors import UserError, require
 from spectral_exp.monitoring.backup_process import BackupProcess, BackupProcessError
 from spectral_exp.monitoring.backup_store import SETTING, checked_url, leads_out
 from spectral_exp.run_dir import RunPaths, follow, read_json, write_json_atomic

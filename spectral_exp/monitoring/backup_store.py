@@ -17,13 +17,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from spectral_exp import run_dir
+from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.json_text import parse_object
-from spectral_exp.errors import UserError, require
+from spectral_exp.core.wording import install
 from spectral_exp.monitoring.checksum import crc32
 from spectral_exp.monitoring.redact import redact_text
 from spectral_exp.runs.record import Manifest, manifest_of
-from spectral_exp.wording import install
 
 SETTING = "backup_url"
 OBJECTS = "objects"

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from spectral_exp import run_dir
-from spectral_exp.errors import UserError
+from spectral_exp.core.errors import UserError
+from spectral_exp.core.timestamps import timestamp
 from spectral_exp.monitoring import checkpoint_file
 from spectral_exp.monitoring.backup_store import (
     OBJECTS,
@@ -38,7 +39,6 @@ from spectral_exp.monitoring.backup_store import (
 )
 from spectral_exp.monitoring.checksum import crc32
 from spectral_exp.monitoring.redact import redact_text
-from spectral_exp.timestamps import timestamp
 
 _NICENESS = 10
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from spectral_exp import run_dir
-from spectral_exp.errors import UserError, require
+from spectral_exp.core.errors import UserError, require
+from spectral_exp.core.steps import whole_step
 from spectral_exp.monitoring import checkpoint_file
 from spectral_exp.monitoring.background_thread import BackgroundThread
 from spectral_exp.monitoring.checkpoint_folder import CheckpointFolder
@@ -20,7 +21,6 @@ from spectral_exp.monitoring.checkpoint_state import HasState, KeptConfig, LossH
 from spectral_exp.monitoring.model_summary import unwrap
 from spectral_exp.monitoring.save import Save, saving
 from spectral_exp.monitoring.save_schedule import SaveSchedule
-from spectral_exp.steps import whole_step
 
 if TYPE_CHECKING:
     import torch

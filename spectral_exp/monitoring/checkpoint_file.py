@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectral_exp import run_dir
-from spectral_exp.errors import SettingError
+from spectral_exp.core.errors import SettingError
+from spectral_exp.core.wording import install
 from spectral_exp.monitoring.checksum import crc32, crc32_append
 from spectral_exp.monitoring.direct_file import DirectFile
-from spectral_exp.wording import install
 
 if TYPE_CHECKING:
     import zstandard

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from spectral_exp import run_dir
-from spectral_exp.errors import UserError
+from spectral_exp.core.errors import UserError
 from spectral_exp.monitoring import checkpoint_file, checkpoint_reader
 from spectral_exp.monitoring.checkpoint_reader import BrokenCheckpointError
 from spectral_exp.monitoring.checksum import file_crc32

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from spectral_exp import run_dir
-from spectral_exp.errors import UserError
+from spectral_exp.core.errors import UserError
 from spectral_exp.monitoring import checkpoint_reader
 from spectral_exp.monitoring.checkpoint_folder import CheckpointFolder
 from spectral_exp.monitoring.checkpoint_reader import BrokenCheckpointError, UnreadableCheckpointError

@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from spectral_exp.errors import SettingError, UserError
+from spectral_exp.core.errors import SettingError, UserError
 from spectral_exp.monitoring.checkpoint_file import load_sidecar, zstd
 from spectral_exp.monitoring.checkpoint_state import CHECKPOINT_KEYS
 from spectral_exp.monitoring.checksum import file_crc32

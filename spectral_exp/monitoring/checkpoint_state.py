@@ -6,10 +6,10 @@ from array import array
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from spectral_exp.errors import require
-from spectral_exp.git import git_hash
+from spectral_exp.core.errors import require
+from spectral_exp.core.git import git_hash
+from spectral_exp.core.timestamps import timestamp
 from spectral_exp.monitoring.redact import with_fields, without_secrets
-from spectral_exp.timestamps import timestamp
 
 if TYPE_CHECKING:
     import torch

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from spectral_exp.errors import UserError
+from spectral_exp.core.errors import UserError
 from spectral_exp.monitoring.plots import Drawing
 from spectral_exp.plots.load import MatplotlibError, import_matplotlib
 from spectral_exp.run_dir import atomic_writer

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import spectral_exp
-from spectral_exp.git import ask_git, commit_of, package_checkout, repository_of
+from spectral_exp.core.git import ask_git, commit_of, package_checkout, repository_of
 from spectral_exp.monitoring.git_patch import Patch, working_tree_patch
 
 MAX_UNTRACKED = 1000

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from spectral_exp.git import ask_git
+from spectral_exp.core.git import ask_git
 from spectral_exp.monitoring.redact import known_secrets, redact_code, redact_text
 from spectral_exp.monitoring.secret_names import is_secret_name
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from spectral_exp import run_dir
+from spectral_exp.core.errors import UserError
 from spectral_exp.core.regular_file import open_regular
-from spectral_exp.errors import UserError
 
 RESERVED = frozenset({"step", "timestamp"})
 

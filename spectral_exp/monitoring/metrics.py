@@ -18,9 +18,10 @@ from types import TracebackType
 from typing import Any
 
 from spectral_exp import run_dir
+from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.foreign_text import printable
-from spectral_exp.errors import UserError, require
-from spectral_exp.json_value import NON_FINITE, jsonable
+from spectral_exp.core.json_value import NON_FINITE, jsonable
+from spectral_exp.core.steps import whole_step
 from spectral_exp.monitoring.append_file import AppendFile
 from spectral_exp.monitoring.metric_lines import (
     RESERVED,
@@ -32,7 +33,6 @@ from spectral_exp.monitoring.metric_lines import (
     read_lines,
 )
 from spectral_exp.monitoring.redact import redact_text, without_secrets
-from spectral_exp.steps import whole_step
 
 log = logging.getLogger(__name__)
 

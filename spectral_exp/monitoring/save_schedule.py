@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Literal
 
-from spectral_exp.errors import require
+from spectral_exp.core.errors import require
 
 _FIRST_AUTO_S = 10.0
 _RETRY_FIRST_S, _RETRY_MOST_S = 1.0, 300.0

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectral_exp import run_dir
-from spectral_exp.errors import UserError, require
-from spectral_exp.git import code_directory, git_hash
+from spectral_exp.core.errors import UserError, require
+from spectral_exp.core.git import code_directory, git_hash
+from spectral_exp.core.timestamps import timestamp
 from spectral_exp.monitoring import environment
 from spectral_exp.monitoring.model_summary import summarize_model
 from spectral_exp.monitoring.redact import redact
-from spectral_exp.timestamps import timestamp
 
 if TYPE_CHECKING:
     from torch import nn

@@ -12,14 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spectral_exp.errors import UserError, require
+from spectral_exp.core.errors import UserError, require
+from spectral_exp.core.steps import whole_step
 from spectral_exp.monitoring.background_drawing import BackgroundDrawing
 from spectral_exp.monitoring.drawing import Failures, Plot, PlotReport, PlotSet, draw_here
 from spectral_exp.monitoring.plots import Drawing
 from spectral_exp.monitoring.plots.histories import training_drawing
 from spectral_exp.monitoring.plots.internals import TextSample, model_drawings, one_thread, unwrapped
 from spectral_exp.monitoring.plots.runs import Experiment, comparison_drawing, experiment, labelled
-from spectral_exp.steps import whole_step
 
 if TYPE_CHECKING:
     from torch import nn

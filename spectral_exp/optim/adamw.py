@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from spectral_exp.errors import require
+from spectral_exp.core.errors import require
 from spectral_exp.optim.eager import EagerAdamW
 
 Parameters: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from spectral_exp.errors import require
+from spectral_exp.core.errors import require
 from spectral_exp.optim.adamw import FUSED_DEVICES, Parameters, check_adam
 from spectral_exp.optim.eager import EagerOptimizer
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from spectral_exp.errors import require
+from spectral_exp.core.errors import require
 
 
 class Constant:

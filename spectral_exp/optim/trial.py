@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from spectral_exp.errors import UserError
+from spectral_exp.core.errors import UserError
 
 _SIZE = 2
 

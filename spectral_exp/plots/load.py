@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from spectral_exp.errors import UserError
+from spectral_exp.core.errors import UserError
 
 _BACKEND, _FOLDER = "MPLBACKEND", "MPLCONFIGDIR"
 

@@ -6,7 +6,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from spectral_exp.errors import SettingError, UserError, nearest
+from spectral_exp.core.errors import SettingError, UserError, nearest
+from spectral_exp.core.timestamps import seconds_since_epoch
+from spectral_exp.core.wording import noun
 from spectral_exp.results import checks, statistics
 from spectral_exp.results.compared import Comparison, Difference, GroupSummary
 from spectral_exp.results.comparison_notes import comparison_notes, pair_of
@@ -23,8 +25,6 @@ from spectral_exp.results.run import DERIVED, Run, check_at, lower_is_better
 from spectral_exp.results.settings import PARTS
 from spectral_exp.results.statistics import Interval
 from spectral_exp.results.times import busy_machine
-from spectral_exp.timestamps import seconds_since_epoch
-from spectral_exp.wording import noun
 
 __all__ = [
     "Comparison",

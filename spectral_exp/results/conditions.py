@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from spectral_exp.errors import UserError
+from spectral_exp.core.errors import UserError
 from spectral_exp.results.names import Names, shown
 from spectral_exp.results.run import Run
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from spectral_exp.errors import UserError
+from spectral_exp.core.errors import UserError
 from spectral_exp.run_dir import (
     CHECKPOINTS_FOLDER,
     CONFIG_NAME,

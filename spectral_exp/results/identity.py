@@ -6,11 +6,11 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from spectral_exp.git import NO_GIT_HASH
+from spectral_exp.core.git import NO_GIT_HASH
+from spectral_exp.core.wording import counted
 from spectral_exp.results.run import Run
 from spectral_exp.run_dir import RunPaths
 from spectral_exp.run_record import recorded_patch
-from spectral_exp.wording import counted
 
 
 def _fingerprint(run: Run, name: str) -> str | None:

@@ -21,8 +21,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from spectral_exp.core.errors import UserError
 from spectral_exp.core.foreign_text import printable
-from spectral_exp.errors import UserError
 from spectral_exp.results.metric_file import read_metrics
 from spectral_exp.results.run import MetricSummary, Run
 from spectral_exp.results.settings import config_hash, part_names

@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from spectral_exp.core.errors import UserError, nearest
 from spectral_exp.core.foreign_text import printable
-from spectral_exp.errors import UserError, nearest
 from spectral_exp.results.run import Run
 from spectral_exp.results.settings import PARTS, component_name
 

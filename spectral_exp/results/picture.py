@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from spectral_exp.errors import require
+from spectral_exp.core.errors import require
 from spectral_exp.plots.theme import DARK, LIGHT, FileFormat, Theme, render_all
 from spectral_exp.run_dir import atomic_writer
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from spectral_exp.errors import UserError, require
+from spectral_exp.core.errors import UserError, require
 from spectral_exp.plots.series import FloatArray, Series
 from spectral_exp.results.metric_file import MetricFile, read_metrics
 from spectral_exp.run_dir import RunPaths

@@ -18,7 +18,7 @@ import torch
 from spectral_exp.bench import checkpoint, gating, measure, metrics_log, nanogpt, peers, plots, results, stacks
 from spectral_exp.bench.__main__ import BENCHES
 from spectral_exp.bench.measure import Figures, Line, Section, Spread, Target
-from spectral_exp.errors import RunError
+from spectral_exp.core.errors import RunError
 from spectral_exp.losses import QFE
 from spectral_exp.models.wave import WaveEmbedding
 from spectral_exp.optim.rgd import RGD

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spectral_exp.core import json_text
+from spectral_exp.core.errors import UserError
 from spectral_exp.core.json_text import MAX_DEPTH, parse_object, read_object
 from spectral_exp.core.regular_file import open_regular
-from spectral_exp.errors import UserError
 
 
 @pytest.mark.parametrize(

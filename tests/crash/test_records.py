@@ -24,7 +24,7 @@ import pytest
 
 from spectral_exp import checkpoints, compare, diagnose, generate, paper, report, reproduce, verify_resume
 from spectral_exp.command_line import CommandLine
-from spectral_exp.errors import UserError
+from spectral_exp.core.errors import UserError
 from spectral_exp.results.paper.folder import Folder
 from spectral_exp.run_dir import content_crc32
 from tests.conftest import NO_PLOTS, TINY, train

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spectral_exp.core.errors import SettingError
 from spectral_exp.data import Batches, Bpe, ByteTokenizer, CharTokenizer, EvalWindows, Tokenizer
-from spectral_exp.errors import SettingError
 
 COUNTING = np.arange(50_000, dtype=np.uint16)
 UNIT = np.ones(65536, dtype=np.int64)

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spectral_exp.core.errors import SettingError, UserError
 from spectral_exp.data import Bpe, BpeTokenizer, Gpt2, load_tokenizer
 from spectral_exp.data.bpe import chunks
-from spectral_exp.errors import SettingError, UserError
 
 tokenizers = pytest.importorskip("tokenizers")
 
@@ -163,7 +163,7 @@ _OFFLINE = """
 import sys
 from pathlib import Path
 from spectral_exp.data import Gpt2
-from spectral_exp.errors import UserError
+from spectral_exp.core.errors import UserError
 try:
     Gpt2().build(None, Path(sys.argv[1]))
 except UserError as error:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from spectral_exp.core.errors import UserError
 from spectral_exp.data.cache import (
     META,
     build_entry,
@@ -22,7 +23,6 @@ from spectral_exp.data.cache import (
     unique_sibling,
     write_file,
 )
-from spectral_exp.errors import UserError
 
 
 def fill(draft: Path) -> dict[str, Any]:

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spectral_exp.core.errors import SettingError, UserError
 from spectral_exp.data import PythonStdlib, Shakespeare, TextFile
-from spectral_exp.errors import SettingError, UserError
 
 
 @given(text=st.text(min_size=1), val_fraction=st.floats(0.01, 0.99))

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from spectral_exp.core.errors import SettingError, UserError
 from spectral_exp.data import Bpe, Byte, Char, Dataset, Markov, PythonStdlib, TextFile, TokenizerSpec, prepare
 from spectral_exp.data.corpus import Corpus
-from spectral_exp.errors import SettingError, UserError
 
 TEXT = "".join(f"{i}: Größe, naïve, 日本語, 😀\n" for i in range(300))
 

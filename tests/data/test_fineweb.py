@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from spectral_exp.core.errors import SettingError, UserError
 from spectral_exp.data import Bpe, Byte, Dataset, FineWebEdu, Gpt2, TokenizerSpec, prepare
 from spectral_exp.data.fineweb import train_tokens
 from spectral_exp.data.tokenizer import ByteTokenizer
-from spectral_exp.errors import SettingError, UserError
 
 PAGES = [f"Page {i}: Größe {'日本語 ' * (i % 7)}" for i in range(1200)]
 PAGES[40] = PAGES[700] = PAGES[3]  # what validation holds appears again later

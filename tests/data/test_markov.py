@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from spectral_exp.core.errors import SettingError
 from spectral_exp.data import Markov
-from spectral_exp.errors import SettingError
 
 NOWHERE = Path()
 

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spectral_exp.core.errors import UserError
 from spectral_exp.data import Byte, ByteTokenizer, Char, CharTokenizer, load_tokenizer
 from spectral_exp.data.tokenizer_base import DESCRIPTION, id_dtype
-from spectral_exp.errors import UserError
 
 MIXED = "def f(x):\n\treturn 'ä€😀' + \"\u2028\"\x00\r\n"
 

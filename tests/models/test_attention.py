@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from spectral_exp.errors import SettingError
+from spectral_exp.core.errors import SettingError
 from spectral_exp.models.attention import (
     Attention,
     DotProductAttention,

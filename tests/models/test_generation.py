@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from spectral_exp.errors import SettingError, UserError
+from spectral_exp.core.errors import SettingError, UserError
 from spectral_exp.models.generation import generate, sample
 from spectral_exp.models.gpt import GPT
 from tests.models.tiny_models import ATTENTIONS, EMBEDDINGS, build, loud, random_ids

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spectral_exp.errors import SettingError, UserError
+from spectral_exp.core.errors import SettingError, UserError
 from spectral_exp.models.gpt import MLP
 from spectral_exp.models.wave import WaveEmbedding
 from tests.models.tiny_models import ATTENTIONS, EMBEDDINGS, GRID, build, loud, random_ids

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from spectral_exp.errors import SettingError, UserError
+from spectral_exp.core.errors import SettingError, UserError
 from spectral_exp.models.gpt import MLP
 from spectral_exp.models.twin import match_parameters
 from tests.models.tiny_models import ATTENTIONS, EMBEDDINGS, build

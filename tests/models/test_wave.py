@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from spectral_exp.errors import SettingError
+from spectral_exp.core.errors import SettingError
 from spectral_exp.models.embedding import StandardEmbedding
 from spectral_exp.models.wave import WaveEmbedding, at_positions, resonance, wave_packets
 from tests.models.tiny_models import loud, random_ids

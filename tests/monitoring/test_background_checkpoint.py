@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from spectral_exp import run_dir
-from spectral_exp.errors import SettingError, UserError
+from spectral_exp.core.errors import SettingError, UserError
 from spectral_exp.monitoring import CheckpointManager, checkpoint_file
 from spectral_exp.monitoring.save_schedule import SaveSchedule, parse_share
 from spectral_exp.monitoring.staging import Staged, StagingArena, storages_of

@@ -20,7 +20,7 @@ import psutil
 import pytest
 import torch
 
-from spectral_exp.errors import SettingError
+from spectral_exp.core.errors import SettingError
 from spectral_exp.monitoring.background_drawing import BackgroundDrawing
 from spectral_exp.monitoring.drawing import Failures, Plot, PlotSet
 from spectral_exp.monitoring.plots.child import NICE

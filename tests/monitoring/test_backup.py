@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from spectral_exp.errors import SettingError, UserError
+from spectral_exp.core.errors import SettingError, UserError
 from spectral_exp.monitoring.backup import Backup, check_url
 from spectral_exp.monitoring.backup_store import checked_url
 from spectral_exp.monitoring.restore import restore
@@ -576,7 +576,7 @@ def test_credentials_in_urls_are_refused_and_not_shown(url: str) -> None:
 def test_missing_library_names_the_extra(url: str, library: str, extra: str, tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules[sys.argv[2]] = sys.modules[sys.argv[2] + '.core'] = None\n"
-        "from spectral_exp.errors import UserError\n"
+        "from spectral_exp.core.errors import UserError\n"
         "from spectral_exp.monitoring.backup_store import Store\n"
         "try: Store(sys.argv[1])\n"
         "except UserError as error: print(error)"

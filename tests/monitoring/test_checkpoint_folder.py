@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from spectral_exp import run_dir
-from spectral_exp.errors import SettingError, UserError
+from spectral_exp.core.errors import SettingError, UserError
 from spectral_exp.monitoring import CheckpointManager, checkpoint_file
 from spectral_exp.monitoring.retention import removable
 from spectral_exp.run_lock import RunLock

@@ -21,7 +21,7 @@ import pytest
 import torch
 from torch import nn
 
-from spectral_exp.errors import UserError
+from spectral_exp.core.errors import UserError
 from spectral_exp.monitoring import CheckpointManager, checkpoint_file, checkpoint_reader
 from spectral_exp.monitoring.checkpoint_reader import BrokenCheckpointError, read_checkpoint
 from spectral_exp.monitoring.checkpoint_state import CHECKPOINT_KEYS
@@ -172,7 +172,7 @@ def test_a_failing_read_anywhere_changes_nothing(tmp_path: Path, number: int, mo
 MEMORY = """
 import os, resource, sys
 import psutil, torch
-from spectral_exp.errors import UserError
+from spectral_exp.core.errors import UserError
 from spectral_exp.monitoring import CheckpointManager
 torch.set_num_threads(1)
 root = sys.argv[1]

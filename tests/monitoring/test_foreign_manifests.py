@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from spectral_exp.errors import UserError
+from spectral_exp.core.errors import UserError
 from spectral_exp.monitoring.checksum import crc32
 from spectral_exp.monitoring.restore import restore
 from spectral_exp.run_dir import content_crc32

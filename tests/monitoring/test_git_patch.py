@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spectral_exp import git
+from spectral_exp.core import git
 from spectral_exp.monitoring import environment, git_patch
 from spectral_exp.monitoring.redact import REDACTED
 

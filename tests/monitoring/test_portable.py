@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from spectral_exp.errors import SettingError
+from spectral_exp.core.errors import SettingError
 from spectral_exp.monitoring import CheckpointManager
 from spectral_exp.monitoring.portable import portable_config, portable_state
 

@@ -17,8 +17,8 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from spectral_exp.errors import SettingError, UserError
-from spectral_exp.git import git_hash
+from spectral_exp.core.errors import SettingError, UserError
+from spectral_exp.core.git import git_hash
 from spectral_exp.monitoring import ConfigTracker, environment
 from spectral_exp.monitoring.model_summary import summarize_model
 from spectral_exp.monitoring.redact import REDACTED, redact

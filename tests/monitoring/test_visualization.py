@@ -25,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from spectral_exp.errors import SettingError, UserError
+from spectral_exp.core.errors import SettingError, UserError
 from spectral_exp.monitoring.plots.histories import loss_series, metric_series, training_drawing
 from spectral_exp.monitoring.plots.internals import model_drawings, unwrapped
 from spectral_exp.monitoring.plots.runs import experiment, labelled

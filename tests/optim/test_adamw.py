@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from spectral_exp.errors import SettingError
+from spectral_exp.core.errors import SettingError
 from spectral_exp.optim.adamw import adamw
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from spectral_exp.errors import SettingError
+from spectral_exp.core.errors import SettingError
 from spectral_exp.optim import rgd as rgd_module
 from spectral_exp.optim.rgd import RGD, gated_directions, resonance_strength_at, rgd
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spectral_exp.errors import SettingError
+from spectral_exp.core.errors import SettingError
 from spectral_exp.optim.schedule import Constant, Cosine, Linear, WarmupStableDecay
 
 DECAYING = (Linear, Cosine, WarmupStableDecay)

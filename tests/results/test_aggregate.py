@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from spectral_exp.errors import UserError
+from spectral_exp.core.errors import UserError
 from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.results.group import Group
 from tests.results.made_runs import make_run

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import scipy.stats
 
-from spectral_exp.errors import UserError
+from spectral_exp.core.errors import UserError
 from spectral_exp.results import statistics
 from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.results.comparison import (

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spectral_exp.errors import SettingError
+from spectral_exp.core.errors import SettingError
 from spectral_exp.plots.series import FloatArray, Series
 from spectral_exp.plots.theme import DARK, LIGHT
 from spectral_exp.results.comparison import Comparison, Difference, GroupSummary, Interval

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from spectral_exp.errors import SettingError, UserError
+from spectral_exp.core.errors import SettingError, UserError
 from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.results.find import find_runs
 from spectral_exp.results.load import load_run, read_facts, read_many

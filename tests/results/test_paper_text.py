@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spectral_exp.errors import UserError
+from spectral_exp.core.errors import UserError
 from spectral_exp.results.paper import formulas
 from spectral_exp.results.paper.bibliography import WORKS, bibtex
 from spectral_exp.results.paper.document import (

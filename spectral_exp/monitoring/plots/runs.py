@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
-from spectral_exp.errors import UserError
+from spectral_exp.core.errors import UserError
 from spectral_exp.monitoring.plots import Drawing
 from spectral_exp.monitoring.plots.histories import LeaveOut, drawable, is_steps_and_values, metric_series, numbers
 from spectral_exp.plots.series import Series

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from spectral_exp.errors import UserError, nearest
+from spectral_exp.core.errors import UserError, nearest
 
 
 @dataclass(frozen=True)

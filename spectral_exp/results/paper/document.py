@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias, TypeVar
 
+from spectral_exp.core.errors import UserError, nearest
 from spectral_exp.core.foreign_text import printable, printable_lines
-from spectral_exp.errors import UserError, nearest
 from spectral_exp.results.finding import Source as Source
 
 _MAX_TEXT = 20_000  # characters of one piece of text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from spectral_exp.core.wording import noun
 from spectral_exp.results.compared import Difference, GroupSummary
 from spectral_exp.results.finding import Source
 from spectral_exp.results.group import Group
@@ -24,7 +25,6 @@ from spectral_exp.results.paper.prose import prose
 from spectral_exp.results.paper.setup import per_run
 from spectral_exp.results.settings import PARTS
 from spectral_exp.results.times import compare_times
-from spectral_exp.wording import noun
 
 _NO_DATA = "There is no data for this section: {{why}}."
 _QUANTITIES = ("parameters", "tokens", "steps", "wall-clock", "data", "tokenizer", "hardware", "code")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from spectral_exp.errors import UserError
+from spectral_exp.core.errors import UserError
 from spectral_exp.results.paper.record import RECORD_NAME, digest
 from spectral_exp.run_dir import read_json, write_json_atomic
 

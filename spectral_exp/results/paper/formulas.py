@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from spectral_exp.errors import UserError, nearest
+from spectral_exp.core.errors import UserError, nearest
 
 # fmt: off
 _SYMBOLS = {

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from spectral_exp.core.wording import noun
 from spectral_exp.results.compared import Difference, moment
 from spectral_exp.results.paper.document import Code, Inline, Number, Paragraph, Source, Text, joined
 from spectral_exp.results.paper.material import Material
 from spectral_exp.results.paper.prose import prose
 from spectral_exp.results.run import DERIVED
-from spectral_exp.wording import noun
 
 CORPORA = {
     "Shakespeare": "TinyShakespeare",

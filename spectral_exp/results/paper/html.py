@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping
 from html import escape
 
-from spectral_exp.errors import UserError
+from spectral_exp.core.errors import UserError
+from spectral_exp.core.wording import install
 from spectral_exp.results.paper.bibliography import work
 from spectral_exp.results.paper.document import (
     Appendix,
@@ -35,7 +36,6 @@ from spectral_exp.results.paper.document import (
     numbering,
 )
 from spectral_exp.results.paper.trace import Trace
-from spectral_exp.wording import install
 
 _STYLE = """
 :root { color-scheme: light; }

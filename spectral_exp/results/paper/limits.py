@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from spectral_exp.core.wording import noun
 from spectral_exp.results.checks import TOO_GOOD
 from spectral_exp.results.compared import Difference, moment
 from spectral_exp.results.comparison_notes import pair_of
@@ -13,7 +14,6 @@ from spectral_exp.results.paper.document import Block, Code, Heading, Listing, N
 from spectral_exp.results.paper.material import Material, plain_number
 from spectral_exp.results.paper.prose import prose
 from spectral_exp.results.paper.setup import per_run
-from spectral_exp.wording import noun
 
 
 def methods_of_statistics(material: Material) -> tuple[Block, ...]:

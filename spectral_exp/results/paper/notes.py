@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from spectral_exp.errors import UserError, nearest
+from spectral_exp.core.errors import UserError, nearest
 from spectral_exp.results.paper.document import Block, Inline, Text
 from spectral_exp.results.paper.material import Material
 from spectral_exp.results.paper.prose import blocks

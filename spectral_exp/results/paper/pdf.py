@@ -6,7 +6,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from spectral_exp.errors import UserError
+from spectral_exp.core.errors import UserError
+from spectral_exp.core.wording import install
 from spectral_exp.results.paper.bibliography import work
 from spectral_exp.results.paper.document import (
     Appendix,
@@ -37,7 +38,6 @@ from spectral_exp.results.paper.document import (
 )
 from spectral_exp.results.paper.formulas import to_typst
 from spectral_exp.results.paper.trace import Trace
-from spectral_exp.wording import install
 
 _PREAMBLE = """
 #set page(paper: "a4", margin: (x: 2.4cm, y: 2.6cm), numbering: "1")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from spectral_exp.errors import UserError, nearest
+from spectral_exp.core.errors import UserError, nearest
 from spectral_exp.results.paper.document import (
     Block,
     Cite,

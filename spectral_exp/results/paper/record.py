@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
-from spectral_exp.errors import UserError
+from spectral_exp.core.errors import UserError
 from spectral_exp.results.paper.document import Entry, figures_of, numbering
 from spectral_exp.results.run import Run, lower_is_better
 from spectral_exp.run_dir import RunPaths, read_json

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from spectral_exp.core.errors import UserError
 from spectral_exp.core.regular_file import read_regular
-from spectral_exp.errors import UserError
 from spectral_exp.plots.load import import_matplotlib
 from spectral_exp.plots.metric_style import METRICS
 from spectral_exp.results.aggregate import ResultsAggregator

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from spectral_exp.core.wording import noun
 from spectral_exp.results.checks import Evaluated, evaluated
 from spectral_exp.results.paper.document import (
     Block,
@@ -27,7 +28,6 @@ from spectral_exp.results.paper.prose import prose
 from spectral_exp.results.paper.trace import spans
 from spectral_exp.results.run import Run
 from spectral_exp.results.settings import PARTS
-from spectral_exp.wording import noun
 
 _SETTINGS = (
     ("model width C", "model.n_embd"),

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from spectral_exp.core.errors import UserError
 from spectral_exp.core.regular_file import read_regular
-from spectral_exp.errors import UserError
+from spectral_exp.core.wording import counted, noun
 from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.results.paper.document import Inline, Number, map_block, map_text
 from spectral_exp.results.paper.folder import own_files
@@ -29,7 +30,6 @@ from spectral_exp.results.paper.record import (
 )
 from spectral_exp.results.paper.run_report import run_report
 from spectral_exp.run_dir import CONFIG_NAME, jsonable
-from spectral_exp.wording import counted, noun
 
 _SHOWN = 12
 _MAX_NOTES_BYTES = 16 << 20

@@ -25,7 +25,7 @@ EXACT_LINES = ("-c", "core.autocrlf=false")
 CODE_VARIABLE = "SPECTRAL_EXP_CODE"
 """Environment variable that names the folder of the user's code."""
 
-_PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parents[1]
 # A monitor of files, hooks and a pager are programs; no network is needed to look at what is here.
 _SAFE = ("core.fsmonitor=false", f"core.hooksPath={os.devnull}", "core.pager=cat", "gc.auto=0")
 # Of the variables for git those that choose a configuration; the others name a repository, as inside

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
+from spectral_exp.core.wording import counted, install, noun
 from spectral_exp.results.paper.bibliography import WORKS
-from spectral_exp.wording import counted, install, noun
 from tests.conftest import ROOT
 
 

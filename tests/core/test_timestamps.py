@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spectral_exp.core.timestamps import seconds_since_epoch, timestamp
 from spectral_exp.monitoring.metrics import MetricsLogger
-from spectral_exp.timestamps import seconds_since_epoch, timestamp
 from tests.conftest import NO_PLOTS, TINY, train
 
 pytestmark = pytest.mark.skipif(not hasattr(time, "tzset"), reason="the tests change the time zone")

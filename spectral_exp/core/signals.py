@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 from typing import Any
 
-from spectral_exp.errors import Interrupted
+from spectral_exp.core.errors import Interrupted
 
 STOP_SIGNALS = ("SIGTERM", "SIGHUP", "SIGXCPU", "SIGUSR1", "SIGUSR2")
 """What asks a process to stop beside SIGINT, by default; a platform may lack some of them."""

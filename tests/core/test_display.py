@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from spectral_exp.display import is_terminal, write
+from spectral_exp.core.display import is_terminal, write
 from spectral_exp.progress import Progress
 from spectral_exp.run_log import RunLogHandler
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="the tests close desc
 
 _PRINT = """
 import errno, logging, os, sys
-from spectral_exp.display import ConsoleHandler, print_error, protect_output
+from spectral_exp.core.display import ConsoleHandler, print_error, protect_output
 from spectral_exp.run_log import RunLogHandler
 protect_output()
 data = os.open("data", os.O_RDWR | os.O_CREAT)
@@ -60,7 +60,7 @@ def test_a_stream_that_cannot_be_written_costs_no_line_of_the_log(redirect: str,
 _LOG = """
 import logging, os
 {prepare}
-from spectral_exp.display import ConsoleHandler
+from spectral_exp.core.display import ConsoleHandler
 from spectral_exp.run_log import RunLogHandler
 logging.basicConfig(handlers=[ConsoleHandler(), RunLogHandler("run.log")], level=logging.INFO, format="%(message)s")
 for number in range(3):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from spectral_exp import console
+from spectral_exp.core import console
 from tests.conftest import ROOT, python
 from tests.results.made_runs import make_run
 
@@ -103,7 +103,7 @@ def test_a_broken_pipe_that_is_not_the_output_is_no_silent_end() -> None:
 def test_a_command_that_has_failed_keeps_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     script = (
-        "import os, sys; from spectral_exp.console import command\n"
+        "import os, sys; from spectral_exp.core.console import command\n"
         "read, write = os.pipe(); os.close(read); os.dup2(write, 1)\n"
         "@command\ndef main(arguments=None):\n    print('buffered'); return 3\n"
         "sys.exit(main())"

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 import spectral_exp
-from spectral_exp.git import CODE_VARIABLE, NO_GIT_HASH, git_hash, run_git
+from spectral_exp.core.git import CODE_VARIABLE, NO_GIT_HASH, git_hash, run_git
 from spectral_exp.monitoring.environment import package_facts
 from tests.conftest import ROOT
 
 SCRIPT = """
 import json, sys
-from spectral_exp.git import code_directory, git_hash
+from spectral_exp.core.git import code_directory, git_hash
 from spectral_exp.monitoring import generate_experiment_id
 if "train" in sys.argv: sys.modules["spectral_exp.train"] = sys
 print(json.dumps([str(code_directory()), git_hash(), generate_experiment_id("own").rpartition("_")[2]]))

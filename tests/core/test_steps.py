@@ -12,8 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spectral_exp.errors import SettingError
-from spectral_exp.steps import whole_step
+from spectral_exp.core.errors import SettingError
+from spectral_exp.core.steps import whole_step
 
 
 @given(st.integers(0, 2**53), st.sampled_from([int, float, np.int64, np.uint64, np.float64, Fraction, torch.tensor]))

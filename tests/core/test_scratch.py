@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from spectral_exp.scratch import scratch_folder
+from spectral_exp.core.scratch import scratch_folder
 from tests.conftest import NO_PLOTS, TINY, train
 from tests.monitoring.test_helper_process import is_gone
 from tests.s3_server import eventually
@@ -31,7 +31,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 _HOLD = """
 import signal
-from spectral_exp.scratch import scratch_folder
+from spectral_exp.core.scratch import scratch_folder
 with scratch_folder("test") as folder:
     (folder / "content").write_text("half")
     print(flush=True)

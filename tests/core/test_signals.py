@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from spectral_exp.errors import Interrupted
-from spectral_exp.signals import CATCHABLE, STOP_SIGNALS, StopRequest
+from spectral_exp.core.errors import Interrupted
+from spectral_exp.core.signals import CATCHABLE, STOP_SIGNALS, StopRequest
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="Windows has no signals of this kind")
 
@@ -30,7 +30,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("spectral_exp.signals.time", clock)
+    monkeypatch.setattr("spectral_exp.core.signals.time", clock)
     return clock
 
 
@@ -180,7 +180,7 @@ def test_outside_the_main_thread_nothing_is_installed() -> None:
 
 _RECEIVE = """
 import os, signal, sys
-from spectral_exp.signals import StopRequest
+from spectral_exp.core.signals import StopRequest
 {prepare}
 with StopRequest() as stop:
     os.kill(os.getpid(), signal.SIGTERM)

@@ -19,8 +19,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spectral_exp.errors import SettingError
-from spectral_exp.json_value import CIRCULAR, TOO_DEEP, jsonable
+from spectral_exp.core.errors import SettingError
+from spectral_exp.core.json_value import CIRCULAR, TOO_DEEP, jsonable
 from spectral_exp.monitoring import ConfigTracker, MetricsLogger
 from spectral_exp.results.metric_file import read_metrics
 

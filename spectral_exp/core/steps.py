@@ -7,7 +7,7 @@ import operator
 from numbers import Real
 from typing import Any
 
-from spectral_exp.errors import SettingError
+from spectral_exp.core.errors import SettingError
 
 _END = 2**63
 
