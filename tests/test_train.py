@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 
+from spectral_exp.core.foreign_text import printable_lines
 from spectral_exp.run_dir import RunPaths
 from spectral_exp.train import JobError, main
 from tests.conftest import NO_PLOTS, TINY, python, train
@@ -144,7 +145,7 @@ def test_generate_writes_text_and_same_seed_same_text(finished: tuple[Path, str]
     texts = [generate_text(run, "ab", 40, seed=seed) for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
     done = python("-m", "spectral_exp.generate", str(run), "--prompt", "ab", "--tokens", "40", "--seed", "1", cwd=run)
-    assert done.stdout == "ab" + texts[0] + "\n"
+    assert done.stdout == printable_lines("ab" + texts[0]) + "\n"
 
 
 @pytest.mark.parametrize(

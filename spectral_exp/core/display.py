@@ -33,9 +33,12 @@ class ConsoleHandler(_StreamHandler):
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="backslashreplace")
         super().__init__(sys.stdout)
+        self._is_given_up = False
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
+        if self._is_given_up:
+            return
         if is_terminal(sys.stderr):
             write(sys.stderr, CLEAR_LINE)
         super().emit(record)
@@ -46,6 +49,7 @@ class ConsoleHandler(_StreamHandler):
         if isinstance(error, BlockingIOError):
             return
         if isinstance(error, (OSError, ValueError)):
+            self._is_given_up = True  # before the warning, which comes here as well
             _give_up(self.stream)
             log.warning("standard output cannot be written (%s): it gets no more messages", error)
         else:

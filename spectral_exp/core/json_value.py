@@ -14,7 +14,7 @@ NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 CIRCULAR = "<circular reference>"
 TOO_DEEP = "<nested too deeply>"
 
-_MAX_DEPTH = 100
+MAX_DEPTH = 100
 """Levels of nesting that are kept: every JSON reader accepts as many."""
 
 _MAX_DIGITS = 4300
@@ -54,7 +54,7 @@ def _jsonable(value: Any, above: tuple[int, ...]) -> Any:
         return _text(value)
     if id(value) in above:
         return CIRCULAR
-    if len(above) == _MAX_DEPTH:
+    if len(above) == MAX_DEPTH:
         return TOO_DEEP
     within = (*above, id(value))
     if isinstance(content, dict):

@@ -21,6 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from spectral_exp.core.json_value import CIRCULAR, MAX_DEPTH, TOO_DEEP, jsonable
 from spectral_exp.monitoring.secret_names import (
     Secrecy,
     describes_secret,
@@ -36,7 +37,6 @@ from spectral_exp.monitoring.secret_text import (
     is_hidden_value,
     looks_random,
 )
-from spectral_exp.run_dir import jsonable
 
 __all__ = ["REDACTED", "is_secret_name"]
 
@@ -83,17 +83,24 @@ def known_secrets() -> list[str]:
 
 
 def with_fields(value: Any, above: tuple[int, ...] = ()) -> Any:
-    """`value` with namespaces, data classes and the like as mappings of their fields."""
+    """`value` with namespaces, data classes and the like as mappings of their fields.
+
+    As in `jsonable`, a container inside of itself becomes `CIRCULAR`, and what is nested too deeply `TOO_DEEP`.
+    """
     if isinstance(value, str | bytes | int | float | type) or value is None:
         return value
     if id(value) in above:
-        return "<cycle>"
+        return CIRCULAR
+    if len(above) == MAX_DEPTH:
+        return TOO_DEEP
     inside = (*above, id(value))
     fields = value if isinstance(value, Mapping) else _fields(value)
     if fields is not None:
         return {key: with_fields(item, inside) for key, item in fields.items()}
-    if isinstance(value, list | tuple | AbstractSet):
-        return (tuple if isinstance(value, tuple) else list)(with_fields(i, inside) for i in value)
+    if isinstance(value, AbstractSet):  # in an order that does not differ from process to process
+        return [with_fields(item, inside) for item in sorted(value, key=repr)]
+    if isinstance(value, list | tuple):
+        return (tuple if isinstance(value, tuple) else list)(with_fields(item, inside) for item in value)
     # A list of another kind, as a configuration library has: its items may be anything.
     if isinstance(value, Sequence) and not isinstance(value, bytearray | memoryview | range):
         return [with_fields(item, inside) for item in value]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from spectral_exp.core.display import is_terminal, write
+from spectral_exp.core.display import ConsoleHandler, is_terminal, write
 from spectral_exp.progress import Progress
 from spectral_exp.run_log import RunLogHandler
 
@@ -139,3 +139,19 @@ def test_closed_streams_are_no_terminals() -> None:
     assert not is_terminal(None)
     assert not write(stream, "text")
     assert not write(None, "text")
+
+
+def test_a_console_that_was_closed_costs_one_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    handler = ConsoleHandler()
+    sys.stdout.close()
+    logging.getLogger().addHandler(handler)
+    try:
+        for _ in range(3):
+            logging.getLogger("tests.closed").warning("line")
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert [record.message for record in caplog.records].count("line") == 3
+    assert sum("standard output cannot be written" in record.message for record in caplog.records) == 1

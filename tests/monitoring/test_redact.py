@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from torch import nn
 
+from spectral_exp.core.json_value import CIRCULAR
 from spectral_exp.monitoring import CheckpointManager, ConfigTracker, MetricsLogger
 from spectral_exp.monitoring import redact as module
 from spectral_exp.monitoring.checkpoint_state import KeptConfig
@@ -180,7 +181,7 @@ def test_what_holds_no_secret_is_the_same_object() -> None:
 def test_a_cycle_ends() -> None:
     node = types.SimpleNamespace(api_key=SECRET)
     node.parent = node
-    assert redact(node) == {"api_key": REDACTED, "parent": "<cycle>"}
+    assert redact(node) == {"api_key": REDACTED, "parent": CIRCULAR}
 
 
 # --- text ------------------------------------------------------------------------------------------------------------
