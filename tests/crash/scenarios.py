@@ -50,8 +50,9 @@ def library_loop(root: Path, durable: Callable[[int], None], background: bool = 
             optimizer.step()
             losses.append(loss.item())
             logger.log_metrics(step, {"loss": loss.item()})
-            if manager.should_checkpoint(step):
-                manager.save_checkpoint(step, model, optimizer, losses, {}, is_best=step == 4)
+            is_best = step == 4
+            if manager.should_checkpoint(step) or is_best:
+                manager.save_checkpoint(step, model, optimizer, losses, {}, is_best=is_best)
     if not manager.close() or manager.steps_at_risk(STEPS):
         # A storage that failed at the last save is tried once more, as a user would.
         manager.save_checkpoint(STEPS, model, optimizer, losses, {})

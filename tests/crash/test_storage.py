@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from spectral_exp.core.errors import UserError
 from spectral_exp.monitoring import CheckpointManager, MetricsLogger
 from tests.crash.conftest import Zygote, mounted, points, tell
 from tests.crash.scenarios import library_loop
@@ -159,7 +160,7 @@ def test_a_power_cut_leaves_the_metrics_of_every_step_before_a_durable_checkpoin
             if durable_step == step:
                 cut_power(disk)
 
-        with contextlib.suppress(OSError):  # the disk is gone
+        with contextlib.suppress(OSError, UserError):  # the disk is gone
             library_loop(disk / "run", cut, background)
     with mounted("-o", "loop", str(image), at=tmp_path / "disk") as disk:
         found = CheckpointManager(disk / "run", enabled=False).load_latest_checkpoint()
