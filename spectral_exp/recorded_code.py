@@ -81,14 +81,11 @@ def _user_code(source: _Source, paths: RunPaths, git: Mapping[str, Any], patch: 
         missing = ", ".join(shortened([str(entry) for entry in git.get("diff_missing") or []]))
         what = f"does not hold all changes to {commit}" + (f": it lacks {missing}" if missing else "")
         raise UserError(f"the patch that the run recorded {what}; {REMEDY}")
-    if patch:
-        lines = patch.count(b"\n")
-        source.require_trust(
-            f"the run was made with changes to {commit[:8]} that were not committed: {lines} lines in "
-            f"{paths.git_diff_file}"
-        )
+    lines = patch.count(b"\n")
+    changes = f"the run was made with changes to {commit[:8]} that were not committed: {lines} lines in "
+    reason = f"{changes}{paths.git_diff_file}" if patch else ""
+    tree = source.check_out(str(commit), [code_directory(), package_checkout()], reason)
     _note_shortcomings(git)
-    tree = source.check_out(str(commit), [code_directory(), package_checkout()])
     if patch and (problem := apply_patch(patch, tree, tree.with_name("changes.patch"))) is not None:
         redacted = ", as secrets were removed from it" if git.get("diff_redacted") else ""
         raise UserError(f"{paths.git_diff_file} {problem}{redacted} (commit {commit}); {REMEDY}")
@@ -128,8 +125,10 @@ class _Source:
         self._overrides = overrides
         self._is_trusted = is_trusted
 
-    def check_out(self, commit: str, places: Sequence[Path | None]) -> Path:
+    def check_out(self, commit: str, places: Sequence[Path | None], reason: str = "") -> Path:
         """A temporary clone at `commit`, of the first repository around `places` that has it.
+
+        A `reason` says why the code is not the user's own even if the commit is.
 
         The clone shares the repository's objects. A worktree would be entered in the repository, and stay there if this
         process were killed.
@@ -142,6 +141,8 @@ class _Source:
         if there is None:
             shown = " or ".join(dict.fromkeys(map(str, known)))
             raise UserError(f"the commit {commit} that made the run is not in {shown}; fetch it, or {REMEDY}")
+        if reason:
+            self.require_trust(reason)
         if not _is_in_history(commit, there):
             self.require_trust(f"the commit {commit[:8]} of the run is in no branch of {there}")
         # Earlier versions built whatever a configuration named.

@@ -83,4 +83,4 @@ def test_the_next_commands_suit_the_status(tmp_path: Path, status: str, offered:
 def test_without_results_the_page_says_why(tmp_path: Path) -> None:
     assert summary(tmp_path, no_results="monitoring/tracking=off").endswith("(monitoring/tracking=off)")
     (tmp_path / "results.json").write_text("{}")  # of an earlier attempt
-    assert summary(tmp_path, "training did not begin").endswith("(training did not begin)")
+    assert summary(tmp_path, no_results="training did not begin").endswith("(training did not begin)")

@@ -183,10 +183,11 @@ def test_every_checkpoint_is_of_one_moment(rounds: list[list[Callable[[Adversary
                 refused |= change in NOTICED and not copied
                 copied |= change in (None, Adversary.step_all, Adversary.step_one)
             manager.wait()
-            copied_at_once |= refused
-            if refused:
-                assert manager.load_checkpoint(step) is None
-            else:
+            # What has taken the place of a tensor may be changed without harm.
+            is_saved = manager.load_checkpoint(step) is not None
+            assert is_saved or refused
+            copied_at_once |= not is_saved
+            if is_saved:
                 assert_holds(manager, step, expected)
         assert manager.failures <= 1
 
