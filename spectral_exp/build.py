@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from spectral_exp.construct import Constructor, construct
+from spectral_exp.contracts import Schedule
 from spectral_exp.core.errors import SettingError, UserError, nearest, require
 from spectral_exp.data import Corpus, Dataset, TokenizerSpec, prepare
 from spectral_exp.data.batches import Batches, EvalWindows
@@ -42,8 +43,9 @@ from spectral_exp.resume import (
 from spectral_exp.roles import Role
 from spectral_exp.run_dir import RunPaths
 from spectral_exp.run_lock import RunLock
-from spectral_exp.runner import Runner, Schedule, TrainingSettings
+from spectral_exp.runner import Runner
 from spectral_exp.seeding import process_settings, step_seed
+from spectral_exp.training_settings import TrainingSettings
 from spectral_exp.undrawn import UndrawnWeights
 
 _GROUPS = ("model", "optimizer", "schedule", "loss", "data", "tokenizer", "training", "monitoring", "match")

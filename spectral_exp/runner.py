@@ -1,4 +1,4 @@
-"""The training loop and the state that a run carries from step to step.
+"""The training loop of a run.
 
 Tensor letters: B batch, T tokens.
 """
@@ -11,179 +11,32 @@ import time
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol, cast, runtime_checkable
+from dataclasses import asdict, dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from spectral_exp.clock import Clock
-from spectral_exp.core.errors import Interrupted, RunError, UserError, require
-from spectral_exp.core.signals import CATCHABLE, STOP_SIGNALS, StopRequest
+from spectral_exp.contracts import Data, Drawing, Measured, Schedule, Scheduled, Skipping
+from spectral_exp.core.errors import Interrupted, RunError, UserError
+from spectral_exp.core.signals import StopRequest
 from spectral_exp.core.wording import counted
 from spectral_exp.evaluation import Evaluation, evaluate
 from spectral_exp.monitoring import Backup, CheckpointManager, ConfigTracker, MetricsLogger
 from spectral_exp.monitoring.run_files import UnsyncedFiles
 from spectral_exp.monitoring.visualization import TextSample, VisualizationManager
-from spectral_exp.profiling import UNDISTURBED_STEPS, StepProfiler
+from spectral_exp.profiling import StepProfiler
 from spectral_exp.progress import Progress
 from spectral_exp.resume import refuse_foreign_checkpoint
 from spectral_exp.run_dir import RunPaths
 from spectral_exp.run_lock import LostRunError
 from spectral_exp.runs.record import read_results
 from spectral_exp.seeding import process_settings, restore_rng_state, rng_state, seed_generators, step_seed
+from spectral_exp.train_state import Status, StepReport, TrainState
+from spectral_exp.training_settings import TrainingSettings as TrainingSettings
 
 log = logging.getLogger(__name__)
-
-Status = Literal["completed", "stopped_early", "interrupted", "not_saved", "failed"]
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How long, how fast and how carefully to train; each field is explained in conf/training/default.yaml."""
-
-    max_steps: int = 1200
-    batch_size: int = 16
-    grad_accum_steps: int = 1
-    grad_clip: float = 1.0
-    precision: Literal["fp32", "bf16"] = "fp32"
-    compile: bool = False
-    deterministic: bool = False
-    max_bad_steps: int = 10
-    eval_interval: int = 200
-    eval_windows: int | None = 128
-    patience: int | None = None
-    min_delta: float = 0.0
-    restore_best: bool = True
-    sample_tokens: int = 128
-    sample_prompt: str | None = None
-    overfit_one_batch: bool = False
-    profile_steps: int = 0
-    stop_signals: tuple[str, ...] = STOP_SIGNALS
-
-    def __post_init__(self) -> None:
-        for name in ("max_steps", "batch_size", "grad_accum_steps", "max_bad_steps", "eval_interval"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), ">= 1")
-        for name in ("grad_clip", "min_delta", "sample_tokens", "profile_steps"):
-            value = getattr(self, name)
-            require(math.isfinite(value) and value >= 0, name, value, "a finite number >= 0")
-        for name in ("eval_windows", "patience"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, name, value, ">= 1 or null")
-        fits = self.profile_steps == 0 or self.profile_steps + UNDISTURBED_STEPS <= self.max_steps
-        room = f"at most max_steps - {UNDISTURBED_STEPS}"
-        require(fits, "profile_steps", self.profile_steps, room, "the first steps are not recorded")
-        require(self.precision in ("fp32", "bf16"), "precision", self.precision, "fp32 or bf16")
-        unknown = sorted(set(self.stop_signals) - set(CATCHABLE))
-        require(not unknown, "stop_signals", ", ".join(unknown), f"a list of {', '.join(CATCHABLE)}")
-        require(self.sample_prompt != "", "sample_prompt", "''", "at least one character, or null")
-
-
-@dataclass
-class TrainState:
-    """Everything that advances with training and is not in the model or the optimizer.
-
-    Attributes:
-        step: optimizer steps done, counted from 1.
-        tokens: tokens trained on.
-        train_s: seconds spent in training steps, all attempts together.
-        bad_steps: steps skipped because of a non-finite loss or gradient; `bad_in_a_row` those since the last good one.
-        best_val_loss, best_val_bpb, best_step: the best validation so far; None before the first.
-        evals_since_best: validations without improvement.
-        stopped_early: whether patience has run out.
-        last_metrics: what the newest validation measured, and `val_step`, the step whose weights it measured.
-        loss_history: cross-entropy of every step, nats per token.
-    """
-
-    step: int = 0
-    tokens: int = 0
-    train_s: float = 0.0
-    bad_steps: int = 0
-    bad_in_a_row: int = 0
-    best_val_loss: float | None = None
-    best_val_bpb: float | None = None
-    best_step: int | None = None
-    evals_since_best: int = 0
-    stopped_early: bool = False
-    last_metrics: dict[str, float] | None = None
-    loss_history: array[float] = field(default_factory=lambda: array("d"))
-
-    def state_dict(self) -> dict[str, Any]:
-        """The plain values; the loss history travels apart, as a checkpoint's own entry."""
-        return {k: v for k, v in self.__dict__.items() if k != "loss_history"}
-
-    @classmethod
-    def from_checkpoint(cls, state: Mapping[str, Any], loss_history: array[float]) -> TrainState:
-        """The state that `state_dict` and the loss history describe."""
-        return cls(**state, loss_history=loss_history)
-
-
-class StepReport(NamedTuple):
-    """What one optimizer step did: mean cross-entropy, its number of tokens, rate, gradient norm, parts of the loss.
-
-    Tensors are 0-dimensional and stay on the device: reading one waits for it. Each micro-batch has its parts by name.
-    `read` has loss and gradient norm as numbers, unless they are read later.
-    """
-
-    loss: Tensor
-    tokens: int
-    learning_rate: float
-    grad_norm: Tensor
-    parts: Sequence[Mapping[str, Tensor]]
-    read: tuple[float, float] | None
-
-
-@runtime_checkable
-class Measured(Protocol):
-    """A model or optimizer that has something to log at every metrics line."""
-
-    def metrics(self) -> dict[str, Tensor]:
-        """Name -> 0-dimensional detached tensor."""
-
-
-@runtime_checkable
-class Skipping(Protocol):
-    """An optimizer that can leave out a step by itself, so that nobody has to wait for what a GPU found."""
-
-    skips_on_device: bool
-
-    def step_if(self, finite: Tensor) -> None:
-        """Do a step where `finite`, a 0-dimensional bool, is true, and nothing else where not."""
-
-
-@runtime_checkable
-class Drawing(Protocol):
-    """A model or loss that tells whether a training step of it draws random numbers."""
-
-    draws_random_numbers: bool
-
-
-@runtime_checkable
-class Scheduled(Protocol):
-    """A module of the model or the loss that changes over the run."""
-
-    def set_progress(self, fraction: float) -> None:
-        """Take in how much of the run is done, 0 to 1."""
-
-
-@runtime_checkable
-class Schedule(Protocol):
-    """Share of each group's peak learning rate at a step."""
-
-    def factor(self, step: int) -> float:
-        """A pure function of the step, counted from 1."""
-
-
-class Data(Protocol):
-    """What the runner needs to know of the text it trains on."""
-
-    @property
-    def unigram_bits_per_byte(self) -> float:
-        """Entropy of the validation bytes one by one: what knowing the byte frequencies alone would reach."""
-
-    @property
-    def entropy_bits_per_byte(self) -> float | None:
-        """Entropy rate of the source where it is known: no honest model stays below it."""
 
 
 @dataclass

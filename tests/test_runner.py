@@ -26,8 +26,9 @@ from spectral_exp.command_line import CONF_DIR
 from spectral_exp.core.errors import Interrupted, RunError
 from spectral_exp.evaluation import Evaluation
 from spectral_exp.monitoring import checkpoint_file
-from spectral_exp.runner import Runner, TrainState
+from spectral_exp.runner import Runner
 from spectral_exp.summary import summary
+from spectral_exp.train_state import TrainState
 from tests.conftest import NO_PLOTS, TINY, compose
 
 QUIET = (*TINY, NO_PLOTS, "training.sample_tokens=0", "device=cpu")

@@ -1,0 +1,67 @@
+"""The state that a run carries from step to step, and the report of a step."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from torch import Tensor
+
+Status = Literal["completed", "stopped_early", "interrupted", "not_saved", "failed"]
+"""How a run may end."""
+
+
+@dataclass
+class TrainState:
+    """Everything that advances with training and is not in the model or the optimizer.
+
+    Attributes:
+        step: optimizer steps done, counted from 1.
+        tokens: tokens trained on.
+        train_s: seconds spent in training steps, all attempts together.
+        bad_steps: steps skipped because of a non-finite loss or gradient; `bad_in_a_row` those since the last good one.
+        best_val_loss, best_val_bpb, best_step: the best validation so far; None before the first.
+        evals_since_best: validations without improvement.
+        stopped_early: whether patience has run out.
+        last_metrics: what the newest validation measured, and `val_step`, the step whose weights it measured.
+        loss_history: cross-entropy of every step, nats per token.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    train_s: float = 0.0
+    bad_steps: int = 0
+    bad_in_a_row: int = 0
+    best_val_loss: float | None = None
+    best_val_bpb: float | None = None
+    best_step: int | None = None
+    evals_since_best: int = 0
+    stopped_early: bool = False
+    last_metrics: dict[str, float] | None = None
+    loss_history: array[float] = field(default_factory=lambda: array("d"))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The plain values; the loss history travels apart, as a checkpoint's own entry."""
+        return {k: v for k, v in self.__dict__.items() if k != "loss_history"}
+
+    @classmethod
+    def from_checkpoint(cls, state: Mapping[str, Any], loss_history: array[float]) -> TrainState:
+        """The state that `state_dict` and the loss history describe."""
+        return cls(**state, loss_history=loss_history)
+
+
+class StepReport(NamedTuple):
+    """What one optimizer step did: mean cross-entropy, its number of tokens, rate, gradient norm, parts of the loss.
+
+    Tensors are 0-dimensional and stay on the device: reading one waits for it. Each micro-batch has its parts by name.
+    `read` has loss and gradient norm as numbers, unless they are read later.
+    """
+
+    loss: Tensor
+    tokens: int
+    learning_rate: float
+    grad_norm: Tensor
+    parts: Sequence[Mapping[str, Tensor]]
+    read: tuple[float, float] | None
