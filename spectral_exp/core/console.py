@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-import os
 import select
 import signal
 import sys
 from collections.abc import Callable
 from typing import ParamSpec, TextIO
+
+from spectral_exp.core.display import give_up
 
 READER_GONE = 128 + signal.SIGPIPE
 """Exit code of a command whose output has lost its reader: what a shell reports of one that SIGPIPE ended."""
@@ -55,7 +56,7 @@ def _flush() -> int:
         except BrokenPipeError:
             raise
         except OSError as error:
-            _silence(stream)
+            give_up(stream)
             print(f"error: cannot write to {stream.name}: {error.strerror}", file=sys.stderr)
             return 1
     return 0
@@ -65,14 +66,8 @@ def _silence_streams_without_reader() -> bool:
     """Let the streams whose reader is gone write to nowhere; whether there are any."""
     gone = [stream for stream in (sys.stdout, sys.stderr) if stream is not None and _has_lost_reader(stream)]
     for stream in gone:
-        _silence(stream)
+        give_up(stream)
     return bool(gone)
-
-
-def _silence(stream: TextIO) -> None:
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
 
 
 def _has_lost_reader(stream: TextIO) -> bool:

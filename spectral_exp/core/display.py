@@ -50,7 +50,7 @@ class ConsoleHandler(_StreamHandler):
             return
         if isinstance(error, (OSError, ValueError)):
             self._is_given_up = True  # before the warning, which comes here as well
-            _give_up(self.stream)
+            give_up(self.stream)
             log.warning("standard output cannot be written (%s): it gets no more messages", error)
         else:
             super().handleError(record)
@@ -123,7 +123,7 @@ def write(stream: TextIO | None, text: str) -> bool:
     except BlockingIOError:
         return True  # a slow reader of a stream that does not wait: the text is lost
     except (OSError, ValueError):
-        _give_up(stream)
+        give_up(stream)
         return False
     return True
 
@@ -133,7 +133,7 @@ def print_error(message: str) -> None:
     write(sys.stderr, f"{message}\n")
 
 
-def _give_up(stream: TextIO) -> None:
+def give_up(stream: TextIO) -> None:
     """Let a stream that fails lead nowhere, so that what it holds does not fail again."""
     with contextlib.suppress(OSError, ValueError):
         descriptor = stream.fileno()
