@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint suite slow clean
+.PHONY: run test lint suite slow exhaustive clean
 
 run: $(STAMP)
 	$(BIN)/python -m spectral_exp.train +experiment=wave_rgd
@@ -21,7 +21,11 @@ suite: $(STAMP)
 
 # The longer tests: every system call of a save, whole runs killed at many points.
 slow: $(STAMP)
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(BIN)/python -m pytest -n 2 -m 'slow and not exhaustive'
+
+# What is left of them: half an hour more of random signals and changed records.
+exhaustive: $(STAMP)
+	$(BIN)/python -m pytest -n 2 -m exhaustive
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -137,6 +137,7 @@ class Runner:
                 self._train(stop)
                 problem = self._finish()
             except LostRunError:
+                self.no_results = "the run directory is not this process's any more"
                 self.backup.abandon()
                 raise
             except KeyboardInterrupt:

@@ -60,6 +60,11 @@ def train(*overrides: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return python("-m", "spectral_exp.train", *overrides, cwd=cwd)
 
 
+def first_in_ci(total: int, sampled: int) -> list[Any]:
+    """Parameters 0 to `total`, of which CI runs the first `sampled`."""
+    return [pytest.param(i, marks=pytest.mark.exhaustive if i >= sampled else ()) for i in range(total)]
+
+
 @functools.cache
 def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
     from spectral_exp.command_line import CommandLine

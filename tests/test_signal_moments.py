@@ -17,20 +17,19 @@ import pytest
 import torch
 
 from spectral_exp.train import main
-from tests.conftest import NO_PLOTS, TINY, python
+from tests.conftest import NO_PLOTS, TINY, first_in_ci, python
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not hasattr(os, "fork"), reason="attempts are forked"),
 ]
 
-SEEDS = range(20)
 SIGNALS_PER_SEED = 15
 NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR2", "SIGXCPU")
 TIMED = ("timestamp", "tokens_per_s", "steps_at_risk", "checkpoint_")
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", first_in_ci(20, 2))
 def test_a_signal_at_any_moment_costs_nothing(seed: int, tmp_path: Path) -> None:
     """Attempts are forks of a process that has imported everything, so that a second holds several of them."""
     done = python("-m", "tests.test_signal_moments", str(seed), cwd=tmp_path)

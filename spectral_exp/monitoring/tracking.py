@@ -65,17 +65,14 @@ class ConfigTracker:
         if not self.enabled:
             return self.paths.config_file
         git, diff = environment.git_facts(code_directory())
-        given = {
-            "config": config,
-            "overrides": list(overrides or []),
-            "command": list(command) if command is not None else environment.command_line(),
-            "dataset": dataset_info,
-        }
         content: dict[str, Any] = {
             "experiment_id": self.paths.root.resolve().name,
             "timestamp": timestamp(),
             "git_hash": git_hash(),
-            **given,
+            "config": config,
+            "overrides": list(overrides or []),
+            "command": list(command) if command is not None else environment.command_line(),
+            "dataset": dataset_info,
             "model": summarize_model(model) if model is not None else None,
             "hardware": environment.hardware_facts(),
             "host": environment.host_facts(),

@@ -27,7 +27,7 @@ from spectral_exp.command_line import CommandLine
 from spectral_exp.core.errors import UserError
 from spectral_exp.results.paper.folder import Folder
 from spectral_exp.run_dir import content_crc32
-from tests.conftest import NO_PLOTS, TINY, train
+from tests.conftest import NO_PLOTS, TINY, first_in_ci, train
 
 EVIL = (
     "\x1b]8;;http://x\x07\x1b[2J\x9b31m\u202e\u2066|`*_[a](http://b)<script>&\\end{verbatim}\\input{x}${{x}}$#\"'\n\r\t"
@@ -310,7 +310,7 @@ def test_commands_answer_to_any_record(runs: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_no_training")
-@pytest.mark.parametrize("part", range(len(FAST)))
+@pytest.mark.parametrize("part", first_in_ci(len(FAST), 1))
 def test_every_value_of_every_record(part: int, runs: Path, tmp_path: Path) -> None:
     problems = []
     names = list(FAST)
