@@ -18,7 +18,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -269,7 +269,14 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     """A binary file that becomes `path`, durably, when the block ends; if the block raises, `path` stays what it was.
 
     Bytes go to a temporary file in the same folder, which is synchronised and renamed; then the folder is synchronised.
+
+    Raises:
+        OSError: it cannot be written, or `path` is a device, a pipe or a folder, which no file may replace.
     """
+    with suppress(FileNotFoundError):
+        mode = path.lstat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
     temporary = temporary_path(path)
     try:
         with temporary.open("xb") as file:

@@ -4,9 +4,11 @@ import json
 import math
 import os
 import re
+import stat
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -292,3 +294,13 @@ def test_links_that_lead_out_of_a_run_are_found(tmp_path: Path) -> None:
     found = [path.relative_to(run).as_posix() for path in run_dir.links_inside(run)]
     assert found == [".hydra/config.yaml", "logs/metrics.jsonl", "tokenizer", "train.log"]
     assert run_dir.links_inside(tmp_path / "missing") == []
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_no_file_takes_the_place_of_a_pipe_or_a_folder(make: Callable[[Path], None], tmp_path: Path) -> None:
+    make(tmp_path / "taken")
+    kind = stat.S_IFMT((tmp_path / "taken").stat().st_mode)
+    with pytest.raises(OSError, match="it is no regular file"), run_dir.atomic_writer(tmp_path / "taken") as file:
+        file.write(b"content")
+    assert stat.S_IFMT((tmp_path / "taken").stat().st_mode) == kind
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
