@@ -250,7 +250,8 @@ def _places_of_text(record: Mapping[str, Any]) -> dict[str, str]:
     found = {}
     for key in trust.PATH_SETTINGS:
         group, _, name = key.partition(".")
-        if path := (config.get(group) or {}).get(name):
+        node = config.get(group)
+        if isinstance(node, Mapping) and (path := node.get(name)):
             found[key] = str(path)
     return found
 

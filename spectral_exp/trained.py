@@ -103,7 +103,7 @@ def _with_weights(config: Mapping[str, Any], vocab_size: int, weights: Mapping[s
 
     section = config.get("model")
     n_layer = section.get("n_layer") if isinstance(section, dict) else None
-    if isinstance(n_layer, int) and n_layer > len(weights):
+    if isinstance(n_layer, int | float) and n_layer > len(weights):
         raise ValueError(f"model.n_layer={n_layer} with {len(weights)} weights")
     # Memory that is never touched is free, however large the settings say that the model is.
     with UndrawnWeights():

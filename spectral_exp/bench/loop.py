@@ -136,13 +136,13 @@ _STEP: Mapping[str, _Functions] = {
 }  # fmt: skip
 _SAVE: Mapping[str, _Functions] = {
     "the call, in the thread that trains": [(CheckpointManager, "save_checkpoint")],
-    "finding all tensors and copying them": [(Staged, "finish")],
+    "copying the tensors, in the thread that writes": [(Staged, "copy")],
     "the archive": [(archive, "write_archive")],
     "the file besides, and its sidecar": [
         (DirectFile, "__init__"), (DirectFile, "sync"), (run_dir, "write_json_atomic"),
     ],
     "the pointer": [(run_dir, "replace_symlink")],
-    "reading the newest back, removing the oldest": [(CheckpointManager, "cleanup_old_checkpoints")],
+    "reading the newest back, removing the oldest": [(CheckpointManager, "_clean_up")],
 }  # fmt: skip
 
 

@@ -83,14 +83,10 @@ class StopRequest:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         global _current
-        outer = _current = self._outer
+        _current = self._outer
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
-        if outer is not None and outer.signal_number is None:
-            outer.signal_number = self.signal_number
-        if outer is not None and outer._urgent_at_s is None:
-            outer._urgent_at_s = self._urgent_at_s
 
     def finish(self) -> None:
         """Handle no more signals, now that the process is about to end.
@@ -129,10 +125,14 @@ class StopRequest:
         is_urgent = number in _URGENT
         is_first = self.signal_number is None or (is_urgent and self._urgent_at_s is None)
         is_repeated = is_urgent and self._urgent_at_s is not None and now_s - self._urgent_at_s >= _REPEAT_S
-        if self.signal_number is None:
-            self.signal_number = number
-        if is_urgent and self._urgent_at_s is None:
-            self._urgent_at_s = now_s
+        # In the outer blocks too, one of which may handle the next signal.
+        block: StopRequest | None = self
+        while block is not None:
+            if block.signal_number is None:
+                block.signal_number = number
+            if is_urgent and block._urgent_at_s is None:
+                block._urgent_at_s = now_s
+            block = block._outer
         if is_repeated and not self._is_worker:
             raise Interrupted(number)
         if not is_first:

@@ -86,6 +86,10 @@ class Cache:
         self.batch_size, self.layers, self.length = batch_size, layers, 0
 
 
+_MAX_LAYERS = 10_000
+"""More would take minutes to build before anybody could notice that the number is a mistake."""
+
+
 class GPT(nn.Module):
     """A causal language model: ids (B, T) to logits (B, T, V).
 
@@ -131,6 +135,7 @@ class GPT(nn.Module):
         sizes = {"vocab_size": vocab_size, "block_size": block_size, "n_layer": n_layer, "n_head": n_head}
         for name, size in {**sizes, "n_embd": n_embd}.items():
             require(size >= 1, name, size, ">= 1")
+        require(n_layer <= _MAX_LAYERS, "n_layer", n_layer, f"<= {_MAX_LAYERS}")
         for name, waves in {"n_wave": n_wave, "n_harmonic": n_harmonic}.items():
             require(waves is None or waves >= 1, name, waves, ">= 1 or null")
         require(0 <= dropout < 1, "dropout", dropout, ">= 0 and < 1")

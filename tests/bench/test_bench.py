@@ -129,7 +129,7 @@ def test_checkpoint(tmp_path: Path) -> None:
     assert all(line["median"] > 0 for line in found["lines"] if line["unit"] in ("x", "s"))
     if importlib.util.find_spec("lightning") is None:
         (reason,) = found["missing"]
-        assert reason == f"{peers.LIGHTNING}: not installed: pip install spectral-exp[bench]"
+        assert reason == f"{peers.LIGHTNING}: not installed: pip install 'spectral-exp[bench]'"
         assert reason in printed
 
 
