@@ -212,3 +212,13 @@ def test_the_message_never_disturbs(prepare: str, after: str, redirect: str, tmp
         cwd=str(tmp_path), timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == signal.SIGTERM
+
+
+def test_an_outer_block_knows_of_a_signal_at_once() -> None:
+    """The next signal may come when the inner block has just ended."""
+    with StopRequest(immediate=True) as outer:
+        with StopRequest() as inner:
+            signal.raise_signal(signal.SIGINT)
+            assert inner.signal_number == outer.signal_number == signal.SIGINT
+        signal.raise_signal(signal.SIGTERM)  # within a second: the same request
+        assert outer.signal_number == signal.SIGINT

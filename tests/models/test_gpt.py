@@ -208,6 +208,7 @@ def test_sizes_shared_by_the_configuration_are_kept() -> None:
         ("vocab_size", 0),
         ("block_size", 0),
         ("n_layer", 0),
+        ("n_layer", 10**9),
         ("n_head", 0),
         ("n_embd", 0),
         ("n_embd", 9),
