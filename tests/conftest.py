@@ -6,7 +6,7 @@ import copy
 import functools
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,30 @@ TINY = (
     "threads=1",
 )
 NO_PLOTS = "monitoring/visualization=off"
+
+
+COUNTS: list[str] = []
+"""Lines of the test that runs for the summary at the end."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """Attach the lines of a test to its report, which reaches the summary from any process."""
+    report = yield
+    if call.when == "call":
+        report.user_properties += [("count", line) for line in COUNTS]
+        COUNTS.clear()
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the lines of all tests."""
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    properties = [pair for report in reports for pair in getattr(report, "user_properties", [])]
+    if lines := sorted(text for name, text in properties if name == "count"):
+        terminalreporter.section("faults tried")
+        for line in lines:
+            terminalreporter.line(line)
 
 
 @pytest.fixture(scope="session", autouse=True)

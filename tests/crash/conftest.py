@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import COUNTS, ROOT
 
 # Calls by which a run changes its directory, or finds its way in it.
 CALLS = (
@@ -164,9 +164,8 @@ def points(zygote: Zygote, scenario: str, folder: Path, at_most: int | None) -> 
     return every if at_most is None or len(every) <= at_most else random.Random(0).sample(every, at_most)
 
 
-def tell(capsys: pytest.CaptureFixture[str], what: str, tried: int, survived: int) -> None:
-    """Print how many points were tried and survived, whatever pytest captures, and insist on all of them."""
-    with capsys.disabled():
-        print(f"\n    {what}: {tried} points tried, {survived} survived")
+def report_count(what: str, tried: int, survived: int) -> None:
+    """Add a line to the summary of the tests: how many points were tried and survived; all of them have to."""
+    COUNTS.append(f"{what}: {tried} tried, {survived} survived")
     assert tried > 0
     assert survived == tried

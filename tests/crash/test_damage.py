@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.conftest import Zygote, tell
+from tests.crash.conftest import Zygote, report_count
 
 
 def flip(path: Path) -> None:
@@ -26,9 +26,7 @@ def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-def damage_every_file(
-    zygote: Zygote, scenario: str, damage: Callable[[Path], None], folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def damage_every_file(zygote: Zygote, scenario: str, damage: Callable[[Path], None], folder: Path) -> None:
     """Damage each file of a finished run in turn; the same command again repairs, or trains, what it takes."""
     finished = folder / "finished"
     expected = zygote.run(scenario, finished).text.split("\n")
@@ -45,19 +43,15 @@ def damage_every_file(
             failed.append((name, text[:3]))
         shutil.rmtree(root)
     assert not failed, failed
-    tell(capsys, f"{damage.__name__} of each file, {scenario}", len(names), len(names) - len(failed))
+    report_count(f"{damage.__name__} of each file, {scenario}", len(names), len(names) - len(failed))
 
 
 @pytest.mark.parametrize("damage", [flip, truncate, empty, Path.unlink])
-def test_every_file_of_a_library_run(
-    zygote: Zygote, damage: Callable[[Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    damage_every_file(zygote, "library", damage, tmp_path, capsys)
+def test_every_file_of_a_library_run(zygote: Zygote, damage: Callable[[Path], None], tmp_path: Path) -> None:
+    damage_every_file(zygote, "library", damage, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", [flip, truncate, empty, Path.unlink])
-def test_every_file_of_a_whole_run(
-    zygote: Zygote, damage: Callable[[Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    damage_every_file(zygote, "synchronous run", damage, tmp_path, capsys)
+def test_every_file_of_a_whole_run(zygote: Zygote, damage: Callable[[Path], None], tmp_path: Path) -> None:
+    damage_every_file(zygote, "synchronous run", damage, tmp_path)

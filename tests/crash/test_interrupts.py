@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from spectral_exp.monitoring import CheckpointManager, save
-from tests.crash.conftest import tell
+from tests.crash.conftest import report_count
 from tests.crash.interrupts import interrupt_after, interrupt_at
 
 WAYS = ("guarded", "small", "synchronous")
@@ -92,25 +92,23 @@ def interrupt_lines(trainer: Trainer, every: int, bytecodes: bool = False) -> in
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_sample_of_lines(make: Callable[[str, int], Trainer], way: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sample_of_lines(make: Callable[[str, int], Trainer], way: str) -> None:
     tried = interrupt_lines(make(way, 40), every=23)
-    tell(capsys, f"exceptions at lines, {way}", tried, tried)
+    report_count(f"exceptions at lines, {way}", tried, tried)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
-def test_every_line(make: Callable[[str, int], Trainer], way: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_line(make: Callable[[str, int], Trainer], way: str) -> None:
     tried = interrupt_lines(make(way, 40), every=1)
-    tell(capsys, f"exceptions at lines, {way}", tried, tried)
+    report_count(f"exceptions at lines, {way}", tried, tried)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
-def test_a_sample_of_bytecodes(
-    make: Callable[[str, int], Trainer], way: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_sample_of_bytecodes(make: Callable[[str, int], Trainer], way: str) -> None:
     tried = interrupt_lines(make(way, 40), every=7, bytecodes=True)
-    tell(capsys, f"exceptions at bytecodes, {way}", tried, tried)
+    report_count(f"exceptions at bytecodes, {way}", tried, tried)
 
 
 def interrupt_randomly(trainer: Trainer, times: int, within_s: float) -> int:
@@ -123,17 +121,15 @@ def interrupt_randomly(trainer: Trainer, times: int, within_s: float) -> int:
 
 
 @pytest.mark.parametrize("way", ["guarded", "synchronous"])
-def test_random_times(make: Callable[[str, int], Trainer], way: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_random_times(make: Callable[[str, int], Trainer], way: str) -> None:
     struck = interrupt_randomly(make(way, 40), times=40, within_s=0.01)
-    tell(capsys, f"exceptions from a signal handler, {way}", struck, struck)
+    report_count(f"exceptions from a signal handler, {way}", struck, struck)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("way", "size", "times"), [("guarded", 40, 1000), ("synchronous", 40, 500), ("guarded", 3000, 60)]
 )
-def test_many_random_times(
-    make: Callable[[str, int], Trainer], way: str, size: int, times: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_many_random_times(make: Callable[[str, int], Trainer], way: str, size: int, times: int) -> None:
     struck = interrupt_randomly(make(way, size), times, within_s=0.03 if size > 1000 else 0.01)
-    tell(capsys, f"exceptions from a signal handler, {way}, {size} x {size}", struck, struck)
+    report_count(f"exceptions from a signal handler, {way}, {size} x {size}", struck, struck)

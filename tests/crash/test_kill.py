@@ -13,7 +13,7 @@ import pytest
 
 from spectral_exp import run_dir
 from spectral_exp.monitoring import CheckpointManager
-from tests.crash.conftest import Zygote, points, tell
+from tests.crash.conftest import Zygote, points, report_count
 
 
 def best(root: Path) -> str | None:
@@ -30,9 +30,7 @@ def survives(zygote: Zygote, scenario: str, root: Path, expected: str, reported:
     return zygote.run(scenario, root).text == expected and best(root) == best(root.parent / "undisturbed")
 
 
-def kill_at_every_call(
-    zygote: Zygote, scenario: str, folder: Path, capsys: pytest.CaptureFixture[str], at_most: int | None
-) -> None:
+def kill_at_every_call(zygote: Zygote, scenario: str, folder: Path, at_most: int | None) -> None:
     expected = zygote.run(scenario, folder / "undisturbed").text
     assert "\n" in expected, expected
     assert best(folder / "undisturbed") is not None
@@ -48,34 +46,32 @@ def kill_at_every_call(
         else:
             failed.append((call, count, attempt))
     assert not failed, failed[:3]
-    tell(capsys, f"SIGKILL at system calls, {scenario}", len(chosen), survived)
+    report_count(f"SIGKILL at system calls, {scenario}", len(chosen), survived)
 
 
 @pytest.mark.usefixtures("strace")
 @pytest.mark.parametrize("scenario", ["library", "background"])
-def test_sample_of_calls(zygote: Zygote, scenario: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    kill_at_every_call(zygote, scenario, tmp_path, capsys, at_most=30)
+def test_sample_of_calls(zygote: Zygote, scenario: str, tmp_path: Path) -> None:
+    kill_at_every_call(zygote, scenario, tmp_path, at_most=30)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("strace")
 @pytest.mark.parametrize("scenario", ["library", "background"])
-def test_every_call(zygote: Zygote, scenario: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    kill_at_every_call(zygote, scenario, tmp_path, capsys, at_most=None)
+def test_every_call(zygote: Zygote, scenario: str, tmp_path: Path) -> None:
+    kill_at_every_call(zygote, scenario, tmp_path, at_most=None)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("strace")
 @pytest.mark.parametrize("scenario", ["run", "synchronous run"])
-def test_calls_of_whole_runs(zygote: Zygote, scenario: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    kill_at_every_call(zygote, scenario, tmp_path, capsys, at_most=40)
+def test_calls_of_whole_runs(zygote: Zygote, scenario: str, tmp_path: Path) -> None:
+    kill_at_every_call(zygote, scenario, tmp_path, at_most=40)
 
 
-def kill_at_random(
-    zygote: Zygote, scenario: str, folder: Path, capsys: pytest.CaptureFixture[str], times: int, within_s: float
-) -> None:
+def kill_at_random(zygote: Zygote, scenario: str, folder: Path, times: int, within_s: float) -> None:
     expected = zygote.run(scenario, folder / "undisturbed").text
     chance = random.Random(1)
     survived = 0
@@ -89,14 +85,14 @@ def kill_at_random(
                 os.kill(pid, signal.SIGKILL)
             reported = max(reported, zygote.finish().durable)
         survived += survives(zygote, scenario, root, expected, reported)
-    tell(capsys, f"SIGKILL at random times, {scenario}", times, survived)
+    report_count(f"SIGKILL at random times, {scenario}", times, survived)
 
 
-def test_random_times(zygote: Zygote, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    kill_at_random(zygote, "background", tmp_path, capsys, times=20, within_s=0.06)
+def test_random_times(zygote: Zygote, tmp_path: Path) -> None:
+    kill_at_random(zygote, "background", tmp_path, times=20, within_s=0.06)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_random_times_of_whole_runs(zygote: Zygote, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    kill_at_random(zygote, "run", tmp_path, capsys, times=25, within_s=1.5)
+def test_random_times_of_whole_runs(zygote: Zygote, tmp_path: Path) -> None:
+    kill_at_random(zygote, "run", tmp_path, times=25, within_s=1.5)

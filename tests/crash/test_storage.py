@@ -14,7 +14,7 @@ import pytest
 
 from spectral_exp.core.errors import UserError
 from spectral_exp.monitoring import CheckpointManager, MetricsLogger
-from tests.crash.conftest import Zygote, mounted, points, tell
+from tests.crash.conftest import Zygote, mounted, points, report_count
 from tests.crash.scenarios import library_loop
 
 _SHUTDOWN = 0x8004587D  # FS_IOC_SHUTDOWN
@@ -23,9 +23,7 @@ _WITHOUT_FLUSHING = 2
 _WRITING = {"write", "pwrite64", "fsync", "rename", "symlink", "unlink", "fallocate", "ftruncate", "mkdir"}
 
 
-def fail_at_every_call(
-    zygote: Zygote, error: str, folder: Path, capsys: pytest.CaptureFixture[str], at_most: int | None
-) -> None:
+def fail_at_every_call(zygote: Zygote, error: str, folder: Path, at_most: int | None) -> None:
     expected = zygote.run("library", folder / "undisturbed").text
     chosen = [point for point in points(zygote, "library", folder, None) if point[0] in _WRITING]
     chosen = chosen[:: max(1, len(chosen) // at_most)] if at_most else chosen
@@ -37,25 +35,21 @@ def fail_at_every_call(
         if attempt.text != expected:
             failed.append((call, count, attempt.text))
     assert not failed, failed[:3]
-    tell(capsys, f"{error} at system calls", len(chosen), len(chosen) - len(failed))
+    report_count(f"{error} at system calls", len(chosen), len(chosen) - len(failed))
 
 
 @pytest.mark.usefixtures("strace")
 @pytest.mark.parametrize("error", ["ENOSPC", "EIO", "EACCES"])
-def test_one_refusal_at_a_sample_of_calls(
-    zygote: Zygote, error: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    fail_at_every_call(zygote, error, tmp_path, capsys, at_most=12)
+def test_one_refusal_at_a_sample_of_calls(zygote: Zygote, error: str, tmp_path: Path) -> None:
+    fail_at_every_call(zygote, error, tmp_path, at_most=12)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("strace")
 @pytest.mark.parametrize("error", ["ENOSPC", "EIO", "EACCES", "EROFS"])
-def test_one_refusal_at_every_call(
-    zygote: Zygote, error: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    fail_at_every_call(zygote, error, tmp_path, capsys, at_most=None)
+def test_one_refusal_at_every_call(zygote: Zygote, error: str, tmp_path: Path) -> None:
+    fail_at_every_call(zygote, error, tmp_path, at_most=None)
 
 
 @pytest.mark.usefixtures("strace")
@@ -120,9 +114,7 @@ def files_of(run: Path) -> dict[str, bytes]:
 
 @pytest.mark.usefixtures("root_user")
 @pytest.mark.parametrize(("scenario", "cuts"), [("library", 4), ("background", 4), ("run", 2)])
-def test_power_cuts(
-    zygote: Zygote, scenario: str, cuts: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_power_cuts(zygote: Zygote, scenario: str, cuts: int, tmp_path: Path) -> None:
     expected = zygote.run(scenario, tmp_path / "undisturbed").text
     survived, last_step = 0, 12 if scenario == "run" else 8
     for number in range(cuts):
@@ -144,7 +136,7 @@ def test_power_cuts(
             survived += durable and not (disk / "never synchronised").exists()
             assert zygote.run(scenario, disk / "run").text.split("\n")[0] == expected.split("\n")[0]
         image.unlink()
-    tell(capsys, f"power cuts, {scenario}", cuts, survived)
+    report_count(f"power cuts, {scenario}", cuts, survived)
 
 
 @pytest.mark.usefixtures("root_user")
