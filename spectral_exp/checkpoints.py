@@ -106,7 +106,7 @@ def _verify(paths: RunPaths) -> int:
 
 def _export(run: Path, which: str, output: Path | None) -> Path:
     """Write the weights of a checkpoint as safetensors and return the file."""
-    known = which in ("best", "latest") or which.isdecimal()
+    known = which in ("best", "latest") or (which.isdecimal() and len(which) < 20)
     require(known, "--checkpoint", which, "best, latest or a step")
     try:
         from safetensors.torch import save

@@ -116,10 +116,12 @@ def _check(options: argparse.Namespace) -> None:
     require(
         bool(_listed(options.metric)), "--metric", repr(options.metric), "the name of a metric, or several by commas"
     )
-    require(options.watch is None or options.watch > 0, "--watch", options.watch, "> 0 (seconds)")
+    require(options.watch is None or 0 < options.watch <= 86400, "--watch", options.watch, "> 0 and <= 86400 (seconds)")
     if options.output is not None:
         require(options.output.parent.is_dir(), "--output", options.output, "a file in an existing folder")
         require(not options.output.is_dir(), "--output", options.output, "a file, not a folder")
+        is_record = options.output.name in (run_dir.CONFIG_NAME, run_dir.RESULTS_NAME)
+        require(not is_record, "--output", options.output, "another file than the record of a run")
         known = options.format is not None or options.output.suffix.lower() in _BY_SUFFIX
         allowed = f"a file that ends with {', '.join(filter(None, _BY_SUFFIX))}"
         require(known, "--output", options.output, allowed, "or name its --format")

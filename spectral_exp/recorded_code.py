@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from spectral_exp.core.errors import UserError
+from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.git import (
     EXACT_LINES,
     ask_git,
@@ -187,4 +188,4 @@ def _note_shortcomings(git: Mapping[str, Any]) -> None:
     }
     for note, names in notes.items():
         if names:
-            print(f"note: {note} {', '.join(map(str, shortened(names)))}", file=sys.stderr)
+            print(f"note: {note} {printable(', '.join(map(str, shortened(names))))}", file=sys.stderr)

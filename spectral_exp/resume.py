@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from spectral_exp.core.errors import UserError
+from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.git import git_hash, working_directory
 from spectral_exp.core.timestamps import timestamp
 from spectral_exp.monitoring import CheckpointManager
@@ -184,7 +185,7 @@ def warn_of_other_bits(paths: RunPaths, threads: int | None) -> None:
     if changed:
         log.warning(
             "%s is continued with %s: the steps to come may differ in their last bits from those of the run "
-            "undisturbed", paths.root, ", ".join(changed),
+            "undisturbed", paths.root, printable(", ".join(changed)),
         )  # fmt: skip
 
 

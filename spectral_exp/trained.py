@@ -59,7 +59,7 @@ def load_trained(run: Path, checkpoint: str = "best", device: str = "auto") -> T
         raise UserError(f"{run} is not a run directory: it holds no {paths.config_file.name}; name one below outputs/")
     if not paths.tokenizer.is_dir():
         raise UserError(f"{run} holds no tokenizer ({paths.tokenizer.name}/); the run ended before training began")
-    known = checkpoint in ("best", "latest") or checkpoint.isdecimal()
+    known = checkpoint in ("best", "latest") or (checkpoint.isdecimal() and len(checkpoint) < 20)
     require(known, "--checkpoint", checkpoint, "best, latest or a step")
     record = read_config(paths.config_file)[0]
     if "config" not in record:

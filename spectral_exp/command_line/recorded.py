@@ -36,6 +36,7 @@ _MAX_YAML_BYTES = 1 << 20
 # A list of texts, as Hydra writes it: nothing nested, no reference by which a short file becomes an endless list.
 _IS_FLAT = re.compile(r"\[\]\n?|(?:(?:- ['\"\w~+]|  ).*(?:\n|$)|\n)*")
 _SEARCH_PATH = "hydra.searchpath"
+_MAX_BRACKETS = 100  # in one override; its grammar is read recursively
 _MAX_TEXT = 1 << 16  # of one argument, which is to be pasted whole
 
 
@@ -216,6 +217,9 @@ def _texts(value: Any, resume: str) -> list[str]:
         return []
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise UserError(f"the record in {resume} is damaged: its overrides are not a list of texts")
+    for item in value:
+        if len(item) > _MAX_TEXT or sum(map(item.count, "[{(")) > _MAX_BRACKETS:
+            raise UserError(f"the record in {resume} is damaged: no override is like {printable(item, 60)}")
     return value
 
 

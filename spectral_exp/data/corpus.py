@@ -87,6 +87,8 @@ class TextFile(TextCorpus):
 
     def _files(self) -> list[Path]:
         root = Path(self.path).expanduser().absolute()
+        inside_kernel = {"/proc", "/sys", "/dev"} & set(map(str, root.resolve().parents))
+        require(not inside_kernel, "path", self.path, "a text, not a part of the system's own files")
         if root.is_file():
             return [root]
         kind = "a regular file or a folder" if root.exists() else "an existing file or folder"

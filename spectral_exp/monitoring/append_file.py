@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import itertools
 import logging
+import multiprocessing.util
 import os
 import sys
 import threading
@@ -26,6 +27,7 @@ except ImportError:  # Windows
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 1.0
+_LOOKS, _LOOK_AGAIN_S = 5, 0.002
 _BLOCK = 1 << 16
 _FIRST_FREE_DESCRIPTOR = 3
 """The numbers below belong to the standard streams, also while one of them is closed."""
@@ -134,8 +136,14 @@ class AppendFile:
     def close(self) -> None:
         """Write the waiting lines and close the file; the next line opens it again."""
         self.flush()
+        self.report_loss()
         if not self._is_nested():
             self._hold(self._close)
+
+    def report_loss(self) -> None:
+        """Log an error if lines wait that the storage has not taken, at the end of their time."""
+        if self._lines:
+            log.error("the last %d lines are not in %s: its storage does not take them", len(self._lines), self.path)
 
     def while_closed(self, action: Callable[[], T]) -> T:
         """Close the file and return `action()`, while no thread of this process can append."""
@@ -295,6 +303,13 @@ _HOLDERS = (AppendFile.flush.__code__, AppendFile._hold.__code__)
 def _flush_all() -> None:
     for file in list(_files):
         file.flush()
+        file.report_loss()
+
+
+# A process that multiprocessing forks ends without the above.
+multiprocessing.util.register_after_fork(
+    _files, lambda _: multiprocessing.util.Finalize(None, _flush_all, exitpriority=0)
+)
 
 
 def _forget_all() -> None:
@@ -335,10 +350,19 @@ def _finish_last_line(descriptor: int, is_whole: Callable[[bytes], bool] | None)
     remove = bool(tail) and alone and is_whole is not None and not is_whole(tail)
     if remove:
         os.ftruncate(descriptor, os.fstat(descriptor).st_size - len(tail))
-    elif tail:
+    elif tail and _is_left(descriptor, tail):
         os.write(descriptor, b"\n")
     _locks(descriptor, alone=False)
     return remove
+
+
+def _is_left(descriptor: int, tail: bytes) -> bool:
+    """Whether the file still ends with `tail` after a while: a line on its way would be whole by then."""
+    for _ in range(_LOOKS):
+        time.sleep(_LOOK_AGAIN_S)
+        if _unfinished_line(descriptor) != tail:
+            return False
+    return True
 
 
 def _locks(descriptor: int, *, alone: bool) -> bool:

@@ -281,7 +281,7 @@ class DrawingProcess:
             self._requests.flush()
             answer: bytes | tuple[str, str]
             answer, cpu_s = pickle.load(self._answers)
-        except (OSError, EOFError, pickle.UnpicklingError) as error:
+        except (OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
             raise ProcessEndedError(f"the process that draws ended {self.end()}") from error
         taken_s, self._cpu_s = cpu_s - self._cpu_s, cpu_s
         if isinstance(answer, bytes):

@@ -177,7 +177,7 @@ class CheckpointManager:
 
     def steps_at_risk(self, step: int) -> int:
         """Steps, of the `step` done, that no durable checkpoint holds: what a power cut would cost now."""
-        return step - self.durable_step
+        return whole_step(step) - self.durable_step
 
     def exceeds_risk(self, step: int) -> bool:
         """Whether more steps are at risk than `max_steps_at_risk` allows."""
@@ -271,9 +271,10 @@ class CheckpointManager:
         is full, older checkpoints make room for it: the oldest first, the best one last, the newest intact one never.
         `problem` says why a state could not be saved. Arguments and exceptions are those of `save_checkpoint`.
         """
+        step = whole_step(step)
         if not self.enabled:
             return False
-        if not self.close():
+        if not self._close():
             self.problem = f"the disk did not take it within exit_deadline_s={self.exit_deadline_s:g}"
             return False
         while self.steps_at_risk(step) > 0:
@@ -301,7 +302,13 @@ class CheckpointManager:
         return self._writer.wait(left_s)
 
     def close(self) -> bool:
-        """Wait for the save under way, at most `exit_deadline_s`; whether all is durable. Saving works afterwards."""
+        """Wait for the save under way, at most `exit_deadline_s`; whether all is durable. Saving works afterwards.
+
+        `problem` says why the newest state that was to be saved is not.
+        """
+        return self._close() and not self.problem
+
+    def _close(self) -> bool:
         if self.wait(self.exit_deadline_s):
             return True
         saving.discard(self)  # waited for here, and not once more when the process ends
@@ -553,7 +560,7 @@ class CheckpointManager:
 
     def load_best_checkpoint(self, map_location: str | torch.device = "cpu") -> dict[str, Any] | None:
         """Return the checkpoint of the best step, or None if there is none or it is broken; see `load_checkpoint`."""
-        return self._note(self._loader.load_best(map_location))
+        return self._loader.load_best(map_location)
 
     def load_checkpoint(self, step: int, map_location: str | torch.device = "cpu") -> dict[str, Any] | None:
         """Return the checkpoint of `step`, or None if there is none.
@@ -595,7 +602,7 @@ class CheckpointManager:
 
     def _note(self, state: dict[str, Any] | None) -> dict[str, Any] | None:
         if state is not None:
-            self.durable_step = max(self.durable_step, state["step"])
+            self.durable_step = state["step"]  # training goes on from there, perhaps back from a later step
         return state
 
 

@@ -205,9 +205,17 @@ class CheckpointFolder:
             return Lineage(self._lineage.serial + 1, step)
         try:
             best = self.best_step()
+            if best == step:  # overwritten, by a save that is not the best
+                best = self._best_beside(step)
         except OSError:
             best = self._lineage.best_step
         return Lineage(self._lineage.serial + 1, best)
+
+    def _best_beside(self, step: int) -> int | None:
+        """The step that was last recorded as the best one and is not `step`, if its checkpoint exists."""
+        recorded = (self._fact(known, "best_step") for known in self.newest_first())
+        others = (best for best in recorded if best is not None and best != step)
+        return next((best for best in others if self._paths.checkpoint_file(best).is_file()), None)
 
     def _serials(self) -> Iterator[int]:
         for step in self._steps():

@@ -7,6 +7,7 @@ failing network, a newer format, objects that may run code) says nothing about i
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import logging
@@ -17,7 +18,7 @@ import stat
 import time
 import zipfile
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -223,7 +224,7 @@ def _check_layout(path: Path, source: Path | IO[bytes]) -> None:
         BrokenCheckpointError: it is not a whole archive.
         UnreadableCheckpointError: it is one that torch does not write.
     """
-    with _open_archive(path, source) as archive:
+    with _archive(path, source) as archive:
         records = archive.infolist()
     if any(record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1 for record in records):
         cause = "it is a compressed or encrypted zip archive, as no checkpoint is"
@@ -235,7 +236,7 @@ def _check_layout(path: Path, source: Path | IO[bytes]) -> None:
 def _verify_archive(path: Path, source: Path | IO[bytes]) -> None:
     """Compare the records of an archive with the checksums in it."""
     _check_layout(path, source)
-    with _open_archive(path, source) as archive:
+    with _archive(path, source) as archive:
         for record in archive.infolist():
             if record.CRC == 0:  # torch has a setting that leaves them out
                 continue
@@ -249,9 +250,49 @@ def _verify_archive(path: Path, source: Path | IO[bytes]) -> None:
                 raise BrokenCheckpointError(str(error) or type(error).__name__) from error
 
 
-def _open_archive(path: Path, source: Path | IO[bytes]) -> zipfile.ZipFile:
+class _RememberingFile:
+    """A file whose failures are remembered: zipfile takes some of them for a damaged archive."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def read(self, size: int = -1) -> bytes:
+        return self._remember(lambda: self._file.read(size))
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._remember(lambda: self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return self._remember(self._file.tell)
+
+    def seekable(self) -> bool:
+        return True
+
+    def _remember(self, work: Callable[[], _T]) -> _T:
+        try:
+            return work()
+        except OSError as error:
+            self.error = error
+            raise
+
+
+@contextlib.contextmanager
+def _archive(path: Path, source: Path | IO[bytes]) -> Iterator[zipfile.ZipFile]:
+    """The archive in `source`. Raises OSError if that could not be read, whatever became of it."""
+    with contextlib.ExitStack() as stack:
+        file = _RememberingFile(stack.enter_context(source.open("rb")) if isinstance(source, Path) else source)
+        try:
+            with _open_archive(path, source, file) as archive:
+                yield archive
+        finally:
+            if file.error is not None:
+                raise file.error
+
+
+def _open_archive(path: Path, source: Path | IO[bytes], file: _RememberingFile) -> zipfile.ZipFile:
     try:
-        return zipfile.ZipFile(source)
+        return zipfile.ZipFile(file)
     except (OSError, MemoryError):
         raise
     except NotImplementedError as error:

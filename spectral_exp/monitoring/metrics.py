@@ -229,9 +229,8 @@ def _formats(names: tuple[str, ...], types: tuple[type, ...]) -> tuple[str, str]
 
 
 def _all_finite(numbers: tuple[float, ...]) -> bool:
-    """False where one is not finite, and also where only their sum is not."""
     try:
-        return math.isfinite(sum(numbers))
+        return all(map(math.isfinite, numbers))
     except OverflowError:  # a whole number beyond the range of floats
         return False
 
@@ -270,9 +269,10 @@ def _scalar(value: Any) -> Any:
     if isinstance(value, Decimal | Fraction):
         with contextlib.suppress(ValueError, OverflowError):  # a signalling NaN, or beyond every float
             return float(value)
-    if hasattr(value, "item"):
-        with contextlib.suppress(RuntimeError, TypeError, ValueError):  # more than one element: a list
-            return value.item()
+    if isinstance(value, Mapping):
+        return value
+    with contextlib.suppress(Exception):  # no such method, more than one element, or whatever else it does
+        return value.item()
     return value
 
 

@@ -35,8 +35,8 @@ def summarize_model(model: nn.Module) -> dict[str, Any]:
     model = unwrap(model)
     summary: dict[str, Any] = {
         "type": type(model).__name__,
-        "num_parameters": sum(p.numel() for p in model.parameters()),
-        "num_trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "num_parameters": sum(map(_size, model.parameters())),
+        "num_trainable_parameters": sum(_size(p) for p in model.parameters() if p.requires_grad),
         "d_model": _attribute(model, _WIDTH_NAMES),
         "num_layers": _attribute(model, _DEPTH_NAMES),
         "parameters_by_component": _parameters_by_component(model),
@@ -51,8 +51,15 @@ def _parameters_by_component(model: nn.Module) -> dict[str, int]:
         return {str(name): int(count) for name, count in own().items()}
     counts: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
-        counts[name.partition(".")[0]] += parameter.numel()
+        counts[name.partition(".")[0]] += _size(parameter)
     return dict(counts)
+
+
+def _size(parameter: nn.Parameter) -> int:
+    """The number of elements; 0 of a parameter whose shape the first call decides."""
+    from torch.nn.parameter import is_lazy
+
+    return 0 if is_lazy(parameter) else parameter.numel()
 
 
 def _attribute(model: nn.Module, names: tuple[str, ...]) -> int | None:

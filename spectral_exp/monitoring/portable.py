@@ -280,7 +280,10 @@ def _list_tensor(tensor: torch.Tensor) -> Any:
             return _convert(plain.tolist(), "config", True, [])
     except Exception:  # kinds of tensors that have no list fail in many ways, and are kept for readers only
         log.debug("a tensor of the configuration is kept as text", exc_info=True)
-    return f"{type(tensor).__name__} of shape {tuple(tensor.shape)}, {tensor.dtype}"
+    if is_lazy(tensor):
+        return f"{type(tensor).__name__} without a shape"
+    shape = "an irregular shape" if tensor.is_nested else f"shape {tuple(tensor.shape)}"
+    return f"{type(tensor).__name__} of {shape}, {tensor.dtype}"
 
 
 def _text(value: object) -> str:

@@ -94,9 +94,25 @@ def with_fields(value: Any, above: tuple[int, ...] = ()) -> Any:
     if len(above) == MAX_DEPTH:
         return TOO_DEEP
     inside = (*above, id(value))
-    fields = value if isinstance(value, Mapping) else _fields(value)
-    if fields is not None:
-        return {key: with_fields(item, inside) for key, item in fields.items()}
+    try:
+        fields = value if isinstance(value, Mapping) else _fields(value)
+        if fields is not None:
+            return {key: with_fields(_item(fields, key), inside) for key in fields}
+        return _with_items(value, inside)
+    except RecursionError:
+        raise
+    except Exception:  # whatever a foreign container does, it is kept for readers only
+        return object.__repr__(value)
+
+
+def _item(mapping: Mapping[Any, Any], key: Any) -> Any:
+    try:
+        return mapping[key]
+    except Exception as error:  # as a configuration library raises of a value that is missing
+        return f"<{type(error).__name__}>"
+
+
+def _with_items(value: Any, inside: tuple[int, ...]) -> Any:
     if isinstance(value, AbstractSet):  # in an order that does not differ from process to process
         return [with_fields(item, inside) for item in sorted(value, key=repr)]
     if isinstance(value, list | tuple):

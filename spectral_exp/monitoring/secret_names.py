@@ -20,7 +20,7 @@ def _words(text: str) -> frozenset[str]:
 
 _STRONG = _words(
     "apikey authorization cookie credential credentials jwt kennwort mnemonic otp passcode passphrase"
-    " passwd password passwort pincode privkey pwd secret"
+    " passwd password passwort pincode privkey pw pwd secret totp creds"
 )
 _GLUED = re.compile(
     r".+(password|passwd|passphrase|apikey|secretkey|accesskey|privatekey|authtoken|accesstoken)"
@@ -124,11 +124,16 @@ def describes_secret(name: str) -> bool:
     return bool(words) and (words[-1] in _ABOUT or words == ["target"])
 
 
+_KEY_ISSUERS = _words("ado anthropic azure gh github gitlab gl openai stripe")
+
+
 def _is_certain(words: list[str]) -> bool:
     if not _STRONG.isdisjoint(words) or any(_GLUED.fullmatch(word) for word in words):
         return True
     if words[-1] == "pin":
         return len(words) == 1 or words[-2] in _PIN_OWNERS
+    if words[-1] in ("pat", "sk") and len(words) > 1:  # personal access tokens, secret keys
+        return words[-2] in _KEY_ISSUERS
     pairs = set(pairwise(words))
     # Also inside a name: AWS_ACCESS_KEY_ID, secret_key_base.
     return any((owner, "key") in pairs for owner in ("access", "api", "auth", "private", "secret"))

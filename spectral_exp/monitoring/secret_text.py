@@ -41,10 +41,19 @@ def looks_random(value: str) -> bool:
     return len(value) >= _RANDOM_LENGTH or not (value.isalpha() and value[1:].islower())
 
 
+_WORDS_ALONE = re.compile(r"[a-z]{1,20}([_-][a-z]{1,20})*")
+"""As settings are named: learned, learned_embedding."""
+
+
 def _may_be_credential(value: str) -> bool:
     if len(value) < _SHORTEST_POSSIBLE or any(map(str.isspace, value)):
         return False
-    if value.lower() in _NOTHING or _AMOUNT.fullmatch(value) or _SPECIAL_TOKEN.fullmatch(value):
+    if (
+        _WORDS_ALONE.fullmatch(value)
+        or value.lower() in _NOTHING
+        or _AMOUNT.fullmatch(value)
+        or _SPECIAL_TOKEN.fullmatch(value)
+    ):
         return False
     return value.isascii()
 

@@ -127,7 +127,7 @@ class ConfigTracker:
             "git_hash": git_hash(),
             "final_metrics": final_metrics,
             "best_checkpoint": best_checkpoint or None,
-            "generation_samples": list(generation_samples or []),
+            "generation_samples": [] if generation_samples is None else list(generation_samples),
         }
         _add_sections(content, extra)
         try:

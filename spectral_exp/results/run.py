@@ -32,7 +32,7 @@ def check_at(at: str) -> int | None:
     if at in ("final", "best"):
         return None
     word, _, number = at.partition(":")
-    step = int(number) if word == "step" and number.isdecimal() else 0
+    step = int(number) if word == "step" and number.isdecimal() and len(number) < 20 else 0
     require(step >= 1, "at", at, "final, best or step:N with N >= 1")
     return step
 

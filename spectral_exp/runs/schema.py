@@ -128,8 +128,14 @@ def _conform(kind: Any, value: Any, findings: Findings, where: str) -> Any:
     return value if _is_plain(kind, value) else _wrong(where, value, _NAMES[kind], findings)
 
 
+_MAX_FLOAT_BITS = 1023
+"""Whole numbers of more bits are beyond every float."""
+
+
 def _is_plain(kind: Any, value: Any) -> bool:
     if kind is float:
+        if isinstance(value, int) and value.bit_length() > _MAX_FLOAT_BITS:
+            return False
         return isinstance(value, int | float) and not isinstance(value, bool)
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 

@@ -94,10 +94,12 @@ def test_text_that_cannot_be_used_is_told_in_one_line(tmp_path: Path, name: str,
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.skipif(not Path("/proc/self/mem").is_file(), reason="needs a file that exists and cannot be read")
-def test_an_unreadable_file_is_told_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="path=/proc/self/mem must be readable; Input/output error"):
-        TextFile("/proc/self/mem").read(tmp_path)
+@pytest.mark.skipif(not Path("/proc/self/environ").is_file(), reason="there is no /proc")
+def test_what_the_kernel_shows_of_a_process_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/proc/self/environ")
+    for path in ("/proc/self/environ", str(tmp_path / "link")):
+        with pytest.raises(SettingError, match="must be a text, not a part of the system's own files"):
+            TextFile(path).read(tmp_path)
 
 
 def test_the_standard_library_is_real_source_without_tests_and_generated_files(tmp_path: Path) -> None:
