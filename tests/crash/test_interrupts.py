@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,13 @@ from tests.crash.conftest import report_count
 from tests.crash.interrupts import interrupt_after, interrupt_at
 
 WAYS = ("guarded", "small", "synchronous")
+
+
+@pytest.fixture(autouse=True)
+def _gradients_afterwards() -> Iterator[None]:
+    """An exception may meet torch on its way out of `no_grad`, which then stays in force."""
+    yield
+    torch.set_grad_enabled(True)
 
 
 class Trainer:
