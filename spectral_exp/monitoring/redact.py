@@ -207,14 +207,21 @@ def _redact(value: Any, secrets: Sequence[str], doubt: Secrecy) -> Any:
     return value
 
 
+_NAME_KEYS, _VALUE_KEYS = ("name", "key", "variable"), ("value", "val")
+
+
+def _is_one_of(key: Any, names: tuple[str, ...]) -> bool:
+    return isinstance(key, str) and key.lower() in names
+
+
 def _redact_mapping(value: Mapping[Any, Any], secrets: Sequence[str], doubt: Secrecy) -> Any:
     # `{name: HF_TOKEN, value: ...}`, as lists of variables have it.
-    named = next((value[key] for key in ("name", "key") if isinstance(value.get(key), str)), "")
+    named = next((item for key, item in value.items() if _is_one_of(key, _NAME_KEYS) and isinstance(item, str)), "")
     redacted: dict[Any, Any] = {}
     changed = False
     for key, item in value.items():
         below = _secrecy_below(str(key), doubt)
-        if key == "value":
+        if _is_one_of(key, _VALUE_KEYS):
             below = max(below, secrecy(named))
         is_number = isinstance(item, int | float) and not isinstance(item, bool)
         hides_number = is_number and is_numeric_secret(str(key))

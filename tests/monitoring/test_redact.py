@@ -288,3 +288,9 @@ def test_values_of_the_environment_are_hidden_in_every_form(monkeypatch: pytest.
     for text in ('x p@ss "word/1', "https://h/p%40ss%20%22word%2F1/x", json.dumps({"a": 'p@ss "word/1'})):
         assert "ss" not in redact_text(text).replace("https", "")
     assert redact({"folder": "/usr", "flag": "true"}) == {"folder": "/usr", "flag": "true"}
+
+
+@pytest.mark.parametrize("names", [("Name", "Value"), ("name", "val"), ("variable", "value"), ("KEY", "VALUE")])
+def test_a_list_of_variables_hides_their_values(names: tuple[str, str]) -> None:
+    name, value = names
+    assert redact([{name: "API_KEY", value: "q7Zr9KdT2mXw"}]) == [{name: "API_KEY", value: REDACTED}]
