@@ -302,9 +302,9 @@ def test_an_exception_of_a_signal_handler_at_any_moment_neither_hangs_nor_ends_t
             interrupt_after(draw.uniform(1e-6, 1e-3), viz.wait)
         viz.wait()
         assert not viz.busy
-        # A child that ended in between has cost the set that it was drawing.
-        assert steps_of(tmp_path)[-1] == 150 or viz.failures
+        assert steps_of(tmp_path)[-1] == 150
         interrupt_after(1e-3, viz.close)
         viz.generate_training_plots(151, [3.0, 2.0], {})
         viz.close()
         assert steps_of(tmp_path)[-1] == 151
+    assert viz.failures == 0
