@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import logging
 import math
+import os
 import pickle
 import signal
 import threading
@@ -83,6 +84,7 @@ class BackgroundDrawing:
         self._since_s = 0.0
         self._abandoned = self._closing = False
         self._thread: threading.Thread | None = None
+        self._owner_process: int | None = None
         self._process: DrawingProcess | None = None
         self._deaths = 0
         _drawing.add(self)
@@ -106,26 +108,37 @@ class BackgroundDrawing:
             self.skipped += 0 if replaced is None else len(replaced.plots)
             self._waiting[plots.kind] = plots
             self._abandoned = self._closing = False
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._work, name="plots", daemon=True)
-                try:
-                    self._thread.start()
-                except RuntimeError:  # a limit on processes counts threads too
-                    del self._waiting[plots.kind]
-                    raise
+            try:
+                self._ensure_thread()
+            except RuntimeError:  # a limit on processes counts threads too
+                del self._waiting[plots.kind]
+                raise
             self._changed.notify_all()
         if replaced is not None:
             _log.info("%s are passed over for %s: drawing takes longer than the steps between", replaced, plots)
 
+    def _ensure_thread(self) -> None:
+        """Start a thread unless one is at work. With the lock held.
+
+        An exception of a signal handler may leave a thread that is about to begin and does not count as alive yet: it
+        then finds that another one has its place.
+        """
+        if self._thread is None or not self._thread.is_alive():
+            self._owner_process = os.getpid()
+            self._thread = threading.Thread(target=self._work, name="plots", daemon=True)
+            self._thread.start()
+
     def wait(self, timeout_s: float | None = None) -> bool:
         """Return when everything is drawn, or after `timeout_s`; whether it is."""
         # In a forked copy of the process there is no such thread: what is to be drawn is the original's affair.
-        thread = self._thread
-        if thread is None or not thread.is_alive():
+        if self._owner_process != os.getpid():
             return True
         # Not by the condition: an exception of a signal handler inside of its `wait` would leave its lock in disorder.
         deadline_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
-        while self.busy and thread.is_alive() and time.monotonic() < deadline_s:
+        while self.busy and time.monotonic() < deadline_s:
+            with self._lock:
+                if self.busy:
+                    self._ensure_thread()
             time.sleep(_LOOK_EVERY_S)
         return not self.busy
 
@@ -179,6 +192,8 @@ class BackgroundDrawing:
     def _next(self) -> PlotSet | None:
         """The set that has waited longest; None at the end."""
         with self._lock:
+            if self._thread is not threading.current_thread():
+                return None
             self._current = None
             self._changed.notify_all()
             was_idle = not self._waiting
