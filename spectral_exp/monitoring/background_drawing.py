@@ -123,7 +123,9 @@ class BackgroundDrawing:
         An exception of a signal handler may leave a thread that is about to begin and does not count as alive yet: it
         then finds that another one has its place.
         """
-        if self._thread is None or not self._thread.is_alive():
+        # Not `is_alive`, which takes a thread for ended if it is interrupted itself.
+        begun = self._thread is not None and self._thread.ident is not None
+        if not begun or self._owner_process != os.getpid():
             self._owner_process = os.getpid()
             self._thread = threading.Thread(target=self._work, name="plots", daemon=True)
             self._thread.start()
@@ -187,6 +189,9 @@ class BackgroundDrawing:
         except BaseException:
             self._current = None  # nobody must wait for a thread that has ended, however it did
             self._end_process()
+            with self._lock:
+                if self._thread is threading.current_thread():
+                    self._thread = None
             raise
 
     def _next(self) -> PlotSet | None:
