@@ -1,0 +1,179 @@
+"""Secrets on command lines, in a text and in a list of arguments: `mysql -pX`, `curl -u me:X`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+from spectral_exp.monitoring.secret_names import Secrecy, is_secret_name, secrecy, words
+from spectral_exp.monitoring.secret_values import (
+    REDACTED,
+    is_hidden_number,
+    is_hidden_value,
+    is_hidden_word,
+)
+
+_PASSWORD_FLAGS = {
+    **dict.fromkeys(
+        words(
+            "7z 7za cqlsh mariadb mariadb-dump mongo mongodump mongoexport mongoimport mongorestore"
+            " mongosh mysql mysqladmin mysqldump mysqlimport mysqlsh psql sshpass twine"
+        ),
+        "-p",
+    ),
+    **dict.fromkeys(words("bcp sqlcmd unzip zip"), "-P"),
+    **dict.fromkeys(words("ldapadd ldapdelete ldapmodify ldapsearch ldapwhoami"), "-w"),
+    "redis-cli": "-a",
+}
+"""The option of a program that a password follows."""
+_LOGIN_FLAGS = dict.fromkeys(words("az buildah docker helm nerdctl oc podman skopeo"), "-p")
+"""The same for programs of which only the subcommand `login` takes a password."""
+_USER_FLAGS = {
+    **dict.fromkeys(("curl", "http", "https", "lftp"), ("-u", "-U", "-a")),
+    "smbclient": ("-U",),
+}
+"""The options that a user's name and, after a sign, a password follow."""
+_SERVICES = ("wandb", "comet", "neptune", "clearml", "dagshub", "kaggle", "hf", "huggingface-cli")
+"""Programs whose subcommand `login` an access token follows."""
+_SIGNS = re.compile(r"[:%]")
+_LETTERS_AND_DIGITS = re.compile(r"(?=.{6})(?=\D*\d)[\w-]*[A-Za-z][\w-]*")
+_PORT = re.compile(r"\d{1,5}")
+_IDS = re.compile(r"\d+:\d+")
+
+_QUOTE = r"\\{0,8}[\"']"
+_GAP = r"(?:[\"'\\]{0,9}[\s,]{1,9})[\"'\\]{0,9}"
+_VALUE = r"(?:[^\s\"'\\,;]+)"
+_PROGRAMS = "|".join(sorted(map(re.escape, {*_PASSWORD_FLAGS, *_LOGIN_FLAGS, *_USER_FLAGS}), key=len, reverse=True))
+_COMMAND = re.compile(rf"(?<![\w.-])({_PROGRAMS})(?![\w.:/-])((?:(?!&&)[^\n|;])*)")
+_FLAG = re.compile(
+    rf"(?<![\w-])(?P<flag>-[A-Za-z])(?:{_GAP}|=)?(?!-)(?P<open>{_QUOTE})?"
+    rf"(?P<value>(?(open)[^\"'\\\n]+|{_VALUE}))"
+)
+_OPTION = re.compile(
+    r"(?<![\w-])(?P<name>--?[A-Za-z][\w.-]{0,60})(?P<gap>[ \t]+)(?!-)"
+    rf"(?:(?P<open>{_QUOTE})(?P<quoted>(?:(?!(?P=open))[^\n]){{1,500}})|(?P<bare>[^\s\"'\\]+))"
+)
+_LOGIN_OPTION = re.compile(
+    rf"(?<![\w-])(--(?:proxy-)?user(?:{_GAP}|=[\"']?))(?![\d]+:\d)"
+    r"([^\s:\"'\\,]{1,200}:[^\s\"'\\]+)"
+)
+_SETTING = re.compile(
+    r"(?<![\w-])((?:setenv|setx|set\s{1,4}-\w{1,3}|ENV|ARG|configure[\"',\s]{1,6}set"
+    rf"|config(?:{_GAP}--?\w{{1,20}}){{0,3}}(?:{_GAP}set)?){_GAP})"
+    rf"(?P<name>[A-Za-z_][\w.-]{{0,100}})(?P<gap>{_GAP})(?P<value>{_VALUE})"
+)
+_SERVICE_LOGIN = re.compile(
+    rf"(?<![\w-])((?:{'|'.join(_SERVICES)}){_GAP}"
+    rf"(?:auth{_GAP})?login(?:{_GAP}--?[\w-]{{1,30}}){{0,4}}{_GAP})({_VALUE})"
+)
+_PIPED = re.compile(
+    r"(\becho\s+(?:-n\s+)?)(\\{0,8}\"[^\"\n|]+\"|'[^'\n|]+'|[^\s|\"']+)"
+    r"(?=\s*\|[^\n|]{0,80}(?:--password-stdin|sudo\s+-S|\blogin\b))"
+)
+_COOKIE = re.compile(rf"(?<![\w-])((?:-b|--cookie)(?:{_GAP}|=[\"']?)[\w.-]{{1,60}}=)([^\s;\"'\\]{{6,}})")
+_PASS_ARGUMENT = re.compile(r"(-pass(?:in|out)?\s+pass:)([^\s\"']+)")
+
+
+def hide_arguments(text: str) -> str:
+    """`text` without the passwords that stand in it on command lines of known programs."""
+    text = _COMMAND.sub(_hide_in_command, text)
+    text = _SETTING.sub(_hide_setting, text)
+    if "login" in text:
+        text = _SERVICE_LOGIN.sub(_hide_second, text)
+    if "echo" in text:
+        text = _PIPED.sub(rf"\g<1>{REDACTED}", text)
+    text = _PASS_ARGUMENT.sub(rf"\g<1>{REDACTED}", text)
+    text = _COOKIE.sub(_hide_second, text)
+    text = _OPTION.sub(_hide_option, text)
+    return _LOGIN_OPTION.sub(rf"\g<1>{REDACTED}", text)
+
+
+def hidden_arguments(items: Sequence[Any]) -> Iterator[tuple[int, str]]:
+    """The places of secrets in a list of arguments or in a pair, with what stands for them."""
+    for position, (name, value) in enumerate(pairwise(items)):
+        if isinstance(name, str) and (_follows_its_name(name, value, len(items)) or _is_login(items, position)):
+            yield position + 1, REDACTED
+    program = ""
+    is_login = "login" in items
+    for position, item in enumerate(items):
+        if not isinstance(item, str):
+            continue
+        name = item.rpartition("/")[2]
+        if name in _PASSWORD_FLAGS or name in _LOGIN_FLAGS or name in _USER_FLAGS:
+            program = name
+            continue
+        after = items[position + 1] if position + 1 < len(items) else ""
+        value = item[2:] or after
+        if not item.startswith("-") or not isinstance(value, str):
+            continue
+        if _is_secret_argument(program, item[:2], value, is_login):
+            yield (position, item[:2] + REDACTED) if item[2:] else (position + 1, REDACTED)
+            program = program if program in _USER_FLAGS else ""
+
+
+def _is_login(items: Sequence[Any], position: int) -> bool:
+    """Whether an access token follows: `wandb login X`."""
+    is_login = items[position] == "login" and position > 0 and items[position - 1] in _SERVICES
+    return is_login and is_hidden_value(str(items[position + 1]), Secrecy.POSSIBLE)
+
+
+def _follows_its_name(name: str, value: Any, n_items: int) -> bool:
+    """Whether a value is a secret by the option or by the first of the pair in front of it."""
+    doubt = secrecy(name.lstrip("-"))
+    is_option = name.startswith("-") and "=" not in name
+    if not is_option and not (n_items == 2 and doubt >= Secrecy.CERTAIN):
+        return False
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return is_hidden_number(value, doubt)
+    if not isinstance(value, str):
+        return False
+    if is_option:
+        return _is_hidden_option(value, doubt)
+    return is_hidden_value(value, doubt) and not is_secret_name(value)
+
+
+def _is_hidden_option(value: str, doubt: Secrecy) -> bool:
+    """Whether the value of an option is a secret: `--token hunter2` names none of a text's tokens."""
+    if is_hidden_word(value, doubt):
+        return True
+    return doubt is Secrecy.POSSIBLE and _LETTERS_AND_DIGITS.fullmatch(value) is not None
+
+
+def _is_secret_argument(program: str, flag: str, value: str, is_login: bool) -> bool:
+    if not value or value.startswith("-") or value == REDACTED:
+        return False
+    if flag in _USER_FLAGS.get(program, ()):
+        return _SIGNS.search(value) is not None and not _IDS.fullmatch(value)
+    if flag == _PASSWORD_FLAGS.get(program):
+        return program != "psql" or not _PORT.fullmatch(value)
+    return is_login and flag == _LOGIN_FLAGS.get(program)
+
+
+def _hide_in_command(match: re.Match[str]) -> str:
+    program, rest = match[1], match[2]
+    is_login = "login" in rest
+    for option in _FLAG.finditer(rest):
+        if _is_secret_argument(program, option["flag"], option["value"], is_login):
+            start, end = option.span("value")
+            return f"{program}{rest[:start]}{REDACTED}{rest[end:]}"
+    return match[0]
+
+
+def _hide_option(match: re.Match[str]) -> str:
+    group = "quoted" if match["open"] else "bare"
+    if not _is_hidden_option(match[group], secrecy(match["name"].lstrip("-"))):
+        return match[0]
+    return f"{match['name']}{match['gap']}{match['open'] or ''}{REDACTED}"
+
+
+def _hide_setting(match: re.Match[str]) -> str:
+    if not is_hidden_value(match["value"], secrecy(match["name"])):
+        return match[0]
+    return f"{match[1]}{match['name']}{match['gap']}{REDACTED}"
+
+
+def _hide_second(match: re.Match[str]) -> str:
+    hidden = is_hidden_value(match[2], Secrecy.POSSIBLE)
+    return f"{match[1]}{REDACTED}" if hidden else match[0]

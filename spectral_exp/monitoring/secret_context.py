@@ -1,0 +1,149 @@
+"""Secrets inside text that are named by what stands around them rather than by an assignment.
+
+Elements of XML, pairs of name and value, accounts, `.netrc` files, SQL, and sentences.
+"""
+
+from __future__ import annotations
+
+import re
+
+from spectral_exp.monitoring.secret_names import Secrecy, secrecy
+from spectral_exp.monitoring.secret_values import REDACTED, is_hidden_value
+
+_QUOTE = r"\\{0,8}[\"']"
+_IS = rf"(?:{_QUOTE})?\s{{0,4}}(?:=>?|:)\s{{0,4}}"
+_NAME = r"[A-Za-z_$][\w.:-]{0,80}"
+_VALUE = (
+    rf"(?:(?P<open>{_QUOTE})(?P<quoted>(?:(?!(?P=open))[^\n]){{1,500}})"
+    r"|(?P<bare>[^\s,;<>{}\[\]()\"'\\]{1,500}))"
+)
+
+_NAME_KEY = rf"(?<![\w.])(?:{_QUOTE})?(?:name|key|variable){_IS}"
+_VALUE_KEY = rf"(?<![\w.])(?:{_QUOTE})?(?:value|val|content){_IS}"
+_NAMED = (
+    rf"(?:{_NAME_KEY}(?:{_QUOTE})?(?P<name>{_NAME})"
+    rf"|(?<![\w.])(?:{_QUOTE})?type{_IS}(?:{_QUOTE})?(?P<type>password))"
+)
+_NAME_FIRST = re.compile(
+    rf"{_NAMED}(?![\w.:-])(?:(?!{_NAME_KEY}|{_VALUE_KEY})[^<>{{}}\[\]]){{0,80}}{_VALUE_KEY}{_VALUE}",
+    re.IGNORECASE,
+)
+_VALUE_FIRST = re.compile(
+    rf"{_VALUE_KEY}{_VALUE}(?:(?!{_NAME_KEY}|{_VALUE_KEY})[^<>{{}}\[\]]){{0,60}}{_NAMED}",
+    re.IGNORECASE,
+)
+_ACCOUNT = re.compile(
+    rf"(?<!\w)(?:user|user_?name|login|email|secret){_IS}(?:{_QUOTE})?[^\s,;\"'{{}}]{{1,100}}"
+    rf"(?:{_QUOTE})?[,;\s]{{1,9}}(?:{_QUOTE})?(?P<name>key|pass|pw){_IS}{_VALUE}",
+    re.IGNORECASE,
+)
+_OWNED_KEY = re.compile(
+    rf"(?<!\w)(?P<name>\w{{2,30}})(?:{_IS}\{{|\.login\(|:[ \t]*\n[ \t]{{1,40}})"
+    rf"(?:(?!\bkey\b)[^{{}}\[\]()]){{0,80}}\bkey{_IS}{_VALUE}",
+    re.IGNORECASE,
+)
+_ELEMENT = re.compile(
+    r"<(?P<tag>[A-Za-z_][\w.:-]{0,80})(?P<attributes>\s[^<>]{0,300})?>"
+    r"(?P<quoted><!\[CDATA\[[^\]]{1,2000}\]\]>|[^<>]{1,2000})(?=</)"
+)
+_PLIST = re.compile(r"<key>(?P<name>[^<>]{1,80})</key>\s{0,20}<string>(?P<quoted>[^<>]{1,2000})")
+_ATTRIBUTE_NAME = re.compile(r"\b(?:name|key|id)=\\{0,8}[\"']([^\"'\\]{1,80})")
+_NETRC = re.compile(
+    r"(?<![\w-])((?:login|user|account)\s{1,9}[^\s=:]{1,200}\s{1,9}passw(?:or)?d\s{1,9})"
+    r"(?P<bare>[^\s\"']{1,500})(?<![:=])(?!\S)",
+    re.IGNORECASE,
+)
+_SQL = re.compile(
+    r"\b((?:IDENTIFIED\s{1,9}(?:WITH\s{1,9}\S{1,60}\s{1,9})?BY|PASSWORD)\s{1,9}['\"])"
+    r"(?P<quoted>[^'\"\n]{1,500})"
+)
+_CALL = re.compile(
+    rf"\b(?:login|\w{{0,20}}Auth)\(\s{{0,9}}{_QUOTE}[^\"'\n]{{1,200}}{_QUOTE},\s{{0,9}}"
+    rf"(?P<open>{_QUOTE})(?P<quoted>(?:(?!(?P=open))[^\n]){{1,500}})"
+    rf"|\bSecret(?:Str|Bytes)\(b?(?P<open2>{_QUOTE})"
+    rf"(?P<bare>(?:(?!(?P=open2))[^\n]){{1,500}})"
+)
+_SENTENCE = re.compile(
+    r"(?<![\w-])(?P<name>(?:api|access|secret|private|auth|account|client|license)[ -]"
+    r"(?:key|token|secret)|pass(?:word|wd|phrase)|secret|token)"
+    r"(?:\s(?:is|was|provided|given|used|for\s[^\s:]{1,60}))?\s{0,3}[:=]?\s{1,3}(?:is:?\s)?"
+    rf"(?:(?P<open>{_QUOTE}|`)(?P<quoted>(?:(?!(?P=open))[^\n]){{1,500}})"
+    r"|(?P<bare>[^\s\"'`<>\\]{1,500}))",
+    re.IGNORECASE,
+)
+_HINT = re.compile(r"pass|secret|token|key|csrf|cred|auth|user|login|email|IDENTIFIED", re.IGNORECASE)
+_END_OF_SENTENCE = ".,:;!?)]}"
+
+
+def hide_named_around(text: str) -> str:
+    """`text` without secrets that are named by the element, pair or sentence in which they stand."""
+    if not _HINT.search(text):
+        return text
+    if "<" in text:
+        text = _ELEMENT.sub(_hide_element, text)
+        text = _PLIST.sub(_hide_plist, text)
+    if "=" in text or ":" in text:
+        text = _NAME_FIRST.sub(_hide_by_name, text)
+        text = _VALUE_FIRST.sub(_hide_by_name, text)
+        text = _ACCOUNT.sub(_hide_of_account, text)
+        text = _OWNED_KEY.sub(_hide_owned_key, text)
+    if "(" in text:
+        text = _CALL.sub(_hide_always, text)
+    text = _NETRC.sub(_hide_of_netrc, text)
+    text = _SQL.sub(_hide_always, text)
+    return _SENTENCE.sub(_hide_in_sentence, text)
+
+
+def _hide(match: re.Match[str], doubt: Secrecy) -> str:
+    """The match with `REDACTED` in place of its value if that has to be hidden."""
+    group = "quoted" if match.groupdict().get("quoted") is not None else "bare"
+    value = match[group]
+    if not is_hidden_value(value.strip(), doubt):
+        return match[0]
+    start, end = match.start(group) - match.start(), match.end(group) - match.start()
+    return match[0][:start] + REDACTED + match[0][end:]
+
+
+def _hide_by_name(match: re.Match[str]) -> str:
+    return _hide(match, secrecy(match["name"] or match["type"]))
+
+
+def _hide_plist(match: re.Match[str]) -> str:
+    return _hide(match, secrecy(match["name"].replace(" ", "_")))
+
+
+def _hide_element(match: re.Match[str]) -> str:
+    doubt = secrecy(match["tag"].rpartition(":")[2])
+    if name := _ATTRIBUTE_NAME.search(match["attributes"] or ""):
+        doubt = max(doubt, secrecy(name[1]))
+    return _hide(match, doubt)
+
+
+def _hide_of_account(match: re.Match[str]) -> str:
+    return _hide(match, Secrecy.POSSIBLE if match["name"].lower() == "key" else Secrecy.PASSWORD)
+
+
+def _hide_owned_key(match: re.Match[str]) -> str:
+    return _hide(match, secrecy(f"{match['name']}.key"))
+
+
+def _hide_always(match: re.Match[str]) -> str:
+    return _hide(match, Secrecy.PASSWORD)
+
+
+def _hide_of_netrc(match: re.Match[str]) -> str:
+    # A sentence has words there: "the user x password is wrong".
+    is_word = match["bare"].rstrip(_END_OF_SENTENCE).isalpha() and match["bare"].islower()
+    return match[0] if is_word and len(match["bare"]) < 8 else _hide(match, Secrecy.PASSWORD)
+
+
+def _hide_in_sentence(match: re.Match[str]) -> str:
+    name = match["name"].lower()
+    doubt = Secrecy.UNLIKELY if name == "token" else Secrecy.POSSIBLE
+    if match["bare"] is None:
+        return _hide(match, doubt)
+    value = match["bare"].rstrip(_END_OF_SENTENCE)
+    if not is_hidden_value(value, doubt):
+        return match[0]
+    start = match.start("bare") - match.start()
+    return match[0][:start] + REDACTED + match[0][start + len(value) :]
