@@ -26,6 +26,7 @@ _PASSWORD_FLAGS = {
     **dict.fromkeys(words("bcp sqlcmd unzip zip"), "-P"),
     **dict.fromkeys(words("ldapadd ldapdelete ldapmodify ldapsearch ldapwhoami"), "-w"),
     "redis-cli": "-a",
+    "ssh-keygen": "-N",
 }
 """The option of a program that a password follows."""
 _LOGIN_FLAGS = dict.fromkeys(words("az buildah docker helm nerdctl oc podman skopeo"), "-p")
@@ -35,7 +36,7 @@ _USER_FLAGS = {
     "smbclient": ("-U",),
 }
 """The options that a user's name and, after a sign, a password follow."""
-_SERVICES = ("wandb", "comet", "neptune", "clearml", "dagshub", "kaggle", "hf", "huggingface-cli")
+_SERVICES = ("wandb", "comet", "neptune", "clearml", "dagshub", "kaggle", "hf", "huggingface-cli", "vault")
 """Programs whose subcommand `login` an access token follows."""
 _SIGNS = re.compile(r"[:%]")
 _LETTERS_AND_DIGITS = re.compile(r"(?=.{6})(?=\D*\d)[\w-]*[A-Za-z][\w-]*")
@@ -44,7 +45,7 @@ _IDS = re.compile(r"\d+:\d+")
 
 _QUOTE = r"\\{0,8}[\"']"
 _GAP = r"(?:[\"'\\]{0,9}[\s,]{1,9})[\"'\\]{0,9}"
-_VALUE = r"(?:[^\s\"'\\,;]+)"
+_VALUE = r"(?:(?!=)[^\s\"'\\,;]+)"
 _PROGRAMS = "|".join(sorted(map(re.escape, {*_PASSWORD_FLAGS, *_LOGIN_FLAGS, *_USER_FLAGS}), key=len, reverse=True))
 _COMMAND = re.compile(rf"(?<![\w.-])({_PROGRAMS})(?![\w.:/-])((?:(?!&&)[^\n|;])*)")
 _FLAG = re.compile(
@@ -61,8 +62,8 @@ _LOGIN_OPTION = re.compile(
 )
 _SETTING = re.compile(
     r"(?<![\w-])((?:setenv|setx|set\s{1,4}-\w{1,3}|ENV|ARG|configure[\"',\s]{1,6}set"
-    rf"|config(?:{_GAP}--?\w{{1,20}}){{0,3}}(?:{_GAP}set)?){_GAP})"
-    rf"(?P<name>[A-Za-z_][\w.-]{{0,100}})(?P<gap>{_GAP})(?P<value>{_VALUE})"
+    rf"|config(?:{_GAP}--?\w{{1,20}}){{0,3}}(?:{_GAP}set)?){_GAP}|[Ee]nv:)"
+    rf"(?P<name>[A-Za-z_/][\w./:-]{{0,100}})(?P<gap>{_GAP})(?P<value>{_VALUE})"
 )
 _SERVICE_LOGIN = re.compile(
     rf"(?<![\w-])((?:{'|'.join(_SERVICES)}){_GAP}"
@@ -142,7 +143,7 @@ def _is_hidden_option(value: str, doubt: Secrecy) -> bool:
 
 
 def _is_secret_argument(program: str, flag: str, value: str, is_login: bool) -> bool:
-    if not value or value.startswith("-") or value == REDACTED:
+    if value.startswith("-") or value == REDACTED or not any(map(str.isalnum, value)):
         return False
     if flag in _USER_FLAGS.get(program, ()):
         return _SIGNS.search(value) is not None and not _IDS.fullmatch(value)
@@ -169,7 +170,8 @@ def _hide_option(match: re.Match[str]) -> str:
 
 
 def _hide_setting(match: re.Match[str]) -> str:
-    if not is_hidden_value(match["value"], secrecy(match["name"])):
+    name = re.split(r"[/:]", match["name"])[-1]
+    if not is_hidden_value(match["value"], secrecy(name)):
         return match[0]
     return f"{match[1]}{match['name']}{match['gap']}{REDACTED}"
 

@@ -48,9 +48,10 @@ _ELEMENT = re.compile(
 )
 _PLIST = re.compile(r"<key>(?P<name>[^<>]{1,80})</key>\s{0,20}<string>(?P<quoted>[^<>]{1,2000})")
 _ATTRIBUTE_NAME = re.compile(r"\b(?:name|key|id)=\\{0,8}[\"']([^\"'\\]{1,80})")
+_BLANK = r"(?:\s|\\{1,8}[nrt]){1,9}"
 _NETRC = re.compile(
-    r"(?<![\w-])((?:login|user|account)\s{1,9}[^\s=:]{1,200}\s{1,9}passw(?:or)?d\s{1,9})"
-    r"(?P<bare>[^\s\"']{1,500})(?<![:=])(?!\S)",
+    rf"(?:(?<![\w-])|(?<=\\[nrt]))((?:login|user|account){_BLANK}[^\s=:\\]{{1,200}}{_BLANK}passw(?:or)?d{_BLANK})"
+    r"(?P<bare>[^\s\"'\\]{1,500})(?<![:=])(?![^\s\"'\\])",
     re.IGNORECASE,
 )
 _SQL = re.compile(

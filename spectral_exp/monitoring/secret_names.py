@@ -111,7 +111,7 @@ def secrecy(name: str) -> Secrecy:
     """How likely a value under `name`, which may be dotted, is a secret."""
     above, _, own = name.rpartition(".")
     parts = _split(own)
-    if not parts or parts[-1] in _ABOUT or parts[0] in _COUNTS:
+    if not parts or _is_about(parts[-1]) or parts[0] in _COUNTS:
         return Secrecy.NONE
     if own in ("PWD", "OLDPWD") or ("@" in own and parts == ["pass"]):  # a folder; pass@1
         return Secrecy.NONE
@@ -135,13 +135,17 @@ def secrecy(name: str) -> Secrecy:
 def describes_secret(name: str) -> bool:
     """Whether a key says something about a secret beside it, such as its place or kind."""
     parts = _split(name)
-    return bool(parts) and (parts[-1] in _ABOUT or parts[0] in _COUNTS or parts == ["target"])
+    return bool(parts) and (_is_about(parts[-1]) or parts[0] in _COUNTS or parts == ["target"])
 
 
 @functools.lru_cache(maxsize=4096)
 def counts_tokens(name: str) -> bool:
     """Whether a number under `name` is how many tokens there are, as in `api_tokens`."""
     return name.lower().endswith("tokens")
+
+
+def _is_about(word: str) -> bool:
+    return word in _ABOUT or (word[-1] == "s" and word[:-1] in _ABOUT)
 
 
 def _is_password(parts: list[str]) -> bool:

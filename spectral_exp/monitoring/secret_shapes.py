@@ -10,7 +10,7 @@ import binascii
 import re
 
 from spectral_exp.monitoring.secret_names import secrecy
-from spectral_exp.monitoring.secret_values import REDACTED, is_hidden_value
+from spectral_exp.monitoring.secret_values import REDACTED, is_hidden_value, is_placeholder
 
 _PRIVATE_KEY = re.compile(
     r"-----BEGIN ([A-Z0-9 ]{0,40})PRIVATE KEY( BLOCK)?-----.*?"
@@ -32,7 +32,10 @@ _WEBHOOK = re.compile(
     r"(?<=://)(hooks\.slack\.com/(?:services|workflows)/"
     r"|(?:[a-z]+\.)?discord(?:app)?\.com/api/webhooks/)[\w/-]+"
 )
-_URL_LOGIN = re.compile(r"(?<=://)(?:[^/@\s:\"'<>]{0,200}:[^@\s\"'<>]{0,500}|[^/@\s:\"'<>]{1,500})(?=@)")
+_USER = r"[^/@\s:\"'<>()\[\]{}]"
+_URL_LOGIN = re.compile(
+    rf"(?<=://)(?:{_USER}{{0,200}}:(?!\d{{1,5}}/)[^@\s\"'<>]{{0,500}}|{_USER}{{1,500}})(?=@)",
+)
 _URL_QUERY = re.compile(r"([?&#;])([\w.%-]{1,80})=([^&;\s\"'<>#\\]+)")
 _SIGNED = {"sig", "signature", "key", "code", "hmac", "x-amz-credential", "x-goog-credential"}
 _ENCODED_LOGIN = re.compile(
@@ -45,9 +48,10 @@ _ENCODED = re.compile(
     r"((?:[\w.~+/*!$-]|%(?!(?:25)?(?:20|22|26|2C|3B|3F|5D|7D))[0-9A-F]{2}){1,500})",
     re.IGNORECASE,
 )
-_ORACLE_LOGIN = re.compile(r"(:thin:[^/\s@]{1,100}/)[^@\s]{1,200}(?=@)")
+_ORACLE_LOGIN = re.compile(r"(:thin:[\w.-]{1,100}/)[^@\s]{1,200}(?=@)")
 _COOKIE_OBJECT = re.compile(r"(<Cookie [^=\s<>]{1,100}=)[^\s<>]+(?= for )")
 _SHELL_PWD = re.compile(r"(;\s{0,3}PWD=)([^;\s\"'/\\][^;\s\"']*)")
+_DIGEST = re.compile(r"(\bDigest[ \t][^\n]{0,500}?\bresponse=\\{0,8}[\"']?)[^\s\"'\\,]{1,200}", re.IGNORECASE)
 _BEARER = re.compile(r"\b(bearer)[ \t]+([\w.~+/=-]{8,})(?![\w.~+/=-]|\s?:)", re.IGNORECASE)
 _BASIC = re.compile(r"\b(basic)\s+([A-Za-z0-9+/_-]{6,}={0,2})(?![\w=])", re.IGNORECASE)
 _BEARER_WORDS = {"authentication", "authorization", "credential", "credentials", "required"}
@@ -70,6 +74,8 @@ def hide_shapes(text: str) -> str:
         text = _URL_QUERY.sub(_hide_parameter, text)
         text = _SHELL_PWD.sub(rf"\g<1>{REDACTED}", text)
         text = _COOKIE_OBJECT.sub(rf"\g<1>{REDACTED}", text)
+    if "response=" in text:
+        text = _DIGEST.sub(rf"\g<1>{REDACTED}", text)
     text = _BEARER.sub(_hide_bearer, text)
     return _BASIC.sub(_hide_basic, text)
 
@@ -77,6 +83,8 @@ def hide_shapes(text: str) -> str:
 def _hide_login(match: re.Match[str]) -> str:
     # ssh://git@host names an account; a login without a password in front of a website is a token.
     scheme = match.string[max(0, match.start() - 8) : match.start() - 3]
+    if is_placeholder(match[0].partition(":")[2]):
+        return match[0]
     return REDACTED if ":" in match[0] or scheme.endswith(("http", "https")) else match[0]
 
 

@@ -46,7 +46,7 @@ _HEADER = re.compile(
     re.IGNORECASE,
 )
 _ASSIGNED = re.compile(
-    r"(?<!\w)(?P<mark>\\{0,8}[\"'])?(?P<name>" + _NAME + r")(?(mark)(?P=mark)\]?)"
+    r"(?:(?<!\w)|(?<=\bb))(?P<mark>\\{0,8}[\"'])?(?P<name>" + _NAME + r")(?(mark)(?P=mark)\]?|\}?)"
     rf"(?P<sep>\s*(?:=>|:=|:\s{{0,4}}{_TYPE}(?:\s?\|\s?{_TYPE}){{0,4}}\s{{0,4}}=(?!=)"
     r"|:(?!:|//)|(?<![=!<>])=(?!=))[ \t]*)"
 )
@@ -182,10 +182,14 @@ def _shown_value(text: str, match: re.Match[str], value: re.Match[str], doubt: S
         if is_placeholder(shown) or not _holds_secret(shown, doubt):
             return start, None
         return _structure_end(text, start, len(text)), f"{mark}{REDACTED}{mark}"
-    if is_placeholder(found):
+    if is_placeholder(found) or (found[0] == "`" and is_secret_name(found.strip("`"))):
+        return start, None
+    if value["call"] is not None and found.startswith("re."):
         return start, None
     if value["call"] is not None:
         end = _structure_end(text, value.end() - 1, min(len(text), start + _LOOKED_INTO))
+        if REDACTED in text[start:end]:
+            return start, None
         shown = _without_literals(text[start:end], doubt)
         if shown != text[start:end]:
             return end, shown
@@ -262,6 +266,8 @@ def _is_expression(call: str, sep: str, doubt: Secrecy) -> bool:
     """Whether code computes the value: `password = ask(user)`, `token=tokens[3]`."""
     if doubt < Secrecy.CERTAIN or is_secret_name(call[:-1]):
         return True
+    if call[-1] == "[" and call[:1].isupper():  # a type: Sequence[str]
+        return True
     return not looks_random(call) and ("." in call or (sep.rstrip().endswith("=") and sep != "="))
 
 
@@ -276,7 +282,7 @@ def _hide_pair(match: re.Match[str]) -> str:
     doubt = secrecy(name)
     # In a list they may be names, one as the other.
     doubt = doubt if match["open"] or name.startswith("-") else min(doubt, Secrecy.POSSIBLE)
-    is_sure = secrecy(name) >= Secrecy.CERTAIN or name.startswith("-")
+    is_sure = secrecy(name) >= Secrecy.CERTAIN or match["open"] or name.startswith("-")
     if not is_sure or is_secret_name(value) or not is_hidden_value(value, doubt):
         return match[0]
     return _with_value(match)

@@ -27,6 +27,10 @@ _STATES = words(
 _VERSION = re.compile(r"\d{1,4}(\.\d{1,4}){1,3}([.+a-z]+\d{0,4})?")
 _SPECIAL_TOKEN = re.compile(r"[<\[{|].{0,40}[>\]}|]", re.DOTALL)
 _CONSTANTS = frozenset(("None", "null", "nil", "true", "false", "True", "False", "~", "???"))
+_FUNCTION_WORDS = words(
+    "a all an and any are as at be by can for from has have if in is it its may must not of on only"
+    " or that the these they this thou thy to was what when where which will with without"
+)
 _NUMBER = re.compile(r"[-+]?\d[\d._]*")
 _AMOUNT = re.compile(r"[-+]?[\d._,]+(e[-+]?\d+)?\s*[kmbtg]?i?b?", re.IGNORECASE)
 _PART = re.compile(r"[A-Za-z0-9]+")
@@ -67,7 +71,7 @@ def is_hidden_number(value: float | str, doubt: Secrecy) -> bool:
 
 def is_hidden_word(value: str, doubt: Secrecy) -> bool:
     """The same for a text without quotes, which may be a number or a constant."""
-    if value in _CONSTANTS:
+    if value in _CONSTANTS or value in _FUNCTION_WORDS:
         return False
     if _NUMBER.fullmatch(value):
         return is_hidden_number(value, doubt)
