@@ -6,6 +6,7 @@ Elements of XML, pairs of name and value, accounts, `.netrc` files, SQL, and sen
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from spectral_exp.monitoring.secret_names import Secrecy, secrecy
 from spectral_exp.monitoring.secret_values import REDACTED, is_hidden_value
@@ -72,27 +73,15 @@ _SENTENCE = re.compile(
     r"|(?P<bare>[^\s\"'`<>\\]{1,500}))",
     re.IGNORECASE,
 )
-_HINT = re.compile(r"pass|secret|token|key|csrf|cred|auth|user|login|email|IDENTIFIED", re.IGNORECASE)
 _END_OF_SENTENCE = ".,:;!?)]}"
 
 
 def hide_named_around(text: str) -> str:
     """`text` without secrets that are named by the element, pair or sentence in which they stand."""
-    if not _HINT.search(text):
-        return text
-    if "<" in text:
-        text = _ELEMENT.sub(_hide_element, text)
-        text = _PLIST.sub(_hide_plist, text)
-    if "=" in text or ":" in text:
-        text = _NAME_FIRST.sub(_hide_by_name, text)
-        text = _VALUE_FIRST.sub(_hide_by_name, text)
-        text = _ACCOUNT.sub(_hide_of_account, text)
-        text = _OWNED_KEY.sub(_hide_owned_key, text)
-    if "(" in text:
-        text = _CALL.sub(_hide_always, text)
-    text = _NETRC.sub(_hide_of_netrc, text)
-    text = _SQL.sub(_hide_always, text)
-    return _SENTENCE.sub(_hide_in_sentence, text)
+    for hints, expression, hidden in _FORMS:
+        if hints.search(text):
+            text = expression.sub(hidden, text)
+    return text
 
 
 def _hide(match: re.Match[str], doubt: Secrecy) -> str:
@@ -148,3 +137,22 @@ def _hide_in_sentence(match: re.Match[str]) -> str:
         return match[0]
     start = match.start("bare") - match.start()
     return match[0][:start] + REDACTED + match[0][start + len(value) :]
+
+
+def _hint(expression: str) -> re.Pattern[str]:
+    return re.compile(expression, re.IGNORECASE)
+
+
+_FORMS: tuple[tuple[re.Pattern[str], re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
+    (_hint("</"), _ELEMENT, _hide_element),
+    (_hint("</key>"), _PLIST, _hide_plist),
+    (_hint("val|content"), _NAME_FIRST, _hide_by_name),
+    (_hint("val|content"), _VALUE_FIRST, _hide_by_name),
+    (_hint("user|login|email|secret"), _ACCOUNT, _hide_of_account),
+    (_hint(r"\bkey\b"), _OWNED_KEY, _hide_owned_key),
+    (_hint(r"(?:login|auth|str|bytes)\("), _CALL, _hide_always),
+    (_hint("passw"), _NETRC, _hide_of_netrc),
+    (_hint("password|identified"), _SQL, _hide_always),
+    (_hint("pass|secret|token|key"), _SENTENCE, _hide_in_sentence),
+)
+"""What has to occur in a text that holds a form of secret, the form, and how it is hidden."""

@@ -10,6 +10,7 @@ REDACTED = "<redacted>"
 
 _SHORTEST_CREDENTIAL = 6
 _SHORTEST_GENERATED = 10
+_LENGTH_OF_HASHES = 20
 _LONGEST_WORD = 24
 _LONGEST_CAPITALS = 11
 _SHORTEST_NUMBER = 8  # digits of a number that is a key; shorter ones count something
@@ -102,7 +103,9 @@ def _is_generated(value: str) -> bool:
     if not _is_credential(value) or _UUID.fullmatch(value):
         return False
     return any(
-        len(_DIGITS_BEGIN_OR_END.findall(part)) >= 4 or len(_CASE_CHANGES.findall(part)) >= 6
+        len(_DIGITS_BEGIN_OR_END.findall(part)) >= 4
+        or len(_CASE_CHANGES.findall(part)) >= 6
+        or (len(part) >= _LENGTH_OF_HASHES and not _ORDINARY.fullmatch(part))
         for part in _PART.findall(value)
         if len(part) >= _SHORTEST_GENERATED
     )
