@@ -49,7 +49,7 @@ _VALUE = r"(?:(?!=)[^\s\"'\\,;]+)"
 _PROGRAMS = "|".join(sorted(map(re.escape, {*_PASSWORD_FLAGS, *_LOGIN_FLAGS, *_USER_FLAGS}), key=len, reverse=True))
 _COMMAND = re.compile(rf"(?<![\w.-])({_PROGRAMS})(?![\w.:/-])((?:(?!&&)[^\n|;])*)")
 _FLAG = re.compile(
-    rf"(?<![\w-])(?P<flag>-[A-Za-z])(?:{_GAP}|=)?(?!-)(?P<open>{_QUOTE})?"
+    rf"(?<![\w-])(?P<flag>-(?:[A-Za-z]{{1,6}}(?=[uU]\b))?[A-Za-z])(?:{_GAP}|=)?(?!-)(?P<open>{_QUOTE})?"
     rf"(?P<value>(?(open)[^\"'\\\n]+|{_VALUE}))"
 )
 _OPTION = re.compile(
@@ -67,7 +67,7 @@ _SETTING = re.compile(
 )
 _SERVICE_LOGIN = re.compile(
     rf"(?<![\w-])((?:{'|'.join(_SERVICES)}){_GAP}"
-    rf"(?:auth{_GAP})?login(?:{_GAP}--?[\w-]{{1,30}}){{0,4}}{_GAP})({_VALUE})"
+    rf"(?:auth{_GAP})?login(?:{_GAP}--?[\w-]{{1,30}}(?:=[^\s\"']{{1,100}})?){{0,4}}{_GAP})({_VALUE})"
 )
 _PIPED = re.compile(
     r"(\becho\s+(?:-n\s+)?)(\\{0,8}\"[^\"\n|]+\"|'[^'\n|]+'|[^\s|\"']+)"
@@ -156,7 +156,7 @@ def _hide_in_command(match: re.Match[str]) -> str:
     program, rest = match[1], match[2]
     is_login = "login" in rest
     for option in _FLAG.finditer(rest):
-        if _is_secret_argument(program, option["flag"], option["value"], is_login):
+        if _is_secret_argument(program, "-" + option["flag"][-1], option["value"], is_login):
             start, end = option.span("value")
             return f"{program}{rest[:start]}{REDACTED}{rest[end:]}"
     return match[0]

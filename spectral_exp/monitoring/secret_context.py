@@ -19,8 +19,9 @@ _VALUE = (
     r"|(?P<bare>[^\s,;<>{}\[\]()\"'\\]{1,500}))"
 )
 
-_NAME_KEY = rf"(?<![\w.])(?:{_QUOTE})?(?:name|key|variable){_IS}"
-_VALUE_KEY = rf"(?<![\w.])(?:{_QUOTE})?(?:value|val|content){_IS}"
+_START = r"(?:(?<![\w.])|(?<=\\[nrt]))"
+_NAME_KEY = rf"{_START}(?:{_QUOTE})?(?:name|key|variable){_IS}"
+_VALUE_KEY = rf"{_START}(?:{_QUOTE})?(?:value|val|content){_IS}"
 _NAMED = (
     rf"(?:{_NAME_KEY}(?:{_QUOTE})?(?P<name>{_NAME})"
     rf"|(?<![\w.])(?:{_QUOTE})?type{_IS}(?:{_QUOTE})?(?P<type>password))"
@@ -39,13 +40,17 @@ _ACCOUNT = re.compile(
     re.IGNORECASE,
 )
 _OWNED_KEY = re.compile(
-    rf"(?<!\w)(?P<name>\w{{2,30}})(?:{_IS}\{{|\.login\(|:[ \t]*\n[ \t]{{1,40}})"
+    rf"(?<!\w)(?P<name>\w{{2,30}})(?:{_IS}\{{|(?:\.\w{{1,20}})?\.(?:login|authenticate)\(|:[ \t]*\n[ \t]{{1,40}})"
     rf"(?:(?!\bkey\b)[^{{}}\[\]()]){{0,80}}\bkey{_IS}{_VALUE}",
     re.IGNORECASE,
 )
 _ELEMENT = re.compile(
     r"<(?P<tag>[A-Za-z_][\w.:-]{0,80})(?P<attributes>\s[^<>]{0,300})?>"
     r"(?P<quoted><!\[CDATA\[[^\]]{1,2000}\]\]>|[^<>]{1,2000})(?=</)"
+)
+_ESCAPED_ELEMENT = re.compile(
+    r"&lt;(?P<tag>[A-Za-z_][\w.:-]{0,80})(?P<attributes>\s[^<>&]{0,300})?&gt;"
+    r"(?P<quoted>[^<>&]{1,2000})(?=&lt;/)"
 )
 _PLIST = re.compile(r"<key>(?P<name>[^<>]{1,80})</key>\s{0,20}<string>(?P<quoted>[^<>]{1,2000})")
 _ATTRIBUTE_NAME = re.compile(r"\b(?:name|key|id)=\\{0,8}[\"']([^\"'\\]{1,80})")
@@ -56,7 +61,7 @@ _NETRC = re.compile(
     re.IGNORECASE,
 )
 _SQL = re.compile(
-    r"\b((?:IDENTIFIED\s{1,9}(?:WITH\s{1,9}\S{1,60}\s{1,9})?BY|PASSWORD)\s{1,9}['\"])"
+    r"\b((?:ConvertTo-SecureString(?:\s{1,9}-String)?|IDENTIFIED\s{1,9}(?:WITH\s{1,9}\S{1,60}\s{1,9})?BY|PASSWORD)\s{1,9}['\"])"
     r"(?P<quoted>[^'\"\n]{1,500})"
 )
 _CALL = re.compile(
@@ -65,6 +70,7 @@ _CALL = re.compile(
     rf"|\bSecret(?:Str|Bytes)\(b?(?P<open2>{_QUOTE})"
     rf"(?P<bare>(?:(?!(?P=open2))[^\n]){{1,500}})"
 )
+_LOGIN_CALL = re.compile(rf"(?<!\w)login\(\s{{0,9}}(?P<open>{_QUOTE})(?P<quoted>(?:(?!(?P=open))[^\n]){{1,500}})")
 _SENTENCE = re.compile(
     r"(?<![\w-])(?P<name>(?:api|access|secret|private|auth|account|client|license)[ -]"
     r"(?:key|token|secret)|pass(?:word|wd|phrase)|secret|token)"
@@ -121,6 +127,10 @@ def _hide_always(match: re.Match[str]) -> str:
     return _hide(match, Secrecy.PASSWORD)
 
 
+def _hide_if_random(match: re.Match[str]) -> str:
+    return _hide(match, Secrecy.POSSIBLE)
+
+
 def _hide_of_netrc(match: re.Match[str]) -> str:
     # A sentence has words there: "the user x password is wrong".
     is_word = match["bare"].rstrip(_END_OF_SENTENCE).isalpha() and match["bare"].islower()
@@ -145,14 +155,16 @@ def _hint(expression: str) -> re.Pattern[str]:
 
 _FORMS: tuple[tuple[re.Pattern[str], re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
     (_hint("</"), _ELEMENT, _hide_element),
+    (_hint("&lt;/"), _ESCAPED_ELEMENT, _hide_element),
     (_hint("</key>"), _PLIST, _hide_plist),
     (_hint("val|content"), _NAME_FIRST, _hide_by_name),
     (_hint("val|content"), _VALUE_FIRST, _hide_by_name),
     (_hint("user|login|email|secret"), _ACCOUNT, _hide_of_account),
     (_hint(r"\bkey\b"), _OWNED_KEY, _hide_owned_key),
     (_hint(r"(?:login|auth|str|bytes)\("), _CALL, _hide_always),
+    (_hint(r"login\("), _LOGIN_CALL, _hide_if_random),
     (_hint("passw"), _NETRC, _hide_of_netrc),
-    (_hint("password|identified"), _SQL, _hide_always),
+    (_hint("password|identified|securestring"), _SQL, _hide_always),
     (_hint("pass|secret|token|key"), _SENTENCE, _hide_in_sentence),
 )
 """What has to occur in a text that holds a form of secret, the form, and how it is hidden."""

@@ -42,7 +42,7 @@ _ABOUT = words(
     " provider rate regex required rules scheme scope size source status storage store strength"
     " suffix time timeout ttl type types updated uri url valid validator version"
 )
-_COUNTS = words("count is has max mean median min n num number per sum total use uses")
+_COUNTS = words("count is has max mean median min n num number per sum total")
 
 # Tokens that a language model reads and writes: eos_token, next_token.
 _TEXT_TOKENS = words(
@@ -170,6 +170,8 @@ def _is_certain(parts: list[str]) -> bool:
         return True
     if parts[-1] in ("pat", "sk") and len(parts) > 1:  # personal access tokens, secret keys
         return parts[-2] in _KEY_ISSUERS
+    if parts[-3:] == ["client", "key", "data"]:  # of a kubeconfig file
+        return True
     return not _PAIRS.isdisjoint(pairwise(parts))
 
 

@@ -32,11 +32,12 @@ _TYPE = (
     r"|str|string|tuple)\b(?:\[[\w., |\[\]]{0,60}\])?"
 )
 _VALUE = re.compile(
-    r"[bBrRuUfF]{0,2}(?:\"\"\".*?(?:\"\"\"|\Z)|'''.*?(?:'''|\Z)"
+    r"(?:[bBrRuUfF]{1,2}|\$)?(?:\"\"\".*?(?:\"\"\"|\Z)|'''.*?(?:'''|\Z)"
     r"|\"(?:[^\"\\\n]|\\.)*(?:\"|$)|'(?:[^'\\\n]|\\.|'')*(?:'|$)|`[^`\n]*`)"
     r"|[bBrRuUfF]{0,2}(?P<escaped>\\{1,8}[\"']).*?(?:(?P=escaped)|$)"
     r"|\$\([^()\n]{0,200}\)|\{\{[^{}\n]{0,80}\}\}|<[A-Za-z _.-]{1,60}>"
     r"|(?P<call>[A-Za-z_][\w.]{0,80}[(\[])"
+    r"|(?P<entity>&(?:quot|apos|#34|#39);).{0,500}?(?:(?P=entity)|$)"
     r"|[{\[(]|[^\s,;\"'{}\[\]()]",
     re.DOTALL | re.MULTILINE,
 )
@@ -46,9 +47,11 @@ _HEADER = re.compile(
     re.IGNORECASE,
 )
 _ASSIGNED = re.compile(
-    r"(?:(?<!\w)|(?<=\bb))(?P<mark>\\{0,8}[\"'])?(?P<name>" + _NAME + r")(?(mark)(?P=mark)\]?|\}?)"
+    r"(?:(?<!\w)|(?<=\bb))(?P<mark>\\{0,8}[\"']|&(?:quot|apos|#34|#39);)?(?P<name>"
+    + _NAME
+    + r")(?(mark)(?P=mark)\s?\]?|\}?)"
     rf"(?P<sep>\s*(?:=>|:=|:\s{{0,4}}{_TYPE}(?:\s?\|\s?{_TYPE}){{0,4}}\s{{0,4}}=(?!=)"
-    r"|:(?!:|//)|(?<![=!<>])=(?!=))[ \t]*)"
+    r"|:(?!:|//)|(?<![=!<>])=(?!=))(?:[ \t]|\\{1,8}t)*)"
 )
 _ANNOTATION = re.compile(rf"{_TYPE}(?:\s?\|\s?{_TYPE}){{0,4}}\s{{0,4}}(?=[,)=\n]|$)")
 _PAIR = re.compile(
@@ -62,7 +65,7 @@ _LITERAL = re.compile(
     r"(?P<sep>\]?(?:\s*:\s*[\w\[\]. |]{1,60})?\s*(?:=(?!=)|:)\s*[bru]?)"
     r"(?P<quote>[\"'])(?P<value>(?:(?!(?P=quote))[^\\\n{}])+)(?P=quote)"
 )
-_OPENING = re.compile(r"[bBrRuUfF]{0,2}(\"\"\"|'''|\\{1,8}[\"']|[\"'`])")
+_OPENING = re.compile(r"(?:[bBrRuUfF]{1,2}|\$)?(\"\"\"|&(?:quot|apos|#34|#39);|'''|\\{1,8}[\"']|[\"'`])")
 _QUOTED = re.compile(r"(\\{0,8}[\"'])((?:(?!\1)[^\n]){1,500})(?=\1)")
 _DOTTED = re.compile(r"[A-Za-z_]+(?:\.[A-Za-z_]+)+")
 _CLOSING = re.compile(r"[\s,;:)\]}]*")
@@ -72,7 +75,7 @@ _BRACKET = re.compile(r"[{}\[\]()]")
 _LOOKED_INTO = 2000  # characters of a structure under a name that may be a secret's
 _LONGEST_INDENT = 200
 _WORD_END = re.compile(
-    r"[\s;\"']|,(?=\s|$|[\w./@+-]+\s*[=:])|&(?=[\w.-]+=)|\\{1,8}[nrt](?=[\w.-]+(?:\s*[=:]|$)|[\[#\s\\]|$)"
+    r"[\s;\"']|,(?=[\s\"']|$|[\w./@+-]+\s*[=:])|&(?=[\w.-]+=)|\\{1,8}[nrt](?=[\w.-]+(?:\s*[=:]|$)|[\[#\s\\]|$)"
 )
 
 
@@ -182,6 +185,8 @@ def _shown_value(text: str, match: re.Match[str], value: re.Match[str], doubt: S
         if is_placeholder(shown) or not _holds_secret(shown, doubt):
             return start, None
         return _structure_end(text, start, len(text)), f"{mark}{REDACTED}{mark}"
+    if text[start : start + 2] in ("\\n", "\\r"):  # the end of a line inside JSON
+        return start, None
     if is_placeholder(found) or (found[0] == "`" and is_secret_name(found.strip("`"))):
         return start, None
     if value["call"] is not None and found.startswith("re."):
