@@ -148,6 +148,8 @@ def _strong_texts(value: Any, doubt: Secrecy, above: str = "") -> Iterator[str]:
         is_secret = doubt >= Secrecy.CERTAIN and is_hidden_value(value, doubt)
         if is_secret and len(value) >= _SHORTEST_INSIDE and looks_random(value):
             yield value
+    elif isinstance(value, int | float):
+        return
     elif isinstance(value, Mapping):
         for key, item in value.items():
             yield from _strong_texts(item, _secrecy_below(str(key), above, doubt), str(key))
@@ -185,11 +187,15 @@ def _fields(value: Any) -> Mapping[str, Any] | None:
     return {name: getattr(value, name) for name in names if hasattr(value, name)}
 
 
+_NAMED_BY_OWNER = ("key", "token")
+
+
 def _secrecy_below(key: str, above: str, doubt: Secrecy) -> Secrecy:
     """How likely values under `key` are secrets, inside the container named `above`."""
     if key == "_target_" or (doubt <= Secrecy.POSSIBLE and describes_secret(key)):
         return Secrecy.NONE
-    return max(doubt, secrecy(f"{above}.{key}" if above else key))
+    is_named_by_owner = above and key.lower() in _NAMED_BY_OWNER
+    return max(doubt, secrecy(f"{above}.{key}" if is_named_by_owner else key))
 
 
 def _redact(value: Any, secrets: Sequence[str], doubt: Secrecy, above: str = "") -> Any:
@@ -197,6 +203,9 @@ def _redact(value: Any, secrets: Sequence[str], doubt: Secrecy, above: str = "")
     if isinstance(value, str):
         shown = REDACTED if is_hidden_value(value, doubt) else _redact_words(value, secrets)
         return value if shown == value else shown
+    if isinstance(value, int | float):
+        is_hidden = not isinstance(value, bool) and is_hidden_number(value, doubt)
+        return REDACTED if is_hidden else value
     if isinstance(value, Mapping):
         return _redact_mapping(value, secrets, doubt, above)
     if isinstance(value, list | tuple):
@@ -206,30 +215,25 @@ def _redact(value: Any, secrets: Sequence[str], doubt: Secrecy, above: str = "")
         if all(map(operator.is_, redacted, value)):
             return value
         return tuple(redacted) if isinstance(value, tuple) else redacted
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return REDACTED if is_hidden_number(value, doubt) else value
     if isinstance(value, bytes | bytearray) and value and doubt >= Secrecy.CERTAIN:
         return REDACTED
     return value
 
 
-_NAME_KEYS, _VALUE_KEYS = ("name", "key", "variable"), ("value", "val")
+_NAME_KEYS = ("name", "key", "variable")
+_VALUE_KEYS = ("value", "val")
 _ACCOUNT_KEYS = ("user", "username", "user_name", "login", "email", "secret")
-
-
-def _is_one_of(key: Any, names: tuple[str, ...]) -> bool:
-    return isinstance(key, str) and key.lower() in names
 
 
 def _secrecy_beside(mapping: Mapping[Any, Any]) -> dict[str, Secrecy]:
     """How likely the values of a mapping are secrets because of the others, by key in lower case."""
+    items = {key.lower(): item for key, item in mapping.items() if isinstance(key, str)}
     doubts: dict[str, Secrecy] = {}
     # `{name: HF_TOKEN, value: ...}`, as lists of variables have it.
-    for key, item in mapping.items():
-        if _is_one_of(key, _NAME_KEYS) and isinstance(item, str):
-            doubts = dict.fromkeys(_VALUE_KEYS, secrecy(item))
-            break
-    if any(_is_one_of(key, _ACCOUNT_KEYS) for key in mapping):
+    names = [items[key] for key in _NAME_KEYS if isinstance(items.get(key), str)]
+    if names:
+        doubts |= dict.fromkeys(_VALUE_KEYS, max(map(secrecy, names)))
+    if not items.keys().isdisjoint(_ACCOUNT_KEYS):
         doubts |= {"key": Secrecy.POSSIBLE, "pass": Secrecy.PASSWORD}
     return doubts
 
@@ -241,7 +245,8 @@ def _redact_mapping(value: Mapping[Any, Any], secrets: Sequence[str], doubt: Sec
     for key, item in value.items():
         name = str(key)
         below = max(_secrecy_below(name, above, doubt), beside.get(name.lower(), Secrecy.NONE))
-        if isinstance(item, int | float) and (describes_secret(name) or counts_tokens(name)):
+        is_number = below is not Secrecy.NONE and isinstance(item, int | float)
+        if is_number and (describes_secret(name) or counts_tokens(name)):
             below = Secrecy.NONE
         shown_key = _redact_key(key, secrets, redacted)
         redacted[shown_key] = _redact(item, secrets, below, name)

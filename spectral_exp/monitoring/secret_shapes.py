@@ -91,7 +91,8 @@ def _hide_login(match: re.Match[str]) -> str:
 def _hide_parameter(match: re.Match[str]) -> str:
     name = match[2]
     signed = name.lower() in _SIGNED or name.lower().endswith(("-signature", "_signature"))
-    hidden = signed or is_hidden_value(match[3], secrecy(name))
+    value = match[3]
+    hidden = (signed and not is_placeholder(value)) or is_hidden_value(value, secrecy(name))
     return f"{match[1]}{name}={REDACTED}" if hidden else match[0]
 
 

@@ -72,7 +72,7 @@ _CLOSING = re.compile(r"[\s,;:)\]}]*")
 _PART = re.compile(r"[^\s,:{}\[\]()\"'\\=]+")
 _KEY_END = re.compile(r"[\"'\\]{0,9}\s{0,4}(?::|=(?![=\"'\\}\]),\s]))")
 _BRACKET = re.compile(r"[{}\[\]()]")
-_LOOKED_INTO = 2000  # characters of a structure under a name that may be a secret's
+_LOOKED_INTO = 1000  # characters of a structure under a name that may be a secret's
 _LONGEST_INDENT = 200
 _WORD_END = re.compile(
     r"[\s;\"']|,(?=[\s\"']|$|[\w./@+-]+\s*[=:])|&(?=[\w.-]+=)|\\{1,8}[nrt](?=[\w.-]+(?:\s*[=:]|$)|[\[#\s\\]|$)"
@@ -185,26 +185,20 @@ def _shown_value(text: str, match: re.Match[str], value: re.Match[str], doubt: S
         if is_placeholder(shown) or not _holds_secret(shown, doubt):
             return start, None
         return _structure_end(text, start, len(text)), f"{mark}{REDACTED}{mark}"
-    if text[start : start + 2] in ("\\n", "\\r"):  # the end of a line inside JSON
+    if _stands_for_value(found, text[start : start + 2]):
         return start, None
-    if is_placeholder(found) or (found[0] == "`" and is_secret_name(found.strip("`"))):
-        return start, None
-    if value["call"] is not None and found.startswith("re."):
-        return start, None
-    if value["call"] is not None:
-        end = _structure_end(text, value.end() - 1, min(len(text), start + _LOOKED_INTO))
-        if REDACTED in text[start:end]:
-            return start, None
-        shown = _without_literals(text[start:end], doubt)
-        if shown != text[start:end]:
-            return end, shown
-        if _is_expression(value["call"], match["sep"], doubt):
+    if call := value["call"]:
+        shown = text[start : _structure_end(text, value.end() - 1, min(len(text), start + _LOOKED_INTO))]
+        hidden = _without_literals(shown, doubt)
+        if hidden != shown:
+            return start + len(shown), hidden
+        if REDACTED in shown or _is_expression(call, match["sep"], doubt):
             return start, None
     elif opening := _OPENING.match(found):
         inside = found[opening.end() :].removesuffix(opening[1])
         closing = opening[1] if len(found) > len(inside) + opening.end() else ""
-        hidden = is_hidden_value(inside, doubt) and not _CLOSING.fullmatch(inside)
-        return value.end(), opening[0] + REDACTED + closing if hidden else None
+        is_hidden = is_hidden_value(inside, doubt) and not _CLOSING.fullmatch(inside)
+        return value.end(), opening[0] + REDACTED + closing if is_hidden else None
     end = _word_end(text, match, start, doubt)
     word = text[start:end]
     is_count = word.isdecimal() and counts_tokens(match["name"])
@@ -212,6 +206,13 @@ def _shown_value(text: str, match: re.Match[str], value: re.Match[str], doubt: S
     if is_count or _is_name(word, match["name"]) or not is_hidden_word(word, doubt):
         return end, None
     return end, f"{mark}{REDACTED}{mark}" if is_amount(word) else REDACTED
+
+
+def _stands_for_value(found: str, begin: str) -> bool:
+    """Whether nothing is assigned here: a placeholder, a name in backquotes, the end of a line."""
+    if begin in ("\\n", "\\r") or found.startswith("re.") or is_placeholder(found):
+        return True
+    return found[0] == "`" and is_secret_name(found.strip("`"))
 
 
 def _word_end(text: str, match: re.Match[str], start: int, doubt: Secrecy) -> int:
