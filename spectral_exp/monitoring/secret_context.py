@@ -56,7 +56,7 @@ _PLIST = re.compile(r"<key>(?P<name>[^<>]{1,80})</key>\s{0,20}<string>(?P<quoted
 _ATTRIBUTE_NAME = re.compile(r"\b(?:name|key|id)=\\{0,8}[\"']([^\"'\\]{1,80})")
 _BLANK = r"(?:\s|\\{1,8}[nrt]){1,9}"
 _NETRC = re.compile(
-    rf"(?:(?<![\w-])|(?<=\\[nrt]))((?:login|user|account){_BLANK}[^\s=:\\]{{1,200}}{_BLANK}passw(?:or)?d{_BLANK})"
+    rf"(?:(?<![\w-])|(?<=\\[nrt]))((?:login|user|account){_BLANK}[^\s=:\\]{{1,200}}{_BLANK}passw(?:or)?d{_BLANK}[\"']?)"
     r"(?P<bare>[^\s\"'\\]{1,500})(?<![:=])(?![^\s\"'\\])",
     re.IGNORECASE,
 )

@@ -56,9 +56,12 @@ _TEXT_TOKENS = words(
     " user val valid validation video vision vocab warmup word"
 )
 _ACCESS_TOKENS = words(
-    "access api app auth azure bearer bot ci client comet csrf deploy discord gh git github gitlab"
-    " gl hf hub huggingface id identity login neptune npm oauth personal private pypi refresh"
-    " registry sas secret security service session slack sso telegram wandb web xsrf"
+    "access airflow api app auth aws azure bearer bitbucket bot ci clearml client cloudflare codecov"
+    " comet csrf dagshub databricks deploy discord docker gh git github gitlab gl heroku hf hub"
+    " huggingface id identity jenkins jira job jupyter kaggle kube kubernetes login mlflow neptune"
+    " ngrok notion npm oauth oidc openai personal private pypi refresh registry replicate sas secret"
+    " security sentry service session slack sso stripe telegram tracking twitter upload vault vercel"
+    " wandb web webhook xsrf"
 )
 _KEY_OWNERS = words(
     "access account aes airtable algolia amplitude anthropic anyscale api app assemblyai auth aws"

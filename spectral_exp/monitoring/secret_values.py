@@ -22,8 +22,8 @@ _PLACEHOLDER = re.compile(
     r"|(?i:(your|insert|replace)[_-][\w-]*)"
 )
 _STATES = words(
-    "anonymous auto basic bearer default digest disabled enabled false lax missing no none null"
-    " oauth2 off on optional required store strict true undefined yes"
+    "anonymous auto basic bearer bfloat16 default digest disabled enabled false float16 float32"
+    " float64 lax missing no none null oauth2 off on optional required store strict true undefined yes"
 )
 _VERSION = re.compile(r"\d{1,4}(\.\d{1,4}){1,3}([.+a-z]+\d{0,4})?")
 _SPECIAL_TOKEN = re.compile(r"[<\[{|].{0,40}[>\]}|]", re.DOTALL)
@@ -40,6 +40,7 @@ _ORDINARY = re.compile(
 )
 """Words, also in capitals or run together, with a number behind them: gpt2, LayerNorm, 8B."""
 _MIXED = re.compile(r"(?=.{8})(?=(?:.*\d){2})[A-Za-z0-9]*[A-Za-z][A-Za-z0-9]*")
+_WORD_WITH_DIGITS = re.compile(r"(?=.{7}|.{4}\d\d)(?=\D*\d)[A-Za-z0-9]*[A-Za-z][A-Za-z0-9]*")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _DIGITS_BEGIN_OR_END = re.compile(r"(?<=[A-Za-z])(?=\d)|(?<=\d)(?=[A-Za-z])")
 _CASE_CHANGES = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Za-z])(?=\d)|(?<=\d)(?=[a-z])")
@@ -97,7 +98,9 @@ def looks_random(value: str) -> bool:
 def _is_credential(value: str) -> bool:
     if len(value) < _SHORTEST_CREDENTIAL or not value.isascii() or any(map(str.isspace, value)):
         return False
-    return looks_random(value) and not is_amount(value) and not _SPECIAL_TOKEN.fullmatch(value)
+    if is_amount(value) or _SPECIAL_TOKEN.fullmatch(value):
+        return False
+    return looks_random(value) or _WORD_WITH_DIGITS.fullmatch(value) is not None
 
 
 def _is_generated(value: str) -> bool:
