@@ -138,6 +138,8 @@ def _is_secret_variable(name: str, value: str) -> bool:
     doubt = secrecy(name)
     if doubt is Secrecy.NONE or len(value) < _SHORTEST_ALONE or value.lower() in _TRIVIAL:
         return False
+    if doubt < Secrecy.CERTAIN and not looks_random(value):
+        return False
     is_place = value.startswith(("/", "~")) and Path(value).expanduser().exists()
     return is_hidden_value(value, doubt) and not is_place
 

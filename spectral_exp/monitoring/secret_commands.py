@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import Any
 
 from spectral_exp.monitoring.secret_names import Secrecy, is_secret_name, secrecy, words
@@ -41,6 +40,8 @@ _SERVICES = ("wandb", "comet", "neptune", "clearml", "dagshub", "kaggle", "hf", 
 _SIGNS = re.compile(r"[:%]")
 _LETTERS_AND_DIGITS = re.compile(r"(?=.{6})(?=\D*\d)[\w-]*[A-Za-z][\w-]*")
 _PORT = re.compile(r"\d{1,5}")
+_USER_OPTIONS = ("--user", "--proxy-user")
+_LOGIN = re.compile(r"[^\s:]+:\S+")
 _IDS = re.compile(r"\d+:\d+")
 
 _QUOTE = r"\\{0,8}[\"']"
@@ -93,31 +94,39 @@ def hide_arguments(text: str) -> str:
 
 def hidden_arguments(items: Sequence[Any]) -> Iterator[tuple[int, str]]:
     """The places of secrets in a list of arguments or in a pair, with what stands for them."""
-    for position, (name, value) in enumerate(pairwise(items)):
-        if isinstance(name, str) and (_follows_its_name(name, value, len(items)) or _is_login(items, position)):
+    # Comparing a text with an array may raise.
+    texts = [item if isinstance(item, str) else "" for item in items]
+    if not any(texts):
+        return
+    for position, value in enumerate(items[1:]):
+        if texts[position] and _follows_its_name(texts[position], value, len(items)):
             yield position + 1, REDACTED
+    yield from _hidden_logins(texts)
+    yield from _hidden_flags(texts)
+
+
+def _hidden_logins(texts: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """Access tokens behind the name of a service: `wandb login X`."""
+    for position in range(len(texts) - 2):
+        service, command, token = texts[position : position + 3]
+        if service in _SERVICES and command == "login" and is_hidden_value(token, Secrecy.POSSIBLE):
+            yield position + 2, REDACTED
+
+
+def _hidden_flags(texts: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """Passwords behind an option of one letter of a known program: `mysql -pX`."""
     program = ""
-    is_login = "login" in items
-    for position, item in enumerate(items):
-        if not isinstance(item, str):
-            continue
-        name = item.rpartition("/")[2]
+    is_login = "login" in texts
+    for position, text in enumerate(texts):
+        name = text.rpartition("/")[2]
         if name in _PASSWORD_FLAGS or name in _LOGIN_FLAGS or name in _USER_FLAGS:
             program = name
-            continue
-        after = items[position + 1] if position + 1 < len(items) else ""
-        value = item[2:] or after
-        if not item.startswith("-") or not isinstance(value, str):
-            continue
-        if _is_secret_argument(program, item[:2], value, is_login):
-            yield (position, item[:2] + REDACTED) if item[2:] else (position + 1, REDACTED)
+        elif program and text.startswith("-"):
+            value = text[2:] or "".join(texts[position + 1 : position + 2])
+            if not _is_secret_argument(program, text[:2], value, is_login):
+                continue
+            yield (position, text[:2] + REDACTED) if text[2:] else (position + 1, REDACTED)
             program = program if program in _USER_FLAGS else ""
-
-
-def _is_login(items: Sequence[Any], position: int) -> bool:
-    """Whether an access token follows: `wandb login X`."""
-    is_login = items[position] == "login" and position > 0 and items[position - 1] in _SERVICES
-    return is_login and is_hidden_value(str(items[position + 1]), Secrecy.POSSIBLE)
 
 
 def _follows_its_name(name: str, value: Any, n_items: int) -> bool:
@@ -131,7 +140,8 @@ def _follows_its_name(name: str, value: Any, n_items: int) -> bool:
     if not isinstance(value, str):
         return False
     if is_option:
-        return _is_hidden_option(value, doubt)
+        is_login = name in _USER_OPTIONS and _LOGIN.fullmatch(value) and not _IDS.fullmatch(value)
+        return bool(is_login) or _is_hidden_option(value, doubt)
     return is_hidden_value(value, doubt) and not is_secret_name(value)
 
 

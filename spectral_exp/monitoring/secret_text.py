@@ -46,6 +46,7 @@ _HEADER = re.compile(
     r"((?:\\{0,8}[\"'])?\s*[:=]\s*(?:\\{0,8}[\"'])?)([^\"'}\n\\]+)",
     re.IGNORECASE,
 )
+_TEMPLATE = re.compile(r"^\s*(?:\w+\s+)?\{[A-Za-z_.]*$")
 _ASSIGNED = re.compile(
     r"(?:(?<!\w)|(?<=\bb))(?P<mark>\\{0,8}[\"']|&(?:quot|apos|#34|#39);)?(?P<name>"
     + _NAME
@@ -116,7 +117,7 @@ def _is_random_secret(value: str, name: str) -> bool:
 
 def _hide_header(match: re.Match[str]) -> str:
     value = match[3]
-    if not is_hidden_word(value.strip(), Secrecy.CERTAIN):
+    if not is_hidden_word(value.strip(), Secrecy.CERTAIN) or _TEMPLATE.search(value):
         return match[0]
     is_login = match[1].lower().endswith("authorization")
     simple = re.match(r"(?:[A-Za-z][\w-]*[ \t]+)?[^\s,;]+", value) if is_login else None

@@ -17,7 +17,7 @@ _SHORTEST_NUMBER = 8  # digits of a number that is a key; shorter ones count som
 
 _PLACEHOLDER = re.compile(
     r"\$\{[\w.:]+\}|\$[A-Z_][A-Z0-9_]*|\$\([^()]*\)|%[A-Z_]{2,}%|%s|%\(\w+\)s"
-    r"|\{\{[^{}]*\}\}|\{[a-z_][a-z_.]*(![rs])?\}"
+    r"|\{\{[^{}]*\}\}|\{(\d|[A-Za-z_][A-Za-z_.]*)(![rs])?\}"
     r"|<[A-Za-z _.-]{1,60}>|[*•]+|[xX]{3,}|\.{3}|\?{3}"
     r"|(?i:(your|insert|replace)[_-][\w-]*)"
 )
@@ -75,7 +75,7 @@ def is_hidden_number(value: float | str, doubt: Secrecy) -> bool:
 
 def is_hidden_word(value: str, doubt: Secrecy) -> bool:
     """The same for a text without quotes, which may be a number or a constant."""
-    if value in _CONSTANTS or value in _FUNCTION_WORDS:
+    if value in _CONSTANTS or value.lower() in _FUNCTION_WORDS:
         return False
     if _NUMBER.fullmatch(value):
         return is_hidden_number(value, doubt)

@@ -8,7 +8,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -155,7 +157,8 @@ def _records(secret: str) -> list[Any]:
         {"openai": {"key": secret}}, {"hub": {"token": secret}}, {"acme_key": secret}, {"cookies": {"a": secret}},
         {"api_key": secret.encode()}, {"password": [bytearray(secret.encode())]}, {"auth": ["me", secret]},
         ["mysql", "-u", "root", f"-p{secret}"], ["sshpass", "-p", secret, "ssh", "-p", "2222"],
-        ["/usr/bin/curl", "-u", f"me:{secret}"], ["curl", f"-ume:{secret}"], ["docker", "login", "-p", secret],
+        ["/usr/bin/curl", "-u", f"me:{secret}"], ["curl", f"-ume:{secret}"],
+        ["curl", "--user", f"me:{secret}"], ["docker", "login", "-p", secret],
         ["wandb", "login", secret], ["redis-cli", "-a", secret], ["run", "--hf-token", secret],
         ["run", "--token", secret],
         argparse.Namespace(db=argparse.Namespace(password=secret)), {"key": "api_key", "value": secret},
@@ -178,7 +181,8 @@ ORDINARY = [
     {"tokens": ["Hello", "Shakespeare", "ROMEO:", "1234567"]}, {"token": {"text": "Hello", "id": 5}},
     {"run_id": "Zm9vYmFyMTIz", "id": "b64Zm9vYmFyMTIzQQ=="}, {"user": "me", "key": "loss"}, {"csrf": "disabled"},
     {"packages": {"PyJWT": "2.8.0", "google-auth": "2.23.4", "cookiecutter": "2.5.0"}}, {"s3": {"key": "a/b-v2.bin"}},
-    ["srun", "-p", "gpu-a100", "python", "-u", "train.py"], ["docker", "run", "-p", "8080:80"], ["psql", "-p", "5432"],
+    ["srun", "-p", "gpu-a100", "python", "-u", "train.py"],
+    ["docker", "run", "-p", "8080:80", "--user", "1000:1000"], ["psql", "-p", "5432"],
     {"login": {"user": "me", "host": "h1.cluster.org"}}, {"session": {"id": 3}}, {"session_id": "train-01"},
 ]  # fmt: skip
 
@@ -190,12 +194,24 @@ def test_ordinary_values_stay(value: Any) -> None:
         assert redact_text(text) == text
 
 
+def test_arrays_beside_texts_are_kept() -> None:
+    values = ["login", numpy.ones(2), torch.ones(2), "--token", numpy.ones(1)]
+    assert without_secrets({"x": values})["x"] is values
+
+
 def test_only_certain_and_random_secrets_are_hidden_elsewhere() -> None:
     redact({"token": "Zq8hunter2XY", "secret": "spectral", "password": "wave", "MODEL_KEY": "kX92mQw77abCdE51fGh2"})
     text = "Zq8hunter2XY spectral wave kX92mQw77abCdE51fGh2"
     assert redact_text(text) == text
     redact({"api_key": "Zq8hunter2XY"})
     assert redact_text(text) == f"{REDACTED} spectral wave kX92mQw77abCdE51fGh2"
+
+
+def test_ordinary_values_of_the_environment_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("MODEL_KEY", "gpt2-small"), ("PRNG_KEY", "threefry2x32"), ("CI_STEP_TOKEN", "python3")):
+        monkeypatch.setenv(name, value)
+    values = {"model": "gpt2-small", "generator": "threefry2x32", "tool": "python3"}
+    assert redact(values) == values
 
 
 def test_names_have_four_levels() -> None:
