@@ -37,7 +37,7 @@ _USER_FLAGS = {
 """The options that a user's name and, after a sign, a password follow."""
 _SERVICES = ("wandb", "comet", "neptune", "clearml", "dagshub", "kaggle", "hf", "huggingface-cli", "vault")
 """Programs whose subcommand `login` an access token follows."""
-_SIGNS = re.compile(r"[:%]")
+_SIGNS = re.compile(r"[:%].")
 _LETTERS_AND_DIGITS = re.compile(r"(?=.{6})(?=\D*\d)[\w-]*[A-Za-z][\w-]*")
 _PORT = re.compile(r"\d{1,5}")
 _USER_OPTIONS = ("--user", "--proxy-user")
@@ -45,10 +45,11 @@ _LOGIN = re.compile(r"[^\s:]+:\S+")
 _IDS = re.compile(r"\d+:\d+")
 
 _QUOTE = r"\\{0,8}[\"']"
-_GAP = r"(?:[\"'\\]{0,9}[\s,]{1,9})[\"'\\]{0,9}"
+_GAP = r"(?:[\"'\\]{0,9}(?:[ \t,]|\\\n){1,9})[\"'\\]{0,9}"
 _VALUE = r"(?:(?!=)[^\s\"'\\,;]+)"
 _PROGRAMS = "|".join(sorted(map(re.escape, {*_PASSWORD_FLAGS, *_LOGIN_FLAGS, *_USER_FLAGS}), key=len, reverse=True))
-_COMMAND = re.compile(rf"(?<![\w.-])({_PROGRAMS})(?![\w.:/-])((?:(?!&&)[^\n|;])*)")
+_PROGRAM = rf"(?<![\w.-])(?:{_PROGRAMS})(?![\w.:/-])"
+_COMMAND = re.compile(rf"({_PROGRAM})((?:(?!&&|{_PROGRAM})[^\n|;])*)")
 _FLAG = re.compile(
     rf"(?<![\w-])(?P<flag>-(?:[A-Za-z]{{1,6}}(?=[uU]\b))?[A-Za-z])(?:{_GAP}|=)?(?!-)(?P<open>{_QUOTE})?"
     rf"(?P<value>(?(open)[^\"'\\\n]+|{_VALUE}))"
@@ -123,10 +124,10 @@ def _hidden_flags(texts: Sequence[str]) -> Iterator[tuple[int, str]]:
             program = name
         elif program and text.startswith("-"):
             value = text[2:] or "".join(texts[position + 1 : position + 2])
-            if not _is_secret_argument(program, text[:2], value, is_login):
-                continue
-            yield (position, text[:2] + REDACTED) if text[2:] else (position + 1, REDACTED)
-            program = program if program in _USER_FLAGS else ""
+            is_hidden = _is_secret_argument(program, text[:2], value, is_login)
+            if is_hidden and value != REDACTED:
+                yield (position, text[:2] + REDACTED) if text[2:] else (position + 1, REDACTED)
+            program = "" if is_hidden and program not in _USER_FLAGS else program
 
 
 def _follows_its_name(name: str, value: Any, n_items: int) -> bool:
@@ -153,7 +154,7 @@ def _is_hidden_option(value: str, doubt: Secrecy) -> bool:
 
 
 def _is_secret_argument(program: str, flag: str, value: str, is_login: bool) -> bool:
-    if value.startswith("-") or value == REDACTED or not any(map(str.isalnum, value)):
+    if value.startswith("-") or not any(map(str.isalnum, value)):
         return False
     if flag in _USER_FLAGS.get(program, ()):
         return _SIGNS.search(value) is not None and not _IDS.fullmatch(value)
@@ -167,6 +168,8 @@ def _hide_in_command(match: re.Match[str]) -> str:
     is_login = "login" in rest
     for option in _FLAG.finditer(rest):
         if _is_secret_argument(program, "-" + option["flag"][-1], option["value"], is_login):
+            if option["value"] == REDACTED:
+                break
             start, end = option.span("value")
             return f"{program}{rest[:start]}{REDACTED}{rest[end:]}"
     return match[0]

@@ -36,7 +36,7 @@ _VALUE_FIRST = re.compile(
 )
 _ACCOUNT = re.compile(
     rf"(?<!\w)(?:user|user_?name|login|email|secret){_IS}(?:{_QUOTE})?[^\s,;\"'{{}}]{{1,100}}"
-    rf"(?:{_QUOTE})?[,;\s]{{1,9}}(?:{_QUOTE})?(?P<name>key|pass|pw){_IS}{_VALUE}",
+    rf"(?:{_QUOTE})?(?:[,; \t]|\\n){{0,9}}(?:\n[ \t]{{0,40}})?(?:{_QUOTE})?\b(?P<name>key|pass|pw){_IS}{_VALUE}",
     re.IGNORECASE,
 )
 _OWNED_KEY = re.compile(
@@ -74,7 +74,8 @@ _LOGIN_CALL = re.compile(rf"(?<!\w)login\(\s{{0,9}}(?P<open>{_QUOTE})(?P<quoted>
 _SENTENCE = re.compile(
     r"(?<![\w-])(?P<name>(?:api|access|secret|private|auth|account|client|license)[ -]"
     r"(?:key|token|secret)|pass(?:word|wd|phrase)|secret|token)"
-    r"(?:\s(?:is|was|provided|given|used|for\s[^\s:]{1,60}))?\s{0,3}[:=]?\s{1,3}(?:is:?\s)?"
+    r"(?:[ ](?:is|was|provided|given|used|for[ ][^\s:]{1,60}))?"
+    r"[ \t]{0,3}[:=]?[ \t]{1,3}(?:is:?[ ])?"
     rf"(?:(?P<open>{_QUOTE}|`)(?P<quoted>(?:(?!(?P=open))[^\n]){{1,500}})"
     r"|(?P<bare>[^\s\"'`<>\\]{1,500}))",
     re.IGNORECASE,
