@@ -2,7 +2,8 @@
 
 A value is hidden if its name says that it is a secret, at any depth and in any container; if it
 occurs in the environment under such a name; if this process met it under such a name before; or if
-it has the shape of a secret, such as a private key or the login of a URL.
+it has the shape of a secret, such as a private key or the login of a URL. If a name only may be that of a
+secret, the value decides: `MODEL_KEY: gpt2-small` stays.
 """
 
 from __future__ import annotations
