@@ -14,6 +14,7 @@ from spectral_exp.core.errors import UserError
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.git import git_hash, working_directory
 from spectral_exp.core.timestamps import timestamp
+from spectral_exp.data.known_text import KnownText
 from spectral_exp.monitoring import CheckpointManager
 from spectral_exp.monitoring.redact import REDACTED, redact
 from spectral_exp.run_dir import (
@@ -148,6 +149,12 @@ def set_aside_damaged(paths: RunPaths) -> None:
         aside = paths.config_file.with_name(paths.config_file.name + CORRUPT_SUFFIX)
         paths.config_file.replace(aside)
         log.warning("%s is damaged: kept as %s", paths.config_file, aside.name)
+
+
+def known_text(paths: RunPaths) -> KnownText | None:
+    """The text that the run in `paths` recorded; None if there is no run, or its record does not say."""
+    fingerprints = (recorded(paths) or {}).get("dataset")
+    return KnownText(str(paths.root), fingerprints) if fingerprints else None
 
 
 def refuse_changed_data(paths: RunPaths, fingerprints: Mapping[str, Any]) -> None:

@@ -47,7 +47,7 @@ from spectral_exp.run_record import (
     settings_differences,
     shortened,
 )
-from spectral_exp.trust import recorded_config
+from spectral_exp.trust import recorded_config, require_fingerprints
 
 CERTIFICATE_NAME = "resume_certificate.json"
 
@@ -143,6 +143,7 @@ def verify_resume(run: Path, steps: int, start: int | None = None) -> dict[str, 
     segment = choose_segment(paths, record, steps, start)
     config_then = _config_at(paths, record, segment.start)
     config = _quiet(recorded_config(record))
+    require_fingerprints(run, config, record.get("dataset") or {})
     undisturbed, interrupted = replay_twice(paths, config, record.get("dataset"), segment)
 
     findings = Findings()

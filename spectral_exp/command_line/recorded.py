@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -108,17 +108,20 @@ def arguments_to_resume(resume: str, overrides: Sequence[str], flags: Sequence[s
     record = _record(paths, resume)
     _refuse_forgotten_search(record, overrides, flags, resume)
     given = {setting_of(override) for override in overrides}
-    paths_then = _paths_then(record, given)
+    files = [key for key in trust.PATH_SETTINGS if trust.has_fingerprint(key, record.get("dataset") or {})]
+    paths_then = _paths_then(record, [key for key in files if key not in given])
     kept = [o for o in _texts(record.get("overrides"), resume) if setting_of(o) not in {*given, *_PLACE_KEYS}]
     kept = [override for override in kept if setting_of(override) not in paths_then]
     _refuse_secrets(kept)
-    kept = trusted_overrides(kept, f"resume={resume}", backups=source)
+    kept = trusted_overrides(kept, f"resume={resume}", files, backups=source)
     moved = [f"{key}={quoted(path)}" for key, path in paths_then.items()]
     place = [f"experiment_id={quoted(paths.root.resolve().name)}", f"hydra.run.dir={quoted(resume)}"]
     return [*kept, *moved, *overrides, *place]
 
 
-def trusted_overrides(overrides: Iterable[str], run: str, backups: str | None = None) -> list[str]:
+def trusted_overrides(
+    overrides: Iterable[str], run: str, files: Collection[str], backups: str | None = None
+) -> list[str]:
     """Those of the recorded `overrides` that a record may ask for.
 
     Addresses of other machines are left out: the defaults of this package take their place.
@@ -126,6 +129,7 @@ def trusted_overrides(overrides: Iterable[str], run: str, backups: str | None = 
     Args:
         overrides: as recorded.
         run: how messages name the run.
+        files: settings that may name a file, which is known by its fingerprint before it is used.
         backups: what the user named to continue the run; recorded backups may go on if it lies below their place.
 
     Raises:
@@ -137,7 +141,7 @@ def trusted_overrides(overrides: Iterable[str], run: str, backups: str | None = 
             parsed = parse(override)
         except UserError:
             raise _needs_consent(override, run, "cannot be read") from None
-        if reason := _reason_to_ask(parsed):
+        if reason := _reason_to_ask(parsed, files):
             raise _needs_consent(override, run, reason)
         key = str(parsed.key_or_group)
         if key in _BACKUP_KEYS and parsed.value() is not None:
@@ -161,7 +165,7 @@ def _needs_consent(override: str, run: str, reason: str, instead: str = "") -> U
     )
 
 
-def _reason_to_ask(parsed: Override) -> str | None:
+def _reason_to_ask(parsed: Override, files: Collection[str]) -> str | None:
     """Why an override may not come from a record; None if it may."""
     key, package = str(parsed.key_or_group), str(parsed.package or "")
     value = parsed.value()
@@ -178,7 +182,10 @@ def _reason_to_ask(parsed: Override) -> str | None:
         if not all(_OPTION.fullmatch(option) and ".." not in option for option in chosen):
             return "names a configuration file by its path"
     names = set(strings_in(value)) if isinstance(value, Mapping | list) else set()
-    return "holds an address" if names & {"url", "backup_url"} else None
+    if names & {"url", "backup_url"}:
+        return "holds an address"
+    named = {key} & set(trust.PATH_SETTINGS) | ({f"{key}.path"} if "path" in names else set())
+    return None if named <= set(files) or value is None else "names a file that no fingerprint tells from others"
 
 
 @cache
@@ -233,12 +240,12 @@ def _refuse_secrets(overrides: Sequence[str]) -> None:
         )
 
 
-def _paths_then(record: Mapping[str, Any], given: set[str]) -> dict[str, str]:
-    """Settings whose relative path the run found in the folder where it was started -> that path, absolute."""
+def _paths_then(record: Mapping[str, Any], keys: Iterable[str]) -> dict[str, str]:
+    """Those of the settings `keys` whose relative path the run found where it was started -> that path, absolute."""
     config, folder = record.get("config"), trust.working_directory(record)
     if not isinstance(config, Mapping) or folder is None:
         return {}
-    found = {key: trust.absolute_path(config, key, folder) for key in trust.PATH_SETTINGS if key not in given}
+    found = {key: trust.absolute_path(config, key, folder) for key in keys}
     return {key: path for key, path in found.items() if path is not None}
 
 
