@@ -31,8 +31,9 @@ def main(arguments: list[str] | None = None) -> int:
     formats = [part.strip() for part in options.formats.split(",") if part.strip()]
     try:
         check_formats(formats)
+        folder = Folder(options.output) if options.output is not None else None
         report = run_report(options.run)
-        folder = Folder(options.output or _place(report.material.runs[0].path))
+        folder = folder or Folder(_place(report.material.runs[0].path))
         written = report.write(folder, formats, REPORT, force=options.force)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

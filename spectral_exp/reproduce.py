@@ -52,6 +52,7 @@ from spectral_exp.run_record import (
     shortened,
     unequal,
 )
+from spectral_exp.runs.output_file import refuse_loss
 from spectral_exp.runs.record import ResultsRecord, read_results
 
 REPORT_NAME = "reproduction.json"
@@ -141,6 +142,7 @@ def reproduce(run: Path, output: Path, *, steps: int | None = None, code: Code =
     record, paths = read_record(run), RunPaths(run)
     if os.path.lexists(output):
         raise UserError(f"{output} exists; remove it, or choose another directory with --output")
+    refuse_loss(output)
     extent = _extent(paths, steps)
     _refuse_changed_settings(run, record, extent.last)
     overrides = _overrides(run, record, output)

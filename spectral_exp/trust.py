@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from spectral_exp.core.errors import UserError
+from spectral_exp.core.user_state import state_folder
 
 log = logging.getLogger(__name__)
 
@@ -147,11 +148,4 @@ def _known_places() -> set[str]:
 
 
 def _places_file() -> Path:
-    """Where they are noted: below $XDG_STATE_HOME, else ~/.local/state. Raises OSError if there is no home."""
-    base = Path(os.environ.get("XDG_STATE_HOME", ""))
-    if not base.is_absolute():
-        try:
-            base = Path.home() / ".local/state"
-        except RuntimeError as error:
-            raise FileNotFoundError(str(error)) from error
-    return base / "spectral_exp" / "backup_places"
+    return state_folder() / "backup_places"

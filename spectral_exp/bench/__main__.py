@@ -20,6 +20,7 @@ from spectral_exp.core.console import command
 from spectral_exp.core.errors import RunError, UserError, require
 from spectral_exp.core.git import git_hash
 from spectral_exp.core.timestamps import timestamp
+from spectral_exp.runs.output_file import refuse_loss, write_output
 
 # Name on the command line -> the module, whose `run(options)` yields sections, and what it measures.
 BENCHES = {
@@ -59,6 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("bench", nargs="?", default="all", choices=[*BENCHES, "all"], help="(default: all, in short)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file too")
+    parser.add_argument("--force", action="store_true", help="overwrite a file that this command has not written")
     parser.add_argument("--quick", action="store_true", help="few rounds of small cases: a look, not a figure")
     parser.add_argument(
         "--size", type=int, action="append", metavar="MB", help="size of the state to save, repeatable (default: "
@@ -102,7 +104,7 @@ def _run(options: argparse.Namespace) -> None:
     require(options.dir.is_dir(), "--dir", options.dir, "an existing folder")
     if options.json is not None:
         require(options.json.parent.is_dir(), "--json", options.json, "a file in an existing folder")
-        require(not options.json.is_dir(), "--json", options.json, "a file, not a folder")
+        refuse_loss(options.json, "--json", force=options.force)
     if "checkpoint" in names:
         _check_room(options.dir, max(sizes))
     try:
@@ -138,7 +140,7 @@ def _run(options: argparse.Namespace) -> None:
             "missing": list(dict.fromkeys(reason for each in found for reason in each["missing"])),
             "lines": lines,
         }
-        run_dir.write_json_atomic(options.json, figures)
+        write_output(options.json, run_dir.json_bytes(figures), "--json", force=options.force)
 
 
 def _measured(name: str, settings: measure.Options) -> dict[str, Any]:
