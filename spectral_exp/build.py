@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from spectral_exp.construct import Constructor, construct
 from spectral_exp.contracts import Schedule
 from spectral_exp.core.errors import SettingError, UserError, nearest, require
+from spectral_exp.core.foreign_text import printable
 from spectral_exp.data import Corpus, Dataset, KnownText, TokenizerSpec, prepare
 from spectral_exp.data.batches import Batches, EvalWindows
 from spectral_exp.models.generation import generate
@@ -73,6 +74,7 @@ _MODEL_NEEDS = (
     "component_parameters", "parameters_by_component", "flops_per_token",
 )  # fmt: skip
 _PROMPT_TOKENS = 16
+_MAX_PATH = 200  # characters of a path that a message quotes
 _PLOT_TOKENS = 28
 
 
@@ -117,9 +119,12 @@ class _Parts:
 
 def check(config: Mapping[str, Any], run_dir: Path | None) -> list[str]:
     """All that is wrong with `config`, one line per problem; writes nothing but the cache of tokenized text."""
-    problems = resume_problems(config, run_dir)
     try:
         _refuse_unwritable(run_dir or Path(str(config.get("outputs", "outputs"))))
+    except UserError as error:
+        return [str(error)]
+    problems = resume_problems(config, run_dir)
+    try:
         known = None if run_dir is None else known_text(RunPaths(run_dir))
         with _temporary_folder(run_dir or Path(str(config.get("outputs", "outputs")))) as folder:
             parts = _assemble(config, RunPaths(folder), known, trial=True)
@@ -274,6 +279,8 @@ def _dataset(config: Mapping[str, Any], make: Constructor, known: KnownText | No
     corpus, tokenizer = _part(config, "data", make), _part(config, "tokenizer", make)
     model = config.get("model")
     block_size = model.get("block_size") if isinstance(model, Mapping) else None
+    if isinstance(block_size, float) and block_size.is_integer():
+        block_size = int(block_size)  # as the model takes it
     if corpus is None or tokenizer is None or not isinstance(block_size, int) or block_size < 1:
         return None
     found = make.call("data", lambda: prepare(corpus, tokenizer, block_size=block_size, known=known))
@@ -398,13 +405,15 @@ def _plot_sample(dataset: Dataset) -> TextSample:
 
 def _refuse_unwritable(folder: Path) -> None:
     """Raise a UserError unless a run directory can be made at or below `folder`; leaves nothing behind."""
-    existing = _existing(folder)
+    place = folder
     try:
-        Path(tempfile.mkdtemp(dir=existing)).rmdir()
+        place = _existing(folder)
+        Path(tempfile.mkdtemp(dir=place)).rmdir()
     except OSError as error:
+        shown = [printable(path, _MAX_PATH) for path in (folder, place)]
         raise UserError(
-            f"{folder} cannot be written: {existing}: {error.strerror}; choose another place with outputs=DIR "
-            "(or hydra.run.dir=DIR)"
+            f"{shown[0]} cannot be written: {shown[1]}: {error.strerror}; choose another place with outputs=DIR (or "
+            "hydra.run.dir=DIR)"
         ) from error
 
 

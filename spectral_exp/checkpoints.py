@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from spectral_exp.core.console import command
+from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.wording import install
 from spectral_exp.monitoring import CheckpointManager, checkpoint_file, checkpoint_reader
@@ -23,9 +23,7 @@ from spectral_exp.runs.output_file import refuse_loss, write_output
 @command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns 0, 1 if `verify` found a broken checkpoint, or 2 for a mistake of the user's."""
-    parser = argparse.ArgumentParser(
-        "python -m spectral_exp.checkpoints", description="Look after a run's checkpoints."
-    )
+    parser = Parser("python -m spectral_exp.checkpoints", description="Look after a run's checkpoints.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, what in {
         "list": "the checkpoints of a run",

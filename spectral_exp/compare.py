@@ -12,7 +12,7 @@ from typing import Any
 
 from spectral_exp import run_dir
 from spectral_exp.allocator import keep_freed_memory
-from spectral_exp.core.console import command
+from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import SettingError, UserError, nearest, require
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.wording import counted
@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "python -m spectral_exp.compare",
         description="Compare finished and running experiments, over their seeds.",
         epilog=f"{CONFIG_DIFF} RUN RUN: what differs between two runs before training begins.",
@@ -271,7 +271,7 @@ def _watch(options: argparse.Namespace) -> int:
 
 
 def _config_diff(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         f"python -m spectral_exp.compare {CONFIG_DIFF}",
         description="What differs between two runs before training begins: settings, data, model, code, environment.",
     )

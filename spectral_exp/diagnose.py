@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spectral_exp.core.console import command
+from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.foreign_text import printable_lines
 from spectral_exp.core.wording import counted
@@ -72,7 +72,7 @@ class Diagnosis:
 @command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, or 2 for a mistake of the user's."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "python -m spectral_exp.diagnose",
         description="Where attention looks, who gets the gradient, what the waves contribute.",
         epilog=_LEGEND,

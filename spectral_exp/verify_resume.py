@@ -8,7 +8,6 @@ the checkpoints on the way.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import logging
 import multiprocessing
@@ -23,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spectral_exp.core.console import command
+from spectral_exp.core.console import Parser, command
 from spectral_exp.core.display import print_error
 from spectral_exp.core.errors import Interrupted, RunError, UserError, require
 from spectral_exp.core.foreign_text import printable
@@ -94,9 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     0: all is identical, 1: it is not, 2: a mistake of the user's, 128 + n: stopped by signal n.
     """
-    parser = argparse.ArgumentParser(
-        "python -m spectral_exp.verify_resume", description="Prove that a run continues exactly."
-    )
+    parser = Parser("python -m spectral_exp.verify_resume", description="Prove that a run continues exactly.")
     parser.add_argument("run", type=Path, help="run directory, for example outputs/<run>")
     parser.add_argument("--steps", type=int, default=10, help="steps to do again, at least 2 (default: 10)")
     parser.add_argument("--from", type=int, dest="start", help="step of the checkpoint to begin with; 0: the start")

@@ -16,7 +16,7 @@ from typing import Any
 
 from spectral_exp import run_dir
 from spectral_exp.bench import measure
-from spectral_exp.core.console import command
+from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import RunError, UserError, require
 from spectral_exp.core.git import git_hash
 from spectral_exp.core.timestamps import timestamp
@@ -44,6 +44,8 @@ SIZES_MB = (100, 1000)
 SIZES_MB_IN_ALL = (100,)
 QUICK_SIZES_MB = (20,)
 
+_MOST = 1_000_000
+
 N_RUNS = 100
 QUICK_N_RUNS = 5
 
@@ -52,7 +54,7 @@ QUICK_N_RUNS = 5
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns 0 whether targets were met or not, 1 if a bench failed, 2 for a user's mistake."""
     what = "\n".join(f"  {name:<12} {help_}" for name, (_, help_) in BENCHES.items())
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "python -m spectral_exp.bench",
         description="Measure our figures beside physical limits and the peers' that are installed.",
         epilog=f"benches:\n{what}",
@@ -97,10 +99,11 @@ def _run(options: argparse.Namespace) -> None:
     usual = QUICK_SIZES_MB if options.quick else SIZES_MB_IN_ALL if brief else SIZES_MB
     sizes = tuple(sorted(set(options.size or usual)))
     for size in sizes:
-        require(size >= 1, "--size", size, ">= 1 (MB)")
-    require(options.rounds is None or options.rounds >= 1, "--rounds", options.rounds, ">= 1")
+        require(1 <= size <= _MOST, "--size", size, f"from 1 to {_MOST} (MB)")
+    rounds = options.rounds
+    require(rounds is None or 1 <= rounds <= _MOST, "--rounds", rounds, f"from 1 to {_MOST}")
     n_runs = options.runs if options.runs is not None else QUICK_N_RUNS if options.quick else N_RUNS
-    require(n_runs >= 1, "--runs", n_runs, ">= 1")
+    require(1 <= n_runs <= _MOST, "--runs", n_runs, f"from 1 to {_MOST}")
     require(options.dir.is_dir(), "--dir", options.dir, "an existing folder")
     if options.json is not None:
         require(options.json.parent.is_dir(), "--json", options.json, "a file in an existing folder")
