@@ -91,9 +91,8 @@ def generate_text(
     generator = torch.Generator(where).manual_seed(seed)
     if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
         raise UserError(f"the weights of step {trained.step} in {run} are not finite; choose another --checkpoint")
-    settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     try:
-        written = generate(model, ids, n_tokens, **settings, generator=generator)
+        written = generate(model, ids, n_tokens, temperature, top_k, top_p, generator)
     except RuntimeError as error:  # no memory, or weights whose output is not finite
         raise UserError(f"the model of {run} cannot write: {printable(error, 200)}") from error
     return tokenizer.decode(written[0, ids.shape[1] :].cpu().numpy())

@@ -96,6 +96,9 @@ def _exit_code(error: Exception, signal_number: int | None) -> int:
         _report(str(error))
     elif isinstance(error, HydraException):
         _report(describe(error))
+    elif isinstance(error, RecursionError):
+        # Of a job that runs it would be a JobError: this was met in composing the settings.
+        _report("a configuration file is nested too deeply, or its interpolations are; simplify it")
     elif isinstance(error, OSError) and error.errno in _FULL:
         _report(describe_refusal(error))
         return 1

@@ -19,7 +19,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
 from spectral_exp import trust
-from spectral_exp.command_line.grammar import is_interpolated, parse, quoted, strings_in, written
+from spectral_exp.command_line.grammar import MAX_TEXT, is_interpolated, is_readable, parse, quoted, strings_in, written
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.regular_file import read_regular
@@ -36,8 +36,6 @@ _MAX_YAML_BYTES = 1 << 20
 # A list of texts, as Hydra writes it: nothing nested, no reference by which a short file becomes an endless list.
 _IS_FLAT = re.compile(r"\[\]\n?|(?:(?:- ['\"\w~+]|  ).*(?:\n|$)|\n)*")
 _SEARCH_PATH = "hydra.searchpath"
-_MAX_BRACKETS = 100  # in one override; its grammar is read recursively
-_MAX_TEXT = 1 << 16  # of one argument, which is to be pasted whole
 
 
 # --- writing a record ------------------------------------------------------------------------------------------------
@@ -138,6 +136,8 @@ def trusted_overrides(
     kept = []
     for override in overrides:
         try:
+            if not is_readable(override):
+                raise UserError
             parsed = parse(override)
         except UserError:
             raise _needs_consent(override, run, "cannot be read") from None
@@ -157,7 +157,7 @@ def trusted_overrides(
 
 
 def _needs_consent(override: str, run: str, reason: str, instead: str = "") -> UserError:
-    text = printable(override, _MAX_TEXT)
+    text = printable(override, MAX_TEXT if is_readable(override) else 60)
     other = f", or {instead} to do without" if instead else ""
     return UserError(
         f"{run}: its record holds {text}, which {reason}, and is not trusted with that; if you know the run, "
@@ -225,7 +225,7 @@ def _texts(value: Any, resume: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise UserError(f"the record in {resume} is damaged: its overrides are not a list of texts")
     for item in value:
-        if len(item) > _MAX_TEXT or sum(map(item.count, "[{(")) > _MAX_BRACKETS:
+        if not is_readable(item):
             raise UserError(f"the record in {resume} is damaged: no override is like {printable(item, 60)}")
     return value
 
@@ -264,7 +264,7 @@ def _refuse_forgotten_search(
     if _SEARCH_PATH not in given and any(setting_of(str(item)) == _SEARCH_PATH for item in search):
         wanted.append(_SEARCH_PATH)
     if wanted:
-        words = [printable(word, _MAX_TEXT) for word in search]
+        words = [printable(word, MAX_TEXT) for word in search]
         command = shlex.join(["python", "-m", "spectral_exp.train", *words, f"resume={quoted(resume)}"])
         raise UserError(
             f"resume={resume} was made with configuration files from elsewhere ({', '.join(wanted)}), which are not "
