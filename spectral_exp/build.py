@@ -6,6 +6,8 @@ mistake is known before a run directory exists; `build` builds it for good and o
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,6 +38,7 @@ from spectral_exp.optim.trial import stand_ins, try_step
 from spectral_exp.resume import (
     attempts,
     known_text,
+    refuse_before_start,
     refuse_changed_data,
     refuse_links,
     resume_problems,
@@ -130,6 +133,7 @@ def check(config: Mapping[str, Any], run_dir: Path | None) -> list[str]:
             parts = _assemble(config, RunPaths(folder), known, trial=True)
         if run_dir is not None and not problems and run_dir.is_dir():
             refuse_changed_data(RunPaths(run_dir), parts.dataset.fingerprints)
+            refuse_before_start(config, RunPaths(run_dir))
         if (url := parts.components["backup"].url) is not None:
             enabled = parts.components["checkpoint"].enabled
             require(enabled, "backup_url", url, "null with monitoring/checkpoint=off: there is nothing to back up")
@@ -408,6 +412,10 @@ def _refuse_unwritable(folder: Path) -> None:
     place = folder
     try:
         place = _existing(folder)
+        if place == folder.absolute():  # a run, of which nothing changes yet
+            if not os.access(place, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            return
         Path(tempfile.mkdtemp(dir=place)).rmdir()
     except OSError as error:
         shown = [printable(path, _MAX_PATH) for path in (folder, place)]

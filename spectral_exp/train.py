@@ -164,7 +164,17 @@ def _hand_over(command: CommandLine) -> None:
     with hydra.initialize_config_dir(config_dir=str(CONF_DIR), job_name=_JOB_NAME, version_base="1.3"):
         single = GlobalHydra.instance().hydra
         assert single is not None
-        single.run(command.config_name, run_job, list(command.overrides))
+        failed: list[JobError] = []
+
+        def run(config: DictConfig) -> None:
+            try:
+                run_job(config)
+            except JobError as error:  # Hydra would announce it with the whole list of overrides
+                failed.append(error)
+
+        single.run(command.config_name, run, list(command.overrides))
+    if failed:
+        raise failed[0]
 
 
 def run_job(config: DictConfig) -> None:
