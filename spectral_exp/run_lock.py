@@ -158,6 +158,14 @@ def is_locked_elsewhere(root: Path) -> bool:
     return False
 
 
+def refuse_if_locked(root: Path) -> None:
+    """Raise a UserError that names the other process, if one holds the lock of the run in `root`; changes nothing."""
+    if is_locked_elsewhere(root):
+        lock = RunLock(root)
+        with lock.path.open("rb") as file:
+            raise UserError(lock._refusal(_lock_owner(file.fileno())))
+
+
 def _write_owner(descriptor: int) -> None:
     owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": timestamp(), "token": secrets.token_hex(8)}
     os.ftruncate(descriptor, 0)

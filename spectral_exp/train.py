@@ -96,6 +96,9 @@ def _exit_code(error: Exception, signal_number: int | None) -> int:
         _report(str(error))
     elif isinstance(error, HydraException):
         _report(describe(error))
+    elif isinstance(error, RecursionError):
+        # Of a job that runs it would be a JobError: this was met in composing the settings.
+        _report("a configuration file is nested too deeply, or its interpolations are; simplify it")
     elif isinstance(error, OSError) and error.errno in _FULL:
         _report(describe_refusal(error))
         return 1
@@ -161,7 +164,17 @@ def _hand_over(command: CommandLine) -> None:
     with hydra.initialize_config_dir(config_dir=str(CONF_DIR), job_name=_JOB_NAME, version_base="1.3"):
         single = GlobalHydra.instance().hydra
         assert single is not None
-        single.run(command.config_name, run_job, list(command.overrides))
+        failed: list[JobError] = []
+
+        def run(config: DictConfig) -> None:
+            try:
+                run_job(config)
+            except JobError as error:  # Hydra would announce it with the whole list of overrides
+                failed.append(error)
+
+        single.run(command.config_name, run, list(command.overrides))
+    if failed:
+        raise failed[0]
 
 
 def run_job(config: DictConfig) -> None:

@@ -8,7 +8,6 @@ the checkpoints on the way.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import logging
 import multiprocessing
@@ -23,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spectral_exp.core.console import command
+from spectral_exp.core.console import Parser, command
 from spectral_exp.core.display import print_error
 from spectral_exp.core.errors import Interrupted, RunError, UserError, require
 from spectral_exp.core.foreign_text import printable
@@ -35,7 +34,7 @@ from spectral_exp.fingerprint import PARTS, Divergence, StepFingerprint, first_d
 from spectral_exp.monitoring import CheckpointManager, MetricsLogger
 from spectral_exp.monitoring.helper_process import die_with_parent
 from spectral_exp.monitoring.redact import redact
-from spectral_exp.run_dir import RunPaths, write_json_atomic
+from spectral_exp.run_dir import RunPaths, json_bytes, write_json_atomic
 from spectral_exp.run_record import (
     changed_settings,
     code_differences,
@@ -47,7 +46,8 @@ from spectral_exp.run_record import (
     settings_differences,
     shortened,
 )
-from spectral_exp.trust import recorded_config
+from spectral_exp.runs.output_file import refuse_loss, write_output
+from spectral_exp.trust import recorded_config, require_fingerprints
 
 CERTIFICATE_NAME = "resume_certificate.json"
 
@@ -93,24 +93,23 @@ def main(arguments: list[str] | None = None) -> int:
 
     0: all is identical, 1: it is not, 2: a mistake of the user's, 128 + n: stopped by signal n.
     """
-    parser = argparse.ArgumentParser(
-        "python -m spectral_exp.verify_resume", description="Prove that a run continues exactly."
-    )
+    parser = Parser("python -m spectral_exp.verify_resume", description="Prove that a run continues exactly.")
     parser.add_argument("run", type=Path, help="run directory, for example outputs/<run>")
     parser.add_argument("--steps", type=int, default=10, help="steps to do again, at least 2 (default: 10)")
     parser.add_argument("--from", type=int, dest="start", help="step of the checkpoint to begin with; 0: the start")
     parser.add_argument("--output", type=Path, help=f"where to write the certificate (default: RUN/{CERTIFICATE_NAME})")
+    parser.add_argument("--force", action="store_true", help="overwrite a file that this command has not written")
     options = parser.parse_args(arguments)
     # One line for each warning: that of a broken checkpoint, above all.
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     output = options.output or options.run / CERTIFICATE_NAME
+    is_default = options.output is None
     try:
+        if not is_default:
+            refuse_loss(output, force=options.force)
         with StopRequest(immediate=True):
             certificate = verify_resume(options.run, options.steps, options.start)
-        try:
-            write_json_atomic(output, redact(certificate))
-        except OSError as error:
-            raise UserError(f"cannot write {output}: {error.strerror}; choose another file with --output") from error
+        write_output(output, json_bytes(redact(certificate)), force=options.force, is_default=is_default)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -143,6 +142,7 @@ def verify_resume(run: Path, steps: int, start: int | None = None) -> dict[str, 
     segment = choose_segment(paths, record, steps, start)
     config_then = _config_at(paths, record, segment.start)
     config = _quiet(recorded_config(record))
+    require_fingerprints(run, config, record.get("dataset") or {})
     undisturbed, interrupted = replay_twice(paths, config, record.get("dataset"), segment)
 
     findings = Findings()

@@ -1,20 +1,31 @@
-"""How a command ends when whoever reads its output has gone away, as in `... | head -1`."""
+"""What commands have in common: one line for a wrong argument, and a silent end once nobody reads their output."""
 
 from __future__ import annotations
 
+import argparse
 import functools
 import select
 import signal
 import sys
 from collections.abc import Callable
-from typing import ParamSpec, TextIO
+from typing import NoReturn, ParamSpec, TextIO
 
 from spectral_exp.core.display import give_up
+from spectral_exp.core.foreign_text import printable
 
 READER_GONE = 128 + signal.SIGPIPE
 """Exit code of a command whose output has lost its reader: what a shell reports of one that SIGPIPE ended."""
 
 P = ParamSpec("P")
+_MAX_MESSAGE = 500
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of command lines that reports a mistake in one line, as all other mistakes are reported."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with code 2."""
+        self.exit(2, f"error: {printable(message, _MAX_MESSAGE)}; {self.prog} --help lists the arguments\n")
 
 
 def command(main: Callable[P, int]) -> Callable[P, int]:

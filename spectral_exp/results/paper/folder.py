@@ -11,6 +11,7 @@ from typing import Any
 from spectral_exp.core.errors import UserError
 from spectral_exp.results.paper.record import RECORD_NAME, digest
 from spectral_exp.run_dir import read_json, write_json_atomic
+from spectral_exp.runs.output_file import refuse_loss
 
 FIGURES = "figures"
 _NAME = re.compile(rf"(?:{FIGURES}/)?\w[\w.-]*")
@@ -20,7 +21,7 @@ class Folder:
     """A folder that holds, or will hold, a paper. Reading and checking change nothing.
 
     Raises:
-        UserError: `path` is a file, or its `provenance.json` is damaged.
+        UserError: `path` is a file or belongs to a run's training, or its `provenance.json` is damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -29,6 +30,8 @@ class Folder:
             raise UserError(f"--output {path} is a file; name a folder")
         if (path / FIGURES).is_symlink():
             raise UserError(f"{path / FIGURES} is a link, which may lead anywhere; choose another folder with --output")
+        # Which of the other files are ours, the record knows.
+        refuse_loss(path / RECORD_NAME, force=True, is_default=True)
         self.record: dict[str, Any] = read_json(path / RECORD_NAME) if (path / RECORD_NAME).exists() else {}
 
     @property
