@@ -93,7 +93,10 @@ class RunLock:
         if fcntl is None:  # Windows cannot remove an open file
             os.close(self._descriptor)
         if is_ours:
-            self.path.unlink(missing_ok=True)
+            try:
+                self.path.unlink(missing_ok=True)
+            except OSError as error:  # the lock goes all the same, and how the run has ended is what matters
+                log.warning("cannot remove %s: %s", self.path, error.strerror)
         if fcntl is not None:
             os.close(self._descriptor)
         self._descriptor = None

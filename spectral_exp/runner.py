@@ -344,9 +344,7 @@ class Runner:
             self.state.last_metrics = {**evaluation.metrics(), "val_step": step}
             # A model whose weights are no longer finite has nothing to say.
             if self.settings.sample_tokens and math.isfinite(evaluation.val_loss):
-                prompt, text = self.sample(step)
-                self.samples = [{"step": step, "prompt": prompt, "text": text}]
-                self.metrics.log_message(f"sample at step {step}: {text!r}")
+                self._write_sample(step)
         floor = self.data.entropy_bits_per_byte
         if floor is not None and evaluation.val_bpb < floor - 4 * evaluation.standard_error_bpb:
             log.error(
@@ -355,6 +353,11 @@ class Runner:
                 evaluation.val_bpb, step, floor,
             )  # fmt: skip
         return evaluation
+
+    def _write_sample(self, step: int) -> None:
+        prompt, text = self.sample(step)
+        self.samples = [{"step": step, "prompt": prompt, "text": text}]
+        self.metrics.log_message(f"sample at step {step}: {text!r}")
 
     def _remember_best(self, evaluation: Evaluation) -> bool:
         state = self.state
@@ -465,7 +468,8 @@ class Runner:
             self.state.stopped_early = patience is not None and self.state.evals_since_best >= patience
             log.info("resuming after step %d", self.state.step)
             self._warn_of_another_rate()
-        self._plotted_step = self.state.step
+        # A run that was killed between its last save and its results may lack its last plots.
+        self._plotted_step = 0 if self._is_over() else self.state.step
         self._train_s_before = self.state.train_s
         self._logged = (self.state.train_s, self.state.step)
         self._restore_history()
@@ -504,10 +508,12 @@ class Runner:
                 last_step + 1, self.state.step, self.paths.metrics_file,
             )  # fmt: skip
 
+    def _is_over(self) -> bool:
+        return self.state.step >= self.settings.max_steps or self.state.stopped_early
+
     def _finished_before(self) -> bool:
         """Whether an earlier attempt has trained to the end and written its results, which then stay as they are."""
-        over = self.state.step >= self.settings.max_steps or self.state.stopped_early
-        if not (over and self.paths.results_file.is_file()):
+        if not (self._is_over() and self.paths.results_file.is_file()):
             return False
         try:
             results, findings = read_results(self.paths.results_file)
@@ -532,6 +538,7 @@ class Runner:
             self.visualization.close()
         if status == "stopped_early":
             self._restore_best()
+        self._restore_sample()
         self._write_results("not_saved" if problem else status, problem or None)
         return problem
 
@@ -550,6 +557,13 @@ class Runner:
         log.info("restored the weights of step %d, the best validation", best["step"])
         self._restored_step = int(best["step"])
         self._evaluate(self._restored_step)
+
+    def _restore_sample(self) -> None:
+        """Write the sample of the last validation again if the attempt that did so has left no results."""
+        last = self.state.last_metrics or {}
+        is_measured = last.get("val_step") == self.state.step and math.isfinite(last["val_loss"])
+        if not self.samples and self.settings.sample_tokens and is_measured:
+            self._write_sample(self.state.step)
 
     def _write_results(self, status: Status, error: str | None = None) -> None:
         self.check_owner()

@@ -36,6 +36,22 @@ from spectral_exp.run_dir import HYDRA_FOLDER, atomic_writer
 log = logging.getLogger(__name__)
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+_FAILING = frozenset(
+    getattr(errno, name)
+    for name in (
+        "EIO",
+        "ENXIO",
+        "ENODEV",
+        "EACCES",
+        "EPERM",
+        "ETIMEDOUT",
+        "ENOTCONN",
+        "ESTALE",
+        "EREMOTEIO",
+        "EHOSTDOWN",
+    )
+    if hasattr(errno, name)
+)
 
 _JOB_NAME = "train"
 """What Hydra calls a job of this module."""
@@ -96,7 +112,7 @@ def _exit_code(error: Exception, signal_number: int | None) -> int:
         _report(str(error))
     elif isinstance(error, HydraException):
         _report(describe(error))
-    elif isinstance(error, OSError) and error.errno in _FULL:
+    elif isinstance(error, OSError) and error.errno in _FULL | _FAILING:
         _report(describe_refusal(error))
         return 1
     else:
@@ -111,9 +127,10 @@ def _report(message: str) -> None:
 
 
 def describe_refusal(error: OSError) -> str:
-    """One line on storage that takes nothing more."""
+    """One line on storage that takes nothing more, or that fails."""
     where = f" ({error.filename})" if error.filename else ""
-    return f"{error.strerror}{where}; free space on the disk, then give the same command again"
+    remedy = "free space on" if error.errno in _FULL else "check"
+    return f"{error.strerror}{where}; {remedy} the disk, then give the same command again"
 
 
 class JobError(Exception):
@@ -194,7 +211,7 @@ def run_job(config: DictConfig) -> None:
         log.error("error: %s", error)
         raise JobError(f"{shown}: {error}", exit_code=1) from error
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _FULL:
+        if isinstance(error, OSError) and error.errno in _FULL | _FAILING:
             message = f"{shown}: {describe_refusal(error)}"
             log.error("error: %s", message)
             raise JobError(message, exit_code=1) from error

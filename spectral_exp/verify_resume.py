@@ -27,13 +27,13 @@ from spectral_exp.core.console import command
 from spectral_exp.core.display import print_error
 from spectral_exp.core.errors import Interrupted, RunError, UserError, require
 from spectral_exp.core.foreign_text import printable
+from spectral_exp.core.parent import die_with_parent
 from spectral_exp.core.scratch import scratch_folder
 from spectral_exp.core.signals import StopRequest
 from spectral_exp.core.timestamps import timestamp
 from spectral_exp.core.wording import counted
 from spectral_exp.fingerprint import PARTS, Divergence, StepFingerprint, first_divergence, state_hashes, train_step
 from spectral_exp.monitoring import CheckpointManager, MetricsLogger
-from spectral_exp.monitoring.helper_process import die_with_parent
 from spectral_exp.monitoring.redact import redact
 from spectral_exp.run_dir import RunPaths, write_json_atomic
 from spectral_exp.run_record import (
