@@ -179,6 +179,7 @@ def build(
             yield runner
         finally:
             runner.sync()
+            runner.metrics.close()
 
 
 def build_model(config: Mapping[str, Any], vocab_size: int) -> GPT:

@@ -5,6 +5,7 @@ Tensor letters: B batch, T tokens.
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import time
@@ -110,7 +111,7 @@ class Runner:
         self._logged = (0.0, 0)
         self._started_s = time.perf_counter()
         self._files = UnsyncedFiles(self.paths.root)
-        self.checkpoint.before_commit = self.sync
+        self.checkpoint.before_commit = self._before_commit
         self.no_results = "training did not begin"
         """Why this attempt has written no results; empty once it has."""
 
@@ -404,6 +405,15 @@ class Runner:
         then = f"it continues after step {durable}" if durable else "it starts anew"
         return f"the last {lost} not saved: {checkpoint.problem}, then give the same command again: {then}"
 
+    def _lost_results(self) -> str:
+        """Why the results are not written and what to do about it; empty if they are, or are not wanted."""
+        if not (self.tracker.enabled and self.tracker.problem):
+            return ""
+        return (
+            f"{self.paths.results_file} is not written: {self.tracker.problem}; check the disk, and that it has space, "
+            "then give the same command again"
+        )
+
     def _close_backup(self) -> str:
         """Complete the backup; what is in this directory alone and what to do about it, if that fails."""
         if self.backup.close():
@@ -425,6 +435,14 @@ class Runner:
             "rng_state": rng_state(),
         }
         return (state.step, self.model, self.optimizer, state.loss_history, self.config), extra
+
+    def _before_commit(self) -> None:
+        """Called by the thread that writes checkpoints. Raises OSError if the directory belongs to others now."""
+        try:
+            self.check_owner()
+        except LostRunError as error:
+            raise OSError(errno.ENOENT, "the run directory was moved or removed") from error
+        self.sync()
 
     def sync(self) -> None:
         """Make the metrics and the small files of the run survive a power cut, as what a checkpoint refers to must."""
@@ -540,7 +558,7 @@ class Runner:
             self._restore_best()
         self._restore_sample()
         self._write_results("not_saved" if problem else status, problem or None)
-        return problem
+        return problem or self._lost_results()
 
     def _restore_best(self) -> None:
         if not self.settings.restore_best:

@@ -112,8 +112,8 @@ def _exit_code(error: Exception, signal_number: int | None) -> int:
         _report(str(error))
     elif isinstance(error, HydraException):
         _report(describe(error))
-    elif isinstance(error, OSError) and error.errno in _FULL | _FAILING:
-        _report(describe_refusal(error))
+    elif refused := describe_refusal(error):
+        _report(refused)
         return 1
     else:
         raise error
@@ -126,11 +126,25 @@ def _report(message: str) -> None:
         print_error(f"error: {printable(line)}")
 
 
-def describe_refusal(error: OSError) -> str:
-    """One line on storage that takes nothing more, or that fails."""
-    where = f" ({error.filename})" if error.filename else ""
-    remedy = "free space on" if error.errno in _FULL else "check"
-    return f"{error.strerror}{where}; {remedy} the disk, then give the same command again"
+def describe_refusal(error: Exception, run_dir: Path | None = None) -> str:
+    """One line on storage or memory that the machine refuses; empty if `error` is of another kind.
+
+    Whatever goes wrong with a file in `run_dir` is the storage's fault: somebody may have removed the folder.
+    """
+    from spectral_exp.monitoring.checkpoint_file import refusal
+
+    refused = refusal(error)
+    if refused is None:
+        return ""
+    if refused.errno == errno.ENOMEM:
+        reason = printable(str(error), 200)
+        return f"not enough memory ({reason}); free memory, or train smaller batches, then give the same command again"
+    is_inside = run_dir is not None and str(refused.filename).startswith(f"{run_dir}{os.sep}")
+    if refused.errno not in _FULL | _FAILING and not is_inside:
+        return ""
+    where = f" ({refused.filename})" if refused.filename else ""
+    remedy = "free space on" if refused.errno in _FULL else "check"
+    return f"{refused.strerror}{where}; {remedy} the disk, then give the same command again"
 
 
 class JobError(Exception):
@@ -211,8 +225,8 @@ def run_job(config: DictConfig) -> None:
         log.error("error: %s", error)
         raise JobError(f"{shown}: {error}", exit_code=1) from error
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _FULL | _FAILING:
-            message = f"{shown}: {describe_refusal(error)}"
+        if refused := describe_refusal(error, run_dir):
+            message = f"{shown}: {refused}"
             log.error("error: %s", message)
             raise JobError(message, exit_code=1) from error
         log.exception("the run failed")

@@ -72,6 +72,8 @@ class AppendFile:
         self._lines: deque[tuple[bytes]] = deque()
         self._warnings: deque[tuple[object, ...]] = deque()
         self._descriptors: list[int] = []
+        self._reported_loss = 0
+        self._was_open = False
         weakref.finalize(self, _close_all, self._descriptors)
         self._reset()
         _files.add(self)
@@ -141,9 +143,11 @@ class AppendFile:
             self._hold(self._close)
 
     def report_loss(self) -> None:
-        """Log an error if lines wait that the storage has not taken, at the end of their time."""
-        if self._lines:
-            log.error("the last %d lines are not in %s: its storage does not take them", len(self._lines), self.path)
+        """Log an error, once, if lines wait that the storage has not taken, at the end of their time."""
+        lost = len(self._lines)
+        if lost and lost != self._reported_loss:
+            self._reported_loss = lost
+            log.error("the last %d lines are not in %s: its storage does not take them", lost, self.path)
 
     def while_closed(self, action: Callable[[], T]) -> T:
         """Close the file and return `action()`, while no thread of this process can append."""
@@ -274,7 +278,9 @@ class AppendFile:
 
     def _open(self) -> int:
         self._changed_folders = _folders_that_change(self.path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # A run that was moved or removed in the meantime does not come back for a line.
+        self.path.parent.mkdir(parents=not self._was_open, exist_ok=True)
+        self._was_open = True
         run_dir.refuse_link(self.path)
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | run_dir.RUN_FILE_FLAGS
         try:
