@@ -34,7 +34,9 @@ def prepare_joblib() -> None:
         """joblib's worker processes, which ignore signals until they are ready for them."""
 
         def configure(self, *arguments: Any, **settings: Any) -> Any:
-            return super().configure(*arguments, **settings, initializer=start_worker, initargs=(os.getpid(),))
+            # joblib's tracker of temporary files ignores SIGINT and SIGTERM by itself, and is started here.
+            with signals_blocked():
+                return super().configure(*arguments, **settings, initializer=start_worker, initargs=(os.getpid(),))
 
         def submit(self, func: Callable[[], Any], callback: Callable[[Any], Any] | None = None) -> Future[Any]:
             with signals_blocked():
