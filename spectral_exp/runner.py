@@ -111,7 +111,7 @@ class Runner:
         self._logged = (0.0, 0)
         self._started_s = time.perf_counter()
         self._files = UnsyncedFiles(self.paths.root)
-        self.checkpoint.before_commit = self._before_commit
+        self.checkpoint.before_write, self.checkpoint.before_commit = self._require_owner, self._before_commit
         self.no_results = "training did not begin"
         """Why this attempt has written no results; empty once it has."""
 
@@ -436,12 +436,15 @@ class Runner:
         }
         return (state.step, self.model, self.optimizer, state.loss_history, self.config), extra
 
-    def _before_commit(self) -> None:
-        """Called by the thread that writes checkpoints. Raises OSError if the directory belongs to others now."""
+    def _require_owner(self) -> None:
+        """Raise OSError if the directory belongs to others now: the thread that writes checkpoints asks."""
         try:
             self.check_owner()
         except LostRunError as error:
             raise OSError(errno.ENOENT, "the run directory was moved or removed") from error
+
+    def _before_commit(self) -> None:
+        self._require_owner()
         self.sync()
 
     def sync(self) -> None:

@@ -118,6 +118,10 @@ def test_what_is_written_later_does_not_bring_a_moved_run_back(tmp_path: Path, b
     logger.log_metrics(2, {"loss": 1.0})
     logger.close()
     assert not run.exists()
+    run.mkdir()  # another run begins in its place
+    logger.close()
+    assert not list(run.iterdir())
+    run.rmdir()
     (tmp_path / "moved").rename(run)
     logger.close()
     assert [entry["step"] for entry in logger.load_metrics()] == [1, 2]
@@ -138,6 +142,22 @@ def test_a_save_is_not_committed_to_the_run_that_has_taken_the_place(tmp_path: P
         patch.setattr(checkpoint_file, "write_checkpoint", replace_and_write)
         assert main([*TINY, NO_PLOTS, "monitoring/checkpoint=sync", f"hydra.run.dir={run}"]) == 1
     assert [path.name for path in run.rglob("*")] == ["checkpoints"]
+
+
+def test_nothing_is_written_to_a_new_folder_in_the_place_of_a_run(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write_file = CheckpointManager._write_file
+
+    def replace_and_write(manager: CheckpointManager, save: Any) -> Any:
+        if not (tmp_path / "moved").exists():
+            run.rename(tmp_path / "moved")
+            run.mkdir()
+        return write_file(manager, save)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CheckpointManager, "_write_file", replace_and_write)
+        assert main([*TINY, NO_PLOTS, "monitoring/checkpoint=sync", f"hydra.run.dir={run}"]) == 1
+    assert not list(run.iterdir())
 
 
 def test_a_run_with_links_is_not_continued(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import itertools
 import logging
 import multiprocessing.util
@@ -73,7 +74,7 @@ class AppendFile:
         self._warnings: deque[tuple[object, ...]] = deque()
         self._descriptors: list[int] = []
         self._reported_loss = 0
-        self._was_open = False
+        self._home: os.stat_result | None = None
         weakref.finalize(self, _close_all, self._descriptors)
         self._reset()
         _files.add(self)
@@ -278,9 +279,7 @@ class AppendFile:
 
     def _open(self) -> int:
         self._changed_folders = _folders_that_change(self.path)
-        # A run that was moved or removed in the meantime does not come back for a line.
-        self.path.parent.mkdir(parents=not self._was_open, exist_ok=True)
-        self._was_open = True
+        self._make_folder()
         run_dir.refuse_link(self.path)
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | run_dir.RUN_FILE_FLAGS
         try:
@@ -294,6 +293,14 @@ class AppendFile:
             self._close()
             raise
         return self._descriptors[0]
+
+    def _make_folder(self) -> None:
+        """Make the file's folder where it is missing, but not in another run that has taken the place of its own."""
+        folder = self.path.parent
+        if self._home is not None and not folder.exists() and not os.path.samestat(self._home, folder.parent.stat()):
+            raise FileNotFoundError(errno.ENOENT, "the run was moved or removed", str(folder))
+        folder.mkdir(parents=self._home is None, exist_ok=True)
+        self._home = self._home or folder.parent.stat()
 
     def _warn(self, error: OSError) -> None:
         if not self._warned:
