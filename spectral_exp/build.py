@@ -11,7 +11,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +25,7 @@ from spectral_exp.construct import Constructor, construct
 from spectral_exp.contracts import Schedule
 from spectral_exp.core.errors import SettingError, UserError, nearest, require
 from spectral_exp.core.foreign_text import printable
+from spectral_exp.core.scratch import scratch_folder
 from spectral_exp.data import Corpus, Dataset, KnownText, TokenizerSpec, prepare
 from spectral_exp.data.batches import Batches, EvalWindows
 from spectral_exp.models.generation import generate
@@ -46,7 +47,7 @@ from spectral_exp.resume import (
     warn_of_other_bits,
 )
 from spectral_exp.roles import Role
-from spectral_exp.run_dir import RunPaths
+from spectral_exp.run_dir import RunPaths, remove_unfinished_records
 from spectral_exp.run_lock import RunLock
 from spectral_exp.runner import Runner
 from spectral_exp.seeding import process_settings, step_seed
@@ -129,7 +130,7 @@ def check(config: Mapping[str, Any], run_dir: Path | None) -> list[str]:
     problems = resume_problems(config, run_dir)
     try:
         known = None if run_dir is None else known_text(RunPaths(run_dir))
-        with _temporary_folder(run_dir or Path(str(config.get("outputs", "outputs")))) as folder:
+        with _trial_folder(run_dir or Path(str(config.get("outputs", "outputs")))) as folder:
             parts = _assemble(config, RunPaths(folder), known, trial=True)
         if run_dir is not None and not problems and run_dir.is_dir():
             refuse_changed_data(RunPaths(run_dir), parts.dataset.fingerprints)
@@ -161,6 +162,7 @@ def build(
     paths = RunPaths(Path(run_dir))
     with RunLock(paths.root) as lock, torch.random.fork_rng():
         refuse_links(paths.root)
+        remove_unfinished_records(paths)
         # The folders of a sweep are known only now, so `check` could not look into them.
         known = paths.config_file.is_file() or paths.checkpoint_steps()
         if known and (problems := resume_problems(config, paths.root)):
@@ -188,6 +190,7 @@ def build(
             yield runner
         finally:
             runner.sync()
+            runner.metrics.close()
 
 
 def build_model(config: Mapping[str, Any], vocab_size: int) -> GPT:
@@ -425,12 +428,15 @@ def _refuse_unwritable(folder: Path) -> None:
         ) from error
 
 
-def _temporary_folder(near: Path) -> tempfile.TemporaryDirectory[str]:
+@contextmanager
+def _trial_folder(near: Path) -> Iterator[Path]:
     """A temporary folder; in the folder of the runs if the machine has no place for temporary files."""
-    try:
-        return tempfile.TemporaryDirectory()
-    except OSError:
-        return tempfile.TemporaryDirectory(dir=_existing(near))
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(scratch_folder("trial"))
+        except OSError:
+            folder = stack.enter_context(scratch_folder("trial", _existing(near)))
+        yield folder
 
 
 def _existing(folder: Path) -> Path:

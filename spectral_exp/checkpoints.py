@@ -189,7 +189,11 @@ def _confirm(what: str) -> bool:
         raise UserError(
             f"prune would remove {what}, and has no terminal to ask on; add --yes, or --dry-run to look only"
         )
-    return input(f"remove {what}? [y/N] ").strip().lower() in {"y", "yes"}
+    try:
+        return input(f"remove {what}? [y/N] ").strip().lower() in {"y", "yes"}
+    except EOFError:  # Ctrl-D
+        print()
+        return False
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 from spectral_exp import run_dir
 from spectral_exp.allocator import keep_freed_memory
 from spectral_exp.core.console import Parser, command
-from spectral_exp.core.errors import SettingError, UserError, nearest, require
+from spectral_exp.core.errors import Interrupted, SettingError, UserError, nearest, require
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.wording import counted
 from spectral_exp.plots.load import import_matplotlib
@@ -59,8 +60,6 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
     return 0
 
 
@@ -263,7 +262,9 @@ def _watch(options: argparse.Namespace) -> int:
             else:
                 _show(options, text)
             time.sleep(options.watch)
-    except KeyboardInterrupt:
+    except Interrupted as stop:
+        if stop.signal_number != signal.SIGINT:
+            raise
         return 0
 
 

@@ -27,11 +27,11 @@ from spectral_exp.core.display import print_error
 from spectral_exp.core.errors import Interrupted, UserError, require
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.git import CODE_VARIABLE, NO_GIT_HASH, code_directory
+from spectral_exp.core.parent import dying_with_this_process
 from spectral_exp.core.signals import StopRequest
 from spectral_exp.core.timestamps import timestamp
 from spectral_exp.core.wording import counted
 from spectral_exp.monitoring import MetricsLogger
-from spectral_exp.monitoring.helper_process import dying_with_this_process
 from spectral_exp.monitoring.redact import redact
 from spectral_exp.recorded_code import REMEDY, recorded_code
 from spectral_exp.run_dir import RunPaths, write_json_atomic

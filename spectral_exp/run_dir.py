@@ -302,10 +302,22 @@ def discard(temporary: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def remove_temporary_files(folder: Path) -> None:
-    """Remove what killed writers left in `folder`. For its only writer, at a moment when it writes nothing."""
-    for leftover in folder.glob(f".*{TEMPORARY_SUFFIX}"):
+def remove_temporary_files(folder: Path, name: str = "") -> None:
+    """Remove what killed writers left in `folder` of the file `name`, or of all files.
+
+    For the only writer of these files, at a moment when it writes none.
+    """
+    for leftover in folder.glob(f".{name}*{TEMPORARY_SUFFIX}"):
         leftover.unlink(missing_ok=True)
+
+
+def remove_unfinished_records(paths: RunPaths) -> None:
+    """Remove what killed writers left of the records in a run directory. For the owner of the directory."""
+    for folder in (paths.tokenizer, paths.root / HYDRA_FOLDER):
+        remove_temporary_files(folder)
+    # Others may write certificates and exported weights beside these.
+    for record in (paths.config_file, paths.results_file, paths.git_diff_file, paths.backup_file):
+        remove_temporary_files(paths.root, record.name)
 
 
 def fsync_directory(folder: Path) -> None:

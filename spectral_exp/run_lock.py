@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import socket
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -41,6 +42,7 @@ class RunLock:
         self.path = RunPaths(root).lock_file
         self._descriptor: int | None = None
         self._root: os.stat_result | None = None
+        self._checking = threading.RLock()
 
     def __enter__(self) -> RunLock:
         self.acquire()
@@ -75,11 +77,14 @@ class RunLock:
     def check(self) -> None:
         """Make sure that the directory still belongs to this process; does nothing when the lock is not held.
 
+        For any number of threads.
+
         Raises:
             LostRunError: the directory was moved or removed, or another process has taken its place.
         """
-        if self._descriptor is None or _is_at(self._descriptor, self.path) or self._write_again():
-            return
+        with self._checking:
+            if self._descriptor is None or _is_at(self._descriptor, self.path) or self._write_again():
+                return
         raise LostRunError(
             f"the run directory {self.path.parent} was moved or removed while this process trained in it: stopped, so "
             "that nothing is written to what is there now; continue the run with resume=<the folder where it lies now>"
@@ -93,7 +98,10 @@ class RunLock:
         if fcntl is None:  # Windows cannot remove an open file
             os.close(self._descriptor)
         if is_ours:
-            self.path.unlink(missing_ok=True)
+            try:
+                self.path.unlink(missing_ok=True)
+            except OSError as error:  # the lock goes all the same, and how the run has ended is what matters
+                log.warning("cannot remove %s: %s", self.path, error.strerror)
         if fcntl is not None:
             os.close(self._descriptor)
         self._descriptor = None

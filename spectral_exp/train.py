@@ -36,6 +36,22 @@ from spectral_exp.run_dir import HYDRA_FOLDER, atomic_writer
 log = logging.getLogger(__name__)
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+_FAILING = frozenset(
+    getattr(errno, name)
+    for name in (
+        "EIO",
+        "ENXIO",
+        "ENODEV",
+        "EACCES",
+        "EPERM",
+        "ETIMEDOUT",
+        "ENOTCONN",
+        "ESTALE",
+        "EREMOTEIO",
+        "EHOSTDOWN",
+    )
+    if hasattr(errno, name)
+)
 
 _JOB_NAME = "train"
 """What Hydra calls a job of this module."""
@@ -99,8 +115,8 @@ def _exit_code(error: Exception, signal_number: int | None) -> int:
     elif isinstance(error, RecursionError):
         # Of a job that runs it would be a JobError: this was met in composing the settings.
         _report("a configuration file is nested too deeply, or its interpolations are; simplify it")
-    elif isinstance(error, OSError) and error.errno in _FULL:
-        _report(describe_refusal(error))
+    elif refused := describe_refusal(error):
+        _report(refused)
         return 1
     else:
         raise error
@@ -113,10 +129,25 @@ def _report(message: str) -> None:
         print_error(f"error: {printable(line)}")
 
 
-def describe_refusal(error: OSError) -> str:
-    """One line on storage that takes nothing more."""
-    where = f" ({error.filename})" if error.filename else ""
-    return f"{error.strerror}{where}; free space on the disk, then give the same command again"
+def describe_refusal(error: Exception, run_dir: Path | None = None) -> str:
+    """One line on storage or memory that the machine refuses; empty if `error` is of another kind.
+
+    Whatever goes wrong with a file in `run_dir` is the storage's fault: somebody may have removed the folder.
+    """
+    from spectral_exp.monitoring.checkpoint_file import refusal
+
+    refused = refusal(error)
+    if refused is None:
+        return ""
+    if refused.errno == errno.ENOMEM:
+        reason = printable(str(error), 200)
+        return f"not enough memory ({reason}); free memory, or train smaller batches, then give the same command again"
+    is_inside = run_dir is not None and str(refused.filename).startswith(f"{run_dir}{os.sep}")
+    if refused.errno not in _FULL | _FAILING and not is_inside:
+        return ""
+    where = f" ({refused.filename})" if refused.filename else ""
+    remedy = "free space on" if refused.errno in _FULL else "check"
+    return f"{refused.strerror}{where}; {remedy} the disk, then give the same command again"
 
 
 class JobError(Exception):
@@ -207,8 +238,8 @@ def run_job(config: DictConfig) -> None:
         log.error("error: %s", error)
         raise JobError(f"{shown}: {error}", exit_code=1) from error
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _FULL:
-            message = f"{shown}: {describe_refusal(error)}"
+        if refused := describe_refusal(error, run_dir):
+            message = f"{shown}: {refused}"
             log.error("error: %s", message)
             raise JobError(message, exit_code=1) from error
         log.exception("the run failed")

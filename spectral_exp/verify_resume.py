@@ -26,13 +26,13 @@ from spectral_exp.core.console import Parser, command
 from spectral_exp.core.display import print_error
 from spectral_exp.core.errors import Interrupted, RunError, UserError, require
 from spectral_exp.core.foreign_text import printable
+from spectral_exp.core.parent import die_with_parent
 from spectral_exp.core.scratch import scratch_folder
-from spectral_exp.core.signals import StopRequest
+from spectral_exp.core.signals import StopRequest, signals_blocked
 from spectral_exp.core.timestamps import timestamp
 from spectral_exp.core.wording import counted
 from spectral_exp.fingerprint import PARTS, Divergence, StepFingerprint, first_divergence, state_hashes, train_step
 from spectral_exp.monitoring import CheckpointManager, MetricsLogger
-from spectral_exp.monitoring.helper_process import die_with_parent
 from spectral_exp.monitoring.redact import redact
 from spectral_exp.run_dir import RunPaths, json_bytes, write_json_atomic
 from spectral_exp.run_record import (
@@ -286,7 +286,9 @@ def _in_own_process(
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context, initializer=_start_replaying, initargs=(os.getpid(),)) as pool:
         try:
-            return pool.submit(work, config, place, start, last).result()
+            with signals_blocked():  # for the processes that are started now, by any signal to the whole group
+                replayed = pool.submit(work, config, place, start, last)
+            return replayed.result()
         except BrokenProcessPool as error:
             raise UserError("the replaying process was killed; the machine may be short of memory") from error
         except KeyboardInterrupt:

@@ -6,7 +6,6 @@ import argparse
 import importlib
 import os
 import platform
-import signal
 import subprocess
 import sys
 import tempfile
@@ -75,8 +74,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dir", type=Path, default=Path(), help="folder to write below (default: this one)")
     parser.add_argument("--part", action="store_true", help=argparse.SUPPRESS)  # one of all, for the process of all
     options = parser.parse_args(arguments)
-    # So that a stopped bench takes its files, and its processes, with it.
-    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         _run(options)
     except UserError as error:
@@ -85,10 +82,6 @@ def main(arguments: list[str] | None = None) -> int:
     except (RunError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
     return 0
 
 

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from spectral_exp import compare
+from spectral_exp.core.errors import Interrupted
 from spectral_exp.results.comparison import Comparison
 from spectral_exp.run_dir import RunPaths
 from spectral_exp.run_lock import RunLock
@@ -260,4 +261,4 @@ class _Figures:
 
 
 def _ctrl_c(seconds: float) -> None:
-    raise KeyboardInterrupt
+    raise Interrupted(signal.SIGINT)

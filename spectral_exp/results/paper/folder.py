@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from spectral_exp.core.errors import UserError
+from spectral_exp.core.scratch import scratch_folder
 from spectral_exp.results.paper.record import RECORD_NAME, digest
 from spectral_exp.run_dir import read_json, write_json_atomic
 from spectral_exp.runs.output_file import refuse_loss
@@ -52,15 +52,15 @@ class Folder:
         old = {**own_files(self.record.get("replaces")), **self.files}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".paper-", dir=self.path) as draft:
+            with scratch_folder("paper", self.path) as draft:
                 for name, content in files.items():
-                    place = Path(draft, name)
+                    place = draft / name
                     place.parent.mkdir(parents=True, exist_ok=True)
                     place.write_bytes(content)
                 write_json_atomic(self.path / RECORD_NAME, {**record, "replaces": old})
                 for name in files:
                     (self.path / name).parent.mkdir(parents=True, exist_ok=True)
-                    Path(draft, name).replace(self.path / name)
+                    (draft / name).replace(self.path / name)
             self._remove([name for name in old if name not in files])
             write_json_atomic(self.path / RECORD_NAME, record)
         except OSError as error:
