@@ -25,13 +25,15 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from spectral_exp import sweep_workers, trust
-from spectral_exp.command_line import CONF_DIR, CommandLine, describe, help_text, recordable, search_arguments
+from spectral_exp.config import trust
+from spectral_exp.config.command_line import CONF_DIR, CommandLine, describe, help_text, recordable, search_arguments
 from spectral_exp.core.display import print_error, protect_output
 from spectral_exp.core.errors import Interrupted, RunError, UserError
+from spectral_exp.core.files import atomic_writer
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.signals import StopRequest
-from spectral_exp.run_dir import HYDRA_FOLDER, atomic_writer
+from spectral_exp.runs.layout import HYDRA_FOLDER
+from spectral_exp.sweeps import workers as sweep_workers
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +137,7 @@ class JobError(Exception):
 def _checked(command: CommandLine) -> CommandLine:
     """Build every job of `command` on trial, so that all mistakes are told before anything is created on disk."""
     jobs = command.compose()
-    from spectral_exp.build import check
+    from spectral_exp.config.build import check
 
     problems: dict[str, None] = {}
     for job in jobs:
@@ -171,8 +173,8 @@ def run_job(config: DictConfig) -> None:
         Interrupted: a signal came; the run was saved.
         JobError: anything else went wrong; the job's own log has told it in full.
     """
-    from spectral_exp.build import build
-    from spectral_exp.summary import summary
+    from spectral_exp.config.build import build
+    from spectral_exp.training.summary import summary
 
     job = HydraConfig.get()
     run_dir = Path(job.runtime.output_dir)
@@ -234,7 +236,7 @@ def run_sweep_job(config: DictConfig) -> None:
 
 def _record(config: DictConfig, run_dir: Path) -> None:
     """Keep the configuration and overrides as Hydra does, but without secrets."""
-    from spectral_exp.monitoring.redact import redact
+    from spectral_exp.core.redact import redact
 
     job = HydraConfig.get()
     folder = run_dir / HYDRA_FOLDER

@@ -91,7 +91,7 @@ def first_in_ci(total: int, sampled: int) -> list[Any]:
 
 @functools.cache
 def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
-    from spectral_exp.command_line import CommandLine
+    from spectral_exp.config.command_line import CommandLine
 
     (job,) = CommandLine.parse(list(overrides)).compose()
     return job.config

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from spectral_exp.build import check
-from spectral_exp.command_line import CommandLine
+from spectral_exp.config.build import check
+from spectral_exp.config.command_line import CommandLine
 from spectral_exp.core.errors import UserError
 from tests.conftest import NO_PLOTS, ROOT, TINY, compose, python
 
@@ -131,11 +131,11 @@ def list_files(""",
     "conf/config.yaml": [
         ("  - monitoring/tracking: default\n", "  - monitoring/tracking: default\n  - monitoring/heartbeat: default\n")
     ],
-    "spectral_exp/build.py": [
+    "spectral_exp/config/build.py": [
         ('    "tracking": ConfigTracker,\n', '    "tracking": ConfigTracker,\n    "heartbeat": Heartbeat,\n'),
         (
-            "from spectral_exp.monitoring.backup import check_url\n",
-            "from spectral_exp.monitoring.backup import check_url\n"
+            "from spectral_exp.monitoring.backup.backup import check_url\n",
+            "from spectral_exp.monitoring.backup.backup import check_url\n"
             "from spectral_exp.monitoring.heartbeat import Heartbeat\n",
         ),
         (
@@ -143,12 +143,12 @@ def list_files(""",
             '        tracker=parts.components["tracking"],\n        heartbeat=parts.components["heartbeat"],\n',
         ),
     ],
-    "spectral_exp/runner.py": [
+    "spectral_exp/training/runner.py": [
         ("    tracker: ConfigTracker\n", "    tracker: ConfigTracker\n    heartbeat: Heartbeat\n"),
         (
-            "from spectral_exp.monitoring.visualization import ",
+            "from spectral_exp.monitoring.visualization.manager import ",
             "from spectral_exp.monitoring.heartbeat import Heartbeat\n"
-            "from spectral_exp.monitoring.visualization import ",
+            "from spectral_exp.monitoring.visualization.manager import ",
         ),
         (
             "                if self.visualization.should_visualize(step):\n",

@@ -18,14 +18,15 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from spectral_exp import diagnose
-from spectral_exp.command_line import CommandLine, quoted
-from spectral_exp.command_line.grammar import literal, parse, text_of, written
+from spectral_exp.commands import diagnose
+from spectral_exp.config.command_line import CommandLine, quoted
+from spectral_exp.config.command_line.grammar import literal, parse, text_of, written
 from spectral_exp.core.errors import UserError
-from spectral_exp.resume import warn_of_other_bits
-from spectral_exp.run_dir import RunPaths, content_crc32
-from spectral_exp.summary import summary
+from spectral_exp.core.json_files import content_crc32
+from spectral_exp.runs.layout import RunPaths
 from spectral_exp.train import main
+from spectral_exp.training.resume import warn_of_other_bits
+from spectral_exp.training.summary import summary
 from tests.conftest import NO_PLOTS, TINY, python
 
 OF_TEXT = tuple(override for override in TINY if not override.startswith("data"))
@@ -86,7 +87,7 @@ def next_commands(text: str) -> list[list[str]]:
     printed = subprocess.run(["bash", "-ec", script], capture_output=True, check=True).stdout.decode()
     words = printed.removesuffix("\0\0").split("\0")
     second = words.index("spectral_exp.train")
-    first = words.index("spectral_exp.generate")
+    first = words.index("spectral_exp.commands.generate")
     begin, end = min(first, second), max(first, second)
     return [words[begin:end], words[end:]]
 
@@ -169,7 +170,7 @@ def test_a_folder_with_logs_of_something_else_is_no_such_run(here: Path, capsys:
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.message for record in caplog.records if record.name == "spectral_exp.resume"]
+    return [record.message for record in caplog.records if record.name == "spectral_exp.training.resume"]
 
 
 def test_other_threads_packages_and_processors_are_named_in_one_warning(
@@ -253,7 +254,7 @@ def test_what_a_run_prints_works_whatever_its_name(here: Path) -> None:
         folder = Path(name)
         Path("run").rename(folder)
         generate, train = next_commands(summary(folder))
-        assert generate[0] == "spectral_exp.generate"
+        assert generate[0] == "spectral_exp.commands.generate"
         assert (here / generate[1]).resolve() == folder.resolve()
         assert not generate[1].startswith("-")
         given = {o.partition("=")[0]: o for o in CommandLine.parse(train[1:]).overrides}

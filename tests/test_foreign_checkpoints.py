@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 import torch
 
-from spectral_exp import checkpoints, diagnose, generate, train, verify_resume
-from spectral_exp.monitoring import checkpoint_file, checkpoint_reader
-from spectral_exp.monitoring.checksum import file_crc32
-from spectral_exp.run_dir import RunPaths
+from spectral_exp import train
+from spectral_exp.commands import checkpoints, diagnose, generate, verify_resume
+from spectral_exp.core.checksum import file_crc32
+from spectral_exp.monitoring.checkpoint import file as checkpoint_file
+from spectral_exp.monitoring.checkpoint import reader as checkpoint_reader
+from spectral_exp.runs.layout import RunPaths
 from tests.conftest import NO_PLOTS, TINY
 
 

@@ -100,9 +100,9 @@ def test_lower_parts_do_not_import_upper_ones(module: str) -> None:
 
 
 def test_runner_receives_built_objects() -> None:
-    if "spectral_exp.runner" not in MODULES:
+    if "spectral_exp.training.runner" not in MODULES:
         pytest.skip("there is no runner yet")
-    parts = {part_of(name) for name in imports_of("spectral_exp.runner")}
+    parts = {part_of(name) for name in imports_of("spectral_exp.training.runner")}
     assert not parts & {"models", "optim", "losses", "data", "build", "train"}
 
 
@@ -142,7 +142,7 @@ def test_monitoring_is_light() -> None:
 
 def test_results_are_light() -> None:
     modules = [module for module in MODULES if within(module, "spectral_exp.results")]
-    assert not loaded_with(", ".join([*modules, "spectral_exp.compare"])) & {"hydra", "omegaconf", "torch"}
+    assert not loaded_with(", ".join([*modules, "spectral_exp.commands.compare"])) & {"hydra", "omegaconf", "torch"}
 
 
 def test_monitoring_gives_what_it_names() -> None:

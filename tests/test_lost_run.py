@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from spectral_exp.run_dir import RunPaths
-from spectral_exp.run_lock import RunLock
+from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.lock import RunLock
 from spectral_exp.train import main
 from tests.conftest import NO_PLOTS, TINY, train
 

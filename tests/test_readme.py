@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from spectral_exp.command_line import CONF_DIR, CommandLine
+from spectral_exp.config.command_line import CONF_DIR, CommandLine
 from tests.conftest import ROOT, python
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from spectral_exp.core.foreign_text import printable_lines
-from spectral_exp.run_dir import RunPaths
+from spectral_exp.runs.layout import RunPaths
 from spectral_exp.train import JobError, main
 from tests.conftest import NO_PLOTS, TINY, python, train
 from tests.s3_server import eventually
@@ -139,12 +139,14 @@ def test_summary_tells_where_everything_lies_and_what_next(finished: tuple[Path,
 
 
 def test_generate_writes_text_and_same_seed_same_text(finished: tuple[Path, str]) -> None:
-    from spectral_exp.generate import generate_text
+    from spectral_exp.commands.generate import generate_text
 
     run, _ = finished
     texts = [generate_text(run, "ab", 40, seed=seed) for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
-    done = python("-m", "spectral_exp.generate", str(run), "--prompt", "ab", "--tokens", "40", "--seed", "1", cwd=run)
+    done = python(
+        "-m", "spectral_exp", "generate", str(run), "--prompt", "ab", "--tokens", "40", "--seed", "1", cwd=run
+    )
     assert done.stdout == printable_lines("ab" + texts[0]) + "\n"
 
 
@@ -162,7 +164,7 @@ def test_generate_writes_text_and_same_seed_same_text(finished: tuple[Path, str]
 def test_generate_tells_mistakes_in_one_line(
     finished: tuple[Path, str], capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
-    from spectral_exp.generate import main
+    from spectral_exp.commands.generate import main
 
     assert main([str(finished[0]), *arguments]) == 2
     error = capsys.readouterr().err
@@ -204,7 +206,10 @@ def test_a_longer_run_continues_in_place(here: Callable[..., str], tmp_path: Pat
 MISTAKES = [
     (["training.max_steps=-5"], "training.max_steps=-5 must be >= 1"),
     (["training.max_steps=many"], "training.max_steps=many must be an integer"),
-    (["+training.max_stepz=5"], "training.max_stepz is not a setting of spectral_exp.runner.TrainingSettings; did you"),
+    (
+        ["+training.max_stepz=5"],
+        "training.max_stepz is not a setting of spectral_exp.training.runner.TrainingSettings; did you",
+    ),
     (["training.max_stepz=5"], "did you mean training.max_steps?"),
     (["+foo=1"], "foo is not a setting"),
     (["model.n_embd=15"], "model.n_embd=15 must be a multiple of"),

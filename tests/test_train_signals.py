@@ -20,12 +20,12 @@ from typing import Any
 import psutil
 import pytest
 
-from spectral_exp import run_dir
-from spectral_exp.monitoring.append_file import AppendFile
-from spectral_exp.run_lock import RunLock
+from spectral_exp.core import json_files
+from spectral_exp.core.append_file import AppendFile
+from spectral_exp.runs.lock import RunLock
 from spectral_exp.train import main
 from tests.conftest import NO_PLOTS, TINY
-from tests.monitoring.test_helper_process import is_gone
+from tests.core.test_child_process import is_gone
 from tests.s3_server import eventually
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals, terminals and /proc of Linux")
@@ -325,7 +325,7 @@ def test_lock_and_logs_have_the_mode_that_the_user_wants(mask: int, tmp_path: Pa
             log = AppendFile(tmp_path / "logs/log")
             log.write(b"line\n")
             log.close()
-            run_dir.write_json_atomic(tmp_path / "config.json", {})
+            json_files.write_json_atomic(tmp_path / "config.json", {})
             for path in (lock.path, log.path, tmp_path / "config.json"):
                 assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask, path
     finally:

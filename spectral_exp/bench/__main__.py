@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from spectral_exp import run_dir
 from spectral_exp.bench import measure
+from spectral_exp.core import json_files
 from spectral_exp.core.console import command
 from spectral_exp.core.errors import RunError, UserError, require
 from spectral_exp.core.git import git_hash
@@ -138,7 +138,7 @@ def _run(options: argparse.Namespace) -> None:
             "missing": list(dict.fromkeys(reason for each in found for reason in each["missing"])),
             "lines": lines,
         }
-        run_dir.write_json_atomic(options.json, figures)
+        json_files.write_json_atomic(options.json, figures)
 
 
 def _measured(name: str, settings: measure.Options) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def _in_a_process(name: str, options: argparse.Namespace, folder: Path) -> dict[
         process.wait()
     if code != 0:  # it has said why
         raise SystemExit(code)
-    found = run_dir.read_json(result)
+    found = json_files.read_json(result)
     return {key: found[key] for key in ("lines", "missing", "seconds")}
 
 
@@ -189,7 +189,7 @@ def _check_room(folder: Path, size_mb: int) -> None:
 
 def _facts(options: argparse.Namespace) -> dict[str, Any]:
     """What the figures depend on."""
-    from spectral_exp.monitoring.environment import hardware_facts
+    from spectral_exp.monitoring.tracking.environment import hardware_facts
 
     return {
         "schema": SCHEMA,

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from spectral_exp.allocator import keep_freed_memory
 from spectral_exp.bench import measure
 from spectral_exp.bench.measure import Figures, Line, Options, Section, Spread, Target, ratio, say, spread
+from spectral_exp.core.allocator import keep_freed_memory
 from spectral_exp.models.attention import (
     Attention,
     DotProductAttention,

@@ -14,9 +14,9 @@ from torch import nn
 from spectral_exp.bench.measure import Line, Options, Section, difference, say, spread
 from spectral_exp.bench.stacks import WAVE_RGD, Sizes, build
 from spectral_exp.data import Batches, Byte, Dataset, EvalWindows, Markov, PythonStdlib, prepare
-from spectral_exp.evaluation import evaluate
 from spectral_exp.optim.rgd import rgd
 from spectral_exp.optim.schedule import Cosine
+from spectral_exp.training.evaluation import evaluate
 
 INTERVALS = (1, 2, 4)
 

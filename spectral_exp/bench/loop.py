@@ -30,16 +30,16 @@ from unittest import mock
 
 from torch import Tensor, nn
 
-from spectral_exp import run_dir
 from spectral_exp.bench.measure import Line, Options, Section, Spread, Target, say
-from spectral_exp.build import build
-from spectral_exp.command_line import CommandLine
-from spectral_exp.monitoring import CheckpointManager, MetricsLogger, VisualizationManager, archive
-from spectral_exp.monitoring.direct_file import DirectFile
-from spectral_exp.monitoring.staging import Staged
-from spectral_exp.profiling import StepProfiler
-from spectral_exp.progress import Progress
-from spectral_exp.runner import Runner
+from spectral_exp.config.build import build
+from spectral_exp.config.command_line import CommandLine
+from spectral_exp.monitoring import CheckpointManager, MetricsLogger, VisualizationManager
+from spectral_exp.monitoring.checkpoint import archive
+from spectral_exp.monitoring.checkpoint.direct_file import DirectFile
+from spectral_exp.monitoring.checkpoint.staging import Staged
+from spectral_exp.training.profiling import StepProfiler
+from spectral_exp.training.progress import Progress
+from spectral_exp.training.runner import Runner
 
 OURS = "ours"
 BARE = "bare loop"

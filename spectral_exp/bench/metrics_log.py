@@ -22,7 +22,7 @@ from spectral_exp.bench import measure, peers
 from spectral_exp.bench.measure import Figures, Line, Options, Section, Spread, Target, ratio, say, spread
 from spectral_exp.core.errors import RunError
 from spectral_exp.monitoring import MetricsLogger
-from spectral_exp.run_dir import METRICS_NAME
+from spectral_exp.runs.layout import METRICS_NAME
 
 OURS = "ours"
 JSON_LINE = "a JSON line"

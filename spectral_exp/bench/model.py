@@ -14,11 +14,11 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 
-from spectral_exp.allocator import keep_freed_memory
 from spectral_exp.bench import measure
 from spectral_exp.bench.measure import Figures, Line, Options, Section, Target, ratio, say, spread
 from spectral_exp.bench.nanogpt import NanoGPT, NanoGPTTraining, OurTraining
 from spectral_exp.bench.stacks import CLASSIC, STACKS, WAVE, WAVE_RGD, WAVE_RGD_QFE, Sizes, TrainingStep
+from spectral_exp.core.allocator import keep_freed_memory
 
 STEP_RATIOS = {
     2048: {WAVE: Target(1.08), WAVE_RGD: Target(1.13), WAVE_RGD_QFE: Target(1.16)},

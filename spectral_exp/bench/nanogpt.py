@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spectral_exp.losses import CrossEntropy
+from spectral_exp.losses.cross_entropy import CrossEntropy
 from spectral_exp.models.attention import DotProductAttention
 from spectral_exp.models.embedding import StandardEmbedding
 from spectral_exp.models.gpt import GPT, MLP

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from spectral_exp.allocator import keep_freed_memory
 from spectral_exp.bench import measure
 from spectral_exp.bench.measure import Figures, Line, Options, Section, Target, ratio, say, spread
 from spectral_exp.bench.stacks import WAVE, Sizes, build
+from spectral_exp.core.allocator import keep_freed_memory
 from spectral_exp.optim.rgd import from_half_spectra, half_spectra, rgd
 
 FUSED = "fused AdamW"

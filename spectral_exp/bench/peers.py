@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spectral_exp.core.files import fsync_directory
 from spectral_exp.core.wording import install
-from spectral_exp.run_dir import fsync_directory
 
 if TYPE_CHECKING:
     from spectral_exp.bench.training import MakeContender, Training

@@ -15,10 +15,10 @@ from torch.nn import functional
 
 from spectral_exp.bench import measure
 from spectral_exp.bench.measure import Figures, Line, Options, Section, Spread, Target, say, spread
-from spectral_exp.build import build_model
-from spectral_exp.command_line import CommandLine
+from spectral_exp.config.build import build_model
+from spectral_exp.config.command_line import CommandLine
 from spectral_exp.monitoring import VisualizationManager
-from spectral_exp.monitoring.plots.internals import TextSample, one_thread
+from spectral_exp.plots.run.internals import TextSample, one_thread
 
 IN_PROCESS = "ours, in the process that trains"
 IN_CHILD = "ours, in a child process"

@@ -27,7 +27,8 @@ from spectral_exp.bench import measure
 from spectral_exp.bench.measure import Figures, Line, Options, Section, Target, ratio, say, spread
 from spectral_exp.bench.peers import REMEDY
 from spectral_exp.core.errors import RunError, require
-from spectral_exp.run_dir import RunPaths, content_crc32
+from spectral_exp.core.json_files import content_crc32
+from spectral_exp.runs.layout import RunPaths
 
 OURS = "ours"
 POLARS = "polars"
@@ -100,7 +101,7 @@ def _again(options: Options, folder: Path) -> Section:
 
 
 def _command(folder: Path, cache: Path, arguments: tuple[str, ...]) -> Figures:
-    command = [sys.executable, "-m", "spectral_exp.compare", str(folder), *arguments]
+    command = [sys.executable, "-m", "spectral_exp", "compare", str(folder), *arguments]
     environment = measure.environment(SPECTRAL_EXP_CACHE=str(cache.resolve()))
     start = time.perf_counter()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_MAX_S, check=False)
@@ -206,7 +207,7 @@ def _files(folder: Path) -> list[str]:
 
 
 def _by_ours(folder: Path) -> Answer:
-    from spectral_exp.allocator import keep_freed_memory
+    from spectral_exp.core.allocator import keep_freed_memory
     from spectral_exp.results.aggregate import ResultsAggregator
 
     keep_freed_memory()  # as the command does

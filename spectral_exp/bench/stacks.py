@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from spectral_exp.losses import QFE, CrossEntropy, Loss
+from spectral_exp.losses import QFE
+from spectral_exp.losses.cross_entropy import CrossEntropy, Loss
 from spectral_exp.models.attention import DotProductAttention, InterferenceAttention
 from spectral_exp.models.embedding import StandardEmbedding
 from spectral_exp.models.gpt import GPT, MLP

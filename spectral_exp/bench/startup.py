@@ -17,7 +17,7 @@ from pathlib import Path
 from spectral_exp.bench import measure
 from spectral_exp.bench.measure import Figures, Line, Options, Section, Target, difference, ratio, say, spread
 from spectral_exp.core.errors import RunError
-from spectral_exp.run_dir import METRICS_NAME
+from spectral_exp.runs.layout import METRICS_NAME
 
 IMPORT_TORCH = "import torch"
 HELP = "--help"

@@ -11,7 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from spectral_exp import run_dir
+from spectral_exp.core import files
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.regular_file import open_regular
 
@@ -166,7 +166,7 @@ def _append_once(target: Path, lines: bytes) -> None:
         file.write(lines[overlap:])
         file.flush()
         os.fsync(file.fileno())
-    run_dir.fsync_directory(target.parent)
+    files.fsync_directory(target.parent)
 
 
 def _overlap(end: bytes, lines: bytes) -> int:
@@ -181,7 +181,7 @@ def _overlap(end: bytes, lines: bytes) -> int:
 def _rewrite(source: Path, pieces: list[_Piece]) -> None:
     """Replace a file by one without some pieces of it."""
     starts, ends = [0, *(piece.end for piece in pieces)], [*(piece.start for piece in pieces), source.stat().st_size]
-    with source.open("rb") as old, run_dir.atomic_writer(source) as new:
+    with source.open("rb") as old, files.atomic_writer(source) as new:
         for start, end in zip(starts, ends, strict=True):
             old.seek(start)
             left = end - start

@@ -17,12 +17,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from spectral_exp import run_dir
+from spectral_exp.core import files
+from spectral_exp.core.append_file import AppendFile
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.json_value import NON_FINITE, jsonable
+from spectral_exp.core.redact import redact_text, without_secrets
 from spectral_exp.core.steps import whole_step
-from spectral_exp.monitoring.append_file import AppendFile
 from spectral_exp.monitoring.metric_lines import (
     RESERVED,
     Summary,
@@ -32,7 +33,7 @@ from spectral_exp.monitoring.metric_lines import (
     parse_entry,
     read_lines,
 )
-from spectral_exp.monitoring.redact import redact_text, without_secrets
+from spectral_exp.runs import layout
 
 log = logging.getLogger(__name__)
 
@@ -59,9 +60,9 @@ class MetricsLogger:
         require(whole, "log_interval", log_interval, "a whole number >= 1")
         self.log_interval = log_interval
         self.enabled = enabled
-        self.metrics_file = Path(log_dir) / run_dir.METRICS_NAME
-        self.cut_file = Path(log_dir) / run_dir.CUT_METRICS_NAME
-        self.training_log = Path(log_dir) / run_dir.TRAINING_LOG_NAME
+        self.metrics_file = Path(log_dir) / layout.METRICS_NAME
+        self.cut_file = Path(log_dir) / layout.CUT_METRICS_NAME
+        self.training_log = Path(log_dir) / layout.TRAINING_LOG_NAME
         self._entries = AppendFile(self.metrics_file, is_entry)
         self._messages = AppendFile(self.training_log)
 
@@ -159,7 +160,7 @@ class MetricsLogger:
                     restore_and_keep(entry)
             return 0
         # What a killed process left of an earlier attempt.
-        run_dir.remove_temporary_files(self.metrics_file.parent)
+        files.remove_temporary_files(self.metrics_file.parent)
         try:
             return self._entries.while_closed(
                 lambda: cut_lines(self.metrics_file, self.cut_file, step, restore_and_keep)

@@ -6,7 +6,8 @@ import logging
 import os
 from pathlib import Path
 
-from spectral_exp import run_dir
+from spectral_exp.core import files
+from spectral_exp.runs import layout
 
 log = logging.getLogger(__name__)
 
@@ -24,9 +25,9 @@ class UnsyncedFiles:
     def sync(self) -> None:
         """A storage that fails is logged as a warning."""
         try:
-            new = [self._sync_folder(self.root / name) for name in (run_dir.HYDRA_FOLDER, run_dir.TOKENIZER_FOLDER, "")]
+            new = [self._sync_folder(self.root / name) for name in (layout.HYDRA_FOLDER, layout.TOKENIZER_FOLDER, "")]
             if any(new):
-                run_dir.fsync_directory(self.root.parent)
+                files.fsync_directory(self.root.parent)
         except OSError as error:
             log.warning("cannot make the files of %s survive a power cut: %s", self.root, error.strerror or error)
 
@@ -47,5 +48,5 @@ class UnsyncedFiles:
                 os.close(descriptor)
             self._synced[path] = changed_ns
         if new:
-            run_dir.fsync_directory(folder)
+            files.fsync_directory(folder)
         return new

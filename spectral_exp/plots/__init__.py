@@ -2,5 +2,5 @@
 
 Plain numpy arrays in, drawn with the object-oriented part of matplotlib (never pyplot). `series`, `seeds` and
 `metric_style` load no matplotlib. The figures themselves are in `spectral_exp.results.figures` for comparisons in print
-and in `spectral_exp.monitoring.plots` for what is watched while a run goes on.
+and in `spectral_exp.plots.run` for what is watched while a run goes on.
 """

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
+from spectral_exp.core.series import FloatArray, Series
 from spectral_exp.plots.looks import Look
 from spectral_exp.plots.seeds import SeedCurve
-from spectral_exp.plots.series import Envelope, FloatArray, Series, isolated, view_limits
+from spectral_exp.plots.series import Envelope, isolated, view_limits
 from spectral_exp.plots.text import log_axis, number_axis, short_number
 from spectral_exp.plots.theme import Theme
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from spectral_exp.plots.series import Envelope, FloatArray, IntArray, Series, envelope, smooth, smoothing_window
+from spectral_exp.core.series import FloatArray, IntArray, Series
+from spectral_exp.plots.series import Envelope, envelope, smooth, smoothing_window
 
 MAX_BINS = 400
 """Bins a curve of a group is reduced to: as many as a column of a printed page can show."""

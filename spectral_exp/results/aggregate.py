@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from spectral_exp.results import index as run_index
 from spectral_exp.results.conditions import Condition
 from spectral_exp.results.differing import differing_names
-from spectral_exp.results.find import find_runs
 from spectral_exp.results.group import Group
-from spectral_exp.results.load import run_of
 from spectral_exp.results.names import Names, shown
-from spectral_exp.results.run import Run
+from spectral_exp.runs import index as run_index
+from spectral_exp.runs.find import find_runs
+from spectral_exp.runs.load import run_of
+from spectral_exp.runs.run import Run
 
 
 class ResultsAggregator:

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from spectral_exp.core.wording import noun
 from spectral_exp.results.finding import Finding, Measured, Piece, finding, sourced
 from spectral_exp.results.identity import IDENTITIES, PLURAL, TITLES, code_words
-from spectral_exp.results.run import Run, check_at
 from spectral_exp.results.times import compare_times
-from spectral_exp.run_record import changed_settings, last_beginning, matters_for_steps
+from spectral_exp.runs.overrides import changed_settings, matters_for_steps
+from spectral_exp.runs.run import Run, check_at
+from spectral_exp.runs.training_record import last_beginning
 
 QUANTITIES = (
     "parameters",

@@ -9,8 +9,8 @@ from functools import cached_property
 from spectral_exp.results.finding import Finding
 from spectral_exp.results.group import Group
 from spectral_exp.results.pairs import training_settings
-from spectral_exp.results.run import DERIVED, Run
 from spectral_exp.results.statistics import Interval
+from spectral_exp.runs.run import DERIVED, Run
 
 
 def moment(metric: str, at: str) -> str:

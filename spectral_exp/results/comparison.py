@@ -14,17 +14,11 @@ from spectral_exp.results.compared import Comparison, Difference, GroupSummary
 from spectral_exp.results.comparison_notes import comparison_notes, pair_of
 from spectral_exp.results.finding import Finding, finding, sourced, together
 from spectral_exp.results.group import Group
-from spectral_exp.results.pairs import (
-    ablation_pairs,
-    differing_parts,
-    other_differences,
-    pairs_by_seed,
-    why_unpaired,
-)
-from spectral_exp.results.run import DERIVED, Run, check_at, lower_is_better
-from spectral_exp.results.settings import PARTS
+from spectral_exp.results.pairs import ablation_pairs, differing_parts, other_differences, pairs_by_seed, why_unpaired
 from spectral_exp.results.statistics import Interval
 from spectral_exp.results.times import busy_machine
+from spectral_exp.runs.parts import PARTS
+from spectral_exp.runs.run import DERIVED, Run, check_at, lower_is_better
 
 __all__ = [
     "Comparison",

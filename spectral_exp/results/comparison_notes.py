@@ -8,7 +8,7 @@ from spectral_exp.results import statistics
 from spectral_exp.results.compared import Difference, GroupSummary
 from spectral_exp.results.finding import Finding, finding, sourced
 from spectral_exp.results.pairs import LEARNING_RATE
-from spectral_exp.results.run import Run
+from spectral_exp.runs.run import Run
 
 _FEW = 6  # runs, below which it is said what the tests assume
 

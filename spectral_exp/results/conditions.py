@@ -11,7 +11,7 @@ from typing import Any
 
 from spectral_exp.core.errors import UserError
 from spectral_exp.results.names import Names, shown
-from spectral_exp.results.run import Run
+from spectral_exp.runs.run import Run
 
 _FORM = re.compile(r"\s*([^=!<>\s]+)\s*(!=|<=|>=|=|<|>)(.*)", re.DOTALL)
 _ORDERS: dict[str, Callable[[float, float], bool]] = {

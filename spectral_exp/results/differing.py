@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spectral_exp.results.names import match_of
-from spectral_exp.results.run import Run
-from spectral_exp.results.settings import PARTS, component_name, makes_another_experiment
+from spectral_exp.runs.parts import PARTS, component_name, makes_another_experiment
+from spectral_exp.runs.run import Run
 
 _TARGET = "._target_"
 _MODEL_PARTS = PARTS[:3]

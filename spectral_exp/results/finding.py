@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
-from spectral_exp.results.run import Run
+from spectral_exp.runs.run import Run
 
 SAME = "the value itself"
 """The formula of what a run has once."""

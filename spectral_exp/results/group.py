@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from spectral_exp.results.run import Run
+from spectral_exp.runs.run import Run
 
 
 @dataclass(frozen=True)

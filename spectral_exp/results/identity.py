@@ -8,9 +8,9 @@ from typing import Any
 
 from spectral_exp.core.git import NO_GIT_HASH
 from spectral_exp.core.wording import counted
-from spectral_exp.results.run import Run
-from spectral_exp.run_dir import RunPaths
-from spectral_exp.run_record import recorded_patch
+from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.run import Run
+from spectral_exp.runs.training_record import recorded_patch
 
 
 def _fingerprint(run: Run, name: str) -> str | None:

@@ -8,8 +8,8 @@ from typing import Any
 
 from spectral_exp.core.errors import UserError, nearest
 from spectral_exp.core.foreign_text import printable
-from spectral_exp.results.run import Run
-from spectral_exp.results.settings import PARTS, component_name
+from spectral_exp.runs.parts import PARTS, component_name
+from spectral_exp.runs.run import Run
 
 IDENTITY = ("name", "seed", "status")
 

@@ -7,9 +7,9 @@ from functools import cache
 from itertools import combinations
 
 from spectral_exp.results.group import Group
-from spectral_exp.results.run import Run
-from spectral_exp.results.settings import PARTS, SECTIONS
-from spectral_exp.run_record import is_among, matters_for_steps
+from spectral_exp.runs.overrides import is_among, matters_for_steps
+from spectral_exp.runs.parts import PARTS, SECTIONS
+from spectral_exp.runs.run import Run
 
 LEARNING_RATE = "optimizer.learning_rate"
 

@@ -19,9 +19,9 @@ from typing import Any
 
 from spectral_exp.core.foreign_text import printable, printable_json
 from spectral_exp.results.compared import Comparison, Difference, GroupSummary, moment
-from spectral_exp.results.run import Run
 from spectral_exp.results.statistics import MIN_FOR_IQM, Interval
-from spectral_exp.run_dir import jsonable
+from spectral_exp.runs.layout import jsonable
+from spectral_exp.runs.run import Run
 
 WIDTH = 100
 """Columns that a terminal table keeps to, where its labels let it."""

@@ -11,8 +11,8 @@ from functools import cached_property
 import numpy as np
 
 from spectral_exp.results.finding import Finding, Piece, finding, sourced
-from spectral_exp.results.run import Run
 from spectral_exp.results.statistics import MIN_RUNS, Interval, unpaired_contrast
+from spectral_exp.runs.run import Run
 
 SAME_TIME = 0.05
 """Relative difference up to which median times count as equal. Repeats on a quiet machine differ by one or two per

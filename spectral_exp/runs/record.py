@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, TypedDict, cast
 
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.foreign_text import printable
+from spectral_exp.core.json_files import content_crc32
 from spectral_exp.core.json_text import read_object
-from spectral_exp.run_dir import content_crc32
 from spectral_exp.runs.schema import Between, Commit, Count, Findings, Matching, conform, is_of
 
 

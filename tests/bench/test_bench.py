@@ -22,7 +22,7 @@ from spectral_exp.core.errors import RunError
 from spectral_exp.losses import QFE
 from spectral_exp.models.wave import WaveEmbedding
 from spectral_exp.optim.rgd import RGD
-from spectral_exp.run_dir import METRICS_NAME
+from spectral_exp.runs.layout import METRICS_NAME
 from tests.conftest import python
 
 FACTS = {

@@ -81,7 +81,7 @@ def test_output_that_cannot_be_written_is_an_error_in_a_line(tmp_path: Path) -> 
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "spectral_exp.checkpoints", "--help"],
+            [sys.executable, "-m", "spectral_exp", "checkpoints", "--help"],
             stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment,
         )  # fmt: skip
     assert (done.returncode, done.stderr) == (1, "error: cannot write to <stdout>: No space left on device\n")

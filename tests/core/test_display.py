@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 
 from spectral_exp.core.display import ConsoleHandler, is_terminal, write
-from spectral_exp.progress import Progress
-from spectral_exp.run_log import RunLogHandler
+from spectral_exp.runs.log import RunLogHandler
+from spectral_exp.training.progress import Progress
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the tests close descriptors")
 
 _PRINT = """
 import errno, logging, os, sys
 from spectral_exp.core.display import ConsoleHandler, print_error, protect_output
-from spectral_exp.run_log import RunLogHandler
+from spectral_exp.runs.log import RunLogHandler
 protect_output()
 data = os.open("data", os.O_RDWR | os.O_CREAT)
 assert data > 2
@@ -61,7 +61,7 @@ _LOG = """
 import logging, os
 {prepare}
 from spectral_exp.core.display import ConsoleHandler
-from spectral_exp.run_log import RunLogHandler
+from spectral_exp.runs.log import RunLogHandler
 logging.basicConfig(handlers=[ConsoleHandler(), RunLogHandler("run.log")], level=logging.INFO, format="%(message)s")
 for number in range(3):
     logging.info("line %d", number)

@@ -12,7 +12,7 @@ import pytest
 
 import spectral_exp
 from spectral_exp.core.git import CODE_VARIABLE, NO_GIT_HASH, git_hash, run_git
-from spectral_exp.monitoring.environment import package_facts
+from spectral_exp.monitoring.tracking.environment import package_facts
 from tests.conftest import ROOT
 
 SCRIPT = """

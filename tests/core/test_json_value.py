@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from spectral_exp.core.errors import SettingError
 from spectral_exp.core.json_value import CIRCULAR, TOO_DEEP, jsonable
 from spectral_exp.monitoring import ConfigTracker, MetricsLogger
-from spectral_exp.results.metric_file import read_metrics
+from spectral_exp.runs.metrics_file import read_metrics
 
 
 class Colour(Enum):

@@ -13,7 +13,7 @@ import pytest
 
 from spectral_exp.core.scratch import scratch_folder
 from tests.conftest import NO_PLOTS, TINY, train
-from tests.monitoring.test_helper_process import is_gone
+from tests.core.test_child_process import is_gone
 from tests.s3_server import eventually
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a child looks now and then")

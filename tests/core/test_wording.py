@@ -7,7 +7,7 @@ import re
 import pytest
 
 from spectral_exp.core.wording import counted, install, noun
-from spectral_exp.results.paper.bibliography import WORKS
+from spectral_exp.results.document.bibliography import WORKS
 from tests.conftest import ROOT
 
 

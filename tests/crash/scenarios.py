@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from spectral_exp.monitoring import CheckpointManager, MetricsLogger
-from spectral_exp.run_dir import RunPaths
+from spectral_exp.runs.layout import RunPaths
 from spectral_exp.train import main
 from tests.conftest import NO_PLOTS, TINY
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from spectral_exp.monitoring import CheckpointManager, save
+from spectral_exp.monitoring import CheckpointManager
+from spectral_exp.monitoring.checkpoint import save
 from tests.crash.conftest import report_count
 from tests.crash.interrupts import interrupt_after, interrupt_at
 

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from spectral_exp import run_dir
+from spectral_exp.core import files
 from spectral_exp.monitoring import CheckpointManager
+from spectral_exp.runs import layout
 from tests.crash.conftest import Zygote, points, report_count
 
 
 def best(root: Path) -> str | None:
     """The file that the link to the best checkpoint names."""
-    path = run_dir.follow(run_dir.RunPaths(root).best_link)
+    path = files.follow(layout.RunPaths(root).best_link)
     return path.name if path is not None else None
 
 

@@ -22,11 +22,11 @@ from typing import Any
 
 import pytest
 
-from spectral_exp import checkpoints, compare, diagnose, generate, paper, report, reproduce, verify_resume
-from spectral_exp.command_line import CommandLine
+from spectral_exp.commands import checkpoints, compare, diagnose, generate, paper, report, reproduce, verify_resume
+from spectral_exp.config.command_line import CommandLine
 from spectral_exp.core.errors import UserError
+from spectral_exp.core.json_files import content_crc32
 from spectral_exp.results.paper.folder import Folder
-from spectral_exp.run_dir import content_crc32
 from tests.conftest import NO_PLOTS, TINY, first_in_ci, train
 
 EVIL = (
@@ -199,8 +199,8 @@ def owners() -> Iterator[Any]:
 
 def resume_check(arguments: list[str]) -> int:
     """What the training command does with `resume=` before it trains."""
-    from spectral_exp.resume import attempts, recorded, resume_problems, set_aside_damaged
-    from spectral_exp.run_dir import RunPaths
+    from spectral_exp.runs.layout import RunPaths
+    from spectral_exp.training.resume import attempts, recorded, resume_problems, set_aside_damaged
 
     try:
         for job in CommandLine.parse(arguments).compose():

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from spectral_exp.core.errors import SettingError, UserError
 from spectral_exp.monitoring import MetricsLogger
-from spectral_exp.run_record import same
+from spectral_exp.runs.differences import same
 
 
 def entries_of(logger: MetricsLogger) -> list[tuple[int, float]]:

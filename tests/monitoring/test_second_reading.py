@@ -12,7 +12,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from spectral_exp.monitoring import CheckpointManager, ConfigTracker, MetricsLogger, checkpoint_reader
+from spectral_exp.monitoring import CheckpointManager, ConfigTracker, MetricsLogger
+from spectral_exp.monitoring.checkpoint import reader as checkpoint_reader
 
 MODEL = torch.nn.Linear(2, 2)
 OPTIMIZER = torch.optim.SGD(MODEL.parameters(), lr=0.1)

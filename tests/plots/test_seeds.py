@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from spectral_exp.core.series import Series
 from spectral_exp.plots.seeds import MAX_BINS, SeedCurve, late_limits, over_seeds
-from spectral_exp.plots.series import Series
 
 
 def run(values: object, every: int = 1) -> Series:

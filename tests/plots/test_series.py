@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spectral_exp.plots.series import FloatArray, Series, envelope, even_rows, isolated, smooth, view_limits
+from spectral_exp.core.series import FloatArray, Series
+from spectral_exp.plots.series import envelope, even_rows, isolated, smooth, view_limits
 
 
 def series(values: object) -> Series:

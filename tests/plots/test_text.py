@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from spectral_exp.plots.looks import looks_of, short_labels
-from spectral_exp.plots.metric_style import metric_style
 from spectral_exp.plots.text import ShortNumbers, printable, short_number, token_text
 from spectral_exp.plots.theme import LIGHT
+from spectral_exp.runs.metric_names import metric_style
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from spectral_exp.plots.series import FloatArray
+from spectral_exp.core.series import FloatArray
 from spectral_exp.plots.theme import DARK, LIGHT, Theme, new_figure, render, render_all, styled
 
 DPI = 50

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from spectral_exp.plots.series import FloatArray, Series
+from spectral_exp.core.series import FloatArray, Series
 from spectral_exp.results.finding import Finding
 from spectral_exp.results.group import Group
-from spectral_exp.results.run import MetricSummary, Run, check_at
+from spectral_exp.runs.run import MetricSummary, Run, check_at
 
 CHOICES = {
     "classic": ("standard", "dot_product", "gelu", "adamw", "cross_entropy"),

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from spectral_exp.run_dir import RunPaths, content_crc32, jsonable, write_json_atomic
+from spectral_exp.core.json_files import content_crc32, write_json_atomic
+from spectral_exp.runs.layout import RunPaths, jsonable
 
 PARTS = {
     "classic": ("embedding.StandardEmbedding", "attention.DotProductAttention", "gelu", "adamw", "CrossEntropy"),

@@ -11,19 +11,13 @@ import pytest
 import scipy.stats
 
 from spectral_exp.core.errors import UserError
+from spectral_exp.core.json_files import read_json, write_json_atomic
 from spectral_exp.results import statistics
 from spectral_exp.results.aggregate import ResultsAggregator
-from spectral_exp.results.comparison import (
-    Comparison,
-    Difference,
-    compare,
-    factor_effects,
-    pareto_front,
-)
+from spectral_exp.results.comparison import Comparison, Difference, compare, factor_effects, pareto_front
 from spectral_exp.results.group import Group
 from spectral_exp.results.pairs import ablation_pairs, other_differences, pairs_by_seed, training_settings, why_unpaired
-from spectral_exp.results.run import lower_is_better
-from spectral_exp.run_dir import read_json, write_json_atomic
+from spectral_exp.runs.run import lower_is_better
 from tests.results.fakes import fake_group, fake_run, said, seeds
 from tests.results.made_runs import make_run
 

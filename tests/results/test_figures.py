@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 
 from spectral_exp.core.errors import SettingError
-from spectral_exp.plots.series import FloatArray, Series
+from spectral_exp.core.series import FloatArray, Series
 from spectral_exp.plots.theme import DARK, LIGHT
 from spectral_exp.results.comparison import Comparison, Difference, GroupSummary, Interval
-from spectral_exp.results.curve_figures import OVERLAID, curves, gather
 from spectral_exp.results.figures import best_groups, comparison_figures, comparison_pictures
+from spectral_exp.results.figures.curves import OVERLAID, curves, gather
+from spectral_exp.results.figures.picture import Picture, save
+from spectral_exp.results.figures.rows import difference_rows, differences, interval_rows, intervals
+from spectral_exp.results.figures.scatter import pareto, pareto_points, rate_lines, scaling, size_lines
 from spectral_exp.results.finding import finding
 from spectral_exp.results.group import Group
-from spectral_exp.results.picture import Picture, save
-from spectral_exp.results.row_figures import difference_rows, differences, interval_rows, intervals
-from spectral_exp.results.run import Run
-from spectral_exp.results.scatter_figures import pareto, pareto_points, rate_lines, scaling, size_lines
+from spectral_exp.runs.run import Run
 from tests.plots.drawn import assert_readable, drawn
 
 

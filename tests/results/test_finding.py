@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from spectral_exp.results.document.model import Number, plain
 from spectral_exp.results.finding import Measured, finding, sourced, together
-from spectral_exp.results.paper.document import Number, plain
 from spectral_exp.results.paper.limits import remark
 from tests.results.fakes import fake_run
 

@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from spectral_exp import paper as paper_command
-from spectral_exp import report as report_command
+from spectral_exp.commands import paper as paper_command
+from spectral_exp.commands import report as report_command
+from spectral_exp.core.json_files import read_json, write_json_atomic
 from spectral_exp.plots.theme import LIGHT, new_figure
 from spectral_exp.results import figures
+from spectral_exp.results.figures.picture import Picture
 from spectral_exp.results.paper import Choices, PaperGenerator
-from spectral_exp.results.picture import Picture
-from spectral_exp.run_dir import RunPaths, read_json, write_json_atomic
+from spectral_exp.runs.layout import RunPaths
 from tests.results.made_runs import make_run
 from tests.results.test_paper_text import check_latex
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from spectral_exp.command_line import CONF_DIR
-from spectral_exp.results.paper.document import Equation, Heading, Paragraph, plain
+from spectral_exp.config.command_line import CONF_DIR
+from spectral_exp.results.document.model import Equation, Heading, Paragraph, plain
 from spectral_exp.results.paper.material import Choices, Material
 from spectral_exp.results.paper.method import method
-from spectral_exp.results.run import Run
-from spectral_exp.results.settings import SECTIONS, part_names
+from spectral_exp.runs.parts import SECTIONS, part_names
+from spectral_exp.runs.run import Run
 from tests.results.fakes import fake_group, fake_run
 from tests.results.made_comparisons import made_comparison
 

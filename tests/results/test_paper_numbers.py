@@ -10,17 +10,18 @@ from typing import Any
 
 import pytest
 
+from spectral_exp.core.json_files import read_json, write_json_atomic
 from spectral_exp.results import checks, figures
 from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.results.comparison import DETECTABLE, Comparison, compare
 from spectral_exp.results.paper import Choices, PaperGenerator, run_curves
 from spectral_exp.results.paper.material import dig
-from spectral_exp.results.paper.record import numbers
-from spectral_exp.results.paper.run_report import run_report
-from spectral_exp.results.run import Run
+from spectral_exp.results.paper.provenance import numbers
+from spectral_exp.results.paper.report import run_report
 from spectral_exp.results.statistics import interquartile_mean
 from spectral_exp.results.times import compare_times
-from spectral_exp.run_dir import RunPaths, read_json, write_json_atomic
+from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.run import Run
 from tests.results.made_runs import make_run
 
 EVALUATED = {"training.eval_windows": 25}

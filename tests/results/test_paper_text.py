@@ -10,9 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spectral_exp.core.errors import UserError
-from spectral_exp.results.paper import formulas
-from spectral_exp.results.paper.bibliography import WORKS, bibtex
-from spectral_exp.results.paper.document import (
+from spectral_exp.results.document import formulas
+from spectral_exp.results.document.bibliography import WORKS, bibtex
+from spectral_exp.results.document.html import html
+from spectral_exp.results.document.latex import escaped, latex
+from spectral_exp.results.document.markdown import markdown
+from spectral_exp.results.document.model import (
     Appendix,
     Cite,
     Code,
@@ -34,13 +37,10 @@ from spectral_exp.results.paper.document import (
     numbering,
     plain,
 )
-from spectral_exp.results.paper.html import html
-from spectral_exp.results.paper.latex import escaped, latex
-from spectral_exp.results.paper.markdown import markdown
+from spectral_exp.results.document.prose import blocks, prose
+from spectral_exp.results.document.trace import spans
+from spectral_exp.results.document.typst import source
 from spectral_exp.results.paper.notes import sections
-from spectral_exp.results.paper.pdf import source
-from spectral_exp.results.paper.prose import blocks, prose
-from spectral_exp.results.paper.trace import spans
 
 AWKWARD = r"""\ { } $ & # _ % ~ ^ < > | " ' ` * [ ] @ = + - / // . 1. )( ;"""
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spectral_exp.core.errors import UserError
-from spectral_exp.run_dir import content_crc32
+from spectral_exp.core.json_files import content_crc32
 from spectral_exp.runs.record import (
     ConfigRecord,
     ResultsRecord,

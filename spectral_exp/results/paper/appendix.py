@@ -5,8 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from spectral_exp.results.group import Group
-from spectral_exp.results.paper.document import (
+from spectral_exp.results.document.model import (
     Block,
     Code,
     Heading,
@@ -19,10 +18,11 @@ from spectral_exp.results.paper.document import (
     Verbatim,
     joined,
 )
+from spectral_exp.results.document.prose import prose
+from spectral_exp.results.document.trace import RUN_TABLE
+from spectral_exp.results.group import Group
 from spectral_exp.results.paper.material import NOT_RECORDED, Material, plain_number
-from spectral_exp.results.paper.prose import prose
-from spectral_exp.results.paper.trace import RUN_TABLE
-from spectral_exp.results.run import Run
+from spectral_exp.runs.run import Run
 
 # Where a run lies, and what a folder of it is called, is no property of the experiment.
 _PLACE = ("outputs", "experiment_id", "resume", "backup_url")
@@ -46,8 +46,8 @@ def reproducibility(material: Material) -> tuple[Block, ...]:
         Verbatim("\n\n".join(_command(group) for group in material.groups)),
         Paragraph(
             prose(
-                "`python -m spectral_exp.reproduce RUN` trains one of them anew and compares every number; `python -m "
-                "spectral_exp.paper PAPER --verify` computes every number of this paper again from the runs."
+                "`python -m spectral_exp reproduce RUN` trains one of them anew and compares every number; `python -m "
+                "spectral_exp.commands.paper PAPER --verify` computes every number of this paper again from the runs."
             )
         ),
     ]

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 
 from spectral_exp.core.wording import noun
 from spectral_exp.results.compared import Difference, GroupSummary
-from spectral_exp.results.finding import Source
-from spectral_exp.results.group import Group
-from spectral_exp.results.paper.document import (
+from spectral_exp.results.document.model import (
     Block,
     Code,
     Figure,
@@ -20,11 +18,13 @@ from spectral_exp.results.paper.document import (
     Text,
     joined,
 )
+from spectral_exp.results.document.prose import prose
+from spectral_exp.results.finding import Source
+from spectral_exp.results.group import Group
 from spectral_exp.results.paper.material import Material, plain_number
-from spectral_exp.results.paper.prose import prose
 from spectral_exp.results.paper.setup import per_run
-from spectral_exp.results.settings import PARTS
 from spectral_exp.results.times import compare_times
+from spectral_exp.runs.parts import PARTS
 
 _NO_DATA = "There is no data for this section: {{why}}."
 _QUANTITIES = ("parameters", "tokens", "steps", "wall-clock", "data", "tokenizer", "hardware", "code")

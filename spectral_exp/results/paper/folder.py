@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from spectral_exp.core.errors import UserError
-from spectral_exp.results.paper.record import RECORD_NAME, digest
-from spectral_exp.run_dir import read_json, write_json_atomic
+from spectral_exp.core.json_files import read_json, write_json_atomic
+from spectral_exp.results.paper.provenance import RECORD_NAME, digest
 
 FIGURES = "figures"
 _NAME = re.compile(rf"(?:{FIGURES}/)?\w[\w.-]*")

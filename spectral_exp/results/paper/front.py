@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from spectral_exp.core.wording import noun
 from spectral_exp.results.compared import Difference, moment
-from spectral_exp.results.paper.document import Code, Inline, Number, Paragraph, Source, Text, joined
+from spectral_exp.results.document.model import Code, Inline, Number, Paragraph, Source, Text, joined
+from spectral_exp.results.document.prose import prose
 from spectral_exp.results.paper.material import Material
-from spectral_exp.results.paper.prose import prose
-from spectral_exp.results.run import DERIVED
+from spectral_exp.runs.run import DERIVED
 
 CORPORA = {
     "Shakespeare": "TinyShakespeare",

@@ -11,9 +11,13 @@ from spectral_exp.core.errors import SettingError, UserError, nearest
 from spectral_exp.plots.load import import_matplotlib
 from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.results.comparison import compare
-from spectral_exp.results.paper import appendix, findings, front, limits, trace
-from spectral_exp.results.paper.bibliography import bibtex, work
-from spectral_exp.results.paper.document import (
+from spectral_exp.results.document import trace
+from spectral_exp.results.document.bibliography import bibtex, work
+from spectral_exp.results.document.formulas import to_typst
+from spectral_exp.results.document.html import html
+from spectral_exp.results.document.latex import latex
+from spectral_exp.results.document.markdown import markdown
+from spectral_exp.results.document.model import (
     Appendix,
     Block,
     Document,
@@ -30,19 +34,16 @@ from spectral_exp.results.paper.document import (
     numbering,
     printable_document,
 )
+from spectral_exp.results.document.prose import prose
+from spectral_exp.results.document.trace import Trace, traces
+from spectral_exp.results.document.typst import pdf
+from spectral_exp.results.paper import appendix, findings, front, limits
 from spectral_exp.results.paper.folder import Folder
-from spectral_exp.results.paper.formulas import to_typst
-from spectral_exp.results.paper.html import html
-from spectral_exp.results.paper.latex import latex
-from spectral_exp.results.paper.markdown import markdown
 from spectral_exp.results.paper.material import Choices, Material
 from spectral_exp.results.paper.method import method
 from spectral_exp.results.paper.notes import Notes, sections
-from spectral_exp.results.paper.pdf import pdf
-from spectral_exp.results.paper.prose import prose
-from spectral_exp.results.paper.record import record
+from spectral_exp.results.paper.provenance import record
 from spectral_exp.results.paper.setup import setup
-from spectral_exp.results.paper.trace import Trace, traces
 
 FORMATS = ("md", "html", "pdf", "tex")
 PAPER, REPORT = "paper", "report"
@@ -201,7 +202,8 @@ def assemble(material: Material, document: Document) -> Paper:
 def _draw(material: Material) -> tuple[Figure, ...]:
     """The comparison's figures that a paper needs, as files of every kind."""
     import_matplotlib()
-    from spectral_exp.results import figures, picture  # matplotlib, for which neither --help nor a mistake should wait
+    from spectral_exp.results import figures
+    from spectral_exp.results.figures import picture  # matplotlib, for which neither --help nor a mistake should wait
 
     comparison = material.comparison
     ids = tuple(run.run_id for run in material.runs)

@@ -9,10 +9,10 @@ from spectral_exp.core.wording import noun
 from spectral_exp.results.checks import TOO_GOOD
 from spectral_exp.results.compared import Difference, moment
 from spectral_exp.results.comparison_notes import pair_of
+from spectral_exp.results.document.model import Block, Code, Heading, Listing, Number, Text, joined
+from spectral_exp.results.document.prose import prose
 from spectral_exp.results.finding import Finding, Measured, Piece
-from spectral_exp.results.paper.document import Block, Code, Heading, Listing, Number, Text, joined
 from spectral_exp.results.paper.material import Material, plain_number
-from spectral_exp.results.paper.prose import prose
 from spectral_exp.results.paper.setup import per_run
 
 

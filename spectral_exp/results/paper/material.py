@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from spectral_exp.results.compared import Comparison, Difference, GroupSummary
+from spectral_exp.results.document.model import Code, Figure, Inline, Number, Source, Text, joined
+from spectral_exp.results.document.trace import Runs
 from spectral_exp.results.group import Group
-from spectral_exp.results.paper.document import Code, Figure, Inline, Number, Source, Text, joined
-from spectral_exp.results.paper.trace import Runs
-from spectral_exp.results.run import Run
 from spectral_exp.results.statistics import Interval
+from spectral_exp.runs.run import Run
 
 NOT_RECORDED = ("(not recorded)",)
 """What stands for a value that no run has."""

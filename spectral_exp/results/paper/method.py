@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from spectral_exp.results.paper.document import Block, Code, Equation, Heading, Paragraph, Text, joined
+from spectral_exp.results.document.model import Block, Code, Equation, Heading, Paragraph, Text, joined
+from spectral_exp.results.document.prose import prose
 from spectral_exp.results.paper.material import Material
-from spectral_exp.results.paper.prose import prose
-from spectral_exp.results.run import Run
-from spectral_exp.results.settings import PARTS
+from spectral_exp.runs.parts import PARTS
+from spectral_exp.runs.run import Run
 
 _TITLES = {
     "embedding": "Embedding",

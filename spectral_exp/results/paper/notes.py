@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from spectral_exp.core.errors import UserError, nearest
-from spectral_exp.results.paper.document import Block, Inline, Text
+from spectral_exp.results.document.model import Block, Inline, Text
+from spectral_exp.results.document.prose import blocks
 from spectral_exp.results.paper.material import Material
-from spectral_exp.results.paper.prose import blocks
 
 PLACES = {
     "abstract": "before the measured headline",

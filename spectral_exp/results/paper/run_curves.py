@@ -7,12 +7,13 @@ from math import ceil
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
+from spectral_exp.core.series import Series
 from spectral_exp.plots.curves import frame_steps, frame_values, mark_non_finite, step_range
-from spectral_exp.plots.metric_style import METRICS, metric_style
-from spectral_exp.plots.series import Series, drawable, envelope
+from spectral_exp.plots.series import drawable, envelope
 from spectral_exp.plots.theme import LIGHT, legend_above, new_figure, render_all
-from spectral_exp.results.paper.document import Figure, Source
-from spectral_exp.results.run import Run
+from spectral_exp.results.document.model import Figure, Source
+from spectral_exp.runs.metric_names import METRICS, metric_style
+from spectral_exp.runs.run import Run
 
 _COLUMNS = 2
 _ROW_HEIGHT = 1.9

@@ -8,7 +8,7 @@ from typing import Any
 
 from spectral_exp.core.wording import noun
 from spectral_exp.results.checks import Evaluated, evaluated
-from spectral_exp.results.paper.document import (
+from spectral_exp.results.document.model import (
     Block,
     Code,
     Equation,
@@ -21,13 +21,13 @@ from spectral_exp.results.paper.document import (
     Text,
     joined,
 )
+from spectral_exp.results.document.prose import prose
+from spectral_exp.results.document.trace import spans
 from spectral_exp.results.paper.front import corpus_words
 from spectral_exp.results.paper.material import NOT_RECORDED, Material, dig, plain_number, shared
 from spectral_exp.results.paper.method import matched_to
-from spectral_exp.results.paper.prose import prose
-from spectral_exp.results.paper.trace import spans
-from spectral_exp.results.run import Run
-from spectral_exp.results.settings import PARTS
+from spectral_exp.runs.parts import PARTS
+from spectral_exp.runs.run import Run
 
 _SETTINGS = (
     ("model width C", "model.n_embd"),

@@ -13,11 +13,11 @@ from spectral_exp.core.errors import UserError
 from spectral_exp.core.regular_file import read_regular
 from spectral_exp.core.wording import counted, noun
 from spectral_exp.results.aggregate import ResultsAggregator
-from spectral_exp.results.paper.document import Inline, Number, map_block, map_text
+from spectral_exp.results.document.model import Inline, Number, map_block, map_text
 from spectral_exp.results.paper.folder import own_files
 from spectral_exp.results.paper.generator import REPORT, Paper, build
 from spectral_exp.results.paper.material import Choices
-from spectral_exp.results.paper.record import (
+from spectral_exp.results.paper.provenance import (
     RECORD_NAME,
     Provenance,
     RecordedChoices,
@@ -28,8 +28,8 @@ from spectral_exp.results.paper.record import (
     read_provenance,
     run_files,
 )
-from spectral_exp.results.paper.run_report import run_report
-from spectral_exp.run_dir import CONFIG_NAME, jsonable
+from spectral_exp.results.paper.report import run_report
+from spectral_exp.runs.layout import CONFIG_NAME, jsonable
 
 _SHOWN = 12
 _MAX_NOTES_BYTES = 16 << 20

@@ -1,0 +1,201 @@
+"""Look after a run's checkpoints: `python -m spectral_exp checkpoints list|verify|export|prune outputs/<run>`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from spectral_exp.core import files
+from spectral_exp.core.console import command
+from spectral_exp.core.errors import UserError, require
+from spectral_exp.core.wording import install
+from spectral_exp.monitoring import CheckpointManager
+from spectral_exp.monitoring.checkpoint import file as checkpoint_file
+from spectral_exp.monitoring.checkpoint import reader as checkpoint_reader
+from spectral_exp.monitoring.checkpoint.reader import BrokenCheckpointError
+from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.lock import RunLock
+
+
+@command
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns 0, 1 if `verify` found a broken checkpoint, or 2 for a mistake of the user's."""
+    parser = argparse.ArgumentParser(
+        "python -m spectral_exp checkpoints", description="Look after a run's checkpoints."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, what in {
+        "list": "the checkpoints of a run",
+        "verify": "compare every byte with its checksum; changes nothing",
+        "export": "the weights alone, as safetensors",
+        "prune": "remove older checkpoints, once the newer are verified; asks first",
+    }.items():
+        commands.add_parser(name, help=what, description=what).add_argument("run", type=Path, help="run directory")
+    export = commands.choices["export"]
+    export.add_argument("--checkpoint", default="best", help="best, latest or a step (default: best)")
+    export.add_argument("--output", type=Path, help="file to write (default: weights_step_N.safetensors in the run)")
+    prune = commands.choices["prune"]
+    prune.add_argument("--keep-last", type=int, default=1, help="how many of the newest to keep (default: 1)")
+    prune.add_argument("--keep-every", type=int, help="keep those of steps divisible by it too")
+    prune.add_argument("--yes", action="store_true", help="remove without asking")
+    prune.add_argument("--dry-run", action="store_true", help="print what would be removed, and remove nothing")
+    options = parser.parse_args(arguments)
+    try:
+        paths = _paths(options.run)
+        if options.command == "list":
+            print(_listed(options.run))
+        elif options.command == "verify":
+            return _verify(paths)
+        elif options.command == "export":
+            print(_export(options.run, options.checkpoint, options.output))
+        else:
+            print(_prune(options))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _paths(run: Path) -> RunPaths:
+    paths = RunPaths(run)
+    if not paths.checkpoints.is_dir():
+        raise UserError(f"{run} is not a run directory: it holds no {paths.checkpoints.name}/; name one below outputs/")
+    return paths
+
+
+def _listed(run: Path) -> str:
+    """A table of all checkpoints."""
+    rows = [("step", "size", "saved", "")]
+    for found in CheckpointManager(run, enabled=False).list_checkpoints():
+        notes = [name for name in ("latest", "best") if found[f"is_{name}"]]
+        if checkpoint_file.read_sidecar(Path(found["path"])) is None:
+            notes.append("no sidecar")
+        rows.append((str(found["step"]), f"{found['size_mb']:.1f} MB", found["timestamp"], ", ".join(notes)))
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    lines = [
+        f"{step:>{widths[0]}}  {size:>{widths[1]}}  {when:<{widths[2]}}  {note}".rstrip()
+        for step, size, when, note in rows
+    ]
+    return "\n".join(lines) if len(rows) > 1 else f"{run} has no checkpoint"
+
+
+def _verify(paths: RunPaths) -> int:
+    """Print whether each checkpoint is intact; 1 if one is not, or cannot be read."""
+    broken = unreadable = 0
+    for step in paths.checkpoint_steps():
+        path = paths.checkpoint_file(step)
+        try:
+            print(f"step {step}: intact, by {checkpoint_reader.verify(path)}")
+        except BrokenCheckpointError as error:
+            broken += 1
+            print(f"step {step}: BROKEN, {error} ({path})")
+        except FileNotFoundError:
+            print(f"step {step}: removed meanwhile, as the run's settings say")
+        except UserError as error:
+            unreadable += 1
+            print(f"step {step}: {error}")
+    if not paths.checkpoint_steps():
+        print(f"{paths.root} has no checkpoint")
+    elif broken:
+        print(f"{broken} broken; resuming sets them aside and takes the newest that is intact")
+    return 1 if broken or unreadable else 0
+
+
+def _export(run: Path, which: str, output: Path | None) -> Path:
+    """Write the weights of a checkpoint as safetensors and return the file."""
+    known = which in ("best", "latest") or (which.isdecimal() and len(which) < 20)
+    require(known, "--checkpoint", which, "best, latest or a step")
+    try:
+        from safetensors.torch import save
+    except ImportError as error:
+        raise UserError(f"export needs the package safetensors: {install('safetensors')}") from error
+    manager, paths = CheckpointManager(run, enabled=False), RunPaths(run)
+    state = None
+    if which.isdecimal():
+        path = paths.checkpoint_file(int(which))
+        try:
+            state = checkpoint_reader.read_checkpoint(path)
+        except BrokenCheckpointError as error:
+            raise UserError(f"{path} is broken ({error}); choose another one with --checkpoint") from error
+        except FileNotFoundError:
+            pass
+    else:
+        state = manager.load_best_checkpoint() if which == "best" else None
+        state = state or manager.load_latest_checkpoint()
+    if state is None:
+        steps = ", ".join(map(str, paths.checkpoint_steps())) or "none"
+        raise UserError(f"{run} has no checkpoint {which}; saved steps: {steps}")
+    weights = _tensors(state["model_state_dict"])
+    facts = {"step": str(state["step"]), "git_hash": str(state["git_hash"]), "run": run.resolve().name}
+    output = output or run / f"weights_step_{state['step']}.safetensors"
+    try:
+        with files.atomic_writer(output) as file:
+            file.write(save(weights, metadata=facts))
+    except OSError as error:
+        raise UserError(f"cannot write {output}: {error.strerror}; choose another file with --output") from error
+    return output
+
+
+def _tensors(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Weights as safetensors takes them: each by itself, since the format knows no sharing."""
+    import torch
+
+    wrong = [name for name, value in weights.items() if not isinstance(value, torch.Tensor)]
+    if wrong:
+        raise UserError(
+            f"export takes tensors alone, and {wrong[0]!r} of the model is none; load the checkpoint instead"
+        )
+    needed = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
+    if needed > (available := psutil.virtual_memory().available):
+        raise UserError(
+            f"export needs {needed / 1e6:.0f} MB of memory, and {available / 1e6:.0f} MB are available; "
+            "free memory, or export on a machine with more"
+        )
+    return {name: tensor.clone().contiguous() for name, tensor in weights.items()}
+
+
+def _prune(options: argparse.Namespace) -> str:
+    """Remove checkpoints beyond what is to be kept; never those of a run that is going on."""
+    run, keep_last, keep_every = options.run, options.keep_last, options.keep_every
+    require(keep_last >= 1, "--keep-last", keep_last, ">= 1")
+    require(keep_every is None or keep_every >= 1, "--keep-every", keep_every, ">= 1")
+    manager = CheckpointManager(run, keep_last_n=keep_last, keep_every_n_steps=keep_every)
+    paths = RunPaths(run)
+    if options.dry_run:
+        return f"would remove {_sizes(manager)}"
+    with RunLock(run):
+        before = paths.checkpoint_steps()
+        if manager.removable_checkpoints() and not (options.yes or _confirm(_sizes(manager))):
+            return "removed nothing"
+        manager.cleanup_old_checkpoints()
+        after = paths.checkpoint_steps()
+    removed = ", ".join(str(step) for step in before if step not in after) or "nothing"
+    return f"removed {removed}; kept {', '.join(map(str, after)) or 'nothing'}"
+
+
+def _sizes(manager: CheckpointManager) -> str:
+    """The checkpoints beyond retention, what removing them frees, and what stays."""
+    files = manager.removable_checkpoints()
+    known = {file: manager.paths.checkpoint_step(file) for file in files}
+    freed_mb = sum(file.stat().st_size for file in files if file.is_file()) / 1e6
+    kept = [str(step) for step in manager.paths.checkpoint_steps() if step not in known.values()]
+    removed = ", ".join(map(str, sorted(step for step in known.values() if step is not None)))
+    return f"{removed or 'nothing'} ({freed_mb:.1f} MB) and keep {', '.join(kept) or 'nothing'}"
+
+
+def _confirm(what: str) -> bool:
+    """Whether the user, asked on the terminal, agrees. Raises UserError without a terminal."""
+    if not sys.stdin.isatty():
+        raise UserError(
+            f"prune would remove {what}, and has no terminal to ask on; add --yes, or --dry-run to look only"
+        )
+    return input(f"remove {what}? [y/N] ").strip().lower() in {"y", "yes"}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

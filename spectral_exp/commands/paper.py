@@ -1,0 +1,142 @@
+"""Write a paper draft from runs, or verify one: `python -m spectral_exp paper outputs/... --output paper/`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from spectral_exp.core.console import command
+from spectral_exp.core.errors import UserError, require
+from spectral_exp.core.foreign_text import printable
+from spectral_exp.core.wording import counted
+from spectral_exp.results.paper.folder import Folder
+from spectral_exp.results.paper.generator import FORMATS, PaperGenerator, Written
+from spectral_exp.results.paper.material import Choices
+from spectral_exp.results.paper.notes import HELP
+from spectral_exp.results.paper.verify import Verdict, verify
+
+_NO_NOTES = "none"
+
+
+@command
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        0; with --verify 1 if the paper does not hold; 2 for a user's mistake, and with --verify if it cannot be told.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        if options.verify:
+            require(len(options.folders) == 1, "folders", len(options.folders), "one paper for --verify")
+            return _tell(verify(options.folders[0], options.runs or []), options.folders[0])
+        require(not options.runs, "--runs", "given", "left out without --verify; name the runs as the folders")
+        written = _write(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for path in written.files:
+        print(path)
+    for message in written.missing:
+        print(f"left out: {printable(message, 2000)}", file=sys.stderr)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m spectral_exp paper",
+        description="Write a paper draft from runs: every number in it is measured and says by which runs.",
+        epilog=HELP,
+    )
+    parser.add_argument(
+        "folders", type=Path, nargs="+", help="runs, sweeps or folders of them; with --verify the paper"
+    )
+    parser.add_argument("--output", type=Path, default=Path("paper"), help="folder of the paper (default: paper)")
+    parser.add_argument("--metric", default="val_bpb", help="what is compared (default: val_bpb)")
+    parser.add_argument("--at", default="final", help="which value of a run: final, best or step:N (default: final)")
+    parser.add_argument(
+        "--baseline",
+        help="the configuration to hold the others against (default: classic, or the first by its settings)",
+    )
+    parser.add_argument(
+        "--where", action="append", default=[], help="take only these runs, as optimizer=rgd; repeatable"
+    )
+    parser.add_argument(
+        "--group-by", help="settings or parts that make a group, with commas (default: all but the seed)"
+    )
+    parser.add_argument("--title", help="title of the paper")
+    parser.add_argument("--authors", help="names, with commas")
+    parser.add_argument("--notes", help="Markdown file with text of your own, see below; 'none' drops what was there")
+    parser.add_argument("--formats", default=",".join(FORMATS), help=f"of {', '.join(FORMATS)} (default: all)")
+    parser.add_argument("--force", action="store_true", help="overwrite files that were edited or are not the paper's")
+    parser.add_argument("--verify", action="store_true", help="compute every number of a paper again, and compare")
+    parser.add_argument("--runs", type=Path, action="append", help="with --verify: where the runs are now; repeatable")
+    return parser
+
+
+def _write(options: argparse.Namespace) -> Written:
+    notes, notes_file = _notes(options)
+    choices = Choices(
+        metric=options.metric,
+        at=options.at,
+        baseline=options.baseline,
+        where=tuple(options.where),
+        group_by=_listed(options.group_by) if options.group_by else None,
+        title=options.title,
+        authors=_listed(options.authors or ""),
+        notes=notes,
+        notes_file=notes_file,
+    )
+    generator = PaperGenerator(options.folders, choices)
+    return generator.write(options.output, _listed(options.formats), force=options.force)
+
+
+def _notes(options: argparse.Namespace) -> tuple[str, str | None]:
+    """The author's text and where it lies relative to the paper: as given, or as the paper there has it already."""
+    output: Path = options.output
+    if options.notes == _NO_NOTES:
+        return "", None
+    if options.notes is not None:
+        path = Path(options.notes)
+    else:
+        before = Folder(output).record.get("choices", {})
+        if not before.get("notes"):
+            return "", None
+        path = output / str(before.get("notes_file"))
+        if not path.is_file():
+            print(f"the notes are not at {path} any more; their recorded text is kept", file=sys.stderr)
+            return str(before["notes"]), before.get("notes_file")
+        print(f"with the notes of {path}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"cannot read the notes {path}: {getattr(error, 'strerror', None) or 'it is not UTF-8'}"
+        ) from error
+    return text, Path(os.path.relpath(path.resolve(), output.resolve())).as_posix()
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _tell(verdict: Verdict, paper: Path) -> int:
+    for remark in verdict.remarks:
+        print(f"note: {printable(remark, 2000)}")
+    for item in verdict.unknown:
+        print(f"cannot tell: {printable(item, 2000)}")
+    for item in verdict.wrong:
+        print(f"WRONG: {printable(item, 2000)}")
+    outcome = {
+        0: f"holds: {counted(verdict.checked, 'number')} computed again from the runs, all equal",
+        1: "does not hold",
+        2: "cannot be verified in full",
+    }
+    print(f"{paper} {outcome[verdict.exit_code]}")
+    return verdict.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""Write the report of one run: `python -m spectral_exp report outputs/<run>`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from spectral_exp.core.console import command
+from spectral_exp.core.errors import UserError
+from spectral_exp.results.paper.folder import Folder
+from spectral_exp.results.paper.generator import FORMATS, REPORT, check_formats
+from spectral_exp.results.paper.report import run_report
+
+
+@command
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns 0, or 2 for a user's mistake."""
+    parser = argparse.ArgumentParser(
+        "python -m spectral_exp report",
+        description="Write the report of one run: what was run, curves, plots, samples, cost, and how to go on. "
+        "`python -m spectral_exp paper REPORT --verify` computes its numbers again.",
+    )
+    parser.add_argument("run", type=Path, help="run directory, finished or not")
+    parser.add_argument(
+        "--output", type=Path, help="folder of the report (default: report/ in the run, wherever that lies below RUN)"
+    )
+    parser.add_argument("--formats", default="md,html,pdf", help=f"of {', '.join(FORMATS)} (default: md,html,pdf)")
+    parser.add_argument("--force", action="store_true", help="overwrite files that were edited or are not the report's")
+    options = parser.parse_args(arguments)
+    formats = [part.strip() for part in options.formats.split(",") if part.strip()]
+    try:
+        check_formats(formats)
+        report = run_report(options.run)
+        folder = Folder(options.output or _place(report.material.runs[0].path))
+        written = report.write(folder, formats, REPORT, force=options.force)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for path in written.files:
+        print(path)
+    for message in written.missing:
+        print(f"left out: {message}", file=sys.stderr)
+    return 0
+
+
+def _place(run: Path) -> Path:
+    """The folder of the report in a run. Raises UserError if it is a link, which may lead anywhere."""
+    if (run / REPORT).is_symlink():
+        raise UserError(f"{run / REPORT} is a link; name a folder with --output")
+    return run / REPORT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""Prove that a run continues exactly: `spectral-exp verify_resume outputs/<run>`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from spectral_exp.core.console import command
+from spectral_exp.core.display import print_error
+from spectral_exp.core.errors import Interrupted, UserError
+from spectral_exp.core.foreign_text import printable
+from spectral_exp.core.json_files import write_json_atomic
+from spectral_exp.core.redact import redact
+from spectral_exp.core.signals import StopRequest
+from spectral_exp.runs.differences import (
+    shortened,
+)
+from spectral_exp.verification.replay import CERTIFICATE_NAME, verify_resume
+
+
+@command
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    0: all is identical, 1: it is not, 2: a mistake of the user's, 128 + n: stopped by signal n.
+    """
+    parser = argparse.ArgumentParser(
+        "python -m spectral_exp verify_resume", description="Prove that a run continues exactly."
+    )
+    parser.add_argument("run", type=Path, help="run directory, for example outputs/<run>")
+    parser.add_argument("--steps", type=int, default=10, help="steps to do again, at least 2 (default: 10)")
+    parser.add_argument("--from", type=int, dest="start", help="step of the checkpoint to begin with; 0: the start")
+    parser.add_argument("--output", type=Path, help=f"where to write the certificate (default: RUN/{CERTIFICATE_NAME})")
+    options = parser.parse_args(arguments)
+    # One line for each warning: that of a broken checkpoint, above all.
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    output = options.output or options.run / CERTIFICATE_NAME
+    try:
+        with StopRequest(immediate=True):
+            certificate = verify_resume(options.run, options.steps, options.start)
+        try:
+            write_json_atomic(output, redact(certificate))
+        except OSError as error:
+            raise UserError(f"cannot write {output}: {error.strerror}; choose another file with --output") from error
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as stop:
+        print_error("interrupted: nothing was compared")
+        return stop.exit_code
+    print("\n".join(map(printable, _told(certificate))))
+    print(f"{certificate['verdict']}; certificate: {output}")
+    return 0 if certificate["verdict"] == "identical" else 1
+
+
+def _told(certificate: Mapping[str, Any]) -> list[str]:
+    """What a certificate says, in lines for people."""
+    lines = [f"compared: {line}" for line in certificate["compared"]]
+    lines += [f"not compared: {line}" for line in certificate["not_compared"]]
+    for what, found in certificate["differences"].items():
+        lines += [f"{what} changed: {line}" for line in shortened(found)]
+    for position, line in enumerate(certificate["divergences"]):
+        lines.append(f"{'then' if position else 'DIVERGED first'}: {line}")
+    return lines

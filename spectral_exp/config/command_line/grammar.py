@@ -1,0 +1,125 @@
+"""Hydra's override grammar: reading overrides, writing values in it, and taking a typed path or text literally."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from spectral_exp.core.errors import UserError
+from spectral_exp.runs.overrides import _in_quotes, quoted, setting_of
+
+TEXT_SETTINGS = (
+    "name", "resume", "outputs", "backup_url", "experiment_id", "data.path", "tokenizer.path", "training.sample_prompt",
+    "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir",
+)  # fmt: skip
+"""Settings whose value is always text, so that what the grammar cannot read is what the user means."""
+
+
+def parse(override: str) -> Override:
+    """Read one override. Raises a UserError that shows how to quote its value."""
+    try:
+        return OverridesParser.create().parse_override(override)
+    except HydraException as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{override}: {reason}{quoting_hint(override)}") from error
+
+
+def quoting_hint(override: str) -> str:
+    """How to write an override whose value the grammar cannot read; nothing for lists, mappings and sweeps."""
+    key, sign, value = override.partition("=")
+    if not sign or not value or value[0] in "[{'\"" or "," in value:
+        return ""
+    return f"; to take the value literally, quote it: {shlex.quote(f'{key}={quoted(value)}')}"
+
+
+def text_of(override: str) -> str:
+    """The value of an override as text, with its quotes, escapes and interpolations resolved; null is ""."""
+    value = parse(override).value()
+    try:
+        resolved = OmegaConf.create({"value": value}).value
+    except OmegaConfBaseException as error:
+        raise UserError(f"{override}: {str(error).partition(chr(10))[0]}") from error
+    return "" if resolved is None else str(resolved)
+
+
+def literal(override: str, sweeps: bool) -> str:
+    """Quote the value of a text setting if the grammar would not read it as the text that was typed.
+
+    Args:
+        override: as typed.
+        sweeps: whether a comma separates the values of a sweep.
+    """
+    key, sign, value = override.partition("=")
+    if not sign or setting_of(override) not in TEXT_SETTINGS:
+        return override
+    as_typed = f"{key}={quoted(value)}"
+    try:
+        parsed = parse(override)
+    except UserError:
+        if sweeps and "," in value:
+            return override
+        keeps_interpolation = "${" in value and not os.path.lexists(value)
+        return f"{key}={_in_quotes(value)}" if keeps_interpolation else as_typed
+    if parsed.is_sweep_override():
+        # A run to continue is never swept, and a name with a comma that exists is no list of names.
+        is_text = not sweeps and (setting_of(override) == "resume" or os.path.lexists(value))
+        return as_typed if is_text else override
+    read = parsed.value()
+    if read is not None and not isinstance(read, str):
+        return as_typed
+    # Quotes and escapes count, unless there is a file that has them in its name.
+    return as_typed if os.path.lexists(value) and not _names_a_file(override) else override
+
+
+def _names_a_file(override: str) -> bool:
+    try:
+        return os.path.lexists(text_of(override))
+    except UserError:
+        return False
+
+
+def written(value: Any) -> str:
+    """A plain value (of a resolved configuration) in the override grammar."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{_key(str(key))}:{written(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(written(item) for item in value) + "]"
+    return quoted(str(value))
+
+
+def _key(key: str) -> str:
+    """A key of a mapping, which cannot be quoted: what is special in it is escaped."""
+    return re.sub(r"([\\()\[\]{}:=, \t])", r"\\\1", key)
+
+
+def strings_in(value: Any) -> Iterator[str]:
+    """All strings in a parsed value, keys included, however deep."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from strings_in(key)
+            yield from strings_in(item)
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        for item in value:
+            yield from strings_in(item)
+    elif value is not None and not isinstance(value, bool | int | float):
+        yield str(value)
+
+
+def is_interpolated(value: Any) -> bool:
+    """Whether OmegaConf would replace something in a parsed value: `${` after an even number of backslashes."""
+    return any(re.search(r"(?<!\\)(?:\\\\)*\$\{", text) for text in strings_in(value))

@@ -1,0 +1,34 @@
+"""Curves as arrays: a value for each of ascending steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.floating[Any]]
+
+
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Series:
+    """Values of one quantity at ascending steps; values may be NaN or infinite."""
+
+    steps: FloatArray
+    values: FloatArray
+
+    def __post_init__(self) -> None:
+        if self.steps.ndim != 1 or self.steps.shape != self.values.shape:
+            raise ValueError(f"a series needs as many steps as values, got {self.steps.shape} and {self.values.shape}")
+
+    def __len__(self) -> int:
+        return int(self.steps.size)
+
+    @property
+    def finite(self) -> NDArray[np.bool_]:
+        """True where the value is an ordinary number."""
+        return np.isfinite(self.values)

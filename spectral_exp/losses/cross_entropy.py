@@ -1,0 +1,35 @@
+"""Plain cross-entropy, and the contract of a loss."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from spectral_exp.losses.softmax import cross_entropy
+
+
+class Loss(nn.Module):
+    """Logits (B, T, V) and targets (B, T) to the scalar to differentiate, and detached parts by name.
+
+    `loss` among the parts is always the plain cross-entropy, the mean over all tokens in nats. A loss that draws no
+    random numbers says so by `draws_random_numbers`; for any other one the generators are seeded at each step.
+    """
+
+    draws_random_numbers: bool = True
+
+    def forward(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scalar to differentiate, and the parts to log."""
+        raise NotImplementedError
+
+
+class CrossEntropy(Loss):
+    """Plain cross-entropy; it has no settings."""
+
+    draws_random_numbers = False
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean over all tokens in nats, twice: to differentiate, and as the part `loss`."""
+        loss = cross_entropy(logits, targets)
+        return loss, {"loss": loss.detach()}

@@ -1,0 +1,130 @@
+"""What training minimises: plain cross-entropy, or with the coherence term of Quantum Field Entanglement (QFE).
+
+Both read the logits through `spectral_exp.losses.softmax`, piece by piece, so that a large vocabulary costs no second copy.
+
+Letters: B batch, T tokens, V vocabulary, P projected dimensions, K = T // 2 + 1 frequencies.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from spectral_exp.core.errors import require
+from spectral_exp.losses.cross_entropy import Loss
+from spectral_exp.losses.softmax import cross_entropy_and_probabilities, sketch_targets
+
+
+class QFE(Loss):
+    """Cross-entropy + coherence_weight * coherence.
+
+    Coherence compares predicted probabilities with one-hot targets as signals along the sequence: see `coherence`.
+    With many tokens both are first projected to `projection_dim` dimensions by a count sketch: token v goes with a
+    random sign to dimension v mod P. Its signs are part of the state dict. Like a dense random matrix it keeps inner
+    products the same on average (Charikar, Chen & Farach-Colton 2002), at the cost of one pass instead of V x P
+    products per token.
+
+    Args:
+        vocab_size: V.
+        coherence_weight: >= 0.
+        temperature: > 0, divides the logits before the softmax of the coherence term.
+        projection_dim: P; vocabularies larger than this are projected.
+        amplitude_threshold: >= 0; frequencies at which either magnitude does not exceed it do not count.
+        seed: of the random signs.
+    """
+
+    draws_random_numbers = False
+    signs: Tensor | None
+
+    def __init__(
+        self,
+        vocab_size: int,
+        coherence_weight: float = 0.05,
+        temperature: float = 1.0,
+        projection_dim: int = 256,
+        amplitude_threshold: float = 0.01,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        require(vocab_size >= 1, "vocab_size", vocab_size, ">= 1")
+        require(0 <= coherence_weight < math.inf, "coherence_weight", coherence_weight, ">= 0")
+        require(0 < temperature < math.inf, "temperature", temperature, "> 0")
+        require(projection_dim >= 1, "projection_dim", projection_dim, ">= 1")
+        require(0 <= amplitude_threshold < math.inf, "amplitude_threshold", amplitude_threshold, ">= 0")
+        self.vocab_size, self.coherence_weight, self.temperature = vocab_size, coherence_weight, temperature
+        self.amplitude_threshold, self.projected_size = amplitude_threshold, min(projection_dim, vocab_size)
+        signs = None
+        if vocab_size > projection_dim:
+            generator = torch.Generator().manual_seed(seed)
+            signs = 1.0 - 2.0 * torch.randint(2, (vocab_size,), generator=generator, device="cpu")
+        self.register_buffer("signs", signs)
+
+    def forward(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum, and the parts `loss` (plain cross-entropy) and `coherence`."""
+        loss, predicted = cross_entropy_and_probabilities(
+            logits, targets, self.temperature, self.projected_size, self.signs
+        )
+        with torch.autocast(logits.device.type, enabled=False):
+            actual = sketch_targets(targets, self.projected_size, self.signs, predicted.dtype)
+            penalty = coherence(predicted, actual, self.amplitude_threshold)
+        return loss + self.coherence_weight * penalty, {"loss": loss.detach(), "coherence": penalty.detach()}
+
+
+def coherence(predicted: Tensor, actual: Tensor, threshold: float) -> Tensor:
+    """The mean of |P| |Y| (1 - cos(arg P - arg Y)), P and Y the spectra of both signals (B, T, any) along T.
+
+    |P| |Y| cos(arg P - arg Y) is the real part of P times the conjugate of Y: no angle is needed, and nothing is
+    singular at zero. The mean is over those frequencies (K per signal) and signals at which both magnitudes exceed
+    `threshold`, and 0 where none does. It can be differentiated by `predicted` alone, and once.
+    """
+    mean: Tensor = _Coherence.apply(predicted, actual, threshold)  # type: ignore[no-untyped-call]
+    return mean
+
+
+class _Coherence(torch.autograd.Function):
+    """`coherence` with its derivative written out: it is found on the way, and all that is kept for later.
+
+    With P the spectrum of a signal x, P_k = sum_t x_t exp(-i w_k t), and G_k the derivative by the real part of P_k
+    plus i times that by its imaginary part, the derivative by x_t is the real part of sum_k G_k exp(i w_k t).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, predicted: Tensor, actual: Tensor, threshold: float) -> Tensor:
+        P, Y = torch.fft.rfft(predicted, dim=1), torch.fft.rfft(actual, dim=1)
+        p_power, y_power = _power(P), _power(Y)
+        power = p_power * y_power
+        counted = (p_power > threshold**2) & (y_power > threshold**2) & (power > 0)
+        magnitudes = power.sqrt_()
+        products = _sum_of_pairs(torch.view_as_real(P) * torch.view_as_real(Y))
+        n_counted = counted.sum().clamp_min(1)
+        mean = (magnitudes - products).mul_(counted).sum() / n_counted
+        if ctx.needs_input_grad[0]:
+            # What does not count is replaced before the division, which may be by zero there.
+            ratio = y_power.div_(magnitudes.masked_fill_(~counted, 1.0)).mul_(counted)
+            gradient = P.mul_(ratio).sub_(Y.mul_(counted))
+            # The inverse transform adds to each frequency its mirror image, but to the first and to that of T / 2.
+            T = predicted.shape[1]
+            gradient[:, 1 : (T + 1) // 2].mul_(0.5)
+            ctx.save_for_backward(torch.fft.irfft(gradient, n=T, dim=1, norm="forward").div_(n_counted))
+        return mean
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (by_predicted,) = ctx.saved_tensors
+        return grad * by_predicted, None, None
+
+
+def _power(spectra: Tensor) -> Tensor:
+    """The squared magnitudes of complex numbers."""
+    return _sum_of_pairs(torch.view_as_real(spectra).square())
+
+
+def _sum_of_pairs(x: Tensor) -> Tensor:
+    """The sums along a last axis of two; several times as fast as `sum`."""
+    first, second = x.unbind(-1)
+    return first + second

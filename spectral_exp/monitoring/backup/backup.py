@@ -1,0 +1,305 @@
+"""Remote backup of a run while it trains: a child process copies what is committed, training waits for nothing.
+
+How it lies there is told in `backup_store.py`; `restore.py` brings it back.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import secrets
+import threading
+from pathlib import Path
+from typing import Any
+
+from spectral_exp.core.errors import UserError, require
+from spectral_exp.core.files import follow
+from spectral_exp.core.json_files import read_json, write_json_atomic
+from spectral_exp.monitoring.backup.process import BackupProcess, BackupProcessError
+from spectral_exp.monitoring.backup.store import SETTING, checked_url, leads_out
+from spectral_exp.runs.layout import RunPaths
+
+log = logging.getLogger(__name__)
+
+_CHECK_S = 120.0
+_LONGEST_PAUSE_S = 300.0
+
+
+@functools.cache
+def check_url(url: str, timeout_s: float = _CHECK_S) -> None:
+    """Write, read and delete a small object below `url`, to know before training starts that backups can work.
+
+    Args:
+        url: the place that holds the backups of all runs.
+        timeout_s: seconds to wait for it.
+
+    Raises:
+        UserError: a library is missing, or the place does not exist, does not answer or may not be written.
+    """
+    process = None
+    try:
+        process = BackupProcess(timeout_s)
+        _refuse(url, process.ask({"do": "check", "url": checked_url(url)}))
+    except BackupProcessError as error:
+        raise UserError(f"{SETTING}={url} cannot be used: {error}") from error
+    finally:
+        if process is not None:
+            process.kill()
+
+
+def _refuse(url: str, answer: dict[str, Any]) -> None:
+    """Raise a UserError unless the child process has done what it was asked for."""
+    if "refused" in answer:
+        raise UserError(answer["refused"])
+    if "failed" in answer:
+        raise UserError(f"{SETTING}={url} cannot be used: {answer['failed']}")
+
+
+class Backup:
+    """Copies the committed files of one run to other storage, in the background.
+
+    A thread hands checkpoints to a child process of low priority and waits for it; a child that crashes or makes no
+    progress is killed and replaced. One backup is under way at a time; of those that wait the newest wins. Trouble
+    costs one warning, growing pauses and further tries, never a step.
+
+    Args:
+        experiment_dir: root of the run.
+        url: place that holds the backups of all runs: s3://, gs://, file:// or ssh://; None for no backups at all.
+        outputs: folder of the runs; a run below it has the same place below `url`, any other the name of its folder.
+        keep_last_n: backups to keep there, >= 1; each holds the best checkpoint too.
+        keep_every_n_steps: each backup holds the checkpoints of steps divisible by it too.
+        timeout_s: seconds without any progress after which a try is given up, > 0.
+        retries: further tries for one checkpoint, >= 0; later checkpoints are tried anew.
+        pause_s: seconds before the first of them; each pause is twice as long as the one before, up to five minutes.
+        exit_deadline_s: seconds that `close` waits for the last backup, > 0.
+    """
+
+    def __init__(
+        self,
+        experiment_dir: str | Path,
+        url: str | None,
+        *,
+        outputs: str | Path | None = None,
+        keep_last_n: int = 3,
+        keep_every_n_steps: int | None = None,
+        timeout_s: float = 600.0,
+        retries: int = 5,
+        pause_s: float = 2.0,
+        exit_deadline_s: float = 600.0,
+    ) -> None:
+        require(keep_last_n >= 1, "keep_last_n", keep_last_n, "a whole number >= 1")
+        every = keep_every_n_steps
+        require(every is None or every >= 1, "keep_every_n_steps", every, "a whole number >= 1 or null")
+        for name, seconds in {"timeout_s": timeout_s, "exit_deadline_s": exit_deadline_s}.items():
+            require(seconds > 0, name, seconds, "a number of seconds > 0")
+        require(retries >= 0, "retries", retries, "a whole number >= 0")
+        require(pause_s >= 0, "pause_s", pause_s, "a number of seconds >= 0")
+        self.paths = RunPaths(Path(experiment_dir).absolute())
+        self.url = None if url is None else checked_url(url)
+        self.timeout_s = timeout_s
+        self.retries = retries
+        self.pause_s = pause_s
+        self.exit_deadline_s = exit_deadline_s
+        self.stored_step: int | None = None
+        """The checkpoint of the newest backup that is known to be complete."""
+        self.failures = 0
+        """Tries that failed so far."""
+        self._outputs = None if outputs is None else Path(outputs).absolute()
+        self._what = {"keep_last_n": keep_last_n, "keep_every_n_steps": keep_every_n_steps}
+        self._changed = threading.Condition()
+        self._pending: int | None = None
+        self._failed_in_row = 0
+        self._closing = False
+        self._skip_pause = False
+        self._abandoned = False
+        self._thread: threading.Thread | None = None
+        self._process: BackupProcess | None = None
+        self._run: dict[str, str] | None = None
+
+    @property
+    def enabled(self) -> bool:
+        """Whether there is anywhere to back up to."""
+        return self.url is not None
+
+    def check(self) -> None:
+        """Make sure, before the run starts, that its backups can work.
+
+        Raises:
+            UserError: the storage cannot be used, or holds the backups of another run of this name.
+        """
+        if self.url is None:
+            return
+        try:
+            answer = self._ask({"do": "claim"})
+            _refuse(self.url, answer)
+        except UserError:
+            self._stop_process()
+            raise
+        except (BackupProcessError, OSError) as error:
+            self._stop_process()
+            raise UserError(f"{SETTING}={self.url} cannot be used: {error}") from error
+        self.stored_step = answer["stored_step"]
+
+    def submit(self, step: int) -> None:
+        """Back up the durable checkpoint of `step` and what belongs to it; returns at once."""
+        if self.url is None:
+            return
+        with self._changed:
+            if self._pending is not None and self._pending != step:
+                log.info("backup of step %d skipped: step %d is newer", self._pending, step)
+            self._submit(step)
+
+    def close(self) -> bool:
+        """Back up the newest checkpoint and the run's results, at most for `exit_deadline_s`; whether all is stored.
+
+        Submitting works afterwards.
+        """
+        if self.url is None:
+            return True
+        latest = follow(self.paths.latest_link)
+        step = self.paths.checkpoint_step(latest) if latest else None
+        with self._changed:
+            if step is None and self._thread is None:
+                self._stop_process()
+                return True
+            if step is not None:
+                self._submit(step)
+            self._failed_in_row = 0
+            self._closing = self._skip_pause = True
+            self._changed.notify_all()
+        thread = self._thread
+        assert thread is not None
+        thread.join(self.exit_deadline_s)
+        with self._changed:
+            self._abandoned = late = thread.is_alive()
+            self._changed.notify_all()
+            if late and self._process is not None:
+                self._process.kill()
+        thread.join(10.0)
+        whole = not late and self._pending is None
+        if not whole:
+            log.warning(
+                "the backup is not complete: %s lacks the last state of the run (step %s)%s; the newest step there: "
+                "%s. Run the same command again, or copy %s by hand",
+                self.url, step, f" after exit_deadline_s={self.exit_deadline_s:g}" if late else "",
+                "none" if self.stored_step is None else self.stored_step, self.paths.root,
+            )  # fmt: skip
+        self._thread, self._pending = None, None
+        self._closing = self._skip_pause = self._abandoned = False
+        return whole
+
+    def abandon(self) -> None:
+        """Stop at once, without a last backup: the run directory holds another run now, or nothing."""
+        with self._changed:
+            self._pending = None
+            self._closing = self._abandoned = True
+            self._changed.notify_all()
+            if self._process is not None:
+                self._process.kill()
+
+    def _submit(self, step: int) -> None:
+        self._pending = step
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name="backup", daemon=True)
+            self._thread.start()
+        self._changed.notify_all()
+
+    def _serve(self) -> None:
+        """Back up what is submitted until `close`. Runs in the thread."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._pending is not None or self._closing)
+                if self._pending is None or self._abandoned:
+                    break
+                step, self._pending = self._pending, None
+            problem = self._try(step)
+            with self._changed:
+                if problem is None:
+                    self._failed_in_row = 0
+                    continue
+                if self._abandoned or not self._waits_to_retry(step, problem):
+                    break
+        self._stop_process()
+
+    def _waits_to_retry(self, step: int, problem: str) -> bool:
+        """After a failure: tell the first of a row, pause, and put the step back; False if `close` has to give up."""
+        self.failures += 1
+        self._failed_in_row += 1
+        if self._failed_in_row == 1:
+            log.warning("backup of step %d to %s failed, training goes on: %s; further tries follow",
+                        step, self.url, problem)  # fmt: skip
+        else:
+            log.info("backup of step %d to %s failed again: %s", step, self.url, problem)
+        if self._failed_in_row > self.retries:
+            # Nothing newer while training: the next checkpoint is tried anew. At the end there is no next one.
+            if self._closing:
+                self._pending = self._pending or step
+            return not self._closing
+        pause_s = min(self.pause_s * 2.0 ** (self._failed_in_row - 1), _LONGEST_PAUSE_S)
+        self._changed.wait_for(lambda: self._skip_pause or self._abandoned, pause_s)
+        self._skip_pause = False
+        self._pending = step if self._pending is None else self._pending
+        return True
+
+    def _try(self, step: int) -> str | None:
+        """One try to back up `step`: None, or what went wrong."""
+        try:
+            answer = self._ask({"do": "back up", "root": str(self.paths.root), "what": {"step": step, **self._what}})
+        except (BackupProcessError, OSError) as error:
+            self._stop_process()
+            return str(error)
+        problem: str | None = answer.get("refused") or answer.get("failed")
+        if problem is not None:
+            self._stop_process()  # whatever state its connections are in
+        elif answer.get("gone"):
+            log.info("backup of step %d skipped: its checkpoint was removed before the storage was free", step)
+        else:
+            if self._failed_in_row:
+                log.warning("backups to %s work again, from step %d on", self.url, step)
+            self.stored_step = step
+            log.info("backup of step %d complete: %.1f MB new in %.1f s", step, answer["new_mb"], answer["time_s"])
+        return problem
+
+    def _stop_process(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+        self._process = None
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """What the child process answers; it is started if there is none.
+
+        Raises:
+            BackupProcessError: it gives no answer.
+            OSError: the run directory cannot be written.
+        """
+        self._process = self._process or BackupProcess(self.timeout_s)
+        self._run = self._run or self._identity()
+        answer = self._process.ask({**request, "url": self.url, "run": self._run})
+        if not self._run["run_id"] and "run_id" in answer:
+            self._run["run_id"] = answer["run_id"]
+            write_json_atomic(self.paths.backup_file, self._run)
+        return answer
+
+    def _identity(self) -> dict[str, str]:
+        """Name and number of the run, kept in its directory, so that it finds its backups again wherever it lies.
+
+        Without a number, which was lost, the run takes over the backups that it finds.
+        """
+        inside = self._outputs is not None and self.paths.root.is_relative_to(self._outputs)
+        name = self.paths.root.relative_to(self._outputs).as_posix() if inside else self.paths.root.name  # type: ignore[arg-type]
+        file = self.paths.backup_file
+        if file.is_file():
+            try:
+                known = read_json(file)
+                name_then, run_id = str(known["name"]), str(known["run_id"])
+                if leads_out(name_then):  # somebody else's place
+                    raise UserError(f"{file} names the run {name_then}")
+            except (UserError, KeyError):
+                log.warning("%s is damaged; it is written anew, from the backups of %s", file, name)
+                return {"name": name, "run_id": ""}
+            # A copy of a run's folder, under another name, is a run of its own.
+            if Path(name_then).name == self.paths.root.name:
+                return {"name": name_then, "run_id": run_id}
+        run = {"name": name, "run_id": secrets.token_hex(8)}
+        write_json_atomic(file, run)
+        return run

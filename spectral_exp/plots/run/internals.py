@@ -1,0 +1,237 @@
+"""Plain arrays out of a model: its wave embedding and the mixing weights of a layer.
+
+Letters: V vocabulary, W waves, M harmonics, H heads, T tokens.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spectral_exp.core.series import FloatArray, IntArray
+from spectral_exp.plots.run import Drawing
+from spectral_exp.plots.run.tokens import MAX_SENTENCE, Tokens, Waves, heat_rows, named_rows
+from spectral_exp.plots.series import even_rows
+
+if TYPE_CHECKING:
+    import torch
+    from matplotlib.figure import Figure
+    from torch import nn
+
+_log = logging.getLogger(__name__)
+
+_WAVE_DIMS = {"base_freqs": 2, "phases": 2, "harmonic_amps": 3}
+_OVERVIEWS = {
+    "frequency_distributions": ("base_freqs", "frequency_figure"),
+    "phase_distributions": ("phases", "phase_figure"),
+    "harmonic_amplitudes": ("harmonic_amps", "amplitude_figure"),
+}
+_TABLE_TOKENS = 4096
+_SAMPLE_TOKENS = 5
+
+
+@dataclass(frozen=True)
+class TextSample:
+    """A piece of real text to show in the model plots.
+
+    Args:
+        ids: its token ids.
+        labels: the text of each token.
+    """
+
+    ids: Sequence[int]
+    labels: Sequence[str]
+
+    def __post_init__(self) -> None:
+        if len(self.ids) != len(self.labels):
+            raise ValueError(f"a text sample needs one label per token, got {len(self.labels)} for {len(self.ids)}")
+
+
+def model_drawings(
+    step: int, model: nn.Module, layer: int, sample: TextSample | None, token_labels: Callable[[int], str] | None
+) -> dict[str, Callable[[], Drawing]]:
+    """The plots that `model` has something for: by name, a function that takes out the numbers."""
+    plots: dict[str, Callable[[], Drawing]] = {}
+    module = _wave_module(model)
+    if module is None:
+        _log.debug("%s has no wave attributes to plot", type(model).__name__)
+    else:
+        for name, (attribute, _) in _OVERVIEWS.items():
+            if _has_wave(module, attribute):
+                plots[name] = partial(_overview, step, module, name, sample, token_labels)
+        if _has_wave(module, "base_freqs"):
+            plots["wave_packets"] = partial(_packets, step, module, sample, token_labels)
+    if sample is not None and len(sample.ids) and callable(getattr(model, "attention_weights", None)):
+        kind = "interference" if module is not None else "attention"
+        plots[f"{kind}_patterns"] = partial(_mixing, step, model, layer, sample, kind)
+    return plots
+
+
+def unwrapped(model: Any) -> Any:
+    """The model inside DataParallel, DistributedDataParallel and `torch.compile`."""
+    while True:
+        wrapper = "_orig_mod" if hasattr(model, "_orig_mod") else "module"
+        if wrapper == "module" and not type(model).__name__.endswith("DataParallel"):
+            return model
+        model = getattr(model, wrapper)
+
+
+def _wave_module(model: nn.Module) -> nn.Module | None:
+    """The first module with the most wave attributes; None when no module has any."""
+    found, most = None, 0
+    for module in model.modules():
+        count = sum(_has_wave(module, name) for name in _WAVE_DIMS)
+        if count > most:
+            found, most = module, count
+        if most == len(_WAVE_DIMS):
+            break
+    return found
+
+
+def _has_wave(module: nn.Module, name: str) -> bool:
+    value: Any = getattr(module, name, None)
+    return bool(hasattr(value, "detach") and value.ndim == _WAVE_DIMS[name] and value.numel())
+
+
+def _overview(
+    step: int, module: nn.Module, name: str, sample: TextSample | None, token_labels: Callable[[int], str] | None
+) -> Drawing:
+    """One wave attribute of the whole vocabulary, or of tokens spread evenly over a large one."""
+    attribute, figure = _OVERVIEWS[name]
+    table: torch.Tensor = getattr(module, attribute)
+    ids = even_rows(len(table), _TABLE_TOKENS)
+    shown = ids[heat_rows(len(ids))]
+    texts = _texts(shown[named_rows(len(shown))], sample, token_labels)
+    return partial(_draw_overview, figure, step, Tokens(ids, len(table), texts), _rows(table, ids))
+
+
+def _draw_overview(figure: str, step: int, tokens: Tokens, table: FloatArray) -> Figure:
+    from spectral_exp.plots.run import waves
+
+    drawn: Figure = getattr(waves, figure)(step, tokens, _known(table))
+    return drawn
+
+
+def _packets(step: int, module: Any, sample: TextSample | None, token_labels: Callable[[int], str] | None) -> Drawing:
+    """The waves of a few tokens; a part the model lacks takes its neutral value."""
+    vocab_size = len(module.base_freqs)
+    ids = _sample_ids(sample, vocab_size)
+    freqs = _rows(module.base_freqs, ids)
+    phases = _rows(module.phases, ids) if _has_wave(module, "phases") else np.zeros_like(freqs)
+    equal = np.full((*freqs.shape, 1), freqs.shape[1] ** -0.5)
+    amps = _rows(module.harmonic_amps, ids) if _has_wave(module, "harmonic_amps") else equal
+    rates = getattr(module, "position_rates", None)
+    copied = None if rates is None else _copy(rates)
+    return partial(
+        _draw_packets, step, Tokens(ids, vocab_size, _texts(ids, sample, token_labels)), freqs, phases, amps, copied
+    )
+
+
+def _draw_packets(
+    step: int, tokens: Tokens, freqs: FloatArray, phases: FloatArray, amps: FloatArray, rates: FloatArray | None
+) -> Figure:
+    from spectral_exp.plots.run.packets import packet_figure
+
+    moving = None if rates is None else rates.astype(np.float64)
+    return packet_figure(step, tokens, Waves(_known(freqs), _known(phases), _known(amps), moving))
+
+
+def _known(values: FloatArray) -> FloatArray:
+    """As float64, infinities as NaN."""
+    values = values.astype(np.float64)
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _rows(table: torch.Tensor, ids: IntArray) -> FloatArray:
+    """A copy of rows of a parameter; the others never leave its device."""
+    import torch
+
+    table = table.detach()
+    return _copy(table if len(ids) == len(table) else table[torch.from_numpy(ids).to(table.device)])
+
+
+def _copy(values: torch.Tensor) -> FloatArray:
+    """A copy as an array, in single precision where numpy does not know the tensor's own."""
+    import torch
+
+    dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
+    copied: FloatArray = values.detach().to("cpu", dtype, copy=True).numpy()
+    return copied
+
+
+def _sample_ids(sample: TextSample | None, vocab_size: int) -> IntArray:
+    """A few distinct tokens: the sample's, those with visible text first, else some spread over the vocabulary."""
+    if sample is None or not len(sample.ids):
+        return even_rows(vocab_size, _SAMPLE_TOKENS)
+    texts = dict(zip(map(int, sample.ids), sample.labels, strict=True))
+    known = [token for token in texts if 0 <= token < vocab_size]
+    visible = sorted(known, key=lambda token: not texts[token].strip(" \t\r\n·␣"))
+    return np.array(visible[:_SAMPLE_TOKENS], dtype=np.int64)
+
+
+def _texts(ids: IntArray, sample: TextSample | None, token_labels: Callable[[int], str] | None) -> dict[int, str]:
+    """Texts of tokens, as far as they are known."""
+    if token_labels is not None:
+        return {token: token_labels(token) for token in ids.tolist()}
+    known = {} if sample is None else dict(zip(map(int, sample.ids), sample.labels, strict=True))
+    return {token: known[token] for token in ids.tolist() if token in known}
+
+
+def _mixing(step: int, model: Any, layer: int, sample: TextSample, kind: str) -> Drawing:
+    """The mixing weights of one layer for the sample, as far as a figure can name its tokens."""
+    import torch
+
+    n_layer, block_size = getattr(model, "n_layer", None), getattr(model, "block_size", None)
+    chosen = layer + n_layer if layer < 0 and n_layer is not None else layer
+    n_tokens = min(MAX_SENTENCE, len(sample.ids), block_size or len(sample.ids))
+    device = next((p.device for p in model.parameters()), None)
+    with _undisturbed(model):
+        ids = torch.tensor([list(map(int, sample.ids[:n_tokens]))], dtype=torch.int64, device=device)
+        weights = _copy(model.attention_weights(ids, chosen))
+    place = f"layer {chosen + 1}" + (f" of {n_layer}" if n_layer else "") if chosen >= 0 else f"layer {chosen}"
+    title = f"{kind.capitalize()} patterns, {place}, step {step:,}"
+    return partial(_draw_mixing, title, weights, list(sample.labels[:n_tokens]))
+
+
+def _draw_mixing(title: str, weights: FloatArray, texts: Sequence[str]) -> Figure:
+    from spectral_exp.plots.run.interference import interference_figure
+
+    return interference_figure(title, weights.astype(np.float64), texts)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread of torch meanwhile, enough for a few tokens: several would wait for a core that something else has."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards every module's mode and the random states are as they were."""
+    import torch
+
+    modes = [(module, module.training) for module in model.modules()]
+    devices: list[int] = []
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+            for module, _ in modes:
+                module.training = False
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,168 @@
+"""Text written as Markdown, by us in templates and by authors in their notes, to the pieces of a document.
+
+Inside a line: `code`, **bold**, *emphasis*, $formula$, [words](address), [@work] or [@work; @other], [#key of a table
+or figure], and {{name}}, which is replaced by a measured value. Between lines, in notes: paragraphs, lists,
+`### headings`, fenced code, and $$ formulas $$.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from spectral_exp.core.errors import UserError, nearest
+from spectral_exp.results.document.model import (
+    Block,
+    Cite,
+    Code,
+    Emphasis,
+    Heading,
+    Inline,
+    Link,
+    Listing,
+    Math,
+    Paragraph,
+    Ref,
+    Strong,
+    Text,
+    Verbatim,
+)
+
+_INLINE = re.compile(
+    r"`(?P<code>[^`]+)`"
+    r"|(?<!\\)\$(?P<math>[^$\n]+)\$"
+    r"|\{\{(?P<value>[^{}]+)\}\}"
+    r"|\[@(?P<cite>[^\]]+)\]"
+    r"|\[#(?P<ref>[^\]]+)\]"
+    r"|\[(?P<link>[^\]]+)\]\((?P<url>[^)\s]+)\)"
+    r"|\*\*(?P<strong>.+?)\*\*"
+    r"|(?<![\w*])\*(?P<emphasis>[^*\s](?:[^*]*[^*\s])?)\*(?![\w*])"
+)
+
+
+def prose(template: str, **values: Inline | Text) -> Text:
+    """A line of our own: Markdown whose {{name}}s are replaced by `values`."""
+    return inline(template, values)
+
+
+def inline(source: str, values: Mapping[str, Inline | Text]) -> Text:
+    """The text of one line or paragraph.
+
+    Raises:
+        UserError: a {{name}} that is not among `values`.
+    """
+    result: list[Inline] = []
+    end = 0
+    for match in _INLINE.finditer(source):
+        if match.start() > end:
+            result.append(_unescaped(source[end : match.start()]))
+        result.extend(_run(match, values))
+        end = match.end()
+    if end < len(source):
+        result.append(_unescaped(source[end:]))
+    return tuple(result)
+
+
+def _run(match: re.Match[str], values: Mapping[str, Inline | Text]) -> Text:
+    kind, content = match.lastgroup, match[match.lastgroup or 0]
+    if kind == "code":
+        return (Code(content),)
+    if kind == "math":
+        return (Math(content),)
+    if kind == "cite":
+        return (Cite(tuple(key.strip().removeprefix("@") for key in content.split(";"))),)
+    if kind == "ref":
+        return (Ref(content.strip()),)
+    if kind == "strong":
+        return (Strong(inline(content, values)),)
+    if kind == "emphasis":
+        return (Emphasis(inline(content, values)),)
+    if kind == "url":
+        return (Link(inline(match["link"], values), content),)
+    name = " ".join(content.split())
+    if name not in values:
+        raise UserError(f"{{{{{name}}}}} names no measured value{nearest(name, values)}")
+    value = values[name]
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"\\([\\`*$\[\]{}#_])", r"\1", text)
+
+
+def blocks(source: str, values: Mapping[str, Inline | Text], level: int = 2) -> tuple[Block, ...]:
+    """The blocks of Markdown of several lines; its `###` become headings of `level`.
+
+    Raises:
+        UserError: for Markdown that a paper cannot take: tables, images, HTML, an open fence.
+    """
+    result: list[Block] = []
+    lines = source.splitlines()
+    i = 0
+    while i < len(lines):
+        line = lines[i].strip()
+        if not line:
+            i += 1
+        elif line.startswith("```"):
+            i, block = _fenced(lines, i)
+            result.append(block)
+        elif line.startswith("$$"):
+            i, formula = _formula(lines, i)
+            result.append(Paragraph((Math(formula, display=True),)))
+        elif line.startswith("#"):
+            result.append(Heading(line.lstrip("#").strip(), level))
+            i += 1
+        elif _ITEM.match(line):
+            i, listing = _list(lines, i, values)
+            result.append(listing)
+        else:
+            end = i
+            while end < len(lines) and lines[end].strip() and not _STARTS.match(lines[end].strip()):
+                end += 1
+            paragraph = " ".join(part.strip() for part in lines[i : max(end, i + 1)])
+            _refuse(paragraph)
+            result.append(Paragraph(inline(paragraph, values)))
+            i = max(end, i + 1)
+    return tuple(result)
+
+
+_ITEM = re.compile(r"(?:[-*+]|(?P<number>\d+)\.)\s+")
+_STARTS = re.compile(r"```|\$\$|#{1,6}\s|(?:[-*+]|\d+\.)\s+")
+
+
+def _refuse(paragraph: str) -> None:
+    for pattern, what in ((r"^\|", "a table"), (r"!\[", "an image"), (r"^<[a-zA-Z/!]", "HTML")):
+        if re.search(pattern, paragraph):
+            raise UserError(f"the notes hold {what}, which the paper cannot take over: {paragraph[:60]!r}")
+
+
+def _fenced(lines: list[str], i: int) -> tuple[int, Verbatim]:
+    for end in range(i + 1, len(lines)):
+        if lines[end].strip() == "```":
+            return end + 1, Verbatim("\n".join(lines[i + 1 : end]))
+    raise UserError(f"the code that begins at line {i + 1} of the notes' section has no closing ```")
+
+
+def _formula(lines: list[str], i: int) -> tuple[int, str]:
+    text = ""
+    for end in range(i, len(lines)):
+        text += " " + lines[end].strip()
+        if text.count("$$") == 2:
+            return end + 1, text.replace("$$", "").strip()
+    raise UserError(f"the formula that begins at line {i + 1} of the notes' section has no closing $$")
+
+
+def _list(lines: list[str], i: int, values: Mapping[str, Inline | Text]) -> tuple[int, Listing]:
+    first = _ITEM.match(lines[i].strip())
+    items: list[str] = []
+    while i < len(lines) and lines[i].strip():
+        line = lines[i].strip()
+        match = _ITEM.match(line)
+        if match:
+            items.append(line[match.end() :])
+        elif lines[i][:1].isspace():
+            items[-1] += " " + line
+        else:
+            break
+        i += 1
+    return i, Listing(tuple(inline(item, values) for item in items), bool(first and first["number"]))

@@ -1,0 +1,78 @@
+"""A figure that can be drawn, what it shows in words, and the files it becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from spectral_exp.core.errors import require
+from spectral_exp.core.files import atomic_writer
+from spectral_exp.plots.theme import DARK, LIGHT, FileFormat, Theme, render_all
+
+THEMES = {"light": LIGHT, "dark": DARK}
+FORMATS: tuple[FileFormat, ...] = ("png", "svg", "pdf")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure to be drawn.
+
+    Attributes:
+        name: for its file.
+        caption: what was measured, what marks and bands mean, how many runs; where there is nothing to draw, why.
+        theme: its look.
+        draw: draws it, under `styled(theme)`; None where there is nothing to draw.
+    """
+
+    name: str
+    caption: str
+    theme: Theme
+    draw: Callable[[], Figure] | None
+
+
+@dataclass(frozen=True)
+class FigureFile:
+    """The files of a picture.
+
+    Attributes:
+        name: the picture's.
+        caption: the picture's; where there are no files, why not.
+        paths: one for each format, in the order asked for; none where there was nothing to draw.
+    """
+
+    name: str
+    caption: str
+    paths: tuple[Path, ...]
+
+
+def theme_named(name: str) -> Theme:
+    """The theme `light` or `dark`.
+
+    Raises:
+        SettingError: there is no such theme.
+    """
+    require(name in THEMES, "theme", name, "light or dark")
+    return THEMES[name]
+
+
+def save(picture: Picture, folder: str | Path, formats: Sequence[FileFormat] = ("png",), dpi: int = 200) -> FigureFile:
+    """Write a picture as `<folder>/<name>.<format>`, each file whole or not at all; equal pictures give equal bytes.
+
+    Raises:
+        SettingError: a format is not among png, svg and pdf.
+    """
+    for kind in formats:
+        require(kind in FORMATS, "formats", kind, "png, svg or pdf")
+    if picture.draw is None:
+        return FigureFile(picture.name, picture.caption, ())
+    paths = []
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for kind, content in render_all(picture.draw, picture.theme, dpi, formats, picture.caption).items():
+        path = Path(folder) / f"{picture.name}.{kind}"
+        with atomic_writer(path) as file:
+            file.write(content)
+        paths.append(path)
+    return FigureFile(picture.name, picture.caption, tuple(paths))

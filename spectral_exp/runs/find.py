@@ -1,0 +1,111 @@
+"""Finds run directories below any folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from spectral_exp.core.errors import UserError
+from spectral_exp.runs.layout import (
+    CHECKPOINTS_FOLDER,
+    CONFIG_NAME,
+    LOCK_NAME,
+    LOGS_FOLDER,
+    METRICS_NAME,
+    RESULTS_NAME,
+    TOKENIZER_FOLDER,
+    VISUALIZATIONS_FOLDER,
+)
+
+_INSIDE_A_RUN = {CHECKPOINTS_FOLDER, LOGS_FOLDER, TOKENIZER_FOLDER, VISUALIZATIONS_FOLDER}
+
+_MAX_FOLDERS = 200_000
+
+LeftOut = tuple[Path, str]
+"""A folder, and why it could not be used."""
+
+
+@dataclass
+class Found:
+    """Run directories, each once, and folders that look like one or could not be looked into, with the reason."""
+
+    runs: list[Path] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+
+
+def find_runs(folders: Sequence[str | Path]) -> Found:
+    """Run directories in and below `folders`: single runs, sweeps, and whatever holds such.
+
+    Links to folders are followed; what several ways lead to is found once. Hidden folders are passed over.
+
+    Raises:
+        UserError: a folder does not exist or is none.
+    """
+    found = Found()
+    seen: set[tuple[int, int]] = set()
+    for folder in map(Path, folders):
+        if not os.path.lexists(folder):
+            raise UserError(f"there is no folder {folder}; name run directories, or folders that hold some")
+        if not folder.is_dir():
+            what = "a file" if folder.is_file() else "a link that leads nowhere"
+            raise UserError(f"{folder} is {what}; name run directories, or folders that hold some")
+    kernel_devices = _kernel_devices()
+    # Real folders before links, so that a run is known by its own name wherever that is found too.
+    waiting, links = [Path(folder) for folder in folders], list[Path]()
+    while waiting or links:
+        folder = waiting.pop(0) if waiting else links.pop(0)
+        try:
+            state = folder.stat()
+            if (state.st_dev, state.st_ino) in seen:
+                continue
+            seen.add((state.st_dev, state.st_ino))
+            if state.st_dev in kernel_devices:
+                found.left_out.append((folder, "it belongs to the kernel and holds no runs"))
+                continue
+            if len(seen) > _MAX_FOLDERS:
+                found.left_out.append((folder, f"more than {_MAX_FOLDERS:,} folders were looked into before"))
+                break
+            inner, inner_links = _look_into(folder, found)
+        except OSError as error:
+            found.left_out.append((folder, f"cannot be read: {error.strerror}"))
+            continue
+        waiting += inner
+        links += inner_links
+    found.runs.sort()
+    found.left_out.sort()
+    return found
+
+
+def _kernel_devices() -> set[int]:
+    """The file systems of /proc and the like, through whose links everything can be reached."""
+    devices = {Path(place).stat().st_dev for place in ("/proc", "/sys", "/dev") if Path(place).is_dir()}
+    return devices - {Path("/").stat().st_dev}
+
+
+def _look_into(folder: Path, found: Found) -> tuple[list[Path], list[Path]]:
+    """Note what a folder is; its folders and links to folders, in which further runs may lie."""
+    with os.scandir(folder) as scanned:
+        entries = sorted(scanned, key=lambda entry: entry.name)
+    names = {entry.name for entry in entries}
+    is_run = bool(names & {CONFIG_NAME, RESULTS_NAME})
+    if not is_run and LOGS_FOLDER in names:
+        is_run = (folder / LOGS_FOLDER / METRICS_NAME).is_file()
+    looks_like_one = is_run or bool(names & {CHECKPOINTS_FOLDER, LOCK_NAME})
+    if is_run:
+        found.runs.append(folder)
+    elif looks_like_one:
+        found.left_out.append((folder, f"it has neither {CONFIG_NAME} nor {LOGS_FOLDER}/{METRICS_NAME}"))
+    inner, links = list[Path](), list[Path]()
+    for entry in entries:
+        if entry.name.startswith(".") or (looks_like_one and entry.name in _INSIDE_A_RUN):
+            continue
+        try:
+            is_folder = entry.is_dir()
+        except OSError as error:  # a link to itself
+            found.left_out.append((folder / entry.name, f"cannot be read: {error.strerror}"))
+            continue
+        if is_folder:
+            (links if entry.is_symlink() else inner).append(folder / entry.name)
+    return inner, links

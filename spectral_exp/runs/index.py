@@ -1,0 +1,161 @@
+"""Facts of runs, kept on disk between calls: a repeated call reads no metrics.
+
+An entry stands for one state of a run's files: size, times of change and inode of each. It is used only while all of
+them are the same, and kept only if the files had come to rest when they were read, since two changes within one tick of
+a file system's clock look like one. The index is a cache: damaged, locked or unwritable it costs time, nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+import os
+import sqlite3
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from spectral_exp.runs.layout import CONFIG_NAME, LOGS_FOLDER, METRICS_NAME, RESULTS_NAME
+from spectral_exp.runs.load import Facts, read_many
+
+log = logging.getLogger(__name__)
+
+INDEX_NAME = "results.sqlite"
+
+_FILES = (CONFIG_NAME, RESULTS_NAME, f"{LOGS_FOLDER}/{METRICS_NAME}")
+_RESTED_NS = 2_500_000_000  # FAT tells times in steps of two seconds
+_KEPT_S = 90 * 24 * 3600.0
+_WAIT_S = 2.0
+_LOOKED_UP = 50  # entries that are asked for one by one; for more the whole index is read
+_MADE_BY = (
+    *("load", "metric_file", "number_text", "run", "settings", "../run_record", "../run_dir"),
+    *("../runs/record", "../runs/schema", "../core/json_text", "../core/regular_file"),
+)
+_TABLE = "CREATE TABLE IF NOT EXISTS facts (path TEXT PRIMARY KEY, stamp TEXT, crc32 INTEGER, facts BLOB, written REAL)"
+
+
+def cache_folder() -> Path | None:
+    """$SPECTRAL_EXP_CACHE, else spectral_exp in $XDG_CACHE_HOME, else in ~/.cache; None without a home folder."""
+    named = os.environ.get("SPECTRAL_EXP_CACHE")
+    caches = os.environ.get("XDG_CACHE_HOME")
+    try:
+        if named:
+            return Path(named).expanduser()
+        return (Path(caches) if caches else Path.home() / ".cache") / "spectral_exp"
+    except RuntimeError:
+        return None
+
+
+def facts_of(paths: Sequence[Path], index: Path | None) -> list[Facts]:
+    """The facts of run directories, from the index where nothing changed.
+
+    Args:
+        paths: run directories.
+        index: file of the index; None for none.
+    """
+    names = [str(path.resolve()) for path in paths]
+    before = [_stamp(path) for path in paths]
+    known = _read(index, names) if index is not None else {}
+    found: dict[int, Facts] = {}
+    for i, name in enumerate(names):
+        if name in known and known[name][0] == before[i]:
+            found[i] = known[name][1]
+    missing = [i for i in range(len(paths)) if i not in found]
+    began_ns = time.time_ns()
+    fresh = dict(zip(missing, read_many([paths[i] for i in missing]), strict=True)) if missing else {}
+    if index is not None:
+        lasting = [i for i in missing if _rested(before[i], began_ns) and _stamp(paths[i]) == before[i]]
+        _write(index, {names[i]: (before[i], fresh[i]) for i in lasting})
+    return [found[i] if i in found else fresh[i] for i in range(len(paths))]
+
+
+def _stamp(path: Path) -> str:
+    """What changes whenever a file of the run does."""
+    files = []
+    for name in _FILES:
+        try:
+            # Not by Path: of thousands of files that takes half of a repeated call.
+            state = os.stat(os.path.join(path, name))  # noqa: PTH116, PTH118
+            files.append([state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino, state.st_mode])
+        except OSError as error:
+            files.append([error.errno or 0])
+    return json.dumps([_reader(), *files])
+
+
+@functools.cache
+def _reader() -> list[list[int]]:
+    """Stands for the code that makes facts: entries of another version are not used."""
+    states = [(Path(__file__).parent / f"{module}.py").stat() for module in _MADE_BY]
+    return [[state.st_size, state.st_mtime_ns] for state in states]
+
+
+def _rested(stamp: str, now_ns: int) -> bool:
+    """Whether the files were last changed long enough ago for a further change to be seen."""
+    times = [time_ns for file in json.loads(stamp)[1:] for time_ns in file[1:3]]
+    return all(time_ns < now_ns - _RESTED_NS for time_ns in times)
+
+
+# --- the file --------------------------------------------------------------------------------------------------------
+
+
+def _read(index: Path, names: Sequence[str]) -> dict[str, tuple[str, Facts]]:
+    """Stamp and facts by path, of those that the index knows."""
+    wanted = set(names)
+    found: dict[str, tuple[str, Facts]] = {}
+    if not index.is_file():
+        return found
+    query = "SELECT path, stamp, crc32, facts FROM facts"
+    try:
+        with contextlib.closing(sqlite3.connect(index, timeout=_WAIT_S)) as connection:
+            if len(wanted) <= _LOOKED_UP:
+                rows = [row for name in wanted for row in connection.execute(f"{query} WHERE path = ?", (name,))]
+            else:
+                rows = connection.execute(query).fetchall()
+        for path, stamp, crc32, text in rows:
+            if path in wanted and zlib.crc32(text) == crc32:
+                found[path] = (stamp, json.loads(text))
+    except (sqlite3.Error, TypeError) as error:  # TypeError: another type than ours in a damaged row
+        log.debug("the index %s cannot be read: %s", index, error)
+    return found
+
+
+def _write(index: Path, entries: Mapping[str, tuple[str, Facts]]) -> None:
+    """Add entries; an index that is damaged is made anew."""
+    if not entries:
+        return
+    now = time.time()
+    rows = []
+    for path, (stamp, facts) in entries.items():
+        text = json.dumps(facts).encode()
+        rows.append((path, stamp, zlib.crc32(text), text, now))
+    try:
+        index.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _insert(index, rows, now)
+        except sqlite3.OperationalError:  # locked, read-only, a full disk: nothing that a new file would mend
+            raise
+        except sqlite3.DatabaseError as error:
+            log.debug("the index %s is made anew: %s", index, error)
+            for name in (index.name, f"{index.name}-journal"):
+                index.with_name(name).unlink(missing_ok=True)
+            _insert(index, rows, now)
+    except (OSError, sqlite3.Error) as error:
+        _warn(f"runs are read anew each time: the index {index} cannot be written: {error}")
+
+
+def _insert(index: Path, rows: Sequence[tuple[object, ...]], now: float) -> None:
+    with contextlib.closing(sqlite3.connect(index, timeout=_WAIT_S)) as connection, connection:
+        # What a power cut may damage is only a cache, whose entries carry checksums.
+        connection.execute("PRAGMA synchronous = OFF")
+        connection.execute(_TABLE)
+        connection.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?, ?)", rows)
+        connection.execute("DELETE FROM facts WHERE written < ?", (now - _KEPT_S,))
+
+
+@functools.cache
+def _warn(message: str) -> None:
+    """Warn, once of the same."""
+    log.warning("%s", message)

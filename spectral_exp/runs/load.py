@@ -1,0 +1,278 @@
+"""Run directories to runs. What is read of one, its facts, is plain JSON: so an index can keep it.
+
+As a program, `python -m spectral_exp.runs.load` reads paths of run directories from stdin, a JSON list, and prints
+the facts of each on a line: a share of a cold start, for another core.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from spectral_exp.core.errors import UserError
+from spectral_exp.core.foreign_text import printable
+from spectral_exp.runs.layout import LOCK_NAME, RunPaths
+from spectral_exp.runs.metrics_file import read_metrics
+from spectral_exp.runs.overrides import flat
+from spectral_exp.runs.parts import config_hash, part_names
+from spectral_exp.runs.record import known_settings, read_config, read_lock_owner, read_results
+from spectral_exp.runs.run import MetricSummary, Run
+
+log = logging.getLogger(__name__)
+
+Facts = dict[str, Any]
+"""Of a run: name, seed, settings, parts, record, results, config_hash, problems, metrics, last_step, unfinished_line;
+`unusable` with the reason instead where nothing can be made of it."""
+
+_STAMP = re.compile(r"_\d{8}_\d{6}_\w{8}(_\d+)?$")
+_SWEEP_JOB = re.compile(r"\d+_.*_seed-?\d+")
+_ELSEWHERE_S = 3600.0  # how old the last entry of a run on another host may be
+_WORTH_A_PROCESS_BYTES = 32 << 20
+_MAX_PROCESSES = 16
+# For glibc. Arrays come and go with every file: to give their memory back and take it again costs a fifth of the time.
+_KEEP_FREED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "2147483647"}
+
+
+def load_run(path: Path) -> Run:
+    """The run in a directory.
+
+    Raises:
+        UserError: nothing can be made of it: its settings are damaged, or it holds neither settings nor metrics.
+    """
+    facts = read_facts(path)
+    if "unusable" in facts:
+        raise UserError(f"{path}: {facts['unusable']}")
+    return run_of(path, facts)
+
+
+def run_of(path: Path, facts: Mapping[str, Any]) -> Run:
+    """The run whose facts were read. Looks whether it is running now."""
+    problems = list(facts["problems"])
+    running = _is_running(path, problems)
+    if facts["unfinished_line"] and not running:
+        problems.append("the last line of metrics.jsonl is unfinished")
+    return Run(
+        path,
+        run_id=_run_id(path),
+        name=facts["name"],
+        seed=facts["seed"],
+        status="running" if running else facts["results"].get("status", "unfinished"),
+        settings=facts["settings"],
+        parts=facts["parts"],
+        record=facts["record"],
+        results=facts["results"],
+        config_hash=facts["config_hash"],
+        problems=tuple(problems),
+        known_metrics={name: MetricSummary(*values) for name, values in facts["metrics"].items()},
+        known_last_step=facts["last_step"],
+    )
+
+
+def _run_id(path: Path) -> str:
+    path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve would follow links, by which a run may be known
+    return printable(f"{path.parent.name}/{path.name}" if _SWEEP_JOB.fullmatch(path.name) else path.name)
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def read_facts(path: Path) -> Facts:
+    """What the files of a run directory say. Damage costs what is damaged, and is told under `problems`."""
+    try:
+        return _read_facts(path)
+    except Exception as error:  # one run of many: whatever is wrong with it, the others are read
+        log.debug("reading %s failed", path, exc_info=True)
+        return {"unusable": f"reading it failed: {type(error).__name__}: {printable(error, 200)}"}
+
+
+def _read_facts(path: Path) -> Facts:
+    paths = RunPaths(path)
+    problems: list[str] = []
+    record: dict[str, Any] = {}
+    if os.path.lexists(paths.config_file):
+        try:
+            recorded, findings = read_config(paths.config_file)
+        except UserError as error:
+            return {"unusable": _without_place(error, paths.config_file) + ", so its settings are unknown"}
+        record = {**recorded}
+        problems += findings
+    else:
+        problems.append(f"there is no {paths.config_file.name}: its settings are unknown")
+        git = record.get("git", {})
+        if git.get("diff_file") and os.path.lexists(paths.git_diff_file) and not paths.git_diff_file.is_file():
+            problems.append(f"{paths.git_diff_file.name} is not a file")
+            record["git"] = {**git, "diff_file": None}
+    results = _read_results(paths, problems)
+    metrics = _read_metrics(paths, problems)
+    if record and "config" not in record and not metrics["metrics"] and not results:
+        return {"unusable": f"its {paths.config_file.name} is not the record of a run"}
+    if not record and not metrics["metrics"] and not results:
+        return {"unusable": "it has neither settings nor metrics that can be read"}
+    settings, findings = known_settings(dict(flat(record.pop("config", {}))), paths.config_file.name)
+    problems += findings
+    folder = Path(os.path.abspath(path)).name  # noqa: PTH100
+    return {
+        "name": printable(settings.get("name") or _STAMP.sub("", folder)),
+        "seed": settings.get("seed"),
+        "settings": settings,
+        "parts": part_names(settings),
+        "record": record,
+        "results": results,
+        "config_hash": config_hash(settings),
+        "problems": problems,
+        **metrics,
+    }
+
+
+def _read_results(paths: RunPaths, problems: list[str]) -> dict[str, Any]:
+    if not os.path.lexists(paths.results_file):
+        return {}
+    try:
+        results, findings = read_results(paths.results_file)
+    except UserError as error:
+        problems.append(_without_place(error, paths.results_file))
+        return {}
+    problems += findings
+    return {**results}
+
+
+def _read_metrics(paths: RunPaths, problems: list[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {"metrics": {}, "last_step": 0, "unfinished_line": False}
+    try:
+        content = read_metrics(paths.metrics_file)
+    except FileNotFoundError:
+        return found
+    except OSError as error:
+        problems.append(f"{paths.metrics_file.name} cannot be read: {error.strerror}")
+        return found
+    if content.unreadable:
+        problems.append(f"{content.unreadable} line(s) of {paths.metrics_file.name} cannot be read")
+    summaries = {name: MetricSummary.of(series).as_list() for name, series in content.series.items()}
+    return {"metrics": summaries, "last_step": content.last_step, "unfinished_line": content.unfinished}
+
+
+def _without_place(error: UserError, file: Path) -> str:
+    """The message of an error about a file, with the file's name instead of its path."""
+    return str(error).replace(str(file), file.name)
+
+
+# --- whether it is running -------------------------------------------------------------------------------------------
+
+
+def _is_running(path: Path, problems: list[str]) -> bool:
+    """Whether a live process owns the directory. Only looks: to try the lock might be in the owner's way."""
+    lock = path / LOCK_NAME
+    try:
+        owner = read_lock_owner(lock)
+        since = datetime.fromisoformat(owner["since"]).timestamp()
+    except (UserError, ValueError, OverflowError, OSError):
+        return False  # there is none, its owner is just taking it, or it is damaged: the next look will tell
+    host, pid = owner["host"], owner["pid"]
+    if host == socket.gethostname():
+        return _lives(pid, since)
+    with contextlib.suppress(OSError):
+        age_s = time.time() - max(file.stat().st_mtime for file in (lock, RunPaths(path).metrics_file))
+        if age_s < _ELSEWHERE_S:
+            return True
+    problems.append(f"process {pid} on {printable(host, 80)} holds its lock, but has logged nothing for an hour")
+    return False
+
+
+def _lives(pid: int, since: float) -> bool:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        # A process that began later has only got the number of the one that is gone.
+        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= since + 2
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:  # somebody else's
+        return True
+
+
+# --- many ------------------------------------------------------------------------------------------------------------
+
+
+def read_many(paths: Sequence[Path]) -> list[Facts]:
+    """The facts of many run directories, read by as many processes as are worth starting."""
+    sizes = [_size(RunPaths(path).metrics_file) for path in paths]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    n_shares = min(cores, _MAX_PROCESSES, 1 + sum(sizes) // _WORTH_A_PROCESS_BYTES)
+    # Dealt out by size, so that all end together. This process takes the first share itself.
+    order = sorted(range(len(paths)), key=lambda i: -sizes[i])
+    shares = [order[first::n_shares] for first in range(n_shares)]
+    helpers = [_Helper([paths[i] for i in share]) for share in shares[1:]]
+    try:
+        facts: dict[int, Facts] = {i: read_facts(paths[i]) for i in shares[0]}
+        for share, helper in zip(shares[1:], helpers, strict=True):
+            delivered = helper.facts()
+            # What a helper has not delivered, for whatever reason, is read here.
+            facts |= dict(zip(share, delivered, strict=False))
+            facts |= {i: read_facts(paths[i]) for i in share[len(delivered) :]}
+    finally:
+        for helper in helpers:
+            helper.end()
+    return [facts[i] for i in range(len(paths))]
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+class _Helper:
+    """A process that reads facts. Its answers go to a file, so that it never waits for us."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        # The same modules, wherever they were found; no `multiprocessing`: that would run the main script again.
+        found_by = [os.path.abspath(folder) for folder in sys.path]  # noqa: PTH100
+        code = f"import sys; sys.path[:] = {found_by!r}; from {__name__} import main; main()"
+        self._answers = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=self._answers,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, **_KEEP_FREED_MEMORY},
+        )
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:
+            stdin.write(json.dumps([str(path) for path in paths]).encode())
+
+    def facts(self) -> list[Facts]:
+        """Its answers, once it has ended; fewer than asked for if it failed."""
+        self._process.wait()
+        self._answers.seek(0)
+        return [json.loads(line) for line in self._answers if line.endswith(b"\n")]
+
+    def end(self) -> None:
+        """Stop it, if it is still at work."""
+        self._process.kill()
+        self._process.wait()
+        self._answers.close()
+
+
+def main() -> None:
+    """Read the facts of the runs whose paths stand in stdin."""
+    with contextlib.suppress(KeyboardInterrupt):
+        for path in json.load(sys.stdin):
+            sys.stdout.write(json.dumps(read_facts(Path(path))) + "\n")
+
+
+if __name__ == "__main__":
+    main()

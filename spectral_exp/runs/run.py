@@ -1,0 +1,285 @@
+"""One run as its directory tells of it: settings, results, metric series, and what could not be read."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spectral_exp.core.errors import UserError, require
+from spectral_exp.core.series import FloatArray, Series
+from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.metrics_file import MetricFile, read_metrics
+
+DERIVED = ("train_s", "tokens", "n_parameters", "tokens_per_s", "steps")
+"""Quantities that `Run.value` knows beside the logged metrics."""
+
+_HIGHER_IS_BETTER = ("_per_s", "accuracy")
+
+
+def lower_is_better(metric: str) -> bool:
+    """A metric's direction: rates per second and accuracies are better high, all else (losses, times, sizes) low."""
+    return not metric.endswith(_HIGHER_IS_BETTER)
+
+
+def check_at(at: str) -> int | None:
+    """The step that `at` names, None for `final` and `best`. Raises SettingError for anything else."""
+    if at in ("final", "best"):
+        return None
+    word, _, number = at.partition(":")
+    step = int(number) if word == "step" and number.isdecimal() and len(number) < 20 else 0
+    require(step >= 1, "at", at, "final, best or step:N with N >= 1")
+    return step
+
+
+@dataclass(frozen=True)
+class MetricSummary:
+    """What tables need of a metric.
+
+    Attributes:
+        count: values, of which `non_finite` are NaN or infinite.
+        non_finite: see `count`.
+        final, final_step: the last value, finite or not, and its step.
+        lowest, lowest_step: of the finite values, at its first step; NaN and 0 without one.
+        highest, highest_step: likewise.
+        median: of the finite values; NaN without one.
+        first_non_finite: the first step with a value that is not finite, 0 for none.
+    """
+
+    count: int
+    non_finite: int
+    final: float
+    final_step: int
+    lowest: float
+    lowest_step: int
+    highest: float
+    highest_step: int
+    median: float
+    first_non_finite: int
+
+    @classmethod
+    def of(cls, series: Series) -> MetricSummary:
+        """The summary of at least one value."""
+        finite = np.isfinite(series.values)
+        steps, values = series.steps[finite], series.values[finite]
+        end = (float(series.values[-1]), int(series.steps[-1]))
+        counts = (len(series.values), len(series.values) - len(values))
+        first_bad = 0 if finite.all() else int(series.steps[int(np.argmin(finite))])
+        if not len(values):
+            return cls(*counts, *end, math.nan, 0, math.nan, 0, math.nan, first_bad)
+        low, high = int(values.argmin()), int(values.argmax())
+        extremes = (float(values[low]), int(steps[low]), float(values[high]), int(steps[high]))
+        with np.errstate(over="ignore"):  # the mean of two values near the largest double
+            median = float(np.median(values))
+        return cls(*counts, *end, *extremes, median, first_bad)
+
+    def as_list(self) -> list[float]:
+        """The fields, in their order."""
+        return [getattr(self, name) for name in self.__dataclass_fields__]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run directory holds. Missing parts are empty, and `problems` says so.
+
+    Attributes:
+        path: the run directory.
+        run_id: unique among the runs loaded together: the folder's name, for a job of a sweep `sweep/job`.
+        name: the experiment's name (setting `name`), or the folder's name without its time and commit.
+        seed: the setting `seed`; None where it is not known.
+        status: completed, stopped_early, interrupted, not_saved (the last state was lost), failed, diverged, running
+            (locked by a live process), or unfinished (no results).
+        settings: every resolved setting by dotted name.
+        parts: the chosen parts by the names of the ablation grid: embedding, attention, mlp, optimizer, loss, and
+            `size`, where they can be told.
+        record: the rest of `config.json`: dataset, model, hardware, git, packages, attempts, command, overrides.
+        results: `results.json`, non-finite numbers restored.
+        config_hash: 8 hexadecimal digits that stand for the settings which matter for training, without the seed.
+        problems: what could not be read, one sentence each.
+        known_metrics: summaries of all metrics, where they were read before; else None.
+        known_last_step: likewise.
+    """
+
+    path: Path
+    run_id: str
+    name: str
+    seed: int | None
+    status: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    parts: Mapping[str, str] = field(default_factory=dict)
+    record: Mapping[str, Any] = field(default_factory=dict)
+    results: Mapping[str, Any] = field(default_factory=dict)
+    config_hash: str = ""
+    problems: tuple[str, ...] = ()
+    known_metrics: Mapping[str, MetricSummary] | None = field(default=None, repr=False, compare=False)
+    known_last_step: int | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run did all that it was to do."""
+        return self.status in {"completed", "stopped_early"}
+
+    @property
+    def last_step(self) -> int:
+        """The last step that is known of, 0 for none."""
+        logged = self.known_last_step if self.known_last_step is not None else self._metric_file.last_step
+        return max(logged, _whole(self._total("steps")) or 0)
+
+    @property
+    def n_parameters(self) -> int | None:
+        """Trainable parameters of the model."""
+        model = _section(self.record, "model")
+        return _whole(model.get("num_trainable_parameters", model.get("num_parameters")))
+
+    @property
+    def tokens_per_step(self) -> int | None:
+        """Tokens of one optimizer step."""
+        steps, tokens = _whole(self._total("steps")), _whole(self._total("tokens"))
+        if steps and tokens and tokens % steps == 0:  # on all devices together
+            return tokens // steps
+        names = ("training.batch_size", "model.block_size")
+        sizes = [_whole(self.settings.get(name)) for name in names]
+        accumulated = _whole(self.settings.get("training.grad_accum_steps", 1))
+        if sizes[0] is None or sizes[1] is None or accumulated is None:
+            return None
+        return sizes[0] * sizes[1] * accumulated
+
+    @property
+    def train_s(self) -> float | None:
+        """Seconds of training, evaluation and waiting for monitoring apart as `results.json` tells them."""
+        return _real(self._total("train_s"))
+
+    @property
+    def metrics(self) -> Mapping[str, MetricSummary]:
+        """A summary of every metric that was logged, by name."""
+        return self.known_metrics if self.known_metrics is not None else self._summaries
+
+    def summary(self, metric: str) -> MetricSummary | None:
+        """A metric's summary, for which the file need not be read where it is known; None if it was never logged."""
+        if self.known_metrics is not None:
+            return self.known_metrics.get(metric)
+        series = self.series(metric)
+        return MetricSummary.of(series) if len(series.steps) else None
+
+    def series(self, metric: str) -> Series:
+        """The metric over the run; empty where it was never logged. Reads the file at its first use.
+
+        Raises:
+            UserError: the file cannot be read any more.
+        """
+        if self.known_metrics is not None and metric not in self.known_metrics:
+            return _nothing()
+        return self._metric_file.series.get(metric) or _nothing()
+
+    def value(self, metric: str, at: str = "final") -> float | None:
+        """The metric as one number; None where there is none.
+
+        Args:
+            metric: a name in the metric series or in `final_metrics`, or one of the derived `train_s`, `tokens`,
+                `n_parameters`, `tokens_per_s` (median over the run), `steps`.
+            at: `final` (the last value, which for a finished run is the one in its results: after an early stop that
+                of the weights it ended with), `best` (the most favourable one; says so wherever it is shown), or
+                `step:N` (the last value at or before step N).
+
+        Raises:
+            SettingError: `at` is none of these.
+        """
+        step = check_at(at)
+        if metric in DERIVED:
+            return self._derived(metric, step)
+        if step is not None:
+            series = self.series(metric)
+            count = int(np.searchsorted(series.steps, step, side="right"))
+            return float(series.values[count - 1]) if count else None
+        summary = self.summary(metric)
+        reported = _real(_section(self.results, "final_metrics").get(metric))
+        if at == "final":
+            if summary is None or (self.finished and reported is not None):
+                return reported
+            return summary.final
+        if summary is None:
+            return reported
+        if summary.non_finite == summary.count:
+            return None
+        return summary.lowest if lower_is_better(metric) else summary.highest
+
+    def final_step(self, metric: str) -> int | None:
+        """The step whose weights `value(metric)` was measured with; None if the metric was never logged."""
+        final = _section(self.results, "final_metrics")
+        step = final.get("step" if metric == "loss" or "val_step" not in final else "val_step")
+        if self.finished and _real(final.get(metric)) is not None and isinstance(step, int):
+            return step
+        summary = self.summary(metric)
+        return None if summary is None else summary.final_step
+
+    def train_time_s(self, steps: FloatArray) -> FloatArray:
+        """Seconds of training until each of `steps`, from the throughput that was logged; NaN where unknown."""
+        wanted = np.asarray(steps, dtype=float)
+        throughput, per_step = self.series("tokens_per_s"), self.tokens_per_step
+        if per_step is None or not len(throughput.steps):
+            return np.full(wanted.shape, np.nan)
+        known = np.concatenate([[0.0], throughput.steps])
+        # Each entry is the throughput since the one before. What does not tell a time leaves the rest unknown.
+        rates = np.where(throughput.values > 0, throughput.values, np.nan)
+        elapsed = np.concatenate([[0.0], np.cumsum(np.diff(known) * per_step / rates)])
+        times: FloatArray = np.interp(wanted, known, elapsed, right=np.nan)
+        return times
+
+    def _derived(self, metric: str, step: int | None) -> float | None:
+        if metric == "n_parameters":
+            return _as_float(self.n_parameters)
+        if metric == "tokens_per_s":
+            summary = self.summary(metric)
+            return summary.median if summary is not None else _real(self._total(metric))
+        reached = self.last_step if step is None else min(step, self.last_step)
+        if metric == "steps":
+            return float(reached)
+        if metric == "tokens":
+            return None if self.tokens_per_step is None else float(reached * self.tokens_per_step)
+        if step is None or step >= self.last_step:
+            return self.train_s
+        time_s = float(self.train_time_s(np.array([float(step)]))[0])
+        return None if math.isnan(time_s) else time_s
+
+    def _total(self, name: str) -> Any:
+        return _section(self.results, "totals").get(name)
+
+    @functools.cached_property
+    def _metric_file(self) -> MetricFile:
+        path = RunPaths(self.path).metrics_file
+        try:
+            return read_metrics(path)
+        except FileNotFoundError:
+            return MetricFile()
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+    @functools.cached_property
+    def _summaries(self) -> dict[str, MetricSummary]:
+        return {name: MetricSummary.of(series) for name, series in self._metric_file.series.items()}
+
+
+def _nothing() -> Series:
+    return Series(np.empty(0), np.empty(0))
+
+
+def _section(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = content.get(name)
+    return section if isinstance(section, Mapping) else {}
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _real(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _as_float(value: int | None) -> float | None:
+    return None if value is None else float(value)

@@ -1,0 +1,1 @@
+"""Checks of a run against itself: exact resume, reproduction, fingerprints of steps."""

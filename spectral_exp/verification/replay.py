@@ -1,0 +1,393 @@
+"""Prove that a run continues exactly: `python -m spectral_exp verify_resume outputs/<run> --steps 20`.
+
+Steps are done again from an earlier checkpoint: once without a pause, and once interrupted half-way, saved and
+continued in a new process. Loss, gradients, weights, optimizer state and random numbers of every step are compared
+between the two by their hashes, and with what the run itself has recorded: every loss, the logged gradient norms, and
+the checkpoints on the way.
+"""
+
+from __future__ import annotations
+
+import copy
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from spectral_exp.config.trust import recorded_config
+from spectral_exp.core.child_process import die_with_parent
+from spectral_exp.core.errors import RunError, UserError, require
+from spectral_exp.core.json_files import write_json_atomic
+from spectral_exp.core.scratch import scratch_folder
+from spectral_exp.core.timestamps import timestamp
+from spectral_exp.core.wording import counted
+from spectral_exp.monitoring import CheckpointManager, MetricsLogger
+from spectral_exp.runs.differences import (
+    code_differences,
+    environment_differences,
+    same,
+    settings_differences,
+)
+from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.overrides import changed_settings, matters_for_steps
+from spectral_exp.runs.training_record import read_record, recorded_patch
+from spectral_exp.verification.fingerprint import (
+    PARTS,
+    Divergence,
+    StepFingerprint,
+    first_divergence,
+    state_hashes,
+    train_step,
+)
+
+CERTIFICATE_NAME = "resume_certificate.json"
+
+Replay = list[StepFingerprint]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The steps after `start` up to `last`, to be done again; `shortfall` tells why they are fewer than was asked."""
+
+    start: int
+    last: int
+    shortfall: str | None
+
+    @property
+    def middle(self) -> int:
+        """The step after which the second replay is interrupted."""
+        return self.start + (self.last - self.start) // 2
+
+
+@dataclass
+class Findings:
+    """What was compared, what could not be, and where it diverged."""
+
+    compared: list[str] = field(default_factory=list)
+    not_compared: list[str] = field(default_factory=list)
+    divergences: list[Divergence] = field(default_factory=list)
+
+    def add(self, what: str, divergence: Divergence | None) -> None:
+        """Take in one comparison and its first difference."""
+        self.compared.append(what)
+        if divergence is not None:
+            self.divergences.append(divergence)
+
+    def in_order(self) -> list[str]:
+        """The divergences, the first in time first."""
+        return [str(divergence) for divergence in sorted(self.divergences, key=lambda found: found.order)]
+
+
+def verify_resume(run: Path, steps: int, start: int | None = None) -> dict[str, Any]:
+    """Do `steps` steps of a run again and compare them; changes nothing in its directory, not even for a certificate.
+
+    Args:
+        run: the run directory.
+        steps: how many, >= 2; fewer are done where the run ends before.
+        start: step of the checkpoint to begin with, 0 for the start of the run; by default the newest after which the
+            run has recorded `steps` steps, or else the newest that leaves so many to do.
+
+    Returns:
+        The certificate: `verdict` ("identical" or "diverged"), `divergences` (the first in time first), `compared`,
+        `not_compared`, `differences` of settings, code and environment since, `hashes` and circumstances.
+
+    Raises:
+        UserError: no such run or checkpoint, the text has changed, or a setting that is not allowed.
+    """
+    require(steps >= 2, "--steps", steps, ">= 2")
+    record, paths = read_record(run), RunPaths(run)
+    segment = choose_segment(paths, record, steps, start)
+    config_then = _config_at(paths, record, segment.start)
+    config = _quiet(recorded_config(record))
+    undisturbed, interrupted = replay_twice(paths, config, record.get("dataset"), segment)
+
+    findings = Findings()
+    findings.add(
+        f"steps {segment.start + 1} to {segment.last}, undisturbed, with the same interrupted after step "
+        f"{segment.middle}: {', '.join(PARTS)}",
+        first_divergence(undisturbed, interrupted, "the undisturbed and the interrupted replay"),
+    )
+    compare_with_run(paths, undisturbed, findings)
+    if segment.shortfall:
+        findings.not_compared.append(segment.shortfall)
+    now, patch = _circumstances(config.get("threads"))
+    return {
+        "run": run.resolve().name,
+        "timestamp": timestamp(),
+        "from_step": segment.start,
+        "to_step": segment.last,
+        "checkpoint": _identity(paths, segment.start),
+        "verdict": "diverged" if findings.divergences else "identical",
+        "divergences": findings.in_order(),
+        "compared": findings.compared,
+        "not_compared": findings.not_compared,
+        "differences": {
+            "settings": settings_differences(config_then, record["config"], matters_for_steps),
+            "code": code_differences(record["git"], recorded_patch(paths, record["git"]), now["git"], patch),
+            "environment": environment_differences(record, now),
+        },
+        "hashes": [fingerprint.summary() for fingerprint in undisturbed],
+        "hashes_interrupted": [fingerprint.summary() for fingerprint in interrupted],
+        **now,
+    }
+
+
+def choose_segment(paths: RunPaths, record: Mapping[str, Any], steps: int, start: int | None) -> Segment:
+    """Which steps to do again, as `verify_resume` describes it.
+
+    Raises:
+        UserError: nothing to begin with leaves two steps that the run, with its settings of now, would make.
+    """
+    known = [0, *paths.checkpoint_steps()]
+    shown = ", ".join(["0 (the start)", *map(str, known[1:])])
+    require(start is None or start in known, "--from", start, f"the step of a checkpoint; there are {shown}")
+    max_steps = int(record["config"]["training"].get("max_steps", 0))
+    # A schedule of another length, or other threads, would make other steps than the run made then.
+    changed_at, change = (changed_settings(record["attempts"], matters_for_steps) or [(0, "")])[-1]
+    changed = f"the run was continued after step {changed_at} with other settings ({change})"
+    if start is not None and start < changed_at:
+        raise UserError(f"--from={start} must be >= {changed_at}: {changed}; there are {shown}")
+    usable = [step for step in known if changed_at <= step <= max_steps - 2]
+    if start is not None and start not in usable:
+        raise UserError(f"--from={start} leaves less than 2 steps: training.max_steps={max_steps}; there are {shown}")
+    if not usable:
+        since = f" since {changed}" if change else ""
+        raise UserError(
+            f"{paths.root} has no checkpoint with 2 steps of the run after it{since}; training.max_steps={max_steps}, "
+            f"and there are {shown}. To keep more of them, raise monitoring.checkpoint.keep_last_n"
+        )
+    if start is None:
+        # From there every replayed step can be held against what the run itself has recorded.
+        within = [step for step in usable if step + steps <= known[-1]]
+        earlier = [step for step in usable if step + steps <= max_steps]
+        start = within[-1] if within else earlier[-1] if earlier else usable[0]
+    last = min(start + steps, max_steps)
+    fewer = f"steps {last + 1} to {start + steps}: the run ends at training.max_steps={max_steps}"
+    return Segment(start, last, fewer if last < start + steps else None)
+
+
+def _config_at(paths: RunPaths, record: Mapping[str, Any], step: int) -> Mapping[str, Any]:
+    """The settings with which the run came to `step`. Raises UserError if its checkpoint is broken."""
+    if step == 0:
+        return dict(record["config"])
+    state = CheckpointManager(paths.root, enabled=False).load_checkpoint(step)
+    if state is None:
+        others = ", ".join(str(other) for other in [0, *paths.checkpoint_steps()] if other != step)
+        raise UserError(
+            f"the checkpoint of step {step} in {paths.root} is broken; choose another one with --from: {others}"
+        )
+    return dict(state["config"])
+
+
+# --- doing steps again -----------------------------------------------------------------------------------------------
+
+
+def replay_twice(
+    paths: RunPaths, config: dict[str, Any], dataset: Mapping[str, Any] | None, segment: Segment
+) -> tuple[Replay, Replay]:
+    """Do the steps of `segment` in copies of the run: once undisturbed, once interrupted in the middle.
+
+    Raises:
+        UserError: the steps cannot be done; the message tells why.
+    """
+    start, middle, last = segment.start, segment.middle, segment.last
+    with scratch_folder("verify_resume") as folder:
+        whole, half = folder / "whole", folder / "half"
+        for place in (whole, half):
+            _copy_run(paths, start, place, {"config": config, "dataset": dataset})
+        try:
+            undisturbed = _in_own_process(replay, config, whole, start, last)
+            interrupted = _in_own_process(replay_and_save, config, half, start, middle)
+            interrupted += _in_own_process(replay, config, half, middle, last)
+        except (UserError, RunError) as error:
+            # What was told about the temporary copy is true of the run.
+            message = str(error).replace(str(whole), str(paths.root)).replace(str(half), str(paths.root))
+            raise UserError(f"cannot replay {paths.root} from step {start}: {message}") from error
+    return undisturbed, interrupted
+
+
+def replay(config: dict[str, Any], place: Path, start: int, last: int, save: bool = False) -> Replay:
+    """Continue the run in `place` from its checkpoint of step `start` (0: from nothing) to step `last`.
+
+    Returns:
+        The fingerprint of every step.
+
+    Raises:
+        UserError: the checkpoint is not there, the new one cannot be saved, or the text has changed.
+        RunError: too many steps in a row were not finite.
+    """
+    from spectral_exp.config.build import build
+    from spectral_exp.training.seeding import process_settings
+
+    with build(config, place, []) as runner, process_settings(runner.threads, runner.settings.deterministic):
+        runner.restore()
+        if runner.state.step != start:
+            raise UserError(f"the checkpoint of step {start} could not be restored")
+        fingerprints = [train_step(runner) for _ in range(start, last)]
+        if save:
+            runner.save()
+            if runner.checkpoint.durable_step != last:
+                raise UserError(f"step {last} could not be saved; free space in the folder for temporary files")
+    return fingerprints
+
+
+def replay_and_save(config: dict[str, Any], place: Path, start: int, last: int) -> Replay:
+    """As `replay`, and leave a checkpoint of step `last` in `place`."""
+    return replay(config, place, start, last, save=True)
+
+
+def _in_own_process(
+    work: Callable[[dict[str, Any], Path, int, int], Replay], config: dict[str, Any], place: Path, start: int, last: int
+) -> Replay:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_start_replaying, initargs=(os.getpid(),)) as pool:
+        try:
+            return pool.submit(work, config, place, start, last).result()
+        except BrokenProcessPool as error:
+            raise UserError("the replaying process was killed; the machine may be short of memory") from error
+        except KeyboardInterrupt:
+            # Leaving the pool would wait for the steps that nobody wants any more.
+            for process in multiprocessing.active_children():
+                process.kill()
+            raise
+
+
+def _start_replaying(parent: int) -> None:
+    """Leave signals to the process `parent`, and end with it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    die_with_parent(parent)
+
+
+def _quiet(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with every component off but checkpoints, which are durable at once and stay where they are."""
+    quiet: dict[str, Any] = copy.deepcopy(dict(config))
+    quiet["monitoring"] = {
+        name: part if isinstance(part, dict) else {} for name, part in config.get("monitoring", {}).items()
+    }
+    for name in ("metrics", "visualization", "tracking"):
+        quiet["monitoring"][name] = {**quiet["monitoring"].get(name, {}), "enabled": False}
+    # Whole, since runs from before there were backups have recorded none.
+    quiet["monitoring"]["backup"] = {"_target_": "spectral_exp.monitoring.Backup", "url": None}
+    checkpoint = quiet["monitoring"].get("checkpoint", {})
+    kept = {name: checkpoint[name] for name in ("_target_", "compression") if name in checkpoint}
+    quiet["monitoring"]["checkpoint"] = {**kept, "background": False}
+    return quiet
+
+
+def _copy_run(paths: RunPaths, step: int, place: Path, record: Mapping[str, Any]) -> None:
+    """Make a run directory with one checkpoint (none for step 0), and a record of what the text must be like."""
+    from spectral_exp.monitoring.checkpoint.file import sidecar_file
+
+    target, checkpoint = RunPaths(place), paths.checkpoint_file(step)
+    try:
+        target.checkpoints.mkdir(parents=True)
+        for file in (checkpoint, sidecar_file(checkpoint)):
+            if file.is_file():
+                shutil.copy(file, target.checkpoints)
+        write_json_atomic(target.config_file, record)
+    except OSError as error:
+        raise UserError(
+            f"cannot copy {checkpoint} to {place}: {error.strerror}; choose another folder for temporary files with "
+            "TMPDIR, or another checkpoint with --from"
+        ) from error
+
+
+# --- holding them against the run ------------------------------------------------------------------------------------
+
+
+def compare_with_run(paths: RunPaths, replayed: Sequence[StepFingerprint], findings: Findings) -> None:
+    """Compare steps done again with the losses, metrics lines and checkpoints that the run recorded of them."""
+    first, last = replayed[0].step, replayed[-1].step
+    between = "the run and its replay"
+    manager = CheckpointManager(paths.root, enabled=False)
+    compared_before = len(findings.compared)
+
+    newest = manager.load_latest_checkpoint()
+    losses = newest["loss_history"][first - 1 : last] if newest is not None else []
+    if losses:
+        wrong = [f.step for f, loss in zip(replayed, losses, strict=False) if not same(f.loss, loss)]
+        divergence = Divergence(wrong[0], "loss", "loss", between) if wrong else None
+        findings.add(f"losses of {counted(len(losses), 'step')} with those that the run recorded", divergence)
+
+    entries = {entry["step"]: entry for entry in MetricsLogger(paths.logs, enabled=False).load_metrics()}
+    for metric, part, name in (("loss", "loss", "metrics line"), ("grad_norm", "gradients", "norm")):
+        pairs = [(f, entries[f.step][metric]) for f in replayed if metric in entries.get(f.step, {})]
+        if pairs:
+            wrong = [f.step for f, logged in pairs if not same(getattr(f, metric), logged)]
+            divergence = Divergence(wrong[0], part, name, between) if wrong else None
+            findings.add(f"{metric} of {counted(len(pairs), 'step')} with what the run logged", divergence)
+
+    saved = [step for step in paths.checkpoint_steps() if step >= first]
+    for fingerprint in replayed:
+        if fingerprint.step in saved:
+            _compare_with_checkpoint(manager, fingerprint, between, findings)
+    if saved and saved[0] > last:
+        findings.not_compared.append(
+            f"weights, optimizer, rng with the run's next checkpoint, of step {saved[0]}; --from={first - 1} "
+            f"--steps={saved[0] - first + 1} does"
+        )
+    if len(findings.compared) == compared_before:
+        findings.not_compared.append("the run itself, which has recorded no step after this checkpoint")
+
+
+def _compare_with_checkpoint(
+    manager: CheckpointManager, replayed: StepFingerprint, between: str, findings: Findings
+) -> None:
+    step = replayed.step
+    state = manager.load_checkpoint(step)
+    if state is None:
+        findings.not_compared.append(f"the run's checkpoint of step {step}, which is broken")
+        return
+    saved = state_hashes(
+        state["model_state_dict"], state["loss_state_dict"], state["optimizer_state_dict"], state["rng_state"]
+    )
+    # A checkpoint holds what a step left, and neither its loss nor its gradients.
+    recorded = StepFingerprint(step, replayed.loss, replayed.grad_norm, {**replayed.hashes, **saved})
+    parts = ", ".join(saved)
+    findings.add(
+        f"{parts} after step {step} with the run's checkpoint", first_divergence([recorded], [replayed], between)
+    )
+
+
+# --- the certificate -------------------------------------------------------------------------------------------------
+
+
+def _identity(paths: RunPaths, step: int) -> dict[str, str] | None:
+    """Name and checksum of a checkpoint; None for the start, which needs none."""
+    from spectral_exp.core.checksum import file_crc32
+
+    checkpoint = paths.checkpoint_file(step)
+    return {"file": checkpoint.name, "crc32": f"{file_crc32(checkpoint, 1):08x}"} if step else None
+
+
+def _circumstances(threads: int | None) -> tuple[dict[str, Any], bytes]:
+    """Code, machine and packages of a replay with `threads`, and how its code differs from the commit."""
+    from spectral_exp.core.git import code_directory
+    from spectral_exp.monitoring.tracking import environment
+    from spectral_exp.training.seeding import process_settings
+
+    git, patch = environment.git_facts(code_directory())
+    with process_settings(threads, deterministic=False):
+        hardware = environment.hardware_facts()
+    facts = {
+        "git": {"hash": git["hash"], "dirty": git["dirty"]},
+        "hardware": hardware,
+        "host": environment.host_facts(),
+        "packages": environment.package_versions(),
+    }
+    return facts, patch
+
+
+if __name__ == "__main__":
+    # The replaying processes find the functions by the name of their module, which must not be __main__.
+    from spectral_exp.commands.verify_resume import main as importable_main
+
+    sys.exit(importable_main())
