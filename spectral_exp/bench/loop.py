@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from spectral_exp.bench.measure import Line, Options, Section, Spread, Target, say
 from spectral_exp.config.build import build
 from spectral_exp.config.command_line import CommandLine
+from spectral_exp.core import files, json_files
 from spectral_exp.monitoring import CheckpointManager, MetricsLogger, VisualizationManager
 from spectral_exp.monitoring.checkpoint import archive
 from spectral_exp.monitoring.checkpoint.direct_file import DirectFile
@@ -139,9 +140,9 @@ _SAVE: Mapping[str, _Functions] = {
     "copying the tensors, in the thread that writes": [(Staged, "copy")],
     "the archive": [(archive, "write_archive")],
     "the file besides, and its sidecar": [
-        (DirectFile, "__init__"), (DirectFile, "sync"), (run_dir, "write_json_atomic"),
+        (DirectFile, "__init__"), (DirectFile, "sync"), (json_files, "write_json_atomic"),
     ],
-    "the pointer": [(run_dir, "replace_symlink")],
+    "the pointer": [(files, "replace_symlink")],
     "reading the newest back, removing the oldest": [(CheckpointManager, "_clean_up")],
 }  # fmt: skip
 

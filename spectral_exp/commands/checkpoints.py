@@ -195,7 +195,3 @@ def _confirm(what: str) -> bool:
             f"prune would remove {what}, and has no terminal to ask on; add --yes, or --dry-run to look only"
         )
     return input(f"remove {what}? [y/N] ").strip().lower() in {"y", "yes"}
-
-
-if __name__ == "__main__":
-    sys.exit(main())

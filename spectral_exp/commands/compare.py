@@ -316,7 +316,3 @@ def _differences(one: Run, other: Run) -> dict[str, list[str]]:
         "code": code_differences(git_one, patch_one, git_other, patch_other),
         "environment": environment_differences(one.record, other.record),
     }
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -222,7 +222,3 @@ def _text(found: Diagnosis) -> str:
 def _range(values: list[float], decimals: int) -> str:
     low, high = (f"{value:.{decimals}f}" for value in (min(values), max(values)))
     return low if low == high else f"{low} to {high}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -87,7 +87,3 @@ def generate_text(
     generator = torch.Generator(where).manual_seed(seed)
     written = generate(model, ids, n_tokens, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
     return tokenizer.decode(written[0, ids.shape[1] :].cpu().numpy())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -136,7 +136,3 @@ def _tell(verdict: Verdict, paper: Path) -> int:
     }
     print(f"{paper} {outcome[verdict.exit_code]}")
     return verdict.exit_code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -49,7 +49,3 @@ def _place(run: Path) -> Path:
     if (run / REPORT).is_symlink():
         raise UserError(f"{run / REPORT} is a link; name a folder with --output")
     return run / REPORT
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,7 @@
-"""Plain cross-entropy, and the contract of a loss."""
+"""Plain cross-entropy, and the contract of a loss.
+
+The logits are read through `spectral_exp.losses.softmax` in pieces, so a large vocabulary costs no second copy.
+"""
 
 from __future__ import annotations
 

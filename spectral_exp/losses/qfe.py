@@ -1,6 +1,4 @@
-"""What training minimises: plain cross-entropy, or with the coherence term of Quantum Field Entanglement (QFE).
-
-Both read the logits through `spectral_exp.losses.softmax`, piece by piece, so that a large vocabulary costs no second copy.
+"""Cross-entropy with the coherence term of Quantum Field Entanglement (QFE).
 
 Letters: B batch, T tokens, V vocabulary, P projected dimensions, K = T // 2 + 1 frequencies.
 """

@@ -35,9 +35,9 @@ class UnsyncedFiles:
         """Synchronise the changed files of a folder. Return whether there are new ones."""
         if not folder.is_dir():
             return False
-        files = [path for path in folder.iterdir() if path.is_file() and not path.is_symlink()]
-        new = not self._synced.keys() >= set(files)
-        for path in files:
+        found = [path for path in folder.iterdir() if path.is_file() and not path.is_symlink()]
+        new = not self._synced.keys() >= set(found)
+        for path in found:
             changed_ns = path.stat().st_mtime_ns
             if self._synced.get(path) == changed_ns:
                 continue

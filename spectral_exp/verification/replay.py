@@ -13,7 +13,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -384,10 +383,3 @@ def _circumstances(threads: int | None) -> tuple[dict[str, Any], bytes]:
         "packages": environment.package_versions(),
     }
     return facts, patch
-
-
-if __name__ == "__main__":
-    # The replaying processes find the functions by the name of their module, which must not be __main__.
-    from spectral_exp.commands.verify_resume import main as importable_main
-
-    sys.exit(importable_main())

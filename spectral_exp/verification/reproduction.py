@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
-from spectral_exp.commands.reproduce import main
 from spectral_exp.config import trust
 from spectral_exp.core.child_process import dying_with_this_process
 from spectral_exp.core.display import print_error
@@ -345,7 +344,3 @@ def _training_results(results: Mapping[str, Any]) -> dict[str, Any]:
     """The results that training made, by their dotted names."""
     chosen = {name: results.get(name) for name in _RESULTS}
     return {name: value for name, value in flat(chosen) if name not in _TIMED_RESULTS}
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spectral_exp.core.errors import SettingError
-from spectral_exp.losses import QFE, coherence, softmax
+from spectral_exp.losses import QFE, softmax
 from spectral_exp.losses.cross_entropy import CrossEntropy
+from spectral_exp.losses.qfe import coherence
 
 
 def batch(V: int = 5, T: int = 6, B: int = 2, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:

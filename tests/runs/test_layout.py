@@ -31,7 +31,7 @@ ID = re.compile(r"(?P<name>.+)_(?P<time>\d{8}_\d{6})_(?P<hash>[0-9a-z]{8})")
 def claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for temporary files, and so for claims, of this test's own."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(run_dir, "_claimed_here", set())
+    monkeypatch.setattr(ids, "_claimed_here", set())
     return tmp_path
 
 
@@ -65,7 +65,9 @@ def test_many_ids_of_one_second_differ(claims: Path) -> None:
 
 
 def test_ids_of_processes_started_together_differ() -> None:
-    code = "from spectral_exp.runs.layout import generate_experiment_id as new; print(*[new('together') for _ in range(5)])"
+    code = (
+        "from spectral_exp.runs.ids import generate_experiment_id as new; print(*[new('together') for _ in range(5)])"
+    )
     processes = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(4)]
     ids = " ".join(process.communicate(timeout=60)[0] for process in processes).split()
     assert len(ids) == len(set(ids)) == 20

@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import nn
 
+from spectral_exp.core import json_files
 from spectral_exp.core.errors import SettingError, UserError
 from spectral_exp.monitoring import CheckpointManager
 from spectral_exp.monitoring.checkpoint import file as checkpoint_file
@@ -386,7 +387,7 @@ def test_a_replaced_checkpoint_is_not_judged_by_the_old_sidecar(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(run_dir, "write_json_atomic", killed)
+        patched.setattr(json_files, "write_json_atomic", killed)
         with pytest.raises(KeyboardInterrupt):
             manager.save_checkpoint(1, model, optimizer, [2.0], {})
     state = manager.load_checkpoint(1)

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import nn
 
-from spectral_exp.core import files
+from spectral_exp.core import files, json_files
 from spectral_exp.core.errors import SettingError, UserError
 from spectral_exp.monitoring import CheckpointManager
 from spectral_exp.monitoring.checkpoint import file as checkpoint_file
@@ -122,9 +122,9 @@ def test_the_best_is_known_whenever_a_save_ends(
             return counted
 
         with monkeypatch.context() as patch:
-            for owner, name in ((run_dir, "replace_symlink"), (run_dir, "write_json_atomic"), (Path, "unlink")):
+            for owner, name in ((files, "replace_symlink"), (json_files, "write_json_atomic"), (Path, "unlink")):
                 patch.setattr(owner, name, count(name, getattr(owner, name)))
-            patch.setattr(run_dir, "fsync_directory", count("fsync", files.fsync_directory))
+            patch.setattr(files, "fsync_directory", count("fsync", files.fsync_directory))
             with contextlib.suppress(Killed):
                 save(manager, 3, is_best=True)
 
