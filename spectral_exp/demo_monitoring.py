@@ -158,20 +158,21 @@ def run_demo(base_dir: Path, steps: int) -> Path:
     return root
 
 
-@command
-def main(arguments: list[str] | None = None) -> int:
-    """Parse `arguments` (default: the process's own), run the demo, and return the exit code."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m spectral_exp.demo_monitoring", description=run_demo.__doc__)
     parser.add_argument("--dir", type=Path, default=Path("outputs"), help="folder for the run (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=200, help="steps to train (default: %(default)s)")
-    options = parser.parse_args(arguments)
-    try:
-        run_demo(options.dir, options.steps)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return parser
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the demo."""
+    run_demo(options.dir, options.steps)
     return 0
 
+
+main = command(build_parser, run)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -208,7 +208,7 @@ MISTAKES = [
     (["training.max_steps=many"], "training.max_steps=many must be an integer"),
     (
         ["+training.max_stepz=5"],
-        "training.max_stepz is not a setting of spectral_exp.training.runner.TrainingSettings; did you",
+        "training.max_stepz is not a setting of spectral_exp.training.TrainingSettings; did you",
     ),
     (["training.max_stepz=5"], "did you mean training.max_steps?"),
     (["+foo=1"], "foo is not a setting"),

@@ -47,9 +47,8 @@ N_RUNS = 100
 QUICK_N_RUNS = 5
 
 
-@command
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns 0 whether targets were met or not, 1 if a bench failed, 2 for a user's mistake."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     what = "\n".join(f"  {name:<12} {help_}" for name, (_, help_) in BENCHES.items())
     parser = argparse.ArgumentParser(
         "python -m spectral_exp.bench",
@@ -70,19 +69,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, help="rounds of each measurement (default: as many as suit it)")
     parser.add_argument("--dir", type=Path, default=Path(), help="folder to write below (default: this one)")
     parser.add_argument("--part", action="store_true", help=argparse.SUPPRESS)  # one of all, for the process of all
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the benches; returns 0 whether targets were met or not, 1 if a bench could not write or read."""
     # So that a stopped bench takes its files, and its processes, with it.
     before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         _run(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (RunError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise RunError(str(error)) from error
     finally:
         signal.signal(signal.SIGTERM, before)
     return 0
@@ -224,6 +223,8 @@ def _verdict(lines: list[dict[str, Any]]) -> str:
         told += f"\n  missed: {line['section']}: {line['figure']}, {line['contender']}"
     return told
 
+
+main = command(build_parser, run)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -14,7 +14,7 @@ from torch import nn
 from spectral_exp.bench.measure import Line, Options, Section, difference, say, spread
 from spectral_exp.bench.stacks import WAVE_RGD, Sizes, build
 from spectral_exp.data import Batches, Byte, Dataset, EvalWindows, Markov, PythonStdlib, prepare
-from spectral_exp.optim.rgd import rgd
+from spectral_exp.optim.rgd import build_rgd
 from spectral_exp.optim.schedule import Cosine
 from spectral_exp.training.evaluation import evaluate
 
@@ -54,7 +54,7 @@ def _name(interval: int) -> str:
 def _trained(data: Dataset, sizes: Sizes, seed: int, gate_every: int, n_steps: int) -> float:
     """Bits per byte on the validation text after training, of the wave stack with RGD at its default strength."""
     model, _, loss = build(WAVE_RGD, sizes, seed)
-    optimizer = rgd(model.parameter_groups(), _LEARNING_RATE, warmup_steps=_WARMUP_STEPS, gate_every=gate_every)
+    optimizer = build_rgd(model.parameter_groups(), _LEARNING_RATE, warmup_steps=_WARMUP_STEPS, gate_every=gate_every)
     schedule = Cosine(n_steps, min(_WARMUP_STEPS, n_steps))
     batches = Batches(data.train, sizes.block_size, _BATCH, seed)
     for step in range(1, n_steps + 1):

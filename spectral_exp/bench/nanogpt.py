@@ -17,7 +17,7 @@ from spectral_exp.losses.cross_entropy import CrossEntropy
 from spectral_exp.models.attention import DotProductAttention
 from spectral_exp.models.embedding import StandardEmbedding
 from spectral_exp.models.gpt import GPT, MLP
-from spectral_exp.optim.adamw import adamw
+from spectral_exp.optim.adamw import build_adamw
 
 _VOCAB, _BLOCK, _BATCH, _LAYERS, _HEADS, _CHANNELS = 65, 64, 12, 4, 4, 128
 _RATE, _BETAS, _DECAY, _CLIP = 1e-3, (0.9, 0.99), 0.1, 1.0
@@ -108,7 +108,7 @@ class OurTraining:
             functools.partial(MLP, activation="gelu"), tie_weights=True,
         )  # fmt: skip
         self.loss = CrossEntropy()
-        self.optimizer = adamw(self.model.parameter_groups(), _RATE, _BETAS, weight_decay=_DECAY)
+        self.optimizer = build_adamw(self.model.parameter_groups(), _RATE, _BETAS, weight_decay=_DECAY)
         self.compute = torch.compile(self.model) if compiled else self.model
 
     def step(self) -> None:

@@ -18,7 +18,7 @@ from spectral_exp.bench import measure
 from spectral_exp.bench.measure import Figures, Line, Options, Section, Target, ratio, say, spread
 from spectral_exp.bench.stacks import WAVE, Sizes, build
 from spectral_exp.core.allocator import keep_freed_memory
-from spectral_exp.optim.rgd import from_half_spectra, half_spectra, rgd
+from spectral_exp.optim.rgd import build_rgd, from_half_spectra, half_spectra
 
 FUSED = "fused AdamW"
 LIMIT = "fused AdamW + 3 FFTs"
@@ -64,8 +64,8 @@ def run(options: Options) -> Iterator[Section]:
         FUSED: fused.step,
         LIMIT: limit,
         FLOOR: floor,
-        RGD_STEP: rgd(model.parameter_groups(), warmup_steps=0).step,
-        RGD_EVERY_4: rgd(model.parameter_groups(), warmup_steps=0, gate_every=4).step,
+        RGD_STEP: build_rgd(model.parameter_groups(), warmup_steps=0).step,
+        RGD_EVERY_4: build_rgd(model.parameter_groups(), warmup_steps=0, gate_every=4).step,
     }
     everyone = {name: _timed(step) for name, step in steps.items()}
     measure.interleave(everyone, 1, budget_s=0)

@@ -178,12 +178,12 @@ def _record(experiment: int, seed: int) -> dict[str, Any]:
         "name": f"experiment_{experiment}",
         "seed": seed,
         "model": {
-            "_target_": "spectral_exp.models.gpt.GPT",
-            "attention": {"_target_": "spectral_exp.models.attention.RotaryAttention", "_partial_": True},
+            "_target_": "spectral_exp.models.GPT",
+            "attention": {"_target_": "spectral_exp.models.RotaryAttention", "_partial_": True},
             **{f"setting_{i}": i for i in range(20)},
             "block_size": 64,
         },
-        "optimizer": {"_target_": "spectral_exp.optim.adamw.adamw", "learning_rate": 1e-3 * (1 + experiment)},
+        "optimizer": {"_target_": "spectral_exp.optim.build_adamw", "learning_rate": 1e-3 * (1 + experiment)},
         "training": {"batch_size": 12, **{f"setting_{i}": i for i in range(20)}},
         "monitoring": {f"component_{i}": {f"setting_{j}": j for j in range(8)} for i in range(5)},
     }

@@ -15,8 +15,6 @@ from spectral_exp.models.attention import DotProductAttention, InterferenceAtten
 from spectral_exp.models.embedding import StandardEmbedding
 from spectral_exp.models.gpt import GPT, MLP
 from spectral_exp.models.wave import WaveEmbedding
-from spectral_exp.optim.adamw import adamw
-from spectral_exp.optim.rgd import rgd
 
 CLASSIC = "classic + AdamW"
 WAVE = "wave + AdamW"
@@ -55,7 +53,7 @@ def build(stack: str, sizes: Sizes, seed: int = 0) -> tuple[GPT, torch.optim.Opt
     )
     torch.manual_seed(seed)
     model = GPT(sizes.vocab_size, sizes.block_size, sizes.n_layer, sizes.n_head, sizes.n_embd, **parts)  # type: ignore[arg-type]
-    make = rgd if stack in (WAVE_RGD, WAVE_RGD_QFE) else adamw
+    make = build_rgd if stack in (WAVE_RGD, WAVE_RGD_QFE) else build_adamw
     return model, make(model.parameter_groups()), QFE(sizes.vocab_size) if stack == WAVE_RGD_QFE else CrossEntropy()
 
 

@@ -22,12 +22,9 @@ from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.lock import RunLock
 
 
-@command
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns 0, 1 if `verify` found a broken checkpoint, or 2 for a mistake of the user's."""
-    parser = argparse.ArgumentParser(
-        "python -m spectral_exp checkpoints", description="Look after a run's checkpoints."
-    )
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser("spectral-exp checkpoints", description="Look after a run's checkpoints.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, what in {
         "list": "the checkpoints of a run",
@@ -44,20 +41,20 @@ def main(arguments: list[str] | None = None) -> int:
     prune.add_argument("--keep-every", type=int, help="keep those of steps divisible by it too")
     prune.add_argument("--yes", action="store_true", help="remove without asking")
     prune.add_argument("--dry-run", action="store_true", help="print what would be removed, and remove nothing")
-    options = parser.parse_args(arguments)
-    try:
-        paths = _paths(options.run)
-        if options.command == "list":
-            print(_listed(options.run))
-        elif options.command == "verify":
-            return _verify(paths)
-        elif options.command == "export":
-            print(_export(options.run, options.checkpoint, options.output))
-        else:
-            print(_prune(options))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return parser
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do what the subcommand says; returns 1 if `verify` found a broken checkpoint, else 0."""
+    paths = _paths(options.run)
+    if options.command == "list":
+        print(_format_table(options.run))
+    elif options.command == "verify":
+        return _verify(paths)
+    elif options.command == "export":
+        print(_export(options.run, options.checkpoint, options.output))
+    else:
+        print(_prune(options))
     return 0
 
 
@@ -68,7 +65,7 @@ def _paths(run: Path) -> RunPaths:
     return paths
 
 
-def _listed(run: Path) -> str:
+def _format_table(run: Path) -> str:
     """A table of all checkpoints."""
     rows = [("step", "size", "saved", "")]
     for found in CheckpointManager(run, enabled=False).list_checkpoints():
@@ -195,3 +192,6 @@ def _confirm(what: str) -> bool:
             f"prune would remove {what}, and has no terminal to ask on; add --yes, or --dry-run to look only"
         )
     return input(f"remove {what}? [y/N] ").strip().lower() in {"y", "yes"}
+
+
+main = command(build_parser, run)

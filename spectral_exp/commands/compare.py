@@ -37,30 +37,22 @@ _BY_SUFFIX = {"": "table", ".txt": "table", ".md": "markdown", ".csv": "csv", ".
 _CLEAR = "\033[H\033[2J"
 
 
-@command
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns 0, 1 if `config-diff` found a difference, or 2 for a mistake of the user's."""
-    given = sys.argv[1:] if arguments is None else arguments
-    try:
-        if given[:1] == [CONFIG_DIFF]:
-            return _config_diff(given[1:])
-        options = _parser().parse_args(given)
-        _check(options)
-        keep_freed_memory()  # arrays of the same sizes come and go with every file
-        if options.watch is not None:
-            return _watch(options)
-        _show(options, _report(options))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+def run(options: argparse.Namespace) -> int:
+    """Print, write or watch a comparison; returns 0, or 1 if `config-diff` found a difference."""
+    if options.folders[0] == Path(CONFIG_DIFF):
+        return _config_diff(options.folders[1:])
+    _check(options)
+    keep_freed_memory()  # arrays of the same sizes come and go with every file
+    if options.watch is not None:
+        return _watch(options)
+    _show(options, _report(options))
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
-        "python -m spectral_exp compare",
+        "spectral-exp compare",
         description="Compare finished and running experiments, over their seeds.",
         epilog=f"{CONFIG_DIFF} RUN RUN: what differs between two runs before training begins.",
     )
@@ -271,13 +263,9 @@ def _watch(options: argparse.Namespace) -> int:
 # --- config-diff -----------------------------------------------------------------------------------------------------
 
 
-def _config_diff(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        f"python -m spectral_exp compare {CONFIG_DIFF}",
-        description="What differs between two runs before training begins: settings, data, model, code, environment.",
-    )
-    parser.add_argument("run", nargs=2, type=Path, help="run directory")
-    one, other = (_loaded(path) for path in parser.parse_args(arguments).run)
+def _config_diff(folders: Sequence[Path]) -> int:
+    require(len(folders) == 2, CONFIG_DIFF, " ".join(map(str, folders)) or "nothing", "two run directories")
+    one, other = (_loaded(path) for path in folders)
     found = _differences(one, other)
     for title, lines in found.items():
         print(f"{title}: {counted(len(lines), 'difference') if lines else 'equal'}")
@@ -316,3 +304,6 @@ def _differences(one: Run, other: Run) -> dict[str, list[str]]:
         "code": code_differences(git_one, patch_one, git_other, patch_other),
         "environment": environment_differences(one.record, other.record),
     }
+
+
+main = command(build_parser, run)

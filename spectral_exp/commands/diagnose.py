@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -69,11 +68,10 @@ class Diagnosis:
     metrics: dict[str, float]
 
 
-@command
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, or 2 for a mistake of the user's."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
-        "python -m spectral_exp diagnose",
+        "spectral-exp diagnose",
         description="Where attention looks, who gets the gradient, what the waves contribute.",
         epilog=_LEGEND,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -83,15 +81,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--checkpoint", default="best", help="best, latest or a step (default: best)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
     parser.add_argument("--json", action="store_true", help="print everything, head by head, as JSON")
-    options = parser.parse_args(arguments)
-    try:
-        found = [
-            diagnose(run, windows=options.windows, checkpoint=options.checkpoint, device=options.device)
-            for run in options.runs
-        ]
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return parser
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print what was found in each run."""
+    found = [
+        diagnose(run, windows=options.windows, checkpoint=options.checkpoint, device=options.device)
+        for run in options.runs
+    ]
     if options.json:
         from spectral_exp.runs.layout import jsonable
 
@@ -222,3 +220,6 @@ def _text(found: Diagnosis) -> str:
 def _range(values: list[float], decimals: int) -> str:
     low, high = (f"{value:.{decimals}f}" for value in (min(values), max(values)))
     return low if low == high else f"{low} to {high}"
+
+
+main = command(build_parser, run)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from spectral_exp.config.trained import load_trained
 from spectral_exp.core.console import command
-from spectral_exp.core.errors import UserError, require
+from spectral_exp.core.errors import require
 from spectral_exp.core.foreign_text import printable_lines
 
 
-@command
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, or 2 for a mistake of the user's."""
-    parser = argparse.ArgumentParser("python -m spectral_exp generate", description="Let a trained run write text.")
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser("spectral-exp generate", description="Let a trained run write text.")
     parser.add_argument("run", type=Path, help="run directory, for example outputs/<run>")
     parser.add_argument("--prompt", default="\n", help="text to continue (default: a line break)")
     parser.add_argument("--tokens", type=int, default=200, help="tokens to write (default: 200)")
@@ -25,22 +23,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="same seed, same text (default: 0)")
     parser.add_argument("--checkpoint", default="best", help="best, latest or a step (default: best)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
-    options = parser.parse_args(arguments)
-    try:
-        text = generate_text(
-            options.run,
-            options.prompt,
-            options.tokens,
-            temperature=options.temperature,
-            top_k=options.top_k,
-            top_p=options.top_p,
-            seed=options.seed,
-            checkpoint=options.checkpoint,
-            device=options.device,
-        )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return parser
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the prompt and what the model writes after it."""
+    text = generate_text(
+        options.run,
+        options.prompt,
+        options.tokens,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        seed=options.seed,
+        checkpoint=options.checkpoint,
+        device=options.device,
+    )
     print(options.prompt + printable_lines(text))
     return 0
 
@@ -87,3 +85,6 @@ def generate_text(
     generator = torch.Generator(where).manual_seed(seed)
     written = generate(model, ids, n_tokens, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
     return tokenizer.decode(written[0, ids.shape[1] :].cpu().numpy())
+
+
+main = command(build_parser, run)

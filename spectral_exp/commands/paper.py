@@ -20,23 +20,17 @@ from spectral_exp.results.paper.verify import Verdict, verify
 _NO_NOTES = "none"
 
 
-@command
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line.
+def run(options: argparse.Namespace) -> int:
+    """Write a paper, or verify one.
 
     Returns:
-        0; with --verify 1 if the paper does not hold; 2 for a user's mistake, and with --verify if it cannot be told.
+        0; with --verify 1 if the paper does not hold, and 2 if that cannot be decided.
     """
-    options = _parser().parse_args(arguments)
-    try:
-        if options.verify:
-            require(len(options.folders) == 1, "folders", len(options.folders), "one paper for --verify")
-            return _tell(verify(options.folders[0], options.runs or []), options.folders[0])
-        require(not options.runs, "--runs", "given", "left out without --verify; name the runs as the folders")
-        written = _write(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if options.verify:
+        require(len(options.folders) == 1, "folders", len(options.folders), "one paper for --verify")
+        return _print_verdict(verify(options.folders[0], options.runs or []), options.folders[0])
+    require(not options.runs, "--runs", "given", "left out without --verify; name the runs as the folders")
+    written = _write(options)
     for path in written.files:
         print(path)
     for message in written.missing:
@@ -44,9 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
-        "python -m spectral_exp paper",
+        "spectral-exp paper",
         description="Write a paper draft from runs: every number in it is measured and says by which runs.",
         epilog=HELP,
     )
@@ -122,7 +117,7 @@ def _listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _tell(verdict: Verdict, paper: Path) -> int:
+def _print_verdict(verdict: Verdict, paper: Path) -> int:
     for remark in verdict.remarks:
         print(f"note: {printable(remark, 2000)}")
     for item in verdict.unknown:
@@ -136,3 +131,6 @@ def _tell(verdict: Verdict, paper: Path) -> int:
     }
     print(f"{paper} {outcome[verdict.exit_code]}")
     return verdict.exit_code
+
+
+main = command(build_parser, run)

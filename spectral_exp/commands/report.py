@@ -13,13 +13,12 @@ from spectral_exp.results.paper.generator import FORMATS, REPORT, check_formats
 from spectral_exp.results.paper.report import run_report
 
 
-@command
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns 0, or 2 for a user's mistake."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
-        "python -m spectral_exp report",
+        "spectral-exp report",
         description="Write the report of one run: what was run, curves, plots, samples, cost, and how to go on. "
-        "`python -m spectral_exp paper REPORT --verify` computes its numbers again.",
+        "`spectral-exp paper REPORT --verify` computes its numbers again.",
     )
     parser.add_argument("run", type=Path, help="run directory, finished or not")
     parser.add_argument(
@@ -27,16 +26,16 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--formats", default="md,html,pdf", help=f"of {', '.join(FORMATS)} (default: md,html,pdf)")
     parser.add_argument("--force", action="store_true", help="overwrite files that were edited or are not the report's")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the report and print its files."""
     formats = [part.strip() for part in options.formats.split(",") if part.strip()]
-    try:
-        check_formats(formats)
-        report = run_report(options.run)
-        folder = Folder(options.output or _place(report.material.runs[0].path))
-        written = report.write(folder, formats, REPORT, force=options.force)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    check_formats(formats)
+    report = run_report(options.run)
+    folder = Folder(options.output or _place(report.material.runs[0].path))
+    written = report.write(folder, formats, REPORT, force=options.force)
     for path in written.files:
         print(path)
     for message in written.missing:
@@ -49,3 +48,6 @@ def _place(run: Path) -> Path:
     if (run / REPORT).is_symlink():
         raise UserError(f"{run / REPORT} is a link; name a folder with --output")
     return run / REPORT
+
+
+main = command(build_parser, run)

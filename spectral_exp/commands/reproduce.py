@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from spectral_exp.core.console import command
 from spectral_exp.core.display import print_error
-from spectral_exp.core.errors import Interrupted, UserError
+from spectral_exp.core.errors import Interrupted
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.signals import StopRequest
 from spectral_exp.core.wording import counted
@@ -18,30 +17,27 @@ from spectral_exp.runs.differences import (
 from spectral_exp.verification.reproduction import REPORT_NAME, Code, reproduce
 
 
-@command
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit code.
-
-    0: all numbers are equal, 1: they are not, 2: a mistake of the user's, 128 + n: stopped by signal n.
-    """
-    parser = argparse.ArgumentParser("python -m spectral_exp reproduce", description="Do a run over again and compare.")
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser("spectral-exp reproduce", description="Do a run over again and compare.")
     parser.add_argument("run", type=Path, help="run directory, for example outputs/<run>")
     parser.add_argument("--steps", type=int, help="stop at the metrics line of this step or the next (default: all)")
     parser.add_argument("--output", type=Path, help="directory of the new run (default: RUN_reproduced)")
     parser.add_argument("--current-code", action="store_true", help="train with the code as it is now")
     parser.add_argument("--trust-code", action="store_true", help="run the code of the run, whoever has written it")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def run(options: argparse.Namespace) -> int:
+    """Repeat the run and print the comparison; returns 0 if all numbers are equal, else 1."""
     output = options.output or options.run.with_name(f"{options.run.resolve().name}_reproduced")
     code: Code = "current" if options.current_code else "trusted" if options.trust_code else "known"
     try:
         with StopRequest(immediate=True):
             report = reproduce(options.run, output, steps=options.steps, code=code)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except Interrupted as stop:
+    except Interrupted:
         print_error("interrupted: nothing was compared")
-        return stop.exit_code
+        raise
     for name, found in report["differences"].items():
         print(f"{name}: {counted(len(found), 'difference') if found else 'equal'}")
         for line in shortened(found):
@@ -53,3 +49,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"not compared: {printable(line)}")
     print(f"{report['verdict']}; report: {output / REPORT_NAME}")
     return 0 if report["verdict"] == "identical" else 1
+
+
+main = command(build_parser, run)

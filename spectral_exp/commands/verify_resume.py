@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,20 +21,18 @@ from spectral_exp.runs.differences import (
 from spectral_exp.verification.replay import CERTIFICATE_NAME, verify_resume
 
 
-@command
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit code.
-
-    0: all is identical, 1: it is not, 2: a mistake of the user's, 128 + n: stopped by signal n.
-    """
-    parser = argparse.ArgumentParser(
-        "python -m spectral_exp verify_resume", description="Prove that a run continues exactly."
-    )
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser("spectral-exp verify_resume", description="Prove that a run continues exactly.")
     parser.add_argument("run", type=Path, help="run directory, for example outputs/<run>")
     parser.add_argument("--steps", type=int, default=10, help="steps to do again, at least 2 (default: 10)")
     parser.add_argument("--from", type=int, dest="start", help="step of the checkpoint to begin with; 0: the start")
     parser.add_argument("--output", type=Path, help=f"where to write the certificate (default: RUN/{CERTIFICATE_NAME})")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def run(options: argparse.Namespace) -> int:
+    """Verify the run, write the certificate and print it; returns 0 if all is identical, else 1."""
     # One line for each warning: that of a broken checkpoint, above all.
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     output = options.output or options.run / CERTIFICATE_NAME
@@ -46,18 +43,15 @@ def main(arguments: list[str] | None = None) -> int:
             write_json_atomic(output, redact(certificate))
         except OSError as error:
             raise UserError(f"cannot write {output}: {error.strerror}; choose another file with --output") from error
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except Interrupted as stop:
+    except Interrupted:
         print_error("interrupted: nothing was compared")
-        return stop.exit_code
-    print("\n".join(map(printable, _told(certificate))))
+        raise
+    print("\n".join(map(printable, _format_certificate(certificate))))
     print(f"{certificate['verdict']}; certificate: {output}")
     return 0 if certificate["verdict"] == "identical" else 1
 
 
-def _told(certificate: Mapping[str, Any]) -> list[str]:
+def _format_certificate(certificate: Mapping[str, Any]) -> list[str]:
     """What a certificate says, in lines for people."""
     lines = [f"compared: {line}" for line in certificate["compared"]]
     lines += [f"not compared: {line}" for line in certificate["not_compared"]]
@@ -66,3 +60,6 @@ def _told(certificate: Mapping[str, Any]) -> list[str]:
     for position, line in enumerate(certificate["divergences"]):
         lines.append(f"{'then' if position else 'DIVERGED first'}: {line}")
     return lines
+
+
+main = command(build_parser, run)

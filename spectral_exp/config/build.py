@@ -35,6 +35,7 @@ from spectral_exp.monitoring.visualization.manager import TextSample
 from spectral_exp.optim.trial import stand_ins, try_step
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.lock import RunLock
+from spectral_exp.runs.renamed import current_names
 from spectral_exp.training.contracts import Schedule
 from spectral_exp.training.resume import (
     attempts,
@@ -56,7 +57,7 @@ _ROLES = {
     "loss": Role(nn.Module, "spectral_exp.losses"),
     "data": Role(Corpus, "spectral_exp.data"),
     "tokenizer": Role(TokenizerSpec, "spectral_exp.data"),
-    "training": Role(TrainingSettings, "spectral_exp.training.runner"),
+    "training": Role(TrainingSettings, "spectral_exp.training"),
 }
 # In the order in which they are built: what one offers, those after it may take.
 _COMPONENTS: dict[str, type] = {
@@ -116,6 +117,7 @@ class _Parts:
 
 def check(config: Mapping[str, Any], run_dir: Path | None) -> list[str]:
     """All that is wrong with `config`, one line per problem; writes nothing but the cache of tokenized text."""
+    config = current_names(config)
     problems = resume_problems(config, run_dir)
     try:
         _refuse_unwritable(run_dir or Path(str(config.get("outputs", "outputs"))))
@@ -147,6 +149,7 @@ def build(
     Raises:
         UserError: the configuration is wrong, the directory belongs to another run or is in use.
     """
+    config = current_names(config)
     paths = RunPaths(Path(run_dir))
     with RunLock(paths.root) as lock, torch.random.fork_rng():
         refuse_links(paths.root)

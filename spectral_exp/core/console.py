@@ -1,47 +1,76 @@
-"""How a command ends when whoever reads its output has gone away, as in `... | head -1`."""
+"""How every command ends: one policy for exit codes, errors, interrupts and output without a reader.
+
+Exit codes: 0 success; 1 the answer is negative (a difference, a broken checkpoint, a paper that does not hold) or the
+command failed; 2 the user has to change something, reported in one line; 128 + n stopped by signal n.
+"""
 
 from __future__ import annotations
 
-import functools
+import argparse
 import select
 import signal
 import sys
 from collections.abc import Callable
-from typing import ParamSpec, TextIO
+from typing import Protocol, TextIO
 
 from spectral_exp.core.display import give_up
+from spectral_exp.core.errors import Interrupted, RunError, UserError
 
 READER_GONE = 128 + signal.SIGPIPE
 """Exit code of a command whose output has lost its reader: what a shell reports of one that SIGPIPE ended."""
 
-P = ParamSpec("P")
+
+class Main(Protocol):
+    """The `main` of a command."""
+
+    def __call__(self, arguments: list[str] | None = None) -> int:
+        """Run the command with `arguments` (default: the process's own) and return its exit code."""
 
 
-def command(main: Callable[P, int]) -> Callable[P, int]:
-    """Make the `main` of a command end silently with `READER_GONE` once standard output or error has no reader.
+def command(build_parser: Callable[[], argparse.ArgumentParser], run: Callable[[argparse.Namespace], int]) -> Main:
+    """Return the `main` of a command that parses its arguments and calls `run` with the options."""
 
-    The default action of SIGPIPE would do so too, but for every pipe and socket of the process: a helper process that
-    dies must not end training.
+    def main(arguments: list[str] | None = None) -> int:
+        return exit_code(lambda: run(build_parser().parse_args(arguments)))
+
+    return main
+
+
+def exit_code(call: Callable[[], int]) -> int:
+    """Call a command; print its error in one line and return its exit code.
+
+    It ends silently with `READER_GONE` once standard output or error has no reader. The default action of SIGPIPE
+    would do so too, but for every pipe and socket of the process: a helper process that dies must not end training.
     """
-
-    @functools.wraps(main)
-    def wrapped(*arguments: P.args, **named: P.kwargs) -> int:
-        code = 0
+    code = 0
+    try:
         try:
-            try:
-                code = main(*arguments, **named)
-                failed = _flush()
-            except SystemExit:  # argparse, after --help
-                if failed := _flush():
-                    return failed
-                raise
-        except BrokenPipeError:
-            if not _silence_streams_without_reader():
-                raise
-            failed = READER_GONE
-        return code or failed
+            code = _answer(call)
+            failed = _flush()
+        except SystemExit:  # argparse, after --help
+            if failed := _flush():
+                return failed
+            raise
+    except BrokenPipeError:
+        if not _silence_streams_without_reader():
+            raise
+        failed = READER_GONE
+    return code or failed
 
-    return wrapped
+
+def _answer(call: Callable[[], int]) -> int:
+    try:
+        return call()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Interrupted as stop:
+        return stop.exit_code
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
 
 
 def _flush() -> int:

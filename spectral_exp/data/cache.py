@@ -19,25 +19,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from spectral_exp.core.cache_folder import CACHE_VARIABLE
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.regular_file import read_regular
 
-CACHE_VARIABLE = "SPECTRAL_EXP_CACHE"
 META = "meta.json"
 _MAX_JSON_BYTES = 256 << 20
 _DRAFT_PREFIX = ".draft-"
 _ABANDONED_AFTER_S = 2 * 24 * 3600
 _ATTEMPTS = 10
 _log = logging.getLogger(__name__)
-
-
-def cache_root(cache_dir: Path | str | None = None) -> Path:
-    """The cache folder: `cache_dir`, else the environment's $SPECTRAL_EXP_CACHE, else ~/.cache/spectral_exp."""
-    named = cache_dir or os.environ.get(CACHE_VARIABLE)
-    try:
-        return Path(named).expanduser() if named else Path.home() / ".cache" / "spectral_exp"
-    except RuntimeError as error:  # no home folder
-        raise UserError(f"there is no home folder for the cache; set {CACHE_VARIABLE} to a writable folder") from error
 
 
 @contextmanager

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from spectral_exp.core.cache_folder import cache_folder
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.data.cache import (
     build_entry,
     cache_errors,
-    cache_root,
     digest,
     file_sha256,
     load_entry,
@@ -73,13 +73,13 @@ def prepare(
         corpus: where the text comes from.
         tokenizer: settings of the tokenizer; it is trained on the training split alone where it needs training.
         block_size: tokens of a training sequence; both splits must hold at least one more.
-        cache_dir: cache folder; default $SPECTRAL_EXP_CACHE or ~/.cache/spectral_exp.
+        cache_dir: cache folder; by default as `cache_folder` returns it.
 
     Raises:
         UserError: for text that cannot be had or read, a text too short, a missing library, an unusable cache folder.
     """
     require(block_size >= 1, "block_size", block_size, ">= 1")
-    root = cache_root(cache_dir)
+    root = Path(cache_dir) if cache_dir else cache_folder()
     if isinstance(corpus, TextCorpus):
         folder, values = _prepare_text(corpus, tokenizer, root)
     elif isinstance(corpus, FineWebEdu):

@@ -18,7 +18,7 @@ Parameters: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]]
 FUSED_DEVICES = ("cpu", "cuda")
 
 
-def adamw(
+def build_adamw(
     params: Parameters,
     learning_rate: float = 1e-3,
     betas: tuple[float, float] = (0.9, 0.99),

@@ -339,7 +339,7 @@ def _fused(parameter: Tensor) -> bool:
     return parameter.device.type in FUSED_DEVICES
 
 
-def rgd(
+def build_rgd(
     params: Parameters,
     learning_rate: float = 1e-3,
     betas: tuple[float, float] = (0.9, 0.999),

@@ -37,8 +37,7 @@ class ResultsAggregator:
 
     def __init__(self, folders: Sequence[str | Path], *, index: bool = True) -> None:
         found = find_runs(folders)
-        cache = run_index.cache_folder() if index else None
-        facts = run_index.facts_of(found.runs, cache / run_index.INDEX_NAME if cache else None)
+        facts = run_index.facts_of(found.runs, run_index.index_file() if index else None)
         pairs = list(zip(found.runs, facts, strict=True))
         unusable = [(path, str(what["unusable"])) for path, what in pairs if "unusable" in what]
         runs = [run_of(path, what) for path, what in pairs if "unusable" not in what]

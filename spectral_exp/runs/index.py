@@ -18,6 +18,8 @@ import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from spectral_exp.core.cache_folder import cache_folder
+from spectral_exp.core.errors import UserError
 from spectral_exp.runs.layout import CONFIG_NAME, LOGS_FOLDER, METRICS_NAME, RESULTS_NAME
 from spectral_exp.runs.load import Facts, read_many
 
@@ -30,22 +32,16 @@ _RESTED_NS = 2_500_000_000  # FAT tells times in steps of two seconds
 _KEPT_S = 90 * 24 * 3600.0
 _WAIT_S = 2.0
 _LOOKED_UP = 50  # entries that are asked for one by one; for more the whole index is read
-_MADE_BY = (
-    *("load", "metric_file", "number_text", "run", "settings", "../run_record", "../run_dir"),
-    *("../runs/record", "../runs/schema", "../core/json_text", "../core/regular_file"),
-)
+_FORMAT = 1
+"""Of the facts of a run: to be raised whenever the same files give other facts."""
 _TABLE = "CREATE TABLE IF NOT EXISTS facts (path TEXT PRIMARY KEY, stamp TEXT, crc32 INTEGER, facts BLOB, written REAL)"
 
 
-def cache_folder() -> Path | None:
-    """$SPECTRAL_EXP_CACHE, else spectral_exp in $XDG_CACHE_HOME, else in ~/.cache; None without a home folder."""
-    named = os.environ.get("SPECTRAL_EXP_CACHE")
-    caches = os.environ.get("XDG_CACHE_HOME")
+def index_file() -> Path | None:
+    """Return the file of the index; None if there is no folder for it."""
     try:
-        if named:
-            return Path(named).expanduser()
-        return (Path(caches) if caches else Path.home() / ".cache") / "spectral_exp"
-    except RuntimeError:
+        return cache_folder() / INDEX_NAME
+    except UserError:
         return None
 
 
@@ -82,14 +78,7 @@ def _stamp(path: Path) -> str:
             files.append([state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino, state.st_mode])
         except OSError as error:
             files.append([error.errno or 0])
-    return json.dumps([_reader(), *files])
-
-
-@functools.cache
-def _reader() -> list[list[int]]:
-    """Stands for the code that makes facts: entries of another version are not used."""
-    states = [(Path(__file__).parent / f"{module}.py").stat() for module in _MADE_BY]
-    return [[state.st_size, state.st_mtime_ns] for state in states]
+    return json.dumps([_FORMAT, *files])
 
 
 def _rested(stamp: str, now_ns: int) -> bool:

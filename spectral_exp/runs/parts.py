@@ -35,6 +35,8 @@ _NAMES = {
     "PureWaveAttention": "pure_wave",
     "CrossEntropy": "cross_entropy",
     "QFE": "qfe",
+    "build_adamw": "adamw",
+    "build_rgd": "rgd",
 }
 # n_embd, n_layer, n_head, by which a size is known; a matched width is in the model's record, not in the settings.
 _SIZES = {(128, 4, 4): "tiny", (384, 8, 8): "small", (512, 10, 8): "medium", (768, 12, 12): "large"}

@@ -14,6 +14,7 @@ from spectral_exp.core.errors import UserError
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.json_files import content_crc32
 from spectral_exp.core.json_text import read_object
+from spectral_exp.runs.renamed import current_names
 from spectral_exp.runs.schema import Between, Commit, Count, Findings, Matching, conform, is_of
 
 
@@ -212,6 +213,8 @@ def read_config(file: Path) -> tuple[ConfigRecord, tuple[str, ...]]:
     if "crc32" in content and content["crc32"] != content_crc32(content):
         findings.sentences.append(_changed(file))
     record = cast("ConfigRecord", conform(ConfigRecord, _without_null(content), findings))
+    if "config" in record:
+        record["config"] = current_names(record["config"])
     return record, findings.all()
 
 

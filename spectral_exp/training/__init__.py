@@ -1,1 +1,20 @@
 """The training loop of a run and what it needs: settings, state, evaluation, progress, seeding."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spectral_exp.training.runner import Runner as Runner
+    from spectral_exp.training.settings import TrainingSettings as TrainingSettings
+
+_HOMES = {"Runner": "runner", "TrainingSettings": "settings"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: the settings need no torch, the runner does."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -20,6 +20,7 @@ from spectral_exp.monitoring import CheckpointManager
 from spectral_exp.runs.layout import CORRUPT_SUFFIX, CUT_METRICS_NAME, HYDRA_FOLDER, RunPaths, jsonable, links_inside
 from spectral_exp.runs.overrides import AROUND_STEPS, PLACE, flat, is_among
 from spectral_exp.runs.record import read_intact_config
+from spectral_exp.runs.renamed import current_names
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ def recorded(paths: RunPaths) -> dict[str, Any] | None:
                 raise
             log.warning("%s; the configuration is taken from the newest checkpoint", error)
     found = CheckpointManager(paths.root, enabled=False).load_latest_checkpoint()
-    return {"config": found["config"]} if found is not None else None
+    return {"config": current_names(found["config"])} if found is not None else None
 
 
 def refuse_foreign_checkpoint(step: int, saved: Mapping[str, Any], config: Mapping[str, Any], paths: RunPaths) -> None:
@@ -118,7 +119,7 @@ def refuse_foreign_checkpoint(step: int, saved: Mapping[str, Any], config: Mappi
         config: that of the run which is about to continue from it.
         paths: of that run.
     """
-    before, now = dict(flat(jsonable(saved))), dict(flat(redact(config)))
+    before, now = dict(flat(jsonable(current_names(saved)))), dict(flat(redact(config)))
     keys = [key for key in sorted(before.keys() & now.keys()) if not is_among(key, _CHANGEABLE)]
     # The text may have moved; that it is the same text, its fingerprint says.
     keys = [key for key in keys if "path" not in key.rpartition(".")[2]]

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import spectral_exp
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.git import EXACT_LINES, ask_git, code_directory, package_checkout, repository_of, run_git
@@ -23,7 +24,7 @@ from spectral_exp.verification.patch import apply_patch
 
 REMEDY = "with --current-code it is trained by the code as it is now"
 
-_PACKAGE_ROOT = Path(__file__).resolve().parents[1]
+_PACKAGE_ROOT = Path(spectral_exp.__file__).resolve().parent.parent
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _CHECKOUT_S = 120.0
 

@@ -36,6 +36,7 @@ from spectral_exp.runs.differences import (
 )
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.overrides import changed_settings, matters_for_steps
+from spectral_exp.runs.renamed import current_names
 from spectral_exp.runs.training_record import read_record, recorded_patch
 from spectral_exp.verification.fingerprint import (
     PARTS,
@@ -182,7 +183,7 @@ def _config_at(paths: RunPaths, record: Mapping[str, Any], step: int) -> Mapping
         raise UserError(
             f"the checkpoint of step {step} in {paths.root} is broken; choose another one with --from: {others}"
         )
-    return dict(state["config"])
+    return current_names(state["config"])
 
 
 # --- doing steps again -----------------------------------------------------------------------------------------------

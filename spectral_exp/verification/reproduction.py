@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
+import spectral_exp
 from spectral_exp.config import trust
 from spectral_exp.core.child_process import dying_with_this_process
 from spectral_exp.core.display import print_error
@@ -51,7 +52,7 @@ _TIMED = ("timestamp", "tokens_per_s", "steps_at_risk", "checkpoint_", "backup_"
 _RESULTS = ("status", "final_metrics", "best_metrics", "generation_samples", "reference", "totals")
 _TIMED_RESULTS = ("totals.train_s", "totals.time_s", "totals.tokens_per_s")
 _COMPLETE = ("completed", "stopped_early")
-_PACKAGE_ROOT = Path(__file__).resolve().parents[1]
+_PACKAGE_ROOT = Path(spectral_exp.__file__).resolve().parent.parent
 _TAIL_BYTES = 1 << 16
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _LAST_WORDS_S = 5.0  # a process that training has left behind may keep its standard error open

@@ -183,7 +183,7 @@ def test_watching_sees_runs_grow_and_ends_with_ctrl_c(tmp_path: Path) -> None:
     path = make_run(tmp_path, status=None)
     metrics = RunPaths(path).metrics_file
     command = [sys.executable, "-m", "spectral_exp", "compare", str(tmp_path), "--runs", "--watch", "0.05"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(compare.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(compare.__file__).parents[2])}
     with (
         RunLock(path),
         subprocess.Popen(

@@ -10,7 +10,7 @@ from spectral_exp.config.roles import Role
 from spectral_exp.core.errors import UserError
 from spectral_exp.training.runner import TrainingSettings
 
-SETTINGS = "spectral_exp.training.runner.TrainingSettings"
+SETTINGS = "spectral_exp.training.TrainingSettings"
 TRAINING = Role(TrainingSettings, "spectral_exp.training.runner")
 OPTIMIZER = Role(torch.optim.Optimizer, "spectral_exp.optim", torch_home="torch.optim")
 

@@ -10,22 +10,20 @@ from pathlib import Path
 
 import pytest
 
+from spectral_exp.__main__ import COMMANDS
 from spectral_exp.core import console
 from tests.conftest import ROOT, python
 from tests.results.made_runs import make_run
 
-COMMANDS = {
-    path.stem if path.parent.name == "spectral_exp" else f"{path.parent.name}.__main__"
-    for path in (ROOT / "spectral_exp").glob("**/*.py")
-    if "\n@command\ndef main(" in path.read_text(encoding="utf-8")
-}
+# The training command has protections of its own: a run goes on without a reader of its output.
+MODULES = {name: module for name, (module, _) in COMMANDS.items() if name != "train"}
 
 # One process imports the commands; each then ends in a fork of it, at the real exit of the interpreter.
 _SCRIPT = """
 import importlib, json, os, sys, tempfile
 found = []
 for name, arguments, lost in json.loads(sys.argv[1]):
-    module = importlib.import_module("spectral_exp." + name)
+    module = importlib.import_module(name)
     read, write = os.pipe()
     os.close(read)
     with tempfile.TemporaryFile() as errors:
@@ -56,24 +54,15 @@ def test_every_command_ends_silently_without_a_reader(tmp_path: Path, monkeypatc
         ("paper", [str(tmp_path / "none")], [1, 2]),
     ]
     # Not the demo: loading torch and ending a process that has it take seconds.
-    calls += [(name, ["--help"], [1]) for name in sorted(COMMANDS - {"demo_monitoring"})]
-    done = python("-c", _SCRIPT, json.dumps(calls), cwd=tmp_path)
+    calls += [(name, ["--help"], [1]) for name in MODULES if name != "demo"]
+    given = [(MODULES[name], arguments, lost) for name, arguments, lost in calls]
+    done = python("-c", _SCRIPT, json.dumps(given), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     named = {
         f"{name} {' '.join(arguments)}": tuple(end) for (name, arguments, _), end in zip(calls, found, strict=True)
     }
     assert named == dict.fromkeys(named, (console.READER_GONE, ""))
-
-
-def test_every_module_that_is_a_command_has_the_wrapper() -> None:
-    # The training command has protections of its own: a run goes on without a reader of its output.
-    scripts = {name for name in COMMANDS if not name.startswith("bench")}
-    assert scripts == {
-        "checkpoints", "compare", "demo_monitoring", "diagnose", "generate", "paper", "report", "reproduce",
-        "verify_resume",
-    }  # fmt: skip
-    assert "bench.__main__" in COMMANDS
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
@@ -88,8 +77,7 @@ def test_output_that_cannot_be_written_is_an_error_in_a_line(tmp_path: Path) -> 
 
 
 def test_a_broken_pipe_that_is_not_the_output_is_no_silent_end() -> None:
-    @console.command
-    def main(arguments: list[str] | None = None) -> int:
+    def call() -> int:
         read, write = os.pipe()
         os.close(read)
         try:
@@ -98,16 +86,15 @@ def test_a_broken_pipe_that_is_not_the_output_is_no_silent_end() -> None:
             os.close(write)
 
     with pytest.raises(BrokenPipeError):
-        main([])
+        console.exit_code(call)
 
 
 def test_a_command_that_has_failed_keeps_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     script = (
-        "import os, sys; from spectral_exp.core.console import command\n"
+        "import os, sys; from spectral_exp.core.console import exit_code\n"
         "read, write = os.pipe(); os.close(read); os.dup2(write, 1)\n"
-        "@command\ndef main(arguments=None):\n    print('buffered'); return 3\n"
-        "sys.exit(main())"
+        "sys.exit(exit_code(lambda: print('buffered') or 3))"
     )
     done = python("-c", script, cwd=ROOT)
     assert (done.returncode, done.stderr) == (3, "")

@@ -16,7 +16,6 @@ from spectral_exp.data.cache import (
     META,
     build_entry,
     cache_errors,
-    cache_root,
     digest,
     load_entry,
     read_json,
@@ -34,17 +33,6 @@ def fill(draft: Path) -> dict[str, Any]:
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
-
-
-def test_the_folder_is_named_by_argument_then_environment_then_home(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("SPECTRAL_EXP_CACHE", raising=False)
-    assert cache_root() == tmp_path / ".cache" / "spectral_exp"
-    monkeypatch.setenv("SPECTRAL_EXP_CACHE", "~/elsewhere")
-    assert cache_root() == tmp_path / "elsewhere"
-    assert cache_root(tmp_path / "given") == tmp_path / "given"
 
 
 def test_an_entry_comes_back_as_built(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from spectral_exp.core.errors import SettingError
 from spectral_exp.optim import rgd as rgd_module
-from spectral_exp.optim.rgd import RGD, gated_directions, resonance_strength_at, rgd
+from spectral_exp.optim.rgd import RGD, build_rgd, gated_directions, resonance_strength_at
 
 SHAPES = [(4, 6), (5, 7), (3,), (), (3, 2, 4), (1, 1), (6, 1)]
 
@@ -467,11 +467,11 @@ def test_it_can_be_copied() -> None:
 )
 def test_wrong_settings_are_named(setting: str, value: object) -> None:
     with pytest.raises(SettingError, match=f"^{setting}="):
-        rgd(parameters(), **{setting: value})  # type: ignore[arg-type]
+        build_rgd(parameters(), **{setting: value})  # type: ignore[arg-type]
 
 
 def test_the_factory_passes_every_setting() -> None:
-    optimizer = rgd(parameters(), 0.02, (0.8, 0.9), 1e-7, 0.03, 0.4, 50, "both", 2)
+    optimizer = build_rgd(parameters(), 0.02, (0.8, 0.9), 1e-7, 0.03, 0.4, 50, "both", 2)
     (group,) = optimizer.param_groups
     del group["params"]
     assert group == {

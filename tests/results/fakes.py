@@ -137,7 +137,7 @@ def _settings(name: str, seed: int | None, parts: Mapping[str, str]) -> dict[str
         "model.block_size": 64,
         "model.embedding._target_": parts["embedding"],
         "model.attention._target_": parts["attention"],
-        "model.mlp._target_": "spectral_exp.models.gpt.MLP",
+        "model.mlp._target_": "spectral_exp.models.MLP",
         "model.mlp.activation": parts["mlp"],
         "model.mlp.expansion": 4,
         "optimizer._target_": parts["optimizer"],

@@ -13,9 +13,9 @@ from spectral_exp.results.group import Group
 from tests.results.made_runs import make_run
 
 WAVE_MATCH = {
-    "match.embedding._target_": "spectral_exp.models.wave.WaveEmbedding",
-    "match.attention._target_": "spectral_exp.models.attention.PhasorAttention",
-    "match.mlp._target_": "spectral_exp.models.gpt.MLP",
+    "match.embedding._target_": "spectral_exp.models.WaveEmbedding",
+    "match.attention._target_": "spectral_exp.models.PhasorAttention",
+    "match.mlp._target_": "spectral_exp.models.MLP",
     "match.mlp.activation": "resonance",
 }
 
@@ -137,7 +137,11 @@ def test_conditions_that_cannot_be_understood(grid: ResultsAggregator, condition
         # Another class stands for its settings, but not for those which both have.
         (
             {"optimizer.betas": [0.9, 0.99], "optimizer.fused": None},
-            {"optimizer._target_": "spectral_exp.optim.rgd.rgd", "optimizer.betas": [0.9, 0.999], "optimizer.gate": 1},
+            {
+                "optimizer._target_": "spectral_exp.optim.build_rgd",
+                "optimizer.betas": [0.9, 0.999],
+                "optimizer.gate": 1,
+            },
             ["optimizer", "optimizer.betas"],
         ),
         # A setting that only one of two runs of a class knows is a difference.
@@ -155,7 +159,7 @@ def test_conditions_that_cannot_be_understood(grid: ResultsAggregator, condition
         ),
         ({}, WAVE_MATCH, ["match"]),
         (WAVE_MATCH, WAVE_MATCH, []),
-        ({}, {"schedule._target_": "spectral_exp.optim.schedule.Linear"}, ["schedule"]),
+        ({}, {"schedule._target_": "spectral_exp.optim.Linear"}, ["schedule"]),
     ],
 )  # fmt: skip
 def test_what_differs(tmp_path: Path, one: dict[str, Any], other: dict[str, Any], differing: list[str]) -> None:

@@ -423,7 +423,7 @@ def test_a_replaced_drawing_or_pdf_is_found(made: Path, name: str, capsys: pytes
 def test_an_edited_file_of_other_code_cannot_be_told(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = copy / "paper/provenance.json"
     content = json.loads(record.read_text())
-    content["made_by"]["code"] = "another"
+    content["made_by"]["writer"] = "0"
     write_json_atomic(record, content)
     assert run(copy / "paper", "--verify") == 0
     edit(copy / "paper/paper.md", "Abstract", "Summary")

@@ -197,11 +197,3 @@ def test_processes_share_it(tmp_path: Path, cache: Path, monkeypatch: pytest.Mon
     assert done.returncode == 0, done.stderr
     assert len(values(runs)) == 3
     assert reads == []
-
-
-def test_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SPECTRAL_EXP_CACHE", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert index.cache_folder() == tmp_path / "spectral_exp"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert index.cache_folder() == Path.home() / ".cache" / "spectral_exp"

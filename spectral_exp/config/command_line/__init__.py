@@ -25,6 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+import spectral_exp
 from spectral_exp.config.command_line.grammar import literal, quoting_hint, text_of
 from spectral_exp.config.command_line.recorded import (
     arguments_to_resume,
@@ -48,7 +49,7 @@ __all__ = [
     "trusted_overrides",
 ]
 
-_PACKAGE = Path(__file__).resolve().parents[1]
+_PACKAGE = Path(spectral_exp.__file__).resolve().parent
 # A wheel carries conf/ inside the package; a checkout keeps it beside the package, where users edit it.
 CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
 

@@ -1,0 +1,98 @@
+"""The command line: `spectral-exp COMMAND ...`, or `python -m spectral_exp COMMAND ...`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable
+
+from spectral_exp import __version__
+from spectral_exp.core.console import exit_code
+from spectral_exp.core.errors import UserError, nearest
+
+COMMANDS = {
+    "train": ("spectral_exp.train", "train a model: compose the configuration, run, resume, sweep"),
+    "compare": ("spectral_exp.commands.compare", "compare runs over their seeds, or the settings of two runs"),
+    "report": ("spectral_exp.commands.report", "write the report of one run"),
+    "paper": ("spectral_exp.commands.paper", "write a paper draft from runs, or verify one"),
+    "generate": ("spectral_exp.commands.generate", "let a trained model write text"),
+    "diagnose": ("spectral_exp.commands.diagnose", "show where attention looks and which parts learn"),
+    "checkpoints": ("spectral_exp.commands.checkpoints", "list, verify, export or prune the checkpoints of a run"),
+    "verify_resume": ("spectral_exp.commands.verify_resume", "prove that a run continues exactly"),
+    "reproduce": ("spectral_exp.commands.reproduce", "repeat a run and compare every number"),
+    "demo": ("spectral_exp.demo_monitoring", "show the monitoring components in a training loop of a few lines"),
+    "bench": ("spectral_exp.bench.__main__", "measure speed beside physical limits and other tools"),
+}  # fmt: skip
+"""Command -> module with its `main` and, but for `train`, which is Hydra's, its `build_parser`; and one line of help."""
+
+_EPILOG = """\
+exit codes: 0 success; 1 negative answer or failure; 2 a mistake to correct; 128 + n stopped by signal n
+
+`spectral-exp COMMAND --help` explains a command. Shell completion: pip install 'spectral-exp[completion]', then
+eval "$(register-python-argcomplete spectral-exp)"
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line `arguments` (default: the process's own) and return the exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if "_ARGCOMPLETE" in os.environ:
+        _complete()
+    if given and not given[0].startswith("-"):
+        return _dispatch(given[0], None if arguments is None else given[1:])
+    return exit_code(lambda: _print_about(given))
+
+
+def _dispatch(name: str, arguments: list[str] | None) -> int:
+    """Run a command; without `arguments` it reads those of the process, as if it were a program of its own."""
+    name = name.replace("-", "_")
+    if name not in COMMANDS:
+        return exit_code(lambda: _refuse(name))
+    if arguments is None:
+        sys.argv[:2] = [f"{sys.argv[0]} {name}"]
+    command: Callable[[list[str] | None], int] = importlib.import_module(COMMANDS[name][0]).main
+    return command(arguments)
+
+
+def _refuse(name: str) -> int:
+    raise UserError(f"{name} is no command; there are {', '.join(COMMANDS)}{nearest(name, COMMANDS)}")
+
+
+def _print_about(options: list[str]) -> int:
+    _top_parser().parse_args(options)
+    raise UserError(f"name a command: {', '.join(COMMANDS)}; `spectral-exp --help` explains them")
+
+
+def _top_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "spectral-exp",
+        usage="spectral-exp COMMAND ...",
+        description="Experiments with wave-based language models: train, compare, verify, publish.",
+        epilog="commands:\n"
+        + "".join(f"  {name:<14} {text}\n" for name, (_, text) in COMMANDS.items())
+        + f"\n{_EPILOG}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"spectral-exp {__version__}")
+    return parser
+
+
+def _complete() -> None:
+    """Answer a shell that asks how the command line may go on, and end the process."""
+    try:
+        import argcomplete
+    except ImportError:
+        return
+    parser = argparse.ArgumentParser("spectral-exp")
+    commands = parser.add_subparsers()
+    for name, (module, text) in COMMANDS.items():
+        build_parser = getattr(importlib.import_module(module), "build_parser", None)
+        parents = [build_parser()] if build_parser else []
+        commands.add_parser(name, help=text, parents=parents, add_help=not parents)
+    argcomplete.autocomplete(parser)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
