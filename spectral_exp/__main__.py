@@ -25,7 +25,7 @@ COMMANDS = {
     "demo": ("spectral_exp.demo_monitoring", "show the monitoring components in a training loop of a few lines"),
     "bench": ("spectral_exp.bench.__main__", "measure speed beside physical limits and other tools"),
 }  # fmt: skip
-"""Command -> module with its `main` and, but for `train`, which is Hydra's, its `build_parser`; and one line of help."""
+"""Command -> the module of its `main` and `build_parser` (none for `train`, which Hydra parses), and a line of help."""
 
 _EPILOG = """\
 exit codes: 0 success; 1 negative answer or failure; 2 a mistake to correct; 128 + n stopped by signal n
@@ -66,13 +66,12 @@ def _print_about(options: list[str]) -> int:
 
 
 def _top_parser() -> argparse.ArgumentParser:
+    commands = "\n".join(f"  {name:<14} {text}" for name, (_, text) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         "spectral-exp",
         usage="spectral-exp COMMAND ...",
-        description="Experiments with wave-based language models: train, compare, verify, publish.",
-        epilog="commands:\n"
-        + "".join(f"  {name:<14} {text}\n" for name, (_, text) in COMMANDS.items())
-        + f"\n{_EPILOG}",
+        description=f"Experiments with wave-based language models.\n\ncommands:\n{commands}",
+        epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"spectral-exp {__version__}")

@@ -26,7 +26,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from spectral_exp.config import trust
-from spectral_exp.config.command_line import CONF_DIR, CommandLine, describe, help_text, recordable, search_arguments
+from spectral_exp.config.command_line import CommandLine, describe, help_text, recordable, search_arguments
+from spectral_exp.config.conf_dir import CONF_DIR
 from spectral_exp.core.display import print_error, protect_output
 from spectral_exp.core.errors import Interrupted, RunError, UserError
 from spectral_exp.core.files import atomic_writer

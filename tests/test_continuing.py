@@ -83,11 +83,14 @@ def contents(folder: Path) -> dict[str, bytes]:
 def next_commands(text: str) -> list[list[str]]:
     """The words of the commands that a run prints at its end, as bash splits them."""
     block = text.partition("\nNext\n")[2]
-    script = block.replace("python -m", "printf '%s\\0'") + "\nprintf '\\0'"
+    script = (
+        block.replace("python -m spectral_exp generate", "python -m generate").replace("python -m", "printf '%s\\0'")
+        + "\nprintf '\\0'"
+    )
     printed = subprocess.run(["bash", "-ec", script], capture_output=True, check=True).stdout.decode()
     words = printed.removesuffix("\0\0").split("\0")
     second = words.index("spectral_exp.train")
-    first = words.index("spectral_exp.commands.generate")
+    first = words.index("generate")
     begin, end = min(first, second), max(first, second)
     return [words[begin:end], words[end:]]
 
@@ -138,7 +141,7 @@ def test_without_fingerprints_moved_text_is_not_taken_on_trust(here: Path, capsy
 
 KILLED = """
 import os, signal, sys
-from spectral_exp import runner, train
+from spectral_exp import train; from spectral_exp.training import runner
 step = runner.Runner.train_step
 def deadly(self, number):
     if number == 3:
@@ -254,7 +257,7 @@ def test_what_a_run_prints_works_whatever_its_name(here: Path) -> None:
         folder = Path(name)
         Path("run").rename(folder)
         generate, train = next_commands(summary(folder))
-        assert generate[0] == "spectral_exp.commands.generate"
+        assert generate[0] == "generate"
         assert (here / generate[1]).resolve() == folder.resolve()
         assert not generate[1].startswith("-")
         given = {o.partition("=")[0]: o for o in CommandLine.parse(train[1:]).overrides}

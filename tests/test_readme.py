@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from spectral_exp.config.command_line import CONF_DIR, CommandLine
+from spectral_exp.config.command_line import CommandLine
+from spectral_exp.config.conf_dir import CONF_DIR
 from tests.conftest import ROOT, python
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

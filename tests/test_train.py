@@ -296,7 +296,7 @@ def test_a_failing_job_of_a_sweep_keeps_its_traceback_and_the_sweep_goes_on(tmp_
     """The second of three jobs fails inside its loop, as a defect would; the others finish."""
     script = (
         "import sys\n"
-        "from spectral_exp import runner, train\n"
+        "from spectral_exp import train; from spectral_exp.training import runner\n"
         "step = runner.Runner.train_step\n"
         "def broken(self, number):\n"
         "    if self.seed == 2 and number == 3: raise ZeroDivisionError('as planned')\n"
@@ -360,7 +360,7 @@ KILLED_AT = 10
 
 KILL_SCRIPT = f"""
 import os, signal, sys
-from spectral_exp import runner, train
+from spectral_exp import train; from spectral_exp.training import runner
 step = runner.Runner.train_step
 def deadly(self, number):
     if number == {KILLED_AT}:

@@ -31,7 +31,7 @@ def test_a_wheel_trains_in_an_empty_folder(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
         entry_points = next(name for name in archive.namelist() if name.endswith("entry_points.txt"))
-        assert "spectral-exp-train = spectral_exp.train:main" in archive.read(entry_points).decode()
+        assert "spectral-exp = spectral_exp.__main__:main" in archive.read(entry_points).decode()
     script = (
         f"import sys, spectral_exp\nassert spectral_exp.__file__.startswith({str(site)!r})\n"
         "from spectral_exp.train import main\nsys.exit(main(sys.argv[1:]))\n"

@@ -15,6 +15,8 @@ from spectral_exp.models.attention import DotProductAttention, InterferenceAtten
 from spectral_exp.models.embedding import StandardEmbedding
 from spectral_exp.models.gpt import GPT, MLP
 from spectral_exp.models.wave import WaveEmbedding
+from spectral_exp.optim.adamw import build_adamw
+from spectral_exp.optim.rgd import build_rgd
 
 CLASSIC = "classic + AdamW"
 WAVE = "wave + AdamW"

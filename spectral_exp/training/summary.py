@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from spectral_exp.config.command_line import quoted
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.overrides import quoted
 from spectral_exp.runs.record import ResultsRecord, read_results
 from spectral_exp.training.progress import duration
 

@@ -215,7 +215,8 @@ def _wait_for(watching: subprocess.Popen[str], words: list[str]) -> None:
 def test_it_is_light(tmp_path: Path) -> None:
     make_run(tmp_path)
     code = (
-        "import sys; from spectral_exp import compare; compare.main([sys.argv[1], '--runs', '--output', 'o.txt'])\n"
+        "import sys; from spectral_exp.commands import compare\n"
+        "compare.main([sys.argv[1], '--runs', '--output', 'o.txt'])\n"
         "print(*sys.modules)"
     )
     done = python("-c", code, str(tmp_path), cwd=tmp_path)
@@ -225,7 +226,7 @@ def test_it_is_light(tmp_path: Path) -> None:
     assert not loaded & {"torch", "matplotlib", "hydra", "omegaconf", "pandas", "psutil"}
 
 
-README_COMMANDS = re.findall(r"^python -m spectral_exp\.compare (.*?)(?:  #.*)?$", README, flags=re.MULTILINE)
+README_COMMANDS = re.findall(r"^python -m spectral_exp compare (.*?)(?:  #.*)?$", README, flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("command", README_COMMANDS)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from spectral_exp.config.command_line import CONF_DIR, CommandLine, quoted
+from spectral_exp.config.command_line import CommandLine, quoted
+from spectral_exp.config.conf_dir import CONF_DIR
 from spectral_exp.core.errors import UserError
 
 EXPERIMENTS = sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml"))

@@ -23,6 +23,7 @@ from spectral_exp.config.roles import Role
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.json_files import content_crc32
 from spectral_exp.training.resume import resume_problems
+from spectral_exp.verification import replay
 from tests.conftest import NO_PLOTS, TINY, compose
 
 SETTINGS = ("+experiment=classic", *TINY, NO_PLOTS, "device=cpu")
@@ -168,7 +169,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     def called(work: Callable[..., Any], *arguments: Any) -> Any:
         return work(*arguments)
 
-    monkeypatch.setattr(verify_resume, "_in_own_process", called)
+    monkeypatch.setattr(replay, "_in_own_process", called)
 
 
 COMMANDS: dict[str, Callable[[], int]] = {

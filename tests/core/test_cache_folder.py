@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from spectral_exp.core import cache_folder as module
 from spectral_exp.core.cache_folder import cache_folder
 from spectral_exp.core.errors import UserError
 
@@ -31,6 +30,6 @@ def test_without_a_home_the_error_names_the_variable(monkeypatch: pytest.MonkeyP
     def homeless() -> Path:
         raise RuntimeError("no home")
 
-    monkeypatch.setattr(module.Path, "home", homeless)
+    monkeypatch.setattr(Path, "home", homeless)
     with pytest.raises(UserError, match="set SPECTRAL_EXP_CACHE to a writable folder"):
         cache_folder()

@@ -27,6 +27,7 @@ from spectral_exp.config.command_line import CommandLine
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.json_files import content_crc32
 from spectral_exp.results.paper.folder import Folder
+from spectral_exp.verification import replay, reproduction
 from tests.conftest import NO_PLOTS, TINY, first_in_ci, train
 
 EVIL = (
@@ -253,8 +254,8 @@ def _no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def trained(*_: Any) -> Any:
         raise UserError("this would train")
 
-    monkeypatch.setattr(reproduce, "_train", trained)
-    monkeypatch.setattr(verify_resume, "replay_twice", trained)
+    monkeypatch.setattr(reproduction, "_train", trained)
+    monkeypatch.setattr(replay, "replay_twice", trained)
 
 
 def answer(command: Command, run: Path, out: Path) -> tuple[int, str]:

@@ -351,7 +351,7 @@ def test_unknown_themes_and_formats_are_refused(tmp_path: Path) -> None:
 
 def test_results_load_no_matplotlib_and_figures_no_torch_or_pyplot() -> None:
     code = (
-        "import sys; from spectral_exp.results import aggregate, comparison, group, run;"
+        "import sys; from spectral_exp.results import aggregate, comparison, group;"
         "print('matplotlib' in sys.modules); import spectral_exp.results.figures;"
         "unwanted = ('torch', 'hydra', 'matplotlib.pyplot', 'spectral_exp.monitoring');"
         "print([name for name in unwanted if name in sys.modules])"

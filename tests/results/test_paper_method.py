@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from spectral_exp.config.command_line import CONF_DIR
+from spectral_exp.config.conf_dir import CONF_DIR
 from spectral_exp.results.document.model import Equation, Heading, Paragraph, plain
 from spectral_exp.results.paper.material import Choices, Material
 from spectral_exp.results.paper.method import method

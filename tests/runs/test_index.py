@@ -120,7 +120,7 @@ def test_other_code_does_not_believe_its_entries(
     quiet(monkeypatch)
     make_run(tmp_path / "runs")
     values(tmp_path / "runs")
-    monkeypatch.setattr(index, "_reader", lambda: [[1, 2]])
+    monkeypatch.setattr(index, "_FORMAT", 0)
     values(tmp_path / "runs")
     assert len(reads) == 2
 
@@ -190,7 +190,7 @@ def test_processes_share_it(tmp_path: Path, cache: Path, monkeypatch: pytest.Mon
     for seed in range(1, 4):
         make_run(runs, seed=seed)
     code = (
-        "import sys; from spectral_exp.results import index; index._RESTED_NS = -10**12\n"
+        "import sys; from spectral_exp.runs import index; index._RESTED_NS = -10**12\n"
         "from spectral_exp.results.aggregate import ResultsAggregator; ResultsAggregator([sys.argv[1]])"
     )
     done = python("-c", code, str(runs), cwd=tmp_path)

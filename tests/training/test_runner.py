@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spectral_exp.config.build import build
-from spectral_exp.config.command_line import CONF_DIR
+from spectral_exp.config.conf_dir import CONF_DIR
 from spectral_exp.core.errors import Interrupted, RunError
 from spectral_exp.monitoring.checkpoint import file as checkpoint_file
 from spectral_exp.training import runner as runner_module

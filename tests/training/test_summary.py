@@ -71,7 +71,7 @@ def test_a_run_that_failed_at_once_has_a_page_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("status", "offered"),
-    [("interrupted", "resume={}\n"), ("failed", "resume={}\n"), ("stopped_early", "spectral_exp.commands.generate {}")],
+    [("interrupted", "resume={}\n"), ("failed", "resume={}\n"), ("stopped_early", "spectral_exp generate {}")],
 )
 def test_the_next_commands_suit_the_status(tmp_path: Path, status: str, offered: str) -> None:
     write(tmp_path, status)

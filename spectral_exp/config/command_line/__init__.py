@@ -25,7 +25,6 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import spectral_exp
 from spectral_exp.config.command_line.grammar import literal, quoting_hint, text_of
 from spectral_exp.config.command_line.recorded import (
     arguments_to_resume,
@@ -33,12 +32,12 @@ from spectral_exp.config.command_line.recorded import (
     search_arguments,
     trusted_overrides,
 )
+from spectral_exp.config.conf_dir import CONF_DIR
 from spectral_exp.core.errors import UserError, nearest
 from spectral_exp.runs.ids import generate_experiment_id
 from spectral_exp.runs.overrides import quoted, setting_of
 
 __all__ = [
-    "CONF_DIR",
     "CommandLine",
     "Job",
     "describe",
@@ -48,10 +47,6 @@ __all__ = [
     "search_arguments",
     "trusted_overrides",
 ]
-
-_PACKAGE = Path(spectral_exp.__file__).resolve().parent
-# A wheel carries conf/ inside the package; a checkout keeps it beside the package, where users edit it.
-CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
 
 _INFORMING = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
 

@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 
 from spectral_exp.config import trust
 from spectral_exp.config.command_line.grammar import is_interpolated, parse, strings_in, written
+from spectral_exp.config.conf_dir import CONF_DIR
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.regular_file import read_regular
@@ -183,8 +184,6 @@ def _reason_to_ask(parsed: Override) -> str | None:
 
 @cache
 def _top_settings() -> frozenset[str]:
-    from spectral_exp.config.command_line import CONF_DIR
-
     return frozenset(str(key) for key in OmegaConf.load(CONF_DIR / "config.yaml")) - {"defaults", "hydra"}
 
 

@@ -17,9 +17,10 @@ from spectral_exp.core.steps import whole_step
 from spectral_exp.monitoring.visualization.background import BackgroundDrawing
 from spectral_exp.monitoring.visualization.jobs import Failures, Plot, PlotReport, PlotSet, draw_here
 from spectral_exp.plots.run import Drawing
+from spectral_exp.plots.run.experiment import Experiment
 from spectral_exp.plots.run.histories import training_drawing
 from spectral_exp.plots.run.internals import TextSample, model_drawings, one_thread, unwrapped
-from spectral_exp.plots.run.runs import Experiment, comparison_drawing, experiment, labelled
+from spectral_exp.plots.run.runs import comparison_drawing, experiment, labelled
 
 if TYPE_CHECKING:
     from torch import nn

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from spectral_exp.core.series import Series
 from spectral_exp.plots.curves import draw_seeds, frame_steps, frame_values, mark_non_finite, step_range
 from spectral_exp.plots.looks import Look, looks_of
-from spectral_exp.plots.run.runs import Experiment
+from spectral_exp.plots.run.experiment import Experiment
 from spectral_exp.plots.seeds import over_seeds
 from spectral_exp.plots.series import MAX_POINTS, envelope
 from spectral_exp.plots.text import number_axis, printable, short_number

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
 from spectral_exp.core.errors import UserError
-from spectral_exp.core.series import Series
 from spectral_exp.plots.run import Drawing
+from spectral_exp.plots.run.experiment import Experiment
 from spectral_exp.plots.run.histories import LeaveOut, drawable, is_steps_and_values, metric_series, numbers
 from spectral_exp.runs.layout import NON_FINITE, RunPaths
 from spectral_exp.runs.metrics_file import read_metrics
@@ -18,21 +18,6 @@ from spectral_exp.runs.record import ResultsRecord, read_results
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """What one run contributes to a comparison.
-
-    Args:
-        label: its name.
-        series: quantities over the steps by metric name; `loss` is the training loss.
-        final: final metrics by name.
-    """
-
-    label: str
-    series: Mapping[str, Series] = field(default_factory=dict)
-    final: Mapping[str, float] = field(default_factory=dict)
 
 
 def comparison_drawing(experiments: Sequence[Experiment]) -> Drawing | None:

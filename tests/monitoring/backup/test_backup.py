@@ -523,7 +523,7 @@ def children() -> list[int]:
     found = []
     for child in psutil.Process().children():
         try:
-            if "backup_worker" in " ".join(child.cmdline()):
+            if "backup.worker" in " ".join(child.cmdline()):
                 found.append(child.pid)
         except psutil.NoSuchProcess:
             continue

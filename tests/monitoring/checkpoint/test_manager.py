@@ -433,7 +433,8 @@ def test_a_missing_device_is_no_reason_to_set_files_aside(tmp_path: Path) -> Non
 ENDLESS = """
 import sys, torch
 from torch import nn
-from spectral_exp.monitoring import CheckpointManager, checkpoint_file
+from spectral_exp.monitoring import CheckpointManager
+from spectral_exp.monitoring.checkpoint import file as checkpoint_file
 torch.set_num_threads(1)
 manager = CheckpointManager(sys.argv[1], keep_last_n=2)
 model = nn.Linear(300, 300)
@@ -470,7 +471,8 @@ def test_nothing_reported_is_lost_on_sigkill(tmp_path: Path, extra_lines: int) -
 FULL_DISK = """
 import logging, resource, sys, torch
 from torch import nn
-from spectral_exp.monitoring import CheckpointManager, checkpoint_file
+from spectral_exp.monitoring import CheckpointManager
+from spectral_exp.monitoring.checkpoint import file as checkpoint_file
 logging.basicConfig(stream=sys.stderr)
 manager = CheckpointManager(sys.argv[1])
 model = nn.Linear(300, 300)

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 
 from spectral_exp.core.series import FloatArray, Series
 from spectral_exp.plots.run.comparison import bar_metrics, comparison_figure
+from spectral_exp.plots.run.experiment import Experiment
 from spectral_exp.plots.run.interference import interference_figure, readable_tokens
 from spectral_exp.plots.run.packets import packet_figure
-from spectral_exp.plots.run.runs import Experiment
 from spectral_exp.plots.run.tokens import Tokens, Waves
 from spectral_exp.plots.run.training import training_figure
 from spectral_exp.plots.run.waves import amplitude_figure, frequency_figure, phase_figure
