@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
+import math
 import sys
 from pathlib import Path
 
 from spectral_exp.config.trained import load_trained
-from spectral_exp.core.console import command
+from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import UserError, require
-from spectral_exp.core.foreign_text import printable_lines
+from spectral_exp.core.foreign_text import printable, printable_lines
+
+_MAX_TOKENS = 10_000_000
 
 
 @command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, or 2 for a mistake of the user's."""
-    parser = argparse.ArgumentParser("python -m spectral_exp generate", description="Let a trained run write text.")
+    parser = Parser("python -m spectral_exp generate", description="Let a trained run write text.")
     parser.add_argument("run", type=Path, help="run directory, for example outputs/<run>")
     parser.add_argument("--prompt", default="\n", help="text to continue (default: a line break)")
     parser.add_argument("--tokens", type=int, default=200, help="tokens to write (default: 200)")
@@ -73,7 +75,9 @@ def generate_text(
     Raises:
         UserError: no such run or checkpoint, or a setting that is not allowed.
     """
-    require(n_tokens >= 1, "--tokens", n_tokens, ">= 1")
+    require(1 <= n_tokens <= _MAX_TOKENS, "--tokens", n_tokens, f"from 1 to {_MAX_TOKENS}")
+    for option, share in {"--top-p": top_p, "--temperature": temperature}.items():
+        require(share is None or math.isfinite(share), option, share, "a finite number")
     require(0 <= seed < 2**63, "--seed", seed, ">= 0 and < 2^63")
     trained = load_trained(run, checkpoint, device)
 
@@ -85,7 +89,12 @@ def generate_text(
     ids = torch.as_tensor(tokenizer.encode(prompt).astype("int64"))[None].to(where)
     require(ids.numel() > 0, "--prompt", repr(prompt), "at least one token long")
     generator = torch.Generator(where).manual_seed(seed)
-    written = generate(model, ids, n_tokens, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
+        raise UserError(f"the weights of step {trained.step} in {run} are not finite; choose another --checkpoint")
+    try:
+        written = generate(model, ids, n_tokens, temperature, top_k, top_p, generator)
+    except RuntimeError as error:  # no memory, or weights whose output is not finite
+        raise UserError(f"the model of {run} cannot write: {printable(error, 200)}") from error
     return tokenizer.decode(written[0, ids.shape[1] :].cpu().numpy())
 
 

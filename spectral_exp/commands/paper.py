@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from spectral_exp.core.console import command
+from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.wording import counted
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "python -m spectral_exp paper",
         description="Write a paper draft from runs: every number in it is measured and says by which runs.",
         epilog=HELP,

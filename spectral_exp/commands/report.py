@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
-from spectral_exp.core.console import command
+from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import UserError
 from spectral_exp.results.paper.folder import Folder
 from spectral_exp.results.paper.generator import FORMATS, REPORT, check_formats
@@ -16,7 +15,7 @@ from spectral_exp.results.paper.report import run_report
 @command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns 0, or 2 for a user's mistake."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "python -m spectral_exp report",
         description="Write the report of one run: what was run, curves, plots, samples, cost, and how to go on. "
         "`python -m spectral_exp paper REPORT --verify` computes its numbers again.",
@@ -31,8 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
     formats = [part.strip() for part in options.formats.split(",") if part.strip()]
     try:
         check_formats(formats)
+        folder = Folder(options.output) if options.output is not None else None
         report = run_report(options.run)
-        folder = Folder(options.output or _place(report.material.runs[0].path))
+        folder = folder or Folder(_place(report.material.runs[0].path))
         written = report.write(folder, formats, REPORT, force=options.force)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

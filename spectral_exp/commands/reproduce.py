@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
-from spectral_exp.core.console import command
+from spectral_exp.core.console import Parser, command
 from spectral_exp.core.display import print_error
 from spectral_exp.core.errors import Interrupted, UserError
 from spectral_exp.core.foreign_text import printable
@@ -24,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     0: all numbers are equal, 1: they are not, 2: a mistake of the user's, 128 + n: stopped by signal n.
     """
-    parser = argparse.ArgumentParser("python -m spectral_exp reproduce", description="Do a run over again and compare.")
+    parser = Parser("python -m spectral_exp reproduce", description="Do a run over again and compare.")
     parser.add_argument("run", type=Path, help="run directory, for example outputs/<run>")
     parser.add_argument("--steps", type=int, help="stop at the metrics line of this step or the next (default: all)")
     parser.add_argument("--output", type=Path, help="directory of the new run (default: RUN_reproduced)")
