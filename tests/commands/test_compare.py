@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from spectral_exp.commands import compare
+from spectral_exp.core.errors import Interrupted
 from spectral_exp.results.comparison import Comparison
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.lock import RunLock
@@ -249,11 +250,16 @@ class _Figures:
 
     @staticmethod
     def comparison_figures(
-        comparison: Comparison, folder: Path, *, theme: str = "light", formats: Sequence[str] = ("png",)
+        comparison: Comparison,
+        folder: Path,
+        *,
+        theme: str = "light",
+        formats: Sequence[str] = ("png",),
+        force: bool = True,
     ) -> list[SimpleNamespace]:
         drawn = SimpleNamespace(paths=[folder / f"{comparison.metric}.png"], caption="All of them.")
         return [drawn, SimpleNamespace(paths=[], caption="Nothing to show.")]
 
 
 def _ctrl_c(seconds: float) -> None:
-    raise KeyboardInterrupt
+    raise Interrupted(signal.SIGINT)
