@@ -153,7 +153,7 @@ def test_generate_writes_text_and_same_seed_same_text(finished: tuple[Path, str]
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--tokens", "0"], "--tokens=0 must be >= 1"),
+        (["--tokens", "0"], "--tokens=0 must be from 1 to 10000000"),
         (["--checkpoint", "77"], "has no checkpoint 77; saved steps: "),
         (["--checkpoint", "newest"], "best, latest or a step"),
         (["--prompt", ""], "at least one token"),

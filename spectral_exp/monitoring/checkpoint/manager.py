@@ -124,7 +124,7 @@ class CheckpointManager:
         self.before_write: Callable[[], None] | None = None
         """Called, by the thread that writes, before anything is written; an OSError that it raises refuses the save."""
         # A root that was there and is gone has been moved or removed: it does not come back for a checkpoint.
-        self._makes_root = not self.paths.root.exists()
+        self._makes_root = _is_absent(self.paths.root)
         self.on_durable = on_durable
         self.enabled = enabled
         self.failures = 0
@@ -614,3 +614,14 @@ class CheckpointManager:
 
 def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_absent(path: Path) -> bool:
+    """Whether nothing stands at `path`; False if that cannot be read."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
