@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 import math
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from spectral_exp.bench.__main__ import main as bench
 from spectral_exp.commands import checkpoints, compare, diagnose, generate, reproduce, verify_resume
 from spectral_exp.config.build import check
 from spectral_exp.config.trained import load_trained
+from spectral_exp.core.errors import Interrupted
 from spectral_exp.models.generation import sample
 from spectral_exp.verification import replay
 from tests.conftest import NO_PLOTS, TINY, compose
@@ -79,7 +81,7 @@ def here(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return work(*arguments)
 
     def ctrl_c(seconds: float) -> None:
-        raise KeyboardInterrupt
+        raise Interrupted(signal.SIGINT)
 
     monkeypatch.setattr(replay, "_in_own_process", called)
     monkeypatch.setattr(compare, "time", SimpleNamespace(sleep=ctrl_c))
