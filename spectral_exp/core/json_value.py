@@ -27,6 +27,11 @@ def non_finite_name(value: float) -> str:
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
+def restore_non_finite(value: Any) -> Any:
+    """Return the number for which a string in a JSON file stands; any other value as it is."""
+    return NON_FINITE.get(value, value) if isinstance(value, str) else value
+
+
 def jsonable(value: Any) -> Any:
     """Return `value` in the types of standard JSON.
 

@@ -21,19 +21,21 @@ from spectral_exp.core import files
 from spectral_exp.core.append_file import AppendFile
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.foreign_text import printable
-from spectral_exp.core.json_value import NON_FINITE, jsonable
+from spectral_exp.core.json_value import jsonable
 from spectral_exp.core.redact import redact_text, without_secrets
 from spectral_exp.core.steps import whole_step
-from spectral_exp.monitoring.metric_lines import (
+from spectral_exp.monitoring.metric_cuts import cut_lines
+from spectral_exp.monitoring.metric_summary import Summary
+from spectral_exp.runs import layout
+from spectral_exp.runs.metric_lines import (
     RESERVED,
-    Summary,
-    cut_lines,
     is_entry,
     last_entry,
+    metric_number,
     parse_entry,
     read_lines,
+    restore_entry,
 )
-from spectral_exp.runs import layout
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +154,7 @@ class MetricsLogger:
 
         def restore_and_keep(entry: dict[str, Any]) -> None:
             if keep is not None:
-                keep({name: _restored(name, value) for name, value in entry.items()})
+                keep(restore_entry(entry))
 
         if not self.enabled:
             for line in read_lines(self.metrics_file):
@@ -178,8 +180,10 @@ class MetricsLogger:
         for line in read_lines(self.metrics_file):
             if (entry := parse_entry(line)) is None:
                 unreadable += 1
-            else:
-                entries.append({names.setdefault(name, name): _restored(name, value) for name, value in entry.items()})
+                continue
+            entries.append(
+                {names.setdefault(name, name): value for name, value in restore_entry(entry).items()}
+            )
         self._warn_of_unreadable(unreadable)
         return entries
 
@@ -203,7 +207,7 @@ class MetricsLogger:
                 unreadable += 1
                 continue
             for name, value in entry.items():
-                if name not in RESERVED and (number := _as_float(_restored(name, value))) is not None:
+                if name not in RESERVED and (number := metric_number(value)) is not None:
                     summaries[name].add(number)
         self._warn_of_unreadable(unreadable)
         return {name: summary.result() for name, summary in summaries.items()}
@@ -275,18 +279,3 @@ def _scalar(value: Any) -> Any:
     with contextlib.suppress(Exception):  # no such method, more than one element, or whatever else it does
         return value.item()
     return value
-
-
-def _restored(name: str, value: Any) -> Any:
-    """The number that a string in a JSON file stands for; other values as they are."""
-    return NON_FINITE.get(value, value) if isinstance(value, str) and name not in RESERVED else value
-
-
-def _as_float(value: Any) -> float | None:
-    """A number as a float, infinite if it is beyond every float; None for anything else."""
-    if not isinstance(value, int | float):
-        return None
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf

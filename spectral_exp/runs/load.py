@@ -15,19 +15,18 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.foreign_text import printable
-from spectral_exp.runs.layout import LOCK_NAME, RunPaths
+from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.lock import is_alive, read_owner
 from spectral_exp.runs.metrics_file import read_metrics
 from spectral_exp.runs.overrides import flat
 from spectral_exp.runs.parts import config_hash, part_names
-from spectral_exp.runs.record import known_settings, read_config, read_lock_owner, read_results
+from spectral_exp.runs.record import known_settings, read_config, read_results
 from spectral_exp.runs.run import MetricSummary, Run
 
 log = logging.getLogger(__name__)
@@ -38,7 +37,6 @@ Facts = dict[str, Any]
 
 _STAMP = re.compile(r"_\d{8}_\d{6}_\w{8}(_\d+)?$")
 _SWEEP_JOB = re.compile(r"\d+_.*_seed-?\d+")
-_ELSEWHERE_S = 3600.0  # how old the last entry of a run on another host may be
 _WORTH_A_PROCESS_BYTES = 32 << 20
 _MAX_PROCESSES = 16
 # For glibc. Arrays come and go with every file: to give their memory back and take it again costs a fifth of the time.
@@ -60,7 +58,13 @@ def load_run(path: Path) -> Run:
 def run_of(path: Path, facts: Mapping[str, Any]) -> Run:
     """The run whose facts were read. Looks whether it is running now."""
     problems = list(facts["problems"])
-    running = _is_running(path, problems)
+    owner = read_owner(path)
+    running = owner is not None and is_alive(owner, path)
+    if owner is not None and not running and owner["host"] != socket.gethostname():
+        problems.append(
+            f"process {owner['pid']} on {printable(owner['host'], 80)} holds its lock, but has logged nothing "
+            "for an hour"
+        )
     if facts["unfinished_line"] and not running:
         problems.append("the last line of metrics.jsonl is unfinished")
     return Run(
@@ -166,41 +170,6 @@ def _read_metrics(paths: RunPaths, problems: list[str]) -> dict[str, Any]:
 def _without_place(error: UserError, file: Path) -> str:
     """The message of an error about a file, with the file's name instead of its path."""
     return str(error).replace(str(file), file.name)
-
-
-# --- whether it is running -------------------------------------------------------------------------------------------
-
-
-def _is_running(path: Path, problems: list[str]) -> bool:
-    """Whether a live process owns the directory. Only looks: to try the lock might be in the owner's way."""
-    lock = path / LOCK_NAME
-    try:
-        owner = read_lock_owner(lock)
-        since = datetime.fromisoformat(owner["since"]).timestamp()
-    except (UserError, ValueError, OverflowError, OSError):
-        return False  # there is none, its owner is just taking it, or it is damaged: the next look will tell
-    host, pid = owner["host"], owner["pid"]
-    if host == socket.gethostname():
-        return _lives(pid, since)
-    with contextlib.suppress(OSError):
-        age_s = time.time() - max(file.stat().st_mtime for file in (lock, RunPaths(path).metrics_file))
-        if age_s < _ELSEWHERE_S:
-            return True
-    problems.append(f"process {pid} on {printable(host, 80)} holds its lock, but has logged nothing for an hour")
-    return False
-
-
-def _lives(pid: int, since: float) -> bool:
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        # A process that began later has only got the number of the one that is gone.
-        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= since + 2
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.AccessDenied:  # somebody else's
-        return True
 
 
 # --- many ------------------------------------------------------------------------------------------------------------

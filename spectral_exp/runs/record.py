@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypedDict, cast
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.json_files import content_crc32
-from spectral_exp.core.json_text import read_object
+from spectral_exp.core.json_text import parse_object, read_object
 from spectral_exp.runs.renamed import current_names
 from spectral_exp.runs.schema import Between, Commit, Count, Findings, Matching, conform, is_of
 
@@ -255,11 +255,14 @@ def manifest_of(content: Mapping[str, Any]) -> Manifest:
     return cast("Manifest", manifest)
 
 
-def read_lock_owner(file: Path) -> LockOwner:
-    """The process that a lock file names. Raises UserError if it is missing, or its owner is just writing it."""
-    owner = conform(LockOwner, read_object(file), findings := Findings(file.name))
-    if owner is None:
-        raise UserError(f"{file} names no owner: {findings.sentences[0]}")
+def parse_lock_owner(content: bytes) -> LockOwner | None:
+    """Return the process that a lock file names; None if its owner is just writing it or it is damaged."""
+    try:
+        owner = conform(LockOwner, parse_object(content), Findings("the lock"))
+    except ValueError:
+        return None
+    if owner is None or not (owner["host"] + owner["since"]).isprintable():
+        return None
     return cast("LockOwner", owner)
 
 
