@@ -14,17 +14,8 @@ import numpy as np
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.series import FloatArray, Series
 from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.metric_names import DERIVED, metric_info
 from spectral_exp.runs.metrics_file import MetricFile, read_metrics
-
-DERIVED = ("train_s", "tokens", "n_parameters", "tokens_per_s", "steps")
-"""Quantities that `Run.value` knows beside the logged metrics."""
-
-_HIGHER_IS_BETTER = ("_per_s", "accuracy")
-
-
-def lower_is_better(metric: str) -> bool:
-    """A metric's direction: rates per second and accuracies are better high, all else (losses, times, sizes) low."""
-    return not metric.endswith(_HIGHER_IS_BETTER)
 
 
 def check_at(at: str) -> int | None:
@@ -183,8 +174,8 @@ class Run:
             metric: a name in the metric series or in `final_metrics`, or one of the derived `train_s`, `tokens`,
                 `n_parameters`, `tokens_per_s` (median over the run), `steps`.
             at: `final` (the last value, which for a finished run is the one in its results: after an early stop that
-                of the weights it ended with), `best` (the most favourable one; says so wherever it is shown), or
-                `step:N` (the last value at or before step N).
+                of the weights it ended with), `best` (the most favourable one; None if the
+                metric has no direction), or `step:N` (the last value at or before step N).
 
         Raises:
             SettingError: `at` is none of these.
@@ -202,11 +193,14 @@ class Run:
             if summary is None or (self.finished and reported is not None):
                 return reported
             return summary.final
+        lower = metric_info(metric).lower_is_better
+        if lower is None:
+            return None
         if summary is None:
             return reported
         if summary.non_finite == summary.count:
             return None
-        return summary.lowest if lower_is_better(metric) else summary.highest
+        return summary.lowest if lower else summary.highest
 
     def final_step(self, metric: str) -> int | None:
         """The step whose weights `value(metric)` was measured with; None if the metric was never logged."""

@@ -26,6 +26,7 @@ from spectral_exp.monitoring.run_files import UnsyncedFiles
 from spectral_exp.monitoring.visualization.manager import TextSample, VisualizationManager
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.lock import LostRunError
+from spectral_exp.runs.metric_names import metric_info
 from spectral_exp.runs.record import read_results
 from spectral_exp.training.contracts import Data, Drawing, Measured, Schedule, Scheduled, Skipping
 from spectral_exp.training.evaluation import Evaluation, evaluate
@@ -330,8 +331,8 @@ class Runner:
 
     def _keep_history(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            if name == "steps_at_risk" or name.startswith(("backup_", "checkpoint_")):
-                continue  # about the machine, not about training
+            if metric_info(name).kind == "machine":
+                continue
             if name not in self.history:
                 self.history[name] = (array("q"), array("d"))
             steps, series = self.history[name]
