@@ -11,8 +11,7 @@ from typing import Any
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.files import atomic_writer
 from spectral_exp.core.json_text import read_object
-from spectral_exp.core.json_value import NON_FINITE as NON_FINITE
-from spectral_exp.core.json_value import jsonable as jsonable
+from spectral_exp.core.json_value import jsonable
 
 
 def write_json_atomic(path: Path, content: Any) -> None:

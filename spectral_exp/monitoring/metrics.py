@@ -181,9 +181,7 @@ class MetricsLogger:
             if (entry := parse_entry(line)) is None:
                 unreadable += 1
                 continue
-            entries.append(
-                {names.setdefault(name, name): value for name, value in restore_entry(entry).items()}
-            )
+            entries.append({names.setdefault(name, name): value for name, value in restore_entry(entry).items()})
         self._warn_of_unreadable(unreadable)
         return entries
 

@@ -77,9 +77,7 @@ def compare(
         summaries=summaries,
         baseline=reference if len(summaries) > 1 else None,
         differences=differences,
-        notes=comparison_notes(
-            at, summaries, differences, base, chosen=baseline is not None, lower=lower
-        ),
+        notes=comparison_notes(at, summaries, differences, base, chosen=baseline is not None, lower=lower),
     )
 
 

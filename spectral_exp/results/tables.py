@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from spectral_exp.core.foreign_text import printable, printable_json
+from spectral_exp.core.json_value import jsonable
 from spectral_exp.results.compared import Comparison, Difference, GroupSummary, moment
 from spectral_exp.results.statistics import MIN_FOR_IQM, Interval
-from spectral_exp.runs.layout import jsonable
 from spectral_exp.runs.run import Run
 
 WIDTH = 100

@@ -14,8 +14,6 @@ from pathlib import Path
 
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.git import git_hash
-from spectral_exp.core.json_value import NON_FINITE as NON_FINITE
-from spectral_exp.core.json_value import jsonable as jsonable
 from spectral_exp.runs.layout import RunPaths
 
 log = logging.getLogger(__name__)

@@ -115,9 +115,7 @@ class _Columns:
             self._add_rows(names, numbers, rows)
         return unreadable
 
-    def _add_rows(
-        self, names: tuple[str, ...], numbers: list[int], rows: list[tuple[Any, ...]]
-    ) -> None:
+    def _add_rows(self, names: tuple[str, ...], numbers: list[int], rows: list[tuple[Any, ...]]) -> None:
         columns = dict(zip(names, zip(*rows, strict=True), strict=True))
         steps = columns["step"]
         self.last_step = max(self.last_step, max(steps))
@@ -136,8 +134,7 @@ class _Columns:
     def series(self) -> dict[str, Series]:
         """Return the series of every metric, in the order of their first values."""
         joined = {
-            name: [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
-            for name, parts in self._parts.items()
+            name: [np.concatenate(arrays) for arrays in zip(*parts, strict=True)] for name, parts in self._parts.items()
         }
         ordered = sorted(joined.items(), key=lambda item: item[1][0].min())
         return {name: _sort(*arrays) for name, arrays in ordered}

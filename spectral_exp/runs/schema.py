@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import re
 import types
 from collections.abc import Mapping
@@ -11,9 +10,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from spectral_exp.core.foreign_text import printable
+from spectral_exp.core.json_value import restore_non_finite
 
 _NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-_NO_NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 MAX_FINDINGS = 5
 
 
@@ -123,8 +122,8 @@ def _conform(kind: Any, value: Any, findings: Findings, where: str) -> Any:
         base, rule = get_args(kind)
         right = _is_plain(base, value) and rule.holds(value)
         return value if right else _wrong(where, value, str(rule), findings)
-    if kind is float and isinstance(value, str) and value in _NO_NUMBERS:
-        return _NO_NUMBERS[value]
+    if kind is float:
+        value = restore_non_finite(value)
     return value if _is_plain(kind, value) else _wrong(where, value, _NAMES[kind], findings)
 
 

@@ -166,7 +166,7 @@ class Runner:
         first_step = state.step + 1
         interval = self.checkpoint.save_interval if self.checkpoint.enabled else None
         progress = Progress(settings.max_steps, interval if isinstance(interval, int) else None)
-        with closing(progress), StepProfiler(settings.profile_steps, self.paths.root / "profile") as profiler:
+        with closing(progress), StepProfiler(settings.profile_steps, self.paths.profile) as profiler:
             while state.step < settings.max_steps and not state.stopped_early and stop.signal_number is None:
                 step = state.step + 1
                 start_s = time.perf_counter()

@@ -38,7 +38,7 @@ from spectral_exp.runs.differences import (
     settings_differences,
     unequal,
 )
-from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.layout import REPRODUCTION_NAME, RunPaths
 from spectral_exp.runs.metric_lines import RESERVED, last_entry
 from spectral_exp.runs.metric_names import machine_metrics, metric_info
 from spectral_exp.runs.overrides import PLACE, changed_settings, flat, is_among, setting_of
@@ -46,7 +46,6 @@ from spectral_exp.runs.record import ResultsRecord, read_results
 from spectral_exp.runs.training_record import read_record, recorded_patch
 from spectral_exp.verification.recorded_code import REMEDY, recorded_code
 
-REPORT_NAME = "reproduction.json"
 # Of the results, what training made; best_checkpoint depends on what is kept, and the rest on the machine.
 _RESULTS = ("status", "final_metrics", "best_metrics", "generation_samples", "reference", "totals")
 _TIMED_RESULTS = ("totals.train_s", "totals.time_s", "totals.tokens_per_s")
@@ -103,7 +102,7 @@ def reproduce(run: Path, output: Path, *, steps: int | None = None, code: Code =
         with recorded_code(paths, record, overrides, is_trusted=code == "trusted") as folders:
             _train(folders, overrides, RunPaths(output), extent)
     report = compare_runs(run, output, extent)
-    write_json_atomic(output / REPORT_NAME, redact(report))
+    write_json_atomic(output / REPRODUCTION_NAME, redact(report))
     return report
 
 

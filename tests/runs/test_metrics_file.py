@@ -12,8 +12,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spectral_exp.core.json_value import NON_FINITE
 from spectral_exp.monitoring import MetricsLogger
-from spectral_exp.runs.layout import NON_FINITE
 from spectral_exp.runs.metrics_file import MetricFile, parse_metrics, read_metrics
 
 

@@ -5,7 +5,6 @@ Loads matplotlib: import it where figures are wanted, not beside the rest of `sp
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

@@ -10,7 +10,8 @@ from typing import Any
 
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.json_files import read_json, write_json_atomic
-from spectral_exp.results.paper.provenance import RECORD_NAME, digest
+from spectral_exp.results.paper.provenance import digest
+from spectral_exp.runs.layout import PROVENANCE_NAME
 
 FIGURES = "figures"
 _NAME = re.compile(rf"(?:{FIGURES}/)?\w[\w.-]*")
@@ -29,7 +30,7 @@ class Folder:
             raise UserError(f"--output {path} is a file; name a folder")
         if (path / FIGURES).is_symlink():
             raise UserError(f"{path / FIGURES} is a link, which may lead anywhere; choose another folder with --output")
-        self.record: dict[str, Any] = read_json(path / RECORD_NAME) if (path / RECORD_NAME).exists() else {}
+        self.record: dict[str, Any] = read_json(path / PROVENANCE_NAME) if (path / PROVENANCE_NAME).exists() else {}
 
     @property
     def files(self) -> dict[str, str]:
@@ -54,18 +55,18 @@ class Folder:
                     place = Path(draft, name)
                     place.parent.mkdir(parents=True, exist_ok=True)
                     place.write_bytes(content)
-                write_json_atomic(self.path / RECORD_NAME, {**record, "replaces": old})
+                write_json_atomic(self.path / PROVENANCE_NAME, {**record, "replaces": old})
                 for name in files:
                     (self.path / name).parent.mkdir(parents=True, exist_ok=True)
                     Path(draft, name).replace(self.path / name)
             self._remove([name for name in old if name not in files])
-            write_json_atomic(self.path / RECORD_NAME, record)
+            write_json_atomic(self.path / PROVENANCE_NAME, record)
         except OSError as error:
             raise UserError(
                 f"cannot write the paper to {self.path}: {error.strerror}; choose another folder with --output, or "
                 "free space"
             ) from error
-        return [self.path / name for name in sorted(files)] + [self.path / RECORD_NAME]
+        return [self.path / name for name in sorted(files)] + [self.path / PROVENANCE_NAME]
 
     def edited(self, name: str) -> bool:
         """Whether the file is there and is not as we wrote it."""

@@ -21,7 +21,6 @@ from spectral_exp.runs.schema import Count, Findings, conform
 if TYPE_CHECKING:
     from spectral_exp.results.paper.generator import Paper
 
-RECORD_NAME = "provenance.json"
 FORMAT = 1
 """Of `provenance.json`."""
 
