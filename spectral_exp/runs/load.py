@@ -1,7 +1,8 @@
-"""Run directories to runs. What is read of one, its facts, is plain JSON: so an index can keep it.
+"""Load runs from their directories.
 
-As a program, `python -m spectral_exp.runs.load` reads paths of run directories from stdin, a JSON list, and prints
-the facts of each on a line: a share of a cold start, for another core.
+The facts of a run, which its files hold, are plain JSON, so that an index can keep them.
+`python -m spectral_exp.runs.load` reads a JSON list of run directories from stdin and prints the
+facts of each on a line: a part of a cold start for another core.
 """
 
 from __future__ import annotations
@@ -32,22 +33,22 @@ from spectral_exp.runs.run import MetricSummary, Run
 log = logging.getLogger(__name__)
 
 Facts = dict[str, Any]
-"""Of a run: name, seed, settings, parts, record, results, config_hash, problems, metrics, last_step, unfinished_line;
-`unusable` with the reason instead where nothing can be made of it."""
+"""Name, seed, settings, parts, record, results, config_hash, problems, metrics, last_step and
+unfinished_line of a run; of one that cannot be used only `unusable`, the reason."""
 
 _STAMP = re.compile(r"_\d{8}_\d{6}_\w{8}(_\d+)?$")
 _SWEEP_JOB = re.compile(r"\d+_.*_seed-?\d+")
 _WORTH_A_PROCESS_BYTES = 32 << 20
 _MAX_PROCESSES = 16
-# For glibc. Arrays come and go with every file: to give their memory back and take it again costs a fifth of the time.
+# For glibc: returning the memory of arrays after every file costs a fifth of the time.
 _KEEP_FREED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "2147483647"}
 
 
 def load_run(path: Path) -> Run:
-    """The run in a directory.
+    """Load the run in a directory.
 
     Raises:
-        UserError: nothing can be made of it: its settings are damaged, or it holds neither settings nor metrics.
+        UserError: its settings are damaged, or it holds neither settings nor metrics.
     """
     facts = read_facts(path)
     if "unusable" in facts:
@@ -56,7 +57,7 @@ def load_run(path: Path) -> Run:
 
 
 def run_of(path: Path, facts: Mapping[str, Any]) -> Run:
-    """The run whose facts were read. Looks whether it is running now."""
+    """Return the run with these facts, and whether it is running now."""
     problems = list(facts["problems"])
     owner = read_owner(path)
     running = owner is not None and is_alive(owner, path)
@@ -93,10 +94,10 @@ def _run_id(path: Path) -> str:
 
 
 def read_facts(path: Path) -> Facts:
-    """What the files of a run directory say. Damage costs what is damaged, and is told under `problems`."""
+    """Read the facts of a run. Damaged parts are left out and listed under `problems`."""
     try:
         return _read_facts(path)
-    except Exception as error:  # one run of many: whatever is wrong with it, the others are read
+    except Exception as error:  # one broken run must not keep the others from being read
         log.debug("reading %s failed", path, exc_info=True)
         return {"unusable": f"reading it failed: {type(error).__name__}: {printable(error, 200)}"}
 
@@ -168,7 +169,7 @@ def _read_metrics(paths: RunPaths, problems: list[str]) -> dict[str, Any]:
 
 
 def _without_place(error: UserError, file: Path) -> str:
-    """The message of an error about a file, with the file's name instead of its path."""
+    """Return the message of an error with the name of the file instead of its path."""
     return str(error).replace(str(file), file.name)
 
 
@@ -176,11 +177,11 @@ def _without_place(error: UserError, file: Path) -> str:
 
 
 def read_many(paths: Sequence[Path]) -> list[Facts]:
-    """The facts of many run directories, read by as many processes as are worth starting."""
+    """Read the facts of many runs, in several processes if that is faster."""
     sizes = [_size(RunPaths(path).metrics_file) for path in paths]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     n_shares = min(cores, _MAX_PROCESSES, 1 + sum(sizes) // _WORTH_A_PROCESS_BYTES)
-    # Dealt out by size, so that all end together. This process takes the first share itself.
+    # Shares of equal size end together. This process reads the first one itself.
     order = sorted(range(len(paths)), key=lambda i: -sizes[i])
     shares = [order[first::n_shares] for first in range(n_shares)]
     helpers = [_Helper([paths[i] for i in share]) for share in shares[1:]]
@@ -188,7 +189,7 @@ def read_many(paths: Sequence[Path]) -> list[Facts]:
         facts: dict[int, Facts] = {i: read_facts(paths[i]) for i in shares[0]}
         for share, helper in zip(shares[1:], helpers, strict=True):
             delivered = helper.facts()
-            # What a helper has not delivered, for whatever reason, is read here.
+            # A helper may fail: the rest of its share is read here.
             facts |= dict(zip(share, delivered, strict=False))
             facts |= {i: read_facts(paths[i]) for i in share[len(delivered) :]}
     finally:
@@ -205,10 +206,10 @@ def _size(path: Path) -> int:
 
 
 class _Helper:
-    """A process that reads facts. Its answers go to a file, so that it never waits for us."""
+    """A process that reads facts. It writes them to a file and so never waits for this process."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        # The same modules, wherever they were found; no `multiprocessing`: that would run the main script again.
+        # Not `multiprocessing`, which would run the main script again.
         found_by = [os.path.abspath(folder) for folder in sys.path]  # noqa: PTH100
         code = f"import sys; sys.path[:] = {found_by!r}; from {__name__} import main; main()"
         self._answers = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
@@ -224,20 +225,20 @@ class _Helper:
             stdin.write(json.dumps([str(path) for path in paths]).encode())
 
     def facts(self) -> list[Facts]:
-        """Its answers, once it has ended; fewer than asked for if it failed."""
+        """Wait for the process and return its facts; fewer than requested if it failed."""
         self._process.wait()
         self._answers.seek(0)
         return [json.loads(line) for line in self._answers if line.endswith(b"\n")]
 
     def end(self) -> None:
-        """Stop it, if it is still at work."""
+        """Stop the process if it is still running."""
         self._process.kill()
         self._process.wait()
         self._answers.close()
 
 
 def main() -> None:
-    """Read the facts of the runs whose paths stand in stdin."""
+    """Print the facts of the runs whose paths stdin lists."""
     with contextlib.suppress(KeyboardInterrupt):
         for path in json.load(sys.stdin):
             sys.stdout.write(json.dumps(read_facts(Path(path))) + "\n")

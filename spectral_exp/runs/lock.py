@@ -33,16 +33,17 @@ _CLOCK_S = 2.0  # between the clocks of the lock file, in seconds, and of the pr
 
 
 class LostRunError(RunError):
-    """The run directory does not belong to this process any more, so that nothing may be written there."""
+    """The run directory no longer belongs to this process, which must not write there."""
 
 
 class RunLock:
     """Ownership of a run directory by one process: `with RunLock(root): ...`.
 
-    The operating system ties the lock to the open file (flock), so it vanishes with its owner however that ends. The
-    file holds `host`, `pid` and `since` of the owner, and is removed on release. Where flock is missing (Windows) the
-    file alone is the lock: one left by a dead process of this host is taken over, one of another host has to be deleted
-    by hand. Where a file system refuses locks, a warning says that the directory is unprotected.
+    The operating system ties the lock to the open file (flock), so the lock ends with its owner.
+    The file holds `host`, `pid` and `since` of the owner and is removed on release. Without flock
+    (Windows) the file alone is the lock: a file left by a dead process of this host is taken over;
+    one of another host has to be deleted by hand. If the file system refuses locks, a warning is
+    logged and the directory is unprotected.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -60,7 +61,11 @@ class RunLock:
         self.release()
 
     def acquire(self) -> None:
-        """Take the lock. Raises UserError if another process has it, naming that, or if the folder is not writable."""
+        """Take the lock.
+
+        Raises:
+            UserError: another process has it, which the message names, or the folder is not writable.
+        """
         while self._descriptor is None:
             try:
                 self._try_once()
@@ -72,7 +77,7 @@ class RunLock:
         try:
             self._lock(descriptor)
             _write_owner(descriptor)
-            # The owner before us may have removed the file between our opening and locking it.
+            # The previous owner may have removed the file after it was opened here.
             if _is_at(descriptor, self.path):
                 self._root = self.path.parent.stat()
                 self._descriptor = descriptor
@@ -81,7 +86,7 @@ class RunLock:
                 os.close(descriptor)
 
     def check(self) -> None:
-        """Make sure that the directory still belongs to this process; does nothing when the lock is not held.
+        """Check that the directory still belongs to this process. Does nothing without the lock.
 
         Raises:
             LostRunError: the directory was moved or removed, or another process has taken its place.
@@ -94,7 +99,7 @@ class RunLock:
         )
 
     def release(self) -> None:
-        """Give the directory back; does nothing when it is not held."""
+        """Release the lock. Does nothing without it."""
         if self._descriptor is None:
             return
         is_ours = _is_at(self._descriptor, self.path)
@@ -107,7 +112,7 @@ class RunLock:
         self._descriptor = None
 
     def _write_again(self) -> bool:
-        """Make the lock file anew if nothing but that was removed; whether this process owns the directory again."""
+        """Write the lock file again if only that was removed. Return whether the lock is held."""
         try:
             if self._root is None or not os.path.samestat(self._root, self.path.parent.stat()):
                 return False
@@ -214,11 +219,11 @@ def _read_owner_from(descriptor: int) -> LockOwner | None:
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether the open lock file is the one at `path`."""
+    """Return whether the open lock file is the one at `path`."""
     try:
         if os.path.samestat(os.fstat(descriptor), path.lstat()):
             return True
-        # Some network file systems give a file another number with every look: ask for its content.
+        # Some network file systems change the number of a file: compare its content.
         _write_owner(descriptor)
         os.lseek(descriptor, 0, os.SEEK_SET)
         return not path.is_symlink() and path.read_bytes() == os.read(descriptor, _MAX_BYTES)

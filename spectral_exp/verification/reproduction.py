@@ -125,7 +125,7 @@ def compare_runs(run: Path, new: Path, extent: Extent) -> dict[str, Any]:
         "data": unequal(record.get("dataset") or {}, again.get("dataset") or {}),
         "metrics": metrics,
     }
-    not_compared = [f"what measures the machine: {', '.join([*machine_metrics(), *_TIMED_RESULTS])}"]
+    not_compared = [f"what measures the machine: {', '.join(['timestamp', *machine_metrics(), *_TIMED_RESULTS])}"]
     if changed_settings(record["attempts"]):
         not_compared.append("settings: the record has those that the run was continued with later")
     else:
