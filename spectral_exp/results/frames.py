@@ -81,7 +81,8 @@ class LoadedRuns:
         columns = [
             polars.Series(name, values, dtype=dtypes[kind]) for name, (kind, values) in self._run_columns().items()
         ]
-        return polars.DataFrame(columns)
+        frame: pl.DataFrame = polars.DataFrame(columns)
+        return frame
 
     def metrics_pandas(self) -> pd.DataFrame:
         """Return the frame of metrics.
@@ -103,11 +104,11 @@ class LoadedRuns:
         polars = _import("polars")
         ids, steps, columns = self._metric_columns()
         first = [polars.Series("run_id", ids, dtype=polars.String), polars.Series("step", steps)]
-        frame = polars.DataFrame(first)
-        return frame.with_columns(
+        frame: pl.DataFrame = polars.DataFrame(first).with_columns(
             polars.when(polars.lit(polars.Series(is_logged))).then(polars.lit(polars.Series(values))).alias(name)
             for name, (values, is_logged) in columns.items()
         )
+        return frame
 
     def _run_columns(self) -> dict[str, tuple[Kind, list[Any]]]:
         """Return type and values of every column of the frame of runs."""
@@ -207,7 +208,7 @@ def _make_uniform(values: Sequence[Any], kind: Kind | None = None) -> tuple[Kind
         kind = _kind_of(known)
     if kind == "int" and any(abs(value) >= _MAX_INT for value in known):
         kind = "text"
-    convert = {"bool": bool, "int": int, "float": float, "text": _text}[kind]
+    convert: Callable[[Any], Any] = {"bool": bool, "int": int, "float": float, "text": _text}[kind]
     return kind, [None if value is None else convert(value) for value in values]
 
 

@@ -1,4 +1,4 @@
-"""Checks JSON against types: what has another type is left out, and a finding says so."""
+"""Check JSON against types: values of another type are left out and reported as findings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_FINDINGS = 5
 
 
 class _Wrong:
-    """Stands for a value of another type than was expected."""
+    """Stands for a value of an unexpected type."""
 
 
 _WRONG = _Wrong()
@@ -25,13 +25,13 @@ _WRONG = _Wrong()
 
 @dataclass(frozen=True)
 class Between:
-    """The whole numbers that are allowed, inclusive."""
+    """A range of whole numbers, both ends included."""
 
     low: int
     high: int
 
     def holds(self, value: Any) -> bool:
-        """Whether `value` is allowed."""
+        """Return whether `value` is in the range."""
         return bool(self.low <= value <= self.high)
 
     def __str__(self) -> str:
@@ -40,13 +40,13 @@ class Between:
 
 @dataclass(frozen=True)
 class Matching:
-    """Texts of one form."""
+    """Texts that match a regular expression."""
 
     pattern: str
     words: str
 
     def holds(self, value: Any) -> bool:
-        """Whether `value` has the form."""
+        """Return whether `value` matches."""
         return re.fullmatch(self.pattern, value, flags=re.ASCII) is not None
 
     def __str__(self) -> str:
@@ -54,14 +54,14 @@ class Matching:
 
 
 Count = Annotated[int, Between(0, 2**53)]
-"""A number of things, which a float holds exactly."""
+"""A number of things; a float can hold it exactly."""
 
 Commit = Annotated[str, Matching(r"[0-9a-f]{7,64}", "a commit")]
-"""The hash of a commit, with nothing in it that git could take for an option."""
+"""The hash of a commit, which git cannot mistake for an option."""
 
 
 class Findings:
-    """What was left out of a record, a sentence each."""
+    """Collects a sentence for each value that is left out of a record."""
 
     def __init__(self, source: str) -> None:
         self.sentences: list[str] = []
@@ -69,7 +69,7 @@ class Findings:
         self._more = 0
 
     def add(self, where: str, value: Any, expected: str) -> None:
-        """Note that `where` holds `value`, which is not what was expected."""
+        """Add that the value at `where` is not as expected."""
         if len(self.sentences) == MAX_FINDINGS:
             self._more += 1
             return
@@ -77,18 +77,18 @@ class Findings:
         self.sentences.append(f"{self._source}: {printable(where, 80)} is left out: {kind} is not {expected}")
 
     def all(self) -> tuple[str, ...]:
-        """The sentences; of many only the first, and how many more there are."""
+        """Return the first sentences and the number of the others."""
         return (*self.sentences, *([f"{self._source}: {self._more} more are left out"] if self._more else []))
 
 
 def conform(kind: Any, value: Any, findings: Findings, where: str = "") -> Any:
-    """`value` as `kind` has it, None if it is nothing of the sort.
+    """Return the part of `value` that conforms to `kind`, None without one.
 
     Args:
         kind: a TypedDict, whose other keys are kept; list, dict, Literal, Annotated, a union; str, int, float or bool.
-            A float may be a string that stands for a number which JSON does not know.
+            A float may be one of the strings that stand for non-finite numbers.
         value: parsed JSON.
-        findings: takes what is left out.
+        findings: receives what is left out.
         where: the name of the value, for findings.
     """
     found = _conform(kind, value, findings, where)
@@ -96,7 +96,7 @@ def conform(kind: Any, value: Any, findings: Findings, where: str = "") -> Any:
 
 
 def is_of(kind: Any, value: Any, findings: Findings, where: str) -> bool:
-    """Whether `value` is of a type; if not, a finding says that it is left out."""
+    """Return whether `value` has a type; if not, add a finding."""
     return _conform(kind, value, findings, where) is not _WRONG
 
 
@@ -128,7 +128,7 @@ def _conform(kind: Any, value: Any, findings: Findings, where: str) -> Any:
 
 
 _MAX_FLOAT_BITS = 1023
-"""Whole numbers of more bits are beyond every float."""
+"""Whole numbers with more bits are beyond the range of floats."""
 
 
 def _is_plain(kind: Any, value: Any) -> bool:
@@ -166,7 +166,7 @@ def _mapping(
 
 
 def _list(kind: Any, value: Any, findings: Findings, where: str) -> Any:
-    """A list, all of whose items are right: what is left of a sequence would not be one."""
+    """Return the list if all of its items conform: a part of a sequence would be misleading."""
     if not isinstance(value, list):
         return _wrong(where, value, "a list", findings)
     found = [_conform(kind, item, findings, f"{where}[{i}]") for i, item in enumerate(value)]
