@@ -208,8 +208,7 @@ def _make_uniform(values: Sequence[Any], kind: Kind | None = None) -> tuple[Kind
         kind = _kind_of(known)
     if kind == "int" and any(abs(value) >= _MAX_INT for value in known):
         kind = "text"
-    convert: Callable[[Any], Any] = {"bool": bool, "int": int, "float": float, "text": _text}[kind]
-    return kind, [None if value is None else convert(value) for value in values]
+    return kind, [None if value is None else _CONVERT[kind](value) for value in values]
 
 
 def _kind_of(values: Sequence[Any]) -> Kind:
@@ -224,3 +223,11 @@ def _kind_of(values: Sequence[Any]) -> Kind:
 def _text(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(jsonable(value), ensure_ascii=False)
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+_CONVERT: dict[Kind, Callable[[Any], Any]] = {
+    "bool": bool,
+    "int": int,
+    "float": float,
+    "text": _text,
+}
