@@ -14,7 +14,7 @@ from pathlib import Path
 
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.git import git_hash
-from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.layout import CLAIMS_FOLDER, RunPaths
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def _claim(stamped: str) -> bool:
 def _claims_folder() -> Path:
     """Return this user's folder of claims, without old ones. Raises OSError if it is unusable."""
     user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
-    folder = Path(tempfile.gettempdir()) / f"spectral_exp-{user}"
+    folder = Path(tempfile.gettempdir()) / CLAIMS_FOLDER.format(user=user)
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     if hasattr(os, "getuid") and folder.lstat().st_uid != os.getuid():

@@ -44,6 +44,9 @@ REPRODUCTION_NAME = "reproduction.json"
 PROVENANCE_NAME = "provenance.json"
 """In the folder of a paper or report."""
 
+CLAIMS_FOLDER = "spectral_exp-{user}"
+"""In the folder for temporary files: the names and seconds that processes have reserved for ids."""
+
 _CHECKPOINT_NAME = re.compile(r"checkpoint_step_(0|[1-9]\d*)\.pt(\.zst)?")
 
 
