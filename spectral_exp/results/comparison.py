@@ -313,11 +313,9 @@ def _difference(a: GroupSummary, b: GroupSummary, part: str | None, metric: str,
     busy = busy_machine(metric, [*a.runs, *b.runs], _ratio(a, b))
     notes += [busy] if busy is not None else []
     chance = None
-    if lower is None:
-        pass
-    elif paired and len({*strata}) > 1:
+    if lower is not None and paired and len({*strata}) > 1:
         chance = statistics.probability_of_improvement(values_a, values_b, strata, strata, lower_is_better=lower)
-    elif min(len(a.values), len(b.values)) >= statistics.MIN_RUNS:
+    elif lower is not None and min(len(a.values), len(b.values)) >= statistics.MIN_RUNS:
         chance = statistics.probability_of_improvement(a.values, b.values, lower_is_better=lower)
     matches, warnings = _fairness(a, b, part, metric, at)
     return Difference(
