@@ -33,7 +33,7 @@ from spectral_exp.core.errors import Interrupted, RunError, UserError
 from spectral_exp.core.files import atomic_writer
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.signals import StopRequest
-from spectral_exp.runs.layout import HYDRA_FOLDER
+from spectral_exp.runs import layout
 from spectral_exp.sweeps import workers as sweep_workers
 
 log = logging.getLogger(__name__)
@@ -246,7 +246,7 @@ def run_job(config: DictConfig) -> None:
             log.error("error: %s", message)
             raise JobError(message, exit_code=1) from error
         log.exception("the run failed")
-        message = f"{shown}: {type(error).__name__}: {error} (traceback in {shown / 'train.log'})"
+        message = f"{shown}: {type(error).__name__}: {error} (traceback in {layout.RunPaths(shown).run_log})"
         raise JobError(message, exit_code=1) from error
 
 
@@ -284,14 +284,18 @@ def _record(config: DictConfig, run_dir: Path) -> None:
     from spectral_exp.core.redact import redact
 
     job = HydraConfig.get()
-    folder = run_dir / HYDRA_FOLDER
+    folder = layout.RunPaths(run_dir).hydra
     folder.mkdir(exist_ok=True)
     hydra_only = OmegaConf.masked_copy(cast(DictConfig, HydraConfig.instance().cfg), "hydra")
-    sections = {"config.yaml": config, "hydra.yaml": hydra_only, "overrides.yaml": job.overrides.task}
+    sections = {
+        layout.HYDRA_CONFIG_NAME: config,
+        layout.HYDRA_OWN_NAME: hydra_only,
+        layout.HYDRA_OVERRIDES_NAME: job.overrides.task,
+    }
     for name, section in sections.items():
         _write_yaml(folder / name, redact(OmegaConf.to_container(section, resolve=False, enum_to_str=True)))
     # The sweeper has written this one by itself.
-    sweep = Path(job.sweep.dir) / "multirun.yaml"
+    sweep = Path(job.sweep.dir) / layout.SWEEP_NAME
     if job.mode == RunMode.MULTIRUN and sweep.is_file() and not sweep.is_symlink():
         content = OmegaConf.to_container(OmegaConf.load(sweep), resolve=False)
         if (shown := redact(content)) != content:

@@ -91,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
         for run in options.runs
     ]
     if options.json:
-        from spectral_exp.runs.layout import jsonable
+        from spectral_exp.core.json_value import jsonable
 
         print(json.dumps(jsonable([asdict(diagnosis) for diagnosis in found]), indent=1))
     else:

@@ -14,13 +14,14 @@ from spectral_exp.core.errors import UserError
 from spectral_exp.core.files import TEMPORARY_SUFFIX, follow
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.git import git_hash, working_directory
+from spectral_exp.core.json_value import jsonable
 from spectral_exp.core.redact import REDACTED, redact
 from spectral_exp.core.timestamps import timestamp
 from spectral_exp.data.known_text import KnownText
 from spectral_exp.monitoring import CheckpointManager
 from spectral_exp.monitoring.checkpoint.reader import BrokenCheckpointError, read_checkpoint
-from spectral_exp.runs.layout import CORRUPT_SUFFIX, CUT_METRICS_NAME, HYDRA_FOLDER, RunPaths, jsonable, links_inside
-from spectral_exp.runs.lock import refuse_if_locked
+from spectral_exp.runs.layout import CORRUPT_SUFFIX, RunPaths, links_inside
+from spectral_exp.runs.lock import refuse_if_running
 from spectral_exp.runs.overrides import AROUND_STEPS, PLACE, flat, is_among
 from spectral_exp.runs.record import read_intact_config
 from spectral_exp.runs.renamed import current_names
@@ -68,12 +69,14 @@ def _shortening(config: Mapping[str, Any], paths: RunPaths) -> Iterator[str]:
 
 def _foreign_files(paths: RunPaths) -> list[str]:
     """What is in a folder beside the things that an attempt leaves which was killed before its first checkpoint."""
-    own = (paths.lock_file, paths.tokenizer, paths.git_diff_file, paths.backup_file)
-    remains = {HYDRA_FOLDER, "train.log", *(path.name for path in own)}
+    own = (
+        paths.hydra, paths.run_log, paths.lock_file, paths.tokenizer, paths.git_diff_file, paths.backup_file,
+    )  # fmt: skip
+    remains = {path.name for path in own}
     unfinished = f".*{TEMPORARY_SUFFIX}"
-    if (paths.root / HYDRA_FOLDER).is_dir():
+    if paths.hydra.is_dir():
         # A run that records nothing of itself (monitoring/tracking=off) has begun these by then.
-        logs = {paths.metrics_file.name, paths.training_log.name, CUT_METRICS_NAME}
+        logs = {paths.metrics_file.name, paths.training_log.name, paths.cut_metrics_file.name}
         begun: dict[Path, Callable[[Path], bool]] = {
             paths.logs: lambda path: path.name in logs,
             paths.visualizations: lambda path: path.suffix == ".png",
@@ -140,7 +143,7 @@ def refuse_before_start(config: Mapping[str, Any], paths: RunPaths) -> None:
 
     Training finds that out too, but has begun to write by then.
     """
-    refuse_if_locked(paths.root)
+    refuse_if_running(paths.root)
     newest = follow(paths.latest_link) or paths.checkpoint_file(max(paths.checkpoint_steps(), default=0))
     try:
         state = read_checkpoint(newest)

@@ -27,6 +27,7 @@ from spectral_exp.monitoring.run_files import UnsyncedFiles
 from spectral_exp.monitoring.visualization.manager import TextSample, VisualizationManager
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.lock import LostRunError
+from spectral_exp.runs.metric_names import metric_info
 from spectral_exp.runs.record import read_results
 from spectral_exp.training.contracts import Data, Drawing, Measured, Schedule, Scheduled, Skipping
 from spectral_exp.training.evaluation import Evaluation, evaluate
@@ -166,7 +167,7 @@ class Runner:
         first_step = state.step + 1
         interval = self.checkpoint.save_interval if self.checkpoint.enabled else None
         progress = Progress(settings.max_steps, interval if isinstance(interval, int) else None)
-        with closing(progress), StepProfiler(settings.profile_steps, self.paths.root / "profile") as profiler:
+        with closing(progress), StepProfiler(settings.profile_steps, self.paths.profile) as profiler:
             while state.step < settings.max_steps and not state.stopped_early and stop.signal_number is None:
                 step = state.step + 1
                 start_s = time.perf_counter()
@@ -331,8 +332,8 @@ class Runner:
 
     def _keep_history(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            if name == "steps_at_risk" or name.startswith(("backup_", "checkpoint_")):
-                continue  # about the machine, not about training
+            if metric_info(name).kind == "machine":
+                continue
             if name not in self.history:
                 self.history[name] = (array("q"), array("d"))
             steps, series = self.history[name]

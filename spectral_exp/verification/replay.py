@@ -48,8 +48,6 @@ from spectral_exp.verification.fingerprint import (
     train_step,
 )
 
-CERTIFICATE_NAME = "resume_certificate.json"
-
 Replay = list[StepFingerprint]
 
 

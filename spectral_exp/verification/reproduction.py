@@ -8,7 +8,6 @@ numbers differ.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -39,22 +38,20 @@ from spectral_exp.runs.differences import (
     settings_differences,
     unequal,
 )
-from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.layout import REPRODUCTION_NAME, RunPaths
+from spectral_exp.runs.metric_lines import RESERVED, last_entry
+from spectral_exp.runs.metric_names import machine_metrics, metric_info
 from spectral_exp.runs.output_file import refuse_loss
 from spectral_exp.runs.overrides import PLACE, changed_settings, flat, is_among, setting_of
 from spectral_exp.runs.record import ResultsRecord, read_results
 from spectral_exp.runs.training_record import read_record, recorded_patch
 from spectral_exp.verification.recorded_code import REMEDY, recorded_code
 
-REPORT_NAME = "reproduction.json"
-# Metrics that measure the machine, not the training.
-_TIMED = ("timestamp", "tokens_per_s", "steps_at_risk", "checkpoint_", "backup_")
 # Of the results, what training made; best_checkpoint depends on what is kept, and the rest on the machine.
 _RESULTS = ("status", "final_metrics", "best_metrics", "generation_samples", "reference", "totals")
 _TIMED_RESULTS = ("totals.train_s", "totals.time_s", "totals.tokens_per_s")
 _COMPLETE = ("completed", "stopped_early")
 _PACKAGE_ROOT = Path(spectral_exp.__file__).resolve().parent.parent
-_TAIL_BYTES = 1 << 16
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _LAST_WORDS_S = 5.0  # a process that training has left behind may keep its standard error open
 # `python -m` would look for the package in the current folder first, which may be another version's checkout.
@@ -107,7 +104,7 @@ def reproduce(run: Path, output: Path, *, steps: int | None = None, code: Code =
         with recorded_code(paths, record, overrides, is_trusted=code == "trusted") as folders:
             _train(folders, overrides, RunPaths(output), extent)
     report = compare_runs(run, output, extent)
-    write_json_atomic(output / REPORT_NAME, redact(report))
+    write_json_atomic(output / REPRODUCTION_NAME, redact(report))
     return report
 
 
@@ -130,7 +127,7 @@ def compare_runs(run: Path, new: Path, extent: Extent) -> dict[str, Any]:
         "data": unequal(record.get("dataset") or {}, again.get("dataset") or {}),
         "metrics": metrics,
     }
-    not_compared = [f"what measures the machine: {', '.join(_TIMED)}*, {', '.join(_TIMED_RESULTS)}"]
+    not_compared = [f"what measures the machine: {', '.join(['timestamp', *machine_metrics(), *_TIMED_RESULTS])}"]
     if changed_settings(record["attempts"]):
         not_compared.append("settings: the record has those that the run was continued with later")
     else:
@@ -303,15 +300,9 @@ class _Messages(threading.Thread):
 
 
 def _last_step(paths: RunPaths) -> int:
-    """The step of the newest metrics line, 0 before the first; reads no more than the end of the file."""
-    try:
-        with paths.metrics_file.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
-            lines = file.read().split(b"\n")
-    except FileNotFoundError:
-        return 0
-    # The last part is empty, or a line being written.
-    return int(json.loads(lines[-2])["step"]) if len(lines) > 1 else 0
+    """Return the step of the newest whole metrics line, 0 before the first."""
+    entry = last_entry(paths.metrics_file)
+    return 0 if entry is None else int(entry["step"])
 
 
 # --- comparing -------------------------------------------------------------------------------------------------------
@@ -335,7 +326,7 @@ def _compare_metrics(
             continue
         lines += 1
         for name in sorted({*old[step], *new[step]}):
-            if name.startswith(_TIMED) or name == "step":
+            if name in RESERVED or metric_info(name).measures_machine:
                 continue
             values += 1
             a, b = old[step].get(name, "absent"), new[step].get(name, "absent")

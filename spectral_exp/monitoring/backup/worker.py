@@ -84,8 +84,8 @@ def open_sources(root: Path, checkpoints: list[Path], stack: ExitStack) -> list[
     paths = layout.RunPaths(root)
     files = [file for path in checkpoints for file in (path, checkpoint_file.sidecar_file(path))]
     files += [paths.config_file, paths.results_file, paths.git_diff_file, paths.training_log, paths.backup_file]
-    files += [root / "train.log", paths.metrics_file, paths.logs / layout.CUT_METRICS_NAME]
-    for folder in (paths.tokenizer, root / layout.HYDRA_FOLDER):
+    files += [paths.run_log, paths.metrics_file, paths.cut_metrics_file]
+    for folder in (paths.tokenizer, paths.hydra):
         files += sorted(path for path in folder.rglob("*") if not path.is_dir() and not path.name.startswith("."))
     sources = [source for file in files if (source := _open_source(root, file, stack)) is not None]
     newest = checkpoints[0].relative_to(root).as_posix()

@@ -19,7 +19,7 @@ from spectral_exp.monitoring.checkpoint.loader import CheckpointLoader
 from spectral_exp.monitoring.checkpoint.policy import SaveSchedule
 from spectral_exp.monitoring.checkpoint.save import Save, saving
 from spectral_exp.monitoring.checkpoint.state import HasState, KeptConfig, LossHistory
-from spectral_exp.monitoring.tracking.model_summary import unwrap
+from spectral_exp.monitoring.wrappers import unwrap
 from spectral_exp.runs import layout
 
 if TYPE_CHECKING:

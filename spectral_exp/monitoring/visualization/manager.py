@@ -16,10 +16,11 @@ from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.steps import whole_step
 from spectral_exp.monitoring.visualization.background import BackgroundDrawing
 from spectral_exp.monitoring.visualization.jobs import Failures, Plot, PlotReport, PlotSet, draw_here
+from spectral_exp.monitoring.wrappers import unwrap
 from spectral_exp.plots.run import Drawing
 from spectral_exp.plots.run.experiment import Experiment
 from spectral_exp.plots.run.histories import training_drawing
-from spectral_exp.plots.run.internals import TextSample, model_drawings, one_thread, unwrapped
+from spectral_exp.plots.run.internals import TextSample, model_drawings, one_thread
 from spectral_exp.plots.run.runs import comparison_drawing, experiment, labelled
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ class VisualizationManager:
             token_labels: text of a token id.
         """
         return self._plot(
-            "model", step, lambda step: model_drawings(step, unwrapped(model), self.layer, sample, token_labels)
+            "model", step, lambda step: model_drawings(step, unwrap(model), self.layer, sample, token_labels)
         )
 
     def generate_comparison_plots(
