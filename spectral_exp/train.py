@@ -189,7 +189,7 @@ def run_job(config: DictConfig) -> None:
             try:
                 runner.run()
             finally:
-                log.info("%s", summary(_from_here(run_dir), search, runner.no_results))
+                log.info("%s", summary(_from_here(run_dir), search, runner.results.missing_because))
     except UserError as error:
         log.error("error: %s", error)
         raise JobError(f"{shown}: {error}", exit_code=2) from error

@@ -117,7 +117,7 @@ def diagnose(run: Path, *, windows: int = 64, checkpoint: str = "best", device: 
     if block_size < 2:
         raise UserError(f"{run} has model.block_size={block_size}: attention to a single token has nothing to tell")
 
-    from spectral_exp.config.build import build_dataset
+    from spectral_exp.config.parts import build_dataset
     from spectral_exp.data.batches import EvalWindows
     from spectral_exp.runs.layout import RunPaths
     from spectral_exp.training.resume import refuse_changed_data

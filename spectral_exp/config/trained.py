@@ -65,7 +65,7 @@ def load_trained(run: Path, checkpoint: str = "best", device: str = "auto") -> T
     if "config" not in record:
         raise UserError(f"{paths.config_file} holds no settings; restore the file, for example from a backup")
 
-    from spectral_exp.config.build import resolve_device
+    from spectral_exp.config.device import resolve_device
     from spectral_exp.config.trust import recorded_config
     from spectral_exp.data.tokenizer import load_tokenizer
     from spectral_exp.monitoring import CheckpointManager
@@ -98,7 +98,7 @@ def load_trained(run: Path, checkpoint: str = "best", device: str = "auto") -> T
 
 def _with_weights(config: Mapping[str, Any], vocab_size: int, weights: Mapping[str, torch.Tensor]) -> GPT:
     """The model of a configuration with its weights."""
-    from spectral_exp.config.build import build_model
+    from spectral_exp.config.parts import build_model
     from spectral_exp.models.undrawn import UndrawnWeights
 
     section = config.get("model")

@@ -24,6 +24,7 @@ from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.json_value import NON_FINITE, jsonable
 from spectral_exp.core.redact import redact_text, without_secrets
 from spectral_exp.core.steps import whole_step
+from spectral_exp.monitoring.component import Component
 from spectral_exp.monitoring.metric_lines import (
     RESERVED,
     Summary,
@@ -40,7 +41,7 @@ log = logging.getLogger(__name__)
 _MAX_LINE = 1 << 16  # characters of one entry in the log for people
 
 
-class MetricsLogger:
+class MetricsLogger(Component):
     """Appends metrics to `metrics.jsonl` and, readable by people, to `training.log`. Also a context manager.
 
     A written entry survives the death of the process; `sync` makes all of them survive a power cut. If the disk fails,
@@ -54,6 +55,11 @@ class MetricsLogger:
         log_interval: steps between entries, >= 1.
         enabled: when false nothing is due and nothing is written; loading works.
     """
+
+    files = tuple(
+        f"{layout.LOGS_FOLDER}/{name}"
+        for name in (layout.METRICS_NAME, layout.CUT_METRICS_NAME, layout.TRAINING_LOG_NAME)
+    )
 
     def __init__(self, log_dir: str | Path, log_interval: int = 10, *, enabled: bool = True) -> None:
         whole = isinstance(log_interval, int) and log_interval >= 1

@@ -60,7 +60,9 @@ def evaluate(
     try:
         for x, y, window_bytes in windows:
             logits = (forward or model)(x.to(device))
-            nats = F.cross_entropy(logits.flatten(0, 1).float(), y.to(device).flatten(), reduction="none")
+            nats = F.cross_entropy(
+                logits.flatten(0, 1).float(), y.to(device).flatten(), reduction="none"
+            )
             # Summed on the CPU: not every accelerator has float64.
             nats = nats.cpu().double()
             sums += torch.stack([nats.sum(), nats.square().sum()])

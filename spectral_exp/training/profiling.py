@@ -23,8 +23,12 @@ class StepProfiler:
         self._folder = folder
         self._profiler: profiler.profile | None = None
         if n_steps:
-            schedule = profiler.schedule(wait=UNDISTURBED_STEPS - 1, warmup=1, active=n_steps, repeat=1)
-            self._profiler = profiler.profile(schedule=schedule, on_trace_ready=self._write, record_shapes=True)
+            schedule = profiler.schedule(
+                wait=UNDISTURBED_STEPS - 1, warmup=1, active=n_steps, repeat=1
+            )
+            self._profiler = profiler.profile(
+                schedule=schedule, on_trace_ready=self._write, record_shapes=True
+            )
 
     def __enter__(self) -> StepProfiler:
         if self._profiler is not None:
@@ -32,7 +36,10 @@ class StepProfiler:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self._profiler is not None:
             self._profiler.stop()

@@ -35,7 +35,9 @@ class Progress:
         stream: where the bar is drawn when it is a terminal; otherwise lines go to the log at most every ten seconds.
     """
 
-    def __init__(self, total: int, checkpoint_interval: int | None = None, stream: TextIO | None = None) -> None:
+    def __init__(
+        self, total: int, checkpoint_interval: int | None = None, stream: TextIO | None = None
+    ) -> None:
         self.total = total
         self._checkpoint_interval = checkpoint_interval
         self._stream = sys.stderr if stream is None else stream
@@ -70,7 +72,9 @@ class Progress:
         bar = "#" * done + "-" * (_BAR_WIDTH - done)
         line = f"[{bar}] {self._line(step, now)}"
         # A terminal that is gone gets no bar; plain lines go to the log instead.
-        self._live = write(self._stream, CLEAR_LINE + line[: shutil.get_terminal_size().columns - 1])
+        self._live = write(
+            self._stream, CLEAR_LINE + line[: shutil.get_terminal_size().columns - 1]
+        )
 
     def _line(self, step: int, now: float) -> str:
         parts = [f"step {step}/{self.total}"]

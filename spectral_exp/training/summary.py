@@ -49,7 +49,10 @@ def _rows(results: ResultsRecord) -> Iterator[tuple[str, str]]:
         yield "steps", f"{totals['steps']}, {totals['tokens']:,} tokens in {spent} of training"
     if "tokens_per_s" in totals:
         yield "speed", f"{totals['tokens_per_s']:,.0f} tokens/s"
-    for title, metrics in (("final", results.get("final_metrics")), ("best", results.get("best_metrics"))):
+    for title, metrics in (
+        ("final", results.get("final_metrics")),
+        ("best", results.get("best_metrics")),
+    ):
         if metrics:
             yield title, _metrics(metrics)
     limits = (("unigram", "byte frequencies alone"), ("entropy", "the source's own limit"))
@@ -59,14 +62,20 @@ def _rows(results: ResultsRecord) -> Iterator[tuple[str, str]]:
             yield name, f"{bits:.4f} bits per byte: {words}"
     cost = results.get("monitoring_cost", {})
     if {"blocked_s", "share_of_training"} <= cost.keys():
-        parts = [f"{printable(name)} {seconds:.2f} s" for name, seconds in cost["blocked_s"].items()]
+        parts = [
+            f"{printable(name)} {seconds:.2f} s" for name, seconds in cost["blocked_s"].items()
+        ]
         share = 100 * cost["share_of_training"]
         yield "monitoring", f"{share:.2f} % of training time blocked ({', '.join(parts)})"
 
 
 def _metrics(values: Mapping[str, float | None]) -> str:
     """Values with the step they were measured at; the newest validation may be of an earlier one than the loss."""
-    shown = {name: f"{printable(name)} {value:.4f}" for name, value in values.items() if isinstance(value, float)}
+    shown = {
+        name: f"{printable(name)} {value:.4f}"
+        for name, value in values.items()
+        if isinstance(value, float)
+    }
     step = [f"at step {values['step']}"] if "step" in values else []
     if (val_step := values.get("val_step")) is None:
         return "  ".join([*shown.values(), *step])
@@ -77,7 +86,9 @@ def _metrics(values: Mapping[str, float | None]) -> str:
 def _next_commands(root: Path, results: ResultsRecord, search: Sequence[str]) -> list[str]:
     # An argument that begins with a dash would be taken for an option.
     place = f"./{root}" if str(root).startswith("-") else str(root)
-    resume = "  python -m spectral_exp.train " + shlex.join([*search, f"resume={quoted(str(root))}"])
+    resume = "  python -m spectral_exp.train " + shlex.join(
+        [*search, f"resume={quoted(str(root))}"]
+    )
     generate = f"  python -m spectral_exp generate {shlex.quote(place)} --tokens 200"
     status, steps = results.get("status"), results.get("totals", {}).get("steps", 0)
     if status == "completed":

@@ -50,19 +50,25 @@ class Divergence:
 
 
 def train_step(runner: Runner) -> StepFingerprint:
-    """Let `runner` do its next step, and take the fingerprint of it. Raises RunError as `Runner.advance` does."""
+    """Do the next step of `runner` and return its fingerprint.
+
+    Raises:
+        RunError: too many steps in a row were skipped.
+    """
     from spectral_exp.training.seeding import rng_state
 
     gradients: dict[str, str] = {}
 
-    def look(*_: Any) -> None:
+    def hash_gradients(*_: Any) -> None:
         # They are gone once the weights are updated.
-        gradients.update({name: _hash(p.grad) for name, p in runner.model.named_parameters() if p.grad is not None})
+        for name, parameter in runner.model.named_parameters():
+            if parameter.grad is not None:
+                gradients[name] = _hash(parameter.grad)
 
-    hook = runner.optimizer.register_step_pre_hook(look)
-    report = runner.train_step(runner.state.step + 1)
+    hook = runner.optimizer.register_step_pre_hook(hash_gradients)
+    report = runner.stepper.take_step(runner.state.step + 1)
     hook.remove()
-    runner.advance(report)
+    runner.stepper.record(report)
     state = state_hashes(
         runner.model.state_dict(), runner.loss.state_dict(), runner.optimizer.state_dict(), rng_state()
     )

@@ -11,7 +11,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from spectral_exp.config.build import build, build_model, check, resolve_device
+from spectral_exp.config.build import build, check
+from spectral_exp.config.device import resolve_device
+from spectral_exp.config.parts import build_model
 from spectral_exp.core.errors import SettingError, UserError
 from tests.conftest import NO_PLOTS, ROOT, TINY, compose
 

@@ -206,7 +206,7 @@ def resume_check(arguments: list[str]) -> int:
     try:
         for job in CommandLine.parse(arguments).compose():
             assert job.run_dir is not None
-            if problems := resume_problems(job.config, job.run_dir):
+            if problems := resume_problems(job.config, job.run_dir, []):
                 raise UserError("\nerror: ".join(problems))
             paths = RunPaths(job.run_dir)
             attempts(paths, [])

@@ -9,6 +9,7 @@ import functools
 import logging
 import secrets
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from spectral_exp.core.files import follow
 from spectral_exp.core.json_files import read_json, write_json_atomic
 from spectral_exp.monitoring.backup.process import BackupProcess, BackupProcessError
 from spectral_exp.monitoring.backup.store import SETTING, checked_url, leads_out
-from spectral_exp.runs.layout import RunPaths
+from spectral_exp.monitoring.component import Component
+from spectral_exp.monitoring.metrics import MetricsLogger
+from spectral_exp.monitoring.tracking.tracker import ConfigTracker
+from spectral_exp.runs.layout import BACKUP_NAME, RunPaths
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +59,7 @@ def _refuse(url: str, answer: dict[str, Any]) -> None:
         raise UserError(f"{SETTING}={url} cannot be used: {answer['failed']}")
 
 
-class Backup:
+class Backup(Component):
     """Copies the committed files of one run to other storage, in the background.
 
     A thread hands checkpoints to a child process of low priority and waits for it; a child that crashes or makes no
@@ -72,7 +76,12 @@ class Backup:
         retries: further tries for one checkpoint, >= 0; later checkpoints are tried anew.
         pause_s: seconds before the first of them; each pause is twice as long as the one before, up to five minutes.
         exit_deadline_s: seconds that `close` waits for the last backup, > 0.
+        component_files: patterns, relative to the run, of the files that each backup holds besides checkpoints.
     """
+
+    metric_prefixes = ("backup_",)
+    measures_machine = True
+    files = (BACKUP_NAME,)
 
     def __init__(
         self,
@@ -86,6 +95,7 @@ class Backup:
         retries: int = 5,
         pause_s: float = 2.0,
         exit_deadline_s: float = 600.0,
+        component_files: Sequence[str] = (*ConfigTracker.files, *MetricsLogger.files, BACKUP_NAME),
     ) -> None:
         require(keep_last_n >= 1, "keep_last_n", keep_last_n, "a whole number >= 1")
         every = keep_every_n_steps
@@ -105,7 +115,11 @@ class Backup:
         self.failures = 0
         """Tries that failed so far."""
         self._outputs = None if outputs is None else Path(outputs).absolute()
-        self._what = {"keep_last_n": keep_last_n, "keep_every_n_steps": keep_every_n_steps}
+        self._what = {
+            "keep_last_n": keep_last_n,
+            "keep_every_n_steps": keep_every_n_steps,
+            "component_files": list(component_files),
+        }
         self._changed = threading.Condition()
         self._pending: int | None = None
         self._failed_in_row = 0

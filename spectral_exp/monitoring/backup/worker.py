@@ -39,6 +39,7 @@ from spectral_exp.monitoring.backup.store import (
     reason,
 )
 from spectral_exp.monitoring.checkpoint import file as checkpoint_file
+from spectral_exp.monitoring.component import matching_files
 from spectral_exp.runs import layout
 
 _NICENESS = 10
@@ -79,12 +80,13 @@ class Source:
             raise OSError(f"{self.name} is damaged on the local disk, or changed while it was read")
 
 
-def open_sources(root: Path, checkpoints: list[Path], stack: ExitStack) -> list[Source] | None:
+def open_sources(
+    root: Path, checkpoints: list[Path], component_files: list[str], stack: ExitStack
+) -> list[Source] | None:
     """All files of a backup, its newest checkpoint first; None if that is gone. They are closed by `stack`."""
     paths = layout.RunPaths(root)
     files = [file for path in checkpoints for file in (path, checkpoint_file.sidecar_file(path))]
-    files += [paths.config_file, paths.results_file, paths.git_diff_file, paths.training_log, paths.backup_file]
-    files += [root / "train.log", paths.metrics_file, paths.logs / layout.CUT_METRICS_NAME]
+    files += [*matching_files(root, component_files), root / "train.log"]
     for folder in (paths.tokenizer, root / layout.HYDRA_FOLDER):
         files += sorted(path for path in folder.rglob("*") if not path.is_dir() and not path.name.startswith("."))
     sources = [source for file in files if (source := _open_source(root, file, stack)) is not None]
@@ -185,7 +187,14 @@ def claim(store: Store, place: str, run_id: str) -> dict[str, Any]:
 
 
 def back_up(
-    store: Store, root: Path, name: str, run_id: str, step: int, keep_last_n: int, keep_every_n_steps: int | None
+    store: Store,
+    root: Path,
+    name: str,
+    run_id: str,
+    step: int,
+    keep_last_n: int,
+    keep_every_n_steps: int | None,
+    component_files: list[str],
 ) -> dict[str, Any]:
     """Store one backup of the run at `root`: objects first, then the manifest, then retention.
 
@@ -197,6 +206,7 @@ def back_up(
         step: whose checkpoint to store.
         keep_last_n: backups, of different steps, to keep.
         keep_every_n_steps: each backup holds the checkpoints of steps divisible by it too.
+        component_files: patterns, relative to `root`, of the files besides checkpoints.
 
     Returns:
         `new_mb` written and `time_s` taken, or `gone` if the checkpoint no longer exists.
@@ -205,7 +215,7 @@ def back_up(
     new_bytes = 0
     best = files.follow(layout.RunPaths(root).best_link)
     with ExitStack() as stack:
-        sources = open_sources(root, kept_for_good(root, step, best, keep_every_n_steps), stack)
+        sources = open_sources(root, kept_for_good(root, step, best, keep_every_n_steps), component_files, stack)
         if sources is None:
             return {"gone": True}
         for source in sources:

@@ -19,6 +19,7 @@ from spectral_exp.monitoring.checkpoint.loader import CheckpointLoader
 from spectral_exp.monitoring.checkpoint.policy import SaveSchedule
 from spectral_exp.monitoring.checkpoint.save import Save, saving
 from spectral_exp.monitoring.checkpoint.state import HasState, KeptConfig, LossHistory
+from spectral_exp.monitoring.component import Component
 from spectral_exp.monitoring.tracking.model_summary import unwrap
 from spectral_exp.runs import layout
 
@@ -50,7 +51,7 @@ class SaveReport:
     compression_ratio: float
 
 
-class CheckpointManager:
+class CheckpointManager(Component):
     """Saves, finds and removes the checkpoints of one run. A run has one writer at a time, and any number of readers.
 
     By default saving is synchronous: when the call returns, the file, its sidecar with size and checksum and
@@ -86,6 +87,11 @@ class CheckpointManager:
         on_durable: called, by the thread that writes, with the step of each checkpoint that has become durable.
         enabled: when false nothing is due, written or renamed; loading works, past what is broken.
     """
+
+    metric_prefixes = ("checkpoint_", "steps_at_risk")
+    measures_machine = True
+    files = (f"{layout.CHECKPOINTS_FOLDER}/*",)
+    is_backed_up = False  # each backup has its own choice of checkpoints
 
     def __init__(
         self,

@@ -432,7 +432,7 @@ while dead:
                 if left == 0:
                     os.kill(os.getpid(), signal.SIGKILL)
         sys.addaudithook(hook)
-        back_up(Store(url), root, root.name, run_id, 3, 2, None)
+        back_up(Store(url), root, root.name, run_id, 3, 2, None, [])
         os._exit(0)
     dead = os.WIFSIGNALED(os.waitpid(child, 0)[1])
     complete = list((remote / root.name).glob("manifest_*_step_3.json"))
@@ -440,7 +440,7 @@ while dead:
     step = int((there / "checkpoints" / "checkpoint_latest.pt").readlink().stem.rpartition("_")[2])
     assert step == (3 if complete else 2), (n, step)
     # The next attempt completes whatever was left, and leaves nothing behind.
-    back_up(Store(url), root, root.name, run_id, 3, 2, None)
+    back_up(Store(url), root, root.name, run_id, 3, 2, None, [])
     left = [p.name for p in remote.rglob("*") if p.suffix == ".tmp" or "_step_1." in p.name]
     assert not left, (n, left)
 assert step == 3
