@@ -81,8 +81,9 @@ def make_dataset(config: Mapping[str, Any], make: Constructor) -> Dataset | None
     corpus, tokenizer = make_part(config, "data", make), make_part(config, "tokenizer", make)
     model = config.get("model")
     block_size = model.get("block_size") if isinstance(model, Mapping) else None
-    is_usable = isinstance(block_size, int) and block_size >= 1
-    if corpus is None or tokenizer is None or not is_usable:
+    if not isinstance(block_size, int) or block_size < 1:
+        return None
+    if corpus is None or tokenizer is None:
         return None
     dataset = make.call("data", lambda: prepare(corpus, tokenizer, block_size=block_size))
     assert dataset is None or isinstance(dataset, Dataset)

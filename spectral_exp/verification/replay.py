@@ -267,16 +267,19 @@ def _start_replaying(parent: int) -> None:
 
 
 def _quiet(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with every component off but checkpoints, which are durable at once and stay where they are."""
+    """Return the configuration with durable checkpoints and no other component at work."""
     quiet: dict[str, Any] = copy.deepcopy(dict(config))
-    quiet["monitoring"] = {
-        name: part if isinstance(part, dict) else {} for name, part in config.get("monitoring", {}).items()
+    recorded = {
+        name: part if isinstance(part, dict) else {}
+        for name, part in config.get("monitoring", {}).items()
     }
-    for name in ("metrics", "visualization", "tracking"):
-        quiet["monitoring"][name] = {**quiet["monitoring"].get(name, {}), "enabled": False}
-    # Whole, since runs from before there were backups have recorded none.
+    quiet["monitoring"] = {
+        name: {**recorded.get(name, {}), "enabled": False}
+        for name in ("metrics", "visualization", "tracking")
+    }
+    # Old runs have no record of a backup.
     quiet["monitoring"]["backup"] = {"_target_": "spectral_exp.monitoring.Backup", "url": None}
-    checkpoint = quiet["monitoring"].get("checkpoint", {})
+    checkpoint = recorded.get("checkpoint", {})
     kept = {name: checkpoint[name] for name in ("_target_", "compression") if name in checkpoint}
     quiet["monitoring"]["checkpoint"] = {**kept, "background": False}
     return quiet

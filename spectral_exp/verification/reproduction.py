@@ -46,8 +46,8 @@ from spectral_exp.runs.training_record import read_record, recorded_patch
 from spectral_exp.verification.recorded_code import REMEDY, recorded_code
 
 REPORT_NAME = "reproduction.json"
-# Metrics that measure the machine, not the training.
-_TIMED = ("timestamp", "tokens_per_s", "steps_at_risk", "checkpoint_", "backup_")
+# Entries of a metrics line that measure the machine, besides those of components.
+_MACHINE_ENTRIES = ("timestamp", "tokens_per_s")
 # Of the results, what training made; best_checkpoint depends on what is kept, and the rest on the machine.
 _RESULTS = ("status", "final_metrics", "best_metrics", "generation_samples", "reference", "totals")
 _TIMED_RESULTS = ("totals.train_s", "totals.time_s", "totals.tokens_per_s")
@@ -116,9 +116,14 @@ def compare_runs(run: Path, new: Path, extent: Extent) -> dict[str, Any]:
         `verdict` ("identical" or "different", by data, metrics and results), `differences` of `code`, `settings`,
         `environment`, `data`, `metrics` and `results`, how much was compared, and what was `not_compared`.
     """
+    from spectral_exp.config.build import machine_metrics
+
     before, after = RunPaths(run), RunPaths(new)
     record, again = read_record(run), read_record(new)
-    lines, values, metrics = _compare_metrics(_metrics(before), _metrics(after), extent.last)
+    machine_entries = (*_MACHINE_ENTRIES, *machine_metrics())
+    lines, values, metrics = _compare_metrics(
+        _metrics(before), _metrics(after), extent.last, machine_entries
+    )
     differences = {
         "code": code_differences(
             record["git"], recorded_patch(before, record["git"]), again["git"], recorded_patch(after, again["git"])
@@ -128,7 +133,7 @@ def compare_runs(run: Path, new: Path, extent: Extent) -> dict[str, Any]:
         "data": unequal(record.get("dataset") or {}, again.get("dataset") or {}),
         "metrics": metrics,
     }
-    not_compared = [f"what measures the machine: {', '.join(_TIMED)}*, {', '.join(_TIMED_RESULTS)}"]
+    not_compared = [f"what measures the machine: {', '.join(machine_entries)}*, {', '.join(_TIMED_RESULTS)}"]
     if changed_settings(record["attempts"]):
         not_compared.append("settings: the record has those that the run was continued with later")
     else:
@@ -318,7 +323,10 @@ def _metrics(paths: RunPaths) -> list[dict[str, Any]]:
 
 
 def _compare_metrics(
-    before: list[dict[str, Any]], after: list[dict[str, Any]], last: int
+    before: list[dict[str, Any]],
+    after: list[dict[str, Any]],
+    last: int,
+    machine_entries: tuple[str, ...],
 ) -> tuple[int, int, list[str]]:
     """How many lines and values were compared, and for each metric its first difference."""
     lines, values = 0, 0
@@ -331,7 +339,7 @@ def _compare_metrics(
             continue
         lines += 1
         for name in sorted({*old[step], *new[step]}):
-            if name.startswith(_TIMED) or name == "step":
+            if name.startswith(machine_entries) or name == "step":
                 continue
             values += 1
             a, b = old[step].get(name, "absent"), new[step].get(name, "absent")
