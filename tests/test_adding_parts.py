@@ -133,7 +133,8 @@ for name, overrides in {
     code = main([*common, *overrides, f"hydra.run.dir={name}"])
     lines = [json.loads(line) for line in Path(name, "logs/metrics.jsonl").read_text().splitlines()]
     cost = json.loads(Path(name, "results.json").read_text())["monitoring_cost"]
-    print("CODE", name, code, [line["step"] for line in lines if line.get("weights_norm", 0) > 0], cost["counts"]["weights"])
+    steps = [line["step"] for line in lines if line.get("weights_norm", 0) > 0]
+    print("CODE", name, code, steps, cost["counts"]["weights"])
 code = main(["resume=lion", "training.max_steps=15"])
 lines = [json.loads(line) for line in Path("lion/logs/metrics.jsonl").read_text().splitlines()]
 print("CODE resumed", code, [line["step"] for line in lines if line.get("weights_norm", 0) > 0])
