@@ -1,4 +1,4 @@
-"""How long, how fast and how carefully to train."""
+"""The settings of training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spectral_exp.training.profiling import UNDISTURBED_STEPS
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How long, how fast and how carefully to train; each field is explained in conf/training/default.yaml."""
+    """The settings of training; conf/training/default.yaml explains each."""
 
     max_steps: int = 1200
     batch_size: int = 16

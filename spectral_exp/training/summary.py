@@ -1,10 +1,11 @@
-"""The page a person reads when a run has ended."""
+"""The summary that is printed when a run ends."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.runs.layout import RunPaths
@@ -14,16 +15,17 @@ from spectral_exp.training.progress import duration
 
 
 def summary(root: Path, search: Sequence[str] = (), no_results: str = "") -> str:
-    """What the run in `root` came to, where everything lies and what to try next; read from its results file.
+    """Return the results of a run, the places of its files and the commands to try next.
 
     Args:
         root: of the run.
-        search: the arguments by which its command said where configuration files are looked for.
-        no_results: why this attempt has written none; those of an earlier attempt are not its own.
+        search: arguments of its command that locate further configuration files.
+        no_results: why this attempt has written none, if so; then older ones are not shown.
     """
     paths = RunPaths(root)
     if no_results or not paths.results_file.is_file():
-        return f"no results were written to {root} ({no_results or 'there are none'})"
+        reason = no_results or "there are none"
+        return f"no results were written to {root} ({reason})"
     results, _ = read_results(paths.results_file)
     rows = [*_rows(results), ("", "")]
     places = (
@@ -35,13 +37,14 @@ def summary(root: Path, search: Sequence[str] = (), no_results: str = "") -> str
     )
     rows += [(name, str(path)) for name, path in places if path.exists()]
     lines = [f"  {name:<12}{text}".rstrip() for name, text in rows]
-    # Both continuing and writing text need a checkpoint.
-    next_ = ["", "Next", *_next_commands(root, results, search)] if paths.checkpoint_steps() else []
-    return "\n".join(["", f"Run {root}", *lines, *next_])
+    # Both commands need a checkpoint.
+    if paths.checkpoint_steps():
+        lines += ["", "Next", *_next_commands(root, results, search)]
+    return "\n".join(["", f"Run {root}", *lines])
 
 
 def _rows(results: ResultsRecord) -> Iterator[tuple[str, str]]:
-    """What the results say, each with its title; what they lack is left out."""
+    """Yield title and text of each result; missing ones are left out."""
     totals, reference = results.get("totals", {}), results.get("reference", {})
     yield "status", results.get("status", "unknown")
     if {"steps", "tokens", "train_s"} <= totals.keys():
@@ -84,7 +87,7 @@ def _metrics(values: Mapping[str, float | None]) -> str:
 
 
 def _next_commands(root: Path, results: ResultsRecord, search: Sequence[str]) -> list[str]:
-    # An argument that begins with a dash would be taken for an option.
+    # A name that begins with a dash looks like an option.
     place = f"./{root}" if str(root).startswith("-") else str(root)
     resume = "  python -m spectral_exp.train " + shlex.join(
         [*search, f"resume={quoted(str(root))}"]
