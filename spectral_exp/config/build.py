@@ -203,7 +203,8 @@ def _assemble(config: Mapping[str, Any], paths: RunPaths, trial: bool) -> _Parts
     make = Constructor()
     top_names = Globals.__annotations__
     make.problems += [
-        f"{key} is not a setting{nearest(key, [*top_names, *_GROUPS])}; --cfg job shows all settings"
+        f"{key} is not a setting{nearest(key, [*top_names, *_GROUPS])}; --cfg job shows all "
+        "settings"
         for key in config
         if key not in top_names and key not in _GROUPS
     ]

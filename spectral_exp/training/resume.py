@@ -69,8 +69,8 @@ def _shortening(config: Mapping[str, Any], paths: RunPaths) -> Iterator[str]:
     done = max(paths.checkpoint_steps(), default=0)
     if isinstance(max_steps, int) and max_steps < done:
         yield (
-            f"training.max_steps={max_steps} must be >= {done}: {paths.root} has done as many steps; "
-            "train a shorter run anew in another directory"
+            f"training.max_steps={max_steps} must be >= {done}: {paths.root} has done as many "
+            "steps; train a shorter run anew in another directory"
         )
 
 
@@ -111,8 +111,9 @@ def refuse_links(run_dir: Path) -> None:
 def _link_problem(run_dir: Path, links: Sequence[Path]) -> str:
     names = ", ".join(repr(str(link.relative_to(run_dir))) for link in links[:3])
     return (
-        f"{run_dir} holds links ({names}), which may lead out of the run, and its files are neither "
-        "written through them nor backed up; replace them by what they point to, or remove them"
+        f"{run_dir} holds links ({names}), which may lead out of the run, and its files are "
+        "neither written through them nor backed up; replace them by the files that they point to, "
+        "or remove them"
     )
 
 
@@ -153,9 +154,9 @@ def refuse_foreign_checkpoint(
     if different:
         shown = "; ".join(f"{key}: {before[key]} -> {now[key]}" for key in different[:3])
         raise UserError(
-            f"{paths.checkpoint_file(step)} is of a run of another configuration ({shown}); move it, "
-            f"and whatever else does not belong to this run, out of {paths.checkpoints}, then give "
-            "the same command again"
+            f"{paths.checkpoint_file(step)} is of a run of another configuration ({shown}); move "
+            f"it, and whatever else does not belong to this run, out of {paths.checkpoints}, then "
+            "give the same command again"
         )
 
 
@@ -214,8 +215,8 @@ def warn_of_other_bits(paths: RunPaths, threads: int | None) -> None:
         changed.append(f"threads {before} -> {after}")
     if changed:
         log.warning(
-            "%s is continued with %s: the steps to come may differ in their last bits from those of "
-            "the run undisturbed", paths.root, printable(", ".join(changed)),
+            "%s is continued with %s: the steps to come may differ in their last bits from those "
+            "of the run undisturbed", paths.root, printable(", ".join(changed)),
         )  # fmt: skip
 
 

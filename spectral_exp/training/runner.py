@@ -397,9 +397,10 @@ class Runner:
         if step == 0 or step >= last or is_same:
             return
         message = (
-            f"the learning rate {'rises' if now > then else 'falls'} with another schedule: at step "
-            f"{step} it was {then:.4g}, and would be {now:.4g} with training.max_steps={last}; step "
-            f"{step + 1} is made with {peak * self.schedule.factor(step + 1):.4g}"
+            f"the learning rate {'rises' if now > then else 'falls'} with another schedule: at "
+            f"step {step} it was {then:.4g}, and would be {now:.4g} with "
+            f"training.max_steps={last}; step {step + 1} is made with "
+            f"{peak * self.schedule.factor(step + 1):.4g}"
         )
         log.warning("%s", message)
         self.metrics.log_message(message)

@@ -1,7 +1,7 @@
 """Random numbers that depend on the step alone, and the process-wide switches of a run.
 
-A training step draws from torch's default generators, which are seeded by (seed, step, rank) when it
-begins. So logging, plots and evaluation between steps cannot change training, and a resumed run
+A training step draws from torch's default generators, which are seeded by (seed, step, rank) when
+it begins. So logging, plots and evaluation between steps cannot change training, and a resumed run
 draws the same numbers as an uninterrupted one. If model and loss draw nothing, nothing is seeded.
 """
 
@@ -36,8 +36,8 @@ def step_seed(seed: int, step: int, rank: int = 0) -> int:
 def seed_generators(seed: int, device: torch.device) -> None:
     """Seed the default generators of the CPU and of `device`.
 
-    `torch.manual_seed` seeds those of all devices. For each kind of device that is not in use yet it
-    queues a formatted stack: half a millisecond a call, and memory that is never released.
+    `torch.manual_seed` seeds those of all devices. For each kind of device that is not in use yet
+    it queues a formatted stack: half a millisecond a call, and memory that is never released.
     """
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":

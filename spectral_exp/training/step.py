@@ -208,8 +208,8 @@ class Stepper:
         log.warning("step %d skipped: loss %s, gradient norm %s", step, loss, grad_norm)
         if state.bad_in_a_row >= self.settings.max_bad_steps:
             raise RunError(
-                f"{counted(state.bad_in_a_row, 'step')} in a row had a non-finite loss or gradient, "
-                f"the last of them step {step} "
+                f"{counted(state.bad_in_a_row, 'step')} in a row had a non-finite loss or "
+                f"gradient, the last of them step {step} "
                 f"(training.max_bad_steps={self.settings.max_bad_steps}); the weights are those of "
                 f"step {step - state.bad_in_a_row}. In a new run, lower optimizer.learning_rate, "
                 "lengthen schedule.warmup_steps or set training.grad_clip"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import cast
 
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.runs.layout import RunPaths
@@ -57,7 +56,7 @@ def _rows(results: ResultsRecord) -> Iterator[tuple[str, str]]:
         ("best", results.get("best_metrics")),
     ):
         if metrics:
-            yield title, _metrics(metrics)
+            yield title, _format_metrics(metrics)
     limits = (("unigram", "byte frequencies alone"), ("entropy", "the source's own limit"))
     for name, words in limits:
         bits = reference.get(f"{name}_bits_per_byte")
@@ -72,8 +71,8 @@ def _rows(results: ResultsRecord) -> Iterator[tuple[str, str]]:
         yield "monitoring", f"{share:.2f} % of training time blocked ({', '.join(parts)})"
 
 
-def _metrics(values: Mapping[str, float | None]) -> str:
-    """Values with the step they were measured at; the newest validation may be of an earlier one than the loss."""
+def _format_metrics(values: Mapping[str, float | None]) -> str:
+    """Format values with their step, which may be an earlier one for those of validation."""
     shown = {
         name: f"{printable(name)} {value:.4f}"
         for name, value in values.items()

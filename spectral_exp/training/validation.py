@@ -61,9 +61,9 @@ class Validator:
         floor = self.data.entropy_bits_per_byte
         if floor is not None and evaluation.val_bpb < floor - 4 * evaluation.standard_error_bpb:
             log.error(
-                "LEAK: val_bpb %.4f at step %d lies below the entropy rate of the source, %.4f bits "
-                "per byte. No model can do that honestly: it sees the tokens that it is to predict, "
-                "or validation text was trained on",
+                "LEAK: val_bpb %.4f at step %d lies below the entropy rate of the source, %.4f "
+                "bits per byte. No model can do that honestly: it sees the tokens that it is to "
+                "predict, or validation text was trained on",
                 evaluation.val_bpb, step, floor,
             )  # fmt: skip
         return evaluation
