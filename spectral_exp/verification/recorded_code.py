@@ -43,8 +43,8 @@ def recorded_code(
 ) -> Iterator[list[Path]]:
     """Yield the folders with the code that made a run, in the order of Python's search for modules.
 
-    They are the folders in use if these hold that code, and temporary clones otherwise. The last one
-    has the user's code.
+    They are the folders in use if these hold that code, and temporary clones otherwise. The last
+    one has the user's code.
 
     Args:
         paths: of the run.
@@ -66,7 +66,7 @@ def recorded_code(
         patch = recorded_patch(paths, git)
         if code_differences(git, patch, *git_facts(here)):
             user = _user_code(source, paths, git, patch)
-            # A clone begins at the root of the repository; the modules may lie in a folder below it.
+            # A clone begins at the root of the repository; modules may lie in a folder below.
             user = user / _below_root(here)
         else:
             _note_shortcomings(git)
@@ -103,7 +103,7 @@ def _user_code(source: _Source, paths: RunPaths, git: Mapping[str, Any], patch: 
 
 
 def _package_code(source: _Source, package: Mapping[str, Any]) -> Path:
-    """Return the folder of the recorded version of this package, for a run of another repository."""
+    """Return the folder of this package, as recorded by a run of another repository."""
     now = package_facts()
     commit = package.get("hash")
     if (
@@ -114,7 +114,8 @@ def _package_code(source: _Source, package: Mapping[str, Any]) -> Path:
         return _PACKAGE_ROOT
     if commit is None:
         raise UserError(
-            f"the run was made by spectral_exp {package.get('version')}, and this is {now['version']} "
+            f"the run was made by spectral_exp {package.get('version')}, and this is "
+            f"{now['version']} "
             f"({now['hash'] or 'installed'}); install that version, or {REMEDY}"
         )
     if package.get("dirty"):
@@ -150,7 +151,8 @@ class _Source:
         Args:
             commit: full hash.
             places: folders inside repositories.
-            reason: why the code needs trust even if the commit is the user's own; "" if it does not.
+            reason: why the code needs trust even if the commit is the user's own; "" if it does
+                not.
         """
         known = [place for place in places if place is not None]
         if not _COMMIT.fullmatch(commit):

@@ -1,4 +1,4 @@
-"""Prove that a run continues exactly: `python -m spectral_exp verify_resume outputs/<run> --steps 20`.
+"""Prove that a run continues exactly: `python -m spectral_exp verify_resume outputs/<run>`.
 
 Steps are repeated from an earlier checkpoint: once without a pause, and once interrupted half-way,
 saved and continued in a new process. The hashes of loss, gradients, weights, optimizer state and
@@ -54,7 +54,7 @@ Replay = list[StepFingerprint]
 
 @dataclass(frozen=True)
 class Segment:
-    """The steps after `start` up to `last`; `shortfall` is the reason if they are fewer than asked for."""
+    """The steps after `start` up to `last`; `shortfall` is why they are fewer."""
 
     start: int
     last: int
@@ -94,8 +94,9 @@ def verify_resume(run: Path, steps: int, start: int | None = None) -> dict[str, 
     Args:
         run: the run directory.
         steps: number of steps, >= 2; fewer if the run ends before.
-        start: step of the checkpoint to begin with, 0 for the start of the run. By default the newest
-            one after which the run has recorded `steps` steps, or else one that leaves so many.
+        start: step of the checkpoint to begin with, 0 for the start of the run. By default the
+            newest one after which the run has recorded `steps` steps, or else one that leaves so
+            many.
 
     Returns:
         The certificate: `verdict` ("identical" or "diverged"), `divergences` in the order of time,
@@ -103,7 +104,8 @@ def verify_resume(run: Path, steps: int, start: int | None = None) -> dict[str, 
         and the facts of code, machine and packages.
 
     Raises:
-        UserError: no such run or checkpoint, the text has changed, or a setting that is not allowed.
+        UserError: no such run or checkpoint, the text has changed, or a setting that is not
+            allowed.
     """
     require(steps >= 2, "--steps", steps, ">= 2")
     record, paths = read_record(run), RunPaths(run)
@@ -114,7 +116,8 @@ def verify_resume(run: Path, steps: int, start: int | None = None) -> dict[str, 
 
     findings = Findings()
     findings.add(
-        f"steps {segment.start + 1} to {segment.last}, undisturbed, with the same interrupted after step "
+        f"steps {segment.start + 1} to {segment.last}, undisturbed, with the same interrupted "
+        "after step "
         f"{segment.middle}: {', '.join(PARTS)}",
         first_divergence(undisturbed, interrupted, "the undisturbed and the interrupted replay"),
     )
@@ -170,12 +173,14 @@ def choose_segment(
     usable = [step for step in known if changed_at <= step <= max_steps - 2]
     if start is not None and start not in usable:
         raise UserError(
-            f"--from={start} leaves less than 2 steps: training.max_steps={max_steps}; there are {shown}"
+            f"--from={start} leaves less than 2 steps: training.max_steps={max_steps}; there are "
+            f"{shown}"
         )
     if not usable:
         since = f" since {changed}" if change else ""
         raise UserError(
-            f"{paths.root} has no checkpoint with 2 steps of the run after it{since}; training.max_steps={max_steps}, "
+            f"{paths.root} has no checkpoint with 2 steps of the run after it{since}; "
+            f"training.max_steps={max_steps}, "
             f"and there are {shown}. To keep more of them, raise monitoring.checkpoint.keep_last_n"
         )
     if start is None:
@@ -196,7 +201,8 @@ def _config_at(paths: RunPaths, record: Mapping[str, Any], step: int) -> Mapping
     if state is None:
         others = ", ".join(str(other) for other in [0, *paths.checkpoint_steps()] if other != step)
         raise UserError(
-            f"the checkpoint of step {step} in {paths.root} is broken; choose another one with --from: {others}"
+            f"the checkpoint of step {step} in {paths.root} is broken; choose another one with "
+            f"--from: {others}"
         )
     return current_names(state["config"])
 
@@ -330,7 +336,8 @@ def _copy_run(paths: RunPaths, step: int, place: Path, record: Mapping[str, Any]
         write_json_atomic(target.config_file, record)
     except OSError as error:
         raise UserError(
-            f"cannot copy {checkpoint} to {place}: {error.strerror}; choose another folder for temporary files with "
+            f"cannot copy {checkpoint} to {place}: {error.strerror}; choose another folder for "
+            "temporary files with "
             "TMPDIR, or another checkpoint with --from"
         ) from error
 
@@ -381,7 +388,8 @@ def compare_with_run(
             _compare_with_checkpoint(manager, fingerprint, between, findings)
     if saved and saved[0] > last:
         findings.not_compared.append(
-            f"weights, optimizer, rng with the run's next checkpoint, of step {saved[0]}; --from={first - 1} "
+            f"weights, optimizer, rng with the run's next checkpoint, of step {saved[0]}; "
+            f"--from={first - 1} "
             f"--steps={saved[0] - first + 1} does"
         )
     if len(findings.compared) == compared_before:

@@ -1,9 +1,9 @@
 """Repeat a run from its record: `python -m spectral_exp reproduce outputs/<run>`.
 
 A new run is trained with the overrides of the first attempt and the recorded code, from a temporary
-clone if the checkout is at another commit. It is compared with the old run: fingerprints of the text,
-every metrics line and the results. Differences of settings, machine and packages are listed, since
-they are likely reasons.
+clone if the checkout is at another commit. It is compared with the old run: fingerprints of the
+text, every metrics line and the results. Differences of settings, machine and packages are listed,
+since they are likely reasons.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ from spectral_exp.verification.recorded_code import REMEDY, recorded_code
 REPORT_NAME = "reproduction.json"
 # Entries of a metrics line that measure the machine, besides those of components.
 _MACHINE_ENTRIES = ("timestamp", "tokens_per_s")
-# The results that training determines. The best checkpoint depends on retention, others on the machine.
+# The results that training determines. The best checkpoint depends on retention, others on the
+# machine.
 _RESULTS = ("status", "final_metrics", "best_metrics", "generation_samples", "reference", "totals")
 _TIMED_RESULTS = ("totals.train_s", "totals.time_s", "totals.tokens_per_s")
 _COMPLETE = ("completed", "stopped_early")
@@ -57,7 +58,10 @@ _TAIL_BYTES = 1 << 16
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _LAST_MESSAGES_S = 5.0  # a child process of the training may keep its standard error open
 # `python -m` searches the current folder first, which may be a checkout of another version.
-_TRAIN = "import sys; sys.path[0] = sys.argv.pop(1); from spectral_exp.train import main; sys.exit(main())"
+_TRAIN = (
+    "import sys; sys.path[0] = sys.argv.pop(1); "
+    "from spectral_exp.train import main; sys.exit(main())"
+)
 
 
 Code = Literal["known", "trusted", "current"]
@@ -66,7 +70,7 @@ Code = Literal["known", "trusted", "current"]
 
 @dataclass(frozen=True)
 class Extent:
-    """How far to repeat a run: until step `last` is logged, or `to_the_end`, until it ends by itself."""
+    """How far to repeat a run: until step `last` is logged, or `to_the_end`."""
 
     last: int
     to_the_end: bool
@@ -82,7 +86,8 @@ def reproduce(
     Args:
         run: the run directory; nothing in it changes.
         output: directory of the new run; must not exist.
-        steps: stop after the metrics line of this step, or the next one of the run; None repeats all.
+        steps: stop after the metrics line of this step, or the next one of the run; None repeats
+            all.
         code: "known" uses the code of the run if its commit is in the history of this repository;
             "trusted" allows other commits and uncommitted changes; "current" uses the present code.
 
@@ -115,9 +120,9 @@ def compare_runs(run: Path, new: Path, extent: Extent) -> dict[str, Any]:
     """Compare a run with its repetition, as far as `extent` goes; write nothing.
 
     Returns:
-        `verdict` ("identical" or "different", by data, metrics and results), `differences` of `code`,
-        `settings`, `environment`, `data`, `metrics` and `results`, the numbers of compared lines and
-        values, and `not_compared`.
+        `verdict` ("identical" or "different", by data, metrics and results), `differences` of
+        `code`, `settings`, `environment`, `data`, `metrics` and `results`, the numbers of compared
+        lines and values, and `not_compared`.
     """
     from spectral_exp.config.build import machine_metrics
 
@@ -195,7 +200,8 @@ def _refuse_changed_settings(run: Path, record: Mapping[str, Any], last: int) ->
     for step, change in changed_settings(record["attempts"]):
         if step < last:
             raise UserError(
-                f"{run} was continued after step {step} with other settings ({change}), so that no single run repeats "
+                f"{run} was continued after step {step} with other settings ({change}), so that no "
+                "single run repeats "
                 f"it; --steps {step} repeats what came before"
             )
 
@@ -209,14 +215,16 @@ def _overrides(record: Mapping[str, Any], output: Path) -> list[str]:
     secret = [setting_of(o) for o in overrides if "<redacted>" in o]
     if secret:
         raise UserError(
-            f"{', '.join(secret)} is a secret, which no file keeps: the run cannot be repeated from its record"
+            f"{', '.join(secret)} is a secret, which no file keeps: the run cannot be repeated "
+            "from its record"
         )
     # The name and seed of a sweep's job are among its overrides already.
     from spectral_exp.config.command_line import quoted, trusted_overrides
 
     if search := first.get("search"):
         raise UserError(
-            f"the run was made with configuration files from elsewhere ({' '.join(map(str, search))}), which its "
+            "the run was made with configuration files from elsewhere "
+            f"({' '.join(map(str, search))}), which its "
             "record does not hold; train it by its own command"
         )
     texts = _places_of_text(record)
@@ -298,15 +306,16 @@ def _train(code: Sequence[Path], overrides: Sequence[str], new: RunPaths, extent
         )
     if _last_step(new) < extent.last:
         raise UserError(
-            f"training anew ended at step {_last_step(new)}, and the run had logged step {extent.last}"
+            f"training anew ended at step {_last_step(new)}, and the run had logged step "
+            f"{extent.last}"
         )
 
 
 class _Messages(threading.Thread):
     """Prints the standard error of a process, up to `hold`; later lines are kept.
 
-    After the last step this module stops the process by a signal. Its notice would puzzle a user, who
-    has sent none.
+    After the last step this module stops the process by a signal. Its notice would puzzle a user,
+    who has sent none.
     """
 
     def __init__(self, source: IO[str]) -> None:

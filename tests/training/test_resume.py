@@ -39,7 +39,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("monitoring/visualization=default", "threads=2", "outputs=elsewhere", "device=auto"),
     ],
 )
-def test_what_training_does_not_depend_on_may_change(begun: Path, overrides: tuple[str, ...]) -> None:
+def test_settings_that_training_does_not_depend_on_may_change(begun: Path, overrides: tuple[str, ...]) -> None:
     assert problems_of(compose(*BASE, *overrides), begun) == []
 
 
@@ -54,7 +54,9 @@ def test_what_training_does_not_depend_on_may_change(begun: Path, overrides: tup
         (("data.seed=7",), ["data.seed: 0 -> 7"]),
     ],
 )
-def test_anything_else_is_told_with_before_and_after(begun: Path, overrides: tuple[str, ...], told: list[str]) -> None:
+def test_any_other_difference_is_reported_with_both_values(
+    begun: Path, overrides: tuple[str, ...], told: list[str]
+) -> None:
     (problem,) = problems_of(compose(*BASE, *overrides), begun)
     assert str(begun) in problem
     for words in told:
@@ -75,7 +77,7 @@ def test_a_run_cannot_be_made_shorter_than_it_is(tmp_path: Path) -> None:
     assert problems_of(compose(*BASE, "training.max_steps=12"), tmp_path) == []
 
 
-def test_settings_that_change_nothing_are_not_told(begun: Path) -> None:
+def test_settings_that_change_nothing_are_not_reported(begun: Path) -> None:
     (problem,) = problems_of(compose(*BASE, "seed=2", "training.max_steps=50"), begun)
     assert "max_steps" not in problem
     assert problem.count(" -> ") == 1
@@ -92,7 +94,7 @@ def test_places_without_a_run(tmp_path: Path) -> None:
     assert "choose another directory" in problem
 
 
-def test_what_a_killed_start_leaves_is_no_obstacle(tmp_path: Path) -> None:
+def test_the_files_of_a_killed_start_are_no_obstacle(tmp_path: Path) -> None:
     """All that an attempt writes before its configuration is recorded, whole or half."""
     (tmp_path / ".hydra").mkdir()
     (tmp_path / "tokenizer").mkdir()

@@ -124,7 +124,7 @@ def test_accumulated_gradient_is_the_mean_over_micro_batches(tmp_path: Path, exp
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_what_says_that_it_draws_nothing_draws_nothing(tmp_path: Path, experiment: str) -> None:
+def test_parts_that_declare_no_randomness_draw_nothing(tmp_path: Path, experiment: str) -> None:
     with built(tmp_path, "model.dropout=0", experiment=experiment) as runner:
         assert not runner.model.uses_randomness
         assert not runner.loss.uses_randomness
@@ -134,7 +134,7 @@ def test_what_says_that_it_draws_nothing_draws_nothing(tmp_path: Path, experimen
 
 
 @pytest.mark.parametrize("silent", [True, False])
-def test_a_step_that_may_draw_draws_what_its_number_says(tmp_path: Path, silent: bool) -> None:
+def test_random_numbers_of_a_step_depend_on_its_number(tmp_path: Path, silent: bool) -> None:
     found = []
     for number, luck in enumerate((1, 2)):
         with built(tmp_path / str(number), "model.dropout=0.5") as runner:
@@ -308,7 +308,7 @@ def test_without_restore_best_the_last_weights_stay(tmp_path: Path, monkeypatch:
     assert results(tmp_path)["best_metrics"]["step"] == 2
 
 
-def test_stopping_early_without_checkpoints_says_that_nothing_can_be_restored(
+def test_stopping_early_without_checkpoints_warns_that_nothing_can_be_restored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     scripted(monkeypatch, [2.0, 3.0])
@@ -369,7 +369,7 @@ SCHEDULES = {
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_a_longer_schedule_says_that_the_rate_rises(
+def test_a_longer_schedule_warns_that_the_rate_rises(
     schedule: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with built(tmp_path, *SCHEDULES[schedule]) as runner:
@@ -610,7 +610,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.message for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_a_resume_takes_the_history_from_the_metrics_and_names_what_is_missing(
+def test_a_resume_reads_the_history_from_the_metrics_and_names_missing_steps(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = tmp_path / "run"
