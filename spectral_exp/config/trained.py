@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from spectral_exp.data.tokenizer_base import Tokenizer
     from spectral_exp.models.gpt import GPT
+    from spectral_exp.runs.layout import RunPaths
 
 log = logging.getLogger(__name__)
 
@@ -76,20 +77,11 @@ def load_trained(run: Path, checkpoint: str = "best", device: str = "auto") -> T
     from spectral_exp.config.device import resolve_device
     from spectral_exp.config.trust import recorded_config
     from spectral_exp.data.tokenizer import load_tokenizer
-    from spectral_exp.monitoring import CheckpointManager
 
     config = recorded_config(record)
     where = resolve_device(device)
     tokenizer = load_tokenizer(paths.tokenizer)
-    manager = CheckpointManager(run, enabled=False)
-    if checkpoint.isdecimal():
-        found = manager.load_checkpoint(int(checkpoint))
-    else:
-        found = manager.load_best_checkpoint() if checkpoint == "best" else None
-        found = found or manager.load_latest_checkpoint()
-    if found is None:
-        steps = ", ".join(str(step) for step in paths.checkpoint_steps()) or "none"
-        raise UserError(f"{run} has no checkpoint {checkpoint}; saved steps: {steps}")
+    found = _load_checkpoint(paths, checkpoint)
     try:
         model = _with_weights(config, tokenizer.vocab_size, found["model_state_dict"])
     except UserError:
@@ -103,6 +95,22 @@ def load_trained(run: Path, checkpoint: str = "best", device: str = "auto") -> T
         ) from error
     model.to(where).eval()
     return Trained(model, where, tokenizer, config, int(found["step"]))
+
+
+def _load_checkpoint(paths: RunPaths, checkpoint: str) -> dict[str, Any]:
+    """Load the checkpoint "best", "latest" or a step. Raises UserError if there is none."""
+    from spectral_exp.monitoring import CheckpointManager
+
+    manager = CheckpointManager(paths.root, enabled=False)
+    if checkpoint.isdecimal():
+        found = manager.load_checkpoint(int(checkpoint))
+    else:
+        found = manager.load_best_checkpoint() if checkpoint == "best" else None
+        found = found or manager.load_latest_checkpoint()
+    if found is None:
+        steps = ", ".join(str(step) for step in paths.checkpoint_steps()) or "none"
+        raise UserError(f"{paths.root} has no checkpoint {checkpoint}; saved steps: {steps}")
+    return found
 
 
 def _with_weights(

@@ -27,6 +27,11 @@ class Component:
     files: ClassVar[tuple[str, ...]] = ()
     is_backed_up: ClassVar[bool] = True
 
+    def __init_subclass__(cls) -> None:
+        for name in ("metric_prefixes", "files"):
+            if not isinstance(getattr(cls, name), tuple):
+                raise TypeError(f"{cls.__name__}.{name} must be a tuple of texts")
+
     def close(self) -> Any:
         """Finish what is under way. The runner calls it at the end of every attempt."""
 
@@ -52,6 +57,19 @@ class Observer(Component, ABC):
         Returns:
             Metrics for the line of this step, with names that begin with one of `metric_prefixes`.
         """
+
+
+def named_metrics(component: Component, values: Mapping[str, Any]) -> dict[str, float]:
+    """Return metrics as numbers.
+
+    Raises:
+        ValueError: a name does not begin with a prefix of the component.
+    """
+    for name in values:
+        if not name.startswith(component.metric_prefixes):
+            prefixes = ", ".join(component.metric_prefixes)
+            raise ValueError(f"the metric {name} begins with none of metric_prefixes=({prefixes})")
+    return {name: float(value) for name, value in values.items()}
 
 
 def matching_files(root: Path, patterns: Iterable[str]) -> Iterator[Path]:

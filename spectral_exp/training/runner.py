@@ -6,7 +6,6 @@ Tensor letters: B batch, T tokens.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from array import array
 from collections.abc import Callable, Mapping
@@ -22,7 +21,7 @@ from spectral_exp.core.errors import Interrupted, RunError, UserError
 from spectral_exp.core.signals import StopRequest
 from spectral_exp.core.wording import counted
 from spectral_exp.monitoring import Backup, CheckpointManager, ConfigTracker, MetricsLogger
-from spectral_exp.monitoring.component import Observer
+from spectral_exp.monitoring.component import Observer, named_metrics
 from spectral_exp.monitoring.run_files import UnsyncedFiles
 from spectral_exp.monitoring.visualization.manager import TextSample, VisualizationManager
 from spectral_exp.runs.layout import RunPaths
@@ -187,6 +186,8 @@ class Runner:
             self._finish()
         except LostRunError:
             self.results.missing_because = "the run directory belongs to another process now"
+            # Before the other components are closed: a save under way must not start a backup.
+            self.backup.abandon()
             raise
         except KeyboardInterrupt:
             self._write_results("interrupted")
@@ -257,11 +258,11 @@ class Runner:
             values["bad_steps"] = self.state.bad_steps
         return values
 
-    def _observe(self, name: str, observer: Observer, step: int) -> Mapping[str, float]:
+    def _observe(self, name: str, observer: Observer, step: int) -> dict[str, float]:
         """Return the metrics of an observer; none, with a warning the first time, if it fails."""
         with self.clock.measure(name):
             try:
-                return observer.observe(step, self.model)
+                return named_metrics(observer, observer.observe(step, self.model))
             except Exception:
                 if name not in self._failed_observers:
                     self._failed_observers.add(name)
@@ -380,30 +381,15 @@ class Runner:
             restore_rng_state(found["rng_state"])
             self.state.stopped_early = self.validator.is_out_of_patience()
             log.info("resuming after step %d", self.state.step)
-            self._warn_of_changed_rate()
+            if change := self.stepper.describe_changed_rate():
+                log.warning("%s", change)
+                self.metrics.log_message(change)
         self._plotted_step = self.state.step
         self.results.train_s_before = self.state.train_s
         self.stepper.restart_speed()
         self._restore_history()
         last = self.settings.max_steps
         self.metrics.log_message(f"training from step {self.state.step + 1} to {last}")
-
-    def _warn_of_changed_rate(self) -> None:
-        """Warn if the schedule now gives the last step another learning rate than it had."""
-        step, last = self.state.step, self.settings.max_steps
-        peak = self.stepper.peak_rates[0]
-        then, now = float(self.optimizer.param_groups[0]["lr"]), peak * self.schedule.factor(step)
-        is_same = math.isclose(then, now, rel_tol=1e-9, abs_tol=0.0)
-        if step == 0 or step >= last or is_same:
-            return
-        message = (
-            f"the learning rate {'rises' if now > then else 'falls'} with another schedule: at "
-            f"step {step} it was {then:.4g}, and would be {now:.4g} with "
-            f"training.max_steps={last}; step {step + 1} is made with "
-            f"{peak * self.schedule.factor(step + 1):.4g}"
-        )
-        log.warning("%s", message)
-        self.metrics.log_message(message)
 
     def _restore_history(self) -> None:
         """Read the logged metrics for the plots, and cut off those of steps still to come."""

@@ -57,7 +57,7 @@ class Stepper:
 
     def __post_init__(self) -> None:
         optimizer = self.optimizer
-        self.peak_rates = [float(group["lr"]) for group in optimizer.param_groups]
+        self._peak_rates = [float(group["lr"]) for group in optimizer.param_groups]
         self._last_loss, self._last_grad_norm = math.nan, math.nan
         self._speed_measured_at = (0.0, 0)
         self.reads_late = (
@@ -176,6 +176,21 @@ class Stepper:
             **numbers,
         }
 
+    def describe_changed_rate(self) -> str:
+        """Return how the schedule now differs at the last step from the rate it had; "" if not."""
+        step, last = self.state.step, self.settings.max_steps
+        peak = self._peak_rates[0]
+        then, now = float(self.optimizer.param_groups[0]["lr"]), peak * self.schedule.factor(step)
+        is_same = math.isclose(then, now, rel_tol=1e-9, abs_tol=0.0)
+        if step == 0 or step >= last or is_same:
+            return ""
+        return (
+            f"the learning rate {'rises' if now > then else 'falls'} with another schedule: at "
+            f"step {step} it was {then:.4g}, and would be {now:.4g} with "
+            f"training.max_steps={last}; step {step + 1} is made with "
+            f"{peak * self.schedule.factor(step + 1):.4g}"
+        )
+
     def restart_speed(self) -> None:
         """Measure the next `tokens_per_s` from the present state on."""
         self._speed_measured_at = (self.state.train_s, self.state.step)
@@ -190,7 +205,7 @@ class Stepper:
 
     def _set_schedules(self, step: int) -> None:
         factor = self.schedule.factor(step)
-        for group, peak in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
+        for group, peak in zip(self.optimizer.param_groups, self._peak_rates, strict=True):
             group["lr"] = peak * factor
         for module in self._modules_with_progress:
             module.set_progress(step / self.settings.max_steps)

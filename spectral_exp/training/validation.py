@@ -55,9 +55,7 @@ class Validator:
             self.state.last_metrics = {**evaluation.metrics(), "val_step": step}
             # A model whose weights are no longer finite writes no text.
             if self.settings.sample_tokens and math.isfinite(evaluation.val_loss):
-                prompt, text = self.sample(step)
-                self.results.samples = [{"step": step, "prompt": prompt, "text": text}]
-                self.metrics.log_message(f"sample at step {step}: {text!r}")
+                self.write_sample(step)
         floor = self.data.entropy_bits_per_byte
         if floor is not None and evaluation.val_bpb < floor - 4 * evaluation.standard_error_bpb:
             log.error(
@@ -67,6 +65,12 @@ class Validator:
                 evaluation.val_bpb, step, floor,
             )  # fmt: skip
         return evaluation
+
+    def write_sample(self, step: int) -> None:
+        """Let the model write a text with the weights of `step`, for the results and the log."""
+        prompt, text = self.sample(step)
+        self.results.samples = [{"step": step, "prompt": prompt, "text": text}]
+        self.metrics.log_message(f"sample at step {step}: {text!r}")
 
     def record_best(self, evaluation: Evaluation) -> bool:
         """Update the best validation, or the patience; return whether this one is the best."""

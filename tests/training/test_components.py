@@ -113,6 +113,17 @@ def test_a_component_that_fails_costs_one_warning(
     assert json.loads((tmp_path / "results.json").read_text())["status"] == "completed"
 
 
+def test_a_component_logs_under_its_own_prefix_only(
+    tmp_path: Path, watcher: type[Watcher], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(watcher, "observe", lambda *_: {"loss": 0.0})
+    train(tmp_path, configuration())
+    assert [r for r in caplog.records if r.exc_info and "metric_prefixes=(watcher_)" in str(r.exc_info[1])]
+    assert all(line["loss"] > 0 for line in lines(tmp_path) if "loss" in line)
+    with pytest.raises(TypeError, match=r"Wrong\.metric_prefixes must be a tuple"):
+        type("Wrong", (Observer,), {"metric_prefixes": "wrong_"})
+
+
 def test_all_components_are_closed_after_a_failure(tmp_path: Path, watcher: type[Watcher]) -> None:
     with build(configuration("training.max_bad_steps=1"), tmp_path, []) as runner:
         with torch.no_grad():
