@@ -43,10 +43,10 @@ from spectral_exp.runs.lock import RunLock
 from spectral_exp.runs.renamed import current_names
 from spectral_exp.training.resume import (
     attempts,
+    move_damaged_record,
     refuse_changed_data,
     refuse_links,
     resume_problems,
-    set_aside_damaged,
     warn_of_other_bits,
 )
 from spectral_exp.training.runner import Runner
@@ -185,7 +185,7 @@ def _begin_attempt(
     parts.dataset.tokenizer.save(paths.tokenizer)
     all_attempts = attempts(paths, overrides, search)
     warn_of_other_bits(paths, parts.globals.threads)
-    set_aside_damaged(paths)
+    move_damaged_record(paths)
     # The record names the threads of training.
     with process_settings(parts.globals.threads, deterministic=False):
         parts.components["tracking"].save_config(

@@ -49,7 +49,7 @@ def resume_problems(
     if links := links_inside(run_dir):
         return [_link_problem(run_dir, links)]
     paths = RunPaths(run_dir)
-    if recorded(paths) is None:
+    if find_record(paths) is None:
         if foreign := _foreign_files(paths, component_files):
             shown = ", ".join(foreign[:3])
             return [f"{run_dir} holds files but no run ({shown}, ...); choose another directory"]
@@ -58,7 +58,7 @@ def resume_problems(
         return [
             f"resume={run_dir} holds no checkpoint to continue from; start it anew without resume="
         ]
-    differences = [*_differences(recorded(paths) or {}, config, run_dir)]
+    differences = [*_differences(find_record(paths) or {}, config, run_dir)]
     return [*_shortening(config, paths), *differences]
 
 
@@ -117,7 +117,7 @@ def _link_problem(run_dir: Path, links: Sequence[Path]) -> str:
     )
 
 
-def recorded(paths: RunPaths) -> dict[str, Any] | None:
+def find_record(paths: RunPaths) -> dict[str, Any] | None:
     """Return the record of the run in `paths`; None if there is no run.
 
     If `config.json` is missing or damaged, the configuration is that of the newest checkpoint.
@@ -160,7 +160,7 @@ def refuse_foreign_checkpoint(
         )
 
 
-def set_aside_damaged(paths: RunPaths) -> None:
+def move_damaged_record(paths: RunPaths) -> None:
     """Move a damaged `config.json` to `config.json.corrupt` before a new one is written."""
     if not paths.config_file.is_file():
         return
@@ -174,7 +174,7 @@ def set_aside_damaged(paths: RunPaths) -> None:
 
 def refuse_changed_data(paths: RunPaths, fingerprints: Mapping[str, Any]) -> None:
     """Raise a UserError if the run in `paths` was trained on text with other fingerprints."""
-    before = (recorded(paths) or {}).get("dataset") or {}
+    before = (find_record(paths) or {}).get("dataset") or {}
     changed = [
         f"{name}: {before[name]} -> {value}"
         for name, value in fingerprints.items()
@@ -196,7 +196,7 @@ def warn_of_other_bits(paths: RunPaths, threads: int | None) -> None:
     """
     from spectral_exp.monitoring.tracking.environment import hardware_facts, package_versions
 
-    record = recorded(paths) or {}
+    record = find_record(paths) or {}
     then: dict[str, Any] = {section: record.get(section) for section in _BITS}
     if not paths.checkpoint_steps() or not all(
         isinstance(facts, Mapping) for facts in then.values()
@@ -230,7 +230,7 @@ def attempts(
         overrides: of this attempt.
         search: arguments of this attempt that locate further configuration files.
     """
-    before = (recorded(paths) or {}).get("attempts", [])
+    before = (find_record(paths) or {}).get("attempts", [])
     checkpoints = CheckpointManager(paths.root, enabled=False).list_checkpoints()
     now: dict[str, Any] = {
         "timestamp": timestamp(),

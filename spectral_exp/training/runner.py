@@ -174,7 +174,8 @@ class Runner:
         with ExitStack() as components:
             # The backup is the last, since it copies the files of the others.
             components.push(self._close_backup)
-            for part in (self.metrics, self.visualization, *self.observers.values()):
+            components.push(self._close_metrics)
+            for part in (self.visualization, *self.observers.values()):
                 components.callback(part.close)
             components.callback(self.checkpoint.close)
             return components.pop_all()
@@ -185,7 +186,7 @@ class Runner:
             self._train(stop)
             self._finish()
         except LostRunError:
-            self.results.missing_because = "the run directory belongs to another process now"
+            self.results.missing_because = "the run directory no longer belongs to this process"
             # Before the other components are closed: a save under way must not start a backup.
             self.backup.abandon()
             raise
@@ -468,6 +469,11 @@ class Runner:
     def _write_results(self, status: Status, error: str | None = None) -> None:
         self.check_owner()
         self.results.write(status, error)
+
+    def _close_metrics(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        # Closing writes, and a directory that was lost must stay as it is.
+        if not isinstance(error, LostRunError):
+            self.metrics.close()
 
     def _close_backup(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         """Complete the backup; if that fails, add what is missing there to the problems."""
