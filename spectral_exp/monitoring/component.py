@@ -1,4 +1,4 @@
-"""What every monitoring component declares, and the contract of those beyond the built-in five."""
+"""The declarations of a monitoring component, and the contract of further components."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Component:
-    """A part that watches a run: what it adds to the run, so that no list elsewhere has to name it.
+    """A part that watches a run, and declares what it adds to the run.
 
     Attributes:
         metric_prefixes: how the names of its metrics begin.

@@ -261,6 +261,7 @@ class Runner:
 
     def _observe(self, name: str, observer: Observer, step: int) -> dict[str, float]:
         """Return the metrics of an observer; none, with a warning the first time, if it fails."""
+        self.check_owner()
         with self.clock.measure(name):
             try:
                 return named_metrics(observer, observer.observe(step, self.model))
