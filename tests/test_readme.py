@@ -25,7 +25,7 @@ def test_every_training_command_composes(command: str) -> None:
 
 
 def test_the_stand_alone_loop_runs_and_resumes(tmp_path: Path) -> None:
-    (loop,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    (loop,) = re.findall(r"^```python\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
     done = python("-c", loop, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "outputs").iterdir()

@@ -24,6 +24,7 @@ from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.json_value import jsonable
 from spectral_exp.core.redact import redact_text, without_secrets
 from spectral_exp.core.steps import whole_step
+from spectral_exp.monitoring.component import Component
 from spectral_exp.monitoring.metric_cuts import cut_lines
 from spectral_exp.monitoring.metric_summary import Summary
 from spectral_exp.runs import layout
@@ -42,7 +43,7 @@ log = logging.getLogger(__name__)
 _MAX_LINE = 1 << 16  # characters of one entry in the log for people
 
 
-class MetricsLogger:
+class MetricsLogger(Component):
     """Appends metrics to `metrics.jsonl` and, as text, to `training.log`. Also a context manager.
 
     A written entry survives the death of the process; `sync` makes all entries survive a power cut.
@@ -57,7 +58,14 @@ class MetricsLogger:
         enabled: False writes nothing; loading works.
     """
 
-    def __init__(self, log_dir: str | Path, log_interval: int = 10, *, enabled: bool = True) -> None:
+    files = tuple(
+        f"{layout.LOGS_FOLDER}/{name}"
+        for name in (layout.METRICS_NAME, layout.CUT_METRICS_NAME, layout.TRAINING_LOG_NAME)
+    )
+
+    def __init__(
+        self, log_dir: str | Path, log_interval: int = 10, *, enabled: bool = True
+    ) -> None:
         whole = isinstance(log_interval, int) and log_interval >= 1
         require(whole, "log_interval", log_interval, "a whole number >= 1")
         self.log_interval = log_interval
@@ -72,7 +80,10 @@ class MetricsLogger:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -169,7 +180,9 @@ class MetricsLogger:
                 lambda: cut_lines(self.metrics_file, self.cut_file, step, restore_and_keep)
             )
         except OSError as error:
-            raise UserError(f"cannot cut {self.metrics_file} back to step {step}: {error.strerror}") from error
+            raise UserError(
+                f"cannot cut {self.metrics_file} back to step {step}: {error.strerror}"
+            ) from error
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -182,7 +195,12 @@ class MetricsLogger:
             if (entry := parse_entry(line)) is None:
                 unreadable += 1
                 continue
-            entries.append({names.setdefault(name, name): value for name, value in restore_entry(entry).items()})
+            entries.append(
+                {
+                    names.setdefault(name, name): value
+                    for name, value in restore_entry(entry).items()
+                }
+            )
         self._warn_of_unreadable(unreadable)
         return entries
 
@@ -226,9 +244,14 @@ def _formats(names: tuple[str, ...], types: tuple[type, ...]) -> tuple[str, str]
     if not {float, int}.issuperset(types) or set(map(type, names)) != {str}:
         return None
     quoted = [json.dumps(name).replace("%", "%%") for name in names]
-    entry = ", ".join(['{"step": %d', '"timestamp": "%s"', *(f"{name}: %r" for name in quoted)]) + "}\n"
+    entry = (
+        ", ".join(['{"step": %d', '"timestamp": "%s"', *(f"{name}: %r" for name in quoted)]) + "}\n"
+    )
     plain = [printable(name).replace("%", "%%") for name in names]
-    shown = (f"{name} {'%.5g' if kind is float else '%d'}" for name, kind in zip(plain, types, strict=True))
+    shown = (
+        f"{name} {'%.5g' if kind is float else '%d'}"
+        for name, kind in zip(plain, types, strict=True)
+    )
     return entry, "  ".join(["%s step %d", *shown]) + "\n"
 
 
@@ -249,7 +272,10 @@ def _any_entry(step: int, now: str, metrics: Mapping[str, Any]) -> tuple[str, st
     plain = without_secrets(jsonable({name: _scalar(value) for name, value in metrics.items()}))
     _check_names(plain)
     entry = json.dumps({"step": step, "timestamp": now, **plain})
-    words = [f"{name} {value:.5g}" if type(value) is float else f"{name} {value}" for name, value in plain.items()]
+    words = [
+        f"{name} {value:.5g}" if type(value) is float else f"{name} {value}"
+        for name, value in plain.items()
+    ]
     return f"{entry}\n", printable("  ".join([f"{now} step {step}", *words]), _MAX_LINE) + "\n"
 
 
@@ -271,7 +297,9 @@ def _second(second: int) -> tuple[str, str]:
 def _scalar(value: Any) -> Any:
     """Return the element of a one-element metric, a fraction as a float, other values as they are."""
     if isinstance(value, Decimal | Fraction):
-        with contextlib.suppress(ValueError, OverflowError):  # a signalling NaN, or beyond every float
+        with contextlib.suppress(
+            ValueError, OverflowError
+        ):  # a signalling NaN, or beyond every float
             return float(value)
     if isinstance(value, Mapping):
         return value
