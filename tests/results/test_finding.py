@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from spectral_exp.results.document.model import Number, plain
+from spectral_exp.results.document.model import Number, plain_text
 from spectral_exp.results.finding import Measured, finding, sourced, together
 from spectral_exp.results.paper.limits import remark
 from tests.results.fakes import fake_run
@@ -25,11 +25,11 @@ def test_only_values_with_a_source_are_numbers_of_a_paper() -> None:
         "kind", "val_bpb {value} is low: 70 billion at 0.66", value=sourced(0.1, "val_bpb", ONE, show=".4f")
     )
     text = remark(found)
-    assert plain(text) == "val_bpb 0.1000 is low: 70 billion at 0.66."
+    assert plain_text(text) == "val_bpb 0.1000 is low: 70 billion at 0.66."
     assert [(run.shown, run.value) for run in text if isinstance(run, Number)] == [("0.1000", 0.1)]
-    assert plain(remark(finding("kind", "code not recorded"))) == "Code not recorded."
-    assert plain(remark(found.about("wave_1"))).startswith("wave_1: val_bpb")
-    assert plain(remark(finding("k", "one {n} steps", n=sourced(10_000, "steps", ONE)), capital=False)) == (
+    assert plain_text(remark(finding("kind", "code not recorded"))) == "Code not recorded."
+    assert plain_text(remark(found.about("wave_1"))).startswith("wave_1: val_bpb")
+    assert plain_text(remark(finding("k", "one {n} steps", n=sourced(10_000, "steps", ONE)), capital=False)) == (
         "one 10\u202f000 steps."
     )
 

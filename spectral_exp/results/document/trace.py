@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from spectral_exp.results.document.model import Code, Entry, Figure, Inline, Source, Table, Text
+from spectral_exp.results.document.model import Code, Figure, Inline, Source, Table, Text
+from spectral_exp.results.document.numbering import Entry
 from spectral_exp.results.finding import SAME
 from spectral_exp.runs.run import Run
 

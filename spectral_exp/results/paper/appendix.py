@@ -16,7 +16,7 @@ from spectral_exp.results.document.model import (
     Table,
     Text,
     Verbatim,
-    joined,
+    join_texts,
 )
 from spectral_exp.results.document.prose import prose
 from spectral_exp.results.document.trace import RUN_TABLE
@@ -60,7 +60,7 @@ def reproducibility(material: Material) -> tuple[Block, ...]:
         if versions != NOT_RECORDED:
             packages.append(prose("{{name}} {{versions}}", name=name, versions=versions))
     if packages:
-        blocks.append(Paragraph(prose("Packages that the runs recorded: {{packages}}.", packages=joined(packages))))
+        blocks.append(Paragraph(prose("Packages that the runs recorded: {{packages}}.", packages=join_texts(packages))))
     else:
         blocks.append(Paragraph(prose("No run recorded its packages."), aside=True))
     return tuple(blocks)
@@ -77,7 +77,7 @@ def _selection(material: Material) -> Text:
 
 
 def _conditions(conditions: Sequence[str]) -> Text:
-    return joined([(Code(condition),) for condition in conditions])
+    return join_texts([(Code(condition),) for condition in conditions])
 
 
 def _command(group: Group) -> str:

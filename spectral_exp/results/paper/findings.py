@@ -16,7 +16,7 @@ from spectral_exp.results.document.model import (
     Strong,
     Table,
     Text,
-    joined,
+    join_texts,
 )
 from spectral_exp.results.document.prose import prose
 from spectral_exp.results.finding import Source
@@ -93,7 +93,7 @@ def _means(material: Material) -> Table:
     few = [s for s in material.comparison.summaries if s.interval is None]
     notes: tuple[Text, ...] = ()
     if few:
-        names = joined([(Code(s.group.label),) for s in few])
+        names = join_texts([(Code(s.group.label),) for s in few])
         notes = (prose("No interval is given for {{names}}: there are fewer than three usable runs.", names=names),)
     return Table(
         "tab:means",
@@ -396,5 +396,5 @@ def _by_part(material: Material, differences: Sequence[Difference]) -> list[Text
             else ()
         )
         template = "For the {{part}}: {{changes}}{{tail}}. "
-        sentences.append(prose(template, part=part or "\u2013", changes=joined(changes, last=", "), tail=tail))
+        sentences.append(prose(template, part=part or "\u2013", changes=join_texts(changes, last=", "), tail=tail))
     return sentences

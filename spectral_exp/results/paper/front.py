@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from spectral_exp.core.wording import noun
 from spectral_exp.results.compared import Difference, moment
-from spectral_exp.results.document.model import Code, Inline, Number, Paragraph, Source, Text, joined
+from spectral_exp.results.document.model import Code, Inline, Number, Paragraph, Source, Text, join_texts
 from spectral_exp.results.document.prose import prose
 from spectral_exp.results.paper.material import Material
 from spectral_exp.runs.run import DERIVED
@@ -43,10 +43,10 @@ def corpus_words(material: Material) -> Text:
         if name == "TextFile":
             paths = [str(run.settings["data.path"]) for run in material.runs if "data.path" in run.settings]
             files = dict.fromkeys(path.rstrip("/").rpartition("/")[2] for path in paths)
-            words.append(joined([(Code(file),) for file in files]) if files else ("a text file",))
+            words.append(join_texts([(Code(file),) for file in files]) if files else ("a text file",))
         else:
             words.append((CORPORA.get(name, f"the corpus {name}"),))
-    return joined(words) if words else ("a corpus that was not recorded",)
+    return join_texts(words) if words else ("a corpus that was not recorded",)
 
 
 def abstract(material: Material) -> tuple[Paragraph, ...]:
@@ -141,7 +141,7 @@ def headline(material: Material) -> Text:
     if worse:
         parts.append(prose("Worse, and separated, {{are}}: {{list}}. ", **_listed(material, worse)))
     if rest:
-        names = joined([(Code(d.b.group.label),) for d in rest])
+        names = join_texts([(Code(d.b.group.label),) for d in rest])
         parts.append(prose("Not separated: {{names}}. ", names=names))
     parts.append(
         prose(
@@ -165,7 +165,7 @@ def _listed(material: Material, differences: Sequence[Difference]) -> dict[str, 
         )
         for d in ordered
     ]
-    return {"list": joined(items), "are": "is" if len(items) == 1 else "are"}
+    return {"list": join_texts(items), "are": "is" if len(items) == 1 else "are"}
 
 
 def _caution(material: Material) -> Text:
@@ -181,6 +181,6 @@ def _caution(material: Material) -> Text:
     items = []
     total = sum(d.kind == "baseline" for d in material.comparison.differences)
     for quantity, labels in unequal.items():
-        names: Text = ("all",) if len(labels) == total > 1 else joined([(Code(label),) for label in labels])
+        names: Text = ("all",) if len(labels) == total > 1 else join_texts([(Code(label),) for label in labels])
         items.append(prose("{{quantity}} ({{names}})", quantity=quantity, names=names))
-    return prose(" The sides of the comparison do not match in {{items}}.", items=joined(items))
+    return prose(" The sides of the comparison do not match in {{items}}.", items=join_texts(items))

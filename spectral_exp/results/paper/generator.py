@@ -21,7 +21,6 @@ from spectral_exp.results.document.model import (
     Appendix,
     Block,
     Document,
-    Entry,
     Figure,
     Heading,
     Math,
@@ -30,10 +29,9 @@ from spectral_exp.results.document.model import (
     Source,
     figures_of,
     inlines,
-    numbered,
-    numbering,
     printable_document,
 )
+from spectral_exp.results.document.numbering import Entry, number_document, number_entries
 from spectral_exp.results.document.prose import prose
 from spectral_exp.results.document.trace import Trace, traces
 from spectral_exp.results.document.typst import pdf
@@ -90,14 +88,14 @@ class Paper:
         if format_ == "html":
             return {f"{name}.html": html(self.document, self.traces).encode()}
         if format_ == "tex":
-            works = bibtex(numbering(self.document).cited)
+            works = bibtex(number_document(self.document).cited)
             return {f"{name}.tex": latex(self.document).encode(), "references.bib": works.encode()}
         return {f"{name}.pdf": pdf(self.document, self.traces)}
 
     def drawings(self) -> dict[str, bytes]:
         """The figures by file name."""
         return {
-            figure.name(suffix): content
+            figure.file_name(suffix): content
             for figure in figures_of(self.document)
             for suffix, content in figure.files.items()
         }
@@ -185,13 +183,13 @@ def assemble(material: Material, document: Document) -> Paper:
         UserError: a citation, a reference or a formula of the author's that cannot be understood.
     """
     document = printable_document(document)
-    for key in numbering(document).cited:
+    for key in number_document(document).cited:
         work(key)
     for run in inlines(document):
         if isinstance(run, Math):
             to_typst(run.tex)
-    document, entries = numbered(document)
-    labels = numbering(document).labels
+    document, entries = number_entries(document)
+    labels = number_document(document).labels
     drawn = [(labels[figure.key], figure) for figure in figures_of(document)]
     runs = material.numbered_runs
     closing: tuple[Block, ...] = (Heading("Provenance"), trace.table(entries, drawn, runs))

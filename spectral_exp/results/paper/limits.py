@@ -9,7 +9,7 @@ from spectral_exp.core.wording import noun
 from spectral_exp.results.checks import TOO_GOOD
 from spectral_exp.results.compared import Difference, moment
 from spectral_exp.results.comparison_notes import pair_of
-from spectral_exp.results.document.model import Block, Code, Heading, Listing, Number, Text, joined
+from spectral_exp.results.document.model import Block, Code, Heading, Listing, Number, Text, join_texts
 from spectral_exp.results.document.prose import prose
 from spectral_exp.results.finding import Finding, Measured, Piece
 from spectral_exp.results.paper.material import Material, plain_number
@@ -70,7 +70,7 @@ def limitations(material: Material) -> tuple[Block, ...]:
     by_note = [(s.group.label, note) for s in comparison.summaries for note in s.notes if note.severity == "warning"]
     for words, labels in _labels_of(by_note).items():
         note = next(note for _, note in by_note if str(note) == words)
-        items.append((*joined([(Code(label),) for label in labels]), ": ", *remark(note, capital=False)))
+        items.append((*join_texts([(Code(label),) for label in labels]), ": ", *remark(note, capital=False)))
     items += _mismatches(comparison.differences)
     for summary in comparison.summaries:
         for run_id, reason in summary.left_out:
@@ -109,7 +109,7 @@ def _mismatches(differences: Sequence[Difference]) -> list[Text]:
         for d, warning in pairs.values():
             labels: Text = (Code(d.a.group.label), " and ", Code(d.b.group.label))
             between.append((*labels, ": ", *_text(warning.detail_pieces())) if warning.detail else labels)
-        items.append((*remark(shared), " ", *joined(between, "; ", "; "), "."))
+        items.append((*remark(shared), " ", *join_texts(between, "; ", "; "), "."))
     return items
 
 
@@ -119,12 +119,13 @@ def _slower(heading: Finding, differences: Sequence[Difference]) -> Text:
     for d in differences:
         firsts.setdefault(d.a.group.label, []).append(d.b.group.label)
     parts = [
-        prose("{{a}} against {{b}}", a=Code(a), b=joined([(Code(b),) for b in others])) for a, others in firsts.items()
+        prose("{{a}} against {{b}}", a=Code(a), b=join_texts([(Code(b),) for b in others]))
+        for a, others in firsts.items()
     ]
     return prose(
         "{{what}} [#tab:cost] has the values. This concerns {{pairs}}.",
         what=remark(heading),
-        pairs=joined(parts, "; ", "; "),
+        pairs=join_texts(parts, "; ", "; "),
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spectral_exp.results.compared import Comparison, Difference, GroupSummary
-from spectral_exp.results.document.model import Code, Figure, Inline, Number, Source, Text, joined
+from spectral_exp.results.document.model import Code, Figure, Inline, Number, Source, Text, join_texts
 from spectral_exp.results.document.trace import Runs
 from spectral_exp.results.group import Group
 from spectral_exp.results.statistics import Interval
@@ -232,7 +232,7 @@ class Material:
         names = [g.label for g in self.groups if any(run.run_id in wanted for run in g.runs)]
         if len(names) == len(self.groups) > 1:
             return ("all configurations",)
-        return joined([(Code(name),) for name in names])
+        return join_texts([(Code(name),) for name in names])
 
 
 def shared(runs: Sequence[Run], name: str, read: Callable[[Run], Any], decimals: int | None = None) -> Text:
@@ -252,7 +252,7 @@ def shared(runs: Sequence[Run], name: str, read: Callable[[Run], Any], decimals:
         ordered = sorted(found.values(), key=lambda item: item[0])
     except TypeError:  # values of several types keep the order of the runs
         ordered = list(found.values())
-    return joined([(_shown(value, name, tuple(ids), decimals),) for value, ids in ordered], last=", ")
+    return join_texts([(_shown(value, name, tuple(ids), decimals),) for value, ids in ordered], last=", ")
 
 
 def _shown(value: Any, name: str, ids: tuple[str, ...], decimals: int | None) -> Inline:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from spectral_exp.results.document.model import Block, Code, Equation, Heading, Paragraph, Text, joined
+from spectral_exp.results.document.model import Block, Code, Equation, Heading, Paragraph, Text, join_texts
 from spectral_exp.results.document.prose import prose
 from spectral_exp.results.paper.material import Material
 from spectral_exp.runs.parts import PARTS
@@ -459,7 +459,7 @@ def _cases(
     if len(told) == 1:
         return (*next(iter(told)), ".")
     sentences = [prose("{{words}} ({{labels}}).", words=w, labels=material.labels(u)) for w, u in told.items()]
-    return joined(sentences, between=" ", last=" ")
+    return join_texts(sentences, between=" ", last=" ")
 
 
 def _either(material: Material, runs: Sequence[Run], *names: str) -> Text:

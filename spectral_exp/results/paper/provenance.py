@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.json_files import read_json
-from spectral_exp.results.document.model import Entry, figures_of, numbering
+from spectral_exp.results.document.model import figures_of
+from spectral_exp.results.document.numbering import Entry, number_document
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.run import Run, lower_is_better
 from spectral_exp.runs.schema import Count, Findings, conform
@@ -193,11 +194,11 @@ def run_files(root: Path) -> dict[str, str]:
 
 def _figures(paper: Paper) -> list[dict[str, Any]]:
     places = {run.run_id: i for i, run in enumerate(paper.material.runs, start=1)}
-    labels = numbering(paper.document).labels
+    labels = number_document(paper.document).labels
     return [
         {
             "where": labels[figure.key],
-            "files": [figure.name(suffix) for suffix in figure.files],
+            "files": [figure.file_name(suffix) for suffix in figure.files],
             "metric": figure.source.metric,
             "at": figure.source.at,
             "formula": figure.source.formula,

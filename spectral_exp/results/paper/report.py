@@ -32,7 +32,7 @@ from spectral_exp.results.document.model import (
     Table,
     Text,
     Verbatim,
-    joined,
+    join_texts,
 )
 from spectral_exp.results.document.prose import prose
 from spectral_exp.results.paper import appendix, limits
@@ -103,7 +103,7 @@ def _total(run: Run, path: str, show: str = ",.0f") -> Text:
 
 
 def _summary(material: Material, run: Run) -> Text:
-    parts = joined([(Code(run.parts[part]),) for part in PARTS if part in run.parts])
+    parts = join_texts([(Code(run.parts[part]),) for part in PARTS if part in run.parts])
     status = {"completed": "has completed", "stopped_early": "stopped early, as its patience setting says"}
     last: Inline = Number(
         plain_number(run.last_step), run.last_step, Source("steps", (run.run_id,), formula="last step")

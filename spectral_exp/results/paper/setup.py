@@ -19,7 +19,7 @@ from spectral_exp.results.document.model import (
     Source,
     Table,
     Text,
-    joined,
+    join_texts,
 )
 from spectral_exp.results.document.prose import prose
 from spectral_exp.results.document.trace import spans
@@ -100,7 +100,7 @@ def _configurations(material: Material) -> tuple[Block, ...]:
                     "By the setting `match`, model width and hidden layer of {{labels}} were adjusted so that the "
                     "number of parameters is within 1 % of that of {{stack}}.",
                     labels=material.labels(matched),
-                    stack=joined([(Code(name),) for name in sorted({matched_to(run) for run in matched})]),
+                    stack=join_texts([(Code(name),) for name in sorted({matched_to(run) for run in matched})]),
                 )
             )
         )
@@ -169,7 +169,7 @@ def _evaluated_text(material: Material) -> Text:
     for (found, _), runs in by_amount.items():
         of_whom: Text = prose(" of {{labels}}", labels=material.labels(runs)) if len(by_amount) > 1 else ()
         sentences.append(_evaluated_sentence(material, found, runs, of_whom))
-    return joined(sentences, " ", " ")
+    return join_texts(sentences, " ", " ")
 
 
 def _evaluated_sentence(material: Material, found: Evaluated | None, runs: Sequence[Run], of_whom: Text) -> Text:
@@ -401,7 +401,7 @@ def _machine(material: Material) -> tuple[Block, ...]:
 
 def _commits(material: Material) -> Text:
     commits = dict.fromkeys(str(c)[:8] for run in material.runs if (c := dig(run.record, "git.hash")))
-    return joined([(Code(commit),) for commit in commits]) if commits else NOT_RECORDED
+    return join_texts([(Code(commit),) for commit in commits]) if commits else NOT_RECORDED
 
 
 def _dirty(material: Material) -> Text:

@@ -13,7 +13,7 @@ from spectral_exp.core.errors import UserError
 from spectral_exp.core.regular_file import read_regular
 from spectral_exp.core.wording import counted, noun
 from spectral_exp.results.aggregate import ResultsAggregator
-from spectral_exp.results.document.model import Inline, Number, map_block, map_text
+from spectral_exp.results.document.model import Inline, Number, map_document
 from spectral_exp.results.paper.folder import own_files
 from spectral_exp.results.paper.generator import REPORT, Paper, build
 from spectral_exp.results.paper.material import Choices
@@ -259,17 +259,13 @@ def _lines(content: bytes) -> list[str]:
 def _marked(fresh: Paper, name: str) -> bytes:
     """The same file with every number told apart by its id, on the same lines."""
 
-    def mark(_: str, run: Inline) -> Inline:
-        return replace(run, shown=f"\ue000{run.id}\ue001{run.shown}\ue002") if isinstance(run, Number) else run
+    def mark(run: Inline) -> Inline:
+        if not isinstance(run, Number):
+            return run
+        return replace(run, shown=f"\ue000{run.id}\ue001{run.shown}\ue002")
 
-    document = fresh.document
-    abstract = tuple(
-        replace(paragraph, text=map_text(paragraph.text, lambda run: mark("", run))) for paragraph in document.abstract
-    )
-    blocks = tuple(map_block(block, mark) for block in document.blocks)
-    files = replace(fresh, document=replace(document, abstract=abstract, blocks=blocks)).render(
-        Path(name).suffix[1:], Path(name).stem
-    )
+    document = map_document(fresh.document, mark)
+    files = replace(fresh, document=document).render(Path(name).suffix[1:], Path(name).stem)
     return files[name]
 
 
