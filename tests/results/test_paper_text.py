@@ -131,6 +131,10 @@ def test_a_placeholder_without_a_value_is_an_error_with_the_nearest_name() -> No
         blocks("The mean is {{mean clasic}}.", {"mean classic": number(), "n classic": number()})
 
 
+def test_an_equation_with_a_key_has_a_number() -> None:
+    assert blocks("$$ a\n= b $$ {#eq:own}", {}) == (Equation("a = b", "eq:own"),)
+
+
 def test_snake_case_and_lone_stars_are_no_emphasis() -> None:
     assert prose("wave_rgd_qfe, 2 * 3 * 4 and a*b*c") == ("wave_rgd_qfe, 2 * 3 * 4 and a*b*c",)
 
@@ -161,7 +165,7 @@ def test_notes_by_place() -> None:
     ("text", "message"),
     [
         ("## dicussion\nx", "line 1 of the notes: '## dicussion' names no place of the paper; did you mean discussion"),
-        ("x\n## discussion", "stands before the first"),
+        ("x\n## discussion", "line 1 of the notes stands before the first"),
         ("## method\n## method", "is there already"),
     ],
 )
@@ -188,7 +192,7 @@ def test_everything_gets_its_number_and_numbers_their_places() -> None:
 def test_a_reference_to_nothing_and_a_key_used_twice_are_found() -> None:
     with pytest.raises(UserError, match=r"\[#tab:none\] refers to nothing"):
         number_document(document(Paragraph((Ref("tab:none"),))))
-    with pytest.raises(KeyError, match="eq:a"):
+    with pytest.raises(UserError, match="key eq:a is used twice"):
         number_document(document(Equation("a", "eq:a"), Equation("b", "eq:a")))
 
 

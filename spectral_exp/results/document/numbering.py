@@ -48,8 +48,7 @@ def number_document(document: Document) -> Numbering:
     """Number sections, tables, figures, equations and citations.
 
     Raises:
-        UserError: a reference names no table, figure or equation.
-        KeyError: two blocks have the same key, which no input can cause.
+        UserError: a reference names no table, figure or equation, or two of them have one key.
     """
     labels = _number_floats(document.blocks)
     cited: dict[str, None] = {}
@@ -69,9 +68,9 @@ def _number_floats(blocks: Sequence[Block]) -> dict[str, str]:
     counts = Counter[str]()
     for block in blocks:
         if isinstance(block, Table | Figure | Equation):
-            if block.key in labels:
-                raise KeyError(f"{block.key} is the key of two blocks")
             word = type(block).__name__
+            if block.key in labels:
+                raise UserError(f"the key {block.key} is used twice; rename one")
             counts[word] += 1
             labels[block.key] = f"{word} {counts[word]}"
     return labels

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from spectral_exp.core.errors import UserError, nearest
 from spectral_exp.results.document.model import Block, Inline, Text
-from spectral_exp.results.document.prose import blocks
+from spectral_exp.results.document.prose import blocks, split_sections
 from spectral_exp.results.paper.material import Material
 
 PLACES = {
@@ -40,28 +40,25 @@ def sections(source: str) -> dict[str, str]:
     Raises:
         UserError: an unknown name, a name used twice, text in front of the first heading.
     """
-    found: dict[str, list[str]] = {}
-    current: list[str] | None = None
-    fenced = False
-    for number, line in enumerate(source.splitlines(), start=1):
-        fenced ^= line.strip().startswith("```")
-        if line.startswith("## ") and not fenced:
-            name = " ".join(line[3:].split()).lower()
-            if name not in PLACES:
-                raise UserError(
-                    f"line {number} of the notes: '## {name}' names no place of the paper{nearest(name, PLACES)}; "
-                    f"places: {', '.join(PLACES)}"
-                )
-            if name in found:
-                raise UserError(f"line {number} of the notes: '## {name}' is there already; put its text together")
-            current = found[name] = []
-        elif current is not None:
-            current.append(line)
-        elif line.strip():
+    before, *found = split_sections(source)
+    if before.text:
+        lines = enumerate(source.splitlines(), start=1)
+        first = next(number for number, line in lines if line.strip())
+        raise UserError(
+            f"line {first} of the notes stands before the first '## NAME'; "
+            f"places: {', '.join(PLACES)}"
+        )
+    texts: dict[str, str] = {}
+    for section in found:
+        heading = f"line {section.line} of the notes: '## {section.name}'"
+        if section.name not in PLACES:
             raise UserError(
-                f"line {number} of the notes stands before the first '## NAME'; places: {', '.join(PLACES)}"
+                f"{heading} names no place of the paper{nearest(section.name, PLACES)}; places: {', '.join(PLACES)}"
             )
-    return {name: "\n".join(lines).strip() for name, lines in found.items()}
+        if section.name in texts:
+            raise UserError(f"{heading} is there already; put its text together")
+        texts[section.name] = section.text
+    return texts
 
 
 class Notes:
