@@ -61,7 +61,9 @@ def traces(entries: Sequence[Entry], runs: Runs) -> dict[str, Trace]:
     }
 
 
-def table(entries: Sequence[Entry], figures: Sequence[tuple[str, Figure]], runs: Runs) -> Table:
+def provenance_table(
+    entries: Sequence[Entry], figures: Sequence[tuple[str, Figure]], runs: Runs, caption: Text
+) -> Table:
     """The appendix: a row for all numbers that stand in one place and were made from the same runs in the same way."""
     rows: list[tuple[Text, ...]] = []
     groups = _grouped(entries)
@@ -90,12 +92,7 @@ def table(entries: Sequence[Entry], figures: Sequence[tuple[str, Figure]], runs:
         anchors.append(f"p{len(anchors) + 1}")
     return Table(
         "tab:provenance",
-        (
-            "Where every number comes from. Runs are numbered as in the table of runs; exact values, run ids and "
-            "configuration hashes of each number are in ",
-            Code("provenance.json"),
-            ". The numbers of the table of runs are those of the run in their row.",
-        ),
+        caption,
         (("Place",), ("Read from, how, and the numbers",), ("Runs",)),
         tuple(rows),
         "lll",

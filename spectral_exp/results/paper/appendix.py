@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from functools import partial
 
 from spectral_exp.results.document.model import (
     Block,
@@ -16,12 +17,14 @@ from spectral_exp.results.document.model import (
     Table,
     Text,
     Verbatim,
+    code_list,
     join_texts,
 )
 from spectral_exp.results.document.prose import prose
 from spectral_exp.results.document.trace import RUN_TABLE
 from spectral_exp.results.group import Group
-from spectral_exp.results.paper.material import NOT_RECORDED, Material, plain_number
+from spectral_exp.results.paper.material import DASH, NOT_RECORDED, Material, plain_number
+from spectral_exp.results.paper.passages import passage
 from spectral_exp.runs.run import Run
 
 # Where a run lies, and what a folder of it is called, is no property of the experiment.
@@ -29,27 +32,18 @@ _PLACE = ("outputs", "experiment_id", "resume", "backup_url")
 _PACKAGES = ("python", "torch", "numpy", "hydra-core", "omegaconf", "matplotlib", "tokenizers")
 _WIDTH = 88
 
+_passage = partial(passage, "appendix")
+
 
 def reproducibility(material: Material) -> tuple[Block, ...]:
     """Commands, configuration and environment."""
+    is_single = len(material.runs) == 1
+    these = "This command made the run" if is_single else "These commands made the runs"
     blocks: list[Block] = [
         Heading("Reproducibility"),
-        Paragraph(
-            prose(
-                "Each run directory holds the whole resolved configuration (`config.json`), the fingerprints of its "
-                "text, versions of code and packages, all metrics (`logs/metrics.jsonl`) and the results "
-                "(`results.json`). "
-                + ("This command made the run" if len(material.runs) == 1 else "These commands made the runs")
-                + ", as recorded, without the folders for its files:"
-            )
-        ),
+        Paragraph(_passage("commands", these=these)),
         Verbatim("\n\n".join(_command(group) for group in material.groups)),
-        Paragraph(
-            prose(
-                "`python -m spectral_exp reproduce RUN` trains one of them anew and compares every number; `python -m "
-                "spectral_exp.commands.paper PAPER --verify` computes every number of this paper again from the runs."
-            )
-        ),
+        Paragraph(_passage("verification")),
     ]
     chosen = _selection(material)
     if chosen:
@@ -70,14 +64,10 @@ def _selection(material: Material) -> Text:
     choices = material.choices
     text: Text = ()
     if choices.where:
-        text += prose("Only runs with {{where}} were taken. ", where=_conditions(choices.where))
+        text += prose("Only runs with {{where}} were taken. ", where=code_list(choices.where))
     if choices.group_by:
-        text += prose("Runs are grouped by {{by}}. ", by=_conditions(choices.group_by))
+        text += prose("Runs are grouped by {{by}}. ", by=code_list(choices.group_by))
     return text
-
-
-def _conditions(conditions: Sequence[str]) -> Text:
-    return join_texts([(Code(condition),) for condition in conditions])
 
 
 def _command(group: Group) -> str:
@@ -133,20 +123,19 @@ def run_table(material: Material) -> tuple[Block, ...]:
             (
                 (str(i),),
                 (Code(run.run_id),),
-                (str(run.seed) if run.seed is not None else "\u2013",),
+                (str(run.seed) if run.seed is not None else DASH,),
                 (run.status.replace("_", " "),),
-                (step,) if run.last_step else ("\u2013",),
+                (step,) if run.last_step else (DASH,),
                 material.value(run),
-                (Code(run.config_hash or "\u2013"),),
+                (Code(run.config_hash or DASH),),
             )
         )
     blocks: list[Block] = [
         Heading("Runs"),
         Table(
             RUN_TABLE,
-            prose(
-                "All runs. The configuration hash stands for the settings that matter for training, without the seed. "
-                "The value is {{metric}} ({{at}}).",
+            _passage(
+                "runs",
                 metric=material.metric_words,
                 at=material.comparison.at,
             ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from spectral_exp.core.wording import noun
 from spectral_exp.results.compared import Difference, GroupSummary
@@ -16,18 +17,22 @@ from spectral_exp.results.document.model import (
     Strong,
     Table,
     Text,
+    code_list,
     join_texts,
 )
 from spectral_exp.results.document.prose import prose
 from spectral_exp.results.finding import Source
 from spectral_exp.results.group import Group
-from spectral_exp.results.paper.material import Material, plain_number
+from spectral_exp.results.paper.material import DASH, Material, plain_number
+from spectral_exp.results.paper.passages import join_sentences, passage
 from spectral_exp.results.paper.setup import per_run
 from spectral_exp.results.times import compare_times
 from spectral_exp.runs.parts import PARTS
 
 _NO_DATA = "There is no data for this section: {{why}}."
 _QUANTITIES = ("parameters", "tokens", "steps", "wall-clock", "data", "tokenizer", "hardware", "code")
+
+_passage = partial(passage, "findings")
 
 
 def results(material: Material) -> tuple[Block, ...]:
@@ -47,15 +52,13 @@ def results(material: Material) -> tuple[Block, ...]:
 
 
 def _leader(material: Material, usable: Sequence[GroupSummary]) -> Text:
-    """Which configuration has the most favourable mean: no claim that it is separated from the next."""
-    sign = 1.0 if material.comparison.lower_is_better else -1.0
-    best = min(usable, key=lambda summary: sign * (summary.mean or 0.0))
-    return prose(
-        "[#tab:means] gives each configuration. The {{end}} mean is that of {{label}}, {{mean}} {{interval}}; a mean "
-        "alone says nothing about which differences are more than chance, for which see [#tab:differences]."
-        if any(d.kind == "baseline" for d in material.comparison.differences)
-        else "[#tab:means] gives each configuration. The {{end}} mean is that of {{label}}, {{mean}} {{interval}}.",
-        end="lowest" if material.comparison.lower_is_better else "highest",
+    """Return which configuration has the most favourable mean, which is no claim of separation."""
+    lower = material.comparison.lower_is_better
+    best = min(usable, key=lambda summary: (summary.mean or 0.0) * (1 if lower else -1))
+    is_compared = any(d.kind == "baseline" for d in material.comparison.differences)
+    return _passage(
+        "leader of several" if is_compared else "leader",
+        end="lowest" if lower else "highest",
         label=Code(best.group.label),
         mean=material.mean(best),
         interval=material.interval(best) if best.interval else "(no interval)",
@@ -93,14 +96,13 @@ def _means(material: Material) -> Table:
     few = [s for s in material.comparison.summaries if s.interval is None]
     notes: tuple[Text, ...] = ()
     if few:
-        names = join_texts([(Code(s.group.label),) for s in few])
-        notes = (prose("No interval is given for {{names}}: there are fewer than three usable runs.", names=names),)
+        notes = (_passage("no mean interval", names=code_list(s.group.label for s in few)),)
+    full = "interquartile mean (IQM; from four runs on, below it is the mean), "
     return Table(
         "tab:means",
-        prose(
-            "{{metric}} of each configuration: mean over seeds with 95 % interval, median, {{iqm}}and lowest and "
-            "highest run. {{direction}} is better.",
-            iqm="interquartile mean (IQM; from four runs on, below it is the mean), " if with_iqm else "",
+        _passage(
+            "means",
+            iqm=full if with_iqm else "",
             metric=material.metric_words[:1].upper() + material.metric_words[1:],
             direction="Lower" if material.comparison.lower_is_better else "Higher",
         ),
@@ -113,7 +115,7 @@ def _means(material: Material) -> Table:
 
 def _spread(material: Material, values: Sequence[float], ids: tuple[str, ...]) -> Text:
     if not values:
-        return ("\u2013",)
+        return (DASH,)
     bounds = []
     for value, formula in ((min(values), "lowest of the runs"), (max(values), "highest of the runs")):
         source = Source(material.comparison.metric, ids, material.comparison.at, formula)
@@ -128,8 +130,8 @@ def _differences(material: Material) -> tuple[Block, ...]:
     base = against[0].a.group.label
     return (
         Paragraph(
-            prose(
-                "[#tab:differences] holds every configuration against {{base}}{{default}}. {{reading}}",
+            _passage(
+                "differences",
                 base=Code(base),
                 default=", the baseline by default" if material.choices.baseline is None else "",
                 reading=_reading(material, against),
@@ -152,9 +154,8 @@ def _reading(material: Material, differences: Sequence[Difference]) -> Text:
     better = sum(d.separated and d.better for d in differences)
     worse = sum(d.separated and not d.better for d in differences)
     rest = len(differences) - better - worse
-    return prose(
-        "Of {{all}} {{noun}} {{better}} {{are}} separated for the better, {{worse}} for the worse, and {{rest}} "
-        "{{rest_are}} not separated.",
+    return _passage(
+        "reading",
         noun=noun(len(differences), "difference"),
         are=noun(better, "is", "are"),
         rest_are=noun(rest, "is", "are"),
@@ -196,10 +197,7 @@ def _difference_table(
         notes.append(("* not paired by seed: the two groups are taken as independent.",))
     return Table(
         key,
-        (
-            *caption,
-            *_key_to_columns(material),
-        ),
+        join_sentences(caption, _key_to_columns(material)),
         (*first, ("n",), ("difference",), ("95 % interval",), ("P",), ("p",), ("p (Holm)",), ("verdict",)),
         tuple(rows),
         "l" * len(first) + "rrrrrrl",
@@ -208,16 +206,9 @@ def _difference_table(
 
 
 def _key_to_columns(material: Material) -> Text:
-    text = prose(
-        " n: pairs of equal seed; P: probability that a run of the second is better than one of the first; p: before "
-        "and after Holm's correction over all comparisons ({{m}}). Bold: separated.",
-        m=material.tests,
-    )
-    return (
-        text
-        if material.tests.value
-        else (" n: runs; P: as in the text. No difference has the runs that a test needs.",)
-    )
+    if material.tests.value:
+        return _passage("columns", m=material.tests)
+    return _passage("columns without tests")
 
 
 def _fairness(material: Material, differences: Sequence[Difference]) -> tuple[Block, ...]:
@@ -248,10 +239,7 @@ def _fairness(material: Material, differences: Sequence[Difference]) -> tuple[Bl
         Paragraph(prose("{{agree}}; for the rest see [#tab:fairness].", agree=agree)),
         Table(
             "tab:fairness",
-            prose(
-                "Whether the two sides of each difference match in what a fair comparison holds equal; ?: not known. "
-                "The limitations give the values."
-            ),
+            _passage("fairness"),
             (("Configuration",), *((name,) for name in names)),
             tuple(rows),
             "l" + "l" * len(names),
@@ -276,20 +264,10 @@ def _cost(material: Material) -> tuple[Block, ...]:
         )
     against = f"time / {baseline.label}" if baseline else "time ratio"
     return (
-        Paragraph(
-            prose(
-                "[#tab:cost] gives what the runs cost. Times are those of training alone, without validation, plots "
-                "and checkpoints; they are comparable only between runs of one machine under one load. A ratio is of "
-                "medians, with a 95 % interval from three runs per side on; one that the spread of the times does not "
-                "separate from equal times is marked ~."
-            )
-        ),
+        Paragraph(_passage("cost")),
         Table(
             "tab:cost",
-            prose(
-                "Size and cost; times and speeds are means over the runs, the speed of a run is the median over its "
-                "steps."
-            ),
+            _passage("cost table"),
             (
                 ("Configuration",),
                 ("parameters",),
@@ -312,11 +290,11 @@ def _whole(value: float | None) -> int | None:
 def _ratio(group: Group, baseline: Group | None) -> Text:
     """Training time over the baseline's, and how far the spread of the times allows to tell them apart."""
     if baseline is None or group is baseline:
-        return ("\u2013",)
+        return (DASH,)
     finished = [[run for run in side.runs if run.finished] for side in (baseline, group)]
     found = compare_times(*finished)
     if found is None:
-        return ("\u2013",)
+        return (DASH,)
     ids = tuple(run.run_id for runs in found.runs for run in runs)
     formula = f"median of {group.label} over median of {baseline.label}"
     ratio = Number(f"{found.ratio:.2f}", found.ratio, Source("train_s", ids, "final", formula))
@@ -342,14 +320,14 @@ def ablations(material: Material) -> tuple[Block, ...]:
     found.sort(key=lambda d: order.get(d.part or "", len(PARTS)))
     blocks.append(
         Paragraph(
-            prose(
-                "[#tab:ablations] compares configurations that differ in one part alone. {{reading}}",
+            _passage(
+                "ablations",
                 reading=tuple(run for text in _by_part(material, found) for run in text),
             )
         )
     )
     names: list[tuple[Text, ...]] = [
-        ((Code(d.a.group.label), " → ", Code(d.b.group.label)), (d.part or "\u2013",)) for d in found
+        ((Code(d.a.group.label), " → ", Code(d.b.group.label)), (d.part or DASH,)) for d in found
     ]
     blocks.append(
         _difference_table(
@@ -375,7 +353,7 @@ def _by_part(material: Material, differences: Sequence[Difference]) -> list[Text
             what = "none of {{n}} changes is separated" if several else "the only change ({{n}}) is not separated"
             template = f"For the {{{{part}}}}, {what}. "
             n = material.counted(len(of_part), f"ablations of the {part}")
-            sentences.append(prose(template, part=part or "\u2013", n=n))
+            sentences.append(prose(template, part=part or DASH, n=n))
             continue
         changes = [
             prose(
@@ -396,5 +374,5 @@ def _by_part(material: Material, differences: Sequence[Difference]) -> list[Text
             else ()
         )
         template = "For the {{part}}: {{changes}}{{tail}}. "
-        sentences.append(prose(template, part=part or "\u2013", changes=join_texts(changes, last=", "), tail=tail))
+        sentences.append(prose(template, part=part or DASH, changes=join_texts(changes, last=", "), tail=tail))
     return sentences

@@ -11,7 +11,6 @@ from spectral_exp.core.errors import SettingError, UserError, nearest
 from spectral_exp.plots.load import import_matplotlib
 from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.results.comparison import compare
-from spectral_exp.results.document import trace
 from spectral_exp.results.document.bibliography import bibtex, work
 from spectral_exp.results.document.formulas import to_typst
 from spectral_exp.results.document.html import html
@@ -33,13 +32,14 @@ from spectral_exp.results.document.model import (
 )
 from spectral_exp.results.document.numbering import Entry, number_document, number_entries
 from spectral_exp.results.document.prose import prose
-from spectral_exp.results.document.trace import Trace, traces
+from spectral_exp.results.document.trace import Trace, provenance_table, traces
 from spectral_exp.results.document.typst import pdf
 from spectral_exp.results.paper import appendix, findings, front, limits
 from spectral_exp.results.paper.folder import Folder
 from spectral_exp.results.paper.material import Choices, Material
 from spectral_exp.results.paper.method import method
 from spectral_exp.results.paper.notes import Notes, sections
+from spectral_exp.results.paper.passages import passage
 from spectral_exp.results.paper.provenance import record
 from spectral_exp.results.paper.setup import setup
 
@@ -192,7 +192,9 @@ def assemble(material: Material, document: Document) -> Paper:
     labels = number_document(document).labels
     drawn = [(labels[figure.key], figure) for figure in figures_of(document)]
     runs = material.numbered_runs
-    closing: tuple[Block, ...] = (Heading("Provenance"), trace.table(entries, drawn, runs))
+    caption = passage("appendix", "provenance")
+    table = provenance_table(entries, drawn, runs, caption)
+    closing: tuple[Block, ...] = (Heading("Provenance"), table)
     whole = replace(document, blocks=(*document.blocks, *closing))
     return Paper(material, whole, tuple(entries), traces(entries, runs))
 

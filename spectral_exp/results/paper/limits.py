@@ -4,62 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from spectral_exp.core.wording import noun
 from spectral_exp.results.checks import TOO_GOOD
 from spectral_exp.results.compared import Difference, moment
 from spectral_exp.results.comparison_notes import pair_of
-from spectral_exp.results.document.model import Block, Code, Heading, Listing, Number, Text, join_texts
+from spectral_exp.results.document.model import (
+    Block,
+    Code,
+    Heading,
+    Listing,
+    Number,
+    Text,
+    code_list,
+    join_texts,
+)
 from spectral_exp.results.document.prose import prose
 from spectral_exp.results.finding import Finding, Measured, Piece
 from spectral_exp.results.paper.material import Material, plain_number
+from spectral_exp.results.paper.passages import passage
 from spectral_exp.results.paper.setup import per_run
+
+_passage = partial(passage, "statistics")
 
 
 def methods_of_statistics(material: Material) -> tuple[Block, ...]:
     """Which intervals and tests were used, and why."""
     comparison = material.comparison
     items: list[Text] = [
-        prose(
-            "A run counts with one number: {{metric}}, {{chosen}}. Runs that did not {{finish}} do not count.",
+        _passage(
+            "values",
             metric=Code(comparison.metric),
             chosen=moment(comparison.metric, comparison.at),
             finish="get so far" if comparison.at.startswith("step:") else "finish",
         ),
-        prose(
-            "The interval of a mean is a stratified bootstrap [@efron1993; @agarwal2021] over the runs of a "
-            "configuration. Percentile intervals are too narrow for few runs [@hesterberg2015]; the distances of its "
-            "percentiles from the mean are therefore widened by $\\sqrt{n/(n-1)}$ and by the ratio of Student's "
-            "quantile to the normal one."
-        ),
-        prose("With fewer than three runs there is neither an interval nor a p value."),
+        _passage("intervals"),
+        _passage("few runs"),
     ]
-    paired = [d for d in comparison.differences if d.paired]
-    unpaired = [d for d in comparison.differences if not d.paired]
-    if paired:
-        items.append(
-            prose(
-                "Differences are taken seed by seed where both sides have the same seeds; their interval is that of a "
-                "mean, their p value that of the two-sided paired t-test [@student1908]."
-            )
-        )
-    if unpaired:
-        items.append(
-            prose("Where seeds do not agree, the groups count as independent, with Welch's t-test [@welch1947].")
-        )
-    if any(d.p_value is not None for d in comparison.differences):
-        items += [
-            prose(
-                "The probability of improvement is the share of all pairs of runs, one of each side, in which the "
-                "second is better; ties count half [@mann1947; @agarwal2021]."
-            ),
-            prose(
-                "p values are corrected by Holm's method [@holm1979] over all pairs of configurations that this paper "
-                "compares ({{m}}). A difference is called separated if the corrected p is below 0.05 and its interval "
-                "excludes zero.",
-                m=material.tests,
-            ),
-        ]
+    differences = comparison.differences
+    items += [_passage("paired")] if any(d.paired for d in differences) else []
+    items += [_passage("unpaired")] if not all(d.paired for d in differences) else []
+    if any(d.p_value is not None for d in differences):
+        items += [_passage("improvement"), _passage("correction", m=material.tests)]
     return (Heading("Statistics"), Listing(tuple(items)))
 
 
@@ -70,7 +57,7 @@ def limitations(material: Material) -> tuple[Block, ...]:
     by_note = [(s.group.label, note) for s in comparison.summaries for note in s.notes if note.severity == "warning"]
     for words, labels in _labels_of(by_note).items():
         note = next(note for _, note in by_note if str(note) == words)
-        items.append((*join_texts([(Code(label),) for label in labels]), ": ", *remark(note, capital=False)))
+        items.append((*code_list(labels), ": ", *remark(note, capital=False)))
     items += _mismatches(comparison.differences)
     for summary in comparison.summaries:
         for run_id, reason in summary.left_out:
@@ -118,10 +105,7 @@ def _slower(heading: Finding, differences: Sequence[Difference]) -> Text:
     firsts: dict[str, list[str]] = {}
     for d in differences:
         firsts.setdefault(d.a.group.label, []).append(d.b.group.label)
-    parts = [
-        prose("{{a}} against {{b}}", a=Code(a), b=join_texts([(Code(b),) for b in others]))
-        for a, others in firsts.items()
-    ]
+    parts = [prose("{{a}} against {{b}}", a=Code(a), b=code_list(others)) for a, others in firsts.items()]
     return prose(
         "{{what}} [#tab:cost] has the values. This concerns {{pairs}}.",
         what=remark(heading),
@@ -163,9 +147,8 @@ def _scope(material: Material) -> list[Text]:
     steps = per_run(finished, "steps", lambda run: run.last_step or None)
     if finished and len(texts) == 1:
         items.append(
-            prose(
-                "Everything was measured on one text, with runs of {{steps}} {{noun}}; other texts, sizes and budgets "
-                "may order the configurations differently.",
+            _passage(
+                "one text",
                 steps=steps,
                 noun=noun(1 if {run.last_step for run in finished} == {1} else 2, "step"),
             )

@@ -15,6 +15,9 @@ from spectral_exp.results.group import Group
 from spectral_exp.results.statistics import Interval
 from spectral_exp.runs.run import Run
 
+DASH = "\u2013"
+"""What stands for a missing value, and between the ends of a range."""
+
 NOT_RECORDED = ("(not recorded)",)
 """What stands for a value that no run has."""
 
@@ -136,7 +139,7 @@ class Material:
         """The mean difference b - a with its sign, or a dash."""
         paired = "mean of the differences paired by seed" if difference.paired else "difference of the means"
         if difference.mean is None:
-            return ("\u2013",)
+            return (DASH,)
         formula = f"{paired}, {difference.b.group.label} minus {difference.a.group.label}"
         source = self._source(self._both(difference), formula)
         return (Number(signed(difference.mean, self.decimals), difference.mean, source),)
@@ -172,7 +175,7 @@ class Material:
         self, difference: Difference, value: float | None, formula: str, show: Callable[[float], str]
     ) -> Text:
         if value is None:
-            return ("\u2013",)
+            return (DASH,)
         return (Number(show(value), value, self._source(self._both(difference), formula)),)
 
     def _both(self, difference: Difference) -> tuple[str, ...]:
@@ -183,12 +186,12 @@ class Material:
 
     def _statistic(self, summary: GroupSummary, value: float | None, formula: str) -> Text:
         if value is None:
-            return ("\u2013",)
+            return (DASH,)
         return (Number(f"{value:.{self.decimals}f}", value, self._source(self.ids(summary), formula)),)
 
     def _bounds(self, interval: Interval | None, source: Source, signed: bool) -> Text:
         if interval is None:
-            return ("\u2013",)
+            return (DASH,)
         low, high = (Number(_fixed(x, self.decimals, signed), x, source) for x in (interval.low, interval.high))
         return ("[", low, ",\u00a0", high, "]")
 
@@ -206,7 +209,7 @@ class Material:
         """The metric of one run, or a dash."""
         value = run.value(self.comparison.metric, self.comparison.at)
         if value is None:
-            return ("\u2013",)
+            return (DASH,)
         source = Source(self.comparison.metric, (run.run_id,), self.comparison.at)
         return (Number(f"{value:.{self.decimals}f}", value, source),)
 
@@ -214,7 +217,7 @@ class Material:
         """The mean of a metric over those runs that have it, or a dash."""
         found = [(run.run_id, v) for run in runs if (v := run.value(metric)) is not None and math.isfinite(v)]
         if not found:
-            return ("\u2013",)
+            return (DASH,)
         mean = math.fsum(value for _, value in found) / len(found)
         return (Number(show(mean), mean, Source(metric, tuple(i for i, _ in found), "final", "mean over the runs")),)
 

@@ -44,10 +44,7 @@ def sections(source: str) -> dict[str, str]:
     if before.text:
         lines = enumerate(source.splitlines(), start=1)
         first = next(number for number, line in lines if line.strip())
-        raise UserError(
-            f"line {first} of the notes stands before the first '## NAME'; "
-            f"places: {', '.join(PLACES)}"
-        )
+        raise UserError(f"line {first} of the notes stands before the first '## NAME'; places: {', '.join(PLACES)}")
     texts: dict[str, str] = {}
     for section in found:
         heading = f"line {section.line} of the notes: '## {section.name}'"

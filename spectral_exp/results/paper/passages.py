@@ -5,13 +5,18 @@ from __future__ import annotations
 from functools import cache
 from importlib import resources
 
-from spectral_exp.results.document.model import Inline, Text
+from spectral_exp.results.document.model import Inline, Text, join_texts
 from spectral_exp.results.document.prose import prose, split_sections
 
 
 def passage(section: str, name: str, **values: Inline | Text) -> Text:
     """Return a passage of one paragraph; `{{name}}` in it stands for one of `values`."""
     return prose(read_passage(section, name).replace("\n", " "), **values)
+
+
+def join_sentences(*sentences: Text) -> Text:
+    """Return sentences with spaces between them; empty ones are left out."""
+    return join_texts([sentence for sentence in sentences if sentence], " ", " ")
 
 
 def has_passage(section: str, name: str) -> bool:

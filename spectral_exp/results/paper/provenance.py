@@ -25,7 +25,7 @@ RECORD_NAME = "provenance.json"
 FORMAT = 1
 """Of `provenance.json`."""
 
-WRITER_VERSION = 1
+WRITER_VERSION = 2
 """Of what writes papers: to be raised whenever the same runs give other bytes."""
 
 _PACKAGES = ("matplotlib", "numpy", "typst", "latex2mathml")

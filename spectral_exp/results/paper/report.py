@@ -37,7 +37,7 @@ from spectral_exp.results.document.model import (
 from spectral_exp.results.document.prose import prose
 from spectral_exp.results.paper import appendix, limits
 from spectral_exp.results.paper.generator import Paper, assemble
-from spectral_exp.results.paper.material import Choices, Material, dig, plain_number
+from spectral_exp.results.paper.material import DASH, Choices, Material, dig, plain_number
 from spectral_exp.results.paper.method import method
 from spectral_exp.results.paper.setup import setup
 from spectral_exp.results.times import TIME_METRICS
@@ -97,7 +97,7 @@ def _total(run: Run, path: str, show: str = ",.0f") -> Text:
     """An entry of `results.json`, or a dash."""
     value = dig(run.results, path)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return ("\u2013",)
+        return (DASH,)
     shown = plain_number(round(value)) if show == ",.0f" else f"{value:{show}}"
     return (Number(shown, value, Source(path, (run.run_id,))),)
 
@@ -133,12 +133,10 @@ def _outcome(run: Run) -> tuple[Block, ...]:
             (
                 (Code(name),),
                 _metric(run, name, final, "final"),
-                ("\u2013",)
+                (DASH,)
                 if name in TIME_METRICS
                 else (Number(plain_number(step), step, Source(name, (run.run_id,), "final", "its step")),),
-                _metric(run, name, best, "best")
-                if name in ("loss", "val_loss", "val_bpb", "perplexity")
-                else ("\u2013",),
+                _metric(run, name, best, "best") if name in ("loss", "val_loss", "val_bpb", "perplexity") else (DASH,),
             )
         )
     if not rows:
@@ -160,7 +158,7 @@ def _outcome(run: Run) -> tuple[Block, ...]:
 
 def _metric(run: Run, name: str, value: float | None, at: str) -> Text:
     if value is None:
-        return ("\u2013",)
+        return (DASH,)
     # Thousands are written out; what is not finite, or too large for that, is not.
     shown = plain_number(round(value)) if 1000 <= abs(value) < 1e15 else f"{value:.5g}"
     return (Number(shown, value, Source(name, (run.run_id,), at)),)
@@ -202,7 +200,7 @@ def _samples(run: Run) -> tuple[Block, ...]:
             at: Inline = (
                 Number(plain_number(step), step, Source("generation_samples.step", (run.run_id,)))
                 if isinstance(step, int)
-                else "\u2013"
+                else DASH
             )
             blocks.append(Paragraph(prose("At step {{step}}, the prompt first:", step=at)))
             blocks.append(Verbatim(f"{sample.get('prompt', '')}{sample.get('text', '')}"))
@@ -221,7 +219,7 @@ def _cost(run: Run) -> tuple[Block, ...]:
     for name in blocked if isinstance(blocked, Mapping) else ():
         rows.append(((f"training waited for {name}, s",), _total(run, f"monitoring_cost.blocked_s.{name}", ".3f")))
     rows.append((("share of training that waited",), _total(run, "monitoring_cost.share_of_training", ".2%")))
-    rows = [row for row in rows if row[1] != ("\u2013",)]
+    rows = [row for row in rows if row[1] != (DASH,)]
     if not rows:
         return _none("the run has no results yet")
     return (Table("tab:run-cost", ("What the run cost.",), (("What",), ("value",)), tuple(rows), "lr"),)
