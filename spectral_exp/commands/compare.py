@@ -239,7 +239,7 @@ def _show(options: argparse.Namespace, text: str) -> None:
 
 
 def _watch(options: argparse.Namespace) -> int:
-    """Look again and again until Ctrl-C. What runs do not have yet is waited for."""
+    """SeriesStyle again and again until Ctrl-C. What runs do not have yet is waited for."""
     on_terminal = options.output is None and sys.stdout.isatty()
     try:
         while True:

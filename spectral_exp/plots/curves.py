@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from spectral_exp.core.series import FloatArray, Series
-from spectral_exp.plots.looks import Look
 from spectral_exp.plots.seeds import SeedCurve
 from spectral_exp.plots.series import Envelope, isolated, view_limits
+from spectral_exp.plots.series_styles import SeriesStyle
 from spectral_exp.plots.text import log_axis, number_axis, short_number
 from spectral_exp.plots.theme import Theme
 
@@ -18,7 +18,9 @@ _FEW = 12
 """Up to so many points each is drawn as a dot as well."""
 
 
-def draw_seeds(axes: Axes, curve: SeedCurve, look: Look, theme: Theme, *, weight: float = 1.0, marks: int = 0) -> None:
+def draw_seeds(
+    axes: Axes, curve: SeedCurve, style: SeriesStyle, theme: Theme, *, weight: float = 1.0, marks: int = 0
+) -> None:
     """Mean line and band of a group; where some runs go on without others, a tick and each of them as a thin line.
 
     Args:
@@ -29,23 +31,23 @@ def draw_seeds(axes: Axes, curve: SeedCurve, look: Look, theme: Theme, *, weight
     axes.plot(
         curve.x,
         curve.mean,
-        color=look.color,
-        linestyle=look.line,
+        color=style.color,
+        linestyle=style.line,
         linewidth=weight * theme.line_width,
         alpha=min(1.0, 0.1 + weight),
-        marker=look.marker if marks or few else "",
+        marker=style.marker if marks or few else "",
         markevery=1 if few else max(1, curve.x.size // max(marks, 1)),
         markersize=theme.marker_size,
     )
     if curve.n_runs > 1:
-        axes.fill_between(curve.x, curve.low, curve.high, color=look.color, alpha=0.2, linewidth=0)
+        axes.fill_between(curve.x, curve.low, curve.high, color=style.color, alpha=0.2, linewidth=0)
     lone = isolated(curve.mean)
     if lone.any() and not few:
-        axes.plot(curve.x[lone], curve.mean[lone], look.marker, color=look.color, markersize=theme.marker_size)
+        axes.plot(curve.x[lone], curve.mean[lone], style.marker, color=style.color, markersize=theme.marker_size)
     for part in curve.rest:
-        axes.plot(part.steps, part.values, color=look.color, linewidth=0.45 * theme.line_width, alpha=0.8)
+        axes.plot(part.steps, part.values, color=style.color, linewidth=0.45 * theme.line_width, alpha=0.8)
     if curve.rest and curve.x.size:
-        axes.plot(curve.x[-1], curve.mean[-1], "|", color=look.color, markersize=2.2 * theme.marker_size)
+        axes.plot(curve.x[-1], curve.mean[-1], "|", color=style.color, markersize=2.2 * theme.marker_size)
 
 
 def frame_values(axes: Axes, curves: Sequence[Envelope], log: bool | None, theme: Theme) -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from spectral_exp.results.conditions import Condition
 from spectral_exp.results.differing import differing_names
-from spectral_exp.results.group import Group
-from spectral_exp.results.names import Names, shown
+from spectral_exp.results.group import Group, group_by
+from spectral_exp.results.names import Names, shown, sort_key
 from spectral_exp.runs import index as run_index
 from spectral_exp.runs.find import find_runs
 from spectral_exp.runs.load import run_of
@@ -81,9 +80,7 @@ def _order(run: Run) -> tuple[str, bool, int, str]:
 
 def _with_unique_ids(runs: Sequence[Run]) -> list[Run]:
     """The runs, those of equal ids with as many of their folders' names as tell them apart."""
-    taken: dict[str, list[Run]] = {}
-    for run in runs:
-        taken.setdefault(run.run_id, []).append(run)
+    taken = group_by(runs, lambda run: run.run_id)
     unique = []
     for run in runs:
         if len(taken[run.run_id]) == 1:
@@ -102,8 +99,8 @@ def _with_unique_ids(runs: Sequence[Run]) -> list[Run]:
 
 def _experiments(runs: Sequence[Run]) -> list[Group]:
     """Runs of one name and configuration, in the order of their names."""
-    members = _collected(runs, _experiment)
-    by_name = _collected(members, lambda key: key[0])
+    members = group_by(runs, _experiment)
+    by_name = group_by(members, lambda key: key[0])
     differing = differing_names(runs)
     names = Names(runs)
     groups = []
@@ -132,10 +129,10 @@ def _coarse_groups(runs: Sequence[Run], by: Sequence[str]) -> list[Group]:
     """Runs that agree in some settings, in the order of their values."""
     names = Names(runs)
     resolved = [names.resolve(name) for name in by]
-    members = _collected(runs, lambda run: tuple(shown(names.value(run, name)) for name in resolved))
+    members = group_by(runs, lambda run: tuple(shown(names.value(run, name)) for name in resolved))
     groups = []
     for values, members_of in sorted(members.items(), key=lambda item: _sort_key(item[1][0], resolved, names)):
-        strata = list(_collected(members_of, _experiment))
+        strata = list(group_by(members_of, _experiment))
         labels = (
             value if name in names.speaking else f"{names.short(name)}={value}"
             for name, value in zip(resolved, values, strict=True)
@@ -148,20 +145,4 @@ def _coarse_groups(runs: Sequence[Run], by: Sequence[str]) -> list[Group]:
 
 
 def _sort_key(run: Run, resolved: Sequence[str], names: Names) -> list[tuple[int, float, str]]:
-    """Numbers by size, then texts, then what is missing."""
-    key = []
-    for name in resolved:
-        value = names.value(run, name)
-        if isinstance(value, int | float):
-            key.append((0, float(value), ""))
-        else:
-            key.append((2, 0.0, "") if value is None else (1, 0.0, shown(value)))
-    return key
-
-
-def _collected(items: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[Any]]:
-    """Items by their key, in the order of first appearance."""
-    found: dict[Any, list[Any]] = {}
-    for item in items:
-        found.setdefault(key(item), []).append(item)
-    return found
+    return [sort_key(names.value(run, name)) for name in resolved]

@@ -296,7 +296,7 @@ def _difference(a: GroupSummary, b: GroupSummary, part: str | None, metric: str,
             why = why_unpaired(used_a, used_b)
             notes.append(finding("unpaired", "taken as independent samples", "{why}", why=why))
     if contrast.reason:
-        few = contrast.reason.startswith("fewer")
+        few = contrast.has_few_runs
         notes.append(
             Finding(
                 "too few runs" if few else "no test",

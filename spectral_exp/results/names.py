@@ -95,6 +95,13 @@ def shown(value: Any) -> str:
     return printable(_written(value))
 
 
+def sort_key(value: Any) -> tuple[int, float, str]:
+    """Return a key that sorts numbers by size, then texts, then missing values."""
+    if isinstance(value, int | float):
+        return 0, float(value), ""
+    return (2, 0.0, "") if value is None else (1, 0.0, shown(value))
+
+
 def _written(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]

@@ -96,6 +96,7 @@ class Contrast:
         reason: why they are None, the end of a sentence "no interval: ..."; else empty.
         detectable: the true difference that such a test finds with the probability `POWER`, before any correction for
             the number of tests, taking the spread as that of these values; None where `interval` is.
+        has_few_runs: whether they are None because there are fewer than `MIN_RUNS` values.
     """
 
     mean: float | None
@@ -103,6 +104,7 @@ class Contrast:
     p_value: float | None
     reason: str
     detectable: float | None = None
+    has_few_runs: bool = False
 
 
 # --- one sample ------------------------------------------------------------------------------------------------------
@@ -372,7 +374,8 @@ def _contrast(what: str, no_spread: str, b: _Sample, a: _Sample | None = None) -
     difference = b.mean - (0.0 if a is None else a.mean)
     if not all(sample.enough for sample in samples):
         few = any(sample.n < MIN_RUNS for sample in samples)
-        return Contrast(difference, None, None, f"fewer than three {what}" if few else "too few runs in each stratum")
+        reason = f"fewer than three {what}" if few else "too few runs in each stratum"
+        return Contrast(difference, None, None, reason, has_few_runs=few)
     interval, error, df = _interval(b, a)
     if interval is None:
         return Contrast(difference, None, None, no_spread)

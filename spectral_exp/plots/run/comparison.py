@@ -13,10 +13,10 @@ from matplotlib.lines import Line2D
 
 from spectral_exp.core.series import Series
 from spectral_exp.plots.curves import draw_seeds, frame_steps, frame_values, mark_non_finite, step_range
-from spectral_exp.plots.looks import Look, looks_of
 from spectral_exp.plots.run.experiment import Experiment
 from spectral_exp.plots.seeds import over_seeds
 from spectral_exp.plots.series import MAX_POINTS, envelope
+from spectral_exp.plots.series_styles import SeriesStyle, style_series
 from spectral_exp.plots.text import number_axis, printable, short_number
 from spectral_exp.plots.theme import DARK, new_figure
 from spectral_exp.runs.metric_names import metric_style
@@ -31,8 +31,8 @@ _BARS_FIRST = ("val_loss", "best_val_loss", "val_bpb", "best_val_bpb", "perplexi
 
 def comparison_figure(experiments: Sequence[Experiment]) -> Figure:
     """All experiments in one figure; each has one colour and line style throughout."""
-    shown = looks_of([experiment.label for experiment in experiments], DARK)
-    names = [look.label for look in shown]
+    shown = style_series([experiment.label for experiment in experiments], DARK)
+    names = [style.label for style in shown]
     curves = [name for name in _CURVES if any(_shown(experiment, name) for experiment in experiments)]
     bars = bar_metrics(experiments)
     top = _curves_height(curves, names)
@@ -72,7 +72,7 @@ def _curves_height(curves: Sequence[str], names: Sequence[str]) -> float:
 
 
 def _draw_curves(
-    figure: FigureBase, experiments: Sequence[Experiment], looks: Sequence[Look], names: Sequence[str]
+    figure: FigureBase, experiments: Sequence[Experiment], styles: Sequence[SeriesStyle], names: Sequence[str]
 ) -> None:
     """The loss over the full width, the other quantities side by side below it, one legend for all."""
     below = [name for name in names if name != "loss"]
@@ -83,21 +83,23 @@ def _draw_curves(
     steps = step_range([series for e in experiments for name in names for series in _shown(e, name)])
     for name, cell in cells.items():
         axes = figure.add_subplot(cell)
-        pairs = [(_shown(e, name), look) for e, look in zip(experiments, looks, strict=True)]
+        pairs = [(_shown(e, name), style) for e, style in zip(experiments, styles, strict=True)]
         noisy = name != "learning_rate"
-        for shown, look in pairs:
-            _draw_experiment(axes, shown, look, noisy)
+        for shown, style in pairs:
+            _draw_experiment(axes, shown, style, noisy)
         every = [series for shown, _ in pairs for series in shown]
-        style = metric_style(name)
-        axes.set_title(style.title)
-        axes.set_ylabel(style.unit)
-        notes = frame_values(axes, [envelope(series) for series in every], style.log, DARK)
+        quantity = metric_style(name)
+        axes.set_title(quantity.title)
+        axes.set_ylabel(quantity.unit)
+        notes = frame_values(axes, [envelope(series) for series in every], quantity.log, DARK)
         notes += mark_non_finite(axes, every, DARK)
         frame_steps(axes, steps, 8 if name == "loss" else 5, notes)
         if any(len(shown) == 2 for shown, _ in pairs):
             axes.set_title("thin: training, smoothed · dots: validation", loc="right", color=DARK.muted, fontsize=12)
-    handles = [Line2D([], [], color=look.color, linestyle=look.line, linewidth=2.4, label=look.label) for look in looks]
-    figure.legend(handles=handles, loc="outside lower center", ncols=legend_columns([look.label for look in looks]))
+    handles = [
+        Line2D([], [], color=style.color, linestyle=style.line, linewidth=2.4, label=style.label) for style in styles
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=legend_columns([style.label for style in styles]))
 
 
 def _shown(experiment: Experiment, name: str) -> list[Series]:
@@ -105,12 +107,12 @@ def _shown(experiment: Experiment, name: str) -> list[Series]:
     return [experiment.series[key] for key in (name, f"val_{name}") if key in experiment.series]
 
 
-def _draw_experiment(axes: Axes, shown: Sequence[Series], look: Look, noisy: bool) -> None:
+def _draw_experiment(axes: Axes, shown: Sequence[Series], style: SeriesStyle, noisy: bool) -> None:
     """The first series, smoothed where `noisy`; over it the validation's, if any, with dots, the first then thin."""
     for validation, series in enumerate(shown):
         curve = over_seeds([series], smoothed=noisy and not validation, max_bins=MAX_POINTS)
         dots = curve.x.size if validation and curve.x.size <= _FEW else 0
-        draw_seeds(axes, curve, look, DARK, weight=0.55 if len(shown) == 2 and not validation else 1.1, marks=dots)
+        draw_seeds(axes, curve, style, DARK, weight=0.55 if len(shown) == 2 and not validation else 1.1, marks=dots)
 
 
 def _bar_columns(names: Sequence[str]) -> int:
@@ -118,7 +120,7 @@ def _bar_columns(names: Sequence[str]) -> int:
 
 
 def _draw_bars(
-    figure: FigureBase, experiments: Sequence[Experiment], looks: Sequence[Look], names: Sequence[str]
+    figure: FigureBase, experiments: Sequence[Experiment], styles: Sequence[SeriesStyle], names: Sequence[str]
 ) -> None:
     """One panel per final metric, a bar from zero for every experiment, its value behind it."""
     columns = _bar_columns(names)
@@ -127,15 +129,15 @@ def _draw_bars(
         if name is None:
             axes.set_axis_off()
         else:
-            _bar_panel(axes, [e.final.get(name) for e in experiments], looks, name)
-    panels[0, 0].set_ylim(len(looks) - 0.4, -0.6)
+            _bar_panel(axes, [e.final.get(name) for e in experiments], styles, name)
+    panels[0, 0].set_ylim(len(styles) - 0.4, -0.6)
     for axes in panels[:, 0]:
-        axes.set_yticks(range(len(looks)), labels=[look.label for look in looks])
+        axes.set_yticks(range(len(styles)), labels=[style.label for style in styles])
 
 
-def _bar_panel(axes: Axes, values: Sequence[float | None], looks: Sequence[Look], name: str) -> None:
+def _bar_panel(axes: Axes, values: Sequence[float | None], styles: Sequence[SeriesStyle], name: str) -> None:
     lengths = [value if value is not None and isfinite(value) else 0.0 for value in values]
-    axes.barh(range(len(looks)), lengths, height=0.7, color=[look.color for look in looks])
+    axes.barh(range(len(styles)), lengths, height=0.7, color=[style.color for style in styles])
     reach = max(map(abs, lengths)) or 1.0
     for row, (value, length) in enumerate(zip(values, lengths, strict=True)):
         text = "none" if value is None else short_number(value, 4)

@@ -15,15 +15,15 @@ from spectral_exp.core.foreign_text import printable
 from spectral_exp.plots.theme import FileFormat
 from spectral_exp.results.comparison import Comparison, GroupSummary
 from spectral_exp.results.figures.curves import Axis, curves
-from spectral_exp.results.figures.picture import FigureFile, Picture, save
+from spectral_exp.results.figures.plot import Plot, SavedPlot, save
 from spectral_exp.results.figures.rows import differences, intervals
 from spectral_exp.results.figures.scatter import pareto, scaling
 
 __all__ = [
-    "FigureFile",
-    "Picture",
+    "Plot",
+    "SavedPlot",
     "comparison_figures",
-    "comparison_pictures",
+    "comparison_plots",
     "curves",
     "differences",
     "intervals",
@@ -40,7 +40,7 @@ _AXES: tuple[Axis, ...] = ("step", "tokens", "train_s")
 
 def comparison_figures(
     comparison: Comparison, folder: str | Path, *, theme: str = "light", formats: Sequence[FileFormat] = ("png",)
-) -> list[FigureFile]:
+) -> list[SavedPlot]:
     """Write every figure of a comparison below `folder`.
 
     Returns:
@@ -49,17 +49,17 @@ def comparison_figures(
     Raises:
         SettingError: an unknown theme or format.
     """
-    return [save(picture, folder, formats) for picture in comparison_pictures(comparison, theme=theme)]
+    return [save(plot, folder, formats) for plot in comparison_plots(comparison, theme=theme)]
 
 
-def comparison_pictures(comparison: Comparison, *, theme: str = "light") -> Iterator[Picture]:
+def comparison_plots(comparison: Comparison, *, theme: str = "light") -> Iterator[Plot]:
     """The figures, to be drawn one by one; of very many groups those of the best and the baseline."""
     shown = best_groups(comparison)
     n, n_shown = len(comparison.summaries), len(shown.summaries)
-    for picture in _pictures(shown, theme):
+    for plot in _plots(shown, theme):
         note = f" Of {n} groups the best {n_shown}, with the baseline, are drawn." if n_shown < n else ""
-        name = re.sub(r"[^\w.-]+", "-", picture.name)  # of a file, and it holds that of a metric
-        yield replace(picture, name=name, caption=printable(picture.caption + note, _MAX_CAPTION))
+        name = re.sub(r"[^\w.-]+", "-", plot.name)  # of a file, and it holds that of a metric
+        yield replace(plot, name=name, caption=printable(plot.caption + note, _MAX_CAPTION))
 
 
 def best_groups(comparison: Comparison, at_most: int = MAX_GROUPS) -> Comparison:
@@ -77,7 +77,7 @@ def best_groups(comparison: Comparison, at_most: int = MAX_GROUPS) -> Comparison
     return replace(comparison, summaries=[each for each in comparison.summaries if id(each) in kept])
 
 
-def _pictures(comparison: Comparison, theme: str) -> Iterator[Picture]:
+def _plots(comparison: Comparison, theme: str) -> Iterator[Plot]:
     yield intervals(comparison, theme=theme)
     yield differences(comparison, "baseline", theme=theme)
     yield differences(comparison, "ablation", theme=theme)

@@ -17,14 +17,14 @@ from matplotlib.patches import Patch
 
 from spectral_exp.core.series import FloatArray, Series
 from spectral_exp.plots.curves import draw_seeds, mark_non_finite
-from spectral_exp.plots.looks import Look, looks_of, short_labels, side_labels
 from spectral_exp.plots.seeds import SeedCurve, late_limits, over_seeds
 from spectral_exp.plots.series import drawable
+from spectral_exp.plots.series_styles import SeriesStyle, short_labels, side_labels, style_series
 from spectral_exp.plots.text import number_axis, short_number
 from spectral_exp.plots.theme import Theme, legend_on_top, new_figure
 from spectral_exp.results.comparison import Comparison
 from spectral_exp.results.figures.captions import listed, quantity, run_counts
-from spectral_exp.results.figures.picture import Picture, theme_named
+from spectral_exp.results.figures.plot import Plot, find_theme
 from spectral_exp.runs.metric_names import metric_style
 from spectral_exp.runs.run import Run
 
@@ -48,7 +48,7 @@ class Curves:
 
     Attributes:
         labels: of the groups that have the metric.
-        ranks: of these groups among all, which decide their looks.
+        ranks: of these groups among all, which decide their styles.
         curves: one for each label.
         raw: all single runs, to mark what is not finite in them.
         baseline: the place of the baseline among the labels, or None.
@@ -64,7 +64,7 @@ class Curves:
     y_label: str
 
 
-def curves(comparison: Comparison, metric: str | None = None, by: Axis = "step", *, theme: str = "light") -> Picture:
+def curves(comparison: Comparison, metric: str | None = None, by: Axis = "step", *, theme: str = "light") -> Plot:
     """Mean line and band over the seeds of each group.
 
     Up to six groups share one panel and are labelled where they end. More have a panel each, in which the others are
@@ -79,12 +79,12 @@ def curves(comparison: Comparison, metric: str | None = None, by: Axis = "step",
     metric = metric or comparison.metric
     name = f"curves_{metric}_by_{by}"
     shown = gather(comparison, metric, by)
-    look = theme_named(theme)
+    chosen = find_theme(theme)
     if not shown.labels:
         why = f"No curve of {quantity(metric)} by {_AXIS_WORDS[by]}: no run has a finite value of it."
-        return Picture(name, why, look, None)
+        return Plot(name, why, chosen, None)
     draw = _overlaid if len(shown.labels) <= OVERLAID else _side_by_side
-    return Picture(name, _caption(comparison, shown, metric, by), look, partial(draw, shown, look))
+    return Plot(name, _caption(comparison, shown, metric, by), chosen, partial(draw, shown, chosen))
 
 
 def gather(comparison: Comparison, metric: str, by: Axis) -> Curves:
@@ -146,16 +146,16 @@ def _caption(comparison: Comparison, shown: Curves, metric: str, by: Axis) -> st
 def _overlaid(shown: Curves, theme: Theme) -> Figure:
     figure = new_figure(theme, 0.41 * theme.width)
     axes = figure.add_subplot()
-    looks = looks_of(shown.labels, theme, limit=26, ranks=shown.ranks)
-    for curve, look in zip(shown.curves, looks, strict=True):
-        draw_seeds(axes, curve, look, theme, marks=7)
+    styles = style_series(shown.labels, theme, limit=26, ranks=shown.ranks)
+    for curve, style in zip(shown.curves, styles, strict=True):
+        draw_seeds(axes, curve, style, theme, marks=7)
     notes = _frame(axes, shown, [run for runs in shown.raw for run in runs], theme)
     axes.set_xlabel(shown.x_label + notes)
     axes.set_ylabel(shown.y_label)
     number_axis(axes, "x", 7)
     number_axis(axes, "y", 6)
     ends = [curve.end for curve in shown.curves]
-    side_labels(axes, [end for end in ends if end is not None], looks, theme, 0.28 * theme.width)
+    side_labels(axes, [end for end in ends if end is not None], styles, theme, 0.28 * theme.width)
     _legend(figure, shown, theme)
     return figure
 
@@ -165,7 +165,7 @@ def _side_by_side(shown: Curves, theme: Theme) -> Figure:
     rows = ceil(len(shown.labels) / columns)
     figure = new_figure(theme, ((0.19 if rows <= 3 else 0.16) * rows + 0.085) * theme.width)
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    looks = looks_of(shown.labels, theme, limit=_TITLE_CHARACTERS[columns])
+    styles = style_series(shown.labels, theme, limit=_TITLE_CHARACTERS[columns])
     limits = _x_limits(shown)
     for index, axes in enumerate(panels.flat):
         if index >= len(shown.labels):
@@ -176,7 +176,7 @@ def _side_by_side(shown: Curves, theme: Theme) -> Figure:
         _frame(axes, shown, shown.raw[index], theme)
         axes.set_xlim(*limits)
         _name_outside(axes, shown.curves[index], theme)
-        axes.set_title(looks[index].label, fontsize=0.96 * theme.font_size, pad=0.35 * theme.font_size)
+        axes.set_title(styles[index].label, fontsize=0.96 * theme.font_size, pad=0.35 * theme.font_size)
     number_axis(panels[0, 0], "x", 3)
     number_axis(panels[0, 0], "y", 4)
     figure.supxlabel(shown.x_label, fontsize=1.04 * theme.font_size)
@@ -209,7 +209,7 @@ def _highlight(axes: Axes, shown: Curves, index: int, theme: Theme) -> None:
     if shown.baseline is not None and shown.baseline != index:
         base = shown.curves[shown.baseline]
         axes.plot(base.x, base.mean, **_dashed(theme))
-    draw_seeds(axes, shown.curves[index], Look(shown.labels[index], theme.series[0], "-", "o"), theme)
+    draw_seeds(axes, shown.curves[index], SeriesStyle(shown.labels[index], theme.series[0], "-", "o"), theme)
 
 
 def _frame(axes: Axes, shown: Curves, raw: Sequence[Series], theme: Theme) -> str:

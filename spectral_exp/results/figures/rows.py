@@ -16,7 +16,7 @@ from spectral_exp.plots.theme import Theme, legend_on_top, new_figure
 from spectral_exp.results.checks import UNEQUAL
 from spectral_exp.results.compared import Comparison, Difference, GroupSummary
 from spectral_exp.results.figures.captions import listed, measured, run_counts
-from spectral_exp.results.figures.picture import Picture, theme_named
+from spectral_exp.results.figures.plot import Plot, find_theme
 from spectral_exp.results.statistics import Interval
 from spectral_exp.runs.metric_names import metric_style
 
@@ -27,12 +27,12 @@ _TOO_FEW = 3
 """Below so many values there is no interval."""
 
 
-def intervals(comparison: Comparison, *, theme: str = "light") -> Picture:
+def intervals(comparison: Comparison, *, theme: str = "light") -> Plot:
     """The metric in every group, best first: a dot for each run, mean and 95 % interval, a line at the baseline."""
-    name, look = f"intervals_{comparison.metric}", theme_named(theme)
+    name, chosen = f"intervals_{comparison.metric}", find_theme(theme)
     rows = interval_rows(comparison)
     if not rows:
-        return Picture(name, f"{measured(comparison)}: no group has a run with a value.", look, None)
+        return Plot(name, f"{measured(comparison)}: no group has a run with a value.", chosen, None)
     baseline = next((s.mean for s in comparison.summaries if s.group.label == comparison.baseline), None)
     known = [summary for summary in comparison.summaries if summary.values]
     few = [summary.group.label for summary in known if summary.interval is None]
@@ -50,8 +50,8 @@ def intervals(comparison: Comparison, *, theme: str = "light") -> Picture:
         words.append(f"without a value: {listed(missing)}")
     label = metric_style(comparison.metric).axis_label
     better = "lower is better" if comparison.lower_is_better else "higher is better"
-    draw = partial(_draw, rows, look, baseline, f"{label}  ({better})", "run", "", "")
-    return Picture(name, _sentence(words, rows, baseline), look, draw)
+    draw = partial(_draw, rows, chosen, baseline, f"{label}  ({better})", "run", "", "")
+    return Plot(name, _sentence(words, rows, baseline), chosen, draw)
 
 
 def interval_rows(comparison: Comparison) -> list[Row]:
@@ -90,7 +90,7 @@ def _center(summary: GroupSummary) -> float:
 
 def differences(
     comparison: Comparison, kind: Literal["ablation", "baseline"] = "ablation", *, theme: str = "light"
-) -> Picture:
+) -> Plot:
     """Differences between groups, with interval, around zero.
 
     Args:
@@ -99,7 +99,7 @@ def differences(
             baseline, best first.
         theme: light or dark.
     """
-    name, look = f"{kind}_differences_{comparison.metric}", theme_named(theme)
+    name, chosen = f"{kind}_differences_{comparison.metric}", find_theme(theme)
     drawn = {summary.group.label for summary in comparison.summaries}
     shown = [
         d
@@ -111,7 +111,7 @@ def differences(
             "ablation": "no two groups differ in one part alone",
             "baseline": "no group can be held against a baseline",
         }[kind]
-        return Picture(name, f"{measured(comparison)}: {why}.", look, None)
+        return Plot(name, f"{measured(comparison)}: {why}.", chosen, None)
     rows = difference_rows(comparison, shown)
     counts = run_counts([d.n for d in shown]).replace("run", "pair" if all(d.paired for d in shown) else "run")
     of_what = "when one part is exchanged" if kind == "ablation" else f"from {comparison.baseline}"
@@ -131,8 +131,8 @@ def differences(
         words.append("* the two groups do not match in all that should be equal")
     label = f"difference in {metric_style(comparison.metric).axis_label}"
     left, right = ("better", "worse") if comparison.lower_is_better else ("worse", "better")
-    draw = partial(_draw, rows, look, 0.0, label, "pair of runs", left, right)
-    return Picture(name, _sentence(words, rows, 0.0), look, draw)
+    draw = partial(_draw, rows, chosen, 0.0, label, "pair of runs", left, right)
+    return Plot(name, _sentence(words, rows, 0.0), chosen, draw)
 
 
 def difference_rows(comparison: Comparison, shown: Sequence[Difference]) -> list[Row]:

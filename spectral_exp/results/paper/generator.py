@@ -203,7 +203,7 @@ def _draw(material: Material) -> tuple[Figure, ...]:
     """The comparison's figures that a paper needs, as files of every kind."""
     import_matplotlib()
     from spectral_exp.results import figures
-    from spectral_exp.results.figures import picture  # matplotlib, for which neither --help nor a mistake should wait
+    from spectral_exp.results.figures import plot  # matplotlib, for which neither --help nor a mistake should wait
 
     comparison = material.comparison
     ids = tuple(run.run_id for run in material.runs)
@@ -211,12 +211,12 @@ def _draw(material: Material) -> tuple[Figure, ...]:
     same_steps = len({run.tokens_per_step for run in material.runs}) == 1
     drawn = []
     with tempfile.TemporaryDirectory() as folder:
-        for one in figures.comparison_pictures(comparison):
+        for one in figures.comparison_plots(comparison):
             if same_steps and one.name.endswith("_by_tokens"):
                 continue
             if one.name.startswith("curves_") and not one.name.startswith(f"curves_{comparison.metric}_"):
                 continue
-            saved = picture.save(one, folder, ("svg", "pdf", "png"))
+            saved = plot.save(one, folder, ("svg", "pdf", "png"))
             if not saved.paths:  # nothing to draw; its caption says why
                 continue
             files = {path.suffix[1:]: path.read_bytes() for path in saved.paths}

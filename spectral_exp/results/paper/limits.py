@@ -22,6 +22,7 @@ from spectral_exp.results.document.model import (
 )
 from spectral_exp.results.document.prose import prose
 from spectral_exp.results.finding import Finding, Measured, Piece
+from spectral_exp.results.group import group_by
 from spectral_exp.results.paper.material import Material, plain_number
 from spectral_exp.results.paper.passages import passage
 from spectral_exp.results.paper.setup import per_run
@@ -54,10 +55,11 @@ def limitations(material: Material) -> tuple[Block, ...]:
     """What the checks found, and what the set-up cannot tell."""
     comparison = material.comparison
     items: list[Text] = [remark(note) for note in comparison.notes if note.severity == "warning"]
-    by_note = [(s.group.label, note) for s in comparison.summaries for note in s.notes if note.severity == "warning"]
-    for words, labels in _labels_of(by_note).items():
-        note = next(note for _, note in by_note if str(note) == words)
-        items.append((*code_list(labels), ": ", *remark(note, capital=False)))
+    on_groups = [(s.group.label, note) for s in comparison.summaries for note in s.notes]
+    warnings = [(label, note) for label, note in on_groups if note.severity == "warning"]
+    for shared in group_by(warnings, lambda pair: str(pair[1])).values():
+        labels = code_list(label for label, _ in shared)
+        items.append((*labels, ": ", *remark(shared[0][1], capital=False)))
     items += _mismatches(comparison.differences)
     for summary in comparison.summaries:
         for run_id, reason in summary.left_out:
@@ -67,14 +69,6 @@ def limitations(material: Material) -> tuple[Block, ...]:
     ]
     items += _scope(material)
     return (Heading("Limitations"), Listing(tuple(items)))
-
-
-def _labels_of(notes: Sequence[tuple[str, Finding]]) -> dict[str, list[str]]:
-    """The groups that share a note, by its sentence."""
-    found: dict[str, list[str]] = {}
-    for label, note in notes:
-        found.setdefault(str(note), []).append(label)
-    return found
 
 
 def _mismatches(differences: Sequence[Difference]) -> list[Text]:
@@ -102,10 +96,11 @@ def _mismatches(differences: Sequence[Difference]) -> list[Text]:
 
 def _slower(heading: Finding, differences: Sequence[Difference]) -> Text:
     """Pairs of configurations, each first one with all its seconds."""
-    firsts: dict[str, list[str]] = {}
-    for d in differences:
-        firsts.setdefault(d.a.group.label, []).append(d.b.group.label)
-    parts = [prose("{{a}} against {{b}}", a=Code(a), b=code_list(others)) for a, others in firsts.items()]
+    firsts = group_by(differences, lambda d: d.a.group.label)
+    parts = [
+        prose("{{a}} against {{b}}", a=Code(a), b=code_list(d.b.group.label for d in others))
+        for a, others in firsts.items()
+    ]
     return prose(
         "{{what}} [#tab:cost] has the values. This concerns {{pairs}}.",
         what=remark(heading),

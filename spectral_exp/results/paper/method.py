@@ -18,6 +18,7 @@ from spectral_exp.results.document.model import (
     join_texts,
 )
 from spectral_exp.results.document.prose import blocks, inline, placeholders, prose
+from spectral_exp.results.group import group_by
 from spectral_exp.results.paper.material import Material
 from spectral_exp.results.paper.passages import has_passage, passage, read_passage
 from spectral_exp.runs.parts import PARTS, SECTIONS
@@ -149,9 +150,7 @@ class _Variant:
 
 def _variant_sentences(material: Material, variant: _Variant, runs: Sequence[Run]) -> Text:
     """Return one sentence, or one for each value of the setting with the groups that have it."""
-    by_value: dict[str, list[Run]] = {}
-    for run in runs:
-        by_value.setdefault(repr(run.settings.get(variant.setting)), []).append(run)
+    by_value = group_by(runs, lambda run: repr(run.settings.get(variant.setting)))
     users: dict[Text, list[Run]] = {}  # a default that is left out and one spelt out read the same
     for those in by_value.values():
         sentence = _sentence(material, variant.choose(those), those)

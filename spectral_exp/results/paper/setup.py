@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from spectral_exp.results.document.model import (
 )
 from spectral_exp.results.document.prose import prose
 from spectral_exp.results.document.trace import spans
+from spectral_exp.results.group import group_by
 from spectral_exp.results.paper.front import corpus_words
 from spectral_exp.results.paper.material import (
     DASH,
@@ -129,17 +130,9 @@ def per_run(runs: Sequence[Run], metric: str, read: Callable[[Run], Any]) -> Tex
     return (first,) if low == high else (first, DASH, Number(plain_number(high), high, source))
 
 
-def _group_by(runs: Iterable[Run], key: Callable[[Run], Any]) -> dict[Any, list[Run]]:
-    """Return runs by their key, in the order of first appearance."""
-    found: dict[Any, list[Run]] = {}
-    for run in runs:
-        found.setdefault(key(run), []).append(run)
-    return found
-
-
 def _data(material: Material) -> tuple[Block, ...]:
     with_data = [run for run in material.runs if run.record.get("dataset")]
-    by_print = _group_by(
+    by_print = group_by(
         with_data,
         lambda run: json.dumps([dig(run.record, f"dataset.{name}") for _, name in _FINGERPRINTS]),
     )
@@ -160,7 +153,7 @@ def _data(material: Material) -> tuple[Block, ...]:
 
 def _evaluated_text(material: Material) -> Text:
     """Return how much of the validation text was read, by the configurations that differ."""
-    by_amount = _group_by(material.runs, lambda run: (evaluated(run), run.settings.get("model.block_size")))
+    by_amount = group_by(material.runs, lambda run: (evaluated(run), run.settings.get("model.block_size")))
     sentences = []
     for (found, _), runs in by_amount.items():
         labels = prose(" of {{labels}}", labels=material.labels(runs)) if len(by_amount) > 1 else ()
@@ -257,7 +250,7 @@ def _class_name(run: Run, section: str) -> str:
 
 
 def _training(material: Material) -> tuple[Block, ...]:
-    schedules = _group_by(material.runs, lambda run: _class_name(run, "schedule"))
+    schedules = group_by(material.runs, lambda run: _class_name(run, "schedule"))
     paragraphs = [
         Paragraph(_schedule(material, name, runs, alone=len(schedules) == 1))
         for name, runs in schedules.items()
@@ -312,7 +305,7 @@ def _recipe(material: Material) -> Text:
 def _by_value(material: Material, name: str) -> Text:
     """Return the value of a setting, or each value with the groups that have it."""
     with_setting = [run for run in material.runs if name in run.settings]
-    by_value = _group_by(with_setting, lambda run: json.dumps(run.settings[name], default=str))
+    by_value = group_by(with_setting, lambda run: json.dumps(run.settings[name], default=str))
     result: list[Inline] = []
     for runs in by_value.values():
         result += ["; "] if result else []

@@ -17,7 +17,7 @@ FORMATS: tuple[FileFormat, ...] = ("png", "svg", "pdf")
 
 
 @dataclass(frozen=True)
-class Picture:
+class Plot:
     """A figure to be drawn.
 
     Attributes:
@@ -34,12 +34,12 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class FigureFile:
-    """The files of a picture.
+class SavedPlot:
+    """The files of a plot.
 
     Attributes:
-        name: the picture's.
-        caption: the picture's; where there are no files, why not.
+        name: the plot's.
+        caption: the plot's; where there are no files, why not.
         paths: one for each format, in the order asked for; none where there was nothing to draw.
     """
 
@@ -48,7 +48,7 @@ class FigureFile:
     paths: tuple[Path, ...]
 
 
-def theme_named(name: str) -> Theme:
+def find_theme(name: str) -> Theme:
     """The theme `light` or `dark`.
 
     Raises:
@@ -58,21 +58,21 @@ def theme_named(name: str) -> Theme:
     return THEMES[name]
 
 
-def save(picture: Picture, folder: str | Path, formats: Sequence[FileFormat] = ("png",), dpi: int = 200) -> FigureFile:
-    """Write a picture as `<folder>/<name>.<format>`, each file whole or not at all; equal pictures give equal bytes.
+def save(plot: Plot, folder: str | Path, formats: Sequence[FileFormat] = ("png",), dpi: int = 200) -> SavedPlot:
+    """Write a plot as `<folder>/<name>.<format>`, each file whole or not at all; equal plots give equal bytes.
 
     Raises:
         SettingError: a format is not among png, svg and pdf.
     """
     for kind in formats:
         require(kind in FORMATS, "formats", kind, "png, svg or pdf")
-    if picture.draw is None:
-        return FigureFile(picture.name, picture.caption, ())
+    if plot.draw is None:
+        return SavedPlot(plot.name, plot.caption, ())
     paths = []
     Path(folder).mkdir(parents=True, exist_ok=True)
-    for kind, content in render_all(picture.draw, picture.theme, dpi, formats, picture.caption).items():
-        path = Path(folder) / f"{picture.name}.{kind}"
+    for kind, content in render_all(plot.draw, plot.theme, dpi, formats, plot.caption).items():
+        path = Path(folder) / f"{plot.name}.{kind}"
         with atomic_writer(path) as file:
             file.write(content)
         paths.append(path)
-    return FigureFile(picture.name, picture.caption, tuple(paths))
+    return SavedPlot(plot.name, plot.caption, tuple(paths))
