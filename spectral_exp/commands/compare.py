@@ -1,4 +1,4 @@
-"""Compare runs: `python -m spectral_exp compare outputs/`, or two configurations: `... config-diff RUN RUN`."""
+"""Compare runs, `spectral-exp compare outputs/`, or two configurations, `config-diff RUN RUN`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.results.compared import Comparison
 from spectral_exp.results.comparison import compare
 from spectral_exp.results.group import Group
-from spectral_exp.results.names import Names, shown
+from spectral_exp.results.names import Names, shown, split_names
 from spectral_exp.runs import layout
 from spectral_exp.runs.differences import code_differences, environment_differences, unequal
 from spectral_exp.runs.load import load_run
@@ -98,11 +98,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Refuse what is wrong whatever the runs are."""
+    """Refuse options that are wrong for any runs."""
     check_at(options.at)
-    require(
-        bool(_listed(options.metric)), "--metric", repr(options.metric), "the name of a metric, or several by commas"
-    )
+    metrics = split_names(options.metric)
+    require(bool(metrics), "--metric", repr(options.metric), "one or several metrics, by commas")
     require(options.watch is None or 0 < options.watch <= 86400, "--watch", options.watch, "> 0 and <= 86400 (seconds)")
     if options.output is not None:
         require(options.output.parent.is_dir(), "--output", options.output, "a file in an existing folder")
@@ -117,15 +116,11 @@ def _check(options: argparse.Namespace) -> None:
         require(not options.plots.exists() or options.plots.is_dir(), "--plots", options.plots, "a folder")
 
 
-def _listed(names: str) -> list[str]:
-    return list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
-
-
-# --- one look --------------------------------------------------------------------------------------------------------
+# --- one report -----------------------------------------------------------------------------
 
 
 def _report(options: argparse.Namespace) -> str:
-    """Read the runs, and make the text and the plots that are asked for."""
+    """Read the runs; return the text and draw the plots that the options ask for."""
     found = ResultsAggregator(options.folders, index=not options.no_index)
     if not found.runs:
         places = ", ".join(str(folder) for folder in options.folders)
@@ -136,25 +131,25 @@ def _report(options: argparse.Namespace) -> str:
     chosen = found.where(options.where)
     if not chosen.runs:
         raise UserError(f"none of {counted(len(found.runs), 'run')} meets {' and '.join(options.where)}")
-    metrics = _listed(options.metric)
+    metrics = list(dict.fromkeys(split_names(options.metric)))
     for metric in metrics:
         _require_metric(metric, chosen.runs)
     form = options.format or _BY_SUFFIX[options.output.suffix.lower() if options.output else ""]
     if options.runs:
-        runs = _sorted(chosen.runs, options, chosen.runs, lambda run: [run], lambda run: run.run_id)
+        runs = _sort(chosen.runs, options, chosen.runs, lambda run: [run], lambda run: run.run_id)
         return tables.render_runs(runs, metrics, options.at, form, chosen.left_out)
-    groups = chosen.groups(_listed(options.group_by) if options.group_by else None)
+    groups = chosen.groups(list(dict.fromkeys(split_names(options.group_by))) if options.group_by else None)
     comparisons = [compare(groups, metric, at=options.at, baseline=options.baseline) for metric in metrics]
     order = _order(groups, comparisons, options, chosen.runs)
-    comparisons = [comparison.arranged(order) for comparison in comparisons]
+    comparisons = [comparison.reorder(order) for comparison in comparisons]
     if options.plots is not None:
         import_matplotlib(options.plots)
         from spectral_exp.results.figures import comparison_figures
 
         for comparison in comparisons:
             for figure in comparison_figures(comparison, options.plots):
-                told = figure.paths or [f"not drawn: {figure.caption}"]
-                print(*told, sep="\n", file=sys.stderr)
+                lines = figure.paths or [f"not drawn: {figure.caption}"]
+                print(*lines, sep="\n", file=sys.stderr)
     return tables.render_comparisons(comparisons, form, chosen.left_out)
 
 
@@ -168,11 +163,11 @@ def _require_metric(metric: str, runs: Sequence[Run]) -> None:
 def _order(
     groups: Sequence[Group], comparisons: Sequence[Comparison], options: argparse.Namespace, runs: Sequence[Run]
 ) -> list[str]:
-    """The labels of the groups in the order of --sort; by default the best mean of the first metric first."""
+    """Return the labels of groups in the order of --sort, by default the best mean first."""
     compared = {comparison.metric: comparison for comparison in comparisons}
     comparison = compared.get(options.sort) if options.sort else comparisons[0]
     if comparison is None:
-        items = _sorted(groups, options, runs, lambda group: group.runs, lambda group: group.label)
+        items = _sort(groups, options, runs, lambda group: group.runs, lambda group: group.label)
         return [group.label for group in items]
     sign = (1 if comparison.lower_is_better else -1) * (-1 if options.reverse else 1)
     ordered = sorted(
@@ -181,14 +176,14 @@ def _order(
     return [summary.group.label for summary in ordered]
 
 
-def _sorted(
+def _sort(
     items: Sequence[Any],
     options: argparse.Namespace,
     runs: Sequence[Run],
     runs_of: Callable[[Any], Sequence[Run]],
     label_of: Callable[[Any], str],
 ) -> list[Any]:
-    """Groups or runs in the order of --sort; those without a value last."""
+    """Return groups or runs in the order of --sort; those without a value come last."""
     if not options.sort:
         return list(items)
     name, reverse = options.sort, options.reverse
@@ -212,14 +207,14 @@ def _sorted(
 
 
 def _mean(runs: Sequence[Run], metric: str, at: str) -> float | None:
-    """The mean over the runs that have finished, or, as long as none has, over all."""
+    """Return the mean over the finished runs, or over all runs if none has finished."""
     done = [run for run in runs if run.finished] or runs
     values = [value for run in done if (value := run.value(metric, at)) is not None and abs(value) < float("inf")]
     return sum(values) / len(values) if values else None
 
 
 def _comparable(value: Any) -> tuple[bool, float, str]:
-    """Numbers by size, before texts."""
+    """Return a key that sorts numbers by size, before texts."""
     is_number = isinstance(value, int | float)
     return not is_number, float(value) if is_number else 0.0, "" if is_number else shown(value)
 
@@ -239,7 +234,7 @@ def _show(options: argparse.Namespace, text: str) -> None:
 
 
 def _watch(options: argparse.Namespace) -> int:
-    """SeriesStyle again and again until Ctrl-C. What runs do not have yet is waited for."""
+    """Print or write the comparison at intervals until Ctrl-C; wait for missing values."""
     on_terminal = options.output is None and sys.stdout.isatty()
     try:
         while True:
@@ -260,12 +255,12 @@ def _watch(options: argparse.Namespace) -> int:
         return 0
 
 
-# --- config-diff -----------------------------------------------------------------------------------------------------
+# --- config-diff --------------------------------------------------------------------------
 
 
 def _config_diff(folders: Sequence[Path]) -> int:
     require(len(folders) == 2, CONFIG_DIFF, " ".join(map(str, folders)) or "nothing", "two run directories")
-    one, other = (_loaded(path) for path in folders)
+    one, other = (_load(path) for path in folders)
     found = _differences(one, other)
     for title, lines in found.items():
         print(f"{title}: {counted(len(lines), 'difference') if lines else 'equal'}")
@@ -274,7 +269,7 @@ def _config_diff(folders: Sequence[Path]) -> int:
     return 1 if any(found.values()) else 0
 
 
-def _loaded(path: Path) -> Run:
+def _load(path: Path) -> Run:
     if not path.is_dir():
         raise UserError(f"{path} is not a run directory; name one below outputs/")
     run = load_run(path)
@@ -284,7 +279,7 @@ def _loaded(path: Path) -> Run:
 
 
 def _differences(one: Run, other: Run) -> dict[str, list[str]]:
-    """By what is compared, a line for each difference."""
+    """Return a line for each difference, by section."""
     settings = (
         {name: value for name, value in run.settings.items() if not is_among(name, PLACE)} for run in (one, other)
     )

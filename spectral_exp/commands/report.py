@@ -1,4 +1,4 @@
-"""Write the report of one run: `python -m spectral_exp report outputs/<run>`."""
+"""Write the report of one run: `spectral-exp report outputs/<run>`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from spectral_exp.core.console import command
 from spectral_exp.core.errors import UserError
+from spectral_exp.results.names import split_names
 from spectral_exp.results.paper.folder import Folder
 from spectral_exp.results.paper.generator import FORMATS, REPORT, check_formats
 from spectral_exp.results.paper.report import run_report
@@ -31,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     """Write the report and print its files."""
-    formats = [part.strip() for part in options.formats.split(",") if part.strip()]
+    formats = split_names(options.formats)
     check_formats(formats)
     report = run_report(options.run)
     folder = Folder(options.output or _place(report.material.runs[0].path))
@@ -44,7 +45,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _place(run: Path) -> Path:
-    """The folder of the report in a run. Raises UserError if it is a link, which may lead anywhere."""
+    """Return the folder of the report in a run.
+
+    Raises:
+        UserError: it is a link, which may lead anywhere.
+    """
     if (run / REPORT).is_symlink():
         raise UserError(f"{run / REPORT} is a link; name a folder with --output")
     return run / REPORT

@@ -1,4 +1,4 @@
-"""What makes a run doubtful, and what makes a comparison of two groups of runs unfair."""
+"""Checks of single runs, and of the fairness of a comparison of two groups."""
 
 from __future__ import annotations
 
@@ -27,23 +27,24 @@ QUANTITIES = (
     "hardware",
     "code",
 )
-"""What `match_groups` compares."""
+"""The quantities that `match_groups` compares."""
 
 UNEQUAL = frozenset({*QUANTITIES, "schedule", "settings", "size of another part"})
-"""Kinds of findings that two groups differ in what a fair comparison keeps equal."""
+"""Kinds of findings about quantities that a fair comparison keeps equal."""
 
 NEARLY_SAME = 0.01
-"""Relative difference up to which parameters and tokens count as equal: a model widened to match meets its twin only
-to the next channel, and steps that were skipped take their tokens with them."""
+"""Relative difference up to which parameters and tokens count as equal.
+
+Widths change in whole channels, and a skipped step loses its tokens."""
 
 VALIDATION_METRICS = frozenset({"val_loss", "val_bpb", "perplexity"})
-"""Measured on the validation text, so that its text and windows have to match."""
+"""Metrics of the validation text, which need equal texts and windows."""
 
 PER_TOKEN_METRICS = frozenset({"loss", "val_loss", "perplexity"})
-"""Depend on how much text a token stands for: across tokenizers they do not compare."""
+"""They depend on the tokenizer, so that runs of different tokenizers do not compare."""
 
-# Chinchilla 70B needs 0.66 bits per byte of Wikipedia (Delétang et al., "Language Modeling Is Compression", 2024). Half
-# of that, by a model that one trains oneself, is a leak or a trivial source.
+# Chinchilla 70B needs 0.66 bits per byte of Wikipedia (Delétang et al., "Language Modeling Is
+# Compression", 2024). Half of that, by a small model, is a leak or a trivial source.
 _SUSPICIOUS_BPB = 0.3
 _QUANTITY_OF = {
     "n_parameters": "parameters",
@@ -55,11 +56,11 @@ _QUANTITY_OF = {
 _MAX_SHOWN = 4
 
 
-# --- single runs -----------------------------------------------------------------------------------------------------
+# --- single runs --------------------------------------------------------------------------
 
 
 def run_flags(run: Run, metric: str = "val_bpb") -> list[Finding]:
-    """What is doubtful about a run by itself; `metric` is searched for non-finite values."""
+    """Return the doubts about a single run, including non-finite values of `metric`."""
     found = [unfinished(run), _stopped_early(run), _bad_steps(run), _non_finite(run, metric), too_good(run)]
     found += [_one_batch(run), _dirty(run), *_continued_otherwise(run)]
     found += [finding("unreadable", "{problem}", problem=problem) for problem in run.problems]
@@ -67,7 +68,7 @@ def run_flags(run: Run, metric: str = "val_bpb") -> list[Finding]:
 
 
 def unfinished(run: Run) -> Finding | None:
-    """Why a run has no final values; None if it has."""
+    """Return why a run has no final values, or None if it has."""
     if run.finished:
         return None
     error = run.results.get("error")
@@ -82,10 +83,10 @@ def unfinished(run: Run) -> Finding | None:
 
 
 def odd_ones_out(runs: Sequence[Run]) -> dict[str, list[Finding]]:
-    """In what single runs differ from most of `runs`: findings by run id, for the runs that do.
+    """Return findings by run id for runs that differ from most of `runs`.
 
-    Compared are the training and validation text, the tokenizer, the code and the hardware, where a run recorded them.
-    Of equally frequent ones the first met is taken as the usual one.
+    They compare training and validation text, tokenizer, code and hardware, if recorded. Of
+    equally frequent values the first counts as the usual one.
     """
     found: dict[str, list[Finding]] = {}
     for name in ("data", "validation", "tokenizer", "code", "hardware"):
@@ -136,7 +137,7 @@ def _stopped_early(run: Run) -> Finding | None:
 def _bad_steps(run: Run) -> Finding | None:
     name = "totals.bad_steps"
     bad = (run.results.get("totals") or {}).get("bad_steps")
-    if bad is None:  # no results: the metrics tell
+    if bad is None:  # no results yet: read the metrics
         name, bad = "bad_steps", run.value("bad_steps") or 0
     if not bad:
         return None
@@ -151,7 +152,7 @@ def _bad_steps(run: Run) -> Finding | None:
 
 def _non_finite(run: Run, metric: str) -> Finding | None:
     summary = run.metrics.get(metric)
-    if summary is None or not summary.non_finite:  # an index knows that, so that the file need not be read
+    if summary is None or not summary.non_finite:  # known without reading the file
         return None
     return finding(
         "non-finite",
@@ -164,11 +165,11 @@ def _non_finite(run: Run, metric: str) -> Finding | None:
 
 
 TOO_GOOD = frozenset({"suspiciously low", "below entropy", "below entropy by chance"})
-"""Kinds of what `too_good` finds."""
+"""Kinds of the findings of `too_good`."""
 
 
 def too_good(run: Run) -> Finding | None:
-    """Whether the best validation lies below what can honestly be reached."""
+    """Return a finding if the best validation is lower than any honest model's."""
     values = {}
     for section in ("final_metrics", "best_metrics"):
         value = (run.results.get(section) or {}).get("val_bpb")
@@ -194,8 +195,8 @@ def too_good(run: Run) -> Finding | None:
     heading = "val_bpb {value} is below the entropy of the source, {entropy} bits per byte"
     limit = sourced(entropy, "reference.entropy_bits_per_byte", run, show=".4f")
     n_bytes = _evaluated_bytes(run)
-    # How far the validation text itself may be easier than the source: four standard errors, taking the standard
-    # deviation of a byte's surprisal as its mean, as it is for an exponential distribution.
+    # The validation text may be easier than its source by chance: allow four standard errors,
+    # with the mean surprisal of a byte as its standard deviation (exponential distribution).
     if n_bytes and values[name] >= entropy - 4 * entropy / math.sqrt(n_bytes):
         return finding(
             "below entropy by chance",
@@ -222,9 +223,9 @@ class Evaluated:
     """How much of its validation text a run reads in a validation.
 
     Attributes:
-        windows: that it reads, out of `all_windows` that fit into the text without overlap.
-        all_windows: see `windows`.
-        share: of the tokens of the text that are predicted.
+        windows: the windows that it reads.
+        all_windows: the windows that fit into the text without overlap.
+        share: the share of the text's tokens that are predicted.
     """
 
     windows: int
@@ -232,8 +233,8 @@ class Evaluated:
     share: float
 
 
-def evaluated(run: Run) -> Evaluated | None:
-    """How much of its validation text a run reads; None if it did not record that."""
+def evaluated_share(run: Run) -> Evaluated | None:
+    """Return how much of its validation text a run reads, or None if that is unknown."""
     tokens, block = (run.record.get("dataset") or {}).get("val_tokens"), run.settings.get("model.block_size")
     most = run.settings.get("training.eval_windows", 0)
     if not isinstance(tokens, int) or not isinstance(block, int) or not 0 < block < tokens:
@@ -246,7 +247,7 @@ def evaluated(run: Run) -> Evaluated | None:
 
 
 def _evaluated_bytes(run: Run) -> float | None:
-    """Roughly the bytes of text that a validation reads."""
+    """Return roughly how many bytes of text a validation reads."""
     dataset = run.record.get("dataset") or {}
     tokens, n_bytes = dataset.get("val_tokens"), dataset.get("val_bytes")
     if not tokens or not n_bytes:
@@ -288,26 +289,29 @@ def _continued_otherwise(run: Run) -> list[Finding]:
     ]
 
 
-# --- two groups ------------------------------------------------------------------------------------------------------
+# --- two groups ---------------------------------------------------------------------------
 
 
 def match_groups(
     a: Sequence[Run], b: Sequence[Run], metric: str = "val_bpb", at: str = "final"
 ) -> tuple[dict[str, bool | None], list[Finding]]:
-    """Whether two groups of runs agree in what a fair comparison keeps equal.
+    """Compare the quantities of two groups that a fair comparison keeps equal.
 
-    Parameters and tokens may differ by 1 %, the median seconds of training by 5 %; all else must be equal in every run.
-    Times differ only if that is separated from chance and larger than the slow-downs seen (`times.compare_times`).
+    Parameters and tokens may differ by 1 %, the median seconds of training by 5 %; all else must
+    be equal in every run. Times differ only if the difference is separated from chance and larger
+    than the slow-downs seen (`times.compare_times`).
 
     Args:
         a, b: the runs that count.
-        metric: decides which differences matter: the tokenizer not for `val_bpb`, the validation text and windows only
-            for validation metrics, and none whose quantity is the metric itself.
-        at: which value is compared, as for `Run.value`; with `step:N` steps and tokens are those until then.
+        metric: decides which differences matter: not the tokenizer for `val_bpb`, not the
+            validation text and windows for other than validation metrics, and never the
+            quantity that the metric itself measures.
+        at: which value is compared, as for `Run.value`; with `step:N` steps and tokens count
+            until then.
 
     Returns:
-        For each of `QUANTITIES` True, False, or None where a run does not tell; and a finding with both values for
-        each that does not match and matters.
+        For each of `QUANTITIES` True, False, or None if a run did not record it; and a finding
+        with both values for each mismatch that matters.
     """
     stop = check_at(at)
     both = (a, b)
@@ -362,7 +366,7 @@ def _steps(run: Run, stop: int | None) -> int | None:
 
 
 def _tokens(run: Run, stop: int | None) -> float | None:
-    """Tokens trained on; of a value before the end those of its steps."""
+    """Return the tokens of training, up to step `stop` if given."""
     steps = _steps(run, stop)
     if steps is None or steps == run.last_step:
         return run.value("tokens")
@@ -379,9 +383,10 @@ class _Match:
     """Whether two groups agree in a quantity.
 
     Attributes:
-        same: None where a run does not tell.
-        detail: template of both values, with `values`.
-        heading: what is said of it, if it is more than that it differs.
+        same: None if a run did not record the quantity.
+        detail: template of both values.
+        values: the values of the template.
+        heading: replaces the words that the quantity differs.
     """
 
     same: bool | None
@@ -397,7 +402,7 @@ def _numbers(
     tolerance: float,
     at: str = "",
 ) -> _Match:
-    """All numbers of both within `tolerance` of each other."""
+    """Compare the numbers of both groups; they match within the relative `tolerance`."""
     known = [[(run, value) for run in runs if (value := read(run)) is not None] for runs in both]
     if not all(known):
         return _Match(None)
@@ -420,17 +425,17 @@ SMALLEST, LARGEST = "smallest of the runs", "largest of the runs"
 
 
 def _times(a: Sequence[Run], b: Sequence[Run]) -> _Match:
-    """Whether training took as long, as far as the spread of the times allows to say."""
+    """Compare the seconds of training, allowing for their spread."""
     found = compare_times(a, b)
     if found is None:
         return _Match(None)
     if found.same is True:
         return _Match(True)
-    return _Match(found.same, *found.words(), heading=found.doubt)
+    return _Match(found.same, *found.describe(), heading=found.doubt)
 
 
 def _texts(a: Sequence[str | None], b: Sequence[str | None]) -> _Match:
-    """All texts of both the same."""
+    """Compare texts, which must all be equal."""
     known_a, known_b = (list(dict.fromkeys(text for text in texts if text is not None)) for texts in (a, b))
     if not known_a or not known_b:
         return _Match(None)

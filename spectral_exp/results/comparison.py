@@ -1,4 +1,4 @@
-"""Groups of runs side by side: statistics of each, differences between them, and what makes a comparison unfair."""
+"""Statistics of groups of runs, differences between them, and doubts about both."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from spectral_exp.core.wording import noun
 from spectral_exp.results import checks, statistics
 from spectral_exp.results.compared import Comparison, Difference, GroupSummary
 from spectral_exp.results.comparison_notes import comparison_notes, pair_of
-from spectral_exp.results.finding import Finding, finding, sourced, together
+from spectral_exp.results.finding import Finding, finding, merge_findings, sourced
 from spectral_exp.results.group import Group
 from spectral_exp.results.pairs import ablation_pairs, differing_parts, other_differences, pairs_by_seed, why_unpaired
 from spectral_exp.results.statistics import Interval
@@ -40,19 +40,20 @@ def compare(
 ) -> Comparison:
     """Compare groups in one metric.
 
-    A run counts when it has finished (for `step:N`: has reached step N) and its value is finite. Of runs that repeat a
-    configuration with the same seed only the newest counts, since they are no independent evidence.
+    A run counts if it has finished (for `step:N`: has reached step N) and its value is finite. Of
+    runs that repeat a configuration with the same seed only the newest counts, since they are no
+    independent evidence.
 
     Args:
         groups: from `ResultsAggregator.groups`.
         metric: a metric's name.
         at: which value of each run, as for `Run.value`.
-        baseline: label of the group that the others are held against; None chooses `classic`, else the first in the
-            order of their settings. The order of `groups` changes no number.
+        baseline: label of the group with which the others are compared; None chooses `classic`,
+            else the first in the order of settings. The order of `groups` changes no number.
 
     Raises:
-        UserError: there are no groups; no run has the metric; `at` is none of the three; the baseline is not among the
-            groups.
+        UserError: there are no groups, no run has the metric, `at` is not allowed, or no group
+            has the label `baseline`.
     """
     if not groups:
         raise UserError("there is nothing to compare: no run was found, or none meets the conditions")
@@ -65,7 +66,7 @@ def compare(
     base = next(summary for summary in summaries if summary.group.label == reference)
     differences = [_difference(base, other, None, metric, at) for other in summaries if other is not base]
     differences += [_difference(a, b, part, metric, at) for a, b, part in _ablations(summaries, base)]
-    differences = _corrected(differences, metric, at)
+    differences = _correct(differences, metric, at)
     return Comparison(
         metric=metric,
         at=at,
@@ -80,7 +81,7 @@ def compare(
 
 
 def factor_effects(comparison: Comparison) -> dict[str, list[Difference]]:
-    """The ablations by the part that differs, in the order of the grid; parts without any are left out."""
+    """Return the ablations by the part that differs, in the order of the grid."""
     found: dict[str, list[Difference]] = {part: [] for part in PARTS}
     for difference in comparison.differences:
         if difference.part is not None:
@@ -89,9 +90,9 @@ def factor_effects(comparison: Comparison) -> dict[str, list[Difference]]:
 
 
 def pareto_front(comparison: Comparison, cost_metric: str = "train_s") -> list[GroupSummary]:
-    """The groups that no other one equals or beats in both mean metric and mean cost, ascending by cost.
+    """Return the groups that no other group beats in mean metric and mean cost, by ascending cost.
 
-    The cost is taken over the runs that count for the metric; groups without either are left out.
+    Runs count for the cost if they count for the metric. Groups without a value are left out.
     """
     sign = 1.0 if comparison.lower_is_better else -1.0
     points = []
@@ -107,7 +108,7 @@ def pareto_front(comparison: Comparison, cost_metric: str = "train_s") -> list[G
     ]
 
 
-# --- one group -------------------------------------------------------------------------------------------------------
+# --- one group ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def _summary(group: Group, metric: str, at: str, odd: Mapping[str, Sequence[Find
     broken: list[Run] = []
     for run, stratum in zip(group.runs, group.strata, strict=True):
         value = run.value(metric, at)
-        if not _reached(run, at) and (reason := checks.unfinished(run)) is not None:
+        if not _has_reached(run, at) and (reason := checks.unfinished(run)) is not None:
             left_out.append((run.run_id, reason))
             broken += [run] if run.status in {"failed", "diverged"} else []
         elif value is None:
@@ -140,10 +141,10 @@ def _summary(group: Group, metric: str, at: str, odd: Mapping[str, Sequence[Find
     interval = statistics.mean_interval(values, strata)
     flags = [(run.run_id, one) for run in runs for one in (*checks.run_flags(run, metric), *odd.get(run.run_id, ()))]
     notes = _group_notes(metric, at, used, interval)
-    notes += together(flags, everyone=f"all {len(runs)} runs", n_all=len(runs))
+    notes += merge_findings(flags, everyone=f"all {len(runs)} runs", n_all=len(runs))
     if broken:
-        notes.insert(0, _broken(broken, group))
-    notes += [_repeated(reason) for _, reason in repeats]
+        notes.insert(0, _broken_runs(broken, group))
+    notes += [_repeat_note(reason) for _, reason in repeats]
     return GroupSummary(
         group=group,
         values=values,
@@ -159,8 +160,8 @@ def _summary(group: Group, metric: str, at: str, odd: Mapping[str, Sequence[Find
     )
 
 
-def _reached(run: Run, at: str) -> bool:
-    """Whether the run got to where the value is taken."""
+def _has_reached(run: Run, at: str) -> bool:
+    """Return whether the run reached the step of the value."""
     stop = check_at(at)
     return run.finished or (stop is not None and run.last_step >= stop)
 
@@ -172,7 +173,7 @@ def _no_value(metric: str, at: str) -> Finding:
     return finding("no value", "no {metric} at or before step {step}", metric=metric, step=f"{stop:,}")
 
 
-def _broken(broken: Sequence[Run], group: Group) -> Finding:
+def _broken_runs(broken: Sequence[Run], group: Group) -> Finding:
     return finding(
         "broken runs",
         "{broken} of {all} "
@@ -183,7 +184,7 @@ def _broken(broken: Sequence[Run], group: Group) -> Finding:
     )
 
 
-def _repeated(reason: Finding) -> Finding:
+def _repeat_note(reason: Finding) -> Finding:
     return replace(reason, heading="repeated runs count once", detail=reason.heading)
 
 
@@ -194,7 +195,7 @@ COUNT = "number of runs"
 def _without_repeats(
     used: Sequence[_Counted], metric: str, at: str
 ) -> tuple[list[_Counted], list[tuple[str, Finding]]]:
-    """Of the runs of one stratum with the same seed the newest, and run id and reason of each of the others."""
+    """Return the newest of the runs of one stratum and seed, and a reason for each other run."""
     newest: dict[tuple[int, int | None], _Counted] = {}
     for one in used:
         key = (one.stratum, one.run.seed)
@@ -221,7 +222,7 @@ def _without_repeats(
 
 
 def _age(run: Run) -> tuple[float, str]:
-    """Sorts runs by the time at which they were begun; those that do not record it come first."""
+    """Return a key that sorts runs by their start; those that do not record it come first."""
     begun_s = seconds_since_epoch(run.record.get("timestamp"))
     return -math.inf if math.isnan(begun_s) else begun_s, run.run_id
 
@@ -257,13 +258,13 @@ def _group_notes(metric: str, at: str, used: Sequence[_Counted], interval: Inter
     return notes
 
 
-# --- two groups ------------------------------------------------------------------------------------------------------
+# --- two groups ---------------------------------------------------------------------------
 
 
 def _ablations(
     summaries: Sequence[GroupSummary], base: GroupSummary
 ) -> Iterator[tuple[GroupSummary, GroupSummary, str]]:
-    """Pairs that differ in one part alone, with that part; first the one that has it in common with the baseline."""
+    """Return pairs that differ in one part only; the first of a pair has the baseline's part."""
     ordered = sorted(summaries, key=lambda summary: summary.group.natural_order)
     for i, j, part in ablation_pairs([summary.group for summary in ordered]):
         a, b = ordered[i], ordered[j]
@@ -273,7 +274,7 @@ def _ablations(
 
 
 def _difference(a: GroupSummary, b: GroupSummary, part: str | None, metric: str, at: str) -> Difference:
-    """`b` minus `a`, not yet corrected for the number of differences."""
+    """Return `b` minus `a`, not yet corrected for the number of differences."""
     lower = lower_is_better(metric)
     used_a, used_b = (replace(s.group, runs=s.runs, strata=s.strata) for s in (a, b))
     pairs = pairs_by_seed(used_a, used_b)
@@ -345,26 +346,26 @@ def _value_of(summary: GroupSummary, run: Run) -> float:
 def _fairness(
     a: GroupSummary, b: GroupSummary, part: str | None, metric: str, at: str
 ) -> tuple[dict[str, bool | None], list[Finding]]:
-    """What matches and what does not, the gravest first."""
+    """Return what matches, and findings on what does not, the gravest first."""
     matches: dict[str, bool | None] = dict.fromkeys((*checks.QUANTITIES, "settings"))
     if not a.runs or not b.runs:
         return matches, []
     matched, warnings = checks.match_groups(a.runs, b.runs, metric, at)
     if metric in checks.VALIDATION_METRICS:
         doubts = [(s.group.label, doubt) for s in (a, b) for run in s.runs if (doubt := checks.too_good(run))]
-        warnings = [*together(doubts), *warnings]
+        warnings = [*merge_findings(doubts), *warnings]
     settings = other_differences(a.settings, b.settings, differing_parts(a.runs, b.runs))
     if settings:
         more = len(settings) - _MAX_SHOWN
         shown = "; ".join(settings[:_MAX_SHOWN]) + (f"; and {more} more" if more > 0 else "")
         warnings.append(finding("settings", "settings differ beside the parts", "{shown}", shown=shown))
     if part is not None:
-        warnings += _adapted(a.runs[0], b.runs[0], part)
+        warnings += _size_differences(a.runs[0], b.runs[0], part)
     return matches | matched | {"settings": not settings}, warnings
 
 
-def _adapted(a: Run, b: Run, part: str) -> list[Finding]:
-    """What else has another size in an ablation: what came with the part, and what was widened to match."""
+def _size_differences(a: Run, b: Run, part: str) -> list[Finding]:
+    """Return findings on other components whose size differs in an ablation."""
     sizes_a, sizes_b = ((run.record.get("model") or {}).get("parameters_by_component") or {} for run in (a, b))
     return [
         finding(
@@ -380,10 +381,10 @@ def _adapted(a: Run, b: Run, part: str) -> list[Finding]:
     ]
 
 
-def _corrected(differences: Sequence[Difference], metric: str, at: str) -> list[Difference]:
-    """With Holm's correction over all pairs of groups; a pair that is shown twice is one test.
+def _correct(differences: Sequence[Difference], metric: str, at: str) -> list[Difference]:
+    """Apply Holm's correction over all pairs of groups; a pair that appears twice is one test.
 
-    What is not separated then tells how large a difference would have had to be.
+    Differences that are not separated get a note on the size that a test would find.
     """
     tests = {pair_of(d): d.p_value for d in differences if d.p_value is not None}
     corrected = dict(zip(tests, statistics.holm(list(tests.values())), strict=True))
@@ -416,7 +417,7 @@ def _two_digits(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
 
 
-# --- the whole -------------------------------------------------------------------------------------------------------
+# --- baseline and metric ----------------------------------------------------------------------------
 
 
 def _baseline(groups: Sequence[Group], label: str | None) -> str:

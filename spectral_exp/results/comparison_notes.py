@@ -1,4 +1,4 @@
-"""What is to be said about a whole comparison: its baseline, its tests, and how its groups were tuned."""
+"""Findings about a whole comparison: its baseline, its tests, and the tuning of its groups."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from spectral_exp.results.finding import Finding, finding, sourced
 from spectral_exp.results.pairs import LEARNING_RATE
 from spectral_exp.runs.run import Run
 
-_FEW = 6  # runs, below which it is said what the tests assume
+_FEW = 6  # runs, below which a note gives the assumption of the tests
 
 
 def comparison_notes(
@@ -22,13 +22,13 @@ def comparison_notes(
     chosen: bool,
     lower: bool,
 ) -> list[Finding]:
-    """What concerns a whole comparison.
+    """Return the findings about a whole comparison.
 
     Args:
         at: which value of each run.
         summaries, differences: of the comparison.
         base: the baseline's summary.
-        chosen: whether the baseline was named by whoever asked for the comparison.
+        chosen: whether the user named the baseline.
         lower: whether lower values are better.
     """
     notes = _about_baseline(summaries, base, chosen=chosen, lower=lower) if len(summaries) > 1 else []
@@ -53,7 +53,7 @@ def comparison_notes(
 def _about_baseline(
     summaries: Sequence[GroupSummary], base: GroupSummary, *, chosen: bool, lower: bool
 ) -> list[Finding]:
-    """Which baseline was taken by default, and whether it is one that looks selected for its value."""
+    """Return findings on a default baseline, and on one that may be selected for its value."""
     notes = []
     label = base.group.label
     if not chosen:
@@ -72,13 +72,13 @@ def _about_baseline(
 
 
 def _grid_point(summary: GroupSummary) -> frozenset[tuple[str, str]]:
-    """The parts that all runs of a group have in common."""
+    """Return the parts that all runs of a group have in common."""
     common = [frozenset(run.parts.items()) for run in summary.group.runs]
     return frozenset.intersection(*common) if common else frozenset()
 
 
 def _tuning(summaries: Sequence[GroupSummary]) -> list[Finding]:
-    """Whether every combination of parts was tried at equally many learning rates."""
+    """Return findings on unequal or missing tuning of learning rates."""
     rates: dict[str, dict[float, list[Run]]] = {}
     names: dict[str, str] = {}
     for run in (run for summary in summaries for run in summary.group.runs):
@@ -113,5 +113,5 @@ def _tuning(summaries: Sequence[GroupSummary]) -> list[Finding]:
 
 
 def pair_of(difference: Difference) -> frozenset[str]:
-    """The labels of the two groups, by which a pair that is shown twice is known."""
+    """Return the labels of the two groups, in no order."""
     return frozenset((difference.a.group.label, difference.b.group.label))

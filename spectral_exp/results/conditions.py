@@ -1,4 +1,4 @@
-"""Conditions by which runs are chosen: `optimizer=rgd`, `learning_rate<=1e-3`, `name=wave*,classic`."""
+"""Conditions on runs: `optimizer=rgd`, `learning_rate<=1e-3`, `name=wave*,classic`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ORDERS: dict[str, Callable[[float, float], bool]] = {
 
 @dataclass(frozen=True)
 class Condition:
-    """One condition: the value of `name` stands in the relation `sign` to one of `values`."""
+    """One condition: the value of `name` has the relation `sign` to one of `values`."""
 
     name: str
     sign: str
@@ -49,7 +49,7 @@ class Condition:
         return cls(names.resolve(name), sign, values, names)
 
     def met_by(self, run: Run) -> bool:
-        """Whether a run meets it; one without such a setting meets only `!=`.
+        """Return whether a run meets the condition; one without the setting meets only `!=`.
 
         Raises:
             UserError: its value has no order.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from spectral_exp.results.document.model import Number, plain_text
-from spectral_exp.results.finding import Measured, finding, sourced, together
+from spectral_exp.results.finding import Measured, finding, merge_findings, sourced
 from spectral_exp.results.paper.limits import remark
 from tests.results.fakes import fake_run
 
@@ -40,7 +40,7 @@ def test_findings_are_put_together_if_their_exact_values_agree(exact: tuple[floa
         (run.run_id, finding("kind", "at {x}", x=sourced(value, "val_bpb", run, show=".2f")))
         for run, value in zip((ONE, OTHER), exact, strict=True)
     ]
-    found = together(pairs, everyone="all 2 runs", n_all=2)
+    found = merge_findings(pairs, everyone="all 2 runs", n_all=2)
     if exact[0] == exact[1]:
         assert [str(one) for one in found] == ["all 2 runs: at 1.00"]
         (value,) = found[0].values.values()

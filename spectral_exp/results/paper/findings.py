@@ -306,7 +306,7 @@ def _ratio(group: Group, baseline: Group | None) -> Text:
     return ("" if found.separated else "~", ratio, *bounds)
 
 
-# --- ablations -------------------------------------------------------------------------------------------------------
+# --- ablations ----------------------------------------------------------------------------
 
 
 def ablations(material: Material) -> tuple[Block, ...]:

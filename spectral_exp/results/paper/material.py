@@ -106,7 +106,7 @@ class Material:
             return 4
         return min(max(1 - math.floor(math.log10(widths[len(widths) // 2])), 2), 5)
 
-    # --- the comparison ----------------------------------------------------------------------------------------------
+    # --- the comparison -------------------------------------------------------------------
 
     def mean(self, summary: GroupSummary) -> Text:
         """The mean of a group, or a dash."""
@@ -195,7 +195,7 @@ class Material:
         low, high = (Number(_fixed(x, self.decimals, signed), x, source) for x in (interval.low, interval.high))
         return ("[", low, ",\u00a0", high, "]")
 
-    # --- single runs -------------------------------------------------------------------------------------------------
+    # --- single runs ----------------------------------------------------------------------
 
     def setting(self, name: str, runs: Sequence[Run] | None = None) -> Text:
         """A setting's value; all values where runs differ; `NOT_RECORDED` where none has it."""

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from spectral_exp.core.wording import noun
-from spectral_exp.results.checks import Evaluated, evaluated
+from spectral_exp.results.checks import Evaluated, evaluated_share
 from spectral_exp.results.document.model import (
     Block,
     Code,
@@ -153,7 +153,7 @@ def _data(material: Material) -> tuple[Block, ...]:
 
 def _evaluated_text(material: Material) -> Text:
     """Return how much of the validation text was read, by the configurations that differ."""
-    by_amount = group_by(material.runs, lambda run: (evaluated(run), run.settings.get("model.block_size")))
+    by_amount = group_by(material.runs, lambda run: (evaluated_share(run), run.settings.get("model.block_size")))
     sentences = []
     for (found, _), runs in by_amount.items():
         labels = prose(" of {{labels}}", labels=material.labels(runs)) if len(by_amount) > 1 else ()

@@ -122,7 +122,7 @@ def _text(file: Path) -> str:
         raise UserError(f"cannot read the notes {file}: {error.strerror}") from error
 
 
-# --- runs ------------------------------------------------------------------------------------------------------------
+# --- runs ---------------------------------------------------------------------------------
 
 
 def _locate(paper: Path, recorded: Provenance, folders: Sequence[Path], verdict: Verdict) -> dict[int, Path]:
@@ -183,7 +183,7 @@ def _shortened(items: list[str]) -> list[str]:
     return [*items[:_SHOWN], f"... and {more} more"] if more > 0 else items
 
 
-# --- files -----------------------------------------------------------------------------------------------------------
+# --- files --------------------------------------------------------------------------------
 
 
 def _compare_files(paper: Path, recorded: Provenance, fresh: Paper, other_code: bool, verdict: Verdict) -> None:
