@@ -87,20 +87,20 @@ def split_sections(source: str) -> list[Section]:
 
 
 def inline(source: str, values: Mapping[str, Inline | Text]) -> Text:
-    """The text of one line or paragraph.
+    """Return the text of one line or paragraph.
 
     Raises:
-        UserError: a {{name}} that is not among `values`.
+        UserError: a {{name}} is not among `values`.
     """
     result: list[Inline] = []
     end = 0
     for match in _INLINE.finditer(source):
         if match.start() > end:
-            result.append(_unescaped(source[end : match.start()]))
+            result.append(_unescape(source[end : match.start()]))
         result.extend(_run(match, values))
         end = match.end()
     if end < len(source):
-        result.append(_unescaped(source[end:]))
+        result.append(_unescape(source[end:]))
     return tuple(result)
 
 
@@ -127,15 +127,15 @@ def _run(match: re.Match[str], values: Mapping[str, Inline | Text]) -> Text:
     return value if isinstance(value, tuple) else (value,)
 
 
-def _unescaped(text: str) -> str:
+def _unescape(text: str) -> str:
     return re.sub(r"\\([\\`*$\[\]{}#_])", r"\1", text)
 
 
 def blocks(source: str, values: Mapping[str, Inline | Text], level: int = 2) -> tuple[Block, ...]:
-    """The blocks of Markdown of several lines; its `###` become headings of `level`.
+    """Return the blocks of Markdown of several lines; `###` becomes a heading of `level`.
 
     Raises:
-        UserError: for Markdown that a paper cannot take: tables, images, HTML, an open fence.
+        UserError: the Markdown holds a table, an image, HTML or an open fence.
     """
     result: list[Block] = []
     lines = source.splitlines()
@@ -145,7 +145,7 @@ def blocks(source: str, values: Mapping[str, Inline | Text], level: int = 2) -> 
         if not line:
             i += 1
         elif line.startswith("```"):
-            i, block = _fenced(lines, i)
+            i, block = _fence(lines, i)
             result.append(block)
         elif line.startswith("$$"):
             i, formula = _formula(lines, i)
@@ -177,7 +177,7 @@ def _refuse(paragraph: str) -> None:
             raise UserError(f"the notes hold {what}, which the paper cannot take over: {paragraph[:60]!r}")
 
 
-def _fenced(lines: list[str], i: int) -> tuple[int, Verbatim]:
+def _fence(lines: list[str], i: int) -> tuple[int, Verbatim]:
     for end in range(i + 1, len(lines)):
         if lines[end].strip() == "```":
             return end + 1, Verbatim("\n".join(lines[i + 1 : end]))

@@ -1,4 +1,4 @@
-"""The appendices: how to do it again, the runs, and where every number comes from."""
+"""The appendices: how to reproduce the runs, and the runs themselves."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from spectral_exp.results.paper.material import DASH, NOT_RECORDED, Material, pl
 from spectral_exp.results.paper.passages import passage
 from spectral_exp.runs.run import Run
 
-# Where a run lies, and what a folder of it is called, is no property of the experiment.
+# Overrides of paths and names, which are no properties of the experiment.
 _PLACE = ("outputs", "experiment_id", "resume", "backup_url")
 _PACKAGES = ("python", "torch", "numpy", "hydra-core", "omegaconf", "matplotlib", "tokenizers")
 _WIDTH = 88
@@ -36,7 +36,7 @@ _passage = partial(passage, "appendix")
 
 
 def reproducibility(material: Material) -> tuple[Block, ...]:
-    """Commands, configuration and environment."""
+    """Return commands, configuration and environment."""
     is_single = len(material.runs) == 1
     these = "This command made the run" if is_single else "These commands made the runs"
     blocks: list[Block] = [
@@ -71,9 +71,9 @@ def _selection(material: Material) -> Text:
 
 
 def _command(group: Group) -> str:
-    """The command that makes the runs of a group: that of its first run, for all seeds."""
+    """Return the command of a group's first run, for all its seeds."""
     run = group.runs[0]
-    # A seed that was run twice need not be run twice again.
+    # A seed that ran twice is needed once.
     seeds = list(dict.fromkeys(str(other.seed) for other in group.runs if other.seed is not None))
     if not run.record.get("overrides"):
         return f"# {group.label}: the command was not recorded"
@@ -83,27 +83,27 @@ def _command(group: Group) -> str:
         "-m",
         "spectral_exp.train",
         *multirun,
-        *_kept(run),
+        *_overrides(run),
         *([f"seed={','.join(seeds)}"] if seeds else []),
     ]
-    differing = {tuple(_kept(other)) for other in group.runs}
+    differing = {tuple(_overrides(other)) for other in group.runs}
     remark = f"# {group.label}" + ("; other runs of it had other overrides" if len(differing) > 1 else "")
-    return f"{remark}\n{wrapped([_short(word) for word in words])}"
+    return f"{remark}\n{wrap_command([_short(word) for word in words])}"
 
 
-def _kept(run: Run) -> list[str]:
+def _overrides(run: Run) -> list[str]:
     overrides = [str(item) for item in run.record.get("overrides") or ()]
     return [item for item in overrides if item.lstrip("+~").partition("=")[0] not in (*_PLACE, "seed")]
 
 
 def _short(word: str) -> str:
-    """An override with the file's name for its whole path, which is no business of a reader."""
+    """Return an override with the file's name for its path, which readers need not know."""
     name, equals, value = word.partition("=")
     return f"{name}={value.rpartition('/')[2]}" if equals and value.startswith("/") else word
 
 
-def wrapped(words: Sequence[str]) -> str:
-    """A shell command on lines that fit a page, continued by backslashes."""
+def wrap_command(words: Sequence[str]) -> str:
+    """Return a shell command on lines that fit a page, continued by backslashes."""
     lines, line = [], ""
     for word in map(shlex.quote, words):
         if line and len(line) + 1 + len(word) > _WIDTH - 2:
@@ -115,7 +115,7 @@ def wrapped(words: Sequence[str]) -> str:
 
 
 def run_table(material: Material) -> tuple[Block, ...]:
-    """All runs with their short numbers."""
+    """Return the table of runs with their short numbers."""
     rows: list[tuple[Text, ...]] = []
     for i, run in enumerate(material.runs, start=1):
         step = Number(plain_number(run.last_step), run.last_step, Source("steps", (run.run_id,), formula="last step"))

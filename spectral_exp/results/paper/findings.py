@@ -1,4 +1,4 @@
-"""Results and ablations: what the comparison says."""
+"""The sections of results, costs and ablations."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ _passage = partial(passage, "findings")
 
 
 def results(material: Material) -> tuple[Block, ...]:
-    """Each configuration, and the differences to the baseline."""
+    """Return each configuration, the differences to the baseline, and the cost."""
     usable = [s for s in material.comparison.summaries if s.mean is not None]
     blocks: list[Block] = [Heading("Results")]
     if not usable:
-        blocks.append(_nothing("no finished run has the metric {{metric}}", material))
+        blocks.append(_no_data("no finished run has the metric {{metric}}", material))
         return tuple(blocks)
     blocks += [Paragraph(_leader(material, usable)), _means(material)]
     blocks += [figure for figure in material.figures if _section(figure) == "results"]
@@ -65,19 +65,19 @@ def _leader(material: Material, usable: Sequence[GroupSummary]) -> Text:
     )
 
 
-def _nothing(why: str, material: Material) -> Paragraph:
+def _no_data(why: str, material: Material) -> Paragraph:
     reason = prose(why, metric=Code(material.comparison.metric))
     return Paragraph(prose(_NO_DATA, why=reason), aside=True)
 
 
 def _section(figure: Figure) -> str:
-    """Where a figure belongs."""
+    """Return the section of a figure."""
     sections = {"ablation": "ablations", "baseline_differences": "differences", "train_s": "cost"}
     return next((section for words, section in sections.items() if words in figure.key), "results")
 
 
 def _means(material: Material) -> Table:
-    # Without four runs the interquartile mean is the mean.
+    # Below four runs the interquartile mean is the mean.
     with_iqm = any(summary.iqm is not None for summary in material.comparison.summaries)
     rows: list[tuple[Text, ...]] = []
     for summary in material.comparison.summaries:
@@ -126,7 +126,7 @@ def _spread(material: Material, values: Sequence[float], ids: tuple[str, ...]) -
 def _differences(material: Material) -> tuple[Block, ...]:
     against = [d for d in material.comparison.differences if d.kind == "baseline"]
     if not against:
-        return (_nothing("there is only one configuration with a usable {{metric}}", material),)
+        return (_no_data("there is only one configuration with a usable {{metric}}", material),)
     base = against[0].a.group.label
     return (
         Paragraph(
@@ -150,7 +150,7 @@ def _differences(material: Material) -> tuple[Block, ...]:
 
 
 def _reading(material: Material, differences: Sequence[Difference]) -> Text:
-    """How many are better, worse and not separated."""
+    """Return how many differences are better, worse and not separated."""
     better = sum(d.separated and d.better for d in differences)
     worse = sum(d.separated and not d.better for d in differences)
     rest = len(differences) - better - worse
@@ -178,7 +178,7 @@ def _difference_table(
     for name, d in zip(names, differences, strict=True):
         mean = material.difference(d)
         verdict = ("better" if d.better else "worse") if d.separated else "not separated" if d.interval else "no test"
-        # Bold says separated, and nothing else.
+        # Bold means separated, and nothing else.
         shown: Text = (Strong(mean),) if d.separated else mean
         rows.append(
             (
@@ -212,12 +212,12 @@ def _key_to_columns(material: Material) -> Text:
 
 
 def _fairness(material: Material, differences: Sequence[Difference]) -> tuple[Block, ...]:
-    """What matches between the two sides, quantity by quantity."""
+    """Return for each quantity whether the two sides match."""
     names = list(dict.fromkeys([*_QUANTITIES, *(name for d in differences for name in d.matches)]))
     names = [name for name in names if any(name in d.matches for d in differences)]
     if not names:
-        return (_nothing("whether the two sides match was not checked", material),)
-    told = []
+        return (_no_data("whether the two sides match was not checked", material),)
+    sentences = []
     for answer, template in (
         (True, "All sides match in {}"),
         (False, "none match in {}"),
@@ -225,8 +225,8 @@ def _fairness(material: Material, differences: Sequence[Difference]) -> tuple[Bl
     ):
         same = [name for name in names if all(d.matches.get(name) is answer for d in differences)]
         names = [name for name in names if name not in same]
-        told += [template.format(", ".join(same))] if same else []
-    agree = "; ".join(told) or "No quantity matches everywhere"
+        sentences += [template.format(", ".join(same))] if same else []
+    agree = "; ".join(sentences) or "No quantity matches everywhere"
     agree = agree[:1].upper() + agree[1:]
     if not names:
         return (Paragraph((f"{agree}.",)),)
@@ -288,7 +288,7 @@ def _whole(value: float | None) -> int | None:
 
 
 def _ratio(group: Group, baseline: Group | None) -> Text:
-    """Training time over the baseline's, and how far the spread of the times allows to tell them apart."""
+    """Return training time over the baseline's with its interval, marked ~ if not separated."""
     if baseline is None or group is baseline:
         return (DASH,)
     finished = [[run for run in side.runs if run.finished] for side in (baseline, group)]
@@ -310,11 +310,11 @@ def _ratio(group: Group, baseline: Group | None) -> Text:
 
 
 def ablations(material: Material) -> tuple[Block, ...]:
-    """What changing one part alone does."""
+    """Return the effects of changing one part only."""
     blocks: list[Block] = [Heading("Ablations")]
     found = [d for d in material.comparison.differences if d.kind == "ablation"]
     if not found:
-        blocks.append(_nothing("no two configurations differ in exactly one part of the grid", material))
+        blocks.append(_no_data("no two configurations differ in exactly one part of the grid", material))
         return tuple(blocks)
     order = {part: i for i, part in enumerate(PARTS)}
     found.sort(key=lambda d: order.get(d.part or "", len(PARTS)))

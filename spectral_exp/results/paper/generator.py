@@ -45,12 +45,12 @@ from spectral_exp.results.paper.setup import setup
 
 FORMATS = ("md", "html", "pdf", "tex")
 PAPER, REPORT = "paper", "report"
-"""What a document is, and what its files are called."""
+"""Kinds of documents, and names of their files."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """What came of writing a paper: the files, and why a format is missing."""
+    """The files of a written paper, and the reasons for missing formats."""
 
     files: tuple[Path, ...]
     missing: tuple[str, ...]
@@ -78,7 +78,7 @@ class Paper:
         return Written(tuple(folder.write(files, content, force=force)), tuple(missing))
 
     def render(self, format_: str, name: str = PAPER) -> dict[str, bytes]:
-        """The files of one format by name, figures apart.
+        """Return the files of one format by name, without the figures.
 
         Raises:
             UserError: a package that the format needs is not installed.
@@ -93,7 +93,7 @@ class Paper:
         return {f"{name}.pdf": pdf(self.document, self.traces)}
 
     def drawings(self) -> dict[str, bytes]:
-        """The figures by file name."""
+        """Return the figures by file name."""
         return {
             figure.file_name(suffix): content
             for figure in figures_of(self.document)
@@ -104,14 +104,14 @@ class Paper:
 class PaperGenerator:
     """A paper draft from finished, unfinished and broken runs.
 
-    Every number in it comes from the runs and says which. The same runs give the same bytes.
+    Every number in it comes from the runs and has a source. The same runs give the same bytes.
 
     Args:
         folders: run directories, sweeps, or folders that hold such at any depth.
         choices: metric, baseline, selection, title, authors and notes.
 
     Raises:
-        UserError: no usable run, an unknown metric or baseline, notes for a place that is not there.
+        UserError: no usable run, an unknown metric or baseline, notes for an unknown place.
 
     Example:
         ```python
@@ -125,7 +125,7 @@ class PaperGenerator:
 
     def __init__(self, folders: Sequence[str | Path], choices: Choices | None = None) -> None:
         self.choices = choices or Choices()
-        sections(self.choices.notes)  # a misspelt heading is told before anything is read
+        sections(self.choices.notes)  # misspelt headings fail before the runs are read
         found = ResultsAggregator(folders)
         runs = found.where(self.choices.where).runs if self.choices.where else found.runs
         if not runs:
@@ -135,22 +135,22 @@ class PaperGenerator:
         self.left_out = tuple((path.name, reason) for path, reason in found.left_out)
 
     def paper(self) -> Paper:
-        """The document."""
+        """Return the paper."""
         return build(self.runs, self.choices, self.left_out)
 
     def write(self, output: str | Path, formats: Sequence[str] = FORMATS, *, force: bool = False) -> Written:
         """Write the paper, its figures and `provenance.json` into the folder `output`.
 
-        All is made before the first file of the folder is touched; each file is then replaced as a whole. Files that
-        are not the generator's stay.
+        Everything is made before the first file of the folder changes; each file is replaced as a
+        whole. Foreign files stay.
 
         Args:
-            output: made if it is not there.
-            formats: of `FORMATS`. One whose package is missing is left out, and `Written.missing` says so.
-            force: overwrite files that were edited since they were written, and files of these names that are not ours.
+            output: the folder; created if it is missing.
+            formats: of `FORMATS`; `Written.missing` names those whose package is not installed.
+            force: overwrite edited and foreign files of these names.
 
         Raises:
-            UserError: a file would be lost that is not ours or was edited; the folder cannot be written.
+            UserError: an edited or foreign file would be lost; the folder cannot be written.
         """
         check_formats(formats)
         folder = Folder(Path(output))
@@ -167,7 +167,7 @@ def check_formats(formats: Sequence[str]) -> None:
 def build(
     runs: Sequence[Path], choices: Choices, left_out: Sequence[tuple[str, str]] = (), *, index: bool = True
 ) -> Paper:
-    """The paper of exactly these run directories; without the index every file is read anew."""
+    """Return the paper of these run directories; without the index every file is read again."""
     found = ResultsAggregator(runs, index=index)
     groups = tuple(found.groups(choices.group_by))
     comparison = compare(groups, choices.metric, at=choices.at, baseline=choices.baseline)
@@ -177,10 +177,10 @@ def build(
 
 
 def assemble(material: Material, document: Document) -> Paper:
-    """Number everything and add the appendix that says where the numbers come from.
+    """Number everything and add the appendix with the sources of the numbers.
 
     Raises:
-        UserError: a citation, a reference or a formula of the author's that cannot be understood.
+        UserError: a citation, a reference or a formula of the author's is not valid.
     """
     document = printable_document(document)
     for key in number_document(document).cited:
@@ -200,14 +200,14 @@ def assemble(material: Material, document: Document) -> Paper:
 
 
 def _draw(material: Material) -> tuple[Figure, ...]:
-    """The comparison's figures that a paper needs, as files of every kind."""
+    """Return the comparison's figures that a paper needs, as files of every kind."""
     import_matplotlib()
     from spectral_exp.results import figures
-    from spectral_exp.results.figures import plot  # matplotlib, for which neither --help nor a mistake should wait
+    from spectral_exp.results.figures import plot  # slow: loads matplotlib
 
     comparison = material.comparison
     ids = tuple(run.run_id for run in material.runs)
-    # Over tokens the curves look as over steps where a step takes as many tokens in every run.
+    # If a step has equally many tokens in every run, curves over tokens repeat those over steps.
     same_steps = len({run.tokens_per_step for run in material.runs}) == 1
     drawn = []
     with tempfile.TemporaryDirectory() as folder:
@@ -249,7 +249,7 @@ def _document(material: Material) -> Document:
 
 
 def _with(own: tuple[Block, ...], generated: tuple[Block, ...]) -> tuple[Block, ...]:
-    """A section with the author's text after its heading."""
+    """Return a section with the author's text after its heading."""
     return (generated[0], *own, *generated[1:])
 
 

@@ -1,4 +1,4 @@
-"""Statistics and limitations: how differences were judged, and what the checks found."""
+"""The sections of statistical methods and of limitations."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _passage = partial(passage, "statistics")
 
 
 def methods_of_statistics(material: Material) -> tuple[Block, ...]:
-    """Which intervals and tests were used, and why."""
+    """Return which intervals and tests were used, and why."""
     comparison = material.comparison
     items: list[Text] = [
         _passage(
@@ -52,7 +52,7 @@ def methods_of_statistics(material: Material) -> tuple[Block, ...]:
 
 
 def limitations(material: Material) -> tuple[Block, ...]:
-    """What the checks found, and what the set-up cannot tell."""
+    """Return the warnings of the checks, and the reach of the set-up."""
     comparison = material.comparison
     items: list[Text] = [remark(note) for note in comparison.notes if note.severity == "warning"]
     on_groups = [(s.group.label, note) for s in comparison.summaries for note in s.notes]
@@ -72,11 +72,11 @@ def limitations(material: Material) -> tuple[Block, ...]:
 
 
 def _mismatches(differences: Sequence[Difference]) -> list[Text]:
-    """The warnings of all differences, those of one heading together; a pair that is shown twice warns once."""
+    """Return the warnings of all differences by heading; a pair that appears twice warns once."""
     by_heading: dict[str, tuple[Finding, dict[frozenset[str], tuple[Difference, Finding]]]] = {}
     for d in differences:
         for warning in d.warnings:
-            if warning.severity != "warning" or warning.kind in TOO_GOOD:  # which the groups' own notes say
+            if warning.severity != "warning" or warning.kind in TOO_GOOD:  # the notes of groups report these
                 continue
             heading = str(replace(warning, detail=""))
             _, pairs = by_heading.setdefault(heading, (replace(warning, detail=""), {}))
@@ -95,7 +95,7 @@ def _mismatches(differences: Sequence[Difference]) -> list[Text]:
 
 
 def _slower(heading: Finding, differences: Sequence[Difference]) -> Text:
-    """Pairs of configurations, each first one with all its seconds."""
+    """Return pairs of configurations, each baseline with all that it is compared with."""
     firsts = group_by(differences, lambda d: d.a.group.label)
     parts = [
         prose("{{a}} against {{b}}", a=Code(a), b=code_list(d.b.group.label for d in others))
@@ -109,7 +109,7 @@ def _slower(heading: Finding, differences: Sequence[Difference]) -> Text:
 
 
 def remark(found: Finding, *, capital: bool = True) -> Text:
-    """A finding as a sentence; its values carry their sources, the constants in its words none."""
+    """Return a finding as a sentence with the sources of its values."""
     text = _text(found.pieces())
     first, last = text[0], text[-1]
     if found.subject:  # a name, which keeps its spelling
@@ -129,13 +129,13 @@ def _number(piece: Measured) -> Number:
 
 
 def sentence(words: str, capital: bool = True) -> str:
-    """Words as a sentence."""
+    """Return words as a sentence."""
     words = words.strip().rstrip(".")
     return (words[:1].upper() + words[1:] if capital else words) + "."
 
 
 def _scope(material: Material) -> list[Text]:
-    """How far the set-up reaches: texts, sizes, learning rates."""
+    """Return the limits of the set-up: one text, one budget."""
     items: list[Text] = []
     texts = {str(run.record.get("dataset", {}).get("corpus_sha256")) for run in material.runs}
     finished = [run for run in material.runs if run.finished]

@@ -1,4 +1,4 @@
-"""What a paper is written from: runs, their comparison and the author's choices; and numbers taken from them."""
+"""The material of a paper: runs, their comparison, the author's choices, and numbers of them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from spectral_exp.results.statistics import Interval
 from spectral_exp.runs.run import Run
 
 DASH = "\u2013"
-"""What stands for a missing value, and between the ends of a range."""
+"""Stands for a missing value, and between the ends of a range."""
 
 NOT_RECORDED = ("(not recorded)",)
-"""What stands for a value that no run has."""
+"""Stands for a value that no run recorded."""
 
 METRIC_WORDS = {
     "val_bpb": "validation bits per byte",
@@ -33,7 +33,7 @@ METRIC_WORDS = {
 
 @dataclass(frozen=True)
 class Choices:
-    """What the author chose; recorded with the paper, so that it can be made again.
+    """The author's choices, which `provenance.json` records to make the paper again.
 
     Attributes:
         metric, at, baseline: as for `compare`.
@@ -41,7 +41,7 @@ class Choices:
         title: None makes one from the runs.
         authors: names.
         notes: the author's text, in Markdown.
-        notes_file: where it came from, relative to the paper; None for none.
+        notes_file: its file relative to the paper, or None.
     """
 
     metric: str = "val_bpb"
@@ -57,16 +57,16 @@ class Choices:
 
 @dataclass(frozen=True)
 class Material:
-    """All that a paper is written from.
+    """Everything that a paper is written from.
 
     Attributes:
         choices: of the author.
         runs: all of them, in the order of the appendix.
         groups: the runs, grouped.
         comparison: of the groups, in the chosen metric.
-        left_out: folders that look like runs and could not be used: name and reason.
-        figures: drawn from the comparison, without their place in the text.
-        metric_decimals: how many decimals the metric is printed with; None takes them from the intervals.
+        left_out: name and reason of each folder that looks like a run and is not usable.
+        figures: those of the comparison.
+        metric_decimals: decimals of the metric; None derives them from the intervals.
     """
 
     choices: Choices
@@ -89,7 +89,7 @@ class Material:
 
     @property
     def tests(self) -> Number:
-        """How many pairs of configurations were tested: what Holm's correction is over."""
+        """The number of tested pairs of configurations, which Holm's correction covers."""
         pairs = {
             frozenset((d.a.group.label, d.b.group.label)) for d in self.comparison.differences if d.p_value is not None
         }
@@ -97,7 +97,7 @@ class Material:
 
     @property
     def decimals(self) -> int:
-        """How many decimals the metric is printed with: two of the typical half-width of an interval."""
+        """Decimals of the metric: two digits of the typical half-width of an interval."""
         if self.metric_decimals is not None:
             return self.metric_decimals
         widths = [s.interval.high - s.interval.low for s in self.comparison.summaries if s.interval]
@@ -198,11 +198,11 @@ class Material:
     # --- single runs ----------------------------------------------------------------------
 
     def setting(self, name: str, runs: Sequence[Run] | None = None) -> Text:
-        """A setting's value; all values where runs differ; `NOT_RECORDED` where none has it."""
+        """Return a setting's value, all values if runs differ, or `NOT_RECORDED`."""
         return shared(self.runs if runs is None else runs, name, lambda run: run.settings.get(name))
 
     def fact(self, path: str, runs: Sequence[Run] | None = None) -> Text:
-        """An entry of `config.json` by its dotted path, likewise."""
+        """Return the value or values of an entry of `config.json`, by its dotted path."""
         return shared(self.runs if runs is None else runs, path, lambda run: dig(run.record, path))
 
     def value(self, run: Run) -> Text:
@@ -226,7 +226,7 @@ class Material:
         return [run for run in self.runs if run.parts.get(part) == choice]
 
     def choices_of(self, part: str) -> list[str]:
-        """What the runs use for a part, in the order of first use; none where it is not known."""
+        """Return the choices of the runs for a part, in the order of first use."""
         return list(dict.fromkeys(run.parts[part] for run in self.runs if part in run.parts))
 
     def labels(self, runs: Iterable[Run]) -> Text:
@@ -239,9 +239,9 @@ class Material:
 
 
 def shared(runs: Sequence[Run], name: str, read: Callable[[Run], Any], decimals: int | None = None) -> Text:
-    """The value that runs share, or each value with a comma between; `NOT_RECORDED` where no run has one.
+    """Return the value that runs share, all values if they differ, or `NOT_RECORDED`.
 
-    Fractions are shown with `decimals`, and those that look the same count as the same; None shows them as written.
+    Fractions are rounded to `decimals` before they are compared; None keeps them as they are.
     """
     found: dict[str, tuple[Any, list[str]]] = {}
     for run in runs:
@@ -255,10 +255,10 @@ def shared(runs: Sequence[Run], name: str, read: Callable[[Run], Any], decimals:
         ordered = sorted(found.values(), key=lambda item: item[0])
     except TypeError:  # values of several types keep the order of the runs
         ordered = list(found.values())
-    return join_texts([(_shown(value, name, tuple(ids), decimals),) for value, ids in ordered], last=", ")
+    return join_texts([(_format_value(value, name, tuple(ids), decimals),) for value, ids in ordered], last=", ")
 
 
-def _shown(value: Any, name: str, ids: tuple[str, ...], decimals: int | None) -> Inline:
+def _format_value(value: Any, name: str, ids: tuple[str, ...], decimals: int | None) -> Inline:
     source = Source(name, ids)
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -272,7 +272,7 @@ def _shown(value: Any, name: str, ids: tuple[str, ...], decimals: int | None) ->
 
 
 def plain_number(value: float) -> str:
-    """A setting as people write it: 2000, 0.001, 1e-8; narrow spaces between thousands from 10 000 on."""
+    """Return a number as people write it: 2000, 0.001, 1e-8, and thin spaces from 10 000 on."""
     if isinstance(value, int):
         return f"{value:,}".replace(",", "\u202f") if abs(value) >= 10_000 else str(value)
     shown = f"{value:.6g}"

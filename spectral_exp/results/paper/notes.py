@@ -1,4 +1,4 @@
-"""The author's own text: a Markdown file whose `## headings` name the sections it belongs to."""
+"""The author's text: a Markdown file whose `## headings` name places of the paper."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PLACES = {
     "conclusion": "its own section, after the discussion",
     "acknowledgements": "before the references",
 }
-"""Where the text below each heading goes."""
+"""The place of the text below each heading."""
 
 HELP = (
     "Author text: a Markdown file with headings '## NAME', each followed by text for one place. Names: "
@@ -35,7 +35,7 @@ HELP = (
 
 
 def sections(source: str) -> dict[str, str]:
-    """The author's text by place.
+    """Return the author's text by place.
 
     Raises:
         UserError: an unknown name, a name used twice, text in front of the first heading.
@@ -66,12 +66,12 @@ class Notes:
         self._values = measured_values(material)
 
     def at(self, place: str) -> tuple[Block, ...]:
-        """The blocks for a place; none where the author wrote nothing."""
+        """Return the author's blocks for a place."""
         return blocks(self._sections.get(place, ""), self._values)
 
 
 def measured_values(material: Material) -> Mapping[str, Inline | Text]:
-    """What {{...}} in the notes can name."""
+    """Return the values that {{...}} in the notes can name."""
     values: dict[str, Inline | Text] = {}
     for summary in material.comparison.summaries:
         label = summary.group.label

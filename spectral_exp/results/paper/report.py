@@ -1,4 +1,4 @@
-"""The report of one run: what was run, what came of it, what it cost, and how to go on."""
+"""The report of one run: set-up, outcome, curves, cost, and commands to continue it."""
 
 from __future__ import annotations
 
@@ -50,19 +50,19 @@ _METRICS = ("val_bpb", "val_loss", "loss")
 _PLOT = re.compile(r"(?P<kind>\w[\w-]{0,99})_step_(?P<step>\d{1,15})_(?P<when>\d{8}_\d{6})\.png", flags=re.ASCII)
 _PNG = b"\x89PNG\r\n\x1a\n"
 _MAX_PLOT_BYTES = 64 << 20
-# Drawn anew, in print colours.
+# Drawn again in print colours.
 _REDRAWN = "training_dynamics"
 _MAX_SAMPLES = 4
 
 
 def run_report(folder: Path, *, index: bool = True) -> Paper:
-    """The report of the run in `folder`.
+    """Return the report of the run in `folder`.
 
     Raises:
-        UserError: it is no run, or holds several.
+        UserError: the folder holds no run, or several.
     """
     import_matplotlib()
-    from spectral_exp.results.paper.run_curves import run_curves  # matplotlib, for which no mistake should wait
+    from spectral_exp.results.paper.run_curves import run_curves  # slow: loads matplotlib
 
     found = ResultsAggregator([folder], index=index)
     if len(found.runs) != 1:
@@ -94,7 +94,7 @@ def _none(why: str) -> tuple[Block, ...]:
 
 
 def _total(run: Run, path: str, show: str = ",.0f") -> Text:
-    """An entry of `results.json`, or a dash."""
+    """Return an entry of `results.json`, or a dash."""
     value = dig(run.results, path)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return (DASH,)
@@ -159,18 +159,18 @@ def _outcome(run: Run) -> tuple[Block, ...]:
 def _metric(run: Run, name: str, value: float | None, at: str) -> Text:
     if value is None:
         return (DASH,)
-    # Thousands are written out; what is not finite, or too large for that, is not.
+    # Thousands are written in full, unless they are not finite or too large.
     shown = plain_number(round(value)) if 1000 <= abs(value) < 1e15 else f"{value:.5g}"
     return (Number(shown, value, Source(name, (run.run_id,), at)),)
 
 
 def _plots(run: Run) -> tuple[Block, ...]:
-    """The newest plot of each kind."""
+    """Return the newest plot of each kind."""
     newest: dict[str, tuple[str, str, Path]] = {}
     folder = RunPaths(run.path).visualizations
     for file in sorted(folder.glob("*.png")) if folder.is_dir() else ():
         match = _PLOT.fullmatch(file.name)
-        if match and match["kind"] != _REDRAWN and _picture(file):
+        if match and match["kind"] != _REDRAWN and _read_png(file):
             newest[match["kind"]] = max(newest.get(match["kind"], ("", "", file)), (match["step"], match["when"], file))
     figures = []
     for kind, (step, _, file) in sorted(newest.items()):
@@ -178,12 +178,12 @@ def _plots(run: Run) -> tuple[Block, ...]:
         source = Source("visualizations", (run.run_id,), formula=file.name)
         at = Number(plain_number(int(step)), int(step), source)
         caption = prose("{{what}} at step {{step}}.", what=words[:1].upper() + words[1:], step=at)
-        figures.append(Figure(f"fig:{kind}", caption, {"png": _picture(file)}, source, width=0.85))
+        figures.append(Figure(f"fig:{kind}", caption, {"png": _read_png(file)}, source, width=0.85))
     return tuple(figures)
 
 
-def _picture(file: Path) -> bytes:
-    """The content of a PNG file; nothing if it is none, or cannot be read."""
+def _read_png(file: Path) -> bytes:
+    """Return the content of a PNG file, or nothing if it is no PNG or cannot be read."""
     try:
         content = read_regular(file, _MAX_PLOT_BYTES)
     except OSError:
@@ -243,7 +243,7 @@ def _commands(run: Run) -> tuple[Block, ...]:
     more = {"completed": " training.max_steps=MORE", "stopped_early": " training.patience=null"}.get(run.status, "")
     lines = [
         "# continue it",
-        appendix.wrapped(["python", "-m", "spectral_exp.train", f"resume={place}", *more.split()]),
+        appendix.wrap_command(["python", "-m", "spectral_exp.train", f"resume={place}", *more.split()]),
         "# let it write",
         f"python -m spectral_exp generate {word} --tokens 200",
         "# does it continue exactly?",
