@@ -1,4 +1,4 @@
-"""How each of several runs or groups appears in every panel of a figure."""
+"""Label, colour, line and marker of each run or group in a figure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _RUN_SUFFIX = re.compile(r"_\d{8}_\d{6}_[0-9a-z]+$")
 
 @dataclass(frozen=True)
 class SeriesStyle:
-    """Name, colour, line and marker of one."""
+    """Label, colour, line style and marker of a run or group."""
 
     label: str
     color: str
@@ -28,12 +28,13 @@ class SeriesStyle:
 def style_series(
     labels: Sequence[str], theme: Theme, limit: int = 30, ranks: Sequence[int] | None = None
 ) -> list[SeriesStyle]:
-    """A style for each: colour and line style are a pair of its own up to 32, colour and marker up to 56.
+    """Return a style for each label: colour and line are unique up to 32, with markers up to 56.
 
     Args:
-        labels: what each is called; long names are shortened to `limit` characters.
+        labels: names; long ones are shortened to `limit` characters.
         theme: for its colours.
-        ranks: among all that appear in other figures, so that each keeps its style; 0, 1, 2, ... where not given.
+        ranks: places among all groups, so that a group has the same style in every figure;
+            0, 1, 2, ... by default.
     """
     return [
         SeriesStyle(
@@ -47,7 +48,7 @@ def style_series(
 
 
 def short_labels(labels: Sequence[str], limit: int = 30) -> list[str]:
-    """Names that fit: without the time stamp and hash of an experiment id where they stay distinct, then shortened."""
+    """Return short names, without time stamp and hash of run ids if they stay distinct."""
     names = [_RUN_SUFFIX.sub("", name) for name in labels]
     if len(set(names)) < len(set(labels)):
         names = list(labels)
@@ -57,9 +58,9 @@ def short_labels(labels: Sequence[str], limit: int = 30) -> list[str]:
 def side_labels(
     axes: Axes, values: Sequence[float], styles: Sequence[SeriesStyle], theme: Theme, inches: float
 ) -> None:
-    """Write each name at the right of the panel beside its value, moved apart where they would overlap.
+    """Write each label at the right of the panel beside its value, without overlaps.
 
-    Limits and scale of the vertical axis must be set. A value outside of it is named at the edge.
+    Limits and scale of the vertical axis must be set. A value outside is labelled at the edge.
 
     Args:
         inches: height of the panel, about.

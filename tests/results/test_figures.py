@@ -18,7 +18,7 @@ from spectral_exp.core.series import FloatArray, Series
 from spectral_exp.plots.theme import DARK, LIGHT
 from spectral_exp.results.comparison import Comparison, Difference, GroupSummary, Interval
 from spectral_exp.results.figures import best_groups, comparison_figures, comparison_plots
-from spectral_exp.results.figures.curves import OVERLAID, curves, gather
+from spectral_exp.results.figures.curves import OVERLAID, collect_curves, curves
 from spectral_exp.results.figures.plot import Plot, save
 from spectral_exp.results.figures.rows import difference_rows, differences, interval_rows, intervals
 from spectral_exp.results.figures.scatter import pareto, pareto_points, rate_lines, scaling, size_lines
@@ -190,8 +190,8 @@ def test_the_better_side_is_named(lower_is_better: bool) -> None:
 
 
 def test_curves_hold_mean_and_range_by_step_token_and_second() -> None:
-    by_step, by_token = gather(three(), "val_bpb", "step"), gather(three(), "val_bpb", "tokens")
-    by_second = gather(three(), "val_bpb", "train_s")
+    by_step, by_token = collect_curves(three(), "val_bpb", "step"), collect_curves(three(), "val_bpb", "tokens")
+    by_second = collect_curves(three(), "val_bpb", "train_s")
     classic = by_step.curves[0]
     assert classic.x.tolist() == [50, 100, 150, 200]
     assert classic.mean[-1] == pytest.approx(2.71 + 3 * np.exp(-200 / 30))
@@ -205,7 +205,7 @@ def test_curves_hold_mean_and_range_by_step_token_and_second() -> None:
 
 
 def test_long_times_are_in_hours() -> None:
-    found = gather(comparison([summary("slow", [2.0], step_s=60.0)]), "loss", "train_s")
+    found = collect_curves(comparison([summary("slow", [2.0], step_s=60.0)]), "loss", "train_s")
     assert found.x_label == "training time (h)"
     assert found.curves[0].x[-1] == pytest.approx(200 / 60)
 
@@ -215,7 +215,7 @@ def test_single_runs_beyond_the_others_are_told_of() -> None:
     longer = made_run("uneven", 3, 2.2, steps=400)
     uneven = Group("uneven", {}, [*group.group.runs, longer], [0, 0, 0])
     found = comparison([GroupSummary(**{**vars(group), "group": uneven})])
-    curve = gather(found, "val_bpb", "step").curves[0]
+    curve = collect_curves(found, "val_bpb", "step").curves[0]
     assert (curve.x[-1], curve.n_runs) == (200, 3)
     assert [part.steps[-1] for part in curve.rest] == [400]
     assert "thin lines: single runs" in curves(found).caption

@@ -20,7 +20,7 @@ from spectral_exp.plots.run import Drawing
 from spectral_exp.plots.run.experiment import Experiment
 from spectral_exp.plots.run.histories import training_drawing
 from spectral_exp.plots.run.internals import TextSample, model_drawings, one_thread, unwrapped
-from spectral_exp.plots.run.runs import comparison_drawing, experiment, labelled
+from spectral_exp.plots.run.runs import comparison_drawing, experiment, label_sources
 
 if TYPE_CHECKING:
     from torch import nn
@@ -154,7 +154,7 @@ class VisualizationManager:
         """
 
         def prepare() -> Drawing | None:
-            found = [self._experiment(label, source) for label, source in labelled(experiments)]
+            found = [self._experiment(label, source) for label, source in label_sources(experiments)]
             return comparison_drawing([each for each in found if each is not None])
 
         return self._plot("comparison", None, lambda step: {"comparison": prepare})

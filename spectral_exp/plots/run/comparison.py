@@ -1,4 +1,4 @@
-"""Several experiments side by side: loss, learning rate and perplexity over the steps, final metrics as bars."""
+"""Several experiments side by side: curves over the steps, and final metrics as bars."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _BARS_FIRST = ("val_loss", "best_val_loss", "val_bpb", "best_val_bpb", "perplexi
 
 
 def comparison_figure(experiments: Sequence[Experiment]) -> Figure:
-    """All experiments in one figure; each has one colour and line style throughout."""
+    """Return all experiments in one figure; each has one colour and line style throughout."""
     shown = style_series([experiment.label for experiment in experiments], DARK)
     names = [style.label for style in shown]
-    curves = [name for name in _CURVES if any(_shown(experiment, name) for experiment in experiments)]
+    curves = [name for name in _CURVES if any(_curves_of(experiment, name) for experiment in experiments)]
     bars = bar_metrics(experiments)
     top = _curves_height(curves, names)
     bottom = ceil(len(bars) / _bar_columns(bars)) * (1.0 + 0.27 * len(names))
@@ -50,13 +50,13 @@ def comparison_figure(experiments: Sequence[Experiment]) -> Figure:
 
 
 def legend_columns(labels: Sequence[str]) -> int:
-    """How many entries of a legend fit side by side."""
+    """Return how many entries of a legend fit side by side."""
     longest = max(map(len, labels))
     return max(1, min(len(labels), int(DARK.width / (0.105 * longest + 0.75))))
 
 
 def bar_metrics(experiments: Sequence[Experiment]) -> list[str]:
-    """Final metrics to draw: those of most experiments first, the usual ones before others."""
+    """Return the final metrics to draw: the usual ones first, then by number of experiments."""
     count = Counter(name for experiment in experiments for name in experiment.final)
     usual = {name: place for place, name in enumerate(_BARS_FIRST)}
     names = sorted(count, key=lambda name: (usual.get(name, len(usual)), -count[name]))
@@ -74,16 +74,16 @@ def _curves_height(curves: Sequence[str], names: Sequence[str]) -> float:
 def _draw_curves(
     figure: FigureBase, experiments: Sequence[Experiment], styles: Sequence[SeriesStyle], names: Sequence[str]
 ) -> None:
-    """The loss over the full width, the other quantities side by side below it, one legend for all."""
+    """Draw the loss over the full width, the other quantities below it, and one legend."""
     below = [name for name in names if name != "loss"]
     heights = [_LOSS_HEIGHT] * ("loss" in names) + [_PANEL_HEIGHT] * bool(below)
     grid = figure.add_gridspec(len(heights), max(1, len(below)), height_ratios=heights)
     cells = {"loss": grid[0, :]} if "loss" in names else {}
     cells |= {name: grid[len(heights) - 1, column] for column, name in enumerate(below)}
-    steps = step_range([series for e in experiments for name in names for series in _shown(e, name)])
+    steps = step_range([series for e in experiments for name in names for series in _curves_of(e, name)])
     for name, cell in cells.items():
         axes = figure.add_subplot(cell)
-        pairs = [(_shown(e, name), style) for e, style in zip(experiments, styles, strict=True)]
+        pairs = [(_curves_of(e, name), style) for e, style in zip(experiments, styles, strict=True)]
         noisy = name != "learning_rate"
         for shown, style in pairs:
             _draw_experiment(axes, shown, style, noisy)
@@ -102,13 +102,13 @@ def _draw_curves(
     figure.legend(handles=handles, loc="outside lower center", ncols=legend_columns([style.label for style in styles]))
 
 
-def _shown(experiment: Experiment, name: str) -> list[Series]:
-    """The training and the validation series of metric `name`, as far as the experiment has them."""
+def _curves_of(experiment: Experiment, name: str) -> list[Series]:
+    """Return the training and the validation series of metric `name` that exist."""
     return [experiment.series[key] for key in (name, f"val_{name}") if key in experiment.series]
 
 
 def _draw_experiment(axes: Axes, shown: Sequence[Series], style: SeriesStyle, noisy: bool) -> None:
-    """The first series, smoothed where `noisy`; over it the validation's, if any, with dots, the first then thin."""
+    """Draw the first series, smoothed if `noisy`, and over it the validation's with dots."""
     for validation, series in enumerate(shown):
         curve = over_seeds([series], smoothed=noisy and not validation, max_bins=MAX_POINTS)
         dots = curve.x.size if validation and curve.x.size <= _FEW else 0

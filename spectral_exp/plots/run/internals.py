@@ -56,7 +56,7 @@ class TextSample:
 def model_drawings(
     step: int, model: nn.Module, layer: int, sample: TextSample | None, token_labels: Callable[[int], str] | None
 ) -> dict[str, Callable[[], Drawing]]:
-    """The plots that `model` has something for: by name, a function that takes out the numbers."""
+    """Return the possible plots of `model` by name, as functions that copy its numbers."""
     plots: dict[str, Callable[[], Drawing]] = {}
     module = _wave_module(model)
     if module is None:
@@ -74,7 +74,7 @@ def model_drawings(
 
 
 def unwrapped(model: Any) -> Any:
-    """The model inside DataParallel, DistributedDataParallel and `torch.compile`."""
+    """Return the model inside DataParallel, DistributedDataParallel and `torch.compile`."""
     while True:
         wrapper = "_orig_mod" if hasattr(model, "_orig_mod") else "module"
         if wrapper == "module" and not type(model).__name__.endswith("DataParallel"):
@@ -83,7 +83,7 @@ def unwrapped(model: Any) -> Any:
 
 
 def _wave_module(model: nn.Module) -> nn.Module | None:
-    """The first module with the most wave attributes; None when no module has any."""
+    """Return the first module with the most wave attributes, or None."""
     found, most = None, 0
     for module in model.modules():
         count = sum(_has_wave(module, name) for name in _WAVE_DIMS)
@@ -102,7 +102,7 @@ def _has_wave(module: nn.Module, name: str) -> bool:
 def _overview(
     step: int, module: nn.Module, name: str, sample: TextSample | None, token_labels: Callable[[int], str] | None
 ) -> Drawing:
-    """One wave attribute of the whole vocabulary, or of tokens spread evenly over a large one."""
+    """Return one wave attribute of the vocabulary, or of tokens spread evenly over a large one."""
     attribute, figure = _OVERVIEWS[name]
     table: torch.Tensor = getattr(module, attribute)
     ids = even_rows(len(table), _TABLE_TOKENS)
@@ -114,12 +114,12 @@ def _overview(
 def _draw_overview(figure: str, step: int, tokens: Tokens, table: FloatArray) -> Figure:
     from spectral_exp.plots.run import waves
 
-    drawn: Figure = getattr(waves, figure)(step, tokens, _known(table))
+    drawn: Figure = getattr(waves, figure)(step, tokens, _finite(table))
     return drawn
 
 
 def _packets(step: int, module: Any, sample: TextSample | None, token_labels: Callable[[int], str] | None) -> Drawing:
-    """The waves of a few tokens; a part the model lacks takes its neutral value."""
+    """Return the waves of a few tokens; missing attributes have neutral values."""
     vocab_size = len(module.base_freqs)
     ids = _sample_ids(sample, vocab_size)
     freqs = _rows(module.base_freqs, ids)
@@ -139,17 +139,17 @@ def _draw_packets(
     from spectral_exp.plots.run.packets import packet_figure
 
     moving = None if rates is None else rates.astype(np.float64)
-    return packet_figure(step, tokens, Waves(_known(freqs), _known(phases), _known(amps), moving))
+    return packet_figure(step, tokens, Waves(_finite(freqs), _finite(phases), _finite(amps), moving))
 
 
-def _known(values: FloatArray) -> FloatArray:
-    """As float64, infinities as NaN."""
+def _finite(values: FloatArray) -> FloatArray:
+    """Return values as float64, infinities as NaN."""
     values = values.astype(np.float64)
     return np.where(np.isfinite(values), values, np.nan)
 
 
 def _rows(table: torch.Tensor, ids: IntArray) -> FloatArray:
-    """A copy of rows of a parameter; the others never leave its device."""
+    """Return a copy of rows of a parameter; the others never leave its device."""
     import torch
 
     table = table.detach()
@@ -157,7 +157,7 @@ def _rows(table: torch.Tensor, ids: IntArray) -> FloatArray:
 
 
 def _copy(values: torch.Tensor) -> FloatArray:
-    """A copy as an array, in single precision where numpy does not know the tensor's own."""
+    """Return a copy as an array, in single precision unless the tensor is float64."""
     import torch
 
     dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
@@ -166,7 +166,7 @@ def _copy(values: torch.Tensor) -> FloatArray:
 
 
 def _sample_ids(sample: TextSample | None, vocab_size: int) -> IntArray:
-    """A few distinct tokens: the sample's, those with visible text first, else some spread over the vocabulary."""
+    """Return a few tokens of the sample, visible ones first, else some of the vocabulary."""
     if sample is None or not len(sample.ids):
         return even_rows(vocab_size, _SAMPLE_TOKENS)
     texts = dict(zip(map(int, sample.ids), sample.labels, strict=True))
@@ -176,7 +176,7 @@ def _sample_ids(sample: TextSample | None, vocab_size: int) -> IntArray:
 
 
 def _texts(ids: IntArray, sample: TextSample | None, token_labels: Callable[[int], str] | None) -> dict[int, str]:
-    """Texts of tokens, as far as they are known."""
+    """Return the known texts of tokens."""
     if token_labels is not None:
         return {token: token_labels(token) for token in ids.tolist()}
     known = {} if sample is None else dict(zip(map(int, sample.ids), sample.labels, strict=True))
@@ -184,7 +184,7 @@ def _texts(ids: IntArray, sample: TextSample | None, token_labels: Callable[[int
 
 
 def _mixing(step: int, model: Any, layer: int, sample: TextSample, kind: str) -> Drawing:
-    """The mixing weights of one layer for the sample, as far as a figure can name its tokens."""
+    """Return the mixing weights of one layer for the tokens of the sample that a figure can name."""
     import torch
 
     n_layer, block_size = getattr(model, "n_layer", None), getattr(model, "block_size", None)
@@ -207,7 +207,7 @@ def _draw_mixing(title: str, weights: FloatArray, texts: Sequence[str]) -> Figur
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One thread of torch meanwhile, enough for a few tokens: several would wait for a core that something else has."""
+    """Use one thread of torch, which is enough for a few tokens and waits for no other core."""
     import torch
 
     before = torch.get_num_threads()
@@ -220,7 +220,7 @@ def one_thread() -> Iterator[None]:
 
 @contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every module's mode and the random states are as they were."""
+    """Use evaluation mode without gradients; restore modes and random states afterwards."""
     import torch
 
     modes = [(module, module.training) for module in model.modules()]

@@ -1,6 +1,6 @@
-"""Every figure of a comparison, as files with captions. The single figures are here by name as well.
+"""The figures of a comparison, as files with captions, and each of them by name.
 
-Loads matplotlib: import it where figures are wanted, not beside the rest of `spectral_exp.results`.
+It loads matplotlib; import it only to draw.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 MAX_GROUPS = 24
-"""More than so many groups can be told apart in no figure: only the best are drawn, and every caption says so."""
+"""The largest number of groups in a figure; of more only the best are drawn, as captions note."""
 _MAX_CAPTION = 4000  # characters
 _AXES: tuple[Axis, ...] = ("step", "tokens", "train_s")
 
@@ -44,7 +44,8 @@ def comparison_figures(
     """Write every figure of a comparison below `folder`.
 
     Returns:
-        All of them, in the order of a paper; one that has nothing to show has no files, and its caption says why.
+        All figures in the order of a paper; one without data has no files and a caption with
+        the reason.
 
     Raises:
         SettingError: an unknown theme or format.
@@ -53,7 +54,7 @@ def comparison_figures(
 
 
 def comparison_plots(comparison: Comparison, *, theme: str = "light") -> Iterator[Plot]:
-    """The figures, to be drawn one by one; of very many groups those of the best and the baseline."""
+    """Yield the figures; of very many groups those of the best and the baseline."""
     shown = best_groups(comparison)
     n, n_shown = len(comparison.summaries), len(shown.summaries)
     for plot in _plots(shown, theme):
@@ -63,7 +64,7 @@ def comparison_plots(comparison: Comparison, *, theme: str = "light") -> Iterato
 
 
 def best_groups(comparison: Comparison, at_most: int = MAX_GROUPS) -> Comparison:
-    """The comparison with its best groups alone, in their order, the baseline among them; its differences are kept."""
+    """Return the comparison with its best groups and the baseline only, in their order."""
     if len(comparison.summaries) <= at_most:
         return comparison
     sign = 1 if comparison.lower_is_better else -1

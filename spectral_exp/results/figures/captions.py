@@ -1,4 +1,4 @@
-"""The words that captions share."""
+"""Words that captions share."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from spectral_exp.runs.run import DERIVED, Run
 
 
 def quantity(metric: str) -> str:
-    """The metric as it is called within a sentence."""
+    """Return the metric's name within a sentence."""
     title = metric_style(metric).title
     return title[:1].lower() + title[1:]
 
 
 def measured(comparison: Comparison) -> str:
-    """Metric, moment and direction, such as `Final validation bits / byte (lower is better)`."""
+    """Return metric, moment and direction, such as `Final validation bits / byte (lower is better)`."""
     name = quantity(comparison.metric)
     when, _, step = comparison.at.partition(":")
     if comparison.metric in DERIVED:
@@ -27,7 +27,7 @@ def measured(comparison: Comparison) -> str:
 
 
 def run_counts(counts: Sequence[int]) -> str:
-    """How many runs there are per group: `n = 5 runs each`, or the range."""
+    """Return the number of runs per group: `n = 5 runs each`, or the range."""
     least, most = min(counts), max(counts)
     if least == most:
         return f"n = {least} run{'s' * (least != 1)}" + (" each" if len(counts) > 1 else "")
@@ -35,13 +35,13 @@ def run_counts(counts: Sequence[int]) -> str:
 
 
 def listed(names: Sequence[str], at_most: int = 4) -> str:
-    """Names as a sentence has them; of many only the first."""
+    """Return names as in a sentence; of many only the first."""
     if len(names) > at_most:
         return f"{', '.join(names[:at_most])} and {len(names) - at_most} more"
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def counted_runs(summary: GroupSummary) -> list[Run]:
-    """The runs whose values are in the summary, in their order."""
+    """Return the runs whose values are in the summary, in their order."""
     left_out = {run_id for run_id, _ in summary.left_out}
     return [run for run in summary.group.runs if run.run_id not in left_out]

@@ -1,4 +1,4 @@
-"""The course of a metric in every group, over steps, tokens or seconds of training."""
+"""Curves of a metric in every group, over steps, tokens or seconds of training."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from spectral_exp.runs.run import Run
 Axis: TypeAlias = Literal["step", "tokens", "train_s"]
 
 OVERLAID = 6
-"""Up to so many groups share one panel; more have a panel each, over the others in grey."""
+"""The largest number of groups in one panel; more have a panel each."""
 
 _MANY = 12
 _TITLE_CHARACTERS = {5: 17, 4: 21, 3: 27}
@@ -44,13 +44,13 @@ _TIMES = ((7200.0, 3600.0, "h"), (300.0, 60.0, "min"), (0.0, 1.0, "s"))
 
 @dataclass(frozen=True)
 class Curves:
-    """What a curve figure shows.
+    """The content of a curve figure.
 
     Attributes:
         labels: of the groups that have the metric.
         ranks: of these groups among all, which decide their styles.
         curves: one for each label.
-        raw: all single runs, to mark what is not finite in them.
+        raw: all single runs, to mark values that are not finite.
         baseline: the place of the baseline among the labels, or None.
         x_label, y_label: with units.
     """
@@ -65,20 +65,21 @@ class Curves:
 
 
 def curves(comparison: Comparison, metric: str | None = None, by: Axis = "step", *, theme: str = "light") -> Plot:
-    """Mean line and band over the seeds of each group.
+    """Return mean line and band over the seeds of each group.
 
-    Up to six groups share one panel and are labelled where they end. More have a panel each, in which the others are
-    grey and the baseline dashed. The vertical axis gives its room to the course after the beginning.
+    Up to six groups share one panel and have labels at their ends. More have a panel each, in which
+    the others are grey and the baseline dashed. The vertical axis fits the curves after their
+    beginning.
 
     Args:
-        comparison: whose groups are drawn, unfinished runs included.
+        comparison: the groups to draw, unfinished runs included.
         metric: another metric than the comparison's.
         by: the horizontal axis: steps, tokens, or seconds of training (evaluation apart).
         theme: light or dark.
     """
     metric = metric or comparison.metric
     name = f"curves_{metric}_by_{by}"
-    shown = gather(comparison, metric, by)
+    shown = collect_curves(comparison, metric, by)
     chosen = find_theme(theme)
     if not shown.labels:
         why = f"No curve of {quantity(metric)} by {_AXIS_WORDS[by]}: no run has a finite value of it."
@@ -87,8 +88,8 @@ def curves(comparison: Comparison, metric: str | None = None, by: Axis = "step",
     return Plot(name, _caption(comparison, shown, metric, by), chosen, partial(draw, shown, chosen))
 
 
-def gather(comparison: Comparison, metric: str, by: Axis) -> Curves:
-    """The curves of all groups that have the metric and, by tokens or time, know where to put it."""
+def collect_curves(comparison: Comparison, metric: str, by: Axis) -> Curves:
+    """Return the curves of all groups that have the metric and its tokens or times."""
     labels, ranks, found, raw = [], [], [], []
     for rank, summary in enumerate(comparison.summaries):
         runs = [(run, series) for run in summary.group.runs if (series := drawable(run.series(metric))).steps.size]
@@ -103,7 +104,7 @@ def gather(comparison: Comparison, metric: str, by: Axis) -> Curves:
     if by == "train_s" and found:
         longest = max(float(each.steps[-1]) for curve in found for each in curve.envelopes())
         scale, unit = next((scale, unit) for least, scale, unit in _TIMES if longest >= least)
-        found = [curve.scaled(scale) for curve in found]
+        found = [curve.rescale(scale) for curve in found]
         raw = [[Series(run.steps / scale, run.values) for run in runs] for runs in raw]
     x_label = f"training time ({unit})" if by == "train_s" else _AXIS_WORDS[by]
     baseline = labels.index(comparison.baseline) if comparison.baseline in labels else None
@@ -175,7 +176,7 @@ def _side_by_side(shown: Curves, theme: Theme) -> Figure:
         _highlight(axes, shown, index, theme)
         _frame(axes, shown, shown.raw[index], theme)
         axes.set_xlim(*limits)
-        _name_outside(axes, shown.curves[index], theme)
+        _label_outside(axes, shown.curves[index], theme)
         axes.set_title(styles[index].label, fontsize=0.96 * theme.font_size, pad=0.35 * theme.font_size)
     number_axis(panels[0, 0], "x", 3)
     number_axis(panels[0, 0], "y", 4)
@@ -185,15 +186,15 @@ def _side_by_side(shown: Curves, theme: Theme) -> Figure:
     return figure
 
 
-def _name_outside(axes: Axes, curve: SeedCurve, theme: Theme) -> None:
-    """Where the curve ends, if that lies above the panel."""
+def _label_outside(axes: Axes, curve: SeedCurve, theme: Theme) -> None:
+    """Write the end of a curve that lies above the panel."""
     if curve.end is not None and curve.end > axes.get_ylim()[1]:
         place: dict[str, Any] = {"transform": axes.transAxes, "ha": "right", "va": "top"}
         axes.text(0.98, 0.95, f"▲ ends at {short_number(curve.end)}", color=theme.alert, **place)
 
 
 def _columns(labels: Sequence[str]) -> int:
-    """As many columns as names allow, rather with no panel left empty."""
+    """Return the most columns that the names allow, preferably without empty panels."""
     longest = max(map(len, short_labels(labels)))
     fitting = [columns for columns, room in _TITLE_CHARACTERS.items() if longest <= room]
     if len(labels) > _MANY:
@@ -202,7 +203,7 @@ def _columns(labels: Sequence[str]) -> int:
 
 
 def _highlight(axes: Axes, shown: Curves, index: int, theme: Theme) -> None:
-    """The curve of one group over all others."""
+    """Draw the curve of one group over all others."""
     for other, curve in enumerate(shown.curves):
         if other not in (index, shown.baseline):
             axes.plot(curve.x, curve.mean, **_pale(theme))
@@ -213,7 +214,7 @@ def _highlight(axes: Axes, shown: Curves, index: int, theme: Theme) -> None:
 
 
 def _frame(axes: Axes, shown: Curves, raw: Sequence[Series], theme: Theme) -> str:
-    """Limits of a panel; crosses where a run is not finite and triangles where it lies above; what these mean."""
+    """Set the limits of a panel, mark values that are not finite, and return the marks' legend."""
     low, high = late_limits(shown.curves) or (0.0, 1.0)
     room = 0.06 * (high - low) or 0.06 * abs(high) or 0.06
     axes.set_ylim(low - room, high + room)
@@ -228,7 +229,7 @@ def _x_limits(shown: Curves) -> tuple[float, float]:
 
 
 def _legend(figure: Figure, shown: Curves, theme: Theme) -> None:
-    """What lines and bands mean, above the panels."""
+    """Draw the legend of lines and bands above the panels."""
     many = len(shown.labels) > OVERLAID
     several = any(curve.n_runs > 1 for curve in shown.curves)
     color = theme.series[0] if many else theme.muted
@@ -246,10 +247,10 @@ def _legend(figure: Figure, shown: Curves, theme: Theme) -> None:
 
 
 def _dashed(theme: Theme) -> dict[str, Any]:
-    """The line of the baseline in the panels of the others."""
+    """Return the style of the baseline in the panels of the others."""
     return {"color": theme.text, "linewidth": 0.8 * theme.line_width, "linestyle": (0, (3, 1.6))}
 
 
 def _pale(theme: Theme) -> dict[str, Any]:
-    """The lines of the other groups in the panel of one."""
+    """Return the style of the other groups in the panel of one."""
     return {"color": theme.muted, "alpha": 0.3, "linewidth": 0.5 * theme.line_width}

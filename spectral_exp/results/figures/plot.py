@@ -1,4 +1,4 @@
-"""A figure that can be drawn, what it shows in words, and the files it becomes."""
+"""A figure to draw with its caption, and its files."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ FORMATS: tuple[FileFormat, ...] = ("png", "svg", "pdf")
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure to be drawn.
+    """A figure to draw.
 
     Attributes:
-        name: for its file.
-        caption: what was measured, what marks and bands mean, how many runs; where there is nothing to draw, why.
-        theme: its look.
-        draw: draws it, under `styled(theme)`; None where there is nothing to draw.
+        name: the stem of its file.
+        caption: the quantity, the meaning of marks and bands, and the number of runs; or the reason
+            why there is nothing to draw.
+        theme: its colours and sizes.
+        draw: draws it, under `styled(theme)`; None if there is nothing to draw.
     """
 
     name: str
@@ -39,8 +40,8 @@ class SavedPlot:
 
     Attributes:
         name: the plot's.
-        caption: the plot's; where there are no files, why not.
-        paths: one for each format, in the order asked for; none where there was nothing to draw.
+        caption: the plot's.
+        paths: one for each requested format; none if there was nothing to draw.
     """
 
     name: str
@@ -49,7 +50,7 @@ class SavedPlot:
 
 
 def find_theme(name: str) -> Theme:
-    """The theme `light` or `dark`.
+    """Return the theme `light` or `dark`.
 
     Raises:
         SettingError: there is no such theme.
@@ -59,7 +60,9 @@ def find_theme(name: str) -> Theme:
 
 
 def save(plot: Plot, folder: str | Path, formats: Sequence[FileFormat] = ("png",), dpi: int = 200) -> SavedPlot:
-    """Write a plot as `<folder>/<name>.<format>`, each file whole or not at all; equal plots give equal bytes.
+    """Write a plot as `<folder>/<name>.<format>`, each file atomically.
+
+    Equal plots give equal bytes.
 
     Raises:
         SettingError: a format is not among png, svg and pdf.

@@ -1,4 +1,4 @@
-"""One row for each group or difference: single values, mean and interval."""
+"""Figures with a row for each group or difference: single values, mean and interval."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from spectral_exp.results.statistics import Interval
 from spectral_exp.runs.metric_names import metric_style
 
 _FRAME_INCHES = 0.85
-"""Axis, its name and the legend."""
+"""Height of the axis, its name and the legend."""
 _LABEL_CHARACTERS = 34
 _TOO_FEW = 3
-"""Below so many values there is no interval."""
+"""Below this number of values there is no interval."""
 
 
 def intervals(comparison: Comparison, *, theme: str = "light") -> Plot:
-    """The metric in every group, best first: a dot for each run, mean and 95 % interval, a line at the baseline."""
+    """Return the metric in every group, best first: runs, mean, interval, and the baseline."""
     name, chosen = f"intervals_{comparison.metric}", find_theme(theme)
     rows = interval_rows(comparison)
     if not rows:
@@ -39,7 +39,7 @@ def intervals(comparison: Comparison, *, theme: str = "light") -> Plot:
     words = [f"{measured(comparison)}, {run_counts([len(s.values) for s in known])}; dots: single runs"]
     if len(few) < len(known):
         words.append("diamonds and lines: mean and its 95 % bootstrap interval")
-    if _compared(comparison) and len(few) < len(known):
+    if _has_tests(comparison) and len(few) < len(known):
         words.append(f"filled: separated from {comparison.baseline} (paired difference, Holm-corrected p < 0.05)")
     if baseline is not None:
         words.append(f"dashed: mean of {comparison.baseline}")
@@ -55,9 +55,9 @@ def intervals(comparison: Comparison, *, theme: str = "light") -> Plot:
 
 
 def interval_rows(comparison: Comparison) -> list[Row]:
-    """A row for each group with a value, the best first."""
+    """Return a row for each group with a value, the best first."""
     separated = {d.b.group.label for d in comparison.differences if d.kind == "baseline" and d.separated}
-    compared = _compared(comparison)
+    compared = _has_tests(comparison)
     known = [summary for summary in comparison.summaries if summary.values]
     known.sort(key=_center, reverse=not comparison.lower_is_better)
     several = len({len(summary.values) for summary in known}) > 1
@@ -79,8 +79,8 @@ def interval_rows(comparison: Comparison) -> list[Row]:
     return rows
 
 
-def _compared(comparison: Comparison) -> bool:
-    """Whether some group was tested against the baseline."""
+def _has_tests(comparison: Comparison) -> bool:
+    """Return whether some group was tested against the baseline."""
     return any(d.kind == "baseline" and d.interval is not None for d in comparison.differences)
 
 
@@ -91,12 +91,12 @@ def _center(summary: GroupSummary) -> float:
 def differences(
     comparison: Comparison, kind: Literal["ablation", "baseline"] = "ablation", *, theme: str = "light"
 ) -> Plot:
-    """Differences between groups, with interval, around zero.
+    """Return differences between groups with their intervals.
 
     Args:
-        comparison: whose differences are drawn.
-        kind: `ablation`: pairs of groups that differ in one part, by part; `baseline`: every group against the
-            baseline, best first.
+        comparison: the differences to draw.
+        kind: `ablation` for pairs of groups that differ in one part, by part; `baseline` for every
+            group against the baseline, best first.
         theme: light or dark.
     """
     name, chosen = f"{kind}_differences_{comparison.metric}", find_theme(theme)
@@ -136,7 +136,7 @@ def differences(
 
 
 def difference_rows(comparison: Comparison, shown: Sequence[Difference]) -> list[Row]:
-    """A row for each difference: against the baseline the best first, ablations below headings of what is exchanged."""
+    """Return a row for each difference: the best first, or ablations below their exchange."""
     several = len({d.n for d in shown}) > 1
     if shown[0].kind == "baseline":
         ordered = sorted(shown, key=lambda d: d.mean or 0.0, reverse=not comparison.lower_is_better)
@@ -144,12 +144,12 @@ def difference_rows(comparison: Comparison, shown: Sequence[Difference]) -> list
     rows = []
     for heading, part in groupby(sorted(shown, key=_exchange), key=_exchange):
         rows.append(Row(printable(heading, _LABEL_CHARACTERS + 6), heading=True))
-        rows += [_difference_row(d, _exchanged(d), several) for d in part]
+        rows += [_difference_row(d, _pair_label(d), several) for d in part]
     return rows
 
 
 def _exchange(difference: Difference) -> str:
-    """What part is exchanged, and for what, as far as the runs tell: `optimizer: adamw → rgd`."""
+    """Return the exchanged part and its choices, if known: `optimizer: adamw → rgd`."""
     part = difference.part or "several parts"
     before, after = (
         next((run.parts[part] for run in summary.group.runs if part in run.parts), None)
@@ -158,7 +158,7 @@ def _exchange(difference: Difference) -> str:
     return f"{part}: {before} → {after}" if before and after else part
 
 
-def _exchanged(difference: Difference) -> str:
+def _pair_label(difference: Difference) -> str:
     return " → ".join(printable(each.group.label, _LABEL_CHARACTERS // 2) for each in (difference.a, difference.b))
 
 
@@ -176,7 +176,7 @@ def _difference_row(difference: Difference, label: str, several: bool) -> Row:
 
 
 def _is_unequal(difference: Difference) -> bool:
-    """Whether the two groups do not match in something that matters."""
+    """Return whether the two groups do not match in something that matters."""
     return any(warning.kind in UNEQUAL for warning in difference.warnings)
 
 

@@ -1,4 +1,4 @@
-"""Groups as points of two quantities: the metric against the learning rate, the size, or the seconds of training."""
+"""Figures of the metric against the learning rate, the model size, or the seconds of training."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from spectral_exp.runs.metric_names import metric_style
 
 _LEARNING_RATE = "optimizer.learning_rate"
 _SIZE_SETTINGS = ("n_embd", "n_layer", "n_head", "n_wave", "n_harmonic", "n_hidden", "block_size", "dropout", "size")
-"""Last words of the settings that a model's size fixes."""
+"""Last words of the settings that a model size fixes."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """Groups that differ in one quantity alone, ascending by it.
+    """Groups that differ in one quantity only, in ascending order.
 
     Attributes:
-        label: what they have in common.
+        label: their common name.
         x: the quantity (N,).
         groups: their summaries (N).
     """
@@ -63,9 +63,9 @@ class Point:
 
 
 def scaling(comparison: Comparison, by: Literal["learning_rate", "size"], *, theme: str = "light") -> Plot:
-    """The metric against learning rate or model size, a line for each set of groups that differ in it alone.
+    """Return the metric against learning rate or model size.
 
-    Nothing is drawn where no two groups differ so.
+    There is a line for each set of groups that differ in that quantity only.
     """
     name, chosen = f"scaling_{comparison.metric}_by_{by}", find_theme(theme)
     lines = rate_lines(comparison) if by == "learning_rate" else size_lines(comparison)
@@ -85,7 +85,7 @@ def scaling(comparison: Comparison, by: Literal["learning_rate", "size"], *, the
 
 
 def rate_lines(comparison: Comparison) -> list[Line]:
-    """Groups that differ in their learning rate alone."""
+    """Return sets of groups that differ in their learning rate only."""
 
     def rate(summary: GroupSummary) -> float | None:
         rates = {run.settings.get(_LEARNING_RATE) for run in summary.group.runs}
@@ -95,7 +95,7 @@ def rate_lines(comparison: Comparison) -> list[Line]:
 
 
 def size_lines(comparison: Comparison) -> list[Line]:
-    """Groups that differ in the settings of their size alone, by trainable parameters."""
+    """Return sets of groups that differ in settings of their size only, by parameters."""
 
     def parameters(summary: GroupSummary) -> float | None:
         return _one_number({run.n_parameters for run in summary.group.runs})
@@ -104,7 +104,7 @@ def size_lines(comparison: Comparison) -> list[Line]:
 
 
 def _one_number(values: set[object]) -> float | None:
-    """The only member, where there is just one and it is a positive number."""
+    """Return the only member of a set if it is a positive number, else None."""
     value = values.pop() if len(values) == 1 else None
     return float(value) if isinstance(value, int | float) and value > 0 else None
 
@@ -112,7 +112,7 @@ def _one_number(values: set[object]) -> float | None:
 def _lines(
     comparison: Comparison, quantity: Callable[[GroupSummary], float | None], varies: Callable[[str], bool]
 ) -> list[Line]:
-    """Sets of groups that agree in all other settings and have each another value of the quantity."""
+    """Return sets of groups with distinct values of the quantity and all else equal."""
     families: dict[tuple[tuple[str, str], ...], list[tuple[float, GroupSummary]]] = {}
     for summary in comparison.summaries:
         x = quantity(summary)
@@ -165,7 +165,7 @@ def _center(summary: GroupSummary) -> float:
 
 
 def pareto(comparison: Comparison, *, theme: str = "light") -> Plot:
-    """The metric against the seconds of training, and the groups that no other beats in both."""
+    """Return the metric against seconds of training, with the groups that no other beats in both."""
     name, chosen = f"pareto_{comparison.metric}_by_train_s", find_theme(theme)
     points = pareto_points(comparison)
     if len(points) < 2:
@@ -186,7 +186,7 @@ def pareto(comparison: Comparison, *, theme: str = "light") -> Plot:
 
 
 def pareto_points(comparison: Comparison) -> list[Point]:
-    """The groups with value and time, the best value first."""
+    """Return the groups with value and time, the best value first."""
     found = []
     for rank, summary in enumerate(comparison.summaries):
         pairs = [
@@ -206,7 +206,7 @@ def pareto_points(comparison: Comparison) -> list[Point]:
 
 
 def _beats(a: tuple[float, float], b: tuple[float, float]) -> bool:
-    """Whether `a` is nowhere above `b` and somewhere below."""
+    """Return whether `a` is nowhere above `b` and somewhere below."""
     return a[0] <= b[0] and a[1] <= b[1] and a != b
 
 

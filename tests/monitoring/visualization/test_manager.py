@@ -29,7 +29,7 @@ from spectral_exp.core.errors import SettingError, UserError
 from spectral_exp.monitoring.visualization.manager import TextSample, VisualizationManager
 from spectral_exp.plots.run.histories import loss_series, metric_series, training_drawing
 from spectral_exp.plots.run.internals import model_drawings, unwrapped
-from spectral_exp.plots.run.runs import experiment, labelled
+from spectral_exp.plots.run.runs import experiment, label_sources
 from spectral_exp.plots.theme import DARK, render, styled
 
 V, W, M, H = 20, 4, 2, 3
@@ -515,5 +515,5 @@ def test_unreadable_runs_are_left_out_with_a_warning(tmp_path: Path, caplog: pyt
 
 
 def test_runs_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
-    labels = [label for label, _ in labelled([tmp_path / "a" / "run", tmp_path / "b" / "run", tmp_path / "c"])]
+    labels = [label for label, _ in label_sources([tmp_path / "a" / "run", tmp_path / "b" / "run", tmp_path / "c"])]
     assert labels == [str(tmp_path / "a" / "run"), str(tmp_path / "b" / "run"), "c"]
