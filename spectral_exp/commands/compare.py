@@ -22,7 +22,7 @@ from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.results.compared import Comparison
 from spectral_exp.results.comparison import compare
 from spectral_exp.results.group import Group
-from spectral_exp.results.names import Names, shown, split_names
+from spectral_exp.results.names import Names, split_names, value_text
 from spectral_exp.runs import layout
 from spectral_exp.runs.differences import code_differences, environment_differences, unequal
 from spectral_exp.runs.load import load_run
@@ -216,7 +216,7 @@ def _mean(runs: Sequence[Run], metric: str, at: str) -> float | None:
 def _comparable(value: Any) -> tuple[bool, float, str]:
     """Return a key that sorts numbers by size, before texts."""
     is_number = isinstance(value, int | float)
-    return not is_number, float(value) if is_number else 0.0, "" if is_number else shown(value)
+    return not is_number, float(value) if is_number else 0.0, "" if is_number else value_text(value)
 
 
 def _show(options: argparse.Namespace, text: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from spectral_exp.results.conditions import Condition
 from spectral_exp.results.differing import differing_names
 from spectral_exp.results.group import Group, group_by
-from spectral_exp.results.names import Names, shown, sort_key
+from spectral_exp.results.names import Names, sort_key, value_text
 from spectral_exp.runs import index as run_index
 from spectral_exp.runs.find import find_runs
 from spectral_exp.runs.load import run_of
@@ -126,14 +126,16 @@ def _experiment(run: Run) -> tuple[str, str, str]:
 
 
 def _label(name: str, differing_here: Sequence[str], run: Run, names: Names) -> str:
-    return " ".join([name, *(f"{names.short(other)}={shown(names.value(run, other))}" for other in differing_here)])
+    return " ".join(
+        [name, *(f"{names.short(other)}={value_text(names.value(run, other))}" for other in differing_here)]
+    )
 
 
 def _coarse_groups(runs: Sequence[Run], by: Sequence[str]) -> list[Group]:
     """Return groups of runs that agree in some settings, in the order of their values."""
     names = Names(runs)
     resolved = [names.resolve(name) for name in by]
-    members = group_by(runs, lambda run: tuple(shown(names.value(run, name)) for name in resolved))
+    members = group_by(runs, lambda run: tuple(value_text(names.value(run, name)) for name in resolved))
     groups = []
     for values, members_of in sorted(members.items(), key=lambda item: _sort_key(item[1][0], resolved, names)):
         strata = list(group_by(members_of, _experiment))

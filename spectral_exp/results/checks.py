@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from spectral_exp.core.wording import noun
-from spectral_exp.results.finding import Finding, Measured, Piece, finding, sourced
+from spectral_exp.results.finding import Finding, Measured, Piece, finding, measurement
 from spectral_exp.results.identity import IDENTITIES, PLURAL, TITLES, code_words
 from spectral_exp.results.times import compare_times
 from spectral_exp.runs.overrides import changed_settings, matters_for_steps
@@ -61,13 +61,13 @@ _MAX_SHOWN = 4
 
 def run_flags(run: Run, metric: str = "val_bpb") -> list[Finding]:
     """Return the doubts about a single run, including non-finite values of `metric`."""
-    found = [unfinished(run), _stopped_early(run), _bad_steps(run), _non_finite(run, metric), too_good(run)]
+    found = [why_unfinished(run), _stopped_early(run), _bad_steps(run), _non_finite(run, metric), too_good(run)]
     found += [_one_batch(run), _dirty(run), *_continued_otherwise(run)]
     found += [finding("unreadable", "{problem}", problem=problem) for problem in run.problems]
     return [one for one in found if one is not None]
 
 
-def unfinished(run: Run) -> Finding | None:
+def why_unfinished(run: Run) -> Finding | None:
     """Return why a run has no final values, or None if it has."""
     if run.finished:
         return None
@@ -109,12 +109,12 @@ def odd_ones_out(runs: Sequence[Run]) -> dict[str, list[Finding]]:
 
 
 def _last_step(run: Run) -> Measured:
-    return sourced(run.last_step, "steps", run, "last step")
+    return measurement(run.last_step, "steps", run, "last step")
 
 
 def _planned_steps(run: Run) -> Piece:
     planned = run.settings.get("training.max_steps")
-    return sourced(planned, "training.max_steps", run) if isinstance(planned, int) else ""
+    return measurement(planned, "training.max_steps", run) if isinstance(planned, int) else ""
 
 
 def _of_planned(run: Run) -> str:
@@ -146,7 +146,7 @@ def _bad_steps(run: Run) -> Finding | None:
     return finding(
         "bad steps",
         f"{{bad}} {steps} skipped for a non-finite loss or gradient",
-        bad=sourced(bad, name, run, at=at),
+        bad=measurement(bad, name, run, at=at),
     )
 
 
@@ -158,9 +158,9 @@ def _non_finite(run: Run, metric: str) -> Finding | None:
         "non-finite",
         "{metric} not finite at {bad} of {all} logged " + noun(summary.count, "step") + ", first at step {first}",
         metric=metric,
-        bad=sourced(summary.non_finite, metric, run, "number of values that are not finite"),
-        all=sourced(summary.count, metric, run, "number of values"),
-        first=sourced(summary.first_non_finite, metric, run, "first step with a value that is not finite"),
+        bad=measurement(summary.non_finite, metric, run, "number of values that are not finite"),
+        all=measurement(summary.count, metric, run, "number of values"),
+        first=measurement(summary.first_non_finite, metric, run, "first step with a value that is not finite"),
     )
 
 
@@ -178,7 +178,7 @@ def too_good(run: Run) -> Finding | None:
     if not values:
         return None
     name = min(values, key=lambda name: values[name])
-    value = sourced(values[name], name, run, show=".4f")
+    value = measurement(values[name], name, run, show=".4f")
     entropy = (run.results.get("reference") or {}).get("entropy_bits_per_byte")
     if entropy is None:
         if values[name] >= _SUSPICIOUS_BPB:
@@ -193,7 +193,7 @@ def too_good(run: Run) -> Finding | None:
     if values[name] >= entropy:
         return None
     heading = "val_bpb {value} is below the entropy of the source, {entropy} bits per byte"
-    limit = sourced(entropy, "reference.entropy_bits_per_byte", run, show=".4f")
+    limit = measurement(entropy, "reference.entropy_bits_per_byte", run, show=".4f")
     n_bytes = _evaluated_bytes(run)
     # The validation text may be easier than its source by chance: allow four standard errors,
     # with the mean surprisal of a byte as its standard deviation (exponential distribution).
@@ -203,7 +203,7 @@ def too_good(run: Run) -> Finding | None:
             heading + ", by no more than the {n_bytes} bytes of validation text may be easier by chance",
             value=value,
             entropy=limit,
-            n_bytes=sourced(n_bytes, "dataset.val_bytes", run, EVALUATED_BYTES),
+            n_bytes=measurement(n_bytes, "dataset.val_bytes", run, EVALUATED_BYTES),
         )
     return finding(
         "below entropy",
@@ -282,7 +282,7 @@ def _continued_otherwise(run: Run) -> list[Finding]:
             "continued otherwise",
             "continued after step {step} with other settings",
             "{what}",
-            step=sourced(step, "attempts", run, "step after which the run was continued"),
+            step=measurement(step, "attempts", run, "step after which the run was continued"),
             what=what,
         )
         for step, what in changed_settings(attempts, matters_for_steps)
@@ -410,8 +410,8 @@ def _numbers(
     pieces: dict[str, Piece] = {}
     for side, found in enumerate(known):
         runs, values = [run for run, _ in found], [value for _, value in found]
-        pieces[f"low_{side}"] = sourced(min(values), name, runs, SMALLEST, at=at)
-        pieces[f"high_{side}"] = sourced(max(values), name, runs, LARGEST, at=at)
+        pieces[f"low_{side}"] = measurement(min(values), name, runs, SMALLEST, at=at)
+        pieces[f"high_{side}"] = measurement(max(values), name, runs, LARGEST, at=at)
         templates.append(f"{{low_{side}}}" + (f" to {{high_{side}}}" if min(values) < max(values) else ""))
     numbers = [value for found in known for _, value in found]
     detail = " against ".join(templates)

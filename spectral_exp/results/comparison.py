@@ -12,7 +12,7 @@ from spectral_exp.core.wording import noun
 from spectral_exp.results import checks, statistics
 from spectral_exp.results.compared import Comparison, Difference, GroupSummary
 from spectral_exp.results.comparison_notes import comparison_notes, pair_of
-from spectral_exp.results.finding import Finding, finding, merge_findings, sourced
+from spectral_exp.results.finding import Finding, finding, measurement, merge_findings
 from spectral_exp.results.group import Group
 from spectral_exp.results.pairs import ablation_pairs, differing_parts, other_differences, pairs_by_seed, why_unpaired
 from spectral_exp.results.statistics import Interval
@@ -124,7 +124,7 @@ def _summary(group: Group, metric: str, at: str, odd: Mapping[str, Sequence[Find
     broken: list[Run] = []
     for run, stratum in zip(group.runs, group.strata, strict=True):
         value = run.value(metric, at)
-        if not _has_reached(run, at) and (reason := checks.unfinished(run)) is not None:
+        if not _has_reached(run, at) and (reason := checks.why_unfinished(run)) is not None:
             left_out.append((run.run_id, reason))
             broken += [run] if run.status in {"failed", "diverged"} else []
         elif value is None:
@@ -179,8 +179,8 @@ def _broken_runs(broken: Sequence[Run], group: Group) -> Finding:
         "{broken} of {all} "
         + noun(len(group.runs), "run")
         + " broke and are not among the values, which flatters them",
-        broken=sourced(len(broken), "status", broken, COUNT),
-        all=sourced(len(group.runs), "status", group.runs, COUNT),
+        broken=measurement(len(broken), "status", broken, COUNT),
+        all=measurement(len(group.runs), "status", group.runs, COUNT),
     )
 
 
@@ -214,8 +214,8 @@ def _without_repeats(
             + ("" if one.value == last.value else " (the values differ: {value} and {last})"),
             seed=str(one.run.seed),
             run=last.run.run_id,
-            value=sourced(one.value, metric, one.run, at=at, show=".6g"),
-            last=sourced(last.value, metric, last.run, at=at, show=".6g"),
+            value=measurement(one.value, metric, one.run, at=at, show=".6g"),
+            last=measurement(last.value, metric, last.run, at=at, show=".6g"),
         )
         repeats.append((one.run.run_id, reason))
     return kept, repeats
@@ -233,7 +233,7 @@ def _group_notes(metric: str, at: str, used: Sequence[_Counted], interval: Inter
     notes = []
     if n < statistics.MIN_RUNS:
         needed = "{n} " + noun(n, "run") + ", three are needed"
-        n_runs = sourced(n, metric, runs, COUNT, at=at)
+        n_runs = measurement(n, metric, runs, COUNT, at=at)
         notes.append(finding("too few runs", "no interval", needed, severity="info", n=n_runs))
     elif interval is None:
         spread = "too few runs of each configuration" if n - len(sizes) < 2 else f"no spread in {metric} between runs"
@@ -373,8 +373,8 @@ def _size_differences(a: Run, b: Run, part: str) -> list[Finding]:
             "the size of the {name} differs too",
             "{one} against {other} parameters",
             name=name,
-            one=sourced(sizes_a[name], f"model.parameters_by_component.{name}", a),
-            other=sourced(sizes_b[name], f"model.parameters_by_component.{name}", b),
+            one=measurement(sizes_a[name], f"model.parameters_by_component.{name}", a),
+            other=measurement(sizes_b[name], f"model.parameters_by_component.{name}", b),
         )
         for name in ("embedding", "attention", "mlp", "head")
         if name != part and name in sizes_a and name in sizes_b and sizes_a[name] != sizes_b[name]
@@ -408,7 +408,7 @@ def _detectable(difference: Difference, metric: str, at: str) -> list[Finding]:
     if difference.detectable is None:
         return []
     runs = [*difference.a.runs, *difference.b.runs]
-    size = sourced(difference.detectable, metric, runs, DETECTABLE, at=at, show=_two_digits)
+    size = measurement(difference.detectable, metric, runs, DETECTABLE, at=at, show=_two_digits)
     detail = "a true difference of {size} would be found in four of five such comparisons, a smaller one less often"
     return [finding("power", "not separated, which does not mean equal", detail, size=size)]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from spectral_exp.results import statistics
 from spectral_exp.results.compared import Difference, GroupSummary
-from spectral_exp.results.finding import Finding, finding, sourced
+from spectral_exp.results.finding import Finding, finding, measurement
 from spectral_exp.results.pairs import LEARNING_RATE
 from spectral_exp.runs.run import Run
 
@@ -42,7 +42,7 @@ def comparison_notes(
     tested = {pair_of(d): d.n for d in differences if d.p_value is not None}
     if len(tested) > 1:
         runs = list({run.run_id: run for d in differences for s in (d.a, d.b) for run in s.runs}.values())
-        n = sourced(len(tested), "tests", runs, "count")
+        n = measurement(len(tested), "tests", runs, "count")
         notes.append(finding("correction", "p-values are corrected for {n} comparisons (Holm)", severity="info", n=n))
     if tested and min(tested.values()) < _FEW:
         few_runs = f"with fewer than {_FEW} runs in a group the t-tests rest on roughly normal differences"
@@ -96,14 +96,15 @@ def _tuning(summaries: Sequence[GroupSummary]) -> list[Finding]:
             for rate, runs in found.items():
                 by_rate.setdefault(rate, []).extend(runs)
         values = {
-            f"rate_{i}": sourced(rate, LEARNING_RATE, by_rate[rate], show="g") for i, rate in enumerate(sorted(by_rate))
+            f"rate_{i}": measurement(rate, LEARNING_RATE, by_rate[rate], show="g")
+            for i, rate in enumerate(sorted(by_rate))
         }
         listed = ", ".join(f"{{{name}}}" for name in values)
         return [Finding("not tuned", f"compared at one learning rate each ({listed}): none was tuned", values=values)]
     if len(tried) == 1:
         return []
     values = {
-        f"n_{i}": sourced(len(found), LEARNING_RATE, [run for runs in found.values() for run in runs], "count")
+        f"n_{i}": measurement(len(found), LEARNING_RATE, [run for runs in found.values() for run in runs], "count")
         for i, found in enumerate(rates.values())
     }
     words = {f"name_{i}": names[key] for i, key in enumerate(rates)}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spectral_exp.core.errors import UserError
-from spectral_exp.results.names import Names, shown
+from spectral_exp.results.names import Names, value_text
 from spectral_exp.runs.run import Run
 
 _FORM = re.compile(r"\s*([^=!<>\s]+)\s*(!=|<=|>=|=|<|>)(.*)", re.DOTALL)
@@ -62,14 +62,14 @@ class Condition:
         number = _number(value)
         if number is None:
             raise UserError(
-                f"{self.name} is {shown(value)} in {run.path}, which is no number to be {self.sign} another"
+                f"{self.name} is {value_text(value)} in {run.path}, which is no number to be {self.sign} another"
             )
         wanted_number = _number(self.values[0])
         return wanted_number is not None and _ORDERS[self.sign](number, wanted_number)
 
 
 def _equals(value: Any, wanted: str) -> bool:
-    text = shown(value)
+    text = value_text(value)
     if value is None and wanted.lower() in ("null", "none"):
         return True
     if "*" in wanted:

@@ -99,7 +99,7 @@ def finding(kind: str, heading: str, detail: str = "", *, severity: Severity = "
     return Finding(kind, heading, detail, values, severity=severity)
 
 
-def sourced(
+def measurement(
     value: float,
     metric: str,
     runs: Run | Iterable[Run],

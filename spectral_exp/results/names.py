@@ -95,7 +95,7 @@ def match_of(run: Run) -> str | None:
     return "+".join(part for part in parts if part) or ("none" if run.settings else None)
 
 
-def shown(value: Any) -> str:
+def value_text(value: Any) -> str:
     """Return a value as it is written on the command line, safe to print."""
     return printable(_written(value))
 
@@ -104,7 +104,7 @@ def sort_key(value: Any) -> tuple[int, float, str]:
     """Return a key that sorts numbers by size, then texts, then missing values."""
     if isinstance(value, int | float):
         return 0, float(value), ""
-    return (2, 0.0, "") if value is None else (1, 0.0, shown(value))
+    return (2, 0.0, "") if value is None else (1, 0.0, value_text(value))
 
 
 def _written(value: Any) -> str:

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from spectral_exp.results.finding import Finding, Piece, finding, sourced
+from spectral_exp.results.finding import Finding, Piece, finding, measurement
 from spectral_exp.results.statistics import MIN_RUNS, Interval, unpaired_contrast
 from spectral_exp.runs.run import Run
 
@@ -99,7 +99,7 @@ class TimeComparison:
                 f"high_{side}": (max(times), LONGEST),
             }
             for name, (value, formula) in numbers.items():
-                values[name] = sourced(value, "train_s", runs, formula, at="final", show=",.1f")
+                values[name] = measurement(value, "train_s", runs, formula, at="final", show=",.1f")
             several = min(times) < max(times)
             sides.append(f"{{median_{side}}} s" + (f" ({{low_{side}}} to {{high_{side}}})" if several else ""))
         few = ", fewer than three runs on a side" if min(map(len, self.times)) < MIN_RUNS else ""
@@ -156,6 +156,6 @@ def busy_machine(metric: str, runs: Sequence[Run], ratio: float | None) -> Findi
         "the machine was busy, which may be the whole difference",
         "{run} trained at {median} tokens/s in the median and at {quick} in its quickest tenth",
         run=name,
-        median=sourced(median, "tokens_per_s", run, MEDIAN_SPEED, at="final"),
-        quick=sourced(quick, "tokens_per_s", run, QUICK_SPEED, at="final"),
+        median=measurement(median, "tokens_per_s", run, MEDIAN_SPEED, at="final"),
+        quick=measurement(quick, "tokens_per_s", run, QUICK_SPEED, at="final"),
     )

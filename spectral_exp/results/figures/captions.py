@@ -15,7 +15,7 @@ def quantity(metric: str) -> str:
     return title[:1].lower() + title[1:]
 
 
-def measured(comparison: Comparison) -> str:
+def describe_metric(comparison: Comparison) -> str:
     """Return metric, moment and direction, such as `Final validation bits / byte (lower is better)`."""
     name = quantity(comparison.metric)
     when, _, step = comparison.at.partition(":")
@@ -34,7 +34,7 @@ def run_counts(counts: Sequence[int]) -> str:
     return f"n = {least} to {most} runs"
 
 
-def listed(names: Sequence[str], at_most: int = 4) -> str:
+def list_names(names: Sequence[str], at_most: int = 4) -> str:
     """Return names as in a sentence; of many only the first."""
     if len(names) > at_most:
         return f"{', '.join(names[:at_most])} and {len(names) - at_most} more"

@@ -23,7 +23,7 @@ from spectral_exp.plots.series_styles import SeriesStyle, short_labels, side_lab
 from spectral_exp.plots.text import number_axis, short_number
 from spectral_exp.plots.theme import Theme, legend_on_top, new_figure
 from spectral_exp.results.comparison import Comparison
-from spectral_exp.results.figures.captions import listed, quantity, run_counts
+from spectral_exp.results.figures.captions import list_names, quantity, run_counts
 from spectral_exp.results.figures.plot import Plot, find_theme
 from spectral_exp.runs.metric_names import metric_style
 from spectral_exp.runs.run import Run
@@ -140,7 +140,7 @@ def _caption(comparison: Comparison, shown: Curves, metric: str, by: Axis) -> st
         words.append("the vertical axis leaves out the beginning")
     missing = [s.group.label for s in comparison.summaries if s.group.label not in shown.labels]
     if missing:
-        words.append(f"not shown, since without this metric: {listed(missing)}")
+        words.append(f"not shown, since without this metric: {list_names(missing)}")
     return "; ".join(words) + "."
 
 
@@ -206,10 +206,10 @@ def _highlight(axes: Axes, shown: Curves, index: int, theme: Theme) -> None:
     """Draw the curve of one group over all others."""
     for other, curve in enumerate(shown.curves):
         if other not in (index, shown.baseline):
-            axes.plot(curve.x, curve.mean, **_pale(theme))
+            axes.plot(curve.x, curve.mean, **_background_style(theme))
     if shown.baseline is not None and shown.baseline != index:
         base = shown.curves[shown.baseline]
-        axes.plot(base.x, base.mean, **_dashed(theme))
+        axes.plot(base.x, base.mean, **_baseline_style(theme))
     draw_seeds(axes, shown.curves[index], SeriesStyle(shown.labels[index], theme.series[0], "-", "o"), theme)
 
 
@@ -240,17 +240,17 @@ def _legend(figure: Figure, shown: Curves, theme: Theme) -> None:
         handles.append(Line2D([], [], color=color, linewidth=0.45 * theme.line_width, label="single runs"))
     if many and shown.baseline is not None:
         name = short_labels([shown.labels[shown.baseline]], 22)[0]
-        handles.append(Line2D([], [], label=f"{name} (baseline)", **_dashed(theme)))
+        handles.append(Line2D([], [], label=f"{name} (baseline)", **_baseline_style(theme)))
     if many:
-        handles.append(Line2D([], [], label="others", **_pale(theme)))
+        handles.append(Line2D([], [], label="others", **_background_style(theme)))
     legend_on_top(figure, handles)
 
 
-def _dashed(theme: Theme) -> dict[str, Any]:
+def _baseline_style(theme: Theme) -> dict[str, Any]:
     """Return the style of the baseline in the panels of the others."""
     return {"color": theme.text, "linewidth": 0.8 * theme.line_width, "linestyle": (0, (3, 1.6))}
 
 
-def _pale(theme: Theme) -> dict[str, Any]:
+def _background_style(theme: Theme) -> dict[str, Any]:
     """Return the style of the other groups in the panel of one."""
     return {"color": theme.muted, "alpha": 0.3, "linewidth": 0.5 * theme.line_width}

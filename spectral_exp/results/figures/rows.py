@@ -15,7 +15,7 @@ from spectral_exp.plots.text import printable
 from spectral_exp.plots.theme import Theme, legend_on_top, new_figure
 from spectral_exp.results.checks import UNEQUAL
 from spectral_exp.results.compared import Comparison, Difference, GroupSummary
-from spectral_exp.results.figures.captions import listed, measured, run_counts
+from spectral_exp.results.figures.captions import describe_metric, list_names, run_counts
 from spectral_exp.results.figures.plot import Plot, find_theme
 from spectral_exp.results.statistics import Interval
 from spectral_exp.runs.metric_names import metric_style
@@ -32,11 +32,11 @@ def intervals(comparison: Comparison, *, theme: str = "light") -> Plot:
     name, chosen = f"intervals_{comparison.metric}", find_theme(theme)
     rows = interval_rows(comparison)
     if not rows:
-        return Plot(name, f"{measured(comparison)}: no group has a run with a value.", chosen, None)
+        return Plot(name, f"{describe_metric(comparison)}: no group has a run with a value.", chosen, None)
     baseline = next((s.mean for s in comparison.summaries if s.group.label == comparison.baseline), None)
     known = [summary for summary in comparison.summaries if summary.values]
     few = [summary.group.label for summary in known if summary.interval is None]
-    words = [f"{measured(comparison)}, {run_counts([len(s.values) for s in known])}; dots: single runs"]
+    words = [f"{describe_metric(comparison)}, {run_counts([len(s.values) for s in known])}; dots: single runs"]
     if len(few) < len(known):
         words.append("diamonds and lines: mean and its 95 % bootstrap interval")
     if _has_tests(comparison) and len(few) < len(known):
@@ -44,10 +44,10 @@ def intervals(comparison: Comparison, *, theme: str = "light") -> Plot:
     if baseline is not None:
         words.append(f"dashed: mean of {comparison.baseline}")
     if few:
-        words.append(f"no interval for {listed(few)} (n < {_TOO_FEW})")
+        words.append(f"no interval for {list_names(few)} (n < {_TOO_FEW})")
     missing = [summary.group.label for summary in comparison.summaries if not summary.values]
     if missing:
-        words.append(f"without a value: {listed(missing)}")
+        words.append(f"without a value: {list_names(missing)}")
     label = metric_style(comparison.metric).axis_label
     better = "lower is better" if comparison.lower_is_better else "higher is better"
     draw = partial(_draw, rows, chosen, baseline, f"{label}  ({better})", "run", "", "")
@@ -111,11 +111,11 @@ def differences(
             "ablation": "no two groups differ in one part alone",
             "baseline": "no group can be held against a baseline",
         }[kind]
-        return Plot(name, f"{measured(comparison)}: {why}.", chosen, None)
+        return Plot(name, f"{describe_metric(comparison)}: {why}.", chosen, None)
     rows = difference_rows(comparison, shown)
     counts = run_counts([d.n for d in shown]).replace("run", "pair" if all(d.paired for d in shown) else "run")
     of_what = "when one part is exchanged" if kind == "ablation" else f"from {comparison.baseline}"
-    words = [f"{measured(comparison)}: differences {of_what}, {counts}"]
+    words = [f"{describe_metric(comparison)}: differences {of_what}, {counts}"]
     if any(d.paired for d in shown):
         words.append("dots: runs of equal seed")
     if any(d.interval is not None for d in shown):

@@ -17,7 +17,7 @@ from spectral_exp.plots.series_styles import SeriesStyle, side_labels, style_ser
 from spectral_exp.plots.text import log_values_axis, number_axis, short_number
 from spectral_exp.plots.theme import Theme, legend_on_top, new_figure
 from spectral_exp.results.comparison import Comparison, GroupSummary
-from spectral_exp.results.figures.captions import counted_runs, listed, measured, run_counts
+from spectral_exp.results.figures.captions import counted_runs, describe_metric, list_names, run_counts
 from spectral_exp.results.figures.plot import Plot, find_theme
 from spectral_exp.runs.metric_names import metric_style
 
@@ -72,10 +72,10 @@ def scaling(comparison: Comparison, by: Literal["learning_rate", "size"], *, the
     words = "learning rate" if by == "learning_rate" else "trainable parameters"
     if not lines:
         why = "in their learning rate alone" if by == "learning_rate" else "in their size alone"
-        return Plot(name, f"{measured(comparison)} against {words}: no two groups differ {why}.", chosen, None)
+        return Plot(name, f"{describe_metric(comparison)} against {words}: no two groups differ {why}.", chosen, None)
     shown = [group for line in lines for group in line.groups]
     caption = [
-        f"{measured(comparison)} against {words}, {run_counts([len(g.values) for g in shown])}",
+        f"{describe_metric(comparison)} against {words}, {run_counts([len(g.values) for g in shown])}",
         "dots: single runs; line: means over the runs",
     ]
     if any(group.interval is not None for group in shown):
@@ -170,16 +170,16 @@ def pareto(comparison: Comparison, *, theme: str = "light") -> Plot:
     points = pareto_points(comparison)
     if len(points) < 2:
         why = "no two groups have both a value and a time of training"
-        return Plot(name, f"{measured(comparison)} against training time: {why}.", chosen, None)
+        return Plot(name, f"{describe_metric(comparison)} against training time: {why}.", chosen, None)
     missing = [s.group.label for s in comparison.summaries if s.group.label not in {point.label for point in points}]
     words = [
-        f"{measured(comparison)} against seconds of training (evaluation apart), "
+        f"{describe_metric(comparison)} against seconds of training (evaluation apart), "
         f"{run_counts([len(point.ys) for point in points])}",
         "points: means over the runs; bars: from the lowest to the highest run",
         "filled, on the stepped line: groups that no other beats in both",
     ]
     if missing:
-        words.append(f"not shown, since value or time is unknown: {listed(missing)}")
+        words.append(f"not shown, since value or time is unknown: {list_names(missing)}")
     label = metric_style(comparison.metric).axis_label
     draw = partial(_draw_pareto, points, chosen, label, comparison.lower_is_better)
     return Plot(name, "; ".join(words) + ".", chosen, draw)

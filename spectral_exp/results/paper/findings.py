@@ -159,10 +159,10 @@ def _reading(material: Material, differences: Sequence[Difference]) -> Text:
         noun=noun(len(differences), "difference"),
         are=noun(better, "is", "are"),
         rest_are=noun(rest, "is", "are"),
-        all=material.counted(len(differences), "differences"),
-        better=material.counted(better, "differences separated for the better"),
-        worse=material.counted(worse, "differences separated for the worse"),
-        rest=material.counted(rest, "differences not separated"),
+        all=material.number_of(len(differences), "differences"),
+        better=material.number_of(better, "differences separated for the better"),
+        worse=material.number_of(worse, "differences separated for the worse"),
+        rest=material.number_of(rest, "differences not separated"),
     )
 
 
@@ -352,7 +352,7 @@ def _by_part(material: Material, differences: Sequence[Difference]) -> list[Text
             several = len(of_part) > 1
             what = "none of {{n}} changes is separated" if several else "the only change ({{n}}) is not separated"
             template = f"For the {{{{part}}}}, {what}. "
-            n = material.counted(len(of_part), f"ablations of the {part}")
+            n = material.number_of(len(of_part), f"ablations of the {part}")
             sentences.append(prose(template, part=part or DASH, n=n))
             continue
         changes = [
@@ -369,7 +369,7 @@ def _by_part(material: Material, differences: Sequence[Difference]) -> list[Text
         ]
         rest = len(of_part) - len(separated)
         tail: Text = (
-            prose("; not separated: {{n}} more", n=material.counted(rest, f"ablations of the {part}, not separated"))
+            prose("; not separated: {{n}} more", n=material.number_of(rest, f"ablations of the {part}, not separated"))
             if rest
             else ()
         )

@@ -70,13 +70,13 @@ def abstract(material: Material) -> tuple[Paragraph, ...]:
         are=noun(n_runs, "is", "are"),
         noun=noun(n_runs, "run"),
         count="counts" if _counts(material) == [1] else "count",
-        groups=material.counted(n_groups, "configurations"),
+        groups=material.number_of(n_groups, "configurations"),
         configurations=noun(n_groups, "configuration"),
         corpus=corpus_words(material),
         metric=material.metric_words,
         direction="lower" if material.comparison.lower_is_better else "higher",
         at=_at(material.comparison.metric, material.comparison.at),
-        runs=material.counted(n_runs, "runs"),
+        runs=material.number_of(n_runs, "runs"),
         seeds=_per_group(material),
         parameters=parameters,
     )
@@ -96,7 +96,7 @@ def _at(metric: str, at: str) -> str:
 
 def _per_group(material: Material) -> Text:
     counts = _counts(material)
-    numbers: list[Inline] = [material.counted(n, "runs of a group that count") for n in counts]
+    numbers: list[Inline] = [material.number_of(n, "runs of a group that count") for n in counts]
     return (numbers[0],) if len(counts) == 1 else (numbers[0], " to ", numbers[-1])
 
 

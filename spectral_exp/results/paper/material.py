@@ -93,7 +93,7 @@ class Material:
         pairs = {
             frozenset((d.a.group.label, d.b.group.label)) for d in self.comparison.differences if d.p_value is not None
         }
-        return self.counted(len(pairs), "tests")
+        return self.number_of(len(pairs), "tests")
 
     @property
     def decimals(self) -> int:
@@ -142,7 +142,7 @@ class Material:
             return (DASH,)
         formula = f"{paired}, {difference.b.group.label} minus {difference.a.group.label}"
         source = self._source(self._both(difference), formula)
-        return (Number(signed(difference.mean, self.decimals), difference.mean, source),)
+        return (Number(format_signed(difference.mean, self.decimals), difference.mean, source),)
 
     def difference_interval(self, difference: Difference) -> Text:
         """The interval of a difference in brackets, or a dash."""
@@ -167,7 +167,7 @@ class Material:
         """The p value after Holm's correction, or a dash."""
         return self._of_difference(difference, difference.p_holm, "p value after Holm's correction", small)
 
-    def counted(self, n: int, what: str, runs: Iterable[Run] | None = None) -> Number:
+    def number_of(self, n: int, what: str, runs: Iterable[Run] | None = None) -> Number:
         """A count of things among the runs."""
         return Number(str(n), n, Source(what, tuple(run.run_id for run in runs or self.runs), formula="count"))
 
@@ -192,18 +192,18 @@ class Material:
     def _bounds(self, interval: Interval | None, source: Source, signed: bool) -> Text:
         if interval is None:
             return (DASH,)
-        low, high = (Number(_fixed(x, self.decimals, signed), x, source) for x in (interval.low, interval.high))
+        low, high = (Number(_format_fixed(x, self.decimals, signed), x, source) for x in (interval.low, interval.high))
         return ("[", low, ",\u00a0", high, "]")
 
     # --- single runs ----------------------------------------------------------------------
 
     def setting(self, name: str, runs: Sequence[Run] | None = None) -> Text:
         """Return a setting's value, all values if runs differ, or `NOT_RECORDED`."""
-        return shared(self.runs if runs is None else runs, name, lambda run: run.settings.get(name))
+        return shared_value(self.runs if runs is None else runs, name, lambda run: run.settings.get(name))
 
     def fact(self, path: str, runs: Sequence[Run] | None = None) -> Text:
         """Return the value or values of an entry of `config.json`, by its dotted path."""
-        return shared(self.runs if runs is None else runs, path, lambda run: dig(run.record, path))
+        return shared_value(self.runs if runs is None else runs, path, lambda run: dig(run.record, path))
 
     def value(self, run: Run) -> Text:
         """The metric of one run, or a dash."""
@@ -238,7 +238,7 @@ class Material:
         return join_texts([(Code(name),) for name in names])
 
 
-def shared(runs: Sequence[Run], name: str, read: Callable[[Run], Any], decimals: int | None = None) -> Text:
+def shared_value(runs: Sequence[Run], name: str, read: Callable[[Run], Any], decimals: int | None = None) -> Text:
     """Return the value that runs share, all values if they differ, or `NOT_RECORDED`.
 
     Fractions are rounded to `decimals` before they are compared; None keeps them as they are.
@@ -282,9 +282,9 @@ def plain_number(value: float) -> str:
     return shown
 
 
-def signed(value: float, decimals: int) -> str:
+def format_signed(value: float, decimals: int) -> str:
     """A difference with its sign, and a true minus."""
-    return _fixed(value, decimals, True)
+    return _format_fixed(value, decimals, True)
 
 
 def small(p: float) -> str:
@@ -292,7 +292,7 @@ def small(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _fixed(value: float, decimals: int, signed: bool) -> str:
+def _format_fixed(value: float, decimals: int, signed: bool) -> str:
     return (f"{value:+.{decimals}f}" if signed else f"{value:.{decimals}f}").replace("-", "\u2212")
 
 

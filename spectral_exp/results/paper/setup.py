@@ -32,7 +32,7 @@ from spectral_exp.results.paper.material import (
     Material,
     dig,
     plain_number,
-    shared,
+    shared_value,
 )
 from spectral_exp.results.paper.method import matched_to
 from spectral_exp.results.paper.passages import has_passage, join_sentences, passage
@@ -222,7 +222,7 @@ def _references(material: Material) -> list[Text]:
     """Return what simple models and the source itself reach, as far as it is recorded."""
     found = []
     for name in ("unigram", "entropy"):
-        value = shared(
+        value = shared_value(
             material.runs,
             f"reference.{name}_bits_per_byte",
             partial(_reference, name=name),
@@ -342,7 +342,7 @@ def _dirty(material: Material) -> Text:
         return prose(
             "{{n}} {{noun}} had uncommitted changes, kept as a patch in the run",
             noun=noun(len(dirty), "run"),
-            n=material.counted(len(dirty), "runs with uncommitted changes", dirty),
+            n=material.number_of(len(dirty), "runs with uncommitted changes", dirty),
         )
     if None in answers:
         return ("whether there were uncommitted changes is not known for all runs",)
