@@ -19,7 +19,7 @@ class MatplotlibError(UserError):
 
 
 def import_matplotlib(folder: Path | None = None) -> None:
-    """Import matplotlib so that figures can be drawn, and leave backend and environment as they are.
+    """Import matplotlib to draw figures; leave backend and environment as they are.
 
     An uninstalled backend in `MPLBACKEND`, such as a notebook's, would make the import fail.
     It matters to pyplot only, which none of our figures use.

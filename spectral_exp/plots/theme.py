@@ -190,7 +190,7 @@ def _file(figure: Figure, kind: FileFormat, dpi: int, description: str) -> bytes
 
 
 def new_figure(theme: Theme, height: float, title: str = "", note: str = "") -> Figure:
-    """Return an empty figure of the theme's width with a bold title and a muted note at its right."""
+    """Return an empty figure of the theme's width with a title and a note at its right."""
     figure = Figure(figsize=(theme.width, height), layout="constrained")
     FigureCanvasAgg(figure)
     if title:

@@ -1,1 +1,1 @@
-"""From finished runs to tables, statistics and a paper. Reads run directories only; imports no torch."""
+"""From run directories to tables, statistics and a paper, without torch."""

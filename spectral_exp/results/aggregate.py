@@ -44,7 +44,7 @@ class ResultsAggregator:
         self.runs = sorted(_with_unique_ids(runs), key=_order)
 
     def where(self, conditions: Sequence[str]) -> ResultsAggregator:
-        """Return the runs that meet all conditions: `name=value`, `name!=value`, `name<value` and so on.
+        """Return the runs that meet all conditions: `name=value`, `name!=value`, `name<value`, ...
 
         A name is a setting's dotted name or its unique ending, a part (`optimizer=rgd`), or one of
         `status`, `name` and `seed`. A value may hold `*`, and several are possible:

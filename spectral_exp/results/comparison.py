@@ -417,7 +417,7 @@ def _two_digits(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
 
 
-# --- baseline and metric ----------------------------------------------------------------------------
+# --- baseline and metric ------------------------------------------------------------------
 
 
 def _baseline(groups: Sequence[Group], label: str | None) -> str:

@@ -90,7 +90,7 @@ def split_names(text: str) -> list[str]:
 
 
 def match_of(run: Run) -> str | None:
-    """Return the parts to whose size the run's model was matched, or `none`; None without settings."""
+    """Return the parts to whose size a run was matched, or `none`; None without settings."""
     parts = [component_name(run.settings, f"match.{part}") for part in PARTS[:3]]
     return "+".join(part for part in parts if part) or ("none" if run.settings else None)
 

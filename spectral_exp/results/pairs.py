@@ -15,8 +15,8 @@ LEARNING_RATE = "optimizer.learning_rate"
 
 # Settings that choose a part; another choice may share its other settings.
 _CHOICES = ("_target_", "activation")
-# Names, paths, and settings whose effect `match_groups` compares: `match` sets a width, which shows in the
-# number of parameters; the same text may lie elsewhere on another machine.
+# Names, paths, and settings whose effect `match_groups` compares: `match` sets a width, which shows
+# in the number of parameters; the same text may lie elsewhere on another machine.
 _NO_SETUP = ("name", "seed", "match", "device", "threads", "data.path")
 _MATCHED = ("training.max_steps", "training.eval_windows")  # compared by `match_groups`
 _MIN_SEEDS = 3

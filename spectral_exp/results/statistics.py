@@ -301,7 +301,7 @@ def incomplete_beta(a: float, b: float, x: float) -> float:
 
 
 def _beta_fraction(a: float, b: float, x: float) -> float:
-    """Return 1 + d1 / (1 + d2 / (1 + ...)) by the modified Lentz method (Thompson, Barnett 1986)."""
+    """Return 1 + d1 / (1 + d2 / (1 + ...)) by the method of Thompson and Barnett (1986)."""
     tiny = 1e-300
     value, c, d = 1.0, 1.0, 0.0
     for i in range(1, 10_000):

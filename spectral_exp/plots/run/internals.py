@@ -184,7 +184,7 @@ def _texts(ids: IntArray, sample: TextSample | None, token_labels: Callable[[int
 
 
 def _mixing(step: int, model: Any, layer: int, sample: TextSample, kind: str) -> Drawing:
-    """Return the mixing weights of one layer for the tokens of the sample that a figure can name."""
+    """Return the mixing weights of one layer for the sample's tokens that a figure can name."""
     import torch
 
     n_layer, block_size = getattr(model, "n_layer", None), getattr(model, "block_size", None)

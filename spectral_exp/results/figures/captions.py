@@ -16,7 +16,7 @@ def quantity(metric: str) -> str:
 
 
 def describe_metric(comparison: Comparison) -> str:
-    """Return metric, moment and direction, such as `Final validation bits / byte (lower is better)`."""
+    """Return metric, moment and direction, as `Final validation bits / byte (lower is better)`."""
     name = quantity(comparison.metric)
     when, _, step = comparison.at.partition(":")
     if comparison.metric in DERIVED:

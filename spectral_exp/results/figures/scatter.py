@@ -165,7 +165,7 @@ def _center(summary: GroupSummary) -> float:
 
 
 def pareto(comparison: Comparison, *, theme: str = "light") -> Plot:
-    """Return the metric against seconds of training, with the groups that no other beats in both."""
+    """Return the metric against seconds of training, and the groups that no other beats in both."""
     name, chosen = f"pareto_{comparison.metric}_by_train_s", find_theme(theme)
     points = pareto_points(comparison)
     if len(points) < 2:
