@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from spectral_exp.core import files
+from spectral_exp.core.regular_file import RUN_FILE_FLAGS, refuse_irregular, refuse_link
 
 try:
     import fcntl
@@ -280,12 +281,12 @@ class AppendFile:
     def _open(self) -> int:
         self._changed_folders = _folders_that_change(self.path)
         self._make_folder()
-        files.refuse_link(self.path)
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | files.RUN_FILE_FLAGS
+        refuse_link(self.path)
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | RUN_FILE_FLAGS
         try:
             # Opened and remembered at once: an exception of a signal handler leaves no file open.
             self._descriptors.extend(map(os.open, (self.path,), (flags,), (0o666,)))
-            files.refuse_irregular(self._descriptors[0], self.path)
+            refuse_irregular(self._descriptors[0], self.path)
             _leave_standard_streams(self._descriptors)
             if _finish_last_line(self._descriptors[0], self._is_whole):
                 self._warnings.append(("%s: removed an unfinished last line", self.path))

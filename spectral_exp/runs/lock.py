@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from spectral_exp.core.errors import RunError, UserError
-from spectral_exp.core.files import open_run_file
+from spectral_exp.core.regular_file import open_run_file
 from spectral_exp.core.timestamps import timestamp
 from spectral_exp.runs.layout import RunPaths
 

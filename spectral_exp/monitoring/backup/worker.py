@@ -24,6 +24,7 @@ from spectral_exp.core import files, json_files
 from spectral_exp.core.checksum import crc32
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.redact import redact_text
+from spectral_exp.core.regular_file import open_run_file
 from spectral_exp.core.timestamps import timestamp
 from spectral_exp.monitoring.backup.store import (
     OBJECTS,
@@ -107,7 +108,7 @@ def _open_source(root: Path, path: Path, stack: ExitStack) -> Source | None:
     if any((root / folder).is_symlink() for folder in folders):
         return None
     try:
-        descriptor = files.open_run_file(path, os.O_RDONLY)
+        descriptor = open_run_file(path, os.O_RDONLY)
     except FileNotFoundError:
         return None
     except OSError:
