@@ -6,7 +6,6 @@ file unverified, not lost: the checksums inside the archive are compared instead
 
 from __future__ import annotations
 
-import errno
 import json
 import re
 import stat
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 
 COMPRESSIONS = (None, "zstd")
 _SIDECAR_BYTES = 1 << 20
-# Torch has no class of its own for memory that the CPU lacks; the last words are oneDNN's.
-_LACK_OF_MEMORY = ("allocate memory", "out of memory", "could not create a primitive")
 
 
 @dataclass(frozen=True)
@@ -217,35 +214,3 @@ def read_sidecar(path: Path) -> dict[str, Any] | None:
         return load_sidecar(path)
     except OSError:
         return None
-
-
-# --- words -----------------------------------------------------------------------------------------------------------
-
-
-def refusal(error: Exception) -> OSError | None:
-    """The OSError that says what storage or the machine refused; None if `error` is of another kind."""
-    if isinstance(error, OSError):
-        return error
-    message = str(error)
-    if isinstance(error, MemoryError) or any(words in message for words in _LACK_OF_MEMORY):
-        return OSError(errno.ENOMEM, "not enough memory")
-    if isinstance(error, RuntimeError) and "can't start new thread" in message:
-        return OSError(errno.EAGAIN, "cannot start a thread")
-    return None
-
-
-def remedy(error: OSError) -> str:
-    """What a user can do about storage, or memory, that refuses."""
-    if error.errno == errno.ENOMEM:
-        return "from now on training waits while checkpoints are written, which needs no copy of the state"
-    if error.errno == errno.EAGAIN:
-        return "raise the limit on processes (ulimit -u)"
-    if error.errno in {errno.EMFILE, errno.ENFILE}:
-        return "raise the limit on open files (ulimit -n)"
-    if error.errno == errno.EFBIG:
-        return "raise the limit on the size of files (ulimit -f), or free space on the disk"
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return "free space on the disk, or keep fewer checkpoints (keep_last_n)"
-    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        return "make the folder writable"
-    return "check the disk"

@@ -20,8 +20,8 @@ from spectral_exp.core.checksum import file_crc32
 from spectral_exp.core.errors import UserError
 from spectral_exp.monitoring.checkpoint import file as checkpoint_file
 from spectral_exp.monitoring.checkpoint import reader as checkpoint_reader
+from spectral_exp.monitoring.checkpoint.policy import removable
 from spectral_exp.monitoring.checkpoint.reader import BrokenCheckpointError
-from spectral_exp.monitoring.checkpoint.retention import removable
 from spectral_exp.runs import layout
 from spectral_exp.runs.lock import is_locked_elsewhere
 

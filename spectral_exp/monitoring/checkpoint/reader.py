@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 _RETRY_PAUSES_S = (0.1, 0.5)
 _TRANSIENT = {errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT, errno.EBUSY}
+_ARCHIVE_START = b"PK\x03\x04"
 _PIECE_BYTES = 1 << 20
 _SPARE_BYTES = 16 << 20
 # Without a sidecar that announces more, a compressed checkpoint may become so large, or so many times its size.
@@ -224,6 +225,9 @@ def _check_layout(path: Path, source: Path | IO[bytes]) -> None:
         BrokenCheckpointError: it is not a whole archive.
         UnreadableCheckpointError: it is one that torch does not write.
     """
+    if _head(source) != _ARCHIVE_START:  # torch would take it for one of its older formats
+        _refuse_pickle(path, source)
+        raise BrokenCheckpointError("it does not begin as an archive")
     with _archive(path, source) as archive:
         records = archive.infolist()
     if any(record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1 for record in records):
@@ -298,10 +302,13 @@ def _open_archive(path: Path, source: Path | IO[bytes], file: _RememberingFile) 
     except NotImplementedError as error:
         raise UnreadableCheckpointError(path, f"it is a zip archive of a newer kind: {error}", _TAKE_ANOTHER) from error
     except Exception as error:
-        if _head(source)[:1] == b"\x80":  # a pickle, as torch wrote checkpoints before version 1.6
-            cause = "it is a pickle, such as torch wrote before it had archives, and is not loaded"
-            raise UnreadableCheckpointError(path, cause, _SAVE_ANEW) from error
         raise BrokenCheckpointError(str(error) or type(error).__name__) from error
+
+
+def _refuse_pickle(path: Path, source: Path | IO[bytes]) -> None:
+    if _head(source)[:1] == b"\x80":  # as torch wrote checkpoints before version 1.6
+        cause = "it is a pickle, such as torch wrote before it had archives, and is not loaded"
+        raise UnreadableCheckpointError(path, cause, _SAVE_ANEW)
 
 
 def _head(source: Path | IO[bytes]) -> bytes:

@@ -16,6 +16,7 @@ import torch
 
 from spectral_exp.core.worker import BackgroundThread, Latch
 from spectral_exp.monitoring.checkpoint.archive import Image, flat_bytes, lay_out_storages, storage_id
+from spectral_exp.monitoring.checkpoint.portable import portable_state
 from spectral_exp.monitoring.checkpoint.zip_layout import Record
 
 _PAGE = 4096
@@ -289,6 +290,13 @@ def storages_of(tensors: Iterable[torch.Tensor]) -> list[torch.UntypedStorage]:
             storage = tensor.untyped_storage()
             found[storage_id(storage)] = storage
     return list(found.values())
+
+
+def storages_of_state(state: object) -> list[torch.UntypedStorage]:
+    """The storages that a checkpoint of a nested `state` copies."""
+    tensors: list[torch.Tensor] = []
+    portable_state(state, "state", tensors)
+    return storages_of(tensors)
 
 
 def _first_bytes(tensor: torch.Tensor) -> bytes:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.files import atomic_writer
-from spectral_exp.monitoring.checkpoint.file import refusal
+from spectral_exp.monitoring.checkpoint.failures import refusal
 from spectral_exp.plots.load import MatplotlibError, import_matplotlib
 from spectral_exp.plots.run import Drawing
 
