@@ -9,7 +9,6 @@ Source: records as torch's serialization names them.
 
 from __future__ import annotations
 
-import functools
 import io
 import pickle
 import sys
@@ -22,6 +21,7 @@ import torch
 
 from spectral_exp.core.checksum import crc32, crc32_append
 from spectral_exp.monitoring.checkpoint.zip_layout import LARGE_BYTES, Record, directory, lay_out
+from spectral_exp.monitoring.torch_private import rebuild_tensor, storage_class, storage_id, storage_in
 
 _FORMAT_VERSION = b"3\n"
 _TOGETHER_BYTES = 1 << 20
@@ -114,11 +114,6 @@ def _write_image(sink: Sink, image: Image, imaged: Sequence[memoryview], checksu
     sink.write(image.memory[: image.records[-1].end], checksum)
 
 
-def storage_id(storage: torch.UntypedStorage) -> int:
-    """What tells a storage from every other one that is alive."""
-    return int(storage._cdata)
-
-
 def storage_view(storage: torch.UntypedStorage) -> memoryview:
     """The bytes of a storage where they are; those of another device are copied to the CPU."""
     return flat_bytes(storage).cpu().numpy().data
@@ -152,13 +147,13 @@ class _Pickler(pickle.Pickler):
             return OrderedDict, ()
         if type(value) is not torch.Tensor or value.layout != torch.strided or value.is_quantized:
             return NotImplemented
-        kind = _storage_class(value.dtype)
+        kind = storage_class(value.dtype)
         if kind is None or value.is_conj() or value.is_neg():
             return NotImplemented
         storage = value.untyped_storage()
         reference = _StorageReference(kind, self._key(storage), storage.nbytes() // value.element_size())
         place = (value.storage_offset(), tuple(value.shape), value.stride())
-        return torch._utils._rebuild_tensor_v2, (reference, *place, False, OrderedDict())
+        return rebuild_tensor, (reference, *place, False, OrderedDict())
 
     def persistent_id(self, value: Any) -> Any:
         # Asked of every object in the state, of which most are these.
@@ -168,8 +163,9 @@ class _Pickler(pickle.Pickler):
         if type(value) is _StorageReference:
             return ("storage", value.kind, str(value.key), "cpu", value.n_elements)
         if isinstance(value, torch.storage.TypedStorage):
-            kind = _storage_class(value.dtype) or torch.UntypedStorage
-            return ("storage", kind, str(self._key(value._untyped_storage)), "cpu", value._size())  # type: ignore[no-untyped-call]
+            kind = storage_class(value.dtype) or torch.UntypedStorage
+            storage, n_elements = storage_in(value)
+            return ("storage", kind, str(self._key(storage)), "cpu", n_elements)
         if isinstance(value, torch.UntypedStorage):
             return ("storage", torch.UntypedStorage, str(self._key(value)), "cpu", value.nbytes())
         return None
@@ -181,15 +177,3 @@ class _Pickler(pickle.Pickler):
             key = self._keys[identity] = len(self._keys)
             self.storages.append(storage)
         return key
-
-
-@functools.cache
-def _storage_class(dtype: torch.dtype) -> type | None:
-    """The class that stands for a dtype in the format; None for newer dtypes, which are written in another way."""
-    empty = torch.empty(0, dtype=dtype).untyped_storage()
-    typed = torch.storage.TypedStorage(wrap_storage=empty, dtype=dtype, _internal=True)  # type: ignore[no-untyped-call]
-    try:
-        kind: type = getattr(torch, typed._pickle_storage_type())  # type: ignore[no-untyped-call]
-    except KeyError:
-        return None
-    return kind

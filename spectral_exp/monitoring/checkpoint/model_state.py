@@ -8,9 +8,15 @@ from typing import Any
 
 from torch import nn
 
+from spectral_exp.monitoring.torch_private import (
+    COMPILED_NAME,
+    compiled_inside,
+    layout_versions,
+    set_layout_versions,
+)
 from spectral_exp.monitoring.tracking.model_summary import unwrap
 
-_INNER_NAMES = ("_orig_mod", "module")
+_INNER_NAMES = (COMPILED_NAME, "module")
 
 
 def plain_state(model: nn.Module) -> dict[str, Any]:
@@ -26,9 +32,9 @@ def plain_state(model: nn.Module) -> dict[str, Any]:
     plain = OrderedDict((plain_name(name), value) for name, value in state.items())
     if len(plain) < len(state):  # a wrapper with weights of its own, named as those inside
         return state
-    metadata: Mapping[str, Any] = getattr(state, "_metadata", {})
-    # What is inside comes behind its wrapper, and its version is the one that counts.
-    plain._metadata = OrderedDict((plain_name(path), entry) for path, entry in metadata.items())  # type: ignore[attr-defined]
+    versions = layout_versions(state) or {}
+    # A module comes behind its wrapper, and its version is the one that counts.
+    set_layout_versions(plain, OrderedDict((plain_name(path), entry) for path, entry in versions.items()))
     return plain
 
 
@@ -44,10 +50,10 @@ def load_plain_state(model: nn.Module, state: Mapping[str, Any], *, strict: bool
     plain_name = _plain_names(model)
     own_names = {plain_name(name): name for name in model.state_dict()}
     own = OrderedDict((own_names.get(name, name), value) for name, value in state.items())
-    metadata: Mapping[str, Any] = getattr(state, "_metadata", {})
+    metadata = layout_versions(state) or {}
     paths = [path for path, _ in model.named_modules(remove_duplicate=False)]
     versions = {path: metadata[plain_name(path)] for path in paths if plain_name(path) in metadata}
-    own._metadata = OrderedDict(versions)  # type: ignore[attr-defined]
+    set_layout_versions(own, OrderedDict(versions))
     model.load_state_dict(own, strict=strict)
 
 
@@ -73,4 +79,4 @@ def _inner_name(module: nn.Module) -> str | None:
     """The name under which a wrapper holds what it wraps; None for all other modules."""
     if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
         return "module"
-    return "_orig_mod" if isinstance(getattr(module, "_orig_mod", None), nn.Module) else None
+    return None if compiled_inside(module) is None else COMPILED_NAME

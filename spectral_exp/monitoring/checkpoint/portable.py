@@ -19,8 +19,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from spectral_exp.monitoring.torch_private import (
+    is_lazy,
+    is_traceable_wrapper_subclass,
+    layout_versions,
+    own_attributes,
+    set_layout_versions,
+    without_subclass,
+)
 
 log = logging.getLogger(__name__)
 
@@ -167,9 +174,8 @@ def _convert_mapping(value: Mapping[Any, Any], where: str, lenient: bool, found:
         plain = _is_plain(item)
         converted[plain_key] = item if plain else _convert(item, f"{where}[{key!r}]", lenient, found)
     # Modules keep the versions of their layout here, and look for them when they load.
-    if isinstance(converted, OrderedDict) and hasattr(value, "_metadata"):
-        metadata = _convert(value._metadata, f"{where}._metadata", lenient, [])
-        converted._metadata = metadata  # type: ignore[attr-defined]
+    if isinstance(converted, OrderedDict) and (versions := layout_versions(value)) is not None:
+        set_layout_versions(converted, _convert(versions, f"{where}._metadata", lenient, []))
     return converted
 
 
@@ -228,15 +234,14 @@ def _without_class(tensor: torch.Tensor, where: str) -> torch.Tensor:
     if is_lazy(tensor):
         raise _refusal(where, "a parameter without values", "run the model once before saving, so that it has some")
     kind = type(tensor).__qualname__
-    if attributes := sorted(vars(tensor).keys() - {"_is_param", "_is_buffer", "persistent"}):
+    if attributes := own_attributes(tensor):
         remedy = "give it as_subclass(torch.Tensor), and its attributes apart"
         raise _refusal(where, f"a {kind} with attributes ({', '.join(attributes)})", remedy)
     if not is_traceable_wrapper_subclass(tensor):
         try:
-            with torch._C.DisableTorchFunctionSubclass():
-                plain = tensor.detach().as_subclass(torch.Tensor)
-                if type(plain) is torch.Tensor and (plain.numel() == 0 or plain.data_ptr() != 0):
-                    return plain
+            plain = without_subclass(tensor)
+            if type(plain) is torch.Tensor and (plain.numel() == 0 or plain.data_ptr() != 0):
+                return plain
         except (RuntimeError, NotImplementedError, TypeError):  # it wraps something else
             pass
     remedy = "turn it into a plain tensor first; a distributed one has full_tensor()"

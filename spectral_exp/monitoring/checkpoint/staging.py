@@ -15,9 +15,10 @@ import numpy.typing as npt
 import torch
 
 from spectral_exp.core.worker import BackgroundThread, Latch
-from spectral_exp.monitoring.checkpoint.archive import Image, flat_bytes, lay_out_storages, storage_id
+from spectral_exp.monitoring.checkpoint.archive import Image, flat_bytes, lay_out_storages
 from spectral_exp.monitoring.checkpoint.portable import portable_state
 from spectral_exp.monitoring.checkpoint.zip_layout import Record
+from spectral_exp.monitoring.torch_private import change_count, storage_id
 
 _PAGE = 4096
 _PIECE_BYTES = 8 << 20
@@ -101,7 +102,7 @@ class Watch:
     def _facts(self) -> list[tuple[object, object]]:
         """Torch's count of changes of every tensor, and the first bytes of weights."""
         samples = [_first_bytes(tensor) for tensor in self._tensors[: self._n_weights]]
-        versions = [tensor._version for tensor in self._tensors]
+        versions = [change_count(tensor) for tensor in self._tensors]
         return list(itertools.zip_longest(versions, samples, fillvalue=b""))
 
 

@@ -17,10 +17,12 @@ def unwrap(model: nn.Module) -> nn.Module:
     """The model inside wrappers that prefix its keys: (distributed) data parallelism and `torch.compile`."""
     from torch import nn
 
+    from spectral_exp.monitoring.torch_private import compiled_inside
+
     while True:
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             model = model.module
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+        elif (inner := compiled_inside(model)) is not None:
             model = inner
         else:
             return model
@@ -57,7 +59,7 @@ def _parameters_by_component(model: nn.Module) -> dict[str, int]:
 
 def _size(parameter: nn.Parameter) -> int:
     """The number of elements; 0 of a parameter whose shape the first call decides."""
-    from torch.nn.parameter import is_lazy
+    from spectral_exp.monitoring.torch_private import is_lazy
 
     return 0 if is_lazy(parameter) else parameter.numel()
 
