@@ -1,7 +1,6 @@
-"""The process that talks to remote storage; `backup.py` starts it and runs `main` there.
+"""The helper process that accesses remote storage; `backup.py` starts it and runs `main` there.
 
-Reads requests as JSON lines from stdin and answers on stdout; ends when stdin does, that is with its parent. All that
-can hang, crash or take the interpreter's time is here and not in the process that trains.
+Work that can hang, crash or keep the interpreter busy runs here, not in the process that trains.
 """
 
 from __future__ import annotations
@@ -9,10 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
-import queue
 import secrets
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -23,6 +19,7 @@ from typing import Any, BinaryIO
 from spectral_exp.core import files, json_files
 from spectral_exp.core.checksum import crc32
 from spectral_exp.core.errors import UserError
+from spectral_exp.core.helper import serve
 from spectral_exp.core.redact import redact_text
 from spectral_exp.core.regular_file import open_run_file
 from spectral_exp.core.timestamps import timestamp
@@ -285,23 +282,5 @@ class _Requests:
 
 
 def main() -> None:
-    """Serve until stdin ends."""
-    # Libraries may print; our answers keep the original stdout to themselves.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    if hasattr(os, "nice"):
-        os.nice(_NICENESS)
-    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-
-    def read() -> None:
-        for line in sys.stdin:
-            lines.put(line)
-        os._exit(0)  # the parent is gone: whatever hangs, end
-
-    def say(message: dict[str, Any]) -> None:
-        print(json.dumps(message), file=answers, flush=True)
-
-    threading.Thread(target=read, daemon=True).start()
-    requests = _Requests(lambda n_bytes: say({"progress": n_bytes}))
-    while True:
-        say(requests.answer(json.loads(lines.get())))
+    """Answer requests; a message of progress follows each piece that is written or read."""
+    serve(lambda send: _Requests(lambda n_bytes: send({"progress": n_bytes})).answer, _NICENESS)

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import logging
 import math
 import os
-import pickle
-import signal
 import threading
 import time
 import weakref
 from pathlib import Path
-from typing import IO, cast
 
-from spectral_exp.core.child_process import start_helper
+from spectral_exp.core.helper import HelperEndedError, HelperProcess
 from spectral_exp.monitoring.visualization.jobs import (
     DrawingError,
     Failures,
@@ -271,52 +267,30 @@ class DrawingProcess:
     """
 
     def __init__(self, folder: Path) -> None:
-        one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+        environment = {**dict.fromkeys(threads, "1"), "MPLBACKEND": "agg", **writable_folder(folder)}
         try:
-            self._process = start_helper(
-                "spectral_exp.monitoring.visualization.child",
-                environment={**one_thread, "MPLBACKEND": "agg", **writable_folder(folder)},
-            )
+            self._process = HelperProcess("spectral_exp.monitoring.visualization.child", environment)
         except OSError as error:
             raise ProcessEndedError(f"a process that draws could not be started: {error}") from error
+        self.pid = self._process.pid
+        self.kill = self._process.kill
+        self.end = self._process.end
         self._cpu_s = 0.0
-        self._requests = cast("IO[bytes]", self._process.stdin)
-        self._answers = cast("IO[bytes]", self._process.stdout)
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
 
     def draw(self, drawing: Drawing, dpi: int) -> tuple[bytes, float]:
-        """The PNG file of a figure, and the processor seconds it took, with the first those for starting.
+        """Return the PNG file of a figure, and the processor seconds since the figure before.
 
         Raises:
             DrawingError: the figure cannot be drawn.
             ProcessEndedError: the process has ended.
         """
-        request = pickle.dumps((drawing, dpi), protocol=pickle.HIGHEST_PROTOCOL)
         try:
-            self._requests.write(request)
-            self._requests.flush()
-            answer: bytes | tuple[str, str]
-            answer, cpu_s = pickle.load(self._answers)
-        except (OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
-            raise ProcessEndedError(f"the process that draws ended {self.end()}") from error
+            self._process.send((drawing, dpi))
+            answer, cpu_s = self._process.receive()
+        except HelperEndedError as error:
+            raise ProcessEndedError(f"the process that draws ended {error}") from error
         taken_s, self._cpu_s = cpu_s - self._cpu_s, cpu_s
         if isinstance(answer, bytes):
             return answer, taken_s
         raise DrawingError(*answer)
-
-    def kill(self) -> None:
-        """Let it end at once, without waiting. Only the figure it is drawing is lost."""
-        self._process.kill()
-
-    def end(self) -> str:
-        """End it, if it has not ended by itself; how it ended."""
-        self._process.kill()
-        self._answers.close()
-        with contextlib.suppress(OSError):  # it never read all
-            self._requests.close()
-        code = self._process.wait()
-        return f"with exit code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
