@@ -16,7 +16,7 @@ _NEVER = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep what it frees, for good; returns whether its C library can (glibc on Linux).
+    """Make this process keep freed memory for good; return whether its C library can (glibc on Linux).
 
     Between steps the process holds on to the most that it has needed.
     """

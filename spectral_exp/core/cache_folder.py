@@ -1,4 +1,4 @@
-"""The folder for what can be computed again: tokenized text and the index of runs."""
+"""The folder for data that can be computed again: tokenized text and the index of runs."""
 
 from __future__ import annotations
 

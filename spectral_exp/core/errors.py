@@ -1,4 +1,4 @@
-"""What a user can get wrong, told in one clear line each."""
+"""Errors with a message for the user, one clear line each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Words that messages of every part share: counted things, and how to install what is missing."""
+"""Phrases that messages share: counted nouns, and the command that installs a package."""
 
 from __future__ import annotations
 

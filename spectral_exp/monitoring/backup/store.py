@@ -61,7 +61,7 @@ def checked_url(url: str, setting: str = SETTING) -> str:
 
 
 def _options(scheme: str) -> dict[str, Any]:
-    """What the library of a kind of URL is told: no stale listings, and nothing that waits for ever."""
+    """Return options for the library of a kind of URL: no stale listings, and no endless waiting."""
     if scheme == "s3":
         timeouts = {"connect_timeout": 15, "read_timeout": 60, "retries": {"max_attempts": 3}}
         return {"use_listings_cache": False, "config_kwargs": timeouts}
@@ -77,7 +77,7 @@ def _known_hosts_only() -> Any:
     import paramiko
 
     class KnownHostsOnly(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]
-        """Refuses every other key: who answers for an unknown host could take the backups, or hand out others."""
+        """Refuses unknown host keys: an impostor could take the backups, or return others."""
 
         def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:
             known = Path("~/.ssh/known_hosts").expanduser()
@@ -96,7 +96,7 @@ def checksum_of(pieces: Iterable[bytes]) -> int:
 
 
 class DamagedError(Exception):
-    """What the storage holds is not what was written there, or is missing."""
+    """An object in the storage is missing or differs from what was written."""
 
 
 def ignore_progress(n_bytes: int) -> None:
@@ -143,8 +143,8 @@ class Store:
         """Make `key` hold these bytes, read back and compared; whether it had to be written.
 
         Raises:
-            DamagedError: what was read back differs.
-            Exception: whatever the storage's library raises.
+            DamagedError: the object reads back different.
+            Exception: an error of the storage's library.
         """
         if key in self._trusted and self._size(key) == size:
             return False
@@ -241,7 +241,7 @@ def reason(error: Exception, scheme: str) -> str:
 
 @dataclass(frozen=True)
 class ManifestName:
-    """A manifest as its name tells it.
+    """The facts in a manifest's name.
 
     Attributes:
         key: its name.
@@ -264,7 +264,7 @@ def read_manifest(store: Store, key: str) -> dict[str, Any]:
     """The manifest `key`.
 
     Raises:
-        DamagedError: it is missing, not what was written, or names what can be no file of a run.
+        DamagedError: it is missing, changed, or names a file outside of a run.
     """
     content = bytearray()
     try:

@@ -69,7 +69,7 @@ def write_archive(sink: Sink, state: Any, image: Image) -> None:
     Args:
         sink: takes the bytes in order.
         state: containers, numbers, strings and tensors.
-        image: what has been copied of its storages; the others are read where they are.
+        image: copies of its storages; other storages are read in place.
     """
     buffer = io.BytesIO()
     pickler = _Pickler(buffer, image.keys)
@@ -86,7 +86,7 @@ def write_archive(sink: Sink, state: Any, image: Image) -> None:
     n_imaged = len(imaged)
     if imaged:
         _write_image(sink, image, imaged, checksums[:n_imaged])
-    # Small pieces go together: what is done for each piece takes longer than they do.
+    # Small pieces are joined: the overhead of a write exceeds their cost.
     small = bytearray()
     for record, content, checksum in zip(records[n_imaged:], data[n_imaged:], checksums[n_imaged:], strict=True):
         small += record.header(checksum)
@@ -159,7 +159,7 @@ class _Pickler(pickle.Pickler):
         # Asked of every object in the state, of which most are these.
         if type(value) in _NO_STORAGE:
             return None
-        # Marked as the CPU's, whatever device it came from, so that it loads anywhere.
+        # Marked as the CPU's, so that it loads on any machine.
         if type(value) is _StorageReference:
             return ("storage", value.kind, str(value.key), "cpu", value.n_elements)
         if isinstance(value, torch.storage.TypedStorage):

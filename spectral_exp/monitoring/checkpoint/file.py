@@ -1,7 +1,7 @@
-"""One checkpoint on disk, written durably with a sidecar of size and checksum; `checkpoint_reader` reads it.
+"""Write one checkpoint durably, with a sidecar of size and checksum; `reader.py` reads it.
 
-A sidecar, `checkpoint_step_N.pt.json`, tells what the file must be like. One that is missing, or unreadable, leaves the
-file unverified, not lost: the checksums inside the archive are compared instead.
+A sidecar, `checkpoint_step_N.pt.json`, records size and checksum. Without a readable one, the
+checksums inside the archive are compared instead.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def sidecar_file(path: Path) -> Path:
 
 
 class _PlainSink:
-    """Writes an archive as it is, and puts the checksums of its parts together."""
+    """Writes an archive without compression, and combines the checksums of its parts."""
 
     def __init__(self, file: DirectFile) -> None:
         self._file = file
@@ -136,7 +136,7 @@ def write_checkpoint(
             there is no checkpoint.
 
     Raises:
-        OSError: whatever the storage refuses; nothing half written stays.
+        OSError: the storage refuses it; no part of the file stays.
     """
     from spectral_exp.monitoring.checkpoint.archive import Image, write_archive
 
@@ -179,9 +179,9 @@ def write_checkpoint(
 
 
 def load_sidecar(path: Path) -> dict[str, Any] | None:
-    """Return the facts in the sidecar of the checkpoint `path`, or None if it is missing or not what was written.
+    """Return the facts in the sidecar of the checkpoint `path`, or None if it is missing or invalid.
 
-    `size` and `crc32` are there and valid; the other facts are there if they are.
+    `size` and `crc32` are always valid; other invalid facts are left out.
 
     Raises:
         OSError: it exists and cannot be read.
@@ -209,7 +209,7 @@ def load_sidecar(path: Path) -> dict[str, Any] | None:
 
 
 def read_sidecar(path: Path) -> dict[str, Any] | None:
-    """The same for those to whom a sidecar that cannot be read is as good as none."""
+    """Return the same, and None also for a sidecar that cannot be read."""
     try:
         return load_sidecar(path)
     except OSError:

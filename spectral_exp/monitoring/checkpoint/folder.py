@@ -1,9 +1,10 @@
-"""The checkpoints of a run as they lie in its folder: their order, the latest, the best, and which of them to keep.
+"""The checkpoint folder of a run: the order of its files, the latest, the best, and retention.
 
-Two facts in the sidecars make the folder independent of links and of times of modification, which a copy loses: the
-number of each save (`serial`), and the best step at that moment (`best_step`). `checkpoint_latest.pt` and
-`checkpoint_best.pt` are links, or text files with a name where links are refused; a copy may have made them whole
-checkpoints, which are recognised by size and checksum.
+Two facts in the sidecars make the folder independent of links and times of modification, which a
+copy loses: the number of each save (`serial`) and the best step so far (`best_step`).
+`checkpoint_latest.pt` and `checkpoint_best.pt` are links, or text files with a name if the file
+system refuses links. A copy may have turned them into whole checkpoints, which are recognised by
+size and checksum.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _Identity = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Lineage:
-    """What a save adds to the history of its folder.
+    """The facts that a save adds to the history of its folder.
 
     Attributes:
         serial: number of the save, counted over all attempts at the run.
@@ -45,7 +46,7 @@ class Lineage:
 
 
 class CheckpointFolder:
-    """Finds, links, sets aside and removes the checkpoints of one run.
+    """Finds, links, prunes and moves away the checkpoints of one run.
 
     Args:
         paths: of the run.
@@ -65,10 +66,11 @@ class CheckpointFolder:
     # --- order -------------------------------------------------------------------------------------------------------
 
     def newest_first(self) -> list[int]:
-        """Steps with a checkpoint, the most recently made first.
+        """Return the steps with a checkpoint, the most recently saved first.
 
-        The first is the one that `checkpoint_latest.pt` names, or its successor if the writer was killed before the
-        link moved. A run that went back to an earlier step has an abandoned branch, which comes last.
+        The first is that of `checkpoint_latest.pt`, or its successor if the writer was killed before
+        the link moved. A run that went back to an earlier step has an abandoned branch, which comes
+        last.
 
         Raises:
             OSError: the folder or a link in it cannot be read.
@@ -87,7 +89,7 @@ class CheckpointFolder:
         return branch + [step for step in steps if step not in branch]
 
     def best_step(self) -> int | None:
-        """The step of the best checkpoint, by what was last recorded, else by its link; None without one."""
+        """Return the best step by the newest sidecar, else by its link, or None."""
         if not self._keep_best:
             return None
         if self._lineage is not None and self._exists(self._lineage.best_step):
@@ -98,14 +100,14 @@ class CheckpointFolder:
         return self.linked_step(self._paths.best_link)
 
     def best_file(self) -> Path | None:
-        """The best checkpoint: of `best_step`, or a whole copy of one that stands in the place of the link."""
+        """Return the checkpoint of `best_step`, or a whole copy of it in place of the link."""
         step = self.best_step()
         if step is not None:
             return self._paths.checkpoint_file(step)
         return self._lone_copy(self._paths.best_link) if self._keep_best else None
 
     def latest_file(self) -> Path | None:
-        """A whole checkpoint in the place of the link to the latest, of a step that has no file; usually None."""
+        """Return a whole checkpoint in place of the link, of a step without a file; usually None."""
         return self._lone_copy(self._paths.latest_link)
 
     def linked_step(self, link: Path) -> int | None:
@@ -226,7 +228,7 @@ class CheckpointFolder:
                     yield serial
 
     def record(self, path: Path, lineage: Lineage) -> None:
-        """Let the links name what has been saved as `path`. Raises OSError if the storage refuses it."""
+        """Let the links name the new checkpoint `path`. Raises OSError if the storage refuses it."""
         self._lineage = lineage
         for other in self._forms(path):
             if other != path:  # the same step saved with another compression
@@ -269,9 +271,10 @@ class CheckpointFolder:
             self.remove(step)
 
     def remove_least(self, keep_every_n_steps: int | None, max_threads: int) -> int | None:
-        """Remove the checkpoint that is missed least, to make room, and return its step; None if there is none.
+        """Remove the least useful checkpoint to make room, and return its step, or None.
 
-        The oldest goes first, then those kept by `keep_every_n_steps`, then the best; never the newest intact one.
+        The oldest goes first, then those kept by `keep_every_n_steps`, then the best; never the
+        newest intact one.
 
         Raises:
             OSError: the storage refuses it.
@@ -293,10 +296,10 @@ class CheckpointFolder:
             _remove(path)
             self._verified.pop(path, None)
 
-    def set_aside(self, path: Path, error: BrokenCheckpointError) -> None:
-        """Rename a broken checkpoint, so that it is kept but not tried again.
+    def move_away(self, path: Path, error: BrokenCheckpointError) -> None:
+        """Rename a broken checkpoint to `.corrupt`, so that it is kept but not loaded again.
 
-        It stays where it is if this object only reads, or if another process owns the run.
+        It keeps its name if this object only reads, or if another process owns the run.
         """
         reason = str(error).partition("\n")[0] or type(error).__name__
         if not self._enabled or is_locked_elsewhere(self._paths.root):
@@ -318,11 +321,11 @@ class CheckpointFolder:
             log.warning("checkpoint %s is broken (%s); set aside as %s", path, reason, aside.name)
 
     def has_broken(self) -> bool:
-        """Whether broken checkpoints have been set aside here."""
+        """Whether the folder holds `.corrupt` checkpoints."""
         return any(self._paths.checkpoints.glob(f"checkpoint_*{layout.CORRUPT_SUFFIX}*"))
 
     def _link_best(self, new: int | None) -> None:
-        """Let `checkpoint_best.pt` name the best step, whatever it named before; `new` is the step just saved."""
+        """Let `checkpoint_best.pt` name the best step; `new` is the step just saved."""
         step = self.best_step()
         link = self._paths.best_link
         if step is None or (step != new and self._lone_copy(link) is not None):
@@ -331,7 +334,7 @@ class CheckpointFolder:
             files.replace_symlink(link, self._paths.checkpoint_file(step))
 
     def _is_sound(self, step: int, max_threads: int) -> bool:
-        """Whether the checkpoint of `step` is intact; each file is read once. A broken one is set aside."""
+        """Whether the checkpoint of `step` is intact; each file is read once, a broken one renamed."""
         path = self._paths.checkpoint_file(step)
         try:
             identity = _identity(path)
@@ -339,7 +342,7 @@ class CheckpointFolder:
                 checkpoint_reader.verify(path, max_threads)
                 self._verified[path] = identity
         except BrokenCheckpointError as error:
-            self.set_aside(path, error)
+            self.move_away(path, error)
             return False
         return True
 

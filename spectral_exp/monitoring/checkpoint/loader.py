@@ -45,7 +45,7 @@ class CheckpointLoader:
                     continue
                 if state is not None:
                     for damaged, reason in broken:
-                        self._folder.set_aside(damaged, reason)
+                        self._folder.move_away(damaged, reason)
                     return state
             if len(broken) == len(paths):
                 break  # otherwise the run's writer has removed some meanwhile, and made newer ones
@@ -118,7 +118,7 @@ class CheckpointLoader:
         try:
             return _read(path, map_location)
         except BrokenCheckpointError as error:
-            self._folder.set_aside(path, error)
+            self._folder.move_away(path, error)
             return None
 
 

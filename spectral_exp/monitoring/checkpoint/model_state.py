@@ -76,7 +76,7 @@ def _plain_names(model: nn.Module) -> Callable[[str], str]:
 
 
 def _inner_name(module: nn.Module) -> str | None:
-    """The name under which a wrapper holds what it wraps; None for all other modules."""
+    """Return the name under which a wrapper holds its module; None for all other modules."""
     if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
         return "module"
     return None if compiled_inside(module) is None else COMPILED_NAME

@@ -64,7 +64,7 @@ def portable_config(value: Any) -> Any:
 def aliased_state(value: Any, watched: list[torch.Tensor], urgent: list[torch.Tensor]) -> Any:
     """`value` with aliases in place of its tensors, and with containers of its own.
 
-    An alias shows the same memory as the tensor does now, whatever the tensor's `.data` becomes.
+    An alias shows the present memory of the tensor even if its `.data` is replaced.
 
     Args:
         value: nested containers of tensors and other values.
@@ -278,7 +278,7 @@ def _survives(tensor: torch.Tensor) -> bool:
 
 
 def _list_tensor(tensor: torch.Tensor) -> Any:
-    """A tensor in a configuration: its numbers, if they are few, or what it is."""
+    """Return the numbers of a tensor in a configuration if they are few, else its description."""
     try:
         if tensor.numel() <= _MAX_CONFIG_ELEMENTS and tensor.untyped_storage().nbytes() > 0:
             plain = tensor.detach().cpu().resolve_conj().resolve_neg()
@@ -294,7 +294,7 @@ def _list_tensor(tensor: torch.Tensor) -> Any:
 def _text(value: object) -> str:
     try:
         return str.__str__(str(value))
-    except Exception:  # whatever the text of an object does, it is kept for readers only
+    except Exception:  # `__str__` may raise anything, and the text is for readers only
         return object.__repr__(value)
 
 

@@ -35,11 +35,11 @@ class Saver(Protocol):
         """Return once the state being saved may be changed."""
 
     def close(self) -> bool:
-        """Wait for the save under way."""
+        """Wait for the save in progress."""
 
 
 saving: set[Saver] = set()
-"""The managers with a save under way."""
+"""The managers with a save in progress."""
 
 
 @atexit.register

@@ -78,7 +78,7 @@ class StateChangedError(Exception):
 
 
 class Watch:
-    """Tells whether tensors have been changed in place since.
+    """Detects changes of tensors in place.
 
     Torch counts the changes that it makes, except for those by fused optimizers, through `.data` and through numpy.
     Therefore the first bytes of weights on the CPU are compared too: a change of a whole tensor shows in them.
@@ -131,7 +131,7 @@ class Staged:
         at_once: bool = False,
     ) -> None:
         self.is_free = False
-        """Whether the state may be changed by what the calling thread does next."""
+        """Whether the calling thread may change the state now."""
         self._copies = {storage_id(storage): _own_copy(storage) for storage in urgent}
         self._arena = arena
         self._rest = rest
@@ -187,7 +187,7 @@ class Staged:
     def finish(self, timeout_s: float | None = None) -> bool:
         """Return once the state may be changed, or after `timeout_s`; whether it may. Called by any thread.
 
-        On a GPU the copies go on, but what is launched from now on waits for them there.
+        On a GPU the copies go on, and later work on that GPU waits for them.
         """
         if self.is_free:
             return True
@@ -217,7 +217,7 @@ class Staged:
 
     def _plan(self) -> None:
         """Give every storage its place, and launch the copies from GPUs."""
-        # Kept, because what is copied is known by its address.
+        # Kept alive, because copies are found by the address of their storage.
         self._storages = [storage for storage in self._rest() if storage_id(storage) not in self._copies]
         self._records = self._arena.reserve(self._storages)
         memory = self._arena.memory
@@ -235,7 +235,7 @@ class Staged:
         self._must_plan = False
 
     def _copy_at_once(self) -> None:
-        """Copy what is on the CPU, and let what is launched on GPUs from now on wait for their copies."""
+        """Copy storages on the CPU, and make later GPU work wait for the copies from GPUs."""
         for piece in self._pieces:
             _copy(piece)
         self._pieces.clear()
@@ -261,7 +261,7 @@ class Staged:
             torch.cuda.current_stream(event.device).wait_event(event)
 
     def _begin_on_gpu(self, pairs: Sequence[tuple[_Bytes, torch.UntypedStorage]]) -> None:
-        """Launch the copies from GPUs on streams of their own, behind what has been computed so far."""
+        """Launch the copies from GPUs on separate streams, behind the work launched so far."""
         for place, storage in pairs:
             if storage.device.type != "cuda":  # an accelerator without streams of ours: copied at once
                 place[:] = flat_bytes(storage).cpu().numpy()

@@ -1,4 +1,4 @@
-"""The content of a checkpoint, read in two parts: what may change at once, and what only the optimizer changes."""
+"""The content of a checkpoint, read at once or, for what only the optimizer changes, later."""
 
 from __future__ import annotations
 
@@ -61,9 +61,10 @@ class LiveState:
 class CheckpointState:
     """The state after a step, as a checkpoint keeps it.
 
-    Making it reads all that may change from now on: buffers, which a forward changes, learning rates and every plain
-    value. Of parameters and moments it keeps aliases, which takes a fraction of the time: they show the same memory
-    whatever a parameter's `.data` becomes, and `complete` looks at them.
+    The constructor reads everything that may change at once: buffers, which a forward changes,
+    learning rates and every plain value. Of parameters and moments it keeps aliases, which takes a
+    fraction of the time. They show the same memory even if a parameter's `.data` is replaced, and
+    `complete` reads them.
 
     Args:
         live: the objects to read.
@@ -72,8 +73,8 @@ class CheckpointState:
 
     Attributes:
         urgent: the tensors that may change at once.
-        watched: the aliases, whose values must stay until they have been copied or written; those of the `n_weights`
-            parameters come first.
+        watched: the aliases, whose values must stay until they are copied or written; those of the
+            `n_weights` parameters come first.
         entries: what to write, once `complete` has been called.
 
     Raises:
@@ -139,7 +140,7 @@ class CheckpointState:
 
 
 class KeptConfig:
-    """The configuration as a checkpoint keeps it: plain, without secrets, and made anew only when it has changed."""
+    """The configuration for checkpoints: plain, without secrets, converted only after a change."""
 
     def __init__(self) -> None:
         self._newest: tuple[Any, dict[str, Any]] = (None, {})
@@ -156,9 +157,9 @@ class KeptConfig:
 
 
 class LossHistory:
-    """Losses as one float64 tensor: a million cost a few milliseconds, where pickled Python floats take hundreds.
+    """Converts losses to one float64 tensor, which is saved a hundred times faster than a list.
 
-    A list that has only grown since the last time costs no more than comparing what it then held.
+    A list that has only grown since the last call costs a comparison of its old part.
     """
 
     def __init__(self) -> None:
@@ -177,7 +178,7 @@ class LossHistory:
             try:
                 losses = self._array(losses)
             except (TypeError, ValueError) as error:
-                raise TypeError(f"loss_history holds what is no number: {error}") from error
+                raise TypeError(f"loss_history holds values that are no numbers: {error}") from error
         return torch.frombuffer(losses, dtype=torch.float64).clone() if losses else torch.empty(0, dtype=torch.float64)
 
     def _array(self, losses: Sequence[float]) -> array[float]:

@@ -147,7 +147,7 @@ def _listed(untracked: list[str]) -> dict[str, Any]:
 
 
 def _memory_gb() -> float | None:
-    """The machine's memory, or None if the system does not say (no /proc)."""
+    """Return the machine's memory, or None if it is unknown (no /proc)."""
     import psutil
 
     try:

@@ -127,7 +127,7 @@ def test_the_newest_set_replaces_the_waiting_one_and_the_log_says_so(
         assert steps_of(tmp_path) == [1, 4]
         assert viz.skipped == 2 * (1 + 4)
         assert viz.failures == 0
-    assert "the training plots of step 2 are passed over for the training plots of step 3" in caplog.messages[0]
+    assert "the training plots of step 2 are replaced by the training plots of step 3" in caplog.messages[0]
     assert len(caplog.messages) == 4
 
 
