@@ -1,4 +1,4 @@
-"""Replace whole files durably: a reader finds the old file or the new one, also after a power cut."""
+"""Replace whole files durably: after a power cut the old file or the new one is found."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def remove_temporary_files(folder: Path, name: str = "") -> None:
 
 
 def remove_abandoned_files(path: Path) -> None:
-    """Remove the temporary files of `path` whose `atomic_writer` was killed, if the folder allows it.
+    """Remove the temporary files of `path` whose `atomic_writer` was killed.
 
     Files of writers that still run, on this or another machine, are locked and stay.
     """

@@ -32,9 +32,10 @@ class HelperEndedError(Exception):
 
 
 class HelperProcess:
-    """A helper that answers requests in their order. One thread at a time may use it; any may kill it.
+    """A helper that answers requests in order. One thread at a time uses it; any may kill it.
 
-    A thread reads the answers and reaps the process, so that no call waits for a process that hangs.
+    A thread reads the answers and reaps the process, so that no call waits for a process that
+    hangs.
 
     Args:
         module: dotted name of the module whose `main` calls `serve`.
@@ -68,7 +69,11 @@ class HelperProcess:
         return self._process.pid
 
     def send(self, request: object) -> None:
-        """Send a request. Raises HelperEndedError if it has ended, or belongs to a parent process."""
+        """Send a request.
+
+        Raises:
+            HelperEndedError: it has ended, or belongs to a parent process.
+        """
         content = pickle.dumps(request, protocol=pickle.HIGHEST_PROTOCOL)
         if self._owner != os.getpid():
             raise HelperEndedError(self.end())
@@ -131,8 +136,8 @@ def serve(make_handler: Callable[[Send], Callable[[Any], object]], niceness: int
     """Answer requests until standard input ends.
 
     Args:
-        make_handler: called once with a function that sends a message before the answer; returns the
-            function from a request to its answer.
+        make_handler: called once with a function that sends a message before the answer; returns
+            the function from a request to its answer.
         niceness: added to the priority of this process.
     """
     # Standard output is for answers alone; whatever else prints goes to standard error.

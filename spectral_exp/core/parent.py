@@ -16,7 +16,8 @@ _POLL_S = 0.5
 def dying_with_this_process(number: int | None = None) -> str:
     """Return a Python statement that makes a child process end with this one, by `die_with_parent`.
 
-    It runs this file and imports nothing of the package, of which the child may use another version.
+    It runs this file and imports nothing of the package, of which the child may use another
+    version.
     """
     arguments = (os.getpid(), None if number is None else int(number))
     return f"import runpy; runpy.run_path({str(Path(__file__).resolve())!r})['die_with_parent'](*{arguments!r})"

@@ -1,4 +1,4 @@
-"""Open files in folders that a stranger may have filled: no call waits, and no device is taken for a file."""
+"""Open files in folders that a stranger may have filled, without waiting for a FIFO or device."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import os
 import stat
 from pathlib import Path
 
-# Opening a FIFO waits for its other end, and a terminal may become the one that controls this process.
+# Opening a FIFO waits for its other end, and a terminal may become the one that controls this
+# process.
 _FLAGS = (
     getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 )
@@ -58,7 +59,7 @@ def read_regular(path: str | Path, max_bytes: int) -> bytes:
 
 
 def open_run_file(path: Path, flags: int) -> int:
-    """Open a file of a run and return the descriptor; a new file gets the rights that the umask leaves.
+    """Open a file of a run and return the descriptor; the umask applies to a new file.
 
     Raises:
         OSError: the file cannot be opened, or is a link or no regular file.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def noun(count: float, one: str, many: str = "") -> str:
-    """The noun for `count` things: `step` for 1, else `steps`, or `many` where that is formed otherwise."""
+    """Return the noun for `count` things: `step` for 1, else `steps` or the plural `many`."""
     return one if count == 1 else many or f"{one}s"
 
 

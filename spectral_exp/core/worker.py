@@ -21,7 +21,10 @@ _POLL_S = 0.2
 
 
 class Latch:
-    """An event that one thread sets once; a `wait` in any thread may be interrupted at any moment."""
+    """An event that one thread sets once.
+
+    A `wait` in any thread may be interrupted at any moment.
+    """
 
     def __init__(self) -> None:
         self.is_set = False
@@ -40,14 +43,15 @@ class Latch:
             left_s = _POLL_S if end_s is None else min(end_s - time.monotonic(), _POLL_S)
             if left_s <= 0:
                 break
-            # If an exception leaves the lock locked here, the other threads find `is_set` by polling.
+            # If an exception leaves the lock locked here, the other threads find `is_set` by
+            # polling.
             if self._lock.acquire(timeout=left_s):
                 self._lock.release()
         return self.is_set
 
 
 class ServiceThread:
-    """A daemon thread that runs `serve(thread)`, and whose start and end no signal handler can break.
+    """A daemon thread whose start and end no signal handler can break.
 
     `threading.Thread.start` waits inside a condition, which an exception there leaves broken.
 

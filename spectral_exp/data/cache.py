@@ -71,7 +71,7 @@ def read_json(path: Path) -> Any:
 
 
 def load_entry(folder: Path) -> dict[str, Any] | None:
-    """Return the values that `build_entry` stored with a folder, or None if it is missing or damaged.
+    """Return the values stored with an entry, or None if it is missing or damaged.
 
     Every file must have its recorded size. Its checksum is computed again only if its modification
     time differs from the recorded one, so that a large untouched entry loads without being read.

@@ -34,14 +34,15 @@ _LAST_WAIT_S = 10.0
 
 @functools.cache
 def check_url(url: str, timeout_s: float = _CHECK_S) -> None:
-    """Write, read and delete a small object below `url`, to know before training starts that backups can work.
+    """Write, read and delete a small object below `url`, to check it before training starts.
 
     Args:
         url: the place that holds the backups of all runs.
         timeout_s: seconds to wait for it.
 
     Raises:
-        UserError: a library is missing, or the place does not exist, does not answer or may not be written.
+        UserError: a library is missing, or the place does not exist, does not answer or may not be
+            written.
     """
     process = None
     try:
@@ -72,8 +73,8 @@ class Backup:
     Args:
         experiment_dir: root of the run.
         url: place of the backups of all runs: s3://, gs://, file:// or ssh://; None for no backups.
-        outputs: folder of the runs; a run below it has the same place below `url`, any other run the
-            name of its folder.
+        outputs: folder of the runs; a run below it has the same place below `url`, any other run
+            the name of its folder.
         keep_last_n: backups to keep there, >= 1; each holds the best checkpoint too.
         keep_every_n_steps: each backup holds the checkpoints of steps divisible by it too.
         timeout_s: seconds without progress after which an attempt fails, > 0.
@@ -220,7 +221,7 @@ class Backup:
         if self._thread is thread:
             self._thread = None
 
-    # --- the thread --------------------------------------------------------------------------------------------------
+    # --- the thread -------------------------------------------------------------------------------
 
     def _ensure_thread(self) -> _BackupThread:
         """Return the thread, started if there is none. The caller holds the lock.
@@ -278,7 +279,8 @@ class Backup:
         else:
             log.info("backup of step %d to %s failed again: %s", step, self.url, problem)
         if self._failed_in_row > self.retries:
-            # Nothing newer while training: the next checkpoint is tried anew. At the end there is no next one.
+            # Nothing newer while training: the next checkpoint is tried anew. At the end there is
+            # no next one.
             if self._closing:
                 self._pending = self._pending or step
             return not self._closing

@@ -180,7 +180,11 @@ def _retry(work: Callable[[], _T], shown: str) -> _T:
 
 
 def _download(store: Store, entry: dict[str, Any], path: Path) -> None:
-    """Store the object of `entry` as `path`. Raises DamagedError if it is missing or not what was written."""
+    """Store the object of `entry` as `path`.
+
+    Raises:
+        DamagedError: it is missing or not what was written.
+    """
     checksum = 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

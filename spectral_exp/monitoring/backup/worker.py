@@ -41,7 +41,7 @@ from spectral_exp.runs import layout
 
 _NICENESS = 10
 
-# --- what belongs to a backup ----------------------------------------------------------------------------------------
+# --- what belongs to a backup ---------------------------------------------------------------------
 
 
 @dataclass
@@ -80,7 +80,10 @@ class Source:
 
 
 def open_sources(root: Path, checkpoints: list[Path], stack: ExitStack) -> list[Source] | None:
-    """Open all files of a backup, newest checkpoint first; None if that is gone. `stack` closes them."""
+    """Open all files of a backup, newest checkpoint first; None if that is gone.
+
+    `stack` closes them.
+    """
     paths = layout.RunPaths(root)
     files = [file for path in checkpoints for file in (path, checkpoint_file.sidecar_file(path))]
     files += [paths.config_file, paths.results_file, paths.git_diff_file, paths.training_log, paths.backup_file]
@@ -137,7 +140,7 @@ def _pieces(file: BinaryIO, size: int) -> Iterator[bytes]:
         yield piece
 
 
-# --- the work --------------------------------------------------------------------------------------------------------
+# --- the work -------------------------------------------------------------------------------------
 
 
 def check(store: Store) -> None:

@@ -1,8 +1,9 @@
-"""Torch's checkpoint format, written by ourselves: a zip archive whose pickle names the tensors' bytes.
+"""Write torch's checkpoint format: a zip archive whose pickle refers to the tensors' bytes.
 
-`torch.save` holds the interpreter lock while it writes, takes its checksums in a pass of its own and can only read live
-tensors. Here the bytes come from wherever they were copied to, and the result is the same: a plain `.pt` file for
-`torch.load(..., weights_only=True)`, a valid archive for `unzip -t`.
+`torch.save` holds the interpreter lock while it writes, takes its checksums in a pass of its own
+and can only read live tensors. Here the bytes come from wherever they were copied to, and the
+result is the same: a plain `.pt` file for `torch.load(..., weights_only=True)`, a valid archive for
+`unzip -t`.
 
 Source: records as torch's serialization names them.
 """
@@ -40,16 +41,17 @@ class Sink(Protocol):
 
 @dataclass(frozen=True)
 class Image:
-    """The beginning of an archive in memory: storages at the places that they will have in the file.
+    """The beginning of an archive in memory, with storages at their places in the file.
 
-    It is written out in one piece, which keeps Python from training for a fraction of the time that its storages
-    would take one by one.
+    It is written out in one piece, which keeps Python from training for a fraction of the time that
+    its storages would take one by one.
 
     Attributes:
         memory: holds the data of `records`; `write_archive` puts their headers in between.
         records: of storages, from offset 0 on.
         keys: the number of each storage's record, by `storage_id`.
-        copies: bytes of further storages, by `storage_id`, to be written instead of what these have become.
+        copies: bytes of further storages, by `storage_id`, to be written instead of what these have
+            become.
     """
 
     memory: memoryview = field(default_factory=lambda: memoryview(b""))

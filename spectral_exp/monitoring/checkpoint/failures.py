@@ -1,4 +1,4 @@
-"""Saves that storage or memory refused: the count, the newest problem, and one warning for each row."""
+"""Failed saves: their count, the newest problem, and one warning for each row."""
 
 from __future__ import annotations
 
@@ -87,7 +87,10 @@ class SaveFailures:
 
 
 def refusal(error: Exception) -> OSError | None:
-    """Return the OSError for what storage or machine refused; None if `error` is of another kind."""
+    """Return the OSError for what storage or machine refused.
+
+    None if `error` is of another kind.
+    """
     if isinstance(error, OSError):
         return error
     message = str(error)

@@ -60,7 +60,7 @@ def sidecar_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-# --- writing ---------------------------------------------------------------------------------------------------------
+# --- writing --------------------------------------------------------------------------------------
 
 
 class _PlainSink:
@@ -124,7 +124,7 @@ def write_checkpoint(
     before_commit: Callable[[], None] | None = None,
     facts: Mapping[str, int | None] | None = None,
 ) -> Written:
-    """Write `state` as the checkpoint `path`, and its sidecar, durably: afterwards both survive a power cut.
+    """Write `state` as the checkpoint `path`, and its sidecar, durably.
 
     Args:
         path: may exist; it stays what it was until the new file is durable.
@@ -132,8 +132,8 @@ def write_checkpoint(
         image: copies of its storages, to write instead of what these have become.
         compression: None or "zstd".
         facts: more for the sidecar.
-        before_commit: called once the bytes are on the storage and before the checkpoint gets its name. If it raises,
-            there is no checkpoint.
+        before_commit: called once the bytes are on the storage and before the checkpoint gets its
+            name. If it raises, there is no checkpoint.
 
     Raises:
         OSError: the storage refuses it; no part of the file stays.
@@ -175,11 +175,11 @@ def write_checkpoint(
     return Written(size, sink.state_bytes, time.perf_counter() - start)
 
 
-# --- sidecars --------------------------------------------------------------------------------------------------------
+# --- sidecars -------------------------------------------------------------------------------------
 
 
 def load_sidecar(path: Path) -> dict[str, Any] | None:
-    """Return the facts in the sidecar of the checkpoint `path`, or None if it is missing or invalid.
+    """Return the facts in the sidecar of `path`, or None if it is missing or invalid.
 
     `size` and `crc32` are always valid; other invalid facts are left out.
 

@@ -63,14 +63,14 @@ class CheckpointFolder:
         self._copies: dict[Path, tuple[_Identity, int | None]] = {}
         self._verified: dict[Path, _Identity] = {}
 
-    # --- order -------------------------------------------------------------------------------------------------------
+    # --- order ------------------------------------------------------------------------------------
 
     def newest_first(self) -> list[int]:
         """Return the steps with a checkpoint, the most recently saved first.
 
-        The first is that of `checkpoint_latest.pt`, or its successor if the writer was killed before
-        the link moved. A run that went back to an earlier step has an abandoned branch, which comes
-        last.
+        The first is that of `checkpoint_latest.pt`, or its successor if the writer was killed
+        before the link moved. A run that went back to an earlier step has an abandoned branch,
+        which comes last.
 
         Raises:
             OSError: the folder or a link in it cannot be read.
@@ -107,7 +107,7 @@ class CheckpointFolder:
         return self._lone_copy(self._paths.best_link) if self._keep_best else None
 
     def latest_file(self) -> Path | None:
-        """Return a whole checkpoint in place of the link, of a step without a file; usually None."""
+        """Return a whole checkpoint in place of the link, or, usually, None."""
         return self._lone_copy(self._paths.latest_link)
 
     def linked_step(self, link: Path) -> int | None:
@@ -166,7 +166,7 @@ class CheckpointFolder:
         return value
 
     def _step_of_copy(self, link: Path) -> int | None:
-        """The step whose checkpoint has the size and checksum of the file in the place of `link`."""
+        """Return the step whose checkpoint equals the file in place of `link`."""
         identity = _identity(link)
         known = self._copies.get(link)
         if known is None or known[0] != identity:
@@ -199,10 +199,13 @@ class CheckpointFolder:
         """Whether a file too large to name another one stands in the place of a link."""
         return not link.is_symlink() and link.is_file() and _size(link) > _POINTER_BYTES
 
-    # --- changes -----------------------------------------------------------------------------------------------------
+    # --- changes ----------------------------------------------------------------------------------
 
     def next_lineage(self, step: int, is_best: bool) -> Lineage:
-        """What the sidecar of the next save, of `step`, records. An older sidecar that fails is left out."""
+        """What the sidecar of the next save, of `step`, records.
+
+        An older sidecar that fails is left out.
+        """
         if self._lineage is None:
             self._lineage = Lineage(max(self._serials(), default=0), None)
         if is_best and self._keep_best:
@@ -216,7 +219,7 @@ class CheckpointFolder:
         return Lineage(self._lineage.serial + 1, best)
 
     def _best_beside(self, step: int) -> int | None:
-        """The step that was last recorded as the best one and is not `step`, if its checkpoint exists."""
+        """Return the step last recorded as the best one beside `step`, if it has a checkpoint."""
         recorded = (self._fact(known, "best_step") for known in self.newest_first())
         others = (best for best in recorded if best is not None and best != step)
         return next((best for best in others if self._paths.checkpoint_file(best).is_file()), None)
@@ -228,7 +231,11 @@ class CheckpointFolder:
                     yield serial
 
     def record(self, path: Path, lineage: Lineage) -> None:
-        """Let the links name the new checkpoint `path`. Raises OSError if the storage refuses it."""
+        """Let the links name the new checkpoint `path`.
+
+        Raises:
+            OSError: the storage refuses it.
+        """
         self._lineage = lineage
         for other in self._forms(path):
             if other != path:  # the same step saved with another compression
@@ -256,7 +263,7 @@ class CheckpointFolder:
         )
 
     def prune(self, keep_last_n: int, keep_every_n_steps: int | None, max_threads: int) -> None:
-        """Remove the checkpoints beyond retention, once the `keep_last_n` newest have been read and found intact.
+        """Remove the checkpoints beyond retention, if the `keep_last_n` newest are intact.
 
         Raises:
             OSError: the storage refuses it.
@@ -334,7 +341,10 @@ class CheckpointFolder:
             files.replace_symlink(link, self._paths.checkpoint_file(step))
 
     def _is_sound(self, step: int, max_threads: int) -> bool:
-        """Whether the checkpoint of `step` is intact; each file is read once, a broken one renamed."""
+        """Whether the checkpoint of `step` is intact.
+
+        Each file is read once, a broken one renamed.
+        """
         path = self._paths.checkpoint_file(step)
         try:
             identity = _identity(path)

@@ -104,7 +104,11 @@ class CheckpointLoader:
         return self._look(find, [])
 
     def _look(self, find: Callable[[], _T], default: _T) -> _T:
-        """What `find` returns; `default` if there is no folder. Raises UserError if it cannot be read."""
+        """What `find` returns; `default` if there is no folder.
+
+        Raises:
+            UserError: it cannot be read.
+        """
         for _ in range(_LISTINGS):
             try:
                 return checkpoint_reader.guarded(self._paths.checkpoints, find)
@@ -123,7 +127,10 @@ class CheckpointLoader:
 
 
 def _read(path: Path, map_location: str | torch.device, history_as_array: bool = False) -> dict[str, Any] | None:
-    """A checkpoint on a device; None if it does not exist. Raises BrokenCheckpointError or UserError."""
+    """A checkpoint on a device; None if it does not exist.
+
+    Raises BrokenCheckpointError or UserError.
+    """
     from spectral_exp.monitoring.checkpoint.portable import to_device
 
     try:

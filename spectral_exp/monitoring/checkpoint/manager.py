@@ -368,7 +368,8 @@ class CheckpointManager:
         try:
             self._writer.wait()
         finally:
-            # After an exception from a signal handler: the caller may change the state, which is being written.
+            # After an exception from a signal handler: the caller may change the state, which is
+            # being written.
             if self._writer.work is save:
                 self._writer.wait(self.exit_deadline_s)
         return save.is_durable
@@ -454,7 +455,8 @@ class CheckpointManager:
             map_location: device for its tensors.
 
         Returns:
-            The entries named in `CHECKPOINT_KEYS` and those given as `extra`; `loss_history` as a list of floats.
+            The entries named in `CHECKPOINT_KEYS` and those given as `extra`; `loss_history` as a
+            list of floats.
 
         Raises:
             UserError: the file cannot be read for another reason than damage; nothing is changed.

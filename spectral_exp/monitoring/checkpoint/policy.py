@@ -61,7 +61,7 @@ class SaveSchedule:
         return False
 
     def is_kept_for_good(self, step: int) -> bool:
-        """Whether `step` is divisible by `keep_every_n_steps`, so that training waits for its save."""
+        """Whether `keep_every_n_steps` divides `step`, so that training waits for its save."""
         every = self._keep_every_n_steps
         return every is not None and step > 0 and step % every == 0
 

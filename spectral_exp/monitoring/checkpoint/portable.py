@@ -1,7 +1,7 @@
 """State made of types that `torch.load(..., weights_only=True)` reads on any machine.
 
-What comes out of here is of a closed set of types, all of which that loader reads. Whatever has no plain form of equal
-value is refused, with the name of its place, before anything is written.
+What comes out of here is of a closed set of types, all of which that loader reads. Whatever has no
+plain form of equal value is refused, with the name of its place, before anything is written.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ log = logging.getLogger(__name__)
 
 
 def portable_state(value: Any, where: str, found: list[torch.Tensor] | None = None) -> Any:
-    """`value` with containers, numbers and tensors in their plain, compact form, and nothing changed in meaning.
+    """Return `value` with equal containers, numbers and tensors in their plain, compact form.
 
     Args:
-        value: nested containers of tensors, numbers, strings, bytes, paths and dates (the last two become strings).
+        value: nested containers of tensors, numbers, strings, bytes, paths and dates (the last two
+            become strings).
         where: how error messages name it.
         found: takes the tensors of the result, in order.
 
@@ -50,7 +51,7 @@ def portable_state(value: Any, where: str, found: list[torch.Tensor] | None = No
 
 
 def portable_config(value: Any) -> Any:
-    """The same for configurations, which are kept to be read: tensors become lists, and unknown objects their text.
+    """Return a configuration in plain form: tensors become lists, unknown objects their text.
 
     Raises:
         TypeError: it contains itself.
@@ -102,7 +103,7 @@ def to_device(value: Any, device: str | torch.device) -> Any:
 
 
 class _EmptyBytes:
-    """Written in place of `b""`, for which pickle names a class that torch's safe loader does not know."""
+    """Stands for `b""`, which pickle writes in a form that torch's safe loader refuses."""
 
     def __reduce__(self) -> tuple[Any, tuple[str, str]]:
         return codecs.encode, ("", "latin1")  # as for all other bytes
@@ -203,7 +204,7 @@ def _convert_int(value: int, where: str, lenient: bool) -> int | str:
 
 
 def _convert_tensor(tensor: torch.Tensor, where: str) -> torch.Tensor:
-    """The tensor without history and class, and without the rest of a storage of which it shows only a part."""
+    """Return the tensor without history, class and unused parts of its storage."""
     if type(tensor) not in _PLAIN_TENSORS:
         tensor = _without_class(tensor, where)
     tensor = tensor.detach()
@@ -229,7 +230,8 @@ def _without_class(tensor: torch.Tensor, where: str) -> torch.Tensor:
     """The plain tensor with the memory of an instance of a subclass.
 
     Raises:
-        TypeError: it would not have the same values: the subclass has no memory of its own, or further attributes.
+        TypeError: it would not have the same values: the subclass has no memory of its own, or
+            further attributes.
     """
     if is_lazy(tensor):
         raise _refusal(where, "a parameter without values", "run the model once before saving, so that it has some")
@@ -249,7 +251,7 @@ def _without_class(tensor: torch.Tensor, where: str) -> torch.Tensor:
 
 
 def _copy_of_odd_kind(tensor: torch.Tensor, where: str) -> torch.Tensor:
-    """A copy of a sparse, quantized or nested tensor, whose memory is hidden inside, if torch loads what it saves."""
+    """Return a copy of a sparse or quantized tensor, if torch loads it again."""
     try:
         copy = tensor.clone()
         if not tensor.is_nested and _survives(copy):

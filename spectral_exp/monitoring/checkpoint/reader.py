@@ -1,8 +1,9 @@
-"""Read one checkpoint, verify its bytes, and distinguish damage from everything else that can go wrong.
+"""Read one checkpoint, verify its bytes, and distinguish damage from other errors.
 
-Damage is proven if the size or the checksum differs from the sidecar's or, without a sidecar, if the
-archive is not whole. Only then may another checkpoint take its place. Any other obstacle (memory,
-permissions, a failing network, a newer format, objects that may run code) is an error for the user.
+Damage is proven if the size or the checksum differs from the sidecar's or, without a sidecar, if
+the archive is not whole. Only then may another checkpoint take its place. Any other obstacle
+(memory, permissions, a failing network, a newer format, objects that may run code) is an error for
+the user.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ _TRANSIENT = {errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EINTR, errno.ETIMEDOU
 _ARCHIVE_START = b"PK\x03\x04"
 _PIECE_BYTES = 1 << 20
 _SPARE_BYTES = 16 << 20
-# Without a sidecar that announces more, a compressed checkpoint may become so large, or so many times its size.
+# Without a sidecar that announces more, a compressed checkpoint may become so large, or so many
+# times its size.
 _UNANNOUNCED_BYTES, _UNANNOUNCED_RATIO = 64 << 20, 100
 _ENTRY_TYPES: Mapping[str, type | tuple[type, ...]] = {
     "step": int,
@@ -101,7 +103,8 @@ def verify(path: Path, max_threads: int = 4) -> str:
         max_threads: threads that may read it.
 
     Raises:
-        BrokenCheckpointError, UnreadableCheckpointError, FileNotFoundError: as `read_checkpoint` does.
+        BrokenCheckpointError, UnreadableCheckpointError, FileNotFoundError: as `read_checkpoint`
+            does.
     """
 
     def check() -> str:
@@ -216,7 +219,7 @@ def _check_entries(path: Path, state: Any) -> None:
         raise UnreadableCheckpointError(path, f"{foreign}, and is not a checkpoint of this program", remedy)
 
 
-# --- archives --------------------------------------------------------------------------------------------------------
+# --- archives -------------------------------------------------------------------------------------
 
 
 def _check_layout(path: Path, source: Path | IO[bytes]) -> None:
@@ -356,7 +359,7 @@ def _unpack(path: Path, sidecar: Mapping[str, Any] | None) -> IO[bytes]:
     return content
 
 
-# --- words -----------------------------------------------------------------------------------------------------------
+# --- words ----------------------------------------------------------------------------------------
 
 _TAKE_ANOTHER = "read it with the version of torch that wrote it, or move it away to continue from another checkpoint"
 _SAVE_ANEW = (
@@ -372,7 +375,8 @@ def _check_memory(path: Path, needed: int) -> None:
     if available is not None and needed > available:
         cause = f"it needs {needed / 1e6:.0f} MB of memory, and {available / 1e6:.0f} MB are available"
         raise UnreadableCheckpointError(path, cause, _MORE_MEMORY)
-    # A process may have a limit of its own. Python waits for ever for a thread that has no memory to start.
+    # A process may have a limit of its own. Python waits for ever for a thread that has no memory
+    # to start.
     mmap.mmap(-1, needed + _SPARE_BYTES).close()
 
 

@@ -28,7 +28,7 @@ _Bytes = npt.NDArray[np.uint8]
 
 
 class StagingArena:
-    """Memory for one copy of the state, taken once, touched before it is needed and used again for every save."""
+    """Memory for one copy of the state, allocated once and used again for every save."""
 
     def __init__(self) -> None:
         self.memory: _Bytes = np.empty(0, np.uint8)
@@ -38,7 +38,7 @@ class StagingArena:
         self._pinned = False
 
     def reserve(self, storages: Sequence[torch.UntypedStorage]) -> list[Record]:
-        """Take, and touch, the memory that a copy of `storages` needs, and return their places in it.
+        """Allocate the memory for a copy of `storages`, and return their places in it.
 
         These are as in the archive that begins with them. Memory that is large enough is kept.
         """
@@ -66,7 +66,7 @@ class StagingArena:
 
 
 class StateChangedError(Exception):
-    """A tensor was changed before its copy was complete: no copy of that moment can be had any more.
+    """A tensor was changed before its copy was complete.
 
     Args:
         tensor: the one that was changed, as it was given to be watched.
@@ -80,8 +80,9 @@ class StateChangedError(Exception):
 class Watch:
     """Detects changes of tensors in place.
 
-    Torch counts the changes that it makes, except for those by fused optimizers, through `.data` and through numpy.
-    Therefore the first bytes of weights on the CPU are compared too: a change of a whole tensor shows in them.
+    Torch counts the changes that it makes, except for those by fused optimizers, through `.data`
+    and through numpy. Therefore the first bytes of weights on the CPU are compared too: a change of
+    a whole tensor shows in them.
 
     Args:
         tensors: to watch.
@@ -109,7 +110,8 @@ class Watch:
 class Staged:
     """A state on its way into an arena, which no other copy may be using.
 
-    The writer's thread copies (`copy`); the thread that trains waits (`finish`), and may be interrupted meanwhile.
+    The writer's thread copies (`copy`); the thread that trains waits (`finish`), and may be
+    interrupted meanwhile.
 
     Args:
         arena: takes the copy.
@@ -185,7 +187,7 @@ class Staged:
         return Image(self._arena.memory.data, self._records, keys, self._copies)
 
     def finish(self, timeout_s: float | None = None) -> bool:
-        """Return once the state may be changed, or after `timeout_s`; whether it may. Called by any thread.
+        """Wait until the state may change, at most `timeout_s`; return whether it may. For any thread.
 
         On a GPU the copies go on, and later work on that GPU waits for them.
         """
@@ -244,7 +246,10 @@ class Staged:
         self.is_free = True
 
     def _copy_pieces(self) -> None:
-        """Copy pieces until none is left; in the writer's thread and in its helper's, which no signal interrupts."""
+        """Copy pieces until none is left.
+
+        In the writer's thread and in its helper's, which no signal interrupts.
+        """
         while True:
             try:
                 piece = self._pieces.popleft()
@@ -278,13 +283,16 @@ class Staged:
 
 
 def synchronize_gpus(tensors: Iterable[torch.Tensor]) -> None:
-    """Return once everything launched on the GPUs of `tensors` has been computed: then any thread may read it."""
+    """Wait for all work on the GPUs of `tensors`, so that any thread may read them."""
     for device in sorted({tensor.device for tensor in tensors if tensor.is_cuda}, key=str):
         torch.cuda.synchronize(device)
 
 
 def storages_of(tensors: Iterable[torch.Tensor]) -> list[torch.UntypedStorage]:
-    """The storages of tensors, each once; those that are hidden in sparse and quantized ones are left out."""
+    """The storages of tensors, each once.
+
+    Those that are hidden in sparse and quantized ones are left out.
+    """
     found = {}
     for tensor in tensors:
         if tensor.layout == torch.strided and not tensor.is_quantized:
@@ -320,7 +328,7 @@ def _own_copy(storage: torch.UntypedStorage) -> memoryview:
 
 
 def _pieces(copies: Iterable[tuple[int, int, int]]) -> Iterator[list[tuple[int, int, int]]]:
-    """Copies (to, from, bytes) as lists of about the same size: small ones together, large ones in parts."""
+    """Join small copies (to, from, bytes) and split large ones into lists of similar size."""
     together: list[tuple[int, int, int]] = []
     n_bytes = 0
     for to, source, size in copies:

@@ -1,4 +1,4 @@
-"""The folder of a run's checkpoints as the thread that writes changes it: new files in, old ones out."""
+"""Changes of a checkpoint folder by the thread that writes: new files in, old ones out."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ _DEPTH_NAMES = ("n_layer", "num_layers", "num_hidden_layers")
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the model inside the wrappers of (distributed) data parallelism and `torch.compile`."""
+    """Return the model inside wrappers of data parallelism and `torch.compile`."""
     from torch import nn
 
     from spectral_exp.monitoring.torch_private import compiled_inside
@@ -31,8 +31,8 @@ def unwrap(model: nn.Module) -> nn.Module:
 def summarize_model(model: nn.Module) -> dict[str, Any]:
     """Return class, parameter counts (shared ones once) and, if known, width, depth and cost.
 
-    `parameters_by_component` is the model's own `parameters_by_component()` if it has one, else the count by top-level
-    child. `flops_per_token` appears if the model has a method of that name.
+    `parameters_by_component` is the model's own `parameters_by_component()` if it has one, else the
+    count by top-level child. `flops_per_token` appears if the model has a method of that name.
     """
     model = unwrap(model)
     summary: dict[str, Any] = {

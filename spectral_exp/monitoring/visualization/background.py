@@ -27,7 +27,7 @@ from spectral_exp.plots.run import Drawing
 _log = logging.getLogger(__name__)
 
 _PAUSE_S = 0.05
-"""Pause before drawing: the next call often follows at once, and copies faster on an idle machine."""
+"""Pause before drawing, since the next call often follows at once."""
 
 _POLL_S = 0.005
 """Interval at which `wait` polls."""
@@ -131,7 +131,8 @@ class BackgroundDrawing:
         # A forked process has no such thread: the original draws.
         if self._owner_process != os.getpid():
             return True
-        # Not `Condition.wait`: an exception of a signal handler inside it would leave its lock broken.
+        # Not `Condition.wait`: an exception of a signal handler inside it would leave its lock
+        # broken.
         deadline_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
         while self.busy and time.monotonic() < deadline_s:
             with self._lock:
@@ -175,12 +176,15 @@ class BackgroundDrawing:
             process.kill()
 
     def _end_hung_process(self) -> None:
-        """Kill a helper that spends more than `hang_s` at one figure; the thread records its end."""
+        """Kill a helper that spends more than `hang_s` at one figure.
+
+        The thread records its end.
+        """
         is_drawing = self._process is not None and self._current is not None
         if is_drawing and time.monotonic() - self._since_s > self.hang_s:
             self._kill()
 
-    # --- the thread --------------------------------------------------------------------------------------------------
+    # --- the thread -------------------------------------------------------------------------------
 
     def _work(self, thread: ServiceThread) -> None:
         try:

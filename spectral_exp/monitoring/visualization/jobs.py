@@ -82,7 +82,10 @@ class PlotReport:
 
     @classmethod
     def of(cls, plots: PlotSet, files: int, cpu_s: float | None) -> PlotReport:
-        """Return the report for `plots`, just drawn; without `cpu_s` the caller has waited for them."""
+        """Return the report for `plots`, just drawn.
+
+        Without `cpu_s` the caller has waited for them.
+        """
         drawn_s = time.perf_counter() - plots.started_s
         blocked_s = drawn_s if cpu_s is None else plots.blocked_s
         return cls(plots.kind, plots.step, blocked_s, drawn_s, files, cpu_s or 0.0)

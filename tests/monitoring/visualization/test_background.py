@@ -169,7 +169,7 @@ def test_the_end_waits_for_a_limited_time_and_tells_what_is_missing(
         viz.close()
         assert gone(child.pid)
         (message,) = caplog.messages
-        assert "the training plots of step 1 and the model plots of step 1: not drawn" in message
+        assert "the training plots of step 1 and the model plots of step 1 not drawn" in message
         assert "exit_deadline_s=0.05" in message
         assert (viz.skipped, viz.failures) == (5, 0)
         assert steps_of(tmp_path) == []
