@@ -148,7 +148,7 @@ def describe_refusal(error: Exception, run_dir: Path | None = None) -> str:
 
     Whatever goes wrong with a file in `run_dir` is the storage's fault: somebody may have removed the folder.
     """
-    from spectral_exp.monitoring.checkpoint.file import refusal
+    from spectral_exp.monitoring.checkpoint.failures import refusal
 
     refused = refusal(error)
     if refused is None:

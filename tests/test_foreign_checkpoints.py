@@ -14,12 +14,13 @@ import pytest
 import torch
 
 from spectral_exp import train
-from spectral_exp.commands import checkpoints, diagnose, generate, verify_resume
+from spectral_exp.commands import checkpoints, diagnose, generate, reproduce, verify_resume
 from spectral_exp.core.checksum import file_crc32
 from spectral_exp.monitoring.checkpoint import file as checkpoint_file
 from spectral_exp.monitoring.checkpoint import reader as checkpoint_reader
 from spectral_exp.runs.layout import RunPaths
 from tests.conftest import NO_PLOTS, TINY
+from tests.monitoring.checkpoint.test_foreign_pickles import CONTAINERS, PAYLOADS, write_foreign
 
 
 class Payload:
@@ -62,6 +63,65 @@ def commands(run: Path) -> dict[str, Callable[[], int]]:
         "export of a step": lambda: checkpoints.main(["export", str(run), "--checkpoint", "8"]),
         "resume": lambda: train.main([f"resume={run}", "training.max_steps=12"]),
     }
+
+
+def reader_commands(run: Path) -> dict[str, Callable[[], int]]:
+    """Every command that lists or verifies the checkpoints of `run`, or trains it anew."""
+    return {
+        "list": lambda: checkpoints.main(["list", str(run)]),
+        "verify": lambda: checkpoints.main(["verify", str(run)]),
+        "reproduce": lambda: reproduce.main([str(run), "--output", f"{run}_again", "--steps", "1", "--current-code"]),
+    }
+
+
+@pytest.mark.parametrize(
+    "container",
+    [pytest.param(name, marks=[] if name == "tar before zip" else pytest.mark.slow) for name in CONTAINERS],
+)
+def test_no_command_runs_a_pickle(
+    run: Path, container: str, tmp_path: Path, capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    folder = RunPaths(run).checkpoints
+    for number, (name, command) in enumerate(commands(run).items()):
+        form = list(PAYLOADS)[number % len(PAYLOADS)]
+        for step in RunPaths(run).checkpoint_steps():
+            write_foreign(folder, step, PAYLOADS[form], container)
+        before = contents(run)
+        capfd.readouterr()
+        assert command() == 2, (name, form)
+        printed = capfd.readouterr()
+        errors = [line for line in printed.err.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1, (name, form, printed)
+        assert "Traceback" not in printed.err + printed.out
+        assert contents(run) == before, (name, form)
+        assert not list(elsewhere.iterdir()), (name, form)
+    for step in RunPaths(run).checkpoint_steps():
+        write_foreign(folder, step, PAYLOADS["GLOBAL, REDUCE"], container, sidecar=False)
+    readers = reader_commands(run)
+    # Verifying compares bytes; whole archives agree with the checksums in them.
+    whole = {"zip", "TorchScript", "zip in zstd"}
+    expected = {"list": 0, "verify": 0 if container in whole else 1}
+    for name, code in expected.items():
+        assert readers[name]() == code, (name, capfd.readouterr())
+        assert not list(elsewhere.iterdir()), name
+
+
+@pytest.mark.slow
+def test_reproducing_a_run_loads_none_of_its_checkpoints(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    for step in RunPaths(run).checkpoint_steps():
+        write_foreign(RunPaths(run).checkpoints, step, PAYLOADS["GLOBAL, REDUCE"], "zip")
+    assert reader_commands(run)["reproduce"]() == 0
+    assert not list(elsewhere.iterdir())
 
 
 @pytest.mark.parametrize(

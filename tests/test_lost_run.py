@@ -18,6 +18,7 @@ import torch
 
 from spectral_exp.monitoring import CheckpointManager, MetricsLogger
 from spectral_exp.monitoring.checkpoint import file as checkpoint_file
+from spectral_exp.monitoring.checkpoint.store import CheckpointStore
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.lock import RunLock
 from spectral_exp.train import main
@@ -147,16 +148,16 @@ def test_a_save_is_not_committed_to_the_run_that_has_taken_the_place(tmp_path: P
 
 def test_nothing_is_written_to_a_new_folder_in_the_place_of_a_run(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    write_file = CheckpointManager._write_file
+    write = CheckpointStore.write
 
-    def replace_and_write(manager: CheckpointManager, save: Any) -> Any:
+    def replace_and_write(store: CheckpointStore, *arguments: Any) -> Any:
         if not (tmp_path / "moved").exists():
             run.rename(tmp_path / "moved")
             run.mkdir()
-        return write_file(manager, save)
+        return write(store, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CheckpointManager, "_write_file", replace_and_write)
+        patch.setattr(CheckpointStore, "write", replace_and_write)
         assert main([*TINY, NO_PLOTS, "monitoring/checkpoint=sync", f"hydra.run.dir={run}"]) == 1
     assert not list(run.iterdir())
 

@@ -1,7 +1,8 @@
 """Keeping the memory that a training step frees, for the next step.
 
-A step makes and drops the same tensors every time. glibc hands large ones back to the kernel at once, and the kernel
-clears every page anew when it is touched again: that can cost more than the arithmetic on them.
+A step makes and drops the same tensors every time. glibc hands large ones back to the kernel at
+once, and the kernel clears every page anew when it is touched again: that can cost more than the
+arithmetic on them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _NEVER = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep what it frees, for good; returns whether its C library can (glibc on Linux).
+    """Make this process keep freed memory; return whether its C library can (glibc on Linux).
 
     Between steps the process holds on to the most that it has needed.
     """

@@ -1,4 +1,4 @@
-"""A text file that only grows, one whole line at a time, from any number of threads and processes."""
+"""Append whole lines to a text file from any number of threads and processes."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from spectral_exp.core import files
+from spectral_exp.core.regular_file import RUN_FILE_FLAGS, refuse_irregular, refuse_link
 
 try:
     import fcntl
@@ -41,26 +42,28 @@ _files: weakref.WeakSet[AppendFile] = weakref.WeakSet()
 _Batch: TypeAlias = "tuple[tuple[tuple[bytes], ...], bytes, list[int]]"
 """Lines on their way to the file.
 
-The lines, each in a tuple of its own, by which equal lines are told apart; the lines as one piece; and the number of
-bytes that each write has taken. The call that writes also fills this list: no exception of a signal handler can come
-between the two.
+The lines, each in a tuple of its own, by which equal lines are told apart; the lines as one piece;
+and the number of bytes that each write has taken. The call that writes also fills this list: no
+exception of a signal handler can come between the two.
 """
 
 
 class AppendFile:
-    """Lines appended through one unbuffered handle: a written line survives the death of the process.
+    """Appends lines through one unbuffered handle, so that they survive the process.
 
-    The file is opened, and its folder made, with the first line. Lines that the disk refuses wait in memory and are
-    tried again, in order, with the next one. The first refusal of a row is logged as a warning.
+    The file is opened, and its folder made, with the first line. Lines that the disk refuses wait
+    in memory and are tried again, in order, with the next one. The first refusal of a row is logged
+    as a warning.
 
-    Every line arrives once and whole, whichever threads and processes append to the file: a line is one write at the
-    end of the file. A copy of this object in another process, pickled or forked, opens the file for itself and leaves
-    the waiting lines to the original. A signal handler may raise an exception or append lines at any moment.
+    Every line arrives once and whole, whichever threads and processes append to the file: a line is
+    one write at the end of the file. A copy of this object in another process, pickled or forked,
+    opens the file for itself and leaves the waiting lines to the original. A signal handler may
+    raise an exception or append lines at any moment.
 
     Args:
         path: the file.
-        is_whole: decides whether a last line that lacks only its newline is kept when the file is opened; otherwise
-            it is cut off. None keeps it.
+        is_whole: decides whether a last line that lacks only its newline is kept when the file is
+            opened; otherwise it is cut off. None keeps it.
     """
 
     _is_held: bool  # the lock, by this thread or another one
@@ -118,13 +121,17 @@ class AppendFile:
                 return
 
     def sync(self) -> None:
-        """Flush, and make what is written survive a power cut. A storage that fails is logged as a warning."""
+        """Flush, and make what is written survive a power cut.
+
+        A storage that fails is logged as a warning.
+        """
         self.flush()
         copies: list[int] = []
         try:
             self._hold(lambda: copies.extend(map(os.dup, self._descriptors)))
             folders = self._changed_folders
-            # Not with the lock held: the storage may take long, and nobody who logs should wait for it.
+            # Not with the lock held: the storage may take long, and nobody who logs should wait for
+            # it.
             for descriptor in copies:
                 os.fsync(descriptor)
             if copies and folders is not self._durable_folders:
@@ -144,7 +151,7 @@ class AppendFile:
             self._hold(self._close)
 
     def report_loss(self) -> None:
-        """Log an error, once, if lines wait that the storage has not taken, at the end of their time."""
+        """Log an error, once, if the storage has not taken all lines at the end."""
         lost = len(self._lines)
         if lost and lost != self._reported_loss:
             self._reported_loss = lost
@@ -160,7 +167,7 @@ class AppendFile:
         self.flush()
         return self._hold(close_and_act)
 
-    # --- locking -----------------------------------------------------------------------------------------------------
+    # --- locking ----------------------------------------------------------------------------------
 
     def _reset(self) -> None:
         self._lock = threading.RLock()
@@ -172,7 +179,7 @@ class AppendFile:
         self._look_at = 0.0
 
     def _is_nested(self) -> bool:
-        """Whether the caller's caller is a signal handler that interrupted a call which holds the lock."""
+        """Whether a signal handler is calling that interrupted a call which holds the lock."""
         frame = sys._getframe(1).f_back
         while frame is not None:
             if frame.f_code in _HOLDERS and frame.f_locals.get("self") is self:
@@ -182,8 +189,8 @@ class AppendFile:
 
     def _hold(self, action: Callable[[], T]) -> T:
         """Return `action()`, executed with the lock held."""
-        # This lock is taken and released in single operations, between which no signal is handled. It may be taken
-        # twice, so that even a lock that was left behind does not stop its thread.
+        # This lock is taken and released in single operations, between which no signal is handled.
+        # It may be taken twice, so that even a lock that was left behind does not stop its thread.
         with self._lock:
             before = self._is_held
             self._is_held = True
@@ -207,7 +214,7 @@ class AppendFile:
         self._close()
         self._reset()
 
-    # --- with the lock held ------------------------------------------------------------------------------------------
+    # --- with the lock held -----------------------------------------------------------------------
 
     def _write_lines(self) -> None:
         """Write what waits. Every line pays for this, so it makes as few calls as possible."""
@@ -240,7 +247,10 @@ class AppendFile:
             self._warned = False
 
     def _settle(self, batch: _Batch) -> None:
-        """Forget the lines of a batch that are in the file. May be interrupted and repeated at any point."""
+        """Forget the lines of a batch that are in the file.
+
+        May be interrupted and repeated at any point.
+        """
         lines, data, taken = batch
         done = sum(taken)
         if done != len(data):
@@ -253,7 +263,7 @@ class AppendFile:
         self._batch = None
 
     def _take_back(self, size: int) -> None:
-        """Remove the last `size` bytes, the beginning of a line, from the file if they are still at its end."""
+        """Remove the beginning of a line, `size` bytes, if it is still at the end of the file."""
         if not size or not self._descriptors:
             return
         descriptor = self._descriptors[0]
@@ -265,7 +275,10 @@ class AppendFile:
             self._close()  # opening it again begins a new line
 
     def _usable_descriptor(self) -> int:
-        """Return the descriptor, opened if need be; once a second, check whether the file was deleted."""
+        """Return the descriptor, opened if need be.
+
+        Once a second, check whether the file was deleted.
+        """
         if self._descriptors and not os.fstat(self._descriptors[0]).st_nlink:
             self._warnings.append(("%s was deleted while it was written; it begins anew with the next line", self.path))
             self._close()
@@ -280,12 +293,12 @@ class AppendFile:
     def _open(self) -> int:
         self._changed_folders = _folders_that_change(self.path)
         self._make_folder()
-        files.refuse_link(self.path)
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | files.RUN_FILE_FLAGS
+        refuse_link(self.path)
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | RUN_FILE_FLAGS
         try:
             # Opened and remembered at once: an exception of a signal handler leaves no file open.
             self._descriptors.extend(map(os.open, (self.path,), (flags,), (0o666,)))
-            files.refuse_irregular(self._descriptors[0], self.path)
+            refuse_irregular(self._descriptors[0], self.path)
             _leave_standard_streams(self._descriptors)
             if _finish_last_line(self._descriptors[0], self._is_whole):
                 self._warnings.append(("%s: removed an unfinished last line", self.path))
@@ -295,7 +308,7 @@ class AppendFile:
         return self._descriptors[0]
 
     def _make_folder(self) -> None:
-        """Make the file's folder where it is missing, but not in another run that has taken the place of its own."""
+        """Make the file's folder, unless another run has taken the place of its own."""
         folder = self.path.parent
         if self._home is not None and not folder.exists() and not os.path.samestat(self._home, folder.parent.stat()):
             raise FileNotFoundError(errno.ENOENT, "the run was moved or removed", str(folder))
@@ -349,14 +362,17 @@ def _folders_that_change(path: Path) -> tuple[Path, ...]:
 
 
 def _leave_standard_streams(descriptors: list[int]) -> None:
-    """Move a file that took the place of a closed standard stream: what is printed must not end up in it."""
+    """Move a file off the number of a closed standard stream, which prints would write to."""
     if fcntl is not None and descriptors[0] < _FIRST_FREE_DESCRIPTOR:
         descriptors.append(fcntl.fcntl(descriptors[0], fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE_DESCRIPTOR))
         os.close(descriptors.pop(0))
 
 
 def _finish_last_line(descriptor: int, is_whole: Callable[[bytes], bool] | None) -> bool:
-    """Let the next line begin after a newline. Return whether an unfinished line was removed for that."""
+    """Let the next line begin after a newline.
+
+    Return whether an unfinished line was removed for that.
+    """
     alone = _locks(descriptor, alone=True)
     tail = _unfinished_line(descriptor)
     # While others write, what looks unfinished may be a line on its way.
@@ -370,7 +386,7 @@ def _finish_last_line(descriptor: int, is_whole: Callable[[bytes], bool] | None)
 
 
 def _is_left(descriptor: int, tail: bytes) -> bool:
-    """Whether the file still ends with `tail` after a while: a line on its way would be whole by then."""
+    """Whether the file still ends with `tail` after a pause, in which a writer would finish it."""
     for _ in range(_LOOKS):
         time.sleep(_LOOK_AGAIN_S)
         if _unfinished_line(descriptor) != tail:
@@ -379,7 +395,7 @@ def _is_left(descriptor: int, tail: bytes) -> bool:
 
 
 def _locks(descriptor: int, *, alone: bool) -> bool:
-    """Lock the file without waiting: shared, as every writer does, or `alone`. Return false if others prevent it.
+    """Lock the file without waiting, shared or `alone`; return False if another process prevents it.
 
     A file system without locks prevents nothing.
     """

@@ -1,4 +1,4 @@
-"""The folder for what can be computed again: tokenized text and the index of runs."""
+"""The folder for data that can be computed again: tokenized text and the index of runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ CACHE_VARIABLE = "SPECTRAL_EXP_CACHE"
 
 
 def cache_folder() -> Path:
-    """Return $SPECTRAL_EXP_CACHE, else spectral_exp in $XDG_CACHE_HOME, else in ~/.cache; it may not exist yet.
+    """Return the cache folder, which may not exist yet.
+
+    It is $SPECTRAL_EXP_CACHE, else spectral_exp in $XDG_CACHE_HOME, else in ~/.cache.
 
     Raises:
         UserError: none of them is set and there is no home folder.

@@ -17,16 +17,16 @@ __all__ = ["crc32", "crc32_append", "crc32_combine", "file_crc32"]
 _POLYNOMIAL = 0xEDB88320
 _ONE = 0x80000000  # the polynomial 1: coefficients are stored lowest power first
 _READ_BYTES = 1 << 20
-# Below so many bytes, reading them again takes less time than combining checksums, and does not keep Python from
-# other threads.
+# Below so many bytes, reading them again takes less time than combining checksums, and does not
+# keep Python from other threads.
 _COMBINE_FROM = 1 << 16
 
 
 def crc32_combine(first: int, second: int, second_bytes: int) -> int:
     """The CRC-32 of two byte strings put together, from that of each and the length of the second.
 
-    Appending n bytes multiplies the first remainder by x^(8n) modulo the polynomial (Ross Williams, "A painless guide
-    to CRC error detection algorithms", 1993).
+    Appending n bytes multiplies the first remainder by x^(8n) modulo the polynomial (Ross Williams,
+    "A painless guide to CRC error detection algorithms", 1993).
     """
     return _multiply(_shift(second_bytes), first) ^ second
 
@@ -39,7 +39,11 @@ def crc32_append(first: int, data: memoryview | bytes, data_checksum: int) -> in
 
 
 def file_crc32(path: Path, max_threads: int) -> int:
-    """The CRC-32 of a file's content, read by at most `max_threads`. Raises OSError if it cannot be read."""
+    """The CRC-32 of a file's content, read by at most `max_threads`.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     size = path.stat().st_size
     threads = min(max_threads, os.cpu_count() or 1, size // (4 * _READ_BYTES))
     if threads <= 1:
@@ -59,7 +63,8 @@ def _part_crc32(path: Path, start: int, stop: int) -> int:
     with path.open("rb", buffering=0) as file:
         file.seek(start)
         while start < stop:
-            # A file that became shorter meanwhile ends the loop with a checksum that does not match.
+            # A file that became shorter meanwhile ends the loop with a checksum that does not
+            # match.
             count = file.readinto(buffer[: min(_READ_BYTES, stop - start)])
             if not count:
                 break

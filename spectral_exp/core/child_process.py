@@ -1,6 +1,7 @@
-"""Child processes that help a run: fresh interpreters that find the same modules, and leave signals to the run.
+"""Child processes of a run: fresh interpreters that find the same modules and ignore job signals.
 
-No fork: a copy of a process that has used threads may hang. No `multiprocessing`: it would run the main script again.
+No fork: a copy of a process that has used threads may hang. No `multiprocessing`: it would run the
+main script again.
 """
 
 from __future__ import annotations
@@ -16,18 +17,17 @@ from spectral_exp.core.parent import dying_with_this_process
 
 _STDERR = 2
 _MASKS = hasattr(signal, "pthread_sigmask")
-# What a terminal or a batch system sends to a whole job is for the run, which ends its helpers in order.
-_LEFT_TO_THE_RUN = {
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
-}
+# A terminal or a batch system signals a whole job; the run ends its helpers in order.
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+_JOB_SIGNALS = {getattr(signal, name) for name in _NAMES if hasattr(signal, name)}
 
 
 def start_helper(
     module: str, environment: Mapping[str, str] | None = None, stderr: IO[bytes] | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start `main()` of `module` in a process of its own, with pipes to its stdin and from its stdout.
+    """Start `main()` of `module` in a new process, with pipes to its stdin and from its stdout.
 
-    It is killed when the thread that starts it ends, and so with this process, however that ends.
+    The system kills it when the thread that starts it ends, thus also when this process ends.
 
     Args:
         module: dotted name.
@@ -39,7 +39,7 @@ def start_helper(
     """
     modules = f"import sys; sys.path[:] = {list(map(os.path.abspath, sys.path))!r}"
     code = f"{modules}; {dying_with_this_process()}; from {module} import main; main()"
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _LEFT_TO_THE_RUN) if _MASKS else set()
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _JOB_SIGNALS) if _MASKS else set()
     try:
         return subprocess.Popen(
             [sys.executable, "-c", code],

@@ -29,6 +29,6 @@ class Clock:
             self.add(activity, time.perf_counter() - start)
 
     def add(self, activity: str, seconds: float) -> None:
-        """Count `seconds` towards `activity`; for what is so short that the `with` block itself would count."""
+        """Count `seconds` towards `activity`, for work as short as the `with` block itself."""
         self.seconds[activity] = self.seconds.get(activity, 0.0) + seconds
         self.counts[activity] = self.counts.get(activity, 0) + 1

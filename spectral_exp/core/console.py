@@ -1,8 +1,8 @@
 """How every command ends: one policy for exit codes, errors, signals and output without a reader.
 
-Exit codes: 0 success; 1 the answer is negative (a difference, a broken checkpoint, a paper that does
-not hold) or the command failed; 2 the user has to change something, reported in one line; 128 + n
-stopped by signal n.
+Exit codes: 0 success; 1 the answer is negative (a difference, a broken checkpoint, a paper that
+does not hold) or the command failed; 2 the user has to change something, reported in one line; 128
++ n stopped by signal n.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.signals import StopRequest
 
 READER_GONE = 128 + signal.SIGPIPE
-"""Exit code of a command whose output lost its reader: a shell reports it of one that SIGPIPE ended."""
+"""Exit code of a command whose output lost its reader, as a shell reports SIGPIPE."""
 
 _MAX_MESSAGE = 500
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser of command lines that reports a mistake in one line, as all other mistakes are reported."""
+    """An argument parser that reports a mistake in one line, like all other mistakes."""
 
     def error(self, message: str) -> NoReturn:
         """Exit with code 2."""
@@ -37,14 +37,14 @@ class Main(Protocol):
     """The `main` of a command."""
 
     def __call__(self, arguments: list[str] | None = None) -> int:
-        """Run the command with `arguments` (default: the process's own) and return its exit code."""
+        """Run the command with `arguments` (default: `sys.argv`) and return its exit code."""
 
 
 def command(build_parser: Callable[[], argparse.ArgumentParser], run: Callable[[argparse.Namespace], int]) -> Main:
     """Return the `main` of a command that parses its arguments and calls `run` with the options.
 
-    A signal that asks it to stop raises `Interrupted` inside `run`, so temporary files are removed and
-    child processes end; the exit code is 128 + its number.
+    A signal that asks it to stop raises `Interrupted` inside `run`, so temporary files are removed
+    and child processes end; the exit code is 128 + its number.
     """
 
     def main(arguments: list[str] | None = None) -> int:
@@ -55,7 +55,8 @@ def command(build_parser: Callable[[], argparse.ArgumentParser], run: Callable[[
                 print_error(f"stopped by {signal.Signals(error.signal_number).name}")
                 code = error.exit_code
             except Exception:
-                # `Interrupted`, raised inside of an import or a library, may come out as another error.
+                # `Interrupted`, raised inside of an import or a library, may come out as another
+                # error.
                 if stop.signal_number is None:
                     raise
                 print_error(f"stopped by {signal.Signals(stop.signal_number).name}")
@@ -70,9 +71,9 @@ def command(build_parser: Callable[[], argparse.ArgumentParser], run: Callable[[
 def exit_code(call: Callable[[], int]) -> int:
     """Call a command, print its error in one line and return its exit code.
 
-    A command whose standard output or error has no reader ends silently with `READER_GONE`. The default
-    action of SIGPIPE would do the same, but for every pipe and socket of the process: a helper process
-    that dies must not end training.
+    A command whose standard output or error has no reader ends silently with `READER_GONE`. The
+    default action of SIGPIPE would do the same, but for every pipe and socket of the process: a
+    helper process that dies must not end training.
     """
     code = 0
     try:

@@ -1,11 +1,12 @@
-"""Durable file operations: whole files or none, renames that survive a power cut, no links followed."""
+"""Replace whole files durably: after a power cut the old file or the new one is found."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
+import glob
 import logging
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -13,55 +14,27 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from spectral_exp.core.regular_file import open_regular
+from spectral_exp.core.regular_file import RUN_FILE_FLAGS, open_regular
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 
 TEMPORARY_SUFFIX = ".tmp"
 
 
-# A link is not followed, and a pipe would wait for its other end.
-RUN_FILE_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-
-
-def open_run_file(path: Path, flags: int) -> int:
-    """Open a file of a run, new files with the rights that the umask leaves; returns the descriptor.
-
-    A run may come from somebody else: what lies in place of its file, a link or a pipe, is refused.
-
-    Raises:
-        OSError: the file cannot be opened, or is no regular file.
-    """
-    refuse_link(path)
-    descriptor = os.open(path, flags | RUN_FILE_FLAGS, 0o666)
-    try:
-        refuse_irregular(descriptor, path)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def refuse_link(path: Path) -> None:
-    """Raise an OSError if `path` is a link, also where the system cannot refuse to follow one."""
-    if path.is_symlink():
-        raise OSError(errno.ELOOP, "it is a link, which is not followed inside a run", str(path))
-
-
-def refuse_irregular(descriptor: int, path: Path) -> None:
-    """Raise an OSError if the open `path` is a pipe, a device or the like."""
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
-
-
 @contextmanager
 def atomic_writer(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that becomes `path`, durably, when the block ends; if the block raises, `path` stays what it was.
+    """Yield a binary file that durably replaces `path` when the block ends without an exception.
 
-    Bytes go to a temporary file in the same folder, which is synchronised and renamed; then the folder is synchronised.
+    The bytes go to a temporary file in the same folder, which is synchronised and renamed. Then the
+    folder is synchronised. A lock marks the temporary file as in use until the process ends.
 
     Raises:
-        OSError: it cannot be written, or `path` is a device, a pipe or a folder, which no file may replace.
+        OSError: the file cannot be written, or `path` is a device, a FIFO or a folder.
     """
     with suppress(FileNotFoundError):
         mode = path.lstat().st_mode
@@ -70,10 +43,13 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     temporary = temporary_path(path)
     try:
         with temporary.open("xb") as file:
+            _lock(file.fileno())
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+            if os.name == "nt":  # Windows renames no open file
+                file.close()
+            temporary.replace(path)
     except BaseException:
         discard(temporary)
         raise
@@ -81,44 +57,88 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
 
 
 def temporary_path(path: Path) -> Path:
-    """A name in the folder of `path` that nobody else uses, for what is to become `path`."""
-    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+    """Return a new name in the folder of `path`, for a file that will be renamed to `path`."""
+    unique = f"{os.getpid()}-{secrets.token_hex(4)}"
+    return path.with_name(f".{path.name}.{unique}{TEMPORARY_SUFFIX}")
 
 
 def discard(temporary: Path) -> None:
     """Remove a temporary file after a failure."""
-    # The disk may be too broken even for this; what brought us here says so.
-    with contextlib.suppress(OSError):
+    # The disk may refuse this too; the caller reports the first failure.
+    with suppress(OSError):
         temporary.unlink(missing_ok=True)
 
 
 def remove_temporary_files(folder: Path, name: str = "") -> None:
-    """Remove what killed writers left in `folder` of the file `name`, or of all files.
+    """Remove temporary files that killed writers left in `folder`, of the file `name` or of all.
 
-    For the only writer of these files, at a moment when it writes none.
+    Only for the sole writer of these files, while it writes none.
     """
-    for leftover in folder.glob(f".{name}*{TEMPORARY_SUFFIX}"):
+    for leftover in folder.glob(f".{glob.escape(name)}*{TEMPORARY_SUFFIX}"):
         leftover.unlink(missing_ok=True)
 
 
-def fsync_directory(folder: Path) -> None:
-    """Make renames, new names and removals in `folder` survive a power cut, as far as its file system can."""
-    if os.name == "nt":  # directories cannot be opened there
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
+def remove_abandoned_files(path: Path) -> None:
+    """Remove the temporary files of `path` whose `atomic_writer` was killed.
+
+    Files of writers that still run, on this or another machine, are locked and stay.
+    """
+    name = re.compile(rf"\.{re.escape(path.name)}\.\d+-[0-9a-f]{{8}}\{TEMPORARY_SUFFIX}")
+    with suppress(OSError):
+        for leftover in path.parent.iterdir():
+            if name.fullmatch(leftover.name):
+                _remove_unlocked(leftover)
+
+
+def _remove_unlocked(file: Path) -> None:
+    with suppress(OSError):
+        descriptor = os.open(file, os.O_RDWR | RUN_FILE_FLAGS)
+        try:
+            if _lock(descriptor):
+                file.unlink()
+        finally:
+            os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock an open file until it is closed; return False if it is in use or cannot be locked."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def fsync_path(path: Path) -> None:
+    """Make the bytes of a file, or the names in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:  # file systems that do not know the operation
-            raise
     finally:
         os.close(descriptor)
 
 
-def replace_symlink(link: Path, target: Path) -> None:
-    """Let `link` point to `target`, a file in the same folder, durably and without a moment in which it points nowhere.
+def fsync_directory(folder: Path) -> None:
+    """Make renames, new names and removals in `folder` survive a power cut.
 
-    Where symbolic links are refused a small text file holding the target's name takes its place; `follow` reads both.
+    Systems and file systems that cannot synchronise a folder are left as they are.
+    """
+    if os.name == "nt":  # directories cannot be opened there
+        return
+    try:
+        fsync_path(folder)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
+            raise
+
+
+def replace_symlink(link: Path, target: Path) -> None:
+    """Durably replace `link` by a link to `target`, a file in the same folder, in one rename.
+
+    If the file system refuses symbolic links, a text file with the target's name takes its place.
+    `follow` reads both.
     """
     temporary = temporary_path(link)
     try:
@@ -133,7 +153,7 @@ def replace_symlink(link: Path, target: Path) -> None:
 
 
 def follow(link: Path) -> Path | None:
-    """The existing file that a link made by `replace_symlink` points to, or None."""
+    """Return the existing file that a link made by `replace_symlink` points to, or None."""
     try:
         name = str(link.readlink()) if link.is_symlink() else _read_pointer(link)
     except OSError:

@@ -29,8 +29,8 @@ CODE_VARIABLE = "SPECTRAL_EXP_CODE"
 _PACKAGE = Path(__file__).resolve().parents[1]
 # A monitor of files, hooks and a pager are programs; no network is needed to look at what is here.
 _SAFE = ("core.fsmonitor=false", f"core.hooksPath={os.devnull}", "core.pager=cat", "gc.auto=0")
-# Of the variables for git those that choose a configuration; the others name a repository, as inside
-# a hook, or programs to run.
+# Of the variables for git those that choose a configuration; the others name a repository, as
+# inside a hook, or programs to run.
 _KEPT_VARIABLE = re.compile(
     r"GIT_(CONFIG_(GLOBAL|SYSTEM|NOSYSTEM|COUNT|(KEY|VALUE)_\d+)"
     r"|CEILING_DIRECTORIES|DISCOVERY_ACROSS_FILESYSTEM|EXEC_PATH)"
@@ -63,7 +63,8 @@ def ask_git(
         arguments: the command and its options.
         directory: folder inside the repository.
         timeout_s: seconds after which git is stopped; None for `TIMEOUT_S`.
-        scratch: folder with an `index` to use instead of the repository's, and `objects` beside those there.
+        scratch: folder with an `index` to use instead of the repository's, and `objects` beside
+            those there.
         standard_input: what the command reads.
     """
     timeout_s = TIMEOUT_S if timeout_s is None else timeout_s
@@ -97,7 +98,7 @@ def run_git(*arguments: str, directory: Path, timeout_s: float | None = None) ->
 
 
 def apply_patch(patch: Path, directory: Path) -> str | None:
-    """Change the files in `directory`, the root of a checkout made with `EXACT_LINES`, as `patch` says.
+    """Apply `patch` in `directory`, the root of a checkout made with `EXACT_LINES`.
 
     Returns what prevents it, or None.
     """
@@ -184,7 +185,7 @@ def _main_folder() -> Path | None:
 
 
 def _is_environment(folder: Path) -> bool:
-    """Whether a main script there is a tool that runs the user's code: a launcher, a notebook, us."""
+    """Whether a main script there is a tool that runs the user's code, such as a launcher."""
     prefixes = {Path(prefix).resolve() for prefix in (sys.prefix, sys.exec_prefix)}
     standard = Path(os.__file__).resolve().parent
     installed = {"site-packages", "dist-packages"} & set(folder.parts)
@@ -196,7 +197,7 @@ def _is_environment(folder: Path) -> bool:
 
 @functools.cache
 def _own_filters(directory: str) -> tuple[str, ...]:
-    """The filters of content, which are programs, that the repository around `directory` configures by itself.
+    """Return the content filters, which are programs, that the repository itself configures.
 
     Those of the user and of the system, such as Git LFS, are trusted.
     """

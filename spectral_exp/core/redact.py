@@ -2,8 +2,8 @@
 
 A value is hidden if its name says that it is a secret, at any depth and in any container; if it
 occurs in the environment under such a name; if this process met it under such a name before; or if
-it has the shape of a secret, such as a private key or the login of a URL. If a name only may be that of a
-secret, the value decides: `MODEL_KEY: gpt2-small` stays.
+it has the shape of a secret, such as a private key or the login of a URL. If a name only may be
+that of a secret, the value decides: `MODEL_KEY: gpt2-small` stays.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ def known_secrets() -> list[str]:
 def with_fields(value: Any, above: tuple[int, ...] = ()) -> Any:
     """`value` with namespaces, data classes and the like as mappings of their fields.
 
-    As in `jsonable`, a container inside of itself becomes `CIRCULAR`, and what is nested too deeply `TOO_DEEP`.
+    As in `jsonable`, a container inside of itself becomes `CIRCULAR`, and what is nested too deeply
+    `TOO_DEEP`.
     """
     if isinstance(value, str | bytes | int | float | type) or value is None:
         return value
@@ -113,7 +114,7 @@ def _with_items(value: Any, inside: tuple[int, ...]) -> Any:
     return value
 
 
-# --- known secrets ---------------------------------------------------------------------------------------------------
+# --- known secrets --------------------------------------------------------------------------------
 
 
 def _environment_values() -> set[str]:
@@ -158,7 +159,7 @@ def _hide_known(text: str, secrets: Sequence[str]) -> str:
     return text
 
 
-# --- containers ------------------------------------------------------------------------------------------------------
+# --- containers -----------------------------------------------------------------------------------
 
 
 def _fields(value: Any) -> Mapping[str, Any] | None:

@@ -1,9 +1,9 @@
-"""One thread that does one piece of work at a time, whatever interrupts the thread that waits for it.
+"""A background thread that survives exceptions of signal handlers in the threads that wait for it.
 
-A signal handler may raise between any two instructions of the main thread. `threading.Event`, `Condition` and
-`Thread.start` can then stay locked for ever, and with them everybody who waits. Here the thread that works owns every
-step from the beginning of the work to its end, and it is never interrupted. The others publish the work by one
-assignment and wait with primitives that cannot stay locked.
+A signal handler may raise between any two instructions of the main thread. `threading.Event`,
+`Condition` and `Thread.start` can then stay locked for ever, and block every thread that waits.
+Here the background thread, which no signal interrupts, owns every step from the start of a job to
+its end. Other threads publish a job by one assignment and wait on a `Latch`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from typing import Any
 
-_LOOK_AGAIN_S = 0.2
+_POLL_S = 0.2
 
 
 class Latch:
-    """An event that happens once: `set` by one thread, once; `wait` in any thread may be interrupted at any moment."""
+    """An event that one thread sets once.
+
+    A `wait` in any thread may be interrupted at any moment.
+    """
 
     def __init__(self) -> None:
         self.is_set = False
@@ -28,32 +32,67 @@ class Latch:
         self._lock.acquire()
 
     def set(self) -> None:
-        """Let everybody go on who waits. Called once, by a thread that no signal interrupts."""
+        """Release all waiting threads. Called once, by a thread that no signal interrupts."""
         self.is_set = True
         self._lock.release()
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Return once the event has happened, or after `timeout_s`; whether it has."""
+        """Wait for the event, at most `timeout_s`; return whether it has happened."""
         end_s = None if timeout_s is None else time.monotonic() + timeout_s
         while not self.is_set:
-            left_s = _LOOK_AGAIN_S if end_s is None else min(end_s - time.monotonic(), _LOOK_AGAIN_S)
+            left_s = _POLL_S if end_s is None else min(end_s - time.monotonic(), _POLL_S)
             if left_s <= 0:
                 break
-            # If an exception leaves the lock locked here, everybody finds `is_set` by looking again.
+            # If an exception leaves the lock locked here, the other threads find `is_set` by
+            # polling.
             if self._lock.acquire(timeout=left_s):
                 self._lock.release()
         return self.is_set
 
 
-class BackgroundThread:
-    """Does work while the caller goes on: `start`, then `wait`. The thread is kept from one piece to the next.
+class ServiceThread:
+    """A daemon thread whose start and end no signal handler can break.
 
-    It is a daemon: one that hangs on a dead disk does not keep the process. It ends with the object. If no thread can
-    be started, the caller does the work. A process forked meanwhile has no work under way, and gets its own thread.
+    `threading.Thread.start` waits inside a condition, which an exception there leaves broken.
+
+    Args:
+        serve: the work; it gets this object.
+        name: of the thread.
+
+    Attributes:
+        is_started: whether `start` has been called, and was not interrupted.
+        ended: set when `serve` has ended.
+    """
+
+    def __init__(self, serve: Callable[[Any], object], name: str) -> None:
+        self.is_started = False
+        self.ended = Latch()
+        self._serve = serve
+        self._name = name
+
+    def start(self) -> None:
+        """Start the thread. Raises RuntimeError if the system allows no more threads."""
+        _thread.start_new_thread(self._run, ())
+        self.is_started = True
+
+    def _run(self) -> None:
+        threading.current_thread().name = self._name
+        try:
+            self._serve(self)
+        finally:
+            self.ended.set()
+
+
+class BackgroundThread:
+    """Runs one job at a time in a thread of its own: `start`, then `wait`.
+
+    The thread serves all jobs and ends with this object. As a daemon it does not keep the process
+    alive when it hangs on a dead disk. If no thread can be started, the caller runs the job. A
+    forked process has no job in progress, and gets its own thread.
 
     Args:
         name: of the thread.
-        is_optional: leave the work undone if no thread can be started.
+        is_optional: skip the job if no thread can be started.
     """
 
     def __init__(self, name: str, *, is_optional: bool = False) -> None:
@@ -65,25 +104,29 @@ class BackgroundThread:
 
     @property
     def work(self) -> Callable[[], object] | None:
-        """The work under way."""
+        """The job in progress, or None."""
         job = self._current()
         return None if job is None else job.work
 
     @property
     def busy(self) -> bool:
-        """Whether work is under way."""
+        """Whether a job is in progress."""
         return self._current() is not None
 
     def start(self, work: Callable[[], object]) -> None:
-        """Begin `work`; nothing else may be under way. Its error is raised by the next `wait`.
+        """Begin `work` while no other job is in progress; the next `wait` raises its error.
 
-        If the call is interrupted, `work` is either not known at all, or begun by whatever is called next.
+        If the call is interrupted, `work` is either not recorded, or begun by the next call.
         """
         self._job = _Job(work)
         self._current()
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Return once no work is under way, or after `timeout_s`; whether it is so. Raises the error of the work."""
+        """Wait for the job in progress, at most `timeout_s`; return whether none is left.
+
+        Raises:
+            BaseException: the error of the job.
+        """
         job = self._current()
         if job is not None and not job.done.wait(timeout_s):
             return False
@@ -94,9 +137,9 @@ class BackgroundThread:
         return True
 
     def run(self, work: Callable[[], object]) -> None:
-        """Do `work` in the thread after what is under way, and return or raise what it does.
+        """Run `work` in the thread after the job in progress, and raise its error.
 
-        Work of this thread may call it too.
+        A job in this thread may call it too.
         """
         job = self._current()
         if job is not None and job.thread == _thread.get_ident():
@@ -107,7 +150,7 @@ class BackgroundThread:
         self.wait()
 
     def _current(self) -> _Job | None:
-        """The job under way, which is handed to the thread if it has not been yet."""
+        """Return the job in progress, after handing it to the thread if that has not been done."""
         job = self._job
         if job is None or job.done.is_set or job.process != os.getpid():
             return None
@@ -116,13 +159,13 @@ class BackgroundThread:
         return job
 
     def _submit(self, job: _Job) -> None:
-        """Give `job` to the thread; giving it twice does no harm."""
+        """Hand `job` to the thread, which runs it once however often it gets it."""
         if self._process != job.process:
             waiting: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-            # Not at the end of the process, when a last save may still be to come.
+            # Not at the end of the process, when a last save may still follow.
             weakref.finalize(self, waiting.put, None).atexit = False  # type: ignore[misc]
             try:
-                # It knows the queue and not this object, which can thus be collected, and then ends it.
+                # It refers to the queue alone, so that this object can be collected, which ends it.
                 _thread.start_new_thread(_serve, (waiting, self._name))
             except RuntimeError:  # the limit of threads has been reached
                 job.skip() if self._is_optional else job.run()
@@ -133,7 +176,7 @@ class BackgroundThread:
 
 
 class _Job:
-    """A piece of work, which is done once however often it is given to a thread."""
+    """A job, which runs once however often it is handed to a thread."""
 
     def __init__(self, work: Callable[[], object]) -> None:
         self.work: Callable[[], object] | None = work
@@ -145,11 +188,11 @@ class _Job:
         self._unclaimed = [work]
 
     def skip(self) -> None:
-        """Leave the work undone."""
+        """Skip the job."""
         self._end()
 
     def run(self) -> None:
-        """Do the work, unless it has been begun."""
+        """Run the job, unless it has begun."""
         try:
             work = self._unclaimed.pop()
         except IndexError:
@@ -163,7 +206,7 @@ class _Job:
         self._end()
 
     def _end(self) -> None:
-        # What the work refers to must not live until the next piece.
+        # The objects that the job refers to must not live until the next one.
         self.work = None
         self.done.set()
 

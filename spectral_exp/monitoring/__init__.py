@@ -1,7 +1,7 @@
-"""Monitoring of a training run: checkpoints, metrics, plots, and the record of what was run.
+"""Monitoring of a training run: checkpoints, metrics, plots, the record of the run, and backups.
 
-The four components, and the backup of what they wrote, know nothing of each other or of a training loop; a loop calls
-them by name. Neither torch nor matplotlib is imported before something needs it.
+The components know nothing of each other or of a training loop, which calls them by name. Neither
+torch nor matplotlib is imported before a component needs it.
 """
 
 from __future__ import annotations

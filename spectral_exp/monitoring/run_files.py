@@ -1,9 +1,8 @@
-"""Files of a run that must survive a power cut although others write them."""
+"""Small files of a run that other packages write and that must survive a power cut."""
 
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 
 from spectral_exp.core import files
@@ -13,9 +12,9 @@ log = logging.getLogger(__name__)
 
 
 class UnsyncedFiles:
-    """The small files of a run that are written without `atomic_writer`: Hydra's, the job's log, the tokenizer's.
+    """The files of Hydra, of the tokenizer and the log, which are written without `atomic_writer`.
 
-    `sync` makes those that have changed since its last call survive a power cut. For one thread at a time.
+    `sync` makes those changed since its last call survive a power cut. For one thread at a time.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -41,11 +40,7 @@ class UnsyncedFiles:
             changed_ns = path.stat().st_mtime_ns
             if self._synced.get(path) == changed_ns:
                 continue
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            files.fsync_path(path)
             self._synced[path] = changed_ns
         if new:
             files.fsync_directory(folder)

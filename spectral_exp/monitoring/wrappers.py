@@ -15,9 +15,11 @@ def inner_name(module: nn.Module) -> str | None:
     """
     from torch import nn
 
+    from spectral_exp.monitoring.torch_private import COMPILED_NAME, compiled_inside
+
     if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
         return "module"
-    return "_orig_mod" if isinstance(getattr(module, "_orig_mod", None), nn.Module) else None
+    return None if compiled_inside(module) is None else COMPILED_NAME
 
 
 def unwrap(model: nn.Module) -> nn.Module:

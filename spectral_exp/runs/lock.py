@@ -15,8 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from spectral_exp.core.errors import RunError, UserError
-from spectral_exp.core.files import open_run_file
-from spectral_exp.core.regular_file import read_regular
+from spectral_exp.core.regular_file import open_run_file, read_regular
 from spectral_exp.core.timestamps import seconds_since_epoch, timestamp
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.record import LockOwner, parse_lock_owner
@@ -58,7 +57,10 @@ class RunLock:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.release()
 
@@ -72,7 +74,9 @@ class RunLock:
             try:
                 self._try_once()
             except OSError as error:
-                raise UserError(f"cannot lock the run directory {self.path.parent}: {error.strerror}") from error
+                raise UserError(
+                    f"cannot lock the run directory {self.path.parent}: {error.strerror}"
+                ) from error
 
     def _try_once(self) -> None:
         descriptor = open_run_file(self.path, os.O_RDWR | os.O_CREAT)
@@ -96,7 +100,11 @@ class RunLock:
             LostRunError: the directory was moved or removed, or another process has taken its place.
         """
         with self._checking:
-            if self._descriptor is None or _is_at(self._descriptor, self.path) or self._write_again():
+            if (
+                self._descriptor is None
+                or _is_at(self._descriptor, self.path)
+                or self._write_again()
+            ):
                 return
         raise LostRunError(
             f"the run directory {self.path.parent} was moved or removed while this process trained in it: stopped, so "
@@ -113,7 +121,9 @@ class RunLock:
         if is_ours:
             try:
                 self.path.unlink(missing_ok=True)
-            except OSError as error:  # the lock goes all the same, and how the run has ended is what matters
+            except (
+                OSError
+            ) as error:  # the lock goes all the same, and how the run has ended is what matters
                 log.warning("cannot remove %s: %s", self.path, error.strerror)
         if fcntl is not None:
             os.close(self._descriptor)
@@ -150,10 +160,16 @@ class RunLock:
         except BlockingIOError as error:
             raise UserError(self._refusal(_read_owner_from(descriptor))) from error
         except OSError as error:
-            log.warning("%s is not protected against a second process: %s", self.path.parent, error.strerror)
+            log.warning(
+                "%s is not protected against a second process: %s", self.path.parent, error.strerror
+            )
 
     def _refusal(self, owner: LockOwner | None) -> str:
-        who = f"process {owner['pid']} on {owner['host']} since {owner['since']}" if owner else "another process"
+        who = (
+            f"process {owner['pid']} on {owner['host']} since {owner['since']}"
+            if owner
+            else "another process"
+        )
         return f"the run directory {self.path.parent} is in use by {who}; wait for it, stop it, or start a new run"
 
 
@@ -221,7 +237,12 @@ def refuse_if_running(root: Path) -> None:
 
 
 def _write_owner(descriptor: int) -> None:
-    owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": timestamp(), "token": secrets.token_hex(8)}
+    owner = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "since": timestamp(),
+        "token": secrets.token_hex(8),
+    }
     os.ftruncate(descriptor, 0)
     os.lseek(descriptor, 0, os.SEEK_SET)
     os.write(descriptor, json.dumps(owner).encode())

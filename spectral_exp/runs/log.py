@@ -10,8 +10,8 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-from spectral_exp.core.files import open_run_file
 from spectral_exp.core.redact import redact_text
+from spectral_exp.core.regular_file import open_run_file
 
 log = logging.getLogger(__name__)
 

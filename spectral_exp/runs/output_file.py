@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from spectral_exp.core.errors import UserError, require
-from spectral_exp.core.files import atomic_writer
+from spectral_exp.core.files import atomic_writer, remove_abandoned_files
 from spectral_exp.core.json_files import write_json_atomic
 from spectral_exp.core.json_text import read_object
 from spectral_exp.core.regular_file import open_regular
@@ -73,6 +73,7 @@ def write_output(
     """Write `content` to `path`, whole or not at all. Raises UserError if it cannot be, or as `refuse_loss`."""
     refuse_loss(path, option, force=force, is_default=is_default)
     try:
+        remove_abandoned_files(path)
         with atomic_writer(path) as file:
             file.write(content)
     except OSError as error:
@@ -108,6 +109,7 @@ def _note(place: Path, sha256: str) -> None:
     try:
         file = _notes_file()
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        remove_abandoned_files(file)
         write_json_atomic(file, dict(list(notes.items())[-_MAX_NOTES:]))
     except OSError as error:
         # The next command asks for --force.

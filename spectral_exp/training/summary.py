@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from spectral_exp.core.foreign_text import printable
+from spectral_exp.core.shell import shell_command, shell_word
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.overrides import quoted
 from spectral_exp.runs.record import ResultsRecord, read_results
@@ -88,10 +88,10 @@ def _format_metrics(values: Mapping[str, float | None]) -> str:
 def _next_commands(root: Path, results: ResultsRecord, search: Sequence[str]) -> list[str]:
     # A name that begins with a dash looks like an option.
     place = f"./{root}" if str(root).startswith("-") else str(root)
-    resume = "  python -m spectral_exp.train " + shlex.join(
+    resume = "  python -m spectral_exp.train " + shell_command(
         [*search, f"resume={quoted(str(root))}"]
     )
-    generate = f"  python -m spectral_exp generate {shlex.quote(place)} --tokens 200"
+    generate = f"  python -m spectral_exp generate {shell_word(place)} --tokens 200"
     status, steps = results.get("status"), results.get("totals", {}).get("steps", 0)
     if status == "completed":
         return [generate, f"{resume} training.max_steps={2 * steps}"]

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 import threading
 
 import pytest
 
-from spectral_exp.core.worker import BackgroundThread
+from spectral_exp.core.worker import BackgroundThread, ServiceThread
 from tests.crash.interrupts import interrupt_at
 
 
@@ -80,3 +81,29 @@ def test_without_a_thread_the_caller_does_the_work(monkeypatch: pytest.MonkeyPat
     optional.start(lambda: who.append(0))
     assert optional.wait(60)
     assert 0 not in who
+
+
+def test_an_exception_at_any_moment_of_a_start_leaves_a_service_thread_whole() -> None:
+    for moment in itertools.count(1):
+        ran: list[ServiceThread] = []
+        thread = ServiceThread(ran.append, "test")
+        interrupted = interrupt_at(moment, thread.start, bytecodes=True)
+        if thread.is_started:
+            assert thread.ended.wait(60)
+            assert ran == [thread]
+        if not interrupted:
+            break
+        assert not thread.ended.wait(0.0) or ran == [thread]
+    assert thread.is_started
+    assert moment > 3
+
+
+def test_a_service_thread_that_fails_has_ended() -> None:
+    hook, threading.excepthook = threading.excepthook, lambda _: None
+    unraisable, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        thread = ServiceThread(lambda _: 1 / 0, "test")
+        thread.start()
+        assert thread.ended.wait(60)
+    finally:
+        threading.excepthook, sys.unraisablehook = hook, unraisable

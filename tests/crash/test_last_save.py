@@ -18,7 +18,8 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from spectral_exp.monitoring import CheckpointManager
-from spectral_exp.monitoring.checkpoint import file as checkpoint_file
+from spectral_exp.monitoring.checkpoint.failures import refusal
+from spectral_exp.monitoring.checkpoint.failures import remedy as find_remedy
 from spectral_exp.train import describe_refusal, main
 from tests.conftest import NO_PLOTS, TINY, python
 from tests.crash.conftest import mounted
@@ -181,9 +182,9 @@ def test_what_the_machine_refuses_is_told_in_one_line(error: Exception, line: st
     ],
 )
 def test_a_limit_is_named_with_the_command_that_raises_it(error: Exception, remedy: str) -> None:
-    refused = checkpoint_file.refusal(error)
+    refused = refusal(error)
     assert refused is not None
-    assert checkpoint_file.remedy(refused) == remedy
+    assert find_remedy(refused) == remedy
 
 
 def test_an_incomplete_backup_is_an_error_and_is_completed_by_the_same_command(

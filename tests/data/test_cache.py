@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from spectral_exp.core.errors import UserError
+from spectral_exp.core.files import temporary_path
 from spectral_exp.data.cache import (
     META,
     build_entry,
@@ -19,7 +20,6 @@ from spectral_exp.data.cache import (
     digest,
     load_entry,
     read_json,
-    unique_sibling,
     write_file,
 )
 
@@ -156,7 +156,7 @@ def test_a_failing_build_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_old_drafts_of_killed_processes_are_removed_and_young_ones_kept(tmp_path: Path) -> None:
-    old, young = unique_sibling(tmp_path / "one"), unique_sibling(tmp_path / "two")
+    old, young = temporary_path(tmp_path / "one"), temporary_path(tmp_path / "two")
     for draft in (old, young):
         draft.mkdir()
         (draft / "part").write_text("x")

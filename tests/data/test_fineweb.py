@@ -116,13 +116,14 @@ _KILLED = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 import test_fineweb
+from spectral_exp.core.files import temporary_path
 from spectral_exp.data import Byte, prepare, cache
 writes = 0
 def write_file(path, data, real=cache.write_file):
     global writes
     writes += 1
     if writes == int(sys.argv[3]):
-        path.with_name(".draft-" + path.name).write_bytes(data[: len(data) // 2])
+        temporary_path(path).write_bytes(data[: len(data) // 2])
         os.kill(os.getpid(), signal.SIGKILL)
     real(path, data)
 from spectral_exp.data import fineweb

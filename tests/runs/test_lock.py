@@ -149,7 +149,7 @@ def test_a_link_or_pipe_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> 
     assert victim.read_text() == "precious"
     RunPaths(run).lock_file.unlink()
     os.mkfifo(RunPaths(run).lock_file)
-    with pytest.raises(UserError, match="it is no regular file"):
+    with pytest.raises(UserError, match="Is a FIFO, not a file"):
         RunLock(run).acquire()
 
 

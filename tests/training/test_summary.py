@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from spectral_exp.monitoring import ConfigTracker
+from spectral_exp.runs.overrides import quoted
 from spectral_exp.training.summary import summary
 
 TOTALS = {"steps": 12, "tokens": 768, "bad_steps": 0, "train_s": 61.0, "time_s": 70.0, "tokens_per_s": 12.6}
@@ -84,3 +87,15 @@ def test_without_results_the_summary_gives_the_reason(tmp_path: Path) -> None:
     assert summary(tmp_path, no_results="monitoring/tracking=off").endswith("(monitoring/tracking=off)")
     (tmp_path / "results.json").write_text("{}")  # of an earlier attempt
     assert summary(tmp_path, no_results="training did not begin").endswith("(training did not begin)")
+
+
+def test_the_next_commands_name_a_folder_of_any_bytes(tmp_path: Path) -> None:
+    root = tmp_path / os.fsdecode(b"r\xffn '\xc3\xa9\n")
+    root.mkdir()
+    write(root)
+    commands = summary(root).rpartition("Next\n")[2].splitlines()
+    for command, prefix in zip(commands, ("", "resume="), strict=True):
+        words = command.replace("python -m spectral_exp", "printf '%s\\0'", 1)
+        shown = subprocess.run(["bash", "-c", words], capture_output=True, check=True).stdout
+        expected = quoted(str(root)) if prefix else str(root)
+        assert os.fsencode(prefix + expected) in shown.split(b"\0")

@@ -1,6 +1,6 @@
-"""Remote backup of a run while it trains: a child process copies what is committed, training waits for nothing.
+"""Remote backup of a run while it trains: a helper process copies committed files.
 
-How it lies there is told in `backup_store.py`; `restore.py` brings it back.
+`store.py` describes the format of a backup; `restore.py` restores one.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.files import follow
 from spectral_exp.core.json_files import read_json, write_json_atomic
-from spectral_exp.core.worker import Latch
+from spectral_exp.core.worker import ServiceThread
 from spectral_exp.monitoring.backup.process import BackupProcess, BackupProcessError
 from spectral_exp.monitoring.backup.store import SETTING, checked_url, leads_out
 from spectral_exp.monitoring.component import Component
@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 
 _CHECK_S = 120.0
 _LONGEST_PAUSE_S = 300.0
-_LISTEN_S = 1.0
-"""After which the thread looks for work by itself: a call may be interrupted before it has notified the thread."""
+_RECHECK_S = 1.0
+"""Interval at which the thread looks for work: a call may be interrupted before it notifies it."""
 
 _LAST_WAIT_S = 10.0
 """For a thread whose process was killed."""
@@ -38,14 +38,15 @@ _LAST_WAIT_S = 10.0
 
 @functools.cache
 def check_url(url: str, timeout_s: float = _CHECK_S) -> None:
-    """Write, read and delete a small object below `url`, to know before training starts that backups can work.
+    """Write, read and delete a small object below `url`, to check it before training starts.
 
     Args:
         url: the place that holds the backups of all runs.
         timeout_s: seconds to wait for it.
 
     Raises:
-        UserError: a library is missing, or the place does not exist, does not answer or may not be written.
+        UserError: a library is missing, or the place does not exist, does not answer or may not be
+            written.
     """
     process = None
     try:
@@ -59,7 +60,7 @@ def check_url(url: str, timeout_s: float = _CHECK_S) -> None:
 
 
 def _refuse(url: str, answer: dict[str, Any]) -> None:
-    """Raise a UserError unless the child process has done what it was asked for."""
+    """Raise a UserError if the helper has not done what was requested."""
     if "refused" in answer:
         raise UserError(answer["refused"])
     if "failed" in answer:
@@ -69,19 +70,20 @@ def _refuse(url: str, answer: dict[str, Any]) -> None:
 class Backup(Component):
     """Copies the committed files of one run to other storage, in the background.
 
-    A thread hands checkpoints to a child process of low priority and waits for it; a child that crashes or makes no
-    progress is killed and replaced. One backup is under way at a time; of those that wait the newest wins. Trouble
-    costs one warning, growing pauses and further tries, never a step.
+    A thread sends requests to a helper process of low priority; a helper that crashes or makes no
+    progress is killed and replaced. One backup is in progress at a time, and only the newest waits.
+    After a failure a warning is logged and retries follow after growing pauses; training goes on.
 
     Args:
         experiment_dir: root of the run.
-        url: place that holds the backups of all runs: s3://, gs://, file:// or ssh://; None for no backups at all.
-        outputs: folder of the runs; a run below it has the same place below `url`, any other the name of its folder.
+        url: place of the backups of all runs: s3://, gs://, file:// or ssh://; None for no backups.
+        outputs: folder of the runs; a run below it has the same place below `url`, any other run
+            the name of its folder.
         keep_last_n: backups to keep there, >= 1; each holds the best checkpoint too.
         keep_every_n_steps: each backup holds the checkpoints of steps divisible by it too.
-        timeout_s: seconds without any progress after which a try is given up, > 0.
-        retries: further tries for one checkpoint, >= 0; later checkpoints are tried anew.
-        pause_s: seconds before the first of them; each pause is twice as long as the one before, up to five minutes.
+        timeout_s: seconds without progress after which an attempt fails, > 0.
+        retries: further attempts for one checkpoint, >= 0; a later checkpoint has its own.
+        pause_s: seconds before the first retry; each pause is twice the last, up to five minutes.
         exit_deadline_s: seconds that `close` waits for the last backup, > 0.
         component_files: patterns, relative to the run, of the files that each backup holds besides checkpoints.
     """
@@ -122,14 +124,14 @@ class Backup(Component):
         self.stored_step: int | None = None
         """The checkpoint of the newest backup that is known to be complete."""
         self.failures = 0
-        """Tries that failed so far."""
+        """Failed attempts so far."""
         self._outputs = None if outputs is None else Path(outputs).absolute()
         self._what = {
             "keep_last_n": keep_last_n,
             "keep_every_n_steps": keep_every_n_steps,
             "component_files": list(component_files),
         }
-        # Entered itself, not by way of the condition: no signal is handled inside of that.
+        # Entered directly, not through the condition, whose Python code a signal may interrupt.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._pending: int | None = None
@@ -144,7 +146,7 @@ class Backup(Component):
 
     @property
     def enabled(self) -> bool:
-        """Whether there is anywhere to back up to."""
+        """Whether a URL is set."""
         return self.url is not None
 
     def check(self) -> None:
@@ -167,7 +169,7 @@ class Backup(Component):
         self.stored_step = answer["stored_step"]
 
     def submit(self, step: int) -> None:
-        """Back up the durable checkpoint of `step` and what belongs to it; returns at once."""
+        """Queue a backup of the durable checkpoint of `step` and the run's other files."""
         if self.url is None or self._gone:
             return
         with self._lock:
@@ -180,9 +182,10 @@ class Backup(Component):
             log.info("backup of step %d skipped: step %d is newer", replaced, step)
 
     def close(self) -> bool:
-        """Back up the newest checkpoint and the run's results, at most for `exit_deadline_s`; whether all is stored.
+        """Back up the newest checkpoint and the results, within `exit_deadline_s`.
 
-        Submitting works afterwards, and so does closing again if an exception of a signal handler has ended this call.
+        Returns whether everything is stored. `submit` works afterwards, and so does another `close`
+        after an exception of a signal handler.
         """
         if self.url is None:
             return True
@@ -214,7 +217,7 @@ class Backup(Component):
         return whole
 
     def abandon(self) -> None:
-        """Stop at once and for good, without a last backup: the directory holds another run now, or nothing."""
+        """Stop at once and for good: the directory is gone or holds another run now."""
         self._gone = True
         with self._lock:
             self._pending = None
@@ -224,7 +227,7 @@ class Backup(Component):
                 self._process.kill()
 
     def _give_up(self, thread: _BackupThread) -> None:
-        """Make `thread`, which is late, end, or leave it alone if it does not."""
+        """End `thread`, which has passed the deadline, or abandon it if it hangs."""
         with self._lock:
             self._abandoned = True
             self._changed.notify_all()
@@ -234,22 +237,22 @@ class Backup(Component):
         if self._thread is thread:
             self._thread = None
 
-    # --- the thread --------------------------------------------------------------------------------------------------
+    # --- the thread -------------------------------------------------------------------------------
 
     def _ensure_thread(self) -> _BackupThread:
-        """The thread at work, which is started if there is none. With the lock held.
+        """Return the thread, started if there is none. The caller holds the lock.
 
-        An exception of a signal handler may leave a thread that is about to begin and does not count as begun yet: it
-        then finds that another one has its place.
+        An exception of a signal handler may leave a thread that does not count as started. When it
+        begins, it finds that another thread has replaced it.
         """
         thread = self._thread
-        if thread is None or thread.ident is None:
-            thread = self._thread = _BackupThread(self._serve)
+        if thread is None or not thread.is_started:
+            thread = self._thread = _BackupThread(self._serve, "backup")
             thread.start()
         return thread
 
     def _serve(self, thread: _BackupThread) -> None:
-        """Back up what is submitted until `close`. Runs in the thread."""
+        """Serve submitted steps until `close`. Runs in the thread."""
         try:
             while (step := self._next(thread)) is not None:
                 problem = self._try(step)
@@ -269,17 +272,17 @@ class Backup(Component):
                 thread.process.kill()
 
     def _leave(self, thread: _BackupThread) -> None:
-        """Let what is submitted from now on be for another thread and its process."""
+        """Release the place of `thread`, so that later steps get another thread and helper."""
         with self._lock:
             if self._thread is thread:
                 self._thread = None
                 thread.process, self._process = self._process, None
 
     def _next(self, thread: _BackupThread) -> int | None:
-        """The newest step to back up; None once `thread` is to end."""
+        """Return the newest submitted step; None when `thread` has to end."""
         with self._lock:
             while self._thread is thread and self._pending is None and not self._closing:
-                self._changed.wait(_LISTEN_S)
+                self._changed.wait(_RECHECK_S)
             if self._thread is not thread or self._pending is None or self._abandoned:
                 self._leave(thread)
                 return None
@@ -287,7 +290,7 @@ class Backup(Component):
             return step
 
     def _waits_to_retry(self, step: int, problem: str) -> bool:
-        """After a failure: tell the first of a row, pause, and put the step back; False if `close` has to give up."""
+        """Log a failure, pause and queue the step again; return False if `close` has to give up."""
         self.failures += 1
         self._failed_in_row += 1
         if self._failed_in_row == 1:
@@ -296,7 +299,8 @@ class Backup(Component):
         else:
             log.info("backup of step %d to %s failed again: %s", step, self.url, problem)
         if self._failed_in_row > self.retries:
-            # Nothing newer while training: the next checkpoint is tried anew. At the end there is no next one.
+            # Nothing newer while training: the next checkpoint is tried anew. At the end there is
+            # no next one.
             if self._closing:
                 self._pending = self._pending or step
             return not self._closing
@@ -305,13 +309,13 @@ class Backup(Component):
         while (
             not (self._skip_pause or self._abandoned) and (left_s := end_s - time.monotonic()) > 0
         ):
-            self._changed.wait(min(left_s, _LISTEN_S))
+            self._changed.wait(min(left_s, _RECHECK_S))
         self._skip_pause = False
         self._pending = step if self._pending is None else self._pending
         return True
 
     def _try(self, step: int) -> str | None:
-        """One try to back up `step`: None, or what went wrong."""
+        """Back up `step` once; return None or the problem."""
         try:
             answer = self._ask(
                 {
@@ -325,7 +329,7 @@ class Backup(Component):
             return str(error)
         problem: str | None = answer.get("refused") or answer.get("failed")
         if problem is not None:
-            self._stop_process()  # whatever state its connections are in
+            self._stop_process()  # its connections may be broken
         elif answer.get("gone"):
             log.info(
                 "backup of step %d skipped: its checkpoint was removed before the storage was free",
@@ -349,7 +353,7 @@ class Backup(Component):
         self._process = None
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """What the child process answers; it is started if there is none.
+        """Return the answer of the helper, started if there is none.
 
         Raises:
             BackupProcessError: it gives no answer.
@@ -364,9 +368,9 @@ class Backup(Component):
         return answer
 
     def _identity(self) -> dict[str, str]:
-        """Name and number of the run, kept in its directory, so that it finds its backups again wherever it lies.
+        """Return name and id of the run, from its directory, so that a moved run finds its backups.
 
-        Without a number, which was lost, the run takes over the backups that it finds.
+        With an empty id, after the file was lost, the run continues the backups at its place.
         """
         name = self.paths.root.name
         if self._outputs is not None and self.paths.root.is_relative_to(self._outputs):
@@ -376,7 +380,7 @@ class Backup(Component):
             try:
                 known = read_json(file)
                 name_then, run_id = str(known["name"]), str(known["run_id"])
-                if leads_out(name_then):  # somebody else's place
+                if leads_out(name_then):  # the place of another user
                     raise UserError(f"{file} names the run {name_then}")
             except (UserError, KeyError):
                 log.warning("%s is damaged; it is written anew, from the backups of %s", file, name)
@@ -389,19 +393,6 @@ class Backup(Component):
         return run
 
 
-class _BackupThread(threading.Thread):
-    """Runs `serve`. Waiting for its end by `ended` may be interrupted at any moment, by `join` it may not."""
-
-    def __init__(self, serve: Callable[[_BackupThread], None]) -> None:
-        super().__init__(name="backup", daemon=True)
-        self._serve = serve
-        self.ended = Latch()
-        self.process: BackupProcess | None = None
-        """What is left for it to end."""
-
-    def run(self) -> None:
-        """Serve to the end."""
-        try:
-            self._serve(self)
-        finally:
-            self.ended.set()
+class _BackupThread(ServiceThread):
+    process: BackupProcess | None = None
+    """The helper that it has to end."""

@@ -1,4 +1,4 @@
-"""Brings a run back from its remote backup onto a machine that has nothing of it."""
+"""Restore a run from its remote backup to a machine that holds nothing of it."""
 
 from __future__ import annotations
 
@@ -33,20 +33,21 @@ _PAUSE_S = 2.0
 
 
 def restore(url: str, outputs: str | Path, setting: str = "resume") -> Path:
-    """Copy the newest intact backup of a run to this machine, as a run directory that can be continued.
+    """Copy the newest intact backup of a run to this machine, as a run directory to continue.
 
-    A folder of the run that exists here is never changed: it is returned if it is as new as the backup.
+    An existing folder of the run is never changed: it is returned if it is as new as the backup.
 
     Args:
         url: of the run, `<backup_url>/<run name>`.
         outputs: folder of the runs; made if it does not exist.
-        setting: what the URL was given as, for messages.
+        setting: name of the setting that holds the URL, for messages.
 
     Returns:
         The run directory, `<outputs>/<run name>`.
 
     Raises:
-        UserError: there is no intact backup, the storage cannot be read, or an older copy of the run is in the way.
+        UserError: no backup is intact, the storage cannot be read, or an older copy of the run
+            exists here.
     """
     url = checked_url(url, setting)
     shown = f"{setting}={url}"
@@ -55,7 +56,7 @@ def restore(url: str, outputs: str | Path, setting: str = "resume") -> Path:
         raise UserError(f"{shown} holds no backup of a run; name the run itself: <backup_url>/<run name>")
     for key in keys:
         try:
-            manifest = _insist(functools.partial(read_manifest, store, key), shown)
+            manifest = _retry(functools.partial(read_manifest, store, key), shown)
             target = Path(outputs) / str(manifest["run"])
             if os.path.lexists(target):
                 return _existing(target, int(manifest["step"]), shown)
@@ -72,7 +73,7 @@ def restore(url: str, outputs: str | Path, setting: str = "resume") -> Path:
 
 
 def _open(url: str, setting: str) -> tuple[Store, list[str]]:
-    """The storage of a run, and the keys of its manifests, the newest first."""
+    """Return the storage of a run, and the keys of its manifests, newest first."""
     try:
         store = Store(url, setting)
         return store, [name.key for name in manifest_names(store.names())]
@@ -83,7 +84,7 @@ def _open(url: str, setting: str) -> tuple[Store, list[str]]:
 
 
 def _existing(target: Path, step: int, shown: str) -> Path:
-    """The run that is here already, if it is not older than the backup of `step`."""
+    """Return the run that exists here, if it is not older than the backup of `step`."""
     here = max(layout.RunPaths(target).checkpoint_steps(), default=None)
     if here is not None and here >= step:
         log.info("%s is here already, at step %d; the backup of step %d is not needed", target, here, step)
@@ -99,7 +100,8 @@ def _fetch(store: Store, manifest: Mapping[str, Any], target: Path, shown: str) 
     """Download one backup beside `target`, verified, then give it its name.
 
     Raises:
-        DamagedError: its newest checkpoint, or what the run was made of, is not whole. Other files are left out.
+        DamagedError: its newest checkpoint or its configuration is not whole. Other damaged files
+            are left out.
     """
     temporary = files.temporary_path(target)
     stack = contextlib.ExitStack()
@@ -110,7 +112,7 @@ def _fetch(store: Store, manifest: Mapping[str, Any], target: Path, shown: str) 
         stack.enter_context(_marked_in_use(temporary))
         for name, entry in manifest["files"].items():
             try:
-                _insist(functools.partial(_download, store, entry, temporary / name), shown)
+                _retry(functools.partial(_download, store, entry, temporary / name), shown)
             except DamagedError as error:
                 if name in (manifest["latest"], layout.CONFIG_NAME):
                     raise
@@ -134,7 +136,7 @@ def _fetch(store: Store, manifest: Mapping[str, Any], target: Path, shown: str) 
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Remove what killed processes left of earlier restores of this run; one that goes on is marked."""
+    """Remove the temporary folders of killed restores of this run; a running one is locked."""
     for leftover in target.parent.glob(f".{glob.escape(target.name)}.*{files.TEMPORARY_SUFFIX}"):
         if leftover.is_dir() and not leftover.is_symlink():
             with contextlib.suppress(OSError), _marked_in_use(leftover):
@@ -159,8 +161,8 @@ def _marked_in_use(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _insist(work: Callable[[], _T], shown: str) -> _T:
-    """The result of `work`, tried several times. Raises UserError if the storage cannot be read."""
+def _retry(work: Callable[[], _T], shown: str) -> _T:
+    """Return the result of `work`, tried several times. Raises UserError if all tries fail."""
     for attempt in range(1, _TRIES + 1):
         try:
             return work()
@@ -178,7 +180,11 @@ def _insist(work: Callable[[], _T], shown: str) -> _T:
 
 
 def _download(store: Store, entry: dict[str, Any], path: Path) -> None:
-    """Store the object of `entry` as `path`. Raises DamagedError if it is missing or not what was written."""
+    """Store the object of `entry` as `path`.
+
+    Raises:
+        DamagedError: it is missing or not what was written.
+    """
     checksum = 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -195,5 +201,5 @@ def _download(store: Store, entry: dict[str, Any], path: Path) -> None:
         raise DamagedError(f"{entry['key']} is missing") from error
     if size != entry["size"] or f"{checksum:08x}" != entry["crc32"]:
         raise DamagedError(f"{entry['key']} has {size} bytes with checksum {checksum:08x}, not those written")
-    # Which of two checkpoints belongs to an abandoned branch is told by their times.
+    # The times of two checkpoints decide which of them belongs to an abandoned branch.
     os.utime(path, ns=(entry["mtime_ns"], entry["mtime_ns"]))

@@ -1,7 +1,8 @@
-"""Storage for backups that takes a file for stored once it has read it back, and the manifest of a backup.
+"""Storage for backups, which reads back every file that it stores, and their manifests.
 
-At `<url>/<name of the run>/` lie `objects/<crc32>-<size>-<name of the file>`, never changed once written, and
-`manifest_<number>_step_<N>.json`, written last, which name the object, size and checksum of every file of one backup.
+At `<url>/<name of the run>/` lie `objects/<crc32>-<size>-<name of the file>`, never changed once
+written, and `manifest_<number>_step_<N>.json`, written last, which name the object, size and
+checksum of every file of one backup.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def checked_url(url: str, setting: str = SETTING) -> str:
 
 
 def _options(scheme: str) -> dict[str, Any]:
-    """What the library of a kind of URL is told: no stale listings, and nothing that waits for ever."""
+    """Return options for the library of a kind of URL: no stale listings, finite waits."""
     if scheme == "s3":
         timeouts = {"connect_timeout": 15, "read_timeout": 60, "retries": {"max_attempts": 3}}
         return {"use_listings_cache": False, "config_kwargs": timeouts}
@@ -73,11 +74,11 @@ def _options(scheme: str) -> dict[str, Any]:
 
 
 def _known_hosts_only() -> Any:
-    """A policy for host keys which trusts those in the user's known_hosts alone, as the ssh command does."""
+    """Trusts only host keys in the user's known_hosts, as the ssh command does."""
     import paramiko
 
     class KnownHostsOnly(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]
-        """Refuses every other key: who answers for an unknown host could take the backups, or hand out others."""
+        """Refuses unknown host keys: an impostor could take the backups, or return others."""
 
         def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:
             known = Path("~/.ssh/known_hosts").expanduser()
@@ -96,7 +97,7 @@ def checksum_of(pieces: Iterable[bytes]) -> int:
 
 
 class DamagedError(Exception):
-    """What the storage holds is not what was written there, or is missing."""
+    """An object in the storage is missing or differs from what was written."""
 
 
 def ignore_progress(n_bytes: int) -> None:
@@ -143,8 +144,8 @@ class Store:
         """Make `key` hold these bytes, read back and compared; whether it had to be written.
 
         Raises:
-            DamagedError: what was read back differs.
-            Exception: whatever the storage's library raises.
+            DamagedError: the object reads back different.
+            Exception: an error of the storage's library.
         """
         if key in self._trusted and self._size(key) == size:
             return False
@@ -157,7 +158,7 @@ class Store:
         return missing
 
     def trust(self, manifest: Mapping[str, Any]) -> None:
-        """Take the large objects that a manifest names for verified, as they were before it was written."""
+        """Count the large objects that a manifest names as verified."""
         self._trusted |= {entry["key"] for entry in manifest["files"].values() if entry["size"] > _REREAD_BYTES}
 
     def pieces(self, key: str) -> Iterator[bytes]:
@@ -192,8 +193,8 @@ class Store:
         if self._shows_parts:
             # Only here: on object stores it would create the bucket.
             self._fs.makedirs(target.rpartition("/")[0], exist_ok=True)
-        # Where a piece fails, closing may commit the beginning of an object; no manifest names it, and the next try
-        # compares it and writes it anew.
+        # Where a piece fails, closing may commit the beginning of an object; no manifest names it,
+        # and the next try compares it and writes it anew.
         with self._fs.open(path, "wb", **self._block(size)) as file:
             for piece in pieces:
                 file.write(piece)
@@ -236,12 +237,12 @@ def reason(error: Exception, scheme: str) -> str:
     return redact_text(f"{kind}: {text}; {remedy}")
 
 
-# --- manifests -------------------------------------------------------------------------------------------------------
+# --- manifests ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class ManifestName:
-    """A manifest as its name tells it.
+    """The facts in a manifest's name.
 
     Attributes:
         key: its name.
@@ -264,7 +265,7 @@ def read_manifest(store: Store, key: str) -> dict[str, Any]:
     """The manifest `key`.
 
     Raises:
-        DamagedError: it is missing, not what was written, or names what can be no file of a run.
+        DamagedError: it is missing, changed, or names a file outside of a run.
     """
     content = bytearray()
     try:
@@ -312,5 +313,5 @@ def _is_plain(name: str) -> bool:
 
 
 def leads_out(name: str) -> bool:
-    """Whether a path below the storage or a run may lie outside of it, or is not written in its only form."""
+    """Whether a path may lead out of the storage or the run, or is not in its normal form."""
     return any(part in ("", ".", "..") for part in name.split("/")) or re.match("[A-Za-z]:", name) is not None

@@ -1,7 +1,6 @@
-"""The process that talks to remote storage; `backup.py` starts it and runs `main` there.
+"""The helper process that accesses remote storage; `backup.py` starts it and runs `main` there.
 
-Reads requests as JSON lines from stdin and answers on stdout; ends when stdin does, that is with its parent. All that
-can hang, crash or take the interpreter's time is here and not in the process that trains.
+Work that can hang, crash or keep the interpreter busy runs here, not in the process that trains.
 """
 
 from __future__ import annotations
@@ -9,10 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
-import queue
 import secrets
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -23,7 +19,9 @@ from typing import Any, BinaryIO
 from spectral_exp.core import files, json_files
 from spectral_exp.core.checksum import crc32
 from spectral_exp.core.errors import UserError
+from spectral_exp.core.helper import serve
 from spectral_exp.core.redact import redact_text
+from spectral_exp.core.regular_file import open_run_file
 from spectral_exp.core.timestamps import timestamp
 from spectral_exp.monitoring.backup.store import (
     OBJECTS,
@@ -44,19 +42,21 @@ from spectral_exp.runs import layout
 
 _NICENESS = 10
 
-# --- what belongs to a backup ----------------------------------------------------------------------------------------
+# --- what belongs to a backup ---------------------------------------------------------------------
 
 
 @dataclass
 class Source:
-    """One open file of a run, as long as it was when opened: logs may grow, retention may remove the name.
+    """One open file of a run, with its size when it was opened.
+
+    Logs may grow meanwhile, and retention may remove the name.
 
     Attributes:
         name: path relative to the run, with slashes.
         file: its content.
         size: bytes to take.
         crc32: of these bytes, 8 hex digits.
-        mtime_ns: when it was last written, which tells which of two checkpoints is newer.
+        mtime_ns: when it was last written, to order checkpoints.
     """
 
     name: str
@@ -67,11 +67,11 @@ class Source:
 
     @property
     def key(self) -> str:
-        """The object's name: it changes whenever the content does, so that no object is ever overwritten."""
+        """The object's name, which changes with the content, so that no object is overwritten."""
         return f"{OBJECTS}/{self.crc32}-{self.size}-{self.name.rpartition('/')[2]}"
 
     def pieces(self) -> Iterator[bytes]:
-        """The bytes. Raises OSError at their end if they are not those that were announced."""
+        """Yield the bytes. Raises OSError at the end if their checksum differs from `crc32`."""
         value = 0
         for piece in _pieces(self.file, self.size):
             value = crc32(piece, value)
@@ -83,7 +83,10 @@ class Source:
 def open_sources(
     root: Path, checkpoints: list[Path], component_files: list[str], stack: ExitStack
 ) -> list[Source] | None:
-    """All files of a backup, its newest checkpoint first; None if that is gone. They are closed by `stack`."""
+    """Open all files of a backup, newest checkpoint first; None if that is gone.
+
+    `stack` closes them.
+    """
     paths = layout.RunPaths(root)
     files = [file for path in checkpoints for file in (path, checkpoint_file.sidecar_file(path))]
     files += [*matching_files(root, component_files), paths.run_log]
@@ -101,7 +104,7 @@ def open_sources(
 def kept_for_good(
     root: Path, step: int, best: Path | None, keep_every_n_steps: int | None
 ) -> list[Path]:
-    """The checkpoints of a backup: of `step`, the best, and of steps divisible by `keep_every_n_steps`."""
+    """Return the checkpoints of a backup: `step`, the best, and every `keep_every_n_steps`-th."""
     paths = layout.RunPaths(root)
     steps = [
         n for n in paths.checkpoint_steps() if keep_every_n_steps and n % keep_every_n_steps == 0
@@ -115,13 +118,13 @@ def kept_for_good(
 
 
 def _open_source(root: Path, path: Path, stack: ExitStack) -> Source | None:
-    """One file, or None if it does not exist or is not the run's own: a link leads out of it."""
+    """Open one file; None if it is missing or reached through a link out of the run."""
     # Checkpoints are large: their folder may lie elsewhere.
     folders = {*path.relative_to(root).parents} - {Path(), Path(layout.CHECKPOINTS_FOLDER)}
     if any((root / folder).is_symlink() for folder in folders):
         return None
     try:
-        descriptor = files.open_run_file(path, os.O_RDONLY)
+        descriptor = open_run_file(path, os.O_RDONLY)
     except FileNotFoundError:
         return None
     except OSError:
@@ -151,11 +154,11 @@ def _pieces(file: BinaryIO, size: int) -> Iterator[bytes]:
         yield piece
 
 
-# --- the work --------------------------------------------------------------------------------------------------------
+# --- the work -------------------------------------------------------------------------------------
 
 
 def check(store: Store) -> None:
-    """Write, read back and delete a small object. Raises whatever goes wrong."""
+    """Write, read back and delete a small object. Raises the storage's error."""
     content = secrets.token_hex(8).encode()
     probe = f".probe-{content.decode()}"
     store.put(probe, lambda: iter([content]), len(content), f"{crc32(content):08x}")
@@ -163,7 +166,7 @@ def check(store: Store) -> None:
 
 
 def newest_manifest(store: Store) -> dict[str, Any] | None:
-    """The content of the newest manifest that is intact, or None where there is none."""
+    """Return the newest intact manifest, or None."""
     for name in manifest_names(store.names()):
         try:
             return read_manifest(store, name.key)
@@ -173,12 +176,12 @@ def newest_manifest(store: Store) -> dict[str, Any] | None:
 
 
 def claim(store: Store, place: str, run_id: str) -> dict[str, Any]:
-    """Make sure that a place holds no backups, or those of this run, whose objects are then trusted.
+    """Check that a place holds no backups, or those of this run, whose objects are then trusted.
 
     Args:
         store: of the run.
         place: its URL.
-        run_id: of the run; where it is empty, the backups that are there are taken for its own.
+        run_id: of the run; if it is empty, backups at the place count as its own.
 
     Returns:
         `run_id` of the run, and the `stored_step` of its newest backup.
@@ -214,7 +217,7 @@ def back_up(
         store: of this run.
         root: of the run.
         name: of the run, its place below the folder of all runs.
-        run_id: tells this run from every other one of that name.
+        run_id: distinguishes this run from others of that name.
         step: whose checkpoint to store.
         keep_last_n: backups, of different steps, to keep.
         keep_every_n_steps: each backup holds the checkpoints of steps divisible by it too.
@@ -259,7 +262,7 @@ def back_up(
 
 
 def retain(store: Store, keep_last_n: int) -> None:
-    """Remove old manifests, then the objects that no manifest names any more. For the only writer of this backup."""
+    """Remove old manifests, then the objects that no manifest names. For the only writer."""
     names = store.names()
     kept: dict[int, ManifestName] = {}
     for manifest in manifest_names(names):
@@ -269,7 +272,7 @@ def retain(store: Store, keep_last_n: int) -> None:
     try:
         contents = [read_manifest(store, key) for key in kept_keys]
     except DamagedError:
-        return  # what it named is not known, so nothing may go; it is passed over once it is old
+        return  # its objects are unknown, so none may be removed; it expires like every other one
     for manifest in manifest_names(names):
         if manifest.key not in kept_keys:
             store.remove(manifest.key)
@@ -282,7 +285,7 @@ def retain(store: Store, keep_last_n: int) -> None:
 
 
 class _Requests:
-    """Answers requests one after the other; the storage of a run stays open between them."""
+    """Answers requests in order; the storage of a run stays open between them."""
 
     def __init__(self, progress: Callable[[int], None]) -> None:
         self._progress = progress
@@ -310,28 +313,10 @@ class _Requests:
             return {"run_id": run_id, **done}
         except UserError as error:
             return {"refused": str(error)}
-        except Exception as error:  # each library has errors of its own; the parent tells them
+        except Exception as error:  # each library has errors of its own; the parent reports them
             return {"failed": reason(error, url.partition("://")[0])}
 
 
 def main() -> None:
-    """Serve until stdin ends."""
-    # Libraries may print; our answers keep the original stdout to themselves.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    if hasattr(os, "nice"):
-        os.nice(_NICENESS)
-    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-
-    def read() -> None:
-        for line in sys.stdin:
-            lines.put(line)
-        os._exit(0)  # the parent is gone: whatever hangs, end
-
-    def say(message: dict[str, Any]) -> None:
-        print(json.dumps(message), file=answers, flush=True)
-
-    threading.Thread(target=read, daemon=True).start()
-    requests = _Requests(lambda n_bytes: say({"progress": n_bytes}))
-    while True:
-        say(requests.answer(json.loads(lines.get())))
+    """Answer requests; a message of progress follows each piece that is written or read."""
+    serve(lambda send: _Requests(lambda n_bytes: send({"progress": n_bytes})).answer, _NICENESS)

@@ -1,15 +1,15 @@
-"""Torch's checkpoint format, written by ourselves: a zip archive whose pickle names the tensors' bytes.
+"""Write torch's checkpoint format: a zip archive whose pickle refers to the tensors' bytes.
 
-`torch.save` holds the interpreter lock while it writes, takes its checksums in a pass of its own and can only read live
-tensors. Here the bytes come from wherever they were copied to, and the result is the same: a plain `.pt` file for
-`torch.load(..., weights_only=True)`, a valid archive for `unzip -t`.
+`torch.save` holds the interpreter lock while it writes, takes its checksums in a pass of its own
+and can only read live tensors. Here the bytes come from wherever they were copied to, and the
+result is the same: a plain `.pt` file for `torch.load(..., weights_only=True)`, a valid archive for
+`unzip -t`.
 
 Source: records as torch's serialization names them.
 """
 
 from __future__ import annotations
 
-import functools
 import io
 import pickle
 import sys
@@ -22,6 +22,7 @@ import torch
 
 from spectral_exp.core.checksum import crc32, crc32_append
 from spectral_exp.monitoring.checkpoint.zip_layout import LARGE_BYTES, Record, directory, lay_out
+from spectral_exp.monitoring.torch_private import rebuild_tensor, storage_class, storage_id, storage_in
 
 _FORMAT_VERSION = b"3\n"
 _TOGETHER_BYTES = 1 << 20
@@ -40,16 +41,17 @@ class Sink(Protocol):
 
 @dataclass(frozen=True)
 class Image:
-    """The beginning of an archive in memory: storages at the places that they will have in the file.
+    """The beginning of an archive in memory, with storages at their places in the file.
 
-    It is written out in one piece, which keeps Python from training for a fraction of the time that its storages
-    would take one by one.
+    It is written out in one piece, which keeps Python from training for a fraction of the time that
+    its storages would take one by one.
 
     Attributes:
         memory: holds the data of `records`; `write_archive` puts their headers in between.
         records: of storages, from offset 0 on.
         keys: the number of each storage's record, by `storage_id`.
-        copies: bytes of further storages, by `storage_id`, to be written instead of what these have become.
+        copies: bytes of further storages, by `storage_id`, to be written instead of what these have
+            become.
     """
 
     memory: memoryview = field(default_factory=lambda: memoryview(b""))
@@ -69,7 +71,7 @@ def write_archive(sink: Sink, state: Any, image: Image) -> None:
     Args:
         sink: takes the bytes in order.
         state: containers, numbers, strings and tensors.
-        image: what has been copied of its storages; the others are read where they are.
+        image: copies of its storages; other storages are read in place.
     """
     buffer = io.BytesIO()
     pickler = _Pickler(buffer, image.keys)
@@ -86,7 +88,7 @@ def write_archive(sink: Sink, state: Any, image: Image) -> None:
     n_imaged = len(imaged)
     if imaged:
         _write_image(sink, image, imaged, checksums[:n_imaged])
-    # Small pieces go together: what is done for each piece takes longer than they do.
+    # Small pieces are joined: the overhead of a write exceeds their cost.
     small = bytearray()
     for record, content, checksum in zip(records[n_imaged:], data[n_imaged:], checksums[n_imaged:], strict=True):
         small += record.header(checksum)
@@ -112,11 +114,6 @@ def _write_image(sink: Sink, image: Image, imaged: Sequence[memoryview], checksu
         image.memory[record.offset : record.start] = header
         checksum = crc32_append(crc32(header, checksum), content, content_checksum)
     sink.write(image.memory[: image.records[-1].end], checksum)
-
-
-def storage_id(storage: torch.UntypedStorage) -> int:
-    """What tells a storage from every other one that is alive."""
-    return int(storage._cdata)
 
 
 def storage_view(storage: torch.UntypedStorage) -> memoryview:
@@ -152,24 +149,25 @@ class _Pickler(pickle.Pickler):
             return OrderedDict, ()
         if type(value) is not torch.Tensor or value.layout != torch.strided or value.is_quantized:
             return NotImplemented
-        kind = _storage_class(value.dtype)
+        kind = storage_class(value.dtype)
         if kind is None or value.is_conj() or value.is_neg():
             return NotImplemented
         storage = value.untyped_storage()
         reference = _StorageReference(kind, self._key(storage), storage.nbytes() // value.element_size())
         place = (value.storage_offset(), tuple(value.shape), value.stride())
-        return torch._utils._rebuild_tensor_v2, (reference, *place, False, OrderedDict())
+        return rebuild_tensor, (reference, *place, False, OrderedDict())
 
     def persistent_id(self, value: Any) -> Any:
         # Asked of every object in the state, of which most are these.
         if type(value) in _NO_STORAGE:
             return None
-        # Marked as the CPU's, whatever device it came from, so that it loads anywhere.
+        # Marked as the CPU's, so that it loads on any machine.
         if type(value) is _StorageReference:
             return ("storage", value.kind, str(value.key), "cpu", value.n_elements)
         if isinstance(value, torch.storage.TypedStorage):
-            kind = _storage_class(value.dtype) or torch.UntypedStorage
-            return ("storage", kind, str(self._key(value._untyped_storage)), "cpu", value._size())  # type: ignore[no-untyped-call]
+            kind = storage_class(value.dtype) or torch.UntypedStorage
+            storage, n_elements = storage_in(value)
+            return ("storage", kind, str(self._key(storage)), "cpu", n_elements)
         if isinstance(value, torch.UntypedStorage):
             return ("storage", torch.UntypedStorage, str(self._key(value)), "cpu", value.nbytes())
         return None
@@ -181,15 +179,3 @@ class _Pickler(pickle.Pickler):
             key = self._keys[identity] = len(self._keys)
             self.storages.append(storage)
         return key
-
-
-@functools.cache
-def _storage_class(dtype: torch.dtype) -> type | None:
-    """The class that stands for a dtype in the format; None for newer dtypes, which are written in another way."""
-    empty = torch.empty(0, dtype=dtype).untyped_storage()
-    typed = torch.storage.TypedStorage(wrap_storage=empty, dtype=dtype, _internal=True)  # type: ignore[no-untyped-call]
-    try:
-        kind: type = getattr(torch, typed._pickle_storage_type())  # type: ignore[no-untyped-call]
-    except KeyError:
-        return None
-    return kind

@@ -1,4 +1,4 @@
-"""A new file written in large pieces past the page cache, where the file system can: a tenth of the processor time."""
+"""Write a new file in large pieces past the page cache, for a tenth of the processor time."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _O_DIRECT = getattr(os, "O_DIRECT", 0)
 
 
 class DirectFile:
-    """A file that must not exist yet, written from beginning to end: `with DirectFile(path) as file: ...`.
+    """A new file, written from beginning to end: `with DirectFile(path) as file: ...`.
 
-    Where the file system refuses direct writing (tmpfs, some network file systems) the same pieces go through the page
-    cache. Nothing is durable before `sync`.
+    Where the file system refuses direct writing (tmpfs, some network file systems) the same pieces
+    go through the page cache. Nothing is durable before `sync`.
 
     Raises:
         OSError: from every method, as the storage refuses.
@@ -52,7 +52,7 @@ class DirectFile:
         os.close(self._descriptor)
 
     def reserve(self, n_bytes: int) -> None:
-        """Claim the space for the whole file, so that a full disk is known before anything is written."""
+        """Reserve the space for the whole file, so that a full disk is reported at once."""
         if not hasattr(os, "posix_fallocate"):
             return
         try:
@@ -62,7 +62,10 @@ class DirectFile:
                 raise
 
     def write(self, data: memoryview | bytes) -> None:
-        """Append bytes. Large pieces that begin at a page, in memory and in the file, are not copied first."""
+        """Append bytes.
+
+        Large pieces that begin at a page, in memory and in the file, are not copied first.
+        """
         view = memoryview(data).cast("B")
         self.size += len(view)
         if self._filled % _BLOCK == 0 and len(view) >= _BLOCK and _address(view) % _BLOCK == 0:

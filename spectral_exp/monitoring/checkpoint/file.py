@@ -1,12 +1,11 @@
-"""One checkpoint on disk, written durably with a sidecar of size and checksum; `checkpoint_reader` reads it.
+"""Write one checkpoint durably, with a sidecar of size and checksum; `reader.py` reads it.
 
-A sidecar, `checkpoint_step_N.pt.json`, tells what the file must be like. One that is missing, or unreadable, leaves the
-file unverified, not lost: the checksums inside the archive are compared instead.
+A sidecar, `checkpoint_step_N.pt.json`, records size and checksum. Without a readable one, the
+checksums inside the archive are compared instead.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import re
 import stat
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 
 COMPRESSIONS = (None, "zstd")
 _SIDECAR_BYTES = 1 << 20
-# Torch has no class of its own for memory that the CPU lacks; the last words are oneDNN's.
-_LACK_OF_MEMORY = ("allocate memory", "out of memory", "could not create a primitive")
 
 
 @dataclass(frozen=True)
@@ -63,11 +60,11 @@ def sidecar_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-# --- writing ---------------------------------------------------------------------------------------------------------
+# --- writing --------------------------------------------------------------------------------------
 
 
 class _PlainSink:
-    """Writes an archive as it is, and puts the checksums of its parts together."""
+    """Writes an archive without compression, and combines the checksums of its parts."""
 
     def __init__(self, file: DirectFile) -> None:
         self._file = file
@@ -127,7 +124,7 @@ def write_checkpoint(
     before_commit: Callable[[], None] | None = None,
     facts: Mapping[str, int | None] | None = None,
 ) -> Written:
-    """Write `state` as the checkpoint `path`, and its sidecar, durably: afterwards both survive a power cut.
+    """Write `state` as the checkpoint `path`, and its sidecar, durably.
 
     Args:
         path: may exist; it stays what it was until the new file is durable.
@@ -135,11 +132,11 @@ def write_checkpoint(
         image: copies of its storages, to write instead of what these have become.
         compression: None or "zstd".
         facts: more for the sidecar.
-        before_commit: called once the bytes are on the storage and before the checkpoint gets its name. If it raises,
-            there is no checkpoint.
+        before_commit: called once the bytes are on the storage and before the checkpoint gets its
+            name. If it raises, there is no checkpoint.
 
     Raises:
-        OSError: whatever the storage refuses; nothing half written stays.
+        OSError: the storage refuses it; no part of the file stays.
     """
     from spectral_exp.monitoring.checkpoint.archive import Image, write_archive
 
@@ -178,13 +175,13 @@ def write_checkpoint(
     return Written(size, sink.state_bytes, time.perf_counter() - start)
 
 
-# --- sidecars --------------------------------------------------------------------------------------------------------
+# --- sidecars -------------------------------------------------------------------------------------
 
 
 def load_sidecar(path: Path) -> dict[str, Any] | None:
-    """Return the facts in the sidecar of the checkpoint `path`, or None if it is missing or not what was written.
+    """Return the facts in the sidecar of `path`, or None if it is missing or invalid.
 
-    `size` and `crc32` are there and valid; the other facts are there if they are.
+    `size` and `crc32` are always valid; other invalid facts are left out.
 
     Raises:
         OSError: it exists and cannot be read.
@@ -212,40 +209,8 @@ def load_sidecar(path: Path) -> dict[str, Any] | None:
 
 
 def read_sidecar(path: Path) -> dict[str, Any] | None:
-    """The same for those to whom a sidecar that cannot be read is as good as none."""
+    """Return the same, and None also for a sidecar that cannot be read."""
     try:
         return load_sidecar(path)
     except OSError:
         return None
-
-
-# --- words -----------------------------------------------------------------------------------------------------------
-
-
-def refusal(error: Exception) -> OSError | None:
-    """The OSError that says what storage or the machine refused; None if `error` is of another kind."""
-    if isinstance(error, OSError):
-        return error
-    message = str(error)
-    if isinstance(error, MemoryError) or any(words in message for words in _LACK_OF_MEMORY):
-        return OSError(errno.ENOMEM, "not enough memory")
-    if isinstance(error, RuntimeError) and "can't start new thread" in message:
-        return OSError(errno.EAGAIN, "cannot start a thread")
-    return None
-
-
-def remedy(error: OSError) -> str:
-    """What a user can do about storage, or memory, that refuses."""
-    if error.errno == errno.ENOMEM:
-        return "from now on training waits while checkpoints are written, which needs no copy of the state"
-    if error.errno == errno.EAGAIN:
-        return "raise the limit on processes (ulimit -u)"
-    if error.errno in {errno.EMFILE, errno.ENFILE}:
-        return "raise the limit on open files (ulimit -n)"
-    if error.errno == errno.EFBIG:
-        return "raise the limit on the size of files (ulimit -f), or free space on the disk"
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return "free space on the disk, or keep fewer checkpoints (keep_last_n)"
-    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        return "make the folder writable"
-    return "check the disk"

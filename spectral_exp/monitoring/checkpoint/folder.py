@@ -1,9 +1,10 @@
-"""The checkpoints of a run as they lie in its folder: their order, the latest, the best, and which of them to keep.
+"""The checkpoint folder of a run: the order of its files, the latest, the best, and retention.
 
-Two facts in the sidecars make the folder independent of links and of times of modification, which a copy loses: the
-number of each save (`serial`), and the best step at that moment (`best_step`). `checkpoint_latest.pt` and
-`checkpoint_best.pt` are links, or text files with a name where links are refused; a copy may have made them whole
-checkpoints, which are recognised by size and checksum.
+Two facts in the sidecars make the folder independent of links and times of modification, which a
+copy loses: the number of each save (`serial`) and the best step so far (`best_step`).
+`checkpoint_latest.pt` and `checkpoint_best.pt` are links, or text files with a name if the file
+system refuses links. A copy may have turned them into whole checkpoints, which are recognised by
+size and checksum.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from spectral_exp.core.checksum import file_crc32
 from spectral_exp.core.errors import UserError
 from spectral_exp.monitoring.checkpoint import file as checkpoint_file
 from spectral_exp.monitoring.checkpoint import reader as checkpoint_reader
+from spectral_exp.monitoring.checkpoint.policy import removable
 from spectral_exp.monitoring.checkpoint.reader import BrokenCheckpointError
-from spectral_exp.monitoring.checkpoint.retention import removable
 from spectral_exp.runs import layout
 from spectral_exp.runs.lock import is_running_elsewhere
 
@@ -33,7 +34,7 @@ _Identity = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Lineage:
-    """What a save adds to the history of its folder.
+    """The facts that a save adds to the history of its folder.
 
     Attributes:
         serial: number of the save, counted over all attempts at the run.
@@ -45,7 +46,7 @@ class Lineage:
 
 
 class CheckpointFolder:
-    """Finds, links, sets aside and removes the checkpoints of one run.
+    """Finds, links, prunes and moves away the checkpoints of one run.
 
     Args:
         paths: of the run.
@@ -62,13 +63,14 @@ class CheckpointFolder:
         self._copies: dict[Path, tuple[_Identity, int | None]] = {}
         self._verified: dict[Path, _Identity] = {}
 
-    # --- order -------------------------------------------------------------------------------------------------------
+    # --- order ------------------------------------------------------------------------------------
 
     def newest_first(self) -> list[int]:
-        """Steps with a checkpoint, the most recently made first.
+        """Return the steps with a checkpoint, the most recently saved first.
 
-        The first is the one that `checkpoint_latest.pt` names, or its successor if the writer was killed before the
-        link moved. A run that went back to an earlier step has an abandoned branch, which comes last.
+        The first is that of `checkpoint_latest.pt`, or its successor if the writer was killed
+        before the link moved. A run that went back to an earlier step has an abandoned branch,
+        which comes last.
 
         Raises:
             OSError: the folder or a link in it cannot be read.
@@ -87,7 +89,7 @@ class CheckpointFolder:
         return branch + [step for step in steps if step not in branch]
 
     def best_step(self) -> int | None:
-        """The step of the best checkpoint, by what was last recorded, else by its link; None without one."""
+        """Return the best step by the newest sidecar, else by its link, or None."""
         if not self._keep_best:
             return None
         if self._lineage is not None and self._exists(self._lineage.best_step):
@@ -98,14 +100,14 @@ class CheckpointFolder:
         return self.linked_step(self._paths.best_link)
 
     def best_file(self) -> Path | None:
-        """The best checkpoint: of `best_step`, or a whole copy of one that stands in the place of the link."""
+        """Return the checkpoint of `best_step`, or a whole copy of it in place of the link."""
         step = self.best_step()
         if step is not None:
             return self._paths.checkpoint_file(step)
         return self._lone_copy(self._paths.best_link) if self._keep_best else None
 
     def latest_file(self) -> Path | None:
-        """A whole checkpoint in the place of the link to the latest, of a step that has no file; usually None."""
+        """Return a whole checkpoint in place of the link, or, usually, None."""
         return self._lone_copy(self._paths.latest_link)
 
     def linked_step(self, link: Path) -> int | None:
@@ -164,7 +166,7 @@ class CheckpointFolder:
         return value
 
     def _step_of_copy(self, link: Path) -> int | None:
-        """The step whose checkpoint has the size and checksum of the file in the place of `link`."""
+        """Return the step whose checkpoint equals the file in place of `link`."""
         identity = _identity(link)
         known = self._copies.get(link)
         if known is None or known[0] != identity:
@@ -197,10 +199,13 @@ class CheckpointFolder:
         """Whether a file too large to name another one stands in the place of a link."""
         return not link.is_symlink() and link.is_file() and _size(link) > _POINTER_BYTES
 
-    # --- changes -----------------------------------------------------------------------------------------------------
+    # --- changes ----------------------------------------------------------------------------------
 
     def next_lineage(self, step: int, is_best: bool) -> Lineage:
-        """What the sidecar of the next save, of `step`, records. An older sidecar that fails is left out."""
+        """What the sidecar of the next save, of `step`, records.
+
+        An older sidecar that fails is left out.
+        """
         if self._lineage is None:
             self._lineage = Lineage(max(self._serials(), default=0), None)
         if is_best and self._keep_best:
@@ -214,7 +219,7 @@ class CheckpointFolder:
         return Lineage(self._lineage.serial + 1, best)
 
     def _best_beside(self, step: int) -> int | None:
-        """The step that was last recorded as the best one and is not `step`, if its checkpoint exists."""
+        """Return the step last recorded as the best one beside `step`, if it has a checkpoint."""
         recorded = (self._fact(known, "best_step") for known in self.newest_first())
         others = (best for best in recorded if best is not None and best != step)
         return next((best for best in others if self._paths.checkpoint_file(best).is_file()), None)
@@ -226,7 +231,11 @@ class CheckpointFolder:
                     yield serial
 
     def record(self, path: Path, lineage: Lineage) -> None:
-        """Let the links name what has been saved as `path`. Raises OSError if the storage refuses it."""
+        """Let the links name the new checkpoint `path`.
+
+        Raises:
+            OSError: the storage refuses it.
+        """
         self._lineage = lineage
         for other in self._forms(path):
             if other != path:  # the same step saved with another compression
@@ -254,7 +263,7 @@ class CheckpointFolder:
         )
 
     def prune(self, keep_last_n: int, keep_every_n_steps: int | None, max_threads: int) -> None:
-        """Remove the checkpoints beyond retention, once the `keep_last_n` newest have been read and found intact.
+        """Remove the checkpoints beyond retention, if the `keep_last_n` newest are intact.
 
         Raises:
             OSError: the storage refuses it.
@@ -269,9 +278,10 @@ class CheckpointFolder:
             self.remove(step)
 
     def remove_least(self, keep_every_n_steps: int | None, max_threads: int) -> int | None:
-        """Remove the checkpoint that is missed least, to make room, and return its step; None if there is none.
+        """Remove the least useful checkpoint to make room, and return its step, or None.
 
-        The oldest goes first, then those kept by `keep_every_n_steps`, then the best; never the newest intact one.
+        The oldest goes first, then those kept by `keep_every_n_steps`, then the best; never the
+        newest intact one.
 
         Raises:
             OSError: the storage refuses it.
@@ -293,10 +303,10 @@ class CheckpointFolder:
             _remove(path)
             self._verified.pop(path, None)
 
-    def set_aside(self, path: Path, error: BrokenCheckpointError) -> None:
-        """Rename a broken checkpoint, so that it is kept but not tried again.
+    def move_away(self, path: Path, error: BrokenCheckpointError) -> None:
+        """Rename a broken checkpoint to `.corrupt`, so that it is kept but not loaded again.
 
-        It stays where it is if this object only reads, or if another process owns the run.
+        It keeps its name if this object only reads, or if another process owns the run.
         """
         reason = str(error).partition("\n")[0] or type(error).__name__
         if not self._enabled or is_running_elsewhere(self._paths.root):
@@ -318,11 +328,11 @@ class CheckpointFolder:
             log.warning("checkpoint %s is broken (%s); set aside as %s", path, reason, aside.name)
 
     def has_broken(self) -> bool:
-        """Whether broken checkpoints have been set aside here."""
+        """Whether the folder holds `.corrupt` checkpoints."""
         return any(self._paths.checkpoints.glob(f"checkpoint_*{layout.CORRUPT_SUFFIX}*"))
 
     def _link_best(self, new: int | None) -> None:
-        """Let `checkpoint_best.pt` name the best step, whatever it named before; `new` is the step just saved."""
+        """Let `checkpoint_best.pt` name the best step; `new` is the step just saved."""
         step = self.best_step()
         link = self._paths.best_link
         if step is None or (step != new and self._lone_copy(link) is not None):
@@ -331,7 +341,10 @@ class CheckpointFolder:
             files.replace_symlink(link, self._paths.checkpoint_file(step))
 
     def _is_sound(self, step: int, max_threads: int) -> bool:
-        """Whether the checkpoint of `step` is intact; each file is read once. A broken one is set aside."""
+        """Whether the checkpoint of `step` is intact.
+
+        Each file is read once, a broken one renamed.
+        """
         path = self._paths.checkpoint_file(step)
         try:
             identity = _identity(path)
@@ -339,7 +352,7 @@ class CheckpointFolder:
                 checkpoint_reader.verify(path, max_threads)
                 self._verified[path] = identity
         except BrokenCheckpointError as error:
-            self.set_aside(path, error)
+            self.move_away(path, error)
             return False
         return True
 

@@ -45,7 +45,7 @@ class CheckpointLoader:
                     continue
                 if state is not None:
                     for damaged, reason in broken:
-                        self._folder.set_aside(damaged, reason)
+                        self._folder.move_away(damaged, reason)
                     return state
             if len(broken) == len(paths):
                 break  # otherwise the run's writer has removed some meanwhile, and made newer ones
@@ -104,7 +104,11 @@ class CheckpointLoader:
         return self._look(find, [])
 
     def _look(self, find: Callable[[], _T], default: _T) -> _T:
-        """What `find` returns; `default` if there is no folder. Raises UserError if it cannot be read."""
+        """What `find` returns; `default` if there is no folder.
+
+        Raises:
+            UserError: it cannot be read.
+        """
         for _ in range(_LISTINGS):
             try:
                 return checkpoint_reader.guarded(self._paths.checkpoints, find)
@@ -118,12 +122,15 @@ class CheckpointLoader:
         try:
             return _read(path, map_location)
         except BrokenCheckpointError as error:
-            self._folder.set_aside(path, error)
+            self._folder.move_away(path, error)
             return None
 
 
 def _read(path: Path, map_location: str | torch.device, history_as_array: bool = False) -> dict[str, Any] | None:
-    """A checkpoint on a device; None if it does not exist. Raises BrokenCheckpointError or UserError."""
+    """A checkpoint on a device; None if it does not exist.
+
+    Raises BrokenCheckpointError or UserError.
+    """
     from spectral_exp.monitoring.checkpoint.portable import to_device
 
     try:

@@ -8,9 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from spectral_exp.monitoring.torch_private import layout_versions, set_layout_versions
 from spectral_exp.monitoring.wrappers import inner_name, unwrap
-
-_INNER_NAMES = ("_orig_mod", "module")
 
 
 def plain_state(model: nn.Module) -> dict[str, Any]:
@@ -26,9 +25,11 @@ def plain_state(model: nn.Module) -> dict[str, Any]:
     plain = OrderedDict((plain_name(name), value) for name, value in state.items())
     if len(plain) < len(state):  # a wrapper with weights of its own, named as those inside
         return state
-    metadata: Mapping[str, Any] = getattr(state, "_metadata", {})
-    # What is inside comes behind its wrapper, and its version is the one that counts.
-    plain._metadata = OrderedDict((plain_name(path), entry) for path, entry in metadata.items())  # type: ignore[attr-defined]
+    versions = layout_versions(state) or {}
+    # A module comes behind its wrapper, and its version is the one that counts.
+    set_layout_versions(
+        plain, OrderedDict((plain_name(path), entry) for path, entry in versions.items())
+    )
     return plain
 
 
@@ -44,10 +45,10 @@ def load_plain_state(model: nn.Module, state: Mapping[str, Any], *, strict: bool
     plain_name = _plain_names(model)
     own_names = {plain_name(name): name for name in model.state_dict()}
     own = OrderedDict((own_names.get(name, name), value) for name, value in state.items())
-    metadata: Mapping[str, Any] = getattr(state, "_metadata", {})
+    metadata = layout_versions(state) or {}
     paths = [path for path, _ in model.named_modules(remove_duplicate=False)]
     versions = {path: metadata[plain_name(path)] for path in paths if plain_name(path) in metadata}
-    own._metadata = OrderedDict(versions)  # type: ignore[attr-defined]
+    set_layout_versions(own, OrderedDict(versions))
     model.load_state_dict(own, strict=strict)
 
 

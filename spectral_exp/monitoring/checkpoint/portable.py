@@ -1,7 +1,7 @@
 """State made of types that `torch.load(..., weights_only=True)` reads on any machine.
 
-What comes out of here is of a closed set of types, all of which that loader reads. Whatever has no plain form of equal
-value is refused, with the name of its place, before anything is written.
+What comes out of here is of a closed set of types, all of which that loader reads. Whatever has no
+plain form of equal value is refused, with the name of its place, before anything is written.
 """
 
 from __future__ import annotations
@@ -19,17 +19,25 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from spectral_exp.monitoring.torch_private import (
+    is_lazy,
+    is_traceable_wrapper_subclass,
+    layout_versions,
+    own_attributes,
+    set_layout_versions,
+    without_subclass,
+)
 
 log = logging.getLogger(__name__)
 
 
 def portable_state(value: Any, where: str, found: list[torch.Tensor] | None = None) -> Any:
-    """`value` with containers, numbers and tensors in their plain, compact form, and nothing changed in meaning.
+    """Return `value` with equal containers, numbers and tensors in their plain, compact form.
 
     Args:
-        value: nested containers of tensors, numbers, strings, bytes, paths and dates (the last two become strings).
+        value: nested containers of tensors, numbers, strings, bytes, paths and dates (the last two
+            become strings).
         where: how error messages name it.
         found: takes the tensors of the result, in order.
 
@@ -43,7 +51,7 @@ def portable_state(value: Any, where: str, found: list[torch.Tensor] | None = No
 
 
 def portable_config(value: Any) -> Any:
-    """The same for configurations, which are kept to be read: tensors become lists, and unknown objects their text.
+    """Return a configuration in plain form: tensors become lists, unknown objects their text.
 
     Raises:
         TypeError: it contains itself.
@@ -57,7 +65,7 @@ def portable_config(value: Any) -> Any:
 def aliased_state(value: Any, watched: list[torch.Tensor], urgent: list[torch.Tensor]) -> Any:
     """`value` with aliases in place of its tensors, and with containers of its own.
 
-    An alias shows the same memory as the tensor does now, whatever the tensor's `.data` becomes.
+    An alias shows the present memory of the tensor even if its `.data` is replaced.
 
     Args:
         value: nested containers of tensors and other values.
@@ -95,7 +103,7 @@ def to_device(value: Any, device: str | torch.device) -> Any:
 
 
 class _EmptyBytes:
-    """Written in place of `b""`, for which pickle names a class that torch's safe loader does not know."""
+    """Stands for `b""`, which pickle writes in a form that torch's safe loader refuses."""
 
     def __reduce__(self) -> tuple[Any, tuple[str, str]]:
         return codecs.encode, ("", "latin1")  # as for all other bytes
@@ -167,9 +175,8 @@ def _convert_mapping(value: Mapping[Any, Any], where: str, lenient: bool, found:
         plain = _is_plain(item)
         converted[plain_key] = item if plain else _convert(item, f"{where}[{key!r}]", lenient, found)
     # Modules keep the versions of their layout here, and look for them when they load.
-    if isinstance(converted, OrderedDict) and hasattr(value, "_metadata"):
-        metadata = _convert(value._metadata, f"{where}._metadata", lenient, [])
-        converted._metadata = metadata  # type: ignore[attr-defined]
+    if isinstance(converted, OrderedDict) and (versions := layout_versions(value)) is not None:
+        set_layout_versions(converted, _convert(versions, f"{where}._metadata", lenient, []))
     return converted
 
 
@@ -197,7 +204,7 @@ def _convert_int(value: int, where: str, lenient: bool) -> int | str:
 
 
 def _convert_tensor(tensor: torch.Tensor, where: str) -> torch.Tensor:
-    """The tensor without history and class, and without the rest of a storage of which it shows only a part."""
+    """Return the tensor without history, class and unused parts of its storage."""
     if type(tensor) not in _PLAIN_TENSORS:
         tensor = _without_class(tensor, where)
     tensor = tensor.detach()
@@ -223,20 +230,20 @@ def _without_class(tensor: torch.Tensor, where: str) -> torch.Tensor:
     """The plain tensor with the memory of an instance of a subclass.
 
     Raises:
-        TypeError: it would not have the same values: the subclass has no memory of its own, or further attributes.
+        TypeError: it would not have the same values: the subclass has no memory of its own, or
+            further attributes.
     """
     if is_lazy(tensor):
         raise _refusal(where, "a parameter without values", "run the model once before saving, so that it has some")
     kind = type(tensor).__qualname__
-    if attributes := sorted(vars(tensor).keys() - {"_is_param", "_is_buffer", "persistent"}):
+    if attributes := own_attributes(tensor):
         remedy = "give it as_subclass(torch.Tensor), and its attributes apart"
         raise _refusal(where, f"a {kind} with attributes ({', '.join(attributes)})", remedy)
     if not is_traceable_wrapper_subclass(tensor):
         try:
-            with torch._C.DisableTorchFunctionSubclass():
-                plain = tensor.detach().as_subclass(torch.Tensor)
-                if type(plain) is torch.Tensor and (plain.numel() == 0 or plain.data_ptr() != 0):
-                    return plain
+            plain = without_subclass(tensor)
+            if type(plain) is torch.Tensor and (plain.numel() == 0 or plain.data_ptr() != 0):
+                return plain
         except (RuntimeError, NotImplementedError, TypeError):  # it wraps something else
             pass
     remedy = "turn it into a plain tensor first; a distributed one has full_tensor()"
@@ -244,7 +251,7 @@ def _without_class(tensor: torch.Tensor, where: str) -> torch.Tensor:
 
 
 def _copy_of_odd_kind(tensor: torch.Tensor, where: str) -> torch.Tensor:
-    """A copy of a sparse, quantized or nested tensor, whose memory is hidden inside, if torch loads what it saves."""
+    """Return a copy of a sparse or quantized tensor, if torch loads it again."""
     try:
         copy = tensor.clone()
         if not tensor.is_nested and _survives(copy):
@@ -273,7 +280,7 @@ def _survives(tensor: torch.Tensor) -> bool:
 
 
 def _list_tensor(tensor: torch.Tensor) -> Any:
-    """A tensor in a configuration: its numbers, if they are few, or what it is."""
+    """Return the numbers of a tensor in a configuration if they are few, else its description."""
     try:
         if tensor.numel() <= _MAX_CONFIG_ELEMENTS and tensor.untyped_storage().nbytes() > 0:
             plain = tensor.detach().cpu().resolve_conj().resolve_neg()
@@ -289,7 +296,7 @@ def _list_tensor(tensor: torch.Tensor) -> Any:
 def _text(value: object) -> str:
     try:
         return str.__str__(str(value))
-    except Exception:  # whatever the text of an object does, it is kept for readers only
+    except Exception:  # `__str__` may raise anything, and the text is for readers only
         return object.__repr__(value)
 
 

@@ -1,8 +1,9 @@
-"""Read one checkpoint, verify its bytes, and distinguish damage from everything else that can go wrong.
+"""Read one checkpoint, verify its bytes, and distinguish damage from other errors.
 
-Damage is proven: the size or the checksum differs from the sidecar's, or, without a sidecar, the archive is not whole.
-Only then another checkpoint may take its place. Whatever else keeps a file from being loaded (memory, permissions, a
-failing network, a newer format, objects that may run code) says nothing about its bytes, and stops with a message.
+Damage is proven if the size or the checksum differs from the sidecar's or, without a sidecar, if
+the archive is not whole. Only then may another checkpoint take its place. Any other obstacle
+(memory, permissions, a failing network, a newer format, objects that may run code) is an error for
+the user.
 """
 
 from __future__ import annotations
@@ -32,9 +33,11 @@ log = logging.getLogger(__name__)
 
 _RETRY_PAUSES_S = (0.1, 0.5)
 _TRANSIENT = {errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT, errno.EBUSY}
+_ARCHIVE_START = b"PK\x03\x04"
 _PIECE_BYTES = 1 << 20
 _SPARE_BYTES = 16 << 20
-# Without a sidecar that announces more, a compressed checkpoint may become so large, or so many times its size.
+# Without a sidecar that announces more, a compressed checkpoint may become so large, or so many
+# times its size.
 _UNANNOUNCED_BYTES, _UNANNOUNCED_RATIO = 64 << 20, 100
 _ENTRY_TYPES: Mapping[str, type | tuple[type, ...]] = {
     "step": int,
@@ -52,12 +55,12 @@ class BrokenCheckpointError(Exception):
 
 
 class UnreadableCheckpointError(UserError):
-    """A checkpoint cannot be loaded here and now, which says nothing about its bytes.
+    """A checkpoint cannot be loaded here and now, although its bytes may be intact.
 
     Args:
         path: of the checkpoint.
-        cause: what was met.
-        remedy: what to do about it.
+        cause: the obstacle.
+        remedy: what the user can do.
     """
 
     def __init__(self, path: Path, cause: str, remedy: str) -> None:
@@ -76,7 +79,7 @@ def read_checkpoint(path: Path, *, history_as_array: bool = False) -> dict[str, 
         history_as_array: give `loss_history` as an `array("d")` instead of a list.
 
     Raises:
-        BrokenCheckpointError: the bytes are not what was written.
+        BrokenCheckpointError: the bytes differ from those that were written.
         UnreadableCheckpointError: it cannot be loaded for another reason.
         FileNotFoundError: it does not exist.
     """
@@ -93,14 +96,15 @@ def read_checkpoint(path: Path, *, history_as_array: bool = False) -> dict[str, 
 
 
 def verify(path: Path, max_threads: int = 4) -> str:
-    """Compare every byte of a checkpoint with its checksum, and return what it was compared with.
+    """Compare every byte of a checkpoint with its checksum, and return the source of the checksum.
 
     Args:
         path: the checkpoint.
         max_threads: threads that may read it.
 
     Raises:
-        BrokenCheckpointError, UnreadableCheckpointError, FileNotFoundError: as `read_checkpoint` does.
+        BrokenCheckpointError, UnreadableCheckpointError, FileNotFoundError: as `read_checkpoint`
+            does.
     """
 
     def check() -> str:
@@ -113,10 +117,11 @@ def verify(path: Path, max_threads: int = 4) -> str:
 
 
 def guarded(path: Path, work: Callable[[], _T]) -> _T:
-    """Return what `work` returns of `path`, a checkpoint or their folder; after a failure that may pass it goes again.
+    """Return the result of `work` on `path`, a checkpoint or a folder; retry transient failures.
 
     Raises:
-        BrokenCheckpointError, UnreadableCheckpointError, FileNotFoundError: as `read_checkpoint` does, nothing else.
+        BrokenCheckpointError, UnreadableCheckpointError, FileNotFoundError: as `read_checkpoint`,
+            and no other errors.
     """
     pauses_s = list(_RETRY_PAUSES_S)
     while True:
@@ -130,7 +135,7 @@ def guarded(path: Path, work: Callable[[], _T]) -> _T:
                     raise
         except (BrokenCheckpointError, UserError, FileNotFoundError):
             raise
-        except Exception as error:  # libraries raise many kinds, none of which proves that the bytes are wrong
+        except Exception as error:  # no error of a library proves that the bytes are wrong
             passing = isinstance(error, OSError) and error.errno in _TRANSIENT
             if not (passing and pauses_s):
                 raise UnreadableCheckpointError(path, *_explain(error)) from error
@@ -160,7 +165,7 @@ def _read(path: Path) -> dict[str, Any]:
             try:
                 state = _load(path, path, proven=sidecar is not None)
             finally:
-                verdict.result()  # bytes that differ explain whatever else went wrong
+                verdict.result()  # damaged bytes explain any other error
     _check_entries(path, state)
     if sidecar is None:
         log.warning("checkpoint %s has no sidecar: it agrees with its own checksums, but is not verified", path)
@@ -193,7 +198,7 @@ def _load(path: Path, source: Path | IO[bytes], *, proven: bool) -> Any:
     except BrokenCheckpointError as error:
         if not proven:
             raise
-        # The bytes are those that were written, whoever wrote them.
+        # The bytes are intact, perhaps those of another program.
         raise UnreadableCheckpointError(path, str(error), _TAKE_ANOTHER) from error
     if not isinstance(source, Path):
         source.seek(0)
@@ -214,7 +219,7 @@ def _check_entries(path: Path, state: Any) -> None:
         raise UnreadableCheckpointError(path, f"{foreign}, and is not a checkpoint of this program", remedy)
 
 
-# --- archives --------------------------------------------------------------------------------------------------------
+# --- archives -------------------------------------------------------------------------------------
 
 
 def _check_layout(path: Path, source: Path | IO[bytes]) -> None:
@@ -224,6 +229,9 @@ def _check_layout(path: Path, source: Path | IO[bytes]) -> None:
         BrokenCheckpointError: it is not a whole archive.
         UnreadableCheckpointError: it is one that torch does not write.
     """
+    if _head(source) != _ARCHIVE_START:  # torch would take it for one of its older formats
+        _refuse_pickle(path, source)
+        raise BrokenCheckpointError("it does not begin as an archive")
     with _archive(path, source) as archive:
         records = archive.infolist()
     if any(record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1 for record in records):
@@ -251,7 +259,7 @@ def _verify_archive(path: Path, source: Path | IO[bytes]) -> None:
 
 
 class _RememberingFile:
-    """A file whose failures are remembered: zipfile takes some of them for a damaged archive."""
+    """A file that keeps its last error: zipfile reports some of them as a damaged archive."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -279,7 +287,7 @@ class _RememberingFile:
 
 @contextlib.contextmanager
 def _archive(path: Path, source: Path | IO[bytes]) -> Iterator[zipfile.ZipFile]:
-    """The archive in `source`. Raises OSError if that could not be read, whatever became of it."""
+    """Open the archive in `source`. Raises OSError if a read fails, also one that zipfile hides."""
     with contextlib.ExitStack() as stack:
         file = _RememberingFile(stack.enter_context(source.open("rb")) if isinstance(source, Path) else source)
         try:
@@ -298,10 +306,13 @@ def _open_archive(path: Path, source: Path | IO[bytes], file: _RememberingFile) 
     except NotImplementedError as error:
         raise UnreadableCheckpointError(path, f"it is a zip archive of a newer kind: {error}", _TAKE_ANOTHER) from error
     except Exception as error:
-        if _head(source)[:1] == b"\x80":  # a pickle, as torch wrote checkpoints before version 1.6
-            cause = "it is a pickle, such as torch wrote before it had archives, and is not loaded"
-            raise UnreadableCheckpointError(path, cause, _SAVE_ANEW) from error
         raise BrokenCheckpointError(str(error) or type(error).__name__) from error
+
+
+def _refuse_pickle(path: Path, source: Path | IO[bytes]) -> None:
+    if _head(source)[:1] == b"\x80":  # as torch wrote checkpoints before version 1.6
+        cause = "it is a pickle, such as torch wrote before it had archives, and is not loaded"
+        raise UnreadableCheckpointError(path, cause, _SAVE_ANEW)
 
 
 def _head(source: Path | IO[bytes]) -> bytes:
@@ -317,7 +328,7 @@ def _size(source: Path | IO[bytes]) -> int:
 
 
 def _unpack(path: Path, sidecar: Mapping[str, Any] | None) -> IO[bytes]:
-    """Decompress a checkpoint in memory, but no more of it than it may be."""
+    """Decompress a checkpoint in memory, up to its announced size."""
     announced = None if sidecar is None else sidecar.get("state_bytes")
     if announced is None:
         limit = max(_UNANNOUNCED_BYTES, _UNANNOUNCED_RATIO * path.stat().st_size)
@@ -339,7 +350,7 @@ def _unpack(path: Path, sidecar: Mapping[str, Any] | None) -> IO[bytes]:
                 if content.tell() == len(piece) and not piece.startswith(b"PK"):
                     break
     except library.ZstdError as error:
-        # Its library has one kind of error for everything; these say nothing about the bytes.
+        # The library has one class for all errors; these do not prove damage.
         if re.search("memory|alloc|version|unsupported|dictionary", str(error), re.IGNORECASE) or sidecar is not None:
             raise UnreadableCheckpointError(path, str(error), _TAKE_ANOTHER) from error
         raise BrokenCheckpointError(str(error)) from error
@@ -348,7 +359,7 @@ def _unpack(path: Path, sidecar: Mapping[str, Any] | None) -> IO[bytes]:
     return content
 
 
-# --- words -----------------------------------------------------------------------------------------------------------
+# --- words ----------------------------------------------------------------------------------------
 
 _TAKE_ANOTHER = "read it with the version of torch that wrote it, or move it away to continue from another checkpoint"
 _SAVE_ANEW = (
@@ -364,12 +375,13 @@ def _check_memory(path: Path, needed: int) -> None:
     if available is not None and needed > available:
         cause = f"it needs {needed / 1e6:.0f} MB of memory, and {available / 1e6:.0f} MB are available"
         raise UnreadableCheckpointError(path, cause, _MORE_MEMORY)
-    # A process may have a limit of its own. Python waits for ever for a thread that has no memory to start.
+    # A process may have a limit of its own. Python waits for ever for a thread that has no memory
+    # to start.
     mmap.mmap(-1, needed + _SPARE_BYTES).close()
 
 
 def _available_memory() -> int | None:
-    """Bytes of memory that a process may still take; None if the system does not say."""
+    """Return how many bytes of memory are free; None if that is unknown."""
     import psutil
 
     try:

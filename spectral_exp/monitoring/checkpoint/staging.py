@@ -15,8 +15,10 @@ import numpy.typing as npt
 import torch
 
 from spectral_exp.core.worker import BackgroundThread, Latch
-from spectral_exp.monitoring.checkpoint.archive import Image, flat_bytes, lay_out_storages, storage_id
+from spectral_exp.monitoring.checkpoint.archive import Image, flat_bytes, lay_out_storages
+from spectral_exp.monitoring.checkpoint.portable import portable_state
 from spectral_exp.monitoring.checkpoint.zip_layout import Record
+from spectral_exp.monitoring.torch_private import change_count, storage_id
 
 _PAGE = 4096
 _PIECE_BYTES = 8 << 20
@@ -26,7 +28,7 @@ _Bytes = npt.NDArray[np.uint8]
 
 
 class StagingArena:
-    """Memory for one copy of the state, taken once, touched before it is needed and used again for every save."""
+    """Memory for one copy of the state, allocated once and used again for every save."""
 
     def __init__(self) -> None:
         self.memory: _Bytes = np.empty(0, np.uint8)
@@ -36,7 +38,7 @@ class StagingArena:
         self._pinned = False
 
     def reserve(self, storages: Sequence[torch.UntypedStorage]) -> list[Record]:
-        """Take, and touch, the memory that a copy of `storages` needs, and return their places in it.
+        """Allocate the memory for a copy of `storages`, and return their places in it.
 
         These are as in the archive that begins with them. Memory that is large enough is kept.
         """
@@ -64,7 +66,7 @@ class StagingArena:
 
 
 class StateChangedError(Exception):
-    """A tensor was changed before its copy was complete: no copy of that moment can be had any more.
+    """A tensor was changed before its copy was complete.
 
     Args:
         tensor: the one that was changed, as it was given to be watched.
@@ -76,10 +78,11 @@ class StateChangedError(Exception):
 
 
 class Watch:
-    """Tells whether tensors have been changed in place since.
+    """Detects changes of tensors in place.
 
-    Torch counts the changes that it makes, except for those by fused optimizers, through `.data` and through numpy.
-    Therefore the first bytes of weights on the CPU are compared too: a change of a whole tensor shows in them.
+    Torch counts the changes that it makes, except for those by fused optimizers, through `.data`
+    and through numpy. Therefore the first bytes of weights on the CPU are compared too: a change of
+    a whole tensor shows in them.
 
     Args:
         tensors: to watch.
@@ -100,14 +103,15 @@ class Watch:
     def _facts(self) -> list[tuple[object, object]]:
         """Torch's count of changes of every tensor, and the first bytes of weights."""
         samples = [_first_bytes(tensor) for tensor in self._tensors[: self._n_weights]]
-        versions = [tensor._version for tensor in self._tensors]
+        versions = [change_count(tensor) for tensor in self._tensors]
         return list(itertools.zip_longest(versions, samples, fillvalue=b""))
 
 
 class Staged:
     """A state on its way into an arena, which no other copy may be using.
 
-    The writer's thread copies (`copy`); the thread that trains waits (`finish`), and may be interrupted meanwhile.
+    The writer's thread copies (`copy`); the thread that trains waits (`finish`), and may be
+    interrupted meanwhile.
 
     Args:
         arena: takes the copy.
@@ -129,7 +133,7 @@ class Staged:
         at_once: bool = False,
     ) -> None:
         self.is_free = False
-        """Whether the state may be changed by what the calling thread does next."""
+        """Whether the calling thread may change the state now."""
         self._copies = {storage_id(storage): _own_copy(storage) for storage in urgent}
         self._arena = arena
         self._rest = rest
@@ -183,9 +187,9 @@ class Staged:
         return Image(self._arena.memory.data, self._records, keys, self._copies)
 
     def finish(self, timeout_s: float | None = None) -> bool:
-        """Return once the state may be changed, or after `timeout_s`; whether it may. Called by any thread.
+        """Wait until the state may change, at most `timeout_s`; return whether it may. For any thread.
 
-        On a GPU the copies go on, but what is launched from now on waits for them there.
+        On a GPU the copies go on, and later work on that GPU waits for them.
         """
         if self.is_free:
             return True
@@ -215,7 +219,7 @@ class Staged:
 
     def _plan(self) -> None:
         """Give every storage its place, and launch the copies from GPUs."""
-        # Kept, because what is copied is known by its address.
+        # Kept alive, because copies are found by the address of their storage.
         self._storages = [storage for storage in self._rest() if storage_id(storage) not in self._copies]
         self._records = self._arena.reserve(self._storages)
         memory = self._arena.memory
@@ -233,7 +237,7 @@ class Staged:
         self._must_plan = False
 
     def _copy_at_once(self) -> None:
-        """Copy what is on the CPU, and let what is launched on GPUs from now on wait for their copies."""
+        """Copy storages on the CPU, and make later GPU work wait for the copies from GPUs."""
         for piece in self._pieces:
             _copy(piece)
         self._pieces.clear()
@@ -242,7 +246,10 @@ class Staged:
         self.is_free = True
 
     def _copy_pieces(self) -> None:
-        """Copy pieces until none is left; in the writer's thread and in its helper's, which no signal interrupts."""
+        """Copy pieces until none is left.
+
+        In the writer's thread and in its helper's, which no signal interrupts.
+        """
         while True:
             try:
                 piece = self._pieces.popleft()
@@ -259,7 +266,7 @@ class Staged:
             torch.cuda.current_stream(event.device).wait_event(event)
 
     def _begin_on_gpu(self, pairs: Sequence[tuple[_Bytes, torch.UntypedStorage]]) -> None:
-        """Launch the copies from GPUs on streams of their own, behind what has been computed so far."""
+        """Launch the copies from GPUs on separate streams, behind the work launched so far."""
         for place, storage in pairs:
             if storage.device.type != "cuda":  # an accelerator without streams of ours: copied at once
                 place[:] = flat_bytes(storage).cpu().numpy()
@@ -276,19 +283,29 @@ class Staged:
 
 
 def synchronize_gpus(tensors: Iterable[torch.Tensor]) -> None:
-    """Return once everything launched on the GPUs of `tensors` has been computed: then any thread may read it."""
+    """Wait for all work on the GPUs of `tensors`, so that any thread may read them."""
     for device in sorted({tensor.device for tensor in tensors if tensor.is_cuda}, key=str):
         torch.cuda.synchronize(device)
 
 
 def storages_of(tensors: Iterable[torch.Tensor]) -> list[torch.UntypedStorage]:
-    """The storages of tensors, each once; those that are hidden in sparse and quantized ones are left out."""
+    """The storages of tensors, each once.
+
+    Those that are hidden in sparse and quantized ones are left out.
+    """
     found = {}
     for tensor in tensors:
         if tensor.layout == torch.strided and not tensor.is_quantized:
             storage = tensor.untyped_storage()
             found[storage_id(storage)] = storage
     return list(found.values())
+
+
+def storages_of_state(state: object) -> list[torch.UntypedStorage]:
+    """The storages that a checkpoint of a nested `state` copies."""
+    tensors: list[torch.Tensor] = []
+    portable_state(state, "state", tensors)
+    return storages_of(tensors)
 
 
 def _first_bytes(tensor: torch.Tensor) -> bytes:
@@ -311,7 +328,7 @@ def _own_copy(storage: torch.UntypedStorage) -> memoryview:
 
 
 def _pieces(copies: Iterable[tuple[int, int, int]]) -> Iterator[list[tuple[int, int, int]]]:
-    """Copies (to, from, bytes) as lists of about the same size: small ones together, large ones in parts."""
+    """Join small copies (to, from, bytes) and split large ones into lists of similar size."""
     together: list[tuple[int, int, int]] = []
     n_bytes = 0
     for to, source, size in copies:

@@ -1,9 +1,10 @@
-"""What a checkpoint holds, gathered in two parts: what may change at once, and what only the optimizer changes."""
+"""The content of a checkpoint, read at once or, for what only the optimizer changes, later."""
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from spectral_exp.core.errors import require
@@ -28,31 +29,52 @@ CHECKPOINT_KEYS = (
 
 
 class HasState(Protocol):
-    """An optimizer, or whatever else tells its state as one does."""
+    """An optimizer, or any other object with such a `state_dict`."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The state, in containers of tensors and numbers."""
+        """Return the state, in containers of tensors and numbers."""
+
+
+@dataclass(frozen=True)
+class LiveState:
+    """The objects whose state a checkpoint holds, as the caller passes them.
+
+    Attributes:
+        step: step just finished.
+        model: its weights are named as they are without wrappers.
+        optimizer: gives its `state_dict()`.
+        loss_history: one loss per step.
+        config: for readers.
+        extra: further entries; texts in them are kept without secrets.
+        is_best: whether it is the best state so far.
+    """
+
+    step: int
+    model: nn.Module
+    optimizer: HasState
+    loss_history: Sequence[float] | torch.Tensor
+    config: Mapping[str, Any]
+    extra: Mapping[str, Any]
+    is_best: bool
 
 
 class CheckpointState:
     """The state after a step, as a checkpoint keeps it.
 
-    Making it reads all that may change from now on: buffers, which a forward changes, learning rates and every plain
-    value. Of parameters and moments it keeps aliases, which takes a fraction of the time: they show the same memory
-    whatever a parameter's `.data` becomes, and `complete` looks at them.
+    The constructor reads everything that may change at once: buffers, which a forward changes,
+    learning rates and every plain value. Of parameters and moments it keeps aliases, which takes a
+    fraction of the time. They show the same memory even if a parameter's `.data` is replaced, and
+    `complete` reads them.
 
     Args:
-        step: step just finished.
-        model: its weights are named as they are without wrappers.
-        optimizer: gives its `state_dict()`.
-        loss_history: one loss per step, as `LossHistory.tensor` makes it.
-        config: for readers.
-        extra: further entries; texts in them are kept without secrets.
+        live: the objects to read.
+        loss_history: of `live`, as `LossHistory.tensor` makes it.
+        config: of `live`, as `KeptConfig.of` makes it.
 
     Attributes:
         urgent: the tensors that may change at once.
-        watched: the aliases, whose values must stay until they have been copied or written; those of the `n_weights`
-            parameters come first.
+        watched: the aliases, whose values must stay until they are copied or written; those of the
+            `n_weights` parameters come first.
         entries: what to write, once `complete` has been called.
 
     Raises:
@@ -60,29 +82,21 @@ class CheckpointState:
         TypeError: the state holds objects that cannot be loaded safely.
     """
 
-    def __init__(
-        self,
-        step: int,
-        model: nn.Module,
-        optimizer: HasState,
-        loss_history: torch.Tensor,
-        config: Mapping[str, Any],
-        extra: Mapping[str, Any],
-    ) -> None:
+    def __init__(self, live: LiveState, loss_history: torch.Tensor, config: Mapping[str, Any]) -> None:
         from torch import nn
 
         from spectral_exp.monitoring.checkpoint.model_state import plain_state
         from spectral_exp.monitoring.checkpoint.portable import aliased_state, portable_state
 
-        clash = [key for key in CHECKPOINT_KEYS if key in extra]
-        names = [name for name in extra if not isinstance(name, str)]
+        clash = [key for key in CHECKPOINT_KEYS if key in live.extra]
+        names = [name for name in live.extra if not isinstance(name, str)]
         require(not names, "extra", names, "a mapping from names, which are strings")
         require(not clash, "extra", clash, "without the names of a checkpoint's own entries")
         self.urgent: list[torch.Tensor] = []
         self.watched: list[torch.Tensor] = []
         # Mappings of their own, whose values may be replaced.
-        weights = plain_state(model)
-        moments = dict(optimizer.state_dict())
+        weights = plain_state(live.model)
+        moments = dict(live.optimizer.state_dict())
         buffers = {name: value for name, value in weights.items() if not isinstance(value, nn.Parameter)}
         learned = {name: value for name, value in weights.items() if name not in buffers}
         weights.update(aliased_state(learned, self.watched, self.urgent))
@@ -94,14 +108,14 @@ class CheckpointState:
             moments["state"] = aliased_state(moments["state"], self.watched, self.urgent)
         moments.update(portable_state(settings, "optimizer_state_dict", self.urgent))
         self.entries: dict[str, Any] = {
-            "step": int(step),
+            "step": int(live.step),
             "model_state_dict": weights,
             "optimizer_state_dict": moments,
             "loss_history": loss_history,
             "config": config,
             "timestamp": timestamp(),
             "git_hash": git_hash(),
-            **without_secrets(portable_state(extra, "extra", self.urgent)),
+            **without_secrets(portable_state(live.extra, "extra", self.urgent)),
         }
 
     def complete(self) -> list[torch.Tensor]:
@@ -126,7 +140,7 @@ class CheckpointState:
 
 
 class KeptConfig:
-    """The configuration as a checkpoint keeps it: plain, without secrets, and made anew only when it has changed."""
+    """The configuration for checkpoints: plain, without secrets, converted only after a change."""
 
     def __init__(self) -> None:
         self._newest: tuple[Any, dict[str, Any]] = (None, {})
@@ -143,9 +157,9 @@ class KeptConfig:
 
 
 class LossHistory:
-    """Losses as one float64 tensor: a million cost a few milliseconds, where pickled Python floats take hundreds.
+    """Converts losses to one float64 tensor, which is saved a hundred times faster than a list.
 
-    A list that has only grown since the last time costs no more than comparing what it then held.
+    A list that has only grown since the last call costs a comparison of its old part.
     """
 
     def __init__(self) -> None:
@@ -164,7 +178,7 @@ class LossHistory:
             try:
                 losses = self._array(losses)
             except (TypeError, ValueError) as error:
-                raise TypeError(f"loss_history holds what is no number: {error}") from error
+                raise TypeError(f"loss_history holds values that are no numbers: {error}") from error
         return torch.frombuffer(losses, dtype=torch.float64).clone() if losses else torch.empty(0, dtype=torch.float64)
 
     def _array(self, losses: Sequence[float]) -> array[float]:

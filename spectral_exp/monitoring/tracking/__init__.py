@@ -1,1 +1,1 @@
-"""The record of what was run: configuration, code, environment, model."""
+"""The record of a run: configuration, code, environment, model."""

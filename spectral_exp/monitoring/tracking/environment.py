@@ -82,13 +82,14 @@ def command_line() -> list[str]:
 
 
 def git_facts(directory: Path) -> tuple[dict[str, Any], bytes]:
-    """The state of the git repository around `directory`, and how its files differ from the commit, as a patch.
+    """Return the state of the git repository around `directory`, and its changes as a patch.
 
     Returns:
-        `repository` (its root), `hash`, `dirty`, and `problem` (why the commit is unknown, else None); `untracked`,
-        files that neither the commit nor the patch holds (at most `MAX_UNTRACKED` names), and `untracked_total`;
-        `diff_truncated`, whether the patch is incomplete, `diff_missing`, the files that it lacks with the reasons,
-        and `diff_redacted`, files in it from which secrets were removed. The patch is empty without a commit.
+        `repository` (its root), `hash`, `dirty`, and `problem` (why the commit is unknown, else
+        None); `untracked`, files that neither the commit nor the patch holds (at most
+        `MAX_UNTRACKED` names), and `untracked_total`; `diff_truncated`, whether the patch is
+        incomplete, `diff_missing`, the files that it lacks with the reasons, and `diff_redacted`,
+        files in it from which secrets were removed. The patch is empty without a commit.
     """
     commit, root = commit_of(directory), repository_of(directory)
     facts: dict[str, Any] = {
@@ -121,7 +122,7 @@ def git_facts(directory: Path) -> tuple[dict[str, Any], bytes]:
 
 
 def package_facts() -> dict[str, Any]:
-    """The version of this package and, if it is a checkout, its `repository`, `hash` and whether it is `dirty`."""
+    """Return the package version and, for a checkout, its `repository`, `hash` and `dirty`."""
     checkout = package_checkout()
     facts: dict[str, Any] = {"version": spectral_exp.__version__, "repository": None, "hash": None, "dirty": None}
     if checkout is None:
@@ -147,7 +148,7 @@ def _listed(untracked: list[str]) -> dict[str, Any]:
 
 
 def _memory_gb() -> float | None:
-    """The machine's memory, or None if the system does not say (no /proc)."""
+    """Return the machine's memory, or None if it is unknown (no /proc)."""
     import psutil
 
     try:

@@ -103,7 +103,7 @@ def is_secret_file(name: str) -> bool:
     return path.suffix[1:] not in _CODE and is_secret_name(path.name.removesuffix(path.suffix))
 
 
-# --- new files -------------------------------------------------------------------------------------------------------
+# --- new files ------------------------------------------------------------------------------------
 
 
 def _prepare(root: Path, commit: str, scratch: Path) -> None:
@@ -124,7 +124,10 @@ def _git_path(root: Path, name: str) -> Path:
 
 
 def _add_new_sources(root: Path, scratch: Path, commit: str, patch: Patch) -> list[str]:
-    """Note untracked source files in the copied index, so that `git diff` shows them; returns their names."""
+    """Note untracked source files in the copied index, so that `git diff` shows them.
+
+    Returns their names.
+    """
     patterns = [*(f"*.{suffix}" for suffix in (*_CODE, *_TEXT)), *_SOURCE_NAMES]
     patterns += [f"**/{name}" for name in _SOURCE_NAMES]
     arguments = ("ls-files", "--others", "--exclude-standard", "-z", "--", *patterns)
@@ -153,7 +156,7 @@ def _add_new_sources(root: Path, scratch: Path, commit: str, patch: Patch) -> li
 
 
 def _is_own_source(root: Path, name: str) -> bool:
-    """Whether an untracked file is a part of the user's code: not installed, not written by a run."""
+    """Whether an untracked file is the user's code, neither installed nor written by a run."""
     folders = PurePosixPath(name).parts[:-1]
     if any(part.startswith(".") or part in _FOREIGN_FOLDERS for part in folders) or is_secret_file(name):
         return False
@@ -171,7 +174,7 @@ def _is_text(path: Path) -> bool:
         return False
 
 
-# --- changes ---------------------------------------------------------------------------------------------------------
+# --- changes --------------------------------------------------------------------------------------
 
 
 def _sections(root: Path, scratch: Path, patch: Patch) -> dict[str, bytes]:
@@ -269,7 +272,10 @@ def _batches(files: Sequence[tuple[str, int]]) -> Iterator[list[str]]:
 
 
 def _split(diff: bytes) -> dict[str, bytes]:
-    """The sections of a patch by the name of their file; a file that became a link has two in one."""
+    """The sections of a patch by the name of their file.
+
+    A file that became a link has two in one.
+    """
     sections: dict[str, bytes] = {}
     for section in re.split(rb"^(?=diff --git )", diff, flags=re.MULTILINE):
         if section.startswith(b"diff --git "):

@@ -1,4 +1,4 @@
-"""What can be said about a model without running it."""
+"""Facts about a model that need no forward pass."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _DEPTH_NAMES = ("n_layer", "num_layers", "num_hidden_layers")
 
 
 def summarize_model(model: nn.Module) -> dict[str, Any]:
-    """Class, parameter counts (shared ones once), and, where the model tells them, width, depth and cost.
+    """Return class, parameter counts (shared ones once) and, if known, width, depth and cost.
 
-    `parameters_by_component` is the model's own `parameters_by_component()` if it has one, else the count by top-level
-    child. `flops_per_token` appears if the model has a method of that name.
+    `parameters_by_component` is the model's own `parameters_by_component()` if it has one, else the
+    count by top-level child. `flops_per_token` appears if the model has a method of that name.
     """
     model = unwrap(model)
     summary: dict[str, Any] = {
@@ -46,7 +46,7 @@ def _parameters_by_component(model: nn.Module) -> dict[str, int]:
 
 def _size(parameter: nn.Parameter) -> int:
     """The number of elements; 0 of a parameter whose shape the first call decides."""
-    from torch.nn.parameter import is_lazy
+    from spectral_exp.monitoring.torch_private import is_lazy
 
     return 0 if is_lazy(parameter) else parameter.numel()
 

@@ -49,7 +49,7 @@ class ConfigTracker(Component):
         command: Sequence[str] | None = None,
         **extra: Any,
     ) -> Path:
-        """Write `config.json`, and `git_diff.patch` if files differ from the commit. Secrets are redacted.
+        """Write `config.json` and, if files differ from the commit, `git_diff.patch`, without secrets.
 
         Args:
             config: all settings, resolved.
@@ -111,13 +111,14 @@ class ConfigTracker(Component):
         generation_samples: Sequence[Any] | None = None,
         **extra: Any,
     ) -> Path:
-        """Write `results.json`. A disk that refuses it costs an error message which holds the final metrics.
+        """Write `results.json`; if the disk refuses it, log an error with the final metrics.
 
         Args:
             final_metrics: metrics at the end, by name.
             best_checkpoint: path of the best checkpoint.
             generation_samples: texts the model wrote.
-            extra: further sections with their names, e.g. `status`, `totals`, `best_metrics`, `monitoring_cost`.
+            extra: further sections with their names, e.g. `status`, `totals`, `best_metrics`,
+                `monitoring_cost`.
 
         Returns:
             Path of `results.json`.

@@ -1,21 +1,18 @@
-"""Plots drawn in a child process, one after another, while training goes on."""
+"""Plots drawn in a helper process, in order, while training goes on."""
 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import logging
 import math
 import os
-import pickle
-import signal
 import threading
 import time
 import weakref
 from pathlib import Path
-from typing import IO, cast
 
-from spectral_exp.core.child_process import start_helper
+from spectral_exp.core.helper import HelperEndedError, HelperProcess
+from spectral_exp.core.worker import ServiceThread
 from spectral_exp.monitoring.visualization.jobs import (
     DrawingError,
     Failures,
@@ -30,13 +27,13 @@ from spectral_exp.plots.run import Drawing
 _log = logging.getLogger(__name__)
 
 _PAUSE_S = 0.05
-"""Before drawing begins: the next call often follows at once, and gathers faster while no other process runs."""
+"""Pause before drawing, since the next call often follows at once."""
 
-_LOOK_EVERY_S = 0.005
-"""While somebody waits for what is drawn."""
+_POLL_S = 0.005
+"""Interval at which `wait` polls."""
 
-_LISTEN_S = 1.0
-"""After which the thread looks for work by itself: a call may be interrupted before it has notified the thread."""
+_RECHECK_S = 1.0
+"""Interval at which the thread looks for work: a call may be interrupted before it notifies it."""
 
 _MAX_DEATHS = 3
 """Processes in a row that may end before they have answered once."""
@@ -46,27 +43,27 @@ _drawing: weakref.WeakSet[BackgroundDrawing] = weakref.WeakSet()
 
 @atexit.register
 def _close_all() -> None:
-    """Let no plot be cut off by the end of the process, however its owner forgot it."""
+    """Finish the plots before the process ends, if their owner has not closed them."""
     for background in list(_drawing):
         background.close()
 
 
 class BackgroundDrawing:
-    """Draws sets of plots in the order in which they come, and never lets the caller wait for it.
+    """Draws sets of plots in order, without blocking the caller.
 
-    A thread hands one figure at a time to a child process, which starts with the first, and writes what comes back. So
-    the child may die at any moment: what was left of its set is lost, and the next set gets a new one. One set of each
-    kind waits at most; a newer one takes its place.
+    A thread sends one figure at a time to a helper process and writes the returned files. If the
+    helper dies, the rest of its set is lost, and the next set gets a new helper. At most one set of
+    each kind waits; a newer one replaces it.
 
     Args:
         dpi: dots per inch.
-        failures: takes note of what could not be drawn.
-        exit_deadline_s: seconds that `close` waits for what is not drawn yet.
-        hang_s: seconds at one figure after which the next set finds the child hung, and ends it.
+        failures: counts plots that could not be drawn.
+        exit_deadline_s: seconds that `close` waits for the remaining plots.
+        hang_s: seconds at one figure after which the next set ends the helper as hung.
 
     Attributes:
-        skipped: plots that were not drawn because newer ones, or the end, came before their turn.
-        reports: the sets that are done, in order.
+        skipped: plots replaced by newer ones, or not drawn before the end.
+        reports: the finished sets, in order.
     """
 
     def __init__(self, dpi: int, failures: Failures, exit_deadline_s: float, hang_s: float = 120.0) -> None:
@@ -83,7 +80,7 @@ class BackgroundDrawing:
         self._current: PlotSet | None = None
         self._since_s = 0.0
         self._abandoned = self._closing = False
-        self._thread: threading.Thread | None = None
+        self._thread: ServiceThread | None = None
         self._owner_process: int | None = None
         self._process: DrawingProcess | None = None
         self._deaths = 0
@@ -91,17 +88,17 @@ class BackgroundDrawing:
 
     @property
     def busy(self) -> bool:
-        """Whether anything is still to be drawn."""
+        """Whether plots are waiting or being drawn."""
         return self._current is not None or bool(self._waiting)
 
     @property
     def process_id(self) -> int | None:
-        """The child's, while there is one."""
+        """The process id of the helper, or None."""
         process = self._process
         return None if process is None else process.pid
 
     def submit(self, plots: PlotSet) -> None:
-        """Take a set to be drawn. Raises RuntimeError if the system allows no more threads."""
+        """Queue a set of plots. Raises RuntimeError if the system allows no more threads."""
         with self._lock:
             self._end_hung_process()
             replaced = self._waiting.pop(plots.kind, None)
@@ -115,99 +112,107 @@ class BackgroundDrawing:
                 raise
             self._changed.notify_all()
         if replaced is not None:
-            _log.info("%s are passed over for %s: drawing takes longer than the steps between", replaced, plots)
+            _log.info("%s are replaced by %s: drawing takes longer than the steps between", replaced, plots)
 
     def _ensure_thread(self) -> None:
-        """Start a thread unless one is at work. With the lock held.
+        """Start a thread unless one is running. The caller holds the lock.
 
-        An exception of a signal handler may leave a thread that is about to begin and does not count as alive yet: it
-        then finds that another one has its place.
+        An exception of a signal handler may leave a thread that has not begun. When it begins, it
+        finds that another thread has replaced it.
         """
-        # Not `is_alive`, which takes a thread for ended if it is interrupted itself.
-        begun = self._thread is not None and self._thread.ident is not None
-        if not begun or self._owner_process != os.getpid():
+        is_started = self._thread is not None and self._thread.is_started
+        if not is_started or self._owner_process != os.getpid():
             self._owner_process = os.getpid()
-            self._thread = threading.Thread(target=self._work, name="plots", daemon=True)
+            self._thread = ServiceThread(self._work, "plots")
             self._thread.start()
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Return when everything is drawn, or after `timeout_s`; whether it is."""
-        # In a forked copy of the process there is no such thread: what is to be drawn is the original's affair.
+        """Wait until everything is drawn, at most `timeout_s`; return whether that is so."""
+        # A forked process has no such thread: the original draws.
         if self._owner_process != os.getpid():
             return True
-        # Not by the condition: an exception of a signal handler inside of its `wait` would leave its lock in disorder.
+        # Not `Condition.wait`: an exception of a signal handler inside it would leave its lock
+        # broken.
         deadline_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
         while self.busy and time.monotonic() < deadline_s:
             with self._lock:
                 if self.busy:
                     self._ensure_thread()
-            time.sleep(_LOOK_EVERY_S)
+            time.sleep(_POLL_S)
         return not self.busy
 
     def close(self) -> None:
-        """Wait until everything is drawn, at most `exit_deadline_s`, tell what is not, and end the child.
+        """Wait until everything is drawn, at most `exit_deadline_s`, and end the helper.
 
-        A later set starts another one.
+        Plots that are not drawn by then are logged. A later set starts another helper.
         """
         thread = self._thread
-        if thread is None or not thread.is_alive():
+        if thread is None or self._owner_process != os.getpid():
             return
         try:
             self.wait(self.exit_deadline_s)
         finally:
             self._abandon()
-            thread.join(1.0)
+            thread.ended.wait(1.0)
 
     def _abandon(self) -> None:
-        """Give up what is not drawn yet, and let the thread end."""
+        """Drop the remaining plots and make the thread end."""
         with self._lock:
             left = [*([self._current] if self._current else []), *self._waiting.values()]
             self.skipped += sum(len(plots.plots) for plots in self._waiting.values())
             self._waiting.clear()
             self._abandoned, self._closing = bool(left), True
             self._changed.notify_all()
-            process = self._process
         if left:
-            told = " and ".join(map(str, left))
-            _log.warning("%s: not drawn when the end came; exit_deadline_s=%g is how long it waits for them",
-                         told, self.exit_deadline_s)  # fmt: skip
-            if process is not None:
-                process.kill()
+            _log.warning(
+                "%s not drawn within exit_deadline_s=%g; raise it to wait longer",
+                " and ".join(map(str, left)), self.exit_deadline_s,
+            )  # fmt: skip
+            self._kill()
+
+    def _kill(self) -> None:
+        process = self._process
+        if process is not None:
+            process.kill()
 
     def _end_hung_process(self) -> None:
-        """Kill a child that has been at one figure for too long; the thread then takes note of its end."""
-        if self._process is not None and self._current is not None and time.monotonic() - self._since_s > self.hang_s:
-            self._process.kill()
+        """Kill a helper that spends more than `hang_s` at one figure.
 
-    # --- the thread --------------------------------------------------------------------------------------------------
+        The thread records its end.
+        """
+        is_drawing = self._process is not None and self._current is not None
+        if is_drawing and time.monotonic() - self._since_s > self.hang_s:
+            self._kill()
 
-    def _work(self) -> None:
+    # --- the thread -------------------------------------------------------------------------------
+
+    def _work(self, thread: ServiceThread) -> None:
         try:
-            while (plots := self._next()) is not None:
+            while (plots := self._next(thread)) is not None:
                 files, cpu_s = self._draw(plots)
                 self.reports.append(PlotReport.of(plots, files, cpu_s))
         except BaseException:
-            self._current = None  # nobody must wait for a thread that has ended, however it did
+            self._current = None  # no call may wait for a thread that has ended
             self._end_process()
             with self._lock:
-                if self._thread is threading.current_thread():
+                if self._thread is thread:
                     self._thread = None
             raise
 
-    def _next(self) -> PlotSet | None:
-        """The set that has waited longest; None at the end."""
+    def _next(self, thread: ServiceThread) -> PlotSet | None:
+        """Return the set that has waited longest; None at the end."""
         with self._lock:
-            if self._thread is not threading.current_thread():
+            if self._thread is not thread:
                 return None
             self._current = None
             self._changed.notify_all()
             was_idle = not self._waiting
             while not self._waiting:
                 if self._closing:
-                    self._thread = None  # what comes from now on is for another thread and its process
+                    self._thread = None  # later sets get another thread and helper
                     self._end_process()
                     return None
-                self._changed.wait(_LISTEN_S)
+                self._changed.wait(_RECHECK_S)
             self._since_s = time.monotonic()
             self._current = self._waiting.pop(next(iter(self._waiting)))
             if was_idle:
@@ -215,7 +220,7 @@ class BackgroundDrawing:
             return self._current
 
     def _draw(self, plots: PlotSet) -> tuple[int, float]:
-        """Draw and write a set; how many files there are, and the child's processor seconds for them."""
+        """Draw and write a set; return the number of files and the helper's processor seconds."""
         files, cpu_s = 0, 0.0
         for index, plot in enumerate(plots.plots):
             left = len(plots.plots) - index
@@ -261,7 +266,7 @@ class BackgroundDrawing:
 
 
 class DrawingProcess:
-    """A child process that draws, one figure at a time.
+    """A helper process that draws one figure at a time.
 
     Args:
         folder: where matplotlib may keep its font list if there is no other writable folder.
@@ -271,52 +276,30 @@ class DrawingProcess:
     """
 
     def __init__(self, folder: Path) -> None:
-        one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+        environment = {**dict.fromkeys(threads, "1"), "MPLBACKEND": "agg", **writable_folder(folder)}
         try:
-            self._process = start_helper(
-                "spectral_exp.monitoring.visualization.child",
-                environment={**one_thread, "MPLBACKEND": "agg", **writable_folder(folder)},
-            )
+            self._process = HelperProcess("spectral_exp.monitoring.visualization.child", environment)
         except OSError as error:
             raise ProcessEndedError(f"a process that draws could not be started: {error}") from error
+        self.pid = self._process.pid
+        self.kill = self._process.kill
+        self.end = self._process.end
         self._cpu_s = 0.0
-        self._requests = cast("IO[bytes]", self._process.stdin)
-        self._answers = cast("IO[bytes]", self._process.stdout)
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
 
     def draw(self, drawing: Drawing, dpi: int) -> tuple[bytes, float]:
-        """The PNG file of a figure, and the processor seconds it took, with the first those for starting.
+        """Return the PNG file of a figure, and the processor seconds since the figure before.
 
         Raises:
             DrawingError: the figure cannot be drawn.
             ProcessEndedError: the process has ended.
         """
-        request = pickle.dumps((drawing, dpi), protocol=pickle.HIGHEST_PROTOCOL)
         try:
-            self._requests.write(request)
-            self._requests.flush()
-            answer: bytes | tuple[str, str]
-            answer, cpu_s = pickle.load(self._answers)
-        except (OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
-            raise ProcessEndedError(f"the process that draws ended {self.end()}") from error
+            self._process.send((drawing, dpi))
+            answer, cpu_s = self._process.receive()
+        except HelperEndedError as error:
+            raise ProcessEndedError(f"the process that draws ended {error}") from error
         taken_s, self._cpu_s = cpu_s - self._cpu_s, cpu_s
         if isinstance(answer, bytes):
             return answer, taken_s
         raise DrawingError(*answer)
-
-    def kill(self) -> None:
-        """Let it end at once, without waiting. Only the figure it is drawing is lost."""
-        self._process.kill()
-
-    def end(self) -> str:
-        """End it, if it has not ended by itself; how it ended."""
-        self._process.kill()
-        self._answers.close()
-        with contextlib.suppress(OSError):  # it never read all
-            self._requests.close()
-        code = self._process.wait()
-        return f"with exit code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"

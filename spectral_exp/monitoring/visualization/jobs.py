@@ -1,4 +1,4 @@
-"""Plots to be drawn, the files they become, and how failures are told: once for each cause, never by stopping."""
+"""Plots, the files they are written to, and their failures, each cause of which is logged once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.files import atomic_writer
-from spectral_exp.monitoring.checkpoint.file import refusal
+from spectral_exp.monitoring.checkpoint.failures import refusal
 from spectral_exp.plots.load import MatplotlibError, import_matplotlib
 from spectral_exp.plots.run import Drawing
 
@@ -31,7 +31,7 @@ _REMEDIES = {
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure that can be drawn, its name without step and time, and the file it is to become."""
+    """A figure that can be drawn, its name without step and time, and its file."""
 
     name: str
     path: Path
@@ -46,7 +46,7 @@ class PlotSet:
         kind: training, model or comparison.
         step: the step they show; None for a comparison.
         started_s: when the call came, of `time.perf_counter`.
-        blocked_s: seconds that it took to gather what is drawn.
+        blocked_s: seconds that copying the data to draw took.
     """
 
     kind: str
@@ -61,7 +61,7 @@ class PlotSet:
 
 @dataclass(frozen=True)
 class PlotReport:
-    """What one set of plots cost.
+    """The cost of one set of plots.
 
     Attributes:
         kind: training, model or comparison.
@@ -69,8 +69,8 @@ class PlotReport:
         blocked_s: seconds that the caller waited.
         drawn_s: seconds from the call until the last file was there.
         files: how many were written.
-        cpu_s: processor seconds that another process took for them. Training that keeps every core busy is slowed down
-            by about as much; other training is not.
+        cpu_s: processor seconds of the drawing process. Training that keeps every core busy is
+            delayed by about as much.
     """
 
     kind: str
@@ -82,14 +82,17 @@ class PlotReport:
 
     @classmethod
     def of(cls, plots: PlotSet, files: int, cpu_s: float | None) -> PlotReport:
-        """The report at the moment when `plots` are done; without `cpu_s` the caller has waited until then."""
+        """Return the report for `plots`, just drawn.
+
+        Without `cpu_s` the caller has waited for them.
+        """
         drawn_s = time.perf_counter() - plots.started_s
         blocked_s = drawn_s if cpu_s is None else plots.blocked_s
         return cls(plots.kind, plots.step, blocked_s, drawn_s, files, cpu_s or 0.0)
 
 
 class Failures:
-    """Plots that could not be made or written: all are counted, each cause is told once. For several threads.
+    """Counts plots that could not be drawn or written and logs each cause once. Thread-safe.
 
     Attributes:
         count: how many there were.
@@ -102,28 +105,28 @@ class Failures:
         self._lock = threading.RLock()
 
     def note(self, name: str, error: Exception, n_plots: int = 1) -> None:
-        """Count `n_plots` as failed; warn of it unless the cause is known.
+        """Count `n_plots` as failed, and log a warning unless the cause has been logged before.
 
-        A full disk, and a matplotlib that cannot be imported, is one cause for all plots.
+        A full disk, or a matplotlib that cannot be imported, is one cause for all plots.
         """
         code = error.errno if isinstance(error, OSError) else None
         cause: tuple[object, ...] = (code,) if code in _REMEDIES else (name, type(error))
-        if MatplotlibError.__name__ in (type(error).__name__, *str(getattr(error, "told", "")).split(":")[:1]):
+        if MatplotlibError.__name__ in (type(error).__name__, *str(getattr(error, "message", "")).split(":")[:1]):
             cause = (MatplotlibError,)
         with self._lock:
             self.count += n_plots
             level = logging.DEBUG if cause in self._causes else logging.WARNING
             self._causes.add(cause)
         remedy = _REMEDIES.get(code or 0, "it is left out and everything else goes on")
-        told = f"{type(error).__name__}: {error}"
+        message = f"{type(error).__name__}: {error}"
         is_outer = isinstance(error, UserError | ProcessEndedError) or refusal(error) is not None
         trace: Exception | None = None if is_outer else error
         if isinstance(error, DrawingError):
-            told, remedy, trace = error.told, f"{remedy}\n{error.trace.rstrip()}", None
-        _log.log(level, "plot %s skipped: %s; %s", name, told, remedy, exc_info=trace)
+            message, remedy, trace = error.message, f"{remedy}\n{error.trace.rstrip()}", None
+        _log.log(level, "plot %s skipped: %s; %s", name, message, remedy, exc_info=trace)
 
     def note_left_out(self, part: str, error: Exception) -> None:
-        """Warn, the first time for each `part` of a plot, that the plot comes without it."""
+        """Warn, once for each `part` of a plot, that the plot is drawn without it."""
         with self._lock:
             known = part in self._left_out
             self._left_out.add(part)
@@ -135,13 +138,13 @@ class DrawingError(Exception):
     """The process that draws could not draw a figure.
 
     Args:
-        told: type and message of the error there.
+        message: type and message of the error there.
         trace: its traceback.
     """
 
-    def __init__(self, told: str, trace: str) -> None:
-        super().__init__(told, trace)
-        self.told, self.trace = told, trace
+    def __init__(self, message: str, trace: str) -> None:
+        super().__init__(message, trace)
+        self.message, self.trace = message, trace
 
 
 class ProcessEndedError(Exception):
@@ -155,7 +158,7 @@ def write_plot(path: Path, png: bytes) -> None:
 
 
 def draw_here(plots: PlotSet, dpi: int, failures: Failures) -> list[Path]:
-    """Draw and write in this process; the files written."""
+    """Draw and write in this process; return the written files."""
     try:
         import_matplotlib(plots.plots[0].path.parent)
         from spectral_exp.plots.theme import DARK, render

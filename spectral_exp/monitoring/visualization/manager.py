@@ -1,4 +1,4 @@
-"""When to plot during training, and what happens when a plot fails: a warning, never an end of training."""
+"""Plots during training; one that fails costs a warning and never ends training."""
 
 from __future__ import annotations
 
@@ -40,21 +40,24 @@ _log = logging.getLogger(__name__)
 
 
 class VisualizationManager(Component):
-    """Writes plots of a run, dark-themed PNG files that sort by step: `<plot>_step_<step>_<timestamp>.png`.
+    """Writes plots of a run as dark-themed files `<plot>_step_<step>_<timestamp>.png`.
 
-    A plot that cannot be made or written is skipped: the first time for each cause with a warning, then quietly;
-    `failures` counts them all. Files appear whole or not at all, and none is ever replaced.
+    A plot that cannot be made or written is skipped: the first time for each cause with a warning,
+    then quietly; `failures` counts them all. Files appear whole or not at all, and none is ever
+    replaced.
 
-    By default a method returns when its files are there. With `background` it returns, with the names of files to come,
-    as soon as it has copied what they show. A child process draws them in order; `close` waits for it, and so does the
-    end of this process. If drawing takes longer than the steps between, waiting plots are replaced by newer ones.
+    By default a method returns when its files are there. With `background` it returns, with the
+    names of files to come, as soon as it has copied what they show. A child process draws them in
+    order; `close` waits for it, and so does the end of this process. If drawing takes longer than
+    the steps between, waiting plots are replaced by newer ones.
 
     Args:
         viz_dir: folder for the files, made when the first is written.
         viz_interval: steps between plots, at least 1.
         enabled: False turns every method into one that does nothing.
         dpi: dots per inch, 40 to 600; figures are 12 inches wide.
-        layer: the layer whose mixing weights are drawn, counted from 0, or from the end where negative.
+        layer: the layer whose mixing weights are drawn, counted from 0, or from the end where
+            negative.
         background: draw in a child process while training goes on.
         exit_deadline_s: seconds that `close` waits for what is not drawn yet, more than 0.
 
@@ -126,13 +129,13 @@ class VisualizationManager(Component):
     def generate_training_plots(
         self, step: int, loss_history: Any, metrics: Mapping[str, Any]
     ) -> list[Path]:
-        """Plot loss, learning rate and every other tracked metric; returns the files, which may be yet to come.
+        """Plot loss, learning rate and other metrics; return the files, which may be written later.
 
         Args:
             step: the last step.
             loss_history: training loss of each step up to `step`: a list, array or tensor.
-            metrics: by name either plain values, taken as evenly spread over the steps, or a pair (steps, values). One
-                that cannot be read as numbers is left out with a warning.
+            metrics: by name either plain values, taken as evenly spread over the steps, or a pair
+                (steps, values). One that cannot be read as numbers is left out with a warning.
         """
 
         def find(step: int) -> Mapping[str, Callable[[], Drawing | None]]:
@@ -152,12 +155,13 @@ class VisualizationManager(Component):
         sample: TextSample | None = None,
         token_labels: Callable[[int], str] | None = None,
     ) -> list[Path]:
-        """Plot the inside of a model, as far as it has one to show; returns the files, which may be yet to come.
+        """Plot the internals of a model; return the files, which may be written later.
 
-        A module of the model with `base_freqs` (V, W), `phases` (V, W) or `harmonic_amps` (V, W, M), and perhaps
-        `position_rates` (W), gives frequency, phase, amplitude and wave packet plots. A method
-        `attention_weights(ids (1, T), layer) -> (H, T, T)` and a `sample` give interference patterns. The model is left
-        as it was: mode, gradients, weights and random number generators.
+        A module of the model with `base_freqs` (V, W), `phases` (V, W) or `harmonic_amps` (V, W,
+        M), and perhaps `position_rates` (W), gives frequency, phase, amplitude and wave packet
+        plots. A method `attention_weights(ids (1, T), layer) -> (H, T, T)` and a `sample` give
+        interference patterns. The model is left as it was: mode, gradients, weights and random
+        number generators.
 
         Args:
             step: the last step.
@@ -174,12 +178,13 @@ class VisualizationManager(Component):
     def generate_comparison_plots(
         self, experiments: Mapping[str, Mapping[str, Any] | str | Path] | Sequence[str | Path]
     ) -> list[Path]:
-        """Plot several experiments side by side; returns the files, which may be yet to come.
+        """Plot several experiments side by side; return the files, which may be written later.
 
         Args:
-            experiments: run directories, or by label run directories or mappings with any of the keys `loss_history`,
-                `metrics` (as for `generate_training_plots`) and `final_metrics` (numbers by name). A run that cannot be
-                read is left out with a warning.
+            experiments: run directories, or by label run directories or mappings with any of the
+                keys `loss_history`, `metrics` (as for `generate_training_plots`) and
+                `final_metrics` (numbers by name). A run that cannot be read is left out with a
+                warning.
         """
 
         def prepare() -> Drawing | None:
@@ -201,7 +206,7 @@ class VisualizationManager(Component):
             self._background.wait()
 
     def close(self) -> None:
-        """Wait until everything is drawn, at most `exit_deadline_s`; what is not is given up with a warning.
+        """Wait for the plots, at most `exit_deadline_s`; the rest is dropped with a warning.
 
         Later plots are drawn all the same.
         """
@@ -221,7 +226,10 @@ class VisualizationManager(Component):
         step: Any,
         find: Callable[[int], Mapping[str, Callable[[], Drawing | None]]],
     ) -> list[Path]:
-        """Copy what the plots that `find` finds show, and have them drawn; a failure is noted and gives no file."""
+        """Copy what the plots that `find` finds show, and have them drawn.
+
+        A failure is noted and gives no file.
+        """
         if not self.enabled:
             return []
         started_s = time.perf_counter()
@@ -232,7 +240,8 @@ class VisualizationManager(Component):
             if not plots:
                 _log.debug("nothing to draw yet for the %s plots", kind)
                 return []
-            # Not when they are written, which may be after the run has been moved; what fails is reported then.
+            # Not when they are written, which may be after the run has been moved; what fails is
+            # reported then.
             with suppress(OSError):
                 plots[0].path.parent.mkdir(parents=True, exist_ok=True)
             plot_set = PlotSet(kind, whole, plots, started_s, time.perf_counter() - started_s)

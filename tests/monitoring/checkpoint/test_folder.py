@@ -21,7 +21,7 @@ from spectral_exp.core import files, json_files
 from spectral_exp.core.errors import SettingError, UserError
 from spectral_exp.monitoring import CheckpointManager
 from spectral_exp.monitoring.checkpoint import file as checkpoint_file
-from spectral_exp.monitoring.checkpoint.retention import removable
+from spectral_exp.monitoring.checkpoint.policy import removable
 from spectral_exp.runs import layout
 from spectral_exp.runs.lock import RunLock
 

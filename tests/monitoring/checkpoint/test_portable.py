@@ -223,7 +223,7 @@ def test_a_refused_parameter_is_named(tmp_path: Path) -> None:
     optimizer = torch.optim.SGD(model.parameters())
     with pytest.raises(TypeError, match=r"model_state_dict\['scale'\] holds a Scaled with attributes \(scale\)"):
         manager.save_checkpoint(1, model, optimizer, [], {})
-    with pytest.raises(TypeError, match="loss_history holds what is no number"):
+    with pytest.raises(TypeError, match="loss_history holds values that are no numbers"):
         manager.save_checkpoint(1, nn.Linear(1, 1), optimizer, ["x"], {})  # type: ignore[list-item]
     with pytest.raises(SettingError, match="names, which are strings"):
         manager.save_checkpoint(1, nn.Linear(1, 1), optimizer, [], {}, extra={1: 2})  # type: ignore[dict-item]

@@ -127,7 +127,7 @@ def test_the_newest_set_replaces_the_waiting_one_and_the_log_says_so(
         assert steps_of(tmp_path) == [1, 4]
         assert viz.skipped == 2 * (1 + 4)
         assert viz.failures == 0
-    assert "the training plots of step 2 are passed over for the training plots of step 3" in caplog.messages[0]
+    assert "the training plots of step 2 are replaced by the training plots of step 3" in caplog.messages[0]
     assert len(caplog.messages) == 4
 
 
@@ -169,7 +169,7 @@ def test_the_end_waits_for_a_limited_time_and_tells_what_is_missing(
         viz.close()
         assert gone(child.pid)
         (message,) = caplog.messages
-        assert "the training plots of step 1 and the model plots of step 1: not drawn" in message
+        assert "the training plots of step 1 and the model plots of step 1 not drawn" in message
         assert "exit_deadline_s=0.05" in message
         assert (viz.skipped, viz.failures) == (5, 0)
         assert steps_of(tmp_path) == []
