@@ -8,8 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from spectral_exp.monitoring.torch_private import layout_versions, set_layout_versions
+from spectral_exp.monitoring.torch_private import (
+    COMPILED_NAME,
+    layout_versions,
+    set_layout_versions,
+)
 from spectral_exp.monitoring.wrappers import inner_name, unwrap
+
+_INNER_NAMES = (COMPILED_NAME, "module")
 
 
 def plain_state(model: nn.Module) -> dict[str, Any]:
