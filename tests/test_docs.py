@@ -7,7 +7,6 @@ import json
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,13 @@ NOT_RUN = {
 }  # fmt: skip
 """Lines of the documentation that no test runs, each with the reason. They are still parsed."""
 
-JOBS = {"experiment=classic,wave seed": 6, "wave,wave_rgd seed": 9, "glob(wave*)": 4, "=0,0.3,0.6": 3, "rotary,phasor": 9}
+JOBS = {
+    "experiment=classic,wave seed": 6,
+    "wave,wave_rgd seed": 9,
+    "glob(wave*)": 4,
+    "=0,0.3,0.6": 3,
+    "rotary,phasor": 9,
+}
 """How many runs a sweep starts, by a part of its line."""
 
 EXIT_CODES = {"config-diff": 1, "checkpoints prune": 2}
@@ -182,7 +187,7 @@ def expected_code(line: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working directory with what the commands of the documentation name: runs, a text and notes."""
     folder = tmp_path_factory.mktemp("documented")
     for seed in (1, 2, 3):
@@ -196,7 +201,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         shutil.copytree(folder / "outputs/RUN", folder / "outputs" / name, symlinks=True)
     settings = folder / "outputs/RUN_B/config.json"
     settings.write_text(settings.read_text().replace('"batch_size": 4', '"batch_size": 5'))
-    yield folder
+    return folder
 
 
 def documented_notes() -> str:

@@ -1,10 +1,11 @@
-"""The package as a wheel carries its configuration and works in an empty folder."""
+"""The package as a wheel carries its configuration and works in an empty folder; what wheel and sdist hold."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -30,6 +31,10 @@ def test_a_wheel_trains_in_an_empty_folder(tmp_path: Path) -> None:
     (wheel,) = wheels.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
+        folders = {name.partition("/")[0] for name in archive.namelist()}
+        assert {folder.split("-")[0] for folder in folders} == {"spectral_exp"}
+        about = next(archive.read(name) for name in archive.namelist() if name.endswith("METADATA")).decode()
+        assert (ROOT / "README.md").read_text(encoding="utf-8").strip() in about
         entry_points = next(name for name in archive.namelist() if name.endswith("entry_points.txt"))
         assert "spectral-exp = spectral_exp.__main__:main" in archive.read(entry_points).decode()
     script = (
@@ -49,3 +54,16 @@ def test_a_wheel_trains_in_an_empty_folder(tmp_path: Path) -> None:
     # Outside a repository there is no commit to name.
     assert run.name.endswith("_nogit000")
     assert (run / "results.json").is_file()
+
+
+def test_the_sdist_holds_the_sources_the_tests_and_the_documentation(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (archive,) = tmp_path.iterdir()
+    with tarfile.open(archive) as sources:
+        held = {name.partition("/")[2] for name in sources.getnames()}
+    files = {"README.md", "CHANGELOG.md", "LICENSE", "Makefile", "constraints.txt", "conf/config.yaml"}
+    assert (
+        files | {"docs/configure.md", "examples/own_loop.ipynb", "tests/test_docs.py", "spectral_exp/train.py"} <= held
+    )
+    assert {name for name in held if name.startswith(("outputs/", ".venv/"))} <= {"outputs/README.md"}
