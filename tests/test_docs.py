@@ -16,7 +16,7 @@ import yaml
 from spectral_exp.__main__ import COMMANDS
 from spectral_exp.config.command_line import CommandLine
 from spectral_exp.config.conf_dir import CONF_DIR
-from tests.conftest import ROOT, TINY, compose, python
+from tests.conftest import NO_PLOTS, ROOT, TINY, compose, python
 from tests.results.made_runs import make_run
 from tests.test_adding_parts import FILES
 
@@ -65,10 +65,11 @@ SHORTER = [override for override in TINY if not override.startswith(("data", "tr
 
 
 def documented_lines() -> list[str]:
-    """Return every line of a block of shell commands, each once and without its comment."""
+    """Return every line of a block of shell commands, and every training command inside the text, each once."""
     blocks = re.findall(r"^```bash\n(.*?)^```", ALL, flags=re.DOTALL | re.MULTILINE)
     lines = [re.sub(r"\s+#.*", "", line).strip() for block in blocks for line in block.splitlines()]
-    return list(dict.fromkeys(filter(None, lines)))
+    quoted = re.findall(r"`(spectral-exp train \+[^`]+)`", ALL)
+    return list(dict.fromkeys(filter(None, [*lines, *quoted])))
 
 
 def arguments_of(line: str) -> list[str] | None:
@@ -168,7 +169,8 @@ def runnable(arguments: list[str]) -> list[str]:
     has_text = any(argument.startswith("data=") for argument in arguments)
     text = [] if has_text else ["data=markov", "data.n_tokens=20000"]
     steps = ["training.max_steps=20"] if "training=profile" in arguments else []
-    return [*arguments, *SHORTER, *text, *steps]
+    plots = [NO_PLOTS] if "-m" in arguments else []
+    return [*arguments, *SHORTER, *text, *steps, *plots]
 
 
 def run_in_one_process(commands: dict[str, list[str]], folder: Path) -> dict[str, int]:
@@ -186,9 +188,15 @@ def expected_code(line: str) -> int:
     return next((code for part, code in EXIT_CODES.items() if part in line), 0)
 
 
+@pytest.fixture
+def folder(template: Path, tmp_path: Path) -> Path:
+    """A working directory with what the commands of the documentation name."""
+    return Path(shutil.copytree(template, tmp_path / "here", symlinks=True))
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working directory with what the commands of the documentation name: runs, a text and notes."""
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Such a directory, untouched: runs, a text and notes."""
     folder = tmp_path_factory.mktemp("documented")
     for seed in (1, 2, 3):
         for name in ("classic", "classic_rotary", "wave", "wave_rgd"):
