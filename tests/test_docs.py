@@ -90,8 +90,8 @@ OURS = {line: arguments for line in LINES if (arguments := arguments_of(line)) i
 def is_short(arguments: list[str]) -> bool:
     """Whether a command takes about a second, so that the default suite runs it."""
     if arguments[0] == "train":
-        return arguments[1].startswith(("resume=", "--")) or arguments[1:] == ["+experiment=wave_rgd"]
-    return arguments[0] in {"compare", "generate", "checkpoints", "diagnose"}
+        return arguments[1].startswith("--") or arguments[1:] in (["+experiment=wave_rgd"], ["resume=outputs/RUN"])
+    return arguments[0] in {"compare", "generate", "checkpoints", "diagnose"} and "--plots" not in arguments
 
 
 SHORT = {line: arguments for line, arguments in OURS.items() if line not in NOT_RUN and is_short(arguments)}
@@ -126,7 +126,14 @@ def test_every_command_parses(line: str) -> None:
 TRAINING = [line for line, arguments in OURS.items() if arguments[0] == "train" and "resume=" not in line]
 
 
-@pytest.mark.parametrize("line", [line for line in TRAINING if "--" not in line])
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(line, marks=pytest.mark.slow if "seed=1,2,3" in line else ())
+        for line in TRAINING
+        if "--" not in line
+    ],
+)
 def test_every_training_command_composes(line: str) -> None:
     jobs = CommandLine.parse(OURS[line][1:]).compose()
     assert len(jobs) == next((count for part, count in JOBS.items() if part in line), 1)
@@ -169,7 +176,7 @@ def runnable(arguments: list[str]) -> list[str]:
     has_text = any(argument.startswith("data=") for argument in arguments)
     text = [] if has_text else ["data=markov", "data.n_tokens=20000"]
     steps = ["training.max_steps=20"] if "training=profile" in arguments else []
-    plots = [NO_PLOTS] if "-m" in arguments else []
+    plots = [NO_PLOTS] if "-m" in arguments or is_short(arguments) else []
     return [*arguments, *SHORTER, *text, *steps, *plots]
 
 
@@ -203,7 +210,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
             make_run(folder / "outputs", name, seed, val_bpb=2.5 + 0.01 * seed)
     (folder / "FILE").write_text(PAGES["README.md"] * 5)
     (folder / "notes.md").write_text(documented_notes())
-    first = {"first": ["train", "+experiment=wave_rgd", *TINY, "hydra.run.dir=outputs/RUN"]}
+    first = {"first": ["train", "+experiment=wave_rgd", *TINY, NO_PLOTS, "hydra.run.dir=outputs/RUN"]}
     run_in_one_process(first, folder)
     for name in ("RUN_A", "RUN_B", "SWEEP/RUN"):
         shutil.copytree(folder / "outputs/RUN", folder / "outputs" / name, symlinks=True)
