@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from spectral_exp.core.console import command
+from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.monitoring import (
     CheckpointManager,
@@ -160,7 +160,7 @@ def run_demo(base_dir: Path, steps: int) -> Path:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m spectral_exp.demo_monitoring", description=run_demo.__doc__)
+    parser = Parser(prog="python -m spectral_exp.demo_monitoring", description=run_demo.__doc__)
     parser.add_argument("--dir", type=Path, default=Path("outputs"), help="folder for the run (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=200, help="steps to train (default: %(default)s)")
     return parser

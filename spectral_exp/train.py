@@ -39,6 +39,22 @@ from spectral_exp.sweeps import workers as sweep_workers
 log = logging.getLogger(__name__)
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+_FAILING = frozenset(
+    getattr(errno, name)
+    for name in (
+        "EIO",
+        "ENXIO",
+        "ENODEV",
+        "EACCES",
+        "EPERM",
+        "ETIMEDOUT",
+        "ENOTCONN",
+        "ESTALE",
+        "EREMOTEIO",
+        "EHOSTDOWN",
+    )
+    if hasattr(errno, name)
+)
 
 _JOB_NAME = "train"
 """What Hydra calls a job of this module."""
@@ -99,8 +115,11 @@ def _exit_code(error: Exception, signal_number: int | None) -> int:
         _report(str(error))
     elif isinstance(error, HydraException):
         _report(describe(error))
-    elif isinstance(error, OSError) and error.errno in _FULL:
-        _report(describe_refusal(error))
+    elif isinstance(error, RecursionError):
+        # Of a job that runs it would be a JobError: this was met in composing the settings.
+        _report("a configuration file is nested too deeply, or its interpolations are; simplify it")
+    elif refused := describe_refusal(error):
+        _report(refused)
         return 1
     else:
         raise error
@@ -113,10 +132,25 @@ def _report(message: str) -> None:
         print_error(f"error: {printable(line)}")
 
 
-def describe_refusal(error: OSError) -> str:
-    """One line on storage that takes nothing more."""
-    where = f" ({error.filename})" if error.filename else ""
-    return f"{error.strerror}{where}; free space on the disk, then give the same command again"
+def describe_refusal(error: Exception, run_dir: Path | None = None) -> str:
+    """One line on storage or memory that the machine refuses; empty if `error` is of another kind.
+
+    Whatever goes wrong with a file in `run_dir` is the storage's fault: somebody may have removed the folder.
+    """
+    from spectral_exp.monitoring.checkpoint.file import refusal
+
+    refused = refusal(error)
+    if refused is None:
+        return ""
+    if refused.errno == errno.ENOMEM:
+        reason = printable(str(error), 200)
+        return f"not enough memory ({reason}); free memory, or train smaller batches, then give the same command again"
+    is_inside = run_dir is not None and str(refused.filename).startswith(f"{run_dir}{os.sep}")
+    if refused.errno not in _FULL | _FAILING and not is_inside:
+        return ""
+    where = f" ({refused.filename})" if refused.filename else ""
+    remedy = "free space on" if refused.errno in _FULL else "check"
+    return f"{refused.strerror}{where}; {remedy} the disk, then give the same command again"
 
 
 class JobError(Exception):
@@ -164,7 +198,17 @@ def _hand_over(command: CommandLine) -> None:
     with hydra.initialize_config_dir(config_dir=str(CONF_DIR), job_name=_JOB_NAME, version_base="1.3"):
         single = GlobalHydra.instance().hydra
         assert single is not None
-        single.run(command.config_name, run_job, list(command.overrides))
+        failed: list[JobError] = []
+
+        def run(config: DictConfig) -> None:
+            try:
+                run_job(config)
+            except JobError as error:  # Hydra would announce it with the whole list of overrides
+                failed.append(error)
+
+        single.run(command.config_name, run, list(command.overrides))
+    if failed:
+        raise failed[0]
 
 
 def run_job(config: DictConfig) -> None:
@@ -197,8 +241,8 @@ def run_job(config: DictConfig) -> None:
         log.error("error: %s", error)
         raise JobError(f"{shown}: {error}", exit_code=1) from error
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _FULL:
-            message = f"{shown}: {describe_refusal(error)}"
+        if refused := describe_refusal(error, run_dir):
+            message = f"{shown}: {refused}"
             log.error("error: %s", message)
             raise JobError(message, exit_code=1) from error
         log.exception("the run failed")

@@ -6,13 +6,18 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from spectral_exp.monitoring import CheckpointManager, MetricsLogger
+from spectral_exp.monitoring.checkpoint import file as checkpoint_file
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.lock import RunLock
 from spectral_exp.train import main
@@ -81,6 +86,79 @@ def test_the_run_that_takes_its_place_is_left_alone(tmp_path: Path) -> None:
         assert second.returncode == 143, printed + errors
     steps = [line.split(b",")[0] for line in content(tmp_path / "run")["logs/metrics.jsonl"].splitlines()]
     assert len(steps) == len(set(steps))
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_what_is_written_later_does_not_bring_a_moved_run_back(tmp_path: Path, background: bool) -> None:
+    """A save that is under way, lines that wait, and plots that are still being drawn."""
+    run = tmp_path / "run"
+    run.mkdir()
+    model = torch.nn.Linear(4, 4)
+    optimizer = torch.optim.SGD(model.parameters())
+    arrived, moved = threading.Event(), threading.Event()
+
+    def wait(_: int = 0) -> None:
+        arrived.set()
+        assert moved.wait(60)
+
+    manager = CheckpointManager(run, 1, background=background)
+    logger = MetricsLogger(run / "logs")
+    logger.log_metrics(1, {"loss": 1.0})
+    assert manager.save_checkpoint(1, model, optimizer, [], {})
+    manager.wait()
+    if background:
+        manager.before_commit = wait
+        assert manager.save_checkpoint(2, model, optimizer, [], {})
+        assert arrived.wait(60)
+    run.rename(tmp_path / "moved")
+    moved.set()
+    manager.wait()
+    manager.save_checkpoint(3, model, optimizer, [], {})
+    manager.close()
+    logger.close()
+    logger.log_metrics(2, {"loss": 1.0})
+    logger.close()
+    assert not run.exists()
+    run.mkdir()  # another run begins in its place
+    logger.close()
+    assert not list(run.iterdir())
+    run.rmdir()
+    (tmp_path / "moved").rename(run)
+    logger.close()
+    assert [entry["step"] for entry in logger.load_metrics()] == [1, 2]
+
+
+def test_a_save_is_not_committed_to_the_run_that_has_taken_the_place(tmp_path: Path) -> None:
+    """The folder is replaced between two looks at its owner, as a checkpoint is about to be written."""
+    run = tmp_path / "run"
+    write_checkpoint = checkpoint_file.write_checkpoint
+
+    def replace_and_write(*arguments: Any, **named: Any) -> Any:
+        if not (tmp_path / "moved").exists():
+            run.rename(tmp_path / "moved")
+            (run / "checkpoints").mkdir(parents=True)
+        return write_checkpoint(*arguments, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint_file, "write_checkpoint", replace_and_write)
+        assert main([*TINY, NO_PLOTS, "monitoring/checkpoint=sync", f"hydra.run.dir={run}"]) == 1
+    assert [path.name for path in run.rglob("*")] == ["checkpoints"]
+
+
+def test_nothing_is_written_to_a_new_folder_in_the_place_of_a_run(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write_file = CheckpointManager._write_file
+
+    def replace_and_write(manager: CheckpointManager, save: Any) -> Any:
+        if not (tmp_path / "moved").exists():
+            run.rename(tmp_path / "moved")
+            run.mkdir()
+        return write_file(manager, save)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CheckpointManager, "_write_file", replace_and_write)
+        assert main([*TINY, NO_PLOTS, "monitoring/checkpoint=sync", f"hydra.run.dir={run}"]) == 1
+    assert not list(run.iterdir())
 
 
 def test_a_run_with_links_is_not_continued(

@@ -215,19 +215,26 @@ def test_a_terminal_that_closes_ends_the_run_in_order_or_not_at_all(nohup: bool,
     [
         (lambda pid: os.killpg(pid, signal.SIGINT), 130),
         (lambda pid: os.killpg(pid, signal.SIGTERM), 143),
+        (lambda pid: os.killpg(pid, signal.SIGHUP), 129),
         (lambda pid: os.kill(pid, signal.SIGTERM), 143),
         (lambda pid: os.kill(pid, signal.SIGKILL), -9),
     ],
-    ids=["Ctrl-C", "SIGTERM to all", "SIGTERM", "SIGKILL"],
+    ids=["Ctrl-C", "SIGTERM to all", "SIGHUP to all", "SIGTERM", "SIGKILL"],
 )
 def test_every_job_of_a_parallel_sweep_is_saved_and_no_worker_stays(
     stop: Callable[[int], None], code: int, tmp_path: Path
 ) -> None:
     pytest.importorskip("joblib")
     jobs = ["-m", "seed=1,2,3", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "experiment_id=sweep"]
-    process = subprocess.Popen(
-        [*TRAIN, *jobs, *ENDLESS], cwd=tmp_path, stdout=subprocess.DEVNULL, start_new_session=True
-    )
+    errors = tmp_path / "errors"
+    with errors.open("w") as stderr:
+        process = subprocess.Popen(
+            [*TRAIN, *jobs, *ENDLESS],
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            start_new_session=True,
+        )
     runs = [tmp_path / f"outputs/sweep/{number}_wave_seed{number + 1}" for number in range(3)]
     try:
         eventually(lambda: all(map(lines_of, runs[:2])) or process.poll() is not None, 150.0)
@@ -241,6 +248,7 @@ def test_every_job_of_a_parallel_sweep_is_saved_and_no_worker_stays(
         process.wait()
     for run in runs[:2]:
         assert_saved(run)
+    assert "Traceback" not in errors.read_text()
     # The third job had not begun, and was not begun after that.
     assert lines_of(runs[2]) == 0
 

@@ -6,7 +6,6 @@ import argparse
 import importlib
 import os
 import platform
-import signal
 import subprocess
 import sys
 import tempfile
@@ -16,10 +15,11 @@ from typing import Any
 
 from spectral_exp.bench import measure
 from spectral_exp.core import json_files
-from spectral_exp.core.console import command
+from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import RunError, UserError, require
 from spectral_exp.core.git import git_hash
 from spectral_exp.core.timestamps import timestamp
+from spectral_exp.runs.output_file import refuse_loss, write_output
 
 # Name on the command line -> the module, whose `run(options)` yields sections, and what it measures.
 BENCHES = {
@@ -43,6 +43,8 @@ SIZES_MB = (100, 1000)
 SIZES_MB_IN_ALL = (100,)
 QUICK_SIZES_MB = (20,)
 
+_MOST = 1_000_000
+
 N_RUNS = 100
 QUICK_N_RUNS = 5
 
@@ -50,7 +52,7 @@ QUICK_N_RUNS = 5
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     what = "\n".join(f"  {name:<12} {help_}" for name, (_, help_) in BENCHES.items())
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "python -m spectral_exp.bench",
         description="Measure our figures beside physical limits and the peers' that are installed.",
         epilog=f"benches:\n{what}",
@@ -58,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("bench", nargs="?", default="all", choices=[*BENCHES, "all"], help="(default: all, in short)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file too")
+    parser.add_argument("--force", action="store_true", help="overwrite a file that this command has not written")
     parser.add_argument("--quick", action="store_true", help="few rounds of small cases: a look, not a figure")
     parser.add_argument(
         "--size", type=int, action="append", metavar="MB", help="size of the state to save, repeatable (default: "
@@ -74,16 +77,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     """Run the benches; returns 0 whether targets were met or not, 1 if a bench could not write or read."""
-    # So that a stopped bench takes its files, and its processes, with it.
-    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         _run(options)
     except BrokenPipeError:
         raise
     except OSError as error:
         raise RunError(str(error)) from error
-    finally:
-        signal.signal(signal.SIGTERM, before)
     return 0
 
 
@@ -94,14 +93,15 @@ def _run(options: argparse.Namespace) -> None:
     usual = QUICK_SIZES_MB if options.quick else SIZES_MB_IN_ALL if brief else SIZES_MB
     sizes = tuple(sorted(set(options.size or usual)))
     for size in sizes:
-        require(size >= 1, "--size", size, ">= 1 (MB)")
-    require(options.rounds is None or options.rounds >= 1, "--rounds", options.rounds, ">= 1")
+        require(1 <= size <= _MOST, "--size", size, f"from 1 to {_MOST} (MB)")
+    rounds = options.rounds
+    require(rounds is None or 1 <= rounds <= _MOST, "--rounds", rounds, f"from 1 to {_MOST}")
     n_runs = options.runs if options.runs is not None else QUICK_N_RUNS if options.quick else N_RUNS
-    require(n_runs >= 1, "--runs", n_runs, ">= 1")
+    require(1 <= n_runs <= _MOST, "--runs", n_runs, f"from 1 to {_MOST}")
     require(options.dir.is_dir(), "--dir", options.dir, "an existing folder")
     if options.json is not None:
         require(options.json.parent.is_dir(), "--json", options.json, "a file in an existing folder")
-        require(not options.json.is_dir(), "--json", options.json, "a file, not a folder")
+        refuse_loss(options.json, "--json", force=options.force)
     if "checkpoint" in names:
         _check_room(options.dir, max(sizes))
     try:
@@ -137,7 +137,7 @@ def _run(options: argparse.Namespace) -> None:
             "missing": list(dict.fromkeys(reason for each in found for reason in each["missing"])),
             "lines": lines,
         }
-        json_files.write_json_atomic(options.json, figures)
+        write_output(options.json, json_files.json_bytes(figures), "--json", force=options.force)
 
 
 def _measured(name: str, settings: measure.Options) -> dict[str, Any]:

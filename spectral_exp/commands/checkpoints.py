@@ -10,8 +10,7 @@ from typing import Any
 
 import psutil
 
-from spectral_exp.core import files
-from spectral_exp.core.console import command
+from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.wording import install
 from spectral_exp.monitoring import CheckpointManager
@@ -20,11 +19,12 @@ from spectral_exp.monitoring.checkpoint import reader as checkpoint_reader
 from spectral_exp.monitoring.checkpoint.reader import BrokenCheckpointError
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.lock import RunLock
+from spectral_exp.runs.output_file import refuse_loss, write_output
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser("spectral-exp checkpoints", description="Look after a run's checkpoints.")
+    parser = Parser("spectral-exp checkpoints", description="Look after a run's checkpoints.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, what in {
         "list": "the checkpoints of a run",
@@ -36,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     export = commands.choices["export"]
     export.add_argument("--checkpoint", default="best", help="best, latest or a step (default: best)")
     export.add_argument("--output", type=Path, help="file to write (default: weights_step_N.safetensors in the run)")
+    export.add_argument("--force", action="store_true", help="overwrite a file that this command has not written")
     prune = commands.choices["prune"]
     prune.add_argument("--keep-last", type=int, default=1, help="how many of the newest to keep (default: 1)")
     prune.add_argument("--keep-every", type=int, help="keep those of steps divisible by it too")
@@ -52,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     elif options.command == "verify":
         return _verify(paths)
     elif options.command == "export":
-        print(_export(options.run, options.checkpoint, options.output))
+        print(_export(options.run, options.checkpoint, options.output, options.force))
     else:
         print(_prune(options))
     return 0
@@ -103,10 +104,12 @@ def _verify(paths: RunPaths) -> int:
     return 1 if broken or unreadable else 0
 
 
-def _export(run: Path, which: str, output: Path | None) -> Path:
+def _export(run: Path, which: str, output: Path | None, force: bool) -> Path:
     """Write the weights of a checkpoint as safetensors and return the file."""
     known = which in ("best", "latest") or (which.isdecimal() and len(which) < 20)
     require(known, "--checkpoint", which, "best, latest or a step")
+    if output is not None:
+        refuse_loss(output, force=force)
     try:
         from safetensors.torch import save
     except ImportError as error:
@@ -129,13 +132,9 @@ def _export(run: Path, which: str, output: Path | None) -> Path:
         raise UserError(f"{run} has no checkpoint {which}; saved steps: {steps}")
     weights = _tensors(state["model_state_dict"])
     facts = {"step": str(state["step"]), "git_hash": str(state["git_hash"]), "run": run.resolve().name}
-    output = output or run / f"weights_step_{state['step']}.safetensors"
-    try:
-        with files.atomic_writer(output) as file:
-            file.write(save(weights, metadata=facts))
-    except OSError as error:
-        raise UserError(f"cannot write {output}: {error.strerror}; choose another file with --output") from error
-    return output
+    place = output or run / f"weights_step_{state['step']}.safetensors"
+    write_output(place, save(weights, metadata=facts), force=force, is_default=output is None)
+    return place
 
 
 def _tensors(weights: Mapping[str, Any]) -> dict[str, Any]:
@@ -191,7 +190,11 @@ def _confirm(what: str) -> bool:
         raise UserError(
             f"prune would remove {what}, and has no terminal to ask on; add --yes, or --dry-run to look only"
         )
-    return input(f"remove {what}? [y/N] ").strip().lower() in {"y", "yes"}
+    try:
+        return input(f"remove {what}? [y/N] ").strip().lower() in {"y", "yes"}
+    except EOFError:  # Ctrl-D
+        print()
+        return False
 
 
 main = command(build_parser, run)

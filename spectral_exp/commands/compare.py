@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -10,10 +11,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from spectral_exp.core import files
 from spectral_exp.core.allocator import keep_freed_memory
-from spectral_exp.core.console import command
-from spectral_exp.core.errors import SettingError, UserError, nearest, require
+from spectral_exp.core.console import Parser, command
+from spectral_exp.core.errors import Interrupted, SettingError, UserError, nearest, require
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.wording import counted
 from spectral_exp.plots.load import import_matplotlib
@@ -26,6 +26,7 @@ from spectral_exp.results.names import Names, shown
 from spectral_exp.runs import layout
 from spectral_exp.runs.differences import code_differences, environment_differences, unequal
 from spectral_exp.runs.load import load_run
+from spectral_exp.runs.output_file import refuse_loss, write_output
 from spectral_exp.runs.overrides import PLACE, flat, is_among
 from spectral_exp.runs.run import DERIVED, Run, check_at, lower_is_better
 from spectral_exp.runs.training_record import recorded_patch
@@ -51,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "spectral-exp compare",
         description="Compare finished and running experiments, over their seeds.",
         epilog=f"{CONFIG_DIFF} RUN RUN: what differs between two runs before training begins.",
@@ -90,6 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--plots", type=Path, metavar="FOLDER", help="draw curves, intervals and effects into this folder"
     )
+    parser.add_argument("--force", action="store_true", help="overwrite files that this command has not written")
     parser.add_argument(
         "--watch", type=float, nargs="?", const=10.0, metavar="SECONDS", help="do it again every so often (default: 10)"
     )
@@ -106,9 +108,7 @@ def _check(options: argparse.Namespace) -> None:
     require(options.watch is None or 0 < options.watch <= 86400, "--watch", options.watch, "> 0 and <= 86400 (seconds)")
     if options.output is not None:
         require(options.output.parent.is_dir(), "--output", options.output, "a file in an existing folder")
-        require(not options.output.is_dir(), "--output", options.output, "a file, not a folder")
-        is_record = options.output.name in (layout.CONFIG_NAME, layout.RESULTS_NAME)
-        require(not is_record, "--output", options.output, "another file than the record of a run")
+        refuse_loss(options.output, force=options.force)
         known = options.format is not None or options.output.suffix.lower() in _BY_SUFFIX
         allowed = f"a file that ends with {', '.join(filter(None, _BY_SUFFIX))}"
         require(known, "--output", options.output, allowed, "or name its --format")
@@ -152,7 +152,7 @@ def _report(options: argparse.Namespace) -> str:
         from spectral_exp.results.figures import comparison_figures
 
         for comparison in comparisons:
-            for figure in comparison_figures(comparison, options.plots):
+            for figure in comparison_figures(comparison, options.plots, force=options.force):
                 told = figure.paths or [f"not drawn: {figure.caption}"]
                 print(*told, sep="\n", file=sys.stderr)
     return tables.render_comparisons(comparisons, form, chosen.left_out)
@@ -229,13 +229,7 @@ def _show(options: argparse.Namespace, text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
         return
-    try:
-        with files.atomic_writer(options.output) as file:
-            file.write(text.encode(errors="backslashreplace"))
-    except OSError as error:
-        raise UserError(
-            f"cannot write {options.output}: {error.strerror}; choose another file with --output"
-        ) from error
+    write_output(options.output, text.encode(errors="backslashreplace"), force=options.force)
 
 
 def _watch(options: argparse.Namespace) -> int:
@@ -256,7 +250,9 @@ def _watch(options: argparse.Namespace) -> int:
             else:
                 _show(options, text)
             time.sleep(options.watch)
-    except KeyboardInterrupt:
+    except Interrupted as stop:
+        if stop.signal_number != signal.SIGINT:
+            raise
         return 0
 
 

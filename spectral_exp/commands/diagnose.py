@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spectral_exp.config.trained import Trained, load_trained
-from spectral_exp.core.console import command
+from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.foreign_text import printable_lines
 from spectral_exp.core.wording import counted
@@ -70,7 +70,7 @@ class Diagnosis:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "spectral-exp diagnose",
         description="Where attention looks, who gets the gradient, what the waves contribute.",
         epilog=_LEGEND,
@@ -118,11 +118,14 @@ def diagnose(run: Path, *, windows: int = 64, checkpoint: str = "best", device: 
         raise UserError(f"{run} has model.block_size={block_size}: attention to a single token has nothing to tell")
 
     from spectral_exp.config.build import build_dataset
+    from spectral_exp.config.trust import require_fingerprints
     from spectral_exp.data.batches import EvalWindows
     from spectral_exp.runs.layout import RunPaths
-    from spectral_exp.training.resume import refuse_changed_data
+    from spectral_exp.training.resume import known_text, refuse_changed_data
 
-    data = build_dataset(trained.config)
+    known = known_text(RunPaths(run))
+    require_fingerprints(run, trained.config, known.fingerprints if known else {})
+    data = build_dataset(trained.config, known)
     refuse_changed_data(RunPaths(run), data.fingerprints)
     batch_size = max(1, _WEIGHTS_AT_ONCE // (trained.model.n_head * block_size**2))
     chosen = EvalWindows(data.val, data.tokenizer.token_bytes, block_size, batch_size, windows)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 from spectral_exp.config.trained import load_trained
-from spectral_exp.core.console import command
-from spectral_exp.core.errors import require
-from spectral_exp.core.foreign_text import printable_lines
+from spectral_exp.core.console import Parser, command
+from spectral_exp.core.errors import UserError, require
+from spectral_exp.core.foreign_text import printable, printable_lines
+
+_MAX_TOKENS = 10_000_000
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser("spectral-exp generate", description="Let a trained run write text.")
+    parser = Parser("spectral-exp generate", description="Let a trained run write text.")
     parser.add_argument("run", type=Path, help="run directory, for example outputs/<run>")
     parser.add_argument("--prompt", default="\n", help="text to continue (default: a line break)")
     parser.add_argument("--tokens", type=int, default=200, help="tokens to write (default: 200)")
@@ -71,7 +74,9 @@ def generate_text(
     Raises:
         UserError: no such run or checkpoint, or a setting that is not allowed.
     """
-    require(n_tokens >= 1, "--tokens", n_tokens, ">= 1")
+    require(1 <= n_tokens <= _MAX_TOKENS, "--tokens", n_tokens, f"from 1 to {_MAX_TOKENS}")
+    for option, share in {"--top-p": top_p, "--temperature": temperature}.items():
+        require(share is None or math.isfinite(share), option, share, "a finite number")
     require(0 <= seed < 2**63, "--seed", seed, ">= 0 and < 2^63")
     trained = load_trained(run, checkpoint, device)
 
@@ -83,7 +88,12 @@ def generate_text(
     ids = torch.as_tensor(tokenizer.encode(prompt).astype("int64"))[None].to(where)
     require(ids.numel() > 0, "--prompt", repr(prompt), "at least one token long")
     generator = torch.Generator(where).manual_seed(seed)
-    written = generate(model, ids, n_tokens, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
+        raise UserError(f"the weights of step {trained.step} in {run} are not finite; choose another --checkpoint")
+    try:
+        written = generate(model, ids, n_tokens, temperature, top_k, top_p, generator)
+    except RuntimeError as error:  # no memory, or weights whose output is not finite
+        raise UserError(f"the model of {run} cannot write: {printable(error, 200)}") from error
     return tokenizer.decode(written[0, ids.shape[1] :].cpu().numpy())
 
 

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from spectral_exp.core.console import command
+from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.wording import counted
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "spectral-exp paper",
         description="Write a paper draft from runs: every number in it is measured and says by which runs.",
         epilog=HELP,

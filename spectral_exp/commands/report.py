@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from spectral_exp.core.console import command
+from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import UserError
 from spectral_exp.results.paper.folder import Folder
 from spectral_exp.results.paper.generator import FORMATS, REPORT, check_formats
@@ -15,7 +15,7 @@ from spectral_exp.results.paper.report import run_report
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "spectral-exp report",
         description="Write the report of one run: what was run, curves, plots, samples, cost, and how to go on. "
         "`spectral-exp paper REPORT --verify` computes its numbers again.",
@@ -33,8 +33,9 @@ def run(options: argparse.Namespace) -> int:
     """Write the report and print its files."""
     formats = [part.strip() for part in options.formats.split(",") if part.strip()]
     check_formats(formats)
+    folder = Folder(options.output) if options.output is not None else None
     report = run_report(options.run)
-    folder = Folder(options.output or _place(report.material.runs[0].path))
+    folder = folder or Folder(_place(report.material.runs[0].path))
     written = report.write(folder, formats, REPORT, force=options.force)
     for path in written.files:
         print(path)

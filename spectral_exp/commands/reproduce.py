@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from spectral_exp.core.console import command
+from spectral_exp.core.console import Parser, command
 from spectral_exp.core.display import print_error
 from spectral_exp.core.errors import Interrupted
 from spectral_exp.core.foreign_text import printable
@@ -19,7 +19,7 @@ from spectral_exp.verification.reproduction import REPORT_NAME, Code, reproduce
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser("spectral-exp reproduce", description="Do a run over again and compare.")
+    parser = Parser("spectral-exp reproduce", description="Do a run over again and compare.")
     parser.add_argument("run", type=Path, help="run directory, for example outputs/<run>")
     parser.add_argument("--steps", type=int, help="stop at the metrics line of this step or the next (default: all)")
     parser.add_argument("--output", type=Path, help="directory of the new run (default: RUN_reproduced)")
@@ -35,9 +35,9 @@ def run(options: argparse.Namespace) -> int:
     try:
         with StopRequest(immediate=True):
             report = reproduce(options.run, output, steps=options.steps, code=code)
-    except Interrupted:
+    except Interrupted as stop:
         print_error("interrupted: nothing was compared")
-        raise
+        return stop.exit_code
     for name, found in report["differences"].items():
         print(f"{name}: {counted(len(found), 'difference') if found else 'equal'}")
         for line in shortened(found):

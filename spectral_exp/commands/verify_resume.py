@@ -8,26 +8,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from spectral_exp.core.console import command
+from spectral_exp.core.console import Parser, command
 from spectral_exp.core.display import print_error
-from spectral_exp.core.errors import Interrupted, UserError
+from spectral_exp.core.errors import Interrupted
 from spectral_exp.core.foreign_text import printable
-from spectral_exp.core.json_files import write_json_atomic
+from spectral_exp.core.json_files import json_bytes
 from spectral_exp.core.redact import redact
 from spectral_exp.core.signals import StopRequest
 from spectral_exp.runs.differences import (
     shortened,
 )
+from spectral_exp.runs.output_file import refuse_loss, write_output
 from spectral_exp.verification.replay import CERTIFICATE_NAME, verify_resume
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser("spectral-exp verify_resume", description="Prove that a run continues exactly.")
+    parser = Parser("spectral-exp verify_resume", description="Prove that a run continues exactly.")
     parser.add_argument("run", type=Path, help="run directory, for example outputs/<run>")
     parser.add_argument("--steps", type=int, default=10, help="steps to do again, at least 2 (default: 10)")
     parser.add_argument("--from", type=int, dest="start", help="step of the checkpoint to begin with; 0: the start")
     parser.add_argument("--output", type=Path, help=f"where to write the certificate (default: RUN/{CERTIFICATE_NAME})")
+    parser.add_argument("--force", action="store_true", help="overwrite a file that this command has not written")
     return parser
 
 
@@ -36,16 +38,16 @@ def run(options: argparse.Namespace) -> int:
     # One line for each warning: that of a broken checkpoint, above all.
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     output = options.output or options.run / CERTIFICATE_NAME
+    is_default = options.output is None
     try:
+        if not is_default:
+            refuse_loss(output, force=options.force)
         with StopRequest(immediate=True):
             certificate = verify_resume(options.run, options.steps, options.start)
-        try:
-            write_json_atomic(output, redact(certificate))
-        except OSError as error:
-            raise UserError(f"cannot write {output}: {error.strerror}; choose another file with --output") from error
-    except Interrupted:
+        write_output(output, json_bytes(redact(certificate)), force=options.force, is_default=is_default)
+    except Interrupted as stop:
         print_error("interrupted: nothing was compared")
-        raise
+        return stop.exit_code
     print("\n".join(map(printable, _format_certificate(certificate))))
     print(f"{certificate['verdict']}; certificate: {output}")
     return 0 if certificate["verdict"] == "identical" else 1

@@ -6,10 +6,12 @@ mistake is known before a run directory exists; `build` builds it for good and o
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +24,9 @@ from torch import Tensor, nn
 from spectral_exp.config.construct import Constructor, construct
 from spectral_exp.config.roles import Role
 from spectral_exp.core.errors import SettingError, UserError, nearest, require
-from spectral_exp.data import Corpus, Dataset, TokenizerSpec, prepare
+from spectral_exp.core.foreign_text import printable
+from spectral_exp.core.scratch import scratch_folder
+from spectral_exp.data import Corpus, Dataset, KnownText, TokenizerSpec, prepare
 from spectral_exp.data.batches import Batches, EvalWindows
 from spectral_exp.models.generation import generate
 from spectral_exp.models.gpt import GPT
@@ -33,12 +37,14 @@ from spectral_exp.monitoring.backup.backup import check_url
 from spectral_exp.monitoring.tracking.model_summary import summarize_model
 from spectral_exp.monitoring.visualization.manager import TextSample
 from spectral_exp.optim.trial import stand_ins, try_step
-from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.layout import RunPaths, remove_unfinished_records
 from spectral_exp.runs.lock import RunLock
 from spectral_exp.runs.renamed import current_names
 from spectral_exp.training.contracts import Schedule
 from spectral_exp.training.resume import (
     attempts,
+    known_text,
+    refuse_before_start,
     refuse_changed_data,
     refuse_links,
     resume_problems,
@@ -73,6 +79,7 @@ _MODEL_NEEDS = (
     "component_parameters", "parameters_by_component", "flops_per_token",
 )  # fmt: skip
 _PROMPT_TOKENS = 16
+_MAX_PATH = 200  # characters of a path that a message quotes
 _PLOT_TOKENS = 28
 
 
@@ -118,13 +125,18 @@ class _Parts:
 def check(config: Mapping[str, Any], run_dir: Path | None) -> list[str]:
     """All that is wrong with `config`, one line per problem; writes nothing but the cache of tokenized text."""
     config = current_names(config)
-    problems = resume_problems(config, run_dir)
     try:
         _refuse_unwritable(run_dir or Path(str(config.get("outputs", "outputs"))))
-        with _temporary_folder(run_dir or Path(str(config.get("outputs", "outputs")))) as folder:
-            parts = _assemble(config, RunPaths(folder), trial=True)
+    except UserError as error:
+        return [str(error)]
+    problems = resume_problems(config, run_dir)
+    try:
+        known = None if run_dir is None else known_text(RunPaths(run_dir))
+        with _trial_folder(run_dir or Path(str(config.get("outputs", "outputs")))) as folder:
+            parts = _assemble(config, RunPaths(folder), known, trial=True)
         if run_dir is not None and not problems and run_dir.is_dir():
             refuse_changed_data(RunPaths(run_dir), parts.dataset.fingerprints)
+            refuse_before_start(config, RunPaths(run_dir))
         if (url := parts.components["backup"].url) is not None:
             enabled = parts.components["checkpoint"].enabled
             require(enabled, "backup_url", url, "null with monitoring/checkpoint=off: there is nothing to back up")
@@ -153,12 +165,13 @@ def build(
     paths = RunPaths(Path(run_dir))
     with RunLock(paths.root) as lock, torch.random.fork_rng():
         refuse_links(paths.root)
+        remove_unfinished_records(paths)
         # The folders of a sweep are known only now, so `check` could not look into them.
         known = paths.config_file.is_file() or paths.checkpoint_steps()
         if known and (problems := resume_problems(config, paths.root)):
             raise UserError("\nerror: ".join(problems))
         torch.manual_seed(int(config["seed"]))
-        parts = _assemble(config, paths, trial=False)
+        parts = _assemble(config, paths, known_text(paths), trial=False)
         dataset, tracker = parts.dataset, parts.components["tracking"]
         refuse_changed_data(paths, dataset.fingerprints)
         parts.components["backup"].check()
@@ -180,6 +193,7 @@ def build(
             yield runner
         finally:
             runner.sync()
+            runner.metrics.close()
 
 
 def build_model(config: Mapping[str, Any], vocab_size: int) -> GPT:
@@ -194,14 +208,14 @@ def build_model(config: Mapping[str, Any], vocab_size: int) -> GPT:
     return cast(GPT, model)
 
 
-def build_dataset(config: Mapping[str, Any]) -> Dataset:
-    """The tokenized text of `config`, as training reads it.
+def build_dataset(config: Mapping[str, Any], known: KnownText | None = None) -> Dataset:
+    """The tokenized text of `config`, as training reads it; if it is `known`, that text and no other.
 
     Raises:
         UserError: the configuration's data part is wrong, or the text cannot be had.
     """
     constructor = Constructor()
-    dataset = _dataset(config, constructor)
+    dataset = _dataset(config, constructor, known)
     constructor.finish()
     return cast(Dataset, dataset)
 
@@ -223,7 +237,7 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _assemble(config: Mapping[str, Any], paths: RunPaths, trial: bool) -> _Parts:
+def _assemble(config: Mapping[str, Any], paths: RunPaths, known: KnownText | None, trial: bool) -> _Parts:
     """Build all parts; raise one UserError with all problems."""
     make = Constructor()
     make.problems += [
@@ -235,7 +249,7 @@ def _assemble(config: Mapping[str, Any], paths: RunPaths, trial: bool) -> _Parts
     globals_ = make.make({"_target_": f"{__name__}.Globals", **top}, "", Role(Globals, __name__))
     device = make.call("", lambda: resolve_device(str(config.get("device")))) or torch.device("cpu")
     settings = _part(config, "training", make)
-    dataset = _dataset(config, make)
+    dataset = _dataset(config, make, known)
     if dataset is not None and settings is not None:
         make.call("training", lambda: _prompt_ids(dataset, settings))
     vocab_size = 256 if dataset is None else dataset.vocab_size
@@ -271,13 +285,15 @@ def _optimizer(config: Mapping[str, Any], model: Any, make: Constructor, trial: 
     return optimizer
 
 
-def _dataset(config: Mapping[str, Any], make: Constructor) -> Dataset | None:
+def _dataset(config: Mapping[str, Any], make: Constructor, known: KnownText | None) -> Dataset | None:
     corpus, tokenizer = _part(config, "data", make), _part(config, "tokenizer", make)
     model = config.get("model")
     block_size = model.get("block_size") if isinstance(model, Mapping) else None
+    if isinstance(block_size, float) and block_size.is_integer():
+        block_size = int(block_size)  # as the model takes it
     if corpus is None or tokenizer is None or not isinstance(block_size, int) or block_size < 1:
         return None
-    found = make.call("data", lambda: prepare(corpus, tokenizer, block_size=block_size))
+    found = make.call("data", lambda: prepare(corpus, tokenizer, block_size=block_size, known=known))
     assert found is None or isinstance(found, Dataset)
     return found
 
@@ -399,22 +415,31 @@ def _plot_sample(dataset: Dataset) -> TextSample:
 
 def _refuse_unwritable(folder: Path) -> None:
     """Raise a UserError unless a run directory can be made at or below `folder`; leaves nothing behind."""
-    existing = _existing(folder)
+    place = folder
     try:
-        Path(tempfile.mkdtemp(dir=existing)).rmdir()
+        place = _existing(folder)
+        if place == folder.absolute():  # a run, of which nothing changes yet
+            if not os.access(place, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            return
+        Path(tempfile.mkdtemp(dir=place)).rmdir()
     except OSError as error:
+        shown = [printable(path, _MAX_PATH) for path in (folder, place)]
         raise UserError(
-            f"{folder} cannot be written: {existing}: {error.strerror}; choose another place with outputs=DIR "
-            "(or hydra.run.dir=DIR)"
+            f"{shown[0]} cannot be written: {shown[1]}: {error.strerror}; choose another place with outputs=DIR (or "
+            "hydra.run.dir=DIR)"
         ) from error
 
 
-def _temporary_folder(near: Path) -> tempfile.TemporaryDirectory[str]:
+@contextmanager
+def _trial_folder(near: Path) -> Iterator[Path]:
     """A temporary folder; in the folder of the runs if the machine has no place for temporary files."""
-    try:
-        return tempfile.TemporaryDirectory()
-    except OSError:
-        return tempfile.TemporaryDirectory(dir=_existing(near))
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(scratch_folder("trial"))
+        except OSError:
+            folder = stack.enter_context(scratch_folder("trial", _existing(near)))
+        yield folder
 
 
 def _existing(folder: Path) -> Path:

@@ -76,6 +76,8 @@ class Constructor:
             self.problems.append(str(error.within(path)))
         except UserError as error:
             self.problems += str(error).split("\nerror: ")
+        except MemoryError as error:
+            self.problems.append(f"{path} needs more memory than there is ({error or 'none is left'}); make it smaller")
         return None
 
     def finish(self) -> None:
@@ -166,7 +168,10 @@ def coerce(value: Any, annotation: Any) -> Any:
             return value
     elif annotation is float:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(value)
+            try:
+                return float(value)
+            except OverflowError:
+                raise TypeError("a number that a float can hold") from None
         if isinstance(value, str) and value.lower() in ("inf", "nan", ".inf", ".nan"):
             return float(value.lstrip("."))
     elif annotation is int:

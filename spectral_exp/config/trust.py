@@ -1,8 +1,9 @@
 """What a recorded run may make this machine do, where its configuration is used again.
 
 A run directory may come from a stranger. What it records may choose parts and their settings (see `roles.py`) and read
-text; it sends nothing away, and asks no address but those that this package knows, unless the person at the keyboard
-has named the place.
+the text that it was trained on, known by its fingerprint (see `data/known_text.py`); it sends nothing away, writes
+nothing outside the run, and asks no address but those that this package knows, unless the person at the keyboard has
+named the place.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from spectral_exp.core.errors import UserError
+from spectral_exp.core.user_state import state_folder
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +43,44 @@ def recorded_config(record: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(data, dict):
         data.pop("url", None)
     return config
+
+
+def files_named(config: Mapping[str, Any]) -> dict[str, str]:
+    """The settings of `config` that name a file to read, with its path."""
+    nodes = {key: config.get(key.partition(".")[0]) for key in PATH_SETTINGS}
+    paths = {key: node.get("path") for key, node in nodes.items() if isinstance(node, Mapping)}
+    return {key: path for key, path in paths.items() if isinstance(path, str)}
+
+
+def has_fingerprint(key: str, fingerprints: Mapping[str, Any]) -> bool:
+    """Whether the file that the setting `key` names can be known again by what the run recorded of its text."""
+    from spectral_exp.data.known_text import TEXT_ENTRIES, TOKENIZER_ENTRY  # here: it brings torch
+
+    entries = TEXT_ENTRIES if key == PATH_SETTINGS[0] else (TOKENIZER_ENTRY,)
+    return all(entry in fingerprints for entry in entries)
+
+
+def require_fingerprints(run: Path, config: Mapping[str, Any], fingerprints: Mapping[str, Any]) -> None:
+    """Raise a UserError if the recorded `config` names a file by its path alone."""
+    for key, path in files_named(config).items():
+        if not has_fingerprint(key, fingerprints):
+            raise UserError(
+                f"the record of {run} names {key}={path} and has no fingerprint to know that file by, so it is not "
+                f"read; if you know the run, continue it with resume={run} {key}=..., which records one"
+            )
+
+
+def refuse_other_files(run: Path, config: Mapping[str, Any], fingerprints: Mapping[str, Any]) -> None:
+    """Raise a UserError if a file that the recorded `config` names is another one than the run had."""
+    from spectral_exp.data import Gpt2, KnownText, TextFile
+
+    require_fingerprints(run, config, fingerprints)
+    known = KnownText(str(run), fingerprints)
+    for key, path in files_named(config).items():
+        if key == PATH_SETTINGS[0]:
+            known.read(TextFile(path, str(config["data"].get("pattern", "*"))), Path())
+        else:
+            known.check_tokenizer(Gpt2(path).build(None, Path()))
 
 
 def working_directory(record: Mapping[str, Any]) -> Path | None:
@@ -106,11 +148,4 @@ def _known_places() -> set[str]:
 
 
 def _places_file() -> Path:
-    """Where they are noted: below $XDG_STATE_HOME, else ~/.local/state. Raises OSError if there is no home."""
-    base = Path(os.environ.get("XDG_STATE_HOME", ""))
-    if not base.is_absolute():
-        try:
-            base = Path.home() / ".local/state"
-        except RuntimeError as error:
-            raise FileNotFoundError(str(error)) from error
-    return base / "spectral_exp" / "backup_places"
+    return state_folder() / "backup_places"

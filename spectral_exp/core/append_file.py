@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import itertools
 import logging
 import multiprocessing.util
@@ -72,6 +73,8 @@ class AppendFile:
         self._lines: deque[tuple[bytes]] = deque()
         self._warnings: deque[tuple[object, ...]] = deque()
         self._descriptors: list[int] = []
+        self._reported_loss = 0
+        self._home: os.stat_result | None = None
         weakref.finalize(self, _close_all, self._descriptors)
         self._reset()
         _files.add(self)
@@ -141,9 +144,11 @@ class AppendFile:
             self._hold(self._close)
 
     def report_loss(self) -> None:
-        """Log an error if lines wait that the storage has not taken, at the end of their time."""
-        if self._lines:
-            log.error("the last %d lines are not in %s: its storage does not take them", len(self._lines), self.path)
+        """Log an error, once, if lines wait that the storage has not taken, at the end of their time."""
+        lost = len(self._lines)
+        if lost and lost != self._reported_loss:
+            self._reported_loss = lost
+            log.error("the last %d lines are not in %s: its storage does not take them", lost, self.path)
 
     def while_closed(self, action: Callable[[], T]) -> T:
         """Close the file and return `action()`, while no thread of this process can append."""
@@ -274,7 +279,7 @@ class AppendFile:
 
     def _open(self) -> int:
         self._changed_folders = _folders_that_change(self.path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._make_folder()
         files.refuse_link(self.path)
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | files.RUN_FILE_FLAGS
         try:
@@ -288,6 +293,14 @@ class AppendFile:
             self._close()
             raise
         return self._descriptors[0]
+
+    def _make_folder(self) -> None:
+        """Make the file's folder where it is missing, but not in another run that has taken the place of its own."""
+        folder = self.path.parent
+        if self._home is not None and not folder.exists() and not os.path.samestat(self._home, folder.parent.stat()):
+            raise FileNotFoundError(errno.ENOENT, "the run was moved or removed", str(folder))
+        folder.mkdir(parents=self._home is None, exist_ok=True)
+        self._home = self._home or folder.parent.stat()
 
     def _warn(self, error: OSError) -> None:
         if not self._warned:

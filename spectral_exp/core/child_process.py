@@ -9,11 +9,10 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import IO
+
+from spectral_exp.core.parent import dying_with_this_process
 
 _STDERR = 2
 _MASKS = hasattr(signal, "pthread_sigmask")
@@ -21,8 +20,6 @@ _MASKS = hasattr(signal, "pthread_sigmask")
 _LEFT_TO_THE_RUN = {
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
 }
-_PR_SET_PDEATHSIG = 1
-_LOOK_EVERY_S = 0.5
 
 
 def start_helper(
@@ -62,35 +59,3 @@ def _is_open(descriptor: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def dying_with_this_process(number: int | None = None) -> str:
-    """A Python statement with which a child process begins that is to end with this one, as `die_with_parent` does.
-
-    It runs this file and imports nothing of the package: the child may use another version of it.
-    """
-    arguments = (os.getpid(), None if number is None else int(number))
-    return f"import runpy; runpy.run_path({str(Path(__file__).resolve())!r})['die_with_parent'](*{arguments!r})"
-
-
-def die_with_parent(parent: int, number: int | None = None) -> None:
-    """Send this process the signal `number` (None: SIGKILL) when the process `parent`, which started it, has ended.
-
-    On Linux the kernel does it, also to a process that is stopped; it does so as soon as the thread that started this
-    process ends. Elsewhere a thread looks twice a second.
-    """
-    number = getattr(signal, "SIGKILL", signal.SIGTERM) if number is None else number
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
-        if os.getppid() != parent:  # it ended before the kernel knew
-            os.kill(os.getpid(), number)
-    elif hasattr(os, "getppid"):
-        threading.Thread(target=_watch, args=(parent, number), name="parent watch", daemon=True).start()
-
-
-def _watch(parent: int, number: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(_LOOK_EVERY_S)
-    os.kill(os.getpid(), number)

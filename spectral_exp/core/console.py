@@ -1,7 +1,8 @@
-"""How every command ends: one policy for exit codes, errors, interrupts and output without a reader.
+"""How every command ends: one policy for exit codes, errors, signals and output without a reader.
 
-Exit codes: 0 success; 1 the answer is negative (a difference, a broken checkpoint, a paper that does not hold) or the
-command failed; 2 the user has to change something, reported in one line; 128 + n stopped by signal n.
+Exit codes: 0 success; 1 the answer is negative (a difference, a broken checkpoint, a paper that does
+not hold) or the command failed; 2 the user has to change something, reported in one line; 128 + n
+stopped by signal n.
 """
 
 from __future__ import annotations
@@ -11,13 +12,25 @@ import select
 import signal
 import sys
 from collections.abc import Callable
-from typing import Protocol, TextIO
+from typing import NoReturn, Protocol, TextIO
 
-from spectral_exp.core.display import give_up
+from spectral_exp.core.display import give_up, print_error
 from spectral_exp.core.errors import Interrupted, RunError, UserError
+from spectral_exp.core.foreign_text import printable
+from spectral_exp.core.signals import StopRequest
 
 READER_GONE = 128 + signal.SIGPIPE
-"""Exit code of a command whose output has lost its reader: what a shell reports of one that SIGPIPE ended."""
+"""Exit code of a command whose output lost its reader: a shell reports it of one that SIGPIPE ended."""
+
+_MAX_MESSAGE = 500
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of command lines that reports a mistake in one line, as all other mistakes are reported."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with code 2."""
+        self.exit(2, f"error: {printable(message, _MAX_MESSAGE)}; {self.prog} --help lists the arguments\n")
 
 
 class Main(Protocol):
@@ -28,24 +41,43 @@ class Main(Protocol):
 
 
 def command(build_parser: Callable[[], argparse.ArgumentParser], run: Callable[[argparse.Namespace], int]) -> Main:
-    """Return the `main` of a command that parses its arguments and calls `run` with the options."""
+    """Return the `main` of a command that parses its arguments and calls `run` with the options.
+
+    A signal that asks it to stop raises `Interrupted` inside `run`, so temporary files are removed and
+    child processes end; the exit code is 128 + its number.
+    """
 
     def main(arguments: list[str] | None = None) -> int:
-        return exit_code(lambda: run(build_parser().parse_args(arguments)))
+        with StopRequest(immediate=True) as stop:
+            try:
+                code = exit_code(lambda: run(build_parser().parse_args(arguments)))
+            except Interrupted as error:
+                print_error(f"stopped by {signal.Signals(error.signal_number).name}")
+                code = error.exit_code
+            except Exception:
+                # `Interrupted`, raised inside of an import or a library, may come out as another error.
+                if stop.signal_number is None:
+                    raise
+                print_error(f"stopped by {signal.Signals(stop.signal_number).name}")
+                code = 128 + stop.signal_number
+            if arguments is None:
+                stop.finish()  # the process is about to end
+        return code
 
     return main
 
 
 def exit_code(call: Callable[[], int]) -> int:
-    """Call a command; print its error in one line and return its exit code.
+    """Call a command, print its error in one line and return its exit code.
 
-    It ends silently with `READER_GONE` once standard output or error has no reader. The default action of SIGPIPE
-    would do so too, but for every pipe and socket of the process: a helper process that dies must not end training.
+    A command whose standard output or error has no reader ends silently with `READER_GONE`. The default
+    action of SIGPIPE would do the same, but for every pipe and socket of the process: a helper process
+    that dies must not end training.
     """
     code = 0
     try:
         try:
-            code = _answer(call)
+            code = _call(call)
             failed = _flush()
         except SystemExit:  # argparse, after --help
             if failed := _flush():
@@ -58,7 +90,7 @@ def exit_code(call: Callable[[], int]) -> int:
     return code or failed
 
 
-def _answer(call: Callable[[], int]) -> int:
+def _call(call: Callable[[], int]) -> int:
     try:
         return call()
     except UserError as error:
@@ -67,10 +99,6 @@ def _answer(call: Callable[[], int]) -> int:
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except Interrupted as stop:
-        return stop.exit_code
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
 
 
 def _flush() -> int:

@@ -76,6 +76,7 @@ class Interrupted(KeyboardInterrupt):
 
     def __init__(self, signal_number: int, problem: str = "") -> None:
         super().__init__(signal_number, problem)
+        self.signal_number = signal_number
         self.problem = problem
         self.exit_code = 1 if problem else 128 + signal_number
 

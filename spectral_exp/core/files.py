@@ -94,9 +94,12 @@ def discard(temporary: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def remove_temporary_files(folder: Path) -> None:
-    """Remove what killed writers left in `folder`. For its only writer, at a moment when it writes nothing."""
-    for leftover in folder.glob(f".*{TEMPORARY_SUFFIX}"):
+def remove_temporary_files(folder: Path, name: str = "") -> None:
+    """Remove what killed writers left in `folder` of the file `name`, or of all files.
+
+    For the only writer of these files, at a moment when it writes none.
+    """
+    for leftover in folder.glob(f".{name}*{TEMPORARY_SUFFIX}"):
         leftover.unlink(missing_ok=True)
 
 

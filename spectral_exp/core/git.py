@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def ask_git(
     try:
         done = subprocess.run(
             ["git", "-C", str(directory), *settings, *arguments],
-            env=_environment(scratch),
+            env=_environment(scratch, _own_filters(str(directory))),
             input=standard_input,
             capture_output=True,
             timeout=timeout_s,
@@ -193,7 +194,24 @@ def _is_environment(folder: Path) -> bool:
     return bool(installed) or inside or scripts
 
 
-def _environment(scratch: Path | None) -> dict[str, str]:
+@functools.cache
+def _own_filters(directory: str) -> tuple[str, ...]:
+    """The filters of content, which are programs, that the repository around `directory` configures by itself.
+
+    Those of the user and of the system, such as Git LFS, are trusted.
+    """
+    command = ["git", "-C", directory, "config", "-z", "--show-scope", "--name-only", "--get-regexp", r"^filter\."]
+    try:
+        done = subprocess.run(command, env=_environment(None), capture_output=True, timeout=TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    fields = os.fsdecode(done.stdout).split("\0")
+    keys = [key for scope, key in zip(fields[::2], fields[1::2], strict=False) if scope in ("local", "worktree")]
+    return tuple(sorted({key.removeprefix("filter.").rpartition(".")[0] for key in keys}))
+
+
+def _environment(scratch: Path | None, disabled_filters: Sequence[str] = ()) -> dict[str, str]:
+    """The variables of a git process, in which the filters named do nothing."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -207,6 +225,14 @@ def _environment(scratch: Path | None) -> dict[str, str]:
     }
     if scratch is not None:
         ours |= {"GIT_INDEX_FILE": str(scratch / "index"), "GIT_OBJECT_DIRECTORY": str(scratch / "objects")}
+    n_settings = int(kept.get("GIT_CONFIG_COUNT") or 0)
+    # An empty `process` also keeps git from running `clean` and `smudge`.
+    for name in disabled_filters:
+        for key, value in ((f"filter.{name}.process", ""), (f"filter.{name}.required", "false")):
+            ours |= {f"GIT_CONFIG_KEY_{n_settings}": key, f"GIT_CONFIG_VALUE_{n_settings}": value}
+            n_settings += 1
+    if disabled_filters:
+        ours["GIT_CONFIG_COUNT"] = str(n_settings)
     return {**kept, **ours}
 
 

@@ -17,10 +17,16 @@ from spectral_exp.core.json_value import jsonable as jsonable
 
 def write_json_atomic(path: Path, content: Any) -> None:
     """Write `content` as indented JSON, durably: a reader finds the old file or the whole new one."""
-    text = json.dumps(jsonable(content), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json_bytes(content)
     with atomic_writer(path) as file:
-        # A lone surrogate stands for a byte of a file name that is not UTF-8.
-        file.write(f"{text}\n".encode(errors="backslashreplace"))
+        file.write(text)
+
+
+def json_bytes(content: Any) -> bytes:
+    """`content` as an indented JSON file."""
+    text = json.dumps(jsonable(content), indent=2, ensure_ascii=False, allow_nan=False)
+    # A lone surrogate stands for a byte of a file name that is not UTF-8.
+    return f"{text}\n".encode(errors="backslashreplace")
 
 
 def content_crc32(content: Mapping[str, Any]) -> str:

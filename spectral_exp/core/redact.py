@@ -2,7 +2,8 @@
 
 A value is hidden if its name says that it is a secret, at any depth and in any container; if it
 occurs in the environment under such a name; if this process met it under such a name before; or if
-it has the shape of a secret, such as a private key or the login of a URL.
+it has the shape of a secret, such as a private key or the login of a URL. If a name only may be that of a
+secret, the value decides: `MODEL_KEY: gpt2-small` stays.
 """
 
 from __future__ import annotations
@@ -17,20 +18,15 @@ import urllib.parse
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from spectral_exp.core.json_value import CIRCULAR, MAX_DEPTH, TOO_DEEP, jsonable
-from spectral_exp.core.secret_names import Secrecy, describes_secret, is_numeric_secret, is_secret_name, secrecy
-from spectral_exp.core.secret_text import (
-    REDACTED,
-    hide_assigned,
-    hide_literals,
-    hide_shapes,
-    is_hidden_value,
-    looks_random,
-)
+from spectral_exp.core.secret_commands import hidden_arguments
+from spectral_exp.core.secret_names import Secrecy, counts_tokens, describes_secret, is_secret_name, secrecy
+from spectral_exp.core.secret_shapes import hide_shapes
+from spectral_exp.core.secret_text import hide_assigned, hide_literals
+from spectral_exp.core.secret_values import REDACTED, is_hidden_number, is_hidden_value, is_hidden_word, looks_random
 
 __all__ = ["REDACTED", "is_secret_name"]
 
@@ -131,21 +127,26 @@ def _is_secret_variable(name: str, value: str) -> bool:
     doubt = secrecy(name)
     if doubt is Secrecy.NONE or len(value) < _SHORTEST_ALONE or value.lower() in _TRIVIAL:
         return False
+    if doubt < Secrecy.CERTAIN and not looks_random(value):
+        return False
     is_place = value.startswith(("/", "~")) and Path(value).expanduser().exists()
     return is_hidden_value(value, doubt) and not is_place
 
 
-def _strong_texts(value: Any, doubt: Secrecy) -> Iterator[str]:
-    """Texts inside `value` that stand under names of secrets and are no ordinary words."""
+def _strong_texts(value: Any, doubt: Secrecy, above: str = "") -> Iterator[str]:
+    """Texts inside `value` that certainly are secrets, and that no other text holds by chance."""
     if isinstance(value, str):
-        if is_hidden_value(value, doubt) and len(value) >= _SHORTEST_INSIDE and looks_random(value):
+        is_secret = doubt >= Secrecy.CERTAIN and is_hidden_value(value, doubt)
+        if is_secret and len(value) >= _SHORTEST_INSIDE and looks_random(value):
             yield value
+    elif isinstance(value, int | float):
+        return
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _strong_texts(item, _secrecy_below(str(key), doubt))
+            yield from _strong_texts(item, _secrecy_below(str(key), above, doubt), str(key))
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _strong_texts(item, doubt)
+            yield from _strong_texts(item, doubt, above)
 
 
 def _hide_known(text: str, secrets: Sequence[str]) -> str:
@@ -177,50 +178,69 @@ def _fields(value: Any) -> Mapping[str, Any] | None:
     return {name: getattr(value, name) for name in names if hasattr(value, name)}
 
 
-def _secrecy_below(key: str, doubt: Secrecy) -> Secrecy:
-    """How likely texts under `key` are secrets, inside a container whose own name has `doubt`."""
-    if doubt is Secrecy.POSSIBLE and describes_secret(key):
+_NAMED_BY_OWNER = ("key", "token")
+
+
+def _secrecy_below(key: str, above: str, doubt: Secrecy) -> Secrecy:
+    """How likely values under `key` are secrets, inside the container named `above`."""
+    if key == "_target_" or (doubt <= Secrecy.POSSIBLE and describes_secret(key)):
         return Secrecy.NONE
-    return max(doubt, secrecy(key)) if key != "_target_" else Secrecy.NONE
+    is_named_by_owner = above and key.lower() in _NAMED_BY_OWNER
+    return max(doubt, secrecy(f"{above}.{key}" if is_named_by_owner else key))
 
 
-def _redact(value: Any, secrets: Sequence[str], doubt: Secrecy) -> Any:
+def _redact(value: Any, secrets: Sequence[str], doubt: Secrecy, above: str = "") -> Any:
     """`value` without secrets; the same object if it holds none."""
     if isinstance(value, str):
         shown = REDACTED if is_hidden_value(value, doubt) else _redact_words(value, secrets)
         return value if shown == value else shown
+    if isinstance(value, int | float):
+        is_hidden = not isinstance(value, bool) and is_hidden_number(value, doubt)
+        return REDACTED if is_hidden else value
     if isinstance(value, Mapping):
-        return _redact_mapping(value, secrets, doubt)
+        return _redact_mapping(value, secrets, doubt, above)
     if isinstance(value, list | tuple):
-        redacted = [_redact(item, secrets, doubt) for item in value]
-        for position in _values_in_row(value):
-            redacted[position] = REDACTED
+        redacted = [_redact(item, secrets, doubt, above) for item in value]
+        for position, shown in hidden_arguments(value):
+            redacted[position] = shown
         if all(map(operator.is_, redacted, value)):
             return value
         return tuple(redacted) if isinstance(value, tuple) else redacted
+    if isinstance(value, bytes | bytearray) and value and doubt >= Secrecy.CERTAIN:
+        return REDACTED
     return value
 
 
-_NAME_KEYS, _VALUE_KEYS = ("name", "key", "variable"), ("value", "val")
+_NAME_KEYS = ("name", "key", "variable")
+_VALUE_KEYS = ("value", "val")
+_ACCOUNT_KEYS = ("user", "username", "user_name", "login", "email", "secret")
 
 
-def _is_one_of(key: Any, names: tuple[str, ...]) -> bool:
-    return isinstance(key, str) and key.lower() in names
-
-
-def _redact_mapping(value: Mapping[Any, Any], secrets: Sequence[str], doubt: Secrecy) -> Any:
+def _secrecy_beside(mapping: Mapping[Any, Any]) -> dict[str, Secrecy]:
+    """How likely the values of a mapping are secrets because of the others, by key in lower case."""
+    items = {key.lower(): item for key, item in mapping.items() if isinstance(key, str)}
+    doubts: dict[str, Secrecy] = {}
     # `{name: HF_TOKEN, value: ...}`, as lists of variables have it.
-    named = next((item for key, item in value.items() if _is_one_of(key, _NAME_KEYS) and isinstance(item, str)), "")
+    names = [items[key] for key in _NAME_KEYS if isinstance(items.get(key), str)]
+    if names:
+        doubts |= dict.fromkeys(_VALUE_KEYS, max(map(secrecy, names)))
+    if not items.keys().isdisjoint(_ACCOUNT_KEYS):
+        doubts |= {"key": Secrecy.POSSIBLE, "pass": Secrecy.PASSWORD}
+    return doubts
+
+
+def _redact_mapping(value: Mapping[Any, Any], secrets: Sequence[str], doubt: Secrecy, above: str) -> Any:
+    beside = _secrecy_beside(value)
     redacted: dict[Any, Any] = {}
     changed = False
     for key, item in value.items():
-        below = _secrecy_below(str(key), doubt)
-        if _is_one_of(key, _VALUE_KEYS):
-            below = max(below, secrecy(named))
-        is_number = isinstance(item, int | float) and not isinstance(item, bool)
-        hides_number = is_number and is_numeric_secret(str(key))
+        name = str(key)
+        below = max(_secrecy_below(name, above, doubt), beside.get(name.lower(), Secrecy.NONE))
+        is_number = below is not Secrecy.NONE and isinstance(item, int | float)
+        if is_number and (describes_secret(name) or counts_tokens(name)):
+            below = Secrecy.NONE
         shown_key = _redact_key(key, secrets, redacted)
-        redacted[shown_key] = REDACTED if hides_number else _redact(item, secrets, below)
+        redacted[shown_key] = _redact(item, secrets, below, name)
         changed = changed or redacted[shown_key] is not item or shown_key != key
     return redacted if changed else value
 
@@ -235,22 +255,11 @@ def _redact_key(key: Any, secrets: Sequence[str], taken: Mapping[Any, Any]) -> A
     return shown
 
 
-def _values_in_row(items: Sequence[Any]) -> Iterator[int]:
-    """Where a value follows its name in a list: `--password X`, `("Authorization", "X")`."""
-    for position, (name, value) in enumerate(pairwise(items)):
-        if not (isinstance(name, str) and isinstance(value, str)):
-            continue
-        is_option = name.startswith("-") and "=" not in name
-        is_pair = len(items) == 2 and not is_secret_name(value) and secrecy(name) is Secrecy.CERTAIN
-        if (is_option or is_pair) and is_hidden_value(value, secrecy(name.lstrip("-"))):
-            yield position + 1
-
-
 def _redact_words(text: str, secrets: Sequence[str]) -> str:
     """A text of its own, which may be an override: all behind the `=` is then its value."""
     override = _OVERRIDE.match(text)
     if override is not None:
         value = text[override.end() :].strip("'\"")
-        if is_hidden_value(value, secrecy(override[1])):
+        if is_hidden_word(value, secrecy(override[1])):
             return text[: override.end()] + REDACTED
     return redact_text(text, secrets)

@@ -19,15 +19,23 @@ _OWNED = "in_use"
 
 
 @contextmanager
-def scratch_folder(purpose: str) -> Iterator[Path]:
+def scratch_folder(purpose: str, place: Path | None = None) -> Iterator[Path]:
     """A temporary folder that is removed when the block ends.
 
     A lock that the operating system ties to this process tells a folder in use from one whose owner was killed. Such
     folders of the same user and `purpose` are removed first.
+
+    Args:
+        purpose: part of the folder's name.
+        place: the folder to make it in, hidden there; None for that of the system.
+
+    Raises:
+        OSError: it cannot be made.
     """
-    prefix = f"spectral_exp_{purpose}_"
-    _remove_leftovers(prefix)
-    with tempfile.TemporaryDirectory(prefix=prefix) as folder, _locked(Path(folder)):
+    prefix = f"{'.' if place else ''}spectral_exp_{purpose}_"
+    parent = place or Path(tempfile.gettempdir())
+    _remove_leftovers(parent, prefix)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as folder, _locked(Path(folder)):
         yield Path(folder)
 
 
@@ -44,10 +52,10 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _remove_leftovers(prefix: str) -> None:
+def _remove_leftovers(parent: Path, prefix: str) -> None:
     if fcntl is None:
         return
-    for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+    for folder in parent.glob(f"{prefix}*"):
         with contextlib.suppress(OSError):
             if folder.lstat().st_uid == os.getuid() and _is_abandoned(folder / _OWNED):
                 shutil.rmtree(folder, ignore_errors=True)

@@ -1,140 +1,38 @@
-"""Secrets inside text: assignments, headers, URLs, private keys and the known shapes of access tokens.
+"""Secrets that are assigned to names inside text: JSON, YAML, headers, settings files, Python.
 
 Every expression here takes time proportional to the length of the text, whatever it holds.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 
-from spectral_exp.core.secret_names import Secrecy, is_secret_name, secrecy
-
-REDACTED = "<redacted>"
-
-_SHORTEST_POSSIBLE = 6
-_RANDOM_LENGTH = 16
-
-# --- values ----------------------------------------------------------------------------------------------------------
-
-_SPECIAL_TOKEN = re.compile(r"[<\[{|].{0,40}[>\]}|]", re.DOTALL)
-_AMOUNT = re.compile(r"[-+]?[\d._,]+(e[-+]?\d+)?\s*[kmbtg]?i?b?", re.IGNORECASE)
-_REFERENCE = re.compile(r"\$\{(oc\.env:\w+|[\w.]+)\}")
-_NOTHING = {"auto", "basic", "bearer", "default", "digest", "none", "null", "oauth2", "required"}
-
-
-def is_reference(value: str) -> bool:
-    """Whether `value` only names where a secret comes from, as `${oc.env:HF_TOKEN}` does."""
-    return _REFERENCE.fullmatch(value) is not None
-
-
-def is_hidden_value(value: str, doubt: Secrecy) -> bool:
-    """Whether a text that stands under a name of this secrecy has to be hidden."""
-    if not value or value == REDACTED or is_reference(value) or doubt is Secrecy.NONE:
-        return False
-    return doubt is Secrecy.CERTAIN or _may_be_credential(value)
-
-
-def looks_random(value: str) -> bool:
-    """Whether a text has digits, capitals or signs among its letters, or is long: no ordinary word."""
-    return len(value) >= _RANDOM_LENGTH or not (value.isalpha() and value[1:].islower())
-
-
-_WORDS_ALONE = re.compile(r"[a-z]{1,20}([_-][a-z]{1,20})*")
-"""As settings are named: learned, learned_embedding."""
-
-
-def _may_be_credential(value: str) -> bool:
-    if len(value) < _SHORTEST_POSSIBLE or any(map(str.isspace, value)):
-        return False
-    if (
-        _WORDS_ALONE.fullmatch(value)
-        or value.lower() in _NOTHING
-        or _AMOUNT.fullmatch(value)
-        or _SPECIAL_TOKEN.fullmatch(value)
-    ):
-        return False
-    return value.isascii()
-
-
-# --- shapes ----------------------------------------------------------------------------------------------------------
-
-_PRIVATE_KEY = re.compile(
-    r"-----BEGIN ([A-Z0-9 ]{0,40})PRIVATE KEY( BLOCK)?-----.*?"
-    r"(-----END \1PRIVATE KEY( BLOCK)?-----|\Z)",
-    re.DOTALL,
+from spectral_exp.core.secret_commands import hide_arguments
+from spectral_exp.core.secret_context import hide_named_around
+from spectral_exp.core.secret_names import Secrecy, counts_tokens, describes_secret, is_secret_name, secrecy
+from spectral_exp.core.secret_values import (
+    REDACTED,
+    is_amount,
+    is_hidden_number,
+    is_hidden_value,
+    is_hidden_word,
+    is_placeholder,
+    looks_random,
 )
-_KNOWN_TOKEN = re.compile(
-    r"(?<![A-Za-z0-9_])(?:"
-    r"gh[opsru]_[A-Za-z0-9]{16,}|github_pat_\w{20,}|glpat-[\w-]{16,}|gl[a-z]{2,5}-[\w-]{20,}"
-    r"|(?:sk|pk|rk)_(?:live|test)_[A-Za-z0-9]{16,}|sk-(?=[\w-]{0,200}\d)[\w-]{16,}|gsk_[A-Za-z0-9]{20,}"
-    r"|hf_[A-Za-z0-9]{20,}|api_org_[A-Za-z0-9]{20,}|r8_[A-Za-z0-9]{20,}|nvapi-[\w-]{20,}"
-    r"|lsv2_\w{20,}|xai-[A-Za-z0-9]{20,}|(?:AKIA|ASIA)[A-Z0-9]{16}|AIza[\w-]{30,}|ya29\.[\w-]{16,}"
-    r"|xox[a-z]-[\w-]{10,}|xapp-[\w-]{16,}|npm_[A-Za-z0-9]{30,}|pypi-[\w-]{30,}|dop_v1_[a-f0-9]{32,}"
-    r"|SG\.[\w-]{16,}\.[\w-]{16,}|(?<!-)eyJ[\w-]{8,}\.eyJ[\w-]{4,}(?:\.[\w-]*)?"
-    r"|AGE-SECRET-KEY-1[A-Z0-9]{20,}"
-    r")"
-)
-_WEBHOOK = re.compile(
-    r"(?<=://)(hooks\.slack\.com/(?:services|workflows)/"
-    r"|(?:[a-z]+\.)?discord(?:app)?\.com/api/webhooks/)[\w/-]+"
-)
-_URL_LOGIN = re.compile(r"(?<=://)(?:[^/@\s:\"'<>]{0,200}:[^@\s\"'<>]{0,500}|[^/@\s:\"'<>]{1,500})(?=@)")
-_URL_QUERY = re.compile(r"([?&#;])([\w.%-]{1,80})=([^&;\s\"'<>#]+)")
-_SIGNED = {"sig", "signature", "key", "code", "hmac", "x-amz-credential", "x-goog-credential"}
-_BEARER = re.compile(r"\b(bearer)\s+([\w.~+/=-]{8,})", re.IGNORECASE)
-_BASIC = re.compile(r"\b(basic)\s+([A-Za-z0-9+/_-]{6,}={0,2})(?![\w=])", re.IGNORECASE)
-_BEARER_WORDS = {"authentication", "authorization", "credential", "credentials", "required"}
-
-
-def hide_shapes(text: str) -> str:
-    """`text` without what looks like a secret by itself, whatever its name."""
-    if "PRIVATE KEY" in text:
-        text = _PRIVATE_KEY.sub(REDACTED, text)
-    text = _KNOWN_TOKEN.sub(REDACTED, text)
-    if "://" in text:
-        text = _WEBHOOK.sub(rf"\g<1>{REDACTED}", text)
-        text = _URL_LOGIN.sub(_hide_login, text)
-    if "=" in text:
-        text = _URL_QUERY.sub(_hide_parameter, text)
-    text = _BEARER.sub(_hide_bearer, text)
-    return _BASIC.sub(_hide_basic, text)
-
-
-def _hide_login(match: re.Match[str]) -> str:
-    # ssh://git@host names an account; a login without a password in front of a website is a token.
-    scheme = match.string[: match.start() - 3].rpartition("://")[2]
-    return REDACTED if ":" in match[0] or scheme.endswith(("http", "https")) else match[0]
-
-
-def _hide_parameter(match: re.Match[str]) -> str:
-    name = match[2]
-    signed = name.lower() in _SIGNED or name.lower().endswith(("-signature", "_signature"))
-    hidden = signed or is_hidden_value(match[3], secrecy(name))
-    return f"{match[1]}{name}={REDACTED}" if hidden else match[0]
-
-
-def _hide_bearer(match: re.Match[str]) -> str:
-    return match[0] if match[2].lower() in _BEARER_WORDS else f"{match[1]} {REDACTED}"
-
-
-def _hide_basic(match: re.Match[str]) -> str:
-    try:
-        login = base64.b64decode(match[2] + "==", altchars=b"-_" if "-" in match[2] else None)
-    except (binascii.Error, ValueError):
-        return match[0]
-    return f"{match[1]} {REDACTED}" if b":" in login and login.isascii() else match[0]
-
-
-# --- names -----------------------------------------------------------------------------------------------------------
 
 _NAME = r"[A-Za-z_][\w./@-]{0,100}"
+_TYPE = (
+    r"(?:typing\.)?(?:Any|Final|None|Optional|Path|Sec\w{0,20}|bool|bytes|dict|float|int|list|object"
+    r"|str|string|tuple)\b(?:\[[\w., |\[\]]{0,60}\])?"
+)
 _VALUE = re.compile(
-    r"\"\"\".*?(?:\"\"\"|\Z)|'''.*?(?:'''|\Z)"
-    r"|\"(?:[^\"\\\n]|\\.)*(?:\"|$)|'(?:[^'\\\n]|\\.|'')*(?:'|$)"
-    r"|(?P<escaped>\\{1,8}[\"']).*?(?:(?P=escaped)|$)"
-    r"|[{\[(]|[^\s,;\"'{}\[\]()][^\s;\"']*",
+    r"(?:[bBrRuUfF]{1,2}|\$)?(?:\"\"\".*?(?:\"\"\"|\Z)|'''.*?(?:'''|\Z)"
+    r"|\"(?:[^\"\\\n]|\\.)*(?:\"|$)|'(?:[^'\\\n]|\\.|'')*(?:'|$)|`[^`\n]*`)"
+    r"|[bBrRuUfF]{0,2}(?P<escaped>\\{1,8}[\"']).*?(?:(?P=escaped)|$)"
+    r"|\$\([^()\n]{0,200}\)|\{\{[^{}\n]{0,80}\}\}|<[A-Za-z _.-]{1,60}>"
+    r"|(?P<call>[A-Za-z_][\w.]{0,80}[(\[])"
+    r"|(?P<entity>&(?:quot|apos|#34|#39);).{0,500}?(?:(?P=entity)|$)"
+    r"|[{\[(]|[^\s,;\"'{}\[\]()]",
     re.DOTALL | re.MULTILINE,
 )
 _HEADER = re.compile(
@@ -142,64 +40,78 @@ _HEADER = re.compile(
     r"((?:\\{0,8}[\"'])?\s*[:=]\s*(?:\\{0,8}[\"'])?)([^\"'}\n\\]+)",
     re.IGNORECASE,
 )
+_TEMPLATE = re.compile(r"^\s*(?:\w+\s+)?\{[A-Za-z_.]*$")
 _ASSIGNED = re.compile(
-    r"(?<!\w)(?P<mark>\\{0,8}[\"'])?(?P<name>" + _NAME + r")(?(mark)(?P=mark))"
-    r"(?P<sep>\s*(?:=>|:=|:(?!:|//)|(?<![=!<>])=(?!=))[ \t]*)"
+    r"(?:(?<!\w)|(?<=\bb))(?P<mark>\\{0,8}[\"']|&(?:quot|apos|#34|#39);)?(?P<name>"
+    + _NAME
+    + r")(?(mark)(?P=mark)\s?\]?|\}?)"
+    rf"(?P<sep>\s*(?:=>|:=|:\s{{0,4}}{_TYPE}(?:\s?\|\s?{_TYPE}){{0,4}}\s{{0,4}}=(?!=)"
+    r"|:(?!:|//)|(?<![=!<>])=(?!=))(?:[ \t]|\\{1,8}t)*)"
 )
-_OPTION = re.compile(r"(?<![\w-])(--?[A-Za-z][\w-]{0,60})([ \t]+)(?!-)([^\s\"']+|\"[^\"\n]*\"|'[^'\n]*')")
+_ANNOTATION = re.compile(rf"{_TYPE}(?:\s?\|\s?{_TYPE}){{0,4}}\s{{0,4}}(?=[,)=\n]|$)")
 _PAIR = re.compile(
-    r"(?P<mark>[\"'])(?P<name>-{0,2}[A-Za-z][\w-]{0,60})(?P=mark)(?P<sep>\s*,\s*)"
-    r"(?P<value>\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*')"
+    r"(?P<open>\(\s{0,40})?(?P<mark>\\{0,8}[\"'])(?P<name>-{0,2}[A-Za-z][\w-]{0,60})(?P=mark)"
+    r"\s*,\s*(?P<quote>\\{0,8}[\"'])(?P<value>(?:(?!(?P=quote))[^\n]){1,500})(?P=quote)"
 )
-_LOGIN_OPTION = re.compile(r"(?<![\w-])(-u|--user|--proxy-user)([ \t=]+)([^\s:\"']+:[^\s\"']+)")
 _BLOCK = re.compile(r"([ \t]*(?:- +)?)(" + _NAME + r"):[ \t]*(?:[|>][+-]?)?[ \t]*\n?")
 _BLOCK_LINE = re.compile(r"([ \t]*(?:- +)?(?:[\w./@-]{1,100}:[ \t]+)?)(\S.*?)([ \t]*\n?)")
 _LITERAL = re.compile(
     r"(?<![\w])(?P<mark>\\{0,8}[\"'])?(?P<name>" + _NAME + r")(?(mark)(?P=mark)|\b)"
     r"(?P<sep>\]?(?:\s*:\s*[\w\[\]. |]{1,60})?\s*(?:=(?!=)|:)\s*[bru]?)"
-    r"(?P<value>\"[^\"\\\n{}]+\"|'[^'\\\n{}]+')"
+    r"(?P<quote>[\"'])(?P<value>(?:(?!(?P=quote))[^\\\n{}])+)(?P=quote)"
 )
-_OPENING = re.compile(r"\"\"\"|'''|\\{1,8}[\"']|[\"']")
+_OPENING = re.compile(r"(?:[bBrRuUfF]{1,2}|\$)?(\"\"\"|&(?:quot|apos|#34|#39);|'''|\\{1,8}[\"']|[\"'`])")
+_QUOTED = re.compile(r"(\\{0,8}[\"'])((?:(?!\1)[^\n]){1,500})(?=\1)")
+_DOTTED = re.compile(r"[A-Za-z_]+(?:\.[A-Za-z_]+)+")
+_CLOSING = re.compile(r"[\s,;:)\]}]*")
+_PART = re.compile(r"[^\s,:{}\[\]()\"'\\=]+")
+_KEY_END = re.compile(r"[\"'\\]{0,9}\s{0,4}(?::|=(?![=\"'\\}\]),\s]))")
 _BRACKET = re.compile(r"[{}\[\]()]")
-_LOOKED_INTO = 2000  # characters of a structure under a name that may be a secret's
-_NEXT = re.compile(r",(?=\s|$|[\w./@+-]+\s*[=:])|&(?=[\w.-]+=)")
+_LOOKED_INTO = 1000  # characters of a structure under a name that may be a secret's
+_LONGEST_INDENT = 200
+_WORD_END = re.compile(
+    r"[\s;\"']|,(?=[\s\"']|$|[\w./@+-]+\s*[=:])|&(?=[\w.-]+=)|\\{1,8}[nrt](?=[\w.-]+(?:\s*[=:]|$)|[\[#\s\\]|$)"
+)
 
 
 def hide_assigned(text: str) -> str:
     """`text` without the values that stand beside the names of secrets in it.
 
-    Knows JSON, YAML, the `repr` of Python objects, command lines, headers and settings files, also
-    when they are part of a longer text.
+    Knows JSON, YAML, XML, the `repr` of Python objects, command lines, headers and settings files,
+    also when they are part of a longer text.
     """
-    if not any(sign in text for sign in "=:,") and "-" not in text:
-        return text
-    text = _HEADER.sub(_hide_header, text)
-    if "\n" in text:
-        text = _hide_blocks(text)
-    text = _hide_all(text)
-    if "-" in text:
-        text = _OPTION.sub(_hide_option, text)
-        text = _LOGIN_OPTION.sub(rf"\g<1>\g<2>{REDACTED}", text)
+    text = hide_named_around(text)
+    if "-" in text or " " in text:
+        text = hide_arguments(text)
+    if "=" in text or ":" in text:
+        text = _HEADER.sub(_hide_header, text)
+        if "\n" in text:
+            text = _hide_blocks(text)
+        text = _hide_all(text)
     return _PAIR.sub(_hide_pair, text) if "," in text else text
 
 
 def hide_literals(code: str) -> str:
     """Source code without the string literals that are assigned to the names of secrets."""
+    code = _LITERAL.sub(_hide_literal, code)
+    return _PAIR.sub(_hide_literal, code)
 
-    def hidden(match: re.Match[str]) -> str:
-        value = match["value"][1:-1]
-        doubt = secrecy(match["name"])
-        is_plain = is_secret_name(value) or not _may_be_credential(value) or not looks_random(value)
-        if is_plain or not is_hidden_value(value, doubt):
-            return match[0]
-        return _with_value(match, match["value"][0] + REDACTED + match["value"][-1])
 
-    return _LITERAL.sub(hidden, code)
+def _hide_literal(match: re.Match[str]) -> str:
+    value = match["value"]
+    is_setting = match.re is _LITERAL or match["open"] is not None
+    if not is_setting or is_secret_name(value) or not _is_random_secret(value, match["name"]):
+        return match[0]
+    return _with_value(match)
+
+
+def _is_random_secret(value: str, name: str) -> bool:
+    return is_hidden_value(value, min(secrecy(name), Secrecy.POSSIBLE))
 
 
 def _hide_header(match: re.Match[str]) -> str:
     value = match[3]
-    if value.strip() in ("", REDACTED, "None", "null"):
+    if not is_hidden_word(value.strip(), Secrecy.CERTAIN) or _TEMPLATE.search(value):
         return match[0]
     is_login = match[1].lower().endswith("authorization")
     simple = re.match(r"(?:[A-Za-z][\w-]*[ \t]+)?[^\s,;]+", value) if is_login else None
@@ -230,7 +142,7 @@ def _hide_line(line: str, doubt: Secrecy) -> str:
     match = _BLOCK_LINE.fullmatch(line)
     if match is None or match[2].endswith(":"):
         return line
-    hidden = is_hidden_value(match[2].strip("\"'"), doubt)
+    hidden = is_hidden_word(match[2].strip("\"'"), doubt)
     return f"{match[1]}{REDACTED}{match[3]}" if hidden else line
 
 
@@ -241,32 +153,75 @@ def _hide_all(text: str) -> str:
     while match := _ASSIGNED.search(text, position):
         start = end = match.end()
         shown = None
-        doubt = secrecy(match["name"])
-        if doubt is not Secrecy.NONE and (value := _VALUE.match(text, start)):
-            end = _value_end(text, match, value, doubt)
-            shown = _hidden_value(text[start:end], match["mark"] or "", doubt)
+        doubt = _secrecy_of(match)
+        value = _VALUE.match(text, start) if doubt is not Secrecy.NONE else None
+        if value and not _ANNOTATION.match(text, start):
+            end, shown = _shown_value(text, match, value, doubt)
         if shown is None:
             end = start
-        elif text[start] in "{[(":
-            end = _structure_end(text, start, len(text))
         pieces.append(text[position:start] + (shown or ""))
         position = end
     return "".join([*pieces, text[position:]])
 
 
-def _value_end(text: str, match: re.Match[str], value: re.Match[str], doubt: Secrecy) -> int:
-    start, found = value.start(), value[0]
+def _secrecy_of(match: re.Match[str]) -> Secrecy:
+    name, before = match["name"], match.string[max(0, match.start("name") - 1) : match.start("name")]
+    doubt = secrecy(name)
+    if before == "\\" and name[0] in "nrt":  # the end of a line inside JSON
+        doubt = max(doubt, secrecy(name[1:]))
+    return doubt
+
+
+def _shown_value(text: str, match: re.Match[str], value: re.Match[str], doubt: Secrecy) -> tuple[int, str | None]:
+    """The end of a value, and what stands for it, or None if it is no secret."""
+    start, found, mark = value.start(), value[0], match["mark"] or ""
     if found in ("{", "[", "("):
-        return _structure_end(text, start, min(len(text), start + _LOOKED_INTO))
-    if found[0] in "\"'\\":
-        return value.end()
-    line_start = text.rfind("\n", 0, match.start()) + 1
-    before = text[line_start : match.start()].strip(" \t-")
-    if not before and match["sep"].strip() == ":" and doubt is Secrecy.CERTAIN:
-        line = text[start:].partition("\n")[0]
+        shown = text[start : _structure_end(text, start, min(len(text), start + _LOOKED_INTO))]
+        if is_placeholder(shown) or not _holds_secret(shown, doubt):
+            return start, None
+        return _structure_end(text, start, len(text)), f"{mark}{REDACTED}{mark}"
+    if _stands_for_value(found, text[start : start + 2]):
+        return start, None
+    if call := value["call"]:
+        shown = text[start : _structure_end(text, value.end() - 1, min(len(text), start + _LOOKED_INTO))]
+        hidden = _without_literals(shown, doubt)
+        if hidden != shown:
+            return start + len(shown), hidden
+        if REDACTED in shown or _is_expression(call, match["sep"], doubt):
+            return start, None
+    elif opening := _OPENING.match(found):
+        inside = found[opening.end() :].removesuffix(opening[1])
+        closing = opening[1] if len(found) > len(inside) + opening.end() else ""
+        is_hidden = is_hidden_value(inside, doubt) and not _CLOSING.fullmatch(inside)
+        return value.end(), opening[0] + REDACTED + closing if is_hidden else None
+    end = _word_end(text, match, start, doubt)
+    word = text[start:end]
+    is_count = word.isdecimal() and counts_tokens(match["name"])
+    # In a sentence only what is no ordinary word: "unexpected token: something".
+    if is_count or _is_name(word, match["name"]) or not is_hidden_word(word, doubt):
+        return end, None
+    return end, f"{mark}{REDACTED}{mark}" if is_amount(word) else REDACTED
+
+
+def _stands_for_value(found: str, begin: str) -> bool:
+    """Whether nothing is assigned here: a placeholder, a name in backquotes, the end of a line."""
+    if begin in ("\\n", "\\r") or found.startswith("re.") or is_placeholder(found):
+        return True
+    return found[0] == "`" and is_secret_name(found.strip("`"))
+
+
+def _word_end(text: str, match: re.Match[str], start: int, doubt: Secrecy) -> int:
+    line_start = text.rfind("\n", max(0, match.start() - _LONGEST_INDENT), match.start()) + 1
+    is_first = line_start > 0 or match.start() <= _LONGEST_INDENT
+    before = text[line_start : match.start()].strip(" \t-") if is_first else "x"
+    if not before and match["sep"].strip() == ":" and doubt >= Secrecy.CERTAIN:
+        line_end = text.find("\n", start)
+        line = text[start : line_end if line_end >= 0 else len(text)]
         return start + len(line.partition(" #")[0].rstrip())
-    if cut := _NEXT.search(found):
-        found = found[: cut.start()]
+    end = _WORD_END.search(text, start + 1)
+    found = text[start : end.start() if end else len(text)]
+    if text[start + len(found) : start + len(found) + 1] in ("'", '"'):
+        found = found.rstrip("\\")
     # Brackets that were opened in front of the name.
     inside = found.rstrip(")]}>")
     n_closing = len(found) - len(inside) - sum(found.count(sign) for sign in "([{<")
@@ -274,7 +229,7 @@ def _value_end(text: str, match: re.Match[str], value: re.Match[str], doubt: Sec
 
 
 def _structure_end(text: str, start: int, limit: int) -> int:
-    """The end of the mapping, list or call that begins at `start`, or `limit` if that comes first."""
+    """The end of the structure or call that begins at `start`, or `limit` if that comes first."""
     depth = 0
     for sign in _BRACKET.finditer(text, start, limit):
         depth += 1 if sign[0] in "{[(" else -1
@@ -283,39 +238,57 @@ def _structure_end(text: str, start: int, limit: int) -> int:
     return limit
 
 
-def _hidden_value(value: str, mark: str, doubt: Secrecy) -> str | None:
-    """What stands for a value, or None if it is no secret."""
-    opening = _OPENING.match(value)
-    if opening is not None:
-        inside = value[opening.end() :].removesuffix(opening[0])
-        closing = opening[0] if len(value) > len(inside) + opening.end() else ""
-        return opening[0] + REDACTED + closing if is_hidden_value(inside, doubt) else None
-    if value[0] in "{[(":
-        parts = re.split(r"[\s,:{}\[\]()\"'\\=]+", value)
-        hidden = any(is_hidden_value(part, doubt) and not _AMOUNT.fullmatch(part) for part in parts)
-        return f"{mark}{REDACTED}{mark}" if hidden else None
-    if value in ("None", "null", "true", "false", "True", "False", "???"):
-        return None
-    # In a sentence only what is no ordinary word: "unexpected token: something".
-    if doubt is Secrecy.POSSIBLE and not looks_random(value):
-        return None
-    return REDACTED if is_hidden_value(value, doubt) else None
+def _holds_secret(structure: str, doubt: Secrecy) -> bool:
+    """Whether a value inside of a structure is a secret; its keys are none."""
+    describes = False
+    for part in _PART.finditer(structure):
+        if _KEY_END.match(structure, part.end()):
+            describes = describes_secret(part[0])
+        elif is_amount(part[0]):
+            if not describes and is_hidden_number(part[0], doubt):
+                return True
+        elif is_hidden_word(part[0], doubt):
+            return True
+    return False
 
 
-def _hide_option(match: re.Match[str]) -> str:
-    value = match[3].strip("\"'")
-    hidden = is_hidden_value(value, secrecy(match[1]))
-    return f"{match[1]}{match[2]}{REDACTED}" if hidden else match[0]
+def _without_literals(call: str, doubt: Secrecy) -> str:
+    """A call or subscript without the secrets that stand in quotes in it."""
+    likely = doubt if call.startswith("Secret") else min(doubt, Secrecy.POSSIBLE)
+
+    def hidden(match: re.Match[str]) -> str:
+        is_secret = is_hidden_value(match[2], likely) and not is_secret_name(match[2])
+        return match[1] + REDACTED if is_secret else match[0]
+
+    return _QUOTED.sub(hidden, call)
+
+
+def _is_expression(call: str, sep: str, doubt: Secrecy) -> bool:
+    """Whether code computes the value: `password = ask(user)`, `token=tokens[3]`."""
+    if doubt < Secrecy.CERTAIN or is_secret_name(call[:-1]):
+        return True
+    if call[-1] == "[" and call[:1].isupper():  # a type: Sequence[str]
+        return True
+    return not looks_random(call) and ("." in call or (sep.rstrip().endswith("=") and sep != "="))
+
+
+def _is_name(word: str, name: str) -> bool:
+    """Whether a value is a variable of the same meaning: `password=password`, `args.password`."""
+    last = word.rpartition(".")[2]
+    return word == name or (_DOTTED.fullmatch(word) is not None and is_secret_name(last))
 
 
 def _hide_pair(match: re.Match[str]) -> str:
-    doubt = secrecy(match["name"])
-    certain = doubt is Secrecy.CERTAIN or match["name"].startswith("-")
-    value = match["value"][1:-1]
-    if not certain or not is_hidden_value(value, doubt) or is_secret_name(value):
+    name, value = match["name"], match["value"]
+    doubt = secrecy(name)
+    # In a list they may be names, one as the other.
+    doubt = doubt if match["open"] or name.startswith("-") else min(doubt, Secrecy.POSSIBLE)
+    is_sure = secrecy(name) >= Secrecy.CERTAIN or match["open"] or name.startswith("-")
+    if not is_sure or is_secret_name(value) or not is_hidden_value(value, doubt):
         return match[0]
-    return _with_value(match, match["value"][0] + REDACTED + match["value"][0])
+    return _with_value(match)
 
 
-def _with_value(match: re.Match[str], value: str) -> str:
-    return match[0][: match.start("value") - match.start()] + value
+def _with_value(match: re.Match[str]) -> str:
+    start, end = match.start("value") - match.start(), match.end("value") - match.start()
+    return match[0][:start] + REDACTED + match[0][end:]

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -155,6 +155,20 @@ class StopRequest:
         with contextlib.suppress(OSError, ValueError):
             if os.name != "posix" or select.select([], [2], [], 0)[1]:
                 os.write(2, f"\n{message}\n".encode())
+
+
+@contextlib.contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Block the signals that ask a process to stop; processes that are started meanwhile inherit it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    numbers = {signal.SIGINT, *(getattr(signal, name) for name in STOP_SIGNALS if hasattr(signal, name))}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _identity_of_stderr() -> tuple[int, int] | None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from spectral_exp.core.errors import UserError, require
+from spectral_exp.core.regular_file import read_regular
 from spectral_exp.core.wording import install
 from spectral_exp.data.cache import cache_errors, write_file
 from spectral_exp.data.tokenizer_base import Ids, Tokenizer, TokenizerSpec, utf8
@@ -22,6 +23,7 @@ GPT2_NAME = "openai-community/gpt2"
 _VOCABULARY = "tokenizer.json"
 _CHUNK_CHARACTERS = 1 << 16
 _BATCH = 256
+_MAX_BYTES = 256 << 20  # of a vocabulary
 # A blank right after a visible character. GPT-2's pre-tokenization pattern has no alternative that runs from a visible
 # character into white space, so a token always ends before it: text cut there encodes as if it were whole. Only blanks
 # that every regular expression engine counts as white space are taken.
@@ -184,9 +186,10 @@ def _fetch_gpt2(place: Path) -> str:
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text("utf-8")
+        return read_regular(file, _MAX_BYTES).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read as a tokenizer.json ({error})") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise UserError(f"{file} cannot be read as a tokenizer.json ({reason})") from error
 
 
 def _checked(definition: str, origin: str) -> str:

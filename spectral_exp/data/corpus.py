@@ -9,14 +9,20 @@ import re
 import sys
 import sysconfig
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import ClassVar
 
 from spectral_exp.core.errors import SettingError, UserError, require
+from spectral_exp.core.regular_file import read_regular
 from spectral_exp.data.download import download
 
 Stamp = list[str | int]
+
+
+class NotUtf8Error(SettingError):
+    """A text is no UTF-8; the message quotes the byte that is not."""
 
 
 class Corpus:
@@ -46,6 +52,10 @@ class TextCorpus(Corpus, ABC):
     @abstractmethod
     def stamp(self, cache: Path) -> Stamp:
         """Cheap values that change whenever the text does, such as file sizes and times; no file is read."""
+
+    def may_hold(self, n_bytes: int) -> bool:
+        """Whether the text can be so long, by all that is known of it without opening a file."""
+        return True
 
     def split(self, text: bytes) -> tuple[bytes, bytes]:
         """Training and validation part: cut at one position, moved back to where a character begins."""
@@ -85,21 +95,41 @@ class TextFile(TextCorpus):
         """Name, size and times of each file."""
         return ["text_file", *file_stamps(self._files())]
 
+    def may_hold(self, n_bytes: int) -> bool:
+        """Whether the files have this size together; line ends that are added between them may be a part of it."""
+        root = self._root()
+        if root.is_file():
+            return root.stat().st_size == n_bytes
+        size = n_files = 0
+        for file in self._walk(root):
+            size, n_files = size + file.stat().st_size, n_files + 1
+            if size > n_bytes:
+                return False
+        return n_bytes <= size + n_files
+
     def _files(self) -> list[Path]:
-        root = Path(self.path).expanduser().absolute()
-        inside_kernel = {"/proc", "/sys", "/dev"} & set(map(str, root.resolve().parents))
-        require(not inside_kernel, "path", self.path, "a text, not a part of the system's own files")
+        root = self._root()
         if root.is_file():
             return [root]
-        kind = "a regular file or a folder" if root.exists() else "an existing file or folder"
-        require(root.is_dir(), "path", self.path, kind, f"looked for {root}")
-        try:
-            files = [root / name for name in list_files(root) if fnmatch(Path(name).name, self.pattern)]
-        except OSError as error:
-            raise SettingError("path", error.filename, "a readable folder", str(error.strerror)) from error
+        files = sorted(self._walk(root), key=lambda file: file.relative_to(root).as_posix())
         allowed = f"a folder with files named {self.pattern!r}"
         require(bool(files), "path", self.path, allowed, "hidden files do not count")
         return files
+
+    def _root(self) -> Path:
+        root = Path(self.path).expanduser().absolute()
+        inside_kernel = {"/proc", "/sys", "/dev"} & set(map(str, root.resolve().parents))
+        require(not inside_kernel, "path", self.path, "a text, not a part of the system's own files")
+        kind = "a regular file or a folder" if root.exists() else "an existing file or folder"
+        require(root.is_file() or root.is_dir(), "path", self.path, kind, f"looked for {root}")
+        return root
+
+    def _walk(self, root: Path) -> Iterator[Path]:
+        """The files of the folder, in no particular order."""
+        try:
+            yield from (file for file in walk_files(root) if fnmatch(file.name, self.pattern))
+        except OSError as error:
+            raise SettingError("path", error.filename, "a readable folder", str(error.strerror)) from error
 
 
 class PythonStdlib(TextCorpus):
@@ -184,16 +214,20 @@ class Shakespeare(TextCorpus):
 
 def list_files(root: Path, skipped_folders: frozenset[str] = frozenset()) -> list[str]:
     """POSIX paths, relative to `root` and sorted, of all regular files under it that are not hidden."""
+    return sorted(path.relative_to(root).as_posix() for path in walk_files(root, skipped_folders))
+
+
+def walk_files(root: Path, skipped_folders: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """All regular files under `root` that are not hidden, in no particular order."""
 
     def fail(error: OSError) -> None:
         raise error
 
-    found = []
     for folder, subfolders, files in os.walk(root, onerror=fail):
         subfolders[:] = [name for name in subfolders if not name.startswith(".") and name not in skipped_folders]
-        paths = [Path(folder) / name for name in files if not name.startswith(".")]
-        found += [path.relative_to(root).as_posix() for path in paths if path.is_file()]
-    return sorted(found)
+        for path in (Path(folder) / name for name in files if not name.startswith(".")):
+            if path.is_file():
+                yield path
 
 
 def file_stamps(files: list[Path]) -> Stamp:
@@ -212,13 +246,13 @@ def join_files(texts: list[bytes]) -> bytes:
 
 def _read_utf8(file: Path) -> bytes:
     try:
-        text = file.read_bytes()
+        text = read_regular(file, sys.maxsize)
     except OSError as error:
         raise SettingError("path", file, "readable", error.strerror or str(error)) from error
     try:
         text.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise SettingError(
+        raise NotUtf8Error(
             "path",
             file,
             f"UTF-8 text, but the byte 0x{text[error.start]:02x} at offset {error.start} is not ({error.reason})",

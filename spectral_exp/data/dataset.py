@@ -25,6 +25,7 @@ from spectral_exp.data.cache import (
 )
 from spectral_exp.data.corpus import Corpus, Stamp, TextCorpus
 from spectral_exp.data.fineweb import FineWebEdu, read_shard, train_tokens
+from spectral_exp.data.known_text import KnownText
 from spectral_exp.data.tokenizer import load_tokenizer
 from spectral_exp.data.tokenizer_base import Bytes64, Ids, Tokenizer, TokenizerSpec
 
@@ -63,7 +64,12 @@ class Dataset:
 
 
 def prepare(
-    corpus: Corpus, tokenizer: TokenizerSpec, *, block_size: int, cache_dir: Path | str | None = None
+    corpus: Corpus,
+    tokenizer: TokenizerSpec,
+    *,
+    block_size: int,
+    cache_dir: Path | str | None = None,
+    known: KnownText | None = None,
 ) -> Dataset:
     """Tokenize a corpus into the cache, or find it there.
 
@@ -74,6 +80,7 @@ def prepare(
         tokenizer: settings of the tokenizer; it is trained on the training split alone where it needs training.
         block_size: tokens of a training sequence; both splits must hold at least one more.
         cache_dir: cache folder; by default as `cache_folder` returns it.
+        known: what a run recorded of the text; any other is refused before it is tokenized.
 
     Raises:
         UserError: for text that cannot be had or read, a text too short, a missing library, an unusable cache folder.
@@ -81,9 +88,9 @@ def prepare(
     require(block_size >= 1, "block_size", block_size, ">= 1")
     root = Path(cache_dir) if cache_dir else cache_folder()
     if isinstance(corpus, TextCorpus):
-        folder, values = _prepare_text(corpus, tokenizer, root)
+        folder, values = _prepare_text(corpus, tokenizer, root, known or KnownText("", {}))
     elif isinstance(corpus, FineWebEdu):
-        folder, values = _prepare_stream(corpus, tokenizer, root)
+        folder, values = _prepare_stream(corpus, tokenizer, root, known or KnownText("", {}))
     else:
         raise TypeError(f"{type(corpus).__name__} is neither a TextCorpus nor FineWebEdu")
     fingerprints = values["fingerprints"]
@@ -108,7 +115,7 @@ def prepare(
 Entry = tuple[Path, dict[str, Any]]
 
 
-def _prepare_text(corpus: TextCorpus, spec: TokenizerSpec, root: Path) -> Entry:
+def _prepare_text(corpus: TextCorpus, spec: TokenizerSpec, root: Path, known: KnownText) -> Entry:
     identity = spec.identity(root)
 
     def place(sha256: str) -> Path:
@@ -117,16 +124,19 @@ def _prepare_text(corpus: TextCorpus, spec: TokenizerSpec, root: Path) -> Entry:
         return root / "datasets" / digest({**key, "source": type(corpus).__name__})[:32]
 
     stamp = corpus.stamp(root)
-    known = _recall(root, stamp)
-    if known is not None and (values := load_entry(place(known))) is not None:
-        return place(known), values
-    text = corpus.read(root)
+    recalled = _recall(root, stamp)
+    if recalled is not None:
+        known.check_text(corpus, recalled)
+        if (values := load_entry(place(recalled))) is not None:
+            return place(recalled), values
+    text = known.read(corpus, root)
     sha256 = hashlib.sha256(text).hexdigest()
     folder = place(sha256)
 
     def fill(draft: Path) -> dict[str, Any]:
         train, val = (part.decode("utf-8") for part in corpus.split(text))
         maker = spec.build((text.decode("utf-8") if spec.whole_text else train) if spec.needs_text else None, root)
+        known.check_tokenizer(maker)
         return _write(draft, corpus, sha256, maker, [maker.encode(train)], [maker.encode(val)])
 
     with cache_errors(root):
@@ -136,7 +146,7 @@ def _prepare_text(corpus: TextCorpus, spec: TokenizerSpec, root: Path) -> Entry:
     return folder, values
 
 
-def _prepare_stream(corpus: FineWebEdu, spec: TokenizerSpec, root: Path) -> Entry:
+def _prepare_stream(corpus: FineWebEdu, spec: TokenizerSpec, root: Path, known: KnownText) -> Entry:
     if spec.needs_text:
         raise UserError(
             "data=fineweb_edu is streamed and needs a tokenizer without training: use tokenizer=gpt2 or tokenizer=byte"
@@ -147,6 +157,7 @@ def _prepare_stream(corpus: FineWebEdu, spec: TokenizerSpec, root: Path) -> Entr
     if values is not None:
         return folder, values
     maker = spec.build(None, root)
+    known.check_tokenizer(maker)
     shards_folder, shards = corpus.shards(maker, root)
     excess = max(0, train_tokens(shards) - corpus.max_tokens)
 

@@ -14,6 +14,7 @@ from spectral_exp.core.errors import require
 from spectral_exp.data.corpus import Stamp, TextCorpus
 
 _MAX_CONTEXTS = 4096
+_MAX_TOKENS = 10**9
 # Share of a uniform choice in every transition: makes each context reachable from each other one, so that there is
 # exactly one stationary distribution however small the concentration.
 _UNIFORM_SHARE = 1e-3
@@ -49,7 +50,7 @@ class Markov(TextCorpus):
         most = max(k for k in range(1, 13) if n_symbols**k <= _MAX_CONTEXTS)
         allowed = f"at most {most} with n_symbols={n_symbols}"
         require(order <= most, "order", order, allowed, f"n_symbols^order must not exceed {_MAX_CONTEXTS}")
-        require(n_tokens >= 1, "n_tokens", n_tokens, ">= 1")
+        require(1 <= n_tokens <= _MAX_TOKENS, "n_tokens", n_tokens, f"from 1 to {_MAX_TOKENS}")
         require(concentration > 0, "concentration", concentration, "> 0")
         require(seed >= 0, "seed", seed, ">= 0")
         self.order, self.n_symbols, self.n_tokens = order, n_symbols, n_tokens

@@ -13,6 +13,9 @@ from torch import Tensor
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.models.gpt import GPT
 
+_COLDEST = 1e-30
+"""Below, logits divided by the temperature need not be finite; the likeliest token has all the probability anyway."""
+
 
 @torch.no_grad()
 def generate(
@@ -84,15 +87,18 @@ def sample(
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Draw one token (B) from each row of `logits` (B, V); settings as for `generate`."""
-    if temperature == 0:
+    if temperature < _COLDEST:
         return logits.argmax(-1)
     ranked, tokens = (logits.float() / temperature).sort(stable=True, dim=-1, descending=True)
     if top_k is not None:
-        ranked, tokens = ranked[:, :top_k], tokens[:, :top_k]
+        n_kept = min(top_k, logits.shape[-1])
+        ranked, tokens = ranked[:, :n_kept], tokens[:, :n_kept]
     probabilities = ranked.softmax(-1)
     if top_p is not None:
-        # A token stays while those likelier than it do not reach top_p yet; so the first always stays.
+        # A token stays while those likelier than it do not reach top_p yet; the first always stays.
         likelier = probabilities.cumsum(-1) - probabilities
-        probabilities = probabilities.masked_fill(likelier >= top_p, 0.0)
+        excess = likelier >= top_p
+        excess[:, 0] = False
+        probabilities = probabilities.masked_fill(excess, 0.0)
     drawn: Tensor = tokens.gather(-1, torch.multinomial(probabilities, 1, generator=generator))
     return drawn[:, 0]

@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 from spectral_exp.core.errors import UserError
+from spectral_exp.core.files import remove_temporary_files
 from spectral_exp.core.json_value import NON_FINITE as NON_FINITE
 from spectral_exp.core.json_value import jsonable as jsonable
 
@@ -114,6 +115,15 @@ def _entries(folder: Path) -> list[Path]:
         return list(folder.iterdir())
     except OSError:
         return []
+
+
+def remove_unfinished_records(paths: RunPaths) -> None:
+    """Remove what killed writers left of the records in a run directory. For the owner of the directory."""
+    for folder in (paths.tokenizer, paths.root / HYDRA_FOLDER):
+        remove_temporary_files(folder)
+    # Others may write certificates and exported weights beside these.
+    for record in (paths.config_file, paths.results_file, paths.git_diff_file, paths.backup_file):
+        remove_temporary_files(paths.root, record.name)
 
 
 # --- JSON ------------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from typing import Any
 
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.foreign_text import printable
+from spectral_exp.core.parent import dying_with_this_process
 from spectral_exp.runs.layout import LOCK_NAME, RunPaths
 from spectral_exp.runs.metrics_file import read_metrics
 from spectral_exp.runs.overrides import flat
@@ -241,7 +242,8 @@ class _Helper:
     def __init__(self, paths: Sequence[Path]) -> None:
         # The same modules, wherever they were found; no `multiprocessing`: that would run the main script again.
         found_by = [os.path.abspath(folder) for folder in sys.path]  # noqa: PTH100
-        code = f"import sys; sys.path[:] = {found_by!r}; from {__name__} import main; main()"
+        modules = f"import sys; sys.path[:] = {found_by!r}"
+        code = f"{modules}; {dying_with_this_process()}; from {__name__} import main; main()"
         self._answers = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
         self._process = subprocess.Popen(
             [sys.executable, "-c", code],

@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import socket
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -42,6 +43,7 @@ class RunLock:
         self.path = RunPaths(root).lock_file
         self._descriptor: int | None = None
         self._root: os.stat_result | None = None
+        self._checking = threading.RLock()
 
     def __enter__(self) -> RunLock:
         self.acquire()
@@ -76,11 +78,14 @@ class RunLock:
     def check(self) -> None:
         """Make sure that the directory still belongs to this process; does nothing when the lock is not held.
 
+        For any number of threads.
+
         Raises:
             LostRunError: the directory was moved or removed, or another process has taken its place.
         """
-        if self._descriptor is None or _is_at(self._descriptor, self.path) or self._write_again():
-            return
+        with self._checking:
+            if self._descriptor is None or _is_at(self._descriptor, self.path) or self._write_again():
+                return
         raise LostRunError(
             f"the run directory {self.path.parent} was moved or removed while this process trained in it: stopped, so "
             "that nothing is written to what is there now; continue the run with resume=<the folder where it lies now>"
@@ -94,7 +99,10 @@ class RunLock:
         if fcntl is None:  # Windows cannot remove an open file
             os.close(self._descriptor)
         if is_ours:
-            self.path.unlink(missing_ok=True)
+            try:
+                self.path.unlink(missing_ok=True)
+            except OSError as error:  # the lock goes all the same, and how the run has ended is what matters
+                log.warning("cannot remove %s: %s", self.path, error.strerror)
         if fcntl is not None:
             os.close(self._descriptor)
         self._descriptor = None
@@ -157,6 +165,14 @@ def is_locked_elsewhere(root: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def refuse_if_locked(root: Path) -> None:
+    """Raise a UserError that names the other process, if one holds the lock of the run in `root`; changes nothing."""
+    if is_locked_elsewhere(root):
+        lock = RunLock(root)
+        with lock.path.open("rb") as file:
+            raise UserError(lock._refusal(_lock_owner(file.fileno())))
 
 
 def _write_owner(descriptor: int) -> None:

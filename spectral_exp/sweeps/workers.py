@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
-from spectral_exp.core.signals import STOP_SIGNALS, StopRequest
+from spectral_exp.core.signals import STOP_SIGNALS, StopRequest, signals_blocked
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +34,12 @@ def prepare_joblib() -> None:
         """joblib's worker processes, which ignore signals until they are ready for them."""
 
         def configure(self, *arguments: Any, **settings: Any) -> Any:
-            return super().configure(*arguments, **settings, initializer=start_worker, initargs=(os.getpid(),))
+            # joblib's tracker of temporary files ignores SIGINT and SIGTERM by itself, and is started here.
+            with signals_blocked():
+                return super().configure(*arguments, **settings, initializer=start_worker, initargs=(os.getpid(),))
 
         def submit(self, func: Callable[[], Any], callback: Callable[[Any], Any] | None = None) -> Future[Any]:
-            with _signals_blocked():
+            with signals_blocked():
                 future: Future[Any] = super().submit(func, callback)
                 return future
 
@@ -85,19 +87,6 @@ def _end_with(parent: int) -> None:
     signal.raise_signal(signal.SIGTERM)
     with _job:
         os._exit(128 + signal.SIGTERM)
-
-
-@contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """New processes inherit it: a signal that reaches a worker while it starts waits until it is ready."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _blockable())
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _blockable() -> set[signal.Signals]:

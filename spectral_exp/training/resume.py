@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from spectral_exp.core.errors import UserError
-from spectral_exp.core.files import TEMPORARY_SUFFIX
+from spectral_exp.core.files import TEMPORARY_SUFFIX, follow
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.git import git_hash, working_directory
 from spectral_exp.core.redact import REDACTED, redact
 from spectral_exp.core.timestamps import timestamp
+from spectral_exp.data.known_text import KnownText
 from spectral_exp.monitoring import CheckpointManager
+from spectral_exp.monitoring.checkpoint.reader import BrokenCheckpointError, read_checkpoint
 from spectral_exp.runs.layout import CORRUPT_SUFFIX, CUT_METRICS_NAME, HYDRA_FOLDER, RunPaths, jsonable, links_inside
+from spectral_exp.runs.lock import refuse_if_locked
 from spectral_exp.runs.overrides import AROUND_STEPS, PLACE, flat, is_among
 from spectral_exp.runs.record import read_intact_config
 from spectral_exp.runs.renamed import current_names
@@ -132,6 +135,20 @@ def refuse_foreign_checkpoint(step: int, saved: Mapping[str, Any], config: Mappi
         )
 
 
+def refuse_before_start(config: Mapping[str, Any], paths: RunPaths) -> None:
+    """Raise a UserError if the run in `paths` is in use, or its newest checkpoint may not be continued by `config`.
+
+    Training finds that out too, but has begun to write by then.
+    """
+    refuse_if_locked(paths.root)
+    newest = follow(paths.latest_link) or paths.checkpoint_file(max(paths.checkpoint_steps(), default=0))
+    try:
+        state = read_checkpoint(newest)
+    except (BrokenCheckpointError, FileNotFoundError):
+        return  # an older one is taken, or none
+    refuse_foreign_checkpoint(int(state["step"]), state["config"], config, paths)
+
+
 def set_aside_damaged(paths: RunPaths) -> None:
     """Keep a damaged `config.json` beside the one that is about to take its place."""
     if not paths.config_file.is_file():
@@ -142,6 +159,12 @@ def set_aside_damaged(paths: RunPaths) -> None:
         aside = paths.config_file.with_name(paths.config_file.name + CORRUPT_SUFFIX)
         paths.config_file.replace(aside)
         log.warning("%s is damaged: kept as %s", paths.config_file, aside.name)
+
+
+def known_text(paths: RunPaths) -> KnownText | None:
+    """The text that the run in `paths` recorded; None if there is no run, or its record does not say."""
+    fingerprints = (recorded(paths) or {}).get("dataset")
+    return KnownText(str(paths.root), fingerprints) if fingerprints else None
 
 
 def refuse_changed_data(paths: RunPaths, fingerprints: Mapping[str, Any]) -> None:

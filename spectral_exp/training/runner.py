@@ -5,6 +5,7 @@ Tensor letters: B batch, T tokens.
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import time
@@ -110,7 +111,7 @@ class Runner:
         self._logged = (0.0, 0)
         self._started_s = time.perf_counter()
         self._files = UnsyncedFiles(self.paths.root)
-        self.checkpoint.before_commit = self.sync
+        self.checkpoint.before_write, self.checkpoint.before_commit = self._require_owner, self._before_commit
         self.no_results = "training did not begin"
         """Why this attempt has written no results; empty once it has."""
 
@@ -344,9 +345,7 @@ class Runner:
             self.state.last_metrics = {**evaluation.metrics(), "val_step": step}
             # A model whose weights are no longer finite has nothing to say.
             if self.settings.sample_tokens and math.isfinite(evaluation.val_loss):
-                prompt, text = self.sample(step)
-                self.samples = [{"step": step, "prompt": prompt, "text": text}]
-                self.metrics.log_message(f"sample at step {step}: {text!r}")
+                self._write_sample(step)
         floor = self.data.entropy_bits_per_byte
         if floor is not None and evaluation.val_bpb < floor - 4 * evaluation.standard_error_bpb:
             log.error(
@@ -355,6 +354,11 @@ class Runner:
                 evaluation.val_bpb, step, floor,
             )  # fmt: skip
         return evaluation
+
+    def _write_sample(self, step: int) -> None:
+        prompt, text = self.sample(step)
+        self.samples = [{"step": step, "prompt": prompt, "text": text}]
+        self.metrics.log_message(f"sample at step {step}: {text!r}")
 
     def _remember_best(self, evaluation: Evaluation) -> bool:
         state = self.state
@@ -401,6 +405,15 @@ class Runner:
         then = f"it continues after step {durable}" if durable else "it starts anew"
         return f"the last {lost} not saved: {checkpoint.problem}, then give the same command again: {then}"
 
+    def _lost_results(self) -> str:
+        """Why the results are not written and what to do about it; empty if they are, or are not wanted."""
+        if not (self.tracker.enabled and self.tracker.problem):
+            return ""
+        return (
+            f"{self.paths.results_file} is not written: {self.tracker.problem}; check the disk, and that it has space, "
+            "then give the same command again"
+        )
+
     def _close_backup(self) -> str:
         """Complete the backup; what is in this directory alone and what to do about it, if that fails."""
         if self.backup.close():
@@ -422,6 +435,17 @@ class Runner:
             "rng_state": rng_state(),
         }
         return (state.step, self.model, self.optimizer, state.loss_history, self.config), extra
+
+    def _require_owner(self) -> None:
+        """Raise OSError if the directory belongs to others now: the thread that writes checkpoints asks."""
+        try:
+            self.check_owner()
+        except LostRunError as error:
+            raise OSError(errno.ENOENT, "the run directory was moved or removed") from error
+
+    def _before_commit(self) -> None:
+        self._require_owner()
+        self.sync()
 
     def sync(self) -> None:
         """Make the metrics and the small files of the run survive a power cut, as what a checkpoint refers to must."""
@@ -465,7 +489,8 @@ class Runner:
             self.state.stopped_early = patience is not None and self.state.evals_since_best >= patience
             log.info("resuming after step %d", self.state.step)
             self._warn_of_another_rate()
-        self._plotted_step = self.state.step
+        # A run that was killed between its last save and its results may lack its last plots.
+        self._plotted_step = 0 if self._is_over() else self.state.step
         self._train_s_before = self.state.train_s
         self._logged = (self.state.train_s, self.state.step)
         self._restore_history()
@@ -504,10 +529,12 @@ class Runner:
                 last_step + 1, self.state.step, self.paths.metrics_file,
             )  # fmt: skip
 
+    def _is_over(self) -> bool:
+        return self.state.step >= self.settings.max_steps or self.state.stopped_early
+
     def _finished_before(self) -> bool:
         """Whether an earlier attempt has trained to the end and written its results, which then stay as they are."""
-        over = self.state.step >= self.settings.max_steps or self.state.stopped_early
-        if not (over and self.paths.results_file.is_file()):
+        if not (self._is_over() and self.paths.results_file.is_file()):
             return False
         try:
             results, findings = read_results(self.paths.results_file)
@@ -532,8 +559,9 @@ class Runner:
             self.visualization.close()
         if status == "stopped_early":
             self._restore_best()
+        self._restore_sample()
         self._write_results("not_saved" if problem else status, problem or None)
-        return problem
+        return problem or self._lost_results()
 
     def _restore_best(self) -> None:
         if not self.settings.restore_best:
@@ -550,6 +578,13 @@ class Runner:
         log.info("restored the weights of step %d, the best validation", best["step"])
         self._restored_step = int(best["step"])
         self._evaluate(self._restored_step)
+
+    def _restore_sample(self) -> None:
+        """Write the sample of the last validation again if the attempt that did so has left no results."""
+        last = self.state.last_metrics or {}
+        is_measured = last.get("val_step") == self.state.step and math.isfinite(last["val_loss"])
+        if not self.samples and self.settings.sample_tokens and is_measured:
+            self._write_sample(self.state.step)
 
     def _write_results(self, status: Status, error: str | None = None) -> None:
         self.check_owner()

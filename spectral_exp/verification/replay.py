@@ -20,11 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spectral_exp.config.trust import recorded_config
-from spectral_exp.core.child_process import die_with_parent
+from spectral_exp.config.trust import recorded_config, require_fingerprints
 from spectral_exp.core.errors import RunError, UserError, require
 from spectral_exp.core.json_files import write_json_atomic
+from spectral_exp.core.parent import die_with_parent
 from spectral_exp.core.scratch import scratch_folder
+from spectral_exp.core.signals import signals_blocked
 from spectral_exp.core.timestamps import timestamp
 from spectral_exp.core.wording import counted
 from spectral_exp.monitoring import CheckpointManager, MetricsLogger
@@ -106,6 +107,7 @@ def verify_resume(run: Path, steps: int, start: int | None = None) -> dict[str, 
     segment = choose_segment(paths, record, steps, start)
     config_then = _config_at(paths, record, segment.start)
     config = _quiet(recorded_config(record))
+    require_fingerprints(run, config, record.get("dataset") or {})
     undisturbed, interrupted = replay_twice(paths, config, record.get("dataset"), segment)
 
     findings = Findings()
@@ -249,7 +251,9 @@ def _in_own_process(
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context, initializer=_start_replaying, initargs=(os.getpid(),)) as pool:
         try:
-            return pool.submit(work, config, place, start, last).result()
+            with signals_blocked():  # for the processes that are started now, by any signal to the whole group
+                replayed = pool.submit(work, config, place, start, last)
+            return replayed.result()
         except BrokenProcessPool as error:
             raise UserError("the replaying process was killed; the machine may be short of memory") from error
         except KeyboardInterrupt:

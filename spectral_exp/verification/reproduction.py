@@ -23,11 +23,11 @@ from typing import IO, Any, Literal, cast
 
 import spectral_exp
 from spectral_exp.config import trust
-from spectral_exp.core.child_process import dying_with_this_process
 from spectral_exp.core.display import print_error
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.git import CODE_VARIABLE, NO_GIT_HASH, code_directory
 from spectral_exp.core.json_files import write_json_atomic
+from spectral_exp.core.parent import dying_with_this_process
 from spectral_exp.core.redact import redact
 from spectral_exp.core.timestamps import timestamp
 from spectral_exp.monitoring import MetricsLogger
@@ -40,6 +40,7 @@ from spectral_exp.runs.differences import (
     unequal,
 )
 from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.output_file import refuse_loss
 from spectral_exp.runs.overrides import PLACE, changed_settings, flat, is_among, setting_of
 from spectral_exp.runs.record import ResultsRecord, read_results
 from spectral_exp.runs.training_record import read_record, recorded_patch
@@ -95,9 +96,10 @@ def reproduce(run: Path, output: Path, *, steps: int | None = None, code: Code =
     record, paths = read_record(run), RunPaths(run)
     if os.path.lexists(output):
         raise UserError(f"{output} exists; remove it, or choose another directory with --output")
+    refuse_loss(output)
     extent = _extent(paths, steps)
     _refuse_changed_settings(run, record, extent.last)
-    overrides = _overrides(record, output)
+    overrides = _overrides(run, record, output)
     if code == "current":
         _train([_PACKAGE_ROOT, code_directory()], overrides, RunPaths(output), extent)
     else:
@@ -175,7 +177,7 @@ def _refuse_changed_settings(run: Path, record: Mapping[str, Any], last: int) ->
             )
 
 
-def _overrides(record: Mapping[str, Any], output: Path) -> list[str]:
+def _overrides(run: Path, record: Mapping[str, Any], output: Path) -> list[str]:
     """The overrides of the run's first attempt, but with a place of its own."""
     first = record["attempts"][0]
     overrides = [o for o in first["overrides"] if not is_among(setting_of(o), (*PLACE, "monitoring.backup"))]
@@ -192,21 +194,23 @@ def _overrides(record: Mapping[str, Any], output: Path) -> list[str]:
             f"the run was made with configuration files from elsewhere ({' '.join(map(str, search))}), which its "
             "record does not hold; train it by its own command"
         )
-    texts = _places_of_text(record)
-    overrides = [o for o in trusted_overrides(overrides, "the run") if setting_of(o) not in texts]
+    texts = _places_of_text(run, record)
+    overrides = [o for o in trusted_overrides(overrides, "the run", texts) if setting_of(o) not in texts]
     overrides += [f"{key}={quoted(path)}" for key, path in texts.items()]
     return [*overrides, f"hydra.run.dir={quoted(str(output.absolute()))}"]
 
 
-def _places_of_text(record: Mapping[str, Any]) -> dict[str, str]:
-    """Settings that name a file of the run -> where the run found it at last, from wherever this command is given."""
+def _places_of_text(run: Path, record: Mapping[str, Any]) -> dict[str, str]:
+    """Settings that say which text is read -> their values, for a command given here.
+
+    Raises:
+        UserError: it is not the text of the run.
+    """
     config = trust.recorded_config(record)
-    found = {}
-    for key in trust.PATH_SETTINGS:
-        group, _, name = key.partition(".")
-        node = config.get(group)
-        if isinstance(node, Mapping) and (path := node.get(name)):
-            found[key] = str(path)
+    trust.refuse_other_files(run, config, record.get("dataset") or {})
+    found = trust.files_named(config)
+    if "data.path" in found and isinstance(pattern := config["data"].get("pattern"), str):
+        found["data.pattern"] = pattern
     return found
 
 

@@ -112,7 +112,9 @@ def test_prune(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.endswith("removed nothing; kept 2, 5\n")
 
 
-@pytest.mark.parametrize(("answer", "left"), [("y\n", [2, 5]), ("n\n", [1, 2, 3, 4, 5]), ("\n", [1, 2, 3, 4, 5])])
+@pytest.mark.parametrize(
+    ("answer", "left"), [("y\n", [2, 5]), *((no, [1, 2, 3, 4, 5]) for no in ("n\n", "\n", "\x04"))]
+)
 def test_prune_asks_on_a_terminal(run: Path, answer: str, left: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     controller, terminal = os.openpty()
     os.write(controller, answer.encode())

@@ -228,7 +228,12 @@ class _Figures:
 
     @staticmethod
     def comparison_figures(
-        comparison: Comparison, folder: Path, *, theme: str = "light", formats: Sequence[str] = ("png",)
+        comparison: Comparison,
+        folder: Path,
+        *,
+        theme: str = "light",
+        formats: Sequence[str] = ("png",),
+        force: bool = True,
     ) -> list[SimpleNamespace]:
         drawn = SimpleNamespace(paths=[folder / f"{comparison.metric}.png"], caption="All of them.")
         return [drawn, SimpleNamespace(paths=[], caption="Nothing to show.")]

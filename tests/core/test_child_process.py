@@ -26,7 +26,8 @@ def main():
 """
 _PARENT = """
 import os, signal, subprocess, sys
-from spectral_exp.core.child_process import dying_with_this_process, start_helper
+from spectral_exp.core.parent import dying_with_this_process
+from spectral_exp.core.child_process import start_helper
 sys.path.insert(0, os.getcwd())
 helper = start_helper("sleeper")
 assert helper.stdout.readline() == b"True\\n"
@@ -60,7 +61,7 @@ def test_children_end_with_their_parent_even_if_they_are_stopped(tmp_path: Path)
 def test_a_child_whose_parent_ended_before_it_began_ends_too() -> None:
     code = (
         "import os\n"
-        "from spectral_exp.core.child_process import die_with_parent\n"
+        "from spectral_exp.core.parent import die_with_parent\n"
         "die_with_parent(os.getppid() + 1)\n"
         "print('still there')\n"
     )

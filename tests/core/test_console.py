@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -98,3 +101,26 @@ def test_a_command_that_has_failed_keeps_its_exit_code(monkeypatch: pytest.Monke
     )
     done = python("-c", script, cwd=ROOT)
     assert (done.returncode, done.stderr) == (3, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("hidden", [False, True], ids=["as it is", "as another error"])
+def test_a_signal_ends_a_command_in_order(
+    number: signal.Signals, hidden: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(options: argparse.Namespace) -> int:
+        with tempfile.TemporaryDirectory(dir=tmp_path):
+            try:
+                signal.raise_signal(number)
+            except KeyboardInterrupt as error:
+                if hidden:
+                    raise ImportError("initialization failed") from error
+                raise
+        return 0
+
+    main = console.command(argparse.ArgumentParser, run)
+    before = signal.getsignal(number)
+    assert main([]) == 128 + number
+    assert capsys.readouterr().err == f"stopped by {number.name}\n"
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(number) is before

@@ -12,6 +12,7 @@ import pytest
 
 import spectral_exp
 from spectral_exp.core.git import CODE_VARIABLE, NO_GIT_HASH, git_hash, run_git
+from spectral_exp.monitoring.tracking import environment
 from spectral_exp.monitoring.tracking.environment import package_facts
 from tests.conftest import ROOT
 
@@ -79,3 +80,32 @@ def test_the_package_is_recorded_by_version_and_checkout() -> None:
     if (ROOT / ".git").exists():
         assert facts["hash"][:8] == commit_in(ROOT)
         assert (facts["repository"], facts["problem"]) == (str(ROOT), None)
+
+
+def test_no_program_of_a_repository_runs(tmp_path: Path) -> None:
+    """A folder that somebody else has made may be a repository whose configuration names programs."""
+    root = tmp_path / "theirs"
+    root.mkdir()
+    settings = {
+        "core.fsmonitor": "fsmonitor",
+        "filter.a.clean": "clean",
+        "filter.a.smudge": "smudge",
+        "filter.a=b.process": "process",
+        "filter.a=b.required": "true",
+        "diff.d.textconv": "textconv",
+        "diff.d.command": "command",
+        "diff.external": "external",
+    }
+    script = ["git init -q .", "git config user.name a", "git config user.email a@b", "echo x > code.py", "git add ."]
+    subprocess.run(["sh", "-ec", "; ".join([*script, "git commit -qm a"])], cwd=root, check=True)
+    for name, program in settings.items():
+        value = program if program == "true" else f"touch {tmp_path}/ran-{program}; cat"
+        subprocess.run(["git", "config", name, value], cwd=root, check=True)
+    (root / ".gitattributes").write_text("code.py filter=a diff=d\nnew.py filter=a=b diff=d\n")
+    (root / "code.py").write_text("y\n")
+    (root / "new.py").write_text("z\n")
+    facts, patch = environment.git_facts(root)
+    assert facts["dirty"]
+    assert b"+y" in patch
+    assert b"+z" in patch
+    assert [path.name for path in tmp_path.iterdir()] == ["theirs"]

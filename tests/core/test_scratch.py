@@ -30,28 +30,32 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 _HOLD = """
-import signal
+import signal, sys
+from pathlib import Path
 from spectral_exp.core.scratch import scratch_folder
-with scratch_folder("test") as folder:
+place = Path(sys.argv[1]) if sys.argv[1:] else None
+with scratch_folder("test", place) as folder:
     (folder / "content").write_text("half")
     print(flush=True)
     signal.pause()
 """
 
 
-def test_what_a_killed_process_left_is_removed_and_nothing_else(temporary: Path) -> None:
-    (temporary / "spectral_exp_test_being_made").mkdir()  # has no lock yet
-    (temporary / "spectral_exp_other_purpose").mkdir()
+@pytest.mark.parametrize("hidden", ["", "."], ids=["in the system's folder", "in another folder"])
+def test_what_a_killed_process_left_is_removed_and_nothing_else(hidden: str, temporary: Path) -> None:
+    place = temporary if hidden else None
+    (temporary / f"{hidden}spectral_exp_test_being_made").mkdir()  # has no lock yet
+    (temporary / f"{hidden}spectral_exp_other_purpose").mkdir()
     foreign = {path.name for path in temporary.iterdir()}
-    owner = subprocess.Popen([sys.executable, "-c", _HOLD], stdout=subprocess.PIPE)
+    owner = subprocess.Popen([sys.executable, "-c", _HOLD, *filter(None, [place])], stdout=subprocess.PIPE)
     assert owner.stdout is not None
     assert owner.stdout.read(1) == b"\n"
-    with scratch_folder("test") as mine:
+    with scratch_folder("test", place) as mine:
         names = {path.name for path in temporary.iterdir()} - foreign
         assert len(names) == 2  # its owner lives
         owner.kill()
         owner.communicate()
-        with scratch_folder("test") as other:
+        with scratch_folder("test", place) as other:
             assert {path.name for path in temporary.iterdir()} - foreign == {mine.name, other.name}
     assert {path.name for path in temporary.iterdir()} == foreign
 

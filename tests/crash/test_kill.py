@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from spectral_exp.core import files
 from spectral_exp.monitoring import CheckpointManager
 from spectral_exp.runs import layout
+from spectral_exp.train import main
+from tests.conftest import TINY
 from tests.crash.conftest import Zygote, points, report_count
 
 
@@ -97,3 +101,46 @@ def test_random_times(zygote: Zygote, tmp_path: Path) -> None:
 @pytest.mark.timeout(600)
 def test_random_times_of_whole_runs(zygote: Zygote, tmp_path: Path) -> None:
     kill_at_random(zygote, "run", tmp_path, times=25, within_s=1.5)
+
+
+EARLY = ("training.patience=1", "training.eval_interval=2", "optimizer.learning_rate=3.0", "schedule.warmup_steps=0")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        pytest.param(("training.max_steps=4",), id="completed"),
+        pytest.param(EARLY, id="stopped early", marks=pytest.mark.slow),
+    ],
+)
+def test_a_kill_between_the_last_save_and_the_results(overrides: tuple[str, ...], tmp_path: Path) -> None:
+    """The same command writes the results, the sample and the last plots; what was half written goes."""
+    root = tmp_path / "run"
+    command = [*TINY, "monitoring/visualization=sync", f"hydra.run.dir={root}", *overrides]
+    assert main(command) == 0
+    paths = layout.RunPaths(root)
+    expected = outcome(paths)
+    paths.results_file.unlink()
+    for plot in paths.visualizations.iterdir():
+        plot.unlink()
+    foreign = paths.root / ".weights_step_4.safetensors.1-abcd.tmp"  # another process may be writing it
+    halves = [
+        files.temporary_path(file)
+        for file in (paths.results_file, paths.root / ".hydra/config.yaml", paths.tokenizer / "tokenizer.json")
+    ]
+    for half in (foreign, *halves):
+        half.write_bytes(b"half")
+    assert main(command) == 0
+    assert outcome(paths) == expected
+    assert not [half for half in halves if half.exists()]
+    assert foreign.exists()
+
+
+def outcome(paths: layout.RunPaths) -> Any:
+    """What a finished run has come to: its results but for times, and which plots it has of its last step."""
+    results = json.loads(paths.results_file.read_text())
+    assert results["generation_samples"]
+    last = f"step_{results['totals']['steps']:07d}"
+    plots = {path.name.split("_step_")[0] for path in paths.visualizations.iterdir() if last in path.name}
+    assert "training_dynamics" in plots
+    return [plots, *(results[key] for key in ("status", "final_metrics", "best_metrics", "generation_samples"))]

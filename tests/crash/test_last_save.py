@@ -18,7 +18,8 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from spectral_exp.monitoring import CheckpointManager
-from spectral_exp.train import main
+from spectral_exp.monitoring.checkpoint import file as checkpoint_file
+from spectral_exp.train import describe_refusal, main
 from tests.conftest import NO_PLOTS, TINY, python
 from tests.crash.conftest import mounted
 
@@ -131,6 +132,58 @@ def test_a_signal_does_not_hide_a_lost_end(disk: Path, capfd: pytest.CaptureFixt
     # The check of the settings tries a step of the optimizer, too.
     assert last.startswith("error: the last steps 5 to 6 are not saved: No space left on device")
     assert status(root) == "not_saved"
+
+
+def test_lost_results_are_an_error_with_the_remedy(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "run"
+
+    def be_in_the_way(*_: object) -> None:
+        if (root / "logs").exists():
+            (root / "results.json").mkdir(exist_ok=True)
+
+    handle = register_optimizer_step_post_hook(be_in_the_way)
+    try:
+        assert train(root, "training.max_steps=4") == 1
+    finally:
+        handle.remove()
+    last = capfd.readouterr().err.strip().splitlines()[-1]
+    assert "results.json is not written: it is no regular file; check the disk" in last
+    assert saved_steps(root)[-1] == 4
+    (root / "results.json").rmdir()
+    assert train(root, "training.max_steps=4") == 0
+    assert status(root) == "completed"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (RuntimeError("could not create a primitive"), "not enough memory (could not create a primitive); free memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "not enough memory (DefaultCPUAllocator: can't"),
+        (MemoryError(), "not enough memory"),
+        (OSError(errno.EIO, "Input/output error", "run/x"), "Input/output error (run/x); check the disk"),
+        (OSError(errno.ENOSPC, "No space", "/x"), "No space (/x); free space on the disk"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "run/x"), "No such file (run/x); check the disk"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "elsewhere/x"), ""),
+        (RuntimeError("a defect"), ""),
+    ],
+)
+def test_what_the_machine_refuses_is_told_in_one_line(error: Exception, line: str) -> None:
+    told = describe_refusal(error, Path("run"))
+    assert told.startswith(line)
+    assert bool(told) == bool(line)
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (OSError(errno.EMFILE, ""), "raise the limit on open files (ulimit -n)"),
+        (RuntimeError("can't start new thread"), "raise the limit on processes (ulimit -u)"),
+    ],
+)
+def test_a_limit_is_named_with_the_command_that_raises_it(error: Exception, remedy: str) -> None:
+    refused = checkpoint_file.refusal(error)
+    assert refused is not None
+    assert checkpoint_file.remedy(refused) == remedy
 
 
 def test_an_incomplete_backup_is_an_error_and_is_completed_by_the_same_command(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import os
 import shutil
 import struct
@@ -11,11 +12,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from spectral_exp.core.errors import UserError
 from spectral_exp.monitoring import CheckpointManager, MetricsLogger
 from tests.crash.conftest import Zygote, mounted, points, report_count
 from tests.crash.scenarios import library_loop
+from tests.crash.test_last_save import train
 
 _SHUTDOWN = 0x8004587D  # FS_IOC_SHUTDOWN
 _WITHOUT_FLUSHING = 2
@@ -160,3 +163,35 @@ def test_a_power_cut_leaves_the_metrics_of_every_step_before_a_durable_checkpoin
         assert found["step"] >= step
         steps = [entry["step"] for entry in MetricsLogger(disk / "run/logs").load_metrics()]
         assert steps[: found["step"]] == list(range(1, found["step"] + 1))
+
+
+@pytest.mark.usefixtures("root_user")
+def test_a_disk_that_goes_away_is_an_error_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """While a run trains on it, and before that, when Hydra's files are written."""
+    image = new_disk(tmp_path / "image")
+    with mounted("-o", "loop", str(image), at=tmp_path / "disk") as disk:
+        (disk / "run/.hydra").mkdir(parents=True)
+        subprocess.run(["chattr", "+i", str(disk / "run/.hydra")], check=True)
+        assert train(disk / "run") == 1
+        printed = capfd.readouterr()
+        assert "Traceback" not in printed.out + printed.err
+        assert "Operation not permitted" in printed.err.splitlines()[-1]
+        assert "check the disk, then give the same command again" in printed.err.splitlines()[-1]
+        subprocess.run(["chattr", "-i", str(disk / "run/.hydra")], check=True)
+        steps = 0
+
+        def cut(*_: object) -> None:
+            nonlocal steps
+            steps += 1
+            if steps == 3:  # the first is one of the check of the settings
+                cut_power(disk)
+
+        handle = register_optimizer_step_post_hook(cut)
+        try:
+            assert train(disk / "run") == 1
+        finally:
+            handle.remove()
+            gc.collect()  # what is still open keeps the disk from being unmounted
+        printed = capfd.readouterr()
+        assert "Traceback" not in printed.out + printed.err
+        assert "the last steps 1 to 12 are not saved: Input/output error" in printed.err.splitlines()[-1]

@@ -25,7 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from spectral_exp.config.command_line.grammar import literal, quoting_hint, text_of
+from spectral_exp.config.command_line.grammar import is_readable, literal, quoting_hint, text_of
 from spectral_exp.config.command_line.recorded import (
     arguments_to_resume,
     recordable,
@@ -34,6 +34,7 @@ from spectral_exp.config.command_line.recorded import (
 )
 from spectral_exp.config.conf_dir import CONF_DIR
 from spectral_exp.core.errors import UserError, nearest
+from spectral_exp.core.foreign_text import printable
 from spectral_exp.runs.ids import generate_experiment_id
 from spectral_exp.runs.overrides import quoted, setting_of
 
@@ -95,6 +96,9 @@ class CommandLine:
         flags, overrides = (arguments, []) if informs_only else _split(arguments)
         if any(flag.partition("=")[0] in ("--config-path", "-cp") for flag in flags):
             raise UserError("--config-path would replace the whole configuration; add files of yours with --config-dir")
+        for override in overrides:
+            if not is_readable(override):
+                raise UserError(f"{printable(override, 60)} is too long, or nested too deeply, for a setting")
         multirun = known.multirun or "hydra.mode=MULTIRUN" in overrides
         overrides = [literal(override, multirun) for override in overrides]
         overrides = _with_recorded_overrides(overrides, flags, multirun)

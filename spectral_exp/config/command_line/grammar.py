@@ -24,6 +24,22 @@ TEXT_SETTINGS = (
 """Settings whose value is always text, so that what the grammar cannot read is what the user means."""
 
 
+MAX_TEXT = 1 << 16
+"""Characters of an override that is read."""
+
+_MAX_KEY = 1000  # characters
+_MAX_DEPTH = 40  # of brackets, and of interpolations inside of each other; the grammar is read recursively
+
+
+def is_readable(override: str) -> bool:
+    """Whether an override is neither too long nor nested too deeply for the grammar."""
+    depth = deepest = 0
+    for character in re.sub(r"[^(){}\[\]]", "", override[: MAX_TEXT + 1]):
+        depth = depth + 1 if character in "([{" else max(0, depth - 1)
+        deepest = max(deepest, depth)
+    return len(override) <= MAX_TEXT and deepest <= _MAX_DEPTH and len(override.partition("=")[0]) <= _MAX_KEY
+
+
 def parse(override: str) -> Override:
     """Read one override. Raises a UserError that shows how to quote its value."""
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
 from spectral_exp.config import trust
-from spectral_exp.config.command_line.grammar import is_interpolated, parse, strings_in, written
+from spectral_exp.config.command_line.grammar import MAX_TEXT, is_interpolated, is_readable, parse, strings_in, written
 from spectral_exp.config.conf_dir import CONF_DIR
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.foreign_text import printable
@@ -37,8 +37,6 @@ _MAX_YAML_BYTES = 1 << 20
 # A list of texts, as Hydra writes it: nothing nested, no reference by which a short file becomes an endless list.
 _IS_FLAT = re.compile(r"\[\]\n?|(?:(?:- ['\"\w~+]|  ).*(?:\n|$)|\n)*")
 _SEARCH_PATH = "hydra.searchpath"
-_MAX_BRACKETS = 100  # in one override; its grammar is read recursively
-_MAX_TEXT = 1 << 16  # of one argument, which is to be pasted whole
 
 
 # --- writing a record ------------------------------------------------------------------------------------------------
@@ -109,17 +107,20 @@ def arguments_to_resume(resume: str, overrides: Sequence[str], flags: Sequence[s
     record = _record(paths, resume)
     _refuse_forgotten_search(record, overrides, flags, resume)
     given = {setting_of(override) for override in overrides}
-    paths_then = _paths_then(record, given)
+    files = [key for key in trust.PATH_SETTINGS if trust.has_fingerprint(key, record.get("dataset") or {})]
+    paths_then = _paths_then(record, [key for key in files if key not in given])
     kept = [o for o in _texts(record.get("overrides"), resume) if setting_of(o) not in {*given, *_PLACE_KEYS}]
     kept = [override for override in kept if setting_of(override) not in paths_then]
     _refuse_secrets(kept)
-    kept = trusted_overrides(kept, f"resume={resume}", backups=source)
+    kept = trusted_overrides(kept, f"resume={resume}", files, backups=source)
     moved = [f"{key}={quoted(path)}" for key, path in paths_then.items()]
     place = [f"experiment_id={quoted(paths.root.resolve().name)}", f"hydra.run.dir={quoted(resume)}"]
     return [*kept, *moved, *overrides, *place]
 
 
-def trusted_overrides(overrides: Iterable[str], run: str, backups: str | None = None) -> list[str]:
+def trusted_overrides(
+    overrides: Iterable[str], run: str, files: Collection[str], backups: str | None = None
+) -> list[str]:
     """Those of the recorded `overrides` that a record may ask for.
 
     Addresses of other machines are left out: the defaults of this package take their place.
@@ -127,6 +128,7 @@ def trusted_overrides(overrides: Iterable[str], run: str, backups: str | None = 
     Args:
         overrides: as recorded.
         run: how messages name the run.
+        files: settings that may name a file, which is known by its fingerprint before it is used.
         backups: what the user named to continue the run; recorded backups may go on if it lies below their place.
 
     Raises:
@@ -135,10 +137,12 @@ def trusted_overrides(overrides: Iterable[str], run: str, backups: str | None = 
     kept = []
     for override in overrides:
         try:
+            if not is_readable(override):
+                raise UserError
             parsed = parse(override)
         except UserError:
             raise _needs_consent(override, run, "cannot be read") from None
-        if reason := _reason_to_ask(parsed):
+        if reason := _reason_to_ask(parsed, files):
             raise _needs_consent(override, run, reason)
         key = str(parsed.key_or_group)
         if key in _BACKUP_KEYS and parsed.value() is not None:
@@ -154,7 +158,7 @@ def trusted_overrides(overrides: Iterable[str], run: str, backups: str | None = 
 
 
 def _needs_consent(override: str, run: str, reason: str, instead: str = "") -> UserError:
-    text = printable(override, _MAX_TEXT)
+    text = printable(override, MAX_TEXT if is_readable(override) else 60)
     other = f", or {instead} to do without" if instead else ""
     return UserError(
         f"{run}: its record holds {text}, which {reason}, and is not trusted with that; if you know the run, "
@@ -162,7 +166,7 @@ def _needs_consent(override: str, run: str, reason: str, instead: str = "") -> U
     )
 
 
-def _reason_to_ask(parsed: Override) -> str | None:
+def _reason_to_ask(parsed: Override, files: Collection[str]) -> str | None:
     """Why an override may not come from a record; None if it may."""
     key, package = str(parsed.key_or_group), str(parsed.package or "")
     value = parsed.value()
@@ -179,7 +183,10 @@ def _reason_to_ask(parsed: Override) -> str | None:
         if not all(_OPTION.fullmatch(option) and ".." not in option for option in chosen):
             return "names a configuration file by its path"
     names = set(strings_in(value)) if isinstance(value, Mapping | list) else set()
-    return "holds an address" if names & {"url", "backup_url"} else None
+    if names & {"url", "backup_url"}:
+        return "holds an address"
+    named = {key} & set(trust.PATH_SETTINGS) | ({f"{key}.path"} if "path" in names else set())
+    return None if named <= set(files) or value is None else "names a file that no fingerprint tells from others"
 
 
 @cache
@@ -217,7 +224,7 @@ def _texts(value: Any, resume: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise UserError(f"the record in {resume} is damaged: its overrides are not a list of texts")
     for item in value:
-        if len(item) > _MAX_TEXT or sum(map(item.count, "[{(")) > _MAX_BRACKETS:
+        if not is_readable(item):
             raise UserError(f"the record in {resume} is damaged: no override is like {printable(item, 60)}")
     return value
 
@@ -232,12 +239,12 @@ def _refuse_secrets(overrides: Sequence[str]) -> None:
         )
 
 
-def _paths_then(record: Mapping[str, Any], given: set[str]) -> dict[str, str]:
-    """Settings whose relative path the run found in the folder where it was started -> that path, absolute."""
+def _paths_then(record: Mapping[str, Any], keys: Iterable[str]) -> dict[str, str]:
+    """Those of the settings `keys` whose relative path the run found where it was started -> that path, absolute."""
     config, folder = record.get("config"), trust.working_directory(record)
     if not isinstance(config, Mapping) or folder is None:
         return {}
-    found = {key: trust.absolute_path(config, key, folder) for key in trust.PATH_SETTINGS if key not in given}
+    found = {key: trust.absolute_path(config, key, folder) for key in keys}
     return {key: path for key, path in found.items() if path is not None}
 
 
@@ -256,7 +263,7 @@ def _refuse_forgotten_search(
     if _SEARCH_PATH not in given and any(setting_of(str(item)) == _SEARCH_PATH for item in search):
         wanted.append(_SEARCH_PATH)
     if wanted:
-        words = [printable(word, _MAX_TEXT) for word in search]
+        words = [printable(word, MAX_TEXT) for word in search]
         command = shlex.join(["python", "-m", "spectral_exp.train", *words, f"resume={quoted(resume)}"])
         raise UserError(
             f"resume={resume} was made with configuration files from elsewhere ({', '.join(wanted)}), which are not "

@@ -9,12 +9,15 @@ import functools
 import logging
 import secrets
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.files import follow
 from spectral_exp.core.json_files import read_json, write_json_atomic
+from spectral_exp.core.worker import Latch
 from spectral_exp.monitoring.backup.process import BackupProcess, BackupProcessError
 from spectral_exp.monitoring.backup.store import SETTING, checked_url, leads_out
 from spectral_exp.runs.layout import RunPaths
@@ -23,6 +26,11 @@ log = logging.getLogger(__name__)
 
 _CHECK_S = 120.0
 _LONGEST_PAUSE_S = 300.0
+_LISTEN_S = 1.0
+"""After which the thread looks for work by itself: a call may be interrupted before it has notified the thread."""
+
+_LAST_WAIT_S = 10.0
+"""For a thread whose process was killed."""
 
 
 @functools.cache
@@ -106,13 +114,16 @@ class Backup:
         """Tries that failed so far."""
         self._outputs = None if outputs is None else Path(outputs).absolute()
         self._what = {"keep_last_n": keep_last_n, "keep_every_n_steps": keep_every_n_steps}
-        self._changed = threading.Condition()
+        # Entered itself, not by way of the condition: no signal is handled inside of that.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._pending: int | None = None
         self._failed_in_row = 0
         self._closing = False
         self._skip_pause = False
         self._abandoned = False
-        self._thread: threading.Thread | None = None
+        self._gone = False
+        self._thread: _BackupThread | None = None
         self._process: BackupProcess | None = None
         self._run: dict[str, str] | None = None
 
@@ -142,41 +153,40 @@ class Backup:
 
     def submit(self, step: int) -> None:
         """Back up the durable checkpoint of `step` and what belongs to it; returns at once."""
-        if self.url is None:
+        if self.url is None or self._gone:
             return
-        with self._changed:
-            if self._pending is not None and self._pending != step:
-                log.info("backup of step %d skipped: step %d is newer", self._pending, step)
-            self._submit(step)
+        with self._lock:
+            # An interrupted `close` may have left these.
+            self._closing = self._skip_pause = self._abandoned = False
+            replaced, self._pending = self._pending, step
+            self._ensure_thread()
+            self._changed.notify_all()
+        if replaced not in (None, step):
+            log.info("backup of step %d skipped: step %d is newer", replaced, step)
 
     def close(self) -> bool:
         """Back up the newest checkpoint and the run's results, at most for `exit_deadline_s`; whether all is stored.
 
-        Submitting works afterwards.
+        Submitting works afterwards, and so does closing again if an exception of a signal handler has ended this call.
         """
         if self.url is None:
             return True
-        latest = follow(self.paths.latest_link)
+        latest = None if self._gone else follow(self.paths.latest_link)
         step = self.paths.checkpoint_step(latest) if latest else None
-        with self._changed:
+        with self._lock:
             if step is None and self._thread is None:
                 self._stop_process()
-                return True
-            if step is not None:
-                self._submit(step)
+                return not self._gone
+            self._pending = self._pending if step is None else step
+            self._abandoned = self._gone
             self._failed_in_row = 0
             self._closing = self._skip_pause = True
+            thread = self._ensure_thread()
             self._changed.notify_all()
-        thread = self._thread
-        assert thread is not None
-        thread.join(self.exit_deadline_s)
-        with self._changed:
-            self._abandoned = late = thread.is_alive()
-            self._changed.notify_all()
-            if late and self._process is not None:
-                self._process.kill()
-        thread.join(10.0)
-        whole = not late and self._pending is None
+        late = not thread.ended.wait(self.exit_deadline_s)
+        if late:
+            self._give_up(thread)
+        whole = not late and self._pending is None and not self._gone
         if not whole:
             log.warning(
                 "the backup is not complete: %s lacks the last state of the run (step %s)%s; the newest step there: "
@@ -184,42 +194,78 @@ class Backup:
                 self.url, step, f" after exit_deadline_s={self.exit_deadline_s:g}" if late else "",
                 "none" if self.stored_step is None else self.stored_step, self.paths.root,
             )  # fmt: skip
-        self._thread, self._pending = None, None
+        self._pending = None
         self._closing = self._skip_pause = self._abandoned = False
         return whole
 
     def abandon(self) -> None:
-        """Stop at once, without a last backup: the run directory holds another run now, or nothing."""
-        with self._changed:
+        """Stop at once and for good, without a last backup: the directory holds another run now, or nothing."""
+        self._gone = True
+        with self._lock:
             self._pending = None
             self._closing = self._abandoned = True
             self._changed.notify_all()
             if self._process is not None:
                 self._process.kill()
 
-    def _submit(self, step: int) -> None:
-        self._pending = step
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._serve, name="backup", daemon=True)
-            self._thread.start()
-        self._changed.notify_all()
+    def _give_up(self, thread: _BackupThread) -> None:
+        """Make `thread`, which is late, end, or leave it alone if it does not."""
+        with self._lock:
+            self._abandoned = True
+            self._changed.notify_all()
+            if self._process is not None:
+                self._process.kill()
+        thread.ended.wait(_LAST_WAIT_S)
+        if self._thread is thread:
+            self._thread = None
 
-    def _serve(self) -> None:
+    # --- the thread --------------------------------------------------------------------------------------------------
+
+    def _ensure_thread(self) -> _BackupThread:
+        """The thread at work, which is started if there is none. With the lock held.
+
+        An exception of a signal handler may leave a thread that is about to begin and does not count as begun yet: it
+        then finds that another one has its place.
+        """
+        thread = self._thread
+        if thread is None or thread.ident is None:
+            thread = self._thread = _BackupThread(self._serve)
+            thread.start()
+        return thread
+
+    def _serve(self, thread: _BackupThread) -> None:
         """Back up what is submitted until `close`. Runs in the thread."""
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._pending is not None or self._closing)
-                if self._pending is None or self._abandoned:
-                    break
-                step, self._pending = self._pending, None
-            problem = self._try(step)
-            with self._changed:
-                if problem is None:
-                    self._failed_in_row = 0
-                    continue
-                if self._abandoned or not self._waits_to_retry(step, problem):
-                    break
-        self._stop_process()
+        try:
+            while (step := self._next(thread)) is not None:
+                problem = self._try(step)
+                with self._lock:
+                    if problem is None:
+                        self._failed_in_row = 0
+                    elif self._thread is not thread or self._abandoned or not self._waits_to_retry(step, problem):
+                        self._leave(thread)
+                        break
+        finally:
+            self._leave(thread)
+            if thread.process is not None:
+                thread.process.kill()
+
+    def _leave(self, thread: _BackupThread) -> None:
+        """Let what is submitted from now on be for another thread and its process."""
+        with self._lock:
+            if self._thread is thread:
+                self._thread = None
+                thread.process, self._process = self._process, None
+
+    def _next(self, thread: _BackupThread) -> int | None:
+        """The newest step to back up; None once `thread` is to end."""
+        with self._lock:
+            while self._thread is thread and self._pending is None and not self._closing:
+                self._changed.wait(_LISTEN_S)
+            if self._thread is not thread or self._pending is None or self._abandoned:
+                self._leave(thread)
+                return None
+            step, self._pending = self._pending, None
+            return step
 
     def _waits_to_retry(self, step: int, problem: str) -> bool:
         """After a failure: tell the first of a row, pause, and put the step back; False if `close` has to give up."""
@@ -236,7 +282,9 @@ class Backup:
                 self._pending = self._pending or step
             return not self._closing
         pause_s = min(self.pause_s * 2.0 ** (self._failed_in_row - 1), _LONGEST_PAUSE_S)
-        self._changed.wait_for(lambda: self._skip_pause or self._abandoned, pause_s)
+        end_s = time.monotonic() + pause_s
+        while not (self._skip_pause or self._abandoned) and (left_s := end_s - time.monotonic()) > 0:
+            self._changed.wait(min(left_s, _LISTEN_S))
         self._skip_pause = False
         self._pending = step if self._pending is None else self._pending
         return True
@@ -303,3 +351,21 @@ class Backup:
         run = {"name": name, "run_id": secrets.token_hex(8)}
         write_json_atomic(file, run)
         return run
+
+
+class _BackupThread(threading.Thread):
+    """Runs `serve`. Waiting for its end by `ended` may be interrupted at any moment, by `join` it may not."""
+
+    def __init__(self, serve: Callable[[_BackupThread], None]) -> None:
+        super().__init__(name="backup", daemon=True)
+        self._serve = serve
+        self.ended = Latch()
+        self.process: BackupProcess | None = None
+        """What is left for it to end."""
+
+    def run(self) -> None:
+        """Serve to the end."""
+        try:
+            self._serve(self)
+        finally:
+            self.ended.set()

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 COMPRESSIONS = (None, "zstd")
 _SIDECAR_BYTES = 1 << 20
+# Torch has no class of its own for memory that the CPU lacks; the last words are oneDNN's.
+_LACK_OF_MEMORY = ("allocate memory", "out of memory", "could not create a primitive")
 
 
 @dataclass(frozen=True)
@@ -221,12 +223,14 @@ def read_sidecar(path: Path) -> dict[str, Any] | None:
 
 
 def refusal(error: Exception) -> OSError | None:
-    """The OSError that says what storage or memory refused; None if `error` is of another kind."""
+    """The OSError that says what storage or the machine refused; None if `error` is of another kind."""
     if isinstance(error, OSError):
         return error
-    # Torch has no class of its own for memory that the CPU lacks.
-    if isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error):
+    message = str(error)
+    if isinstance(error, MemoryError) or any(words in message for words in _LACK_OF_MEMORY):
         return OSError(errno.ENOMEM, "not enough memory")
+    if isinstance(error, RuntimeError) and "can't start new thread" in message:
+        return OSError(errno.EAGAIN, "cannot start a thread")
     return None
 
 
@@ -234,6 +238,10 @@ def remedy(error: OSError) -> str:
     """What a user can do about storage, or memory, that refuses."""
     if error.errno == errno.ENOMEM:
         return "from now on training waits while checkpoints are written, which needs no copy of the state"
+    if error.errno == errno.EAGAIN:
+        return "raise the limit on processes (ulimit -u)"
+    if error.errno in {errno.EMFILE, errno.ENFILE}:
+        return "raise the limit on open files (ulimit -n)"
     if error.errno == errno.EFBIG:
         return "raise the limit on the size of files (ulimit -f), or free space on the disk"
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:

@@ -121,6 +121,10 @@ class CheckpointManager:
         self.max_steps_at_risk = max_steps_at_risk
         self.exit_deadline_s = exit_deadline_s
         self.before_commit = before_commit
+        self.before_write: Callable[[], None] | None = None
+        """Called, by the thread that writes, before anything is written; an OSError that it raises refuses the save."""
+        # A root that was there and is gone has been moved or removed: it does not come back for a checkpoint.
+        self._makes_root = not self.paths.root.exists()
         self.on_durable = on_durable
         self.enabled = enabled
         self.failures = 0
@@ -489,7 +493,9 @@ class CheckpointManager:
             if self.before_commit is not None:
                 self.before_commit()
 
-        self.paths.checkpoints.mkdir(parents=True, exist_ok=True)
+        if self.before_write is not None:
+            self.before_write()
+        self.paths.checkpoints.mkdir(parents=self._makes_root, exist_ok=True)
         lineage = self._folder.next_lineage(save.step, save.is_best)
         written = checkpoint_file.write_checkpoint(
             path,

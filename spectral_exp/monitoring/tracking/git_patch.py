@@ -10,7 +10,6 @@ import fnmatch
 import re
 import shutil
 import stat
-import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from spectral_exp.core.git import ask_git
 from spectral_exp.core.redact import known_secrets, redact_code, redact_text
+from spectral_exp.core.scratch import scratch_folder
 from spectral_exp.core.secret_names import is_secret_name
 
 MAX_PATCH_BYTES = 8_000_000
@@ -83,8 +83,7 @@ def working_tree_patch(root: Path, commit: str) -> Patch:
     """The patch from `commit`, which is checked out at `root`, to the files as they are."""
     patch = Patch()
     try:
-        with tempfile.TemporaryDirectory(prefix="git_patch_") as folder:
-            scratch = Path(folder)
+        with scratch_folder("patch") as scratch:
             _prepare(root, commit, scratch)
             patch.new = _add_new_sources(root, scratch, commit, patch)
             sections = _sections(root, scratch, patch)

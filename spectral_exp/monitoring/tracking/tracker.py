@@ -65,7 +65,6 @@ class ConfigTracker:
         """
         if not self.enabled:
             return self.paths.config_file
-        git, diff = environment.git_facts(code_directory())
         content: dict[str, Any] = {
             "experiment_id": self.paths.root.resolve().name,
             "timestamp": timestamp(),
@@ -77,12 +76,15 @@ class ConfigTracker:
             "model": summarize_model(model) if model is not None else None,
             "hardware": environment.hardware_facts(),
             "host": environment.host_facts(),
-            "git": {**git, "diff_file": layout.GIT_DIFF_NAME if diff else None},
+            "git": None,
             "package": environment.package_facts(),
             "packages": environment.package_versions(),
         }
         _add_sections(content, extra)
         content = redact(content)
+        # Last: the patch is searched for the secrets that stand in the settings.
+        git, diff = environment.git_facts(code_directory())
+        content["git"] = redact({**git, "diff_file": layout.GIT_DIFF_NAME if diff else None})
         # A flipped bit in a setting would read like another experiment.
         content["crc32"] = json_files.content_crc32(content)
         try:

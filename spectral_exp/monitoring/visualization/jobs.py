@@ -12,6 +12,7 @@ from pathlib import Path
 
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.files import atomic_writer
+from spectral_exp.monitoring.checkpoint.file import refusal
 from spectral_exp.plots.load import MatplotlibError, import_matplotlib
 from spectral_exp.plots.run import Drawing
 
@@ -115,7 +116,8 @@ class Failures:
             self._causes.add(cause)
         remedy = _REMEDIES.get(code or 0, "it is left out and everything else goes on")
         told = f"{type(error).__name__}: {error}"
-        trace: Exception | None = None if isinstance(error, OSError | UserError | ProcessEndedError) else error
+        is_outer = isinstance(error, UserError | ProcessEndedError) or refusal(error) is not None
+        trace: Exception | None = None if is_outer else error
         if isinstance(error, DrawingError):
             told, remedy, trace = error.told, f"{remedy}\n{error.trace.rstrip()}", None
         _log.log(level, "plot %s skipped: %s; %s", name, told, remedy, exc_info=trace)
@@ -147,8 +149,7 @@ class ProcessEndedError(Exception):
 
 
 def write_plot(path: Path, png: bytes) -> None:
-    """Write a file, whole or not at all; its folder is made where it is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file, whole or not at all."""
     with atomic_writer(path) as file:
         file.write(png)
 

@@ -6,7 +6,7 @@ import importlib.util
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -198,6 +198,9 @@ class VisualizationManager:
             if not plots:
                 _log.debug("nothing to draw yet for the %s plots", kind)
                 return []
+            # Not when they are written, which may be after the run has been moved; what fails is reported then.
+            with suppress(OSError):
+                plots[0].path.parent.mkdir(parents=True, exist_ok=True)
             plot_set = PlotSet(kind, whole, plots, started_s, time.perf_counter() - started_s)
             if self._background is not None:
                 self._background.submit(plot_set)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from spectral_exp.core.errors import UserError
+from spectral_exp.core.scratch import scratch_folder
 from spectral_exp.core.wording import install
 from spectral_exp.results.document.bibliography import work
 from spectral_exp.results.document.formulas import to_typst
@@ -74,7 +74,7 @@ def pdf(document: Document, traces: Mapping[str, Trace]) -> bytes:
         import typst
     except ImportError as error:
         raise UserError(f"PDF needs the package typst: {install('paper')}") from error
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder("pdf") as folder:
         main = Path(folder, "main.typ")
         main.write_text(source(document, traces), encoding="utf-8")
         for figure in figures_of(document):
@@ -82,7 +82,7 @@ def pdf(document: Document, traces: Mapping[str, Trace]) -> bytes:
             place.parent.mkdir(exist_ok=True)
             place.write_bytes(figure.files[_drawing(figure)])
         # The fonts that Typst brings along: those of the machine would make the bytes depend on it.
-        compiled = typst.compile(str(main), root=folder, format="pdf", ignore_system_fonts=True)
+        compiled = typst.compile(str(main), root=str(folder), format="pdf", ignore_system_fonts=True)
     assert isinstance(compiled, bytes)
     return compiled
 

@@ -39,17 +39,22 @@ _AXES: tuple[Axis, ...] = ("step", "tokens", "train_s")
 
 
 def comparison_figures(
-    comparison: Comparison, folder: str | Path, *, theme: str = "light", formats: Sequence[FileFormat] = ("png",)
+    comparison: Comparison,
+    folder: str | Path,
+    *,
+    theme: str = "light",
+    formats: Sequence[FileFormat] = ("png",),
+    force: bool = True,
 ) -> list[FigureFile]:
-    """Write every figure of a comparison below `folder`.
+    """Write every figure of a comparison below `folder`; without `force`, over no file but earlier figures.
 
     Returns:
         All of them, in the order of a paper; one that has nothing to show has no files, and its caption says why.
 
     Raises:
-        SettingError: an unknown theme or format.
+        SettingError: an unknown theme or format, or a file would be lost.
     """
-    return [save(picture, folder, formats) for picture in comparison_pictures(comparison, theme=theme)]
+    return [save(picture, folder, formats, force=force) for picture in comparison_pictures(comparison, theme=theme)]
 
 
 def comparison_pictures(comparison: Comparison, *, theme: str = "light") -> Iterator[Picture]:

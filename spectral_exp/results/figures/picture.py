@@ -8,11 +8,12 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from spectral_exp.core.errors import require
-from spectral_exp.core.files import atomic_writer
+from spectral_exp.core.errors import UserError, require
 from spectral_exp.plots.theme import DARK, LIGHT, FileFormat, Theme, render_all
+from spectral_exp.runs.output_file import refuse_loss, write_output
 
 THEMES = {"light": LIGHT, "dark": DARK}
+_OPTION = "--plots"
 FORMATS: tuple[FileFormat, ...] = ("png", "svg", "pdf")
 
 
@@ -58,21 +59,32 @@ def theme_named(name: str) -> Theme:
     return THEMES[name]
 
 
-def save(picture: Picture, folder: str | Path, formats: Sequence[FileFormat] = ("png",), dpi: int = 200) -> FigureFile:
+def save(
+    picture: Picture,
+    folder: str | Path,
+    formats: Sequence[FileFormat] = ("png",),
+    dpi: int = 200,
+    *,
+    force: bool = True,
+) -> FigureFile:
     """Write a picture as `<folder>/<name>.<format>`, each file whole or not at all; equal pictures give equal bytes.
 
     Raises:
-        SettingError: a format is not among png, svg and pdf.
+        SettingError: a format is not among png, svg and pdf; a file there belongs to a run, or, without `force`, was
+            not written by this function.
+        UserError: the file cannot be written.
     """
     for kind in formats:
         require(kind in FORMATS, "formats", kind, "png, svg or pdf")
     if picture.draw is None:
         return FigureFile(picture.name, picture.caption, ())
-    paths = []
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    paths = {kind: Path(folder) / f"{picture.name}.{kind}" for kind in formats}
+    for path in paths.values():
+        refuse_loss(path, _OPTION, force=force)
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder}: {error.strerror}; choose another with {_OPTION}") from error
     for kind, content in render_all(picture.draw, picture.theme, dpi, formats, picture.caption).items():
-        path = Path(folder) / f"{picture.name}.{kind}"
-        with atomic_writer(path) as file:
-            file.write(content)
-        paths.append(path)
-    return FigureFile(picture.name, picture.caption, tuple(paths))
+        write_output(paths[kind], content, _OPTION, force=force)
+    return FigureFile(picture.name, picture.caption, tuple(paths.values()))

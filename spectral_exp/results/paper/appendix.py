@@ -47,7 +47,7 @@ def reproducibility(material: Material) -> tuple[Block, ...]:
         Paragraph(
             prose(
                 "`python -m spectral_exp reproduce RUN` trains one of them anew and compares every number; `python -m "
-                "spectral_exp.commands.paper PAPER --verify` computes every number of this paper again from the runs."
+                "spectral_exp paper PAPER --verify` computes every number of this paper again from the runs."
             )
         ),
     ]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.json_files import read_json, write_json_atomic
+from spectral_exp.core.scratch import scratch_folder
 from spectral_exp.results.paper.provenance import RECORD_NAME, digest
+from spectral_exp.runs.output_file import refuse_loss
 
 FIGURES = "figures"
 _NAME = re.compile(rf"(?:{FIGURES}/)?\w[\w.-]*")
@@ -20,7 +21,7 @@ class Folder:
     """A folder that holds, or will hold, a paper. Reading and checking change nothing.
 
     Raises:
-        UserError: `path` is a file, or its `provenance.json` is damaged.
+        UserError: `path` is a file or belongs to a run's training, or its `provenance.json` is damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -29,6 +30,8 @@ class Folder:
             raise UserError(f"--output {path} is a file; name a folder")
         if (path / FIGURES).is_symlink():
             raise UserError(f"{path / FIGURES} is a link, which may lead anywhere; choose another folder with --output")
+        # Which of the other files are ours, the record knows.
+        refuse_loss(path / RECORD_NAME, force=True, is_default=True)
         self.record: dict[str, Any] = read_json(path / RECORD_NAME) if (path / RECORD_NAME).exists() else {}
 
     @property
@@ -49,15 +52,15 @@ class Folder:
         old = {**own_files(self.record.get("replaces")), **self.files}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".paper-", dir=self.path) as draft:
+            with scratch_folder("paper", self.path) as draft:
                 for name, content in files.items():
-                    place = Path(draft, name)
+                    place = draft / name
                     place.parent.mkdir(parents=True, exist_ok=True)
                     place.write_bytes(content)
                 write_json_atomic(self.path / RECORD_NAME, {**record, "replaces": old})
                 for name in files:
                     (self.path / name).parent.mkdir(parents=True, exist_ok=True)
-                    Path(draft, name).replace(self.path / name)
+                    (draft / name).replace(self.path / name)
             self._remove([name for name in old if name not in files])
             write_json_atomic(self.path / RECORD_NAME, record)
         except OSError as error:

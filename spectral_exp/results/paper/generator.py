@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spectral_exp.core.errors import SettingError, UserError, nearest
+from spectral_exp.core.scratch import scratch_folder
 from spectral_exp.plots.load import import_matplotlib
 from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.results.comparison import compare
@@ -210,7 +210,7 @@ def _draw(material: Material) -> tuple[Figure, ...]:
     # Over tokens the curves look as over steps where a step takes as many tokens in every run.
     same_steps = len({run.tokens_per_step for run in material.runs}) == 1
     drawn = []
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder("figures") as folder:
         for one in figures.comparison_pictures(comparison):
             if same_steps and one.name.endswith("_by_tokens"):
                 continue

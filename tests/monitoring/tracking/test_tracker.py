@@ -214,10 +214,11 @@ def test_repository_without_commits(tmp_path: Path) -> None:
 
 def test_patch_lies_beside_the_config(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPECTRAL_EXP_CODE", str(repository))
-    (repository / "file.txt").write_text("two\n")
-    git = saved(ConfigTracker(tmp_path / "run"))["git"]
+    (repository / "file.txt").write_text("two\nlogged in with Zq8hunter2XY\n")
+    git = saved(ConfigTracker(tmp_path / "run"), config={"api_key": "Zq8hunter2XY"})["git"]
     assert git["diff_file"] == "git_diff.patch"
-    assert b"+two\n" in (tmp_path / "run" / "git_diff.patch").read_bytes()
+    patch = (tmp_path / "run" / "git_diff.patch").read_text()
+    assert f"+two\n+logged in with {REDACTED}\n" in patch
 
 
 # --- secrets ---------------------------------------------------------------------------------------------------------
