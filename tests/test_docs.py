@@ -257,6 +257,16 @@ def test_the_stand_alone_loop_runs_and_continues(tmp_path: Path) -> None:
     assert len((run / "logs/metrics.jsonl").read_text().splitlines()) == 12
 
 
+def test_the_example_of_frames_runs(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pandas")
+    (example,) = re.findall(r"```python\n(.*?)```", PAGES["docs/compare.md"], flags=re.DOTALL)
+    monkeypatch.chdir(template)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert len(names["runs"]) == 16
+    assert {"run_id", "step", "val_bpb"} <= set(names["metrics"].columns)
+
+
 # --- names and links -------------------------------------------------------------------------------------------------
 
 
@@ -284,7 +294,8 @@ def test_every_setting_named_in_the_text_exists() -> None:
 
 def test_blocks_of_yaml_are_the_recipes_that_are_tested() -> None:
     recipes = [yaml.safe_load(text) for name, text in FILES.items() if name.endswith(".yaml")]
-    blocks = re.findall(r"```yaml\n(.*?)```", PAGES["docs/extend.md"], flags=re.DOTALL)
+    # A block that begins with the path of its file is written to that file by tests/test_adding_parts.py.
+    blocks = re.findall(r"```yaml\n(?!# conf/)(.*?)```", PAGES["docs/extend.md"], flags=re.DOTALL)
     assert len(blocks) == 2
     assert all(yaml.safe_load(block) in recipes for block in blocks)
 

@@ -42,6 +42,7 @@ def stored_text(cell: dict[str, Any]) -> str:
 
 
 def test_the_cells_print_what_the_notebook_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pandas")
     import matplotlib.pyplot as plt
 
     monkeypatch.chdir(ROOT)
