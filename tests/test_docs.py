@@ -97,6 +97,11 @@ def is_short(arguments: list[str]) -> bool:
     return arguments[0] in {"compare", "generate", "checkpoints", "diagnose"} and "--plots" not in arguments
 
 
+def kind_of(arguments: list[str]) -> str:
+    """Return the name of a command, or `sweep` for training with several values."""
+    return "sweep" if "-m" in arguments else arguments[0]
+
+
 SHORT = {line: arguments for line, arguments in OURS.items() if line not in NOT_RUN and is_short(arguments)}
 LONG = {line: arguments for line, arguments in OURS.items() if line not in NOT_RUN and line not in SHORT}
 
@@ -153,11 +158,11 @@ def test_commands_inside_the_text_exist() -> None:
 # --- running ---------------------------------------------------------------------------------------------------------
 
 RUN_ALL = """
-import json, shutil, time
+import json, shutil, signal, time
 from spectral_exp.__main__ import main
 
 def interrupt(seconds):
-    raise KeyboardInterrupt
+    signal.raise_signal(signal.SIGINT)
 
 codes = {}
 for line, arguments in json.load(open("commands.json")).items():
@@ -180,8 +185,8 @@ def runnable(arguments: list[str]) -> list[str]:
         return [*(argument for argument in arguments if "max_steps" not in argument), "training.max_steps=14"]
     has_text = any(argument.startswith("data=") for argument in arguments)
     text = [] if has_text else ["data=markov", "data.n_tokens=20000"]
-    steps = ["training.max_steps=20"] if "training=profile" in arguments else []
-    return [*arguments, *SHORTER, *text, *steps, NO_PLOTS]
+    steps = 20 if "training=profile" in arguments else 4
+    return [*arguments, *SHORTER, *text, f"training.max_steps={steps}", NO_PLOTS]
 
 
 def run_in_one_process(commands: dict[str, list[str]], folder: Path) -> dict[str, int]:
@@ -235,9 +240,9 @@ def test_short_commands_run(folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted({arguments[0] for arguments in LONG.values()}))
-def test_long_commands_run(folder: Path, name: str) -> None:
-    commands = {line: runnable(arguments) for line, arguments in LONG.items() if arguments[0] == name}
+@pytest.mark.parametrize("kind", sorted({kind_of(arguments) for arguments in LONG.values()}))
+def test_long_commands_run(folder: Path, kind: str) -> None:
+    commands = {line: runnable(arguments) for line, arguments in LONG.items() if kind_of(arguments) == kind}
     codes = run_in_one_process(commands, folder)
     assert codes.keys() == commands.keys()
 
