@@ -16,6 +16,7 @@ import yaml
 from spectral_exp.__main__ import COMMANDS
 from spectral_exp.config.command_line import CommandLine
 from spectral_exp.config.conf_dir import CONF_DIR
+from spectral_exp.core.errors import UserError
 from tests.conftest import NO_PLOTS, ROOT, TINY, compose, python
 from tests.results.made_runs import make_run
 from tests.test_adding_parts import FILES
@@ -260,6 +261,23 @@ def test_the_stand_alone_loop_runs_and_continues(tmp_path: Path) -> None:
         assert (run / name).is_file(), name
     assert list((run / "visualizations").glob("training_dynamics_step_0000100_*.png"))
     assert len((run / "logs/metrics.jsonl").read_text().splitlines()) == 12
+
+
+def test_a_run_directory_holds_what_the_readme_lists(template: Path) -> None:
+    (listing,) = re.findall(r"^outputs/wave_rgd_\S+/\n((?:  .*\n)+)", PAGES["README.md"], flags=re.MULTILINE)
+    listed = {line.split()[0] for line in listing.splitlines()}
+    # Plots are off in the tests, and a checkout without changes has no patch.
+    assert listed - {path.name + "/" * path.is_dir() for path in (template / "outputs/RUN").iterdir()} <= {
+        "visualizations/",
+        "git_diff.patch",
+    }
+
+
+def test_the_mistake_in_the_readme_is_reported_as_shown() -> None:
+    ((line, message),) = re.findall(r"^\$ (spectral-exp train .*)\nerror: (.*)$", ALL, flags=re.MULTILINE)
+    with pytest.raises(UserError) as error:
+        CommandLine.parse(shlex.split(line)[2:]).compose()
+    assert str(error.value) == message
 
 
 def test_the_example_of_frames_runs(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
