@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 
 from spectral_exp import __version__
+from spectral_exp.config import completion
 from spectral_exp.core.console import exit_code
 from spectral_exp.core.errors import UserError, nearest
 
@@ -79,17 +80,24 @@ def _top_parser() -> argparse.ArgumentParser:
 
 
 def _complete() -> None:
-    """Answer a shell that asks how the command line may go on, and end the process."""
+    """Print the ways to continue the command line that a shell shows, and end the process."""
     try:
         import argcomplete
     except ImportError:
         return
     parser = argparse.ArgumentParser("spectral-exp")
     commands = parser.add_subparsers()
+    words = os.environ.get("COMP_LINE", "").split()
     for name, (module, text) in COMMANDS.items():
-        build_parser = getattr(importlib.import_module(module), "build_parser", None)
-        parents = [build_parser()] if build_parser else []
-        commands.add_parser(name, help=text, parents=parents, add_help=not parents)
+        # Only the parser of the command that is being typed is worth the time of its imports.
+        is_typed = name in words[1:2]
+        if is_typed and name == "train":
+            completion.add_arguments(commands.add_parser(name, help=text))
+        elif is_typed:
+            parents = [importlib.import_module(module).build_parser()]
+            commands.add_parser(name, help=text, parents=parents, add_help=False)
+        else:
+            commands.add_parser(name, help=text)
     argcomplete.autocomplete(parser)
 
 

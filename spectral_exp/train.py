@@ -1,10 +1,10 @@
-"""Command line of training: compose the configuration, check it, hand it to Hydra, end with an exit code.
+"""The training command: compose the configuration, check it, hand it to Hydra.
 
-Exit codes: 0 done; 1 a run failed, or its last state could not be saved or backed up; 2 a mistake in settings or
-files, reported in one line each, nothing created; 128 + n stopped by signal n after a checkpoint, so 130 for SIGINT
-and 143 for SIGTERM.
+Exit codes: 0 done; 1 a run failed, or its last state could not be saved or backed up; 2 a mistake
+in settings or files, reported in one line each, nothing created; 128 + n stopped by signal n after
+a checkpoint, so 130 for SIGINT and 143 for SIGTERM.
 
-torch is imported only once a run is really to start, so `--help`, `--cfg job` and the like answer at once.
+torch is imported only when a run starts, so `--help`, `--cfg job` and the like answer at once.
 """
 
 from __future__ import annotations
@@ -26,14 +26,20 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from spectral_exp.config import trust
-from spectral_exp.config.command_line import CommandLine, describe, help_text, recordable, search_arguments
+from spectral_exp.config.command_line import (
+    CommandLine,
+    describe,
+    help_text,
+    recordable,
+    search_arguments,
+)
 from spectral_exp.config.conf_dir import CONF_DIR
 from spectral_exp.core.display import print_error, protect_output
 from spectral_exp.core.errors import Interrupted, RunError, UserError
 from spectral_exp.core.files import atomic_writer
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.signals import StopRequest
-from spectral_exp.runs.layout import HYDRA_FOLDER
+from spectral_exp.runs import layout
 from spectral_exp.sweeps import workers as sweep_workers
 
 log = logging.getLogger(__name__)
@@ -57,12 +63,15 @@ _FAILING = frozenset(
 )
 
 _JOB_NAME = "train"
-"""What Hydra calls a job of this module."""
+"""The name that Hydra gives to a job of this module."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line `arguments` (default: the process's own, which is about to end) and return the exit code."""
-    # Hydra then raises what went wrong instead of printing it and exiting: which exit code it deserves is decided here.
+    """Run the command line `arguments` and return the exit code.
+
+    By default they are those of the process, which then is about to end.
+    """
+    # Hydra then raises errors instead of printing them and exiting.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     if arguments is None:
         protect_output()
@@ -84,14 +93,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> None:
-    """Check the command line, then let Hydra do what it asks for."""
+    """Check the command line, then hand it to Hydra."""
     _require_working_directory()
     command = CommandLine.parse(arguments)
     if command.arguments in (["--help"], ["-h"]):
         print(help_text())
         return
     if not command.informs_only:
-        command = _checked(command)
+        command = _check(command)
     _hand_over(command)
 
 
@@ -99,17 +108,19 @@ def _require_working_directory() -> None:
     try:
         Path.cwd()
     except FileNotFoundError as error:
-        raise UserError("the working directory has been removed; change to one that exists") from error
+        raise UserError(
+            "the working directory has been removed; change to one that exists"
+        ) from error
 
 
 def _exit_code(error: Exception, signal_number: int | None) -> int:
-    """Print what went wrong and return the exit code that it deserves; raise it if it is a defect."""
+    """Print an error and return its exit code; raise the error if it is a defect."""
     if isinstance(error, JobError):
         _report(str(error))
         was_stopped = signal_number is not None and error.exit_code > 128
         return 128 + cast(int, signal_number) if was_stopped else error.exit_code
     if signal_number is not None:
-        # `Interrupted`, raised inside of an import or a library, may come out as another error.
+        # A library may turn `Interrupted` into another error.
         return 128 + signal_number
     if isinstance(error, UserError):
         _report(str(error))
@@ -154,10 +165,10 @@ def describe_refusal(error: Exception, run_dir: Path | None = None) -> str:
 
 
 class JobError(Exception):
-    """A run ended with an error that its own log tells in full.
+    """A run ended with an error; its own log has the details.
 
     Args:
-        message: what a user should read.
+        message: one line for the user.
         exit_code: 2 for a user's mistake, 1 for everything else.
     """
 
@@ -169,8 +180,8 @@ class JobError(Exception):
         return self.message
 
 
-def _checked(command: CommandLine) -> CommandLine:
-    """Build every job of `command` on trial, so that all mistakes are told before anything is created on disk."""
+def _check(command: CommandLine) -> CommandLine:
+    """Build every job on trial, so that mistakes are reported before any file exists."""
     jobs = command.compose()
     from spectral_exp.config.build import check
 
@@ -180,22 +191,26 @@ def _checked(command: CommandLine) -> CommandLine:
     if problems:
         raise UserError("\nerror: ".join(problems))
     for job in jobs:
-        # Those of a record are in it only if the user has named them before.
+        # A place from a record is in it only if the user has named it before.
         if url := job.config["monitoring"]["backup"]["url"]:
             trust.remember_place(url)
     return command.with_run_dir(jobs[0])
 
 
 def _hand_over(command: CommandLine) -> None:
-    """Let Hydra do what `command` asks for."""
+    """Let Hydra run the jobs of `command`."""
     if command.flags or command.multirun:
         sys.argv[1:] = command.arguments
         if command.multirun:
             sweep_workers.prepare_joblib()
-        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(run_sweep_job)()
+        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(
+            run_sweep_job
+        )()
         return
-    # hydra.main does the same, but first composes everything once more to see whether a sweep is asked for.
-    with hydra.initialize_config_dir(config_dir=str(CONF_DIR), job_name=_JOB_NAME, version_base="1.3"):
+    # hydra.main does the same, but first composes everything again to see whether it is a sweep.
+    with hydra.initialize_config_dir(
+        config_dir=str(CONF_DIR), job_name=_JOB_NAME, version_base="1.3"
+    ):
         single = GlobalHydra.instance().hydra
         assert single is not None
         failed: list[JobError] = []
@@ -216,14 +231,14 @@ def run_job(config: DictConfig) -> None:
 
     Raises:
         Interrupted: a signal came; the run was saved.
-        JobError: anything else went wrong; the job's own log has told it in full.
+        JobError: any other error, which is in the log of the job.
     """
     from spectral_exp.config.build import build
     from spectral_exp.training.summary import summary
 
     job = HydraConfig.get()
     run_dir = Path(job.runtime.output_dir)
-    shown = _from_here(run_dir)
+    shown = _relative(run_dir)
     plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
     search = search_arguments(job)
     try:
@@ -233,7 +248,7 @@ def run_job(config: DictConfig) -> None:
             try:
                 runner.run()
             finally:
-                log.info("%s", summary(_from_here(run_dir), search, runner.no_results))
+                log.info("%s", summary(_relative(run_dir), search, runner.results.missing_because))
     except UserError as error:
         log.error("error: %s", error)
         raise JobError(f"{shown}: {error}", exit_code=2) from error
@@ -246,12 +261,12 @@ def run_job(config: DictConfig) -> None:
             log.error("error: %s", message)
             raise JobError(message, exit_code=1) from error
         log.exception("the run failed")
-        message = f"{shown}: {type(error).__name__}: {error} (traceback in {shown / 'train.log'})"
+        message = f"{shown}: {type(error).__name__}: {error} (traceback in {layout.RunPaths(shown).run_log})"
         raise JobError(message, exit_code=1) from error
 
 
-def _from_here(path: Path) -> Path:
-    """`path` relative to the working directory, or as it is if that has been removed."""
+def _relative(path: Path) -> Path:
+    """Return `path` relative to the working directory; unchanged if that has been removed."""
     try:
         return Path(os.path.relpath(path))
     except FileNotFoundError:
@@ -259,18 +274,22 @@ def _from_here(path: Path) -> Path:
 
 
 def run_sweep_job(config: DictConfig) -> None:
-    """As `run_job`; in a worker of a parallel sweep an interrupted job is a failed one, and none begins after it.
+    """Do the same as `run_job`, but in a worker of a parallel sweep turn an interrupt into a
+    failure.
 
-    joblib answers an interrupt by killing the other workers, which are saving.
+    joblib answers an interrupt by killing the other workers, which are saving. No job begins after
+    the interrupt.
 
     Raises:
         Interrupted: a signal came and this process is no worker; the run was saved.
-        JobError: anything else went wrong.
+        JobError: any other error.
     """
     run_dir = HydraConfig.get().runtime.output_dir
     with sweep_workers.job() as stopped_by:
         if stopped_by is not None:
-            raise JobError(f"{run_dir}: the sweep was stopped before this job began", 128 + stopped_by)
+            raise JobError(
+                f"{run_dir}: the sweep was stopped before this job began", 128 + stopped_by
+            )
         try:
             run_job(config)
         except Interrupted as error:
@@ -280,18 +299,24 @@ def run_sweep_job(config: DictConfig) -> None:
 
 
 def _record(config: DictConfig, run_dir: Path) -> None:
-    """Keep the configuration and overrides as Hydra does, but without secrets."""
+    """Write the configuration and overrides as Hydra does, but without secrets."""
     from spectral_exp.core.redact import redact
 
     job = HydraConfig.get()
-    folder = run_dir / HYDRA_FOLDER
+    folder = layout.RunPaths(run_dir).hydra
     folder.mkdir(exist_ok=True)
     hydra_only = OmegaConf.masked_copy(cast(DictConfig, HydraConfig.instance().cfg), "hydra")
-    sections = {"config.yaml": config, "hydra.yaml": hydra_only, "overrides.yaml": job.overrides.task}
+    sections = {
+        layout.HYDRA_CONFIG_NAME: config,
+        layout.HYDRA_OWN_NAME: hydra_only,
+        layout.HYDRA_OVERRIDES_NAME: job.overrides.task,
+    }
     for name, section in sections.items():
-        _write_yaml(folder / name, redact(OmegaConf.to_container(section, resolve=False, enum_to_str=True)))
-    # The sweeper has written this one by itself.
-    sweep = Path(job.sweep.dir) / "multirun.yaml"
+        _write_yaml(
+            folder / name, redact(OmegaConf.to_container(section, resolve=False, enum_to_str=True))
+        )
+    # The sweeper writes this file.
+    sweep = Path(job.sweep.dir) / layout.SWEEP_NAME
     if job.mode == RunMode.MULTIRUN and sweep.is_file() and not sweep.is_symlink():
         content = OmegaConf.to_container(OmegaConf.load(sweep), resolve=False)
         if (shown := redact(content)) != content:
@@ -300,11 +325,15 @@ def _record(config: DictConfig, run_dir: Path) -> None:
 
 def _write_yaml(path: Path, content: Any) -> None:
     with atomic_writer(path) as file:
-        file.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode(errors="backslashreplace"))
+        file.write(
+            yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode(
+                errors="backslashreplace"
+            )
+        )
 
 
 if __name__ == "__main__":
-    # Parallel launchers pickle the job by the name of its module, which must not be __main__.
+    # Parallel launchers pickle the job by the name of its module, which must not be `__main__`.
     from spectral_exp.train import main as importable_main
 
     sys.exit(importable_main())

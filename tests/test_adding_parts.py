@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -90,22 +91,6 @@ class Mine(GPT):
     "conf/model/embedding/scaled.yaml": "_target_: spectral_exp.models.mine.Scaled\n_partial_: true\n",
     "conf/model/mine.yaml": "defaults: [default, _self_]\n_target_: spectral_exp.models.mine.Mine\n",
     "conf/data/mine.yaml": "_target_: spectral_exp.data.corpus.Repeated\nword: wave\nval_fraction: 0.1\n",
-    "spectral_exp/monitoring/heartbeat.py": """
-from pathlib import Path
-
-
-class Heartbeat:
-    def __init__(self, log_dir: str | Path, interval: int = 10) -> None:
-        self.file, self.interval = Path(log_dir) / "heartbeat", interval
-
-    def should_beat(self, step: int) -> bool:
-        return step % self.interval == 0
-
-    def beat(self, step: int) -> None:
-        with self.file.open("a") as file:
-            file.write(f"{step}\\n")
-""",
-    "conf/monitoring/heartbeat/default.yaml": "_target_: spectral_exp.monitoring.heartbeat.Heartbeat\ninterval: 5\n",
     "conf/experiment/mine.yaml": "# @package _global_\nname: mine\ndefaults:\n  - override /model: mine\n",
 }
 # File -> (what stands there, what is added after it).
@@ -128,38 +113,12 @@ LINES = {
 def list_files(""",
         )
     ],
-    "conf/config.yaml": [
-        ("  - monitoring/tracking: default\n", "  - monitoring/tracking: default\n  - monitoring/heartbeat: default\n")
-    ],
-    "spectral_exp/config/build.py": [
-        ('    "tracking": ConfigTracker,\n', '    "tracking": ConfigTracker,\n    "heartbeat": Heartbeat,\n'),
-        (
-            "from spectral_exp.monitoring.backup.backup import check_url\n",
-            "from spectral_exp.monitoring.backup.backup import check_url\n"
-            "from spectral_exp.monitoring.heartbeat import Heartbeat\n",
-        ),
-        (
-            '        tracker=parts.components["tracking"],\n',
-            '        tracker=parts.components["tracking"],\n        heartbeat=parts.components["heartbeat"],\n',
-        ),
-    ],
-    "spectral_exp/training/runner.py": [
-        ("    tracker: ConfigTracker\n", "    tracker: ConfigTracker\n    heartbeat: Heartbeat\n"),
-        (
-            "from spectral_exp.monitoring.visualization.manager import ",
-            "from spectral_exp.monitoring.heartbeat import Heartbeat\n"
-            "from spectral_exp.monitoring.visualization.manager import ",
-        ),
-        (
-            "                if self.visualization.should_visualize(step):\n",
-            "                if self.heartbeat.should_beat(step):\n                    self.heartbeat.beat(step)\n"
-            "                if self.visualization.should_visualize(step):\n",
-        ),
-    ],
 }
 RUNS = """
+import json
 import sys
 from pathlib import Path
+from spectral_exp.commands import verify_resume
 from spectral_exp.train import main
 common = sys.argv[1:]
 for name, overrides in {
@@ -172,7 +131,14 @@ for name, overrides in {
     if name != "data":
         overrides = [*overrides, "data=markov", "data.n_tokens=20000"]
     code = main([*common, *overrides, f"hydra.run.dir={name}"])
-    print("CODE", name, code, len(Path(name, "logs/heartbeat").read_text().split()))
+    lines = [json.loads(line) for line in Path(name, "logs/metrics.jsonl").read_text().splitlines()]
+    cost = json.loads(Path(name, "results.json").read_text())["monitoring_cost"]
+    steps = [line["step"] for line in lines if line.get("weights_norm", 0) > 0]
+    print("CODE", name, code, steps, cost["counts"]["weights"])
+code = main(["resume=lion", "training.max_steps=15"])
+lines = [json.loads(line) for line in Path("lion/logs/metrics.jsonl").read_text().splitlines()]
+print("CODE resumed", code, [line["step"] for line in lines if line.get("weights_norm", 0) > 0])
+print("CODE verified", verify_resume.main(["lion", "--steps", "2"]))
 for name, overrides in {
     "unfinished": ["model/attention=unfinished"],
     "muon": ["optimizer=muon"],
@@ -183,11 +149,50 @@ for name, overrides in {
 """
 
 
+def printed_files() -> dict[str, str]:
+    """The files that the documentation shows in full: blocks that begin with a comment of a path."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    text = "\n".join(page.read_text() for page in pages)
+    blocks = re.findall(r"^( *)```(?:python|yaml)\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
+    files = {}
+    for indent, block in blocks:
+        content = textwrap.dedent(indent + block if not block.startswith(indent) else block)
+        if match := re.match(r"# ((?:spectral_exp|conf)/\S+\.(?:py|yaml))\n", content):
+            files[match[1]] = content
+    return files
+
+
+def printed_lines() -> tuple[str, str]:
+    """The line of `conf/config.yaml` and the entry of `COMPONENTS` that the recipe of a component names."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    text = " ".join(" ".join(page.read_text().split()) for page in pages)
+    match = re.search(r"`(- monitoring/\w+: default)` to the defaults .*?`(\"\w+\": \w+)` to `COMPONENTS`", text)
+    assert match is not None
+    return match[1], match[2]
+
+
+def add_component(root: Path) -> None:
+    """Do in `root` what the recipe of a monitoring component says."""
+    default, entry = printed_lines()
+    config, build = root / "conf/config.yaml", root / "spectral_exp/config/build.py"
+    last = "  - monitoring/tracking: default\n"
+    config.write_text(config.read_text().replace(last, f"{last}  {default}\n"))
+    module = next(file for file in printed_files() if file.startswith("spectral_exp/monitoring/"))
+    name = module.removesuffix(".py").replace("/", ".")
+    before = '    "tracking": ConfigTracker,\n'
+    code = build.read_text()
+    assert before in code
+    code = code.replace(before, f"{before}    {entry},\n")
+    first = "from spectral_exp.monitoring.component import"
+    build.write_text(code.replace(first, f"from {name} import {entry.split()[1]}\n{first}"))
+
+
 @pytest.mark.slow
 def test_every_recipe_works_as_it_is_written(tmp_path: Path) -> None:
     for folder in ("spectral_exp", "conf"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for name, content in FILES.items():
+    add_component(tmp_path)
+    for name, content in (FILES | printed_files()).items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
     for name, changes in LINES.items():
@@ -197,12 +202,13 @@ def test_every_recipe_works_as_it_is_written(tmp_path: Path) -> None:
             text = text.replace(before, after, 1)
         (tmp_path / name).write_text(text)
     common = [override for override in TINY if not override.startswith("data")]
-    done = python("-c", RUNS, *common, NO_PLOTS, "device=cpu", cwd=tmp_path)
+    done = python("-c", RUNS, *common, NO_PLOTS, "device=cpu", "monitoring.weights.interval=5", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    codes = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("CODE")]
-    assert codes == [[name, "0", "2"] for name in ("lion", "sgd", "parts", "model", "data")] + [
-        [name, "2", "False"] for name in ("unfinished", "muon", "synonym")
-    ], done.stderr
+    codes = [line.removeprefix("CODE ") for line in done.stdout.splitlines() if line.startswith("CODE")]
+    trained = [f"{name} 0 [5, 10] 2" for name in ("lion", "sgd", "parts", "model", "data")]
+    continued = ["resumed 0 [5, 10, 15]", "verified 0"]
+    refused = [f"{name} 2 False" for name in ("unfinished", "muon", "synonym")]
+    assert codes == trained + continued + refused, done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 3
     assert "queries_and_keys" in errors[0]

@@ -141,13 +141,13 @@ def test_without_fingerprints_moved_text_is_not_taken_on_trust(here: Path, capsy
 
 KILLED = """
 import os, signal, sys
-from spectral_exp import train; from spectral_exp.training import runner
-step = runner.Runner.train_step
+from spectral_exp import train; from spectral_exp.training import step as steps
+step = steps.Stepper.take_step
 def deadly(self, number):
     if number == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     return step(self, number)
-runner.Runner.train_step = deadly
+steps.Stepper.take_step = deadly
 sys.exit(train.main(sys.argv[1:]))
 """
 

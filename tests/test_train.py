@@ -153,7 +153,7 @@ def test_generate_writes_text_and_same_seed_same_text(finished: tuple[Path, str]
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--tokens", "0"], "--tokens=0 must be >= 1"),
+        (["--tokens", "0"], "--tokens=0 must be from 1 to 10000000"),
         (["--checkpoint", "77"], "has no checkpoint 77; saved steps: "),
         (["--checkpoint", "newest"], "best, latest or a step"),
         (["--prompt", ""], "at least one token"),
@@ -296,12 +296,12 @@ def test_a_failing_job_of_a_sweep_keeps_its_traceback_and_the_sweep_goes_on(tmp_
     """The second of three jobs fails inside its loop, as a defect would; the others finish."""
     script = (
         "import sys\n"
-        "from spectral_exp import train; from spectral_exp.training import runner\n"
-        "step = runner.Runner.train_step\n"
+        "from spectral_exp import train; from spectral_exp.training import step as steps\n"
+        "step = steps.Stepper.take_step\n"
         "def broken(self, number):\n"
         "    if self.seed == 2 and number == 3: raise ZeroDivisionError('as planned')\n"
         "    return step(self, number)\n"
-        "runner.Runner.train_step = broken\n"
+        "steps.Stepper.take_step = broken\n"
         "sys.exit(train.main(sys.argv[1:]))\n"
     )
     done = python("-c", script, "-m", "+experiment=classic", "seed=1,2,3", *TINY, NO_PLOTS, cwd=tmp_path)
@@ -360,13 +360,13 @@ KILLED_AT = 10
 
 KILL_SCRIPT = f"""
 import os, signal, sys
-from spectral_exp import train; from spectral_exp.training import runner
-step = runner.Runner.train_step
+from spectral_exp import train; from spectral_exp.training import step as steps
+step = steps.Stepper.take_step
 def deadly(self, number):
     if number == {KILLED_AT}:
         os.kill(os.getpid(), signal.SIGKILL)
     return step(self, number)
-runner.Runner.train_step = deadly
+steps.Stepper.take_step = deadly
 sys.exit(train.main(sys.argv[1:]))
 """
 

@@ -41,6 +41,7 @@ from spectral_exp.monitoring.checkpoint.staging import Staged
 from spectral_exp.training.profiling import StepProfiler
 from spectral_exp.training.progress import Progress
 from spectral_exp.training.runner import Runner
+from spectral_exp.training.step import Stepper
 
 OURS = "ours"
 BARE = "bare loop"
@@ -126,8 +127,8 @@ def _lines(case: _Case, pairs: Sequence[_Pair]) -> Iterator[Line]:
 
 _Functions = Sequence[tuple[object, str]]
 _STEP: Mapping[str, _Functions] = {
-    "learning rates and schedules": [(Runner, "_set_schedules")],
-    "taking in loss and gradient norm": [(Runner, "advance")],
+    "learning rates and schedules": [(Stepper, "_set_schedules")],
+    "taking in loss and gradient norm": [(Stepper, "record")],
     "asking what is due": [
         (MetricsLogger, "should_log"), (VisualizationManager, "should_visualize"),
         (CheckpointManager, "should_checkpoint"), (CheckpointManager, "exceeds_risk"), (StepProfiler, "step"),
@@ -208,10 +209,10 @@ def _take_turns(case: _Case, steps: int, ours: Path, bare: Path) -> list[_Pair]:
     lengths = (f"training.max_steps={steps}", f"monitoring.checkpoint.save_interval={case.save_interval}")
     (job,) = CommandLine.parse([*_RUN, *case.settings, *lengths]).compose()
     with _quiet(), build(job.config, ours, []) as runner, build(job.config, bare, []) as other:
-        turns = _Turns(case.block, runner.batches, runner)
+        turns = _Turns(case.block, runner.stepper.batches, runner)
         turns.bare = _bare_block(other, _Turns(case.block, other.batches))
         gc.collect()
-        runner.batches = turns
+        runner.stepper.batches = turns
         runner.run()
         return turns.pairs
 

@@ -15,8 +15,8 @@ from torch.nn import functional
 
 from spectral_exp.bench import measure
 from spectral_exp.bench.measure import Figures, Line, Options, Section, Spread, Target, say, spread
-from spectral_exp.config.build import build_model
 from spectral_exp.config.command_line import CommandLine
+from spectral_exp.config.parts import build_model
 from spectral_exp.monitoring import VisualizationManager
 from spectral_exp.plots.run.internals import TextSample, one_thread
 

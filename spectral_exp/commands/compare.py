@@ -26,9 +26,10 @@ from spectral_exp.results.names import Names, shown
 from spectral_exp.runs import layout
 from spectral_exp.runs.differences import code_differences, environment_differences, unequal
 from spectral_exp.runs.load import load_run
+from spectral_exp.runs.metric_names import DERIVED, metric_info
 from spectral_exp.runs.output_file import refuse_loss, write_output
 from spectral_exp.runs.overrides import PLACE, flat, is_among
-from spectral_exp.runs.run import DERIVED, Run, check_at, lower_is_better
+from spectral_exp.runs.run import Run, check_at
 from spectral_exp.runs.training_record import recorded_patch
 
 CONFIG_DIFF = "config-diff"
@@ -174,6 +175,8 @@ def _order(
     if comparison is None:
         items = _sorted(groups, options, runs, lambda group: group.runs, lambda group: group.label)
         return [group.label for group in items]
+    if comparison.lower_is_better is None:
+        return sorted((group.label for group in groups), reverse=options.reverse)
     sign = (1 if comparison.lower_is_better else -1) * (-1 if options.reverse else 1)
     ordered = sorted(
         comparison.summaries, key=lambda s: (s.mean is None, sign * (s.mean or 0.0), s.group.natural_order)
@@ -197,7 +200,7 @@ def _sorted(
     values: list[Any]
     if any(run.value(name) is not None for run in runs):
         values = [_mean(runs_of(item), name, options.at) for item in items]
-        reverse = reverse == lower_is_better(name)
+        reverse = reverse is (metric_info(name).direction != "higher")
     else:
         names = Names(runs)
         try:

@@ -76,11 +76,26 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=_LEGEND,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories, for example outputs/<run>")
-    parser.add_argument("--windows", type=int, default=64, help="windows of validation text to look at (default: 64)")
-    parser.add_argument("--checkpoint", default="best", help="best, latest or a step (default: best)")
+    parser.add_argument(
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="run directories, for example outputs/<run>",
+    )
+    parser.add_argument(
+        "--windows",
+        type=int,
+        default=64,
+        help="windows of validation text to look at (default: 64)",
+    )
+    parser.add_argument(
+        "--checkpoint", default="best", help="best, latest or a step (default: best)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
-    parser.add_argument("--json", action="store_true", help="print everything, head by head, as JSON")
+    parser.add_argument(
+        "--json", action="store_true", help="print everything, head by head, as JSON"
+    )
     return parser
 
 
@@ -91,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
         for run in options.runs
     ]
     if options.json:
-        from spectral_exp.runs.layout import jsonable
+        from spectral_exp.core.json_value import jsonable
 
         print(json.dumps(jsonable([asdict(diagnosis) for diagnosis in found]), indent=1))
     else:
@@ -100,7 +115,9 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def diagnose(run: Path, *, windows: int = 64, checkpoint: str = "best", device: str = "auto") -> Diagnosis:
+def diagnose(
+    run: Path, *, windows: int = 64, checkpoint: str = "best", device: str = "auto"
+) -> Diagnosis:
     """Look into the model of the run directory `run`.
 
     Args:
@@ -115,9 +132,11 @@ def diagnose(run: Path, *, windows: int = 64, checkpoint: str = "best", device: 
     trained = load_trained(run, checkpoint, device)
     block_size = trained.model.block_size
     if block_size < 2:
-        raise UserError(f"{run} has model.block_size={block_size}: attention to a single token has nothing to tell")
+        raise UserError(
+            f"{run} has model.block_size={block_size}: attention to a single token has nothing to tell"
+        )
 
-    from spectral_exp.config.build import build_dataset
+    from spectral_exp.config.parts import build_dataset
     from spectral_exp.config.trust import require_fingerprints
     from spectral_exp.data.batches import EvalWindows
     from spectral_exp.runs.layout import RunPaths
@@ -169,7 +188,12 @@ def _look(
     try:
         for x, y in batches:
             logits = model(x.to(trained.device))
-            loss = F.cross_entropy(logits.flatten(0, 1), y.to(trained.device).flatten(), reduction="sum") / n_targets
+            loss = (
+                F.cross_entropy(
+                    logits.flatten(0, 1), y.to(trained.device).flatten(), reduction="sum"
+                )
+                / n_targets
+            )
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
             queries += len(x) * (x.shape[1] - x.shape[1] // 2)
@@ -214,10 +238,15 @@ def _text(found: Diagnosis) -> str:
         shares = [_range(values, 2) for values in (layer.entropy, layer.own, layer.previous)]
         rows.append((str(number), *shares, _range(layer.distance, 1)))  # type: ignore[arg-type]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    table = ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]
+    table = [
+        "  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
     gradient = ", ".join(f"{name} {share:.1%}" for name, share in found.gradient_shares.items())
     own = [f"{name}: {value:.3f}" for name, value in found.metrics.items()]
-    return "\n".join([f"{about} of {found.block_size} tokens", *table, f"gradient: {gradient}", *own])
+    return "\n".join(
+        [f"{about} of {found.block_size} tokens", *table, f"gradient: {gradient}", *own]
+    )
 
 
 def _range(values: list[float], decimals: int) -> str:

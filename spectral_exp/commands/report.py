@@ -11,6 +11,7 @@ from spectral_exp.core.errors import UserError
 from spectral_exp.results.paper.folder import Folder
 from spectral_exp.results.paper.generator import FORMATS, REPORT, check_formats
 from spectral_exp.results.paper.report import run_report
+from spectral_exp.runs.layout import RunPaths
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -45,10 +46,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _place(run: Path) -> Path:
-    """The folder of the report in a run. Raises UserError if it is a link, which may lead anywhere."""
-    if (run / REPORT).is_symlink():
-        raise UserError(f"{run / REPORT} is a link; name a folder with --output")
-    return run / REPORT
+    """Return the folder of the report in a run. Raises UserError if it is a link."""
+    folder = RunPaths(run).report
+    if folder.is_symlink():
+        raise UserError(f"{folder} is a link; name a folder with --output")
+    return folder
 
 
 main = command(build_parser, run)

@@ -14,7 +14,8 @@ from spectral_exp.core.wording import counted
 from spectral_exp.runs.differences import (
     shortened,
 )
-from spectral_exp.verification.reproduction import REPORT_NAME, Code, reproduce
+from spectral_exp.runs.layout import REPRODUCTION_NAME
+from spectral_exp.verification.reproduction import Code, reproduce
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -47,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     )
     for line in report["not_compared"]:
         print(f"not compared: {printable(line)}")
-    print(f"{report['verdict']}; report: {output / REPORT_NAME}")
+    print(f"{report['verdict']}; report: {output / REPRODUCTION_NAME}")
     return 0 if report["verdict"] == "identical" else 1
 
 

@@ -18,8 +18,9 @@ from spectral_exp.core.signals import StopRequest
 from spectral_exp.runs.differences import (
     shortened,
 )
+from spectral_exp.runs.layout import CERTIFICATE_NAME, RunPaths
 from spectral_exp.runs.output_file import refuse_loss, write_output
-from spectral_exp.verification.replay import CERTIFICATE_NAME, verify_resume
+from spectral_exp.verification.replay import verify_resume
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -37,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     """Verify the run, write the certificate and print it; returns 0 if all is identical, else 1."""
     # One line for each warning: that of a broken checkpoint, above all.
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    output = options.output or options.run / CERTIFICATE_NAME
+    output = options.output or RunPaths(options.run).certificate_file
     is_default = options.output is None
     try:
         if not is_default:

@@ -1,1 +1,1 @@
-"""From a configuration to objects: command line, construction, building, loading of trained models."""
+"""From a configuration to objects: the command line, built runs, loaded models."""

@@ -9,4 +9,4 @@ import spectral_exp
 _PACKAGE = Path(spectral_exp.__file__).resolve().parent
 
 CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
-"""A wheel carries conf/ inside the package; a checkout keeps it beside the package, where users edit it."""
+"""The folder of the configuration: inside the package in a wheel, beside it in a checkout."""

@@ -1,8 +1,8 @@
 """From a config node to an object: the constructor's signature is the schema.
 
-A node is a mapping with a `_target_` (the dotted name of a class or function that fits the node's role, see `roles.py`)
-and its settings; `_partial_: true` leaves the call to the owner. Nodes may nest. Every problem is collected, so that a
-user reads all of them at once.
+A node is a mapping with a `_target_` (the dotted name of a class or function that fits the node's
+role, see `roles.py`) and its settings; `_partial_: true` leaves the call to the owner. Nodes may
+nest. All problems are collected, so that a user sees them in one go.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MISSING = "???"
 
 
 class Constructor:
-    """Builds objects from config nodes and collects what is wrong with them.
+    """Builds objects from config nodes and collects their mistakes.
 
     Attributes:
         problems: one line per mistake found so far.
@@ -36,19 +36,23 @@ class Constructor:
     def __init__(self) -> None:
         self.problems: list[str] = []
 
-    def make(self, node: object, path: str, role: Role, *, partial: bool = False, **runtime: Any) -> Any:
-        """Build the object that `node` describes, or return None after noting what is wrong with it.
+    def make(
+        self, node: object, path: str, role: Role, *, partial: bool = False, **runtime: Any
+    ) -> Any:
+        """Build the object that `node` describes, or return None after noting its mistakes.
 
         Args:
             node: the config node.
             path: its dotted place in the configuration, for messages.
-            role: what may stand there; checked before anything is called.
-            partial: whether the owner of the node makes the call, so that the node has `_partial_: true`.
-            runtime: values known only at run time; a constructor gets those that its signature names, and a config
-                may not set them.
+            role: the parts that fit there; checked before anything is called.
+            partial: whether the owner of the node makes the call (`_partial_: true`).
+            runtime: values known only at run time. A constructor gets those that its signature
+                names; a configuration may not set them.
         """
         if not isinstance(node, Mapping) or "_target_" not in node:
-            self.problems.append(f"{path}={node} must be a group with a _target_; choose one with {path}=<option>")
+            self.problems.append(
+                f"{path}={node} must be a group with a _target_; choose one with {path}=<option>"
+            )
             return None
         name = str(node["_target_"])
         try:
@@ -58,7 +62,9 @@ class Constructor:
             return None
         known = len(self.problems)
         if bool(node.get("_partial_")) is not partial:
-            self.problems.append(f"{path}._partial_={node.get('_partial_')} must be {str(partial).lower()} here")
+            self.problems.append(
+                f"{path}._partial_={node.get('_partial_')} must be {str(partial).lower()} here"
+            )
         settings = self._settings(node, target, path, role, runtime)
         if len(self.problems) > known:
             return None
@@ -66,10 +72,12 @@ class Constructor:
             return functools.partial(target, **settings)
         accepted = inspect.signature(target).parameters
         offered = {name: value for name, value in runtime.items() if name in accepted}
-        return self.call(path, lambda: construct(f"{path}: {name}", lambda: target(**offered, **settings)))
+        return self.call(
+            path, lambda: construct(f"{path}: {name}", lambda: target(**offered, **settings))
+        )
 
     def call(self, path: str, build: Callable[[], Any]) -> Any:
-        """Return `build()`, or None after noting the user's mistake that it raised."""
+        """Return `build()`, or None after noting the mistake that it raised."""
         try:
             return build()
         except SettingError as error:
@@ -86,9 +94,14 @@ class Constructor:
             raise UserError("\nerror: ".join(dict.fromkeys(map(printable, self.problems))))
 
     def _settings(
-        self, node: Mapping[str, Any], target: Callable[..., Any], path: str, role: Role, runtime: Mapping[str, Any]
+        self,
+        node: Mapping[str, Any],
+        target: Callable[..., Any],
+        path: str,
+        role: Role,
+        runtime: Mapping[str, Any],
     ) -> dict[str, Any]:
-        """The keyword arguments that `node` gives, checked against the signature of `target`."""
+        """Return the settings of `node` as keyword arguments that fit the signature of `target`."""
         parameters = _parameters(target)
         settable = [name for name in parameters if name not in runtime]
         settings: dict[str, Any] = {}
@@ -97,31 +110,41 @@ class Constructor:
             if name in _RESERVED:
                 continue
             if name not in settable:
-                hint = nearest(name, settable) or f"; its settings are {', '.join(settable) or 'none'}"
+                hint = (
+                    nearest(name, settable) or f"; its settings are {', '.join(settable) or 'none'}"
+                )
                 self.problems.append(f"{where} is not a setting of {node['_target_']}{hint}")
             elif value == MISSING:
-                self.problems.append(f"{where} must be set; give it on the command line: {where}=...")
+                self.problems.append(
+                    f"{where} must be set; give it on the command line: {where}=..."
+                )
             elif isinstance(value, Mapping) and "_target_" in value:
                 part = role.part(parameters[name].annotation)
                 if part is None:
-                    self.problems.append(f"{where} takes no group with a _target_; give it a plain value")
+                    self.problems.append(
+                        f"{where} takes no group with a _target_; give it a plain value"
+                    )
                 else:
                     settings[name] = self.make(value, where, part, partial=True, **runtime)
             else:
                 try:
                     settings[name] = coerce(value, parameters[name].annotation)
                 except TypeError as error:
-                    self.problems.append(f"{where}={'null' if value is None else value} must be {error}")
+                    self.problems.append(
+                        f"{where}={'null' if value is None else value} must be {error}"
+                    )
         self.problems += [
             f"{_join(path, name)} must be set; {node['_target_']} has no default for it"
             for name in settable
-            if parameters[name].default is inspect.Parameter.empty and name not in node and not node.get("_partial_")
+            if parameters[name].default is inspect.Parameter.empty
+            and name not in node
+            and not node.get("_partial_")
         ]
         return settings
 
 
 def construct(name: str, build: Callable[[], Any]) -> Any:
-    """Return `build()`; whatever it raises becomes a UserError of one line that names the part and the place."""
+    """Return `build()`; turn its errors into a UserError of one line that names part and place."""
     try:
         return build()
     except UserError:
@@ -131,7 +154,9 @@ def construct(name: str, build: Callable[[], Any]) -> Any:
         place = traceback.extract_tb(error.__traceback__)[-1]
         message = " ".join(str(error).split())
         where = f"{place.filename}, line {place.lineno}"
-        raise UserError(f"{name} refuses these settings: {type(error).__name__}: {message} ({where})") from error
+        raise UserError(
+            f"{name} refuses these settings: {type(error).__name__}: {message} ({where})"
+        ) from error
 
 
 def _join(path: str, name: str) -> str:
@@ -139,21 +164,21 @@ def _join(path: str, name: str) -> str:
 
 
 def _parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The parameters that can be given by name; annotations evaluated where they can be."""
+    """Return the parameters that can be given by name, with evaluated annotations if possible."""
     try:
         signature = inspect.signature(target, eval_str=True)
     except (NameError, TypeError):
-        # An annotation names something imported for type checkers only: its value is then taken as it is.
+        # An annotation is imported for type checkers only; then values are not converted.
         signature = inspect.signature(target)
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {name: p for name, p in signature.parameters.items() if p.kind in by_name}
 
 
 def coerce(value: Any, annotation: Any) -> Any:
-    """`value` as the type that `annotation` asks for: integers become floats, lists tuples, nothing else changes.
+    """Return `value` as the type of `annotation`: integers become floats, lists become tuples.
 
     Raises:
-        TypeError: its message says what would have been right, e.g. "an integer or null".
+        TypeError: any other type; the message names the right one, e.g. "an integer or null".
     """
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
@@ -162,7 +187,7 @@ def coerce(value: Any, annotation: Any) -> Any:
                 return coerce(value, alternative)
             except TypeError:
                 continue
-        raise TypeError(" or ".join(_described(alternative) for alternative in arguments))
+        raise TypeError(" or ".join(_describe(alternative) for alternative in arguments))
     if origin is Literal:
         if value in arguments and not isinstance(value, bool):
             return value
@@ -177,7 +202,7 @@ def coerce(value: Any, annotation: Any) -> Any:
     elif annotation is int:
         if isinstance(value, int) and not isinstance(value, bool):
             return value
-        # YAML reads 1e6 as a float; a whole number is what was meant.
+        # YAML reads 1e6 as a float.
         if isinstance(value, float) and math.isfinite(value) and value.is_integer():
             return int(value)
     elif origin in (tuple, list):
@@ -186,34 +211,42 @@ def coerce(value: Any, annotation: Any) -> Any:
         if value is None:
             return None
     elif origin is Callable and not isinstance(value, Mapping):
-        raise TypeError("a group with a _target_: choose one of its options, as in model/attention=rotary")
+        raise TypeError(
+            "a group with a _target_: choose one of its options, as in model/attention=rotary"
+        )
     elif annotation in (bool, str):
         if isinstance(value, annotation):
             return value
     else:
         return value
-    raise TypeError(_described(annotation))
+    raise TypeError(_describe(annotation))
 
 
 def _coerce_sequence(value: Any, annotation: Any) -> Any:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if not isinstance(value, (list, tuple)):
-        raise TypeError(_described(annotation))
+        raise TypeError(_describe(annotation))
     if origin is list or (len(arguments) == 2 and arguments[1] is Ellipsis):
         return origin(coerce(item, arguments[0]) for item in value)
     if len(value) != len(arguments):
-        raise TypeError(_described(annotation))
+        raise TypeError(_describe(annotation))
     return tuple(coerce(item, argument) for item, argument in zip(value, arguments, strict=True))
 
 
-def _described(annotation: Any) -> str:
-    """An annotation in a user's words."""
-    words = {int: "an integer", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+def _describe(annotation: Any) -> str:
+    """Describe an annotation in words for a user."""
+    words = {
+        int: "an integer",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        type(None): "null",
+    }
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return "one of " + ", ".join(str(a) for a in arguments)
     if origin is tuple and Ellipsis not in arguments:
-        return f"a list of {len(arguments)}: " + ", ".join(_described(a) for a in arguments)
+        return f"a list of {len(arguments)}: " + ", ".join(_describe(a) for a in arguments)
     if origin in (tuple, list):
-        return f"a list, each {_described(arguments[0])}"
+        return f"a list, each {_describe(arguments[0])}"
     return words.get(annotation, getattr(annotation, "__name__", str(annotation)))

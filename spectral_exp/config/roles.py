@@ -1,8 +1,9 @@
-"""Which classes and functions a `_target_` may name: the parts that fit the place where it stands.
+"""The classes and functions that a `_target_` may name.
 
-A configuration may come from a stranger's run. So a name counts only if it stands for a part of the kind that its place
-asks for, and that is decided before anything of it is called: a class of that kind in this package, or of torch where
-the role allows it, or a function in the role's own package whose return annotation promises one.
+A configuration may come from a stranger's run. So a name is accepted only if it is a part of the
+kind that its place requires, and that is decided before anything of it is called. A part is a class
+of that kind in this package (or in torch, if the role allows it), or a function in the role's own
+package with that kind as its return annotation.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ _DOTTED_NAME = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+", re.ASCII)
 
 
 class NotAPartError(Exception):
-    """A name that may not be used in its place; the message is the end of "<setting>._target_=<name> ..."."""
+    """A name that does not fit its place; the message continues "<setting>._target_=<name> ..."."""
 
 
 @dataclass(frozen=True)
 class Role:
-    """What may stand in one place of the configuration.
+    """The parts that fit one place of the configuration.
 
     Attributes:
-        kind: the base class, or a protocol, of all that may.
-        home: the package or module whose functions may make one.
-        torch_home: the part of torch whose classes count too.
+        kind: their base class or protocol.
+        home: the package or module whose functions may build one.
+        torch_home: the part of torch whose classes fit too.
     """
 
     kind: type
@@ -39,55 +40,60 @@ class Role:
     torch_home: str | None = None
 
     def part(self, annotation: Any) -> Role | None:
-        """The role of a nested part: what a parameter annotated `Callable[..., Kind]` asks for.
+        """Return the role of a nested part, for a parameter annotated `Callable[..., Kind]`.
 
-        None for all other parameters, and for kinds that are none of this role's own: those take no part.
+        None for other annotations, and for kinds that are not below this role's own.
         """
         choices = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
-        kinds = [typing.get_args(choice)[-1] for choice in choices if typing.get_origin(choice) is Callable]
+        kinds = [
+            typing.get_args(choice)[-1]
+            for choice in choices
+            if typing.get_origin(choice) is Callable
+        ]
         fitting = [kind for kind in kinds if _is_subclass(kind, self.kind)]
         return replace(self, kind=fitting[0]) if fitting else None
 
     def find(self, name: str) -> Callable[..., Any]:
-        """The class or function called `name`; nothing of it is called.
+        """Return the class or function `name` without calling it.
 
         Raises:
-            NotAPartError: there is none, or it does not fit this role.
+            NotAPartError: it does not exist, or does not fit this role.
         """
         if name.partition(".")[0] not in (PACKAGE, "torch"):
             raise NotAPartError(f"must lie in {PACKAGE} or torch; add your part to the package")
         packages = (PACKAGE, self.torch_home) if self.torch_home else (PACKAGE,)
         if not _DOTTED_NAME.fullmatch(name) or not _is_inside(name, packages):
-            raise NotAPartError(self._wanted())
+            raise NotAPartError(self._requirement())
         module, _, attribute = name.rpartition(".")
         try:
             found = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
             raise NotAPartError(f"cannot be found: {error}") from error
-        # Modules hold what they have imported too: only what was defined in the package counts.
+        # Modules also hold the names that they import; only parts defined in the package fit.
         defined_in = str(getattr(found, "__module__", ""))
         if isinstance(found, type):
             fits = _is_inside(defined_in, packages) and _is_subclass(found, self.kind)
         else:
-            fits = _is_inside(defined_in, (self.home,)) and self._makes_one(found)
+            fits = _is_inside(defined_in, (self.home,)) and self._is_builder(found)
         if not fits:
-            raise NotAPartError(self._wanted())
+            raise NotAPartError(self._requirement())
         return found  # type: ignore[no-any-return]
 
-    def _makes_one(self, found: Any) -> bool:
+    def _is_builder(self, found: Any) -> bool:
         if not inspect.isfunction(found):
             return False
         try:
-            promised = typing.get_type_hints(found).get("return")
-        except (NameError, TypeError):  # annotated with what is imported for type checkers only
+            result = typing.get_type_hints(found).get("return")
+        except (NameError, TypeError):  # the annotation is imported for type checkers only
             return False
-        return _is_subclass(promised, self.kind)
+        return _is_subclass(result, self.kind)
 
-    def _wanted(self) -> str:
+    def _requirement(self) -> str:
         kind = self.kind.__name__
         of_torch = f", one of {self.torch_home}" if self.torch_home else ""
         return (
-            f"must be a subclass of {kind} in {PACKAGE}{of_torch}, or a function in {self.home} that is annotated to "
+            f"must be a subclass of {kind} in {PACKAGE}{of_torch}, or a function in {self.home} "
+            "that is annotated to "
             f"return one"
         )
 

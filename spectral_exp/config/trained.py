@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from spectral_exp.data.tokenizer_base import Tokenizer
     from spectral_exp.models.gpt import GPT
+    from spectral_exp.runs.layout import RunPaths
 
 log = logging.getLogger(__name__)
 
@@ -40,40 +41,67 @@ class Trained:
 
 
 def load_trained(run: Path, checkpoint: str = "best", device: str = "auto") -> Trained:
-    """The model of the run directory `run`.
+    """Load the model of the run directory `run`.
 
     Args:
         run: the run directory.
-        checkpoint: "best" (the latest where no best is kept), "latest" or a step.
-        device: as the run's own `device` setting.
+        checkpoint: "best" (the latest if no best is kept), "latest" or a step.
+        device: like the setting `device` of a run.
 
     Raises:
         UserError: no such run, checkpoint or device.
     """
-    # Importing torch takes seconds: a wrong path is answered before.
+    # Importing torch takes seconds, so a wrong path is reported first.
     from spectral_exp.runs.layout import RunPaths
     from spectral_exp.runs.record import read_config
 
     paths = RunPaths(run)
     if not paths.config_file.is_file():
-        raise UserError(f"{run} is not a run directory: it holds no {paths.config_file.name}; name one below outputs/")
+        raise UserError(
+            f"{run} is not a run directory: it holds no {paths.config_file.name}; name one below "
+            "outputs/"
+        )
     if not paths.tokenizer.is_dir():
-        raise UserError(f"{run} holds no tokenizer ({paths.tokenizer.name}/); the run ended before training began")
+        raise UserError(
+            f"{run} holds no tokenizer ({paths.tokenizer.name}/); the run ended before training "
+            "began"
+        )
     known = checkpoint in ("best", "latest") or (checkpoint.isdecimal() and len(checkpoint) < 20)
     require(known, "--checkpoint", checkpoint, "best, latest or a step")
     record = read_config(paths.config_file)[0]
     if "config" not in record:
-        raise UserError(f"{paths.config_file} holds no settings; restore the file, for example from a backup")
+        raise UserError(
+            f"{paths.config_file} holds no settings; restore the file, for example from a backup"
+        )
 
-    from spectral_exp.config.build import resolve_device
+    from spectral_exp.config.device import resolve_device
     from spectral_exp.config.trust import recorded_config
     from spectral_exp.data.tokenizer import load_tokenizer
-    from spectral_exp.monitoring import CheckpointManager
 
     config = recorded_config(record)
     where = resolve_device(device)
     tokenizer = load_tokenizer(paths.tokenizer)
-    manager = CheckpointManager(run, enabled=False)
+    found = _load_checkpoint(paths, checkpoint)
+    try:
+        model = _with_weights(config, tokenizer.vocab_size, found["model_state_dict"])
+    except UserError:
+        raise
+    except Exception as error:  # settings that do not fit the weights may raise any error
+        log.debug("the model of %s", run, exc_info=True)
+        raise UserError(
+            f"the settings in {paths.config_file} do not fit the weights of its checkpoint: "
+            f"{type(error).__name__}: "
+            f"{printable(error, 200)}; restore the file, for example from a backup"
+        ) from error
+    model.to(where).eval()
+    return Trained(model, where, tokenizer, config, int(found["step"]))
+
+
+def _load_checkpoint(paths: RunPaths, checkpoint: str) -> dict[str, Any]:
+    """Load the checkpoint "best", "latest" or a step. Raises UserError if there is none."""
+    from spectral_exp.monitoring import CheckpointManager
+
+    manager = CheckpointManager(paths.root, enabled=False)
     if checkpoint.isdecimal():
         found = manager.load_checkpoint(int(checkpoint))
     else:
@@ -81,31 +109,22 @@ def load_trained(run: Path, checkpoint: str = "best", device: str = "auto") -> T
         found = found or manager.load_latest_checkpoint()
     if found is None:
         steps = ", ".join(str(step) for step in paths.checkpoint_steps()) or "none"
-        raise UserError(f"{run} has no checkpoint {checkpoint}; saved steps: {steps}")
-    try:
-        model = _with_weights(config, tokenizer.vocab_size, found["model_state_dict"])
-    except UserError:
-        raise
-    except Exception as error:  # settings that no model was ever trained with can go wrong in any way
-        log.debug("the model of %s", run, exc_info=True)
-        raise UserError(
-            f"the settings in {paths.config_file} do not fit the weights of its checkpoint: {type(error).__name__}: "
-            f"{printable(error, 200)}; restore the file, for example from a backup"
-        ) from error
-    model.to(where).eval()
-    return Trained(model, where, tokenizer, config, int(found["step"]))
+        raise UserError(f"{paths.root} has no checkpoint {checkpoint}; saved steps: {steps}")
+    return found
 
 
-def _with_weights(config: Mapping[str, Any], vocab_size: int, weights: Mapping[str, torch.Tensor]) -> GPT:
-    """The model of a configuration with its weights."""
-    from spectral_exp.config.build import build_model
+def _with_weights(
+    config: Mapping[str, Any], vocab_size: int, weights: Mapping[str, torch.Tensor]
+) -> GPT:
+    """Return the model of a configuration with its weights."""
+    from spectral_exp.config.parts import build_model
     from spectral_exp.models.undrawn import UndrawnWeights
 
     section = config.get("model")
     n_layer = section.get("n_layer") if isinstance(section, dict) else None
     if isinstance(n_layer, int | float) and n_layer > len(weights):
         raise ValueError(f"model.n_layer={n_layer} with {len(weights)} weights")
-    # Memory that is never touched is free, however large the settings say that the model is.
+    # Memory that is never touched is free, whatever size the settings give the model.
     with UndrawnWeights():
         model = build_model(config, vocab_size)
     model.load_state_dict(weights)

@@ -13,8 +13,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from spectral_exp.core.json_value import NON_FINITE as NON_FINITE
-from spectral_exp.core.json_value import jsonable as jsonable
 from spectral_exp.core.regular_file import open_regular
 
 log = logging.getLogger(__name__)

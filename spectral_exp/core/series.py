@@ -1,4 +1,4 @@
-"""Curves as arrays: a value for each of ascending steps."""
+"""Series of values at ascending steps."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.floating[Any]]
-
-
 IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Series:
-    """Values of one quantity at ascending steps; values may be NaN or infinite."""
+    """Values of one quantity at ascending steps. Values may be NaN or infinite."""
 
     steps: FloatArray
     values: FloatArray
@@ -30,5 +28,5 @@ class Series:
 
     @property
     def finite(self) -> NDArray[np.bool_]:
-        """True where the value is an ordinary number."""
+        """True at finite values."""
         return np.isfinite(self.values)

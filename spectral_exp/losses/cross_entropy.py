@@ -14,10 +14,10 @@ class Loss(nn.Module):
     """Logits (B, T, V) and targets (B, T) to the scalar to differentiate, and detached parts by name.
 
     `loss` among the parts is always the plain cross-entropy, the mean over all tokens in nats. A loss that draws no
-    random numbers says so by `draws_random_numbers`; for any other one the generators are seeded at each step.
+    random numbers says so by `uses_randomness`; for any other one the generators are seeded at each step.
     """
 
-    draws_random_numbers: bool = True
+    uses_randomness: bool = True
 
     def forward(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The scalar to differentiate, and the parts to log."""
@@ -27,7 +27,7 @@ class Loss(nn.Module):
 class CrossEntropy(Loss):
     """Plain cross-entropy; it has no settings."""
 
-    draws_random_numbers = False
+    uses_randomness = False
 
     def __init__(self) -> None:
         super().__init__()

@@ -35,7 +35,7 @@ class QFE(Loss):
         seed: of the random signs.
     """
 
-    draws_random_numbers = False
+    uses_randomness = False
     signs: Tensor | None
 
     def __init__(

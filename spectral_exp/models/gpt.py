@@ -111,7 +111,7 @@ class GPT(nn.Module):
         n_harmonic: likewise, the number of harmonics per wave.
 
     Attributes:
-        draws_random_numbers: whether training does: it has nothing random but dropout.
+        uses_randomness: whether training does: it has nothing random but dropout.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class GPT(nn.Module):
         require(n_embd % n_head == 0, "n_embd", n_embd, f"a multiple of n_head={n_head}", "change one of them")
         self.vocab_size, self.block_size, self.n_layer = vocab_size, block_size, n_layer
         self.n_head, self.n_embd, self.n_wave, self.n_harmonic = n_head, n_embd, n_wave, n_harmonic
-        self.draws_random_numbers = dropout > 0
+        self.uses_randomness = dropout > 0
 
         part = {"n_embd": n_embd, "dropout": dropout, "bias": bias}
         in_attention = {**part, "n_head": n_head, "block_size": block_size}

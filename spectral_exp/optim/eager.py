@@ -29,7 +29,7 @@ class EagerAdamW(EagerOptimizer, torch.optim.AdamW):
     step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
 
     @property
-    def skips_on_device(self) -> bool:
+    def can_step_conditionally(self) -> bool:
         """Whether `step_if` can be used: the fused kernel alone looks at a flag before it writes."""
         return bool(self.defaults["fused"])
 

@@ -205,7 +205,7 @@ class RGD(EagerOptimizer):
         return loss
 
     @property
-    def skips_on_device(self) -> bool:
+    def can_step_conditionally(self) -> bool:
         """Whether `step_if` can be used: with the fused kernel, and not between the steps of `gate_every`."""
         fused = all(_fused(parameter) for group in self.param_groups for parameter in group["params"])
         return fused and all(group["gate_every"] == 1 for group in self.param_groups)

@@ -11,6 +11,7 @@ from spectral_exp.core.wording import noun
 from spectral_exp.results.finding import Finding, Measured, Piece, finding, sourced
 from spectral_exp.results.identity import IDENTITIES, PLURAL, TITLES, code_words
 from spectral_exp.results.times import compare_times
+from spectral_exp.runs.metric_names import metric_info
 from spectral_exp.runs.overrides import changed_settings, matters_for_steps
 from spectral_exp.runs.run import Run, check_at
 from spectral_exp.runs.training_record import last_beginning
@@ -35,12 +36,6 @@ UNEQUAL = frozenset({*QUANTITIES, "schedule", "settings", "size of another part"
 NEARLY_SAME = 0.01
 """Relative difference up to which parameters and tokens count as equal: a model widened to match meets its twin only
 to the next channel, and steps that were skipped take their tokens with them."""
-
-VALIDATION_METRICS = frozenset({"val_loss", "val_bpb", "perplexity"})
-"""Measured on the validation text, so that its text and windows have to match."""
-
-PER_TOKEN_METRICS = frozenset({"loss", "val_loss", "perplexity"})
-"""Depend on how much text a token stands for: across tokenizers they do not compare."""
 
 # Chinchilla 70B needs 0.66 bits per byte of Wikipedia (Delétang et al., "Language Modeling Is Compression", 2024). Half
 # of that, by a model that one trains oneself, is a leak or a trivial source.
@@ -344,12 +339,12 @@ def _matters(name: str, metric: str) -> bool:
     if name == _QUANTITY_OF.get(metric):
         return False
     if name in {"validation", "evaluation"}:
-        return metric in VALIDATION_METRICS
+        return metric_info(metric).kind == "validation"
     return name != "tokenizer" or metric != "val_bpb"
 
 
 def _why(name: str, metric: str) -> str:
-    if name == "tokenizer" and metric in PER_TOKEN_METRICS:
+    if name == "tokenizer" and metric_info(metric).is_per_token:
         return f"; {metric} is per token and does not compare, val_bpb does"
     if name in {"validation", "evaluation"}:
         return f"; {metric} measured on other text does not compare"

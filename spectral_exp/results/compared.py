@@ -10,7 +10,8 @@ from spectral_exp.results.finding import Finding
 from spectral_exp.results.group import Group
 from spectral_exp.results.pairs import training_settings
 from spectral_exp.results.statistics import Interval
-from spectral_exp.runs.run import DERIVED, Run
+from spectral_exp.runs.metric_names import DERIVED
+from spectral_exp.runs.run import Run
 
 
 def moment(metric: str, at: str) -> str:
@@ -84,7 +85,7 @@ class Difference:
             None where unknown.
         warnings: what does not match and matters for the metric, with both values; runs without a partner; why there
             is no interval.
-        lower_is_better: the metric's direction.
+        lower_is_better: the metric's direction; None if it has none.
         pairs: where paired, `b` minus `a` of each pair.
         detectable: the true difference that four of five such comparisons would find (`Contrast.detectable`).
     """
@@ -103,14 +104,23 @@ class Difference:
     separated: bool
     matches: dict[str, bool | None]
     warnings: Sequence[Finding]
-    lower_is_better: bool = True
+    lower_is_better: bool | None = True
     pairs: Sequence[float] = ()
     detectable: float | None = None
 
     @property
-    def better(self) -> bool:
-        """Whether `b` is separated from `a` in the metric's favourable direction."""
+    def better(self) -> bool | None:
+        """Whether `b` is separated from `a` and better; None if the metric has no direction."""
+        if self.lower_is_better is None:
+            return None
         return self.separated and self.mean is not None and (self.mean < 0) == self.lower_is_better
+
+    @property
+    def verdict(self) -> str:
+        """The outcome of the test in a word or two."""
+        if self.separated:
+            return {True: "better", False: "worse", None: "differs"}[self.better]
+        return "not separated" if self.interval else "no interval"
 
 
 @dataclass(frozen=True)
@@ -120,7 +130,7 @@ class Comparison:
     Attributes:
         metric: its name.
         at: which value of each run: final, best or step:N.
-        lower_is_better: the metric's direction.
+        lower_is_better: the metric's direction; None if it has none.
         summaries: of the groups, in the order in which they are shown.
         baseline: label of the baseline, or None.
         differences: to the baseline first, then the ablations; Holm's correction is over all of them.
@@ -129,11 +139,28 @@ class Comparison:
 
     metric: str
     at: str
-    lower_is_better: bool
+    lower_is_better: bool | None
     summaries: Sequence[GroupSummary]
     baseline: str | None
     differences: Sequence[Difference]
     notes: Sequence[Finding]
+
+    @property
+    def direction_words(self) -> str:
+        """Which values are better, in words."""
+        if self.lower_is_better is None:
+            return "neither low nor high is better"
+        return f"{'lower' if self.lower_is_better else 'higher'} is better"
+
+    def sort_key(self, summary: GroupSummary) -> tuple[bool, float, str]:
+        """Sort groups by their means, the best first; without a direction by their labels.
+
+        Groups without a value come last.
+        """
+        if self.lower_is_better is None:
+            return not summary.values, 0.0, summary.group.label
+        sign = 1.0 if self.lower_is_better else -1.0
+        return not summary.values, sign * (summary.mean or 0.0), ""
 
     def arranged(self, labels: Sequence[str]) -> Comparison:
         """The same with its groups in the order of their labels; no number changes."""

@@ -17,8 +17,9 @@ from spectral_exp.results.group import Group
 from spectral_exp.results.pairs import ablation_pairs, differing_parts, other_differences, pairs_by_seed, why_unpaired
 from spectral_exp.results.statistics import Interval
 from spectral_exp.results.times import busy_machine
+from spectral_exp.runs.metric_names import DERIVED, metric_info
 from spectral_exp.runs.parts import PARTS
-from spectral_exp.runs.run import DERIVED, Run, check_at, lower_is_better
+from spectral_exp.runs.run import Run, check_at
 
 __all__ = [
     "Comparison",
@@ -57,6 +58,9 @@ def compare(
     if not groups:
         raise UserError("there is nothing to compare: no run was found, or none meets the conditions")
     check_at(at)
+    lower = metric_info(metric).lower_is_better
+    if at == "best" and lower is None:
+        raise SettingError("at", at, f"final or step:N: of {metric} it is not known which values are better")
     reference = _baseline(groups, baseline)
     if all(run.value(metric, at) is None for group in groups for run in group.runs):
         raise UserError(_no_metric(metric, at, groups))
@@ -69,13 +73,11 @@ def compare(
     return Comparison(
         metric=metric,
         at=at,
-        lower_is_better=lower_is_better(metric),
+        lower_is_better=lower,
         summaries=summaries,
         baseline=reference if len(summaries) > 1 else None,
         differences=differences,
-        notes=comparison_notes(
-            at, summaries, differences, base, chosen=baseline is not None, lower=lower_is_better(metric)
-        ),
+        notes=comparison_notes(at, summaries, differences, base, chosen=baseline is not None, lower=lower),
     )
 
 
@@ -91,8 +93,11 @@ def factor_effects(comparison: Comparison) -> dict[str, list[Difference]]:
 def pareto_front(comparison: Comparison, cost_metric: str = "train_s") -> list[GroupSummary]:
     """The groups that no other one equals or beats in both mean metric and mean cost, ascending by cost.
 
-    The cost is taken over the runs that count for the metric; groups without either are left out.
+    The cost is taken over the runs that count for the metric; groups without either are left out. A metric without
+    direction has no front.
     """
+    if comparison.lower_is_better is None:
+        return []
     sign = 1.0 if comparison.lower_is_better else -1.0
     points = []
     for summary in comparison.summaries:
@@ -274,7 +279,7 @@ def _ablations(
 
 def _difference(a: GroupSummary, b: GroupSummary, part: str | None, metric: str, at: str) -> Difference:
     """`b` minus `a`, not yet corrected for the number of differences."""
-    lower = lower_is_better(metric)
+    lower = metric_info(metric).lower_is_better
     used_a, used_b = (replace(s.group, runs=s.runs, strata=s.strata) for s in (a, b))
     pairs = pairs_by_seed(used_a, used_b)
     paired = len(pairs) >= statistics.MIN_RUNS
@@ -308,9 +313,9 @@ def _difference(a: GroupSummary, b: GroupSummary, part: str | None, metric: str,
     busy = busy_machine(metric, [*a.runs, *b.runs], _ratio(a, b))
     notes += [busy] if busy is not None else []
     chance = None
-    if paired and len({*strata}) > 1:
+    if lower is not None and paired and len({*strata}) > 1:
         chance = statistics.probability_of_improvement(values_a, values_b, strata, strata, lower_is_better=lower)
-    elif min(len(a.values), len(b.values)) >= statistics.MIN_RUNS:
+    elif lower is not None and min(len(a.values), len(b.values)) >= statistics.MIN_RUNS:
         chance = statistics.probability_of_improvement(a.values, b.values, lower_is_better=lower)
     matches, warnings = _fairness(a, b, part, metric, at)
     return Difference(
@@ -350,7 +355,7 @@ def _fairness(
     if not a.runs or not b.runs:
         return matches, []
     matched, warnings = checks.match_groups(a.runs, b.runs, metric, at)
-    if metric in checks.VALIDATION_METRICS:
+    if metric_info(metric).kind == "validation":
         doubts = [(s.group.label, doubt) for s in (a, b) for run in s.runs if (doubt := checks.too_good(run))]
         warnings = [*together(doubts), *warnings]
     settings = other_differences(a.settings, b.settings, differing_parts(a.runs, b.runs))

@@ -20,7 +20,7 @@ def comparison_notes(
     base: GroupSummary,
     *,
     chosen: bool,
-    lower: bool,
+    lower: bool | None,
 ) -> list[Finding]:
     """What concerns a whole comparison.
 
@@ -29,7 +29,7 @@ def comparison_notes(
         summaries, differences: of the comparison.
         base: the baseline's summary.
         chosen: whether the baseline was named by whoever asked for the comparison.
-        lower: whether lower values are better.
+        lower: whether lower values are better; None if the metric has no direction.
     """
     notes = _about_baseline(summaries, base, chosen=chosen, lower=lower) if len(summaries) > 1 else []
     if at == "best":
@@ -51,7 +51,7 @@ def comparison_notes(
 
 
 def _about_baseline(
-    summaries: Sequence[GroupSummary], base: GroupSummary, *, chosen: bool, lower: bool
+    summaries: Sequence[GroupSummary], base: GroupSummary, *, chosen: bool, lower: bool | None
 ) -> list[Finding]:
     """Which baseline was taken by default, and whether it is one that looks selected for its value."""
     notes = []
@@ -62,7 +62,7 @@ def _about_baseline(
     variants = [s for s in summaries if s.mean is not None and _grid_point(s) == _grid_point(base)]
     if len(variants) > 1 and base.mean is not None and _grid_point(base):
         means = [s.mean for s in variants if s.mean is not None]
-        if base.mean == (min if lower else max)(means):
+        if lower is not None and base.mean == (min if lower else max)(means):
             heading = (
                 "the baseline {label} has the best mean of {n} configurations with the same parts: if it was selected "
                 "for that, its mean flatters it"

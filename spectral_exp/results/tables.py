@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from spectral_exp.core.foreign_text import printable, printable_json
+from spectral_exp.core.json_value import jsonable
 from spectral_exp.results.compared import Comparison, Difference, GroupSummary, moment
 from spectral_exp.results.statistics import MIN_FOR_IQM, Interval
-from spectral_exp.runs.layout import jsonable
 from spectral_exp.runs.run import Run
 
 WIDTH = 100
@@ -163,19 +163,12 @@ def _difference_cells(difference: Difference, digits: int) -> list[Cell]:
         Cell(_interval(difference.interval, digits, signed=True)),
         Cell(_number(difference.probability_of_improvement, 2)),
         Cell(_probability(difference.p_holm)),
-        Cell(_verdict(difference), bold=difference.separated),
+        Cell(difference.verdict, bold=difference.separated),
     ]
 
 
-def _verdict(difference: Difference) -> str:
-    if difference.separated:
-        return "better" if difference.better else "worse"
-    return "not separated" if difference.interval else "no interval"
-
-
 def _title(comparison: Comparison) -> str:
-    direction = "lower" if comparison.lower_is_better else "higher"
-    return f"{comparison.metric}, {moment(comparison.metric, comparison.at)}, {direction} is better"
+    return f"{comparison.metric}, {moment(comparison.metric, comparison.at)}, {comparison.direction_words}"
 
 
 def _comparison_notes(comparison: Comparison, *, several: bool) -> Iterable[tuple[str, list[str]]]:

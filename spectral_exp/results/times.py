@@ -12,6 +12,7 @@ import numpy as np
 
 from spectral_exp.results.finding import Finding, Piece, finding, sourced
 from spectral_exp.results.statistics import MIN_RUNS, Interval, unpaired_contrast
+from spectral_exp.runs.metric_names import metric_info
 from spectral_exp.runs.run import Run
 
 SAME_TIME = 0.05
@@ -20,9 +21,6 @@ cent."""
 
 BUSY = 1.1
 """Times of equal runs, or speeds within one, that differ by more than this factor are those of a busy machine."""
-
-TIME_METRICS = frozenset({"train_s", "tokens_per_s"})
-"""Metrics that depend on what else the machine does."""
 
 _MIN_ENTRIES = 8  # logged speeds of a run, below which their quantiles say nothing
 MEDIAN, SHORTEST, LONGEST = "median of the runs", "smallest of the runs", "largest of the runs"
@@ -139,7 +137,7 @@ def busy_machine(metric: str, runs: Sequence[Run], ratio: float | None) -> Findi
 
     Slow-downs are seen in the logged speed of single runs. A difference that is larger than all of them stands.
     """
-    if metric not in TIME_METRICS or not ratio or ratio <= 0:
+    if not metric_info(metric).is_timing or not ratio or ratio <= 0:
         return None
     found = slowdowns(runs)
     if not found:

@@ -1,4 +1,4 @@
-"""What a run recorded of itself, read without changing it, and how two records differ."""
+"""Differences between the records of two runs."""
 
 from __future__ import annotations
 
@@ -9,23 +9,19 @@ from typing import Any
 
 from spectral_exp.runs.overrides import flat, matters_for_logs
 
-# What computes the numbers: of all packages these are told first.
+# Listed before all other packages, since they compute the numbers.
 _COMPUTING = ("python", "torch", "numpy")
 _MAX_SHOWN = 20
-# --- settings --------------------------------------------------------------------------------------------------------
-
-
-# --- differences -----------------------------------------------------------------------------------------------------
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values are exactly equal; NaN equals NaN here."""
+    """Return whether two values are exactly equal. NaN equals NaN."""
     both_nan = isinstance(one, float) and isinstance(other, float) and math.isnan(one) and math.isnan(other)
     return bool(one == other) or both_nan
 
 
 def unequal(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """A line for every entry that differs, in the order of their names."""
+    """Return a line for every entry that differs, in the order of their names."""
     return [
         f"{key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
         for key in sorted({*before, *now})
@@ -36,7 +32,7 @@ def unequal(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def settings_differences(
     before: Mapping[str, Any], now: Mapping[str, Any], matters: Callable[[str], bool] = matters_for_logs
 ) -> list[str]:
-    """Every difference that matters between two resolved configurations."""
+    """Return the differences between two configurations, in settings that matter."""
     old, new = ({key: value for key, value in flat(config) if matters(key)} for config in (before, now))
     return unequal(old, new)
 
@@ -44,12 +40,12 @@ def settings_differences(
 def code_differences(
     before: Mapping[str, Any], patch_before: bytes, now: Mapping[str, Any], patch_now: bytes
 ) -> list[str]:
-    """Whether two `git` sections, each with the patch that belongs to it, tell of the same code."""
+    """Return the differences between two `git` sections and their patches."""
     return unequal(_code(before, patch_before), _code(now, patch_now))
 
 
 def package_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Whether two records name different versions of this package; a record may name none."""
+    """Return the differences between the recorded versions of this package, if both are known."""
     old, new = (record.get("package") for record in (before, now))
     if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
         return []
@@ -57,13 +53,13 @@ def package_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> li
 
 
 def environment_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Every difference of hardware, threads, operating system, Python and packages between two records."""
+    """Return the differences of hardware, threads, operating system, Python and packages."""
     pairs = zip(_environment(before), _environment(now), strict=True)
     return [line for old, new in pairs for line in unequal(old, new)]
 
 
 def shortened(lines: Sequence[str]) -> list[str]:
-    """The first lines of a long list, and how many more there are."""
+    """Return the first lines of a long list and the number of the others."""
     more = len(lines) - _MAX_SHOWN
     return [*lines[:_MAX_SHOWN], f"... and {more} more, in the file"] if more > 0 else list(lines)
 
@@ -74,7 +70,7 @@ def _code(git: Mapping[str, Any], patch: bytes) -> dict[str, Any]:
 
 
 def _environment(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What a record says of its environment, the likeliest reasons for other numbers first."""
+    """Return the environment in a record, the likeliest reasons for other numbers first."""
     packages = dict(record.get("packages") or {})
     computing = {name: packages.pop(name, None) for name in _COMPUTING}
     platform = (record.get("host") or {}).get("platform")

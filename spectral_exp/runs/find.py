@@ -1,4 +1,4 @@
-"""Finds run directories below any folders."""
+"""Find run directories below folders."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ _INSIDE_A_RUN = {CHECKPOINTS_FOLDER, LOGS_FOLDER, TOKENIZER_FOLDER, VISUALIZATIO
 _MAX_FOLDERS = 200_000
 
 LeftOut = tuple[Path, str]
-"""A folder, and why it could not be used."""
+"""A folder and the reason why it is not used."""
 
 
 @dataclass
 class Found:
-    """Run directories, each once, and folders that look like one or could not be looked into, with the reason."""
+    """Run directories, and folders that look like one or cannot be read, with the reason."""
 
     runs: list[Path] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
 
 
 def find_runs(folders: Sequence[str | Path]) -> Found:
-    """Run directories in and below `folders`: single runs, sweeps, and whatever holds such.
+    """Find the run directories in and below `folders`, at any depth.
 
-    Links to folders are followed; what several ways lead to is found once. Hidden folders are passed over.
+    Links to folders are followed, each folder is visited once, and hidden folders are skipped.
 
     Raises:
-        UserError: a folder does not exist or is none.
+        UserError: a folder does not exist or is not a folder.
     """
     found = Found()
     seen: set[tuple[int, int]] = set()
@@ -52,7 +52,7 @@ def find_runs(folders: Sequence[str | Path]) -> Found:
             what = "a file" if folder.is_file() else "a link that leads nowhere"
             raise UserError(f"{folder} is {what}; name run directories, or folders that hold some")
     kernel_devices = _kernel_devices()
-    # Real folders before links, so that a run is known by its own name wherever that is found too.
+    # Folders come before links, so a run keeps its own name if a link leads to it too.
     waiting, links = [Path(folder) for folder in folders], list[Path]()
     while waiting or links:
         folder = waiting.pop(0) if waiting else links.pop(0)
@@ -65,9 +65,9 @@ def find_runs(folders: Sequence[str | Path]) -> Found:
                 found.left_out.append((folder, "it belongs to the kernel and holds no runs"))
                 continue
             if len(seen) > _MAX_FOLDERS:
-                found.left_out.append((folder, f"more than {_MAX_FOLDERS:,} folders were looked into before"))
+                found.left_out.append((folder, f"more than {_MAX_FOLDERS:,} folders were searched before"))
                 break
-            inner, inner_links = _look_into(folder, found)
+            inner, inner_links = _search(folder, found)
         except OSError as error:
             found.left_out.append((folder, f"cannot be read: {error.strerror}"))
             continue
@@ -79,13 +79,13 @@ def find_runs(folders: Sequence[str | Path]) -> Found:
 
 
 def _kernel_devices() -> set[int]:
-    """The file systems of /proc and the like, through whose links everything can be reached."""
+    """Return the devices of /proc and similar, whose links lead everywhere."""
     devices = {Path(place).stat().st_dev for place in ("/proc", "/sys", "/dev") if Path(place).is_dir()}
     return devices - {Path("/").stat().st_dev}
 
 
-def _look_into(folder: Path, found: Found) -> tuple[list[Path], list[Path]]:
-    """Note what a folder is; its folders and links to folders, in which further runs may lie."""
+def _search(folder: Path, found: Found) -> tuple[list[Path], list[Path]]:
+    """Add a folder to `found` if it is a run. Return its folders and its links to folders."""
     with os.scandir(folder) as scanned:
         entries = sorted(scanned, key=lambda entry: entry.name)
     names = {entry.name for entry in entries}

@@ -14,9 +14,7 @@ from pathlib import Path
 
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.git import git_hash
-from spectral_exp.core.json_value import NON_FINITE as NON_FINITE
-from spectral_exp.core.json_value import jsonable as jsonable
-from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.layout import CLAIMS_FOLDER, RunPaths
 
 log = logging.getLogger(__name__)
 
@@ -30,13 +28,14 @@ _claimed_here: set[str] = set()
 
 
 def generate_experiment_id(name: str, parent: str | Path | None = None) -> str:
-    """A new id `{name}_{YYYYMMDD_HHMMSS}_{git hash}`, used by nobody else on this machine.
+    """Return a new id `{name}_{YYYYMMDD_HHMMSS}_{git hash}`, unique on this machine.
 
-    Processes of one user that ask in the same second get different seconds, the later ones a second from the future.
+    Processes of one user that ask in the same second get different seconds, if need be in the
+    future.
 
     Args:
-        name: experiment name; characters that are awkward in file names become "-".
-        parent: folder of the runs; ids which already have a folder there are passed over.
+        name: experiment name; other characters than letters, digits, `_`, `.` and `-` become "-".
+        parent: folder of the runs; ids that have a folder there are skipped.
 
     Raises:
         SettingError: the name has no usable character, or too many.
@@ -56,7 +55,7 @@ def generate_experiment_id(name: str, parent: str | Path | None = None) -> str:
 
 
 def _claim(stamped: str) -> bool:
-    """Reserve a name and second for this process; False if somebody has it."""
+    """Reserve a name and second for this process. Return False if they are taken."""
     if stamped in _claimed_here:
         return False
     try:
@@ -66,23 +65,23 @@ def _claim(stamped: str) -> bool:
     except FileExistsError:
         return False
     except OSError as error:
-        # Without a usable folder for temporary files ids are unique within this process only.
+        # Without a folder for claims, ids are unique within this process only.
         log.debug("no claim on %s beyond this process: %s", stamped, error)
     _claimed_here.add(stamped)
     return True
 
 
 def _claims_folder() -> Path:
-    """This user's folder of claims, cleared of old ones. Raises OSError if it cannot be used."""
+    """Return this user's folder of claims, without old ones. Raises OSError if it is unusable."""
     user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
-    folder = Path(tempfile.gettempdir()) / f"spectral_exp-{user}"
+    folder = Path(tempfile.gettempdir()) / CLAIMS_FOLDER.format(user=user)
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     if hasattr(os, "getuid") and folder.lstat().st_uid != os.getuid():
         raise PermissionError(errno.EACCES, "owned by another user", str(folder))
     oldest = time.time() - _STALE_CLAIM_S
     for claim in folder.iterdir():
-        # Another process may be cleaning too.
+        # Another process may remove it first.
         with contextlib.suppress(FileNotFoundError):
             if claim.stat().st_mtime < oldest:
                 claim.unlink()
@@ -90,7 +89,7 @@ def _claims_folder() -> Path:
 
 
 def create_experiment_directory(base_dir: str | Path, experiment_id: str) -> dict[str, Path]:
-    """Create the folders of a run, or find them there.
+    """Create the folders of a run if they do not exist.
 
     Returns:
         Paths under the keys `root`, `checkpoints`, `logs` and `visualizations`.

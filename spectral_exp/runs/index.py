@@ -1,8 +1,9 @@
-"""Facts of runs, kept on disk between calls: a repeated call reads no metrics.
+"""An index of the facts of runs, with which a repeated call reads no metrics.
 
-An entry stands for one state of a run's files: size, times of change and inode of each. It is used only while all of
-them are the same, and kept only if the files had come to rest when they were read, since two changes within one tick of
-a file system's clock look like one. The index is a cache: damaged, locked or unwritable it costs time, nothing else.
+An entry belongs to one state of a run's files: size, times of change and inode of each. It is used
+only while these are the same. It is written only if the files had not changed for a while, because
+two changes within one tick of a file system's clock look like one. The index is a cache: if it is
+damaged, locked or not writable, calls take longer and give the same.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ log = logging.getLogger(__name__)
 INDEX_NAME = "results.sqlite"
 
 _FILES = (CONFIG_NAME, RESULTS_NAME, f"{LOGS_FOLDER}/{METRICS_NAME}")
-_RESTED_NS = 2_500_000_000  # FAT tells times in steps of two seconds
+_RESTED_NS = 2_500_000_000  # FAT keeps times in steps of two seconds
 _KEPT_S = 90 * 24 * 3600.0
 _WAIT_S = 2.0
-_LOOKED_UP = 50  # entries that are asked for one by one; for more the whole index is read
+_LOOKED_UP = 50  # entries; for more the whole index is read in one query
 _FORMAT = 1
-"""Of the facts of a run: to be raised whenever the same files give other facts."""
+"""Format of the facts of a run. Raise it if the same files give other facts."""
 _TABLE = "CREATE TABLE IF NOT EXISTS facts (path TEXT PRIMARY KEY, stamp TEXT, crc32 INTEGER, facts BLOB, written REAL)"
 
 
@@ -46,11 +47,11 @@ def index_file() -> Path | None:
 
 
 def facts_of(paths: Sequence[Path], index: Path | None) -> list[Facts]:
-    """The facts of run directories, from the index where nothing changed.
+    """Return the facts of runs, from the index if their files have not changed.
 
     Args:
         paths: run directories.
-        index: file of the index; None for none.
+        index: file of the index; None to read every run.
     """
     names = [str(path.resolve()) for path in paths]
     before = [_stamp(path) for path in paths]
@@ -69,11 +70,11 @@ def facts_of(paths: Sequence[Path], index: Path | None) -> list[Facts]:
 
 
 def _stamp(path: Path) -> str:
-    """What changes whenever a file of the run does."""
+    """Return a text that changes with every change of the run's files."""
     files = []
     for name in _FILES:
         try:
-            # Not by Path: of thousands of files that takes half of a repeated call.
+            # Path would take half of the time of a repeated call.
             state = os.stat(os.path.join(path, name))  # noqa: PTH116, PTH118
             files.append([state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino, state.st_mode])
         except OSError as error:
@@ -82,7 +83,7 @@ def _stamp(path: Path) -> str:
 
 
 def _rested(stamp: str, now_ns: int) -> bool:
-    """Whether the files were last changed long enough ago for a further change to be seen."""
+    """Return whether a further change of the files would change their times."""
     times = [time_ns for file in json.loads(stamp)[1:] for time_ns in file[1:3]]
     return all(time_ns < now_ns - _RESTED_NS for time_ns in times)
 
@@ -91,7 +92,7 @@ def _rested(stamp: str, now_ns: int) -> bool:
 
 
 def _read(index: Path, names: Sequence[str]) -> dict[str, tuple[str, Facts]]:
-    """Stamp and facts by path, of those that the index knows."""
+    """Return the stamps and facts in the index, by path."""
     wanted = set(names)
     found: dict[str, tuple[str, Facts]] = {}
     if not index.is_file():
@@ -106,13 +107,13 @@ def _read(index: Path, names: Sequence[str]) -> dict[str, tuple[str, Facts]]:
         for path, stamp, crc32, text in rows:
             if path in wanted and zlib.crc32(text) == crc32:
                 found[path] = (stamp, json.loads(text))
-    except (sqlite3.Error, TypeError) as error:  # TypeError: another type than ours in a damaged row
+    except (sqlite3.Error, TypeError) as error:  # TypeError: a damaged row
         log.debug("the index %s cannot be read: %s", index, error)
     return found
 
 
 def _write(index: Path, entries: Mapping[str, tuple[str, Facts]]) -> None:
-    """Add entries; an index that is damaged is made anew."""
+    """Add entries. A damaged index is replaced by a new one."""
     if not entries:
         return
     now = time.time()
@@ -124,20 +125,20 @@ def _write(index: Path, entries: Mapping[str, tuple[str, Facts]]) -> None:
         index.parent.mkdir(parents=True, exist_ok=True)
         try:
             _insert(index, rows, now)
-        except sqlite3.OperationalError:  # locked, read-only, a full disk: nothing that a new file would mend
+        except sqlite3.OperationalError:  # locked, read-only or no space: a new file would not help
             raise
         except sqlite3.DatabaseError as error:
-            log.debug("the index %s is made anew: %s", index, error)
+            log.debug("replacing the index %s: %s", index, error)
             for name in (index.name, f"{index.name}-journal"):
                 index.with_name(name).unlink(missing_ok=True)
             _insert(index, rows, now)
     except (OSError, sqlite3.Error) as error:
-        _warn(f"runs are read anew each time: the index {index} cannot be written: {error}")
+        _warn(f"every call reads all runs: the index {index} cannot be written: {error}")
 
 
 def _insert(index: Path, rows: Sequence[tuple[object, ...]], now: float) -> None:
     with contextlib.closing(sqlite3.connect(index, timeout=_WAIT_S)) as connection, connection:
-        # What a power cut may damage is only a cache, whose entries carry checksums.
+        # Entries have checksums, so a power cut costs entries only.
         connection.execute("PRAGMA synchronous = OFF")
         connection.execute(_TABLE)
         connection.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?, ?)", rows)
@@ -146,5 +147,5 @@ def _insert(index: Path, rows: Sequence[tuple[object, ...]], now: float) -> None
 
 @functools.cache
 def _warn(message: str) -> None:
-    """Warn, once of the same."""
+    """Log a warning once."""
     log.warning("%s", message)

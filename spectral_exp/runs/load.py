@@ -1,7 +1,8 @@
-"""Run directories to runs. What is read of one, its facts, is plain JSON: so an index can keep it.
+"""Load runs from their directories.
 
-As a program, `python -m spectral_exp.runs.load` reads paths of run directories from stdin, a JSON list, and prints
-the facts of each on a line: a share of a cold start, for another core.
+The facts of a run, which its files hold, are plain JSON, so that an index can keep them.
+`python -m spectral_exp.runs.load` reads a JSON list of run directories from stdin and prints the
+facts of each on a line: a part of a cold start for another core.
 """
 
 from __future__ import annotations
@@ -15,42 +16,40 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.parent import dying_with_this_process
-from spectral_exp.runs.layout import LOCK_NAME, RunPaths
+from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.lock import is_alive, read_owner
 from spectral_exp.runs.metrics_file import read_metrics
 from spectral_exp.runs.overrides import flat
 from spectral_exp.runs.parts import config_hash, part_names
-from spectral_exp.runs.record import known_settings, read_config, read_lock_owner, read_results
+from spectral_exp.runs.record import known_settings, read_config, read_results
 from spectral_exp.runs.run import MetricSummary, Run
 
 log = logging.getLogger(__name__)
 
 Facts = dict[str, Any]
-"""Of a run: name, seed, settings, parts, record, results, config_hash, problems, metrics, last_step, unfinished_line;
-`unusable` with the reason instead where nothing can be made of it."""
+"""Name, seed, settings, parts, record, results, config_hash, problems, metrics, last_step and
+unfinished_line of a run; of one that cannot be used only `unusable`, the reason."""
 
 _STAMP = re.compile(r"_\d{8}_\d{6}_\w{8}(_\d+)?$")
 _SWEEP_JOB = re.compile(r"\d+_.*_seed-?\d+")
-_ELSEWHERE_S = 3600.0  # how old the last entry of a run on another host may be
 _WORTH_A_PROCESS_BYTES = 32 << 20
 _MAX_PROCESSES = 16
-# For glibc. Arrays come and go with every file: to give their memory back and take it again costs a fifth of the time.
+# For glibc: returning the memory of arrays after every file costs a fifth of the time.
 _KEEP_FREED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "2147483647"}
 
 
 def load_run(path: Path) -> Run:
-    """The run in a directory.
+    """Load the run in a directory.
 
     Raises:
-        UserError: nothing can be made of it: its settings are damaged, or it holds neither settings nor metrics.
+        UserError: its settings are damaged, or it holds neither settings nor metrics.
     """
     facts = read_facts(path)
     if "unusable" in facts:
@@ -59,9 +58,15 @@ def load_run(path: Path) -> Run:
 
 
 def run_of(path: Path, facts: Mapping[str, Any]) -> Run:
-    """The run whose facts were read. Looks whether it is running now."""
+    """Return the run with these facts, and whether it is running now."""
     problems = list(facts["problems"])
-    running = _is_running(path, problems)
+    owner = read_owner(path)
+    running = owner is not None and is_alive(owner, path)
+    if owner is not None and not running and owner["host"] != socket.gethostname():
+        problems.append(
+            f"process {owner['pid']} on {printable(owner['host'], 80)} holds its lock, but has logged nothing "
+            "for an hour"
+        )
     if facts["unfinished_line"] and not running:
         problems.append("the last line of metrics.jsonl is unfinished")
     return Run(
@@ -90,10 +95,10 @@ def _run_id(path: Path) -> str:
 
 
 def read_facts(path: Path) -> Facts:
-    """What the files of a run directory say. Damage costs what is damaged, and is told under `problems`."""
+    """Read the facts of a run. Damaged parts are left out and listed under `problems`."""
     try:
         return _read_facts(path)
-    except Exception as error:  # one run of many: whatever is wrong with it, the others are read
+    except Exception as error:  # one broken run must not keep the others from being read
         log.debug("reading %s failed", path, exc_info=True)
         return {"unusable": f"reading it failed: {type(error).__name__}: {printable(error, 200)}"}
 
@@ -165,54 +170,19 @@ def _read_metrics(paths: RunPaths, problems: list[str]) -> dict[str, Any]:
 
 
 def _without_place(error: UserError, file: Path) -> str:
-    """The message of an error about a file, with the file's name instead of its path."""
+    """Return the message of an error with the name of the file instead of its path."""
     return str(error).replace(str(file), file.name)
-
-
-# --- whether it is running -------------------------------------------------------------------------------------------
-
-
-def _is_running(path: Path, problems: list[str]) -> bool:
-    """Whether a live process owns the directory. Only looks: to try the lock might be in the owner's way."""
-    lock = path / LOCK_NAME
-    try:
-        owner = read_lock_owner(lock)
-        since = datetime.fromisoformat(owner["since"]).timestamp()
-    except (UserError, ValueError, OverflowError, OSError):
-        return False  # there is none, its owner is just taking it, or it is damaged: the next look will tell
-    host, pid = owner["host"], owner["pid"]
-    if host == socket.gethostname():
-        return _lives(pid, since)
-    with contextlib.suppress(OSError):
-        age_s = time.time() - max(file.stat().st_mtime for file in (lock, RunPaths(path).metrics_file))
-        if age_s < _ELSEWHERE_S:
-            return True
-    problems.append(f"process {pid} on {printable(host, 80)} holds its lock, but has logged nothing for an hour")
-    return False
-
-
-def _lives(pid: int, since: float) -> bool:
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        # A process that began later has only got the number of the one that is gone.
-        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= since + 2
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.AccessDenied:  # somebody else's
-        return True
 
 
 # --- many ------------------------------------------------------------------------------------------------------------
 
 
 def read_many(paths: Sequence[Path]) -> list[Facts]:
-    """The facts of many run directories, read by as many processes as are worth starting."""
+    """Read the facts of many runs, in several processes if that is faster."""
     sizes = [_size(RunPaths(path).metrics_file) for path in paths]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     n_shares = min(cores, _MAX_PROCESSES, 1 + sum(sizes) // _WORTH_A_PROCESS_BYTES)
-    # Dealt out by size, so that all end together. This process takes the first share itself.
+    # Shares of equal size end together. This process reads the first one itself.
     order = sorted(range(len(paths)), key=lambda i: -sizes[i])
     shares = [order[first::n_shares] for first in range(n_shares)]
     helpers = [_Helper([paths[i] for i in share]) for share in shares[1:]]
@@ -220,7 +190,7 @@ def read_many(paths: Sequence[Path]) -> list[Facts]:
         facts: dict[int, Facts] = {i: read_facts(paths[i]) for i in shares[0]}
         for share, helper in zip(shares[1:], helpers, strict=True):
             delivered = helper.facts()
-            # What a helper has not delivered, for whatever reason, is read here.
+            # A helper may fail: the rest of its share is read here.
             facts |= dict(zip(share, delivered, strict=False))
             facts |= {i: read_facts(paths[i]) for i in share[len(delivered) :]}
     finally:
@@ -237,10 +207,10 @@ def _size(path: Path) -> int:
 
 
 class _Helper:
-    """A process that reads facts. Its answers go to a file, so that it never waits for us."""
+    """A process that reads facts. It writes them to a file and so never waits for this process."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        # The same modules, wherever they were found; no `multiprocessing`: that would run the main script again.
+        # Not `multiprocessing`, which would run the main script again.
         found_by = [os.path.abspath(folder) for folder in sys.path]  # noqa: PTH100
         modules = f"import sys; sys.path[:] = {found_by!r}"
         code = f"{modules}; {dying_with_this_process()}; from {__name__} import main; main()"
@@ -257,20 +227,20 @@ class _Helper:
             stdin.write(json.dumps([str(path) for path in paths]).encode())
 
     def facts(self) -> list[Facts]:
-        """Its answers, once it has ended; fewer than asked for if it failed."""
+        """Wait for the process and return its facts; fewer than requested if it failed."""
         self._process.wait()
         self._answers.seek(0)
         return [json.loads(line) for line in self._answers if line.endswith(b"\n")]
 
     def end(self) -> None:
-        """Stop it, if it is still at work."""
+        """Stop the process if it is still running."""
         self._process.kill()
         self._process.wait()
         self._answers.close()
 
 
 def main() -> None:
-    """Read the facts of the runs whose paths stand in stdin."""
+    """Print the facts of the runs whose paths stdin lists."""
     with contextlib.suppress(KeyboardInterrupt):
         for path in json.load(sys.stdin):
             sys.stdout.write(json.dumps(read_facts(Path(path))) + "\n")

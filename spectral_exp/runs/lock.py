@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import math
 import os
 import secrets
 import socket
 import threading
-from collections.abc import Mapping
+import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from spectral_exp.core.errors import RunError, UserError
 from spectral_exp.core.files import open_run_file
-from spectral_exp.core.timestamps import timestamp
+from spectral_exp.core.regular_file import read_regular
+from spectral_exp.core.timestamps import seconds_since_epoch, timestamp
 from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.record import LockOwner, parse_lock_owner
 
 try:
     import fcntl
@@ -25,18 +28,23 @@ except ImportError:  # Windows
 
 log = logging.getLogger(__name__)
 
+_MAX_BYTES = 4096
+_SILENT_S = 3600.0  # after which a process on another host counts as dead
+_CLOCK_S = 2.0  # between the clocks of the lock file, in seconds, and of the process table
+
 
 class LostRunError(RunError):
-    """The run directory does not belong to this process any more, so that nothing may be written there."""
+    """The run directory no longer belongs to this process, which must not write there."""
 
 
 class RunLock:
     """Ownership of a run directory by one process: `with RunLock(root): ...`.
 
-    The operating system ties the lock to the open file (flock), so it vanishes with its owner however that ends. The
-    file holds `host`, `pid` and `since` of the owner, and is removed on release. Where flock is missing (Windows) the
-    file alone is the lock: one left by a dead process of this host is taken over, one of another host has to be deleted
-    by hand. Where a file system refuses locks, a warning says that the directory is unprotected.
+    The operating system ties the lock to the open file (flock), so the lock ends with its owner.
+    The file holds `host`, `pid` and `since` of the owner and is removed on release. Without flock
+    (Windows) the file alone is the lock: a file left by a dead process of this host is taken over;
+    one of another host has to be deleted by hand. If the file system refuses locks, a warning is
+    logged and the directory is unprotected.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -55,7 +63,11 @@ class RunLock:
         self.release()
 
     def acquire(self) -> None:
-        """Take the lock. Raises UserError if another process has it, naming that, or if the folder is not writable."""
+        """Take the lock.
+
+        Raises:
+            UserError: another process has it, which the message names, or the folder is not writable.
+        """
         while self._descriptor is None:
             try:
                 self._try_once()
@@ -67,7 +79,7 @@ class RunLock:
         try:
             self._lock(descriptor)
             _write_owner(descriptor)
-            # The owner before us may have removed the file between our opening and locking it.
+            # The previous owner may have removed the file after it was opened here.
             if _is_at(descriptor, self.path):
                 self._root = self.path.parent.stat()
                 self._descriptor = descriptor
@@ -76,7 +88,7 @@ class RunLock:
                 os.close(descriptor)
 
     def check(self) -> None:
-        """Make sure that the directory still belongs to this process; does nothing when the lock is not held.
+        """Check that the directory still belongs to this process. Does nothing without the lock.
 
         For any number of threads.
 
@@ -92,7 +104,7 @@ class RunLock:
         )
 
     def release(self) -> None:
-        """Give the directory back; does nothing when it is not held."""
+        """Release the lock. Does nothing without it."""
         if self._descriptor is None:
             return
         is_ours = _is_at(self._descriptor, self.path)
@@ -108,7 +120,7 @@ class RunLock:
         self._descriptor = None
 
     def _write_again(self) -> bool:
-        """Make the lock file anew if nothing but that was removed; whether this process owns the directory again."""
+        """Write the lock file again if only that was removed. Return whether the lock is held."""
         try:
             if self._root is None or not os.path.samestat(self._root, self.path.parent.stat()):
                 return False
@@ -129,50 +141,83 @@ class RunLock:
 
     def _lock(self, descriptor: int) -> None:
         if fcntl is None:
-            owner = _lock_owner(descriptor)
-            if owner and (owner["host"] != socket.gethostname() or _is_alive(int(owner["pid"]))):
+            owner = _read_owner_from(descriptor)
+            if owner and (owner["host"] != socket.gethostname() or _is_alive_here(owner)):
                 raise UserError(self._refusal(owner))
             return
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(self._refusal(_lock_owner(descriptor))) from error
+            raise UserError(self._refusal(_read_owner_from(descriptor))) from error
         except OSError as error:
             log.warning("%s is not protected against a second process: %s", self.path.parent, error.strerror)
 
-    def _refusal(self, owner: Mapping[str, Any] | None) -> str:
+    def _refusal(self, owner: LockOwner | None) -> str:
         who = f"process {owner['pid']} on {owner['host']} since {owner['since']}" if owner else "another process"
         return f"the run directory {self.path.parent} is in use by {who}; wait for it, stop it, or start a new run"
 
 
-def is_locked_elsewhere(root: Path) -> bool:
-    """Whether another process holds the lock of the run in `root`."""
+def read_owner(root: Path) -> LockOwner | None:
+    """Return the process that the lock file of a run names, alive or not; None without one.
+
+    Only reads: to try the lock could make its next owner fail.
+    """
     try:
-        descriptor = os.open(RunPaths(root).lock_file, os.O_RDONLY)
+        return parse_lock_owner(read_regular(RunPaths(root).lock_file, _MAX_BYTES))
     except OSError:
-        return False
-    try:
-        owner = _lock_owner(descriptor)
-        if owner and owner["host"] == socket.gethostname() and owner["pid"] == os.getpid():
-            return False
-        if fcntl is None:
-            return owner is not None
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # a file system without locks
-        return False
-    finally:
-        os.close(descriptor)
+        return None
+
+
+def is_alive(owner: LockOwner, root: Path) -> bool:
+    """Return whether the owner of a run still works on it.
+
+    On this host its process must exist and have begun before it took the lock. On another host, a
+    process counts as alive if it has logged something within the last hour.
+    """
+    if owner["host"] == socket.gethostname():
+        return _is_alive_here(owner)
+    paths = RunPaths(root)
+    for file in (paths.lock_file, paths.metrics_file):
+        with contextlib.suppress(OSError):
+            if time.time() - file.stat().st_mtime < _SILENT_S:
+                return True
     return False
 
 
-def refuse_if_locked(root: Path) -> None:
-    """Raise a UserError that names the other process, if one holds the lock of the run in `root`; changes nothing."""
-    if is_locked_elsewhere(root):
-        lock = RunLock(root)
-        with lock.path.open("rb") as file:
-            raise UserError(lock._refusal(_lock_owner(file.fileno())))
+def is_running(root: Path) -> bool:
+    """Return whether a live process owns the run in `root`."""
+    owner = read_owner(root)
+    return owner is not None and is_alive(owner, root)
+
+
+def is_running_elsewhere(root: Path) -> bool:
+    """Return whether a live process other than this one owns the run in `root`."""
+    owner = read_owner(root)
+    if owner is None or (owner["host"], owner["pid"]) == (socket.gethostname(), os.getpid()):
+        return False
+    return is_alive(owner, root)
+
+
+def _is_alive_here(owner: LockOwner) -> bool:
+    import psutil
+
+    try:
+        process = psutil.Process(owner["pid"])
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        # The number of a process that has ended may be given to a later one.
+        since = seconds_since_epoch(owner["since"])
+        return math.isnan(since) or process.create_time() <= since + _CLOCK_S
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:  # of another user
+        return True
+
+
+def refuse_if_running(root: Path) -> None:
+    """Raise a UserError that names the other process if one owns the run in `root`; change nothing."""
+    if is_running_elsewhere(root):
+        raise UserError(RunLock(root)._refusal(read_owner(root)))
 
 
 def _write_owner(descriptor: int) -> None:
@@ -182,33 +227,19 @@ def _write_owner(descriptor: int) -> None:
     os.write(descriptor, json.dumps(owner).encode())
 
 
-def _lock_owner(descriptor: int) -> dict[str, Any] | None:
-    """What the lock file says, or None before its new owner has written it."""
-    try:
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        owner = json.loads(os.read(descriptor, 4096))
-    except ValueError:
-        return None
-    if not (isinstance(owner, dict) and isinstance(owner.get("pid"), int)):
-        return None
-    texts = {name: str(owner.get(name)) for name in ("host", "since")}
-    return {"pid": owner["pid"], **texts} if all(map(str.isprintable, texts.values())) else None
+def _read_owner_from(descriptor: int) -> LockOwner | None:
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return parse_lock_owner(os.read(descriptor, _MAX_BYTES))
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether the open lock file is the one at `path`."""
+    """Return whether the open lock file is the one at `path`."""
     try:
         if os.path.samestat(os.fstat(descriptor), path.lstat()):
             return True
-        # Some network file systems give a file another number with every look: ask for its content.
+        # Some network file systems change the number of a file: compare its content.
         _write_owner(descriptor)
         os.lseek(descriptor, 0, os.SEEK_SET)
-        return not path.is_symlink() and path.read_bytes() == os.read(descriptor, 4096)
+        return not path.is_symlink() and path.read_bytes() == os.read(descriptor, _MAX_BYTES)
     except OSError:
         return False
-
-
-def _is_alive(pid: int) -> bool:
-    import psutil
-
-    return psutil.pid_exists(pid)

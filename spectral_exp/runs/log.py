@@ -1,4 +1,4 @@
-"""The log file of a run, `train.log`: what was printed, with times and tracebacks, without secrets."""
+"""The log file of a run, `train.log`: messages with times and tracebacks, without secrets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class RunLogFormatter(logging.Formatter):
-    """Lines whose time has milliseconds and its offset from UTC, and which hold no secrets, tracebacks included."""
+    """Formats records with time, milliseconds and UTC offset, and without secrets."""
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
         """Return the time of a record in ISO 8601."""
@@ -29,23 +29,23 @@ class RunLogFormatter(logging.Formatter):
 
 
 class RunLogHandler(logging.FileHandler):
-    """Appends to a file of a run, which must not be a link: the run may come from somebody else.
+    """Appends to a file of a run. Links are refused: the run may come from someone else.
 
-    A record that cannot be written costs a warning; every further one is tried again.
+    The first record that cannot be written is reported by a warning. Later records are tried again.
     """
 
     def __init__(self, filename: str) -> None:
-        # A file name that is not UTF-8 must not cost the line that names it.
+        # A line may name a file whose name is not UTF-8.
         super().__init__(filename, encoding="utf-8", errors="backslashreplace")
         self._warned = False
 
     def close(self) -> None:
-        """Close the file; what it still holds is lost if its disk is full."""
+        """Close the file. Buffered lines are lost if the disk is full."""
         with contextlib.suppress(OSError):
             super().close()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's own name)
-        """Warn of the first failure; the warning itself may fail for the same reason."""
+        """Log a warning for the first failure."""
         error = sys.exc_info()[1]
         if not isinstance(error, (OSError, ValueError)):
             super().handleError(record)

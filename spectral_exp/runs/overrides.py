@@ -1,4 +1,4 @@
-"""Names of settings and overrides, and what kind of thing each changes."""
+"""Names of settings and overrides, and what they affect."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from itertools import pairwise
 from typing import Any
 
 PLACE = ("resume", "outputs", "backup_url", "experiment_id", "hydra")
-"""Settings that say where a run and its copies lie."""
+"""Settings of the places of a run and its copies."""
 
 
 WATCHING = ("monitoring.backup", "monitoring.checkpoint", "monitoring.visualization", "monitoring.tracking")
-"""Settings of what keeps and shows a run: they change no number that is logged."""
+"""Settings that change no logged number."""
 
 
 AROUND_STEPS = (
@@ -27,37 +27,37 @@ AROUND_STEPS = (
     "training.profile_steps",
     "training.stop_signals",
 )
-"""Settings that decide when to look at training and when to give up: they change nothing that a step computes."""
+"""Settings that change nothing that a step computes."""
 
 
 def setting_of(override: str) -> str:
-    """The setting that an override changes, without sign, package and value: `+model/size@x=tiny` -> `model/size`."""
+    """Return the setting that an override changes: `model/size` for `+model/size@x=tiny`."""
     return re.split(r"[=@]", override.lstrip("+~"), maxsplit=1)[0]
 
 
 def is_among(setting: str, names: Sequence[str]) -> bool:
-    """Whether a setting, by its dotted name or as a group (`monitoring/metrics`), is one of `names` or below one."""
+    """Return whether a setting or group (`monitoring/metrics`) is one of `names` or below one."""
     dotted = setting.replace("/", ".")
     return any(dotted == name or dotted.startswith(f"{name}.") for name in names)
 
 
 def matters_for_logs(setting: str) -> bool:
-    """Whether a setting may change a number that is logged."""
+    """Return whether a setting may change a logged number."""
     return not is_among(setting, (*PLACE, *WATCHING))
 
 
 def matters_for_steps(setting: str) -> bool:
-    """Whether a setting may change what a training step computes."""
+    """Return whether a setting may change what a training step computes."""
     return not is_among(setting, (*PLACE, *AROUND_STEPS))
 
 
 def changed_settings(
     attempts: Sequence[Mapping[str, Any]], matters: Callable[[str], bool] = matters_for_logs
 ) -> list[tuple[int, str]]:
-    """Where a run was continued with other settings that matter: after which step, and what changed."""
+    """Return the steps after which a run was continued with other settings, and the changes."""
     found = []
     for before, now in pairwise(attempts):
-        # Of several overrides of a setting the last one wins.
+        # The last override of a setting counts.
         old, new = (
             {setting_of(o): o for o in attempt["overrides"] if matters(setting_of(o))} for attempt in (before, now)
         )
@@ -72,7 +72,7 @@ def changed_settings(
 
 
 def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of nested mappings with their dotted names."""
+    """Yield the leaves of nested mappings with their dotted names."""
     if isinstance(node, Mapping):
         for key, value in node.items():
             yield from flat(value, f"{prefix}.{key}" if prefix else str(key))
@@ -81,12 +81,12 @@ def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def quoted(value: str) -> str:
-    """`value` as Hydra's override grammar, and OmegaConf after it, read it back unchanged."""
-    # Bare words are text, but for those that read as a number, a truth value or null.
+    """Quote `value` so that Hydra's override grammar and OmegaConf read it back unchanged."""
+    # Bare words are text unless they read as a number, a truth value or null.
     bare = re.fullmatch(r"[A-Za-z./][\w./-]*", value, flags=re.ASCII)
     if bare and not re.fullmatch(r"[\d.e]+|null|true|false|nan|inf", value, flags=re.IGNORECASE):
         return value
-    # OmegaConf takes `${` for an interpolation unless a backslash stands before it.
+    # OmegaConf reads `${` as an interpolation unless a backslash precedes it.
     return _in_quotes(re.sub(r"(\\*)\$\{", r"\1\1\\${", value))
 
 

@@ -1,4 +1,4 @@
-"""What the settings of a run mean: its point of the ablation grid, and which of them make another experiment."""
+"""The parts of a run in the ablation grid, and the settings that define its experiment."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ SECTIONS = {
     "optimizer": "optimizer",
     "loss": "loss",
 }
-"""Where each part of the grid is set."""
+"""The section of settings of each part."""
 
 PARTS = tuple(SECTIONS)
 """The axes of the ablation grid."""
 
-# What the classes of the parts are called there, with the settings that tell variants apart.
+# Names in the grid by class.
 _NAMES = {
     "StandardEmbedding": "standard",
     "WaveEmbedding": "wave",
@@ -38,18 +38,18 @@ _NAMES = {
     "build_adamw": "adamw",
     "build_rgd": "rgd",
 }
-# n_embd, n_layer, n_head, by which a size is known; a matched width is in the model's record, not in the settings.
+# By n_embd, n_layer and n_head.
 _SIZES = {(128, 4, 4): "tiny", (384, 8, 8): "small", (512, 10, 8): "medium", (768, 12, 12): "large"}
 
-# Of the settings around training, those that may end it early, and with which weights.
+# Settings that may end training early or choose its final weights.
 _ENDING = ("training.patience", "training.min_delta", "training.restore_best", "training.max_bad_steps")
-# The machine's, which change nothing but rounding and time. Comparisons look at the hardware that was recorded.
+# Settings of the machine change rounding and time only; comparisons use the recorded hardware.
 _MACHINE = ("device", "threads")
 _TARGET = "_target_"
 
 
 def part_names(settings: Mapping[str, Any]) -> dict[str, str]:
-    """The chosen parts by the names of the ablation grid, and `size`, as far as the settings tell them."""
+    """Return the known parts by the names of the ablation grid, and `size`."""
     found = {}
     for part, section in SECTIONS.items():
         if (name := component_name(settings, section)) is not None:
@@ -63,9 +63,9 @@ def part_names(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def component_name(settings: Mapping[str, Any], section: str) -> str | None:
-    """What the component of a section is called: `rotary` for `model.attention`; None where none is chosen.
+    """Return the name of the component of a section, such as `rotary`; None without a component.
 
-    Parts of this package have their names from `conf/`, others those of their classes.
+    Parts of this package have their names in `conf/`, others those of their classes.
     """
     target = settings.get(f"{section}.{_TARGET}")
     if not isinstance(target, str):
@@ -82,10 +82,10 @@ def component_name(settings: Mapping[str, Any], section: str) -> str | None:
 
 @functools.lru_cache(maxsize=4096)  # many runs have the same few hundred
 def makes_another_experiment(setting: str) -> bool:
-    """Whether runs with different values of a setting are different experiments, rather than repetitions of one.
+    """Return whether runs with different values of a setting are different experiments.
 
-    Everything that may change what training computes or when it ends does, but the seed, the name, places, what
-    watches training, and the machine.
+    That holds for settings that may change what training computes or when it ends, except for the
+    seed and the machine.
     """
     if is_among(setting, ("seed", "name", *_MACHINE)):
         return False
@@ -93,7 +93,7 @@ def makes_another_experiment(setting: str) -> bool:
 
 
 def config_hash(settings: Mapping[str, Any]) -> str:
-    """8 hexadecimal digits that stand for the settings which make the experiment; "" without settings."""
+    """Return 8 hexadecimal digits for the settings that define the experiment; "" without settings."""
     kept = {name: value for name, value in settings.items() if makes_another_experiment(name)}
     if not settings:
         return ""

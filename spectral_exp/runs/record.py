@@ -1,7 +1,7 @@
-"""`config.json`, `results.json` and lock of a run, and the manifest of a backup, as types that readers can rely on.
+"""Types of `config.json`, `results.json`, the lock of a run, and the manifest of a backup.
 
-What a record holds is what these types say, whoever wrote it: a section that is missing is absent, and a value of
-another type is left out, with a finding that says so. Keys that are not named here are kept as they are.
+Readers can rely on these types, whatever a file holds: null and values of another type are left out,
+the latter with a finding. Keys that are not listed here are kept as they are.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypedDict, cast
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.json_files import content_crc32
-from spectral_exp.core.json_text import read_object
+from spectral_exp.core.json_text import parse_object, read_object
 from spectral_exp.runs.renamed import current_names
 from spectral_exp.runs.schema import Between, Commit, Count, Findings, Matching, conform, is_of
 
@@ -81,7 +81,7 @@ class Hardware(TypedDict, total=False):
 
 
 class Host(TypedDict, total=False):
-    """Where a run was made."""
+    """The machine of a run."""
 
     hostname: str
     platform: str
@@ -89,7 +89,7 @@ class Host(TypedDict, total=False):
 
 
 class ConfigRecord(TypedDict, total=False):
-    """What `config.json` holds. A section that says null is absent."""
+    """The content of `config.json`. Sections that are null are absent."""
 
     experiment_id: str
     timestamp: str
@@ -108,7 +108,7 @@ class ConfigRecord(TypedDict, total=False):
 
 
 class Totals(TypedDict, total=False):
-    """Of a whole run."""
+    """Steps, tokens and times of a whole run."""
 
     steps: Count
     tokens: Count
@@ -119,14 +119,14 @@ class Totals(TypedDict, total=False):
 
 
 class Reference(TypedDict, total=False):
-    """What a loss can be held against."""
+    """Losses to compare with."""
 
     unigram_bits_per_byte: float | None
     entropy_bits_per_byte: float | None
 
 
 class MonitoringCost(TypedDict, total=False):
-    """What training waited for."""
+    """Time that training spent on monitoring."""
 
     blocked_s: dict[str, float]
     evaluation_s: float
@@ -135,7 +135,7 @@ class MonitoringCost(TypedDict, total=False):
 
 
 class ResultsRecord(TypedDict, total=False):
-    """What `results.json` holds. A section that says null is absent."""
+    """The content of `results.json`. Sections that are null are absent."""
 
     status: Literal["completed", "stopped_early", "interrupted", "not_saved", "failed", "diverged"]
     error: str
@@ -158,7 +158,7 @@ class ManifestFile(TypedDict):
 
 
 class Manifest(TypedDict):
-    """What one backup of a run holds: files by their names below the run."""
+    """One backup of a run: files by their names below the run."""
 
     run: str
     id: str
@@ -203,10 +203,10 @@ _SETTINGS: dict[str, Any] = {
 
 
 def read_config(file: Path) -> tuple[ConfigRecord, tuple[str, ...]]:
-    """The content of a `config.json`, and findings on what was left out of it.
+    """Return the content of a `config.json`, and findings on what was left out of it.
 
     Raises:
-        UserError: there is no such file, or it is no JSON object that can be read.
+        UserError: the file is missing or not a readable JSON object.
     """
     content = read_object(file)
     findings = Findings(file.name)
@@ -223,7 +223,7 @@ def _changed(file: Path) -> str:
 
 
 def read_intact_config(file: Path) -> ConfigRecord:
-    """The content of a `config.json` from which a run is to be repeated or continued: whole, or not at all.
+    """Return the content of a `config.json` from which a run is repeated or continued.
 
     Raises:
         UserError: as `read_config`, or anything in it is damaged or of another type.
@@ -236,10 +236,10 @@ def read_intact_config(file: Path) -> ConfigRecord:
 
 
 def read_results(file: Path) -> tuple[ResultsRecord, tuple[str, ...]]:
-    """The content of a `results.json` with its non-finite numbers restored, and findings on what was left out of it.
+    """Return the content of a `results.json`, and findings on what was left out of it.
 
     Raises:
-        UserError: there is no such file, or it is no JSON object that can be read.
+        UserError: the file is missing or not a readable JSON object.
     """
     findings = Findings(file.name)
     content = conform(ResultsRecord, _without_null(read_object(file)), findings)
@@ -247,7 +247,7 @@ def read_results(file: Path) -> tuple[ResultsRecord, tuple[str, ...]]:
 
 
 def manifest_of(content: Mapping[str, Any]) -> Manifest:
-    """The manifest of a backup. Raises ValueError if a part of it is missing or of another type."""
+    """Return the manifest of a backup. Raises ValueError if a part is missing or of another type."""
     findings = Findings("the manifest")
     manifest = conform(Manifest, dict(content), findings)
     if findings.sentences:
@@ -255,16 +255,19 @@ def manifest_of(content: Mapping[str, Any]) -> Manifest:
     return cast("Manifest", manifest)
 
 
-def read_lock_owner(file: Path) -> LockOwner:
-    """The process that a lock file names. Raises UserError if it is missing, or its owner is just writing it."""
-    owner = conform(LockOwner, read_object(file), findings := Findings(file.name))
-    if owner is None:
-        raise UserError(f"{file} names no owner: {findings.sentences[0]}")
+def parse_lock_owner(content: bytes) -> LockOwner | None:
+    """Return the process in a lock file; None if the file is unfinished or damaged."""
+    try:
+        owner = conform(LockOwner, parse_object(content), Findings("the lock"))
+    except ValueError:
+        return None
+    if owner is None or not (owner["host"] + owner["since"]).isprintable():
+        return None
     return cast("LockOwner", owner)
 
 
 def known_settings(settings: Mapping[str, Any], source: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Settings by dotted name, those that readers compute with in their types; and findings on what was left out."""
+    """Return settings by dotted name, checked against `_SETTINGS`, and findings on the others."""
     findings = Findings(source)
     kept = {}
     for name, value in settings.items():

@@ -1,4 +1,4 @@
-"""One run as its directory tells of it: settings, results, metric series, and what could not be read."""
+"""One run: its settings, results and metric series, and the problems of reading them."""
 
 from __future__ import annotations
 
@@ -14,21 +14,12 @@ import numpy as np
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.series import FloatArray, Series
 from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.metric_names import DERIVED, metric_info
 from spectral_exp.runs.metrics_file import MetricFile, read_metrics
-
-DERIVED = ("train_s", "tokens", "n_parameters", "tokens_per_s", "steps")
-"""Quantities that `Run.value` knows beside the logged metrics."""
-
-_HIGHER_IS_BETTER = ("_per_s", "accuracy")
-
-
-def lower_is_better(metric: str) -> bool:
-    """A metric's direction: rates per second and accuracies are better high, all else (losses, times, sizes) low."""
-    return not metric.endswith(_HIGHER_IS_BETTER)
 
 
 def check_at(at: str) -> int | None:
-    """The step that `at` names, None for `final` and `best`. Raises SettingError for anything else."""
+    """Return the step that `at` names, None for `final` and `best`; otherwise raise SettingError."""
     if at in ("final", "best"):
         return None
     word, _, number = at.partition(":")
@@ -39,16 +30,16 @@ def check_at(at: str) -> int | None:
 
 @dataclass(frozen=True)
 class MetricSummary:
-    """What tables need of a metric.
+    """The values of a metric that tables show.
 
     Attributes:
-        count: values, of which `non_finite` are NaN or infinite.
-        non_finite: see `count`.
+        count: number of values.
+        non_finite: number of values that are NaN or infinite.
         final, final_step: the last value, finite or not, and its step.
-        lowest, lowest_step: of the finite values, at its first step; NaN and 0 without one.
-        highest, highest_step: likewise.
+        lowest, lowest_step: the lowest finite value and its first step; NaN and 0 without one.
+        highest, highest_step: the highest finite value and its first step; NaN and 0 without one.
         median: of the finite values; NaN without one.
-        first_non_finite: the first step with a value that is not finite, 0 for none.
+        first_non_finite: the first step with a non-finite value, 0 without one.
     """
 
     count: int
@@ -64,7 +55,7 @@ class MetricSummary:
 
     @classmethod
     def of(cls, series: Series) -> MetricSummary:
-        """The summary of at least one value."""
+        """Summarize a series of at least one value."""
         finite = np.isfinite(series.values)
         steps, values = series.steps[finite], series.values[finite]
         end = (float(series.values[-1]), int(series.steps[-1]))
@@ -85,24 +76,24 @@ class MetricSummary:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run directory holds. Missing parts are empty, and `problems` says so.
+    """The content of a run directory. Missing parts are empty and listed in `problems`.
 
     Attributes:
         path: the run directory.
         run_id: unique among the runs loaded together: the folder's name, for a job of a sweep `sweep/job`.
         name: the experiment's name (setting `name`), or the folder's name without its time and commit.
-        seed: the setting `seed`; None where it is not known.
+        seed: the setting `seed`; None if it is unknown.
         status: completed, stopped_early, interrupted, not_saved (the last state was lost), failed, diverged, running
             (locked by a live process), or unfinished (no results).
         settings: every resolved setting by dotted name.
-        parts: the chosen parts by the names of the ablation grid: embedding, attention, mlp, optimizer, loss, and
-            `size`, where they can be told.
+        parts: the chosen parts by the names of the ablation grid: embedding, attention, mlp,
+            optimizer, loss and `size`, as far as they are known.
         record: the rest of `config.json`: dataset, model, hardware, git, packages, attempts, command, overrides.
         results: `results.json`, non-finite numbers restored.
-        config_hash: 8 hexadecimal digits that stand for the settings which matter for training, without the seed.
-        problems: what could not be read, one sentence each.
-        known_metrics: summaries of all metrics, where they were read before; else None.
-        known_last_step: likewise.
+        config_hash: 8 hexadecimal digits for the settings that affect training, without the seed.
+        problems: a sentence for each part that could not be read.
+        known_metrics: summaries of all metrics if they were read before, else None.
+        known_last_step: the last logged step if it was read before, else None.
     """
 
     path: Path
@@ -121,12 +112,12 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the run did all that it was to do."""
+        """Whether the run completed or stopped early."""
         return self.status in {"completed", "stopped_early"}
 
     @property
     def last_step(self) -> int:
-        """The last step that is known of, 0 for none."""
+        """The last known step, 0 without one."""
         logged = self.known_last_step if self.known_last_step is not None else self._metric_file.last_step
         return max(logged, _whole(self._total("steps")) or 0)
 
@@ -151,23 +142,23 @@ class Run:
 
     @property
     def train_s(self) -> float | None:
-        """Seconds of training, evaluation and waiting for monitoring apart as `results.json` tells them."""
+        """Seconds of training in `results.json`, without evaluation and waiting for monitoring."""
         return _real(self._total("train_s"))
 
     @property
     def metrics(self) -> Mapping[str, MetricSummary]:
-        """A summary of every metric that was logged, by name."""
+        """The summary of every logged metric by name."""
         return self.known_metrics if self.known_metrics is not None else self._summaries
 
     def summary(self, metric: str) -> MetricSummary | None:
-        """A metric's summary, for which the file need not be read where it is known; None if it was never logged."""
+        """Return the summary of a metric, None if it was never logged."""
         if self.known_metrics is not None:
             return self.known_metrics.get(metric)
         series = self.series(metric)
         return MetricSummary.of(series) if len(series.steps) else None
 
     def series(self, metric: str) -> Series:
-        """The metric over the run; empty where it was never logged. Reads the file at its first use.
+        """Return the series of a metric, empty if it was never logged. The first call reads the file.
 
         Raises:
             UserError: the file cannot be read any more.
@@ -177,14 +168,14 @@ class Run:
         return self._metric_file.series.get(metric) or _nothing()
 
     def value(self, metric: str, at: str = "final") -> float | None:
-        """The metric as one number; None where there is none.
+        """Return the metric as one number, None without one.
 
         Args:
             metric: a name in the metric series or in `final_metrics`, or one of the derived `train_s`, `tokens`,
                 `n_parameters`, `tokens_per_s` (median over the run), `steps`.
             at: `final` (the last value, which for a finished run is the one in its results: after an early stop that
-                of the weights it ended with), `best` (the most favourable one; says so wherever it is shown), or
-                `step:N` (the last value at or before step N).
+                of the weights it ended with), `best` (the most favourable one; None if the
+                metric has no direction), or `step:N` (the last value at or before step N).
 
         Raises:
             SettingError: `at` is none of these.
@@ -202,14 +193,17 @@ class Run:
             if summary is None or (self.finished and reported is not None):
                 return reported
             return summary.final
+        lower = metric_info(metric).lower_is_better
+        if lower is None:
+            return None
         if summary is None:
             return reported
         if summary.non_finite == summary.count:
             return None
-        return summary.lowest if lower_is_better(metric) else summary.highest
+        return summary.lowest if lower else summary.highest
 
     def final_step(self, metric: str) -> int | None:
-        """The step whose weights `value(metric)` was measured with; None if the metric was never logged."""
+        """Return the step of `value(metric)`; None if the metric was never logged."""
         final = _section(self.results, "final_metrics")
         step = final.get("step" if metric == "loss" or "val_step" not in final else "val_step")
         if self.finished and _real(final.get(metric)) is not None and isinstance(step, int):
@@ -218,13 +212,13 @@ class Run:
         return None if summary is None else summary.final_step
 
     def train_time_s(self, steps: FloatArray) -> FloatArray:
-        """Seconds of training until each of `steps`, from the throughput that was logged; NaN where unknown."""
+        """Return the seconds of training until each step by the logged throughput; NaN if unknown."""
         wanted = np.asarray(steps, dtype=float)
         throughput, per_step = self.series("tokens_per_s"), self.tokens_per_step
         if per_step is None or not len(throughput.steps):
             return np.full(wanted.shape, np.nan)
         known = np.concatenate([[0.0], throughput.steps])
-        # Each entry is the throughput since the one before. What does not tell a time leaves the rest unknown.
+        # Each entry is the throughput since the previous one. After an unusable entry no time is known.
         rates = np.where(throughput.values > 0, throughput.values, np.nan)
         elapsed = np.concatenate([[0.0], np.cumsum(np.diff(known) * per_step / rates)])
         times: FloatArray = np.interp(wanted, known, elapsed, right=np.nan)

@@ -1,9 +1,8 @@
-"""Checks JSON against types: what has another type is left out, and a finding says so."""
+"""Check JSON against types: values of another type are left out and reported as findings."""
 
 from __future__ import annotations
 
 import functools
-import math
 import re
 import types
 from collections.abc import Mapping
@@ -11,14 +10,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from spectral_exp.core.foreign_text import printable
+from spectral_exp.core.json_value import restore_non_finite
 
 _NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-_NO_NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 MAX_FINDINGS = 5
 
 
 class _Wrong:
-    """Stands for a value of another type than was expected."""
+    """Stands for a value of an unexpected type."""
 
 
 _WRONG = _Wrong()
@@ -26,13 +25,13 @@ _WRONG = _Wrong()
 
 @dataclass(frozen=True)
 class Between:
-    """The whole numbers that are allowed, inclusive."""
+    """A range of whole numbers, both ends included."""
 
     low: int
     high: int
 
     def holds(self, value: Any) -> bool:
-        """Whether `value` is allowed."""
+        """Return whether `value` is in the range."""
         return bool(self.low <= value <= self.high)
 
     def __str__(self) -> str:
@@ -41,13 +40,13 @@ class Between:
 
 @dataclass(frozen=True)
 class Matching:
-    """Texts of one form."""
+    """Texts that match a regular expression."""
 
     pattern: str
     words: str
 
     def holds(self, value: Any) -> bool:
-        """Whether `value` has the form."""
+        """Return whether `value` matches."""
         return re.fullmatch(self.pattern, value, flags=re.ASCII) is not None
 
     def __str__(self) -> str:
@@ -55,14 +54,14 @@ class Matching:
 
 
 Count = Annotated[int, Between(0, 2**53)]
-"""A number of things, which a float holds exactly."""
+"""A number of things; a float can hold it exactly."""
 
 Commit = Annotated[str, Matching(r"[0-9a-f]{7,64}", "a commit")]
-"""The hash of a commit, with nothing in it that git could take for an option."""
+"""The hash of a commit, which git cannot mistake for an option."""
 
 
 class Findings:
-    """What was left out of a record, a sentence each."""
+    """Collects a sentence for each value that is left out of a record."""
 
     def __init__(self, source: str) -> None:
         self.sentences: list[str] = []
@@ -70,7 +69,7 @@ class Findings:
         self._more = 0
 
     def add(self, where: str, value: Any, expected: str) -> None:
-        """Note that `where` holds `value`, which is not what was expected."""
+        """Add that the value at `where` is not as expected."""
         if len(self.sentences) == MAX_FINDINGS:
             self._more += 1
             return
@@ -78,18 +77,18 @@ class Findings:
         self.sentences.append(f"{self._source}: {printable(where, 80)} is left out: {kind} is not {expected}")
 
     def all(self) -> tuple[str, ...]:
-        """The sentences; of many only the first, and how many more there are."""
+        """Return the first sentences and the number of the others."""
         return (*self.sentences, *([f"{self._source}: {self._more} more are left out"] if self._more else []))
 
 
 def conform(kind: Any, value: Any, findings: Findings, where: str = "") -> Any:
-    """`value` as `kind` has it, None if it is nothing of the sort.
+    """Return the part of `value` that conforms to `kind`, None without one.
 
     Args:
         kind: a TypedDict, whose other keys are kept; list, dict, Literal, Annotated, a union; str, int, float or bool.
-            A float may be a string that stands for a number which JSON does not know.
+            A float may be one of the strings that stand for non-finite numbers.
         value: parsed JSON.
-        findings: takes what is left out.
+        findings: receives what is left out.
         where: the name of the value, for findings.
     """
     found = _conform(kind, value, findings, where)
@@ -97,7 +96,7 @@ def conform(kind: Any, value: Any, findings: Findings, where: str = "") -> Any:
 
 
 def is_of(kind: Any, value: Any, findings: Findings, where: str) -> bool:
-    """Whether `value` is of a type; if not, a finding says that it is left out."""
+    """Return whether `value` has a type; if not, add a finding."""
     return _conform(kind, value, findings, where) is not _WRONG
 
 
@@ -123,13 +122,13 @@ def _conform(kind: Any, value: Any, findings: Findings, where: str) -> Any:
         base, rule = get_args(kind)
         right = _is_plain(base, value) and rule.holds(value)
         return value if right else _wrong(where, value, str(rule), findings)
-    if kind is float and isinstance(value, str) and value in _NO_NUMBERS:
-        return _NO_NUMBERS[value]
+    if kind is float:
+        value = restore_non_finite(value)
     return value if _is_plain(kind, value) else _wrong(where, value, _NAMES[kind], findings)
 
 
 _MAX_FLOAT_BITS = 1023
-"""Whole numbers of more bits are beyond every float."""
+"""Whole numbers with more bits are beyond the range of floats."""
 
 
 def _is_plain(kind: Any, value: Any) -> bool:
@@ -167,7 +166,7 @@ def _mapping(
 
 
 def _list(kind: Any, value: Any, findings: Findings, where: str) -> Any:
-    """A list, all of whose items are right: what is left of a sequence would not be one."""
+    """Return the list if all of its items conform: a part of a sequence would be misleading."""
     if not isinstance(value, list):
         return _wrong(where, value, "a list", findings)
     found = [_conform(kind, item, findings, f"{where}[{i}]") for i, item in enumerate(value)]

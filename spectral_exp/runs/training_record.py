@@ -1,4 +1,4 @@
-"""What a training run recorded of itself, for commands that repeat it."""
+"""The record of a training run, for commands that repeat it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _NO_GIT: Git = {"hash": None, "dirty": None, "untracked": [], "diff_truncated": 
 
 
 def read_record(run: Path) -> dict[str, Any]:
-    """The content of a run's `config.json`; its `attempts` are those that left something behind.
+    """Return the content of a run's `config.json`, its `attempts` cut by `last_beginning`.
 
     Raises:
-        UserError: `run` is no run of the training command, or the file is damaged.
+        UserError: `run` was not made by the training command, or the file is damaged.
     """
     file = RunPaths(run).config_file
     if not file.is_file():
@@ -38,13 +38,13 @@ def read_record(run: Path) -> dict[str, Any]:
 
 
 def last_beginning(attempts: Sequence[Attempt]) -> list[Attempt]:
-    """The attempts that left something behind: one that ended before its first checkpoint was done over by the next."""
+    """Return the attempts since training last began at step 0: earlier ones left no checkpoint."""
     beginning = max((i for i, attempt in enumerate(attempts) if attempt["from_step"] == 0), default=0)
     return list(attempts[beginning:])
 
 
 def recorded_patch(paths: RunPaths, git: Mapping[str, Any]) -> bytes:
-    """How the code of a run differed from the commit that `git`, a section of its record, names."""
+    """Return the recorded patch from the commit in `git` to the code of the run."""
     if not git.get("diff_file"):
         return b""
     try:

@@ -1,4 +1,7 @@
-"""The worker processes of a parallel sweep: they leave Ctrl-C to their parent, and save and end when it is gone."""
+"""Worker processes of a parallel sweep.
+
+They leave Ctrl-C to their parent. When the parent is gone, they save and end.
+"""
 
 from __future__ import annotations
 
@@ -17,28 +20,31 @@ from spectral_exp.core.signals import STOP_SIGNALS, StopRequest, signals_blocked
 
 log = logging.getLogger(__name__)
 
-_LOOK_EVERY_S = 0.5
+_POLL_S = 0.5
 
 _stop: StopRequest | None = None
 _job = threading.Lock()
 
 
 def prepare_joblib() -> None:
-    """Have joblib start its workers by `start_worker`; does nothing if it is not installed."""
+    """Let joblib start its workers by `start_worker`; do nothing without joblib."""
     try:
         from joblib.parallel import LokyBackend, register_parallel_backend
     except ImportError:
         return
 
     class Backend(LokyBackend):  # type: ignore[misc]  # joblib has no types
-        """joblib's worker processes, which ignore signals until they are ready for them."""
+        """Worker processes that ignore signals until they are ready for them."""
 
         def configure(self, *arguments: Any, **settings: Any) -> Any:
-            # joblib's tracker of temporary files ignores SIGINT and SIGTERM by itself, and is started here.
+            start = {"initializer": start_worker, "initargs": (os.getpid(),)}
+            # joblib's tracker of temporary files is started here; it ignores SIGINT and SIGTERM once it runs.
             with signals_blocked():
-                return super().configure(*arguments, **settings, initializer=start_worker, initargs=(os.getpid(),))
+                return super().configure(*arguments, **settings, **start)
 
-        def submit(self, func: Callable[[], Any], callback: Callable[[Any], Any] | None = None) -> Future[Any]:
+        def submit(
+            self, func: Callable[[], Any], callback: Callable[[Any], Any] | None = None
+        ) -> Future[Any]:
             with signals_blocked():
                 future: Future[Any] = super().submit(func, callback)
                 return future
@@ -57,7 +63,11 @@ def start_worker(parent: int) -> None:
 
 @contextmanager
 def job() -> Iterator[int | None]:
-    """Surround a job; the signal that has asked this worker to stop, or None. Outside of workers it does nothing."""
+    """Mark a job of a worker, which is saved before the worker ends.
+
+    Yields:
+        The signal that asked this worker to stop, or None; always None in other processes.
+    """
     if _stop is None:
         yield None
         return
@@ -66,12 +76,12 @@ def job() -> Iterator[int | None]:
 
 
 def is_worker() -> bool:
-    """Whether this process is a worker."""
+    """Return whether this process is a worker."""
     return _stop is not None
 
 
 def stop_workers() -> bool:
-    """Ask the workers of this process to stop; False if there are none."""
+    """Send SIGTERM to the workers of this process; return False if there are none."""
     workers = multiprocessing.active_children()
     for worker in workers:
         if worker.pid is not None:
@@ -80,9 +90,9 @@ def stop_workers() -> bool:
 
 
 def _end_with(parent: int) -> None:
-    """End this process once its parent has ended and the job under way is saved."""
+    """Wait until the parent has ended; then let the current job save, and end this process."""
     while os.getppid() == parent:
-        time.sleep(_LOOK_EVERY_S)
+        time.sleep(_POLL_S)
     log.warning("the process that started this sweep is gone: its jobs save and stop")
     signal.raise_signal(signal.SIGTERM)
     with _job:
@@ -90,4 +100,5 @@ def _end_with(parent: int) -> None:
 
 
 def _blockable() -> set[signal.Signals]:
-    return {signal.SIGINT, *(getattr(signal, name) for name in STOP_SIGNALS if hasattr(signal, name))}
+    names = [name for name in STOP_SIGNALS if hasattr(signal, name)]
+    return {signal.SIGINT, *(getattr(signal, name) for name in names)}

@@ -1,4 +1,4 @@
-"""The training loop of a run and what it needs: settings, state, evaluation, progress, seeding."""
+"""The training loop of a run: its steps, settings, state, validation and results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _HOMES = {"Runner": "runner", "TrainingSettings": "settings"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: the settings need no torch, the runner does."""
+    """Import a public name on first use: the runner needs torch, the settings do not."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib

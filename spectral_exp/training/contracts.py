@@ -1,4 +1,4 @@
-"""What the training loop asks of models, optimizers, losses, schedules and data."""
+"""What the training loop requires of models, optimizers, losses, schedules and data."""
 
 from __future__ import annotations
 
@@ -8,53 +8,60 @@ from torch import Tensor
 
 
 @runtime_checkable
-class Measured(Protocol):
-    """A model or optimizer that has something to log at every metrics line."""
+class HasMetrics(Protocol):
+    """A model or optimizer with values of its own in every line of metrics."""
 
     def metrics(self) -> dict[str, Tensor]:
-        """Name -> 0-dimensional detached tensor."""
+        """Return name -> 0-dimensional detached tensor."""
 
 
 @runtime_checkable
-class Skipping(Protocol):
-    """An optimizer that can leave out a step by itself, so that nobody has to wait for what a GPU found."""
+class SupportsConditionalStep(Protocol):
+    """An optimizer that can skip a step on the device, so that the loop need not wait for the GPU.
 
-    skips_on_device: bool
+    Attributes:
+        can_step_conditionally: whether its present settings and parameters allow that.
+    """
+
+    can_step_conditionally: bool
 
     def step_if(self, finite: Tensor) -> None:
-        """Do a step where `finite`, a 0-dimensional bool, is true, and nothing else where not."""
+        """Do a step if `finite`, a 0-dimensional bool, is true; change nothing otherwise."""
 
 
 @runtime_checkable
-class Drawing(Protocol):
-    """A model or loss that tells whether a training step of it draws random numbers."""
+class UsesRandomness(Protocol):
+    """A model or loss that declares whether a training step draws random numbers.
 
-    draws_random_numbers: bool
+    Without the attribute, the loop assumes that it does.
+    """
+
+    uses_randomness: bool
 
 
 @runtime_checkable
-class Scheduled(Protocol):
-    """A module of the model or the loss that changes over the run."""
+class HasProgress(Protocol):
+    """A module of the model or the loss that changes with the progress of the run."""
 
     def set_progress(self, fraction: float) -> None:
-        """Take in how much of the run is done, 0 to 1."""
+        """Set the share of the run that is done, 0 to 1."""
 
 
 @runtime_checkable
 class Schedule(Protocol):
-    """Share of each group's peak learning rate at a step."""
+    """The share of its peak learning rate that each parameter group has at a step."""
 
     def factor(self, step: int) -> float:
-        """A pure function of the step, counted from 1."""
+        """Return the share at `step`, counted from 1: a pure function."""
 
 
 class Data(Protocol):
-    """What the runner needs to know of the text it trains on."""
+    """Properties of the training text that bound what a model can reach."""
 
     @property
     def unigram_bits_per_byte(self) -> float:
-        """Entropy of the validation bytes one by one: what knowing the byte frequencies alone would reach."""
+        """Entropy of the byte frequencies of the validation text."""
 
     @property
     def entropy_bits_per_byte(self) -> float | None:
-        """Entropy rate of the source where it is known: no honest model stays below it."""
+        """Entropy rate of the source, which no honest model undercuts; None if unknown."""

@@ -1,4 +1,4 @@
-"""Validation: plain cross-entropy over fixed windows, in nats per token and in bits per byte.
+"""Cross-entropy over fixed windows of the validation text, in nats per token and bits per byte.
 
 Tensor letters: B batch, T tokens, V vocabulary.
 """
@@ -16,13 +16,13 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one validation measured.
+    """The result of one validation.
 
     Attributes:
         val_loss: mean cross-entropy, nats per token.
-        val_bpb: bits per byte of text, which does not depend on the tokenizer.
-        standard_error_bpb: standard error of `val_bpb` over the tokens, taken as independent.
-        tokens: tokens predicted.
+        val_bpb: bits per byte of text; comparable between tokenizers.
+        standard_error_bpb: of `val_bpb` over the tokens, taken as independent.
+        tokens: the number of tokens predicted.
     """
 
     val_loss: float
@@ -32,11 +32,11 @@ class Evaluation:
 
     @property
     def perplexity(self) -> float:
-        """exp(val_loss); infinite where that overflows."""
+        """exp(val_loss); infinite if that overflows."""
         return math.exp(self.val_loss) if self.val_loss < 700 else math.inf
 
     def metrics(self) -> dict[str, float]:
-        """The entries for the metrics file."""
+        """Return the entries for the metrics file."""
         return {"val_loss": self.val_loss, "perplexity": self.perplexity, "val_bpb": self.val_bpb}
 
 
@@ -47,20 +47,25 @@ def evaluate(
     device: torch.device,
     forward: Callable[[Tensor], Tensor] | None = None,
 ) -> Evaluation:
-    """Evaluate `model` on `windows` of (inputs (B, T), targets (B, T), bytes of the targets).
+    """Evaluate a model; draws no random number.
 
-    `forward` calls the model, if not simply `model(x)` does (under autocast, say). The model is in evaluation mode
-    meanwhile and in its former mode afterwards; no random number is drawn.
+    Args:
+        model: in evaluation mode meanwhile, and in its former mode afterwards.
+        windows: inputs (B, T), targets (B, T) and the number of bytes of the targets.
+        device: of the model.
+        forward: calls the model in another way than `model(x)`, for example under autocast.
     """
     was_training = model.training
     model.eval()
-    # float64 sums: a long validation adds millions of small numbers.
+    # In float64, because a long validation adds millions of small numbers.
     sums = torch.zeros(2, dtype=torch.float64)
     tokens = n_bytes = 0
     try:
         for x, y, window_bytes in windows:
             logits = (forward or model)(x.to(device))
-            nats = F.cross_entropy(logits.flatten(0, 1).float(), y.to(device).flatten(), reduction="none")
+            nats = F.cross_entropy(
+                logits.flatten(0, 1).float(), y.to(device).flatten(), reduction="none"
+            )
             # Summed on the CPU: not every accelerator has float64.
             nats = nats.cpu().double()
             sums += torch.stack([nats.sum(), nats.square().sum()])

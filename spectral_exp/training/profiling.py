@@ -11,20 +11,27 @@ from torch import profiler
 log = logging.getLogger(__name__)
 
 UNDISTURBED_STEPS = 10
+"""Steps before the recording, in which caches fill and kernels are chosen."""
 
 
 class StepProfiler:
-    """Records `n_steps` steps after ten undisturbed ones into `folder`/trace.json; does nothing for 0 steps.
+    """Records a few steps into `trace.json`, for Perfetto or chrome://tracing.
 
-    The trace opens in Perfetto or chrome://tracing.
+    Args:
+        n_steps: steps to record, after ten that are not; 0 records nothing.
+        folder: of the trace; made when it is written.
     """
 
     def __init__(self, n_steps: int, folder: Path) -> None:
         self._folder = folder
         self._profiler: profiler.profile | None = None
         if n_steps:
-            schedule = profiler.schedule(wait=UNDISTURBED_STEPS - 1, warmup=1, active=n_steps, repeat=1)
-            self._profiler = profiler.profile(schedule=schedule, on_trace_ready=self._write, record_shapes=True)
+            schedule = profiler.schedule(
+                wait=UNDISTURBED_STEPS - 1, warmup=1, active=n_steps, repeat=1
+            )
+            self._profiler = profiler.profile(
+                schedule=schedule, on_trace_ready=self._write, record_shapes=True
+            )
 
     def __enter__(self) -> StepProfiler:
         if self._profiler is not None:
@@ -32,18 +39,21 @@ class StepProfiler:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self._profiler is not None:
             self._profiler.stop()
 
     def step(self) -> None:
-        """Tell that a training step has ended."""
+        """Mark the end of a training step."""
         if self._profiler is not None:
             self._profiler.step()
 
-    def _write(self, recorded: profiler.profile) -> None:
+    def _write(self, profile: profiler.profile) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / "trace.json"
-        recorded.export_chrome_trace(str(path))
+        profile.export_chrome_trace(str(path))
         log.info("profiler trace: %s", path)

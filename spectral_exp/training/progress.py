@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live bar on a terminal, plain lines elsewhere."""
+"""The progress of a run: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 _BAR_WIDTH = 20
 _REDRAW_S = 0.1
 _PLAIN_LINE_S = 10.0
-# Shown in this order, where present.
+# In the order in which they are shown.
 _SHOWN = (
     ("loss", "loss {:.4f}"),
     ("val_loss", "val_loss {:.4f}"),
@@ -27,42 +27,44 @@ _SHOWN = (
 
 
 class Progress:
-    """Shows how far a run has come.
+    """Shows the step, the newest metrics and the remaining time.
 
     Args:
         total: last step of the run.
-        checkpoint_interval: steps between checkpoints, to tell when the next one comes; None tells nothing.
-        stream: where the bar is drawn when it is a terminal; otherwise lines go to the log at most every ten seconds.
+        checkpoint_interval: steps between checkpoints, to show the next one; None shows none.
+        stream: shows the bar if it is a terminal. Otherwise lines are logged, one in ten seconds.
     """
 
-    def __init__(self, total: int, checkpoint_interval: int | None = None, stream: TextIO | None = None) -> None:
+    def __init__(
+        self, total: int, checkpoint_interval: int | None = None, stream: TextIO | None = None
+    ) -> None:
         self.total = total
         self._checkpoint_interval = checkpoint_interval
         self._stream = sys.stderr if stream is None else stream
-        # Several bars on one terminal would overwrite each other: parallel jobs of a sweep print lines.
-        self._live = is_terminal(self._stream) and multiprocessing.parent_process() is None
+        # Parallel jobs of a sweep share a terminal, on which several bars overwrite each other.
+        self._is_live = is_terminal(self._stream) and multiprocessing.parent_process() is None
         self._values: dict[str, float] = {}
         self._shown_at = self._started_at = time.monotonic()
         self._first_step: int | None = None
 
     def update(self, step: int, values: Mapping[str, float]) -> None:
-        """Take in the newest `values` after `step` and show them when it is time to."""
+        """Record the newest `values`, after `step`, and show them if the display is due."""
         if values:
             self._values.update(values)
         now = time.monotonic()
         if self._first_step is None:
             self._first_step, self._started_at = step, now
-        due = now - self._shown_at >= (_REDRAW_S if self._live else _PLAIN_LINE_S)
-        if self._live and (due or step == self.total):
+        due = now - self._shown_at >= (_REDRAW_S if self._is_live else _PLAIN_LINE_S)
+        if self._is_live and (due or step == self.total):
             self._shown_at = now
             self._draw(step, now)
-        elif not self._live and (due or "val_loss" in values):
+        elif not self._is_live and (due or "val_loss" in values):
             self._shown_at = now
             log.info("%s", self._line(step, now))
 
     def close(self) -> None:
-        """Leave the terminal's line clean."""
-        if self._live:
+        """Clear the line of the terminal."""
+        if self._is_live:
             write(self._stream, CLEAR_LINE)
 
     def _draw(self, step: int, now: float) -> None:
@@ -70,7 +72,9 @@ class Progress:
         bar = "#" * done + "-" * (_BAR_WIDTH - done)
         line = f"[{bar}] {self._line(step, now)}"
         # A terminal that is gone gets no bar; plain lines go to the log instead.
-        self._live = write(self._stream, CLEAR_LINE + line[: shutil.get_terminal_size().columns - 1])
+        self._is_live = write(
+            self._stream, CLEAR_LINE + line[: shutil.get_terminal_size().columns - 1]
+        )
 
     def _line(self, step: int, now: float) -> str:
         parts = [f"step {step}/{self.total}"]
@@ -87,7 +91,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people write them: 42 s, 3 min 20 s, 2 h 05 min."""
+    """Format seconds as 42 s, 3 min 20 s or 2 h 05 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -1,4 +1,4 @@
-"""Whether a directory may be continued by a configuration: the same experiment, or a clear refusal."""
+"""Checks before a run directory is continued: same experiment, same text, same machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import os
 import platform
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,77 +14,100 @@ from spectral_exp.core.errors import UserError
 from spectral_exp.core.files import TEMPORARY_SUFFIX, follow
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.git import git_hash, working_directory
+from spectral_exp.core.json_value import jsonable
 from spectral_exp.core.redact import REDACTED, redact
 from spectral_exp.core.timestamps import timestamp
 from spectral_exp.data.known_text import KnownText
 from spectral_exp.monitoring import CheckpointManager
 from spectral_exp.monitoring.checkpoint.reader import BrokenCheckpointError, read_checkpoint
-from spectral_exp.runs.layout import CORRUPT_SUFFIX, CUT_METRICS_NAME, HYDRA_FOLDER, RunPaths, jsonable, links_inside
-from spectral_exp.runs.lock import refuse_if_locked
+from spectral_exp.runs.layout import CORRUPT_SUFFIX, RunPaths, links_inside
+from spectral_exp.runs.lock import refuse_if_running
 from spectral_exp.runs.overrides import AROUND_STEPS, PLACE, flat, is_among
 from spectral_exp.runs.record import read_intact_config
 from spectral_exp.runs.renamed import current_names
 
 log = logging.getLogger(__name__)
 
-# What may differ between attempts at one run: nothing of it changes what training computes in the steps still to come,
-# but a longer run (training.max_steps), which asks for exactly that.
+# Settings that may differ between attempts at one run. They do not change what the steps to come
+# compute, but for training.max_steps, which prolongs the run.
 _CHANGEABLE = (*PLACE, *AROUND_STEPS, "device", "threads", "training.max_steps")
-# Where the text lies. It may move if its fingerprints were recorded, by which `refuse_changed_data` knows it again.
+# The place of the text. It may change if the record has fingerprints for `refuse_changed_data`.
 _TEXT_PLACE = ("data.path", "data.pattern", "data.url", "data.timeout_s", "tokenizer.path")
 _MAX_DIFFERENCES = 20
-# What decides the last bits of a result: section of the record -> entries.
+# Facts on which the last bits of a result depend: section of the record -> entries.
 _BITS = {"hardware": ("cpu_model", "gpu_model", "cuda_version"), "packages": ("torch", "numpy")}
 
 
-def resume_problems(config: Mapping[str, Any], run_dir: Path | None) -> list[str]:
-    """Why `config` may not run in `run_dir`, one line each; nothing where it may."""
+def resume_problems(
+    config: Mapping[str, Any], run_dir: Path | None, component_files: Sequence[str]
+) -> list[str]:
+    """Return why `config` may not run in `run_dir`, one line each.
+
+    Args:
+        config: plain resolved configuration.
+        run_dir: new or existing; None if its name is not known yet.
+        component_files: patterns of the files that monitoring components write.
+    """
     if run_dir is None or not run_dir.is_dir():
         return []
     if links := links_inside(run_dir):
         return [_link_problem(run_dir, links)]
     paths = RunPaths(run_dir)
-    if recorded(paths) is None:
-        if foreign := _foreign_files(paths):
-            return [f"{run_dir} holds files but no run ({', '.join(foreign[:3])}, ...); choose another directory"]
+    if find_record(paths) is None:
+        if foreign := _foreign_files(paths, component_files):
+            shown = ", ".join(foreign[:3])
+            return [f"{run_dir} holds files but no run ({shown}, ...); choose another directory"]
         return []
     if config.get("resume") is not None and not paths.checkpoint_steps():
-        return [f"resume={run_dir} holds no checkpoint to continue from; start it anew without resume="]
-    differences = [*_differences(recorded(paths) or {}, config, run_dir)]
+        return [
+            f"resume={run_dir} holds no checkpoint to continue from; start it anew without resume="
+        ]
+    differences = [*_differences(find_record(paths) or {}, config, run_dir)]
     return [*_shortening(config, paths), *differences]
 
 
 def _shortening(config: Mapping[str, Any], paths: RunPaths) -> Iterator[str]:
-    """A run cannot take back steps: what it recorded would no longer fit its settings."""
+    """Yield a problem if the run has done more steps than the configuration asks for."""
     training = config.get("training")
     max_steps = training.get("max_steps") if isinstance(training, Mapping) else None
     done = max(paths.checkpoint_steps(), default=0)
     if isinstance(max_steps, int) and max_steps < done:
         yield (
-            f"training.max_steps={max_steps} must be >= {done}: {paths.root} has done as many steps; train a shorter "
-            "run anew in another directory"
+            f"training.max_steps={max_steps} must be >= {done}: {paths.root} has done as many "
+            "steps; train a shorter run anew in another directory"
         )
 
 
-def _foreign_files(paths: RunPaths) -> list[str]:
-    """What is in a folder beside the things that an attempt leaves which was killed before its first checkpoint."""
-    own = (paths.lock_file, paths.tokenizer, paths.git_diff_file, paths.backup_file)
-    remains = {HYDRA_FOLDER, "train.log", *(path.name for path in own)}
+def _foreign_files(paths: RunPaths, component_files: Sequence[str]) -> list[str]:
+    """Return the entries of a folder that no attempt at a run leaves before its first checkpoint.
+
+    A checkpoint itself is foreign: the caller has found none that is intact.
+    """
     unfinished = f".*{TEMPORARY_SUFFIX}"
-    if (paths.root / HYDRA_FOLDER).is_dir():
+    root = paths.root
+    own = {paths.hydra, paths.run_log, paths.lock_file, paths.tokenizer}
+    folders: set[Path] = set()
+    for pattern in component_files:
+        if "/" not in pattern:
+            own.add(root / pattern)
         # A run that records nothing of itself (monitoring/tracking=off) has begun these by then.
-        logs = {paths.metrics_file.name, paths.training_log.name, CUT_METRICS_NAME}
-        begun: dict[Path, Callable[[Path], bool]] = {
-            paths.logs: lambda path: path.name in logs,
-            paths.visualizations: lambda path: path.suffix == ".png",
-            paths.checkpoints: lambda path: path.match(unfinished),
-        }
-        remains |= {f.name for f, is_own in begun.items() if f.is_dir() and all(map(is_own, f.iterdir()))}
-    return sorted(p.name for p in paths.root.iterdir() if p.name not in remains and not p.match(unfinished))
+        elif paths.hydra.is_dir():
+            folder = (root / pattern).parent
+            folders.add(folder)
+            if folder != paths.checkpoints:
+                own.update(root.glob(pattern))
+    entries = (path for path in root.iterdir() if path not in own and not path.match(unfinished))
+    return sorted(
+        path.name
+        for path in entries
+        if path not in folders
+        or not path.is_dir()
+        or not all(file in own or file.match(unfinished) for file in path.iterdir())
+    )
 
 
 def refuse_links(run_dir: Path) -> None:
-    """Raise a UserError if a link in the run would lead what is written there to another place."""
+    """Raise a UserError if a link in the run leads to another place, which writing would change."""
     if links := links_inside(run_dir):
         raise UserError(_link_problem(run_dir, links))
 
@@ -92,15 +115,16 @@ def refuse_links(run_dir: Path) -> None:
 def _link_problem(run_dir: Path, links: Sequence[Path]) -> str:
     names = ", ".join(repr(str(link.relative_to(run_dir))) for link in links[:3])
     return (
-        f"{run_dir} holds links ({names}), which may lead out of the run, and its files are neither written through "
-        "them nor backed up; replace them by what they point to, or remove them"
+        f"{run_dir} holds links ({names}), which may lead out of the run, and its files are "
+        "neither written through them nor backed up; replace them by the files that they point to, "
+        "or remove them"
     )
 
 
-def recorded(paths: RunPaths) -> dict[str, Any] | None:
-    """What the run in `paths` recorded of itself; None where there is no run.
+def find_record(paths: RunPaths) -> dict[str, Any] | None:
+    """Return the record of the run in `paths`; None if there is no run.
 
-    Where `config.json` is missing or damaged, the configuration comes out of the newest checkpoint.
+    If `config.json` is missing or damaged, the configuration is that of the newest checkpoint.
     """
     if paths.config_file.is_file():
         try:
@@ -113,25 +137,30 @@ def recorded(paths: RunPaths) -> dict[str, Any] | None:
     return {"config": current_names(found["config"])} if found is not None else None
 
 
-def refuse_foreign_checkpoint(step: int, saved: Mapping[str, Any], config: Mapping[str, Any], paths: RunPaths) -> None:
-    """Raise a UserError if the checkpoint of `step` was made under another configuration: it is another run's.
+def refuse_foreign_checkpoint(
+    step: int, saved: Mapping[str, Any], config: Mapping[str, Any], paths: RunPaths
+) -> None:
+    """Raise a UserError if a checkpoint belongs to a run of another configuration.
 
     Args:
         step: of the checkpoint.
-        saved: the configuration that it holds.
-        config: that of the run which is about to continue from it.
+        saved: the configuration in the checkpoint.
+        config: of the run that is to continue from it.
         paths: of that run.
     """
     before, now = dict(flat(jsonable(current_names(saved)))), dict(flat(redact(config)))
     keys = [key for key in sorted(before.keys() & now.keys()) if not is_among(key, _CHANGEABLE)]
-    # The text may have moved; that it is the same text, its fingerprint says.
+    # The text may have moved; its fingerprint is compared elsewhere.
     keys = [key for key in keys if "path" not in key.rpartition(".")[2]]
-    different = [key for key in keys if before[key] != now[key] and REDACTED not in (before[key], now[key])]
+    different = [
+        key for key in keys if before[key] != now[key] and REDACTED not in (before[key], now[key])
+    ]
     if different:
         shown = "; ".join(f"{key}: {before[key]} -> {now[key]}" for key in different[:3])
         raise UserError(
-            f"{paths.checkpoint_file(step)} is of a run of another configuration ({shown}); move it, and whatever else "
-            f"does not belong to this run, out of {paths.checkpoints}, then give the same command again"
+            f"{paths.checkpoint_file(step)} is of a run of another configuration ({shown}); move "
+            f"it, and whatever else does not belong to this run, out of {paths.checkpoints}, then "
+            "give the same command again"
         )
 
 
@@ -140,8 +169,10 @@ def refuse_before_start(config: Mapping[str, Any], paths: RunPaths) -> None:
 
     Training finds that out too, but has begun to write by then.
     """
-    refuse_if_locked(paths.root)
-    newest = follow(paths.latest_link) or paths.checkpoint_file(max(paths.checkpoint_steps(), default=0))
+    refuse_if_running(paths.root)
+    newest = follow(paths.latest_link) or paths.checkpoint_file(
+        max(paths.checkpoint_steps(), default=0)
+    )
     try:
         state = read_checkpoint(newest)
     except (BrokenCheckpointError, FileNotFoundError):
@@ -149,8 +180,8 @@ def refuse_before_start(config: Mapping[str, Any], paths: RunPaths) -> None:
     refuse_foreign_checkpoint(int(state["step"]), state["config"], config, paths)
 
 
-def set_aside_damaged(paths: RunPaths) -> None:
-    """Keep a damaged `config.json` beside the one that is about to take its place."""
+def move_damaged_record(paths: RunPaths) -> None:
+    """Move a damaged `config.json` to `config.json.corrupt` before a new one is written."""
     if not paths.config_file.is_file():
         return
     try:
@@ -163,30 +194,39 @@ def set_aside_damaged(paths: RunPaths) -> None:
 
 def known_text(paths: RunPaths) -> KnownText | None:
     """The text that the run in `paths` recorded; None if there is no run, or its record does not say."""
-    fingerprints = (recorded(paths) or {}).get("dataset")
+    fingerprints = (find_record(paths) or {}).get("dataset")
     return KnownText(str(paths.root), fingerprints) if fingerprints else None
 
 
 def refuse_changed_data(paths: RunPaths, fingerprints: Mapping[str, Any]) -> None:
-    """Raise a UserError if the run in `paths` was trained on other text than `fingerprints` tells."""
-    before = (recorded(paths) or {}).get("dataset") or {}
-    changed = [f"{k}: {before[k]} -> {v}" for k, v in fingerprints.items() if k in before and before[k] != v]
+    """Raise a UserError if the run in `paths` was trained on text with other fingerprints."""
+    before = (find_record(paths) or {}).get("dataset") or {}
+    changed = [
+        f"{name}: {before[name]} -> {value}"
+        for name, value in fingerprints.items()
+        if name in before and before[name] != value
+    ]
     if changed:
         raise UserError(
-            f"{paths.root} was trained on other text ({'; '.join(changed)}); put the text back, or start a new run"
+            f"{paths.root} was trained on other text ({'; '.join(changed)}); put the text back, or "
+            "start a new run"
         )
 
 
 def warn_of_other_bits(paths: RunPaths, threads: int | None) -> None:
-    """Warn if the run in `paths` is continued by a machine or packages that may compute other last bits.
+    """Warn if this machine or its packages may compute other last bits than the run did before.
 
-    `threads` is the run's own setting; None leaves the number to torch.
+    Args:
+        paths: of the run.
+        threads: its setting; None leaves the number to torch.
     """
     from spectral_exp.monitoring.tracking.environment import hardware_facts, package_versions
 
-    record = recorded(paths) or {}
+    record = find_record(paths) or {}
     then: dict[str, Any] = {section: record.get(section) for section in _BITS}
-    if not paths.checkpoint_steps() or not all(isinstance(facts, Mapping) for facts in then.values()):
+    if not paths.checkpoint_steps() or not all(
+        isinstance(facts, Mapping) for facts in then.values()
+    ):
         return
     now: dict[str, dict[str, Any]] = {"hardware": hardware_facts(), "packages": package_versions()}
     changed = [
@@ -201,17 +241,22 @@ def warn_of_other_bits(paths: RunPaths, threads: int | None) -> None:
         changed.append(f"threads {before} -> {after}")
     if changed:
         log.warning(
-            "%s is continued with %s: the steps to come may differ in their last bits from those of the run "
-            "undisturbed", paths.root, printable(", ".join(changed)),
+            "%s is continued with %s: the steps to come may differ in their last bits from those "
+            "of the run undisturbed", paths.root, printable(", ".join(changed)),
         )  # fmt: skip
 
 
-def attempts(paths: RunPaths, overrides: list[str], search: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """All attempts at the run in `paths`, the one that begins now last: when, where, with which code and overrides.
+def attempts(
+    paths: RunPaths, overrides: list[str], search: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Return all attempts at the run in `paths`; the last one is the one that begins now.
 
-    `search` are the arguments that said where configuration files are looked for.
+    Args:
+        paths: of the run.
+        overrides: of this attempt.
+        search: arguments of this attempt that locate further configuration files.
     """
-    before = (recorded(paths) or {}).get("attempts", [])
+    before = (find_record(paths) or {}).get("attempts", [])
     checkpoints = CheckpointManager(paths.root, enabled=False).list_checkpoints()
     now: dict[str, Any] = {
         "timestamp": timestamp(),
@@ -227,28 +272,37 @@ def attempts(paths: RunPaths, overrides: list[str], search: Sequence[str] = ()) 
     return [*before, now]
 
 
-def _differences(record: Mapping[str, Any], config: Mapping[str, Any], run_dir: Path) -> Iterator[str]:
+def _differences(
+    record: Mapping[str, Any], config: Mapping[str, Any], run_dir: Path
+) -> Iterator[str]:
+    """Yield a problem that names the settings that differ from the record and may not."""
     changeable = (*_CHANGEABLE, *_TEXT_PLACE) if record.get("dataset") else _CHANGEABLE
-    before, given, now = dict(flat(record.get("config", {}))), dict(flat(jsonable(config))), dict(flat(redact(config)))
+    before = dict(flat(record.get("config", {})))
+    given, now = dict(flat(jsonable(config))), dict(flat(redact(config)))
     keys = [
         k
         for k in sorted({*before, *now})
-        # Secrets were not recorded, so that they may be others now; types were made plain.
+        # The record has no secrets, so they may have changed; its values have plain types.
         if before.get(k) not in (now.get(k), given.get(k))
         and not _is_redacted_form(before.get(k), given.get(k))
         and not is_among(k, changeable)
     ]
     if not keys:
         return
-    shown = "; ".join(f"{k}: {before.get(k, 'absent')} -> {now.get(k, 'absent')}" for k in keys[:_MAX_DIFFERENCES])
+    shown = "; ".join(
+        f"{k}: {before.get(k, 'absent')} -> {now.get(k, 'absent')}" for k in keys[:_MAX_DIFFERENCES]
+    )
     yield (
-        f"{run_dir} holds a run of another configuration ({shown}); continue it with resume={run_dir} and no other "
-        "overrides, or start a new run"
+        f"{run_dir} holds a run of another configuration ({shown}); continue it with "
+        f"resume={run_dir} and no other overrides, or start a new run"
     )
 
 
 def _is_redacted_form(recorded: object, value: object) -> bool:
-    """Whether `recorded` is what a text like `value` leaves once its secrets are removed."""
+    """Return whether `recorded` is `value` with its secrets removed."""
     if not (isinstance(recorded, str) and REDACTED in recorded and isinstance(value, str)):
         return False
-    return re.fullmatch(".*".join(map(re.escape, recorded.split(REDACTED))), value, re.DOTALL) is not None
+    return (
+        re.fullmatch(".*".join(map(re.escape, recorded.split(REDACTED))), value, re.DOTALL)
+        is not None
+    )

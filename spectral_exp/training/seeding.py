@@ -1,8 +1,8 @@
-"""Random numbers that depend on the step alone, and the process-wide switches that one run may set.
+"""Random numbers that depend on the step alone, and the process-wide switches of a run.
 
-Every draw inside a training step comes from torch's default generator, seeded from (seed, step, rank) when the step
-begins. What is logged, plotted or evaluated in between can therefore not change training, and a resumed run draws what
-the uninterrupted one would have drawn. Where model and loss draw nothing, nothing is seeded.
+A training step draws from torch's default generators, which are seeded by (seed, step, rank) when
+it begins. So logging, plots and evaluation between steps cannot change training, and a resumed run
+draws the same numbers as an uninterrupted one. If model and loss draw nothing, nothing is seeded.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _MASK = 2**64 - 1
 
 
 def step_seed(seed: int, step: int, rank: int = 0) -> int:
-    """A 63-bit seed for one step of one process; different steps and ranks get unrelated streams.
+    """Return a 63-bit seed for one step of one process; steps and ranks get unrelated streams.
 
-    The three numbers are mixed by the finaliser of SplitMix64 (Steele, Lea and Flood, 2014) because torch's CPU
-    generator uses the low 32 bits only, which must depend on all of them.
+    The numbers are mixed by the finaliser of SplitMix64 (Steele, Lea and Flood, 2014). Torch's CPU
+    generator uses only the low 32 bits, which must depend on all three.
     """
     mixed = 0
     for part in (seed, step, rank):
@@ -34,10 +34,10 @@ def step_seed(seed: int, step: int, rank: int = 0) -> int:
 
 
 def seed_generators(seed: int, device: torch.device) -> None:
-    """Seed the default generators of the CPU and of `device`, as `torch.manual_seed` seeds those of all devices.
+    """Seed the default generators of the CPU and of `device`.
 
-    That one also queues a formatted stack for every kind of device that has not been used yet: half a millisecond a
-    call, and memory that is never given back.
+    `torch.manual_seed` seeds those of all devices. For each kind of device that is not in use yet
+    it queues a formatted stack: half a millisecond a call, and memory that is never released.
     """
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
@@ -49,22 +49,22 @@ def seed_generators(seed: int, device: torch.device) -> None:
 
 @contextmanager
 def process_settings(threads: int | None, deterministic: bool) -> Iterator[None]:
-    """Set torch's thread count and determinism for one run; put them and the generators back afterwards.
+    """Set torch's thread count and determinism; restore them and the generators afterwards.
 
-    The process also begins to keep the memory that it frees, and goes on to do so.
+    The process also keeps the memory that it frees, from now on.
     """
     keep_freed_memory()
     before_threads = torch.get_num_threads()
     before_deterministic = torch.are_deterministic_algorithms_enabled()
     before_benchmark = torch.backends.cudnn.benchmark
     before_cublas = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
-    # fork_rng keeps what one job of a sweep draws from reaching the next.
+    # One job of a sweep must not change the random numbers of the next.
     with torch.random.fork_rng():
         try:
             if threads is not None:
                 torch.set_num_threads(threads)
             if deterministic:
-                # cuBLAS is deterministic only with a fixed workspace, which it reads when it starts.
+                # cuBLAS needs a fixed workspace to be deterministic, and reads it at its start.
                 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
                 torch.use_deterministic_algorithms(True)
                 torch.backends.cudnn.benchmark = False
@@ -79,7 +79,7 @@ def process_settings(threads: int | None, deterministic: bool) -> Iterator[None]
 
 
 def rng_state() -> dict[str, torch.Tensor]:
-    """The states of torch's generators, CPU and accelerators."""
+    """Return the states of torch's generators, of the CPU and of accelerators."""
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states |= {f"cuda:{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
@@ -87,7 +87,7 @@ def rng_state() -> dict[str, torch.Tensor]:
 
 
 def restore_rng_state(states: dict[str, torch.Tensor]) -> None:
-    """Put back what `rng_state` returned; devices that are no longer there are left out."""
+    """Restore what `rng_state` returned, for the devices that still exist."""
     torch.set_rng_state(states["cpu"])
     for name, state in states.items():
         if name.startswith("cuda:") and int(name[5:]) < torch.cuda.device_count():

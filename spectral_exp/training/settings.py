@@ -1,4 +1,4 @@
-"""How long, how fast and how carefully to train."""
+"""The settings of training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spectral_exp.training.profiling import UNDISTURBED_STEPS
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How long, how fast and how carefully to train; each field is explained in conf/training/default.yaml."""
+    """The settings of training; conf/training/default.yaml explains each."""
 
     max_steps: int = 1200
     batch_size: int = 16
@@ -35,7 +35,13 @@ class TrainingSettings:
     stop_signals: tuple[str, ...] = STOP_SIGNALS
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "batch_size", "grad_accum_steps", "max_bad_steps", "eval_interval"):
+        for name in (
+            "max_steps",
+            "batch_size",
+            "grad_accum_steps",
+            "max_bad_steps",
+            "eval_interval",
+        ):
             require(getattr(self, name) >= 1, name, getattr(self, name), ">= 1")
         for name in ("grad_clip", "min_delta", "sample_tokens", "profile_steps"):
             value = getattr(self, name)
@@ -48,5 +54,7 @@ class TrainingSettings:
         require(fits, "profile_steps", self.profile_steps, room, "the first steps are not recorded")
         require(self.precision in ("fp32", "bf16"), "precision", self.precision, "fp32 or bf16")
         unknown = sorted(set(self.stop_signals) - set(CATCHABLE))
-        require(not unknown, "stop_signals", ", ".join(unknown), f"a list of {', '.join(CATCHABLE)}")
+        require(
+            not unknown, "stop_signals", ", ".join(unknown), f"a list of {', '.join(CATCHABLE)}"
+        )
         require(self.sample_prompt != "", "sample_prompt", "''", "at least one character, or null")

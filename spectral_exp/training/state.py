@@ -20,12 +20,13 @@ class TrainState:
     Attributes:
         step: optimizer steps done, counted from 1.
         tokens: tokens trained on.
-        train_s: seconds spent in training steps, all attempts together.
-        bad_steps: steps skipped because of a non-finite loss or gradient; `bad_in_a_row` those since the last good one.
+        train_s: seconds spent in training steps, over all attempts.
+        bad_steps: steps skipped because of a non-finite loss or gradient.
+        bad_in_a_row: those since the last good step.
         best_val_loss, best_val_bpb, best_step: the best validation so far; None before the first.
         evals_since_best: validations without improvement.
         stopped_early: whether patience has run out.
-        last_metrics: what the newest validation measured, and `val_step`, the step whose weights it measured.
+        last_metrics: the newest validation, and `val_step`, the step whose weights it measured.
         loss_history: cross-entropy of every step, nats per token.
     """
 
@@ -43,20 +44,26 @@ class TrainState:
     loss_history: array[float] = field(default_factory=lambda: array("d"))
 
     def state_dict(self) -> dict[str, Any]:
-        """The plain values; the loss history travels apart, as a checkpoint's own entry."""
+        """Return all values but the loss history, which is an entry of its own in a checkpoint."""
         return {k: v for k, v in self.__dict__.items() if k != "loss_history"}
 
-    @classmethod
-    def from_checkpoint(cls, state: Mapping[str, Any], loss_history: array[float]) -> TrainState:
-        """The state that `state_dict` and the loss history describe."""
-        return cls(**state, loss_history=loss_history)
+    def load_state_dict(self, state: Mapping[str, Any], loss_history: array[float]) -> None:
+        """Take over what `state_dict` returned, and the loss history."""
+        self.__dict__.update(TrainState(**state, loss_history=loss_history).__dict__)
 
 
 class StepReport(NamedTuple):
-    """What one optimizer step did: mean cross-entropy, its number of tokens, rate, gradient norm, parts of the loss.
+    """What one step found.
 
-    Tensors are 0-dimensional and stay on the device: reading one waits for it. Each micro-batch has its parts by name.
-    `read` has loss and gradient norm as numbers, unless they are read later.
+    Tensors are 0-dimensional and stay on the device: reading one waits for it.
+
+    Attributes:
+        loss: mean cross-entropy, nats per token.
+        tokens: tokens trained on.
+        learning_rate: of the first parameter group.
+        grad_norm: before clipping.
+        parts: the named parts of the loss, for each micro-batch.
+        numbers: loss and gradient norm as numbers; None if they are to be read later.
     """
 
     loss: Tensor
@@ -64,4 +71,4 @@ class StepReport(NamedTuple):
     learning_rate: float
     grad_norm: Tensor
     parts: Sequence[Mapping[str, Tensor]]
-    read: tuple[float, float] | None
+    numbers: tuple[float, float] | None

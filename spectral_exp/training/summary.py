@@ -1,4 +1,4 @@
-"""The page a person reads when a run has ended."""
+"""The summary that is printed when a run ends."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from spectral_exp.training.progress import duration
 
 
 def summary(root: Path, search: Sequence[str] = (), no_results: str = "") -> str:
-    """What the run in `root` came to, where everything lies and what to try next; read from its results file.
+    """Return the results of a run, the places of its files and the commands to try next.
 
     Args:
         root: of the run.
-        search: the arguments by which its command said where configuration files are looked for.
-        no_results: why this attempt has written none; those of an earlier attempt are not its own.
+        search: arguments of its command that locate further configuration files.
+        no_results: why this attempt has written none, if so; then older ones are not shown.
     """
     paths = RunPaths(root)
     if no_results or not paths.results_file.is_file():
-        return f"no results were written to {root} ({no_results or 'there are none'})"
+        reason = no_results or "there are none"
+        return f"no results were written to {root} ({reason})"
     results, _ = read_results(paths.results_file)
     rows = [*_rows(results), ("", "")]
     places = (
@@ -35,13 +36,14 @@ def summary(root: Path, search: Sequence[str] = (), no_results: str = "") -> str
     )
     rows += [(name, str(path)) for name, path in places if path.exists()]
     lines = [f"  {name:<12}{text}".rstrip() for name, text in rows]
-    # Both continuing and writing text need a checkpoint.
-    next_ = ["", "Next", *_next_commands(root, results, search)] if paths.checkpoint_steps() else []
-    return "\n".join(["", f"Run {root}", *lines, *next_])
+    # Both commands need a checkpoint.
+    if paths.checkpoint_steps():
+        lines += ["", "Next", *_next_commands(root, results, search)]
+    return "\n".join(["", f"Run {root}", *lines])
 
 
 def _rows(results: ResultsRecord) -> Iterator[tuple[str, str]]:
-    """What the results say, each with its title; what they lack is left out."""
+    """Yield title and text of each result; missing ones are left out."""
     totals, reference = results.get("totals", {}), results.get("reference", {})
     yield "status", results.get("status", "unknown")
     if {"steps", "tokens", "train_s"} <= totals.keys():
@@ -49,9 +51,12 @@ def _rows(results: ResultsRecord) -> Iterator[tuple[str, str]]:
         yield "steps", f"{totals['steps']}, {totals['tokens']:,} tokens in {spent} of training"
     if "tokens_per_s" in totals:
         yield "speed", f"{totals['tokens_per_s']:,.0f} tokens/s"
-    for title, metrics in (("final", results.get("final_metrics")), ("best", results.get("best_metrics"))):
+    for title, metrics in (
+        ("final", results.get("final_metrics")),
+        ("best", results.get("best_metrics")),
+    ):
         if metrics:
-            yield title, _metrics(metrics)
+            yield title, _format_metrics(metrics)
     limits = (("unigram", "byte frequencies alone"), ("entropy", "the source's own limit"))
     for name, words in limits:
         bits = reference.get(f"{name}_bits_per_byte")
@@ -59,14 +64,20 @@ def _rows(results: ResultsRecord) -> Iterator[tuple[str, str]]:
             yield name, f"{bits:.4f} bits per byte: {words}"
     cost = results.get("monitoring_cost", {})
     if {"blocked_s", "share_of_training"} <= cost.keys():
-        parts = [f"{printable(name)} {seconds:.2f} s" for name, seconds in cost["blocked_s"].items()]
+        parts = [
+            f"{printable(name)} {seconds:.2f} s" for name, seconds in cost["blocked_s"].items()
+        ]
         share = 100 * cost["share_of_training"]
         yield "monitoring", f"{share:.2f} % of training time blocked ({', '.join(parts)})"
 
 
-def _metrics(values: Mapping[str, float | None]) -> str:
-    """Values with the step they were measured at; the newest validation may be of an earlier one than the loss."""
-    shown = {name: f"{printable(name)} {value:.4f}" for name, value in values.items() if isinstance(value, float)}
+def _format_metrics(values: Mapping[str, float | None]) -> str:
+    """Format values with their step, which may be an earlier one for those of validation."""
+    shown = {
+        name: f"{printable(name)} {value:.4f}"
+        for name, value in values.items()
+        if isinstance(value, float)
+    }
     step = [f"at step {values['step']}"] if "step" in values else []
     if (val_step := values.get("val_step")) is None:
         return "  ".join([*shown.values(), *step])
@@ -75,9 +86,11 @@ def _metrics(values: Mapping[str, float | None]) -> str:
 
 
 def _next_commands(root: Path, results: ResultsRecord, search: Sequence[str]) -> list[str]:
-    # An argument that begins with a dash would be taken for an option.
+    # A name that begins with a dash looks like an option.
     place = f"./{root}" if str(root).startswith("-") else str(root)
-    resume = "  python -m spectral_exp.train " + shlex.join([*search, f"resume={quoted(str(root))}"])
+    resume = "  python -m spectral_exp.train " + shlex.join(
+        [*search, f"resume={quoted(str(root))}"]
+    )
     generate = f"  python -m spectral_exp generate {shlex.quote(place)} --tokens 200"
     status, steps = results.get("status"), results.get("totals", {}).get("steps", 0)
     if status == "completed":

@@ -1,4 +1,4 @@
-"""Fingerprints of training steps: hashes of all that a step makes, and where two executions first differ."""
+"""Fingerprints of training steps: hashes of their results, and the first difference of two runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from spectral_exp.training.runner import Runner
 
 PARTS = ("loss", "gradients", "weights", "optimizer", "rng")
-"""What is compared, in the order in which a step makes it."""
+"""The parts of a step that are compared, in the order in which it computes them."""
 
 Hashes = dict[str, dict[str, str]]
 """Part -> name -> hash."""
@@ -28,7 +28,11 @@ class StepFingerprint:
 
     def summary(self) -> dict[str, Any]:
         """Step, loss and one hash for each part."""
-        return {"step": self.step, "loss": self.loss, **{part: _joint(self.hashes[part]) for part in PARTS}}
+        return {
+            "step": self.step,
+            "loss": self.loss,
+            **{part: _join(self.hashes[part]) for part in PARTS},
+        }
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Divergence:
 
     @property
     def order(self) -> tuple[int, int]:
-        """Sorts divergences by the time at which they show."""
+        """Key that sorts divergences by time."""
         return self.step, PARTS.index(self.part)
 
     def __str__(self) -> str:
@@ -50,21 +54,30 @@ class Divergence:
 
 
 def train_step(runner: Runner) -> StepFingerprint:
-    """Let `runner` do its next step, and take the fingerprint of it. Raises RunError as `Runner.advance` does."""
+    """Do the next step of `runner` and return its fingerprint.
+
+    Raises:
+        RunError: too many steps in a row were skipped.
+    """
     from spectral_exp.training.seeding import rng_state
 
     gradients: dict[str, str] = {}
 
-    def look(*_: Any) -> None:
+    def hash_gradients(*_: Any) -> None:
         # They are gone once the weights are updated.
-        gradients.update({name: _hash(p.grad) for name, p in runner.model.named_parameters() if p.grad is not None})
+        for name, parameter in runner.model.named_parameters():
+            if parameter.grad is not None:
+                gradients[name] = _hash(parameter.grad)
 
-    hook = runner.optimizer.register_step_pre_hook(look)
-    report = runner.train_step(runner.state.step + 1)
+    hook = runner.optimizer.register_step_pre_hook(hash_gradients)
+    report = runner.stepper.take_step(runner.state.step + 1)
     hook.remove()
-    runner.advance(report)
+    runner.stepper.record(report)
     state = state_hashes(
-        runner.model.state_dict(), runner.loss.state_dict(), runner.optimizer.state_dict(), rng_state()
+        runner.model.state_dict(),
+        runner.loss.state_dict(),
+        runner.optimizer.state_dict(),
+        rng_state(),
     )
     loss, grad_norm = float(report.loss), float(report.grad_norm)
     hashes = {"loss": {"loss": loss.hex()}, "gradients": gradients, **state}
@@ -72,9 +85,12 @@ def train_step(runner: Runner) -> StepFingerprint:
 
 
 def state_hashes(
-    model: Mapping[str, Any], loss: Mapping[str, Any], optimizer: Mapping[str, Any], rng: Mapping[str, Any]
+    model: Mapping[str, Any],
+    loss: Mapping[str, Any],
+    optimizer: Mapping[str, Any],
+    rng: Mapping[str, Any],
 ) -> Hashes:
-    """Hashes of the state after a step; what the loss has learned counts among the weights."""
+    """Return hashes of the state after a step; parameters of the loss count as weights."""
     return {
         "weights": _leaves(model, "model") | _leaves(loss, "loss"),
         "optimizer": _leaves(optimizer),
@@ -85,7 +101,7 @@ def state_hashes(
 def first_divergence(
     one: Sequence[StepFingerprint], other: Sequence[StepFingerprint], between: str
 ) -> Divergence | None:
-    """The first difference between two executions of the same steps, in the order of `PARTS` within a step."""
+    """Return the first difference between two executions of the same steps, or None."""
     for left, right in zip(one, other, strict=True):
         for part in PARTS:
             if name := first_difference(left.hashes[part], right.hashes[part]):
@@ -94,12 +110,12 @@ def first_divergence(
 
 
 def first_difference(one: Mapping[str, str], other: Mapping[str, str]) -> str | None:
-    """The first name, in alphabetical order, whose hash differs or is missing in one of the two."""
+    """Return the first name, in alphabetical order, with a different or missing hash."""
     return next((name for name in sorted({*one, *other}) if one.get(name) != other.get(name)), None)
 
 
 def _leaves(value: Any, name: str = "") -> dict[str, str]:
-    """The hash of every leaf in nested containers, by its path."""
+    """Return the hash of every leaf in nested containers, by its path."""
     if isinstance(value, Mapping):
         items = [(str(key), item) for key, item in value.items()]
     elif isinstance(value, list | tuple):
@@ -113,16 +129,17 @@ def _leaves(value: Any, name: str = "") -> dict[str, str]:
 
 
 def _hash(value: Any) -> str:
-    """Of a tensor type, shape and every bit, so that -0.0 is not 0.0; of anything else what `repr` shows."""
+    """Hash type, shape and bits of a tensor (-0.0 is not 0.0), or the `repr` of another value."""
     import torch
 
     if not isinstance(value, torch.Tensor):
         return hashlib.blake2b(repr(value).encode(), digest_size=8).hexdigest()
     tensor = value.detach().cpu().contiguous()
-    found = hashlib.blake2b(f"{tensor.dtype} {tuple(tensor.shape)}".encode(), digest_size=8)
-    found.update(tensor.view(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+    digest = hashlib.blake2b(f"{tensor.dtype} {tuple(tensor.shape)}".encode(), digest_size=8)
+    digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
-def _joint(hashes: Mapping[str, str]) -> str:
+def _join(hashes: Mapping[str, str]) -> str:
+    """Return one hash for several named ones."""
     return hashlib.blake2b(repr(sorted(hashes.items())).encode(), digest_size=8).hexdigest()

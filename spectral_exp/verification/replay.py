@@ -1,9 +1,9 @@
-"""Prove that a run continues exactly: `python -m spectral_exp verify_resume outputs/<run> --steps 20`.
+"""Prove that a run continues exactly: `python -m spectral_exp verify_resume outputs/<run>`.
 
-Steps are done again from an earlier checkpoint: once without a pause, and once interrupted half-way, saved and
-continued in a new process. Loss, gradients, weights, optimizer state and random numbers of every step are compared
-between the two by their hashes, and with what the run itself has recorded: every loss, the logged gradient norms, and
-the checkpoints on the way.
+Steps are repeated from an earlier checkpoint: once without a pause, and once interrupted half-way,
+saved and continued in a new process. The hashes of loss, gradients, weights, optimizer state and
+random numbers of every step are compared between the two. Losses, logged gradient norms and
+checkpoints are compared with those that the run recorded.
 """
 
 from __future__ import annotations
@@ -48,14 +48,12 @@ from spectral_exp.verification.fingerprint import (
     train_step,
 )
 
-CERTIFICATE_NAME = "resume_certificate.json"
-
 Replay = list[StepFingerprint]
 
 
 @dataclass(frozen=True)
 class Segment:
-    """The steps after `start` up to `last`, to be done again; `shortfall` tells why they are fewer than was asked."""
+    """The steps after `start` up to `last`; `shortfall` is why they are fewer."""
 
     start: int
     last: int
@@ -69,38 +67,44 @@ class Segment:
 
 @dataclass
 class Findings:
-    """What was compared, what could not be, and where it diverged."""
+    """The comparisons made, those not made, and the divergences."""
 
     compared: list[str] = field(default_factory=list)
     not_compared: list[str] = field(default_factory=list)
     divergences: list[Divergence] = field(default_factory=list)
 
     def add(self, what: str, divergence: Divergence | None) -> None:
-        """Take in one comparison and its first difference."""
+        """Record one comparison and its first difference."""
         self.compared.append(what)
         if divergence is not None:
             self.divergences.append(divergence)
 
     def in_order(self) -> list[str]:
-        """The divergences, the first in time first."""
-        return [str(divergence) for divergence in sorted(self.divergences, key=lambda found: found.order)]
+        """Return the divergences in the order of time."""
+        return [
+            str(divergence)
+            for divergence in sorted(self.divergences, key=lambda found: found.order)
+        ]
 
 
 def verify_resume(run: Path, steps: int, start: int | None = None) -> dict[str, Any]:
-    """Do `steps` steps of a run again and compare them; changes nothing in its directory, not even for a certificate.
+    """Repeat steps of a run and compare them; changes nothing in its directory.
 
     Args:
         run: the run directory.
-        steps: how many, >= 2; fewer are done where the run ends before.
-        start: step of the checkpoint to begin with, 0 for the start of the run; by default the newest after which the
-            run has recorded `steps` steps, or else the newest that leaves so many to do.
+        steps: number of steps, >= 2; fewer if the run ends before.
+        start: step of the checkpoint to begin with, 0 for the start of the run. By default the
+            newest one after which the run has recorded `steps` steps, or else one that leaves so
+            many.
 
     Returns:
-        The certificate: `verdict` ("identical" or "diverged"), `divergences` (the first in time first), `compared`,
-        `not_compared`, `differences` of settings, code and environment since, `hashes` and circumstances.
+        The certificate: `verdict` ("identical" or "diverged"), `divergences` in the order of time,
+        `compared`, `not_compared`, `differences` of settings, code and environment since, `hashes`
+        and the facts of code, machine and packages.
 
     Raises:
-        UserError: no such run or checkpoint, the text has changed, or a setting that is not allowed.
+        UserError: no such run or checkpoint, the text has changed, or a setting that is not
+            allowed.
     """
     require(steps >= 2, "--steps", steps, ">= 2")
     record, paths = read_record(run), RunPaths(run)
@@ -112,7 +116,8 @@ def verify_resume(run: Path, steps: int, start: int | None = None) -> dict[str, 
 
     findings = Findings()
     findings.add(
-        f"steps {segment.start + 1} to {segment.last}, undisturbed, with the same interrupted after step "
+        f"steps {segment.start + 1} to {segment.last}, undisturbed, with the same interrupted "
+        "after step "
         f"{segment.middle}: {', '.join(PARTS)}",
         first_divergence(undisturbed, interrupted, "the undisturbed and the interrupted replay"),
     )
@@ -132,7 +137,9 @@ def verify_resume(run: Path, steps: int, start: int | None = None) -> dict[str, 
         "not_compared": findings.not_compared,
         "differences": {
             "settings": settings_differences(config_then, record["config"], matters_for_steps),
-            "code": code_differences(record["git"], recorded_patch(paths, record["git"]), now["git"], patch),
+            "code": code_differences(
+                record["git"], recorded_patch(paths, record["git"]), now["git"], patch
+            ),
             "environment": environment_differences(record, now),
         },
         "hashes": [fingerprint.summary() for fingerprint in undisturbed],
@@ -141,32 +148,43 @@ def verify_resume(run: Path, steps: int, start: int | None = None) -> dict[str, 
     }
 
 
-def choose_segment(paths: RunPaths, record: Mapping[str, Any], steps: int, start: int | None) -> Segment:
-    """Which steps to do again, as `verify_resume` describes it.
+def choose_segment(
+    paths: RunPaths, record: Mapping[str, Any], steps: int, start: int | None
+) -> Segment:
+    """Choose the steps to repeat, as `verify_resume` describes it.
 
     Raises:
-        UserError: nothing to begin with leaves two steps that the run, with its settings of now, would make.
+        UserError: no checkpoint leaves two steps that the run makes with its present settings.
     """
     known = [0, *paths.checkpoint_steps()]
     shown = ", ".join(["0 (the start)", *map(str, known[1:])])
-    require(start is None or start in known, "--from", start, f"the step of a checkpoint; there are {shown}")
+    require(
+        start is None or start in known,
+        "--from",
+        start,
+        f"the step of a checkpoint; there are {shown}",
+    )
     max_steps = int(record["config"]["training"].get("max_steps", 0))
-    # A schedule of another length, or other threads, would make other steps than the run made then.
+    # With a longer schedule or other threads, the steps before would come out differently.
     changed_at, change = (changed_settings(record["attempts"], matters_for_steps) or [(0, "")])[-1]
     changed = f"the run was continued after step {changed_at} with other settings ({change})"
     if start is not None and start < changed_at:
         raise UserError(f"--from={start} must be >= {changed_at}: {changed}; there are {shown}")
     usable = [step for step in known if changed_at <= step <= max_steps - 2]
     if start is not None and start not in usable:
-        raise UserError(f"--from={start} leaves less than 2 steps: training.max_steps={max_steps}; there are {shown}")
+        raise UserError(
+            f"--from={start} leaves less than 2 steps: training.max_steps={max_steps}; there are "
+            f"{shown}"
+        )
     if not usable:
         since = f" since {changed}" if change else ""
         raise UserError(
-            f"{paths.root} has no checkpoint with 2 steps of the run after it{since}; training.max_steps={max_steps}, "
+            f"{paths.root} has no checkpoint with 2 steps of the run after it{since}; "
+            f"training.max_steps={max_steps}, "
             f"and there are {shown}. To keep more of them, raise monitoring.checkpoint.keep_last_n"
         )
     if start is None:
-        # From there every replayed step can be held against what the run itself has recorded.
+        # Every step repeated from there can be compared with the record of the run.
         within = [step for step in usable if step + steps <= known[-1]]
         earlier = [step for step in usable if step + steps <= max_steps]
         start = within[-1] if within else earlier[-1] if earlier else usable[0]
@@ -176,28 +194,29 @@ def choose_segment(paths: RunPaths, record: Mapping[str, Any], steps: int, start
 
 
 def _config_at(paths: RunPaths, record: Mapping[str, Any], step: int) -> Mapping[str, Any]:
-    """The settings with which the run came to `step`. Raises UserError if its checkpoint is broken."""
+    """Return the settings of the run at `step`. Raises UserError if its checkpoint is broken."""
     if step == 0:
         return dict(record["config"])
     state = CheckpointManager(paths.root, enabled=False).load_checkpoint(step)
     if state is None:
         others = ", ".join(str(other) for other in [0, *paths.checkpoint_steps()] if other != step)
         raise UserError(
-            f"the checkpoint of step {step} in {paths.root} is broken; choose another one with --from: {others}"
+            f"the checkpoint of step {step} in {paths.root} is broken; choose another one with "
+            f"--from: {others}"
         )
     return current_names(state["config"])
 
 
-# --- doing steps again -----------------------------------------------------------------------------------------------
+# --- repeating steps -------------------------------------------------------------------------
 
 
 def replay_twice(
     paths: RunPaths, config: dict[str, Any], dataset: Mapping[str, Any] | None, segment: Segment
 ) -> tuple[Replay, Replay]:
-    """Do the steps of `segment` in copies of the run: once undisturbed, once interrupted in the middle.
+    """Repeat the steps of `segment` in copies of the run: once undisturbed, once interrupted.
 
     Raises:
-        UserError: the steps cannot be done; the message tells why.
+        UserError: the steps cannot be repeated.
     """
     start, middle, last = segment.start, segment.middle, segment.last
     with scratch_folder("verify_resume") as folder:
@@ -209,26 +228,33 @@ def replay_twice(
             interrupted = _in_own_process(replay_and_save, config, half, start, middle)
             interrupted += _in_own_process(replay, config, half, middle, last)
         except (UserError, RunError) as error:
-            # What was told about the temporary copy is true of the run.
-            message = str(error).replace(str(whole), str(paths.root)).replace(str(half), str(paths.root))
+            # The message names the temporary copy.
+            message = (
+                str(error).replace(str(whole), str(paths.root)).replace(str(half), str(paths.root))
+            )
             raise UserError(f"cannot replay {paths.root} from step {start}: {message}") from error
     return undisturbed, interrupted
 
 
-def replay(config: dict[str, Any], place: Path, start: int, last: int, save: bool = False) -> Replay:
-    """Continue the run in `place` from its checkpoint of step `start` (0: from nothing) to step `last`.
+def replay(
+    config: dict[str, Any], place: Path, start: int, last: int, save: bool = False
+) -> Replay:
+    """Continue the run in `place` from its checkpoint of step `start` to step `last`.
 
     Returns:
         The fingerprint of every step.
 
     Raises:
-        UserError: the checkpoint is not there, the new one cannot be saved, or the text has changed.
+        UserError: the checkpoint is missing, a new one cannot be saved, or the text has changed.
         RunError: too many steps in a row were not finite.
     """
     from spectral_exp.config.build import build
     from spectral_exp.training.seeding import process_settings
 
-    with build(config, place, []) as runner, process_settings(runner.threads, runner.settings.deterministic):
+    with (
+        build(config, place, []) as runner,
+        process_settings(runner.threads, runner.settings.deterministic),
+    ):
         runner.restore()
         if runner.state.step != start:
             raise UserError(f"the checkpoint of step {start} could not be restored")
@@ -236,28 +262,38 @@ def replay(config: dict[str, Any], place: Path, start: int, last: int, save: boo
         if save:
             runner.save()
             if runner.checkpoint.durable_step != last:
-                raise UserError(f"step {last} could not be saved; free space in the folder for temporary files")
+                raise UserError(
+                    f"step {last} could not be saved; free space in the folder for temporary files"
+                )
     return fingerprints
 
 
 def replay_and_save(config: dict[str, Any], place: Path, start: int, last: int) -> Replay:
-    """As `replay`, and leave a checkpoint of step `last` in `place`."""
+    """Do the same as `replay`, and save a checkpoint of step `last` in `place`."""
     return replay(config, place, start, last, save=True)
 
 
 def _in_own_process(
-    work: Callable[[dict[str, Any], Path, int, int], Replay], config: dict[str, Any], place: Path, start: int, last: int
+    work: Callable[[dict[str, Any], Path, int, int], Replay],
+    config: dict[str, Any],
+    place: Path,
+    start: int,
+    last: int,
 ) -> Replay:
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context, initializer=_start_replaying, initargs=(os.getpid(),)) as pool:
+    with ProcessPoolExecutor(
+        1, mp_context=context, initializer=_start_replaying, initargs=(os.getpid(),)
+    ) as pool:
         try:
             with signals_blocked():  # for the processes that are started now, by any signal to the whole group
                 replayed = pool.submit(work, config, place, start, last)
             return replayed.result()
         except BrokenProcessPool as error:
-            raise UserError("the replaying process was killed; the machine may be short of memory") from error
+            raise UserError(
+                "the replaying process was killed; the machine may be short of memory"
+            ) from error
         except KeyboardInterrupt:
-            # Leaving the pool would wait for the steps that nobody wants any more.
+            # Leaving the pool waits for the remaining steps.
             for process in multiprocessing.active_children():
                 process.kill()
             raise
@@ -271,23 +307,26 @@ def _start_replaying(parent: int) -> None:
 
 
 def _quiet(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with every component off but checkpoints, which are durable at once and stay where they are."""
+    """Return the configuration with durable checkpoints and no other component at work."""
     quiet: dict[str, Any] = copy.deepcopy(dict(config))
-    quiet["monitoring"] = {
-        name: part if isinstance(part, dict) else {} for name, part in config.get("monitoring", {}).items()
+    recorded = {
+        name: part if isinstance(part, dict) else {}
+        for name, part in config.get("monitoring", {}).items()
     }
-    for name in ("metrics", "visualization", "tracking"):
-        quiet["monitoring"][name] = {**quiet["monitoring"].get(name, {}), "enabled": False}
-    # Whole, since runs from before there were backups have recorded none.
+    quiet["monitoring"] = {
+        name: {**recorded.get(name, {}), "enabled": False}
+        for name in ("metrics", "visualization", "tracking")
+    }
+    # Old runs have no record of a backup.
     quiet["monitoring"]["backup"] = {"_target_": "spectral_exp.monitoring.Backup", "url": None}
-    checkpoint = quiet["monitoring"].get("checkpoint", {})
+    checkpoint = recorded.get("checkpoint", {})
     kept = {name: checkpoint[name] for name in ("_target_", "compression") if name in checkpoint}
     quiet["monitoring"]["checkpoint"] = {**kept, "background": False}
     return quiet
 
 
 def _copy_run(paths: RunPaths, step: int, place: Path, record: Mapping[str, Any]) -> None:
-    """Make a run directory with one checkpoint (none for step 0), and a record of what the text must be like."""
+    """Make a run directory with one checkpoint (none for step 0) and the record of the text."""
     from spectral_exp.monitoring.checkpoint.file import sidecar_file
 
     target, checkpoint = RunPaths(place), paths.checkpoint_file(step)
@@ -299,16 +338,19 @@ def _copy_run(paths: RunPaths, step: int, place: Path, record: Mapping[str, Any]
         write_json_atomic(target.config_file, record)
     except OSError as error:
         raise UserError(
-            f"cannot copy {checkpoint} to {place}: {error.strerror}; choose another folder for temporary files with "
+            f"cannot copy {checkpoint} to {place}: {error.strerror}; choose another folder for "
+            "temporary files with "
             "TMPDIR, or another checkpoint with --from"
         ) from error
 
 
-# --- holding them against the run ------------------------------------------------------------------------------------
+# --- comparing them with the run -------------------------------------------------------------
 
 
-def compare_with_run(paths: RunPaths, replayed: Sequence[StepFingerprint], findings: Findings) -> None:
-    """Compare steps done again with the losses, metrics lines and checkpoints that the run recorded of them."""
+def compare_with_run(
+    paths: RunPaths, replayed: Sequence[StepFingerprint], findings: Findings
+) -> None:
+    """Compare repeated steps with the losses, metrics and checkpoints that the run recorded."""
     first, last = replayed[0].step, replayed[-1].step
     between = "the run and its replay"
     manager = CheckpointManager(paths.root, enabled=False)
@@ -317,17 +359,30 @@ def compare_with_run(paths: RunPaths, replayed: Sequence[StepFingerprint], findi
     newest = manager.load_latest_checkpoint()
     losses = newest["loss_history"][first - 1 : last] if newest is not None else []
     if losses:
-        wrong = [f.step for f, loss in zip(replayed, losses, strict=False) if not same(f.loss, loss)]
+        wrong = [
+            f.step for f, loss in zip(replayed, losses, strict=False) if not same(f.loss, loss)
+        ]
         divergence = Divergence(wrong[0], "loss", "loss", between) if wrong else None
-        findings.add(f"losses of {counted(len(losses), 'step')} with those that the run recorded", divergence)
+        findings.add(
+            f"losses of {counted(len(losses), 'step')} with those that the run recorded", divergence
+        )
 
-    entries = {entry["step"]: entry for entry in MetricsLogger(paths.logs, enabled=False).load_metrics()}
-    for metric, part, name in (("loss", "loss", "metrics line"), ("grad_norm", "gradients", "norm")):
-        pairs = [(f, entries[f.step][metric]) for f in replayed if metric in entries.get(f.step, {})]
+    entries = {
+        entry["step"]: entry for entry in MetricsLogger(paths.logs, enabled=False).load_metrics()
+    }
+    for metric, part, name in (
+        ("loss", "loss", "metrics line"),
+        ("grad_norm", "gradients", "norm"),
+    ):
+        pairs = [
+            (f, entries[f.step][metric]) for f in replayed if metric in entries.get(f.step, {})
+        ]
         if pairs:
             wrong = [f.step for f, logged in pairs if not same(getattr(f, metric), logged)]
             divergence = Divergence(wrong[0], part, name, between) if wrong else None
-            findings.add(f"{metric} of {counted(len(pairs), 'step')} with what the run logged", divergence)
+            findings.add(
+                f"{metric} of {counted(len(pairs), 'step')} with what the run logged", divergence
+            )
 
     saved = [step for step in paths.checkpoint_steps() if step >= first]
     for fingerprint in replayed:
@@ -335,11 +390,14 @@ def compare_with_run(paths: RunPaths, replayed: Sequence[StepFingerprint], findi
             _compare_with_checkpoint(manager, fingerprint, between, findings)
     if saved and saved[0] > last:
         findings.not_compared.append(
-            f"weights, optimizer, rng with the run's next checkpoint, of step {saved[0]}; --from={first - 1} "
+            f"weights, optimizer, rng with the run's next checkpoint, of step {saved[0]}; "
+            f"--from={first - 1} "
             f"--steps={saved[0] - first + 1} does"
         )
     if len(findings.compared) == compared_before:
-        findings.not_compared.append("the run itself, which has recorded no step after this checkpoint")
+        findings.not_compared.append(
+            "the run itself, which has recorded no step after this checkpoint"
+        )
 
 
 def _compare_with_checkpoint(
@@ -351,21 +409,27 @@ def _compare_with_checkpoint(
         findings.not_compared.append(f"the run's checkpoint of step {step}, which is broken")
         return
     saved = state_hashes(
-        state["model_state_dict"], state["loss_state_dict"], state["optimizer_state_dict"], state["rng_state"]
+        state["model_state_dict"],
+        state["loss_state_dict"],
+        state["optimizer_state_dict"],
+        state["rng_state"],
     )
-    # A checkpoint holds what a step left, and neither its loss nor its gradients.
-    recorded = StepFingerprint(step, replayed.loss, replayed.grad_norm, {**replayed.hashes, **saved})
+    # A checkpoint holds neither the loss nor the gradients of its step.
+    recorded = StepFingerprint(
+        step, replayed.loss, replayed.grad_norm, {**replayed.hashes, **saved}
+    )
     parts = ", ".join(saved)
     findings.add(
-        f"{parts} after step {step} with the run's checkpoint", first_divergence([recorded], [replayed], between)
+        f"{parts} after step {step} with the run's checkpoint",
+        first_divergence([recorded], [replayed], between),
     )
 
 
-# --- the certificate -------------------------------------------------------------------------------------------------
+# --- the certificate -------------------------------------------------------------------------
 
 
 def _identity(paths: RunPaths, step: int) -> dict[str, str] | None:
-    """Name and checksum of a checkpoint; None for the start, which needs none."""
+    """Return name and checksum of a checkpoint; None for the start, which has none."""
     from spectral_exp.core.checksum import file_crc32
 
     checkpoint = paths.checkpoint_file(step)
@@ -373,7 +437,7 @@ def _identity(paths: RunPaths, step: int) -> dict[str, str] | None:
 
 
 def _circumstances(threads: int | None) -> tuple[dict[str, Any], bytes]:
-    """Code, machine and packages of a replay with `threads`, and how its code differs from the commit."""
+    """Return code, machine and packages of a replay, and its changes to the commit."""
     from spectral_exp.core.git import code_directory
     from spectral_exp.monitoring.tracking import environment
     from spectral_exp.training.seeding import process_settings

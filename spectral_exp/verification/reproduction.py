@@ -1,14 +1,13 @@
-"""Do a run over again from what it recorded: `python -m spectral_exp reproduce outputs/<run>`.
+"""Repeat a run from its record: `python -m spectral_exp reproduce outputs/<run>`.
 
-The overrides of the run's first attempt are trained anew with the recorded code (from a temporary clone where
-the checkout is at another commit), and the new run is compared with the old one: fingerprints of the text, every
-metrics line, the results. Differences of settings, machine and packages are listed; they are the first suspects when
-numbers differ.
+A new run is trained with the overrides of the first attempt and the recorded code, from a temporary
+clone if the checkout is at another commit. It is compared with the old run: fingerprints of the
+text, every metrics line and the results. Differences of settings, machine and packages are listed,
+since they are likely reasons.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -39,58 +38,63 @@ from spectral_exp.runs.differences import (
     settings_differences,
     unequal,
 )
-from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.layout import REPRODUCTION_NAME, RunPaths
+from spectral_exp.runs.metric_lines import RESERVED, last_entry
+from spectral_exp.runs.metric_names import machine_metrics, metric_info
 from spectral_exp.runs.output_file import refuse_loss
 from spectral_exp.runs.overrides import PLACE, changed_settings, flat, is_among, setting_of
 from spectral_exp.runs.record import ResultsRecord, read_results
 from spectral_exp.runs.training_record import read_record, recorded_patch
 from spectral_exp.verification.recorded_code import REMEDY, recorded_code
 
-REPORT_NAME = "reproduction.json"
-# Metrics that measure the machine, not the training.
-_TIMED = ("timestamp", "tokens_per_s", "steps_at_risk", "checkpoint_", "backup_")
-# Of the results, what training made; best_checkpoint depends on what is kept, and the rest on the machine.
+# The results that training determines. The best checkpoint depends on retention, others on the
+# machine.
 _RESULTS = ("status", "final_metrics", "best_metrics", "generation_samples", "reference", "totals")
 _TIMED_RESULTS = ("totals.train_s", "totals.time_s", "totals.tokens_per_s")
 _COMPLETE = ("completed", "stopped_early")
 _PACKAGE_ROOT = Path(spectral_exp.__file__).resolve().parent.parent
-_TAIL_BYTES = 1 << 16
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
-_LAST_WORDS_S = 5.0  # a process that training has left behind may keep its standard error open
-# `python -m` would look for the package in the current folder first, which may be another version's checkout.
-_TRAIN = "import sys; sys.path[0] = sys.argv.pop(1); from spectral_exp.train import main; sys.exit(main())"
+_LAST_MESSAGES_S = 5.0  # a child process of the training may keep its standard error open
+# `python -m` searches the current folder first, which may be a checkout of another version.
+_TRAIN = (
+    "import sys; sys.path[0] = sys.argv.pop(1); "
+    "from spectral_exp.train import main; sys.exit(main())"
+)
 
 
 Code = Literal["known", "trusted", "current"]
-"""Which code may train: see `reproduce`."""
+"""The code that may train; `reproduce` explains the values."""
 
 
 @dataclass(frozen=True)
 class Extent:
-    """How far a run is to be done again: until step `last` is logged, or, if `to_the_end`, until it ends by itself."""
+    """How far to repeat a run: until step `last` is logged, or `to_the_end`."""
 
     last: int
     to_the_end: bool
     status: str
-    """Of the run that is done again: what its results say, or "not over"."""
+    """The status of the original run in its results, or "not over"."""
 
 
-def reproduce(run: Path, output: Path, *, steps: int | None = None, code: Code = "known") -> dict[str, Any]:
-    """Train a run anew in `output` and compare the two; the report is written there too.
+def reproduce(
+    run: Path, output: Path, *, steps: int | None = None, code: Code = "known"
+) -> dict[str, Any]:
+    """Repeat a run in `output` and compare the two; write the report there.
 
     Args:
         run: the run directory; nothing in it changes.
         output: directory of the new run; must not exist.
-        steps: stop once the metrics line of this step, or the next that the run has, is written; None does all that
-            the run did.
-        code: which code may run: "known" is that of the run if it is a commit of this repository's own history;
-            "trusted" also another commit, and changes that were not committed; "current" is the code as it is now.
+        steps: stop after the metrics line of this step, or the next one of the run; None repeats
+            all.
+        code: "known" uses the code of the run if its commit is in the history of this repository;
+            "trusted" allows other commits and uncommitted changes; "current" uses the present code.
 
     Returns:
         The report, as `compare_runs` describes it.
 
     Raises:
-        UserError: no such run, it was continued with other settings, its code cannot be had, or training it failed.
+        UserError: no such run, it was continued with other settings, its code cannot be found, or
+            training failed.
     """
     require(steps is None or steps >= 1, "--steps", steps, ">= 1")
     record, paths = read_record(run), RunPaths(run)
@@ -107,42 +111,60 @@ def reproduce(run: Path, output: Path, *, steps: int | None = None, code: Code =
         with recorded_code(paths, record, overrides, is_trusted=code == "trusted") as folders:
             _train(folders, overrides, RunPaths(output), extent)
     report = compare_runs(run, output, extent)
-    write_json_atomic(output / REPORT_NAME, redact(report))
+    write_json_atomic(output / REPRODUCTION_NAME, redact(report))
     return report
 
 
 def compare_runs(run: Path, new: Path, extent: Extent) -> dict[str, Any]:
-    """Compare a run with another that was to do the same again, as far as `extent` goes; writes nothing.
+    """Compare a run with its repetition, as far as `extent` goes; write nothing.
 
     Returns:
-        `verdict` ("identical" or "different", by data, metrics and results), `differences` of `code`, `settings`,
-        `environment`, `data`, `metrics` and `results`, how much was compared, and what was `not_compared`.
+        `verdict` ("identical" or "different", by data, metrics and results), `differences` of
+        `code`, `settings`, `environment`, `data`, `metrics` and `results`, the numbers of compared
+        lines and values, and `not_compared`.
     """
+    from spectral_exp.config.build import component_prefixes
+
     before, after = RunPaths(run), RunPaths(new)
     record, again = read_record(run), read_record(new)
-    lines, values, metrics = _compare_metrics(_metrics(before), _metrics(after), extent.last)
+    own_prefixes = component_prefixes()
+    lines, values, metrics = _compare_metrics(
+        _metrics(before), _metrics(after), extent.last, own_prefixes
+    )
     differences = {
         "code": code_differences(
-            record["git"], recorded_patch(before, record["git"]), again["git"], recorded_patch(after, again["git"])
+            record["git"],
+            recorded_patch(before, record["git"]),
+            again["git"],
+            recorded_patch(after, again["git"]),
         )
         + package_differences(record, again),
         "environment": environment_differences(record, again),
         "data": unequal(record.get("dataset") or {}, again.get("dataset") or {}),
         "metrics": metrics,
     }
-    not_compared = [f"what measures the machine: {', '.join(_TIMED)}*, {', '.join(_TIMED_RESULTS)}"]
+    not_compared = [
+        f"what measures the machine: "
+        f"{', '.join(['timestamp', *machine_metrics(), *own_prefixes, *_TIMED_RESULTS])}"
+    ]
     if changed_settings(record["attempts"]):
         not_compared.append("settings: the record has those that the run was continued with later")
     else:
         differences["settings"] = settings_differences(record["config"], again["config"])
     if extent.to_the_end:
-        differences["results"] = unequal(*(_training_results(read_results(p.results_file)[0]) for p in (before, after)))
+        differences["results"] = unequal(
+            *(_training_results(read_results(p.results_file)[0]) for p in (before, after))
+        )
     else:
-        not_compared.append(f"final results: compared up to step {extent.last}, and the run is {extent.status}")
+        not_compared.append(
+            f"final results: compared up to step {extent.last}, and the run is {extent.status}"
+        )
     return {
         "run": run.resolve().name,
         "timestamp": timestamp(),
-        "verdict": "different" if any(map(differences.get, ("data", "metrics", "results"))) else "identical",
+        "verdict": "different"
+        if any(map(differences.get, ("data", "metrics", "results")))
+        else "identical",
         "steps": extent.last,
         "lines_compared": lines,
         "values_compared": values,
@@ -151,18 +173,24 @@ def compare_runs(run: Path, new: Path, extent: Extent) -> dict[str, Any]:
     }
 
 
-# --- what to do again ------------------------------------------------------------------------------------------------
+# --- the extent ------------------------------------------------------------------------------
 
 
 def _extent(paths: RunPaths, steps: int | None) -> Extent:
-    """How far the run in `paths` can be compared when `steps` were asked for."""
+    """Return how far to repeat the run in `paths` if `steps` steps are asked for."""
     logged = [int(entry["step"]) for entry in _metrics(paths)]
     if not logged:
         raise UserError(f"{paths.root} has logged no metrics that could be compared")
-    last = logged[-1] if steps is None else next((step for step in logged if step >= steps), logged[-1])
-    results: ResultsRecord = read_results(paths.results_file)[0] if paths.results_file.is_file() else {}
+    last = (
+        logged[-1]
+        if steps is None
+        else next((step for step in logged if step >= steps), logged[-1])
+    )
+    results: ResultsRecord = (
+        read_results(paths.results_file)[0] if paths.results_file.is_file() else {}
+    )
     status = results.get("status", "not over")
-    # A run that was lengthened and goes on has the results of the shorter one.
+    # A run that is being prolonged still has the results of its shorter self.
     over = status in _COMPLETE and results.get("totals", {}).get("steps") == last
     return Extent(last, over, status)
 
@@ -172,39 +200,46 @@ def _refuse_changed_settings(run: Path, record: Mapping[str, Any], last: int) ->
     for step, change in changed_settings(record["attempts"]):
         if step < last:
             raise UserError(
-                f"{run} was continued after step {step} with other settings ({change}), so that no single run repeats "
+                f"{run} was continued after step {step} with other settings ({change}), so that no "
+                "single run repeats "
                 f"it; --steps {step} repeats what came before"
             )
 
 
 def _overrides(run: Path, record: Mapping[str, Any], output: Path) -> list[str]:
-    """The overrides of the run's first attempt, but with a place of its own."""
+    """Return the overrides of the first attempt, with the directory `output`."""
     first = record["attempts"][0]
-    overrides = [o for o in first["overrides"] if not is_among(setting_of(o), (*PLACE, "monitoring.backup"))]
+    overrides = [
+        o for o in first["overrides"] if not is_among(setting_of(o), (*PLACE, "monitoring.backup"))
+    ]
     secret = [setting_of(o) for o in overrides if "<redacted>" in o]
     if secret:
         raise UserError(
-            f"{', '.join(secret)} is a secret, which no file keeps: the run cannot be repeated from its record"
+            f"{', '.join(secret)} is a secret, which no file keeps: the run cannot be repeated "
+            "from its record"
         )
     # The name and seed of a sweep's job are among its overrides already.
     from spectral_exp.config.command_line import quoted, trusted_overrides
 
     if search := first.get("search"):
         raise UserError(
-            f"the run was made with configuration files from elsewhere ({' '.join(map(str, search))}), which its "
+            "the run was made with configuration files from elsewhere "
+            f"({' '.join(map(str, search))}), which its "
             "record does not hold; train it by its own command"
         )
     texts = _places_of_text(run, record)
-    overrides = [o for o in trusted_overrides(overrides, "the run", texts) if setting_of(o) not in texts]
+    overrides = [
+        o for o in trusted_overrides(overrides, "the run", texts) if setting_of(o) not in texts
+    ]
     overrides += [f"{key}={quoted(path)}" for key, path in texts.items()]
     return [*overrides, f"hydra.run.dir={quoted(str(output.absolute()))}"]
 
 
 def _places_of_text(run: Path, record: Mapping[str, Any]) -> dict[str, str]:
-    """Settings that say which text is read -> their values, for a command given here.
+    """Return setting -> absolute path of the text that the run read.
 
     Raises:
-        UserError: it is not the text of the run.
+        UserError: the text is not that of the run.
     """
     config = trust.recorded_config(record)
     trust.refuse_other_files(run, config, record.get("dataset") or {})
@@ -214,26 +249,31 @@ def _places_of_text(run: Path, record: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-# --- doing it again --------------------------------------------------------------------------------------------------
+# --- training again --------------------------------------------------------------------------
 
 
 def _refuse_several_versions(record: Mapping[str, Any], last: int) -> None:
-    """Raise a UserError if the run came to step `last` by the code of several commits."""
+    """Raise a UserError if several commits made the steps up to `last`."""
     git, attempts = record["git"], record["attempts"]
-    # Of code that is not the last attempt's only the commit is known, not what was changed in it.
+    # The record has the uncommitted changes of the last attempt only.
     used = {a["git_hash"] for a in attempts if a is attempts[0] or a["from_step"] < last}
     if others := sorted(hash_ for hash_ in used if hash_ != (git["hash"] or NO_GIT_HASH)[:8]):
         versions = ", ".join([*others, str(git["hash"])])
-        raise UserError(f"the run was made by several versions of the code ({versions}), in turns; {REMEDY}")
+        raise UserError(
+            f"the run was made by several versions of the code ({versions}), in turns; {REMEDY}"
+        )
 
 
 def _train(code: Sequence[Path], overrides: Sequence[str], new: RunPaths, extent: Extent) -> None:
-    """Train in a process of its own, to the end or until the last step is logged, where it is stopped in order."""
+    """Train in a process of its own: to the end, or until the last step is logged."""
     path = os.pathsep.join(filter(None, [*map(str, code), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path}
     if code[-1] not in (_PACKAGE_ROOT, code_directory()):
         environment[CODE_VARIABLE] = str(code[-1])
-    print(f"training {new.root} with the code in {' and '.join(dict.fromkeys(map(str, code)))}", flush=True)
+    print(
+        f"training {new.root} with the code in {' and '.join(dict.fromkeys(map(str, code)))}",
+        flush=True,
+    )
     train = f"{dying_with_this_process(signal.SIGTERM)}; {_TRAIN}"
     process = subprocess.Popen(
         [sys.executable, "-c", train, str(code[0]), *overrides],
@@ -256,24 +296,30 @@ def _train(code: Sequence[Path], overrides: Sequence[str], new: RunPaths, extent
         if process.poll() is None:
             process.terminate()
             process.wait()
-        messages.join(_LAST_WORDS_S)
+        messages.join(_LAST_MESSAGES_S)
     expected = {0}
     if not extent.to_the_end:
-        # The signal may also meet a process that has saved everything and is about to end by itself.
+        # The signal may also reach a process that is ending by itself.
         expected |= {128 + signal.SIGTERM, -signal.SIGTERM}
     if extent.status == "failed":
         expected.add(1)  # it fails again
     if process.returncode not in expected:
         messages.print_held()
-        raise UserError(f"training anew failed with exit code {process.returncode}; its messages stand above")
+        raise UserError(
+            f"training anew failed with exit code {process.returncode}; its messages stand above"
+        )
     if _last_step(new) < extent.last:
-        raise UserError(f"training anew ended at step {_last_step(new)}, and the run had logged step {extent.last}")
+        raise UserError(
+            f"training anew ended at step {_last_step(new)}, and the run had logged step "
+            f"{extent.last}"
+        )
 
 
 class _Messages(threading.Thread):
-    """Passes on what a process prints to standard error; once it is held, what follows waits to be asked for.
+    """Prints the standard error of a process, up to `hold`; later lines are kept.
 
-    After the last step the process is stopped by a signal, of which it gives notice: a user has sent none.
+    After the last step this module stops the process by a signal. Its notice would puzzle a user,
+    who has sent none.
     """
 
     def __init__(self, source: IO[str]) -> None:
@@ -284,7 +330,7 @@ class _Messages(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Read to the end."""
+        """Read until the process closes its standard error."""
         with self._source as lines:
             for line in lines:
                 if self._is_held.is_set():
@@ -293,28 +339,22 @@ class _Messages(threading.Thread):
                     print_error(line.rstrip("\n"))
 
     def hold(self) -> None:
-        """Print nothing of what comes from now on."""
+        """Keep the lines that follow instead of printing them."""
         self._is_held.set()
 
     def print_held(self) -> None:
-        """Print what was held, now that it is wanted."""
+        """Print the lines that were kept."""
         for line in self._held:
             print_error(line.rstrip("\n"))
 
 
 def _last_step(paths: RunPaths) -> int:
-    """The step of the newest metrics line, 0 before the first; reads no more than the end of the file."""
-    try:
-        with paths.metrics_file.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
-            lines = file.read().split(b"\n")
-    except FileNotFoundError:
-        return 0
-    # The last part is empty, or a line being written.
-    return int(json.loads(lines[-2])["step"]) if len(lines) > 1 else 0
+    """Return the step of the newest whole metrics line, 0 before the first."""
+    entry = last_entry(paths.metrics_file)
+    return 0 if entry is None else int(entry["step"])
 
 
-# --- comparing -------------------------------------------------------------------------------------------------------
+# --- comparing -------------------------------------------------------------------------------
 
 
 def _metrics(paths: RunPaths) -> list[dict[str, Any]]:
@@ -322,9 +362,12 @@ def _metrics(paths: RunPaths) -> list[dict[str, Any]]:
 
 
 def _compare_metrics(
-    before: list[dict[str, Any]], after: list[dict[str, Any]], last: int
+    before: list[dict[str, Any]],
+    after: list[dict[str, Any]],
+    last: int,
+    own_prefixes: tuple[str, ...],
 ) -> tuple[int, int, list[str]]:
-    """How many lines and values were compared, and for each metric its first difference."""
+    """Return the numbers of lines and values compared, and the first difference of each metric."""
     lines, values = 0, 0
     first: dict[str, str] = {}
     old, new = ({entry["step"]: entry for entry in entries} for entries in (before, after))
@@ -335,7 +378,8 @@ def _compare_metrics(
             continue
         lines += 1
         for name in sorted({*old[step], *new[step]}):
-            if name.startswith(_TIMED) or name == "step":
+            machine = metric_info(name).measures_machine or name.startswith(own_prefixes)
+            if name in RESERVED or machine:
                 continue
             values += 1
             a, b = old[step].get(name, "absent"), new[step].get(name, "absent")
@@ -346,6 +390,6 @@ def _compare_metrics(
 
 
 def _training_results(results: Mapping[str, Any]) -> dict[str, Any]:
-    """The results that training made, by their dotted names."""
+    """Return the results that training determines, by their dotted names."""
     chosen = {name: results.get(name) for name in _RESULTS}
     return {name: value for name, value in flat(chosen) if name not in _TIMED_RESULTS}

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from spectral_exp.commands.diagnose import attention_sums, diagnose, main
-from spectral_exp.config.build import build_dataset, build_model
+from spectral_exp.config.parts import build_dataset, build_model
 from spectral_exp.core.json_files import read_json, write_json_atomic
 from spectral_exp.train import main as train_main
 from tests.conftest import NO_PLOTS, TINY

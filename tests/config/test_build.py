@@ -11,7 +11,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from spectral_exp.config.build import build, build_model, check, resolve_device
+from spectral_exp.config.build import build, check
+from spectral_exp.config.device import resolve_device
+from spectral_exp.config.parts import build_model
 from spectral_exp.core.errors import SettingError, UserError
 from tests.conftest import NO_PLOTS, ROOT, TINY, compose
 
@@ -66,7 +68,7 @@ def test_the_matched_twin_is_as_large_as_the_wave_model(size: str) -> None:
         assert abs(count(compose("+experiment=classic", "model/size=tiny")) - wave) > 0.02 * wave
 
 
-def test_a_model_setting_that_is_wrong_is_told_by_its_full_name() -> None:
+def test_a_wrong_setting_of_the_model_is_reported_by_its_full_name() -> None:
     config = compose("+experiment=wave")
     config["model"]["attention"]["n_wavez"] = 3
     config["model"]["n_layer"] = "two"

@@ -22,7 +22,7 @@ def test_every_experiment_composes_under_its_own_name(experiment: str) -> None:
     assert config["name"] == experiment
 
 
-def test_the_wave_experiment_is_the_point_of_the_grid_that_it_says() -> None:
+def test_the_wave_experiment_consists_of_the_wave_parts() -> None:
     (config,) = compose("+experiment=wave_rgd_qfe", "model/size=small", "training.max_steps=7")
     model = config["model"]
     assert isinstance(model, dict)
@@ -53,7 +53,7 @@ def test_a_typo_gets_the_nearest_valid_name(override: str, hint: str) -> None:
     assert "use +" not in str(caught.value)
 
 
-def test_several_typos_are_told_together() -> None:
+def test_several_typos_are_reported_together() -> None:
     with pytest.raises(UserError) as caught:
         compose("training.max_stepz=5", "optimizer.learning_rat=1")
     assert len(str(caught.value).splitlines()) == 2
@@ -95,7 +95,7 @@ def test_run_directories_are_named_once_and_differ() -> None:
     assert named.with_run_dir(job).arguments[-1] == "experiment_id=place"
 
 
-def test_resume_repeats_what_was_recorded_and_the_command_line_wins(tmp_path: Path) -> None:
+def test_resume_repeats_recorded_overrides_and_the_command_line_wins(tmp_path: Path) -> None:
     run = tmp_path / "a run"
     run.mkdir()
     recorded = ["+experiment=wave", "training.max_steps=5", "seed=3", "experiment_id=a_run"]

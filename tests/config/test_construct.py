@@ -21,7 +21,7 @@ def problems_of(node: Any) -> list[str]:
     return make.problems
 
 
-def test_builds_what_the_node_says() -> None:
+def test_builds_the_object_of_a_node() -> None:
     made = Constructor().make({"_target_": SETTINGS, "max_steps": 7, "grad_clip": 2}, "training", TRAINING)
     assert made == TrainingSettings(max_steps=7, grad_clip=2.0)
 
@@ -32,7 +32,7 @@ def test_unknown_key_names_the_nearest() -> None:
     assert "did you mean max_steps?" in problem
 
 
-def test_all_mistakes_are_told_at_once() -> None:
+def test_all_mistakes_are_reported_at_once() -> None:
     found = problems_of({"_target_": SETTINGS, "max_steps": "many", "batch_size": True, "foo": 1, "grad_clip": "???"})
     assert len(found) == 4
     assert any("training.max_steps=many must be an integer" in p for p in found)
@@ -50,7 +50,7 @@ def test_targets_outside_the_package_and_torch_are_refused(target: str) -> None:
     assert "must lie in spectral_exp or torch" in problem
 
 
-def test_missing_target_is_told() -> None:
+def test_missing_target_is_reported() -> None:
     (problem,) = problems_of({"_target_": "spectral_exp.training.runner.NoSuchThing"})
     assert "cannot be found" in problem
     (problem,) = problems_of("default")
@@ -108,6 +108,6 @@ def test_coerce_accepts(value: Any, annotation: Any, expected: Any) -> None:
         (5, tuple[int, ...], "a list"),
     ],
 )
-def test_coerce_refuses_with_what_is_allowed(value: Any, annotation: Any, words: str) -> None:
+def test_coerce_refuses_other_types_and_names_the_right_one(value: Any, annotation: Any, words: str) -> None:
     with pytest.raises(TypeError, match=words):
         coerce(value, annotation)

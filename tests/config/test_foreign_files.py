@@ -18,7 +18,7 @@ from spectral_exp.config.command_line import CommandLine
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.json_files import content_crc32
 from spectral_exp.data import Byte, KnownText, TextFile, prepare
-from spectral_exp.verification import reproduction
+from spectral_exp.verification import replay, reproduction
 from tests.conftest import NO_PLOTS, TINY
 
 TEXT = "wave after wave " * 300 + "\n"
@@ -59,7 +59,7 @@ def here(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     def called(work: Callable[..., Any], *arguments: Any) -> Any:
         return work(*arguments)
 
-    monkeypatch.setattr(verify_resume, "_in_own_process", called)
+    monkeypatch.setattr(replay, "_in_own_process", called)
     return tmp_path
 
 

@@ -16,9 +16,10 @@ import torch
 from spectral_exp import train
 from spectral_exp.commands import diagnose, generate, reproduce, verify_resume
 from spectral_exp.config import trust
-from spectral_exp.config.build import build_model, check
+from spectral_exp.config.build import check
 from spectral_exp.config.command_line import CommandLine
 from spectral_exp.config.construct import Constructor
+from spectral_exp.config.parts import build_model
 from spectral_exp.config.roles import Role
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.json_files import content_crc32
@@ -81,7 +82,7 @@ TARGETS: dict[str, dict[str, Any]] = {
     "spectral_exp.monitoring.backup.process.BackupProcess": {"timeout_s": 1.0},
     "spectral_exp.monitoring.backup.restore.restore": {"url": "file:///tmp/x", "outputs": "canary"},
     "spectral_exp.data.download.download": {"url": "file:///etc/hostname", "file": "canary"},
-    "spectral_exp.config.build.build_model": {"config": {}, "vocab_size": 1},
+    "spectral_exp.config.parts.build_model": {"config": {}, "vocab_size": 1},
     "spectral_exp.config.trained.load_trained": {"run": "run"},
     "spectral_exp.train.main": {"arguments": ["hydra.run.dir=canary"]},
     "spectral_exp.bench.__main__.main": {},
@@ -361,7 +362,7 @@ def test_a_link_that_leads_out_of_a_run_is_not_followed(place: str, run: Path) -
         link.unlink(missing_ok=True)
         target.write_text(target.read_text() if target.is_file() else "secret")
     link.symlink_to(target.absolute())
-    (problem,) = resume_problems({}, run)
+    (problem,) = resume_problems({}, run, [])
     assert problem.startswith(f"run holds links ({place!r}), which may lead out of the run")
 
 

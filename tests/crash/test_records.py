@@ -201,17 +201,17 @@ def owners() -> Iterator[Any]:
 def resume_check(arguments: list[str]) -> int:
     """What the training command does with `resume=` before it trains."""
     from spectral_exp.runs.layout import RunPaths
-    from spectral_exp.training.resume import attempts, recorded, resume_problems, set_aside_damaged
+    from spectral_exp.training.resume import attempts, find_record, move_damaged_record, resume_problems
 
     try:
         for job in CommandLine.parse(arguments).compose():
             assert job.run_dir is not None
-            if problems := resume_problems(job.config, job.run_dir):
+            if problems := resume_problems(job.config, job.run_dir, []):
                 raise UserError("\nerror: ".join(problems))
             paths = RunPaths(job.run_dir)
             attempts(paths, [])
-            set_aside_damaged(paths)
-            recorded(paths)
+            move_damaged_record(paths)
+            find_record(paths)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

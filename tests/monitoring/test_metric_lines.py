@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spectral_exp.monitoring import MetricsLogger
-from spectral_exp.monitoring.metric_lines import Summary, last_entry
+from spectral_exp.monitoring.metric_summary import Summary
+from spectral_exp.runs.metric_lines import last_entry
 
 
 def line(step: int, padding: int = 0) -> bytes:

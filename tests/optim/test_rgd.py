@@ -367,7 +367,7 @@ def test_a_step_left_out_on_the_device_changes_nothing(dtype: torch.dtype) -> No
     plain, told = parameters(dtype=dtype), parameters(dtype=dtype)
     settings: dict[str, Any] = {"lr": 0.05, "weight_decay": 0.1, "warmup_steps": 5}
     ours, skipping = RGD(plain, **settings), RGD(told, **settings)
-    assert skipping.skips_on_device
+    assert skipping.can_step_conditionally
     for step in range(1, 5):
         if step in (1, 3):
             before = copy.deepcopy([*told, skipping.state_dict()["state"], skipping.metrics()])
@@ -389,8 +389,8 @@ def test_a_step_left_out_on_the_device_changes_nothing(dtype: torch.dtype) -> No
 
 
 def test_between_the_steps_of_an_interval_nothing_is_left_out_on_the_device() -> None:
-    assert not RGD(parameters(), gate_every=2).skips_on_device
-    assert not RGD([nn.Parameter(torch.zeros(2, 2, device="meta"))]).skips_on_device
+    assert not RGD(parameters(), gate_every=2).can_step_conditionally
+    assert not RGD([nn.Parameter(torch.zeros(2, 2, device="meta"))]).can_step_conditionally
 
 
 @pytest.mark.gpu

@@ -8,7 +8,7 @@ import pytest
 from spectral_exp.plots.looks import looks_of, short_labels
 from spectral_exp.plots.text import ShortNumbers, printable, short_number, token_text
 from spectral_exp.plots.theme import LIGHT
-from spectral_exp.runs.metric_names import metric_style
+from spectral_exp.runs.metric_names import metric_info
 
 
 @pytest.mark.parametrize(
@@ -50,11 +50,11 @@ def test_token_texts_show_everything() -> None:
 
 
 def test_unknown_metrics_get_a_name_and_the_unit_of_their_suffix() -> None:
-    assert (metric_style("checkpoint_blocked_ms").title, metric_style("checkpoint_blocked_ms").unit) == (
+    assert (metric_info("checkpoint_blocked_ms").title, metric_info("checkpoint_blocked_ms").unit) == (
         "Checkpoint blocked ms",
         "ms",
     )
-    assert metric_style("_").title
+    assert metric_info("_").title
 
 
 def test_labels_lose_their_time_stamp_only_where_they_stay_distinct() -> None:
@@ -76,7 +76,7 @@ def test_labels_lose_their_time_stamp_only_where_they_stay_distinct() -> None:
     ],
 )
 def test_axes_say_title_and_unit_once(name: str, label: str) -> None:
-    assert metric_style(name).axis_label == label
+    assert metric_info(name).axis_label == label
 
 
 def test_each_keeps_its_look_in_whichever_company() -> None:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from spectral_exp.core.json_files import content_crc32, write_json_atomic
-from spectral_exp.runs.layout import RunPaths, jsonable
+from spectral_exp.core.json_value import jsonable
+from spectral_exp.runs.layout import RunPaths
 
 PARTS = {
     "classic": ("embedding.StandardEmbedding", "attention.DotProductAttention", "gelu", "adamw", "CrossEntropy"),

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import scipy.stats
 
-from spectral_exp.core.errors import UserError
+from spectral_exp.core.errors import SettingError, UserError
 from spectral_exp.core.json_files import read_json, write_json_atomic
 from spectral_exp.results import statistics
 from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.results.comparison import Comparison, Difference, compare, factor_effects, pareto_front
 from spectral_exp.results.group import Group
 from spectral_exp.results.pairs import ablation_pairs, other_differences, pairs_by_seed, training_settings, why_unpaired
-from spectral_exp.runs.run import lower_is_better
+from spectral_exp.results.tables import render_comparisons
+from spectral_exp.runs.metric_names import metric_info
 from tests.results.fakes import fake_group, fake_run, said, seeds
 from tests.results.made_runs import make_run
 
@@ -170,7 +173,26 @@ def test_unknown_metric_names_the_known_ones() -> None:
     [("val_bpb", True), ("loss", True), ("train_s", True), ("n_parameters", True), ("tokens_per_s", False)],
 )
 def test_direction_of_a_metric(metric: str, lower: bool) -> None:
-    assert lower_is_better(metric) is lower
+    assert metric_info(metric).lower_is_better is lower
+
+
+def test_without_a_direction_nothing_is_better() -> None:
+    low = [fake_run("classic", seed, values={"own": 1.0 + 0.01 * seed}) for seed in range(5)]
+    high = [fake_run("wave", seed, values={"own": 2.0 + 0.011 * seed}) for seed in range(5)]
+    comparison = compare([fake_group(high), fake_group(low)], "own")
+    found = difference(comparison, "classic", "wave")
+    assert found.separated
+    assert (found.better, found.verdict, found.probability_of_improvement) == (None, "differs", None)
+    assert sorted(comparison.summaries, key=comparison.sort_key) == [
+        summary for label in ("classic", "wave") for summary in comparison.summaries if summary.group.label == label
+    ]
+    assert pareto_front(comparison) == []
+    text = render_comparisons([comparison], "table", [])
+    assert "own, final value of each run, neither low nor high is better" in text
+    assert not re.search(r" (better|worse)$", text.partition("\n")[2], flags=re.MULTILINE)
+    assert json.loads(render_comparisons([comparison], "json", []))["comparisons"][0]["lower_is_better"] is None
+    with pytest.raises(SettingError, match="final or step:N: of own it is not known which values are better"):
+        compare([fake_group(high), fake_group(low)], "own", at="best")
 
 
 def test_direction_decides_what_is_better() -> None:

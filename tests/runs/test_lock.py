@@ -158,3 +158,32 @@ def test_a_foreign_lock_file_is_not_printed(tmp_path: Path, holder: subprocess.P
     RunPaths(tmp_path).lock_file.write_text(content)
     with pytest.raises(UserError, match="in use by another process;"):
         RunLock(tmp_path).acquire()
+
+
+# --- whether a run is running ------------------------------------------------------------------
+
+
+def test_the_liveness_of_an_owner(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    assert run_lock.is_running(tmp_path)
+    assert run_lock.is_running_elsewhere(tmp_path)
+    holder.send_signal(signal.SIGKILL)
+    os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # a zombie works on nothing
+    assert not run_lock.is_running(tmp_path)
+    holder.wait()
+    assert not run_lock.is_running(tmp_path)
+    with RunLock(tmp_path):
+        assert run_lock.is_running(tmp_path)
+        assert not run_lock.is_running_elsewhere(tmp_path)
+    assert not run_lock.is_running(tmp_path)
+
+
+def test_an_owner_on_another_host_lives_while_it_logs(tmp_path: Path) -> None:
+    paths = RunPaths(tmp_path)
+    owner = {"host": "elsewhere", "pid": os.getpid(), "since": "2026-01-01T00:00:00"}
+    paths.lock_file.write_text(json.dumps(owner))
+    assert run_lock.is_running_elsewhere(tmp_path)
+    os.utime(paths.lock_file, (0, 0))
+    assert not run_lock.is_running_elsewhere(tmp_path)
+    paths.logs.mkdir()
+    paths.metrics_file.touch()
+    assert run_lock.is_running_elsewhere(tmp_path)

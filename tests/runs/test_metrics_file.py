@@ -12,8 +12,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spectral_exp.core.json_value import NON_FINITE
 from spectral_exp.monitoring import MetricsLogger
-from spectral_exp.runs.layout import NON_FINITE
+from spectral_exp.runs.metric_lines import metric_number, parse_entry
 from spectral_exp.runs.metrics_file import MetricFile, parse_metrics, read_metrics
 
 
@@ -151,3 +152,38 @@ def test_many_lines_of_a_broken_run() -> None:
     entries = [{f"name_{i % 70}": float(i), "loss": "NaN" if i % 2 else float(i)} for i in range(500)]
     content = lines(*entries)
     assert_equal(parse_metrics(content), content)
+
+
+def test_what_orjson_refuses_is_read_as_by_json() -> None:
+    content = b"".join(
+        b'{"step": %d, %s}\n' % (step, rest)
+        for step, rest in enumerate(
+            (
+                b'"a": NaN, "b": Infinity, "c": -Infinity',
+                b'"a": 1e999, "b": -1e999',
+                b'"a": -' + b"9" * 400 + b', "b": 18446744073709551617',
+                b'"a": 1, "text": "\\ud800"',
+                b'"\\udc00": 1.5',
+                b'"a": 2, "a": 3',
+                b'"a": -0, "b": -0.0',
+                b'"a": "NaN", "b": "Infinity", "c": "infinity"',
+                b'"a": 0.1, "b": {"c": NaN}',
+                b'"a": 2.2250738585072011e-308, "b": 4.9e-324, "c": 9007199254740993',
+            )
+        )
+    )
+    content += b'\xef\xbb\xbf{"step": 90, "a": 1}\n{"step": 18446744073709551616, "a": 1}\n\x0b{"step": 91}\n'
+    read = parse_metrics(content)
+    found: dict[str, dict[int, str]] = {}
+    unreadable = 0
+    for line in content.splitlines():
+        entry = parse_entry(line)
+        unreadable += entry is None
+        for name, value in (entry or {}).items():
+            if name != "step" and (number := metric_number(value)) is not None:
+                found.setdefault(name, {})[(entry or {})["step"]] = repr(number)
+    assert read.unreadable == unreadable == 2
+    assert {
+        name: dict(zip(map(int, series.steps), map(repr, series.values.tolist()), strict=True))
+        for name, series in read.series.items()
+    } == found

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from spectral_exp.config.build import build
+from spectral_exp.config.build import build, component_files
 from spectral_exp.core.errors import UserError
 from spectral_exp.monitoring import ConfigTracker
 from spectral_exp.runs.layout import RunPaths
@@ -15,6 +16,10 @@ from spectral_exp.training.resume import refuse_changed_data, resume_problems
 from tests.conftest import NO_PLOTS, TINY, compose
 
 BASE = ("+experiment=classic", *TINY, NO_PLOTS, "device=cpu")
+
+
+def problems_of(config: dict[str, Any], run_dir: Path | None) -> list[str]:
+    return resume_problems(config, run_dir, component_files())
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +39,8 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("monitoring/visualization=default", "threads=2", "outputs=elsewhere", "device=auto"),
     ],
 )
-def test_what_training_does_not_depend_on_may_change(begun: Path, overrides: tuple[str, ...]) -> None:
-    assert resume_problems(compose(*BASE, *overrides), begun) == []
+def test_settings_that_training_does_not_depend_on_may_change(begun: Path, overrides: tuple[str, ...]) -> None:
+    assert problems_of(compose(*BASE, *overrides), begun) == []
 
 
 @pytest.mark.parametrize(
@@ -49,8 +54,10 @@ def test_what_training_does_not_depend_on_may_change(begun: Path, overrides: tup
         (("data.seed=7",), ["data.seed: 0 -> 7"]),
     ],
 )
-def test_anything_else_is_told_with_before_and_after(begun: Path, overrides: tuple[str, ...], told: list[str]) -> None:
-    (problem,) = resume_problems(compose(*BASE, *overrides), begun)
+def test_any_other_difference_is_reported_with_both_values(
+    begun: Path, overrides: tuple[str, ...], told: list[str]
+) -> None:
+    (problem,) = problems_of(compose(*BASE, *overrides), begun)
     assert str(begun) in problem
     for words in told:
         assert words in problem
@@ -61,50 +68,50 @@ def test_a_run_cannot_be_made_shorter_than_it_is(tmp_path: Path) -> None:
     with build(compose(*BASE), tmp_path, list(BASE)) as runner:
         runner.run()
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    (problem,) = resume_problems(compose(*BASE, "training.max_steps=11"), tmp_path)
+    (problem,) = problems_of(compose(*BASE, "training.max_steps=11"), tmp_path)
     assert problem.startswith(f"training.max_steps=11 must be >= 12: {tmp_path} has done as many steps; ")
     shorter = compose(*BASE, "training.max_steps=4")
     with pytest.raises(UserError, match=r"training\.max_steps=4 must be >= 12"), build(shorter, tmp_path, list(BASE)):
         pass
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
-    assert resume_problems(compose(*BASE, "training.max_steps=12"), tmp_path) == []
+    assert problems_of(compose(*BASE, "training.max_steps=12"), tmp_path) == []
 
 
-def test_settings_that_change_nothing_are_not_told(begun: Path) -> None:
-    (problem,) = resume_problems(compose(*BASE, "seed=2", "training.max_steps=50"), begun)
+def test_settings_that_change_nothing_are_not_reported(begun: Path) -> None:
+    (problem,) = problems_of(compose(*BASE, "seed=2", "training.max_steps=50"), begun)
     assert "max_steps" not in problem
     assert problem.count(" -> ") == 1
 
 
 def test_places_without_a_run(tmp_path: Path) -> None:
     config = compose(*BASE)
-    assert resume_problems(config, None) == []
-    assert resume_problems(config, tmp_path / "missing") == []
-    assert resume_problems(config, tmp_path) == []
+    assert problems_of(config, None) == []
+    assert problems_of(config, tmp_path / "missing") == []
+    assert problems_of(config, tmp_path) == []
     (tmp_path / "thesis.tex").write_text("years of work")
-    (problem,) = resume_problems(config, tmp_path)
+    (problem,) = problems_of(config, tmp_path)
     assert "thesis.tex" in problem
     assert "choose another directory" in problem
 
 
-def test_what_a_killed_start_leaves_is_no_obstacle(tmp_path: Path) -> None:
+def test_the_files_of_a_killed_start_are_no_obstacle(tmp_path: Path) -> None:
     """All that an attempt writes before its configuration is recorded, whole or half."""
     (tmp_path / ".hydra").mkdir()
     (tmp_path / "tokenizer").mkdir()
     for name in ("train.log", "run.lock", "git_diff.patch", ".config.json.4242-0a1b2c3d.tmp"):
         (tmp_path / name).write_text("half")
-    assert resume_problems(compose(*BASE), tmp_path) == []
+    assert problems_of(compose(*BASE), tmp_path) == []
 
 
 def test_resume_needs_a_checkpoint(begun: Path) -> None:
-    (problem,) = resume_problems({**compose(*BASE), "resume": str(begun)}, begun)
+    (problem,) = problems_of({**compose(*BASE), "resume": str(begun)}, begun)
     assert "holds no checkpoint" in problem
 
 
 def test_an_unreadable_record_is_a_users_error(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"config": {"seed"')
     with pytest.raises(UserError, match=r"config\.json"):
-        resume_problems(compose(*BASE), tmp_path)
+        problems_of(compose(*BASE), tmp_path)
 
 
 def test_other_text_under_the_same_settings_is_refused(tmp_path: Path) -> None:
@@ -139,9 +146,9 @@ def test_another_secret_is_no_other_experiment(tmp_path: Path) -> None:
     config = {"data": {"url": url, "api_key": "Zq8hunter2XY", "n": 1}}
     ConfigTracker(tmp_path).save_config(config)
     other = {"data": {"url": url.replace("Zq8", "Zq9"), "api_key": "another", "n": 1}}
-    assert resume_problems(other, tmp_path) == []
+    assert problems_of(other, tmp_path) == []
     other["data"]["url"] = "https://me:Zq9hunter2XY@host/more"
-    (problem,) = resume_problems(other, tmp_path)
+    (problem,) = problems_of(other, tmp_path)
     assert "another configuration (data.url: https://" in problem
     assert "<redacted>@host/data -> https://<redacted>@host/more)" in problem
     assert "hunter" not in problem

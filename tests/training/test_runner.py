@@ -24,7 +24,7 @@ from spectral_exp.config.build import build
 from spectral_exp.config.conf_dir import CONF_DIR
 from spectral_exp.core.errors import Interrupted, RunError
 from spectral_exp.monitoring.checkpoint import file as checkpoint_file
-from spectral_exp.training import runner as runner_module
+from spectral_exp.training import validation
 from spectral_exp.training.evaluation import Evaluation
 from spectral_exp.training.runner import Runner
 from spectral_exp.training.state import TrainState
@@ -88,7 +88,7 @@ def applied_gradients(runner: Runner, step: int) -> tuple[list[Tensor], float]:
     before_each_update(
         runner, lambda: seen.extend(p.grad.clone() for p in runner.model.parameters() if p.grad is not None)
     )
-    return seen, float(runner.train_step(step).grad_norm)
+    return seen, float(runner.stepper.take_step(step).grad_norm)
 
 
 def norm(tensors: list[Tensor]) -> float:
@@ -107,7 +107,7 @@ def test_accumulated_gradient_is_the_mean_over_micro_batches(tmp_path: Path, exp
         before_each_update(
             runner, lambda: applied.extend(p.grad.clone() for p in runner.model.parameters() if p.grad is not None)
         )
-        report = runner.train_step(3)
+        report = runner.stepper.take_step(3)
         objectives, losses = [], []
         for micro_step in (0, 1):
             x, y = runner.batches(3, micro_step)
@@ -124,22 +124,22 @@ def test_accumulated_gradient_is_the_mean_over_micro_batches(tmp_path: Path, exp
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_what_says_that_it_draws_nothing_draws_nothing(tmp_path: Path, experiment: str) -> None:
+def test_parts_that_declare_no_randomness_draw_nothing(tmp_path: Path, experiment: str) -> None:
     with built(tmp_path, "model.dropout=0", experiment=experiment) as runner:
-        assert not runner.model.draws_random_numbers
-        assert not runner.loss.draws_random_numbers
+        assert not runner.model.uses_randomness
+        assert not runner.loss.uses_randomness
         before = torch.get_rng_state()
-        runner.train_step(1)
+        runner.stepper.take_step(1)
         assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("silent", [True, False])
-def test_a_step_that_may_draw_draws_what_its_number_says(tmp_path: Path, silent: bool) -> None:
+def test_random_numbers_of_a_step_depend_on_its_number(tmp_path: Path, silent: bool) -> None:
     found = []
     for number, luck in enumerate((1, 2)):
         with built(tmp_path / str(number), "model.dropout=0.5") as runner:
             if silent:  # one that does not tell
-                del runner.model.draws_random_numbers
+                del runner.model.uses_randomness
                 runner = dataclasses.replace(runner)
             torch.manual_seed(luck)
             found.append(applied_gradients(runner, 3))
@@ -203,10 +203,10 @@ class SometimesNaN(nn.Module):
 @pytest.mark.parametrize("experiment", ["classic", "wave_rgd"])
 def test_a_step_that_is_not_finite_changes_no_bit_and_is_counted(tmp_path: Path, experiment: str) -> None:
     with built(tmp_path, "monitoring.metrics.log_interval=1", experiment=experiment) as runner:
-        runner.loss = SometimesNaN(runner.loss, {1, 4, 5})
+        runner.stepper.loss = SometimesNaN(runner.loss, {1, 4, 5})
         after: dict[int, dict[str, Tensor]] = {0: weights(runner.model)}
         moments: dict[int, str] = {}
-        original = runner.train_step
+        original = runner.stepper.take_step
 
         def watched(step: int) -> Any:
             report = original(step)
@@ -214,7 +214,7 @@ def test_a_step_that_is_not_finite_changes_no_bit_and_is_counted(tmp_path: Path,
             moments[step] = repr(runner.optimizer.state_dict()["state"])
             return report
 
-        runner.train_step = watched  # type: ignore[method-assign]
+        runner.stepper.take_step = watched  # type: ignore[method-assign]
         state = runner.run()
     for step in (1, 4, 5):
         assert_equal(after[step], after[step - 1])
@@ -232,7 +232,7 @@ def test_a_step_that_is_not_finite_changes_no_bit_and_is_counted(tmp_path: Path,
 
 def test_too_many_bad_steps_in_a_row_end_the_run_with_advice(tmp_path: Path) -> None:
     with built(tmp_path, "training.max_bad_steps=3") as runner:
-        runner.loss = SometimesNaN(runner.loss, {2, 3, 5, 6, 7})
+        runner.stepper.loss = SometimesNaN(runner.loss, {2, 3, 5, 6, 7})
         with pytest.raises(RunError, match=r"3 steps in a row .* step 7 .*max_bad_steps=3.* those of step 4\b"):
             runner.run()
         assert runner.state.step == 7
@@ -255,7 +255,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> None:
         loss = remaining.pop(0) if len(remaining) > 1 else remaining[0]
         return Evaluation(loss, loss / math.log(2), 0.01, 64)
 
-    monkeypatch.setattr(runner_module, "evaluate", evaluate)
+    monkeypatch.setattr(validation, "evaluate", evaluate)
 
 
 PATIENT = ("training.max_steps=40", "training.eval_interval=2", "training.patience=2", "training.min_delta=0.1")
@@ -308,7 +308,7 @@ def test_without_restore_best_the_last_weights_stay(tmp_path: Path, monkeypatch:
     assert results(tmp_path)["best_metrics"]["step"] == 2
 
 
-def test_stopping_early_without_checkpoints_says_that_nothing_can_be_restored(
+def test_stopping_early_without_checkpoints_warns_that_nothing_can_be_restored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     scripted(monkeypatch, [2.0, 3.0])
@@ -323,7 +323,7 @@ def test_stopping_early_without_checkpoints_says_that_nothing_can_be_restored(
 
 def test_a_run_that_stops_between_validations_names_the_step_of_each_value(tmp_path: Path) -> None:
     with built(tmp_path, "training.eval_interval=4") as runner:
-        runner.train_step = stop_at(runner, 6)  # type: ignore[method-assign,assignment]
+        runner.stepper.take_step = stop_at(runner, 6)  # type: ignore[method-assign,assignment]
         with pytest.raises(Interrupted):
             runner.run()
     found = results(tmp_path)["final_metrics"]
@@ -337,7 +337,7 @@ def test_a_run_that_stops_between_validations_names_the_step_of_each_value(tmp_p
 
 def stop_at(runner: Runner, step: int) -> Callable[[int], Any]:
     """The training step of `runner`, in which a signal comes at `step`."""
-    train_step = runner.train_step
+    train_step = runner.stepper.take_step
 
     def stopping(number: int) -> Any:
         if number == step:
@@ -351,13 +351,13 @@ def test_the_threads_that_are_recorded_are_those_of_training(tmp_path: Path) -> 
     with built(tmp_path, "threads=3") as runner:
         recorded = json.loads((tmp_path / "config.json").read_text())["hardware"]["torch_threads"]
         seen = []
-        train_step = runner.train_step
+        train_step = runner.stepper.take_step
 
         def watched(step: int) -> Any:
             seen.append(torch.get_num_threads())
             return train_step(step)
 
-        runner.train_step = watched  # type: ignore[method-assign]
+        runner.stepper.take_step = watched  # type: ignore[method-assign]
         runner.run()
     assert set(seen) == {recorded} == {3}
 
@@ -369,7 +369,7 @@ SCHEDULES = {
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_a_longer_schedule_says_that_the_rate_rises(
+def test_a_longer_schedule_warns_that_the_rate_rises(
     schedule: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with built(tmp_path, *SCHEDULES[schedule]) as runner:
@@ -420,7 +420,7 @@ def test_a_model_that_sees_the_answer_raises_the_alarm(tmp_path: Path, caplog: p
         runner.run()
     assert not leaks(caplog)
     with built(tmp_path / "peeking") as runner:
-        runner.compute = Peeking(runner.model)
+        runner.stepper.compute = Peeking(runner.model)
         runner.run()
         entropy = runner.data.entropy_bits_per_byte
     assert entropy is not None
@@ -437,7 +437,7 @@ def test_the_alarm_leaves_room_for_chance(
         entropy = runner.data.entropy_bits_per_byte
         assert entropy is not None
         found = Evaluation(1.0, entropy - errors_below * 0.01, 0.01, 64)
-        monkeypatch.setattr(runner_module, "evaluate", lambda *_: found)
+        monkeypatch.setattr(validation, "evaluate", lambda *_: found)
         runner.run()
     assert bool(leaks(caplog)) == alarm
 
@@ -527,7 +527,7 @@ def test_watching_never_changes_training(
 def test_with_all_components_off_only_the_tokenizer_is_written(tmp_path: Path) -> None:
     with built(tmp_path, *OFF) as runner:
         assert runner.run().step == 12
-        assert runner.monitoring_cost()["share_of_training"] < 0.5
+        assert runner.results.monitoring_cost()["share_of_training"] < 0.5
     assert [path.name for path in tmp_path.iterdir()] == ["tokenizer"]
     assert "no results were written" in summary(tmp_path)
 
@@ -582,11 +582,11 @@ def test_storage_that_comes_back_in_time_saves_the_run(tmp_path: Path, monkeypat
 def test_reports_that_are_read_late_change_nothing(tmp_path: Path, optimizer: str) -> None:
     """As on a GPU: bad steps are left out without a look at them, and what is kept, logged and saved is the same."""
     found = []
-    for lags in (False, True):
-        runs = tmp_path / str(lags)
+    for reads_late in (False, True):
+        runs = tmp_path / str(reads_late)
         runs.mkdir()
         with built(runs, f"optimizer={optimizer}") as runner:
-            runner._lags = lags
+            runner.stepper.reads_late = reads_late
             original = runner.loss.forward
 
             def spoiled(logits: Tensor, targets: Tensor, runner: Runner = runner, original: Any = original) -> Any:
@@ -610,7 +610,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.message for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_a_resume_takes_the_history_from_the_metrics_and_names_what_is_missing(
+def test_a_resume_reads_the_history_from_the_metrics_and_names_missing_steps(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = tmp_path / "run"

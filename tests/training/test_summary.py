@@ -30,7 +30,7 @@ def write(root: Path, status: str = "completed", checkpoint: bool = True, **chan
         (root / "checkpoints/checkpoint_step_12.pt").write_bytes(b"")
 
 
-def test_a_finished_run_is_told_in_full(tmp_path: Path) -> None:
+def test_the_summary_of_a_finished_run_is_complete(tmp_path: Path) -> None:
     write(tmp_path, reference={"unigram_bits_per_byte": 3.5, "entropy_bits_per_byte": 1.2345678})
     text = summary(tmp_path)
     for words in (
@@ -80,7 +80,7 @@ def test_the_next_commands_suit_the_status(tmp_path: Path, status: str, offered:
     assert "max_steps=" not in summary(tmp_path)
 
 
-def test_without_results_the_page_says_why(tmp_path: Path) -> None:
+def test_without_results_the_summary_gives_the_reason(tmp_path: Path) -> None:
     assert summary(tmp_path, no_results="monitoring/tracking=off").endswith("(monitoring/tracking=off)")
     (tmp_path / "results.json").write_text("{}")  # of an earlier attempt
     assert summary(tmp_path, no_results="training did not begin").endswith("(training did not begin)")

@@ -50,7 +50,7 @@ def test_the_first_difference_is_named(part: str) -> None:
     assert str(first_divergence(executed(None), executed(part), "two")) == f"step 2: {part} (b) differ between two"
 
 
-def test_what_one_side_lacks_is_a_difference() -> None:
+def test_a_hash_that_one_side_lacks_is_a_difference() -> None:
     complete = StepFingerprint(1, 1.0, 1.0, {p: {"a": "1"} for p in PARTS})
     lacking = StepFingerprint(1, 1.0, 1.0, {**complete.hashes, "optimizer": {}})
     assert str(first_divergence([complete], [lacking], "two")) == "step 1: optimizer (a) differ between two"

@@ -68,7 +68,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_what_leads_out_is_refused_and_changes_nothing(name: str, tree: Path) -> None:
+def test_a_patch_that_leads_out_is_refused_and_changes_nothing(name: str, tree: Path) -> None:
     before = state(tree)
     draft = tree.parent / "draft"
     assert apply_patch(HOSTILE[name].encode(), tree, draft)

@@ -69,7 +69,9 @@ def test_the_users_code_is_checked_out_beside_this_package(own: Path, tmp_path: 
     assert len(trees.splitlines()) == 1
 
 
-def test_an_incomplete_or_changed_patch_is_told(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_incomplete_or_changed_patch_is_reported(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (own / "code/part.py").write_text('client(api_key="Zq8hunter2XY")\n')
     record = record_run(tmp_path / "run")
     go_on(own)
@@ -90,7 +92,7 @@ def test_an_incomplete_or_changed_patch_is_told(own: Path, tmp_path: Path, capsy
         ("package", {"hash": "1" * 40, "dirty": True}, "at 1{40} with changes of which no patch was kept"),
     ],
 )
-def test_code_that_cannot_be_had_is_told(
+def test_code_that_cannot_be_found_is_reported(
     own: Path, tmp_path: Path, section: str, entries: dict[str, Any], message: str
 ) -> None:
     record = changed(record_run(tmp_path / "run"), section, **entries)

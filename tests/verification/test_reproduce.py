@@ -71,7 +71,9 @@ def test_a_run_is_reproduced(run: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert files(run) == before
 
 
-def test_up_to_a_step_what_was_logged_there_is_compared(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_with_steps_the_lines_up_to_the_next_logged_one_are_compared(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     lines = metrics_of(run)
     lines[2]["loss"] += 1e-9
     rewrite_metrics(run, lines)
@@ -148,7 +150,7 @@ def test_a_changed_setting_is_named(run: Path, finished: Path) -> None:
     assert compare_runs(run, finished, WHOLE)["differences"]["settings"] == ["seed: 6 -> 5"]
 
 
-def test_a_run_of_several_settings_is_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_of_several_settings_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = config_of(run)["attempts"][0]
     later = {**first, "from_step": 8, "overrides": [*first["overrides"], "threads=2"]}
     rewrite(run / "config.json", {"attempts": [first, later]})
@@ -233,7 +235,7 @@ def test_the_code_that_made_a_run_is_used_wherever_the_checkout_is_now(tmp_path:
     assert "learning_rate at step 2: " in other.stdout
 
 
-def test_code_that_is_not_there_is_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_code_is_reported(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = config_of(run)
     attempts = [attempt | {"git_hash": "0" * 8} for attempt in config["attempts"]]
     rewrite(run / "config.json", {"git": {**config["git"], "hash": "0" * 40}, "attempts": attempts})
@@ -244,7 +246,7 @@ def test_code_that_is_not_there_is_told(run: Path, capsys: pytest.CaptureFixture
     assert not (run.parent / "run_reproduced").exists()
 
 
-def test_code_of_several_versions_is_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_code_of_several_versions_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = config_of(run)
     attempts = [{**config["attempts"][0], "git_hash": "1" * 8}, {**config["attempts"][0], "from_step": 8}]
     rewrite(run / "config.json", {"attempts": attempts})
@@ -252,7 +254,7 @@ def test_code_of_several_versions_is_told(run: Path, capsys: pytest.CaptureFixtu
     assert "the run was made by several versions of the code (11111111, " in capsys.readouterr().err
 
 
-def test_a_damaged_record_is_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_record_is_reported(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = (run / "config.json").read_text()
     (run / "config.json").write_text(text.replace('"seed": 5', '"seed": 7'))
     assert main([str(run)]) == 2
@@ -267,7 +269,7 @@ def test_a_secret_cannot_be_repeated(run: Path, capsys: pytest.CaptureFixture[st
     assert "error: api_key is a secret, which no file keeps" in capsys.readouterr().err
 
 
-def test_a_failed_training_is_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_training_is_reported(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = config_of(run)
     first = config["attempts"][0]
     rewrite(run / "config.json", {"attempts": [{**first, "overrides": [*first["overrides"], "model.n_head=3"]}]})
@@ -283,7 +285,7 @@ def test_a_failed_training_is_told(run: Path, capsys: pytest.CaptureFixture[str]
         (["run", "--output", "."], ". exists; remove it"),
     ],
 )
-def test_mistakes_are_told(
+def test_mistakes_are_reported_in_one_line(
     finished: Path,
     options: list[str],
     message: str,

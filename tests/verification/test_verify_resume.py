@@ -212,7 +212,7 @@ def test_changed_text_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_broken_checkpoints_are_told_and_left_alone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_broken_checkpoints_are_reported_and_not_changed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = run / "checkpoints/checkpoint_step_8.pt"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -260,7 +260,7 @@ def test_steps_before_other_settings_are_not_replayed_with_these(run: Path, caps
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_the_next_checkpoint_to_compare_with_is_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_next_checkpoint_to_compare_with_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(run), "--steps", "2", "--from", "8"]) == 0
     told = "with the run's next checkpoint, of step 12; --from=8 --steps=4 does"
     assert f"not compared: weights, optimizer, rng {told}" in capsys.readouterr().out
@@ -296,7 +296,7 @@ def test_compressed_checkpoints_are_replayed(tmp_path: Path) -> None:
         (["run", "--from", "12"], "--from=12 leaves less than 2 steps: training.max_steps=12"),
     ],
 )
-def test_mistakes_are_told(
+def test_mistakes_are_reported_in_one_line(
     finished: Path,
     options: list[str],
     message: str,

@@ -1,4 +1,4 @@
-"""Hydra's override grammar: reading overrides, writing values in it, and taking a typed path or text literally."""
+"""Hydra's override grammar: reading overrides, writing values, quoting typed text."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from spectral_exp.core.errors import UserError
 from spectral_exp.runs.overrides import _in_quotes, quoted, setting_of
 
 TEXT_SETTINGS = (
-    "name", "resume", "outputs", "backup_url", "experiment_id", "data.path", "tokenizer.path", "training.sample_prompt",
-    "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir",
+    "name", "resume", "outputs", "backup_url", "experiment_id", "data.path", "tokenizer.path",
+    "training.sample_prompt", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir",
 )  # fmt: skip
-"""Settings whose value is always text, so that what the grammar cannot read is what the user means."""
+"""Settings that are always text: a value that the grammar cannot read is meant literally."""
 
 
 MAX_TEXT = 1 << 16
@@ -50,7 +50,7 @@ def parse(override: str) -> Override:
 
 
 def quoting_hint(override: str) -> str:
-    """How to write an override whose value the grammar cannot read; nothing for lists, mappings and sweeps."""
+    """Return how to quote an unreadable value; "" for lists, mappings and sweeps."""
     key, sign, value = override.partition("=")
     if not sign or not value or value[0] in "[{'\"" or "," in value:
         return ""
@@ -58,7 +58,7 @@ def quoting_hint(override: str) -> str:
 
 
 def text_of(override: str) -> str:
-    """The value of an override as text, with its quotes, escapes and interpolations resolved; null is ""."""
+    """Return the value of an override as text, fully resolved; "" for null."""
     value = parse(override).value()
     try:
         resolved = OmegaConf.create({"value": value}).value
@@ -68,7 +68,7 @@ def text_of(override: str) -> str:
 
 
 def literal(override: str, sweeps: bool) -> str:
-    """Quote the value of a text setting if the grammar would not read it as the text that was typed.
+    """Quote the value of a text setting if the grammar reads it as anything but the typed text.
 
     Args:
         override: as typed.
@@ -86,13 +86,13 @@ def literal(override: str, sweeps: bool) -> str:
         keeps_interpolation = "${" in value and not os.path.lexists(value)
         return f"{key}={_in_quotes(value)}" if keeps_interpolation else as_typed
     if parsed.is_sweep_override():
-        # A run to continue is never swept, and a name with a comma that exists is no list of names.
+        # A run to continue is never swept, and an existing name with a comma is not a list.
         is_text = not sweeps and (setting_of(override) == "resume" or os.path.lexists(value))
         return as_typed if is_text else override
     read = parsed.value()
     if read is not None and not isinstance(read, str):
         return as_typed
-    # Quotes and escapes count, unless there is a file that has them in its name.
+    # Quotes and escapes apply unless they are part of the name of an existing file.
     return as_typed if os.path.lexists(value) and not _names_a_file(override) else override
 
 
@@ -104,7 +104,7 @@ def _names_a_file(override: str) -> bool:
 
 
 def written(value: Any) -> str:
-    """A plain value (of a resolved configuration) in the override grammar."""
+    """Write a plain value (of a resolved configuration) in the override grammar."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -112,19 +112,21 @@ def written(value: Any) -> str:
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{_key(str(key))}:{written(item)}" for key, item in value.items()) + "}"
+        return (
+            "{" + ",".join(f"{_key(str(key))}:{written(item)}" for key, item in value.items()) + "}"
+        )
     if isinstance(value, list | tuple):
         return "[" + ",".join(written(item) for item in value) + "]"
     return quoted(str(value))
 
 
 def _key(key: str) -> str:
-    """A key of a mapping, which cannot be quoted: what is special in it is escaped."""
+    """Escape the special characters in a key of a mapping, which cannot be quoted."""
     return re.sub(r"([\\()\[\]{}:=, \t])", r"\\\1", key)
 
 
 def strings_in(value: Any) -> Iterator[str]:
-    """All strings in a parsed value, keys included, however deep."""
+    """Yield all strings in a parsed value, at any depth, keys included."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from strings_in(key)
@@ -137,5 +139,5 @@ def strings_in(value: Any) -> Iterator[str]:
 
 
 def is_interpolated(value: Any) -> bool:
-    """Whether OmegaConf would replace something in a parsed value: `${` after an even number of backslashes."""
+    """Return whether a parsed value has an interpolation, an unescaped `${`."""
     return any(re.search(r"(?<!\\)(?:\\\\)*\$\{", text) for text in strings_in(value))

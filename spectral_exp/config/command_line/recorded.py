@@ -24,7 +24,7 @@ from spectral_exp.config.conf_dir import CONF_DIR
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.regular_file import read_regular
-from spectral_exp.runs.layout import HYDRA_FOLDER, RunPaths
+from spectral_exp.runs.layout import HYDRA_OVERRIDES_NAME, RunPaths
 from spectral_exp.runs.overrides import quoted, setting_of
 from spectral_exp.runs.record import read_intact_config
 
@@ -199,7 +199,7 @@ def _record(paths: RunPaths, resume: str) -> dict[str, Any]:
     try:
         return dict(read_intact_config(paths.config_file))
     except UserError as error:
-        hydras = paths.root / HYDRA_FOLDER / "overrides.yaml"
+        hydras = paths.hydra / HYDRA_OVERRIDES_NAME
         if hydras.is_file() and paths.checkpoint_steps():
             return {"overrides": _hydras_overrides(hydras)}
         if paths.config_file.is_file():

@@ -10,7 +10,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,10 @@ from spectral_exp.core.json_files import read_json, write_json_atomic
 from spectral_exp.core.worker import Latch
 from spectral_exp.monitoring.backup.process import BackupProcess, BackupProcessError
 from spectral_exp.monitoring.backup.store import SETTING, checked_url, leads_out
-from spectral_exp.runs.layout import RunPaths
+from spectral_exp.monitoring.component import Component
+from spectral_exp.monitoring.metrics import MetricsLogger
+from spectral_exp.monitoring.tracking.tracker import ConfigTracker
+from spectral_exp.runs.layout import BACKUP_NAME, RunPaths
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +66,7 @@ def _refuse(url: str, answer: dict[str, Any]) -> None:
         raise UserError(f"{SETTING}={url} cannot be used: {answer['failed']}")
 
 
-class Backup:
+class Backup(Component):
     """Copies the committed files of one run to other storage, in the background.
 
     A thread hands checkpoints to a child process of low priority and waits for it; a child that crashes or makes no
@@ -80,7 +83,12 @@ class Backup:
         retries: further tries for one checkpoint, >= 0; later checkpoints are tried anew.
         pause_s: seconds before the first of them; each pause is twice as long as the one before, up to five minutes.
         exit_deadline_s: seconds that `close` waits for the last backup, > 0.
+        component_files: patterns, relative to the run, of the files that each backup holds besides checkpoints.
     """
+
+    metric_prefixes = ("backup_",)
+    measures_machine = True
+    files = (BACKUP_NAME,)
 
     def __init__(
         self,
@@ -94,10 +102,13 @@ class Backup:
         retries: int = 5,
         pause_s: float = 2.0,
         exit_deadline_s: float = 600.0,
+        component_files: Sequence[str] = (*ConfigTracker.files, *MetricsLogger.files, BACKUP_NAME),
     ) -> None:
         require(keep_last_n >= 1, "keep_last_n", keep_last_n, "a whole number >= 1")
         every = keep_every_n_steps
-        require(every is None or every >= 1, "keep_every_n_steps", every, "a whole number >= 1 or null")
+        require(
+            every is None or every >= 1, "keep_every_n_steps", every, "a whole number >= 1 or null"
+        )
         for name, seconds in {"timeout_s": timeout_s, "exit_deadline_s": exit_deadline_s}.items():
             require(seconds > 0, name, seconds, "a number of seconds > 0")
         require(retries >= 0, "retries", retries, "a whole number >= 0")
@@ -113,7 +124,11 @@ class Backup:
         self.failures = 0
         """Tries that failed so far."""
         self._outputs = None if outputs is None else Path(outputs).absolute()
-        self._what = {"keep_last_n": keep_last_n, "keep_every_n_steps": keep_every_n_steps}
+        self._what = {
+            "keep_last_n": keep_last_n,
+            "keep_every_n_steps": keep_every_n_steps,
+            "component_files": list(component_files),
+        }
         # Entered itself, not by way of the condition: no signal is handled inside of that.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
@@ -241,7 +256,11 @@ class Backup:
                 with self._lock:
                     if problem is None:
                         self._failed_in_row = 0
-                    elif self._thread is not thread or self._abandoned or not self._waits_to_retry(step, problem):
+                    elif (
+                        self._thread is not thread
+                        or self._abandoned
+                        or not self._waits_to_retry(step, problem)
+                    ):
                         self._leave(thread)
                         break
         finally:
@@ -283,7 +302,9 @@ class Backup:
             return not self._closing
         pause_s = min(self.pause_s * 2.0 ** (self._failed_in_row - 1), _LONGEST_PAUSE_S)
         end_s = time.monotonic() + pause_s
-        while not (self._skip_pause or self._abandoned) and (left_s := end_s - time.monotonic()) > 0:
+        while (
+            not (self._skip_pause or self._abandoned) and (left_s := end_s - time.monotonic()) > 0
+        ):
             self._changed.wait(min(left_s, _LISTEN_S))
         self._skip_pause = False
         self._pending = step if self._pending is None else self._pending
@@ -292,7 +313,13 @@ class Backup:
     def _try(self, step: int) -> str | None:
         """One try to back up `step`: None, or what went wrong."""
         try:
-            answer = self._ask({"do": "back up", "root": str(self.paths.root), "what": {"step": step, **self._what}})
+            answer = self._ask(
+                {
+                    "do": "back up",
+                    "root": str(self.paths.root),
+                    "what": {"step": step, **self._what},
+                }
+            )
         except (BackupProcessError, OSError) as error:
             self._stop_process()
             return str(error)
@@ -300,12 +327,20 @@ class Backup:
         if problem is not None:
             self._stop_process()  # whatever state its connections are in
         elif answer.get("gone"):
-            log.info("backup of step %d skipped: its checkpoint was removed before the storage was free", step)
+            log.info(
+                "backup of step %d skipped: its checkpoint was removed before the storage was free",
+                step,
+            )
         else:
             if self._failed_in_row:
                 log.warning("backups to %s work again, from step %d on", self.url, step)
             self.stored_step = step
-            log.info("backup of step %d complete: %.1f MB new in %.1f s", step, answer["new_mb"], answer["time_s"])
+            log.info(
+                "backup of step %d complete: %.1f MB new in %.1f s",
+                step,
+                answer["new_mb"],
+                answer["time_s"],
+            )
         return problem
 
     def _stop_process(self) -> None:
@@ -333,8 +368,9 @@ class Backup:
 
         Without a number, which was lost, the run takes over the backups that it finds.
         """
-        inside = self._outputs is not None and self.paths.root.is_relative_to(self._outputs)
-        name = self.paths.root.relative_to(self._outputs).as_posix() if inside else self.paths.root.name  # type: ignore[arg-type]
+        name = self.paths.root.name
+        if self._outputs is not None and self.paths.root.is_relative_to(self._outputs):
+            name = self.paths.root.relative_to(self._outputs).as_posix()
         file = self.paths.backup_file
         if file.is_file():
             try:

@@ -23,7 +23,7 @@ from spectral_exp.monitoring.checkpoint import reader as checkpoint_reader
 from spectral_exp.monitoring.checkpoint.reader import BrokenCheckpointError
 from spectral_exp.monitoring.checkpoint.retention import removable
 from spectral_exp.runs import layout
-from spectral_exp.runs.lock import is_locked_elsewhere
+from spectral_exp.runs.lock import is_running_elsewhere
 
 log = logging.getLogger(__name__)
 
@@ -299,7 +299,7 @@ class CheckpointFolder:
         It stays where it is if this object only reads, or if another process owns the run.
         """
         reason = str(error).partition("\n")[0] or type(error).__name__
-        if not self._enabled or is_locked_elsewhere(self._paths.root):
+        if not self._enabled or is_running_elsewhere(self._paths.root):
             log.warning("checkpoint %s is broken (%s)", path, reason)
             return
         aside = path.with_name(path.name + layout.CORRUPT_SUFFIX)

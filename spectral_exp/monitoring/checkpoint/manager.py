@@ -19,7 +19,8 @@ from spectral_exp.monitoring.checkpoint.loader import CheckpointLoader
 from spectral_exp.monitoring.checkpoint.policy import SaveSchedule
 from spectral_exp.monitoring.checkpoint.save import Save, saving
 from spectral_exp.monitoring.checkpoint.state import HasState, KeptConfig, LossHistory
-from spectral_exp.monitoring.tracking.model_summary import unwrap
+from spectral_exp.monitoring.component import Component
+from spectral_exp.monitoring.wrappers import unwrap
 from spectral_exp.runs import layout
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class SaveReport:
     compression_ratio: float
 
 
-class CheckpointManager:
+class CheckpointManager(Component):
     """Saves, finds and removes the checkpoints of one run. A run has one writer at a time, and any number of readers.
 
     By default saving is synchronous: when the call returns, the file, its sidecar with size and checksum and
@@ -87,6 +88,11 @@ class CheckpointManager:
         enabled: when false nothing is due, written or renamed; loading works, past what is broken.
     """
 
+    metric_prefixes = ("checkpoint_", "steps_at_risk")
+    measures_machine = True
+    files = (f"{layout.CHECKPOINTS_FOLDER}/*",)
+    is_backed_up = False  # each backup has its own choice of checkpoints
+
     def __init__(
         self,
         experiment_dir: str | Path,
@@ -105,9 +111,14 @@ class CheckpointManager:
         enabled: bool = True,
     ) -> None:
         require(_whole(keep_last_n), "keep_last_n", keep_last_n, "a whole number >= 1")
-        for name, value in {"keep_every_n_steps": keep_every_n_steps, "max_steps_at_risk": max_steps_at_risk}.items():
+        for name, value in {
+            "keep_every_n_steps": keep_every_n_steps,
+            "max_steps_at_risk": max_steps_at_risk,
+        }.items():
             require(value is None or _whole(value), name, value, "a whole number >= 1 or null")
-        require(compression in checkpoint_file.COMPRESSIONS, "compression", compression, "zstd or null")
+        require(
+            compression in checkpoint_file.COMPRESSIONS, "compression", compression, "zstd or null"
+        )
         require(exit_deadline_s > 0, "exit_deadline_s", exit_deadline_s, "a number of seconds > 0")
         if compression == "zstd":
             checkpoint_file.zstd()
@@ -124,7 +135,7 @@ class CheckpointManager:
         self.before_write: Callable[[], None] | None = None
         """Called, by the thread that writes, before anything is written; an OSError that it raises refuses the save."""
         # A root that was there and is gone has been moved or removed: it does not come back for a checkpoint.
-        self._makes_root = not self.paths.root.exists()
+        self._makes_root = _is_absent(self.paths.root)
         self.on_durable = on_durable
         self.enabled = enabled
         self.failures = 0
@@ -167,12 +178,17 @@ class CheckpointManager:
         if due and step != self._postponed_at:
             self.skipped += 1
             self._postponed_at = step
-            log.info("checkpoint of step %d skipped: one is still being written; the next follows at once", step)
+            log.info(
+                "checkpoint of step %d skipped: one is still being written; the next follows at once",
+                step,
+            )
         return False
 
     def _is_kept_for_good(self, step: int) -> bool:
         """Whether `step` is divisible by `keep_every_n_steps`: its checkpoint is saved even if training has to wait."""
-        return self.keep_every_n_steps is not None and step > 0 and step % self.keep_every_n_steps == 0
+        return (
+            self.keep_every_n_steps is not None and step > 0 and step % self.keep_every_n_steps == 0
+        )
 
     @property
     def busy(self) -> bool:
@@ -279,7 +295,9 @@ class CheckpointManager:
         if not self.enabled:
             return False
         if not self._close():
-            self.problem = f"the disk did not take it within exit_deadline_s={self.exit_deadline_s:g}"
+            self.problem = (
+                f"the disk did not take it within exit_deadline_s={self.exit_deadline_s:g}"
+            )
             return False
         while self.steps_at_risk(step) > 0:
             save = Save(step, is_best, time.perf_counter(), self._write)
@@ -302,7 +320,9 @@ class CheckpointManager:
         """
         started = time.perf_counter()
         self._finish_copy(timeout_s)
-        left_s = None if timeout_s is None else max(0.0, timeout_s - (time.perf_counter() - started))
+        left_s = (
+            None if timeout_s is None else max(0.0, timeout_s - (time.perf_counter() - started))
+        )
         return self._writer.wait(left_s)
 
     def close(self) -> bool:
@@ -332,7 +352,9 @@ class CheckpointManager:
             "checkpoint_durable_s": newest.durable_s,
             "checkpoint_size_mb": newest.size_bytes / 1e6,
         }
-        return values | ({"checkpoint_compression": newest.compression_ratio} if self.compression else {})
+        return values | (
+            {"checkpoint_compression": newest.compression_ratio} if self.compression else {}
+        )
 
     def mark_best(self, step: int) -> None:
         """Let `checkpoint_best.pt` point to the checkpoint of `step`. Raises UserError if there is none."""
@@ -363,7 +385,9 @@ class CheckpointManager:
 
     def _clean_up(self) -> None:
         try:
-            self._folder.prune(self.keep_last_n, self.keep_every_n_steps, max_threads=self._threads())
+            self._folder.prune(
+                self.keep_last_n, self.keep_every_n_steps, max_threads=self._threads()
+            )
         except (OSError, UserError) as error:
             self._warn_once("retention", "old checkpoints not removed", error)
         else:
@@ -383,7 +407,10 @@ class CheckpointManager:
             return []
         if step is None:
             return []
-        log.warning("checkpoint of step %d removed: the disk is full, and the last one needs the space", step)
+        log.warning(
+            "checkpoint of step %d removed: the disk is full, and the last one needs the space",
+            step,
+        )
         return [step]
 
     def _threads(self) -> int:
@@ -445,7 +472,9 @@ class CheckpointManager:
             log.debug("no memory reserved for checkpoints: %s", error)  # the first save reports it
 
     def _target(self, step: int) -> str:
-        name = f"checkpoint_step_{step}.pt" + (layout.COMPRESSED_SUFFIX if self.compression == "zstd" else "")
+        name = f"checkpoint_step_{step}.pt" + (
+            layout.COMPRESSED_SUFFIX if self.compression == "zstd" else ""
+        )
         return str(self.paths.checkpoints / name)
 
     def _write(self, save: Save) -> None:
@@ -469,7 +498,9 @@ class CheckpointManager:
             save.blocked_s = durable_s
         self.durable_step = save.step
         ratio = written.state_bytes / written.size_bytes
-        self.reports.append(SaveReport(save.step, save.blocked_s, durable_s, written.size_bytes, ratio))
+        self.reports.append(
+            SaveReport(save.step, save.blocked_s, durable_s, written.size_bytes, ratio)
+        )
         self._schedule.saved(save.blocked_s + time.thread_time() - cpu_s, durable_s)
         self.problem, self._is_full = "", False
         if "save" in self._failing:
@@ -564,11 +595,15 @@ class CheckpointManager:
         """
         return self._note(self._loader.load_latest(map_location, history_as_array))
 
-    def load_best_checkpoint(self, map_location: str | torch.device = "cpu") -> dict[str, Any] | None:
+    def load_best_checkpoint(
+        self, map_location: str | torch.device = "cpu"
+    ) -> dict[str, Any] | None:
         """Return the checkpoint of the best step, or None if there is none or it is broken; see `load_checkpoint`."""
         return self._loader.load_best(map_location)
 
-    def load_checkpoint(self, step: int, map_location: str | torch.device = "cpu") -> dict[str, Any] | None:
+    def load_checkpoint(
+        self, step: int, map_location: str | torch.device = "cpu"
+    ) -> dict[str, Any] | None:
         """Return the checkpoint of `step`, or None if there is none.
 
         None is also returned, with a warning, if it is provably damaged; then it is renamed to `.corrupt`, under the
@@ -608,9 +643,22 @@ class CheckpointManager:
 
     def _note(self, state: dict[str, Any] | None) -> dict[str, Any] | None:
         if state is not None:
-            self.durable_step = state["step"]  # training goes on from there, perhaps back from a later step
+            self.durable_step = state[
+                "step"
+            ]  # training goes on from there, perhaps back from a later step
         return state
 
 
 def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_absent(path: Path) -> bool:
+    """Whether nothing stands at `path`; False if that cannot be read."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False

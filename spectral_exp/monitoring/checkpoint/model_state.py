@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from spectral_exp.monitoring.tracking.model_summary import unwrap
+from spectral_exp.monitoring.wrappers import inner_name, unwrap
 
 _INNER_NAMES = ("_orig_mod", "module")
 
@@ -55,7 +55,7 @@ def _plain_names(model: nn.Module) -> Callable[[str], str]:
     """A function from names and paths in `model` to those without wrappers."""
     prefixes = []
     for path, module in model.named_modules(remove_duplicate=False):
-        if (inner := _inner_name(module)) is not None:
+        if (inner := inner_name(module)) is not None:
             start = f"{path}." if path else ""
             prefixes.append((f"{start}{inner}", path))
     prefixes.sort(key=lambda pair: len(pair[0]), reverse=True)
@@ -67,10 +67,3 @@ def _plain_names(model: nn.Module) -> Callable[[str], str]:
         return name
 
     return plain_name
-
-
-def _inner_name(module: nn.Module) -> str | None:
-    """The name under which a wrapper holds what it wraps; None for all other modules."""
-    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        return "module"
-    return "_orig_mod" if isinstance(getattr(module, "_orig_mod", None), nn.Module) else None

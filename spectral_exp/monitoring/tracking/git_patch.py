@@ -19,6 +19,7 @@ from spectral_exp.core.git import ask_git
 from spectral_exp.core.redact import known_secrets, redact_code, redact_text
 from spectral_exp.core.scratch import scratch_folder
 from spectral_exp.core.secret_names import is_secret_name
+from spectral_exp.runs.layout import CHECKPOINTS_FOLDER, SWEEP_NAME
 
 MAX_PATCH_BYTES = 8_000_000
 MAX_FILE_BYTES = 50_000_000
@@ -156,10 +157,10 @@ def _is_own_source(root: Path, name: str) -> bool:
     folders = PurePosixPath(name).parts[:-1]
     if any(part.startswith(".") or part in _FOREIGN_FOLDERS for part in folders) or is_secret_file(name):
         return False
-    if name.endswith("multirun.yaml"):
+    if name.endswith(SWEEP_NAME):
         return False
     above = [root.joinpath(*folders[: i + 1]) for i in range(len(folders))]
-    return not any((f / "pyvenv.cfg").exists() or (f / "checkpoints").is_dir() for f in above)
+    return not any((f / "pyvenv.cfg").exists() or (f / CHECKPOINTS_FOLDER).is_dir() for f in above)
 
 
 def _is_text(path: Path) -> bool:

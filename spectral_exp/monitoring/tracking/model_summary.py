@@ -5,25 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from spectral_exp.monitoring.wrappers import unwrap
+
 if TYPE_CHECKING:
     from torch import nn
 
 # Field names under which models keep their width and depth, the most common first.
 _WIDTH_NAMES = ("n_embd", "d_model", "hidden_size")
 _DEPTH_NAMES = ("n_layer", "num_layers", "num_hidden_layers")
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside wrappers that prefix its keys: (distributed) data parallelism and `torch.compile`."""
-    from torch import nn
-
-    while True:
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-            model = inner
-        else:
-            return model
 
 
 def summarize_model(model: nn.Module) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.git import code_directory, git_hash
 from spectral_exp.core.redact import redact
 from spectral_exp.core.timestamps import timestamp
+from spectral_exp.monitoring.component import Component
 from spectral_exp.monitoring.tracking import environment
 from spectral_exp.monitoring.tracking.model_summary import summarize_model
 from spectral_exp.runs import layout
@@ -22,13 +23,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class ConfigTracker:
+class ConfigTracker(Component):
     """Records a run's configuration and circumstances before training, and its results after.
 
     Args:
         experiment_dir: root of the run; its name is the experiment id.
         enabled: when false nothing is written; loading works.
     """
+
+    files = (layout.CONFIG_NAME, layout.RESULTS_NAME, layout.GIT_DIFF_NAME)
 
     def __init__(self, experiment_dir: str | Path, *, enabled: bool = True) -> None:
         self.paths = layout.RunPaths(experiment_dir)

@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.steps import whole_step
+from spectral_exp.monitoring.component import Component
 from spectral_exp.monitoring.visualization.background import BackgroundDrawing
 from spectral_exp.monitoring.visualization.jobs import Failures, Plot, PlotReport, PlotSet, draw_here
+from spectral_exp.monitoring.wrappers import unwrap
 from spectral_exp.plots.run import Drawing
 from spectral_exp.plots.run.experiment import Experiment
 from spectral_exp.plots.run.histories import training_drawing
-from spectral_exp.plots.run.internals import TextSample, model_drawings, one_thread, unwrapped
+from spectral_exp.plots.run.internals import TextSample, model_drawings, one_thread
 from spectral_exp.plots.run.runs import comparison_drawing, experiment, labelled
+from spectral_exp.runs.layout import VISUALIZATIONS_FOLDER
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,7 +33,7 @@ __all__ = ["TextSample", "VisualizationManager"]
 _log = logging.getLogger(__name__)
 
 
-class VisualizationManager:
+class VisualizationManager(Component):
     """Writes plots of a run, dark-themed PNG files that sort by step: `<plot>_step_<step>_<timestamp>.png`.
 
     A plot that cannot be made or written is skipped: the first time for each cause with a warning, then quietly;
@@ -53,6 +56,9 @@ class VisualizationManager:
         SettingError: a setting out of range.
         UserError: matplotlib is not installed.
     """
+
+    files = (f"{VISUALIZATIONS_FOLDER}/*.png",)
+    is_backed_up = False  # drawn again from the metrics and checkpoints
 
     def __init__(
         self,
@@ -139,7 +145,7 @@ class VisualizationManager:
             token_labels: text of a token id.
         """
         return self._plot(
-            "model", step, lambda step: model_drawings(step, unwrapped(model), self.layer, sample, token_labels)
+            "model", step, lambda step: model_drawings(step, unwrap(model), self.layer, sample, token_labels)
         )
 
     def generate_comparison_plots(

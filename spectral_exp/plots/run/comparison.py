@@ -19,7 +19,7 @@ from spectral_exp.plots.seeds import over_seeds
 from spectral_exp.plots.series import MAX_POINTS, envelope
 from spectral_exp.plots.text import number_axis, printable, short_number
 from spectral_exp.plots.theme import DARK, new_figure
-from spectral_exp.runs.metric_names import metric_style
+from spectral_exp.runs.metric_names import metric_info
 
 _CURVES = ("loss", "learning_rate", "perplexity")
 _LOSS_HEIGHT, _PANEL_HEIGHT = 4.0, 3.0
@@ -88,7 +88,7 @@ def _draw_curves(
         for shown, look in pairs:
             _draw_experiment(axes, shown, look, noisy)
         every = [series for shown, _ in pairs for series in shown]
-        style = metric_style(name)
+        style = metric_info(name)
         axes.set_title(style.title)
         axes.set_ylabel(style.unit)
         notes = frame_values(axes, [envelope(series) for series in every], style.log, DARK)
@@ -143,7 +143,7 @@ def _bar_panel(axes: Axes, values: Sequence[float | None], looks: Sequence[Look]
         axes.text(length + side * 0.02 * reach, row, text, va="center", ha="left" if side > 0 else "right", fontsize=12)
     left, right = min(lengths) < 0, max(lengths) > 0 or min(lengths) == 0
     axes.set_xlim(-1.42 * reach * left, 1.42 * reach * right)
-    style = metric_style(name)
+    style = metric_info(name)
     axes.set_title(printable(style.title, 30))
     axes.set_xlabel(style.unit)
     axes.grid(visible=False, axis="y")

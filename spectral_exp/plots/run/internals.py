@@ -73,15 +73,6 @@ def model_drawings(
     return plots
 
 
-def unwrapped(model: Any) -> Any:
-    """The model inside DataParallel, DistributedDataParallel and `torch.compile`."""
-    while True:
-        wrapper = "_orig_mod" if hasattr(model, "_orig_mod") else "module"
-        if wrapper == "module" and not type(model).__name__.endswith("DataParallel"):
-            return model
-        model = getattr(model, wrapper)
-
-
 def _wave_module(model: nn.Module) -> nn.Module | None:
     """The first module with the most wave attributes; None when no module has any."""
     found, most = None, 0

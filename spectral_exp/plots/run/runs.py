@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
 from spectral_exp.core.errors import UserError
+from spectral_exp.core.json_value import restore_non_finite
 from spectral_exp.plots.run import Drawing
 from spectral_exp.plots.run.experiment import Experiment
 from spectral_exp.plots.run.histories import LeaveOut, drawable, is_steps_and_values, metric_series, numbers
-from spectral_exp.runs.layout import NON_FINITE, RunPaths
+from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.metrics_file import read_metrics
 from spectral_exp.runs.record import ResultsRecord, read_results
 
@@ -87,8 +88,7 @@ def _finals(values: object) -> dict[str, float]:
 
 def _as_number(value: object) -> float | None:
     """A number, also one that JSON holds as a string; None for anything else."""
-    if isinstance(value, str):
-        return NON_FINITE.get(value)
+    value = restore_non_finite(value)
     if isinstance(value, bool) or not isinstance(value, SupportsFloat):
         return None
     try:

@@ -16,7 +16,7 @@ from spectral_exp.plots.curves import frame_steps, frame_values, mark_non_finite
 from spectral_exp.plots.series import Envelope, envelope, isolated, smooth, smoothing_window
 from spectral_exp.plots.text import printable, short_number
 from spectral_exp.plots.theme import DARK, legend_above, new_figure
-from spectral_exp.runs.metric_names import METRICS, metric_style
+from spectral_exp.runs.metric_names import METRICS, metric_info
 
 _FEW = 40
 """Up to so many points each is drawn as a dot as well."""
@@ -67,7 +67,7 @@ def _loss_panel(axes: Axes, loss: Series, val_loss: Series | None, steps: tuple[
         shown.append(val_loss)
         curves.append(_draw_curve(axes, val_loss, DARK.series[1], "validation"))
         _mark_best(axes, val_loss)
-    style = metric_style("loss")
+    style = metric_info("loss")
     axes.set_title(style.title)
     axes.set_ylabel(style.unit)
     notes = frame_values(axes, curves, style.log, DARK) + mark_non_finite(axes, shown, DARK)
@@ -85,7 +85,7 @@ def _mark_best(axes: Axes, val_loss: Series) -> None:
 
 
 def _metric_panel(axes: Axes, name: str, series: Series, color: str, steps: tuple[float, float]) -> None:
-    style = metric_style(name)
+    style = metric_info(name)
     bins = _draw_curve(axes, series, color, name)
     axes.set_title("\n".join(wrap(printable(style.title, 44), 22)))
     axes.set_ylabel(style.unit)

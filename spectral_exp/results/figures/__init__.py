@@ -5,7 +5,6 @@ Loads matplotlib: import it where figures are wanted, not beside the rest of `sp
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -71,12 +70,9 @@ def best_groups(comparison: Comparison, at_most: int = MAX_GROUPS) -> Comparison
     """The comparison with its best groups alone, in their order, the baseline among them; its differences are kept."""
     if len(comparison.summaries) <= at_most:
         return comparison
-    sign = 1 if comparison.lower_is_better else -1
 
-    def badness(summary: GroupSummary) -> tuple[bool, float]:
-        if summary.group.label == comparison.baseline:
-            return False, -math.inf
-        return not summary.values, sign * sum(summary.values) / max(len(summary.values), 1)
+    def badness(summary: GroupSummary) -> tuple[bool, tuple[bool, float, str]]:
+        return summary.group.label != comparison.baseline, comparison.sort_key(summary)
 
     kept = {id(summary) for summary in sorted(comparison.summaries, key=badness)[:at_most]}
     return replace(comparison, summaries=[each for each in comparison.summaries if id(each) in kept])

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from spectral_exp.results.compared import Comparison, GroupSummary, moment
-from spectral_exp.runs.metric_names import metric_style
-from spectral_exp.runs.run import DERIVED, Run
+from spectral_exp.runs.metric_names import DERIVED, metric_info
+from spectral_exp.runs.run import Run
 
 
 def quantity(metric: str) -> str:
     """The metric as it is called within a sentence."""
-    title = metric_style(metric).title
+    title = metric_info(metric).title
     return title[:1].lower() + title[1:]
 
 
@@ -23,7 +23,7 @@ def measured(comparison: Comparison) -> str:
         start = f"{name[:1].upper()}{name[1:]}, {moment(comparison.metric, comparison.at)}"
     else:
         start = f"{name[:1].upper()}{name[1:]} at step {step}" if step else f"{when.capitalize()} {name}"
-    return f"{start} ({'lower' if comparison.lower_is_better else 'higher'} is better)"
+    return f"{start} ({comparison.direction_words})"
 
 
 def run_counts(counts: Sequence[int]) -> str:

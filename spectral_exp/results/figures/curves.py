@@ -25,7 +25,7 @@ from spectral_exp.plots.theme import Theme, legend_on_top, new_figure
 from spectral_exp.results.comparison import Comparison
 from spectral_exp.results.figures.captions import listed, quantity, run_counts
 from spectral_exp.results.figures.picture import Picture, theme_named
-from spectral_exp.runs.metric_names import metric_style
+from spectral_exp.runs.metric_names import metric_info
 from spectral_exp.runs.run import Run
 
 Axis: TypeAlias = Literal["step", "tokens", "train_s"]
@@ -107,7 +107,7 @@ def gather(comparison: Comparison, metric: str, by: Axis) -> Curves:
         raw = [[Series(run.steps / scale, run.values) for run in runs] for runs in raw]
     x_label = f"training time ({unit})" if by == "train_s" else _AXIS_WORDS[by]
     baseline = labels.index(comparison.baseline) if comparison.baseline in labels else None
-    return Curves(labels, ranks, found, raw, baseline, x_label, metric_style(metric).axis_label)
+    return Curves(labels, ranks, found, raw, baseline, x_label, metric_info(metric).axis_label)
 
 
 def _places(run: Run, steps: FloatArray, by: Axis) -> FloatArray:

@@ -18,7 +18,7 @@ from spectral_exp.results.compared import Comparison, Difference, GroupSummary
 from spectral_exp.results.figures.captions import listed, measured, run_counts
 from spectral_exp.results.figures.picture import Picture, theme_named
 from spectral_exp.results.statistics import Interval
-from spectral_exp.runs.metric_names import metric_style
+from spectral_exp.runs.metric_names import metric_info
 
 _FRAME_INCHES = 0.85
 """Axis, its name and the legend."""
@@ -48,9 +48,8 @@ def intervals(comparison: Comparison, *, theme: str = "light") -> Picture:
     missing = [summary.group.label for summary in comparison.summaries if not summary.values]
     if missing:
         words.append(f"without a value: {listed(missing)}")
-    label = metric_style(comparison.metric).axis_label
-    better = "lower is better" if comparison.lower_is_better else "higher is better"
-    draw = partial(_draw, rows, look, baseline, f"{label}  ({better})", "run", "", "")
+    label = metric_info(comparison.metric).axis_label
+    draw = partial(_draw, rows, look, baseline, f"{label}  ({comparison.direction_words})", "run", "", "")
     return Picture(name, _sentence(words, rows, baseline), look, draw)
 
 
@@ -59,7 +58,7 @@ def interval_rows(comparison: Comparison) -> list[Row]:
     separated = {d.b.group.label for d in comparison.differences if d.kind == "baseline" and d.separated}
     compared = _compared(comparison)
     known = [summary for summary in comparison.summaries if summary.values]
-    known.sort(key=_center, reverse=not comparison.lower_is_better)
+    known.sort(key=comparison.sort_key)
     several = len({len(summary.values) for summary in known}) > 1
     rows = []
     for summary in known:
@@ -129,8 +128,9 @@ def differences(
         words.append(f"without an interval: n < {_TOO_FEW}")
     if any(_is_unequal(d) for d in shown):
         words.append("* the two groups do not match in all that should be equal")
-    label = f"difference in {metric_style(comparison.metric).axis_label}"
-    left, right = ("better", "worse") if comparison.lower_is_better else ("worse", "better")
+    label = f"difference in {metric_info(comparison.metric).axis_label}"
+    sides = {True: ("better", "worse"), False: ("worse", "better"), None: ("", "")}
+    left, right = sides[comparison.lower_is_better]
     draw = partial(_draw, rows, look, 0.0, label, "pair of runs", left, right)
     return Picture(name, _sentence(words, rows, 0.0), look, draw)
 

@@ -19,7 +19,7 @@ from spectral_exp.plots.theme import Theme, legend_on_top, new_figure
 from spectral_exp.results.comparison import Comparison, GroupSummary
 from spectral_exp.results.figures.captions import counted_runs, listed, measured, run_counts
 from spectral_exp.results.figures.picture import Picture, theme_named
-from spectral_exp.runs.metric_names import metric_style
+from spectral_exp.runs.metric_names import metric_info
 
 _LEARNING_RATE = "optimizer.learning_rate"
 _SIZE_SETTINGS = ("n_embd", "n_layer", "n_head", "n_wave", "n_harmonic", "n_hidden", "block_size", "dropout", "size")
@@ -80,7 +80,7 @@ def scaling(comparison: Comparison, by: Literal["learning_rate", "size"], *, the
     ]
     if any(group.interval is not None for group in shown):
         caption.append("bars: 95 % bootstrap interval of the mean, where n is 3 or more")
-    draw = partial(_draw_lines, lines, look, words, metric_style(comparison.metric).axis_label)
+    draw = partial(_draw_lines, lines, look, words, metric_info(comparison.metric).axis_label)
     return Picture(name, "; ".join(caption) + ".", look, draw)
 
 
@@ -166,6 +166,9 @@ def pareto(comparison: Comparison, *, theme: str = "light") -> Picture:
     """The metric against the seconds of training, and the groups that no other beats in both."""
     name, look = f"pareto_{comparison.metric}_by_train_s", theme_named(theme)
     points = pareto_points(comparison)
+    if comparison.lower_is_better is None:
+        why = "without a direction no group beats another"
+        return Picture(name, f"{measured(comparison)} against training time: {why}.", look, None)
     if len(points) < 2:
         why = "no two groups have both a value and a time of training"
         return Picture(name, f"{measured(comparison)} against training time: {why}.", look, None)
@@ -178,7 +181,7 @@ def pareto(comparison: Comparison, *, theme: str = "light") -> Picture:
     ]
     if missing:
         words.append(f"not shown, since value or time is unknown: {listed(missing)}")
-    label = metric_style(comparison.metric).axis_label
+    label = metric_info(comparison.metric).axis_label
     draw = partial(_draw_pareto, points, look, label, comparison.lower_is_better)
     return Picture(name, "; ".join(words) + ".", look, draw)
 

@@ -48,14 +48,14 @@ def results(material: Material) -> tuple[Block, ...]:
 
 def _leader(material: Material, usable: Sequence[GroupSummary]) -> Text:
     """Which configuration has the most favourable mean: no claim that it is separated from the next."""
-    sign = 1.0 if material.comparison.lower_is_better else -1.0
+    sign = -1.0 if material.comparison.lower_is_better is False else 1.0
     best = min(usable, key=lambda summary: sign * (summary.mean or 0.0))
     return prose(
         "[#tab:means] gives each configuration. The {{end}} mean is that of {{label}}, {{mean}} {{interval}}; a mean "
         "alone says nothing about which differences are more than chance, for which see [#tab:differences]."
         if any(d.kind == "baseline" for d in material.comparison.differences)
         else "[#tab:means] gives each configuration. The {{end}} mean is that of {{label}}, {{mean}} {{interval}}.",
-        end="lowest" if material.comparison.lower_is_better else "highest",
+        end="lowest" if sign > 0 else "highest",
         label=Code(best.group.label),
         mean=material.mean(best),
         interval=material.interval(best) if best.interval else "(no interval)",
@@ -99,10 +99,10 @@ def _means(material: Material) -> Table:
         "tab:means",
         prose(
             "{{metric}} of each configuration: mean over seeds with 95 % interval, median, {{iqm}}and lowest and "
-            "highest run. {{direction}} is better.",
+            "highest run. {{direction}}.",
             iqm="interquartile mean (IQM; from four runs on, below it is the mean), " if with_iqm else "",
             metric=material.metric_words[:1].upper() + material.metric_words[1:],
-            direction="Lower" if material.comparison.lower_is_better else "Higher",
+            direction=material.comparison.direction_words.capitalize(),
         ),
         (("Configuration",), ("n",), ("mean",), ("95 % interval",), ("median",), *iqm, ("lowest, highest",)),
         tuple(rows),
@@ -149,9 +149,19 @@ def _differences(material: Material) -> tuple[Block, ...]:
 
 def _reading(material: Material, differences: Sequence[Difference]) -> Text:
     """How many are better, worse and not separated."""
-    better = sum(d.separated and d.better for d in differences)
-    worse = sum(d.separated and not d.better for d in differences)
-    rest = len(differences) - better - worse
+    separated = sum(d.separated for d in differences)
+    better = sum(d.better is True for d in differences)
+    worse, rest = separated - better, len(differences) - separated
+    if material.comparison.lower_is_better is None:
+        return prose(
+            "Of {{all}} {{noun}} {{separated}} {{are}} separated, and {{rest}} {{rest_are}} not.",
+            noun=noun(len(differences), "difference"),
+            are=noun(separated, "is", "are"),
+            rest_are=noun(rest, "is", "are"),
+            all=material.counted(len(differences), "differences"),
+            separated=material.counted(separated, "differences separated"),
+            rest=material.counted(rest, "differences not separated"),
+        )
     return prose(
         "Of {{all}} {{noun}} {{better}} {{are}} separated for the better, {{worse}} for the worse, and {{rest}} "
         "{{rest_are}} not separated.",
@@ -176,7 +186,7 @@ def _difference_table(
     rows: list[tuple[Text, ...]] = []
     for name, d in zip(names, differences, strict=True):
         mean = material.difference(d)
-        verdict = ("better" if d.better else "worse") if d.separated else "not separated" if d.interval else "no test"
+        verdict = d.verdict if d.interval else "no test"
         # Bold says separated, and nothing else.
         shown: Text = (Strong(mean),) if d.separated else mean
         rows.append(
@@ -382,7 +392,7 @@ def _by_part(material: Material, differences: Sequence[Difference]) -> list[Text
                 "{{a}} → {{b}} {{verdict}} ({{mean}} {{interval}}, n\u00a0=\u00a0{{n}})",
                 a=Code(d.a.group.label),
                 b=Code(d.b.group.label),
-                verdict="helps" if d.better else "hurts",
+                verdict={True: "helps", False: "hurts", None: "differs"}[d.better],
                 mean=material.difference(d),
                 interval=material.difference_interval(d),
                 n=material.pairs(d),

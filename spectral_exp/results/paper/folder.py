@@ -10,7 +10,8 @@ from typing import Any
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.json_files import read_json, write_json_atomic
 from spectral_exp.core.scratch import scratch_folder
-from spectral_exp.results.paper.provenance import RECORD_NAME, digest
+from spectral_exp.results.paper.provenance import digest
+from spectral_exp.runs.layout import PROVENANCE_NAME
 from spectral_exp.runs.output_file import refuse_loss
 
 FIGURES = "figures"
@@ -31,8 +32,8 @@ class Folder:
         if (path / FIGURES).is_symlink():
             raise UserError(f"{path / FIGURES} is a link, which may lead anywhere; choose another folder with --output")
         # Which of the other files are ours, the record knows.
-        refuse_loss(path / RECORD_NAME, force=True, is_default=True)
-        self.record: dict[str, Any] = read_json(path / RECORD_NAME) if (path / RECORD_NAME).exists() else {}
+        refuse_loss(path / PROVENANCE_NAME, force=True, is_default=True)
+        self.record: dict[str, Any] = read_json(path / PROVENANCE_NAME) if (path / PROVENANCE_NAME).exists() else {}
 
     @property
     def files(self) -> dict[str, str]:
@@ -57,18 +58,18 @@ class Folder:
                     place = draft / name
                     place.parent.mkdir(parents=True, exist_ok=True)
                     place.write_bytes(content)
-                write_json_atomic(self.path / RECORD_NAME, {**record, "replaces": old})
+                write_json_atomic(self.path / PROVENANCE_NAME, {**record, "replaces": old})
                 for name in files:
                     (self.path / name).parent.mkdir(parents=True, exist_ok=True)
                     (draft / name).replace(self.path / name)
             self._remove([name for name in old if name not in files])
-            write_json_atomic(self.path / RECORD_NAME, record)
+            write_json_atomic(self.path / PROVENANCE_NAME, record)
         except OSError as error:
             raise UserError(
                 f"cannot write the paper to {self.path}: {error.strerror}; choose another folder with --output, or "
                 "free space"
             ) from error
-        return [self.path / name for name in sorted(files)] + [self.path / RECORD_NAME]
+        return [self.path / name for name in sorted(files)] + [self.path / PROVENANCE_NAME]
 
     def edited(self, name: str) -> bool:
         """Whether the file is there and is not as we wrote it."""

@@ -9,7 +9,7 @@ from spectral_exp.results.compared import Difference, moment
 from spectral_exp.results.document.model import Code, Inline, Number, Paragraph, Source, Text, joined
 from spectral_exp.results.document.prose import prose
 from spectral_exp.results.paper.material import Material
-from spectral_exp.runs.run import DERIVED
+from spectral_exp.runs.metric_names import DERIVED
 
 CORPORA = {
     "Shakespeare": "TinyShakespeare",
@@ -54,7 +54,7 @@ def abstract(material: Material) -> tuple[Paragraph, ...]:
     sizes = [run.n_parameters for run in material.runs if run.n_parameters]
     setting = prose(
         "We compare {{groups}} {{configurations}} of a small language model, trained on {{corpus}}, in {{metric}} "
-        "({{direction}} is better){{at}}. There {{are}} {{runs}} {{noun}}, of which {{seeds}} per configuration "
+        "({{direction}}){{at}}. There {{are}} {{runs}} {{noun}}, of which {{seeds}} per configuration "
         "{{count}}{{parameters}}. ",
         are=noun(len(material.runs), "is", "are"),
         noun=noun(len(material.runs), "run"),
@@ -63,7 +63,7 @@ def abstract(material: Material) -> tuple[Paragraph, ...]:
         configurations=noun(len(material.groups), "configuration"),
         corpus=corpus_words(material),
         metric=material.metric_words,
-        direction="lower" if material.comparison.lower_is_better else "higher",
+        direction=material.comparison.direction_words,
         at=_at(material.comparison.metric, material.comparison.at),
         runs=material.counted(len(material.runs), "runs"),
         seeds=_per_group(material),
@@ -134,7 +134,13 @@ def headline(material: Material) -> Text:
     worse = [d for d in against if d.separated and not d.better]
     rest = [d for d in against if not d.separated]
     parts = [lead]
-    if better:
+    if comparison.lower_is_better is None:
+        different, worse = worse, []
+        if different:
+            parts.append(prose("Separated from it {{are}}: {{list}}. ", **_listed(material, different)))
+        else:
+            parts.append(prose("No configuration is separated from it. "))
+    elif better:
         parts.append(prose("Better than it, and separated from it, {{are}}: {{list}}. ", **_listed(material, better)))
     else:
         parts.append(prose("No configuration is separated from it for the better. "))

@@ -13,19 +13,11 @@ from spectral_exp.results.document.model import Code, Figure, Inline, Number, So
 from spectral_exp.results.document.trace import Runs
 from spectral_exp.results.group import Group
 from spectral_exp.results.statistics import Interval
+from spectral_exp.runs.metric_names import metric_info
 from spectral_exp.runs.run import Run
 
 NOT_RECORDED = ("(not recorded)",)
 """What stands for a value that no run has."""
-
-METRIC_WORDS = {
-    "val_bpb": "validation bits per byte",
-    "val_loss": "validation loss (nats per token)",
-    "loss": "training loss (nats per token)",
-    "perplexity": "validation perplexity",
-    "train_s": "training time in seconds",
-    "tokens_per_s": "tokens per second",
-}
 
 
 @dataclass(frozen=True)
@@ -82,7 +74,7 @@ class Material:
     @property
     def metric_words(self) -> str:
         """The metric in words."""
-        return METRIC_WORDS.get(self.comparison.metric, self.comparison.metric)
+        return metric_info(self.comparison.metric).words or self.comparison.metric
 
     @property
     def tests(self) -> Number:

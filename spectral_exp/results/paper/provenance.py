@@ -14,13 +14,13 @@ from spectral_exp.core.errors import UserError
 from spectral_exp.core.json_files import read_json
 from spectral_exp.results.document.model import Entry, figures_of, numbering
 from spectral_exp.runs.layout import RunPaths
-from spectral_exp.runs.run import Run, lower_is_better
+from spectral_exp.runs.metric_names import metric_info
+from spectral_exp.runs.run import Run
 from spectral_exp.runs.schema import Count, Findings, conform
 
 if TYPE_CHECKING:
     from spectral_exp.results.paper.generator import Paper
 
-RECORD_NAME = "provenance.json"
 FORMAT = 1
 """Of `provenance.json`."""
 
@@ -164,7 +164,7 @@ def step_of(run: Run, metric: str, at: str) -> int | None:
         before = steps[steps <= float(at.removeprefix("step:"))]
         return int(before[-1]) if len(before) else None
     if at == "best":
-        return summary.lowest_step if lower_is_better(metric) else summary.highest_step
+        return summary.lowest_step if metric_info(metric).lower_is_better else summary.highest_step
     return run.final_step(metric)
 
 

@@ -40,9 +40,8 @@ from spectral_exp.results.paper.generator import Paper, assemble
 from spectral_exp.results.paper.material import Choices, Material, dig, plain_number
 from spectral_exp.results.paper.method import method
 from spectral_exp.results.paper.setup import setup
-from spectral_exp.results.times import TIME_METRICS
 from spectral_exp.runs.layout import RunPaths
-from spectral_exp.runs.metric_names import METRICS
+from spectral_exp.runs.metric_names import METRICS, metric_info
 from spectral_exp.runs.parts import PARTS
 from spectral_exp.runs.run import Run
 
@@ -134,10 +133,10 @@ def _outcome(run: Run) -> tuple[Block, ...]:
                 (Code(name),),
                 _metric(run, name, final, "final"),
                 ("\u2013",)
-                if name in TIME_METRICS
+                if metric_info(name).is_timing
                 else (Number(plain_number(step), step, Source(name, (run.run_id,), "final", "its step")),),
                 _metric(run, name, best, "best")
-                if name in ("loss", "val_loss", "val_bpb", "perplexity")
+                if metric_info(name).direction and not metric_info(name).is_timing
                 else ("\u2013",),
             )
         )

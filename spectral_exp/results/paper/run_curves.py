@@ -12,7 +12,7 @@ from spectral_exp.plots.curves import frame_steps, frame_values, mark_non_finite
 from spectral_exp.plots.series import drawable, envelope
 from spectral_exp.plots.theme import LIGHT, legend_above, new_figure, render_all
 from spectral_exp.results.document.model import Figure, Source
-from spectral_exp.runs.metric_names import METRICS, metric_style
+from spectral_exp.runs.metric_names import METRICS, metric_info
 from spectral_exp.runs.run import Run
 
 _COLUMNS = 2
@@ -55,7 +55,7 @@ def _panel(axes: Axes, shown: dict[str, Series], steps: tuple[float, float]) -> 
         axes.plot(curve.steps, curve.mean, few, color=color, label=label)
         if curve.points_per_bin > 1:
             axes.fill_between(curve.steps, curve.low, curve.high, color=color, alpha=0.25, linewidth=0)
-    style = metric_style(first)
+    style = metric_info(first)
     axes.set_title(style.title)
     axes.set_ylabel(style.unit)
     notes = frame_values(axes, list(bins.values()), style.log, LIGHT) + mark_non_finite(

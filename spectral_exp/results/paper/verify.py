@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from spectral_exp.core.errors import UserError
+from spectral_exp.core.json_value import jsonable
 from spectral_exp.core.regular_file import read_regular
 from spectral_exp.core.wording import counted, noun
 from spectral_exp.results.aggregate import ResultsAggregator
@@ -18,7 +19,6 @@ from spectral_exp.results.paper.folder import own_files
 from spectral_exp.results.paper.generator import REPORT, Paper, build
 from spectral_exp.results.paper.material import Choices
 from spectral_exp.results.paper.provenance import (
-    RECORD_NAME,
     Provenance,
     RecordedChoices,
     RecordedNumber,
@@ -29,7 +29,7 @@ from spectral_exp.results.paper.provenance import (
     run_files,
 )
 from spectral_exp.results.paper.report import run_report
-from spectral_exp.runs.layout import CONFIG_NAME, jsonable
+from spectral_exp.runs.layout import CONFIG_NAME, PROVENANCE_NAME
 
 _SHOWN = 12
 _MAX_NOTES_BYTES = 16 << 20
@@ -103,9 +103,9 @@ def verify(paper: Path, runs: Sequence[Path] = ()) -> Verdict:
 
 
 def _read(paper: Path) -> Provenance:
-    path = paper / RECORD_NAME
+    path = paper / PROVENANCE_NAME
     if not path.is_file():
-        raise UserError(f"{paper} holds no {RECORD_NAME}: it is not a paper made by this command")
+        raise UserError(f"{paper} holds no {PROVENANCE_NAME}: it is not a paper made by this command")
     return read_provenance(path)
 
 

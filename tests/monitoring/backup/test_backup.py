@@ -407,10 +407,12 @@ def test_no_backup_there_is_told(url: str, tmp_path: Path) -> None:
 KILLED_EVERYWHERE = """
 import json, os, shutil, signal, sys
 from pathlib import Path
+from spectral_exp.monitoring import ConfigTracker, MetricsLogger
 from spectral_exp.monitoring.backup.store import Store
 from spectral_exp.monitoring.backup.worker import back_up
 from spectral_exp.monitoring.backup.restore import restore
 
+COMPONENT_FILES = [*ConfigTracker.files, *MetricsLogger.files, "backup.json"]
 root, remote, place = (Path(argument) for argument in sys.argv[1:])
 url = f"file://{remote}/{root.name}"
 run_id = json.loads((root / "backup.json").read_text())["run_id"]
@@ -432,7 +434,7 @@ while dead:
                 if left == 0:
                     os.kill(os.getpid(), signal.SIGKILL)
         sys.addaudithook(hook)
-        back_up(Store(url), root, root.name, run_id, 3, 2, None)
+        back_up(Store(url), root, root.name, run_id, 3, 2, None, COMPONENT_FILES)
         os._exit(0)
     dead = os.WIFSIGNALED(os.waitpid(child, 0)[1])
     complete = list((remote / root.name).glob("manifest_*_step_3.json"))
@@ -440,7 +442,7 @@ while dead:
     step = int((there / "checkpoints" / "checkpoint_latest.pt").readlink().stem.rpartition("_")[2])
     assert step == (3 if complete else 2), (n, step)
     # The next attempt completes whatever was left, and leaves nothing behind.
-    back_up(Store(url), root, root.name, run_id, 3, 2, None)
+    back_up(Store(url), root, root.name, run_id, 3, 2, None, COMPONENT_FILES)
     left = [p.name for p in remote.rglob("*") if p.suffix == ".tmp" or "_step_1." in p.name]
     assert not left, (n, left)
 assert step == 3

@@ -27,8 +27,9 @@ from torch import Tensor, nn
 
 from spectral_exp.core.errors import SettingError, UserError
 from spectral_exp.monitoring.visualization.manager import TextSample, VisualizationManager
+from spectral_exp.monitoring.wrappers import unwrap
 from spectral_exp.plots.run.histories import loss_series, metric_series, training_drawing
-from spectral_exp.plots.run.internals import model_drawings, unwrapped
+from spectral_exp.plots.run.internals import model_drawings
 from spectral_exp.plots.run.runs import experiment, labelled
 from spectral_exp.plots.theme import DARK, render, styled
 
@@ -338,8 +339,8 @@ def test_the_sample_is_cut_to_the_block(tmp_path: Path) -> None:
 def test_wrapped_models_are_looked_into() -> None:
     model = TinyModel()
     compiled: Any = torch.compile(nn.DataParallel(model), backend="eager")
-    assert unwrapped(compiled) is model
-    assert unwrapped(model) is model
+    assert unwrap(compiled) is model
+    assert unwrap(model) is model
 
 
 @pytest.mark.parametrize(
