@@ -1,4 +1,4 @@
-"""The documentation: its commands run, its links lead somewhere, and the settings that it names exist."""
+"""The documentation: its commands run, its links lead somewhere, its settings exist."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ NOT_RUN = {
     "spectral-exp train +experiment=wave_rgd backup_url=s3://bucket/runs":
         "needs a bucket; tests/test_train.py runs both against a server",
     "spectral-exp train resume=s3://bucket/runs/RUN": "needs a bucket",
-    "python -m spectral_exp.bench all --json figures.json": "takes ten minutes; tests/bench runs each bench",
+    "python -m spectral_exp.bench all --json figures.json": "takes ten minutes; tests/bench runs each",
     "spectral-exp bench all --json figures.json": "takes ten minutes",
     "python -m spectral_exp.bench loop --quick": "takes a minute; tests/bench runs each bench",
     "spectral-exp bench loop --quick": "takes a minute",
@@ -69,7 +69,7 @@ SHORTER = [override for override in TINY if not override.startswith(("data", "tr
 
 
 def documented_lines() -> list[str]:
-    """Return every line of a block of shell commands, and every training command inside the text, each once."""
+    """Return the lines of blocks of shell commands and the training commands inside the text."""
     blocks = re.findall(r"^```bash\n(.*?)^```", ALL, flags=re.DOTALL | re.MULTILINE)
     lines = [re.sub(r"\s+#.*", "", line).strip() for block in blocks for line in block.splitlines()]
     quoted = re.findall(r"`(spectral-exp train \+[^`]+)`", ALL)
@@ -156,7 +156,7 @@ def test_commands_inside_the_text_exist() -> None:
     assert len(named) > 5
 
 
-# --- running ---------------------------------------------------------------------------------------------------------
+# --- running --------------------------------------------------------------------------------------
 
 RUN_ALL = """
 import json, shutil, signal, time
@@ -173,7 +173,8 @@ for line, arguments in json.load(open("commands.json")).items():
     except SystemExit as error:
         codes[line] = error.code
     time.sleep = sleep
-    shutil.rmtree("outputs/RUN_reproduced", ignore_errors=True)  # which the next reproduction would refuse
+    # The next reproduction would refuse to overwrite this one.
+    shutil.rmtree("outputs/RUN_reproduced", ignore_errors=True)
 json.dump(codes, open("codes.json", "w"))
 """
 
@@ -290,7 +291,7 @@ def test_the_example_of_frames_runs(template: Path, monkeypatch: pytest.MonkeyPa
     assert {"run_id", "step", "val_bpb"} <= set(names["metrics"].columns)
 
 
-# --- names and links -------------------------------------------------------------------------------------------------
+# --- names and links ------------------------------------------------------------------------------
 
 
 def test_every_choice_named_in_a_table_exists() -> None:
@@ -317,7 +318,7 @@ def test_every_setting_named_in_the_text_exists() -> None:
 
 def test_blocks_of_yaml_are_the_recipes_that_are_tested() -> None:
     recipes = [yaml.safe_load(text) for name, text in FILES.items() if name.endswith(".yaml")]
-    # A block that begins with the path of its file is written to that file by tests/test_adding_parts.py.
+    # tests/test_adding_parts.py writes blocks that begin with the path of a file to that file.
     blocks = re.findall(r"```yaml\n(?!# conf/)(.*?)```", PAGES["docs/extend.md"], flags=re.DOTALL)
     assert len(blocks) == 2
     assert all(yaml.safe_load(block) in recipes for block in blocks)

@@ -16,7 +16,7 @@ NOTEBOOK = ROOT / "examples/own_loop.ipynb"
 
 
 def run_cell(source: str, namespace: dict[str, Any]) -> str:
-    """Run a cell and return what it prints, followed by the value of its last line if that is an expression."""
+    """Run a cell and return what it prints and, if its last line is an expression, the value."""
     tree = ast.parse(source)
     last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
     with contextlib.redirect_stdout(io.StringIO()) as printed:

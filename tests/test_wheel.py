@@ -1,4 +1,4 @@
-"""The package as a wheel carries its configuration and works in an empty folder; what wheel and sdist hold."""
+"""The wheel carries the configuration and works in an empty folder; what the sdist holds."""
 
 from __future__ import annotations
 
