@@ -11,6 +11,9 @@ from pathlib import Path
 
 from tests.conftest import NO_PLOTS, ROOT, TINY
 
+DATA = {".css", ".html", ".json", ".md", ".tex", ".typ"}
+"""Suffixes of templates and texts that the package reads."""
+
 
 def test_a_wheel_trains_in_an_empty_folder(tmp_path: Path) -> None:
     wheels, site, empty = (tmp_path / name for name in ("wheels", "site", "empty"))
@@ -37,6 +40,9 @@ def test_a_wheel_trains_in_an_empty_folder(tmp_path: Path) -> None:
         assert (ROOT / "README.md").read_text(encoding="utf-8").strip() in about
         entry_points = next(name for name in archive.namelist() if name.endswith("entry_points.txt"))
         assert "spectral-exp = spectral_exp.__main__:main" in archive.read(entry_points).decode()
+        data = [path for path in (ROOT / "spectral_exp").rglob("*") if path.suffix in DATA]
+        assert data
+        assert {path.relative_to(ROOT).as_posix() for path in data} <= set(archive.namelist())
     script = (
         f"import sys, spectral_exp\nassert spectral_exp.__file__.startswith({str(site)!r})\n"
         "from spectral_exp.train import main\nsys.exit(main(sys.argv[1:]))\n"

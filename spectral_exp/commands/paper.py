@@ -1,4 +1,4 @@
-"""Write a paper draft from runs, or verify one: `python -m spectral_exp paper outputs/... --output paper/`."""
+"""Write a paper draft from runs, or verify one: `spectral-exp paper outputs/ --output paper/`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.wording import counted
+from spectral_exp.results.names import split_names
 from spectral_exp.results.paper.folder import Folder
 from spectral_exp.results.paper.generator import FORMATS, PaperGenerator, Written
 from spectral_exp.results.paper.material import Choices
@@ -78,18 +79,21 @@ def _write(options: argparse.Namespace) -> Written:
         at=options.at,
         baseline=options.baseline,
         where=tuple(options.where),
-        group_by=_listed(options.group_by) if options.group_by else None,
+        group_by=tuple(split_names(options.group_by)) if options.group_by else None,
         title=options.title,
-        authors=_listed(options.authors or ""),
+        authors=tuple(split_names(options.authors or "")),
         notes=notes,
         notes_file=notes_file,
     )
     generator = PaperGenerator(options.folders, choices)
-    return generator.write(options.output, _listed(options.formats), force=options.force)
+    return generator.write(options.output, split_names(options.formats), force=options.force)
 
 
 def _notes(options: argparse.Namespace) -> tuple[str, str | None]:
-    """The author's text and where it lies relative to the paper: as given, or as the paper there has it already."""
+    """Return the author's text and its path relative to the paper.
+
+    Without --notes they are those of the paper that is there already.
+    """
     output: Path = options.output
     if options.notes == _NO_NOTES:
         return "", None
@@ -111,10 +115,6 @@ def _notes(options: argparse.Namespace) -> tuple[str, str | None]:
             f"cannot read the notes {path}: {getattr(error, 'strerror', None) or 'it is not UTF-8'}"
         ) from error
     return text, Path(os.path.relpath(path.resolve(), output.resolve())).as_posix()
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _print_verdict(verdict: Verdict, paper: Path) -> int:

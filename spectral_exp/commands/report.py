@@ -1,4 +1,4 @@
-"""Write the report of one run: `python -m spectral_exp report outputs/<run>`."""
+"""Write the report of one run: `spectral-exp report outputs/<run>`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import UserError
+from spectral_exp.results.names import split_names
 from spectral_exp.results.paper.folder import Folder
 from spectral_exp.results.paper.generator import FORMATS, REPORT, check_formats
 from spectral_exp.results.paper.report import run_report
@@ -23,16 +24,24 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("run", type=Path, help="run directory, finished or not")
     parser.add_argument(
-        "--output", type=Path, help="folder of the report (default: report/ in the run, wherever that lies below RUN)"
+        "--output",
+        type=Path,
+        help="folder of the report (default: report/ in the run, wherever that lies below RUN)",
     )
-    parser.add_argument("--formats", default="md,html,pdf", help=f"of {', '.join(FORMATS)} (default: md,html,pdf)")
-    parser.add_argument("--force", action="store_true", help="overwrite files that were edited or are not the report's")
+    parser.add_argument(
+        "--formats", default="md,html,pdf", help=f"of {', '.join(FORMATS)} (default: md,html,pdf)"
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="overwrite files that were edited or are not the report's",
+    )
     return parser
 
 
 def run(options: argparse.Namespace) -> int:
     """Write the report and print its files."""
-    formats = [part.strip() for part in options.formats.split(",") if part.strip()]
+    formats = split_names(options.formats)
     check_formats(formats)
     folder = Folder(options.output) if options.output is not None else None
     report = run_report(options.run)
@@ -46,7 +55,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _place(run: Path) -> Path:
-    """Return the folder of the report in a run. Raises UserError if it is a link."""
+    """Return the folder of the report in a run.
+
+    Raises:
+        UserError: it is a link, which may lead anywhere.
+    """
     folder = RunPaths(run).report
     if folder.is_symlink():
         raise UserError(f"{folder} is a link; name a folder with --output")

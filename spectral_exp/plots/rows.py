@@ -1,4 +1,4 @@
-"""Rows of values, a mean and an interval each: groups beside each other, or differences around zero."""
+"""Rows of values with a mean and an interval each, for groups or differences."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Row:
     Attributes:
         label: at the left.
         dots: single values.
-        mean: of them; None draws the dots alone.
-        interval: of the mean; None where there is none.
+        mean: their mean; None draws the dots only.
+        interval: of the mean, or None.
         filled: whether the mean's marker is filled rather than hollow.
-        muted: drawn in grey: what the others are held against.
+        muted: whether it is grey, as the baseline.
         note: at the right, behind mean and interval.
         heading: whether it is the heading of the rows below it and has no values.
     """
@@ -44,12 +44,12 @@ class Row:
 
 
 def draw_rows(axes: Axes, rows: Sequence[Row], theme: Theme, reference: float | None = None) -> None:
-    """Draw from top to bottom: dots, mean and interval of each row, and in numbers at its right.
+    """Draw dots, mean and interval of each row from top to bottom, with numbers at the right.
 
-    What lies far outside the range of the others is an arrow at the edge; its numbers stand at the right all the same.
+    Values far outside the range of the others become an arrow at the edge.
 
     Args:
-        reference: where to draw a vertical line across all rows.
+        reference: the place of a vertical line across all rows.
     """
     limits = row_limits(rows, reference)
     size = theme.marker_size
@@ -82,7 +82,7 @@ def draw_rows(axes: Axes, rows: Sequence[Row], theme: Theme, reference: float | 
 
 
 def _edge_arrow(axes: Axes, row: Row, y: int, limits: tuple[float, float], theme: Theme) -> None:
-    """An arrow towards what of a row lies outside of `limits`."""
+    """Draw an arrow towards values of a row outside of `limits`."""
     values = [*row.dots, *([row.mean] if row.mean is not None else [])]
     arrow: dict[str, Any] = {"color": theme.alert, "markersize": 1.3 * theme.marker_size, "mew": 0, "clip_on": False}
     if any(value < limits[0] for value in values):
@@ -92,7 +92,7 @@ def _edge_arrow(axes: Axes, row: Row, y: int, limits: tuple[float, float], theme
 
 
 def row_limits(rows: Sequence[Row], reference: float | None = None) -> tuple[float, float]:
-    """Horizontal range of all rows with a little room, but for rows that lie many times farther out than the others."""
+    """Return the horizontal range of all rows with some room, without extreme rows."""
     parts = [
         np.array([*row.dots, *(row.interval or ()), *([row.mean] if row.mean is not None else [])]) for row in rows
     ]
@@ -105,7 +105,7 @@ def row_limits(rows: Sequence[Row], reference: float | None = None) -> tuple[flo
 
 
 def row_texts(rows: Sequence[Row], *, signed: bool = False) -> list[str]:
-    """Mean, also where it is not drawn, and interval of every row, to the digits that intervals tell apart; notes."""
+    """Return mean, interval and note of every row, to the digits that intervals resolve."""
     widths = [row.interval[1] - row.interval[0] for row in rows if row.interval is not None]
     dots = [float(np.ptp(row.dots)) for row in rows if len(row.dots) > 1]
     scale = float(np.median(widths or dots or [abs(row.mean or 0.0) for row in rows] or [1.0]))

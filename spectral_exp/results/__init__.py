@@ -1,4 +1,4 @@
-"""From finished runs to tables, statistics and a paper. Reads run directories only; imports no torch."""
+"""From run directories to tables, statistics and a paper, without torch."""
 
 from __future__ import annotations
 

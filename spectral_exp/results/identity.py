@@ -1,4 +1,4 @@
-"""What a run recorded of its text, tokenizer, validation, hardware and code, as words that are equal if they agree."""
+"""A run's text, tokenizer, validation, hardware and code as words that are equal if they agree."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _hardware(run: Run) -> str | None:
 
 
 def code_words(run: Run) -> str | None:
-    """The commit with what was changed on top of it, and the version of torch."""
+    """Return the commit, a checksum of uncommitted changes, and the version of torch."""
     git = run.record.get("git") or {}
     commit = git.get("hash")
     if not commit or commit == NO_GIT_HASH:

@@ -71,7 +71,7 @@ def test_values_stand_at_the_mean_place_of_the_runs() -> None:
     curve = over_seeds(runs, [np.array([10.0, 20.0, 30.0]), np.array([20.0, 40.0, np.nan])])
     assert curve.x.tolist() == [15, 30]
     assert curve.mean.tolist() == [6, 5]
-    scaled = curve.scaled(10)
+    scaled = curve.rescale(10)
     assert scaled.x.tolist() == [1.5, 3]
     assert scaled.rest[0].steps.tolist() == [2, 3]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spectral_exp.plots.looks import looks_of, short_labels
+from spectral_exp.plots.series_styles import short_labels, style_series
 from spectral_exp.plots.text import ShortNumbers, printable, short_number, token_text
 from spectral_exp.plots.theme import LIGHT
 from spectral_exp.runs.metric_names import metric_info
@@ -81,6 +81,6 @@ def test_axes_say_title_and_unit_once(name: str, label: str) -> None:
 
 def test_each_keeps_its_look_in_whichever_company() -> None:
     names = [f"experiment {i}" for i in range(20)]
-    everyone = looks_of(names, LIGHT)
-    assert len({(look.color, look.marker) for look in everyone}) == 20
-    assert looks_of([names[3], names[17]], LIGHT, ranks=[3, 17]) == [everyone[3], everyone[17]]
+    everyone = style_series(names, LIGHT)
+    assert len({(style.color, style.marker) for style in everyone}) == 20
+    assert style_series([names[3], names[17]], LIGHT, ranks=[3, 17]) == [everyone[3], everyone[17]]

@@ -17,9 +17,9 @@ from spectral_exp.core.errors import SettingError
 from spectral_exp.core.series import FloatArray, Series
 from spectral_exp.plots.theme import DARK, LIGHT
 from spectral_exp.results.comparison import Comparison, Difference, GroupSummary, Interval
-from spectral_exp.results.figures import best_groups, comparison_figures, comparison_pictures
-from spectral_exp.results.figures.curves import OVERLAID, curves, gather
-from spectral_exp.results.figures.picture import Picture, save
+from spectral_exp.results.figures import best_groups, comparison_figures, comparison_plots
+from spectral_exp.results.figures.curves import OVERLAID, collect_curves, curves
+from spectral_exp.results.figures.plot import Plot, save
 from spectral_exp.results.figures.rows import difference_rows, differences, interval_rows, intervals
 from spectral_exp.results.figures.scatter import pareto, pareto_points, rate_lines, scaling, size_lines
 from spectral_exp.results.finding import finding
@@ -179,9 +179,9 @@ def test_ablations_stand_below_what_is_exchanged() -> None:
 
 @pytest.mark.parametrize("lower_is_better", [True, False])
 def test_the_better_side_is_named(lower_is_better: bool) -> None:
-    picture = differences(comparison(three().summaries, lower_is_better=lower_is_better), "baseline")
-    assert picture.draw is not None
-    with drawn(picture.draw, LIGHT) as figure:
+    plot = differences(comparison(three().summaries, lower_is_better=lower_is_better), "baseline")
+    assert plot.draw is not None
+    with drawn(plot.draw, LIGHT) as figure:
         sides = {text.get_text(): text.get_position()[0] for text in figure.axes[0].texts[-2:]}
     assert sides == ({"◂ better": 0, "worse ▸": 1} if lower_is_better else {"◂ worse": 0, "better ▸": 1})
 
@@ -190,8 +190,8 @@ def test_the_better_side_is_named(lower_is_better: bool) -> None:
 
 
 def test_curves_hold_mean_and_range_by_step_token_and_second() -> None:
-    by_step, by_token = gather(three(), "val_bpb", "step"), gather(three(), "val_bpb", "tokens")
-    by_second = gather(three(), "val_bpb", "train_s")
+    by_step, by_token = collect_curves(three(), "val_bpb", "step"), collect_curves(three(), "val_bpb", "tokens")
+    by_second = collect_curves(three(), "val_bpb", "train_s")
     classic = by_step.curves[0]
     assert classic.x.tolist() == [50, 100, 150, 200]
     assert classic.mean[-1] == pytest.approx(2.71 + 3 * np.exp(-200 / 30))
@@ -205,7 +205,7 @@ def test_curves_hold_mean_and_range_by_step_token_and_second() -> None:
 
 
 def test_long_times_are_in_hours() -> None:
-    found = gather(comparison([summary("slow", [2.0], step_s=60.0)]), "loss", "train_s")
+    found = collect_curves(comparison([summary("slow", [2.0], step_s=60.0)]), "loss", "train_s")
     assert found.x_label == "training time (h)"
     assert found.curves[0].x[-1] == pytest.approx(200 / 60)
 
@@ -215,7 +215,7 @@ def test_single_runs_beyond_the_others_are_told_of() -> None:
     longer = made_run("uneven", 3, 2.2, steps=400)
     uneven = Group("uneven", {}, [*group.group.runs, longer], [0, 0, 0])
     found = comparison([GroupSummary(**{**vars(group), "group": uneven})])
-    curve = gather(found, "val_bpb", "step").curves[0]
+    curve = collect_curves(found, "val_bpb", "step").curves[0]
     assert (curve.x[-1], curve.n_runs) == (200, 3)
     assert [part.steps[-1] for part in curve.rest] == [400]
     assert "thin lines: single runs" in curves(found).caption
@@ -278,7 +278,7 @@ def test_the_front_holds_what_nothing_else_beats_in_both() -> None:
 
 # --- files -----------------------------------------------------------------------------------------------------------
 
-READABLE: dict[str, Picture] = {
+READABLE: dict[str, Plot] = {
     "intervals": intervals(many()),
     "differences": differences(many()),
     "overlaid curves": curves(comparison(many().summaries[-OVERLAID:]), "loss", "tokens"),
@@ -288,10 +288,10 @@ READABLE: dict[str, Picture] = {
 }
 
 
-@pytest.mark.parametrize("picture", READABLE.values(), ids=READABLE.keys())
-def test_text_never_overlaps(picture: Picture, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert picture.draw is not None
-    assert_readable(picture.draw, monkeypatch, LIGHT)
+@pytest.mark.parametrize("plot", READABLE.values(), ids=READABLE.keys())
+def test_text_never_overlaps(plot: Plot, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert plot.draw is not None
+    assert_readable(plot.draw, monkeypatch, LIGHT)
 
 
 def test_files_carry_name_format_and_caption(tmp_path: Path) -> None:
@@ -315,11 +315,11 @@ def test_runs_without_a_finite_value_give_no_figure() -> None:
     broken = GroupSummary(
         **{**vars(broken), "left_out": [(run.run_id, finding("non-finite", "not finite")) for run in group.group.runs]}
     )
-    assert [picture.name for picture in comparison_pictures(comparison([broken])) if picture.draw is not None] == []
+    assert [plot.name for plot in comparison_plots(comparison([broken])) if plot.draw is not None] == []
 
 
 def test_one_group_gives_what_one_group_can() -> None:
-    drawn_ones = {picture.name for picture in comparison_pictures(comparison([summary("only", [2.0])])) if picture.draw}
+    drawn_ones = {plot.name for plot in comparison_plots(comparison([summary("only", [2.0])])) if plot.draw}
     assert drawn_ones == {"intervals_val_bpb"} | {
         f"curves_{metric}_by_{by}" for metric in ("val_bpb", "loss") for by in ("step", "tokens", "train_s")
     }
@@ -330,10 +330,8 @@ def test_of_very_many_groups_the_best_and_the_baseline_are_drawn() -> None:
     found = best_groups(comparison(groups), 24)
     labels = [each.group.label for each in found.summaries]
     assert labels == ["group 0", *(f"group {i}" for i in range(7, 30))]
-    everything = list(comparison_pictures(comparison(groups)))
-    assert all(
-        picture.caption.endswith("Of 30 groups the best 24, with the baseline, are drawn.") for picture in everything
-    )
+    everything = list(comparison_plots(comparison(groups)))
+    assert all(plot.caption.endswith("Of 30 groups the best 24, with the baseline, are drawn.") for plot in everything)
     assert len(difference_rows(found, found.differences)) == 29  # Holm's correction still knows of them all
     upwards = best_groups(comparison(groups, lower_is_better=False), 3)
     assert [each.group.label for each in upwards.summaries] == ["group 0", "group 1", "group 2"]

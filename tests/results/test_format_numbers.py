@@ -22,7 +22,7 @@ from spectral_exp.runs.load import read_facts
 from tests.results.made_runs import make_run
 
 FACTS = {1: "cac774d78645fb1a"}
-TEXTS = {1: "0c79c45e16bfe31c"}
+TEXTS = {1: "0c79c45e16bfe31c", 2: "094ad51306f70e87"}
 PROVENANCES = {1: "9e21ba763d07c239"}
 
 
@@ -60,7 +60,7 @@ def papers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         # Figures have tests of their own, and their bytes depend on the version of matplotlib.
-        patch.setattr(figures, "comparison_pictures", lambda comparison: [])
+        patch.setattr(figures, "comparison_plots", lambda comparison: [])
         PaperGenerator(["runs"]).write("paper", formats=["md", "tex"])
     return folder / "paper"
 

@@ -19,7 +19,7 @@ from spectral_exp.commands import report as report_command
 from spectral_exp.core.json_files import read_json, write_json_atomic
 from spectral_exp.plots.theme import LIGHT, new_figure
 from spectral_exp.results import figures
-from spectral_exp.results.figures.picture import Picture
+from spectral_exp.results.figures.plot import Plot
 from spectral_exp.results.paper import Choices, PaperGenerator
 from spectral_exp.runs.layout import RunPaths
 from tests.results.made_runs import make_run
@@ -51,8 +51,8 @@ def one_figure() -> Iterator[None]:
         return figure
 
     with pytest.MonkeyPatch.context() as patch:
-        picture = Picture("intervals", "A mean of 3 and more.", LIGHT, draw)
-        patch.setattr(figures, "comparison_pictures", lambda comparison: [picture])
+        plot = Plot("intervals", "A mean of 3 and more.", LIGHT, draw)
+        patch.setattr(figures, "comparison_plots", lambda comparison: [plot])
         yield
 
 

@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from spectral_exp.config.conf_dir import CONF_DIR
-from spectral_exp.results.document.model import Equation, Heading, Paragraph, plain
+from spectral_exp.results.document.model import Equation, Heading, Paragraph, plain_text
 from spectral_exp.results.paper.material import Choices, Material
 from spectral_exp.results.paper.method import method
 from spectral_exp.runs.parts import SECTIONS, part_names
@@ -96,7 +96,7 @@ def text(*runs: Run) -> str:
     """The method of papers about these, one group each."""
     groups = tuple(fake_group([run], label=run.run_id) for run in runs)
     blocks = method(Material(Choices(), runs, groups, made_comparison(groups), (), ()))
-    words = [plain(block.text) for block in blocks if isinstance(block, Paragraph)]
+    words = [plain_text(block.text) for block in blocks if isinstance(block, Paragraph)]
     words += [block.tex for block in blocks if isinstance(block, Equation)]
     return "\n".join([*words, *(block.text for block in blocks if isinstance(block, Heading))])
 

@@ -13,7 +13,7 @@ from spectral_exp.core.errors import UserError
 from spectral_exp.results.document import formulas
 from spectral_exp.results.document.bibliography import WORKS, bibtex
 from spectral_exp.results.document.html import html
-from spectral_exp.results.document.latex import escaped, latex
+from spectral_exp.results.document.latex import escape_latex, latex
 from spectral_exp.results.document.markdown import markdown
 from spectral_exp.results.document.model import (
     Appendix,
@@ -33,13 +33,12 @@ from spectral_exp.results.document.model import (
     Strong,
     Table,
     Verbatim,
-    numbered,
-    numbering,
-    plain,
+    plain_text,
 )
+from spectral_exp.results.document.numbering import number_document, number_entries
 from spectral_exp.results.document.prose import blocks, prose
 from spectral_exp.results.document.trace import spans
-from spectral_exp.results.document.typst import source
+from spectral_exp.results.document.typst import typst_source
 from spectral_exp.results.paper.notes import sections
 
 AWKWARD = r"""\ { } $ & # _ % ~ ^ < > | " ' ` * [ ] @ = + - / // . 1. )( ;"""
@@ -132,6 +131,10 @@ def test_a_placeholder_without_a_value_is_an_error_with_the_nearest_name() -> No
         blocks("The mean is {{mean clasic}}.", {"mean classic": number(), "n classic": number()})
 
 
+def test_an_equation_with_a_key_has_a_number() -> None:
+    assert blocks("$$ a\n= b $$ {#eq:own}", {}) == (Equation("a = b", "eq:own"),)
+
+
 def test_snake_case_and_lone_stars_are_no_emphasis() -> None:
     assert prose("wave_rgd_qfe, 2 * 3 * 4 and a*b*c") == ("wave_rgd_qfe, 2 * 3 * 4 and a*b*c",)
 
@@ -162,7 +165,7 @@ def test_notes_by_place() -> None:
     ("text", "message"),
     [
         ("## dicussion\nx", "line 1 of the notes: '## dicussion' names no place of the paper; did you mean discussion"),
-        ("x\n## discussion", "stands before the first"),
+        ("x\n## discussion", "line 1 of the notes stands before the first"),
         ("## method\n## method", "is there already"),
     ],
 )
@@ -177,9 +180,9 @@ def test_mistakes_in_notes(text: str, message: str) -> None:
 def test_everything_gets_its_number_and_numbers_their_places() -> None:
     table = Table("tab:a", ("c",), (("name",), ("mean",)), (((Code("wave"),), (number(),)),), "lr")
     body = (Heading("One"), Heading("Sub", 2), table, Equation("a", "eq:a"), Appendix(), Heading("Last"))
-    found, entries = numbered(document(*body, Paragraph((number("7", 7),))))
-    assert numbering(found).labels == {"tab:a": "Table 1", "eq:a": "Equation 1"}
-    assert list(numbering(found).sections.values()) == ["1", "1.1", "A"]
+    found, entries = number_entries(document(*body, Paragraph((number("7", 7),))))
+    assert number_document(found).labels == {"tab:a": "Table 1", "eq:a": "Equation 1"}
+    assert list(number_document(found).sections.values()) == ["1", "1.1", "A"]
     assert [(entry.number.id, entry.where) for entry in entries] == [
         ("n1", "Table 1, wave: mean"),
         ("n2", "Section A (Last)"),
@@ -188,9 +191,9 @@ def test_everything_gets_its_number_and_numbers_their_places() -> None:
 
 def test_a_reference_to_nothing_and_a_key_used_twice_are_found() -> None:
     with pytest.raises(UserError, match=r"\[#tab:none\] refers to nothing"):
-        numbering(document(Paragraph((Ref("tab:none"),))))
-    with pytest.raises(KeyError, match="eq:a"):
-        numbering(document(Equation("a", "eq:a"), Equation("b", "eq:a")))
+        number_document(document(Paragraph((Ref("tab:none"),))))
+    with pytest.raises(UserError, match="key eq:a is used twice"):
+        number_document(document(Equation("a", "eq:a"), Equation("b", "eq:a")))
 
 
 @settings(max_examples=30)
@@ -210,7 +213,7 @@ def awkward() -> Document:
     text = (AWKWARD, Code(AWKWARD), Strong((AWKWARD,)), Math("a_{b} < c"), Cite(("holm1979",)))
     table = Table("tab:a", text, ((AWKWARD,), ("n",)), ((text, (number(),)),), "lr", notes=(text,))
     body = (Heading(AWKWARD), Paragraph(text), Listing((text,)), Verbatim(AWKWARD), table, References())
-    return numbered(document(*body, words=AWKWARD))[0]
+    return number_entries(document(*body, words=AWKWARD))[0]
 
 
 def test_html_is_well_formed_whatever_the_words_are() -> None:
@@ -228,7 +231,7 @@ def test_latex_is_balanced_whatever_the_words_are() -> None:
 
 def test_typst_compiles_whatever_the_words_are() -> None:
     typst = pytest.importorskip("typst")
-    main = source(awkward(), {})
+    main = typst_source(awkward(), {})
     pages = typst.compile(main.encode(), format="pdf", ignore_system_fonts=True)
     assert pages.startswith(b"%PDF")
 
@@ -241,7 +244,7 @@ def test_markdown_escapes_what_would_be_markup() -> None:
 @settings(max_examples=50)
 @given(st.text())
 def test_no_text_reaches_latex_as_a_command(text: str) -> None:
-    rest = re.sub(r"\\text[a-z]+\{\}|\\ldots\{\}|\\[{}$&#_%,]|\$\\?[a-zA-Z-]+\$", "", escaped(text))
+    rest = re.sub(r"\\text[a-z]+\{\}|\\ldots\{\}|\\[{}$&#_%,]|\$\\?[a-zA-Z-]+\$", "", escape_latex(text))
     assert not set(rest) & set("\\{}$&#_%^"), rest
 
 
@@ -253,7 +256,7 @@ def test_the_bibliography_is_plain_ascii_and_balanced() -> None:
 
 
 def test_plain_words_of_a_text() -> None:
-    assert plain(("a", Code("b"), Strong((number("1"),)), Math("x"))) == "ab1x"
+    assert plain_text(("a", Code("b"), Strong((number("1"),)), Math("x"))) == "ab1x"
 
 
 def check_latex(text: str) -> None:

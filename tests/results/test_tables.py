@@ -14,6 +14,8 @@ import pytest
 from spectral_exp.results import tables
 from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.results.comparison import Comparison
+from spectral_exp.results.document.latex import escape_latex
+from spectral_exp.results.table_formats import WIDTH
 from tests.results.made_comparisons import made_comparison
 from tests.results.made_runs import make_run
 
@@ -60,7 +62,7 @@ val_bpb minus that of classic
     assert f"folders left out: {left_out}: config.json is not valid JSON" in unwrapped
     # A path is never broken, however long the folder of the tests is.
     lines = [line.replace(str(left_out), "FOLDER") for line in text.splitlines()]
-    assert all(len(line) <= tables.WIDTH for line in lines)
+    assert all(len(line) <= WIDTH for line in lines)
 
 
 def test_markdown_has_bold_for_what_is_separated_alone(comparison: Comparison) -> None:
@@ -80,12 +82,12 @@ def test_markdown_has_bold_for_what_is_separated_alone(comparison: Comparison) -
 def test_latex_is_escaped(comparison: Comparison) -> None:
     text = tables.render_comparisons([comparison], "latex")
     assert r"wave\_qfe & 2* & $-$0.0630 & - & 0.25 & - & no interval \\" in text
-    assert r"wave & 3 & \textbf{$-$0.2500} & [$-$0.3000, $-$0.2000] & 0.25 & $<$0.001 & \textbf{better} \\" in text
-    assert r"\item a note with 100 \% and $<$angles$>$ \& a\_name" in text
-    assert text.count(r"\toprule") == text.count(r"\bottomrule") == text.count(r"\begin{tabular}") == 2
-    assert tables.latex_escaped("a\\b{c}~^|#$") == (
-        r"a\textbackslash{}b\{c\}\textasciitilde{}\textasciicircum{}\textbar{}\#\$"
+    assert (
+        r"wave & 3 & \textbf{$-$0.2500} & [$-$0.3000, $-$0.2000] & 0.25 & \textless{}0.001 & \textbf{better} \\" in text
     )
+    assert r"\item a note with 100 \% and \textless{}angles\textgreater{} \& a\_name" in text
+    assert text.count(r"\toprule") == text.count(r"\bottomrule") == text.count(r"\begin{tabular}") == 2
+    assert escape_latex("a\\b{c}~^|#$") == (r"a\textbackslash{}b\{c\}\textasciitilde{}\textasciicircum{}\textbar{}\#\$")
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")

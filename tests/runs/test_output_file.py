@@ -15,7 +15,7 @@ from spectral_exp.bench.__main__ import main as bench
 from spectral_exp.commands import checkpoints, compare, paper, report, reproduce, verify_resume
 from spectral_exp.core.errors import SettingError
 from spectral_exp.plots.theme import LIGHT
-from spectral_exp.results.figures.picture import Picture, save
+from spectral_exp.results.figures.plot import Plot, save
 from spectral_exp.runs.output_file import refuse_loss, run_around, write_output
 from tests.conftest import NO_PLOTS, TINY
 
@@ -114,13 +114,13 @@ def test_plots_overwrite_no_file_of_the_users(run: Path, capsys: pytest.CaptureF
     assert f"--plots={first} must be a new file, or one written by this command" in capsys.readouterr().err
     assert first.read_text() == "mine"
     assert compare.main(["run", "--plots", "run/visualizations", FORCE]) == 2
-    picture = Picture("a", "An empty figure.", LIGHT, Figure)
+    plot = Plot("a", "An empty figure.", LIGHT, Figure)
     for _ in range(2):
-        save(picture, "plots", force=False)
+        save(plot, "plots", force=False)
     Path("plots/a.png").write_text("mine")
     with pytest.raises(SettingError, match="--force"):
-        save(picture, "plots", force=False)
-    save(picture, "plots")
+        save(plot, "plots", force=False)
+    save(plot, "plots")
     assert Path("plots/a.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -16,13 +16,19 @@ from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.steps import whole_step
 from spectral_exp.monitoring.component import Component
 from spectral_exp.monitoring.visualization.background import BackgroundDrawing
-from spectral_exp.monitoring.visualization.jobs import Failures, Plot, PlotReport, PlotSet, draw_here
+from spectral_exp.monitoring.visualization.jobs import (
+    Failures,
+    Plot,
+    PlotReport,
+    PlotSet,
+    draw_here,
+)
 from spectral_exp.monitoring.wrappers import unwrap
 from spectral_exp.plots.run import Drawing
 from spectral_exp.plots.run.experiment import Experiment
 from spectral_exp.plots.run.histories import training_drawing
 from spectral_exp.plots.run.internals import TextSample, model_drawings, one_thread
-from spectral_exp.plots.run.runs import comparison_drawing, experiment, labelled
+from spectral_exp.plots.run.runs import comparison_drawing, experiment, label_sources
 from spectral_exp.runs.layout import VISUALIZATIONS_FOLDER
 
 if TYPE_CHECKING:
@@ -71,12 +77,19 @@ class VisualizationManager(Component):
         background: bool = False,
         exit_deadline_s: float = 60.0,
     ) -> None:
-        require(_is_int(viz_interval) and viz_interval >= 1, "viz_interval", viz_interval, "a whole number >= 1")
+        require(
+            _is_int(viz_interval) and viz_interval >= 1,
+            "viz_interval",
+            viz_interval,
+            "a whole number >= 1",
+        )
         require(_is_int(dpi) and 40 <= dpi <= 600, "dpi", dpi, "a whole number from 40 to 600")
         require(_is_int(layer), "layer", layer, "a whole number", "-1 is the last layer")
         require(exit_deadline_s > 0, "exit_deadline_s", exit_deadline_s, "a number of seconds > 0")
         if enabled and importlib.util.find_spec("matplotlib") is None:
-            raise UserError("plots need matplotlib, which is not installed: pip install matplotlib, or switch them off")
+            raise UserError(
+                "plots need matplotlib, which is not installed: pip install matplotlib, or switch them off"
+            )
         self.viz_dir = Path(viz_dir)
         self.viz_interval = viz_interval
         self.enabled = enabled
@@ -85,7 +98,11 @@ class VisualizationManager(Component):
         self._failures = Failures()
         self._taken: set[Path] = set()
         self._reports: list[PlotReport] = []
-        self._background = BackgroundDrawing(dpi, self._failures, exit_deadline_s) if background and enabled else None
+        self._background = (
+            BackgroundDrawing(dpi, self._failures, exit_deadline_s)
+            if background and enabled
+            else None
+        )
 
     @property
     def failures(self) -> int:
@@ -106,7 +123,9 @@ class VisualizationManager(Component):
         """True when plots are due after `step` (counted from 1)."""
         return self.enabled and step > 0 and step % self.viz_interval == 0
 
-    def generate_training_plots(self, step: int, loss_history: Any, metrics: Mapping[str, Any]) -> list[Path]:
+    def generate_training_plots(
+        self, step: int, loss_history: Any, metrics: Mapping[str, Any]
+    ) -> list[Path]:
         """Plot loss, learning rate and every other tracked metric; returns the files, which may be yet to come.
 
         Args:
@@ -118,7 +137,9 @@ class VisualizationManager(Component):
 
         def find(step: int) -> Mapping[str, Callable[[], Drawing | None]]:
             given = {} if metrics is None else metrics
-            draw = partial(training_drawing, step, loss_history, given, self._failures.note_left_out)
+            draw = partial(
+                training_drawing, step, loss_history, given, self._failures.note_left_out
+            )
             return {"training_dynamics": draw}
 
         return self._plot("training", step, find)
@@ -145,7 +166,9 @@ class VisualizationManager(Component):
             token_labels: text of a token id.
         """
         return self._plot(
-            "model", step, lambda step: model_drawings(step, unwrap(model), self.layer, sample, token_labels)
+            "model",
+            step,
+            lambda step: model_drawings(step, unwrap(model), self.layer, sample, token_labels),
         )
 
     def generate_comparison_plots(
@@ -160,7 +183,9 @@ class VisualizationManager(Component):
         """
 
         def prepare() -> Drawing | None:
-            found = [self._experiment(label, source) for label, source in labelled(experiments)]
+            found = [
+                self._experiment(label, source) for label, source in label_sources(experiments)
+            ]
             return comparison_drawing([each for each in found if each is not None])
 
         return self._plot("comparison", None, lambda step: {"comparison": prepare})
@@ -191,7 +216,10 @@ class VisualizationManager(Component):
             return None
 
     def _plot(
-        self, kind: str, step: Any, find: Callable[[int], Mapping[str, Callable[[], Drawing | None]]]
+        self,
+        kind: str,
+        step: Any,
+        find: Callable[[int], Mapping[str, Callable[[], Drawing | None]]],
     ) -> list[Path]:
         """Copy what the plots that `find` finds show, and have them drawn; a failure is noted and gives no file."""
         if not self.enabled:
@@ -218,7 +246,9 @@ class VisualizationManager(Component):
         self._reports.append(PlotReport.of(plot_set, len(written), None))
         return written
 
-    def _prepare(self, found: Mapping[str, Callable[[], Drawing | None]], step: int | None) -> list[Plot]:
+    def _prepare(
+        self, found: Mapping[str, Callable[[], Drawing | None]], step: int | None
+    ) -> list[Plot]:
         """The plots that can be drawn, with their files."""
         timestamp = datetime.now().strftime("%Y%m%d_%H%M%S")
         tag = timestamp if step is None else f"step_{step:07d}_{timestamp}"

@@ -1,8 +1,8 @@
-"""The figures of a run that goes on: plain numpy arrays in, a matplotlib `Figure` out.
+"""The figures of a running experiment: plain NumPy arrays in, a matplotlib `Figure` out.
 
-`histories`, `internals` and `runs` take the arrays out of histories, models and run directories and give back a
-`Drawing`. Training waits for them, so they copy and leave all else to the drawing. Like `tokens` they load neither
-matplotlib nor torch; the drawing modules load matplotlib. What they draw with is in `spectral_exp.plots`.
+`histories`, `internals` and `runs` copy the arrays out of histories, models and run directories and
+return a `Drawing`. Training waits for them, so the drawing does all other work. Like `tokens` they
+load neither matplotlib nor torch; the drawing modules load matplotlib.
 """
 
 from __future__ import annotations
@@ -14,4 +14,4 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Drawing: TypeAlias = "Callable[[], Figure]"
-"""A function of one of these modules with its arguments, plain arrays: can be pickled and drawn by another process."""
+"""A function of these modules with its arguments, which another process can unpickle and call."""

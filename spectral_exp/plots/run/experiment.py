@@ -1,4 +1,4 @@
-"""One run as a comparison plots it."""
+"""One run in a comparison plot."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from spectral_exp.core.series import Series
 
 @dataclass(frozen=True)
 class Experiment:
-    """What one run contributes to a comparison.
+    """The curves and final metrics of one run.
 
     Args:
         label: its name.

@@ -1,4 +1,4 @@
-"""Series out of what a training loop keeps: lists, arrays or tensors of numbers."""
+"""Series from a training loop's histories: lists, arrays or tensors of numbers."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 LeaveOut: TypeAlias = Callable[[str, Exception], None]
-"""Takes the name of something that cannot be drawn, and why."""
+"""Called with the name of something that cannot be drawn, and the reason."""
 
 _LARGEST, _LEAST = 1e150, 1e-150
-"""Sizes beyond which the arithmetic of axes leaves the range of floats: infinite, and zero, to the eye."""
+"""Sizes beyond which the arithmetic of axes overflows or vanishes."""
 
 
 def training_drawing(step: int, loss_history: Any, metrics: Any, leave_out: LeaveOut) -> Drawing | None:
-    """The training dynamics up to `step`; None when there is nothing to show.
+    """Return the training dynamics up to `step`, or None without any values.
 
-    A metric `loss` stands in for a loss history. What cannot be drawn is left out.
+    A metric `loss` replaces a missing loss history. `leave_out` gets what cannot be drawn.
     """
     series = metric_series(metrics, step, leave_out)
     metric = series.pop("loss", None)
@@ -43,12 +43,12 @@ def _draw_training(step: int, losses: FloatArray, metric: Series | None, series:
     from spectral_exp.plots.run.training import training_figure
 
     loss = loss_series(losses, step) or metric
-    shown = {name: drawable(each) for name, each in series.items()}
-    return training_figure(step, None if loss is None else drawable(loss), shown)
+    shown = {name: clip_extremes(each) for name, each in series.items()}
+    return training_figure(step, None if loss is None else clip_extremes(loss), shown)
 
 
-def drawable(series: Series) -> Series:
-    """The series with values of which axes can be made: infinite and zero where they are so to the eye."""
+def clip_extremes(series: Series) -> Series:
+    """Return the series with infinities and zeros for values that axes cannot hold."""
     values = series.values.copy()
     values[np.abs(values) > _LARGEST] *= np.inf
     values[np.abs(values) < _LEAST] = 0.0
@@ -56,14 +56,14 @@ def drawable(series: Series) -> Series:
 
 
 def loss_series(history: Any, step: int) -> Series | None:
-    """The loss per step, its last value at `step`; None when there is none."""
+    """Return the loss per step, the last value at `step`, or None without values."""
     values = np.empty(0) if history is None else numbers(history)
     first = max(step - values.size, 0) + 1
     return Series(np.arange(first, first + values.size, dtype=np.float64), values) if values.size else None
 
 
 def metric_series(metrics: Any, step: int, leave_out: LeaveOut) -> dict[str, Series]:
-    """Every metric that has numbers. A metric that cannot be read as numbers over steps is left out."""
+    """Return every metric with numbers over steps; `leave_out` gets the others."""
     found: dict[str, Series] = {}
     if not isinstance(metrics, Mapping):
         leave_out("metrics", TypeError(f"a mapping was expected, not {type(metrics).__name__}"))
@@ -71,7 +71,7 @@ def metric_series(metrics: Any, step: int, leave_out: LeaveOut) -> dict[str, Ser
     for name, value in metrics.items():
         try:
             series = _series(value, step)
-        except Exception as error:  # whatever a foreign type does when it is taken for numbers
+        except Exception as error:  # foreign types may raise anything
             leave_out(f"metric {name}", error)
         else:
             if len(series):
@@ -86,7 +86,7 @@ def _series(value: Any, step: int) -> Series:
     if steps.shape != values.shape:
         raise ValueError(f"{steps.size} steps for {values.size} values")
     known = np.abs(steps) < _LARGEST  # NaN is not
-    return _ordered(steps[known], values[known])
+    return _sort_steps(steps[known], values[known])
 
 
 def _even_steps(n: int, last: int) -> FloatArray:
@@ -94,7 +94,7 @@ def _even_steps(n: int, last: int) -> FloatArray:
 
 
 def is_steps_and_values(value: object) -> bool:
-    """True for a pair of sequences, False for a sequence of two numbers."""
+    """Return True for a pair of sequences, False for a sequence of two numbers."""
     return isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_many, value))
 
 
@@ -104,10 +104,11 @@ def _is_many(value: object) -> bool:
 
 
 def numbers(values: Any) -> FloatArray:
-    """A copy of `values` as float64: a view would keep an `array.array` from growing for as long as it lives.
+    """Return a copy of `values` as float64; a view would keep an `array.array` from growing.
 
     Raises:
-        ValueError or TypeError: `values` is not one number, or a sequence of numbers.
+        ValueError: `values` has several dimensions.
+        TypeError: `values` is neither a real number nor a sequence of them.
     """
     if hasattr(values, "detach"):
         values = values.detach().cpu().double().numpy()
@@ -121,8 +122,8 @@ def numbers(values: Any) -> FloatArray:
     return found.reshape(-1)
 
 
-def _ordered(steps: FloatArray, values: FloatArray) -> Series:
-    """The series by ascending step."""
+def _sort_steps(steps: FloatArray, values: FloatArray) -> Series:
+    """Return the series by ascending step."""
     if steps.size > 1 and np.any(np.diff(steps) < 0):
         order = np.argsort(steps, kind="stable")
         steps, values = steps[order], values[order]

@@ -1,4 +1,4 @@
-"""How the tokens of one sentence mix in each head of a layer.
+"""Mixing weights of the tokens of one sentence in each head of a layer.
 
 Letters: H heads, T tokens.
 """
@@ -22,22 +22,22 @@ MAX_HEADS = 16
 
 
 def columns_for(n_heads: int) -> int:
-    """Panels side by side: few heads are drawn large."""
+    """Return the number of panels side by side; few heads are drawn large."""
     return next((columns for columns in (1, 2, 3) if n_heads <= columns * columns), 4)
 
 
 def readable_tokens(n_heads: int) -> int:
-    """How many tokens the axes of a panel can name legibly."""
+    """Return how many tokens the axes of a panel can name legibly."""
     return {1: MAX_SENTENCE, 2: 24, 3: 18, 4: 14}[columns_for(n_heads)]
 
 
 def interference_figure(title: str, weights: FloatArray, texts: Sequence[str]) -> Figure:
-    """One panel per head: rows are the tokens that look, columns those they look at.
+    """Return one panel per head: rows are queries, columns keys.
 
     Args:
         title: heading of the figure.
-        weights: (H, T, T) mixing weights; only the first `MAX_HEADS` are drawn, and of the tokens the first that the
-            axes of a panel can name. (Models are causal: weights among the first do not depend on those cut off.)
+        weights: (H, T, T) mixing weights; the first `MAX_HEADS` are drawn, and the first tokens
+            that the axes can name. Models are causal, so later tokens do not change them.
         texts: T token texts.
     """
     n_tokens = readable_tokens(len(weights))
@@ -72,7 +72,7 @@ def interference_figure(title: str, weights: FloatArray, texts: Sequence[str]) -
 
 
 def _norm(weights: FloatArray) -> Normalize:
-    """One colour scale for all heads; its square root keeps small weights visible beside full ones."""
+    """Return one colour scale for all heads; its square root keeps small weights visible."""
     finite = weights[np.isfinite(weights)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     if low < 0:
@@ -81,13 +81,13 @@ def _norm(weights: FloatArray) -> Normalize:
 
 
 def _hide_future(weights: FloatArray) -> FloatArray:
-    """Blank the upper triangle of a causal head, so that what cannot be seen is not taken for a small weight."""
+    """Blank the upper triangle of a causal head, which holds no weights."""
     future = np.triu(np.ones_like(weights, dtype=bool), 1)
     return np.where(future, np.nan, weights) if not np.any(weights[future]) else weights
 
 
 def _effective_tokens(weights: FloatArray) -> float:
-    """Mean over the rows of exp(entropy): the number of equally weighted tokens that would be as spread out."""
+    """Return the mean over rows of exp(entropy), the effective number of mixed tokens."""
     share = np.abs(weights) / np.maximum(np.abs(weights).sum(axis=1, keepdims=True), 1e-12)
     entropy = -(share * np.log(np.maximum(share, 1e-12))).sum(axis=1)
     return float(np.exp(entropy).mean())

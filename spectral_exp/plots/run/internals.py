@@ -50,13 +50,19 @@ class TextSample:
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.labels):
-            raise ValueError(f"a text sample needs one label per token, got {len(self.labels)} for {len(self.ids)}")
+            raise ValueError(
+                f"a text sample needs one label per token, got {len(self.labels)} for {len(self.ids)}"
+            )
 
 
 def model_drawings(
-    step: int, model: nn.Module, layer: int, sample: TextSample | None, token_labels: Callable[[int], str] | None
+    step: int,
+    model: nn.Module,
+    layer: int,
+    sample: TextSample | None,
+    token_labels: Callable[[int], str] | None,
 ) -> dict[str, Callable[[], Drawing]]:
-    """The plots that `model` has something for: by name, a function that takes out the numbers."""
+    """Return the possible plots of `model` by name, as functions that copy its numbers."""
     plots: dict[str, Callable[[], Drawing]] = {}
     module = _wave_module(model)
     if module is None:
@@ -67,14 +73,18 @@ def model_drawings(
                 plots[name] = partial(_overview, step, module, name, sample, token_labels)
         if _has_wave(module, "base_freqs"):
             plots["wave_packets"] = partial(_packets, step, module, sample, token_labels)
-    if sample is not None and len(sample.ids) and callable(getattr(model, "attention_weights", None)):
+    if (
+        sample is not None
+        and len(sample.ids)
+        and callable(getattr(model, "attention_weights", None))
+    ):
         kind = "interference" if module is not None else "attention"
         plots[f"{kind}_patterns"] = partial(_mixing, step, model, layer, sample, kind)
     return plots
 
 
 def _wave_module(model: nn.Module) -> nn.Module | None:
-    """The first module with the most wave attributes; None when no module has any."""
+    """Return the first module with the most wave attributes, or None."""
     found, most = None, 0
     for module in model.modules():
         count = sum(_has_wave(module, name) for name in _WAVE_DIMS)
@@ -91,9 +101,13 @@ def _has_wave(module: nn.Module, name: str) -> bool:
 
 
 def _overview(
-    step: int, module: nn.Module, name: str, sample: TextSample | None, token_labels: Callable[[int], str] | None
+    step: int,
+    module: nn.Module,
+    name: str,
+    sample: TextSample | None,
+    token_labels: Callable[[int], str] | None,
 ) -> Drawing:
-    """One wave attribute of the whole vocabulary, or of tokens spread evenly over a large one."""
+    """Return one wave attribute of the vocabulary, or of tokens spread evenly over a large one."""
     attribute, figure = _OVERVIEWS[name]
     table: torch.Tensor = getattr(module, attribute)
     ids = even_rows(len(table), _TABLE_TOKENS)
@@ -105,12 +119,14 @@ def _overview(
 def _draw_overview(figure: str, step: int, tokens: Tokens, table: FloatArray) -> Figure:
     from spectral_exp.plots.run import waves
 
-    drawn: Figure = getattr(waves, figure)(step, tokens, _known(table))
+    drawn: Figure = getattr(waves, figure)(step, tokens, _finite(table))
     return drawn
 
 
-def _packets(step: int, module: Any, sample: TextSample | None, token_labels: Callable[[int], str] | None) -> Drawing:
-    """The waves of a few tokens; a part the model lacks takes its neutral value."""
+def _packets(
+    step: int, module: Any, sample: TextSample | None, token_labels: Callable[[int], str] | None
+) -> Drawing:
+    """Return the waves of a few tokens; missing attributes have neutral values."""
     vocab_size = len(module.base_freqs)
     ids = _sample_ids(sample, vocab_size)
     freqs = _rows(module.base_freqs, ids)
@@ -120,27 +136,40 @@ def _packets(step: int, module: Any, sample: TextSample | None, token_labels: Ca
     rates = getattr(module, "position_rates", None)
     copied = None if rates is None else _copy(rates)
     return partial(
-        _draw_packets, step, Tokens(ids, vocab_size, _texts(ids, sample, token_labels)), freqs, phases, amps, copied
+        _draw_packets,
+        step,
+        Tokens(ids, vocab_size, _texts(ids, sample, token_labels)),
+        freqs,
+        phases,
+        amps,
+        copied,
     )
 
 
 def _draw_packets(
-    step: int, tokens: Tokens, freqs: FloatArray, phases: FloatArray, amps: FloatArray, rates: FloatArray | None
+    step: int,
+    tokens: Tokens,
+    freqs: FloatArray,
+    phases: FloatArray,
+    amps: FloatArray,
+    rates: FloatArray | None,
 ) -> Figure:
     from spectral_exp.plots.run.packets import packet_figure
 
     moving = None if rates is None else rates.astype(np.float64)
-    return packet_figure(step, tokens, Waves(_known(freqs), _known(phases), _known(amps), moving))
+    return packet_figure(
+        step, tokens, Waves(_finite(freqs), _finite(phases), _finite(amps), moving)
+    )
 
 
-def _known(values: FloatArray) -> FloatArray:
-    """As float64, infinities as NaN."""
+def _finite(values: FloatArray) -> FloatArray:
+    """Return values as float64, infinities as NaN."""
     values = values.astype(np.float64)
     return np.where(np.isfinite(values), values, np.nan)
 
 
 def _rows(table: torch.Tensor, ids: IntArray) -> FloatArray:
-    """A copy of rows of a parameter; the others never leave its device."""
+    """Return a copy of rows of a parameter; the others never leave its device."""
     import torch
 
     table = table.detach()
@@ -148,7 +177,7 @@ def _rows(table: torch.Tensor, ids: IntArray) -> FloatArray:
 
 
 def _copy(values: torch.Tensor) -> FloatArray:
-    """A copy as an array, in single precision where numpy does not know the tensor's own."""
+    """Return a copy as an array, in single precision unless the tensor is float64."""
     import torch
 
     dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
@@ -157,7 +186,7 @@ def _copy(values: torch.Tensor) -> FloatArray:
 
 
 def _sample_ids(sample: TextSample | None, vocab_size: int) -> IntArray:
-    """A few distinct tokens: the sample's, those with visible text first, else some spread over the vocabulary."""
+    """Return a few tokens of the sample, visible ones first, else some of the vocabulary."""
     if sample is None or not len(sample.ids):
         return even_rows(vocab_size, _SAMPLE_TOKENS)
     texts = dict(zip(map(int, sample.ids), sample.labels, strict=True))
@@ -166,8 +195,10 @@ def _sample_ids(sample: TextSample | None, vocab_size: int) -> IntArray:
     return np.array(visible[:_SAMPLE_TOKENS], dtype=np.int64)
 
 
-def _texts(ids: IntArray, sample: TextSample | None, token_labels: Callable[[int], str] | None) -> dict[int, str]:
-    """Texts of tokens, as far as they are known."""
+def _texts(
+    ids: IntArray, sample: TextSample | None, token_labels: Callable[[int], str] | None
+) -> dict[int, str]:
+    """Return the known texts of tokens."""
     if token_labels is not None:
         return {token: token_labels(token) for token in ids.tolist()}
     known = {} if sample is None else dict(zip(map(int, sample.ids), sample.labels, strict=True))
@@ -175,7 +206,7 @@ def _texts(ids: IntArray, sample: TextSample | None, token_labels: Callable[[int
 
 
 def _mixing(step: int, model: Any, layer: int, sample: TextSample, kind: str) -> Drawing:
-    """The mixing weights of one layer for the sample, as far as a figure can name its tokens."""
+    """Return the mixing weights of one layer for the sample's tokens that a figure can name."""
     import torch
 
     n_layer, block_size = getattr(model, "n_layer", None), getattr(model, "block_size", None)
@@ -183,9 +214,15 @@ def _mixing(step: int, model: Any, layer: int, sample: TextSample, kind: str) ->
     n_tokens = min(MAX_SENTENCE, len(sample.ids), block_size or len(sample.ids))
     device = next((p.device for p in model.parameters()), None)
     with _undisturbed(model):
-        ids = torch.tensor([list(map(int, sample.ids[:n_tokens]))], dtype=torch.int64, device=device)
+        ids = torch.tensor(
+            [list(map(int, sample.ids[:n_tokens]))], dtype=torch.int64, device=device
+        )
         weights = _copy(model.attention_weights(ids, chosen))
-    place = f"layer {chosen + 1}" + (f" of {n_layer}" if n_layer else "") if chosen >= 0 else f"layer {chosen}"
+    place = (
+        f"layer {chosen + 1}" + (f" of {n_layer}" if n_layer else "")
+        if chosen >= 0
+        else f"layer {chosen}"
+    )
     title = f"{kind.capitalize()} patterns, {place}, step {step:,}"
     return partial(_draw_mixing, title, weights, list(sample.labels[:n_tokens]))
 
@@ -198,7 +235,7 @@ def _draw_mixing(title: str, weights: FloatArray, texts: Sequence[str]) -> Figur
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One thread of torch meanwhile, enough for a few tokens: several would wait for a core that something else has."""
+    """Use one thread of torch, which is enough for a few tokens and waits for no other core."""
     import torch
 
     before = torch.get_num_threads()
@@ -211,7 +248,7 @@ def one_thread() -> Iterator[None]:
 
 @contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every module's mode and the random states are as they were."""
+    """Use evaluation mode without gradients; restore modes and random states afterwards."""
     import torch
 
     modes = [(module, module.training) for module in model.modules()]

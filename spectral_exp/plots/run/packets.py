@@ -1,7 +1,8 @@
-"""Wave packets of single tokens: what a token's waves add up to.
+"""Wave packets of single tokens, the sums of their waves.
 
-Letters: N tokens, W waves, M harmonics. With a token's amplitudes a_wm, frequencies f_w, phases phi_w and the position
-rates gamma_w its packet is the sum over w and m of a_wm sin(2 pi m f_w tau + phi_w + gamma_w t).
+Letters: N tokens, W waves, M harmonics. With a token's amplitudes a_wm, frequencies f_w, phases
+phi_w and the position rates gamma_w its packet is the sum over w and m of
+a_wm sin(2 pi m f_w tau + phi_w + gamma_w t).
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ _POSITIONS = np.arange(64.0)
 
 
 def packet_figure(step: int, tokens: Tokens, waves: Waves) -> Figure:
-    """Wave packets of the first `MAX_TOKENS` tokens, one row each, all to one scale.
+    """Return wave packets of the first `MAX_TOKENS` tokens, one row each, on one scale.
 
-    Left the packet along phase time tau, in which a wave of frequency 1 turns once per unit, with its envelope; right,
-    where the model has position rates, the packet the embedding produces at each position (tau = 1).
+    The left panel has the packet and its envelope along phase time tau, in which a wave of frequency
+    1 turns once per unit. If the model has position rates, the right panel has the packet that the
+    embedding produces at each position (tau = 1).
     """
     rows = range(min(MAX_TOKENS, len(tokens.ids)))
     tau = _phase_times(waves)
@@ -49,7 +51,7 @@ def packet_figure(step: int, tokens: Tokens, waves: Waves) -> Figure:
 
 
 def _phase_times(waves: Waves) -> FloatArray:
-    """Phase times from 0 to 1, dense enough for the fastest harmonic."""
+    """Return phase times from 0 to 1, dense enough for the fastest harmonic."""
     fastest = largest(np.abs(waves.freqs)) * waves.amps.shape[2]
     return np.linspace(0, 1, int(np.clip(24 * fastest, 500, 6000)))
 

@@ -23,18 +23,18 @@ _NAMED_ROWS = 18
 
 
 def heat_rows(n: int) -> IntArray:
-    """The rows, of `n`, that a heat map has room for."""
+    """Return the rows, of `n`, that a heat map has room for."""
     return even_rows(n, _HEAT_ROWS)
 
 
 def named_rows(n_rows: int) -> IntArray:
-    """Which of the `n_rows` rows of a heat map are named beside it."""
+    """Return the rows of a heat map that have a label."""
     return even_rows(n_rows, _NAMED_ROWS)
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Which tokens an array's rows stand for.
+    """The tokens of an array's rows.
 
     Args:
         ids: (N,) ids of the rows.
@@ -70,7 +70,7 @@ class Waves:
     rates: FloatArray | None
 
     def packet(self, row: int, tau: FloatArray, positions: FloatArray) -> NDArray[np.complex128]:
-        """Complex sum of the waves of token `row`: its imaginary part is the packet, its size the envelope.
+        """Return the complex sum of a token's waves; its imaginary part is the packet.
 
         Args:
             row: which token.

@@ -19,21 +19,21 @@ from spectral_exp.plots.theme import DARK, legend_above, new_figure
 from spectral_exp.runs.metric_names import METRICS, metric_info
 
 _FEW = 40
-"""Up to so many points each is drawn as a dot as well."""
+"""The largest number of points that are drawn as dots too."""
 _COLUMNS = 3
 _LOSS_HEIGHT, _ROW_HEIGHT = 4.2, 2.75
 _MAX_PANELS = 24
-"""More would take longer to draw than anybody looks at them."""
+"""More panels would be slow to draw and too small to read."""
 
 
 def training_figure(step: int, loss: Series | None, metrics: Mapping[str, Series]) -> Figure:
-    """Everything tracked so far.
+    """Return a figure of everything tracked so far.
 
     Args:
         step: last step, for the heading.
         loss: training loss of each step, in nats per token; None without one.
-        metrics: further quantities by name; `val_loss` is drawn over the loss, where there is one. Of many, the first
-            24 in the order of their panels are drawn, and the heading names the number of the others.
+        metrics: further quantities by name; `val_loss` is drawn over the loss, if any. Of many,
+            the first 24 are drawn, and the heading has the number of the others.
     """
     val_loss = metrics.get("val_loss") if loss is not None else None
     panels = {name: metrics[name] for name in panel_order(metrics) if metrics[name] is not val_loss}
@@ -55,7 +55,7 @@ def training_figure(step: int, loss: Series | None, metrics: Mapping[str, Series
 
 
 def panel_order(metrics: Mapping[str, Series]) -> list[str]:
-    """Names of the metrics with a panel: known ones in their usual order, then the others as they come."""
+    """Return the names of metrics: known ones in their usual order, then the others."""
     known = [name for name in METRICS if name in metrics]
     return known + [name for name in metrics if name not in METRICS]
 
@@ -96,7 +96,7 @@ def _metric_panel(axes: Axes, name: str, series: Series, color: str, steps: tupl
 
 
 def _draw_curve(axes: Axes, series: Series, color: str, name: str) -> Envelope:
-    """One series as it is: a line, lone and few points as dots, the range of reduced bins as a band."""
+    """Draw a series as a line, lone and few points as dots, reduced bins as a band."""
     bins = envelope(series)
     _band(axes, bins, color)
     axes.plot(bins.steps, bins.mean, "o-" if len(series) <= _FEW else "-", color=color, markersize=4.5, label=name)
@@ -105,7 +105,7 @@ def _draw_curve(axes: Axes, series: Series, color: str, name: str) -> Envelope:
 
 
 def _draw_smoothed(axes: Axes, series: Series, color: str, name: str) -> Envelope:
-    """One noisy series: faint as it is, a centred running mean over it. Short series are drawn as they are."""
+    """Draw a noisy series faintly, and its running mean; a short series as it is."""
     bins = envelope(series)
     window = smoothing_window(len(bins.steps))
     if window == 1:

@@ -1,7 +1,8 @@
 """The inside of a wave embedding: base frequencies, phases and harmonic amplitudes.
 
-Letters: V vocabulary, N tokens shown, W waves, M harmonics. The tokens have base frequencies f (N, W) in cycles, phases
-phi (N, W) in radians and amplitudes a (N, W, M); at position t a wave is a sin(2 pi m f + phi + gamma t), m = 1..M.
+Letters: V vocabulary, N tokens shown, W waves, M harmonics. The tokens have base frequencies f
+(N, W) in cycles, phases phi (N, W) in radians and amplitudes a (N, W, M); at position t a wave is
+a sin(2 pi m f + phi + gamma t), m = 1..M.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from spectral_exp.plots.theme import DARK, label, new_figure
 
 
 def frequency_figure(step: int, tokens: Tokens, freqs: FloatArray) -> Figure:
-    """Base frequencies: heat map of tokens by waves, their histogram, and each wave's range over the tokens."""
+    """Return base frequencies: heat map by token and wave, histogram, range of each wave."""
     figure = new_figure(DARK, 7.0, f"Base frequencies at step {step:,}", tokens.note)
     grid = figure.add_gridspec(2, 2, width_ratios=[1.25, 1])
     heat = figure.add_subplot(grid[:, 0])
@@ -34,7 +35,7 @@ def frequency_figure(step: int, tokens: Tokens, freqs: FloatArray) -> Figure:
 
 
 def phase_figure(step: int, tokens: Tokens, phases: FloatArray) -> Figure:
-    """Phases: heat map of tokens by waves, their distribution round the circle, each wave's alignment."""
+    """Return phases: heat map by token and wave, distribution, alignment of each wave."""
     figure = new_figure(DARK, 7.6, f"Phases at step {step:,}", tokens.note)
     left, right = figure.subfigures(1, 2, width_ratios=[1.7, 1])
     wrapped = np.mod(phases, TAU)
@@ -47,7 +48,7 @@ def phase_figure(step: int, tokens: Tokens, phases: FloatArray) -> Figure:
 
 
 def amplitude_figure(step: int, tokens: Tokens, amps: FloatArray) -> Figure:
-    """Harmonic amplitudes: mean profile with spread, distribution per harmonic, mean size by wave and harmonic."""
+    """Return amplitudes: mean profile, distribution per harmonic, mean by wave and harmonic."""
     figure = new_figure(DARK, 4.6, f"Harmonic amplitudes at step {step:,}", tokens.note)
     profile, distribution, heat = figure.subplots(1, 3, width_ratios=[1, 1.15, 1])
     _profile(profile, np.abs(amps))
@@ -123,7 +124,7 @@ def _range_per_wave(axes: Axes, freqs: FloatArray) -> None:
 def _middle_and_spread(
     axes: Axes, x: NDArray[np.int64], middle: FloatArray, low: FloatArray, high: FloatArray, color: str
 ) -> None:
-    """A line in a shaded band; a dot on a bar where there is only one point."""
+    """Draw a line in a shaded band, or a dot on a bar for a single point."""
     if len(x) == 1:
         axes.vlines(x, low, high, color=color, alpha=0.4, linewidth=12)
     axes.fill_between(x, low, high, color=color, alpha=0.3, linewidth=0)
@@ -152,7 +153,7 @@ def _rose(axes: PolarAxes, wrapped: FloatArray) -> None:
 
 
 def _alignment(axes: PolarAxes, phases: FloatArray) -> None:
-    """Mean direction of each wave's phases over the tokens; the radius tells how well they agree."""
+    """Draw the mean direction of each wave's phases; the radius is their agreement."""
     resultant = column_means(np.cos(phases)) + 1j * column_means(np.sin(phases))
     waves = np.arange(1, len(resultant) + 1)
     length = np.abs(resultant)

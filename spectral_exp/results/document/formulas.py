@@ -1,8 +1,8 @@
 r"""Formulas: one LaTeX source for Markdown, LaTeX, MathML and Typst.
 
-The LaTeX that is understood: letters, digits and operators; `_` and `^`; the commands of `_SYMBOLS`; `\frac{}{}`,
-`\sqrt{}`, `\hat{}`, `\tilde{}`, `\bar{}`, `\mathrm{}`, `\text{}`, `\operatorname{}`, `\mathcal{}`, `\mathbb{}`,
-`\mathbf{}`; `\left` and `\right` before a bracket; `\quad` and `\,`.
+The supported LaTeX: letters, digits and operators; `_` and `^`; the commands of `_SYMBOLS`;
+`\frac{}{}`, `\sqrt{}`, `\hat{}`, `\tilde{}`, `\bar{}`, `\mathrm{}`, `\text{}`, `\operatorname{}`,
+`\mathcal{}`, `\mathbb{}`, `\mathbf{}`; `\left` and `\right` before a bracket; `\quad` and `\,`.
 """
 
 # ruff: noqa: RUF001 - the table below is of such letters.
@@ -88,10 +88,10 @@ _TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|\s+|[{}_^&]|\d+(?:\.\d+)?|.", re.DOTALL)
 
 
 def to_typst(tex: str) -> str:
-    """A formula as the inside of Typst's `$...$`.
+    """Return a formula as the content of Typst's `$...$`.
 
     Raises:
-        UserError: a command that is not known, unbalanced braces.
+        UserError: an unknown command or unbalanced braces.
     """
     tokens = [token for token in _TOKEN.findall(tex) if not token.isspace()]
     words, rest = _sequence(tokens, 0, tex)
@@ -101,7 +101,7 @@ def to_typst(tex: str) -> str:
 
 
 def commands() -> Iterator[str]:
-    """The names of all commands that are understood."""
+    """Yield the names of all supported commands."""
     yield from (*_SYMBOLS, *_FUNCTIONS, *_WRAPPERS, *_WORDS, "frac", "left", "right", "quad", "qquad")
 
 
@@ -118,7 +118,7 @@ def _sequence(tokens: list[str], i: int, tex: str) -> tuple[str, int]:
             parts[-1] += "'"
             i += 1
         elif tokens[i] in ("\\left", "\\right"):
-            # Brackets that grow with what is between them.
+            # Brackets that grow with their content.
             bracket, opens = _atom(tokens, i + 1, tex), tokens[i] == "\\left"
             parts.append(f"lr({bracket[0]}" if opens else f"{bracket[0]})")
             if opens and len(parts) > 1 and parts[-2].endswith('")'):
@@ -144,7 +144,7 @@ def _atom(tokens: list[str], i: int, tex: str) -> tuple[str, int]:
         return inside, end + 1
     if token.startswith("\\"):
         return _command(token[1:], tokens, i + 1, tex)
-    # What has a meaning of its own in Typst's formulas, and does not balance in ours.
+    # Brackets need not balance here, but in Typst's formulas they do.
     return ({"(": "\\(", ")": "\\)", "[": "\\[", "]": "\\]"}.get(token, _literal(token))), i + 1
 
 
@@ -171,7 +171,7 @@ def _command(name: str, tokens: list[str], i: int, tex: str) -> tuple[str, int]:
         inside, i = _atom(tokens, i, tex)
         return f"{_WRAPPERS[name]}({inside})", i
     if name in _WORDS:
-        # Letters were taken one by one; a word is what stands between its braces, spaces lost.
+        # The tokens are single letters; a word is the text between braces, without spaces.
         word, i = _word(tokens, i, tex)
         return (f'op("{word}")' if name == "operatorname" else f'upright("{word}")'), i
     raise UserError(f"the formula {tex!r} uses \\{name}, which is not known{nearest(name, commands())}")

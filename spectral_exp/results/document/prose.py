@@ -1,14 +1,16 @@
-"""Text written as Markdown, by us in templates and by authors in their notes, to the pieces of a document.
+"""Markdown, from the package's own text and from authors' notes, as the parts of a document.
 
-Inside a line: `code`, **bold**, *emphasis*, $formula$, [words](address), [@work] or [@work; @other], [#key of a table
-or figure], and {{name}}, which is replaced by a measured value. Between lines, in notes: paragraphs, lists,
-`### headings`, fenced code, and $$ formulas $$.
+Inside a line: `code`, **bold**, *emphasis*, $formula$, [words](address), [@work] or
+[@work; @other], [#key] of a table, figure or equation, and {{name}}, which stands for a value.
+Between lines: paragraphs, lists, `### headings`, fenced code, $$ formulas $$, and numbered
+equations, $$ formula $$ {#eq:key}.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from spectral_exp.core.errors import UserError, nearest
 from spectral_exp.results.document.model import (
@@ -16,6 +18,7 @@ from spectral_exp.results.document.model import (
     Cite,
     Code,
     Emphasis,
+    Equation,
     Heading,
     Inline,
     Link,
@@ -40,26 +43,64 @@ _INLINE = re.compile(
 )
 
 
+_PLACEHOLDER = re.compile(r"\{\{([^{}]+)\}\}")
+_KEY = re.compile(r"\$\$\s*\{#(?P<key>[\w:-]+)\}$")
+
+
 def prose(template: str, **values: Inline | Text) -> Text:
-    """A line of our own: Markdown whose {{name}}s are replaced by `values`."""
+    """Return a line of Markdown with `values` for its {{name}}s."""
     return inline(template, values)
 
 
+def placeholders(template: str) -> list[str]:
+    """Return the names that stand in double braces, each once."""
+    names = (" ".join(name.split()) for name in _PLACEHOLDER.findall(template))
+    return list(dict.fromkeys(names))
+
+
+@dataclass(frozen=True)
+class Section:
+    """The text below a `## name`; the text before the first one has no name.
+
+    Attributes:
+        name: in lower case, with single spaces.
+        line: the number of the heading's line.
+        text: without empty lines around it.
+    """
+
+    name: str
+    line: int
+    text: str
+
+
+def split_sections(source: str) -> list[Section]:
+    """Return the sections of a Markdown text; the first has no name and may be empty."""
+    found: list[tuple[str, int, list[str]]] = [("", 0, [])]
+    is_fenced = False
+    for number, line in enumerate(source.splitlines(), start=1):
+        is_fenced ^= line.strip().startswith("```")
+        if line.startswith("## ") and not is_fenced:
+            found.append((" ".join(line[3:].split()).lower(), number, []))
+        else:
+            found[-1][2].append(line)
+    return [Section(name, number, "\n".join(lines).strip()) for name, number, lines in found]
+
+
 def inline(source: str, values: Mapping[str, Inline | Text]) -> Text:
-    """The text of one line or paragraph.
+    """Return the text of one line or paragraph.
 
     Raises:
-        UserError: a {{name}} that is not among `values`.
+        UserError: a {{name}} is not among `values`.
     """
     result: list[Inline] = []
     end = 0
     for match in _INLINE.finditer(source):
         if match.start() > end:
-            result.append(_unescaped(source[end : match.start()]))
+            result.append(_unescape(source[end : match.start()]))
         result.extend(_run(match, values))
         end = match.end()
     if end < len(source):
-        result.append(_unescaped(source[end:]))
+        result.append(_unescape(source[end:]))
     return tuple(result)
 
 
@@ -86,15 +127,15 @@ def _run(match: re.Match[str], values: Mapping[str, Inline | Text]) -> Text:
     return value if isinstance(value, tuple) else (value,)
 
 
-def _unescaped(text: str) -> str:
+def _unescape(text: str) -> str:
     return re.sub(r"\\([\\`*$\[\]{}#_])", r"\1", text)
 
 
 def blocks(source: str, values: Mapping[str, Inline | Text], level: int = 2) -> tuple[Block, ...]:
-    """The blocks of Markdown of several lines; its `###` become headings of `level`.
+    """Return the blocks of Markdown of several lines; `###` becomes a heading of `level`.
 
     Raises:
-        UserError: for Markdown that a paper cannot take: tables, images, HTML, an open fence.
+        UserError: the Markdown holds a table, an image, HTML or an open fence.
     """
     result: list[Block] = []
     lines = source.splitlines()
@@ -104,11 +145,11 @@ def blocks(source: str, values: Mapping[str, Inline | Text], level: int = 2) -> 
         if not line:
             i += 1
         elif line.startswith("```"):
-            i, block = _fenced(lines, i)
+            i, block = _fence(lines, i)
             result.append(block)
         elif line.startswith("$$"):
             i, formula = _formula(lines, i)
-            result.append(Paragraph((Math(formula, display=True),)))
+            result.append(formula)
         elif line.startswith("#"):
             result.append(Heading(line.lstrip("#").strip(), level))
             i += 1
@@ -136,19 +177,22 @@ def _refuse(paragraph: str) -> None:
             raise UserError(f"the notes hold {what}, which the paper cannot take over: {paragraph[:60]!r}")
 
 
-def _fenced(lines: list[str], i: int) -> tuple[int, Verbatim]:
+def _fence(lines: list[str], i: int) -> tuple[int, Verbatim]:
     for end in range(i + 1, len(lines)):
         if lines[end].strip() == "```":
             return end + 1, Verbatim("\n".join(lines[i + 1 : end]))
     raise UserError(f"the code that begins at line {i + 1} of the notes' section has no closing ```")
 
 
-def _formula(lines: list[str], i: int) -> tuple[int, str]:
+def _formula(lines: list[str], i: int) -> tuple[int, Paragraph | Equation]:
     text = ""
     for end in range(i, len(lines)):
         text += " " + lines[end].strip()
         if text.count("$$") == 2:
-            return end + 1, text.replace("$$", "").strip()
+            key = _KEY.search(text)
+            tex = text[: key.start() if key else None].replace("$$", "").strip()
+            block = Equation(tex, key["key"]) if key else Paragraph((Math(tex, display=True),))
+            return end + 1, block
     raise UserError(f"the formula that begins at line {i + 1} of the notes' section has no closing $$")
 
 

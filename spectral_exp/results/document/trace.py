@@ -1,25 +1,26 @@
-"""From every number of a document back to the runs: words for a tooltip, and the table of an appendix."""
+"""The sources of a document's numbers: words for tooltips, and the table of an appendix."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from spectral_exp.results.document.model import Code, Entry, Figure, Inline, Source, Table, Text
+from spectral_exp.results.document.model import Code, Figure, Inline, Source, Table, Text
+from spectral_exp.results.document.numbering import Entry
 from spectral_exp.results.finding import SAME
 from spectral_exp.runs.run import Run
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What a reader is told about one number: a line of words, and the row of the appendix."""
+    """The source of one number: a line of words, and the row of the appendix."""
 
     words: str
     anchor: str
 
 
 def spans(numbers: Iterable[int]) -> str:
-    """Whole numbers in order, neighbours drawn together: "1-5, 8"."""
+    """Return whole numbers in order, neighbours as spans: "1-5, 8"."""
     found: list[list[int]] = []
     for n in sorted(set(numbers)):
         if found and n == found[-1][1] + 1:
@@ -31,39 +32,41 @@ def spans(numbers: Iterable[int]) -> str:
 
 @dataclass(frozen=True)
 class Runs:
-    """The runs of a paper under the short numbers that the appendices use: 1, 2, ... in the order given."""
+    """The runs of a paper with the short numbers of the appendices: 1, 2, ..."""
 
     runs: Sequence[Run]
 
     def short(self, ids: Sequence[str]) -> str:
-        """Numbers of runs, neighbours drawn together: "1-5, 8"; "all" for all."""
+        """Return the numbers of runs as spans: "1-5, 8"; "all" for all."""
         places = {run.run_id: i for i, run in enumerate(self.runs, start=1)}
         numbers = {places[run_id] for run_id in ids}
         return "all" if len(numbers) == len(self.runs) > 1 else spans(numbers)
 
     def hashes(self, ids: Sequence[str]) -> str:
-        """The configuration hashes of runs, each once."""
+        """Return the configuration hashes of runs, each once."""
         wanted = set(ids)
         return ", ".join(dict.fromkeys(run.config_hash for run in self.runs if run.run_id in wanted))
 
 
 def traces(entries: Sequence[Entry], runs: Runs) -> dict[str, Trace]:
-    """What to tell about each number, by its id."""
-    anchors = {key: f"p{i}" for i, key in enumerate(_grouped(entries), start=1)}
+    """Return the source of each number by its id."""
+    anchors = {key: f"p{i}" for i, key in enumerate(_group_entries(entries), start=1)}
     anchors |= {_key(entry): f"run-{runs.short(entry.number.source.runs)}" for entry in entries if _of_row(entry)}
     return {
         entry.number.id: Trace(
-            f"{entry.number.shown}: {_described(entry.number.source)}. {_whose(entry.number.source, runs)}",
+            f"{entry.number.shown}: {_describe(entry.number.source)}. {_run_words(entry.number.source, runs)}",
             anchors[_key(entry)],
         )
         for entry in entries
     }
 
 
-def table(entries: Sequence[Entry], figures: Sequence[tuple[str, Figure]], runs: Runs) -> Table:
-    """The appendix: a row for all numbers that stand in one place and were made from the same runs in the same way."""
+def provenance_table(
+    entries: Sequence[Entry], figures: Sequence[tuple[str, Figure]], runs: Runs, caption: Text
+) -> Table:
+    """Return the table of sources, with a row for the numbers of one place and the same runs."""
     rows: list[tuple[Text, ...]] = []
-    groups = _grouped(entries)
+    groups = _group_entries(entries)
     for (place, ids), members in groups.items():
         rows_of = {entry.part.rpartition(": ")[0] for entry in members}
         row = rows_of.pop() if len(rows_of) == 1 else ""
@@ -89,12 +92,7 @@ def table(entries: Sequence[Entry], figures: Sequence[tuple[str, Figure]], runs:
         anchors.append(f"p{len(anchors) + 1}")
     return Table(
         "tab:provenance",
-        (
-            "Where every number comes from. Runs are numbered as in the table of runs; exact values, run ids and "
-            "configuration hashes of each number are in ",
-            Code("provenance.json"),
-            ". The numbers of the table of runs are those of the run in their row.",
-        ),
+        caption,
         (("Place",), ("Read from, how, and the numbers",), ("Runs",)),
         tuple(rows),
         "lll",
@@ -115,22 +113,22 @@ def _key(entry: Entry) -> _Key:
 
 
 def _of_row(entry: Entry) -> bool:
-    """Whether the number stands in the table of runs, where its row says all."""
+    """Return whether the number is in the table of runs, whose row is its source."""
     return entry.table == RUN_TABLE
 
 
-def _grouped(entries: Sequence[Entry]) -> Mapping[_Key, list[Entry]]:
+def _group_entries(entries: Sequence[Entry]) -> Mapping[_Key, list[Entry]]:
     groups: dict[_Key, list[Entry]] = {}
     for entry in (entry for entry in entries if not _of_row(entry)):
         groups.setdefault(_key(entry), []).append(entry)
     return groups
 
 
-def _described(source: Source) -> str:
+def _describe(source: Source) -> str:
     return f"{source.metric} {source.at}".rstrip() + f", {source.formula}"
 
 
-def _whose(source: Source, runs: Runs) -> str:
+def _run_words(source: Source, runs: Runs) -> str:
     if len(source.runs) == len(runs.runs) > 6:
         return f"All {len(source.runs)} runs"
     named = list(source.runs[:6])

@@ -1,6 +1,6 @@
-"""Every figure of a comparison, as files with captions. The single figures are here by name as well.
+"""The figures of a comparison, as files with captions, and each of them by name.
 
-Loads matplotlib: import it where figures are wanted, not beside the rest of `spectral_exp.results`.
+It loads matplotlib; import it only to draw.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from spectral_exp.core.foreign_text import printable
 from spectral_exp.plots.theme import FileFormat
 from spectral_exp.results.comparison import Comparison, GroupSummary
 from spectral_exp.results.figures.curves import Axis, curves
-from spectral_exp.results.figures.picture import FigureFile, Picture, save
+from spectral_exp.results.figures.plot import Plot, SavedPlot, save
 from spectral_exp.results.figures.rows import differences, intervals
 from spectral_exp.results.figures.scatter import pareto, scaling
 
 __all__ = [
-    "FigureFile",
-    "Picture",
+    "Plot",
+    "SavedPlot",
     "comparison_figures",
-    "comparison_pictures",
+    "comparison_plots",
     "curves",
     "differences",
     "intervals",
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 MAX_GROUPS = 24
-"""More than so many groups can be told apart in no figure: only the best are drawn, and every caption says so."""
+"""The largest number of groups in a figure; of more only the best are drawn, as captions note."""
 _MAX_CAPTION = 4000  # characters
 _AXES: tuple[Axis, ...] = ("step", "tokens", "train_s")
 
@@ -44,30 +44,38 @@ def comparison_figures(
     theme: str = "light",
     formats: Sequence[FileFormat] = ("png",),
     force: bool = True,
-) -> list[FigureFile]:
-    """Write every figure of a comparison below `folder`; without `force`, over no file but earlier figures.
+) -> list[SavedPlot]:
+    """Write every figure of a comparison below `folder`.
+
+    Without `force`, it replaces no file but earlier figures.
 
     Returns:
-        All of them, in the order of a paper; one that has nothing to show has no files, and its caption says why.
+        All figures in the order of a paper; one without data has no files and a caption with
+        the reason.
 
     Raises:
         SettingError: an unknown theme or format, or a file would be lost.
     """
-    return [save(picture, folder, formats, force=force) for picture in comparison_pictures(comparison, theme=theme)]
+    plots = comparison_plots(comparison, theme=theme)
+    return [save(plot, folder, formats, force=force) for plot in plots]
 
 
-def comparison_pictures(comparison: Comparison, *, theme: str = "light") -> Iterator[Picture]:
-    """The figures, to be drawn one by one; of very many groups those of the best and the baseline."""
+def comparison_plots(comparison: Comparison, *, theme: str = "light") -> Iterator[Plot]:
+    """Yield the figures; of very many groups those of the best and the baseline."""
     shown = best_groups(comparison)
     n, n_shown = len(comparison.summaries), len(shown.summaries)
-    for picture in _pictures(shown, theme):
-        note = f" Of {n} groups the best {n_shown}, with the baseline, are drawn." if n_shown < n else ""
-        name = re.sub(r"[^\w.-]+", "-", picture.name)  # of a file, and it holds that of a metric
-        yield replace(picture, name=name, caption=printable(picture.caption + note, _MAX_CAPTION))
+    for plot in _plots(shown, theme):
+        note = (
+            f" Of {n} groups the best {n_shown}, with the baseline, are drawn."
+            if n_shown < n
+            else ""
+        )
+        name = re.sub(r"[^\w.-]+", "-", plot.name)  # of a file, and it holds that of a metric
+        yield replace(plot, name=name, caption=printable(plot.caption + note, _MAX_CAPTION))
 
 
 def best_groups(comparison: Comparison, at_most: int = MAX_GROUPS) -> Comparison:
-    """The comparison with its best groups alone, in their order, the baseline among them; its differences are kept."""
+    """Return the comparison with its best groups and the baseline only, in their order."""
     if len(comparison.summaries) <= at_most:
         return comparison
 
@@ -75,10 +83,12 @@ def best_groups(comparison: Comparison, at_most: int = MAX_GROUPS) -> Comparison
         return summary.group.label != comparison.baseline, comparison.sort_key(summary)
 
     kept = {id(summary) for summary in sorted(comparison.summaries, key=badness)[:at_most]}
-    return replace(comparison, summaries=[each for each in comparison.summaries if id(each) in kept])
+    return replace(
+        comparison, summaries=[each for each in comparison.summaries if id(each) in kept]
+    )
 
 
-def _pictures(comparison: Comparison, theme: str) -> Iterator[Picture]:
+def _plots(comparison: Comparison, theme: str) -> Iterator[Plot]:
     yield intervals(comparison, theme=theme)
     yield differences(comparison, "baseline", theme=theme)
     yield differences(comparison, "ablation", theme=theme)

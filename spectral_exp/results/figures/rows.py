@@ -1,4 +1,4 @@
-"""One row for each group or difference: single values, mean and interval."""
+"""Figures with a row for each group or difference: single values, mean and interval."""
 
 from __future__ import annotations
 
@@ -15,48 +15,59 @@ from spectral_exp.plots.text import printable
 from spectral_exp.plots.theme import Theme, legend_on_top, new_figure
 from spectral_exp.results.checks import UNEQUAL
 from spectral_exp.results.compared import Comparison, Difference, GroupSummary
-from spectral_exp.results.figures.captions import listed, measured, run_counts
-from spectral_exp.results.figures.picture import Picture, theme_named
+from spectral_exp.results.figures.captions import describe_metric, list_names, run_counts
+from spectral_exp.results.figures.plot import Plot, find_theme
 from spectral_exp.results.statistics import Interval
 from spectral_exp.runs.metric_names import metric_info
 
 _FRAME_INCHES = 0.85
-"""Axis, its name and the legend."""
+"""Height of the axis, its name and the legend."""
 _LABEL_CHARACTERS = 34
 _TOO_FEW = 3
-"""Below so many values there is no interval."""
+"""Below this number of values there is no interval."""
 
 
-def intervals(comparison: Comparison, *, theme: str = "light") -> Picture:
-    """The metric in every group, best first: a dot for each run, mean and 95 % interval, a line at the baseline."""
-    name, look = f"intervals_{comparison.metric}", theme_named(theme)
+def intervals(comparison: Comparison, *, theme: str = "light") -> Plot:
+    """Return the metric in every group, best first: runs, mean, interval, and the baseline."""
+    name, chosen = f"intervals_{comparison.metric}", find_theme(theme)
     rows = interval_rows(comparison)
     if not rows:
-        return Picture(name, f"{measured(comparison)}: no group has a run with a value.", look, None)
-    baseline = next((s.mean for s in comparison.summaries if s.group.label == comparison.baseline), None)
+        return Plot(
+            name, f"{describe_metric(comparison)}: no group has a run with a value.", chosen, None
+        )
+    baseline = next(
+        (s.mean for s in comparison.summaries if s.group.label == comparison.baseline), None
+    )
     known = [summary for summary in comparison.summaries if summary.values]
     few = [summary.group.label for summary in known if summary.interval is None]
-    words = [f"{measured(comparison)}, {run_counts([len(s.values) for s in known])}; dots: single runs"]
+    words = [
+        f"{describe_metric(comparison)}, {run_counts([len(s.values) for s in known])}; dots: single runs"
+    ]
     if len(few) < len(known):
         words.append("diamonds and lines: mean and its 95 % bootstrap interval")
-    if _compared(comparison) and len(few) < len(known):
-        words.append(f"filled: separated from {comparison.baseline} (paired difference, Holm-corrected p < 0.05)")
+    if _has_tests(comparison) and len(few) < len(known):
+        words.append(
+            f"filled: separated from {comparison.baseline} (paired difference, Holm-corrected p < 0.05)"
+        )
     if baseline is not None:
         words.append(f"dashed: mean of {comparison.baseline}")
     if few:
-        words.append(f"no interval for {listed(few)} (n < {_TOO_FEW})")
+        words.append(f"no interval for {list_names(few)} (n < {_TOO_FEW})")
     missing = [summary.group.label for summary in comparison.summaries if not summary.values]
     if missing:
-        words.append(f"without a value: {listed(missing)}")
+        words.append(f"without a value: {list_names(missing)}")
     label = metric_info(comparison.metric).axis_label
-    draw = partial(_draw, rows, look, baseline, f"{label}  ({comparison.direction_words})", "run", "", "")
-    return Picture(name, _sentence(words, rows, baseline), look, draw)
+    better = comparison.direction_words
+    draw = partial(_draw, rows, chosen, baseline, f"{label}  ({better})", "run", "", "")
+    return Plot(name, _sentence(words, rows, baseline), chosen, draw)
 
 
 def interval_rows(comparison: Comparison) -> list[Row]:
-    """A row for each group with a value, the best first."""
-    separated = {d.b.group.label for d in comparison.differences if d.kind == "baseline" and d.separated}
-    compared = _compared(comparison)
+    """Return a row for each group with a value, the best first."""
+    separated = {
+        d.b.group.label for d in comparison.differences if d.kind == "baseline" and d.separated
+    }
+    compared = _has_tests(comparison)
     known = [summary for summary in comparison.summaries if summary.values]
     known.sort(key=comparison.sort_key)
     several = len({len(summary.values) for summary in known}) > 1
@@ -66,20 +77,23 @@ def interval_rows(comparison: Comparison) -> list[Row]:
         label = summary.group.label
         rows.append(
             Row(
-                printable(label, _LABEL_CHARACTERS) + (" (baseline)" if label == comparison.baseline else ""),
+                printable(label, _LABEL_CHARACTERS)
+                + (" (baseline)" if label == comparison.baseline else ""),
                 summary.values,
                 summary.mean if enough else None,
                 _ends(summary.interval),
                 label in separated or not compared,
                 compared and label == comparison.baseline,
-                f"n = {len(summary.values)}" + ("" if enough else ", no interval") if several or not enough else "",
+                f"n = {len(summary.values)}" + ("" if enough else ", no interval")
+                if several or not enough
+                else "",
             )
         )
     return rows
 
 
-def _compared(comparison: Comparison) -> bool:
-    """Whether some group was tested against the baseline."""
+def _has_tests(comparison: Comparison) -> bool:
+    """Return whether some group was tested against the baseline."""
     return any(d.kind == "baseline" and d.interval is not None for d in comparison.differences)
 
 
@@ -88,17 +102,20 @@ def _center(summary: GroupSummary) -> float:
 
 
 def differences(
-    comparison: Comparison, kind: Literal["ablation", "baseline"] = "ablation", *, theme: str = "light"
-) -> Picture:
-    """Differences between groups, with interval, around zero.
+    comparison: Comparison,
+    kind: Literal["ablation", "baseline"] = "ablation",
+    *,
+    theme: str = "light",
+) -> Plot:
+    """Return differences between groups with their intervals.
 
     Args:
-        comparison: whose differences are drawn.
-        kind: `ablation`: pairs of groups that differ in one part, by part; `baseline`: every group against the
-            baseline, best first.
+        comparison: the differences to draw.
+        kind: `ablation` for pairs of groups that differ in one part, by part; `baseline` for every
+            group against the baseline, best first.
         theme: light or dark.
     """
-    name, look = f"{kind}_differences_{comparison.metric}", theme_named(theme)
+    name, chosen = f"{kind}_differences_{comparison.metric}", find_theme(theme)
     drawn = {summary.group.label for summary in comparison.summaries}
     shown = [
         d
@@ -110,17 +127,21 @@ def differences(
             "ablation": "no two groups differ in one part alone",
             "baseline": "no group can be held against a baseline",
         }[kind]
-        return Picture(name, f"{measured(comparison)}: {why}.", look, None)
+        return Plot(name, f"{describe_metric(comparison)}: {why}.", chosen, None)
     rows = difference_rows(comparison, shown)
-    counts = run_counts([d.n for d in shown]).replace("run", "pair" if all(d.paired for d in shown) else "run")
+    counts = run_counts([d.n for d in shown]).replace(
+        "run", "pair" if all(d.paired for d in shown) else "run"
+    )
     of_what = "when one part is exchanged" if kind == "ablation" else f"from {comparison.baseline}"
-    words = [f"{measured(comparison)}: differences {of_what}, {counts}"]
+    words = [f"{describe_metric(comparison)}: differences {of_what}, {counts}"]
     if any(d.paired for d in shown):
         words.append("dots: runs of equal seed")
     if any(d.interval is not None for d in shown):
         words.append("diamonds and lines: mean difference and its 95 % interval")
         tested = {
-            frozenset((d.a.group.label, d.b.group.label)) for d in comparison.differences if d.p_value is not None
+            frozenset((d.a.group.label, d.b.group.label))
+            for d in comparison.differences
+            if d.p_value is not None
         }
         corrected = f"Holm-corrected over {len(tested)} comparison{'' if len(tested) == 1 else 's'}, p < 0.05"
         words.append(f"filled: separated from zero ({corrected}), hollow: not separated")
@@ -131,25 +152,28 @@ def differences(
     label = f"difference in {metric_info(comparison.metric).axis_label}"
     sides = {True: ("better", "worse"), False: ("worse", "better"), None: ("", "")}
     left, right = sides[comparison.lower_is_better]
-    draw = partial(_draw, rows, look, 0.0, label, "pair of runs", left, right)
-    return Picture(name, _sentence(words, rows, 0.0), look, draw)
+    draw = partial(_draw, rows, chosen, 0.0, label, "pair of runs", left, right)
+    return Plot(name, _sentence(words, rows, 0.0), chosen, draw)
 
 
 def difference_rows(comparison: Comparison, shown: Sequence[Difference]) -> list[Row]:
-    """A row for each difference: against the baseline the best first, ablations below headings of what is exchanged."""
+    """Return a row for each difference: the best first, or ablations below their exchange."""
     several = len({d.n for d in shown}) > 1
     if shown[0].kind == "baseline":
         ordered = sorted(shown, key=lambda d: d.mean or 0.0, reverse=not comparison.lower_is_better)
-        return [_difference_row(d, printable(d.b.group.label, _LABEL_CHARACTERS), several) for d in ordered]
+        return [
+            _difference_row(d, printable(d.b.group.label, _LABEL_CHARACTERS), several)
+            for d in ordered
+        ]
     rows = []
     for heading, part in groupby(sorted(shown, key=_exchange), key=_exchange):
         rows.append(Row(printable(heading, _LABEL_CHARACTERS + 6), heading=True))
-        rows += [_difference_row(d, _exchanged(d), several) for d in part]
+        rows += [_difference_row(d, _pair_label(d), several) for d in part]
     return rows
 
 
 def _exchange(difference: Difference) -> str:
-    """What part is exchanged, and for what, as far as the runs tell: `optimizer: adamw → rgd`."""
+    """Return the exchanged part and its choices, if known: `optimizer: adamw → rgd`."""
     part = difference.part or "several parts"
     before, after = (
         next((run.parts[part] for run in summary.group.runs if part in run.parts), None)
@@ -158,13 +182,17 @@ def _exchange(difference: Difference) -> str:
     return f"{part}: {before} → {after}" if before and after else part
 
 
-def _exchanged(difference: Difference) -> str:
-    return " → ".join(printable(each.group.label, _LABEL_CHARACTERS // 2) for each in (difference.a, difference.b))
+def _pair_label(difference: Difference) -> str:
+    return " → ".join(
+        printable(each.group.label, _LABEL_CHARACTERS // 2) for each in (difference.a, difference.b)
+    )
 
 
 def _difference_row(difference: Difference, label: str, several: bool) -> Row:
     enough = difference.interval is not None
-    note = f"n = {difference.n}" + ("" if enough else ", no interval") if several or not enough else ""
+    note = (
+        f"n = {difference.n}" + ("" if enough else ", no interval") if several or not enough else ""
+    )
     return Row(
         label + (" *" if _is_unequal(difference) else ""),
         difference.pairs,
@@ -176,7 +204,7 @@ def _difference_row(difference: Difference, label: str, several: bool) -> Row:
 
 
 def _is_unequal(difference: Difference) -> bool:
-    """Whether the two groups do not match in something that matters."""
+    """Return whether the two groups do not match in something that matters."""
     return any(warning.kind in UNEQUAL for warning in difference.warnings)
 
 
@@ -191,9 +219,17 @@ def _sentence(words: Iterable[str], rows: Sequence[Row], reference: float | None
 
 
 def _draw(
-    rows: Sequence[Row], theme: Theme, reference: float | None, x_label: str, dot: str, left: str, right: str
+    rows: Sequence[Row],
+    theme: Theme,
+    reference: float | None,
+    x_label: str,
+    dot: str,
+    left: str,
+    right: str,
 ) -> Figure:
-    height = (_FRAME_INCHES + ROW_INCHES * len(rows) + (0.12 if left else 0.0)) * theme.font_size / 8.5
+    height = (
+        (_FRAME_INCHES + ROW_INCHES * len(rows) + (0.12 if left else 0.0)) * theme.font_size / 8.5
+    )
     figure = new_figure(theme, height)
     axes = figure.add_subplot()
     draw_rows(axes, rows, theme, reference)
@@ -204,13 +240,30 @@ def _draw(
         axes.text(1.0, 1.01, f"{right} ▸", ha="right", **place)
     color = theme.series[0]
     size = theme.marker_size
-    handles = [Line2D([], [], marker="o", color=theme.muted, markersize=0.62 * size, linestyle="", label=dot)]
+    handles = [
+        Line2D(
+            [], [], marker="o", color=theme.muted, markersize=0.62 * size, linestyle="", label=dot
+        )
+    ]
     if any(row.interval is not None for row in rows):
-        style: dict[str, Any] = {"marker": "D", "color": color, "markersize": 1.35 * size, "mew": theme.line_width}
+        style: dict[str, Any] = {
+            "marker": "D",
+            "color": color,
+            "markersize": 1.35 * size,
+            "mew": theme.line_width,
+        }
         drawn = {row.filled for row in rows if row.mean is not None and not row.muted}
         for filled in sorted(drawn, reverse=True):
-            words = ", separated" if filled and drawn == {True, False} else "" if filled else ", not separated"
+            words = (
+                ", separated"
+                if filled and drawn == {True, False}
+                else ""
+                if filled
+                else ", not separated"
+            )
             face = color if filled else theme.panel
-            handles.append(Line2D([], [], label=f"mean, 95 % interval{words}", markerfacecolor=face, **style))
+            handles.append(
+                Line2D([], [], label=f"mean, 95 % interval{words}", markerfacecolor=face, **style)
+            )
     legend_on_top(figure, handles)
     return figure

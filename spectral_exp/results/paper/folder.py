@@ -1,4 +1,4 @@
-"""The folder of a paper: what in it is ours, and how files get there without ever losing one that is not."""
+"""The folder of a paper: its own files, and writing without the loss of any others."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ class Folder:
 
     @property
     def files(self) -> dict[str, str]:
-        """What we wrote here: name and SHA-256."""
+        """The files that this program wrote here: name and SHA-256."""
         return own_files(self.record.get("files"))
 
     def write(self, files: Mapping[str, bytes], record: Mapping[str, Any], *, force: bool = False) -> list[Path]:
-        """Put `files` and the record in place, and remove our files that are no longer part of the paper.
+        """Write `files` and the record, and remove own files that are no longer part of the paper.
 
-        Everything is written beside its place first. The record that goes in before the first file knows the old
-        files as well as the new, so that one interrupted in between is found out as ours and can be written again.
+        Everything is first written to a temporary folder. The first record lists the old files as
+        well as the new ones, so that an interrupted write can be repeated.
 
         Raises:
-            UserError: a file would be overwritten that is not ours or was edited, unless `force`.
+            UserError: a foreign or edited file would be overwritten, unless `force`.
         """
         self._refuse_losses(files, force)
         old = {**own_files(self.record.get("replaces")), **self.files}
@@ -71,8 +71,8 @@ class Folder:
             ) from error
         return [self.path / name for name in sorted(files)] + [self.path / PROVENANCE_NAME]
 
-    def edited(self, name: str) -> bool:
-        """Whether the file is there and is not as we wrote it."""
+    def is_edited(self, name: str) -> bool:
+        """Return whether the file exists and differs from what was written."""
         path = self.path / name
         known = {self.files.get(name), own_files(self.record.get("replaces")).get(name)}
         return path.is_file() and digest(path.read_bytes()) not in known
@@ -80,7 +80,7 @@ class Folder:
     def _refuse_losses(self, files: Mapping[str, bytes], force: bool) -> None:
         if force:
             return
-        lost = [name for name in files if self.edited(name) and (self.path / name).read_bytes() != files[name]]
+        lost = [name for name in files if self.is_edited(name) and (self.path / name).read_bytes() != files[name]]
         if not lost:
             return
         ours = [name for name in lost if name in self.files]
@@ -96,8 +96,8 @@ class Folder:
 
     def _remove(self, names: list[str]) -> None:
         for name in names:
-            # What its author has changed is theirs now.
-            if not self.edited(name):
+            # An edited file belongs to its author.
+            if not self.is_edited(name):
                 (self.path / name).unlink(missing_ok=True)
         figures = self.path / FIGURES
         if figures.is_dir() and not any(figures.iterdir()):
@@ -105,6 +105,6 @@ class Folder:
 
 
 def own_files(recorded: object) -> dict[str, str]:
-    """The files in a record that can be ours: in the folder itself, or a figure. Others may lie anywhere."""
+    """Return the recorded files that lie in the folder or are figures; a record may name others."""
     files = recorded.items() if isinstance(recorded, dict) else ()
     return {name: str(value) for name, value in files if _NAME.fullmatch(name)}

@@ -1,4 +1,4 @@
-"""`provenance.json`: what a paper was made from, exactly enough to make it again and to compare."""
+"""`provenance.json`: the sources of a paper, complete enough to make it again and compare."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.json_files import read_json
-from spectral_exp.results.document.model import Entry, figures_of, numbering
+from spectral_exp.results.document.model import figures_of
+from spectral_exp.results.document.numbering import Entry, number_document
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.metric_names import metric_info
 from spectral_exp.runs.run import Run
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
     from spectral_exp.results.paper.generator import Paper
 
 FORMAT = 1
-"""Of `provenance.json`."""
+"""The format of `provenance.json`."""
 
-WRITER_VERSION = 1
-"""Of what writes papers: to be raised whenever the same runs give other bytes."""
+WRITER_VERSION = 2
+"""The version of the writer; raise it when the same runs give other bytes."""
 
 _PACKAGES = ("matplotlib", "numpy", "typst", "latex2mathml")
 
@@ -51,7 +52,7 @@ class RecordedNumber(TypedDict):
 
 
 class RecordedChoices(TypedDict, total=False):
-    """What the author chose."""
+    """The author's choices."""
 
     metric: str
     at: str
@@ -65,7 +66,7 @@ class RecordedChoices(TypedDict, total=False):
 
 
 class Provenance(TypedDict):
-    """What `provenance.json` holds, as far as it is read again."""
+    """The entries of `provenance.json` that verification reads."""
 
     format: Count
     name: Literal["paper", "report"]
@@ -79,7 +80,11 @@ class Provenance(TypedDict):
 
 
 def read_provenance(file: Path) -> Provenance:
-    """The record of a paper. Raises UserError if it is missing or damaged, or of another format."""
+    """Return the record of a paper.
+
+    Raises:
+        UserError: it is missing, damaged, or of another format.
+    """
     content = read_json(file)
     if content.get("format") != FORMAT:
         raise UserError(f"{file} has the format {content.get('format')!r:.40}; this version knows {FORMAT}")
@@ -90,7 +95,7 @@ def read_provenance(file: Path) -> Provenance:
 
 
 def record(paper: Paper, folder: Path, files: Mapping[str, bytes], formats: Sequence[str], name: str) -> dict[str, Any]:
-    """The content of `provenance.json` for a paper in `folder`."""
+    """Return the content of `provenance.json` for a paper in `folder`."""
     runs = paper.material.runs
     return {
         "format": FORMAT,
@@ -107,7 +112,7 @@ def record(paper: Paper, folder: Path, files: Mapping[str, bytes], formats: Sequ
 
 
 def made_by() -> dict[str, str]:
-    """Return the versions that the bytes of a paper depend on, beside its runs: of the writer and of packages."""
+    """Return the versions of writer and packages on which the bytes of a paper depend."""
     versions = {"writer": str(WRITER_VERSION)}
     for name in _PACKAGES:
         try:
@@ -118,7 +123,7 @@ def made_by() -> dict[str, str]:
 
 
 def numbers(paper: Paper) -> list[dict[str, Any]]:
-    """Every number: what is printed where, its exact value, and how it came about."""
+    """Return every number with its text, place, exact value and source."""
     places = {run.run_id: i for i, run in enumerate(paper.material.runs, start=1)}
     by_id = {run.run_id: run for run in paper.material.runs}
     steps: dict[tuple[str, str, str], int | None] = {}
@@ -153,7 +158,7 @@ def _number(
 
 
 def step_of(run: Run, metric: str, at: str) -> int | None:
-    """The step at which a value was taken; for what is no series, the last one of the run."""
+    """Return the step of a value; for a value without a series, the run's last step."""
     if metric == "tokens_per_s":  # a median, of no step
         return None
     summary = run.metrics.get(metric)
@@ -182,7 +187,7 @@ def _run(number: int, run: Run, folder: Path) -> dict[str, Any]:
 
 
 def run_files(root: Path) -> dict[str, str]:
-    """SHA-256 of the files of a run that a paper reads, where they exist."""
+    """Return the SHA-256 of the files of a run that a paper reads, if they exist."""
     paths = RunPaths(root)
     found = {}
     for path in (paths.config_file, paths.results_file, paths.metrics_file):
@@ -193,11 +198,11 @@ def run_files(root: Path) -> dict[str, str]:
 
 def _figures(paper: Paper) -> list[dict[str, Any]]:
     places = {run.run_id: i for i, run in enumerate(paper.material.runs, start=1)}
-    labels = numbering(paper.document).labels
+    labels = number_document(paper.document).labels
     return [
         {
             "where": labels[figure.key],
-            "files": [figure.name(suffix) for suffix in figure.files],
+            "files": [figure.file_name(suffix) for suffix in figure.files],
             "metric": figure.source.metric,
             "at": figure.source.at,
             "formula": figure.source.formula,
@@ -208,5 +213,5 @@ def _figures(paper: Paper) -> list[dict[str, Any]]:
 
 
 def digest(content: bytes) -> str:
-    """The SHA-256 of bytes, in hexadecimal digits."""
+    """Return the SHA-256 of bytes in hexadecimal."""
     return hashlib.sha256(content).hexdigest()

@@ -1,4 +1,4 @@
-"""The report of one run: what was run, what came of it, what it cost, and how to go on."""
+"""The report of one run: set-up, outcome, curves, cost, and commands to continue it."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from spectral_exp.results.document.model import (
     Table,
     Text,
     Verbatim,
-    joined,
+    join_texts,
 )
 from spectral_exp.results.document.prose import prose
 from spectral_exp.results.paper import appendix, limits
 from spectral_exp.results.paper.generator import Paper, assemble
-from spectral_exp.results.paper.material import Choices, Material, dig, plain_number
+from spectral_exp.results.paper.material import DASH, Choices, Material, dig, plain_number
 from spectral_exp.results.paper.method import method
 from spectral_exp.results.paper.setup import setup
 from spectral_exp.runs.layout import RunPaths
@@ -46,31 +46,39 @@ from spectral_exp.runs.parts import PARTS
 from spectral_exp.runs.run import Run
 
 _METRICS = ("val_bpb", "val_loss", "loss")
-_PLOT = re.compile(r"(?P<kind>\w[\w-]{0,99})_step_(?P<step>\d{1,15})_(?P<when>\d{8}_\d{6})\.png", flags=re.ASCII)
+_PLOT = re.compile(
+    r"(?P<kind>\w[\w-]{0,99})_step_(?P<step>\d{1,15})_(?P<when>\d{8}_\d{6})\.png", flags=re.ASCII
+)
 _PNG = b"\x89PNG\r\n\x1a\n"
 _MAX_PLOT_BYTES = 64 << 20
-# Drawn anew, in print colours.
+# Drawn again in print colours.
 _REDRAWN = "training_dynamics"
 _MAX_SAMPLES = 4
 
 
 def run_report(folder: Path, *, index: bool = True) -> Paper:
-    """The report of the run in `folder`.
+    """Return the report of the run in `folder`.
 
     Raises:
-        UserError: it is no run, or holds several.
+        UserError: the folder holds no run, or several.
     """
     import_matplotlib()
-    from spectral_exp.results.paper.run_curves import run_curves  # matplotlib, for which no mistake should wait
+    from spectral_exp.results.paper.run_curves import run_curves  # slow: loads matplotlib
 
     found = ResultsAggregator([folder], index=index)
     if len(found.runs) != 1:
         reasons = "".join(f"; {path.name}: {reason}" for path, reason in found.left_out)
-        raise UserError(f"{folder} holds {len(found.runs)} runs; name the directory of one{reasons}")
+        raise UserError(
+            f"{folder} holds {len(found.runs)} runs; name the directory of one{reasons}"
+        )
     (run,) = found.runs
     groups = tuple(found.groups())
     metric = next((name for name in _METRICS if run.value(name) is not None), "")
-    comparison = compare(groups, metric) if metric else Comparison("val_bpb", "final", True, [], None, [], [])
+    comparison = (
+        compare(groups, metric)
+        if metric
+        else Comparison("val_bpb", "final", True, [], None, [], [])
+    )
     material = Material(Choices(metric=comparison.metric), (run,), groups, comparison, (), ())
     material = replace(material, metric_decimals=4)
     curves = run_curves(run)
@@ -84,7 +92,9 @@ def run_report(folder: Path, *, index: bool = True) -> Paper:
     blocks += [*method(material), *setup(material)]
     blocks += [Heading("References", named=True), References(), Appendix()]
     blocks += [*appendix.reproducibility(material), *appendix.run_table(material)]
-    document = Document(f"Run {run.run_id}", (), (Paragraph(_summary(material, run)),), tuple(blocks), "Summary")
+    document = Document(
+        f"Run {run.run_id}", (), (Paragraph(_summary(material, run)),), tuple(blocks), "Summary"
+    )
     return assemble(material, document)
 
 
@@ -93,19 +103,24 @@ def _none(why: str) -> tuple[Block, ...]:
 
 
 def _total(run: Run, path: str, show: str = ",.0f") -> Text:
-    """An entry of `results.json`, or a dash."""
+    """Return an entry of `results.json`, or a dash."""
     value = dig(run.results, path)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return ("\u2013",)
+        return (DASH,)
     shown = plain_number(round(value)) if show == ",.0f" else f"{value:{show}}"
     return (Number(shown, value, Source(path, (run.run_id,))),)
 
 
 def _summary(material: Material, run: Run) -> Text:
-    parts = joined([(Code(run.parts[part]),) for part in PARTS if part in run.parts])
-    status = {"completed": "has completed", "stopped_early": "stopped early, as its patience setting says"}
+    parts = join_texts([(Code(run.parts[part]),) for part in PARTS if part in run.parts])
+    status = {
+        "completed": "has completed",
+        "stopped_early": "stopped early, as its patience setting says",
+    }
     last: Inline = Number(
-        plain_number(run.last_step), run.last_step, Source("steps", (run.run_id,), formula="last step")
+        plain_number(run.last_step),
+        run.last_step,
+        Source("steps", (run.run_id,), formula="last step"),
     )
     text = prose(
         "This run of the experiment {{name}} (seed {{seed}}) {{status}}; its last step is {{step}}. ",
@@ -115,7 +130,9 @@ def _summary(material: Material, run: Run) -> Text:
         step=last,
     )
     if run.value(material.comparison.metric) is not None:
-        text += prose("It has {{value}} {{metric}}. ", value=material.value(run), metric=material.metric_words)
+        text += prose(
+            "It has {{value}} {{metric}}. ", value=material.value(run), metric=material.metric_words
+        )
     return (*text, *prose("Its parts are {{parts}}.", parts=parts)) if parts else text
 
 
@@ -132,12 +149,16 @@ def _outcome(run: Run) -> tuple[Block, ...]:
             (
                 (Code(name),),
                 _metric(run, name, final, "final"),
-                ("\u2013",)
+                (DASH,)
                 if metric_info(name).is_timing
-                else (Number(plain_number(step), step, Source(name, (run.run_id,), "final", "its step")),),
+                else (
+                    Number(
+                        plain_number(step), step, Source(name, (run.run_id,), "final", "its step")
+                    ),
+                ),
                 _metric(run, name, best, "best")
                 if metric_info(name).direction and not metric_info(name).is_timing
-                else ("\u2013",),
+                else (DASH,),
             )
         )
     if not rows:
@@ -159,32 +180,34 @@ def _outcome(run: Run) -> tuple[Block, ...]:
 
 def _metric(run: Run, name: str, value: float | None, at: str) -> Text:
     if value is None:
-        return ("\u2013",)
-    # Thousands are written out; what is not finite, or too large for that, is not.
+        return (DASH,)
+    # Thousands are written in full, unless they are not finite or too large.
     shown = plain_number(round(value)) if 1000 <= abs(value) < 1e15 else f"{value:.5g}"
     return (Number(shown, value, Source(name, (run.run_id,), at)),)
 
 
 def _plots(run: Run) -> tuple[Block, ...]:
-    """The newest plot of each kind."""
+    """Return the newest plot of each kind."""
     newest: dict[str, tuple[str, str, Path]] = {}
     folder = RunPaths(run.path).visualizations
     for file in sorted(folder.glob("*.png")) if folder.is_dir() else ():
         match = _PLOT.fullmatch(file.name)
-        if match and match["kind"] != _REDRAWN and _picture(file):
-            newest[match["kind"]] = max(newest.get(match["kind"], ("", "", file)), (match["step"], match["when"], file))
+        if match and match["kind"] != _REDRAWN and _read_png(file):
+            newest[match["kind"]] = max(
+                newest.get(match["kind"], ("", "", file)), (match["step"], match["when"], file)
+            )
     figures = []
     for kind, (step, _, file) in sorted(newest.items()):
         words = kind.replace("_", " ")
         source = Source("visualizations", (run.run_id,), formula=file.name)
         at = Number(plain_number(int(step)), int(step), source)
         caption = prose("{{what}} at step {{step}}.", what=words[:1].upper() + words[1:], step=at)
-        figures.append(Figure(f"fig:{kind}", caption, {"png": _picture(file)}, source, width=0.85))
+        figures.append(Figure(f"fig:{kind}", caption, {"png": _read_png(file)}, source, width=0.85))
     return tuple(figures)
 
 
-def _picture(file: Path) -> bytes:
-    """The content of a PNG file; nothing if it is none, or cannot be read."""
+def _read_png(file: Path) -> bytes:
+    """Return the content of a PNG file, or nothing if it is no PNG or cannot be read."""
     try:
         content = read_regular(file, _MAX_PLOT_BYTES)
     except OSError:
@@ -201,7 +224,7 @@ def _samples(run: Run) -> tuple[Block, ...]:
             at: Inline = (
                 Number(plain_number(step), step, Source("generation_samples.step", (run.run_id,)))
                 if isinstance(step, int)
-                else "\u2013"
+                else DASH
             )
             blocks.append(Paragraph(prose("At step {{step}}, the prompt first:", step=at)))
             blocks.append(Verbatim(f"{sample.get('prompt', '')}{sample.get('text', '')}"))
@@ -218,12 +241,24 @@ def _cost(run: Run) -> tuple[Block, ...]:
     ]
     blocked: Any = dig(run.results, "monitoring_cost.blocked_s")
     for name in blocked if isinstance(blocked, Mapping) else ():
-        rows.append(((f"training waited for {name}, s",), _total(run, f"monitoring_cost.blocked_s.{name}", ".3f")))
-    rows.append((("share of training that waited",), _total(run, "monitoring_cost.share_of_training", ".2%")))
-    rows = [row for row in rows if row[1] != ("\u2013",)]
+        rows.append(
+            (
+                (f"training waited for {name}, s",),
+                _total(run, f"monitoring_cost.blocked_s.{name}", ".3f"),
+            )
+        )
+    rows.append(
+        (
+            ("share of training that waited",),
+            _total(run, "monitoring_cost.share_of_training", ".2%"),
+        )
+    )
+    rows = [row for row in rows if row[1] != (DASH,)]
     if not rows:
         return _none("the run has no results yet")
-    return (Table("tab:run-cost", ("What the run cost.",), (("What",), ("value",)), tuple(rows), "lr"),)
+    return (
+        Table("tab:run-cost", ("What the run cost.",), (("What",), ("value",)), tuple(rows), "lr"),
+    )
 
 
 def _remarks(material: Material, run: Run) -> tuple[Block, ...]:
@@ -231,20 +266,32 @@ def _remarks(material: Material, run: Run) -> tuple[Block, ...]:
     if not material.comparison.summaries:
         items += [(limits.sentence(problem),) for problem in run.problems]
     for summary in material.comparison.summaries:
-        items += [limits.remark(note.about("")) for note in summary.notes if note.severity == "warning"]
         items += [
-            ("Not usable in comparisons: ", *limits.remark(reason, capital=False)) for _, reason in summary.left_out
+            limits.remark(note.about("")) for note in summary.notes if note.severity == "warning"
         ]
-    return (Listing(tuple(items)),) if items else (Paragraph((Emphasis(("The checks found nothing to remark.",)),)),)
+        items += [
+            ("Not usable in comparisons: ", *limits.remark(reason, capital=False))
+            for _, reason in summary.left_out
+        ]
+    return (
+        (Listing(tuple(items)),)
+        if items
+        else (Paragraph((Emphasis(("The checks found nothing to remark.",)),)),)
+    )
 
 
 def _commands(run: Run) -> tuple[Block, ...]:
     place = f"{run.path.resolve().parent.name}/{run.path.resolve().name}"
     word = shlex.quote(f"./{place}" if place.startswith("-") else place)
-    more = {"completed": " training.max_steps=MORE", "stopped_early": " training.patience=null"}.get(run.status, "")
+    more = {
+        "completed": " training.max_steps=MORE",
+        "stopped_early": " training.patience=null",
+    }.get(run.status, "")
     lines = [
         "# continue it",
-        appendix.wrapped(["python", "-m", "spectral_exp.train", f"resume={place}", *more.split()]),
+        appendix.wrap_command(
+            ["python", "-m", "spectral_exp.train", f"resume={place}", *more.split()]
+        ),
         "# let it write",
         f"python -m spectral_exp generate {word} --tokens 200",
         "# does it continue exactly?",

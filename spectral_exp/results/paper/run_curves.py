@@ -1,4 +1,4 @@
-"""The curves of one run for print."""
+"""The figure of one run's curves for print."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from spectral_exp.runs.run import Run
 
 _COLUMNS = 2
 _ROW_HEIGHT = 1.9
-# Drawn into the panel of the loss.
+# It shares the panel of the loss.
 _VALIDATION = "val_loss"
 
 
 def run_curves(run: Run) -> Figure | None:
-    """All known metrics of a run over its steps, in print colours; None where it logged none."""
+    """Return all known metrics of a run over its steps, or None if it logged none."""
     series = {name: drawable(run.series(name)) for name in METRICS if len(run.series(name).steps)}
     if not series:
         return None

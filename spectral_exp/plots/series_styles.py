@@ -1,4 +1,4 @@
-"""How each of several runs or groups appears in every panel of a figure."""
+"""Label, colour, line and marker of each run or group in a figure."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _RUN_SUFFIX = re.compile(r"_\d{8}_\d{6}_[0-9a-z]+$")
 
 
 @dataclass(frozen=True)
-class Look:
-    """Name, colour, line and marker of one."""
+class SeriesStyle:
+    """Label, colour, line style and marker of a run or group."""
 
     label: str
     color: str
@@ -25,16 +25,19 @@ class Look:
     marker: str
 
 
-def looks_of(labels: Sequence[str], theme: Theme, limit: int = 30, ranks: Sequence[int] | None = None) -> list[Look]:
-    """A look for each: colour and line style are a pair of its own up to 32, colour and marker up to 56.
+def style_series(
+    labels: Sequence[str], theme: Theme, limit: int = 30, ranks: Sequence[int] | None = None
+) -> list[SeriesStyle]:
+    """Return a style for each label: colour and line are unique up to 32, with markers up to 56.
 
     Args:
-        labels: what each is called; long names are shortened to `limit` characters.
+        labels: names; long ones are shortened to `limit` characters.
         theme: for its colours.
-        ranks: among all that appear in other figures, so that each keeps its look; 0, 1, 2, ... where not given.
+        ranks: places among all groups, so that a group has the same style in every figure;
+            0, 1, 2, ... by default.
     """
     return [
-        Look(
+        SeriesStyle(
             name,
             theme.series[index % len(theme.series)],
             LINE_STYLES[index // len(theme.series) % len(LINE_STYLES)],
@@ -45,17 +48,19 @@ def looks_of(labels: Sequence[str], theme: Theme, limit: int = 30, ranks: Sequen
 
 
 def short_labels(labels: Sequence[str], limit: int = 30) -> list[str]:
-    """Names that fit: without the time stamp and hash of an experiment id where they stay distinct, then shortened."""
+    """Return short names, without time stamp and hash of run ids if they stay distinct."""
     names = [_RUN_SUFFIX.sub("", name) for name in labels]
     if len(set(names)) < len(set(labels)):
         names = list(labels)
     return [printable(name, limit) or "unnamed" for name in names]
 
 
-def side_labels(axes: Axes, values: Sequence[float], looks: Sequence[Look], theme: Theme, inches: float) -> None:
-    """Write each name at the right of the panel beside its value, moved apart where they would overlap.
+def side_labels(
+    axes: Axes, values: Sequence[float], styles: Sequence[SeriesStyle], theme: Theme, inches: float
+) -> None:
+    """Write each label at the right of the panel beside its value, without overlaps.
 
-    Limits and scale of the vertical axis must be set. A value outside of it is named at the edge.
+    Limits and scale of the vertical axis must be set. A value outside is labelled at the edge.
 
     Args:
         inches: height of the panel, about.
@@ -64,10 +69,10 @@ def side_labels(axes: Axes, values: Sequence[float], looks: Sequence[Look], them
     true_heights = [float(to_axes.transform((0.0, value))[1]) for value in values]
     heights = [min(1.0, max(0.0, height)) for height in true_heights]
     gap = 1.25 * theme.font_size / 72 / inches
-    for place, value, height, look in zip(spread_apart(heights, gap), values, true_heights, looks, strict=True):
+    for place, value, height, style in zip(spread_apart(heights, gap), values, true_heights, styles, strict=True):
         edge = min(1.0, max(0.0, height))
-        beside: dict[str, Any] = {"color": look.color, "transform": axes.transAxes, "clip_on": False}
+        beside: dict[str, Any] = {"color": style.color, "transform": axes.transAxes, "clip_on": False}
         axes.plot([1.0, 1.012, 1.03], [edge, edge, place], linewidth=0.6 * theme.rule_width, **beside)
-        axes.plot(1.045, place, look.marker, markersize=theme.marker_size, **beside)
+        axes.plot(1.045, place, style.marker, markersize=theme.marker_size, **beside)
         outside = "" if 0 <= height <= 1 else f" {'▲' if height > 1 else '▼'} {short_number(value)}"
-        axes.text(1.065, place, look.label + outside, va="center", ha="left", **beside)
+        axes.text(1.065, place, style.label + outside, va="center", ha="left", **beside)
