@@ -1,4 +1,4 @@
-"""Parts are added as the README says, and one that does not fit is named before anything is created."""
+"""Parts are added as docs/extend.md describes, and one that does not fit is named before anything is created."""
 
 from __future__ import annotations
 

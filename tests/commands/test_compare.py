@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -16,14 +14,12 @@ from types import SimpleNamespace
 import pytest
 
 from spectral_exp.commands import compare
-from spectral_exp.core.errors import Interrupted
 from spectral_exp.results.comparison import Comparison
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.lock import RunLock
 from tests.conftest import python
 from tests.results.made_comparisons import made_comparison
 from tests.results.made_runs import make_run
-from tests.test_readme import README
 
 
 @pytest.fixture(scope="module")
@@ -227,24 +223,6 @@ def test_it_is_light(tmp_path: Path) -> None:
     assert not loaded & {"torch", "matplotlib", "hydra", "omegaconf", "pandas", "psutil"}
 
 
-README_COMMANDS = re.findall(r"^python -m spectral_exp compare (.*?)(?:  #.*)?$", README, flags=re.MULTILINE)
-
-
-@pytest.mark.parametrize("command", README_COMMANDS)
-def test_commands_of_the_readme(
-    outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    one, other = (next(outputs.glob(f"{name}_2*")) for name in ("classic", "wave"))
-    words = shlex.split(command.replace("RUN_A", str(one)).replace("RUN_B", str(other)))
-    arguments = [str(outputs) if word == "outputs/" else word for word in words]
-    monkeypatch.setitem(sys.modules, "spectral_exp.results.figures", _Figures)
-    monkeypatch.setattr("time.sleep", _ctrl_c)
-    code, out, err = called(capsys, *arguments)
-    assert code == (1 if "config-diff" in command else 0), err
-    assert out or list(tmp_path.iterdir())
-
-
 class _Figures:
     """Drawing, which is tested elsewhere."""
 
@@ -259,7 +237,3 @@ class _Figures:
     ) -> list[SimpleNamespace]:
         drawn = SimpleNamespace(paths=[folder / f"{comparison.metric}.png"], caption="All of them.")
         return [drawn, SimpleNamespace(paths=[], caption="Nothing to show.")]
-
-
-def _ctrl_c(seconds: float) -> None:
-    raise Interrupted(signal.SIGINT)
