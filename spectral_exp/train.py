@@ -146,7 +146,8 @@ def _report(message: str) -> None:
 def describe_refusal(error: Exception, run_dir: Path | None = None) -> str:
     """One line on storage or memory that the machine refuses; empty if `error` is of another kind.
 
-    Whatever goes wrong with a file in `run_dir` is the storage's fault: somebody may have removed the folder.
+    Whatever goes wrong with a file in `run_dir` is the storage's fault: somebody may have removed
+    the folder.
     """
     from spectral_exp.monitoring.checkpoint.file import refusal
 

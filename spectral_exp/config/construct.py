@@ -85,7 +85,9 @@ class Constructor:
         except UserError as error:
             self.problems += str(error).split("\nerror: ")
         except MemoryError as error:
-            self.problems.append(f"{path} needs more memory than there is ({error or 'none is left'}); make it smaller")
+            self.problems.append(
+                f"{path} needs more memory than there is ({error or 'none is left'}); make it smaller"
+            )
         return None
 
     def finish(self) -> None:

@@ -1,9 +1,9 @@
 """What a recorded run may make this machine do, where its configuration is used again.
 
-A run directory may come from a stranger. What it records may choose parts and their settings (see `roles.py`) and read
-the text that it was trained on, known by its fingerprint (see `data/known_text.py`); it sends nothing away, writes
-nothing outside the run, and asks no address but those that this package knows, unless the person at the keyboard has
-named the place.
+A run directory may come from a stranger. What it records may choose parts and their settings (see
+`roles.py`) and read the text that it was trained on, known by its fingerprint (see
+`data/known_text.py`); it sends nothing away, writes nothing outside the run, and asks no address
+but those that this package knows, unless the person at the keyboard has named the place.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _MAX_BYTES = 1 << 20
 def recorded_config(record: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration in a run's record, to build its parts from wherever this command is given.
 
-    Relative paths are those of the folder where the run was started. Recorded web addresses are left out, so that the
-    text comes from the cache or from the address that this package knows.
+    Relative paths are those of the folder where the run was started. Recorded web addresses are
+    left out, so that the text comes from the cache or from the address that this package knows.
     """
     config: dict[str, Any] = copy.deepcopy(dict(record["config"]))
     folder = working_directory(record)
@@ -53,14 +53,17 @@ def files_named(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def has_fingerprint(key: str, fingerprints: Mapping[str, Any]) -> bool:
-    """Whether the file that the setting `key` names can be known again by what the run recorded of its text."""
+    """Whether the file that the setting `key` names can be known again by what the run recorded of
+    its text."""
     from spectral_exp.data.known_text import TEXT_ENTRIES, TOKENIZER_ENTRY  # here: it brings torch
 
     entries = TEXT_ENTRIES if key == PATH_SETTINGS[0] else (TOKENIZER_ENTRY,)
     return all(entry in fingerprints for entry in entries)
 
 
-def require_fingerprints(run: Path, config: Mapping[str, Any], fingerprints: Mapping[str, Any]) -> None:
+def require_fingerprints(
+    run: Path, config: Mapping[str, Any], fingerprints: Mapping[str, Any]
+) -> None:
     """Raise a UserError if the recorded `config` names a file by its path alone."""
     for key, path in files_named(config).items():
         if not has_fingerprint(key, fingerprints):
@@ -70,8 +73,11 @@ def require_fingerprints(run: Path, config: Mapping[str, Any], fingerprints: Map
             )
 
 
-def refuse_other_files(run: Path, config: Mapping[str, Any], fingerprints: Mapping[str, Any]) -> None:
-    """Raise a UserError if a file that the recorded `config` names is another one than the run had."""
+def refuse_other_files(
+    run: Path, config: Mapping[str, Any], fingerprints: Mapping[str, Any]
+) -> None:
+    """Raise a UserError if a file that the recorded `config` names is another one than the run
+    had."""
     from spectral_exp.data import Gpt2, KnownText, TextFile
 
     require_fingerprints(run, config, fingerprints)
@@ -91,7 +97,8 @@ def working_directory(record: Mapping[str, Any]) -> Path | None:
 
 
 def absolute_path(config: Mapping[str, Any], key: str, folder: Path) -> str | None:
-    """The file that the relative path `key` named for a command in `folder`; None if it is absolute, or not there."""
+    """The file that the relative path `key` named for a command in `folder`; None if it is
+    absolute, or not there."""
     group, _, name = key.partition(".")
     node = config.get(group)
     value = node.get(name) if isinstance(node, Mapping) else None
@@ -105,14 +112,14 @@ def absolute_path(config: Mapping[str, Any], key: str, folder: Path) -> str | No
     return str(then) if elsewhere else None
 
 
-# --- places for backups ----------------------------------------------------------------------------------------------
+# --- places for backups ---------------------------------------------------------------------------
 
 
 def may_back_up(url: str, named: str | None) -> bool:
     """Whether a recorded run may send its backups to `url`.
 
-    It may if the user has named the place on this machine: as `backup_url` of a run before, or now, by the address of
-    a run below it, `named`.
+    It may if the user has named the place on this machine: as `backup_url` of a run before, or now,
+    by the address of a run below it, `named`.
     """
     url = url.rstrip("/")
     return bool(named and named.startswith(f"{url}/")) or url in _known_places()
@@ -126,7 +133,9 @@ def remember_place(url: str) -> None:
     try:
         file = _places_file()
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+        descriptor = os.open(
+            file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600
+        )
         with os.fdopen(descriptor, "a", encoding="utf-8") as lines:
             lines.write(f"{url}\n")
     except OSError as error:
@@ -135,7 +144,8 @@ def remember_place(url: str) -> None:
 
 
 def _known_places() -> set[str]:
-    """The places that this user has named on this machine; none if anybody else could have written them."""
+    """The places that this user has named on this machine; none if anybody else could have written
+    them."""
     try:
         with _places_file().open(encoding="utf-8", errors="replace") as file:
             status = os.fstat(file.fileno())

@@ -2,8 +2,8 @@
 
 A value is hidden if its name says that it is a secret, at any depth and in any container; if it
 occurs in the environment under such a name; if this process met it under such a name before; or if
-it has the shape of a secret, such as a private key or the login of a URL. If a name only may be that of a
-secret, the value decides: `MODEL_KEY: gpt2-small` stays.
+it has the shape of a secret, such as a private key or the login of a URL. If a name only may be
+that of a secret, the value decides: `MODEL_KEY: gpt2-small` stays.
 """
 
 from __future__ import annotations
@@ -23,16 +23,39 @@ from typing import Any
 
 from spectral_exp.core.json_value import CIRCULAR, MAX_DEPTH, TOO_DEEP, jsonable
 from spectral_exp.core.secret_commands import hidden_arguments
-from spectral_exp.core.secret_names import Secrecy, counts_tokens, describes_secret, is_secret_name, secrecy
+from spectral_exp.core.secret_names import (
+    Secrecy,
+    counts_tokens,
+    describes_secret,
+    is_secret_name,
+    secrecy,
+)
 from spectral_exp.core.secret_shapes import hide_shapes
 from spectral_exp.core.secret_text import hide_assigned, hide_literals
-from spectral_exp.core.secret_values import REDACTED, is_hidden_number, is_hidden_value, is_hidden_word, looks_random
+from spectral_exp.core.secret_values import (
+    REDACTED,
+    is_hidden_number,
+    is_hidden_value,
+    is_hidden_word,
+    looks_random,
+)
 
 __all__ = ["REDACTED", "is_secret_name"]
 
 _SHORTEST_INSIDE = 8  # a shorter secret would be found by chance inside innocent text
 _SHORTEST_ALONE = 4
-_TRIVIAL = {"auto", "default", "disabled", "enabled", "false", "local", "none", "null", "test", "true"}
+_TRIVIAL = {
+    "auto",
+    "default",
+    "disabled",
+    "enabled",
+    "false",
+    "local",
+    "none",
+    "null",
+    "test",
+    "true",
+}
 
 _OVERRIDE = re.compile(r"[+~-]*([\w./@-]{1,200})=")
 
@@ -52,7 +75,8 @@ def without_secrets(value: Any) -> Any:
 
 
 def redact_text(text: str, secrets: Sequence[str] | None = None) -> str:
-    """`text` without secrets: without `secrets`, by default the known ones, and by name and shape."""
+    """`text` without secrets: without `secrets`, by default the known ones, and by name and
+    shape."""
     found = known_secrets() if secrets is None else secrets
     return hide_assigned(hide_shapes(_hide_known(text, found)))
 
@@ -75,7 +99,8 @@ def known_secrets() -> list[str]:
 def with_fields(value: Any, above: tuple[int, ...] = ()) -> Any:
     """`value` with namespaces, data classes and the like as mappings of their fields.
 
-    As in `jsonable`, a container inside of itself becomes `CIRCULAR`, and what is nested too deeply `TOO_DEEP`.
+    As in `jsonable`, a container inside of itself becomes `CIRCULAR`, and what is nested too deeply
+    `TOO_DEEP`.
     """
     if isinstance(value, str | bytes | int | float | type) or value is None:
         return value
@@ -106,14 +131,16 @@ def _with_items(value: Any, inside: tuple[int, ...]) -> Any:
     if isinstance(value, AbstractSet):  # in an order that does not differ from process to process
         return [with_fields(item, inside) for item in sorted(value, key=repr)]
     if isinstance(value, list | tuple):
-        return (tuple if isinstance(value, tuple) else list)(with_fields(item, inside) for item in value)
+        return (tuple if isinstance(value, tuple) else list)(
+            with_fields(item, inside) for item in value
+        )
     # A list of another kind, as a configuration library has: its items may be anything.
     if isinstance(value, Sequence) and not isinstance(value, bytearray | memoryview | range):
         return [with_fields(item, inside) for item in value]
     return value
 
 
-# --- known secrets ---------------------------------------------------------------------------------------------------
+# --- known secrets --------------------------------------------------------------------------------
 
 
 def _environment_values() -> set[str]:
@@ -158,7 +185,7 @@ def _hide_known(text: str, secrets: Sequence[str]) -> str:
     return text
 
 
-# --- containers ------------------------------------------------------------------------------------------------------
+# --- containers -----------------------------------------------------------------------------------
 
 
 def _fields(value: Any) -> Mapping[str, Any] | None:
@@ -217,7 +244,8 @@ _ACCOUNT_KEYS = ("user", "username", "user_name", "login", "email", "secret")
 
 
 def _secrecy_beside(mapping: Mapping[Any, Any]) -> dict[str, Secrecy]:
-    """How likely the values of a mapping are secrets because of the others, by key in lower case."""
+    """How likely the values of a mapping are secrets because of the others, by key in lower
+    case."""
     items = {key.lower(): item for key, item in mapping.items() if isinstance(key, str)}
     doubts: dict[str, Secrecy] = {}
     # `{name: HF_TOKEN, value: ...}`, as lists of variables have it.
@@ -229,7 +257,9 @@ def _secrecy_beside(mapping: Mapping[Any, Any]) -> dict[str, Secrecy]:
     return doubts
 
 
-def _redact_mapping(value: Mapping[Any, Any], secrets: Sequence[str], doubt: Secrecy, above: str) -> Any:
+def _redact_mapping(
+    value: Mapping[Any, Any], secrets: Sequence[str], doubt: Secrecy, above: str
+) -> Any:
     beside = _secrecy_beside(value)
     redacted: dict[Any, Any] = {}
     changed = False

@@ -7,7 +7,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from spectral_exp.core.secret_names import Secrecy, is_secret_name, secrecy, words
-from spectral_exp.core.secret_values import REDACTED, is_hidden_number, is_hidden_value, is_hidden_word
+from spectral_exp.core.secret_values import (
+    REDACTED,
+    is_hidden_number,
+    is_hidden_value,
+    is_hidden_word,
+)
 
 _PASSWORD_FLAGS = {
     **dict.fromkeys(
@@ -30,7 +35,17 @@ _USER_FLAGS = {
     "smbclient": ("-U",),
 }
 """The options that a user's name and, after a sign, a password follow."""
-_SERVICES = ("wandb", "comet", "neptune", "clearml", "dagshub", "kaggle", "hf", "huggingface-cli", "vault")
+_SERVICES = (
+    "wandb",
+    "comet",
+    "neptune",
+    "clearml",
+    "dagshub",
+    "kaggle",
+    "hf",
+    "huggingface-cli",
+    "vault",
+)
 """Programs whose subcommand `login` an access token follows."""
 _SIGNS = re.compile(r"[:%].")
 _LETTERS_AND_DIGITS = re.compile(r"(?=.{6})(?=\D*\d)[\w-]*[A-Za-z][\w-]*")
@@ -42,7 +57,9 @@ _IDS = re.compile(r"\d+:\d+")
 _QUOTE = r"\\{0,8}[\"']"
 _GAP = r"(?:[\"'\\]{0,9}(?:[ \t,]|\\\n){1,9})[\"'\\]{0,9}"
 _VALUE = r"(?:(?!=)[^\s\"'\\,;]+)"
-_PROGRAMS = "|".join(sorted(map(re.escape, {*_PASSWORD_FLAGS, *_LOGIN_FLAGS, *_USER_FLAGS}), key=len, reverse=True))
+_PROGRAMS = "|".join(
+    sorted(map(re.escape, {*_PASSWORD_FLAGS, *_LOGIN_FLAGS, *_USER_FLAGS}), key=len, reverse=True)
+)
 _PROGRAM = rf"(?<![\w.-])(?:{_PROGRAMS})(?![\w.:/-])"
 _COMMAND = re.compile(rf"({_PROGRAM})((?:(?!&&|{_PROGRAM})[^\n|;])*)")
 _FLAG = re.compile(
@@ -70,7 +87,9 @@ _PIPED = re.compile(
     r"(\becho\s+(?:-n\s+)?)(\\{0,8}\"[^\"\n|]+\"|'[^'\n|]+'|[^\s|\"']+)"
     r"(?=\s*\|[^\n|]{0,80}(?:--password-stdin|sudo\s+-S|\blogin\b))"
 )
-_COOKIE = re.compile(rf"(?<![\w-])((?:-b|--cookie)(?:{_GAP}|=[\"']?)[\w.-]{{1,60}}=)([^\s;\"'\\]{{6,}})")
+_COOKIE = re.compile(
+    rf"(?<![\w-])((?:-b|--cookie)(?:{_GAP}|=[\"']?)[\w.-]{{1,60}}=)([^\s;\"'\\]{{6,}})"
+)
 _PASS_ARGUMENT = re.compile(r"(-pass(?:in|out)?\s+pass:)([^\s\"']+)")
 
 
@@ -142,7 +161,8 @@ def _follows_its_name(name: str, value: Any, n_items: int) -> bool:
 
 
 def _is_hidden_option(value: str, doubt: Secrecy) -> bool:
-    """Whether the value of an option is a secret: `--token hunter2` names none of a text's tokens."""
+    """Whether the value of an option is a secret: `--token hunter2` names none of a text's
+    tokens."""
     if is_hidden_word(value, doubt):
         return True
     return doubt is Secrecy.POSSIBLE and _LETTERS_AND_DIGITS.fullmatch(value) is not None

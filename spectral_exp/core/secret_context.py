@@ -70,7 +70,9 @@ _CALL = re.compile(
     rf"|\bSecret(?:Str|Bytes)\(b?(?P<open2>{_QUOTE})"
     rf"(?P<bare>(?:(?!(?P=open2))[^\n]){{1,500}})"
 )
-_LOGIN_CALL = re.compile(rf"(?<!\w)login\(\s{{0,9}}(?P<open>{_QUOTE})(?P<quoted>(?:(?!(?P=open))[^\n]){{1,500}})")
+_LOGIN_CALL = re.compile(
+    rf"(?<!\w)login\(\s{{0,9}}(?P<open>{_QUOTE})(?P<quoted>(?:(?!(?P=open))[^\n]){{1,500}})"
+)
 _SENTENCE = re.compile(
     r"(?<![\w-])(?P<name>(?:api|access|secret|private|auth|account|client|license)[ -]"
     r"(?:key|token|secret)|pass(?:word|wd|phrase)|secret|token)"
@@ -84,7 +86,8 @@ _END_OF_SENTENCE = ".,:;!?)]}"
 
 
 def hide_named_around(text: str) -> str:
-    """`text` without secrets that are named by the element, pair or sentence in which they stand."""
+    """`text` without secrets that are named by the element, pair or sentence in which they
+    stand."""
     for hints, expression, hidden in _FORMS:
         if hints.search(text):
             text = expression.sub(hidden, text)

@@ -25,7 +25,9 @@ _GLUED = re.compile(
     r"|(access|api|auth|id|refresh|session)token|(access|account|auth|private|secret|sign)key"
     r"|(j|php|asp)?sess(ion)?id"
 )
-_PASSWORDS = words("kennwort otp passcode passphrase passwd password passwort pin pincode psw pswd pw pwd totp")
+_PASSWORDS = words(
+    "kennwort otp passcode passphrase passwd password passwort pin pincode psw pswd pw pwd totp"
+)
 _PASS_OWNERS = (
     "account|admin|app|auth|bind|client|db|email|ftp|host|http|imap|jdbc|key|ldap|login|mail|mariadb"
     "|mongo|my|mysql|net|pg|pgsql|pop|postgres|proxy|rabbitmq|redis|repo|root|secret|server|service"

@@ -51,7 +51,9 @@ _ENCODED = re.compile(
 _ORACLE_LOGIN = re.compile(r"(:thin:[\w.-]{1,100}/)[^@\s]{1,200}(?=@)")
 _COOKIE_OBJECT = re.compile(r"(<Cookie [^=\s<>]{1,100}=)[^\s<>]+(?= for )")
 _SHELL_PWD = re.compile(r"(;\s{0,3}PWD=)([^;\s\"'/\\][^;\s\"']*)")
-_DIGEST = re.compile(r"(\bDigest[ \t][^\n]{0,500}?\bresponse=\\{0,8}[\"']?)[^\s\"'\\,]{1,200}", re.IGNORECASE)
+_DIGEST = re.compile(
+    r"(\bDigest[ \t][^\n]{0,500}?\bresponse=\\{0,8}[\"']?)[^\s\"'\\,]{1,200}", re.IGNORECASE
+)
 _BEARER = re.compile(r"\b(bearer)[ \t]+([\w.~+/=-]{8,})(?![\w.~+/=-]|\s?:)", re.IGNORECASE)
 _BASIC = re.compile(r"\b(basic)\s+([A-Za-z0-9+/_-]{6,}={0,2})(?![\w=])", re.IGNORECASE)
 _BEARER_WORDS = {"authentication", "authorization", "credential", "credentials", "required"}

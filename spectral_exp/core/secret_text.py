@@ -9,7 +9,13 @@ import re
 
 from spectral_exp.core.secret_commands import hide_arguments
 from spectral_exp.core.secret_context import hide_named_around
-from spectral_exp.core.secret_names import Secrecy, counts_tokens, describes_secret, is_secret_name, secrecy
+from spectral_exp.core.secret_names import (
+    Secrecy,
+    counts_tokens,
+    describes_secret,
+    is_secret_name,
+    secrecy,
+)
 from spectral_exp.core.secret_values import (
     REDACTED,
     is_amount,
@@ -60,7 +66,9 @@ _LITERAL = re.compile(
     r"(?P<sep>\]?(?:\s*:\s*[\w\[\]. |]{1,60})?\s*(?:=(?!=)|:)\s*[bru]?)"
     r"(?P<quote>[\"'])(?P<value>(?:(?!(?P=quote))[^\\\n{}])+)(?P=quote)"
 )
-_OPENING = re.compile(r"(?:[bBrRuUfF]{1,2}|\$)?(\"\"\"|&(?:quot|apos|#34|#39);|'''|\\{1,8}[\"']|[\"'`])")
+_OPENING = re.compile(
+    r"(?:[bBrRuUfF]{1,2}|\$)?(\"\"\"|&(?:quot|apos|#34|#39);|'''|\\{1,8}[\"']|[\"'`])"
+)
 _QUOTED = re.compile(r"(\\{0,8}[\"'])((?:(?!\1)[^\n]){1,500})(?=\1)")
 _DOTTED = re.compile(r"[A-Za-z_]+(?:\.[A-Za-z_]+)+")
 _CLOSING = re.compile(r"[\s,;:)\]}]*")
@@ -127,7 +135,9 @@ def _hide_blocks(text: str) -> str:
     for line in text.splitlines(keepends=True):
         words = line.lstrip(" \t")
         depth = len(line) - len(words)
-        is_inside = depth > indent or (depth == indent and words.startswith("- ")) or not words.strip()
+        is_inside = (
+            depth > indent or (depth == indent and words.startswith("- ")) or not words.strip()
+        )
         if doubt is not Secrecy.NONE and is_inside:
             hidden.append(_hide_line(line, doubt))
             continue
@@ -165,14 +175,19 @@ def _hide_all(text: str) -> str:
 
 
 def _secrecy_of(match: re.Match[str]) -> Secrecy:
-    name, before = match["name"], match.string[max(0, match.start("name") - 1) : match.start("name")]
+    name, before = (
+        match["name"],
+        match.string[max(0, match.start("name") - 1) : match.start("name")],
+    )
     doubt = secrecy(name)
     if before == "\\" and name[0] in "nrt":  # the end of a line inside JSON
         doubt = max(doubt, secrecy(name[1:]))
     return doubt
 
 
-def _shown_value(text: str, match: re.Match[str], value: re.Match[str], doubt: Secrecy) -> tuple[int, str | None]:
+def _shown_value(
+    text: str, match: re.Match[str], value: re.Match[str], doubt: Secrecy
+) -> tuple[int, str | None]:
     """The end of a value, and what stands for it, or None if it is no secret."""
     start, found, mark = value.start(), value[0], match["mark"] or ""
     if found in ("{", "[", "("):
@@ -183,7 +198,9 @@ def _shown_value(text: str, match: re.Match[str], value: re.Match[str], doubt: S
     if _stands_for_value(found, text[start : start + 2]):
         return start, None
     if call := value["call"]:
-        shown = text[start : _structure_end(text, value.end() - 1, min(len(text), start + _LOOKED_INTO))]
+        shown = text[
+            start : _structure_end(text, value.end() - 1, min(len(text), start + _LOOKED_INTO))
+        ]
         hidden = _without_literals(shown, doubt)
         if hidden != shown:
             return start + len(shown), hidden

@@ -27,7 +27,9 @@ _STATES = words(
 )
 _VERSION = re.compile(r"\d{1,4}(\.\d{1,4}){1,3}([.+a-z]+\d{0,4})?")
 _SPECIAL_TOKEN = re.compile(r"[<\[{|].{0,40}[>\]}|]", re.DOTALL)
-_CONSTANTS = frozenset(("None", "null", "nil", "true", "false", "True", "False", "~", "???", "!!null"))
+_CONSTANTS = frozenset(
+    ("None", "null", "nil", "true", "false", "True", "False", "~", "???", "!!null")
+)
 _FUNCTION_WORDS = words(
     "a all an and any are as at be by can for from has have if in is it its may must not of on only"
     " or that the these they this thou thy to was what when where which will with without"
@@ -90,7 +92,8 @@ def is_amount(value: str) -> bool:
 def looks_random(value: str) -> bool:
     """Whether a text is made of more than ordinary words and numbers."""
     return _MIXED.fullmatch(value) is not None or any(
-        len(part) > (_LONGEST_CAPITALS if part.isupper() else _LONGEST_WORD) or not _ORDINARY.fullmatch(part)
+        len(part) > (_LONGEST_CAPITALS if part.isupper() else _LONGEST_WORD)
+        or not _ORDINARY.fullmatch(part)
         for part in _PART.findall(value)
     )
 

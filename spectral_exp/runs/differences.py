@@ -16,7 +16,12 @@ _MAX_SHOWN = 20
 
 def same(one: Any, other: Any) -> bool:
     """Return whether two values are exactly equal. NaN equals NaN."""
-    both_nan = isinstance(one, float) and isinstance(other, float) and math.isnan(one) and math.isnan(other)
+    both_nan = (
+        isinstance(one, float)
+        and isinstance(other, float)
+        and math.isnan(one)
+        and math.isnan(other)
+    )
     return bool(one == other) or both_nan
 
 
@@ -30,10 +35,14 @@ def unequal(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def settings_differences(
-    before: Mapping[str, Any], now: Mapping[str, Any], matters: Callable[[str], bool] = matters_for_logs
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    matters: Callable[[str], bool] = matters_for_logs,
 ) -> list[str]:
     """Return the differences between two configurations, in settings that matter."""
-    old, new = ({key: value for key, value in flat(config) if matters(key)} for config in (before, now))
+    old, new = (
+        {key: value for key, value in flat(config) if matters(key)} for config in (before, now)
+    )
     return unequal(old, new)
 
 
@@ -49,7 +58,9 @@ def package_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> li
     old, new = (record.get("package") for record in (before, now))
     if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
         return []
-    return unequal(*({f"spectral_exp {name}": p.get(name) for name in ("version", "hash")} for p in (old, new)))
+    return unequal(
+        *({f"spectral_exp {name}": p.get(name) for name in ("version", "hash")} for p in (old, new))
+    )
 
 
 def environment_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -47,7 +47,9 @@ def find_runs(folders: Sequence[str | Path]) -> Found:
     seen: set[tuple[int, int]] = set()
     for folder in map(Path, folders):
         if not os.path.lexists(folder):
-            raise UserError(f"there is no folder {folder}; name run directories, or folders that hold some")
+            raise UserError(
+                f"there is no folder {folder}; name run directories, or folders that hold some"
+            )
         if not folder.is_dir():
             what = "a file" if folder.is_file() else "a link that leads nowhere"
             raise UserError(f"{folder} is {what}; name run directories, or folders that hold some")
@@ -65,7 +67,9 @@ def find_runs(folders: Sequence[str | Path]) -> Found:
                 found.left_out.append((folder, "it belongs to the kernel and holds no runs"))
                 continue
             if len(seen) > _MAX_FOLDERS:
-                found.left_out.append((folder, f"more than {_MAX_FOLDERS:,} folders were searched before"))
+                found.left_out.append(
+                    (folder, f"more than {_MAX_FOLDERS:,} folders were searched before")
+                )
                 break
             inner, inner_links = _search(folder, found)
         except OSError as error:
@@ -80,7 +84,9 @@ def find_runs(folders: Sequence[str | Path]) -> Found:
 
 def _kernel_devices() -> set[int]:
     """Return the devices of /proc and similar, whose links lead everywhere."""
-    devices = {Path(place).stat().st_dev for place in ("/proc", "/sys", "/dev") if Path(place).is_dir()}
+    devices = {
+        Path(place).stat().st_dev for place in ("/proc", "/sys", "/dev") if Path(place).is_dir()
+    }
     return devices - {Path("/").stat().st_dev}
 
 
@@ -96,7 +102,9 @@ def _search(folder: Path, found: Found) -> tuple[list[Path], list[Path]]:
     if is_run:
         found.runs.append(folder)
     elif looks_like_one:
-        found.left_out.append((folder, f"it has neither {CONFIG_NAME} nor {LOGS_FOLDER}/{METRICS_NAME}"))
+        found.left_out.append(
+            (folder, f"it has neither {CONFIG_NAME} nor {LOGS_FOLDER}/{METRICS_NAME}")
+        )
     inner, links = list[Path](), list[Path]()
     for entry in entries:
         if entry.name.startswith(".") or (looks_like_one and entry.name in _INSIDE_A_RUN):

@@ -117,7 +117,9 @@ class MetricsFollower:
             end = len(block)
             self._is_in_long_line = True
         self._advance(file, block[:end])
-        return MetricsUpdate(entries, was_cut_back, unreadable, is_behind, is_over and not is_behind)
+        return MetricsUpdate(
+            entries, was_cut_back, unreadable, is_behind, is_over and not is_behind
+        )
 
     def _parse(self, line: bytes) -> dict[str, Any] | None:
         if self._is_in_long_line or len(line) > MAX_LINE_BYTES:
@@ -142,7 +144,9 @@ class MetricsFollower:
         return _digest(file, max(0, self._offset - _COMPARED_BYTES), self._offset)
 
 
-def follow(run: str | Path, interval_s: float = 1.0, stop: threading.Event | None = None) -> Iterator[MetricsUpdate]:
+def follow(
+    run: str | Path, interval_s: float = 1.0, stop: threading.Event | None = None
+) -> Iterator[MetricsUpdate]:
     """Yield what is new in the metrics of a run until no live process owns the run.
 
     Args:

@@ -21,7 +21,9 @@ log = logging.getLogger(__name__)
 _MAX_NAME_BYTES = 160  # with timestamp, hash and a temporary name's additions it stays below the usual limit of 255
 
 
-_STALE_CLAIM_S = 2 * 3600.0  # longer than the hour that local time repeats when daylight saving ends
+_STALE_CLAIM_S = (
+    2 * 3600.0
+)  # longer than the hour that local time repeats when daylight saving ends
 
 
 _claimed_here: set[str] = set()
@@ -42,7 +44,12 @@ def generate_experiment_id(name: str, parent: str | Path | None = None) -> str:
     """
     clean = re.sub(r"[^\w.-]+", "-", name).strip("-.")
     require(bool(clean), "name", repr(name), "a name with at least one letter, digit or underscore")
-    require(len(clean.encode()) <= _MAX_NAME_BYTES, "name", repr(name), f"at most {_MAX_NAME_BYTES} bytes long")
+    require(
+        len(clean.encode()) <= _MAX_NAME_BYTES,
+        "name",
+        repr(name),
+        f"at most {_MAX_NAME_BYTES} bytes long",
+    )
     commit = git_hash()
     second = datetime.now()
     while True:

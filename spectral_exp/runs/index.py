@@ -62,9 +62,13 @@ def facts_of(paths: Sequence[Path], index: Path | None) -> list[Facts]:
             found[i] = known[name][1]
     missing = [i for i in range(len(paths)) if i not in found]
     began_ns = time.time_ns()
-    fresh = dict(zip(missing, read_many([paths[i] for i in missing]), strict=True)) if missing else {}
+    fresh = (
+        dict(zip(missing, read_many([paths[i] for i in missing]), strict=True)) if missing else {}
+    )
     if index is not None:
-        lasting = [i for i in missing if _rested(before[i], began_ns) and _stamp(paths[i]) == before[i]]
+        lasting = [
+            i for i in missing if _rested(before[i], began_ns) and _stamp(paths[i]) == before[i]
+        ]
         _write(index, {names[i]: (before[i], fresh[i]) for i in lasting})
     return [found[i] if i in found else fresh[i] for i in range(len(paths))]
 
@@ -76,7 +80,9 @@ def _stamp(path: Path) -> str:
         try:
             # Path would take half of the time of a repeated call.
             state = os.stat(os.path.join(path, name))  # noqa: PTH116, PTH118
-            files.append([state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino, state.st_mode])
+            files.append(
+                [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino, state.st_mode]
+            )
         except OSError as error:
             files.append([error.errno or 0])
     return json.dumps([_FORMAT, *files])
@@ -88,7 +94,7 @@ def _rested(stamp: str, now_ns: int) -> bool:
     return all(time_ns < now_ns - _RESTED_NS for time_ns in times)
 
 
-# --- the file --------------------------------------------------------------------------------------------------------
+# --- the file -------------------------------------------------------------------------------------
 
 
 def _read(index: Path, names: Sequence[str]) -> dict[str, tuple[str, Facts]]:
@@ -101,7 +107,11 @@ def _read(index: Path, names: Sequence[str]) -> dict[str, tuple[str, Facts]]:
     try:
         with contextlib.closing(sqlite3.connect(index, timeout=_WAIT_S)) as connection:
             if len(wanted) <= _LOOKED_UP:
-                rows = [row for name in wanted for row in connection.execute(f"{query} WHERE path = ?", (name,))]
+                rows = [
+                    row
+                    for name in wanted
+                    for row in connection.execute(f"{query} WHERE path = ?", (name,))
+                ]
             else:
                 rows = connection.execute(query).fetchall()
         for path, stamp, crc32, text in rows:

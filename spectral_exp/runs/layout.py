@@ -123,7 +123,9 @@ def links_inside(root: Path) -> list[Path]:
         home = folder.resolve()
         if folder.is_symlink() and (home.parent / CONFIG_NAME).exists():
             found.append(folder)
-        found += [path for path in _entries(folder) if path.is_symlink() and path.resolve().parent != home]
+        found += [
+            path for path in _entries(folder) if path.is_symlink() and path.resolve().parent != home
+        ]
     return sorted(found)
 
 
@@ -135,7 +137,10 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def remove_unfinished_records(paths: RunPaths) -> None:
-    """Remove what killed writers left of the records in a run directory. For the owner of the directory."""
+    """Remove what killed writers left of the records in a run directory.
+
+    For the owner of the directory.
+    """
     for folder in (paths.tokenizer, paths.root / HYDRA_FOLDER):
         remove_temporary_files(folder)
     # Others may write certificates and exported weights beside these.

@@ -88,10 +88,12 @@ def run_of(path: Path, facts: Mapping[str, Any]) -> Run:
 
 def _run_id(path: Path) -> str:
     path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve would follow links, by which a run may be known
-    return printable(f"{path.parent.name}/{path.name}" if _SWEEP_JOB.fullmatch(path.name) else path.name)
+    return printable(
+        f"{path.parent.name}/{path.name}" if _SWEEP_JOB.fullmatch(path.name) else path.name
+    )
 
 
-# --- reading ---------------------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
 
 
 def read_facts(path: Path) -> Facts:
@@ -111,13 +113,20 @@ def _read_facts(path: Path) -> Facts:
         try:
             recorded, findings = read_config(paths.config_file)
         except UserError as error:
-            return {"unusable": _without_place(error, paths.config_file) + ", so its settings are unknown"}
+            return {
+                "unusable": _without_place(error, paths.config_file)
+                + ", so its settings are unknown"
+            }
         record = {**recorded}
         problems += findings
     else:
         problems.append(f"there is no {paths.config_file.name}: its settings are unknown")
         git = record.get("git", {})
-        if git.get("diff_file") and os.path.lexists(paths.git_diff_file) and not paths.git_diff_file.is_file():
+        if (
+            git.get("diff_file")
+            and os.path.lexists(paths.git_diff_file)
+            and not paths.git_diff_file.is_file()
+        ):
             problems.append(f"{paths.git_diff_file.name} is not a file")
             record["git"] = {**git, "diff_file": None}
     results = _read_results(paths, problems)
@@ -126,7 +135,9 @@ def _read_facts(path: Path) -> Facts:
         return {"unusable": f"its {paths.config_file.name} is not the record of a run"}
     if not record and not metrics["metrics"] and not results:
         return {"unusable": "it has neither settings nor metrics that can be read"}
-    settings, findings = known_settings(dict(flat(record.pop("config", {}))), paths.config_file.name)
+    settings, findings = known_settings(
+        dict(flat(record.pop("config", {}))), paths.config_file.name
+    )
     problems += findings
     folder = Path(os.path.abspath(path)).name  # noqa: PTH100
     return {
@@ -165,8 +176,14 @@ def _read_metrics(paths: RunPaths, problems: list[str]) -> dict[str, Any]:
         return found
     if content.unreadable:
         problems.append(f"{content.unreadable} line(s) of {paths.metrics_file.name} cannot be read")
-    summaries = {name: MetricSummary.of(series).as_list() for name, series in content.series.items()}
-    return {"metrics": summaries, "last_step": content.last_step, "unfinished_line": content.unfinished}
+    summaries = {
+        name: MetricSummary.of(series).as_list() for name, series in content.series.items()
+    }
+    return {
+        "metrics": summaries,
+        "last_step": content.last_step,
+        "unfinished_line": content.unfinished,
+    }
 
 
 def _without_place(error: UserError, file: Path) -> str:
@@ -174,13 +191,15 @@ def _without_place(error: UserError, file: Path) -> str:
     return str(error).replace(str(file), file.name)
 
 
-# --- many ------------------------------------------------------------------------------------------------------------
+# --- many -----------------------------------------------------------------------------------------
 
 
 def read_many(paths: Sequence[Path]) -> list[Facts]:
     """Read the facts of many runs, in several processes if that is faster."""
     sizes = [_size(RunPaths(path).metrics_file) for path in paths]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     n_shares = min(cores, _MAX_PROCESSES, 1 + sum(sizes) // _WORTH_A_PROCESS_BYTES)
     # Shares of equal size end together. This process reads the first one itself.
     order = sorted(range(len(paths)), key=lambda i: -sizes[i])

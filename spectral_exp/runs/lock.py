@@ -58,7 +58,10 @@ class RunLock:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.release()
 
@@ -66,13 +69,16 @@ class RunLock:
         """Take the lock.
 
         Raises:
-            UserError: another process has it, which the message names, or the folder is not writable.
+            UserError: another process has it, which the message names, or the folder is not
+                writable.
         """
         while self._descriptor is None:
             try:
                 self._try_once()
             except OSError as error:
-                raise UserError(f"cannot lock the run directory {self.path.parent}: {error.strerror}") from error
+                raise UserError(
+                    f"cannot lock the run directory {self.path.parent}: {error.strerror}"
+                ) from error
 
     def _try_once(self) -> None:
         descriptor = open_run_file(self.path, os.O_RDWR | os.O_CREAT)
@@ -93,10 +99,15 @@ class RunLock:
         For any number of threads.
 
         Raises:
-            LostRunError: the directory was moved or removed, or another process has taken its place.
+            LostRunError: the directory was moved or removed, or another process has taken its
+                place.
         """
         with self._checking:
-            if self._descriptor is None or _is_at(self._descriptor, self.path) or self._write_again():
+            if (
+                self._descriptor is None
+                or _is_at(self._descriptor, self.path)
+                or self._write_again()
+            ):
                 return
         raise LostRunError(
             f"the run directory {self.path.parent} was moved or removed while this process trained in it: stopped, so "
@@ -113,7 +124,9 @@ class RunLock:
         if is_ours:
             try:
                 self.path.unlink(missing_ok=True)
-            except OSError as error:  # the lock goes all the same, and how the run has ended is what matters
+            except (
+                OSError
+            ) as error:  # the lock goes all the same, and how the run has ended is what matters
                 log.warning("cannot remove %s: %s", self.path, error.strerror)
         if fcntl is not None:
             os.close(self._descriptor)
@@ -150,10 +163,16 @@ class RunLock:
         except BlockingIOError as error:
             raise UserError(self._refusal(_read_owner_from(descriptor))) from error
         except OSError as error:
-            log.warning("%s is not protected against a second process: %s", self.path.parent, error.strerror)
+            log.warning(
+                "%s is not protected against a second process: %s", self.path.parent, error.strerror
+            )
 
     def _refusal(self, owner: LockOwner | None) -> str:
-        who = f"process {owner['pid']} on {owner['host']} since {owner['since']}" if owner else "another process"
+        who = (
+            f"process {owner['pid']} on {owner['host']} since {owner['since']}"
+            if owner
+            else "another process"
+        )
         return f"the run directory {self.path.parent} is in use by {who}; wait for it, stop it, or start a new run"
 
 
@@ -215,13 +234,19 @@ def _is_alive_here(owner: LockOwner) -> bool:
 
 
 def refuse_if_running(root: Path) -> None:
-    """Raise a UserError that names the other process if one owns the run in `root`; change nothing."""
+    """Raise a UserError that names the other process if one owns the run in `root`; change
+    nothing."""
     if is_running_elsewhere(root):
         raise UserError(RunLock(root)._refusal(read_owner(root)))
 
 
 def _write_owner(descriptor: int) -> None:
-    owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": timestamp(), "token": secrets.token_hex(8)}
+    owner = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "since": timestamp(),
+        "token": secrets.token_hex(8),
+    }
     os.ftruncate(descriptor, 0)
     os.lseek(descriptor, 0, os.SEEK_SET)
     os.write(descriptor, json.dumps(owner).encode())

@@ -43,7 +43,10 @@ def is_entry(line: bytes) -> bool:
 
 def restore_entry(entry: dict[str, Any]) -> dict[str, Any]:
     """Return an entry with numbers in place of the strings "NaN", "Infinity" and "-Infinity"."""
-    return {name: value if name in RESERVED else restore_non_finite(value) for name, value in entry.items()}
+    return {
+        name: value if name in RESERVED else restore_non_finite(value)
+        for name, value in entry.items()
+    }
 
 
 def metric_number(value: Any) -> float | None:

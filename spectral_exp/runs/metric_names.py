@@ -128,7 +128,9 @@ def metric_info(name: str) -> Metric:
         known = METRICS.get(rest := name.removeprefix(prefix)) or _WITHOUT_PANEL.get(rest)
         if rest != name and known is not None:
             kind: Kind | None = "validation" if prefix == "val_" else known.kind
-            return replace(shown, direction=known.direction, kind=kind, is_per_token=known.is_per_token)
+            return replace(
+                shown, direction=known.direction, kind=kind, is_per_token=known.is_per_token
+            )
     known = next((known for prefix, known in _PREFIXES.items() if name.startswith(prefix)), None)
     return shown if known is None else replace(shown, direction=known.direction, kind=known.kind)
 
@@ -137,6 +139,8 @@ def machine_metrics() -> list[str]:
     """Return the metrics that measure the machine; `*` stands for any ending."""
     known = {**METRICS, **_WITHOUT_PANEL}
     names = [
-        name for name, metric in known.items() if metric.measures_machine and not name.startswith(tuple(_PREFIXES))
+        name
+        for name, metric in known.items()
+        if metric.measures_machine and not name.startswith(tuple(_PREFIXES))
     ]
     return [*names, *(f"{prefix}*" for prefix in _PREFIXES)]

@@ -97,7 +97,8 @@ class _Columns:
     def add(self, lines: Sequence[bytes]) -> int:
         """Add the entries in some lines. Returns how many lines are neither entries nor blank."""
         unreadable = 0
-        # Lines with equal keys are transposed together: columns are much cheaper to add than values.
+        # Lines with equal keys are transposed together: columns are much cheaper to add than
+        # values.
         alike: dict[tuple[str, ...], tuple[list[int], list[tuple[Any, ...]]]] = {}
         for number, line in enumerate(lines, self._n_lines):
             entry = _parse_line(line)
@@ -115,7 +116,9 @@ class _Columns:
             self._add_rows(names, numbers, rows)
         return unreadable
 
-    def _add_rows(self, names: tuple[str, ...], numbers: list[int], rows: list[tuple[Any, ...]]) -> None:
+    def _add_rows(
+        self, names: tuple[str, ...], numbers: list[int], rows: list[tuple[Any, ...]]
+    ) -> None:
         columns = dict(zip(names, zip(*rows, strict=True), strict=True))
         steps = columns["step"]
         self.last_step = max(self.last_step, max(steps))
@@ -134,7 +137,8 @@ class _Columns:
     def series(self) -> dict[str, Series]:
         """Return the series of every metric, in the order of their first values."""
         joined = {
-            name: [np.concatenate(arrays) for arrays in zip(*parts, strict=True)] for name, parts in self._parts.items()
+            name: [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+            for name, parts in self._parts.items()
         }
         ordered = sorted(joined.items(), key=lambda item: item[1][0].min())
         return {name: _sort(*arrays) for name, arrays in ordered}

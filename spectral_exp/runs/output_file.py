@@ -1,8 +1,10 @@
-"""The rule on files that a command writes where its user says (`--output` and the like): nothing of value is lost.
+"""The rule on files that a command writes where its user says (`--output` and the like): nothing of
+value is lost.
 
-A file that belongs to a run is never overwritten: what is there and was not written by such a command, and whatever
-training itself writes. Any other file that such a command has not written, or that was edited since, is overwritten
-only with `--force`. What was written is noted by its checksum in the user's state folder.
+A file that belongs to a run is never overwritten: what is there and was not written by such a
+command, and whatever training itself writes. Any other file that such a command has not written, or
+that was edited since, is overwritten only with `--force`. What was written is noted by its checksum
+in the user's state folder.
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ _OF_TRAINING = {
 _MAX_NOTES = 2000
 
 
-def refuse_loss(path: Path, option: str = "--output", *, force: bool = False, is_default: bool = False) -> None:
+def refuse_loss(
+    path: Path, option: str = "--output", *, force: bool = False, is_default: bool = False
+) -> None:
     """Raise a SettingError if writing `path` would lose a file; see above.
 
     Args:
@@ -64,26 +68,44 @@ def refuse_loss(path: Path, option: str = "--output", *, force: bool = False, is
     if is_default or not os.path.lexists(path) or _is_noted(place):
         return
     require(run is None, option, path, f"a new file, as the run {run} holds this one")
-    require(force, option, path, "a new file, or one written by this command", "overwrite it with --force")
+    require(
+        force,
+        option,
+        path,
+        "a new file, or one written by this command",
+        "overwrite it with --force",
+    )
 
 
 def write_output(
-    path: Path, content: bytes, option: str = "--output", *, force: bool = False, is_default: bool = False
+    path: Path,
+    content: bytes,
+    option: str = "--output",
+    *,
+    force: bool = False,
+    is_default: bool = False,
 ) -> None:
-    """Write `content` to `path`, whole or not at all. Raises UserError if it cannot be, or as `refuse_loss`."""
+    """Write `content` to `path`, whole or not at all.
+
+    Raises UserError if it cannot be, or as `refuse_loss`.
+    """
     refuse_loss(path, option, force=force, is_default=is_default)
     try:
         with atomic_writer(path) as file:
             file.write(content)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; choose another file with {option}") from error
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; choose another file with {option}"
+        ) from error
     _note(Path(os.path.realpath(path.parent), path.name), hashlib.sha256(content).hexdigest())
 
 
 def run_around(folder: Path) -> Path | None:
     """The run directory that is `folder` or holds it; None if there is none."""
     for above in (folder, *folder.parents):
-        if any((above / sign).exists() for sign in _SIGNS) or all((above / name).exists() for name in _RECORDS):
+        if any((above / sign).exists() for sign in _SIGNS) or all(
+            (above / name).exists() for name in _RECORDS
+        ):
             return above
     return None
 
@@ -104,7 +126,10 @@ def _is_noted(place: Path) -> bool:
 
 
 def _note(place: Path, sha256: str) -> None:
-    notes = {**{known: value for known, value in _notes().items() if known != str(place)}, str(place): sha256}
+    notes = {
+        **{known: value for known, value in _notes().items() if known != str(place)},
+        str(place): sha256,
+    }
     try:
         file = _notes_file()
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

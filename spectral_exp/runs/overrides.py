@@ -11,7 +11,12 @@ PLACE = ("resume", "outputs", "backup_url", "experiment_id", "hydra")
 """Settings of the places of a run and its copies."""
 
 
-WATCHING = ("monitoring.backup", "monitoring.checkpoint", "monitoring.visualization", "monitoring.tracking")
+WATCHING = (
+    "monitoring.backup",
+    "monitoring.checkpoint",
+    "monitoring.visualization",
+    "monitoring.tracking",
+)
 """Settings that change no logged number."""
 
 
@@ -59,7 +64,8 @@ def changed_settings(
     for before, now in pairwise(attempts):
         # The last override of a setting counts.
         old, new = (
-            {setting_of(o): o for o in attempt["overrides"] if matters(setting_of(o))} for attempt in (before, now)
+            {setting_of(o): o for o in attempt["overrides"] if matters(setting_of(o))}
+            for attempt in (before, now)
         )
         changed = [
             f"{old.get(key, 'default')} -> {new.get(key, 'default')}"

@@ -42,7 +42,12 @@ _NAMES = {
 _SIZES = {(128, 4, 4): "tiny", (384, 8, 8): "small", (512, 10, 8): "medium", (768, 12, 12): "large"}
 
 # Settings that may end training early or choose its final weights.
-_ENDING = ("training.patience", "training.min_delta", "training.restore_best", "training.max_bad_steps")
+_ENDING = (
+    "training.patience",
+    "training.min_delta",
+    "training.restore_best",
+    "training.max_bad_steps",
+)
 # Settings of the machine change rounding and time only; comparisons use the recorded hardware.
 _MACHINE = ("device", "threads")
 _TARGET = "_target_"
@@ -93,7 +98,8 @@ def makes_another_experiment(setting: str) -> bool:
 
 
 def config_hash(settings: Mapping[str, Any]) -> str:
-    """Return 8 hexadecimal digits for the settings that define the experiment; "" without settings."""
+    """Return 8 hexadecimal digits for the settings that define the experiment; "" without
+    settings."""
     kept = {name: value for name, value in settings.items() if makes_another_experiment(name)}
     if not settings:
         return ""

@@ -1,7 +1,7 @@
 """Types of `config.json`, `results.json`, the lock of a run, and the manifest of a backup.
 
-Readers can rely on these types, whatever a file holds: null and values of another type are left out,
-the latter with a finding. Keys that are not listed here are kept as they are.
+Readers can rely on these types, whatever a file holds: null and values of another type are left
+out, the latter with a finding. Keys that are not listed here are kept as they are.
 """
 
 from __future__ import annotations
@@ -231,7 +231,9 @@ def read_intact_config(file: Path) -> ConfigRecord:
     record, findings = read_config(file)
     if findings:
         what = findings[0]
-        raise UserError(f"{file} is damaged: {what}" if what != _changed(file) else f"{file.parent / what}")
+        raise UserError(
+            f"{file} is damaged: {what}" if what != _changed(file) else f"{file.parent / what}"
+        )
     return record
 
 
@@ -247,7 +249,10 @@ def read_results(file: Path) -> tuple[ResultsRecord, tuple[str, ...]]:
 
 
 def manifest_of(content: Mapping[str, Any]) -> Manifest:
-    """Return the manifest of a backup. Raises ValueError if a part is missing or of another type."""
+    """Return the manifest of a backup.
+
+    Raises ValueError if a part is missing or of another type.
+    """
     findings = Findings("the manifest")
     manifest = conform(Manifest, dict(content), findings)
     if findings.sentences:
@@ -266,13 +271,17 @@ def parse_lock_owner(content: bytes) -> LockOwner | None:
     return cast("LockOwner", owner)
 
 
-def known_settings(settings: Mapping[str, Any], source: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+def known_settings(
+    settings: Mapping[str, Any], source: str
+) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return settings by dotted name, checked against `_SETTINGS`, and findings on the others."""
     findings = Findings(source)
     kept = {}
     for name, value in settings.items():
         words = name.split(".")
-        if above := [part for i in range(1, len(words)) if (part := ".".join(words[:i])) in _SETTINGS]:
+        if above := [
+            part for i in range(1, len(words)) if (part := ".".join(words[:i])) in _SETTINGS
+        ]:
             findings.add(above[0], {}, "a single value")
             continue
         kind = str if words[-1] == "_target_" else _SETTINGS.get(name, Any)

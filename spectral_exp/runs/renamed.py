@@ -1,6 +1,7 @@
 """Names of parts in the records of older versions, and the names they have now.
 
-Every public name that a configuration may hold stays valid: a part that moves or is renamed gets an entry here.
+Every public name that a configuration may hold stays valid: a part that moves or is renamed gets an
+entry here.
 """
 
 from __future__ import annotations

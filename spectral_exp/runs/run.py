@@ -19,7 +19,8 @@ from spectral_exp.runs.metrics_file import MetricFile, read_metrics
 
 
 def check_at(at: str) -> int | None:
-    """Return the step that `at` names, None for `final` and `best`; otherwise raise SettingError."""
+    """Return the step that `at` names, None for `final` and `best`; otherwise raise
+    SettingError."""
     if at in ("final", "best"):
         return None
     word, _, number = at.partition(":")
@@ -80,15 +81,18 @@ class Run:
 
     Attributes:
         path: the run directory.
-        run_id: unique among the runs loaded together: the folder's name, for a job of a sweep `sweep/job`.
-        name: the experiment's name (setting `name`), or the folder's name without its time and commit.
+        run_id: unique among the runs loaded together: the folder's name, for a job of a sweep
+            `sweep/job`.
+        name: the experiment's name (setting `name`), or the folder's name without its time and
+            commit.
         seed: the setting `seed`; None if it is unknown.
-        status: completed, stopped_early, interrupted, not_saved (the last state was lost), failed, diverged, running
-            (locked by a live process), or unfinished (no results).
+        status: completed, stopped_early, interrupted, not_saved (the last state was lost), failed,
+            diverged, running (locked by a live process), or unfinished (no results).
         settings: every resolved setting by dotted name.
         parts: the chosen parts by the names of the ablation grid: embedding, attention, mlp,
             optimizer, loss and `size`, as far as they are known.
-        record: the rest of `config.json`: dataset, model, hardware, git, packages, attempts, command, overrides.
+        record: the rest of `config.json`: dataset, model, hardware, git, packages, attempts,
+            command, overrides.
         results: `results.json`, non-finite numbers restored.
         config_hash: 8 hexadecimal digits for the settings that affect training, without the seed.
         problems: a sentence for each part that could not be read.
@@ -107,7 +111,9 @@ class Run:
     results: Mapping[str, Any] = field(default_factory=dict)
     config_hash: str = ""
     problems: tuple[str, ...] = ()
-    known_metrics: Mapping[str, MetricSummary] | None = field(default=None, repr=False, compare=False)
+    known_metrics: Mapping[str, MetricSummary] | None = field(
+        default=None, repr=False, compare=False
+    )
     known_last_step: int | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -118,7 +124,11 @@ class Run:
     @property
     def last_step(self) -> int:
         """The last known step, 0 without one."""
-        logged = self.known_last_step if self.known_last_step is not None else self._metric_file.last_step
+        logged = (
+            self.known_last_step
+            if self.known_last_step is not None
+            else self._metric_file.last_step
+        )
         return max(logged, _whole(self._total("steps")) or 0)
 
     @property
@@ -158,7 +168,8 @@ class Run:
         return MetricSummary.of(series) if len(series.steps) else None
 
     def series(self, metric: str) -> Series:
-        """Return the series of a metric, empty if it was never logged. The first call reads the file.
+        """Return the series of a metric, empty if it was never logged. The first call reads the
+        file.
 
         Raises:
             UserError: the file cannot be read any more.
@@ -171,11 +182,12 @@ class Run:
         """Return the metric as one number, None without one.
 
         Args:
-            metric: a name in the metric series or in `final_metrics`, or one of the derived `train_s`, `tokens`,
-                `n_parameters`, `tokens_per_s` (median over the run), `steps`.
-            at: `final` (the last value, which for a finished run is the one in its results: after an early stop that
-                of the weights it ended with), `best` (the most favourable one; None if the
-                metric has no direction), or `step:N` (the last value at or before step N).
+            metric: a name in the metric series or in `final_metrics`, or one of the derived
+                `train_s`, `tokens`, `n_parameters`, `tokens_per_s` (median over the run), `steps`.
+            at: `final` (the last value, which for a finished run is the one in its results: after
+                an early stop that of the weights it ended with), `best` (the most favourable one;
+                None if the metric has no direction), or `step:N` (the last value at or before step
+                N).
 
         Raises:
             SettingError: `at` is none of these.
@@ -212,13 +224,15 @@ class Run:
         return None if summary is None else summary.final_step
 
     def train_time_s(self, steps: FloatArray) -> FloatArray:
-        """Return the seconds of training until each step by the logged throughput; NaN if unknown."""
+        """Return the seconds of training until each step by the logged throughput; NaN if
+        unknown."""
         wanted = np.asarray(steps, dtype=float)
         throughput, per_step = self.series("tokens_per_s"), self.tokens_per_step
         if per_step is None or not len(throughput.steps):
             return np.full(wanted.shape, np.nan)
         known = np.concatenate([[0.0], throughput.steps])
-        # Each entry is the throughput since the previous one. After an unusable entry no time is known.
+        # Each entry is the throughput since the previous one. After an unusable entry no time is
+        # known.
         rates = np.where(throughput.values > 0, throughput.values, np.nan)
         elapsed = np.concatenate([[0.0], np.cumsum(np.diff(known) * per_step / rates)])
         times: FloatArray = np.interp(wanted, known, elapsed, right=np.nan)

@@ -7,7 +7,16 @@ import re
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.json_value import restore_non_finite
@@ -73,20 +82,27 @@ class Findings:
         if len(self.sentences) == MAX_FINDINGS:
             self._more += 1
             return
-        kind = type(value).__name__ if isinstance(value, dict | list) else printable(repr(value), 40)
-        self.sentences.append(f"{self._source}: {printable(where, 80)} is left out: {kind} is not {expected}")
+        kind = (
+            type(value).__name__ if isinstance(value, dict | list) else printable(repr(value), 40)
+        )
+        self.sentences.append(
+            f"{self._source}: {printable(where, 80)} is left out: {kind} is not {expected}"
+        )
 
     def all(self) -> tuple[str, ...]:
         """Return the first sentences and the number of the others."""
-        return (*self.sentences, *([f"{self._source}: {self._more} more are left out"] if self._more else []))
+        return (
+            *self.sentences,
+            *([f"{self._source}: {self._more} more are left out"] if self._more else []),
+        )
 
 
 def conform(kind: Any, value: Any, findings: Findings, where: str = "") -> Any:
     """Return the part of `value` that conforms to `kind`, None without one.
 
     Args:
-        kind: a TypedDict, whose other keys are kept; list, dict, Literal, Annotated, a union; str, int, float or bool.
-            A float may be one of the strings that stand for non-finite numbers.
+        kind: a TypedDict, whose other keys are kept; list, dict, Literal, Annotated, a union; str,
+            int, float or bool. A float may be one of the strings that stand for non-finite numbers.
         value: parsed JSON.
         findings: receives what is left out.
         where: the name of the value, for findings.
@@ -117,7 +133,11 @@ def _conform(kind: Any, value: Any, findings: Findings, where: str) -> Any:
         return _conform(inner, value, findings, where)
     if origin is Literal:
         words = f"one of {', '.join(map(str, get_args(kind)))}"
-        return value if isinstance(value, str) and value in get_args(kind) else _wrong(where, value, words, findings)
+        return (
+            value
+            if isinstance(value, str) and value in get_args(kind)
+            else _wrong(where, value, words, findings)
+        )
     if origin is Annotated:
         base, rule = get_args(kind)
         right = _is_plain(base, value) and rule.holds(value)

@@ -15,7 +15,13 @@ from spectral_exp.runs.record import Attempt, Git, known_settings, read_intact_c
 _MAX_PATCH_BYTES = 64 << 20
 
 
-_NO_GIT: Git = {"hash": None, "dirty": None, "untracked": [], "diff_truncated": False, "diff_file": None}
+_NO_GIT: Git = {
+    "hash": None,
+    "dirty": None,
+    "untracked": [],
+    "diff_truncated": False,
+    "diff_file": None,
+}
 
 
 def read_record(run: Path) -> dict[str, Any]:
@@ -26,20 +32,32 @@ def read_record(run: Path) -> dict[str, Any]:
     """
     file = RunPaths(run).config_file
     if not file.is_file():
-        raise UserError(f"{run} is not a run directory: it holds no {file.name}; name one below outputs/")
+        raise UserError(
+            f"{run} is not a run directory: it holds no {file.name}; name one below outputs/"
+        )
     record = read_intact_config(file)
     config, attempts = record.get("config", {}), record.get("attempts")
-    are_groups = isinstance(config.get("training"), dict) and isinstance(config.get("monitoring", {}), dict)
+    are_groups = isinstance(config.get("training"), dict) and isinstance(
+        config.get("monitoring", {}), dict
+    )
     if not are_groups or not attempts:
-        raise UserError(f"{run} was not made by python -m spectral_exp.train: only its runs can be done again")
+        raise UserError(
+            f"{run} was not made by python -m spectral_exp.train: only its runs can be done again"
+        )
     if findings := known_settings(dict(flat(config)), file.name)[1]:
         raise UserError(f"{file} is damaged: {findings[0]}")
-    return {**record, "git": {**_NO_GIT, **record.get("git", {})}, "attempts": last_beginning(attempts)}
+    return {
+        **record,
+        "git": {**_NO_GIT, **record.get("git", {})},
+        "attempts": last_beginning(attempts),
+    }
 
 
 def last_beginning(attempts: Sequence[Attempt]) -> list[Attempt]:
     """Return the attempts since training last began at step 0: earlier ones left no checkpoint."""
-    beginning = max((i for i, attempt in enumerate(attempts) if attempt["from_step"] == 0), default=0)
+    beginning = max(
+        (i for i, attempt in enumerate(attempts) if attempt["from_step"] == 0), default=0
+    )
     return list(attempts[beginning:])
 
 

@@ -38,7 +38,8 @@ def prepare_joblib() -> None:
 
         def configure(self, *arguments: Any, **settings: Any) -> Any:
             start = {"initializer": start_worker, "initargs": (os.getpid(),)}
-            # joblib's tracker of temporary files is started here; it ignores SIGINT and SIGTERM once it runs.
+            # joblib's tracker of temporary files is started here; it ignores SIGINT and SIGTERM
+            # once it runs.
             with signals_blocked():
                 return super().configure(*arguments, **settings, **start)
 

@@ -71,7 +71,8 @@ class RunResults:
         self.missing_because = self.tracker.problem if enabled else "monitoring/tracking=off"
 
     def problem(self) -> str:
-        """Return why the results could not be written, and the remedy; "" if they are, or are off."""
+        """Return why the results could not be written, and the remedy; "" if they are, or are
+        off."""
         if not (self.tracker.enabled and self.tracker.problem):
             return ""
         return (

@@ -165,7 +165,8 @@ def refuse_foreign_checkpoint(
 
 
 def refuse_before_start(config: Mapping[str, Any], paths: RunPaths) -> None:
-    """Raise a UserError if the run in `paths` is in use, or its newest checkpoint may not be continued by `config`.
+    """Raise a UserError if the run in `paths` is in use, or its newest checkpoint may not be
+    continued by `config`.
 
     Training finds that out too, but has begun to write by then.
     """
@@ -193,7 +194,8 @@ def move_damaged_record(paths: RunPaths) -> None:
 
 
 def known_text(paths: RunPaths) -> KnownText | None:
-    """The text that the run in `paths` recorded; None if there is no run, or its record does not say."""
+    """The text that the run in `paths` recorded; None if there is no run, or its record does not
+    say."""
     fingerprints = (find_record(paths) or {}).get("dataset")
     return KnownText(str(paths.root), fingerprints) if fingerprints else None
 

@@ -285,7 +285,9 @@ def _in_own_process(
         1, mp_context=context, initializer=_start_replaying, initargs=(os.getpid(),)
     ) as pool:
         try:
-            with signals_blocked():  # for the processes that are started now, by any signal to the whole group
+            with (
+                signals_blocked()
+            ):  # for the processes that are started now, by any signal to the whole group
                 replayed = pool.submit(work, config, place, start, last)
             return replayed.result()
         except BrokenProcessPool as error:

@@ -28,7 +28,9 @@ MAX_TEXT = 1 << 16
 """Characters of an override that is read."""
 
 _MAX_KEY = 1000  # characters
-_MAX_DEPTH = 40  # of brackets, and of interpolations inside of each other; the grammar is read recursively
+_MAX_DEPTH = (
+    40  # of brackets, and of interpolations inside of each other; the grammar is read recursively
+)
 
 
 def is_readable(override: str) -> bool:
@@ -37,7 +39,11 @@ def is_readable(override: str) -> bool:
     for character in re.sub(r"[^(){}\[\]]", "", override[: MAX_TEXT + 1]):
         depth = depth + 1 if character in "([{" else max(0, depth - 1)
         deepest = max(deepest, depth)
-    return len(override) <= MAX_TEXT and deepest <= _MAX_DEPTH and len(override.partition("=")[0]) <= _MAX_KEY
+    return (
+        len(override) <= MAX_TEXT
+        and deepest <= _MAX_DEPTH
+        and len(override.partition("=")[0]) <= _MAX_KEY
+    )
 
 
 def parse(override: str) -> Override:

@@ -1,8 +1,8 @@
 """What a run recorded of its command line, for `resume=`, `reproduce` and the next run.
 
-A record may come from a stranger. So only plain values and choices are taken from it: nothing that reads the
-environment, changes Hydra, loads a file from elsewhere or sends data away. The person at the keyboard may give any of
-that again on the command line.
+A record may come from a stranger. So only plain values and choices are taken from it: nothing that
+reads the environment, changes Hydra, loads a file from elsewhere or sends data away. The person at
+the keyboard may give any of that again on the command line.
 """
 
 from __future__ import annotations
@@ -19,7 +19,14 @@ from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
 from spectral_exp.config import trust
-from spectral_exp.config.command_line.grammar import MAX_TEXT, is_interpolated, is_readable, parse, strings_in, written
+from spectral_exp.config.command_line.grammar import (
+    MAX_TEXT,
+    is_interpolated,
+    is_readable,
+    parse,
+    strings_in,
+    written,
+)
 from spectral_exp.config.conf_dir import CONF_DIR
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.foreign_text import printable
@@ -28,22 +35,25 @@ from spectral_exp.runs.layout import HYDRA_OVERRIDES_NAME, RunPaths
 from spectral_exp.runs.overrides import quoted, setting_of
 from spectral_exp.runs.record import read_intact_config
 
-# Where a run lies is no property of the experiment: these never come back from a recorded command line.
+# Where a run lies is no property of the experiment: these never come back from a recorded command
+# line.
 _PLACE_KEYS = ("experiment_id", "resume", "outputs")
 _BACKUP_KEYS = ("backup_url", "monitoring.backup.url")
 _OPTION = re.compile(r"[\w-][\w.-]*")
 _SEARCH_FLAGS = ("--config-dir", "--config-name")
 _MAX_YAML_BYTES = 1 << 20
-# A list of texts, as Hydra writes it: nothing nested, no reference by which a short file becomes an endless list.
+# A list of texts, as Hydra writes it: nothing nested, no reference by which a short file becomes an
+# endless list.
 _IS_FLAT = re.compile(r"\[\]\n?|(?:(?:- ['\"\w~+]|  ).*(?:\n|$)|\n)*")
 _SEARCH_PATH = "hydra.searchpath"
 
 
-# --- writing a record ------------------------------------------------------------------------------------------------
+# --- writing a record -----------------------------------------------------------------------------
 
 
 def recordable(hydra: Any, config: Mapping[str, Any]) -> list[str]:
-    """The overrides of the job that runs now, such that they mean the same later: interpolations become their values.
+    """The overrides of the job that runs now, such that they mean the same later: interpolations
+    become their values.
 
     Args:
         hydra: the job's `hydra` node.
@@ -80,14 +90,20 @@ def search_arguments(hydra: Any) -> list[str]:
         arguments += ["--config-name", str(hydra.job.config_name)]
     given = OmegaConf.to_container(hydra.overrides.hydra, resolve=False)
     assert isinstance(given, list)
-    return [*arguments, *(str(override) for override in given if setting_of(str(override)) == _SEARCH_PATH)]
+    return [
+        *arguments,
+        *(str(override) for override in given if setting_of(str(override)) == _SEARCH_PATH),
+    ]
 
 
-# --- reading one -----------------------------------------------------------------------------------------------------
+# --- reading one ----------------------------------------------------------------------------------
 
 
-def arguments_to_resume(resume: str, overrides: Sequence[str], flags: Sequence[str], source: str) -> list[str]:
-    """The overrides that continue the run in the folder `resume`: its recorded ones first, so that `overrides` win.
+def arguments_to_resume(
+    resume: str, overrides: Sequence[str], flags: Sequence[str], source: str
+) -> list[str]:
+    """The overrides that continue the run in the folder `resume`: its recorded ones first, so that
+    `overrides` win.
 
     Args:
         resume: the run directory.
@@ -107,14 +123,25 @@ def arguments_to_resume(resume: str, overrides: Sequence[str], flags: Sequence[s
     record = _record(paths, resume)
     _refuse_forgotten_search(record, overrides, flags, resume)
     given = {setting_of(override) for override in overrides}
-    files = [key for key in trust.PATH_SETTINGS if trust.has_fingerprint(key, record.get("dataset") or {})]
+    files = [
+        key
+        for key in trust.PATH_SETTINGS
+        if trust.has_fingerprint(key, record.get("dataset") or {})
+    ]
     paths_then = _paths_then(record, [key for key in files if key not in given])
-    kept = [o for o in _texts(record.get("overrides"), resume) if setting_of(o) not in {*given, *_PLACE_KEYS}]
+    kept = [
+        o
+        for o in _texts(record.get("overrides"), resume)
+        if setting_of(o) not in {*given, *_PLACE_KEYS}
+    ]
     kept = [override for override in kept if setting_of(override) not in paths_then]
     _refuse_secrets(kept)
     kept = trusted_overrides(kept, f"resume={resume}", files, backups=source)
     moved = [f"{key}={quoted(path)}" for key, path in paths_then.items()]
-    place = [f"experiment_id={quoted(paths.root.resolve().name)}", f"hydra.run.dir={quoted(resume)}"]
+    place = [
+        f"experiment_id={quoted(paths.root.resolve().name)}",
+        f"hydra.run.dir={quoted(resume)}",
+    ]
     return [*kept, *moved, *overrides, *place]
 
 
@@ -129,7 +156,8 @@ def trusted_overrides(
         overrides: as recorded.
         run: how messages name the run.
         files: settings that may name a file, which is known by its fingerprint before it is used.
-        backups: what the user named to continue the run; recorded backups may go on if it lies below their place.
+        backups: what the user named to continue the run; recorded backups may go on if it lies
+            below their place.
 
     Raises:
         UserError: one of the others has an effect that only the person at the keyboard may ask for.
@@ -149,7 +177,10 @@ def trusted_overrides(
             url = str(parsed.value())
             if not trust.may_back_up(url, backups):
                 raise _needs_consent(
-                    override, run, "sends backups to a place that nobody has named on this machine", f"{key}=null"
+                    override,
+                    run,
+                    "sends backups to a place that nobody has named on this machine",
+                    f"{key}=null",
                 )
         elif key.endswith(".url"):
             continue
@@ -186,12 +217,19 @@ def _reason_to_ask(parsed: Override, files: Collection[str]) -> str | None:
     if names & {"url", "backup_url"}:
         return "holds an address"
     named = {key} & set(trust.PATH_SETTINGS) | ({f"{key}.path"} if "path" in names else set())
-    return None if named <= set(files) or value is None else "names a file that no fingerprint tells from others"
+    return (
+        None
+        if named <= set(files) or value is None
+        else "names a file that no fingerprint tells from others"
+    )
 
 
 @cache
 def _top_settings() -> frozenset[str]:
-    return frozenset(str(key) for key in OmegaConf.load(CONF_DIR / "config.yaml")) - {"defaults", "hydra"}
+    return frozenset(str(key) for key in OmegaConf.load(CONF_DIR / "config.yaml")) - {
+        "defaults",
+        "hydra",
+    }
 
 
 def _record(paths: RunPaths, resume: str) -> dict[str, Any]:
@@ -225,12 +263,16 @@ def _texts(value: Any, resume: str) -> list[str]:
         raise UserError(f"the record in {resume} is damaged: its overrides are not a list of texts")
     for item in value:
         if not is_readable(item):
-            raise UserError(f"the record in {resume} is damaged: no override is like {printable(item, 60)}")
+            raise UserError(
+                f"the record in {resume} is damaged: no override is like {printable(item, 60)}"
+            )
     return value
 
 
 def _refuse_secrets(overrides: Sequence[str]) -> None:
-    from spectral_exp.core.redact import REDACTED  # here: it brings numpy, which --help can do without
+    from spectral_exp.core.redact import (
+        REDACTED,
+    )  # here: it brings numpy, which --help can do without
 
     secret = [setting_of(override) for override in overrides if REDACTED in override]
     if secret:
@@ -240,7 +282,8 @@ def _refuse_secrets(overrides: Sequence[str]) -> None:
 
 
 def _paths_then(record: Mapping[str, Any], keys: Iterable[str]) -> dict[str, str]:
-    """Those of the settings `keys` whose relative path the run found where it was started -> that path, absolute."""
+    """Those of the settings `keys` whose relative path the run found where it was started -> that
+    path, absolute."""
     config, folder = record.get("config"), trust.working_directory(record)
     if not isinstance(config, Mapping) or folder is None:
         return {}
@@ -251,20 +294,27 @@ def _paths_then(record: Mapping[str, Any], keys: Iterable[str]) -> dict[str, str
 def _refuse_forgotten_search(
     record: Mapping[str, Any], overrides: Sequence[str], flags: Sequence[str], resume: str
 ) -> None:
-    """Raise a UserError if the run was made with configuration files from elsewhere and this command names none."""
+    """Raise a UserError if the run was made with configuration files from elsewhere and this
+    command names none."""
     attempts = record.get("attempts")
     last = attempts[-1] if isinstance(attempts, list) and attempts else None
     search = last.get("search") if isinstance(last, Mapping) else None
     if not isinstance(search, list) or not search:
         return
-    given = {flag.partition("=")[0] for flag in flags} | {setting_of(override) for override in overrides}
+    given = {flag.partition("=")[0] for flag in flags} | {
+        setting_of(override) for override in overrides
+    }
     aliases = {"--config-dir": "-cd", "--config-name": "-cn"}
-    wanted = [flag for flag in _SEARCH_FLAGS if flag in search and not given & {flag, aliases[flag]}]
+    wanted = [
+        flag for flag in _SEARCH_FLAGS if flag in search and not given & {flag, aliases[flag]}
+    ]
     if _SEARCH_PATH not in given and any(setting_of(str(item)) == _SEARCH_PATH for item in search):
         wanted.append(_SEARCH_PATH)
     if wanted:
         words = [printable(word, MAX_TEXT) for word in search]
-        command = shlex.join(["python", "-m", "spectral_exp.train", *words, f"resume={quoted(resume)}"])
+        command = shlex.join(
+            ["python", "-m", "spectral_exp.train", *words, f"resume={quoted(resume)}"]
+        )
         raise UserError(
             f"resume={resume} was made with configuration files from elsewhere ({', '.join(wanted)}), which are not "
             f"taken from a record; if you know the run, name them again: {command}"

@@ -22,7 +22,9 @@ _LARGEST, _LEAST = 1e150, 1e-150
 """Sizes beyond which the arithmetic of axes overflows or vanishes."""
 
 
-def training_drawing(step: int, loss_history: Any, metrics: Any, leave_out: LeaveOut) -> Drawing | None:
+def training_drawing(
+    step: int, loss_history: Any, metrics: Any, leave_out: LeaveOut
+) -> Drawing | None:
     """Return the training dynamics up to `step`, or None without any values.
 
     A metric `loss` replaces a missing loss history. `leave_out` gets what cannot be drawn.
@@ -39,7 +41,9 @@ def training_drawing(step: int, loss_history: Any, metrics: Any, leave_out: Leav
     return partial(_draw_training, step, losses, metric, series)
 
 
-def _draw_training(step: int, losses: FloatArray, metric: Series | None, series: Mapping[str, Series]) -> Figure:
+def _draw_training(
+    step: int, losses: FloatArray, metric: Series | None, series: Mapping[str, Series]
+) -> Figure:
     from spectral_exp.plots.run.training import training_figure
 
     loss = loss_series(losses, step) or metric
@@ -59,7 +63,11 @@ def loss_series(history: Any, step: int) -> Series | None:
     """Return the loss per step, the last value at `step`, or None without values."""
     values = np.empty(0) if history is None else numbers(history)
     first = max(step - values.size, 0) + 1
-    return Series(np.arange(first, first + values.size, dtype=np.float64), values) if values.size else None
+    return (
+        Series(np.arange(first, first + values.size, dtype=np.float64), values)
+        if values.size
+        else None
+    )
 
 
 def metric_series(metrics: Any, step: int, leave_out: LeaveOut) -> dict[str, Series]:
@@ -100,7 +108,11 @@ def is_steps_and_values(value: object) -> bool:
 
 def _is_many(value: object) -> bool:
     dims = getattr(value, "ndim", None)
-    return dims > 0 if isinstance(dims, int) else hasattr(value, "__len__") and not isinstance(value, str)
+    return (
+        dims > 0
+        if isinstance(dims, int)
+        else hasattr(value, "__len__") and not isinstance(value, str)
+    )
 
 
 def numbers(values: Any) -> FloatArray:
@@ -112,7 +124,9 @@ def numbers(values: Any) -> FloatArray:
     """
     if hasattr(values, "detach"):
         values = values.detach().cpu().double().numpy()
-    elif isinstance(values, Sequence) and any(hasattr(value, "detach") for value in (*values[:1], *values[-1:])):
+    elif isinstance(values, Sequence) and any(
+        hasattr(value, "detach") for value in (*values[:1], *values[-1:])
+    ):
         values = [float(value.detach() if hasattr(value, "detach") else value) for value in values]
     if values is None or isinstance(values, str | bytes | Mapping) or np.iscomplexobj(values):
         raise TypeError(f"{type(values).__name__} is not a sequence of real numbers")

@@ -50,7 +50,11 @@ class Tokens:
     def note(self) -> str:
         """How many tokens of the vocabulary are shown."""
         n = len(self.ids)
-        return f"{n:,} tokens" if n == self.vocab_size else f"{n:,} of {self.vocab_size:,} tokens, evenly spaced"
+        return (
+            f"{n:,} tokens"
+            if n == self.vocab_size
+            else f"{n:,} of {self.vocab_size:,} tokens, evenly spaced"
+        )
 
 
 @dataclass(frozen=True)
