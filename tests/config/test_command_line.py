@@ -128,7 +128,7 @@ def test_a_secret_of_the_recorded_command_line_must_be_given_again(tmp_path: Pat
 def test_resume_is_understood_however_it_is_signed_and_is_never_swept(tmp_path: Path, sign: str) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"overrides": ["seed=3"]}))
     assert "seed=3" in CommandLine.parse([f"{sign}resume={tmp_path}"]).overrides
-    with pytest.raises(UserError, match="cannot be swept"):
+    with pytest.raises(UserError, match="cannot be part of a sweep"):
         CommandLine.parse(["-m", f"{sign}resume={tmp_path}", "seed=1,2"])
 
 

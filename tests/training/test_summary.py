@@ -40,7 +40,7 @@ def test_the_summary_of_a_finished_run_is_complete(tmp_path: Path) -> None:
         "loss 2.0000  val_loss 1.5000  at step 12",
         "val_loss 1.2500  val_bpb 1.7500  at step 6",
         "3.5000 bits per byte",
-        "1.2346 bits per byte: the source's own limit",
+        "1.2346 bits per byte: the limit of the source",
         "1.23 % of training time blocked (checkpoint 0.50 s, metrics 0.25 s)",
         str(tmp_path / "results.json"),
         f"resume={tmp_path} training.max_steps=24",

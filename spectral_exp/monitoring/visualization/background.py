@@ -25,7 +25,7 @@ from spectral_exp.monitoring.visualization.jobs import (
     write_plot,
 )
 from spectral_exp.plots.load import writable_folder
-from spectral_exp.plots.run import Drawing
+from spectral_exp.plots.run import DrawFigure
 
 _log = logging.getLogger(__name__)
 
@@ -288,7 +288,7 @@ class DrawingProcess:
         """Its process id."""
         return self._process.pid
 
-    def draw(self, drawing: Drawing, dpi: int) -> tuple[bytes, float]:
+    def draw(self, drawing: DrawFigure, dpi: int) -> tuple[bytes, float]:
         """The PNG file of a figure, and the processor seconds it took, with the first those for starting.
 
         Raises:

@@ -12,7 +12,7 @@ import time
 import traceback
 
 from spectral_exp.plots.load import import_matplotlib
-from spectral_exp.plots.run import Drawing
+from spectral_exp.plots.run import DrawFigure
 
 NICE = 5
 """Below training in priority; at 19 the process would starve beside threads that spin while they wait."""
@@ -42,7 +42,7 @@ def main() -> None:
             answers.flush()
 
 
-def _answer(drawing: Drawing, dpi: int) -> bytes | tuple[str, str]:
+def _answer(drawing: DrawFigure, dpi: int) -> bytes | tuple[str, str]:
     """The PNG file, or what went wrong and its traceback."""
     try:
         import_matplotlib()

@@ -1,4 +1,4 @@
-"""Wave packets of single tokens, the sums of their waves.
+"""Figure of wave packets: the sum of a token's waves, for a few tokens.
 
 Letters: N tokens, W waves, M harmonics. With a token's amplitudes a_wm, frequencies f_w, phases
 phi_w and the position rates gamma_w its packet is the sum over w and m of

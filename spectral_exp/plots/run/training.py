@@ -1,4 +1,4 @@
-"""Training dynamics: the loss above, one panel for each tracked metric below."""
+"""Figure of training dynamics: the loss above, one panel for each tracked metric below."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from spectral_exp.plots.text import printable, short_number
 from spectral_exp.plots.theme import DARK, legend_above, new_figure
 from spectral_exp.runs.metric_names import METRICS, metric_info
 
-_FEW = 40
-"""The largest number of points that are drawn as dots too."""
+_MAX_DOTS = 40
+"""Most points of a series that are drawn as dots too."""
 _COLUMNS = 3
 _LOSS_HEIGHT, _ROW_HEIGHT = 4.2, 2.75
 _MAX_PANELS = 24
@@ -31,9 +31,9 @@ def training_figure(step: int, loss: Series | None, metrics: Mapping[str, Series
 
     Args:
         step: last step, for the heading.
-        loss: training loss of each step, in nats per token; None without one.
-        metrics: further quantities by name; `val_loss` is drawn over the loss, if any. Of many,
-            the first 24 are drawn, and the heading has the number of the others.
+        loss: training loss of each step, in nats per token, or None.
+        metrics: further quantities by name; `val_loss` is drawn over the loss, if any. At most 24
+            are drawn, and the heading gives the number of the others.
     """
     val_loss = metrics.get("val_loss") if loss is not None else None
     panels = {name: metrics[name] for name in panel_order(metrics) if metrics[name] is not val_loss}
@@ -113,13 +113,13 @@ def _metric_panel(
 
 
 def _draw_curve(axes: Axes, series: Series, color: str, name: str) -> Envelope:
-    """Draw a series as a line, lone and few points as dots, reduced bins as a band."""
+    """Draw a series as a line; few or isolated points as dots; the range of a bin as a band."""
     bins = envelope(series)
     _band(axes, bins, color)
     axes.plot(
         bins.steps,
         bins.mean,
-        "o-" if len(series) <= _FEW else "-",
+        "o-" if len(series) <= _MAX_DOTS else "-",
         color=color,
         markersize=4.5,
         label=name,
@@ -129,7 +129,7 @@ def _draw_curve(axes: Axes, series: Series, color: str, name: str) -> Envelope:
 
 
 def _draw_smoothed(axes: Axes, series: Series, color: str, name: str) -> Envelope:
-    """Draw a noisy series faintly, and its running mean; a short series as it is."""
+    """Draw a noisy series faintly under its running mean; a short series unsmoothed."""
     bins = envelope(series)
     window = smoothing_window(len(bins.steps))
     if window == 1:

@@ -1,4 +1,4 @@
-"""The inside of a wave embedding: base frequencies, phases and harmonic amplitudes.
+"""Figures of a wave embedding: base frequencies, phases and harmonic amplitudes.
 
 Letters: V vocabulary, N tokens shown, W waves, M harmonics. The tokens have base frequencies f
 (N, W) in cycles, phases phi (N, W) in radians and amplitudes a (N, W, M); at position t a wave is
@@ -95,7 +95,7 @@ def _token_map(
     vmin: float,
     vmax: float,
 ) -> Colorbar:
-    """Heat map of tokens (rows) by waves (columns), some rows labelled with id and text."""
+    """Draw a heat map of tokens (rows) by waves (columns); label some rows with id and text."""
     rows = heat_rows(len(values))
     extent = (0.5, values.shape[1] + 0.5, len(rows) - 0.5, -0.5)
     norm = Normalize(vmin, vmax if vmax > vmin else vmin + 1)
@@ -130,7 +130,7 @@ def _histogram(axes: Axes, values: FloatArray, color: str, title: str, name: str
 
 
 def _bins(finite: FloatArray) -> FloatArray:
-    """Edges of 8 to 60 equal bins over the range of `finite`."""
+    """Return the edges of 8 to 60 equal bins over the range of `finite`."""
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     if high - low <= 1e-9 * max(abs(high), 1.0):
         low, high = low - 0.5, high + 0.5
@@ -172,7 +172,7 @@ def _middle_and_spread(
 
 
 def _rose(axes: PolarAxes, wrapped: FloatArray) -> None:
-    """Histogram round the circle; the area of a petal, not its length, is its share."""
+    """Draw a histogram round the circle; the area of a petal, not its length, is its share."""
     finite = wrapped[np.isfinite(wrapped)]
     counts, edges = np.histogram(finite, bins=36, range=(0, TAU))
     even = max(finite.size / 36, 1e-12)
@@ -233,7 +233,7 @@ def _profile(axes: Axes, sizes: FloatArray) -> None:
 
 
 def _amplitude_histograms(axes: Axes, amps: FloatArray) -> None:
-    """Outlines of the amplitudes' distribution, for at most six of the harmonics."""
+    """Draw the outlines of the amplitudes' distribution, for at most six harmonics."""
     low, high = _finite_quantiles(amps, 0.001, 0.999)
     bins = _bins(np.clip(amps[np.isfinite(amps)], low, high))
     for color, index in zip(DARK.series, even_rows(amps.shape[2], 6), strict=False):
