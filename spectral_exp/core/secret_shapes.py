@@ -1,6 +1,6 @@
-"""What is a secret by its shape, whatever its name: private keys, access tokens, logins in URLs.
+"""Find secrets by their shape alone: private keys, access tokens, logins in URLs.
 
-Every expression here takes time proportional to the length of the text, whatever it holds.
+Every expression here takes time linear in the length of any text.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _BEARER_WORDS = {"authentication", "authorization", "credential", "credentials",
 
 
 def hide_shapes(text: str) -> str:
-    """`text` without what looks like a secret by itself, whatever its name."""
+    """Replace the secrets in a text that have a known shape, under any name."""
     if "PRIVATE KEY" in text:
         text = _PRIVATE_KEY.sub(REDACTED, text)
     text = _KNOWN_TOKEN.sub(REDACTED, text)

@@ -75,8 +75,8 @@ class RunResults:
         if not (self.tracker.enabled and self.tracker.problem):
             return ""
         return (
-            f"{self.paths.results_file} is not written: {self.tracker.problem}; check the disk, and "
-            "that it has space, then give the same command again"
+            f"{self.paths.results_file} is not written: {self.tracker.problem}; check the disk "
+            "and its free space, then give the same command again"
         )
 
     def final_metrics(self) -> dict[str, float]:

@@ -197,8 +197,8 @@ def _refuse_changed_settings(run: Path, record: Mapping[str, Any], last: int) ->
     for step, change in changed_settings(record["attempts"]):
         if step < last:
             raise UserError(
-                f"{run} was continued after step {step} with other settings ({change}), so a single "
-                f"run cannot repeat it; --steps {step} repeats the steps before"
+                f"{run} was continued after step {step} with other settings ({change}), so a "
+                f"single run cannot repeat it; --steps {step} repeats the steps before"
             )
 
 

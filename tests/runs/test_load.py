@@ -282,3 +282,12 @@ def test_several_processes_read_the_same(tmp_path: Path, monkeypatch: pytest.Mon
     # One that cannot be started in earnest delivers nothing.
     monkeypatch.setattr(sys, "executable", "/bin/false")
     assert read_many(paths) == alone
+
+
+def test_a_folder_in_place_of_the_patch_is_reported_and_ignored(tmp_path: Path) -> None:
+    path = make_run(tmp_path, record={"git": {"hash": "a" * 40, "diff_file": "git_diff.patch"}})
+    RunPaths(path).git_diff_file.unlink(missing_ok=True)
+    RunPaths(path).git_diff_file.mkdir()
+    run = load_run(path)
+    assert run.problems == ("git_diff.patch is not a file",)
+    assert run.record["git"]["diff_file"] is None

@@ -85,9 +85,9 @@ def test_an_incomplete_or_changed_patch_is_reported(
 @pytest.mark.parametrize(
     ("section", "entries", "message"),
     [
-        ("git", {"hash": "1" * 40}, "the commit 1{40} of the run's code is not in .*own.*; fetch it, or use --current-code"),
+        ("git", {"hash": "1" * 40}, "1{40} of the run's code is not in .*own.*; fetch it, or use --current-code"),
         ("git", {"hash": "--upload-pack=x"}, "holds '--upload-pack=x', which is not a commit"),
-        ("git", {"hash": None, "problem": "git is not installed"}, r"commit of the run.s code is not recorded \(git is not installed\)"),
+        ("git", {"hash": None, "problem": "git is not installed"}, r"code is not recorded \(git is not installed\)"),
         ("package", {"version": "0.0", "hash": None}, "made by spectral_exp 0.0, and this is .*; install that version"),
         ("package", {"hash": "1" * 40, "dirty": True}, "at 1{40} with uncommitted changes, and only the patch"),
     ],

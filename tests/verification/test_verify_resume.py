@@ -112,7 +112,8 @@ def test_a_sound_run_is_certified(run: Path) -> None:
     done = python("-m", "spectral_exp", "verify_resume", str(run), "--steps", "6", cwd=run.parent)
     assert done.returncode == 0, done.stderr
     for what in (
-        "steps 7 to 12, uninterrupted, with the same interrupted after step 9: loss, gradients, weights, optimizer, rng",
+        "steps 7 to 12, uninterrupted, with the same interrupted after step 9: "
+        "loss, gradients, weights, optimizer, rng",
         "losses of 6 steps with those that the run recorded",
         "grad_norm of 3 steps with the values that the run logged",
         "weights, optimizer, rng after step 8 with the run's checkpoint",

@@ -95,7 +95,8 @@ def _from_run(label: str, run: Path) -> Experiment:
     if not paths.metrics_file.exists() and not paths.results_file.exists():
         metrics_name = paths.metrics_file.relative_to(run)
         raise UserError(
-            f"{run} holds neither {metrics_name} nor {paths.results_file.name}; name a run directory"
+            f"{run} holds neither {metrics_name} nor {paths.results_file.name}; name a run "
+            "directory"
         )
     try:
         series = read_metrics(paths.metrics_file).series if paths.metrics_file.exists() else {}
@@ -116,7 +117,7 @@ def _final_numbers(values: object) -> dict[str, float]:
 
 
 def _as_number(value: object) -> float | None:
-    """Return a number, decoding non-finite ones from their JSON strings; None for other values."""
+    """Return a number, also a non-finite one in its JSON form; None for other values."""
     value = restore_non_finite(value)
     if isinstance(value, bool) or not isinstance(value, SupportsFloat):
         return None
