@@ -35,7 +35,10 @@ _USER_FLAGS = {
     "smbclient": ("-U",),
 }
 """Program -> the options that take a user name and a password, separated by a sign."""
-_SERVICES = tuple("wandb comet neptune clearml dagshub kaggle hf huggingface-cli vault".split())
+_SERVICES = (
+    "wandb", "comet", "neptune", "clearml", "dagshub", "kaggle",
+    "hf", "huggingface-cli", "vault",
+)  # fmt: skip
 """Programs whose subcommand `login` takes an access token."""
 _SIGNS = re.compile(r"[:%].")
 _LETTERS_AND_DIGITS = re.compile(r"(?=.{6})(?=\D*\d)[\w-]*[A-Za-z][\w-]*")

@@ -170,7 +170,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     def called(work: Callable[..., Any], *arguments: Any) -> Any:
         return work(*arguments)
 
-    monkeypatch.setattr(replay, "_in_own_process", called)
+    monkeypatch.setattr(replay, "_run_in_process", called)
 
 
 COMMANDS: dict[str, Callable[[], int]] = {
@@ -363,7 +363,7 @@ def test_a_link_that_leads_out_of_a_run_is_not_followed(place: str, run: Path) -
         target.write_text(target.read_text() if target.is_file() else "secret")
     link.symlink_to(target.absolute())
     (problem,) = resume_problems({}, run, [])
-    assert problem.startswith(f"run holds links ({place!r}), which may lead out of the run")
+    assert problem.startswith(f"run holds links ({place!r}) that may lead out of the run")
 
 
 def test_nothing_is_written_through_a_link(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

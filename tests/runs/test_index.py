@@ -174,7 +174,7 @@ def test_a_locked_index_is_not_waited_for_long(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     quiet(monkeypatch)
-    monkeypatch.setattr(index, "_WAIT_S", 0.01)
+    monkeypatch.setattr(index, "_LOCK_TIMEOUT_S", 0.01)
     make_run(tmp_path / "runs")
     cache.mkdir()
     connection = sqlite3.connect(cache / index.INDEX_NAME)

@@ -51,7 +51,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     def called(work: Callable[..., Any], *arguments: Any) -> Any:
         return work(*arguments)
 
-    monkeypatch.setattr(verify_resume, "_in_own_process", called)
+    monkeypatch.setattr(verify_resume, "_run_in_process", called)
 
 
 def change_checkpoint(run: Path, step: int, change: Callable[[dict[str, Any]], None]) -> None:
