@@ -119,7 +119,7 @@ def test_resume_of_something_else_is_refused(tmp_path: Path, content: str | None
 
 def test_a_secret_of_the_recorded_command_line_must_be_given_again(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"overrides": ["+data.api_key=<redacted>", "seed=3"]}))
-    with pytest.raises(UserError, match=r"data\.api_key was given on the command line and is a secret"):
+    with pytest.raises(UserError, match=r"data\.api_key is a secret"):
         CommandLine.parse([f"resume={tmp_path}"])
     assert "+data.api_key=x" in CommandLine.parse([f"resume={tmp_path}", "+data.api_key=x"]).overrides
 

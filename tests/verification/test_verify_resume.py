@@ -263,7 +263,7 @@ def test_steps_before_other_settings_are_not_replayed_with_these(run: Path, caps
 @pytest.mark.usefixtures("in_this_process")
 def test_the_next_checkpoint_to_compare_with_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(run), "--steps", "2", "--from", "8"]) == 0
-    told = "with the run's next checkpoint, of step 12; --from=8 --steps=4 does"
+    told = "with the run's next checkpoint, of step 12; --from=8 --steps=4 compares them"
     assert f"not compared: weights, optimizer, rng {told}" in capsys.readouterr().out
 
 
