@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from spectral_exp.commands import diagnose
-from spectral_exp.config.command_line import CommandLine, quoted
+from spectral_exp.config.command_line import CommandLine, quote
 from spectral_exp.config.command_line.grammar import format_value, literal, parse, text_of
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.json_files import content_crc32
@@ -290,7 +290,7 @@ EXAMPLES = settings(max_examples=40, deadline=None, suppress_health_check=[Healt
 @given(TEXT.filter(lambda text: text != "???"))  # which stands for a missing value
 @example("\\\\${a}\\'")
 def test_quoted_text_is_read_back_unchanged(text: str) -> None:
-    assert text_of(f"name={quoted(text)}") == text
+    assert text_of(f"name={quote(text)}") == text
 
 
 @EXAMPLES
@@ -304,7 +304,7 @@ def test_the_name_of_a_folder_is_taken_as_it_is_typed(here: Path, text: str) -> 
     folder = here / text
     folder.mkdir()
     try:
-        assert parse(literal(f"resume={text}", sweeps=False)).value() == parse(f"resume={quoted(text)}").value()
+        assert parse(literal(f"resume={text}", sweeps=False)).value() == parse(f"resume={quote(text)}").value()
     finally:
         folder.rmdir()
 

@@ -45,7 +45,7 @@ def recorded_config(record: Mapping[str, Any]) -> dict[str, Any]:
     return config
 
 
-def files_named(config: Mapping[str, Any]) -> dict[str, str]:
+def named_files(config: Mapping[str, Any]) -> dict[str, str]:
     """Return setting -> path for the settings of `config` that name a file to read."""
     nodes = {key: config.get(key.partition(".")[0]) for key in PATH_SETTINGS}
     paths = {key: node.get("path") for key, node in nodes.items() if isinstance(node, Mapping)}
@@ -65,7 +65,7 @@ def require_fingerprints(
     run: Path, config: Mapping[str, Any], fingerprints: Mapping[str, Any]
 ) -> None:
     """Raise a UserError if the recorded `config` names a file without a fingerprint."""
-    for key, path in files_named(config).items():
+    for key, path in named_files(config).items():
         if not has_fingerprint(key, fingerprints):
             raise UserError(
                 f"the record of {run} names {key}={path} without a fingerprint of that file, so it "
@@ -82,7 +82,7 @@ def refuse_other_files(
 
     require_fingerprints(run, config, fingerprints)
     known = KnownText(str(run), fingerprints)
-    for key, path in files_named(config).items():
+    for key, path in named_files(config).items():
         if key == PATH_SETTINGS[0]:
             known.read(TextFile(path, str(config["data"].get("pattern", "*"))), Path())
         else:

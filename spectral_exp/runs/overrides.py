@@ -84,7 +84,7 @@ def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, node
 
 
-def quoted(value: str) -> str:
+def quote(value: str) -> str:
     """Quote `value` so that Hydra's override grammar and OmegaConf read it back unchanged."""
     # Bare words are text unless they read as a number, a truth value or null.
     bare = re.fullmatch(r"[A-Za-z./][\w./-]*", value, flags=re.ASCII)

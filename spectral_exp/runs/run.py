@@ -191,7 +191,7 @@ class Run:
         """
         step = check_at(at)
         if metric in DERIVED:
-            return self._derived(metric, step)
+            return self._derived_value(metric, step)
         if step is not None:
             series = self.series(metric)
             count = int(np.searchsorted(series.steps, step, side="right"))
@@ -237,7 +237,7 @@ class Run:
         times: FloatArray = np.interp(wanted, known, elapsed, right=np.nan)
         return times
 
-    def _derived(self, metric: str, step: int | None) -> float | None:
+    def _derived_value(self, metric: str, step: int | None) -> float | None:
         if metric == "n_parameters":
             return _as_float(self.n_parameters)
         if metric == "tokens_per_s":

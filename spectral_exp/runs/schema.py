@@ -117,12 +117,12 @@ def _conform(kind: Any, value: Any, findings: Findings, where: str) -> Any:
     if kind is Any:
         return value
     if is_typeddict(kind):
-        return _mapping(_hints(kind), kind.__required_keys__, value, findings, where)
+        return _conform_mapping(_hints(kind), kind.__required_keys__, value, findings, where)
     origin = get_origin(kind)
     if origin is dict:
-        return _mapping({}, frozenset(), value, findings, where, get_args(kind)[1])
+        return _conform_mapping({}, frozenset(), value, findings, where, get_args(kind)[1])
     if origin is list:
-        return _list(get_args(kind)[0], value, findings, where)
+        return _conform_list(get_args(kind)[0], value, findings, where)
     if origin in (Union, types.UnionType):
         if value is None:
             return None
@@ -158,7 +158,7 @@ def _reject(where: str, value: Any, expected: str, findings: Findings) -> _Inval
     return _INVALID
 
 
-def _mapping(
+def _conform_mapping(
     kinds: Mapping[str, Any],
     required: frozenset[str],
     value: Any,
@@ -179,7 +179,7 @@ def _mapping(
     return found
 
 
-def _list(kind: Any, value: Any, findings: Findings, where: str) -> Any:
+def _conform_list(kind: Any, value: Any, findings: Findings, where: str) -> Any:
     """Return the list if all items conform, since a part of a sequence would be misleading."""
     if not isinstance(value, list):
         return _reject(where, value, "a list", findings)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.runs.layout import RunPaths
-from spectral_exp.runs.overrides import quoted
+from spectral_exp.runs.overrides import quote
 from spectral_exp.runs.record import ResultsRecord, read_results
 from spectral_exp.training.progress import duration
 
@@ -88,9 +88,7 @@ def _format_metrics(values: Mapping[str, float | None]) -> str:
 def _next_commands(root: Path, results: ResultsRecord, search: Sequence[str]) -> list[str]:
     # A name that begins with a dash looks like an option.
     place = f"./{root}" if str(root).startswith("-") else str(root)
-    resume = "  python -m spectral_exp.train " + shlex.join(
-        [*search, f"resume={quoted(str(root))}"]
-    )
+    resume = "  python -m spectral_exp.train " + shlex.join([*search, f"resume={quote(str(root))}"])
     generate = f"  python -m spectral_exp generate {shlex.quote(place)} --tokens 200"
     status, steps = results.get("status"), results.get("totals", {}).get("steps", 0)
     if status == "completed":

@@ -215,7 +215,7 @@ def _overrides(run: Path, record: Mapping[str, Any], output: Path) -> list[str]:
             "be repeated from its record"
         )
     # The overrides of a sweep's job include its name and seed.
-    from spectral_exp.config.command_line import quoted, trusted_overrides
+    from spectral_exp.config.command_line import quote, trusted_overrides
 
     if search := first.get("search"):
         raise UserError(
@@ -227,8 +227,8 @@ def _overrides(run: Path, record: Mapping[str, Any], output: Path) -> list[str]:
     overrides = [
         o for o in trusted_overrides(overrides, "the run", files) if setting_of(o) not in files
     ]
-    overrides += [f"{key}={quoted(path)}" for key, path in files.items()]
-    return [*overrides, f"hydra.run.dir={quoted(str(output.absolute()))}"]
+    overrides += [f"{key}={quote(path)}" for key, path in files.items()]
+    return [*overrides, f"hydra.run.dir={quote(str(output.absolute()))}"]
 
 
 def _text_settings(run: Path, record: Mapping[str, Any]) -> dict[str, str]:
@@ -239,7 +239,7 @@ def _text_settings(run: Path, record: Mapping[str, Any]) -> dict[str, str]:
     """
     config = trust.recorded_config(record)
     trust.refuse_other_files(run, config, record.get("dataset") or {})
-    found = trust.files_named(config)
+    found = trust.named_files(config)
     if "data.path" in found and isinstance(pattern := config["data"].get("pattern"), str):
         found["data.pattern"] = pattern
     return found

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from spectral_exp.config.command_line import CommandLine, quoted
+from spectral_exp.config.command_line import CommandLine, quote
 from spectral_exp.config.conf_dir import CONF_DIR
 from spectral_exp.core.errors import UserError
 
@@ -134,7 +134,7 @@ def test_resume_is_understood_however_it_is_signed_and_is_never_swept(tmp_path: 
 
 def test_quoting_survives_hydra(tmp_path: Path) -> None:
     for text in ("plain", "with space", "it's", "läuft", "a=b,c", "brace{x}", "back\\slash"):
-        (config,) = compose(f"name={quoted(text)}")
+        (config,) = compose(f"name={quote(text)}")
         assert config["name"] == text
 
 

@@ -16,14 +16,14 @@ from spectral_exp.config.command_line.recorded import (
     search_arguments,
     trusted_overrides,
 )
-from spectral_exp.runs.overrides import quoted
+from spectral_exp.runs.overrides import quote
 
 __all__ = [
     "CommandLine",
     "Job",
     "describe",
     "help_text",
-    "quoted",
+    "quote",
     "recordable",
     "search_arguments",
     "trusted_overrides",

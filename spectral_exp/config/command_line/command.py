@@ -16,7 +16,7 @@ from spectral_exp.config.conf_dir import CONF_DIR
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.runs.ids import generate_experiment_id
-from spectral_exp.runs.overrides import quoted, setting_of
+from spectral_exp.runs.overrides import quote, setting_of
 
 _INFORMING_FLAGS = (
     "--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i",
@@ -105,7 +105,7 @@ class CommandLine:
             name = "sweep" if self.multirun else str(first.config["name"])
             parent = Path(str(first.config["outputs"]))
             experiment_id = generate_experiment_id(name, parent=parent)
-        return replace(self, overrides=(*self.overrides, f"experiment_id={quoted(experiment_id)}"))
+        return replace(self, overrides=(*self.overrides, f"experiment_id={quote(experiment_id)}"))
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -145,7 +145,7 @@ def _with_recorded_overrides(overrides: list[str], flags: list[str], multirun: b
         print(f"fetching the backup {resume} into {outputs}", file=sys.stderr)
         resume = str(restore(resume, outputs))
         overrides = [o for o in overrides if setting_of(o) != "resume"]
-        overrides += [f"resume={quoted(resume)}"]
+        overrides += [f"resume={quote(resume)}"]
     return arguments_to_resume(resume, overrides, flags, source)
 
 

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from spectral_exp.core.errors import UserError
-from spectral_exp.runs.overrides import in_quotes, quoted, setting_of
+from spectral_exp.runs.overrides import in_quotes, quote, setting_of
 
 TEXT_SETTINGS = (
     "name", "resume", "outputs", "backup_url", "experiment_id", "data.path", "tokenizer.path",
@@ -58,7 +58,7 @@ def quoting_hint(override: str) -> str:
     key, sign, value = override.partition("=")
     if not sign or not value or value[0] in "[{'\"" or "," in value:
         return ""
-    return f"; to take the value literally, quote it: {shlex.quote(f'{key}={quoted(value)}')}"
+    return f"; to take the value literally, quote it: {shlex.quote(f'{key}={quote(value)}')}"
 
 
 def text_of(override: str) -> str:
@@ -81,7 +81,7 @@ def literal(override: str, sweeps: bool) -> str:
     key, sign, value = override.partition("=")
     if not sign or setting_of(override) not in TEXT_SETTINGS:
         return override
-    as_typed = f"{key}={quoted(value)}"
+    as_typed = f"{key}={quote(value)}"
     try:
         parsed = parse(override)
     except UserError:
@@ -120,7 +120,7 @@ def format_value(value: Any) -> str:
         return "{" + ",".join(items) + "}"
     if isinstance(value, list | tuple):
         return "[" + ",".join(format_value(item) for item in value) + "]"
-    return quoted(str(value))
+    return quote(str(value))
 
 
 def _escape_key(key: str) -> str:

@@ -32,7 +32,7 @@ from spectral_exp.core.errors import UserError
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.regular_file import read_regular
 from spectral_exp.runs.layout import HYDRA_OVERRIDES_NAME, RunPaths
-from spectral_exp.runs.overrides import quoted, setting_of
+from spectral_exp.runs.overrides import quote, setting_of
 from spectral_exp.runs.record import read_intact_config
 
 # These name the place of a run, not its experiment, so the recorded values are never used.
@@ -131,10 +131,10 @@ def arguments_to_resume(
     kept = [override for override in recorded if setting_of(override) not in replaced]
     _refuse_secrets(kept)
     kept = trusted_overrides(kept, f"resume={resume}", files, source=source)
-    moved = [f"{key}={quoted(path)}" for key, path in absolute.items()]
+    moved = [f"{key}={quote(path)}" for key, path in absolute.items()]
     place = [
-        f"experiment_id={quoted(paths.root.resolve().name)}",
-        f"hydra.run.dir={quoted(resume)}",
+        f"experiment_id={quote(paths.root.resolve().name)}",
+        f"hydra.run.dir={quote(resume)}",
     ]
     return [*kept, *moved, *overrides, *place]
 
@@ -301,7 +301,7 @@ def _refuse_forgotten_search(
     if wanted:
         words = [printable(word, MAX_TEXT) for word in search]
         command = shlex.join(
-            ["python", "-m", "spectral_exp.train", *words, f"resume={quoted(resume)}"]
+            ["python", "-m", "spectral_exp.train", *words, f"resume={quote(resume)}"]
         )
         raise UserError(
             f"resume={resume} was made with configuration files from elsewhere "

@@ -71,16 +71,16 @@ def model_drawings(
     else:
         for name, (attribute, _) in _OVERVIEWS.items():
             if _has_wave(module, attribute):
-                plots[name] = partial(_overview, step, module, name, sample, token_labels)
+                plots[name] = partial(_plot_overview, step, module, name, sample, token_labels)
         if _has_wave(module, "base_freqs"):
-            plots["wave_packets"] = partial(_packets, step, module, sample, token_labels)
+            plots["wave_packets"] = partial(_plot_packets, step, module, sample, token_labels)
     if (
         sample is not None
         and len(sample.ids)
         and callable(getattr(model, "attention_weights", None))
     ):
         kind = "interference" if module is not None else "attention"
-        plots[f"{kind}_patterns"] = partial(_mixing, step, model, layer, sample, kind)
+        plots[f"{kind}_patterns"] = partial(_plot_mixing, step, model, layer, sample, kind)
     return plots
 
 
@@ -101,7 +101,7 @@ def _has_wave(module: nn.Module, name: str) -> bool:
     return bool(hasattr(value, "detach") and value.ndim == _WAVE_DIMS[name] and value.numel())
 
 
-def _overview(
+def _plot_overview(
     step: int,
     module: nn.Module,
     name: str,
@@ -113,18 +113,20 @@ def _overview(
     table: torch.Tensor = getattr(module, attribute)
     ids = even_rows(len(table), _TABLE_TOKENS)
     shown = ids[heat_rows(len(ids))]
-    texts = _texts(shown[named_rows(len(shown))], sample, token_labels)
-    return partial(_draw_overview, figure, step, Tokens(ids, len(table), texts), _rows(table, ids))
+    texts = _known_texts(shown[named_rows(len(shown))], sample, token_labels)
+    return partial(
+        _draw_overview, figure, step, Tokens(ids, len(table), texts), _copy_rows(table, ids)
+    )
 
 
 def _draw_overview(figure: str, step: int, tokens: Tokens, table: FloatArray) -> Figure:
     from spectral_exp.plots.run import waves
 
-    drawn: Figure = getattr(waves, figure)(step, tokens, _finite(table))
+    drawn: Figure = getattr(waves, figure)(step, tokens, _mask_infinities(table))
     return drawn
 
 
-def _packets(
+def _plot_packets(
     step: int, module: Any, sample: TextSample | None, token_labels: Callable[[int], str] | None
 ) -> DrawFigure:
     """Return the plot of the wave packets of a few tokens.
@@ -133,16 +135,16 @@ def _packets(
     """
     vocab_size = len(module.base_freqs)
     ids = _sample_ids(sample, vocab_size)
-    freqs = _rows(module.base_freqs, ids)
-    phases = _rows(module.phases, ids) if _has_wave(module, "phases") else np.zeros_like(freqs)
+    freqs = _copy_rows(module.base_freqs, ids)
+    phases = _copy_rows(module.phases, ids) if _has_wave(module, "phases") else np.zeros_like(freqs)
     equal = np.full((*freqs.shape, 1), freqs.shape[1] ** -0.5)
-    amps = _rows(module.harmonic_amps, ids) if _has_wave(module, "harmonic_amps") else equal
+    amps = _copy_rows(module.harmonic_amps, ids) if _has_wave(module, "harmonic_amps") else equal
     rates = getattr(module, "position_rates", None)
     copied = None if rates is None else _copy(rates)
     return partial(
         _draw_packets,
         step,
-        Tokens(ids, vocab_size, _texts(ids, sample, token_labels)),
+        Tokens(ids, vocab_size, _known_texts(ids, sample, token_labels)),
         freqs,
         phases,
         amps,
@@ -162,17 +164,19 @@ def _draw_packets(
 
     moving = None if rates is None else rates.astype(np.float64)
     return packet_figure(
-        step, tokens, Waves(_finite(freqs), _finite(phases), _finite(amps), moving)
+        step,
+        tokens,
+        Waves(_mask_infinities(freqs), _mask_infinities(phases), _mask_infinities(amps), moving),
     )
 
 
-def _finite(values: FloatArray) -> FloatArray:
+def _mask_infinities(values: FloatArray) -> FloatArray:
     """Return values as float64, infinities as NaN."""
     values = values.astype(np.float64)
     return np.where(np.isfinite(values), values, np.nan)
 
 
-def _rows(table: torch.Tensor, ids: IntArray) -> FloatArray:
+def _copy_rows(table: torch.Tensor, ids: IntArray) -> FloatArray:
     """Return a copy of the rows `ids` of a parameter; other rows never leave its device."""
     import torch
 
@@ -199,7 +203,7 @@ def _sample_ids(sample: TextSample | None, vocab_size: int) -> IntArray:
     return np.array(visible[:_SAMPLE_TOKENS], dtype=np.int64)
 
 
-def _texts(
+def _known_texts(
     ids: IntArray, sample: TextSample | None, token_labels: Callable[[int], str] | None
 ) -> dict[int, str]:
     """Return the texts of the tokens `ids`, as far as they are known."""
@@ -209,7 +213,7 @@ def _texts(
     return {token: known[token] for token in ids.tolist() if token in known}
 
 
-def _mixing(step: int, model: Any, layer: int, sample: TextSample, kind: str) -> DrawFigure:
+def _plot_mixing(step: int, model: Any, layer: int, sample: TextSample, kind: str) -> DrawFigure:
     """Return the plot of one layer's mixing weights, for as many tokens as a figure can name."""
     import torch
 
@@ -217,7 +221,7 @@ def _mixing(step: int, model: Any, layer: int, sample: TextSample, kind: str) ->
     chosen = layer + n_layer if layer < 0 and n_layer is not None else layer
     n_tokens = min(MAX_SENTENCE, len(sample.ids), block_size or len(sample.ids))
     device = next((p.device for p in model.parameters()), None)
-    with _undisturbed(model):
+    with _evaluation_mode(model):
         ids = torch.tensor(
             [list(map(int, sample.ids[:n_tokens]))], dtype=torch.int64, device=device
         )
@@ -249,7 +253,7 @@ def one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Set evaluation mode without gradients; restore modes and random states afterwards."""
     import torch
 
