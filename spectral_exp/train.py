@@ -1,10 +1,12 @@
-"""The training command: compose the configuration, check it, hand it to Hydra.
+"""The training command: compose the configuration, check it, and run the jobs with Hydra.
 
-Exit codes: 0 done; 1 a run failed, or its last state could not be saved or backed up; 2 a mistake
-in settings or files, reported in one line each, nothing created; 128 + n stopped by signal n after
-a checkpoint, so 130 for SIGINT and 143 for SIGTERM.
+Exit codes:
+    0: done.
+    1: a run failed, or its last state could not be saved or backed up.
+    2: settings or files have mistakes, reported in one line each; nothing was created.
+    128 + n: signal n stopped the run after a checkpoint (130 for SIGINT, 143 for SIGTERM).
 
-torch is imported only when a run starts, so `--help`, `--cfg job` and the like answer at once.
+torch is imported only when a run starts, so that `--help` and `--cfg job` are fast.
 """
 
 from __future__ import annotations
@@ -69,9 +71,10 @@ _JOB_NAME = "train"
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line `arguments` and return the exit code.
 
-    By default they are those of the process, which then is about to end.
+    Args:
+        arguments: None for the arguments of this process, which must then exit with the code.
     """
-    # Hydra then raises errors instead of printing them and exiting.
+    # With this variable Hydra raises errors instead of printing them and exiting.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     if arguments is None:
         protect_output()
@@ -81,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
             code = 0
         except Interrupted as error:
             if error.problem:
-                _report(error.problem)
+                _print_problems(error.problem)
             code = error.exit_code
         except KeyboardInterrupt:
             code = 128 + signal.SIGINT
@@ -93,7 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> None:
-    """Check the command line, then hand it to Hydra."""
+    """Check the command line, then let Hydra run it."""
     _require_working_directory()
     command = CommandLine.parse(arguments)
     if command.arguments in (["--help"], ["-h"]):
@@ -101,7 +104,7 @@ def _run(arguments: list[str]) -> None:
         return
     if not command.informs_only:
         command = _check(command)
-    _hand_over(command)
+    _run_by_hydra(command)
 
 
 def _require_working_directory() -> None:
@@ -116,37 +119,39 @@ def _require_working_directory() -> None:
 def _exit_code(error: Exception, signal_number: int | None) -> int:
     """Print an error and return its exit code; raise the error if it is a defect."""
     if isinstance(error, JobError):
-        _report(str(error))
+        _print_problems(str(error))
         was_stopped = signal_number is not None and error.exit_code > 128
         return 128 + cast(int, signal_number) if was_stopped else error.exit_code
     if signal_number is not None:
         # A library may turn `Interrupted` into another error.
         return 128 + signal_number
     if isinstance(error, UserError):
-        _report(str(error))
+        _print_problems(str(error))
     elif isinstance(error, HydraException):
-        _report(describe(error))
+        _print_problems(describe(error))
     elif isinstance(error, RecursionError):
-        # Of a job that runs it would be a JobError: this was met in composing the settings.
-        _report("a configuration file is nested too deeply, or its interpolations are; simplify it")
-    elif refused := describe_refusal(error):
-        _report(refused)
+        # It comes from composing the settings: in a job it would be a JobError.
+        _print_problems(
+            "a configuration file or its interpolations are nested too deeply; simplify the file"
+        )
+    elif problem := describe_refusal(error):
+        _print_problems(problem)
         return 1
     else:
         raise error
     return 2
 
 
-def _report(message: str) -> None:
-    """Print the errors of `message`, a line for each."""
+def _print_problems(message: str) -> None:
+    """Print each problem in `message` on a line of its own."""
     for line in message.split("\nerror: "):
         print_error(f"error: {printable(line)}")
 
 
 def describe_refusal(error: Exception, run_dir: Path | None = None) -> str:
-    """One line on storage or memory that the machine refuses; empty if `error` is of another kind.
+    """Return one line if the machine refused storage or memory; "" for any other error.
 
-    Whatever goes wrong with a file in `run_dir` is the storage's fault: somebody may have removed the folder.
+    An OSError on a file in `run_dir` always counts, because the folder may have been removed.
     """
     from spectral_exp.monitoring.checkpoint.failures import refusal
 
@@ -155,13 +160,16 @@ def describe_refusal(error: Exception, run_dir: Path | None = None) -> str:
         return ""
     if refused.errno == errno.ENOMEM:
         reason = printable(str(error), 200)
-        return f"not enough memory ({reason}); free memory, or train smaller batches, then give the same command again"
+        return (
+            f"not enough memory ({reason}); free memory, or train smaller batches, then give the "
+            "same command again"
+        )
     is_inside = run_dir is not None and str(refused.filename).startswith(f"{run_dir}{os.sep}")
     if refused.errno not in _FULL | _FAILING and not is_inside:
         return ""
-    where = f" ({refused.filename})" if refused.filename else ""
+    file = f" ({refused.filename})" if refused.filename else ""
     remedy = "free space on" if refused.errno in _FULL else "check"
-    return f"{refused.strerror}{where}; {remedy} the disk, then give the same command again"
+    return f"{refused.strerror}{file}; {remedy} the disk, then give the same command again"
 
 
 class JobError(Exception):
@@ -191,13 +199,13 @@ def _check(command: CommandLine) -> CommandLine:
     if problems:
         raise UserError("\nerror: ".join(problems))
     for job in jobs:
-        # A place from a record is in it only if the user has named it before.
+        # A recorded address is in the configuration only if the user has named it before.
         if url := job.config["monitoring"]["backup"]["url"]:
-            trust.remember_place(url)
+            trust.remember_backup_url(url)
     return command.with_run_dir(jobs[0])
 
 
-def _hand_over(command: CommandLine) -> None:
+def _run_by_hydra(command: CommandLine) -> None:
     """Let Hydra run the jobs of `command`."""
     if command.flags or command.multirun:
         sys.argv[1:] = command.arguments
@@ -207,7 +215,7 @@ def _hand_over(command: CommandLine) -> None:
             run_sweep_job
         )()
         return
-    # hydra.main does the same, but first composes everything again to see whether it is a sweep.
+    # hydra.main does the same, but composes everything twice to find out whether it is a sweep.
     with hydra.initialize_config_dir(
         config_dir=str(CONF_DIR), job_name=_JOB_NAME, version_base="1.3"
     ):
@@ -218,7 +226,7 @@ def _hand_over(command: CommandLine) -> None:
         def run(config: DictConfig) -> None:
             try:
                 run_job(config)
-            except JobError as error:  # Hydra would announce it with the whole list of overrides
+            except JobError as error:  # Hydra would print it with all overrides
                 failed.append(error)
 
         single.run(command.config_name, run, list(command.overrides))
@@ -230,7 +238,7 @@ def run_job(config: DictConfig) -> None:
     """Build and run one job in the run directory that Hydra has made for it.
 
     Raises:
-        Interrupted: a signal came; the run was saved.
+        Interrupted: a signal stopped the run, which was saved.
         JobError: any other error, which is in the log of the job.
     """
     from spectral_exp.config.build import build
@@ -256,17 +264,18 @@ def run_job(config: DictConfig) -> None:
         log.error("error: %s", error)
         raise JobError(f"{shown}: {error}", exit_code=1) from error
     except Exception as error:
-        if refused := describe_refusal(error, run_dir):
-            message = f"{shown}: {refused}"
+        if problem := describe_refusal(error, run_dir):
+            message = f"{shown}: {problem}"
             log.error("error: %s", message)
             raise JobError(message, exit_code=1) from error
         log.exception("the run failed")
-        message = f"{shown}: {type(error).__name__}: {error} (traceback in {layout.RunPaths(shown).run_log})"
+        traceback_file = layout.RunPaths(shown).run_log
+        message = f"{shown}: {type(error).__name__}: {error} (traceback in {traceback_file})"
         raise JobError(message, exit_code=1) from error
 
 
 def _relative(path: Path) -> Path:
-    """Return `path` relative to the working directory; unchanged if that has been removed."""
+    """Return `path` relative to the working directory, or unchanged if that was removed."""
     try:
         return Path(os.path.relpath(path))
     except FileNotFoundError:
@@ -274,14 +283,13 @@ def _relative(path: Path) -> Path:
 
 
 def run_sweep_job(config: DictConfig) -> None:
-    """Do the same as `run_job`, but in a worker of a parallel sweep turn an interrupt into a
-    failure.
+    """Run one job of a sweep as `run_job` does.
 
-    joblib answers an interrupt by killing the other workers, which are saving. No job begins after
-    the interrupt.
+    In a worker process an interrupt becomes a JobError, because joblib reacts to an interrupt by
+    killing the other workers while they save. No job begins after an interrupt.
 
     Raises:
-        Interrupted: a signal came and this process is no worker; the run was saved.
+        Interrupted: a signal stopped the run, which was saved; not in worker processes.
         JobError: any other error.
     """
     run_dir = HydraConfig.get().runtime.output_dir
@@ -299,7 +307,7 @@ def run_sweep_job(config: DictConfig) -> None:
 
 
 def _record(config: DictConfig, run_dir: Path) -> None:
-    """Write the configuration and overrides as Hydra does, but without secrets."""
+    """Write the files of the `.hydra` folder, and `multirun.yaml`, as Hydra does but redacted."""
     from spectral_exp.core.redact import redact
 
     job = HydraConfig.get()
@@ -315,7 +323,7 @@ def _record(config: DictConfig, run_dir: Path) -> None:
         _write_yaml(
             folder / name, redact(OmegaConf.to_container(section, resolve=False, enum_to_str=True))
         )
-    # The sweeper writes this file.
+    # The sweeper of Hydra writes this file, with secrets.
     sweep = Path(job.sweep.dir) / layout.SWEEP_NAME
     if job.mode == RunMode.MULTIRUN and sweep.is_file() and not sweep.is_symlink():
         content = OmegaConf.to_container(OmegaConf.load(sweep), resolve=False)

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from spectral_exp.commands import diagnose
-from spectral_exp.config.command_line import CommandLine, quoted
-from spectral_exp.config.command_line.grammar import literal, parse, text_of, written
+from spectral_exp.config.command_line import CommandLine, quote
+from spectral_exp.config.command_line.grammar import format_value, literal, parse, text_of
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.json_files import content_crc32
 from spectral_exp.runs.layout import RunPaths
@@ -236,7 +236,7 @@ def test_files_of_ones_own_are_named_again_by_the_command_that_is_printed(
         (["-m", "hydra.job.chdir=true", "seed=1,2"], "hydra.job.chdir=true must be false"),
         (["hydra.run.dir='a\\${b}'"], "must not hold ${ in its path"),
         (["--config-dir", "nowhere"], "--config-dir=nowhere must be an existing folder"),
-        (["--config-path", "elsewhere"], "add files of yours with --config-dir"),
+        (["--config-path", "elsewhere"], "add your own files with --config-dir"),
         (["data.pattern=a=b"], "quote it: 'data.pattern='\"'\"'a=b'\"'\"''"),
         (["-m", "data.pattern=中文", "seed=1,2"], "to take the value literally, quote it: "),
     ],
@@ -290,7 +290,7 @@ EXAMPLES = settings(max_examples=40, deadline=None, suppress_health_check=[Healt
 @given(TEXT.filter(lambda text: text != "???"))  # which stands for a missing value
 @example("\\\\${a}\\'")
 def test_quoted_text_is_read_back_unchanged(text: str) -> None:
-    assert text_of(f"name={quoted(text)}") == text
+    assert text_of(f"name={quote(text)}") == text
 
 
 @EXAMPLES
@@ -304,7 +304,7 @@ def test_the_name_of_a_folder_is_taken_as_it_is_typed(here: Path, text: str) -> 
     folder = here / text
     folder.mkdir()
     try:
-        assert parse(literal(f"resume={text}", sweeps=False)).value() == parse(f"resume={quoted(text)}").value()
+        assert parse(literal(f"resume={text}", sweeps=False)).value() == parse(f"resume={quote(text)}").value()
     finally:
         folder.rmdir()
 
@@ -320,7 +320,7 @@ VALUES = st.recursive(
 @EXAMPLES
 @given(VALUES)
 def test_written_values_are_read_back_unchanged(value: Any) -> None:
-    read = OmegaConf.to_container(OmegaConf.create({"value": parse(f"x={written(value)}").value()}), resolve=True)
+    read = OmegaConf.to_container(OmegaConf.create({"value": parse(f"x={format_value(value)}").value()}), resolve=True)
     assert isinstance(read, dict)
     assert read["value"] == value
     assert type(read["value"]) is type(value)

@@ -170,7 +170,7 @@ def test_a_checkpoint_of_another_run_is_not_continued(
     capfd.readouterr()
     assert train.main([f"resume={run}", "training.max_steps=12"]) == 2
     error = capfd.readouterr().err
-    assert "checkpoint_step_10.pt is of a run of another configuration (seed: 7 -> " in error
+    assert "checkpoint_step_10.pt belongs to a run of another configuration (seed: 7 -> " in error
     assert contents(run) == before
 
 

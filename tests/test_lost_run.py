@@ -62,7 +62,7 @@ def test_a_run_whose_folder_goes_away_stops(tmp_path: Path, lose: Callable[[Path
         lose(tmp_path / "run")
         printed, errors = process.communicate(timeout=120)
     assert process.returncode == 1, printed + errors
-    assert "was moved or removed while this process trained in it: stopped" in errors
+    assert "was moved or removed while this process trained in it: training has stopped" in errors
     assert "(the run directory no longer belongs to this process)" in printed
     assert "Traceback" not in printed + errors
     assert not (tmp_path / "run/results.json").exists()

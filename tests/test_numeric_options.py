@@ -83,7 +83,7 @@ def here(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def ctrl_c(seconds: float) -> None:
         raise Interrupted(signal.SIGINT)
 
-    monkeypatch.setattr(replay, "_in_own_process", called)
+    monkeypatch.setattr(replay, "_run_in_process", called)
     monkeypatch.setattr(compare, "time", SimpleNamespace(sleep=ctrl_c))
 
 

@@ -149,7 +149,7 @@ def test_an_old_run_is_verified(
     def call(work: Callable[..., Any], *arguments: Any) -> Any:
         return work(*arguments)
 
-    monkeypatch.setattr(replay, "_in_own_process", call)
+    monkeypatch.setattr(replay, "_run_in_process", call)
     assert verify_resume.main([str(runs[1]), "--steps", "4"]) == 0
     assert "identical" in capsys.readouterr().out
     certificate = json.loads((runs[1] / "resume_certificate.json").read_text())

@@ -58,7 +58,7 @@ WAYS: dict[str, tuple[Callable[[Path], object], str]] = {
     "threads=x": (lambda run: None, "must be an integer"),
     "training.max_steps=2": (lambda run: None, "must be >= 12"),
     "no.setting=1": (lambda run: None, "is not a setting"),
-    "training.max_steps=13": (lambda run: replace_checkpoints(run, of_another_run), "is of a run of another"),
+    "training.max_steps=13": (lambda run: replace_checkpoints(run, of_another_run), "belongs to a run of another"),
     "training.max_steps=14": (
         lambda run: replace_checkpoints(run, lambda state: {**state, "more": Payload()}), "may run code",
     ),

@@ -12,7 +12,7 @@ from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.signals import StopRequest
 from spectral_exp.core.wording import counted
 from spectral_exp.runs.differences import (
-    shortened,
+    shorten,
 )
 from spectral_exp.runs.layout import REPRODUCTION_NAME
 from spectral_exp.verification.reproduction import Code, reproduce
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
         return stop.exit_code
     for name, found in report["differences"].items():
         print(f"{name}: {counted(len(found), 'difference') if found else 'equal'}")
-        for line in shortened(found):
+        for line in shorten(found):
             print(f"  {printable(line)}")
     print(
         f"compared {counted(report['values_compared'], 'value')} of {counted(report['lines_compared'], 'metrics line')}"

@@ -16,7 +16,7 @@ from spectral_exp.core.json_files import json_bytes
 from spectral_exp.core.redact import redact
 from spectral_exp.core.signals import StopRequest
 from spectral_exp.runs.differences import (
-    shortened,
+    shorten,
 )
 from spectral_exp.runs.layout import CERTIFICATE_NAME, RunPaths
 from spectral_exp.runs.output_file import refuse_loss, write_output
@@ -59,7 +59,7 @@ def _format_certificate(certificate: Mapping[str, Any]) -> list[str]:
     lines = [f"compared: {line}" for line in certificate["compared"]]
     lines += [f"not compared: {line}" for line in certificate["not_compared"]]
     for what, found in certificate["differences"].items():
-        lines += [f"{what} changed: {line}" for line in shortened(found)]
+        lines += [f"{what} changed: {line}" for line in shorten(found)]
     for position, line in enumerate(certificate["divergences"]):
         lines.append(f"{'then' if position else 'DIVERGED first'}: {line}")
     return lines

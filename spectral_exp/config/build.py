@@ -1,8 +1,8 @@
-"""From a plain, resolved configuration to a runner: the only place where all parts meet.
+"""Build a runner from a plain, resolved configuration: the only module that imports all parts.
 
 `check` builds everything on trial (the model without memory, the components in a temporary folder),
-so that every mistake is reported before a run directory exists. `build` builds the runner, and owns
-the run directory until it ends.
+so that every mistake is reported before a run directory exists. `build` builds the runner and holds
+the lock of the run directory meanwhile.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ COMPONENTS: dict[str, type[Component]] = {
     "visualization": VisualizationManager,
     "tracking": ConfigTracker,
 }
-"""Name below `monitoring` -> the class. A component of yours, an `Observer`, is added here."""
+"""Name below `monitoring` -> class. Add your own component, a subclass of `Observer`, here."""
 
 _GROUPS = (*ROLES, "monitoring", "match")
 
@@ -82,11 +82,11 @@ class Globals:
 
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name:
-            raise SettingError("name", repr(self.name), "a name that can be part of a folder's")
+            raise SettingError("name", repr(self.name), "a folder name: not empty, without /")
         if not 0 <= self.seed < 2**63:
             raise SettingError("seed", self.seed, ">= 0 and < 2^63")
         if not self.outputs:
-            remedy = "outputs=. takes the current one"
+            remedy = "outputs=. is the current folder"
             raise SettingError("outputs", "''", "a folder", remedy)
         if self.threads is not None and self.threads < 1:
             raise SettingError("threads", self.threads, ">= 1 or null")
@@ -94,7 +94,7 @@ class Globals:
 
 @dataclass(frozen=True)
 class _Parts:
-    """The parts of a configuration, built."""
+    """The objects that a configuration describes."""
 
     globals: Globals
     settings: TrainingSettings
@@ -108,17 +108,22 @@ class _Parts:
 
 
 def check(config: Mapping[str, Any], run_dir: Path | None) -> list[str]:
-    """Return every mistake in `config`, one line each; writes only the cache of tokenized text."""
+    """Return every mistake in `config`, one line each; write only the cache of tokenized text.
+
+    Args:
+        config: plain resolved configuration.
+        run_dir: the run directory; None if its name is not known yet.
+    """
     config = current_names(config)
-    place = run_dir or Path(str(config.get("outputs", "outputs")))
+    location = run_dir or Path(str(config.get("outputs", "outputs")))
     try:
-        refuse_unwritable(place)
+        refuse_unwritable(location)
     except UserError as error:
         return [str(error)]
     problems = resume_problems(config, run_dir, component_files())
     try:
         known = None if run_dir is None else known_text(RunPaths(run_dir))
-        with trial_folder(place) as folder:
+        with trial_folder(location) as folder:
             parts = _assemble(config, RunPaths(folder), known, trial=True)
         if run_dir is not None and not problems and run_dir.is_dir():
             refuse_changed_data(RunPaths(run_dir), parts.dataset.fingerprints)
@@ -137,11 +142,11 @@ def check(config: Mapping[str, Any], run_dir: Path | None) -> list[str]:
 def build(
     config: dict[str, Any], run_dir: str | Path, overrides: list[str], search: Sequence[str] = ()
 ) -> Iterator[Runner]:
-    """Build the runner of `config` in `run_dir`, which this process owns inside the `with` block.
+    """Build the runner of `config` in `run_dir`, which is locked inside the `with` block.
 
     Args:
         config: plain resolved configuration.
-        run_dir: the experiment's root, new or one to continue.
+        run_dir: the run directory, new or to be continued.
         overrides: command-line overrides, recorded so that `resume=` can repeat them.
         search: arguments that locate further configuration files, recorded for `resume=` too.
 
@@ -154,9 +159,9 @@ def build(
     with RunLock(paths.root) as lock, torch.random.fork_rng():
         refuse_links(paths.root)
         remove_unfinished_records(paths)
-        # `check` could not look into the folders of a sweep, which get their names only now.
-        is_known = paths.config_file.is_file() or paths.checkpoint_steps()
-        if is_known and (problems := resume_problems(config, paths.root, component_files())):
+        # The folders of a sweep get their names only now, so `check` did not see their content.
+        has_run = paths.config_file.is_file() or paths.checkpoint_steps()
+        if has_run and (problems := resume_problems(config, paths.root, component_files())):
             raise UserError("\nerror: ".join(problems))
         torch.manual_seed(int(config["seed"]))
         parts = _assemble(config, paths, known_text(paths), trial=False)
@@ -170,7 +175,7 @@ def build(
 
 
 def component_files(*, backed_up_only: bool = False) -> list[str]:
-    """Return the patterns, relative to a run, of the files that the components own."""
+    """Return the glob patterns, relative to a run directory, of the components' files."""
     kinds = [kind for kind in COMPONENTS.values() if kind.is_backed_up or not backed_up_only]
     return [pattern for kind in kinds for pattern in kind.files]
 
@@ -188,14 +193,14 @@ def _begin_attempt(
     overrides: list[str],
     search: Sequence[str],
 ) -> None:
-    """Refuse what cannot be continued here, and record the attempt that begins."""
+    """Check that the run can be continued here, and record the new attempt."""
     refuse_changed_data(paths, parts.dataset.fingerprints)
     parts.components["backup"].check()
     parts.dataset.tokenizer.save(paths.tokenizer)
     all_attempts = attempts(paths, overrides, search)
     warn_of_other_bits(paths, parts.globals.threads)
     move_damaged_record(paths)
-    # The record names the threads of training.
+    # The record contains torch's thread count, which must be that of training.
     with process_settings(parts.globals.threads, deterministic=False):
         parts.components["tracking"].save_config(
             config,
@@ -210,7 +215,7 @@ def _begin_attempt(
 def _assemble(
     config: Mapping[str, Any], paths: RunPaths, known: KnownText | None, trial: bool
 ) -> _Parts:
-    """Build all parts; raise one UserError with all problems."""
+    """Build all parts. Raises one UserError with all problems."""
     make = Constructor()
     top_names = Globals.__annotations__
     make.problems += [
@@ -233,7 +238,7 @@ def _assemble(
     if model is not None and not trial:
         model.to(device)
     elif model is not None:
-        # The record of the run needs the summary, and is written after its directory is made.
+        # A summary that fails must fail before the run directory, which will record it, exists.
         name = f"model: {type(model).__name__}"
         make.call("model", lambda: construct(name, lambda: summarize_model(model)))
     optimizer = make_optimizer(config, model, make, trial)
@@ -267,7 +272,7 @@ def _components(config: Mapping[str, Any], paths: RunPaths, make: Constructor) -
     components = {}
     for name, kind in COMPONENTS.items():
         if name not in nodes and issubclass(kind, Observer):
-            continue  # recorded before the component existed
+            continue  # a run recorded before the component existed
         role = Role(kind, "spectral_exp.monitoring")
         components[name] = make.make(nodes.get(name), f"monitoring.{name}", role, **offered)
         if name == "backup" and components[name] is not None:

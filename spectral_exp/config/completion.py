@@ -1,6 +1,6 @@
 """Shell completion of the training command: groups, their options and the flags.
 
-Reads the names of files alone, because a shell waits for the answer.
+Only file names are read, never their content, because a shell waits for the answer.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any, cast
 from spectral_exp.config.conf_dir import CONF_DIR
 
 _ADDED_GROUPS = ("experiment", "recipe")
-"""Groups without a default, which a command line adds with a plus sign."""
+"""Groups that have no default, so a command line adds them with a plus sign."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of the training command, as far as a shell can complete them."""
+    """Add the arguments of the training command that a shell can complete."""
     parser.add_argument("--multirun", "-m", action="store_true")
     parser.add_argument("--config-dir", "-cd")
     parser.add_argument("--config-name", "-cn")
@@ -26,9 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def complete_override(prefix: str, **_: Any) -> list[str]:
-    """Return the ways to go on with an override that begins with `prefix`.
+    """Return the overrides that begin with `prefix`.
 
-    A sweep `optimizer=adamw,r` is completed after its last comma.
+    The last value of a sweep is completed, as in `optimizer=adamw,r`.
     """
     key, sign, value = prefix.partition("=")
     if not sign:

@@ -1,8 +1,8 @@
-"""From a config node to an object: the constructor's signature is the schema.
+"""Build objects from config nodes; the signature of the constructor is the schema.
 
 A node is a mapping with a `_target_` (the dotted name of a class or function that fits the node's
-role, see `roles.py`) and its settings; `_partial_: true` leaves the call to the owner. Nodes may
-nest. All problems are collected, so that a user sees them in one go.
+role, see `roles.py`) and its settings. With `_partial_: true`, the object that the node belongs to
+makes the call. Nodes may nest. All problems are collected, so that a user sees them in one go.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class Constructor:
     def make(
         self, node: object, path: str, role: Role, *, partial: bool = False, **runtime: Any
     ) -> Any:
-        """Build the object that `node` describes, or return None after noting its mistakes.
+        """Build the object that `node` describes, or return None after adding its problems.
 
         Args:
             node: the config node.
-            path: its dotted place in the configuration, for messages.
-            role: the parts that fit there; checked before anything is called.
-            partial: whether the owner of the node makes the call (`_partial_: true`).
+            path: its dotted path in the configuration, for messages.
+            role: the classes and functions that it may name; checked before any call.
+            partial: whether the node needs `_partial_: true`; then return a `functools.partial`.
             runtime: values known only at run time. A constructor gets those that its signature
                 names; a configuration may not set them.
         """
@@ -77,7 +77,7 @@ class Constructor:
         )
 
     def call(self, path: str, build: Callable[[], Any]) -> Any:
-        """Return `build()`, or None after noting the mistake that it raised."""
+        """Return `build()`, or None after adding the error that it raised to the problems."""
         try:
             return build()
         except SettingError as error:
@@ -85,11 +85,14 @@ class Constructor:
         except UserError as error:
             self.problems += str(error).split("\nerror: ")
         except MemoryError as error:
-            self.problems.append(f"{path} needs more memory than there is ({error or 'none is left'}); make it smaller")
+            reason = error or "none is left"
+            self.problems.append(
+                f"{path} needs more memory than this machine has ({reason}); make it smaller"
+            )
         return None
 
     def finish(self) -> None:
-        """Raise a UserError with all problems, one line each, if there are any."""
+        """Raise one UserError with all problems, one line each, if there are any."""
         if self.problems:
             raise UserError("\nerror: ".join(dict.fromkeys(map(printable, self.problems))))
 
@@ -122,7 +125,7 @@ class Constructor:
                 part = role.part(parameters[name].annotation)
                 if part is None:
                     self.problems.append(
-                        f"{where} takes no group with a _target_; give it a plain value"
+                        f"{where} must be a plain value, not a group with a _target_"
                     )
                 else:
                     settings[name] = self.make(value, where, part, partial=True, **runtime)
@@ -144,7 +147,7 @@ class Constructor:
 
 
 def construct(name: str, build: Callable[[], Any]) -> Any:
-    """Return `build()`; turn its errors into a UserError of one line that names part and place."""
+    """Return `build()`; turn an error into a UserError of one line with `name`, file and line."""
     try:
         return build()
     except UserError:
@@ -168,7 +171,7 @@ def _parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     try:
         signature = inspect.signature(target, eval_str=True)
     except (NameError, TypeError):
-        # An annotation is imported for type checkers only; then values are not converted.
+        # An annotation is imported for type checkers only, so values are not converted.
         signature = inspect.signature(target)
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {name: p for name, p in signature.parameters.items() if p.kind in by_name}
@@ -178,7 +181,8 @@ def coerce(value: Any, annotation: Any) -> Any:
     """Return `value` as the type of `annotation`: integers become floats, lists become tuples.
 
     Raises:
-        TypeError: any other type; the message names the right one, e.g. "an integer or null".
+        TypeError: `value` has another type; the message names the allowed ones, as in "an integer
+            or null".
     """
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
@@ -234,7 +238,7 @@ def _coerce_sequence(value: Any, annotation: Any) -> Any:
 
 
 def _describe(annotation: Any) -> str:
-    """Describe an annotation in words for a user."""
+    """Return the words for an annotation in messages."""
     words = {
         int: "an integer",
         float: "a number",

@@ -8,7 +8,7 @@ from spectral_exp.core.errors import SettingError
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device `name`; `auto` is the best one of this machine.
+    """Return the device `name`; "auto" is the first GPU of this machine, or the CPU.
 
     Raises:
         SettingError: this machine has no such device.

@@ -1,4 +1,4 @@
-"""Checks of the place of run directories, before one exists."""
+"""Checks of the folder for run directories, before one exists."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ _MAX_PATH = 200  # characters of a path that a message quotes
 
 
 def refuse_unwritable(folder: Path) -> None:
-    """Raise a UserError unless a run directory can be made at `folder`; leaves nothing behind."""
-    place = folder
+    """Raise a UserError unless a run directory can be made at `folder`; leave nothing behind."""
+    existing = folder
     try:
-        place = _nearest_existing(folder)
-        if place == folder.absolute():  # a run, which must not change yet
-            if not os.access(place, os.W_OK | os.X_OK):
+        existing = _nearest_existing(folder)
+        if existing == folder.absolute():  # a run, which must not change yet
+            if not os.access(existing, os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             return
-        Path(tempfile.mkdtemp(dir=place)).rmdir()
+        Path(tempfile.mkdtemp(dir=existing)).rmdir()
     except OSError as error:
-        shown = [printable(path, _MAX_PATH) for path in (folder, place)]
+        shown = [printable(path, _MAX_PATH) for path in (folder, existing)]
         raise UserError(
-            f"{shown[0]} cannot be written: {shown[1]}: {error.strerror}; choose another place with "
-            "outputs=DIR (or hydra.run.dir=DIR)"
+            f"{shown[0]} cannot be written: {shown[1]}: {error.strerror}; choose another folder "
+            "with outputs=DIR (or hydra.run.dir=DIR)"
         ) from error
 
 
 @contextmanager
 def trial_folder(near: Path) -> Iterator[Path]:
-    """Make a temporary folder; near the runs if the machine has no place for temporary files."""
+    """Make a temporary folder; near the runs if the machine's temporary folder is unusable."""
     with ExitStack() as stack:
         try:
             folder = stack.enter_context(scratch_folder("trial"))

@@ -1,4 +1,4 @@
-"""The parts that training is made of: model, optimizer, schedule, loss, text and tokenizer."""
+"""Build the parts of training: model, optimizer, schedule, loss, text and tokenizer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ROLES = {
 }
 """Group of the configuration -> the classes and functions that it may name."""
 
-# What the training loop and the commands use of a model.
+# The attributes of a model that the training loop and the commands use.
 _MODEL_ATTRIBUTES = (
     "block_size", "n_layer", "n_head", "new_cache", "metrics", "attention_weights",
     "parameter_groups", "component_parameters", "parameters_by_component", "flops_per_token",
@@ -37,12 +37,12 @@ _MODEL_ATTRIBUTES = (
 
 
 def make_part(config: Mapping[str, Any], group: str, make: Constructor, **runtime: Any) -> Any:
-    """Build the part that `config` chooses in a group; return None after noting its problems."""
+    """Build the part that `config` chooses in `group`, or return None after adding its problems."""
     return make.make(config.get(group), group, ROLES[group], **runtime)
 
 
 def make_model(config: Mapping[str, Any], vocab_size: int, make: Constructor) -> Any:
-    """Build the model, resized if `match` asks for the parameters of another one."""
+    """Build the model; with `match`, resize it to the number of parameters of another model."""
     node = config.get("model")
     match = config.get("match")
     if match and isinstance(node, Mapping):
@@ -55,7 +55,9 @@ def make_model(config: Mapping[str, Any], vocab_size: int, make: Constructor) ->
         return None
     if missing := [name for name in _MODEL_ATTRIBUTES if not hasattr(model, name)]:
         kind = type(model).__name__
-        make.problems.append(f"model: {kind} lacks {', '.join(missing)}, which a model must offer")
+        make.problems.append(
+            f"model._target_: {kind} lacks {', '.join(missing)}, which every model needs"
+        )
         return None
     return model
 
@@ -63,9 +65,9 @@ def make_model(config: Mapping[str, Any], vocab_size: int, make: Constructor) ->
 def make_optimizer(config: Mapping[str, Any], model: Any, make: Constructor, trial: bool) -> Any:
     """Build the optimizer of all parameters of `model`.
 
-    On trial it also takes a step with small parameters of the same kinds.
+    On trial, an optimizer with the same settings also takes a step with small parameters.
     """
-    # If the model has a mistake, the settings of the optimizer are checked all the same.
+    # The settings of the optimizer are checked even if the model has a mistake.
     groups = [{"params": [nn.Parameter(torch.zeros(2, 2))], "role": "hidden"}]
     if model is not None:
         groups = model.parameter_groups()
@@ -79,7 +81,7 @@ def make_optimizer(config: Mapping[str, Any], model: Any, make: Constructor, tri
 def make_dataset(
     config: Mapping[str, Any], make: Constructor, known: KnownText | None
 ) -> Dataset | None:
-    """Read and tokenize the text; None if a setting that this depends on has a mistake."""
+    """Read and tokenize the text; return None if a setting for it has a mistake."""
     corpus, tokenizer = make_part(config, "data", make), make_part(config, "tokenizer", make)
     model = config.get("model")
     block_size = model.get("block_size") if isinstance(model, Mapping) else None
@@ -113,7 +115,7 @@ def build_dataset(config: Mapping[str, Any], known: KnownText | None = None) -> 
 
     Args:
         config: plain resolved configuration.
-        known: what a run recorded of the text; any other text is refused.
+        known: fingerprints of the text of a run; any other text is refused.
 
     Raises:
         UserError: the configuration of the text has a mistake, or it cannot be read.
@@ -127,7 +129,7 @@ def build_dataset(config: Mapping[str, Any], known: KnownText | None = None) -> 
 def _resize_to_match(
     node: Mapping[str, Any], parts: Mapping[str, Any], vocab_size: int
 ) -> dict[str, Any]:
-    """Return the model node with widths that give it as many parameters as with `parts`."""
+    """Return the model node, its widths changed to give it as many parameters as with `parts`."""
 
     def count(candidate: Mapping[str, Any]) -> int:
         make = Constructor()

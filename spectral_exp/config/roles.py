@@ -1,9 +1,9 @@
 """The classes and functions that a `_target_` may name.
 
-A configuration may come from a stranger's run. So a name is accepted only if it is a part of the
-kind that its place requires, and that is decided before anything of it is called. A part is a class
-of that kind in this package (or in torch, if the role allows it), or a function in the role's own
-package with that kind as its return annotation.
+A configuration may come from a stranger's run. So each place in it has a role, and a name is
+accepted only if it fits that role; this is decided before anything is called. A class fits if it is
+a subclass of the role's kind in this package (or in torch, if the role allows it); a function fits
+if it is defined in the role's own package and its return annotation is of that kind.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _DOTTED_NAME = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+", re.ASCII)
 
 
 class NotAPartError(Exception):
-    """A name that does not fit its place; the message continues "<setting>._target_=<name> ..."."""
+    """A name does not fit its role; the message continues "<setting>._target_=<name> ..."."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Role:
     """The parts that fit one place of the configuration.
 
     Attributes:
-        kind: their base class or protocol.
-        home: the package or module whose functions may build one.
-        torch_home: the part of torch whose classes fit too.
+        kind: base class or protocol of the parts.
+        home: the package or module whose functions may build a part.
+        torch_home: the package of torch whose classes fit too.
     """
 
     kind: type
@@ -42,7 +42,7 @@ class Role:
     def part(self, annotation: Any) -> Role | None:
         """Return the role of a nested part, for a parameter annotated `Callable[..., Kind]`.
 
-        None for other annotations, and for kinds that are not below this role's own.
+        None for other annotations, and if `Kind` is not a subclass of this role's kind.
         """
         choices = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
         kinds = [
@@ -93,8 +93,7 @@ class Role:
         of_torch = f", one of {self.torch_home}" if self.torch_home else ""
         return (
             f"must be a subclass of {kind} in {PACKAGE}{of_torch}, or a function in {self.home} "
-            "that is annotated to "
-            f"return one"
+            "that is annotated to return one"
         )
 
 

@@ -1,4 +1,4 @@
-"""The texts that a run shows: what the model writes, and the sentence in its plots."""
+"""Sample texts of a run: the continuation that the model writes, and the sentence in its plots."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def build_sampler(
 ) -> Callable[[int], tuple[str, str]]:
     """Return a function step -> (prompt, continuation by the model).
 
-    Its random numbers depend on the seed and the step alone.
+    Its random numbers depend only on the seed and the step.
     """
     tokenizer = dataset.tokenizer
     ids = prompt_ids(dataset, settings)

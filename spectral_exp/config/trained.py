@@ -1,4 +1,4 @@
-"""The trained model of a run, for commands that look at it afterwards."""
+"""The trained model of a run, for commands that use it afterwards."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Trained:
     """A model with the weights of one checkpoint, in evaluation mode.
 
     Attributes:
-        model: on `device`.
-        device: where it is.
-        tokenizer: the run's own.
-        config: the resolved configuration, as far as a record may decide it here.
-        step: of the checkpoint.
+        model: the model, on `device`.
+        device: the device of its parameters.
+        tokenizer: the tokenizer of the run.
+        config: the resolved configuration, without recorded web addresses (see `trust.py`).
+        step: the step of the checkpoint.
     """
 
     model: GPT
@@ -45,13 +45,13 @@ def load_trained(run: Path, checkpoint: str = "best", device: str = "auto") -> T
 
     Args:
         run: the run directory.
-        checkpoint: "best" (the latest if no best is kept), "latest" or a step.
-        device: like the setting `device` of a run.
+        checkpoint: "best" (the latest if the best is not kept), "latest" or a step.
+        device: as in the setting `device`.
 
     Raises:
-        UserError: no such run, checkpoint or device.
+        UserError: the run, the checkpoint or the device does not exist.
     """
-    # Importing torch takes seconds, so a wrong path is reported first.
+    # Importing torch takes seconds, so the path is checked first.
     from spectral_exp.runs.layout import RunPaths
     from spectral_exp.runs.record import read_config
 
@@ -79,22 +79,22 @@ def load_trained(run: Path, checkpoint: str = "best", device: str = "auto") -> T
     from spectral_exp.data.tokenizer import load_tokenizer
 
     config = recorded_config(record)
-    where = resolve_device(device)
+    torch_device = resolve_device(device)
     tokenizer = load_tokenizer(paths.tokenizer)
     found = _load_checkpoint(paths, checkpoint)
     try:
-        model = _with_weights(config, tokenizer.vocab_size, found["model_state_dict"])
+        model = _build_with_weights(config, tokenizer.vocab_size, found["model_state_dict"])
     except UserError:
         raise
     except Exception as error:  # settings that do not fit the weights may raise any error
         log.debug("the model of %s", run, exc_info=True)
         raise UserError(
             f"the settings in {paths.config_file} do not fit the weights of its checkpoint: "
-            f"{type(error).__name__}: "
-            f"{printable(error, 200)}; restore the file, for example from a backup"
+            f"{type(error).__name__}: {printable(error, 200)}; restore the file, for example from "
+            "a backup"
         ) from error
-    model.to(where).eval()
-    return Trained(model, where, tokenizer, config, int(found["step"]))
+    model.to(torch_device).eval()
+    return Trained(model, torch_device, tokenizer, config, int(found["step"]))
 
 
 def _load_checkpoint(paths: RunPaths, checkpoint: str) -> dict[str, Any]:
@@ -113,10 +113,10 @@ def _load_checkpoint(paths: RunPaths, checkpoint: str) -> dict[str, Any]:
     return found
 
 
-def _with_weights(
+def _build_with_weights(
     config: Mapping[str, Any], vocab_size: int, weights: Mapping[str, torch.Tensor]
 ) -> GPT:
-    """Return the model of a configuration with its weights."""
+    """Return the model of a configuration with the given weights."""
     from spectral_exp.config.parts import build_model
     from spectral_exp.models.undrawn import UndrawnWeights
 
@@ -124,7 +124,7 @@ def _with_weights(
     n_layer = section.get("n_layer") if isinstance(section, dict) else None
     if isinstance(n_layer, int | float) and n_layer > len(weights):
         raise ValueError(f"model.n_layer={n_layer} with {len(weights)} weights")
-    # Memory that is never touched is free, whatever size the settings give the model.
+    # Without initialization a model of any size takes no memory until its weights are loaded.
     with UndrawnWeights():
         model = build_model(config, vocab_size)
     model.load_state_dict(weights)

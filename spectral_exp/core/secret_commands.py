@@ -1,4 +1,4 @@
-"""Secrets on command lines, in a text and in a list of arguments: `mysql -pX`, `curl -u me:X`."""
+"""Find secrets on command lines, in text and in argument lists: `mysql -pX`, `curl -u me:X`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from spectral_exp.core.secret_names import Secrecy, is_secret_name, secrecy, words
-from spectral_exp.core.secret_values import REDACTED, is_hidden_number, is_hidden_value, is_hidden_word
+from spectral_exp.core.secret_values import (
+    REDACTED,
+    is_hidden_number,
+    is_hidden_value,
+    is_hidden_word,
+)
 
 _PASSWORD_FLAGS = {
     **dict.fromkeys(
@@ -22,16 +27,19 @@ _PASSWORD_FLAGS = {
     "redis-cli": "-a",
     "ssh-keygen": "-N",
 }
-"""The option of a program that a password follows."""
+"""Program -> the option that takes a password."""
 _LOGIN_FLAGS = dict.fromkeys(words("az buildah docker helm nerdctl oc podman skopeo"), "-p")
-"""The same for programs of which only the subcommand `login` takes a password."""
+"""The same for programs in which only the subcommand `login` takes a password."""
 _USER_FLAGS = {
     **dict.fromkeys(("curl", "http", "https", "lftp"), ("-u", "-U", "-a")),
     "smbclient": ("-U",),
 }
-"""The options that a user's name and, after a sign, a password follow."""
-_SERVICES = ("wandb", "comet", "neptune", "clearml", "dagshub", "kaggle", "hf", "huggingface-cli", "vault")
-"""Programs whose subcommand `login` an access token follows."""
+"""Program -> the options that take a user name and a password, separated by a sign."""
+_SERVICES = (
+    "wandb", "comet", "neptune", "clearml", "dagshub", "kaggle",
+    "hf", "huggingface-cli", "vault",
+)  # fmt: skip
+"""Programs whose subcommand `login` takes an access token."""
 _SIGNS = re.compile(r"[:%].")
 _LETTERS_AND_DIGITS = re.compile(r"(?=.{6})(?=\D*\d)[\w-]*[A-Za-z][\w-]*")
 _PORT = re.compile(r"\d{1,5}")
@@ -42,7 +50,9 @@ _IDS = re.compile(r"\d+:\d+")
 _QUOTE = r"\\{0,8}[\"']"
 _GAP = r"(?:[\"'\\]{0,9}(?:[ \t,]|\\\n){1,9})[\"'\\]{0,9}"
 _VALUE = r"(?:(?!=)[^\s\"'\\,;]+)"
-_PROGRAMS = "|".join(sorted(map(re.escape, {*_PASSWORD_FLAGS, *_LOGIN_FLAGS, *_USER_FLAGS}), key=len, reverse=True))
+_PROGRAMS = "|".join(
+    sorted(map(re.escape, {*_PASSWORD_FLAGS, *_LOGIN_FLAGS, *_USER_FLAGS}), key=len, reverse=True)
+)
 _PROGRAM = rf"(?<![\w.-])(?:{_PROGRAMS})(?![\w.:/-])"
 _COMMAND = re.compile(rf"({_PROGRAM})((?:(?!&&|{_PROGRAM})[^\n|;])*)")
 _FLAG = re.compile(
@@ -70,12 +80,14 @@ _PIPED = re.compile(
     r"(\becho\s+(?:-n\s+)?)(\\{0,8}\"[^\"\n|]+\"|'[^'\n|]+'|[^\s|\"']+)"
     r"(?=\s*\|[^\n|]{0,80}(?:--password-stdin|sudo\s+-S|\blogin\b))"
 )
-_COOKIE = re.compile(rf"(?<![\w-])((?:-b|--cookie)(?:{_GAP}|=[\"']?)[\w.-]{{1,60}}=)([^\s;\"'\\]{{6,}})")
+_COOKIE = re.compile(
+    rf"(?<![\w-])((?:-b|--cookie)(?:{_GAP}|=[\"']?)[\w.-]{{1,60}}=)([^\s;\"'\\]{{6,}})"
+)
 _PASS_ARGUMENT = re.compile(r"(-pass(?:in|out)?\s+pass:)([^\s\"']+)")
 
 
 def hide_arguments(text: str) -> str:
-    """`text` without the passwords that stand in it on command lines of known programs."""
+    """Replace the secrets of command lines in a text."""
     text = _COMMAND.sub(_hide_in_command, text)
     text = _SETTING.sub(_hide_setting, text)
     if "login" in text:
@@ -89,20 +101,20 @@ def hide_arguments(text: str) -> str:
 
 
 def hidden_arguments(items: Sequence[Any]) -> Iterator[tuple[int, str]]:
-    """The places of secrets in a list of arguments or in a pair, with what stands for them."""
-    # Comparing a text with an array may raise.
+    """Yield (position, replacement) of each secret in a list of arguments or in a pair."""
+    # Comparing a string with an array may raise.
     texts = [item if isinstance(item, str) else "" for item in items]
     if not any(texts):
         return
     for position, value in enumerate(items[1:]):
-        if texts[position] and _follows_its_name(texts[position], value, len(items)):
+        if texts[position] and _is_named_secret(texts[position], value, len(items)):
             yield position + 1, REDACTED
     yield from _hidden_logins(texts)
     yield from _hidden_flags(texts)
 
 
 def _hidden_logins(texts: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """Access tokens behind the name of a service: `wandb login X`."""
+    """Yield access tokens after the name of a service: `wandb login X`."""
     for position in range(len(texts) - 2):
         service, command, token = texts[position : position + 3]
         if service in _SERVICES and command == "login" and is_hidden_value(token, Secrecy.POSSIBLE):
@@ -110,7 +122,7 @@ def _hidden_logins(texts: Sequence[str]) -> Iterator[tuple[int, str]]:
 
 
 def _hidden_flags(texts: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """Passwords behind an option of one letter of a known program: `mysql -pX`."""
+    """Yield passwords after a one-letter option of a known program: `mysql -pX`."""
     program = ""
     is_login = "login" in texts
     for position, text in enumerate(texts):
@@ -125,27 +137,27 @@ def _hidden_flags(texts: Sequence[str]) -> Iterator[tuple[int, str]]:
             program = "" if is_hidden and program not in _USER_FLAGS else program
 
 
-def _follows_its_name(name: str, value: Any, n_items: int) -> bool:
-    """Whether a value is a secret by the option or by the first of the pair in front of it."""
-    doubt = secrecy(name.lstrip("-"))
+def _is_named_secret(name: str, value: Any, n_items: int) -> bool:
+    """Return whether a value is a secret because of the preceding item, an option or a name."""
+    level = secrecy(name.lstrip("-"))
     is_option = name.startswith("-") and "=" not in name
-    if not is_option and not (n_items == 2 and doubt >= Secrecy.CERTAIN):
+    if not is_option and not (n_items == 2 and level >= Secrecy.CERTAIN):
         return False
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return is_hidden_number(value, doubt)
+        return is_hidden_number(value, level)
     if not isinstance(value, str):
         return False
     if is_option:
         is_login = name in _USER_OPTIONS and _LOGIN.fullmatch(value) and not _IDS.fullmatch(value)
-        return bool(is_login) or _is_hidden_option(value, doubt)
-    return is_hidden_value(value, doubt) and not is_secret_name(value)
+        return bool(is_login) or _is_hidden_option(value, level)
+    return is_hidden_value(value, level) and not is_secret_name(value)
 
 
-def _is_hidden_option(value: str, doubt: Secrecy) -> bool:
-    """Whether the value of an option is a secret: `--token hunter2` names none of a text's tokens."""
-    if is_hidden_word(value, doubt):
+def _is_hidden_option(value: str, level: Secrecy) -> bool:
+    """Return whether the value of an option is a secret; `--token` never names a token of text."""
+    if is_hidden_word(value, level):
         return True
-    return doubt is Secrecy.POSSIBLE and _LETTERS_AND_DIGITS.fullmatch(value) is not None
+    return level is Secrecy.POSSIBLE and _LETTERS_AND_DIGITS.fullmatch(value) is not None
 
 
 def _is_secret_argument(program: str, flag: str, value: str, is_login: bool) -> bool:

@@ -1,6 +1,5 @@
-"""Secrets inside text that are named by what stands around them rather than by an assignment.
-
-Elements of XML, pairs of name and value, accounts, `.netrc` files, SQL, and sentences.
+"""Find secrets in text that their context names: XML elements, pairs of name and value, accounts,
+`.netrc` files, SQL, and sentences.
 """
 
 from __future__ import annotations
@@ -36,11 +35,13 @@ _VALUE_FIRST = re.compile(
 )
 _ACCOUNT = re.compile(
     rf"(?<!\w)(?:user|user_?name|login|email|secret){_IS}(?:{_QUOTE})?[^\s,;\"'{{}}]{{1,100}}"
-    rf"(?:{_QUOTE})?(?:[,; \t]|\\n){{0,9}}(?:\n[ \t]{{0,40}})?(?:{_QUOTE})?\b(?P<name>key|pass|pw){_IS}{_VALUE}",
+    rf"(?:{_QUOTE})?(?:[,; \t]|\\n){{0,9}}(?:\n[ \t]{{0,40}})?(?:{_QUOTE})?"
+    rf"\b(?P<name>key|pass|pw){_IS}{_VALUE}",
     re.IGNORECASE,
 )
 _OWNED_KEY = re.compile(
-    rf"(?<!\w)(?P<name>\w{{2,30}})(?:{_IS}\{{|(?:\.\w{{1,20}})?\.(?:login|authenticate)\(|:[ \t]*\n[ \t]{{1,40}})"
+    rf"(?<!\w)(?P<name>\w{{2,30}})(?:{_IS}\{{|(?:\.\w{{1,20}})?\.(?:login|authenticate)\("
+    r"|:[ \t]*\n[ \t]{1,40})"
     rf"(?:(?!\bkey\b)[^{{}}\[\]()]){{0,80}}\bkey{_IS}{_VALUE}",
     re.IGNORECASE,
 )
@@ -56,12 +57,14 @@ _PLIST = re.compile(r"<key>(?P<name>[^<>]{1,80})</key>\s{0,20}<string>(?P<quoted
 _ATTRIBUTE_NAME = re.compile(r"\b(?:name|key|id)=\\{0,8}[\"']([^\"'\\]{1,80})")
 _BLANK = r"(?:\s|\\{1,8}[nrt]){1,9}"
 _NETRC = re.compile(
-    rf"(?:(?<![\w-])|(?<=\\[nrt]))((?:login|user|account){_BLANK}[^\s=:\\]{{1,200}}{_BLANK}passw(?:or)?d{_BLANK}[\"']?)"
+    r"(?:(?<![\w-])|(?<=\\[nrt]))"
+    rf"((?:login|user|account){_BLANK}[^\s=:\\]{{1,200}}{_BLANK}passw(?:or)?d{_BLANK}[\"']?)"
     r"(?P<bare>[^\s\"'\\]{1,500})(?<![:=])(?![^\s\"'\\])",
     re.IGNORECASE,
 )
 _SQL = re.compile(
-    r"\b((?:ConvertTo-SecureString(?:\s{1,9}-String)?|IDENTIFIED\s{1,9}(?:WITH\s{1,9}\S{1,60}\s{1,9})?BY|PASSWORD)\s{1,9}['\"])"
+    r"\b((?:ConvertTo-SecureString(?:\s{1,9}-String)?|"
+    r"IDENTIFIED\s{1,9}(?:WITH\s{1,9}\S{1,60}\s{1,9})?BY|PASSWORD)\s{1,9}['\"])"
     r"(?P<quoted>[^'\"\n]{1,500})"
 )
 _CALL = re.compile(
@@ -70,7 +73,9 @@ _CALL = re.compile(
     rf"|\bSecret(?:Str|Bytes)\(b?(?P<open2>{_QUOTE})"
     rf"(?P<bare>(?:(?!(?P=open2))[^\n]){{1,500}})"
 )
-_LOGIN_CALL = re.compile(rf"(?<!\w)login\(\s{{0,9}}(?P<open>{_QUOTE})(?P<quoted>(?:(?!(?P=open))[^\n]){{1,500}})")
+_LOGIN_CALL = re.compile(
+    rf"(?<!\w)login\(\s{{0,9}}(?P<open>{_QUOTE})(?P<quoted>(?:(?!(?P=open))[^\n]){{1,500}})"
+)
 _SENTENCE = re.compile(
     r"(?<![\w-])(?P<name>(?:api|access|secret|private|auth|account|client|license)[ -]"
     r"(?:key|token|secret)|pass(?:word|wd|phrase)|secret|token)"
@@ -84,18 +89,18 @@ _END_OF_SENTENCE = ".,:;!?)]}"
 
 
 def hide_named_around(text: str) -> str:
-    """`text` without secrets that are named by the element, pair or sentence in which they stand."""
-    for hints, expression, hidden in _FORMS:
-        if hints.search(text):
-            text = expression.sub(hidden, text)
+    """Replace the secrets in a text that an element, pair or sentence names."""
+    for hint, expression, hide in _FORMS:
+        if hint.search(text):
+            text = expression.sub(hide, text)
     return text
 
 
-def _hide(match: re.Match[str], doubt: Secrecy) -> str:
-    """The match with `REDACTED` in place of its value if that has to be hidden."""
+def _hide(match: re.Match[str], level: Secrecy) -> str:
+    """Return the match, with `REDACTED` in place of its value if that is a secret."""
     group = "quoted" if match.groupdict().get("quoted") is not None else "bare"
     value = match[group]
-    if not is_hidden_value(value.strip(), doubt):
+    if not is_hidden_value(value.strip(), level):
         return match[0]
     start, end = match.start(group) - match.start(), match.end(group) - match.start()
     return match[0][:start] + REDACTED + match[0][end:]
@@ -110,10 +115,10 @@ def _hide_plist(match: re.Match[str]) -> str:
 
 
 def _hide_element(match: re.Match[str]) -> str:
-    doubt = secrecy(match["tag"].rpartition(":")[2])
+    level = secrecy(match["tag"].rpartition(":")[2])
     if name := _ATTRIBUTE_NAME.search(match["attributes"] or ""):
-        doubt = max(doubt, secrecy(name[1]))
-    return _hide(match, doubt)
+        level = max(level, secrecy(name[1]))
+    return _hide(match, level)
 
 
 def _hide_of_account(match: re.Match[str]) -> str:
@@ -133,18 +138,18 @@ def _hide_if_random(match: re.Match[str]) -> str:
 
 
 def _hide_of_netrc(match: re.Match[str]) -> str:
-    # A sentence has words there: "the user x password is wrong".
+    # A sentence may have the same form: "the user x password is wrong".
     is_word = match["bare"].rstrip(_END_OF_SENTENCE).isalpha() and match["bare"].islower()
     return match[0] if is_word and len(match["bare"]) < 8 else _hide(match, Secrecy.PASSWORD)
 
 
 def _hide_in_sentence(match: re.Match[str]) -> str:
     name = match["name"].lower()
-    doubt = Secrecy.UNLIKELY if name == "token" else Secrecy.POSSIBLE
+    level = Secrecy.UNLIKELY if name == "token" else Secrecy.POSSIBLE
     if match["bare"] is None:
-        return _hide(match, doubt)
+        return _hide(match, level)
     value = match["bare"].rstrip(_END_OF_SENTENCE)
-    if not is_hidden_value(value, doubt):
+    if not is_hidden_value(value, level):
         return match[0]
     start = match.start("bare") - match.start()
     return match[0][:start] + REDACTED + match[0][start + len(value) :]
@@ -168,4 +173,4 @@ _FORMS: tuple[tuple[re.Pattern[str], re.Pattern[str], Callable[[re.Match[str]], 
     (_hint("password|identified|securestring"), _SQL, _hide_always),
     (_hint("pass|secret|token|key"), _SENTENCE, _hide_in_sentence),
 )
-"""What has to occur in a text that holds a form of secret, the form, and how it is hidden."""
+"""For each form of secret: a fast pre-test of the text, the form, and the replacement."""

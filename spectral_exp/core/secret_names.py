@@ -1,4 +1,4 @@
-"""Which names stand for passwords, access keys and other secrets, and which only sound like it."""
+"""Classify names: those of passwords, access keys and other secrets, and those similar to them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 
 
 def words(text: str) -> frozenset[str]:
-    """The words of a table."""
+    """Return the set of words in a text."""
     return frozenset(text.split())
 
 
@@ -25,7 +25,9 @@ _GLUED = re.compile(
     r"|(access|api|auth|id|refresh|session)token|(access|account|auth|private|secret|sign)key"
     r"|(j|php|asp)?sess(ion)?id"
 )
-_PASSWORDS = words("kennwort otp passcode passphrase passwd password passwort pin pincode psw pswd pw pwd totp")
+_PASSWORDS = words(
+    "kennwort otp passcode passphrase passwd password passwort pin pincode psw pswd pw pwd totp"
+)
 _PASS_OWNERS = (
     "account|admin|app|auth|bind|client|db|email|ftp|host|http|imap|jdbc|key|ldap|login|mail|mariadb"
     "|mongo|my|mysql|net|pg|pgsql|pop|postgres|proxy|rabbitmq|redis|repo|root|secret|server|service"
@@ -34,13 +36,13 @@ _PASS_OWNERS = (
 _GLUED_PASS = re.compile(rf"(?:{_PASS_OWNERS}){{1,4}}pass|.+(?:password|passwd|passphrase)")
 _SPLIT_PASS = frozenset(_PASS_OWNERS.split("|"))
 
-# A name that ends or begins so describes a secret and is none: token_file, max_tokens, n_keys.
-_ABOUT = words(
-    "age algorithm at attempts bytes chars class count created date dim dir directory domain enabled"
-    " endpoint env expired expires expiry field file filename flag folder format helper hint kind"
-    " len length lifetime limit manager max min mode name names path pattern policy prefix prompt"
-    " provider rate regex required rules scheme scope size source status storage store strength"
-    " suffix time timeout ttl type types updated uri url valid validator version"
+# A name with such an end or beginning describes a secret or counts: token_file, max_tokens, n_keys.
+_DESCRIPTIONS = words(
+    "age algorithm at attempts bytes chars class count created date dim dir directory domain"
+    " enabled endpoint env expired expires expiry field file filename flag folder format helper"
+    " hint kind len length lifetime limit manager max min mode name names path pattern policy"
+    " prefix prompt provider rate regex required rules scheme scope size source status storage"
+    " store strength suffix time timeout ttl type types updated uri url valid validator version"
 )
 _COUNTS = words("count is has max mean median min n num number per sum total")
 
@@ -56,12 +58,12 @@ _TEXT_TOKENS = words(
     " user val valid validation video vision vocab warmup word"
 )
 _ACCESS_TOKENS = words(
-    "access airflow api app auth aws azure bearer bitbucket bot ci clearml client cloudflare codecov"
-    " comet csrf dagshub databricks deploy discord docker gh git github gitlab gl heroku hf hub"
-    " huggingface id identity jenkins jira job jupyter kaggle kube kubernetes login mlflow neptune"
-    " ngrok notion npm oauth oidc openai personal private pypi refresh registry replicate sas secret"
-    " security sentry service session slack sso stripe telegram tracking twitter upload vault vercel"
-    " wandb web webhook xsrf"
+    "access airflow api app auth aws azure bearer bitbucket bot ci clearml client cloudflare"
+    " codecov comet csrf dagshub databricks deploy discord docker gh git github gitlab gl heroku"
+    " hf hub huggingface id identity jenkins jira job jupyter kaggle kube kubernetes login mlflow"
+    " neptune ngrok notion npm oauth oidc openai personal private pypi refresh registry replicate"
+    " sas secret security sentry service session slack sso stripe telegram tracking twitter upload"
+    " vault vercel wandb web webhook xsrf"
 )
 _KEY_OWNERS = words(
     "access account aes airtable algolia amplitude anthropic anyscale api app assemblyai auth aws"
@@ -74,9 +76,9 @@ _KEY_OWNERS = words(
     " session shared signing slack snowflake ssh ssl storage stripe subscription supabase tavily"
     " tls together twilio vercel vultr wandb weaviate xai"
 )
-# Owners of keys that may as well be names of things.
+# Owners of keys that may also be names of things.
 _DOUBTFUL_OWNERS = words("app client consumer server session shared storage together")
-# Keys of tables and of attention.
+# Keys of tables and of attention, which are not secrets.
 _TABLE_KEYS = words(
     "cache column config data dict foreign group hash index join lookup map metric n num object"
     " partition primary public publishable query rng s3 sort state table unique value"
@@ -92,29 +94,29 @@ _PIN_OWNERS = words("account card login security sim user")
 
 
 class Secrecy(IntEnum):
-    """How likely a value under a name is a secret."""
+    """The likelihood that the value of a name is a secret."""
 
     NONE = 0
     UNLIKELY = 1
-    """Only a value that looks generated is one: `MODEL_KEY` is mostly the name of a model."""
+    """Only values that look generated are secrets: `MODEL_KEY` is usually the name of a model."""
     POSSIBLE = 2
-    """Ordinary words are none: `token` names an access token as well as a piece of text."""
+    """Ordinary words are not secrets: `token` may name an access token or a piece of text."""
     CERTAIN = 3
     PASSWORD = 4
-    """Even a short number is one."""
+    """Even a short number is a secret."""
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a key or variable is named like a secret: `hf_token` is, `max_tokens` is not."""
+    """Return whether a name is that of a secret: `hf_token` is, `max_tokens` is not."""
     return secrecy(name) >= Secrecy.POSSIBLE
 
 
 @functools.lru_cache(maxsize=4096)
 def secrecy(name: str) -> Secrecy:
-    """How likely a value under `name`, which may be dotted, is a secret."""
+    """Return the likelihood that the value of `name`, which may be dotted, is a secret."""
     above, _, own = name.rpartition(".")
     parts = _split(own)
-    if not parts or _is_about(parts[-1]) or parts[0] in _COUNTS:
+    if not parts or _is_description(parts[-1]) or parts[0] in _COUNTS:
         return Secrecy.NONE
     if own in ("PWD", "OLDPWD") or ("@" in own and parts == ["pass"]):  # a folder; pass@1
         return Secrecy.NONE
@@ -136,19 +138,21 @@ def secrecy(name: str) -> Secrecy:
 
 @functools.lru_cache(maxsize=4096)
 def describes_secret(name: str) -> bool:
-    """Whether a key says something about a secret beside it, such as its place or kind."""
+    """Return whether a key describes a secret beside it, such as its location or type."""
     parts = _split(name)
-    return bool(parts) and (_is_about(parts[-1]) or parts[0] in _COUNTS or parts == ["target"])
+    return bool(parts) and (
+        _is_description(parts[-1]) or parts[0] in _COUNTS or parts == ["target"]
+    )
 
 
 @functools.lru_cache(maxsize=4096)
 def counts_tokens(name: str) -> bool:
-    """Whether a number under `name` is how many tokens there are, as in `api_tokens`."""
+    """Return whether a number under `name` is a number of tokens, as in `api_tokens`."""
     return name.lower().endswith("tokens")
 
 
-def _is_about(word: str) -> bool:
-    return word in _ABOUT or (word[-1] == "s" and word[:-1] in _ABOUT)
+def _is_description(word: str) -> bool:
+    return word in _DESCRIPTIONS or (word[-1] == "s" and word[:-1] in _DESCRIPTIONS)
 
 
 def _is_password(parts: list[str]) -> bool:
@@ -165,7 +169,7 @@ _PAIRS = frozenset(
     {(owner, "key") for owner in ("access", "api", "auth", "private", "secret")}
     | {("access", "signature"), ("string", "data")}
 )
-"""Also inside a name: AWS_ACCESS_KEY_ID, secret_key_base, SharedAccessSignature, stringData."""
+"""Words of secrets anywhere in a name: AWS_ACCESS_KEY_ID, secret_key_base, stringData."""
 
 
 def _is_certain(parts: list[str]) -> bool:
@@ -198,6 +202,6 @@ _WITH_PLURALS = _STRONG | _PASSWORDS | words("auth bearer key login pin token")
 
 
 def _split(name: str) -> list[str]:
-    """The words of a name, in lower case and those of secrets in the singular, without numbers."""
+    """Return the words of a name without numbers, in lower case, those of secrets in singular."""
     parts = (word.lower() for word in _WORD.findall(name) if not word.isdigit())
     return [word[:-1] if word[:-1] in _WITH_PLURALS and word[-1] == "s" else word for word in parts]

@@ -1,6 +1,6 @@
-"""What is a secret by its shape, whatever its name: private keys, access tokens, logins in URLs.
+"""Find secrets by their shape alone: private keys, access tokens, logins in URLs.
 
-Every expression here takes time proportional to the length of the text, whatever it holds.
+Every expression here takes time linear in the length of any text.
 """
 
 from __future__ import annotations
@@ -51,14 +51,16 @@ _ENCODED = re.compile(
 _ORACLE_LOGIN = re.compile(r"(:thin:[\w.-]{1,100}/)[^@\s]{1,200}(?=@)")
 _COOKIE_OBJECT = re.compile(r"(<Cookie [^=\s<>]{1,100}=)[^\s<>]+(?= for )")
 _SHELL_PWD = re.compile(r"(;\s{0,3}PWD=)([^;\s\"'/\\][^;\s\"']*)")
-_DIGEST = re.compile(r"(\bDigest[ \t][^\n]{0,500}?\bresponse=\\{0,8}[\"']?)[^\s\"'\\,]{1,200}", re.IGNORECASE)
+_DIGEST = re.compile(
+    r"(\bDigest[ \t][^\n]{0,500}?\bresponse=\\{0,8}[\"']?)[^\s\"'\\,]{1,200}", re.IGNORECASE
+)
 _BEARER = re.compile(r"\b(bearer)[ \t]+([\w.~+/=-]{8,})(?![\w.~+/=-]|\s?:)", re.IGNORECASE)
 _BASIC = re.compile(r"\b(basic)\s+([A-Za-z0-9+/_-]{6,}={0,2})(?![\w=])", re.IGNORECASE)
 _BEARER_WORDS = {"authentication", "authorization", "credential", "credentials", "required"}
 
 
 def hide_shapes(text: str) -> str:
-    """`text` without what looks like a secret by itself, whatever its name."""
+    """Replace the secrets in a text that have a known shape, under any name."""
     if "PRIVATE KEY" in text:
         text = _PRIVATE_KEY.sub(REDACTED, text)
     text = _KNOWN_TOKEN.sub(REDACTED, text)

@@ -1,6 +1,6 @@
-"""Secrets that are assigned to names inside text: JSON, YAML, headers, settings files, Python.
+"""Find secrets that are assigned to names in text: JSON, YAML, headers, settings files, Python.
 
-Every expression here takes time proportional to the length of the text, whatever it holds.
+Every expression here takes time linear in the length of any text.
 """
 
 from __future__ import annotations
@@ -9,7 +9,13 @@ import re
 
 from spectral_exp.core.secret_commands import hide_arguments
 from spectral_exp.core.secret_context import hide_named_around
-from spectral_exp.core.secret_names import Secrecy, counts_tokens, describes_secret, is_secret_name, secrecy
+from spectral_exp.core.secret_names import (
+    Secrecy,
+    counts_tokens,
+    describes_secret,
+    is_secret_name,
+    secrecy,
+)
 from spectral_exp.core.secret_values import (
     REDACTED,
     is_amount,
@@ -60,14 +66,16 @@ _LITERAL = re.compile(
     r"(?P<sep>\]?(?:\s*:\s*[\w\[\]. |]{1,60})?\s*(?:=(?!=)|:)\s*[bru]?)"
     r"(?P<quote>[\"'])(?P<value>(?:(?!(?P=quote))[^\\\n{}])+)(?P=quote)"
 )
-_OPENING = re.compile(r"(?:[bBrRuUfF]{1,2}|\$)?(\"\"\"|&(?:quot|apos|#34|#39);|'''|\\{1,8}[\"']|[\"'`])")
+_OPENING = re.compile(
+    r"(?:[bBrRuUfF]{1,2}|\$)?(\"\"\"|&(?:quot|apos|#34|#39);|'''|\\{1,8}[\"']|[\"'`])"
+)
 _QUOTED = re.compile(r"(\\{0,8}[\"'])((?:(?!\1)[^\n]){1,500})(?=\1)")
 _DOTTED = re.compile(r"[A-Za-z_]+(?:\.[A-Za-z_]+)+")
 _CLOSING = re.compile(r"[\s,;:)\]}]*")
 _PART = re.compile(r"[^\s,:{}\[\]()\"'\\=]+")
 _KEY_END = re.compile(r"[\"'\\]{0,9}\s{0,4}(?::|=(?![=\"'\\}\]),\s]))")
 _BRACKET = re.compile(r"[{}\[\]()]")
-_LOOKED_INTO = 1000  # characters of a structure under a name that may be a secret's
+_MAX_STRUCTURE = 1000  # characters of a structure that are searched for a secret
 _LONGEST_INDENT = 200
 _WORD_END = re.compile(
     r"[\s;\"']|,(?=[\s\"']|$|[\w./@+-]+\s*[=:])|&(?=[\w.-]+=)|\\{1,8}[nrt](?=[\w.-]+(?:\s*[=:]|$)|[\[#\s\\]|$)"
@@ -75,10 +83,10 @@ _WORD_END = re.compile(
 
 
 def hide_assigned(text: str) -> str:
-    """`text` without the values that stand beside the names of secrets in it.
+    """Replace the values in a text that belong to the names of secrets.
 
-    Knows JSON, YAML, XML, the `repr` of Python objects, command lines, headers and settings files,
-    also when they are part of a longer text.
+    The text may be or contain JSON, YAML, XML, the `repr` of Python objects, command lines, headers
+    and settings files.
     """
     text = hide_named_around(text)
     if "-" in text or " " in text:
@@ -92,7 +100,7 @@ def hide_assigned(text: str) -> str:
 
 
 def hide_literals(code: str) -> str:
-    """Source code without the string literals that are assigned to the names of secrets."""
+    """Replace the string literals in source code that are assigned to the names of secrets."""
     code = _LITERAL.sub(_hide_literal, code)
     return _PAIR.sub(_hide_literal, code)
 
@@ -121,42 +129,44 @@ def _hide_header(match: re.Match[str]) -> str:
 
 
 def _hide_blocks(text: str) -> str:
-    """Hide the lines below a name, as YAML writes mappings, lists and long texts."""
+    """Replace secrets in the lines below a name: mappings, lists and long texts of YAML."""
     hidden = []
-    doubt, indent = Secrecy.NONE, 0
+    level, indent = Secrecy.NONE, 0
     for line in text.splitlines(keepends=True):
         words = line.lstrip(" \t")
         depth = len(line) - len(words)
-        is_inside = depth > indent or (depth == indent and words.startswith("- ")) or not words.strip()
-        if doubt is not Secrecy.NONE and is_inside:
-            hidden.append(_hide_line(line, doubt))
+        is_inside = (
+            depth > indent or (depth == indent and words.startswith("- ")) or not words.strip()
+        )
+        if level is not Secrecy.NONE and is_inside:
+            hidden.append(_hide_line(line, level))
             continue
         block = _BLOCK.fullmatch(line)
-        doubt = secrecy(block[2]) if block else Secrecy.NONE
+        level = secrecy(block[2]) if block else Secrecy.NONE
         indent = len(block[1]) if block else 0
         hidden.append(line)
     return "".join(hidden)
 
 
-def _hide_line(line: str, doubt: Secrecy) -> str:
+def _hide_line(line: str, level: Secrecy) -> str:
     match = _BLOCK_LINE.fullmatch(line)
     if match is None or match[2].endswith(":"):
         return line
-    hidden = is_hidden_word(match[2].strip("\"'"), doubt)
+    hidden = is_hidden_word(match[2].strip("\"'"), level)
     return f"{match[1]}{REDACTED}{match[3]}" if hidden else line
 
 
 def _hide_all(text: str) -> str:
-    """Go from assignment to assignment; what is not hidden is searched itself."""
+    """Replace the secret values of assignments; search other values for assignments in turn."""
     pieces = []
     position = 0
     while match := _ASSIGNED.search(text, position):
         start = end = match.end()
         shown = None
-        doubt = _secrecy_of(match)
-        value = _VALUE.match(text, start) if doubt is not Secrecy.NONE else None
+        level = _secrecy_of(match)
+        value = _VALUE.match(text, start) if level is not Secrecy.NONE else None
         if value and not _ANNOTATION.match(text, start):
-            end, shown = _shown_value(text, match, value, doubt)
+            end, shown = _shown_value(text, match, value, level)
         if shown is None:
             end = start
         pieces.append(text[position:start] + (shown or ""))
@@ -165,56 +175,63 @@ def _hide_all(text: str) -> str:
 
 
 def _secrecy_of(match: re.Match[str]) -> Secrecy:
-    name, before = match["name"], match.string[max(0, match.start("name") - 1) : match.start("name")]
-    doubt = secrecy(name)
+    name, before = (
+        match["name"],
+        match.string[max(0, match.start("name") - 1) : match.start("name")],
+    )
+    level = secrecy(name)
     if before == "\\" and name[0] in "nrt":  # the end of a line inside JSON
-        doubt = max(doubt, secrecy(name[1:]))
-    return doubt
+        level = max(level, secrecy(name[1:]))
+    return level
 
 
-def _shown_value(text: str, match: re.Match[str], value: re.Match[str], doubt: Secrecy) -> tuple[int, str | None]:
-    """The end of a value, and what stands for it, or None if it is no secret."""
+def _shown_value(
+    text: str, match: re.Match[str], value: re.Match[str], level: Secrecy
+) -> tuple[int, str | None]:
+    """Return the end of a value, and its replacement, or None if it is not a secret."""
     start, found, mark = value.start(), value[0], match["mark"] or ""
     if found in ("{", "[", "("):
-        shown = text[start : _structure_end(text, start, min(len(text), start + _LOOKED_INTO))]
-        if is_placeholder(shown) or not _holds_secret(shown, doubt):
+        shown = text[start : _structure_end(text, start, min(len(text), start + _MAX_STRUCTURE))]
+        if is_placeholder(shown) or not _holds_secret(shown, level):
             return start, None
         return _structure_end(text, start, len(text)), f"{mark}{REDACTED}{mark}"
-    if _stands_for_value(found, text[start : start + 2]):
+    if _is_no_value(found, text[start : start + 2]):
         return start, None
     if call := value["call"]:
-        shown = text[start : _structure_end(text, value.end() - 1, min(len(text), start + _LOOKED_INTO))]
-        hidden = _without_literals(shown, doubt)
+        shown = text[
+            start : _structure_end(text, value.end() - 1, min(len(text), start + _MAX_STRUCTURE))
+        ]
+        hidden = _without_literals(shown, level)
         if hidden != shown:
             return start + len(shown), hidden
-        if REDACTED in shown or _is_expression(call, match["sep"], doubt):
+        if REDACTED in shown or _is_expression(call, match["sep"], level):
             return start, None
     elif opening := _OPENING.match(found):
         inside = found[opening.end() :].removesuffix(opening[1])
         closing = opening[1] if len(found) > len(inside) + opening.end() else ""
-        is_hidden = is_hidden_value(inside, doubt) and not _CLOSING.fullmatch(inside)
+        is_hidden = is_hidden_value(inside, level) and not _CLOSING.fullmatch(inside)
         return value.end(), opening[0] + REDACTED + closing if is_hidden else None
-    end = _word_end(text, match, start, doubt)
+    end = _word_end(text, match, start, level)
     word = text[start:end]
     is_count = word.isdecimal() and counts_tokens(match["name"])
-    # In a sentence only what is no ordinary word: "unexpected token: something".
-    if is_count or _is_name(word, match["name"]) or not is_hidden_word(word, doubt):
+    # In a sentence, an ordinary word is not a secret: "unexpected token: something".
+    if is_count or _is_name(word, match["name"]) or not is_hidden_word(word, level):
         return end, None
     return end, f"{mark}{REDACTED}{mark}" if is_amount(word) else REDACTED
 
 
-def _stands_for_value(found: str, begin: str) -> bool:
-    """Whether nothing is assigned here: a placeholder, a name in backquotes, the end of a line."""
+def _is_no_value(found: str, begin: str) -> bool:
+    """Return whether this is a placeholder, a name in backquotes or the end of a line."""
     if begin in ("\\n", "\\r") or found.startswith("re.") or is_placeholder(found):
         return True
     return found[0] == "`" and is_secret_name(found.strip("`"))
 
 
-def _word_end(text: str, match: re.Match[str], start: int, doubt: Secrecy) -> int:
+def _word_end(text: str, match: re.Match[str], start: int, level: Secrecy) -> int:
     line_start = text.rfind("\n", max(0, match.start() - _LONGEST_INDENT), match.start()) + 1
     is_first = line_start > 0 or match.start() <= _LONGEST_INDENT
     before = text[line_start : match.start()].strip(" \t-") if is_first else "x"
-    if not before and match["sep"].strip() == ":" and doubt >= Secrecy.CERTAIN:
+    if not before and match["sep"].strip() == ":" and level >= Secrecy.CERTAIN:
         line_end = text.find("\n", start)
         line = text[start : line_end if line_end >= 0 else len(text)]
         return start + len(line.partition(" #")[0].rstrip())
@@ -222,14 +239,14 @@ def _word_end(text: str, match: re.Match[str], start: int, doubt: Secrecy) -> in
     found = text[start : end.start() if end else len(text)]
     if text[start + len(found) : start + len(found) + 1] in ("'", '"'):
         found = found.rstrip("\\")
-    # Brackets that were opened in front of the name.
+    # Closing brackets that were opened before the name do not belong to the value.
     inside = found.rstrip(")]}>")
     n_closing = len(found) - len(inside) - sum(found.count(sign) for sign in "([{<")
     return start + len(found) - max(0, min(n_closing, len(found) - 1))
 
 
 def _structure_end(text: str, start: int, limit: int) -> int:
-    """The end of the structure or call that begins at `start`, or `limit` if that comes first."""
+    """Return the end of the structure or call that begins at `start`, at most `limit`."""
     depth = 0
     for sign in _BRACKET.finditer(text, start, limit):
         depth += 1 if sign[0] in "{[(" else -1
@@ -238,34 +255,34 @@ def _structure_end(text: str, start: int, limit: int) -> int:
     return limit
 
 
-def _holds_secret(structure: str, doubt: Secrecy) -> bool:
-    """Whether a value inside of a structure is a secret; its keys are none."""
+def _holds_secret(structure: str, level: Secrecy) -> bool:
+    """Return whether a value in a structure is a secret; keys are ignored."""
     describes = False
     for part in _PART.finditer(structure):
         if _KEY_END.match(structure, part.end()):
             describes = describes_secret(part[0])
         elif is_amount(part[0]):
-            if not describes and is_hidden_number(part[0], doubt):
+            if not describes and is_hidden_number(part[0], level):
                 return True
-        elif is_hidden_word(part[0], doubt):
+        elif is_hidden_word(part[0], level):
             return True
     return False
 
 
-def _without_literals(call: str, doubt: Secrecy) -> str:
-    """A call or subscript without the secrets that stand in quotes in it."""
-    likely = doubt if call.startswith("Secret") else min(doubt, Secrecy.POSSIBLE)
+def _without_literals(call: str, level: Secrecy) -> str:
+    """Replace the quoted secrets in a call or subscript."""
+    inner_level = level if call.startswith("Secret") else min(level, Secrecy.POSSIBLE)
 
-    def hidden(match: re.Match[str]) -> str:
-        is_secret = is_hidden_value(match[2], likely) and not is_secret_name(match[2])
+    def hide(match: re.Match[str]) -> str:
+        is_secret = is_hidden_value(match[2], inner_level) and not is_secret_name(match[2])
         return match[1] + REDACTED if is_secret else match[0]
 
-    return _QUOTED.sub(hidden, call)
+    return _QUOTED.sub(hide, call)
 
 
-def _is_expression(call: str, sep: str, doubt: Secrecy) -> bool:
-    """Whether code computes the value: `password = ask(user)`, `token=tokens[3]`."""
-    if doubt < Secrecy.CERTAIN or is_secret_name(call[:-1]):
+def _is_expression(call: str, sep: str, level: Secrecy) -> bool:
+    """Return whether code computes the value: `password = ask(user)`, `token=tokens[3]`."""
+    if level < Secrecy.CERTAIN or is_secret_name(call[:-1]):
         return True
     if call[-1] == "[" and call[:1].isupper():  # a type: Sequence[str]
         return True
@@ -273,18 +290,18 @@ def _is_expression(call: str, sep: str, doubt: Secrecy) -> bool:
 
 
 def _is_name(word: str, name: str) -> bool:
-    """Whether a value is a variable of the same meaning: `password=password`, `args.password`."""
+    """Return whether a value is a variable for the secret: `password=password`, `args.password`."""
     last = word.rpartition(".")[2]
     return word == name or (_DOTTED.fullmatch(word) is not None and is_secret_name(last))
 
 
 def _hide_pair(match: re.Match[str]) -> str:
     name, value = match["name"], match["value"]
-    doubt = secrecy(name)
-    # In a list they may be names, one as the other.
-    doubt = doubt if match["open"] or name.startswith("-") else min(doubt, Secrecy.POSSIBLE)
+    level = secrecy(name)
+    # In a plain list, both items may be names.
+    level = level if match["open"] or name.startswith("-") else min(level, Secrecy.POSSIBLE)
     is_sure = secrecy(name) >= Secrecy.CERTAIN or match["open"] or name.startswith("-")
-    if not is_sure or is_secret_name(value) or not is_hidden_value(value, doubt):
+    if not is_sure or is_secret_name(value) or not is_hidden_value(value, level):
         return match[0]
     return _with_value(match)
 

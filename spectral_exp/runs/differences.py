@@ -9,19 +9,19 @@ from typing import Any
 
 from spectral_exp.runs.overrides import flat, matters_for_logs
 
-# Listed before all other packages, since they compute the numbers.
-_COMPUTING = ("python", "torch", "numpy")
+# These compute the numbers, so they are listed before all other packages.
+_NUMERIC_PACKAGES = ("python", "torch", "numpy")
 _MAX_SHOWN = 20
 
 
 def same(one: Any, other: Any) -> bool:
     """Return whether two values are exactly equal. NaN equals NaN."""
-    both_nan = isinstance(one, float) and isinstance(other, float) and math.isnan(one) and math.isnan(other)
-    return bool(one == other) or both_nan
+    are_nan = all(isinstance(value, float) and math.isnan(value) for value in (one, other))
+    return bool(one == other) or are_nan
 
 
 def unequal(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return a line for every entry that differs, in the order of their names."""
+    """Return a line for every entry that differs, sorted by name."""
     return [
         f"{key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
         for key in sorted({*before, *now})
@@ -30,10 +30,14 @@ def unequal(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def settings_differences(
-    before: Mapping[str, Any], now: Mapping[str, Any], matters: Callable[[str], bool] = matters_for_logs
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    matters: Callable[[str], bool] = matters_for_logs,
 ) -> list[str]:
-    """Return the differences between two configurations, in settings that matter."""
-    old, new = ({key: value for key, value in flat(config) if matters(key)} for config in (before, now))
+    """Return the differences between two configurations in the settings that `matters` accepts."""
+    old, new = (
+        {key: value for key, value in flat(config) if matters(key)} for config in (before, now)
+    )
     return unequal(old, new)
 
 
@@ -41,7 +45,7 @@ def code_differences(
     before: Mapping[str, Any], patch_before: bytes, now: Mapping[str, Any], patch_now: bytes
 ) -> list[str]:
     """Return the differences between two `git` sections and their patches."""
-    return unequal(_code(before, patch_before), _code(now, patch_now))
+    return unequal(_code_version(before, patch_before), _code_version(now, patch_now))
 
 
 def package_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -49,29 +53,31 @@ def package_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> li
     old, new = (record.get("package") for record in (before, now))
     if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
         return []
-    return unequal(*({f"spectral_exp {name}": p.get(name) for name in ("version", "hash")} for p in (old, new)))
+    return unequal(
+        *({f"spectral_exp {name}": p.get(name) for name in ("version", "hash")} for p in (old, new))
+    )
 
 
 def environment_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return the differences of hardware, threads, operating system, Python and packages."""
+    """Return the differences in hardware, threads, operating system, Python and packages."""
     pairs = zip(_environment(before), _environment(now), strict=True)
     return [line for old, new in pairs for line in unequal(old, new)]
 
 
-def shortened(lines: Sequence[str]) -> list[str]:
-    """Return the first lines of a long list and the number of the others."""
+def shorten(lines: Sequence[str]) -> list[str]:
+    """Return the first 20 lines, and one line with the number of the others."""
     more = len(lines) - _MAX_SHOWN
     return [*lines[:_MAX_SHOWN], f"... and {more} more, in the file"] if more > 0 else list(lines)
 
 
-def _code(git: Mapping[str, Any], patch: bytes) -> dict[str, Any]:
+def _code_version(git: Mapping[str, Any], patch: bytes) -> dict[str, Any]:
     changes = f"patch with CRC-32 {zlib.crc32(patch):08x}" if patch else "none"
     return {"commit": git.get("hash"), "uncommitted changes": changes}
 
 
 def _environment(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the environment in a record, the likeliest reasons for other numbers first."""
+    """Return the environment of a run, the most likely reasons for other numbers first."""
     packages = dict(record.get("packages") or {})
-    computing = {name: packages.pop(name, None) for name in _COMPUTING}
+    numeric = {name: packages.pop(name, None) for name in _NUMERIC_PACKAGES}
     platform = (record.get("host") or {}).get("platform")
-    return [record.get("hardware") or {}, {"platform": platform}, computing, packages]
+    return [record.get("hardware") or {}, {"platform": platform}, numeric, packages]

@@ -19,17 +19,17 @@ from spectral_exp.runs.layout import (
     VISUALIZATIONS_FOLDER,
 )
 
-_INSIDE_A_RUN = {CHECKPOINTS_FOLDER, LOGS_FOLDER, TOKENIZER_FOLDER, VISUALIZATIONS_FOLDER}
+_RUN_FOLDERS = {CHECKPOINTS_FOLDER, LOGS_FOLDER, TOKENIZER_FOLDER, VISUALIZATIONS_FOLDER}
 
 _MAX_FOLDERS = 200_000
 
 LeftOut = tuple[Path, str]
-"""A folder and the reason why it is not used."""
+"""A folder that is not used, and the reason."""
 
 
 @dataclass
 class Found:
-    """Run directories, and folders that look like one or cannot be read, with the reason."""
+    """Run directories, and folders that only look like one or cannot be read."""
 
     runs: list[Path] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
@@ -47,12 +47,14 @@ def find_runs(folders: Sequence[str | Path]) -> Found:
     seen: set[tuple[int, int]] = set()
     for folder in map(Path, folders):
         if not os.path.lexists(folder):
-            raise UserError(f"there is no folder {folder}; name run directories, or folders that hold some")
+            raise UserError(
+                f"there is no folder {folder}; name run directories, or folders that hold some"
+            )
         if not folder.is_dir():
-            what = "a file" if folder.is_file() else "a link that leads nowhere"
-            raise UserError(f"{folder} is {what}; name run directories, or folders that hold some")
+            kind = "a file" if folder.is_file() else "a broken link"
+            raise UserError(f"{folder} is {kind}; name run directories, or folders that hold some")
     kernel_devices = _kernel_devices()
-    # Folders come before links, so a run keeps its own name if a link leads to it too.
+    # Folders are visited before links, so that a run keeps its own name if a link leads to it too.
     waiting, links = [Path(folder) for folder in folders], list[Path]()
     while waiting or links:
         folder = waiting.pop(0) if waiting else links.pop(0)
@@ -65,7 +67,9 @@ def find_runs(folders: Sequence[str | Path]) -> Found:
                 found.left_out.append((folder, "it belongs to the kernel and holds no runs"))
                 continue
             if len(seen) > _MAX_FOLDERS:
-                found.left_out.append((folder, f"more than {_MAX_FOLDERS:,} folders were searched before"))
+                found.left_out.append(
+                    (folder, f"more than {_MAX_FOLDERS:,} folders were searched before")
+                )
                 break
             inner, inner_links = _search(folder, found)
         except OSError as error:
@@ -79,27 +83,29 @@ def find_runs(folders: Sequence[str | Path]) -> Found:
 
 
 def _kernel_devices() -> set[int]:
-    """Return the devices of /proc and similar, whose links lead everywhere."""
-    devices = {Path(place).stat().st_dev for place in ("/proc", "/sys", "/dev") if Path(place).is_dir()}
-    return devices - {Path("/").stat().st_dev}
+    """Return the devices of /proc and similar, whose links would lead anywhere."""
+    folders = [folder for folder in map(Path, ("/proc", "/sys", "/dev")) if folder.is_dir()]
+    return {folder.stat().st_dev for folder in folders} - {Path("/").stat().st_dev}
 
 
 def _search(folder: Path, found: Found) -> tuple[list[Path], list[Path]]:
-    """Add a folder to `found` if it is a run. Return its folders and its links to folders."""
+    """Add a folder to `found` if it is a run; return its subfolders and its links to folders."""
     with os.scandir(folder) as scanned:
         entries = sorted(scanned, key=lambda entry: entry.name)
     names = {entry.name for entry in entries}
     is_run = bool(names & {CONFIG_NAME, RESULTS_NAME})
     if not is_run and LOGS_FOLDER in names:
         is_run = (folder / LOGS_FOLDER / METRICS_NAME).is_file()
-    looks_like_one = is_run or bool(names & {CHECKPOINTS_FOLDER, LOCK_NAME})
+    resembles_run = is_run or bool(names & {CHECKPOINTS_FOLDER, LOCK_NAME})
     if is_run:
         found.runs.append(folder)
-    elif looks_like_one:
-        found.left_out.append((folder, f"it has neither {CONFIG_NAME} nor {LOGS_FOLDER}/{METRICS_NAME}"))
+    elif resembles_run:
+        found.left_out.append(
+            (folder, f"it has neither {CONFIG_NAME} nor {LOGS_FOLDER}/{METRICS_NAME}")
+        )
     inner, links = list[Path](), list[Path]()
     for entry in entries:
-        if entry.name.startswith(".") or (looks_like_one and entry.name in _INSIDE_A_RUN):
+        if entry.name.startswith(".") or (resembles_run and entry.name in _RUN_FOLDERS):
             continue
         try:
             is_folder = entry.is_dir()

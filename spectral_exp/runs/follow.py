@@ -1,7 +1,7 @@
-"""Follow the metrics of a run while it goes on.
+"""Follow the metrics of a live run.
 
 `follow` yields new entries as they are logged and ends with the run. A resumed run cuts its metrics
-back to the checkpoint; the follower notices that and starts again from the first entry.
+back to the checkpoint; the follower detects that and starts again from the first entry.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _COMPARED_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class MetricsUpdate:
-    """What is new in a metrics file.
+    """New content of a metrics file.
 
     Attributes:
         entries: new entries in the order in which they were logged, non-finite numbers restored.
-        was_cut_back: the file no longer begins with the entries of earlier updates. All of them
-            are void; `entries` begins with the first entry of the file.
+        was_cut_back: whether the file no longer begins with the entries of earlier updates. Then
+            those are void, and `entries` begins with the first entry of the file.
         unreadable: number of new lines that are neither entries nor blank.
-        is_behind: the file holds more lines than this update.
-        is_over: no live process owns the run, and its last entry was delivered.
+        is_behind: whether the file holds more new lines than this update.
+        is_over: whether no live process owns the run and its last entry was returned.
     """
 
     entries: list[dict[str, Any]] = field(default_factory=list)
@@ -45,10 +45,10 @@ class MetricsUpdate:
 
 
 class MetricsFollower:
-    """Reads the metrics of a run step by step. The run may begin, end or be resumed meanwhile.
+    """Reads new metrics of a run at each `poll`. The run may begin, end or be resumed meanwhile.
 
-    A cut-back is recognized by the content: before each read, up to 1 MiB in front of the new lines
-    is compared with what was there before, and all of it if another file has taken the place.
+    A cut-back is detected by content: each poll hashes the last 1 MiB that was read before (or
+    everything, if the path now leads to another file) and compares it with the earlier hash.
 
     Args:
         run: a run directory; it need not exist yet.
@@ -59,14 +59,14 @@ class MetricsFollower:
         self._restart()
 
     def poll(self) -> MetricsUpdate:
-        """Return what was logged since the last call, at most about 4 MiB of it.
+        """Return the lines that were logged since the last call, at most about 4 MiB.
 
-        A line counts once its newline is written, or once the run is over.
+        A line without a newline counts only if the run is over.
 
         Raises:
             UserError: the file cannot be read.
         """
-        # Asked first: what a process logs before it ends is then read below.
+        # Checked before the read, so that lines logged just before the end are not missed.
         is_over = not is_running(self._paths.root)
         path = self._paths.metrics_file
         try:
@@ -81,15 +81,15 @@ class MetricsFollower:
 
     def _restart(self) -> None:
         self._offset = 0
-        self._is_in_long_line = False  # the line at the offset began before it and is too long
-        self._identity: tuple[int, int] | None = None
-        self._all = hashlib.blake2b()  # of the bytes before the offset
-        self._last = hashlib.blake2b().digest()  # of the last of them
+        self._is_in_long_line = False  # the offset lies inside a line that is too long
+        self._identity: tuple[int, int] | None = None  # device and inode of the file
+        self._all = hashlib.blake2b()  # of all bytes before the offset
+        self._last = hashlib.blake2b().digest()  # of the last 1 MiB before the offset
 
     def _read(self, file: BinaryIO, *, is_over: bool) -> MetricsUpdate:
         state = os.fstat(file.fileno())
         identity = (state.st_dev, state.st_ino)
-        was_cut_back = not self._is_continued(file, identity, state.st_size)
+        was_cut_back = not self._begins_as_before(file, identity, state.st_size)
         if was_cut_back:
             self._restart()
         self._identity = identity
@@ -117,15 +117,17 @@ class MetricsFollower:
             end = len(block)
             self._is_in_long_line = True
         self._advance(file, block[:end])
-        return MetricsUpdate(entries, was_cut_back, unreadable, is_behind, is_over and not is_behind)
+        return MetricsUpdate(
+            entries, was_cut_back, unreadable, is_behind, is_over and not is_behind
+        )
 
     def _parse(self, line: bytes) -> dict[str, Any] | None:
         if self._is_in_long_line or len(line) > MAX_LINE_BYTES:
             return None
         return parse_entry(line)
 
-    def _is_continued(self, file: BinaryIO, identity: tuple[int, int], size: int) -> bool:
-        """Return whether the file still begins with what was read of it."""
+    def _begins_as_before(self, file: BinaryIO, identity: tuple[int, int], size: int) -> bool:
+        """Return whether the file still begins with the bytes that were read."""
         if size < self._offset:
             return False
         if self._identity not in (None, identity):
@@ -142,13 +144,15 @@ class MetricsFollower:
         return _digest(file, max(0, self._offset - _COMPARED_BYTES), self._offset)
 
 
-def follow(run: str | Path, interval_s: float = 1.0, stop: threading.Event | None = None) -> Iterator[MetricsUpdate]:
-    """Yield what is new in the metrics of a run until no live process owns the run.
+def follow(
+    run: str | Path, interval_s: float = 1.0, stop: threading.Event | None = None
+) -> Iterator[MetricsUpdate]:
+    """Yield the new metrics of a run until no live process owns the run.
 
     Args:
         run: a run directory.
-        interval_s: seconds between two looks at the file, > 0.
-        stop: ends the iteration once it is set.
+        interval_s: seconds between two reads of the file, > 0.
+        stop: ends the iteration when it is set.
 
     Raises:
         UserError: the file cannot be read.

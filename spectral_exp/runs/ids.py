@@ -18,11 +18,11 @@ from spectral_exp.runs.layout import CLAIMS_FOLDER, RunPaths
 
 log = logging.getLogger(__name__)
 
-_MAX_NAME_BYTES = 160  # with timestamp, hash and a temporary name's additions it stays below the usual limit of 255
+# With timestamp, hash and the suffix of a temporary file, it stays below the usual limit of 255.
+_MAX_NAME_BYTES = 160
 
-
-_STALE_CLAIM_S = 2 * 3600.0  # longer than the hour that local time repeats when daylight saving ends
-
+# Longer than the hour that local time repeats when daylight saving ends.
+_STALE_CLAIM_S = 2 * 3600.0
 
 _claimed_here: set[str] = set()
 
@@ -30,19 +30,24 @@ _claimed_here: set[str] = set()
 def generate_experiment_id(name: str, parent: str | Path | None = None) -> str:
     """Return a new id `{name}_{YYYYMMDD_HHMMSS}_{git hash}`, unique on this machine.
 
-    Processes of one user that ask in the same second get different seconds, if need be in the
-    future.
+    If several processes of a user request an id in the same second, the later ones get the next
+    free seconds.
 
     Args:
-        name: experiment name; other characters than letters, digits, `_`, `.` and `-` become "-".
-        parent: folder of the runs; ids that have a folder there are skipped.
+        name: experiment name; characters other than letters, digits, `_`, `.` and `-` become "-".
+        parent: folder of the runs; ids of existing folders are skipped.
 
     Raises:
-        SettingError: the name has no usable character, or too many.
+        SettingError: the name has no usable character, or is too long.
     """
     clean = re.sub(r"[^\w.-]+", "-", name).strip("-.")
     require(bool(clean), "name", repr(name), "a name with at least one letter, digit or underscore")
-    require(len(clean.encode()) <= _MAX_NAME_BYTES, "name", repr(name), f"at most {_MAX_NAME_BYTES} bytes long")
+    require(
+        len(clean.encode()) <= _MAX_NAME_BYTES,
+        "name",
+        repr(name),
+        f"at most {_MAX_NAME_BYTES} bytes long",
+    )
     commit = git_hash()
     second = datetime.now()
     while True:
@@ -55,7 +60,7 @@ def generate_experiment_id(name: str, parent: str | Path | None = None) -> str:
 
 
 def _claim(stamped: str) -> bool:
-    """Reserve a name and second for this process. Return False if they are taken."""
+    """Reserve a name and second for this process; return False if they are taken."""
     if stamped in _claimed_here:
         return False
     try:
@@ -66,13 +71,13 @@ def _claim(stamped: str) -> bool:
         return False
     except OSError as error:
         # Without a folder for claims, ids are unique within this process only.
-        log.debug("no claim on %s beyond this process: %s", stamped, error)
+        log.debug("%s is reserved only within this process: %s", stamped, error)
     _claimed_here.add(stamped)
     return True
 
 
 def _claims_folder() -> Path:
-    """Return this user's folder of claims, without old ones. Raises OSError if it is unusable."""
+    """Return this user's folder of claims, after removing old ones. Raises OSError if unusable."""
     user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
     folder = Path(tempfile.gettempdir()) / CLAIMS_FOLDER.format(user=user)
     with contextlib.suppress(FileExistsError):
@@ -97,8 +102,8 @@ def create_experiment_directory(base_dir: str | Path, experiment_id: str) -> dic
     Raises:
         UserError: the folders cannot be created or written.
     """
-    usable = experiment_id not in {"", ".", ".."} and Path(experiment_id).name == experiment_id
-    require(usable, "experiment_id", repr(experiment_id), "a plain folder name")
+    is_usable = experiment_id not in {"", ".", ".."} and Path(experiment_id).name == experiment_id
+    require(is_usable, "experiment_id", repr(experiment_id), "a plain folder name")
     paths = RunPaths(Path(base_dir) / experiment_id)
     folders = {
         "root": paths.root,

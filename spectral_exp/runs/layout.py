@@ -46,13 +46,13 @@ PROVENANCE_NAME = "provenance.json"
 """In the folder of a paper or report."""
 
 CLAIMS_FOLDER = "spectral_exp-{user}"
-"""In the folder for temporary files: the names and seconds that processes have reserved for ids."""
+"""In the system's temporary folder: the names and seconds that processes have reserved for ids."""
 
 _CHECKPOINT_NAME = re.compile(r"checkpoint_step_(0|[1-9]\d*)\.pt(\.zst)?")
 
 
 class RunPaths:
-    """The paths of a run's files and folders. Creates nothing."""
+    """The paths of a run's files and folders, which need not exist."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
@@ -77,21 +77,21 @@ class RunPaths:
         self.best_link = self.checkpoints / BEST_NAME
 
     def checkpoint_file(self, step: int) -> Path:
-        """Return the checkpoint of `step`: the compressed one if only that exists."""
+        """Return the checkpoint file of `step`: the compressed one if only that exists."""
         plain = self.checkpoints / f"checkpoint_step_{step}.pt"
         compressed = plain.with_name(plain.name + COMPRESSED_SUFFIX)
         return compressed if compressed.exists() and not plain.exists() else plain
 
     def checkpoint_step(self, path: Path) -> int | None:
-        """Return the step in the name of a checkpoint file, or None for another file."""
+        """Return the step in the name of a checkpoint file, or None for other files."""
         match = _CHECKPOINT_NAME.fullmatch(path.name)
         return int(match[1]) if match else None
 
     def checkpoint_steps(self) -> list[int]:
-        """Return the steps that have a checkpoint file, ascending; empty without a folder.
+        """Return the steps that have a checkpoint file, ascending; none if the folder is missing.
 
         Raises:
-            UserError: the folder cannot be read, which does not mean that it is empty.
+            UserError: the folder exists but cannot be read.
         """
         try:
             steps = [self.checkpoint_step(file) for file in self.checkpoints.iterdir()]
@@ -99,8 +99,8 @@ class RunPaths:
             return []
         except OSError as error:
             raise UserError(
-                f"cannot read the folder {self.checkpoints}: {error.strerror}; check its permissions "
-                "and its disk, then try again"
+                f"cannot read the folder {self.checkpoints}: {error.strerror}; check its "
+                "permissions and its disk, then try again"
             ) from error
         return sorted({step for step in steps if step is not None})
 
@@ -108,8 +108,8 @@ class RunPaths:
 def links_inside(root: Path) -> list[Path]:
     """Return the links in a run through which files outside of it would be written or backed up.
 
-    The pointers to checkpoints are allowed, and so are folders of large files on another disk, if
-    they do not belong to another run.
+    Two kinds of links are allowed: those from a checkpoint name to a file in the same folder, and
+    those from `checkpoints` or `visualizations` to a folder that does not belong to another run.
     """
     paths = RunPaths(root)
     small = (paths.logs, paths.tokenizer, paths.hydra)
@@ -117,13 +117,14 @@ def links_inside(root: Path) -> list[Path]:
         paths.lock_file, paths.config_file, paths.results_file, paths.backup_file, paths.run_log,
     )  # fmt: skip
     inside = (path for folder in small if not folder.is_symlink() for path in _entries(folder))
-    places = [*small, *files, *inside]
-    found = [path for path in places if path.is_symlink()]
+    found = [path for path in (*small, *files, *inside) if path.is_symlink()]
     for folder in (paths.checkpoints, paths.visualizations):
         home = folder.resolve()
         if folder.is_symlink() and (home.parent / CONFIG_NAME).exists():
             found.append(folder)
-        found += [path for path in _entries(folder) if path.is_symlink() and path.resolve().parent != home]
+        found += [
+            path for path in _entries(folder) if path.is_symlink() and path.resolve().parent != home
+        ]
     return sorted(found)
 
 
@@ -135,9 +136,12 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def remove_unfinished_records(paths: RunPaths) -> None:
-    """Remove what killed writers left of the records in a run directory. For the owner of the directory."""
+    """Remove the temporary files that killed processes left of the records of a run.
+
+    Only the owner of the run directory may call this.
+    """
     for folder in (paths.tokenizer, paths.root / HYDRA_FOLDER):
         remove_temporary_files(folder)
-    # Others may write certificates and exported weights beside these.
+    # Other processes may be writing certificates and exported weights to the same folder.
     for record in (paths.config_file, paths.results_file, paths.git_diff_file, paths.backup_file):
         remove_temporary_files(paths.root, record.name)

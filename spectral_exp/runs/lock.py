@@ -28,12 +28,12 @@ except ImportError:  # Windows
 log = logging.getLogger(__name__)
 
 _MAX_BYTES = 4096
-_SILENT_S = 3600.0  # after which a process on another host counts as dead
-_CLOCK_S = 2.0  # between the clocks of the lock file, in seconds, and of the process table
+_MAX_SILENCE_S = 3600.0  # a process on another host that logs nothing for longer counts as dead
+_CLOCK_TOLERANCE_S = 2.0  # the lock file has whole seconds, the process table has its own clock
 
 
 class LostRunError(RunError):
-    """The run directory no longer belongs to this process, which must not write there."""
+    """The run directory no longer belongs to this process, which must not write to it."""
 
 
 class RunLock:
@@ -41,9 +41,9 @@ class RunLock:
 
     The operating system ties the lock to the open file (flock), so the lock ends with its owner.
     The file holds `host`, `pid` and `since` of the owner and is removed on release. Without flock
-    (Windows) the file alone is the lock: a file left by a dead process of this host is taken over;
-    one of another host has to be deleted by hand. If the file system refuses locks, a warning is
-    logged and the directory is unprotected.
+    (Windows) the existence of the file is the lock: the file of a dead process on this host is
+    replaced; that of a process on another host has to be deleted by hand. If the file system does
+    not support locks, a warning is logged and the directory is unprotected.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -65,10 +65,10 @@ class RunLock:
         self.release()
 
     def acquire(self) -> None:
-        """Take the lock.
+        """Acquire the lock.
 
         Raises:
-            UserError: another process has it, which the message names, or the folder is not writable.
+            UserError: another process holds it, or the folder is not writable.
         """
         while self._descriptor is None:
             try:
@@ -92,27 +92,25 @@ class RunLock:
                 os.close(descriptor)
 
     def check(self) -> None:
-        """Check that the directory still belongs to this process. Does nothing without the lock.
+        """Check that the directory still belongs to this process; do nothing without the lock.
 
-        For any number of threads.
+        Thread-safe.
 
         Raises:
-            LostRunError: the directory was moved or removed, or another process has taken its place.
+            LostRunError: the directory was moved or removed, or another process owns the path.
         """
         with self._checking:
-            if (
-                self._descriptor is None
-                or _is_at(self._descriptor, self.path)
-                or self._write_again()
-            ):
+            descriptor = self._descriptor
+            if descriptor is None or _is_at(descriptor, self.path) or self._write_again():
                 return
         raise LostRunError(
-            f"the run directory {self.path.parent} was moved or removed while this process trained in it: stopped, so "
-            "that nothing is written to what is there now; continue the run with resume=<the folder where it lies now>"
+            f"the run directory {self.path.parent} was moved or removed while this process trained "
+            "in it: training has stopped, so that it writes to no other run; continue the run with "
+            "resume=<the folder of the run now>"
         )
 
     def release(self) -> None:
-        """Release the lock. Does nothing without it."""
+        """Release the lock; do nothing without it."""
         if self._descriptor is None:
             return
         is_ours = _is_at(self._descriptor, self.path)
@@ -121,16 +119,15 @@ class RunLock:
         if is_ours:
             try:
                 self.path.unlink(missing_ok=True)
-            except (
-                OSError
-            ) as error:  # the lock goes all the same, and how the run has ended is what matters
+            except OSError as error:
+                # Closing the file releases the lock, and must not hide an error of the run.
                 log.warning("cannot remove %s: %s", self.path, error.strerror)
         if fcntl is not None:
             os.close(self._descriptor)
         self._descriptor = None
 
     def _write_again(self) -> bool:
-        """Write the lock file again if only that was removed. Return whether the lock is held."""
+        """Write the lock file again if only the file was removed; return whether it is locked."""
         try:
             if self._root is None or not os.path.samestat(self._root, self.path.parent.stat()):
                 return False
@@ -146,7 +143,7 @@ class RunLock:
         assert self._descriptor is not None
         os.close(self._descriptor)
         self._descriptor = descriptor
-        log.warning("%s was removed while the run goes on; it is written again", self.path)
+        log.warning("%s was removed during the run; it is written again", self.path)
         return True
 
     def _lock(self, descriptor: int) -> None:
@@ -165,18 +162,19 @@ class RunLock:
             )
 
     def _refusal(self, owner: LockOwner | None) -> str:
-        who = (
-            f"process {owner['pid']} on {owner['host']} since {owner['since']}"
-            if owner
-            else "another process"
+        process = "another process"
+        if owner:
+            process = f"process {owner['pid']} on {owner['host']} since {owner['since']}"
+        return (
+            f"the run directory {self.path.parent} is in use by {process}; wait for it, stop it, "
+            "or start a new run"
         )
-        return f"the run directory {self.path.parent} is in use by {who}; wait for it, stop it, or start a new run"
 
 
 def read_owner(root: Path) -> LockOwner | None:
-    """Return the process that the lock file of a run names, alive or not; None without one.
+    """Return the process that the lock file of a run names, alive or dead, or None.
 
-    Only reads: to try the lock could make its next owner fail.
+    This does not try the lock, because that could make the next owner fail.
     """
     try:
         return parse_lock_owner(read_regular(RunPaths(root).lock_file, _MAX_BYTES))
@@ -185,17 +183,17 @@ def read_owner(root: Path) -> LockOwner | None:
 
 
 def is_alive(owner: LockOwner, root: Path) -> bool:
-    """Return whether the owner of a run still works on it.
+    """Return whether the owner of a run is alive.
 
-    On this host its process must exist and have begun before it took the lock. On another host, a
-    process counts as alive if it has logged something within the last hour.
+    On this host its process must exist and be older than the lock. On another host, a process
+    counts as alive if it has logged something within the last hour.
     """
     if owner["host"] == socket.gethostname():
         return _is_alive_here(owner)
     paths = RunPaths(root)
     for file in (paths.lock_file, paths.metrics_file):
         with contextlib.suppress(OSError):
-            if time.time() - file.stat().st_mtime < _SILENT_S:
+            if time.time() - file.stat().st_mtime < _MAX_SILENCE_S:
                 return True
     return False
 
@@ -221,17 +219,17 @@ def _is_alive_here(owner: LockOwner) -> bool:
         process = psutil.Process(owner["pid"])
         if process.status() == psutil.STATUS_ZOMBIE:
             return False
-        # The number of a process that has ended may be given to a later one.
+        # The system may give the id of a dead process to a new one.
         since = seconds_since_epoch(owner["since"])
-        return math.isnan(since) or process.create_time() <= since + _CLOCK_S
+        return math.isnan(since) or process.create_time() <= since + _CLOCK_TOLERANCE_S
     except psutil.NoSuchProcess:
         return False
-    except psutil.AccessDenied:  # of another user
+    except psutil.AccessDenied:  # it belongs to another user
         return True
 
 
 def refuse_if_running(root: Path) -> None:
-    """Raise a UserError that names the other process if one owns the run in `root`; change nothing."""
+    """Raise a UserError if another live process owns the run in `root`; change nothing."""
     if is_running_elsewhere(root):
         raise UserError(RunLock(root)._refusal(read_owner(root)))
 
@@ -258,7 +256,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
     try:
         if os.path.samestat(os.fstat(descriptor), path.lstat()):
             return True
-        # Some network file systems change the number of a file: compare its content.
+        # Some network file systems change the inode of a file, so compare its content.
         _write_owner(descriptor)
         os.lseek(descriptor, 0, os.SEEK_SET)
         return not path.is_symlink() and path.read_bytes() == os.read(descriptor, _MAX_BYTES)

@@ -17,27 +17,28 @@ log = logging.getLogger(__name__)
 
 
 class RunLogFormatter(logging.Formatter):
-    """Formats records with time, milliseconds and UTC offset, and without secrets."""
+    """Formats records with ISO 8601 times and without secrets."""
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
-        """Return the time of a record in ISO 8601."""
-        return datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
+        """Return the local time of a record with milliseconds and UTC offset."""
+        local = datetime.fromtimestamp(record.created).astimezone()
+        return local.isoformat(timespec="milliseconds")
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line of `record`."""
+        """Return the text of `record`."""
         return redact_text(super().format(record))
 
 
 class RunLogHandler(logging.FileHandler):
-    """Appends to a file of a run. Links are refused: the run may come from someone else.
+    """Appends to a file of a run. Links are refused, because the run may come from someone else.
 
-    The first record that cannot be written is reported by a warning. Later records are tried again.
+    If a record cannot be written, the first failure is logged, and later records are tried.
     """
 
     def __init__(self, filename: str) -> None:
-        # A line may name a file whose name is not UTF-8.
+        # A record may contain the name of a file that is not UTF-8.
         super().__init__(filename, encoding="utf-8", errors="backslashreplace")
-        self._warned = False
+        self._has_warned = False
 
     def close(self) -> None:
         """Close the file. Buffered lines are lost if the disk is full."""
@@ -49,8 +50,8 @@ class RunLogHandler(logging.FileHandler):
         error = sys.exc_info()[1]
         if not isinstance(error, (OSError, ValueError)):
             super().handleError(record)
-        elif not self._warned:
-            self._warned = True
+        elif not self._has_warned:
+            self._has_warned = True
             log.warning("cannot write %s: %s; free space on its disk", self.baseFilename, error)
 
     def _open(self) -> io.TextIOWrapper:

@@ -1,4 +1,4 @@
-"""The lines of a metrics file: one JSON object per line, in the order in which they were logged."""
+"""The lines of a metrics file: one JSON object each, in the order in which they were logged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from spectral_exp.core.json_value import restore_non_finite
 from spectral_exp.core.regular_file import open_regular
 
 RESERVED = frozenset({"step", "timestamp"})
-"""Keys of an entry that are no metrics."""
+"""Keys of an entry that are not metrics."""
 
 MAX_LINE_BYTES = 1 << 20
 """Readers of untrusted runs treat longer lines as unreadable."""
@@ -23,7 +23,7 @@ _BLOCK = 1 << 16
 
 
 def parse_entry(line: bytes) -> dict[str, Any] | None:
-    """Return the entry in a line as it is written, or None if the line is not an entry."""
+    """Return the entry in a line, non-finite numbers as text; None if it is not an entry."""
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError):
@@ -32,24 +32,27 @@ def parse_entry(line: bytes) -> dict[str, Any] | None:
 
 
 def is_step(value: Any) -> bool:
-    """Whether `value` can be the step of an entry."""
+    """Return whether `value` can be the step of an entry."""
     return type(value) is int and -(2**53) < value < 2**53
 
 
 def is_entry(line: bytes) -> bool:
-    """Whether a line holds a whole entry."""
+    """Return whether a line holds a whole entry."""
     return parse_entry(line) is not None
 
 
 def restore_entry(entry: dict[str, Any]) -> dict[str, Any]:
-    """Return an entry with numbers in place of the strings "NaN", "Infinity" and "-Infinity"."""
-    return {name: value if name in RESERVED else restore_non_finite(value) for name, value in entry.items()}
+    """Return an entry with the texts "NaN", "Infinity" and "-Infinity" replaced by numbers."""
+    return {
+        name: value if name in RESERVED else restore_non_finite(value)
+        for name, value in entry.items()
+    }
 
 
 def metric_number(value: Any) -> float | None:
     """Return the value of a metric as a float, or None if it is not a number.
 
-    Whole numbers beyond the range of floats become infinite.
+    Integers beyond the range of floats become infinite.
     """
     value = restore_non_finite(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -64,8 +67,7 @@ class LineSplitter:
     """Splits a file that is read in blocks into lines.
 
     Attributes:
-        rest: the last line, which has no newline yet. Of one that is longer than `MAX_LINE_BYTES`
-            only the beginning is kept, which is itself too long.
+        rest: the last line, which has no newline yet, cut to `MAX_LINE_BYTES` + 1 bytes.
     """
 
     def __init__(self) -> None:
@@ -96,7 +98,7 @@ def read_lines(path: Path) -> Iterator[bytes]:
 
 
 def last_entry(path: Path) -> dict[str, Any] | None:
-    """Return the last whole entry, or None. Reads the end of the file only, unless that is damaged.
+    """Return the last whole entry, or None. Reads only the end of the file if that is intact.
 
     Raises:
         UserError: the file cannot be read.
@@ -114,7 +116,7 @@ def last_entry(path: Path) -> dict[str, Any] | None:
 def _lines_backwards(descriptor: int) -> Iterator[bytes]:
     """Yield the lines of a file from the last to the first, without their newlines."""
     end = os.fstat(descriptor).st_size
-    pieces: list[bytes] = []  # of the line that is being read, the last one first
+    pieces: list[bytes] = []  # of an unfinished line, the last piece first
     while end > 0:
         start = max(0, end - _BLOCK)
         os.lseek(descriptor, start, os.SEEK_SET)

@@ -1,8 +1,8 @@
-"""The catalogue of metrics: what is known of a metric by its name.
+"""The catalogue of metrics: title, unit, direction and kind of a metric by its name.
 
-A metric is known by its exact name, by the name behind a prefix (`best_val_loss` is a `val_loss`,
-`val_accuracy` is an accuracy on the validation text), or by a prefix alone (`checkpoint_...`).
-Nothing is assumed of other names, in particular not that low values are better.
+A metric is known by its exact name, by the name after a prefix (`best_val_loss` is a `val_loss`,
+`val_accuracy` is an accuracy on the validation text), or by its prefix (`checkpoint_...`). For
+unknown metrics nothing is assumed, in particular not that low values are better.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ Kind = Literal["training", "validation", "machine", "cost"]
 
 @dataclass(frozen=True)
 class Metric:
-    """What is known of a metric.
+    """Properties of a metric.
 
     Attributes:
         title: heading of a panel.
         unit: text of the axis.
-        log: whether the axis is logarithmic; None decides by the values (a factor above 30).
-        direction: which values are better; None if neither are, or if it is not known.
-        kind: `training` and `validation` metrics describe the model, `cost` is what a run spends,
-            and `machine` is what its monitoring does; None if it is not known.
-        words: the metric within a sentence, with its unit.
-        is_timing: it depends on what else the machine does.
-        is_per_token: it depends on how much text a token stands for.
+        log: whether the axis is logarithmic; None for logarithmic if the values span a factor
+            above 30.
+        direction: which values are better; None if neither are, or if it is unknown.
+        kind: `training` and `validation` metrics describe the model, `cost` metrics the resources
+            that a run uses, and `machine` metrics its monitoring; None if it is unknown.
+        words: name of the metric within a sentence, with its unit.
+        is_timing: whether the metric depends on the load of the machine.
+        is_per_token: whether the metric depends on the amount of text per token.
     """
 
     title: str
@@ -41,7 +42,7 @@ class Metric:
 
     @property
     def axis_label(self) -> str:
-        """Title and unit, shared words once: `validation loss (nats / token)`."""
+        """Title and unit without repeated words, as in `validation loss (nats / token)`."""
         title, unit = (self.title[:1].lower() + self.title[1:]).split(), self.unit.split()
         longest = min(len(title), len(unit))
         shared = next((n for n in range(longest, 0, -1) if title[-n:] == unit[:n]), 0)
@@ -50,12 +51,12 @@ class Metric:
 
     @property
     def lower_is_better(self) -> bool | None:
-        """The direction as a truth value, None without one."""
+        """Whether the direction is `lower`; None without a direction."""
         return None if self.direction is None else self.direction == "lower"
 
     @property
     def measures_machine(self) -> bool:
-        """Whether an exact repetition of a run gives other values."""
+        """Whether the values differ in an exact repetition of a run."""
         return self.is_timing or self.kind == "machine"
 
 
@@ -89,7 +90,7 @@ METRICS = {
     "resonance": Metric("Mean resonance", "gate (0 to 1)", False, None, "training"),
     "coherence": Metric("Coherence penalty", "QFE term (unscaled)", False, None, "training"),
 }  # fmt: skip
-"""The runner's own metrics, in the order in which their panels appear."""
+"""The metrics with a panel of their own, in the order of the panels."""
 
 _WITHOUT_PANEL = {
     "tokens": Metric("Tokens", "tokens", None, "lower", "cost"),
@@ -118,7 +119,7 @@ DERIVED = ("train_s", "tokens", "n_parameters", "tokens_per_s", "steps")
 
 
 def metric_info(name: str) -> Metric:
-    """Return what is known of a metric; of an unknown one its name and the unit of its suffix."""
+    """Return the properties of a metric; for an unknown one, a title and the unit of its suffix."""
     if (known := METRICS.get(name) or _WITHOUT_PANEL.get(name)) is not None:
         return known
     unit = next((unit for suffix, unit in _UNIT_SUFFIXES.items() if name.endswith(suffix)), "value")
@@ -128,15 +129,19 @@ def metric_info(name: str) -> Metric:
         known = METRICS.get(rest := name.removeprefix(prefix)) or _WITHOUT_PANEL.get(rest)
         if rest != name and known is not None:
             kind: Kind | None = "validation" if prefix == "val_" else known.kind
-            return replace(shown, direction=known.direction, kind=kind, is_per_token=known.is_per_token)
+            return replace(
+                shown, direction=known.direction, kind=kind, is_per_token=known.is_per_token
+            )
     known = next((known for prefix, known in _PREFIXES.items() if name.startswith(prefix)), None)
     return shown if known is None else replace(shown, direction=known.direction, kind=known.kind)
 
 
 def machine_metrics() -> list[str]:
-    """Return the metrics that measure the machine; `*` stands for any ending."""
+    """Return the names of metrics that measure the machine; `*` stands for any suffix."""
     known = {**METRICS, **_WITHOUT_PANEL}
     names = [
-        name for name, metric in known.items() if metric.measures_machine and not name.startswith(tuple(_PREFIXES))
+        name
+        for name, metric in known.items()
+        if metric.measures_machine and not name.startswith(tuple(_PREFIXES))
     ]
     return [*names, *(f"{prefix}*" for prefix in _PREFIXES)]

@@ -1,7 +1,7 @@
-"""Metric series from a `metrics.jsonl`, whatever damage it has.
+"""Read metric series from a `metrics.jsonl`, which may be damaged anywhere.
 
-`orjson` reads the lines. The few that it refuses and Python's own parser accepts (`NaN` literals,
-lone surrogates, numbers beyond every float) go through `json`, so the result is that of `json`.
+`orjson` parses the lines. A line that it rejects is parsed by `json`, which also accepts `NaN`
+literals, lone surrogates and numbers beyond the range of floats.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class MetricFile:
     """The content of a metrics file.
 
     Attributes:
-        series: every numeric metric by name, in the order of their first values.
-        last_step: the largest step of any line, 0 without lines.
-        unreadable: number of lines that are not entries, an unfinished last line not counted.
-        unfinished: whether the last line is torn: it has no newline and is not an entry.
+        series: name -> series of every numeric metric, in the order of their first values.
+        last_step: the largest step of any line, 0 if there are none.
+        unreadable: number of lines that are not entries, without an unfinished last line.
+        unfinished: whether the last line has no newline and is not an entry.
     """
 
     series: Mapping[str, Series] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class MetricFile:
 
 
 def read_metrics(path: Path) -> MetricFile:
-    """Read a metrics file. If a step was logged twice, the later line counts, metric by metric.
+    """Read a metrics file. If a metric was logged twice for a step, the later value counts.
 
     Raises:
         OSError: the file is missing, too large, or cannot be read.
@@ -87,7 +87,7 @@ def _parse(blocks: Iterable[bytes]) -> MetricFile:
 
 
 class _Columns:
-    """Values by metric, each with its step and the number of its line, in any order."""
+    """Collects the values of each metric with their steps and line numbers, in any order."""
 
     def __init__(self) -> None:
         self.last_step = 0
@@ -95,9 +95,10 @@ class _Columns:
         self._parts = defaultdict[str, list[tuple[Any, ...]]](list)
 
     def add(self, lines: Sequence[bytes]) -> int:
-        """Add the entries in some lines. Returns how many lines are neither entries nor blank."""
+        """Add the entries in `lines`; return how many lines are neither entries nor blank."""
         unreadable = 0
-        # Lines with equal keys are transposed together: columns are much cheaper to add than values.
+        # Lines with equal keys are transposed together, since adding columns is much faster than
+        # adding single values.
         alike: dict[tuple[str, ...], tuple[list[int], list[tuple[Any, ...]]]] = {}
         for number, line in enumerate(lines, self._n_lines):
             entry = _parse_line(line)
@@ -115,7 +116,9 @@ class _Columns:
             self._add_rows(names, numbers, rows)
         return unreadable
 
-    def _add_rows(self, names: tuple[str, ...], numbers: list[int], rows: list[tuple[Any, ...]]) -> None:
+    def _add_rows(
+        self, names: tuple[str, ...], numbers: list[int], rows: list[tuple[Any, ...]]
+    ) -> None:
         columns = dict(zip(names, zip(*rows, strict=True), strict=True))
         steps = columns["step"]
         self.last_step = max(self.last_step, max(steps))
@@ -134,14 +137,15 @@ class _Columns:
     def series(self) -> dict[str, Series]:
         """Return the series of every metric, in the order of their first values."""
         joined = {
-            name: [np.concatenate(arrays) for arrays in zip(*parts, strict=True)] for name, parts in self._parts.items()
+            name: [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+            for name, parts in self._parts.items()
         }
         ordered = sorted(joined.items(), key=lambda item: item[1][0].min())
         return {name: _sort(*arrays) for name, arrays in ordered}
 
 
 def _sort(lines: NDArray[np.int64], steps: FloatArray, values: FloatArray) -> Series:
-    """Return the values in ascending order of steps; of equal steps, that of the last line."""
+    """Return a series in ascending order of steps; for equal steps, the value of the last line."""
     by_line = np.argsort(lines, kind="stable")
     steps, values = steps[by_line], values[by_line]
     if (np.diff(steps) <= 0).any():
@@ -153,7 +157,10 @@ def _sort(lines: NDArray[np.int64], steps: FloatArray, values: FloatArray) -> Se
 
 
 def _parse_line(line: bytes) -> dict[str, Any] | None:
-    """Return the entry in a line, or None. What has no 64-bit number may be a float or None."""
+    """Return the entry in a line, or None.
+
+    If only `json` can parse the line, metrics are already floats, or None if they are no numbers.
+    """
     if len(line) > MAX_LINE_BYTES:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Names of settings and overrides, and what they affect."""
+"""Classes of settings by their effect, and the syntax of overrides."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from itertools import pairwise
 from typing import Any
 
 PLACE = ("resume", "outputs", "backup_url", "experiment_id", "hydra")
-"""Settings of the places of a run and its copies."""
+"""Settings that name the folders of a run and its copies."""
 
-
-WATCHING = ("monitoring.backup", "monitoring.checkpoint", "monitoring.visualization", "monitoring.tracking")
+WATCHING = (
+    "monitoring.backup",
+    "monitoring.checkpoint",
+    "monitoring.visualization",
+    "monitoring.tracking",
+)
 """Settings that change no logged number."""
-
 
 AROUND_STEPS = (
     "monitoring",
@@ -27,7 +30,7 @@ AROUND_STEPS = (
     "training.profile_steps",
     "training.stop_signals",
 )
-"""Settings that change nothing that a step computes."""
+"""Settings that do not change the computation of a training step."""
 
 
 def setting_of(override: str) -> str:
@@ -47,19 +50,20 @@ def matters_for_logs(setting: str) -> bool:
 
 
 def matters_for_steps(setting: str) -> bool:
-    """Return whether a setting may change what a training step computes."""
+    """Return whether a setting may change the result of a training step."""
     return not is_among(setting, (*PLACE, *AROUND_STEPS))
 
 
 def changed_settings(
     attempts: Sequence[Mapping[str, Any]], matters: Callable[[str], bool] = matters_for_logs
 ) -> list[tuple[int, str]]:
-    """Return the steps after which a run was continued with other settings, and the changes."""
+    """Return (step, changes) for each attempt that continued a run with other settings."""
     found = []
     for before, now in pairwise(attempts):
         # The last override of a setting counts.
         old, new = (
-            {setting_of(o): o for o in attempt["overrides"] if matters(setting_of(o))} for attempt in (before, now)
+            {setting_of(o): o for o in attempt["overrides"] if matters(setting_of(o))}
+            for attempt in (before, now)
         )
         changed = [
             f"{old.get(key, 'default')} -> {new.get(key, 'default')}"
@@ -72,7 +76,7 @@ def changed_settings(
 
 
 def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the leaves of nested mappings with their dotted names."""
+    """Yield (dotted name, value) for the leaves of nested mappings."""
     if isinstance(node, Mapping):
         for key, value in node.items():
             yield from flat(value, f"{prefix}.{key}" if prefix else str(key))
@@ -80,17 +84,18 @@ def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, node
 
 
-def quoted(value: str) -> str:
+def quote(value: str) -> str:
     """Quote `value` so that Hydra's override grammar and OmegaConf read it back unchanged."""
     # Bare words are text unless they read as a number, a truth value or null.
     bare = re.fullmatch(r"[A-Za-z./][\w./-]*", value, flags=re.ASCII)
     if bare and not re.fullmatch(r"[\d.e]+|null|true|false|nan|inf", value, flags=re.IGNORECASE):
         return value
     # OmegaConf reads `${` as an interpolation unless a backslash precedes it.
-    return _in_quotes(re.sub(r"(\\*)\$\{", r"\1\1\\${", value))
+    return in_quotes(re.sub(r"(\\*)\$\{", r"\1\1\\${", value))
 
 
-def _in_quotes(value: str) -> str:
-    # Inside quotes a backslash is special before a quote only.
+def in_quotes(value: str) -> str:
+    """Return `value` in single quotes; interpolations in it stay active."""
+    # Inside quotes a backslash is special only before a quote.
     doubled = re.sub(r"(\\+)(?='|$)", r"\1\1", value)
     return "'" + doubled.replace("'", "\\'") + "'"

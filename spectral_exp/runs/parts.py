@@ -19,12 +19,12 @@ SECTIONS = {
     "optimizer": "optimizer",
     "loss": "loss",
 }
-"""The section of settings of each part."""
+"""Part -> its section of the settings."""
 
 PARTS = tuple(SECTIONS)
 """The axes of the ablation grid."""
 
-# Names in the grid by class.
+# Class or function -> name in the grid.
 _NAMES = {
     "StandardEmbedding": "standard",
     "WaveEmbedding": "wave",
@@ -38,18 +38,23 @@ _NAMES = {
     "build_adamw": "adamw",
     "build_rgd": "rgd",
 }
-# By n_embd, n_layer and n_head.
+# (n_embd, n_layer, n_head) -> name.
 _SIZES = {(128, 4, 4): "tiny", (384, 8, 8): "small", (512, 10, 8): "medium", (768, 12, 12): "large"}
 
 # Settings that may end training early or choose its final weights.
-_ENDING = ("training.patience", "training.min_delta", "training.restore_best", "training.max_bad_steps")
-# Settings of the machine change rounding and time only; comparisons use the recorded hardware.
+_ENDING = (
+    "training.patience",
+    "training.min_delta",
+    "training.restore_best",
+    "training.max_bad_steps",
+)
+# Settings of the machine change only rounding and time; comparisons use the recorded hardware.
 _MACHINE = ("device", "threads")
 _TARGET = "_target_"
 
 
 def part_names(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Return the known parts by the names of the ablation grid, and `size`."""
+    """Return part -> name in the ablation grid for the known parts, and `size`."""
     found = {}
     for part, section in SECTIONS.items():
         if (name := component_name(settings, section)) is not None:
@@ -63,9 +68,9 @@ def part_names(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def component_name(settings: Mapping[str, Any], section: str) -> str | None:
-    """Return the name of the component of a section, such as `rotary`; None without a component.
+    """Return the name of the component of a section, such as `rotary`, or None.
 
-    Parts of this package have their names in `conf/`, others those of their classes.
+    The parts of this package have their names in `conf/`, other parts those of their classes.
     """
     target = settings.get(f"{section}.{_TARGET}")
     if not isinstance(target, str):
@@ -80,7 +85,7 @@ def component_name(settings: Mapping[str, Any], section: str) -> str | None:
     return _NAMES.get(name) or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
-@functools.lru_cache(maxsize=4096)  # many runs have the same few hundred
+@functools.lru_cache(maxsize=4096)  # many runs share the same few hundred settings
 def makes_another_experiment(setting: str) -> bool:
     """Return whether runs with different values of a setting are different experiments.
 
@@ -93,7 +98,10 @@ def makes_another_experiment(setting: str) -> bool:
 
 
 def config_hash(settings: Mapping[str, Any]) -> str:
-    """Return 8 hexadecimal digits for the settings that define the experiment; "" without settings."""
+    """Return a hash (8 hexadecimal digits) of the settings that define the experiment.
+
+    Return "" if there are no settings.
+    """
     kept = {name: value for name, value in settings.items() if makes_another_experiment(name)}
     if not settings:
         return ""

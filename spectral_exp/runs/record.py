@@ -1,7 +1,7 @@
 """Types of `config.json`, `results.json`, the lock of a run, and the manifest of a backup.
 
-Readers can rely on these types, whatever a file holds: null and values of another type are left out,
-the latter with a finding. Keys that are not listed here are kept as they are.
+Readers can rely on these types, because null and values of another type are removed, the latter
+with a finding. Keys that are not listed here are kept unchanged.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Git(TypedDict, total=False):
 
 
 class Dataset(TypedDict, total=False):
-    """The text of a run: sizes and fingerprints."""
+    """Sizes and fingerprints of the text of a run."""
 
     corpus: str
     corpus_sha256: str
@@ -119,7 +119,7 @@ class Totals(TypedDict, total=False):
 
 
 class Reference(TypedDict, total=False):
-    """Losses to compare with."""
+    """Bounds that the loss can be compared with."""
 
     unigram_bits_per_byte: float | None
     entropy_bits_per_byte: float | None
@@ -158,7 +158,7 @@ class ManifestFile(TypedDict):
 
 
 class Manifest(TypedDict):
-    """One backup of a run: files by their names below the run."""
+    """One backup of a run; the keys of `files` are paths relative to the run directory."""
 
     run: str
     id: str
@@ -177,7 +177,7 @@ class LockOwner(TypedDict):
     since: str
 
 
-_MAX_BITS = 128  # of settings
+_MAX_BITS = 128  # of an integer setting
 _SETTINGS: dict[str, Any] = {
     "name": str,
     "seed": int | None,
@@ -199,11 +199,11 @@ _SETTINGS: dict[str, Any] = {
     "training.overfit_one_batch": bool,
     "training.restore_best": bool,
 }
-"""Types of the settings that readers compute with."""
+"""Types of the settings that this package computes with."""
 
 
 def read_config(file: Path) -> tuple[ConfigRecord, tuple[str, ...]]:
-    """Return the content of a `config.json`, and findings on what was left out of it.
+    """Return the content of a `config.json`, and a finding for each value that was removed.
 
     Raises:
         UserError: the file is missing or not a readable JSON object.
@@ -211,32 +211,34 @@ def read_config(file: Path) -> tuple[ConfigRecord, tuple[str, ...]]:
     content = read_object(file)
     findings = Findings(file.name)
     if "crc32" in content and content["crc32"] != content_crc32(content):
-        findings.sentences.append(_changed(file))
+        findings.sentences.append(_checksum_finding(file))
     record = cast("ConfigRecord", conform(ConfigRecord, _without_null(content), findings))
     if "config" in record:
         record["config"] = current_names(record["config"])
     return record, findings.all()
 
 
-def _changed(file: Path) -> str:
+def _checksum_finding(file: Path) -> str:
     return f"{file.name} was changed or damaged since it was written"
 
 
 def read_intact_config(file: Path) -> ConfigRecord:
-    """Return the content of a `config.json` from which a run is repeated or continued.
+    """Return the content of a `config.json` in which nothing is damaged.
 
     Raises:
-        UserError: as `read_config`, or anything in it is damaged or of another type.
+        UserError: the file is missing, or a part of it is damaged or of another type.
     """
     record, findings = read_config(file)
-    if findings:
-        what = findings[0]
-        raise UserError(f"{file} is damaged: {what}" if what != _changed(file) else f"{file.parent / what}")
-    return record
+    if not findings:
+        return record
+    finding = findings[0]
+    if finding == _checksum_finding(file):
+        raise UserError(str(file.parent / finding))
+    raise UserError(f"{file} is damaged: {finding}")
 
 
 def read_results(file: Path) -> tuple[ResultsRecord, tuple[str, ...]]:
-    """Return the content of a `results.json`, and findings on what was left out of it.
+    """Return the content of a `results.json`, and a finding for each value that was removed.
 
     Raises:
         UserError: the file is missing or not a readable JSON object.
@@ -247,7 +249,11 @@ def read_results(file: Path) -> tuple[ResultsRecord, tuple[str, ...]]:
 
 
 def manifest_of(content: Mapping[str, Any]) -> Manifest:
-    """Return the manifest of a backup. Raises ValueError if a part is missing or of another type."""
+    """Return the manifest of a backup.
+
+    Raises:
+        ValueError: a part is missing or of another type.
+    """
     findings = Findings("the manifest")
     manifest = conform(Manifest, dict(content), findings)
     if findings.sentences:
@@ -256,7 +262,7 @@ def manifest_of(content: Mapping[str, Any]) -> Manifest:
 
 
 def parse_lock_owner(content: bytes) -> LockOwner | None:
-    """Return the process in a lock file; None if the file is unfinished or damaged."""
+    """Return the process in a lock file, or None if the file is unfinished or damaged."""
     try:
         owner = conform(LockOwner, parse_object(content), Findings("the lock"))
     except ValueError:
@@ -266,18 +272,27 @@ def parse_lock_owner(content: bytes) -> LockOwner | None:
     return cast("LockOwner", owner)
 
 
-def known_settings(settings: Mapping[str, Any], source: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return settings by dotted name, checked against `_SETTINGS`, and findings on the others."""
+def known_settings(
+    settings: Mapping[str, Any], source: str
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the settings that conform to `_SETTINGS`, and a finding for each of the others.
+
+    Args:
+        settings: dotted name -> value.
+        source: the name of the file in findings.
+    """
     findings = Findings(source)
     kept = {}
     for name, value in settings.items():
         words = name.split(".")
-        if above := [part for i in range(1, len(words)) if (part := ".".join(words[:i])) in _SETTINGS]:
+        if above := [
+            part for i in range(1, len(words)) if (part := ".".join(words[:i])) in _SETTINGS
+        ]:
             findings.add(above[0], {}, "a single value")
             continue
         kind = str if words[-1] == "_target_" else _SETTINGS.get(name, Any)
         if isinstance(value, int) and value.bit_length() > _MAX_BITS:
-            findings.add(name, value, "a number that can be computed with")
+            findings.add(name, value, f"an integer of at most {_MAX_BITS} bits")
         elif is_of(kind, value, findings, name):
             kept[printable(name)] = value
     return kept, findings.all()

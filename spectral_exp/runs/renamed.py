@@ -1,6 +1,7 @@
-"""Names of parts in the records of older versions, and the names they have now.
+"""Former names of parts in the records of older versions, and their current names.
 
-Every public name that a configuration may hold stays valid: a part that moves or is renamed gets an entry here.
+Every public name that a configuration may hold stays valid: add an entry here when you move or
+rename a part.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ RENAMED = {
     "spectral_exp.losses.cross_entropy.CrossEntropy": "spectral_exp.losses.CrossEntropy",
     "spectral_exp.losses.qfe.QFE": "spectral_exp.losses.QFE",
     "spectral_exp.models.attention.DotProductAttention": "spectral_exp.models.DotProductAttention",
-    "spectral_exp.models.attention.InterferenceAttention": "spectral_exp.models.InterferenceAttention",
+    "spectral_exp.models.attention.InterferenceAttention": (
+        "spectral_exp.models.InterferenceAttention"
+    ),
     "spectral_exp.models.attention.PhasorAttention": "spectral_exp.models.PhasorAttention",
     "spectral_exp.models.attention.RotaryAttention": "spectral_exp.models.RotaryAttention",
     "spectral_exp.models.embedding.StandardEmbedding": "spectral_exp.models.StandardEmbedding",
@@ -31,13 +34,13 @@ RENAMED = {
 
 
 def current_names(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration with the present name of every part that it names."""
-    return {key: _current(key, value) for key, value in config.items()}
+    """Return a configuration in which every part has its current name."""
+    return {key: _rename(key, value) for key, value in config.items()}
 
 
-def _current(key: str, value: Any) -> Any:
+def _rename(key: str, value: Any) -> Any:
     if isinstance(value, Mapping):
         return current_names(value)
     if isinstance(value, list):
-        return [_current("", item) for item in value]
+        return [_rename("", item) for item in value]
     return RENAMED.get(value, value) if key == "_target_" and isinstance(value, str) else value

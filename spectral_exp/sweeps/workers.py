@@ -1,6 +1,6 @@
 """Worker processes of a parallel sweep.
 
-They leave Ctrl-C to their parent. When the parent is gone, they save and end.
+Workers ignore Ctrl-C, which their parent handles. If the parent dies, they save and exit.
 """
 
 from __future__ import annotations
@@ -27,18 +27,19 @@ _job = threading.Lock()
 
 
 def prepare_joblib() -> None:
-    """Let joblib start its workers by `start_worker`; do nothing without joblib."""
+    """Make joblib start its workers with `start_worker`; do nothing if joblib is missing."""
     try:
         from joblib.parallel import LokyBackend, register_parallel_backend
     except ImportError:
         return
 
     class Backend(LokyBackend):  # type: ignore[misc]  # joblib has no types
-        """Worker processes that ignore signals until they are ready for them."""
+        """Starts worker processes with blocked signals, which `start_worker` unblocks."""
 
         def configure(self, *arguments: Any, **settings: Any) -> Any:
             start = {"initializer": start_worker, "initargs": (os.getpid(),)}
-            # joblib's tracker of temporary files is started here; it ignores SIGINT and SIGTERM once it runs.
+            # joblib's tracker of temporary files is started here; it ignores SIGINT and SIGTERM
+            # once it runs.
             with signals_blocked():
                 return super().configure(*arguments, **settings, **start)
 
@@ -53,20 +54,20 @@ def prepare_joblib() -> None:
 
 
 def start_worker(parent: int) -> None:
-    """Make this process a worker of the process `parent`."""
+    """Make this process a worker of the process `parent`, and unblock its signals."""
     global _stop
     _stop = StopRequest(is_worker=True).__enter__()
-    threading.Thread(target=_end_with, args=(parent,), name="parent watch", daemon=True).start()
+    threading.Thread(target=_exit_with, args=(parent,), name="parent watch", daemon=True).start()
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _blockable())
 
 
 @contextmanager
 def job() -> Iterator[int | None]:
-    """Mark a job of a worker, which is saved before the worker ends.
+    """Mark the time of a job, during which the worker does not exit.
 
     Yields:
-        The signal that asked this worker to stop, or None; always None in other processes.
+        The number of the signal that requested a stop, or None; always None outside of workers.
     """
     if _stop is None:
         yield None
@@ -89,11 +90,11 @@ def stop_workers() -> bool:
     return bool(workers)
 
 
-def _end_with(parent: int) -> None:
-    """Wait until the parent has ended; then let the current job save, and end this process."""
+def _exit_with(parent: int) -> None:
+    """Wait until the parent has ended; then let the current job save, and exit."""
     while os.getppid() == parent:
         time.sleep(_POLL_S)
-    log.warning("the process that started this sweep is gone: its jobs save and stop")
+    log.warning("the process that started this sweep has ended: its jobs save and stop")
     signal.raise_signal(signal.SIGTERM)
     with _job:
         os._exit(128 + signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""What the training loop requires of models, optimizers, losses, schedules and data."""
+"""Protocols of the models, optimizers, losses, schedules and data that training can use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @runtime_checkable
 class HasMetrics(Protocol):
-    """A model or optimizer with values of its own in every line of metrics."""
+    """A model or optimizer that adds its own values to every line of metrics."""
 
     def metrics(self) -> dict[str, Tensor]:
         """Return name -> 0-dimensional detached tensor."""
@@ -20,20 +20,20 @@ class SupportsConditionalStep(Protocol):
     """An optimizer that can skip a step on the device, so that the loop need not wait for the GPU.
 
     Attributes:
-        can_step_conditionally: whether its present settings and parameters allow that.
+        can_step_conditionally: whether its current settings and parameters allow `step_if`.
     """
 
     can_step_conditionally: bool
 
     def step_if(self, finite: Tensor) -> None:
-        """Do a step if `finite`, a 0-dimensional bool, is true; change nothing otherwise."""
+        """Update the parameters if `finite`, a 0-dimensional bool tensor, is true."""
 
 
 @runtime_checkable
 class UsesRandomness(Protocol):
     """A model or loss that declares whether a training step draws random numbers.
 
-    Without the attribute, the loop assumes that it does.
+    Without this attribute, the training loop assumes that it does.
     """
 
     uses_randomness: bool
@@ -41,22 +41,22 @@ class UsesRandomness(Protocol):
 
 @runtime_checkable
 class HasProgress(Protocol):
-    """A module of the model or the loss that changes with the progress of the run."""
+    """A module of the model or the loss that depends on the progress of the run."""
 
     def set_progress(self, fraction: float) -> None:
-        """Set the share of the run that is done, 0 to 1."""
+        """Set the fraction of the run that is done, 0 to 1."""
 
 
 @runtime_checkable
 class Schedule(Protocol):
-    """The share of its peak learning rate that each parameter group has at a step."""
+    """A learning rate schedule: a factor on the peak rate of every parameter group."""
 
     def factor(self, step: int) -> float:
-        """Return the share at `step`, counted from 1: a pure function."""
+        """Return the factor at `step`, counted from 1. Pure: equal steps give equal factors."""
 
 
 class Data(Protocol):
-    """Properties of the training text that bound what a model can reach."""
+    """Properties of the text that bound the loss of any model."""
 
     @property
     def unigram_bits_per_byte(self) -> float:
@@ -64,4 +64,4 @@ class Data(Protocol):
 
     @property
     def entropy_bits_per_byte(self) -> float | None:
-        """Entropy rate of the source, which no honest model undercuts; None if unknown."""
+        """Entropy rate of the source, a lower bound of the validation loss; None if unknown."""

@@ -21,8 +21,8 @@ class Evaluation:
     Attributes:
         val_loss: mean cross-entropy, nats per token.
         val_bpb: bits per byte of text; comparable between tokenizers.
-        standard_error_bpb: of `val_bpb` over the tokens, taken as independent.
-        tokens: the number of tokens predicted.
+        standard_error_bpb: standard error of `val_bpb`, with tokens taken as independent.
+        tokens: number of predicted tokens.
     """
 
     val_loss: float
@@ -47,17 +47,17 @@ def evaluate(
     device: torch.device,
     forward: Callable[[Tensor], Tensor] | None = None,
 ) -> Evaluation:
-    """Evaluate a model; draws no random number.
+    """Evaluate a model without drawing random numbers.
 
     Args:
-        model: in evaluation mode meanwhile, and in its former mode afterwards.
+        model: set to evaluation mode during the call, and back to its mode afterwards.
         windows: inputs (B, T), targets (B, T) and the number of bytes of the targets.
-        device: of the model.
-        forward: calls the model in another way than `model(x)`, for example under autocast.
+        device: the device of the model.
+        forward: inputs (B, T) -> logits (B, T, V), for example under autocast; by default `model`.
     """
     was_training = model.training
     model.eval()
-    # In float64, because a long validation adds millions of small numbers.
+    # float64, because a long validation adds millions of small numbers.
     sums = torch.zeros(2, dtype=torch.float64)
     tokens = n_bytes = 0
     try:

@@ -11,15 +11,15 @@ from torch import profiler
 log = logging.getLogger(__name__)
 
 UNDISTURBED_STEPS = 10
-"""Steps before the recording, in which caches fill and kernels are chosen."""
+"""Steps before the recording, so that caches are filled and kernels chosen."""
 
 
 class StepProfiler:
-    """Records a few steps into `trace.json`, for Perfetto or chrome://tracing.
+    """Records a few training steps into `trace.json`, for Perfetto or chrome://tracing.
 
     Args:
-        n_steps: steps to record, after ten that are not; 0 records nothing.
-        folder: of the trace; made when it is written.
+        n_steps: number of steps to record, after the first `UNDISTURBED_STEPS`; 0 records nothing.
+        folder: folder of the trace, created when the trace is written.
     """
 
     def __init__(self, n_steps: int, folder: Path) -> None:

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 _BAR_WIDTH = 20
 _REDRAW_S = 0.1
 _PLAIN_LINE_S = 10.0
-# In the order in which they are shown.
+# Name and format of the metrics shown, in this order.
 _SHOWN = (
     ("loss", "loss {:.4f}"),
     ("val_loss", "val_loss {:.4f}"),
@@ -32,7 +32,8 @@ class Progress:
     Args:
         total: last step of the run.
         checkpoint_interval: steps between checkpoints, to show the next one; None shows none.
-        stream: shows the bar if it is a terminal. Otherwise lines are logged, one in ten seconds.
+        stream: the stream of the bar, by default stderr. If it is not a terminal, one line every
+            ten seconds is logged instead.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Progress:
         self._first_step: int | None = None
 
     def update(self, step: int, values: Mapping[str, float]) -> None:
-        """Record the newest `values`, after `step`, and show them if the display is due."""
+        """Record the metrics `values` of `step`; redraw the bar or log a line if it is time."""
         if values:
             self._values.update(values)
         now = time.monotonic()
@@ -63,7 +64,7 @@ class Progress:
             log.info("%s", self._line(step, now))
 
     def close(self) -> None:
-        """Clear the line of the terminal."""
+        """Clear the bar."""
         if self._is_live:
             write(self._stream, CLEAR_LINE)
 
@@ -71,7 +72,7 @@ class Progress:
         done = round(_BAR_WIDTH * step / max(self.total, 1))
         bar = "#" * done + "-" * (_BAR_WIDTH - done)
         line = f"[{bar}] {self._line(step, now)}"
-        # A terminal that is gone gets no bar; plain lines go to the log instead.
+        # If the terminal is gone, plain lines go to the log from now on.
         self._is_live = write(
             self._stream, CLEAR_LINE + line[: shutil.get_terminal_size().columns - 1]
         )

@@ -13,20 +13,20 @@ from spectral_exp.training.contracts import Data
 from spectral_exp.training.state import Status, TrainState
 
 LAST_PLOTS = "last plots"
-"""The activity of the clock that waits for plots when the run ends."""
+"""The clock's name for the wait for plots at the end of a run."""
 
 
 @dataclass
 class RunResults:
-    """Collects the results of one attempt at a run, and writes them.
+    """Collects and writes the results of one attempt at a run.
 
     Attributes:
         clock: the seconds that each component blocked training.
-        component_names: components beyond the built-in five, whose time is in `clock` by name.
-        samples: the newest text of the model: `step`, `prompt` and `text`.
-        restored_step: the step whose weights replaced those of the last one; None if none did.
+        component_names: names of the components beyond the built-in five.
+        samples: the newest sample text of the model: `step`, `prompt` and `text`.
+        restored_step: the step whose weights replaced the last ones; None without replacement.
         train_s_before: seconds of training in earlier attempts.
-        missing_because: why this attempt has written no results; empty once it has.
+        missing_because: why this attempt has not written results; "" once it has.
     """
 
     paths: RunPaths
@@ -46,7 +46,7 @@ class RunResults:
         self._started_s = time.perf_counter()
 
     def write(self, status: Status, error: str | None = None) -> None:
-        """Write `results.json`; sets `missing_because` if that fails."""
+        """Write `results.json`. If that fails, set `missing_because`."""
         state = self.state
         best = {
             "step": state.best_step,
@@ -71,18 +71,18 @@ class RunResults:
         self.missing_because = self.tracker.problem if enabled else "monitoring/tracking=off"
 
     def problem(self) -> str:
-        """Return why the results could not be written, and the remedy; "" if they are, or are off."""
+        """Return why the results could not be written, and the remedy; "" without a problem."""
         if not (self.tracker.enabled and self.tracker.problem):
             return ""
         return (
-            f"{self.paths.results_file} is not written: {self.tracker.problem}; check the disk, and "
-            "that it has space, then give the same command again"
+            f"{self.paths.results_file} is not written: {self.tracker.problem}; check the disk "
+            "and its free space, then give the same command again"
         )
 
     def final_metrics(self) -> dict[str, float]:
         """Return the metrics of the final weights and their `step`.
 
-        `val_step` is the step of the newest validation, if that is another one.
+        If the newest validation belongs to another step, that is in `val_step`.
         """
         state = self.state
         step = self.restored_step or state.step
@@ -95,7 +95,7 @@ class RunResults:
         return final
 
     def monitoring_cost(self) -> dict[str, Any]:
-        """Return the blocked seconds of this attempt by component, and their share of its time."""
+        """Return the seconds that each component blocked this attempt, and their share of it."""
         seconds, counts = self.clock.seconds, self.clock.counts
         names = ("checkpoint", "metrics", "visualization", *self.component_names)
         blocked = {name: seconds.get(name, 0.0) for name in names}
@@ -112,12 +112,12 @@ class RunResults:
             "plots": [asdict(report) for report in self.visualization.reports],
             "plots_failed": self.visualization.failures,
             "plots_skipped": self.visualization.skipped,
-            # The end of the run waited for these, training did not.
+            # The end of the run waits for the last plots, training does not.
             "last_plots_s": seconds.get(LAST_PLOTS, 0.0),
         }
 
     def _best_checkpoint(self) -> str | None:
-        """Return the file of the best step, relative to the run; None if it was not kept."""
+        """Return the checkpoint of the best step, relative to the run, or None if it is gone."""
         if self.state.best_step is None:
             return None
         path = self.paths.checkpoint_file(self.state.best_step)

@@ -1,4 +1,4 @@
-"""Checks before a run directory is continued: same experiment, same text, same machine."""
+"""Checks before a run is continued: the same experiment, the same text, the same machine."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from spectral_exp.runs.renamed import current_names
 
 log = logging.getLogger(__name__)
 
-# Settings that may differ between attempts at one run. They do not change what the steps to come
-# compute, but for training.max_steps, which prolongs the run.
+# Settings that may differ between attempts at one run. They do not change the computation of the
+# remaining steps, except for training.max_steps, which prolongs the run.
 _CHANGEABLE = (*PLACE, *AROUND_STEPS, "device", "threads", "training.max_steps")
-# The place of the text. It may change if the record has fingerprints for `refuse_changed_data`.
+# The location of the text may change if `refuse_changed_data` can compare recorded fingerprints.
 _TEXT_PLACE = ("data.path", "data.pattern", "data.url", "data.timeout_s", "tokenizer.path")
 _MAX_DIFFERENCES = 20
-# Facts on which the last bits of a result depend: section of the record -> entries.
+# Facts that may change the last bits of a result: section of the record -> entries.
 _BITS = {"hardware": ("cpu_model", "gpu_model", "cuda_version"), "packages": ("torch", "numpy")}
 
 
@@ -45,7 +45,7 @@ def resume_problems(
 
     Args:
         config: plain resolved configuration.
-        run_dir: new or existing; None if its name is not known yet.
+        run_dir: the run directory, which need not exist; None if its name is not known yet.
         component_files: patterns of the files that monitoring components write.
     """
     if run_dir is None or not run_dir.is_dir():
@@ -60,28 +60,29 @@ def resume_problems(
         return []
     if config.get("resume") is not None and not paths.checkpoint_steps():
         return [
-            f"resume={run_dir} holds no checkpoint to continue from; start it anew without resume="
+            f"resume={run_dir} holds no checkpoint to continue from; start a new run without "
+            "resume="
         ]
-    differences = [*_differences(find_record(paths) or {}, config, run_dir)]
-    return [*_shortening(config, paths), *differences]
+    differences = [*_check_settings(find_record(paths) or {}, config, run_dir)]
+    return [*_check_length(config, paths), *differences]
 
 
-def _shortening(config: Mapping[str, Any], paths: RunPaths) -> Iterator[str]:
-    """Yield a problem if the run has done more steps than the configuration asks for."""
+def _check_length(config: Mapping[str, Any], paths: RunPaths) -> Iterator[str]:
+    """Yield a problem if the run has already done more than `training.max_steps` steps."""
     training = config.get("training")
     max_steps = training.get("max_steps") if isinstance(training, Mapping) else None
     done = max(paths.checkpoint_steps(), default=0)
     if isinstance(max_steps, int) and max_steps < done:
         yield (
-            f"training.max_steps={max_steps} must be >= {done}: {paths.root} has done as many "
-            "steps; train a shorter run anew in another directory"
+            f"training.max_steps={max_steps} must be >= {done}, the steps that {paths.root} has "
+            "done; train a shorter run in another directory"
         )
 
 
 def _foreign_files(paths: RunPaths, component_files: Sequence[str]) -> list[str]:
-    """Return the entries of a folder that no attempt at a run leaves before its first checkpoint.
+    """Return the entries of a folder that a run without a checkpoint does not create.
 
-    A checkpoint itself is foreign: the caller has found none that is intact.
+    Any checkpoint counts as foreign, because the caller has found no intact one.
     """
     unfinished = f".*{TEMPORARY_SUFFIX}"
     root = paths.root
@@ -90,7 +91,7 @@ def _foreign_files(paths: RunPaths, component_files: Sequence[str]) -> list[str]
     for pattern in component_files:
         if "/" not in pattern:
             own.add(root / pattern)
-        # A run that records nothing of itself (monitoring/tracking=off) has begun these by then.
+        # Without config.json (monitoring/tracking=off), only the files of components exist.
         elif paths.hydra.is_dir():
             folder = (root / pattern).parent
             folders.add(folder)
@@ -107,7 +108,7 @@ def _foreign_files(paths: RunPaths, component_files: Sequence[str]) -> list[str]
 
 
 def refuse_links(run_dir: Path) -> None:
-    """Raise a UserError if a link in the run leads to another place, which writing would change."""
+    """Raise a UserError if the run contains links, through which foreign files would be written."""
     if links := links_inside(run_dir):
         raise UserError(_link_problem(run_dir, links))
 
@@ -115,16 +116,16 @@ def refuse_links(run_dir: Path) -> None:
 def _link_problem(run_dir: Path, links: Sequence[Path]) -> str:
     names = ", ".join(repr(str(link.relative_to(run_dir))) for link in links[:3])
     return (
-        f"{run_dir} holds links ({names}), which may lead out of the run, and its files are "
-        "neither written through them nor backed up; replace them by the files that they point to, "
-        "or remove them"
+        f"{run_dir} holds links ({names}) that may lead out of the run, so files are neither "
+        "written through them nor backed up; replace each link by the file that it points to, or "
+        "remove it"
     )
 
 
 def find_record(paths: RunPaths) -> dict[str, Any] | None:
-    """Return the record of the run in `paths`; None if there is no run.
+    """Return the record of the run in `paths`, or None if there is no run.
 
-    If `config.json` is missing or damaged, the configuration is that of the newest checkpoint.
+    If `config.json` is missing or damaged, return the configuration of the newest checkpoint.
     """
     if paths.config_file.is_file():
         try:
@@ -143,10 +144,10 @@ def refuse_foreign_checkpoint(
     """Raise a UserError if a checkpoint belongs to a run of another configuration.
 
     Args:
-        step: of the checkpoint.
+        step: the step of the checkpoint.
         saved: the configuration in the checkpoint.
-        config: of the run that is to continue from it.
-        paths: of that run.
+        config: the configuration of the run that continues from it.
+        paths: the paths of that run.
     """
     before, now = dict(flat(jsonable(current_names(saved)))), dict(flat(redact(config)))
     keys = [key for key in sorted(before.keys() & now.keys()) if not is_among(key, _CHANGEABLE)]
@@ -158,16 +159,16 @@ def refuse_foreign_checkpoint(
     if different:
         shown = "; ".join(f"{key}: {before[key]} -> {now[key]}" for key in different[:3])
         raise UserError(
-            f"{paths.checkpoint_file(step)} is of a run of another configuration ({shown}); move "
-            f"it, and whatever else does not belong to this run, out of {paths.checkpoints}, then "
-            "give the same command again"
+            f"{paths.checkpoint_file(step)} belongs to a run of another configuration ({shown}); "
+            f"move it and all other files of that run out of {paths.checkpoints}, then give the "
+            "same command again"
         )
 
 
 def refuse_before_start(config: Mapping[str, Any], paths: RunPaths) -> None:
-    """Raise a UserError if the run in `paths` is in use, or its newest checkpoint may not be continued by `config`.
+    """Raise a UserError if the run is in use, or its newest checkpoint has other settings.
 
-    Training finds that out too, but has begun to write by then.
+    Training checks the same, but only after it has begun to write.
     """
     refuse_if_running(paths.root)
     newest = follow(paths.latest_link) or paths.checkpoint_file(
@@ -176,7 +177,7 @@ def refuse_before_start(config: Mapping[str, Any], paths: RunPaths) -> None:
     try:
         state = read_checkpoint(newest)
     except (BrokenCheckpointError, FileNotFoundError):
-        return  # an older one is taken, or none
+        return  # training continues from an older checkpoint, or starts
     refuse_foreign_checkpoint(int(state["step"]), state["config"], config, paths)
 
 
@@ -187,19 +188,19 @@ def move_damaged_record(paths: RunPaths) -> None:
     try:
         read_intact_config(paths.config_file)
     except UserError:
-        aside = paths.config_file.with_name(paths.config_file.name + CORRUPT_SUFFIX)
-        paths.config_file.replace(aside)
-        log.warning("%s is damaged: kept as %s", paths.config_file, aside.name)
+        corrupt = paths.config_file.with_name(paths.config_file.name + CORRUPT_SUFFIX)
+        paths.config_file.replace(corrupt)
+        log.warning("%s is damaged: kept as %s", paths.config_file, corrupt.name)
 
 
 def known_text(paths: RunPaths) -> KnownText | None:
-    """The text that the run in `paths` recorded; None if there is no run, or its record does not say."""
+    """Return the recorded fingerprints of a run's text, or None if there are none."""
     fingerprints = (find_record(paths) or {}).get("dataset")
     return KnownText(str(paths.root), fingerprints) if fingerprints else None
 
 
 def refuse_changed_data(paths: RunPaths, fingerprints: Mapping[str, Any]) -> None:
-    """Raise a UserError if the run in `paths` was trained on text with other fingerprints."""
+    """Raise a UserError if the run was trained on text with other fingerprints."""
     before = (find_record(paths) or {}).get("dataset") or {}
     changed = [
         f"{name}: {before[name]} -> {value}"
@@ -214,11 +215,11 @@ def refuse_changed_data(paths: RunPaths, fingerprints: Mapping[str, Any]) -> Non
 
 
 def warn_of_other_bits(paths: RunPaths, threads: int | None) -> None:
-    """Warn if this machine or its packages may compute other last bits than the run did before.
+    """Warn if this machine or its packages may compute results that differ in the last bits.
 
     Args:
-        paths: of the run.
-        threads: its setting; None leaves the number to torch.
+        paths: the paths of the run.
+        threads: the setting `threads`; None leaves the number to torch.
     """
     from spectral_exp.monitoring.tracking.environment import hardware_facts, package_versions
 
@@ -241,19 +242,19 @@ def warn_of_other_bits(paths: RunPaths, threads: int | None) -> None:
         changed.append(f"threads {before} -> {after}")
     if changed:
         log.warning(
-            "%s is continued with %s: the steps to come may differ in their last bits from those "
-            "of the run undisturbed", paths.root, printable(", ".join(changed)),
+            "%s is continued with %s: the remaining steps may differ in their last bits from "
+            "those of an uninterrupted run", paths.root, printable(", ".join(changed)),
         )  # fmt: skip
 
 
 def attempts(
     paths: RunPaths, overrides: list[str], search: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
-    """Return all attempts at the run in `paths`; the last one is the one that begins now.
+    """Return the recorded attempts at a run, followed by the one that begins now.
 
     Args:
-        paths: of the run.
-        overrides: of this attempt.
+        paths: the paths of the run.
+        overrides: the overrides of this attempt.
         search: arguments of this attempt that locate further configuration files.
     """
     before = (find_record(paths) or {}).get("attempts", [])
@@ -272,17 +273,17 @@ def attempts(
     return [*before, now]
 
 
-def _differences(
+def _check_settings(
     record: Mapping[str, Any], config: Mapping[str, Any], run_dir: Path
 ) -> Iterator[str]:
-    """Yield a problem that names the settings that differ from the record and may not."""
+    """Yield a problem if settings differ from the record that must not change in a run."""
     changeable = (*_CHANGEABLE, *_TEXT_PLACE) if record.get("dataset") else _CHANGEABLE
     before = dict(flat(record.get("config", {})))
     given, now = dict(flat(jsonable(config))), dict(flat(redact(config)))
     keys = [
         k
         for k in sorted({*before, *now})
-        # The record has no secrets, so they may have changed; its values have plain types.
+        # Secrets may have changed, because the record does not contain them.
         if before.get(k) not in (now.get(k), given.get(k))
         and not _is_redacted_form(before.get(k), given.get(k))
         and not is_among(k, changeable)
@@ -302,7 +303,5 @@ def _is_redacted_form(recorded: object, value: object) -> bool:
     """Return whether `recorded` is `value` with its secrets removed."""
     if not (isinstance(recorded, str) and REDACTED in recorded and isinstance(value, str)):
         return False
-    return (
-        re.fullmatch(".*".join(map(re.escape, recorded.split(REDACTED))), value, re.DOTALL)
-        is not None
-    )
+    pattern = ".*".join(map(re.escape, recorded.split(REDACTED)))
+    return re.fullmatch(pattern, value, re.DOTALL) is not None

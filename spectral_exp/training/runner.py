@@ -23,7 +23,7 @@ from spectral_exp.core.errors import Interrupted, RunError, UserError
 from spectral_exp.core.signals import StopRequest
 from spectral_exp.core.wording import counted
 from spectral_exp.monitoring import Backup, CheckpointManager, ConfigTracker, MetricsLogger
-from spectral_exp.monitoring.component import Observer, named_metrics
+from spectral_exp.monitoring.component import Observer
 from spectral_exp.monitoring.run_files import UnsyncedFiles
 from spectral_exp.monitoring.visualization.manager import TextSample, VisualizationManager
 from spectral_exp.runs.layout import RunPaths
@@ -31,6 +31,7 @@ from spectral_exp.runs.lock import LostRunError
 from spectral_exp.runs.metric_names import metric_info
 from spectral_exp.runs.record import read_results
 from spectral_exp.training.contracts import Data, Schedule
+from spectral_exp.training.observers import Observers
 from spectral_exp.training.profiling import StepProfiler
 from spectral_exp.training.progress import Progress
 from spectral_exp.training.results import LAST_PLOTS, RunResults
@@ -46,21 +47,22 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Runner:
-    """Trains a model to the end, through interruptions, and calls the monitoring components.
+    """Trains a model, continues interrupted runs, and calls the monitoring components.
 
-    All parts come ready-made: the runner knows neither configuration files nor the kind of model,
-    optimizer, loss or text.
+    All parts are passed in: the runner depends neither on configuration files nor on the kind of
+    model, optimizer, loss or text.
 
     Attributes:
-        compute: the model as it is called, compiled or not; `model` is the plain one that is saved.
+        model: the plain model, which is saved.
+        compute: the model as it is called, compiled or not.
         batches: (step, micro_step) -> inputs and targets, each (B, T) on the CPU; a pure function.
         windows: fixed validation windows of (inputs, targets, bytes of the targets).
         sample: step -> (prompt, text that the model wrote after it).
+        plot_sample: a sentence for the plots of attention.
+        token_text: token -> printable text.
         config: plain resolved configuration, stored with every checkpoint.
-        observers: components beyond the built-in five, by their names in the configuration.
+        observers: name in the configuration -> component beyond the built-in five.
         check_owner: raises LostRunError if the run directory no longer belongs to this process.
-        plot_sample: a real sentence for the plots of attention.
-        token_text: token -> its printable text.
     """
 
     paths: RunPaths
@@ -127,13 +129,7 @@ class Runner:
             metrics=self.metrics,
             clock=self.clock,
         )
-        self._machine_metrics = tuple(
-            prefix
-            for part in self.observers.values()
-            if part.measures_machine
-            for prefix in part.metric_prefixes
-        )
-        self._failed_observers: set[str] = set()
+        self._observer_calls = Observers(self.observers, self.clock, self.check_owner)
         self._reported_saves = 0
         self._plotted_step = 0
         self._files = UnsyncedFiles(self.paths.root)
@@ -142,15 +138,12 @@ class Runner:
         self.checkpoint.before_commit = self._before_commit
 
     def run(self) -> TrainState:
-        """Train from the newest checkpoint, or from the start, to the end.
-
-        Returns:
-            The final state.
+        """Train from the newest checkpoint, or from the start, to the end; return the state.
 
         Raises:
-            Interrupted: SIGINT or SIGTERM came; the run was saved first and continues by `resume`.
-            RunError: training cannot go on (the loss is no longer finite), or its last state could
-                not be saved or backed up.
+            Interrupted: SIGINT or SIGTERM stopped training after a save; `resume` continues it.
+            RunError: training cannot continue (the loss is no longer finite), or its last state
+                could not be saved or backed up.
         """
         with (
             process_settings(self.threads, self.settings.deterministic),
@@ -176,9 +169,9 @@ class Runner:
         return self.state
 
     def _components(self) -> ExitStack:
-        """Return a context that closes every component, in the reverse order of these lines."""
+        """Return a context that closes all components at its end, the last registered one first."""
         with ExitStack() as components:
-            # The backup is the last, since it copies the files of the others.
+            # The backup closes last, because it copies the files of the other components.
             components.push(self._close_backup)
             components.push(self._close_metrics)
             for part in (self.visualization, *self.observers.values()):
@@ -187,13 +180,13 @@ class Runner:
             return components.pop_all()
 
     def _train_and_record(self, stop: StopRequest) -> None:
-        """Train, and write results however that ends."""
+        """Train, and write the results even if training fails."""
         try:
             self._train(stop)
             self._finish()
         except LostRunError:
             self.results.missing_because = "the run directory no longer belongs to this process"
-            # Before the other components are closed: a save under way must not start a backup.
+            # Before the checkpoint component closes: its last save must not start a backup.
             self.backup.abandon()
             raise
         except KeyboardInterrupt:
@@ -221,16 +214,15 @@ class Runner:
                     evaluation = self.validator.validate(step)
                     improved = self.validator.record_best(evaluation)
                     values |= evaluation.metrics()
-                for name, observer in self.observers.items():
-                    if observer.should_observe(step):
-                        values |= self._observe(name, observer, step)
+                if self.observers:
+                    values |= self._observer_calls.observe(step, self.model)
                 if values:
                     self._log(step, values)
                 if self.visualization.should_visualize(step):
                     self._plot(step)
-                # While steps are skipped, the newest checkpoint is better than the present state.
-                due = self.checkpoint.should_checkpoint(step) or improved
-                if due and not self.stepper.is_skipping():
+                # While steps are skipped, the newest checkpoint is better than the current state.
+                is_due = self.checkpoint.should_checkpoint(step) or improved
+                if is_due and not self.stepper.is_skipping():
                     self.save(improved)
                 if self.checkpoint.exceeds_risk(step):
                     self._save_or_stop()
@@ -255,7 +247,7 @@ class Runner:
         values = self.stepper.metrics(report)
         if self.checkpoint.enabled:
             values["steps_at_risk"] = self.checkpoint.steps_at_risk(step)
-            # The cost of the newest durable checkpoint, once for each.
+            # The cost of each durable checkpoint is logged once.
             if len(self.checkpoint.reports) != self._reported_saves:
                 self._reported_saves = len(self.checkpoint.reports)
                 values |= self.checkpoint.metrics()
@@ -265,19 +257,6 @@ class Runner:
             values["bad_steps"] = self.state.bad_steps
         return values
 
-    def _observe(self, name: str, observer: Observer, step: int) -> dict[str, float]:
-        """Return the metrics of an observer; none, with a warning the first time, if it fails."""
-        self.check_owner()
-        with self.clock.measure(name):
-            try:
-                return named_metrics(observer, observer.observe(step, self.model))
-            except Exception:
-                if name not in self._failed_observers:
-                    self._failed_observers.add(name)
-                    text = "monitoring.%s failed at step %d, training goes on; it is called again"
-                    log.warning(text, name, step, exc_info=True)
-                return {}
-
     def _log(self, step: int, values: dict[str, float]) -> None:
         self.check_owner()
         start_s = time.perf_counter()
@@ -286,9 +265,11 @@ class Runner:
         self._add_to_history(step, values)
 
     def _add_to_history(self, step: int, values: Mapping[str, float]) -> None:
-        """Keep the values that plots of training show."""
+        """Add the metrics that training plots show to the history."""
         for name, value in values.items():
-            if metric_info(name).kind == "machine" or name.startswith(self._machine_metrics):
+            if metric_info(name).kind == "machine" or name.startswith(
+                self._observer_calls.machine_prefixes
+            ):
                 continue
             if name not in self.history:
                 self.history[name] = (array("q"), array("d"))
@@ -316,7 +297,7 @@ class Runner:
             self.checkpoint.save_checkpoint(*arguments, extra=extra, is_best=is_best)
 
     def _save_last(self) -> str:
-        """Save the last state, unless it is durable; return what is lost and the remedy, or ""."""
+        """Save the last state if it is not durable; return the problem and its remedy, or ""."""
         checkpoint, step = self.checkpoint, self.state.step
         if not checkpoint.enabled:
             return ""
@@ -328,14 +309,14 @@ class Runner:
                 return ""
         durable = checkpoint.durable_step
         lost = f"steps {durable + 1} to {step} are" if durable + 1 < step else f"step {step} is"
-        then = f"it continues after step {durable}" if durable else "it starts anew"
+        effect = f"it continues after step {durable}" if durable else "it starts anew"
         return (
             f"the last {lost} not saved: {checkpoint.problem}, then give the same command again: "
-            f"{then}"
+            f"{effect}"
         )
 
     def _state_to_save(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return the arguments of a save, and its further entries."""
+        """Return the positional arguments and the `extra` entries of a save."""
         self.stepper.read_reports()
         state = self.state
         extra = {
@@ -346,7 +327,7 @@ class Runner:
         return (state.step, self.model, self.optimizer, state.loss_history, self.config), extra
 
     def _require_owner(self) -> None:
-        """Raise OSError if another process owns the directory; called by the thread that writes."""
+        """Raise OSError if the run is lost; the thread that writes checkpoints calls this."""
         try:
             self.check_owner()
         except LostRunError as error:
@@ -357,12 +338,12 @@ class Runner:
         self.sync()
 
     def sync(self) -> None:
-        """Make the metrics and small files durable before the checkpoint that belongs to them."""
+        """Make metrics and small files durable, before the checkpoint that depends on them."""
         self.metrics.sync()
         self._files.sync()
 
     def _save_or_stop(self) -> None:
-        """Wait for a checkpoint because too many steps are at risk. Raises RunError if it fails."""
+        """Save a checkpoint and wait for it. Raises RunError if too many steps stay at risk."""
         with self.clock.measure("checkpoint"):
             self.checkpoint.close()
         self.save()
@@ -370,14 +351,13 @@ class Runner:
             self.checkpoint.close()
         if self.checkpoint.exceeds_risk(self.state.step):
             at_risk = self.checkpoint.steps_at_risk(self.state.step)
-            allowed = self.checkpoint.max_steps_at_risk
             raise RunError(
                 f"no checkpoint has become durable for {counted(at_risk, 'step')} "
-                f"(monitoring.checkpoint.max_steps_at_risk={allowed}); repair the storage of "
-                f"{self.paths.checkpoints}, then give the same command again"
+                f"(monitoring.checkpoint.max_steps_at_risk={self.checkpoint.max_steps_at_risk}); "
+                f"repair the storage of {self.paths.checkpoints}, then give the same command again"
             )
 
-    # --- the beginning ---------------------------------------------------------------------------
+    # --- start of the run ------------------------------------------------------------------------
 
     def restore(self, *, refuse_foreign: bool = False) -> None:
         """Continue from the newest intact checkpoint; without one, start at step 1.
@@ -395,7 +375,7 @@ class Runner:
             self.state.load_state_dict(found["train_state"], found["loss_history"])
             best = self.state.best_step
             if best is not None and self.paths.checkpoint_file(best).is_file():
-                # A kill may have come between its save and its link.
+                # The process may have been killed between the save and its link.
                 self.checkpoint.mark_best(best)
             restore_rng_state(found["rng_state"])
             self.state.stopped_early = self.validator.is_out_of_patience()
@@ -403,7 +383,7 @@ class Runner:
             if change := self.stepper.describe_changed_rate():
                 log.warning("%s", change)
                 self.metrics.log_message(change)
-        # A run that was killed between its last save and its results may lack its last plots.
+        # A run that was killed after its last save and before its results may lack its last plots.
         self._plotted_step = 0 if self._is_over() else self.state.step
         self.results.train_s_before = self.state.train_s
         self.stepper.restart_speed()
@@ -412,26 +392,29 @@ class Runner:
         self.metrics.log_message(f"training from step {self.state.step + 1} to {last}")
 
     def _restore_history(self) -> None:
-        """Read the logged metrics for the plots, and cut off those of steps still to come."""
+        """Remove the metrics after the current step from the file; add the others to the history.
+
+        Warn if some are missing.
+        """
         last_step = 0
 
-        def keep(entry: Mapping[str, Any]) -> None:
+        def add_entry(entry: Mapping[str, Any]) -> None:
             nonlocal last_step
             last_step = max(last_step, entry["step"])
             numbers = {k: v for k, v in entry.items() if isinstance(v, (int, float))}
             self._add_to_history(int(numbers.pop("step")), numbers)
 
         step = self.state.step
-        self.metrics.cut_back(step, keep)
+        self.metrics.cut_back(step, add_entry)
         if self.metrics.enabled and last_step < step - step % self.metrics.log_interval:
             log.warning(
-                "the metrics of steps %d to %d are missing from %s: they were lost, as by a power "
-                "cut, or not logged",
+                "the metrics of steps %d to %d are missing from %s: they were not logged, or lost "
+                "in a power cut",
                 last_step + 1, step, self.paths.metrics_file,
             )  # fmt: skip
 
     def _has_finished_before(self) -> bool:
-        """Return whether an earlier attempt reached the end and wrote its results, which stay."""
+        """Return whether an earlier attempt reached the end and wrote its results."""
         if not (self._is_over() and self.paths.results_file.is_file()):
             return False
         try:
@@ -439,20 +422,19 @@ class Runner:
             if findings:
                 raise UserError(findings[0])
         except UserError as error:
-            log.warning("%s; it is written anew", error)
+            log.warning("%s; the file is written again", error)
             return False
-        # A run that was continued still has the results of its shorter self.
-        finished = results.get("status") in ("completed", "stopped_early")
-        return finished and results.get("totals", {}).get("steps") == self.state.step
+        # While a finished run is prolonged, its results have the former number of steps.
+        is_finished = results.get("status") in ("completed", "stopped_early")
+        return is_finished and results.get("totals", {}).get("steps") == self.state.step
 
-    # --- the end ---------------------------------------------------------------------------------
+    # --- end of the run --------------------------------------------------------------------------
 
     def _finish(self) -> None:
-        """Save, plot and record the state reached; a save that fails is added to the problems."""
+        """Save and plot the last state and write the results; add failures to the problems."""
         self.stepper.read_reports()
         state = self.state
-        is_complete = state.step >= self.settings.max_steps
-        status: Status = "completed" if is_complete else "interrupted"
+        status: Status = "completed" if state.step >= self.settings.max_steps else "interrupted"
         if state.stopped_early:
             status = "stopped_early"
         problem = self._save_last()
@@ -476,10 +458,7 @@ class Runner:
             log.error("%s", error)
             best = None
         if best is None:
-            log.warning(
-                "no checkpoint of the best step is left; the final weights are those of the last "
-                "step"
-            )
+            log.warning("no best checkpoint is left; the final weights are those of the last step")
             return
         self.model.load_state_dict(best["model_state_dict"])
         step = self.results.restored_step = int(best["step"])
@@ -498,22 +477,22 @@ class Runner:
         self.results.write(status, error)
 
     def _close_metrics(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        # Closing writes, and a directory that was lost must stay as it is.
+        # Closing writes, and a lost run directory must not be changed.
         if not isinstance(error, LostRunError):
             self.metrics.close()
 
     def _close_backup(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        """Complete the backup; if that fails, add what is missing there to the problems."""
+        """Complete the backup; if that fails, add its missing steps to the problems."""
         if isinstance(error, LostRunError):
             self.backup.abandon()
             return
-        # Ctrl-C at once waits for no storage.
+        # After a KeyboardInterrupt the process must not wait for storage.
         if isinstance(error, KeyboardInterrupt) or self.backup.close():
             return
         stored = self.backup.stored_step
-        there = "nothing" if stored is None else f"step {stored}"
+        newest = "nothing" if stored is None else f"step {stored}"
         self._problems.append(
             f"the backup is not complete: step {self.state.step} and the results are only in "
-            f"{self.paths.root}, and {self.backup.url} has {there}; give the same command again, "
-            "which goes on with the backup"
+            f"{self.paths.root}, and {self.backup.url} has {newest}; give the same command again "
+            "to continue the backup"
         )

@@ -1,4 +1,4 @@
-"""Random numbers that depend on the step alone, and the process-wide switches of a run.
+"""Random numbers that depend only on the step, and the process-wide settings of a run.
 
 A training step draws from torch's default generators, which are seeded by (seed, step, rank) when
 it begins. So logging, plots and evaluation between steps cannot change training, and a resumed run
@@ -36,8 +36,8 @@ def step_seed(seed: int, step: int, rank: int = 0) -> int:
 def seed_generators(seed: int, device: torch.device) -> None:
     """Seed the default generators of the CPU and of `device`.
 
-    `torch.manual_seed` seeds those of all devices. For each kind of device that is not in use yet
-    it queues a formatted stack: half a millisecond a call, and memory that is never released.
+    `torch.manual_seed` seeds all devices. For each kind of device that is not in use yet, it
+    queues a formatted stack: half a millisecond per call, and memory that is never released.
     """
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
@@ -51,7 +51,7 @@ def seed_generators(seed: int, device: torch.device) -> None:
 def process_settings(threads: int | None, deterministic: bool) -> Iterator[None]:
     """Set torch's thread count and determinism; restore them and the generators afterwards.
 
-    The process also keeps the memory that it frees, from now on.
+    From the first call on, the process also keeps the memory that it frees.
     """
     keep_freed_memory()
     before_threads = torch.get_num_threads()
@@ -79,7 +79,7 @@ def process_settings(threads: int | None, deterministic: bool) -> Iterator[None]
 
 
 def rng_state() -> dict[str, torch.Tensor]:
-    """Return the states of torch's generators, of the CPU and of accelerators."""
+    """Return the states of torch's generators, by device."""
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states |= {f"cuda:{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
@@ -87,7 +87,7 @@ def rng_state() -> dict[str, torch.Tensor]:
 
 
 def restore_rng_state(states: dict[str, torch.Tensor]) -> None:
-    """Restore what `rng_state` returned, for the devices that still exist."""
+    """Restore the states that `rng_state` returned; devices that are missing now are skipped."""
     torch.set_rng_state(states["cpu"])
     for name, state in states.items():
         if name.startswith("cuda:") and int(name[5:]) < torch.cuda.device_count():

@@ -15,14 +15,14 @@ Status = Literal["completed", "stopped_early", "interrupted", "not_saved", "fail
 
 @dataclass
 class TrainState:
-    """Everything that advances with training and is not in the model or the optimizer.
+    """The state of training that is not in the model or the optimizer.
 
     Attributes:
-        step: optimizer steps done, counted from 1.
+        step: number of optimizer steps done; the first step is 1.
         tokens: tokens trained on.
         train_s: seconds spent in training steps, over all attempts.
         bad_steps: steps skipped because of a non-finite loss or gradient.
-        bad_in_a_row: those since the last good step.
+        bad_in_a_row: skipped steps since the last good step.
         best_val_loss, best_val_bpb, best_step: the best validation so far; None before the first.
         evals_since_best: validations without improvement.
         stopped_early: whether patience has run out.
@@ -44,26 +44,26 @@ class TrainState:
     loss_history: array[float] = field(default_factory=lambda: array("d"))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all values but the loss history, which is an entry of its own in a checkpoint."""
+        """Return all values except the loss history, which a checkpoint stores separately."""
         return {k: v for k, v in self.__dict__.items() if k != "loss_history"}
 
     def load_state_dict(self, state: Mapping[str, Any], loss_history: array[float]) -> None:
-        """Take over what `state_dict` returned, and the loss history."""
+        """Load the values of `state_dict` and the loss history."""
         self.__dict__.update(TrainState(**state, loss_history=loss_history).__dict__)
 
 
 class StepReport(NamedTuple):
-    """What one step found.
+    """Results of one training step.
 
-    Tensors are 0-dimensional and stay on the device: reading one waits for it.
+    Tensors are 0-dimensional and stay on the device; reading one waits for the device.
 
     Attributes:
         loss: mean cross-entropy, nats per token.
         tokens: tokens trained on.
-        learning_rate: of the first parameter group.
-        grad_norm: before clipping.
+        learning_rate: learning rate of the first parameter group.
+        grad_norm: gradient norm before clipping.
         parts: the named parts of the loss, for each micro-batch.
-        numbers: loss and gradient norm as numbers; None if they are to be read later.
+        numbers: loss and gradient norm as numbers; None if they are still on the device.
     """
 
     loss: Tensor

@@ -1,4 +1,4 @@
-"""One optimizer update: schedules, gradients, clipping, and the choice to skip it.
+"""One optimizer update: schedules, gradients, clipping, and skipping of non-finite steps.
 
 On a GPU the host does not wait for the loss of a step. The optimizer skips a non-finite step on the
 device, and the host reads the reports of several steps in one transfer when it needs a number.
@@ -35,13 +35,13 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Stepper:
-    """Makes the updates of a run and records what they found in `state`.
+    """Makes the updates of a run and records their results in `state`.
 
     Attributes:
         model: the plain model, whose parameters are trained.
         compute: the model as it is called, compiled or not.
         batches: (step, micro_step) -> inputs and targets, each (B, T) on the CPU; a pure function.
-        reads_late: whether loss and gradient norm stay on the device until a number is needed.
+        reads_late: whether loss and gradient norm stay on the device until they are needed.
     """
 
     settings: TrainingSettings
@@ -74,8 +74,8 @@ class Stepper:
         self._parts_with_metrics = [
             part for part in (self.model, optimizer) if isinstance(part, HasMetrics)
         ]
-        # Seeding the generators costs more than most of a step's work beside its arithmetic.
-        # Optimizers draw nothing.
+        # Seeding is expensive compared to the rest of a step's overhead, so it is done only if
+        # needed. Optimizers draw no random numbers.
         self._uses_randomness = not all(
             isinstance(part, UsesRandomness) and not part.uses_randomness
             for part in (self.model, self.loss)
@@ -131,7 +131,7 @@ class Stepper:
             self._record_numbers(state.step, report.tokens, *report.numbers)
             return
         self._unread_reports.append(report)
-        # A run that has to be given up ends at the same step, however late its reports are read.
+        # With late reading, the run must fail at the same step as without.
         if state.bad_in_a_row + len(self._unread_reports) >= self.settings.max_bad_steps:
             self.read_reports()
 
@@ -161,7 +161,7 @@ class Stepper:
         return self.state.bad_in_a_row > 0
 
     def metrics(self, report: StepReport) -> dict[str, float]:
-        """Return the metrics of the step just recorded; reads every report."""
+        """Return the metrics of the last recorded step; reads all reports."""
         (before_s, before_step), state = self._speed_measured_at, self.state
         self.restart_speed()
         tensors = {name: _mean(report.parts, name) for name in report.parts[0] if name != "loss"}
@@ -177,7 +177,7 @@ class Stepper:
         }
 
     def describe_changed_rate(self) -> str:
-        """Return how the schedule now differs at the last step from the rate it had; "" if not."""
+        """Return a message if the schedule changes the learning rate of the last step, else ""."""
         step, last = self.state.step, self.settings.max_steps
         peak = self._peak_rates[0]
         then, now = float(self.optimizer.param_groups[0]["lr"]), peak * self.schedule.factor(step)
@@ -187,12 +187,12 @@ class Stepper:
         return (
             f"the learning rate {'rises' if now > then else 'falls'} with another schedule: at "
             f"step {step} it was {then:.4g}, and would be {now:.4g} with "
-            f"training.max_steps={last}; step {step + 1} is made with "
+            f"training.max_steps={last}; step {step + 1} uses "
             f"{peak * self.schedule.factor(step + 1):.4g}"
         )
 
     def restart_speed(self) -> None:
-        """Measure the next `tokens_per_s` from the present state on."""
+        """Measure the next `tokens_per_s` from the current state on."""
         self._speed_measured_at = (self.state.train_s, self.state.step)
 
     def _compute_logits(self, x: Tensor) -> Tensor:
@@ -232,14 +232,14 @@ class Stepper:
 
 
 def _mean(parts: Sequence[Mapping[str, Tensor]], name: str) -> Tensor:
-    """Return the mean of a part of the loss over micro-batches; usually there is one."""
+    """Return the mean of a part of the loss over micro-batches, of which most runs have one."""
     if len(parts) == 1:
         return parts[0][name]
     return torch.stack([part[name] for part in parts]).mean()
 
 
 def _to_host(values: list[Tensor]) -> list[float]:
-    """Return 0-dimensional tensors as numbers, by one transfer from a GPU."""
+    """Return 0-dimensional tensors as numbers, with a single transfer from a GPU."""
     if all(value.device.type == "cpu" for value in values):
         return [value.item() for value in values]
     return torch.stack([value.double() for value in values]).tolist()

@@ -1,4 +1,4 @@
-"""The summary that is printed when a run ends."""
+"""The summary that training logs when a run ends."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from pathlib import Path
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.shell import shell_command, shell_word
 from spectral_exp.runs.layout import RunPaths
-from spectral_exp.runs.overrides import quoted
+from spectral_exp.runs.overrides import quote
 from spectral_exp.runs.record import ResultsRecord, read_results
 from spectral_exp.training.progress import duration
 
 
 def summary(root: Path, search: Sequence[str] = (), no_results: str = "") -> str:
-    """Return the results of a run, the places of its files and the commands to try next.
+    """Return the results of a run, the paths of its files and the commands to try next.
 
     Args:
-        root: of the run.
+        root: the run directory.
         search: arguments of its command that locate further configuration files.
-        no_results: why this attempt has written none, if so; then older ones are not shown.
+        no_results: why this attempt has written no results; "" if it has.
     """
     paths = RunPaths(root)
     if no_results or not paths.results_file.is_file():
@@ -43,7 +43,7 @@ def summary(root: Path, search: Sequence[str] = (), no_results: str = "") -> str
 
 
 def _rows(results: ResultsRecord) -> Iterator[tuple[str, str]]:
-    """Yield title and text of each result; missing ones are left out."""
+    """Yield (title, text) of each result that exists."""
     totals, reference = results.get("totals", {}), results.get("reference", {})
     yield "status", results.get("status", "unknown")
     if {"steps", "tokens", "train_s"} <= totals.keys():
@@ -57,7 +57,7 @@ def _rows(results: ResultsRecord) -> Iterator[tuple[str, str]]:
     ):
         if metrics:
             yield title, _format_metrics(metrics)
-    limits = (("unigram", "byte frequencies alone"), ("entropy", "the source's own limit"))
+    limits = (("unigram", "byte frequencies alone"), ("entropy", "the limit of the source"))
     for name, words in limits:
         bits = reference.get(f"{name}_bits_per_byte")
         if isinstance(bits, int | float):
@@ -72,7 +72,7 @@ def _rows(results: ResultsRecord) -> Iterator[tuple[str, str]]:
 
 
 def _format_metrics(values: Mapping[str, float | None]) -> str:
-    """Format values with their step, which may be an earlier one for those of validation."""
+    """Format metrics with their step; validation metrics may belong to an earlier step."""
     shown = {
         name: f"{printable(name)} {value:.4f}"
         for name, value in values.items()
@@ -89,7 +89,7 @@ def _next_commands(root: Path, results: ResultsRecord, search: Sequence[str]) ->
     # A name that begins with a dash looks like an option.
     place = f"./{root}" if str(root).startswith("-") else str(root)
     resume = "  python -m spectral_exp.train " + shell_command(
-        [*search, f"resume={quoted(str(root))}"]
+        [*search, f"resume={quote(str(root))}"]
     )
     generate = f"  python -m spectral_exp generate {shell_word(place)} --tokens 200"
     status, steps = results.get("status"), results.get("totals", {}).get("steps", 0)

@@ -27,7 +27,7 @@ class Validator:
     """Evaluates the model, and ends training when it stops improving.
 
     Attributes:
-        forward: inputs (B, T) -> logits (B, T, V), as training computes them.
+        forward: inputs (B, T) -> logits (B, T, V), with the precision of training.
         windows: fixed validation windows of (inputs, targets, bytes of the targets).
         sample: step -> (prompt, text that the model wrote after it).
     """
@@ -45,7 +45,7 @@ class Validator:
     clock: Clock
 
     def should_validate(self, step: int) -> bool:
-        """Return whether validation is due after `step`; it always is after the last one."""
+        """Return whether to validate after `step`: at every interval and after the last step."""
         return step % self.settings.eval_interval == 0 or step == self.settings.max_steps
 
     def validate(self, step: int) -> Evaluation:
@@ -53,27 +53,27 @@ class Validator:
         with self.clock.measure("evaluation"):
             evaluation = evaluate(self.model, self.windows, self.device, self.forward)
             self.state.last_metrics = {**evaluation.metrics(), "val_step": step}
-            # A model whose weights are no longer finite writes no text.
+            # A model with non-finite weights cannot write a text.
             if self.settings.sample_tokens and math.isfinite(evaluation.val_loss):
                 self.write_sample(step)
         floor = self.data.entropy_bits_per_byte
         if floor is not None and evaluation.val_bpb < floor - 4 * evaluation.standard_error_bpb:
             log.error(
                 "LEAK: val_bpb %.4f at step %d lies below the entropy rate of the source, %.4f "
-                "bits per byte. No model can do that honestly: it sees the tokens that it is to "
-                "predict, or validation text was trained on",
+                "bits per byte. No model can do that honestly: it sees the tokens that it has to "
+                "predict, or it was trained on validation text",
                 evaluation.val_bpb, step, floor,
             )  # fmt: skip
         return evaluation
 
     def write_sample(self, step: int) -> None:
-        """Let the model write a text with the weights of `step`, for the results and the log."""
+        """Let the model of `step` write a sample text, for the results and the log."""
         prompt, text = self.sample(step)
         self.results.samples = [{"step": step, "prompt": prompt, "text": text}]
         self.metrics.log_message(f"sample at step {step}: {text!r}")
 
     def record_best(self, evaluation: Evaluation) -> bool:
-        """Update the best validation, or the patience; return whether this one is the best."""
+        """Record the validation in the state, and return whether it is the best so far."""
         state = self.state
         best = math.inf if state.best_val_loss is None else state.best_val_loss
         if evaluation.val_loss < best - self.settings.min_delta:
@@ -88,6 +88,6 @@ class Validator:
         return False
 
     def is_out_of_patience(self) -> bool:
-        """Return whether as many validations as `training.patience` brought no improvement."""
+        """Return whether the last `training.patience` validations brought no improvement."""
         patience = self.settings.patience
         return patience is not None and self.state.evals_since_best >= patience

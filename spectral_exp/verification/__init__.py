@@ -1,1 +1,1 @@
-"""Checks of a run against itself: exact resume, reproduction, fingerprints of steps."""
+"""Checks that a run can be resumed exactly and reproduced."""

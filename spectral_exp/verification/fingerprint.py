@@ -1,4 +1,4 @@
-"""Fingerprints of training steps: hashes of their results, and the first difference of two runs."""
+"""Fingerprints of training steps: hashes of their results, and their first difference."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from spectral_exp.training.runner import Runner
 
 PARTS = ("loss", "gradients", "weights", "optimizer", "rng")
-"""The parts of a step that are compared, in the order in which it computes them."""
+"""The parts of a step that are compared, in the order of their computation."""
 
 Hashes = dict[str, dict[str, str]]
 """Part -> name -> hash."""
@@ -27,12 +27,9 @@ class StepFingerprint:
     hashes: Hashes
 
     def summary(self) -> dict[str, Any]:
-        """Step, loss and one hash for each part."""
-        return {
-            "step": self.step,
-            "loss": self.loss,
-            **{part: _join(self.hashes[part]) for part in PARTS},
-        }
+        """Return step, loss and one hash for each part."""
+        parts = {part: _combine(self.hashes[part]) for part in PARTS}
+        return {"step": self.step, "loss": self.loss, **parts}
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,7 @@ def train_step(runner: Runner) -> StepFingerprint:
     gradients: dict[str, str] = {}
 
     def hash_gradients(*_: Any) -> None:
-        # They are gone once the weights are updated.
+        # After the update, `take_step` clears the gradients.
         for name, parameter in runner.model.named_parameters():
             if parameter.grad is not None:
                 gradients[name] = _hash(parameter.grad)
@@ -90,11 +87,11 @@ def state_hashes(
     optimizer: Mapping[str, Any],
     rng: Mapping[str, Any],
 ) -> Hashes:
-    """Return hashes of the state after a step; parameters of the loss count as weights."""
+    """Return the hashes of the state after a step; parameters of the loss count as weights."""
     return {
-        "weights": _leaves(model, "model") | _leaves(loss, "loss"),
-        "optimizer": _leaves(optimizer),
-        "rng": _leaves(rng),
+        "weights": _hash_leaves(model, "model") | _hash_leaves(loss, "loss"),
+        "optimizer": _hash_leaves(optimizer),
+        "rng": _hash_leaves(rng),
     }
 
 
@@ -110,12 +107,12 @@ def first_divergence(
 
 
 def first_difference(one: Mapping[str, str], other: Mapping[str, str]) -> str | None:
-    """Return the first name, in alphabetical order, with a different or missing hash."""
+    """Return the first name in alphabetical order with a different or missing hash, or None."""
     return next((name for name in sorted({*one, *other}) if one.get(name) != other.get(name)), None)
 
 
-def _leaves(value: Any, name: str = "") -> dict[str, str]:
-    """Return the hash of every leaf in nested containers, by its path."""
+def _hash_leaves(value: Any, name: str = "") -> dict[str, str]:
+    """Return path -> hash of every leaf in nested containers."""
     if isinstance(value, Mapping):
         items = [(str(key), item) for key, item in value.items()]
     elif isinstance(value, list | tuple):
@@ -124,7 +121,7 @@ def _leaves(value: Any, name: str = "") -> dict[str, str]:
         return {name: _hash(value)}
     found: dict[str, str] = {}
     for key, item in items:
-        found |= _leaves(item, f"{name}.{key}" if name else key)
+        found |= _hash_leaves(item, f"{name}.{key}" if name else key)
     return found
 
 
@@ -140,6 +137,6 @@ def _hash(value: Any) -> str:
     return digest.hexdigest()
 
 
-def _join(hashes: Mapping[str, str]) -> str:
-    """Return one hash for several named ones."""
+def _combine(hashes: Mapping[str, str]) -> str:
+    """Return one hash of several named hashes."""
     return hashlib.blake2b(repr(sorted(hashes.items())).encode(), digest_size=8).hexdigest()

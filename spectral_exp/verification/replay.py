@@ -1,9 +1,9 @@
-"""Prove that a run continues exactly: `python -m spectral_exp verify_resume outputs/<run>`.
+"""Verify that a run resumes exactly: `python -m spectral_exp verify_resume outputs/<run>`.
 
 Steps are repeated from an earlier checkpoint: once without a pause, and once interrupted half-way,
-saved and continued in a new process. The hashes of loss, gradients, weights, optimizer state and
-random numbers of every step are compared between the two. Losses, logged gradient norms and
-checkpoints are compared with those that the run recorded.
+saved and continued in a new process. The two replays are compared by hashes of loss, gradients,
+weights, optimizer state and random numbers of every step. Losses, gradient norms and checkpoints
+are also compared with those that the run recorded.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ Replay = list[StepFingerprint]
 
 @dataclass(frozen=True)
 class Segment:
-    """The steps after `start` up to `last`; `shortfall` is why they are fewer."""
+    """The steps after `start` up to `last`; `shortfall` explains why they are too few."""
 
     start: int
     last: int
@@ -67,64 +67,60 @@ class Segment:
 
 @dataclass
 class Findings:
-    """The comparisons made, those not made, and the divergences."""
+    """Comparisons that were made, comparisons that were not possible, and divergences."""
 
     compared: list[str] = field(default_factory=list)
     not_compared: list[str] = field(default_factory=list)
     divergences: list[Divergence] = field(default_factory=list)
 
-    def add(self, what: str, divergence: Divergence | None) -> None:
-        """Record one comparison and its first difference."""
-        self.compared.append(what)
+    def add(self, comparison: str, divergence: Divergence | None) -> None:
+        """Add a comparison and its first difference."""
+        self.compared.append(comparison)
         if divergence is not None:
             self.divergences.append(divergence)
 
     def in_order(self) -> list[str]:
-        """Return the divergences in the order of time."""
-        return [
-            str(divergence)
-            for divergence in sorted(self.divergences, key=lambda found: found.order)
-        ]
+        """Return the divergences in chronological order."""
+        return [str(found) for found in sorted(self.divergences, key=lambda found: found.order)]
 
 
 def verify_resume(run: Path, steps: int, start: int | None = None) -> dict[str, Any]:
-    """Repeat steps of a run and compare them; changes nothing in its directory.
+    """Repeat steps of a run and compare them; change nothing in its directory.
 
     Args:
         run: the run directory.
-        steps: number of steps, >= 2; fewer if the run ends before.
-        start: step of the checkpoint to begin with, 0 for the start of the run. By default the
-            newest one after which the run has recorded `steps` steps, or else one that leaves so
-            many.
+        steps: number of steps, >= 2; fewer if the run ends earlier.
+        start: step of the checkpoint to start from, 0 for the start of the run. By default the
+            newest one after which the run has recorded `steps` steps, or else the newest one with
+            `steps` steps before the end of the run.
 
     Returns:
-        The certificate: `verdict` ("identical" or "diverged"), `divergences` in the order of time,
-        `compared`, `not_compared`, `differences` of settings, code and environment since, `hashes`
-        and the facts of code, machine and packages.
+        The certificate: `verdict` ("identical" or "diverged"), `divergences` in chronological
+        order, `compared`, `not_compared`, `differences` of settings, code and environment to those
+        of the run, `hashes`, and the facts of code, machine and packages.
 
     Raises:
-        UserError: no such run or checkpoint, the text has changed, or a setting that is not
+        UserError: the run or checkpoint does not exist, the text has changed, or an argument is not
             allowed.
     """
     require(steps >= 2, "--steps", steps, ">= 2")
     record, paths = read_record(run), RunPaths(run)
     segment = choose_segment(paths, record, steps, start)
-    config_then = _config_at(paths, record, segment.start)
-    config = _quiet(recorded_config(record))
+    old_config = _config_at(paths, record, segment.start)
+    config = _disable_monitoring(recorded_config(record))
     require_fingerprints(run, config, record.get("dataset") or {})
-    undisturbed, interrupted = replay_twice(paths, config, record.get("dataset"), segment)
+    whole, interrupted = replay_twice(paths, config, record.get("dataset"), segment)
 
     findings = Findings()
     findings.add(
-        f"steps {segment.start + 1} to {segment.last}, undisturbed, with the same interrupted "
-        "after step "
-        f"{segment.middle}: {', '.join(PARTS)}",
-        first_divergence(undisturbed, interrupted, "the undisturbed and the interrupted replay"),
+        f"steps {segment.start + 1} to {segment.last}, uninterrupted, with the same interrupted "
+        f"after step {segment.middle}: {', '.join(PARTS)}",
+        first_divergence(whole, interrupted, "the uninterrupted and the interrupted replay"),
     )
-    compare_with_run(paths, undisturbed, findings)
+    compare_with_run(paths, whole, findings)
     if segment.shortfall:
         findings.not_compared.append(segment.shortfall)
-    now, patch = _circumstances(config.get("threads"))
+    now, patch = _current_facts(config.get("threads"))
     return {
         "run": run.resolve().name,
         "timestamp": timestamp(),
@@ -136,13 +132,13 @@ def verify_resume(run: Path, steps: int, start: int | None = None) -> dict[str, 
         "compared": findings.compared,
         "not_compared": findings.not_compared,
         "differences": {
-            "settings": settings_differences(config_then, record["config"], matters_for_steps),
+            "settings": settings_differences(old_config, record["config"], matters_for_steps),
             "code": code_differences(
                 record["git"], recorded_patch(paths, record["git"]), now["git"], patch
             ),
             "environment": environment_differences(record, now),
         },
-        "hashes": [fingerprint.summary() for fingerprint in undisturbed],
+        "hashes": [fingerprint.summary() for fingerprint in whole],
         "hashes_interrupted": [fingerprint.summary() for fingerprint in interrupted],
         **now,
     }
@@ -151,10 +147,10 @@ def verify_resume(run: Path, steps: int, start: int | None = None) -> dict[str, 
 def choose_segment(
     paths: RunPaths, record: Mapping[str, Any], steps: int, start: int | None
 ) -> Segment:
-    """Choose the steps to repeat, as `verify_resume` describes it.
+    """Choose the steps to repeat, as `verify_resume` describes.
 
     Raises:
-        UserError: no checkpoint leaves two steps that the run makes with its present settings.
+        UserError: no checkpoint is followed by two steps with the current settings of the run.
     """
     known = [0, *paths.checkpoint_steps()]
     shown = ", ".join(["0 (the start)", *map(str, known[1:])])
@@ -165,7 +161,7 @@ def choose_segment(
         f"the step of a checkpoint; there are {shown}",
     )
     max_steps = int(record["config"]["training"].get("max_steps", 0))
-    # With a longer schedule or other threads, the steps before would come out differently.
+    # With a longer schedule or other threads, earlier steps would have other results.
     changed_at, change = (changed_settings(record["attempts"], matters_for_steps) or [(0, "")])[-1]
     changed = f"the run was continued after step {changed_at} with other settings ({change})"
     if start is not None and start < changed_at:
@@ -180,14 +176,14 @@ def choose_segment(
         since = f" since {changed}" if change else ""
         raise UserError(
             f"{paths.root} has no checkpoint with 2 steps of the run after it{since}; "
-            f"training.max_steps={max_steps}, "
-            f"and there are {shown}. To keep more of them, raise monitoring.checkpoint.keep_last_n"
+            f"training.max_steps={max_steps}, and there are {shown}. To keep more of them, raise "
+            "monitoring.checkpoint.keep_last_n"
         )
     if start is None:
-        # Every step repeated from there can be compared with the record of the run.
-        within = [step for step in usable if step + steps <= known[-1]]
-        earlier = [step for step in usable if step + steps <= max_steps]
-        start = within[-1] if within else earlier[-1] if earlier else usable[0]
+        # After these, every repeated step can be compared with the record of the run.
+        recorded = [step for step in usable if step + steps <= known[-1]]
+        complete = [step for step in usable if step + steps <= max_steps]
+        start = recorded[-1] if recorded else complete[-1] if complete else usable[0]
     last = min(start + steps, max_steps)
     fewer = f"steps {last + 1} to {start + steps}: the run ends at training.max_steps={max_steps}"
     return Segment(start, last, fewer if last < start + steps else None)
@@ -213,7 +209,7 @@ def _config_at(paths: RunPaths, record: Mapping[str, Any], step: int) -> Mapping
 def replay_twice(
     paths: RunPaths, config: dict[str, Any], dataset: Mapping[str, Any] | None, segment: Segment
 ) -> tuple[Replay, Replay]:
-    """Repeat the steps of `segment` in copies of the run: once undisturbed, once interrupted.
+    """Repeat the steps of `segment` in copies of the run: once uninterrupted, once interrupted.
 
     Raises:
         UserError: the steps cannot be repeated.
@@ -221,38 +217,37 @@ def replay_twice(
     start, middle, last = segment.start, segment.middle, segment.last
     with scratch_folder("verify_resume") as folder:
         whole, half = folder / "whole", folder / "half"
-        for place in (whole, half):
-            _copy_run(paths, start, place, {"config": config, "dataset": dataset})
+        for copied in (whole, half):
+            _copy_run(paths, start, copied, {"config": config, "dataset": dataset})
         try:
-            undisturbed = _in_own_process(replay, config, whole, start, last)
-            interrupted = _in_own_process(replay_and_save, config, half, start, middle)
-            interrupted += _in_own_process(replay, config, half, middle, last)
+            uninterrupted = _run_in_process(replay, config, whole, start, last)
+            interrupted = _run_in_process(replay_and_save, config, half, start, middle)
+            interrupted += _run_in_process(replay, config, half, middle, last)
         except (UserError, RunError) as error:
-            # The message names the temporary copy.
-            message = (
-                str(error).replace(str(whole), str(paths.root)).replace(str(half), str(paths.root))
-            )
-            raise UserError(f"cannot replay {paths.root} from step {start}: {message}") from error
-    return undisturbed, interrupted
+            message, original = str(error), str(paths.root)
+            for copied in (whole, half):
+                message = message.replace(str(copied), original)
+            raise UserError(f"cannot replay {original} from step {start}: {message}") from error
+    return uninterrupted, interrupted
 
 
 def replay(
-    config: dict[str, Any], place: Path, start: int, last: int, save: bool = False
+    config: dict[str, Any], run_dir: Path, start: int, last: int, save: bool = False
 ) -> Replay:
-    """Continue the run in `place` from its checkpoint of step `start` to step `last`.
+    """Continue the run in `run_dir` from its checkpoint of step `start` to step `last`.
 
     Returns:
         The fingerprint of every step.
 
     Raises:
         UserError: the checkpoint is missing, a new one cannot be saved, or the text has changed.
-        RunError: too many steps in a row were not finite.
+        RunError: too many steps in a row were skipped.
     """
     from spectral_exp.config.build import build
     from spectral_exp.training.seeding import process_settings
 
     with (
-        build(config, place, []) as runner,
+        build(config, run_dir, []) as runner,
         process_settings(runner.threads, runner.settings.deterministic),
     ):
         runner.restore()
@@ -268,46 +263,48 @@ def replay(
     return fingerprints
 
 
-def replay_and_save(config: dict[str, Any], place: Path, start: int, last: int) -> Replay:
-    """Do the same as `replay`, and save a checkpoint of step `last` in `place`."""
-    return replay(config, place, start, last, save=True)
+def replay_and_save(config: dict[str, Any], run_dir: Path, start: int, last: int) -> Replay:
+    """Do the same as `replay`, and save a checkpoint of step `last` in `run_dir`."""
+    return replay(config, run_dir, start, last, save=True)
 
 
-def _in_own_process(
+def _run_in_process(
     work: Callable[[dict[str, Any], Path, int, int], Replay],
     config: dict[str, Any],
-    place: Path,
+    run_dir: Path,
     start: int,
     last: int,
 ) -> Replay:
+    """Return `work(config, run_dir, start, last)`, called in a new process."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
         1, mp_context=context, initializer=_start_replaying, initargs=(os.getpid(),)
     ) as pool:
         try:
-            with signals_blocked():  # for the processes that are started now, by any signal to the whole group
-                replayed = pool.submit(work, config, place, start, last)
+            # The new process inherits the blocked signals, so Ctrl-C does not end its start.
+            with signals_blocked():
+                replayed = pool.submit(work, config, run_dir, start, last)
             return replayed.result()
         except BrokenProcessPool as error:
             raise UserError(
                 "the replaying process was killed; the machine may be short of memory"
             ) from error
         except KeyboardInterrupt:
-            # Leaving the pool waits for the remaining steps.
+            # Otherwise the exit of the pool would wait for the remaining steps.
             for process in multiprocessing.active_children():
                 process.kill()
             raise
 
 
 def _start_replaying(parent: int) -> None:
-    """Leave signals to the process `parent`, and end with it."""
+    """Ignore signals, which the process `parent` handles, and end with that process."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     die_with_parent(parent)
 
 
-def _quiet(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the configuration with durable checkpoints and no other component at work."""
+def _disable_monitoring(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration with synchronous checkpoints and all other components disabled."""
     quiet: dict[str, Any] = copy.deepcopy(dict(config))
     recorded = {
         name: part if isinstance(part, dict) else {}
@@ -317,7 +314,7 @@ def _quiet(config: Mapping[str, Any]) -> dict[str, Any]:
         name: {**recorded.get(name, {}), "enabled": False}
         for name in ("metrics", "visualization", "tracking")
     }
-    # Old runs have no record of a backup.
+    # The configuration of an old run has no backup.
     quiet["monitoring"]["backup"] = {"_target_": "spectral_exp.monitoring.Backup", "url": None}
     checkpoint = recorded.get("checkpoint", {})
     kept = {name: checkpoint[name] for name in ("_target_", "compression") if name in checkpoint}
@@ -325,11 +322,11 @@ def _quiet(config: Mapping[str, Any]) -> dict[str, Any]:
     return quiet
 
 
-def _copy_run(paths: RunPaths, step: int, place: Path, record: Mapping[str, Any]) -> None:
-    """Make a run directory with one checkpoint (none for step 0) and the record of the text."""
+def _copy_run(paths: RunPaths, step: int, run_dir: Path, record: Mapping[str, Any]) -> None:
+    """Create a run directory with `record` and a copy of one checkpoint (none for step 0)."""
     from spectral_exp.monitoring.checkpoint.file import sidecar_file
 
-    target, checkpoint = RunPaths(place), paths.checkpoint_file(step)
+    target, checkpoint = RunPaths(run_dir), paths.checkpoint_file(step)
     try:
         target.checkpoints.mkdir(parents=True)
         for file in (checkpoint, sidecar_file(checkpoint)):
@@ -338,19 +335,18 @@ def _copy_run(paths: RunPaths, step: int, place: Path, record: Mapping[str, Any]
         write_json_atomic(target.config_file, record)
     except OSError as error:
         raise UserError(
-            f"cannot copy {checkpoint} to {place}: {error.strerror}; choose another folder for "
-            "temporary files with "
-            "TMPDIR, or another checkpoint with --from"
+            f"cannot copy {checkpoint} to {run_dir}: {error.strerror}; choose another folder for "
+            "temporary files with TMPDIR, or another checkpoint with --from"
         ) from error
 
 
-# --- comparing them with the run -------------------------------------------------------------
+# --- comparison with the run -----------------------------------------------------------------
 
 
 def compare_with_run(
     paths: RunPaths, replayed: Sequence[StepFingerprint], findings: Findings
 ) -> None:
-    """Compare repeated steps with the losses, metrics and checkpoints that the run recorded."""
+    """Compare repeated steps with the recorded losses, metrics and checkpoints of the run."""
     first, last = replayed[0].step, replayed[-1].step
     between = "the run and its replay"
     manager = CheckpointManager(paths.root, enabled=False)
@@ -381,7 +377,8 @@ def compare_with_run(
             wrong = [f.step for f, logged in pairs if not same(getattr(f, metric), logged)]
             divergence = Divergence(wrong[0], part, name, between) if wrong else None
             findings.add(
-                f"{metric} of {counted(len(pairs), 'step')} with what the run logged", divergence
+                f"{metric} of {counted(len(pairs), 'step')} with the values that the run logged",
+                divergence,
             )
 
     saved = [step for step in paths.checkpoint_steps() if step >= first]
@@ -391,12 +388,11 @@ def compare_with_run(
     if saved and saved[0] > last:
         findings.not_compared.append(
             f"weights, optimizer, rng with the run's next checkpoint, of step {saved[0]}; "
-            f"--from={first - 1} "
-            f"--steps={saved[0] - first + 1} does"
+            f"--from={first - 1} --steps={saved[0] - first + 1} compares them"
         )
     if len(findings.compared) == compared_before:
         findings.not_compared.append(
-            "the run itself, which has recorded no step after this checkpoint"
+            "the run itself, because it has not recorded a step after this checkpoint"
         )
 
 
@@ -414,7 +410,7 @@ def _compare_with_checkpoint(
         state["optimizer_state_dict"],
         state["rng_state"],
     )
-    # A checkpoint holds neither the loss nor the gradients of its step.
+    # A checkpoint contains neither the loss nor the gradients of its step.
     recorded = StepFingerprint(
         step, replayed.loss, replayed.grad_norm, {**replayed.hashes, **saved}
     )
@@ -429,15 +425,15 @@ def _compare_with_checkpoint(
 
 
 def _identity(paths: RunPaths, step: int) -> dict[str, str] | None:
-    """Return name and checksum of a checkpoint; None for the start, which has none."""
+    """Return name and checksum of the checkpoint of `step`, or None for step 0."""
     from spectral_exp.core.checksum import file_crc32
 
     checkpoint = paths.checkpoint_file(step)
     return {"file": checkpoint.name, "crc32": f"{file_crc32(checkpoint, 1):08x}"} if step else None
 
 
-def _circumstances(threads: int | None) -> tuple[dict[str, Any], bytes]:
-    """Return code, machine and packages of a replay, and its changes to the commit."""
+def _current_facts(threads: int | None) -> tuple[dict[str, Any], bytes]:
+    """Return the facts of code, machine and packages of the replay, and its uncommitted patch."""
     from spectral_exp.core.git import code_directory
     from spectral_exp.monitoring.tracking import environment
     from spectral_exp.training.seeding import process_settings

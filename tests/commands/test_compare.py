@@ -144,7 +144,7 @@ def test_plots_are_drawn_of_what_is_shown(
         (["{outputs}", "--output", "{outputs}/none/x.csv"], "a file in an existing folder"),
         (["{outputs}", "--output", "{outputs}"], "a file, not a folder"),
         (["{outputs}", "--runs", "--plots", "p"], "without --runs"),
-        (["config-diff", "{outputs}", "{outputs}"], "neither settings nor metrics"),
+        (["config-diff", "{outputs}", "{outputs}"], "neither readable settings nor readable metrics"),
         (["config-diff", "{outputs}/none", "{outputs}"], "is not a run directory"),
     ],
 )

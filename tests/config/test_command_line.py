@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from spectral_exp.config.command_line import CommandLine, quoted
+from spectral_exp.config.command_line import CommandLine, quote
 from spectral_exp.config.conf_dir import CONF_DIR
 from spectral_exp.core.errors import UserError
 
@@ -119,7 +119,7 @@ def test_resume_of_something_else_is_refused(tmp_path: Path, content: str | None
 
 def test_a_secret_of_the_recorded_command_line_must_be_given_again(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"overrides": ["+data.api_key=<redacted>", "seed=3"]}))
-    with pytest.raises(UserError, match=r"data\.api_key was given on the command line and is a secret"):
+    with pytest.raises(UserError, match=r"data\.api_key is a secret"):
         CommandLine.parse([f"resume={tmp_path}"])
     assert "+data.api_key=x" in CommandLine.parse([f"resume={tmp_path}", "+data.api_key=x"]).overrides
 
@@ -128,13 +128,13 @@ def test_a_secret_of_the_recorded_command_line_must_be_given_again(tmp_path: Pat
 def test_resume_is_understood_however_it_is_signed_and_is_never_swept(tmp_path: Path, sign: str) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"overrides": ["seed=3"]}))
     assert "seed=3" in CommandLine.parse([f"{sign}resume={tmp_path}"]).overrides
-    with pytest.raises(UserError, match="cannot be swept"):
+    with pytest.raises(UserError, match="cannot be part of a sweep"):
         CommandLine.parse(["-m", f"{sign}resume={tmp_path}", "seed=1,2"])
 
 
 def test_quoting_survives_hydra(tmp_path: Path) -> None:
     for text in ("plain", "with space", "it's", "läuft", "a=b,c", "brace{x}", "back\\slash"):
-        (config,) = compose(f"name={quoted(text)}")
+        (config,) = compose(f"name={quote(text)}")
         assert config["name"] == text
 
 

@@ -59,7 +59,7 @@ def here(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     def called(work: Callable[..., Any], *arguments: Any) -> Any:
         return work(*arguments)
 
-    monkeypatch.setattr(replay, "_in_own_process", called)
+    monkeypatch.setattr(replay, "_run_in_process", called)
     return tmp_path
 
 

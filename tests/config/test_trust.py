@@ -170,7 +170,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     def called(work: Callable[..., Any], *arguments: Any) -> Any:
         return work(*arguments)
 
-    monkeypatch.setattr(replay, "_in_own_process", called)
+    monkeypatch.setattr(replay, "_run_in_process", called)
 
 
 COMMANDS: dict[str, Callable[[], int]] = {
@@ -275,14 +275,14 @@ def test_a_typed_value_takes_the_place_of_a_recorded_one(run: Path, monkeypatch:
 def test_backups_go_on_only_where_the_user_has_sent_some(run: Path) -> None:
     url = "file:///backups/of/mine"
     change_record(run, lambda record: record["overrides"].append(f"backup_url={url}"))
-    with pytest.raises(UserError, match=r"or backup_url=null to do without$"):
+    with pytest.raises(UserError, match=r"or backup_url=null to switch it off$"):
         CommandLine.parse(["resume=run"])
     assert f"backup_url={url}" not in CommandLine.parse(["resume=run", "backup_url=null"]).overrides
-    trust.remember_place(f"{url}/deeper")
-    with pytest.raises(UserError, match="nobody has named on this machine"):
+    trust.remember_backup_url(f"{url}/deeper")
+    with pytest.raises(UserError, match="you have not named on this machine"):
         CommandLine.parse(["resume=run"])
-    trust.remember_place(f"{url}/")
-    trust.remember_place(url)
+    trust.remember_backup_url(f"{url}/")
+    trust.remember_backup_url(url)
     assert f"backup_url={url}" in CommandLine.parse(["resume=run"]).overrides
     places = Path("state/spectral_exp/backup_places")
     assert places.read_text().splitlines() == [f"{url}/deeper", url]
@@ -330,7 +330,7 @@ def test_a_patch_is_applied_only_with_consent(run: Path, capsys: pytest.CaptureF
     (run / "git_diff.patch").write_text("--- a/x\n+++ b/x\n@@ -0,0 +1 @@\n+canary\n")
     assert reproduce.main(["run"]) == 2
     error = capsys.readouterr().err
-    assert "that were not committed: 4 lines in run/git_diff.patch; to run it, add --trust-code" in error
+    assert "4 lines in run/git_diff.patch; to run it, add --trust-code" in error
     assert not Path("run_reproduced").exists()
 
 
@@ -363,7 +363,7 @@ def test_a_link_that_leads_out_of_a_run_is_not_followed(place: str, run: Path) -
         target.write_text(target.read_text() if target.is_file() else "secret")
     link.symlink_to(target.absolute())
     (problem,) = resume_problems({}, run, [])
-    assert problem.startswith(f"run holds links ({place!r}), which may lead out of the run")
+    assert problem.startswith(f"run holds links ({place!r}) that may lead out of the run")
 
 
 def test_nothing_is_written_through_a_link(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,7 +29,7 @@ SECRET = "Zq8hunter2XY"
 @pytest.fixture(autouse=True)
 def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """Secrets that one test has met do not help another."""
-    monkeypatch.setattr(module, "_met", set())
+    monkeypatch.setattr(module, "_seen_secrets", set())
 
 
 # --- names -----------------------------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ CONTAINERS: dict[str, Any] = {
 @pytest.mark.parametrize("name", CONTAINERS)
 def test_containers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = json.dumps(redact({"x": CONTAINERS[name]}))
-    monkeypatch.setattr(module, "_met", set())
+    monkeypatch.setattr(module, "_seen_secrets", set())
     kept = repr(KeptConfig().of({"x": CONTAINERS[name]}))
     for shown in (plain, kept):
         assert SECRET not in shown

@@ -37,7 +37,7 @@ EXPERIMENTS = sorted(path.stem for path in Path("conf/experiment").glob("*.yaml"
 @pytest.fixture(autouse=True)
 def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the environment nor what another test has met helps."""
-    monkeypatch.setattr(module, "_met", set())
+    monkeypatch.setattr(module, "_seen_secrets", set())
     for name in filter(is_secret_name, list(os.environ)):
         monkeypatch.delenv(name)
 
@@ -60,7 +60,7 @@ def test_no_form_of_a_secret_leaks() -> None:
     leaking, unstable = [], []
     for form in _forms("hidden_forms.txt"):
         for value in [*_surroundings(form.format(SECRETS[0])), form.format(SECRETS[1])]:
-            module._met.clear()
+            module._seen_secrets.clear()
             shown = redact_text(value, []) if isinstance(value, str) else redact(value)
             if any(secret in json.dumps(shown) for secret in SECRETS):
                 leaking.append((form, value))
@@ -169,7 +169,7 @@ def _records(secret: str) -> list[Any]:
 def test_records_and_arguments(secret: str) -> None:
     for record in _records(secret):
         for redacted in (redact, lambda value: without_secrets(with_fields(value))):
-            module._met.clear()
+            module._seen_secrets.clear()
             assert secret not in repr(redacted(record)), record
 
 

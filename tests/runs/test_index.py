@@ -40,7 +40,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the index take the files of a test as rested at once, though their inodes have just changed."""
-    monkeypatch.setattr(index, "_RESTED_NS", -(10**12))
+    monkeypatch.setattr(index, "_MIN_AGE_NS", -(10**12))
 
 
 def values(folder: Path) -> dict[str, float | None]:
@@ -174,7 +174,7 @@ def test_a_locked_index_is_not_waited_for_long(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     quiet(monkeypatch)
-    monkeypatch.setattr(index, "_WAIT_S", 0.01)
+    monkeypatch.setattr(index, "_LOCK_TIMEOUT_S", 0.01)
     make_run(tmp_path / "runs")
     cache.mkdir()
     connection = sqlite3.connect(cache / index.INDEX_NAME)
@@ -190,7 +190,7 @@ def test_processes_share_it(tmp_path: Path, cache: Path, monkeypatch: pytest.Mon
     for seed in range(1, 4):
         make_run(runs, seed=seed)
     code = (
-        "import sys; from spectral_exp.runs import index; index._RESTED_NS = -10**12\n"
+        "import sys; from spectral_exp.runs import index; index._MIN_AGE_NS = -10**12\n"
         "from spectral_exp.results.aggregate import ResultsAggregator; ResultsAggregator([sys.argv[1]])"
     )
     done = python("-c", code, str(runs), cwd=tmp_path)

@@ -268,7 +268,7 @@ def test_a_lock_of_another_host_is_believed_while_entries_come(tmp_path: Path) -
         os.utime(file, (0, 0))
     run = load_run(path)
     assert run.status == "unfinished"
-    assert run.problems == ("process 1 on elsewhere holds its lock, but has logged nothing for an hour",)
+    assert run.problems == ("process 1 on elsewhere holds its lock, but has not logged anything for an hour",)
 
 
 def test_several_processes_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,9 +276,18 @@ def test_several_processes_read_the_same(tmp_path: Path, monkeypatch: pytest.Mon
 
     paths = [make_run(tmp_path, seed=seed, steps=seed * 50) for seed in range(1, 6)]
     alone = [read_facts(path) for path in paths]
-    monkeypatch.setattr(load, "_WORTH_A_PROCESS_BYTES", 1)
+    monkeypatch.setattr(load, "_BYTES_PER_PROCESS", 1)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2}, raising=False)
     assert read_many(paths) == alone
     # One that cannot be started in earnest delivers nothing.
     monkeypatch.setattr(sys, "executable", "/bin/false")
     assert read_many(paths) == alone
+
+
+def test_a_folder_in_place_of_the_patch_is_reported_and_ignored(tmp_path: Path) -> None:
+    path = make_run(tmp_path, record={"git": {"hash": "a" * 40, "diff_file": "git_diff.patch"}})
+    RunPaths(path).git_diff_file.unlink(missing_ok=True)
+    RunPaths(path).git_diff_file.mkdir()
+    run = load_run(path)
+    assert run.problems == ("git_diff.patch is not a file",)
+    assert run.record["git"]["diff_file"] is None

@@ -92,7 +92,7 @@ def test_a_moved_directory_is_lost_and_its_lock_stays(tmp_path: Path) -> None:
     run.mkdir()
     with RunLock(run) as lock:
         run.rename(tmp_path / "moved")
-        with pytest.raises(LostRunError, match=r"run was moved or removed .* resume=<the folder where it lies now>"):
+        with pytest.raises(LostRunError, match=r"run was moved or removed .* resume=<the folder of the run now>"):
             lock.check()
         # Nobody else can take the directory where it lies now.
         with pytest.raises(UserError, match="in use by"):
@@ -127,7 +127,7 @@ def test_a_lock_file_that_was_removed_by_hand_is_written_again(
     with RunLock(tmp_path) as lock:
         lock.path.unlink()
         lock.check()
-        assert "was removed while the run goes on" in caplog.text
+        assert "was removed during the run" in caplog.text
         with pytest.raises(UserError, match=f"process {os.getpid()} "):
             RunLock(tmp_path).acquire()
         lock.path.unlink()

@@ -381,7 +381,7 @@ def test_a_longer_schedule_warns_that_the_rate_rises(
     after = logged(tmp_path)[-6]
     assert after["step"] == 14
     assert warning.startswith(f"the learning rate rises with another schedule: at step 12 it was {before:.4g}, ")
-    assert "training.max_steps=24; step 13 is made with" in warning
+    assert "training.max_steps=24; step 13 uses" in warning
     assert "the learning rate rises" in (tmp_path / "logs/training.log").read_text()
 
 

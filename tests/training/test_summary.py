@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from spectral_exp.monitoring import ConfigTracker
-from spectral_exp.runs.overrides import quoted
+from spectral_exp.runs.overrides import quote
 from spectral_exp.training.summary import summary
 
 TOTALS = {"steps": 12, "tokens": 768, "bad_steps": 0, "train_s": 61.0, "time_s": 70.0, "tokens_per_s": 12.6}
@@ -43,7 +43,7 @@ def test_the_summary_of_a_finished_run_is_complete(tmp_path: Path) -> None:
         "loss 2.0000  val_loss 1.5000  at step 12",
         "val_loss 1.2500  val_bpb 1.7500  at step 6",
         "3.5000 bits per byte",
-        "1.2346 bits per byte: the source's own limit",
+        "1.2346 bits per byte: the limit of the source",
         "1.23 % of training time blocked (checkpoint 0.50 s, metrics 0.25 s)",
         str(tmp_path / "results.json"),
         f"resume={tmp_path} training.max_steps=24",
@@ -97,5 +97,5 @@ def test_the_next_commands_name_a_folder_of_any_bytes(tmp_path: Path) -> None:
     for command, prefix in zip(commands, ("", "resume="), strict=True):
         words = command.replace("python -m spectral_exp", "printf '%s\\0'", 1)
         shown = subprocess.run(["bash", "-c", words], capture_output=True, check=True).stdout
-        expected = quoted(str(root)) if prefix else str(root)
+        expected = quote(str(root)) if prefix else str(root)
         assert os.fsencode(prefix + expected) in shown.split(b"\0")

@@ -78,18 +78,18 @@ def test_an_incomplete_or_changed_patch_is_reported(
     with recorded_code(RunPaths(tmp_path / "run"), record, [], is_trusted=True):
         assert "note: secrets were removed from the recorded changes of code/part.py" in capsys.readouterr().err
     lacking = changed(record, "git", diff_truncated=True, diff_missing=["big.py (too large)"])
-    with pytest.raises(UserError, match=r"it lacks big.py \(too large\); with --current-code"):
+    with pytest.raises(UserError, match=r"it lacks big.py \(too large\); use --current-code"):
         recorded_code(RunPaths(tmp_path / "run"), lacking, [], is_trusted=True).__enter__()
 
 
 @pytest.mark.parametrize(
     ("section", "entries", "message"),
     [
-        ("git", {"hash": "1" * 40}, "the commit 1{40} that made the run is not in .*own.*; fetch it, or with"),
-        ("git", {"hash": "--upload-pack=x"}, "names '--upload-pack=x' as the commit of its code, which is none"),
-        ("git", {"hash": None, "problem": "git is not installed"}, r"commit of its code \(git is not installed\)"),
+        ("git", {"hash": "1" * 40}, "1{40} of the run's code is not in .*own.*; fetch it, or use --current-code"),
+        ("git", {"hash": "--upload-pack=x"}, "holds '--upload-pack=x', which is not a commit"),
+        ("git", {"hash": None, "problem": "git is not installed"}, r"code is not recorded \(git is not installed\)"),
         ("package", {"version": "0.0", "hash": None}, "made by spectral_exp 0.0, and this is .*; install that version"),
-        ("package", {"hash": "1" * 40, "dirty": True}, "at 1{40} with changes of which no patch was kept"),
+        ("package", {"hash": "1" * 40, "dirty": True}, "at 1{40} with uncommitted changes, and only the patch"),
     ],
 )
 def test_code_that_cannot_be_found_is_reported(

@@ -64,7 +64,7 @@ def test_a_run_is_reproduced(run: Path, capsys: pytest.CaptureFixture[str]) -> N
     printed = capsys.readouterr().out
     for what in ("environment", "data", "metrics", "settings", "results"):
         assert f"{what}: equal" in printed
-    assert "not compared: what measures the machine: timestamp, tokens_per_s" in printed
+    assert "not compared: measurements of the machine: timestamp, tokens_per_s" in printed
     report = json.loads((run.parent / "run_reproduced/reproduction.json").read_text())
     assert (report["verdict"], report["steps"], report["lines_compared"]) == ("identical", 12, 6)
     assert report["values_compared"] > 6 * 4
@@ -157,7 +157,7 @@ def test_a_run_of_several_settings_is_refused(run: Path, capsys: pytest.CaptureF
     assert main([str(run), "--current-code"]) == 2
     error = capsys.readouterr().err
     assert "continued after step 8 with other settings (threads=1 -> threads=2)" in error
-    assert "--steps 8 repeats what came before" in error
+    assert "--steps 8 repeats the steps before" in error
     assert not (run.parent / "run_reproduced").exists()
 
 
@@ -241,7 +241,7 @@ def test_missing_code_is_reported(run: Path, capsys: pytest.CaptureFixture[str])
     rewrite(run / "config.json", {"git": {**config["git"], "hash": "0" * 40}, "attempts": attempts})
     assert main([str(run)]) == 2
     error = capsys.readouterr().err
-    assert "0000000000 that made the run is not in" in error
+    assert "0000000000 of the run's code is not in" in error
     assert "--current-code" in error
     assert not (run.parent / "run_reproduced").exists()
 
@@ -266,7 +266,7 @@ def test_a_secret_cannot_be_repeated(run: Path, capsys: pytest.CaptureFixture[st
     first = config["attempts"][0]
     rewrite(run / "config.json", {"attempts": [{**first, "overrides": [*first["overrides"], "+api_key=<redacted>"]}]})
     assert main([str(run), "--current-code"]) == 2
-    assert "error: api_key is a secret, which no file keeps" in capsys.readouterr().err
+    assert "error: api_key is a secret, which is never written to a file" in capsys.readouterr().err
 
 
 def test_a_failed_training_is_reported(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -274,7 +274,7 @@ def test_a_failed_training_is_reported(run: Path, capsys: pytest.CaptureFixture[
     first = config["attempts"][0]
     rewrite(run / "config.json", {"attempts": [{**first, "overrides": [*first["overrides"], "model.n_head=3"]}]})
     assert main([str(run), "--current-code"]) == 2
-    assert "error: training anew failed with exit code 2; its messages stand above" in capsys.readouterr().err
+    assert "error: the repeated training failed with exit code 2; its messages are above" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     def called(work: Callable[..., Any], *arguments: Any) -> Any:
         return work(*arguments)
 
-    monkeypatch.setattr(verify_resume, "_in_own_process", called)
+    monkeypatch.setattr(verify_resume, "_run_in_process", called)
 
 
 def change_checkpoint(run: Path, step: int, change: Callable[[dict[str, Any]], None]) -> None:
@@ -112,9 +112,10 @@ def test_a_sound_run_is_certified(run: Path) -> None:
     done = python("-m", "spectral_exp", "verify_resume", str(run), "--steps", "6", cwd=run.parent)
     assert done.returncode == 0, done.stderr
     for what in (
-        "steps 7 to 12, undisturbed, with the same interrupted after step 9: loss, gradients, weights, optimizer, rng",
+        "steps 7 to 12, uninterrupted, with the same interrupted after step 9: "
+        "loss, gradients, weights, optimizer, rng",
         "losses of 6 steps with those that the run recorded",
-        "grad_norm of 3 steps with what the run logged",
+        "grad_norm of 3 steps with the values that the run logged",
         "weights, optimizer, rng after step 8 with the run's checkpoint",
         "weights, optimizer, rng after step 12 with the run's checkpoint",
     ):
@@ -176,7 +177,7 @@ def test_state_that_is_lost_on_resuming_is_found(
     (line,) = diverged(capsys.readouterr().out)
     # The loss and the gradients of step 10 come from weights that were restored.
     assert line.startswith("DIVERGED first: step 10: weights (model.")
-    assert line.endswith("differ between the undisturbed and the interrupted replay")
+    assert line.endswith("differ between the uninterrupted and the interrupted replay")
 
 
 @pytest.mark.usefixtures("in_this_process")
@@ -185,7 +186,7 @@ def test_a_run_is_replayed_from_its_start(run: Path, capsys: pytest.CaptureFixtu
         file.unlink()
     assert main([str(run), "--steps", "1000"]) == 0
     printed = capsys.readouterr().out
-    assert "compared: loss of 6 steps with what the run logged" in printed
+    assert "compared: loss of 6 steps with the values that the run logged" in printed
     assert "not compared: steps 13 to 1000: the run ends at training.max_steps=12" in printed
     certificate = json.loads((run / "resume_certificate.json").read_text())
     assert (certificate["from_step"], certificate["to_step"], certificate["checkpoint"]) == (0, 12, None)
@@ -262,7 +263,7 @@ def test_steps_before_other_settings_are_not_replayed_with_these(run: Path, caps
 @pytest.mark.usefixtures("in_this_process")
 def test_the_next_checkpoint_to_compare_with_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(run), "--steps", "2", "--from", "8"]) == 0
-    told = "with the run's next checkpoint, of step 12; --from=8 --steps=4 does"
+    told = "with the run's next checkpoint, of step 12; --from=8 --steps=4 compares them"
     assert f"not compared: weights, optimizer, rng {told}" in capsys.readouterr().out
 
 

@@ -1,8 +1,8 @@
-"""The command line of training: its jobs, whether they compose, and where they will run.
+"""Read the command line of training: compose and check its jobs before Hydra runs them.
 
 Hydra creates run directories before it calls any of our code, and its advice on a misspelt key lets
-the typo pass (`+key`). So every job is composed here first, by Hydra's public compose API, and a
-mistake is answered with the nearest valid name while nothing exists yet.
+the typo pass (`+key`). So every job is composed here first, with Hydra's compose API, and a
+mistake is reported with the nearest valid name before anything exists.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from spectral_exp.config.command_line.recorded import (
     search_arguments,
     trusted_overrides,
 )
-from spectral_exp.runs.overrides import quoted
+from spectral_exp.runs.overrides import quote
 
 __all__ = [
     "CommandLine",
     "Job",
     "describe",
     "help_text",
-    "quoted",
+    "quote",
     "recordable",
     "search_arguments",
     "trusted_overrides",

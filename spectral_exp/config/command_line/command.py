@@ -16,7 +16,7 @@ from spectral_exp.config.conf_dir import CONF_DIR
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.runs.ids import generate_experiment_id
-from spectral_exp.runs.overrides import quoted, setting_of
+from spectral_exp.runs.overrides import quote, setting_of
 
 _INFORMING_FLAGS = (
     "--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i",
@@ -27,15 +27,15 @@ _FLAGS_WITH_VALUE = ("--config-name", "-cn", "--config-dir", "-cd", "--config-pa
 
 @dataclass(frozen=True)
 class CommandLine:
-    """Flags and overrides, those of a run to continue among them.
+    """Flags and overrides, including the recorded overrides of a run to continue.
 
     Attributes:
-        flags: for Hydra's own parser, with their values.
+        flags: flags for Hydra's own parser, with their values.
         overrides: in the order in which they apply.
         multirun: whether the command line is a sweep.
-        config_name: the configuration file at the top.
+        config_name: name of the primary configuration file.
         config_dir: a folder with further configuration files.
-        informs_only: whether the command line asks about the configuration instead of training.
+        informs_only: whether the command line prints help or the configuration instead of training.
     """
 
     flags: tuple[str, ...]
@@ -59,17 +59,18 @@ class CommandLine:
         parser.add_argument("--config-dir", "-cd")
         known, _ = parser.parse_known_args(arguments)
         informs_only = any(a.split("=")[0] in _INFORMING_FLAGS for a in arguments)
-        # Hydra answers questions about the configuration, so its arguments stay as they are.
+        # Hydra itself prints help and the configuration, so its arguments stay unchanged.
         flags, overrides = (arguments, []) if informs_only else _split(arguments)
         if any(flag.partition("=")[0] in ("--config-path", "-cp") for flag in flags):
             raise UserError(
-                "--config-path would replace the whole configuration; add files of yours with "
+                "--config-path would replace the whole configuration; add your own files with "
                 "--config-dir"
             )
         for override in overrides:
             if not is_readable(override):
                 raise UserError(
-                    f"{printable(override, 60)} is too long, or nested too deeply, for a setting"
+                    f"{printable(override, 60)} is too long or nested too deeply; put such a value "
+                    "into a configuration file (--config-dir)"
                 )
         multirun = known.multirun or "hydra.mode=MULTIRUN" in overrides
         overrides = [literal(override, multirun) for override in overrides]
@@ -104,11 +105,11 @@ class CommandLine:
             name = "sweep" if self.multirun else str(first.config["name"])
             parent = Path(str(first.config["outputs"]))
             experiment_id = generate_experiment_id(name, parent=parent)
-        return replace(self, overrides=(*self.overrides, f"experiment_id={quoted(experiment_id)}"))
+        return replace(self, overrides=(*self.overrides, f"experiment_id={quote(experiment_id)}"))
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Return flags, with the values that follow them, and overrides, each in their order."""
+    """Return the flags, each followed by its value, and the overrides, both in their order."""
     flags: list[str] = []
     overrides: list[str] = []
     rest = iter(arguments)
@@ -123,15 +124,18 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _with_recorded_overrides(overrides: list[str], flags: list[str], multirun: bool) -> list[str]:
-    """Put the overrides recorded in the run of `resume=` before the given ones, which win."""
+    """Return the recorded overrides of the run that `resume=` names, followed by `overrides`.
+
+    The later ones win.
+    """
     given = [o for o in overrides if setting_of(o) == "resume" and "=" in o]
     resume = text_of(given[-1]) if given else ""
     if not resume:
         return overrides
     if multirun:
         raise UserError(
-            f"resume={resume} continues one run and cannot be swept; leave out --multirun, or "
-            "continue a sweep by its own command with hydra.sweep.dir=<its folder>"
+            f"resume={resume} continues one run and cannot be part of a sweep; leave out "
+            "--multirun, or continue a sweep by its own command with hydra.sweep.dir=<its folder>"
         )
     source = resume
     if "://" in resume:
@@ -141,11 +145,11 @@ def _with_recorded_overrides(overrides: list[str], flags: list[str], multirun: b
         print(f"fetching the backup {resume} into {outputs}", file=sys.stderr)
         resume = str(restore(resume, outputs))
         overrides = [o for o in overrides if setting_of(o) != "resume"]
-        overrides += [f"resume={quoted(resume)}"]
+        overrides += [f"resume={quote(resume)}"]
     return arguments_to_resume(resume, overrides, flags, source)
 
 
 def _outputs(overrides: list[str]) -> Path:
-    """Return the folder of the runs: from the command line, or the default."""
+    """Return the value of the setting `outputs`: from the command line, or the default."""
     given = [text_of(o) for o in overrides if setting_of(o) == "outputs" and "=" in o]
     return Path(given[-1] if given else OmegaConf.load(CONF_DIR / "config.yaml").outputs)

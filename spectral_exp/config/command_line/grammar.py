@@ -15,33 +15,37 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from spectral_exp.core.errors import UserError
-from spectral_exp.runs.overrides import _in_quotes, quoted, setting_of
+from spectral_exp.runs.overrides import in_quotes, quote, setting_of
 
 TEXT_SETTINGS = (
     "name", "resume", "outputs", "backup_url", "experiment_id", "data.path", "tokenizer.path",
     "training.sample_prompt", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir",
 )  # fmt: skip
-"""Settings that are always text: a value that the grammar cannot read is meant literally."""
-
+"""Settings that are always text: a value that the grammar cannot read is taken literally."""
 
 MAX_TEXT = 1 << 16
-"""Characters of an override that is read."""
+"""Most characters of an override."""
 
 _MAX_KEY = 1000  # characters
-_MAX_DEPTH = 40  # of brackets, and of interpolations inside of each other; the grammar is read recursively
+# Of nested brackets and interpolations, since Hydra's parser is recursive.
+_MAX_DEPTH = 40
 
 
 def is_readable(override: str) -> bool:
-    """Whether an override is neither too long nor nested too deeply for the grammar."""
+    """Return whether an override is neither too long nor nested too deeply for Hydra's parser."""
     depth = deepest = 0
     for character in re.sub(r"[^(){}\[\]]", "", override[: MAX_TEXT + 1]):
         depth = depth + 1 if character in "([{" else max(0, depth - 1)
         deepest = max(deepest, depth)
-    return len(override) <= MAX_TEXT and deepest <= _MAX_DEPTH and len(override.partition("=")[0]) <= _MAX_KEY
+    return (
+        len(override) <= MAX_TEXT
+        and deepest <= _MAX_DEPTH
+        and len(override.partition("=")[0]) <= _MAX_KEY
+    )
 
 
 def parse(override: str) -> Override:
-    """Read one override. Raises a UserError that shows how to quote its value."""
+    """Parse one override. Raises a UserError that shows how to quote its value."""
     try:
         return OverridesParser.create().parse_override(override)
     except HydraException as error:
@@ -50,11 +54,11 @@ def parse(override: str) -> Override:
 
 
 def quoting_hint(override: str) -> str:
-    """Return how to quote an unreadable value; "" for lists, mappings and sweeps."""
+    """Return advice on quoting an unreadable value; "" for lists, mappings and sweeps."""
     key, sign, value = override.partition("=")
     if not sign or not value or value[0] in "[{'\"" or "," in value:
         return ""
-    return f"; to take the value literally, quote it: {shlex.quote(f'{key}={quoted(value)}')}"
+    return f"; to take the value literally, quote it: {shlex.quote(f'{key}={quote(value)}')}"
 
 
 def text_of(override: str) -> str:
@@ -77,34 +81,34 @@ def literal(override: str, sweeps: bool) -> str:
     key, sign, value = override.partition("=")
     if not sign or setting_of(override) not in TEXT_SETTINGS:
         return override
-    as_typed = f"{key}={quoted(value)}"
+    as_typed = f"{key}={quote(value)}"
     try:
         parsed = parse(override)
     except UserError:
         if sweeps and "," in value:
             return override
         keeps_interpolation = "${" in value and not os.path.lexists(value)
-        return f"{key}={_in_quotes(value)}" if keeps_interpolation else as_typed
+        return f"{key}={in_quotes(value)}" if keeps_interpolation else as_typed
     if parsed.is_sweep_override():
         # A run to continue is never swept, and an existing name with a comma is not a list.
         is_text = not sweeps and (setting_of(override) == "resume" or os.path.lexists(value))
         return as_typed if is_text else override
-    read = parsed.value()
-    if read is not None and not isinstance(read, str):
+    parsed_value = parsed.value()
+    if parsed_value is not None and not isinstance(parsed_value, str):
         return as_typed
     # Quotes and escapes apply unless they are part of the name of an existing file.
-    return as_typed if os.path.lexists(value) and not _names_a_file(override) else override
+    return as_typed if os.path.lexists(value) and not _names_existing_file(override) else override
 
 
-def _names_a_file(override: str) -> bool:
+def _names_existing_file(override: str) -> bool:
     try:
         return os.path.lexists(text_of(override))
     except UserError:
         return False
 
 
-def written(value: Any) -> str:
-    """Write a plain value (of a resolved configuration) in the override grammar."""
+def format_value(value: Any) -> str:
+    """Return a plain value of a resolved configuration in the override grammar."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -112,15 +116,14 @@ def written(value: Any) -> str:
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, Mapping):
-        return (
-            "{" + ",".join(f"{_key(str(key))}:{written(item)}" for key, item in value.items()) + "}"
-        )
+        items = (f"{_escape_key(str(key))}:{format_value(item)}" for key, item in value.items())
+        return "{" + ",".join(items) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ",".join(written(item) for item in value) + "]"
-    return quoted(str(value))
+        return "[" + ",".join(format_value(item) for item in value) + "]"
+    return quote(str(value))
 
 
-def _key(key: str) -> str:
+def _escape_key(key: str) -> str:
     """Escape the special characters in a key of a mapping, which cannot be quoted."""
     return re.sub(r"([\\()\[\]{}:=, \t])", r"\\\1", key)
 
@@ -139,5 +142,5 @@ def strings_in(value: Any) -> Iterator[str]:
 
 
 def is_interpolated(value: Any) -> bool:
-    """Return whether a parsed value has an interpolation, an unescaped `${`."""
+    """Return whether a parsed value contains an interpolation, an unescaped `${`."""
     return any(re.search(r"(?<!\\)(?:\\\\)*\$\{", text) for text in strings_in(value))

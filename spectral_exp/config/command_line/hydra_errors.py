@@ -1,4 +1,4 @@
-"""Errors of Hydra and OmegaConf in one line each."""
+"""One-line messages for errors of Hydra and OmegaConf."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def describe(error: Exception) -> str:
             f"{lines[0]}: several values make a sweep, which needs --multirun (-m); a list is "
             "written [a,b]"
         )
-    # OmegaConf appends internals below its sentence.
+    # OmegaConf appends internal details in further lines.
     kept = [line.strip() for line in lines if "full_key" not in line and "object_type" not in line]
     return " ".join(line for line in kept if line)
 

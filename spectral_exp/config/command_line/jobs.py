@@ -1,4 +1,4 @@
-"""Composing the jobs of a command line, so that its mistakes are reported before Hydra runs."""
+"""Compose the jobs of a command line, so that mistakes are reported before Hydra runs."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Job:
     """One composed job.
 
     Args:
-        config: plain, fully resolved values; "???" for a value that is missing.
-        run_dir: the directory it will run in, None if it has no name yet.
-        sweeps: whether a configuration file makes a sweep of it (`hydra.mode`).
+        config: plain, fully resolved configuration; "???" for a missing value.
+        run_dir: the run directory, None if its name is not known yet.
+        sweeps: whether a configuration file requests a sweep (`hydra.mode`).
     """
 
     config: dict[str, Any]
@@ -52,12 +52,12 @@ def compose_jobs(
 
     Args:
         overrides: of the command line; with `multirun` they may hold sweeps.
-        config_name: the configuration file at the top.
+        config_name: name of the primary configuration file.
         config_dir: a folder with further configuration files.
         multirun: whether sweeps are allowed.
 
     Raises:
-        UserError: every mistake, a line each.
+        UserError: the jobs have mistakes, one line each.
     """
     with hydra.initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
         if config_dir is not None:
@@ -76,13 +76,13 @@ def compose_jobs(
 
 
 def _add_to_search_path(folder: Path) -> None:
-    """Let the compose API find files in `folder`, as Hydra does for `--config-dir`."""
+    """Add `folder` to the search path of the compose API, as Hydra does for `--config-dir`."""
     if not folder.is_dir():
         raise UserError(f"--config-dir={folder} must be an existing folder")
     loader = GlobalHydra.instance().config_loader()
     assert isinstance(loader, ConfigLoaderImpl)
     search_path = loader.get_search_path()
-    # The last entry is that of Hydra's own types and has to stay the last.
+    # Hydra requires its own entry, of structured configurations, to be the last one.
     types = search_path.get_path().pop()
     search_path.append("command-line", f"file://{folder.resolve()}")
     search_path.get_path().append(types)
@@ -106,7 +106,7 @@ def _split_sweep(overrides: Sequence[str]) -> list[list[str]]:
 
 
 def _choices(override: Override) -> list[str]:
-    """Return one plain override for each value; none for a continuous range."""
+    """Return one plain override for each value of a sweep; none for a continuous range."""
     if not override.is_sweep_override():
         return [override.input_line or ""]
     if not override.is_discrete_sweep():
@@ -118,7 +118,10 @@ def _choices(override: Override) -> list[str]:
 
 
 def _compose(config_name: str, overrides: list[str]) -> tuple[DictConfig | None, list[str]]:
-    """Compose one job. Keys that do not exist are left out in turn, so that all are reported."""
+    """Compose one job; return its configuration and mistakes.
+
+    Unknown keys are removed one after the other, so that all of them are reported.
+    """
     mistakes: list[tuple[str, str]] = []
     remaining = list(overrides)
     config: DictConfig | None = None
@@ -138,7 +141,7 @@ def _compose(config_name: str, overrides: list[str]) -> tuple[DictConfig | None,
             mistakes.append((key, unknown[-1]))
             remaining = [o for o in remaining if o not in unknown]
         except (OmegaConfBaseException, ValueError, TypeError) as error:
-            # A group whose choice is no text (training=null) raises a bare ValueError.
+            # A group whose option is not a text (training=null) raises a bare ValueError.
             given = " ".join(remaining)
             hint = "choose an option by its name (see --help)"
             return None, [f"{given}: {describe(error)}; {hint}"]

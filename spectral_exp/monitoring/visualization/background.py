@@ -22,7 +22,7 @@ from spectral_exp.monitoring.visualization.jobs import (
     write_plot,
 )
 from spectral_exp.plots.load import writable_folder
-from spectral_exp.plots.run import Drawing
+from spectral_exp.plots.run import DrawFigure
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +66,9 @@ class BackgroundDrawing:
         reports: the finished sets, in order.
     """
 
-    def __init__(self, dpi: int, failures: Failures, exit_deadline_s: float, hang_s: float = 120.0) -> None:
+    def __init__(
+        self, dpi: int, failures: Failures, exit_deadline_s: float, hang_s: float = 120.0
+    ) -> None:
         self.dpi = dpi
         self.exit_deadline_s = exit_deadline_s
         self.hang_s = hang_s
@@ -112,7 +114,11 @@ class BackgroundDrawing:
                 raise
             self._changed.notify_all()
         if replaced is not None:
-            _log.info("%s are replaced by %s: drawing takes longer than the steps between", replaced, plots)
+            _log.info(
+                "%s are replaced by %s: drawing takes longer than the steps between",
+                replaced,
+                plots,
+            )
 
     def _ensure_thread(self) -> None:
         """Start a thread unless one is running. The caller holds the lock.
@@ -277,17 +283,25 @@ class DrawingProcess:
 
     def __init__(self, folder: Path) -> None:
         threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-        environment = {**dict.fromkeys(threads, "1"), "MPLBACKEND": "agg", **writable_folder(folder)}
+        environment = {
+            **dict.fromkeys(threads, "1"),
+            "MPLBACKEND": "agg",
+            **writable_folder(folder),
+        }
         try:
-            self._process = HelperProcess("spectral_exp.monitoring.visualization.child", environment)
+            self._process = HelperProcess(
+                "spectral_exp.monitoring.visualization.child", environment
+            )
         except OSError as error:
-            raise ProcessEndedError(f"a process that draws could not be started: {error}") from error
+            raise ProcessEndedError(
+                f"a process that draws could not be started: {error}"
+            ) from error
         self.pid = self._process.pid
         self.kill = self._process.kill
         self.end = self._process.end
         self._cpu_s = 0.0
 
-    def draw(self, drawing: Drawing, dpi: int) -> tuple[bytes, float]:
+    def draw(self, drawing: DrawFigure, dpi: int) -> tuple[bytes, float]:
         """Return the PNG file of a figure, and the processor seconds since the figure before.
 
         Raises:

@@ -7,7 +7,7 @@ import traceback
 
 from spectral_exp.core.helper import serve
 from spectral_exp.plots.load import import_matplotlib
-from spectral_exp.plots.run import Drawing
+from spectral_exp.plots.run import DrawFigure
 
 NICE = 5
 """Below training in priority; at 19 it would starve beside threads that spin while they wait."""
@@ -21,7 +21,7 @@ def main() -> None:
     serve(lambda send: lambda request: (_draw(*request), time.process_time()), NICE)
 
 
-def _draw(drawing: Drawing, dpi: int) -> bytes | tuple[str, str]:
+def _draw(drawing: DrawFigure, dpi: int) -> bytes | tuple[str, str]:
     """Return the PNG file, or the error and its traceback."""
     try:
         import_matplotlib()

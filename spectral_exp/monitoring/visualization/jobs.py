@@ -14,7 +14,7 @@ from spectral_exp.core.errors import UserError
 from spectral_exp.core.files import atomic_writer
 from spectral_exp.monitoring.checkpoint.failures import refusal
 from spectral_exp.plots.load import MatplotlibError, import_matplotlib
-from spectral_exp.plots.run import Drawing
+from spectral_exp.plots.run import DrawFigure
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Plot:
 
     name: str
     path: Path
-    draw: Drawing
+    draw: DrawFigure
 
 
 @dataclass(frozen=True)

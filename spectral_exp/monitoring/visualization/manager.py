@@ -24,7 +24,7 @@ from spectral_exp.monitoring.visualization.jobs import (
     draw_here,
 )
 from spectral_exp.monitoring.wrappers import unwrap
-from spectral_exp.plots.run import Drawing
+from spectral_exp.plots.run import DrawFigure
 from spectral_exp.plots.run.experiment import Experiment
 from spectral_exp.plots.run.histories import training_drawing
 from spectral_exp.plots.run.internals import TextSample, model_drawings, one_thread
@@ -138,7 +138,7 @@ class VisualizationManager(Component):
                 (steps, values). One that cannot be read as numbers is left out with a warning.
         """
 
-        def find(step: int) -> Mapping[str, Callable[[], Drawing | None]]:
+        def find(step: int) -> Mapping[str, Callable[[], DrawFigure | None]]:
             given = {} if metrics is None else metrics
             draw = partial(
                 training_drawing, step, loss_history, given, self._failures.note_left_out
@@ -187,7 +187,7 @@ class VisualizationManager(Component):
                 warning.
         """
 
-        def prepare() -> Drawing | None:
+        def prepare() -> DrawFigure | None:
             found = [
                 self._experiment(label, source) for label, source in label_sources(experiments)
             ]
@@ -224,7 +224,7 @@ class VisualizationManager(Component):
         self,
         kind: str,
         step: Any,
-        find: Callable[[int], Mapping[str, Callable[[], Drawing | None]]],
+        find: Callable[[int], Mapping[str, Callable[[], DrawFigure | None]]],
     ) -> list[Path]:
         """Copy what the plots that `find` finds show, and have them drawn.
 
@@ -256,7 +256,7 @@ class VisualizationManager(Component):
         return written
 
     def _prepare(
-        self, found: Mapping[str, Callable[[], Drawing | None]], step: int | None
+        self, found: Mapping[str, Callable[[], DrawFigure | None]], step: int | None
     ) -> list[Plot]:
         """The plots that can be drawn, with their files."""
         timestamp = datetime.now().strftime("%Y%m%d_%H%M%S")

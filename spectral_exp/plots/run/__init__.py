@@ -1,8 +1,9 @@
-"""The figures of a running experiment: plain NumPy arrays in, a matplotlib `Figure` out.
+"""Figures of a running experiment: plain NumPy arrays in, a matplotlib `Figure` out.
 
-`histories`, `internals` and `runs` copy the arrays out of histories, models and run directories and
-return a `Drawing`. Training waits for them, so the drawing does all other work. Like `tokens` they
-load neither matplotlib nor torch; the drawing modules load matplotlib.
+`histories`, `internals` and `runs` copy arrays out of histories, models and run directories and
+return a `DrawFigure`. Training waits for the copy; a `DrawFigure` does the rest, usually in another
+process. These three modules and `tokens` import neither matplotlib nor torch at the top; the other
+modules import matplotlib.
 """
 
 from __future__ import annotations
@@ -13,5 +14,5 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Drawing: TypeAlias = "Callable[[], Figure]"
-"""A function of these modules with its arguments, which another process can unpickle and call."""
+DrawFigure: TypeAlias = "Callable[[], Figure]"
+"""A picklable callable that draws a figure: a function of these modules with its arguments."""

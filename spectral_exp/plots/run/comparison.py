@@ -29,8 +29,8 @@ from spectral_exp.runs.metric_names import metric_info
 
 _CURVES = ("loss", "learning_rate", "perplexity")
 _LOSS_HEIGHT, _PANEL_HEIGHT = 4.0, 3.0
-_FEW = 40
-"""Up to so many validation points each is drawn as a dot."""
+_MAX_DOTS = 40
+"""Most validation points that are drawn as dots too."""
 _MAX_BAR_PANELS, _BAR_COLUMNS = 6, 3
 _BARS_FIRST = (
     "val_loss",
@@ -82,7 +82,7 @@ def bar_metrics(experiments: Sequence[Experiment]) -> list[str]:
 
 
 def _curves_height(curves: Sequence[str], names: Sequence[str]) -> float:
-    """Inches for the panels of `curves` and the legend below them."""
+    """Return the height in inches of the panels of `curves` and the legend below them."""
     if not curves:
         return 0.0
     panels = _LOSS_HEIGHT * ("loss" in curves) + _PANEL_HEIGHT * any(
@@ -143,10 +143,10 @@ def _curves_of(experiment: Experiment, name: str) -> list[Series]:
 
 
 def _draw_experiment(axes: Axes, shown: Sequence[Series], style: SeriesStyle, noisy: bool) -> None:
-    """Draw the first series, smoothed if `noisy`, and over it the validation's with dots."""
+    """Draw the first series, smoothed if `noisy`, and the validation series over it with dots."""
     for validation, series in enumerate(shown):
         curve = over_seeds([series], smoothed=noisy and not validation, max_bins=MAX_POINTS)
-        dots = curve.x.size if validation and curve.x.size <= _FEW else 0
+        dots = curve.x.size if validation and curve.x.size <= _MAX_DOTS else 0
         draw_seeds(
             axes,
             curve,
@@ -167,7 +167,7 @@ def _draw_bars(
     styles: Sequence[SeriesStyle],
     names: Sequence[str],
 ) -> None:
-    """One panel per final metric, a bar from zero for every experiment, its value behind it."""
+    """Draw one panel per final metric: a bar from zero and its value for every experiment."""
     columns = _bar_columns(names)
     panels = figure.subplots(ceil(len(names) / columns), columns, squeeze=False, sharey=True)
     for axes, name in zip_longest(panels.flat, names):

@@ -13,7 +13,7 @@ class Experiment:
     """The curves and final metrics of one run.
 
     Args:
-        label: its name.
+        label: name in legends and axes.
         series: quantities over the steps by metric name; `loss` is the training loss.
         final: final metrics by name.
     """

@@ -9,23 +9,26 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from spectral_exp.core.series import FloatArray, Series
-from spectral_exp.plots.run import Drawing
+from spectral_exp.plots.run import DrawFigure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 LeaveOut: TypeAlias = Callable[[str, Exception], None]
-"""Called with the name of something that cannot be drawn, and the reason."""
+"""A callback that gets the name of a quantity that cannot be drawn, and the error."""
 
 _LARGEST, _LEAST = 1e150, 1e-150
 """Sizes beyond which the arithmetic of axes overflows or vanishes."""
 
 
-def training_drawing(step: int, loss_history: Any, metrics: Any, leave_out: LeaveOut) -> Drawing | None:
-    """Return the training dynamics up to `step`, or None without any values.
+def training_drawing(
+    step: int, loss_history: Any, metrics: Any, leave_out: LeaveOut
+) -> DrawFigure | None:
+    """Return the plot of training dynamics up to `step`, or None if there are no values.
 
-    A metric `loss` replaces a missing loss history. `leave_out` gets what cannot be drawn.
+    A metric `loss` replaces a missing loss history. `leave_out` gets quantities that cannot be
+    drawn.
     """
     series = metric_series(metrics, step, leave_out)
     metric = series.pop("loss", None)
@@ -39,7 +42,9 @@ def training_drawing(step: int, loss_history: Any, metrics: Any, leave_out: Leav
     return partial(_draw_training, step, losses, metric, series)
 
 
-def _draw_training(step: int, losses: FloatArray, metric: Series | None, series: Mapping[str, Series]) -> Figure:
+def _draw_training(
+    step: int, losses: FloatArray, metric: Series | None, series: Mapping[str, Series]
+) -> Figure:
     from spectral_exp.plots.run.training import training_figure
 
     loss = loss_series(losses, step) or metric
@@ -56,14 +61,18 @@ def clip_extremes(series: Series) -> Series:
 
 
 def loss_series(history: Any, step: int) -> Series | None:
-    """Return the loss per step, the last value at `step`, or None without values."""
+    """Return the loss per step, the last value at `step`, or None if there are no values."""
     values = np.empty(0) if history is None else numbers(history)
     first = max(step - values.size, 0) + 1
-    return Series(np.arange(first, first + values.size, dtype=np.float64), values) if values.size else None
+    return (
+        Series(np.arange(first, first + values.size, dtype=np.float64), values)
+        if values.size
+        else None
+    )
 
 
 def metric_series(metrics: Any, step: int, leave_out: LeaveOut) -> dict[str, Series]:
-    """Return every metric with numbers over steps; `leave_out` gets the others."""
+    """Return the metrics that are series of numbers; `leave_out` gets the others."""
     found: dict[str, Series] = {}
     if not isinstance(metrics, Mapping):
         leave_out("metrics", TypeError(f"a mapping was expected, not {type(metrics).__name__}"))
@@ -95,12 +104,14 @@ def _even_steps(n: int, last: int) -> FloatArray:
 
 def is_steps_and_values(value: object) -> bool:
     """Return True for a pair of sequences, False for a sequence of two numbers."""
-    return isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_many, value))
+    return isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_sequence, value))
 
 
-def _is_many(value: object) -> bool:
+def _is_sequence(value: object) -> bool:
     dims = getattr(value, "ndim", None)
-    return dims > 0 if isinstance(dims, int) else hasattr(value, "__len__") and not isinstance(value, str)
+    if isinstance(dims, int):
+        return dims > 0
+    return hasattr(value, "__len__") and not isinstance(value, str)
 
 
 def numbers(values: Any) -> FloatArray:
@@ -112,7 +123,9 @@ def numbers(values: Any) -> FloatArray:
     """
     if hasattr(values, "detach"):
         values = values.detach().cpu().double().numpy()
-    elif isinstance(values, Sequence) and any(hasattr(value, "detach") for value in (*values[:1], *values[-1:])):
+    elif isinstance(values, Sequence) and any(
+        hasattr(value, "detach") for value in (*values[:1], *values[-1:])
+    ):
         values = [float(value.detach() if hasattr(value, "detach") else value) for value in values]
     if values is None or isinstance(values, str | bytes | Mapping) or np.iscomplexobj(values):
         raise TypeError(f"{type(values).__name__} is not a sequence of real numbers")
@@ -123,7 +136,7 @@ def numbers(values: Any) -> FloatArray:
 
 
 def _sort_steps(steps: FloatArray, values: FloatArray) -> Series:
-    """Return the series by ascending step."""
+    """Return a series with ascending steps."""
     if steps.size > 1 and np.any(np.diff(steps) < 0):
         order = np.argsort(steps, kind="stable")
         steps, values = steps[order], values[order]

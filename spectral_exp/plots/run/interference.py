@@ -58,14 +58,27 @@ def interference_figure(title: str, weights: FloatArray, texts: Sequence[str]) -
         if index >= len(shown):
             axes.set_axis_off()
             continue
-        image = axes.imshow(_hide_future(shown[index]), cmap="magma", norm=norm, interpolation="nearest")
+        image = axes.imshow(
+            _hide_future(shown[index]), cmap="magma", norm=norm, interpolation="nearest"
+        )
         bottom = index + columns >= len(shown)
-        _name_tokens(axes, names, left=index % columns == 0, bottom=bottom, size=11.5 - 0.5 * max(0, columns - 2))
+        _name_tokens(
+            axes,
+            names,
+            left=index % columns == 0,
+            bottom=bottom,
+            size=11.5 - 0.5 * max(0, columns - 2),
+        )
         axes.set_title(f"head {index + 1}")
         axes.set_title(
-            f"mixes {_effective_tokens(shown[index]):.1f} tokens", loc="right", color=DARK.muted, fontsize=12
+            f"mixes {_effective_tokens(shown[index]):.1f} tokens",
+            loc="right",
+            color=DARK.muted,
+            fontsize=12,
         )
-    figure.colorbar(image, ax=panels, label="weight (share of the mix)", shrink=0.6, aspect=30, pad=0.01)
+    figure.colorbar(
+        image, ax=panels, label="weight (share of the mix)", shrink=0.6, aspect=30, pad=0.01
+    )
     figure.supxlabel("token looked at", fontsize=13)
     figure.supylabel("token looking", fontsize=13)
     return figure
@@ -93,13 +106,21 @@ def _effective_tokens(weights: FloatArray) -> float:
     return float(np.exp(entropy).mean())
 
 
-def _name_tokens(axes: Axes, names: Sequence[str], *, left: bool, bottom: bool, size: float) -> None:
+def _name_tokens(
+    axes: Axes, names: Sequence[str], *, left: bool, bottom: bool, size: float
+) -> None:
     places = list(range(len(names)))
     upright = all(len(name) <= 2 for name in names)
     axes.set_xticks([])
     axes.set_yticks([])
     if bottom:
-        axes.set_xticks(places, labels=names, rotation=0 if upright else 90, family="DejaVu Sans Mono", fontsize=size)
+        axes.set_xticks(
+            places,
+            labels=names,
+            rotation=0 if upright else 90,
+            family="DejaVu Sans Mono",
+            fontsize=size,
+        )
     if left:
         axes.set_yticks(places, labels=names, family="DejaVu Sans Mono", fontsize=size)
     axes.tick_params(length=0)

@@ -1,4 +1,4 @@
-"""Plain arrays out of a model: its wave embedding and the mixing weights of a layer.
+"""Plots of a model, from plain arrays: its wave embedding and the mixing weights of a layer.
 
 Letters: V vocabulary, W waves, M harmonics, H heads, T tokens.
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spectral_exp.core.series import FloatArray, IntArray
-from spectral_exp.plots.run import Drawing
+from spectral_exp.plots.run import DrawFigure
 from spectral_exp.plots.run.tokens import MAX_SENTENCE, Tokens, Waves, heat_rows, named_rows
 from spectral_exp.plots.series import even_rows
 
@@ -51,7 +51,8 @@ class TextSample:
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.labels):
             raise ValueError(
-                f"a text sample needs one label per token, got {len(self.labels)} for {len(self.ids)}"
+                f"a text sample needs one label per token, got {len(self.labels)} labels "
+                f"for {len(self.ids)} tokens"
             )
 
 
@@ -61,30 +62,30 @@ def model_drawings(
     layer: int,
     sample: TextSample | None,
     token_labels: Callable[[int], str] | None,
-) -> dict[str, Callable[[], Drawing]]:
-    """Return the possible plots of `model` by name, as functions that copy its numbers."""
-    plots: dict[str, Callable[[], Drawing]] = {}
+) -> dict[str, Callable[[], DrawFigure]]:
+    """Return the plots that `model` allows: name -> function that copies the arrays to draw."""
+    plots: dict[str, Callable[[], DrawFigure]] = {}
     module = _wave_module(model)
     if module is None:
         _log.debug("%s has no wave attributes to plot", type(model).__name__)
     else:
         for name, (attribute, _) in _OVERVIEWS.items():
             if _has_wave(module, attribute):
-                plots[name] = partial(_overview, step, module, name, sample, token_labels)
+                plots[name] = partial(_plot_overview, step, module, name, sample, token_labels)
         if _has_wave(module, "base_freqs"):
-            plots["wave_packets"] = partial(_packets, step, module, sample, token_labels)
+            plots["wave_packets"] = partial(_plot_packets, step, module, sample, token_labels)
     if (
         sample is not None
         and len(sample.ids)
         and callable(getattr(model, "attention_weights", None))
     ):
         kind = "interference" if module is not None else "attention"
-        plots[f"{kind}_patterns"] = partial(_mixing, step, model, layer, sample, kind)
+        plots[f"{kind}_patterns"] = partial(_plot_mixing, step, model, layer, sample, kind)
     return plots
 
 
 def _wave_module(model: nn.Module) -> nn.Module | None:
-    """Return the first module with the most wave attributes, or None."""
+    """Return the module with the most wave attributes, the first of several, or None."""
     found, most = None, 0
     for module in model.modules():
         count = sum(_has_wave(module, name) for name in _WAVE_DIMS)
@@ -100,45 +101,50 @@ def _has_wave(module: nn.Module, name: str) -> bool:
     return bool(hasattr(value, "detach") and value.ndim == _WAVE_DIMS[name] and value.numel())
 
 
-def _overview(
+def _plot_overview(
     step: int,
     module: nn.Module,
     name: str,
     sample: TextSample | None,
     token_labels: Callable[[int], str] | None,
-) -> Drawing:
-    """Return one wave attribute of the vocabulary, or of tokens spread evenly over a large one."""
+) -> DrawFigure:
+    """Return the plot of one wave attribute, of at most 4096 evenly spaced tokens."""
     attribute, figure = _OVERVIEWS[name]
     table: torch.Tensor = getattr(module, attribute)
     ids = even_rows(len(table), _TABLE_TOKENS)
     shown = ids[heat_rows(len(ids))]
-    texts = _texts(shown[named_rows(len(shown))], sample, token_labels)
-    return partial(_draw_overview, figure, step, Tokens(ids, len(table), texts), _rows(table, ids))
+    texts = _known_texts(shown[named_rows(len(shown))], sample, token_labels)
+    return partial(
+        _draw_overview, figure, step, Tokens(ids, len(table), texts), _copy_rows(table, ids)
+    )
 
 
 def _draw_overview(figure: str, step: int, tokens: Tokens, table: FloatArray) -> Figure:
     from spectral_exp.plots.run import waves
 
-    drawn: Figure = getattr(waves, figure)(step, tokens, _finite(table))
+    drawn: Figure = getattr(waves, figure)(step, tokens, _mask_infinities(table))
     return drawn
 
 
-def _packets(
+def _plot_packets(
     step: int, module: Any, sample: TextSample | None, token_labels: Callable[[int], str] | None
-) -> Drawing:
-    """Return the waves of a few tokens; missing attributes have neutral values."""
+) -> DrawFigure:
+    """Return the plot of the wave packets of a few tokens.
+
+    Missing phases are zero, and missing amplitudes equal.
+    """
     vocab_size = len(module.base_freqs)
     ids = _sample_ids(sample, vocab_size)
-    freqs = _rows(module.base_freqs, ids)
-    phases = _rows(module.phases, ids) if _has_wave(module, "phases") else np.zeros_like(freqs)
+    freqs = _copy_rows(module.base_freqs, ids)
+    phases = _copy_rows(module.phases, ids) if _has_wave(module, "phases") else np.zeros_like(freqs)
     equal = np.full((*freqs.shape, 1), freqs.shape[1] ** -0.5)
-    amps = _rows(module.harmonic_amps, ids) if _has_wave(module, "harmonic_amps") else equal
+    amps = _copy_rows(module.harmonic_amps, ids) if _has_wave(module, "harmonic_amps") else equal
     rates = getattr(module, "position_rates", None)
     copied = None if rates is None else _copy(rates)
     return partial(
         _draw_packets,
         step,
-        Tokens(ids, vocab_size, _texts(ids, sample, token_labels)),
+        Tokens(ids, vocab_size, _known_texts(ids, sample, token_labels)),
         freqs,
         phases,
         amps,
@@ -158,18 +164,20 @@ def _draw_packets(
 
     moving = None if rates is None else rates.astype(np.float64)
     return packet_figure(
-        step, tokens, Waves(_finite(freqs), _finite(phases), _finite(amps), moving)
+        step,
+        tokens,
+        Waves(_mask_infinities(freqs), _mask_infinities(phases), _mask_infinities(amps), moving),
     )
 
 
-def _finite(values: FloatArray) -> FloatArray:
+def _mask_infinities(values: FloatArray) -> FloatArray:
     """Return values as float64, infinities as NaN."""
     values = values.astype(np.float64)
     return np.where(np.isfinite(values), values, np.nan)
 
 
-def _rows(table: torch.Tensor, ids: IntArray) -> FloatArray:
-    """Return a copy of rows of a parameter; the others never leave its device."""
+def _copy_rows(table: torch.Tensor, ids: IntArray) -> FloatArray:
+    """Return a copy of the rows `ids` of a parameter; other rows never leave its device."""
     import torch
 
     table = table.detach()
@@ -186,7 +194,7 @@ def _copy(values: torch.Tensor) -> FloatArray:
 
 
 def _sample_ids(sample: TextSample | None, vocab_size: int) -> IntArray:
-    """Return a few tokens of the sample, visible ones first, else some of the vocabulary."""
+    """Return a few tokens of the sample, visible ones first; without one, of the vocabulary."""
     if sample is None or not len(sample.ids):
         return even_rows(vocab_size, _SAMPLE_TOKENS)
     texts = dict(zip(map(int, sample.ids), sample.labels, strict=True))
@@ -195,34 +203,32 @@ def _sample_ids(sample: TextSample | None, vocab_size: int) -> IntArray:
     return np.array(visible[:_SAMPLE_TOKENS], dtype=np.int64)
 
 
-def _texts(
+def _known_texts(
     ids: IntArray, sample: TextSample | None, token_labels: Callable[[int], str] | None
 ) -> dict[int, str]:
-    """Return the known texts of tokens."""
+    """Return the texts of the tokens `ids`, as far as they are known."""
     if token_labels is not None:
         return {token: token_labels(token) for token in ids.tolist()}
     known = {} if sample is None else dict(zip(map(int, sample.ids), sample.labels, strict=True))
     return {token: known[token] for token in ids.tolist() if token in known}
 
 
-def _mixing(step: int, model: Any, layer: int, sample: TextSample, kind: str) -> Drawing:
-    """Return the mixing weights of one layer for the sample's tokens that a figure can name."""
+def _plot_mixing(step: int, model: Any, layer: int, sample: TextSample, kind: str) -> DrawFigure:
+    """Return the plot of one layer's mixing weights, for as many tokens as a figure can name."""
     import torch
 
     n_layer, block_size = getattr(model, "n_layer", None), getattr(model, "block_size", None)
     chosen = layer + n_layer if layer < 0 and n_layer is not None else layer
     n_tokens = min(MAX_SENTENCE, len(sample.ids), block_size or len(sample.ids))
     device = next((p.device for p in model.parameters()), None)
-    with _undisturbed(model):
+    with _evaluation_mode(model):
         ids = torch.tensor(
             [list(map(int, sample.ids[:n_tokens]))], dtype=torch.int64, device=device
         )
         weights = _copy(model.attention_weights(ids, chosen))
-    place = (
-        f"layer {chosen + 1}" + (f" of {n_layer}" if n_layer else "")
-        if chosen >= 0
-        else f"layer {chosen}"
-    )
+    place = f"layer {chosen + 1 if chosen >= 0 else chosen}"
+    if chosen >= 0 and n_layer:
+        place += f" of {n_layer}"
     title = f"{kind.capitalize()} patterns, {place}, step {step:,}"
     return partial(_draw_mixing, title, weights, list(sample.labels[:n_tokens]))
 
@@ -235,7 +241,7 @@ def _draw_mixing(title: str, weights: FloatArray, texts: Sequence[str]) -> Figur
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Use one thread of torch, which is enough for a few tokens and waits for no other core."""
+    """Limit torch to one thread, which is enough for a few tokens and waits for no other core."""
     import torch
 
     before = torch.get_num_threads()
@@ -247,8 +253,8 @@ def one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Use evaluation mode without gradients; restore modes and random states afterwards."""
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Set evaluation mode without gradients; restore modes and random states afterwards."""
     import torch
 
     modes = [(module, module.training) for module in model.modules()]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, SupportsFloat
 
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.json_value import restore_non_finite
-from spectral_exp.plots.run import Drawing
+from spectral_exp.plots.run import DrawFigure
 from spectral_exp.plots.run.experiment import Experiment
 from spectral_exp.plots.run.histories import (
     LeaveOut,
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def comparison_drawing(experiments: Sequence[Experiment]) -> Drawing | None:
-    """The figure that compares them; None without any."""
+def comparison_drawing(experiments: Sequence[Experiment]) -> DrawFigure | None:
+    """Return the plot that compares `experiments`, or None if there are none."""
     return partial(_draw_comparison, list(experiments)) if experiments else None
 
 
@@ -43,7 +43,7 @@ def _draw_comparison(experiments: Sequence[Experiment]) -> Figure:
 
 
 def label_sources(experiments: Mapping[str, Any] | Sequence[str | Path]) -> list[tuple[str, Any]]:
-    """Return (label, source) pairs; runs get their names, or their paths if names repeat."""
+    """Return (label, source) pairs; a run's label is its name, or its path if names repeat."""
     if isinstance(experiments, Mapping):
         return [(str(label), source) for label, source in experiments.items()]
     paths = [Path(path) for path in experiments]
@@ -57,46 +57,46 @@ def label_sources(experiments: Mapping[str, Any] | Sequence[str | Path]) -> list
 def experiment(
     label: str, source: Mapping[str, Any] | str | Path, leave_out: LeaveOut
 ) -> Experiment:
-    """Return the experiment of a run directory or a mapping; `leave_out` gets what it lacks.
+    """Return the experiment of a run directory or a mapping.
+
+    Args:
+        label: of the experiment.
+        source: the run directory, or a mapping with any of `loss_history`, `metrics` and
+            `final_metrics`.
+        leave_out: gets the quantities of a mapping that cannot be drawn.
 
     Raises:
         UserError: the run directory holds nothing to compare, or cannot be read.
     """
-    return (
-        _from_mapping(label, source, leave_out)
-        if isinstance(source, Mapping)
-        else _from_run(label, Path(source))
-    )
+    if isinstance(source, Mapping):
+        return _from_mapping(label, source, leave_out)
+    return _from_run(label, Path(source))
 
 
 def _from_mapping(label: str, source: Mapping[str, Any], leave_out: LeaveOut) -> Experiment:
-    history = source.get("loss_history")
-    try:
-        n_steps = (
-            0
-            if history is None
-            else numbers(history[0] if is_steps_and_values(history) else history).size
-        )
-    except Exception as error:
-        leave_out(f"loss_history of {label}", error)
-        n_steps = 0
-    metrics = source.get("metrics") or {}
-    series = metric_series(
-        metrics, n_steps, lambda name, error: leave_out(f"{name} of {label}", error)
-    )
+    def leave_out_here(name: str, error: Exception) -> None:
+        leave_out(f"{name} of {label}", error)
+
+    history, n_steps = source.get("loss_history"), 0
+    if history is not None:
+        try:
+            n_steps = numbers(history[0] if is_steps_and_values(history) else history).size
+        except Exception as error:
+            leave_out_here("loss_history", error)
+    series = metric_series(source.get("metrics") or {}, n_steps, leave_out_here)
     if n_steps:
-        series |= metric_series(
-            {"loss": history}, n_steps, lambda name, error: leave_out(f"{name} of {label}", error)
-        )
-    return Experiment(label, series, _finals(source.get("final_metrics")))
+        series |= metric_series({"loss": history}, n_steps, leave_out_here)
+    return Experiment(label, series, _final_numbers(source.get("final_metrics")))
 
 
 def _from_run(label: str, run: Path) -> Experiment:
-    """Return a run's metrics, also without a record of its settings; skip damaged lines."""
+    """Return the metrics of a run directory; damaged lines are skipped."""
     paths = RunPaths(run)
     if not paths.metrics_file.exists() and not paths.results_file.exists():
+        metrics_name = paths.metrics_file.relative_to(run)
         raise UserError(
-            f"{run} holds neither {paths.metrics_file.relative_to(run)} nor {paths.results_file.name}"
+            f"{run} holds neither {metrics_name} nor {paths.results_file.name}; name a run "
+            "directory"
         )
     try:
         series = read_metrics(paths.metrics_file).series if paths.metrics_file.exists() else {}
@@ -105,30 +105,23 @@ def _from_run(label: str, run: Path) -> Experiment:
     results: ResultsRecord = (
         read_results(paths.results_file)[0] if paths.results_file.exists() else {}
     )
-    return Experiment(label, series, _finals(results.get("final_metrics")))
+    return Experiment(label, series, _final_numbers(results.get("final_metrics")))
 
 
-def _finals(values: object) -> dict[str, float]:
+def _final_numbers(values: object) -> dict[str, float]:
     """Return the numbers among final metrics, without their step."""
-    found = (
-        {str(name): _as_number(value) for name, value in values.items()}
-        if isinstance(values, Mapping)
-        else {}
-    )
+    if not isinstance(values, Mapping):
+        return {}
+    found = {str(name): _as_number(value) for name, value in values.items()}
     return {name: number for name, number in found.items() if number is not None and name != "step"}
 
 
 def _as_number(value: object) -> float | None:
-    """Return a number, also one that JSON holds as a string; None for anything else."""
+    """Return a number, also a non-finite one in its JSON form; None for other values."""
     value = restore_non_finite(value)
     if isinstance(value, bool) or not isinstance(value, SupportsFloat):
         return None
     try:
         return float(value)
-    except (
-        TypeError,
-        ValueError,
-        OverflowError,
-        RuntimeError,
-    ):  # an array, a number beyond every float
-        return None
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return None  # an array of several numbers, or an integer that no float can hold

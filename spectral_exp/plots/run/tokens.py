@@ -23,7 +23,7 @@ _NAMED_ROWS = 18
 
 
 def heat_rows(n: int) -> IntArray:
-    """Return the rows, of `n`, that a heat map has room for."""
+    """Return evenly spaced rows of `n`, as many as a heat map has room for."""
     return even_rows(n, _HEAT_ROWS)
 
 
@@ -34,12 +34,12 @@ def named_rows(n_rows: int) -> IntArray:
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens of an array's rows.
+    """The token of each row of an array.
 
     Args:
-        ids: (N,) ids of the rows.
-        vocab_size: how many tokens there are, V.
-        texts: texts of some of the tokens, by id.
+        ids: (N,) token ids of the rows.
+        vocab_size: V.
+        texts: id -> text, for some of the tokens.
     """
 
     ids: NDArray[np.int64]
@@ -48,9 +48,11 @@ class Tokens:
 
     @property
     def note(self) -> str:
-        """How many tokens of the vocabulary are shown."""
+        """The number of tokens shown, for a heading."""
         n = len(self.ids)
-        return f"{n:,} tokens" if n == self.vocab_size else f"{n:,} of {self.vocab_size:,} tokens, evenly spaced"
+        if n == self.vocab_size:
+            return f"{n:,} tokens"
+        return f"{n:,} of {self.vocab_size:,} tokens, evenly spaced"
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Waves:
         freqs: (N, W) base frequencies, in cycles.
         phases: (N, W) phases, in radians.
         amps: (N, W, M) amplitudes of the harmonics.
-        rates: (W,) position rates, in radians per position; None for a model without.
+        rates: (W,) position rates, in radians per position; None if the model has none.
     """
 
     freqs: FloatArray
@@ -73,7 +75,7 @@ class Waves:
         """Return the complex sum of a token's waves; its imaginary part is the packet.
 
         Args:
-            row: which token.
+            row: index of the token.
             tau: phase time; the embedding reads its waves at tau = 1.
             positions: positions t, of the same shape as `tau`.
         """

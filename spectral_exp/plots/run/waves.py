@@ -1,4 +1,4 @@
-"""The inside of a wave embedding: base frequencies, phases and harmonic amplitudes.
+"""Figures of a wave embedding: base frequencies, phases and harmonic amplitudes.
 
 Letters: V vocabulary, N tokens shown, W waves, M harmonics. The tokens have base frequencies f
 (N, W) in cycles, phases phi (N, W) in radians and amplitudes a (N, W, M); at position t a wave is
@@ -28,8 +28,16 @@ def frequency_figure(step: int, tokens: Tokens, freqs: FloatArray) -> Figure:
     grid = figure.add_gridspec(2, 2, width_ratios=[1.25, 1])
     heat = figure.add_subplot(grid[:, 0])
     low, high = (float(q) for q in _finite_quantiles(freqs, 0.005, 0.995))
-    _token_map(figure, heat, tokens, freqs, "frequency f (cycles)", cmap="viridis", vmin=low, vmax=high)
-    _histogram(figure.add_subplot(grid[0, 1]), freqs, DARK.series[0], "All frequencies", "frequency f (cycles)")
+    _token_map(
+        figure, heat, tokens, freqs, "frequency f (cycles)", cmap="viridis", vmin=low, vmax=high
+    )
+    _histogram(
+        figure.add_subplot(grid[0, 1]),
+        freqs,
+        DARK.series[0],
+        "All frequencies",
+        "frequency f (cycles)",
+    )
     _range_per_wave(figure.add_subplot(grid[1, 1]), freqs)
     return figure
 
@@ -39,7 +47,16 @@ def phase_figure(step: int, tokens: Tokens, phases: FloatArray) -> Figure:
     figure = new_figure(DARK, 7.6, f"Phases at step {step:,}", tokens.note)
     left, right = figure.subfigures(1, 2, width_ratios=[1.7, 1])
     wrapped = np.mod(phases, TAU)
-    bar = _token_map(left, left.subplots(), tokens, wrapped, "phase φ (radians)", cmap="twilight", vmin=0.0, vmax=TAU)
+    bar = _token_map(
+        left,
+        left.subplots(),
+        tokens,
+        wrapped,
+        "phase φ (radians)",
+        cmap="twilight",
+        vmin=0.0,
+        vmax=TAU,
+    )
     bar.set_ticks(list(np.arange(5) * np.pi / 2), labels=["0", "π/2", "π", "3π/2", "2π"])
     rose, alignment = right.subplots(2, 1, subplot_kw={"projection": "polar"})
     _rose(rose, wrapped)
@@ -56,7 +73,9 @@ def amplitude_figure(step: int, tokens: Tokens, amps: FloatArray) -> Figure:
     by_wave = column_means(np.abs(amps))
     harmonics = by_wave.shape[1]
     extent = (0.5, harmonics + 0.5, by_wave.shape[0] + 0.5, 0.5)
-    image = heat.imshow(by_wave, aspect="auto", interpolation="nearest", cmap="viridis", extent=extent)
+    image = heat.imshow(
+        by_wave, aspect="auto", interpolation="nearest", cmap="viridis", extent=extent
+    )
     label(heat, "Mean size per wave", "harmonic m", "wave w")
     heat.grid(False)
     number_axis(heat, "x", 8, integer=True)
@@ -67,13 +86,22 @@ def amplitude_figure(step: int, tokens: Tokens, amps: FloatArray) -> Figure:
 
 
 def _token_map(
-    figure: FigureBase, axes: Axes, tokens: Tokens, values: FloatArray, name: str, cmap: str, vmin: float, vmax: float
+    figure: FigureBase,
+    axes: Axes,
+    tokens: Tokens,
+    values: FloatArray,
+    name: str,
+    cmap: str,
+    vmin: float,
+    vmax: float,
 ) -> Colorbar:
-    """Heat map of tokens (rows) by waves (columns), some rows labelled with id and text."""
+    """Draw a heat map of tokens (rows) by waves (columns); label some rows with id and text."""
     rows = heat_rows(len(values))
     extent = (0.5, values.shape[1] + 0.5, len(rows) - 0.5, -0.5)
     norm = Normalize(vmin, vmax if vmax > vmin else vmin + 1)
-    image = axes.imshow(values[rows], aspect="auto", interpolation="nearest", cmap=cmap, norm=norm, extent=extent)
+    image = axes.imshow(
+        values[rows], aspect="auto", interpolation="nearest", cmap=cmap, norm=norm, extent=extent
+    )
     ticks = named_rows(len(rows))
     names = [_row_name(tokens, int(tokens.ids[rows[tick]])) for tick in ticks]
     axes.set_yticks(ticks.tolist(), labels=names, family="DejaVu Sans Mono", fontsize=11)
@@ -84,7 +112,9 @@ def _token_map(
 
 
 def _row_name(tokens: Tokens, token: int) -> str:
-    return f"{token_text(tokens.texts[token], 8)} {token:>4}" if token in tokens.texts else str(token)
+    return (
+        f"{token_text(tokens.texts[token], 8)} {token:>4}" if token in tokens.texts else str(token)
+    )
 
 
 def _histogram(axes: Axes, values: FloatArray, color: str, title: str, name: str) -> None:
@@ -100,7 +130,7 @@ def _histogram(axes: Axes, values: FloatArray, color: str, title: str, name: str
 
 
 def _bins(finite: FloatArray) -> FloatArray:
-    """Edges of 8 to 60 equal bins over the range of `finite`."""
+    """Return the edges of 8 to 60 equal bins over the range of `finite`."""
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     if high - low <= 1e-9 * max(abs(high), 1.0):
         low, high = low - 0.5, high + 0.5
@@ -109,7 +139,11 @@ def _bins(finite: FloatArray) -> FloatArray:
 
 def _finite_quantiles(values: FloatArray, *quantiles: float) -> FloatArray:
     finite = values[np.isfinite(values)]
-    return np.quantile(finite, quantiles, method="nearest") if finite.size else np.zeros(len(quantiles))
+    return (
+        np.quantile(finite, quantiles, method="nearest")
+        if finite.size
+        else np.zeros(len(quantiles))
+    )
 
 
 def _range_per_wave(axes: Axes, freqs: FloatArray) -> None:
@@ -122,7 +156,12 @@ def _range_per_wave(axes: Axes, freqs: FloatArray) -> None:
 
 
 def _middle_and_spread(
-    axes: Axes, x: NDArray[np.int64], middle: FloatArray, low: FloatArray, high: FloatArray, color: str
+    axes: Axes,
+    x: NDArray[np.int64],
+    middle: FloatArray,
+    low: FloatArray,
+    high: FloatArray,
+    color: str,
 ) -> None:
     """Draw a line in a shaded band, or a dot on a bar for a single point."""
     if len(x) == 1:
@@ -133,7 +172,7 @@ def _middle_and_spread(
 
 
 def _rose(axes: PolarAxes, wrapped: FloatArray) -> None:
-    """Histogram round the circle; the area of a petal, not its length, is its share."""
+    """Draw a histogram round the circle; the area of a petal, not its length, is its share."""
     finite = wrapped[np.isfinite(wrapped)]
     counts, edges = np.histogram(finite, bins=36, range=(0, TAU))
     even = max(finite.size / 36, 1e-12)
@@ -157,7 +196,15 @@ def _alignment(axes: PolarAxes, phases: FloatArray) -> None:
     resultant = column_means(np.cos(phases)) + 1j * column_means(np.sin(phases))
     waves = np.arange(1, len(resultant) + 1)
     length = np.abs(resultant)
-    axes.scatter(np.angle(resultant) % TAU, length, c=waves, cmap="viridis", s=42, edgecolor="white", linewidth=0.5)
+    axes.scatter(
+        np.angle(resultant) % TAU,
+        length,
+        c=waves,
+        cmap="viridis",
+        s=42,
+        edgecolor="white",
+        linewidth=0.5,
+    )
     top = next((r for r in (0.1, 0.2, 0.5) if largest(length) <= 0.95 * r), 1.0)
     axes.set_ylim(0, top)
     axes.set_yticks([top / 2, top], labels=[short_number(top / 2), short_number(top)])
@@ -186,7 +233,7 @@ def _profile(axes: Axes, sizes: FloatArray) -> None:
 
 
 def _amplitude_histograms(axes: Axes, amps: FloatArray) -> None:
-    """Outlines of the amplitudes' distribution, for at most six of the harmonics."""
+    """Draw the outlines of the amplitudes' distribution, for at most six harmonics."""
     low, high = _finite_quantiles(amps, 0.001, 0.999)
     bins = _bins(np.clip(amps[np.isfinite(amps)], low, high))
     for color, index in zip(DARK.series, even_rows(amps.shape[2], 6), strict=False):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import ceil
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Drawing
+from matplotlib.figure import Figure as MatplotlibFigure
 
 from spectral_exp.core.series import Series
 from spectral_exp.plots.curves import frame_steps, frame_values, mark_non_finite, step_range
@@ -29,7 +29,7 @@ def run_curves(run: Run) -> Figure | None:
     names = [name for name in series if name != _VALIDATION or "loss" not in series]
     steps = step_range(list(series.values()))
 
-    def draw() -> Drawing:
+    def draw() -> MatplotlibFigure:
         rows = ceil(len(names) / _COLUMNS)
         figure = new_figure(LIGHT, _ROW_HEIGHT * rows)
         panels = list(figure.subplots(rows, _COLUMNS, squeeze=False).flat)
