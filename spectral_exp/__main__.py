@@ -58,7 +58,9 @@ def _dispatch(name: str, arguments: list[str] | None) -> int:
 
 
 def _refuse(name: str) -> int:
-    raise UserError(f"{name} is no command; there are {', '.join(COMMANDS)}{nearest(name, COMMANDS)}")
+    raise UserError(
+        f"{name} is no command; there are {', '.join(COMMANDS)}{nearest(name, COMMANDS)}"
+    )
 
 
 def _print_about(options: list[str]) -> int:

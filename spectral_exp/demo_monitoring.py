@@ -22,7 +22,9 @@ from spectral_exp.monitoring import (
     generate_experiment_id,
 )
 
-TEXT = b"a wave meets a wave, and where both rise they rise higher; where one falls, there is calm. "
+TEXT = (
+    b"a wave meets a wave, and where both rise they rise higher; where one falls, there is calm. "
+)
 MIN_STEPS = 20
 
 
@@ -32,7 +34,9 @@ class TinyWaveModel(nn.Module):
     Legend: V vocabulary, W waves, M harmonics. Bytes (B,) -> logits (B, V).
     """
 
-    def __init__(self, vocab_size: int = 128, n_wave: int = 8, n_harmonic: int = 4, n_embd: int = 32) -> None:
+    def __init__(
+        self, vocab_size: int = 128, n_wave: int = 8, n_harmonic: int = 4, n_embd: int = 32
+    ) -> None:
         super().__init__()
         self.n_embd, self.n_layer = n_embd, 1
         frequencies = torch.linspace(0.5, 5.0, n_wave)
@@ -45,7 +49,9 @@ class TinyWaveModel(nn.Module):
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Logits (B, V) of the byte that follows each of `ids` (B,)."""
         harmonics = torch.arange(1, self.harmonic_amps.shape[-1] + 1)
-        angles = 2 * math.pi * self.base_freqs[ids].unsqueeze(-1) * harmonics + self.phases[ids].unsqueeze(-1)
+        angles = 2 * math.pi * self.base_freqs[ids].unsqueeze(-1) * harmonics + self.phases[
+            ids
+        ].unsqueeze(-1)
         amplitudes = self.harmonic_amps[ids]
         packet = torch.cat([amplitudes * angles.sin(), amplitudes * angles.cos()], dim=-1)
         logits: torch.Tensor = self.head(F.gelu(self.mix(packet.flatten(1))))
@@ -65,7 +71,9 @@ class Demo:
         self.steps = steps
         self.config = {"steps": steps, "learning_rate": 0.01, "batch_size": 64, "seed": 0}
         self.dirs = create_experiment_directory(base_dir, generate_experiment_id("demo", base_dir))
-        self.checkpoints = CheckpointManager(self.dirs["root"], save_interval=max(1, steps // 5), keep_last_n=2)
+        self.checkpoints = CheckpointManager(
+            self.dirs["root"], save_interval=max(1, steps // 5), keep_last_n=2
+        )
         self.metrics = MetricsLogger(self.dirs["logs"], log_interval=max(1, steps // 40))
         self.visualization = VisualizationManager(self.dirs["visualizations"], viz_interval=steps)
         self.tracker = ConfigTracker(self.dirs["root"])
@@ -84,7 +92,12 @@ class Demo:
         return text[at], text[at + 1]
 
     def train(
-        self, model: TinyWaveModel, optimizer: torch.optim.Optimizer, losses: list[float], start: int, stop: int
+        self,
+        model: TinyWaveModel,
+        optimizer: torch.optim.Optimizer,
+        losses: list[float],
+        start: int,
+        stop: int,
     ) -> None:
         """Steps `start` to `stop`, each component asked in turn whether it is due."""
         for step in range(start, stop + 1):
@@ -96,7 +109,11 @@ class Demo:
             losses.append(loss.item())
             if self.metrics.should_log(step):
                 learning_rate = optimizer.param_groups[0]["lr"]
-                metrics = {"loss": losses[-1], "learning_rate": learning_rate, "perplexity": math.exp(losses[-1])}
+                metrics = {
+                    "loss": losses[-1],
+                    "learning_rate": learning_rate,
+                    "perplexity": math.exp(losses[-1]),
+                }
                 self.metrics.log_metrics(step, metrics)
             if self.checkpoints.should_checkpoint(step):
                 self.checkpoints.save_checkpoint(step, model, optimizer, losses, self.config)
@@ -108,7 +125,10 @@ class Demo:
         """Steps and values of the metrics besides the loss, those from before an interruption too."""
         entries = self.metrics.load_metrics()
         steps = [entry["step"] for entry in entries]
-        return {name: (steps, [entry[name] for entry in entries]) for name in ("learning_rate", "perplexity")}
+        return {
+            name: (steps, [entry[name] for entry in entries])
+            for name in ("learning_rate", "perplexity")
+        }
 
 
 def run_demo(base_dir: Path, steps: int) -> Path:
@@ -120,9 +140,13 @@ def run_demo(base_dir: Path, steps: int) -> Path:
 
     model, optimizer = demo.new_model()
     print("2. ConfigTracker: settings, model, code and machine go to config.json before training")
-    demo.tracker.save_config(demo.config, model=model, dataset_info={"name": "one sentence", "bytes": len(TEXT)})
+    demo.tracker.save_config(
+        demo.config, model=model, dataset_info={"name": "one sentence", "bytes": len(TEXT)}
+    )
     recorded = demo.tracker.load_config()
-    print(f"   {recorded['model']['num_parameters']:,} parameters on {recorded['hardware']['cpu_count']} CPUs")
+    print(
+        f"   {recorded['model']['num_parameters']:,} parameters on {recorded['hardware']['cpu_count']} CPUs"
+    )
 
     interrupted_at = round(0.7 * steps)
     print(f"3. Training until an interruption after step {interrupted_at}")
@@ -140,12 +164,16 @@ def run_demo(base_dir: Path, steps: int) -> Path:
     optimizer.load_state_dict(found["optimizer_state_dict"])
     losses = found["loss_history"]
     cut = demo.metrics.cut_back(found["step"])
-    print(f"   from step {found['step']}; {cut} later metrics entries moved aside, their steps come again")
+    print(
+        f"   from step {found['step']}; {cut} later metrics entries moved aside, their steps come again"
+    )
     demo.train(model, optimizer, losses, found["step"] + 1, steps)
 
     print("5. MetricsLogger: every entry is on disk, in order")
     summary = demo.metrics.get_metrics_summary()["loss"]
-    print(f"   {summary['count']:.0f} entries, loss {summary['max']:.3f} -> {summary['final']:.3f} nats per byte")
+    print(
+        f"   {summary['count']:.0f} entries, loss {summary['max']:.3f} -> {summary['final']:.3f} nats per byte"
+    )
     best_step = losses.index(min(losses)) + 1
     demo.tracker.save_results(
         {"loss": losses[-1], "best_loss": min(losses), "best_step": best_step}, status="completed"
@@ -161,8 +189,15 @@ def run_demo(base_dir: Path, steps: int) -> Path:
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser(prog="python -m spectral_exp.demo_monitoring", description=run_demo.__doc__)
-    parser.add_argument("--dir", type=Path, default=Path("outputs"), help="folder for the run (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=200, help="steps to train (default: %(default)s)")
+    parser.add_argument(
+        "--dir",
+        type=Path,
+        default=Path("outputs"),
+        help="folder for the run (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--steps", type=int, default=200, help="steps to train (default: %(default)s)"
+    )
     return parser
 
 

@@ -23,16 +23,37 @@ from spectral_exp.runs.output_file import refuse_loss, write_output
 
 # Name on the command line -> the module, whose `run(options)` yields sections, and what it measures.
 BENCHES = {
-    "checkpoint": ("spectral_exp.bench.checkpoint", "blocked time, time until durable, memory, loading"),
+    "checkpoint": (
+        "spectral_exp.bench.checkpoint",
+        "blocked time, time until durable, memory, loading",
+    ),
     "logging": ("spectral_exp.bench.metrics_log", "an entry of six metrics, and what a kill loses"),
-    "plots": ("spectral_exp.bench.plots", "what a set of plots blocks, when it is drawn, steps meanwhile"),
-    "model": ("spectral_exp.bench.model", "a training step and its memory over classic; classic over a bare loop"),
-    "optimizer": ("spectral_exp.bench.optimizer", "an RGD step over fused AdamW and over its transforms"),
-    "attention": ("spectral_exp.bench.attention", "each attention layer over fused dot-product attention"),
+    "plots": (
+        "spectral_exp.bench.plots",
+        "what a set of plots blocks, when it is drawn, steps meanwhile",
+    ),
+    "model": (
+        "spectral_exp.bench.model",
+        "a training step and its memory over classic; classic over a bare loop",
+    ),
+    "optimizer": (
+        "spectral_exp.bench.optimizer",
+        "an RGD step over fused AdamW and over its transforms",
+    ),
+    "attention": (
+        "spectral_exp.bench.attention",
+        "each attention layer over fused dot-product attention",
+    ),
     "loop": ("spectral_exp.bench.loop", "what our loop adds to a step of a bare PyTorch loop"),
-    "results": ("spectral_exp.bench.results", "reading many runs, first and again, over polars and DuckDB"),
+    "results": (
+        "spectral_exp.bench.results",
+        "reading many runs, first and again, over polars and DuckDB",
+    ),
     "startup": ("spectral_exp.bench.startup", "--help, and the command to the first training step"),
-    "gating": ("spectral_exp.bench.gating", "what gate_every does to the loss, paired by seed; not part of all"),
+    "gating": (
+        "spectral_exp.bench.gating",
+        "what gate_every does to the loss, paired by seed; not part of all",
+    ),
 }
 NOT_IN_ALL = ("gating",)
 
@@ -58,20 +79,41 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=f"benches:\n{what}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("bench", nargs="?", default="all", choices=[*BENCHES, "all"], help="(default: all, in short)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file too")
-    parser.add_argument("--force", action="store_true", help="overwrite a file that this command has not written")
-    parser.add_argument("--quick", action="store_true", help="few rounds of small cases: a look, not a figure")
+    parser.add_argument(
+        "bench",
+        nargs="?",
+        default="all",
+        choices=[*BENCHES, "all"],
+        help="(default: all, in short)",
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write all figures to this file too"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="overwrite a file that this command has not written"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="few rounds of small cases: a look, not a figure"
+    )
     parser.add_argument(
         "--size", type=int, action="append", metavar="MB", help="size of the state to save, repeatable (default: "
         f"{' and '.join(map(str, SIZES_MB))}; {SIZES_MB_IN_ALL[0]} for all, {QUICK_SIZES_MB[0]} with --quick)",
     )  # fmt: skip
     parser.add_argument(
-        "--runs", type=int, help=f"runs to read (default: {N_RUNS}; {QUICK_N_RUNS} with --quick)", metavar="N"
+        "--runs",
+        type=int,
+        help=f"runs to read (default: {N_RUNS}; {QUICK_N_RUNS} with --quick)",
+        metavar="N",
     )
-    parser.add_argument("--rounds", type=int, help="rounds of each measurement (default: as many as suit it)")
-    parser.add_argument("--dir", type=Path, default=Path(), help="folder to write below (default: this one)")
-    parser.add_argument("--part", action="store_true", help=argparse.SUPPRESS)  # one of all, for the process of all
+    parser.add_argument(
+        "--rounds", type=int, help="rounds of each measurement (default: as many as suit it)"
+    )
+    parser.add_argument(
+        "--dir", type=Path, default=Path(), help="folder to write below (default: this one)"
+    )
+    parser.add_argument(
+        "--part", action="store_true", help=argparse.SUPPRESS
+    )  # one of all, for the process of all
     return parser
 
 
@@ -100,14 +142,18 @@ def _run(options: argparse.Namespace) -> None:
     require(1 <= n_runs <= _MOST, "--runs", n_runs, f"from 1 to {_MOST}")
     require(options.dir.is_dir(), "--dir", options.dir, "an existing folder")
     if options.json is not None:
-        require(options.json.parent.is_dir(), "--json", options.json, "a file in an existing folder")
+        require(
+            options.json.parent.is_dir(), "--json", options.json, "a file in an existing folder"
+        )
         refuse_loss(options.json, "--json", force=options.force)
     if "checkpoint" in names:
         _check_room(options.dir, max(sizes))
     try:
         temporary = tempfile.TemporaryDirectory(prefix="bench-", dir=options.dir.resolve())
     except OSError as error:
-        raise UserError(f"cannot write below --dir={options.dir}: {error.strerror}; choose another folder") from error
+        raise UserError(
+            f"cannot write below --dir={options.dir}: {error.strerror}; choose another folder"
+        ) from error
 
     started = time.perf_counter()
     with temporary as folder:
@@ -158,10 +204,24 @@ def _in_a_process(name: str, options: argparse.Namespace, folder: Path) -> dict[
     From then on OpenMP lets all threads sleep sooner, and many small operations take half as long again.
     """
     result = folder / f"{name}.json"
-    command = [sys.executable, "-m", "spectral_exp.bench", name, "--part", "--json", str(result), "--dir", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "spectral_exp.bench",
+        name,
+        "--part",
+        "--json",
+        str(result),
+        "--dir",
+        str(folder),
+    ]
     command += ["--quick"] * options.quick
     command += [f"--size={size}" for size in options.size or []]
-    command += [f"--{key}={value}" for key in ("rounds", "runs") if (value := getattr(options, key)) is not None]
+    command += [
+        f"--{key}={value}"
+        for key in ("rounds", "runs")
+        if (value := getattr(options, key)) is not None
+    ]
     process = subprocess.Popen(command, env=measure.environment())
     try:
         code = process.wait()
@@ -179,7 +239,9 @@ def _check_room(folder: Path, size_mb: int) -> None:
     import psutil
 
     disk_mb = psutil.disk_usage(str(folder)).free / 1e6
-    allowed = f"less: there must be 6 times as much room on the disk of --dir, which has {disk_mb:.0f} MB"
+    allowed = (
+        f"less: there must be 6 times as much room on the disk of --dir, which has {disk_mb:.0f} MB"
+    )
     require(disk_mb >= 6 * size_mb, "--size", size_mb, allowed)
     memory_mb = psutil.virtual_memory().available / 1e6
     allowed = f"less: contenders need 9 times as much memory, and {memory_mb:.0f} MB are available"
@@ -205,9 +267,15 @@ def _facts(options: argparse.Namespace) -> dict[str, Any]:
 
 def _told(facts: dict[str, Any]) -> str:
     hardware, disk = facts["hardware"], facts["file_system"]
-    installed = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
+    installed = ", ".join(
+        f"{name} {version}" for name, version in facts["versions"].items() if version
+    )
     load = facts["load_average"]
-    busy = f"\nthe machine is busy (load {load:.1f}): figures will be worse, and spread" if load and load > 0.5 else ""
+    busy = (
+        f"\nthe machine is busy (load {load:.1f}): figures will be worse, and spread"
+        if load and load > 0.5
+        else ""
+    )
     return (
         f"{hardware['cpu_model']}, {hardware['cpus_usable']} usable cores, {hardware['memory_gb']} GB, "
         f"{hardware['torch_threads']} torch threads unless told otherwise\n"

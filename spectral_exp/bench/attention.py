@@ -12,7 +12,17 @@ import torch
 from torch import Tensor
 
 from spectral_exp.bench import measure
-from spectral_exp.bench.measure import Figures, Line, Options, Section, Spread, Target, ratio, say, spread
+from spectral_exp.bench.measure import (
+    Figures,
+    Line,
+    Options,
+    Section,
+    Spread,
+    Target,
+    ratio,
+    say,
+    spread,
+)
 from spectral_exp.core.allocator import keep_freed_memory
 from spectral_exp.models.attention import (
     Attention,
@@ -56,14 +66,23 @@ def _layers(options: Options, n_tokens: int, n_rounds: int) -> Section:
     x = torch.randn(1, n_tokens, _WIDTH, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
     everyone: dict[str, Callable[[], Figures]] = {
-        name: functools.partial(_milliseconds, kind(_WIDTH, _HEADS, n_tokens), x) for name, kind in kinds.items()
+        name: functools.partial(_milliseconds, kind(_WIDTH, _HEADS, n_tokens), x)
+        for name, kind in kinds.items()
     }
     measure.interleave(everyone, 1, budget_s=0)
     rounds = measure.interleave(everyone, options.rounds or n_rounds, budget_s=options.budget_s(40))
     lines = [Line(name, "a layer", "ms", spread(rounds, name, "ms")) for name in kinds]
     for name in list(kinds)[1:]:
         target = LINEAR_RATIOS.get(n_tokens) if name == LINEAR else None
-        lines.append(Line(name, f"a layer / {DOT_PRODUCT}", "x", ratio(rounds, name, DOT_PRODUCT, "ms"), target))
+        lines.append(
+            Line(
+                name,
+                f"a layer / {DOT_PRODUCT}",
+                "x",
+                ratio(rounds, name, DOT_PRODUCT, "ms"),
+                target,
+            )
+        )
     return Section(title, lines)
 
 
@@ -91,10 +110,16 @@ def _generation(options: Options) -> Section:
         states[n_tokens] = state
 
     def work(n_tokens: int) -> Figures:
-        return {"us": 1e6 * measure.timed(lambda: [layer(token, n_tokens, states[n_tokens]) for _ in range(16)]) / 16}
+        return {
+            "us": 1e6
+            * measure.timed(lambda: [layer(token, n_tokens, states[n_tokens]) for _ in range(16)])
+            / 16
+        }
 
     names = {n: f"after {n} tokens" for n in states}
-    everyone: dict[str, Callable[[], Figures]] = {name: functools.partial(work, n) for n, name in names.items()}
+    everyone: dict[str, Callable[[], Figures]] = {
+        name: functools.partial(work, n) for n, name in names.items()
+    }
     measure.interleave(everyone, 1, budget_s=0)
     rounds = measure.interleave(everyone, options.rounds or 15, budget_s=options.budget_s(5))
     sizes = {n: float(state.sums.nbytes) for n, state in states.items() if state.sums is not None}
@@ -103,6 +128,12 @@ def _generation(options: Options) -> Section:
         [
             *(Line(name, "a token", "us", spread(rounds, name, "us")) for name in names.values()),
             *(Line(names[n], "memory", "kB", Spread.of([size / 1e3])) for n, size in sizes.items()),
-            Line(names[many], f"memory / {names[few]}", "x", Spread.of([sizes[many] / sizes[few]]), CONSTANT),
+            Line(
+                names[many],
+                f"memory / {names[few]}",
+                "x",
+                Spread.of([sizes[many] / sizes[few]]),
+                CONSTANT,
+            ),
         ],
     )

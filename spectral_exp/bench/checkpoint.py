@@ -21,7 +21,18 @@ from pathlib import Path
 import torch
 
 from spectral_exp.bench import measure, peers
-from spectral_exp.bench.measure import Figures, Line, Options, Section, Spread, Target, difference, ratio, say, spread
+from spectral_exp.bench.measure import (
+    Figures,
+    Line,
+    Options,
+    Section,
+    Spread,
+    Target,
+    difference,
+    ratio,
+    say,
+    spread,
+)
 from spectral_exp.bench.training import Contender, MakeContender, Training
 from spectral_exp.core.errors import RunError
 from spectral_exp.monitoring import CheckpointManager
@@ -64,7 +75,9 @@ class Ours:
         self._number += 1
         self._started = time.perf_counter()
         training = self._training
-        self.manager.save_checkpoint(self._number, training.model, training.optimizer, self.losses, {})
+        self.manager.save_checkpoint(
+            self._number, training.model, training.optimizer, self.losses, {}
+        )
 
     def fence(self) -> None:
         """Return once the state may be changed."""
@@ -156,9 +169,16 @@ def _saving(options: Options, size_mb: int) -> Iterator[Section]:
             own.mkdir()
             contenders.append(make(own, training))
             stack.callback(contenders[-1].close)
-        yield Section(f"saving {size_mb} MB", _one_save(options, size_mb, training, contenders, folder), missing)
+        yield Section(
+            f"saving {size_mb} MB",
+            _one_save(options, size_mb, training, contenders, folder),
+            missing,
+        )
         in_background = [contender for contender in contenders if contender.background]
-        yield Section(f"training while {size_mb} MB are saved", _around(options, size_mb, training, in_background))
+        yield Section(
+            f"training while {size_mb} MB are saved",
+            _around(options, size_mb, training, in_background),
+        )
 
 
 def _one_save(
@@ -172,7 +192,10 @@ def _one_save(
         PLAIN_WRITE: lambda: _written(written, buffers),
         DIRECT_WRITE: lambda: _written_directly(written, training.n_bytes),
         **{contender.name: functools.partial(_saved, contender) for contender in contenders},
-        **{f"{each.name}, {OVERLAPPED}": functools.partial(_saved, each, training) for each in in_background},
+        **{
+            f"{each.name}, {OVERLAPPED}": functools.partial(_saved, each, training)
+            for each in in_background
+        },
     }
     say(f"saving {size_mb} MB: warm-up, then rounds of {len(everyone)} contenders")
     (first,) = measure.interleave(everyone, 1, budget_s=0)
@@ -180,37 +203,63 @@ def _one_save(
     if not direct_works:
         del everyone[DIRECT_WRITE]
     n_rounds = options.rounds or (3 if options.quick else 7)
-    rounds = measure.interleave(everyone, n_rounds, budget_s=options.budget_s(130 if size_mb > 500 else 45))
+    rounds = measure.interleave(
+        everyone, n_rounds, budget_s=options.budget_s(130 if size_mb > 500 else 45)
+    )
 
     lines = [Line(MEMORY_COPY, "limit: time", "ms", spread(rounds, MEMORY_COPY, "blocked_ms"))]
     for limit in (PLAIN_WRITE, *([DIRECT_WRITE] if direct_works else [])):
         lines.append(Line(limit, "limit: time", "s", spread(rounds, limit, "durable_s")))
     for each in contenders:
-        lines.append(Line(each.name, "blocked, first save", "ms", Spread.of([first[each.name]["blocked_ms"]])))
+        lines.append(
+            Line(
+                each.name, "blocked, first save", "ms", Spread.of([first[each.name]["blocked_ms"]])
+            )
+        )
     for each in contenders:
         lines.append(Line(each.name, "blocked", "ms", spread(rounds, each.name, "blocked_ms")))
     for each in contenders:
         target = COPY_RATIO if each.name == BACKGROUND else None
         lines.append(
-            Line(each.name, "blocked / memory copy", "x", ratio(rounds, each.name, MEMORY_COPY, "blocked_ms"), target)
+            Line(
+                each.name,
+                "blocked / memory copy",
+                "x",
+                ratio(rounds, each.name, MEMORY_COPY, "blocked_ms"),
+                target,
+            )
         )
     for each in in_background:
         name = f"{each.name}, {OVERLAPPED}"
-        lines.append(Line(each.name, "overlapped: blocked", "ms", spread(rounds, name, "blocked_ms")))
+        lines.append(
+            Line(each.name, "overlapped: blocked", "ms", spread(rounds, name, "blocked_ms"))
+        )
     for each in in_background:
         name = f"{each.name}, {OVERLAPPED}"
         target = OVERLAPPED_RATIO if each.name == BACKGROUND else None
         relative = ratio(rounds, name, MEMORY_COPY, "blocked_ms")
         lines.append(Line(each.name, "overlapped: blocked / memory copy", "x", relative, target))
     for each in contenders:
-        lines.append(Line(each.name, "until durable", "s", spread(rounds, each.name, "durable_s"), note=each.note))
+        lines.append(
+            Line(
+                each.name,
+                "until durable",
+                "s",
+                spread(rounds, each.name, "durable_s"),
+                note=each.note,
+            )
+        )
     for each in contenders:
         target = DURABLE_RATIO if each.name in (SYNCHRONOUS, BACKGROUND) else None
         relative = ratio(rounds, each.name, PLAIN_WRITE, "durable_s")
-        lines.append(Line(each.name, "until durable / plain write + fsync", "x", relative, target, each.note))
+        lines.append(
+            Line(each.name, "until durable / plain write + fsync", "x", relative, target, each.note)
+        )
     for each in contenders if direct_works else []:
         relative = ratio(rounds, each.name, DIRECT_WRITE, "durable_s")
-        lines.append(Line(each.name, "until durable / direct write + fsync", "x", relative, note=each.note))
+        lines.append(
+            Line(each.name, "until durable / direct write + fsync", "x", relative, note=each.note)
+        )
     return lines
 
 
@@ -271,9 +320,13 @@ def _written_directly(path: Path, n_bytes: int) -> Figures:
     return {"durable_s": durable_s}
 
 
-def _around(options: Options, size_mb: int, training: Training, contenders: list[Contender]) -> list[Line]:
+def _around(
+    options: Options, size_mb: int, training: Training, contenders: list[Contender]
+) -> list[Line]:
     """Steps while a save is under way against undisturbed ones, with one and two threads."""
-    keys = {(each.name, threads): f"{each.name}, {threads}" for threads in (1, 2) for each in contenders}
+    keys = {
+        (each.name, threads): f"{each.name}, {threads}" for threads in (1, 2) for each in contenders
+    }
     everyone: dict[str, Callable[[], Figures]] = {
         keys[each.name, threads]: functools.partial(_trained, training, each, threads)
         for threads in (1, 2)
@@ -283,7 +336,9 @@ def _around(options: Options, size_mb: int, training: Training, contenders: list
     n_rounds = options.rounds or (3 if options.quick else 7)
     before = torch.get_num_threads()
     try:
-        rounds = measure.interleave(everyone, n_rounds, budget_s=options.budget_s(100 if size_mb > 500 else 45))
+        rounds = measure.interleave(
+            everyone, n_rounds, budget_s=options.budget_s(100 if size_mb > 500 else 45)
+        )
     finally:
         torch.set_num_threads(before)
     lines = []
@@ -305,7 +360,9 @@ def _trained(training: Training, contender: Contender, threads: int) -> Figures:
     and that steps were slower.
     """
     torch.set_num_threads(threads)
-    undisturbed_s = statistics.median(measure.timed(training.step) for _ in range(_UNDISTURBED_STEPS))
+    undisturbed_s = statistics.median(
+        measure.timed(training.step) for _ in range(_UNDISTURBED_STEPS)
+    )
     wholly_s: list[float] = []
     partly_s: list[float] = []
     start = time.perf_counter()
@@ -339,7 +396,9 @@ def _memory(options: Options, size_mb: int) -> Section:
     for number, name in enumerate([*OURS, *found]):
         folder = options.new_folder(f"memory_{size_mb}/{number}")
         measured = measure.child("spectral_exp.bench.checkpoint", name, str(size_mb), str(folder))
-        target = Target(measured["state_mb"] + SLACK_MB) if name in (SYNCHRONOUS, BACKGROUND) else None
+        target = (
+            Target(measured["state_mb"] + SLACK_MB) if name in (SYNCHRONOUS, BACKGROUND) else None
+        )
         peak = Spread.of([measured["peak_mb"]])
         lines.append(Line(name, "peak beyond the state", "MB", peak, target))
     return Section(title, lines, missing)
@@ -378,7 +437,10 @@ def _loading(options: Options, size_mb: int) -> Section:
         return {"ms": 1e3 * measure.timed(ours.manager.load_latest_checkpoint)}
 
     def plain() -> Figures:
-        return {"ms": 1e3 * measure.timed(lambda: torch.load(path, map_location="cpu", weights_only=True))}
+        return {
+            "ms": 1e3
+            * measure.timed(lambda: torch.load(path, map_location="cpu", weights_only=True))
+        }
 
     contenders = {"ours, verified": verified, "torch.load": plain}
     measure.interleave(contenders, 1, budget_s=0)  # fills the page cache too
@@ -395,7 +457,11 @@ def _history(options: Options) -> Section:
     say("a loss history of a million")
     training = Training(2)
     many = array("d", (5.0 + 1e-6 * step for step in range(_HISTORY_LENGTH)))
-    histories: dict[str, list[float] | array[float]] = {"none": [], "list": many.tolist(), "array": many}
+    histories: dict[str, list[float] | array[float]] = {
+        "none": [],
+        "list": many.tolist(),
+        "array": many,
+    }
     everyone: dict[str, Callable[[], Figures]] = {}
     closing: list[Ours] = []
     for background in (False, True):
@@ -406,7 +472,9 @@ def _history(options: Options) -> Section:
             closing.append(ours)
             everyone[f"{ours.name}, {kind}"] = functools.partial(_saved, ours)
             if not background:
-                everyone[f"load, {kind}"] = functools.partial(_loaded, ours, as_array=kind == "array")
+                everyone[f"load, {kind}"] = functools.partial(
+                    _loaded, ours, as_array=kind == "array"
+                )
     limits: dict[str, Callable[[], object]] = {
         "array of a list": functools.partial(array, "d", many.tolist()),
         "list of an array": many.tolist,
@@ -422,7 +490,9 @@ def _history(options: Options) -> Section:
     for kind in ("list", "array"):
         for name in (SYNCHRONOUS, BACKGROUND):
             added = difference(rounds, f"{name}, {kind}", f"{name}, none", "blocked_ms")
-            lines.append(Line(f"{name}, {kind}", "added to a save: blocked", "ms", added, HISTORY_MS))
+            lines.append(
+                Line(f"{name}, {kind}", "added to a save: blocked", "ms", added, HISTORY_MS)
+            )
     for kind in ("list", "array"):
         added = difference(rounds, f"load, {kind}", "load, none", "blocked_ms")
         lines.append(Line(f"ours, {kind}", "added to a load", "ms", added, HISTORY_MS))

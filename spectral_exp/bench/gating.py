@@ -26,21 +26,38 @@ _LEARNING_RATE = 3e-3
 
 def run(options: Options) -> Iterator[Section]:
     """Train every interval with every seed; the option --rounds is the number of seeds."""
-    n_seeds, n_steps = options.rounds or (2 if options.quick else _SEEDS), 5 if options.quick else _STEPS
+    n_seeds, n_steps = (
+        options.rounds or (2 if options.quick else _SEEDS),
+        5 if options.quick else _STEPS,
+    )
     sizes = Sizes(256, n_embd=64, n_layer=2, n_head=2, block_size=64)
     corpus = Markov(n_tokens=20_000) if options.quick else PythonStdlib()
-    data = prepare(corpus, Byte(), block_size=sizes.block_size, cache_dir=options.new_folder("cache"))
+    data = prepare(
+        corpus, Byte(), block_size=sizes.block_size, cache_dir=options.new_folder("cache")
+    )
     rounds = []
     for seed in range(1, n_seeds + 1):
-        say(f"gate_every={', '.join(map(str, INTERVALS))}: {n_steps} steps with seed {seed} of {n_seeds}")
-        rounds.append({_name(k): {"bpb": _trained(data, sizes, seed, k, n_steps)} for k in INTERVALS})
+        say(
+            f"gate_every={', '.join(map(str, INTERVALS))}: {n_steps} steps with seed {seed} of {n_seeds}"
+        )
+        rounds.append(
+            {_name(k): {"bpb": _trained(data, sizes, seed, k, n_steps)} for k in INTERVALS}
+        )
     first = _name(INTERVALS[0])
     yield Section(
         f"validation after {n_steps} steps of {_BATCH * sizes.block_size} bytes, wave + RGD, {n_seeds} seeds",
         [
-            *(Line(_name(k), "loss", "bits/byte", spread(rounds, _name(k), "bpb")) for k in INTERVALS),
             *(
-                Line(_name(k), f"loss - {first}, same seed", "bits/byte", difference(rounds, _name(k), first, "bpb"))
+                Line(_name(k), "loss", "bits/byte", spread(rounds, _name(k), "bpb"))
+                for k in INTERVALS
+            ),
+            *(
+                Line(
+                    _name(k),
+                    f"loss - {first}, same seed",
+                    "bits/byte",
+                    difference(rounds, _name(k), first, "bpb"),
+                )
                 for k in INTERVALS[1:]
             ),
         ],
@@ -54,7 +71,9 @@ def _name(interval: int) -> str:
 def _trained(data: Dataset, sizes: Sizes, seed: int, gate_every: int, n_steps: int) -> float:
     """Bits per byte on the validation text after training, of the wave stack with RGD at its default strength."""
     model, _, loss = build(WAVE_RGD, sizes, seed)
-    optimizer = build_rgd(model.parameter_groups(), _LEARNING_RATE, warmup_steps=_WARMUP_STEPS, gate_every=gate_every)
+    optimizer = build_rgd(
+        model.parameter_groups(), _LEARNING_RATE, warmup_steps=_WARMUP_STEPS, gate_every=gate_every
+    )
     schedule = Cosine(n_steps, min(_WARMUP_STEPS, n_steps))
     batches = Batches(data.train, sizes.block_size, _BATCH, seed)
     for step in range(1, n_steps + 1):

@@ -87,11 +87,30 @@ class _Pair:
     plotting: bool
 
 
-_SMALL = ("model.n_embd=16", "model.n_layer=1", "model.n_head=2", "model.block_size=16", "training.batch_size=4")
-_LARGE = ("model.n_embd=128", "model.n_layer=4", "model.n_head=4", "model.block_size=64", "training.batch_size=4")
+_SMALL = (
+    "model.n_embd=16",
+    "model.n_layer=1",
+    "model.n_head=2",
+    "model.block_size=16",
+    "training.batch_size=4",
+)
+_LARGE = (
+    "model.n_embd=128",
+    "model.n_layer=4",
+    "model.n_head=4",
+    "model.block_size=64",
+    "training.batch_size=4",
+)
 CASES = (
     _Case("a step of about 1 ms", _SMALL, block=50, steps=6000, save_interval=200, target=ADDED_US),
-    _Case("a step of about 20 ms", _LARGE, block=10, steps=1000, save_interval=200, target=ADDED_PERCENT),
+    _Case(
+        "a step of about 20 ms",
+        _LARGE,
+        block=10,
+        steps=1000,
+        save_interval=200,
+        target=ADDED_PERCENT,
+    ),
 )
 
 
@@ -99,9 +118,13 @@ def run(options: Options) -> Iterator[Section]:
     """Measure both cases."""
     for number, case in enumerate(CASES):
         # Half as many still hold several checkpoints.
-        steps = 4 * case.block if options.quick else case.steps // 2 if options.brief else case.steps
+        steps = (
+            4 * case.block if options.quick else case.steps // 2 if options.brief else case.steps
+        )
         say(f"{case.name}: {steps} steps of each loop")
-        pairs = _take_turns(case, steps, options.new_folder(f"ours_{number}"), options.new_folder(f"bare_{number}"))
+        pairs = _take_turns(
+            case, steps, options.new_folder(f"ours_{number}"), options.new_folder(f"bare_{number}")
+        )
         yield Section(case.name, list(_lines(case, pairs)))
     steps = 50 if options.quick else 1500
     yield _where_it_goes(steps, options.new_folder("step"))
@@ -113,13 +136,19 @@ def _lines(case: _Case, pairs: Sequence[_Pair]) -> Iterator[Line]:
     everywhere = Spread.of([1e6 * sum(pair.ours_s - pair.bare_s for pair in pairs) / len(pairs)])
     kinds = {
         "added to a step": [pair for pair in pairs if not pair.saving and not pair.plotting],
-        "the same, a checkpoint in flight": [pair for pair in pairs if pair.saving and not pair.plotting],
+        "the same, a checkpoint in flight": [
+            pair for pair in pairs if pair.saving and not pair.plotting
+        ],
     }
     for name, chosen in kinds.items():
         if not chosen:
             continue
-        in_us, in_percent = (case.target if case.target is limit else None for limit in (ADDED_US, ADDED_PERCENT))
-        yield Line(OURS, name, "us", Spread.of(1e6 * (pair.ours_s - pair.bare_s) for pair in chosen), in_us)
+        in_us, in_percent = (
+            case.target if case.target is limit else None for limit in (ADDED_US, ADDED_PERCENT)
+        )
+        yield Line(
+            OURS, name, "us", Spread.of(1e6 * (pair.ours_s - pair.bare_s) for pair in chosen), in_us
+        )
         relative = Spread.of(100 * (pair.ours_s / pair.bare_s - 1) for pair in chosen)
         yield Line(OURS, f"{name}, relative", "%", relative, in_percent)
     yield Line(OURS, "added on average, plots and all", "us", everywhere)
@@ -151,18 +180,28 @@ _SAVE: Mapping[str, _Functions] = {
 def _where_it_goes(steps: int, folder: Path) -> Section:
     """Microseconds a step of each activity of ours, on the small model."""
     spent_s = _stopwatches(_STEP, steps, steps + 1, folder, time.perf_counter)
-    return _per_unit("a step: where it goes", {name: 1e6 * s / steps for name, s in spent_s.items()}, "us")
+    return _per_unit(
+        "a step: where it goes", {name: 1e6 * s / steps for name, s in spent_s.items()}, "us"
+    )
 
 
 def _where_a_save_goes(steps: int, folder: Path) -> Section:
     """Processor time of each activity of a save beside training, on the small model."""
     every = max(1, steps // 15)
     spent_s = _stopwatches(_SAVE, steps, every, folder, time.thread_time)
-    return _per_unit("a save: where it goes", {name: 1e3 * s / (steps // every) for name, s in spent_s.items()}, "ms")
+    return _per_unit(
+        "a save: where it goes",
+        {name: 1e3 * s / (steps // every) for name, s in spent_s.items()},
+        "ms",
+    )
 
 
 def _stopwatches(
-    activities: Mapping[str, _Functions], steps: int, save_interval: int, folder: Path, clock: Callable[[], float]
+    activities: Mapping[str, _Functions],
+    steps: int,
+    save_interval: int,
+    folder: Path,
+    clock: Callable[[], float],
 ) -> dict[str, float]:
     """Seconds of each activity over `steps` of ours, without plots."""
     settings = (
@@ -176,7 +215,9 @@ def _stopwatches(
             for owner, name in functions:
                 seconds: list[float] = []
                 calls.append((activity, seconds))
-                stack.enter_context(mock.patch.object(owner, name, _timed(getattr(owner, name), seconds, clock)))
+                stack.enter_context(
+                    mock.patch.object(owner, name, _timed(getattr(owner, name), seconds, clock))
+                )
         stack.enter_context(build(job.config, folder, [])).run()
     total_s = dict.fromkeys(activities, 0.0)
     for activity, seconds in calls:
@@ -191,7 +232,9 @@ def _per_unit(title: str, spent: Mapping[str, float], unit: str) -> Section:
     return Section(title, [*lines, Line(OURS, "their sum", unit, Spread.of([sum(spent.values())]))])
 
 
-def _timed(function: Callable[..., Any], seconds: list[float], clock: Callable[[], float]) -> Callable[..., Any]:
+def _timed(
+    function: Callable[..., Any], seconds: list[float], clock: Callable[[], float]
+) -> Callable[..., Any]:
     """`function`, which adds how long each call took by `clock` to `seconds`."""
 
     def timed(*args: Any, **kwargs: Any) -> Any:
@@ -206,7 +249,10 @@ def _timed(function: Callable[..., Any], seconds: list[float], clock: Callable[[
 
 def _take_turns(case: _Case, steps: int, ours: Path, bare: Path) -> list[_Pair]:
     """Run our loop to its end; before each of its blocks the bare one does the same steps."""
-    lengths = (f"training.max_steps={steps}", f"monitoring.checkpoint.save_interval={case.save_interval}")
+    lengths = (
+        f"training.max_steps={steps}",
+        f"monitoring.checkpoint.save_interval={case.save_interval}",
+    )
     (job,) = CommandLine.parse([*_RUN, *case.settings, *lengths]).compose()
     with _quiet(), build(job.config, ours, []) as runner, build(job.config, bare, []) as other:
         turns = _Turns(case.block, runner.stepper.batches, runner)
@@ -256,7 +302,10 @@ class _Turns:
     """
 
     def __init__(
-        self, block: int, batches: Callable[[int, int], tuple[Tensor, Tensor]], ours: Runner | None = None
+        self,
+        block: int,
+        batches: Callable[[int, int], tuple[Tensor, Tensor]],
+        ours: Runner | None = None,
     ) -> None:
         self.pairs: list[_Pair] = []
         self.bare: Callable[[int, int], None] | None = None

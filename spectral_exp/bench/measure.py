@@ -129,7 +129,11 @@ class Section:
 
 
 def interleave(
-    contenders: Mapping[str, Callable[[], Figures]], rounds: int, *, budget_s: float, min_rounds: int = 3
+    contenders: Mapping[str, Callable[[], Figures]],
+    rounds: int,
+    *,
+    budget_s: float,
+    min_rounds: int = 3,
 ) -> list[dict[str, Figures]]:
     """Let all contenders take turns in every round, each time in another order; what they return by round.
 
@@ -201,7 +205,9 @@ def child(module: str, *arguments: str) -> dict[str, Any]:
         check=False,
     )
     if done.returncode != 0:
-        raise RunError(f"{module} {' '.join(arguments)} ended with {done.returncode}: {last_line(done.stderr)}")
+        raise RunError(
+            f"{module} {' '.join(arguments)} ended with {done.returncode}: {last_line(done.stderr)}"
+        )
     found: dict[str, Any] = json.loads(last_line(done.stdout))
     return found
 
@@ -252,7 +258,11 @@ def file_system(folder: Path) -> dict[str, Any]:
     import psutil
 
     resolved = folder.resolve()
-    mounted = [part for part in psutil.disk_partitions(all=True) if resolved.is_relative_to(part.mountpoint)]
+    mounted = [
+        part
+        for part in psutil.disk_partitions(all=True)
+        if resolved.is_relative_to(part.mountpoint)
+    ]
     nearest = max(mounted, key=lambda part: len(part.mountpoint), default=None)
     return {
         "type": nearest.fstype if nearest else None,
@@ -311,7 +321,11 @@ def table(bench: str, section: Section) -> str:
     text = [f"{bench}: {section.title}"]
     for figure, contender, *numbers, told in rows:
         cells = [f"{cell:>{width}}" for cell, width in zip(numbers, widths[2:], strict=True)]
-        text.append("  ".join([f"  {figure:<{widths[0]}}", f"{contender:<{widths[1]}}", *cells, told]).rstrip())
+        text.append(
+            "  ".join(
+                [f"  {figure:<{widths[0]}}", f"{contender:<{widths[1]}}", *cells, told]
+            ).rstrip()
+        )
     text += [f"  {reason}" for reason in section.missing]
     return "\n".join(text)
 

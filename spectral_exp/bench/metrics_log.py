@@ -19,7 +19,17 @@ from pathlib import Path
 from typing import Protocol
 
 from spectral_exp.bench import measure, peers
-from spectral_exp.bench.measure import Figures, Line, Options, Section, Spread, Target, ratio, say, spread
+from spectral_exp.bench.measure import (
+    Figures,
+    Line,
+    Options,
+    Section,
+    Spread,
+    Target,
+    ratio,
+    say,
+    spread,
+)
 from spectral_exp.core.errors import RunError
 from spectral_exp.monitoring import MetricsLogger
 from spectral_exp.runs.layout import METRICS_NAME
@@ -61,7 +71,11 @@ class _JsonLine:
         self._file = (folder / METRICS_NAME).open("a", encoding="utf-8")
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
-        entry = {"step": step, "timestamp": datetime.now().isoformat(timespec="milliseconds"), **metrics}
+        entry = {
+            "step": step,
+            "timestamp": datetime.now().isoformat(timespec="milliseconds"),
+            **metrics,
+        }
         self._file.write(json.dumps(entry) + "\n")
         self._file.flush()
 
@@ -101,20 +115,27 @@ def _entries(options: Options, found: dict[str, Callable[[Path], Log]]) -> list[
     say("logging entries of six metrics")
     n_entries = 300 if options.quick else 3000
     logs = {
-        name: make(options.new_folder(f"entries/{name}")) for name, make in {BARE_WRITE: _BareWrite, **found}.items()
+        name: make(options.new_folder(f"entries/{name}"))
+        for name, make in {BARE_WRITE: _BareWrite, **found}.items()
     }
     everyone = {name: _timed_entries(log, n_entries) for name, log in logs.items()}
     measure.interleave(everyone, 1, budget_s=0)
-    rounds = measure.interleave(everyone, options.rounds or (3 if options.quick else 9), budget_s=options.budget_s(30))
+    rounds = measure.interleave(
+        everyone, options.rounds or (3 if options.quick else 9), budget_s=options.budget_s(30)
+    )
     for log in logs.values():
         log.close()
     lines = []
     for figure, target in (("median", MEDIAN_US), ("p99", P99_US)):
         for name in logs:
             value = spread(rounds, name, figure)
-            lines.append(Line(name, f"an entry: {figure}", "us", value, target if name == OURS else None))
+            lines.append(
+                Line(name, f"an entry: {figure}", "us", value, target if name == OURS else None)
+            )
     for reference in (BARE_WRITE, JSON_LINE):
-        lines.append(Line(OURS, f"an entry / {reference}", "x", ratio(rounds, OURS, reference, "median")))
+        lines.append(
+            Line(OURS, f"an entry / {reference}", "x", ratio(rounds, OURS, reference, "median"))
+        )
     return lines
 
 
@@ -131,7 +152,10 @@ def _timed_entries(log: Log, n_entries: int) -> Callable[[], Figures]:
             start = time.perf_counter_ns()
             log.log(step, metrics)
             taken_ns.append(time.perf_counter_ns() - start)
-        return {"median": 1e-3 * statistics.median(taken_ns), "p99": 1e-3 * statistics.quantiles(taken_ns, n=100)[98]}
+        return {
+            "median": 1e-3 * statistics.median(taken_ns),
+            "p99": 1e-3 * statistics.quantiles(taken_ns, n=100)[98],
+        }
 
     return measured
 
@@ -145,12 +169,15 @@ def _kills(options: Options, found: dict[str, Callable[[Path], Log]]) -> list[Li
     lines = []
     for number, name in enumerate(found):
         lost = [
-            float(_lost_by_kill(name, options.new_folder(f"kill_{number}/{kill}"), kill)) for kill in range(n_kills)
+            float(_lost_by_kill(name, options.new_folder(f"kill_{number}/{kill}"), kill))
+            for kill in range(n_kills)
         ]
         # Every single kill counts, not the usual one.
         worst = Spread.of([max(lost)])
         note = f"the worst of {n_kills} kills"
-        lines.append(Line(name, "entries lost", "", worst, NOTHING_LOST if name == OURS else None, note))
+        lines.append(
+            Line(name, "entries lost", "", worst, NOTHING_LOST if name == OURS else None, note)
+        )
     return lines
 
 
@@ -166,7 +193,9 @@ def _lost_by_kill(name: str, folder: Path, kill: int) -> int:
         deadline = time.perf_counter() + _MAX_CHILD_S
         while _count(counter) < 100 + 317 * kill:
             if process.poll() is not None or time.perf_counter() > deadline:
-                raise RunError(f"the process that logs ({name}) did not get on; exit code {process.poll()}")
+                raise RunError(
+                    f"the process that logs ({name}) did not get on; exit code {process.poll()}"
+                )
             time.sleep(0.001)
     finally:
         process.kill()

@@ -17,7 +17,15 @@ from collections.abc import Callable, Iterator
 from spectral_exp.bench import measure
 from spectral_exp.bench.measure import Figures, Line, Options, Section, Target, ratio, say, spread
 from spectral_exp.bench.nanogpt import NanoGPT, NanoGPTTraining, OurTraining
-from spectral_exp.bench.stacks import CLASSIC, STACKS, WAVE, WAVE_RGD, WAVE_RGD_QFE, Sizes, TrainingStep
+from spectral_exp.bench.stacks import (
+    CLASSIC,
+    STACKS,
+    WAVE,
+    WAVE_RGD,
+    WAVE_RGD_QFE,
+    Sizes,
+    TrainingStep,
+)
 from spectral_exp.core.allocator import keep_freed_memory
 
 STEP_RATIOS = {
@@ -33,7 +41,13 @@ OURS = "our classic"
 BARE_LOOP = "bare nanoGPT loop"
 
 # Vocabulary, tokens per step, rounds: a step at the last takes seconds.
-_CASES = ((256, 2048, 7), (1024, 2048, 5), (256, 8192, 3), (1024, 8192, 3), (LARGE_VOCABULARY, 2048, 3))
+_CASES = (
+    (256, 2048, 7),
+    (1024, 2048, 5),
+    (256, 8192, 3),
+    (1024, 8192, 3),
+    (LARGE_VOCABULARY, 2048, 3),
+)
 _BRIEF_CASES = ((256, 2048, 5), (256, 8192, 3), (LARGE_VOCABULARY, 2048, 3))
 _LEFT_OUT = "vocabulary 1024, memory at 50257, the compiled loop: left out, see `python -m spectral_exp.bench model`"
 _QUICK_CASES = ((64, 64, 2),)
@@ -43,9 +57,13 @@ _QUICK = {"n_embd": 32, "n_layer": 1, "n_head": 2, "block_size": 32}
 def run(options: Options) -> Iterator[Section]:
     """Measure steps, memory, then classic beside a bare loop."""
     keep_freed_memory()  # as every run does
-    for vocab_size, n_tokens, n_rounds in _QUICK_CASES if options.quick else _BRIEF_CASES if options.brief else _CASES:
+    for vocab_size, n_tokens, n_rounds in (
+        _QUICK_CASES if options.quick else _BRIEF_CASES if options.brief else _CASES
+    ):
         yield _steps(options, vocab_size, n_tokens, n_rounds)
-    for vocab_size in (64,) if options.quick else (256,) if options.brief else (256, LARGE_VOCABULARY):
+    for vocab_size in (
+        (64,) if options.quick else (256,) if options.brief else (256, LARGE_VOCABULARY)
+    ):
         yield _memory(options, vocab_size, 64 if options.quick else 2048)
     yield _bare_loop(options, compiled=False)
     if options.brief:
@@ -76,7 +94,9 @@ def _steps(options: Options, vocab_size: int, n_tokens: int, n_rounds: int) -> S
         target = STEP_RATIOS.get(n_tokens, {}).get(stack)
         if vocab_size == LARGE_VOCABULARY:
             target = LARGE_VOCABULARY_RATIO
-        lines.append(Line(stack, f"a step / {CLASSIC}", "x", ratio(rounds, stack, CLASSIC, "ms"), target))
+        lines.append(
+            Line(stack, f"a step / {CLASSIC}", "x", ratio(rounds, stack, CLASSIC, "ms"), target)
+        )
     return Section(title, lines)
 
 
@@ -98,14 +118,17 @@ def _memory(options: Options, vocab_size: int, n_tokens: int) -> Section:
     say(title)
     arguments = (str(vocab_size), str(n_tokens), *(("quick",) if options.quick else ()))
     everyone = {
-        stack: functools.partial(measure.child, "spectral_exp.bench.model", stack, *arguments) for stack in STACKS
+        stack: functools.partial(measure.child, "spectral_exp.bench.model", stack, *arguments)
+        for stack in STACKS
     }
     n_rounds = options.rounds or (1 if options.quick else 7)
     rounds = measure.interleave(everyone, n_rounds, budget_s=options.budget_s(100))
     lines = [Line(stack, "peak", "MB", spread(rounds, stack, "peak_mb")) for stack in STACKS]
     for stack in STACKS[1:]:
         relative = ratio(rounds, stack, CLASSIC, "peak_mb")
-        lines.append(Line(stack, f"peak / {CLASSIC}", "x", relative, None if options.quick else MEMORY_RATIO))
+        lines.append(
+            Line(stack, f"peak / {CLASSIC}", "x", relative, None if options.quick else MEMORY_RATIO)
+        )
     return Section(title, lines)
 
 
@@ -138,15 +161,30 @@ def _bare_loop(options: Options, compiled: bool) -> Section:
         BARE_LOOP: functools.partial(_rate, bare.step, n_steps),
     }
     measure.interleave(everyone, 1, budget_s=0)
-    rounds = measure.interleave(everyone, options.rounds or (2 if options.quick else 15), budget_s=options.budget_s(15))
-    lines = [Line(name, "tokens per second", "", spread(rounds, name, "tokens_per_s")) for name in everyone]
+    rounds = measure.interleave(
+        everyone, options.rounds or (2 if options.quick else 15), budget_s=options.budget_s(15)
+    )
+    lines = [
+        Line(name, "tokens per second", "", spread(rounds, name, "tokens_per_s"))
+        for name in everyone
+    ]
     # As a time, so that less is better as everywhere.
-    lines.append(Line(OURS, f"time per token / {BARE_LOOP}", "x", ratio(rounds, OURS, BARE_LOOP, "s"), BARE_LOOP_RATIO))
+    lines.append(
+        Line(
+            OURS,
+            f"time per token / {BARE_LOOP}",
+            "x",
+            ratio(rounds, OURS, BARE_LOOP, "s"),
+            BARE_LOOP_RATIO,
+        )
+    )
     return Section(title, lines)
 
 
 def _has_compiler() -> bool:
-    return any(shutil.which(name) for name in filter(None, (os.environ.get("CXX"), "g++", "clang++")))
+    return any(
+        shutil.which(name) for name in filter(None, (os.environ.get("CXX"), "g++", "clang++"))
+    )
 
 
 def _rate(step: Callable[[], object], n_steps: int) -> Figures:
@@ -155,4 +193,10 @@ def _rate(step: Callable[[], object], n_steps: int) -> Figures:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_measure_memory(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), "quick" in sys.argv[4:])))
+    print(
+        json.dumps(
+            _measure_memory(
+                sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), "quick" in sys.argv[4:]
+            )
+        )
+    )

@@ -28,13 +28,17 @@ class _Layer(nn.Module):
         super().__init__()
         C = _CHANNELS
         self.norm_1, self.norm_2 = nn.LayerNorm(C, bias=False), nn.LayerNorm(C, bias=False)
-        self.attention, self.projection = nn.Linear(C, 3 * C, bias=False), nn.Linear(C, C, bias=False)
+        self.attention, self.projection = (
+            nn.Linear(C, 3 * C, bias=False),
+            nn.Linear(C, C, bias=False),
+        )
         self.wide, self.narrow = nn.Linear(C, 4 * C, bias=False), nn.Linear(4 * C, C, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         B, T, C = x.shape
         q, k, v = (
-            part.view(B, T, _HEADS, C // _HEADS).transpose(1, 2) for part in self.attention(self.norm_1(x)).split(C, 2)
+            part.view(B, T, _HEADS, C // _HEADS).transpose(1, 2)
+            for part in self.attention(self.norm_1(x)).split(C, 2)
         )
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.projection(mixed.transpose(1, 2).contiguous().view(B, T, C))
@@ -49,7 +53,10 @@ class NanoGPT(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.tokens, self.positions = nn.Embedding(_VOCAB, _CHANNELS), nn.Embedding(_BLOCK, _CHANNELS)
+        self.tokens, self.positions = (
+            nn.Embedding(_VOCAB, _CHANNELS),
+            nn.Embedding(_BLOCK, _CHANNELS),
+        )
         self.layers = nn.ModuleList(_Layer() for _ in range(_LAYERS))
         self.norm = nn.LayerNorm(_CHANNELS, bias=False)
         self.head = nn.Linear(_CHANNELS, _VOCAB, bias=False)
@@ -84,7 +91,10 @@ class NanoGPTTraining:
         self.text, self.model = _text(), NanoGPT()
         matrices = [p for p in self.model.parameters() if p.dim() >= 2]
         vectors = [p for p in self.model.parameters() if p.dim() < 2]
-        groups = [{"params": matrices, "weight_decay": _DECAY}, {"params": vectors, "weight_decay": 0.0}]
+        groups = [
+            {"params": matrices, "weight_decay": _DECAY},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
         self.optimizer = torch.optim.AdamW(groups, lr=_RATE, betas=_BETAS)
         self.compute = torch.compile(self.model) if compiled else self.model
 
@@ -108,7 +118,9 @@ class OurTraining:
             functools.partial(MLP, activation="gelu"), tie_weights=True,
         )  # fmt: skip
         self.loss = CrossEntropy()
-        self.optimizer = build_adamw(self.model.parameter_groups(), _RATE, _BETAS, weight_decay=_DECAY)
+        self.optimizer = build_adamw(
+            self.model.parameter_groups(), _RATE, _BETAS, weight_decay=_DECAY
+        )
         self.compute = torch.compile(self.model) if compiled else self.model
 
     def step(self) -> None:

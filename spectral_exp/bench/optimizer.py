@@ -37,12 +37,19 @@ def run(options: Options) -> Iterator[Section]:
     """Measure steps of the wave model's parameters at vocabulary 256."""
     keep_freed_memory()  # as every run does
     say("optimizer steps")
-    sizes = Sizes(64, n_embd=32, n_layer=1, n_head=2, block_size=32) if options.quick else Sizes(256)
+    sizes = (
+        Sizes(64, n_embd=32, n_layer=1, n_head=2, block_size=32) if options.quick else Sizes(256)
+    )
     model, fused, _ = build(WAVE, sizes)
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         parameter.grad = 1e-3 * torch.randn(parameter.shape, generator=generator)
-    hidden = [p for group in model.parameter_groups() if group["role"] == "hidden" for p in group["params"]]
+    hidden = [
+        p
+        for group in model.parameter_groups()
+        if group["role"] == "hidden"
+        for p in group["params"]
+    ]
 
     @torch.no_grad()
     def limit() -> None:
@@ -69,14 +76,20 @@ def run(options: Options) -> Iterator[Section]:
     }
     everyone = {name: _timed(step) for name, step in steps.items()}
     measure.interleave(everyone, 1, budget_s=0)
-    rounds = measure.interleave(everyone, options.rounds or (2 if options.quick else 25), budget_s=options.budget_s(30))
+    rounds = measure.interleave(
+        everyone, options.rounds or (2 if options.quick else 25), budget_s=options.budget_s(30)
+    )
     n_gated = sum(parameter.numel() for parameter in hidden)
     yield Section(
         f"an optimizer step, {n_gated / 1e6:.1f} M gated parameters",
         [
             *(Line(name, "a step", "ms", spread(rounds, name, "ms")) for name in everyone),
-            Line(RGD_STEP, f"a step / {FUSED}", "x", ratio(rounds, RGD_STEP, FUSED, "ms"), OVER_FUSED),
-            Line(RGD_STEP, f"a step / {LIMIT}", "x", ratio(rounds, RGD_STEP, LIMIT, "ms"), OVER_LIMIT),
+            Line(
+                RGD_STEP, f"a step / {FUSED}", "x", ratio(rounds, RGD_STEP, FUSED, "ms"), OVER_FUSED
+            ),
+            Line(
+                RGD_STEP, f"a step / {LIMIT}", "x", ratio(rounds, RGD_STEP, LIMIT, "ms"), OVER_LIMIT
+            ),
             Line(FLOOR, f"a step / {LIMIT}", "x", ratio(rounds, FLOOR, LIMIT, "ms")),
             Line(RGD_EVERY_4, f"a step / {FUSED}", "x", ratio(rounds, RGD_EVERY_4, FUSED, "ms")),
         ],

@@ -78,7 +78,10 @@ class DcpAsyncSave:
         # Staging in a thread is the option that compares with ours: training waits for it before the optimizer only.
         self._stager = DefaultStager(
             StagingOptions(
-                use_pinned_memory=False, use_shared_memory=False, use_async_staging=True, use_non_blocking_copy=False
+                use_pinned_memory=False,
+                use_shared_memory=False,
+                use_async_staging=True,
+                use_non_blocking_copy=False,
             )
         )
         self._folder = folder
@@ -92,7 +95,9 @@ class DcpAsyncSave:
 
         self._number += 1
         target = self._folder / str(self._number)
-        self._response = async_save(self._training.state(), checkpoint_id=target, async_stager=self._stager)
+        self._response = async_save(
+            self._training.state(), checkpoint_id=target, async_stager=self._stager
+        )
 
     def fence(self) -> None:
         """Return once the state may be changed."""
@@ -107,7 +112,9 @@ class DcpAsyncSave:
         """Return once the files have been synchronised."""
         self._response.upload_completion.result()
         ended = time.perf_counter()
-        shutil.rmtree(self._folder / str(self._number - 1), ignore_errors=True)  # there is none before the second
+        shutil.rmtree(
+            self._folder / str(self._number - 1), ignore_errors=True
+        )  # there is none before the second
         return ended
 
     def close(self) -> None:
@@ -134,7 +141,9 @@ class LightningAsync:
         class Durable(io.TorchCheckpointIO):  # type: ignore[misc, name-defined]
             """The usual writer, which ends without an fsync, with one."""
 
-            def save_checkpoint(self, checkpoint: dict[str, Any], path: str, storage_options: Any = None) -> None:
+            def save_checkpoint(
+                self, checkpoint: dict[str, Any], path: str, storage_options: Any = None
+            ) -> None:
                 try:
                     super().save_checkpoint(checkpoint, path, storage_options)
                     descriptor = os.open(path, os.O_RDWR)
@@ -150,7 +159,9 @@ class LightningAsync:
         """Clone the state and begin to write the clone."""
         self._number += 1
         self._ended.clear()
-        self._plugin.save_checkpoint(self._training.state(), str(self._folder / f"{self._number}.ckpt"))
+        self._plugin.save_checkpoint(
+            self._training.state(), str(self._folder / f"{self._number}.ckpt")
+        )
 
     def fence(self) -> None:
         """Nothing: `save` has cloned the state."""
@@ -197,7 +208,9 @@ class TensorBoardLog:
     @staticmethod
     def steps(folder: Path, name: str) -> set[int]:
         """The steps at which the files in `folder` hold the metric `name`."""
-        loader = importlib.import_module("tensorboard.backend.event_processing.event_file_loader").EventFileLoader
+        loader = importlib.import_module(
+            "tensorboard.backend.event_processing.event_file_loader"
+        ).EventFileLoader
         return {
             event.step
             for path in sorted(folder.iterdir())

@@ -29,7 +29,15 @@ BLOCKED_MS = Target(5, strict=True)
 _VOCABULARY = 256
 _STEPS = 1000
 _LOG_INTERVAL = 10
-_METRICS = ("val_loss", "learning_rate", "perplexity", "grad_norm", "tokens_per_s", "wave_ratio", "resonance")
+_METRICS = (
+    "val_loss",
+    "learning_rate",
+    "perplexity",
+    "grad_norm",
+    "tokens_per_s",
+    "wave_ratio",
+    "resonance",
+)
 _LONG_HISTORY = 1_000_000
 _SENTENCE = b"for wave in waves: packet.add(wave)"
 
@@ -50,7 +58,9 @@ class _Run:
         self.history = {name: (steps, self.losses[: len(steps)]) for name in _METRICS}
         self.sample = TextSample(list(_SENTENCE), [chr(i) for i in _SENTENCE])
         name = "child" if background else "here"
-        self.plots = VisualizationManager(options.new_folder(name), dpi=settings["dpi"], background=background)
+        self.plots = VisualizationManager(
+            options.new_folder(name), dpi=settings["dpi"], background=background
+        )
 
     def step(self) -> float:
         """One training step; the seconds that it took."""
@@ -76,7 +86,9 @@ class _Run:
         self.step()
         ids = torch.tensor([self.sample.ids])
         with one_thread(), torch.no_grad():
-            taken_s = measure.timed(lambda: self.model.attention_weights(ids, self.model.n_layer - 1))
+            taken_s = measure.timed(
+                lambda: self.model.attention_weights(ids, self.model.n_layer - 1)
+            )
         return {"blocked_ms": 1e3 * taken_s}
 
     def begin(self) -> None:
@@ -88,7 +100,9 @@ class _Run:
         """The training plots alone, of a very long run."""
         losses = array("d", bytes(8 * _LONG_HISTORY))
         self.step()
-        taken_s = measure.timed(lambda: self.plots.generate_training_plots(_LONG_HISTORY, losses, self.history))
+        taken_s = measure.timed(
+            lambda: self.plots.generate_training_plots(_LONG_HISTORY, losses, self.history)
+        )
         self.plots.wait()
         return {"blocked_ms": 1e3 * taken_s}
 
@@ -127,7 +141,9 @@ def _sets(options: Options, runs: dict[str, _Run]) -> Section:
     (first,) = measure.interleave(everyone, 1, budget_s=0)
     n_rounds = options.rounds or (2 if options.quick else 9)
     rounds = measure.interleave(everyone, n_rounds, budget_s=options.budget_s(70))
-    long = measure.interleave({IN_CHILD: runs[IN_CHILD].long_history}, n_rounds, budget_s=options.budget_s(20))
+    long = measure.interleave(
+        {IN_CHILD: runs[IN_CHILD].long_history}, n_rounds, budget_s=options.budget_s(20)
+    )
     lines = [Line(FORWARD, "limit: blocked", "ms", spread(rounds, FORWARD, "blocked_ms"))]
     for name in runs:
         target = BLOCKED_MS if name == IN_CHILD else None
@@ -147,11 +163,29 @@ def _steps(options: Options, child: _Run) -> Section:
         say(f"training with {threads} threads while plots are drawn")
         torch.set_num_threads(threads)
         try:
-            rounds = measure.interleave({IN_CHILD: child.around}, options.rounds or 4, budget_s=options.budget_s(45))
+            rounds = measure.interleave(
+                {IN_CHILD: child.around}, options.rounds or 4, budget_s=options.budget_s(45)
+            )
         finally:
             torch.set_num_threads(before)
         while_ = f"{threads} thread{'s' * (threads > 1)}"
-        lines.append(Line(IN_CHILD, f"a step meanwhile / before, {while_}", "x", spread(rounds, IN_CHILD, "ratio")))
-        lines.append(Line(IN_CHILD, f"time lost to a set, {while_}", "s", spread(rounds, IN_CHILD, "lost_s")))
-        lines.append(Line(IN_CHILD, f"the child's processor time, {while_}", "s", spread(rounds, IN_CHILD, "cpu_s")))
+        lines.append(
+            Line(
+                IN_CHILD,
+                f"a step meanwhile / before, {while_}",
+                "x",
+                spread(rounds, IN_CHILD, "ratio"),
+            )
+        )
+        lines.append(
+            Line(IN_CHILD, f"time lost to a set, {while_}", "s", spread(rounds, IN_CHILD, "lost_s"))
+        )
+        lines.append(
+            Line(
+                IN_CHILD,
+                f"the child's processor time, {while_}",
+                "s",
+                spread(rounds, IN_CHILD, "cpu_s"),
+            )
+        )
     return Section("training while a set is drawn", lines)

@@ -44,7 +44,16 @@ _EVAL_EVERY = 50
 _N_SERIES = 8  # different files; more runs get copies
 _LINE_BYTES = 220
 _MAX_S = 600.0
-_COLUMNS = ("loss", "learning_rate", "grad_norm", "tokens_per_s", "steps_at_risk", "val_loss", "perplexity", "val_bpb")
+_COLUMNS = (
+    "loss",
+    "learning_rate",
+    "grad_norm",
+    "tokens_per_s",
+    "steps_at_risk",
+    "val_loss",
+    "perplexity",
+    "val_bpb",
+)
 
 
 def run(options: Options) -> Iterator[Section]:
@@ -66,7 +75,9 @@ def _first(options: Options, folder: Path) -> Section:
     say(f"reading them by {', '.join(names)}")
     everyone = {name: functools.partial(_read_by, name, folder, answers) for name in names}
     measure.interleave(everyone, 1, budget_s=0)
-    rounds = measure.interleave(everyone, options.rounds or (2 if options.quick else 5), budget_s=120)
+    rounds = measure.interleave(
+        everyone, options.rounds or (2 if options.quick else 5), budget_s=120
+    )
     if any(answer != answers[OURS] for answer in answers.values()):
         raise RunError("the contenders do not agree on the values that they have read")
     lines = [Line(name, "reading all", "s", spread(rounds, name, "s")) for name in names]
@@ -86,10 +97,13 @@ def _again(options: Options, folder: Path) -> Section:
     time.sleep(3)
     commands = {"one line for each run": ("--runs",), "groups, compared": ()}
     everyone: dict[str, Callable[[], Figures]] = {
-        name: functools.partial(_command, folder, cache, arguments) for name, arguments in commands.items()
+        name: functools.partial(_command, folder, cache, arguments)
+        for name, arguments in commands.items()
     }
     before = {name: work()["s"] for name, work in everyone.items()}
-    rounds = measure.interleave(everyone, options.rounds or (2 if options.quick else 7), budget_s=60)
+    rounds = measure.interleave(
+        everyone, options.rounds or (2 if options.quick else 7), budget_s=60
+    )
     first = next(iter(commands))
     return Section(
         f"the command on {options.n_runs} runs",
@@ -104,10 +118,14 @@ def _command(folder: Path, cache: Path, arguments: tuple[str, ...]) -> Figures:
     command = [sys.executable, "-m", "spectral_exp", "compare", str(folder), *arguments]
     environment = measure.environment(SPECTRAL_EXP_CACHE=str(cache.resolve()))
     start = time.perf_counter()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_MAX_S, check=False)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=_MAX_S, check=False
+    )
     taken_s = time.perf_counter() - start
     if done.returncode != 0:
-        raise RunError(f"{' '.join(command[1:])} ended with {done.returncode}: {measure.last_line(done.stderr)}")
+        raise RunError(
+            f"{' '.join(command[1:])} ended with {done.returncode}: {measure.last_line(done.stderr)}"
+        )
     return {"s": taken_s}
 
 
@@ -125,7 +143,9 @@ def _require_room(folder: Path, n_runs: int, n_lines: int) -> None:
 
     needed_mb = 2 * n_runs * n_lines * _LINE_BYTES / 1e6
     free_mb = psutil.disk_usage(str(folder)).free / 1e6
-    allowed = f"less: {needed_mb:.0f} MB are needed on the disk of --dir, which has {free_mb:.0f} MB"
+    allowed = (
+        f"less: {needed_mb:.0f} MB are needed on the disk of --dir, which has {free_mb:.0f} MB"
+    )
     require(needed_mb <= free_mb, "--runs", n_runs, allowed)
 
 
@@ -150,7 +170,9 @@ def _write_runs(folder: Path, n_runs: int, n_lines: int) -> None:
             "generation_samples": [{"step": 10 * n_lines, "prompt": "def ", "text": "x" * 128}],
         }
         paths.results_file.write_text(json.dumps(results, indent=2), encoding="utf-8")
-        paths.config_file.write_text(json.dumps(_record(number // 5, seed), indent=2), encoding="utf-8")
+        paths.config_file.write_text(
+            json.dumps(_record(number // 5, seed), indent=2), encoding="utf-8"
+        )
 
 
 def _metrics(number: int, n_lines: int) -> tuple[bytes, dict[str, float]]:
@@ -162,12 +184,21 @@ def _metrics(number: int, n_lines: int) -> tuple[bytes, dict[str, float]]:
             "step": 10 * line,
             "timestamp": f"2026-01-01T{line // 3600:02d}:00:{line % 60:02d}.123",
         }
-        values = (2 + draw.random(), 1e-3 * math.exp(-line / n_lines), draw.random(), 11000 + 1000 * draw.random())
+        values = (
+            2 + draw.random(),
+            1e-3 * math.exp(-line / n_lines),
+            draw.random(),
+            11000 + 1000 * draw.random(),
+        )
         entry |= dict(zip(_COLUMNS[:4], values, strict=True))
         entry["steps_at_risk"] = line % 100 * 10
         if line % _EVAL_EVERY == 0 or line == n_lines:
             loss = 2 + draw.random()
-            validation = {"val_loss": loss, "perplexity": math.exp(loss), "val_bpb": loss / math.log(2)}
+            validation = {
+                "val_loss": loss,
+                "perplexity": math.exp(loss),
+                "val_bpb": loss / math.log(2),
+            }
             entry |= validation
         lines.append(json.dumps(entry))
     return ("\n".join(lines) + "\n").encode(), validation
@@ -183,7 +214,10 @@ def _record(experiment: int, seed: int) -> dict[str, Any]:
             **{f"setting_{i}": i for i in range(20)},
             "block_size": 64,
         },
-        "optimizer": {"_target_": "spectral_exp.optim.build_adamw", "learning_rate": 1e-3 * (1 + experiment)},
+        "optimizer": {
+            "_target_": "spectral_exp.optim.build_adamw",
+            "learning_rate": 1e-3 * (1 + experiment),
+        },
         "training": {"batch_size": 12, **{f"setting_{i}": i for i in range(20)}},
         "monitoring": {f"component_{i}": {f"setting_{j}": j for j in range(8)} for i in range(5)},
     }
@@ -220,9 +254,16 @@ def _by_polars(folder: Path, *, columns_given: bool = False) -> Answer:
 
     types = {"step": pl.Int64(), "timestamp": pl.String(), **dict.fromkeys(_COLUMNS, pl.Float64())}
     given = types if columns_given else None
-    table = pl.scan_ndjson(_files(folder), schema=given, infer_schema_length=None, include_file_paths="file").collect()
+    table = pl.scan_ndjson(
+        _files(folder), schema=given, infer_schema_length=None, include_file_paths="file"
+    ).collect()
     value = pl.col("val_bpb").drop_nulls()
-    rows = table.group_by("file").agg(value.last().alias("last"), value.min().alias("lowest")).sort("file").rows()
+    rows = (
+        table.group_by("file")
+        .agg(value.last().alias("last"), value.min().alias("lowest"))
+        .sort("file")
+        .rows()
+    )
     return [[last, lowest] for _, last, lowest in rows]
 
 
@@ -243,7 +284,12 @@ _CONTENDERS: dict[str, Callable[[Path], Answer]] = {
     POLARS_TOLD: functools.partial(_by_polars, columns_given=True),
     DUCKDB: _by_duckdb,
 }
-_IMPORTS = {OURS: "spectral_exp.results.aggregate", POLARS: "polars", POLARS_TOLD: "polars", DUCKDB: "duckdb"}
+_IMPORTS = {
+    OURS: "spectral_exp.results.aggregate",
+    POLARS: "polars",
+    POLARS_TOLD: "polars",
+    DUCKDB: "duckdb",
+}
 
 
 def _measured(contender: str, folder: Path) -> dict[str, Any]:

@@ -54,9 +54,15 @@ def build(stack: str, sizes: Sizes, seed: int = 0) -> tuple[GPT, torch.optim.Opt
         }
     )
     torch.manual_seed(seed)
-    model = GPT(sizes.vocab_size, sizes.block_size, sizes.n_layer, sizes.n_head, sizes.n_embd, **parts)  # type: ignore[arg-type]
+    model = GPT(
+        sizes.vocab_size, sizes.block_size, sizes.n_layer, sizes.n_head, sizes.n_embd, **parts
+    )  # type: ignore[arg-type]
     make = build_rgd if stack in (WAVE_RGD, WAVE_RGD_QFE) else build_adamw
-    return model, make(model.parameter_groups()), QFE(sizes.vocab_size) if stack == WAVE_RGD_QFE else CrossEntropy()
+    return (
+        model,
+        make(model.parameter_groups()),
+        QFE(sizes.vocab_size) if stack == WAVE_RGD_QFE else CrossEntropy(),
+    )
 
 
 class TrainingStep:
@@ -66,7 +72,9 @@ class TrainingStep:
         self.model, self.optimizer, self.loss = build(stack, sizes)
         n_sequences = max(1, n_tokens // sizes.block_size)
         generator = torch.Generator().manual_seed(1)
-        self.ids = torch.randint(sizes.vocab_size, (n_sequences, sizes.block_size + 1), generator=generator)
+        self.ids = torch.randint(
+            sizes.vocab_size, (n_sequences, sizes.block_size + 1), generator=generator
+        )
 
     def __call__(self) -> None:
         """One step."""

@@ -63,7 +63,10 @@ class _Block(nn.Module):
         self.norm_1, self.norm_2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
         self.attention = nn.Linear(channels, 3 * channels)
         self.projection = nn.Linear(channels, channels)
-        self.wide, self.narrow = nn.Linear(channels, 4 * channels), nn.Linear(4 * channels, channels)
+        self.wide, self.narrow = (
+            nn.Linear(channels, 4 * channels),
+            nn.Linear(4 * channels, channels),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         B, T, C = x.shape
@@ -85,7 +88,9 @@ class _Transformer(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Mean cross-entropy of ids (B, T) as predicted from those before."""
         logits = self.norm(self.blocks(self.embedding(ids))) @ self.embedding.weight.T
-        loss: Tensor = functional.cross_entropy(logits[:, :-1].reshape(-1, _VOCABULARY), ids[:, 1:].reshape(-1))
+        loss: Tensor = functional.cross_entropy(
+            logits[:, :-1].reshape(-1, _VOCABULARY), ids[:, 1:].reshape(-1)
+        )
         return loss
 
 

@@ -32,16 +32,28 @@ def build_parser() -> argparse.ArgumentParser:
         "export": "the weights alone, as safetensors",
         "prune": "remove older checkpoints, once the newer are verified; asks first",
     }.items():
-        commands.add_parser(name, help=what, description=what).add_argument("run", type=Path, help="run directory")
+        commands.add_parser(name, help=what, description=what).add_argument(
+            "run", type=Path, help="run directory"
+        )
     export = commands.choices["export"]
-    export.add_argument("--checkpoint", default="best", help="best, latest or a step (default: best)")
-    export.add_argument("--output", type=Path, help="file to write (default: weights_step_N.safetensors in the run)")
-    export.add_argument("--force", action="store_true", help="overwrite a file that this command has not written")
+    export.add_argument(
+        "--checkpoint", default="best", help="best, latest or a step (default: best)"
+    )
+    export.add_argument(
+        "--output", type=Path, help="file to write (default: weights_step_N.safetensors in the run)"
+    )
+    export.add_argument(
+        "--force", action="store_true", help="overwrite a file that this command has not written"
+    )
     prune = commands.choices["prune"]
-    prune.add_argument("--keep-last", type=int, default=1, help="how many of the newest to keep (default: 1)")
+    prune.add_argument(
+        "--keep-last", type=int, default=1, help="how many of the newest to keep (default: 1)"
+    )
     prune.add_argument("--keep-every", type=int, help="keep those of steps divisible by it too")
     prune.add_argument("--yes", action="store_true", help="remove without asking")
-    prune.add_argument("--dry-run", action="store_true", help="print what would be removed, and remove nothing")
+    prune.add_argument(
+        "--dry-run", action="store_true", help="print what would be removed, and remove nothing"
+    )
     return parser
 
 
@@ -62,7 +74,9 @@ def run(options: argparse.Namespace) -> int:
 def _paths(run: Path) -> RunPaths:
     paths = RunPaths(run)
     if not paths.checkpoints.is_dir():
-        raise UserError(f"{run} is not a run directory: it holds no {paths.checkpoints.name}/; name one below outputs/")
+        raise UserError(
+            f"{run} is not a run directory: it holds no {paths.checkpoints.name}/; name one below outputs/"
+        )
     return paths
 
 
@@ -73,7 +87,9 @@ def _format_table(run: Path) -> str:
         notes = [name for name in ("latest", "best") if found[f"is_{name}"]]
         if checkpoint_file.read_sidecar(Path(found["path"])) is None:
             notes.append("no sidecar")
-        rows.append((str(found["step"]), f"{found['size_mb']:.1f} MB", found["timestamp"], ", ".join(notes)))
+        rows.append(
+            (str(found["step"]), f"{found['size_mb']:.1f} MB", found["timestamp"], ", ".join(notes))
+        )
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     lines = [
         f"{step:>{widths[0]}}  {size:>{widths[1]}}  {when:<{widths[2]}}  {note}".rstrip()
@@ -113,7 +129,9 @@ def _export(run: Path, which: str, output: Path | None, force: bool) -> Path:
     try:
         from safetensors.torch import save
     except ImportError as error:
-        raise UserError(f"export needs the package safetensors: {install('safetensors')}") from error
+        raise UserError(
+            f"export needs the package safetensors: {install('safetensors')}"
+        ) from error
     manager, paths = CheckpointManager(run, enabled=False), RunPaths(run)
     state = None
     if which.isdecimal():
@@ -121,7 +139,9 @@ def _export(run: Path, which: str, output: Path | None, force: bool) -> Path:
         try:
             state = checkpoint_reader.read_checkpoint(path)
         except BrokenCheckpointError as error:
-            raise UserError(f"{path} is broken ({error}); choose another one with --checkpoint") from error
+            raise UserError(
+                f"{path} is broken ({error}); choose another one with --checkpoint"
+            ) from error
         except FileNotFoundError:
             pass
     else:
@@ -131,7 +151,11 @@ def _export(run: Path, which: str, output: Path | None, force: bool) -> Path:
         steps = ", ".join(map(str, paths.checkpoint_steps())) or "none"
         raise UserError(f"{run} has no checkpoint {which}; saved steps: {steps}")
     weights = _tensors(state["model_state_dict"])
-    facts = {"step": str(state["step"]), "git_hash": str(state["git_hash"]), "run": run.resolve().name}
+    facts = {
+        "step": str(state["step"]),
+        "git_hash": str(state["git_hash"]),
+        "run": run.resolve().name,
+    }
     place = output or run / f"weights_step_{state['step']}.safetensors"
     write_output(place, save(weights, metadata=facts), force=force, is_default=output is None)
     return place

@@ -20,11 +20,19 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("run", type=Path, help="run directory, for example outputs/<run>")
     parser.add_argument("--prompt", default="\n", help="text to continue (default: a line break)")
     parser.add_argument("--tokens", type=int, default=200, help="tokens to write (default: 200)")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0 always takes the likeliest (default: 0.8)")
+    parser.add_argument(
+        "--temperature", type=float, default=0.8, help="0 always takes the likeliest (default: 0.8)"
+    )
     parser.add_argument("--top-k", type=int, help="choose among the k likeliest tokens only")
-    parser.add_argument("--top-p", type=float, help="choose among the likeliest tokens of this total probability only")
+    parser.add_argument(
+        "--top-p",
+        type=float,
+        help="choose among the likeliest tokens of this total probability only",
+    )
     parser.add_argument("--seed", type=int, default=0, help="same seed, same text (default: 0)")
-    parser.add_argument("--checkpoint", default="best", help="best, latest or a step (default: best)")
+    parser.add_argument(
+        "--checkpoint", default="best", help="best, latest or a step (default: best)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
     return parser
 
@@ -89,7 +97,9 @@ def generate_text(
     require(ids.numel() > 0, "--prompt", repr(prompt), "at least one token long")
     generator = torch.Generator(where).manual_seed(seed)
     if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
-        raise UserError(f"the weights of step {trained.step} in {run} are not finite; choose another --checkpoint")
+        raise UserError(
+            f"the weights of step {trained.step} in {run} are not finite; choose another --checkpoint"
+        )
     try:
         written = generate(model, ids, n_tokens, temperature, top_k, top_p, generator)
     except RuntimeError as error:  # no memory, or weights whose output is not finite

@@ -28,9 +28,16 @@ def run(options: argparse.Namespace) -> int:
         0; with --verify 1 if the paper does not hold, and 2 if that cannot be decided.
     """
     if options.verify:
-        require(len(options.folders) == 1, "folders", len(options.folders), "one paper for --verify")
+        require(
+            len(options.folders) == 1, "folders", len(options.folders), "one paper for --verify"
+        )
         return _print_verdict(verify(options.folders[0], options.runs or []), options.folders[0])
-    require(not options.runs, "--runs", "given", "left out without --verify; name the runs as the folders")
+    require(
+        not options.runs,
+        "--runs",
+        "given",
+        "left out without --verify; name the runs as the folders",
+    )
     written = _write(options)
     for path in written.files:
         print(path)
@@ -47,28 +54,55 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=HELP,
     )
     parser.add_argument(
-        "folders", type=Path, nargs="+", help="runs, sweeps or folders of them; with --verify the paper"
+        "folders",
+        type=Path,
+        nargs="+",
+        help="runs, sweeps or folders of them; with --verify the paper",
     )
-    parser.add_argument("--output", type=Path, default=Path("paper"), help="folder of the paper (default: paper)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("paper"), help="folder of the paper (default: paper)"
+    )
     parser.add_argument("--metric", default="val_bpb", help="what is compared (default: val_bpb)")
-    parser.add_argument("--at", default="final", help="which value of a run: final, best or step:N (default: final)")
+    parser.add_argument(
+        "--at", default="final", help="which value of a run: final, best or step:N (default: final)"
+    )
     parser.add_argument(
         "--baseline",
         help="the configuration to hold the others against (default: classic, or the first by its settings)",
     )
     parser.add_argument(
-        "--where", action="append", default=[], help="take only these runs, as optimizer=rgd; repeatable"
+        "--where",
+        action="append",
+        default=[],
+        help="take only these runs, as optimizer=rgd; repeatable",
     )
     parser.add_argument(
-        "--group-by", help="settings or parts that make a group, with commas (default: all but the seed)"
+        "--group-by",
+        help="settings or parts that make a group, with commas (default: all but the seed)",
     )
     parser.add_argument("--title", help="title of the paper")
     parser.add_argument("--authors", help="names, with commas")
-    parser.add_argument("--notes", help="Markdown file with text of your own, see below; 'none' drops what was there")
-    parser.add_argument("--formats", default=",".join(FORMATS), help=f"of {', '.join(FORMATS)} (default: all)")
-    parser.add_argument("--force", action="store_true", help="overwrite files that were edited or are not the paper's")
-    parser.add_argument("--verify", action="store_true", help="compute every number of a paper again, and compare")
-    parser.add_argument("--runs", type=Path, action="append", help="with --verify: where the runs are now; repeatable")
+    parser.add_argument(
+        "--notes",
+        help="Markdown file with text of your own, see below; 'none' drops what was there",
+    )
+    parser.add_argument(
+        "--formats", default=",".join(FORMATS), help=f"of {', '.join(FORMATS)} (default: all)"
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="overwrite files that were edited or are not the paper's",
+    )
+    parser.add_argument(
+        "--verify", action="store_true", help="compute every number of a paper again, and compare"
+    )
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        action="append",
+        help="with --verify: where the runs are now; repeatable",
+    )
     return parser
 
 
@@ -105,7 +139,10 @@ def _notes(options: argparse.Namespace) -> tuple[str, str | None]:
             return "", None
         path = output / str(before.get("notes_file"))
         if not path.is_file():
-            print(f"the notes are not at {path} any more; their recorded text is kept", file=sys.stderr)
+            print(
+                f"the notes are not at {path} any more; their recorded text is kept",
+                file=sys.stderr,
+            )
             return str(before["notes"]), before.get("notes_file")
         print(f"with the notes of {path}")
     try:

@@ -22,10 +22,18 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser("spectral-exp reproduce", description="Do a run over again and compare.")
     parser.add_argument("run", type=Path, help="run directory, for example outputs/<run>")
-    parser.add_argument("--steps", type=int, help="stop at the metrics line of this step or the next (default: all)")
-    parser.add_argument("--output", type=Path, help="directory of the new run (default: RUN_reproduced)")
-    parser.add_argument("--current-code", action="store_true", help="train with the code as it is now")
-    parser.add_argument("--trust-code", action="store_true", help="run the code of the run, whoever has written it")
+    parser.add_argument(
+        "--steps", type=int, help="stop at the metrics line of this step or the next (default: all)"
+    )
+    parser.add_argument(
+        "--output", type=Path, help="directory of the new run (default: RUN_reproduced)"
+    )
+    parser.add_argument(
+        "--current-code", action="store_true", help="train with the code as it is now"
+    )
+    parser.add_argument(
+        "--trust-code", action="store_true", help="run the code of the run, whoever has written it"
+    )
     return parser
 
 

@@ -27,10 +27,20 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser("spectral-exp verify_resume", description="Prove that a run continues exactly.")
     parser.add_argument("run", type=Path, help="run directory, for example outputs/<run>")
-    parser.add_argument("--steps", type=int, default=10, help="steps to do again, at least 2 (default: 10)")
-    parser.add_argument("--from", type=int, dest="start", help="step of the checkpoint to begin with; 0: the start")
-    parser.add_argument("--output", type=Path, help=f"where to write the certificate (default: RUN/{CERTIFICATE_NAME})")
-    parser.add_argument("--force", action="store_true", help="overwrite a file that this command has not written")
+    parser.add_argument(
+        "--steps", type=int, default=10, help="steps to do again, at least 2 (default: 10)"
+    )
+    parser.add_argument(
+        "--from", type=int, dest="start", help="step of the checkpoint to begin with; 0: the start"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help=f"where to write the certificate (default: RUN/{CERTIFICATE_NAME})",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="overwrite a file that this command has not written"
+    )
     return parser
 
 
@@ -45,7 +55,9 @@ def run(options: argparse.Namespace) -> int:
             refuse_loss(output, force=options.force)
         with StopRequest(immediate=True):
             certificate = verify_resume(options.run, options.steps, options.start)
-        write_output(output, json_bytes(redact(certificate)), force=options.force, is_default=is_default)
+        write_output(
+            output, json_bytes(redact(certificate)), force=options.force, is_default=is_default
+        )
     except Interrupted as stop:
         print_error("interrupted: nothing was compared")
         return stop.exit_code

@@ -39,7 +39,9 @@ class Batches:
         rank: index of the process among those that train together.
     """
 
-    def __init__(self, tokens: Tokens, block_size: int, batch_size: int, seed: int, rank: int = 0) -> None:
+    def __init__(
+        self, tokens: Tokens, block_size: int, batch_size: int, seed: int, rank: int = 0
+    ) -> None:
         _check_windows(tokens, block_size, batch_size)
         require(0 <= seed < 1 << 64, "seed", seed, "from 0 to 2^64 - 1")
         require(rank >= 0, "rank", rank, ">= 0")
@@ -83,12 +85,19 @@ class EvalWindows:
         max_windows: int | None = None,
     ) -> None:
         _check_windows(tokens, block_size, batch_size)
-        require(max_windows is None or max_windows >= 1, "max_windows", max_windows, ">= 1, or null for all")
+        require(
+            max_windows is None or max_windows >= 1,
+            "max_windows",
+            max_windows,
+            ">= 1, or null for all",
+        )
         available = (len(tokens) - 1) // block_size
         self.n_windows = available if max_windows is None else min(available, max_windows)
         self.n_targets = self.n_windows * block_size
         # Integer arithmetic spreads the chosen windows over all that fit, without repetition.
-        self._starts = np.arange(self.n_windows, dtype=np.int64) * available // self.n_windows * block_size
+        self._starts = (
+            np.arange(self.n_windows, dtype=np.int64) * available // self.n_windows * block_size
+        )
         self._windows = np.lib.stride_tricks.sliding_window_view(np.asarray(tokens), block_size + 1)
         self._token_bytes, self._batch_size = token_bytes, batch_size
 
@@ -104,7 +113,12 @@ class EvalWindows:
 def _check_windows(tokens: Tokens, block_size: int, batch_size: int) -> None:
     require(block_size >= 1, "block_size", block_size, ">= 1")
     require(batch_size >= 1, "batch_size", batch_size, ">= 1")
-    require(block_size < len(tokens), "block_size", block_size, f"less than the text's {len(tokens)} tokens")
+    require(
+        block_size < len(tokens),
+        "block_size",
+        block_size,
+        f"less than the text's {len(tokens)} tokens",
+    )
 
 
 def _pair(rows: npt.NDArray[Any]) -> Pair:

@@ -60,10 +60,14 @@ class BpeTokenizer(Tokenizer):
         try:
             self._backend = library.Tokenizer.from_str(self._json)
         except Exception as error:  # the library raises nothing narrower
-            raise UserError(f"{origin} is not a tokenizer.json that the installed tokenizers library reads") from error
+            raise UserError(
+                f"{origin} is not a tokenizer.json that the installed tokenizers library reads"
+            ) from error
         self._backend.encode_special_tokens = True
         tokens = self._backend.get_vocab(with_added_tokens=True)
-        special = {token["id"]: token["content"] for token in json.loads(self._json)["added_tokens"]}
+        special = {
+            token["id"]: token["content"] for token in json.loads(self._json)["added_tokens"]
+        }
         to_byte = _byte_alphabet()
         pieces = [b""] * len(tokens)
         for text, i in tokens.items():
@@ -112,18 +116,30 @@ class Bpe(TokenizerSpec):
     needs_text = True
 
     def __init__(self, vocab_size: int = 1024) -> None:
-        require(vocab_size >= 256, "vocab_size", vocab_size, ">= 256", "the 256 byte values are always tokens")
+        require(
+            vocab_size >= 256,
+            "vocab_size",
+            vocab_size,
+            ">= 256",
+            "the 256 byte values are always tokens",
+        )
         self.vocab_size = vocab_size
 
     def identity(self, cache: Path) -> dict[str, str | int]:
         """The vocabulary size and the version of the library that trains."""
-        return {"kind": "bpe", "vocab_size": self.vocab_size, "tokenizers": str(_tokenizers().__version__)}
+        return {
+            "kind": "bpe",
+            "vocab_size": self.vocab_size,
+            "tokenizers": str(_tokenizers().__version__),
+        }
 
     def build(self, text: str | None, cache: Path) -> BpeTokenizer:
         """Train on `text`; the same text gives the same tokenizer."""
         library = _tokenizers()
         backend = library.Tokenizer(library.models.BPE())
-        backend.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        backend.pre_tokenizer = library.pre_tokenizers.ByteLevel(
+            add_prefix_space=False, use_regex=True
+        )
         backend.decoder = library.decoders.ByteLevel()
         trainer = library.trainers.BpeTrainer(
             vocab_size=self.vocab_size,
@@ -155,7 +171,9 @@ class Gpt2(TokenizerSpec):
     def _content(self, cache: Path) -> str:
         if self.path is not None:
             file = Path(self.path).expanduser()
-            if not file.is_file():  # not a SettingError: found while data is prepared, and named in full here
+            if (
+                not file.is_file()
+            ):  # not a SettingError: found while data is prepared, and named in full here
                 raise UserError(
                     f"tokenizer.path={self.path} must be an existing tokenizer.json, or null for GPT-2's own"
                 )
@@ -176,7 +194,9 @@ def _fetch_gpt2(place: Path) -> str:
     library = _tokenizers()
     try:
         return str(library.Tokenizer.from_pretrained(GPT2_NAME).to_str())
-    except Exception as error:  # the hub's client raises many unrelated types, depending on its version
+    except (
+        Exception
+    ) as error:  # the hub's client raises many unrelated types, depending on its version
         raise UserError(
             f"the GPT-2 vocabulary could not be fetched ({type(error).__name__}); without a connection, get "
             f"https://huggingface.co/{GPT2_NAME}/resolve/main/tokenizer.json elsewhere and put it at {place}, "
@@ -228,7 +248,9 @@ def _byte_alphabet() -> dict[str, int]:
     """
     shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [byte for byte in range(256) if byte not in set(shown)]
-    return {chr(byte): byte for byte in shown} | {chr(256 + n): byte for n, byte in enumerate(hidden)}
+    return {chr(byte): byte for byte in shown} | {
+        chr(256 + n): byte for n, byte in enumerate(hidden)
+    }
 
 
 def _tokenizers() -> Any:

@@ -118,7 +118,10 @@ def _files_match(folder: Path, files: dict[str, dict[str, Any]]) -> bool:
         stat = (folder / name).stat()
         if stat.st_size != recorded["size"]:
             return False
-        if stat.st_mtime_ns != recorded["mtime_ns"] and file_sha256(folder / name) != recorded["sha256"]:
+        if (
+            stat.st_mtime_ns != recorded["mtime_ns"]
+            and file_sha256(folder / name) != recorded["sha256"]
+        ):
             return False
     return True
 
@@ -162,7 +165,9 @@ def _place(draft: Path, folder: Path) -> dict[str, Any] | None:
     """Move the draft to its place; the values found there, or None if another process took it for a damaged one."""
     for _ in range(_ATTEMPTS):
         try:
-            draft.rename(folder)  # refuses a folder with something in it, so nobody's finished work is overwritten
+            draft.rename(
+                folder
+            )  # refuses a folder with something in it, so nobody's finished work is overwritten
             sync(folder.parent)
         except FileNotFoundError:
             return load_entry(folder)  # moved in the round before, and away since

@@ -42,7 +42,9 @@ class TextCorpus(Corpus, ABC):
     """
 
     def __init__(self, val_fraction: float = 0.1) -> None:
-        require(0 < val_fraction < 1, "val_fraction", val_fraction, "between 0 and 1 (both excluded)")
+        require(
+            0 < val_fraction < 1, "val_fraction", val_fraction, "between 0 and 1 (both excluded)"
+        )
         self.val_fraction = val_fraction
 
     @abstractmethod
@@ -119,7 +121,9 @@ class TextFile(TextCorpus):
     def _root(self) -> Path:
         root = Path(self.path).expanduser().absolute()
         inside_kernel = {"/proc", "/sys", "/dev"} & set(map(str, root.resolve().parents))
-        require(not inside_kernel, "path", self.path, "a text, not a part of the system's own files")
+        require(
+            not inside_kernel, "path", self.path, "a text, not a part of the system's own files"
+        )
         kind = "a regular file or a folder" if root.exists() else "an existing file or folder"
         require(root.is_file() or root.is_dir(), "path", self.path, kind, f"looked for {root}")
         return root
@@ -129,7 +133,9 @@ class TextFile(TextCorpus):
         try:
             yield from (file for file in walk_files(root) if fnmatch(file.name, self.pattern))
         except OSError as error:
-            raise SettingError("path", error.filename, "a readable folder", str(error.strerror)) from error
+            raise SettingError(
+                "path", error.filename, "a readable folder", str(error.strerror)
+            ) from error
 
 
 class PythonStdlib(TextCorpus):
@@ -140,7 +146,16 @@ class PythonStdlib(TextCorpus):
     """
 
     _skipped_folders: ClassVar[frozenset[str]] = frozenset(
-        {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "__phello__", "lib-dynload"}
+        {
+            "test",
+            "tests",
+            "idle_test",
+            "site-packages",
+            "dist-packages",
+            "__pycache__",
+            "__phello__",
+            "lib-dynload",
+        }
     )
     # Says near the top that a program wrote the file. Modules that merely write about generating do not match.
     _generated: ClassVar[re.Pattern[bytes]] = re.compile(
@@ -155,7 +170,11 @@ class PythonStdlib(TextCorpus):
         for name in self._names(root):
             text = (root / name).read_bytes()
             sha = hashlib.sha256(text).digest()
-            if sha not in seen and not self._generated.search(text[: self._generated_within]) and _is_utf8(text):
+            if (
+                sha not in seen
+                and not self._generated.search(text[: self._generated_within])
+                and _is_utf8(text)
+            ):
                 seen.add(sha)
                 texts.append(text)
         if not texts:
@@ -166,7 +185,11 @@ class PythonStdlib(TextCorpus):
         """Version of the interpreter; name, size and times of each file."""
         root = self._root()
         version = [platform.python_implementation(), sys.version]
-        return ["python_stdlib", *version, *file_stamps([root / name for name in self._names(root)])]
+        return [
+            "python_stdlib",
+            *version,
+            *file_stamps([root / name for name in self._names(root)]),
+        ]
 
     def _root(self) -> Path:
         return Path(sysconfig.get_path("stdlib"))
@@ -177,7 +200,8 @@ class PythonStdlib(TextCorpus):
         names = [
             name
             for name in list_files(root, self._skipped_folders)
-            if name.endswith(".py") and not name.startswith(("_sysconfigdata", "__phello__", "config-"))
+            if name.endswith(".py")
+            and not name.startswith(("_sysconfigdata", "__phello__", "config-"))
         ]
         return sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
 
@@ -205,7 +229,9 @@ class Shakespeare(TextCorpus):
 
     def read(self, cache: Path) -> bytes:
         """The text, downloaded when the cache does not have it."""
-        return download(self.url, cache / "downloads" / "tinyshakespeare.txt", self.sha256, self.timeout_s)
+        return download(
+            self.url, cache / "downloads" / "tinyshakespeare.txt", self.sha256, self.timeout_s
+        )
 
     def stamp(self, cache: Path) -> Stamp:
         """The checksum that the text is known to have."""
@@ -224,7 +250,9 @@ def walk_files(root: Path, skipped_folders: frozenset[str] = frozenset()) -> Ite
         raise error
 
     for folder, subfolders, files in os.walk(root, onerror=fail):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".") and name not in skipped_folders]
+        subfolders[:] = [
+            name for name in subfolders if not name.startswith(".") and name not in skipped_folders
+        ]
         for path in (Path(folder) / name for name in files if not name.startswith(".")):
             if path.is_file():
                 yield path

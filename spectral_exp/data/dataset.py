@@ -119,7 +119,12 @@ def _prepare_text(corpus: TextCorpus, spec: TokenizerSpec, root: Path, known: Kn
     identity = spec.identity(root)
 
     def place(sha256: str) -> Path:
-        key = {"corpus": sha256, "val_fraction": repr(corpus.val_fraction), "tokenizer": identity, "format": _FORMAT}
+        key = {
+            "corpus": sha256,
+            "val_fraction": repr(corpus.val_fraction),
+            "tokenizer": identity,
+            "format": _FORMAT,
+        }
         # A source of known entropy may chance upon the text of another: its entry says so.
         return root / "datasets" / digest({**key, "source": type(corpus).__name__})[:32]
 
@@ -135,7 +140,9 @@ def _prepare_text(corpus: TextCorpus, spec: TokenizerSpec, root: Path, known: Kn
 
     def fill(draft: Path) -> dict[str, Any]:
         train, val = (part.decode("utf-8") for part in corpus.split(text))
-        maker = spec.build((text.decode("utf-8") if spec.whole_text else train) if spec.needs_text else None, root)
+        maker = spec.build(
+            (text.decode("utf-8") if spec.whole_text else train) if spec.needs_text else None, root
+        )
         known.check_tokenizer(maker)
         return _write(draft, corpus, sha256, maker, [maker.encode(train)], [maker.encode(val)])
 
@@ -151,7 +158,12 @@ def _prepare_stream(corpus: FineWebEdu, spec: TokenizerSpec, root: Path, known: 
         raise UserError(
             "data=fineweb_edu is streamed and needs a tokenizer without training: use tokenizer=gpt2 or tokenizer=byte"
         )
-    key = {**corpus.identity(), "max_tokens": corpus.max_tokens, "tokenizer": spec.identity(root), "format": _FORMAT}
+    key = {
+        **corpus.identity(),
+        "max_tokens": corpus.max_tokens,
+        "tokenizer": spec.identity(root),
+        "format": _FORMAT,
+    }
     folder = root / "datasets" / digest(key)[:32]
     values = load_entry(folder)
     if values is not None:
@@ -180,7 +192,12 @@ def _without_last(parts: list[Ids], excess: int) -> list[Ids]:
 
 
 def _write(
-    draft: Path, corpus: Corpus, sha256: str | None, maker: Tokenizer, train: Iterable[Ids], val: Iterable[Ids]
+    draft: Path,
+    corpus: Corpus,
+    sha256: str | None,
+    maker: Tokenizer,
+    train: Iterable[Ids],
+    val: Iterable[Ids],
 ) -> dict[str, Any]:
     """Write both splits and the tokenizer into a new cache entry; returns the values to keep with it."""
     fingerprints: dict[str, str | int] = {"corpus": type(corpus).__name__}

@@ -33,7 +33,9 @@ def download(url: str, place: Path, sha256: str, timeout_s: float) -> bytes:
         raise UserError(f"{url} could not be downloaded ({error}); {by_hand}") from error
     received = hashlib.sha256(data).hexdigest()
     if received != sha256:
-        raise UserError(f"{url} sent {len(data)} bytes with sha256 {received}, not the expected file; {by_hand}")
+        raise UserError(
+            f"{url} sent {len(data)} bytes with sha256 {received}, not the expected file; {by_hand}"
+        )
     with cache_errors(place.parent):
         write_file(place, data)
     return data

@@ -86,7 +86,9 @@ class FineWebEdu(Corpus):
         try:
             datasets = importlib.import_module("datasets")
         except ImportError as error:
-            raise UserError(f"data=fineweb_edu needs the datasets library: {install('fineweb')}") from error
+            raise UserError(
+                f"data=fineweb_edu needs the datasets library: {install('fineweb')}"
+            ) from error
         rows = datasets.load_dataset(
             REPOSITORY, name=self.name, split="train", revision=self.revision, streaming=True
         ).skip(skip)
@@ -112,7 +114,9 @@ class FineWebEdu(Corpus):
                 done.append(_store(folder, done, *collected))
             _log.info("FineWeb-Edu: %d of %d training tokens", train_tokens(done), self.max_tokens)
         if len(done) < 2:
-            raise UserError("FineWeb-Edu ended before the first training document; lower data.val_documents")
+            raise UserError(
+                "FineWeb-Edu ended before the first training document; lower data.val_documents"
+            )
         return folder, done
 
     def _encoded(self, tokenizer: Tokenizer, skip: int) -> Iterator[tuple[str, Ids]]:
@@ -133,7 +137,9 @@ class FineWebEdu(Corpus):
             for text, ids in zip(texts, _separated(tokenizer, texts), strict=True):
                 yield hashlib.sha256(text.encode()).hexdigest()[:32], ids
 
-    def _collect(self, stream: Iterator[tuple[str, Ids]], done: list[Shard]) -> tuple[Ids, int, list[str]] | None:
+    def _collect(
+        self, stream: Iterator[tuple[str, Ids]], done: list[Shard]
+    ) -> tuple[Ids, int, list[str]] | None:
         """The next shard's ids, the documents consumed up to its end and its digests; None when the stream is over."""
         validation = not done
         held_out = set() if validation else set(done[0].digests)

@@ -42,7 +42,9 @@ class KnownText:
 
     def read(self, corpus: TextCorpus, cache: Path) -> bytes:
         """The text of `corpus`. Raises UserError if it is another one, without a word of what it holds."""
-        sizes = [n for entry in TEXT_ENTRIES[1:] if isinstance(n := self.fingerprints.get(entry), int)]
+        sizes = [
+            n for entry in TEXT_ENTRIES[1:] if isinstance(n := self.fingerprints.get(entry), int)
+        ]
         if len(sizes) == 2 and not corpus.may_hold(sum(sizes)):
             raise self._other_text(corpus)
         try:
@@ -68,7 +70,9 @@ class KnownText:
             )
 
     def _other_text(self, corpus: TextCorpus) -> UserError:
-        place = f"data.path={corpus.path}" if isinstance(corpus, TextFile) else type(corpus).__name__
+        place = (
+            f"data.path={corpus.path}" if isinstance(corpus, TextFile) else type(corpus).__name__
+        )
         return UserError(
             f"{self.run} was trained on other text than {place} holds now; put the text back, name where it lies with "
             "data.path=..., or start a new run"

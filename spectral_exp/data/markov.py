@@ -49,7 +49,13 @@ class Markov(TextCorpus):
         require(2 <= n_symbols <= 52, "n_symbols", n_symbols, "from 2 to 52")
         most = max(k for k in range(1, 13) if n_symbols**k <= _MAX_CONTEXTS)
         allowed = f"at most {most} with n_symbols={n_symbols}"
-        require(order <= most, "order", order, allowed, f"n_symbols^order must not exceed {_MAX_CONTEXTS}")
+        require(
+            order <= most,
+            "order",
+            order,
+            allowed,
+            f"n_symbols^order must not exceed {_MAX_CONTEXTS}",
+        )
         require(1 <= n_tokens <= _MAX_TOKENS, "n_tokens", n_tokens, f"from 1 to {_MAX_TOKENS}")
         require(concentration > 0, "concentration", concentration, "> 0")
         require(seed >= 0, "seed", seed, ">= 0")
@@ -82,7 +88,9 @@ class Markov(TextCorpus):
     @property
     def entropy_bits_per_byte(self) -> float:
         """Entropy rate: the entropy of the next letter, averaged over the contexts."""
-        return float(-(self.stationary @ (self.transitions * np.log2(self.transitions)).sum(axis=1)))
+        return float(
+            -(self.stationary @ (self.transitions * np.log2(self.transitions)).sum(axis=1))
+        )
 
     def read(self, cache: Path) -> bytes:
         """Draw the text; the first context comes from the stationary distribution."""
@@ -102,5 +110,11 @@ class Markov(TextCorpus):
 
     def stamp(self, cache: Path) -> Stamp:
         """All settings, and the version of numpy, whose distributions may change between versions."""
-        settings: Stamp = [self.order, self.n_symbols, self.n_tokens, repr(self.concentration), self.seed]
+        settings: Stamp = [
+            self.order,
+            self.n_symbols,
+            self.n_tokens,
+            repr(self.concentration),
+            self.seed,
+        ]
         return ["markov", np.__version__, *settings]

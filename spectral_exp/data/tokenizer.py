@@ -48,7 +48,9 @@ class CharTokenizer(Tokenizer):
         points = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
         ids = self._ids[np.minimum(points, len(self._ids) - 1)]
         if ids.min(initial=0) < 0:
-            raise UserError(self._unknown(sorted({chr(point) for point in points[ids < 0].tolist()})))
+            raise UserError(
+                self._unknown(sorted({chr(point) for point in points[ids < 0].tolist()}))
+            )
         encoded: Ids = ids.astype(self.dtype)
         return encoded
 

@@ -59,8 +59,13 @@ class Tokenizer(ABC):
 
     def __init__(self, pieces: Sequence[bytes], special: dict[int, str] | None = None) -> None:
         self._special = special or {}
-        self._pieces = [b"" if i in self._special else bytes(piece) for i, piece in enumerate(pieces)]
-        self._shown = [self._special[i].encode() if i in self._special else p for i, p in enumerate(self._pieces)]
+        self._pieces = [
+            b"" if i in self._special else bytes(piece) for i, piece in enumerate(pieces)
+        ]
+        self._shown = [
+            self._special[i].encode() if i in self._special else p
+            for i, p in enumerate(self._pieces)
+        ]
         self.vocab_size = len(self._pieces)
         self.dtype = id_dtype(self.vocab_size)
         self.token_bytes: Bytes64 = np.array([len(piece) for piece in self._pieces], dtype=np.int64)
@@ -83,7 +88,9 @@ class Tokenizer(ABC):
         unknown = "\ufffd".encode()
         shown, size = self._shown, self.vocab_size
         values = ids.tolist() if hasattr(ids, "tolist") else ids  # arrays and tensors alike
-        return b"".join(shown[i] if 0 <= i < size else unknown for i in values).decode("utf-8", errors="replace")
+        return b"".join(shown[i] if 0 <= i < size else unknown for i in values).decode(
+            "utf-8", errors="replace"
+        )
 
     def token_text(self, token: int) -> str:
         """A short printable label of one id, for plots and tables: no blanks, no control characters."""
@@ -92,7 +99,9 @@ class Tokenizer(ABC):
             text = piece.decode("utf-8")
         except UnicodeDecodeError:
             return "".join(f"\\x{byte:02x}" for byte in piece)
-        return "".join("\u2423" if c == " " else c if c.isprintable() else _escaped(c) for c in text)
+        return "".join(
+            "\u2423" if c == " " else c if c.isprintable() else _escaped(c) for c in text
+        )
 
     def byte_counts(self, id_counts: Bytes64) -> Bytes64:
         """How often each of the 256 byte values occurs in a text whose ids occur `id_counts` (V,) times."""

@@ -52,9 +52,18 @@ class QFE(Loss):
         require(0 <= coherence_weight < math.inf, "coherence_weight", coherence_weight, ">= 0")
         require(0 < temperature < math.inf, "temperature", temperature, "> 0")
         require(projection_dim >= 1, "projection_dim", projection_dim, ">= 1")
-        require(0 <= amplitude_threshold < math.inf, "amplitude_threshold", amplitude_threshold, ">= 0")
-        self.vocab_size, self.coherence_weight, self.temperature = vocab_size, coherence_weight, temperature
-        self.amplitude_threshold, self.projected_size = amplitude_threshold, min(projection_dim, vocab_size)
+        require(
+            0 <= amplitude_threshold < math.inf, "amplitude_threshold", amplitude_threshold, ">= 0"
+        )
+        self.vocab_size, self.coherence_weight, self.temperature = (
+            vocab_size,
+            coherence_weight,
+            temperature,
+        )
+        self.amplitude_threshold, self.projected_size = (
+            amplitude_threshold,
+            min(projection_dim, vocab_size),
+        )
         signs = None
         if vocab_size > projection_dim:
             generator = torch.Generator().manual_seed(seed)
@@ -69,7 +78,10 @@ class QFE(Loss):
         with torch.autocast(logits.device.type, enabled=False):
             actual = sketch_targets(targets, self.projected_size, self.signs, predicted.dtype)
             penalty = coherence(predicted, actual, self.amplitude_threshold)
-        return loss + self.coherence_weight * penalty, {"loss": loss.detach(), "coherence": penalty.detach()}
+        return loss + self.coherence_weight * penalty, {
+            "loss": loss.detach(),
+            "coherence": penalty.detach(),
+        }
 
 
 def coherence(predicted: Tensor, actual: Tensor, threshold: float) -> Tensor:
@@ -107,7 +119,9 @@ class _Coherence(torch.autograd.Function):
             # The inverse transform adds to each frequency its mirror image, but to the first and to that of T / 2.
             T = predicted.shape[1]
             gradient[:, 1 : (T + 1) // 2].mul_(0.5)
-            ctx.save_for_backward(torch.fft.irfft(gradient, n=T, dim=1, norm="forward").div_(n_counted))
+            ctx.save_for_backward(
+                torch.fft.irfft(gradient, n=T, dim=1, norm="forward").div_(n_counted)
+            )
         return mean
 
     @staticmethod

@@ -48,7 +48,9 @@ def cross_entropy_and_probabilities(
 
 def sketch_targets(targets: Tensor, size: int, signs: Tensor | None, dtype: torch.dtype) -> Tensor:
     """The sketch (..., P) of the one-hot vectors of `targets` (...)."""
-    signs_of_targets = torch.ones_like(targets, dtype=dtype) if signs is None else signs.to(dtype)[targets]
+    signs_of_targets = (
+        torch.ones_like(targets, dtype=dtype) if signs is None else signs.to(dtype)[targets]
+    )
     zeros = torch.zeros(*targets.shape, size, dtype=dtype, device=targets.device)
     return zeros.scatter_(-1, (targets % size)[..., None], signs_of_targets[..., None])
 
@@ -67,11 +69,20 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, targets: Tensor, temperature: float | None, size: int, signs: Tensor | None
+        ctx: Any,
+        logits: Tensor,
+        targets: Tensor,
+        temperature: float | None,
+        size: int,
+        signs: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
         dtype = _wide(logits.dtype)
         log_sums = torch.empty(len(logits), 1, dtype=dtype, device=logits.device)
-        sketch = None if temperature is None else torch.empty(len(logits), size, dtype=dtype, device=logits.device)
+        sketch = (
+            None
+            if temperature is None
+            else torch.empty(len(logits), size, dtype=dtype, device=logits.device)
+        )
         for rows, buffer in _pieces(logits):
             x = logits[rows].to(dtype)
             peaks = x.amax(-1, keepdim=True)
@@ -91,7 +102,9 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, loss_grad: Tensor | None, sketch_grad: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, loss_grad: Tensor | None, sketch_grad: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         logits, targets, log_sums, sketch, signs = ctx.saved_tensors
         size = logits.shape[1]
         per_token = log_sums.new_zeros(()) if loss_grad is None else loss_grad / len(logits)

@@ -116,7 +116,9 @@ class SoftmaxAttention(Attention):
 
     keeps_projection: bool = True
 
-    def __init__(self, n_embd: int, n_head: int, block_size: int, dropout: float, bias: bool, score_size: int) -> None:
+    def __init__(
+        self, n_embd: int, n_head: int, block_size: int, dropout: float, bias: bool, score_size: int
+    ) -> None:
         super().__init__(n_embd, n_head, block_size)
         self.dropout, self.scale, self.head_size = dropout, 1.0, n_embd // n_head
         self.score_width = n_head * score_size
@@ -139,7 +141,9 @@ class SoftmaxAttention(Attention):
             k, v = state.append(k, v)
         T, S = q.shape[2], k.shape[2]
         # Only a later chunk of several tokens needs a mask of its own: a lone token sees everything before it.
-        mask = torch.ones(T, S, dtype=torch.bool, device=x.device).tril(S - T) if 1 < T < S else None
+        mask = (
+            torch.ones(T, S, dtype=torch.bool, device=x.device).tril(S - T) if 1 < T < S else None
+        )
         dropout = self.dropout if self.training else 0.0
         # Fused kernels want as many features as channels. Zeros change no dot product.
         features, channels = q.shape[-1], v.shape[-1]
@@ -147,7 +151,9 @@ class SoftmaxAttention(Attention):
             q, k = F.pad(q, (0, channels - features)), F.pad(k, (0, channels - features))
         elif features > channels:
             v = F.pad(v, (0, features - channels))
-        y = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=T == S, scale=self.scale)[..., :channels]
+        y = F.scaled_dot_product_attention(
+            q, k, v, mask, dropout, is_causal=T == S, scale=self.scale
+        )[..., :channels]
         mixed: Tensor = self.residual_dropout(self.output(y.transpose(1, 2).flatten(2)))
         return mixed
 
@@ -165,7 +171,9 @@ class SoftmaxAttention(Attention):
     def flops_per_token(self) -> int:
         """The linear maps, T scores of F features and T values of C channels, and what making the features costs."""
         linear = 2 * self.n_embd * (2 * self.score_width + self.n_embd) + 2 * self.n_embd**2
-        return linear + 2 * self.block_size * (self.score_width + self.n_embd) + self.feature_flops()
+        return (
+            linear + 2 * self.block_size * (self.score_width + self.n_embd) + self.feature_flops()
+        )
 
     def _queries_keys_values(self, x: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = self.project(x).split([self.score_width, self.score_width, self.n_embd], dim=-1)
@@ -180,7 +188,9 @@ class SoftmaxAttention(Attention):
 class DotProductAttention(SoftmaxAttention):
     """Scaled dot-product attention (Vaswani et al. 2017); the settings are those of SoftmaxAttention."""
 
-    def __init__(self, n_embd: int, n_head: int, block_size: int, dropout: float = 0.0, bias: bool = False) -> None:
+    def __init__(
+        self, n_embd: int, n_head: int, block_size: int, dropout: float = 0.0, bias: bool = False
+    ) -> None:
         super().__init__(n_embd, n_head, block_size, dropout, bias, n_embd // n_head)
         self.scale = (n_embd // n_head) ** -0.5
 
@@ -197,14 +207,25 @@ class RotaryAttention(SoftmaxAttention):
     cosines: Tensor
     sines: Tensor
 
-    def __init__(self, n_embd: int, n_head: int, block_size: int, dropout: float = 0.0, bias: bool = False) -> None:
+    def __init__(
+        self, n_embd: int, n_head: int, block_size: int, dropout: float = 0.0, bias: bool = False
+    ) -> None:
         head_size = n_embd // n_head
         super().__init__(n_embd, n_head, block_size, dropout, bias, head_size)
         self.scale = head_size**-0.5
-        require(head_size % 2 == 0, "n_embd", n_embd, f"n_head={n_head} times an even number for rotary attention")
+        require(
+            head_size % 2 == 0,
+            "n_embd",
+            n_embd,
+            f"n_head={n_head} times an even number for rotary attention",
+        )
         # Angles in float64: float32 would be off by 1e-4 radians after some thousand tokens.
-        angles = torch.arange(block_size, dtype=torch.float64)[:, None] * geometric_rates(head_size // 2, torch.float64)
-        self.register_buffer("cosines", angles.cos().to(torch.get_default_dtype()), persistent=False)
+        angles = torch.arange(block_size, dtype=torch.float64)[:, None] * geometric_rates(
+            head_size // 2, torch.float64
+        )
+        self.register_buffer(
+            "cosines", angles.cos().to(torch.get_default_dtype()), persistent=False
+        )
         self.register_buffer("sines", angles.sin().to(torch.get_default_dtype()), persistent=False)
 
     def queries_and_keys(self, q: Tensor, k: Tensor, start: int) -> tuple[Tensor, Tensor]:
@@ -249,8 +270,14 @@ class InterferenceAttention(SoftmaxAttention):
 
     def queries_and_keys(self, q: Tensor, k: Tensor, start: int) -> tuple[Tensor, Tensor]:
         """Shift both by the phase offsets and normalise both to length 1; tau goes with the queries."""
-        offsets, tau, size = self.phase_offsets[:, None], self.tau[:, None, None], max(self.n_wave, self.head_size)
-        return to_length(upcast(q), offsets, tau, size), to_length(upcast(k), offsets, torch.ones_like(tau), size)
+        offsets, tau, size = (
+            self.phase_offsets[:, None],
+            self.tau[:, None, None],
+            max(self.n_wave, self.head_size),
+        )
+        return to_length(upcast(q), offsets, tau, size), to_length(
+            upcast(k), offsets, torch.ones_like(tau), size
+        )
 
     def feature_flops(self) -> int:
         """Offset, square, sum and division for q and k, and tau."""
@@ -323,7 +350,11 @@ def _with_norms(x: Tensor, shift: Tensor, length: Tensor) -> tuple[Tensor, Tenso
     shifted = x + shift
     norms: Tensor = torch.linalg.vector_norm(shifted, dim=-1, keepdim=True).clamp_min(_LEAST_NORM)
     # In place of a constant, so that the derivative goes on through it.
-    return shifted, norms, length + torch.where(length.abs() < _LEAST_LENGTH, _LEAST_LENGTH - length.detach(), 0.0)
+    return (
+        shifted,
+        norms,
+        length + torch.where(length.abs() < _LEAST_LENGTH, _LEAST_LENGTH - length.detach(), 0.0),
+    )
 
 
 class _ToLength(torch.autograd.Function):

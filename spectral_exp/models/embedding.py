@@ -38,7 +38,9 @@ class Embedding(nn.Module, ABC):
 class StandardEmbedding(Embedding):
     """A table of learned token vectors plus, where attention carries no position itself, one of positions."""
 
-    def __init__(self, vocab_size: int, block_size: int, n_embd: int, position_table: bool = True) -> None:
+    def __init__(
+        self, vocab_size: int, block_size: int, n_embd: int, position_table: bool = True
+    ) -> None:
         super().__init__()
         self.table = nn.Embedding(vocab_size, n_embd)
         self.positions = nn.Embedding(block_size, n_embd) if position_table else None

@@ -47,7 +47,9 @@ def generate(
     require(top_k is None or top_k >= 1, "top_k", top_k, ">= 1 or null")
     require(top_p is None or 0 < top_p <= 1, "top_p", top_p, "> 0 and <= 1, or null")
     if ids.ndim != 2 or ids.shape[1] == 0:
-        raise UserError(f"the prompt must be ids (B, T) with at least one token; got shape {tuple(ids.shape)}")
+        raise UserError(
+            f"the prompt must be ids (B, T) with at least one token; got shape {tuple(ids.shape)}"
+        )
     was_training = model.training
     model.eval()
     try:

@@ -46,7 +46,9 @@ class MLP(nn.Module):
         require(activation in ("gelu", "resonance"), "activation", activation, "gelu or resonance")
         require(expansion >= 1, "expansion", expansion, ">= 1")
         require(n_hidden is None or n_hidden >= 1, "n_hidden", n_hidden, ">= 1 or null")
-        self.activation: Callable[[Tensor], Tensor] = resonance if activation == "resonance" else F.gelu
+        self.activation: Callable[[Tensor], Tensor] = (
+            resonance if activation == "resonance" else F.gelu
+        )
         self.n_embd, self.n_hidden = n_embd, n_hidden or expansion * n_embd
         self.hidden = nn.Linear(n_embd, self.n_hidden, bias=bias)
         self.output = nn.Linear(self.n_hidden, n_embd, bias=bias)
@@ -59,7 +61,9 @@ class MLP(nn.Module):
 
     def flops_per_token(self) -> int:
         """The two linear maps, and the activation: one operation for gelu, four for resonance, per hidden channel."""
-        return 4 * self.n_embd * self.n_hidden + self.n_hidden * (4 if self.activation is resonance else 1)
+        return 4 * self.n_embd * self.n_hidden + self.n_hidden * (
+            4 if self.activation is resonance else 1
+        )
 
 
 class Block(nn.Module):
@@ -132,14 +136,25 @@ class GPT(nn.Module):
         n_harmonic: int | None = None,
     ) -> None:
         super().__init__()
-        sizes = {"vocab_size": vocab_size, "block_size": block_size, "n_layer": n_layer, "n_head": n_head}
+        sizes = {
+            "vocab_size": vocab_size,
+            "block_size": block_size,
+            "n_layer": n_layer,
+            "n_head": n_head,
+        }
         for name, size in {**sizes, "n_embd": n_embd}.items():
             require(size >= 1, name, size, ">= 1")
         require(n_layer <= _MAX_LAYERS, "n_layer", n_layer, f"<= {_MAX_LAYERS}")
         for name, waves in {"n_wave": n_wave, "n_harmonic": n_harmonic}.items():
             require(waves is None or waves >= 1, name, waves, ">= 1 or null")
         require(0 <= dropout < 1, "dropout", dropout, ">= 0 and < 1")
-        require(n_embd % n_head == 0, "n_embd", n_embd, f"a multiple of n_head={n_head}", "change one of them")
+        require(
+            n_embd % n_head == 0,
+            "n_embd",
+            n_embd,
+            f"a multiple of n_head={n_head}",
+            "change one of them",
+        )
         self.vocab_size, self.block_size, self.n_layer = vocab_size, block_size, n_layer
         self.n_head, self.n_embd, self.n_wave, self.n_harmonic = n_head, n_embd, n_wave, n_harmonic
         self.uses_randomness = dropout > 0
@@ -151,9 +166,13 @@ class GPT(nn.Module):
         _refuse_settings("embedding", embedding, {**in_embedding, "position_table": None})
         _refuse_settings("mlp", mlp, part)
         attentions = [attention(**in_attention) for _ in range(n_layer)]
-        self.embedding = embedding(**in_embedding, position_table=not attentions[0].carries_position)
+        self.embedding = embedding(
+            **in_embedding, position_table=not attentions[0].carries_position
+        )
         self.embedding_dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(Block(n_embd, layer, cast(MLP, mlp(**part)), bias) for layer in attentions)
+        self.blocks = nn.ModuleList(
+            Block(n_embd, layer, cast(MLP, mlp(**part)), bias) for layer in attentions
+        )
         self.norm = nn.LayerNorm(n_embd, bias=bias)
         self.head = nn.Linear(n_embd, vocab_size, bias=False)
         if tie_weights:
@@ -170,9 +189,13 @@ class GPT(nn.Module):
         if cache is not None:
             start = cache.length
             if cache.batch_size != ids.shape[0]:
-                raise UserError(f"the cache is for {cache.batch_size} sequences at once; got {ids.shape[0]}")
+                raise UserError(
+                    f"the cache is for {cache.batch_size} sequences at once; got {ids.shape[0]}"
+                )
         if start + ids.shape[1] > self.block_size:
-            raise UserError(f"{start + ids.shape[1]} tokens exceed block_size={self.block_size}; crop the input")
+            raise UserError(
+                f"{start + ids.shape[1]} tokens exceed block_size={self.block_size}; crop the input"
+            )
         x = self.embedding_dropout(self.embedding(ids, start))
         for i, block in enumerate(self.blocks):
             x = block(x, start, None if cache is None else cache.layers[i])
@@ -183,7 +206,9 @@ class GPT(nn.Module):
 
     def new_cache(self, batch_size: int) -> Cache:
         """An empty cache for decoding `batch_size` sequences of up to `block_size` tokens."""
-        return Cache(batch_size, [block.attention.new_state(batch_size) for block in self._blocks()])
+        return Cache(
+            batch_size, [block.attention.new_state(batch_size) for block in self._blocks()]
+        )
 
     def metrics(self) -> dict[str, Tensor]:
         """Values worth logging: name to a detached 0-dim tensor."""
@@ -194,7 +219,9 @@ class GPT(nn.Module):
         """The mixing weights (H, T, T) of block `layer` (from 0) for `ids` (1, T), as in evaluation."""
         require(0 <= layer < self.n_layer, "layer", layer, f"between 0 and {self.n_layer - 1}")
         if ids.shape[0] != 1 or ids.shape[1] > self.block_size:
-            raise UserError(f"attention_weights takes ids (1, T <= {self.block_size}); got {tuple(ids.shape)}")
+            raise UserError(
+                f"attention_weights takes ids (1, T <= {self.block_size}); got {tuple(ids.shape)}"
+            )
         was_training = self.training
         if was_training:
             self.eval()
@@ -224,7 +251,11 @@ class GPT(nn.Module):
                     groups[self._role(module, name, parameter)].append(parameter)
         undecayed = {"wave", "vector"}
         return [
-            {"params": parameters, "role": role, **({"weight_decay": 0.0} if role in undecayed else {})}
+            {
+                "params": parameters,
+                "role": role,
+                **({"weight_decay": 0.0} if role in undecayed else {}),
+            }
             for role, parameters in groups.items()
             if parameters
         ]
@@ -239,7 +270,10 @@ class GPT(nn.Module):
             "embedding": [self.embedding],
             "attention": [block.attention for block in blocks],
             "mlp": [block.mlp for block in blocks],
-            "norm": [self.norm, *(norm for block in blocks for norm in (block.attention_norm, block.mlp_norm))],
+            "norm": [
+                self.norm,
+                *(norm for block in blocks for norm in (block.attention_norm, block.mlp_norm)),
+            ],
             "head": [self.head],
         }
         seen: set[int] = set()
@@ -252,7 +286,9 @@ class GPT(nn.Module):
 
     def parameters_by_component(self) -> dict[str, int]:
         """How many numbers the parameters of each component hold, and all together."""
-        counts = {name: sum(p.numel() for p in own) for name, own in self.component_parameters().items()}
+        counts = {
+            name: sum(p.numel() for p in own) for name, own in self.component_parameters().items()
+        }
         return {**counts, "total": sum(counts.values())}
 
     def flops_per_token(self) -> int:
@@ -262,7 +298,10 @@ class GPT(nn.Module):
         discount for the causal half) and the head dominate; the parts add what is their own: waves, features,
         activations. Normalisations and residual additions are left out.
         """
-        blocks = sum(block.attention.flops_per_token() + block.mlp.flops_per_token() for block in self._blocks())
+        blocks = sum(
+            block.attention.flops_per_token() + block.mlp.flops_per_token()
+            for block in self._blocks()
+        )
         return self.embedding.flops_per_token() + blocks + 2 * self.n_embd * self.vocab_size
 
     def _blocks(self) -> Iterator[Block]:
@@ -280,10 +319,18 @@ class GPT(nn.Module):
         return "vector" if parameter.ndim < 2 else "hidden"
 
 
-def _refuse_settings(part: str, factory: Callable[..., nn.Module], given: Mapping[str, object]) -> None:
+def _refuse_settings(
+    part: str, factory: Callable[..., nn.Module], given: Mapping[str, object]
+) -> None:
     """Raise a SettingError where a partial brings values of its own for what the model gives to all its parts."""
     for name, value in getattr(factory, "keywords", {}).items():
-        require(name not in given, f"{part}.{name}", value, "left to the model", "leave it out: the model sets it")
+        require(
+            name not in given,
+            f"{part}.{name}",
+            value,
+            "left to the model",
+            "leave it out: the model sets it",
+        )
 
 
 def initialise(model: GPT) -> None:

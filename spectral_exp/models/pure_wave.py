@@ -30,7 +30,9 @@ def mix_quadratic(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (q @ k.transpose(-1, -2)).tril() @ v
 
 
-def mix_linear(q: Tensor, k: Tensor, v: Tensor, chunk_size: int, before: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def mix_linear(
+    q: Tensor, k: Tensor, v: Tensor, chunk_size: int, before: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The same sums in O(T) time and memory: quadratic inside chunks, by running sums between them.
 
     Args:
@@ -43,7 +45,9 @@ def mix_linear(q: Tensor, k: Tensor, v: Tensor, chunk_size: int, before: Tensor 
         The mixed values (B, H, T, E) and the running sums (B, H, W, E) after the last token.
     """
     T = q.shape[2]
-    q, k, v = (_chunks(x, chunk_size) for x in (q, k, v))  # (B, H, N, L, any); padding adds zeros to the sums
+    q, k, v = (
+        _chunks(x, chunk_size) for x in (q, k, v)
+    )  # (B, H, N, L, any); padding adds zeros to the sums
     sums = (k.transpose(-1, -2) @ v).cumsum(dim=2)  # (B, H, N, W, E), each chunk's own included
     first = torch.zeros_like(sums[:, :, :1]) if before is None else before[:, :, None]
     sums = torch.cat([first, sums + first], dim=2)
@@ -104,7 +108,12 @@ class PureWaveAttention(Attention):
         require(n_wave >= 1, "n_wave", n_wave, ">= 1")
         require(mode in ("quadratic", "linear"), "mode", mode, "quadratic or linear")
         require(chunk_size >= 1, "chunk_size", chunk_size, ">= 1")
-        require(frequencies in ("projected", "learned"), "frequencies", frequencies, "projected or learned")
+        require(
+            frequencies in ("projected", "learned"),
+            "frequencies",
+            frequencies,
+            "projected or learned",
+        )
         fits = feature_length is None or 0 < feature_length < math.inf
         require(fits, "feature_length", feature_length, "a finite number > 0, or null")
         self.n_wave, self.mode, self.chunk_size = n_wave, mode, chunk_size
@@ -112,7 +121,9 @@ class PureWaveAttention(Attention):
         self.omega: nn.Parameter | None = None
         if frequencies == "learned":
             self.omega = nn.Parameter(geometric_rates(n_wave).repeat(n_head, 1))
-        self.projections = 2 if frequencies == "learned" else 4  # q and k: phases, or frequencies too
+        self.projections = (
+            2 if frequencies == "learned" else 4
+        )  # q and k: phases, or frequencies too
         self.waves = nn.Linear(n_embd, self.projections * n_head * n_wave, bias=bias)
         self.values = nn.Linear(n_embd, n_embd, bias=bias)
         self.output = nn.Linear(n_embd, n_embd, bias=bias)
@@ -125,13 +136,17 @@ class PureWaveAttention(Attention):
             q, k = self._features(x, start)
             v = F.pad(upcast(v), (0, 1), value=1.0)  # the channel of ones sums up the weights
             if isinstance(state, RunningSums):
-                mixed, state.sums = mix_linear(q, k, v, min(self.chunk_size, x.shape[1]), state.sums)
+                mixed, state.sums = mix_linear(
+                    q, k, v, min(self.chunk_size, x.shape[1]), state.sums
+                )
             elif self.mode == "linear":
                 mixed, _ = mix_linear(q, k, v, self.chunk_size)
             else:
                 mixed = mix_quadratic(q, k, v)
             y = mixed[..., :-1] / mixed[..., -1:]
-        result: Tensor = self.residual_dropout(self.output(y.transpose(1, 2).flatten(2).to(self.output.weight.dtype)))
+        result: Tensor = self.residual_dropout(
+            self.output(y.transpose(1, 2).flatten(2).to(self.output.weight.dtype))
+        )
         return result
 
     def weights(self, x: Tensor) -> Tensor:
@@ -152,15 +167,21 @@ class PureWaveAttention(Attention):
         and writing and reading W x (D + 1) running sums.
         """
         head = self.n_embd // self.n_head + 1
-        linear = 2 * self.n_embd * (self.projections * self.n_head * self.n_wave) + 4 * self.n_embd**2
+        linear = (
+            2 * self.n_embd * (self.projections * self.n_head * self.n_wave) + 4 * self.n_embd**2
+        )
         features = 12 * 2 * self.n_head * self.n_wave
-        span = self.block_size if self.mode == "quadratic" else min(self.chunk_size, self.block_size)
+        span = (
+            self.block_size if self.mode == "quadratic" else min(self.chunk_size, self.block_size)
+        )
         sums = 0 if self.mode == "quadratic" else 4 * self.n_wave * head
         return linear + features + self.n_head * (2 * span * (self.n_wave + head) + sums)
 
     def _features(self, x: Tensor, start: int) -> tuple[Tensor, Tensor]:
         """The positive features phi(q), phi(k), each (B, H, T, W)."""
-        positions = torch.arange(start, start + x.shape[1], device=x.device, dtype=self.waves.weight.dtype)[:, None]
+        positions = torch.arange(
+            start, start + x.shape[1], device=x.device, dtype=self.waves.weight.dtype
+        )[:, None]
         # Here even the linear map is exempt from autocast: an error of the frequency grows with the position.
         projected = self._heads(self.waves(x.to(self.waves.weight.dtype)))
         if self.omega is None:

@@ -46,7 +46,9 @@ def match_parameters(
 def _widest(count: Callable[[int], int], target: int, guess: int, multiple: int) -> int:
     """The largest multiple of `multiple` whose count does not exceed `target`, searched from guess * multiple."""
     if count(multiple) > target:
-        raise UserError(f"the narrowest model, n_embd={multiple}, already has {count(multiple)} > {target} parameters")
+        raise UserError(
+            f"the narrowest model, n_embd={multiple}, already has {count(multiple)} > {target} parameters"
+        )
     while count(guess * multiple) > target:
         guess -= 1
     while count((guess + 1) * multiple) <= target:

@@ -17,7 +17,11 @@ class UndrawnWeights(TorchFunctionMode):
     """
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: Any = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Call `func`, unless it would fill a tensor with first values."""
         if getattr(func, "__module__", None) == nn.init.__name__:

@@ -71,7 +71,9 @@ def wave_packets(freqs: Tensor, phases: Tensor, amps: Tensor) -> Tensor:
     """
     harmonics = torch.arange(1, amps.shape[-1] + 1, device=amps.device, dtype=amps.dtype)
     theta = 2 * math.pi * freqs[..., None] * harmonics + phases[..., None]
-    return torch.cat([(amps * torch.sin(theta)).flatten(-2), (amps * torch.cos(theta)).flatten(-2)], dim=-1)
+    return torch.cat(
+        [(amps * torch.sin(theta)).flatten(-2), (amps * torch.cos(theta)).flatten(-2)], dim=-1
+    )
 
 
 def at_positions(packets: Tensor, rates: Tensor, positions: Tensor) -> Tensor:
@@ -131,11 +133,17 @@ class WaveEmbedding(Embedding):
         super().__init__()
         require(n_wave >= 1, "n_wave", n_wave, ">= 1")
         require(n_harmonic >= 1, "n_harmonic", n_harmonic, ">= 1")
-        require(wave_ratio in ("learned", "scheduled"), "wave_ratio", wave_ratio, "learned or scheduled")
+        require(
+            wave_ratio in ("learned", "scheduled"), "wave_ratio", wave_ratio, "learned or scheduled"
+        )
         require(0 < ratio_start < 1, "ratio_start", ratio_start, "between 0 and 1, both excluded")
         require(0 < ratio_end < 1, "ratio_end", ratio_end, "between 0 and 1, both excluded")
         self.n_wave, self.n_harmonic = n_wave, n_harmonic
-        self.scheduled, self.ratio_start, self.ratio_end = wave_ratio == "scheduled", ratio_start, ratio_end
+        self.scheduled, self.ratio_start, self.ratio_end = (
+            wave_ratio == "scheduled",
+            ratio_start,
+            ratio_end,
+        )
 
         self.table = nn.Embedding(vocab_size, n_embd)
         ladder = torch.linspace(0.5, 5.0, n_wave)
@@ -165,13 +173,17 @@ class WaveEmbedding(Embedding):
                 # Few kinds of tokens: their packets first, each taken as often as it occurs.
                 packets = F.embedding(ids, self._packets(self.base_freqs, self.phases, amps))
             else:
-                found = [F.embedding(ids, values) for values in (self.base_freqs, self.phases, amps)]
+                found = [
+                    F.embedding(ids, values) for values in (self.base_freqs, self.phases, amps)
+                ]
                 packets = self._packets(*found)
             packets = at_positions(packets, upcast(self.position_rates), positions)
         wave = self.to_channels(packets.to(self.to_channels.weight.dtype))
         r = torch.sigmoid(self.wave_ratio)
         rows = self.table(ids)
-        blend: Tensor = self.norm(rows + r * (wave - rows))  # keeps the difference alone for the backward pass
+        blend: Tensor = self.norm(
+            rows + r * (wave - rows)
+        )  # keeps the difference alone for the backward pass
         return blend
 
     def _packets(self, freqs: Tensor, phases: Tensor, amps: Tensor) -> Tensor:
@@ -188,7 +200,9 @@ class WaveEmbedding(Embedding):
         if self.scheduled:
             done = min(max(fraction, 0.0), 1.0)
             with torch.no_grad():
-                self.wave_ratio.fill_(_logit(self.ratio_start + done * (self.ratio_end - self.ratio_start)))
+                self.wave_ratio.fill_(
+                    _logit(self.ratio_start + done * (self.ratio_end - self.ratio_start))
+                )
 
     def metrics(self) -> dict[str, Tensor]:
         """The share r of the wave packet in the blend, as `wave_ratio`."""

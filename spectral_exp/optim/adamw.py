@@ -42,7 +42,12 @@ def build_adamw(
         tensors = [tensor for group in groups for tensor in group["params"]]
         fused = all(t.device.type in FUSED_DEVICES and t.is_floating_point() for t in tensors)
     return EagerAdamW(
-        groups, lr=learning_rate, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay, fused=fused
+        groups,
+        lr=learning_rate,
+        betas=(betas[0], betas[1]),
+        eps=eps,
+        weight_decay=weight_decay,
+        fused=fused,
     )
 
 
@@ -54,9 +59,16 @@ def as_groups(params: Parameters) -> list[dict[str, Any]]:
     return [{**group, "params": list(group["params"])} for group in items]
 
 
-def check_adam(rate_name: str, rate: float, betas: tuple[float, float], eps: float, weight_decay: float) -> None:
+def check_adam(
+    rate_name: str, rate: float, betas: tuple[float, float], eps: float, weight_decay: float
+) -> None:
     """Refuse settings outside their ranges; `rate_name` is what the caller calls its learning rate."""
     require(0 < rate < math.inf, rate_name, rate, "> 0")
-    require(len(betas) == 2 and all(0 <= b < 1 for b in betas), "betas", betas, "two numbers, each >= 0 and < 1")
+    require(
+        len(betas) == 2 and all(0 <= b < 1 for b in betas),
+        "betas",
+        betas,
+        "two numbers, each >= 0 and < 1",
+    )
     require(0 < eps < math.inf, "eps", eps, "> 0")
     require(0 <= weight_decay < math.inf, "weight_decay", weight_decay, ">= 0")

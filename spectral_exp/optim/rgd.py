@@ -172,7 +172,11 @@ class RGD(EagerOptimizer):
         """Add a group, checking its settings and those it takes over."""
         group = {**self.defaults, **param_group}
         check_adam("lr", group["lr"], group["betas"], group["eps"], group["weight_decay"])
-        strength, warmup, gate = group["resonance_strength"], group["warmup_steps"], group["gate_embeddings"]
+        strength, warmup, gate = (
+            group["resonance_strength"],
+            group["warmup_steps"],
+            group["gate_embeddings"],
+        )
         require(0 <= strength <= 1, "resonance_strength", strength, "between 0 and 1")
         require(warmup >= 0, "warmup_steps", warmup, ">= 0")
         require(gate in GATES, "gate_embeddings", gate, "one of " + ", ".join(GATES))
@@ -200,14 +204,18 @@ class RGD(EagerOptimizer):
         if means_of_rho:
             resonance, before = torch.cat(means_of_rho).mean(), self._resonance
             if self._finite is not None:
-                resonance = torch.where(self._finite, resonance, math.nan if before is None else before)
+                resonance = torch.where(
+                    self._finite, resonance, math.nan if before is None else before
+                )
             self._resonance = resonance
         return loss
 
     @property
     def can_step_conditionally(self) -> bool:
         """Whether `step_if` can be used: with the fused kernel, and not between the steps of `gate_every`."""
-        fused = all(_fused(parameter) for group in self.param_groups for parameter in group["params"])
+        fused = all(
+            _fused(parameter) for group in self.param_groups for parameter in group["params"]
+        )
         return fused and all(group["gate_every"] == 1 for group in self.param_groups)
 
     def step_if(self, finite: Tensor) -> None:
@@ -235,7 +243,10 @@ class RGD(EagerOptimizer):
             self._prepare(parameter)
         gated = [p for p in parameters if gates and p.ndim >= 2]
         self._adamw(parameters if not gates else [p for p in parameters if p.ndim < 2], group)
-        means = [self._gated_update(batch, group, both_axes=gate == "both") for batch in self._batches(gated)]
+        means = [
+            self._gated_update(batch, group, both_axes=gate == "both")
+            for batch in self._batches(gated)
+        ]
         return [rho for rho in means if rho is not None]
 
     def _batches(self, parameters: list[Tensor]) -> list[list[Tensor]]:
@@ -248,31 +259,47 @@ class RGD(EagerOptimizer):
         for p in parameters:
             # What is not contiguous stays alone: moments and direction have to share its layout.
             layout = None if p.is_contiguous() else id(p)
-            like = batches.setdefault((p.shape, p.dtype, p.device, layout, self.state[p].get("ungated_steps")), [[]])
+            like = batches.setdefault(
+                (p.shape, p.dtype, p.device, layout, self.state[p].get("ungated_steps")), [[]]
+            )
             most = _CPU_BATCH if p.device.type == "cpu" else _GPU_BATCH
             if (len(like[-1]) + 1) * p.numel() > most and like[-1]:
                 like.append([])
             like[-1].append(p)
         return [batch for like in batches.values() for batch in like]
 
-    def _gated_update(self, batch: list[Tensor], group: dict[str, Any], both_axes: bool) -> Tensor | None:
+    def _gated_update(
+        self, batch: list[Tensor], group: dict[str, Any], both_axes: bool
+    ) -> Tensor | None:
         """Update matrices of one shape through the gate; returns the means of rho if the gate was applied now."""
         states = [self.state[p] for p in batch]
         lr, decay, interval = group["lr"], group["weight_decay"], group["gate_every"]
         # AdamW without decay that starts at zero, with the rate -1, arrives at U; where a step is skipped, at zero.
         first = batch[0]
-        directions = torch.zeros_like(first)[None] if len(batch) == 1 else first.new_zeros(len(batch), *first.shape)
+        directions = (
+            torch.zeros_like(first)[None]
+            if len(batch) == 1
+            else first.new_zeros(len(batch), *first.shape)
+        )
         self._adamw(batch, {**group, "lr": -1.0, "weight_decay": 0.0}, moved=list(directions))
         steps = torch.stack([state["step"] for state in states])
         alpha = resonance_strength_at(steps, group["resonance_strength"], group["warmup_steps"])
         rate = lr if self._finite is None else lr * self._finite.double()
         torch._foreach_mul_(batch, 1 - rate * decay)
         if interval == 1 and "pending" not in states[0]:
-            updates, means = gated_directions(_stack(batch), directions, rate * alpha, rate * (1 - alpha), both_axes)
+            updates, means = gated_directions(
+                _stack(batch), directions, rate * alpha, rate * (1 - alpha), both_axes
+            )
             torch._foreach_sub_(batch, list(updates))
             return means
         capturing = first.is_cuda and torch.cuda.is_current_stream_capturing()
-        require(not capturing, "gate_every", interval, "1 in a CUDA graph", "which repeats one of the k steps forever")
+        require(
+            not capturing,
+            "gate_every",
+            interval,
+            "1 in a CUDA graph",
+            "which repeats one of the k steps forever",
+        )
         for p, state, direction, strength in zip(batch, states, directions, alpha, strict=True):
             if "pending" not in state:
                 state["pending"] = torch.zeros_like(p)
@@ -293,7 +320,9 @@ class RGD(EagerOptimizer):
                 del state["pending"], state["ungated_steps"]
         return means
 
-    def _adamw(self, parameters: list[Tensor], group: dict[str, Any], moved: list[Tensor] | None = None) -> None:
+    def _adamw(
+        self, parameters: list[Tensor], group: dict[str, Any], moved: list[Tensor] | None = None
+    ) -> None:
         """One step of AdamW with the means of `parameters`, taken by these or by the tensors `moved`."""
         if not parameters:
             return

@@ -40,7 +40,11 @@ class _Decay(Constant):
     """What the shapes that end at `min_ratio` have in common."""
 
     def __init__(
-        self, max_steps: int, warmup_steps: int = 0, min_ratio: float = 0.1, decay_steps: int | None = None
+        self,
+        max_steps: int,
+        warmup_steps: int = 0,
+        min_ratio: float = 0.1,
+        decay_steps: int | None = None,
     ) -> None:
         super().__init__(max_steps, warmup_steps)
         require(0 <= min_ratio <= 1, "min_ratio", min_ratio, "between 0 and 1")

@@ -16,7 +16,10 @@ def stand_ins(groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Parameter groups like `groups`, with one small parameter for each number of dimensions; gradients are zero."""
     small = []
     for group in groups:
-        parameters = [torch.nn.Parameter(torch.zeros([_SIZE] * n)) for n in sorted({p.ndim for p in group["params"]})]
+        parameters = [
+            torch.nn.Parameter(torch.zeros([_SIZE] * n))
+            for n in sorted({p.ndim for p in group["params"]})
+        ]
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)
         small.append({**group, "params": parameters})
