@@ -1,7 +1,8 @@
-"""A folder of finished things that any number of processes may build and read at the same time.
+"""A cache folder that any number of processes may write and read at the same time.
 
-Everything is built under a unique name beside its final place, synced, and renamed: what stands under a final name is
-whole, or is recognised as damaged by the sizes and checksums in its `meta.json` and built again.
+Each entry is built under a unique name beside its final path, synced, and renamed. An entry under
+its final name is therefore complete, or the sizes and checksums in its `meta.json` show the damage
+and it is built again.
 """
 
 from __future__ import annotations
@@ -33,23 +34,23 @@ _log = logging.getLogger(__name__)
 
 @contextmanager
 def cache_errors(root: Path) -> Iterator[None]:
-    """Tell a failure to use the cache folder as a UserError that names the remedy."""
+    """Convert an OSError of the cache folder to a UserError that names the remedy."""
     try:
         yield
     except OSError as error:
         raise UserError(
             f"the cache folder {root} cannot be used ({error.strerror or error}); "
-            f"set {CACHE_VARIABLE} to a folder that can be written and has room"
+            f"set {CACHE_VARIABLE} to a writable folder with free space"
         ) from error
 
 
 def digest(value: object) -> str:
-    """Hexadecimal SHA-256 of a JSON-able value, independent of the order of keys."""
+    """Return the hexadecimal SHA-256 of a JSON-able value, independent of the order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes, read in pieces."""
+    """Return the hexadecimal SHA-256 of a file's bytes."""
     sha = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(1 << 20):
@@ -58,8 +59,8 @@ def file_sha256(path: Path) -> str:
 
 
 def sync(path: Path) -> None:
-    """Make a file's bytes, or a folder's entries, survive a power cut."""
-    if os.name == "nt" and path.is_dir():  # Windows has no handle to sync a folder by
+    """Flush a file's bytes, or a folder's entries, to disk."""
+    if os.name == "nt" and path.is_dir():  # Windows cannot sync a folder
         return
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -69,12 +70,12 @@ def sync(path: Path) -> None:
 
 
 def unique_sibling(path: Path) -> Path:
-    """A name beside `path` that no other process or call uses."""
+    """Return a path beside `path` that no other process or call uses."""
     return path.with_name(f"{_DRAFT_PREFIX}{path.name}-{os.getpid()}-{uuid.uuid4().hex[:12]}")
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a whole file or nothing: temporary file, sync, rename, sync of the folder."""
+    """Write a file atomically and durably."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = unique_sibling(path)
     try:
@@ -87,7 +88,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file, or None when the file is missing, unreadable or not JSON."""
+    """Return the value in a JSON file, or None if the file is missing, unreadable or not JSON."""
     try:
         return json.loads(read_regular(path, _MAX_JSON_BYTES))
     except (OSError, ValueError, RecursionError):
@@ -95,10 +96,10 @@ def read_json(path: Path) -> Any:
 
 
 def load_entry(folder: Path) -> dict[str, Any] | None:
-    """The values that `build_entry` stored with a folder, or None when it is missing or damaged.
+    """Return the values stored with a folder by `build_entry`, or None if it is missing or damaged.
 
-    Every file must have its recorded size. Its checksum is computed again only when its modification time differs from
-    the recorded one, so that loading a large untouched entry costs no reading.
+    Every file must have its recorded size. A checksum is recomputed only if the modification time
+    differs from the recorded one, so a large unmodified entry is not read.
     """
     if not folder.exists():
         return None
@@ -108,7 +109,7 @@ def load_entry(folder: Path) -> dict[str, Any] | None:
             values: dict[str, Any] = meta["body"]["values"]
             return values
     except (TypeError, KeyError, OSError):
-        pass  # garbage in place of the expected structure, or a file that is gone: damaged, as reported below
+        pass  # another structure than expected, or a missing file: reported as damage below
     _log.warning("the cache entry %s is damaged and will be built again", folder)
     return None
 
@@ -127,10 +128,10 @@ def _files_match(folder: Path, files: dict[str, dict[str, Any]]) -> bool:
 
 
 def build_entry(folder: Path, fill: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    """Build a folder that appears complete or not at all, and return the values stored with it.
+    """Build a folder atomically and return the values stored with it.
 
-    `fill(draft)` writes the files into the empty folder `draft` and returns JSON-able values. If another process
-    finished the same folder meanwhile, its result is taken and ours is dropped.
+    `fill(draft)` writes the files into the empty folder `draft` and returns JSON-able values. If
+    another process completes the same folder first, its result is used.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(folder.parent)
@@ -140,7 +141,7 @@ def build_entry(folder: Path, fill: Callable[[Path], dict[str, Any]]) -> dict[st
         _seal(draft, fill(draft))
         placed = _place(draft, folder)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)  # after success it has moved away
+        shutil.rmtree(draft, ignore_errors=True)  # after success it no longer exists
     return build_entry(folder, fill) if placed is None else placed
 
 
@@ -162,15 +163,13 @@ def _seal(draft: Path, values: dict[str, Any]) -> None:
 
 
 def _place(draft: Path, folder: Path) -> dict[str, Any] | None:
-    """Move the draft to its place; the values found there, or None if another process took it for a damaged one."""
+    """Rename the draft to `folder` and return its values, or None if another process removed it."""
     for _ in range(_ATTEMPTS):
         try:
-            draft.rename(
-                folder
-            )  # refuses a folder with something in it, so nobody's finished work is overwritten
+            draft.rename(folder)  # fails if the folder has content, so no entry is overwritten
             sync(folder.parent)
         except FileNotFoundError:
-            return load_entry(folder)  # moved in the round before, and away since
+            return load_entry(folder)  # renamed in an earlier attempt
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
@@ -182,9 +181,9 @@ def _place(draft: Path, folder: Path) -> dict[str, Any] | None:
 
 
 def _discard(folder: Path) -> None:
-    """Take a damaged entry out of the way in one rename, then delete it."""
+    """Rename a damaged entry, then delete it."""
     trash = unique_sibling(folder)
-    with suppress(FileNotFoundError):  # another process was quicker
+    with suppress(FileNotFoundError):  # another process removed it first
         folder.rename(trash)
     if trash.is_dir():
         shutil.rmtree(trash, ignore_errors=True)
@@ -193,7 +192,7 @@ def _discard(folder: Path) -> None:
 
 
 def _remove_abandoned(parent: Path) -> None:
-    """Delete drafts of processes that were killed long ago."""
+    """Delete drafts older than two days, which killed processes left behind."""
     for path in parent.glob(f"{_DRAFT_PREFIX}*"):
         with suppress(FileNotFoundError):
             if time.time() - path.stat().st_mtime > _ABANDONED_AFTER_S:
