@@ -75,7 +75,7 @@ class TrainingStep:
         )
 
     def __call__(self) -> None:
-        """One step."""
+        """Do one step."""
         loss, _ = self.loss(self.model(self.ids[:, :-1]), self.ids[:, 1:])
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

@@ -95,7 +95,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--baseline",
         metavar="GROUP",
-        help="group to compare the others with (default: classic, else the first by its settings)",
+        help="group to compare the others with, independent of --sort "
+        "(default: classic, else the first by its settings)",
     )
     parser.add_argument(
         "--sort",
