@@ -123,8 +123,7 @@ class Demo:
                 self.visualization.generate_model_plots(step, model)
 
     def history(self) -> dict[str, tuple[list[int], list[float]]]:
-        """Return steps and values of the metrics except the loss, including those before a
-        resume."""
+        """Return steps and values of the metrics except the loss, from the whole run."""
         entries = self.metrics.load_metrics()
         steps = [entry["step"] for entry in entries]
         names = ("learning_rate", "perplexity")
@@ -151,8 +150,8 @@ def run_demo(base_dir: Path, steps: int) -> Path:
     print(f"3. Training, interrupted after step {interrupted_at}")
     demo.train(model, optimizer, [], 1, interrupted_at)
     del model, optimizer
-    for checkpoint in demo.checkpoints.list_checkpoints():
-        print(f"   {Path(checkpoint['path']).name}: {checkpoint['size_mb']:.2f} MB")
+    for entry in demo.checkpoints.list_checkpoints():
+        print(f"   {Path(entry['path']).name}: {entry['size_mb']:.2f} MB")
 
     print("4. Resuming from the newest checkpoint")
     model, optimizer = demo.new_model()
@@ -163,7 +162,7 @@ def run_demo(base_dir: Path, steps: int) -> Path:
     optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
     losses, step = checkpoint["loss_history"], checkpoint["step"]
     n_removed = demo.metrics.cut_back(step)
-    print(f"   from step {step}; moved {n_removed} later metrics entries to a backup file")
+    print(f"   from step {step}; moved {n_removed} later metrics entries to metrics.cut.jsonl")
     demo.train(model, optimizer, losses, step + 1, steps)
 
     print("5. MetricsLogger: all entries are on disk, in order")

@@ -260,12 +260,12 @@ def _alternate(case: _Case, steps: int, ours: Path, bare: Path) -> list[_Pair]:
     )
     (job,) = CommandLine.parse([*_RUN, *case.settings, *lengths]).compose()
     with _quiet(), build(job.config, ours, []) as runner, build(job.config, bare, []) as other:
-        turns = _Turns(case.block, runner.stepper.batches, runner)
-        turns.bare = _bare_block(other, _Turns(case.block, other.batches))
+        batches = _BlockBatches(case.block, runner.stepper.batches, runner)
+        batches.bare = _bare_block(other, _BlockBatches(case.block, other.batches))
         gc.collect()
-        runner.stepper.batches = turns
+        runner.stepper.batches = batches
         runner.run()
-        return turns.pairs
+        return batches.pairs
 
 
 @contextmanager
@@ -279,7 +279,7 @@ def _quiet() -> Iterator[None]:
         logger.level = level
 
 
-def _bare_block(parts: Runner, batches: _Turns) -> Callable[[int, int], None]:
+def _bare_block(parts: Runner, batches: _BlockBatches) -> Callable[[int, int], None]:
     """Return the bare loop, a function of its first step and of the step after its last."""
     model, optimizer, loss = parts.model, parts.optimizer, parts.loss
     parameters, clip = list(model.parameters()), parts.settings.grad_clip
@@ -296,7 +296,7 @@ def _bare_block(parts: Runner, batches: _Turns) -> Callable[[int, int], None]:
     return block
 
 
-class _Turns:
+class _BlockBatches:
     """Batches of a loop; those of `Runner` also run the bare loop at the start of each block.
 
     The bare loop gets its batches by the same call, so both loops pay for it.

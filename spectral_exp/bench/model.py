@@ -1,5 +1,4 @@
-"""Time and memory of a training step of the wave stack relative to classic, and of classic to a
-bare loop.
+"""Time and memory of a training step, wave relative to classic and classic to a bare loop.
 
 Classic uses torch's fused AdamW and attention, and the cross-entropy of `spectral_exp.losses`,
 which needs less time and memory than torch's.

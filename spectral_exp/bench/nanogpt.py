@@ -1,5 +1,4 @@
-"""nanoGPT's recipe for a CPU (Karpathy 2022) as a minimal loop, and the classic model on the same
-batches.
+"""nanoGPT's CPU recipe (Karpathy 2022) as a minimal loop, and the classic model on its batches.
 
 Both models are GPT-2 without biases and dropout: 4 layers of 4 heads, 128 channels, 12 sequences of
 64 characters per step.

@@ -51,8 +51,7 @@ def _has_stager() -> bool:
 
 @contextlib.contextmanager
 def process_group() -> Iterator[None]:
-    """Context manager of the process group that torch's distributed checkpoints require, if
-    supported."""
+    """Provide the process group that torch's distributed checkpoints require, if supported."""
     import torch.distributed
 
     if not torch.distributed.is_available():

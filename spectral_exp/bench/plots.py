@@ -1,5 +1,4 @@
-"""Cost of plots for training, drawn in the training process or a child process, at the size of
-`make run`.
+"""Cost of plots for training at the size of `make run`, in the same or a child process.
 
 Letters: B batch, T tokens.
 """
@@ -92,8 +91,7 @@ class _Run:
         return {"blocked_ms": 1e3 * blocked_s, "drawn_s": time.perf_counter() - start}
 
     def compute_attention(self) -> Figures:
-        """Compute the last layer's attention weights after a step, which every attention plot
-        needs."""
+        """Compute the last layer's attention weights, the minimal work of an attention plot."""
         self.step()
         ids = torch.tensor([self.sample.ids])
         with one_thread(), torch.no_grad():

@@ -1,5 +1,4 @@
-"""Transformer of any size on random tokens, to be saved during training, and the contender
-interface.
+"""A transformer of any size on random tokens, and the interface of checkpoint contenders.
 
 Letters: B batch, T tokens, C channels, H heads, V vocabulary.
 """
@@ -94,8 +93,7 @@ class _Transformer(nn.Module):
 
 
 class Training:
-    """A float32 model with its AdamW after one step: about 50 weight tensors, and the moments of
-    each.
+    """A float32 model of about 50 weight tensors with its AdamW after one step.
 
     Args:
         size_mb: approximate size of weights and moments, in 10^6 bytes.

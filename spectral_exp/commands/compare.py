@@ -163,18 +163,18 @@ def _check(options: argparse.Namespace) -> None:
 
 def _report(options: argparse.Namespace) -> str:
     """Read the runs, draw the plots of --plots, and return the text."""
-    found = ResultsAggregator(options.folders, index=not options.no_index)
-    if not found.runs:
+    results = ResultsAggregator(options.folders, index=not options.no_index)
+    if not results.runs:
         places = ", ".join(str(folder) for folder in options.folders)
-        reasons = "".join(f"\n  {path}: {reason}" for path, reason in found.left_out)
+        reasons = "".join(f"\n  {path}: {reason}" for path, reason in results.left_out)
         raise UserError(
             f"there is no run that can be used below {places}"
             + (f"; left out:{reasons}" if reasons else "")
         )
-    chosen = found.where(options.where)
+    chosen = results.where(options.where)
     if not chosen.runs:
         raise UserError(
-            f"none of {counted(len(found.runs), 'run')} meets {' and '.join(options.where)}"
+            f"none of {counted(len(results.runs), 'run')} meets {' and '.join(options.where)}"
         )
     metrics = list(dict.fromkeys(split_names(options.metric)))
     for metric in metrics:

@@ -168,8 +168,7 @@ def diagnose(
 def _measure(
     trained: Trained, batches: Iterable[tuple[Tensor, Tensor]], n_targets: int
 ) -> tuple[float, list[LayerAttention]]:
-    """Return the mean loss and the attention statistics, and leave the gradient in the
-    parameters."""
+    """Return the mean loss and the attention statistics; leave the gradient in the parameters."""
     import torch
     from torch import nn
     from torch.nn import functional as F

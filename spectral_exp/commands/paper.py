@@ -155,7 +155,7 @@ def _print_verdict(verdict: Verdict, paper: Path) -> int:
     for remark in verdict.remarks:
         print(f"note: {printable(remark, 2000)}")
     for item in verdict.unknown:
-        print(f"cannot tell: {printable(item, 2000)}")
+        print(f"not verified: {printable(item, 2000)}")
     for item in verdict.wrong:
         print(f"WRONG: {printable(item, 2000)}")
     outcome = {

@@ -51,8 +51,7 @@ class Batches:
         self._key = np.array([seed, _STREAM], dtype=np.uint64)
 
     def __call__(self, step: int, micro_step: int = 0) -> Pair:
-        """Return inputs x and targets y, which are x shifted by one token: (B, T) int64 on the
-        CPU."""
+        """Return inputs x and targets y, the next tokens: (B, T) int64 on the CPU."""
         counter = np.array([0, micro_step, step, self._rank], dtype=np.uint64)
         words = np.random.Philox(key=self._key, counter=counter).random_raw(self._batch_size)
         uniform = (words >> np.uint64(11)) * 2.0**-53  # 53 random bits: [0, 1)

@@ -53,8 +53,7 @@ class TextCorpus(Corpus, ABC):
 
     @abstractmethod
     def stamp(self, cache: Path) -> Stamp:
-        """Return values that change with the text, such as file sizes and times, without reading
-        it."""
+        """Return values that change with the text, such as file sizes and times."""
 
     def may_hold(self, n_bytes: int) -> bool:
         """Whether the text can be `n_bytes` long, judged without opening a file."""
@@ -238,8 +237,7 @@ class Shakespeare(TextCorpus):
 
 
 def list_files(root: Path, skipped_folders: frozenset[str] = frozenset()) -> list[str]:
-    """Return the sorted POSIX paths, relative to `root`, of all regular files that are not
-    hidden."""
+    """Return the sorted POSIX paths, relative to `root`, of all files that are not hidden."""
     return sorted(path.relative_to(root).as_posix() for path in walk_files(root, skipped_folders))
 
 

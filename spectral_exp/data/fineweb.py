@@ -171,8 +171,7 @@ class FineWebEdu(Corpus):
 
 
 def train_tokens(shards: list[Shard]) -> int:
-    """Return the number of training tokens in `shards`, the first of which is the validation
-    text."""
+    """Return the number of training tokens; the first of `shards` is the validation text."""
     return sum(shard.tokens for shard in shards[1:])
 
 
@@ -182,8 +181,7 @@ def read_shard(folder: Path, shard: Shard, dtype: npt.DTypeLike) -> Ids:
 
 
 def _encode_with_separators(tokenizer: Tokenizer, texts: list[str]) -> list[Ids]:
-    """Encode each text and a separator: the end-of-text token, or an empty line if there is
-    none."""
+    """Encode each text and a separator: the end-of-text token if it exists, or an empty line."""
     if tokenizer.end_of_text is None:
         return tokenizer.encode_many([text + "\n\n" for text in texts])
     end = np.array([tokenizer.end_of_text], dtype=tokenizer.dtype)
@@ -191,9 +189,9 @@ def _encode_with_separators(tokenizer: Tokenizer, texts: list[str]) -> list[Ids]
 
 
 def _store(folder: Path, done: list[Shard], ids: Ids, documents: int, digests: list[str]) -> Shard:
-    """Write a shard, then the manifest that lists it; an interruption in between loses only the
-    shard.
+    """Write a shard, then the manifest that lists it.
 
+    An interruption in between loses only the shard.
     The name contains the content's checksum, so processes with other settings never overwrite each
     other's shards.
     """

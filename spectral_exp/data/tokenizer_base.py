@@ -92,8 +92,7 @@ class Tokenizer(ABC):
         return text.decode("utf-8", errors="replace")
 
     def token_text(self, token: int) -> str:
-        """Return a short label of one id for plots and tables, without spaces and control
-        characters."""
+        """Return a short printable label of one id for plots and tables."""
         piece = self._shown[token]
         try:
             text = piece.decode("utf-8")

@@ -12,8 +12,7 @@ from spectral_exp.losses.softmax import cross_entropy
 
 
 class Loss(nn.Module):
-    """Base class of losses, which map logits (B, T, V) and targets (B, T) to a scalar and its
-    parts.
+    """Base class of losses of logits (B, T, V) and targets (B, T).
 
     The part `loss` is always the plain cross-entropy, the mean over all tokens in nats. A loss that
     draws no random numbers sets `uses_randomness` to False; otherwise the generators are seeded at

@@ -25,8 +25,7 @@ _GPU_PIECE = 2**26
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean cross-entropy of `logits` (..., V) at `targets` (...), in nats and at least
-    float32."""
+    """Return the mean cross-entropy of `logits` (..., V) at `targets` (...), in nats."""
     with torch.autocast(logits.device.type, enabled=False):
         return _apply(logits, targets, None, 0, None)[0]
 
@@ -67,8 +66,7 @@ def _apply(
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy of logits (N, V) and targets (N) and, with a temperature, the sketch (N,
-    P)."""
+    """Mean cross-entropy of logits (N, V) and, with a temperature, their sketch (N, P)."""
 
     @staticmethod
     def forward(
@@ -146,8 +144,7 @@ def _sketch(x: Tensor, size: int, signs: Tensor | None) -> Tensor:
 
 
 def _unsketch(grad: Tensor, size: int, signs: Tensor | None, means: Tensor) -> Tensor:
-    """Return the gradient (n, V) before the sketch, given that after it (n, P), less `means` (n,
-    1)."""
+    """Return the gradient (n, V) before the sketch from that after it (n, P), less `means`."""
     if signs is None:
         return grad - means
     repeated = grad.repeat(1, -(-size // grad.shape[1]))[:, :size]

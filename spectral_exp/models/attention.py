@@ -20,8 +20,8 @@ from torch.autograd.function import once_differentiable
 from spectral_exp.core.errors import require
 from spectral_exp.models.precision import full_precision, upcast
 
-_LEAST_NORM = 1e-6
-_LEAST_LENGTH = 1e-20
+_MIN_NORM = 1e-6
+_MIN_LENGTH = 1e-20
 
 
 def geometric_rates(n: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -178,8 +178,7 @@ class SoftmaxAttention(Attention):
         return KeyValues(batch_size, self.block_size)
 
     def flops_per_token(self) -> int:
-        """Count the linear maps, T scores of F features, T values of C channels, and the
-        features."""
+        """Count the linear maps, T scores, T values, and the features."""
         linear = 2 * self.n_embd * (2 * self.score_width + self.n_embd) + 2 * self.n_embd**2
         return (
             linear + 2 * self.block_size * (self.score_width + self.n_embd) + self.feature_flops()
@@ -364,9 +363,9 @@ def to_length(x: Tensor, shift: Tensor, length: Tensor, size: int) -> Tensor:
 def _nonzero_norms(x: Tensor, shift: Tensor, length: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return x + shift, its norms bounded away from 0, and the length bounded away from 0."""
     shifted = x + shift
-    norms: Tensor = torch.linalg.vector_norm(shifted, dim=-1, keepdim=True).clamp_min(_LEAST_NORM)
+    norms: Tensor = torch.linalg.vector_norm(shifted, dim=-1, keepdim=True).clamp_min(_MIN_NORM)
     # Adding a correction, rather than assigning a constant, keeps the derivative by `length`.
-    correction = torch.where(length.abs() < _LEAST_LENGTH, _LEAST_LENGTH - length.detach(), 0.0)
+    correction = torch.where(length.abs() < _MIN_LENGTH, _MIN_LENGTH - length.detach(), 0.0)
     return shifted, norms, length + correction
 
 
@@ -394,21 +393,19 @@ class _ToLength(torch.autograd.Function):
         grad, scaled = grad[..., : ctx.n_features], scaled[..., : ctx.n_features]
         along = (grad * scaled).sum(-1, keepdim=True).div_(length)  # the gradient's part along x
         # Stretching x changes the result only if its norm is below the minimum.
-        removed = torch.where(norms > _LEAST_NORM, along / length, 0.0)
+        removed = torch.where(norms > _MIN_NORM, along / length, 0.0)
         x_grad = torch.addcmul(grad, scaled, removed, value=-1).mul_(length / norms)
         return x_grad, x_grad.sum_to_size(ctx.shift_shape), along.sum_to_size(length.shape), None
 
 
 def _rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Rotate pairs (x_d, x_{d + D/2}) of x (B, H, T, D) by angles of given cosines and sines (T,
-    D/2)."""
+    """Rotate pairs (x_d, x_{d + D/2}) of x (B, H, T, D) by angles given as (T, D/2)."""
     a, b = x.chunk(2, dim=-1)
     return _concatenate(a * cosines - b * sines, a * sines + b * cosines)
 
 
 def _phasors(x: Tensor, shift: Tensor) -> Tensor:
-    """Map amplitudes and phases (B, H, T, 2W) to [A cos p, A sin p], p shifted by `shift` (H, T,
-    W)."""
+    """Map amplitudes and phases (B, H, T, 2W) to [A cos p, A sin p] with p shifted by `shift`."""
     amplitude, phase = x.chunk(2, dim=-1)
     amplitude, phase = F.softplus(amplitude), phase + shift
     return _concatenate(amplitude * torch.cos(phase), amplitude * torch.sin(phase))

@@ -13,7 +13,7 @@ from torch import Tensor
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.models.gpt import GPT
 
-_COLDEST = 1e-30
+_MIN_TEMPERATURE = 1e-30
 """Lowest temperature that divides logits; below it they may overflow, so sampling is greedy."""
 
 
@@ -91,7 +91,7 @@ def sample(
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Draw one token (B) from each row of `logits` (B, V); settings as for `generate`."""
-    if temperature < _COLDEST:
+    if temperature < _MIN_TEMPERATURE:
         return logits.argmax(-1)
     ranked, tokens = (logits.float() / temperature).sort(stable=True, dim=-1, descending=True)
     if top_k is not None:

@@ -1,5 +1,4 @@
-"""GPT: an embedding, residual blocks of attention and MLP, and a head, with parts chosen by the
-caller.
+"""GPT: an embedding, residual blocks of attention and MLP, and a head, in configurable parts.
 
 Letters: B batch, T tokens, C channels (`n_embd`), H heads, V vocabulary.
 """
@@ -60,8 +59,7 @@ class MLP(nn.Module):
         return y
 
     def flops_per_token(self) -> int:
-        """Count both linear maps and, per hidden channel, one operation for gelu or four for
-        resonance."""
+        """Count both linear maps, and one operation per channel for gelu or four for resonance."""
         activation = 4 if self.activation is resonance else 1
         return 4 * self.n_embd * self.n_hidden + activation * self.n_hidden
 
@@ -219,8 +217,7 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def attention_weights(self, ids: Tensor, layer: int) -> Tensor:
-        """Return the mixing weights (H, T, T) of block `layer`, from 0, for `ids` (1, T), without
-        dropout."""
+        """Return the mixing weights (H, T, T) of block `layer` for `ids` (1, T) in evaluation."""
         require(0 <= layer < self.n_layer, "layer", layer, f"between 0 and {self.n_layer - 1}")
         if ids.shape[0] != 1 or ids.shape[1] > self.block_size:
             raise UserError(
@@ -327,8 +324,7 @@ class GPT(nn.Module):
 def _forbid_shared_settings(
     part: str, factory: Callable[..., nn.Module], shared: Mapping[str, object]
 ) -> None:
-    """Raise SettingError if the partial of a part sets a value that the model passes to all
-    parts."""
+    """Raise SettingError if the partial of a part sets a value that the model passes itself."""
     for name, value in getattr(factory, "keywords", {}).items():
         require(
             name not in shared,

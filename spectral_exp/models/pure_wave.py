@@ -134,8 +134,7 @@ class PureWaveAttention(Attention):
         self.residual_dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, start: int = 0, state: LayerState | None = None) -> Tensor:
-        """Mix x (B, T, C), whose first token stands at position `start`; with `state`, also with
-        all tokens before."""
+        """Mix tokens x (B, T, C) from position `start`, including the tokens held in `state`."""
         v = self._heads(self.values(x))
         with full_precision(x):
             q, k = self._features(x, start)
@@ -153,8 +152,7 @@ class PureWaveAttention(Attention):
         return result
 
     def weights(self, x: Tensor) -> Tensor:
-        """The mixing weights (B, H, T, T): row i says how much of each token j <= i goes into token
-        i."""
+        """Return the mixing weights (B, H, T, T); row i holds the weights of tokens j <= i."""
         with full_precision(x):
             q, k = self._features(x, 0)
             products = (q @ k.transpose(-1, -2)).tril()

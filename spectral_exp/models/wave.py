@@ -80,8 +80,7 @@ def wave_packets(freqs: Tensor, phases: Tensor, amps: Tensor) -> Tensor:
 
 
 def at_positions(packets: Tensor, rates: Tensor, positions: Tensor) -> Tensor:
-    """Return `packets` (B, T, 2WM) moved to `positions` t (T), that is with theta shifted by gamma
-    t.
+    """Return `packets` (B, T, 2WM) moved to `positions` t (T): theta is shifted by gamma t.
 
     A position adds the same angle to all harmonics of a wave, so each pair of sine and cosine is
     rotated by angle addition, and sines are computed for T positions and W waves only.
@@ -169,7 +168,7 @@ class WaveEmbedding(Embedding):
             self.wave_ratio = nn.Parameter(logit)
 
     def forward(self, ids: Tensor, start: int = 0) -> Tensor:
-        """Vectors (B, T, C) of `ids` (B, T), whose first column stands at position `start`."""
+        """Return the vectors (B, T, C) of `ids` (B, T), which begin at position `start`."""
         positions = torch.arange(start, start + ids.shape[1], device=ids.device)
         with full_precision(self.phases):
             amps = self.harmonic_amps.flatten(1)
@@ -192,8 +191,7 @@ class WaveEmbedding(Embedding):
         return wave_packets(upcast(freqs), upcast(phases), amps)
 
     def flops_per_token(self) -> int:
-        """Count the linear map (2WM x C), six operations per harmonic, two per wave, and the blend
-        (3C)."""
+        """Count the linear map (2WM x C), six operations per harmonic, two per wave, the blend."""
         states, n_embd = self.n_wave * self.n_harmonic, self.table.embedding_dim
         return 2 * (2 * states) * n_embd + 6 * states + 2 * self.n_wave + 3 * n_embd
 

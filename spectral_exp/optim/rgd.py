@@ -86,9 +86,9 @@ def _matrices(x: Tensor) -> Tensor:
 
 
 def half_spectra(matrices: Tensor, both_axes: bool = True) -> Tensor:
-    """Return half the spectra of `matrices` (N, R, C), as (N, C // 2 + 1, R); the other half
-    mirrors it.
+    """Return half the spectra of `matrices` (N, R, C), as (N, C // 2 + 1, R).
 
+    The other half mirrors it.
     Two one-dimensional transforms leave the result transposed in memory, which saves a copy in each
     direction compared with one two-dimensional transform.
     """
@@ -119,8 +119,7 @@ def _relative_power(spectra: Tensor, axes: tuple[int, ...]) -> Tensor:
 
 
 def _means_of_halves(rho: Tensor, width: int) -> Tensor:
-    """Return the means over full spectra of `width` columns, given their first half `rho` (N, C //
-    2 + 1, R).
+    """Return the means over full spectra of `width` columns from half `rho` (N, C // 2 + 1, R).
 
     Every column counts twice, except the first one and, for an even width, the last one.
     """
@@ -243,8 +242,7 @@ class RGD(EagerOptimizer):
             self._finite = None
 
     def metrics(self) -> dict[str, Tensor]:
-        """Return the last mean of rho over the gated parameters as `resonance`, or {} before any
-        gating."""
+        """Return the last mean of rho as `resonance`, or {} before any parameter was gated."""
         return {} if self._resonance is None else {"resonance": self._resonance}
 
     def _update(self, group: dict[str, Any]) -> list[Tensor]:
@@ -287,8 +285,7 @@ class RGD(EagerOptimizer):
     def _gated_update(
         self, batch: list[Tensor], group: dict[str, Any], both_axes: bool
     ) -> Tensor | None:
-        """Update matrices of one shape and return the means of rho, or None if the gate was not
-        applied."""
+        """Update matrices of one shape; return the means of rho, or None if they were not gated."""
         states = [self.state[p] for p in batch]
         lr, decay, interval = group["lr"], group["weight_decay"], group["gate_every"]
         # From zero, without decay and with rate -1, AdamW arrives at U, or at zero if the step is
@@ -335,8 +332,7 @@ class RGD(EagerOptimizer):
     def _adamw(
         self, parameters: list[Tensor], group: dict[str, Any], moved: list[Tensor] | None = None
     ) -> None:
-        """Apply one AdamW step with the moments of `parameters` to these, or to the tensors
-        `moved`."""
+        """Apply one AdamW step with the moments of `parameters` to these or to `moved`."""
         if not parameters:
             return
         states = [self.state[parameter] for parameter in parameters]
@@ -360,8 +356,7 @@ class RGD(EagerOptimizer):
         )
 
     def _prepare(self, parameter: Tensor) -> None:
-        """Create the state of a parameter if missing; the fused kernel needs the step on its
-        device."""
+        """Create the state of a parameter if missing, with the step on the device of the kernel."""
         state = self.state[parameter]
         if not state:
             device = parameter.device if _is_fused(parameter) else "cpu"

@@ -13,8 +13,7 @@ _SIZE = 2
 
 
 def stand_ins(groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return copies of `groups` with one small parameter per number of dimensions and zero
-    gradients."""
+    """Return `groups` with one small parameter per number of dimensions and zero gradients."""
     small = []
     for group in groups:
         parameters = [

@@ -428,7 +428,7 @@ def test_an_edited_file_of_other_code_cannot_be_told(copy: Path, capsys: pytest.
     assert run(copy / "paper", "--verify") == 0
     edit(copy / "paper/paper.md", "Abstract", "Summary")
     assert run(copy / "paper", "--verify") == 2
-    assert "cannot tell: paper.md was edited, and was written by other code" in capsys.readouterr().out
+    assert "not verified: paper.md was edited, and was written by other code" in capsys.readouterr().out
 
 
 # --- one run ---------------------------------------------------------------------------------------------------------
