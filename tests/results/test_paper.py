@@ -331,7 +331,7 @@ def test_mistakes_are_told_in_a_line(
 def test_what_was_written_holds(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(made / "paper", "--verify") == 0
     assert (
-        f"{len(numbers(made / 'paper')):,} numbers computed again from the runs, all equal" in capsys.readouterr().out
+        f"{len(numbers(made / 'paper')):,} numbers recomputed from the runs, all equal" in capsys.readouterr().out
     )
 
 
