@@ -207,60 +207,46 @@ def _measure_saves(
     rounds = measure.interleave(
         measurements, n_rounds, budget_s=options.budget_s(130 if size_mb > 500 else 45)
     )
+    return _saving_lines(contenders, first, rounds, has_direct_write)
 
+
+def _saving_lines(
+    contenders: list[Contender],
+    first: Mapping[str, Figures],
+    rounds: measure.Rounds,
+    has_direct_write: bool,
+) -> list[Line]:
+    limits = (PLAIN_WRITE, DIRECT_WRITE) if has_direct_write else (PLAIN_WRITE,)
+    in_background = [each for each in contenders if each.background]
     lines = [Line(MEMORY_COPY, "limit: time", "ms", spread(rounds, MEMORY_COPY, "blocked_ms"))]
-    for limit in (PLAIN_WRITE, *([DIRECT_WRITE] if has_direct_write else [])):
+    for limit in limits:
         lines.append(Line(limit, "limit: time", "s", spread(rounds, limit, "durable_s")))
     for each in contenders:
-        lines.append(
-            Line(
-                each.name, "blocked, first save", "ms", Spread.of([first[each.name]["blocked_ms"]])
-            )
-        )
+        blocked = Spread.of([first[each.name]["blocked_ms"]])
+        lines.append(Line(each.name, "blocked, first save", "ms", blocked))
     for each in contenders:
         lines.append(Line(each.name, "blocked", "ms", spread(rounds, each.name, "blocked_ms")))
     for each in contenders:
         target = COPY_RATIO if each.name == BACKGROUND else None
-        lines.append(
-            Line(
-                each.name,
-                "blocked / memory copy",
-                "x",
-                ratio(rounds, each.name, MEMORY_COPY, "blocked_ms"),
-                target,
-            )
-        )
+        relative = ratio(rounds, each.name, MEMORY_COPY, "blocked_ms")
+        lines.append(Line(each.name, "blocked / memory copy", "x", relative, target))
     for each in in_background:
-        name = f"{each.name}, {OVERLAPPED}"
-        lines.append(
-            Line(each.name, "overlapped: blocked", "ms", spread(rounds, name, "blocked_ms"))
-        )
+        blocked = spread(rounds, f"{each.name}, {OVERLAPPED}", "blocked_ms")
+        lines.append(Line(each.name, "overlapped: blocked", "ms", blocked))
     for each in in_background:
-        name = f"{each.name}, {OVERLAPPED}"
         target = OVERLAPPED_RATIO if each.name == BACKGROUND else None
-        relative = ratio(rounds, name, MEMORY_COPY, "blocked_ms")
+        relative = ratio(rounds, f"{each.name}, {OVERLAPPED}", MEMORY_COPY, "blocked_ms")
         lines.append(Line(each.name, "overlapped: blocked / memory copy", "x", relative, target))
     for each in contenders:
-        lines.append(
-            Line(
-                each.name,
-                "until durable",
-                "s",
-                spread(rounds, each.name, "durable_s"),
-                note=each.note,
-            )
-        )
-    for each in contenders:
-        target = DURABLE_RATIO if each.name in (SYNCHRONOUS, BACKGROUND) else None
-        relative = ratio(rounds, each.name, PLAIN_WRITE, "durable_s")
-        lines.append(
-            Line(each.name, "until durable / plain write + fsync", "x", relative, target, each.note)
-        )
-    for each in contenders if has_direct_write else []:
-        relative = ratio(rounds, each.name, DIRECT_WRITE, "durable_s")
-        lines.append(
-            Line(each.name, "until durable / direct write + fsync", "x", relative, note=each.note)
-        )
+        durable = spread(rounds, each.name, "durable_s")
+        lines.append(Line(each.name, "until durable", "s", durable, note=each.note))
+    for limit in limits:
+        for each in contenders:
+            has_target = limit == PLAIN_WRITE and each.name in (SYNCHRONOUS, BACKGROUND)
+            target = DURABLE_RATIO if has_target else None
+            relative = ratio(rounds, each.name, limit, "durable_s")
+            name = f"until durable / {limit}"
+            lines.append(Line(each.name, name, "x", relative, target, each.note))
     return lines
 
 

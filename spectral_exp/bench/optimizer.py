@@ -89,22 +89,17 @@ def run(options: Options) -> Iterator[Section]:
     rounds = measure.interleave(
         measurements, options.rounds or (2 if options.quick else 25), budget_s=options.budget_s(30)
     )
+    lines = [Line(name, "a step", "ms", spread(rounds, name, "ms")) for name in measurements]
+    for name, other, target in (
+        (RGD_STEP, FUSED, OVER_FUSED),
+        (RGD_STEP, LIMIT, OVER_LIMIT),
+        (FLOOR, LIMIT, None),
+        (RGD_EVERY_4, FUSED, None),
+    ):
+        relative = ratio(rounds, name, other, "ms")
+        lines.append(Line(name, f"a step / {other}", "x", relative, target))
     n_gated = sum(parameter.numel() for parameter in hidden)
-    yield Section(
-        f"an optimizer step, {n_gated / 1e6:.1f} M gated parameters",
-        [
-            *(Line(name, "a step", "ms", spread(rounds, name, "ms")) for name in measurements),
-            *(
-                Line(name, f"a step / {other}", "x", ratio(rounds, name, other, "ms"), target)
-                for name, other, target in (
-                    (RGD_STEP, FUSED, OVER_FUSED),
-                    (RGD_STEP, LIMIT, OVER_LIMIT),
-                    (FLOOR, LIMIT, None),
-                    (RGD_EVERY_4, FUSED, None),
-                )
-            ),
-        ],
-    )
+    yield Section(f"an optimizer step, {n_gated / 1e6:.1f} M gated parameters", lines)
 
 
 def _step_timer(step: Callable[[], object]) -> Callable[[], Figures]:

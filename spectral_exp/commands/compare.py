@@ -104,6 +104,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="order by a metric, best first, or by a setting or label; changes no number "
         "(default: groups by the first metric, runs by name and seed)",
     )
+    _add_output_options(parser)
+    return parser
+
+
+def _add_output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reverse", action="store_true", help="reverse the order")
     parser.add_argument("--runs", action="store_true", help="print one line per run, not per group")
     parser.add_argument(
@@ -136,7 +141,6 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="read every file again, and do not write an index",
     )
-    return parser
 
 
 def _check(options: argparse.Namespace) -> None:
