@@ -279,12 +279,12 @@ class GPT(nn.Module):
             "head": [self.head],
         }
         seen: set[int] = set()
-        found: dict[str, list[nn.Parameter]] = {}
+        parameters: dict[str, list[nn.Parameter]] = {}
         for name, modules in components.items():
             own = {id(p): p for module in modules for p in module.parameters() if id(p) not in seen}
             seen |= own.keys()
-            found[name] = list(own.values())
-        return found
+            parameters[name] = list(own.values())
+        return parameters
 
     def parameters_by_component(self) -> dict[str, int]:
         """Return the number of parameters of each component, and in total."""
