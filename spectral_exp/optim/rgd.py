@@ -291,10 +291,8 @@ class RGD(EagerOptimizer):
         # From zero, without decay and with rate -1, AdamW arrives at U, or at zero if the step is
         # skipped.
         first = batch[0]
-        if len(batch) == 1:
-            directions = torch.zeros_like(first)[None]
-        else:
-            directions = first.new_zeros(len(batch), *first.shape)
+        n, shape = len(batch), first.shape
+        directions = torch.zeros_like(first)[None] if n == 1 else first.new_zeros(n, *shape)
         self._adamw(batch, {**group, "lr": -1.0, "weight_decay": 0.0}, moved=list(directions))
         steps = torch.stack([state["step"] for state in states])
         alpha = resonance_strength_at(steps, group["resonance_strength"], group["warmup_steps"])
