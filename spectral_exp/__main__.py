@@ -15,53 +15,61 @@ from spectral_exp.core.errors import UserError, nearest
 
 COMMANDS = {
     "train": ("spectral_exp.train", "train a model: compose the configuration, run, resume, sweep"),
-    "compare": ("spectral_exp.commands.compare", "compare runs over their seeds, or the settings of two runs"),
+    "compare": ("spectral_exp.commands.compare", "compare runs over seeds, or two configurations"),
     "report": ("spectral_exp.commands.report", "write the report of one run"),
     "paper": ("spectral_exp.commands.paper", "write a paper draft from runs, or verify one"),
-    "generate": ("spectral_exp.commands.generate", "let a trained model write text"),
-    "diagnose": ("spectral_exp.commands.diagnose", "show where attention looks and which parts learn"),
-    "checkpoints": ("spectral_exp.commands.checkpoints", "list, verify, export or prune the checkpoints of a run"),
-    "verify_resume": ("spectral_exp.commands.verify_resume", "prove that a run continues exactly"),
+    "generate": ("spectral_exp.commands.generate", "generate text with a trained model"),
+    "diagnose": ("spectral_exp.commands.diagnose", "print attention ranges and gradient shares"),
+    "checkpoints": (
+        "spectral_exp.commands.checkpoints",
+        "list, verify, export or prune the checkpoints of a run",
+    ),
+    "verify_resume": ("spectral_exp.commands.verify_resume", "verify that a run resumes exactly"),
     "reproduce": ("spectral_exp.commands.reproduce", "repeat a run and compare every number"),
-    "demo": ("spectral_exp.demo_monitoring", "show the monitoring components in a training loop of a few lines"),
-    "bench": ("spectral_exp.bench.__main__", "measure speed beside physical limits and other tools"),
-}  # fmt: skip
-"""Command -> the module of its `main` and `build_parser` (none for `train`, which Hydra parses), and a line of help."""
+    "demo": ("spectral_exp.demo_monitoring", "show the monitoring components in a short loop"),
+    "bench": ("spectral_exp.bench.__main__", "measure speed against limits and other tools"),
+}
+"""Module and help line of each command.
+
+A module defines `main` and, except `train`, which Hydra parses, `build_parser`.
+"""
 
 _EPILOG = """\
-exit codes: 0 success; 1 negative answer or failure; 2 a mistake to correct; 128 + n stopped by signal n
+exit codes: 0 success; 1 negative result or failure; 2 invalid usage; 128 + n stopped by signal n
 
-`spectral-exp COMMAND --help` explains a command. Shell completion: pip install 'spectral-exp[completion]', then
-eval "$(register-python-argcomplete spectral-exp)"
+`spectral-exp COMMAND --help` explains a command. For shell completion run
+pip install 'spectral-exp[completion]', then eval "$(register-python-argcomplete spectral-exp)"
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line `arguments` (default: the process's own) and return the exit code."""
-    given = sys.argv[1:] if arguments is None else arguments
+    """Run the command line `arguments` (default: `sys.argv`) and return the exit code."""
+    words = sys.argv[1:] if arguments is None else arguments
     if "_ARGCOMPLETE" in os.environ:
         _complete()
-    if given and not given[0].startswith("-"):
-        return _dispatch(given[0], None if arguments is None else given[1:])
-    return exit_code(lambda: _print_about(given))
+    if words and not words[0].startswith("-"):
+        return _dispatch(words[0], None if arguments is None else words[1:])
+    return exit_code(lambda: _print_help(words))
 
 
 def _dispatch(name: str, arguments: list[str] | None) -> int:
-    """Run a command; without `arguments` it reads those of the process, as if it were a program of its own."""
+    """Run a command; if `arguments` is None, it reads `sys.argv` like a separate program."""
     name = name.replace("-", "_")
     if name not in COMMANDS:
-        return exit_code(lambda: _refuse(name))
+        return exit_code(lambda: _raise_unknown(name))
     if arguments is None:
         sys.argv[:2] = [f"{sys.argv[0]} {name}"]
     command: Callable[[list[str] | None], int] = importlib.import_module(COMMANDS[name][0]).main
     return command(arguments)
 
 
-def _refuse(name: str) -> int:
-    raise UserError(f"{name} is no command; there are {', '.join(COMMANDS)}{nearest(name, COMMANDS)}")
+def _raise_unknown(name: str) -> int:
+    raise UserError(
+        f"{name} is no command; there are {', '.join(COMMANDS)}{nearest(name, COMMANDS)}"
+    )
 
 
-def _print_about(options: list[str]) -> int:
+def _print_help(options: list[str]) -> int:
     _top_parser().parse_args(options)
     raise UserError(f"name a command: {', '.join(COMMANDS)}; `spectral-exp --help` explains them")
 
@@ -80,7 +88,7 @@ def _top_parser() -> argparse.ArgumentParser:
 
 
 def _complete() -> None:
-    """Print the ways to continue the command line that a shell shows, and end the process."""
+    """Print the completions of the command line for the shell and exit."""
     try:
         import argcomplete
     except ImportError:
@@ -89,7 +97,7 @@ def _complete() -> None:
     commands = parser.add_subparsers()
     words = os.environ.get("COMP_LINE", "").split()
     for name, (module, text) in COMMANDS.items():
-        # Only the parser of the command that is being typed is worth the time of its imports.
+        # Imports take time, so only the typed command gets its full parser.
         is_typed = name in words[1:2]
         if is_typed and name == "train":
             completion.add_arguments(commands.add_parser(name, help=text))

@@ -47,11 +47,11 @@ _CLEAR = "\033[H\033[2J"
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print, write or watch a comparison; returns 0, or 1 if `config-diff` found a difference."""
+    """Print, write or watch a comparison; return 0, or 1 if `config-diff` found a difference."""
     if options.folders[0] == Path(CONFIG_DIFF):
         return _config_diff(options.folders[1:])
     _check(options)
-    keep_freed_memory()  # arrays of the same sizes come and go with every file
+    keep_freed_memory()  # every file allocates and frees arrays of the same sizes
     if options.watch is not None:
         return _watch(options)
     _show(options, _report(options))
@@ -62,51 +62,59 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser(
         "spectral-exp compare",
-        description="Compare finished and running experiments, over their seeds.",
-        epilog=f"{CONFIG_DIFF} RUN RUN: what differs between two runs before training begins.",
+        description="Compare finished and running experiments over their seeds.",
+        epilog=f"{CONFIG_DIFF} RUN RUN: print the differences of two runs before training.",
     )
     parser.add_argument(
-        "folders", nargs="+", type=Path, metavar="FOLDER", help="runs, sweeps, or what holds such"
+        "folders", nargs="+", type=Path, metavar="FOLDER", help="runs, sweeps, or their folders"
     )
     parser.add_argument(
-        "--where", action="append", default=[], metavar="CONDITION",
-        help="only runs with optimizer=rgd, learning_rate<=1e-3, name=wave*,classic ...; repeatable: all must hold",
-    )  # fmt: skip
+        "--where",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help="only runs that meet optimizer=rgd, learning_rate<=1e-3, name=wave*,classic ...; "
+        "repeatable, all conditions must hold",
+    )
     parser.add_argument(
         "--group-by",
         metavar="NAMES",
-        help="settings or parts, by commas (default: runs that differ in their seed alone)",
+        help="comma-separated settings or parts (default: all settings except the seed)",
     )
     parser.add_argument(
         "--metric",
         default="val_bpb",
         metavar="NAMES",
-        help="one or several, by commas (default: val_bpb)",
+        help="comma-separated metrics (default: val_bpb)",
     )
     parser.add_argument(
         "--at",
         default="final",
-        help="which value of each run: final, best or step:N (default: final)",
+        help="value of each run: final, best or step:N (default: final)",
     )
     parser.add_argument(
         "--baseline",
         metavar="GROUP",
-        help="what the others are held against, whatever the order (default: classic, else the first by its settings)",
+        help="group to compare the others with, independent of --sort "
+        "(default: classic, else the first by its settings)",
     )
     parser.add_argument(
         "--sort",
         metavar="NAME",
-        help="order by a metric, best first, or a setting, or label; changes no number "
+        help="order by a metric, best first, or by a setting or label; changes no number "
         "(default: groups by the first metric, runs by name and seed)",
     )
-    parser.add_argument("--reverse", action="store_true", help="sort the other way round")
-    parser.add_argument(
-        "--runs", action="store_true", help="one line for each run instead of groups"
-    )
+    _add_output_options(parser)
+    return parser
+
+
+def _add_output_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--reverse", action="store_true", help="reverse the order")
+    parser.add_argument("--runs", action="store_true", help="print one line per run, not per group")
     parser.add_argument(
         "--format",
         choices=FORMATS,
-        help="(default: by the file's suffix .txt, .md, .csv, .json or .tex, else table)",
+        help="output format (default: by the suffix .txt, .md, .csv, .json or .tex, else table)",
     )
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="write to this file instead of printing"
@@ -126,65 +134,51 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="?",
         const=10.0,
         metavar="SECONDS",
-        help="do it again every so often (default: 10)",
+        help="repeat at this interval (default: 10)",
     )
     parser.add_argument(
         "--no-index",
         action="store_true",
-        help="read every file anew, and keep nothing for next time",
+        help="read every file again, and do not write an index",
     )
-    return parser
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Refuse options that are wrong for any runs."""
+    """Raise SettingError for options that are wrong for any runs."""
     check_at(options.at)
     metrics = split_names(options.metric)
     require(bool(metrics), "--metric", repr(options.metric), "one or several metrics, by commas")
-    require(
-        options.watch is None or 0 < options.watch <= 86400,
-        "--watch",
-        options.watch,
-        "> 0 and <= 86400 (seconds)",
-    )
-    if options.output is not None:
-        require(
-            options.output.parent.is_dir(),
-            "--output",
-            options.output,
-            "a file in an existing folder",
-        )
-        refuse_loss(options.output, force=options.force)
-        known = options.format is not None or options.output.suffix.lower() in _BY_SUFFIX
+    watch, output, plots = options.watch, options.output, options.plots
+    is_interval = watch is None or 0 < watch <= 86400
+    require(is_interval, "--watch", watch, "> 0 and <= 86400 (seconds)")
+    if output is not None:
+        require(output.parent.is_dir(), "--output", output, "a file in an existing folder")
+        refuse_loss(output, force=options.force)
+        has_format = options.format is not None or output.suffix.lower() in _BY_SUFFIX
         allowed = f"a file that ends with {', '.join(filter(None, _BY_SUFFIX))}"
-        require(known, "--output", options.output, allowed, "or name its --format")
-    if options.plots is not None:
-        require(not options.runs, "--plots", options.plots, "without --runs: groups are drawn")
-        require(
-            not options.plots.exists() or options.plots.is_dir(),
-            "--plots",
-            options.plots,
-            "a folder",
-        )
+        require(has_format, "--output", output, allowed, "or name its --format")
+    if plots is not None:
+        require(not options.runs, "--plots", plots, "without --runs: groups are drawn")
+        require(not plots.exists() or plots.is_dir(), "--plots", plots, "a folder")
 
 
 # --- one report -----------------------------------------------------------------------------
 
 
 def _report(options: argparse.Namespace) -> str:
-    """Read the runs; return the text and draw the plots that the options ask for."""
-    found = ResultsAggregator(options.folders, index=not options.no_index)
-    if not found.runs:
+    """Read the runs, draw the plots of --plots, and return the text."""
+    results = ResultsAggregator(options.folders, index=not options.no_index)
+    if not results.runs:
         places = ", ".join(str(folder) for folder in options.folders)
-        reasons = "".join(f"\n  {path}: {reason}" for path, reason in found.left_out)
+        reasons = "".join(f"\n  {path}: {reason}" for path, reason in results.left_out)
         raise UserError(
             f"there is no run that can be used below {places}"
             + (f"; left out:{reasons}" if reasons else "")
         )
-    chosen = found.where(options.where)
+    chosen = results.where(options.where)
     if not chosen.runs:
         raise UserError(
-            f"none of {counted(len(found.runs), 'run')} meets {' and '.join(options.where)}"
+            f"none of {counted(len(results.runs), 'run')} meets {' and '.join(options.where)}"
         )
     metrics = list(dict.fromkeys(split_names(options.metric)))
     for metric in metrics:
@@ -193,9 +187,8 @@ def _report(options: argparse.Namespace) -> str:
     if options.runs:
         runs = _sort(chosen.runs, options, chosen.runs, lambda run: [run], lambda run: run.run_id)
         return tables.render_runs(runs, metrics, options.at, form, chosen.left_out)
-    groups = chosen.groups(
-        list(dict.fromkeys(split_names(options.group_by))) if options.group_by else None
-    )
+    names = list(dict.fromkeys(split_names(options.group_by))) if options.group_by else None
+    groups = chosen.groups(names)
     comparisons = [
         compare(groups, metric, at=options.at, baseline=options.baseline) for metric in metrics
     ]
@@ -214,17 +207,13 @@ def _report(options: argparse.Namespace) -> str:
 
 def _require_metric(metric: str, runs: Sequence[Run]) -> None:
     if not any(run.value(metric) is not None for run in runs):
-        known = {
-            *DERIVED,
-            *(
-                name
-                for run in runs
-                for name in (*run.metrics, *run.results.get("final_metrics", ()))
-            ),
-        }
+        known = set(DERIVED)
+        for run in runs:
+            known.update(run.metrics, run.results.get("final_metrics", ()))
         known.discard("step")
         raise UserError(
-            f"no run has a metric {metric}; known are {', '.join(sorted(known))}{nearest(metric, known)}"
+            f"no run has a metric {metric}; known are {', '.join(sorted(known))}"
+            f"{nearest(metric, known)}"
         )
 
 
@@ -318,9 +307,7 @@ def _watch(options: argparse.Namespace) -> int:
                 text = f"{error}\n"
             head = f"{datetime.now():%Y-%m-%d %H:%M:%S}, every {options.watch:g} s, Ctrl-C ends\n\n"
             if options.output is None:
-                sys.stdout.write(
-                    f"{_CLEAR if on_terminal else ''}{head}{text}{'' if on_terminal else chr(10)}"
-                )
+                sys.stdout.write(f"{_CLEAR}{head}{text}" if on_terminal else f"{head}{text}\n")
                 sys.stdout.flush()
             else:
                 _show(options, text)
@@ -335,19 +322,15 @@ def _watch(options: argparse.Namespace) -> int:
 
 
 def _config_diff(folders: Sequence[Path]) -> int:
-    require(
-        len(folders) == 2,
-        CONFIG_DIFF,
-        " ".join(map(str, folders)) or "nothing",
-        "two run directories",
-    )
+    names = " ".join(map(str, folders)) or "nothing"
+    require(len(folders) == 2, CONFIG_DIFF, names, "two run directories")
     one, other = (_load(path) for path in folders)
-    found = _differences(one, other)
-    for title, lines in found.items():
+    sections = _differences(one, other)
+    for title, lines in sections.items():
         print(f"{title}: {counted(len(lines), 'difference') if lines else 'equal'}")
         for line in lines:
             print(f"  {printable(line)}")
-    return 1 if any(found.values()) else 0
+    return 1 if any(sections.values()) else 0
 
 
 def _load(path: Path) -> Run:
@@ -369,14 +352,9 @@ def _differences(one: Run, other: Run) -> dict[str, list[str]]:
         unequal(*(dict(flat(run.record.get(section) or {})) for run in (one, other)))
         for section in ("dataset", "model")
     )
-    code = (
-        (
-            run.record.get("git") or {},
-            recorded_patch(layout.RunPaths(run.path), run.record.get("git") or {}),
-        )
-        for run in (one, other)
-    )
-    (git_one, patch_one), (git_other, patch_other) = code
+    git_one, git_other = (run.record.get("git") or {} for run in (one, other))
+    patch_one = recorded_patch(layout.RunPaths(one.path), git_one)
+    patch_other = recorded_patch(layout.RunPaths(other.path), git_other)
     return {
         "settings": unequal(*settings),
         "data": data,

@@ -1,7 +1,8 @@
-"""What the parts of trained models do: `python -m spectral_exp diagnose outputs/<run> outputs/<other run>`.
+"""Diagnose the parts of trained models: `spectral-exp diagnose outputs/<run> outputs/<other run>`.
 
-For each layer where its heads look, for each component how much of the gradient it gets, and what the model reports
-of itself, such as the share of the waves in its embedding. All over windows of the run's own validation text.
+The diagnosis holds statistics of the attention weights of each layer, the share of each component
+in the gradient, and the model's own metrics, such as the share of waves in its embedding. It uses
+windows of the run's validation text.
 
 Letters: B batch, H heads, T tokens.
 """
@@ -26,17 +27,17 @@ if TYPE_CHECKING:
 
 _WEIGHTS_AT_ONCE = 2**23
 _LEGEND = """
-Each range is over the heads of a layer, each number a mean over the second half of all windows:
-  entropy   of a head's weights, as a share of that of equal weights: 1 looks at everything alike, 0 at one token
-  own       weight on the token itself
-  previous  weight on the token before
-  distance  how many tokens back the weights lie
-gradient: of the validation loss, the share of its squared norm that belongs to each component"""
+Each range is over the heads of a layer; each number is a mean over the second half of all windows:
+  entropy   entropy of the weights relative to equal weights: 1 for equal weights, 0 for one token
+  own       weight of the token itself
+  previous  weight of the previous token
+  distance  mean distance of the weights in tokens
+gradient: share of each component in the squared norm of the validation loss's gradient"""
 
 
 @dataclass(frozen=True)
 class LayerAttention:
-    """Where the heads of a layer look, each a list over heads: see the legend of the command."""
+    """Statistics of a layer's attention weights, as lists over heads; `--help` explains them."""
 
     entropy: list[float]
     own: list[float]
@@ -46,16 +47,17 @@ class LayerAttention:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was found in one run.
+    """Diagnosis of one run.
 
     Attributes:
-        run: its id.
-        step: of the checkpoint.
-        windows, block_size: how much validation text was looked at, in windows of so many tokens.
-        val_loss: mean cross-entropy over them, nats per token.
-        layers: from the first to the last.
-        gradient_shares: of the squared norm of the gradient of `val_loss`, by component.
-        metrics: what the model reports of itself.
+        run: id of the run.
+        step: step of the checkpoint.
+        windows: number of windows of validation text.
+        block_size: tokens of a window.
+        val_loss: mean cross-entropy over the windows, in nats per token.
+        layers: attention statistics from the first layer to the last.
+        gradient_shares: share of each component in the squared norm of the gradient of `val_loss`.
+        metrics: the model's own metrics.
     """
 
     run: str
@@ -72,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser(
         "spectral-exp diagnose",
-        description="Where attention looks, who gets the gradient, what the waves contribute.",
+        description="Print attention statistics, gradient shares and the contribution of waves.",
         epilog=_LEGEND,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -87,30 +89,30 @@ def build_parser() -> argparse.ArgumentParser:
         "--windows",
         type=int,
         default=64,
-        help="windows of validation text to look at (default: 64)",
+        help="number of windows of validation text (default: 64)",
     )
     parser.add_argument(
         "--checkpoint", default="best", help="best, latest or a step (default: best)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
     parser.add_argument(
-        "--json", action="store_true", help="print everything, head by head, as JSON"
+        "--json", action="store_true", help="print all values as JSON, separately for each head"
     )
     return parser
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print what was found in each run."""
-    found = [
+    """Print the diagnosis of each run."""
+    diagnoses = [
         diagnose(run, windows=options.windows, checkpoint=options.checkpoint, device=options.device)
         for run in options.runs
     ]
     if options.json:
         from spectral_exp.core.json_value import jsonable
 
-        print(json.dumps(jsonable([asdict(diagnosis) for diagnosis in found]), indent=1))
+        print(json.dumps(jsonable([asdict(diagnosis) for diagnosis in diagnoses]), indent=1))
     else:
-        print(printable_lines("\n\n".join(_text(diagnosis) for diagnosis in found)))
+        print(printable_lines("\n\n".join(map(_format_diagnosis, diagnoses))))
         print(_LEGEND)
     return 0
 
@@ -118,22 +120,24 @@ def run(options: argparse.Namespace) -> int:
 def diagnose(
     run: Path, *, windows: int = 64, checkpoint: str = "best", device: str = "auto"
 ) -> Diagnosis:
-    """Look into the model of the run directory `run`.
+    """Return the diagnosis of the model of a run.
 
     Args:
         run: the run directory.
-        windows: how many windows of block_size tokens of its validation text, evenly spread.
+        windows: number of evenly spaced windows of block_size tokens of its validation text.
         checkpoint, device: as for `load_trained`.
 
     Raises:
-        UserError: no such run, checkpoint or device, its text cannot be had or is another, or its context is one token.
+        UserError: the run, checkpoint or device does not exist, the text is unavailable or has
+            changed, or the context is a single token.
     """
     require(windows >= 1, "--windows", windows, ">= 1")
     trained = load_trained(run, checkpoint, device)
     block_size = trained.model.block_size
     if block_size < 2:
         raise UserError(
-            f"{run} has model.block_size={block_size}: attention to a single token has nothing to tell"
+            f"{run} has model.block_size={block_size}; "
+            "diagnose needs a context of at least 2 tokens"
         )
 
     from spectral_exp.config.parts import build_dataset
@@ -148,7 +152,7 @@ def diagnose(
     refuse_changed_data(RunPaths(run), data.fingerprints)
     batch_size = max(1, _WEIGHTS_AT_ONCE // (trained.model.n_head * block_size**2))
     chosen = EvalWindows(data.val, data.tokenizer.token_bytes, block_size, batch_size, windows)
-    val_loss, layers = _look(trained, ((x, y) for x, y, _ in chosen), chosen.n_targets)
+    val_loss, layers = _measure(trained, ((x, y) for x, y, _ in chosen), chosen.n_targets)
     return Diagnosis(
         run=run.resolve().name,
         step=trained.step,
@@ -161,10 +165,10 @@ def diagnose(
     )
 
 
-def _look(
+def _measure(
     trained: Trained, batches: Iterable[tuple[Tensor, Tensor]], n_targets: int
 ) -> tuple[float, list[LayerAttention]]:
-    """The mean loss over the batches and where all layers looked; leaves the loss's gradient in the parameters."""
+    """Return the mean loss and the attention statistics; leave the gradient in the parameters."""
     import torch
     from torch import nn
     from torch.nn import functional as F
@@ -176,24 +180,20 @@ def _look(
     sums = [torch.zeros(4, model.n_head, dtype=torch.float64) for _ in attentions]
     total, queries = 0.0, 0
 
-    def watch(layer: int) -> torch.utils.hooks.RemovableHandle:
-        def before(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+    def add_hook(layer: int) -> torch.utils.hooks.RemovableHandle:
+        def add_sums(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             assert isinstance(module, Attention)
             with torch.no_grad():
-                sums[layer] += attention_sums(module.weights(given[0])).cpu()
+                sums[layer] += attention_sums(module.weights(inputs[0])).cpu()
 
-        return attentions[layer].register_forward_pre_hook(before)
+        return attentions[layer].register_forward_pre_hook(add_sums)
 
-    handles = [watch(layer) for layer in range(len(attentions))]
+    handles = [add_hook(layer) for layer in range(len(attentions))]
     try:
         for x, y in batches:
-            logits = model(x.to(trained.device))
-            loss = (
-                F.cross_entropy(
-                    logits.flatten(0, 1), y.to(trained.device).flatten(), reduction="sum"
-                )
-                / n_targets
-            )
+            logits, targets = model(x.to(trained.device)), y.to(trained.device)
+            loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+            loss = loss / n_targets
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
             queries += len(x) * (x.shape[1] - x.shape[1] // 2)
@@ -204,9 +204,10 @@ def _look(
 
 
 def attention_sums(weights: Tensor) -> Tensor:
-    """Entropy, own, previous and distance of mixing weights (B, H, T, T), T >= 2, summed over queries: (4, H) float64.
+    """Return the sums of entropy, own, previous and distance over queries, (4, H) in float64.
 
-    The queries are those of the second half of the window, which have many tokens in view.
+    `weights` are mixing weights (B, H, T, T), T >= 2. Only the second half of a window's queries
+    counts, since these can attend to many tokens.
     """
     import torch
 
@@ -222,7 +223,7 @@ def attention_sums(weights: Tensor) -> Tensor:
 
 
 def _gradient_shares(trained: Trained) -> dict[str, float]:
-    """The share of each component in the squared norm of the gradient."""
+    """Return the share of each component in the squared norm of the gradient."""
     squares = {
         name: sum(p.grad.cpu().double().square().sum().item() for p in own if p.grad is not None)
         for name, own in trained.model.component_parameters().items()
@@ -231,10 +232,11 @@ def _gradient_shares(trained: Trained) -> dict[str, float]:
     return {name: square / whole for name, square in squares.items()}
 
 
-def _text(found: Diagnosis) -> str:
-    about = f"{found.run}: step {found.step}, val_loss {found.val_loss:.4f} over {counted(found.windows, 'window')}"
+def _format_diagnosis(diagnosis: Diagnosis) -> str:
+    windows = f"{counted(diagnosis.windows, 'window')} of {diagnosis.block_size} tokens"
+    head = f"{diagnosis.run}: step {diagnosis.step}, val_loss {diagnosis.val_loss:.4f}"
     rows = [("layer", "entropy", "own", "previous", "distance")]
-    for number, layer in enumerate(found.layers, start=1):
+    for number, layer in enumerate(diagnosis.layers, start=1):
         shares = [_range(values, 2) for values in (layer.entropy, layer.own, layer.previous)]
         rows.append((str(number), *shares, _range(layer.distance, 1)))  # type: ignore[arg-type]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -242,11 +244,9 @@ def _text(found: Diagnosis) -> str:
         "  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
         for row in rows
     ]
-    gradient = ", ".join(f"{name} {share:.1%}" for name, share in found.gradient_shares.items())
-    own = [f"{name}: {value:.3f}" for name, value in found.metrics.items()]
-    return "\n".join(
-        [f"{about} of {found.block_size} tokens", *table, f"gradient: {gradient}", *own]
-    )
+    gradient = ", ".join(f"{name} {share:.1%}" for name, share in diagnosis.gradient_shares.items())
+    metrics = [f"{name}: {value:.3f}" for name, value in diagnosis.metrics.items()]
+    return "\n".join([f"{head} over {windows}", *table, f"gradient: {gradient}", *metrics])
 
 
 def _range(values: list[float], decimals: int) -> str:

@@ -1,4 +1,4 @@
-"""Let a trained run write text: `python -m spectral_exp generate outputs/<run> --prompt "def " --tokens 200`."""
+"""Generate text with a trained run: `spectral-exp generate outputs/<run> --prompt "def "`."""
 
 from __future__ import annotations
 
@@ -16,21 +16,29 @@ _MAX_TOKENS = 10_000_000
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = Parser("spectral-exp generate", description="Let a trained run write text.")
+    parser = Parser("spectral-exp generate", description="Generate text with a trained run.")
     parser.add_argument("run", type=Path, help="run directory, for example outputs/<run>")
     parser.add_argument("--prompt", default="\n", help="text to continue (default: a line break)")
-    parser.add_argument("--tokens", type=int, default=200, help="tokens to write (default: 200)")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0 always takes the likeliest (default: 0.8)")
-    parser.add_argument("--top-k", type=int, help="choose among the k likeliest tokens only")
-    parser.add_argument("--top-p", type=float, help="choose among the likeliest tokens of this total probability only")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same text (default: 0)")
-    parser.add_argument("--checkpoint", default="best", help="best, latest or a step (default: best)")
+    parser.add_argument("--tokens", type=int, default=200, help="tokens to add (default: 200)")
+    parser.add_argument(
+        "--temperature", type=float, default=0.8, help="0 selects the likeliest (default: 0.8)"
+    )
+    parser.add_argument("--top-k", type=int, help="draw only from the k likeliest tokens")
+    parser.add_argument(
+        "--top-p",
+        type=float,
+        help="draw only from the likeliest tokens of this total probability",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draws (default: 0)")
+    parser.add_argument(
+        "--checkpoint", default="best", help="best, latest or a step (default: best)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
     return parser
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the prompt and what the model writes after it."""
+    """Print the prompt and its continuation."""
     text = generate_text(
         options.run,
         options.prompt,
@@ -58,21 +66,21 @@ def generate_text(
     checkpoint: str = "best",
     device: str = "auto",
 ) -> str:
-    """The text that the model of a run writes after `prompt`.
+    """Return the continuation of `prompt` by the model of a run.
 
     Args:
         run: the run directory.
-        prompt: at least one token long.
-        n_tokens: tokens to write.
-        temperature: divides the logits; 0 takes the likeliest token always.
-        top_k: choose among the k likeliest tokens only.
-        top_p: choose among the likeliest tokens of this total probability only.
-        seed: of the draws.
-        checkpoint: "best" (the latest where no best is kept), "latest" or a step.
-        device: as the run's own `device` setting.
+        prompt: text of at least one token.
+        n_tokens: tokens to add.
+        temperature: divides the logits; 0 selects the likeliest token.
+        top_k: draw only from the k likeliest tokens.
+        top_p: draw only from the likeliest tokens of this total probability.
+        seed: seed of the draws.
+        checkpoint: "best" (the latest if there is no best), "latest" or a step.
+        device: as the run's `device` setting.
 
     Raises:
-        UserError: no such run or checkpoint, or a setting that is not allowed.
+        UserError: the run or checkpoint does not exist, or a setting is out of range.
     """
     require(1 <= n_tokens <= _MAX_TOKENS, "--tokens", n_tokens, f"from 1 to {_MAX_TOKENS}")
     for option, share in {"--top-p": top_p, "--temperature": temperature}.items():
@@ -80,21 +88,26 @@ def generate_text(
     require(0 <= seed < 2**63, "--seed", seed, ">= 0 and < 2^63")
     trained = load_trained(run, checkpoint, device)
 
-    import torch  # after what can be wrong: importing it takes seconds
+    import torch  # after the checks of settings, since this import takes seconds
 
     from spectral_exp.models.generation import generate
 
-    model, tokenizer, where = trained.model, trained.tokenizer, trained.device
-    ids = torch.as_tensor(tokenizer.encode(prompt).astype("int64"))[None].to(where)
+    model, tokenizer = trained.model, trained.tokenizer
+    ids = torch.as_tensor(tokenizer.encode(prompt).astype("int64"))[None].to(trained.device)
     require(ids.numel() > 0, "--prompt", repr(prompt), "at least one token long")
-    generator = torch.Generator(where).manual_seed(seed)
+    generator = torch.Generator(trained.device).manual_seed(seed)
     if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
-        raise UserError(f"the weights of step {trained.step} in {run} are not finite; choose another --checkpoint")
+        raise UserError(
+            f"the weights of step {trained.step} in {run} are not finite; "
+            "choose another --checkpoint"
+        )
     try:
-        written = generate(model, ids, n_tokens, temperature, top_k, top_p, generator)
-    except RuntimeError as error:  # no memory, or weights whose output is not finite
-        raise UserError(f"the model of {run} cannot write: {printable(error, 200)}") from error
-    return tokenizer.decode(written[0, ids.shape[1] :].cpu().numpy())
+        tokens = generate(model, ids, n_tokens, temperature, top_k, top_p, generator)
+    except RuntimeError as error:  # out of memory, or an output that is not finite
+        raise UserError(
+            f"the model of {run} cannot generate text: {printable(error, 200)}"
+        ) from error
+    return tokenizer.decode(tokens[0, ids.shape[1] :].cpu().numpy())
 
 
 main = command(build_parser, run)

@@ -25,12 +25,14 @@ def run(options: argparse.Namespace) -> int:
     """Write a paper, or verify one.
 
     Returns:
-        0; with --verify 1 if the paper does not hold, and 2 if that cannot be decided.
+        0; with --verify 1 if a number of the paper is wrong, 2 if it cannot be verified in full.
     """
     if options.verify:
-        require(len(options.folders) == 1, "folders", len(options.folders), "one paper for --verify")
+        n_folders = len(options.folders)
+        require(n_folders == 1, "folders", n_folders, "one paper for --verify")
         return _print_verdict(verify(options.folders[0], options.runs or []), options.folders[0])
-    require(not options.runs, "--runs", "given", "left out without --verify; name the runs as the folders")
+    allowed = "left out without --verify; name the runs as the folders"
+    require(not options.runs, "--runs", "given", allowed)
     written = _write(options)
     for path in written.files:
         print(path)
@@ -43,32 +45,61 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser(
         "spectral-exp paper",
-        description="Write a paper draft from runs: every number in it is measured and says by which runs.",
+        description="Write a paper draft from runs, with the source of every number.",
         epilog=HELP,
     )
     parser.add_argument(
-        "folders", type=Path, nargs="+", help="runs, sweeps or folders of them; with --verify the paper"
+        "folders",
+        type=Path,
+        nargs="+",
+        help="runs, sweeps or folders of them; with --verify the paper",
     )
-    parser.add_argument("--output", type=Path, default=Path("paper"), help="folder of the paper (default: paper)")
-    parser.add_argument("--metric", default="val_bpb", help="what is compared (default: val_bpb)")
-    parser.add_argument("--at", default="final", help="which value of a run: final, best or step:N (default: final)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("paper"), help="folder of the paper (default: paper)"
+    )
+    parser.add_argument("--metric", default="val_bpb", help="metric to compare (default: val_bpb)")
+    parser.add_argument(
+        "--at", default="final", help="value of each run: final, best or step:N (default: final)"
+    )
     parser.add_argument(
         "--baseline",
-        help="the configuration to hold the others against (default: classic, or the first by its settings)",
+        help="group to compare the others with (default: classic, else the first by its settings)",
     )
     parser.add_argument(
-        "--where", action="append", default=[], help="take only these runs, as optimizer=rgd; repeatable"
+        "--where",
+        action="append",
+        default=[],
+        help="only runs that meet a condition such as optimizer=rgd; repeatable",
     )
     parser.add_argument(
-        "--group-by", help="settings or parts that make a group, with commas (default: all but the seed)"
+        "--group-by",
+        help="comma-separated settings or parts (default: all settings except the seed)",
     )
     parser.add_argument("--title", help="title of the paper")
-    parser.add_argument("--authors", help="names, with commas")
-    parser.add_argument("--notes", help="Markdown file with text of your own, see below; 'none' drops what was there")
-    parser.add_argument("--formats", default=",".join(FORMATS), help=f"of {', '.join(FORMATS)} (default: all)")
-    parser.add_argument("--force", action="store_true", help="overwrite files that were edited or are not the paper's")
-    parser.add_argument("--verify", action="store_true", help="compute every number of a paper again, and compare")
-    parser.add_argument("--runs", type=Path, action="append", help="with --verify: where the runs are now; repeatable")
+    parser.add_argument("--authors", help="comma-separated names")
+    parser.add_argument(
+        "--notes",
+        help="Markdown file with your own text, see below; 'none' removes earlier notes",
+    )
+    parser.add_argument(
+        "--formats",
+        default=",".join(FORMATS),
+        help=f"comma-separated, of {', '.join(FORMATS)} (default: all)",
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="overwrite files that were edited or are not the paper's",
+    )
+    parser.add_argument(
+        "--verify", action="store_true", help="recompute and compare every number of a paper"
+    )
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        action="append",
+        help="with --verify: current folder of the runs; repeatable",
+    )
     return parser
 
 
@@ -92,7 +123,7 @@ def _write(options: argparse.Namespace) -> Written:
 def _notes(options: argparse.Namespace) -> tuple[str, str | None]:
     """Return the author's text and its path relative to the paper.
 
-    Without --notes they are those of the paper that is there already.
+    Without --notes they are those of the existing paper.
     """
     output: Path = options.output
     if options.notes == _NO_NOTES:
@@ -105,9 +136,12 @@ def _notes(options: argparse.Namespace) -> tuple[str, str | None]:
             return "", None
         path = output / str(before.get("notes_file"))
         if not path.is_file():
-            print(f"the notes are not at {path} any more; their recorded text is kept", file=sys.stderr)
+            print(
+                f"the notes file {path} is missing; the recorded text is used",
+                file=sys.stderr,
+            )
             return str(before["notes"]), before.get("notes_file")
-        print(f"with the notes of {path}")
+        print(f"using the notes of {path}")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -121,11 +155,11 @@ def _print_verdict(verdict: Verdict, paper: Path) -> int:
     for remark in verdict.remarks:
         print(f"note: {printable(remark, 2000)}")
     for item in verdict.unknown:
-        print(f"cannot tell: {printable(item, 2000)}")
+        print(f"not verified: {printable(item, 2000)}")
     for item in verdict.wrong:
         print(f"WRONG: {printable(item, 2000)}")
     outcome = {
-        0: f"holds: {counted(verdict.checked, 'number')} computed again from the runs, all equal",
+        0: f"holds: {counted(verdict.checked, 'number')} recomputed from the runs, all equal",
         1: "does not hold",
         2: "cannot be verified in full",
     }

@@ -19,17 +19,19 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser(
         "spectral-exp report",
-        description="Write the report of one run: what was run, curves, plots, samples, cost, and how to go on. "
-        "`spectral-exp paper REPORT --verify` computes its numbers again.",
+        description="Write the report of one run: settings, curves, plots, samples, cost and "
+        "next commands. `spectral-exp paper REPORT --verify` recomputes its numbers.",
     )
     parser.add_argument("run", type=Path, help="run directory, finished or not")
     parser.add_argument(
         "--output",
         type=Path,
-        help="folder of the report (default: report/ in the run, wherever that lies below RUN)",
+        help="folder of the report (default: report/ in the run directory found below RUN)",
     )
     parser.add_argument(
-        "--formats", default="md,html,pdf", help=f"of {', '.join(FORMATS)} (default: md,html,pdf)"
+        "--formats",
+        default="md,html,pdf",
+        help=f"comma-separated, of {', '.join(FORMATS)} (default: md,html,pdf)",
     )
     parser.add_argument(
         "--force",
@@ -45,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     check_formats(formats)
     folder = Folder(options.output) if options.output is not None else None
     report = run_report(options.run)
-    folder = folder or Folder(_place(report.material.runs[0].path))
+    folder = folder or Folder(_default_folder(report.material.runs[0].path))
     written = report.write(folder, formats, REPORT, force=options.force)
     for path in written.files:
         print(path)
@@ -54,11 +56,11 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _place(run: Path) -> Path:
+def _default_folder(run: Path) -> Path:
     """Return the folder of the report in a run.
 
     Raises:
-        UserError: it is a link, which may lead anywhere.
+        UserError: it is a link, which may point outside the run.
     """
     folder = RunPaths(run).report
     if folder.is_symlink():

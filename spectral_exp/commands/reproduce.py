@@ -1,4 +1,4 @@
-"""Repeat a run from what it recorded: `spectral-exp reproduce outputs/<run>`."""
+"""Repeat a run from its record and compare every number: `spectral-exp reproduce outputs/<run>`."""
 
 from __future__ import annotations
 
@@ -11,26 +11,30 @@ from spectral_exp.core.errors import Interrupted
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.signals import StopRequest
 from spectral_exp.core.wording import counted
-from spectral_exp.runs.differences import (
-    shorten,
-)
+from spectral_exp.runs.differences import shorten
 from spectral_exp.runs.layout import REPRODUCTION_NAME
 from spectral_exp.verification.reproduction import Code, reproduce
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = Parser("spectral-exp reproduce", description="Do a run over again and compare.")
+    parser = Parser("spectral-exp reproduce", description="Repeat a run and compare.")
     parser.add_argument("run", type=Path, help="run directory, for example outputs/<run>")
-    parser.add_argument("--steps", type=int, help="stop at the metrics line of this step or the next (default: all)")
-    parser.add_argument("--output", type=Path, help="directory of the new run (default: RUN_reproduced)")
-    parser.add_argument("--current-code", action="store_true", help="train with the code as it is now")
-    parser.add_argument("--trust-code", action="store_true", help="run the code of the run, whoever has written it")
+    parser.add_argument(
+        "--steps", type=int, help="stop at the metrics line of this step or the next (default: all)"
+    )
+    parser.add_argument(
+        "--output", type=Path, help="directory of the new run (default: RUN_reproduced)"
+    )
+    parser.add_argument("--current-code", action="store_true", help="train with the current code")
+    parser.add_argument(
+        "--trust-code", action="store_true", help="execute the recorded code of an untrusted run"
+    )
     return parser
 
 
 def run(options: argparse.Namespace) -> int:
-    """Repeat the run and print the comparison; returns 0 if all numbers are equal, else 1."""
+    """Repeat the run and print the comparison; return 0 if all numbers are equal, else 1."""
     output = options.output or options.run.with_name(f"{options.run.resolve().name}_reproduced")
     code: Code = "current" if options.current_code else "trusted" if options.trust_code else "known"
     try:
@@ -39,13 +43,12 @@ def run(options: argparse.Namespace) -> int:
     except Interrupted as stop:
         print_error("interrupted: nothing was compared")
         return stop.exit_code
-    for name, found in report["differences"].items():
-        print(f"{name}: {counted(len(found), 'difference') if found else 'equal'}")
-        for line in shorten(found):
+    for name, differences in report["differences"].items():
+        print(f"{name}: {counted(len(differences), 'difference') if differences else 'equal'}")
+        for line in shorten(differences):
             print(f"  {printable(line)}")
-    print(
-        f"compared {counted(report['values_compared'], 'value')} of {counted(report['lines_compared'], 'metrics line')}"
-    )
+    n_lines = counted(report["lines_compared"], "metrics line")
+    print(f"compared {counted(report['values_compared'], 'value')} of {n_lines}")
     for line in report["not_compared"]:
         print(f"not compared: {printable(line)}")
     print(f"{report['verdict']}; report: {output / REPRODUCTION_NAME}")

@@ -1,4 +1,4 @@
-"""Losses: plain cross-entropy, and cross-entropy with the coherence term of QFE."""
+"""Losses: cross-entropy, and cross-entropy with the coherence term of QFE."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Plain cross-entropy, and the contract of a loss.
+"""Cross-entropy, and the common interface of losses.
 
-The logits are read through `spectral_exp.losses.softmax` in pieces, so a large vocabulary costs no second copy.
+`spectral_exp.losses.softmax` reads the logits in pieces, so a large vocabulary needs no second
+copy.
 """
 
 from __future__ import annotations
@@ -11,21 +12,22 @@ from spectral_exp.losses.softmax import cross_entropy
 
 
 class Loss(nn.Module):
-    """Logits (B, T, V) and targets (B, T) to the scalar to differentiate, and detached parts by name.
+    """Base class of losses of logits (B, T, V) and targets (B, T).
 
-    `loss` among the parts is always the plain cross-entropy, the mean over all tokens in nats. A loss that draws no
-    random numbers says so by `uses_randomness`; for any other one the generators are seeded at each step.
+    The part `loss` is always the plain cross-entropy, the mean over all tokens in nats. A loss that
+    draws no random numbers sets `uses_randomness` to False; otherwise the generators are seeded at
+    each step.
     """
 
     uses_randomness: bool = True
 
     def forward(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The scalar to differentiate, and the parts to log."""
+        """Return the scalar to differentiate, and the detached parts to log by name."""
         raise NotImplementedError
 
 
 class CrossEntropy(Loss):
-    """Plain cross-entropy; it has no settings."""
+    """Plain cross-entropy, without settings."""
 
     uses_randomness = False
 
@@ -33,6 +35,6 @@ class CrossEntropy(Loss):
         super().__init__()
 
     def forward(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean over all tokens in nats, twice: to differentiate, and as the part `loss`."""
+        """Return the mean over all tokens in nats, and the same as the part `loss`."""
         loss = cross_entropy(logits, targets)
         return loss, {"loss": loss.detach()}

@@ -1,10 +1,11 @@
-"""Cross-entropy and sketched probabilities from one softmax, which is never kept.
+"""Cross-entropy and sketched probabilities from one softmax, which is never stored.
 
-A large vocabulary makes the logits the largest tensor of a training step. Here they are read a few rows at a time, in
-float32 at least: forward keeps one number per token, backward makes the softmax again and writes it as the gradient.
+With a large vocabulary the logits are the largest tensor of a training step. This module reads them
+a few rows at a time, in at least float32: forward saves one number per token, and backward
+recomputes the softmax and writes it as the gradient.
 
-The sketch of a vector over V tokens has P dimensions: token v goes with the sign s_v to dimension v mod P. Without
-signs there is no sketch: P = V.
+The sketch of a vector over V tokens has P dimensions: token v is added with the sign s_v to
+dimension v mod P. Without signs the vector is not sketched and P = V.
 
 Letters: N tokens of a batch, n rows of one piece, V vocabulary, P dimensions of the sketch.
 """
@@ -18,13 +19,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Numbers of one piece: so many that calls cost nothing, so few that on a CPU the piece stays in the cache.
+# Numbers per piece: enough to make the cost of calls negligible, few enough to fit a CPU's cache.
 _CPU_PIECE = 2**19
 _GPU_PIECE = 2**26
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """The mean cross-entropy of `logits` (..., V) at `targets` (...), in nats, computed in float32 at least."""
+    """Return the mean cross-entropy of `logits` (..., V) at `targets` (...), in nats."""
     with torch.autocast(logits.device.type, enabled=False):
         return _apply(logits, targets, None, 0, None)[0]
 
@@ -32,14 +33,14 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 def cross_entropy_and_probabilities(
     logits: Tensor, targets: Tensor, temperature: float, size: int, signs: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The mean cross-entropy, and the sketch (..., P) of softmax(logits / temperature).
+    """Return the mean cross-entropy and the sketch (..., P) of softmax(logits / temperature).
 
     Args:
         logits: (..., V).
         targets: ids (...).
         temperature: > 0.
-        size: P; V where there are no signs.
-        signs: of the sketch (V); None for the probabilities themselves.
+        size: P; V if `signs` is None.
+        signs: signs (V) of the sketch; None returns the probabilities themselves.
     """
     with torch.autocast(logits.device.type, enabled=False):
         loss, predicted = _apply(logits, targets, temperature, size, signs)
@@ -47,8 +48,10 @@ def cross_entropy_and_probabilities(
 
 
 def sketch_targets(targets: Tensor, size: int, signs: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """The sketch (..., P) of the one-hot vectors of `targets` (...)."""
-    signs_of_targets = torch.ones_like(targets, dtype=dtype) if signs is None else signs.to(dtype)[targets]
+    """Return the sketch (..., P) of the one-hot vectors of `targets` (...)."""
+    signs_of_targets = (
+        torch.ones_like(targets, dtype=dtype) if signs is None else signs.to(dtype)[targets]
+    )
     zeros = torch.zeros(*targets.shape, size, dtype=dtype, device=targets.device)
     return zeros.scatter_(-1, (targets % size)[..., None], signs_of_targets[..., None])
 
@@ -56,22 +59,31 @@ def sketch_targets(targets: Tensor, size: int, signs: Tensor | None, dtype: torc
 def _apply(
     logits: Tensor, targets: Tensor, temperature: float | None, size: int, signs: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    found: tuple[Tensor, Tensor] = _CrossEntropy.apply(  # type: ignore[no-untyped-call]
+    result: tuple[Tensor, Tensor] = _CrossEntropy.apply(  # type: ignore[no-untyped-call]
         logits.flatten(0, -2), targets.flatten(), temperature, size, signs
     )
-    return found
+    return result
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Logits (N, V) and targets (N) to the mean cross-entropy and, with a temperature, the sketch (N, P)."""
+    """Mean cross-entropy of logits (N, V) and, with a temperature, their sketch (N, P)."""
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, targets: Tensor, temperature: float | None, size: int, signs: Tensor | None
+        ctx: Any,
+        logits: Tensor,
+        targets: Tensor,
+        temperature: float | None,
+        size: int,
+        signs: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
         dtype = _wide(logits.dtype)
         log_sums = torch.empty(len(logits), 1, dtype=dtype, device=logits.device)
-        sketch = None if temperature is None else torch.empty(len(logits), size, dtype=dtype, device=logits.device)
+        sketch = (
+            None
+            if temperature is None
+            else torch.empty(len(logits), size, dtype=dtype, device=logits.device)
+        )
         for rows, buffer in _pieces(logits):
             x = logits[rows].to(dtype)
             peaks = x.amax(-1, keepdim=True)
@@ -91,12 +103,15 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, loss_grad: Tensor | None, sketch_grad: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, loss_grad: Tensor | None, sketch_grad: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         logits, targets, log_sums, sketch, signs = ctx.saved_tensors
         size = logits.shape[1]
         per_token = log_sums.new_zeros(()) if loss_grad is None else loss_grad / len(logits)
         if sketch_grad is not None:
-            # The derivative of a softmax p: p (g - <p, g>); both inner products are equal in the sketch.
+            # The derivative of a softmax p is p (g - <p, g>); the sketch preserves the inner
+            # product.
             means = (sketch * sketch_grad).sum(-1, keepdim=True)
         grad = torch.empty_like(logits)
         for rows, buffer in _pieces(logits):
@@ -118,7 +133,7 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 def _sketch(x: Tensor, size: int, signs: Tensor | None) -> Tensor:
-    """The sketch (n, P) of `x` (n, V), which it overwrites."""
+    """Return the sketch (n, P) of `x` (n, V), which is overwritten."""
     if signs is None:
         return x
     x.mul_(signs)
@@ -129,7 +144,7 @@ def _sketch(x: Tensor, size: int, signs: Tensor | None) -> Tensor:
 
 
 def _unsketch(grad: Tensor, size: int, signs: Tensor | None, means: Tensor) -> Tensor:
-    """The gradient (n, V) of what was sketched from that of its sketch (n, P), less `means` (n, 1)."""
+    """Return the gradient (n, V) before the sketch from that after it (n, P), less `means`."""
     if signs is None:
         return grad - means
     repeated = grad.repeat(1, -(-size // grad.shape[1]))[:, :size]
@@ -137,7 +152,7 @@ def _unsketch(grad: Tensor, size: int, signs: Tensor | None, means: Tensor) -> T
 
 
 def _pieces(logits: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """The rows of `logits` (N, V) in pieces, each with a buffer (n, V) that is the same memory for all."""
+    """Yield slices of the rows of `logits` (N, V), each with a buffer (n, V) in shared memory."""
     n_tokens, size = logits.shape
     rows = max(1, (_CPU_PIECE if logits.device.type == "cpu" else _GPU_PIECE) // size)
     buffer = torch.empty(min(rows, n_tokens), size, dtype=_wide(logits.dtype), device=logits.device)

@@ -1,4 +1,4 @@
-"""Language models built of interchangeable parts, classic and wave."""
+"""Language models assembled from interchangeable classic and wave parts."""
 
 from __future__ import annotations
 

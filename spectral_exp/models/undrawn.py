@@ -1,4 +1,4 @@
-"""Models built to be looked at, not trained."""
+"""Models without initial weights, for inspection of their structure."""
 
 from __future__ import annotations
 
@@ -10,16 +10,21 @@ from torch.overrides import TorchFunctionMode
 
 
 class UndrawnWeights(TorchFunctionMode):
-    """A `with` block in which `torch.nn.init` does nothing: a model's matrices are reserved but never touched.
+    """Context manager that disables `torch.nn.init`, so a model is allocated but not initialised.
 
-    Untouched memory is free, so a model of any size is built in milliseconds. The meta device would do the same, but
-    its first multiplication imports torch's compiler, which takes about a second.
+    Untouched memory costs nothing, so a model of any size is built in milliseconds. The meta device
+    would do the same, but its first multiplication imports torch's compiler, which takes about a
+    second.
     """
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: Any = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Call `func`, unless it would fill a tensor with first values."""
+        """Call `func` unless it initialises a tensor."""
         if getattr(func, "__module__", None) == nn.init.__name__:
             return kwargs["tensor"] if kwargs and "tensor" in kwargs else args[0]
         return func(*args, **(kwargs or {}))

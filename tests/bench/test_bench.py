@@ -76,7 +76,7 @@ def measured(name: str, *arguments: str, cwd: Path) -> tuple[dict[str, Any], str
         assert (line["met"] is None) == (line["target"] is None)
         if line["target"]:
             strict = line["target"]["relation"] == "<"
-            assert line["met"] is Target(line["target"]["value"], strict).met(line["median"])
+            assert line["met"] is Target(line["target"]["value"], strict).is_met(line["median"])
         assert line["figure"] in done.stdout
         assert line["contender"] in done.stdout
     judged = [line["met"] for line in found["lines"] if line["met"] is not None]
@@ -263,7 +263,7 @@ def test_loop(tmp_path: Path) -> None:
     assert figures.count(("bare loop", "limit: a step")) == 2
     assert [line["target"]["value"] for line in found["lines"] if line["target"]] == [40, 1]
     for unit, n_activities in {"step": 4, "save": 6}.items():
-        section = f"a {unit}: where it goes"
+        section = f"activities of a {unit}"
         where = {line["figure"]: line["median"] for line in found["lines"] if line["section"] == section}
         total = where.pop("their sum")
         assert len(where) == n_activities
@@ -386,10 +386,10 @@ def test_spread() -> None:
 
 
 def test_targets_at_their_border() -> None:
-    assert Target(1.2).met(1.2)
-    assert not Target(1.2).met(1.2000001)
-    assert not Target(20, strict=True).met(20)
-    assert Target(20, strict=True).met(19.9)
+    assert Target(1.2).is_met(1.2)
+    assert not Target(1.2).is_met(1.2000001)
+    assert not Target(20, strict=True).is_met(20)
+    assert Target(20, strict=True).is_met(19.9)
     assert (str(Target(1.2)), str(Target(20, strict=True)), str(Target(0))) == ("<= 1.2", "< 20", "<= 0")
 
 
@@ -399,13 +399,13 @@ def test_table_tells_what_was_missed() -> None:
         Line("ours", "first", "ms", Spread.of([1234.5]), Target(2000), "a note"),
         Line("theirs", "blocked", "ms", Spread.of([0.0001])),
     ]
-    text = measure.table("example", Section("a title", lines, ["x: not installed"])).splitlines()
+    text = measure.format_table("example", Section("a title", lines, ["x: not installed"])).splitlines()
     assert text[0] == "example: a title"
     assert text[2].split() == ["blocked", "ours", "12.3", "ms", "11", "..", "13", "5", "<=", "10", "MISSED"]
     assert text[3].split() == ["first", "ours", "1234", "ms", "1", "<=", "2000", "met", "a", "note"]
     assert text[4].split() == ["blocked", "theirs", "0.0001", "ms", "1"]
     assert text[5] == "  x: not installed"
-    assert [line.met for line in lines] == [False, True, None]
+    assert [line.is_met for line in lines] == [False, True, None]
 
 
 def test_child_that_fails_is_told(tmp_path: Path) -> None:

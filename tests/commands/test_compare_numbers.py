@@ -155,4 +155,4 @@ def test_help_says_how_groups_are_ordered(capsys: pytest.CaptureFixture[str]) ->
         compare.main(["--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert "changes no number (default: groups by the first metric, runs by name and seed)" in text
-    assert "whatever the order (default: classic, else the first by its settings)" in text
+    assert "independent of --sort (default: classic, else the first by its settings)" in text

@@ -177,7 +177,7 @@ def test_without_a_connection_the_error_says_where_to_put_the_vocabulary(tmp_pat
     told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60).stdout
     assert told.startswith("the GPT-2 vocabulary could not be fetched")
     assert "https://huggingface.co/openai-community/gpt2/resolve/main/tokenizer.json" in told
-    assert f"put it at {tmp_path / 'cache' / 'tokenizers' / 'gpt2.json'}, or name it with tokenizer.path=FILE" in told
+    assert f"copy it to {tmp_path / 'cache' / 'tokenizers' / 'gpt2.json'}, or name it with tokenizer.path=FILE" in told
 
 
 def lowercase(value: dict[str, Any]) -> None:

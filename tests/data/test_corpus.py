@@ -227,7 +227,7 @@ def test_without_the_server_the_error_says_where_to_put_the_file(
     with pytest.raises(UserError, match="could not be downloaded") as caught:
         Play(url=url, timeout_s=5).read(tmp_path)
     place = tmp_path / "downloads" / "tinyshakespeare.txt"
-    assert f"put it at {place} (sha256 {Play.sha256})" in str(caught.value)
+    assert f"copy it to {place} (sha256 {Play.sha256})" in str(caught.value)
     place.parent.mkdir()
     place.write_bytes(PLAY)
     assert Play(url=url).read(tmp_path) == PLAY

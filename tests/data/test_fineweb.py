@@ -102,7 +102,8 @@ def test_more_tokens_go_on_from_the_shards_that_are_there(tmp_path: Path) -> Non
 def test_a_broken_stream_goes_on_where_its_last_shard_ended(tmp_path: Path, breaks_after: int) -> None:
     broken = pages()
     broken.breaks_after = breaks_after
-    with pytest.raises(UserError, match=r"broke off \(ConnectionResetError: the server went away\); the same command"):
+    reason = r"broke off \(ConnectionResetError: the server went away\); run the same command"
+    with pytest.raises(UserError, match=reason):
         prepare(broken, Byte(), block_size=64, cache_dir=tmp_path / "broken")
     resumed = pages()
     data = prepare(resumed, Byte(), block_size=64, cache_dir=tmp_path / "broken")

@@ -249,7 +249,7 @@ def test_misuse_is_told_in_one_line() -> None:
     with pytest.raises(UserError, match="11 tokens exceed block_size=10"):
         model(random_ids(tokens=11))
     cache = model.new_cache(1)
-    with pytest.raises(UserError, match="for 1 sequences"):
+    with pytest.raises(UserError, match="holds 1 sequences"):
         model(random_ids(rows=2), cache=cache)
     model(random_ids(rows=1, tokens=8), cache=cache)
     with pytest.raises(UserError, match="11 tokens exceed"):

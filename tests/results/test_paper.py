@@ -331,7 +331,7 @@ def test_mistakes_are_told_in_a_line(
 def test_what_was_written_holds(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(made / "paper", "--verify") == 0
     assert (
-        f"{len(numbers(made / 'paper')):,} numbers computed again from the runs, all equal" in capsys.readouterr().out
+        f"{len(numbers(made / 'paper')):,} numbers recomputed from the runs, all equal" in capsys.readouterr().out
     )
 
 
@@ -428,7 +428,7 @@ def test_an_edited_file_of_other_code_cannot_be_told(copy: Path, capsys: pytest.
     assert run(copy / "paper", "--verify") == 0
     edit(copy / "paper/paper.md", "Abstract", "Summary")
     assert run(copy / "paper", "--verify") == 2
-    assert "cannot tell: paper.md was edited, and was written by other code" in capsys.readouterr().out
+    assert "not verified: paper.md was edited, and was written by other code" in capsys.readouterr().out
 
 
 # --- one run ---------------------------------------------------------------------------------------------------------
