@@ -1,4 +1,5 @@
-"""Parts are added as docs/extend.md describes, and one that does not fit is named before anything is created."""
+"""Parts are added as docs/extend.md describes, and one that does not fit is named before anything
+is created."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from spectral_exp.core.errors import UserError
 from tests.conftest import NO_PLOTS, ROOT, TINY, compose, python
 
 FILES = {
-    "spectral_exp/optim/lion.py": """
+    "spectral_exp/optim/lion.py": (
+        """
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -39,11 +41,13 @@ class Lion(Optimizer):
 
 def lion(params: Iterable[Any], learning_rate: float = 1e-4) -> Optimizer:
     return Lion(params, learning_rate)
-""",
+"""
+    ),
     "conf/optimizer/lion.yaml": "_target_: spectral_exp.optim.lion.lion\nlearning_rate: 1.0e-4\n",
     "conf/optimizer/sgd.yaml": "_target_: torch.optim.SGD\nlr: 0.1\n",
     "conf/optimizer/muon.yaml": "_target_: torch.optim.Muon\nlr: 0.1\n",
-    "spectral_exp/models/mine.py": """
+    "spectral_exp/models/mine.py": (
+        """
 from torch import Tensor, nn
 
 from spectral_exp.models.attention import SoftmaxAttention
@@ -84,14 +88,29 @@ class Scaled(StandardEmbedding):
 
 class Mine(GPT):
     pass
-""",
-    "conf/model/attention/cosine.yaml": "_target_: spectral_exp.models.mine.Cosine\n_partial_: true\n",
-    "conf/model/attention/unfinished.yaml": "_target_: spectral_exp.models.mine.Unfinished\n_partial_: true\n",
-    "conf/model/mlp/squared.yaml": "_target_: spectral_exp.models.mine.Squared\n_partial_: true\nn_hidden: 8\n",
-    "conf/model/embedding/scaled.yaml": "_target_: spectral_exp.models.mine.Scaled\n_partial_: true\n",
-    "conf/model/mine.yaml": "defaults: [default, _self_]\n_target_: spectral_exp.models.mine.Mine\n",
-    "conf/data/mine.yaml": "_target_: spectral_exp.data.corpus.Repeated\nword: wave\nval_fraction: 0.1\n",
-    "conf/experiment/mine.yaml": "# @package _global_\nname: mine\ndefaults:\n  - override /model: mine\n",
+"""
+    ),
+    "conf/model/attention/cosine.yaml": (
+        "_target_: spectral_exp.models.mine.Cosine\n_partial_: true\n"
+    ),
+    "conf/model/attention/unfinished.yaml": (
+        "_target_: spectral_exp.models.mine.Unfinished\n_partial_: true\n"
+    ),
+    "conf/model/mlp/squared.yaml": (
+        "_target_: spectral_exp.models.mine.Squared\n_partial_: true\nn_hidden: 8\n"
+    ),
+    "conf/model/embedding/scaled.yaml": (
+        "_target_: spectral_exp.models.mine.Scaled\n_partial_: true\n"
+    ),
+    "conf/model/mine.yaml": (
+        "defaults: [default, _self_]\n_target_: spectral_exp.models.mine.Mine\n"
+    ),
+    "conf/data/mine.yaml": (
+        "_target_: spectral_exp.data.corpus.Repeated\nword: wave\nval_fraction: 0.1\n"
+    ),
+    "conf/experiment/mine.yaml": (
+        "# @package _global_\nname: mine\ndefaults:\n  - override /model: mine\n"
+    ),
 }
 # File -> (what stands there, what is added after it).
 LINES = {
@@ -150,7 +169,8 @@ for name, overrides in {
 
 
 def printed_files() -> dict[str, str]:
-    """The files that the documentation shows in full: blocks that begin with a comment of a path."""
+    """The files that the documentation shows in full: blocks that begin with a comment of a
+    path."""
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
     text = "\n".join(page.read_text() for page in pages)
     blocks = re.findall(r"^( *)```(?:python|yaml)\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
@@ -163,10 +183,13 @@ def printed_files() -> dict[str, str]:
 
 
 def printed_lines() -> tuple[str, str]:
-    """The line of `conf/config.yaml` and the entry of `COMPONENTS` that the recipe of a component names."""
+    """The line of `conf/config.yaml` and the entry of `COMPONENTS` that the recipe of a component
+    names."""
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
     text = " ".join(" ".join(page.read_text().split()) for page in pages)
-    match = re.search(r"`(- monitoring/\w+: default)` to the defaults .*?`(\"\w+\": \w+)` to `COMPONENTS`", text)
+    match = re.search(
+        r"`(- monitoring/\w+: default)` to the defaults .*?`(\"\w+\": \w+)` to `COMPONENTS`", text
+    )
     assert match is not None
     return match[1], match[2]
 
@@ -190,7 +213,9 @@ def add_component(root: Path) -> None:
 @pytest.mark.slow
 def test_every_recipe_works_as_it_is_written(tmp_path: Path) -> None:
     for folder in ("spectral_exp", "conf"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__")
+        )
     add_component(tmp_path)
     for name, content in (FILES | printed_files()).items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -202,9 +227,13 @@ def test_every_recipe_works_as_it_is_written(tmp_path: Path) -> None:
             text = text.replace(before, after, 1)
         (tmp_path / name).write_text(text)
     common = [override for override in TINY if not override.startswith("data")]
-    done = python("-c", RUNS, *common, NO_PLOTS, "device=cpu", "monitoring.weights.interval=5", cwd=tmp_path)
+    done = python(
+        "-c", RUNS, *common, NO_PLOTS, "device=cpu", "monitoring.weights.interval=5", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
-    codes = [line.removeprefix("CODE ") for line in done.stdout.splitlines() if line.startswith("CODE")]
+    codes = [
+        line.removeprefix("CODE ") for line in done.stdout.splitlines() if line.startswith("CODE")
+    ]
     trained = [f"{name} 0 [5, 10] 2" for name in ("lion", "sgd", "parts", "model", "data")]
     continued = ["resumed 0 [5, 10, 15]", "verified 0"]
     refused = [f"{name} 2 False" for name in ("unfinished", "muon", "synonym")]
@@ -213,7 +242,9 @@ def test_every_recipe_works_as_it_is_written(tmp_path: Path) -> None:
     assert len(errors) == 3
     assert "queries_and_keys" in errors[0]
     assert "2D parameters" in errors[1]
-    assert errors[2].startswith("error: optimizer.learning_rate is not a setting; did you mean optimizer.lr?")
+    assert errors[2].startswith(
+        "error: optimizer.learning_rate is not a setting; did you mean optimizer.lr?"
+    )
 
 
 @pytest.mark.parametrize(
@@ -224,14 +255,22 @@ def test_every_recipe_works_as_it_is_written(tmp_path: Path) -> None:
         ({"_target_": "torch.optim.Adagrad"}, None),
         ({"_target_": "torch.optim.Muon", "lr": 0.1}, "Muon only supports 2D parameters"),
         ({"_target_": "torch.optim.LBFGS"}, "parameter groups"),
-        ({"_target_": "torch.optim.SparseAdam"}, "SparseAdam cannot do a step of the training loop"),
+        (
+            {"_target_": "torch.optim.SparseAdam"},
+            "SparseAdam cannot do a step of the training loop",
+        ),
         ({"_target_": "torch.optim.SGD", "lr": -1.0}, "Invalid learning rate"),
         ({"_target_": "torch.optim.SGD", "learning_rate": 0.1}, "did you mean lr?"),
         ({"_target_": "spectral_exp.optim.build_adamw", "lr": 0.1}, "did you mean learning_rate?"),
-        ({"_target_": "torch.optim.SGD", "lr": 0.1, "_partial_": True}, "optimizer._partial_=True must be false"),
+        (
+            {"_target_": "torch.optim.SGD", "lr": 0.1, "_partial_": True},
+            "optimizer._partial_=True must be false",
+        ),
     ],
 )
-def test_an_optimizer_is_tried_on_the_parameters_of_the_model(node: dict[str, Any], message: str | None) -> None:
+def test_an_optimizer_is_tried_on_the_parameters_of_the_model(
+    node: dict[str, Any], message: str | None
+) -> None:
     config = compose("+experiment=wave", *TINY, NO_PLOTS, "device=cpu", "model.bias=true")
     problems = check({**config, "optimizer": node}, None)
     assert len(problems) == (message is not None), problems
@@ -242,7 +281,9 @@ def test_an_optimizer_is_tried_on_the_parameters_of_the_model(node: dict[str, An
 
 
 def test_the_other_name_of_a_learning_rate_is_known_on_the_command_line() -> None:
-    with pytest.raises(UserError, match=r"optimizer\.lr is not a setting; did you mean optimizer\.learning_rate\?"):
+    with pytest.raises(
+        UserError, match=r"optimizer\.lr is not a setting; did you mean optimizer\.learning_rate\?"
+    ):
         CommandLine.parse(["optimizer.lr=0.1"]).compose()
 
 

@@ -61,7 +61,11 @@ JOBS = {
 }
 """How many runs a sweep starts, by a part of its line."""
 
-EXIT_CODES = {"config-diff": {1}, "checkpoints prune": {2}, "spectral-exp reproduce outputs/RUN": {0, 2}}
+EXIT_CODES = {
+    "config-diff": {1},
+    "checkpoints prune": {2},
+    "spectral-exp reproduce outputs/RUN": {0, 2},
+}
 """By a part of the line: the runs differ; there is no terminal on which to ask; and a checkout with
 uncommitted changes is not run without `--trust-code`."""
 
@@ -94,8 +98,14 @@ OURS = {line: arguments for line in LINES if (arguments := arguments_of(line)) i
 def is_short(arguments: list[str]) -> bool:
     """Whether a command takes about a second, so that the default suite runs it."""
     if arguments[0] == "train":
-        return arguments[1].startswith("--") or arguments[1:] in (["+experiment=wave_rgd"], ["resume=outputs/RUN"])
-    return arguments[0] in {"compare", "generate", "checkpoints", "diagnose"} and "--plots" not in arguments
+        return arguments[1].startswith("--") or arguments[1:] in (
+            ["+experiment=wave_rgd"],
+            ["resume=outputs/RUN"],
+        )
+    return (
+        arguments[0] in {"compare", "generate", "checkpoints", "diagnose"}
+        and "--plots" not in arguments
+    )
 
 
 def kind_of(arguments: list[str]) -> str:
@@ -103,8 +113,14 @@ def kind_of(arguments: list[str]) -> str:
     return "sweep" if "-m" in arguments else arguments[0]
 
 
-SHORT = {line: arguments for line, arguments in OURS.items() if line not in NOT_RUN and is_short(arguments)}
-LONG = {line: arguments for line, arguments in OURS.items() if line not in NOT_RUN and line not in SHORT}
+SHORT = {
+    line: arguments
+    for line, arguments in OURS.items()
+    if line not in NOT_RUN and is_short(arguments)
+}
+LONG = {
+    line: arguments for line, arguments in OURS.items() if line not in NOT_RUN and line not in SHORT
+}
 
 
 def test_every_line_is_run_or_has_a_reason() -> None:
@@ -117,23 +133,31 @@ def test_every_line_is_run_or_has_a_reason() -> None:
 
 def test_lines_for_other_programs_name_what_exists() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    extras = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("optional-dependencies]")[2]
+    extras = (
+        (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("optional-dependencies]")[2]
+    )
     for target in re.findall(r"\bmake ([a-z]+)$", "\n".join(LINES), flags=re.MULTILINE):
         assert f"\n{target}:" in makefile, target
     for extra in re.findall(r"spectral-exp\[([a-z0-9]+)\]", ALL):
         assert f"\n{extra} = [" in extras, extra
-    for path in re.findall(r"^(?:pytest|jupyter) .*?((?:tests|examples)/\S+)", "\n".join(LINES), flags=re.MULTILINE):
+    for path in re.findall(
+        r"^(?:pytest|jupyter) .*?((?:tests|examples)/\S+)", "\n".join(LINES), flags=re.MULTILINE
+    ):
         assert (ROOT / path).exists(), path
 
 
-@pytest.mark.parametrize("line", [line for line, arguments in OURS.items() if arguments[0] != "train"])
+@pytest.mark.parametrize(
+    "line", [line for line, arguments in OURS.items() if arguments[0] != "train"]
+)
 def test_every_command_parses(line: str) -> None:
     name, *arguments = OURS[line]
     parser = importlib.import_module(COMMANDS[name][0]).build_parser()
     assert parser.parse_args(arguments)
 
 
-TRAINING = [line for line, arguments in OURS.items() if arguments[0] == "train" and "resume=" not in line]
+TRAINING = [
+    line for line, arguments in OURS.items() if arguments[0] == "train" and "resume=" not in line
+]
 
 
 @pytest.mark.parametrize(
@@ -184,7 +208,10 @@ def runnable(arguments: list[str]) -> list[str]:
     if arguments[0] != "train" or any(argument.startswith("--") for argument in arguments):
         return arguments
     if any(argument.startswith("resume=") for argument in arguments):
-        return [*(argument for argument in arguments if "max_steps" not in argument), "training.max_steps=14"]
+        return [
+            *(argument for argument in arguments if "max_steps" not in argument),
+            "training.max_steps=14",
+        ]
     has_text = any(argument.startswith("data=") for argument in arguments)
     text = [] if has_text else ["data=markov", "data.n_tokens=20000"]
     steps = 20 if "training=profile" in arguments else 4
@@ -222,7 +249,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
             make_run(folder / "outputs", name, seed, val_bpb=2.5 + 0.01 * seed)
     (folder / "FILE").write_text(PAGES["README.md"] * 5)
     (folder / "notes.md").write_text(documented_notes())
-    first = {"first": ["train", "+experiment=wave_rgd", *TINY, NO_PLOTS, "hydra.run.dir=outputs/RUN"]}
+    first = {
+        "first": ["train", "+experiment=wave_rgd", *TINY, NO_PLOTS, "hydra.run.dir=outputs/RUN"]
+    }
     run_in_one_process(first, folder)
     for name in ("RUN_A", "RUN_B", "SWEEP/RUN"):
         shutil.copytree(folder / "outputs/RUN", folder / "outputs" / name, symlinks=True)
@@ -237,14 +266,18 @@ def documented_notes() -> str:
 
 
 def test_short_commands_run(folder: Path) -> None:
-    codes = run_in_one_process({line: runnable(arguments) for line, arguments in SHORT.items()}, folder)
+    codes = run_in_one_process(
+        {line: runnable(arguments) for line, arguments in SHORT.items()}, folder
+    )
     assert codes.keys() == SHORT.keys()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted({kind_of(arguments) for arguments in LONG.values()}))
 def test_long_commands_run(folder: Path, kind: str) -> None:
-    commands = {line: runnable(arguments) for line, arguments in LONG.items() if kind_of(arguments) == kind}
+    commands = {
+        line: runnable(arguments) for line, arguments in LONG.items() if kind_of(arguments) == kind
+    }
     codes = run_in_one_process(commands, folder)
     assert codes.keys() == commands.keys()
 
@@ -253,29 +286,42 @@ def test_the_stand_alone_loop_runs_and_continues(tmp_path: Path) -> None:
     (loop,) = re.findall(r"```python\n(.*?)```", PAGES["docs/components.md"], flags=re.DOTALL)
     new = 'generate_experiment_id("my_experiment")'
     assert new in loop
-    again = loop.replace(new, "next(os.scandir('outputs')).name").replace("101", "121") + "print(start)"
+    again = (
+        loop.replace(new, "next(os.scandir('outputs')).name").replace("101", "121") + "print(start)"
+    )
     done = python("-c", f"import os\nexec({loop!r})\nexec({again!r})", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "101\n"
     (run,) = (tmp_path / "outputs").iterdir()
-    for name in ("config.json", "results.json", "logs/metrics.jsonl", "checkpoints/checkpoint_step_100.pt"):
+    for name in (
+        "config.json",
+        "results.json",
+        "logs/metrics.jsonl",
+        "checkpoints/checkpoint_step_100.pt",
+    ):
         assert (run / name).is_file(), name
     assert list((run / "visualizations").glob("training_dynamics_step_0000100_*.png"))
     assert len((run / "logs/metrics.jsonl").read_text().splitlines()) == 12
 
 
 def test_a_run_directory_holds_what_the_readme_lists(template: Path) -> None:
-    (listing,) = re.findall(r"^outputs/wave_rgd_\S+/\n((?:  .*\n)+)", PAGES["README.md"], flags=re.MULTILINE)
+    (listing,) = re.findall(
+        r"^outputs/wave_rgd_\S+/\n((?:  .*\n)+)", PAGES["README.md"], flags=re.MULTILINE
+    )
     listed = {line.split()[0] for line in listing.splitlines()}
     # Plots are off in the tests, and a checkout without changes has no patch.
-    assert listed - {path.name + "/" * path.is_dir() for path in (template / "outputs/RUN").iterdir()} <= {
+    assert listed - {
+        path.name + "/" * path.is_dir() for path in (template / "outputs/RUN").iterdir()
+    } <= {
         "visualizations/",
         "git_diff.patch",
     }
 
 
 def test_the_mistake_in_the_readme_is_reported_as_shown() -> None:
-    ((line, message),) = re.findall(r"^\$ (spectral-exp train .*)\nerror: (.*)$", ALL, flags=re.MULTILINE)
+    ((line, message),) = re.findall(
+        r"^\$ (spectral-exp train .*)\nerror: (.*)$", ALL, flags=re.MULTILINE
+    )
     with pytest.raises(UserError) as error:
         CommandLine.parse(shlex.split(line)[2:]).compose()
     assert str(error.value) == message
@@ -300,7 +346,9 @@ def test_every_choice_named_in_a_table_exists() -> None:
     for group, choices in named:
         for choice in choices.split("\\|"):
             assert (CONF_DIR / group / f"{choice}.yaml").is_file(), f"{group}={choice}"
-    experiments = re.findall(r"^\| (`.*?) \|", PAGES["docs/configure.md"].partition("| embedding |")[2], re.MULTILINE)
+    experiments = re.findall(
+        r"^\| (`.*?) \|", PAGES["docs/configure.md"].partition("| embedding |")[2], re.MULTILINE
+    )
     listed = {name for cell in experiments[:5] for name in re.findall(r"`(\w+)`", cell)}
     assert listed == {path.stem for path in (CONF_DIR / "experiment").glob("*.yaml")}
 
@@ -326,7 +374,9 @@ def test_blocks_of_yaml_are_the_recipes_that_are_tested() -> None:
 
 def anchors(text: str) -> set[str]:
     """Return the anchors of a page's headings, as GitHub makes them."""
-    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
+    headings = re.findall(
+        r"^#+ (.*)$", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE), re.MULTILINE
+    )
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
@@ -358,6 +408,8 @@ def test_the_workflow_runs_the_two_commands_of_the_readme() -> None:
     (job,) = workflow["jobs"].values()
     steps = job["steps"]
     assert [step["run"] for step in steps if "run" in step] == ["make test", "make run"]
-    assert all(re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"]) for step in steps if "uses" in step)
+    assert all(
+        re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"]) for step in steps if "uses" in step
+    )
     assert len(job["strategy"]["matrix"]["python"]) > 1
     assert "secrets." not in str(workflow)

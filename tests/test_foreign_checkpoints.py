@@ -1,4 +1,5 @@
-"""Every command that loads a checkpoint: one that cannot be loaded, or is another run's, stops it with one line."""
+"""Every command that loads a checkpoint: one that cannot be loaded, or is another run's, stops it
+with one line."""
 
 from __future__ import annotations
 
@@ -50,7 +51,12 @@ def run(finished: Path, tmp_path: Path) -> Path:
 def contents(run: Path) -> dict[str, bytes]:
     """Checkpoints and metrics."""
     folders = (RunPaths(run).checkpoints, RunPaths(run).logs)
-    return {str(p): p.read_bytes() for folder in folders for p in folder.iterdir() if p.name != "training.log"}
+    return {
+        str(p): p.read_bytes()
+        for folder in folders
+        for p in folder.iterdir()
+        if p.name != "training.log"
+    }
 
 
 def commands(run: Path) -> dict[str, Callable[[], int]]:
@@ -70,13 +76,18 @@ def reader_commands(run: Path) -> dict[str, Callable[[], int]]:
     return {
         "list": lambda: checkpoints.main(["list", str(run)]),
         "verify": lambda: checkpoints.main(["verify", str(run)]),
-        "reproduce": lambda: reproduce.main([str(run), "--output", f"{run}_again", "--steps", "1", "--current-code"]),
+        "reproduce": lambda: reproduce.main(
+            [str(run), "--output", f"{run}_again", "--steps", "1", "--current-code"]
+        ),
     }
 
 
 @pytest.mark.parametrize(
     "container",
-    [pytest.param(name, marks=[] if name == "tar before zip" else pytest.mark.slow) for name in CONTAINERS],
+    [
+        pytest.param(name, marks=[] if name == "tar before zip" else pytest.mark.slow)
+        for name in CONTAINERS
+    ],
 )
 def test_no_command_runs_a_pickle(
     run: Path, container: str, tmp_path: Path, capfd: pytest.CaptureFixture[str],
@@ -127,7 +138,11 @@ def test_reproducing_a_run_loads_none_of_its_checkpoints(
 @pytest.mark.parametrize(
     ("fault", "command"),
     [("code", command) for command in commands(Path("x"))]
-    + [(fault, command) for fault in ("memory", "broken") for command in ("generate", "export", "resume")],
+    + [
+        (fault, command)
+        for fault in ("memory", "broken")
+        for command in ("generate", "export", "resume")
+    ],
 )
 def test_a_checkpoint_that_cannot_be_loaded_stops_every_command(
     run: Path, command: str, fault: str, tmp_path: Path, capfd: pytest.CaptureFixture[str],
@@ -150,7 +165,9 @@ def test_a_checkpoint_that_cannot_be_loaded_stops_every_command(
     code = commands(run)[command]()
     printed = capfd.readouterr()
     assert code in {1, 2}, printed
-    expected = {"code": "may run code", "memory": "MB of memory", "broken": "is intact|is broken"}[fault]
+    expected = {"code": "may run code", "memory": "MB of memory", "broken": "is intact|is broken"}[
+        fault
+    ]
     assert any(word in printed.err for word in expected.split("|")), printed.err
     assert "Traceback" not in printed.err + printed.out
     assert not trace.exists()
@@ -161,7 +178,10 @@ def test_a_checkpoint_of_another_run_is_not_continued(
     run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     other = tmp_path / "other"
-    assert train.main([*TINY, NO_PLOTS, "training.max_steps=10", "seed=7", f"hydra.run.dir={other}"]) == 0
+    assert (
+        train.main([*TINY, NO_PLOTS, "training.max_steps=10", "seed=7", f"hydra.run.dir={other}"])
+        == 0
+    )
     for path in RunPaths(other).checkpoints.iterdir():
         target = RunPaths(run).checkpoints / path.name
         target.unlink(missing_ok=True)

@@ -14,7 +14,9 @@ import spectral_exp
 
 PACKAGE = Path(spectral_exp.__file__).parent
 MODULES = {
-    ".".join(("spectral_exp", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path
+    ".".join(("spectral_exp", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(
+        ".__init__"
+    ): path
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 
@@ -29,7 +31,8 @@ ORDER: list[set[str]] = [
     {"commands", "bench", "train", "demo_monitoring"},
     {"__main__"},
 ]
-"""Every part of the package, from the lowest: each may import those of earlier sets and none besides."""
+"""Every part of the package, from the lowest: each may import those of earlier sets and none
+besides."""
 
 ONLY_IN = {
     "hydra": {"train", "config"},
@@ -39,7 +42,8 @@ ONLY_IN = {
 
 
 def imported(tree: ast.Module, module: str, is_package: bool) -> Iterator[str]:
-    """Absolute names of what a module imports anywhere, inside functions too, but for the benefit of type checkers."""
+    """Absolute names of what a module imports anywhere, inside functions too, but for the benefit
+    of type checkers."""
     typing_only = {
         id(inner)
         for node in ast.walk(tree)
@@ -61,7 +65,9 @@ def imported(tree: ast.Module, module: str, is_package: bool) -> Iterator[str]:
 
 def imports_of(module: str) -> set[str]:
     path = MODULES[module]
-    return set(imported(ast.parse(path.read_text(encoding="utf-8")), module, path.name == "__init__.py"))
+    return set(
+        imported(ast.parse(path.read_text(encoding="utf-8")), module, path.name == "__init__.py")
+    )
 
 
 def part_of(name: str) -> str | None:
@@ -113,7 +119,11 @@ def test_runner_receives_built_objects() -> None:
 
 @pytest.mark.parametrize("package", ONLY_IN)
 def test_packages_have_one_door(package: str) -> None:
-    users = {part_of(module) for module in MODULES if any(within(name, package) for name in imports_of(module))}
+    users = {
+        part_of(module)
+        for module in MODULES
+        if any(within(name, package) for name in imports_of(module))
+    }
     assert users <= ONLY_IN[package]
 
 
@@ -135,24 +145,45 @@ def function():
 def loaded_with(modules: str) -> set[str]:
     """The top-level packages that importing `modules` loads, in a process of its own."""
     code = f"import sys, {modules}; print(*sys.modules)"
-    printed = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True).stdout
+    printed = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True
+    ).stdout
     loaded = {name.partition(".")[0] for name in printed.split()}
     assert "spectral_exp" in loaded
     return loaded
 
 
 def test_monitoring_is_light() -> None:
-    assert not loaded_with("spectral_exp.monitoring") & {"hydra", "omegaconf", "matplotlib", "torch"}
+    assert not loaded_with("spectral_exp.monitoring") & {
+        "hydra",
+        "omegaconf",
+        "matplotlib",
+        "torch",
+    }
 
 
 def test_results_are_light() -> None:
     modules = [module for module in MODULES if within(module, "spectral_exp.results")]
-    assert not loaded_with(", ".join([*modules, "spectral_exp.commands.compare"])) & {"hydra", "omegaconf", "torch"}
+    assert not loaded_with(", ".join([*modules, "spectral_exp.commands.compare"])) & {
+        "hydra",
+        "omegaconf",
+        "torch",
+    }
 
 
 def test_monitoring_gives_what_it_names() -> None:
     from spectral_exp import monitoring
 
-    names = ["Backup", "CheckpointManager", "ConfigTracker", "MetricsLogger", "VisualizationManager"]
-    assert sorted(monitoring.__all__) == [*names, "create_experiment_directory", "generate_experiment_id"]
+    names = [
+        "Backup",
+        "CheckpointManager",
+        "ConfigTracker",
+        "MetricsLogger",
+        "VisualizationManager",
+    ]
+    assert sorted(monitoring.__all__) == [
+        *names,
+        "create_experiment_directory",
+        "generate_experiment_id",
+    ]
     assert all(callable(getattr(monitoring, name)) for name in monitoring.__all__)

@@ -24,7 +24,13 @@ from spectral_exp.runs.lock import RunLock
 from spectral_exp.train import main
 from tests.conftest import NO_PLOTS, TINY, train
 
-ENDLESS = ("+experiment=classic", *TINY, NO_PLOTS, "training.max_steps=1000000", "hydra.run.dir=run")
+ENDLESS = (
+    "+experiment=classic",
+    *TINY,
+    NO_PLOTS,
+    "training.max_steps=1000000",
+    "hydra.run.dir=run",
+)
 
 
 @contextmanager
@@ -32,7 +38,9 @@ def training(folder: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that trains in `folder`/run and has logged something."""
     metrics = RunPaths(folder / "run").metrics_file
     command = [sys.executable, "-m", "spectral_exp.train", *ENDLESS]
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         deadline = time.monotonic() + 120
         while not (metrics.is_file() and metrics.stat().st_size) and time.monotonic() < deadline:
             os.sched_yield()
@@ -85,12 +93,16 @@ def test_the_run_that_takes_its_place_is_left_alone(tmp_path: Path) -> None:
             second.terminate()
             printed, errors = second.communicate(timeout=120)
         assert second.returncode == 143, printed + errors
-    steps = [line.split(b",")[0] for line in content(tmp_path / "run")["logs/metrics.jsonl"].splitlines()]
+    steps = [
+        line.split(b",")[0] for line in content(tmp_path / "run")["logs/metrics.jsonl"].splitlines()
+    ]
     assert len(steps) == len(set(steps))
 
 
 @pytest.mark.parametrize("background", [False, True])
-def test_what_is_written_later_does_not_bring_a_moved_run_back(tmp_path: Path, background: bool) -> None:
+def test_what_is_written_later_does_not_bring_a_moved_run_back(
+    tmp_path: Path, background: bool
+) -> None:
     """A save that is under way, lines that wait, and plots that are still being drawn."""
     run = tmp_path / "run"
     run.mkdir()
@@ -130,7 +142,8 @@ def test_what_is_written_later_does_not_bring_a_moved_run_back(tmp_path: Path, b
 
 
 def test_a_save_is_not_committed_to_the_run_that_has_taken_the_place(tmp_path: Path) -> None:
-    """The folder is replaced between two looks at its owner, as a checkpoint is about to be written."""
+    """The folder is replaced between two looks at its owner, as a checkpoint is about to be
+    written."""
     run = tmp_path / "run"
     write_checkpoint = checkpoint_file.write_checkpoint
 

@@ -47,7 +47,11 @@ def test_the_cells_print_what_the_notebook_shows(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.chdir(ROOT)
     plt.switch_backend("agg")
-    cells = [cell for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    cells = [
+        cell
+        for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+        if cell["cell_type"] == "code"
+    ]
     assert len(cells) > 5
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for number, cell in enumerate(cells, start=1):

@@ -36,29 +36,51 @@ VALUES = (
 
 # Every option that takes a number: a call that ends soon if the number is accepted.
 OPTIONS: dict[tuple[str, str], Callable[[list[str]], int]] = {
-    ("commands/generate", "--temperature"): lambda given: generate.main(["run", "--tokens", "2", *given]),
+    ("commands/generate", "--temperature"): lambda given: generate.main(
+        ["run", "--tokens", "2", *given]
+    ),
     ("commands/generate", "--top-k"): lambda given: generate.main(["run", "--tokens", "2", *given]),
     ("commands/generate", "--top-p"): lambda given: generate.main(["run", "--tokens", "2", *given]),
     ("commands/generate", "--seed"): lambda given: generate.main(["run", "--tokens", "2", *given]),
-    ("commands/generate", "--tokens"): lambda given: generate.main(["run", "--checkpoint", "7", *given]),
+    ("commands/generate", "--tokens"): lambda given: generate.main(
+        ["run", "--checkpoint", "7", *given]
+    ),
     ("commands/diagnose", "--windows"): lambda given: diagnose.main(["run", *given]),
-    ("commands/verify_resume", "--steps"): lambda given: verify_resume.main(["run", "--from", "9", *given]),
+    ("commands/verify_resume", "--steps"): lambda given: verify_resume.main(
+        ["run", "--from", "9", *given]
+    ),
     ("commands/verify_resume", "--from"): lambda given: verify_resume.main(["run", *given]),
-    ("commands/reproduce", "--steps"): lambda given: reproduce.main(["run", "--output", "run", *given]),
-    ("commands/checkpoints", "--keep-last"): lambda given: checkpoints.main(["prune", "run", "--dry-run", *given]),
-    ("commands/checkpoints", "--keep-every"): lambda given: checkpoints.main(["prune", "run", "--dry-run", *given]),
+    ("commands/reproduce", "--steps"): lambda given: reproduce.main(
+        ["run", "--output", "run", *given]
+    ),
+    ("commands/checkpoints", "--keep-last"): lambda given: checkpoints.main(
+        ["prune", "run", "--dry-run", *given]
+    ),
+    ("commands/checkpoints", "--keep-every"): lambda given: checkpoints.main(
+        ["prune", "run", "--dry-run", *given]
+    ),
     ("commands/compare", "--watch"): lambda given: compare.main(["run", *given]),
-    ("demo_monitoring", "--steps"): lambda given: demo_monitoring.main(["--dir", "run/config.json", *given]),
+    ("demo_monitoring", "--steps"): lambda given: demo_monitoring.main(
+        ["--dir", "run/config.json", *given]
+    ),
     ("bench/__main__", "--size"): lambda given: bench(["startup", "--dir", "none", *given]),
     ("bench/__main__", "--runs"): lambda given: bench(["results", "--dir", "none", *given]),
     ("bench/__main__", "--rounds"): lambda given: bench(["startup", "--dir", "none", *given]),
 }
 # Those whose text holds a number.
 TEXTS: dict[tuple[str, str], Callable[[list[str]], int]] = {
-    ("commands/generate", "--checkpoint"): lambda given: generate.main(["run", "--tokens", "2", *given]),
-    ("commands/diagnose", "--checkpoint"): lambda given: diagnose.main(["run", "--windows", "1", *given]),
-    ("commands/checkpoints", "--checkpoint"): lambda given: checkpoints.main(["export", "run", *given]),
-    ("commands/compare", "--at"): lambda given: compare.main(["run", "--at", f"step:{given[0].partition('=')[2]}"]),
+    ("commands/generate", "--checkpoint"): lambda given: generate.main(
+        ["run", "--tokens", "2", *given]
+    ),
+    ("commands/diagnose", "--checkpoint"): lambda given: diagnose.main(
+        ["run", "--windows", "1", *given]
+    ),
+    ("commands/checkpoints", "--checkpoint"): lambda given: checkpoints.main(
+        ["export", "run", *given]
+    ),
+    ("commands/compare", "--at"): lambda given: compare.main(
+        ["run", "--at", f"step:{given[0].partition('=')[2]}"]
+    ),
     ("commands/compare", "--where"): lambda given: compare.main(
         ["run", "--where", f"learning_rate<={given[0].partition('=')[2]}"]
     ),
@@ -68,7 +90,13 @@ TEXTS: dict[tuple[str, str], Callable[[list[str]], int]] = {
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("numbers")
-    overrides = (*TINY, NO_PLOTS, "+experiment=classic", "device=cpu", f"hydra.run.dir={folder / 'run'}")
+    overrides = (
+        *TINY,
+        NO_PLOTS,
+        "+experiment=classic",
+        "device=cpu",
+        f"hydra.run.dir={folder / 'run'}",
+    )
     assert train.main(list(overrides)) == 0
     return folder
 
@@ -96,7 +124,9 @@ def test_all_options_are_tried() -> None:
                 kinds = {word.arg: ast.unparse(word.value) for word in node.keywords}
                 if kinds.get("type") in ("int", "float"):
                     assert isinstance(node.args[0], ast.Constant)
-                    found.add((file.relative_to(PACKAGE).with_suffix("").as_posix(), node.args[0].value))
+                    found.add(
+                        (file.relative_to(PACKAGE).with_suffix("").as_posix(), node.args[0].value)
+                    )
     assert found == set(OPTIONS)
 
 

@@ -42,7 +42,9 @@ def in_old_names(value: Any) -> Any:
     if isinstance(value, list):
         return [in_old_names(item) for item in value]
     if isinstance(value, str):
-        return re.sub(r"spectral_exp(\.\w+)+", lambda match: OLD_NAMES.get(match[0], match[0]), value)
+        return re.sub(
+            r"spectral_exp(\.\w+)+", lambda match: OLD_NAMES.get(match[0], match[0]), value
+        )
     return value
 
 
@@ -56,7 +58,9 @@ def make_old(run: Path) -> None:
         assert facts is not None
         state = torch.load(path, weights_only=True)
         state["config"] = in_old_names(state["config"])
-        write_checkpoint(path, state, facts={name: facts.get(name) for name in ("serial", "best_step")})
+        write_checkpoint(
+            path, state, facts={name: facts.get(name) for name in ("serial", "best_step")}
+        )
     for file in (run / ".hydra").glob("*.yaml"):
         file.write_text(in_old_names(file.read_text()))
 
@@ -88,7 +92,11 @@ def newest_state(run: Path) -> dict[str, Any]:
 def leaves(value: Any) -> list[Any]:
     if isinstance(value, dict):
         return [leaf for key in value for leaf in leaves(value[key])]
-    return [leaf for item in value for leaf in leaves(item)] if isinstance(value, list | tuple) else [value]
+    return (
+        [leaf for item in value for leaf in leaves(item)]
+        if isinstance(value, list | tuple)
+        else [value]
+    )
 
 
 def of_training(line: str) -> dict[str, Any]:
@@ -126,14 +134,22 @@ def test_an_old_run_continues_bit_for_bit(runs: tuple[Path, Path]) -> None:
     one, other = newest_state(new), newest_state(old)
     assert one["step"] == other["step"] == 15
     assert current_names(other["config"])["optimizer"] == one["config"]["optimizer"]
-    for part in ("model_state_dict", "optimizer_state_dict", "loss_state_dict", "rng_state", "loss_history"):
+    for part in (
+        "model_state_dict",
+        "optimizer_state_dict",
+        "loss_state_dict",
+        "rng_state",
+        "loss_history",
+    ):
         for a, b in zip(leaves(one[part]), leaves(other[part]), strict=True):
             assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
     metrics = [(run / "logs/metrics.jsonl").read_text().splitlines() for run in runs]
     assert [of_training(line) for line in metrics[0]] == [of_training(line) for line in metrics[1]]
 
 
-def test_an_old_run_belongs_to_the_group_of_a_new_one(runs: tuple[Path, Path], tmp_path: Path) -> None:
+def test_an_old_run_belongs_to_the_group_of_a_new_one(
+    runs: tuple[Path, Path], tmp_path: Path
+) -> None:
     found = aggregate.ResultsAggregator([tmp_path], index=False)
     assert len(found.runs) == 2
     assert len({run.config_hash for run in found.runs}) == 1
@@ -156,7 +172,9 @@ def test_an_old_run_is_verified(
     assert certificate["differences"]["settings"] == []
 
 
-def test_an_old_run_writes_text_and_is_diagnosed(runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_old_run_writes_text_and_is_diagnosed(
+    runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     printed = []
     for run in runs:
         assert generate.main([str(run), "--tokens", "4", "--seed", "1"]) == 0

@@ -69,7 +69,11 @@ WAYS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("override", WAYS)
 def test_a_refused_resume_changes_nothing(
-    override: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    override: str,
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     shutil.copytree(finished / "run", tmp_path / "run", symlinks=True)
     monkeypatch.chdir(tmp_path)
@@ -93,12 +97,10 @@ def test_a_refused_resume_changes_nothing(
 def test_a_run_in_use_is_left_alone_and_hydra_adds_nothing(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished / "run", tmp_path / "run", symlinks=True)
     code = (
-        "import sys; from pathlib import Path; from spectral_exp.runs.lock import RunLock\n"
-        "with RunLock(Path('run')):\n"
-        "    import subprocess\n"
-        "    done = subprocess.run([sys.executable, '-m', 'spectral_exp.train', 'resume=run', 'training.max_steps=13'],"
-        " capture_output=True, text=True)\n"
-        "print(done.returncode); print(done.stdout + done.stderr, end='')\n"
+        "import sys; from pathlib import Path; from spectral_exp.runs.lock import RunLock\nwith"
+        " RunLock(Path('run')):\n    import subprocess\n    done = subprocess.run([sys.executable,"
+        " '-m', 'spectral_exp.train', 'resume=run', 'training.max_steps=13'], capture_output=True,"
+        " text=True)\nprint(done.returncode); print(done.stdout + done.stderr, end='')\n"
     )
     before = snapshot(tmp_path / "run/logs") | snapshot(tmp_path / "run/.hydra")
     code_line, *lines = python("-c", code, cwd=tmp_path).stdout.splitlines()

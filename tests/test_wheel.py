@@ -36,9 +36,13 @@ def test_a_wheel_trains_in_an_empty_folder(tmp_path: Path) -> None:
         archive.extractall(site)
         folders = {name.partition("/")[0] for name in archive.namelist()}
         assert {folder.split("-")[0] for folder in folders} == {"spectral_exp"}
-        about = next(archive.read(name) for name in archive.namelist() if name.endswith("METADATA")).decode()
+        about = next(
+            archive.read(name) for name in archive.namelist() if name.endswith("METADATA")
+        ).decode()
         assert (ROOT / "README.md").read_text(encoding="utf-8").strip() in about
-        entry_points = next(name for name in archive.namelist() if name.endswith("entry_points.txt"))
+        entry_points = next(
+            name for name in archive.namelist() if name.endswith("entry_points.txt")
+        )
         assert "spectral-exp = spectral_exp.__main__:main" in archive.read(entry_points).decode()
         data = [path for path in (ROOT / "spectral_exp").rglob("*") if path.suffix in DATA]
         assert data
@@ -71,4 +75,6 @@ def test_the_sdist_holds_the_sources_the_tests_and_the_documentation(tmp_path: P
     assert {"README.md", "CHANGELOG.md", "LICENSE", "Makefile", "constraints.txt"} <= held
     assert {"conf/config.yaml", "docs/train.md", "examples/own_loop.ipynb"} <= held
     assert {"spectral_exp/train.py", "tests/test_docs.py"} <= held
-    assert {name for name in held if name.startswith(("outputs/", ".venv/"))} <= {"outputs/README.md"}
+    assert {name for name in held if name.startswith(("outputs/", ".venv/"))} <= {
+        "outputs/README.md"
+    }

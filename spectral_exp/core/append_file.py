@@ -139,7 +139,9 @@ class AppendFile:
                     files.fsync_directory(folder)
                 self._durable_folders = folders
         except OSError as error:
-            log.warning("cannot make %s survive a power cut: %s", self.path, error.strerror or error)
+            log.warning(
+                "cannot make %s survive a power cut: %s", self.path, error.strerror or error
+            )
         finally:
             _close_all(copies)
 
@@ -155,7 +157,9 @@ class AppendFile:
         lost = len(self._lines)
         if lost and lost != self._reported_loss:
             self._reported_loss = lost
-            log.error("the last %d lines are not in %s: its storage does not take them", lost, self.path)
+            log.error(
+                "the last %d lines are not in %s: its storage does not take them", lost, self.path
+            )
 
     def while_closed(self, action: Callable[[], T]) -> T:
         """Close the file and return `action()`, while no thread of this process can append."""
@@ -280,7 +284,12 @@ class AppendFile:
         Once a second, check whether the file was deleted.
         """
         if self._descriptors and not os.fstat(self._descriptors[0]).st_nlink:
-            self._warnings.append(("%s was deleted while it was written; it begins anew with the next line", self.path))
+            self._warnings.append(
+                (
+                    "%s was deleted while it was written; it begins anew with the next line",
+                    self.path,
+                )
+            )
             self._close()
         if not self._descriptors:
             return self._open()
@@ -310,14 +319,21 @@ class AppendFile:
     def _make_folder(self) -> None:
         """Make the file's folder, unless another run has taken the place of its own."""
         folder = self.path.parent
-        if self._home is not None and not folder.exists() and not os.path.samestat(self._home, folder.parent.stat()):
+        if (
+            self._home is not None
+            and not folder.exists()
+            and not os.path.samestat(self._home, folder.parent.stat())
+        ):
             raise FileNotFoundError(errno.ENOENT, "the run was moved or removed", str(folder))
         folder.mkdir(parents=self._home is None, exist_ok=True)
         self._home = self._home or folder.parent.stat()
 
     def _warn(self, error: OSError) -> None:
         if not self._warned:
-            message = "cannot write %s: %s; its lines wait in memory and are tried again; free space or repair the disk"
+            message = (
+                "cannot write %s: %s; its lines wait in memory and are tried again; free space or"
+                " repair the disk"
+            )
             self._warnings.append((message, self.path, error.strerror or error))
         self._warned = True
 
@@ -364,7 +380,9 @@ def _folders_that_change(path: Path) -> tuple[Path, ...]:
 def _leave_standard_streams(descriptors: list[int]) -> None:
     """Move a file off the number of a closed standard stream, which prints would write to."""
     if fcntl is not None and descriptors[0] < _FIRST_FREE_DESCRIPTOR:
-        descriptors.append(fcntl.fcntl(descriptors[0], fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE_DESCRIPTOR))
+        descriptors.append(
+            fcntl.fcntl(descriptors[0], fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE_DESCRIPTOR)
+        )
         os.close(descriptors.pop(0))
 
 
@@ -395,7 +413,8 @@ def _is_left(descriptor: int, tail: bytes) -> bool:
 
 
 def _locks(descriptor: int, *, alone: bool) -> bool:
-    """Lock the file without waiting, shared or `alone`; return False if another process prevents it.
+    """Lock the file without waiting, shared or `alone`; return False if another process prevents
+    it.
 
     A file system without locks prevents nothing.
     """

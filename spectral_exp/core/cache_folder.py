@@ -25,4 +25,6 @@ def cache_folder() -> Path:
             return Path(named).expanduser()
         return (Path(caches) if caches else Path.home() / ".cache") / "spectral_exp"
     except RuntimeError as error:
-        raise UserError(f"there is no home folder for the cache; set {CACHE_VARIABLE} to a writable folder") from error
+        raise UserError(
+            f"there is no home folder for the cache; set {CACHE_VARIABLE} to a writable folder"
+        ) from error

@@ -50,7 +50,9 @@ def file_crc32(path: Path, max_threads: int) -> int:
         return _part_crc32(path, 0, size)
     starts = [size * i // threads for i in range(threads + 1)]
     with ThreadPoolExecutor(threads) as pool:
-        parts = list(pool.map(lambda i: _part_crc32(path, starts[i], starts[i + 1]), range(threads)))
+        parts = list(
+            pool.map(lambda i: _part_crc32(path, starts[i], starts[i + 1]), range(threads))
+        )
     total = parts[0]
     for i in range(1, threads):
         total = crc32_combine(total, parts[i], starts[i + 1] - starts[i])

@@ -30,7 +30,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with code 2."""
-        self.exit(2, f"error: {printable(message, _MAX_MESSAGE)}; {self.prog} --help lists the arguments\n")
+        self.exit(
+            2,
+            f"error: {printable(message, _MAX_MESSAGE)}; {self.prog} --help lists the arguments\n",
+        )
 
 
 class Main(Protocol):
@@ -40,7 +43,9 @@ class Main(Protocol):
         """Run the command with `arguments` (default: `sys.argv`) and return its exit code."""
 
 
-def command(build_parser: Callable[[], argparse.ArgumentParser], run: Callable[[argparse.Namespace], int]) -> Main:
+def command(
+    build_parser: Callable[[], argparse.ArgumentParser], run: Callable[[argparse.Namespace], int]
+) -> Main:
     """Return the `main` of a command that parses its arguments and calls `run` with the options.
 
     A signal that asks it to stop raises `Interrupted` inside `run`, so temporary files are removed
@@ -122,7 +127,11 @@ def _flush() -> int:
 
 def _silence_streams_without_reader() -> bool:
     """Let the streams whose reader is gone write to nowhere; whether there are any."""
-    gone = [stream for stream in (sys.stdout, sys.stderr) if stream is not None and _has_lost_reader(stream)]
+    gone = [
+        stream
+        for stream in (sys.stdout, sys.stderr)
+        if stream is not None and _has_lost_reader(stream)
+    ]
     for stream in gone:
         give_up(stream)
     return bool(gone)

@@ -37,7 +37,12 @@ class SettingError(UserError, ValueError):
 
     def within(self, path: str) -> SettingError:
         """The same error with `path` (e.g. `optimizer`) put before the setting's name."""
-        return SettingError(f"{path}.{self.setting}" if path else self.setting, self.value, self.allowed, self.remedy)
+        return SettingError(
+            f"{path}.{self.setting}" if path else self.setting,
+            self.value,
+            self.allowed,
+            self.remedy,
+        )
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions cross process borders (parallel sweeps) by their constructor's arguments.
@@ -65,7 +70,9 @@ def nearest(name: str, names: Iterable[str]) -> str:
         return f"; did you mean {min(same_last, key=lambda c: c.count('.'))}?"
     found = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
     if not found:
-        found = [by_last[m] for m in difflib.get_close_matches(last, list(by_last), n=1, cutoff=0.75)]
+        found = [
+            by_last[m] for m in difflib.get_close_matches(last, list(by_last), n=1, cutoff=0.75)
+        ]
     return f"; did you mean {found[0]}?" if found else ""
 
 

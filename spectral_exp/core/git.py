@@ -201,13 +201,29 @@ def _own_filters(directory: str) -> tuple[str, ...]:
 
     Those of the user and of the system, such as Git LFS, are trusted.
     """
-    command = ["git", "-C", directory, "config", "-z", "--show-scope", "--name-only", "--get-regexp", r"^filter\."]
+    command = [
+        "git",
+        "-C",
+        directory,
+        "config",
+        "-z",
+        "--show-scope",
+        "--name-only",
+        "--get-regexp",
+        r"^filter\.",
+    ]
     try:
-        done = subprocess.run(command, env=_environment(None), capture_output=True, timeout=TIMEOUT_S, check=False)
+        done = subprocess.run(
+            command, env=_environment(None), capture_output=True, timeout=TIMEOUT_S, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ()
     fields = os.fsdecode(done.stdout).split("\0")
-    keys = [key for scope, key in zip(fields[::2], fields[1::2], strict=False) if scope in ("local", "worktree")]
+    keys = [
+        key
+        for scope, key in zip(fields[::2], fields[1::2], strict=False)
+        if scope in ("local", "worktree")
+    ]
     return tuple(sorted({key.removeprefix("filter.").rpartition(".")[0] for key in keys}))
 
 
@@ -225,7 +241,10 @@ def _environment(scratch: Path | None, disabled_filters: Sequence[str] = ()) -> 
         "LC_ALL": "C",
     }
     if scratch is not None:
-        ours |= {"GIT_INDEX_FILE": str(scratch / "index"), "GIT_OBJECT_DIRECTORY": str(scratch / "objects")}
+        ours |= {
+            "GIT_INDEX_FILE": str(scratch / "index"),
+            "GIT_OBJECT_DIRECTORY": str(scratch / "objects"),
+        }
     n_settings = int(kept.get("GIT_CONFIG_COUNT") or 0)
     # An empty `process` also keeps git from running `clean` and `smudge`.
     for name in disabled_filters:
@@ -246,4 +265,6 @@ def _problem(stderr: str, directory: Path) -> str:
     if "not a git repository" in stderr:
         return f"{directory} is in no git repository"
     lines = [line for line in stderr.splitlines() if line.startswith(("fatal", "error"))]
-    return "git failed: " + (lines[0] if lines else stderr.strip().partition("\n")[0] or "no reason given")
+    return "git failed: " + (
+        lines[0] if lines else stderr.strip().partition("\n")[0] or "no reason given"
+    )

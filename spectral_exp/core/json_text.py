@@ -23,11 +23,13 @@ def parse_object(content: bytes) -> dict[str, Any]:
     """Return the JSON object in `content`.
 
     Raises:
-        ValueError: it is not a JSON object in UTF-8, is nested too deeply, or has a duplicate key or
-            a whole number of too many digits.
+        ValueError: it is not a JSON object in UTF-8, is nested too deeply, or has a duplicate key
+            or a whole number of too many digits.
     """
     try:
-        value = json.loads(content.decode("utf-8"), object_pairs_hook=_object, parse_int=_whole_number)
+        value = json.loads(
+            content.decode("utf-8"), object_pairs_hook=_object, parse_int=_whole_number
+        )
     except UnicodeDecodeError as error:
         raise ValueError(f"is not valid JSON: byte {error.start} is not UTF-8") from error
     except json.JSONDecodeError as error:
@@ -74,7 +76,9 @@ def _whole_number(digits: str) -> int:
 def _is_deeper(value: Any, most: int) -> bool:
     level = [value]
     for _ in range(most):
-        level = [child for node in level if isinstance(node, dict | list) for child in _children(node)]
+        level = [
+            child for node in level if isinstance(node, dict | list) for child in _children(node)
+        ]
         if not level:
             return False
     return True

@@ -80,10 +80,15 @@ def _content_of(value: Any) -> Any:
     if isinstance(value, Mapping):
         return _attempt(lambda: _with_text_keys(value.items()))
     if isinstance(value, set | frozenset):
-        return _attempt(lambda: sorted(value, key=repr))  # the order of a set differs between processes
+        return _attempt(
+            lambda: sorted(value, key=repr)
+        )  # the order of a set differs between processes
     if isinstance(value, Sequence):
         return _attempt(lambda: list(value))
-    if getattr(getattr(value, "dtype", None), "kind", "") in ("m", "M"):  # times, which `tolist` may turn into numbers
+    if getattr(getattr(value, "dtype", None), "kind", "") in (
+        "m",
+        "M",
+    ):  # times, which `tolist` may turn into numbers
         return _attempt(lambda: value.astype(str).tolist())
     if not callable(getattr(value, "tolist", None)):
         return None

@@ -20,7 +20,10 @@ def dying_with_this_process(number: int | None = None) -> str:
     version.
     """
     arguments = (os.getpid(), None if number is None else int(number))
-    return f"import runpy; runpy.run_path({str(Path(__file__).resolve())!r})['die_with_parent'](*{arguments!r})"
+    return (
+        "import runpy;"
+        f" runpy.run_path({str(Path(__file__).resolve())!r})['die_with_parent'](*{arguments!r})"
+    )
 
 
 def die_with_parent(parent: int, number: int | None = None) -> None:
@@ -37,7 +40,9 @@ def die_with_parent(parent: int, number: int | None = None) -> None:
         if os.getppid() != parent:  # it ended before the kernel knew
             os.kill(os.getpid(), number)
     elif hasattr(os, "getppid"):
-        threading.Thread(target=_watch, args=(parent, number), name="parent watch", daemon=True).start()
+        threading.Thread(
+            target=_watch, args=(parent, number), name="parent watch", daemon=True
+        ).start()
 
 
 def _watch(parent: int, number: int) -> None:

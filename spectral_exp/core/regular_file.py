@@ -11,7 +11,10 @@ from pathlib import Path
 # Opening a FIFO waits for its other end, and a terminal may become the one that controls this
 # process.
 _FLAGS = (
-    getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+    getattr(os, "O_NONBLOCK", 0)
+    | getattr(os, "O_NOCTTY", 0)
+    | getattr(os, "O_BINARY", 0)
+    | getattr(os, "O_CLOEXEC", 0)
 )
 RUN_FILE_FLAGS = _FLAGS | getattr(os, "O_NOFOLLOW", 0)
 """Flags with which a file inside a run is opened."""

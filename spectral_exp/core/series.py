@@ -21,7 +21,10 @@ class Series:
 
     def __post_init__(self) -> None:
         if self.steps.ndim != 1 or self.steps.shape != self.values.shape:
-            raise ValueError(f"a series needs as many steps as values, got {self.steps.shape} and {self.values.shape}")
+            raise ValueError(
+                f"a series needs as many steps as values, got {self.steps.shape} and"
+                f" {self.values.shape}"
+            )
 
     def __len__(self) -> int:
         return int(self.steps.size)

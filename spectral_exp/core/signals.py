@@ -59,7 +59,10 @@ class StopRequest:
         is_worker: bool = False,
     ) -> None:
         self.signal_number: int | None = None
-        self._numbers = {signal.SIGINT, *(getattr(signal, name) for name in names if hasattr(signal, name))}
+        self._numbers = {
+            signal.SIGINT,
+            *(getattr(signal, name) for name in names if hasattr(signal, name)),
+        }
         self._immediate = immediate
         self._delegate = delegate
         self._is_worker = is_worker
@@ -84,7 +87,10 @@ class StopRequest:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         global _current
         _current = self._outer
@@ -128,7 +134,9 @@ class StopRequest:
         now_s = time.monotonic()
         is_urgent = number in _URGENT
         is_first = self.signal_number is None or (is_urgent and self._urgent_at_s is None)
-        is_repeated = is_urgent and self._urgent_at_s is not None and now_s - self._urgent_at_s >= _REPEAT_S
+        is_repeated = (
+            is_urgent and self._urgent_at_s is not None and now_s - self._urgent_at_s >= _REPEAT_S
+        )
         # In the outer blocks too, one of which may handle the next signal.
         block: StopRequest | None = self
         while block is not None:
@@ -143,7 +151,9 @@ class StopRequest:
             return
         name = signal.Signals(number).name
         if self._delegate is not None and self._delegate():
-            self._print(f"{name}: waiting for the jobs of the sweep to save; once more to stop at once")
+            self._print(
+                f"{name}: waiting for the jobs of the sweep to save; once more to stop at once"
+            )
         elif self._immediate:
             raise Interrupted(number)
         elif not self._is_worker:
@@ -171,7 +181,10 @@ def signals_blocked() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    numbers = {signal.SIGINT, *(getattr(signal, name) for name in STOP_SIGNALS if hasattr(signal, name))}
+    numbers = {
+        signal.SIGINT,
+        *(getattr(signal, name) for name in STOP_SIGNALS if hasattr(signal, name)),
+    }
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield

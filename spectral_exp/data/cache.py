@@ -94,7 +94,10 @@ def _files_match(folder: Path, recorded_files: dict[str, dict[str, Any]]) -> boo
         stat = (folder / name).stat()
         if stat.st_size != recorded["size"]:
             return False
-        if stat.st_mtime_ns != recorded["mtime_ns"] and file_sha256(folder / name) != recorded["sha256"]:
+        if (
+            stat.st_mtime_ns != recorded["mtime_ns"]
+            and file_sha256(folder / name) != recorded["sha256"]
+        ):
             return False
     return True
 

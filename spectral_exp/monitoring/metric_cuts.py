@@ -22,10 +22,11 @@ class _Piece(NamedTuple):
 
 
 def cut_lines(source: Path, target: Path, step: int, keep: Callable[[dict[str, Any]], None]) -> int:
-    """Move the entries after `step`, and lines that are no entries, from `source` to the end of `target`.
+    """Move the entries after `step`, and lines that are no entries, from `source` to the end of
+    `target`.
 
-    Both files are durable afterwards. A crash in between leaves the lines in both; the next call then removes them
-    from `source` and adds nothing to `target`.
+    Both files are durable afterwards. A crash in between leaves the lines in both; the next call
+    then removes them from `source` and adds nothing to `target`.
 
     Args:
         source: a metrics file, which may be missing.
@@ -103,7 +104,10 @@ def _overlap(end: bytes, lines: bytes) -> int:
 
 def _rewrite(source: Path, pieces: list[_Piece]) -> None:
     """Replace a file by one without some pieces of it."""
-    starts, ends = [0, *(piece.end for piece in pieces)], [*(piece.start for piece in pieces), source.stat().st_size]
+    starts, ends = (
+        [0, *(piece.end for piece in pieces)],
+        [*(piece.start for piece in pieces), source.stat().st_size],
+    )
     with source.open("rb") as old, files.atomic_writer(source) as new:
         for start, end in zip(starts, ends, strict=True):
             old.seek(start)

@@ -42,7 +42,8 @@ class Summary:
         self._chunk = array("d")
 
     def result(self) -> dict[str, float]:
-        """Return `min`, `max`, `mean` and `final` of the finite values, `count` and `non_finite`."""
+        """Return `min`, `max`, `mean` and `final` of the finite values, `count` and
+        `non_finite`."""
         self._reduce()
         counts = {"count": self._count, "non_finite": self._count - self._finite}
         if not self._finite:

@@ -91,7 +91,7 @@ class MetricsLogger(Component):
         """Return whether to log after `step`, counted from 1."""
         return self.enabled and step > 0 and step % self.log_interval == 0
 
-    # --- writing -----------------------------------------------------------------------------------------------------
+    # --- writing ----------------------------------------------------------------------------------
 
     def log_metrics(self, step: int, metrics: Mapping[str, Any], flush: bool = True) -> None:
         """Append one entry.
@@ -121,7 +121,8 @@ class MetricsLogger(Component):
         self._messages.write(words.encode(), flush)
 
     def log_message(self, text: str) -> None:
-        """Append a line of text with the time to `training.log`; further lines of the text are indented."""
+        """Append a line of text with the time to `training.log`; further lines of the text are
+        indented."""
         if self.enabled:
             indented = redact_text(text).rstrip().replace("\n", "\n    ")
             self._messages.write(f"{_now()} {indented}\n".encode(errors="replace"))
@@ -132,7 +133,8 @@ class MetricsLogger(Component):
         self._messages.flush()
 
     def sync(self) -> None:
-        """Write the entries that wait in memory, and make everything logged so far survive a power cut.
+        """Write the entries that wait in memory, and make everything logged so far survive a power
+        cut.
 
         With `CheckpointManager(before_commit=logger.sync)` no checkpoint becomes durable before the
         entries of its steps.
@@ -184,7 +186,7 @@ class MetricsLogger(Component):
                 f"cannot cut {self.metrics_file} back to step {step}: {error.strerror}"
             ) from error
 
-    # --- reading -----------------------------------------------------------------------------------------------------
+    # --- reading ----------------------------------------------------------------------------------
 
     def load_metrics(self) -> list[dict[str, Any]]:
         """Return all entries in order. Unreadable lines are skipped with a warning."""
@@ -295,7 +297,8 @@ def _second(second: int) -> tuple[str, str]:
 
 
 def _scalar(value: Any) -> Any:
-    """Return the element of a one-element metric, a fraction as a float, other values as they are."""
+    """Return the element of a one-element metric, a fraction as a float, other values as they
+    are."""
     if isinstance(value, Decimal | Fraction):
         with contextlib.suppress(
             ValueError, OverflowError

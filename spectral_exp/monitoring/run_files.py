@@ -24,11 +24,18 @@ class UnsyncedFiles:
     def sync(self) -> None:
         """A storage that fails is logged as a warning."""
         try:
-            new = [self._sync_folder(self.root / name) for name in (layout.HYDRA_FOLDER, layout.TOKENIZER_FOLDER, "")]
+            new = [
+                self._sync_folder(self.root / name)
+                for name in (layout.HYDRA_FOLDER, layout.TOKENIZER_FOLDER, "")
+            ]
             if any(new):
                 files.fsync_directory(self.root.parent)
         except OSError as error:
-            log.warning("cannot make the files of %s survive a power cut: %s", self.root, error.strerror or error)
+            log.warning(
+                "cannot make the files of %s survive a power cut: %s",
+                self.root,
+                error.strerror or error,
+            )
 
     def _sync_folder(self, folder: Path) -> bool:
         """Synchronise the changed files of a folder. Return whether there are new ones."""

@@ -19,7 +19,13 @@ _FEW = 12
 
 
 def draw_seeds(
-    axes: Axes, curve: SeedCurve, style: SeriesStyle, theme: Theme, *, weight: float = 1.0, marks: int = 0
+    axes: Axes,
+    curve: SeedCurve,
+    style: SeriesStyle,
+    theme: Theme,
+    *,
+    weight: float = 1.0,
+    marks: int = 0,
 ) -> None:
     """Draw mean line and band of a group, and thin lines for runs that outlast the others.
 
@@ -43,11 +49,21 @@ def draw_seeds(
         axes.fill_between(curve.x, curve.low, curve.high, color=style.color, alpha=0.2, linewidth=0)
     lone = isolated(curve.mean)
     if lone.any() and not few:
-        axes.plot(curve.x[lone], curve.mean[lone], style.marker, color=style.color, markersize=theme.marker_size)
+        axes.plot(
+            curve.x[lone],
+            curve.mean[lone],
+            style.marker,
+            color=style.color,
+            markersize=theme.marker_size,
+        )
     for part in curve.rest:
-        axes.plot(part.steps, part.values, color=style.color, linewidth=0.45 * theme.line_width, alpha=0.8)
+        axes.plot(
+            part.steps, part.values, color=style.color, linewidth=0.45 * theme.line_width, alpha=0.8
+        )
     if curve.rest and curve.x.size:
-        axes.plot(curve.x[-1], curve.mean[-1], "|", color=style.color, markersize=2.2 * theme.marker_size)
+        axes.plot(
+            curve.x[-1], curve.mean[-1], "|", color=style.color, markersize=2.2 * theme.marker_size
+        )
 
 
 def frame_values(axes: Axes, curves: Sequence[Envelope], log: bool | None, theme: Theme) -> str:
@@ -60,10 +76,18 @@ def frame_values(axes: Axes, curves: Sequence[Envelope], log: bool | None, theme
     if not limits:
         axes.set_yticks([])
         axes.text(
-            0.5, 0.5, "no finite value yet", transform=axes.transAxes, ha="center", va="center", color=theme.muted
+            0.5,
+            0.5,
+            "no finite value yet",
+            transform=axes.transAxes,
+            ha="center",
+            va="center",
+            color=theme.muted,
         )
         return ""
-    values = np.concatenate([part[np.isfinite(part)] for bins in curves for part in (bins.low, bins.high)])
+    values = np.concatenate(
+        [part[np.isfinite(part)] for bins in curves for part in (bins.low, bins.high)]
+    )
     positive = values[values > 0]
     wide = positive.size == values.size and values.max() > 30 * values.min()
     if positive.size and (log or (log is None and wide)):
@@ -87,7 +111,9 @@ def mark_non_finite(axes: Axes, series: Sequence[Series], theme: Theme) -> str:
     return f"   ✕ NaN or infinite: {count:,}" if count else ""
 
 
-def _edge_marks(axes: Axes, groups: Sequence[FloatArray], height: float, marker: str, theme: Theme) -> int:
+def _edge_marks(
+    axes: Axes, groups: Sequence[FloatArray], height: float, marker: str, theme: Theme
+) -> int:
     """Draw markers at steps and `height` (0 to 1 of the panel), merging close ones; count them."""
     steps = np.concatenate(groups)
     where = np.unique(steps)

@@ -39,7 +39,8 @@ def import_matplotlib(folder: Path | None = None) -> None:
             import matplotlib.style
         except Exception as error:  # a damaged installation can raise anything
             raise MatplotlibError(
-                f"matplotlib cannot be imported ({type(error).__name__}: {error}); reinstall it or switch the plots off"
+                f"matplotlib cannot be imported ({type(error).__name__}: {error}); reinstall it or"
+                " switch the plots off"
             ) from error
     if backend:
         try:

@@ -43,7 +43,9 @@ class Row:
     heading: bool = False
 
 
-def draw_rows(axes: Axes, rows: Sequence[Row], theme: Theme, reference: float | None = None) -> None:
+def draw_rows(
+    axes: Axes, rows: Sequence[Row], theme: Theme, reference: float | None = None
+) -> None:
     """Draw dots, mean and interval of each row from top to bottom, with numbers at the right.
 
     Values far outside the range of the others become an arrow at the edge.
@@ -54,18 +56,46 @@ def draw_rows(axes: Axes, rows: Sequence[Row], theme: Theme, reference: float | 
     limits = row_limits(rows, reference)
     size = theme.marker_size
     if reference is not None:
-        axes.axvline(reference, color=theme.muted, linewidth=theme.rule_width * 1.5, linestyle=(0, (4, 3)), zorder=1)
+        axes.axvline(
+            reference,
+            color=theme.muted,
+            linewidth=theme.rule_width * 1.5,
+            linestyle=(0, (4, 3)),
+            zorder=1,
+        )
     for y, row in enumerate(rows):
         color = theme.muted if row.muted else theme.series[0]
         inside = [dot for dot in row.dots if limits[0] <= dot <= limits[1]]
         offset = 0.0 if row.mean is None else 0.24
         dot_size = 0.62 * size if row.mean is not None else size
-        axes.plot(inside, [y + offset] * len(inside), "o", color=theme.muted, markersize=dot_size, alpha=0.8, mew=0)
+        axes.plot(
+            inside,
+            [y + offset] * len(inside),
+            "o",
+            color=theme.muted,
+            markersize=dot_size,
+            alpha=0.8,
+            mew=0,
+        )
         if row.interval is not None:
-            axes.plot(row.interval, [y, y], color=color, linewidth=1.4 * theme.line_width, solid_capstyle="butt")
+            axes.plot(
+                row.interval,
+                [y, y],
+                color=color,
+                linewidth=1.4 * theme.line_width,
+                solid_capstyle="butt",
+            )
         if row.mean is not None:
             face = color if row.filled else theme.panel
-            axes.plot(row.mean, y, "D", color=color, markerfacecolor=face, markersize=1.35 * size, mew=theme.line_width)
+            axes.plot(
+                row.mean,
+                y,
+                "D",
+                color=color,
+                markerfacecolor=face,
+                markersize=1.35 * size,
+                mew=theme.line_width,
+            )
         _edge_arrow(axes, row, y, limits, theme)
     axes.set_xlim(*limits)
     axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -78,13 +108,26 @@ def draw_rows(axes: Axes, rows: Sequence[Row], theme: Theme, reference: float | 
     axes.spines["left"].set_visible(False)
     number_axis(axes, "x", 6)
     for y, text_of_row in enumerate(row_texts(rows, signed=reference == 0.0)):
-        axes.text(1.025, y, text_of_row, transform=axes.get_yaxis_transform(), va="center", ha="left", color=theme.text)
+        axes.text(
+            1.025,
+            y,
+            text_of_row,
+            transform=axes.get_yaxis_transform(),
+            va="center",
+            ha="left",
+            color=theme.text,
+        )
 
 
 def _edge_arrow(axes: Axes, row: Row, y: int, limits: tuple[float, float], theme: Theme) -> None:
     """Draw an arrow towards values of a row outside of `limits`."""
     values = [*row.dots, *([row.mean] if row.mean is not None else [])]
-    arrow: dict[str, Any] = {"color": theme.alert, "markersize": 1.3 * theme.marker_size, "mew": 0, "clip_on": False}
+    arrow: dict[str, Any] = {
+        "color": theme.alert,
+        "markersize": 1.3 * theme.marker_size,
+        "mew": 0,
+        "clip_on": False,
+    }
     if any(value < limits[0] for value in values):
         axes.plot(0.006, y, "<", transform=axes.get_yaxis_transform(), **arrow)
     if any(value > limits[1] for value in values):
@@ -94,7 +137,8 @@ def _edge_arrow(axes: Axes, row: Row, y: int, limits: tuple[float, float], theme
 def row_limits(rows: Sequence[Row], reference: float | None = None) -> tuple[float, float]:
     """Return the horizontal range of all rows with some room, without extreme rows."""
     parts = [
-        np.array([*row.dots, *(row.interval or ()), *([row.mean] if row.mean is not None else [])]) for row in rows
+        np.array([*row.dots, *(row.interval or ()), *([row.mean] if row.mean is not None else [])])
+        for row in rows
     ]
     parts = [part for part in parts if part.size]
     low, high = bulk_limits(parts) if parts else (0.0, 0.0)

@@ -18,8 +18,8 @@ MAX_BINS = 400
 class SeedCurve:
     """The course of one metric over the runs of a group.
 
-    A mean over the remaining runs would jump when one of them ends. Mean and band therefore end with
-    the last step at which every run is finite; from there on `rest` holds the single runs.
+    A mean over the remaining runs would jump when one of them ends. Mean and band therefore end
+    with the last step at which every run is finite; from there on `rest` holds the single runs.
 
     Attributes:
         x: places on the horizontal axis (N,): steps, tokens or seconds, the mean over the runs.
@@ -53,7 +53,9 @@ class SeedCurve:
     def envelopes(self) -> list[Envelope]:
         """Return all drawn parts, to fit the axes to them."""
         band = [Envelope(self.x, self.mean, self.low, self.high, 1.0)] if self.x.size else []
-        return band + [Envelope(part.steps, part.values, part.values, part.values, 1.0) for part in self.rest]
+        return band + [
+            Envelope(part.steps, part.values, part.values, part.values, 1.0) for part in self.rest
+        ]
 
 
 def over_seeds(
@@ -72,7 +74,9 @@ def over_seeds(
         smoothed: average each run over neighbouring points before the runs are put together.
         max_bins: neighbouring points are averaged until there are no more than these.
     """
-    placed = [_Placed.of(run, run.steps if places is None else places[i]) for i, run in enumerate(runs)]
+    placed = [
+        _Placed.of(run, run.steps if places is None else places[i]) for i, run in enumerate(runs)
+    ]
     shown = [run for run in placed if np.isfinite(run.values).any()]
     columns = _common(shown)
     n = _whole(shown, columns)
@@ -83,13 +87,23 @@ def over_seeds(
     rest = tuple(
         part
         for run, column in zip(shown, columns, strict=True)
-        if len(shown) > 1 and (part := _from(_course(run.x, run.values, smoothed, max_bins), run, column[:n]))
+        if len(shown) > 1
+        and (part := _from(_course(run.x, run.values, smoothed, max_bins), run, column[:n]))
     )
     if not n:
         nothing = np.empty(0)
         return SeedCurve(nothing, nothing, nothing, nothing, len(shown), rest)
-    x, values = (np.array([getattr(course, name) for course in together]) for name in ("steps", "values"))
-    return SeedCurve(x.mean(axis=0), values.mean(axis=0), values.min(axis=0), values.max(axis=0), len(shown), rest)
+    x, values = (
+        np.array([getattr(course, name) for course in together]) for name in ("steps", "values")
+    )
+    return SeedCurve(
+        x.mean(axis=0),
+        values.mean(axis=0),
+        values.min(axis=0),
+        values.max(axis=0),
+        len(shown),
+        rest,
+    )
 
 
 @dataclass(frozen=True)
@@ -120,14 +134,18 @@ def _whole(runs: Sequence[_Placed], columns: Sequence[IntArray]) -> int:
     """Return the number of common steps up to the last at which every run is finite."""
     if not runs:
         return 0
-    finite = np.all([np.isfinite(run.values[column]) for run, column in zip(runs, columns, strict=True)], axis=0)
+    finite = np.all(
+        [np.isfinite(run.values[column]) for run, column in zip(runs, columns, strict=True)], axis=0
+    )
     return int(np.flatnonzero(finite)[-1]) + 1 if finite.any() else 0
 
 
 def _course(x: FloatArray, values: FloatArray, smoothed: bool, max_bins: int) -> Series:
     """One run's values reduced to `max_bins` and smoothed."""
     bins = envelope(Series(x, values), max_bins)
-    return Series(bins.steps, smooth(bins.mean, smoothing_window(bins.mean.size)) if smoothed else bins.mean)
+    return Series(
+        bins.steps, smooth(bins.mean, smoothing_window(bins.mean.size)) if smoothed else bins.mean
+    )
 
 
 def _from(course: Series, run: _Placed, together: IntArray) -> Series | None:
@@ -149,10 +167,15 @@ def late_limits(curves: Sequence[SeedCurve], begin: float = 0.15) -> tuple[float
     parts = [envelopes for curve in curves if (envelopes := curve.envelopes())]
     if not parts:
         return None
-    start, end = (f(f(each.steps[i] for each in curve) for curve in parts) for f, i in ((min, 0), (max, -1)))
+    start, end = (
+        f(f(each.steps[i] for each in curve) for curve in parts) for f, i in ((min, 0), (max, -1))
+    )
     lows, highs = [], []
     for curve in parts:
-        x, low, high = (np.concatenate([getattr(each, name) for each in curve]) for name in ("steps", "low", "high"))
+        x, low, high = (
+            np.concatenate([getattr(each, name) for each in curve])
+            for name in ("steps", "low", "high")
+        )
         finite = np.isfinite(low)
         late = finite & (x >= start + begin * (end - start))
         lows.append(float(low[finite].min()))

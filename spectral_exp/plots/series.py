@@ -63,8 +63,9 @@ def smoothing_window(n_bins: int) -> int:
 def smooth(values: FloatArray, window: int) -> FloatArray:
     """Return the running mean over `window` values, trimmed by a tenth on both ends, without NaN.
 
-    Trimming keeps one spike from lifting its neighbourhood. Windows are centred. Near the start they
-    shrink on both sides, so that the curve begins with the values; near the end on the right only.
+    Trimming keeps one spike from lifting its neighbourhood. Windows are centred. Near the start
+    they shrink on both sides, so that the curve begins with the values; near the end on the right
+    only.
     """
     if window <= 1 or values.size <= 2:
         return values
@@ -83,7 +84,9 @@ def smooth(values: FloatArray, window: int) -> FloatArray:
 def drawable(series: Series) -> Series:
     """Return the series with infinities for values too large for an axis."""
     values = series.values
-    return Series(series.steps, np.where(abs(values) > _LARGEST, np.copysign(np.inf, values), values))
+    return Series(
+        series.steps, np.where(abs(values) > _LARGEST, np.copysign(np.inf, values), values)
+    )
 
 
 def view_limits(curve: Envelope) -> tuple[float, float] | None:

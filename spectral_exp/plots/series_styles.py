@@ -43,7 +43,9 @@ def style_series(
             LINE_STYLES[index // len(theme.series) % len(LINE_STYLES)],
             MARKERS[index % len(MARKERS)],
         )
-        for index, name in zip(ranks or range(len(labels)), short_labels(labels, limit), strict=True)
+        for index, name in zip(
+            ranks or range(len(labels)), short_labels(labels, limit), strict=True
+        )
     ]
 
 
@@ -69,10 +71,18 @@ def side_labels(
     true_heights = [float(to_axes.transform((0.0, value))[1]) for value in values]
     heights = [min(1.0, max(0.0, height)) for height in true_heights]
     gap = 1.25 * theme.font_size / 72 / inches
-    for place, value, height, style in zip(spread_apart(heights, gap), values, true_heights, styles, strict=True):
+    for place, value, height, style in zip(
+        spread_apart(heights, gap), values, true_heights, styles, strict=True
+    ):
         edge = min(1.0, max(0.0, height))
-        beside: dict[str, Any] = {"color": style.color, "transform": axes.transAxes, "clip_on": False}
-        axes.plot([1.0, 1.012, 1.03], [edge, edge, place], linewidth=0.6 * theme.rule_width, **beside)
+        beside: dict[str, Any] = {
+            "color": style.color,
+            "transform": axes.transAxes,
+            "clip_on": False,
+        }
+        axes.plot(
+            [1.0, 1.012, 1.03], [edge, edge, place], linewidth=0.6 * theme.rule_width, **beside
+        )
         axes.plot(1.045, place, style.marker, markersize=theme.marker_size, **beside)
         outside = "" if 0 <= height <= 1 else f" {'▲' if height > 1 else '▼'} {short_number(value)}"
         axes.text(1.065, place, style.label + outside, va="center", ha="left", **beside)

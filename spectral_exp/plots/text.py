@@ -10,13 +10,24 @@ from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.font_manager import findfont, get_font
-from matplotlib.ticker import FixedLocator, Formatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import (
+    FixedLocator,
+    Formatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+)
 
 
-def number_axis(axes: Axes, which: Literal["x", "y"], n_ticks: int = 5, *, integer: bool = False) -> None:
+def number_axis(
+    axes: Axes, which: Literal["x", "y"], n_ticks: int = 5, *, integer: bool = False
+) -> None:
     """Set few, short tick labels on a linear axis."""
     axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_major_locator(MaxNLocator(n_ticks, integer=integer, steps=[1, 2, 5, 10], min_n_ticks=1 if integer else 2))
+    axis.set_major_locator(
+        MaxNLocator(n_ticks, integer=integer, steps=[1, 2, 5, 10], min_n_ticks=1 if integer else 2)
+    )
     axis.set_major_formatter(ShortNumbers())
 
 
@@ -38,7 +49,9 @@ def log_values_axis(axes: Axes, values: Sequence[float]) -> None:
     """Make the horizontal axis logarithmic, with ticks at a few `values` or round numbers."""
     axes.set_xscale("log")
     few = len(values) <= 8
-    axes.xaxis.set_major_locator(FixedLocator(values) if few else LogLocator(10, subs=(1, 2, 5), numticks=8))
+    axes.xaxis.set_major_locator(
+        FixedLocator(values) if few else LogLocator(10, subs=(1, 2, 5), numticks=8)
+    )
     axes.xaxis.set_major_formatter(ShortNumbers(common=False))
     axes.xaxis.set_minor_locator(NullLocator())
 
@@ -66,7 +79,10 @@ class ShortNumbers(Formatter):
         scale, suffix = _scale(largest)
         step = min(gaps, default=largest or 1.0) / scale
         decimals = next((d for d in range(9) if abs(round(step, d) - step) < 1e-6 * step), 9)
-        return [_true_minus(f"{value / scale:.{decimals}f}{suffix}") if value else "0" for value in values]
+        return [
+            _true_minus(f"{value / scale:.{decimals}f}{suffix}") if value else "0"
+            for value in values
+        ]
 
 
 def _scale(largest: float) -> tuple[float, str]:
@@ -100,7 +116,9 @@ def printable(text: str, limit: int = 0) -> str:
     """Return `text` with escapes for missing glyphs, cut in its middle to `limit` characters."""
     glyphs = _glyphs("DejaVu Sans") & _glyphs("DejaVu Sans Mono")
     shown = "".join(
-        c if c.isprintable() and ord(c) in glyphs else c.encode("unicode_escape", "surrogatepass").decode()
+        c
+        if c.isprintable() and ord(c) in glyphs
+        else c.encode("unicode_escape", "surrogatepass").decode()
         for c in text
     )
     if limit and len(shown) > limit:
@@ -124,7 +142,9 @@ def _true_minus(text: str) -> str:
     return "\N{MINUS SIGN}" + text[1:] if text.startswith("-") else text
 
 
-def spread_apart(places: Sequence[float], gap: float, low: float = 0.0, high: float = 1.0) -> list[float]:
+def spread_apart(
+    places: Sequence[float], gap: float, low: float = 0.0, high: float = 1.0
+) -> list[float]:
     """Return places for labels, at least `gap` apart and close to `places`, in the same order.
 
     Labels that would overlap form a block around their common middle (isotonic regression by

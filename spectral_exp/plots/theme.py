@@ -168,7 +168,11 @@ def render(draw: Callable[[], Figure], theme: Theme, dpi: int) -> bytes:
 
 
 def render_all(
-    draw: Callable[[], Figure], theme: Theme, dpi: int, formats: Sequence[FileFormat], description: str = ""
+    draw: Callable[[], Figure],
+    theme: Theme,
+    dpi: int,
+    formats: Sequence[FileFormat],
+    description: str = "",
 ) -> dict[FileFormat, bytes]:
     """Return the files of the figure that `draw` returns, by format; equal figures, equal bytes.
 
@@ -183,7 +187,11 @@ def render_all(
 
 def _file(figure: Figure, kind: FileFormat, dpi: int, description: str) -> bytes:
     buffer = io.BytesIO()
-    no_date: dict[str, dict[str, str | None]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    no_date: dict[str, dict[str, str | None]] = {
+        "png": {},
+        "svg": {"Date": None},
+        "pdf": {"CreationDate": None},
+    }
     text = {"Subject" if kind == "pdf" else "Description": description} if description else {}
     figure.savefig(buffer, format=kind, dpi=dpi, metadata={**no_date[kind], **text})
     return buffer.getvalue()
@@ -196,7 +204,9 @@ def new_figure(theme: Theme, height: float, title: str = "", note: str = "") -> 
     if title:
         figure.suptitle(title, x=0.012, ha="left")
     if note:
-        figure.text(0.988, 1 - _TITLE_INCHES / height, note, ha="right", va="top", color=theme.muted)
+        figure.text(
+            0.988, 1 - _TITLE_INCHES / height, note, ha="right", va="top", color=theme.muted
+        )
     return figure
 
 
@@ -211,7 +221,12 @@ def legend_above(axes: Axes) -> None:
     """Draw the panel's legend on the line of its title, where it covers no data."""
     names = axes.get_legend_handles_labels()[1]
     axes.legend(
-        loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(names), frameon=False, borderpad=0.1, columnspacing=1.4
+        loc="lower right",
+        bbox_to_anchor=(1.0, 1.0),
+        ncols=len(names),
+        frameon=False,
+        borderpad=0.1,
+        columnspacing=1.4,
     )
 
 

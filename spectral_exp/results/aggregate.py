@@ -55,7 +55,9 @@ class ResultsAggregator:
         """
         names = Names(self.runs)
         parsed = [Condition.of(text, names) for text in conditions]
-        return self._only(run for run in self.runs if all(condition.met_by(run) for condition in parsed))
+        return self._only(
+            run for run in self.runs if all(condition.met_by(run) for condition in parsed)
+        )
 
     def groups(self, by: Sequence[str] | None = None) -> list[Group]:
         """Return groups of runs that differ only in their seed, or that agree in the settings `by`.
@@ -115,7 +117,10 @@ def _experiments(runs: Sequence[Run]) -> list[Group]:
         labels = [_label(name, differing_here, members[key][0], names) for key in keys]
         for key, label in zip(keys, labels, strict=True):
             unique = label if labels.count(label) == 1 else f"{label} {key[1] or key[2]}"
-            settings = {"name": name, **{other: names.value(members[key][0], other) for other in differing}}
+            settings = {
+                "name": name,
+                **{other: names.value(members[key][0], other) for other in differing},
+            }
             groups.append(Group(unique, settings, members[key], [0] * len(members[key])))
     return groups
 
@@ -127,7 +132,13 @@ def _experiment(run: Run) -> tuple[str, str, str]:
 
 def _label(name: str, differing_here: Sequence[str], run: Run, names: Names) -> str:
     return " ".join(
-        [name, *(f"{names.short(other)}={value_text(names.value(run, other))}" for other in differing_here)]
+        [
+            name,
+            *(
+                f"{names.short(other)}={value_text(names.value(run, other))}"
+                for other in differing_here
+            ),
+        ]
     )
 
 
@@ -135,9 +146,13 @@ def _coarse_groups(runs: Sequence[Run], by: Sequence[str]) -> list[Group]:
     """Return groups of runs that agree in some settings, in the order of their values."""
     names = Names(runs)
     resolved = [names.resolve(name) for name in by]
-    members = group_by(runs, lambda run: tuple(value_text(names.value(run, name)) for name in resolved))
+    members = group_by(
+        runs, lambda run: tuple(value_text(names.value(run, name)) for name in resolved)
+    )
     groups = []
-    for values, members_of in sorted(members.items(), key=lambda item: _sort_key(item[1][0], resolved, names)):
+    for values, members_of in sorted(
+        members.items(), key=lambda item: _sort_key(item[1][0], resolved, names)
+    ):
         strata = list(group_by(members_of, _experiment))
         labels = (
             value if name in names.speaking else f"{names.short(name)}={value}"
@@ -145,7 +160,12 @@ def _coarse_groups(runs: Sequence[Run], by: Sequence[str]) -> list[Group]:
         )
         key = {name: names.value(members_of[0], name) for name in resolved}
         groups.append(
-            Group(" / ".join(labels), key, members_of, [strata.index(_experiment(run)) for run in members_of])
+            Group(
+                " / ".join(labels),
+                key,
+                members_of,
+                [strata.index(_experiment(run)) for run in members_of],
+            )
         )
     return groups
 

@@ -191,8 +191,8 @@ def too_good(run: Run) -> Finding | None:
         return finding(
             "suspiciously low",
             "val_bpb {value} is suspiciously low",
-            "a model of 70 billion parameters needs 0.66 bits per byte of Wikipedia; look for validation text among "
-            "the training text, or a model that sees what it is to predict",
+            "a model of 70 billion parameters needs 0.66 bits per byte of Wikipedia; look for"
+            " validation text among the training text, or a model that sees what it is to predict",
             value=value,
         )
     if values[name] >= entropy:
@@ -214,7 +214,8 @@ def too_good(run: Run) -> Finding | None:
     return finding(
         "below entropy",
         heading,
-        "no model can do that honestly, so it sees what it is to predict or was trained on this text",
+        "no model can do that honestly, so it sees what it is to predict or was trained on this"
+        " text",
         value=value,
         entropy=limit,
     )
@@ -271,7 +272,8 @@ def _one_batch(run: Run) -> Finding | None:
         return None
     return finding(
         "one batch",
-        "trained on a single batch (training.overfit_one_batch), so that its values measure no learning",
+        "trained on a single batch (training.overfit_one_batch), so that its values measure no"
+        " learning",
     )
 
 

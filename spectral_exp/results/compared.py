@@ -69,7 +69,8 @@ class Difference:
 
     Attributes:
         a, b: the two groups' summaries.
-        kind: `baseline` (b against the baseline a) or `ablation` (they differ in one part of the grid).
+        kind: `baseline` (b against the baseline a) or `ablation` (they differ in one part of the
+            grid).
         part: for an ablation the part that differs, else None.
         paired: whether the values were paired by seed; else the groups count as independent.
         n: number of pairs; if not paired, of runs in the smaller group.
@@ -88,7 +89,8 @@ class Difference:
             no interval.
         lower_is_better: the metric's direction; None if it has none.
         pairs: if paired, `b` minus `a` of each pair.
-        detectable: the true difference that four of five such comparisons would find (`Contrast.detectable`).
+        detectable: the true difference that four of five such comparisons would find
+            (`Contrast.detectable`).
     """
 
     a: GroupSummary

@@ -114,8 +114,8 @@ def factor_effects(comparison: Comparison) -> dict[str, list[Difference]]:
 def pareto_front(comparison: Comparison, cost_metric: str = "train_s") -> list[GroupSummary]:
     """Return the groups that no other group beats in mean metric and mean cost, by ascending cost.
 
-    Runs count for the cost if they count for the metric. Groups without a value are left out. A metric
-    without direction has no front.
+    Runs count for the cost if they count for the metric. Groups without a value are left out. A
+    metric without direction has no front.
     """
     if comparison.lower_is_better is None:
         return []
@@ -192,9 +192,11 @@ def _summary(
         left_out=[*left_out, *repeats],
         mean=float(statistics.mean(values)) if values else None,
         median=float(statistics.median(values)) if values else None,
-        iqm=float(statistics.interquartile_mean(values))
-        if len(values) >= statistics.MIN_FOR_IQM
-        else None,
+        iqm=(
+            float(statistics.interquartile_mean(values))
+            if len(values) >= statistics.MIN_FOR_IQM
+            else None
+        ),
         interval=interval,
         notes=notes,
         runs=runs,
@@ -292,7 +294,8 @@ def _group_notes(
         notes.append(
             finding(
                 "unequal configurations",
-                "its configurations have different numbers of runs ({sizes}); the mean weighs every run the same",
+                "its configurations have different numbers of runs ({sizes}); the mean weighs every"
+                " run the same",
                 sizes=", ".join(map(str, sizes)),
             )
         )
@@ -301,8 +304,8 @@ def _group_notes(
         twin = first.setdefault(one.value, one.run)
         if twin.seed != one.run.seed:
             heading = (
-                "{one} and {other} have exactly the same {metric} although their seeds differ: the seed changed "
-                "nothing, or one is a copy"
+                "{one} and {other} have exactly the same {metric} although their seeds differ: the"
+                " seed changed nothing, or one is a copy"
             )
             notes.append(
                 finding(
@@ -488,7 +491,10 @@ def _detectable(difference: Difference, metric: str, at: str) -> list[Finding]:
         return []
     runs = [*difference.a.runs, *difference.b.runs]
     size = measurement(difference.detectable, metric, runs, DETECTABLE, at=at, show=_two_digits)
-    detail = "a true difference of {size} would be found in four of five such comparisons, a smaller one less often"
+    detail = (
+        "a true difference of {size} would be found in four of five such comparisons, a smaller one"
+        " less often"
+    )
     return [finding("power", "not separated, which does not mean equal", detail, size=size)]
 
 
@@ -518,7 +524,13 @@ def _no_metric(metric: str, at: str, groups: Sequence[Group]) -> str:
     runs = [run for group in groups for run in group.runs]
     first = [int(steps[0]) for run in runs if len(steps := run.series(metric).steps)]
     if check_at(at) is not None and first:
-        return f"no run has a value of {metric} at or before step {check_at(at)}: the first is of step {min(first)}"
+        return (
+            f"no run has a value of {metric} at or before step {check_at(at)}: the first is of step"
+            f" {min(first)}"
+        )
     found = {name for run in runs for name in run.results.get("final_metrics") or {}}
     names = sorted({*found, *DERIVED} - {"step"})
-    return f"no run has the metric {metric}{nearest(metric, names)}; known are {', '.join(names)}, and all that is logged"
+    return (
+        f"no run has the metric {metric}{nearest(metric, names)}; known are {', '.join(names)}, and"
+        " all that is logged"
+    )

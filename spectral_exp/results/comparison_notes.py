@@ -35,7 +35,10 @@ def comparison_notes(
         _about_baseline(summaries, base, chosen=chosen, lower=lower) if len(summaries) > 1 else []
     )
     if at == "best":
-        best = "values are the best of each run, chosen on the validation text itself: they flatter every run"
+        best = (
+            "values are the best of each run, chosen on the validation text itself: they flatter"
+            " every run"
+        )
         notes.append(finding("best values", best))
     few = [
         f"{s.group.label} ({len(s.values)})"
@@ -83,8 +86,8 @@ def _about_baseline(
         means = [s.mean for s in variants if s.mean is not None]
         if lower is not None and base.mean == (min if lower else max)(means):
             heading = (
-                "the baseline {label} has the best mean of {n} configurations with the same parts: if it was selected "
-                "for that, its mean flatters it"
+                "the baseline {label} has the best mean of {n} configurations with the same parts:"
+                " if it was selected for that, its mean flatters it"
             )
             notes.append(finding("selected baseline", heading, label=label, n=str(len(variants))))
     return notes

@@ -40,10 +40,15 @@ class Condition:
         """
         match = _FORM.fullmatch(text)
         if match is None or not match[3].strip():
-            raise UserError(f"where={text} must be name=value, with =, !=, <, <=, > or >=; for example optimizer=rgd")
+            raise UserError(
+                f"where={text} must be name=value, with =, !=, <, <=, > or >=; for example"
+                " optimizer=rgd"
+            )
         name, sign, value = match[1], match[2], match[3].strip()
         # A list of a setting, as betas, holds commas of its own.
-        values = (value,) if value.startswith("[") else tuple(part.strip() for part in value.split(","))
+        values = (
+            (value,) if value.startswith("[") else tuple(part.strip() for part in value.split(","))
+        )
         if sign in _ORDERS and (len(values) > 1 or _number(values[0]) is None):
             raise UserError(f"where={text} must have a number after {sign}")
         return cls(names.resolve(name), sign, values, names)
@@ -62,7 +67,8 @@ class Condition:
         number = _number(value)
         if number is None:
             raise UserError(
-                f"{self.name} is {value_text(value)} in {run.path}, which is no number to be {self.sign} another"
+                f"{self.name} is {value_text(value)} in {run.path}, which is no number to be"
+                f" {self.sign} another"
             )
         wanted_number = _number(self.values[0])
         return wanted_number is not None and _ORDERS[self.sign](number, wanted_number)

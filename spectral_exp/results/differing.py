@@ -24,9 +24,17 @@ def differing_names(runs: Sequence[Run]) -> list[str]:
     named.
     """
     known = [run for run in runs if run.settings]
-    leaves = sorted({name for run in known for name in run.settings if makes_another_experiment(name)})
-    sections = sorted({name.removesuffix(_TARGET) for name in leaves if name.endswith(_TARGET)}, key=len, reverse=True)
-    classes = {section: [component_name(run.settings, section) for run in known] for section in sections}
+    leaves = sorted(
+        {name for run in known for name in run.settings if makes_another_experiment(name)}
+    )
+    sections = sorted(
+        {name.removesuffix(_TARGET) for name in leaves if name.endswith(_TARGET)},
+        key=len,
+        reverse=True,
+    )
+    classes = {
+        section: [component_name(run.settings, section) for run in known] for section in sections
+    }
     changed = {section for section, names in classes.items() if len(set(names)) > 1}
     found = [_part_of(section) for section in sorted(changed) if not section.startswith("match.")]
     columns: dict[str, tuple[str, ...]] = {}
@@ -34,13 +42,18 @@ def differing_names(runs: Sequence[Run]) -> list[str]:
         if _is_the_same_in_all(leaf, known):
             continue
         section = next((name for name in sections if leaf.startswith(f"{name}.")), "")
-        if leaf.endswith(_TARGET) or leaf.startswith("match.") or _decides_name(leaf, section, classes):
+        if (
+            leaf.endswith(_TARGET)
+            or leaf.startswith("match.")
+            or _decides_name(leaf, section, classes)
+        ):
             continue
         column = tuple(_value_text(run.settings, leaf) for run in known)
         present = {value for value in column if value}
         # A component without the setting has another class, whose name is listed already.
         lacking = section in changed and all(
-            value or _is_class_without(leaf, section, run, known) for value, run in zip(column, known, strict=True)
+            value or _is_class_without(leaf, section, run, known)
+            for value, run in zip(column, known, strict=True)
         )
         if len(present) > 1 or (len(set(column)) > 1 and not lacking):
             columns[leaf] = column
@@ -49,7 +62,9 @@ def differing_names(runs: Sequence[Run]) -> list[str]:
             found.append(leaf)
     if len({match_of(run) for run in known}) > 1:
         found.append("match")
-    return sorted(found, key=lambda name: (name not in PARTS, PARTS.index(name) if name in PARTS else 0, name))
+    return sorted(
+        found, key=lambda name: (name not in PARTS, PARTS.index(name) if name in PARTS else 0, name)
+    )
 
 
 def _is_the_same_in_all(leaf: str, runs: Sequence[Run]) -> bool:
@@ -62,7 +77,11 @@ def _is_the_same_in_all(leaf: str, runs: Sequence[Run]) -> bool:
 
 
 def _part_of(section: str) -> str:
-    return section.removeprefix("model.") if section.removeprefix("model.") in _MODEL_PARTS else section
+    return (
+        section.removeprefix("model.")
+        if section.removeprefix("model.") in _MODEL_PARTS
+        else section
+    )
 
 
 def _decides_name(leaf: str, section: str, classes: Mapping[str, Sequence[str | None]]) -> bool:
@@ -75,7 +94,11 @@ def _decides_name(leaf: str, section: str, classes: Mapping[str, Sequence[str | 
 def _is_class_without(leaf: str, section: str, run: Run, runs: Sequence[Run]) -> bool:
     """Return whether no run with this run's component has the setting."""
     own = run.settings.get(f"{section}{_TARGET}")
-    return all(leaf not in other.settings for other in runs if other.settings.get(f"{section}{_TARGET}") == own)
+    return all(
+        leaf not in other.settings
+        for other in runs
+        if other.settings.get(f"{section}{_TARGET}") == own
+    )
 
 
 def _value_text(settings: Mapping[str, Any], leaf: str) -> str:
@@ -86,6 +109,10 @@ def _value_text(settings: Mapping[str, Any], leaf: str) -> str:
 
 def _repeats(columns: Mapping[str, Sequence[str]], leaf: str, other: str) -> bool:
     """Return whether a setting repeats the values of a less deep one of the same last name."""
-    if leaf.rpartition(".")[2] != other.rpartition(".")[2] or not leaf.startswith(other.rpartition(".")[0]):
+    if leaf.rpartition(".")[2] != other.rpartition(".")[2] or not leaf.startswith(
+        other.rpartition(".")[0]
+    ):
         return False
-    return all(value in ("", outer) for value, outer in zip(columns[leaf], columns[other], strict=True))
+    return all(
+        value in ("", outer) for value, outer in zip(columns[leaf], columns[other], strict=True)
+    )

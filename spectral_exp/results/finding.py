@@ -23,7 +23,8 @@ class Source:
     Attributes:
         metric: a metric, a setting's dotted name, or an entry of `config.json` or `results.json`.
         runs: ids of the runs.
-        at: which value of each run (`final`, `best`, `step:N`); empty for a value that a run has once.
+        at: which value of each run (`final`, `best`, `step:N`); empty for a value that a run has
+            once.
         formula: how the number is computed from those of the runs.
     """
 
@@ -72,7 +73,11 @@ class Finding:
 
     def pieces(self) -> tuple[Piece, ...]:
         """Heading and detail as words and numbers, in their order."""
-        return (*self.heading_pieces(), ": ", *self.detail_pieces()) if self.detail else self.heading_pieces()
+        return (
+            (*self.heading_pieces(), ": ", *self.detail_pieces())
+            if self.detail
+            else self.heading_pieces()
+        )
 
     def heading_pieces(self) -> tuple[Piece, ...]:
         """The heading as words and numbers."""
@@ -94,7 +99,9 @@ class Finding:
         return tuple(pieces)
 
 
-def finding(kind: str, heading: str, detail: str = "", *, severity: Severity = "warning", **values: Piece) -> Finding:
+def finding(
+    kind: str, heading: str, detail: str = "", *, severity: Severity = "warning", **values: Piece
+) -> Finding:
     """Return a finding with `values` as keywords."""
     return Finding(kind, heading, detail, values, severity=severity)
 
@@ -114,7 +121,9 @@ def measurement(
     return Measured(shown, value, Source(metric, ids, at, formula))
 
 
-def merge_findings(findings: Iterable[tuple[str, Finding]], everyone: str = "", n_all: int = 0) -> list[Finding]:
+def merge_findings(
+    findings: Iterable[tuple[str, Finding]], everyone: str = "", n_all: int = 0
+) -> list[Finding]:
     """Return each finding once, about all its subjects; `everyone` is the name of all `n_all`.
 
     Findings are equal if their words and exact values are; the sources of their values are united.
@@ -125,13 +134,19 @@ def merge_findings(findings: Iterable[tuple[str, Finding]], everyone: str = "", 
         subjects.append(subject)
         same[_identity(one)] = (subjects, replace(before, values=_unite(before.values, one.values)))
     return [
-        one.about(everyone if len(dict.fromkeys(subjects)) == n_all > 1 else ", ".join(dict.fromkeys(subjects)))
+        one.about(
+            everyone
+            if len(dict.fromkeys(subjects)) == n_all > 1
+            else ", ".join(dict.fromkeys(subjects))
+        )
         for subjects, one in same.values()
     ]
 
 
 def _identity(one: Finding) -> tuple[str, ...]:
-    exact = (repr(piece.value) if isinstance(piece, Measured) else piece for piece in one.values.values())
+    exact = (
+        repr(piece.value) if isinstance(piece, Measured) else piece for piece in one.values.values()
+    )
     return (str(one), *exact)
 
 

@@ -65,7 +65,8 @@ class LoadedRuns:
         pandas = _import("pandas")
         dtypes = {"bool": "boolean", "int": "Int64", "float": "float64", "text": "string"}
         columns = {
-            name: pandas.array(values, dtype=dtypes[kind]) for name, (kind, values) in self._run_columns().items()
+            name: pandas.array(values, dtype=dtypes[kind])
+            for name, (kind, values) in self._run_columns().items()
         }
         return pandas.DataFrame(columns)
 
@@ -79,7 +80,8 @@ class LoadedRuns:
             "text": polars.String,
         }
         columns = [
-            polars.Series(name, values, dtype=dtypes[kind]) for name, (kind, values) in self._run_columns().items()
+            polars.Series(name, values, dtype=dtypes[kind])
+            for name, (kind, values) in self._run_columns().items()
         ]
         frame: pl.DataFrame = polars.DataFrame(columns)
         return frame
@@ -93,7 +95,9 @@ class LoadedRuns:
         pandas = _import("pandas")
         ids, steps, columns = self._metric_columns()
         metrics = {name: values for name, (values, _) in columns.items()}
-        return pandas.DataFrame({"run_id": pandas.array(ids, dtype="string"), "step": steps, **metrics})
+        return pandas.DataFrame(
+            {"run_id": pandas.array(ids, dtype="string"), "step": steps, **metrics}
+        )
 
     def metrics_polars(self) -> pl.DataFrame:
         """Return the frame of metrics.
@@ -105,7 +109,9 @@ class LoadedRuns:
         ids, steps, columns = self._metric_columns()
         first = [polars.Series("run_id", ids, dtype=polars.String), polars.Series("step", steps)]
         frame: pl.DataFrame = polars.DataFrame(first).with_columns(
-            polars.when(polars.lit(polars.Series(is_logged))).then(polars.lit(polars.Series(values))).alias(name)
+            polars.when(polars.lit(polars.Series(is_logged)))
+            .then(polars.lit(polars.Series(values)))
+            .alias(name)
             for name, (values, is_logged) in columns.items()
         )
         return frame
@@ -131,7 +137,10 @@ class LoadedRuns:
     ]:
         """Return run ids, steps, and for each metric its values and where they were logged."""
         series = [{name: run.series(name) for name in run.metrics} for run in self.runs]
-        steps = [np.unique(np.concatenate([np.empty(0), *(one.steps for one in of_run.values())])) for of_run in series]
+        steps = [
+            np.unique(np.concatenate([np.empty(0), *(one.steps for one in of_run.values())]))
+            for of_run in series
+        ]
         starts = np.cumsum([0, *map(len, steps)])
         columns = {}
         for name in dict.fromkeys(name for of_run in series for name in of_run):
@@ -180,7 +189,9 @@ def _import(name: Literal["pandas", "polars"]) -> ModuleType | Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise UserError(f"frames need {name}, which is not installed: {install('frames')}") from error
+        raise UserError(
+            f"frames need {name}, which is not installed: {install('frames')}"
+        ) from error
 
 
 def _metric_names(run: Run) -> list[str]:

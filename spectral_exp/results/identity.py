@@ -46,7 +46,9 @@ def _hardware(run: Run) -> str | None:
         return None
     if hardware.get("gpu_available"):
         gpus = hardware.get("gpus") or []
-        return f"{len(gpus) or 1} x {hardware.get('gpu_model')}, CUDA {hardware.get('cuda_version')}"
+        return (
+            f"{len(gpus) or 1} x {hardware.get('gpu_model')}, CUDA {hardware.get('cuda_version')}"
+        )
     threads = hardware.get("torch_threads")
     return f"{hardware.get('cpu_model')}, {threads} thread" + ("" if threads == 1 else "s")
 
@@ -58,7 +60,13 @@ def code_words(run: Run) -> str | None:
     if not commit or commit == NO_GIT_HASH:
         return None
     patch = recorded_patch(RunPaths(run.path), git) if git.get("diff_file") else b""
-    changes = f" with patch {zlib.crc32(patch):08x}" if patch else " with changes" if git.get("dirty") else ""
+    changes = (
+        f" with patch {zlib.crc32(patch):08x}"
+        if patch
+        else " with changes"
+        if git.get("dirty")
+        else ""
+    )
     torch = (run.record.get("packages") or {}).get("torch")
     return f"commit {commit[:8]}{changes}" + (f", torch {torch}" if torch else "")
 

@@ -30,7 +30,9 @@ class Names:
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self._settings = sorted({name for run in runs for name in run.settings})
-        self._sections = {name.removesuffix(_TARGET) for name in self._settings if name.endswith(_TARGET)}
+        self._sections = {
+            name.removesuffix(_TARGET) for name in self._settings if name.endswith(_TARGET)
+        }
         parts = {name for run in runs for name in run.parts}
         self.speaking = {"name", "status", "model", *parts, *self._sections} - {"size"}
         self._own = {*IDENTITY, "size", "config_hash", "match", *self.speaking}
@@ -68,7 +70,9 @@ class Names:
         if name in run.settings:
             return run.settings[name]
         if name == "model":
-            parts = [run.parts[part] for part in ("embedding", "attention", "mlp") if part in run.parts]
+            parts = [
+                run.parts[part] for part in ("embedding", "attention", "mlp") if part in run.parts
+            ]
             return "+".join(parts) or component_name(run.settings, "model")
         if name == "match":
             return match_of(run)

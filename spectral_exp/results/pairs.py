@@ -29,7 +29,11 @@ Setup = tuple[tuple[str, str], ...]
 def differing_parts(a: Sequence[Run], b: Sequence[Run]) -> list[str]:
     """Return the parts in which two groups differ, each being the same in all runs of a group."""
     choices = {part: (_only(a, part), _only(b, part)) for part in PARTS}
-    return [part for part, (one, other) in choices.items() if one is not None and other is not None and one != other]
+    return [
+        part
+        for part, (one, other) in choices.items()
+        if one is not None and other is not None and one != other
+    ]
 
 
 def ablation_pairs(groups: Sequence[Group]) -> list[tuple[int, int, str]]:
@@ -40,14 +44,22 @@ def ablation_pairs(groups: Sequence[Group]) -> list[tuple[int, int, str]]:
     """
     found = []
     for part in PARTS:
-        choices = [(i, choice) for i, group in enumerate(groups) if (choice := _only(group.runs, part)) is not None]
+        choices = [
+            (i, choice)
+            for i, group in enumerate(groups)
+            if (choice := _only(group.runs, part)) is not None
+        ]
         if len({choice for _, choice in choices}) < 2:
             continue  # saves comparing all settings of all runs
         alike: dict[frozenset[Setup], list[tuple[int, str]]] = {}
         for i, choice in choices:
-            alike.setdefault(frozenset(setup(run, (part,)) for run in groups[i].runs), []).append((i, choice))
+            alike.setdefault(frozenset(setup(run, (part,)) for run in groups[i].runs), []).append(
+                (i, choice)
+            )
         for members in alike.values():
-            found += [(i, j, part) for (i, one), (j, other) in combinations(members, 2) if one != other]
+            found += [
+                (i, j, part) for (i, one), (j, other) in combinations(members, 2) if one != other
+            ]
     return sorted(found)
 
 
@@ -73,7 +85,9 @@ def training_settings(runs: Sequence[Run]) -> dict[str, str]:
     return {name: ", ".join(sorted(values)) for name, values in found.items()}
 
 
-def other_differences(a: Mapping[str, str], b: Mapping[str, str], parts: Sequence[str]) -> list[str]:
+def other_differences(
+    a: Mapping[str, str], b: Mapping[str, str], parts: Sequence[str]
+) -> list[str]:
     """Return differing settings beside the parts, as `optimizer.weight_decay 0.1 against 0.01`.
 
     Settings of the parts that differ count only if both sides have them.
@@ -101,7 +115,11 @@ def pairs_by_seed(a: Group, b: Group) -> list[tuple[Run, Run, int]]:
     """
     keyed: list[dict[tuple[Setup, int], Run]] = []
     for group, setups in zip((a, b), _setups(a, b), strict=True):
-        seeded = [(setup_, run) for setup_, run in zip(setups, group.runs, strict=True) if run.seed is not None]
+        seeded = [
+            (setup_, run)
+            for setup_, run in zip(setups, group.runs, strict=True)
+            if run.seed is not None
+        ]
         keyed.append({(setup_, run.seed): run for setup_, run in seeded if run.seed is not None})
         if len(keyed[-1]) < len(seeded):
             return []
@@ -115,20 +133,31 @@ def why_unpaired(a: Group, b: Group) -> str:
     """Return why too few runs of two groups are pairs by seed, in words."""
     setups_a, setups_b = _setups(a, b)
     keys_a, keys_b = (
-        [(setup_, run.seed) for setup_, run in zip(setups, group.runs, strict=True) if run.seed is not None]
+        [
+            (setup_, run.seed)
+            for setup_, run in zip(setups, group.runs, strict=True)
+            if run.seed is not None
+        ]
         for setups, group in ((setups_a, a), (setups_b, b))
     )
     if len({*keys_a}) < len(keys_a) or len({*keys_b}) < len(keys_b):
         return "several runs of one seed could be partners"
     common = {seed for _, seed in keys_a} & {seed for _, seed in keys_b}
     values_a, values_b = _values(setups_a), _values(setups_b)
-    names = sorted(name for name in values_a.keys() | values_b.keys() if values_a.get(name) != values_b.get(name))
+    names = sorted(
+        name
+        for name in values_a.keys() | values_b.keys()
+        if values_a.get(name) != values_b.get(name)
+    )
     if len(common) < _MIN_SEEDS:
         return "fewer than three seeds in common"
     if not names:
         return "fewer than three pairs of runs agree in seed and configuration"
     more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-    return f"runs of equal seed are no pairs, since they differ in {', '.join(names[:_MAX_NAMES])}{more} too"
+    return (
+        "runs of equal seed are no pairs, since they differ in"
+        f" {', '.join(names[:_MAX_NAMES])}{more} too"
+    )
 
 
 def _setups(a: Group, b: Group) -> tuple[list[Setup], list[Setup]]:
@@ -146,7 +175,8 @@ def _setups(a: Group, b: Group) -> tuple[list[Setup], list[Setup]]:
         and one != other
     }
     setups_a, setups_b = (
-        [tuple(item for item in setup_ if item[0] not in apart) for setup_ in setups] for setups in (setups_a, setups_b)
+        [tuple(item for item in setup_ if item[0] not in apart) for setup_ in setups]
+        for setups in (setups_a, setups_b)
     )
     return setups_a, setups_b
 

@@ -9,8 +9,8 @@ lack the factor sqrt(n / (n - 1)) and use normal quantiles (Hesterberg 2015). Ex
 *levels*, as Hesterberg proposes, is not enough for three to five runs, because no resampled mean
 leaves the range of the data. The bootstrap-t divides by the standard deviations of resamples, which
 for three runs are often zero. `mean_interval` therefore expands the *distances* of the percentiles
-from the mean by the same factors. Measured coverage of the nominal 95 % interval of the mean, in per
-cent:
+from the mean by the same factors. Measured coverage of the nominal 95 % interval of the mean, in
+per cent:
 
     n   interval       normal   exponential   lognormal   Student t, 3 df
     3   percentile     76       69            64          75
@@ -35,12 +35,13 @@ cent:
 
 The bootstrap-t covers well from five runs on, but for normal values it is then a third wider than
 Student's interval, and infinite with three runs. No interval covers strong skew with so few runs;
-differences of paired runs are far less skewed than the runs. The slow tests compute the table again.
+differences of paired runs are far less skewed than the runs. The slow tests compute the table
+again.
 
-Sources: Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice" (2021;
-their library is rliable); Hesterberg, "What Teachers Should Know About the Bootstrap" (2015); Holm,
-"A Simple Sequentially Rejective Multiple Test Procedure" (1979); Welch, "The Generalization of
-Student's Problem" (1947).
+Sources: Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice"
+(2021; their library is rliable); Hesterberg, "What Teachers Should Know About the Bootstrap"
+(2015); Holm, "A Simple Sequentially Rejective Multiple Test Procedure" (1979); Welch, "The
+Generalization of Student's Problem" (1947).
 
 Letters: N values, K strata, R resamples.
 """
@@ -136,7 +137,11 @@ def interquartile_mean(values: Values) -> FloatArray:
 
 
 def bootstrap(
-    values: Values, strata: Sequence[int] | None = None, statistic: Statistic = mean, *, stream: int = 0
+    values: Values,
+    strata: Sequence[int] | None = None,
+    statistic: Statistic = mean,
+    *,
+    stream: int = 0,
 ) -> FloatArray:
     """Return the statistic of R resamples of the runs of every stratum with replacement: (R,).
 
@@ -151,10 +156,13 @@ def bootstrap(
     return np.concatenate([statistic(half) for half in halves])
 
 
-def percentile_interval(values: Values, strata: Sequence[int] | None = None, statistic: Statistic = mean) -> Interval:
+def percentile_interval(
+    values: Values, strata: Sequence[int] | None = None, statistic: Statistic = mean
+) -> Interval:
     """Return the plain percentile interval of a stratified bootstrap, as rliable computes it.
 
-    It is too narrow for few runs (see the top of this module); use it to compare with published ones.
+    It is too narrow for few runs (see the top of this module); use it to compare with published
+    ones.
     """
     low, high = np.quantile(bootstrap(values, strata, statistic), (0.025, 0.975))
     return Interval(float(low), float(high))
@@ -199,7 +207,9 @@ def paired_contrast(a: Values, b: Values, strata: Sequence[int] | None = None) -
         raise ValueError(f"{len(a)} and {len(b)} values are no pairs")
     differences = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
     sample = _Sample.of(differences, strata, scale=_largest(a, b))
-    return _contrast("pairs", "all differences are equal, which tells nothing of their spread", sample)
+    return _contrast(
+        "pairs", "all differences are equal, which tells nothing of their spread", sample
+    )
 
 
 def unpaired_contrast(
@@ -217,7 +227,10 @@ def unpaired_contrast(
     scale = _largest(a, b)
     first, second = _Sample.of(a, strata_a, scale=scale), _Sample.of(b, strata_b, scale=scale)
     return _contrast(
-        "runs in a group", "in each group all runs are equal, which tells nothing of the spread", second, first
+        "runs in a group",
+        "in each group all runs are equal, which tells nothing of the spread",
+        second,
+        first,
     )
 
 
@@ -340,7 +353,9 @@ class _Sample:
     df: int
 
     @classmethod
-    def of(cls, values: Values, strata: Sequence[int] | None, scale: float | None = None) -> _Sample:
+    def of(
+        cls, values: Values, strata: Sequence[int] | None, scale: float | None = None
+    ) -> _Sample:
         """From (N,) values; `scale` is the largest magnitude that went into them."""
         array = np.asarray(values, dtype=np.float64)
         parts = tuple(_parts(array, strata))
@@ -396,12 +411,16 @@ def _contrast(what: str, no_spread: str, b: _Sample, a: _Sample | None = None) -
 def _interval(b: _Sample, a: _Sample | None = None) -> tuple[Interval | None, float, float]:
     """Return the expanded interval of `b` minus `a`, or of `b`, with standard error and df."""
     samples = [b] if a is None else [b, a]
-    if not all(sample.enough for sample in samples) or not any(sample.squares for sample in samples):
+    if not all(sample.enough for sample in samples) or not any(
+        sample.squares for sample in samples
+    ):
         return None, math.nan, math.nan
     variance = sum(sample.variance for sample in samples)
     df = variance**2 / sum(sample.variance**2 / sample.df for sample in samples)
     shrunk = sum(sample.bootstrap_variance for sample in samples)
-    factor = student_quantile(0.975, df) / NormalDist().inv_cdf(0.975) * math.sqrt(variance / shrunk)
+    factor = (
+        student_quantile(0.975, df) / NormalDist().inv_cdf(0.975) * math.sqrt(variance / shrunk)
+    )
     if a is None:
         estimate, errors = b.mean, b.resampled_errors(0)
     else:
@@ -417,16 +436,22 @@ def _quantiles(values: FloatArray, levels: Sequence[float]) -> list[float]:
     """Return quantiles of finite values as `np.quantile` does, faster for a few levels."""
     places = [(len(values) - 1) * level for level in levels]
     below = [int(place) for place in places]
-    ordered = np.partition(values, sorted({k for low in below for k in (low, min(low + 1, len(values) - 1))}))
+    ordered = np.partition(
+        values, sorted({k for low in below for k in (low, min(low + 1, len(values) - 1))})
+    )
     found = []
     for place, k in zip(places, below, strict=True):
         low, high, share = float(ordered[k]), float(ordered[min(k + 1, len(values) - 1)]), place - k
         # From the nearer neighbour, as NumPy does.
-        found.append(high - (high - low) * (1 - share) if share >= 0.5 else low + (high - low) * share)
+        found.append(
+            high - (high - low) * (1 - share) if share >= 0.5 else low + (high - low) * share
+        )
     return found
 
 
-def _resampled_runs(parts: Sequence[FloatArray], stream: int) -> Iterator[tuple[FloatArray, FloatArray]]:
+def _resampled_runs(
+    parts: Sequence[FloatArray], stream: int
+) -> Iterator[tuple[FloatArray, FloatArray]]:
     """Yield for each of the N runs of a resample, by stratum, the values of R / 2 resamples; twice.
 
     The draws point into the sorted values of the stratum, the second time from the other end.
@@ -441,7 +466,10 @@ def _resampled_runs(parts: Sequence[FloatArray], stream: int) -> Iterator[tuple[
 @lru_cache(maxsize=512)  # 40 MB; most groups have the same few runs
 def _picks(stream: int, stratum: int, run: int, n: int, size: int) -> NDArray[np.int64]:
     """Return `size` draws from n, by 32 bits of raw words of Philox-4x64 (Salmon et al. 2011)."""
-    key, counter = np.array([stream, stratum], dtype=np.uint64), np.array([0, run, 0, 0], dtype=np.uint64)
+    key, counter = (
+        np.array([stream, stratum], dtype=np.uint64),
+        np.array([0, run, 0, 0], dtype=np.uint64),
+    )
     words = np.random.Philox(key=key, counter=counter).random_raw(size) >> np.uint64(32)
     # A fraction of 2^32, times n.
     return (words * np.uint64(n) >> np.uint64(32)).view(np.int64)
@@ -453,11 +481,17 @@ def _parts(values: Values, strata: Sequence[int] | None) -> list[FloatArray]:
 
 def _by_stratum(values: Values, strata: Sequence[int] | None) -> dict[int, FloatArray]:
     array = np.asarray(values, dtype=np.float64)
-    labels = np.zeros(len(array), dtype=np.int64) if strata is None else np.asarray(strata, dtype=np.int64)
+    labels = (
+        np.zeros(len(array), dtype=np.int64)
+        if strata is None
+        else np.asarray(strata, dtype=np.int64)
+    )
     if labels.shape != array.shape:
         raise ValueError(f"{len(array)} values have {len(labels)} strata")
     return {int(label): array[labels == label] for label in np.unique(labels)}
 
 
 def _largest(*samples: Values) -> float:
-    return max((float(np.abs(np.asarray(sample)).max()) for sample in samples if len(sample)), default=0.0)
+    return max(
+        (float(np.abs(np.asarray(sample)).max()) for sample in samples if len(sample)), default=0.0
+    )

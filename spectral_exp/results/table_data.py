@@ -60,7 +60,10 @@ def _group_values(summary: GroupSummary) -> dict[str, Any]:
     return {
         "label": summary.group.label,
         "key": dict(summary.group.key),
-        "runs": [{"run_id": run.run_id, "path": str(run.path), "seed": run.seed} for run in summary.group.runs],
+        "runs": [
+            {"run_id": run.run_id, "path": str(run.path), "seed": run.seed}
+            for run in summary.group.runs
+        ],
         "strata": list(summary.group.strata),
         "n": len(summary.values),
         "values": list(summary.values),
@@ -68,7 +71,9 @@ def _group_values(summary: GroupSummary) -> dict[str, Any]:
         "mean": summary.mean,
         "interval": interval and [interval.low, interval.high],
         **_attributes(summary, "median", "iqm"),
-        "left_out": [{"run_id": run_id, "reason": str(reason)} for run_id, reason in summary.left_out],
+        "left_out": [
+            {"run_id": run_id, "reason": str(reason)} for run_id, reason in summary.left_out
+        ],
         "notes": list(map(str, summary.notes)),
     }
 

@@ -46,7 +46,10 @@ class TextTable:
         return TextTable(
             printable(self.caption),
             [printable(column, _MAX_CELL) for column in self.columns],
-            [[Cell(printable(cell.text, _MAX_CELL), cell.bold) for cell in row] for row in self.rows],
+            [
+                [Cell(printable(cell.text, _MAX_CELL), cell.bold) for cell in row]
+                for row in self.rows
+            ],
             self.n_texts,
         )
 
@@ -142,7 +145,9 @@ def _markdown_note(text: str) -> str:
 def _latex_table(table: TextTable) -> str:
     """Return a table with the rules of the package booktabs."""
     alignment = "".join("l" if table.is_text(i) else "r" for i in range(len(table.columns)))
-    rows = [[_latex_cell(cell, table.is_text(i)) for i, cell in enumerate(row)] for row in table.rows]
+    rows = [
+        [_latex_cell(cell, table.is_text(i)) for i, cell in enumerate(row)] for row in table.rows
+    ]
     lines = [
         r"\begin{table}",
         r"  \centering",
@@ -176,7 +181,9 @@ def _latex_notes(title: str, notes: Sequence[str]) -> list[str]:
     return [heading, r"\begin{itemize}", *items, r"\end{itemize}"]
 
 
-FORMS: dict[str, tuple[Callable[[TextTable], str], Callable[[str, Sequence[str]], Sequence[str]]]] = {
+FORMS: dict[
+    str, tuple[Callable[[TextTable], str], Callable[[str, Sequence[str]], Sequence[str]]]
+] = {
     "table": (_text_table, _text_notes),
     "markdown": (_markdown_table, _markdown_notes),
     "latex": (_latex_table, _latex_notes),

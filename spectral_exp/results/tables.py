@@ -234,7 +234,10 @@ def _number(value: float | None, digits: int, *, signed: bool = False) -> str:
 def _interval(interval: Interval | None, digits: int, *, signed: bool = False) -> str:
     if interval is None:
         return NOTHING
-    return f"[{_number(interval.low, digits, signed=signed)}, {_number(interval.high, digits, signed=signed)}]"
+    return (
+        f"[{_number(interval.low, digits, signed=signed)},"
+        f" {_number(interval.high, digits, signed=signed)}]"
+    )
 
 
 def _probability(value: float | None) -> str:

@@ -70,7 +70,9 @@ def test_export(run: Path, which: str, step: int, capsys: pytest.CaptureFixture[
     assert (weights["0.weight"] == step).all()
 
 
-def test_export_of_a_broken_checkpoint_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_of_a_broken_checkpoint_is_refused(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     flip(run / "checkpoints/checkpoint_step_3.pt")
     assert main(["export", str(run), "--checkpoint", "3"]) == 2
     assert "is broken" in capsys.readouterr().err
@@ -100,7 +102,10 @@ def test_prune(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["prune", str(run), "--keep-last", "2", "--keep-every", "3"]
     size = (run / "checkpoints/checkpoint_step_1.pt").stat().st_size
     assert main([*options, "--dry-run"]) == 0
-    assert capsys.readouterr().out.strip() == f"would remove 1 ({size / 1e6:.1f} MB) and keep 2, 3, 4, 5"
+    assert (
+        capsys.readouterr().out.strip()
+        == f"would remove 1 ({size / 1e6:.1f} MB) and keep 2, 3, 4, 5"
+    )
     assert main(options) == 2
     assert "has no terminal to ask on; add --yes, or --dry-run" in capsys.readouterr().err
     assert RunPaths(run).checkpoint_steps() == [1, 2, 3, 4, 5]
@@ -115,7 +120,9 @@ def test_prune(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("answer", "left"), [("y\n", [2, 5]), *((no, [1, 2, 3, 4, 5]) for no in ("n\n", "\n", "\x04"))]
 )
-def test_prune_asks_on_a_terminal(run: Path, answer: str, left: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prune_asks_on_a_terminal(
+    run: Path, answer: str, left: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     controller, terminal = os.openpty()
     os.write(controller, answer.encode())
     with os.fdopen(terminal, "r") as stdin, os.fdopen(controller):
@@ -135,14 +142,24 @@ def test_prune_leaves_a_running_run_alone(run: Path, capsys: pytest.CaptureFixtu
     ("arguments", "message"),
     [
         (["list", "nowhere"], "nowhere is not a run directory"),
-        (["export", "run", "--checkpoint", "first"], "--checkpoint=first must be best, latest or a step"),
-        (["export", "run", "--checkpoint", "77"], "has no checkpoint 77; saved steps: 1, 2, 3, 4, 5"),
+        (
+            ["export", "run", "--checkpoint", "first"],
+            "--checkpoint=first must be best, latest or a step",
+        ),
+        (
+            ["export", "run", "--checkpoint", "77"],
+            "has no checkpoint 77; saved steps: 1, 2, 3, 4, 5",
+        ),
         (["export", "run", "--output", "no/such/folder/w"], "choose another file with --output"),
         (["prune", "run", "--keep-last", "0"], "--keep-last=0 must be >= 1"),
     ],
 )
 def test_mistakes_are_told(
-    run: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    run: Path,
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(run.parent)
     assert main(arguments) == 2

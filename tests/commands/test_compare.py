@@ -85,7 +85,9 @@ def test_choosing_grouping_and_sorting(
 
 
 def test_several_metrics(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, out, _ = called(capsys, outputs, "--metric", "val_bpb,train_s", "--format", "json", "--at", "best")
+    _, out, _ = called(
+        capsys, outputs, "--metric", "val_bpb,train_s", "--format", "json", "--at", "best"
+    )
     assert [(one["metric"], one["at"]) for one in json.loads(out)["comparisons"]] == [
         ("val_bpb", "best"),
         ("train_s", "best"),
@@ -108,7 +110,13 @@ def test_one_run(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     ("name", "begins"),
-    [("t.txt", "val_bpb, final"), ("t.md", "**val_bpb"), ("t.csv", "metric,at"), ("t.json", "{"), ("t.tex", "\\begin")],
+    [
+        ("t.txt", "val_bpb, final"),
+        ("t.md", "**val_bpb"),
+        ("t.csv", "metric,at"),
+        ("t.json", "{"),
+        ("t.tex", "\\begin"),
+    ],
 )
 def test_a_file_has_the_format_of_its_suffix(
     outputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, begins: str
@@ -123,7 +131,10 @@ def test_plots_are_drawn_of_what_is_shown(
 ) -> None:
     monkeypatch.setitem(sys.modules, "spectral_exp.results.figures", _Figures)
     code, _, err = called(capsys, outputs, "--plots", outputs.parent / "plots")
-    assert (code, err) == (0, f"{outputs.parent / 'plots' / 'val_bpb.png'}\nnot drawn: Nothing to show.\n")
+    assert (code, err) == (
+        0,
+        f"{outputs.parent / 'plots' / 'val_bpb.png'}\nnot drawn: Nothing to show.\n",
+    )
 
 
 @pytest.mark.parametrize(
@@ -144,7 +155,10 @@ def test_plots_are_drawn_of_what_is_shown(
         (["{outputs}", "--output", "{outputs}/none/x.csv"], "a file in an existing folder"),
         (["{outputs}", "--output", "{outputs}"], "a file, not a folder"),
         (["{outputs}", "--runs", "--plots", "p"], "without --runs"),
-        (["config-diff", "{outputs}", "{outputs}"], "neither readable settings nor readable metrics"),
+        (
+            ["config-diff", "{outputs}", "{outputs}"],
+            "neither readable settings nor readable metrics",
+        ),
         (["config-diff", "{outputs}/none", "{outputs}"], "is not a run directory"),
     ],
 )
@@ -157,7 +171,9 @@ def test_mistakes_are_told_in_a_line(
     assert message in err
 
 
-def test_what_differs_between_two_configurations(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_differs_between_two_configurations(
+    outputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     classic, wave = (next(outputs.glob(f"{name}_2*000001*")) for name in ("classic", "wave"))
     code, out, _ = called(capsys, "config-diff", classic, wave)
     assert code == 1
@@ -169,7 +185,8 @@ def test_what_differs_between_two_configurations(outputs: Path, capsys: pytest.C
 
 @pytest.fixture
 def ctrl_c() -> Iterator[None]:
-    """Lets children take SIGINT, also where the tests run in the background of a shell, which ignores it."""
+    """Lets children take SIGINT, also where the tests run in the background of a shell, which
+    ignores it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -179,7 +196,16 @@ def ctrl_c() -> Iterator[None]:
 def test_watching_sees_runs_grow_and_ends_with_ctrl_c(tmp_path: Path) -> None:
     path = make_run(tmp_path, status=None)
     metrics = RunPaths(path).metrics_file
-    command = [sys.executable, "-m", "spectral_exp", "compare", str(tmp_path), "--runs", "--watch", "0.05"]
+    command = [
+        sys.executable,
+        "-m",
+        "spectral_exp",
+        "compare",
+        str(tmp_path),
+        "--runs",
+        "--watch",
+        "0.05",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(Path(compare.__file__).parents[2])}
     with (
         RunLock(path),

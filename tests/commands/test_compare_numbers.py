@@ -1,4 +1,5 @@
-"""What `compare` prints of real run directories: numbers that no option of display changes, and honest reasons."""
+"""What `compare` prints of real run directories: numbers that no option of display changes, and
+honest reasons."""
 
 from __future__ import annotations
 
@@ -51,7 +52,9 @@ def test_no_order_changes_a_number(grid: Path, capsys: pytest.CaptureFixture[str
         one = compared(capsys, grid, *order)
         labels = [group["label"] for group in one.pop("groups")]
         differences = {(d["a"], d["b"], d["kind"]): d for d in one.pop("differences")}
-        assert [b for _, b, kind in differences if kind == "baseline"] == [x for x in labels if x != one["baseline"]]
+        assert [b for _, b, kind in differences if kind == "baseline"] == [
+            x for x in labels if x != one["baseline"]
+        ]
         found.append((labels, one, differences))
     assert {json.dumps([one, *sorted(map(str, pairs.items()))]) for _, one, pairs in found[1:]} == {
         json.dumps([found[0][1], *sorted(map(str, found[0][2].items()))])
@@ -66,14 +69,22 @@ def test_no_order_changes_a_number(grid: Path, capsys: pytest.CaptureFixture[str
     assert note not in compared(capsys, grid, "--baseline", baseline)["notes"]
 
 
-def test_a_baseline_that_looks_selected_is_named(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_baseline_that_looks_selected_is_named(
+    grid: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for rate, selected in ((0.002, True), (0.001, False)):
         notes = compared(capsys, grid, "--baseline", f"wave learning_rate={rate}")["notes"]
-        found = [note for note in notes if "has the best mean of 2 configurations with the same parts" in note]
+        found = [
+            note
+            for note in notes
+            if "has the best mean of 2 configurations with the same parts" in note
+        ]
         assert bool(found) is selected
 
 
-def test_pooled_groups_are_paired_within_what_they_share(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pooled_groups_are_paired_within_what_they_share(
+    grid: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (by_rate,) = compared(capsys, grid, "--group-by", "learning_rate")["differences"]
     assert (by_rate["paired"], by_rate["n"]) == (True, 6)
     assert by_rate["mean"] == pytest.approx(-0.1)
@@ -96,7 +107,9 @@ def test_pooled_groups_that_share_too_little_say_in_what_they_differ(
     assert f"taken as independent samples: {reason}" in found["warnings"]
 
 
-def test_a_step_before_the_first_value_is_named(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_step_before_the_first_value_is_named(
+    grid: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert compare.main([str(grid), "--at", "step:20"]) == 2
     message = "error: no run has a value of val_bpb at or before step 20: the first is of step 50\n"
     assert capsys.readouterr().err == message
@@ -110,9 +123,9 @@ def test_a_suffix_that_names_no_format_is_refused_first(
     # Before any run is read: the folder does not even exist.
     assert compare.main([str(tmp_path / "none"), "--output", str(tmp_path / name)]) == 2
     error = capsys.readouterr().err
-    assert error == (
-        f"error: --output={tmp_path / name} must be a file that ends with .txt, .md, .csv, .json, .tex; "
-        "or name its --format\n"
+    assert (
+        error == f"error: --output={tmp_path / name} must be a file that ends with .txt, .md, .csv,"
+        " .json, .tex; or name its --format\n"
     )
     assert not list(tmp_path.iterdir())
 
@@ -126,12 +139,25 @@ def test_suffixes_in_capitals_and_a_named_format_are_taken(grid: Path, tmp_path:
 def test_a_column_stands_once(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--runs", "--metric", "train_s,steps,train_s,tokens_per_s,val_bpb"]
     head, columns = printed(capsys, grid, *options).splitlines()[:2]
-    assert columns.split() == ["run", "status", "seed", "train_s", "steps", "tokens_per_s", "val_bpb"]
-    words = "train_s, steps: total of each run; tokens_per_s: median over each run; val_bpb: final value of each run"
+    assert columns.split() == [
+        "run",
+        "status",
+        "seed",
+        "train_s",
+        "steps",
+        "tokens_per_s",
+        "val_bpb",
+    ]
+    words = (
+        "train_s, steps: total of each run; tokens_per_s: median over each run; val_bpb: final"
+        " value of each run"
+    )
     assert head == words
-    (row, *_) = csv.reader(io.StringIO(printed(capsys, grid, *options, "--format", "csv")))
+    row, *_ = csv.reader(io.StringIO(printed(capsys, grid, *options, "--format", "csv")))
     assert len(row) == len({*row})
-    assert printed(capsys, grid, "--metric", "tokens_per_s").startswith("tokens_per_s, median over each run, higher is")
+    assert printed(capsys, grid, "--metric", "tokens_per_s").startswith(
+        "tokens_per_s, median over each run, higher is"
+    )
 
 
 def test_the_interquartile_mean_is_shown_where_it_is_not_the_mean(

@@ -51,7 +51,11 @@ def test_looking_at_one_token_has_entropy_zero(back: int) -> None:
 
 
 def test_heads_are_told_apart_and_texts_are_averaged() -> None:
-    weights = torch.randn(B, H, T, T).masked_fill(~torch.ones(T, T, dtype=torch.bool).tril(), -math.inf).softmax(-1)
+    weights = (
+        torch.randn(B, H, T, T)
+        .masked_fill(~torch.ones(T, T, dtype=torch.bool).tril(), -math.inf)
+        .softmax(-1)
+    )
     entropy = attention_sums(weights)[0]
     by_hand = [
         sum(
@@ -68,7 +72,13 @@ def test_heads_are_told_apart_and_texts_are_averaged() -> None:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a model whose head is the embedding's table."""
     root = tmp_path_factory.mktemp("diagnose") / "run"
-    options = ("+experiment=wave", *TINY, NO_PLOTS, "model.tie_weights=true", f"hydra.run.dir={root}")
+    options = (
+        "+experiment=wave",
+        *TINY,
+        NO_PLOTS,
+        "model.tie_weights=true",
+        f"hydra.run.dir={root}",
+    )
     assert train_main(list(options)) == 0
     return root
 
@@ -77,7 +87,9 @@ def test_the_loss_and_the_gradient_are_those_of_the_text_at_once(run: Path) -> N
     found = diagnose(run, windows=5)
     config = read_json(run / "config.json")["config"]
     data, model = build_dataset(config), build_model(config, 256).eval()
-    model.load_state_dict(torch.load(run / "checkpoints/checkpoint_best.pt", weights_only=True)["model_state_dict"])
+    model.load_state_dict(
+        torch.load(run / "checkpoints/checkpoint_best.pt", weights_only=True)["model_state_dict"]
+    )
     fits = (len(data.val) - 1) // 16
     starts = [i * fits // 5 * 16 for i in range(5)]
     ids = torch.tensor([[int(token) for token in data.val[s : s + 17]] for s in starts])
@@ -85,19 +97,27 @@ def test_the_loss_and_the_gradient_are_those_of_the_text_at_once(run: Path) -> N
     loss.backward()  # type: ignore[no-untyped-call]
     assert (found.windows, found.block_size) == (5, 16)
     assert found.val_loss == pytest.approx(loss.item(), rel=1e-5)
-    squares = {name: p.grad.square().sum().item() for name, p in model.named_parameters() if p.grad is not None}
+    squares = {
+        name: p.grad.square().sum().item()
+        for name, p in model.named_parameters()
+        if p.grad is not None
+    }
     whole = sum(squares.values())
     embedding = sum(square for name, square in squares.items() if name.startswith("embedding."))
     assert found.gradient_shares["embedding"] == pytest.approx(embedding / whole, rel=1e-4)
     assert found.gradient_shares["head"] == 0, "tied: it counts as the embedding's"
     assert sum(found.gradient_shares.values()) == pytest.approx(1.0)
-    assert found.metrics["wave_ratio"] == pytest.approx(model.embedding.metrics()["wave_ratio"].item())
+    assert found.metrics["wave_ratio"] == pytest.approx(
+        model.embedding.metrics()["wave_ratio"].item()
+    )
     weights = model.attention_weights(ids[:1, :-1], 1)[None]
     one = diagnose(run, windows=1).layers[1]
     assert one.entropy == pytest.approx((attention_sums(weights)[0] / 8).tolist(), rel=1e-5)
 
 
-def test_the_number_of_windows_at_once_changes_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_windows_at_once_changes_nothing(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     at_once = diagnose(run, windows=7)
     monkeypatch.setattr("spectral_exp.commands.diagnose._WEIGHTS_AT_ONCE", 1)
     one_by_one = diagnose(run, windows=7)
@@ -107,7 +127,9 @@ def test_the_number_of_windows_at_once_changes_nothing(run: Path, monkeypatch: p
     assert at_once.gradient_shares == pytest.approx(one_by_one.gradient_shares, rel=1e-3)
 
 
-def test_the_command_prints_a_table_or_everything(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_a_table_or_everything(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([str(run), str(run), "--windows", "2"]) == 0
     printed = capsys.readouterr().out
     assert printed.count("run: step 12, val_loss ") == 2
@@ -137,7 +159,9 @@ def test_mistakes_are_told_in_one_line(
     assert len(error.splitlines()) == 1
 
 
-def test_another_text_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_text_is_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     other = tmp_path / "other"
     shutil.copytree(run, other, symlinks=True)
     record: dict[str, Any] = read_json(other / "config.json")

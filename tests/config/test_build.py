@@ -22,7 +22,8 @@ SIZES = ("tiny", "small", "medium", "large")
 
 
 def resized(node: Any, size: dict[str, Any]) -> Any:
-    """`node` with every setting that `size` names replaced, however deep: what interpolation does for model/size."""
+    """`node` with every setting that `size` names replaced, however deep: what interpolation does
+    for model/size."""
     if not isinstance(node, dict):
         return node
     return {key: size.get(key, resized(value, size)) for key, value in node.items()}
@@ -39,12 +40,15 @@ def count(config: dict[str, Any]) -> int:
 
 @functools.cache
 def counts_by_size(model: str) -> list[int]:
-    """Parameters of the model node `model` (JSON) in every size; experiments that share a model are built once."""
+    """Parameters of the model node `model` (JSON) in every size; experiments that share a model are
+    built once."""
     counts = []
     for name in SIZES:
         size = OmegaConf.to_container(OmegaConf.load(ROOT / f"conf/model/size/{name}.yaml"))
         assert isinstance(size, dict)
-        built = meta_model({"model": resized(json.loads(model), {str(k): v for k, v in size.items()})})
+        built = meta_model(
+            {"model": resized(json.loads(model), {str(k): v for k, v in size.items()})}
+        )
         assert all(p.is_meta for p in built.parameters())
         assert (built.n_embd, built.block_size) == (size["n_embd"], size["block_size"])
         counts.append(sum(p.numel() for p in built.parameters()))
@@ -78,7 +82,9 @@ def test_a_wrong_setting_of_the_model_is_reported_by_its_full_name() -> None:
     assert "did you mean n_wave?" in str(caught.value)
 
 
-def test_devices_that_are_not_there_are_refused_with_those_that_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_devices_that_are_not_there_are_refused_with_those_that_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert resolve_device("auto") == resolve_device("cpu") == torch.device("cpu")
@@ -112,8 +118,13 @@ def test_another_configuration_may_not_take_over_a_run(tmp_path: Path) -> None:
     config = compose("+experiment=classic", *TINY, NO_PLOTS, "device=cpu")
     with build(config, tmp_path, []):
         recorded = (tmp_path / "config.json").read_bytes()
-    other = compose("+experiment=classic", *TINY, NO_PLOTS, "device=cpu", "optimizer.learning_rate=0.5")
-    with pytest.raises(UserError, match=r"optimizer\.learning_rate: 0\.001 -> 0\.5"), build(other, tmp_path, []):
+    other = compose(
+        "+experiment=classic", *TINY, NO_PLOTS, "device=cpu", "optimizer.learning_rate=0.5"
+    )
+    with (
+        pytest.raises(UserError, match=r"optimizer\.learning_rate: 0\.001 -> 0\.5"),
+        build(other, tmp_path, []),
+    ):
         pass
     assert (tmp_path / "config.json").read_bytes() == recorded
     assert check(other, tmp_path) != []

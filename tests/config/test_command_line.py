@@ -28,7 +28,12 @@ def test_the_wave_experiment_consists_of_the_wave_parts() -> None:
     assert isinstance(model, dict)
     assert model["embedding"]["_target_"].endswith("WaveEmbedding")
     assert model["attention"]["_target_"].endswith("InterferenceAttention")
-    assert (model["n_embd"], model["n_layer"], model["n_head"], model["block_size"]) == (384, 8, 8, 256)
+    assert (model["n_embd"], model["n_layer"], model["n_head"], model["block_size"]) == (
+        384,
+        8,
+        8,
+        256,
+    )
     assert config["training"]["max_steps"] == 7  # type: ignore[index]
 
 
@@ -60,9 +65,14 @@ def test_several_typos_are_reported_together() -> None:
 
 
 def test_unknown_choices_list_the_choices() -> None:
-    with pytest.raises(UserError, match=r"\+experiment=wav_rgd does not exist; did you mean wave_rgd\?; choose from c"):
+    with pytest.raises(
+        UserError,
+        match=r"\+experiment=wav_rgd does not exist; did you mean wave_rgd\?; choose from c",
+    ):
         compose("+experiment=wav_rgd")
-    with pytest.raises(UserError, match=r"optimizer=rdg does not exist; did you mean rgd\?; choose from adamw"):
+    with pytest.raises(
+        UserError, match=r"optimizer=rdg does not exist; did you mean rgd\?; choose from adamw"
+    ):
         compose("optimizer=rdg")
 
 
@@ -73,7 +83,9 @@ def test_an_experiment_without_plus_is_explained() -> None:
 
 def test_sweeps_are_composed_job_by_job() -> None:
     jobs = compose("-m", "+experiment=classic,wave", "seed=1,2,3")
-    assert [(job["name"], job["seed"]) for job in jobs] == [(n, s) for n in ("classic", "wave") for s in (1, 2, 3)]
+    assert [(job["name"], job["seed"]) for job in jobs] == [
+        (n, s) for n in ("classic", "wave") for s in (1, 2, 3)
+    ]
     names = {job["name"] for job in compose("-m", "+experiment=glob(wave*)", "seed=range(1,3)")}
     assert names == {"wave", "wave_rgd", "wave_qfe", "wave_rgd_qfe"}
 
@@ -118,14 +130,20 @@ def test_resume_of_something_else_is_refused(tmp_path: Path, content: str | None
 
 
 def test_a_secret_of_the_recorded_command_line_must_be_given_again(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"overrides": ["+data.api_key=<redacted>", "seed=3"]}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"overrides": ["+data.api_key=<redacted>", "seed=3"]})
+    )
     with pytest.raises(UserError, match=r"data\.api_key is a secret"):
         CommandLine.parse([f"resume={tmp_path}"])
-    assert "+data.api_key=x" in CommandLine.parse([f"resume={tmp_path}", "+data.api_key=x"]).overrides
+    assert (
+        "+data.api_key=x" in CommandLine.parse([f"resume={tmp_path}", "+data.api_key=x"]).overrides
+    )
 
 
 @pytest.mark.parametrize("sign", ["", "+", "++"])
-def test_resume_is_understood_however_it_is_signed_and_is_never_swept(tmp_path: Path, sign: str) -> None:
+def test_resume_is_understood_however_it_is_signed_and_is_never_swept(
+    tmp_path: Path, sign: str
+) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"overrides": ["seed=3"]}))
     assert "seed=3" in CommandLine.parse([f"{sign}resume={tmp_path}"]).overrides
     with pytest.raises(UserError, match="cannot be part of a sweep"):

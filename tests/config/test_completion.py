@@ -28,7 +28,12 @@ def completions(line: str, folder: Path) -> list[str]:
         "COMP_POINT": str(len(line)),
         "PYTHONPATH": str(ROOT),
     }
-    subprocess.run([sys.executable, "-m", "spectral_exp"], env={**os.environ, **question}, cwd=folder, check=True)
+    subprocess.run(
+        [sys.executable, "-m", "spectral_exp"],
+        env={**os.environ, **question},
+        cwd=folder,
+        check=True,
+    )
     return [word.strip() for word in answer.read_text().split(IFS) if word]
 
 
@@ -47,7 +52,9 @@ def test_a_shell_is_answered(tmp_path: Path, line: str, expected: list[str]) -> 
     assert completions(line, tmp_path) == expected
 
 
-def test_every_group_is_completed_with_its_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_group_is_completed_with_its_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     keys = complete_override("")
     for key in keys:
         if key != "resume=":
@@ -63,5 +70,7 @@ def test_every_group_is_completed_with_its_options(tmp_path: Path, monkeypatch: 
 
 def test_completion_loads_nothing_slow() -> None:
     code = "import sys, spectral_exp.__main__; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert not {"torch", "hydra", "omegaconf", "numpy"} & set(loaded)

@@ -22,7 +22,9 @@ def problems_of(node: Any) -> list[str]:
 
 
 def test_builds_the_object_of_a_node() -> None:
-    made = Constructor().make({"_target_": SETTINGS, "max_steps": 7, "grad_clip": 2}, "training", TRAINING)
+    made = Constructor().make(
+        {"_target_": SETTINGS, "max_steps": 7, "grad_clip": 2}, "training", TRAINING
+    )
     assert made == TrainingSettings(max_steps=7, grad_clip=2.0)
 
 
@@ -33,7 +35,15 @@ def test_unknown_key_names_the_nearest() -> None:
 
 
 def test_all_mistakes_are_reported_at_once() -> None:
-    found = problems_of({"_target_": SETTINGS, "max_steps": "many", "batch_size": True, "foo": 1, "grad_clip": "???"})
+    found = problems_of(
+        {
+            "_target_": SETTINGS,
+            "max_steps": "many",
+            "batch_size": True,
+            "foo": 1,
+            "grad_clip": "???",
+        }
+    )
     assert len(found) == 4
     assert any("training.max_steps=many must be an integer" in p for p in found)
     assert any("training.batch_size=True must be an integer" in p for p in found)
@@ -41,10 +51,14 @@ def test_all_mistakes_are_reported_at_once() -> None:
 
 
 def test_constructor_errors_carry_the_path() -> None:
-    assert problems_of({"_target_": SETTINGS, "max_steps": -5}) == ["training.max_steps=-5 must be >= 1"]
+    assert problems_of({"_target_": SETTINGS, "max_steps": -5}) == [
+        "training.max_steps=-5 must be >= 1"
+    ]
 
 
-@pytest.mark.parametrize("target", ["os.system", "subprocess.run", "builtins.eval", "torchvision.x", "nowhere"])
+@pytest.mark.parametrize(
+    "target", ["os.system", "subprocess.run", "builtins.eval", "torchvision.x", "nowhere"]
+)
 def test_targets_outside_the_package_and_torch_are_refused(target: str) -> None:
     (problem,) = problems_of({"_target_": target})
     assert "must lie in spectral_exp or torch" in problem
@@ -108,6 +122,8 @@ def test_coerce_accepts(value: Any, annotation: Any, expected: Any) -> None:
         (5, tuple[int, ...], "a list"),
     ],
 )
-def test_coerce_refuses_other_types_and_names_the_right_one(value: Any, annotation: Any, words: str) -> None:
+def test_coerce_refuses_other_types_and_names_the_right_one(
+    value: Any, annotation: Any, words: str
+) -> None:
     with pytest.raises(TypeError, match=words):
         coerce(value, annotation)

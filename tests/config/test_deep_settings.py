@@ -1,4 +1,5 @@
-"""Settings nested as deeply, or written as long, as anybody likes: every door answers with one line."""
+"""Settings nested as deeply, or written as long, as anybody likes: every door answers with one
+line."""
 
 from __future__ import annotations
 
@@ -31,7 +32,10 @@ FORMS: dict[str, Callable[[int], str]] = {
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("deep") / "run"
-    assert train.main([*TINY, NO_PLOTS, "+experiment=classic", "device=cpu", f"hydra.run.dir={run}"]) == 0
+    assert (
+        train.main([*TINY, NO_PLOTS, "+experiment=classic", "device=cpu", f"hydra.run.dir={run}"])
+        == 0
+    )
     return run
 
 
@@ -59,9 +63,14 @@ def test_overrides(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("arguments", [["name=${outputs}", "outputs=${name}"], ["name=${name}"], ["seed=${data}"]])
+@pytest.mark.parametrize(
+    "arguments", [["name=${outputs}", "outputs=${name}"], ["name=${name}"], ["seed=${data}"]]
+)
 def test_cycles(
-    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert train.main([*TINY, *arguments]) == 2
@@ -76,7 +85,10 @@ def test_configuration_files(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine/experiment").mkdir(parents=True)
     for depth in (200, 3000):
-        for content in ("a: " + "[" * depth + "]" * depth, "name: " + "${a:" * depth + "x" + "}" * depth):
+        for content in (
+            "a: " + "[" * depth + "]" * depth,
+            "name: " + "${a:" * depth + "x" + "}" * depth,
+        ):
             (tmp_path / "mine/experiment/deep.yaml").write_text(f"# @package _global_\n{content}\n")
             assert train.main(["--config-dir", "mine", "+experiment=deep", *TINY]) == 2
             error = capsys.readouterr().err
@@ -95,18 +107,24 @@ COMMANDS: dict[str, Callable[[], int]] = {
 
 
 @pytest.mark.parametrize(
-    "command", [pytest.param(name, marks=pytest.mark.slow) if name == "resume" else name for name in COMMANDS]
+    "command",
+    [pytest.param(name, marks=pytest.mark.slow) if name == "resume" else name for name in COMMANDS],
 )
 def test_records(command: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = run / "config.json"
     pristine = file.read_text()
     for depth in (50, 100_000):
-        nested = {"lists": "[" * depth + "]" * depth, "mappings": '{"a":' * depth + "1" + "}" * depth}
+        nested = {
+            "lists": "[" * depth + "]" * depth,
+            "mappings": '{"a":' * depth + "1" + "}" * depth,
+        }
         for value in nested.values():
             file.write_text(pristine.replace('"n_layer": 2', f'"n_layer": {value}'))
             capsys.readouterr()
             assert COMMANDS[command]() in (0, 2), depth
-            assert len(capsys.readouterr().err.splitlines()) <= 2  # compare lists the runs that it leaves out
+            assert (
+                len(capsys.readouterr().err.splitlines()) <= 2
+            )  # compare lists the runs that it leaves out
 
 
 @pytest.mark.slow
@@ -117,7 +135,9 @@ def test_recorded_overrides(form: str, run: Path, capsys: pytest.CaptureFixture[
     for depth in (50, 1000, 100_000):
         override = FORMS[form](depth)
         record = {**pristine, "overrides": [*pristine["overrides"], override]}
-        record["attempts"] = [{**attempt, "overrides": record["overrides"]} for attempt in pristine["attempts"]]
+        record["attempts"] = [
+            {**attempt, "overrides": record["overrides"]} for attempt in pristine["attempts"]
+        ]
         record["crc32"] = content_crc32(record)
         file.write_text(json.dumps(record))
         for command in ("resume", "reproduce"):

@@ -1,4 +1,5 @@
-"""A record may name any file of this machine: no command uses one that is not the text of the run."""
+"""A record may name any file of this machine: no command uses one that is not the text of the
+run."""
 
 from __future__ import annotations
 
@@ -112,14 +113,18 @@ def test_no_command_uses_a_file_that_is_not_the_text_of_the_run(
 ) -> None:
     pristine = Path("run/config.json").read_bytes()
     for key in trust.PATH_SETTINGS:
-        for path in PATHS[:: 3 if command == "resume" else 1]:  # which composes its configuration each time
+        for path in PATHS[
+            :: 3 if command == "resume" else 1
+        ]:  # which composes its configuration each time
             Path("run/config.json").write_bytes(pristine)
             name_file(key, path.format(home=here))
             before = contents(here)
             capfd.readouterr()
             assert COMMANDS[command]() == 2, (key, path)
             printed = "".join(capfd.readouterr())
-            lines = [line for line in printed.splitlines() if not line.startswith(("note:", "INFO"))]
+            lines = [
+                line for line in printed.splitlines() if not line.startswith(("note:", "INFO"))
+            ]
             assert len(lines) == 1, (key, path, printed)
             assert lines[0].startswith("error: ")
             assert "canary" not in printed
@@ -153,7 +158,8 @@ def test_without_fingerprints_no_recorded_path_is_read(
 def test_recorded_overrides_name_no_other_file_than_the_record(
     override: str, here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """What the settings in the record say of the text is true, and the overrides beside them say otherwise."""
+    """What the settings in the record say of the text is true, and the overrides beside them say
+    otherwise."""
     Path("texts").mkdir()
     Path("text.txt").rename("texts/text.txt")
     shutil.copy("../private/same_size", "texts/other.md")
@@ -191,7 +197,11 @@ def test_known_text_is_known_by_its_size_before_it_is_read(n_files: int, tmp_pat
     assert not corpus.may_hold(size - n_files - 1)
     known = prepare(corpus, Byte(), block_size=4, cache_dir=tmp_path / ".cache").fingerprints
     text = KnownText("run", known)
-    assert len(text.read(corpus, tmp_path)) == size == int(known["train_bytes"]) + int(known["val_bytes"])
+    assert (
+        len(text.read(corpus, tmp_path))
+        == size
+        == int(known["train_bytes"]) + int(known["val_bytes"])
+    )
     for changed in ({"train_bytes": 1}, {"corpus_sha256": "0" * 64}):
         with pytest.raises(UserError, match=r"^run was trained on other text than data\.path="):
             KnownText("run", {**known, **changed}).read(corpus, tmp_path)

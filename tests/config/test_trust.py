@@ -1,4 +1,5 @@
-"""A run that comes from a stranger: no command runs what it names, asks the environment or sends anything away."""
+"""A run that comes from a stranger: no command runs what it names, asks the environment or sends
+anything away."""
 
 from __future__ import annotations
 
@@ -58,7 +59,10 @@ def change_record(run: Path, change: Callable[[dict[str, Any]], None]) -> None:
 # What these would do shows in a file called canary, or in an address that is asked.
 TARGETS: dict[str, dict[str, Any]] = {
     "torch.utils.collect_env.run": {"command": "touch canary"},
-    "torch.utils.collect_env.run_and_return_first_line": {"run_lambda": None, "command": "touch canary"},
+    "torch.utils.collect_env.run_and_return_first_line": {
+        "run_lambda": None,
+        "command": "touch canary",
+    },
     "torch.hub.load": {"repo_or_dir": ".", "model": "canary", "source": "local"},
     "torch.hub.download_url_to_file": {"url": "file:///etc/hostname", "dst": "canary"},
     "torch.load": {"f": "payload.pt", "weights_only": False},
@@ -108,7 +112,9 @@ PLACES = (
 )  # fmt: skip
 
 
-def hostile(target: str, place: str = "model", config: dict[str, Any] | None = None) -> dict[str, Any]:
+def hostile(
+    target: str, place: str = "model", config: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """A configuration in which `place` is a node that names `target`."""
     config = compose(*SETTINGS) if config is None else config
     *groups, last = place.split(".")
@@ -157,10 +163,16 @@ def test_no_place_takes_another_kind_of_part(place: str, run: Path) -> None:
 
 def test_foreign_text_reaches_the_terminal_without_control_characters(run: Path) -> None:
     config = hostile("os.system", "model.embedding")
-    config["model"]["embedding"]["_target_"] = config["training"]["max_steps"] = "\x1b[2J\nerror: all is well\r"
-    (embedding, steps) = sorted(check(config, None)[0].split("\nerror: "))
-    assert embedding.startswith("model.embedding._target_=\\x1b[2J\\nerror: all is well\\r must lie in ")
-    assert steps.startswith("training.max_steps=\\x1b[2J\\nerror: all is well\\r must be an integer")
+    config["model"]["embedding"]["_target_"] = config["training"]["max_steps"] = (
+        "\x1b[2J\nerror: all is well\r"
+    )
+    embedding, steps = sorted(check(config, None)[0].split("\nerror: "))
+    assert embedding.startswith(
+        "model.embedding._target_=\\x1b[2J\\nerror: all is well\\r must lie in "
+    )
+    assert steps.startswith(
+        "training.max_steps=\\x1b[2J\\nerror: all is well\\r must be an integer"
+    )
 
 
 @pytest.fixture
@@ -183,7 +195,11 @@ COMMANDS: dict[str, Callable[[], int]] = {
 
 
 @pytest.mark.parametrize(
-    "command", [pytest.param(name, marks=pytest.mark.slow) if name == "reproduce" else name for name in COMMANDS]
+    "command",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name == "reproduce" else name
+        for name in COMMANDS
+    ],
 )
 def test_no_command_runs_what_a_record_names(
     command: str, run: Path, in_this_process: None, capfd: pytest.CaptureFixture[str]
@@ -247,7 +263,9 @@ OVERRIDES = (
 @pytest.mark.parametrize("override", OVERRIDES)
 def test_what_a_record_may_not_ask_for_has_to_be_typed(override: str, run: Path) -> None:
     change_record(run, lambda record: record["overrides"].insert(0, override))
-    with pytest.raises(UserError, match=r"is not trusted with that; .*give it again on the command line: ") as caught:
+    with pytest.raises(
+        UserError, match=r"is not trusted with that; .*give it again on the command line: "
+    ) as caught:
         CommandLine.parse(["resume=run"])
     assert len(str(caught.value).splitlines()) == 1
     assert "\x1b" not in str(caught.value)
@@ -256,7 +274,14 @@ def test_what_a_record_may_not_ask_for_has_to_be_typed(override: str, run: Path)
 def test_hydras_own_record_is_trusted_no_more(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_SECRET", "canary-4711")
     (run / "config.json").unlink()
-    for content in ("- name=${oc.env:A_SECRET}\n", "- hydra.job.chdir=true\n", "a: 1\n", "[\n", "- 1\n", "''\n"):
+    for content in (
+        "- name=${oc.env:A_SECRET}\n",
+        "- hydra.job.chdir=true\n",
+        "a: 1\n",
+        "[\n",
+        "- 1\n",
+        "''\n",
+    ):
         (run / ".hydra/overrides.yaml").write_text(content)
         with pytest.raises(UserError) as caught:
             CommandLine.parse(["resume=run"])
@@ -265,7 +290,9 @@ def test_hydras_own_record_is_trusted_no_more(run: Path, monkeypatch: pytest.Mon
     assert set(SETTINGS) <= set(CommandLine.parse(["resume=run"]).overrides)
 
 
-def test_a_typed_value_takes_the_place_of_a_recorded_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_typed_value_takes_the_place_of_a_recorded_one(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     change_record(run, lambda record: record["overrides"].append("name=${oc.env:A_NAME}"))
     monkeypatch.setenv("A_NAME", "mine")
     (job,) = CommandLine.parse(["resume=run", "name=${oc.env:A_NAME}"]).compose()
@@ -308,8 +335,12 @@ def test_recorded_addresses_are_not_contacted() -> None:
     assert record["config"]["data"]["url"] == "http://evil"
 
 
-@pytest.mark.parametrize("commit", ["--upload-pack=touch canary", "HEAD", "-h", "a" * 39, "A" * 40, 7, ["x"]])
-def test_only_a_commit_reaches_git(commit: Any, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "commit", ["--upload-pack=touch canary", "HEAD", "-h", "a" * 39, "A" * 40, 7, ["x"]]
+)
+def test_only_a_commit_reaches_git(
+    commit: Any, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def change(record: dict[str, Any]) -> None:
         record["git"]["hash"] = commit
         for attempt in record["attempts"]:
@@ -322,7 +353,9 @@ def test_only_a_commit_reaches_git(commit: Any, run: Path, capsys: pytest.Captur
     assert not Path("run_reproduced").exists()
 
 
-def test_a_patch_is_applied_only_with_consent(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_patch_is_applied_only_with_consent(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def change(record: dict[str, Any]) -> None:
         record["git"] |= {"diff_file": "git_diff.patch", "diff_truncated": False, "untracked": []}
 
@@ -341,7 +374,11 @@ def test_a_relative_path_is_that_of_the_folder_where_the_run_was_started(tmp_pat
     record = {"config": copy.deepcopy(config), "host": {"cwd": str(tmp_path / "then")}}
     assert trust.recorded_config(record)["data"]["path"] == str(tmp_path / "then/text.txt")
     assert record["config"] == config
-    for changed in ({"host": None}, {"host": {"cwd": str(tmp_path / "gone")}}, {"config": {"data": None}}):
+    for changed in (
+        {"host": None},
+        {"host": {"cwd": str(tmp_path / "gone")}},
+        {"config": {"data": None}},
+    ):
         assert trust.recorded_config({**record, **changed}) == (changed.get("config") or config)
     absolute = {"data": {"path": str(Path("text.txt").absolute())}}
     assert trust.recorded_config({**record, "config": absolute}) == absolute

@@ -25,5 +25,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs glibc")
 def test_memory_is_touched_for_the_first_time_only_once(tmp_path: Path) -> None:
-    faults = {how: int(python("-c", PAGE_FAULTS, how, cwd=tmp_path).stdout) for how in ("keep", "give back")}
+    faults = {
+        how: int(python("-c", PAGE_FAULTS, how, cwd=tmp_path).stdout)
+        for how in ("keep", "give back")
+    }
     assert faults["keep"] < faults["give back"] / 10

@@ -32,10 +32,13 @@ def log_many(logger: MetricsLogger, who: int, count: int, flush: bool) -> None:
         logger.log_metrics(number, {"who": who, "value": number + 0.5}, flush=flush)
 
 
-def log_from_threads(logger: MetricsLogger, who: int, threads: int, count: int, flush: bool) -> None:
+def log_from_threads(
+    logger: MetricsLogger, who: int, threads: int, count: int, flush: bool
+) -> None:
     """Entries of `threads` writers, numbered from `who`."""
     workers = [
-        threading.Thread(target=log_many, args=(logger, who + thread, count, flush)) for thread in range(threads)
+        threading.Thread(target=log_many, args=(logger, who + thread, count, flush))
+        for thread in range(threads)
     ]
     for worker in workers:
         worker.start()
@@ -52,7 +55,9 @@ def logged(folder: Path) -> Counter[tuple[int, int]]:
 
 @pytest.mark.parametrize(("method", "flush"), [("fork", True), ("fork", False), ("spawn", False)])
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_threads_and_processes_log_every_entry_once(tmp_path: Path, method: str, flush: bool) -> None:
+def test_threads_and_processes_log_every_entry_once(
+    tmp_path: Path, method: str, flush: bool
+) -> None:
     if method not in multiprocessing.get_all_start_methods():
         pytest.skip(f"no {method} here")
     context: Any = multiprocessing.get_context(method)
@@ -70,7 +75,9 @@ def test_threads_and_processes_log_every_entry_once(tmp_path: Path, method: str,
     for child in children:
         child.join()
         assert child.exitcode == 0
-    writers = [10 * process + thread for process in range(processes + 1) for thread in range(threads)]
+    writers = [
+        10 * process + thread for process in range(processes + 1) for thread in range(threads)
+    ]
     expected = Counter(itertools.product(writers, range(count))) + Counter([(-1, 0), (-1, 1)])
     assert logged(tmp_path) == expected
     assert len((tmp_path / "training.log").read_bytes().splitlines()) == expected.total()
@@ -98,11 +105,15 @@ def test_a_process_forked_while_another_thread_writes_can_log(tmp_path: Path) ->
     finally:
         stop.set()
         thread.join()
-    expected = Counter((0, step) for step in range(next(steps))) + Counter((1, number) for number in range(20))
+    expected = Counter((0, step) for step in range(next(steps))) + Counter(
+        (1, number) for number in range(20)
+    )
     assert logged(tmp_path) == expected
 
 
-def test_a_process_without_standard_error_keeps_it_out_of_the_file_and_writes_all_at_its_end(tmp_path: Path) -> None:
+def test_a_process_without_standard_error_keeps_it_out_of_the_file_and_writes_all_at_its_end(
+    tmp_path: Path,
+) -> None:
     program = (
         "import os, sys\nos.close(2)\nfrom spectral_exp.monitoring import MetricsLogger\n"
         "logger = MetricsLogger(sys.argv[1])\nlogger.log_metrics(1, {'who': 1})\n"
@@ -113,7 +124,9 @@ def test_a_process_without_standard_error_keeps_it_out_of_the_file_and_writes_al
     assert logged(tmp_path) == Counter([(1, 1), (1, 2)])
 
 
-def test_a_file_opened_while_another_process_writes_keeps_what_looks_unfinished(tmp_path: Path) -> None:
+def test_a_file_opened_while_another_process_writes_keeps_what_looks_unfinished(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "metrics.jsonl"
     first, second = (AppendFile(path, is_whole=lambda line: False) for _ in range(2))
     first.write(b"whole\n")
@@ -129,7 +142,7 @@ def test_a_file_opened_while_another_process_writes_keeps_what_looks_unfinished(
     assert path.read_bytes() == b"whole\non its w\nsecond\nthird\n"
 
 
-# --- interruptions ---------------------------------------------------------------------------------------------------
+# --- interruptions --------------------------------------------------------------------------------
 
 
 class StopError(Exception):
@@ -147,7 +160,8 @@ def alarms(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
 
 
 def interrupt(logger: MetricsLogger, tries: int, longest_s: float) -> None:
-    """Log entries and read, flush or close, while an exception comes at a random moment of each try."""
+    """Log entries and read, flush or close, while an exception comes at a random moment of each
+    try."""
     draw = random.Random(0)
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -209,7 +223,9 @@ def test_a_signal_handler_that_logs_neither_hangs_nor_loses_an_entry(tmp_path: P
             signal.setitimer(signal.ITIMER_REAL, draw.uniform(1e-6, 60e-6))
             logger.log_metrics(step, {"who": 0}, flush=draw.random() < 0.7)
     logger.close()
-    expected = Counter((0, step) for step in range(500)) + Counter((1, number) for number in range(next(handled)))
+    expected = Counter((0, step) for step in range(500)) + Counter(
+        (1, number) for number in range(next(handled))
+    )
     assert logged(tmp_path) == expected
     assert len(expected) > 600
 
@@ -236,8 +252,13 @@ def test_a_handler_of_log_records_may_log_to_the_same_file(tmp_path: Path) -> No
     assert "cannot write" in logger.training_log.read_text()
 
 
-def before_every_line(folder: Path, bytecodes: bool, call: Callable[[MetricsLogger], object]) -> int:
-    """Interrupt `call` before each line of ours; entries 1 to 3 are logged before it, 9 afterwards. Number of tries."""
+def before_every_line(
+    folder: Path, bytecodes: bool, call: Callable[[MetricsLogger], object]
+) -> int:
+    """Interrupt `call` before each line of ours; entries 1 to 3 are logged before it, 9 afterwards.
+
+    Number of tries.
+    """
     for moment in itertools.count(1):
         logger = MetricsLogger(folder / str(moment))
         for step in (1, 2, 3):
@@ -275,7 +296,8 @@ CALLS: dict[str, Callable[[MetricsLogger], object]] = {
 
 @pytest.fixture
 def quick_storage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Thousands of real synchronisations would take minutes, and show nothing about interruptions."""
+    """Thousands of real synchronisations would take minutes, and show nothing about
+    interruptions."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 

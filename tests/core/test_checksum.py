@@ -17,7 +17,9 @@ def test_parts_combine_to_the_whole(first: bytes, second: bytes) -> None:
 
 def test_long_second_parts_combine() -> None:
     zeros = bytes(10_000_000)
-    assert crc32_combine(zlib.crc32(b"a"), zlib.crc32(zeros), len(zeros)) == zlib.crc32(b"a" + zeros)
+    assert crc32_combine(zlib.crc32(b"a"), zlib.crc32(zeros), len(zeros)) == zlib.crc32(
+        b"a" + zeros
+    )
 
 
 @pytest.mark.parametrize("size", [0, 1, 2**20, 2**24 + 17])

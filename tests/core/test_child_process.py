@@ -14,7 +14,9 @@ import pytest
 from tests.conftest import ROOT
 from tests.s3_server import eventually
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread of the child looks now and then")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere a thread of the child looks now and then"
+)
 
 # A module of a helper: it says that it is there, and then sleeps whatever happens to its stdin.
 _HELPER = """
@@ -65,5 +67,7 @@ def test_a_child_whose_parent_ended_before_it_began_ends_too() -> None:
         "die_with_parent(os.getppid() + 1)\n"
         "print('still there')\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, timeout=60, check=False
+    )
     assert (done.returncode, done.stdout) == (-signal.SIGKILL, b"")

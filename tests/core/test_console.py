@@ -21,7 +21,8 @@ from tests.results.made_runs import make_run
 # The training command has protections of its own: a run goes on without a reader of its output.
 MODULES = {name: module for name, (module, _) in COMMANDS.items() if name != "train"}
 
-# One process imports the commands; each then ends in a fork of it, at the real exit of the interpreter.
+# One process imports the commands; each then ends in a fork of it, at the real exit of the
+# interpreter.
 _SCRIPT = """
 import importlib, json, os, sys, tempfile
 found = []
@@ -44,8 +45,12 @@ print(json.dumps(found))
 """
 
 
-def test_every_command_ends_silently_without_a_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # argparse ignores that it cannot write --help
+def test_every_command_ends_silently_without_a_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(
+        "PYTHONUNBUFFERED", raising=False
+    )  # argparse ignores that it cannot write --help
     for seed in range(3):
         run = make_run(tmp_path, seed=seed)
     (run / "checkpoints").mkdir()
@@ -63,7 +68,8 @@ def test_every_command_ends_silently_without_a_reader(tmp_path: Path, monkeypatc
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     named = {
-        f"{name} {' '.join(arguments)}": tuple(end) for (name, arguments, _), end in zip(calls, found, strict=True)
+        f"{name} {' '.join(arguments)}": tuple(end)
+        for (name, arguments, _), end in zip(calls, found, strict=True)
     }
     assert named == dict.fromkeys(named, (console.READER_GONE, ""))
 
@@ -76,7 +82,10 @@ def test_output_that_cannot_be_written_is_an_error_in_a_line(tmp_path: Path) -> 
             [sys.executable, "-m", "spectral_exp", "checkpoints", "--help"],
             stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment,
         )  # fmt: skip
-    assert (done.returncode, done.stderr) == (1, "error: cannot write to <stdout>: No space left on device\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: cannot write to <stdout>: No space left on device\n",
+    )
 
 
 def test_a_broken_pipe_that_is_not_the_output_is_no_silent_end() -> None:

@@ -80,7 +80,9 @@ def test_any_thread_may_kill_it(helper: HelperProcess) -> None:
         helper.receive()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread of the child looks now and then")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere a thread of the child looks now and then"
+)
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
 def test_a_fork_does_not_use_the_helper_of_its_parent(helper: HelperProcess) -> None:
     child = os.fork()

@@ -1,4 +1,5 @@
-"""Secrets are found by name in any container and by shape in any text; what only sounds like one stays."""
+"""Secrets are found by name in any container and by shape in any text; what only sounds like one
+stays."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_seen_secrets", set())
 
 
-# --- names -----------------------------------------------------------------------------------------------------------
+# --- names ----------------------------------------------------------------------------------------
 
 SECRET_NAMES = [
     "token", "hf_token", "HF_TOKEN", "authToken", "access_token", "refreshToken", "tokens",
@@ -68,7 +69,7 @@ def test_plain_names(name: str) -> None:
     assert not is_secret_name(name)
 
 
-# --- containers ------------------------------------------------------------------------------------------------------
+# --- containers -----------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass
@@ -114,7 +115,11 @@ CONTAINERS: dict[str, Any] = {
     "variables": {"env": [{"name": "HF_TOKEN", "value": SECRET}]},
     "pairs": {"headers": [("Authorization", SECRET), ["X-Api-Key", SECRET]]},
     "options": {"command": ["train", "--password", SECRET, f"--token={SECRET}"]},
-    "overrides": [f"+data.extra={{api_key:{SECRET}}}", f"hub.password='{SECRET} x'", f"++a.passwords=[{SECRET},b]"],
+    "overrides": [
+        f"+data.extra={{api_key:{SECRET}}}",
+        f"hub.password='{SECRET} x'",
+        f"++a.passwords=[{SECRET},b]",
+    ],
     "key": {f"https://me:{SECRET}@host": 1},
     "elsewhere": {"api_key": SECRET, "note": f"logged in with {SECRET}"},
 }
@@ -133,13 +138,22 @@ def test_containers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_files_of_a_run_hold_no_secrets(tmp_path: Path) -> None:
     config = {"hub": {"api_key": SECRET}, "objects": [Settings(), Shown()]}
     ConfigTracker(tmp_path).save_config(config, overrides=[f"a.password={SECRET}"], notes=config)
-    ConfigTracker(tmp_path).save_results({"loss": 1.0}, error=f"cannot log in: https://me:{SECRET}@host")
+    ConfigTracker(tmp_path).save_results(
+        {"loss": 1.0}, error=f"cannot log in: https://me:{SECRET}@host"
+    )
     model = nn.Linear(1, 1)
     CheckpointManager(tmp_path, save_interval=1).save_checkpoint(
-        1, model, torch.optim.SGD(model.parameters(), 0.1), [], config, extra={"state": {"api_key": SECRET}}
+        1,
+        model,
+        torch.optim.SGD(model.parameters(), 0.1),
+        [],
+        config,
+        extra={"state": {"api_key": SECRET}},
     )
     with MetricsLogger(tmp_path, log_interval=1) as logger:
-        logger.log_metrics(1, {"loss": 1.0, "api_key": SECRET, "note": f"password={SECRET}", "tokens": 5})
+        logger.log_metrics(
+            1, {"loss": 1.0, "api_key": SECRET, "note": f"password={SECRET}", "tokens": 5}
+        )
         logger.log_message(f"logged in with {SECRET}")
         assert logger.load_metrics()[0]["tokens"] == 5
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
@@ -184,7 +198,7 @@ def test_a_cycle_ends() -> None:
     assert redact(node) == {"api_key": REDACTED, "parent": CIRCULAR}
 
 
-# --- text ------------------------------------------------------------------------------------------------------------
+# --- text -----------------------------------------------------------------------------------------
 
 PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIB{0}\n{0}\n-----END RSA PRIVATE KEY-----"
 TEXTS = [
@@ -278,19 +292,29 @@ def test_long_texts_take_time_in_proportion(unit: str) -> None:
     assert SECRET not in shown
 
 
-# --- where they come from --------------------------------------------------------------------------------------------
+# --- where they come from -------------------------------------------------------------------------
 
 
-def test_values_of_the_environment_are_hidden_in_every_form(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_of_the_environment_are_hidden_in_every_form(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("DB_PASS", 'p@ss "word/1')
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/usr")
     monkeypatch.setenv("SOME_TOKEN", "true")
-    for text in ('x p@ss "word/1', "https://h/p%40ss%20%22word%2F1/x", json.dumps({"a": 'p@ss "word/1'})):
+    for text in (
+        'x p@ss "word/1',
+        "https://h/p%40ss%20%22word%2F1/x",
+        json.dumps({"a": 'p@ss "word/1'}),
+    ):
         assert "ss" not in redact_text(text).replace("https", "")
     assert redact({"folder": "/usr", "flag": "true"}) == {"folder": "/usr", "flag": "true"}
 
 
-@pytest.mark.parametrize("names", [("Name", "Value"), ("name", "val"), ("variable", "value"), ("KEY", "VALUE")])
+@pytest.mark.parametrize(
+    "names", [("Name", "Value"), ("name", "val"), ("variable", "value"), ("KEY", "VALUE")]
+)
 def test_a_list_of_variables_hides_their_values(names: tuple[str, str]) -> None:
     name, value = names
-    assert redact([{name: "API_KEY", value: "q7Zr9KdT2mXw"}]) == [{name: "API_KEY", value: REDACTED}]
+    assert redact([{name: "API_KEY", value: "q7Zr9KdT2mXw"}]) == [
+        {name: "API_KEY", value: REDACTED}
+    ]

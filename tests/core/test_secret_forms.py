@@ -1,4 +1,5 @@
-"""Secrets are found in the forms in which tools write them, and ordinary settings stay as they are."""
+"""Secrets are found in the forms in which tools write them, and ordinary settings stay as they
+are."""
 
 from __future__ import annotations
 
@@ -44,7 +45,11 @@ def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _forms(name: str) -> list[str]:
     lines = Path(__file__).with_name(name).read_text().splitlines()
-    return [line.replace("\\n", "\n").replace("\\t", "\t") for line in lines if not line.startswith("# ")]
+    return [
+        line.replace("\\n", "\n").replace("\\t", "\t")
+        for line in lines
+        if not line.startswith("# ")
+    ]
 
 
 def _surroundings(text: str) -> list[Any]:
@@ -53,7 +58,7 @@ def _surroundings(text: str) -> list[Any]:
     return [*lines, {"note": text}, ["run", text], {"a": json.dumps({"b": text})}]
 
 
-# --- text ------------------------------------------------------------------------------------------------------------
+# --- text -----------------------------------------------------------------------------------------
 
 
 def test_no_form_of_a_secret_leaks() -> None:
@@ -120,7 +125,7 @@ def test_long_texts_take_time_in_proportion(unit: str) -> None:
     assert SECRETS[0] not in shown
 
 
-# --- values ----------------------------------------------------------------------------------------------------------
+# --- values ---------------------------------------------------------------------------------------
 
 BELOW_A_PASSWORD = st.recursive(
     st.integers(10**5, 10**12) | st.floats(1e5, 1e6),
@@ -133,7 +138,9 @@ BELOW_A_PASSWORD = st.recursive(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(BELOW_A_PASSWORD, st.sampled_from(["password", "DB_PASS", "pins", "db.pwd", "userPassword"]))
 def test_every_number_below_a_password_is_hidden(value: Any, name: str) -> None:
     for shown in (redact({name: value}), without_secrets({name: value})):
@@ -142,12 +149,23 @@ def test_every_number_below_a_password_is_hidden(value: Any, name: str) -> None:
 
 def test_long_numbers_under_names_of_keys_are_hidden() -> None:
     for name in ("api_key", "secret", "hf_token", "client_secret", "csrf", "account_key"):
-        for value in ({name: LONG_NUMBER}, {name: [LONG_NUMBER]}, {"name": name, "value": LONG_NUMBER}):
+        for value in (
+            {name: LONG_NUMBER},
+            {name: [LONG_NUMBER]},
+            {"name": name, "value": LONG_NUMBER},
+        ):
             assert str(LONG_NUMBER) not in json.dumps(redact(value)), value
         assert redact({name: 12}) == {name: 12}
-    counts = {"tokens": LONG_NUMBER, "api_tokens": LONG_NUMBER, "secret_size": LONG_NUMBER, "PRNG_KEY": LONG_NUMBER}
+    counts = {
+        "tokens": LONG_NUMBER,
+        "api_tokens": LONG_NUMBER,
+        "secret_size": LONG_NUMBER,
+        "PRNG_KEY": LONG_NUMBER,
+    }
     assert redact(counts) == counts
-    assert redact({"password": {"length": 12, "max_attempts": 3}}) == {"password": {"length": 12, "max_attempts": 3}}
+    assert redact({"password": {"length": 12, "max_attempts": 3}}) == {
+        "password": {"length": 12, "max_attempts": 3}
+    }
 
 
 def _records(secret: str) -> list[Any]:
@@ -165,7 +183,9 @@ def _records(secret: str) -> list[Any]:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("secret", ["Zq8hunter2XY", "9f86d081884c7d659a2feaa0c55ad015", "0123456789abcdef0123"])
+@pytest.mark.parametrize(
+    "secret", ["Zq8hunter2XY", "9f86d081884c7d659a2feaa0c55ad015", "0123456789abcdef0123"]
+)
 def test_records_and_arguments(secret: str) -> None:
     for record in _records(secret):
         for redacted in (redact, lambda value: without_secrets(with_fields(value))):
@@ -200,7 +220,14 @@ def test_arrays_beside_texts_are_kept() -> None:
 
 
 def test_only_certain_and_random_secrets_are_hidden_elsewhere() -> None:
-    redact({"token": "Zq8hunter2XY", "secret": "spectral", "password": "wave", "MODEL_KEY": "kX92mQw77abCdE51fGh2"})
+    redact(
+        {
+            "token": "Zq8hunter2XY",
+            "secret": "spectral",
+            "password": "wave",
+            "MODEL_KEY": "kX92mQw77abCdE51fGh2",
+        }
+    )
     text = "Zq8hunter2XY spectral wave kX92mQw77abCdE51fGh2"
     assert redact_text(text) == text
     redact({"api_key": "Zq8hunter2XY"})
@@ -208,7 +235,11 @@ def test_only_certain_and_random_secrets_are_hidden_elsewhere() -> None:
 
 
 def test_ordinary_values_of_the_environment_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("MODEL_KEY", "gpt2-small"), ("PRNG_KEY", "threefry2x32"), ("CI_STEP_TOKEN", "python3")):
+    for name, value in (
+        ("MODEL_KEY", "gpt2-small"),
+        ("PRNG_KEY", "threefry2x32"),
+        ("CI_STEP_TOKEN", "python3"),
+    ):
         monkeypatch.setenv(name, value)
     values = {"model": "gpt2-small", "generator": "threefry2x32", "tool": "python3"}
     assert redact(values) == values
@@ -222,7 +253,7 @@ def test_names_have_four_levels() -> None:
     assert not is_secret_name("MODEL_KEY")
 
 
-# --- settings of this package ----------------------------------------------------------------------------------------
+# --- settings of this package ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -233,7 +264,12 @@ def test_nothing_is_hidden_in_the_settings_of_an_experiment(experiment: str) -> 
 
 def test_nothing_is_hidden_in_what_a_run_records_of_its_circumstances() -> None:
     facts = {
-        "command": ["train", "+experiment=wave_rgd", "training.max_steps=100", "data.text_key=content_v2"],
+        "command": [
+            "train",
+            "+experiment=wave_rgd",
+            "training.max_steps=100",
+            "data.text_key=content_v2",
+        ],
         "hardware": environment.hardware_facts(),
         "packages": environment.package_versions(),
         "package": environment.package_facts(),

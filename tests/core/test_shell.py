@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from spectral_exp.core.shell import shell_command, shell_word
 
-NAMES = st.lists(st.binary(max_size=12).filter(lambda name: b"\0" not in name), min_size=1, max_size=40)
+NAMES = st.lists(
+    st.binary(max_size=12).filter(lambda name: b"\0" not in name), min_size=1, max_size=40
+)
 
 
 @settings(max_examples=25, deadline=None)

@@ -14,7 +14,9 @@ from spectral_exp.losses.cross_entropy import CrossEntropy
 from spectral_exp.losses.qfe import coherence
 
 
-def batch(V: int = 5, T: int = 6, B: int = 2, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+def batch(
+    V: int = 5, T: int = 6, B: int = 2, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(B, T, V, generator=generator, dtype=dtype)
     return logits, torch.randint(V, (B, T), generator=generator)
@@ -48,8 +50,12 @@ def test_cross_entropy_is_the_mean_in_nats() -> None:
 @pytest.mark.parametrize("threshold", [0.0, 0.01, 1.5])
 def test_qfe_follows_its_formula(T: int, threshold: float) -> None:
     logits, targets = batch(T=T)
-    loss, parts = QFE(5, coherence_weight=0.3, temperature=0.7, amplitude_threshold=threshold)(logits, targets)
-    expected = slow_coherence((logits / 0.7).softmax(-1), F.one_hot(targets, 5), max(threshold, 1e-9))
+    loss, parts = QFE(5, coherence_weight=0.3, temperature=0.7, amplitude_threshold=threshold)(
+        logits, targets
+    )
+    expected = slow_coherence(
+        (logits / 0.7).softmax(-1), F.one_hot(targets, 5), max(threshold, 1e-9)
+    )
     assert parts["coherence"].item() == pytest.approx(expected, abs=1e-12)
     torch.testing.assert_close(parts["loss"], CrossEntropy()(logits, targets)[0])
     torch.testing.assert_close(loss, parts["loss"] + 0.3 * parts["coherence"])
@@ -97,8 +103,12 @@ def test_a_saved_projection_is_restored() -> None:
     assert saved(logits, targets)[0] == other(logits, targets)[0]
 
 
-@pytest.mark.parametrize("loss", [CrossEntropy(), QFE(5), QFE(5, projection_dim=3), QFE(5, temperature=2.0)])
-def test_pieces_are_no_part_of_the_result(loss: CrossEntropy | QFE, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "loss", [CrossEntropy(), QFE(5), QFE(5, projection_dim=3), QFE(5, temperature=2.0)]
+)
+def test_pieces_are_no_part_of_the_result(
+    loss: CrossEntropy | QFE, monkeypatch: pytest.MonkeyPatch
+) -> None:
     logits, targets = batch()
     results = []
     for piece in (2**20, 12, 1):
@@ -157,14 +167,20 @@ def test_the_gradient_is_right() -> None:
     logits, targets = batch(T=5)
     for loss in (CrossEntropy(), QFE(5), QFE(5, temperature=0.7), QFE(5, 3.0, projection_dim=3),
                  QFE(5, 3.0, 0.7, projection_dim=2)):  # fmt: skip
-        assert torch.autograd.gradcheck(lambda x, loss=loss: loss(x, targets)[0], (logits.requires_grad_(),))
+        assert torch.autograd.gradcheck(
+            lambda x, loss=loss: loss(x, targets)[0], (logits.requires_grad_(),)
+        )
 
 
 @pytest.mark.parametrize("T", [1, 2, 3, 4, 6, 7])
 @pytest.mark.parametrize("threshold", [0.0, 0.5])
 def test_the_gradient_of_coherence_is_right_at_every_length(T: int, threshold: float) -> None:
-    predicted, actual = torch.randn(2, 3, T, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda x: coherence(x, actual, threshold), (predicted.requires_grad_(),))
+    predicted, actual = torch.randn(
+        2, 3, T, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
+    assert torch.autograd.gradcheck(
+        lambda x: coherence(x, actual, threshold), (predicted.requires_grad_(),)
+    )
 
 
 def test_the_coherence_weight_changes_what_is_learned() -> None:

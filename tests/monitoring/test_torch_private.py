@@ -1,4 +1,5 @@
-"""What this version of torch does under the private names that monitoring uses, and that no other file uses any."""
+"""What this version of torch does under the private names that monitoring uses, and that no other
+file uses any."""
 
 from __future__ import annotations
 

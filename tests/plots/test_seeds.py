@@ -55,7 +55,9 @@ def test_a_single_run_is_itself() -> None:
     assert curve.rest == ()
 
 
-@pytest.mark.parametrize("runs", [[], [run([])], [run([np.nan, np.inf])]], ids=["none", "empty", "not finite"])
+@pytest.mark.parametrize(
+    "runs", [[], [run([])], [run([np.nan, np.inf])]], ids=["none", "empty", "not finite"]
+)
 def test_nothing_finite_gives_nothing(runs: list[Series]) -> None:
     curve = over_seeds(runs)
     assert (curve.n_runs, curve.end, curve.envelopes()) == (0, None, [])
@@ -78,7 +80,9 @@ def test_values_stand_at_the_mean_place_of_the_runs() -> None:
 
 def test_long_runs_are_reduced_and_smoothed_run_by_run() -> None:
     noise = np.random.default_rng(0).normal(0, 1, (2, 10_000))
-    plain, smoothed = (over_seeds([run(row) for row in noise], smoothed=smooth) for smooth in (False, True))
+    plain, smoothed = (
+        over_seeds([run(row) for row in noise], smoothed=smooth) for smooth in (False, True)
+    )
     assert plain.x.size == smoothed.x.size == MAX_BINS
     assert np.std(smoothed.mean) < 0.6 * np.std(plain.mean)
     assert np.all(smoothed.low <= smoothed.mean)

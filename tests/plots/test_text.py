@@ -31,7 +31,16 @@ def test_ticks_have_just_the_digits_they_need(ticks: list[float], labels: list[s
 
 def test_numbers_are_short() -> None:
     numbers = [1.23456, 56123.0, 3e-5, 0.0, np.nan, np.inf, -np.inf, 1234.0]
-    assert [short_number(n) for n in numbers] == ["1.23", "56.1k", "3e-5", "0", "NaN", "∞", "-∞", "1234"]
+    assert [short_number(n) for n in numbers] == [
+        "1.23",
+        "56.1k",
+        "3e-5",
+        "0",
+        "NaN",
+        "∞",
+        "-∞",
+        "1234",
+    ]
 
 
 def test_token_texts_show_everything() -> None:
@@ -50,7 +59,10 @@ def test_token_texts_show_everything() -> None:
 
 
 def test_unknown_metrics_get_a_name_and_the_unit_of_their_suffix() -> None:
-    assert (metric_info("checkpoint_blocked_ms").title, metric_info("checkpoint_blocked_ms").unit) == (
+    assert (
+        metric_info("checkpoint_blocked_ms").title,
+        metric_info("checkpoint_blocked_ms").unit,
+    ) == (
         "Checkpoint blocked ms",
         "ms",
     )

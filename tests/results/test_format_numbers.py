@@ -40,8 +40,8 @@ def test_the_index_has_a_new_format_if_the_facts_of_a_run_change(tmp_path: Path)
     )  # fmt: skip
     with RunPaths(odd).metrics_file.open("ab") as file:
         file.write(
-            b'{"step": 110, "loss": "NaN", "own": 1e999, "text": "x"}\n'
-            b'{"step": 110, "loss": 2.5, "huge": 123456789012345678901234567890}\ngarbage\n{"step": 1'
+            b'{"step": 110, "loss": "NaN", "own": 1e999, "text": "x"}\n{"step": 110, "loss": 2.5,'
+            b' "huge": 123456789012345678901234567890}\ngarbage\n{"step": 1'
         )
     killed = make_run(tmp_path, "phasor", 3, status=None, steps=30)
     unusable = make_run(tmp_path, "wave", 4)
@@ -74,7 +74,9 @@ def test_the_writer_has_a_new_version_if_the_text_of_a_paper_changes(papers: Pat
 
 def test_the_provenance_has_a_new_format_if_its_entries_change(papers: Path) -> None:
     record = json.loads((papers / "provenance.json").read_bytes())
-    assert digest(json.dumps(shape(record), sort_keys=True).encode()) == PROVENANCES[provenance.FORMAT]
+    assert (
+        digest(json.dumps(shape(record), sort_keys=True).encode()) == PROVENANCES[provenance.FORMAT]
+    )
 
 
 def shape(value: Any) -> Any:

@@ -22,16 +22,39 @@ def rows(frame: Any) -> list[dict[str, Any]]:
     if hasattr(frame, "isna"):
         for name, values in columns.items():
             missing = frame[name].isna()
-            columns[name] = [None if gone else value for value, gone in zip(values, missing, strict=True)]
+            columns[name] = [
+                None if gone else value for value, gone in zip(values, missing, strict=True)
+            ]
     plain = [[None if value != value else value for value in values] for values in columns.values()]
     return [dict(zip(columns, row, strict=True)) for row in zip(*plain, strict=True)]
 
 
 @pytest.fixture
 def made(tmp_path: Path) -> Path:
-    make_run(tmp_path, "classic", 1, val_bpb=2.5, settings={"data.own": "a.txt", "training.patience": None})
-    make_run(tmp_path, "wave", 2, val_bpb=2.25, steps=50, settings={"data.own": [1, 2], "training.patience": 4})
-    killed = make_run(tmp_path, "classic", 3, status=None, steps=30, log_interval=15, settings={"model.bias": True})
+    make_run(
+        tmp_path,
+        "classic",
+        1,
+        val_bpb=2.5,
+        settings={"data.own": "a.txt", "training.patience": None},
+    )
+    make_run(
+        tmp_path,
+        "wave",
+        2,
+        val_bpb=2.25,
+        steps=50,
+        settings={"data.own": [1, 2], "training.patience": 4},
+    )
+    killed = make_run(
+        tmp_path,
+        "classic",
+        3,
+        status=None,
+        steps=30,
+        log_interval=15,
+        settings={"model.bias": True},
+    )
     with RunPaths(killed).metrics_file.open("ab") as file:
         file.write(b'{"step": 45, "own": 1.5, "loss": "NaN"}\n{"step": 60, "text": "x"}\n')
     return tmp_path
@@ -76,7 +99,10 @@ def test_one_row_for_each_logged_step(made: Path, kind: str) -> None:
                 name: float(one.values[list(one.steps).index(step)]) if step in one.steps else None
                 for name, one in series.items()
             }
-            plain = {name: None if value is None or math.isnan(value) else value for name, value in values.items()}
+            plain = {
+                name: None if value is None or math.isnan(value) else value
+                for name, value in values.items()
+            }
             expected.append({"run_id": run.run_id, "step": int(step), **plain})
     names = dict.fromkeys(name for row in expected for name in row)
     assert found == [{name: row.get(name) for name in names} for row in expected]
@@ -102,7 +128,9 @@ def test_no_runs_make_empty_frames(tmp_path: Path) -> None:
 def test_a_missing_library_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("pandas", "polars"):
         monkeypatch.setitem(sys.modules, name, None)
-        with pytest.raises(UserError, match=rf"^frames need {name}, .*: pip install 'spectral-exp\[frames\]'$"):
+        with pytest.raises(
+            UserError, match=rf"^frames need {name}, .*: pip install 'spectral-exp\[frames\]'$"
+        ):
             getattr(load_runs(tmp_path), f"runs_{name}")()
 
 
@@ -111,5 +139,7 @@ def test_neither_torch_nor_frames_are_loaded_without_need(tmp_path: Path) -> Non
         "import sys; from spectral_exp.results import load_runs; load_runs(sys.argv[1]); "
         "print({'torch', 'pandas', 'polars', 'matplotlib'} & sys.modules.keys())"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
     assert done.stdout == "set()\n"

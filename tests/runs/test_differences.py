@@ -9,7 +9,13 @@ import pytest
 
 from spectral_exp.core.errors import UserError
 from spectral_exp.runs.differences import code_differences, same, unequal
-from spectral_exp.runs.overrides import changed_settings, is_among, matters_for_logs, matters_for_steps, setting_of
+from spectral_exp.runs.overrides import (
+    changed_settings,
+    is_among,
+    matters_for_logs,
+    matters_for_steps,
+    setting_of,
+)
 from spectral_exp.runs.training_record import read_record
 
 
@@ -19,7 +25,9 @@ def attempt(from_step: int, *overrides: str) -> dict[str, Any]:
 
 def test_attempts_that_left_nothing_are_passed_over(tmp_path: Path) -> None:
     attempts = [attempt(0, "seed=1"), attempt(0, "seed=2"), attempt(4, "seed=2")]
-    (tmp_path / "config.json").write_text(json.dumps({"config": {"training": {}}, "attempts": attempts}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"config": {"training": {}}, "attempts": attempts})
+    )
     assert read_record(tmp_path)["attempts"] == attempts[1:]
 
 
@@ -31,7 +39,12 @@ def test_only_runs_of_the_training_command_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("override", "setting"),
-    [("a.b=1", "a.b"), ("+model/size@x=tiny", "model/size"), ("~loss", "loss"), ("++seed=a=b", "seed")],
+    [
+        ("a.b=1", "a.b"),
+        ("+model/size@x=tiny", "model/size"),
+        ("~loss", "loss"),
+        ("++seed=a=b", "seed"),
+    ],
 )
 def test_the_setting_of_an_override(override: str, setting: str) -> None:
     assert setting_of(override) == setting
@@ -68,7 +81,9 @@ def test_changes_between_attempts() -> None:
         attempt(4, "seed=2", "threads=1", "monitoring/tracking=off"),
         attempt(8, "seed=2", "training.max_steps=9"),
     ]
-    assert changed_settings(attempts) == [(8, "threads=1 -> default, default -> training.max_steps=9")]
+    assert changed_settings(attempts) == [
+        (8, "threads=1 -> default, default -> training.max_steps=9")
+    ]
 
 
 def test_nan_equals_nan_and_absent_equals_nothing() -> None:

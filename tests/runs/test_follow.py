@@ -110,7 +110,9 @@ def test_any_writes_and_cuts_give_what_the_whole_file_gives(moves: list[tuple[st
         assert repr((reader.entries, reader.unreadable)) == repr(whole(content, is_over=True))
 
 
-def test_large_files_and_long_lines_come_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_files_and_long_lines_come_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(following, "_BLOCK", 1 << 14)
     monkeypatch.setattr(following, "_COMPARED_BYTES", 1 << 10)
     monkeypatch.setattr(following, "MAX_LINE_BYTES", LONGEST)

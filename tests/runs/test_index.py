@@ -39,7 +39,8 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the index take the files of a test as rested at once, though their inodes have just changed."""
+    """Let the index take the files of a test as rested at once, though their inodes have just
+    changed."""
     monkeypatch.setattr(index, "_MIN_AGE_NS", -(10**12))
 
 
@@ -67,14 +68,18 @@ def test_a_repeated_call_reads_nothing(
     assert len(reads) == 6
 
 
-def test_files_that_have_not_come_to_rest_are_read_again(tmp_path: Path, cache: Path, reads: list[Path]) -> None:
+def test_files_that_have_not_come_to_rest_are_read_again(
+    tmp_path: Path, cache: Path, reads: list[Path]
+) -> None:
     make_run(tmp_path / "runs")
     for _ in range(2):
         values(tmp_path / "runs")
     assert len(reads) == 2
 
 
-@pytest.mark.parametrize("how", ["same size", "same size and time", "another file", "longer", "gone", "results"])
+@pytest.mark.parametrize(
+    "how", ["same size", "same size and time", "another file", "longer", "gone", "results"]
+)
 def test_no_change_is_missed(
     tmp_path: Path, cache: Path, reads: list[Path], monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
@@ -96,7 +101,9 @@ def test_no_change_is_missed(
         os.utime(other, ns=(time_ns, time_ns))
         other.replace(paths.metrics_file)
     elif how == "longer":
-        paths.metrics_file.write_bytes(content + b'{"step": 101, "timestamp": "t", "val_bpb": 1.5}\n')
+        paths.metrics_file.write_bytes(
+            content + b'{"step": 101, "timestamp": "t", "val_bpb": 1.5}\n'
+        )
     elif how == "gone":
         paths.metrics_file.unlink()
         wanted = None
@@ -184,14 +191,16 @@ def test_a_locked_index_is_not_waited_for_long(
     assert "database is locked" in caplog.text
 
 
-def test_processes_share_it(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, reads: list[Path]) -> None:
+def test_processes_share_it(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, reads: list[Path]
+) -> None:
     quiet(monkeypatch)
     runs = tmp_path / "runs"
     for seed in range(1, 4):
         make_run(runs, seed=seed)
     code = (
-        "import sys; from spectral_exp.runs import index; index._MIN_AGE_NS = -10**12\n"
-        "from spectral_exp.results.aggregate import ResultsAggregator; ResultsAggregator([sys.argv[1]])"
+        "import sys; from spectral_exp.runs import index; index._MIN_AGE_NS = -10**12\nfrom"
+        " spectral_exp.results.aggregate import ResultsAggregator; ResultsAggregator([sys.argv[1]])"
     )
     done = python("-c", code, str(runs), cwd=tmp_path)
     assert done.returncode == 0, done.stderr

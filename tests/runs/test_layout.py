@@ -36,7 +36,7 @@ def claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-# --- ids -------------------------------------------------------------------------------------------------------------
+# --- ids ------------------------------------------------------------------------------------------
 
 
 def test_id_has_name_time_and_commit() -> None:
@@ -67,9 +67,13 @@ def test_many_ids_of_one_second_differ(claims: Path) -> None:
 
 def test_ids_of_processes_started_together_differ() -> None:
     code = (
-        "from spectral_exp.runs.ids import generate_experiment_id as new; print(*[new('together') for _ in range(5)])"
+        "from spectral_exp.runs.ids import generate_experiment_id as new; print(*[new('together')"
+        " for _ in range(5)])"
     )
-    processes = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
     ids = " ".join(process.communicate(timeout=60)[0] for process in processes).split()
     assert len(ids) == len(set(ids)) == 20
 
@@ -108,7 +112,7 @@ def test_unusable_names_are_refused(name: str) -> None:
         generate_experiment_id(name)
 
 
-# --- layout ----------------------------------------------------------------------------------------------------------
+# --- layout ---------------------------------------------------------------------------------------
 
 
 def test_directory_is_made_and_found_again(tmp_path: Path) -> None:
@@ -141,12 +145,17 @@ def test_checkpoint_names_and_steps_agree(tmp_path: Path) -> None:
     paths.checkpoints.mkdir()
     for step in (3000, 200, 10):
         paths.checkpoint_file(step).touch()
-    for other in ("checkpoint_latest.pt", "checkpoint_step_5.pt.corrupt", "checkpoint_step_007.pt", "x.pt"):
+    for other in (
+        "checkpoint_latest.pt",
+        "checkpoint_step_5.pt.corrupt",
+        "checkpoint_step_007.pt",
+        "x.pt",
+    ):
         (paths.checkpoints / other).touch()
     assert paths.checkpoint_steps() == [10, 200, 3000]
 
 
-# --- durable files ---------------------------------------------------------------------------------------------------
+# --- durable files --------------------------------------------------------------------------------
 
 
 def test_failing_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -183,7 +192,9 @@ def test_symlink_is_replaced_and_followed(tmp_path: Path) -> None:
     assert files.follow(tmp_path / "missing") is None
 
 
-def test_pointer_file_replaces_a_refused_symlink(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pointer_file_replaces_a_refused_symlink(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
@@ -207,7 +218,7 @@ def test_only_temporary_files_are_removed(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "b.tmp"]
 
 
-# --- JSON ------------------------------------------------------------------------------------------------------------
+# --- JSON -----------------------------------------------------------------------------------------
 
 
 def test_json_holds_no_literals_outside_the_standard(tmp_path: Path) -> None:
@@ -243,7 +254,11 @@ def test_json_holds_no_literals_outside_the_standard(tmp_path: Path) -> None:
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=10,
 )
@@ -257,7 +272,9 @@ def test_plain_json_comes_back_as_it_was(content: dict[str, object]) -> None:
         assert json_files.read_json(path) == content
 
 
-@pytest.mark.parametrize(("content", "message"), [(None, "cannot read"), ("{", "not valid JSON"), ("[]", "list")])
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "cannot read"), ("{", "not valid JSON"), ("[]", "list")]
+)
 def test_unusable_json_is_told(tmp_path: Path, content: str | None, message: str) -> None:
     if content is not None:
         (tmp_path / "x.json").write_text(content)
@@ -265,7 +282,7 @@ def test_unusable_json_is_told(tmp_path: Path, content: str | None, message: str
         json_files.read_json(tmp_path / "x.json")
 
 
-# --- files that are not what they seem -------------------------------------------------------------------------------
+# --- files that are not what they seem ------------------------------------------------------------
 
 
 def test_files_of_a_run_are_opened_without_following_links(tmp_path: Path) -> None:
@@ -293,7 +310,14 @@ def test_links_that_lead_out_of_a_run_are_found(tmp_path: Path) -> None:
     for folder in ("logs", ".hydra"):
         (run / folder).mkdir(parents=True)
     assert layout.links_inside(run) == []
-    for name in ("checkpoints", "visualizations", "tokenizer", "train.log", "logs/metrics.jsonl", ".hydra/config.yaml"):
+    for name in (
+        "checkpoints",
+        "visualizations",
+        "tokenizer",
+        "train.log",
+        "logs/metrics.jsonl",
+        ".hydra/config.yaml",
+    ):
         (run / name).symlink_to(elsewhere)
     found = [path.relative_to(run).as_posix() for path in layout.links_inside(run)]
     assert found == [".hydra/config.yaml", "logs/metrics.jsonl", "tokenizer", "train.log"]
@@ -301,10 +325,15 @@ def test_links_that_lead_out_of_a_run_are_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
-def test_no_file_takes_the_place_of_a_pipe_or_a_folder(make: Callable[[Path], None], tmp_path: Path) -> None:
+def test_no_file_takes_the_place_of_a_pipe_or_a_folder(
+    make: Callable[[Path], None], tmp_path: Path
+) -> None:
     make(tmp_path / "taken")
     kind = stat.S_IFMT((tmp_path / "taken").stat().st_mode)
-    with pytest.raises(OSError, match="it is no regular file"), files.atomic_writer(tmp_path / "taken") as file:
+    with (
+        pytest.raises(OSError, match="it is no regular file"),
+        files.atomic_writer(tmp_path / "taken") as file,
+    ):
         file.write(b"content")
     assert stat.S_IFMT((tmp_path / "taken").stat().st_mode) == kind
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]

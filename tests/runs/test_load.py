@@ -35,7 +35,13 @@ def edit(run: Path, **entries: object) -> None:
 def test_a_whole_run(tmp_path: Path) -> None:
     path = make_run(tmp_path, "wave_rgd_qfe", seed=3, val_bpb=2.25, steps=100)
     run = load_run(path)
-    assert (run.name, run.seed, run.status, run.finished, run.problems) == ("wave_rgd_qfe", 3, "completed", True, ())
+    assert (run.name, run.seed, run.status, run.finished, run.problems) == (
+        "wave_rgd_qfe",
+        3,
+        "completed",
+        True,
+        (),
+    )
     assert run.parts == {
         "embedding": "wave",
         "attention": "interference",
@@ -60,7 +66,9 @@ def test_a_whole_run(tmp_path: Path) -> None:
     assert run.value("train_s", "step:50") == pytest.approx(3.84)
     assert run.series("val_bpb").steps.tolist() == [50, 100]
     assert len(run.series("no_such").steps) == 0
-    np.testing.assert_allclose(run.train_time_s(np.array([0.0, 5.0, 100.0, 101.0])), [0, 0.384, 7.68, math.nan])
+    np.testing.assert_allclose(
+        run.train_time_s(np.array([0.0, 5.0, 100.0, 101.0])), [0, 0.384, 7.68, math.nan]
+    )
     for wrong in ("last", "step:0", "step:", "step:-1", "Final"):
         with pytest.raises(SettingError, match="must be final, best or step:N"):
             run.value("loss", wrong)
@@ -92,7 +100,12 @@ def test_a_part_of_another_package_has_the_name_of_its_class(tmp_path: Path) -> 
 
 def test_numbers_that_json_does_not_know(tmp_path: Path) -> None:
     path = make_run(tmp_path, status="diverged")
-    edit(path, final_metrics={"step": 100, "val_bpb": "NaN"}, generation_samples=[{"text": "NaN"}], error="Infinity")
+    edit(
+        path,
+        final_metrics={"step": 100, "val_bpb": "NaN"},
+        generation_samples=[{"text": "NaN"}],
+        error="Infinity",
+    )
     run = load_run(path)
     assert math.isnan(run.results["final_metrics"]["val_bpb"])
     assert run.results["generation_samples"] == [{"text": "NaN"}]
@@ -100,7 +113,9 @@ def test_numbers_that_json_does_not_know(tmp_path: Path) -> None:
     assert not run.finished
 
 
-def test_after_an_early_stop_the_final_value_is_of_the_weights_that_were_kept(tmp_path: Path) -> None:
+def test_after_an_early_stop_the_final_value_is_of_the_weights_that_were_kept(
+    tmp_path: Path,
+) -> None:
     path = make_run(tmp_path, status="stopped_early", val_bpb=2.5)
     edit(path, final_metrics={"step": 100, "val_bpb": 2.0})
     assert load_run(path).value("val_bpb") == 2.0
@@ -109,7 +124,7 @@ def test_after_an_early_stop_the_final_value_is_of_the_weights_that_were_kept(tm
     assert load_run(path).value("val_bpb") == 2.5
 
 
-# --- damage ----------------------------------------------------------------------------------------------------------
+# --- damage ---------------------------------------------------------------------------------------
 
 
 def test_damage_costs_what_is_damaged(tmp_path: Path) -> None:
@@ -147,7 +162,9 @@ def test_damage_costs_what_is_damaged(tmp_path: Path) -> None:
     paths.config_file.write_text(record.replace('"batch_size": 12', '"batch_size": 13'))
     assert load_run(path).problems == ("config.json was changed or damaged since it was written",)
     paths.config_file.write_text(record[:200])
-    with pytest.raises(UserError, match=r"config\.json is not valid JSON.*its settings are unknown"):
+    with pytest.raises(
+        UserError, match=r"config\.json is not valid JSON.*its settings are unknown"
+    ):
         load_run(path)
 
 
@@ -155,7 +172,13 @@ def test_a_run_without_a_record(tmp_path: Path) -> None:
     path = make_run(tmp_path, "wave", seed=2)
     RunPaths(path).config_file.unlink()
     run = load_run(path)
-    assert (run.name, run.seed, run.settings, run.parts, run.config_hash) == ("wave", None, {}, {}, "")
+    assert (run.name, run.seed, run.settings, run.parts, run.config_hash) == (
+        "wave",
+        None,
+        {},
+        {},
+        "",
+    )
     assert run.problems == ("there is no config.json: its settings are unknown",)
     assert run.value("val_bpb") == 2.5
 
@@ -198,10 +221,15 @@ def test_ids_are_unique(tmp_path: Path) -> None:
     for place in ("a", "b"):
         make_run(tmp_path / place, "classic", seed=1)
     first, second = (run.run_id for run in ResultsAggregator([tmp_path], index=False).runs)
-    assert (first, second) == ("a/classic_20260101_000001_abcd1234", "b/classic_20260101_000001_abcd1234")
+    assert (first, second) == (
+        "a/classic_20260101_000001_abcd1234",
+        "b/classic_20260101_000001_abcd1234",
+    )
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="to root every folder is open")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="to root every folder is open"
+)
 def test_a_closed_folder_is_left_out(tmp_path: Path) -> None:
     closed = make_run(tmp_path, "classic").parent / "closed"
     closed.mkdir(mode=0)
@@ -226,7 +254,7 @@ def test_wrong_folders(tmp_path: Path, name: str, what: str) -> None:
         find_runs([tmp_path / name])
 
 
-# --- running ---------------------------------------------------------------------------------------------------------
+# --- running --------------------------------------------------------------------------------------
 
 
 def test_a_locked_run_is_running(tmp_path: Path) -> None:
@@ -268,7 +296,9 @@ def test_a_lock_of_another_host_is_believed_while_entries_come(tmp_path: Path) -
         os.utime(file, (0, 0))
     run = load_run(path)
     assert run.status == "unfinished"
-    assert run.problems == ("process 1 on elsewhere holds its lock, but has not logged anything for an hour",)
+    assert run.problems == (
+        "process 1 on elsewhere holds its lock, but has not logged anything for an hour",
+    )
 
 
 def test_several_processes_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

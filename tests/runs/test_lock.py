@@ -31,7 +31,9 @@ with RunLock(sys.argv[1]):
 def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process that owns the run directory `tmp_path`."""
     command = [sys.executable, "-c", HOLDER, str(tmp_path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout
         assert process.stdout.readline() == "held\n"
         yield process
@@ -59,7 +61,9 @@ def test_lock_is_released_and_leaves_nothing(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == []
 
 
-def test_file_alone_locks_where_flock_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_alone_locks_where_flock_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(run_lock, "fcntl", None)
     with RunLock(tmp_path), pytest.raises(UserError, match="in use by"):
         RunLock(tmp_path).acquire()
@@ -92,7 +96,9 @@ def test_a_moved_directory_is_lost_and_its_lock_stays(tmp_path: Path) -> None:
     run.mkdir()
     with RunLock(run) as lock:
         run.rename(tmp_path / "moved")
-        with pytest.raises(LostRunError, match=r"run was moved or removed .* resume=<the folder of the run now>"):
+        with pytest.raises(
+            LostRunError, match=r"run was moved or removed .* resume=<the folder of the run now>"
+        ):
             lock.check()
         # Nobody else can take the directory where it lies now.
         with pytest.raises(UserError, match="in use by"):
@@ -153,8 +159,12 @@ def test_a_link_or_pipe_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> 
         RunLock(run).acquire()
 
 
-@pytest.mark.parametrize("content", ['{"pid": "x", "host": 1}', '{"pid": 1, "host": "\\u001b[2J", "since": ""}', "[]"])
-def test_a_foreign_lock_file_is_not_printed(tmp_path: Path, holder: subprocess.Popen[str], content: str) -> None:
+@pytest.mark.parametrize(
+    "content", ['{"pid": "x", "host": 1}', '{"pid": 1, "host": "\\u001b[2J", "since": ""}', "[]"]
+)
+def test_a_foreign_lock_file_is_not_printed(
+    tmp_path: Path, holder: subprocess.Popen[str], content: str
+) -> None:
     RunPaths(tmp_path).lock_file.write_text(content)
     with pytest.raises(UserError, match="in use by another process;"):
         RunLock(tmp_path).acquire()

@@ -43,7 +43,13 @@ def test_every_metric_has_a_title_and_a_unit() -> None:
 
 
 def test_what_measures_the_machine() -> None:
-    names = ["tokens_per_s", "train_s", "steps_at_risk", "checkpoint_size_mb", "backup_steps_behind"]
+    names = [
+        "tokens_per_s",
+        "train_s",
+        "steps_at_risk",
+        "checkpoint_size_mb",
+        "backup_steps_behind",
+    ]
     assert [name for name in [*METRICS, *names] if metric_info(name).measures_machine] == [
         "tokens_per_s",
         "train_s",

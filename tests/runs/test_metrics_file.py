@@ -19,7 +19,8 @@ from spectral_exp.runs.metrics_file import MetricFile, parse_metrics, read_metri
 
 
 def by_json(content: bytes) -> tuple[dict[str, dict[int, float]], int]:
-    """Values by metric and step, and the number of lines that are no entries; the slow and obvious way."""
+    """Values by metric and step, and the number of lines that are no entries; the slow and obvious
+    way."""
     found: dict[str, dict[int, float]] = {}
     unreadable = 0
     for line in content.split(b"\n"):
@@ -29,7 +30,11 @@ def by_json(content: bytes) -> tuple[dict[str, dict[int, float]], int]:
             entry = json.loads(line)
         except ValueError:
             entry = None
-        if not isinstance(entry, dict) or type(entry.get("step")) is not int or abs(entry["step"]) >= 2**53:
+        if (
+            not isinstance(entry, dict)
+            or type(entry.get("step")) is not int
+            or abs(entry["step"]) >= 2**53
+        ):
             unreadable += 1
             continue
         for name, value in entry.items():
@@ -51,14 +56,20 @@ def assert_equal(read: MetricFile, content: bytes) -> None:
 
 
 def lines(*entries: dict[str, Any]) -> bytes:
-    return "".join(json.dumps({"step": i, "timestamp": f"t{i}"} | e) + "\n" for i, e in enumerate(entries, 1)).encode()
+    return "".join(
+        json.dumps({"step": i, "timestamp": f"t{i}"} | e) + "\n" for i, e in enumerate(entries, 1)
+    ).encode()
 
 
 def test_what_the_logger_writes(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     with MetricsLogger(tmp_path) as logger:
         for step in range(1, 400):
-            metrics: dict[str, Any] = {"loss": float(rng.random()), "rate": 1e-5 * step, "count": step}
+            metrics: dict[str, Any] = {
+                "loss": float(rng.random()),
+                "rate": 1e-5 * step,
+                "count": step,
+            }
             if step % 50 == 0:
                 metrics |= {"val_loss": float(np.float32(rng.random())), 'odd "name" é': -1.5}
             if step == 100:
@@ -88,7 +99,9 @@ def test_an_unfinished_last_line_is_told_apart() -> None:
 
 
 def test_of_a_step_logged_twice_the_later_line_counts() -> None:
-    content = lines({"loss": 1.0}, {"loss": 2.0, "val": 9.0}, {"loss": 3.0}) + lines({}, {"loss": 20.0})
+    content = lines({"loss": 1.0}, {"loss": 2.0, "val": 9.0}, {"loss": 3.0}) + lines(
+        {}, {"loss": 20.0}
+    )
     read = parse_metrics(content)
     assert read.series["loss"].steps.tolist() == [1, 2, 3]
     assert read.series["loss"].values.tolist() == [1.0, 20.0, 3.0]
@@ -125,8 +138,12 @@ def test_layouts_that_only_look_alike() -> None:
     assert_equal(parse_metrics(content), content)
 
 
-_VALUES = st.floats() | st.integers(-(10**20), 10**20) | st.none() | st.booleans() | st.text(max_size=3)
-_ENTRIES = st.dictionaries(st.sampled_from(["loss", "val_loss", "a", 'q"', "step", "timestamp"]), _VALUES, max_size=5)
+_VALUES = (
+    st.floats() | st.integers(-(10**20), 10**20) | st.none() | st.booleans() | st.text(max_size=3)
+)
+_ENTRIES = st.dictionaries(
+    st.sampled_from(["loss", "val_loss", "a", 'q"', "step", "timestamp"]), _VALUES, max_size=5
+)
 
 
 @settings(max_examples=60)
@@ -149,7 +166,9 @@ def _jsonable(entries: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:
 
 def test_many_lines_of_a_broken_run() -> None:
     """More layouts than are tried, and every line with a number that is none."""
-    entries = [{f"name_{i % 70}": float(i), "loss": "NaN" if i % 2 else float(i)} for i in range(500)]
+    entries = [
+        {f"name_{i % 70}": float(i), "loss": "NaN" if i % 2 else float(i)} for i in range(500)
+    ]
     content = lines(*entries)
     assert_equal(parse_metrics(content), content)
 
@@ -172,7 +191,10 @@ def test_what_orjson_refuses_is_read_as_by_json() -> None:
             )
         )
     )
-    content += b'\xef\xbb\xbf{"step": 90, "a": 1}\n{"step": 18446744073709551616, "a": 1}\n\x0b{"step": 91}\n'
+    content += (
+        b'\xef\xbb\xbf{"step": 90, "a": 1}\n{"step": 18446744073709551616, "a": 1}\n\x0b{"step":'
+        b" 91}\n"
+    )
     read = parse_metrics(content)
     found: dict[str, dict[int, str]] = {}
     unreadable = 0

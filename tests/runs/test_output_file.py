@@ -1,4 +1,5 @@
-"""What commands write where their user says: no file of a run is lost, and no other without --force."""
+"""What commands write where their user says: no file of a run is lost, and no other without
+--force."""
 
 from __future__ import annotations
 
@@ -44,27 +45,44 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 # Commands that write one file, which they are told.
 COMMANDS: dict[str, Callable[..., int]] = {
-    "compare": lambda file, *more: compare.main(["run", "--format", "json", "--output", file, *more]),
+    "compare": lambda file, *more: compare.main(
+        ["run", "--format", "json", "--output", file, *more]
+    ),
     "export": lambda file, *more: checkpoints.main(["export", "run", "--output", file, *more]),
     "verify_resume": lambda file, *more: verify_resume.main(["run", "--output", file, *more]),
     "bench": lambda file, *more: bench(["startup", "--json", file, *more]),
 }
 # Commands that write a folder.
 FOLDERS: dict[str, Callable[..., int]] = {
-    "report": lambda folder, *more: report.main(["run", "--formats", "md", "--output", folder, *more]),
-    "paper": lambda folder, *more: paper.main(["run", "--formats", "md", "--output", folder, *more]),
-    "reproduce": lambda folder, *more: reproduce.main(["run", "--current-code", "--output", folder]),
+    "report": lambda folder, *more: report.main(
+        ["run", "--formats", "md", "--output", folder, *more]
+    ),
+    "paper": lambda folder, *more: paper.main(
+        ["run", "--formats", "md", "--output", folder, *more]
+    ),
+    "reproduce": lambda folder, *more: reproduce.main(
+        ["run", "--current-code", "--output", folder]
+    ),
 }
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_no_file_of_a_run_is_overwritten(command: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_file_of_a_run_is_overwritten(
+    command: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("other").mkdir()
     Path("link").symlink_to("run/logs", target_is_directory=True)
     (run / "notes.md").write_text("mine")
     before = contents(Path())
     own = [str(path) for path in run.rglob("*") if path.is_file()]
-    later = ["run/results.json", "run/logs/new.csv", "run/checkpoints/x", "run/.hydra/x", "link/x", "other/config.json"]
+    later = [
+        "run/results.json",
+        "run/logs/new.csv",
+        "run/checkpoints/x",
+        "run/.hydra/x",
+        "link/x",
+        "other/config.json",
+    ]
     for file in [*own, *later, "run/../run/train.log", "run", "run/logs"]:
         for force in ((), (FORCE,)):
             assert COMMANDS[command](file, *force) == 2, file
@@ -75,7 +93,9 @@ def test_no_file_of_a_run_is_overwritten(command: str, run: Path, capsys: pytest
 
 
 @pytest.mark.parametrize("command", FOLDERS)
-def test_no_folder_of_a_run_is_written_into(command: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_folder_of_a_run_is_written_into(
+    command: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = contents(Path())
     for folder in ("run/logs", "run/checkpoints", "run/tokenizer"):
         assert FOLDERS[command](folder, FORCE) == 2, folder
@@ -83,8 +103,14 @@ def test_no_folder_of_a_run_is_written_into(command: str, run: Path, capsys: pyt
     assert contents(Path()) == before
 
 
-def test_a_file_of_the_users_is_overwritten_only_with_force(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = [name for name in ("compare", "export") if name != "export" or importlib.util.find_spec("safetensors")]
+def test_a_file_of_the_users_is_overwritten_only_with_force(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [
+        name
+        for name in ("compare", "export")
+        if name != "export" or importlib.util.find_spec("safetensors")
+    ]
     for command in names:
         file = Path(f"{command}.json")
         write = COMMANDS[command]
@@ -106,12 +132,17 @@ def test_a_file_of_the_users_is_overwritten_only_with_force(run: Path, capsys: p
         assert (run / "results.json").read_bytes() == before
 
 
-def test_plots_overwrite_no_file_of_the_users(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plots_overwrite_no_file_of_the_users(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("plots").mkdir()
     first = Path("plots/intervals_val_bpb.png")
     first.write_text("mine")
     assert compare.main(["run", "--plots", "plots"]) == 2
-    assert f"--plots={first} must be a new file, or one written by this command" in capsys.readouterr().err
+    assert (
+        f"--plots={first} must be a new file, or one written by this command"
+        in capsys.readouterr().err
+    )
     assert first.read_text() == "mine"
     assert compare.main(["run", "--plots", "run/visualizations", FORCE]) == 2
     plot = Plot("a", "An empty figure.", LIGHT, Figure)
@@ -134,7 +165,9 @@ def test_what_a_command_names_itself_it_may_write_again(run: Path) -> None:
         write_output(run / "results_.json/../train.log", b"", is_default=True)
 
 
-def test_without_a_home_every_file_that_exists_needs_force(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_home_every_file_that_exists_needs_force(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(Path("file/state").absolute()))
     Path("file").write_text("")
     write_output(Path("table.md"), b"new")

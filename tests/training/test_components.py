@@ -1,4 +1,5 @@
-"""Components declare what they add to a run, and one beyond the built-in five needs no list elsewhere."""
+"""Components declare what they add to a run, and one beyond the built-in five needs no list
+elsewhere."""
 
 from __future__ import annotations
 
@@ -34,7 +35,9 @@ class Watcher(Observer):
     calls = 0
     closed = 0
 
-    def __init__(self, experiment_dir: Path, interval: int = 1, fails_at: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, experiment_dir: Path, interval: int = 1, fails_at: tuple[int, ...] = ()
+    ) -> None:
         self.folder, self.interval, self.fails_at = experiment_dir / "watched", interval, fails_at
 
     def should_observe(self, step: int) -> bool:
@@ -90,7 +93,9 @@ def test_components_own_every_file_of_a_run_but_those_of_the_process(tmp_path: P
     assert rest <= {paths.lock_file}
 
 
-def test_a_further_component_is_called_logged_measured_and_closed(tmp_path: Path, watcher: type[Watcher]) -> None:
+def test_a_further_component_is_called_logged_measured_and_closed(
+    tmp_path: Path, watcher: type[Watcher]
+) -> None:
     with_it, without = tmp_path / "with", tmp_path / "without"
     watched = train(with_it, configuration())
     plain = train(without, compose(*BASE, NO_PLOTS))
@@ -99,7 +104,10 @@ def test_a_further_component_is_called_logged_measured_and_closed(tmp_path: Path
     assert [line["step"] for line in lines(with_it) if "watcher_calls" in line] == [3, 6, 9, 12]
     cost = json.loads((with_it / "results.json").read_text())["monitoring_cost"]
     assert (cost["counts"]["watcher"], cost["blocked_s"]["watcher"] > 0) == (4, True)
-    assert "watcher" not in json.loads((without / "results.json").read_text())["monitoring_cost"]["counts"]
+    assert (
+        "watcher"
+        not in json.loads((without / "results.json").read_text())["monitoring_cost"]["counts"]
+    )
 
 
 def test_a_component_that_fails_costs_one_warning(
@@ -114,11 +122,18 @@ def test_a_component_that_fails_costs_one_warning(
 
 
 def test_a_component_logs_under_its_own_prefix_only(
-    tmp_path: Path, watcher: type[Watcher], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    watcher: type[Watcher],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(watcher, "observe", lambda *_: {"loss": 0.0})
     train(tmp_path, configuration())
-    assert [r for r in caplog.records if r.exc_info and "metric_prefixes=(watcher_)" in str(r.exc_info[1])]
+    assert [
+        r
+        for r in caplog.records
+        if r.exc_info and "metric_prefixes=(watcher_)" in str(r.exc_info[1])
+    ]
     assert all(line["loss"] > 0 for line in lines(tmp_path) if "loss" in line)
     with pytest.raises(TypeError, match=r"Wrong\.metric_prefixes must be a tuple"):
         type("Wrong", (Observer,), {"metric_prefixes": "wrong_"})

@@ -25,7 +25,11 @@ def test_matches_the_direct_formula_and_counts_bytes() -> None:
     model = Table().train()
     generator = torch.Generator().manual_seed(1)
     windows = [
-        (torch.randint(5, (b, 7), generator=generator), torch.randint(5, (b, 7), generator=generator), 11 * b)
+        (
+            torch.randint(5, (b, 7), generator=generator),
+            torch.randint(5, (b, 7), generator=generator),
+            11 * b,
+        )
         for b in (3, 1)
     ]
     before = torch.get_rng_state()
@@ -43,4 +47,6 @@ def test_matches_the_direct_formula_and_counts_bytes() -> None:
     assert found.val_loss == pytest.approx(mean, rel=1e-6)
     assert found.perplexity == pytest.approx(math.exp(mean), rel=1e-6)
     assert found.val_bpb == pytest.approx(sum(nats) / math.log(2) / 44, rel=1e-6)
-    assert found.standard_error_bpb == pytest.approx(spread / math.sqrt(28) * 28 / 44 / math.log(2), rel=1e-5)
+    assert found.standard_error_bpb == pytest.approx(
+        spread / math.sqrt(28) * 28 / 44 / math.log(2), rel=1e-5
+    )

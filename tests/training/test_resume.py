@@ -34,12 +34,23 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "overrides",
     [
         (),
-        ("training.max_steps=99", "training.eval_interval=3", "training.patience=4", "training.sample_prompt=x"),
-        ("monitoring/checkpoint=off", "monitoring.metrics.log_interval=1", "monitoring/tracking=off"),
+        (
+            "training.max_steps=99",
+            "training.eval_interval=3",
+            "training.patience=4",
+            "training.sample_prompt=x",
+        ),
+        (
+            "monitoring/checkpoint=off",
+            "monitoring.metrics.log_interval=1",
+            "monitoring/tracking=off",
+        ),
         ("monitoring/visualization=default", "threads=2", "outputs=elsewhere", "device=auto"),
     ],
 )
-def test_settings_that_training_does_not_depend_on_may_change(begun: Path, overrides: tuple[str, ...]) -> None:
+def test_settings_that_training_does_not_depend_on_may_change(
+    begun: Path, overrides: tuple[str, ...]
+) -> None:
     assert problems_of(compose(*BASE, *overrides), begun) == []
 
 
@@ -47,9 +58,15 @@ def test_settings_that_training_does_not_depend_on_may_change(begun: Path, overr
     ("overrides", "told"),
     [
         (("seed=2",), ["seed: 1337 -> 2"]),
-        (("model.n_layer=3", "training.batch_size=8"), ["model.n_layer: 2 -> 3", "training.batch_size: 4 -> 8"]),
+        (
+            ("model.n_layer=3", "training.batch_size=8"),
+            ["model.n_layer: 2 -> 3", "training.batch_size: 4 -> 8"],
+        ),
         (("optimizer.betas=[0.9,0.95]",), ["optimizer.betas: [0.9, 0.99] -> [0.9, 0.95]"]),
-        (("optimizer=rgd",), ["optimizer.resonance_strength: absent -> 0.3", "optimizer.weight_decay: 0.1 -> 0.01"]),
+        (
+            ("optimizer=rgd",),
+            ["optimizer.resonance_strength: absent -> 0.3", "optimizer.weight_decay: 0.1 -> 0.01"],
+        ),
         (("training.precision=bf16",), ["training.precision: fp32 -> bf16"]),
         (("data.seed=7",), ["data.seed: 0 -> 7"]),
     ],
@@ -69,9 +86,14 @@ def test_a_run_cannot_be_made_shorter_than_it_is(tmp_path: Path) -> None:
         runner.run()
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     (problem,) = problems_of(compose(*BASE, "training.max_steps=11"), tmp_path)
-    assert problem.startswith(f"training.max_steps=11 must be >= 12, the steps that {tmp_path} has done; ")
+    assert problem.startswith(
+        f"training.max_steps=11 must be >= 12, the steps that {tmp_path} has done; "
+    )
     shorter = compose(*BASE, "training.max_steps=4")
-    with pytest.raises(UserError, match=r"training\.max_steps=4 must be >= 12"), build(shorter, tmp_path, list(BASE)):
+    with (
+        pytest.raises(UserError, match=r"training\.max_steps=4 must be >= 12"),
+        build(shorter, tmp_path, list(BASE)),
+    ):
         pass
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
     assert problems_of(compose(*BASE, "training.max_steps=12"), tmp_path) == []
@@ -125,7 +147,10 @@ def test_other_text_under_the_same_settings_is_refused(tmp_path: Path) -> None:
         pass
     recorded = (root / "config.json").read_bytes()
     text.write_text("the other text " * 300)
-    with pytest.raises(UserError, match=r"trained on other text than data.path=.* holds now"), build(own, root, []):
+    with (
+        pytest.raises(UserError, match=r"trained on other text than data.path=.* holds now"),
+        build(own, root, []),
+    ):
         pass
     assert (root / "config.json").read_bytes() == recorded
     text.write_text("the first text " * 300)

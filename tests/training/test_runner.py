@@ -1,4 +1,5 @@
-"""The training loop in this process: what a step does, what stops it, and what must not change it."""
+"""The training loop in this process: what a step does, what stops it, and what must not change
+it."""
 
 from __future__ import annotations
 
@@ -32,7 +33,9 @@ from spectral_exp.training.summary import summary
 from tests.conftest import NO_PLOTS, TINY, compose
 
 QUIET = (*TINY, NO_PLOTS, "training.sample_tokens=0", "device=cpu")
-OFF = tuple(f"monitoring/{part}=off" for part in ("checkpoint", "metrics", "visualization", "tracking"))
+OFF = tuple(
+    f"monitoring/{part}=off" for part in ("checkpoint", "metrics", "visualization", "tracking")
+)
 
 
 EXPERIMENTS = sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml"))
@@ -41,7 +44,8 @@ EXPERIMENTS = sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yam
 @contextmanager
 def built(root: Path, *overrides: str, experiment: str = "classic") -> Iterator[Runner]:
     root.mkdir(exist_ok=True)
-    # Composing takes longer than these runs: only what chooses a group goes through it, single values are set after.
+    # Composing takes longer than these runs: only what chooses a group goes through it, single
+    # values are set after.
     choices = [o for o in overrides if "." not in o.partition("=")[0]]
     values = OmegaConf.from_dotlist([o for o in overrides if o not in choices])
     composed = compose(f"+experiment={experiment}", *QUIET, *choices)
@@ -76,7 +80,11 @@ def before_each_update(runner: Runner, look: Callable[[], None]) -> None:
 
 
 def test_a_scheduled_wave_ratio_follows_the_run(tmp_path: Path) -> None:
-    settings = ("model.embedding.wave_ratio=scheduled", "training.max_steps=4", "monitoring.metrics.log_interval=1")
+    settings = (
+        "model.embedding.wave_ratio=scheduled",
+        "training.max_steps=4",
+        "monitoring.metrics.log_interval=1",
+    )
     with built(tmp_path, *settings, experiment="wave") as runner:
         runner.run()
     assert [line["wave_ratio"] for line in logged(tmp_path)] == pytest.approx([0.6, 0.7, 0.8, 0.9])
@@ -86,7 +94,10 @@ def applied_gradients(runner: Runner, step: int) -> tuple[list[Tensor], float]:
     """The gradients that `train_step(step)` hands to the optimizer, and the norm it reports."""
     seen: list[Tensor] = []
     before_each_update(
-        runner, lambda: seen.extend(p.grad.clone() for p in runner.model.parameters() if p.grad is not None)
+        runner,
+        lambda: seen.extend(
+            p.grad.clone() for p in runner.model.parameters() if p.grad is not None
+        ),
     )
     return seen, float(runner.stepper.take_step(step).grad_norm)
 
@@ -95,17 +106,22 @@ def norm(tensors: list[Tensor]) -> float:
     return math.sqrt(sum(float(t.double().square().sum()) for t in tensors))
 
 
-# --- one step --------------------------------------------------------------------------------------------------------
+# --- one step -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("experiment", ["classic", "wave_qfe"])
-def test_accumulated_gradient_is_the_mean_over_micro_batches(tmp_path: Path, experiment: str) -> None:
+def test_accumulated_gradient_is_the_mean_over_micro_batches(
+    tmp_path: Path, experiment: str
+) -> None:
     settings = ("training.grad_accum_steps=2", "training.grad_clip=0")
     with built(tmp_path, *settings, experiment=experiment) as runner:
         twin = copy.deepcopy(runner.model)
         applied: list[Tensor] = []
         before_each_update(
-            runner, lambda: applied.extend(p.grad.clone() for p in runner.model.parameters() if p.grad is not None)
+            runner,
+            lambda: applied.extend(
+                p.grad.clone() for p in runner.model.parameters() if p.grad is not None
+            ),
         )
         report = runner.stepper.take_step(3)
         objectives, losses = [], []
@@ -164,14 +180,22 @@ def test_clipping_shortens_the_gradient_and_changes_nothing_else(tmp_path: Path)
 
 
 @pytest.mark.parametrize("experiment", ["classic", "wave_rgd"])
-def test_every_group_follows_the_schedule_from_its_own_peak(tmp_path: Path, experiment: str) -> None:
-    settings = ("schedule.warmup_steps=4", "monitoring.metrics.log_interval=1", "training.eval_interval=12")
+def test_every_group_follows_the_schedule_from_its_own_peak(
+    tmp_path: Path, experiment: str
+) -> None:
+    settings = (
+        "schedule.warmup_steps=4",
+        "monitoring.metrics.log_interval=1",
+        "training.eval_interval=12",
+    )
     with built(tmp_path, *settings, experiment=experiment) as first:
         first.optimizer.param_groups[-1]["lr"] *= 0.5
         peaks = [group["lr"] for group in first.optimizer.param_groups]
         runner = dataclasses.replace(first)
         applied: list[list[float]] = []
-        before_each_update(runner, lambda: applied.append([group["lr"] for group in runner.optimizer.param_groups]))
+        before_each_update(
+            runner, lambda: applied.append([group["lr"] for group in runner.optimizer.param_groups])
+        )
         runner.run()
     expected = [[peak * runner.schedule.factor(step) for peak in peaks] for step in range(1, 13)]
     assert applied == expected
@@ -182,7 +206,7 @@ def test_every_group_follows_the_schedule_from_its_own_peak(tmp_path: Path, expe
     assert expected[11][0] == pytest.approx(1e-4)
 
 
-# --- steps that cannot be applied ------------------------------------------------------------------------------------
+# --- steps that cannot be applied -----------------------------------------------------------------
 
 
 class SometimesNaN(nn.Module):
@@ -201,7 +225,9 @@ class SometimesNaN(nn.Module):
 
 
 @pytest.mark.parametrize("experiment", ["classic", "wave_rgd"])
-def test_a_step_that_is_not_finite_changes_no_bit_and_is_counted(tmp_path: Path, experiment: str) -> None:
+def test_a_step_that_is_not_finite_changes_no_bit_and_is_counted(
+    tmp_path: Path, experiment: str
+) -> None:
     with built(tmp_path, "monitoring.metrics.log_interval=1", experiment=experiment) as runner:
         runner.stepper.loss = SometimesNaN(runner.loss, {1, 4, 5})
         after: dict[int, dict[str, Tensor]] = {0: weights(runner.model)}
@@ -220,7 +246,9 @@ def test_a_step_that_is_not_finite_changes_no_bit_and_is_counted(tmp_path: Path,
         assert_equal(after[step], after[step - 1])
     assert moments[5] == moments[4] == moments[3] != moments[6]
     for step in (2, 3, 6, 12):
-        assert any(not torch.equal(after[step][name], after[step - 1][name]) for name in after[step]), step
+        assert any(
+            not torch.equal(after[step][name], after[step - 1][name]) for name in after[step]
+        ), step
     assert (state.step, state.bad_steps, state.bad_in_a_row) == (12, 3, 0)
     assert state.tokens == 9 * 4 * 16
     lines = logged(tmp_path)
@@ -233,7 +261,9 @@ def test_a_step_that_is_not_finite_changes_no_bit_and_is_counted(tmp_path: Path,
 def test_too_many_bad_steps_in_a_row_end_the_run_with_advice(tmp_path: Path) -> None:
     with built(tmp_path, "training.max_bad_steps=3") as runner:
         runner.stepper.loss = SometimesNaN(runner.loss, {2, 3, 5, 6, 7})
-        with pytest.raises(RunError, match=r"3 steps in a row .* step 7 .*max_bad_steps=3.* those of step 4\b"):
+        with pytest.raises(
+            RunError, match=r"3 steps in a row .* step 7 .*max_bad_steps=3.* those of step 4\b"
+        ):
             runner.run()
         assert runner.state.step == 7
     found = results(tmp_path)
@@ -244,7 +274,7 @@ def test_too_many_bad_steps_in_a_row_end_the_run_with_advice(tmp_path: Path) -> 
     assert "failed" in summary(tmp_path)
 
 
-# --- early stopping --------------------------------------------------------------------------------------------------
+# --- early stopping -------------------------------------------------------------------------------
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> None:
@@ -258,10 +288,17 @@ def scripted(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> None:
     monkeypatch.setattr(validation, "evaluate", evaluate)
 
 
-PATIENT = ("training.max_steps=40", "training.eval_interval=2", "training.patience=2", "training.min_delta=0.1")
+PATIENT = (
+    "training.max_steps=40",
+    "training.eval_interval=2",
+    "training.patience=2",
+    "training.min_delta=0.1",
+)
 
 
-def test_patience_ends_training_and_the_best_weights_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patience_ends_training_and_the_best_weights_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # 2.45 is better than 2.5, but by less than min_delta; 2.3 starts the count anew.
     scripted(monkeypatch, [3.0, 2.5, 2.45, 2.3, 2.4, 2.25])
     with built(tmp_path, *PATIENT, "monitoring.checkpoint.save_interval=1") as runner:
@@ -269,7 +306,12 @@ def test_patience_ends_training_and_the_best_weights_come_back(tmp_path: Path, m
         final = weights(runner.model)
         best = runner.checkpoint.load_best_checkpoint()
         last = runner.checkpoint.load_latest_checkpoint()
-    assert (state.step, state.stopped_early, state.best_step, state.best_val_loss) == (12, True, 8, 2.3)
+    assert (state.step, state.stopped_early, state.best_step, state.best_val_loss) == (
+        12,
+        True,
+        8,
+        2.3,
+    )
     assert best is not None
     assert last is not None
     assert (best["step"], last["step"]) == (8, 12)
@@ -283,7 +325,9 @@ def test_patience_ends_training_and_the_best_weights_come_back(tmp_path: Path, m
     assert (found["final_metrics"]["step"], found["totals"]["steps"]) == (8, 12)
     assert found["final_metrics"]["loss"] == state.loss_history[7]
     assert "val_step" not in found["final_metrics"]
-    assert "at step 8" in next(line for line in summary(tmp_path).splitlines() if line.startswith("  final"))
+    assert "at step 8" in next(
+        line for line in summary(tmp_path).splitlines() if line.startswith("  final")
+    )
 
     kept = [tmp_path / "logs/metrics.jsonl", *(tmp_path / "checkpoints").iterdir()]
     files = {path: path.read_bytes() for path in kept}
@@ -298,7 +342,9 @@ def test_patience_ends_training_and_the_best_weights_come_back(tmp_path: Path, m
     assert results(tmp_path)["status"] == "completed"
 
 
-def test_without_restore_best_the_last_weights_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_restore_best_the_last_weights_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scripted(monkeypatch, [2.0, 3.0])
     with built(tmp_path, *PATIENT, "training.restore_best=false") as runner:
         assert runner.run().step == 6
@@ -318,7 +364,7 @@ def test_stopping_early_without_checkpoints_warns_that_nothing_can_be_restored(
     assert "resume=" not in summary(tmp_path)
 
 
-# --- what is recorded ------------------------------------------------------------------------------------------------
+# --- what is recorded -----------------------------------------------------------------------------
 
 
 def test_a_run_that_stops_between_validations_names_the_step_of_each_value(tmp_path: Path) -> None:
@@ -332,7 +378,12 @@ def test_a_run_that_stops_between_validations_names_the_step_of_each_value(tmp_p
     assert found["val_loss"] == validated[-1]["val_loss"]
     assert validated[-1]["step"] == 4
     final = next(line for line in summary(tmp_path).splitlines() if line.startswith("  final"))
-    assert final.index("loss ") < final.index("at step 6") < final.index("val_loss ") < final.index("at step 4")
+    assert (
+        final.index("loss ")
+        < final.index("at step 6")
+        < final.index("val_loss ")
+        < final.index("at step 4")
+    )
 
 
 def stop_at(runner: Runner, step: int) -> Callable[[int], Any]:
@@ -380,12 +431,16 @@ def test_a_longer_schedule_warns_that_the_rate_rises(
     (warning,) = [record.message for record in caplog.records if "learning rate" in record.message]
     after = logged(tmp_path)[-6]
     assert after["step"] == 14
-    assert warning.startswith(f"the learning rate rises with another schedule: at step 12 it was {before:.4g}, ")
+    assert warning.startswith(
+        f"the learning rate rises with another schedule: at step 12 it was {before:.4g}, "
+    )
     assert "training.max_steps=24; step 13 uses" in warning
     assert "the learning rate rises" in (tmp_path / "logs/training.log").read_text()
 
 
-@pytest.mark.parametrize("overrides", [("schedule=constant",), ("schedule=cosine", "schedule.decay_steps=30")])
+@pytest.mark.parametrize(
+    "overrides", [("schedule=constant",), ("schedule=cosine", "schedule.decay_steps=30")]
+)
 def test_a_schedule_that_goes_on_as_it_was_is_not_mentioned(
     overrides: tuple[str, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -395,11 +450,12 @@ def test_a_schedule_that_goes_on_as_it_was_is_not_mentioned(
     assert "learning rate" not in caplog.text
 
 
-# --- the alarm -------------------------------------------------------------------------------------------------------
+# --- the alarm ------------------------------------------------------------------------------------
 
 
 class Peeking(nn.Module):
-    """A model that sees the next token wherever the input holds it, and guesses evenly at the last position."""
+    """A model that sees the next token wherever the input holds it, and guesses evenly at the last
+    position."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -412,10 +468,16 @@ class Peeking(nn.Module):
 
 
 def leaks(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR and "LEAK" in r.getMessage()]
+    return [
+        r.getMessage()
+        for r in caplog.records
+        if r.levelno == logging.ERROR and "LEAK" in r.getMessage()
+    ]
 
 
-def test_a_model_that_sees_the_answer_raises_the_alarm(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_model_that_sees_the_answer_raises_the_alarm(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with built(tmp_path / "honest") as runner:
         runner.run()
     assert not leaks(caplog)
@@ -431,7 +493,11 @@ def test_a_model_that_sees_the_answer_raises_the_alarm(tmp_path: Path, caplog: p
 
 @pytest.mark.parametrize(("errors_below", "alarm"), [(3.9, False), (4.1, True)])
 def test_the_alarm_leaves_room_for_chance(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, errors_below: float, alarm: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    errors_below: float,
+    alarm: bool,
 ) -> None:
     with built(tmp_path, "training.max_steps=1") as runner:
         entropy = runner.data.entropy_bits_per_byte
@@ -442,13 +508,17 @@ def test_the_alarm_leaves_room_for_chance(
     assert bool(leaks(caplog)) == alarm
 
 
-# --- presets and precision -------------------------------------------------------------------------------------------
+# --- presets and precision ------------------------------------------------------------------------
 
 
 def test_overfit_one_batch_sees_one_batch_only(tmp_path: Path) -> None:
-    with built(tmp_path, "training=overfit_one_batch", "schedule.warmup_steps=0", "training.batch_size=4") as runner:
+    with built(
+        tmp_path, "training=overfit_one_batch", "schedule.warmup_steps=0", "training.batch_size=4"
+    ) as runner:
         seen: list[Tensor] = []
-        runner.model.register_forward_pre_hook(lambda m, args: seen.append(args[0]) if m.training else None)
+        runner.model.register_forward_pre_hook(
+            lambda m, args: seen.append(args[0]) if m.training else None
+        )
         first = runner.batches(1, 0)[0]
         state = runner.run()
     assert len(seen) == 12
@@ -459,7 +529,12 @@ def test_overfit_one_batch_sees_one_batch_only(tmp_path: Path) -> None:
 
 
 def test_profile_writes_a_trace_of_the_recorded_steps(tmp_path: Path) -> None:
-    settings = ("training=profile", "training.max_steps=14", "training.profile_steps=2", "training.batch_size=4")
+    settings = (
+        "training=profile",
+        "training.max_steps=14",
+        "training.profile_steps=2",
+        "training.batch_size=4",
+    )
     with built(tmp_path, *settings) as runner:
         runner.run()
     events = json.loads((tmp_path / "profile/trace.json").read_text())["traceEvents"]
@@ -475,13 +550,20 @@ def test_profile_writes_a_trace_of_the_recorded_steps(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "experiment", ["classic", "classic_rotary", "wave_rgd_qfe", "phasor", "pure_wave", "pure_wave_linear"]
+    "experiment",
+    ["classic", "classic_rotary", "wave_rgd_qfe", "phasor", "pure_wave", "pure_wave_linear"],
 )
 def test_bf16_trains_close_to_fp32(tmp_path: Path, experiment: str) -> None:
     histories = {}
     for precision in ("fp32", "bf16"):
-        settings = (f"training.precision={precision}", "training.max_steps=4", "training.eval_interval=4")
-        with built(tmp_path / precision, *settings, "schedule.warmup_steps=0", experiment=experiment) as runner:
+        settings = (
+            f"training.precision={precision}",
+            "training.max_steps=4",
+            "training.eval_interval=4",
+        )
+        with built(
+            tmp_path / precision, *settings, "schedule.warmup_steps=0", experiment=experiment
+        ) as runner:
             kinds: set[torch.dtype] = set()
             runner.model.register_forward_hook(lambda m, args, out, seen=kinds: seen.add(out.dtype))
             histories[precision] = list(runner.run().loss_history)
@@ -492,10 +574,12 @@ def test_bf16_trains_close_to_fp32(tmp_path: Path, experiment: str) -> None:
     assert histories["bf16"] != histories["fp32"]
 
 
-# --- what must not change training -----------------------------------------------------------------------------------
+# --- what must not change training ----------------------------------------------------------------
 
 
-def trained(root: Path, *overrides: str, experiment: str = "wave_rgd") -> tuple[dict[str, Tensor], TrainState]:
+def trained(
+    root: Path, *overrides: str, experiment: str = "wave_rgd"
+) -> tuple[dict[str, Tensor], TrainState]:
     with built(root, "model.dropout=0.1", *overrides, experiment=experiment) as runner:
         state = runner.run()
         return weights(runner.model), state
@@ -509,8 +593,16 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Tenso
 @pytest.mark.parametrize(
     "overrides",
     [
-        ("training.eval_interval=1", "monitoring.metrics.log_interval=1", "monitoring.checkpoint.save_interval=1"),
-        ("training.eval_interval=5", "monitoring.metrics.log_interval=7", "monitoring.checkpoint.save_interval=100"),
+        (
+            "training.eval_interval=1",
+            "monitoring.metrics.log_interval=1",
+            "monitoring.checkpoint.save_interval=1",
+        ),
+        (
+            "training.eval_interval=5",
+            "monitoring.metrics.log_interval=7",
+            "monitoring.checkpoint.save_interval=100",
+        ),
         ("training.sample_tokens=20", "training.eval_interval=2", "training.sample_prompt=abc"),
         OFF,
     ],
@@ -532,8 +624,12 @@ def test_with_all_components_off_only_the_tokenizer_is_written(tmp_path: Path) -
     assert "no results were written" in summary(tmp_path)
 
 
-def test_samples_depend_on_the_step_alone_and_leave_the_generators_as_they_are(tmp_path: Path) -> None:
-    with built(tmp_path, "training.sample_tokens=40", "model.dropout=0.5", experiment="wave") as runner:
+def test_samples_depend_on_the_step_alone_and_leave_the_generators_as_they_are(
+    tmp_path: Path,
+) -> None:
+    with built(
+        tmp_path, "training.sample_tokens=40", "model.dropout=0.5", experiment="wave"
+    ) as runner:
         before = torch.get_rng_state()
         texts = [runner.sample(step) for step in (1, 2, 1)]
         assert torch.equal(torch.get_rng_state(), before)
@@ -543,23 +639,32 @@ def test_samples_depend_on_the_step_alone_and_leave_the_generators_as_they_are(t
         assert texts[0][0] == texts[1][0] != ""
 
 
-# --- storage that refuses --------------------------------------------------------------------------------------------
+# --- storage that refuses -------------------------------------------------------------------------
 
 
-def test_too_many_steps_at_risk_end_the_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_steps_at_risk_end_the_run_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    with built(tmp_path, "monitoring.checkpoint.max_steps_at_risk=5") as runner, monkeypatch.context() as patched:
+    with (
+        built(tmp_path, "monitoring.checkpoint.max_steps_at_risk=5") as runner,
+        monkeypatch.context() as patched,
+    ):
         patched.setattr(checkpoint_file, "write_checkpoint", refuse)
-        with pytest.raises(RunError, match=r"no checkpoint has become durable for 6 steps .*max_steps_at_risk=5"):
+        with pytest.raises(
+            RunError, match=r"no checkpoint has become durable for 6 steps .*max_steps_at_risk=5"
+        ):
             runner.run()
     assert results(tmp_path)["status"] == "failed"
     assert results(tmp_path)["monitoring_cost"]["saves_failed"] >= 1
     assert logged(tmp_path)[-1]["steps_at_risk"] >= 4
 
 
-def test_storage_that_comes_back_in_time_saves_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_storage_that_comes_back_in_time_saves_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write = checkpoint_file.write_checkpoint
     refused: list[int] = []
 
@@ -580,7 +685,8 @@ def test_storage_that_comes_back_in_time_saves_the_run(tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize("optimizer", ["adamw", "rgd"])
 def test_reports_that_are_read_late_change_nothing(tmp_path: Path, optimizer: str) -> None:
-    """As on a GPU: bad steps are left out without a look at them, and what is kept, logged and saved is the same."""
+    """As on a GPU: bad steps are left out without a look at them, and what is kept, logged and
+    saved is the same."""
     found = []
     for reads_late in (False, True):
         runs = tmp_path / str(reads_late)
@@ -589,16 +695,26 @@ def test_reports_that_are_read_late_change_nothing(tmp_path: Path, optimizer: st
             runner.stepper.reads_late = reads_late
             original = runner.loss.forward
 
-            def spoiled(logits: Tensor, targets: Tensor, runner: Runner = runner, original: Any = original) -> Any:
+            def spoiled(
+                logits: Tensor, targets: Tensor, runner: Runner = runner, original: Any = original
+            ) -> Any:
                 objective, parts = original(logits, targets)
                 bad = runner.state.step + 1 in (5, 6) and torch.is_grad_enabled()
-                return (objective * math.nan, {"loss": parts["loss"] * math.nan}) if bad else (objective, parts)
+                return (
+                    (objective * math.nan, {"loss": parts["loss"] * math.nan})
+                    if bad
+                    else (objective, parts)
+                )
 
             runner.loss.forward = spoiled
             state = runner.run()
             assert (state.bad_steps, state.bad_in_a_row, state.tokens) == (2, 0, 10 * 4 * 16)
             logged = [
-                {k: v for k, v in entry.items() if k in ("step", "loss", "grad_norm", "val_loss", "bad_steps")}
+                {
+                    k: v
+                    for k, v in entry.items()
+                    if k in ("step", "loss", "grad_norm", "val_loss", "bad_steps")
+                }
                 for entry in runner.metrics.load_metrics()
             ]
             weights = torch.cat([p.detach().flatten() for p in runner.model.parameters()])
@@ -627,4 +743,6 @@ def test_a_resume_reads_the_history_from_the_metrics_and_names_missing_steps(
     with built(root) as runner, caplog.at_level(logging.WARNING):
         runner.restore()
         assert runner.history["loss"][0].tolist() == [2, 4]
-    assert [message.partition(" are missing")[0] for message in warnings(caplog)] == ["the metrics of steps 5 to 12"]
+    assert [message.partition(" are missing")[0] for message in warnings(caplog)] == [
+        "the metrics of steps 5 to 12"
+    ]

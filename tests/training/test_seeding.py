@@ -9,7 +9,12 @@ from spectral_exp.training.seeding import process_settings, restore_rng_state, r
 
 def test_neighbouring_steps_seeds_and_ranks_get_different_low_words() -> None:
     # torch's CPU generator looks at the low 32 bits only.
-    seeds = [step_seed(seed, step, rank) & 0xFFFFFFFF for seed in range(8) for step in range(300) for rank in range(4)]
+    seeds = [
+        step_seed(seed, step, rank) & 0xFFFFFFFF
+        for seed in range(8)
+        for step in range(300)
+        for rank in range(4)
+    ]
     assert len(set(seeds)) == len(seeds)
 
 

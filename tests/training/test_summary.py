@@ -14,7 +14,14 @@ from spectral_exp.monitoring import ConfigTracker
 from spectral_exp.runs.overrides import quote
 from spectral_exp.training.summary import summary
 
-TOTALS = {"steps": 12, "tokens": 768, "bad_steps": 0, "train_s": 61.0, "time_s": 70.0, "tokens_per_s": 12.6}
+TOTALS = {
+    "steps": 12,
+    "tokens": 768,
+    "bad_steps": 0,
+    "train_s": 61.0,
+    "time_s": 70.0,
+    "tokens_per_s": 12.6,
+}
 COST = {"blocked_s": {"checkpoint": 0.5, "metrics": 0.25}, "share_of_training": 0.0123}
 
 
@@ -74,7 +81,11 @@ def test_a_run_that_failed_at_once_has_a_page_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("status", "offered"),
-    [("interrupted", "resume={}\n"), ("failed", "resume={}\n"), ("stopped_early", "spectral_exp generate {}")],
+    [
+        ("interrupted", "resume={}\n"),
+        ("failed", "resume={}\n"),
+        ("stopped_early", "spectral_exp generate {}"),
+    ],
 )
 def test_the_next_commands_suit_the_status(tmp_path: Path, status: str, offered: str) -> None:
     write(tmp_path, status)
@@ -84,9 +95,13 @@ def test_the_next_commands_suit_the_status(tmp_path: Path, status: str, offered:
 
 
 def test_without_results_the_summary_gives_the_reason(tmp_path: Path) -> None:
-    assert summary(tmp_path, no_results="monitoring/tracking=off").endswith("(monitoring/tracking=off)")
+    assert summary(tmp_path, no_results="monitoring/tracking=off").endswith(
+        "(monitoring/tracking=off)"
+    )
     (tmp_path / "results.json").write_text("{}")  # of an earlier attempt
-    assert summary(tmp_path, no_results="training did not begin").endswith("(training did not begin)")
+    assert summary(tmp_path, no_results="training did not begin").endswith(
+        "(training did not begin)"
+    )
 
 
 def test_the_next_commands_name_a_folder_of_any_bytes(tmp_path: Path) -> None:

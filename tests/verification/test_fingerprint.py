@@ -6,7 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from spectral_exp.verification.fingerprint import PARTS, StepFingerprint, first_divergence, state_hashes
+from spectral_exp.verification.fingerprint import (
+    PARTS,
+    StepFingerprint,
+    first_divergence,
+    state_hashes,
+)
 
 
 def hashed(value: object) -> str:
@@ -30,7 +35,9 @@ def test_every_bit_counts(one: object, other: object) -> None:
     assert hashed(one) != hashed(other)
 
 
-@pytest.mark.parametrize("tensor", [torch.arange(6.0).view(2, 3).T, torch.ones(3).expand(2, 3), torch.empty(0)])
+@pytest.mark.parametrize(
+    "tensor", [torch.arange(6.0).view(2, 3).T, torch.ones(3).expand(2, 3), torch.empty(0)]
+)
 def test_memory_layout_does_not_count(tensor: Tensor) -> None:
     assert hashed(tensor) == hashed(tensor.contiguous().clone())
 
@@ -47,10 +54,16 @@ def test_the_first_difference_is_named(part: str) -> None:
         ]
 
     assert first_divergence(executed(None), executed(None), "two") is None
-    assert str(first_divergence(executed(None), executed(part), "two")) == f"step 2: {part} (b) differ between two"
+    assert (
+        str(first_divergence(executed(None), executed(part), "two"))
+        == f"step 2: {part} (b) differ between two"
+    )
 
 
 def test_a_hash_that_one_side_lacks_is_a_difference() -> None:
     complete = StepFingerprint(1, 1.0, 1.0, {p: {"a": "1"} for p in PARTS})
     lacking = StepFingerprint(1, 1.0, 1.0, {**complete.hashes, "optimizer": {}})
-    assert str(first_divergence([complete], [lacking], "two")) == "step 1: optimizer (a) differ between two"
+    assert (
+        str(first_divergence([complete], [lacking], "two"))
+        == "step 1: optimizer (a) differ between two"
+    )

@@ -31,7 +31,11 @@ def tree(tmp_path: Path) -> Path:
 def state(folder: Path) -> dict[str, str]:
     """What lies in and beside the checkout, but git's own files."""
     files = [f for f in folder.parent.rglob("*") if f.is_symlink() or f.is_file()]
-    return {str(f): str(f.readlink()) if f.is_symlink() else f.read_text() for f in files if ".git/" not in f"{f}"}
+    return {
+        str(f): str(f.readlink()) if f.is_symlink() else f.read_text()
+        for f in files
+        if ".git/" not in f"{f}"
+    }
 
 
 def test_a_sound_patch_is_applied(tree: Path) -> None:
@@ -58,7 +62,9 @@ HOSTILE = {
     "into a link": NEW.format(name="link/b.py", mode=100644),
     "target of a link": LINK,
     "file to link": "diff --git a/a.py b/a.py\nold mode 100644\nnew mode 120000\n",
-    "rename": "diff --git a/a.py b/../a.py\nsimilarity index 100%\nrename from a.py\nrename to ../a.py\n",
+    "rename": (
+        "diff --git a/a.py b/../a.py\nsimilarity index 100%\nrename from a.py\nrename to ../a.py\n"
+    ),
     "drive": NEW.format(name="C:b.py", mode=100644),
     "backslash": NEW.format(name="sub\\..\\b.py", mode=100644),
     "no patch": "hello\n",
@@ -80,8 +86,21 @@ def test_a_patch_that_leads_out_is_refused_and_changes_nothing(name: str, tree: 
 @pytest.mark.parametrize(
     ("name", "inside"),
     [
-        *(("a.py", True), ("a/b.py", True), (".github/x", True), ("a.git", True), ("", False), ("..", False)),
-        *(("a/../b", False), ("/a", False), (".git/x", False), ("a/.Git/x", False), (".git./x", False)),
+        *(
+            ("a.py", True),
+            ("a/b.py", True),
+            (".github/x", True),
+            ("a.git", True),
+            ("", False),
+            ("..", False),
+        ),
+        *(
+            ("a/../b", False),
+            ("/a", False),
+            (".git/x", False),
+            ("a/.Git/x", False),
+            (".git./x", False),
+        ),
         *(("C:x", False), ("a\\b", False), ("a\0b", False), ("GIT~1/x", False)),
     ],
 )

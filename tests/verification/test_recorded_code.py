@@ -1,4 +1,5 @@
-"""The code that made a run is brought back from its commit and patch, or the reason is told why not."""
+"""The code that made a run is brought back from its commit and patch, or the reason is told why
+not."""
 
 from __future__ import annotations
 
@@ -65,7 +66,9 @@ def test_the_users_code_is_checked_out_beside_this_package(own: Path, tmp_path: 
         assert (code / "model.py").read_text() == "two = 2\n"
         assert (code / "part.py").read_text() == "part = 1\n"
     assert not code.exists()
-    trees = subprocess.run(["git", "-C", str(own), "worktree", "list"], capture_output=True, check=True).stdout
+    trees = subprocess.run(
+        ["git", "-C", str(own), "worktree", "list"], capture_output=True, check=True
+    ).stdout
     assert len(trees.splitlines()) == 1
 
 
@@ -76,7 +79,10 @@ def test_an_incomplete_or_changed_patch_is_reported(
     record = record_run(tmp_path / "run")
     go_on(own)
     with recorded_code(RunPaths(tmp_path / "run"), record, [], is_trusted=True):
-        assert "note: secrets were removed from the recorded changes of code/part.py" in capsys.readouterr().err
+        assert (
+            "note: secrets were removed from the recorded changes of code/part.py"
+            in capsys.readouterr().err
+        )
     lacking = changed(record, "git", diff_truncated=True, diff_missing=["big.py (too large)"])
     with pytest.raises(UserError, match=r"it lacks big.py \(too large\); use --current-code"):
         recorded_code(RunPaths(tmp_path / "run"), lacking, [], is_trusted=True).__enter__()
@@ -85,11 +91,27 @@ def test_an_incomplete_or_changed_patch_is_reported(
 @pytest.mark.parametrize(
     ("section", "entries", "message"),
     [
-        ("git", {"hash": "1" * 40}, "1{40} of the run's code is not in .*own.*; fetch it, or use --current-code"),
+        (
+            "git",
+            {"hash": "1" * 40},
+            "1{40} of the run's code is not in .*own.*; fetch it, or use --current-code",
+        ),
         ("git", {"hash": "--upload-pack=x"}, "holds '--upload-pack=x', which is not a commit"),
-        ("git", {"hash": None, "problem": "git is not installed"}, r"code is not recorded \(git is not installed\)"),
-        ("package", {"version": "0.0", "hash": None}, "made by spectral_exp 0.0, and this is .*; install that version"),
-        ("package", {"hash": "1" * 40, "dirty": True}, "at 1{40} with uncommitted changes, and only the patch"),
+        (
+            "git",
+            {"hash": None, "problem": "git is not installed"},
+            r"code is not recorded \(git is not installed\)",
+        ),
+        (
+            "package",
+            {"version": "0.0", "hash": None},
+            "made by spectral_exp 0.0, and this is .*; install that version",
+        ),
+        (
+            "package",
+            {"hash": "1" * 40, "dirty": True},
+            "at 1{40} with uncommitted changes, and only the patch",
+        ),
     ],
 )
 def test_code_that_cannot_be_found_is_reported(

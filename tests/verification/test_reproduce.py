@@ -78,7 +78,9 @@ def test_with_steps_the_lines_up_to_the_next_logged_one_are_compared(
     lines[2]["loss"] += 1e-9
     rewrite_metrics(run, lines)
     # Metrics are logged every second step.
-    assert main([str(run), "--current-code", "--steps", "5", "--output", str(run.parent / "new")]) == 1
+    assert (
+        main([str(run), "--current-code", "--steps", "5", "--output", str(run.parent / "new")]) == 1
+    )
     printed, messages = capsys.readouterr()
     assert messages == ""  # above all none of a signal: the user has sent none
     assert "metrics: 1 difference\n  loss at step 6: " in printed
@@ -100,7 +102,10 @@ def test_every_kind_of_difference_is_named(run: Path, finished: Path) -> None:
     )
     report = compare_runs(run, finished, WHOLE)
     environment = report["differences"]["environment"]
-    assert [line.partition(" -> ")[0] for line in environment] == ["torch_threads: 77", "torch: 1.0"]
+    assert [line.partition(" -> ")[0] for line in environment] == [
+        "torch_threads: 77",
+        "torch: 1.0",
+    ]
     assert report["differences"]["code"][0].startswith(f"commit: {'1' * 40} -> ")
     # These are reasons for other numbers, and no other numbers themselves.
     assert report["verdict"] == "identical"
@@ -150,7 +155,9 @@ def test_a_changed_setting_is_named(run: Path, finished: Path) -> None:
     assert compare_runs(run, finished, WHOLE)["differences"]["settings"] == ["seed: 6 -> 5"]
 
 
-def test_a_run_of_several_settings_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_of_several_settings_is_refused(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     first = config_of(run)["attempts"][0]
     later = {**first, "from_step": 8, "overrides": [*first["overrides"], "threads=2"]}
     rewrite(run / "config.json", {"attempts": [first, later]})
@@ -162,12 +169,17 @@ def test_a_run_of_several_settings_is_refused(run: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.slow
-def test_a_lengthened_run_is_repeated_up_to_there(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_lengthened_run_is_repeated_up_to_there(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     longer = train("resume=run", "training.max_steps=16", cwd=run.parent)
     assert longer.returncode == 0, longer.stderr
     assert main([str(run), "--current-code"]) == 2
     error = capsys.readouterr().err
-    assert "continued after step 12 with other settings (training.max_steps=12 -> training.max_steps=16)" in error
+    assert (
+        "continued after step 12 with other settings (training.max_steps=12 ->"
+        " training.max_steps=16)" in error
+    )
     assert "--steps 12" in error
     assert not (run.parent / "run_reproduced").exists()
     assert main([str(run), "--current-code", "--steps", "12"]) == 0
@@ -177,10 +189,15 @@ def test_a_lengthened_run_is_repeated_up_to_there(run: Path, capsys: pytest.Capt
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_that_went_on_is_repeated_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupted_run_that_went_on_is_repeated_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert train(*OPTIONS, cwd=tmp_path).returncode == 0
     # As a run killed after step 8 leaves it: no results, and nothing of the steps since.
-    for name in ("results.json", *(f"checkpoints/checkpoint_step_12.pt{end}" for end in ("", ".json"))):
+    for name in (
+        "results.json",
+        *(f"checkpoints/checkpoint_step_12.pt{end}" for end in ("", ".json")),
+    ):
         (tmp_path / "run" / name).unlink()
     for link in ("latest", "best"):
         (tmp_path / f"run/checkpoints/checkpoint_{link}.pt").unlink()
@@ -195,13 +212,22 @@ def test_the_code_that_made_a_run_is_used_wherever_the_checkout_is_now(tmp_path:
     checkout = tmp_path / "checkout"
     checkout.mkdir()
     for folder in ("spectral_exp", "conf"):
-        shutil.copytree(ROOT / folder, checkout / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / folder, checkout / folder, ignore=shutil.ignore_patterns("__pycache__")
+        )
     (checkout / ".gitignore").write_text("__pycache__\n")
-    identity = {f"GIT_{who}_{what}": "a@b" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    identity = {
+        f"GIT_{who}_{what}": "a@b" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
+    }
 
     def git(*arguments: str) -> str:
         done = subprocess.run(
-            ["git", *arguments], cwd=checkout, env=os.environ | identity, capture_output=True, text=True, check=True
+            ["git", *arguments],
+            cwd=checkout,
+            env=os.environ | identity,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         return done.stdout
 
@@ -230,7 +256,16 @@ def test_the_code_that_made_a_run_is_used_wherever_the_checkout_is_now(tmp_path:
     assert same.returncode == 0, same.stdout + same.stderr
     assert "code: equal" in same.stdout
     assert len(git("worktree", "list").splitlines()) == 1
-    other = python("-m", "spectral_exp", "reproduce", "../run", "--current-code", "--output", "../other", cwd=checkout)
+    other = python(
+        "-m",
+        "spectral_exp",
+        "reproduce",
+        "../run",
+        "--current-code",
+        "--output",
+        "../other",
+        cwd=checkout,
+    )
     assert other.returncode == 1, other.stdout + other.stderr
     assert "learning_rate at step 2: " in other.stdout
 
@@ -248,7 +283,10 @@ def test_missing_code_is_reported(run: Path, capsys: pytest.CaptureFixture[str])
 
 def test_code_of_several_versions_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = config_of(run)
-    attempts = [{**config["attempts"][0], "git_hash": "1" * 8}, {**config["attempts"][0], "from_step": 8}]
+    attempts = [
+        {**config["attempts"][0], "git_hash": "1" * 8},
+        {**config["attempts"][0], "from_step": 8},
+    ]
     rewrite(run / "config.json", {"attempts": attempts})
     assert main([str(run)]) == 2
     assert "the run was made by several versions of the code (11111111, " in capsys.readouterr().err
@@ -264,7 +302,10 @@ def test_a_damaged_record_is_reported(run: Path, capsys: pytest.CaptureFixture[s
 def test_a_secret_cannot_be_repeated(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = config_of(run)
     first = config["attempts"][0]
-    rewrite(run / "config.json", {"attempts": [{**first, "overrides": [*first["overrides"], "+api_key=<redacted>"]}]})
+    rewrite(
+        run / "config.json",
+        {"attempts": [{**first, "overrides": [*first["overrides"], "+api_key=<redacted>"]}]},
+    )
     assert main([str(run), "--current-code"]) == 2
     assert "error: api_key is a secret, which is never written to a file" in capsys.readouterr().err
 
@@ -272,9 +313,15 @@ def test_a_secret_cannot_be_repeated(run: Path, capsys: pytest.CaptureFixture[st
 def test_a_failed_training_is_reported(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = config_of(run)
     first = config["attempts"][0]
-    rewrite(run / "config.json", {"attempts": [{**first, "overrides": [*first["overrides"], "model.n_head=3"]}]})
+    rewrite(
+        run / "config.json",
+        {"attempts": [{**first, "overrides": [*first["overrides"], "model.n_head=3"]}]},
+    )
     assert main([str(run), "--current-code"]) == 2
-    assert "error: the repeated training failed with exit code 2; its messages are above" in capsys.readouterr().err
+    assert (
+        "error: the repeated training failed with exit code 2; its messages are above"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

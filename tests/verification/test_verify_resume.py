@@ -94,7 +94,9 @@ def continued(run: Path, from_step: int, *overrides: str) -> None:
     path = run / "config.json"
     content = json.loads(path.read_text())
     attempt = content["attempts"][-1]
-    content["attempts"].append({**attempt, "from_step": from_step, "overrides": [*attempt["overrides"], *overrides]})
+    content["attempts"].append(
+        {**attempt, "from_step": from_step, "overrides": [*attempt["overrides"], *overrides]}
+    )
     content["crc32"] = content_crc32(content)
     path.write_text(json.dumps(content))
 
@@ -104,7 +106,9 @@ def files(run: Path) -> dict[Path, bytes]:
 
 
 def diverged(printed: str) -> list[str]:
-    return [line for line in printed.splitlines() if line.startswith(("DIVERGED first: ", "then: "))]
+    return [
+        line for line in printed.splitlines() if line.startswith(("DIVERGED first: ", "then: "))
+    ]
 
 
 def test_a_sound_run_is_certified(run: Path) -> None:
@@ -122,21 +126,31 @@ def test_a_sound_run_is_certified(run: Path) -> None:
         assert f"compared: {what}\n" in done.stdout
     assert "changed" not in done.stdout
     certificate = json.loads((run / "resume_certificate.json").read_text())
-    assert (certificate["from_step"], certificate["to_step"], certificate["verdict"]) == (6, 12, "identical")
+    assert (certificate["from_step"], certificate["to_step"], certificate["verdict"]) == (
+        6,
+        12,
+        "identical",
+    )
     assert [entry["step"] for entry in certificate["hashes"]] == [7, 8, 9, 10, 11, 12]
     assert len({entry["weights"] for entry in certificate["hashes"]}) == 6
     assert certificate["hashes_interrupted"] == certificate["hashes"]
     assert certificate["checkpoint"]["file"] == "checkpoint_step_6.pt"
     assert certificate["packages"]["torch"] == torch.__version__
-    assert files(run) == before | {run / "resume_certificate.json": (run / "resume_certificate.json").read_bytes()}
+    assert files(run) == before | {
+        run / "resume_certificate.json": (run / "resume_certificate.json").read_bytes()
+    }
 
 
 @pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize(
-    ("change", "part"), [(turn_weight, "weights (model."), (turn_optimizer, "optimizer ("), (turn_rng, "rng (cpu)")]
+    ("change", "part"),
+    [(turn_weight, "weights (model."), (turn_optimizer, "optimizer ("), (turn_rng, "rng (cpu)")],
 )
 def test_a_single_bit_in_a_later_checkpoint_is_found(
-    run: Path, change: Callable[[dict[str, Any]], None], part: str, capsys: pytest.CaptureFixture[str]
+    run: Path,
+    change: Callable[[dict[str, Any]], None],
+    part: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     change_checkpoint(run, 8, change)
     assert main([str(run), "--steps", "4", "--from", "6"]) == 1
@@ -147,7 +161,9 @@ def test_a_single_bit_in_a_later_checkpoint_is_found(
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_other_weights_to_begin_with_are_found_in_the_next_loss(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_weights_to_begin_with_are_found_in_the_next_loss(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def shift(state: dict[str, Any]) -> None:
         for tensor in state["model_state_dict"].values():
             if tensor.is_floating_point():
@@ -189,11 +205,17 @@ def test_a_run_is_replayed_from_its_start(run: Path, capsys: pytest.CaptureFixtu
     assert "compared: loss of 6 steps with the values that the run logged" in printed
     assert "not compared: steps 13 to 1000: the run ends at training.max_steps=12" in printed
     certificate = json.loads((run / "resume_certificate.json").read_text())
-    assert (certificate["from_step"], certificate["to_step"], certificate["checkpoint"]) == (0, 12, None)
+    assert (certificate["from_step"], certificate["to_step"], certificate["checkpoint"]) == (
+        0,
+        12,
+        None,
+    )
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_a_changed_seed_and_thread_count_are_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_changed_seed_and_thread_count_are_named(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rewrite_config(run, config={"seed": 99}, hardware={"torch_threads": 77})
     assert main([str(run), "--steps", "3", "--from", "4"]) == 1
     printed = capsys.readouterr().out
@@ -213,7 +235,9 @@ def test_changed_text_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_broken_checkpoints_are_reported_and_not_changed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_broken_checkpoints_are_reported_and_not_changed(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = run / "checkpoints/checkpoint_step_8.pt"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -223,8 +247,12 @@ def test_broken_checkpoints_are_reported_and_not_changed(run: Path, capsys: pyte
     error = capsys.readouterr().err
     assert "the checkpoint of step 8 in" in error
     assert "is broken; choose another one with --from: 0, 4, 6, 12" in error
-    assert main([str(run), "--steps", "2", "--from", "6", "--output", str(run.parent / "c.json")]) == 0
-    assert "not compared: the run's checkpoint of step 8, which is broken" in capsys.readouterr().out
+    assert (
+        main([str(run), "--steps", "2", "--from", "6", "--output", str(run.parent / "c.json")]) == 0
+    )
+    assert (
+        "not compared: the run's checkpoint of step 8, which is broken" in capsys.readouterr().out
+    )
     assert files(run) == before
 
 
@@ -238,7 +266,9 @@ def test_edited_metrics_are_found_in_order(run: Path, capsys: pytest.CaptureFixt
         if line["step"] == 12:
             line["loss"] += 1e-12
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert main([str(run), "--steps", "4", "--from", "8", "--output", str(run.parent / "c.json")]) == 1
+    assert (
+        main([str(run), "--steps", "4", "--from", "8", "--output", str(run.parent / "c.json")]) == 1
+    )
     assert [line.partition(" differ")[0] for line in diverged(capsys.readouterr().out)] == [
         "DIVERGED first: step 10: gradients (norm)",
         "then: step 12: loss (metrics line)",
@@ -248,7 +278,9 @@ def test_edited_metrics_are_found_in_order(run: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_steps_before_other_settings_are_not_replayed_with_these(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_steps_before_other_settings_are_not_replayed_with_these(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     continued(run, 6, "monitoring.metrics.log_interval=1", "training.eval_interval=5")
     assert main([str(run), "--steps", "2", "--from", "4"]) == 0
     continued(run, 8, "threads=2")
@@ -261,14 +293,18 @@ def test_steps_before_other_settings_are_not_replayed_with_these(run: Path, caps
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_the_next_checkpoint_to_compare_with_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_next_checkpoint_to_compare_with_is_named(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([str(run), "--steps", "2", "--from", "8"]) == 0
     told = "with the run's next checkpoint, of step 12; --from=8 --steps=4 compares them"
     assert f"not compared: weights, optimizer, rng {told}" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_a_lengthened_run_is_replayed_from_where_it_was(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_lengthened_run_is_replayed_from_where_it_was(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     longer = train("resume=run", "training.max_steps=16", cwd=run.parent)
     assert longer.returncode == 0, longer.stderr
     assert main([str(run), "--steps", "4", "--from", "6"]) == 2
@@ -293,7 +329,10 @@ def test_compressed_checkpoints_are_replayed(tmp_path: Path) -> None:
     [
         (["nowhere"], "nowhere is not a run directory"),
         (["run", "--steps", "1"], "--steps=1 must be >= 2"),
-        (["run", "--from", "5"], "--from=5 must be the step of a checkpoint; there are 0 (the start), 4, 6, 8, 12"),
+        (
+            ["run", "--from", "5"],
+            "--from=5 must be the step of a checkpoint; there are 0 (the start), 4, 6, 8, 12",
+        ),
         (["run", "--from", "12"], "--from=12 leaves less than 2 steps: training.max_steps=12"),
     ],
 )

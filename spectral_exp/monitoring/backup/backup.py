@@ -85,7 +85,8 @@ class Backup(Component):
         retries: further attempts for one checkpoint, >= 0; a later checkpoint has its own.
         pause_s: seconds before the first retry; each pause is twice the last, up to five minutes.
         exit_deadline_s: seconds that `close` waits for the last backup, > 0.
-        component_files: patterns, relative to the run, of the files that each backup holds besides checkpoints.
+        component_files: patterns, relative to the run, of the files that each backup holds besides
+            checkpoints.
     """
 
     metric_prefixes = ("backup_",)
@@ -207,8 +208,8 @@ class Backup(Component):
         whole = not late and self._pending is None and not self._gone
         if not whole:
             log.warning(
-                "the backup is not complete: %s lacks the last state of the run (step %s)%s; the newest step there: "
-                "%s. Run the same command again, or copy %s by hand",
+                "the backup is not complete: %s lacks the last state of the run (step %s)%s; the "
+                "newest step there: %s. Run the same command again, or copy %s by hand",
                 self.url, step, f" after exit_deadline_s={self.exit_deadline_s:g}" if late else "",
                 "none" if self.stored_step is None else self.stored_step, self.paths.root,
             )  # fmt: skip
@@ -294,8 +295,8 @@ class Backup(Component):
         self.failures += 1
         self._failed_in_row += 1
         if self._failed_in_row == 1:
-            log.warning("backup of step %d to %s failed, training goes on: %s; further tries follow",
-                        step, self.url, problem)  # fmt: skip
+            message = "backup of step %d to %s failed, training goes on: %s; further tries follow"
+            log.warning(message, step, self.url, problem)
         else:
             log.info("backup of step %d to %s failed again: %s", step, self.url, problem)
         if self._failed_in_row > self.retries:

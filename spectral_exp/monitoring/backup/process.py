@@ -26,9 +26,13 @@ class BackupProcess:
         try:
             self._errors = tempfile.TemporaryFile()  # noqa: SIM115 closed by kill
         except OSError as error:
-            raise BackupProcessError(f"{error.strerror}; set TMPDIR to a folder that exists") from error
+            raise BackupProcessError(
+                f"{error.strerror}; set TMPDIR to a folder that exists"
+            ) from error
         try:
-            self._process = HelperProcess("spectral_exp.monitoring.backup.worker", stderr=self._errors)
+            self._process = HelperProcess(
+                "spectral_exp.monitoring.backup.worker", stderr=self._errors
+            )
         except OSError as error:
             self._errors.close()
             cause = f"its process does not start: {error.strerror}"

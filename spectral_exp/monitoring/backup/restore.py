@@ -17,7 +17,14 @@ from typing import Any, TypeVar
 from spectral_exp.core import files
 from spectral_exp.core.checksum import crc32
 from spectral_exp.core.errors import UserError
-from spectral_exp.monitoring.backup.store import DamagedError, Store, checked_url, manifest_names, read_manifest, reason
+from spectral_exp.monitoring.backup.store import (
+    DamagedError,
+    Store,
+    checked_url,
+    manifest_names,
+    read_manifest,
+    reason,
+)
 from spectral_exp.runs import layout
 
 try:
@@ -53,7 +60,9 @@ def restore(url: str, outputs: str | Path, setting: str = "resume") -> Path:
     shown = f"{setting}={url}"
     store, keys = _open(url, setting)
     if not keys:
-        raise UserError(f"{shown} holds no backup of a run; name the run itself: <backup_url>/<run name>")
+        raise UserError(
+            f"{shown} holds no backup of a run; name the run itself: <backup_url>/<run name>"
+        )
     for key in keys:
         try:
             manifest = _retry(functools.partial(read_manifest, store, key), shown)
@@ -62,13 +71,18 @@ def restore(url: str, outputs: str | Path, setting: str = "resume") -> Path:
                 return _existing(target, int(manifest["step"]), shown)
             _fetch(store, manifest, target, shown)
         except DamagedError as error:
-            log.warning("BACKUP DAMAGED: %s of %s: %s; falling back to the backup before it", key, url, error)
+            log.warning(
+                "BACKUP DAMAGED: %s of %s: %s; falling back to the backup before it",
+                key,
+                url,
+                error,
+            )
         else:
             log.info("restored step %d of %s to %s", manifest["step"], url, target)
             return target
     raise UserError(
-        f"{shown} holds {len(keys)} backups, and none is intact; if the run is being backed up right now, try "
-        "again, else start it anew"
+        f"{shown} holds {len(keys)} backups, and none is intact; if the run is being backed up"
+        " right now, try again, else start it anew"
     )
 
 
@@ -80,19 +94,26 @@ def _open(url: str, setting: str) -> tuple[Store, list[str]]:
     except UserError:
         raise
     except Exception as error:  # each library has errors of its own
-        raise UserError(f"{setting}={url} cannot be read: {reason(error, url.partition('://')[0])}") from error
+        raise UserError(
+            f"{setting}={url} cannot be read: {reason(error, url.partition('://')[0])}"
+        ) from error
 
 
 def _existing(target: Path, step: int, shown: str) -> Path:
     """Return the run that exists here, if it is not older than the backup of `step`."""
     here = max(layout.RunPaths(target).checkpoint_steps(), default=None)
     if here is not None and here >= step:
-        log.info("%s is here already, at step %d; the backup of step %d is not needed", target, here, step)
+        log.info(
+            "%s is here already, at step %d; the backup of step %d is not needed",
+            target,
+            here,
+            step,
+        )
         return target
     state = "holds no checkpoint" if here is None else f"is only at step {here}"
     raise UserError(
-        f"{shown} has step {step}, but {target} exists and {state}; move it away to restore the backup, or "
-        f"continue it as it is with resume={target}"
+        f"{shown} has step {step}, but {target} exists and {state}; move it away to restore the"
+        f" backup, or continue it as it is with resume={target}"
     )
 
 
@@ -119,7 +140,10 @@ def _fetch(store: Store, manifest: Mapping[str, Any], target: Path, shown: str) 
                 (temporary / name).unlink(missing_ok=True)
                 log.warning("BACKUP DAMAGED: %s; the run is restored without %s", error, name)
         paths = layout.RunPaths(temporary)
-        for link, pointed in ((paths.latest_link, manifest["latest"]), (paths.best_link, manifest["best"])):
+        for link, pointed in (
+            (paths.latest_link, manifest["latest"]),
+            (paths.best_link, manifest["best"]),
+        ):
             if pointed is not None and (temporary / pointed).is_file():
                 files.replace_symlink(link, temporary / pointed)
         for folder in (path for path in temporary.rglob("*") if path.is_dir()):
@@ -128,8 +152,10 @@ def _fetch(store: Store, manifest: Mapping[str, Any], target: Path, shown: str) 
         temporary.rename(target)
         files.fsync_directory(target.parent)
     except OSError as error:
-        raise UserError(f"cannot restore to {target}: {error.strerror or error}; free space, or choose another "
-                        "folder with outputs=DIR") from error  # fmt: skip
+        raise UserError(
+            f"cannot restore to {target}: {error.strerror or error}; free space, or choose another "
+            "folder with outputs=DIR"
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         stack.close()
@@ -169,7 +195,11 @@ def _retry(work: Callable[[], _T], shown: str) -> _T:
         except (DamagedError, UserError):
             raise
         except Exception as error:  # each library has errors of its own
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            if isinstance(error, OSError) and error.errno in (
+                errno.ENOSPC,
+                errno.EDQUOT,
+                errno.EROFS,
+            ):
                 raise
             problem = reason(error, shown.partition("=")[2].partition("://")[0])
             if attempt == _TRIES:
@@ -193,13 +223,18 @@ def _download(store: Store, entry: dict[str, Any], path: Path) -> None:
                 checksum = crc32(piece, checksum)
                 file.write(piece)
                 if file.tell() > entry["size"]:
-                    raise DamagedError(f"{entry['key']} is larger than the {entry['size']:,} bytes that were written")
+                    raise DamagedError(
+                        f"{entry['key']} is larger than the {entry['size']:,} bytes that were"
+                        " written"
+                    )
             file.flush()
             os.fsync(file.fileno())
             size = file.tell()
     except FileNotFoundError as error:
         raise DamagedError(f"{entry['key']} is missing") from error
     if size != entry["size"] or f"{checksum:08x}" != entry["crc32"]:
-        raise DamagedError(f"{entry['key']} has {size} bytes with checksum {checksum:08x}, not those written")
+        raise DamagedError(
+            f"{entry['key']} has {size} bytes with checksum {checksum:08x}, not those written"
+        )
     # The times of two checkpoints decide which of them belongs to an abandoned branch.
     os.utime(path, ns=(entry["mtime_ns"], entry["mtime_ns"]))

@@ -31,7 +31,12 @@ OBJECTS = "objects"
 PIECE_BYTES = 4 << 20
 _FORMS = "s3://bucket/folder, gs://bucket/folder, file:///folder or ssh://user@host/folder"
 # Kind of URL -> the library it needs, and the extra that brings that.
-_LIBRARIES = {"file": ("fsspec", "backup"), "s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "ssh": ("paramiko", "ssh")}
+_LIBRARIES = {
+    "file": ("fsspec", "backup"),
+    "s3": ("s3fs", "s3"),
+    "gs": ("gcsfs", "gcs"),
+    "ssh": ("paramiko", "ssh"),
+}
 _MAX_PARTS = 5000  # object stores allow 10 000 to a file
 _REREAD_BYTES = 1 << 20
 _MAX_MANIFEST_BYTES = 64 << 20
@@ -53,9 +58,12 @@ def checked_url(url: str, setting: str = SETTING) -> str:
     require(scheme in _LIBRARIES, setting, shown, _FORMS)
     login = host.rpartition("@")[0]
     require(
-        not login or (scheme == "ssh" and ":" not in login), setting, shown, "a URL without a password or key",
-        "credentials belong into the environment, the files of the store's own tools, or an ssh agent",
-    )  # fmt: skip
+        not login or (scheme == "ssh" and ":" not in login),
+        setting,
+        shown,
+        "a URL without a password or key",
+        "put credentials into the environment, the files of the store's own tools, or an ssh agent",
+    )
     whole = bool(path.strip("/")) and not host if scheme == "file" else bool(host)
     require(whole and not re.search(r"[?#*\x00-\x1f]|::|/\.\.?(/|$)", rest), setting, shown, _FORMS)
     return url.rstrip("/")
@@ -69,7 +77,12 @@ def _options(scheme: str) -> dict[str, Any]:
     if scheme == "gs":
         return {"use_listings_cache": False}
     if scheme == "ssh":
-        return {"timeout": 15, "banner_timeout": 15, "auth_timeout": 15, "host_key_policy": _known_hosts_only()}
+        return {
+            "timeout": 15,
+            "banner_timeout": 15,
+            "auth_timeout": 15,
+            "host_key_policy": _known_hosts_only(),
+        }
     return {}
 
 
@@ -83,7 +96,9 @@ def _known_hosts_only() -> Any:
         def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:
             known = Path("~/.ssh/known_hosts").expanduser()
             if not (known.is_file() and paramiko.HostKeys(str(known)).check(hostname, key)):
-                raise paramiko.SSHException(f"the key of {hostname} is not in {known}; connect once by ssh to add it")
+                raise paramiko.SSHException(
+                    f"the key of {hostname} is not in {known}; connect once by ssh to add it"
+                )
 
     return KnownHostsOnly()
 
@@ -116,7 +131,9 @@ class Store:
         UserError: the library for this kind of URL is not installed.
     """
 
-    def __init__(self, url: str, setting: str = SETTING, progress: Callable[[int], None] = ignore_progress) -> None:
+    def __init__(
+        self, url: str, setting: str = SETTING, progress: Callable[[int], None] = ignore_progress
+    ) -> None:
         self.scheme = url.partition("://")[0]
         library, extra = _LIBRARIES[self.scheme]
         try:
@@ -140,7 +157,9 @@ class Store:
         except FileNotFoundError:
             return []
 
-    def put(self, key: str, pieces: Callable[[], Iterator[bytes]], size: int, checksum: str) -> bool:
+    def put(
+        self, key: str, pieces: Callable[[], Iterator[bytes]], size: int, checksum: str
+    ) -> bool:
         """Make `key` hold these bytes, read back and compared; whether it had to be written.
 
         Raises:
@@ -159,7 +178,9 @@ class Store:
 
     def trust(self, manifest: Mapping[str, Any]) -> None:
         """Count the large objects that a manifest names as verified."""
-        self._trusted |= {entry["key"] for entry in manifest["files"].values() if entry["size"] > _REREAD_BYTES}
+        self._trusted |= {
+            entry["key"] for entry in manifest["files"].values() if entry["size"] > _REREAD_BYTES
+        }
 
     def pieces(self, key: str) -> Iterator[bytes]:
         """The content of `key`. Raises FileNotFoundError if there is none."""
@@ -189,7 +210,11 @@ class Store:
 
     def _write(self, key: str, pieces: Iterator[bytes], size: int) -> None:
         target = self._path(key)
-        path = f"{target}.{secrets.token_hex(4)}{files.TEMPORARY_SUFFIX}" if self._shows_parts else target
+        path = (
+            f"{target}.{secrets.token_hex(4)}{files.TEMPORARY_SUFFIX}"
+            if self._shows_parts
+            else target
+        )
         if self._shows_parts:
             # Only here: on object stores it would create the bucket.
             self._fs.makedirs(target.rpartition("/")[0], exist_ok=True)
@@ -258,7 +283,9 @@ class ManifestName:
 def manifest_names(names: list[str]) -> list[ManifestName]:
     """The manifests among the objects of a run, the newest first."""
     matches = [match for name in names if (match := _MANIFEST.fullmatch(name))]
-    return sorted((ManifestName(m[0], int(m[1]), int(m[2])) for m in matches), key=lambda m: -m.number)
+    return sorted(
+        (ManifestName(m[0], int(m[1]), int(m[2])) for m in matches), key=lambda m: -m.number
+    )
 
 
 def read_manifest(store: Store, key: str) -> dict[str, Any]:
@@ -296,7 +323,9 @@ def _name_problem(manifest: Manifest) -> str | None:
         return f"names the run {printable(manifest['run'], 80)}, which is no folder below another"
     for name in names:
         if not _is_plain(name) or leads_out(name) or any(map(_DEVICE.match, name.split("/"))):
-            return f"names {printable(name, 80)}, which lies outside of a run or is no plain file name"
+            return (
+                f"names {printable(name, 80)}, which lies outside of a run or is no plain file name"
+            )
     folders = {str(folder) for name in names for folder in PurePosixPath(name).parents}
     if taken := folders.intersection(names):
         return f"names {printable(min(taken), 80)} as a file and as a folder"
@@ -309,9 +338,15 @@ def _name_problem(manifest: Manifest) -> str | None:
 
 def _is_plain(name: str) -> bool:
     """Whether a path is written in its only form, and every system can hold its parts."""
-    return not re.search(r"[\\\x00-\x1f\x7f]|[. ](/|$)", name) and len(max(name.split("/"), key=len)) <= _MAX_NAME
+    return (
+        not re.search(r"[\\\x00-\x1f\x7f]|[. ](/|$)", name)
+        and len(max(name.split("/"), key=len)) <= _MAX_NAME
+    )
 
 
 def leads_out(name: str) -> bool:
     """Whether a path may lead out of the storage or the run, or is not in its normal form."""
-    return any(part in ("", ".", "..") for part in name.split("/")) or re.match("[A-Za-z]:", name) is not None
+    return (
+        any(part in ("", ".", "..") for part in name.split("/"))
+        or re.match("[A-Za-z]:", name) is not None
+    )

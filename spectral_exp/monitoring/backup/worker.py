@@ -194,8 +194,8 @@ def claim(store: Store, place: str, run_id: str) -> dict[str, Any]:
         return {"run_id": run_id or secrets.token_hex(8), "stored_step": None}
     if there["id"] != (run_id or there["id"]):
         raise UserError(
-            f"{place} holds the backups of another run (of {there['timestamp']}, at step {there['step']}); choose "
-            f"another {SETTING}, or continue that run with resume={place}"
+            f"{place} holds the backups of another run (of {there['timestamp']}, at step"
+            f" {there['step']}); choose another {SETTING}, or continue that run with resume={place}"
         )
     store.trust(there)
     return {"run_id": there["id"], "stored_step": there["step"]}

@@ -22,11 +22,18 @@ import torch
 
 from spectral_exp.core.checksum import crc32, crc32_append
 from spectral_exp.monitoring.checkpoint.zip_layout import LARGE_BYTES, Record, directory, lay_out
-from spectral_exp.monitoring.torch_private import rebuild_tensor, storage_class, storage_id, storage_in
+from spectral_exp.monitoring.torch_private import (
+    rebuild_tensor,
+    storage_class,
+    storage_id,
+    storage_in,
+)
 
 _FORMAT_VERSION = b"3\n"
 _TOGETHER_BYTES = 1 << 20
-_NO_STORAGE = frozenset({int, str, tuple, float, bool, dict, list, type(None), OrderedDict, torch.Tensor})
+_NO_STORAGE = frozenset(
+    {int, str, tuple, float, bool, dict, list, type(None), OrderedDict, torch.Tensor}
+)
 
 
 class Sink(Protocol):
@@ -77,11 +84,20 @@ def write_archive(sink: Sink, state: Any, image: Image) -> None:
     pickler = _Pickler(buffer, image.keys)
     pickler.dump(state)
     imaged = [image.memory[record.start : record.end] for record in image.records]
-    others = [image.copies.get(storage_id(storage)) or storage_view(storage) for storage in pickler.storages]
-    parts = {"data.pkl": buffer.getvalue(), "byteorder": sys.byteorder.encode(), "version": _FORMAT_VERSION}
+    others = [
+        image.copies.get(storage_id(storage)) or storage_view(storage)
+        for storage in pickler.storages
+    ]
+    parts = {
+        "data.pkl": buffer.getvalue(),
+        "byteorder": sys.byteorder.encode(),
+        "version": _FORMAT_VERSION,
+    }
     records = list(image.records)
     records += lay_out_storages([len(data) for data in others], len(records), _end(records))
-    records += lay_out([(f"archive/{name}", len(data)) for name, data in parts.items()], _end(records))
+    records += lay_out(
+        [(f"archive/{name}", len(data)) for name, data in parts.items()], _end(records)
+    )
     data: list[memoryview | bytes] = [*imaged, *others, *parts.values()]
     sink.reserve(_end(records) + len(directory(records, [0] * len(records))))
     checksums = [crc32(content) for content in data]
@@ -90,7 +106,9 @@ def write_archive(sink: Sink, state: Any, image: Image) -> None:
         _write_image(sink, image, imaged, checksums[:n_imaged])
     # Small pieces are joined: the overhead of a write exceeds their cost.
     small = bytearray()
-    for record, content, checksum in zip(records[n_imaged:], data[n_imaged:], checksums[n_imaged:], strict=True):
+    for record, content, checksum in zip(
+        records[n_imaged:], data[n_imaged:], checksums[n_imaged:], strict=True
+    ):
         small += record.header(checksum)
         large = len(content) >= LARGE_BYTES
         if not large:
@@ -107,7 +125,9 @@ def _end(records: Sequence[Record]) -> int:
     return records[-1].end if records else 0
 
 
-def _write_image(sink: Sink, image: Image, imaged: Sequence[memoryview], checksums: Sequence[int]) -> None:
+def _write_image(
+    sink: Sink, image: Image, imaged: Sequence[memoryview], checksums: Sequence[int]
+) -> None:
     checksum = 0
     for record, content, content_checksum in zip(image.records, imaged, checksums, strict=True):
         header = record.header(content_checksum)
@@ -153,7 +173,9 @@ class _Pickler(pickle.Pickler):
         if kind is None or value.is_conj() or value.is_neg():
             return NotImplemented
         storage = value.untyped_storage()
-        reference = _StorageReference(kind, self._key(storage), storage.nbytes() // value.element_size())
+        reference = _StorageReference(
+            kind, self._key(storage), storage.nbytes() // value.element_size()
+        )
         place = (value.storage_offset(), tuple(value.shape), value.stride())
         return rebuild_tensor, (reference, *place, False, OrderedDict())
 

@@ -9,7 +9,9 @@ import os
 from pathlib import Path
 from types import TracebackType
 
-_BLOCK = 4096  # alignment, in file and memory, that every usual file system accepts for direct writing
+_BLOCK = (
+    4096  # alignment, in file and memory, that every usual file system accepts for direct writing
+)
 _PIECE_BYTES = 8 << 20
 _O_DIRECT = getattr(os, "O_DIRECT", 0)
 
@@ -25,7 +27,13 @@ class DirectFile:
     """
 
     def __init__(self, path: Path) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+        flags = (
+            os.O_WRONLY
+            | os.O_CREAT
+            | os.O_EXCL
+            | getattr(os, "O_CLOEXEC", 0)
+            | getattr(os, "O_BINARY", 0)
+        )
         self._direct = bool(_O_DIRECT)
         try:
             self._descriptor = os.open(path, flags | _O_DIRECT, 0o666)
@@ -46,7 +54,10 @@ class DirectFile:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         # The buffer goes with its last view: one of them may be in the traceback of a failed write.
         os.close(self._descriptor)
@@ -58,7 +69,11 @@ class DirectFile:
         try:
             os.posix_fallocate(self._descriptor, 0, n_bytes)
         except OSError as error:
-            if error.errno not in {errno.EINVAL, errno.EOPNOTSUPP, errno.ENODEV}:  # cannot be reserved here
+            if error.errno not in {
+                errno.EINVAL,
+                errno.EOPNOTSUPP,
+                errno.ENODEV,
+            }:  # cannot be reserved here
                 raise
 
     def write(self, data: memoryview | bytes) -> None:

@@ -48,8 +48,13 @@ class SaveFailures:
         if refused.errno == errno.ENOMEM:
             self.lacks_memory = True
             if with_copy:
-                consequence = ". From now on training waits while a checkpoint is written, which needs no copy"
-        self.warn_once("save", f"checkpoint of step {step} not saved, training goes on", refused, consequence)
+                consequence = (
+                    ". From now on training waits while a checkpoint is written, which needs no"
+                    " copy"
+                )
+        self.warn_once(
+            "save", f"checkpoint of step {step} not saved, training goes on", refused, consequence
+        )
 
     def add_change(self, step: int, name: str) -> None:
         """Count the save of `step`, whose tensor `name` was changed before it was copied."""
@@ -69,7 +74,9 @@ class SaveFailures:
             log.warning("checkpoints are being saved again, from step %d on", step)
             self._failing.discard("save")
 
-    def warn_once(self, activity: str, effect: str, error: OSError | UserError, consequence: str = "") -> None:
+    def warn_once(
+        self, activity: str, effect: str, error: OSError | UserError, consequence: str = ""
+    ) -> None:
         """Log the first failure of a row; the next ones would only repeat it."""
         if activity not in self._failing:
             cause = self._explain(error) if isinstance(error, OSError) else str(error)

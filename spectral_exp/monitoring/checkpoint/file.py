@@ -51,7 +51,9 @@ def zstd() -> Any:
         import zstandard
     except ImportError as error:
         remedy = install("zstd")
-        raise SettingError("compression", "zstd", "null where zstandard is not installed", remedy) from error
+        raise SettingError(
+            "compression", "zstd", "null where zstandard is not installed", remedy
+        ) from error
     return zstandard
 
 
@@ -93,7 +95,9 @@ class _ZstdSink:
 
     def __init__(self, file: DirectFile) -> None:
         self._file = file
-        self._compressor: zstandard.ZstdCompressionObj = zstd().ZstdCompressor(level=1).compressobj()
+        self._compressor: zstandard.ZstdCompressionObj = (
+            zstd().ZstdCompressor(level=1).compressobj()
+        )
         self.checksum = 0
         self.state_bytes = 0
 

@@ -75,9 +75,13 @@ class CheckpointFolder:
         Raises:
             OSError: the folder or a link in it cannot be read.
         """
-        linked = self.linked_step(self._paths.latest_link)  # first: what it names is in the list then
+        linked = self.linked_step(
+            self._paths.latest_link
+        )  # first: what it names is in the list then
         steps = self._steps()[::-1]
-        serials = {step: serial for step in steps if (serial := self._fact(step, "serial")) is not None}
+        serials = {
+            step: serial for step in steps if (serial := self._fact(step, "serial")) is not None
+        }
         if len(serials) == len(steps):
             steps.sort(key=lambda step: (serials[step], step), reverse=True)
         latest = self._latest(linked, steps, serials)
@@ -136,11 +140,15 @@ class CheckpointFolder:
         try:
             return self._paths.checkpoint_steps()
         except UserError as error:
-            if isinstance(error.__cause__, OSError):  # savers and loaders answer it in different ways
+            if isinstance(
+                error.__cause__, OSError
+            ):  # savers and loaders answer it in different ways
                 raise error.__cause__ from error
             raise
 
-    def _latest(self, linked: int | None, steps: Sequence[int], serials: dict[int, int]) -> int | None:
+    def _latest(
+        self, linked: int | None, steps: Sequence[int], serials: dict[int, int]
+    ) -> int | None:
         """The step of the latest checkpoint, given the one that its link names."""
         if linked is None or linked not in serials:
             return linked
@@ -171,7 +179,11 @@ class CheckpointFolder:
         known = self._copies.get(link)
         if known is None or known[0] != identity:
             known = self._copies[link] = identity, self._find_original(link)
-        return known[1] if known[1] is not None and self._paths.checkpoint_file(known[1]).is_file() else None
+        return (
+            known[1]
+            if known[1] is not None and self._paths.checkpoint_file(known[1]).is_file()
+            else None
+        )
 
     def _find_original(self, link: Path) -> int | None:
         checksum = None
@@ -252,14 +264,19 @@ class CheckpointFolder:
         path = self._paths.checkpoint_file(newest)
         sidecar = checkpoint_file.load_sidecar(path)
         if sidecar is not None and sidecar.get("best_step") != step:
-            json_files.write_json_atomic(checkpoint_file.sidecar_file(path), sidecar | {"best_step": step})
+            json_files.write_json_atomic(
+                checkpoint_file.sidecar_file(path), sidecar | {"best_step": step}
+            )
         self._link_best(step)
 
     def excess(self, keep_last_n: int, keep_every_n_steps: int | None) -> list[int]:
         """The steps whose checkpoints are beyond retention."""
         kept = {self.linked_step(self._paths.latest_link), self.best_step()}
         return removable(
-            self.newest_first(), keep_last_n=keep_last_n, keep_every_n_steps=keep_every_n_steps, pointed=kept
+            self.newest_first(),
+            keep_last_n=keep_last_n,
+            keep_every_n_steps=keep_every_n_steps,
+            pointed=kept,
         )
 
     def prune(self, keep_last_n: int, keep_every_n_steps: int | None, max_threads: int) -> None:
@@ -291,7 +308,9 @@ class CheckpointFolder:
         intact = next((step for step in newest_first if self._is_sound(step, max_threads)), None)
         best, every = self.best_step(), keep_every_n_steps
         others = [step for step in reversed(newest_first) if step != intact]
-        others.sort(key=lambda step: 2 if step == best else int(every is not None and step % every == 0))
+        others.sort(
+            key=lambda step: 2 if step == best else int(every is not None and step % every == 0)
+        )
         if intact is None or not others:
             return None
         self.remove(others[0])
@@ -323,7 +342,9 @@ class CheckpointFolder:
             if sidecar.exists():
                 sidecar.rename(checkpoint_file.sidecar_file(aside))
         except OSError as refusal:
-            log.warning("checkpoint %s is broken (%s) and stays there: %s", path, reason, refusal.strerror)
+            log.warning(
+                "checkpoint %s is broken (%s) and stays there: %s", path, reason, refusal.strerror
+            )
         else:
             log.warning("checkpoint %s is broken (%s); set aside as %s", path, reason, aside.name)
 

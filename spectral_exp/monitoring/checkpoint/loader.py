@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from spectral_exp.core.errors import UserError
 from spectral_exp.monitoring.checkpoint import reader as checkpoint_reader
 from spectral_exp.monitoring.checkpoint.folder import CheckpointFolder
-from spectral_exp.monitoring.checkpoint.reader import BrokenCheckpointError, UnreadableCheckpointError
+from spectral_exp.monitoring.checkpoint.reader import (
+    BrokenCheckpointError,
+    UnreadableCheckpointError,
+)
 from spectral_exp.runs import layout
 
 if TYPE_CHECKING:
@@ -32,7 +35,9 @@ class CheckpointLoader:
         self._paths = paths
         self._folder = folder
 
-    def load_latest(self, map_location: str | torch.device, history_as_array: bool) -> dict[str, Any] | None:
+    def load_latest(
+        self, map_location: str | torch.device, history_as_array: bool
+    ) -> dict[str, Any] | None:
         """Return the most recent checkpoint that is intact, or None if there is no checkpoint."""
         for _ in range(_LISTINGS):
             paths = self._newest_first()
@@ -112,7 +117,9 @@ class CheckpointLoader:
         for _ in range(_LISTINGS):
             try:
                 return checkpoint_reader.guarded(self._paths.checkpoints, find)
-            except FileNotFoundError:  # the folder, or a file that the run's writer removed meanwhile
+            except (
+                FileNotFoundError
+            ):  # the folder, or a file that the run's writer removed meanwhile
                 if not self._paths.checkpoints.exists():
                     return default
         cause = "its files go faster than they are listed"
@@ -126,7 +133,9 @@ class CheckpointLoader:
             return None
 
 
-def _read(path: Path, map_location: str | torch.device, history_as_array: bool = False) -> dict[str, Any] | None:
+def _read(
+    path: Path, map_location: str | torch.device, history_as_array: bool = False
+) -> dict[str, Any] | None:
     """A checkpoint on a device; None if it does not exist.
 
     Raises BrokenCheckpointError or UserError.

@@ -313,7 +313,8 @@ class CheckpointManager(Component):
             return True
         saving.discard(self)  # so that the end of the process does not wait once more
         log.error(
-            "the checkpoint being written was not durable within exit_deadline_s=%g; the newest that is: step %d",
+            "the checkpoint being written was not durable within exit_deadline_s=%g; the newest "
+            "that is: step %d",
             self.exit_deadline_s, self.durable_step,
         )  # fmt: skip
         return False

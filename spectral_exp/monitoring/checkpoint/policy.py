@@ -35,7 +35,9 @@ class SaveSchedule:
         keep_every_n_steps: int | None = None,
     ) -> None:
         whole = isinstance(interval, int) and not isinstance(interval, bool) and interval >= 1
-        require(whole or interval == "auto", "save_interval", interval, "a whole number >= 1 or auto")
+        require(
+            whole or interval == "auto", "save_interval", interval, "a whole number >= 1 or auto"
+        )
         self.interval = interval
         self.max_overhead = parse_share("max_overhead", max_overhead)
         self.skipped = 0

@@ -110,9 +110,13 @@ class _EmptyBytes:
 
 
 EMPTY_BYTES = _EmptyBytes()
-_PLAIN = frozenset({bool, int, float, str, bytes, type(None), torch.dtype, torch.device, _EmptyBytes})
+_PLAIN = frozenset(
+    {bool, int, float, str, bytes, type(None), torch.dtype, torch.device, _EmptyBytes}
+)
 _PLAIN_TENSORS = frozenset({torch.Tensor, nn.Parameter})
-_COMMON_DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64})
+_COMMON_DTYPES = frozenset(
+    {torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64}
+)
 # Longer ones are written in a form that torch's safe loader does not know.
 _MAX_INT = 1 << 2039
 _MAX_CONFIG_ELEMENTS = 1000
@@ -152,7 +156,9 @@ def _convert(value: Any, where: str, lenient: bool, found: list[torch.Tensor]) -
     if isinstance(value, Mapping):
         return _convert_mapping(value, where, lenient, found)
     if isinstance(value, tuple):
-        return tuple(_convert(item, f"{where}[{i}]", lenient, found) for i, item in enumerate(value))
+        return tuple(
+            _convert(item, f"{where}[{i}]", lenient, found) for i, item in enumerate(value)
+        )
     if isinstance(value, Sequence) and not isinstance(value, bytearray | memoryview):
         if all(map(_is_plain, value)):  # as the numbers of an optimizer's parameters
             return list(value)
@@ -164,7 +170,9 @@ def _convert(value: Any, where: str, lenient: bool, found: list[torch.Tensor]) -
     raise _refusal(where, f"a {kind.__qualname__}")
 
 
-def _convert_mapping(value: Mapping[Any, Any], where: str, lenient: bool, found: list[torch.Tensor]) -> dict[Any, Any]:
+def _convert_mapping(
+    value: Mapping[Any, Any], where: str, lenient: bool, found: list[torch.Tensor]
+) -> dict[Any, Any]:
     converted: dict[Any, Any] = OrderedDict() if isinstance(value, OrderedDict) else {}
     for key, item in value.items():
         plain_key = key if _is_plain(key) else _convert_key(key, where, lenient)
@@ -173,7 +181,9 @@ def _convert_mapping(value: Mapping[Any, Any], where: str, lenient: bool, found:
                 raise TypeError(f"{where} has several keys that are kept as {plain_key!r}")
             plain_key = f"{plain_key!r} of type {type(key).__qualname__}"
         plain = _is_plain(item)
-        converted[plain_key] = item if plain else _convert(item, f"{where}[{key!r}]", lenient, found)
+        converted[plain_key] = (
+            item if plain else _convert(item, f"{where}[{key!r}]", lenient, found)
+        )
     # Modules keep the versions of their layout here, and look for them when they load.
     if isinstance(converted, OrderedDict) and (versions := layout_versions(value)) is not None:
         set_layout_versions(converted, _convert(versions, f"{where}._metadata", lenient, []))
@@ -234,7 +244,11 @@ def _without_class(tensor: torch.Tensor, where: str) -> torch.Tensor:
             further attributes.
     """
     if is_lazy(tensor):
-        raise _refusal(where, "a parameter without values", "run the model once before saving, so that it has some")
+        raise _refusal(
+            where,
+            "a parameter without values",
+            "run the model once before saving, so that it has some",
+        )
     kind = type(tensor).__qualname__
     if attributes := own_attributes(tensor):
         remedy = "give it as_subclass(torch.Tensor), and its attributes apart"
@@ -285,7 +299,9 @@ def _list_tensor(tensor: torch.Tensor) -> Any:
         if tensor.numel() <= _MAX_CONFIG_ELEMENTS and tensor.untyped_storage().nbytes() > 0:
             plain = tensor.detach().cpu().resolve_conj().resolve_neg()
             return _convert(plain.tolist(), "config", True, [])
-    except Exception:  # kinds of tensors that have no list fail in many ways, and are kept for readers only
+    except (
+        Exception
+    ):  # kinds of tensors that have no list fail in many ways, and are kept for readers only
         log.debug("a tensor of the configuration is kept as text", exc_info=True)
     if is_lazy(tensor):
         return f"{type(tensor).__name__} without a shape"

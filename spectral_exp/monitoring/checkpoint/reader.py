@@ -65,7 +65,9 @@ class UnreadableCheckpointError(UserError):
 
     def __init__(self, path: Path, cause: str, remedy: str) -> None:
         self.path, self.cause, self.remedy = path, cause, remedy
-        super().__init__(f"cannot read the checkpoint {path}: {cause}; {remedy}. Nothing was changed")
+        super().__init__(
+            f"cannot read the checkpoint {path}: {cause}; {remedy}. Nothing was changed"
+        )
 
     def __reduce__(self) -> tuple[object, ...]:
         return UnreadableCheckpointError, (self.path, self.cause, self.remedy)
@@ -89,7 +91,9 @@ def read_checkpoint(path: Path, *, history_as_array: bool = False) -> dict[str, 
 
         state = _read(path)
         losses = torch.as_tensor(state["loss_history"], dtype=torch.float64).reshape(-1).numpy()
-        state["loss_history"] = array("d", losses.tobytes()) if history_as_array else losses.tolist()
+        state["loss_history"] = (
+            array("d", losses.tobytes()) if history_as_array else losses.tolist()
+        )
         return state
 
     return guarded(path, read)
@@ -111,7 +115,11 @@ def verify(path: Path, max_threads: int = 4) -> str:
         sidecar = load_sidecar(path)
         _check_size(path, sidecar)
         _verify_bytes(path, sidecar, max_threads)
-        return "its sidecar" if sidecar is not None else "the checksums inside the file; its sidecar is missing"
+        return (
+            "its sidecar"
+            if sidecar is not None
+            else "the checksums inside the file; its sidecar is missing"
+        )
 
     return guarded(path, check)
 
@@ -168,7 +176,10 @@ def _read(path: Path) -> dict[str, Any]:
                 verdict.result()  # damaged bytes explain any other error
     _check_entries(path, state)
     if sidecar is None:
-        log.warning("checkpoint %s has no sidecar: it agrees with its own checksums, but is not verified", path)
+        log.warning(
+            "checkpoint %s has no sidecar: it agrees with its own checksums, but is not verified",
+            path,
+        )
     return dict(state)
 
 
@@ -183,7 +194,9 @@ def _check_size(path: Path, sidecar: Mapping[str, Any] | None) -> None:
 def _verify_bytes(path: Path, sidecar: Mapping[str, Any] | None, max_threads: int) -> None:
     if sidecar is not None:
         if (found := f"{file_crc32(path, max_threads):08x}") != sidecar["crc32"]:
-            raise BrokenCheckpointError(f"its checksum is {found}, and {sidecar['crc32']} was written")
+            raise BrokenCheckpointError(
+                f"its checksum is {found}, and {sidecar['crc32']} was written"
+            )
     elif path.suffix == ".zst":
         _verify_archive(path, _unpack(path, None))
     else:
@@ -215,8 +228,13 @@ def _check_entries(path: Path, state: Any) -> None:
     elif wrong := [key for key, kinds in _ENTRY_TYPES.items() if not isinstance(state[key], kinds)]:
         foreign = f"its {wrong[0]} is a {type(state[wrong[0]]).__name__}"
     if foreign is not None:
-        remedy = "move it out of the folder, which is for files by CheckpointManager.save_checkpoint alone"
-        raise UnreadableCheckpointError(path, f"{foreign}, and is not a checkpoint of this program", remedy)
+        remedy = (
+            "move it out of the folder, which is for files by CheckpointManager.save_checkpoint"
+            " alone"
+        )
+        raise UnreadableCheckpointError(
+            path, f"{foreign}, and is not a checkpoint of this program", remedy
+        )
 
 
 # --- archives -------------------------------------------------------------------------------------
@@ -234,11 +252,15 @@ def _check_layout(path: Path, source: Path | IO[bytes]) -> None:
         raise BrokenCheckpointError("it does not begin as an archive")
     with _archive(path, source) as archive:
         records = archive.infolist()
-    if any(record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1 for record in records):
+    if any(
+        record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1 for record in records
+    ):
         cause = "it is a compressed or encrypted zip archive, as no checkpoint is"
         raise UnreadableCheckpointError(path, cause, _TAKE_ANOTHER)
     if (declared := sum(record.file_size for record in records)) > (size := _size(source)):
-        raise UnreadableCheckpointError(path, f"it declares {declared} bytes and has {size}", _TAKE_ANOTHER)
+        raise UnreadableCheckpointError(
+            path, f"it declares {declared} bytes and has {size}", _TAKE_ANOTHER
+        )
 
 
 def _verify_archive(path: Path, source: Path | IO[bytes]) -> None:
@@ -289,7 +311,9 @@ class _RememberingFile:
 def _archive(path: Path, source: Path | IO[bytes]) -> Iterator[zipfile.ZipFile]:
     """Open the archive in `source`. Raises OSError if a read fails, also one that zipfile hides."""
     with contextlib.ExitStack() as stack:
-        file = _RememberingFile(stack.enter_context(source.open("rb")) if isinstance(source, Path) else source)
+        file = _RememberingFile(
+            stack.enter_context(source.open("rb")) if isinstance(source, Path) else source
+        )
         try:
             with _open_archive(path, source, file) as archive:
                 yield archive
@@ -304,7 +328,9 @@ def _open_archive(path: Path, source: Path | IO[bytes], file: _RememberingFile) 
     except (OSError, MemoryError):
         raise
     except NotImplementedError as error:
-        raise UnreadableCheckpointError(path, f"it is a zip archive of a newer kind: {error}", _TAKE_ANOTHER) from error
+        raise UnreadableCheckpointError(
+            path, f"it is a zip archive of a newer kind: {error}", _TAKE_ANOTHER
+        ) from error
     except Exception as error:
         raise BrokenCheckpointError(str(error) or type(error).__name__) from error
 
@@ -338,7 +364,9 @@ def _unpack(path: Path, sidecar: Mapping[str, Any] | None) -> IO[bytes]:
     try:
         library = zstd()
     except SettingError as error:
-        raise UnreadableCheckpointError(path, "it is compressed, and zstandard is missing", error.remedy) from error
+        raise UnreadableCheckpointError(
+            path, "it is compressed, and zstandard is missing", error.remedy
+        ) from error
     content = io.BytesIO()
     try:
         with path.open("rb") as file, library.ZstdDecompressor().stream_reader(file) as reader:
@@ -346,12 +374,17 @@ def _unpack(path: Path, sidecar: Mapping[str, Any] | None) -> IO[bytes]:
                 content.write(piece)
                 if content.tell() > limit:
                     cause = f"it expands beyond {limit / 1e6:.0f} MB, which no sidecar announces"
-                    raise UnreadableCheckpointError(path, cause, "if you trust its origin, unpack it with zstd -d")
+                    raise UnreadableCheckpointError(
+                        path, cause, "if you trust its origin, unpack it with zstd -d"
+                    )
                 if content.tell() == len(piece) and not piece.startswith(b"PK"):
                     break
     except library.ZstdError as error:
         # The library has one class for all errors; these do not prove damage.
-        if re.search("memory|alloc|version|unsupported|dictionary", str(error), re.IGNORECASE) or sidecar is not None:
+        if (
+            re.search("memory|alloc|version|unsupported|dictionary", str(error), re.IGNORECASE)
+            or sidecar is not None
+        ):
             raise UnreadableCheckpointError(path, str(error), _TAKE_ANOTHER) from error
         raise BrokenCheckpointError(str(error)) from error
     if sidecar is None and not zipfile.is_zipfile(content):
@@ -361,10 +394,13 @@ def _unpack(path: Path, sidecar: Mapping[str, Any] | None) -> IO[bytes]:
 
 # --- words ----------------------------------------------------------------------------------------
 
-_TAKE_ANOTHER = "read it with the version of torch that wrote it, or move it away to continue from another checkpoint"
+_TAKE_ANOTHER = (
+    "read it with the version of torch that wrote it, or move it away to continue from another"
+    " checkpoint"
+)
 _SAVE_ANEW = (
-    "if you trust its origin, load it with torch.load(..., weights_only=False), turn numpy values into tensors or "
-    "numbers, and save it by CheckpointManager.save_checkpoint"
+    "if you trust its origin, load it with torch.load(..., weights_only=False), turn numpy values"
+    " into tensors or numbers, and save it by CheckpointManager.save_checkpoint"
 )
 _MORE_MEMORY = "free memory, or load it on a machine with more"
 
@@ -373,7 +409,9 @@ def _check_memory(path: Path, needed: int) -> None:
     """Raise UnreadableCheckpointError if so many bytes are certain not to fit."""
     available = _available_memory()
     if available is not None and needed > available:
-        cause = f"it needs {needed / 1e6:.0f} MB of memory, and {available / 1e6:.0f} MB are available"
+        cause = (
+            f"it needs {needed / 1e6:.0f} MB of memory, and {available / 1e6:.0f} MB are available"
+        )
         raise UnreadableCheckpointError(path, cause, _MORE_MEMORY)
     # A process may have a limit of its own. Python waits for ever for a thread that has no memory
     # to start.
@@ -401,13 +439,19 @@ def _explain(error: Exception) -> tuple[str, str]:
     if number is not None:
         return f"{os.strerror(number)} (errno {number})", _remedy_of(number)
     if found := re.search(r"GLOBAL (\S+)", text):
-        cause = f"it holds objects that are not loaded, since loading them may run code ({found[1][:80]})"
+        cause = (
+            "it holds objects that are not loaded, since loading them may run code"
+            f" ({found[1][:80]})"
+        )
         return cause, _SAVE_ANEW
     import torch
 
     # Torch adds paragraphs of advice, which is not meant for this case.
     first = text.partition("WeightsUnpickler error: ")[2] or text
-    return f"torch {torch.__version__} does not load it: {first[:200] or type(error).__name__}", _TAKE_ANOTHER
+    return (
+        f"torch {torch.__version__} does not load it: {first[:200] or type(error).__name__}",
+        _TAKE_ANOTHER,
+    )
 
 
 def _remedy_of(number: int) -> str:

@@ -142,7 +142,9 @@ class Staged:
         self._records: Sequence[Record] = ()
         self._pieces: deque[list[tuple[int, int, int]]] = deque()
         self._left = 0
-        self._lock = threading.Lock()  # of the threads that copy; one that may be interrupted never takes it
+        self._lock = (
+            threading.Lock()
+        )  # of the threads that copy; one that may be interrupted never takes it
         self._all_copied = Latch()
         self._planned = Latch()
         self._ended = Latch()
@@ -187,7 +189,8 @@ class Staged:
         return Image(self._arena.memory.data, self._records, keys, self._copies)
 
     def finish(self, timeout_s: float | None = None) -> bool:
-        """Wait until the state may change, at most `timeout_s`; return whether it may. For any thread.
+        """Wait until the state may change, at most `timeout_s`; return whether it may. For any
+        thread.
 
         On a GPU the copies go on, and later work on that GPU waits for them.
         """
@@ -220,7 +223,9 @@ class Staged:
     def _plan(self) -> None:
         """Give every storage its place, and launch the copies from GPUs."""
         # Kept alive, because copies are found by the address of their storage.
-        self._storages = [storage for storage in self._rest() if storage_id(storage) not in self._copies]
+        self._storages = [
+            storage for storage in self._rest() if storage_id(storage) not in self._copies
+        ]
         self._records = self._arena.reserve(self._storages)
         memory = self._arena.memory
         to = memory.ctypes.data
@@ -268,9 +273,13 @@ class Staged:
     def _begin_on_gpu(self, pairs: Sequence[tuple[_Bytes, torch.UntypedStorage]]) -> None:
         """Launch the copies from GPUs on separate streams, behind the work launched so far."""
         for place, storage in pairs:
-            if storage.device.type != "cuda":  # an accelerator without streams of ours: copied at once
+            if (
+                storage.device.type != "cuda"
+            ):  # an accelerator without streams of ours: copied at once
                 place[:] = flat_bytes(storage).cpu().numpy()
-        for device in sorted({storage.device for _, storage in pairs if storage.device.type == "cuda"}, key=str):
+        for device in sorted(
+            {storage.device for _, storage in pairs if storage.device.type == "cuda"}, key=str
+        ):
             stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             stream.wait_stream(torch.cuda.current_stream(device))
             with torch.cuda.stream(stream):

@@ -82,7 +82,9 @@ class CheckpointState:
         TypeError: the state holds objects that cannot be loaded safely.
     """
 
-    def __init__(self, live: LiveState, loss_history: torch.Tensor, config: Mapping[str, Any]) -> None:
+    def __init__(
+        self, live: LiveState, loss_history: torch.Tensor, config: Mapping[str, Any]
+    ) -> None:
         from torch import nn
 
         from spectral_exp.monitoring.checkpoint.model_state import plain_state
@@ -97,7 +99,9 @@ class CheckpointState:
         # Mappings of their own, whose values may be replaced.
         weights = plain_state(live.model)
         moments = dict(live.optimizer.state_dict())
-        buffers = {name: value for name, value in weights.items() if not isinstance(value, nn.Parameter)}
+        buffers = {
+            name: value for name, value in weights.items() if not isinstance(value, nn.Parameter)
+        }
         learned = {name: value for name, value in weights.items() if name not in buffers}
         weights.update(aliased_state(learned, self.watched, self.urgent))
         self.n_weights = len(self.watched)
@@ -178,8 +182,14 @@ class LossHistory:
             try:
                 losses = self._array(losses)
             except (TypeError, ValueError) as error:
-                raise TypeError(f"loss_history holds values that are no numbers: {error}") from error
-        return torch.frombuffer(losses, dtype=torch.float64).clone() if losses else torch.empty(0, dtype=torch.float64)
+                raise TypeError(
+                    f"loss_history holds values that are no numbers: {error}"
+                ) from error
+        return (
+            torch.frombuffer(losses, dtype=torch.float64).clone()
+            if losses
+            else torch.empty(0, dtype=torch.float64)
+        )
 
     def _array(self, losses: Sequence[float]) -> array[float]:
         if not isinstance(losses, list):

@@ -118,7 +118,10 @@ class CheckpointStore:
             self._warn(error)
             return False
         if step is not None:
-            log.warning("checkpoint of step %d removed: the disk is full, and the last one needs the space", step)
+            log.warning(
+                "checkpoint of step %d removed: the disk is full, and the last one needs the space",
+                step,
+            )
         return step is not None
 
     def mark_best(self, step: int) -> None:

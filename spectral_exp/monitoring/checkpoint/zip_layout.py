@@ -50,7 +50,8 @@ class Record:
         shown = _MAX_32 if large else size
         fixed = struct.pack(
             "<IHHHHHIIIHH",
-            0x04034B50, 45 if large else 20, 0, 0, 0, _DATE_1980, checksum, shown, shown, len(self.name), extra_bytes,
+            0x04034B50, 45 if large else 20, 0, 0, 0, _DATE_1980,
+            checksum, shown, shown, len(self.name), extra_bytes,
         )  # fmt: skip
         return fixed + self.name + extra + struct.pack("<HH", _PADDING_ID, padding) + bytes(padding)
 
@@ -59,7 +60,11 @@ class Record:
         size, offset = self.size, self.offset
         large, far = size >= _zip64_from(), offset >= _zip64_from()
         numbers = [size, size] * large + [offset] * far
-        extra = struct.pack(f"<HH{len(numbers)}Q", _ZIP64_ID, 8 * len(numbers), *numbers) if numbers else b""
+        extra = (
+            struct.pack(f"<HH{len(numbers)}Q", _ZIP64_ID, 8 * len(numbers), *numbers)
+            if numbers
+            else b""
+        )
         version, shown = 45 if numbers else 20, _MAX_32 if large else size
         fixed = struct.pack(
             "<IHHHHHHIIIHHHHHII",

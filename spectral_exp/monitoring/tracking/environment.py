@@ -28,7 +28,9 @@ def hardware_facts() -> dict[str, Any]:
     gpus = []
     if torch.cuda.is_available():
         properties = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-        gpus = [{"name": gpu.name, "memory_gb": round(gpu.total_memory / 1e9, 2)} for gpu in properties]
+        gpus = [
+            {"name": gpu.name, "memory_gb": round(gpu.total_memory / 1e9, 2)} for gpu in properties
+        ]
     elif torch.backends.mps.is_available():
         gpus = [{"name": "Apple MPS"}]
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -66,7 +68,10 @@ def _working_directory() -> str | None:
 def package_versions() -> dict[str, str]:
     """Versions of Python and of every installed distribution."""
     found = dict(filter(None, map(_name_and_version, metadata.distributions())))
-    return {"python": platform.python_version(), **dict(sorted(found.items(), key=lambda item: item[0].lower()))}
+    return {
+        "python": platform.python_version(),
+        **dict(sorted(found.items(), key=lambda item: item[0].lower())),
+    }
 
 
 def _name_and_version(distribution: metadata.Distribution) -> tuple[str, str] | None:
@@ -124,11 +129,19 @@ def git_facts(directory: Path) -> tuple[dict[str, Any], bytes]:
 def package_facts() -> dict[str, Any]:
     """Return the package version and, for a checkout, its `repository`, `hash` and `dirty`."""
     checkout = package_checkout()
-    facts: dict[str, Any] = {"version": spectral_exp.__version__, "repository": None, "hash": None, "dirty": None}
+    facts: dict[str, Any] = {
+        "version": spectral_exp.__version__,
+        "repository": None,
+        "hash": None,
+        "dirty": None,
+    }
     if checkout is None:
         return {**facts, "problem": "installed, not a checkout"}
     commit, root = commit_of(checkout), repository_of(checkout)
-    facts |= {"repository": root.output.decode(errors="replace") or None, "hash": commit.output.decode() or None}
+    facts |= {
+        "repository": root.output.decode(errors="replace") or None,
+        "hash": commit.output.decode() or None,
+    }
     if commit.problem is None:
         facts["dirty"] = _status(checkout)[0]
     return {**facts, "problem": commit.problem}
@@ -136,7 +149,13 @@ def package_facts() -> dict[str, Any]:
 
 def _status(root: Path) -> tuple[bool, list[str]]:
     """Whether tracked files differ from the commit, and the untracked files and folders."""
-    options = ("--porcelain=v2", "-z", "--untracked-files=normal", "--no-renames", "--ignore-submodules=dirty")
+    options = (
+        "--porcelain=v2",
+        "-z",
+        "--untracked-files=normal",
+        "--no-renames",
+        "--ignore-submodules=dirty",
+    )
     answer = ask_git("status", *options, directory=root, timeout_s=60.0)
     lines = answer.output.decode(errors="replace").split("\0")
     changed = any(line[:2] in {"1 ", "2 ", "u "} for line in lines) or answer.problem is not None
@@ -159,7 +178,9 @@ def _memory_gb() -> float | None:
 
 def _cpu_model() -> str | None:
     with contextlib.suppress(OSError):  # Linux only
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in (
+            Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        ):
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or None

@@ -34,13 +34,32 @@ _EMPTY_BLOBS = {
 }
 
 _DIFF = (
-    *("-c", "core.quotePath=true", "-c", "diff.suppressBlankEmpty=false", "-c", "diff.relative=false"),
-    *("--literal-pathspecs", "diff", "--no-ext-diff", "--no-textconv", "--no-color", "--no-renames"),
+    *(
+        "-c",
+        "core.quotePath=true",
+        "-c",
+        "diff.suppressBlankEmpty=false",
+        "-c",
+        "diff.relative=false",
+    ),
+    *(
+        "--literal-pathspecs",
+        "diff",
+        "--no-ext-diff",
+        "--no-textconv",
+        "--no-color",
+        "--no-renames",
+    ),
     *("--ignore-submodules=all", "-O/dev/null", "HEAD"),
 )
 _PATCH = (
     *("--patch", "--binary", "--full-index", "--src-prefix=a/", "--dst-prefix=b/", "--unified=3"),
-    *("--inter-hunk-context=0", "--ws-error-highlight=none", "--color-moved=no", "--word-diff=none"),
+    *(
+        "--inter-hunk-context=0",
+        "--ws-error-highlight=none",
+        "--color-moved=no",
+        "--word-diff=none",
+    ),
 )
 
 _CODE = (
@@ -51,16 +70,32 @@ _TEXT = (
     *("bash", "bat", "cfg", "cmake", "conf", "gin", "ini", "j2", "jinja", "json", "jsonc"),
     *("jsonnet", "libsonnet", "mk", "proto", "ps1", "sh", "sql", "toml", "yaml", "yml", "zsh"),
 )
-_SOURCE_NAMES = ("Makefile", "Dockerfile", "Snakefile", "Pipfile", "requirements*.txt", "constraints*.txt")
+_SOURCE_NAMES = (
+    "Makefile",
+    "Dockerfile",
+    "Snakefile",
+    "Pipfile",
+    "requirements*.txt",
+    "constraints*.txt",
+)
 _SECRET_FILES = (
-    ".env", ".env.*", "*.env", ".netrc", "_netrc", ".npmrc", ".pypirc", ".pgpass", ".my.cnf", ".htpasswd",
-    ".git-credentials", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "*.ppk", "*.asc",
-    "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "service_account*.json", "kubeconfig*", "terraform.tfstate*",
+    ".env", ".env.*", "*.env", ".netrc", "_netrc", ".npmrc", ".pypirc", ".pgpass", ".my.cnf",
+    ".htpasswd", ".git-credentials", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore",
+    "*.kdbx", "*.ppk", "*.asc", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*",
+    "service_account*.json", "kubeconfig*", "terraform.tfstate*",
 )  # fmt: skip
 # Folders of installed packages and caches, which no one has written.
 _FOREIGN_FOLDERS = frozenset({"node_modules", "site-packages", "__pycache__", "venv", "env"})
 _ESCAPE = re.compile(rb"\\([0-7]{3}|.)")
-_ESCAPED = {b"a": b"\a", b"b": b"\b", b"t": b"\t", b"n": b"\n", b"v": b"\v", b"f": b"\f", b"r": b"\r"}
+_ESCAPED = {
+    b"a": b"\a",
+    b"b": b"\b",
+    b"t": b"\t",
+    b"n": b"\n",
+    b"v": b"\v",
+    b"f": b"\f",
+    b"r": b"\r",
+}
 
 
 @dataclass
@@ -115,7 +150,9 @@ def _prepare(root: Path, commit: str, scratch: Path) -> None:
     empty.parent.mkdir(parents=True)
     empty.write_bytes(zlib.compress(b"blob 0\0"))
     (scratch / "objects/info").mkdir()
-    (scratch / "objects/info/alternates").write_bytes(bytes(_git_path(root, "objects").absolute()) + b"\n")
+    (scratch / "objects/info/alternates").write_bytes(
+        bytes(_git_path(root, "objects").absolute()) + b"\n"
+    )
 
 
 def _git_path(root: Path, name: str) -> Path:
@@ -144,11 +181,16 @@ def _add_new_sources(root: Path, scratch: Path, commit: str, patch: Patch) -> li
             patch.missing.append(f"{name} (too large)")
         elif stat.S_ISLNK(facts.st_mode) or _is_text(root / name):
             names.append(name)
-    lines = [f"100644 {_EMPTY_BLOBS[len(commit)]}\t{name}\0".encode(errors="surrogateescape") for name in names]
+    lines = [
+        f"100644 {_EMPTY_BLOBS[len(commit)]}\t{name}\0".encode(errors="surrogateescape")
+        for name in names
+    ]
     if not lines:
         return []
     update = ("update-index", "-z", "--index-info")
-    problem = ask_git(*update, directory=root, scratch=scratch, standard_input=b"".join(lines)).problem
+    problem = ask_git(
+        *update, directory=root, scratch=scratch, standard_input=b"".join(lines)
+    ).problem
     if problem is not None:
         patch.missing += [f"{name} ({problem})" for name in names]
         return []
@@ -158,7 +200,9 @@ def _add_new_sources(root: Path, scratch: Path, commit: str, patch: Patch) -> li
 def _is_own_source(root: Path, name: str) -> bool:
     """Whether an untracked file is the user's code, neither installed nor written by a run."""
     folders = PurePosixPath(name).parts[:-1]
-    if any(part.startswith(".") or part in _FOREIGN_FOLDERS for part in folders) or is_secret_file(name):
+    if any(part.startswith(".") or part in _FOREIGN_FOLDERS for part in folders) or is_secret_file(
+        name
+    ):
         return False
     if name.endswith(SWEEP_NAME):
         return False
@@ -179,7 +223,9 @@ def _is_text(path: Path) -> bool:
 
 def _sections(root: Path, scratch: Path, patch: Patch) -> dict[str, bytes]:
     """The changes of every file that is small enough, by name."""
-    answer = ask_git(*_DIFF, "--numstat", "-z", directory=root, timeout_s=_TIMEOUT_S, scratch=scratch)
+    answer = ask_git(
+        *_DIFF, "--numstat", "-z", directory=root, timeout_s=_TIMEOUT_S, scratch=scratch
+    )
     if answer.problem is not None:
         patch.missing.append(f"all changes ({answer.problem})")
         return {}
@@ -195,7 +241,9 @@ def _sections(root: Path, scratch: Path, patch: Patch) -> dict[str, bytes]:
             chosen.append((name, size))
     sections: dict[str, bytes] = {}
     for names in _batches(chosen):
-        answer = ask_git(*_DIFF, *_PATCH, "--", *names, directory=root, timeout_s=_TIMEOUT_S, scratch=scratch)
+        answer = ask_git(
+            *_DIFF, *_PATCH, "--", *names, directory=root, timeout_s=_TIMEOUT_S, scratch=scratch
+        )
         if answer.problem is not None:
             patch.missing += [f"{name} ({answer.problem})" for name in names]
         else:
@@ -231,7 +279,11 @@ def _without_secrets(root: Path, name: str, section: bytes, secrets: Sequence[st
             content = (root / name).read_bytes()
         except OSError:
             return section
-        return None if any(s.encode(errors="surrogateescape") in content for s in secrets if len(s) > 7) else section
+        return (
+            None
+            if any(s.encode(errors="surrogateescape") in content for s in secrets if len(s) > 7)
+            else section
+        )
     lines = section.decode(errors="surrogateescape").split("\n")
     first = next((i for i, line in enumerate(lines) if line.startswith("@@ ")), len(lines))
     changed = [i for i in range(first, len(lines)) if lines[i][:1] in {"+", "-", " "}]

@@ -49,7 +49,8 @@ class ConfigTracker(Component):
         command: Sequence[str] | None = None,
         **extra: Any,
     ) -> Path:
-        """Write `config.json` and, if files differ from the commit, `git_diff.patch`, without secrets.
+        """Write `config.json` and, if files differ from the commit, `git_diff.patch`, without
+        secrets.
 
         Args:
             config: all settings, resolved.
@@ -144,7 +145,12 @@ class ConfigTracker(Component):
         except OSError as error:
             self.problem = error.strerror or str(error)
             metrics = redact(final_metrics)
-            log.error("cannot write %s: %s; final metrics: %s", self.paths.results_file, error.strerror, metrics)
+            log.error(
+                "cannot write %s: %s; final metrics: %s",
+                self.paths.results_file,
+                error.strerror,
+                metrics,
+            )
         return self.paths.results_file
 
 

@@ -258,8 +258,11 @@ class BackgroundDrawing:
         self._failures.note(name, error, n_plots)
         self._deaths += 1
         if self._deaths == _MAX_DEATHS:
-            _log.warning("no more plots are drawn: %d processes in a row ended at their first one; background=false "
-                         "draws in the process that trains", _MAX_DEATHS)  # fmt: skip
+            _log.warning(
+                "no more plots are drawn: %d processes in a row ended at their first one; "
+                "background=false draws in the process that trains",
+                _MAX_DEATHS,
+            )
 
     def _skip(self, n_plots: int) -> None:
         with self._lock:

@@ -111,7 +111,10 @@ class Failures:
         """
         code = error.errno if isinstance(error, OSError) else None
         cause: tuple[object, ...] = (code,) if code in _REMEDIES else (name, type(error))
-        if MatplotlibError.__name__ in (type(error).__name__, *str(getattr(error, "message", "")).split(":")[:1]):
+        if MatplotlibError.__name__ in (
+            type(error).__name__,
+            *str(getattr(error, "message", "")).split(":")[:1],
+        ):
             cause = (MatplotlibError,)
         with self._lock:
             self.count += n_plots

@@ -91,7 +91,8 @@ class VisualizationManager(Component):
         require(exit_deadline_s > 0, "exit_deadline_s", exit_deadline_s, "a number of seconds > 0")
         if enabled and importlib.util.find_spec("matplotlib") is None:
             raise UserError(
-                "plots need matplotlib, which is not installed: pip install matplotlib, or switch them off"
+                "plots need matplotlib, which is not installed: pip install matplotlib, or switch"
+                " them off"
             )
         self.viz_dir = Path(viz_dir)
         self.viz_interval = viz_interval

@@ -54,7 +54,9 @@ def _sentence(words: str) -> str:
 def _read_works() -> dict[str, Work]:
     text = resources.files(__package__).joinpath("bibliography.json").read_text(encoding="utf-8")
     entries = json.loads(text)
-    return {key: Work(**{**item, "authors": tuple(item["authors"])}) for key, item in entries.items()}
+    return {
+        key: Work(**{**item, "authors": tuple(item["authors"])}) for key, item in entries.items()
+    }
 
 
 WORKS = _read_works()
@@ -70,7 +72,10 @@ def work(key: str) -> Work:
         UserError: the bibliography has no such key.
     """
     if key not in WORKS:
-        raise UserError(f"[@{key}] is not in the bibliography{nearest(key, WORKS)}; known: {', '.join(sorted(WORKS))}")
+        raise UserError(
+            f"[@{key}] is not in the bibliography{nearest(key, WORKS)}; known:"
+            f" {', '.join(sorted(WORKS))}"
+        )
     return WORKS[key]
 
 
@@ -80,7 +85,9 @@ def bibtex(keys: tuple[str, ...]) -> str:
     for key in keys:
         item = work(key)
         fields = {
-            "author": " and ".join("{Student}" if name == "Student" else _tex(name) for name in item.authors),
+            "author": " and ".join(
+                "{Student}" if name == "Student" else _tex(name) for name in item.authors
+            ),
             "title": "{" + _tex(item.title) + "}",
             _VENUE.get(item.kind, "howpublished"): _tex(item.where),
             "year": str(item.year),
@@ -88,7 +95,11 @@ def bibtex(keys: tuple[str, ...]) -> str:
         if item.details:
             issue, _, pages = item.details.partition(":")
             volume, _, number = issue.partition("(")
-            fields |= {"volume": volume, "number": number.rstrip(")"), "pages": pages.replace("-", "--")}
+            fields |= {
+                "volume": volume,
+                "number": number.rstrip(")"),
+                "pages": pages.replace("-", "--"),
+            }
         if item.url:
             fields["note"] = "\\url{" + item.url + "}"
         body = ",\n".join(f"  {name} = {{{value}}}" for name, value in fields.items() if value)

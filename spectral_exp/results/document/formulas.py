@@ -102,7 +102,17 @@ def to_typst(tex: str) -> str:
 
 def commands() -> Iterator[str]:
     """Yield the names of all supported commands."""
-    yield from (*_SYMBOLS, *_FUNCTIONS, *_WRAPPERS, *_WORDS, "frac", "left", "right", "quad", "qquad")
+    yield from (
+        *_SYMBOLS,
+        *_FUNCTIONS,
+        *_WRAPPERS,
+        *_WORDS,
+        "frac",
+        "left",
+        "right",
+        "quad",
+        "qquad",
+    )
 
 
 def _sequence(tokens: list[str], i: int, tex: str) -> tuple[str, int]:
@@ -149,7 +159,9 @@ def _atom(tokens: list[str], i: int, tex: str) -> tuple[str, int]:
 
 
 def _literal(token: str) -> str:
-    return f"\\{token}" if token in '/"#$\\;,' and token != "," else ("\\," if token == "," else token)
+    return (
+        f"\\{token}" if token in '/"#$\\;,' and token != "," else ("\\," if token == "," else token)
+    )
 
 
 def _command(name: str, tokens: list[str], i: int, tex: str) -> tuple[str, int]:
@@ -174,7 +186,9 @@ def _command(name: str, tokens: list[str], i: int, tex: str) -> tuple[str, int]:
         # The tokens are single letters; a word is the text between braces, without spaces.
         word, i = _word(tokens, i, tex)
         return (f'op("{word}")' if name == "operatorname" else f'upright("{word}")'), i
-    raise UserError(f"the formula {tex!r} uses \\{name}, which is not known{nearest(name, commands())}")
+    raise UserError(
+        f"the formula {tex!r} uses \\{name}, which is not known{nearest(name, commands())}"
+    )
 
 
 def _word(tokens: list[str], i: int, tex: str) -> tuple[str, int]:

@@ -94,7 +94,9 @@ class _HtmlWriter(Writer):
     def _row(self, table: Table, cells: tuple[Text, ...], tag: str) -> str:
         classes = [' class="r"' if side == "r" else "" for side in table.align]
         texts = map(self.text, cells)
-        return "".join(f"<{tag}{class_}>{text}</{tag}>" for class_, text in zip(classes, texts, strict=True))
+        return "".join(
+            f"<{tag}{class_}>{text}</{tag}>" for class_, text in zip(classes, texts, strict=True)
+        )
 
     def _caption(self, label: str, caption: Text) -> str:
         return f"<strong>{label}.</strong> {self.text(caption)}"
@@ -106,14 +108,18 @@ class _HtmlWriter(Writer):
             encoded = base64.b64encode(figure.files["png"]).decode()
             drawing = f'<img alt="{escape(label)}" src="data:image/png;base64,{encoded}">'
         caption = self._caption(label, figure.caption)
-        return f'<figure id="{figure.key}">\n{drawing}\n<figcaption>{caption}</figcaption>\n</figure>'
+        return (
+            f'<figure id="{figure.key}">\n{drawing}\n<figcaption>{caption}</figcaption>\n</figure>'
+        )
 
     def references(self, keys: Sequence[str]) -> str:
         return _list("ol", [f'<li id="{key}">{self._reference(key)}</li>' for key in keys])
 
     def _reference(self, key: str) -> str:
         item = work(key)
-        return self.words(item.line) + (" " + self.link(escape(item.url), item.url) if item.url else "")
+        return self.words(item.line) + (
+            " " + self.link(escape(item.url), item.url) if item.url else ""
+        )
 
     def number(self, number: Number) -> str:
         shown = self.words(number.shown)

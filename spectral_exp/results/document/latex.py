@@ -125,7 +125,9 @@ class _LatexWriter(Writer):
             )
         # Text in wide columns has to break; columns share the width by how much they hold.
         shares = column_shares(table)
-        columns = "".join(f"p{{\\dimexpr {share / sum(shares):.3f}\\linewidth-2\\tabcolsep}}" for share in shares)
+        columns = "".join(
+            f"p{{\\dimexpr {share / sum(shares):.3f}\\linewidth-2\\tabcolsep}}" for share in shares
+        )
         # Only the first page has the caption: on every page it would repeat its label.
         lines = [f"{caption} \\\\", *head, r"\endfirsthead", *head, r"\endhead", *rows]
         body = _environment("longtable", f"{{{columns}}}\n" + "\n".join(lines))

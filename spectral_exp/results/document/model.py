@@ -178,7 +178,9 @@ class Appendix:
     """The beginning of the appendix, where sections are lettered."""
 
 
-Block: TypeAlias = "Heading | Paragraph | Equation | Listing | Verbatim | Table | Figure | References | Appendix"
+Block: TypeAlias = (
+    "Heading | Paragraph | Equation | Listing | Verbatim | Table | Figure | References | Appendix"
+)
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,8 @@ def number_document(document: Document) -> Numbering:
             cited.update(dict.fromkeys(run.keys))
         elif isinstance(run, Ref) and run.key not in labels:
             raise UserError(
-                f"[#{run.key}] refers to nothing in the document{nearest(run.key, labels)}; known: {', '.join(labels)}"
+                f"[#{run.key}] refers to nothing in the document{nearest(run.key, labels)}; known:"
+                f" {', '.join(labels)}"
             )
     return Numbering(labels, _number_sections(document.blocks), tuple(cited))
 

@@ -174,14 +174,18 @@ _STARTS = re.compile(r"```|\$\$|#{1,6}\s|(?:[-*+]|\d+\.)\s+")
 def _refuse(paragraph: str) -> None:
     for pattern, what in ((r"^\|", "a table"), (r"!\[", "an image"), (r"^<[a-zA-Z/!]", "HTML")):
         if re.search(pattern, paragraph):
-            raise UserError(f"the notes hold {what}, which the paper cannot take over: {paragraph[:60]!r}")
+            raise UserError(
+                f"the notes hold {what}, which the paper cannot take over: {paragraph[:60]!r}"
+            )
 
 
 def _fence(lines: list[str], i: int) -> tuple[int, Verbatim]:
     for end in range(i + 1, len(lines)):
         if lines[end].strip() == "```":
             return end + 1, Verbatim("\n".join(lines[i + 1 : end]))
-    raise UserError(f"the code that begins at line {i + 1} of the notes' section has no closing ```")
+    raise UserError(
+        f"the code that begins at line {i + 1} of the notes' section has no closing ```"
+    )
 
 
 def _formula(lines: list[str], i: int) -> tuple[int, Paragraph | Equation]:
@@ -193,7 +197,9 @@ def _formula(lines: list[str], i: int) -> tuple[int, Paragraph | Equation]:
             tex = text[: key.start() if key else None].replace("$$", "").strip()
             block = Equation(tex, key["key"]) if key else Paragraph((Math(tex, display=True),))
             return end + 1, block
-    raise UserError(f"the formula that begins at line {i + 1} of the notes' section has no closing $$")
+    raise UserError(
+        f"the formula that begins at line {i + 1} of the notes' section has no closing $$"
+    )
 
 
 def _list(lines: list[str], i: int, values: Mapping[str, Inline | Text]) -> tuple[int, Listing]:
@@ -209,4 +215,6 @@ def _list(lines: list[str], i: int, values: Mapping[str, Inline | Text]) -> tupl
         else:
             break
         i += 1
-    return i, Listing(tuple(inline(item, values) for item in items), bool(first and first["number"]))
+    return i, Listing(
+        tuple(inline(item, values) for item in items), bool(first and first["number"])
+    )

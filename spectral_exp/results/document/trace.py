@@ -45,16 +45,23 @@ class Runs:
     def hashes(self, ids: Sequence[str]) -> str:
         """Return the configuration hashes of runs, each once."""
         wanted = set(ids)
-        return ", ".join(dict.fromkeys(run.config_hash for run in self.runs if run.run_id in wanted))
+        return ", ".join(
+            dict.fromkeys(run.config_hash for run in self.runs if run.run_id in wanted)
+        )
 
 
 def traces(entries: Sequence[Entry], runs: Runs) -> dict[str, Trace]:
     """Return the source of each number by its id."""
     anchors = {key: f"p{i}" for i, key in enumerate(_group_entries(entries), start=1)}
-    anchors |= {_key(entry): f"run-{runs.short(entry.number.source.runs)}" for entry in entries if _of_row(entry)}
+    anchors |= {
+        _key(entry): f"run-{runs.short(entry.number.source.runs)}"
+        for entry in entries
+        if _of_row(entry)
+    }
     return {
         entry.number.id: Trace(
-            f"{entry.number.shown}: {_describe(entry.number.source)}. {_run_words(entry.number.source, runs)}",
+            f"{entry.number.shown}: {_describe(entry.number.source)}."
+            f" {_run_words(entry.number.source, runs)}",
             anchors[_key(entry)],
         )
         for entry in entries
@@ -73,7 +80,9 @@ def provenance_table(
         made: dict[tuple[str, str, str], list[str]] = {}
         for entry in members:
             source = entry.number.source
-            made.setdefault((source.metric, source.at, source.formula), []).append(entry.number.shown)
+            made.setdefault((source.metric, source.at, source.formula), []).append(
+                entry.number.shown
+            )
         cell: list[Inline] = []
         last = ""
         for (metric, at, formula), shown in made.items():

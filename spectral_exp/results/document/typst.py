@@ -50,7 +50,9 @@ def pdf(document: Document, traces: Mapping[str, Trace]) -> bytes:
             place.parent.mkdir(exist_ok=True)
             place.write_bytes(figure.files[suffix])
         # The machine's own fonts would make the bytes depend on it.
-        compiled = typst.compile(str(main), root=str(folder), format="pdf", ignore_system_fonts=True)
+        compiled = typst.compile(
+            str(main), root=str(folder), format="pdf", ignore_system_fonts=True
+        )
     assert isinstance(compiled, bytes)
     return compiled
 

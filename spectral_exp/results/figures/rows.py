@@ -41,13 +41,15 @@ def intervals(comparison: Comparison, *, theme: str = "light") -> Plot:
     known = [summary for summary in comparison.summaries if summary.values]
     few = [summary.group.label for summary in known if summary.interval is None]
     words = [
-        f"{describe_metric(comparison)}, {run_counts([len(s.values) for s in known])}; dots: single runs"
+        f"{describe_metric(comparison)}, {run_counts([len(s.values) for s in known])}; dots: single"
+        " runs"
     ]
     if len(few) < len(known):
         words.append("diamonds and lines: mean and its 95 % bootstrap interval")
     if _has_tests(comparison) and len(few) < len(known):
         words.append(
-            f"filled: separated from {comparison.baseline} (paired difference, Holm-corrected p < 0.05)"
+            f"filled: separated from {comparison.baseline} (paired difference, Holm-corrected p <"
+            " 0.05)"
         )
     if baseline is not None:
         words.append(f"dashed: mean of {comparison.baseline}")
@@ -84,9 +86,11 @@ def interval_rows(comparison: Comparison) -> list[Row]:
                 _ends(summary.interval),
                 label in separated or not compared,
                 compared and label == comparison.baseline,
-                f"n = {len(summary.values)}" + ("" if enough else ", no interval")
-                if several or not enough
-                else "",
+                (
+                    f"n = {len(summary.values)}" + ("" if enough else ", no interval")
+                    if several or not enough
+                    else ""
+                ),
             )
         )
     return rows
@@ -143,7 +147,10 @@ def differences(
             for d in comparison.differences
             if d.p_value is not None
         }
-        corrected = f"Holm-corrected over {len(tested)} comparison{'' if len(tested) == 1 else 's'}, p < 0.05"
+        corrected = (
+            f"Holm-corrected over {len(tested)} comparison{'' if len(tested) == 1 else 's'}, p <"
+            " 0.05"
+        )
         words.append(f"filled: separated from zero ({corrected}), hollow: not separated")
     if any(d.interval is None for d in shown):
         words.append(f"without an interval: n < {_TOO_FEW}")

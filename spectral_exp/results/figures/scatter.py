@@ -97,7 +97,10 @@ def scaling(
         )
     shown = [group for line in lines for group in line.groups]
     caption = [
-        f"{describe_metric(comparison)} against {words}, {run_counts([len(g.values) for g in shown])}",
+        (
+            f"{describe_metric(comparison)} against {words},"
+            f" {run_counts([len(g.values) for g in shown])}"
+        ),
         "dots: single runs; line: means over the runs",
     ]
     if any(group.interval is not None for group in shown):
@@ -231,8 +234,10 @@ def pareto(comparison: Comparison, *, theme: str = "light") -> Plot:
         if s.group.label not in {point.label for point in points}
     ]
     words = [
-        f"{describe_metric(comparison)} against seconds of training (evaluation apart), "
-        f"{run_counts([len(point.ys) for point in points])}",
+        (
+            f"{describe_metric(comparison)} against seconds of training (evaluation apart), "
+            f"{run_counts([len(point.ys) for point in points])}"
+        ),
         "points: means over the runs; bars: from the lowest to the highest run",
         "filled, on the stepped line: groups that no other beats in both",
     ]

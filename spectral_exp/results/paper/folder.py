@@ -22,7 +22,8 @@ class Folder:
     """A folder that holds, or will hold, a paper. Reading and checking change nothing.
 
     Raises:
-        UserError: `path` is a file or belongs to a run's training, or its `provenance.json` is damaged.
+        UserError: `path` is a file or belongs to a run's training, or its `provenance.json` is
+            damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,17 +31,24 @@ class Folder:
         if path.exists() and not path.is_dir():
             raise UserError(f"--output {path} is a file; name a folder")
         if (path / FIGURES).is_symlink():
-            raise UserError(f"{path / FIGURES} is a link, which may lead anywhere; choose another folder with --output")
+            raise UserError(
+                f"{path / FIGURES} is a link, which may lead anywhere; choose another folder with"
+                " --output"
+            )
         # Which of the other files are ours, the record knows.
         refuse_loss(path / PROVENANCE_NAME, force=True, is_default=True)
-        self.record: dict[str, Any] = read_json(path / PROVENANCE_NAME) if (path / PROVENANCE_NAME).exists() else {}
+        self.record: dict[str, Any] = (
+            read_json(path / PROVENANCE_NAME) if (path / PROVENANCE_NAME).exists() else {}
+        )
 
     @property
     def files(self) -> dict[str, str]:
         """The files that this program wrote here: name and SHA-256."""
         return own_files(self.record.get("files"))
 
-    def write(self, files: Mapping[str, bytes], record: Mapping[str, Any], *, force: bool = False) -> list[Path]:
+    def write(
+        self, files: Mapping[str, bytes], record: Mapping[str, Any], *, force: bool = False
+    ) -> list[Path]:
         """Write `files` and the record, and remove own files that are no longer part of the paper.
 
         Everything is first written to a temporary folder. The first record lists the old files as
@@ -66,8 +74,8 @@ class Folder:
             write_json_atomic(self.path / PROVENANCE_NAME, record)
         except OSError as error:
             raise UserError(
-                f"cannot write the paper to {self.path}: {error.strerror}; choose another folder with --output, or "
-                "free space"
+                f"cannot write the paper to {self.path}: {error.strerror}; choose another folder"
+                " with --output, or free space"
             ) from error
         return [self.path / name for name in sorted(files)] + [self.path / PROVENANCE_NAME]
 
@@ -80,18 +88,23 @@ class Folder:
     def _refuse_losses(self, files: Mapping[str, bytes], force: bool) -> None:
         if force:
             return
-        lost = [name for name in files if self.is_edited(name) and (self.path / name).read_bytes() != files[name]]
+        lost = [
+            name
+            for name in files
+            if self.is_edited(name) and (self.path / name).read_bytes() != files[name]
+        ]
         if not lost:
             return
         ours = [name for name in lost if name in self.files]
         if ours:
             raise UserError(
-                f"{', '.join(ours)} in {self.path} was edited since it was written, and would be overwritten; keep "
-                "your text in a file for --notes, choose another --output, or overwrite with --force"
+                f"{', '.join(ours)} in {self.path} was edited since it was written, and would be"
+                " overwritten; keep your text in a file for --notes, choose another --output, or"
+                " overwrite with --force"
             )
         raise UserError(
-            f"{', '.join(lost)} in {self.path} was not written by this command; choose another --output or overwrite "
-            "with --force"
+            f"{', '.join(lost)} in {self.path} was not written by this command; choose another"
+            " --output or overwrite with --force"
         )
 
     def _remove(self, names: list[str]) -> None:

@@ -119,8 +119,8 @@ class PaperGenerator:
         ```python
         from spectral_exp.results.paper import Choices, PaperGenerator
 
-        paper = PaperGenerator(["outputs"], Choices(baseline="classic", where=("status=completed",)))
-        written = paper.write("paper", formats=("md", "html"))
+        paper = PaperGenerator(["outputs"], Choices(baseline="classic",
+        where=("status=completed",))) written = paper.write("paper", formats=("md", "html"))
         print(written.files)
         ```
     """

@@ -65,7 +65,8 @@ def limitations(material: Material) -> tuple[Block, ...]:
         for run_id, reason in summary.left_out:
             items.append((Code(run_id), " does not count: ", *remark(reason, capital=False)))
     items += [
-        (Code(name), " could not be used: ", sentence(reason, capital=False)) for name, reason in material.left_out
+        (Code(name), " could not be used: ", sentence(reason, capital=False))
+        for name, reason in material.left_out
     ]
     items += _scope(material)
     return (Heading("Limitations"), Listing(tuple(items)))
@@ -76,7 +77,9 @@ def _mismatches(differences: Sequence[Difference]) -> list[Text]:
     by_heading: dict[str, tuple[Finding, dict[frozenset[str], tuple[Difference, Finding]]]] = {}
     for d in differences:
         for warning in d.warnings:
-            if warning.severity != "warning" or warning.kind in TOO_GOOD:  # the notes of groups report these
+            if (
+                warning.severity != "warning" or warning.kind in TOO_GOOD
+            ):  # the notes of groups report these
                 continue
             heading = str(replace(warning, detail=""))
             _, pairs = by_heading.setdefault(heading, (replace(warning, detail=""), {}))
@@ -89,7 +92,9 @@ def _mismatches(differences: Sequence[Difference]) -> list[Text]:
         between: list[Text] = []
         for d, warning in pairs.values():
             labels: Text = (Code(d.a.group.label), " and ", Code(d.b.group.label))
-            between.append((*labels, ": ", *_text(warning.detail_pieces())) if warning.detail else labels)
+            between.append(
+                (*labels, ": ", *_text(warning.detail_pieces())) if warning.detail else labels
+            )
         items.append((*remark(shared), " ", *join_texts(between, "; ", "; "), "."))
     return items
 
@@ -124,7 +129,9 @@ def _text(pieces: Sequence[Piece]) -> Text:
 
 
 def _number(piece: Measured) -> Number:
-    shown = plain_number(piece.value) if isinstance(piece.value, int) else piece.shown.replace(",", "")
+    shown = (
+        plain_number(piece.value) if isinstance(piece.value, int) else piece.shown.replace(",", "")
+    )
     return Number(shown, piece.value, piece.source)
 
 

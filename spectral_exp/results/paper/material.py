@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from spectral_exp.results.compared import Comparison, Difference, GroupSummary
-from spectral_exp.results.document.model import Code, Figure, Inline, Number, Source, Text, join_texts
+from spectral_exp.results.document.model import (
+    Code,
+    Figure,
+    Inline,
+    Number,
+    Source,
+    Text,
+    join_texts,
+)
 from spectral_exp.results.document.trace import Runs
 from spectral_exp.results.group import Group
 from spectral_exp.results.statistics import Interval
@@ -83,7 +91,9 @@ class Material:
     def tests(self) -> Number:
         """The number of tested pairs of configurations, which Holm's correction covers."""
         pairs = {
-            frozenset((d.a.group.label, d.b.group.label)) for d in self.comparison.differences if d.p_value is not None
+            frozenset((d.a.group.label, d.b.group.label))
+            for d in self.comparison.differences
+            if d.p_value is not None
         }
         return self.number_of(len(pairs), "tests")
 
@@ -115,12 +125,18 @@ class Material:
     def interval(self, summary: GroupSummary) -> Text:
         """The interval of a group's mean in brackets, or a dash."""
         formula = "bound of the 95 % bootstrap interval of the mean"
-        return self._bounds(summary.interval, self._source(self.ids(summary), formula), signed=False)
+        return self._bounds(
+            summary.interval, self._source(self.ids(summary), formula), signed=False
+        )
 
     def count(self, summary: GroupSummary) -> Text:
         """How many runs of a group count."""
         return (
-            Number(str(len(summary.values)), len(summary.values), self._source(self.ids(summary), "number of runs")),
+            Number(
+                str(len(summary.values)),
+                len(summary.values),
+                self._source(self.ids(summary), "number of runs"),
+            ),
         )
 
     def ids(self, summary: GroupSummary) -> tuple[str, ...]:
@@ -129,7 +145,11 @@ class Material:
 
     def difference(self, difference: Difference) -> Text:
         """The mean difference b - a with its sign, or a dash."""
-        paired = "mean of the differences paired by seed" if difference.paired else "difference of the means"
+        paired = (
+            "mean of the differences paired by seed"
+            if difference.paired
+            else "difference of the means"
+        )
         if difference.mean is None:
             return (DASH,)
         formula = f"{paired}, {difference.b.group.label} minus {difference.a.group.label}"
@@ -138,33 +158,52 @@ class Material:
 
     def difference_interval(self, difference: Difference) -> Text:
         """The interval of a difference in brackets, or a dash."""
-        formula = f"bound of the 95 % interval of {difference.b.group.label} minus {difference.a.group.label}"
-        return self._bounds(difference.interval, self._source(self._both(difference), formula), signed=True)
+        formula = (
+            f"bound of the 95 % interval of {difference.b.group.label} minus"
+            f" {difference.a.group.label}"
+        )
+        return self._bounds(
+            difference.interval, self._source(self._both(difference), formula), signed=True
+        )
 
     def pairs(self, difference: Difference) -> Text:
         """On how many pairs a difference rests."""
         formula = "number of pairs" if difference.paired else "number of runs of the smaller group"
-        return (Number(str(difference.n), difference.n, self._source(self._both(difference), formula)),)
+        return (
+            Number(str(difference.n), difference.n, self._source(self._both(difference), formula)),
+        )
 
     def probability(self, difference: Difference) -> Text:
         """The probability of improvement, or a dash."""
         value = difference.probability_of_improvement
-        return self._of_difference(difference, value, "probability of improvement", lambda p: f"{p:.2f}")
+        return self._of_difference(
+            difference, value, "probability of improvement", lambda p: f"{p:.2f}"
+        )
 
     def p_value(self, difference: Difference) -> Text:
         """The p value before correction, or a dash."""
-        return self._of_difference(difference, difference.p_value, "p value before correction", small)
+        return self._of_difference(
+            difference, difference.p_value, "p value before correction", small
+        )
 
     def p_holm(self, difference: Difference) -> Text:
         """The p value after Holm's correction, or a dash."""
-        return self._of_difference(difference, difference.p_holm, "p value after Holm's correction", small)
+        return self._of_difference(
+            difference, difference.p_holm, "p value after Holm's correction", small
+        )
 
     def number_of(self, n: int, what: str, runs: Iterable[Run] | None = None) -> Number:
         """A count of things among the runs."""
-        return Number(str(n), n, Source(what, tuple(run.run_id for run in runs or self.runs), formula="count"))
+        return Number(
+            str(n), n, Source(what, tuple(run.run_id for run in runs or self.runs), formula="count")
+        )
 
     def _of_difference(
-        self, difference: Difference, value: float | None, formula: str, show: Callable[[float], str]
+        self,
+        difference: Difference,
+        value: float | None,
+        formula: str,
+        show: Callable[[float], str],
     ) -> Text:
         if value is None:
             return (DASH,)
@@ -179,23 +218,32 @@ class Material:
     def _statistic(self, summary: GroupSummary, value: float | None, formula: str) -> Text:
         if value is None:
             return (DASH,)
-        return (Number(f"{value:.{self.decimals}f}", value, self._source(self.ids(summary), formula)),)
+        return (
+            Number(f"{value:.{self.decimals}f}", value, self._source(self.ids(summary), formula)),
+        )
 
     def _bounds(self, interval: Interval | None, source: Source, signed: bool) -> Text:
         if interval is None:
             return (DASH,)
-        low, high = (Number(_format_fixed(x, self.decimals, signed), x, source) for x in (interval.low, interval.high))
+        low, high = (
+            Number(_format_fixed(x, self.decimals, signed), x, source)
+            for x in (interval.low, interval.high)
+        )
         return ("[", low, ",\u00a0", high, "]")
 
     # --- single runs ----------------------------------------------------------------------
 
     def setting(self, name: str, runs: Sequence[Run] | None = None) -> Text:
         """Return a setting's value, all values if runs differ, or `NOT_RECORDED`."""
-        return shared_value(self.runs if runs is None else runs, name, lambda run: run.settings.get(name))
+        return shared_value(
+            self.runs if runs is None else runs, name, lambda run: run.settings.get(name)
+        )
 
     def fact(self, path: str, runs: Sequence[Run] | None = None) -> Text:
         """Return the value or values of an entry of `config.json`, by its dotted path."""
-        return shared_value(self.runs if runs is None else runs, path, lambda run: dig(run.record, path))
+        return shared_value(
+            self.runs if runs is None else runs, path, lambda run: dig(run.record, path)
+        )
 
     def value(self, run: Run) -> Text:
         """The metric of one run, or a dash."""
@@ -207,11 +255,21 @@ class Material:
 
     def average(self, runs: Sequence[Run], metric: str, show: Callable[[float], str]) -> Text:
         """The mean of a metric over those runs that have it, or a dash."""
-        found = [(run.run_id, v) for run in runs if (v := run.value(metric)) is not None and math.isfinite(v)]
+        found = [
+            (run.run_id, v)
+            for run in runs
+            if (v := run.value(metric)) is not None and math.isfinite(v)
+        ]
         if not found:
             return (DASH,)
         mean = math.fsum(value for _, value in found) / len(found)
-        return (Number(show(mean), mean, Source(metric, tuple(i for i, _ in found), "final", "mean over the runs")),)
+        return (
+            Number(
+                show(mean),
+                mean,
+                Source(metric, tuple(i for i, _ in found), "final", "mean over the runs"),
+            ),
+        )
 
     def users(self, part: str, choice: str) -> list[Run]:
         """The runs that use a part of the grid."""
@@ -230,7 +288,9 @@ class Material:
         return join_texts([(Code(name),) for name in names])
 
 
-def shared_value(runs: Sequence[Run], name: str, read: Callable[[Run], Any], decimals: int | None = None) -> Text:
+def shared_value(
+    runs: Sequence[Run], name: str, read: Callable[[Run], Any], decimals: int | None = None
+) -> Text:
     """Return the value that runs share, all values if they differ, or `NOT_RECORDED`.
 
     Fractions are rounded to `decimals` before they are compared; None keeps them as they are.
@@ -239,15 +299,23 @@ def shared_value(runs: Sequence[Run], name: str, read: Callable[[Run], Any], dec
     for run in runs:
         value = read(run)
         if value is not None:
-            rounded = round(value, decimals) if isinstance(value, float) and decimals is not None else value
-            found.setdefault(json.dumps(rounded, sort_keys=True, default=str), (value, []))[1].append(run.run_id)
+            rounded = (
+                round(value, decimals)
+                if isinstance(value, float) and decimals is not None
+                else value
+            )
+            found.setdefault(json.dumps(rounded, sort_keys=True, default=str), (value, []))[
+                1
+            ].append(run.run_id)
     if not found:
         return NOT_RECORDED
     try:
         ordered = sorted(found.values(), key=lambda item: item[0])
     except TypeError:  # values of several types keep the order of the runs
         ordered = list(found.values())
-    return join_texts([(_format_value(value, name, tuple(ids), decimals),) for value, ids in ordered], last=", ")
+    return join_texts(
+        [(_format_value(value, name, tuple(ids), decimals),) for value, ids in ordered], last=", "
+    )
 
 
 def _format_value(value: Any, name: str, ids: tuple[str, ...], decimals: int | None) -> Inline:
@@ -259,7 +327,9 @@ def _format_value(value: Any, name: str, ids: tuple[str, ...], decimals: int | N
     if isinstance(value, int | float):
         return Number(plain_number(value), value, source)
     if isinstance(value, list | tuple) and all(isinstance(item, int | float) for item in value):
-        return Number(", ".join(plain_number(item) for item in value), json.dumps(list(value)), source)
+        return Number(
+            ", ".join(plain_number(item) for item in value), json.dumps(list(value)), source
+        )
     return Code(str(value))
 
 

@@ -115,11 +115,15 @@ def _sentence(material: Material, name: str, runs: Sequence[Run]) -> Text:
     return inline(template, _settings(material, template, runs))
 
 
-def _render(material: Material, name: str, runs: Sequence[Run], **values: Inline | Text) -> tuple[Block, ...]:
+def _render(
+    material: Material, name: str, runs: Sequence[Run], **values: Inline | Text
+) -> tuple[Block, ...]:
     """Return the blocks of a passage with the settings of `runs` and its variants."""
     template = read_passage("method", name)
     variants = {
-        key: _variant_sentences(material, _VARIANTS[key], runs) for key in placeholders(template) if key in _VARIANTS
+        key: _variant_sentences(material, _VARIANTS[key], runs)
+        for key in placeholders(template)
+        if key in _VARIANTS
     }
     return blocks(template, {**_settings(material, template, runs), **variants, **values})
 
@@ -158,7 +162,8 @@ def _variant_sentences(material: Material, variant: _Variant, runs: Sequence[Run
     if len(users) == 1:
         return (*next(iter(users)), ".")
     sentences = [
-        prose("{{words}} ({{labels}}).", words=words, labels=material.labels(those)) for words, those in users.items()
+        prose("{{words}} ({{labels}}).", words=words, labels=material.labels(those))
+        for words, those in users.items()
     ]
     return join_texts(sentences, between=" ", last=" ")
 

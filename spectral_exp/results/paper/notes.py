@@ -26,11 +26,13 @@ PLACES = {
 """The place of the text below each heading."""
 
 HELP = (
-    "Author text: a Markdown file with headings '## NAME', each followed by text for one place. Names: "
+    "Author text: a Markdown file with headings '## NAME', each followed by text for one place."
+    " Names: "
     + "; ".join(f"{name} ({where})" for name, where in PLACES.items())
-    + ". Text may hold paragraphs, lists, ### sub-headings, `code`, **bold**, *emphasis*, $formulas$, fenced code, "
-    "links, citations [@vaswani2017], and measured values: {{mean LABEL}}, {{interval LABEL}}, {{median LABEL}}, "
-    "{{n LABEL}}, {{difference A B}} (B minus A), {{interval A B}}, {{p A B}}."
+    + ". Text may hold paragraphs, lists, ### sub-headings, `code`, **bold**, *emphasis*,"
+    " $formulas$, fenced code, links, citations [@vaswani2017], and measured values: {{mean"
+    " LABEL}}, {{interval LABEL}}, {{median LABEL}}, {{n LABEL}}, {{difference A B}} (B minus A),"
+    " {{interval A B}}, {{p A B}}."
 )
 
 
@@ -44,13 +46,17 @@ def sections(source: str) -> dict[str, str]:
     if before.text:
         lines = enumerate(source.splitlines(), start=1)
         first = next(number for number, line in lines if line.strip())
-        raise UserError(f"line {first} of the notes stands before the first '## NAME'; places: {', '.join(PLACES)}")
+        raise UserError(
+            f"line {first} of the notes stands before the first '## NAME'; places:"
+            f" {', '.join(PLACES)}"
+        )
     texts: dict[str, str] = {}
     for section in found:
         heading = f"line {section.line} of the notes: '## {section.name}'"
         if section.name not in PLACES:
             raise UserError(
-                f"{heading} names no place of the paper{nearest(section.name, PLACES)}; places: {', '.join(PLACES)}"
+                f"{heading} names no place of the paper{nearest(section.name, PLACES)}; places:"
+                f" {', '.join(PLACES)}"
             )
         if section.name in texts:
             raise UserError(f"{heading} is there already; put its text together")

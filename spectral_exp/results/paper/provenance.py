@@ -87,14 +87,18 @@ def read_provenance(file: Path) -> Provenance:
     """
     content = read_json(file)
     if content.get("format") != FORMAT:
-        raise UserError(f"{file} has the format {content.get('format')!r:.40}; this version knows {FORMAT}")
+        raise UserError(
+            f"{file} has the format {content.get('format')!r:.40}; this version knows {FORMAT}"
+        )
     provenance = conform(Provenance, content, findings := Findings(file.name))
     if findings.sentences:
         raise UserError(f"{file} was damaged: {findings.sentences[-1]}; write the paper anew")
     return cast("Provenance", provenance)
 
 
-def record(paper: Paper, folder: Path, files: Mapping[str, bytes], formats: Sequence[str], name: str) -> dict[str, Any]:
+def record(
+    paper: Paper, folder: Path, files: Mapping[str, bytes], formats: Sequence[str], name: str
+) -> dict[str, Any]:
     """Return the content of `provenance.json` for a paper in `folder`."""
     runs = paper.material.runs
     return {

@@ -123,7 +123,8 @@ def _summary(material: Material, run: Run) -> Text:
         Source("steps", (run.run_id,), formula="last step"),
     )
     text = prose(
-        "This run of the experiment {{name}} (seed {{seed}}) {{status}}; its last step is {{step}}. ",
+        "This run of the experiment {{name}} (seed {{seed}}) {{status}}; its last step is"
+        " {{step}}. ",
         name=Code(run.name),
         seed=str(run.seed) if run.seed is not None else "not recorded",
         status=status.get(run.status, f"has the status {run.status.replace('_', ' ')}"),
@@ -149,16 +150,22 @@ def _outcome(run: Run) -> tuple[Block, ...]:
             (
                 (Code(name),),
                 _metric(run, name, final, "final"),
-                (DASH,)
-                if metric_info(name).is_timing
-                else (
-                    Number(
-                        plain_number(step), step, Source(name, (run.run_id,), "final", "its step")
-                    ),
+                (
+                    (DASH,)
+                    if metric_info(name).is_timing
+                    else (
+                        Number(
+                            plain_number(step),
+                            step,
+                            Source(name, (run.run_id,), "final", "its step"),
+                        ),
+                    )
                 ),
-                _metric(run, name, best, "best")
-                if metric_info(name).direction and not metric_info(name).is_timing
-                else (DASH,),
+                (
+                    _metric(run, name, best, "best")
+                    if metric_info(name).direction and not metric_info(name).is_timing
+                    else (DASH,)
+                ),
             )
         )
     if not rows:
@@ -167,8 +174,8 @@ def _outcome(run: Run) -> tuple[Block, ...]:
         Table(
             "tab:metrics",
             prose(
-                "Metrics of the run: the last value (of a speed the median over the run), the step at which it was "
-                "logged, and for losses the most favourable one."
+                "Metrics of the run: the last value (of a speed the median over the run), the step"
+                " at which it was logged, and for losses the most favourable one."
             ),
             (("metric",), ("last",), ("at step",), ("best",)),
             tuple(rows),

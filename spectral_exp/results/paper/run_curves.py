@@ -41,7 +41,10 @@ def run_curves(run: Run) -> Figure | None:
         return figure
 
     caption = "Everything that was logged, over the optimizer steps."
-    files = {str(kind): content for kind, content in render_all(draw, LIGHT, 200, ("svg", "png"), caption).items()}
+    files = {
+        str(kind): content
+        for kind, content in render_all(draw, LIGHT, 200, ("svg", "png"), caption).items()
+    }
     source = Source(", ".join(series), (run.run_id,), formula=caption)
     return Figure("fig:curves", (caption,), files, source)
 
@@ -54,7 +57,9 @@ def _panel(axes: Axes, shown: dict[str, Series], steps: tuple[float, float]) -> 
         few = "o-" if curve.steps.size <= 40 else "-"
         axes.plot(curve.steps, curve.mean, few, color=color, label=label)
         if curve.points_per_bin > 1:
-            axes.fill_between(curve.steps, curve.low, curve.high, color=color, alpha=0.25, linewidth=0)
+            axes.fill_between(
+                curve.steps, curve.low, curve.high, color=color, alpha=0.25, linewidth=0
+            )
     style = metric_info(first)
     axes.set_title(style.title)
     axes.set_ylabel(style.unit)

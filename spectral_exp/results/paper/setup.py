@@ -71,7 +71,9 @@ _FINGERPRINTS = (
     ("SHA-256 of the validation ids", "val_sha256"),
     ("fingerprint of the tokenizer", "tokenizer"),
 )
-_BITS_PER_BYTE = r"\mathrm{bpb} = \frac{L_{\mathrm{CE}}}{\ln 2} \cdot \frac{\mathrm{tokens}}{\mathrm{bytes}},"
+_BITS_PER_BYTE = (
+    r"\mathrm{bpb} = \frac{L_{\mathrm{CE}}}{\ln 2} \cdot \frac{\mathrm{tokens}}{\mathrm{bytes}},"
+)
 
 FITTING_WINDOWS = "windows without overlap that fit into the validation text"
 READ_SHARE = "share of the validation text's tokens that are predicted, in per cent"
@@ -99,7 +101,10 @@ def _configurations(material: Material) -> tuple[Block, ...]:
     rows = []
     for group in material.groups:
         parts: list[Text] = [
-            (", ".join(dict.fromkeys(run.parts[part] for run in group.runs if part in run.parts)) or DASH,)
+            (
+                ", ".join(dict.fromkeys(run.parts[part] for run in group.runs if part in run.parts))
+                or DASH,
+            )
             for part in PARTS
         ]
         seeds = spans(run.seed for run in group.runs if run.seed is not None) or DASH
@@ -153,7 +158,9 @@ def _data(material: Material) -> tuple[Block, ...]:
 
 def _evaluated_text(material: Material) -> Text:
     """Return how much of the validation text was read, by the configurations that differ."""
-    by_amount = group_by(material.runs, lambda run: (evaluated_share(run), run.settings.get("model.block_size")))
+    by_amount = group_by(
+        material.runs, lambda run: (evaluated_share(run), run.settings.get("model.block_size"))
+    )
     sentences = []
     for (found, _), runs in by_amount.items():
         labels = prose(" of {{labels}}", labels=material.labels(runs)) if len(by_amount) > 1 else ()
@@ -161,7 +168,9 @@ def _evaluated_text(material: Material) -> Text:
     return join_sentences(*sentences)
 
 
-def _evaluated_sentence(material: Material, found: Evaluated | None, runs: Sequence[Run], of: Text) -> Text:
+def _evaluated_sentence(
+    material: Material, found: Evaluated | None, runs: Sequence[Run], of: Text
+) -> Text:
     if found is None:
         return _passage("unknown windows", of=of)
     ids = tuple(run.run_id for run in runs)
@@ -194,9 +203,12 @@ def _data_table(material: Material, sets: Sequence[Sequence[Run]]) -> Table:
         return (Code(str(dig(runs[0].record, f"dataset.{name}") or DASH)[:16]),)
 
     rows: list[tuple[Text, ...]] = [
-        ((words,), *(material.fact(f"dataset.{name}", runs) for runs in sets)) for words, name in _SIZES
+        ((words,), *(material.fact(f"dataset.{name}", runs) for runs in sets))
+        for words, name in _SIZES
     ]
-    rows += [((words,), *(fingerprint(name, runs) for runs in sets)) for words, name in _FINGERPRINTS]
+    rows += [
+        ((words,), *(fingerprint(name, runs) for runs in sets)) for words, name in _FINGERPRINTS
+    ]
     titles: list[Text] = [("value",)]
     notes: tuple[Text, ...] = ()
     if len(sets) > 1:
@@ -206,7 +218,9 @@ def _data_table(material: Material, sets: Sequence[Sequence[Run]]) -> Table:
             for i, runs in enumerate(sets, start=1)
         )
     tokenizers = dict.fromkeys(
-        _class_name(run, "tokenizer").lower() for run in material.runs if "tokenizer._target_" in run.settings
+        _class_name(run, "tokenizer").lower()
+        for run in material.runs
+        if "tokenizer._target_" in run.settings
     )
     return Table(
         "tab:data",
@@ -324,7 +338,9 @@ def _machine(material: Material) -> Paragraph:
         cpus=material.fact("hardware.cpu_count"),
         threads=material.fact("hardware.torch_threads"),
     )
-    commits = dict.fromkeys(str(c)[:8] for run in material.runs if (c := dig(run.record, "git.hash")))
+    commits = dict.fromkeys(
+        str(c)[:8] for run in material.runs if (c := dig(run.record, "git.hash"))
+    )
     software = _passage(
         "software",
         python=material.fact("packages.python"),

@@ -89,15 +89,23 @@ def verify(paper: Path, runs: Sequence[Path] = ()) -> Verdict:
         return verdict
     _compare_numbers(recorded["numbers"], jsonable(numbers(fresh)), verdict)
     versions = made_by()
-    changed = [name for name, version in versions.items() if recorded["made_by"].get(name) != version]
+    changed = [
+        name for name, version in versions.items() if recorded["made_by"].get(name) != version
+    ]
     if changed:
         verdict.remarks.append(
-            f"the paper was made with other versions ({', '.join(changed)}): files that are as they were written are "
-            "not compared with new ones"
+            f"the paper was made with other versions ({', '.join(changed)}): files that are as they"
+            " were written are not compared with new ones"
         )
     notes = recorded["choices"].get("notes_file")
-    if notes and (paper / notes).is_file() and _text(paper / notes) != recorded["choices"].get("notes"):
-        verdict.remarks.append(f"the notes in {paper / notes} were changed since: write the paper anew to take them in")
+    if (
+        notes
+        and (paper / notes).is_file()
+        and _text(paper / notes) != recorded["choices"].get("notes")
+    ):
+        verdict.remarks.append(
+            f"the notes in {paper / notes} were changed since: write the paper anew to take them in"
+        )
     _compare_files(paper, recorded, fresh, bool(changed), verdict)
     return verdict
 
@@ -105,13 +113,17 @@ def verify(paper: Path, runs: Sequence[Path] = ()) -> Verdict:
 def _read(paper: Path) -> Provenance:
     path = paper / PROVENANCE_NAME
     if not path.is_file():
-        raise UserError(f"{paper} holds no {PROVENANCE_NAME}: it is not a paper made by this command")
+        raise UserError(
+            f"{paper} holds no {PROVENANCE_NAME}: it is not a paper made by this command"
+        )
     return read_provenance(path)
 
 
 def _choices(recorded: RecordedChoices) -> Choices:
     known = {field.name for field in fields(Choices)}
-    lists = {name: tuple(value) if isinstance(value, list) else value for name, value in recorded.items()}
+    lists = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in recorded.items()
+    }
     return Choices(**{name: value for name, value in lists.items() if name in known})  # type: ignore[arg-type]
 
 
@@ -125,7 +137,9 @@ def _text(file: Path) -> str:
 # --- runs ---------------------------------------------------------------------------------
 
 
-def _locate(paper: Path, recorded: Provenance, folders: Sequence[Path], verdict: Verdict) -> dict[int, Path]:
+def _locate(
+    paper: Path, recorded: Provenance, folders: Sequence[Path], verdict: Verdict
+) -> dict[int, Path]:
     """Return the present path of each run by its number; add missing runs to `verdict`."""
     elsewhere: dict[tuple[str, str], Path] = {}
     if folders:
@@ -152,20 +166,26 @@ def _name_numbers(recorded: Provenance, found: Mapping[int, Path], verdict: Verd
             if resting:
                 first = next((number for number in resting if number["at"]), resting[0])
                 verdict.wrong.append(
-                    f"{counted(len(resting), 'number')} {noun(len(resting), 'rests', 'rest')} on {run['run_id']}, "
-                    f"for example {first['shown']} ({first['where']})"
+                    f"{counted(len(resting), 'number')} {noun(len(resting), 'rests', 'rest')} on"
+                    f" {run['run_id']}, for example {first['shown']} ({first['where']})"
                 )
 
 
 def _compare_runs(recorded: Provenance, found: Mapping[int, Path], verdict: Verdict) -> None:
     for run in recorded["runs"]:
         now = run_files(found[run["number"]])
-        names = [name for name in {**run["files"], **now} if run["files"].get(name) != now.get(name)]
+        names = [
+            name for name in {**run["files"], **now} if run["files"].get(name) != now.get(name)
+        ]
         if names:
-            verdict.wrong.append(f"run {run['run_id']} has changed since: {', '.join(sorted(names))}")
+            verdict.wrong.append(
+                f"run {run['run_id']} has changed since: {', '.join(sorted(names))}"
+            )
 
 
-def _compare_numbers(old: Sequence[RecordedNumber], new: Sequence[Mapping[str, Any]], verdict: Verdict) -> None:
+def _compare_numbers(
+    old: Sequence[RecordedNumber], new: Sequence[Mapping[str, Any]], verdict: Verdict
+) -> None:
     verdict.checked = len(new)
     differing = [
         f"{a['where']}: {a['shown']} on record, {b['shown']} from the runs"
@@ -175,7 +195,9 @@ def _compare_numbers(old: Sequence[RecordedNumber], new: Sequence[Mapping[str, A
     ]
     verdict.wrong += _shorten(differing)
     if len(old) != len(new):
-        verdict.wrong.append(f"the paper has {counted(len(old), 'number')}; made again it would have {len(new)}")
+        verdict.wrong.append(
+            f"the paper has {counted(len(old), 'number')}; made again it would have {len(new)}"
+        )
 
 
 def _shorten(items: list[str]) -> list[str]:
@@ -186,7 +208,9 @@ def _shorten(items: list[str]) -> list[str]:
 # --- files --------------------------------------------------------------------------------
 
 
-def _compare_files(paper: Path, recorded: Provenance, fresh: Paper, other_code: bool, verdict: Verdict) -> None:
+def _compare_files(
+    paper: Path, recorded: Provenance, fresh: Paper, other_code: bool, verdict: Verdict
+) -> None:
     expected, unavailable = dict(fresh.drawings()), []
     for format_ in recorded["formats"]:
         try:
@@ -206,27 +230,39 @@ def _compare_files(paper: Path, recorded: Provenance, fresh: Paper, other_code: 
             (verdict.remarks if untouched else verdict.unknown).append(
                 f"{name} cannot be made again to compare"
                 + (f" ({'; '.join(unavailable)})" if unavailable else "")
-                + ("; it is as it was written" if untouched else ", and was changed since it was written")
+                + (
+                    "; it is as it was written"
+                    if untouched
+                    else ", and was changed since it was written"
+                )
             )
         elif untouched and (other_code or verdict.wrong):
             # Unchanged; the verdict already holds the changed runs or versions.
             continue
         elif other_code and not untouched:
-            verdict.unknown.append(f"{name} was edited, and was written by other code: write the paper anew to compare")
+            verdict.unknown.append(
+                f"{name} was edited, and was written by other code: write the paper anew to compare"
+            )
         elif path.suffix in _TEXT:
             _compare_text(name, content, expected[name], fresh, verdict)
         else:
             verdict.wrong.append(f"{name} is not what the runs give: it was replaced or edited")
 
 
-def _compare_text(name: str, content: bytes, expected: bytes, fresh: Paper, verdict: Verdict) -> None:
+def _compare_text(
+    name: str, content: bytes, expected: bytes, fresh: Paper, verdict: Verdict
+) -> None:
     """Compare a text file: edits of a number are wrong, others are remarks."""
     is_lines = _lines(content)
     be_lines = _lines(expected)
-    marked = _lines(_mark_numbers(fresh, name)) if name.endswith((".md", ".html", ".tex")) else be_lines
+    marked = (
+        _lines(_mark_numbers(fresh, name)) if name.endswith((".md", ".html", ".tex")) else be_lines
+    )
     where = {number_id: entry.where for entry in fresh.entries for number_id in [entry.number.id]}
     wrong, prose = [], 0
-    for tag, a, b, c, d in difflib.SequenceMatcher(None, be_lines, is_lines, autojunk=False).get_opcodes():
+    for tag, a, b, c, d in difflib.SequenceMatcher(
+        None, be_lines, is_lines, autojunk=False
+    ).get_opcodes():
         if tag == "equal":
             continue
         old, new = "\n".join(be_lines[a:b]), "\n".join(is_lines[c:d])
@@ -234,7 +270,9 @@ def _compare_text(name: str, content: bytes, expected: bytes, fresh: Paper, verd
         if not lost and not added:
             prose += 1
             continue
-        named = _place_of("\n".join(marked[a:b]), lost, where) if len(marked) == len(be_lines) else ""
+        named = (
+            _place_of("\n".join(marked[a:b]), lost, where) if len(marked) == len(be_lines) else ""
+        )
         wrong.append(
             f"{name}, line {c + 1}: {named or 'a number'}"
             + (f" should be {', '.join(lost)}" if lost else " stands there that no run gave")
@@ -251,7 +289,12 @@ def _compare_text(name: str, content: bytes, expected: bytes, fresh: Paper, verd
 def _lines(content: bytes) -> list[str]:
     """Return lines with digests for drawings, which are compared as files of their own."""
     text = content.decode(errors="replace")
-    text = re.sub(r"<svg\b.*?</svg>", lambda match: f"<svg {digest(match[0].encode())}>", text, flags=re.DOTALL)
+    text = re.sub(
+        r"<svg\b.*?</svg>",
+        lambda match: f"<svg {digest(match[0].encode())}>",
+        text,
+        flags=re.DOTALL,
+    )
     text = re.sub(r'src="data:[^"]*"', lambda match: f"src={digest(match[0].encode())}", text)
     return text.splitlines()
 

@@ -44,7 +44,9 @@ def write_run(root: Path) -> RunPaths:
     return paths
 
 
-def write_checkpoint(paths: RunPaths, step: int, *, best: bool = False, n_bytes: int = 5000) -> None:
+def write_checkpoint(
+    paths: RunPaths, step: int, *, best: bool = False, n_bytes: int = 5000
+) -> None:
     """A checkpoint as the manager leaves it, with random content."""
     content = random.Random(step).randbytes(n_bytes)
     path = paths.checkpoints / f"checkpoint_step_{step}.pt"
@@ -59,7 +61,11 @@ def write_checkpoint(paths: RunPaths, step: int, *, best: bool = False, n_bytes:
 
 def files_of(root: Path) -> dict[str, bytes]:
     found = {path.relative_to(root).as_posix(): path for path in root.rglob("*")}
-    return {name: path.read_bytes() for name, path in found.items() if path.is_file() and not path.is_symlink()}
+    return {
+        name: path.read_bytes()
+        for name, path in found.items()
+        if path.is_file() and not path.is_symlink()
+    }
 
 
 @pytest.fixture
@@ -84,7 +90,7 @@ def store(backup: Backup, step: int) -> None:
     eventually(lambda: backup.stored_step == step)
 
 
-# --- what is stored and brought back ---------------------------------------------------------------------------------
+# --- what is stored and brought back --------------------------------------------------------------
 
 
 def test_restored_run_is_the_run(run: RunPaths, backup: Backup, url: str, tmp_path: Path) -> None:
@@ -105,11 +111,16 @@ def test_restored_run_is_the_run(run: RunPaths, backup: Backup, url: str, tmp_pa
     restored = RunPaths(there)
     assert follow(restored.latest_link) == restored.checkpoint_file(20)
     assert follow(restored.best_link) == restored.checkpoint_file(10)
-    assert restored.checkpoint_file(10).stat().st_mtime_ns == run.checkpoint_file(10).stat().st_mtime_ns
+    assert (
+        restored.checkpoint_file(10).stat().st_mtime_ns
+        == run.checkpoint_file(10).stat().st_mtime_ns
+    )
     assert [p.name for p in there.parent.iterdir()] == [RUN]
 
 
-def test_links_out_of_a_run_are_not_backed_up(run: RunPaths, backup: Backup, url: str, tmp_path: Path) -> None:
+def test_links_out_of_a_run_are_not_backed_up(
+    run: RunPaths, backup: Backup, url: str, tmp_path: Path
+) -> None:
     secret = tmp_path / "secret"
     secret.mkdir()
     (secret / "key").write_text("private")
@@ -125,7 +136,11 @@ def test_links_out_of_a_run_are_not_backed_up(run: RunPaths, backup: Backup, url
     there = restore(f"{url}/{RUN}", tmp_path / "outputs2")
     names = [path.name for path in there.rglob("*")]
     assert not {"k", "key", "config.yaml", "results.json", "training.log"} & set(names)
-    assert not any(b"private" in path.read_bytes() for path in (tmp_path / "remote").rglob("*") if path.is_file())
+    assert not any(
+        b"private" in path.read_bytes()
+        for path in (tmp_path / "remote").rglob("*")
+        if path.is_file()
+    )
 
 
 def test_leftovers_of_killed_restores_go_and_those_under_way_stay(
@@ -134,7 +149,9 @@ def test_leftovers_of_killed_restores_go_and_those_under_way_stay(
     write_checkpoint(run, 10)
     store(backup, 10)
     outputs = tmp_path / "outputs2"
-    killed, busy, other = (outputs / f".{name}.{i}-0a.tmp" for i, name in enumerate((RUN, RUN, "another")))
+    killed, busy, other = (
+        outputs / f".{name}.{i}-0a.tmp" for i, name in enumerate((RUN, RUN, "another"))
+    )
     for folder in (killed, busy, other):
         folder.mkdir(parents=True)
         (folder / "file").touch()
@@ -150,7 +167,11 @@ def test_only_committed_files_are_stored(run: RunPaths, backup: Backup, tmp_path
     (run.checkpoints / ".checkpoint_step_20.pt.1-ab.tmp").write_text("half")
     (run.checkpoints / "checkpoint_step_5.pt.corrupt").write_text("broken")
     store(backup, 10)
-    stored = {path.name.rpartition("-")[2] for path in (tmp_path / "remote" / RUN).rglob("*") if path.is_file()}
+    stored = {
+        path.name.rpartition("-")[2]
+        for path in (tmp_path / "remote" / RUN).rglob("*")
+        if path.is_file()
+    }
     assert "checkpoint_step_10.pt" in stored
     assert not any(name.endswith((".tmp", ".corrupt")) for name in stored)
     assert not {LATEST_NAME, BEST_NAME} & stored
@@ -173,15 +194,22 @@ def test_retention_keeps_the_newest_and_the_best(run: RunPaths, url: str, tmp_pa
         store(backup, step)
     assert backup.close()
     remote = tmp_path / "remote" / RUN
-    assert sorted(p.name.partition("_step_")[2] for p in remote.glob("manifest_*")) == ["4.json", "5.json"]
+    assert sorted(p.name.partition("_step_")[2] for p in remote.glob("manifest_*")) == [
+        "4.json",
+        "5.json",
+    ]
     kept = {path.name.rpartition("-")[2] for path in (remote / "objects").glob("*.pt")}
     assert kept == {f"checkpoint_step_{step}.pt" for step in (2, 4, 5)}
     listed = [json.loads(p.read_text()) for p in remote.glob("manifest_*")]
     named = {entry["key"] for manifest in listed for entry in manifest["files"].values()}
-    assert {p.relative_to(remote).as_posix() for p in (remote / "objects").rglob("*") if p.is_file()} == named
+    assert {
+        p.relative_to(remote).as_posix() for p in (remote / "objects").rglob("*") if p.is_file()
+    } == named
 
 
-def test_going_back_makes_the_earlier_step_the_newest(run: RunPaths, backup: Backup, url: str, tmp_path: Path) -> None:
+def test_going_back_makes_the_earlier_step_the_newest(
+    run: RunPaths, backup: Backup, url: str, tmp_path: Path
+) -> None:
     write_checkpoint(run, 20)
     store(backup, 20)
     write_checkpoint(run, 10)
@@ -190,7 +218,9 @@ def test_going_back_makes_the_earlier_step_the_newest(run: RunPaths, backup: Bac
     assert RunPaths(tmp_path / "b" / RUN).checkpoint_steps() == [10]
 
 
-def test_submit_returns_at_once_and_the_newest_wins(run: RunPaths, backup: Backup, tmp_path: Path) -> None:
+def test_submit_returns_at_once_and_the_newest_wins(
+    run: RunPaths, backup: Backup, tmp_path: Path
+) -> None:
     for step in range(1, 31):
         write_checkpoint(run, step)
     started = time.perf_counter()
@@ -225,7 +255,7 @@ def test_submitting_works_after_close(run: RunPaths, backup: Backup) -> None:
     store(backup, 2)
 
 
-# --- a checkpoint that is damaged here must not replace a good one there ---------------------------------------------
+# --- a checkpoint that is damaged here must not replace a good one there --------------------------
 
 
 def test_locally_damaged_checkpoint_makes_no_backup(
@@ -246,12 +276,17 @@ def test_locally_damaged_checkpoint_makes_no_backup(
     assert RunPaths(restore(f"{url}/{RUN}", tmp_path / "b")).checkpoint_steps() == [10]
 
 
-# --- damage there ----------------------------------------------------------------------------------------------------
+# --- damage there ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "manifest", "outside"])
 def test_damaged_backup_falls_back_to_the_one_before(
-    damage: str, run: RunPaths, backup: Backup, url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    damage: str,
+    run: RunPaths,
+    backup: Backup,
+    url: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     for step in (1, 2):
         write_checkpoint(run, step)
@@ -279,7 +314,9 @@ def test_damaged_backup_falls_back_to_the_one_before(
     assert [p.name for p in there.parent.iterdir()] == [RUN]
 
 
-def test_nothing_intact_is_an_error_and_leaves_nothing(run: RunPaths, backup: Backup, url: str, tmp_path: Path) -> None:
+def test_nothing_intact_is_an_error_and_leaves_nothing(
+    run: RunPaths, backup: Backup, url: str, tmp_path: Path
+) -> None:
     write_checkpoint(run, 1)
     store(backup, 1)
     for victim in (tmp_path / "remote").rglob("*.pt"):
@@ -289,14 +326,18 @@ def test_nothing_intact_is_an_error_and_leaves_nothing(run: RunPaths, backup: Ba
     assert list((tmp_path / "b").iterdir()) == []
 
 
-def test_object_damaged_there_is_mended_by_the_next_attempt(run: RunPaths, url: str, tmp_path: Path) -> None:
+def test_object_damaged_there_is_mended_by_the_next_attempt(
+    run: RunPaths, url: str, tmp_path: Path
+) -> None:
     write_checkpoint(run, 1, best=True)
     first = Backup(run.root, url)
     assert first.close()
     for victim in (tmp_path / "remote").rglob("*-tokenizer.json"):
         victim.write_text("[]")
     assert Backup(run.root, url).close()
-    assert (restore(f"{url}/{RUN}", tmp_path / "b") / "tokenizer" / "tokenizer.json").read_text() == "{}"
+    assert (
+        restore(f"{url}/{RUN}", tmp_path / "b") / "tokenizer" / "tokenizer.json"
+    ).read_text() == "{}"
 
 
 def test_a_damaged_best_checkpoint_costs_itself_alone(
@@ -313,15 +354,20 @@ def test_a_damaged_best_checkpoint_costs_itself_alone(
     assert "the run is restored without checkpoints/checkpoint_step_1.pt" in caplog.text
 
 
-# --- which run it is ------------------------------------------------------------------------------------------------
+# --- which run it is ------------------------------------------------------------------------------
 
 
-def test_another_run_of_the_same_name_is_refused_and_harms_nothing(run: RunPaths, url: str, tmp_path: Path) -> None:
+def test_another_run_of_the_same_name_is_refused_and_harms_nothing(
+    run: RunPaths, url: str, tmp_path: Path
+) -> None:
     write_checkpoint(run, 7)
     assert Backup(run.root, url).close()
     before = files_of(tmp_path / "remote")
     other = write_run(tmp_path / "elsewhere" / RUN)
-    with pytest.raises(UserError, match=r"holds the backups of another run .* at step 7\); choose another backup_url"):
+    with pytest.raises(
+        UserError,
+        match=r"holds the backups of another run .* at step 7\); choose another backup_url",
+    ):
         Backup(other.root, url).check()
     write_checkpoint(other, 9)
     assert not Backup(other.root, url, retries=0).close()
@@ -380,7 +426,7 @@ def test_steps_kept_for_good_are_in_every_backup(run: RunPaths, url: str, tmp_pa
     assert RunPaths(restore(f"{url}/{RUN}", tmp_path / "b")).checkpoint_steps() == [10, 20, 25]
 
 
-# --- a run that is here already --------------------------------------------------------------------------------------
+# --- a run that is here already -------------------------------------------------------------------
 
 
 def test_local_run_is_never_overwritten(run: RunPaths, backup: Backup, url: str) -> None:
@@ -401,9 +447,10 @@ def test_no_backup_there_is_told(url: str, tmp_path: Path) -> None:
         restore(f"{url}/{RUN}", tmp_path)
 
 
-# --- killed at any moment --------------------------------------------------------------------------------------------
+# --- killed at any moment -------------------------------------------------------------------------
 
-# A process that dies by SIGKILL at the n-th file operation of a backup, for each n; prints how many there are.
+# A process that dies by SIGKILL at the n-th file operation of a backup, for each n; prints how many
+# there are.
 KILLED_EVERYWHERE = """
 import json, os, shutil, signal, sys
 from pathlib import Path
@@ -450,19 +497,30 @@ print(n)
 """
 
 
-def test_worker_killed_at_every_file_operation(run: RunPaths, backup: Backup, tmp_path: Path) -> None:
+def test_worker_killed_at_every_file_operation(
+    run: RunPaths, backup: Backup, tmp_path: Path
+) -> None:
     for step in (1, 2):
         write_checkpoint(run, step)
         store(backup, step)
     backup.close()
     run.checkpoint_file(1).unlink()
     write_checkpoint(run, 3, best=True)
-    done = python("-c", KILLED_EVERYWHERE, str(run.root), str(tmp_path / "remote"), str(tmp_path / "b"), cwd=tmp_path)
+    done = python(
+        "-c",
+        KILLED_EVERYWHERE,
+        str(run.root),
+        str(tmp_path / "remote"),
+        str(tmp_path / "b"),
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 40
 
 
-def test_killed_worker_is_replaced(run: RunPaths, backup: Backup, caplog: pytest.LogCaptureFixture) -> None:
+def test_killed_worker_is_replaced(
+    run: RunPaths, backup: Backup, caplog: pytest.LogCaptureFixture
+) -> None:
     write_checkpoint(run, 1, n_bytes=64 << 20)
     for _ in range(2):
         backup.submit(1)
@@ -490,7 +548,9 @@ def test_worker_ends_with_its_parent(tmp_path: Path, run: RunPaths, url: str) ->
 
 
 @pytest.mark.slow
-def test_hung_worker_costs_a_warning_and_is_replaced(run: RunPaths, url: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_hung_worker_costs_a_warning_and_is_replaced(
+    run: RunPaths, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
     backup = Backup(run.root, url, timeout_s=5.0, pause_s=0.1)
     write_checkpoint(run, 1)
     store(backup, 1)
@@ -503,7 +563,9 @@ def test_hung_worker_costs_a_warning_and_is_replaced(run: RunPaths, url: str, ca
     assert children() == []
 
 
-def test_close_gives_up_at_its_deadline(run: RunPaths, url: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_close_gives_up_at_its_deadline(
+    run: RunPaths, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
     backup = Backup(run.root, url, exit_deadline_s=0.5)
     write_checkpoint(run, 1)
     store(backup, 1)
@@ -540,7 +602,7 @@ def test_worker_has_low_priority_and_no_torch(run: RunPaths, backup: Backup) -> 
     assert "libtorch" not in Path(f"/proc/{child}/maps").read_text()
 
 
-# --- what cannot work is told at the start ---------------------------------------------------------------------------
+# --- what cannot work is told at the start --------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -553,7 +615,9 @@ def test_wrong_urls_are_refused(wrong: str) -> None:
         checked_url(wrong)
 
 
-@pytest.mark.parametrize("url", ["s3://KEY:s3cr3t@bucket/x", "s3://s3cr3t@bucket", "ssh://me:s3cr3t@host/x"])
+@pytest.mark.parametrize(
+    "url", ["s3://KEY:s3cr3t@bucket/x", "s3://s3cr3t@bucket", "ssh://me:s3cr3t@host/x"]
+)
 def test_credentials_in_urls_are_refused_and_not_shown(url: str) -> None:
     with pytest.raises(SettingError, match="credentials belong into the environment") as error:
         checked_url(url)
@@ -569,7 +633,9 @@ def test_credentials_in_urls_are_refused_and_not_shown(url: str) -> None:
         ("ssh://me@host:2222/x", "paramiko", "ssh"),
     ],
 )
-def test_missing_library_names_the_extra(url: str, library: str, extra: str, tmp_path: Path) -> None:
+def test_missing_library_names_the_extra(
+    url: str, library: str, extra: str, tmp_path: Path
+) -> None:
     code = (
         "import sys; sys.modules[sys.argv[2]] = sys.modules[sys.argv[2] + '.core'] = None\n"
         "from spectral_exp.core.errors import UserError\n"
@@ -596,20 +662,24 @@ def test_check_leaves_nothing(url: str, tmp_path: Path) -> None:
 
 def test_check_refuses_what_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match=r"^backup_url=file://.* cannot be used: .*; check the network and the storage"):
+    with pytest.raises(
+        UserError,
+        match=r"^backup_url=file://.* cannot be used: .*; check the network and the storage",
+    ):
         check_url(f"file://{tmp_path / 'file'}/runs")
 
 
 def test_import_is_light(tmp_path: Path) -> None:
     code = (
-        "import sys, spectral_exp.monitoring.backup.backup, spectral_exp.monitoring.backup.restore; print(*sys.modules)"
+        "import sys, spectral_exp.monitoring.backup.backup, spectral_exp.monitoring.backup.restore;"
+        " print(*sys.modules)"
     )
     loaded = set(python("-c", code, cwd=tmp_path).stdout.split())
     assert "spectral_exp.monitoring.backup.restore" in loaded
     assert not loaded & {"fsspec", "s3fs", "torch", "paramiko"}
 
 
-# --- with the real manager -------------------------------------------------------------------------------------------
+# --- with the real manager ------------------------------------------------------------------------
 
 
 def test_a_run_continues_from_its_backup(tmp_path: Path, url: str) -> None:
@@ -619,7 +689,9 @@ def test_a_run_continues_from_its_backup(tmp_path: Path, url: str) -> None:
 
     paths = write_run(tmp_path / "outputs" / RUN)
     backup = Backup(paths.root, url)
-    manager = CheckpointManager(paths.root, 1, keep_last_n=2, background=True, on_durable=backup.submit)
+    manager = CheckpointManager(
+        paths.root, 1, keep_last_n=2, background=True, on_durable=backup.submit
+    )
     model = torch.nn.Linear(4, 4)
     optimizer = torch.optim.AdamW(model.parameters())
     for step in range(1, 6):
@@ -636,12 +708,15 @@ def test_a_run_continues_from_its_backup(tmp_path: Path, url: str) -> None:
     assert torch.equal(state["model_state_dict"]["weight"], model.weight)
 
 
-# --- a real S3 server ------------------------------------------------------------------------------------------------
+# --- a real S3 server -----------------------------------------------------------------------------
 
 
 def restore_elsewhere(url: str, folder: Path) -> Path:
     """As on another machine: by a fresh process."""
-    code = "import sys; from spectral_exp.monitoring.backup.restore import restore; print(restore(*sys.argv[1:]))"
+    code = (
+        "import sys; from spectral_exp.monitoring.backup.restore import restore;"
+        " print(restore(*sys.argv[1:]))"
+    )
     done = python("-c", code, url, str(folder), cwd=folder.parent)
     assert done.returncode == 0, done.stderr
     return Path(done.stdout.strip())
@@ -662,13 +737,18 @@ def test_s3_stores_retains_and_restores(s3_server: S3Server, run: RunPaths, tmp_
     assert sum("/manifest_" in name for name in listed) == 2
     there = restore_elsewhere(f"s3://bucket/runs/{RUN}", tmp_path / "b")
     for step in (1, 4):
-        assert RunPaths(there).checkpoint_file(step).read_bytes() == run.checkpoint_file(step).read_bytes()
+        assert (
+            RunPaths(there).checkpoint_file(step).read_bytes()
+            == run.checkpoint_file(step).read_bytes()
+        )
     assert (there / "logs" / "metrics.jsonl").read_bytes() == run.metrics_file.read_bytes()
 
 
 @pytest.mark.slow
 def test_s3_unknown_bucket_and_no_server_are_told_at_start(s3_server: S3Server) -> None:
-    with pytest.raises(UserError, match=r"^backup_url=s3://nobody/runs cannot be used: .*create the bucket"):
+    with pytest.raises(
+        UserError, match=r"^backup_url=s3://nobody/runs cannot be used: .*create the bucket"
+    ):
         check_url("s3://nobody/runs")
     s3_server.stop()
     with pytest.raises(UserError, match=r"cannot be used: .*check the network") as error:
@@ -697,7 +777,9 @@ def test_s3_server_down_is_retried_when_back(
     assert "work again, from step 2 on" in caplog.text
     assert len([r for r in caplog.records if "training goes on" in r.message]) == 1
     assert backup.close()
-    assert RunPaths(restore_elsewhere(f"s3://bucket/runs/{RUN}", tmp_path / "b")).checkpoint_steps() == [2]
+    assert RunPaths(
+        restore_elsewhere(f"s3://bucket/runs/{RUN}", tmp_path / "b")
+    ).checkpoint_steps() == [2]
 
 
 @pytest.mark.slow
@@ -717,4 +799,6 @@ def test_s3_server_that_hangs_during_upload(
     s3_server.process.send_signal(signal.SIGCONT)
     eventually(lambda: backup.stored_step == 2)
     assert backup.close()
-    assert RunPaths(restore_elsewhere(f"s3://bucket/runs/{RUN}", tmp_path / "b")).checkpoint_steps() == [2]
+    assert RunPaths(
+        restore_elsewhere(f"s3://bucket/runs/{RUN}", tmp_path / "b")
+    ).checkpoint_steps() == [2]

@@ -18,12 +18,26 @@ LATEST = "checkpoints/checkpoint_step_1.pt"
 
 
 def entry(**changes: Any) -> dict[str, Any]:
-    return {"key": "objects/x", "size": len(CONTENT), "crc32": f"{crc32(CONTENT):08x}", "mtime_ns": 1, **changes}
+    return {
+        "key": "objects/x",
+        "size": len(CONTENT),
+        "crc32": f"{crc32(CONTENT):08x}",
+        "mtime_ns": 1,
+        **changes,
+    }
 
 
 def manifest(extra: Any = None, /, **changes: Any) -> dict[str, Any]:
     whole = {"config.json": entry(), LATEST: entry(), **(extra or {})}
-    plain = {"run": "r", "id": "1", "step": 1, "timestamp": "t", "latest": LATEST, "best": None, "files": whole}
+    plain = {
+        "run": "r",
+        "id": "1",
+        "step": 1,
+        "timestamp": "t",
+        "latest": LATEST,
+        "best": None,
+        "files": whole,
+    }
     return {**plain, **changes}
 
 
@@ -40,19 +54,49 @@ def store(folder: Path, content: dict[str, Any] | bytes) -> str:
 
 
 def test_a_sound_backup_is_restored(tmp_path: Path) -> None:
-    run = restore(store(tmp_path, manifest({"visualizations/a b.png": entry()})), tmp_path / "outputs")
+    run = restore(
+        store(tmp_path, manifest({"visualizations/a b.png": entry()})), tmp_path / "outputs"
+    )
     assert sorted(f.name for f in run.rglob("*") if f.is_file() and not f.is_symlink()) == [
         "a b.png", "checkpoint_step_1.pt", "config.json",
     ]  # fmt: skip
 
 
 NAMES = (
-    *("../x", "a/../../x", "/etc/x", "", ".", "a//b", "./a", "C:x", "c:/x", "a\\..\\b", "a\x1bb", "a\0b", "a\n"),
-    *("con", "logs/NUL.txt", "com1", "Lpt9.log", "a.", "a ", "x" * 300, "CONFIG.JSON", "config.json/x", "checkpoints"),
+    *(
+        "../x",
+        "a/../../x",
+        "/etc/x",
+        "",
+        ".",
+        "a//b",
+        "./a",
+        "C:x",
+        "c:/x",
+        "a\\..\\b",
+        "a\x1bb",
+        "a\0b",
+        "a\n",
+    ),
+    *(
+        "con",
+        "logs/NUL.txt",
+        "com1",
+        "Lpt9.log",
+        "a.",
+        "a ",
+        "x" * 300,
+        "CONFIG.JSON",
+        "config.json/x",
+        "checkpoints",
+    ),
 )
 HOSTILE: dict[str, dict[str, Any] | bytes] = {
     **{f"file {name[:20]!r}": manifest({name: entry()}) for name in NAMES},
-    **{f"run {name!r}": manifest(run=name) for name in ("../r", "/r", "", "..", "a/../../b", "C:r", "a\x1b", 5, None)},
+    **{
+        f"run {name!r}": manifest(run=name)
+        for name in ("../r", "/r", "", "..", "a/../../b", "C:r", "a\x1b", 5, None)
+    },
     **{
         f"key {key!r}": manifest({"x": entry(key=key)})
         for key in ("../secret", "objects/../../secret", "/etc/x", 3, "")

@@ -1,4 +1,5 @@
-"""Exceptions from signal handlers at any moment of submitting and closing: no call hangs, no upload is lost."""
+"""Exceptions from signal handlers at any moment of submitting and closing: no call hangs, no upload
+is lost."""
 
 from __future__ import annotations
 
@@ -78,7 +79,9 @@ def test_random_times(backup: Backup, times: int) -> None:
     struck = 0
     for number in range(times):
         moment_s = chance.uniform(0, 0.002)
-        struck += interrupt(backup, functools.partial(interrupt_after, moment_s), 2 * number + number % 2)
+        struck += interrupt(
+            backup, functools.partial(interrupt_after, moment_s), 2 * number + number % 2
+        )
     report_count("exceptions from a signal handler in backups", struck, struck)
 
 

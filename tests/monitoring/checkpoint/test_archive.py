@@ -19,7 +19,15 @@ from spectral_exp.monitoring.checkpoint.portable import portable_state
 from spectral_exp.monitoring.checkpoint.reader import verify
 from spectral_exp.monitoring.checkpoint.staging import Staged, StagingArena, storages_of
 
-DTYPES = [torch.float32, torch.bfloat16, torch.int64, torch.bool, torch.complex64, torch.uint16, torch.float8_e4m3fn]
+DTYPES = [
+    torch.float32,
+    torch.bfloat16,
+    torch.int64,
+    torch.bool,
+    torch.complex64,
+    torch.uint16,
+    torch.float8_e4m3fn,
+]
 
 
 def everything() -> dict[str, Any]:
@@ -45,7 +53,10 @@ def assert_equal(one: Any, other: Any) -> None:
         assert (one.dtype, one.shape, one.layout) == (other.dtype, other.shape, other.layout)
         one, other = (t.to_dense() if t.layout == torch.sparse_coo else t for t in (one, other))
         assert one.stride() == other.stride()
-        flat = [t.resolve_conj().contiguous().view(torch.uint8) if t.ndim and t.numel() else t for t in (one, other)]
+        flat = [
+            t.resolve_conj().contiguous().view(torch.uint8) if t.ndim and t.numel() else t
+            for t in (one, other)
+        ]
         assert torch.equal(*flat)
     elif isinstance(one, dict):
         assert list(one) == list(other)
@@ -63,7 +74,9 @@ def assert_equal(one: Any, other: Any) -> None:
 def assert_is_plain_checkpoint(path: Path) -> None:
     state = everything()
     assert_equal(state, torch.load(path, weights_only=True))
-    mapped = {k: v for k, v in torch.load(path, weights_only=True, mmap=True).items() if k != "sparse"}
+    mapped = {
+        k: v for k, v in torch.load(path, weights_only=True, mmap=True).items() if k != "sparse"
+    }
     assert_equal({k: v for k, v in state.items() if k != "sparse"}, mapped)
     with zipfile.ZipFile(path) as file:
         assert file.testzip() is None
@@ -73,7 +86,11 @@ def test_every_kind_of_state_is_read_by_torch(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "c.pt", everything())
     assert_is_plain_checkpoint(tmp_path / "c.pt")
     loaded = torch.load(tmp_path / "c.pt", weights_only=True)
-    assert loaded["tied"][0].data_ptr() == loaded["tied"][1].data_ptr() == loaded["transposed"].data_ptr()
+    assert (
+        loaded["tied"][0].data_ptr()
+        == loaded["tied"][1].data_ptr()
+        == loaded["transposed"].data_ptr()
+    )
 
 
 def test_archives_beyond_four_gigabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +110,9 @@ def test_a_copied_state_is_written_as_it_was(
     for attempt in range(2):  # the second into used memory
         tensors: list[torch.Tensor] = []
         state = portable_state(
-            everything() | {"more": [torch.randn(30_000 + i) for i in range(n_large)]}, "it", tensors
+            everything() | {"more": [torch.randn(30_000 + i) for i in range(n_large)]},
+            "it",
+            tensors,
         )
         storages = storages_of(tensors)
         image = Staged(arena, storages[attempt::3], functools.partial(list, storages)).copy()
@@ -119,6 +138,11 @@ def test_states_of_few_and_of_many_small_parts(n_tensors: int, tmp_path: Path) -
 
 def test_reading_needs_nothing_of_ours(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "c.pt", everything())
-    code = "import sys, torch; torch.load('c.pt', weights_only=True); print('spectral_exp' in ' '.join(sys.modules))"
-    printed = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    code = (
+        "import sys, torch; torch.load('c.pt', weights_only=True); print('spectral_exp' in '"
+        " '.join(sys.modules))"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
     assert printed.stdout.strip() == "False"

@@ -1,4 +1,5 @@
-"""The folder of checkpoints: latest and best without links, after copies, kills and refusals; what stays."""
+"""The folder of checkpoints: latest and best without links, after copies, kills and refusals; what
+stays."""
 
 from __future__ import annotations
 
@@ -42,12 +43,14 @@ def steps_of(manager: CheckpointManager) -> list[int]:
     return [found["step"] for found in manager.list_checkpoints()]
 
 
-# --- copies ----------------------------------------------------------------------------------------------------------
+# --- copies ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("links", ["followed", "absent", "pointers"])
 @pytest.mark.parametrize("sidecars", ["kept", "of older versions", "absent"])
-def test_a_copy_without_links_keeps_the_latest_and_the_best(tmp_path: Path, links: str, sidecars: str) -> None:
+def test_a_copy_without_links_keeps_the_latest_and_the_best(
+    tmp_path: Path, links: str, sidecars: str
+) -> None:
     original = CheckpointManager(tmp_path / "run", keep_last_n=2)
     for step in (1, 2, 3):
         save(original, step, is_best=step == 1)
@@ -64,7 +67,9 @@ def test_a_copy_without_links_keeps_the_latest_and_the_best(tmp_path: Path, link
         if sidecars == "absent":
             file.unlink()
         elif sidecars == "of older versions":
-            file.write_text(json.dumps({k: v for k, v in facts.items() if k not in {"serial", "best_step"}}))
+            file.write_text(
+                json.dumps({k: v for k, v in facts.items() if k not in {"serial", "best_step"}})
+            )
     manager = CheckpointManager(copy, keep_last_n=2)
     assert step_of(manager.load_latest_checkpoint()) == 3
     known = links != "absent" or sidecars == "kept"  # otherwise nothing is left that names it
@@ -92,7 +97,7 @@ def test_a_whole_checkpoint_in_the_place_of_a_link_is_found_and_kept(tmp_path: P
     assert step_of(manager.load_best_checkpoint()) == 4
 
 
-# --- kills and refusals between the pointers -------------------------------------------------------------------------
+# --- kills and refusals between the pointers ------------------------------------------------------
 
 
 class Killed(BaseException):
@@ -106,7 +111,8 @@ def test_the_best_is_known_whenever_a_save_ends(
     calls: list[str] = []
 
     def run(root: Path, ends_at: int | None) -> None:
-        """Saves 1 to 3, each the best, of which the last ends at one of its changes to the folder."""
+        """Saves 1 to 3, each the best, of which the last ends at one of its changes to the
+        folder."""
         manager = CheckpointManager(root, keep_last_n=1)
         for step in (1, 2):
             save(manager, step, is_best=True)
@@ -122,7 +128,11 @@ def test_the_best_is_known_whenever_a_save_ends(
             return counted
 
         with monkeypatch.context() as patch:
-            for owner, name in ((files, "replace_symlink"), (json_files, "write_json_atomic"), (Path, "unlink")):
+            for owner, name in (
+                (files, "replace_symlink"),
+                (json_files, "write_json_atomic"),
+                (Path, "unlink"),
+            ):
                 patch.setattr(owner, name, count(name, getattr(owner, name)))
             patch.setattr(files, "fsync_directory", count("fsync", files.fsync_directory))
             with contextlib.suppress(Killed):
@@ -158,7 +168,7 @@ def test_marking_the_best_outlives_its_link(tmp_path: Path) -> None:
     assert steps_of(fresh) == [2, 3]
 
 
-# --- readers ---------------------------------------------------------------------------------------------------------
+# --- readers --------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -171,7 +181,9 @@ def run_of_another_process(root: Path) -> Iterator[None]:
         yield
 
 
-def test_a_reader_renames_nothing_of_a_run_that_is_going_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_reader_renames_nothing_of_a_run_that_is_going_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for step in (1, 2):
         save(CheckpointManager(tmp_path), step)
     path = tmp_path / "checkpoints/checkpoint_step_2.pt"
@@ -203,7 +215,7 @@ def test_a_reader_finds_the_newest_while_older_ones_are_removed(tmp_path: Path) 
     assert step_of(reader.load_latest_checkpoint()) == 2
 
 
-# --- steps -----------------------------------------------------------------------------------------------------------
+# --- steps ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [float, np.int64, np.float32, torch.tensor])
@@ -225,14 +237,16 @@ def test_what_is_no_step_is_refused_everywhere(tmp_path: Path, step: Any) -> Non
         manager.should_checkpoint,
         manager.load_checkpoint,
         manager.mark_best,
-        lambda step: manager.save_checkpoint(step, model, torch.optim.SGD(model.parameters()), [], {}),
+        lambda step: manager.save_checkpoint(
+            step, model, torch.optim.SGD(model.parameters()), [], {}
+        ),
     ):
         with pytest.raises(SettingError, match=r"step=.* must be a whole number >= 0"):
             call(step)
     assert list(tmp_path.iterdir()) == []
 
 
-# --- retention -------------------------------------------------------------------------------------------------------
+# --- retention ------------------------------------------------------------------------------------
 
 
 def test_steps_kept_for_good_are_saved_even_while_the_writer_is_busy(
@@ -248,7 +262,9 @@ def test_steps_kept_for_good_are_saved_even_while_the_writer_is_busy(
         return write(path, state, *rest, **options)
 
     monkeypatch.setattr(checkpoint_file, "write_checkpoint", wait_for_the_next_step)
-    manager = CheckpointManager(tmp_path, save_interval=1, keep_last_n=1, keep_every_n_steps=5, background=True)
+    manager = CheckpointManager(
+        tmp_path, save_interval=1, keep_last_n=1, keep_every_n_steps=5, background=True
+    )
     for step in range(1, 41):
         if step % 5 == 0:
             go_on.set()  # the disk needs five steps for each

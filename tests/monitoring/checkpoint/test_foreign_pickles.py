@@ -1,4 +1,5 @@
-"""Pickles that would run code, in every form of opcode and container: none is run, and the refusal is one line."""
+"""Pickles that would run code, in every form of opcode and container: none is run, and the refusal
+is one line."""
 
 from __future__ import annotations
 
@@ -82,8 +83,11 @@ CONTAINERS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
 """Suffix of the file, and the function from a pickle to the content of the file."""
 
 
-def write_foreign(folder: Path, step: int, pickled: bytes, container: str, sidecar: bool = True) -> Path:
-    """Write a checkpoint that holds `pickled`, with a sidecar that agrees with it, in place of another."""
+def write_foreign(
+    folder: Path, step: int, pickled: bytes, container: str, sidecar: bool = True
+) -> Path:
+    """Write a checkpoint that holds `pickled`, with a sidecar that agrees with it, in place of
+    another."""
     suffix, pack = CONTAINERS[container]
     path = folder / f"checkpoint_step_{step}{suffix}"
     for link in (folder / "checkpoint_latest.pt", folder / "checkpoint_best.pt"):
@@ -100,7 +104,9 @@ def write_foreign(folder: Path, step: int, pickled: bytes, container: str, sidec
 
 @pytest.mark.parametrize("sidecar", [True, False])
 @pytest.mark.parametrize("container", CONTAINERS)
-def test_no_pickle_is_run(container: str, sidecar: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_pickle_is_run(
+    container: str, sidecar: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for form, pickled in PAYLOADS.items():
         path = write_foreign(Path(), 1, pickled, container, sidecar)

@@ -1,4 +1,5 @@
-"""Whatever changes while a state is copied: a checkpoint holds the state of its call exactly, or there is none."""
+"""Whatever changes while a state is copied: a checkpoint holds the state of its call exactly, or
+there is none."""
 
 from __future__ import annotations
 
@@ -87,7 +88,9 @@ class Adversary:
         torch._foreach_copy_(self.weights, [torch.randn_like(weight) for weight in self.weights])
 
     def load(self) -> None:
-        self.model.load_state_dict({name: value + 1 for name, value in self.model.state_dict().items()})
+        self.model.load_state_dict(
+            {name: value + 1 for name, value in self.model.state_dict().items()}
+        )
 
     def change_moments(self) -> None:
         next(iter(self.optimizers["G"].state.values()))["exp_avg"].zero_()
@@ -165,8 +168,14 @@ def assert_holds(manager: CheckpointManager, step: int, expected: Any) -> None:
 
 @pytest.mark.usefixtures("late_copies")
 @settings(max_examples=20, deadline=None)
-@given(st.lists(st.lists(st.sampled_from([*GUARDED, *NOTICED, None]), max_size=3), min_size=1, max_size=4))
-def test_every_checkpoint_is_of_one_moment(rounds: list[list[Callable[[Adversary], None] | None]]) -> None:
+@given(
+    st.lists(
+        st.lists(st.sampled_from([*GUARDED, *NOTICED, None]), max_size=3), min_size=1, max_size=4
+    )
+)
+def test_every_checkpoint_is_of_one_moment(
+    rounds: list[list[Callable[[Adversary], None] | None]],
+) -> None:
     adversary = Adversary()
     with tempfile.TemporaryDirectory() as root:
         manager = CheckpointManager(root, 1, keep_last_n=50, background=True)
@@ -204,7 +213,9 @@ def test_a_refused_save_is_an_error_and_the_next_one_is_not_refused(
     for step in range(9, 13):
         if manager.should_checkpoint(step):
             expected = adversary.state()
-            manager.save_checkpoint(step, adversary.model, adversary.optimizers["G"], [], {}, extra=adversary.extra())
+            manager.save_checkpoint(
+                step, adversary.model, adversary.optimizers["G"], [], {}, extra=adversary.extra()
+            )
         change(adversary)
         manager.wait()
     assert (manager.failures, manager.durable_step) == (1, 11)  # due at 10, and made up for at once
@@ -221,7 +232,9 @@ def test_a_fence_allows_every_change(tmp_path: Any) -> None:
     expected: dict[int, Any] = {}
     for step, change in enumerate([*GUARDED, *NOTICED], 1):
         expected[step] = adversary.state()
-        manager.save_checkpoint(step, adversary.model, adversary.optimizers["G"], [], {}, extra=adversary.extra())
+        manager.save_checkpoint(
+            step, adversary.model, adversary.optimizers["G"], [], {}, extra=adversary.extra()
+        )
         manager.fence()
         change(adversary)
         manager.wait()

@@ -39,7 +39,9 @@ def trained(steps: int = 3, seed: int = 0) -> tuple[nn.Module, torch.optim.Optim
 def save(manager: CheckpointManager, step: int, **options: Any) -> str:
     model, optimizer = trained()
     losses = options.pop("loss_history", [float(n) for n in range(step)])
-    return manager.save_checkpoint(step, model, optimizer, losses, options.pop("config", {}), **options)
+    return manager.save_checkpoint(
+        step, model, optimizer, losses, options.pop("config", {}), **options
+    )
 
 
 def steps_of(manager: CheckpointManager) -> list[int]:
@@ -69,12 +71,16 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(content)
 
 
-# --- what is due -----------------------------------------------------------------------------------------------------
+# --- what is due ----------------------------------------------------------------------------------
 
 
 def test_due_at_multiples_of_the_interval(tmp_path: Path) -> None:
     manager = CheckpointManager(tmp_path, save_interval=500)
-    assert [step for step in range(0, 1501, 100) if manager.should_checkpoint(step)] == [500, 1000, 1500]
+    assert [step for step in range(0, 1501, 100) if manager.should_checkpoint(step)] == [
+        500,
+        1000,
+        1500,
+    ]
 
 
 @pytest.mark.parametrize("setting", ["save_interval", "keep_last_n"])
@@ -103,13 +109,17 @@ def test_disabled_manager_passes_over_what_is_broken_and_leaves_it_there(tmp_pat
     assert broken.read_bytes() == b"torn"
 
 
-# --- what is saved ---------------------------------------------------------------------------------------------------
+# --- what is saved --------------------------------------------------------------------------------
 
 
 def test_saved_state_comes_back_exactly(tmp_path: Path) -> None:
     model, optimizer = trained()
     manager = CheckpointManager(str(tmp_path))
-    extra: dict[str, Any] = {"rng": torch.get_rng_state(), "python_rng": random.getstate(), "tokens": 10**20}
+    extra: dict[str, Any] = {
+        "rng": torch.get_rng_state(),
+        "python_rng": random.getstate(),
+        "tokens": 10**20,
+    }
     path = manager.save_checkpoint(3, model, optimizer, [3.0, 2.0, 1.5], {"lr": 0.1}, extra=extra)
     assert path == str(tmp_path / "checkpoints" / "checkpoint_step_3.pt")
     state = manager.load_checkpoint(3)
@@ -121,8 +131,14 @@ def test_saved_state_comes_back_exactly(tmp_path: Path) -> None:
     other_optimizer.load_state_dict(state["optimizer_state_dict"])
     for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(mine, theirs)
-        assert torch.equal(optimizer.state[mine]["exp_avg_sq"], other_optimizer.state[theirs]["exp_avg_sq"])
-    assert (state["step"], state["loss_history"], state["config"]) == (3, [3.0, 2.0, 1.5], {"lr": 0.1})
+        assert torch.equal(
+            optimizer.state[mine]["exp_avg_sq"], other_optimizer.state[theirs]["exp_avg_sq"]
+        )
+    assert (state["step"], state["loss_history"], state["config"]) == (
+        3,
+        [3.0, 2.0, 1.5],
+        {"lr": 0.1},
+    )
     assert torch.equal(state["rng"], extra["rng"])
     assert (state["python_rng"], state["tokens"]) == (extra["python_rng"], 10**20)
     state["loss_history"].append(1.0)
@@ -130,8 +146,19 @@ def test_saved_state_comes_back_exactly(tmp_path: Path) -> None:
 
 def test_file_is_plain_torch_and_safe_to_load(tmp_path: Path) -> None:
     config = OmegaConf.create({"a": {"b": [1, "${c}"]}, "c": 2.5})
-    settings = {"hydra": config, "path": tmp_path, "numpy": np.float64(0.5), "dtype": torch.float32, "f": len}
-    extra = {"numpy": np.int64(3), "path": tmp_path, "list_config": config["a"]["b"], "bytes": b"\x00\xff"}
+    settings = {
+        "hydra": config,
+        "path": tmp_path,
+        "numpy": np.float64(0.5),
+        "dtype": torch.float32,
+        "f": len,
+    }
+    extra = {
+        "numpy": np.int64(3),
+        "path": tmp_path,
+        "list_config": config["a"]["b"],
+        "bytes": b"\x00\xff",
+    }
     path = save(CheckpointManager(tmp_path), 1, config=settings, extra=extra)
     state = torch.load(path, weights_only=True)
     assert state["config"]["hydra"] == {"a": {"b": [1, 2.5]}, "c": 2.5}
@@ -143,11 +170,19 @@ def test_file_is_plain_torch_and_safe_to_load(tmp_path: Path) -> None:
 
 def test_secrets_of_the_configuration_stay_out(tmp_path: Path) -> None:
     manager = CheckpointManager(tmp_path)
-    path = save(manager, 1, config={"hub": {"token": "hf_0123456789", "max_tokens": 5}, "betas": (0.9, 0.95), 3: "x"})
+    path = save(
+        manager,
+        1,
+        config={"hub": {"token": "hf_0123456789", "max_tokens": 5}, "betas": (0.9, 0.95), 3: "x"},
+    )
     assert b"hf_0123456789" not in Path(path).read_bytes()
     state = manager.load_checkpoint(1)
     assert state is not None
-    assert state["config"] == {"hub": {"token": "<redacted>", "max_tokens": 5}, "betas": (0.9, 0.95), 3: "x"}
+    assert state["config"] == {
+        "hub": {"token": "<redacted>", "max_tokens": 5},
+        "betas": (0.9, 0.95),
+        3: "x",
+    }
 
 
 def test_objects_that_cannot_be_loaded_safely_are_refused(tmp_path: Path) -> None:
@@ -191,7 +226,12 @@ def test_a_million_losses_are_a_tensor_in_the_file(tmp_path: Path) -> None:
 def test_views_do_not_drag_their_storage_along(tmp_path: Path) -> None:
     small = save(CheckpointManager(tmp_path / "a"), 1)
     view = torch.zeros(1_000_000)[5:7]
-    large = save(CheckpointManager(tmp_path / "b"), 1, extra={"view": view}, loss_history=torch.zeros(10**6)[:1])
+    large = save(
+        CheckpointManager(tmp_path / "b"),
+        1,
+        extra={"view": view},
+        loss_history=torch.zeros(10**6)[:1],
+    )
     assert Path(large).stat().st_size < Path(small).stat().st_size + 1000
 
 
@@ -199,7 +239,9 @@ def test_tied_weights_stay_one(tmp_path: Path) -> None:
     embedding, head = nn.Embedding(1000, 16), nn.Linear(16, 1000, bias=False)
     head.weight = embedding.weight
     optimizer = torch.optim.SGD(head.parameters())
-    path = CheckpointManager(tmp_path).save_checkpoint(1, nn.ModuleList([embedding, head]), optimizer, [], {})
+    path = CheckpointManager(tmp_path).save_checkpoint(
+        1, nn.ModuleList([embedding, head]), optimizer, [], {}
+    )
     assert Path(path).stat().st_size < 1.2 * 1000 * 16 * 4
 
 
@@ -208,7 +250,9 @@ def test_wrappers_are_taken_off(tmp_path: Path) -> None:
     compiled = nn.Module()
     compiled._orig_mod = model  # as torch.compile wraps, without its start-up time
     manager = CheckpointManager(tmp_path)
-    for step, wrapped in enumerate([nn.DataParallel(model), compiled, nn.DataParallel(compiled)], 1):
+    for step, wrapped in enumerate(
+        [nn.DataParallel(model), compiled, nn.DataParallel(compiled)], 1
+    ):
         manager.save_checkpoint(step, wrapped, optimizer, [], {})
         state = manager.load_checkpoint(step)
         assert state is not None
@@ -236,7 +280,7 @@ def test_checksums_are_written_even_if_torch_was_told_not_to(tmp_path: Path) -> 
         torch.serialization.set_crc32_options(before)
 
 
-# --- pointers and retention ------------------------------------------------------------------------------------------
+# --- pointers and retention -----------------------------------------------------------------------
 
 
 def test_nothing_is_found_in_a_new_run(tmp_path: Path) -> None:
@@ -252,11 +296,20 @@ def test_layout_after_some_saves(tmp_path: Path) -> None:
     manager = CheckpointManager(tmp_path, keep_last_n=2)
     for step in (1000, 2000, 3000):
         save(manager, step)
-    assert names_in(manager) == ["checkpoint_latest.pt", "checkpoint_step_2000.pt", "checkpoint_step_3000.pt"]
+    assert names_in(manager) == [
+        "checkpoint_latest.pt",
+        "checkpoint_step_2000.pt",
+        "checkpoint_step_3000.pt",
+    ]
     assert manager.paths.latest_link.readlink() == Path("checkpoint_step_3000.pt")
     [_, newest] = manager.list_checkpoints()
     size_mb = Path(newest["path"]).stat().st_size / 1e6
-    assert (newest["step"], newest["size_mb"], newest["is_latest"], newest["is_best"]) == (3000, size_mb, True, False)
+    assert (newest["step"], newest["size_mb"], newest["is_latest"], newest["is_best"]) == (
+        3000,
+        size_mb,
+        True,
+        False,
+    )
 
 
 def test_best_is_kept_and_found(tmp_path: Path) -> None:
@@ -287,7 +340,9 @@ def test_best_is_not_kept_when_not_wanted(tmp_path: Path) -> None:
     keep=st.integers(1, 4),
     data=st.data(),
 )
-def test_retention_keeps_the_newest_and_the_best(steps: list[int], keep: int, data: st.DataObject) -> None:
+def test_retention_keeps_the_newest_and_the_best(
+    steps: list[int], keep: int, data: st.DataObject
+) -> None:
     bests = data.draw(st.lists(st.booleans(), min_size=len(steps), max_size=len(steps)))
     with tempfile.TemporaryDirectory() as folder:
         manager = CheckpointManager(folder, keep_last_n=keep)
@@ -358,7 +413,7 @@ def test_retention_removes_the_abandoned_branch_first(tmp_path: Path) -> None:
     assert steps_of(manager) == [15, 16]
 
 
-# --- broken files ----------------------------------------------------------------------------------------------------
+# --- broken files ---------------------------------------------------------------------------------
 
 
 def damage(path: Path, how: str) -> None:
@@ -407,7 +462,9 @@ def test_all_broken_stops_and_changes_nothing(tmp_path: Path) -> None:
         damage(manager.paths.checkpoint_file(step), "truncated")
     before = names_in(manager)
     for _ in range(2):
-        with pytest.raises(UserError, match=r"no checkpoint in .* is intact .*move the folder away to start anew"):
+        with pytest.raises(
+            UserError, match=r"no checkpoint in .* is intact .*move the folder away to start anew"
+        ):
             manager.load_latest_checkpoint()
     assert names_in(manager) == before
     for step in (1, 2):  # asked for by their steps they are set aside, and are not forgotten
@@ -428,7 +485,7 @@ def test_a_missing_device_is_no_reason_to_set_files_aside(tmp_path: Path) -> Non
     assert all(tensor.is_meta for tensor in state["model_state_dict"].values())
 
 
-# --- real faults -----------------------------------------------------------------------------------------------------
+# --- real faults ----------------------------------------------------------------------------------
 
 ENDLESS = """
 import sys, torch
@@ -451,7 +508,9 @@ while True:
 
 @pytest.mark.parametrize("extra_lines", [1, 7, 40])
 def test_nothing_reported_is_lost_on_sigkill(tmp_path: Path, extra_lines: int) -> None:
-    with subprocess.Popen([sys.executable, "-c", ENDLESS, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", ENDLESS, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout
         for _ in range(extra_lines):
             process.stdout.readline()
@@ -500,7 +559,9 @@ def test_full_disk_skips_checkpoints_and_training_goes_on(tmp_path: Path) -> Non
     assert steps_of(CheckpointManager(tmp_path)) == [1, 6]
 
 
-def test_unusable_folder_costs_a_warning_not_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unusable_folder_costs_a_warning_not_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     manager = CheckpointManager(tmp_path / "file")
     (tmp_path / "file").touch()
     with caplog.at_level(logging.WARNING):

@@ -27,7 +27,11 @@ from spectral_exp.monitoring import CheckpointManager
 from spectral_exp.monitoring.checkpoint.portable import portable_config, portable_state
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore::UserWarning:torch", "ignore:.*beta state", "ignore:.*prototype", "ignore:ComplexHalf", "ignore:.*torch.jit"
+    "ignore::UserWarning:torch",
+    "ignore:.*beta state",
+    "ignore:.*prototype",
+    "ignore:ComplexHalf",
+    "ignore:.*torch.jit",
 )
 
 
@@ -155,28 +159,45 @@ with warnings.catch_warnings():
 def equal(one: Any, other: Any) -> bool:
     """Equal in values; tensors also in type, shape and layout."""
     if isinstance(one, torch.Tensor):
-        plain = one.detach() if type(one) is torch.Tensor else one.detach().as_subclass(torch.Tensor)
+        plain = (
+            one.detach() if type(one) is torch.Tensor else one.detach().as_subclass(torch.Tensor)
+        )
         if plain.layout == torch.strided and not plain.is_quantized:
             plain = plain.resolve_conj().resolve_neg()
-        same = type(other) is torch.Tensor and plain.dtype == other.dtype and plain.layout == other.layout
+        same = (
+            type(other) is torch.Tensor
+            and plain.dtype == other.dtype
+            and plain.layout == other.layout
+        )
         if plain.is_quantized:
             return same and torch.equal(plain.int_repr(), other.int_repr())
         if plain.layout != torch.strided:
             return same and torch.equal(plain.to_dense(), other.to_dense())
-        return same and plain.shape == other.shape and bool((plain.nan_to_num() == other.nan_to_num()).all())
+        return (
+            same
+            and plain.shape == other.shape
+            and bool((plain.nan_to_num() == other.nan_to_num()).all())
+        )
     if isinstance(one, dict | UserDict):
-        return len(one) == len(other) and all(equal(value, other[key]) for key, value in one.items())
+        return len(one) == len(other) and all(
+            equal(value, other[key]) for key, value in one.items()
+        )
     if isinstance(one, list | tuple | deque):
         return len(one) == len(other) and all(map(equal, one, other))
     return bool(one == other) or (one != one and other != other)
 
 
 def save_and_load(folder: Path, value: Any, background: bool = False) -> Any:
-    """The value after a save and a load. Raises what the save raises, when nothing may have been written."""
+    """The value after a save and a load.
+
+    Raises what the save raises, when nothing may have been written.
+    """
     model = nn.Linear(1, 1)
     manager = CheckpointManager(folder, background=background)
     try:
-        manager.save_checkpoint(1, model, torch.optim.SGD(model.parameters()), [], {}, extra={"value": value})
+        manager.save_checkpoint(
+            1, model, torch.optim.SGD(model.parameters()), [], {}, extra={"value": value}
+        )
         manager.wait()
     except BaseException:
         assert list(folder.iterdir()) == []
@@ -193,7 +214,9 @@ def test_what_is_kept_comes_back_equal(tmp_path: Path, name: str, background: bo
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_loaded_is_refused_before_anything_is_written(tmp_path: Path, name: str) -> None:
+def test_what_cannot_be_loaded_is_refused_before_anything_is_written(
+    tmp_path: Path, name: str
+) -> None:
     for value in (REFUSED[name], {"inside": [REFUSED[name]]}):
         with pytest.raises(TypeError, match=r"(a key of )?extra\['value'\]"):
             save_and_load(tmp_path, value)
@@ -209,7 +232,14 @@ def test_every_dtype_comes_back_or_is_refused(tmp_path: Path, dtype: torch.dtype
         loaded = save_and_load(tmp_path, tensor)
     except TypeError as error:
         assert str(dtype) in str(error)  # noqa: PT017 - either answer is right
-        assert dtype not in {torch.float32, torch.bfloat16, torch.int64, torch.bool, torch.complex64, torch.float8_e5m2}
+        assert dtype not in {
+            torch.float32,
+            torch.bfloat16,
+            torch.int64,
+            torch.bool,
+            torch.complex64,
+            torch.float8_e5m2,
+        }
     else:
         assert loaded.dtype == dtype
         assert bytes(loaded.untyped_storage()) == bytes(tensor.untyped_storage())
@@ -221,7 +251,9 @@ def test_a_refused_parameter_is_named(tmp_path: Path) -> None:
     model.register_parameter("weight", nn.Parameter(torch.ones(1)))
     manager = CheckpointManager(tmp_path)
     optimizer = torch.optim.SGD(model.parameters())
-    with pytest.raises(TypeError, match=r"model_state_dict\['scale'\] holds a Scaled with attributes \(scale\)"):
+    with pytest.raises(
+        TypeError, match=r"model_state_dict\['scale'\] holds a Scaled with attributes \(scale\)"
+    ):
         manager.save_checkpoint(1, model, optimizer, [], {})
     with pytest.raises(TypeError, match="loss_history holds values that are no numbers"):
         manager.save_checkpoint(1, nn.Linear(1, 1), optimizer, ["x"], {})  # type: ignore[list-item]
@@ -240,15 +272,26 @@ def test_what_contains_itself_is_refused() -> None:
 
 
 def by_name(name: str) -> Any:
-    """One of the values above, which are not printed: that kills a process if a tensor has no memory."""
+    """One of the values above, which are not printed: that kills a process if a tensor has no
+    memory."""
     return (KEPT | REFUSED)[name]
 
 
 leaves = st.one_of(
-    *(st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary(), st.sampled_from(DTYPES)),
+    *(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(),
+        st.text(),
+        st.binary(),
+        st.sampled_from(DTYPES),
+    ),
     st.sampled_from([*KEPT, *REFUSED]).map(by_name),
 )
-keys = st.one_of(st.text(max_size=3), st.integers(), st.floats(allow_nan=False), st.booleans(), st.none())
+keys = st.one_of(
+    st.text(max_size=3), st.integers(), st.floats(allow_nan=False), st.booleans(), st.none()
+)
 values = st.recursive(
     leaves,
     lambda inner: st.one_of(
@@ -282,12 +325,18 @@ def test_any_configuration_is_kept_and_saved_again(value: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         manager = CheckpointManager(folder)
         for step in (1, 2):
-            assert manager.save_checkpoint(step, model, torch.optim.SGD(model.parameters()), [], {"value": value})
+            assert manager.save_checkpoint(
+                step, model, torch.optim.SGD(model.parameters()), [], {"value": value}
+            )
         assert manager.load_latest_checkpoint() is not None
 
 
 def test_tensors_and_arrays_of_a_configuration_become_lists(tmp_path: Path) -> None:
-    config = {"weights": torch.tensor([1.0, 2.0]), "array": np.arange(3), "large": torch.zeros(5000)}
+    config = {
+        "weights": torch.tensor([1.0, 2.0]),
+        "array": np.arange(3),
+        "large": torch.zeros(5000),
+    }
     model = nn.Linear(1, 1)
     manager = CheckpointManager(tmp_path)
     for step in (1, 2):
@@ -327,7 +376,9 @@ WRAPS = ["", "inner", "compiled", "parallel", "parallel compiled", "inner parall
 
 
 @pytest.mark.parametrize("wrap", WRAPS)
-@pytest.mark.parametrize("compiled", [Compiled, pytest.param(torch.compile, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "compiled", [Compiled, pytest.param(torch.compile, marks=pytest.mark.slow)]
+)
 def test_wrappers_inside_a_model_leave_no_names(tmp_path: Path, wrap: str, compiled: Any) -> None:
     plain, model = Net(), Net(wrap, compiled)
     manager = CheckpointManager(tmp_path)

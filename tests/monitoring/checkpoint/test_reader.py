@@ -1,4 +1,5 @@
-"""What a load makes of files that it cannot read now, that are hostile, or that others wrote: never damage."""
+"""What a load makes of files that it cannot read now, that are hostile, or that others wrote: never
+damage."""
 
 from __future__ import annotations
 
@@ -48,7 +49,9 @@ def saved(root: Path, *steps: int, compression: Any = None) -> CheckpointManager
 def contents(root: Path) -> dict[str, bytes | str]:
     """Every file below a folder with its bytes, links with where they point."""
     return {
-        str(path.relative_to(root)): str(path.readlink()) if path.is_symlink() else path.read_bytes()
+        str(path.relative_to(root)): str(path.readlink())
+        if path.is_symlink()
+        else path.read_bytes()
         for path in sorted(root.rglob("*"))
         if not path.is_dir()
     }
@@ -72,7 +75,7 @@ def refused(root: Path, match: str) -> str:
     return message
 
 
-# --- a storage that fails --------------------------------------------------------------------------------------------
+# --- a storage that fails -------------------------------------------------------------------------
 
 
 class FailingStorage:
@@ -117,7 +120,9 @@ class FailingStorage:
 
         real_open = io.open
 
-        def open_file(file: Any, mode: str = "r", buffering: int = -1, *rest: Any, **options: Any) -> Any:
+        def open_file(
+            file: Any, mode: str = "r", buffering: int = -1, *rest: Any, **options: Any
+        ) -> Any:
             storage.touch(file)
             if not str(file).startswith(storage.root) or mode != "rb":
                 return real_open(file, mode, buffering, *rest, **options)
@@ -137,9 +142,15 @@ class FailingStorage:
 
 @pytest.mark.parametrize(
     "number",
-    [errno.EIO, errno.EACCES, *(pytest.param(n, marks=pytest.mark.slow) for n in (errno.ESTALE, errno.ENOMEM))],
+    [
+        errno.EIO,
+        errno.EACCES,
+        *(pytest.param(n, marks=pytest.mark.slow) for n in (errno.ESTALE, errno.ENOMEM)),
+    ],
 )
-def test_a_failing_read_anywhere_changes_nothing(tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_read_anywhere_changes_nothing(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     saved(tmp_path, 1, 2)
     before = contents(tmp_path)
     with monkeypatch.context() as patch:
@@ -169,7 +180,7 @@ def test_a_failing_read_anywhere_changes_nothing(tmp_path: Path, number: int, mo
         assert loaded < undisturbed.count // 4
 
 
-# --- memory ----------------------------------------------------------------------------------------------------------
+# --- memory ---------------------------------------------------------------------------------------
 
 MEMORY = """
 import os, resource, sys
@@ -201,11 +212,15 @@ for spare_mb in (0, 1, 2, 4, 8, 16, 24, 32, 40, 2000):
 """
 
 
-def test_what_is_certain_not_to_fit_is_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_certain_not_to_fit_is_not_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     size = saved(tmp_path, 1, 2).paths.checkpoint_file(2).stat().st_size
     monkeypatch.setattr(checkpoint_reader, "_available_memory", lambda: size - 1)
     refused(tmp_path, "it needs 0 MB of memory, and 0 MB are available; free memory")
-    monkeypatch.setattr(checkpoint_reader, "_available_memory", lambda: None)  # a system that does not say
+    monkeypatch.setattr(
+        checkpoint_reader, "_available_memory", lambda: None
+    )  # a system that does not say
     assert CheckpointManager(tmp_path).load_latest_checkpoint() is not None
 
 
@@ -221,7 +236,7 @@ def test_too_little_memory_is_said_and_changes_nothing(tmp_path: Path) -> None:
     assert set(outcomes) <= {0, 3}
 
 
-# --- files by others -------------------------------------------------------------------------------------------------
+# --- files by others ------------------------------------------------------------------------------
 
 
 class Payload:
@@ -259,14 +274,18 @@ def state_with(value: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("sidecar", [True, False])
 @pytest.mark.parametrize("name", payloads(Path("x")))
-def test_objects_that_may_run_code_are_refused_and_not_called_damage(tmp_path: Path, name: str, sidecar: bool) -> None:
+def test_objects_that_may_run_code_are_refused_and_not_called_damage(
+    tmp_path: Path, name: str, sidecar: bool
+) -> None:
     trace = tmp_path / "trace"
     path = saved(tmp_path / "run", 1, 2).paths.checkpoint_file(2)
     torch.save(state_with(payloads(trace)[name]), path)
     checkpoint_file.sidecar_file(path).unlink()
     if sidecar:
         write_sidecar(path)
-    message = refused(tmp_path / "run", "holds objects that are not loaded, since loading them may run code")
+    message = refused(
+        tmp_path / "run", "holds objects that are not loaded, since loading them may run code"
+    )
     assert "torch.load(..., weights_only=False)" in message
     assert not trace.exists()
 
@@ -366,7 +385,9 @@ def test_a_hostile_sidecar_leaves_the_checkpoint_unverified(tmp_path: Path, side
 def test_hostile_numbers_in_sidecars_do_no_harm(tmp_path: Path) -> None:
     manager = saved(tmp_path, 1, 2)
     for hostile in (-1, 2**70, "9", None, [1], 1e308, True):
-        write_sidecar(manager.paths.checkpoint_file(2), serial=hostile, best_step=hostile, state_bytes=hostile)
+        write_sidecar(
+            manager.paths.checkpoint_file(2), serial=hostile, best_step=hostile, state_bytes=hostile
+        )
         fresh = saved(tmp_path, 3)
         assert [found["step"] for found in fresh.list_checkpoints()] == [1, 2, 3]
         state = fresh.load_latest_checkpoint()
@@ -375,13 +396,14 @@ def test_hostile_numbers_in_sidecars_do_no_harm(tmp_path: Path) -> None:
         fresh.cleanup_old_checkpoints()
 
 
-# --- bombs -----------------------------------------------------------------------------------------------------------
+# --- bombs ----------------------------------------------------------------------------------------
 
 BOMB_BYTES = 192 << 20
 
 
 def bomb(kind: str, path: Path) -> dict[str, Any]:
-    """Write a small file that would take hundreds of megabytes, and return what its sidecar would announce."""
+    """Write a small file that would take hundreds of megabytes, and return what its sidecar would
+    announce."""
     if kind.startswith("zstd"):
         zstandard = pytest.importorskip("zstandard")
         compressor = zstandard.ZstdCompressor(level=1).compressobj()
@@ -392,7 +414,9 @@ def bomb(kind: str, path: Path) -> dict[str, Any]:
                 file.write(compressor.compress(bytes(1 << 26)))
             file.write(compressor.flush())
         return {"state_bytes": 10**15} if kind == "zstd that announces too much" else {}
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if kind == "deflated" else zipfile.ZIP_STORED) as archive:
+    with zipfile.ZipFile(
+        path, "w", zipfile.ZIP_DEFLATED if kind == "deflated" else zipfile.ZIP_STORED
+    ) as archive:
         archive.writestr("archive/data.pkl", pickle.dumps({}, protocol=2))
         with archive.open("archive/data/0", "w") as record:
             for _ in range((64 << 20 if kind == "deflated" else 1 << 20) >> 20):
@@ -408,12 +432,18 @@ def bomb(kind: str, path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("sidecar", [True, False])
-@pytest.mark.parametrize("kind", ["zstd of zeros", "zstd", "zstd that announces too much", "deflated", "overlapping"])
-def test_bombs_are_refused_before_they_take_memory(tmp_path: Path, kind: str, sidecar: bool) -> None:
+@pytest.mark.parametrize(
+    "kind", ["zstd of zeros", "zstd", "zstd that announces too much", "deflated", "overlapping"]
+)
+def test_bombs_are_refused_before_they_take_memory(
+    tmp_path: Path, kind: str, sidecar: bool
+) -> None:
     compressed = kind.startswith("zstd")
     manager = saved(tmp_path, 1, 2)
     manager._folder.remove(2)
-    path = manager.paths.checkpoints / ("checkpoint_step_2.pt.zst" if compressed else "checkpoint_step_2.pt")
+    path = manager.paths.checkpoints / (
+        "checkpoint_step_2.pt.zst" if compressed else "checkpoint_step_2.pt"
+    )
     announced = bomb(kind, path)
     assert path.stat().st_size < 1.3e6
     if sidecar:
@@ -435,7 +465,7 @@ def test_bombs_are_refused_before_they_take_memory(tmp_path: Path, kind: str, si
     assert contents(tmp_path) == before
 
 
-# --- damage ----------------------------------------------------------------------------------------------------------
+# --- damage ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("compression", [None, "zstd"])

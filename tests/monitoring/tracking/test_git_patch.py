@@ -1,4 +1,5 @@
-"""The recorded patch recreates the code on a fresh checkout, whatever the user's settings of git."""
+"""The recorded patch recreates the code on a fresh checkout, whatever the user's settings of
+git."""
 
 from __future__ import annotations
 
@@ -63,7 +64,11 @@ HOSTILE = """
 
 def git_in(root: Path, *arguments: str, config: Path | None = None) -> bytes:
     """Run git as its user does, with a configuration of the user's own."""
-    environ = {**os.environ, "GIT_CONFIG_GLOBAL": str(config or os.devnull), "GIT_CONFIG_NOSYSTEM": "1"}
+    environ = {
+        **os.environ,
+        "GIT_CONFIG_GLOBAL": str(config or os.devnull),
+        "GIT_CONFIG_NOSYSTEM": "1",
+    }
     identity = ["-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false"]
     command = ["git", "-C", str(root), *identity, *arguments]
     return subprocess.run(command, env=environ, capture_output=True, check=True).stdout
@@ -102,24 +107,30 @@ def tree(root: Path) -> dict[str, tuple[str, bytes]]:
     return found
 
 
-# --- any repository --------------------------------------------------------------------------------------------------
+# --- any repository -------------------------------------------------------------------------------
 
 NAMES = [
     "a.py", "b.py", "folder/c.py", "folder/deep/d e.py", "ü é.py", 'quo"te\\s.py', "tab\tline\nbreak.py",
     "data.bin", "settings.yaml", " leading.toml", "-dash.py", "*.py", "odd [x].json", "b/a/b.py",
 ]  # fmt: skip
 CONTENTS = st.one_of(
-    st.lists(st.sampled_from([b"x = 1", b"", b"  y", b"diff --git a/a b/a", b"-- ", b"\xff\xfe", b"z \t"])).map(
-        b"\n".join
-    ),
+    st.lists(
+        st.sampled_from(
+            [b"x = 1", b"", b"  y", b"diff --git a/a b/a", b"-- ", b"\xff\xfe", b"z \t"]
+        )
+    ).map(b"\n".join),
     st.lists(st.sampled_from([b"one", b"two", b""]), min_size=1).map(b"\r\n".join),
-    st.lists(st.integers(0, 60), min_size=20).map(lambda ns: b"".join(b"line %d\n" % n for n in ns)),
+    st.lists(st.integers(0, 60), min_size=20).map(
+        lambda ns: b"".join(b"line %d\n" % n for n in ns)
+    ),
     st.binary(max_size=300),
     st.just(b"a\0b\0" * 40),
 )
 LENIENT = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 FILES = st.dictionaries(
-    st.sampled_from(NAMES), st.tuples(st.sampled_from(["file", "program", "link"]), CONTENTS), max_size=7
+    st.sampled_from(NAMES),
+    st.tuples(st.sampled_from(["file", "program", "link"]), CONTENTS),
+    max_size=7,
 )
 
 
@@ -190,7 +201,9 @@ def check_patch(
         root.mkdir()
         git_in(root, "init", "-q")
         if attributes:
-            before = before | {".gitattributes": ("file", b"*.py diff=shown\n*.json -diff\n*.toml binary\n")}
+            before = before | {
+                ".gitattributes": ("file", b"*.py diff=shown\n*.json -diff\n*.toml binary\n")
+            }
             after = after | {".gitattributes": before[".gitattributes"]}
         write(root, before)
         git_in(root, "add", "-A")
@@ -206,8 +219,19 @@ def check_patch(
         assert (root / ".git/index").read_bytes() == index
         assert (facts["diff_missing"], facts["diff_redacted"]) == ([], [])
         known = before.keys() | (after.keys() if staged else set())
-        expected = {n: f for n, f in tree(root).items() if n in known or is_new_source(*after[n], n)}
-        git_in(Path(folder), "clone", "-q", "--no-local", *git.EXACT_LINES, str(root), str(fresh), config=config)
+        expected = {
+            n: f for n, f in tree(root).items() if n in known or is_new_source(*after[n], n)
+        }
+        git_in(
+            Path(folder),
+            "clone",
+            "-q",
+            "--no-local",
+            *git.EXACT_LINES,
+            str(root),
+            str(fresh),
+            config=config,
+        )
         if patch:
             (Path(folder) / "patch").write_bytes(patch)
             assert git.apply_patch(Path(folder) / "patch", fresh) is None
@@ -219,7 +243,9 @@ def check_patch(
 
 
 def with_plain_ends(files: dict[str, tuple[str, bytes]]) -> dict[str, tuple[str, bytes]]:
-    return {name: (kind, content.replace(b"\r\n", b"\n")) for name, (kind, content) in files.items()}
+    return {
+        name: (kind, content.replace(b"\r\n", b"\n")) for name, (kind, content) in files.items()
+    }
 
 
 def tree_of(files: dict[str, tuple[str, bytes]]) -> dict[str, tuple[str, bytes]]:
@@ -230,7 +256,7 @@ def tree_of(files: dict[str, tuple[str, bytes]]) -> dict[str, tuple[str, bytes]]
     }
 
 
-# --- what the patch holds --------------------------------------------------------------------------------------------
+# --- what the patch holds -------------------------------------------------------------------------
 
 
 def test_new_sources_are_in_the_patch_and_other_files_are_named(repository: Path) -> None:
@@ -272,7 +298,9 @@ def test_a_large_change_is_complete(repository: Path) -> None:
     assert facts["diff_missing"] == []
 
 
-def test_files_too_large_for_a_patch_are_named(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_too_large_for_a_patch_are_named(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (repository / "weights.bin").write_bytes(b"\0" * 100)
     git_in(repository, "add", ".")
     git_in(repository, "commit", "-qm", "second")
@@ -285,14 +313,17 @@ def test_files_too_large_for_a_patch_are_named(repository: Path, monkeypatch: py
     assert patch == b""
 
 
-# --- secrets ---------------------------------------------------------------------------------------------------------
+# --- secrets --------------------------------------------------------------------------------------
 
 
-def test_secrets_leave_the_patch_and_mark_it(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_leave_the_patch_and_mark_it(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MY_API_KEY", "abcdefgh12345")
     (repository / "code.py").write_text(
-        'one = 1\nclient(api_key="Zq81hunter2x")\ntoken = tokenizer.next()\npad_token = "<pad>"\n'
-        'token = args.token\nkey = "abcdefgh12345"\nhub = "ghp_0123456789abcdefghij0123456789abcdef"\n'
+        'one = 1\nclient(api_key="Zq81hunter2x")\ntoken = tokenizer.next()\npad_token ='
+        ' "<pad>"\ntoken = args.token\nkey = "abcdefgh12345"\nhub ='
+        ' "ghp_0123456789abcdefghij0123456789abcdef"\n'
     )
     (repository / "clean.py").write_text("password = getpass()\nfor token in tokens: pass\n")
     (repository / "run.yaml").write_text("hub:\n  password: Zq81 hunter2x\nseed: 1\n")
@@ -329,10 +360,12 @@ def test_tracked_secret_files_and_binaries_with_secrets_stay_out(
     assert patch == b""
 
 
-# --- programs and folders that are not asked for ---------------------------------------------------------------------
+# --- programs and folders that are not asked for --------------------------------------------------
 
 
-def test_nothing_that_a_repository_names_is_run(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_that_a_repository_names_is_run(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trace = repository.parent / "ran"
     program = repository.parent / "program"
     program.write_text(f"#!/bin/sh\necho $0 $* >> {trace}\n")
@@ -345,7 +378,12 @@ def test_nothing_that_a_repository_names_is_run(repository: Path, monkeypatch: p
     for name, value in settings_.items():
         git_in(repository, "config", name, str(value))
     (repository / "hooks").mkdir()
-    for hook in ("post-index-change", "post-checkout", "reference-transaction", "fsmonitor-watchman"):
+    for hook in (
+        "post-index-change",
+        "post-checkout",
+        "reference-transaction",
+        "fsmonitor-watchman",
+    ):
         (repository / "hooks" / hook).symlink_to(program)
     (repository / ".gitattributes").write_text("*.py diff=shown\n")
     monkeypatch.setenv("GIT_EXTERNAL_DIFF", str(program))
@@ -365,7 +403,11 @@ def test_variables_of_another_repository_do_not_mislead(
     git_in(other, "init", "-q")
     git_in(other, "commit", "-qm", "other", "--allow-empty")
     commit = git_in(repository, "rev-parse", "HEAD").decode().strip()
-    for name, value in {"GIT_DIR": other / ".git", "GIT_WORK_TREE": other, "GIT_INDEX_FILE": other / "i"}.items():
+    for name, value in {
+        "GIT_DIR": other / ".git",
+        "GIT_WORK_TREE": other,
+        "GIT_INDEX_FILE": other / "i",
+    }.items():
         monkeypatch.setenv(name, str(value))
     facts, _ = environment.git_facts(repository)
     assert (facts["hash"], facts["repository"]) == (commit, str(repository))
@@ -408,7 +450,10 @@ def slow_git(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("spoil", "reason"),
     [
         (remove_git, "git is not installed"),
-        (give_away, "belongs to another user; allow it with git config --global --add safe.directory "),
+        (
+            give_away,
+            "belongs to another user; allow it with git config --global --add safe.directory ",
+        ),
         (forget_commits, "the repository has no commit yet"),
         (forget_repository, "is in no git repository"),
         (damage, "git failed: fatal: bad config line 1 in file"),

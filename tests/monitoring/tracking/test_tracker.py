@@ -25,17 +25,23 @@ from spectral_exp.monitoring.tracking import environment
 from spectral_exp.monitoring.tracking.model_summary import summarize_model
 
 
-def saved(tracker: ConfigTracker, config: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
+def saved(
+    tracker: ConfigTracker, config: dict[str, Any] | None = None, **options: Any
+) -> dict[str, Any]:
     tracker.save_config(config or {}, **options)
     return tracker.load_config()
 
 
-# --- config.json -----------------------------------------------------------------------------------------------------
+# --- config.json ----------------------------------------------------------------------------------
 
 
 def test_config_holds_what_was_run_and_where(tmp_path: Path) -> None:
     tracker = ConfigTracker(tmp_path / "wave_20241209_143022_a3f2b1c4")
-    config = {"learning_rate": 0.001, "model": OmegaConf.create({"n": 2, "twice": "${n}"}), "path": tmp_path}
+    config = {
+        "learning_rate": 0.001,
+        "model": OmegaConf.create({"n": 2, "twice": "${n}"}),
+        "path": tmp_path,
+    }
     content = saved(
         tracker,
         config,
@@ -47,7 +53,11 @@ def test_config_holds_what_was_run_and_where(tmp_path: Path) -> None:
     )
     assert content["experiment_id"] == "wave_20241209_143022_a3f2b1c4"
     assert content["git_hash"] == git_hash()
-    assert content["config"] == {"learning_rate": 0.001, "model": {"n": 2, "twice": 2}, "path": str(tmp_path)}
+    assert content["config"] == {
+        "learning_rate": 0.001,
+        "model": {"n": 2, "twice": 2},
+        "path": str(tmp_path),
+    }
     assert content["model"] == {
         "type": "Linear",
         "num_parameters": 9,
@@ -66,7 +76,9 @@ def test_hardware_is_this_machine() -> None:
     hardware = environment.hardware_facts()
     assert hardware["cpu_count"] == os.cpu_count()
     assert hardware["memory_gb"] == pytest.approx(psutil.virtual_memory().total / 1e9, abs=0.01)
-    assert hardware["gpu_available"] == (torch.cuda.is_available() or torch.backends.mps.is_available())
+    assert hardware["gpu_available"] == (
+        torch.cuda.is_available() or torch.backends.mps.is_available()
+    )
     assert (hardware["gpu_model"] is None) != hardware["gpu_available"]
     assert hardware["cuda_version"] == torch.version.cuda
 
@@ -102,7 +114,7 @@ def test_disabled_tracker_writes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-# --- results.json ----------------------------------------------------------------------------------------------------
+# --- results.json ---------------------------------------------------------------------------------
 
 
 def test_results_hold_metrics_and_sections(tmp_path: Path) -> None:
@@ -120,14 +132,16 @@ def test_results_hold_metrics_and_sections(tmp_path: Path) -> None:
     assert content["totals"] == {"tokens": 1000, "time_s": 2.0}
 
 
-def test_refused_results_are_told_with_the_metrics(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_refused_results_are_told_with_the_metrics(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "file").touch()
     with caplog.at_level(logging.ERROR):
         ConfigTracker(tmp_path / "file").save_results({"val_loss": 1.25})
     assert "1.25" in caplog.text
 
 
-# --- model -----------------------------------------------------------------------------------------------------------
+# --- model ----------------------------------------------------------------------------------------
 
 
 class TellingModel(nn.Module):
@@ -166,7 +180,7 @@ def test_summary_asks_the_model_for_its_components() -> None:
     assert summary["d_model"] == 2
 
 
-# --- git -------------------------------------------------------------------------------------------------------------
+# --- git ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -183,12 +197,21 @@ def repository(tmp_path: Path) -> Path:
 
 def test_clean_repository(repository: Path) -> None:
     facts, diff = environment.git_facts(repository)
-    printed = subprocess.run(["git", "-C", str(repository), "rev-parse", "HEAD"], capture_output=True, check=True)
+    printed = subprocess.run(
+        ["git", "-C", str(repository), "rev-parse", "HEAD"], capture_output=True, check=True
+    )
     assert facts["hash"] == printed.stdout.decode().strip()
-    assert (facts["dirty"], facts["untracked"], facts["diff_truncated"], diff) == (False, [], False, b"")
+    assert (facts["dirty"], facts["untracked"], facts["diff_truncated"], diff) == (
+        False,
+        [],
+        False,
+        b"",
+    )
 
 
-def test_patch_recreates_the_changed_files(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patch_recreates_the_changed_files(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MY_API_KEY", "abcdefgh12345")
     (repository / "file.txt").write_bytes(b"two \xff abcdefgh12345\n")
     (repository / "new.txt").touch()
@@ -196,7 +219,9 @@ def test_patch_recreates_the_changed_files(repository: Path, monkeypatch: pytest
     assert (facts["dirty"], facts["untracked"], facts["untracked_total"]) == (True, ["new.txt"], 1)
     subprocess.run(["git", "-C", str(repository), "checkout", "-q", "."], check=True)
     subprocess.run(["git", "-C", str(repository), "apply"], input=diff, check=True)
-    assert (repository / "file.txt").read_bytes() == f"two ?? {REDACTED}\n".encode().replace(b"??", b"\xff")
+    assert (repository / "file.txt").read_bytes() == f"two ?? {REDACTED}\n".encode().replace(
+        b"??", b"\xff"
+    )
 
 
 def test_no_repository_is_no_error(tmp_path: Path) -> None:
@@ -212,7 +237,9 @@ def test_repository_without_commits(tmp_path: Path) -> None:
     assert (facts["hash"], facts["dirty"], diff) == (None, True, b"")
 
 
-def test_patch_lies_beside_the_config(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patch_lies_beside_the_config(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SPECTRAL_EXP_CODE", str(repository))
     (repository / "file.txt").write_text("two\nlogged in with Zq8hunter2XY\n")
     git = saved(ConfigTracker(tmp_path / "run"), config={"api_key": "Zq8hunter2XY"})["git"]
@@ -221,7 +248,7 @@ def test_patch_lies_beside_the_config(repository: Path, tmp_path: Path, monkeypa
     assert f"+two\n+logged in with {REDACTED}\n" in patch
 
 
-# --- secrets ---------------------------------------------------------------------------------------------------------
+# --- secrets --------------------------------------------------------------------------------------
 
 
 def test_secrets_do_not_reach_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

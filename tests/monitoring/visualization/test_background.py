@@ -1,4 +1,5 @@
-"""Drawing by a child process: the same pictures, in order, whatever happens to the child, the parent or the queue."""
+"""Drawing by a child process: the same pictures, in order, whatever happens to the child, the
+parent or the queue."""
 
 from __future__ import annotations
 
@@ -40,7 +41,9 @@ viz.generate_comparison_plots({"a": {"loss_history": [3.0, 2.0]}})
 
 
 @contextmanager
-def background(folder: Path, **settings: Any) -> Iterator[tuple[VisualizationManager, BackgroundDrawing]]:
+def background(
+    folder: Path, **settings: Any
+) -> Iterator[tuple[VisualizationManager, BackgroundDrawing]]:
     """A manager that draws in the background, and that part of it; closed whatever happens."""
     viz = manager(folder, background=True, **settings)
     drawing = viz._background
@@ -59,8 +62,11 @@ def until(condition: Callable[[], object]) -> None:
         os.sched_yield()
 
 
-def stopped_child(viz: VisualizationManager, drawing: BackgroundDrawing, step: int = 1) -> psutil.Process:
-    """The child, stopped before it has drawn the training plots of `step`, which it has been given."""
+def stopped_child(
+    viz: VisualizationManager, drawing: BackgroundDrawing, step: int = 1
+) -> psutil.Process:
+    """The child, stopped before it has drawn the training plots of `step`, which it has been
+    given."""
     viz.generate_training_plots(step, [3.0, 2.0], {})
     until(lambda: drawing.process_id is not None)
     assert drawing.process_id is not None
@@ -86,7 +92,9 @@ def test_pictures_are_equal_byte_for_byte_and_come_in_order(tmp_path: Path) -> N
         torch.manual_seed(0)
         paths = viz.generate_training_plots(7, [3.0, 2.0, 2.5], metrics)
         paths += viz.generate_model_plots(7, model, sample=SAMPLE, token_labels=str)
-        return paths + viz.generate_comparison_plots({"a": {"loss_history": [3.0, 2.0]}, "b": {"final_metrics": {}}})
+        return paths + viz.generate_comparison_plots(
+            {"a": {"loss_history": [3.0, 2.0]}, "b": {"final_metrics": {}}}
+        )
 
     here = everything(manager(tmp_path / "here"))
     with background(tmp_path / "child") as (viz, drawing):
@@ -127,17 +135,25 @@ def test_the_newest_set_replaces_the_waiting_one_and_the_log_says_so(
         assert steps_of(tmp_path) == [1, 4]
         assert viz.skipped == 2 * (1 + 4)
         assert viz.failures == 0
-    assert "the training plots of step 2 are replaced by the training plots of step 3" in caplog.messages[0]
+    assert (
+        "the training plots of step 2 are replaced by the training plots of step 3"
+        in caplog.messages[0]
+    )
     assert len(caplog.messages) == 4
 
 
-def test_a_child_killed_while_it_draws_costs_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_child_killed_while_it_draws_costs_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with background(tmp_path) as (viz, drawing):
         child = stopped_child(viz, drawing)
         child.kill()
         viz.wait()
         (message,) = caplog.messages
-        assert "training_dynamics and what follows it of the training plots of step 1 skipped" in message
+        assert (
+            "training_dynamics and what follows it of the training plots of step 1 skipped"
+            in message
+        )
         assert "ended by SIGKILL" in message
         assert viz.failures == 1
         viz.generate_training_plots(2, [3.0, 2.0], {})
@@ -147,7 +163,9 @@ def test_a_child_killed_while_it_draws_costs_one_warning(tmp_path: Path, caplog:
     assert len(caplog.messages) == 1
 
 
-def test_a_child_that_hangs_is_ended_when_the_next_set_comes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_child_that_hangs_is_ended_when_the_next_set_comes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with background(tmp_path) as (viz, drawing):
         child = stopped_child(viz, drawing)
         drawing.hang_s = 0.0
@@ -198,7 +216,9 @@ def test_no_child_is_started_over_and_over(
     assert len(caplog.messages) == 4
 
 
-def test_a_figure_that_cannot_be_drawn_costs_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_figure_that_cannot_be_drawn_costs_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     failures = Failures()
     drawing = BackgroundDrawing(40, failures, 60.0)
     with background(tmp_path) as (viz, other):
@@ -209,7 +229,9 @@ def test_a_figure_that_cannot_be_drawn_costs_no_other(tmp_path: Path, caplog: py
     broken = Plot("broken", tmp_path / "broken.png", partial(divmod, 1, 0))
     unsendable = Plot("unsendable", tmp_path / "unsendable.png", lambda: None)  # type: ignore[arg-type, return-value]
     caplog.clear()
-    drawing.submit(PlotSet("model", 1, [broken, unsendable, good, broken], time.perf_counter(), 0.0))
+    drawing.submit(
+        PlotSet("model", 1, [broken, unsendable, good, broken], time.perf_counter(), 0.0)
+    )
     drawing.close()
     assert [path.name for path in tmp_path.iterdir()] == [good.path.name]
     assert failures.count == 3
@@ -224,7 +246,11 @@ def test_a_figure_that_cannot_be_drawn_costs_no_other(tmp_path: Path, caplog: py
 def test_the_child_dies_with_its_parent(stopped: bool, tmp_path: Path) -> None:
     code = SCRIPT + "viz.wait(); print(viz._background.process_id, flush=True); input()"
     parent = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
@@ -237,15 +263,25 @@ def test_the_child_dies_with_its_parent(stopped: bool, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("way", ["file", "standard input", "error"])
 def test_the_end_of_a_script_waits_for_its_plots(way: str, tmp_path: Path) -> None:
-    """Also of one that has no file, or whose main part is not guarded: the child must not run it."""
+    """Also of one that has no file, or whose main part is not guarded: the child must not run
+    it."""
     code = SCRIPT + ("raise ValueError('the end')" if way == "error" else "")
     script = tmp_path / "script.py"
     script.write_text(code)
     arguments = ["-"] if way == "standard input" else [str(script)]
     done = subprocess.run(
-        [sys.executable, *arguments], input=code, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, *arguments],
+        input=code,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
-    assert [path.name.split("_")[0] for path in sorted((tmp_path / "viz").iterdir())] == ["comparison", "training"]
+    assert [path.name.split("_")[0] for path in sorted((tmp_path / "viz").iterdir())] == [
+        "comparison",
+        "training",
+    ]
     assert done.returncode == (1 if way == "error" else 0)
     assert ("the end" in done.stderr) if way == "error" else (done.stdout + done.stderr == "")
 
@@ -277,7 +313,13 @@ print(stop_workers())
 def test_a_signal_to_the_whole_group_leaves_the_child_at_work(tmp_path: Path) -> None:
     with background(tmp_path) as (viz, drawing):
         child = stopped_child(viz, drawing)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        for number in (
+            signal.SIGINT,
+            signal.SIGTERM,
+            signal.SIGHUP,
+            signal.SIGUSR1,
+            signal.SIGUSR2,
+        ):
             child.send_signal(number)
         child.resume()
         viz.wait()
@@ -291,11 +333,17 @@ def test_the_deadline_is_checked(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_exception_of_a_signal_handler_at_any_moment_neither_hangs_nor_ends_the_drawing(tmp_path: Path) -> None:
+def test_an_exception_of_a_signal_handler_at_any_moment_neither_hangs_nor_ends_the_drawing(
+    tmp_path: Path,
+) -> None:
     draw = random.Random(0)
     with background(tmp_path) as (viz, _):
         for step in range(1, 150):
-            call = viz.wait if draw.random() < 0.1 else partial(viz.generate_training_plots, step, [3.0, 2.0], {})
+            call = (
+                viz.wait
+                if draw.random() < 0.1
+                else partial(viz.generate_training_plots, step, [3.0, 2.0], {})
+            )
             interrupt_after(draw.uniform(1e-6, 2e-3), call)
         viz.generate_training_plots(150, [3.0, 2.0], {})
         for _ in range(20):

@@ -1,4 +1,5 @@
-"""The manager: when it plots, which files come out, and that nothing it meets can disturb training."""
+"""The manager: when it plots, which files come out, and that nothing it meets can disturb
+training."""
 
 from __future__ import annotations
 
@@ -82,7 +83,7 @@ def names(paths: list[Path]) -> list[str]:
     return [path.name.partition("_step_")[0] for path in paths]
 
 
-# --- settings and intervals ------------------------------------------------------------------------------------------
+# --- settings and intervals -----------------------------------------------------------------------
 
 
 def test_plots_are_due_at_every_interval(tmp_path: Path) -> None:
@@ -120,8 +121,9 @@ def test_missing_matplotlib_is_told_at_the_start(
 
 def test_importing_loads_neither_matplotlib_nor_torch() -> None:
     code = (
-        "import sys; from spectral_exp.monitoring.visualization.manager import VisualizationManager as V; V('unused');"
-        "print([m for m in ('matplotlib', 'torch', 'hydra') if m in sys.modules])"
+        "import sys; from spectral_exp.monitoring.visualization.manager import VisualizationManager"
+        " as V; V('unused');print([m for m in ('matplotlib', 'torch', 'hydra') if m in"
+        " sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -138,7 +140,7 @@ def test_plotting_loads_no_pyplot_and_leaves_no_settings(tmp_path: Path) -> None
     assert done.stdout.split() == ["False", "True"]
 
 
-# --- files -----------------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 def test_files_are_png_named_by_plot_step_and_time(tmp_path: Path) -> None:
@@ -183,7 +185,7 @@ def test_threads_may_draw_at_the_same_time(tmp_path: Path) -> None:
     assert matplotlib.rcParams.copy() == before
 
 
-# --- histories -------------------------------------------------------------------------------------------------------
+# --- histories ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -345,7 +347,7 @@ def test_a_hundred_metrics_make_a_figure_of_bounded_size(tmp_path: Path) -> None
     assert "77 more metrics are in metrics.jsonl" in [text.get_text() for text in figure.texts]
 
 
-# --- models ----------------------------------------------------------------------------------------------------------
+# --- models ---------------------------------------------------------------------------------------
 
 
 def test_a_wave_model_gives_every_plot(tmp_path: Path) -> None:
@@ -450,7 +452,7 @@ def test_a_sample_needs_a_label_for_each_token() -> None:
         TextSample([1, 2], ["a"])
 
 
-# --- failures --------------------------------------------------------------------------------------------------------
+# --- failures -------------------------------------------------------------------------------------
 
 
 class BrokenModel(TinyModel):
@@ -515,7 +517,7 @@ def test_a_full_disk_leaves_no_half_file(
     assert len(viz.generate_training_plots(20, [1.0], {})) == 1
 
 
-# --- comparison ------------------------------------------------------------------------------------------------------
+# --- comparison -----------------------------------------------------------------------------------
 
 
 def write_run(root: Path, lines: list[str], results: dict[str, Any] | None = None) -> Path:

@@ -43,7 +43,7 @@ def panel(figure: Figure, title: str) -> Axes:
     return next(axes for axes in figure.axes if axes.get_title(loc="left") == title)
 
 
-# --- training dynamics -----------------------------------------------------------------------------------------------
+# --- training dynamics ----------------------------------------------------------------------------
 
 
 def test_a_million_steps_draw_no_more_points_than_the_panel_has_room_for() -> None:
@@ -76,7 +76,8 @@ def test_training_figure_has_a_labelled_panel_for_everything_tracked() -> None:
         shown = titles(figure)
         assert shown[0] == "Loss"
         assert shown[1:5] == [
-            METRICS[name].title for name in ("learning_rate", "perplexity", "grad_norm", "tokens_per_s")
+            METRICS[name].title
+            for name in ("learning_rate", "perplexity", "grad_norm", "tokens_per_s")
         ]
         assert shown[-1] == "My own s"
         assert METRICS["val_loss"].title not in shown
@@ -130,10 +131,15 @@ def test_nothing_finite_says_so() -> None:
 AWKWARD_TRAINING: dict[str, Callable[[], Figure]] = {
     "one point": partial(training_figure, 1, series([5.5]), {"learning_rate": series([1e-3])}),
     "two points": partial(
-        training_figure, 2, series([5.5, 5.4]), {"grad_norm": series([0, 1]), "val_loss": series([5.6], 2)}
+        training_figure,
+        2,
+        series([5.5, 5.4]),
+        {"grad_norm": series([0, 1]), "val_loss": series([5.6], 2)},
     ),
     "constant": partial(training_figure, 50, series([2.0] * 50), {"resonance": series([0.0] * 50)}),
-    "nearly constant": partial(training_figure, 2, None, {"perplexity": series([7.3890561, 7.3890562])}),
+    "nearly constant": partial(
+        training_figure, 2, None, {"perplexity": series([7.3890561, 7.3890562])}
+    ),
     "not finite": partial(training_figure, 9, series([np.nan] * 9), {"a": series([np.inf] * 9)}),
     "twelve metrics": partial(
         training_figure,
@@ -141,19 +147,26 @@ AWKWARD_TRAINING: dict[str, Callable[[], Figure]] = {
         series(noisy_loss(5000)),
         {f"metric_with_quite_a_long_name_{i}": series([1e-7 * i, 1e9]) for i in range(12)},
     ),
-    "everything": partial(training_figure, 123_456_789, series(noisy_loss(3000)), run_metrics(3000)),
+    "everything": partial(
+        training_figure, 123_456_789, series(noisy_loss(3000)), run_metrics(3000)
+    ),
     "dollars and signs": partial(
-        training_figure, 2, None, {"$x_{1$": series([1, 2]), "漢字": series([1, 2]), "_": series([-1, 1e-9])}
+        training_figure,
+        2,
+        None,
+        {"$x_{1$": series([1, 2]), "漢字": series([1, 2]), "_": series([-1, 1e-9])},
     ),
 }
 
 
 @pytest.mark.parametrize("draw", AWKWARD_TRAINING.values(), ids=AWKWARD_TRAINING.keys())
-def test_training_text_never_overlaps(draw: Callable[[], Figure], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_text_never_overlaps(
+    draw: Callable[[], Figure], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert_readable(draw, monkeypatch)
 
 
-# --- waves -----------------------------------------------------------------------------------------------------------
+# --- waves ----------------------------------------------------------------------------------------
 
 
 def tokens(vocab_size: int, at_most: int = 4096) -> Tokens:
@@ -164,7 +177,11 @@ def tokens(vocab_size: int, at_most: int = 4096) -> Tokens:
 def wave_arrays(n: int, n_wave: int, n_harmonic: int) -> tuple[FloatArray, FloatArray, FloatArray]:
     rng = np.random.default_rng(0)
     freqs = np.linspace(0.5, 5, n_wave) + rng.normal(0, 0.1, (n, n_wave))
-    return freqs, rng.uniform(0, 2 * np.pi, (n, n_wave)), rng.normal(0, 0.1, (n, n_wave, n_harmonic))
+    return (
+        freqs,
+        rng.uniform(0, 2 * np.pi, (n, n_wave)),
+        rng.normal(0, 0.1, (n, n_wave, n_harmonic)),
+    )
 
 
 WAVE_SIZES = [(256, 16, 4), (1, 1, 1), (50257, 2, 12)]
@@ -172,7 +189,9 @@ WAVE_SIZES = [(256, 16, 4), (1, 1, 1), (50257, 2, 12)]
 
 @pytest.mark.parametrize("size", WAVE_SIZES, ids=str)
 @pytest.mark.parametrize("kind", ["frequencies", "phases", "amplitudes", "packets"])
-def test_wave_text_never_overlaps(kind: str, size: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wave_text_never_overlaps(
+    kind: str, size: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     vocab_size, n_wave, n_harmonic = size
     some = tokens(vocab_size, 600)
     freqs, phases, amps = wave_arrays(len(some.ids), n_wave, n_harmonic)
@@ -180,7 +199,9 @@ def test_wave_text_never_overlaps(kind: str, size: tuple[int, int, int], monkeyp
         "frequencies": partial(frequency_figure, 1_000_000, some, freqs),
         "phases": partial(phase_figure, 1_000_000, some, phases),
         "amplitudes": partial(amplitude_figure, 1_000_000, some, amps),
-        "packets": partial(packet_figure, 1_000_000, some, Waves(freqs, phases, amps, np.full(n_wave, 0.1))),
+        "packets": partial(
+            packet_figure, 1_000_000, some, Waves(freqs, phases, amps, np.full(n_wave, 0.1))
+        ),
     }
     assert_readable(draws[kind], monkeypatch)
 
@@ -238,11 +259,17 @@ def causal(n_heads: int, n_tokens: int) -> FloatArray:
     return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
 
 
-@pytest.mark.parametrize(("n_heads", "long"), [(1, True), (4, False), (6, True), (12, True), (20, False)])
-def test_interference_text_never_overlaps(n_heads: int, long: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("n_heads", "long"), [(1, True), (4, False), (6, True), (12, True), (20, False)]
+)
+def test_interference_text_never_overlaps(
+    n_heads: int, long: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     n = readable_tokens(n_heads)
     texts = (
-        [" interference", "\n\n", "漢字", "$x$", ",", " the"] * n if long else list("def f(self, x):\n\treturn x" * 2)
+        [" interference", "\n\n", "漢字", "$x$", ",", " the"] * n
+        if long
+        else list("def f(self, x):\n\treturn x" * 2)
     )[:n]
     title = "Interference patterns, layer 12 of 12, step 1,000,000"
     assert_readable(partial(interference_figure, title, causal(n_heads, n), texts), monkeypatch)
@@ -250,7 +277,9 @@ def test_interference_text_never_overlaps(n_heads: int, long: bool, monkeypatch:
 
 def test_interference_has_a_panel_per_head_with_the_sentence_on_both_axes() -> None:
     uniform = np.tri(4) / np.arange(1, 5)[:, None]
-    with drawn(partial(interference_figure, "t", np.stack([uniform, np.eye(4)]), ["a", " b", "\n", "d"])) as figure:
+    with drawn(
+        partial(interference_figure, "t", np.stack([uniform, np.eye(4)]), ["a", " b", "\n", "d"])
+    ) as figure:
         first, second = panel(figure, "head 1"), panel(figure, "head 2")
         assert first.get_title(loc="right") == "mixes 2.5 tokens"
         assert second.get_title(loc="right") == "mixes 1.0 tokens"
@@ -260,17 +289,24 @@ def test_interference_has_a_panel_per_head_with_the_sentence_on_both_axes() -> N
         assert np.array_equal(shown.mask, np.triu(np.ones((4, 4)), 1))
 
 
-# --- comparison ------------------------------------------------------------------------------------------------------
+# --- comparison -----------------------------------------------------------------------------------
 
 
 def experiments(n: int, name: str = "wave_{}", val: bool = True) -> list[Experiment]:
     found = []
     for i in range(n):
-        curves = {"loss": series(noisy_loss(400, i)), "learning_rate": series([1e-3, 1e-4], 10, 300)}
+        curves = {
+            "loss": series(noisy_loss(400, i)),
+            "learning_rate": series([1e-3, 1e-4], 10, 300),
+        }
         curves |= {"perplexity": series([90.0, 4.0], 10, 300)} | (
             {"val_loss": series([2.0, 1.5], 200, 200)} if val else {}
         )
-        found.append(Experiment(name.format(i), curves, {"val_loss": 1.5 + i, "val_bpb": 2.1, "tokens_per_s": 2e4}))
+        found.append(
+            Experiment(
+                name.format(i), curves, {"val_loss": 1.5 + i, "val_bpb": 2.1, "tokens_per_s": 2e4}
+            )
+        )
     return found
 
 
@@ -278,14 +314,22 @@ AWKWARD_COMPARISONS: dict[str, list[Experiment]] = {
     "one": experiments(1),
     "three": experiments(3),
     "twenty with long names": experiments(20, "an_experiment_with_a_very_long_name_{}_and_more"),
-    "no curves": [Experiment("a", {}, {"x": -1.0}), Experiment("$漢_{", {}, {"x": np.nan, "y": 0.0})],
-    "no finals": [Experiment("a", {"loss": series([1.0])}), Experiment("b", {"perplexity": series([np.nan])})],
+    "no curves": [
+        Experiment("a", {}, {"x": -1.0}),
+        Experiment("$漢_{", {}, {"x": np.nan, "y": 0.0}),
+    ],
+    "no finals": [
+        Experiment("a", {"loss": series([1.0])}),
+        Experiment("b", {"perplexity": series([np.nan])}),
+    ],
     "nothing": [Experiment("a")],
 }
 
 
 @pytest.mark.parametrize("shown", AWKWARD_COMPARISONS.values(), ids=AWKWARD_COMPARISONS.keys())
-def test_comparison_text_never_overlaps(shown: list[Experiment], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_comparison_text_never_overlaps(
+    shown: list[Experiment], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert_readable(partial(comparison_figure, shown), monkeypatch)
 
 
@@ -302,7 +346,11 @@ def test_comparison_has_its_four_parts_and_every_value() -> None:
         bars = panel(figure, "Validation loss")
         assert [text.get_text() for text in bars.texts] == ["1.5", "2.5", "3.5"]
         assert bars.get_xlim()[0] == 0
-        assert [text.get_text() for text in bars.get_yticklabels()] == ["wave_0", "wave_1", "wave_2"]
+        assert [text.get_text() for text in bars.get_yticklabels()] == [
+            "wave_0",
+            "wave_1",
+            "wave_2",
+        ]
 
 
 def test_experiments_look_different_up_to_four_times_the_colours() -> None:
