@@ -39,6 +39,7 @@ from spectral_exp.monitoring import CheckpointManager, MetricsLogger, Visualizat
 from spectral_exp.monitoring.checkpoint import archive
 from spectral_exp.monitoring.checkpoint.direct_file import DirectFile
 from spectral_exp.monitoring.checkpoint.staging import Staged
+from spectral_exp.monitoring.checkpoint.store import CheckpointStore
 from spectral_exp.training.profiling import StepProfiler
 from spectral_exp.training.progress import Progress
 from spectral_exp.training.runner import Runner
@@ -182,7 +183,7 @@ _SAVE: Mapping[str, _Functions] = {
         (json_files, "write_json_atomic"),
     ],
     "replacing the link": [(files, "replace_symlink")],
-    "verifying the newest, removing the oldest": [(CheckpointManager, "_clean_up")],
+    "verifying the newest, removing the oldest": [(CheckpointStore, "prune")],
 }
 
 

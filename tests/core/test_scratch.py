@@ -86,7 +86,7 @@ def test_a_command_that_is_stopped_leaves_nothing(
         else ["--current-code", "--output", str(tmp_path / "new")]
     )
     process = subprocess.Popen(
-        [sys.executable, "-m", f"spectral_exp.{command}", str(run), *options],
+        [sys.executable, "-m", "spectral_exp", command, str(run), *options],
         cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
