@@ -54,7 +54,6 @@ def draw_rows(
         reference: the place of a vertical line across all rows.
     """
     limits = row_limits(rows, reference)
-    size = theme.marker_size
     if reference is not None:
         axes.axvline(
             reference,
@@ -64,38 +63,7 @@ def draw_rows(
             zorder=1,
         )
     for y, row in enumerate(rows):
-        color = theme.muted if row.muted else theme.series[0]
-        inside = [dot for dot in row.dots if limits[0] <= dot <= limits[1]]
-        offset = 0.0 if row.mean is None else 0.24
-        dot_size = 0.62 * size if row.mean is not None else size
-        axes.plot(
-            inside,
-            [y + offset] * len(inside),
-            "o",
-            color=theme.muted,
-            markersize=dot_size,
-            alpha=0.8,
-            mew=0,
-        )
-        if row.interval is not None:
-            axes.plot(
-                row.interval,
-                [y, y],
-                color=color,
-                linewidth=1.4 * theme.line_width,
-                solid_capstyle="butt",
-            )
-        if row.mean is not None:
-            face = color if row.filled else theme.panel
-            axes.plot(
-                row.mean,
-                y,
-                "D",
-                color=color,
-                markerfacecolor=face,
-                markersize=1.35 * size,
-                mew=theme.line_width,
-            )
+        _draw_row(axes, row, y, limits, theme)
         _edge_arrow(axes, row, y, limits, theme)
     axes.set_xlim(*limits)
     axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -117,6 +85,24 @@ def draw_rows(
             ha="left",
             color=theme.text,
         )
+
+
+def _draw_row(axes: Axes, row: Row, y: int, limits: tuple[float, float], theme: Theme) -> None:
+    """Draw the dots, the interval and the mean of a row."""
+    color = theme.muted if row.muted else theme.series[0]
+    size = theme.marker_size
+    inside = [dot for dot in row.dots if limits[0] <= dot <= limits[1]]
+    offset = 0.0 if row.mean is None else 0.24
+    dot_size = 0.62 * size if row.mean is not None else size
+    heights = [y + offset] * len(inside)
+    axes.plot(inside, heights, "o", color=theme.muted, markersize=dot_size, alpha=0.8, mew=0)
+    if row.interval is not None:
+        width = 1.4 * theme.line_width
+        axes.plot(row.interval, [y, y], color=color, linewidth=width, solid_capstyle="butt")
+    if row.mean is not None:
+        face = color if row.filled else theme.panel
+        marker: dict[str, Any] = {"markersize": 1.35 * size, "mew": theme.line_width}
+        axes.plot(row.mean, y, "D", color=color, markerfacecolor=face, **marker)
 
 
 def _edge_arrow(axes: Axes, row: Row, y: int, limits: tuple[float, float], theme: Theme) -> None:

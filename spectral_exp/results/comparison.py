@@ -12,7 +12,7 @@ from spectral_exp.core.wording import noun
 from spectral_exp.results import checks, statistics
 from spectral_exp.results.compared import Comparison, Difference, GroupSummary
 from spectral_exp.results.comparison_notes import comparison_notes, pair_of
-from spectral_exp.results.finding import Finding, finding, measurement, merge_findings
+from spectral_exp.results.finding import Finding, Severity, finding, measurement, merge_findings
 from spectral_exp.results.group import Group
 from spectral_exp.results.pairs import (
     ablation_pairs,
@@ -359,15 +359,7 @@ def _difference(
             why = why_unpaired(used_a, used_b)
             notes.append(finding("unpaired", "taken as independent samples", "{why}", why=why))
     if contrast.reason:
-        few = contrast.has_few_runs
-        notes.append(
-            Finding(
-                "too few runs" if few else "no test",
-                "no interval and no test",
-                contrast.reason,
-                severity="info" if few else "warning",
-            )
-        )
+        notes.append(_missing_test(contrast.reason, contrast.has_few_runs))
     busy = busy_machine(metric, [*a.runs, *b.runs], _ratio(a, b))
     notes += [busy] if busy is not None else []
     chance = None
@@ -409,6 +401,13 @@ def _value_of(summary: GroupSummary, run: Run) -> float:
         for one, value in zip(summary.runs, summary.values, strict=True)
         if one.run_id == run.run_id
     )
+
+
+def _missing_test(reason: str, has_few_runs: bool) -> Finding:
+    """Return the finding that a difference has neither interval nor test."""
+    kind = "too few runs" if has_few_runs else "no test"
+    severity: Severity = "info" if has_few_runs else "warning"
+    return Finding(kind, "no interval and no test", reason, severity=severity)
 
 
 def _fairness(

@@ -96,10 +96,8 @@ class CheckpointManager(Component):
         enabled: bool = True,
     ) -> None:
         require(_whole(keep_last_n), "keep_last_n", keep_last_n, "a whole number >= 1")
-        for name, value in {
-            "keep_every_n_steps": keep_every_n_steps,
-            "max_steps_at_risk": max_steps_at_risk,
-        }.items():
+        counts = {"keep_every_n_steps": keep_every_n_steps, "max_steps_at_risk": max_steps_at_risk}
+        for name, value in counts.items():
             require(value is None or _whole(value), name, value, "a whole number >= 1 or null")
         require(
             compression in checkpoint_file.COMPRESSIONS, "compression", compression, "zstd or null"

@@ -49,8 +49,7 @@ class ConfigTracker(Component):
         command: Sequence[str] | None = None,
         **extra: Any,
     ) -> Path:
-        """Write `config.json` and, if files differ from the commit, `git_diff.patch`, without
-        secrets.
+        """Write `config.json`, and `git_diff.patch` if files differ from the commit; no secrets.
 
         Args:
             config: all settings, resolved.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -335,28 +335,20 @@ def _draw_pareto(
     figure.legend(
         handles=handles, loc="outside right center", frameon=False, borderpad=0, handlelength=1.2
     )
-    named = [
-        Line2D(
-            [],
-            [],
-            marker="o",
-            markersize=1.8 * theme.marker_size,
-            label="no other is better in both",
-            **line,
-        )
+    legend_on_top(figure, _pareto_marks(points, theme, line))
+    return figure
+
+
+def _pareto_marks(points: Sequence[Point], theme: Theme, line: Mapping[str, Any]) -> list[Line2D]:
+    """Return the entries of the legend that explain marks and bars."""
+    size = 1.8 * theme.marker_size
+    marks = [
+        Line2D([], [], marker="o", markersize=size, label="no other is better in both", **line)
     ]
     if any(len(point.xs) > 1 for point in points):
-        named.append(
-            Line2D(
-                [],
-                [],
-                color=theme.muted,
-                linewidth=0.7 * theme.line_width,
-                label="lowest to highest run",
-            )
-        )
-    legend_on_top(figure, named)
-    return figure
+        thin: dict[str, Any] = {"color": theme.muted, "linewidth": 0.7 * theme.line_width}
+        marks.append(Line2D([], [], label="lowest to highest run", **thin))
+    return marks
 
 
 def _with_room(limits: tuple[float, float]) -> tuple[float, float]:
