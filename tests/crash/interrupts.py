@@ -14,6 +14,7 @@ library and in torch too.
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 import time
@@ -70,6 +71,7 @@ def interrupt_at(moment: int, call: Callable[[], object], *, bytecodes: bool = F
         return True
     finally:
         sys.settrace(before)
+        release_logging_locks()
     return False
 
 
@@ -104,4 +106,19 @@ def interrupt_after(seconds: float, call: Callable[[], object]) -> bool:
             restore()
     except Interruption:
         return True
+    finally:
+        release_logging_locks()
     return False
+
+
+def release_logging_locks() -> None:
+    """Release the locks of log handlers that an exception inside of `logging` has left to this
+    thread.
+
+    The handlers of the test session outlive the test, and threads of later ones would wait for
+    ever.
+    """
+    for reference in list(logging._handlerList):  # type: ignore[attr-defined]
+        lock = getattr(reference(), "lock", None)
+        while lock is not None and lock._is_owned():
+            lock.release()
