@@ -24,7 +24,7 @@ import pytest
 
 from spectral_exp.core.append_file import AppendFile
 from spectral_exp.monitoring import MetricsLogger
-from tests.crash.interrupts import interrupt_at
+from tests.crash.interrupts import interrupt_at, release_logging_locks
 
 
 def log_many(logger: MetricsLogger, who: int, count: int, flush: bool) -> None:
@@ -179,6 +179,7 @@ def interrupt(logger: MetricsLogger, tries: int, longest_s: float) -> None:
             except StopError:
                 interrupted.add(step)
             signal.setitimer(signal.ITIMER_REAL, 0)
+    release_logging_locks()
     logger.close()
     found = logged(logger.metrics_file.parent)
     assert found.keys() >= {(0, step) for step in range(tries) if step not in interrupted}
