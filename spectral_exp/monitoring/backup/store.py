@@ -62,7 +62,8 @@ def checked_url(url: str, setting: str = SETTING) -> str:
         setting,
         shown,
         "a URL without a password or key",
-        "put credentials into the environment, the files of the store's own tools, or an ssh agent",
+        "credentials belong into the environment, the files of the store's own tools, or an ssh "
+        "agent",
     )
     whole = bool(path.strip("/")) and not host if scheme == "file" else bool(host)
     require(whole and not re.search(r"[?#*\x00-\x1f]|::|/\.\.?(/|$)", rest), setting, shown, _FORMS)
