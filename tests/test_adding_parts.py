@@ -300,5 +300,5 @@ def test_a_model_that_lacks_what_is_asked_of_it_is_named(monkeypatch: pytest.Mon
     config = compose("+experiment=classic", *TINY, NO_PLOTS, "device=cpu")
     node = {"_target_": "spectral_exp.models.gpt.Bare"}
     problems = check({**config, "model": node, "match": None}, None)
-    assert any(problem.startswith("model: Bare lacks ") for problem in problems)
+    assert any(problem.startswith("model._target_: Bare lacks ") for problem in problems)
     assert any("new_cache" in problem for problem in problems)
