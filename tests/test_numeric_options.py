@@ -130,6 +130,7 @@ def test_all_options_are_tried() -> None:
     assert found == set(OPTIONS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "option"), [*OPTIONS, *TEXTS])
 def test_no_number_brings_a_traceback(
     command: str, option: str, here: None, capsys: pytest.CaptureFixture[str]

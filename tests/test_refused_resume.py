@@ -67,6 +67,7 @@ WAYS: dict[str, tuple[Callable[[Path], object], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("override", WAYS)
 def test_a_refused_resume_changes_nothing(
     override: str,

@@ -106,6 +106,7 @@ COMMANDS: dict[str, Callable[[], int]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [pytest.param(name, marks=pytest.mark.slow) if name == "resume" else name for name in COMMANDS],

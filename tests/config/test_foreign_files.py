@@ -107,6 +107,7 @@ PATHS = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_no_command_uses_a_file_that_is_not_the_text_of_the_run(
     command: str, here: Path, capfd: pytest.CaptureFixture[str]

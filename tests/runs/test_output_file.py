@@ -66,6 +66,7 @@ FOLDERS: dict[str, Callable[..., int]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_no_file_of_a_run_is_overwritten(
     command: str, run: Path, capsys: pytest.CaptureFixture[str]
