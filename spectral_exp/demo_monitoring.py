@@ -1,7 +1,8 @@
-"""A walk through the monitoring components: `python -m spectral_exp.demo_monitoring` trains a tiny model in seconds."""
+"""Demonstration of the monitoring components with a tiny model, `spectral-exp demo`."""
 
 from __future__ import annotations
 
+import argparse
 import math
 import sys
 from pathlib import Path
@@ -21,17 +22,21 @@ from spectral_exp.monitoring import (
     generate_experiment_id,
 )
 
-TEXT = b"a wave meets a wave, and where both rise they rise higher; where one falls, there is calm. "
+TEXT = (
+    b"a wave meets a wave, and where both rise they rise higher; where one falls, there is calm. "
+)
 MIN_STEPS = 20
 
 
 class TinyWaveModel(nn.Module):
-    """Predicts the next byte from one byte, whose embedding is a superposition of waves.
+    """Model of the next byte given one byte, which is embedded as a superposition of waves.
 
-    Legend: V vocabulary, W waves, M harmonics. Bytes (B,) -> logits (B, V).
+    Bytes (B,) give logits (B, V), with V the vocabulary.
     """
 
-    def __init__(self, vocab_size: int = 128, n_wave: int = 8, n_harmonic: int = 4, n_embd: int = 32) -> None:
+    def __init__(
+        self, vocab_size: int = 128, n_wave: int = 8, n_harmonic: int = 4, n_embd: int = 32
+    ) -> None:
         super().__init__()
         self.n_embd, self.n_layer = n_embd, 1
         frequencies = torch.linspace(0.5, 5.0, n_wave)
@@ -42,9 +47,10 @@ class TinyWaveModel(nn.Module):
         self.head = nn.Linear(n_embd, vocab_size)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """Logits (B, V) of the byte that follows each of `ids` (B,)."""
+        """Return the logits (B, V) of the byte after each of `ids` (B,)."""
         harmonics = torch.arange(1, self.harmonic_amps.shape[-1] + 1)
-        angles = 2 * math.pi * self.base_freqs[ids].unsqueeze(-1) * harmonics + self.phases[ids].unsqueeze(-1)
+        frequencies, phases = self.base_freqs[ids].unsqueeze(-1), self.phases[ids].unsqueeze(-1)
+        angles = 2 * math.pi * frequencies * harmonics + phases
         amplitudes = self.harmonic_amps[ids]
         packet = torch.cat([amplitudes * angles.sin(), amplitudes * angles.cos()], dim=-1)
         logits: torch.Tensor = self.head(F.gelu(self.mix(packet.flatten(1))))
@@ -52,11 +58,11 @@ class TinyWaveModel(nn.Module):
 
 
 class Demo:
-    """One run: its model, its four components, and the loop that calls them.
+    """A run with its four monitoring components and its training loop.
 
     Args:
-        base_dir: folder for the run's directory.
-        steps: length of the run.
+        base_dir: folder in which the run directory is created.
+        steps: number of steps.
     """
 
     def __init__(self, base_dir: Path, steps: int) -> None:
@@ -64,28 +70,37 @@ class Demo:
         self.steps = steps
         self.config = {"steps": steps, "learning_rate": 0.01, "batch_size": 64, "seed": 0}
         self.dirs = create_experiment_directory(base_dir, generate_experiment_id("demo", base_dir))
-        self.checkpoints = CheckpointManager(self.dirs["root"], save_interval=max(1, steps // 5), keep_last_n=2)
+        self.checkpoints = CheckpointManager(
+            self.dirs["root"], save_interval=max(1, steps // 5), keep_last_n=2
+        )
         self.metrics = MetricsLogger(self.dirs["logs"], log_interval=max(1, steps // 40))
         self.visualization = VisualizationManager(self.dirs["visualizations"], viz_interval=steps)
         self.tracker = ConfigTracker(self.dirs["root"])
 
     def new_model(self) -> tuple[TinyWaveModel, torch.optim.Optimizer]:
-        """A freshly initialised model and its optimizer."""
+        """Return a newly initialised model and its optimizer."""
         torch.manual_seed(int(self.config["seed"]))
         model = TinyWaveModel()
         return model, torch.optim.AdamW(model.parameters(), lr=float(self.config["learning_rate"]))
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Bytes and their successors, a function of the step alone, so that a resumed run sees the same."""
+        """Return bytes and their successors, which depend only on the step."""
         text = torch.tensor(list(TEXT))
         generator = torch.Generator().manual_seed(step)
-        at = torch.randint(len(TEXT) - 1, (int(self.config["batch_size"]),), generator=generator)
-        return text[at], text[at + 1]
+        starts = torch.randint(
+            len(TEXT) - 1, (int(self.config["batch_size"]),), generator=generator
+        )
+        return text[starts], text[starts + 1]
 
     def train(
-        self, model: TinyWaveModel, optimizer: torch.optim.Optimizer, losses: list[float], start: int, stop: int
+        self,
+        model: TinyWaveModel,
+        optimizer: torch.optim.Optimizer,
+        losses: list[float],
+        start: int,
+        stop: int,
     ) -> None:
-        """Steps `start` to `stop`, each component asked in turn whether it is due."""
+        """Train from step `start` to `stop` and run each component at its interval."""
         for step in range(start, stop + 1):
             x, y = self.batch(step)
             loss = F.cross_entropy(model(x), y)
@@ -95,7 +110,11 @@ class Demo:
             losses.append(loss.item())
             if self.metrics.should_log(step):
                 learning_rate = optimizer.param_groups[0]["lr"]
-                metrics = {"loss": losses[-1], "learning_rate": learning_rate, "perplexity": math.exp(losses[-1])}
+                metrics = {
+                    "loss": losses[-1],
+                    "learning_rate": learning_rate,
+                    "perplexity": math.exp(losses[-1]),
+                }
                 self.metrics.log_metrics(step, metrics)
             if self.checkpoints.should_checkpoint(step):
                 self.checkpoints.save_checkpoint(step, model, optimizer, losses, self.config)
@@ -104,73 +123,86 @@ class Demo:
                 self.visualization.generate_model_plots(step, model)
 
     def history(self) -> dict[str, tuple[list[int], list[float]]]:
-        """Steps and values of the metrics besides the loss, those from before an interruption too."""
+        """Return steps and values of the metrics except the loss, from the whole run."""
         entries = self.metrics.load_metrics()
         steps = [entry["step"] for entry in entries]
-        return {name: (steps, [entry[name] for entry in entries]) for name in ("learning_rate", "perplexity")}
+        names = ("learning_rate", "perplexity")
+        return {name: (steps, [entry[name] for entry in entries]) for name in names}
 
 
 def run_demo(base_dir: Path, steps: int) -> Path:
-    """Walk through a run with an interruption, and return its directory."""
-    print("1. An experiment id and its directory")
+    """Train a tiny model with an interruption and print the work of each monitoring component."""
+    print("1. Experiment id and run directory")
     demo = Demo(base_dir, steps)
     root = demo.dirs["root"]
     print(f"   {root}")
 
     model, optimizer = demo.new_model()
-    print("2. ConfigTracker: settings, model, code and machine go to config.json before training")
-    demo.tracker.save_config(demo.config, model=model, dataset_info={"name": "one sentence", "bytes": len(TEXT)})
+    print("2. ConfigTracker: write settings, model, code and machine to config.json")
+    demo.tracker.save_config(
+        demo.config, model=model, dataset_info={"name": "one sentence", "bytes": len(TEXT)}
+    )
     recorded = demo.tracker.load_config()
-    print(f"   {recorded['model']['num_parameters']:,} parameters on {recorded['hardware']['cpu_count']} CPUs")
+    n_parameters, n_cpus = recorded["model"]["num_parameters"], recorded["hardware"]["cpu_count"]
+    print(f"   {n_parameters:,} parameters on {n_cpus} CPUs")
 
     interrupted_at = round(0.7 * steps)
-    print(f"3. Training until an interruption after step {interrupted_at}")
+    print(f"3. Training, interrupted after step {interrupted_at}")
     demo.train(model, optimizer, [], 1, interrupted_at)
     del model, optimizer
-    for checkpoint in demo.checkpoints.list_checkpoints():
-        print(f"   {Path(checkpoint['path']).name}: {checkpoint['size_mb']:.2f} MB")
+    for entry in demo.checkpoints.list_checkpoints():
+        print(f"   {Path(entry['path']).name}: {entry['size_mb']:.2f} MB")
 
     print("4. Resuming from the newest checkpoint")
     model, optimizer = demo.new_model()
-    found = demo.checkpoints.load_latest_checkpoint()
-    if found is None:
-        raise UserError(f"no checkpoint was kept in {root}; the messages above say why")
-    model.load_state_dict(found["model_state_dict"])
-    optimizer.load_state_dict(found["optimizer_state_dict"])
-    losses = found["loss_history"]
-    cut = demo.metrics.cut_back(found["step"])
-    print(f"   from step {found['step']}; {cut} later metrics entries moved aside, their steps come again")
-    demo.train(model, optimizer, losses, found["step"] + 1, steps)
+    checkpoint = demo.checkpoints.load_latest_checkpoint()
+    if checkpoint is None:
+        raise UserError(f"no checkpoint was saved in {root}; see the messages above")
+    model.load_state_dict(checkpoint["model_state_dict"])
+    optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
+    losses, step = checkpoint["loss_history"], checkpoint["step"]
+    n_removed = demo.metrics.cut_back(step)
+    print(f"   from step {step}; moved {n_removed} later metrics entries to metrics.cut.jsonl")
+    demo.train(model, optimizer, losses, step + 1, steps)
 
-    print("5. MetricsLogger: every entry is on disk, in order")
+    print("5. MetricsLogger: all entries are on disk, in order")
     summary = demo.metrics.get_metrics_summary()["loss"]
-    print(f"   {summary['count']:.0f} entries, loss {summary['max']:.3f} -> {summary['final']:.3f} nats per byte")
+    first, last = summary["max"], summary["final"]
+    print(f"   {summary['count']:.0f} entries, loss {first:.3f} -> {last:.3f} nats per byte")
     best_step = losses.index(min(losses)) + 1
     demo.tracker.save_results(
         {"loss": losses[-1], "best_loss": min(losses), "best_step": best_step}, status="completed"
     )
     demo.metrics.close()
 
-    print("6. What is there now")
+    print("6. Files of the run")
     for file in sorted(path for path in root.rglob("*") if path.is_file()):
         print(f"   {file.relative_to(root)}")
     return root
 
 
-@command
-def main(arguments: list[str] | None = None) -> int:
-    """Parse `arguments` (default: the process's own), run the demo, and return the exit code."""
-    parser = Parser(prog="python -m spectral_exp.demo_monitoring", description=run_demo.__doc__)
-    parser.add_argument("--dir", type=Path, default=Path("outputs"), help="folder for the run (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=200, help="steps to train (default: %(default)s)")
-    options = parser.parse_args(arguments)
-    try:
-        run_demo(options.dir, options.steps)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = Parser(prog="spectral-exp demo", description=run_demo.__doc__)
+    parser.add_argument(
+        "--dir",
+        type=Path,
+        default=Path("outputs"),
+        help="folder of the run (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--steps", type=int, default=200, help="steps to train (default: %(default)s)"
+    )
+    return parser
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the demo."""
+    run_demo(options.dir, options.steps)
     return 0
 
+
+main = command(build_parser, run)
 
 if __name__ == "__main__":
     sys.exit(main())

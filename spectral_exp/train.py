@@ -1,10 +1,12 @@
-"""Command line of training: compose the configuration, check it, hand it to Hydra, end with an exit code.
+"""The training command: compose the configuration, check it, and run the jobs with Hydra.
 
-Exit codes: 0 done; 1 a run failed, or its last state could not be saved or backed up; 2 a mistake in settings or
-files, reported in one line each, nothing created; 128 + n stopped by signal n after a checkpoint, so 130 for SIGINT
-and 143 for SIGTERM.
+Exit codes:
+    0: done.
+    1: a run failed, or its last state could not be saved or backed up.
+    2: settings or files have mistakes, reported in one line each; nothing was created.
+    128 + n: signal n stopped the run after a checkpoint (130 for SIGINT, 143 for SIGTERM).
 
-torch is imported only once a run is really to start, so `--help`, `--cfg job` and the like answer at once.
+torch is imported only when a run starts, so that `--help` and `--cfg job` are fast.
 """
 
 from __future__ import annotations
@@ -25,13 +27,22 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from spectral_exp import sweep_workers, trust
-from spectral_exp.command_line import CONF_DIR, CommandLine, describe, help_text, recordable, search_arguments
+from spectral_exp.config import trust
+from spectral_exp.config.command_line import (
+    CommandLine,
+    describe,
+    help_text,
+    recordable,
+    search_arguments,
+)
+from spectral_exp.config.conf_dir import CONF_DIR
 from spectral_exp.core.display import print_error, protect_output
 from spectral_exp.core.errors import Interrupted, RunError, UserError
+from spectral_exp.core.files import atomic_writer
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.signals import StopRequest
-from spectral_exp.run_dir import HYDRA_FOLDER, atomic_writer
+from spectral_exp.runs import layout
+from spectral_exp.sweeps import workers as sweep_workers
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +65,16 @@ _FAILING = frozenset(
 )
 
 _JOB_NAME = "train"
-"""What Hydra calls a job of this module."""
+"""The name that Hydra gives to a job of this module."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line `arguments` (default: the process's own, which is about to end) and return the exit code."""
-    # Hydra then raises what went wrong instead of printing it and exiting: which exit code it deserves is decided here.
+    """Run the command line `arguments` and return the exit code.
+
+    Args:
+        arguments: None for the arguments of this process, which must then exit with the code.
+    """
+    # With this variable Hydra raises errors instead of printing them and exiting.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     if arguments is None:
         protect_output()
@@ -69,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
             code = 0
         except Interrupted as error:
             if error.problem:
-                _report(error.problem)
+                _print_problems(error.problem)
             code = error.exit_code
         except KeyboardInterrupt:
             code = 128 + signal.SIGINT
@@ -81,80 +96,87 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> None:
-    """Check the command line, then let Hydra do what it asks for."""
+    """Check the command line, then let Hydra run it."""
     _require_working_directory()
     command = CommandLine.parse(arguments)
     if command.arguments in (["--help"], ["-h"]):
         print(help_text())
         return
     if not command.informs_only:
-        command = _checked(command)
-    _hand_over(command)
+        command = _check(command)
+    _run_by_hydra(command)
 
 
 def _require_working_directory() -> None:
     try:
         Path.cwd()
     except FileNotFoundError as error:
-        raise UserError("the working directory has been removed; change to one that exists") from error
+        raise UserError(
+            "the working directory has been removed; change to one that exists"
+        ) from error
 
 
 def _exit_code(error: Exception, signal_number: int | None) -> int:
-    """Print what went wrong and return the exit code that it deserves; raise it if it is a defect."""
+    """Print an error and return its exit code; raise the error if it is a defect."""
     if isinstance(error, JobError):
-        _report(str(error))
+        _print_problems(str(error))
         was_stopped = signal_number is not None and error.exit_code > 128
         return 128 + cast(int, signal_number) if was_stopped else error.exit_code
     if signal_number is not None:
-        # `Interrupted`, raised inside of an import or a library, may come out as another error.
+        # A library may turn `Interrupted` into another error.
         return 128 + signal_number
     if isinstance(error, UserError):
-        _report(str(error))
+        _print_problems(str(error))
     elif isinstance(error, HydraException):
-        _report(describe(error))
+        _print_problems(describe(error))
     elif isinstance(error, RecursionError):
-        # Of a job that runs it would be a JobError: this was met in composing the settings.
-        _report("a configuration file is nested too deeply, or its interpolations are; simplify it")
-    elif refused := describe_refusal(error):
-        _report(refused)
+        # It comes from composing the settings: in a job it would be a JobError.
+        _print_problems(
+            "a configuration file or its interpolations are nested too deeply; simplify the file"
+        )
+    elif problem := describe_refusal(error):
+        _print_problems(problem)
         return 1
     else:
         raise error
     return 2
 
 
-def _report(message: str) -> None:
-    """Print the errors of `message`, a line for each."""
+def _print_problems(message: str) -> None:
+    """Print each problem in `message` on a line of its own."""
     for line in message.split("\nerror: "):
         print_error(f"error: {printable(line)}")
 
 
 def describe_refusal(error: Exception, run_dir: Path | None = None) -> str:
-    """One line on storage or memory that the machine refuses; empty if `error` is of another kind.
+    """Return one line if the machine refused storage or memory; "" for any other error.
 
-    Whatever goes wrong with a file in `run_dir` is the storage's fault: somebody may have removed the folder.
+    An OSError on a file in `run_dir` always counts, because the folder may have been removed.
     """
-    from spectral_exp.monitoring.checkpoint_file import refusal
+    from spectral_exp.monitoring.checkpoint.failures import refusal
 
     refused = refusal(error)
     if refused is None:
         return ""
     if refused.errno == errno.ENOMEM:
         reason = printable(str(error), 200)
-        return f"not enough memory ({reason}); free memory, or train smaller batches, then give the same command again"
+        return (
+            f"not enough memory ({reason}); free memory, or train smaller batches, then give the "
+            "same command again"
+        )
     is_inside = run_dir is not None and str(refused.filename).startswith(f"{run_dir}{os.sep}")
     if refused.errno not in _FULL | _FAILING and not is_inside:
         return ""
-    where = f" ({refused.filename})" if refused.filename else ""
+    file = f" ({refused.filename})" if refused.filename else ""
     remedy = "free space on" if refused.errno in _FULL else "check"
-    return f"{refused.strerror}{where}; {remedy} the disk, then give the same command again"
+    return f"{refused.strerror}{file}; {remedy} the disk, then give the same command again"
 
 
 class JobError(Exception):
-    """A run ended with an error that its own log tells in full.
+    """A run ended with an error; its own log has the details.
 
     Args:
-        message: what a user should read.
+        message: one line for the user.
         exit_code: 2 for a user's mistake, 1 for everything else.
     """
 
@@ -166,10 +188,10 @@ class JobError(Exception):
         return self.message
 
 
-def _checked(command: CommandLine) -> CommandLine:
-    """Build every job of `command` on trial, so that all mistakes are told before anything is created on disk."""
+def _check(command: CommandLine) -> CommandLine:
+    """Build every job on trial, so that mistakes are reported before any file exists."""
     jobs = command.compose()
-    from spectral_exp.build import check
+    from spectral_exp.config.build import check
 
     problems: dict[str, None] = {}
     for job in jobs:
@@ -177,22 +199,26 @@ def _checked(command: CommandLine) -> CommandLine:
     if problems:
         raise UserError("\nerror: ".join(problems))
     for job in jobs:
-        # Those of a record are in it only if the user has named them before.
+        # A recorded address is in the configuration only if the user has named it before.
         if url := job.config["monitoring"]["backup"]["url"]:
-            trust.remember_place(url)
+            trust.remember_backup_url(url)
     return command.with_run_dir(jobs[0])
 
 
-def _hand_over(command: CommandLine) -> None:
-    """Let Hydra do what `command` asks for."""
+def _run_by_hydra(command: CommandLine) -> None:
+    """Let Hydra run the jobs of `command`."""
     if command.flags or command.multirun:
         sys.argv[1:] = command.arguments
         if command.multirun:
             sweep_workers.prepare_joblib()
-        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(run_sweep_job)()
+        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(
+            run_sweep_job
+        )()
         return
-    # hydra.main does the same, but first composes everything once more to see whether a sweep is asked for.
-    with hydra.initialize_config_dir(config_dir=str(CONF_DIR), job_name=_JOB_NAME, version_base="1.3"):
+    # hydra.main does the same, but composes everything twice to find out whether it is a sweep.
+    with hydra.initialize_config_dir(
+        config_dir=str(CONF_DIR), job_name=_JOB_NAME, version_base="1.3"
+    ):
         single = GlobalHydra.instance().hydra
         assert single is not None
         failed: list[JobError] = []
@@ -200,7 +226,7 @@ def _hand_over(command: CommandLine) -> None:
         def run(config: DictConfig) -> None:
             try:
                 run_job(config)
-            except JobError as error:  # Hydra would announce it with the whole list of overrides
+            except JobError as error:  # Hydra would print it with all overrides
                 failed.append(error)
 
         single.run(command.config_name, run, list(command.overrides))
@@ -212,15 +238,15 @@ def run_job(config: DictConfig) -> None:
     """Build and run one job in the run directory that Hydra has made for it.
 
     Raises:
-        Interrupted: a signal came; the run was saved.
-        JobError: anything else went wrong; the job's own log has told it in full.
+        Interrupted: a signal stopped the run, which was saved.
+        JobError: any other error, which is in the log of the job.
     """
-    from spectral_exp.build import build
-    from spectral_exp.summary import summary
+    from spectral_exp.config.build import build
+    from spectral_exp.training.summary import summary
 
     job = HydraConfig.get()
     run_dir = Path(job.runtime.output_dir)
-    shown = _from_here(run_dir)
+    shown = _relative(run_dir)
     plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
     search = search_arguments(job)
     try:
@@ -230,7 +256,7 @@ def run_job(config: DictConfig) -> None:
             try:
                 runner.run()
             finally:
-                log.info("%s", summary(_from_here(run_dir), search, runner.no_results))
+                log.info("%s", summary(_relative(run_dir), search, runner.results.missing_because))
     except UserError as error:
         log.error("error: %s", error)
         raise JobError(f"{shown}: {error}", exit_code=2) from error
@@ -238,17 +264,18 @@ def run_job(config: DictConfig) -> None:
         log.error("error: %s", error)
         raise JobError(f"{shown}: {error}", exit_code=1) from error
     except Exception as error:
-        if refused := describe_refusal(error, run_dir):
-            message = f"{shown}: {refused}"
+        if problem := describe_refusal(error, run_dir):
+            message = f"{shown}: {problem}"
             log.error("error: %s", message)
             raise JobError(message, exit_code=1) from error
         log.exception("the run failed")
-        message = f"{shown}: {type(error).__name__}: {error} (traceback in {shown / 'train.log'})"
+        traceback_file = layout.RunPaths(shown).run_log
+        message = f"{shown}: {type(error).__name__}: {error} (traceback in {traceback_file})"
         raise JobError(message, exit_code=1) from error
 
 
-def _from_here(path: Path) -> Path:
-    """`path` relative to the working directory, or as it is if that has been removed."""
+def _relative(path: Path) -> Path:
+    """Return `path` relative to the working directory, or unchanged if that was removed."""
     try:
         return Path(os.path.relpath(path))
     except FileNotFoundError:
@@ -256,18 +283,21 @@ def _from_here(path: Path) -> Path:
 
 
 def run_sweep_job(config: DictConfig) -> None:
-    """As `run_job`; in a worker of a parallel sweep an interrupted job is a failed one, and none begins after it.
+    """Run one job of a sweep as `run_job` does.
 
-    joblib answers an interrupt by killing the other workers, which are saving.
+    In a worker process an interrupt becomes a JobError, because joblib reacts to an interrupt by
+    killing the other workers while they save. No job begins after an interrupt.
 
     Raises:
-        Interrupted: a signal came and this process is no worker; the run was saved.
-        JobError: anything else went wrong.
+        Interrupted: a signal stopped the run, which was saved; not in worker processes.
+        JobError: any other error.
     """
     run_dir = HydraConfig.get().runtime.output_dir
     with sweep_workers.job() as stopped_by:
         if stopped_by is not None:
-            raise JobError(f"{run_dir}: the sweep was stopped before this job began", 128 + stopped_by)
+            raise JobError(
+                f"{run_dir}: the sweep was stopped before this job began", 128 + stopped_by
+            )
         try:
             run_job(config)
         except Interrupted as error:
@@ -277,18 +307,24 @@ def run_sweep_job(config: DictConfig) -> None:
 
 
 def _record(config: DictConfig, run_dir: Path) -> None:
-    """Keep the configuration and overrides as Hydra does, but without secrets."""
-    from spectral_exp.monitoring.redact import redact
+    """Write the files of the `.hydra` folder, and `multirun.yaml`, as Hydra does but redacted."""
+    from spectral_exp.core.redact import redact
 
     job = HydraConfig.get()
-    folder = run_dir / HYDRA_FOLDER
+    folder = layout.RunPaths(run_dir).hydra
     folder.mkdir(exist_ok=True)
     hydra_only = OmegaConf.masked_copy(cast(DictConfig, HydraConfig.instance().cfg), "hydra")
-    sections = {"config.yaml": config, "hydra.yaml": hydra_only, "overrides.yaml": job.overrides.task}
+    sections = {
+        layout.HYDRA_CONFIG_NAME: config,
+        layout.HYDRA_OWN_NAME: hydra_only,
+        layout.HYDRA_OVERRIDES_NAME: job.overrides.task,
+    }
     for name, section in sections.items():
-        _write_yaml(folder / name, redact(OmegaConf.to_container(section, resolve=False, enum_to_str=True)))
-    # The sweeper has written this one by itself.
-    sweep = Path(job.sweep.dir) / "multirun.yaml"
+        _write_yaml(
+            folder / name, redact(OmegaConf.to_container(section, resolve=False, enum_to_str=True))
+        )
+    # The sweeper of Hydra writes this file, with secrets.
+    sweep = Path(job.sweep.dir) / layout.SWEEP_NAME
     if job.mode == RunMode.MULTIRUN and sweep.is_file() and not sweep.is_symlink():
         content = OmegaConf.to_container(OmegaConf.load(sweep), resolve=False)
         if (shown := redact(content)) != content:
@@ -297,11 +333,15 @@ def _record(config: DictConfig, run_dir: Path) -> None:
 
 def _write_yaml(path: Path, content: Any) -> None:
     with atomic_writer(path) as file:
-        file.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode(errors="backslashreplace"))
+        file.write(
+            yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode(
+                errors="backslashreplace"
+            )
+        )
 
 
 if __name__ == "__main__":
-    # Parallel launchers pickle the job by the name of its module, which must not be __main__.
+    # Parallel launchers pickle the job by the name of its module, which must not be `__main__`.
     from spectral_exp.train import main as importable_main
 
     sys.exit(importable_main())

@@ -11,10 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.s3_server import s3_server
 
 __all__ = ["s3_server"]
+
+# How long an example takes decides no test: a busy machine is slow.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -65,7 +72,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tokenized text and noted places go to folders of the tests, in this process and in those it starts."""
+    """Tokenized text and noted places go to folders of the tests, in this process and in those it
+    starts."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPECTRAL_EXP_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
@@ -75,7 +83,12 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run the interpreter of the tests with `arguments` as a process of its own."""
     return subprocess.run(
-        [sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, timeout=240, check=False
+        [sys.executable, *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
     )
 
 
@@ -86,17 +99,20 @@ def train(*overrides: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def first_in_ci(total: int, sampled: int) -> list[Any]:
     """Parameters 0 to `total`, of which CI runs the first `sampled`."""
-    return [pytest.param(i, marks=pytest.mark.exhaustive if i >= sampled else ()) for i in range(total)]
+    return [
+        pytest.param(i, marks=pytest.mark.exhaustive if i >= sampled else ()) for i in range(total)
+    ]
 
 
 @functools.cache
 def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
-    from spectral_exp.command_line import CommandLine
+    from spectral_exp.config.command_line import CommandLine
 
     (job,) = CommandLine.parse(list(overrides)).compose()
     return job.config
 
 
 def compose(*overrides: str) -> dict[str, Any]:
-    """The plain configuration that a command line of `overrides` means; the caller may change it."""
+    """The plain configuration that a command line of `overrides` means; the caller may change
+    it."""
     return copy.deepcopy(_composed(overrides))

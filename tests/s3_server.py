@@ -21,7 +21,8 @@ def eventually(condition: Callable[[], object], timeout_s: float = 60.0) -> None
 
 
 class S3Server:
-    """A server that speaks S3, in a process of its own; it forgets everything when it is stopped."""
+    """A server that speaks S3, in a process of its own; it forgets everything when it is
+    stopped."""
 
     def __init__(self) -> None:
         with socket.socket() as free:

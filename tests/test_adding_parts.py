@@ -1,21 +1,24 @@
-"""Parts are added as the README says, and one that does not fit is named before anything is created."""
+"""Parts are added as docs/extend.md describes, and one that does not fit is named before anything
+is created."""
 
 from __future__ import annotations
 
 import re
 import shutil
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from spectral_exp.build import check
-from spectral_exp.command_line import CommandLine
+from spectral_exp.config.build import check
+from spectral_exp.config.command_line import CommandLine
 from spectral_exp.core.errors import UserError
 from tests.conftest import NO_PLOTS, ROOT, TINY, compose, python
 
 FILES = {
-    "spectral_exp/optim/lion.py": """
+    "spectral_exp/optim/lion.py": (
+        """
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -38,11 +41,13 @@ class Lion(Optimizer):
 
 def lion(params: Iterable[Any], learning_rate: float = 1e-4) -> Optimizer:
     return Lion(params, learning_rate)
-""",
+"""
+    ),
     "conf/optimizer/lion.yaml": "_target_: spectral_exp.optim.lion.lion\nlearning_rate: 1.0e-4\n",
     "conf/optimizer/sgd.yaml": "_target_: torch.optim.SGD\nlr: 0.1\n",
     "conf/optimizer/muon.yaml": "_target_: torch.optim.Muon\nlr: 0.1\n",
-    "spectral_exp/models/mine.py": """
+    "spectral_exp/models/mine.py": (
+        """
 from torch import Tensor, nn
 
 from spectral_exp.models.attention import SoftmaxAttention
@@ -83,30 +88,29 @@ class Scaled(StandardEmbedding):
 
 class Mine(GPT):
     pass
-""",
-    "conf/model/attention/cosine.yaml": "_target_: spectral_exp.models.mine.Cosine\n_partial_: true\n",
-    "conf/model/attention/unfinished.yaml": "_target_: spectral_exp.models.mine.Unfinished\n_partial_: true\n",
-    "conf/model/mlp/squared.yaml": "_target_: spectral_exp.models.mine.Squared\n_partial_: true\nn_hidden: 8\n",
-    "conf/model/embedding/scaled.yaml": "_target_: spectral_exp.models.mine.Scaled\n_partial_: true\n",
-    "conf/model/mine.yaml": "defaults: [default, _self_]\n_target_: spectral_exp.models.mine.Mine\n",
-    "conf/data/mine.yaml": "_target_: spectral_exp.data.corpus.Repeated\nword: wave\nval_fraction: 0.1\n",
-    "spectral_exp/monitoring/heartbeat.py": """
-from pathlib import Path
-
-
-class Heartbeat:
-    def __init__(self, log_dir: str | Path, interval: int = 10) -> None:
-        self.file, self.interval = Path(log_dir) / "heartbeat", interval
-
-    def should_beat(self, step: int) -> bool:
-        return step % self.interval == 0
-
-    def beat(self, step: int) -> None:
-        with self.file.open("a") as file:
-            file.write(f"{step}\\n")
-""",
-    "conf/monitoring/heartbeat/default.yaml": "_target_: spectral_exp.monitoring.heartbeat.Heartbeat\ninterval: 5\n",
-    "conf/experiment/mine.yaml": "# @package _global_\nname: mine\ndefaults:\n  - override /model: mine\n",
+"""
+    ),
+    "conf/model/attention/cosine.yaml": (
+        "_target_: spectral_exp.models.mine.Cosine\n_partial_: true\n"
+    ),
+    "conf/model/attention/unfinished.yaml": (
+        "_target_: spectral_exp.models.mine.Unfinished\n_partial_: true\n"
+    ),
+    "conf/model/mlp/squared.yaml": (
+        "_target_: spectral_exp.models.mine.Squared\n_partial_: true\nn_hidden: 8\n"
+    ),
+    "conf/model/embedding/scaled.yaml": (
+        "_target_: spectral_exp.models.mine.Scaled\n_partial_: true\n"
+    ),
+    "conf/model/mine.yaml": (
+        "defaults: [default, _self_]\n_target_: spectral_exp.models.mine.Mine\n"
+    ),
+    "conf/data/mine.yaml": (
+        "_target_: spectral_exp.data.corpus.Repeated\nword: wave\nval_fraction: 0.1\n"
+    ),
+    "conf/experiment/mine.yaml": (
+        "# @package _global_\nname: mine\ndefaults:\n  - override /model: mine\n"
+    ),
 }
 # File -> (what stands there, what is added after it).
 LINES = {
@@ -128,38 +132,12 @@ LINES = {
 def list_files(""",
         )
     ],
-    "conf/config.yaml": [
-        ("  - monitoring/tracking: default\n", "  - monitoring/tracking: default\n  - monitoring/heartbeat: default\n")
-    ],
-    "spectral_exp/build.py": [
-        ('    "tracking": ConfigTracker,\n', '    "tracking": ConfigTracker,\n    "heartbeat": Heartbeat,\n'),
-        (
-            "from spectral_exp.monitoring.backup import check_url\n",
-            "from spectral_exp.monitoring.backup import check_url\n"
-            "from spectral_exp.monitoring.heartbeat import Heartbeat\n",
-        ),
-        (
-            '        tracker=parts.components["tracking"],\n',
-            '        tracker=parts.components["tracking"],\n        heartbeat=parts.components["heartbeat"],\n',
-        ),
-    ],
-    "spectral_exp/runner.py": [
-        ("    tracker: ConfigTracker\n", "    tracker: ConfigTracker\n    heartbeat: Heartbeat\n"),
-        (
-            "from spectral_exp.monitoring.visualization import ",
-            "from spectral_exp.monitoring.heartbeat import Heartbeat\n"
-            "from spectral_exp.monitoring.visualization import ",
-        ),
-        (
-            "                if self.visualization.should_visualize(step):\n",
-            "                if self.heartbeat.should_beat(step):\n                    self.heartbeat.beat(step)\n"
-            "                if self.visualization.should_visualize(step):\n",
-        ),
-    ],
 }
 RUNS = """
+import json
 import sys
 from pathlib import Path
+from spectral_exp.commands import verify_resume
 from spectral_exp.train import main
 common = sys.argv[1:]
 for name, overrides in {
@@ -172,7 +150,14 @@ for name, overrides in {
     if name != "data":
         overrides = [*overrides, "data=markov", "data.n_tokens=20000"]
     code = main([*common, *overrides, f"hydra.run.dir={name}"])
-    print("CODE", name, code, len(Path(name, "logs/heartbeat").read_text().split()))
+    lines = [json.loads(line) for line in Path(name, "logs/metrics.jsonl").read_text().splitlines()]
+    cost = json.loads(Path(name, "results.json").read_text())["monitoring_cost"]
+    steps = [line["step"] for line in lines if line.get("weights_norm", 0) > 0]
+    print("CODE", name, code, steps, cost["counts"]["weights"])
+code = main(["resume=lion", "training.max_steps=15"])
+lines = [json.loads(line) for line in Path("lion/logs/metrics.jsonl").read_text().splitlines()]
+print("CODE resumed", code, [line["step"] for line in lines if line.get("weights_norm", 0) > 0])
+print("CODE verified", verify_resume.main(["lion", "--steps", "2"]))
 for name, overrides in {
     "unfinished": ["model/attention=unfinished"],
     "muon": ["optimizer=muon"],
@@ -183,11 +168,56 @@ for name, overrides in {
 """
 
 
+def printed_files() -> dict[str, str]:
+    """The files that the documentation shows in full: blocks that begin with a comment of a
+    path."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    text = "\n".join(page.read_text() for page in pages)
+    blocks = re.findall(r"^( *)```(?:python|yaml)\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
+    files = {}
+    for indent, block in blocks:
+        content = textwrap.dedent(indent + block if not block.startswith(indent) else block)
+        if match := re.match(r"# ((?:spectral_exp|conf)/\S+\.(?:py|yaml))\n", content):
+            files[match[1]] = content
+    return files
+
+
+def printed_lines() -> tuple[str, str]:
+    """The line of `conf/config.yaml` and the entry of `COMPONENTS` that the recipe of a component
+    names."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    text = " ".join(" ".join(page.read_text().split()) for page in pages)
+    match = re.search(
+        r"`(- monitoring/\w+: default)` to the defaults .*?`(\"\w+\": \w+)` to `COMPONENTS`", text
+    )
+    assert match is not None
+    return match[1], match[2]
+
+
+def add_component(root: Path) -> None:
+    """Do in `root` what the recipe of a monitoring component says."""
+    default, entry = printed_lines()
+    config, build = root / "conf/config.yaml", root / "spectral_exp/config/build.py"
+    last = "  - monitoring/tracking: default\n"
+    config.write_text(config.read_text().replace(last, f"{last}  {default}\n"))
+    module = next(file for file in printed_files() if file.startswith("spectral_exp/monitoring/"))
+    name = module.removesuffix(".py").replace("/", ".")
+    before = '    "tracking": ConfigTracker,\n'
+    code = build.read_text()
+    assert before in code
+    code = code.replace(before, f"{before}    {entry},\n")
+    first = "from spectral_exp.monitoring.component import"
+    build.write_text(code.replace(first, f"from {name} import {entry.split()[1]}\n{first}"))
+
+
 @pytest.mark.slow
 def test_every_recipe_works_as_it_is_written(tmp_path: Path) -> None:
     for folder in ("spectral_exp", "conf"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for name, content in FILES.items():
+        shutil.copytree(
+            ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    add_component(tmp_path)
+    for name, content in (FILES | printed_files()).items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
     for name, changes in LINES.items():
@@ -197,17 +227,24 @@ def test_every_recipe_works_as_it_is_written(tmp_path: Path) -> None:
             text = text.replace(before, after, 1)
         (tmp_path / name).write_text(text)
     common = [override for override in TINY if not override.startswith("data")]
-    done = python("-c", RUNS, *common, NO_PLOTS, "device=cpu", cwd=tmp_path)
+    done = python(
+        "-c", RUNS, *common, NO_PLOTS, "device=cpu", "monitoring.weights.interval=5", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
-    codes = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("CODE")]
-    assert codes == [[name, "0", "2"] for name in ("lion", "sgd", "parts", "model", "data")] + [
-        [name, "2", "False"] for name in ("unfinished", "muon", "synonym")
-    ], done.stderr
+    codes = [
+        line.removeprefix("CODE ") for line in done.stdout.splitlines() if line.startswith("CODE")
+    ]
+    trained = [f"{name} 0 [5, 10] 2" for name in ("lion", "sgd", "parts", "model", "data")]
+    continued = ["resumed 0 [5, 10, 15]", "verified 0"]
+    refused = [f"{name} 2 False" for name in ("unfinished", "muon", "synonym")]
+    assert codes == trained + continued + refused, done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 3
     assert "queries_and_keys" in errors[0]
     assert "2D parameters" in errors[1]
-    assert errors[2].startswith("error: optimizer.learning_rate is not a setting; did you mean optimizer.lr?")
+    assert errors[2].startswith(
+        "error: optimizer.learning_rate is not a setting; did you mean optimizer.lr?"
+    )
 
 
 @pytest.mark.parametrize(
@@ -218,14 +255,22 @@ def test_every_recipe_works_as_it_is_written(tmp_path: Path) -> None:
         ({"_target_": "torch.optim.Adagrad"}, None),
         ({"_target_": "torch.optim.Muon", "lr": 0.1}, "Muon only supports 2D parameters"),
         ({"_target_": "torch.optim.LBFGS"}, "parameter groups"),
-        ({"_target_": "torch.optim.SparseAdam"}, "SparseAdam cannot do a step of the training loop"),
+        (
+            {"_target_": "torch.optim.SparseAdam"},
+            "SparseAdam cannot do a step of the training loop",
+        ),
         ({"_target_": "torch.optim.SGD", "lr": -1.0}, "Invalid learning rate"),
         ({"_target_": "torch.optim.SGD", "learning_rate": 0.1}, "did you mean lr?"),
-        ({"_target_": "spectral_exp.optim.adamw.adamw", "lr": 0.1}, "did you mean learning_rate?"),
-        ({"_target_": "torch.optim.SGD", "lr": 0.1, "_partial_": True}, "optimizer._partial_=True must be false"),
+        ({"_target_": "spectral_exp.optim.build_adamw", "lr": 0.1}, "did you mean learning_rate?"),
+        (
+            {"_target_": "torch.optim.SGD", "lr": 0.1, "_partial_": True},
+            "optimizer._partial_=True must be false",
+        ),
     ],
 )
-def test_an_optimizer_is_tried_on_the_parameters_of_the_model(node: dict[str, Any], message: str | None) -> None:
+def test_an_optimizer_is_tried_on_the_parameters_of_the_model(
+    node: dict[str, Any], message: str | None
+) -> None:
     config = compose("+experiment=wave", *TINY, NO_PLOTS, "device=cpu", "model.bias=true")
     problems = check({**config, "optimizer": node}, None)
     assert len(problems) == (message is not None), problems
@@ -236,7 +281,9 @@ def test_an_optimizer_is_tried_on_the_parameters_of_the_model(node: dict[str, An
 
 
 def test_the_other_name_of_a_learning_rate_is_known_on_the_command_line() -> None:
-    with pytest.raises(UserError, match=r"optimizer\.lr is not a setting; did you mean optimizer\.learning_rate\?"):
+    with pytest.raises(
+        UserError, match=r"optimizer\.lr is not a setting; did you mean optimizer\.learning_rate\?"
+    ):
         CommandLine.parse(["optimizer.lr=0.1"]).compose()
 
 
@@ -253,5 +300,5 @@ def test_a_model_that_lacks_what_is_asked_of_it_is_named(monkeypatch: pytest.Mon
     config = compose("+experiment=classic", *TINY, NO_PLOTS, "device=cpu")
     node = {"_target_": "spectral_exp.models.gpt.Bare"}
     problems = check({**config, "model": node, "match": None}, None)
-    assert any(problem.startswith("model: Bare lacks ") for problem in problems)
+    assert any(problem.startswith("model._target_: Bare lacks ") for problem in problems)
     assert any("new_cache" in problem for problem in problems)

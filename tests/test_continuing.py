@@ -1,4 +1,5 @@
-"""Runs that have been moved, renamed or made by odd command lines are continued by what they print."""
+"""Runs that have been moved, renamed or made by odd command lines are continued by what they
+print."""
 
 from __future__ import annotations
 
@@ -18,18 +19,26 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from spectral_exp import diagnose
-from spectral_exp.command_line import CommandLine, quoted
-from spectral_exp.command_line.grammar import literal, parse, text_of, written
+from spectral_exp.commands import diagnose
+from spectral_exp.config.command_line import CommandLine, quote
+from spectral_exp.config.command_line.grammar import format_value, literal, parse, text_of
 from spectral_exp.core.errors import UserError
-from spectral_exp.resume import warn_of_other_bits
-from spectral_exp.run_dir import RunPaths, content_crc32
-from spectral_exp.summary import summary
+from spectral_exp.core.json_files import content_crc32
+from spectral_exp.runs.layout import RunPaths
 from spectral_exp.train import main
+from spectral_exp.training.resume import warn_of_other_bits
+from spectral_exp.training.summary import summary
 from tests.conftest import NO_PLOTS, TINY, python
 
 OF_TEXT = tuple(override for override in TINY if not override.startswith("data"))
-SETTINGS = ("+experiment=classic", *OF_TEXT, NO_PLOTS, "device=cpu", "data=text_file", "training.eval_interval=12")
+SETTINGS = (
+    "+experiment=classic",
+    *OF_TEXT,
+    NO_PLOTS,
+    "device=cpu",
+    "data=text_file",
+    "training.eval_interval=12",
+)
 ODD_NAMES = (
     "it's", 'a "quoted" name', "a b", " a ", "a=b", "a,b", "{a}", "[a]", "(a)", "$HOME", "${HOME}", "$(touch canary)",
     "`touch canary`", "a;b&c|d>e", "#a", "~", "~a", "-a", "--help", "a\\", "\\'", "a\nb", "a\tb", "中文", "😀", "é",
@@ -39,14 +48,19 @@ ODD_NAMES = (
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a text and a run that was started there by a relative path, with an interpolated setting."""
+    """A folder with a text and a run that was started there by a relative path, with an
+    interpolated setting."""
     folder = tmp_path_factory.mktemp("continuing")
     (folder / "text.txt").write_text("wave after wave " * 300)
     before = Path.cwd()
     os.chdir(folder)
     try:
         prompt = "training.sample_prompt=it's = wave"
-        interpolated = ("optimizer.learning_rate=${schedule.min_ratio}", prompt, "name=${training.sample_prompt}")
+        interpolated = (
+            "optimizer.learning_rate=${schedule.min_ratio}",
+            prompt,
+            "name=${training.sample_prompt}",
+        )
         assert main([*SETTINGS, *interpolated, "data.path=text.txt", "hydra.run.dir=run"]) == 0
     finally:
         os.chdir(before)
@@ -82,11 +96,18 @@ def contents(folder: Path) -> dict[str, bytes]:
 def next_commands(text: str) -> list[list[str]]:
     """The words of the commands that a run prints at its end, as bash splits them."""
     block = text.partition("\nNext\n")[2]
-    script = block.replace("python -m", "printf '%s\\0'") + "\nprintf '\\0'"
-    printed = subprocess.run(["bash", "-ec", script], capture_output=True, check=True).stdout.decode()
+    script = (
+        block.replace("python -m spectral_exp generate", "python -m generate").replace(
+            "python -m", "printf '%s\\0'"
+        )
+        + "\nprintf '\\0'"
+    )
+    printed = subprocess.run(
+        ["bash", "-ec", script], capture_output=True, check=True
+    ).stdout.decode()
     words = printed.removesuffix("\0\0").split("\0")
     second = words.index("spectral_exp.train")
-    first = words.index("spectral_exp.generate")
+    first = words.index("generate")
     begin, end = min(first, second), max(first, second)
     return [words[begin:end], words[end:]]
 
@@ -100,7 +121,9 @@ def test_interpolated_overrides_are_recorded_as_what_they_came_to(here: Path) ->
     assert (job.config["name"], job.config["optimizer"]["learning_rate"]) == ("it's = wave", 0.1)
 
 
-def test_a_run_is_continued_from_another_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_continued_from_another_folder(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     elsewhere = here / "elsewhere"
     elsewhere.mkdir()
     # Another text of the same name, which is not that of the run.
@@ -113,7 +136,9 @@ def test_a_run_is_continued_from_another_folder(here: Path, monkeypatch: pytest.
     assert record["attempts"][-1]["cwd"] == str(elsewhere)
 
 
-def test_text_that_has_moved_is_found_where_it_is_now(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_that_has_moved_is_found_where_it_is_now(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("text.txt").rename("中文 = moved.txt")
     before = contents(Path("run"))
     assert main(["resume=run", "training.max_steps=13"]) == 2
@@ -128,7 +153,9 @@ def test_text_that_has_moved_is_found_where_it_is_now(here: Path, capsys: pytest
     assert record_of(Path("run"))["config"]["data"]["path"] == "中文 = moved.txt"
 
 
-def test_without_fingerprints_moved_text_is_not_taken_on_trust(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_fingerprints_moved_text_is_not_taken_on_trust(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("text.txt").rename("moved.txt")
     change_record(Path("run"), lambda record: record.update(dataset=None))
     assert main(["resume=run", "training.max_steps=13", "data.path=moved.txt"]) == 2
@@ -137,39 +164,51 @@ def test_without_fingerprints_moved_text_is_not_taken_on_trust(here: Path, capsy
 
 KILLED = """
 import os, signal, sys
-from spectral_exp import runner, train
-step = runner.Runner.train_step
+from spectral_exp import train; from spectral_exp.training import step as steps
+step = steps.Stepper.take_step
 def deadly(self, number):
     if number == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     return step(self, number)
-runner.Runner.train_step = deadly
+steps.Stepper.take_step = deadly
 sys.exit(train.main(sys.argv[1:]))
 """
 
 
 @pytest.mark.slow
-def test_a_run_that_records_nothing_goes_on_after_a_kill_before_its_first_checkpoint(here: Path) -> None:
+def test_a_run_that_records_nothing_goes_on_after_a_kill_before_its_first_checkpoint(
+    here: Path,
+) -> None:
     command = [*SETTINGS, "data.path=text.txt", "hydra.run.dir=killed", "monitoring/tracking=off"]
     done = python("-c", KILLED, *command, cwd=here)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not list(Path("killed").glob("checkpoints/*.pt"))
     assert main(command) == 0
     assert Path("killed/checkpoints/checkpoint_step_12.pt").is_file()
-    steps = [json.loads(line)["step"] for line in Path("killed/logs/metrics.jsonl").read_text().splitlines()]
+    steps = [
+        json.loads(line)["step"]
+        for line in Path("killed/logs/metrics.jsonl").read_text().splitlines()
+    ]
     assert steps == [2, 4, 6, 8, 10, 12]
 
 
-def test_a_folder_with_logs_of_something_else_is_no_such_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_with_logs_of_something_else_is_no_such_run(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("logs/thesis.txt", ".hydra/config.yaml"):
         Path("mine", name).parent.mkdir(parents=True)
         Path("mine", name).write_text("years of work")
-    assert main([*SETTINGS, "data.path=text.txt", "hydra.run.dir=mine", "monitoring/tracking=off"]) == 2
+    assert (
+        main([*SETTINGS, "data.path=text.txt", "hydra.run.dir=mine", "monitoring/tracking=off"])
+        == 2
+    )
     assert "mine holds files but no run (logs, ...)" in capsys.readouterr().err
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.message for record in caplog.records if record.name == "spectral_exp.resume"]
+    return [
+        record.message for record in caplog.records if record.name == "spectral_exp.training.resume"
+    ]
 
 
 def test_other_threads_packages_and_processors_are_named_in_one_warning(
@@ -206,11 +245,27 @@ def test_files_of_ones_own_are_named_again_by_the_command_that_is_printed(
 ) -> None:
     for place in ("own's files", "more"):
         Path(place, "experiment").mkdir(parents=True)
-    Path("own's files/experiment/mine.yaml").write_text("# @package _global_\nname: mine\ndefaults: [extra]\n")
-    Path("more/experiment/extra.yaml").write_text("# @package _global_\ntraining:\n  batch_size: 3\n")
+    Path("own's files/experiment/mine.yaml").write_text(
+        "# @package _global_\nname: mine\ndefaults: [extra]\n"
+    )
+    Path("more/experiment/extra.yaml").write_text(
+        "# @package _global_\ntraining:\n  batch_size: 3\n"
+    )
     Path("own's files/primary.yaml").write_text("defaults: [config, _self_]\nseed: 5\n")
-    search = ["--config-dir", "own's files", "--config-name", "primary", "hydra.searchpath=[file://more]"]
-    command = [*search, *SETTINGS[1:], "+experiment=mine", "data.path=text.txt", "hydra.run.dir=own"]
+    search = [
+        "--config-dir",
+        "own's files",
+        "--config-name",
+        "primary",
+        "hydra.searchpath=[file://more]",
+    ]
+    command = [
+        *search,
+        *SETTINGS[1:],
+        "+experiment=mine",
+        "data.path=text.txt",
+        "hydra.run.dir=own",
+    ]
     assert main(command) == 0
     *_, words = next_commands(capsys.readouterr().out)
     assert words[1:-2] == ["--config-dir", str(here / "own's files"), *search[2:]]
@@ -218,7 +273,10 @@ def test_files_of_ones_own_are_named_again_by_the_command_that_is_printed(
     capsys.readouterr()
     assert main(["resume=own", "training.max_steps=25"]) == 2
     error = capsys.readouterr().err
-    assert "(--config-dir, --config-name, hydra.searchpath), which are not taken from a record" in error
+    assert (
+        "(--config-dir, --config-name, hydra.searchpath), which are not taken from a record"
+        in error
+    )
     printed = shlex.split(error.rpartition("name them again: ")[2])
     assert main([*printed[3:], "training.max_steps=25"]) == 0
     config = record_of(Path("own"))["config"]
@@ -232,7 +290,7 @@ def test_files_of_ones_own_are_named_again_by_the_command_that_is_printed(
         (["-m", "hydra.job.chdir=true", "seed=1,2"], "hydra.job.chdir=true must be false"),
         (["hydra.run.dir='a\\${b}'"], "must not hold ${ in its path"),
         (["--config-dir", "nowhere"], "--config-dir=nowhere must be an existing folder"),
-        (["--config-path", "elsewhere"], "add files of yours with --config-dir"),
+        (["--config-path", "elsewhere"], "add your own files with --config-dir"),
         (["data.pattern=a=b"], "quote it: 'data.pattern='\"'\"'a=b'\"'\"''"),
         (["-m", "data.pattern=中文", "seed=1,2"], "to take the value literally, quote it: "),
     ],
@@ -253,7 +311,7 @@ def test_what_a_run_prints_works_whatever_its_name(here: Path) -> None:
         folder = Path(name)
         Path("run").rename(folder)
         generate, train = next_commands(summary(folder))
-        assert generate[0] == "spectral_exp.generate"
+        assert generate[0] == "generate"
         assert (here / generate[1]).resolve() == folder.resolve()
         assert not generate[1].startswith("-")
         given = {o.partition("=")[0]: o for o in CommandLine.parse(train[1:]).overrides}
@@ -268,30 +326,54 @@ def test_what_a_run_prints_works_whatever_its_name(here: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ['it\'s a b=c,d{e} "q" $HOME\\', "-中文😀#;&|", "new\nline"])
 def test_what_a_run_prints_can_be_pasted(name: str, here: Path) -> None:
-    odd = [f"hydra.run.dir={name}", f"name={name}", f"training.sample_prompt={name.encode('ascii', 'ignore').decode()}"]
-    run = python("-m", "spectral_exp.train", *SETTINGS, "data.path=text.txt", "tokenizer=byte", *odd, cwd=here)
+    odd = [
+        f"hydra.run.dir={name}",
+        f"name={name}",
+        f"training.sample_prompt={name.encode('ascii', 'ignore').decode()}",
+    ]
+    run = python(
+        "-m",
+        "spectral_exp.train",
+        *SETTINGS,
+        "data.path=text.txt",
+        "tokenizer=byte",
+        *odd,
+        cwd=here,
+    )
     assert run.returncode == 0, run.stderr
-    script = run.stdout.partition("\nNext\n")[2].replace("python -m", f"{shlex.quote(sys.executable)} -m")
-    pasted = subprocess.run(["bash", "-ec", script], cwd=here, capture_output=True, text=True, check=False)
+    script = run.stdout.partition("\nNext\n")[2].replace(
+        "python -m", f"{shlex.quote(sys.executable)} -m"
+    )
+    pasted = subprocess.run(
+        ["bash", "-ec", script], cwd=here, capture_output=True, text=True, check=False
+    )
     assert pasted.returncode == 0, pasted.stderr
     assert "resuming after step 12" in pasted.stdout
 
 
 SPECIAL = st.sampled_from(list("'\"\\${}[](),=:#~ \t\n-&|;<>!*?%中😀"))
-TEXT = st.text(SPECIAL | st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=12)
-EXAMPLES = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+TEXT = st.text(
+    SPECIAL | st.characters(exclude_characters="\0", exclude_categories=["Cs"]),
+    min_size=1,
+    max_size=12,
+)
+EXAMPLES = settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @EXAMPLES
 @given(TEXT.filter(lambda text: text != "???"))  # which stands for a missing value
 @example("\\\\${a}\\'")
 def test_quoted_text_is_read_back_unchanged(text: str) -> None:
-    assert text_of(f"name={quoted(text)}") == text
+    assert text_of(f"name={quote(text)}") == text
 
 
 @EXAMPLES
 @given(
-    TEXT.map(lambda text: text.replace("/", "_")).filter(lambda text: text.strip().lower() not in ("null", ".", ".."))
+    TEXT.map(lambda text: text.replace("/", "_")).filter(
+        lambda text: text.strip().lower() not in ("null", ".", "..")
+    )
 )
 @example("'a'")
 @example("a,b")
@@ -300,13 +382,20 @@ def test_the_name_of_a_folder_is_taken_as_it_is_typed(here: Path, text: str) -> 
     folder = here / text
     folder.mkdir()
     try:
-        assert parse(literal(f"resume={text}", sweeps=False)).value() == parse(f"resume={quoted(text)}").value()
+        assert (
+            parse(literal(f"resume={text}", sweeps=False)).value()
+            == parse(f"resume={quote(text)}").value()
+        )
     finally:
         folder.rmdir()
 
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT.filter(lambda text: text != "???"),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | TEXT.filter(lambda text: text != "???"),
     lambda inner: st.lists(inner, max_size=3)
     | st.dictionaries(st.from_regex("[a-z][a-z_.:=-]{0,4}", fullmatch=True), inner, max_size=3),
     max_leaves=6,
@@ -316,7 +405,9 @@ VALUES = st.recursive(
 @EXAMPLES
 @given(VALUES)
 def test_written_values_are_read_back_unchanged(value: Any) -> None:
-    read = OmegaConf.to_container(OmegaConf.create({"value": parse(f"x={written(value)}").value()}), resolve=True)
+    read = OmegaConf.to_container(
+        OmegaConf.create({"value": parse(f"x={format_value(value)}").value()}), resolve=True
+    )
     assert isinstance(read, dict)
     assert read["value"] == value
     assert type(read["value"]) is type(value)

@@ -27,7 +27,15 @@ from spectral_exp.monitoring import (
 
 @pytest.mark.slow
 def test_demo_runs_as_a_command(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "spectral_exp.demo_monitoring", "--dir", str(tmp_path), "--steps", "40"]
+    command = [
+        sys.executable,
+        "-m",
+        "spectral_exp.demo_monitoring",
+        "--dir",
+        str(tmp_path),
+        "--steps",
+        "40",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -59,7 +67,10 @@ def test_demo_resumes_exactly(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["--steps", "1"], "--steps=1 must be >= 20"), (["--dir", "/dev/null"], "cannot create the run directory")],
+    [
+        (["--steps", "1"], "--steps=1 must be >= 20"),
+        (["--dir", "/dev/null"], "cannot create the run directory"),
+    ],
 )
 def test_demo_tells_mistakes_in_one_line(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
@@ -71,7 +82,7 @@ def test_demo_tells_mistakes_in_one_line(
     assert error.count("\n") == 1
 
 
-# --- the stand-alone loop --------------------------------------------------------------------------------------------
+# --- the stand-alone loop -------------------------------------------------------------------------
 
 
 class StopError(Exception):
@@ -94,11 +105,15 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) ->
 
 
 def loop(
-    root: str, max_steps: int, step_function: Callable[[nn.Module, torch.optim.Optimizer, int], float]
+    root: str,
+    max_steps: int,
+    step_function: Callable[[nn.Module, torch.optim.Optimizer, int], float],
 ) -> tuple[nn.Module, list[float]]:
     """The specified loop, resuming first if there is something to resume from."""
     dirs = create_experiment_directory(Path(root).parent, Path(root).name)
-    checkpoint_manager = CheckpointManager(experiment_dir=str(dirs["root"]), save_interval=10, keep_last_n=3)
+    checkpoint_manager = CheckpointManager(
+        experiment_dir=str(dirs["root"]), save_interval=10, keep_last_n=3
+    )
     metrics_logger = MetricsLogger(log_dir=dirs["logs"], log_interval=5)
     viz_manager = VisualizationManager(viz_dir=dirs["visualizations"], viz_interval=40)
     config_tracker = ConfigTracker(experiment_dir=dirs["root"])
@@ -122,7 +137,11 @@ def loop(
         loss_history.append(loss)
 
         if metrics_logger.should_log(step):
-            metrics = {"loss": loss, "learning_rate": optimizer.param_groups[0]["lr"], "perplexity": math.exp(loss)}
+            metrics = {
+                "loss": loss,
+                "learning_rate": optimizer.param_groups[0]["lr"],
+                "perplexity": math.exp(loss),
+            }
             metrics_logger.log_metrics(step, metrics)
             for key, value in metrics.items():
                 if key in metrics_history:
@@ -157,7 +176,9 @@ def test_interrupted_loop_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
     model, losses = loop(str(root), 40, train_step)
     expected, expected_losses = loop(str(tmp_path / "undisturbed"), 40, train_step)
     assert losses == expected_losses
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True)
+    )
 
     assert sorted(path.name for path in (root / "checkpoints").glob("*.pt")) == [
         "checkpoint_latest.pt",

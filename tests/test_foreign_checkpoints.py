@@ -1,4 +1,5 @@
-"""Every command that loads a checkpoint: one that cannot be loaded, or is another run's, stops it with one line."""
+"""Every command that loads a checkpoint: one that cannot be loaded, or is another run's, stops it
+with one line."""
 
 from __future__ import annotations
 
@@ -13,11 +14,14 @@ from typing import Any
 import pytest
 import torch
 
-from spectral_exp import checkpoints, diagnose, generate, train, verify_resume
-from spectral_exp.monitoring import checkpoint_file, checkpoint_reader
-from spectral_exp.monitoring.checksum import file_crc32
-from spectral_exp.run_dir import RunPaths
+from spectral_exp import train
+from spectral_exp.commands import checkpoints, diagnose, generate, reproduce, verify_resume
+from spectral_exp.core.checksum import file_crc32
+from spectral_exp.monitoring.checkpoint import file as checkpoint_file
+from spectral_exp.monitoring.checkpoint import reader as checkpoint_reader
+from spectral_exp.runs.layout import RunPaths
 from tests.conftest import NO_PLOTS, TINY
+from tests.monitoring.checkpoint.test_foreign_pickles import CONTAINERS, PAYLOADS, write_foreign
 
 
 class Payload:
@@ -47,7 +51,12 @@ def run(finished: Path, tmp_path: Path) -> Path:
 def contents(run: Path) -> dict[str, bytes]:
     """Checkpoints and metrics."""
     folders = (RunPaths(run).checkpoints, RunPaths(run).logs)
-    return {str(p): p.read_bytes() for folder in folders for p in folder.iterdir() if p.name != "training.log"}
+    return {
+        str(p): p.read_bytes()
+        for folder in folders
+        for p in folder.iterdir()
+        if p.name != "training.log"
+    }
 
 
 def commands(run: Path) -> dict[str, Callable[[], int]]:
@@ -62,10 +71,78 @@ def commands(run: Path) -> dict[str, Callable[[], int]]:
     }
 
 
+def reader_commands(run: Path) -> dict[str, Callable[[], int]]:
+    """Every command that lists or verifies the checkpoints of `run`, or trains it anew."""
+    return {
+        "list": lambda: checkpoints.main(["list", str(run)]),
+        "verify": lambda: checkpoints.main(["verify", str(run)]),
+        "reproduce": lambda: reproduce.main(
+            [str(run), "--output", f"{run}_again", "--steps", "1", "--current-code"]
+        ),
+    }
+
+
+@pytest.mark.parametrize(
+    "container",
+    [
+        pytest.param(name, marks=[] if name == "tar before zip" else pytest.mark.slow)
+        for name in CONTAINERS
+    ],
+)
+def test_no_command_runs_a_pickle(
+    run: Path, container: str, tmp_path: Path, capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    folder = RunPaths(run).checkpoints
+    for number, (name, command) in enumerate(commands(run).items()):
+        form = list(PAYLOADS)[number % len(PAYLOADS)]
+        for step in RunPaths(run).checkpoint_steps():
+            write_foreign(folder, step, PAYLOADS[form], container)
+        before = contents(run)
+        capfd.readouterr()
+        assert command() == 2, (name, form)
+        printed = capfd.readouterr()
+        errors = [line for line in printed.err.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1, (name, form, printed)
+        assert "Traceback" not in printed.err + printed.out
+        assert contents(run) == before, (name, form)
+        assert not list(elsewhere.iterdir()), (name, form)
+    for step in RunPaths(run).checkpoint_steps():
+        write_foreign(folder, step, PAYLOADS["GLOBAL, REDUCE"], container, sidecar=False)
+    readers = reader_commands(run)
+    # Verifying compares bytes; whole archives agree with the checksums in them.
+    whole = {"zip", "TorchScript", "zip in zstd"}
+    expected = {"list": 0, "verify": 0 if container in whole else 1}
+    for name, code in expected.items():
+        assert readers[name]() == code, (name, capfd.readouterr())
+        assert not list(elsewhere.iterdir()), name
+
+
+@pytest.mark.slow
+def test_reproducing_a_run_loads_none_of_its_checkpoints(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    for step in RunPaths(run).checkpoint_steps():
+        write_foreign(RunPaths(run).checkpoints, step, PAYLOADS["GLOBAL, REDUCE"], "zip")
+    assert reader_commands(run)["reproduce"]() == 0
+    assert not list(elsewhere.iterdir())
+
+
 @pytest.mark.parametrize(
     ("fault", "command"),
     [("code", command) for command in commands(Path("x"))]
-    + [(fault, command) for fault in ("memory", "broken") for command in ("generate", "export", "resume")],
+    + [
+        (fault, command)
+        for fault in ("memory", "broken")
+        for command in ("generate", "export", "resume")
+    ],
 )
 def test_a_checkpoint_that_cannot_be_loaded_stops_every_command(
     run: Path, command: str, fault: str, tmp_path: Path, capfd: pytest.CaptureFixture[str],
@@ -88,7 +165,9 @@ def test_a_checkpoint_that_cannot_be_loaded_stops_every_command(
     code = commands(run)[command]()
     printed = capfd.readouterr()
     assert code in {1, 2}, printed
-    expected = {"code": "may run code", "memory": "MB of memory", "broken": "is intact|is broken"}[fault]
+    expected = {"code": "may run code", "memory": "MB of memory", "broken": "is intact|is broken"}[
+        fault
+    ]
     assert any(word in printed.err for word in expected.split("|")), printed.err
     assert "Traceback" not in printed.err + printed.out
     assert not trace.exists()
@@ -99,7 +178,10 @@ def test_a_checkpoint_of_another_run_is_not_continued(
     run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     other = tmp_path / "other"
-    assert train.main([*TINY, NO_PLOTS, "training.max_steps=10", "seed=7", f"hydra.run.dir={other}"]) == 0
+    assert (
+        train.main([*TINY, NO_PLOTS, "training.max_steps=10", "seed=7", f"hydra.run.dir={other}"])
+        == 0
+    )
     for path in RunPaths(other).checkpoints.iterdir():
         target = RunPaths(run).checkpoints / path.name
         target.unlink(missing_ok=True)
@@ -108,7 +190,7 @@ def test_a_checkpoint_of_another_run_is_not_continued(
     capfd.readouterr()
     assert train.main([f"resume={run}", "training.max_steps=12"]) == 2
     error = capfd.readouterr().err
-    assert "checkpoint_step_10.pt is of a run of another configuration (seed: 7 -> " in error
+    assert "checkpoint_step_10.pt belongs to a run of another configuration (seed: 7 -> " in error
     assert contents(run) == before
 
 

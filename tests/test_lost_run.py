@@ -16,13 +16,21 @@ from typing import Any
 import pytest
 import torch
 
-from spectral_exp.monitoring import CheckpointManager, MetricsLogger, checkpoint_file
-from spectral_exp.run_dir import RunPaths
-from spectral_exp.run_lock import RunLock
+from spectral_exp.monitoring import CheckpointManager, MetricsLogger
+from spectral_exp.monitoring.checkpoint import file as checkpoint_file
+from spectral_exp.monitoring.checkpoint.store import CheckpointStore
+from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.lock import RunLock
 from spectral_exp.train import main
 from tests.conftest import NO_PLOTS, TINY, train
 
-ENDLESS = ("+experiment=classic", *TINY, NO_PLOTS, "training.max_steps=1000000", "hydra.run.dir=run")
+ENDLESS = (
+    "+experiment=classic",
+    *TINY,
+    NO_PLOTS,
+    "training.max_steps=1000000",
+    "hydra.run.dir=run",
+)
 
 
 @contextmanager
@@ -30,7 +38,9 @@ def training(folder: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that trains in `folder`/run and has logged something."""
     metrics = RunPaths(folder / "run").metrics_file
     command = [sys.executable, "-m", "spectral_exp.train", *ENDLESS]
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         deadline = time.monotonic() + 120
         while not (metrics.is_file() and metrics.stat().st_size) and time.monotonic() < deadline:
             os.sched_yield()
@@ -60,8 +70,8 @@ def test_a_run_whose_folder_goes_away_stops(tmp_path: Path, lose: Callable[[Path
         lose(tmp_path / "run")
         printed, errors = process.communicate(timeout=120)
     assert process.returncode == 1, printed + errors
-    assert "was moved or removed while this process trained in it: stopped" in errors
-    assert "(the run directory is not this process's any more)" in printed
+    assert "was moved or removed while this process trained in it: training has stopped" in errors
+    assert "(the run directory no longer belongs to this process)" in printed
     assert "Traceback" not in printed + errors
     assert not (tmp_path / "run/results.json").exists()
     if lose is move:
@@ -83,12 +93,16 @@ def test_the_run_that_takes_its_place_is_left_alone(tmp_path: Path) -> None:
             second.terminate()
             printed, errors = second.communicate(timeout=120)
         assert second.returncode == 143, printed + errors
-    steps = [line.split(b",")[0] for line in content(tmp_path / "run")["logs/metrics.jsonl"].splitlines()]
+    steps = [
+        line.split(b",")[0] for line in content(tmp_path / "run")["logs/metrics.jsonl"].splitlines()
+    ]
     assert len(steps) == len(set(steps))
 
 
 @pytest.mark.parametrize("background", [False, True])
-def test_what_is_written_later_does_not_bring_a_moved_run_back(tmp_path: Path, background: bool) -> None:
+def test_what_is_written_later_does_not_bring_a_moved_run_back(
+    tmp_path: Path, background: bool
+) -> None:
     """A save that is under way, lines that wait, and plots that are still being drawn."""
     run = tmp_path / "run"
     run.mkdir()
@@ -128,7 +142,8 @@ def test_what_is_written_later_does_not_bring_a_moved_run_back(tmp_path: Path, b
 
 
 def test_a_save_is_not_committed_to_the_run_that_has_taken_the_place(tmp_path: Path) -> None:
-    """The folder is replaced between two looks at its owner, as a checkpoint is about to be written."""
+    """The folder is replaced between two looks at its owner, as a checkpoint is about to be
+    written."""
     run = tmp_path / "run"
     write_checkpoint = checkpoint_file.write_checkpoint
 
@@ -146,16 +161,16 @@ def test_a_save_is_not_committed_to_the_run_that_has_taken_the_place(tmp_path: P
 
 def test_nothing_is_written_to_a_new_folder_in_the_place_of_a_run(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    write_file = CheckpointManager._write_file
+    write = CheckpointStore.write
 
-    def replace_and_write(manager: CheckpointManager, save: Any) -> Any:
+    def replace_and_write(store: CheckpointStore, *arguments: Any) -> Any:
         if not (tmp_path / "moved").exists():
             run.rename(tmp_path / "moved")
             run.mkdir()
-        return write_file(manager, save)
+        return write(store, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CheckpointManager, "_write_file", replace_and_write)
+        patch.setattr(CheckpointStore, "write", replace_and_write)
         assert main([*TINY, NO_PLOTS, "monitoring/checkpoint=sync", f"hydra.run.dir={run}"]) == 1
     assert not list(run.iterdir())
 

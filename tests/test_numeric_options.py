@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 import math
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,11 +17,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import spectral_exp
-from spectral_exp import checkpoints, compare, demo_monitoring, diagnose, generate, reproduce, train, verify_resume
+from spectral_exp import demo_monitoring, train
 from spectral_exp.bench.__main__ import main as bench
-from spectral_exp.build import check
+from spectral_exp.commands import checkpoints, compare, diagnose, generate, reproduce, verify_resume
+from spectral_exp.config.build import check
+from spectral_exp.config.trained import load_trained
+from spectral_exp.core.errors import Interrupted
 from spectral_exp.models.generation import sample
-from spectral_exp.trained import load_trained
+from spectral_exp.verification import replay
 from tests.conftest import NO_PLOTS, TINY, compose
 
 PACKAGE = Path(spectral_exp.__file__).parent
@@ -32,30 +36,52 @@ VALUES = (
 
 # Every option that takes a number: a call that ends soon if the number is accepted.
 OPTIONS: dict[tuple[str, str], Callable[[list[str]], int]] = {
-    ("generate", "--temperature"): lambda given: generate.main(["run", "--tokens", "2", *given]),
-    ("generate", "--top-k"): lambda given: generate.main(["run", "--tokens", "2", *given]),
-    ("generate", "--top-p"): lambda given: generate.main(["run", "--tokens", "2", *given]),
-    ("generate", "--seed"): lambda given: generate.main(["run", "--tokens", "2", *given]),
-    ("generate", "--tokens"): lambda given: generate.main(["run", "--checkpoint", "7", *given]),
-    ("diagnose", "--windows"): lambda given: diagnose.main(["run", *given]),
-    ("verify_resume", "--steps"): lambda given: verify_resume.main(["run", "--from", "9", *given]),
-    ("verify_resume", "--from"): lambda given: verify_resume.main(["run", *given]),
-    ("reproduce", "--steps"): lambda given: reproduce.main(["run", "--output", "run", *given]),
-    ("checkpoints", "--keep-last"): lambda given: checkpoints.main(["prune", "run", "--dry-run", *given]),
-    ("checkpoints", "--keep-every"): lambda given: checkpoints.main(["prune", "run", "--dry-run", *given]),
-    ("compare", "--watch"): lambda given: compare.main(["run", *given]),
-    ("demo_monitoring", "--steps"): lambda given: demo_monitoring.main(["--dir", "run/config.json", *given]),
+    ("commands/generate", "--temperature"): lambda given: generate.main(
+        ["run", "--tokens", "2", *given]
+    ),
+    ("commands/generate", "--top-k"): lambda given: generate.main(["run", "--tokens", "2", *given]),
+    ("commands/generate", "--top-p"): lambda given: generate.main(["run", "--tokens", "2", *given]),
+    ("commands/generate", "--seed"): lambda given: generate.main(["run", "--tokens", "2", *given]),
+    ("commands/generate", "--tokens"): lambda given: generate.main(
+        ["run", "--checkpoint", "7", *given]
+    ),
+    ("commands/diagnose", "--windows"): lambda given: diagnose.main(["run", *given]),
+    ("commands/verify_resume", "--steps"): lambda given: verify_resume.main(
+        ["run", "--from", "9", *given]
+    ),
+    ("commands/verify_resume", "--from"): lambda given: verify_resume.main(["run", *given]),
+    ("commands/reproduce", "--steps"): lambda given: reproduce.main(
+        ["run", "--output", "run", *given]
+    ),
+    ("commands/checkpoints", "--keep-last"): lambda given: checkpoints.main(
+        ["prune", "run", "--dry-run", *given]
+    ),
+    ("commands/checkpoints", "--keep-every"): lambda given: checkpoints.main(
+        ["prune", "run", "--dry-run", *given]
+    ),
+    ("commands/compare", "--watch"): lambda given: compare.main(["run", *given]),
+    ("demo_monitoring", "--steps"): lambda given: demo_monitoring.main(
+        ["--dir", "run/config.json", *given]
+    ),
     ("bench/__main__", "--size"): lambda given: bench(["startup", "--dir", "none", *given]),
     ("bench/__main__", "--runs"): lambda given: bench(["results", "--dir", "none", *given]),
     ("bench/__main__", "--rounds"): lambda given: bench(["startup", "--dir", "none", *given]),
 }
 # Those whose text holds a number.
 TEXTS: dict[tuple[str, str], Callable[[list[str]], int]] = {
-    ("generate", "--checkpoint"): lambda given: generate.main(["run", "--tokens", "2", *given]),
-    ("diagnose", "--checkpoint"): lambda given: diagnose.main(["run", "--windows", "1", *given]),
-    ("checkpoints", "--checkpoint"): lambda given: checkpoints.main(["export", "run", *given]),
-    ("compare", "--at"): lambda given: compare.main(["run", "--at", f"step:{given[0].partition('=')[2]}"]),
-    ("compare", "--where"): lambda given: compare.main(
+    ("commands/generate", "--checkpoint"): lambda given: generate.main(
+        ["run", "--tokens", "2", *given]
+    ),
+    ("commands/diagnose", "--checkpoint"): lambda given: diagnose.main(
+        ["run", "--windows", "1", *given]
+    ),
+    ("commands/checkpoints", "--checkpoint"): lambda given: checkpoints.main(
+        ["export", "run", *given]
+    ),
+    ("commands/compare", "--at"): lambda given: compare.main(
+        ["run", "--at", f"step:{given[0].partition('=')[2]}"]
+    ),
+    ("commands/compare", "--where"): lambda given: compare.main(
         ["run", "--where", f"learning_rate<={given[0].partition('=')[2]}"]
     ),
 }
@@ -64,7 +90,13 @@ TEXTS: dict[tuple[str, str], Callable[[list[str]], int]] = {
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("numbers")
-    overrides = (*TINY, NO_PLOTS, "+experiment=classic", "device=cpu", f"hydra.run.dir={folder / 'run'}")
+    overrides = (
+        *TINY,
+        NO_PLOTS,
+        "+experiment=classic",
+        "device=cpu",
+        f"hydra.run.dir={folder / 'run'}",
+    )
     assert train.main(list(overrides)) == 0
     return folder
 
@@ -77,9 +109,9 @@ def here(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return work(*arguments)
 
     def ctrl_c(seconds: float) -> None:
-        raise KeyboardInterrupt
+        raise Interrupted(signal.SIGINT)
 
-    monkeypatch.setattr(verify_resume, "_in_own_process", called)
+    monkeypatch.setattr(replay, "_run_in_process", called)
     monkeypatch.setattr(compare, "time", SimpleNamespace(sleep=ctrl_c))
 
 
@@ -92,10 +124,13 @@ def test_all_options_are_tried() -> None:
                 kinds = {word.arg: ast.unparse(word.value) for word in node.keywords}
                 if kinds.get("type") in ("int", "float"):
                     assert isinstance(node.args[0], ast.Constant)
-                    found.add((file.relative_to(PACKAGE).with_suffix("").as_posix(), node.args[0].value))
+                    found.add(
+                        (file.relative_to(PACKAGE).with_suffix("").as_posix(), node.args[0].value)
+                    )
     assert found == set(OPTIONS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "option"), [*OPTIONS, *TEXTS])
 def test_no_number_brings_a_traceback(
     command: str, option: str, here: None, capsys: pytest.CaptureFixture[str]

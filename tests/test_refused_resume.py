@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from spectral_exp import train
-from spectral_exp.monitoring import checkpoint_file
-from spectral_exp.monitoring.checksum import file_crc32
-from spectral_exp.run_dir import RunPaths
+from spectral_exp.core.checksum import file_crc32
+from spectral_exp.monitoring.checkpoint import file as checkpoint_file
+from spectral_exp.runs.layout import RunPaths
 from tests.conftest import NO_PLOTS, TINY, python
 
 SETTINGS = (*TINY, NO_PLOTS, "+experiment=classic", "device=cpu")
@@ -58,7 +58,7 @@ WAYS: dict[str, tuple[Callable[[Path], object], str]] = {
     "threads=x": (lambda run: None, "must be an integer"),
     "training.max_steps=2": (lambda run: None, "must be >= 12"),
     "no.setting=1": (lambda run: None, "is not a setting"),
-    "training.max_steps=13": (lambda run: replace_checkpoints(run, of_another_run), "is of a run of another"),
+    "training.max_steps=13": (lambda run: replace_checkpoints(run, of_another_run), "belongs to a run of another"),
     "training.max_steps=14": (
         lambda run: replace_checkpoints(run, lambda state: {**state, "more": Payload()}), "may run code",
     ),
@@ -67,9 +67,14 @@ WAYS: dict[str, tuple[Callable[[Path], object], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("override", WAYS)
 def test_a_refused_resume_changes_nothing(
-    override: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    override: str,
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     shutil.copytree(finished / "run", tmp_path / "run", symlinks=True)
     monkeypatch.chdir(tmp_path)
@@ -93,12 +98,10 @@ def test_a_refused_resume_changes_nothing(
 def test_a_run_in_use_is_left_alone_and_hydra_adds_nothing(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished / "run", tmp_path / "run", symlinks=True)
     code = (
-        "import sys; from pathlib import Path; from spectral_exp.run_lock import RunLock\n"
-        "with RunLock(Path('run')):\n"
-        "    import subprocess\n"
-        "    done = subprocess.run([sys.executable, '-m', 'spectral_exp.train', 'resume=run', 'training.max_steps=13'],"
-        " capture_output=True, text=True)\n"
-        "print(done.returncode); print(done.stdout + done.stderr, end='')\n"
+        "import sys; from pathlib import Path; from spectral_exp.runs.lock import RunLock\nwith"
+        " RunLock(Path('run')):\n    import subprocess\n    done = subprocess.run([sys.executable,"
+        " '-m', 'spectral_exp.train', 'resume=run', 'training.max_steps=13'], capture_output=True,"
+        " text=True)\nprint(done.returncode); print(done.stdout + done.stderr, end='')\n"
     )
     before = snapshot(tmp_path / "run/logs") | snapshot(tmp_path / "run/.hydra")
     code_line, *lines = python("-c", code, cwd=tmp_path).stdout.splitlines()

@@ -1,4 +1,5 @@
-"""Signals at random moments of a run, from its first line to its exit: nothing is lost, and the end is the same."""
+"""Signals at random moments of a run, from its first line to its exit: nothing is lost, and the end
+is the same."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ TIMED = ("timestamp", "tokens_per_s", "steps_at_risk", "checkpoint_")
 
 @pytest.mark.parametrize("seed", first_in_ci(20, 2))
 def test_a_signal_at_any_moment_costs_nothing(seed: int, tmp_path: Path) -> None:
-    """Attempts are forks of a process that has imported everything, so that a second holds several of them."""
+    """Attempts are forks of a process that has imported everything, so that a second holds several
+    of them."""
     done = python("-m", "tests.test_signal_moments", str(seed), cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads(done.stdout.splitlines()[-1])
@@ -40,7 +42,8 @@ def test_a_signal_at_any_moment_costs_nothing(seed: int, tmp_path: Path) -> None
 
 
 def attempts(seed: int) -> dict[str, Any]:
-    """Interrupt runs at random moments until there were enough signals; every run is continued to its end."""
+    """Interrupt runs at random moments until there were enough signals; every run is continued to
+    its end."""
     draw = random.Random(seed)
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
@@ -58,7 +61,9 @@ def attempts(seed: int) -> dict[str, Any]:
             break
         run = f"run_{number}"
         for _ in range(20):
-            names = draw.choice([(draw.choice(NAMES),), ("SIGTERM", "SIGTERM"), ("SIGINT", "SIGTERM")])
+            names = draw.choice(
+                [(draw.choice(NAMES),), ("SIGTERM", "SIGTERM"), ("SIGINT", "SIGTERM")]
+            )
             code, was_sent = start(run, names, draw.uniform(0.0, whole_s), draw.uniform(0.0, 0.02))
             sent += was_sent
             # A process that has not begun, or has done everything, is ended by the system itself.
@@ -75,8 +80,13 @@ def attempts(seed: int) -> dict[str, Any]:
     return {"signals": sent, "wrong": wrong}
 
 
-def start(run: str, names: tuple[str, ...] = (), after_s: float = 0.0, apart_s: float = 0.0) -> tuple[int, bool]:
-    """Train in a fork; signals reach it `after_s`. Returns its exit code and whether it was alive to receive them."""
+def start(
+    run: str, names: tuple[str, ...] = (), after_s: float = 0.0, apart_s: float = 0.0
+) -> tuple[int, bool]:
+    """Train in a fork; signals reach it `after_s`.
+
+    Returns its exit code and whether it was alive to receive them.
+    """
     pid = os.fork()
     if pid == 0:
         train(run)
@@ -112,7 +122,8 @@ def train(run: str) -> None:
 
 
 def state(run: Path) -> list[Any]:
-    """What a run has come to, but for times: weights, optimizer state, history, metrics lines and results."""
+    """What a run has come to, but for times: weights, optimizer state, history, metrics lines and
+    results."""
     found = torch.load(run / "checkpoints/checkpoint_latest.pt", weights_only=True)
     lines = [json.loads(line) for line in (run / "logs/metrics.jsonl").read_text().splitlines()]
     untimed = [{k: v for k, v in line.items() if not k.startswith(TIMED)} for line in lines]

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from spectral_exp.core.foreign_text import printable_lines
-from spectral_exp.run_dir import RunPaths
+from spectral_exp.runs.layout import RunPaths
 from spectral_exp.train import JobError, main
 from tests.conftest import NO_PLOTS, TINY, python, train
 from tests.s3_server import eventually
@@ -46,8 +46,11 @@ SPECIFIED_CHECKPOINT_KEYS = {
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """The training command in this process, which spares the seconds of starting one; returns what it printed."""
+def here(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """The training command in this process, which spares the seconds of starting one; returns what
+    it printed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train"])
 
@@ -83,16 +86,27 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_every_specified_file_is_there(finished: tuple[Path, str]) -> None:
     run, _ = finished
     assert run.name.startswith("wave_rgd_qfe_")
-    for name in ("config.json", "results.json", "logs/metrics.jsonl", "logs/training.log", "checkpoints", "train.log"):
+    for name in (
+        "config.json",
+        "results.json",
+        "logs/metrics.jsonl",
+        "logs/training.log",
+        "checkpoints",
+        "train.log",
+    ):
         assert (run / name).exists(), name
-    assert (run / "checkpoints/checkpoint_latest.pt").resolve() == (run / "checkpoints/checkpoint_step_12.pt").resolve()
+    assert (run / "checkpoints/checkpoint_latest.pt").resolve() == (
+        run / "checkpoints/checkpoint_step_12.pt"
+    ).resolve()
     plots = [path.name for path in (run / "visualizations").glob("*.png")]
     for kind in ("training_dynamics", "frequenc", "phase", "harmonic", "packet", "interference"):
         assert any(kind in name for name in plots), (kind, plots)
 
 
 def test_metrics_lines_hold_every_due_step_once(finished: tuple[Path, str]) -> None:
-    lines = [json.loads(line) for line in (finished[0] / "logs/metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (finished[0] / "logs/metrics.jsonl").read_text().splitlines()
+    ]
     assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
     for line in lines:
         assert {"timestamp", "loss", "learning_rate", "grad_norm", "tokens_per_s"} <= set(line)
@@ -107,8 +121,15 @@ def test_results_and_config(finished: tuple[Path, str]) -> None:
     assert results["final_metrics"]["step"] == results["totals"]["steps"] == 12
     assert results["totals"]["tokens"] == 12 * 4 * 16
     assert results["best_metrics"]["val_loss"] <= results["final_metrics"]["val_loss"]
-    assert results["reference"]["entropy_bits_per_byte"] < results["reference"]["unigram_bits_per_byte"]
-    assert set(results["monitoring_cost"]["blocked_s"]) == {"checkpoint", "metrics", "visualization"}
+    assert (
+        results["reference"]["entropy_bits_per_byte"]
+        < results["reference"]["unigram_bits_per_byte"]
+    )
+    assert set(results["monitoring_cost"]["blocked_s"]) == {
+        "checkpoint",
+        "metrics",
+        "visualization",
+    }
     cost = results["monitoring_cost"]
     assert [(plots["kind"], plots["step"], plots["files"]) for plots in cost["plots"]] == [
         ("training", 12, 1),
@@ -133,25 +154,43 @@ def test_checkpoint_holds_what_is_specified_and_loads_safely(finished: tuple[Pat
 
 def test_summary_tells_where_everything_lies_and_what_next(finished: tuple[Path, str]) -> None:
     run, printed = finished
-    for words in ("results.json", "unigram", "val_bpb", "% of training time", f"resume=outputs/{run.name}"):
+    for words in (
+        "results.json",
+        "unigram",
+        "val_bpb",
+        "% of training time",
+        f"resume=outputs/{run.name}",
+    ):
         assert words in printed, words
     assert "step 6/12" in printed
 
 
 def test_generate_writes_text_and_same_seed_same_text(finished: tuple[Path, str]) -> None:
-    from spectral_exp.generate import generate_text
+    from spectral_exp.commands.generate import generate_text
 
     run, _ = finished
     texts = [generate_text(run, "ab", 40, seed=seed) for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
-    done = python("-m", "spectral_exp.generate", str(run), "--prompt", "ab", "--tokens", "40", "--seed", "1", cwd=run)
+    done = python(
+        "-m",
+        "spectral_exp",
+        "generate",
+        str(run),
+        "--prompt",
+        "ab",
+        "--tokens",
+        "40",
+        "--seed",
+        "1",
+        cwd=run,
+    )
     assert done.stdout == printable_lines("ab" + texts[0]) + "\n"
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--tokens", "0"], "--tokens=0 must be >= 1"),
+        (["--tokens", "0"], "--tokens=0 must be from 1 to 10000000"),
         (["--checkpoint", "77"], "has no checkpoint 77; saved steps: "),
         (["--checkpoint", "newest"], "best, latest or a step"),
         (["--prompt", ""], "at least one token"),
@@ -162,7 +201,7 @@ def test_generate_writes_text_and_same_seed_same_text(finished: tuple[Path, str]
 def test_generate_tells_mistakes_in_one_line(
     finished: tuple[Path, str], capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
-    from spectral_exp.generate import main
+    from spectral_exp.commands.generate import main
 
     assert main([str(finished[0]), *arguments]) == 2
     error = capsys.readouterr().err
@@ -181,7 +220,9 @@ def test_rerunning_and_resuming_a_finished_run_changes_nothing(
     assert read(run / "results.json")["final_metrics"]["val_loss"] > 0
 
 
-def test_another_configuration_is_refused_with_the_difference(finished: tuple[Path, str], tmp_path: Path) -> None:
+def test_another_configuration_is_refused_with_the_difference(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
     run, _ = finished
     before = sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*") if path.is_file())
     for place in (f"resume={run}", f"hydra.run.dir={run}"):
@@ -189,22 +230,33 @@ def test_another_configuration_is_refused_with_the_difference(finished: tuple[Pa
         done = train(place, *extra, "optimizer.learning_rate=0.5", cwd=tmp_path)
         assert done.returncode == 2
         assert "optimizer.learning_rate: 0.001 -> 0.5" in done.stderr
-    assert sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*") if path.is_file()) == before
+    assert (
+        sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*") if path.is_file())
+        == before
+    )
 
 
 def test_a_longer_run_continues_in_place(here: Callable[..., str], tmp_path: Path) -> None:
     here("+experiment=classic", *TINY, NO_PLOTS, "hydra.run.dir=here")
     assert "resuming after step 12" in here("resume=here", "training.max_steps=16")
-    steps = [json.loads(line)["step"] for line in (tmp_path / "here/logs/metrics.jsonl").read_text().splitlines()]
+    steps = [
+        json.loads(line)["step"]
+        for line in (tmp_path / "here/logs/metrics.jsonl").read_text().splitlines()
+    ]
     assert steps == [2, 4, 6, 8, 10, 12, 14, 16]
-    assert [attempt["from_step"] for attempt in read(tmp_path / "here/config.json")["attempts"]] == [0, 12]
+    assert [
+        attempt["from_step"] for attempt in read(tmp_path / "here/config.json")["attempts"]
+    ] == [0, 12]
     assert not (tmp_path / "outputs").exists()
 
 
 MISTAKES = [
     (["training.max_steps=-5"], "training.max_steps=-5 must be >= 1"),
     (["training.max_steps=many"], "training.max_steps=many must be an integer"),
-    (["+training.max_stepz=5"], "training.max_stepz is not a setting of spectral_exp.runner.TrainingSettings; did you"),
+    (
+        ["+training.max_stepz=5"],
+        "training.max_stepz is not a setting of spectral_exp.training.TrainingSettings; did you",
+    ),
     (["training.max_stepz=5"], "did you mean training.max_steps?"),
     (["+foo=1"], "foo is not a setting"),
     (["model.n_embd=15"], "model.n_embd=15 must be a multiple of"),
@@ -217,7 +269,10 @@ MISTAKES = [
     (["outputs=empty.txt/below"], "empty.txt/below cannot be written"),
     (["resume=nowhere"], "resume=nowhere is not a directory"),
     (["optimizer._target_=os.system"], "must lie in spectral_exp or torch"),
-    (["monitoring.checkpoint.save_interval=0"], "monitoring.checkpoint.save_interval=0 must be a whole number >= 1"),
+    (
+        ["monitoring.checkpoint.save_interval=0"],
+        "monitoring.checkpoint.save_interval=0 must be a whole number >= 1",
+    ),
     (["tokenizer=char", "training.sample_prompt=~"], "~"),
     (["seed=99999999999999999999999"], "must be >= 0 and < 2^63"),
     (["outputs="], "outputs='' must be a folder"),
@@ -249,7 +304,9 @@ def test_mistakes_end_with_one_line_exit_code_2_and_nothing_on_disk(
 
 
 def test_several_mistakes_are_told_together(tmp_path: Path) -> None:
-    done = train("training.max_steps=0", "optimizer.learning_rate=-1", "model.n_layer=0", cwd=tmp_path)
+    done = train(
+        "training.max_steps=0", "optimizer.learning_rate=-1", "model.n_layer=0", cwd=tmp_path
+    )
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 3
     assert "Traceback" not in done.stdout + done.stderr
@@ -263,12 +320,22 @@ def test_help_and_questions_answer_without_torch(tmp_path: Path) -> None:
         "atexit.register(lambda: print('torch imported:', 'torch' in sys.modules))\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
-    for arguments in (["--help"], ["--cfg", "job", "+experiment=wave"], ["--info", "defaults-tree"]):
+    for arguments in (
+        ["--help"],
+        ["--cfg", "job", "+experiment=wave"],
+        ["--info", "defaults-tree"],
+    ):
         done = python("-c", check, *arguments, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines()[-1] == "torch imported: False"
     done = python("-m", "spectral_exp.train", "--help", cwd=tmp_path)
-    for words in ("wave_rgd", "pure_wave_linear", "training.max_steps=400", "text_file", "monitoring/checkpoint"):
+    for words in (
+        "wave_rgd",
+        "pure_wave_linear",
+        "training.max_steps=400",
+        "text_file",
+        "monitoring/checkpoint",
+    ):
         assert words in done.stdout, words
     assert not list(tmp_path.iterdir())
 
@@ -291,34 +358,49 @@ def test_a_failing_job_of_a_sweep_keeps_its_traceback_and_the_sweep_goes_on(tmp_
     """The second of three jobs fails inside its loop, as a defect would; the others finish."""
     script = (
         "import sys\n"
-        "from spectral_exp import runner, train\n"
-        "step = runner.Runner.train_step\n"
+        "from spectral_exp import train; from spectral_exp.training import step as steps\n"
+        "step = steps.Stepper.take_step\n"
         "def broken(self, number):\n"
         "    if self.seed == 2 and number == 3: raise ZeroDivisionError('as planned')\n"
         "    return step(self, number)\n"
-        "runner.Runner.train_step = broken\n"
+        "steps.Stepper.take_step = broken\n"
         "sys.exit(train.main(sys.argv[1:]))\n"
     )
-    done = python("-c", script, "-m", "+experiment=classic", "seed=1,2,3", *TINY, NO_PLOTS, cwd=tmp_path)
+    done = python(
+        "-c", script, "-m", "+experiment=classic", "seed=1,2,3", *TINY, NO_PLOTS, cwd=tmp_path
+    )
     assert done.returncode == 1, done.stderr
     assert "ZeroDivisionError: as planned" in done.stderr
     assert "Traceback" not in done.stderr
     jobs = sorted(the_run(tmp_path / "outputs").glob("*_seed*"))
-    assert [read(job / "results.json")["status"] for job in jobs] == ["completed", "failed", "completed"]
+    assert [read(job / "results.json")["status"] for job in jobs] == [
+        "completed",
+        "failed",
+        "completed",
+    ]
     assert ["Traceback" in (job / "train.log").read_text() for job in jobs] == [False, True, False]
     assert "as planned" in (jobs[1] / "train.log").read_text()
 
 
 @pytest.mark.slow
-def test_jobs_of_a_sweep_equal_single_runs_bit_for_bit(here: Callable[..., str], tmp_path: Path) -> None:
-    """Nothing that one job draws, sets or draws with leaks into the next; joblib's workers compute the same."""
+def test_jobs_of_a_sweep_equal_single_runs_bit_for_bit(
+    here: Callable[..., str], tmp_path: Path
+) -> None:
+    """Nothing that one job draws, sets or draws with leaks into the next; joblib's workers compute
+    the same."""
     job = [*TINY, NO_PLOTS, "training.max_steps=4", "training.eval_interval=4"]
     here("-m", "+experiment=glob(wave*)", *job, "outputs=basic")
     here("-m", "+experiment=glob(wave*)", *job, "outputs=joblib", "hydra/launcher=joblib")
     here("+experiment=wave_rgd", *job, "hydra.run.dir=single")
-    jobs = {path.name.split("_", 1)[1]: path for path in the_run(tmp_path / "basic").glob("*_seed*")}
-    assert set(jobs) == {f"{name}_seed1337" for name in ("wave", "wave_rgd", "wave_qfe", "wave_rgd_qfe")}
-    others = {path.name.split("_", 1)[1]: path for path in the_run(tmp_path / "joblib").glob("*_seed*")}
+    jobs = {
+        path.name.split("_", 1)[1]: path for path in the_run(tmp_path / "basic").glob("*_seed*")
+    }
+    assert set(jobs) == {
+        f"{name}_seed1337" for name in ("wave", "wave_rgd", "wave_qfe", "wave_rgd_qfe")
+    }
+    others = {
+        path.name.split("_", 1)[1]: path for path in the_run(tmp_path / "joblib").glob("*_seed*")
+    }
     for name, run in jobs.items():
         assert_same_state(run, others[name], 4)
     assert_same_state(jobs["wave_rgd_seed1337"], tmp_path / "single", 4)
@@ -326,7 +408,10 @@ def test_jobs_of_a_sweep_equal_single_runs_bit_for_bit(here: Callable[..., str],
 
 def assert_same_state(one: Path, other: Path, step: int) -> None:
     """Weights, optimizer state and losses of two runs are equal, bit for bit."""
-    states = [torch.load(run / f"checkpoints/checkpoint_step_{step}.pt", weights_only=True) for run in (one, other)]
+    states = [
+        torch.load(run / f"checkpoints/checkpoint_step_{step}.pt", weights_only=True)
+        for run in (one, other)
+    ]
     for key in ("model_state_dict", "optimizer_state_dict", "loss_history", "loss_state_dict"):
         assert flat(states[0][key]) == flat(states[1][key]), key
     untimed = [
@@ -350,35 +435,47 @@ def flat(node: Any) -> Any:
     return node
 
 
-EXPERIMENTS = sorted(p.stem for p in (Path(__file__).parent.parent / "conf/experiment").glob("*.yaml"))
+EXPERIMENTS = sorted(
+    p.stem for p in (Path(__file__).parent.parent / "conf/experiment").glob("*.yaml")
+)
 KILLED_AT = 10
 
 KILL_SCRIPT = f"""
 import os, signal, sys
-from spectral_exp import runner, train
-step = runner.Runner.train_step
+from spectral_exp import train; from spectral_exp.training import step as steps
+step = steps.Stepper.take_step
 def deadly(self, number):
     if number == {KILLED_AT}:
         os.kill(os.getpid(), signal.SIGKILL)
     return step(self, number)
-runner.Runner.train_step = deadly
+steps.Stepper.take_step = deadly
 sys.exit(train.main(sys.argv[1:]))
 """
 
 
-# Between them every embedding, MLP, optimizer and loss, and four kinds of attention; the others are slow.
+# Between them every embedding, MLP, optimizer and loss, and four kinds of attention; the others are
+# slow.
 SAMPLE = ("classic", "wave", "phasor_rgd_qfe", "pure_wave_linear")
 
 
 @pytest.mark.parametrize(
     "experiment",
-    [name if name in SAMPLE else pytest.param(name, marks=pytest.mark.slow) for name in EXPERIMENTS],
+    [
+        name if name in SAMPLE else pytest.param(name, marks=pytest.mark.slow)
+        for name in EXPERIMENTS
+    ],
 )
 def test_killed_and_resumed_equals_undisturbed_bit_for_bit(
     experiment: str, here: Callable[..., str], tmp_path: Path
 ) -> None:
-    """SIGKILL between steps 9 and 10: the checkpoint is of step 8, the metrics of step 9 are on disk already."""
-    settings = [f"+experiment={experiment}", *TINY, "model.dropout=0.1", "monitoring.metrics.log_interval=3"]
+    """SIGKILL between steps 9 and 10: the checkpoint is of step 8, the metrics of step 9 are on
+    disk already."""
+    settings = [
+        f"+experiment={experiment}",
+        *TINY,
+        "model.dropout=0.1",
+        "monitoring.metrics.log_interval=3",
+    ]
     killed = python("-c", KILL_SCRIPT, *settings, NO_PLOTS, "hydra.run.dir=killed", cwd=tmp_path)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (tmp_path / "killed/results.json").exists()
@@ -430,16 +527,24 @@ def test_a_backup_continues_on_an_empty_machine_bit_for_bit(
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+    ("number", "code"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
 )
-def test_a_signal_saves_and_the_same_command_goes_on(number: signal.Signals, code: int, tmp_path: Path) -> None:
+def test_a_signal_saves_and_the_same_command_goes_on(
+    number: signal.Signals, code: int, tmp_path: Path
+) -> None:
     settings = ["+experiment=wave", *TINY, "training.max_steps=100000", "hydra.run.dir=run"]
     plots = number == signal.SIGTERM
     settings += (
-        ["monitoring.visualization.viz_interval=100000", "monitoring.visualization.dpi=40"] if plots else [NO_PLOTS]
+        ["monitoring.visualization.viz_interval=100000", "monitoring.visualization.dpi=40"]
+        if plots
+        else [NO_PLOTS]
     )
     process = subprocess.Popen(
-        [sys.executable, "-m", "spectral_exp.train", *settings], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "spectral_exp.train", *settings],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     metrics = tmp_path / "run/logs/metrics.jsonl"
     deadline = time.monotonic() + 120
@@ -452,7 +557,9 @@ def test_a_signal_saves_and_the_same_command_goes_on(number: signal.Signals, cod
     assert results["status"] == "interrupted"
     stopped = results["totals"]["steps"]
     assert (tmp_path / f"run/checkpoints/checkpoint_step_{stopped}.pt").is_file()
-    assert len(list((tmp_path / "run").glob(f"visualizations/*_step_{stopped:07d}_*.png"))) == (6 if plots else 0)
+    assert len(list((tmp_path / "run").glob(f"visualizations/*_step_{stopped:07d}_*.png"))) == (
+        6 if plots else 0
+    )
     assert "resume=run" in printed
     again = train("resume=run", NO_PLOTS, f"training.max_steps={stopped + 3}", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
@@ -460,9 +567,17 @@ def test_a_signal_saves_and_the_same_command_goes_on(number: signal.Signals, cod
 
 
 def test_a_second_process_on_the_same_run_is_told_who_owns_it(tmp_path: Path) -> None:
-    settings = ["+experiment=classic", *TINY, NO_PLOTS, "training.max_steps=100000", "hydra.run.dir=run"]
+    settings = [
+        "+experiment=classic",
+        *TINY,
+        NO_PLOTS,
+        "training.max_steps=100000",
+        "hydra.run.dir=run",
+    ]
     owner = subprocess.Popen(
-        [sys.executable, "-m", "spectral_exp.train", *settings], cwd=tmp_path, stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "spectral_exp.train", *settings],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
     )
     try:
         deadline = time.monotonic() + 120
@@ -481,8 +596,11 @@ def test_job_failures_cross_process_borders() -> None:
     assert (str(error), error.exit_code) == ("why", 2)
 
 
-def test_results_of_a_shorter_run_do_not_pass_for_those_of_the_longer(here: Callable[..., str], tmp_path: Path) -> None:
-    """Killed after the last checkpoint of a continuation: the old results are still there, and are replaced."""
+def test_results_of_a_shorter_run_do_not_pass_for_those_of_the_longer(
+    here: Callable[..., str], tmp_path: Path
+) -> None:
+    """Killed after the last checkpoint of a continuation: the old results are still there, and are
+    replaced."""
     settings = ["+experiment=classic", *TINY, NO_PLOTS, "hydra.run.dir=run"]
     here(*settings)
     shorter = (tmp_path / "run/results.json").read_bytes()

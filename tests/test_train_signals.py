@@ -1,4 +1,5 @@
-"""Signals, terminals and surroundings of the training command: real processes that lose something on their way."""
+"""Signals, terminals and surroundings of the training command: real processes that lose something
+on their way."""
 
 from __future__ import annotations
 
@@ -20,15 +21,17 @@ from typing import Any
 import psutil
 import pytest
 
-from spectral_exp import run_dir
-from spectral_exp.monitoring.append_file import AppendFile
-from spectral_exp.run_lock import RunLock
+from spectral_exp.core import json_files
+from spectral_exp.core.append_file import AppendFile
+from spectral_exp.runs.lock import RunLock
 from spectral_exp.train import main
 from tests.conftest import NO_PLOTS, TINY
-from tests.monitoring.test_helper_process import is_gone
+from tests.core.test_child_process import is_gone
 from tests.s3_server import eventually
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals, terminals and /proc of Linux")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="signals, terminals and /proc of Linux"
+)
 
 ENDLESS = (
     "+experiment=wave",
@@ -56,18 +59,22 @@ def trains_on(process: subprocess.Popen[Any], run: Path) -> None:
 
 
 def assert_saved(run: Path) -> None:
-    """The state of the last step is there, every line up to it is logged, and `train.log` tells the end."""
+    """The state of the last step is there, every line up to it is logged, and `train.log` tells the
+    end."""
     results = json.loads((run / "results.json").read_text())
     steps = results["totals"]["steps"]
     assert results["status"] == "interrupted"
-    assert [path.name for path in (run / "checkpoints").glob("*_step_*.pt")] == [f"checkpoint_step_{steps}.pt"]
+    assert [path.name for path in (run / "checkpoints").glob("*_step_*.pt")] == [
+        f"checkpoint_step_{steps}.pt"
+    ]
     assert lines_of(run) == steps // 2
     assert "status      interrupted" in (run / "train.log").read_text()
 
 
 @contextmanager
 def started(run: Path, *overrides: str, **options: Any) -> Iterator[subprocess.Popen[Any]]:
-    """An endless training that has logged its first lines; killed at the end, if it still goes on."""
+    """An endless training that has logged its first lines; killed at the end, if it still goes
+    on."""
     command = [*TRAIN, *ENDLESS, f"hydra.run.dir={run}", *overrides]
     redirect = options.pop("redirect", None)
     if redirect is not None:
@@ -81,7 +88,7 @@ def started(run: Path, *overrides: str, **options: Any) -> Iterator[subprocess.P
         process.wait()
 
 
-# --- signals ---------------------------------------------------------------------------------------------------------
+# --- signals --------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -141,7 +148,7 @@ def test_unknown_signals_are_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert not (tmp_path / "run").exists()
 
 
-# --- terminals -------------------------------------------------------------------------------------------------------
+# --- terminals ------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -169,7 +176,9 @@ def test_a_reader_that_is_gone_costs_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("nohup", [False, True])
-def test_a_terminal_that_closes_ends_the_run_in_order_or_not_at_all(nohup: bool, tmp_path: Path) -> None:
+def test_a_terminal_that_closes_ends_the_run_in_order_or_not_at_all(
+    nohup: bool, tmp_path: Path
+) -> None:
     """The process leads the session of a terminal, which is closed under its progress bar."""
     terminal, name = pty.openpty()
     ours = os.ttyname(name)
@@ -193,7 +202,8 @@ def test_a_terminal_that_closes_ends_the_run_in_order_or_not_at_all(nohup: bool,
         trains_on(process, tmp_path / "run")
         eventually(lambda: b"[----" in seen)
         os.close(name)
-        # Closing it would wait for the thread that reads: the process at the other end is told all the same.
+        # Closing it would wait for the thread that reads: the process at the other end is told all
+        # the same.
         os.close(os.dup(terminal))
         os.dup2(os.open(os.devnull, os.O_RDWR), terminal)
         if nohup:
@@ -206,7 +216,7 @@ def test_a_terminal_that_closes_ends_the_run_in_order_or_not_at_all(nohup: bool,
     assert_saved(tmp_path / "run")
 
 
-# --- sweeps ----------------------------------------------------------------------------------------------------------
+# --- sweeps ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -225,7 +235,13 @@ def test_every_job_of_a_parallel_sweep_is_saved_and_no_worker_stays(
     stop: Callable[[int], None], code: int, tmp_path: Path
 ) -> None:
     pytest.importorskip("joblib")
-    jobs = ["-m", "seed=1,2,3", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "experiment_id=sweep"]
+    jobs = [
+        "-m",
+        "seed=1,2,3",
+        "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=2",
+        "experiment_id=sweep",
+    ]
     errors = tmp_path / "errors"
     with errors.open("w") as stderr:
         process = subprocess.Popen(
@@ -253,7 +269,7 @@ def test_every_job_of_a_parallel_sweep_is_saved_and_no_worker_stays(
     assert lines_of(runs[2]) == 0
 
 
-# --- surroundings ----------------------------------------------------------------------------------------------------
+# --- surroundings ---------------------------------------------------------------------------------
 
 
 def unshared(script: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -301,7 +317,9 @@ def test_a_working_directory_that_is_gone_is_named(
     monkeypatch.chdir(gone)
     gone.rmdir()
     assert main(["+experiment=classic", *TINY, f"hydra.run.dir={tmp_path / 'run'}"]) == 2
-    assert capsys.readouterr().err == ("error: the working directory has been removed; change to one that exists\n")
+    assert capsys.readouterr().err == (
+        "error: the working directory has been removed; change to one that exists\n"
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -333,7 +351,7 @@ def test_lock_and_logs_have_the_mode_that_the_user_wants(mask: int, tmp_path: Pa
             log = AppendFile(tmp_path / "logs/log")
             log.write(b"line\n")
             log.close()
-            run_dir.write_json_atomic(tmp_path / "config.json", {})
+            json_files.write_json_atomic(tmp_path / "config.json", {})
             for path in (lock.path, log.path, tmp_path / "config.json"):
                 assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask, path
     finally:

@@ -1,4 +1,4 @@
-"""Measure what saving, logging, starting and training cost: `python -m spectral_exp.bench all --json figures.json`."""
+"""Measure the cost of saving, logging, starting and training: `spectral-exp bench all`."""
 
 from __future__ import annotations
 
@@ -13,172 +13,236 @@ import time
 from pathlib import Path
 from typing import Any
 
-from spectral_exp import run_dir
 from spectral_exp.bench import measure
+from spectral_exp.core import json_files
 from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import RunError, UserError, require
 from spectral_exp.core.git import git_hash
 from spectral_exp.core.timestamps import timestamp
 from spectral_exp.runs.output_file import refuse_loss, write_output
 
-# Name on the command line -> the module, whose `run(options)` yields sections, and what it measures.
+# Module and help line of each bench.
 BENCHES = {
-    "checkpoint": ("spectral_exp.bench.checkpoint", "blocked time, time until durable, memory, loading"),
-    "logging": ("spectral_exp.bench.metrics_log", "an entry of six metrics, and what a kill loses"),
-    "plots": ("spectral_exp.bench.plots", "what a set of plots blocks, when it is drawn, steps meanwhile"),
-    "model": ("spectral_exp.bench.model", "a training step and its memory over classic; classic over a bare loop"),
-    "optimizer": ("spectral_exp.bench.optimizer", "an RGD step over fused AdamW and over its transforms"),
-    "attention": ("spectral_exp.bench.attention", "each attention layer over fused dot-product attention"),
-    "loop": ("spectral_exp.bench.loop", "what our loop adds to a step of a bare PyTorch loop"),
-    "results": ("spectral_exp.bench.results", "reading many runs, first and again, over polars and DuckDB"),
-    "startup": ("spectral_exp.bench.startup", "--help, and the command to the first training step"),
-    "gating": ("spectral_exp.bench.gating", "what gate_every does to the loss, paired by seed; not part of all"),
+    "checkpoint": (
+        "spectral_exp.bench.checkpoint",
+        "saving and loading: blocked time, time until durable, memory",
+    ),
+    "logging": (
+        "spectral_exp.bench.metrics_log",
+        "time of an entry of six metrics, and entries lost by a kill",
+    ),
+    "plots": (
+        "spectral_exp.bench.plots",
+        "blocked time of a set of plots, time until drawn, steps meanwhile",
+    ),
+    "model": (
+        "spectral_exp.bench.model",
+        "step time and memory relative to classic; classic relative to a bare loop",
+    ),
+    "optimizer": (
+        "spectral_exp.bench.optimizer",
+        "an RGD step relative to fused AdamW and to its transforms",
+    ),
+    "attention": (
+        "spectral_exp.bench.attention",
+        "each attention layer relative to fused dot-product attention",
+    ),
+    "loop": ("spectral_exp.bench.loop", "overhead of the training loop over a bare PyTorch loop"),
+    "results": (
+        "spectral_exp.bench.results",
+        "reading many runs, first and again, relative to polars and DuckDB",
+    ),
+    "startup": ("spectral_exp.bench.startup", "time of --help, and until the first training step"),
+    "gating": (
+        "spectral_exp.bench.gating",
+        "effect of gate_every on the loss, paired by seed; not part of all",
+    ),
 }
 NOT_IN_ALL = ("gating",)
 
 SCHEMA = 1
-"""Version of the JSON file; changes with the meaning of its entries."""
+"""Version of the JSON file, increased when the meaning of an entry changes."""
 
 SIZES_MB = (100, 1000)
 SIZES_MB_IN_ALL = (100,)
 QUICK_SIZES_MB = (20,)
 
-_MOST = 1_000_000
+_MAX_OPTION = 1_000_000
 
 N_RUNS = 100
 QUICK_N_RUNS = 5
 
 
-@command
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns 0 whether targets were met or not, 1 if a bench failed, 2 for a user's mistake."""
-    what = "\n".join(f"  {name:<12} {help_}" for name, (_, help_) in BENCHES.items())
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    benches = "\n".join(f"  {name:<12} {text}" for name, (_, text) in BENCHES.items())
     parser = Parser(
-        "python -m spectral_exp.bench",
-        description="Measure our figures beside physical limits and the peers' that are installed.",
-        epilog=f"benches:\n{what}",
+        "spectral-exp bench",
+        description="Measure speed against physical limits and installed tools.",
+        epilog=f"benches:\n{benches}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("bench", nargs="?", default="all", choices=[*BENCHES, "all"], help="(default: all, in short)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file too")
-    parser.add_argument("--force", action="store_true", help="overwrite a file that this command has not written")
-    parser.add_argument("--quick", action="store_true", help="few rounds of small cases: a look, not a figure")
     parser.add_argument(
-        "--size", type=int, action="append", metavar="MB", help="size of the state to save, repeatable (default: "
-        f"{' and '.join(map(str, SIZES_MB))}; {SIZES_MB_IN_ALL[0]} for all, {QUICK_SIZES_MB[0]} with --quick)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--runs", type=int, help=f"runs to read (default: {N_RUNS}; {QUICK_N_RUNS} with --quick)", metavar="N"
+        "bench",
+        nargs="?",
+        default="all",
+        choices=[*BENCHES, "all"],
+        help="bench to run (default: all, with fewer rounds)",
     )
-    parser.add_argument("--rounds", type=int, help="rounds of each measurement (default: as many as suit it)")
-    parser.add_argument("--dir", type=Path, default=Path(), help="folder to write below (default: this one)")
-    parser.add_argument("--part", action="store_true", help=argparse.SUPPRESS)  # one of all, for the process of all
-    options = parser.parse_args(arguments)
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write all figures to this file"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="overwrite a file that this command has not written"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="few rounds of small cases, for a rough estimate"
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        action="append",
+        metavar="MB",
+        help="size of the state to save, repeatable (default: "
+        f"{' and '.join(map(str, SIZES_MB))}; {SIZES_MB_IN_ALL[0]} for all, "
+        f"{QUICK_SIZES_MB[0]} with --quick)",
+    )
+    parser.add_argument(
+        "--runs",
+        type=int,
+        help=f"runs to read (default: {N_RUNS}; {QUICK_N_RUNS} with --quick)",
+        metavar="N",
+    )
+    parser.add_argument(
+        "--rounds", type=int, help="rounds of each measurement (default: depends on the bench)"
+    )
+    parser.add_argument(
+        "--dir", type=Path, default=Path(), help="folder for temporary files (default: .)"
+    )
+    # Set by `all` for the process of each bench.
+    parser.add_argument("--part", action="store_true", help=argparse.SUPPRESS)
+    return parser
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the benches and return 0, also if a target is missed.
+
+    Raises:
+        RunError: a bench cannot read or write its files.
+    """
     try:
         _run(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (RunError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise RunError(str(error)) from error
     return 0
 
 
 def _run(options: argparse.Namespace) -> None:
-    everything = options.bench == "all"
-    names = [name for name in BENCHES if name not in NOT_IN_ALL] if everything else [options.bench]
-    brief = everything or options.part
-    usual = QUICK_SIZES_MB if options.quick else SIZES_MB_IN_ALL if brief else SIZES_MB
-    sizes = tuple(sorted(set(options.size or usual)))
+    is_all = options.bench == "all"
+    names = [name for name in BENCHES if name not in NOT_IN_ALL] if is_all else [options.bench]
+    brief = is_all or options.part
+    default_sizes = QUICK_SIZES_MB if options.quick else SIZES_MB_IN_ALL if brief else SIZES_MB
+    sizes = tuple(sorted(set(options.size or default_sizes)))
     for size in sizes:
-        require(1 <= size <= _MOST, "--size", size, f"from 1 to {_MOST} (MB)")
+        require(1 <= size <= _MAX_OPTION, "--size", size, f"from 1 to {_MAX_OPTION} (MB)")
     rounds = options.rounds
-    require(rounds is None or 1 <= rounds <= _MOST, "--rounds", rounds, f"from 1 to {_MOST}")
+    require(
+        rounds is None or 1 <= rounds <= _MAX_OPTION, "--rounds", rounds, f"from 1 to {_MAX_OPTION}"
+    )
     n_runs = options.runs if options.runs is not None else QUICK_N_RUNS if options.quick else N_RUNS
-    require(1 <= n_runs <= _MOST, "--runs", n_runs, f"from 1 to {_MOST}")
+    require(1 <= n_runs <= _MAX_OPTION, "--runs", n_runs, f"from 1 to {_MAX_OPTION}")
     require(options.dir.is_dir(), "--dir", options.dir, "an existing folder")
     if options.json is not None:
-        require(options.json.parent.is_dir(), "--json", options.json, "a file in an existing folder")
+        has_folder = options.json.parent.is_dir()
+        require(has_folder, "--json", options.json, "a file in an existing folder")
         refuse_loss(options.json, "--json", force=options.force)
     if "checkpoint" in names:
-        _check_room(options.dir, max(sizes))
+        _require_space(options.dir, max(sizes))
     try:
         temporary = tempfile.TemporaryDirectory(prefix="bench-", dir=options.dir.resolve())
     except OSError as error:
-        raise UserError(f"cannot write below --dir={options.dir}: {error.strerror}; choose another folder") from error
+        raise UserError(
+            f"cannot write below --dir={options.dir}: {error.strerror}; choose another folder"
+        ) from error
 
     started = time.perf_counter()
     with temporary as folder:
         facts = _facts(options)
         if not options.part:
-            print(_told(facts), flush=True)
-        if everything:
-            found = [_in_a_process(name, options, Path(folder)) for name in names]
+            print(_format_facts(facts), flush=True)
+        if is_all:
+            parts = [_run_in_process(name, options, Path(folder)) for name in names]
         else:
             settings = measure.Options(
                 Path(folder) / options.bench, options.quick, sizes, options.rounds, n_runs, brief
             )
             settings.folder.mkdir()
-            found = [_measured(options.bench, settings)]
+            parts = [_run_bench(options.bench, settings)]
     seconds = time.perf_counter() - started
-    lines = [line for each in found for line in each["lines"]]
-    seconds_of = {name: each["seconds"] for name, each in zip(names, found, strict=True)}
+    lines = [line for part in parts for line in part["lines"]]
+    seconds_of = {name: part["seconds"] for name, part in zip(names, parts, strict=True)}
     if not options.part:
-        each_took = ", ".join(f"{name} {spent:.0f}" for name, spent in seconds_of.items())
-        print(f"\n{_verdict(lines)}; {seconds:.0f} s" + (f" ({each_took})" if everything else ""))
+        shares = ", ".join(f"{name} {spent:.0f}" for name, spent in seconds_of.items())
+        print(f"\n{_format_verdict(lines)}; {seconds:.0f} s" + (f" ({shares})" if is_all else ""))
     if options.json is not None:
         figures = {
             **facts,
             "benches": names,
             "seconds": seconds,
             "seconds_of": seconds_of,
-            "missing": list(dict.fromkeys(reason for each in found for reason in each["missing"])),
+            "missing": list(dict.fromkeys(reason for part in parts for reason in part["missing"])),
             "lines": lines,
         }
-        write_output(options.json, run_dir.json_bytes(figures), "--json", force=options.force)
+        write_output(options.json, json_files.json_bytes(figures), "--json", force=options.force)
 
 
-def _measured(name: str, settings: measure.Options) -> dict[str, Any]:
-    """Measure one bench, print its tables as they come, and return its lines."""
+def _run_bench(name: str, settings: measure.Options) -> dict[str, Any]:
+    """Run one bench, print each table when it is complete, and return the figures."""
     before = time.perf_counter()
     lines: list[dict[str, Any]] = []
     missing: list[str] = []
     for section in importlib.import_module(BENCHES[name][0]).run(settings):
-        print(f"\n{measure.table(name, section)}", flush=True)
+        print(f"\n{measure.format_table(name, section)}", flush=True)
         lines += measure.as_json(name, section)
         missing += section.missing
     return {"lines": lines, "missing": missing, "seconds": time.perf_counter() - before}
 
 
-def _in_a_process(name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """The same in a process of its own, because peers leave threads behind that have computed with OpenMP.
+def _run_in_process(name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Run one bench in a separate process and return its figures.
 
-    From then on OpenMP lets all threads sleep sooner, and many small operations take half as long again.
+    Some tools leave OpenMP threads behind. OpenMP then puts idle threads to sleep sooner, which
+    makes many small operations 1.5 times as slow.
     """
     result = folder / f"{name}.json"
-    command = [sys.executable, "-m", "spectral_exp.bench", name, "--part", "--json", str(result), "--dir", str(folder)]
-    command += ["--quick"] * options.quick
+    command = [sys.executable, "-m", "spectral_exp.bench", name, "--part"]
+    command += [f"--json={result}", f"--dir={folder}", *["--quick"] * options.quick]
     command += [f"--size={size}" for size in options.size or []]
-    command += [f"--{key}={value}" for key in ("rounds", "runs") if (value := getattr(options, key)) is not None]
+    for key, value in {"rounds": options.rounds, "runs": options.runs}.items():
+        if value is not None:
+            command.append(f"--{key}={value}")
     process = subprocess.Popen(command, env=measure.environment())
     try:
         code = process.wait()
     finally:
         process.terminate()
         process.wait()
-    if code != 0:  # it has said why
+    if code != 0:  # the process has printed the reason
         raise SystemExit(code)
-    found = run_dir.read_json(result)
-    return {key: found[key] for key in ("lines", "missing", "seconds")}
+    figures = json_files.read_json(result)
+    return {key: figures[key] for key in ("lines", "missing", "seconds")}
 
 
-def _check_room(folder: Path, size_mb: int) -> None:
-    """Raise UserError unless disk and memory hold the copies that contenders make of a state."""
+def _require_space(folder: Path, size_mb: int) -> None:
+    """Raise SettingError if disk or memory cannot hold the contenders' copies of a state."""
     import psutil
 
     disk_mb = psutil.disk_usage(str(folder)).free / 1e6
-    allowed = f"less: there must be 6 times as much room on the disk of --dir, which has {disk_mb:.0f} MB"
+    allowed = (
+        f"less: there must be 6 times as much room on the disk of --dir, which has {disk_mb:.0f} MB"
+    )
     require(disk_mb >= 6 * size_mb, "--size", size_mb, allowed)
     memory_mb = psutil.virtual_memory().available / 1e6
     allowed = f"less: contenders need 9 times as much memory, and {memory_mb:.0f} MB are available"
@@ -186,8 +250,8 @@ def _check_room(folder: Path, size_mb: int) -> None:
 
 
 def _facts(options: argparse.Namespace) -> dict[str, Any]:
-    """What the figures depend on."""
-    from spectral_exp.monitoring.environment import hardware_facts
+    """Return the facts on which the figures depend."""
+    from spectral_exp.monitoring.tracking.environment import hardware_facts
 
     return {
         "schema": SCHEMA,
@@ -202,26 +266,32 @@ def _facts(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _told(facts: dict[str, Any]) -> str:
+def _format_facts(facts: dict[str, Any]) -> str:
     hardware, disk = facts["hardware"], facts["file_system"]
-    installed = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
+    installed = ", ".join(
+        f"{name} {version}" for name, version in facts["versions"].items() if version
+    )
     load = facts["load_average"]
-    busy = f"\nthe machine is busy (load {load:.1f}): figures will be worse, and spread" if load and load > 0.5 else ""
+    busy = ""
+    if load and load > 0.5:
+        busy = f"\nthe machine is busy (load {load:.1f}): figures will be worse and vary more"
     return (
-        f"{hardware['cpu_model']}, {hardware['cpus_usable']} usable cores, {hardware['memory_gb']} GB, "
-        f"{hardware['torch_threads']} torch threads unless told otherwise\n"
+        f"{hardware['cpu_model']}, {hardware['cpus_usable']} usable cores, "
+        f"{hardware['memory_gb']} GB, {hardware['torch_threads']} torch threads by default\n"
         f"files on {disk['type']} ({disk['device']}), {disk['free_gb']} GB free\n{installed}{busy}"
     )
 
 
-def _verdict(lines: list[dict[str, Any]]) -> str:
+def _format_verdict(lines: list[dict[str, Any]]) -> str:
     with_target = [line for line in lines if line["met"] is not None]
     missed = [line for line in with_target if not line["met"]]
-    told = f"{len(with_target) - len(missed)} of {len(with_target)} targets met"
+    text = f"{len(with_target) - len(missed)} of {len(with_target)} targets met"
     for line in missed:
-        told += f"\n  missed: {line['section']}: {line['figure']}, {line['contender']}"
-    return told
+        text += f"\n  missed: {line['section']}: {line['figure']}, {line['contender']}"
+    return text
 
+
+main = command(build_parser, run)
 
 if __name__ == "__main__":
     sys.exit(main())

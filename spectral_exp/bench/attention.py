@@ -1,6 +1,7 @@
-"""Every attention layer beside fused dot-product attention, forward and backward, projections included.
+"""Attention layers relative to fused dot-product attention, and memory during generation.
 
-Then what linear pure-wave attention keeps while it generates: its running sums, however many tokens there were.
+A layer is measured forward and backward, with its projections. During generation linear pure-wave
+attention stores running sums, whose size is independent of the number of tokens.
 """
 
 from __future__ import annotations
@@ -11,9 +12,19 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from spectral_exp.allocator import keep_freed_memory
 from spectral_exp.bench import measure
-from spectral_exp.bench.measure import Figures, Line, Options, Section, Spread, Target, ratio, say, spread
+from spectral_exp.bench.measure import (
+    Figures,
+    Line,
+    Options,
+    Section,
+    Spread,
+    Target,
+    log_progress,
+    ratio,
+    spread,
+)
+from spectral_exp.core.allocator import keep_freed_memory
 from spectral_exp.models.attention import (
     Attention,
     DotProductAttention,
@@ -43,7 +54,7 @@ def run(options: Options) -> Iterator[Section]:
 
 def _layers(options: Options, n_tokens: int, n_rounds: int) -> Section:
     title = f"an attention layer, forward and backward, {n_tokens} tokens"
-    say(title)
+    log_progress(title)
     kinds: dict[str, Callable[..., Attention]] = {
         DOT_PRODUCT: DotProductAttention,
         "rotary": RotaryAttention,
@@ -51,35 +62,39 @@ def _layers(options: Options, n_tokens: int, n_rounds: int) -> Section:
         "phasor": functools.partial(PhasorAttention, n_wave=_WAVES),
         LINEAR: functools.partial(PureWaveAttention, n_wave=_WAVES, mode="linear"),
     }
-    if n_tokens <= 2048:  # beyond, its T x T weights fill gigabytes
+    if n_tokens <= 2048:  # its T x T weights take gigabytes for longer sequences
         kinds[QUADRATIC] = functools.partial(PureWaveAttention, n_wave=_WAVES)
     x = torch.randn(1, n_tokens, _WIDTH, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
-    everyone: dict[str, Callable[[], Figures]] = {
-        name: functools.partial(_milliseconds, kind(_WIDTH, _HEADS, n_tokens), x) for name, kind in kinds.items()
+    measurements: dict[str, Callable[[], Figures]] = {
+        name: functools.partial(_time_layer, kind(_WIDTH, _HEADS, n_tokens), x)
+        for name, kind in kinds.items()
     }
-    measure.interleave(everyone, 1, budget_s=0)
-    rounds = measure.interleave(everyone, options.rounds or n_rounds, budget_s=options.budget_s(40))
+    measure.interleave(measurements, 1, budget_s=0)
+    rounds = measure.interleave(
+        measurements, options.rounds or n_rounds, budget_s=options.budget_s(40)
+    )
     lines = [Line(name, "a layer", "ms", spread(rounds, name, "ms")) for name in kinds]
     for name in list(kinds)[1:]:
         target = LINEAR_RATIOS.get(n_tokens) if name == LINEAR else None
-        lines.append(Line(name, f"a layer / {DOT_PRODUCT}", "x", ratio(rounds, name, DOT_PRODUCT, "ms"), target))
+        relative = ratio(rounds, name, DOT_PRODUCT, "ms")
+        lines.append(Line(name, f"a layer / {DOT_PRODUCT}", "x", relative, target))
     return Section(title, lines)
 
 
-def _milliseconds(layer: Attention, x: Tensor) -> Figures:
+def _time_layer(layer: Attention, x: Tensor) -> Figures:
     def work() -> None:
         ids = x.detach().requires_grad_()
         layer(ids).sum().backward()
 
-    return {"ms": 1e3 * measure.timed(work)}
+    return {"ms": 1e3 * measure.time_call(work)}
 
 
 @torch.no_grad()
 def _generation(options: Options) -> Section:
-    """What a token costs after few and after many others."""
+    """Measure the time of a token and the memory after few and after many tokens."""
     few, many = (8, 64) if options.quick else (256, 4096)
-    say(f"generating after {few} and after {many} tokens")
+    log_progress(f"generating after {few} and after {many} tokens")
     layer = PureWaveAttention(_WIDTH, _HEADS, many + 64, n_wave=_WAVES, mode="linear")
     generator = torch.Generator().manual_seed(0)
     token = torch.randn(1, 1, _WIDTH, generator=generator)
@@ -91,18 +106,23 @@ def _generation(options: Options) -> Section:
         states[n_tokens] = state
 
     def work(n_tokens: int) -> Figures:
-        return {"us": 1e6 * measure.timed(lambda: [layer(token, n_tokens, states[n_tokens]) for _ in range(16)]) / 16}
+        state = states[n_tokens]
+        taken_s = measure.time_call(lambda: [layer(token, n_tokens, state) for _ in range(16)])
+        return {"us": 1e6 * taken_s / 16}
 
     names = {n: f"after {n} tokens" for n in states}
-    everyone: dict[str, Callable[[], Figures]] = {name: functools.partial(work, n) for n, name in names.items()}
-    measure.interleave(everyone, 1, budget_s=0)
-    rounds = measure.interleave(everyone, options.rounds or 15, budget_s=options.budget_s(5))
+    measurements: dict[str, Callable[[], Figures]] = {
+        name: functools.partial(work, n) for n, name in names.items()
+    }
+    measure.interleave(measurements, 1, budget_s=0)
+    rounds = measure.interleave(measurements, options.rounds or 15, budget_s=options.budget_s(5))
     sizes = {n: float(state.sums.nbytes) for n, state in states.items() if state.sums is not None}
+    growth = Spread.of([sizes[many] / sizes[few]])
     return Section(
         "pure_wave_linear, generating",
         [
             *(Line(name, "a token", "us", spread(rounds, name, "us")) for name in names.values()),
             *(Line(names[n], "memory", "kB", Spread.of([size / 1e3])) for n, size in sizes.items()),
-            Line(names[many], f"memory / {names[few]}", "x", Spread.of([sizes[many] / sizes[few]]), CONSTANT),
+            Line(names[many], f"memory / {names[few]}", "x", growth, CONSTANT),
         ],
     )

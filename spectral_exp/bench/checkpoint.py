@@ -1,6 +1,7 @@
-"""What checkpoints cost, beside a memory copy, a plain write to the same disk, and other ways to save.
+"""Cost of checkpoints relative to a memory copy, a plain write to the same disk, and other tools.
 
-As a program, `python -m spectral_exp.bench.checkpoint CONTENDER SIZE_MB FOLDER` measures one contender's memory.
+`python -m spectral_exp.bench.checkpoint CONTENDER SIZE_MB FOLDER` measures the memory of one
+contender.
 """
 
 from __future__ import annotations
@@ -21,7 +22,18 @@ from pathlib import Path
 import torch
 
 from spectral_exp.bench import measure, peers
-from spectral_exp.bench.measure import Figures, Line, Options, Section, Spread, Target, difference, ratio, say, spread
+from spectral_exp.bench.measure import (
+    Figures,
+    Line,
+    Options,
+    Section,
+    Spread,
+    Target,
+    difference,
+    log_progress,
+    ratio,
+    spread,
+)
 from spectral_exp.bench.training import Contender, MakeContender, Training
 from spectral_exp.core.errors import RunError
 from spectral_exp.monitoring import CheckpointManager
@@ -47,7 +59,7 @@ _HISTORY_LENGTH = 1_000_000
 
 
 class Ours:
-    """A `CheckpointManager`."""
+    """`CheckpointManager`, saving synchronously or in the background."""
 
     def __init__(self, folder: Path, training: Training, *, background: bool) -> None:
         self.name = BACKGROUND if background else SYNCHRONOUS
@@ -60,34 +72,36 @@ class Ours:
         self._started = 0.0
 
     def save(self) -> None:
-        """Save; in background mode begin to."""
+        """Save, or start a save in the background."""
         self._number += 1
         self._started = time.perf_counter()
         training = self._training
-        self.manager.save_checkpoint(self._number, training.model, training.optimizer, self.losses, {})
+        self.manager.save_checkpoint(
+            self._number, training.model, training.optimizer, self.losses, {}
+        )
 
     def fence(self) -> None:
-        """Return once the state may be changed."""
+        """Wait until the state may be changed."""
         self.manager.fence()
 
     def busy(self) -> bool:
-        """Whether a save is under way."""
+        """Whether a save is in progress."""
         return self.manager.busy
 
     def wait(self) -> float:
-        """Return once the checkpoint is durable and its predecessor removed."""
+        """Wait until the checkpoint is durable and the previous one is removed."""
         self.manager.wait()
         if self.manager.durable_step != self._number:
-            raise RunError("a checkpoint was not saved; the warning above tells why")
+            raise RunError("a checkpoint was not saved; see the warning above for the reason")
         return self._started + self.manager.reports[-1].durable_s
 
     def close(self) -> None:
-        """Give the staged copy back."""
+        """Release the staged copy."""
         self.manager.close()
 
 
 class TorchSave:
-    """What a training script without help does, made durable."""
+    """`torch.save` to a file, followed by fsync."""
 
     name = TORCH_SAVE
     background = False
@@ -109,19 +123,19 @@ class TorchSave:
         self._ended = time.perf_counter()
 
     def fence(self) -> None:
-        """Nothing: `save` has ended."""
+        """Do nothing, since `save` is synchronous."""
 
     def busy(self) -> bool:
-        """Never."""
+        """Return False, since `save` is synchronous."""
         return False
 
     def wait(self) -> float:
-        """Remove the predecessor."""
+        """Remove the previous checkpoint."""
         (self._folder / f"{self._number - 1}.pt").unlink(missing_ok=True)
         return self._ended
 
     def close(self) -> None:
-        """Nothing."""
+        """Do nothing, since no resource is held."""
 
 
 OURS: Mapping[str, MakeContender] = {
@@ -132,7 +146,7 @@ OURS: Mapping[str, MakeContender] = {
 
 
 def run(options: Options) -> Iterator[Section]:
-    """Measure everything, for each size of the state."""
+    """Measure saving, memory and loading for each size of the state, then long histories."""
     with peers.process_group():
         for size_mb in options.sizes_mb:
             yield from _saving(options, size_mb)
@@ -141,81 +155,103 @@ def run(options: Options) -> Iterator[Section]:
     yield _history(options)
 
 
-# --- time ------------------------------------------------------------------------------------------------------------
+# --- time -----------------------------------------------------------------------------------------
 
 
 def _saving(options: Options, size_mb: int) -> Iterator[Section]:
-    """What one save costs by itself, and what it does to the training around it."""
-    found, missing = peers.checkpoint_peers()
+    """Measure one save alone, then its effect on training steps."""
+    others, missing = peers.checkpoint_peers()
     training = Training(size_mb)
     with contextlib.ExitStack() as stack:
         folder = options.new_folder(f"saving_{size_mb}")
         contenders: list[Contender] = []
-        for number, make in enumerate([*OURS.values(), *found.values()]):
-            own = folder / str(number)
-            own.mkdir()
-            contenders.append(make(own, training))
+        for number, make in enumerate([*OURS.values(), *others.values()]):
+            subfolder = folder / str(number)
+            subfolder.mkdir()
+            contenders.append(make(subfolder, training))
             stack.callback(contenders[-1].close)
-        yield Section(f"saving {size_mb} MB", _one_save(options, size_mb, training, contenders, folder), missing)
+        yield Section(
+            f"saving {size_mb} MB",
+            _measure_saves(options, size_mb, training, contenders, folder),
+            missing,
+        )
         in_background = [contender for contender in contenders if contender.background]
-        yield Section(f"training while {size_mb} MB are saved", _around(options, size_mb, training, in_background))
+        yield Section(
+            f"training while {size_mb} MB are saved",
+            _measure_steps(options, size_mb, training, in_background),
+        )
 
 
-def _one_save(
+def _measure_saves(
     options: Options, size_mb: int, training: Training, contenders: list[Contender], folder: Path
 ) -> list[Line]:
     buffers = [torch.zeros_like(tensor) for tensor in training.tensors()]
-    written = folder / "written"
+    path = folder / "written"
     in_background = [contender for contender in contenders if contender.background]
-    everyone: dict[str, Callable[[], Figures]] = {
-        MEMORY_COPY: lambda: _copied(training, buffers),
-        PLAIN_WRITE: lambda: _written(written, buffers),
-        DIRECT_WRITE: lambda: _written_directly(written, training.n_bytes),
-        **{contender.name: functools.partial(_saved, contender) for contender in contenders},
-        **{f"{each.name}, {OVERLAPPED}": functools.partial(_saved, each, training) for each in in_background},
+    measurements: dict[str, Callable[[], Figures]] = {
+        MEMORY_COPY: lambda: _copy(training, buffers),
+        PLAIN_WRITE: lambda: _write(path, buffers),
+        DIRECT_WRITE: lambda: _write_directly(path, training.n_bytes),
+        **{contender.name: functools.partial(_save, contender) for contender in contenders},
+        **{
+            f"{each.name}, {OVERLAPPED}": functools.partial(_save, each, training)
+            for each in in_background
+        },
     }
-    say(f"saving {size_mb} MB: warm-up, then rounds of {len(everyone)} contenders")
-    (first,) = measure.interleave(everyone, 1, budget_s=0)
-    direct_works = "durable_s" in first[DIRECT_WRITE]
-    if not direct_works:
-        del everyone[DIRECT_WRITE]
+    log_progress(f"saving {size_mb} MB: warm-up, then rounds of {len(measurements)} contenders")
+    (first,) = measure.interleave(measurements, 1, budget_s=0)
+    has_direct_write = "durable_s" in first[DIRECT_WRITE]
+    if not has_direct_write:
+        del measurements[DIRECT_WRITE]
     n_rounds = options.rounds or (3 if options.quick else 7)
-    rounds = measure.interleave(everyone, n_rounds, budget_s=options.budget_s(130 if size_mb > 500 else 45))
+    rounds = measure.interleave(
+        measurements, n_rounds, budget_s=options.budget_s(130 if size_mb > 500 else 45)
+    )
+    return _saving_lines(contenders, first, rounds, has_direct_write)
 
+
+def _saving_lines(
+    contenders: list[Contender],
+    first: Mapping[str, Figures],
+    rounds: measure.Rounds,
+    has_direct_write: bool,
+) -> list[Line]:
+    limits = (PLAIN_WRITE, DIRECT_WRITE) if has_direct_write else (PLAIN_WRITE,)
+    in_background = [each for each in contenders if each.background]
     lines = [Line(MEMORY_COPY, "limit: time", "ms", spread(rounds, MEMORY_COPY, "blocked_ms"))]
-    for limit in (PLAIN_WRITE, *([DIRECT_WRITE] if direct_works else [])):
+    for limit in limits:
         lines.append(Line(limit, "limit: time", "s", spread(rounds, limit, "durable_s")))
     for each in contenders:
-        lines.append(Line(each.name, "blocked, first save", "ms", Spread.of([first[each.name]["blocked_ms"]])))
+        blocked = Spread.of([first[each.name]["blocked_ms"]])
+        lines.append(Line(each.name, "blocked, first save", "ms", blocked))
     for each in contenders:
         lines.append(Line(each.name, "blocked", "ms", spread(rounds, each.name, "blocked_ms")))
     for each in contenders:
         target = COPY_RATIO if each.name == BACKGROUND else None
-        lines.append(
-            Line(each.name, "blocked / memory copy", "x", ratio(rounds, each.name, MEMORY_COPY, "blocked_ms"), target)
-        )
+        relative = ratio(rounds, each.name, MEMORY_COPY, "blocked_ms")
+        lines.append(Line(each.name, "blocked / memory copy", "x", relative, target))
     for each in in_background:
-        name = f"{each.name}, {OVERLAPPED}"
-        lines.append(Line(each.name, "overlapped: blocked", "ms", spread(rounds, name, "blocked_ms")))
+        blocked = spread(rounds, f"{each.name}, {OVERLAPPED}", "blocked_ms")
+        lines.append(Line(each.name, "overlapped: blocked", "ms", blocked))
     for each in in_background:
-        name = f"{each.name}, {OVERLAPPED}"
         target = OVERLAPPED_RATIO if each.name == BACKGROUND else None
-        relative = ratio(rounds, name, MEMORY_COPY, "blocked_ms")
+        relative = ratio(rounds, f"{each.name}, {OVERLAPPED}", MEMORY_COPY, "blocked_ms")
         lines.append(Line(each.name, "overlapped: blocked / memory copy", "x", relative, target))
     for each in contenders:
-        lines.append(Line(each.name, "until durable", "s", spread(rounds, each.name, "durable_s"), note=each.note))
-    for each in contenders:
-        target = DURABLE_RATIO if each.name in (SYNCHRONOUS, BACKGROUND) else None
-        relative = ratio(rounds, each.name, PLAIN_WRITE, "durable_s")
-        lines.append(Line(each.name, "until durable / plain write + fsync", "x", relative, target, each.note))
-    for each in contenders if direct_works else []:
-        relative = ratio(rounds, each.name, DIRECT_WRITE, "durable_s")
-        lines.append(Line(each.name, "until durable / direct write + fsync", "x", relative, note=each.note))
+        durable = spread(rounds, each.name, "durable_s")
+        lines.append(Line(each.name, "until durable", "s", durable, note=each.note))
+    for limit in limits:
+        for each in contenders:
+            has_target = limit == PLAIN_WRITE and each.name in (SYNCHRONOUS, BACKGROUND)
+            target = DURABLE_RATIO if has_target else None
+            relative = ratio(rounds, each.name, limit, "durable_s")
+            name = f"until durable / {limit}"
+            lines.append(Line(each.name, name, "x", relative, target, each.note))
     return lines
 
 
-def _saved(contender: Contender, overlapped: Training | None = None) -> Figures:
-    """One save from beginning to durable; with a training step in between where it is to overlap with one."""
+def _save(contender: Contender, overlapped: Training | None = None) -> Figures:
+    """Measure one save until it is durable, with a step of `overlapped` at the same time."""
     start = time.perf_counter()
     contender.save()
     if overlapped is None:
@@ -227,14 +263,14 @@ def _saved(contender: Contender, overlapped: Training | None = None) -> Figures:
     return {"blocked_ms": 1e3 * blocked_s, "durable_s": contender.wait() - start}
 
 
-def _copied(training: Training, buffers: list[torch.Tensor]) -> Figures:
+def _copy(training: Training, buffers: list[torch.Tensor]) -> Figures:
     start = time.perf_counter()
     for buffer, tensor in zip(buffers, training.tensors(), strict=True):
         buffer.copy_(tensor)
     return {"blocked_ms": 1e3 * (time.perf_counter() - start)}
 
 
-def _written(path: Path, buffers: list[torch.Tensor]) -> Figures:
+def _write(path: Path, buffers: list[torch.Tensor]) -> Figures:
     start = time.perf_counter()
     with path.open("xb", buffering=0) as file:
         for buffer in buffers:
@@ -247,8 +283,8 @@ def _written(path: Path, buffers: list[torch.Tensor]) -> Figures:
     return {"durable_s": durable_s}
 
 
-def _written_directly(path: Path, n_bytes: int) -> Figures:
-    """As many bytes past the page cache; nothing where the file system cannot."""
+def _write_directly(path: Path, n_bytes: int) -> Figures:
+    """Write `n_bytes` past the page cache; return {} if the file system does not support it."""
     if not hasattr(os, "O_DIRECT"):
         return {}
     piece = mmap.mmap(-1, _PIECE_BYTES)
@@ -271,41 +307,51 @@ def _written_directly(path: Path, n_bytes: int) -> Figures:
     return {"durable_s": durable_s}
 
 
-def _around(options: Options, size_mb: int, training: Training, contenders: list[Contender]) -> list[Line]:
-    """Steps while a save is under way against undisturbed ones, with one and two threads."""
-    keys = {(each.name, threads): f"{each.name}, {threads}" for threads in (1, 2) for each in contenders}
-    everyone: dict[str, Callable[[], Figures]] = {
-        keys[each.name, threads]: functools.partial(_trained, training, each, threads)
+def _measure_steps(
+    options: Options, size_mb: int, training: Training, contenders: list[Contender]
+) -> list[Line]:
+    """Measure steps during a save relative to undisturbed ones, with one and two threads."""
+    keys = {
+        (each.name, threads): f"{each.name}, {threads}" for threads in (1, 2) for each in contenders
+    }
+    measurements: dict[str, Callable[[], Figures]] = {
+        keys[each.name, threads]: functools.partial(_train, training, each, threads)
         for threads in (1, 2)
         for each in contenders
     }
-    say(f"training while {size_mb} MB are saved: rounds of {len(everyone)} contenders")
+    log_progress(f"training while {size_mb} MB are saved: rounds of {len(measurements)} contenders")
     n_rounds = options.rounds or (3 if options.quick else 7)
     before = torch.get_num_threads()
     try:
-        rounds = measure.interleave(everyone, n_rounds, budget_s=options.budget_s(100 if size_mb > 500 else 45))
+        rounds = measure.interleave(
+            measurements, n_rounds, budget_s=options.budget_s(100 if size_mb > 500 else 45)
+        )
     finally:
         torch.set_num_threads(before)
     lines = []
-    for figure, unit, what in (
+    for figure, unit, label in (
         ("undisturbed_ms", "ms", "a step undisturbed"),
         ("slowdown", "x", "a step meanwhile / undisturbed"),
-        ("lost_ms", "ms", "training lost by a save, in all"),
+        ("lost_ms", "ms", "training time lost by a save"),
     ):
         for (name, threads), key in keys.items():
             noun = "thread" if threads == 1 else "threads"
-            lines.append(Line(name, f"{what}, {threads} {noun}", unit, spread(rounds, key, figure)))
+            lines.append(
+                Line(name, f"{label}, {threads} {noun}", unit, spread(rounds, key, figure))
+            )
     return lines
 
 
-def _trained(training: Training, contender: Contender, threads: int) -> Figures:
-    """Training steps before a save and during it.
+def _train(training: Training, contender: Contender, threads: int) -> Figures:
+    """Measure training steps before a save and during it.
 
-    A step's own time leaves out what it waited for the fence; what training lost has everything: the call, the waits,
-    and that steps were slower.
+    The time of a step excludes its wait for the fence. The lost time includes the call, the waits
+    and the slowdown of steps.
     """
     torch.set_num_threads(threads)
-    undisturbed_s = statistics.median(measure.timed(training.step) for _ in range(_UNDISTURBED_STEPS))
+    undisturbed_s = statistics.median(
+        measure.time_call(training.step) for _ in range(_UNDISTURBED_STEPS)
+    )
     wholly_s: list[float] = []
     partly_s: list[float] = []
     start = time.perf_counter()
@@ -319,34 +365,35 @@ def _trained(training: Training, contender: Contender, threads: int) -> Figures:
     contender.wait()
     return {
         "undisturbed_ms": 1e3 * undisturbed_s,
-        # Short saves may end within the first step: then that one has to do.
+        # If a short save ends within the first step, that step is used.
         "slowdown": statistics.fmean(wholly_s or partly_s) / undisturbed_s,
         "lost_ms": 1e3 * lost_s,
     }
 
 
-# --- memory ----------------------------------------------------------------------------------------------------------
+# --- memory ---------------------------------------------------------------------------------------
 
 
 def _memory(options: Options, size_mb: int) -> Section:
-    """Peak memory beyond the state, each contender in a process of its own."""
+    """Measure peak memory beyond the state, with a separate process for each contender."""
     title = f"memory while {size_mb} MB are saved"
     if not measure.can_measure_peak():
         return Section(title, [], [measure.NO_PEAK])
-    found, missing = peers.checkpoint_peers()
+    others, missing = peers.checkpoint_peers()
     lines = []
-    say(f"{title}: a process for each contender")
-    for number, name in enumerate([*OURS, *found]):
+    log_progress(f"{title}: a process for each contender")
+    for number, name in enumerate([*OURS, *others]):
         folder = options.new_folder(f"memory_{size_mb}/{number}")
-        measured = measure.child("spectral_exp.bench.checkpoint", name, str(size_mb), str(folder))
-        target = Target(measured["state_mb"] + SLACK_MB) if name in (SYNCHRONOUS, BACKGROUND) else None
-        peak = Spread.of([measured["peak_mb"]])
+        memory = measure.child("spectral_exp.bench.checkpoint", name, str(size_mb), str(folder))
+        is_ours = name in (SYNCHRONOUS, BACKGROUND)
+        target = Target(memory["state_mb"] + SLACK_MB) if is_ours else None
+        peak = Spread.of([memory["peak_mb"]])
         lines.append(Line(name, "peak beyond the state", "MB", peak, target))
     return Section(title, lines, missing)
 
 
 def _measure_memory(name: str, size_mb: int, folder: Path) -> Figures:
-    """Peak resident memory of two saves beyond that before, MB."""
+    """Return the increase of peak resident memory by two saves, in MB."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(peers.process_group())
         make = {**OURS, **peers.checkpoint_peers()[0]}[name]
@@ -362,26 +409,26 @@ def _measure_memory(name: str, size_mb: int, folder: Path) -> Figures:
         return {"state_mb": training.n_bytes / 1e6, "peak_mb": measure.peak_mb() - before_mb}
 
 
-# --- loading, and long histories -------------------------------------------------------------------------------------
+# --- loading, and long histories ------------------------------------------------------------------
 
 
 def _loading(options: Options, size_mb: int) -> Section:
-    """A verified load of a file in the page cache, against torch.load of the same."""
-    say(f"loading {size_mb} MB")
+    """Measure a verified load of a file in the page cache relative to torch.load."""
+    log_progress(f"loading {size_mb} MB")
     training = Training(size_mb)
     ours = Ours(options.new_folder(f"loading_{size_mb}"), training, background=False)
     ours.save()
     ours.wait()
     path = ours.manager.paths.checkpoint_file(ours.manager.durable_step)
 
-    def verified() -> Figures:
-        return {"ms": 1e3 * measure.timed(ours.manager.load_latest_checkpoint)}
-
-    def plain() -> Figures:
-        return {"ms": 1e3 * measure.timed(lambda: torch.load(path, map_location="cpu", weights_only=True))}
-
-    contenders = {"ours, verified": verified, "torch.load": plain}
-    measure.interleave(contenders, 1, budget_s=0)  # fills the page cache too
+    torch_load = functools.partial(torch.load, path, map_location="cpu", weights_only=True)
+    contenders = {
+        "ours, verified": functools.partial(
+            measure.milliseconds, ours.manager.load_latest_checkpoint
+        ),
+        "torch.load": functools.partial(measure.milliseconds, torch_load),
+    }
+    measure.interleave(contenders, 1, budget_s=0)  # also fills the page cache
     n_rounds = options.rounds or (5 if options.quick else 9)
     rounds = measure.interleave(contenders, n_rounds, budget_s=options.budget_s(20))
     lines = [Line(name, "load", "ms", spread(rounds, name, "ms")) for name in contenders]
@@ -391,12 +438,16 @@ def _loading(options: Options, size_mb: int) -> Section:
 
 
 def _history(options: Options) -> Section:
-    """What a million losses add to a small checkpoint, as a list and as an array of doubles."""
-    say("a loss history of a million")
+    """Measure the cost of a million losses in a small checkpoint, as a list and as an array."""
+    log_progress("a loss history of a million")
     training = Training(2)
     many = array("d", (5.0 + 1e-6 * step for step in range(_HISTORY_LENGTH)))
-    histories: dict[str, list[float] | array[float]] = {"none": [], "list": many.tolist(), "array": many}
-    everyone: dict[str, Callable[[], Figures]] = {}
+    histories: dict[str, list[float] | array[float]] = {
+        "none": [],
+        "list": many.tolist(),
+        "array": many,
+    }
+    measurements: dict[str, Callable[[], Figures]] = {}
     closing: list[Ours] = []
     for background in (False, True):
         for kind, losses in histories.items():
@@ -404,38 +455,42 @@ def _history(options: Options) -> Section:
             ours = Ours(folder, training, background=background)
             ours.losses = losses
             closing.append(ours)
-            everyone[f"{ours.name}, {kind}"] = functools.partial(_saved, ours)
+            measurements[f"{ours.name}, {kind}"] = functools.partial(_save, ours)
             if not background:
-                everyone[f"load, {kind}"] = functools.partial(_loaded, ours, as_array=kind == "array")
+                measurements[f"load, {kind}"] = functools.partial(
+                    _load, ours, as_array=kind == "array"
+                )
     limits: dict[str, Callable[[], object]] = {
         "array of a list": functools.partial(array, "d", many.tolist()),
         "list of an array": many.tolist,
     }
     for name, convert in limits.items():
-        everyone[name] = functools.partial(_converted, convert)
-    measure.interleave(everyone, 1, budget_s=0)
+        measurements[name] = functools.partial(_convert, convert)
+    measure.interleave(measurements, 1, budget_s=0)
     n_rounds = options.rounds or (5 if options.quick else 15)
-    rounds = measure.interleave(everyone, n_rounds, budget_s=options.budget_s(20))
+    rounds = measure.interleave(measurements, n_rounds, budget_s=options.budget_s(20))
     for ours in closing:
         ours.close()
     lines = [Line(name, "limit: time", "ms", spread(rounds, name, "blocked_ms")) for name in limits]
     for kind in ("list", "array"):
         for name in (SYNCHRONOUS, BACKGROUND):
             added = difference(rounds, f"{name}, {kind}", f"{name}, none", "blocked_ms")
-            lines.append(Line(f"{name}, {kind}", "added to a save: blocked", "ms", added, HISTORY_MS))
+            lines.append(
+                Line(f"{name}, {kind}", "added to a save: blocked", "ms", added, HISTORY_MS)
+            )
     for kind in ("list", "array"):
         added = difference(rounds, f"load, {kind}", "load, none", "blocked_ms")
         lines.append(Line(f"ours, {kind}", "added to a load", "ms", added, HISTORY_MS))
     return Section(f"a loss history of {_HISTORY_LENGTH:,} steps", lines)
 
 
-def _converted(convert: Callable[[], object]) -> Figures:
-    return {"blocked_ms": 1e3 * measure.timed(convert)}
+def _convert(convert: Callable[[], object]) -> Figures:
+    return {"blocked_ms": 1e3 * measure.time_call(convert)}
 
 
-def _loaded(ours: Ours, as_array: bool) -> Figures:
+def _load(ours: Ours, as_array: bool) -> Figures:
     load = functools.partial(ours.manager.load_latest_checkpoint, history_as_array=as_array)
-    return {"blocked_ms": 1e3 * measure.timed(load)}
+    return {"blocked_ms": 1e3 * measure.time_call(load)}
 
 
 if __name__ == "__main__":

@@ -1,18 +1,19 @@
-"""What our loop adds to a step, beside a bare PyTorch loop.
+"""Overhead of the training loop over a bare PyTorch loop.
 
-Both train in one process: copies of one model with copies of one optimizer, on the same batches. The bare loop reads a
-batch, computes the loss and its gradients, clips them, updates the weights and drops the gradients: nothing else, and
-it never looks at the loss. Ours is `Runner.run` with all components on, at the specification's recommended intervals:
-metrics every 10 steps, plots every 1000, and a checkpoint in the background, here every 200 so that there are several
-to look at. It sets learning rates, keeps the loss history and refuses non-finite updates. Neither validates.
+Both loops train in one process, with copies of one model and optimizer on the same batches. The
+bare loop loads a batch, computes the loss and its gradients, clips them, updates the weights and
+clears the gradients. It never reads the loss. The measured loop is `Runner.run` with all
+components: metrics every 10 steps, plots every 1000, and a checkpoint in the background every 200.
+It also sets learning rates, stores the loss history and rejects non-finite updates. Neither loop
+validates.
 
-They take turns in blocks of steps; a figure is the difference between neighbouring blocks. Where plots are drawn or a
-checkpoint is in flight is reported apart: a block that begins with the save, however much of it the save takes.
+The loops alternate in blocks of steps, and a figure is the difference between neighbouring blocks.
+Blocks that begin with a save are reported separately, and so are blocks with plots.
 
-Two more runs of ours, without plots, have a stopwatch on each activity that the bare loop does without: those of a
-step, and those of a save, in processor time of whichever thread does them. They run when the arithmetic of a model has
-put other things into the processor's caches, and then take several times as long as when they are repeated by
-themselves. Most of a save's is time in which Python serves the thread that writes, and the thread that trains waits.
+Two further runs without plots time each additional activity of a step and of a save, the latter in
+processor time of the executing thread. The model's arithmetic displaces other data from the
+processor's caches, so an activity takes several times as long as when it is repeated alone. During
+most of a save's time Python runs the writing thread while the training thread waits.
 """
 
 from __future__ import annotations
@@ -30,16 +31,19 @@ from unittest import mock
 
 from torch import Tensor, nn
 
-from spectral_exp import run_dir
-from spectral_exp.bench.measure import Line, Options, Section, Spread, Target, say
-from spectral_exp.build import build
-from spectral_exp.command_line import CommandLine
-from spectral_exp.monitoring import CheckpointManager, MetricsLogger, VisualizationManager, archive
-from spectral_exp.monitoring.direct_file import DirectFile
-from spectral_exp.monitoring.staging import Staged
-from spectral_exp.profiling import StepProfiler
-from spectral_exp.progress import Progress
-from spectral_exp.runner import Runner
+from spectral_exp.bench.measure import Line, Options, Section, Spread, Target, log_progress
+from spectral_exp.config.build import build
+from spectral_exp.config.command_line import CommandLine
+from spectral_exp.core import files, json_files
+from spectral_exp.monitoring import CheckpointManager, MetricsLogger, VisualizationManager
+from spectral_exp.monitoring.checkpoint import archive
+from spectral_exp.monitoring.checkpoint.direct_file import DirectFile
+from spectral_exp.monitoring.checkpoint.staging import Staged
+from spectral_exp.monitoring.checkpoint.store import CheckpointStore
+from spectral_exp.training.profiling import StepProfiler
+from spectral_exp.training.progress import Progress
+from spectral_exp.training.runner import Runner
+from spectral_exp.training.step import Stepper
 
 OURS = "ours"
 BARE = "bare loop"
@@ -48,23 +52,29 @@ ADDED_US = Target(40, strict=True)
 ADDED_PERCENT = Target(1, strict=True)
 
 _RUN = (
-    "+experiment=classic", "data=markov", "data.n_tokens=100000", "threads=1", "training.sample_tokens=0",
-    "training.eval_windows=1", "training.eval_interval=1000000",
-    "monitoring.metrics.log_interval=10", "monitoring.visualization.viz_interval=1000",
-)  # fmt: skip
+    "+experiment=classic",
+    "data=markov",
+    "data.n_tokens=100000",
+    "threads=1",
+    "training.sample_tokens=0",
+    "training.eval_windows=1",
+    "training.eval_interval=1000000",
+    "monitoring.metrics.log_interval=10",
+    "monitoring.visualization.viz_interval=1000",
+)
 
 
 @dataclass(frozen=True)
 class _Case:
-    """A model, and how to take turns on it.
+    """Model size and intervals of a comparison.
 
     Attributes:
-        name: for the table.
-        settings: overrides that give its size.
-        block: steps of a turn; whole metrics intervals.
-        steps: of each loop.
+        name: title in the table.
+        settings: overrides that set the size of the model.
+        block: steps of a block, a multiple of the metrics interval.
+        steps: steps of each loop.
         save_interval: steps between checkpoints.
-        target: of the median.
+        target: target of the median.
     """
 
     name: str
@@ -77,96 +87,134 @@ class _Case:
 
 @dataclass(frozen=True)
 class _Pair:
-    """Seconds a step of neighbouring blocks, and what went on during ours."""
+    """Seconds per step of neighbouring blocks, and the activity in the block of `Runner`."""
 
     bare_s: float
     ours_s: float
-    saving: bool
-    plotting: bool
+    is_saving: bool
+    is_plotting: bool
 
 
-_SMALL = ("model.n_embd=16", "model.n_layer=1", "model.n_head=2", "model.block_size=16", "training.batch_size=4")
-_LARGE = ("model.n_embd=128", "model.n_layer=4", "model.n_head=4", "model.block_size=64", "training.batch_size=4")
+_SMALL = (
+    "model.n_embd=16",
+    "model.n_layer=1",
+    "model.n_head=2",
+    "model.block_size=16",
+    "training.batch_size=4",
+)
+_LARGE = (
+    "model.n_embd=128",
+    "model.n_layer=4",
+    "model.n_head=4",
+    "model.block_size=64",
+    "training.batch_size=4",
+)
 CASES = (
     _Case("a step of about 1 ms", _SMALL, block=50, steps=6000, save_interval=200, target=ADDED_US),
-    _Case("a step of about 20 ms", _LARGE, block=10, steps=1000, save_interval=200, target=ADDED_PERCENT),
+    _Case(
+        "a step of about 20 ms",
+        _LARGE,
+        block=10,
+        steps=1000,
+        save_interval=200,
+        target=ADDED_PERCENT,
+    ),
 )
 
 
 def run(options: Options) -> Iterator[Section]:
-    """Measure both cases."""
+    """Measure both cases, then the activities of a step and of a save."""
     for number, case in enumerate(CASES):
-        # Half as many still hold several checkpoints.
-        steps = 4 * case.block if options.quick else case.steps // 2 if options.brief else case.steps
-        say(f"{case.name}: {steps} steps of each loop")
-        pairs = _take_turns(case, steps, options.new_folder(f"ours_{number}"), options.new_folder(f"bare_{number}"))
-        yield Section(case.name, list(_lines(case, pairs)))
+        # Half the steps still include several checkpoints.
+        steps = (
+            4 * case.block if options.quick else case.steps // 2 if options.brief else case.steps
+        )
+        log_progress(f"{case.name}: {steps} steps of each loop")
+        ours, bare = (options.new_folder(f"{name}_{number}") for name in ("ours", "bare"))
+        yield Section(case.name, list(_lines(case, _alternate(case, steps, ours, bare))))
     steps = 50 if options.quick else 1500
-    yield _where_it_goes(steps, options.new_folder("step"))
-    yield _where_a_save_goes(steps, options.new_folder("save"))
+    yield _break_down_step(steps, options.new_folder("step"))
+    yield _break_down_save(steps, options.new_folder("save"))
 
 
 def _lines(case: _Case, pairs: Sequence[_Pair]) -> Iterator[Line]:
     yield Line(BARE, "limit: a step", "ms", Spread.of(1e3 * pair.bare_s for pair in pairs))
-    everywhere = Spread.of([1e6 * sum(pair.ours_s - pair.bare_s for pair in pairs) / len(pairs)])
+    average = Spread.of([1e6 * sum(pair.ours_s - pair.bare_s for pair in pairs) / len(pairs)])
+    without_plots = [pair for pair in pairs if not pair.is_plotting]
     kinds = {
-        "added to a step": [pair for pair in pairs if not pair.saving and not pair.plotting],
-        "the same, a checkpoint in flight": [pair for pair in pairs if pair.saving and not pair.plotting],
+        "added to a step": [pair for pair in without_plots if not pair.is_saving],
+        "added to a step during a save": [pair for pair in without_plots if pair.is_saving],
     }
     for name, chosen in kinds.items():
         if not chosen:
             continue
-        in_us, in_percent = (case.target if case.target is limit else None for limit in (ADDED_US, ADDED_PERCENT))
-        yield Line(OURS, name, "us", Spread.of(1e6 * (pair.ours_s - pair.bare_s) for pair in chosen), in_us)
+        in_us, in_percent = (
+            case.target if case.target is limit else None for limit in (ADDED_US, ADDED_PERCENT)
+        )
+        yield Line(
+            OURS, name, "us", Spread.of(1e6 * (pair.ours_s - pair.bare_s) for pair in chosen), in_us
+        )
         relative = Spread.of(100 * (pair.ours_s / pair.bare_s - 1) for pair in chosen)
         yield Line(OURS, f"{name}, relative", "%", relative, in_percent)
-    yield Line(OURS, "added on average, plots and all", "us", everywhere)
+    yield Line(OURS, "added on average, including plots", "us", average)
 
 
 _Functions = Sequence[tuple[object, str]]
 _STEP: Mapping[str, _Functions] = {
-    "learning rates and schedules": [(Runner, "_set_schedules")],
-    "taking in loss and gradient norm": [(Runner, "advance")],
-    "asking what is due": [
-        (MetricsLogger, "should_log"), (VisualizationManager, "should_visualize"),
-        (CheckpointManager, "should_checkpoint"), (CheckpointManager, "exceeds_risk"), (StepProfiler, "step"),
+    "learning rates and schedules": [(Stepper, "_set_schedules")],
+    "recording loss and gradient norm": [(Stepper, "record")],
+    "interval checks": [
+        (MetricsLogger, "should_log"),
+        (VisualizationManager, "should_visualize"),
+        (CheckpointManager, "should_checkpoint"),
+        (CheckpointManager, "exceeds_risk"),
+        (StepProfiler, "step"),
         (Progress, "update"),
     ],
     "a metrics line, every 10 steps": [(Runner, "_training_metrics"), (Runner, "_log")],
-}  # fmt: skip
+}
 _SAVE: Mapping[str, _Functions] = {
-    "the call, in the thread that trains": [(CheckpointManager, "save_checkpoint")],
-    "copying the tensors, in the thread that writes": [(Staged, "copy")],
-    "the archive": [(archive, "write_archive")],
-    "the file besides, and its sidecar": [
-        (DirectFile, "__init__"), (DirectFile, "sync"), (run_dir, "write_json_atomic"),
+    "the call, in the training thread": [(CheckpointManager, "save_checkpoint")],
+    "copying the tensors, in the writing thread": [(Staged, "copy")],
+    "writing the archive": [(archive, "write_archive")],
+    "opening and syncing the file, and its sidecar": [
+        (DirectFile, "__init__"),
+        (DirectFile, "sync"),
+        (json_files, "write_json_atomic"),
     ],
-    "the pointer": [(run_dir, "replace_symlink")],
-    "reading the newest back, removing the oldest": [(CheckpointManager, "_clean_up")],
-}  # fmt: skip
+    "replacing the link": [(files, "replace_symlink")],
+    "verifying the newest, removing the oldest": [(CheckpointStore, "prune")],
+}
 
 
-def _where_it_goes(steps: int, folder: Path) -> Section:
-    """Microseconds a step of each activity of ours, on the small model."""
-    spent_s = _stopwatches(_STEP, steps, steps + 1, folder, time.perf_counter)
-    return _per_unit("a step: where it goes", {name: 1e6 * s / steps for name, s in spent_s.items()}, "us")
+def _break_down_step(steps: int, folder: Path) -> Section:
+    """Return the time of each activity of a step of the small model."""
+    spent_s = _time_activities(_STEP, steps, steps + 1, folder, time.perf_counter)
+    spent_us = {name: 1e6 * s / steps for name, s in spent_s.items()}
+    return _activity_section("activities of a step", spent_us, "us")
 
 
-def _where_a_save_goes(steps: int, folder: Path) -> Section:
-    """Processor time of each activity of a save beside training, on the small model."""
-    every = max(1, steps // 15)
-    spent_s = _stopwatches(_SAVE, steps, every, folder, time.thread_time)
-    return _per_unit("a save: where it goes", {name: 1e3 * s / (steps // every) for name, s in spent_s.items()}, "ms")
+def _break_down_save(steps: int, folder: Path) -> Section:
+    """Return the processor time of each activity of a save during training of the small model."""
+    interval = max(1, steps // 15)
+    spent_s = _time_activities(_SAVE, steps, interval, folder, time.thread_time)
+    spent_ms = {name: 1e3 * s / (steps // interval) for name, s in spent_s.items()}
+    return _activity_section("activities of a save", spent_ms, "ms")
 
 
-def _stopwatches(
-    activities: Mapping[str, _Functions], steps: int, save_interval: int, folder: Path, clock: Callable[[], float]
+def _time_activities(
+    activities: Mapping[str, _Functions],
+    steps: int,
+    save_interval: int,
+    folder: Path,
+    clock: Callable[[], float],
 ) -> dict[str, float]:
-    """Seconds of each activity over `steps` of ours, without plots."""
+    """Return the seconds of each activity over `steps` steps of `Runner`, without plots."""
     settings = (
-        f"training.max_steps={steps}", "monitoring.visualization.viz_interval=1000000",
+        f"training.max_steps={steps}",
+        "monitoring.visualization.viz_interval=1000000",
         f"monitoring.checkpoint.save_interval={save_interval}",
-    )  # fmt: skip
+    )
     (job,) = CommandLine.parse([*_RUN, *_SMALL, *settings]).compose()
     with ExitStack() as stack, _quiet():
         calls: list[tuple[str, list[float]]] = []
@@ -174,23 +222,26 @@ def _stopwatches(
             for owner, name in functions:
                 seconds: list[float] = []
                 calls.append((activity, seconds))
-                stack.enter_context(mock.patch.object(owner, name, _timed(getattr(owner, name), seconds, clock)))
+                timer = _add_timer(getattr(owner, name), seconds, clock)
+                stack.enter_context(mock.patch.object(owner, name, timer))
         stack.enter_context(build(job.config, folder, [])).run()
     total_s = dict.fromkeys(activities, 0.0)
     for activity, seconds in calls:
-        # Without the slowest: the first call opens files, and others of the machine come in between.
-        usual = sorted(seconds)[: -(len(seconds) // 10) or None]
-        total_s[activity] += statistics.mean(usual) * len(seconds)
+        # The slowest tenth is excluded: the first call opens files, and other processes interrupt.
+        typical = sorted(seconds)[: -(len(seconds) // 10) or None]
+        total_s[activity] += statistics.mean(typical) * len(seconds)
     return total_s
 
 
-def _per_unit(title: str, spent: Mapping[str, float], unit: str) -> Section:
+def _activity_section(title: str, spent: Mapping[str, float], unit: str) -> Section:
     lines = [Line(OURS, activity, unit, Spread.of([value])) for activity, value in spent.items()]
     return Section(title, [*lines, Line(OURS, "their sum", unit, Spread.of([sum(spent.values())]))])
 
 
-def _timed(function: Callable[..., Any], seconds: list[float], clock: Callable[[], float]) -> Callable[..., Any]:
-    """`function`, which adds how long each call took by `clock` to `seconds`."""
+def _add_timer(
+    function: Callable[..., Any], seconds: list[float], clock: Callable[[], float]
+) -> Callable[..., Any]:
+    """Wrap `function` to append the duration of each call by `clock` to `seconds`."""
 
     def timed(*args: Any, **kwargs: Any) -> Any:
         start_s = clock()
@@ -202,22 +253,25 @@ def _timed(function: Callable[..., Any], seconds: list[float], clock: Callable[[
     return timed
 
 
-def _take_turns(case: _Case, steps: int, ours: Path, bare: Path) -> list[_Pair]:
-    """Run our loop to its end; before each of its blocks the bare one does the same steps."""
-    lengths = (f"training.max_steps={steps}", f"monitoring.checkpoint.save_interval={case.save_interval}")
+def _alternate(case: _Case, steps: int, ours: Path, bare: Path) -> list[_Pair]:
+    """Run `Runner` to its end, with the same steps of the bare loop before each block."""
+    lengths = (
+        f"training.max_steps={steps}",
+        f"monitoring.checkpoint.save_interval={case.save_interval}",
+    )
     (job,) = CommandLine.parse([*_RUN, *case.settings, *lengths]).compose()
     with _quiet(), build(job.config, ours, []) as runner, build(job.config, bare, []) as other:
-        turns = _Turns(case.block, runner.batches, runner)
-        turns.bare = _bare_block(other, _Turns(case.block, other.batches))
+        batches = _BlockBatches(case.block, runner.stepper.batches, runner)
+        batches.bare = _bare_block(other, _BlockBatches(case.block, other.batches))
         gc.collect()
-        runner.batches = turns
+        runner.stepper.batches = batches
         runner.run()
-        return turns.pairs
+        return batches.pairs
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the first lines of a run, which would tell of it, out of the middle of the tables."""
+    """Suppress the log lines of a run, which would interrupt the tables."""
     logger = logging.getLogger("spectral_exp")
     level, logger.level = logger.level, logging.WARNING
     try:
@@ -226,8 +280,8 @@ def _quiet() -> Iterator[None]:
         logger.level = level
 
 
-def _bare_block(parts: Runner, batches: _Turns) -> Callable[[int, int], None]:
-    """The bare loop over the steps from one up to, not including, another."""
+def _bare_block(parts: Runner, batches: _BlockBatches) -> Callable[[int, int], None]:
+    """Return the bare loop, a function of its first step and of the step after its last."""
     model, optimizer, loss = parts.model, parts.optimizer, parts.loss
     parameters, clip = list(model.parameters()), parts.settings.grad_clip
 
@@ -243,18 +297,21 @@ def _bare_block(parts: Runner, batches: _Turns) -> Callable[[int, int], None]:
     return block
 
 
-class _Turns:
-    """The batches of a loop. Those of ours let the bare loop have its turn whenever a block begins.
+class _BlockBatches:
+    """Batches of a loop; those of `Runner` also run the bare loop at the start of each block.
 
-    Those of the bare loop have nobody else to wait for, but cost it the same call.
+    The bare loop gets its batches by the same call, so both loops pay for it.
 
     Attributes:
-        pairs: of every block but the first, which warms up.
-        bare: does the bare loop's steps from one up to, not including, another.
+        pairs: measurements of all blocks except the first, which is a warm-up.
+        bare: runs the bare loop from a first step up to, but not including, an end step.
     """
 
     def __init__(
-        self, block: int, batches: Callable[[int, int], tuple[Tensor, Tensor]], ours: Runner | None = None
+        self,
+        block: int,
+        batches: Callable[[int, int], tuple[Tensor, Tensor]],
+        ours: Runner | None = None,
     ) -> None:
         self.pairs: list[_Pair] = []
         self.bare: Callable[[int, int], None] | None = None
@@ -262,24 +319,25 @@ class _Turns:
         self._began_s = self._bare_s = 0.0
 
     def __call__(self, step: int, micro_step: int) -> tuple[Tensor, Tensor]:
-        """The batch, after the bare loop's turn where it is due."""
-        # A save or plots of step n come at the end of that step: a block begins with it and has them to itself.
+        """Return the batch, after the bare loop's block if a new block begins."""
+        # The save and plots of step n follow that step, so they fall into the block that begins
+        # with it.
         if step % self._block == 0:
-            self._turn(step)
+            self._begin_block(step)
         return self._batches(step, micro_step)
 
-    def _turn(self, step: int) -> None:
+    def _begin_block(self, step: int) -> None:
         if self._runner is None or self.bare is None:
             return
         now_s = time.perf_counter()
         if step > 2 * self._block:
             first = step - self._block
-            saved = first % self._runner.config["monitoring"]["checkpoint"]["save_interval"] == 0
-            plotted = self._runner.visualization.should_visualize(first)
+            interval = self._runner.config["monitoring"]["checkpoint"]["save_interval"]
+            is_plotting = self._runner.visualization.should_visualize(first)
             ours_s = (now_s - self._began_s) / self._block
-            self.pairs.append(_Pair(self._bare_s, ours_s, saved, plotted))
-        # What is still being written must not slow the bare loop down. No collection of garbage here: what follows one
-        # is slower by two milliseconds, since it has been through all the memory there is.
+            self.pairs.append(_Pair(self._bare_s, ours_s, first % interval == 0, is_plotting))
+        # A save in progress must not slow down the bare loop. Garbage collection here would make
+        # the next steps slower by two milliseconds, since it reads all memory.
         self._runner.checkpoint.wait()
         start_s = time.perf_counter()
         self.bare(step, step + self._block)

@@ -1,4 +1,4 @@
-"""What all benches share: interleaved rounds, medians with their spread, targets, the table and the facts beside it."""
+"""Interleaved rounds, medians and quartiles, targets, tables and machine facts for all benches."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from typing import Any
 from spectral_exp.core.errors import RunError
 
 PACKAGES = ("torch", "numpy", "isal", "lightning", "tensorboard", "polars", "duckdb")
-"""Distributions whose versions explain figures."""
+"""Distributions whose versions are reported."""
 
 Figures = Mapping[str, float]
 Rounds = Sequence[Mapping[str, Figures]]
-"""Of every round, what each contender measured: rounds[i][contender][figure]."""
+"""Figures of each contender in each round: rounds[i][contender][figure]."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to measure.
+    """Options of a bench.
 
     Attributes:
-        folder: an empty folder to write below; removed afterwards.
-        quick: few rounds of small cases.
+        folder: an empty folder for files; removed afterwards.
+        quick: whether to measure few rounds of small cases.
         sizes_mb: sizes of the state, in 10^6 bytes.
-        rounds: rounds of everything that is repeated; None for as many as suit the case.
-        n_runs: run directories to read.
-        brief: whether other benches follow: rounds end sooner, and what takes longest is left out.
+        rounds: number of rounds; None for the default of each measurement.
+        n_runs: number of run directories to read.
+        brief: whether the bench is part of `all`, with fewer rounds and without the slowest cases.
     """
 
     folder: Path
@@ -46,11 +46,11 @@ class Options:
     brief: bool = False
 
     def budget_s(self, alone_s: float) -> float:
-        """The seconds for rounds that get `alone_s` where no other bench follows."""
+        """Return the time limit of rounds that have `alone_s` when the bench runs alone."""
         return 0.4 * alone_s if self.brief else alone_s
 
     def new_folder(self, name: str) -> Path:
-        """Make a folder to write into."""
+        """Create a folder below `folder`."""
         path = self.folder / name
         path.mkdir(parents=True)
         return path
@@ -67,7 +67,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Spread:
-        """The spread of at least one value."""
+        """Return the spread of at least one value."""
         ordered = sorted(values)
         if len(ordered) == 1:
             return cls(ordered[0], ordered[0], ordered[0], 1)
@@ -77,22 +77,22 @@ class Spread:
 
 @dataclass(frozen=True)
 class Target:
-    """What a figure is to stay below; `strict` excludes the value itself."""
+    """Upper limit of a figure; `strict` excludes the value itself."""
 
     value: float
     strict: bool = False
 
-    def met(self, measured: float) -> bool:
-        """Whether `measured` reaches it."""
+    def is_met(self, measured: float) -> bool:
+        """Whether `measured` is within the limit."""
         return measured < self.value or (measured == self.value and not self.strict)
 
     @property
     def relation(self) -> str:
-        """What stands between a figure and the target."""
+        """The relation between a figure and the target."""
         return "<" if self.strict else "<="
 
     def as_json(self) -> dict[str, Any]:
-        """The target as it stands in the JSON file."""
+        """Return the target as an entry of the JSON file."""
         return {"relation": self.relation, "value": self.value}
 
     def __str__(self) -> str:
@@ -101,7 +101,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Line:
-    """One measured figure of one contender, with its unit ("x" for ratios), and the target where there is one."""
+    """One measured figure of one contender with its unit ("x" for ratios) and optional target."""
 
     contender: str
     figure: str
@@ -111,35 +111,39 @@ class Line:
     note: str = ""
 
     @property
-    def met(self) -> bool | None:
-        """Whether the median meets the target; None without one."""
-        return None if self.target is None else self.target.met(self.value.median)
+    def is_met(self) -> bool | None:
+        """Whether the median meets the target; None without a target."""
+        return None if self.target is None else self.target.is_met(self.value.median)
 
 
 @dataclass(frozen=True)
 class Section:
-    """The lines of one measurement; `missing` names contenders that could not take part, and why."""
+    """The lines of one measurement; `missing` lists unavailable contenders with the reason."""
 
     title: str
     lines: Sequence[Line]
     missing: Sequence[str] = ()
 
 
-# --- measuring -------------------------------------------------------------------------------------------------------
+# --- measuring ------------------------------------------------------------------------------------
 
 
 def interleave(
-    contenders: Mapping[str, Callable[[], Figures]], rounds: int, *, budget_s: float, min_rounds: int = 3
+    contenders: Mapping[str, Callable[[], Figures]],
+    rounds: int,
+    *,
+    budget_s: float,
+    min_rounds: int = 3,
 ) -> list[dict[str, Figures]]:
-    """Let all contenders take turns in every round, each time in another order; what they return by round.
+    """Measure all contenders once per round, in rotated order, and return their figures by round.
 
-    So whatever disturbs the machine for a while disturbs all of them.
+    A temporary disturbance of the machine thus affects all contenders.
 
     Args:
-        contenders: each measures itself once and returns its figures.
-        rounds: how many rounds.
-        budget_s: seconds after which no further round begins, once there are `min_rounds`.
-        min_rounds: see `budget_s`.
+        contenders: functions that measure once and return figures.
+        rounds: maximum number of rounds.
+        budget_s: time limit in seconds for rounds beyond `min_rounds`.
+        min_rounds: number of rounds that always run.
     """
     names = list(contenders)
     measured: list[dict[str, Figures]] = []
@@ -149,80 +153,106 @@ def interleave(
         if number >= min_rounds and spent_s * (number + 1) / number > budget_s:
             break
         shift = number % len(names)
-        taken: dict[str, Figures] = {}
+        figures: dict[str, Figures] = {}
         for name in names[shift:] + names[:shift]:
             gc.collect()
-            taken[name] = contenders[name]()
-        measured.append(taken)
+            figures[name] = contenders[name]()
+        measured.append(figures)
     return measured
 
 
 def spread(rounds: Rounds, contender: str, figure: str) -> Spread:
-    """The spread over the rounds of a contender's figure."""
-    return Spread.of(taken[contender][figure] for taken in rounds)
+    """Return the spread of a contender's figure over the rounds."""
+    return Spread.of(figures[contender][figure] for figures in rounds)
 
 
 def ratio(rounds: Rounds, contender: str, reference: str, figure: str) -> Spread:
-    """The spread of a contender's figure over the reference's, each taken within one round."""
-    return Spread.of(taken[contender][figure] / taken[reference][figure] for taken in rounds)
+    """Return the spread of a contender's figure divided by the reference's in the same round."""
+    return Spread.of(figures[contender][figure] / figures[reference][figure] for figures in rounds)
 
 
 def difference(rounds: Rounds, contender: str, reference: str, figure: str) -> Spread:
-    """The spread of a contender's figure minus the reference's, each taken within one round."""
-    return Spread.of(taken[contender][figure] - taken[reference][figure] for taken in rounds)
+    """Return the spread of a contender's figure minus the reference's in the same round."""
+    return Spread.of(figures[contender][figure] - figures[reference][figure] for figures in rounds)
 
 
-def timed(work: Callable[[], object]) -> float:
-    """Seconds that a call takes."""
+def time_call(work: Callable[[], object]) -> float:
+    """Return the seconds that a call takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
+def milliseconds(work: Callable[[], object]) -> Figures:
+    """Return the time of a call as the figure `ms`."""
+    return {"ms": 1e3 * time_call(work)}
+
+
 def environment(**more: str) -> dict[str, str]:
-    """The environment for a child process, in which this package is found from any folder."""
+    """Return the environment of a child process that can import this package from any folder."""
     package_parent = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH", "")]))
     return {**os.environ, "PYTHONPATH": path, **more}
 
 
 def child(module: str, *arguments: str) -> dict[str, Any]:
-    """Run a module as a process of its own and return the JSON object that it prints last.
+    """Run a module in a separate process and return the JSON object that it prints last.
 
     Raises:
-        RunError: it failed.
+        RunError: the process failed.
+    """
+    result: dict[str, Any] = json.loads(
+        last_line(run_process([sys.executable, "-m", module, *arguments], environment()))
+    )
+    return result
+
+
+def run_process(
+    command: Sequence[str],
+    env: Mapping[str, str],
+    *,
+    folder: Path | None = None,
+    timeout_s: float | None = None,
+) -> str:
+    """Run a Python command and return its output.
+
+    Raises:
+        RunError: the process failed; the message quotes the last line of its errors.
     """
     done = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        env=environment(),
+        command,
+        cwd=folder,
+        env=env,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
+        timeout=timeout_s,
         check=False,
     )
     if done.returncode != 0:
-        raise RunError(f"{module} {' '.join(arguments)} ended with {done.returncode}: {last_line(done.stderr)}")
-    found: dict[str, Any] = json.loads(last_line(done.stdout))
-    return found
+        raise RunError(
+            f"{' '.join(command[1:])} ended with {done.returncode}: {last_line(done.stderr)}"
+        )
+    return done.stdout
 
 
 NO_PEAK = "peak memory: not measured, it needs /proc/self/clear_refs of Linux"
-"""What to say where `can_measure_peak` is false."""
+"""Reason to report if `can_measure_peak` is false."""
 
 
 def can_measure_peak() -> bool:
-    """Whether this system tells the highest resident memory since a moment of our choice."""
+    """Whether this system can reset the peak of resident memory."""
     return os.access("/proc/self/clear_refs", os.W_OK)
 
 
 def begin_peak() -> float:
-    """Begin the high-water mark of resident memory anew; returns what is resident now, MB."""
+    """Reset the peak of resident memory and return the current resident memory in MB."""
     Path("/proc/self/clear_refs").write_text("5")
     return _resident_mb("VmRSS")
 
 
 def peak_mb() -> float:
-    """The highest resident memory of this process since `begin_peak`, MB."""
+    """Return the peak of this process's resident memory since `begin_peak`, in MB."""
     return _resident_mb("VmHWM")
 
 
@@ -234,25 +264,29 @@ def _resident_mb(entry: str) -> float:
 
 
 def last_line(text: str) -> str:
-    """The last line of `text` that is not empty."""
+    """Return the last line of `text` that is not empty."""
     lines = text.strip().splitlines()
     return lines[-1] if lines else "it printed nothing"
 
 
-def say(text: str) -> None:
-    """Tell what is going on, apart from the results."""
+def log_progress(text: str) -> None:
+    """Print the current measurement to stderr."""
     print(f"... {text}", file=sys.stderr, flush=True)
 
 
-# --- facts -----------------------------------------------------------------------------------------------------------
+# --- facts ----------------------------------------------------------------------------------------
 
 
 def file_system(folder: Path) -> dict[str, Any]:
-    """Type, device and free space (GB, 10^9 bytes) of the file system that `folder` is on."""
+    """Return type, device and free space (GB, 10^9 bytes) of the file system of `folder`."""
     import psutil
 
     resolved = folder.resolve()
-    mounted = [part for part in psutil.disk_partitions(all=True) if resolved.is_relative_to(part.mountpoint)]
+    mounted = [
+        part
+        for part in psutil.disk_partitions(all=True)
+        if resolved.is_relative_to(part.mountpoint)
+    ]
     nearest = max(mounted, key=lambda part: len(part.mountpoint), default=None)
     return {
         "type": nearest.fstype if nearest else None,
@@ -262,21 +296,21 @@ def file_system(folder: Path) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of Python and of `PACKAGES`; None for those that are not installed."""
-    found: dict[str, str | None] = {"python": sys.version.split()[0]}
+    """Return the versions of Python and of `PACKAGES`; None if a package is not installed."""
+    installed: dict[str, str | None] = {"python": sys.version.split()[0]}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+            installed[name] = None
+    return installed
 
 
-# --- showing ---------------------------------------------------------------------------------------------------------
+# --- output ---------------------------------------------------------------------------------------
 
 
 def as_json(bench: str, section: Section) -> list[dict[str, Any]]:
-    """The lines of a section as they stand in the JSON file."""
+    """Return the lines of a section as entries of the JSON file."""
     return [
         {
             "bench": bench,
@@ -289,35 +323,36 @@ def as_json(bench: str, section: Section) -> list[dict[str, Any]]:
             "q3": line.value.q3,
             "n": line.value.n,
             "target": line.target.as_json() if line.target else None,
-            "met": line.met,
+            "met": line.is_met,
             "note": line.note,
         }
         for line in section.lines
     ]
 
 
-def table(bench: str, section: Section) -> str:
-    """A section for people."""
+def format_table(bench: str, section: Section) -> str:
+    """Return a section as a text table."""
     rows = [("", "", "median", "quartiles", "n", "target", "")]
     for line in section.lines:
         value = line.value
         quartiles = f"{_number(value.q1)} .. {_number(value.q3)}" if value.n > 1 else ""
-        verdict = "" if line.met is None else "met" if line.met else "MISSED"
-        told = "  ".join(filter(None, [verdict, line.note]))
+        verdict = "" if line.is_met is None else "met" if line.is_met else "MISSED"
+        notes = "  ".join(filter(None, [verdict, line.note]))
         target = str(line.target) if line.target else ""
         median = f"{_number(value.median)} {line.unit}".strip()
-        rows.append((line.figure, line.contender, median, quartiles, str(value.n), target, told))
+        rows.append((line.figure, line.contender, median, quartiles, str(value.n), target, notes))
     widths = [max(len(row[i]) for row in rows) for i in range(6)]
     text = [f"{bench}: {section.title}"]
-    for figure, contender, *numbers, told in rows:
+    for figure, contender, *numbers, notes in rows:
+        names = [f"  {figure:<{widths[0]}}", f"{contender:<{widths[1]}}"]
         cells = [f"{cell:>{width}}" for cell, width in zip(numbers, widths[2:], strict=True)]
-        text.append("  ".join([f"  {figure:<{widths[0]}}", f"{contender:<{widths[1]}}", *cells, told]).rstrip())
+        text.append("  ".join([*names, *cells, notes]).rstrip())
     text += [f"  {reason}" for reason in section.missing]
     return "\n".join(text)
 
 
 def _number(value: float) -> str:
-    """Three digits, without exponents."""
+    """Format a number with three digits and without an exponent."""
     if value and abs(value) < 0.001:
         return f"{value:.4f}"
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -1,6 +1,6 @@
-"""What an entry of six metrics costs, and what is lost when the process is killed.
+"""Cost of a log entry of six metrics, and entries lost when the process is killed.
 
-As a program, `python -m spectral_exp.bench.metrics_log CONTENDER FOLDER` logs until it is killed.
+`python -m spectral_exp.bench.metrics_log CONTENDER FOLDER` logs until it is killed.
 """
 
 from __future__ import annotations
@@ -19,10 +19,20 @@ from pathlib import Path
 from typing import Protocol
 
 from spectral_exp.bench import measure, peers
-from spectral_exp.bench.measure import Figures, Line, Options, Section, Spread, Target, ratio, say, spread
+from spectral_exp.bench.measure import (
+    Figures,
+    Line,
+    Options,
+    Section,
+    Spread,
+    Target,
+    log_progress,
+    ratio,
+    spread,
+)
 from spectral_exp.core.errors import RunError
 from spectral_exp.monitoring import MetricsLogger
-from spectral_exp.run_dir import METRICS_NAME
+from spectral_exp.runs.layout import METRICS_NAME
 
 OURS = "ours"
 JSON_LINE = "a JSON line"
@@ -39,13 +49,13 @@ _MAX_CHILD_S = 60.0
 
 
 class Log(Protocol):
-    """A way to log."""
+    """A tool that logs metrics."""
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Log one entry."""
 
     def close(self) -> None:
-        """End."""
+        """Close the log."""
 
 
 class _Ours:
@@ -55,13 +65,17 @@ class _Ours:
 
 
 class _JsonLine:
-    """What a training script without help does."""
+    """A JSON line per entry, flushed to the system."""
 
     def __init__(self, folder: Path) -> None:
         self._file = (folder / METRICS_NAME).open("a", encoding="utf-8")
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
-        entry = {"step": step, "timestamp": datetime.now().isoformat(timespec="milliseconds"), **metrics}
+        entry = {
+            "step": step,
+            "timestamp": datetime.now().isoformat(timespec="milliseconds"),
+            **metrics,
+        }
         self._file.write(json.dumps(entry) + "\n")
         self._file.flush()
 
@@ -70,7 +84,7 @@ class _JsonLine:
 
 
 class _BareWrite:
-    """The limit: one system call with a finished line."""
+    """The limit: one system call with a prepared line."""
 
     def __init__(self, folder: Path) -> None:
         self._descriptor = os.open(folder / METRICS_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -84,46 +98,51 @@ class _BareWrite:
 
 
 def _contenders() -> tuple[dict[str, Callable[[Path], Log]], list[str]]:
-    found: dict[str, Callable[[Path], Log]] = {OURS: _Ours, JSON_LINE: _JsonLine}
+    contenders: dict[str, Callable[[Path], Log]] = {OURS: _Ours, JSON_LINE: _JsonLine}
     if peers.has_tensorboard():
-        return {**found, peers.TENSORBOARD: peers.TensorBoardLog}, []
-    return found, [f"{peers.TENSORBOARD}: not installed: {peers.REMEDY}"]
+        return {**contenders, peers.TENSORBOARD: peers.TensorBoardLog}, []
+    return contenders, [f"{peers.TENSORBOARD}: not installed: {peers.REMEDY}"]
 
 
 def run(options: Options) -> Iterator[Section]:
-    """Measure the time of an entry, then what kills cost."""
-    found, missing = _contenders()
-    yield Section("an entry of six metrics", _entries(options, found), missing)
-    yield Section("entries lost by SIGKILL", _kills(options, found), missing)
+    """Measure the time of an entry, then the entries lost by kills."""
+    contenders, missing = _contenders()
+    yield Section("an entry of six metrics", _entries(options, contenders), missing)
+    yield Section("entries lost by SIGKILL", _kills(options, contenders), missing)
 
 
-def _entries(options: Options, found: dict[str, Callable[[Path], Log]]) -> list[Line]:
-    say("logging entries of six metrics")
+def _entries(options: Options, contenders: dict[str, Callable[[Path], Log]]) -> list[Line]:
+    log_progress("logging entries of six metrics")
     n_entries = 300 if options.quick else 3000
     logs = {
-        name: make(options.new_folder(f"entries/{name}")) for name, make in {BARE_WRITE: _BareWrite, **found}.items()
+        name: make(options.new_folder(f"entries/{name}"))
+        for name, make in {BARE_WRITE: _BareWrite, **contenders}.items()
     }
-    everyone = {name: _timed_entries(log, n_entries) for name, log in logs.items()}
-    measure.interleave(everyone, 1, budget_s=0)
-    rounds = measure.interleave(everyone, options.rounds or (3 if options.quick else 9), budget_s=options.budget_s(30))
+    measurements = {name: _entry_timer(log, n_entries) for name, log in logs.items()}
+    measure.interleave(measurements, 1, budget_s=0)
+    rounds = measure.interleave(
+        measurements, options.rounds or (3 if options.quick else 9), budget_s=options.budget_s(30)
+    )
     for log in logs.values():
         log.close()
     lines = []
     for figure, target in (("median", MEDIAN_US), ("p99", P99_US)):
         for name in logs:
             value = spread(rounds, name, figure)
-            lines.append(Line(name, f"an entry: {figure}", "us", value, target if name == OURS else None))
+            own_target = target if name == OURS else None
+            lines.append(Line(name, f"an entry: {figure}", "us", value, own_target))
     for reference in (BARE_WRITE, JSON_LINE):
-        lines.append(Line(OURS, f"an entry / {reference}", "x", ratio(rounds, OURS, reference, "median")))
+        relative = ratio(rounds, OURS, reference, "median")
+        lines.append(Line(OURS, f"an entry / {reference}", "x", relative))
     return lines
 
 
-def _timed_entries(log: Log, n_entries: int) -> Callable[[], Figures]:
+def _entry_timer(log: Log, n_entries: int) -> Callable[[], Figures]:
     draw = random.Random(0)
     entries = [{name: draw.random() for name in NAMES} for _ in range(n_entries)]
     step = 0
 
-    def measured() -> Figures:
+    def measure_entries() -> Figures:
         nonlocal step
         taken_ns = []
         for metrics in entries:
@@ -131,31 +150,36 @@ def _timed_entries(log: Log, n_entries: int) -> Callable[[], Figures]:
             start = time.perf_counter_ns()
             log.log(step, metrics)
             taken_ns.append(time.perf_counter_ns() - start)
-        return {"median": 1e-3 * statistics.median(taken_ns), "p99": 1e-3 * statistics.quantiles(taken_ns, n=100)[98]}
+        return {
+            "median": 1e-3 * statistics.median(taken_ns),
+            "p99": 1e-3 * statistics.quantiles(taken_ns, n=100)[98],
+        }
 
-    return measured
+    return measure_entries
 
 
-# --- kills -----------------------------------------------------------------------------------------------------------
+# --- kills ----------------------------------------------------------------------------------------
 
 
-def _kills(options: Options, found: dict[str, Callable[[Path], Log]]) -> list[Line]:
+def _kills(options: Options, contenders: dict[str, Callable[[Path], Log]]) -> list[Line]:
     n_kills = options.rounds or (2 if options.quick else 5)
-    say(f"killing {n_kills} processes of each of {len(found)} contenders")
+    log_progress(f"killing {n_kills} processes of each of {len(contenders)} contenders")
     lines = []
-    for number, name in enumerate(found):
+    for number, name in enumerate(contenders):
         lost = [
-            float(_lost_by_kill(name, options.new_folder(f"kill_{number}/{kill}"), kill)) for kill in range(n_kills)
+            float(_count_lost(name, options.new_folder(f"kill_{number}/{kill}"), kill))
+            for kill in range(n_kills)
         ]
-        # Every single kill counts, not the usual one.
+        # The worst kill counts, not the median.
         worst = Spread.of([max(lost)])
-        note = f"the worst of {n_kills} kills"
-        lines.append(Line(name, "entries lost", "", worst, NOTHING_LOST if name == OURS else None, note))
+        note = f"maximum of {n_kills} kills"
+        target = NOTHING_LOST if name == OURS else None
+        lines.append(Line(name, "entries lost", "", worst, target, note))
     return lines
 
 
-def _lost_by_kill(name: str, folder: Path, kill: int) -> int:
-    """Kill a process that logs, and count the entries whose call had returned and which are not on disk."""
+def _count_lost(name: str, folder: Path, kill: int) -> int:
+    """Kill a process that logs and count the missing entries whose call had returned."""
     logs = folder / "logs"
     logs.mkdir()
     counter = folder / _COUNTER
@@ -164,18 +188,20 @@ def _lost_by_kill(name: str, folder: Path, kill: int) -> int:
     process = subprocess.Popen(command, env=measure.environment(), stdin=subprocess.DEVNULL)
     try:
         deadline = time.perf_counter() + _MAX_CHILD_S
-        while _count(counter) < 100 + 317 * kill:
+        while _read_counter(counter) < 100 + 317 * kill:
             if process.poll() is not None or time.perf_counter() > deadline:
-                raise RunError(f"the process that logs ({name}) did not get on; exit code {process.poll()}")
+                raise RunError(
+                    f"the logging process ({name}) made no progress; exit code {process.poll()}"
+                )
             time.sleep(0.001)
     finally:
         process.kill()
         process.wait()
-    returned = _count(counter)
+    returned = _read_counter(counter)
     return len(set(range(1, returned + 1)) - _steps_on_disk(name, logs))
 
 
-def _count(counter: Path) -> int:
+def _read_counter(counter: Path) -> int:
     return int.from_bytes(counter.read_bytes(), "little")
 
 
@@ -184,14 +210,14 @@ def _steps_on_disk(name: str, logs: Path) -> set[int]:
         return peers.TensorBoardLog.steps(logs, NAMES[-1])
     steps = set()
     for line in (logs / METRICS_NAME).read_bytes().splitlines(keepends=True):
-        if line.endswith(b"}\n"):  # the last may be torn
+        if line.endswith(b"}\n"):  # the last line may be incomplete
             steps.add(int(json.loads(line)["step"]))
     return steps
 
 
 def _log_until_killed(name: str, folder: Path) -> None:
     log = _contenders()[0][name](folder / "logs")
-    deadline = time.monotonic() + _MAX_CHILD_S  # should the parent have died
+    deadline = time.monotonic() + _MAX_CHILD_S  # if the parent has died
     with (folder / _COUNTER).open("r+b") as file, mmap.mmap(file.fileno(), 8) as counter:
         step = 0
         while time.monotonic() < deadline:

@@ -1,6 +1,7 @@
-"""nanoGPT's recipe for a CPU (Karpathy 2022) as a minimal loop, and our classic on the same batches.
+"""nanoGPT's CPU recipe (Karpathy 2022) as a minimal loop, and the classic model on its batches.
 
-Both are GPT-2 without biases and dropout, 4 layers of 4 heads, 128 channels, 12 sequences of 64 characters a step.
+Both models are GPT-2 without biases and dropout: 4 layers of 4 heads, 128 channels, 12 sequences of
+64 characters per step.
 
 Letters: B batch, T tokens, C channels, H heads.
 """
@@ -13,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spectral_exp.losses import CrossEntropy
+from spectral_exp.losses.cross_entropy import CrossEntropy
 from spectral_exp.models.attention import DotProductAttention
 from spectral_exp.models.embedding import StandardEmbedding
 from spectral_exp.models.gpt import GPT, MLP
-from spectral_exp.optim.adamw import adamw
+from spectral_exp.optim.adamw import build_adamw
 
 _VOCAB, _BLOCK, _BATCH, _LAYERS, _HEADS, _CHANNELS = 65, 64, 12, 4, 4, 128
 _RATE, _BETAS, _DECAY, _CLIP = 1e-3, (0.9, 0.99), 0.1, 1.0
@@ -28,35 +29,38 @@ class _Layer(nn.Module):
         super().__init__()
         C = _CHANNELS
         self.norm_1, self.norm_2 = nn.LayerNorm(C, bias=False), nn.LayerNorm(C, bias=False)
-        self.attention, self.projection = nn.Linear(C, 3 * C, bias=False), nn.Linear(C, C, bias=False)
+        self.attention = nn.Linear(C, 3 * C, bias=False)
+        self.projection = nn.Linear(C, C, bias=False)
         self.wide, self.narrow = nn.Linear(C, 4 * C, bias=False), nn.Linear(4 * C, C, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         B, T, C = x.shape
         q, k, v = (
-            part.view(B, T, _HEADS, C // _HEADS).transpose(1, 2) for part in self.attention(self.norm_1(x)).split(C, 2)
+            part.view(B, T, _HEADS, C // _HEADS).transpose(1, 2)
+            for part in self.attention(self.norm_1(x)).split(C, 2)
         )
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.projection(mixed.transpose(1, 2).contiguous().view(B, T, C))
-        fed: Tensor = self.narrow(F.gelu(self.wide(self.norm_2(x))))
-        return x + fed
+        y: Tensor = x + self.narrow(F.gelu(self.wide(self.norm_2(x))))
+        return y
 
 
 class NanoGPT(nn.Module):
-    """The model of nanoGPT with its loss; the head shares the token table."""
+    """nanoGPT's model with its loss; the head shares the token table."""
 
     TOKENS_PER_STEP = _BATCH * _BLOCK
 
     def __init__(self) -> None:
         super().__init__()
-        self.tokens, self.positions = nn.Embedding(_VOCAB, _CHANNELS), nn.Embedding(_BLOCK, _CHANNELS)
+        self.tokens = nn.Embedding(_VOCAB, _CHANNELS)
+        self.positions = nn.Embedding(_BLOCK, _CHANNELS)
         self.layers = nn.ModuleList(_Layer() for _ in range(_LAYERS))
         self.norm = nn.LayerNorm(_CHANNELS, bias=False)
         self.head = nn.Linear(_CHANNELS, _VOCAB, bias=False)
         self.head.weight = self.tokens.weight
 
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy of `targets` (B, T) after `ids` (B, T)."""
+        """Return the mean cross-entropy of `targets` (B, T) given `ids` (B, T)."""
         x = self.tokens(ids) + self.positions(torch.arange(ids.shape[1]))
         for layer in self.layers:
             x = layer(x)
@@ -77,19 +81,22 @@ def _batch(text: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class NanoGPTTraining:
-    """nanoGPT's loop: its batches, its AdamW (on a CPU torch's default, not the fused kernel), its clipping."""
+    """nanoGPT's loop with its batches, clipping and AdamW, which is not fused on a CPU."""
 
     def __init__(self, compiled: bool) -> None:
         torch.manual_seed(0)
         self.text, self.model = _text(), NanoGPT()
         matrices = [p for p in self.model.parameters() if p.dim() >= 2]
         vectors = [p for p in self.model.parameters() if p.dim() < 2]
-        groups = [{"params": matrices, "weight_decay": _DECAY}, {"params": vectors, "weight_decay": 0.0}]
+        groups = [
+            {"params": matrices, "weight_decay": _DECAY},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
         self.optimizer = torch.optim.AdamW(groups, lr=_RATE, betas=_BETAS)
         self.compute = torch.compile(self.model) if compiled else self.model
 
     def step(self) -> None:
-        """One step; the loss is read only now and then, as there."""
+        """Do one step without reading the loss, which nanoGPT reads only at intervals."""
         loss = self.compute(*_batch(self.text))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP)
@@ -98,7 +105,7 @@ class NanoGPTTraining:
 
 
 class OurTraining:
-    """Our classic model, AdamW and cross-entropy in the same loop on the same batches."""
+    """The classic model, AdamW and cross-entropy in the same loop on the same batches."""
 
     def __init__(self, compiled: bool) -> None:
         torch.manual_seed(0)
@@ -108,11 +115,13 @@ class OurTraining:
             functools.partial(MLP, activation="gelu"), tie_weights=True,
         )  # fmt: skip
         self.loss = CrossEntropy()
-        self.optimizer = adamw(self.model.parameter_groups(), _RATE, _BETAS, weight_decay=_DECAY)
+        self.optimizer = build_adamw(
+            self.model.parameter_groups(), _RATE, _BETAS, weight_decay=_DECAY
+        )
         self.compute = torch.compile(self.model) if compiled else self.model
 
     def step(self) -> None:
-        """One step."""
+        """Do one step."""
         x, y = _batch(self.text)
         loss, _ = self.loss(self.compute(x), y)
         loss.backward()

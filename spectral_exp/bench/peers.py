@@ -1,4 +1,4 @@
-"""Other people's ways to save and to log, for comparison. Each is there if it is installed."""
+"""Other tools for saving and logging, measured for comparison if they are installed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spectral_exp.core.files import fsync_directory
 from spectral_exp.core.wording import install
-from spectral_exp.run_dir import fsync_directory
 
 if TYPE_CHECKING:
     from spectral_exp.bench.training import MakeContender, Training
@@ -27,31 +27,31 @@ TENSORBOARD = "TensorBoard"
 
 
 def checkpoint_peers() -> tuple[dict[str, MakeContender], list[str]]:
-    """The background savers that are installed, by name; and what is to be said of those that are not."""
-    found: dict[str, MakeContender] = {}
+    """Return the installed background savers by name, and a reason for each missing one."""
+    installed: dict[str, MakeContender] = {}
     missing = []
     if _has_stager():
-        found[DCP] = DcpAsyncSave
+        installed[DCP] = DcpAsyncSave
     else:
         missing.append(f"{DCP}: not in this version of torch")
     if importlib.util.find_spec("lightning"):
-        found[LIGHTNING] = LightningAsync
+        installed[LIGHTNING] = LightningAsync
     else:
         missing.append(f"{LIGHTNING}: not installed: {REMEDY}")
-    return found, missing
+    return installed, missing
 
 
 def _has_stager() -> bool:
     try:
         from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions  # noqa: F401
-    except ImportError:  # a build without torch.distributed, or one from before kept stagers
+    except ImportError:  # a build without torch.distributed, or an older version
         return False
     return True
 
 
 @contextlib.contextmanager
 def process_group() -> Iterator[None]:
-    """The process group of one that torch's distributed checkpoints ask for; nothing in builds without it."""
+    """Provide the process group that torch's distributed checkpoints require, if supported."""
     import torch.distributed
 
     if not torch.distributed.is_available():
@@ -66,7 +66,7 @@ def process_group() -> Iterator[None]:
 
 
 class DcpAsyncSave:
-    """`torch.distributed.checkpoint.async_save` in a thread; its stager, kept, copies in a thread too."""
+    """`torch.distributed.checkpoint.async_save` with a persistent stager, both in threads."""
 
     name = DCP
     background = True
@@ -75,10 +75,14 @@ class DcpAsyncSave:
     def __init__(self, folder: Path, training: Training) -> None:
         from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
-        # Staging in a thread is the option that compares with ours: training waits for it before the optimizer only.
+        # Staging in a thread is comparable to `CheckpointManager`: training waits only before the
+        # optimizer.
         self._stager = DefaultStager(
             StagingOptions(
-                use_pinned_memory=False, use_shared_memory=False, use_async_staging=True, use_non_blocking_copy=False
+                use_pinned_memory=False,
+                use_shared_memory=False,
+                use_async_staging=True,
+                use_non_blocking_copy=False,
             )
         )
         self._folder = folder
@@ -87,36 +91,39 @@ class DcpAsyncSave:
         self._response: Any = None
 
     def save(self) -> None:
-        """Begin to save."""
+        """Start a save."""
         from torch.distributed.checkpoint.state_dict_saver import async_save
 
         self._number += 1
         target = self._folder / str(self._number)
-        self._response = async_save(self._training.state(), checkpoint_id=target, async_stager=self._stager)
+        self._response = async_save(
+            self._training.state(), checkpoint_id=target, async_stager=self._stager
+        )
 
     def fence(self) -> None:
-        """Return once the state may be changed."""
+        """Wait until the state may be changed."""
         if self._response is not None:
             self._response.staging_completion.result()
 
     def busy(self) -> bool:
-        """Whether a save is under way."""
+        """Whether a save is in progress."""
         return self._response is not None and not self._response.upload_completion.done()
 
     def wait(self) -> float:
-        """Return once the files have been synchronised."""
+        """Wait until the files are synchronised."""
         self._response.upload_completion.result()
         ended = time.perf_counter()
-        shutil.rmtree(self._folder / str(self._number - 1), ignore_errors=True)  # there is none before the second
+        # The first save has no predecessor.
+        shutil.rmtree(self._folder / str(self._number - 1), ignore_errors=True)
         return ended
 
     def close(self) -> None:
-        """Give the staged copy back."""
+        """Release the staged copy."""
         self._stager.close()
 
 
 class LightningAsync:
-    """Lightning's `AsyncCheckpointIO` around its usual `TorchCheckpointIO`."""
+    """Lightning's `AsyncCheckpointIO` around its default `TorchCheckpointIO`."""
 
     name = LIGHTNING
     background = True
@@ -132,9 +139,11 @@ class LightningAsync:
         ended = self._ended
 
         class Durable(io.TorchCheckpointIO):  # type: ignore[misc, name-defined]
-            """The usual writer, which ends without an fsync, with one."""
+            """The default writer with an added fsync."""
 
-            def save_checkpoint(self, checkpoint: dict[str, Any], path: str, storage_options: Any = None) -> None:
+            def save_checkpoint(
+                self, checkpoint: dict[str, Any], path: str, storage_options: Any = None
+            ) -> None:
                 try:
                     super().save_checkpoint(checkpoint, path, storage_options)
                     descriptor = os.open(path, os.O_RDWR)
@@ -147,31 +156,33 @@ class LightningAsync:
         self._plugin = io.AsyncCheckpointIO(Durable())
 
     def save(self) -> None:
-        """Clone the state and begin to write the clone."""
+        """Clone the state and start to write the clone."""
         self._number += 1
         self._ended.clear()
-        self._plugin.save_checkpoint(self._training.state(), str(self._folder / f"{self._number}.ckpt"))
+        self._plugin.save_checkpoint(
+            self._training.state(), str(self._folder / f"{self._number}.ckpt")
+        )
 
     def fence(self) -> None:
-        """Nothing: `save` has cloned the state."""
+        """Do nothing, since `save` clones the state."""
 
     def busy(self) -> bool:
-        """Whether a save is under way."""
+        """Whether a save is in progress."""
         return not self._ended.is_set()
 
     def wait(self) -> float:
-        """Return once the file has been synchronised."""
+        """Wait until the file is synchronised."""
         self._ended.wait()
         ended = time.perf_counter()
         (self._folder / f"{self._number - 1}.ckpt").unlink(missing_ok=True)
         return ended
 
     def close(self) -> None:
-        """Stop the thread; raises what it met."""
+        """Stop the thread and raise its error, if any."""
         self._plugin.teardown()
 
 
-# --- logging ---------------------------------------------------------------------------------------------------------
+# --- logging --------------------------------------------------------------------------------------
 
 
 def has_tensorboard() -> bool:
@@ -180,24 +191,26 @@ def has_tensorboard() -> bool:
 
 
 class TensorBoardLog:
-    """torch's `SummaryWriter` with its own defaults."""
+    """torch's `SummaryWriter` with default settings."""
 
     def __init__(self, folder: Path) -> None:
         self._writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter(str(folder))
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
-        """One entry."""
+        """Log one entry."""
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Write what waits."""
+        """Write pending entries and close the log."""
         self._writer.close()
 
     @staticmethod
     def steps(folder: Path, name: str) -> set[int]:
-        """The steps at which the files in `folder` hold the metric `name`."""
-        loader = importlib.import_module("tensorboard.backend.event_processing.event_file_loader").EventFileLoader
+        """Return the steps at which the files in `folder` hold the metric `name`."""
+        loader = importlib.import_module(
+            "tensorboard.backend.event_processing.event_file_loader"
+        ).EventFileLoader
         return {
             event.step
             for path in sorted(folder.iterdir())

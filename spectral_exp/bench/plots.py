@@ -1,6 +1,6 @@
-"""What plots cost training: drawn by the process that trains, and by a child process, at the size of `make run`.
+"""Cost of plots for training at the size of `make run`, in the same or a child process.
 
-Tensor letters: B batch, T tokens.
+Letters: B batch, T tokens.
 """
 
 from __future__ import annotations
@@ -14,13 +14,22 @@ import torch
 from torch.nn import functional
 
 from spectral_exp.bench import measure
-from spectral_exp.bench.measure import Figures, Line, Options, Section, Spread, Target, say, spread
-from spectral_exp.build import build_model
-from spectral_exp.command_line import CommandLine
+from spectral_exp.bench.measure import (
+    Figures,
+    Line,
+    Options,
+    Section,
+    Spread,
+    Target,
+    log_progress,
+    spread,
+)
+from spectral_exp.config.command_line import CommandLine
+from spectral_exp.config.parts import build_model
 from spectral_exp.monitoring import VisualizationManager
-from spectral_exp.monitoring.plots.internals import TextSample, one_thread
+from spectral_exp.plots.run.internals import TextSample, one_thread
 
-IN_PROCESS = "ours, in the process that trains"
+IN_PROCESS = "ours, in the training process"
 IN_CHILD = "ours, in a child process"
 FORWARD = "forward pass alone"
 
@@ -29,13 +38,21 @@ BLOCKED_MS = Target(5, strict=True)
 _VOCABULARY = 256
 _STEPS = 1000
 _LOG_INTERVAL = 10
-_METRICS = ("val_loss", "learning_rate", "perplexity", "grad_norm", "tokens_per_s", "wave_ratio", "resonance")
+_METRICS = (
+    "val_loss",
+    "learning_rate",
+    "perplexity",
+    "grad_norm",
+    "tokens_per_s",
+    "wave_ratio",
+    "resonance",
+)
 _LONG_HISTORY = 1_000_000
 _SENTENCE = b"for wave in waves: packet.add(wave)"
 
 
 class _Run:
-    """The training of `make run` on random tokens, what it has logged, and a manager for its plots."""
+    """The training of `make run` on random tokens, with its history and a manager for its plots."""
 
     def __init__(self, options: Options, *, background: bool) -> None:
         torch.manual_seed(0)
@@ -50,10 +67,12 @@ class _Run:
         self.history = {name: (steps, self.losses[: len(steps)]) for name in _METRICS}
         self.sample = TextSample(list(_SENTENCE), [chr(i) for i in _SENTENCE])
         name = "child" if background else "here"
-        self.plots = VisualizationManager(options.new_folder(name), dpi=settings["dpi"], background=background)
+        self.plots = VisualizationManager(
+            options.new_folder(name), dpi=settings["dpi"], background=background
+        )
 
     def step(self) -> float:
-        """One training step; the seconds that it took."""
+        """Do one training step and return its duration in seconds."""
         start = time.perf_counter()
         logits = self.model(self.ids)
         loss = functional.cross_entropy(logits[:, :-1].flatten(0, 1), self.ids[:, 1:].flatten())
@@ -62,8 +81,8 @@ class _Run:
         self.optimizer.zero_grad()
         return time.perf_counter() - start
 
-    def one_set(self) -> Figures:
-        """Plot between two steps; what it blocked, and when everything was there."""
+    def draw_set(self) -> Figures:
+        """Draw a set of plots after a step and return its blocked time and time until drawn."""
         self.step()
         start = time.perf_counter()
         self.begin()
@@ -71,43 +90,47 @@ class _Run:
         self.plots.wait()
         return {"blocked_ms": 1e3 * blocked_s, "drawn_s": time.perf_counter() - start}
 
-    def forward_alone(self) -> Figures:
-        """What a plot of attention cannot do without: the weights of the last layer for the sentence, after a step."""
+    def compute_attention(self) -> Figures:
+        """Compute the last layer's attention weights, the minimal work of an attention plot."""
         self.step()
         ids = torch.tensor([self.sample.ids])
         with one_thread(), torch.no_grad():
-            taken_s = measure.timed(lambda: self.model.attention_weights(ids, self.model.n_layer - 1))
+            taken_s = measure.time_call(
+                lambda: self.model.attention_weights(ids, self.model.n_layer - 1)
+            )
         return {"blocked_ms": 1e3 * taken_s}
 
     def begin(self) -> None:
-        """Ask for a set of plots."""
+        """Start a set of plots."""
         self.plots.generate_training_plots(_STEPS, self.losses, self.history)
         self.plots.generate_model_plots(_STEPS, self.model, sample=self.sample, token_labels=chr)
 
-    def long_history(self) -> Figures:
-        """The training plots alone, of a very long run."""
+    def draw_long_history(self) -> Figures:
+        """Draw the training plots of a very long run."""
         losses = array("d", bytes(8 * _LONG_HISTORY))
         self.step()
-        taken_s = measure.timed(lambda: self.plots.generate_training_plots(_LONG_HISTORY, losses, self.history))
+        taken_s = measure.time_call(
+            lambda: self.plots.generate_training_plots(_LONG_HISTORY, losses, self.history)
+        )
         self.plots.wait()
         return {"blocked_ms": 1e3 * taken_s}
 
-    def around(self) -> Figures:
-        """Steps while nothing is drawn, then while a set is."""
-        usual_s = statistics.median(self.step() for _ in range(12))
+    def train_while_drawing(self) -> Figures:
+        """Measure steps before and during the drawing of a set."""
+        undisturbed_s = statistics.median(self.step() for _ in range(12))
         self.begin()
         steps = [self.step()]
         while self.plots.busy:
             steps.append(self.step())
         return {
-            "ratio": statistics.median(steps) / usual_s,
-            "lost_s": sum(steps) - len(steps) * usual_s,
+            "ratio": statistics.median(steps) / undisturbed_s,
+            "lost_s": sum(steps) - len(steps) * undisturbed_s,
             "cpu_s": sum(report.cpu_s for report in self.plots.reports[-2:]),
         }
 
 
 def run(options: Options) -> Iterator[Section]:
-    """Measure what a set of plots blocks, then the steps around it."""
+    """Measure the blocked time of a set of plots, then the steps during it."""
     runs = {IN_PROCESS: _Run(options, background=False), IN_CHILD: _Run(options, background=True)}
     try:
         yield _sets(options, runs)
@@ -118,16 +141,18 @@ def run(options: Options) -> Iterator[Section]:
 
 
 def _sets(options: Options, runs: dict[str, _Run]) -> Section:
-    say("drawing sets of plots")
+    log_progress("drawing sets of plots")
     for each in runs.values():
         for _ in range(5):
             each.step()
-    everyone = {name: each.one_set for name, each in runs.items()}
-    everyone[FORWARD] = runs[IN_CHILD].forward_alone
-    (first,) = measure.interleave(everyone, 1, budget_s=0)
+    measurements = {name: each.draw_set for name, each in runs.items()}
+    measurements[FORWARD] = runs[IN_CHILD].compute_attention
+    (first,) = measure.interleave(measurements, 1, budget_s=0)
     n_rounds = options.rounds or (2 if options.quick else 9)
-    rounds = measure.interleave(everyone, n_rounds, budget_s=options.budget_s(70))
-    long = measure.interleave({IN_CHILD: runs[IN_CHILD].long_history}, n_rounds, budget_s=options.budget_s(20))
+    rounds = measure.interleave(measurements, n_rounds, budget_s=options.budget_s(70))
+    long = measure.interleave(
+        {IN_CHILD: runs[IN_CHILD].draw_long_history}, n_rounds, budget_s=options.budget_s(20)
+    )
     lines = [Line(FORWARD, "limit: blocked", "ms", spread(rounds, FORWARD, "blocked_ms"))]
     for name in runs:
         target = BLOCKED_MS if name == IN_CHILD else None
@@ -144,14 +169,22 @@ def _steps(options: Options, child: _Run) -> Section:
     lines = []
     before = torch.get_num_threads()
     for threads in sorted({1, before}, reverse=True):
-        say(f"training with {threads} threads while plots are drawn")
+        log_progress(f"training with {threads} threads while plots are drawn")
         torch.set_num_threads(threads)
         try:
-            rounds = measure.interleave({IN_CHILD: child.around}, options.rounds or 4, budget_s=options.budget_s(45))
+            rounds = measure.interleave(
+                {IN_CHILD: child.train_while_drawing},
+                options.rounds or 4,
+                budget_s=options.budget_s(45),
+            )
         finally:
             torch.set_num_threads(before)
-        while_ = f"{threads} thread{'s' * (threads > 1)}"
-        lines.append(Line(IN_CHILD, f"a step meanwhile / before, {while_}", "x", spread(rounds, IN_CHILD, "ratio")))
-        lines.append(Line(IN_CHILD, f"time lost to a set, {while_}", "s", spread(rounds, IN_CHILD, "lost_s")))
-        lines.append(Line(IN_CHILD, f"the child's processor time, {while_}", "s", spread(rounds, IN_CHILD, "cpu_s")))
+        noun = f"{threads} thread{'s' * (threads > 1)}"
+        for name, unit, figure in (
+            ("a step meanwhile / before", "x", "ratio"),
+            ("time lost to a set", "s", "lost_s"),
+            ("the child's processor time", "s", "cpu_s"),
+        ):
+            value = spread(rounds, IN_CHILD, figure)
+            lines.append(Line(IN_CHILD, f"{name}, {noun}", unit, value))
     return Section("training while a set is drawn", lines)

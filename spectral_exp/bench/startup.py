@@ -1,7 +1,7 @@
-"""How long the command line takes to answer, and to begin training.
+"""Time until the command line prints help, and until it has logged the first training step.
 
-The limit is a fresh interpreter until `import torch` has returned. Ours is the command of `make run` until its first
-training step is done and logged: all components on, model and batches of the real sizes, the corpus already tokenized.
+The limit is a new interpreter until `import torch` has returned. The measured command is that of
+`make run`, with all components, model and batches at full size, and a tokenized corpus.
 """
 
 from __future__ import annotations
@@ -15,9 +15,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from spectral_exp.bench import measure
-from spectral_exp.bench.measure import Figures, Line, Options, Section, Target, difference, ratio, say, spread
+from spectral_exp.bench.measure import (
+    Figures,
+    Line,
+    Options,
+    Section,
+    Target,
+    difference,
+    log_progress,
+    ratio,
+    spread,
+)
 from spectral_exp.core.errors import RunError
-from spectral_exp.run_dir import METRICS_NAME
+from spectral_exp.runs.layout import METRICS_NAME
 
 IMPORT_TORCH = "import torch"
 HELP = "--help"
@@ -32,58 +42,62 @@ _MAX_S = 120.0
 
 
 def run(options: Options) -> Iterator[Section]:
-    """Measure both, beside the import of torch alone."""
+    """Measure both times and the import of torch."""
     numbers = itertools.count(1)
-    everyone: dict[str, Callable[[], Figures]] = {
-        IMPORT_TORCH: functools.partial(_imported_torch, options.folder),
-        HELP: functools.partial(_ended, [*_TRAIN, "--help"], options.folder),
-        FIRST_STEP: lambda: _first_step(options.new_folder(f"run_{next(numbers)}"), options.folder / "cache"),
+    measurements: dict[str, Callable[[], Figures]] = {
+        IMPORT_TORCH: functools.partial(_import_torch, options.folder),
+        HELP: functools.partial(_print_help, options.folder),
+        FIRST_STEP: lambda: _train_one_step(
+            options.new_folder(f"run_{next(numbers)}"), options.folder / "cache"
+        ),
     }
-    say("starting processes")
-    measure.interleave(everyone, 1, budget_s=0)
-    rounds = measure.interleave(everyone, options.rounds or (2 if options.quick else 5), budget_s=options.budget_s(90))
+    log_progress("starting processes")
+    measure.interleave(measurements, 1, budget_s=0)
+    rounds = measure.interleave(
+        measurements, options.rounds or (2 if options.quick else 5), budget_s=options.budget_s(90)
+    )
     beyond = difference(rounds, FIRST_STEP, IMPORT_TORCH, "s")
+    relative = ratio(rounds, FIRST_STEP, IMPORT_TORCH, "s")
     yield Section(
         "fresh processes",
         [
             Line(IMPORT_TORCH, "limit: time", "s", spread(rounds, IMPORT_TORCH, "s")),
             Line(HELP, "time", "s", spread(rounds, HELP, "s"), HELP_S),
             Line(FIRST_STEP, "time", "s", spread(rounds, FIRST_STEP, "s")),
-            Line(FIRST_STEP, f"time / {IMPORT_TORCH}", "x", ratio(rounds, FIRST_STEP, IMPORT_TORCH, "s")),
+            Line(FIRST_STEP, f"time / {IMPORT_TORCH}", "x", relative),
             Line(FIRST_STEP, f"time beyond {IMPORT_TORCH}", "s", beyond, BEYOND_TORCH_S),
         ],
     )
 
 
-def _imported_torch(folder: Path) -> Figures:
-    """Seconds until a fresh interpreter has torch; what it then takes to end does not count."""
+def _import_torch(folder: Path) -> Figures:
+    """Measure the seconds until a new interpreter has imported torch, without its exit."""
     start = time.perf_counter()
     command = [sys.executable, "-c", "import torch; print('done', flush=True)"]
-    with subprocess.Popen(command, cwd=folder, env=measure.environment(), stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        command, cwd=folder, env=measure.environment(), stdout=subprocess.PIPE
+    ) as process:
         assert process.stdout is not None
-        told = process.stdout.readline()
+        output = process.stdout.readline()
         taken_s = time.perf_counter() - start
-    if not told:
+    if not output:
         raise RunError(f"import torch ended with {process.returncode}")
     return {"s": taken_s}
 
 
-def _ended(command: list[str], folder: Path) -> Figures:
-    """Seconds until a command has ended."""
-    start = time.perf_counter()
-    done = subprocess.run(
-        command, cwd=folder, env=measure.environment(), capture_output=True, text=True, timeout=_MAX_S, check=False
+def _print_help(folder: Path) -> Figures:
+    """Measure the seconds of `--help`."""
+    command, env = [*_TRAIN, "--help"], measure.environment()
+    print_help = functools.partial(
+        measure.run_process, command, env, folder=folder, timeout_s=_MAX_S
     )
-    taken_s = time.perf_counter() - start
-    if done.returncode != 0:
-        raise RunError(f"{' '.join(command[1:])} ended with {done.returncode}: {measure.last_line(done.stderr)}")
-    return {"s": taken_s}
+    return {"s": measure.time_call(print_help)}
 
 
-def _first_step(folder: Path, cache: Path) -> Figures:
-    """Seconds until the first step is done and its line of metrics there; the process is then ended."""
-    told = folder / "printed"
-    with told.open("wb") as printed:
+def _train_one_step(folder: Path, cache: Path) -> Figures:
+    """Measure the seconds until the first metrics line is written, then kill the process."""
+    output = folder / "printed"
+    with output.open("wb") as printed:
         start = time.perf_counter()
         process = subprocess.Popen(
             _MAKE_RUN,
@@ -94,10 +108,15 @@ def _first_step(folder: Path, cache: Path) -> Figures:
             stderr=subprocess.STDOUT,
         )
         try:
-            while not any(file.read_bytes().endswith(b"\n") for file in folder.glob(f"outputs/*/logs/{METRICS_NAME}")):
+            while not any(
+                file.read_bytes().endswith(b"\n")
+                for file in folder.glob(f"outputs/*/logs/{METRICS_NAME}")
+            ):
                 if process.poll() is not None or time.perf_counter() - start > _MAX_S:
-                    reason = measure.last_line(told.read_text(encoding="utf-8", errors="replace"))
-                    raise RunError(f"no training step was logged; exit code {process.poll()}: {reason}")
+                    reason = measure.last_line(output.read_text(encoding="utf-8", errors="replace"))
+                    raise RunError(
+                        f"no training step was logged; exit code {process.poll()}: {reason}"
+                    )
                 time.sleep(0.002)
             return {"s": time.perf_counter() - start}
         finally:

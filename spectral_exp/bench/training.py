@@ -1,6 +1,6 @@
-"""Something to save and to train meanwhile: a transformer on random tokens, of any size.
+"""A transformer of any size on random tokens, and the interface of checkpoint contenders.
 
-Tensor letters: B batch, T tokens, C channels, H heads, V vocabulary.
+Letters: B batch, T tokens, C channels, H heads, V vocabulary.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _TOKENS = 128
 
 
 class Contender(Protocol):
-    """A way to save checkpoints.
+    """A tool that saves checkpoints.
 
     Attributes:
-        name: for the table.
+        name: name in the table.
         background: whether `save` returns before the checkpoint is durable.
-        note: what to know when comparing.
+        note: remark on the comparison.
     """
 
     name: str
@@ -35,26 +35,26 @@ class Contender(Protocol):
     note: str
 
     def save(self) -> None:
-        """Begin to save; when it returns, the next forward and backward may run."""
+        """Start a save; the next forward and backward pass may run after it returns."""
 
     def fence(self) -> None:
-        """Return once the state may be changed."""
+        """Wait until the state may be changed."""
 
     def busy(self) -> bool:
-        """Whether a save is under way in the background."""
+        """Whether a save is in progress in the background."""
 
     def wait(self) -> float:
-        """Return once the save has ended, with the time (of `perf_counter`) at which it was durable."""
+        """Wait until the save has ended; return the `perf_counter` time at which it was durable."""
 
     def close(self) -> None:
-        """Give everything back."""
+        """Release all resources."""
 
 
 class MakeContender(Protocol):
-    """What makes a contender."""
+    """Factory of a contender."""
 
     def __call__(self, folder: Path, training: Training) -> Contender:
-        """A contender that saves `training` below `folder`."""
+        """Return a contender that saves `training` below `folder`."""
 
 
 class _Block(nn.Module):
@@ -63,7 +63,8 @@ class _Block(nn.Module):
         self.norm_1, self.norm_2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
         self.attention = nn.Linear(channels, 3 * channels)
         self.projection = nn.Linear(channels, channels)
-        self.wide, self.narrow = nn.Linear(channels, 4 * channels), nn.Linear(4 * channels, channels)
+        self.wide = nn.Linear(channels, 4 * channels)
+        self.narrow = nn.Linear(4 * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         B, T, C = x.shape
@@ -71,8 +72,8 @@ class _Block(nn.Module):
         q, k, v = heads.permute(2, 0, 3, 1, 4)  # (B, H, T, C / H) each
         mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.projection(mixed.transpose(1, 2).reshape(B, T, C))
-        fed: Tensor = self.narrow(functional.gelu(self.wide(self.norm_2(x))))
-        return x + fed
+        y: Tensor = x + self.narrow(functional.gelu(self.wide(self.norm_2(x))))
+        return y
 
 
 class _Transformer(nn.Module):
@@ -83,17 +84,19 @@ class _Transformer(nn.Module):
         self.norm = nn.LayerNorm(channels)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Mean cross-entropy of ids (B, T) as predicted from those before."""
+        """Return the mean cross-entropy of ids (B, T) given the preceding ones."""
         logits = self.norm(self.blocks(self.embedding(ids))) @ self.embedding.weight.T
-        loss: Tensor = functional.cross_entropy(logits[:, :-1].reshape(-1, _VOCABULARY), ids[:, 1:].reshape(-1))
+        loss: Tensor = functional.cross_entropy(
+            logits[:, :-1].reshape(-1, _VOCABULARY), ids[:, 1:].reshape(-1)
+        )
         return loss
 
 
 class Training:
-    """A float32 model with its AdamW, stepped once; about 50 tensors of weights, and the moments of each.
+    """A float32 model of about 50 weight tensors with its AdamW after one step.
 
     Args:
-        size_mb: of weights and moments together, in 10^6 bytes; the shapes allow for it approximately.
+        size_mb: approximate size of weights and moments, in 10^6 bytes.
     """
 
     def __init__(self, size_mb: int) -> None:
@@ -104,28 +107,28 @@ class Training:
         self.model = _Transformer(max(1, round(channels / _HEADS)) * _HEADS)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, foreach=False)
         self._ids = torch.randint(_VOCABULARY, (1, _TOKENS))
-        # The first step by gradients that take no memory: what freed ones leave behind would blur measured memory.
+        # Expanded gradients take no memory; freed gradients would distort the memory measurements.
         for parameter in self.model.parameters():
             parameter.grad = torch.full((1,), 1e-3).expand_as(parameter)
         self.optimizer.step()
         self.optimizer.zero_grad()
 
     def state(self) -> dict[str, Any]:
-        """What is to be saved."""
+        """Return the state to save."""
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def tensors(self) -> list[Tensor]:
-        """All tensors of the state."""
+        """Return all tensors of the state."""
         moments = [value for state in self.optimizer.state.values() for value in state.values()]
         return [*self.model.state_dict().values(), *moments]
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of the state."""
+        """Size of the state in bytes."""
         return sum(tensor.nbytes for tensor in self.tensors())
 
     def step(self, fence: Callable[[], None] | None = None) -> float:
-        """One training step; seconds that it waited for `fence`, which it calls before it changes the state."""
+        """Do one training step, calling `fence` before the update; return its wait in seconds."""
         self.model(self._ids).backward()
         start = time.perf_counter()
         if fence is not None:

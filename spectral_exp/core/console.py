@@ -1,71 +1,89 @@
-"""What commands have in common: a wrong argument, a signal, an output without a reader, each with its end."""
+"""How every command ends: one policy for exit codes, errors, signals and output without a reader.
+
+Exit codes: 0 success; 1 the answer is negative (a difference, a broken checkpoint, a paper that
+does not hold) or the command failed; 2 the user has to change something, reported in one line; 128
++ n stopped by signal n.
+"""
 
 from __future__ import annotations
 
 import argparse
-import functools
 import select
 import signal
 import sys
 from collections.abc import Callable
-from typing import NoReturn, ParamSpec, TextIO
+from typing import NoReturn, Protocol, TextIO
 
 from spectral_exp.core.display import give_up, print_error
-from spectral_exp.core.errors import Interrupted
+from spectral_exp.core.errors import Interrupted, RunError, UserError
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.signals import StopRequest
 
 READER_GONE = 128 + signal.SIGPIPE
-"""Exit code of a command whose output has lost its reader: what a shell reports of one that SIGPIPE ended."""
+"""Exit code of a command whose output lost its reader, as a shell reports SIGPIPE."""
 
-P = ParamSpec("P")
 _MAX_MESSAGE = 500
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser of command lines that reports a mistake in one line, as all other mistakes are reported."""
+    """An argument parser that reports a mistake in one line, like all other mistakes."""
 
     def error(self, message: str) -> NoReturn:
         """Exit with code 2."""
-        self.exit(2, f"error: {printable(message, _MAX_MESSAGE)}; {self.prog} --help lists the arguments\n")
+        self.exit(
+            2,
+            f"error: {printable(message, _MAX_MESSAGE)}; {self.prog} --help lists the arguments\n",
+        )
 
 
-def command(main: Callable[P, int]) -> Callable[P, int]:
-    """Make the `main` of a command end in order, and without a traceback, when it is stopped from outside.
+class Main(Protocol):
+    """The `main` of a command."""
 
-    A signal that asks it to stop raises `Interrupted`, so that temporary files are removed and processes ended; the
-    exit code is 128 + its number. A command whose standard output or error has no reader any more ends silently with
-    `READER_GONE`. The default action of SIGPIPE would do so too, but for every pipe and socket of the process: a helper
-    process that dies must not end training.
+    def __call__(self, arguments: list[str] | None = None) -> int:
+        """Run the command with `arguments` (default: `sys.argv`) and return its exit code."""
+
+
+def command(
+    build_parser: Callable[[], argparse.ArgumentParser], run: Callable[[argparse.Namespace], int]
+) -> Main:
+    """Return the `main` of a command that parses its arguments and calls `run` with the options.
+
+    A signal that asks it to stop raises `Interrupted` inside `run`, so temporary files are removed
+    and child processes end; the exit code is 128 + its number.
     """
 
-    @functools.wraps(main)
-    def wrapped(*arguments: P.args, **named: P.kwargs) -> int:
+    def main(arguments: list[str] | None = None) -> int:
         with StopRequest(immediate=True) as stop:
             try:
-                code = _run(main, *arguments, **named)
+                code = exit_code(lambda: run(build_parser().parse_args(arguments)))
             except Interrupted as error:
                 print_error(f"stopped by {signal.Signals(error.signal_number).name}")
                 code = error.exit_code
             except Exception:
-                # `Interrupted`, raised inside of an import or a library, may come out as another error.
+                # `Interrupted`, raised inside of an import or a library, may come out as another
+                # error.
                 if stop.signal_number is None:
                     raise
                 print_error(f"stopped by {signal.Signals(stop.signal_number).name}")
                 code = 128 + stop.signal_number
-            if not arguments and not named:
+            if arguments is None:
                 stop.finish()  # the process is about to end
         return code
 
-    return wrapped
+    return main
 
 
-def _run(main: Callable[P, int], *arguments: P.args, **named: P.kwargs) -> int:
-    """The exit code of a command, or `READER_GONE`."""
+def exit_code(call: Callable[[], int]) -> int:
+    """Call a command, print its error in one line and return its exit code.
+
+    A command whose standard output or error has no reader ends silently with `READER_GONE`. The
+    default action of SIGPIPE would do the same, but for every pipe and socket of the process: a
+    helper process that dies must not end training.
+    """
     code = 0
     try:
         try:
-            code = main(*arguments, **named)
+            code = _call(call)
             failed = _flush()
         except SystemExit:  # argparse, after --help
             if failed := _flush():
@@ -76,6 +94,17 @@ def _run(main: Callable[P, int], *arguments: P.args, **named: P.kwargs) -> int:
             raise
         failed = READER_GONE
     return code or failed
+
+
+def _call(call: Callable[[], int]) -> int:
+    try:
+        return call()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
 def _flush() -> int:
@@ -98,7 +127,11 @@ def _flush() -> int:
 
 def _silence_streams_without_reader() -> bool:
     """Let the streams whose reader is gone write to nowhere; whether there are any."""
-    gone = [stream for stream in (sys.stdout, sys.stderr) if stream is not None and _has_lost_reader(stream)]
+    gone = [
+        stream
+        for stream in (sys.stdout, sys.stderr)
+        if stream is not None and _has_lost_reader(stream)
+    ]
     for stream in gone:
         give_up(stream)
     return bool(gone)

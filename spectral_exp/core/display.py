@@ -1,4 +1,4 @@
-"""What a process prints, without ever failing for it: terminals close, readers go away, disks fill up."""
+"""Print without ever failing: terminals close, readers exit, disks fill up."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ else:
 
 
 class ConsoleHandler(_StreamHandler):
-    """Log records on standard output; a progress bar that stands on the terminal's line is cleared first.
+    """Prints log records on standard output, after clearing a progress bar on the terminal.
 
     If standard output cannot be written any more, what follows goes to the other handlers alone.
     """
@@ -57,7 +57,7 @@ class ConsoleHandler(_StreamHandler):
 
 
 def protect_output() -> None:
-    """Make sure that printing never raises in this process, whatever becomes of its standard streams.
+    """Make sure that printing never raises in this process, even if its streams are closed.
 
     Neither do the flushes at its end, for which Python would change the exit code.
     """

@@ -1,4 +1,4 @@
-"""What a user can get wrong, told in one clear line each."""
+"""Errors with a message for the user, one clear line each."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from spectral_exp.core.foreign_text import printable_lines
 
 
 class UserError(Exception):
-    """Something the user can mend: the message alone, without a stack trace, is what they should see.
+    """A mistake that the user can fix; commands print its message without a stack trace.
 
-    Messages quote names and values that others may have written; control characters in them are escaped.
+    Messages quote names and values that others may have written; control characters in them are
+    escaped.
     """
 
     def __init__(self, message: object = "") -> None:
@@ -22,10 +23,11 @@ class SettingError(UserError, ValueError):
     """A setting has a value that is not allowed.
 
     Args:
-        setting: name as the user writes it, e.g. `warmup_steps`; outer layers prepend their own path
-            (`optimizer.warmup_steps`) with `within`.
+        setting: name as the user writes it, e.g. `warmup_steps`; outer layers prepend their own
+            path (`optimizer.warmup_steps`) with `within`.
         value: what was received.
-        allowed: what would have been right, as the end of the sentence "<setting>=<value> must be ...".
+        allowed: what would have been right, as the end of the sentence "<setting>=<value> must be
+            ...".
         remedy: what to do about it, where `allowed` does not say so already.
     """
 
@@ -35,7 +37,12 @@ class SettingError(UserError, ValueError):
 
     def within(self, path: str) -> SettingError:
         """The same error with `path` (e.g. `optimizer`) put before the setting's name."""
-        return SettingError(f"{path}.{self.setting}" if path else self.setting, self.value, self.allowed, self.remedy)
+        return SettingError(
+            f"{path}.{self.setting}" if path else self.setting,
+            self.value,
+            self.allowed,
+            self.remedy,
+        )
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions cross process borders (parallel sweeps) by their constructor's arguments.
@@ -54,7 +61,8 @@ _SYNONYMS = {"lr": "learning_rate", "learning_rate": "lr"}
 def nearest(name: str, names: Iterable[str]) -> str:
     """The words "; did you mean X?" for a misspelt `name`, or nothing where no name is near."""
     candidates = sorted(set(names))
-    # The right name in the wrong place: max_steps for training.max_steps, model.mlp.n_wave for model.n_wave.
+    # The right name in the wrong place: max_steps for training.max_steps, model.mlp.n_wave for
+    # model.n_wave.
     last = name.rpartition(".")[2]
     by_last = {c.rpartition(".")[2]: c for c in candidates}
     same_last = [c for c in candidates if c.rpartition(".")[2] in (last, _SYNONYMS.get(last))]
@@ -62,12 +70,14 @@ def nearest(name: str, names: Iterable[str]) -> str:
         return f"; did you mean {min(same_last, key=lambda c: c.count('.'))}?"
     found = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
     if not found:
-        found = [by_last[m] for m in difflib.get_close_matches(last, list(by_last), n=1, cutoff=0.75)]
+        found = [
+            by_last[m] for m in difflib.get_close_matches(last, list(by_last), n=1, cutoff=0.75)
+        ]
     return f"; did you mean {found[0]}?" if found else ""
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run stopped in order after a signal: a KeyboardInterrupt, so that it ends a whole sweep, not one job of it.
+    """A run stopped in order after a signal; as a KeyboardInterrupt it ends a whole sweep.
 
     Args:
         signal_number: of the signal.
@@ -82,4 +92,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class RunError(Exception):
-    """A run cannot go on, for a reason that its message tells in full; not the user's mistake, nor a defect."""
+    """A run cannot go on, for a reason that its message tells in full.
+
+    Not the user's mistake, nor a defect.
+    """

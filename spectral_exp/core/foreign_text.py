@@ -1,7 +1,8 @@
-"""Text that others wrote, made safe to print: names, samples, settings, metric names and error texts of records.
+"""Make text from strangers safe to print: names, samples, settings and error texts of records.
 
-A control character can move the cursor, hide a line, set a link or reorder what a reader sees. Each is replaced by the
-escape that Python writes for it, such as `\\x1b`. Text that is escaped already stays as it is.
+A control character can move the cursor, hide a line, set a link or reorder what a reader sees. Each
+is replaced by the escape that Python writes for it, such as `\\x1b`. Text that is escaped already
+stays as it is.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import re
 MAX_CHARACTERS = 500
 """How much of a single name, value or message is printed."""
 
-# C0 and C1 controls; format characters that are invisible or reorder text (soft hyphen, zero-width, bidirectional
-# marks, embeddings and isolates, line and paragraph separators, byte order mark, interlinear and tag characters);
-# lone surrogates.
+# C0 and C1 controls; format characters that are invisible or reorder text (soft hyphen, zero-width,
+# bidirectional marks, embeddings and isolates, line and paragraph separators, byte order mark,
+# interlinear and tag characters); lone surrogates.
 _INVISIBLE = (
     "\x7f-\x9f\xad\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164"
     "\ufeff\uffa0\ufff0-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e0fff\ud800-\udfff"
@@ -33,7 +34,10 @@ def printable_lines(text: str, limit: int = 1 << 20) -> str:
 
 
 def printable_json(text: str) -> str:
-    """JSON whose strings hold escapes for what `printable` would replace; their values stay the same."""
+    """JSON whose strings hold escapes for what `printable` would replace.
+
+    Their values stay the same.
+    """
     return _UNSAFE_IN_LINES.sub(_json_escape, text)
 
 

@@ -29,8 +29,8 @@ CODE_VARIABLE = "SPECTRAL_EXP_CODE"
 _PACKAGE = Path(__file__).resolve().parents[1]
 # A monitor of files, hooks and a pager are programs; no network is needed to look at what is here.
 _SAFE = ("core.fsmonitor=false", f"core.hooksPath={os.devnull}", "core.pager=cat", "gc.auto=0")
-# Of the variables for git those that choose a configuration; the others name a repository, as inside
-# a hook, or programs to run.
+# Of the variables for git those that choose a configuration; the others name a repository, as
+# inside a hook, or programs to run.
 _KEPT_VARIABLE = re.compile(
     r"GIT_(CONFIG_(GLOBAL|SYSTEM|NOSYSTEM|COUNT|(KEY|VALUE)_\d+)"
     r"|CEILING_DIRECTORIES|DISCOVERY_ACROSS_FILESYSTEM|EXEC_PATH)"
@@ -63,7 +63,8 @@ def ask_git(
         arguments: the command and its options.
         directory: folder inside the repository.
         timeout_s: seconds after which git is stopped; None for `TIMEOUT_S`.
-        scratch: folder with an `index` to use instead of the repository's, and `objects` beside those there.
+        scratch: folder with an `index` to use instead of the repository's, and `objects` beside
+            those there.
         standard_input: what the command reads.
     """
     timeout_s = TIMEOUT_S if timeout_s is None else timeout_s
@@ -97,7 +98,7 @@ def run_git(*arguments: str, directory: Path, timeout_s: float | None = None) ->
 
 
 def apply_patch(patch: Path, directory: Path) -> str | None:
-    """Change the files in `directory`, the root of a checkout made with `EXACT_LINES`, as `patch` says.
+    """Apply `patch` in `directory`, the root of a checkout made with `EXACT_LINES`.
 
     Returns what prevents it, or None.
     """
@@ -184,7 +185,7 @@ def _main_folder() -> Path | None:
 
 
 def _is_environment(folder: Path) -> bool:
-    """Whether a main script there is a tool that runs the user's code: a launcher, a notebook, us."""
+    """Whether a main script there is a tool that runs the user's code, such as a launcher."""
     prefixes = {Path(prefix).resolve() for prefix in (sys.prefix, sys.exec_prefix)}
     standard = Path(os.__file__).resolve().parent
     installed = {"site-packages", "dist-packages"} & set(folder.parts)
@@ -196,17 +197,33 @@ def _is_environment(folder: Path) -> bool:
 
 @functools.cache
 def _own_filters(directory: str) -> tuple[str, ...]:
-    """The filters of content, which are programs, that the repository around `directory` configures by itself.
+    """Return the content filters, which are programs, that the repository itself configures.
 
     Those of the user and of the system, such as Git LFS, are trusted.
     """
-    command = ["git", "-C", directory, "config", "-z", "--show-scope", "--name-only", "--get-regexp", r"^filter\."]
+    command = [
+        "git",
+        "-C",
+        directory,
+        "config",
+        "-z",
+        "--show-scope",
+        "--name-only",
+        "--get-regexp",
+        r"^filter\.",
+    ]
     try:
-        done = subprocess.run(command, env=_environment(None), capture_output=True, timeout=TIMEOUT_S, check=False)
+        done = subprocess.run(
+            command, env=_environment(None), capture_output=True, timeout=TIMEOUT_S, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ()
     fields = os.fsdecode(done.stdout).split("\0")
-    keys = [key for scope, key in zip(fields[::2], fields[1::2], strict=False) if scope in ("local", "worktree")]
+    keys = [
+        key
+        for scope, key in zip(fields[::2], fields[1::2], strict=False)
+        if scope in ("local", "worktree")
+    ]
     return tuple(sorted({key.removeprefix("filter.").rpartition(".")[0] for key in keys}))
 
 
@@ -224,7 +241,10 @@ def _environment(scratch: Path | None, disabled_filters: Sequence[str] = ()) -> 
         "LC_ALL": "C",
     }
     if scratch is not None:
-        ours |= {"GIT_INDEX_FILE": str(scratch / "index"), "GIT_OBJECT_DIRECTORY": str(scratch / "objects")}
+        ours |= {
+            "GIT_INDEX_FILE": str(scratch / "index"),
+            "GIT_OBJECT_DIRECTORY": str(scratch / "objects"),
+        }
     n_settings = int(kept.get("GIT_CONFIG_COUNT") or 0)
     # An empty `process` also keeps git from running `clean` and `smudge`.
     for name in disabled_filters:
@@ -245,4 +265,6 @@ def _problem(stderr: str, directory: Path) -> str:
     if "not a git repository" in stderr:
         return f"{directory} is in no git repository"
     lines = [line for line in stderr.splitlines() if line.startswith(("fatal", "error"))]
-    return "git failed: " + (lines[0] if lines else stderr.strip().partition("\n")[0] or "no reason given")
+    return "git failed: " + (
+        lines[0] if lines else stderr.strip().partition("\n")[0] or "no reason given"
+    )

@@ -1,4 +1,4 @@
-"""JSON of unknown origin: bounded in size, depth and the length of numbers, and never ambiguous."""
+"""Parse untrusted JSON: limited in size, depth and digits, and without duplicate keys."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.regular_file import read_regular
 
 MAX_BYTES = 32 << 20
-"""How large a record may be. Those of real runs hold some 10 kB."""
+"""Maximal size of a record. Those of real runs hold about 10 kB."""
 
 MAX_DEPTH = 110
-"""How deep it may be nested: a little more than what is written."""
+"""Maximal depth of nesting, a little more than `json_value` writes."""
 
-_MAX_DIGITS = 4300  # of whole numbers: as many are written
+_MAX_DIGITS = 4300  # of whole numbers, as `json_value` writes them
 
 
 def parse_object(content: bytes) -> dict[str, Any]:
-    """The JSON object in `content`.
+    """Return the JSON object in `content`.
 
     Raises:
-        ValueError: it is no JSON object in UTF-8, too deep, has a key twice, or a whole number of too many digits.
+        ValueError: it is not a JSON object in UTF-8, is nested too deeply, or has a duplicate key
+            or a whole number of too many digits.
     """
     try:
-        value = json.loads(content.decode("utf-8"), object_pairs_hook=_object, parse_int=_whole_number)
+        value = json.loads(
+            content.decode("utf-8"), object_pairs_hook=_object, parse_int=_whole_number
+        )
     except UnicodeDecodeError as error:
         raise ValueError(f"is not valid JSON: byte {error.start} is not UTF-8") from error
     except json.JSONDecodeError as error:
@@ -41,10 +44,11 @@ def parse_object(content: bytes) -> dict[str, Any]:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
+    """Return the JSON object in a file.
 
     Raises:
-        UserError: it is missing, unreadable, no regular file, too large, or not what `parse_object` accepts.
+        UserError: the file is missing, unreadable, too large, not a regular file, or refused by
+            `parse_object`.
     """
     try:
         return parse_object(read_regular(path, MAX_BYTES))
@@ -72,7 +76,9 @@ def _whole_number(digits: str) -> int:
 def _is_deeper(value: Any, most: int) -> bool:
     level = [value]
     for _ in range(most):
-        level = [child for node in level if isinstance(node, dict | list) for child in _children(node)]
+        level = [
+            child for node in level if isinstance(node, dict | list) for child in _children(node)
+        ]
         if not level:
             return False
     return True

@@ -1,4 +1,4 @@
-"""Any Python value as standard JSON: sensible for the usual types, never an error for the others."""
+"""Convert any Python value to standard JSON, without errors."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from numbers import Real
 from typing import Any
 
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-"""How numbers which JSON does not know are written, and what they stand for."""
+"""Strings in JSON files for numbers that JSON does not have."""
 
 CIRCULAR = "<circular reference>"
 TOO_DEEP = "<nested too deeply>"
 
 MAX_DEPTH = 100
-"""Levels of nesting that are kept: every JSON reader accepts as many."""
+"""Maximal depth of nesting, which every JSON reader accepts."""
 
 _MAX_DIGITS = 4300
 """Python and many other readers refuse longer whole numbers."""
@@ -23,16 +23,21 @@ _MAX_BITS = int(_MAX_DIGITS * math.log2(10))
 
 
 def non_finite_name(value: float) -> str:
-    """The string that stands for a NaN or an infinity in JSON files."""
+    """Return the string for a NaN or an infinity in JSON files."""
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def restore_non_finite(value: Any) -> Any:
+    """Return the number for which a string in a JSON file stands; any other value as it is."""
+    return NON_FINITE.get(value, value) if isinstance(value, str) else value
 
 
 def jsonable(value: Any) -> Any:
     """Return `value` in the types of standard JSON.
 
-    Non-finite numbers become strings (see `NON_FINITE`), numpy and torch values numbers and lists, and whatever JSON
-    has no type for its text. A container inside of itself becomes `CIRCULAR`, what is nested more than 100 levels deep
-    `TOO_DEEP`, and whole numbers of more than 4300 digits are written in hexadecimal.
+    Non-finite numbers become strings (see `NON_FINITE`), numpy and torch values become numbers and
+    lists, and other values their text. A container inside itself becomes `CIRCULAR`, a value below
+    100 levels `TOO_DEEP`. Whole numbers of more than 4300 digits are written in hexadecimal.
     """
     return _jsonable(value, ())
 
@@ -69,28 +74,33 @@ def _number(value: float) -> float | str:
 
 
 def _content_of(value: Any) -> Any:
-    """What stands for a value that is neither text nor number: a mapping, a list, a scalar; None if nothing does."""
+    """Return the mapping, list or scalar that a value holds; None for other values."""
     if isinstance(value, bytes | bytearray):
         return None
     if isinstance(value, Mapping):
         return _attempt(lambda: _with_text_keys(value.items()))
     if isinstance(value, set | frozenset):
-        return _attempt(lambda: sorted(value, key=repr))  # the order of a set differs from process to process
+        return _attempt(
+            lambda: sorted(value, key=repr)
+        )  # the order of a set differs between processes
     if isinstance(value, Sequence):
         return _attempt(lambda: list(value))
-    if getattr(getattr(value, "dtype", None), "kind", "") in ("m", "M"):  # times, which may become mere numbers
+    if getattr(getattr(value, "dtype", None), "kind", "") in (
+        "m",
+        "M",
+    ):  # times, which `tolist` may turn into numbers
         return _attempt(lambda: value.astype(str).tolist())
     if not callable(getattr(value, "tolist", None)):
         return None
     plain = _attempt(value.tolist)
     if type(plain) is not type(value):
         return plain
-    # numpy keeps numbers for which Python has no type, such as long doubles, as they are.
+    # `tolist` returns numbers without a Python type, such as long doubles, unchanged.
     return _attempt(lambda: float(value)) if isinstance(value, Real) else None
 
 
 def _with_text_keys(items: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
-    """The items by the text of their keys; of keys with equal texts, those that are no strings name their type too."""
+    """Return items by the text of their keys, which includes the type if the text is taken."""
     items = list(items)
     found = {str.__str__(key): item for key, item in items if isinstance(key, str)}
     for key, item in items:
@@ -109,7 +119,7 @@ def _text(value: Any) -> str:
 
 
 def _attempt(call: Callable[[], Any]) -> Any:
-    """The result of a call into foreign code, or None if it fails: a record is worth more than one of its values."""
+    """Return the result of a call into foreign code, or None if it fails."""
     try:
         return call()
     except Exception:

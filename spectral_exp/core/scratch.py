@@ -1,4 +1,4 @@
-"""Folders for temporary work; what a killed process leaves of them is removed by the next."""
+"""Temporary folders; those of killed processes are removed by the next process."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _OWNED = "in_use"
 def scratch_folder(purpose: str, place: Path | None = None) -> Iterator[Path]:
     """A temporary folder that is removed when the block ends.
 
-    A lock that the operating system ties to this process tells a folder in use from one whose owner was killed. Such
-    folders of the same user and `purpose` are removed first.
+    A file lock, which the operating system releases when this process ends, marks the folder as in
+    use. Unlocked folders of the same user and `purpose` are removed first.
 
     Args:
         purpose: part of the folder's name.
@@ -62,7 +62,7 @@ def _remove_leftovers(parent: Path, prefix: str) -> None:
 
 
 def _is_abandoned(lock: Path) -> bool:
-    """Whether nobody holds the lock. Raises OSError if there is none: its folder is being made or removed."""
+    """Whether the lock is free. Raises OSError if there is no lock file yet, or no longer."""
     descriptor = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Signals that ask a process to stop: noted while there is something to save, raised as `Interrupted` elsewhere."""
+"""Signals that request a stop: recorded while a run can save, else raised as `Interrupted`."""
 
 from __future__ import annotations
 
@@ -31,17 +31,20 @@ _current: StopRequest | None = None
 class StopRequest:
     """Handles the signals that ask to stop while its `with` block runs.
 
-    The first signal is noted in `signal_number`. A SIGINT or SIGTERM that comes a second or more after the first of
-    them raises `Interrupted` in the main thread. An earlier one is the same request delivered twice, as process groups
-    and batch systems do, and has no effect. A signal that the process was started to ignore (`nohup`) stays ignored,
-    unless it is SIGINT or SIGTERM. Blocks nest: an inner one begins with the request that an outer one has received.
+    The first signal is noted in `signal_number`. A SIGINT or SIGTERM that comes a second or more
+    after the first of them raises `Interrupted` in the main thread. An earlier one is the same
+    request delivered twice, as process groups and batch systems do, and has no effect. A signal
+    that the process was started to ignore (`nohup`) stays ignored, unless it is SIGINT or SIGTERM.
+    Blocks nest: an inner one begins with the request that an outer one has received.
 
     Args:
-        names: signals beside SIGINT, by name. The others get the handlers that they had outside of all blocks.
+        names: signals beside SIGINT, by name. The others get the handlers that they had outside of
+            all blocks.
         immediate: raise `Interrupted` at the first signal too, for work that has nothing to save.
-        delegate: called at the first signal; if it returns True, other processes do what was asked, and nothing is
-            raised.
-        is_worker: leave SIGINT, and the decision to stop at once, to the parent process; inner blocks do so too.
+        delegate: called at the first signal; if it returns True, other processes do what was asked,
+            and nothing is raised.
+        is_worker: leave SIGINT, and the decision to stop at once, to the parent process; inner
+            blocks do so too.
 
     Attributes:
         signal_number: the first signal received, or None.
@@ -56,7 +59,10 @@ class StopRequest:
         is_worker: bool = False,
     ) -> None:
         self.signal_number: int | None = None
-        self._numbers = {signal.SIGINT, *(getattr(signal, name) for name in names if hasattr(signal, name))}
+        self._numbers = {
+            signal.SIGINT,
+            *(getattr(signal, name) for name in names if hasattr(signal, name)),
+        }
         self._immediate = immediate
         self._delegate = delegate
         self._is_worker = is_worker
@@ -72,7 +78,8 @@ class StopRequest:
             self.signal_number, self._urgent_at_s = outer.signal_number, outer._urgent_at_s
             self._is_worker = self._is_worker or outer._is_worker
         self._stderr = _identity_of_stderr()
-        # Python lets only the main thread set handlers; elsewhere the owner of the process stops it.
+        # Python lets only the main thread set handlers; elsewhere the owner of the process stops
+        # it.
         if threading.current_thread() is threading.main_thread():
             for number in self._numbers | (outer._before.keys() if outer else set()):
                 self._install(number)
@@ -80,7 +87,10 @@ class StopRequest:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         global _current
         _current = self._outer
@@ -91,8 +101,8 @@ class StopRequest:
     def finish(self) -> None:
         """Handle no more signals, now that the process is about to end.
 
-        After a first signal, others are ignored, so that the exit code is that of the first; without one, they end the
-        process as the system does it, without a traceback.
+        After a first signal, others are ignored, so that the exit code is that of the first;
+        without one, they end the process as the system does it, without a traceback.
         """
         handler = signal.SIG_DFL if self.signal_number is None else signal.SIG_IGN
         for number, before in self._before.items():
@@ -124,7 +134,9 @@ class StopRequest:
         now_s = time.monotonic()
         is_urgent = number in _URGENT
         is_first = self.signal_number is None or (is_urgent and self._urgent_at_s is None)
-        is_repeated = is_urgent and self._urgent_at_s is not None and now_s - self._urgent_at_s >= _REPEAT_S
+        is_repeated = (
+            is_urgent and self._urgent_at_s is not None and now_s - self._urgent_at_s >= _REPEAT_S
+        )
         # In the outer blocks too, one of which may handle the next signal.
         block: StopRequest | None = self
         while block is not None:
@@ -139,16 +151,19 @@ class StopRequest:
             return
         name = signal.Signals(number).name
         if self._delegate is not None and self._delegate():
-            self._print(f"{name}: waiting for the jobs of the sweep to save; once more to stop at once")
+            self._print(
+                f"{name}: waiting for the jobs of the sweep to save; once more to stop at once"
+            )
         elif self._immediate:
             raise Interrupted(number)
         elif not self._is_worker:
             self._print(f"{name}: finishing this step, then saving; once more to stop at once")
 
     def _print(self, message: str) -> None:
-        """Write to the descriptor itself, since the signal may have come in the middle of a buffered write.
+        """Write to the descriptor, since the signal may have interrupted a buffered write.
 
-        Nothing is written if it is another file by now, or if the write would fail or wait for a reader.
+        Nothing is written if it is another file by now, or if the write would fail or wait for a
+        reader.
         """
         if self._stderr is None or _identity_of_stderr() != self._stderr:
             return
@@ -159,11 +174,17 @@ class StopRequest:
 
 @contextlib.contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Block the signals that ask a process to stop; processes that are started meanwhile inherit it."""
+    """Block the signals that ask a process to stop.
+
+    Processes that are started meanwhile inherit it.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    numbers = {signal.SIGINT, *(getattr(signal, name) for name in STOP_SIGNALS if hasattr(signal, name))}
+    numbers = {
+        signal.SIGINT,
+        *(getattr(signal, name) for name in STOP_SIGNALS if hasattr(signal, name)),
+    }
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
@@ -172,7 +193,10 @@ def signals_blocked() -> Iterator[None]:
 
 
 def _identity_of_stderr() -> tuple[int, int] | None:
-    """Which file descriptor 2 is; None if it was closed when the process started: any file may get the number."""
+    """Which file descriptor 2 is.
+
+    None if it was closed when the process started: any file may get the number.
+    """
     if sys.__stderr__ is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Where this user's small notes between commands lie: below $XDG_STATE_HOME, else ~/.local/state."""
+"""The folder for a user's state: below $XDG_STATE_HOME, else ~/.local/state."""
 
 from __future__ import annotations
 

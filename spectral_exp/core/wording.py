@@ -1,10 +1,10 @@
-"""Words that messages of every part share: counted things, and how to install what is missing."""
+"""Phrases that messages share: counted nouns, and the command that installs a package."""
 
 from __future__ import annotations
 
 
 def noun(count: float, one: str, many: str = "") -> str:
-    """The noun for `count` things: `step` for 1, else `steps`, or `many` where that is formed otherwise."""
+    """Return the noun for `count` things: `step` for 1, else `steps` or the plural `many`."""
     return one if count == 1 else many or f"{one}s"
 
 

@@ -1,4 +1,4 @@
-"""Text for training: corpora, tokenizers, tokenized data sets, batches."""
+"""Training text: corpora, tokenizers, tokenized data sets and batches."""
 
 from __future__ import annotations
 

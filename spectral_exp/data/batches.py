@@ -1,4 +1,4 @@
-"""Training batches and validation windows as pure functions: nothing to save, nothing to restore.
+"""Training batches and validation windows as pure functions, without state to save or restore.
 
 Letters: B batch, T tokens of a block, V vocabulary.
 """
@@ -20,26 +20,29 @@ if TYPE_CHECKING:
 
 Tokens = npt.NDArray[np.unsignedinteger[Any]]
 
-# Second half of the generator's key: sets these draws apart from any other use of the same seed.
+# Second half of the generator's key; separates these draws from other uses of the same seed.
 _STREAM = 0x62617463686573
 
 
 class Batches:
-    """Uniformly random windows of a text, a pure function of (seed, step, micro_step, rank).
+    """Uniformly random windows of a text, as a pure function of (seed, step, micro_step, rank).
 
-    The window starts come from the counter-based generator Philox-4x64 (Salmon et al. 2011) with the seed in its key
-    and (micro_step, step, rank) in the upper three words of its counter: each combination owns 2^64 blocks of random
-    words that no other combination touches. Only the generator's raw words are used, whose values never change.
+    The counter-based generator Philox-4x64 (Salmon et al. 2011) draws the window starts, with the
+    seed in its key and (micro_step, step, rank) in the upper three words of its counter. Each
+    combination has 2^64 blocks of random words of its own. Only raw words are used, which are the
+    same in every version of numpy.
 
     Args:
         tokens: (N,) ids, N > block_size; usually a memory map.
         block_size: T.
         batch_size: B, sequences of a micro-batch on one device.
         seed: 0 to 2^64 - 1.
-        rank: index of the process among those that train together.
+        rank: index of the process in a distributed run.
     """
 
-    def __init__(self, tokens: Tokens, block_size: int, batch_size: int, seed: int, rank: int = 0) -> None:
+    def __init__(
+        self, tokens: Tokens, block_size: int, batch_size: int, seed: int, rank: int = 0
+    ) -> None:
         _check_windows(tokens, block_size, batch_size)
         require(0 <= seed < 1 << 64, "seed", seed, "from 0 to 2^64 - 1")
         require(rank >= 0, "rank", rank, ">= 0")
@@ -48,7 +51,7 @@ class Batches:
         self._key = np.array([seed, _STREAM], dtype=np.uint64)
 
     def __call__(self, step: int, micro_step: int = 0) -> Pair:
-        """The inputs x and the targets y = x moved on by one: (B, T) int64 on the CPU."""
+        """Return inputs x and targets y, the next tokens: (B, T) int64 on the CPU."""
         counter = np.array([0, micro_step, step, self._rank], dtype=np.uint64)
         words = np.random.Philox(key=self._key, counter=counter).random_raw(self._batch_size)
         uniform = (words >> np.uint64(11)) * 2.0**-53  # 53 random bits: [0, 1)
@@ -57,21 +60,21 @@ class Batches:
 
 
 class EvalWindows:
-    """Fixed windows of a text for evaluation: evenly spread, not overlapping, the same every time.
+    """Fixed windows of a text for evaluation, evenly spaced and without overlap.
 
-    Iterating gives (x, y, n_bytes): (B, T) int64 tensors on the CPU, of which the last batch may have fewer rows, and
-    the exact number of UTF-8 bytes of text behind the targets y.
+    Iteration yields (x, y, n_bytes): (B, T) int64 tensors on the CPU, with fewer rows in the last
+    batch if necessary, and the exact number of UTF-8 bytes of text in the targets y.
 
     Args:
         tokens: (N,) ids, N > block_size.
         token_bytes: (V,) bytes of each id.
         block_size: T.
         batch_size: B.
-        max_windows: use no more than so many; None uses all that fit.
+        max_windows: upper limit on the number of windows; None uses all that fit.
 
     Attributes:
-        n_windows: windows in all.
-        n_targets: targets in all, n_windows * T.
+        n_windows: total number of windows.
+        n_targets: total number of targets, n_windows * T.
     """
 
     def __init__(
@@ -83,12 +86,15 @@ class EvalWindows:
         max_windows: int | None = None,
     ) -> None:
         _check_windows(tokens, block_size, batch_size)
-        require(max_windows is None or max_windows >= 1, "max_windows", max_windows, ">= 1, or null for all")
+        is_allowed = max_windows is None or max_windows >= 1
+        require(is_allowed, "max_windows", max_windows, ">= 1, or null for all")
         available = (len(tokens) - 1) // block_size
         self.n_windows = available if max_windows is None else min(available, max_windows)
         self.n_targets = self.n_windows * block_size
-        # Integer arithmetic spreads the chosen windows over all that fit, without repetition.
-        self._starts = np.arange(self.n_windows, dtype=np.int64) * available // self.n_windows * block_size
+        # Integer arithmetic spreads the selected windows over all that fit, without repetition.
+        self._starts = (
+            np.arange(self.n_windows, dtype=np.int64) * available // self.n_windows * block_size
+        )
         self._windows = np.lib.stride_tricks.sliding_window_view(np.asarray(tokens), block_size + 1)
         self._token_bytes, self._batch_size = token_bytes, batch_size
 
@@ -104,12 +110,13 @@ class EvalWindows:
 def _check_windows(tokens: Tokens, block_size: int, batch_size: int) -> None:
     require(block_size >= 1, "block_size", block_size, ">= 1")
     require(batch_size >= 1, "batch_size", batch_size, ">= 1")
-    require(block_size < len(tokens), "block_size", block_size, f"less than the text's {len(tokens)} tokens")
+    allowed = f"less than the text's {len(tokens)} tokens"
+    require(block_size < len(tokens), "block_size", block_size, allowed)
 
 
 def _pair(rows: npt.NDArray[Any]) -> Pair:
-    """Rows of T + 1 ids as contiguous inputs and targets."""
-    import torch  # here, so that importing this package stays quick where no batch is made
+    """Split rows of T + 1 ids into contiguous inputs and targets."""
+    import torch  # imported here so that importing the package alone stays fast
 
     x, y = rows[:, :-1].astype(np.int64, order="C"), rows[:, 1:].astype(np.int64, order="C")
     return torch.from_numpy(x), torch.from_numpy(y)

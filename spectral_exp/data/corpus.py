@@ -1,4 +1,4 @@
-"""Corpora of text: where the bytes come from, and how they are split into training and validation."""
+"""Text corpora and their split into training and validation text."""
 
 from __future__ import annotations
 
@@ -22,43 +22,45 @@ Stamp = list[str | int]
 
 
 class NotUtf8Error(SettingError):
-    """A text is no UTF-8; the message quotes the byte that is not."""
+    """A text is not UTF-8; the message quotes the invalid byte."""
 
 
 class Corpus:
-    """Common to all corpora: what a `data=...` config file names."""
+    """Base class of all corpora, which `data=...` selects."""
 
     @property
     def entropy_bits_per_byte(self) -> float | None:
-        """Entropy rate of the source when it is known exactly: no model can do better on average."""
+        """Exact entropy rate of the source, a lower bound for every model, or None if unknown."""
         return None
 
 
 class TextCorpus(Corpus, ABC):
-    """A text that fits into memory, of which the last `val_fraction` is kept for validation.
+    """A text that fits into memory; its last `val_fraction` is the validation text.
 
     Args:
-        val_fraction: part of the bytes, between 0 and 1 without the ends.
+        val_fraction: fraction of the bytes, > 0 and < 1.
     """
 
     def __init__(self, val_fraction: float = 0.1) -> None:
-        require(0 < val_fraction < 1, "val_fraction", val_fraction, "between 0 and 1 (both excluded)")
+        require(
+            0 < val_fraction < 1, "val_fraction", val_fraction, "between 0 and 1 (both excluded)"
+        )
         self.val_fraction = val_fraction
 
     @abstractmethod
     def read(self, cache: Path) -> bytes:
-        """The whole text as UTF-8 bytes, the same at each call."""
+        """Return the whole text as UTF-8 bytes, the same at each call."""
 
     @abstractmethod
     def stamp(self, cache: Path) -> Stamp:
-        """Cheap values that change whenever the text does, such as file sizes and times; no file is read."""
+        """Return values that change with the text, such as file sizes and times."""
 
     def may_hold(self, n_bytes: int) -> bool:
-        """Whether the text can be so long, by all that is known of it without opening a file."""
+        """Whether the text can be `n_bytes` long, judged without opening a file."""
         return True
 
     def split(self, text: bytes) -> tuple[bytes, bytes]:
-        """Training and validation part: cut at one position, moved back to where a character begins."""
+        """Return the training and validation text, cut at the start of a character."""
         cut = int(len(text) * (1 - self.val_fraction))
         while 0 < cut < len(text) and text[cut] & 0xC0 == 0x80:  # a continuation byte of UTF-8
             cut -= 1
@@ -68,12 +70,12 @@ class TextCorpus(Corpus, ABC):
 class TextFile(TextCorpus):
     """Any UTF-8 text file, or a folder of them.
 
-    A folder is read recursively in order of the files' paths; hidden files and folders are left out, and a file that
-    does not end with a line end gets one, so that files do not run together.
+    A folder is read recursively in order of the files' paths, without hidden files and folders. A
+    newline is added to files that do not end with one.
 
     Args:
         path: file or folder.
-        pattern: shell pattern for the names of a folder's files, e.g. `*.txt`.
+        pattern: shell pattern for the file names in a folder, e.g. `*.txt`.
         val_fraction: see TextCorpus.
     """
 
@@ -83,7 +85,7 @@ class TextFile(TextCorpus):
         self.path, self.pattern = str(path), pattern
 
     def read(self, cache: Path) -> bytes:
-        """The bytes of the file, or of the folder's files one after the other."""
+        """Return the bytes of the file, or of the folder's files in order."""
         root = Path(self.path).expanduser()
         texts = [_read_utf8(file) for file in self._files()]
         text = texts[0] if root.is_file() else join_files(texts)
@@ -92,11 +94,11 @@ class TextFile(TextCorpus):
         return text
 
     def stamp(self, cache: Path) -> Stamp:
-        """Name, size and times of each file."""
+        """Return path, size, times and inode of each file."""
         return ["text_file", *file_stamps(self._files())]
 
     def may_hold(self, n_bytes: int) -> bool:
-        """Whether the files have this size together; line ends that are added between them may be a part of it."""
+        """Whether the files can total `n_bytes`, including newlines added between them."""
         root = self._root()
         if root.is_file():
             return root.stat().st_size == n_bytes
@@ -119,54 +121,73 @@ class TextFile(TextCorpus):
     def _root(self) -> Path:
         root = Path(self.path).expanduser().absolute()
         inside_kernel = {"/proc", "/sys", "/dev"} & set(map(str, root.resolve().parents))
-        require(not inside_kernel, "path", self.path, "a text, not a part of the system's own files")
+        require(
+            not inside_kernel, "path", self.path, "a text, not a part of the system's own files"
+        )
         kind = "a regular file or a folder" if root.exists() else "an existing file or folder"
         require(root.is_file() or root.is_dir(), "path", self.path, kind, f"looked for {root}")
         return root
 
     def _walk(self, root: Path) -> Iterator[Path]:
-        """The files of the folder, in no particular order."""
+        """Yield the files of the folder, in no particular order."""
         try:
             yield from (file for file in walk_files(root) if fnmatch(file.name, self.pattern))
         except OSError as error:
-            raise SettingError("path", error.filename, "a readable folder", str(error.strerror)) from error
+            raise SettingError(
+                "path", error.filename, "a readable folder", str(error.strerror)
+            ) from error
 
 
 class PythonStdlib(TextCorpus):
-    """The source text of the running interpreter's standard library: real text that is always at hand.
+    """Source text of the running interpreter's standard library, available without a download.
 
-    Tests, installed packages and generated files are left out. Files are ordered by the SHA-256 of their path inside
-    the library, so that the validation part is a fair sample of all of them. Where two are equal, one counts.
+    Tests, installed packages, generated files and duplicates are excluded. Files are ordered by the
+    SHA-256 of their path inside the library, so the validation text is a fair sample.
     """
 
     _skipped_folders: ClassVar[frozenset[str]] = frozenset(
-        {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "__phello__", "lib-dynload"}
+        {
+            "test",
+            "tests",
+            "idle_test",
+            "site-packages",
+            "dist-packages",
+            "__pycache__",
+            "__phello__",
+            "lib-dynload",
+        }
     )
-    # Says near the top that a program wrote the file. Modules that merely write about generating do not match.
+    # Phrases near the top of a generated file. Modules that merely mention generation do not match.
     _generated: ClassVar[re.Pattern[bytes]] = re.compile(
-        rb"auto-?generated|automatically generated|file is generated|codec [^\n]*generated (?:from|on)|do not edit",
+        rb"auto-?generated|automatically generated|file is generated"
+        rb"|codec [^\n]*generated (?:from|on)|do not edit",
         re.IGNORECASE,
     )
     _generated_within: ClassVar[int] = 300
 
     def read(self, cache: Path) -> bytes:
-        """The bytes of all files that count; a UserError when the interpreter came without sources."""
+        """Return the text, or raise a UserError if the interpreter has no library sources."""
         root, seen, texts = self._root(), set(), []
         for name in self._names(root):
             text = (root / name).read_bytes()
             sha = hashlib.sha256(text).digest()
-            if sha not in seen and not self._generated.search(text[: self._generated_within]) and _is_utf8(text):
+            is_generated = self._generated.search(text[: self._generated_within])
+            if sha not in seen and not is_generated and _is_utf8(text):
                 seen.add(sha)
                 texts.append(text)
         if not texts:
-            raise UserError(_no_sources(root))
+            raise UserError(_missing_sources_message(root))
         return join_files(texts)
 
     def stamp(self, cache: Path) -> Stamp:
-        """Version of the interpreter; name, size and times of each file."""
+        """Return the version of the interpreter, and path, size, times and inode of each file."""
         root = self._root()
         version = [platform.python_implementation(), sys.version]
-        return ["python_stdlib", *version, *file_stamps([root / name for name in self._names(root)])]
+        return [
+            "python_stdlib",
+            *version,
+            *file_stamps([root / name for name in self._names(root)]),
+        ]
 
     def _root(self) -> Path:
         return Path(sysconfig.get_path("stdlib"))
@@ -177,7 +198,8 @@ class PythonStdlib(TextCorpus):
         names = [
             name
             for name in list_files(root, self._skipped_folders)
-            if name.endswith(".py") and not name.startswith(("_sysconfigdata", "__phello__", "config-"))
+            if name.endswith(".py")
+            and not name.startswith(("_sysconfigdata", "__phello__", "config-"))
         ]
         return sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
 
@@ -186,9 +208,9 @@ class Shakespeare(TextCorpus):
     """TinyShakespeare (Karpathy 2015), 1115394 bytes, downloaded once into the cache.
 
     Args:
-        url: where to get it; a mirror must serve the same bytes.
-        timeout_s: longest wait for the server, in seconds.
-        val_fraction: see TextCorpus; 0.1 gives the split of nanoGPT.
+        url: address of the text; a mirror must serve the same bytes.
+        timeout_s: time limit for the server, in seconds.
+        val_fraction: see TextCorpus; 0.1 is the split of nanoGPT.
     """
 
     sha256: ClassVar[str] = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
@@ -204,34 +226,38 @@ class Shakespeare(TextCorpus):
         self.url, self.timeout_s = url, timeout_s
 
     def read(self, cache: Path) -> bytes:
-        """The text, downloaded when the cache does not have it."""
-        return download(self.url, cache / "downloads" / "tinyshakespeare.txt", self.sha256, self.timeout_s)
+        """Return the text, downloaded if it is not in the cache."""
+        return download(
+            self.url, cache / "downloads" / "tinyshakespeare.txt", self.sha256, self.timeout_s
+        )
 
     def stamp(self, cache: Path) -> Stamp:
-        """The checksum that the text is known to have."""
+        """Return the known checksum of the text."""
         return ["shakespeare", self.sha256]
 
 
 def list_files(root: Path, skipped_folders: frozenset[str] = frozenset()) -> list[str]:
-    """POSIX paths, relative to `root` and sorted, of all regular files under it that are not hidden."""
+    """Return the sorted POSIX paths, relative to `root`, of all files that are not hidden."""
     return sorted(path.relative_to(root).as_posix() for path in walk_files(root, skipped_folders))
 
 
 def walk_files(root: Path, skipped_folders: frozenset[str] = frozenset()) -> Iterator[Path]:
-    """All regular files under `root` that are not hidden, in no particular order."""
+    """Yield all regular files under `root` that are not hidden, in no particular order."""
 
     def fail(error: OSError) -> None:
         raise error
 
     for folder, subfolders, files in os.walk(root, onerror=fail):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".") and name not in skipped_folders]
+        subfolders[:] = [
+            name for name in subfolders if not name.startswith(".") and name not in skipped_folders
+        ]
         for path in (Path(folder) / name for name in files if not name.startswith(".")):
             if path.is_file():
                 yield path
 
 
 def file_stamps(files: list[Path]) -> Stamp:
-    """Path, size, modification and change time and inode of each file, one after the other."""
+    """Return path, size, modification time, change time and inode of each file in one list."""
     stamps: Stamp = []
     for file in files:
         stat = file.stat()
@@ -240,7 +266,7 @@ def file_stamps(files: list[Path]) -> Stamp:
 
 
 def join_files(texts: list[bytes]) -> bytes:
-    """Texts one after the other, each ending with a line end; empty ones are left out."""
+    """Concatenate the texts that are not empty, each with a newline at its end."""
     return b"".join(text if text.endswith(b"\n") else text + b"\n" for text in texts if text)
 
 
@@ -255,7 +281,8 @@ def _read_utf8(file: Path) -> bytes:
         raise NotUtf8Error(
             "path",
             file,
-            f"UTF-8 text, but the byte 0x{text[error.start]:02x} at offset {error.start} is not ({error.reason})",
+            f"UTF-8 text, but the byte 0x{text[error.start]:02x} at offset {error.start} is not "
+            f"({error.reason})",
             "convert it, e.g. with `iconv -f LATIN1 -t UTF-8`, or leave the file out",
         ) from error
     return text
@@ -269,8 +296,9 @@ def _is_utf8(text: bytes) -> bool:
     return True
 
 
-def _no_sources(root: Path) -> str:
+def _missing_sources_message(root: Path) -> str:
     return (
-        f"this Python interpreter came without the sources of its standard library ({root} holds no usable .py file); "
-        "train on a text of your own with data=text_file data.path=FILE, or use another interpreter"
+        "this Python interpreter came without the sources of its standard library "
+        f"({root} holds no usable .py file); train on your own text with "
+        "data=text_file data.path=FILE, or use another interpreter"
     )

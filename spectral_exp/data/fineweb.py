@@ -1,4 +1,7 @@
-"""FineWeb-Edu (Penedo et al. 2024) streamed into token shards; a killed download goes on where its last shard ended."""
+"""FineWeb-Edu (Penedo et al. 2024), streamed into token shards.
+
+An interrupted download continues after its last complete shard.
+"""
 
 from __future__ import annotations
 
@@ -30,14 +33,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Shard:
-    """One finished file of tokens, and where in the stream the next one begins.
+    """A complete file of tokens, with the position in the stream of the next one.
 
     Attributes:
         name: file name in the shards' folder.
-        tokens: ids in the file.
-        sha256: of the file.
-        documents: documents of the stream consumed up to the end of this shard, all shards before included.
-        digests: digests of this shard's documents; kept for the validation shard alone.
+        tokens: number of ids in the file.
+        sha256: checksum of the file.
+        documents: documents of the stream consumed up to the end of this shard, including earlier
+            shards.
+        digests: digests of this shard's documents; empty unless it is the validation shard.
     """
 
     name: str
@@ -48,18 +52,19 @@ class Shard:
 
 
 class FineWebEdu(Corpus):
-    """Educational web pages, the first of them for validation and the following ones for training.
+    """Educational web pages: the first documents for validation, the following ones for training.
 
-    Needs `pip install 'spectral-exp[fineweb]'` and a connection until the shards are complete. A training document
-    whose text equals a validation document is left out. Shards stay in the cache, so that a larger `max_tokens` goes on
-    from them; their folder `fineweb_edu` may be deleted when the data set is complete.
+    Needs `pip install 'spectral-exp[fineweb]'` and a connection until the shards are complete. A
+    training document equal to a validation document is skipped. Shards stay in the cache and a
+    larger `max_tokens` extends them; their folder `fineweb_edu` may be deleted once the data set is
+    complete.
 
     Args:
-        max_tokens: stop after so many training tokens.
-        val_documents: documents kept for validation, about a thousand tokens each.
+        max_tokens: number of training tokens.
+        val_documents: number of validation documents, about a thousand tokens each.
         name: configuration of the data set, e.g. sample-10BT, sample-100BT.
         revision: git revision of the data set.
-        shard_tokens: write a shard as soon as this many tokens are ready; also what a kill costs at most.
+        shard_tokens: tokens per shard, and the most that an interruption loses.
     """
 
     def __init__(
@@ -77,16 +82,18 @@ class FineWebEdu(Corpus):
         self.name, self.revision, self.shard_tokens = name, revision, shard_tokens
 
     def identity(self) -> dict[str, str | int]:
-        """What determines the text, but for how much of it is used."""
+        """Return the settings that determine the text, except its length."""
         settings: dict[str, str | int] = {"name": self.name, "revision": self.revision}
         return {"source": REPOSITORY, **settings, "val_documents": self.val_documents}
 
     def documents(self, skip: int) -> Iterator[str]:
-        """The documents' texts in the stream's fixed order, without the first `skip`."""
+        """Yield the texts of the documents in the order of the stream, without the first `skip`."""
         try:
             datasets = importlib.import_module("datasets")
         except ImportError as error:
-            raise UserError(f"data=fineweb_edu needs the datasets library: {install('fineweb')}") from error
+            raise UserError(
+                f"data=fineweb_edu needs the datasets library: {install('fineweb')}"
+            ) from error
         rows = datasets.load_dataset(
             REPOSITORY, name=self.name, split="train", revision=self.revision, streaming=True
         ).skip(skip)
@@ -94,7 +101,7 @@ class FineWebEdu(Corpus):
             yield row["text"]
 
     def shards(self, tokenizer: Tokenizer, cache: Path) -> tuple[Path, list[Shard]]:
-        """Complete the shards as far as `max_tokens` asks; returns their folder and all that are there.
+        """Download the missing shards up to `max_tokens`; return their folder and all shards in it.
 
         The first shard holds the validation documents, the others the training documents.
         """
@@ -102,8 +109,8 @@ class FineWebEdu(Corpus):
         folder = cache / "fineweb_edu" / key[:32]
         with cache_errors(cache):
             folder.mkdir(parents=True, exist_ok=True)
-            done = _intact(folder, tokenizer.dtype.itemsize)
-        stream = self._encoded(tokenizer, done[-1].documents if done else 0)
+            done = _load_shards(folder, tokenizer.dtype.itemsize)
+        stream = self._encode_stream(tokenizer, done[-1].documents if done else 0)
         while not done or train_tokens(done) < self.max_tokens:
             collected = self._collect(stream, done)
             if collected is None:
@@ -112,61 +119,69 @@ class FineWebEdu(Corpus):
                 done.append(_store(folder, done, *collected))
             _log.info("FineWeb-Edu: %d of %d training tokens", train_tokens(done), self.max_tokens)
         if len(done) < 2:
-            raise UserError("FineWeb-Edu ended before the first training document; lower data.val_documents")
+            raise UserError(
+                "FineWeb-Edu ended before the first training document; lower data.val_documents"
+            )
         return folder, done
 
-    def _encoded(self, tokenizer: Tokenizer, skip: int) -> Iterator[tuple[str, Ids]]:
-        """Digest and ids of each document after the first `skip`; the ids end with a separator."""
+    def _encode_stream(self, tokenizer: Tokenizer, skip: int) -> Iterator[tuple[str, Ids]]:
+        """Yield digest and ids of each document after the first `skip`, with a final separator."""
         documents = self.documents(skip)
         while True:
             try:
                 texts = list(islice(documents, _DOCUMENTS_AT_ONCE))
             except UserError:
                 raise
-            except Exception as error:  # whatever the network and the hub's client come up with
+            except Exception as error:  # the network and the hub's client raise many types
                 raise UserError(
                     f"the stream of FineWeb-Edu broke off ({type(error).__name__}: {error}); "
-                    "the same command goes on from the last finished shard"
+                    "run the same command again to continue from the last complete shard"
                 ) from error
             if not texts:
                 return
-            for text, ids in zip(texts, _separated(tokenizer, texts), strict=True):
+            for text, ids in zip(texts, _encode_with_separators(tokenizer, texts), strict=True):
                 yield hashlib.sha256(text.encode()).hexdigest()[:32], ids
 
-    def _collect(self, stream: Iterator[tuple[str, Ids]], done: list[Shard]) -> tuple[Ids, int, list[str]] | None:
-        """The next shard's ids, the documents consumed up to its end and its digests; None when the stream is over."""
-        validation = not done
-        held_out = set() if validation else set(done[0].digests)
-        enough = min(self.shard_tokens, self.max_tokens - train_tokens(done))
-        consumed = 0 if validation else done[-1].documents
+    def _collect(
+        self, stream: Iterator[tuple[str, Ids]], done: list[Shard]
+    ) -> tuple[Ids, int, list[str]] | None:
+        """Collect the next shard, or return None at the end of the stream.
+
+        The result holds the ids, the number of documents consumed up to the end of the shard, and
+        the digests of the documents if it is the validation shard.
+        """
+        is_validation = not done
+        held_out = set() if is_validation else set(done[0].digests)
+        target = min(self.shard_tokens, self.max_tokens - train_tokens(done))
+        consumed = 0 if is_validation else done[-1].documents
         parts: list[Ids] = []
         digests: list[str] = []
-        held = 0
-        for mark, ids in stream:
+        n_tokens = 0
+        for document, ids in stream:
             consumed += 1
-            if mark in held_out:
+            if document in held_out:
                 continue
             parts.append(ids)
-            held += len(ids)
-            if validation:
-                digests.append(mark)
-            if len(digests) >= self.val_documents if validation else held >= enough:
+            n_tokens += len(ids)
+            if is_validation:
+                digests.append(document)
+            if len(digests) >= self.val_documents if is_validation else n_tokens >= target:
                 break
         return (np.concatenate(parts), consumed, digests) if parts else None
 
 
 def train_tokens(shards: list[Shard]) -> int:
-    """Training tokens in some shards, of which the first holds the validation text."""
+    """Return the number of training tokens; the first of `shards` is the validation text."""
     return sum(shard.tokens for shard in shards[1:])
 
 
 def read_shard(folder: Path, shard: Shard, dtype: npt.DTypeLike) -> Ids:
-    """A shard's ids as a read-only memory map."""
+    """Return a shard's ids as a read-only memory map."""
     return np.memmap(folder / shard.name, dtype=dtype, mode="r")
 
 
-def _separated(tokenizer: Tokenizer, texts: list[str]) -> list[Ids]:
-    """The ids of each text and of what separates it from the next: the end-of-text token or an empty line."""
+def _encode_with_separators(tokenizer: Tokenizer, texts: list[str]) -> list[Ids]:
+    """Encode each text and a separator: the end-of-text token if it exists, or an empty line."""
     if tokenizer.end_of_text is None:
         return tokenizer.encode_many([text + "\n\n" for text in texts])
     end = np.array([tokenizer.end_of_text], dtype=tokenizer.dtype)
@@ -174,9 +189,11 @@ def _separated(tokenizer: Tokenizer, texts: list[str]) -> list[Ids]:
 
 
 def _store(folder: Path, done: list[Shard], ids: Ids, documents: int, digests: list[str]) -> Shard:
-    """Write a shard, then the manifest that names it: a kill in between costs the shard, nothing else.
+    """Write a shard, then the manifest that lists it.
 
-    The name holds the content's checksum, so that processes with other settings never overwrite each other's shards.
+    An interruption in between loses only the shard.
+    The name contains the content's checksum, so processes with other settings never overwrite each
+    other's shards.
     """
     data = ids.tobytes()
     sha256 = hashlib.sha256(data).hexdigest()
@@ -188,8 +205,8 @@ def _store(folder: Path, done: list[Shard], ids: Ids, documents: int, digests: l
     return shard
 
 
-def _intact(folder: Path, itemsize: int) -> list[Shard]:
-    """The finished shards up to the first that is missing or damaged, whose successors are fetched again too."""
+def _load_shards(folder: Path, itemsize: int) -> list[Shard]:
+    """Return the complete shards before the first one that is missing or damaged."""
     manifest: Any = read_json(folder / _MANIFEST)
     try:
         shards = [Shard(**values) for values in manifest["shards"]]
@@ -199,6 +216,6 @@ def _intact(folder: Path, itemsize: int) -> list[Shard]:
         file = folder / shard.name
         size = file.stat().st_size if file.is_file() else -1
         if size != shard.tokens * itemsize or file_sha256(file) != shard.sha256:
-            _log.warning("the shard %s is damaged; the download goes on from before it", file)
+            _log.warning("the shard %s is damaged; downloading it and later shards again", file)
             return shards[:index]
     return shards

@@ -1,4 +1,4 @@
-"""Synthetic text with an exactly known entropy rate, to check models and to expose leaks."""
+"""Synthetic text with an exactly known entropy rate, for checks of models and leaks."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ from spectral_exp.data.corpus import Stamp, TextCorpus
 
 _MAX_CONTEXTS = 4096
 _MAX_TOKENS = 10**9
-# Share of a uniform choice in every transition: makes each context reachable from each other one, so that there is
-# exactly one stationary distribution however small the concentration.
+# Weight of the uniform distribution in every transition. It makes every context reachable, so the
+# stationary distribution is unique for any concentration.
 _UNIFORM_SHARE = 1e-3
 
 
 class Markov(TextCorpus):
-    """Letters from a random Markov chain: the next one depends on the `order` letters before it.
+    """Letters from a random Markov chain, in which each depends on the `order` letters before it.
 
-    The transition probabilities of each context are drawn from a symmetric Dirichlet distribution. A letter is one
-    byte, so bits per letter are bits per byte.
+    The transition probabilities of each context are drawn from a symmetric Dirichlet distribution.
+    A letter is one byte, so bits per letter are bits per byte.
 
     Args:
         order: letters of context, >= 1.
-        n_symbols: size of the alphabet, 2 to 52 (a to z, then A to Z); n_symbols^order is at most 4096.
+        n_symbols: size of the alphabet, 2 to 52 (a to z, then A to Z); n_symbols^order is at most
+            4096.
         n_tokens: length of the text in letters.
-        concentration: of the Dirichlet distribution; small values make the text predictable, large ones random.
+        concentration: of the Dirichlet distribution; small values make the text predictable, large
+            ones random.
         seed: of the chain and of the text.
         val_fraction: see TextCorpus.
     """
@@ -49,7 +51,8 @@ class Markov(TextCorpus):
         require(2 <= n_symbols <= 52, "n_symbols", n_symbols, "from 2 to 52")
         most = max(k for k in range(1, 13) if n_symbols**k <= _MAX_CONTEXTS)
         allowed = f"at most {most} with n_symbols={n_symbols}"
-        require(order <= most, "order", order, allowed, f"n_symbols^order must not exceed {_MAX_CONTEXTS}")
+        reason = f"n_symbols^order must not exceed {_MAX_CONTEXTS}"
+        require(order <= most, "order", order, allowed, reason)
         require(1 <= n_tokens <= _MAX_TOKENS, "n_tokens", n_tokens, f"from 1 to {_MAX_TOKENS}")
         require(concentration > 0, "concentration", concentration, "> 0")
         require(seed >= 0, "seed", seed, ">= 0")
@@ -58,7 +61,10 @@ class Markov(TextCorpus):
 
     @cached_property
     def transitions(self) -> npt.NDArray[np.float64]:
-        """(contexts, n_symbols): probability of each next letter; the context's oldest letter counts most."""
+        """Transition probabilities (contexts, n_symbols).
+
+        The oldest letter is the most significant digit of the context's index.
+        """
         rng = np.random.default_rng([self.seed, 0])
         alpha = np.full(self.n_symbols, self.concentration)
         drawn = rng.dirichlet(alpha, size=self.n_symbols**self.order)
@@ -66,13 +72,13 @@ class Markov(TextCorpus):
 
     @cached_property
     def stationary(self) -> npt.NDArray[np.float64]:
-        """(contexts,): how often each context occurs in the long run, from one linear solve."""
+        """Stationary probabilities (contexts,), from one linear solve."""
         n = self.n_symbols**self.order
         contexts = np.arange(n)
         chain = np.zeros((n, n))
         for symbol in range(self.n_symbols):
             chain[contexts, (contexts * self.n_symbols + symbol) % n] += self.transitions[:, symbol]
-        # pi (chain - 1) = 0 determines pi up to its sum: one equation is redundant and gives its place to sum = 1.
+        # pi (chain - 1) = 0 determines pi up to its sum; sum = 1 replaces the redundant equation.
         system: npt.NDArray[np.float64] = chain.T - np.eye(n)
         system[-1] = 1.0
         right = np.zeros(n)
@@ -82,7 +88,8 @@ class Markov(TextCorpus):
     @property
     def entropy_bits_per_byte(self) -> float:
         """Entropy rate: the entropy of the next letter, averaged over the contexts."""
-        return float(-(self.stationary @ (self.transitions * np.log2(self.transitions)).sum(axis=1)))
+        information = (self.transitions * np.log2(self.transitions)).sum(axis=1)
+        return float(-(self.stationary @ information))
 
     def read(self, cache: Path) -> bytes:
         """Draw the text; the first context comes from the stationary distribution."""
@@ -91,7 +98,8 @@ class Markov(TextCorpus):
         start = int(np.searchsorted(np.cumsum(self.stationary)[:-1], rng.random(), side="right"))
         letters = [start // n**power % n for power in reversed(range(self.order))]
         context = start
-        # A plain loop over lists: each letter depends on the one before, and bisect takes a third of a microsecond.
+        # Each letter depends on the previous one, so this is a loop; bisect takes a third of a
+        # microsecond.
         thresholds = np.cumsum(self.transitions, axis=1)[:, :-1].tolist()
         for uniform in rng.random(max(0, self.n_tokens - self.order)).tolist():
             letter = bisect_right(thresholds[context], uniform)
@@ -101,6 +109,12 @@ class Markov(TextCorpus):
         return bytes(alphabet[np.array(letters[: self.n_tokens])])
 
     def stamp(self, cache: Path) -> Stamp:
-        """All settings, and the version of numpy, whose distributions may change between versions."""
-        settings: Stamp = [self.order, self.n_symbols, self.n_tokens, repr(self.concentration), self.seed]
+        """Return all settings and the version of numpy, on which its distributions depend."""
+        settings: Stamp = [
+            self.order,
+            self.n_symbols,
+            self.n_tokens,
+            repr(self.concentration),
+            self.seed,
+        ]
         return ["markov", np.__version__, *settings]

@@ -1,4 +1,4 @@
-"""Byte and character tokenizers, and reading any saved tokenizer back."""
+"""Byte and character tokenizers, and loading of any saved tokenizer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from spectral_exp.data.tokenizer_base import DESCRIPTION, Ids, Tokenizer, Tokeni
 
 
 class ByteTokenizer(Tokenizer):
-    """The 256 byte values of UTF-8; any text has an encoding."""
+    """The 256 byte values; encodes any UTF-8 text."""
 
     kind = "byte"
 
@@ -22,7 +22,7 @@ class ByteTokenizer(Tokenizer):
         super().__init__([bytes([value]) for value in range(256)])
 
     def encode(self, text: str) -> Ids:
-        """The UTF-8 bytes of the text."""
+        """Return the UTF-8 bytes of the text."""
         return np.frombuffer(utf8(text), dtype=np.uint8)
 
     def _definition(self) -> dict[str, Any]:
@@ -38,26 +38,28 @@ class CharTokenizer(Tokenizer):
         self.characters = "".join(sorted(set(characters)))
         super().__init__([utf8(character) for character in self.characters])
         points = np.frombuffer(self.characters.encode("utf-32-le"), dtype="<u4")
-        # -1 marks characters outside the vocabulary; one more place than the largest known takes all beyond it.
+        # -1 marks unknown characters; the extra last element represents all larger code points.
         self._ids = np.full(int(points.max(initial=0)) + 2, -1, dtype=np.int32)
         self._ids[points] = np.arange(len(points))
 
     def encode(self, text: str) -> Ids:
-        """The ids of the characters; a UserError naming those that are unknown."""
-        utf8(text)  # refuses lone surrogates
+        """Return the ids of the characters, or raise a UserError naming unknown ones."""
+        utf8(text)  # raises a UserError for lone surrogates
         points = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
         ids = self._ids[np.minimum(points, len(self._ids) - 1)]
         if ids.min(initial=0) < 0:
-            raise UserError(self._unknown(sorted({chr(point) for point in points[ids < 0].tolist()})))
+            unknown = sorted({chr(point) for point in points[ids < 0].tolist()})
+            raise UserError(self._unknown_message(unknown))
         encoded: Ids = ids.astype(self.dtype)
         return encoded
 
-    def _unknown(self, characters: list[str]) -> str:
+    def _unknown_message(self, characters: list[str]) -> str:
         names = ", ".join(f"{c!r} (U+{ord(c):04X})" for c in characters[:10])
         more = f" and {len(characters) - 10} more" if len(characters) > 10 else ""
         return (
-            f"the character tokenizer does not know {names}{more}: its {self.vocab_size} characters are those of the "
-            "text it was made from; leave them out or use tokenizer=byte"
+            f"the character tokenizer does not know {names}{more}: its {self.vocab_size} "
+            "characters are those of its training text; remove the unknown ones or use "
+            "tokenizer=byte"
         )
 
     def _definition(self) -> dict[str, Any]:
@@ -68,31 +70,31 @@ class Byte(TokenizerSpec):
     """Byte tokenizer: vocabulary 256, no training, any language."""
 
     def identity(self, cache: Path) -> dict[str, str | int]:
-        """The kind alone: there is nothing to set."""
+        """Return the kind; there are no settings."""
         return {"kind": "byte"}
 
     def build(self, text: str | None, cache: Path) -> ByteTokenizer:
-        """Make the tokenizer."""
+        """Return the byte tokenizer."""
         return ByteTokenizer()
 
 
 class Char(TokenizerSpec):
-    """Character tokenizer: one id for every character that occurs in the corpus, validation split included."""
+    """Character tokenizer: one id per character of the corpus, including the validation split."""
 
     needs_text = True
     whole_text = True
 
     def identity(self, cache: Path) -> dict[str, str | int]:
-        """The kind alone: the characters follow from the text."""
+        """Return the kind; the text determines the characters."""
         return {"kind": "char"}
 
     def build(self, text: str | None, cache: Path) -> CharTokenizer:
-        """Make the tokenizer from the characters of `text`."""
+        """Return the tokenizer of the characters of `text`."""
         return CharTokenizer("".join(set(text or "")))
 
 
 def load_tokenizer(folder: Path | str) -> Tokenizer:
-    """Read back a tokenizer that `Tokenizer.save` wrote; a UserError when the folder does not hold one."""
+    """Load a tokenizer saved by `Tokenizer.save`, or raise a UserError if there is none."""
     folder = Path(folder)
     description = read_json(folder / DESCRIPTION)
     kind = description.get("kind") if isinstance(description, dict) else None

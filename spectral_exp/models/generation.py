@@ -1,4 +1,4 @@
-"""Sampling text from a model, one token after the other.
+"""Autoregressive sampling from a model.
 
 Letters: B batch, T tokens, V vocabulary.
 """
@@ -13,8 +13,8 @@ from torch import Tensor
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.models.gpt import GPT
 
-_COLDEST = 1e-30
-"""Below, logits divided by the temperature need not be finite; the likeliest token has all the probability anyway."""
+_MIN_TEMPERATURE = 1e-30
+"""Lowest temperature that divides logits; below it they may overflow, so sampling is greedy."""
 
 
 @torch.no_grad()
@@ -27,27 +27,31 @@ def generate(
     top_p: float | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Continue each sequence of `ids` (B, T) by `n_tokens` tokens; returns prompt and continuation (B, T + n_tokens).
+    """Return `ids` (B, T) with each sequence continued by `n_tokens` tokens, (B, T + n_tokens).
 
-    A token costs one forward pass of length 1. When the model's block is full, its last half is read again and
-    becomes the new context; so any number of tokens can be made, at a constant average cost. Of a prompt longer than
-    the block, only the last `block_size` tokens are seen. The model's training mode is left as it was.
+    A token costs one forward pass of length 1. When the model's block is full, its last half is
+    read again and becomes the new context, so any number of tokens can be generated at a constant
+    average cost. Only the last `block_size` tokens of a longer prompt are used. The model's
+    training mode is restored.
 
     Args:
         model: the model, on the device of `ids`.
         ids: the prompt, at least one token.
         n_tokens: how many tokens to add, >= 0.
-        temperature: > 0 divides the logits; 0 always takes the likeliest token and draws nothing.
-        top_k: draw among the k likeliest tokens only.
-        top_p: draw among the fewest likeliest tokens whose probabilities sum to at least this, in (0, 1].
-        generator: source of randomness, on the device of `ids`; torch's global one by default.
+        temperature: > 0 divides the logits; 0 selects the likeliest token without drawing.
+        top_k: draw only from the k likeliest tokens.
+        top_p: draw from the smallest set of likeliest tokens whose probabilities sum to at least
+            this, in (0, 1].
+        generator: random generator on the device of `ids`; torch's global generator by default.
     """
     require(n_tokens >= 0, "n_tokens", n_tokens, ">= 0")
     require(0 <= temperature < math.inf, "temperature", temperature, "finite and >= 0")
     require(top_k is None or top_k >= 1, "top_k", top_k, ">= 1 or null")
     require(top_p is None or 0 < top_p <= 1, "top_p", top_p, "> 0 and <= 1, or null")
     if ids.ndim != 2 or ids.shape[1] == 0:
-        raise UserError(f"the prompt must be ids (B, T) with at least one token; got shape {tuple(ids.shape)}")
+        raise UserError(
+            f"the prompt must be ids (B, T) with at least one token; got shape {tuple(ids.shape)}"
+        )
     was_training = model.training
     model.eval()
     try:
@@ -87,7 +91,7 @@ def sample(
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Draw one token (B) from each row of `logits` (B, V); settings as for `generate`."""
-    if temperature < _COLDEST:
+    if temperature < _MIN_TEMPERATURE:
         return logits.argmax(-1)
     ranked, tokens = (logits.float() / temperature).sort(stable=True, dim=-1, descending=True)
     if top_k is not None:
@@ -95,7 +99,7 @@ def sample(
         ranked, tokens = ranked[:, :n_kept], tokens[:, :n_kept]
     probabilities = ranked.softmax(-1)
     if top_p is not None:
-        # A token stays while those likelier than it do not reach top_p yet; the first always stays.
+        # A token is kept if the likelier ones sum to less than top_p; the likeliest is always kept.
         likelier = probabilities.cumsum(-1) - probabilities
         excess = likelier >= top_p
         excess[:, 0] = False

@@ -1,4 +1,4 @@
-"""The GPT skeleton: an embedding, residual blocks of attention and MLP, a head. The parts are chosen by the caller.
+"""GPT: an embedding, residual blocks of attention and MLP, and a head, in configurable parts.
 
 Letters: B batch, T tokens, C channels (`n_embd`), H heads, V vocabulary.
 """
@@ -22,7 +22,7 @@ ROLES = ("hidden", "embedding", "head", "wave", "vector")
 
 
 class MLP(nn.Module):
-    """Two linear maps with an activation between.
+    """Two linear maps with an activation between them.
 
     Args:
         n_embd: C.
@@ -30,7 +30,7 @@ class MLP(nn.Module):
         bias: whether the linear maps have biases.
         activation: "gelu", or "resonance" for gelu(h) + 0.1 sin(h).
         expansion: hidden channels as a multiple of C.
-        n_hidden: hidden channels, where they shall be another number than `expansion` * C.
+        n_hidden: hidden channels; overrides `expansion`.
     """
 
     def __init__(
@@ -46,20 +46,22 @@ class MLP(nn.Module):
         require(activation in ("gelu", "resonance"), "activation", activation, "gelu or resonance")
         require(expansion >= 1, "expansion", expansion, ">= 1")
         require(n_hidden is None or n_hidden >= 1, "n_hidden", n_hidden, ">= 1 or null")
-        self.activation: Callable[[Tensor], Tensor] = resonance if activation == "resonance" else F.gelu
+        self.activation: Callable[[Tensor], Tensor]
+        self.activation = resonance if activation == "resonance" else F.gelu
         self.n_embd, self.n_hidden = n_embd, n_hidden or expansion * n_embd
         self.hidden = nn.Linear(n_embd, self.n_hidden, bias=bias)
         self.output = nn.Linear(self.n_hidden, n_embd, bias=bias)
         self.residual_dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) to (B, T, C), each token by itself."""
+        """Map (B, T, C) to (B, T, C), each token independently."""
         y: Tensor = self.residual_dropout(self.output(self.activation(self.hidden(x))))
         return y
 
     def flops_per_token(self) -> int:
-        """The two linear maps, and the activation: one operation for gelu, four for resonance, per hidden channel."""
-        return 4 * self.n_embd * self.n_hidden + self.n_hidden * (4 if self.activation is resonance else 1)
+        """Count both linear maps, and one operation per channel for gelu or four for resonance."""
+        activation = 4 if self.activation is resonance else 1
+        return 4 * self.n_embd * self.n_hidden + activation * self.n_hidden
 
 
 class Block(nn.Module):
@@ -73,21 +75,22 @@ class Block(nn.Module):
         self.mlp = mlp
 
     def forward(self, x: Tensor, start: int = 0, state: LayerState | None = None) -> Tensor:
-        """(B, T, C) to (B, T, C); `start` and `state` as for attention."""
+        """Map (B, T, C) to (B, T, C); `start` and `state` as for attention."""
         x = x + self.attention(self.attention_norm(x), start, state)
         y: Tensor = x + self.mlp(self.mlp_norm(x))
         return y
 
 
 class Cache:
-    """The memory of all layers for incremental decoding of `batch_size` sequences; `length` tokens are in it."""
+    """Memory of all layers for incremental decoding; holds `length` tokens of `batch_size`
+    sequences."""
 
     def __init__(self, batch_size: int, layers: list[LayerState]) -> None:
         self.batch_size, self.layers, self.length = batch_size, layers, 0
 
 
 _MAX_LAYERS = 10_000
-"""More would take minutes to build before anybody could notice that the number is a mistake."""
+"""Limit on `n_layer`; a larger number is a mistake that would take minutes to build."""
 
 
 class GPT(nn.Module):
@@ -99,19 +102,23 @@ class GPT(nn.Module):
         n_layer: number of blocks.
         n_head: attention heads per block; must divide `n_embd`.
         n_embd: C.
-        embedding: makes the embedding, called with vocab_size, block_size, n_embd and position_table.
-        attention: makes one block's attention, called with n_embd, n_head, block_size, dropout and bias.
-        mlp: makes one block's MLP, called with n_embd, dropout and bias; it offers what `MLP` does: `output`, its last
-            linear map, and `flops_per_token`.
-        dropout: probability of dropping a value after the embedding, in attention and at each residual addition.
+        embedding: builds the embedding; called with vocab_size, block_size, n_embd and
+            position_table.
+        attention: builds one block's attention; called with n_embd, n_head, block_size, dropout and
+            bias.
+        mlp: builds one block's MLP; called with n_embd, dropout and bias. The result has the
+            interface of `MLP`: `output`, its last linear map, and `flops_per_token`.
+        dropout: probability of dropping a value after the embedding, in attention and at each
+            residual addition.
         tie_weights: whether the head shares the embedding's token table.
         bias: whether linear maps and normalisations have biases; the head never has one.
-        n_wave: the number of waves that a configuration shares among its wave parts. The parts are built with it
-            by the caller; the model only keeps it as part of its description.
-        n_harmonic: likewise, the number of harmonics per wave.
+        n_wave: number of waves that the wave parts of a configuration share. The caller builds the
+            parts with it; the model only records it.
+        n_harmonic: number of harmonics per wave, recorded in the same way.
 
     Attributes:
-        draws_random_numbers: whether training does: it has nothing random but dropout.
+        uses_randomness: whether a training step draws random numbers, that is whether `dropout` >
+            0.
     """
 
     def __init__(
@@ -132,28 +139,43 @@ class GPT(nn.Module):
         n_harmonic: int | None = None,
     ) -> None:
         super().__init__()
-        sizes = {"vocab_size": vocab_size, "block_size": block_size, "n_layer": n_layer, "n_head": n_head}
+        sizes = {
+            "vocab_size": vocab_size,
+            "block_size": block_size,
+            "n_layer": n_layer,
+            "n_head": n_head,
+        }
         for name, size in {**sizes, "n_embd": n_embd}.items():
             require(size >= 1, name, size, ">= 1")
         require(n_layer <= _MAX_LAYERS, "n_layer", n_layer, f"<= {_MAX_LAYERS}")
         for name, waves in {"n_wave": n_wave, "n_harmonic": n_harmonic}.items():
             require(waves is None or waves >= 1, name, waves, ">= 1 or null")
         require(0 <= dropout < 1, "dropout", dropout, ">= 0 and < 1")
-        require(n_embd % n_head == 0, "n_embd", n_embd, f"a multiple of n_head={n_head}", "change one of them")
+        require(
+            n_embd % n_head == 0,
+            "n_embd",
+            n_embd,
+            f"a multiple of n_head={n_head}",
+            "change one of them",
+        )
         self.vocab_size, self.block_size, self.n_layer = vocab_size, block_size, n_layer
         self.n_head, self.n_embd, self.n_wave, self.n_harmonic = n_head, n_embd, n_wave, n_harmonic
-        self.draws_random_numbers = dropout > 0
+        self.uses_randomness = dropout > 0
 
         part = {"n_embd": n_embd, "dropout": dropout, "bias": bias}
         in_attention = {**part, "n_head": n_head, "block_size": block_size}
         in_embedding = {"vocab_size": vocab_size, "block_size": block_size, "n_embd": n_embd}
-        _refuse_settings("attention", attention, in_attention)
-        _refuse_settings("embedding", embedding, {**in_embedding, "position_table": None})
-        _refuse_settings("mlp", mlp, part)
+        _forbid_shared_settings("attention", attention, in_attention)
+        _forbid_shared_settings("embedding", embedding, {**in_embedding, "position_table": None})
+        _forbid_shared_settings("mlp", mlp, part)
         attentions = [attention(**in_attention) for _ in range(n_layer)]
-        self.embedding = embedding(**in_embedding, position_table=not attentions[0].carries_position)
+        self.embedding = embedding(
+            **in_embedding, position_table=not attentions[0].carries_position
+        )
         self.embedding_dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(Block(n_embd, layer, cast(MLP, mlp(**part)), bias) for layer in attentions)
+        self.blocks = nn.ModuleList(
+            Block(n_embd, layer, cast(MLP, mlp(**part)), bias) for layer in attentions
+        )
         self.norm = nn.LayerNorm(n_embd, bias=bias)
         self.head = nn.Linear(n_embd, vocab_size, bias=False)
         if tie_weights:
@@ -161,18 +183,20 @@ class GPT(nn.Module):
         initialise(self)
 
     def forward(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
-        """Logits (B, T, V) of the token after each of `ids` (B, T).
+        """Return the logits (B, T, V) of the token after each of `ids` (B, T).
 
-        With `cache`, `ids` are the tokens after those already in it; the logits are those of the full sequence, the
-        work is only that of the new tokens, and the cache then holds them too. Decode under `torch.no_grad()`.
+        With `cache`, `ids` continue the tokens in it and are appended to it. The logits equal those
+        of the full sequence at the cost of the new tokens alone. Decode under `torch.no_grad()`.
         """
         start = 0
         if cache is not None:
             start = cache.length
             if cache.batch_size != ids.shape[0]:
-                raise UserError(f"the cache is for {cache.batch_size} sequences at once; got {ids.shape[0]}")
+                raise UserError(f"the cache holds {cache.batch_size} sequences; got {ids.shape[0]}")
         if start + ids.shape[1] > self.block_size:
-            raise UserError(f"{start + ids.shape[1]} tokens exceed block_size={self.block_size}; crop the input")
+            raise UserError(
+                f"{start + ids.shape[1]} tokens exceed block_size={self.block_size}; crop the input"
+            )
         x = self.embedding_dropout(self.embedding(ids, start))
         for i, block in enumerate(self.blocks):
             x = block(x, start, None if cache is None else cache.layers[i])
@@ -182,19 +206,23 @@ class GPT(nn.Module):
         return logits
 
     def new_cache(self, batch_size: int) -> Cache:
-        """An empty cache for decoding `batch_size` sequences of up to `block_size` tokens."""
-        return Cache(batch_size, [block.attention.new_state(batch_size) for block in self._blocks()])
+        """Return an empty cache for decoding `batch_size` sequences of up to `block_size`
+        tokens."""
+        layers = [block.attention.new_state(batch_size) for block in self._blocks()]
+        return Cache(batch_size, layers)
 
     def metrics(self) -> dict[str, Tensor]:
-        """Values worth logging: name to a detached 0-dim tensor."""
+        """Return values to log, as detached 0-dimensional tensors by name."""
         return self.embedding.metrics()
 
     @torch.no_grad()
     def attention_weights(self, ids: Tensor, layer: int) -> Tensor:
-        """The mixing weights (H, T, T) of block `layer` (from 0) for `ids` (1, T), as in evaluation."""
+        """Return the mixing weights (H, T, T) of block `layer` for `ids` (1, T) in evaluation."""
         require(0 <= layer < self.n_layer, "layer", layer, f"between 0 and {self.n_layer - 1}")
         if ids.shape[0] != 1 or ids.shape[1] > self.block_size:
-            raise UserError(f"attention_weights takes ids (1, T <= {self.block_size}); got {tuple(ids.shape)}")
+            raise UserError(
+                f"attention_weights takes ids (1, T <= {self.block_size}); got {tuple(ids.shape)}"
+            )
         was_training = self.training
         if was_training:
             self.eval()
@@ -209,11 +237,11 @@ class GPT(nn.Module):
                 self.train()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """PyTorch parameter groups by role, each parameter in exactly one.
+        """Return PyTorch parameter groups by role; each parameter is in exactly one group.
 
-        Roles: "wave" what describes waves; "embedding" token and position tables (a tied head too); "head";
-        "vector" other parameters of fewer than two dimensions; "hidden" all other matrices. Wave parameters and
-        vectors are exempt from weight decay.
+        Roles: "wave" for wave parameters; "embedding" for token and position tables, including a
+        tied head; "head"; "vector" for other parameters of fewer than two dimensions; "hidden" for
+        all other matrices. Wave parameters and vectors are exempt from weight decay.
         """
         groups: dict[str, list[nn.Parameter]] = {role: [] for role in ROLES}
         seen: set[int] = set()
@@ -224,45 +252,58 @@ class GPT(nn.Module):
                     groups[self._role(module, name, parameter)].append(parameter)
         undecayed = {"wave", "vector"}
         return [
-            {"params": parameters, "role": role, **({"weight_decay": 0.0} if role in undecayed else {})}
+            {
+                "params": parameters,
+                "role": role,
+                **({"weight_decay": 0.0} if role in undecayed else {}),
+            }
             for role, parameters in groups.items()
             if parameters
         ]
 
     def component_parameters(self) -> dict[str, list[nn.Parameter]]:
-        """The parameters of embedding, attention, mlp, norm (blocks' and final) and head.
+        """Return the parameters of embedding, attention, mlp, norm (blocks' and final) and head.
 
-        Each stands once: a tied head has none. The embedding's own normalisation is the embedding's.
+        Each parameter appears once, so a tied head has none. The embedding's normalisation counts
+        as embedding.
         """
         blocks = list(self._blocks())
         components: dict[str, list[nn.Module]] = {
             "embedding": [self.embedding],
             "attention": [block.attention for block in blocks],
             "mlp": [block.mlp for block in blocks],
-            "norm": [self.norm, *(norm for block in blocks for norm in (block.attention_norm, block.mlp_norm))],
+            "norm": [
+                self.norm,
+                *(norm for block in blocks for norm in (block.attention_norm, block.mlp_norm)),
+            ],
             "head": [self.head],
         }
         seen: set[int] = set()
-        found: dict[str, list[nn.Parameter]] = {}
+        parameters: dict[str, list[nn.Parameter]] = {}
         for name, modules in components.items():
             own = {id(p): p for module in modules for p in module.parameters() if id(p) not in seen}
             seen |= own.keys()
-            found[name] = list(own.values())
-        return found
+            parameters[name] = list(own.values())
+        return parameters
 
     def parameters_by_component(self) -> dict[str, int]:
-        """How many numbers the parameters of each component hold, and all together."""
-        counts = {name: sum(p.numel() for p in own) for name, own in self.component_parameters().items()}
+        """Return the number of parameters of each component, and in total."""
+        counts = {
+            name: sum(p.numel() for p in own) for name, own in self.component_parameters().items()
+        }
         return {**counts, "total": sum(counts.values())}
 
     def flops_per_token(self) -> int:
-        """Floating-point operations per token of a forward pass over a full block.
+        """Return the floating-point operations per token of a forward pass over a full block.
 
-        A multiply-add counts as two. Linear maps, attention scores (each query against all T keys, without the
-        discount for the causal half) and the head dominate; the parts add what is their own: waves, features,
-        activations. Normalisations and residual additions are left out.
+        A multiply-add counts as two. Each query is counted against all T keys, without a discount
+        for the causal half. The parts add their own waves, features and activations. Normalisations
+        and residual additions are not counted.
         """
-        blocks = sum(block.attention.flops_per_token() + block.mlp.flops_per_token() for block in self._blocks())
+        blocks = sum(
+            block.attention.flops_per_token() + block.mlp.flops_per_token()
+            for block in self._blocks()
+        )
         return self.embedding.flops_per_token() + blocks + 2 * self.n_embd * self.vocab_size
 
     def _blocks(self) -> Iterator[Block]:
@@ -280,17 +321,26 @@ class GPT(nn.Module):
         return "vector" if parameter.ndim < 2 else "hidden"
 
 
-def _refuse_settings(part: str, factory: Callable[..., nn.Module], given: Mapping[str, object]) -> None:
-    """Raise a SettingError where a partial brings values of its own for what the model gives to all its parts."""
+def _forbid_shared_settings(
+    part: str, factory: Callable[..., nn.Module], shared: Mapping[str, object]
+) -> None:
+    """Raise SettingError if the partial of a part sets a value that the model passes itself."""
     for name, value in getattr(factory, "keywords", {}).items():
-        require(name not in given, f"{part}.{name}", value, "left to the model", "leave it out: the model sets it")
+        require(
+            name not in shared,
+            f"{part}.{name}",
+            value,
+            "left to the model",
+            "leave it out: the model sets it",
+        )
 
 
 def initialise(model: GPT) -> None:
-    """Draw all linear maps and tables anew from torch's global generator, as GPT-2 does (Radford et al. 2019).
+    """Initialise linear maps and tables from torch's global generator as in GPT-2 (Radford et al.
+    2019).
 
-    What describes waves (frequencies, phases, amplitudes, rates, tau, omega) has physical starting values, which the
-    parts set themselves.
+    Wave parameters (frequencies, phases, amplitudes, rates, tau, omega) keep the initial values
+    that their parts set.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Embedding):
@@ -298,9 +348,11 @@ def initialise(model: GPT) -> None:
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
     for block in model._blocks():
-        # 2 n_layer branches add to the residual stream; scaled so, its variance does not grow with the depth.
+        # 2 n_layer branches add to the residual stream; this scale keeps its variance independent
+        # of depth.
         for output in (block.attention.output, block.mlp.output):
             nn.init.normal_(output.weight, std=0.02 / math.sqrt(2 * model.n_layer))
     if isinstance(model.embedding, WaveEmbedding):
-        # Packets have length 0.5: with this the wave part is as large as the table's part, and r = 1/2 is even.
+        # Packets have length 0.5, so this makes the wave part as large as the table part at r =
+        # 1/2.
         nn.init.normal_(model.embedding.to_channels.weight, std=0.04)

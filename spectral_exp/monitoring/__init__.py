@@ -1,17 +1,17 @@
-"""Monitoring of a training run: checkpoints, metrics, plots, and the record of what was run.
+"""Monitoring of a training run: checkpoints, metrics, plots, the record of the run, and backups.
 
-The four components, and the backup of what they wrote, know nothing of each other or of a training loop; a loop calls
-them by name. Neither torch nor matplotlib is imported before something needs it.
+The components know nothing of each other or of a training loop, which calls them by name. Neither
+torch nor matplotlib is imported before a component needs it.
 """
 
 from __future__ import annotations
 
-from spectral_exp.monitoring.backup import Backup
-from spectral_exp.monitoring.checkpoint import CheckpointManager
+from spectral_exp.monitoring.backup.backup import Backup
+from spectral_exp.monitoring.checkpoint.manager import CheckpointManager
 from spectral_exp.monitoring.metrics import MetricsLogger
-from spectral_exp.monitoring.tracking import ConfigTracker
-from spectral_exp.monitoring.visualization import VisualizationManager
-from spectral_exp.run_dir import create_experiment_directory, generate_experiment_id
+from spectral_exp.monitoring.tracking.tracker import ConfigTracker
+from spectral_exp.monitoring.visualization.manager import VisualizationManager
+from spectral_exp.runs.ids import create_experiment_directory, generate_experiment_id
 
 __all__ = [
     "Backup",

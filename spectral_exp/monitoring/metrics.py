@@ -1,4 +1,4 @@
-"""Metrics: one JSON line per entry, on disk when the call returns, and the same for human readers."""
+"""Log metrics as JSON lines, written when the call returns, and as text for people."""
 
 from __future__ import annotations
 
@@ -17,51 +17,62 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from spectral_exp import run_dir
+from spectral_exp.core import files
+from spectral_exp.core.append_file import AppendFile
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.foreign_text import printable
-from spectral_exp.core.json_value import NON_FINITE, jsonable
+from spectral_exp.core.json_value import jsonable
+from spectral_exp.core.redact import redact_text, without_secrets
 from spectral_exp.core.steps import whole_step
-from spectral_exp.monitoring.append_file import AppendFile
-from spectral_exp.monitoring.metric_lines import (
+from spectral_exp.monitoring.component import Component
+from spectral_exp.monitoring.metric_cuts import cut_lines
+from spectral_exp.monitoring.metric_summary import Summary
+from spectral_exp.runs import layout
+from spectral_exp.runs.metric_lines import (
     RESERVED,
-    Summary,
-    cut_lines,
     is_entry,
     last_entry,
+    metric_number,
     parse_entry,
     read_lines,
+    restore_entry,
 )
-from spectral_exp.monitoring.redact import redact_text, without_secrets
 
 log = logging.getLogger(__name__)
 
 _MAX_LINE = 1 << 16  # characters of one entry in the log for people
 
 
-class MetricsLogger:
-    """Appends metrics to `metrics.jsonl` and, readable by people, to `training.log`. Also a context manager.
+class MetricsLogger(Component):
+    """Appends metrics to `metrics.jsonl` and, as text, to `training.log`. Also a context manager.
 
-    A written entry survives the death of the process; `sync` makes all of them survive a power cut. If the disk fails,
-    training goes on: entries wait in memory and are written once it takes them again.
+    A written entry survives the death of the process; `sync` makes all entries survive a power cut.
+    If the disk fails, entries wait in memory until they can be written.
 
-    Any number of threads and processes may log to the same folder: every entry arrives once and whole. A process gets
-    its logger by making one, by fork or by pickling; entries that wait in memory stay with the original.
+    Any number of threads and processes may log to the same folder: every entry is written once and
+    whole. Loggers can be forked and pickled; waiting entries stay with the original.
 
     Args:
-        log_dir: folder of the log files; made with the first entry.
+        log_dir: folder of the log files, created with the first entry.
         log_interval: steps between entries, >= 1.
-        enabled: when false nothing is due and nothing is written; loading works.
+        enabled: False writes nothing; loading works.
     """
 
-    def __init__(self, log_dir: str | Path, log_interval: int = 10, *, enabled: bool = True) -> None:
+    files = tuple(
+        f"{layout.LOGS_FOLDER}/{name}"
+        for name in (layout.METRICS_NAME, layout.CUT_METRICS_NAME, layout.TRAINING_LOG_NAME)
+    )
+
+    def __init__(
+        self, log_dir: str | Path, log_interval: int = 10, *, enabled: bool = True
+    ) -> None:
         whole = isinstance(log_interval, int) and log_interval >= 1
         require(whole, "log_interval", log_interval, "a whole number >= 1")
         self.log_interval = log_interval
         self.enabled = enabled
-        self.metrics_file = Path(log_dir) / run_dir.METRICS_NAME
-        self.cut_file = Path(log_dir) / run_dir.CUT_METRICS_NAME
-        self.training_log = Path(log_dir) / run_dir.TRAINING_LOG_NAME
+        self.metrics_file = Path(log_dir) / layout.METRICS_NAME
+        self.cut_file = Path(log_dir) / layout.CUT_METRICS_NAME
+        self.training_log = Path(log_dir) / layout.TRAINING_LOG_NAME
         self._entries = AppendFile(self.metrics_file, is_entry)
         self._messages = AppendFile(self.training_log)
 
@@ -69,24 +80,27 @@ class MetricsLogger:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.close()
 
     def should_log(self, step: int) -> bool:
-        """Whether an entry is due after `step`, counted from 1."""
+        """Return whether to log after `step`, counted from 1."""
         return self.enabled and step > 0 and step % self.log_interval == 0
 
-    # --- writing -----------------------------------------------------------------------------------------------------
+    # --- writing ----------------------------------------------------------------------------------
 
     def log_metrics(self, step: int, metrics: Mapping[str, Any], flush: bool = True) -> None:
         """Append one entry.
 
         Args:
             step: step the metrics belong to, a whole number >= 0 of any type.
-            metrics: numbers (Python, numpy, or torch tensors with one element) or strings by name. Anything else is
-                written as JSON as well, if need be as its text.
-            flush: False lets the entry wait in memory for the next flush.
+            metrics: numbers (Python, numpy, or torch tensors with one element) or strings by name.
+                Other values are written as JSON, if need be as text.
+            flush: False keeps the entry in memory until the next flush.
 
         Raises:
             SettingError: a metric is named `step` or `timestamp`, or `step` is not a whole number.
@@ -107,7 +121,8 @@ class MetricsLogger:
         self._messages.write(words.encode(), flush)
 
     def log_message(self, text: str) -> None:
-        """Append a line of text with the time to `training.log`; further lines of the text are indented."""
+        """Append a line of text with the time to `training.log`; further lines of the text are
+        indented."""
         if self.enabled:
             indented = redact_text(text).rstrip().replace("\n", "\n    ")
             self._messages.write(f"{_now()} {indented}\n".encode(errors="replace"))
@@ -118,31 +133,33 @@ class MetricsLogger:
         self._messages.flush()
 
     def sync(self) -> None:
-        """Write the entries that wait in memory, and make everything logged so far survive a power cut.
+        """Write the entries that wait in memory, and make everything logged so far survive a power
+        cut.
 
-        It suits `CheckpointManager(before_commit=...)`: no checkpoint is then durable before the entries of its steps.
+        With `CheckpointManager(before_commit=logger.sync)` no checkpoint becomes durable before the
+        entries of its steps.
         """
         self._entries.sync()
         self._messages.sync()
 
     def close(self) -> None:
-        """Do what `sync` does and close the files. A later entry opens them again."""
+        """Call `sync` and close the files. A later entry opens them again."""
         self.sync()
         self._entries.close()
         self._messages.close()
 
     def cut_back(self, step: int, keep: Callable[[dict[str, Any]], None] | None = None) -> int:
-        """Take entries after `step` out of `metrics.jsonl`, and append them to `metrics.cut.jsonl` beside it.
+        """Move entries after `step` from `metrics.jsonl` to `metrics.cut.jsonl` beside it.
 
-        For resuming: steps logged after the checkpoint are trained, and logged, again. Lines that cannot be read go
-        too. A crash in between loses nothing. A disabled logger changes no file.
+        Used on resume: steps logged after the checkpoint are trained and logged again. Unreadable
+        lines are moved too. A crash loses nothing. A disabled logger changes no file.
 
         Args:
             step: last step to keep.
-            keep: called with every entry that stays, in order: a history without holding the whole file in memory.
+            keep: called with every entry that stays, in order.
 
         Returns:
-            The number of lines taken out.
+            The number of moved lines.
 
         Raises:
             UserError: the files cannot be read or written.
@@ -151,48 +168,55 @@ class MetricsLogger:
 
         def restore_and_keep(entry: dict[str, Any]) -> None:
             if keep is not None:
-                keep({name: _restored(name, value) for name, value in entry.items()})
+                keep(restore_entry(entry))
 
         if not self.enabled:
             for line in read_lines(self.metrics_file):
                 if (entry := parse_entry(line)) is not None and entry["step"] <= step:
                     restore_and_keep(entry)
             return 0
-        # What a killed process left of an earlier attempt.
-        run_dir.remove_temporary_files(self.metrics_file.parent)
+        # A killed process may have left temporary files.
+        files.remove_temporary_files(self.metrics_file.parent)
         try:
             return self._entries.while_closed(
                 lambda: cut_lines(self.metrics_file, self.cut_file, step, restore_and_keep)
             )
         except OSError as error:
-            raise UserError(f"cannot cut {self.metrics_file} back to step {step}: {error.strerror}") from error
+            raise UserError(
+                f"cannot cut {self.metrics_file} back to step {step}: {error.strerror}"
+            ) from error
 
-    # --- reading -----------------------------------------------------------------------------------------------------
+    # --- reading ----------------------------------------------------------------------------------
 
     def load_metrics(self) -> list[dict[str, Any]]:
-        """All entries in the order they were logged; lines that cannot be read are passed over with a warning."""
+        """Return all entries in order. Unreadable lines are skipped with a warning."""
         self.flush()
         entries, unreadable = [], 0
-        names: dict[str, str] = {}  # one string for each, in however many entries
+        names: dict[str, str] = {}  # entries share the strings of their names
         for line in read_lines(self.metrics_file):
             if (entry := parse_entry(line)) is None:
                 unreadable += 1
-            else:
-                entries.append({names.setdefault(name, name): _restored(name, value) for name, value in entry.items()})
+                continue
+            entries.append(
+                {
+                    names.setdefault(name, name): value
+                    for name, value in restore_entry(entry).items()
+                }
+            )
         self._warn_of_unreadable(unreadable)
         return entries
 
     def get_latest_step(self) -> int:
-        """The step of the last entry, 0 if there is none."""
+        """Return the step of the last entry, 0 without one."""
         self.flush()
         waiting = self._entries.last_waiting_line
         entry = last_entry(self.metrics_file) if waiting is None else parse_entry(waiting)
         return 0 if entry is None else int(entry["step"])
 
     def get_metrics_summary(self) -> dict[str, dict[str, float]]:
-        """Of every numeric metric `min`, `max`, `mean` and `final` over its finite values, `count` and `non_finite`.
+        """Return `min`, `max`, `mean`, `final`, `count` and `non_finite` of every numeric metric.
 
-        Without a finite value the first four are NaN.
+        The first four are of the finite values, NaN without one.
         """
         self.flush()
         summaries: dict[str, Summary] = defaultdict(Summary)
@@ -202,29 +226,34 @@ class MetricsLogger:
                 unreadable += 1
                 continue
             for name, value in entry.items():
-                if name not in RESERVED and (number := _as_float(_restored(name, value))) is not None:
+                if name not in RESERVED and (number := metric_number(value)) is not None:
                     summaries[name].add(number)
         self._warn_of_unreadable(unreadable)
         return {name: summary.result() for name, summary in summaries.items()}
 
     def _warn_of_unreadable(self, count: int) -> None:
         if count:
-            log.warning("%s: passed over %d unreadable line(s)", self.metrics_file, count)
+            log.warning("%s: skipped %d unreadable line(s)", self.metrics_file, count)
 
 
 @functools.lru_cache(maxsize=1024)
 def _formats(names: tuple[str, ...], types: tuple[type, ...]) -> tuple[str, str] | None:
-    """Templates of an entry and of its line for people, for finite metrics of these types; None if not all are numbers.
+    """Return templates of an entry and its text for finite numbers; None for other types.
 
-    Filled by one operation, they take half the time of `json.dumps`. Raises SettingError where a name is not allowed.
+    Filling them takes half the time of `json.dumps`. Raises SettingError for a reserved name.
     """
     _check_names(names)
     if not {float, int}.issuperset(types) or set(map(type, names)) != {str}:
         return None
     quoted = [json.dumps(name).replace("%", "%%") for name in names]
-    entry = ", ".join(['{"step": %d', '"timestamp": "%s"', *(f"{name}: %r" for name in quoted)]) + "}\n"
+    entry = (
+        ", ".join(['{"step": %d', '"timestamp": "%s"', *(f"{name}: %r" for name in quoted)]) + "}\n"
+    )
     plain = [printable(name).replace("%", "%%") for name in names]
-    shown = (f"{name} {'%.5g' if kind is float else '%d'}" for name, kind in zip(plain, types, strict=True))
+    shown = (
+        f"{name} {'%.5g' if kind is float else '%d'}"
+        for name, kind in zip(plain, types, strict=True)
+    )
     return entry, "  ".join(["%s step %d", *shown]) + "\n"
 
 
@@ -241,16 +270,19 @@ def _check_names(names: Iterable[object]) -> None:
 
 
 def _any_entry(step: int, now: str, metrics: Mapping[str, Any]) -> tuple[str, str]:
-    """An entry and its line for people, whatever the metrics are."""
+    """Return an entry and its text for metrics of any type."""
     plain = without_secrets(jsonable({name: _scalar(value) for name, value in metrics.items()}))
     _check_names(plain)
     entry = json.dumps({"step": step, "timestamp": now, **plain})
-    words = [f"{name} {value:.5g}" if type(value) is float else f"{name} {value}" for name, value in plain.items()]
+    words = [
+        f"{name} {value:.5g}" if type(value) is float else f"{name} {value}"
+        for name, value in plain.items()
+    ]
     return f"{entry}\n", printable("  ".join([f"{now} step {step}", *words]), _MAX_LINE) + "\n"
 
 
 def _now() -> str:
-    """The local time in milliseconds as ISO 8601 writes it."""
+    """Return the local time in ISO 8601 with milliseconds."""
     now = time.time()
     second = int(now)
     whole, offset = _second(second)
@@ -259,33 +291,21 @@ def _now() -> str:
 
 @functools.lru_cache(maxsize=2)
 def _second(second: int) -> tuple[str, str]:
-    """A second since the epoch in local time, and the offset. Entries share seconds, and finding one costs more."""
+    """Return a second since the epoch in local time, and the UTC offset."""
     text = datetime.fromtimestamp(second).astimezone().isoformat()
     return text[:19], text[19:]
 
 
 def _scalar(value: Any) -> Any:
-    """A metric with one element as that element, an exact fraction as a float, anything else as it is."""
+    """Return the element of a one-element metric, a fraction as a float, other values as they
+    are."""
     if isinstance(value, Decimal | Fraction):
-        with contextlib.suppress(ValueError, OverflowError):  # a signalling NaN, or beyond every float
+        with contextlib.suppress(
+            ValueError, OverflowError
+        ):  # a signalling NaN, or beyond every float
             return float(value)
     if isinstance(value, Mapping):
         return value
-    with contextlib.suppress(Exception):  # no such method, more than one element, or whatever else it does
+    with contextlib.suppress(Exception):  # foreign code: no such method, more than one element
         return value.item()
     return value
-
-
-def _restored(name: str, value: Any) -> Any:
-    """The number that a string in a JSON file stands for; other values as they are."""
-    return NON_FINITE.get(value, value) if isinstance(value, str) and name not in RESERVED else value
-
-
-def _as_float(value: Any) -> float | None:
-    """A number as a float, infinite if it is beyond every float; None for anything else."""
-    if not isinstance(value, int | float):
-        return None
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf

@@ -1,20 +1,20 @@
-"""Files of a run that must survive a power cut although others write them."""
+"""Small files of a run that other packages write and that must survive a power cut."""
 
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 
-from spectral_exp import run_dir
+from spectral_exp.core import files
+from spectral_exp.runs import layout
 
 log = logging.getLogger(__name__)
 
 
 class UnsyncedFiles:
-    """The small files of a run that are written without `atomic_writer`: Hydra's, the job's log, the tokenizer's.
+    """The files of Hydra, of the tokenizer and the log, which are written without `atomic_writer`.
 
-    `sync` makes those that have changed since its last call survive a power cut. For one thread at a time.
+    `sync` makes those changed since its last call survive a power cut. For one thread at a time.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -24,28 +24,31 @@ class UnsyncedFiles:
     def sync(self) -> None:
         """A storage that fails is logged as a warning."""
         try:
-            new = [self._sync_folder(self.root / name) for name in (run_dir.HYDRA_FOLDER, run_dir.TOKENIZER_FOLDER, "")]
+            new = [
+                self._sync_folder(self.root / name)
+                for name in (layout.HYDRA_FOLDER, layout.TOKENIZER_FOLDER, "")
+            ]
             if any(new):
-                run_dir.fsync_directory(self.root.parent)
+                files.fsync_directory(self.root.parent)
         except OSError as error:
-            log.warning("cannot make the files of %s survive a power cut: %s", self.root, error.strerror or error)
+            log.warning(
+                "cannot make the files of %s survive a power cut: %s",
+                self.root,
+                error.strerror or error,
+            )
 
     def _sync_folder(self, folder: Path) -> bool:
         """Synchronise the changed files of a folder. Return whether there are new ones."""
         if not folder.is_dir():
             return False
-        files = [path for path in folder.iterdir() if path.is_file() and not path.is_symlink()]
-        new = not self._synced.keys() >= set(files)
-        for path in files:
+        found = [path for path in folder.iterdir() if path.is_file() and not path.is_symlink()]
+        new = not self._synced.keys() >= set(found)
+        for path in found:
             changed_ns = path.stat().st_mtime_ns
             if self._synced.get(path) == changed_ns:
                 continue
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            files.fsync_path(path)
             self._synced[path] = changed_ns
         if new:
-            run_dir.fsync_directory(folder)
+            files.fsync_directory(folder)
         return new

@@ -2,5 +2,10 @@
 
 from __future__ import annotations
 
-# The factories adamw and rgd are imported from their modules, whose names they would hide here.
+from spectral_exp.optim.adamw import build_adamw as build_adamw
 from spectral_exp.optim.rgd import RGD as RGD
+from spectral_exp.optim.rgd import build_rgd as build_rgd
+from spectral_exp.optim.schedule import Constant as Constant
+from spectral_exp.optim.schedule import Cosine as Cosine
+from spectral_exp.optim.schedule import Linear as Linear
+from spectral_exp.optim.schedule import WarmupStableDecay as WarmupStableDecay

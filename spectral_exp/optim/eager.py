@@ -1,8 +1,8 @@
-"""Optimizers that leave torch's compiler alone.
+"""Optimizers that do not import torch's compiler.
 
-torch guards the methods of its optimizers against being traced by `torch.compile`: the first call of each imports
-`torch._dynamo`, and with it sympy and torch.distributed, for about a second. No step of ours is ever traced, so the
-classes here call the same methods without their guards.
+torch guards the methods of its optimizers against tracing by `torch.compile`: the first call of
+each imports `torch._dynamo`, and with it sympy and torch.distributed, which takes about a second.
+This package never traces a step, so these classes call the same methods without their guards.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class EagerOptimizer(torch.optim.Optimizer):
-    """The base class of torch's optimizers, unguarded; `step` is left to the subclass."""
+    """torch's optimizer base class without guards; the subclass defines `step`."""
 
     add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
     zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
@@ -23,20 +23,20 @@ class EagerOptimizer(torch.optim.Optimizer):
 
 
 class EagerAdamW(EagerOptimizer, torch.optim.AdamW):
-    """torch's AdamW, unguarded. `differentiable` is not supported."""
+    """torch's AdamW without guards; does not support `differentiable`."""
 
-    # torch's own guard of `step` switches gradients off as well.
+    # torch's guard of `step` also disables gradients.
     step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
 
     @property
-    def skips_on_device(self) -> bool:
-        """Whether `step_if` can be used: the fused kernel alone looks at a flag before it writes."""
+    def can_step_conditionally(self) -> bool:
+        """Whether `step_if` is supported, that is whether the kernel is fused."""
         return bool(self.defaults["fused"])
 
     def step_if(self, finite: Tensor) -> None:
-        """Do a step where `finite`, a 0-dimensional bool on the device of the parameters, is true; else none at all.
+        """Step only if `finite`, a 0-dimensional bool on the device of the parameters, is true.
 
-        The flag is the one that `torch.amp.GradScaler` sets. The host waits for nothing.
+        The flag is that of `torch.amp.GradScaler`. The host does not synchronise with the device.
         """
         self.found_inf, self.grad_scale = (~finite).float(), None
         try:

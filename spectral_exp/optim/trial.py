@@ -1,4 +1,4 @@
-"""Trying an optimizer on the shapes of a model before the model is trained."""
+"""Trial step of an optimizer on small stand-ins for a model's parameters."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ _SIZE = 2
 
 
 def stand_ins(groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Parameter groups like `groups`, with one small parameter for each number of dimensions; gradients are zero."""
+    """Return `groups` with one small parameter per number of dimensions and zero gradients."""
     small = []
     for group in groups:
-        parameters = [torch.nn.Parameter(torch.zeros([_SIZE] * n)) for n in sorted({p.ndim for p in group["params"]})]
+        parameters = [
+            torch.nn.Parameter(torch.zeros([_SIZE] * n))
+            for n in sorted({p.ndim for p in group["params"]})
+        ]
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)
         small.append({**group, "params": parameters})
@@ -27,7 +30,8 @@ def try_step(optimizer: torch.optim.Optimizer) -> None:
     """Do one step with `optimizer`, whose parameters are stand-ins.
 
     Raises:
-        UserError: it cannot do a step of the training loop, which passes no closure and has dense gradients.
+        UserError: the step fails without a closure and with dense gradients, as in the training
+            loop.
     """
     kind = type(optimizer).__name__
     try:
@@ -35,6 +39,6 @@ def try_step(optimizer: torch.optim.Optimizer) -> None:
     except Exception as error:
         message = " ".join(str(error).split())
         raise UserError(
-            f"optimizer: {kind} cannot do a step of the training loop: {type(error).__name__}: {message}; "
-            "choose another optimizer"
+            f"optimizer: {kind} cannot do a step of the training loop: {type(error).__name__}: "
+            f"{message}; choose another optimizer"
         ) from error

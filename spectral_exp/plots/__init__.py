@@ -1,6 +1,6 @@
-"""What figures of runs are made of: themes, the reduction of curves, runs of several seeds as one, rows of intervals.
+"""The parts of figures: themes, reduced curves, curves over seeds, rows of intervals.
 
-Plain numpy arrays in, drawn with the object-oriented part of matplotlib (never pyplot). `series`, `seeds` and
-`metric_style` load no matplotlib. The figures themselves are in `spectral_exp.results.figures` for comparisons in print
-and in `spectral_exp.monitoring.plots` for what is watched while a run goes on.
+They take plain NumPy arrays and use the object-oriented part of matplotlib, never pyplot. `series`
+and `seeds` load no matplotlib. The figures are in `spectral_exp.results.figures` for comparisons in
+print and in `spectral_exp.plots.run` for a running experiment.
 """

@@ -1,4 +1,4 @@
-"""Curves over steps: the frame around them, marks for what cannot be drawn, and runs of several seeds as one."""
+"""Curves over steps: frames, marks for values that cannot be drawn, and curves over seeds."""
 
 from __future__ import annotations
 
@@ -7,60 +7,87 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from spectral_exp.plots.looks import Look
+from spectral_exp.core.series import FloatArray, Series
 from spectral_exp.plots.seeds import SeedCurve
-from spectral_exp.plots.series import Envelope, FloatArray, Series, isolated, view_limits
+from spectral_exp.plots.series import Envelope, isolated, view_limits
+from spectral_exp.plots.series_styles import SeriesStyle
 from spectral_exp.plots.text import log_axis, number_axis, short_number
 from spectral_exp.plots.theme import Theme
 
 _FEW = 12
-"""Up to so many points each is drawn as a dot as well."""
+"""The largest number of points that are drawn as dots too."""
 
 
-def draw_seeds(axes: Axes, curve: SeedCurve, look: Look, theme: Theme, *, weight: float = 1.0, marks: int = 0) -> None:
-    """Mean line and band of a group; where some runs go on without others, a tick and each of them as a thin line.
+def draw_seeds(
+    axes: Axes,
+    curve: SeedCurve,
+    style: SeriesStyle,
+    theme: Theme,
+    *,
+    weight: float = 1.0,
+    marks: int = 0,
+) -> None:
+    """Draw mean line and band of a group, and thin lines for runs that outlast the others.
 
     Args:
         weight: line width in units of the theme's; below 1 the line is paler too.
-        marks: about how many markers to put on the line, to tell it from others without colour.
+        marks: about how many markers the line gets, so that it is distinct without colour.
     """
     few = curve.x.size <= _FEW
     axes.plot(
         curve.x,
         curve.mean,
-        color=look.color,
-        linestyle=look.line,
+        color=style.color,
+        linestyle=style.line,
         linewidth=weight * theme.line_width,
         alpha=min(1.0, 0.1 + weight),
-        marker=look.marker if marks or few else "",
+        marker=style.marker if marks or few else "",
         markevery=1 if few else max(1, curve.x.size // max(marks, 1)),
         markersize=theme.marker_size,
     )
     if curve.n_runs > 1:
-        axes.fill_between(curve.x, curve.low, curve.high, color=look.color, alpha=0.2, linewidth=0)
+        axes.fill_between(curve.x, curve.low, curve.high, color=style.color, alpha=0.2, linewidth=0)
     lone = isolated(curve.mean)
     if lone.any() and not few:
-        axes.plot(curve.x[lone], curve.mean[lone], look.marker, color=look.color, markersize=theme.marker_size)
+        axes.plot(
+            curve.x[lone],
+            curve.mean[lone],
+            style.marker,
+            color=style.color,
+            markersize=theme.marker_size,
+        )
     for part in curve.rest:
-        axes.plot(part.steps, part.values, color=look.color, linewidth=0.45 * theme.line_width, alpha=0.8)
+        axes.plot(
+            part.steps, part.values, color=style.color, linewidth=0.45 * theme.line_width, alpha=0.8
+        )
     if curve.rest and curve.x.size:
-        axes.plot(curve.x[-1], curve.mean[-1], "|", color=look.color, markersize=2.2 * theme.marker_size)
+        axes.plot(
+            curve.x[-1], curve.mean[-1], "|", color=style.color, markersize=2.2 * theme.marker_size
+        )
 
 
 def frame_values(axes: Axes, curves: Sequence[Envelope], log: bool | None, theme: Theme) -> str:
-    """Set scale and limits of the vertical axis to show `curves` well; triangles mark what lies outside.
+    """Fit scale and limits of the vertical axis to `curves`; triangles mark values outside.
 
     Returns:
-        What the triangles mean, for the panel's step axis; empty without any.
+        The legend of the triangles for the step axis, or "".
     """
     limits = [bounds for bins in curves if (bounds := view_limits(bins)) is not None]
     if not limits:
         axes.set_yticks([])
         axes.text(
-            0.5, 0.5, "no finite value yet", transform=axes.transAxes, ha="center", va="center", color=theme.muted
+            0.5,
+            0.5,
+            "no finite value yet",
+            transform=axes.transAxes,
+            ha="center",
+            va="center",
+            color=theme.muted,
         )
         return ""
-    values = np.concatenate([part[np.isfinite(part)] for bins in curves for part in (bins.low, bins.high)])
+    values = np.concatenate(
+        [part[np.isfinite(part)] for bins in curves for part in (bins.low, bins.high)]
+    )
     positive = values[values > 0]
     wide = positive.size == values.size and values.max() > 30 * values.min()
     if positive.size and (log or (log is None and wide)):
@@ -79,13 +106,15 @@ def frame_values(axes: Axes, curves: Sequence[Envelope], log: bool | None, theme
 
 
 def mark_non_finite(axes: Axes, series: Sequence[Series], theme: Theme) -> str:
-    """Crosses along the top edge where a value is NaN or infinite; returns what they mean, with their number."""
+    """Mark NaN and infinite values with crosses at the top edge; return their legend."""
     count = _edge_marks(axes, [s.steps[~s.finite] for s in series], 0.945, "x", theme)
     return f"   ✕ NaN or infinite: {count:,}" if count else ""
 
 
-def _edge_marks(axes: Axes, groups: Sequence[FloatArray], height: float, marker: str, theme: Theme) -> int:
-    """Markers at steps (axis units) and `height` (0 to 1 of the panel); those nearer than the eye sees are merged."""
+def _edge_marks(
+    axes: Axes, groups: Sequence[FloatArray], height: float, marker: str, theme: Theme
+) -> int:
+    """Draw markers at steps and `height` (0 to 1 of the panel), merging close ones; count them."""
     steps = np.concatenate(groups)
     where = np.unique(steps)
     if where.size == 0:
@@ -107,7 +136,7 @@ def _edge_marks(axes: Axes, groups: Sequence[FloatArray], height: float, marker:
 
 
 def step_range(series: Sequence[Series]) -> tuple[float, float]:
-    """Limits of a step axis that holds all `series`, with a little room; also when there is only one step."""
+    """Return limits of a step axis that holds all `series` with some room."""
     first = min(float(s.steps[0]) for s in series)
     last = max(float(s.steps[-1]) for s in series)
     room = 0.02 * (last - first) or 1.0

@@ -1,4 +1,4 @@
-"""Importing matplotlib, whatever the environment asks of it."""
+"""Import of matplotlib that works in any environment."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class MatplotlibError(UserError):
 
 
 def import_matplotlib(folder: Path | None = None) -> None:
-    """Import matplotlib so that figures can be drawn, and leave backend and environment as they are.
+    """Import matplotlib to draw figures; leave backend and environment as they are.
 
-    A backend in `MPLBACKEND` that is not installed, such as one inherited from a notebook, would make the import fail.
+    An uninstalled backend in `MPLBACKEND`, such as a notebook's, would make the import fail.
     It matters to pyplot only, which none of our figures use.
 
     Args:
-        folder: where matplotlib may keep its font list if it finds no other writable folder.
+        folder: a place for matplotlib's font list if it finds no other writable folder.
 
     Raises:
         MatplotlibError: it cannot be imported.
@@ -39,7 +39,8 @@ def import_matplotlib(folder: Path | None = None) -> None:
             import matplotlib.style
         except Exception as error:  # a damaged installation can raise anything
             raise MatplotlibError(
-                f"matplotlib cannot be imported ({type(error).__name__}: {error}); reinstall it or switch the plots off"
+                f"matplotlib cannot be imported ({type(error).__name__}: {error}); reinstall it or"
+                " switch the plots off"
             ) from error
     if backend:
         try:
@@ -49,7 +50,7 @@ def import_matplotlib(folder: Path | None = None) -> None:
 
 
 def writable_folder(folder: Path) -> Mapping[str, str]:
-    """The variable that makes matplotlib use `folder`; none if it finds a home or a place for temporary files."""
+    """Return the variable that makes matplotlib use `folder`, if it has no other place."""
     try:
         tempfile.gettempdir()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Rows of values, a mean and an interval each: groups beside each other, or differences around zero."""
+"""Rows of values with a mean and an interval each, for groups or differences."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Row:
     Attributes:
         label: at the left.
         dots: single values.
-        mean: of them; None draws the dots alone.
-        interval: of the mean; None where there is none.
+        mean: their mean; None draws the dots only.
+        interval: of the mean, or None.
         filled: whether the mean's marker is filled rather than hollow.
-        muted: drawn in grey: what the others are held against.
+        muted: whether it is grey, as the baseline.
         note: at the right, behind mean and interval.
         heading: whether it is the heading of the rows below it and has no values.
     """
@@ -43,29 +43,27 @@ class Row:
     heading: bool = False
 
 
-def draw_rows(axes: Axes, rows: Sequence[Row], theme: Theme, reference: float | None = None) -> None:
-    """Draw from top to bottom: dots, mean and interval of each row, and in numbers at its right.
+def draw_rows(
+    axes: Axes, rows: Sequence[Row], theme: Theme, reference: float | None = None
+) -> None:
+    """Draw dots, mean and interval of each row from top to bottom, with numbers at the right.
 
-    What lies far outside the range of the others is an arrow at the edge; its numbers stand at the right all the same.
+    Values far outside the range of the others become an arrow at the edge.
 
     Args:
-        reference: where to draw a vertical line across all rows.
+        reference: the place of a vertical line across all rows.
     """
     limits = row_limits(rows, reference)
-    size = theme.marker_size
     if reference is not None:
-        axes.axvline(reference, color=theme.muted, linewidth=theme.rule_width * 1.5, linestyle=(0, (4, 3)), zorder=1)
+        axes.axvline(
+            reference,
+            color=theme.muted,
+            linewidth=theme.rule_width * 1.5,
+            linestyle=(0, (4, 3)),
+            zorder=1,
+        )
     for y, row in enumerate(rows):
-        color = theme.muted if row.muted else theme.series[0]
-        inside = [dot for dot in row.dots if limits[0] <= dot <= limits[1]]
-        offset = 0.0 if row.mean is None else 0.24
-        dot_size = 0.62 * size if row.mean is not None else size
-        axes.plot(inside, [y + offset] * len(inside), "o", color=theme.muted, markersize=dot_size, alpha=0.8, mew=0)
-        if row.interval is not None:
-            axes.plot(row.interval, [y, y], color=color, linewidth=1.4 * theme.line_width, solid_capstyle="butt")
-        if row.mean is not None:
-            face = color if row.filled else theme.panel
-            axes.plot(row.mean, y, "D", color=color, markerfacecolor=face, markersize=1.35 * size, mew=theme.line_width)
+        _draw_row(axes, row, y, limits, theme)
         _edge_arrow(axes, row, y, limits, theme)
     axes.set_xlim(*limits)
     axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -78,13 +76,44 @@ def draw_rows(axes: Axes, rows: Sequence[Row], theme: Theme, reference: float | 
     axes.spines["left"].set_visible(False)
     number_axis(axes, "x", 6)
     for y, text_of_row in enumerate(row_texts(rows, signed=reference == 0.0)):
-        axes.text(1.025, y, text_of_row, transform=axes.get_yaxis_transform(), va="center", ha="left", color=theme.text)
+        axes.text(
+            1.025,
+            y,
+            text_of_row,
+            transform=axes.get_yaxis_transform(),
+            va="center",
+            ha="left",
+            color=theme.text,
+        )
+
+
+def _draw_row(axes: Axes, row: Row, y: int, limits: tuple[float, float], theme: Theme) -> None:
+    """Draw the dots, the interval and the mean of a row."""
+    color = theme.muted if row.muted else theme.series[0]
+    size = theme.marker_size
+    inside = [dot for dot in row.dots if limits[0] <= dot <= limits[1]]
+    offset = 0.0 if row.mean is None else 0.24
+    dot_size = 0.62 * size if row.mean is not None else size
+    heights = [y + offset] * len(inside)
+    axes.plot(inside, heights, "o", color=theme.muted, markersize=dot_size, alpha=0.8, mew=0)
+    if row.interval is not None:
+        width = 1.4 * theme.line_width
+        axes.plot(row.interval, [y, y], color=color, linewidth=width, solid_capstyle="butt")
+    if row.mean is not None:
+        face = color if row.filled else theme.panel
+        marker: dict[str, Any] = {"markersize": 1.35 * size, "mew": theme.line_width}
+        axes.plot(row.mean, y, "D", color=color, markerfacecolor=face, **marker)
 
 
 def _edge_arrow(axes: Axes, row: Row, y: int, limits: tuple[float, float], theme: Theme) -> None:
-    """An arrow towards what of a row lies outside of `limits`."""
+    """Draw an arrow towards values of a row outside of `limits`."""
     values = [*row.dots, *([row.mean] if row.mean is not None else [])]
-    arrow: dict[str, Any] = {"color": theme.alert, "markersize": 1.3 * theme.marker_size, "mew": 0, "clip_on": False}
+    arrow: dict[str, Any] = {
+        "color": theme.alert,
+        "markersize": 1.3 * theme.marker_size,
+        "mew": 0,
+        "clip_on": False,
+    }
     if any(value < limits[0] for value in values):
         axes.plot(0.006, y, "<", transform=axes.get_yaxis_transform(), **arrow)
     if any(value > limits[1] for value in values):
@@ -92,9 +121,10 @@ def _edge_arrow(axes: Axes, row: Row, y: int, limits: tuple[float, float], theme
 
 
 def row_limits(rows: Sequence[Row], reference: float | None = None) -> tuple[float, float]:
-    """Horizontal range of all rows with a little room, but for rows that lie many times farther out than the others."""
+    """Return the horizontal range of all rows with some room, without extreme rows."""
     parts = [
-        np.array([*row.dots, *(row.interval or ()), *([row.mean] if row.mean is not None else [])]) for row in rows
+        np.array([*row.dots, *(row.interval or ()), *([row.mean] if row.mean is not None else [])])
+        for row in rows
     ]
     parts = [part for part in parts if part.size]
     low, high = bulk_limits(parts) if parts else (0.0, 0.0)
@@ -105,7 +135,7 @@ def row_limits(rows: Sequence[Row], reference: float | None = None) -> tuple[flo
 
 
 def row_texts(rows: Sequence[Row], *, signed: bool = False) -> list[str]:
-    """Mean, also where it is not drawn, and interval of every row, to the digits that intervals tell apart; notes."""
+    """Return mean, interval and note of every row, to the digits that intervals resolve."""
     widths = [row.interval[1] - row.interval[0] for row in rows if row.interval is not None]
     dots = [float(np.ptp(row.dots)) for row in rows if len(row.dots) > 1]
     scale = float(np.median(widths or dots or [abs(row.mean or 0.0) for row in rows] or [1.0]))

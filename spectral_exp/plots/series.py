@@ -4,50 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.floating[Any]]
-IntArray = NDArray[np.int64]
+from spectral_exp.core.series import FloatArray, IntArray, Series
 
 MAX_POINTS = 1200
-"""Bins a curve is reduced to: more than the pixels of a full-width panel at README size would add nothing."""
+"""Bins of a reduced curve: about the pixels of a full-width panel."""
 
 _LARGEST = 1e300  # that an axis can hold, with room for sums and differences
 
 
 @dataclass(frozen=True)
-class Series:
-    """Values of one quantity at ascending steps; values may be NaN or infinite."""
-
-    steps: FloatArray
-    values: FloatArray
-
-    def __post_init__(self) -> None:
-        if self.steps.ndim != 1 or self.steps.shape != self.values.shape:
-            raise ValueError(f"a series needs as many steps as values, got {self.steps.shape} and {self.values.shape}")
-
-    def __len__(self) -> int:
-        return int(self.steps.size)
-
-    @property
-    def finite(self) -> NDArray[np.bool_]:
-        """True where the value is an ordinary number."""
-        return np.isfinite(self.values)
-
-
-@dataclass(frozen=True)
 class Envelope:
-    """A series in at most `MAX_POINTS` bins of consecutive points; bins without a finite value are NaN throughout.
+    """A series in at most `MAX_POINTS` bins of consecutive points; empty bins are NaN.
 
     Args:
         steps: middle of each bin's steps.
         mean: mean of the bin's finite values.
         low: least finite value, so that no dip is lost.
         high: greatest finite value, so that no spike is lost.
-        points_per_bin: mean number of points a bin stands for; 1.0 means nothing was reduced.
+        points_per_bin: mean number of points per bin; 1.0 means no reduction.
     """
 
     steps: FloatArray
@@ -78,15 +56,16 @@ def envelope(series: Series, max_points: int = MAX_POINTS) -> Envelope:
 
 
 def smoothing_window(n_bins: int) -> int:
-    """Width in bins, odd, of the running mean for a curve of `n_bins`; 1 (no smoothing) for short ones."""
+    """Return the odd width in bins of the running mean for `n_bins`; 1 for short curves."""
     return 2 * (n_bins // 60) + 1
 
 
 def smooth(values: FloatArray, window: int) -> FloatArray:
-    """Running mean over `window` values without the highest and lowest tenth of them; NaN is skipped.
+    """Return the running mean over `window` values, trimmed by a tenth on both ends, without NaN.
 
-    Trimming keeps one spike from lifting its whole neighbourhood. Windows are centred; near the start they shrink on
-    both sides, so that the curve begins where the values begin, near the end they lose only their right part.
+    Trimming keeps one spike from lifting its neighbourhood. Windows are centred. Near the start
+    they shrink on both sides, so that the curve begins with the values; near the end on the right
+    only.
     """
     if window <= 1 or values.size <= 2:
         return values
@@ -103,16 +82,18 @@ def smooth(values: FloatArray, window: int) -> FloatArray:
 
 
 def drawable(series: Series) -> Series:
-    """The series with infinities for values so near the largest double that no axis can hold them."""
+    """Return the series with infinities for values too large for an axis."""
     values = series.values
-    return Series(series.steps, np.where(abs(values) > _LARGEST, np.copysign(np.inf, values), values))
+    return Series(
+        series.steps, np.where(abs(values) > _LARGEST, np.copysign(np.inf, values), values)
+    )
 
 
 def view_limits(curve: Envelope) -> tuple[float, float] | None:
-    """Vertical range that shows `curve` well: its smoothed course and 98 % of its values, at least.
+    """Return a vertical range with the smoothed course and at least 98 % of the values.
 
-    The whole range is shown unless rare outliers would leave those less than a third of the panel. None when nothing
-    is finite.
+    It is the whole range unless rare outliers would leave the rest less than a third of the panel.
+    None if nothing is finite.
     """
     values = np.concatenate([curve.low, curve.high])
     values = values[np.isfinite(values)]
@@ -129,7 +110,7 @@ def view_limits(curve: Envelope) -> tuple[float, float] | None:
 
 
 def bulk_limits(parts: Sequence[FloatArray]) -> tuple[float, float]:
-    """Range of all values but for parts that lie many times farther out than the others, from four parts on.
+    """Return the range of all values; from four parts on, without extreme parts.
 
     Args:
         parts: finite values that belong together, such as the runs of a group; none of them empty.
@@ -144,33 +125,33 @@ def bulk_limits(parts: Sequence[FloatArray]) -> tuple[float, float]:
 
 
 def isolated(values: FloatArray) -> NDArray[np.bool_]:
-    """True for finite values without a finite neighbour, which a line plot would leave invisible."""
+    """Return True for finite values without a finite neighbour, which no line shows."""
     finite = np.concatenate([[False], np.isfinite(values), [False]])
     return np.asarray(finite[1:-1] & ~finite[:-2] & ~finite[2:])
 
 
 def even_rows(n: int, at_most: int) -> IntArray:
-    """At most `at_most` row numbers spread evenly over 0..n-1, both ends included."""
+    """Return at most `at_most` row numbers spread evenly over 0..n-1, including both ends."""
     if n <= at_most:
         return np.arange(n, dtype=np.int64)
     return np.unique(np.linspace(0, n - 1, at_most).round().astype(np.int64))
 
 
 def largest(values: FloatArray) -> float:
-    """The greatest finite value; 0 when there is none."""
+    """Return the greatest finite value, or 0."""
     finite = values[np.isfinite(values)]
     return float(finite.max()) if finite.size else 0.0
 
 
 def column_means(values: FloatArray) -> FloatArray:
-    """Means of the finite values along the first axis; NaN where there are none."""
+    """Return means of the finite values along the first axis; NaN if there are none."""
     finite = np.isfinite(values)
     count = finite.sum(axis=0)
     return np.where(count, np.where(finite, values, 0.0).sum(axis=0) / np.maximum(count, 1), np.nan)
 
 
 def column_quantiles(values: FloatArray, quantiles: list[float]) -> FloatArray:
-    """Quantiles (Q, ...) of the finite values along the first axis; NaN where there are none."""
+    """Return quantiles (Q, ...) of the finite values along the first axis, or NaN."""
     finite = np.isfinite(values)
     empty = ~finite.any(axis=0)
     known = np.where(finite, values, np.nan)

@@ -1,4 +1,4 @@
-"""Numbers and names as figures write them."""
+"""Numbers and names in figures."""
 
 from __future__ import annotations
 
@@ -10,18 +10,29 @@ from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.font_manager import findfont, get_font
-from matplotlib.ticker import FixedLocator, Formatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import (
+    FixedLocator,
+    Formatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+)
 
 
-def number_axis(axes: Axes, which: Literal["x", "y"], n_ticks: int = 5, *, integer: bool = False) -> None:
-    """Few, short tick labels on a linear axis."""
+def number_axis(
+    axes: Axes, which: Literal["x", "y"], n_ticks: int = 5, *, integer: bool = False
+) -> None:
+    """Set few, short tick labels on a linear axis."""
     axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_major_locator(MaxNLocator(n_ticks, integer=integer, steps=[1, 2, 5, 10], min_n_ticks=1 if integer else 2))
+    axis.set_major_locator(
+        MaxNLocator(n_ticks, integer=integer, steps=[1, 2, 5, 10], min_n_ticks=1 if integer else 2)
+    )
     axis.set_major_formatter(ShortNumbers())
 
 
 def log_axis(axes: Axes) -> None:
-    """A logarithmic vertical axis with plain labels, also where it spans less than a decade."""
+    """Make the vertical axis logarithmic with plain labels, also below one decade."""
     axes.set_yscale("log", nonpositive="mask")
     low, high = sorted(axes.get_ylim())
     decades = math.log10(high / low) if low > 0 else 9.0
@@ -35,19 +46,21 @@ def log_axis(axes: Axes) -> None:
 
 
 def log_values_axis(axes: Axes, values: Sequence[float]) -> None:
-    """A logarithmic horizontal axis with a tick at each of a few `values`, else at round numbers."""
+    """Make the horizontal axis logarithmic, with ticks at a few `values` or round numbers."""
     axes.set_xscale("log")
     few = len(values) <= 8
-    axes.xaxis.set_major_locator(FixedLocator(values) if few else LogLocator(10, subs=(1, 2, 5), numticks=8))
+    axes.xaxis.set_major_locator(
+        FixedLocator(values) if few else LogLocator(10, subs=(1, 2, 5), numticks=8)
+    )
     axes.xaxis.set_major_formatter(ShortNumbers(common=False))
     axes.xaxis.set_minor_locator(NullLocator())
 
 
 class ShortNumbers(Formatter):
-    """Tick labels such as 0.25, 40k, 1.5M or 3e-5, with just the digits that tell neighbours apart.
+    """Tick labels such as 0.25, 40k, 1.5M or 3e-5, with as many digits as neighbours need.
 
     Args:
-        common: give all ticks the same scale and decimals (linear axes); else each its own (logarithmic axes).
+        common: whether all ticks share scale and decimals, as on a linear axis.
     """
 
     def __init__(self, common: bool = True) -> None:
@@ -66,7 +79,10 @@ class ShortNumbers(Formatter):
         scale, suffix = _scale(largest)
         step = min(gaps, default=largest or 1.0) / scale
         decimals = next((d for d in range(9) if abs(round(step, d) - step) < 1e-6 * step), 9)
-        return [_true_minus(f"{value / scale:.{decimals}f}{suffix}") if value else "0" for value in values]
+        return [
+            _true_minus(f"{value / scale:.{decimals}f}{suffix}") if value else "0"
+            for value in values
+        ]
 
 
 def _scale(largest: float) -> tuple[float, str]:
@@ -81,7 +97,7 @@ def _scale(largest: float) -> tuple[float, str]:
 
 
 def short_number(value: float, digits: int = 3) -> str:
-    """`value` in about `digits` significant digits: 1.234, 56.1k, 3e-5; NaN and infinities by name."""
+    """Return `value` in about `digits` significant digits: 1.234, 56.1k, 3e-5, NaN."""
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else "\N{INFINITY}" if value > 0 else "-\N{INFINITY}"
     scale, suffix = _scale(abs(value))
@@ -97,10 +113,12 @@ def _glyphs(family: str) -> frozenset[int]:
 
 
 def printable(text: str, limit: int = 0) -> str:
-    """`text` with every character the font lacks as an escape, shortened in its middle to `limit` characters."""
+    """Return `text` with escapes for missing glyphs, cut in its middle to `limit` characters."""
     glyphs = _glyphs("DejaVu Sans") & _glyphs("DejaVu Sans Mono")
     shown = "".join(
-        c if c.isprintable() and ord(c) in glyphs else c.encode("unicode_escape", "surrogatepass").decode()
+        c
+        if c.isprintable() and ord(c) in glyphs
+        else c.encode("unicode_escape", "surrogatepass").decode()
         for c in text
     )
     if limit and len(shown) > limit:
@@ -115,7 +133,7 @@ def token_text(text: str, limit: int = 10) -> str:
 
 
 def plain_number(value: float, decimals: int, *, signed: bool = False) -> str:
-    """A number with fixed decimals, a large one shortened; `signed`: with a plus where it is positive."""
+    """Return a number with fixed decimals, large ones shortened; `signed` adds a plus."""
     text = short_number(value, 4) if abs(value) >= 1e5 else f"{value:.{decimals}f}"
     return f"+{text}" if signed and value > 0 else _true_minus(text)
 
@@ -124,11 +142,13 @@ def _true_minus(text: str) -> str:
     return "\N{MINUS SIGN}" + text[1:] if text.startswith("-") else text
 
 
-def spread_apart(places: Sequence[float], gap: float, low: float = 0.0, high: float = 1.0) -> list[float]:
-    """Places for labels, `gap` or more apart and as near to where they belong as that allows, in the same order.
+def spread_apart(
+    places: Sequence[float], gap: float, low: float = 0.0, high: float = 1.0
+) -> list[float]:
+    """Return places for labels, at least `gap` apart and close to `places`, in the same order.
 
-    Labels that would overlap form a block around their common middle (isotonic regression by pooling neighbours). All
-    stay within `low` and `high` as long as there is room.
+    Labels that would overlap form a block around their common middle (isotonic regression by
+    pooling neighbours). All stay within `low` and `high` as long as there is room.
     """
     order = sorted(range(len(places)), key=lambda i: places[i])
     blocks: list[list[float]] = []  # sum of (place - rank * gap), number of labels

@@ -1,4 +1,4 @@
-"""The two looks of figures: dark for watching a run, light for print. And how a figure becomes a file."""
+"""The two themes of figures, dark for the screen and light for print, and rendering to files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Theme:
 
     Attributes:
         background, panel: behind everything, behind the data.
-        grid, axis, text, muted, alert: colours of lines, axes, words, remarks, and what needs attention.
+        grid, axis, text, muted, alert: colours of lines, axes, words, remarks and warnings.
         series: colours that stay distinct for the colour-blind and stand out from `panel`.
         width: of a figure, inches.
         font_size: points; headings are a little larger, tick labels a little smaller.
@@ -63,7 +63,7 @@ DARK = Theme(
     text="#e3e8ef",
     muted="#a3aebd",
     alert="#ff7a59",
-    # Okabe and Ito's colour-blind-safe set, its dark members raised until they stand out from a dark panel.
+    # Okabe and Ito's colour-blind-safe set, with lighter dark colours for a dark panel.
     series=("#56b4e9", "#e69f00", "#2cc79a", "#e78ac3", "#f0e442", "#e8633a", "#8c8cf0", "#c9ced6"),
     # 1800 pixels at 150 dpi, so that 13 pt text is still 13 px high in a 900 px column.
     width=12.0,
@@ -82,9 +82,9 @@ LIGHT = Theme(
     text="#1c2026",
     muted="#5c6570",
     alert="#c22f1a",
-    # Searched for the greatest distance under normal sight and each kind of colour blindness, at 3:1 on white at least.
+    # Greatest distance under normal sight and each colour blindness, at 3:1 or more on white.
     series=("#2743c0", "#c2491d", "#0b7a4e", "#d56e9e", "#ab8b10", "#2f95ee", "#222222", "#7e255f"),
-    # The text width of a one-column paper: figures are placed at their own size, so points are points.
+    # The text width of a one-column paper, so that font sizes are true.
     width=6.5,
     font_size=8.5,
     rule_width=0.6,
@@ -116,7 +116,7 @@ def _settings(theme: Theme) -> dict[str, object]:
         "grid.color": theme.grid,
         "grid.linewidth": theme.rule_width,
         "text.color": theme.text,
-        # Token texts and experiment names may hold dollar signs; no text of ours is mathematics.
+        # Token texts and experiment names may hold dollar signs; no text is mathematics.
         "text.parse_math": False,
         "font.family": "DejaVu Sans",
         "font.size": size,
@@ -141,8 +141,8 @@ def _settings(theme: Theme) -> dict[str, object]:
         "lines.solid_capstyle": "round",
         "figure.constrained_layout.w_pad": 0.0064 * size,
         "figure.constrained_layout.h_pad": 0.0064 * size,
-        # Vector files: letters as outlines look the same everywhere, embedded TrueType is what publishers take, and a
-        # fixed salt in place of random names makes equal figures equal files.
+        # SVG: outlines look the same everywhere, and a fixed salt gives equal files.
+        # PDF: publishers accept embedded TrueType.
         "svg.fonttype": "path",
         "svg.hashsalt": "spectral_exp",
         "pdf.fonttype": 42,
@@ -154,27 +154,31 @@ _style_lock = threading.Lock()
 
 @contextmanager
 def styled(theme: Theme) -> Iterator[None]:
-    """Draw in `theme` whatever the caller's own matplotlib settings, which are put back afterwards.
+    """Draw in `theme`; restore the caller's matplotlib settings afterwards.
 
-    matplotlib's settings are global to the process: the lock keeps two threads from restoring each other's.
+    These settings are global to the process; the lock keeps two threads from mixing them.
     """
     with _style_lock, matplotlib.style.context(_settings(theme), after_reset=True):
         yield
 
 
 def render(draw: Callable[[], Figure], theme: Theme, dpi: int) -> bytes:
-    """The PNG file of the figure that `draw` returns."""
+    """Return the PNG file of the figure that `draw` returns."""
     return render_all(draw, theme, dpi, ("png",))["png"]
 
 
 def render_all(
-    draw: Callable[[], Figure], theme: Theme, dpi: int, formats: Sequence[FileFormat], description: str = ""
+    draw: Callable[[], Figure],
+    theme: Theme,
+    dpi: int,
+    formats: Sequence[FileFormat],
+    description: str = "",
 ) -> dict[FileFormat, bytes]:
-    """The files of the figure that `draw` returns, by format: equal figures give equal bytes.
+    """Return the files of the figure that `draw` returns, by format; equal figures, equal bytes.
 
     Args:
         dpi: dots per inch of a PNG file; the others are vector graphics.
-        description: of what is shown, for who cannot see it; kept inside each file.
+        description: a text for readers who cannot see the figure, kept inside each file.
     """
     with styled(theme):
         figure = draw()
@@ -183,20 +187,26 @@ def render_all(
 
 def _file(figure: Figure, kind: FileFormat, dpi: int, description: str) -> bytes:
     buffer = io.BytesIO()
-    no_date: dict[str, dict[str, str | None]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
-    told = {"Subject" if kind == "pdf" else "Description": description} if description else {}
-    figure.savefig(buffer, format=kind, dpi=dpi, metadata={**no_date[kind], **told})
+    no_date: dict[str, dict[str, str | None]] = {
+        "png": {},
+        "svg": {"Date": None},
+        "pdf": {"CreationDate": None},
+    }
+    text = {"Subject" if kind == "pdf" else "Description": description} if description else {}
+    figure.savefig(buffer, format=kind, dpi=dpi, metadata={**no_date[kind], **text})
     return buffer.getvalue()
 
 
 def new_figure(theme: Theme, height: float, title: str = "", note: str = "") -> Figure:
-    """An empty figure of the theme's width, with its heading in bold if any, and a short `note` muted at its right."""
+    """Return an empty figure of the theme's width with a title and a note at its right."""
     figure = Figure(figsize=(theme.width, height), layout="constrained")
     FigureCanvasAgg(figure)
     if title:
         figure.suptitle(title, x=0.012, ha="left")
     if note:
-        figure.text(0.988, 1 - _TITLE_INCHES / height, note, ha="right", va="top", color=theme.muted)
+        figure.text(
+            0.988, 1 - _TITLE_INCHES / height, note, ha="right", va="top", color=theme.muted
+        )
     return figure
 
 
@@ -208,15 +218,20 @@ def label(axes: Axes, title: str, x: str, y: str) -> None:
 
 
 def legend_above(axes: Axes) -> None:
-    """The panel's legend on the line of its title, to the right, where it covers no data."""
+    """Draw the panel's legend on the line of its title, where it covers no data."""
     names = axes.get_legend_handles_labels()[1]
     axes.legend(
-        loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(names), frameon=False, borderpad=0.1, columnspacing=1.4
+        loc="lower right",
+        bbox_to_anchor=(1.0, 1.0),
+        ncols=len(names),
+        frameon=False,
+        borderpad=0.1,
+        columnspacing=1.4,
     )
 
 
 def legend_on_top(figure: Figure, handles: Sequence[Artist]) -> None:
-    """A legend above all panels, in one row where it fits."""
+    """Draw a legend above all panels, in one row if it fits."""
     inches_per_em = matplotlib.rcParams["legend.fontsize"] / 72
     widths = [inches_per_em * (0.55 * len(str(handle.get_label())) + 3.9) for handle in handles]
     rows = math.ceil(sum(widths) / figure.get_figwidth())

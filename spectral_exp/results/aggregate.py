@@ -1,20 +1,19 @@
-"""Finds runs below any folders and groups them."""
+"""Runs below folders, selected and grouped."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from spectral_exp.results import index as run_index
 from spectral_exp.results.conditions import Condition
 from spectral_exp.results.differing import differing_names
-from spectral_exp.results.find import find_runs
-from spectral_exp.results.group import Group
-from spectral_exp.results.load import run_of
-from spectral_exp.results.names import Names, shown
-from spectral_exp.results.run import Run
+from spectral_exp.results.group import Group, group_by
+from spectral_exp.results.names import Names, sort_key, value_text
+from spectral_exp.runs import index as run_index
+from spectral_exp.runs.find import find_runs
+from spectral_exp.runs.load import run_of
+from spectral_exp.runs.run import Run
 
 
 class ResultsAggregator:
@@ -37,8 +36,7 @@ class ResultsAggregator:
 
     def __init__(self, folders: Sequence[str | Path], *, index: bool = True) -> None:
         found = find_runs(folders)
-        cache = run_index.cache_folder() if index else None
-        facts = run_index.facts_of(found.runs, cache / run_index.INDEX_NAME if cache else None)
+        facts = run_index.facts_of(found.runs, run_index.index_file() if index else None)
         pairs = list(zip(found.runs, facts, strict=True))
         unusable = [(path, str(what["unusable"])) for path, what in pairs if "unusable" in what]
         runs = [run_of(path, what) for path, what in pairs if "unusable" not in what]
@@ -46,20 +44,23 @@ class ResultsAggregator:
         self.runs = sorted(_with_unique_ids(runs), key=_order)
 
     def where(self, conditions: Sequence[str]) -> ResultsAggregator:
-        """Only the runs that meet all conditions, each `name=value`, `name!=value`, `name<value` and so on.
+        """Return the runs that meet all conditions: `name=value`, `name!=value`, `name<value`, ...
 
-        A name is a setting's dotted name or its unique ending, a part (`optimizer=rgd`), or `status`, `name`, `seed`.
-        A value may hold `*`, and be one of several: `name=wave*,classic`.
+        A name is a setting's dotted name or its unique ending, a part (`optimizer=rgd`), or one of
+        `status`, `name` and `seed`. A value may hold `*`, and several are possible:
+        `name=wave*,classic`.
 
         Raises:
             UserError: a condition cannot be understood, or no run has such a setting.
         """
         names = Names(self.runs)
         parsed = [Condition.of(text, names) for text in conditions]
-        return self._only(run for run in self.runs if all(condition.met_by(run) for condition in parsed))
+        return self._only(
+            run for run in self.runs if all(condition.met_by(run) for condition in parsed)
+        )
 
     def groups(self, by: Sequence[str] | None = None) -> list[Group]:
-        """Runs that differ only in their seed; or, with `by`, runs that agree in these settings or parts.
+        """Return groups of runs that differ only in their seed, or that agree in the settings `by`.
 
         Raises:
             UserError: no run has one of the settings in `by`.
@@ -67,7 +68,10 @@ class ResultsAggregator:
         return _coarse_groups(self.runs, by) if by else _experiments(self.runs)
 
     def differing(self) -> list[str]:
-        """The settings in which the runs differ, seed and places apart; a part or component stands for its settings."""
+        """Return the settings in which the runs differ, without seeds and paths.
+
+        The name of a part or component replaces its settings.
+        """
         return differing_names(self.runs)
 
     def _only(self, runs: Iterable[Run]) -> ResultsAggregator:
@@ -81,10 +85,8 @@ def _order(run: Run) -> tuple[str, bool, int, str]:
 
 
 def _with_unique_ids(runs: Sequence[Run]) -> list[Run]:
-    """The runs, those of equal ids with as many of their folders' names as tell them apart."""
-    taken: dict[str, list[Run]] = {}
-    for run in runs:
-        taken.setdefault(run.run_id, []).append(run)
+    """Return the runs; equal ids get as many names of parent folders as make them unique."""
+    taken = group_by(runs, lambda run: run.run_id)
     unique = []
     for run in runs:
         if len(taken[run.run_id]) == 1:
@@ -98,71 +100,75 @@ def _with_unique_ids(runs: Sequence[Run]) -> list[Run]:
     return unique
 
 
-# --- groups ----------------------------------------------------------------------------------------------------------
+# --- groups -------------------------------------------------------------------------------
 
 
 def _experiments(runs: Sequence[Run]) -> list[Group]:
-    """Runs of one name and configuration, in the order of their names."""
-    members = _collected(runs, _experiment)
-    by_name = _collected(members, lambda key: key[0])
+    """Return groups of one name and configuration, in the order of their names."""
+    members = group_by(runs, _experiment)
+    by_name = group_by(members, lambda key: key[0])
     differing = differing_names(runs)
     names = Names(runs)
     groups = []
     for name, keys in by_name.items():
-        # Where a name stands for several configurations, what tells them apart comes with it.
-        telling = differing_names([members[key][0] for key in keys]) if len(keys) > 1 else []
-        keys = sorted(keys, key=lambda key: _sort_key(members[key][0], telling, names))
-        labels = [_label(name, telling, members[key][0], names) for key in keys]
+        # If several configurations have one name, the settings that differ join the label.
+        differing_here = differing_names([members[key][0] for key in keys]) if len(keys) > 1 else []
+        keys = sorted(keys, key=lambda key: _sort_key(members[key][0], differing_here, names))
+        labels = [_label(name, differing_here, members[key][0], names) for key in keys]
         for key, label in zip(keys, labels, strict=True):
             unique = label if labels.count(label) == 1 else f"{label} {key[1] or key[2]}"
-            settings = {"name": name, **{other: names.value(members[key][0], other) for other in differing}}
+            settings = {
+                "name": name,
+                **{other: names.value(members[key][0], other) for other in differing},
+            }
             groups.append(Group(unique, settings, members[key], [0] * len(members[key])))
     return groups
 
 
 def _experiment(run: Run) -> tuple[str, str, str]:
-    """What runs of one experiment have in common; those of unknown settings are each their own."""
+    """Return the identity of a run's experiment; a run without settings has its own."""
     return (run.name, run.config_hash, "" if run.settings else run.run_id)
 
 
-def _label(name: str, telling: Sequence[str], run: Run, names: Names) -> str:
-    return " ".join([name, *(f"{names.short(other)}={shown(names.value(run, other))}" for other in telling)])
+def _label(name: str, differing_here: Sequence[str], run: Run, names: Names) -> str:
+    return " ".join(
+        [
+            name,
+            *(
+                f"{names.short(other)}={value_text(names.value(run, other))}"
+                for other in differing_here
+            ),
+        ]
+    )
 
 
 def _coarse_groups(runs: Sequence[Run], by: Sequence[str]) -> list[Group]:
-    """Runs that agree in some settings, in the order of their values."""
+    """Return groups of runs that agree in some settings, in the order of their values."""
     names = Names(runs)
     resolved = [names.resolve(name) for name in by]
-    members = _collected(runs, lambda run: tuple(shown(names.value(run, name)) for name in resolved))
+    members = group_by(
+        runs, lambda run: tuple(value_text(names.value(run, name)) for name in resolved)
+    )
     groups = []
-    for values, members_of in sorted(members.items(), key=lambda item: _sort_key(item[1][0], resolved, names)):
-        strata = list(_collected(members_of, _experiment))
+    for values, members_of in sorted(
+        members.items(), key=lambda item: _sort_key(item[1][0], resolved, names)
+    ):
+        strata = list(group_by(members_of, _experiment))
         labels = (
             value if name in names.speaking else f"{names.short(name)}={value}"
             for name, value in zip(resolved, values, strict=True)
         )
         key = {name: names.value(members_of[0], name) for name in resolved}
         groups.append(
-            Group(" / ".join(labels), key, members_of, [strata.index(_experiment(run)) for run in members_of])
+            Group(
+                " / ".join(labels),
+                key,
+                members_of,
+                [strata.index(_experiment(run)) for run in members_of],
+            )
         )
     return groups
 
 
 def _sort_key(run: Run, resolved: Sequence[str], names: Names) -> list[tuple[int, float, str]]:
-    """Numbers by size, then texts, then what is missing."""
-    key = []
-    for name in resolved:
-        value = names.value(run, name)
-        if isinstance(value, int | float):
-            key.append((0, float(value), ""))
-        else:
-            key.append((2, 0.0, "") if value is None else (1, 0.0, shown(value)))
-    return key
-
-
-def _collected(items: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[Any]]:
-    """Items by their key, in the order of first appearance."""
-    found: dict[Any, list[Any]] = {}
-    for item in items:
-        found.setdefault(key(item), []).append(item)
-    return found
+    return [sort_key(names.value(run, name)) for name in resolved]

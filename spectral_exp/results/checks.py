@@ -1,4 +1,4 @@
-"""What makes a run doubtful, and what makes a comparison of two groups of runs unfair."""
+"""Checks of single runs, and of the fairness of a comparison of two groups."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from spectral_exp.core.wording import noun
-from spectral_exp.results.finding import Finding, Measured, Piece, finding, sourced
+from spectral_exp.results.finding import Finding, Measured, Piece, finding, measurement
 from spectral_exp.results.identity import IDENTITIES, PLURAL, TITLES, code_words
-from spectral_exp.results.run import Run, check_at
 from spectral_exp.results.times import compare_times
-from spectral_exp.run_record import changed_settings, last_beginning, matters_for_steps
+from spectral_exp.runs.metric_names import metric_info
+from spectral_exp.runs.overrides import changed_settings, matters_for_steps
+from spectral_exp.runs.run import Run, check_at
+from spectral_exp.runs.training_record import last_beginning
 
 QUANTITIES = (
     "parameters",
@@ -26,23 +28,18 @@ QUANTITIES = (
     "hardware",
     "code",
 )
-"""What `match_groups` compares."""
+"""The quantities that `match_groups` compares."""
 
 UNEQUAL = frozenset({*QUANTITIES, "schedule", "settings", "size of another part"})
-"""Kinds of findings that two groups differ in what a fair comparison keeps equal."""
+"""Kinds of findings about quantities that a fair comparison keeps equal."""
 
 NEARLY_SAME = 0.01
-"""Relative difference up to which parameters and tokens count as equal: a model widened to match meets its twin only
-to the next channel, and steps that were skipped take their tokens with them."""
+"""Relative difference up to which parameters and tokens count as equal.
 
-VALIDATION_METRICS = frozenset({"val_loss", "val_bpb", "perplexity"})
-"""Measured on the validation text, so that its text and windows have to match."""
+Widths change in whole channels, and a skipped step loses its tokens."""
 
-PER_TOKEN_METRICS = frozenset({"loss", "val_loss", "perplexity"})
-"""Depend on how much text a token stands for: across tokenizers they do not compare."""
-
-# Chinchilla 70B needs 0.66 bits per byte of Wikipedia (Delétang et al., "Language Modeling Is Compression", 2024). Half
-# of that, by a model that one trains oneself, is a leak or a trivial source.
+# Chinchilla 70B needs 0.66 bits per byte of Wikipedia (Delétang et al., "Language Modeling Is
+# Compression", 2024). Half of that, by a small model, is a leak or a trivial source.
 _SUSPICIOUS_BPB = 0.3
 _QUANTITY_OF = {
     "n_parameters": "parameters",
@@ -54,19 +51,25 @@ _QUANTITY_OF = {
 _MAX_SHOWN = 4
 
 
-# --- single runs -----------------------------------------------------------------------------------------------------
+# --- single runs --------------------------------------------------------------------------
 
 
 def run_flags(run: Run, metric: str = "val_bpb") -> list[Finding]:
-    """What is doubtful about a run by itself; `metric` is searched for non-finite values."""
-    found = [unfinished(run), _stopped_early(run), _bad_steps(run), _non_finite(run, metric), too_good(run)]
+    """Return the doubts about a single run, including non-finite values of `metric`."""
+    found = [
+        why_unfinished(run),
+        _stopped_early(run),
+        _bad_steps(run),
+        _non_finite(run, metric),
+        too_good(run),
+    ]
     found += [_one_batch(run), _dirty(run), *_continued_otherwise(run)]
     found += [finding("unreadable", "{problem}", problem=problem) for problem in run.problems]
     return [one for one in found if one is not None]
 
 
-def unfinished(run: Run) -> Finding | None:
-    """Why a run has no final values; None if it has."""
+def why_unfinished(run: Run) -> Finding | None:
+    """Return why a run has no final values, or None if it has."""
     if run.finished:
         return None
     error = run.results.get("error")
@@ -81,10 +84,10 @@ def unfinished(run: Run) -> Finding | None:
 
 
 def odd_ones_out(runs: Sequence[Run]) -> dict[str, list[Finding]]:
-    """In what single runs differ from most of `runs`: findings by run id, for the runs that do.
+    """Return findings by run id for runs that differ from most of `runs`.
 
-    Compared are the training and validation text, the tokenizer, the code and the hardware, where a run recorded them.
-    Of equally frequent ones the first met is taken as the usual one.
+    They compare training and validation text, tokenizer, code and hardware, if recorded. Of
+    equally frequent values the first counts as the usual one.
     """
     found: dict[str, list[Finding]] = {}
     for name in ("data", "validation", "tokenizer", "code", "hardware"):
@@ -107,12 +110,12 @@ def odd_ones_out(runs: Sequence[Run]) -> dict[str, list[Finding]]:
 
 
 def _last_step(run: Run) -> Measured:
-    return sourced(run.last_step, "steps", run, "last step")
+    return measurement(run.last_step, "steps", run, "last step")
 
 
 def _planned_steps(run: Run) -> Piece:
     planned = run.settings.get("training.max_steps")
-    return sourced(planned, "training.max_steps", run) if isinstance(planned, int) else ""
+    return measurement(planned, "training.max_steps", run) if isinstance(planned, int) else ""
 
 
 def _of_planned(run: Run) -> str:
@@ -135,7 +138,7 @@ def _stopped_early(run: Run) -> Finding | None:
 def _bad_steps(run: Run) -> Finding | None:
     name = "totals.bad_steps"
     bad = (run.results.get("totals") or {}).get("bad_steps")
-    if bad is None:  # no results: the metrics tell
+    if bad is None:  # no results yet: read the metrics
         name, bad = "bad_steps", run.value("bad_steps") or 0
     if not bad:
         return None
@@ -144,30 +147,34 @@ def _bad_steps(run: Run) -> Finding | None:
     return finding(
         "bad steps",
         f"{{bad}} {steps} skipped for a non-finite loss or gradient",
-        bad=sourced(bad, name, run, at=at),
+        bad=measurement(bad, name, run, at=at),
     )
 
 
 def _non_finite(run: Run, metric: str) -> Finding | None:
     summary = run.metrics.get(metric)
-    if summary is None or not summary.non_finite:  # an index knows that, so that the file need not be read
+    if summary is None or not summary.non_finite:  # known without reading the file
         return None
     return finding(
         "non-finite",
-        "{metric} not finite at {bad} of {all} logged " + noun(summary.count, "step") + ", first at step {first}",
+        "{metric} not finite at {bad} of {all} logged "
+        + noun(summary.count, "step")
+        + ", first at step {first}",
         metric=metric,
-        bad=sourced(summary.non_finite, metric, run, "number of values that are not finite"),
-        all=sourced(summary.count, metric, run, "number of values"),
-        first=sourced(summary.first_non_finite, metric, run, "first step with a value that is not finite"),
+        bad=measurement(summary.non_finite, metric, run, "number of values that are not finite"),
+        all=measurement(summary.count, metric, run, "number of values"),
+        first=measurement(
+            summary.first_non_finite, metric, run, "first step with a value that is not finite"
+        ),
     )
 
 
 TOO_GOOD = frozenset({"suspiciously low", "below entropy", "below entropy by chance"})
-"""Kinds of what `too_good` finds."""
+"""Kinds of the findings of `too_good`."""
 
 
 def too_good(run: Run) -> Finding | None:
-    """Whether the best validation lies below what can honestly be reached."""
+    """Return a finding if the best validation is lower than any honest model's."""
     values = {}
     for section in ("final_metrics", "best_metrics"):
         value = (run.results.get(section) or {}).get("val_bpb")
@@ -176,7 +183,7 @@ def too_good(run: Run) -> Finding | None:
     if not values:
         return None
     name = min(values, key=lambda name: values[name])
-    value = sourced(values[name], name, run, show=".4f")
+    value = measurement(values[name], name, run, show=".4f")
     entropy = (run.results.get("reference") or {}).get("entropy_bits_per_byte")
     if entropy is None:
         if values[name] >= _SUSPICIOUS_BPB:
@@ -184,29 +191,31 @@ def too_good(run: Run) -> Finding | None:
         return finding(
             "suspiciously low",
             "val_bpb {value} is suspiciously low",
-            "a model of 70 billion parameters needs 0.66 bits per byte of Wikipedia; look for validation text among "
-            "the training text, or a model that sees what it is to predict",
+            "a model of 70 billion parameters needs 0.66 bits per byte of Wikipedia; look for"
+            " validation text among the training text, or a model that sees what it is to predict",
             value=value,
         )
     if values[name] >= entropy:
         return None
     heading = "val_bpb {value} is below the entropy of the source, {entropy} bits per byte"
-    limit = sourced(entropy, "reference.entropy_bits_per_byte", run, show=".4f")
+    limit = measurement(entropy, "reference.entropy_bits_per_byte", run, show=".4f")
     n_bytes = _evaluated_bytes(run)
-    # How far the validation text itself may be easier than the source: four standard errors, taking the standard
-    # deviation of a byte's surprisal as its mean, as it is for an exponential distribution.
+    # The validation text may be easier than its source by chance: allow four standard errors,
+    # with the mean surprisal of a byte as its standard deviation (exponential distribution).
     if n_bytes and values[name] >= entropy - 4 * entropy / math.sqrt(n_bytes):
         return finding(
             "below entropy by chance",
-            heading + ", by no more than the {n_bytes} bytes of validation text may be easier by chance",
+            heading
+            + ", by no more than the {n_bytes} bytes of validation text may be easier by chance",
             value=value,
             entropy=limit,
-            n_bytes=sourced(n_bytes, "dataset.val_bytes", run, EVALUATED_BYTES),
+            n_bytes=measurement(n_bytes, "dataset.val_bytes", run, EVALUATED_BYTES),
         )
     return finding(
         "below entropy",
         heading,
-        "no model can do that honestly, so it sees what it is to predict or was trained on this text",
+        "no model can do that honestly, so it sees what it is to predict or was trained on this"
+        " text",
         value=value,
         entropy=limit,
     )
@@ -221,9 +230,9 @@ class Evaluated:
     """How much of its validation text a run reads in a validation.
 
     Attributes:
-        windows: that it reads, out of `all_windows` that fit into the text without overlap.
-        all_windows: see `windows`.
-        share: of the tokens of the text that are predicted.
+        windows: the windows that it reads.
+        all_windows: the windows that fit into the text without overlap.
+        share: the share of the text's tokens that are predicted.
     """
 
     windows: int
@@ -231,9 +240,12 @@ class Evaluated:
     share: float
 
 
-def evaluated(run: Run) -> Evaluated | None:
-    """How much of its validation text a run reads; None if it did not record that."""
-    tokens, block = (run.record.get("dataset") or {}).get("val_tokens"), run.settings.get("model.block_size")
+def evaluated_share(run: Run) -> Evaluated | None:
+    """Return how much of its validation text a run reads, or None if that is unknown."""
+    tokens, block = (
+        (run.record.get("dataset") or {}).get("val_tokens"),
+        run.settings.get("model.block_size"),
+    )
     most = run.settings.get("training.eval_windows", 0)
     if not isinstance(tokens, int) or not isinstance(block, int) or not 0 < block < tokens:
         return None
@@ -245,7 +257,7 @@ def evaluated(run: Run) -> Evaluated | None:
 
 
 def _evaluated_bytes(run: Run) -> float | None:
-    """Roughly the bytes of text that a validation reads."""
+    """Return roughly how many bytes of text a validation reads."""
     dataset = run.record.get("dataset") or {}
     tokens, n_bytes = dataset.get("val_tokens"), dataset.get("val_bytes")
     if not tokens or not n_bytes:
@@ -260,14 +272,19 @@ def _one_batch(run: Run) -> Finding | None:
         return None
     return finding(
         "one batch",
-        "trained on a single batch (training.overfit_one_batch), so that its values measure no learning",
+        "trained on a single batch (training.overfit_one_batch), so that its values measure no"
+        " learning",
     )
 
 
 def _dirty(run: Run) -> Finding | None:
     git = run.record.get("git") or {}
     if git.get("dirty"):
-        return finding("uncommitted changes", "code with uncommitted changes, {code}", code=str(code_words(run)))
+        return finding(
+            "uncommitted changes",
+            "code with uncommitted changes, {code}",
+            code=str(code_words(run)),
+        )
     if run.record and code_words(run) is None:
         return finding("unknown code", "code version not recorded")
     return None
@@ -280,33 +297,36 @@ def _continued_otherwise(run: Run) -> list[Finding]:
             "continued otherwise",
             "continued after step {step} with other settings",
             "{what}",
-            step=sourced(step, "attempts", run, "step after which the run was continued"),
+            step=measurement(step, "attempts", run, "step after which the run was continued"),
             what=what,
         )
         for step, what in changed_settings(attempts, matters_for_steps)
     ]
 
 
-# --- two groups ------------------------------------------------------------------------------------------------------
+# --- two groups ---------------------------------------------------------------------------
 
 
 def match_groups(
     a: Sequence[Run], b: Sequence[Run], metric: str = "val_bpb", at: str = "final"
 ) -> tuple[dict[str, bool | None], list[Finding]]:
-    """Whether two groups of runs agree in what a fair comparison keeps equal.
+    """Compare the quantities of two groups that a fair comparison keeps equal.
 
-    Parameters and tokens may differ by 1 %, the median seconds of training by 5 %; all else must be equal in every run.
-    Times differ only if that is separated from chance and larger than the slow-downs seen (`times.compare_times`).
+    Parameters and tokens may differ by 1 %, the median seconds of training by 5 %; all else must
+    be equal in every run. Times differ only if the difference is separated from chance and larger
+    than the slow-downs seen (`times.compare_times`).
 
     Args:
         a, b: the runs that count.
-        metric: decides which differences matter: the tokenizer not for `val_bpb`, the validation text and windows only
-            for validation metrics, and none whose quantity is the metric itself.
-        at: which value is compared, as for `Run.value`; with `step:N` steps and tokens are those until then.
+        metric: decides which differences matter: not the tokenizer for `val_bpb`, not the
+            validation text and windows for other than validation metrics, and never the
+            quantity that the metric itself measures.
+        at: which value is compared, as for `Run.value`; with `step:N` steps and tokens count
+            until then.
 
     Returns:
-        For each of `QUANTITIES` True, False, or None where a run does not tell; and a finding with both values for
-        each that does not match and matters.
+        For each of `QUANTITIES` True, False, or None if a run did not record it; and a finding
+        with both values for each mismatch that matters.
     """
     stop = check_at(at)
     both = (a, b)
@@ -315,12 +335,18 @@ def match_groups(
         "tokens": _numbers(both, "tokens", lambda run: _tokens(run, stop), NEARLY_SAME, at),
         "steps": _numbers(both, "steps", lambda run: _steps(run, stop), 0.0, at),
         "wall-clock": _times(a, b),
-        **{name: _texts([identity(r) for r in a], [identity(r) for r in b]) for name, identity in IDENTITIES.items()},
+        **{
+            name: _texts([identity(r) for r in a], [identity(r) for r in b])
+            for name, identity in IDENTITIES.items()
+        },
     }
     matches = {name: found[name].same for name in QUANTITIES}
     warnings = [
         Finding(
-            name, found[name].heading or _heading(name), found[name].detail + _why(name, metric), found[name].values
+            name,
+            found[name].heading or _heading(name),
+            found[name].detail + _why(name, metric),
+            found[name].values,
         )
         for name in QUANTITIES
         if (found[name].same is False or found[name].heading) and _matters(name, metric)
@@ -343,12 +369,12 @@ def _matters(name: str, metric: str) -> bool:
     if name == _QUANTITY_OF.get(metric):
         return False
     if name in {"validation", "evaluation"}:
-        return metric in VALIDATION_METRICS
+        return metric_info(metric).kind == "validation"
     return name != "tokenizer" or metric != "val_bpb"
 
 
 def _why(name: str, metric: str) -> str:
-    if name == "tokenizer" and metric in PER_TOKEN_METRICS:
+    if name == "tokenizer" and metric_info(metric).is_per_token:
         return f"; {metric} is per token and does not compare, val_bpb does"
     if name in {"validation", "evaluation"}:
         return f"; {metric} measured on other text does not compare"
@@ -361,7 +387,7 @@ def _steps(run: Run, stop: int | None) -> int | None:
 
 
 def _tokens(run: Run, stop: int | None) -> float | None:
-    """Tokens trained on; of a value before the end those of its steps."""
+    """Return the tokens of training, up to step `stop` if given."""
     steps = _steps(run, stop)
     if steps is None or steps == run.last_step:
         return run.value("tokens")
@@ -378,9 +404,10 @@ class _Match:
     """Whether two groups agree in a quantity.
 
     Attributes:
-        same: None where a run does not tell.
-        detail: template of both values, with `values`.
-        heading: what is said of it, if it is more than that it differs.
+        same: None if a run did not record the quantity.
+        detail: template of both values.
+        values: the values of the template.
+        heading: replaces the words that the quantity differs.
     """
 
     same: bool | None
@@ -396,7 +423,7 @@ def _numbers(
     tolerance: float,
     at: str = "",
 ) -> _Match:
-    """All numbers of both within `tolerance` of each other."""
+    """Compare the numbers of both groups; they match within the relative `tolerance`."""
     known = [[(run, value) for run in runs if (value := read(run)) is not None] for runs in both]
     if not all(known):
         return _Match(None)
@@ -404,9 +431,11 @@ def _numbers(
     pieces: dict[str, Piece] = {}
     for side, found in enumerate(known):
         runs, values = [run for run, _ in found], [value for _, value in found]
-        pieces[f"low_{side}"] = sourced(min(values), name, runs, SMALLEST, at=at)
-        pieces[f"high_{side}"] = sourced(max(values), name, runs, LARGEST, at=at)
-        templates.append(f"{{low_{side}}}" + (f" to {{high_{side}}}" if min(values) < max(values) else ""))
+        pieces[f"low_{side}"] = measurement(min(values), name, runs, SMALLEST, at=at)
+        pieces[f"high_{side}"] = measurement(max(values), name, runs, LARGEST, at=at)
+        templates.append(
+            f"{{low_{side}}}" + (f" to {{high_{side}}}" if min(values) < max(values) else "")
+        )
     numbers = [value for found in known for _, value in found]
     detail = " against ".join(templates)
     if max(numbers) > (1 + tolerance) * min(numbers):
@@ -419,18 +448,20 @@ SMALLEST, LARGEST = "smallest of the runs", "largest of the runs"
 
 
 def _times(a: Sequence[Run], b: Sequence[Run]) -> _Match:
-    """Whether training took as long, as far as the spread of the times allows to say."""
+    """Compare the seconds of training, allowing for their spread."""
     found = compare_times(a, b)
     if found is None:
         return _Match(None)
     if found.same is True:
         return _Match(True)
-    return _Match(found.same, *found.words(), heading=found.doubt)
+    return _Match(found.same, *found.describe(), heading=found.doubt)
 
 
 def _texts(a: Sequence[str | None], b: Sequence[str | None]) -> _Match:
-    """All texts of both the same."""
-    known_a, known_b = (list(dict.fromkeys(text for text in texts if text is not None)) for texts in (a, b))
+    """Compare texts, which must all be equal."""
+    known_a, known_b = (
+        list(dict.fromkeys(text for text in texts if text is not None)) for texts in (a, b)
+    )
     if not known_a or not known_b:
         return _Match(None)
     if len({*known_a, *known_b}) > 1:

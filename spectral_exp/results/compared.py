@@ -1,4 +1,4 @@
-"""What a comparison of groups of runs consists of: a summary of each group, differences between them, notes."""
+"""The parts of a comparison: summaries of groups, differences between them, and notes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from functools import cached_property
 from spectral_exp.results.finding import Finding
 from spectral_exp.results.group import Group
 from spectral_exp.results.pairs import training_settings
-from spectral_exp.results.run import DERIVED, Run
 from spectral_exp.results.statistics import Interval
+from spectral_exp.runs.metric_names import DERIVED
+from spectral_exp.runs.run import Run
 
 
 def moment(metric: str, at: str) -> str:
-    """Which number of each run a metric stands for, in words."""
+    """Return which number of each run a metric means, in words."""
     step = at.partition(":")[2]
     if metric == "tokens_per_s":
         return "median over each run"
@@ -35,12 +36,12 @@ class GroupSummary:
         group: the group.
         values: of the runs that count, in the group's order, with `seeds`; finite.
         seeds: their seeds.
-        left_out: run id and reason of each run that does not count (unfinished, non-finite, no such metric).
+        left_out: run id and reason of each run that does not count.
         mean, median: of `values`; None without any.
-        iqm: the interquartile mean; None below four values, of which it leaves none out.
-        interval: of the mean, by stratified bootstrap (`statistics.mean_interval`); None below three runs and without
-            any spread.
-        notes: flags of single runs and of the group (below the source's entropy, dirty code, other data, n < 3).
+        iqm: the interquartile mean; None below four values, where it is the mean.
+        interval: of the mean, by `statistics.mean_interval`; None below three runs and if the
+            values have no spread.
+        notes: findings about single runs and about the group.
         runs, strata: the runs behind `values`, and the stratum of each.
     """
 
@@ -56,9 +57,9 @@ class GroupSummary:
     runs: Sequence[Run] = ()
     strata: Sequence[int] = ()
 
-    @cached_property  # the baseline's is held against that of every other group
+    @cached_property  # the baseline's are compared with those of every other group
     def settings(self) -> dict[str, str]:
-        """Every setting that decides about training, with all its values in `runs` as words."""
+        """The settings that affect training, with all their values in `runs` as words."""
         return training_settings(self.runs)
 
 
@@ -68,25 +69,28 @@ class Difference:
 
     Attributes:
         a, b: the two groups' summaries.
-        kind: `baseline` (b against the baseline a) or `ablation` (they differ in one part of the grid).
-        part: for an ablation the part that differs (embedding, attention, mlp, optimizer, loss), else None.
-        paired: whether the values were paired by seed; else the two groups are taken as independent.
-        n: pairs; where not paired the smaller number of runs.
-        mean: of the differences; None without any. Where not paired, the difference of the means.
-        interval: of `mean`; None below three, and where all differences are equal, which tells of no spread.
-        probability_of_improvement: that a run of b is better than one of a (0 to 1); None below three, where a pair or
-            two would read as certainty.
-        p_value: before correction, by the paired t-test or Welch's; None where `interval` is.
-        p_holm: after Holm's correction over all differences shown together; None where `interval` is.
-        separated: p_holm < 0.05, the interval excludes 0, and a difference in a time is beyond the slow-downs that the
-            machine was seen to have (`times.busy_machine`).
-        matches: by quantity (`checks.QUANTITIES`, and `settings` for all settings beside the parts): True, False, or
-            None where unknown.
-        warnings: what does not match and matters for the metric, with both values; runs without a partner; why there
-            is no interval.
-        lower_is_better: the metric's direction.
-        pairs: where paired, `b` minus `a` of each pair.
-        detectable: the true difference that four of five such comparisons would find (`Contrast.detectable`).
+        kind: `baseline` (b against the baseline a) or `ablation` (they differ in one part of the
+            grid).
+        part: for an ablation the part that differs, else None.
+        paired: whether the values were paired by seed; else the groups count as independent.
+        n: number of pairs; if not paired, of runs in the smaller group.
+        mean: of the differences; if not paired, the difference of the means; None without values.
+        interval: of `mean`; None below three values and if all differences are equal.
+        probability_of_improvement: that a run of b is better than one of a, from 0 to 1; None
+            below three values.
+        p_value: before correction, by the paired t-test or Welch's; None without an interval.
+        p_holm: after Holm's correction over all differences of the comparison; None without an
+            interval.
+        separated: whether p_holm < 0.05, the interval excludes 0, and a difference in a time is
+            larger than the slow-downs of the machine (`times.busy_machine`).
+        matches: by quantity (`checks.QUANTITIES`, and `settings` for all settings beside the
+            parts): True, False, or None if unknown.
+        warnings: mismatches that matter for the metric, runs without a partner, and why there is
+            no interval.
+        lower_is_better: the metric's direction; None if it has none.
+        pairs: if paired, `b` minus `a` of each pair.
+        detectable: the true difference that four of five such comparisons would find
+            (`Contrast.detectable`).
     """
 
     a: GroupSummary
@@ -103,45 +107,75 @@ class Difference:
     separated: bool
     matches: dict[str, bool | None]
     warnings: Sequence[Finding]
-    lower_is_better: bool = True
+    lower_is_better: bool | None = True
     pairs: Sequence[float] = ()
     detectable: float | None = None
 
     @property
-    def better(self) -> bool:
-        """Whether `b` is separated from `a` in the metric's favourable direction."""
+    def better(self) -> bool | None:
+        """Whether `b` is separated from `a` and better; None if the metric has no direction."""
+        if self.lower_is_better is None:
+            return None
         return self.separated and self.mean is not None and (self.mean < 0) == self.lower_is_better
+
+    @property
+    def verdict(self) -> str:
+        """The outcome of the test in a word or two."""
+        if self.separated:
+            return {True: "better", False: "worse", None: "differs"}[self.better]
+        return "not separated" if self.interval else "no interval"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that is said about one metric.
+    """The comparison of groups in one metric.
 
     Attributes:
         metric: its name.
         at: which value of each run: final, best or step:N.
-        lower_is_better: the metric's direction.
+        lower_is_better: the metric's direction; None if it has none.
         summaries: of the groups, in the order in which they are shown.
         baseline: label of the baseline, or None.
-        differences: to the baseline first, then the ablations; Holm's correction is over all of them.
-        notes: what concerns the whole: the choice of the baseline, selections, n < 3, tuning, the number of tests.
+        differences: to the baseline first, then the ablations; all are in Holm's correction.
+        notes: findings about the whole: baseline, selection, few runs, tuning, number of tests.
     """
 
     metric: str
     at: str
-    lower_is_better: bool
+    lower_is_better: bool | None
     summaries: Sequence[GroupSummary]
     baseline: str | None
     differences: Sequence[Difference]
     notes: Sequence[Finding]
 
-    def arranged(self, labels: Sequence[str]) -> Comparison:
-        """The same with its groups in the order of their labels; no number changes."""
+    @property
+    def direction_words(self) -> str:
+        """The better values, in words."""
+        if self.lower_is_better is None:
+            return "neither low nor high is better"
+        return f"{'lower' if self.lower_is_better else 'higher'} is better"
+
+    def sort_key(self, summary: GroupSummary) -> tuple[bool, float, str]:
+        """Sort groups by their means, the best first; without a direction by their labels.
+
+        Groups without a value come last.
+        """
+        if self.lower_is_better is None:
+            return not summary.values, 0.0, summary.group.label
+        sign = 1.0 if self.lower_is_better else -1.0
+        return not summary.values, sign * (summary.mean or 0.0), ""
+
+    def reorder(self, labels: Sequence[str]) -> Comparison:
+        """Return the comparison with its groups in the order of `labels`; no number changes."""
         place = {label: i for i, label in enumerate(labels)}
         return replace(
             self,
             summaries=sorted(self.summaries, key=lambda summary: place[summary.group.label]),
             differences=sorted(
-                self.differences, key=lambda d: (d.kind != "baseline", place[d.b.group.label] if d.part is None else 0)
+                self.differences,
+                key=lambda d: (
+                    d.kind != "baseline",
+                    place[d.b.group.label] if d.part is None else 0,
+                ),
             ),
         )

@@ -1,4 +1,4 @@
-"""What is to be said about a whole comparison: its baseline, its tests, and how its groups were tuned."""
+"""Findings about a whole comparison: its baseline, its tests, and the tuning of its groups."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from spectral_exp.results import statistics
 from spectral_exp.results.compared import Difference, GroupSummary
-from spectral_exp.results.finding import Finding, finding, sourced
+from spectral_exp.results.finding import Finding, finding, measurement
 from spectral_exp.results.pairs import LEARNING_RATE
-from spectral_exp.results.run import Run
+from spectral_exp.runs.run import Run
 
-_FEW = 6  # runs, below which it is said what the tests assume
+_FEW = 6  # runs, below which a note gives the assumption of the tests
 
 
 def comparison_notes(
@@ -20,40 +20,62 @@ def comparison_notes(
     base: GroupSummary,
     *,
     chosen: bool,
-    lower: bool,
+    lower: bool | None,
 ) -> list[Finding]:
-    """What concerns a whole comparison.
+    """Return the findings about a whole comparison.
 
     Args:
         at: which value of each run.
         summaries, differences: of the comparison.
         base: the baseline's summary.
-        chosen: whether the baseline was named by whoever asked for the comparison.
-        lower: whether lower values are better.
+        chosen: whether the user named the baseline.
+        lower: whether lower values are better; None if the metric has no direction.
     """
-    notes = _about_baseline(summaries, base, chosen=chosen, lower=lower) if len(summaries) > 1 else []
+    notes = (
+        _about_baseline(summaries, base, chosen=chosen, lower=lower) if len(summaries) > 1 else []
+    )
     if at == "best":
-        best = "values are the best of each run, chosen on the validation text itself: they flatter every run"
+        best = (
+            "values are the best of each run, chosen on the validation text itself: they flatter"
+            " every run"
+        )
         notes.append(finding("best values", best))
-    few = [f"{s.group.label} ({len(s.values)})" for s in summaries if len(s.values) < statistics.MIN_RUNS]
+    few = [
+        f"{s.group.label} ({len(s.values)})"
+        for s in summaries
+        if len(s.values) < statistics.MIN_RUNS
+    ]
     if few:
         heading = "no interval and no test with fewer than three runs"
-        notes.append(finding("too few runs", heading, "{groups}", severity="info", groups=", ".join(few)))
+        notes.append(
+            finding("too few runs", heading, "{groups}", severity="info", groups=", ".join(few))
+        )
     tested = {pair_of(d): d.n for d in differences if d.p_value is not None}
     if len(tested) > 1:
-        runs = list({run.run_id: run for d in differences for s in (d.a, d.b) for run in s.runs}.values())
-        n = sourced(len(tested), "tests", runs, "count")
-        notes.append(finding("correction", "p-values are corrected for {n} comparisons (Holm)", severity="info", n=n))
+        runs = list(
+            {run.run_id: run for d in differences for s in (d.a, d.b) for run in s.runs}.values()
+        )
+        n = measurement(len(tested), "tests", runs, "count")
+        notes.append(
+            finding(
+                "correction",
+                "p-values are corrected for {n} comparisons (Holm)",
+                severity="info",
+                n=n,
+            )
+        )
     if tested and min(tested.values()) < _FEW:
-        few_runs = f"with fewer than {_FEW} runs in a group the t-tests rest on roughly normal differences"
+        few_runs = (
+            f"with fewer than {_FEW} runs in a group the t-tests rest on roughly normal differences"
+        )
         notes.append(finding("small samples", few_runs))
     return [*notes, *_tuning(summaries)]
 
 
 def _about_baseline(
-    summaries: Sequence[GroupSummary], base: GroupSummary, *, chosen: bool, lower: bool
+    summaries: Sequence[GroupSummary], base: GroupSummary, *, chosen: bool, lower: bool | None
 ) -> list[Finding]:
-    """Which baseline was taken by default, and whether it is one that looks selected for its value."""
+    """Return findings on a default baseline, and on one that may be selected for its value."""
     notes = []
     label = base.group.label
     if not chosen:
@@ -62,23 +84,23 @@ def _about_baseline(
     variants = [s for s in summaries if s.mean is not None and _grid_point(s) == _grid_point(base)]
     if len(variants) > 1 and base.mean is not None and _grid_point(base):
         means = [s.mean for s in variants if s.mean is not None]
-        if base.mean == (min if lower else max)(means):
+        if lower is not None and base.mean == (min if lower else max)(means):
             heading = (
-                "the baseline {label} has the best mean of {n} configurations with the same parts: if it was selected "
-                "for that, its mean flatters it"
+                "the baseline {label} has the best mean of {n} configurations with the same parts:"
+                " if it was selected for that, its mean flatters it"
             )
             notes.append(finding("selected baseline", heading, label=label, n=str(len(variants))))
     return notes
 
 
 def _grid_point(summary: GroupSummary) -> frozenset[tuple[str, str]]:
-    """The parts that all runs of a group have in common."""
+    """Return the parts that all runs of a group have in common."""
     common = [frozenset(run.parts.items()) for run in summary.group.runs]
     return frozenset.intersection(*common) if common else frozenset()
 
 
 def _tuning(summaries: Sequence[GroupSummary]) -> list[Finding]:
-    """Whether every combination of parts was tried at equally many learning rates."""
+    """Return findings on unequal or missing tuning of learning rates."""
     rates: dict[str, dict[float, list[Run]]] = {}
     names: dict[str, str] = {}
     for run in (run for summary in summaries for run in summary.group.runs):
@@ -96,14 +118,23 @@ def _tuning(summaries: Sequence[GroupSummary]) -> list[Finding]:
             for rate, runs in found.items():
                 by_rate.setdefault(rate, []).extend(runs)
         values = {
-            f"rate_{i}": sourced(rate, LEARNING_RATE, by_rate[rate], show="g") for i, rate in enumerate(sorted(by_rate))
+            f"rate_{i}": measurement(rate, LEARNING_RATE, by_rate[rate], show="g")
+            for i, rate in enumerate(sorted(by_rate))
         }
         listed = ", ".join(f"{{{name}}}" for name in values)
-        return [Finding("not tuned", f"compared at one learning rate each ({listed}): none was tuned", values=values)]
+        return [
+            Finding(
+                "not tuned",
+                f"compared at one learning rate each ({listed}): none was tuned",
+                values=values,
+            )
+        ]
     if len(tried) == 1:
         return []
     values = {
-        f"n_{i}": sourced(len(found), LEARNING_RATE, [run for runs in found.values() for run in runs], "count")
+        f"n_{i}": measurement(
+            len(found), LEARNING_RATE, [run for runs in found.values() for run in runs], "count"
+        )
         for i, found in enumerate(rates.values())
     }
     words = {f"name_{i}": names[key] for i, key in enumerate(rates)}
@@ -113,5 +144,5 @@ def _tuning(summaries: Sequence[GroupSummary]) -> list[Finding]:
 
 
 def pair_of(difference: Difference) -> frozenset[str]:
-    """The labels of the two groups, by which a pair that is shown twice is known."""
+    """Return the labels of the two groups, in no order."""
     return frozenset((difference.a.group.label, difference.b.group.label))

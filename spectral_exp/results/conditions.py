@@ -1,4 +1,4 @@
-"""Conditions by which runs are chosen: `optimizer=rgd`, `learning_rate<=1e-3`, `name=wave*,classic`."""
+"""Conditions on runs: `optimizer=rgd`, `learning_rate<=1e-3`, `name=wave*,classic`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from spectral_exp.core.errors import UserError
-from spectral_exp.results.names import Names, shown
-from spectral_exp.results.run import Run
+from spectral_exp.results.names import Names, value_text
+from spectral_exp.runs.run import Run
 
 _FORM = re.compile(r"\s*([^=!<>\s]+)\s*(!=|<=|>=|=|<|>)(.*)", re.DOTALL)
 _ORDERS: dict[str, Callable[[float, float], bool]] = {
@@ -24,7 +24,7 @@ _ORDERS: dict[str, Callable[[float, float], bool]] = {
 
 @dataclass(frozen=True)
 class Condition:
-    """One condition: the value of `name` stands in the relation `sign` to one of `values`."""
+    """One condition: the value of `name` has the relation `sign` to one of `values`."""
 
     name: str
     sign: str
@@ -40,16 +40,21 @@ class Condition:
         """
         match = _FORM.fullmatch(text)
         if match is None or not match[3].strip():
-            raise UserError(f"where={text} must be name=value, with =, !=, <, <=, > or >=; for example optimizer=rgd")
+            raise UserError(
+                f"where={text} must be name=value, with =, !=, <, <=, > or >=; for example"
+                " optimizer=rgd"
+            )
         name, sign, value = match[1], match[2], match[3].strip()
         # A list of a setting, as betas, holds commas of its own.
-        values = (value,) if value.startswith("[") else tuple(part.strip() for part in value.split(","))
+        values = (
+            (value,) if value.startswith("[") else tuple(part.strip() for part in value.split(","))
+        )
         if sign in _ORDERS and (len(values) > 1 or _number(values[0]) is None):
             raise UserError(f"where={text} must have a number after {sign}")
         return cls(names.resolve(name), sign, values, names)
 
     def met_by(self, run: Run) -> bool:
-        """Whether a run meets it; one without such a setting meets only `!=`.
+        """Return whether a run meets the condition; one without the setting meets only `!=`.
 
         Raises:
             UserError: its value has no order.
@@ -62,14 +67,15 @@ class Condition:
         number = _number(value)
         if number is None:
             raise UserError(
-                f"{self.name} is {shown(value)} in {run.path}, which is no number to be {self.sign} another"
+                f"{self.name} is {value_text(value)} in {run.path}, which is no number to be"
+                f" {self.sign} another"
             )
         wanted_number = _number(self.values[0])
         return wanted_number is not None and _ORDERS[self.sign](number, wanted_number)
 
 
 def _equals(value: Any, wanted: str) -> bool:
-    text = shown(value)
+    text = value_text(value)
     if value is None and wanted.lower() in ("null", "none"):
         return True
     if "*" in wanted:

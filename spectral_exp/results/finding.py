@@ -1,4 +1,4 @@
-"""What a check found, as data: its kind, its words, and the values in them with their sources."""
+"""Findings of checks as data: kind, words, and values with their sources."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
-from spectral_exp.results.run import Run
+from spectral_exp.runs.run import Run
 
 SAME = "the value itself"
-"""The formula of what a run has once."""
+"""The formula of a value that a run has once."""
 
 Severity: TypeAlias = Literal["info", "warning"]
-"""`info` explains what is shown; a `warning` limits what may be concluded from it."""
+"""`info` explains a result; a `warning` limits the conclusions from it."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a number comes from.
+    """The origin of a number.
 
     Attributes:
-        metric: what was read: a metric, a setting's dotted name, or an entry of `config.json` or `results.json`.
+        metric: a metric, a setting's dotted name, or an entry of `config.json` or `results.json`.
         runs: ids of the runs.
-        at: which value of each run (`final`, `best`, `step:N`); empty for what a run has once.
-        formula: how one number was made from those of the runs.
+        at: which value of each run (`final`, `best`, `step:N`); empty for a value that a run has
+            once.
+        formula: how the number is computed from those of the runs.
     """
 
     metric: str
@@ -35,7 +36,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Measured:
-    """A number in the words of a finding, as it is shown there, with its exact value and its source."""
+    """A number as a finding shows it, with its exact value and its source."""
 
     shown: str
     value: float | int
@@ -47,14 +48,14 @@ Piece: TypeAlias = "str | Measured"
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a check found.
+    """One result of a check.
 
     Attributes:
-        kind: what sort of thing, the same for all findings of one check.
-        heading: what it is; `{name}` stands for one of `values`. Digits written here are constants, not measured.
-        detail: in what it shows, likewise; may be empty.
+        kind: the same for all findings of one check.
+        heading: the result; `{name}` means one of `values`. Other digits are constants.
+        detail: the evidence, in the same form; may be empty.
         values: numbers with their sources, and words that a run recorded.
-        subject: the runs or groups that it is about, where what holds it does not say so.
+        subject: the runs or groups concerned, if the finding is listed apart from them.
         severity: see `Severity`.
     """
 
@@ -72,21 +73,25 @@ class Finding:
 
     def pieces(self) -> tuple[Piece, ...]:
         """Heading and detail as words and numbers, in their order."""
-        return (*self.heading_pieces(), ": ", *self.detail_pieces()) if self.detail else self.heading_pieces()
+        return (
+            (*self.heading_pieces(), ": ", *self.detail_pieces())
+            if self.detail
+            else self.heading_pieces()
+        )
 
     def heading_pieces(self) -> tuple[Piece, ...]:
         """The heading as words and numbers."""
-        return self._filled(self.heading)
+        return self._fill(self.heading)
 
     def detail_pieces(self) -> tuple[Piece, ...]:
         """The detail as words and numbers."""
-        return self._filled(self.detail)
+        return self._fill(self.detail)
 
     def about(self, subject: str) -> Finding:
-        """The same finding, about `subject`."""
+        """Return the same finding about `subject`."""
         return replace(self, subject=subject)
 
-    def _filled(self, template: str) -> tuple[Piece, ...]:
+    def _fill(self, template: str) -> tuple[Piece, ...]:
         pieces: list[Piece] = []
         for words, name, _, _ in string.Formatter().parse(template):
             pieces += [words] if words else []
@@ -94,12 +99,14 @@ class Finding:
         return tuple(pieces)
 
 
-def finding(kind: str, heading: str, detail: str = "", *, severity: Severity = "warning", **values: Piece) -> Finding:
-    """A finding whose `values` are given by name."""
+def finding(
+    kind: str, heading: str, detail: str = "", *, severity: Severity = "warning", **values: Piece
+) -> Finding:
+    """Return a finding with `values` as keywords."""
     return Finding(kind, heading, detail, values, severity=severity)
 
 
-def sourced(
+def measurement(
     value: float,
     metric: str,
     runs: Run | Iterable[Run],
@@ -108,34 +115,42 @@ def sourced(
     at: str = "",
     show: str | Callable[[float], str] = ",.0f",
 ) -> Measured:
-    """A number of one or several runs; `show` is a format or makes the words."""
+    """Return a number of one or several runs; `show` is a format or a function."""
     ids = (runs.run_id,) if isinstance(runs, Run) else tuple(run.run_id for run in runs)
     shown = show(value) if callable(show) else f"{value:{show}}"
     return Measured(shown, value, Source(metric, ids, at, formula))
 
 
-def together(findings: Iterable[tuple[str, Finding]], everyone: str = "", n_all: int = 0) -> list[Finding]:
-    """Each finding once, about all the subjects that share it; `everyone` is what all `n_all` of them are called.
+def merge_findings(
+    findings: Iterable[tuple[str, Finding]], everyone: str = "", n_all: int = 0
+) -> list[Finding]:
+    """Return each finding once, about all its subjects; `everyone` is the name of all `n_all`.
 
-    Findings are the same if their words and exact values are; the sources of the values are then united.
+    Findings are equal if their words and exact values are; the sources of their values are united.
     """
     same: dict[tuple[str, ...], tuple[list[str], Finding]] = {}
     for subject, one in findings:
         subjects, before = same.setdefault(_identity(one), ([], one))
         subjects.append(subject)
-        same[_identity(one)] = (subjects, replace(before, values=_united(before.values, one.values)))
+        same[_identity(one)] = (subjects, replace(before, values=_unite(before.values, one.values)))
     return [
-        one.about(everyone if len(dict.fromkeys(subjects)) == n_all > 1 else ", ".join(dict.fromkeys(subjects)))
+        one.about(
+            everyone
+            if len(dict.fromkeys(subjects)) == n_all > 1
+            else ", ".join(dict.fromkeys(subjects))
+        )
         for subjects, one in same.values()
     ]
 
 
 def _identity(one: Finding) -> tuple[str, ...]:
-    exact = (repr(piece.value) if isinstance(piece, Measured) else piece for piece in one.values.values())
+    exact = (
+        repr(piece.value) if isinstance(piece, Measured) else piece for piece in one.values.values()
+    )
     return (str(one), *exact)
 
 
-def _united(a: Mapping[str, Piece], b: Mapping[str, Piece]) -> dict[str, Piece]:
+def _unite(a: Mapping[str, Piece], b: Mapping[str, Piece]) -> dict[str, Piece]:
     united = dict(a)
     for name, before in a.items():
         value = b[name]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from spectral_exp.results.run import Run
+from spectral_exp.results.names import sort_key
+from spectral_exp.runs.run import Run
+
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -14,11 +18,12 @@ class Group:
     """Runs compared as one.
 
     Attributes:
-        label: short, unique among the groups: the experiment's name, with the differing settings where it takes them.
-        key: the settings by which it was grouped, by name.
+        label: short and unique among the groups: the experiment's name, with those settings
+            that distinguish it from another group of the same name.
+        key: the settings that the runs share, by name.
         runs: by seed, then by path.
-        strata: for each run the index of its stratum: runs of one stratum differ in their seed alone. All zero unless
-            the grouping is coarser than the configuration.
+        strata: for each run the index of its stratum: runs of one stratum differ in their seed
+            alone. All are zero unless the grouping is coarser than the configuration.
     """
 
     label: str
@@ -28,11 +33,13 @@ class Group:
 
     @property
     def natural_order(self) -> tuple[tuple[tuple[int, float, str], ...], str]:
-        """A key that sorts groups by the settings that tell them apart: numbers by size, then texts; then by label."""
-        return tuple(_order(self.key[name]) for name in self.key), self.label
+        """A key that sorts groups by their settings, then by their labels."""
+        return tuple(sort_key(value) for value in self.key.values()), self.label
 
 
-def _order(value: Any) -> tuple[int, float, str]:
-    if isinstance(value, int | float):
-        return 0, float(value), ""
-    return (2, 0.0, "") if value is None else (1, 0.0, str(value))
+def group_by(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """Return items by their key, in the order of first appearance."""
+    found: dict[K, list[T]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return found

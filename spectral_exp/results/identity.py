@@ -1,4 +1,4 @@
-"""What a run recorded of its text, tokenizer, validation, hardware and code, as words that are equal if they agree."""
+"""A run's text, tokenizer, validation, hardware and code as words that are equal if they agree."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 from spectral_exp.core.git import NO_GIT_HASH
 from spectral_exp.core.wording import counted
-from spectral_exp.results.run import Run
-from spectral_exp.run_dir import RunPaths
-from spectral_exp.run_record import recorded_patch
+from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.run import Run
+from spectral_exp.runs.training_record import recorded_patch
 
 
 def _fingerprint(run: Run, name: str) -> str | None:
@@ -46,19 +46,27 @@ def _hardware(run: Run) -> str | None:
         return None
     if hardware.get("gpu_available"):
         gpus = hardware.get("gpus") or []
-        return f"{len(gpus) or 1} x {hardware.get('gpu_model')}, CUDA {hardware.get('cuda_version')}"
+        return (
+            f"{len(gpus) or 1} x {hardware.get('gpu_model')}, CUDA {hardware.get('cuda_version')}"
+        )
     threads = hardware.get("torch_threads")
     return f"{hardware.get('cpu_model')}, {threads} thread" + ("" if threads == 1 else "s")
 
 
 def code_words(run: Run) -> str | None:
-    """The commit with what was changed on top of it, and the version of torch."""
+    """Return the commit, a checksum of uncommitted changes, and the version of torch."""
     git = run.record.get("git") or {}
     commit = git.get("hash")
     if not commit or commit == NO_GIT_HASH:
         return None
     patch = recorded_patch(RunPaths(run.path), git) if git.get("diff_file") else b""
-    changes = f" with patch {zlib.crc32(patch):08x}" if patch else " with changes" if git.get("dirty") else ""
+    changes = (
+        f" with patch {zlib.crc32(patch):08x}"
+        if patch
+        else " with changes"
+        if git.get("dirty")
+        else ""
+    )
     torch = (run.record.get("packages") or {}).get("torch")
     return f"commit {commit[:8]}{changes}" + (f", torch {torch}" if torch else "")
 

@@ -1,4 +1,4 @@
-"""How settings are called on the command line and in tables, and their values in runs."""
+"""Names of settings on the command line and in tables, and their values in runs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from spectral_exp.core.errors import UserError, nearest
 from spectral_exp.core.foreign_text import printable
-from spectral_exp.results.run import Run
-from spectral_exp.results.settings import PARTS, component_name
+from spectral_exp.runs.parts import PARTS, component_name
+from spectral_exp.runs.run import Run
 
 IDENTITY = ("name", "seed", "status")
 
@@ -17,20 +17,22 @@ _TARGET = "._target_"
 
 
 class Names:
-    """The names by which something of some runs can be asked for.
+    """The names of the settings and other properties of some runs.
 
-    A setting has its dotted name, and those endings of it that no other setting has, or only settings further in:
-    `n_wave` is `model.n_wave`, whose value the wave parts repeat. Beside settings there are the run's `name`, `seed`
-    and `status`; the parts of the grid and the `size`; `model`, which stands for embedding, attention and MLP together;
-    and every section that names a component, as `schedule` or `data`.
+    A setting has its dotted name and every ending of it that no other setting has, or only deeper
+    ones: `n_wave` is `model.n_wave`, whose value the wave parts repeat. Other names are the run's
+    `name`, `seed` and `status`; the parts of the grid and the `size`; `model` for embedding,
+    attention and MLP in one; and every section that names a component, such as `schedule`.
 
     Attributes:
-        speaking: names whose values speak for themselves: `rgd` needs no `optimizer=`.
+        speaking: names whose values need no name in a label: `rgd` for `optimizer=rgd`.
     """
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self._settings = sorted({name for run in runs for name in run.settings})
-        self._sections = {name.removesuffix(_TARGET) for name in self._settings if name.endswith(_TARGET)}
+        self._sections = {
+            name.removesuffix(_TARGET) for name in self._settings if name.endswith(_TARGET)
+        }
         parts = {name for run in runs for name in run.parts}
         self.speaking = {"name", "status", "model", *parts, *self._sections} - {"size"}
         self._own = {*IDENTITY, "size", "config_hash", "match", *self.speaking}
@@ -41,7 +43,7 @@ class Names:
                 self._endings.setdefault(".".join(words[first:]), []).append(name)
 
     def resolve(self, name: str) -> str:
-        """The full name that `name` stands for.
+        """Return the full name of a setting or property.
 
         Raises:
             UserError: no run has such a setting, or several settings end so.
@@ -53,14 +55,14 @@ class Names:
         if len(outermost) == 1:
             return outermost[0]
         if found:
-            raise UserError(f"{name} may be {_listed(found)}; write one of them out")
+            raise UserError(f"{name} may be {_list_names(found)}; write one of them out")
         if not self._settings:
             raise UserError(f"no run has a setting {name}: the settings of none are known")
         known = [*self._own, *self._endings]
         raise UserError(f"no run has a setting or part {name}{nearest(name, known)}")
 
     def value(self, run: Run, name: str) -> Any:
-        """The value in a run of what `resolve` has returned; None where it has none."""
+        """Return a run's value of a full name, or None if it has none."""
         if name in ("name", "seed", "status", "config_hash"):
             return getattr(run, name)
         if name in run.parts:
@@ -68,14 +70,16 @@ class Names:
         if name in run.settings:
             return run.settings[name]
         if name == "model":
-            parts = [run.parts[part] for part in ("embedding", "attention", "mlp") if part in run.parts]
+            parts = [
+                run.parts[part] for part in ("embedding", "attention", "mlp") if part in run.parts
+            ]
             return "+".join(parts) or component_name(run.settings, "model")
         if name == "match":
             return match_of(run)
         return component_name(run.settings, name)
 
     def short(self, name: str) -> str:
-        """The shortest name by which a setting is known."""
+        """Return the shortest name of a setting."""
         words = name.split(".")
         for first in range(len(words) - 1, 0, -1):
             ending = ".".join(words[first:])
@@ -84,15 +88,27 @@ class Names:
         return name
 
 
+def split_names(text: str) -> list[str]:
+    """Return the names that a text lists with commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def match_of(run: Run) -> str | None:
-    """The parts whose number of parameters the run's model was widened to, or `none`; None without settings."""
+    """Return the parts to whose size a run was matched, or `none`; None without settings."""
     parts = [component_name(run.settings, f"match.{part}") for part in PARTS[:3]]
     return "+".join(part for part in parts if part) or ("none" if run.settings else None)
 
 
-def shown(value: Any) -> str:
-    """A value as it is written on the command line, safe to print."""
+def value_text(value: Any) -> str:
+    """Return a value as it is written on the command line, safe to print."""
     return printable(_written(value))
+
+
+def sort_key(value: Any) -> tuple[int, float, str]:
+    """Return a key that sorts numbers by size, then texts, then missing values."""
+    if isinstance(value, int | float):
+        return 0, float(value), ""
+    return (2, 0.0, "") if value is None else (1, 0.0, value_text(value))
 
 
 def _written(value: Any) -> str:
@@ -104,13 +120,13 @@ def _written(value: Any) -> str:
 
 
 def _outermost(names: Sequence[str]) -> list[str]:
-    """The settings of the fewest words, those of the model alone that is only a measure apart."""
+    """Return the names of the fewest words, those of `match` only if there are no others."""
     own = [name for name in names if not name.startswith("match.")] or list(names)
     fewest = min((name.count(".") for name in own), default=0)
     return [name for name in own if name.count(".") == fewest]
 
 
-def _listed(names: Sequence[str]) -> str:
+def _list_names(names: Sequence[str]) -> str:
     most = 6
     more = f" or {len(names) - most} others" if len(names) > most else ""
     return (", ".join(names[:most]) if more else f"{', '.join(names[:-1])} or {names[-1]}") + more

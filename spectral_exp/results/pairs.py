@@ -1,4 +1,4 @@
-"""How two groups of runs stand to each other: the parts and settings in which they differ, and which runs are pairs."""
+"""The parts and settings in which two groups of runs differ, and their pairs of runs."""
 
 from __future__ import annotations
 
@@ -7,61 +7,73 @@ from functools import cache
 from itertools import combinations
 
 from spectral_exp.results.group import Group
-from spectral_exp.results.run import Run
-from spectral_exp.results.settings import PARTS, SECTIONS
-from spectral_exp.run_record import is_among, matters_for_steps
+from spectral_exp.runs.overrides import is_among, matters_for_steps
+from spectral_exp.runs.parts import PARTS, SECTIONS
+from spectral_exp.runs.run import Run
 
 LEARNING_RATE = "optimizer.learning_rate"
 
-# What chooses a part; its other settings are values that another choice may share.
+# Settings that choose a part; another choice may share its other settings.
 _CHOICES = ("_target_", "activation")
-# Names, places, and what `match_groups` compares by what came of it: `match` only sets a width, so it shows in the
-# number of parameters; the same text may lie elsewhere on another machine.
+# Names, paths, and settings whose effect `match_groups` compares: `match` sets a width, which shows
+# in the number of parameters; the same text may lie elsewhere on another machine.
 _NO_SETUP = ("name", "seed", "match", "device", "threads", "data.path")
-_MATCHED = ("training.max_steps", "training.eval_windows")  # told by `match_groups`
+_MATCHED = ("training.max_steps", "training.eval_windows")  # compared by `match_groups`
 _MIN_SEEDS = 3
 _MAX_NAMES = 3
 
 Setup = tuple[tuple[str, str], ...]
-"""Settings that decide about training, by name."""
+"""Settings that affect training, by name."""
 
 
 def differing_parts(a: Sequence[Run], b: Sequence[Run]) -> list[str]:
-    """The parts in which two groups differ: all runs of one have the same, all runs of the other have another."""
+    """Return the parts in which two groups differ, each being the same in all runs of a group."""
     choices = {part: (_only(a, part), _only(b, part)) for part in PARTS}
-    return [part for part, (one, other) in choices.items() if one is not None and other is not None and one != other]
+    return [
+        part
+        for part, (one, other) in choices.items()
+        if one is not None and other is not None and one != other
+    ]
 
 
 def ablation_pairs(groups: Sequence[Group]) -> list[tuple[int, int, str]]:
-    """The pairs of groups, by index, that differ in one part while all else that decides about training is equal.
+    """Return the pairs of groups, by index, that differ in one part only.
 
-    All else: every setting but those of the part itself, the learning rate included. Widths that `match` set may
-    differ, since they are there to keep the number of parameters.
+    All other settings that affect training are equal, the learning rate included. Widths that
+    `match` sets may differ, since they keep the number of parameters.
     """
     found = []
     for part in PARTS:
-        choices = [(i, choice) for i, group in enumerate(groups) if (choice := _only(group.runs, part)) is not None]
+        choices = [
+            (i, choice)
+            for i, group in enumerate(groups)
+            if (choice := _only(group.runs, part)) is not None
+        ]
         if len({choice for _, choice in choices}) < 2:
-            continue  # which spares looking at all settings of all runs
+            continue  # saves comparing all settings of all runs
         alike: dict[frozenset[Setup], list[tuple[int, str]]] = {}
         for i, choice in choices:
-            alike.setdefault(frozenset(setup(run, (part,)) for run in groups[i].runs), []).append((i, choice))
+            alike.setdefault(frozenset(setup(run, (part,)) for run in groups[i].runs), []).append(
+                (i, choice)
+            )
         for members in alike.values():
-            found += [(i, j, part) for (i, one), (j, other) in combinations(members, 2) if one != other]
+            found += [
+                (i, j, part) for (i, one), (j, other) in combinations(members, 2) if one != other
+            ]
     return sorted(found)
 
 
 def setup(run: Run, without: tuple[str, ...] = ()) -> Setup:
-    """What decides about a run's training beside its seed, without the settings of some parts.
+    """Return the settings that affect a run's training, without the seed and those of some parts.
 
-    The learning rate stays: every optimizer has one, and a difference in it is never a part's own.
+    The learning rate is always included: every optimizer has one.
     """
     names = sorted(name for name in run.settings if _in_setup(name, without))
     return tuple((name, repr(run.settings[name])) for name in names)
 
 
 def training_settings(runs: Sequence[Run]) -> dict[str, str]:
-    """Every setting that decides about training, with all its values in `runs` as words.
+    """Return the settings that affect training, with all their values in `runs` as words.
 
     Steps and validation windows are left to `match_groups`.
     """
@@ -73,14 +85,16 @@ def training_settings(runs: Sequence[Run]) -> dict[str, str]:
     return {name: ", ".join(sorted(values)) for name, values in found.items()}
 
 
-def other_differences(a: Mapping[str, str], b: Mapping[str, str], parts: Sequence[str]) -> list[str]:
-    """Settings beside the choice of parts in which two groups differ: `optimizer.weight_decay 0.1 against 0.01`.
+def other_differences(
+    a: Mapping[str, str], b: Mapping[str, str], parts: Sequence[str]
+) -> list[str]:
+    """Return differing settings beside the parts, as `optimizer.weight_decay 0.1 against 0.01`.
 
-    Of the parts that differ only those settings count that both sides have.
+    Settings of the parts that differ count only if both sides have them.
 
     Args:
         a, b: the `training_settings` of each group.
-        parts: in which they differ, from `differing_parts`.
+        parts: the parts in which they differ, from `differing_parts`.
     """
     own = tuple(SECTIONS[part] for part in parts)
     found = []
@@ -93,15 +107,19 @@ def other_differences(a: Mapping[str, str], b: Mapping[str, str], parts: Sequenc
 
 
 def pairs_by_seed(a: Group, b: Group) -> list[tuple[Run, Run, int]]:
-    """Runs of `a` and `b` with the same seed, and the stratum of each pair.
+    """Return runs of `a` and `b` with the same seed, and the stratum of each pair.
 
-    Where a group holds several configurations, partners have to agree in all but what tells the two groups apart: the
-    parts in which they differ, and settings of which each group has one value and the other another. Empty where a run
-    would have more than one partner.
+    If a group holds several configurations, partners agree in all settings that do not separate the
+    two groups: the differing parts, and settings with one value in each group. The result is empty
+    if a run has more than one partner.
     """
     keyed: list[dict[tuple[Setup, int], Run]] = []
     for group, setups in zip((a, b), _setups(a, b), strict=True):
-        seeded = [(setup_, run) for setup_, run in zip(setups, group.runs, strict=True) if run.seed is not None]
+        seeded = [
+            (setup_, run)
+            for setup_, run in zip(setups, group.runs, strict=True)
+            if run.seed is not None
+        ]
         keyed.append({(setup_, run.seed): run for setup_, run in seeded if run.seed is not None})
         if len(keyed[-1]) < len(seeded):
             return []
@@ -112,27 +130,38 @@ def pairs_by_seed(a: Group, b: Group) -> list[tuple[Run, Run, int]]:
 
 
 def why_unpaired(a: Group, b: Group) -> str:
-    """Why too few runs of two groups are pairs by seed, in words."""
+    """Return why too few runs of two groups are pairs by seed, in words."""
     setups_a, setups_b = _setups(a, b)
     keys_a, keys_b = (
-        [(setup_, run.seed) for setup_, run in zip(setups, group.runs, strict=True) if run.seed is not None]
+        [
+            (setup_, run.seed)
+            for setup_, run in zip(setups, group.runs, strict=True)
+            if run.seed is not None
+        ]
         for setups, group in ((setups_a, a), (setups_b, b))
     )
     if len({*keys_a}) < len(keys_a) or len({*keys_b}) < len(keys_b):
         return "several runs of one seed could be partners"
     common = {seed for _, seed in keys_a} & {seed for _, seed in keys_b}
     values_a, values_b = _values(setups_a), _values(setups_b)
-    names = sorted(name for name in values_a.keys() | values_b.keys() if values_a.get(name) != values_b.get(name))
+    names = sorted(
+        name
+        for name in values_a.keys() | values_b.keys()
+        if values_a.get(name) != values_b.get(name)
+    )
     if len(common) < _MIN_SEEDS:
         return "fewer than three seeds in common"
     if not names:
         return "fewer than three pairs of runs agree in seed and configuration"
     more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-    return f"runs of equal seed are no pairs, since they differ in {', '.join(names[:_MAX_NAMES])}{more} too"
+    return (
+        "runs of equal seed are no pairs, since they differ in"
+        f" {', '.join(names[:_MAX_NAMES])}{more} too"
+    )
 
 
 def _setups(a: Group, b: Group) -> tuple[list[Setup], list[Setup]]:
-    """What partners have to agree in, for each run of both groups: nothing where each group is one configuration."""
+    """Return for each run of both groups the settings in which its partner must agree."""
     if len({*a.strata}) <= 1 and len({*b.strata}) <= 1:
         return [()] * len(a.runs), [()] * len(b.runs)
     parts = tuple(differing_parts(a.runs, b.runs))
@@ -146,7 +175,8 @@ def _setups(a: Group, b: Group) -> tuple[list[Setup], list[Setup]]:
         and one != other
     }
     setups_a, setups_b = (
-        [tuple(item for item in setup_ if item[0] not in apart) for setup_ in setups] for setups in (setups_a, setups_b)
+        [tuple(item for item in setup_ if item[0] not in apart) for setup_ in setups]
+        for setups in (setups_a, setups_b)
     )
     return setups_a, setups_b
 
@@ -156,19 +186,19 @@ _ABSENT = frozenset({""})
 
 
 def _values(setups: Sequence[Setup]) -> dict[str, frozenset[str]]:
-    """All values of each setting, with "" for runs that do not have it."""
+    """Return all values of each setting, with "" for runs without it."""
     known = [dict(setup_) for setup_ in dict.fromkeys(setups)]
     names = {name for settings in known for name in settings}
     return {name: frozenset(settings.get(name, "") for settings in known) for name in names}
 
 
 def _only(runs: Sequence[Run], part: str) -> str | None:
-    """The choice that all runs have in common, or None."""
+    """Return the choice that all runs have in common, or None."""
     choices = {run.parts.get(part) for run in runs}
     return choices.pop() if len(choices) == 1 else None
 
 
-@cache  # a few names, asked about for every run
+@cache  # few names, many calls
 def _in_setup(name: str, without: tuple[str, ...] = ()) -> bool:
     if not matters_for_steps(name) or is_among(name, _NO_SETUP):
         return False

@@ -1,14 +1,16 @@
-"""Statistics for a handful of runs: intervals that cover, tests that do not overstate, corrections for many looks.
+"""Statistics for a few runs: intervals with honest coverage, tests, corrections for their number.
 
-Everything is a pure function of the values: the resamples come from a counter-based generator with a fixed key, so the
-same runs give the same numbers, in any order, on any machine and with any version of NumPy.
+Everything is a pure function of the values: the resamples come from a counter-based generator with
+a fixed key, so the same runs give the same numbers, in any order, on any machine and with any
+version of NumPy.
 
-Which interval. The usual bootstrap interval of a mean, the percentiles of the resampled means, is too short for few
-runs: it lacks the factor sqrt(n / (n - 1)) and knows only normal quantiles (Hesterberg 2015). Expanding its *levels*,
-as Hesterberg proposes, is not enough for three to five runs, because no resampled mean leaves the range of the data.
-The bootstrap-t divides by the standard deviations of resamples, which for three runs are often zero. So we expand the
-*distances* of the percentiles from the mean by the same factors (`mean_interval`). Measured coverage of the nominal
-95 % interval of the mean, in per cent:
+The percentiles of resampled means, the usual bootstrap interval, are too narrow for few runs: they
+lack the factor sqrt(n / (n - 1)) and use normal quantiles (Hesterberg 2015). Expanding their
+*levels*, as Hesterberg proposes, is not enough for three to five runs, because no resampled mean
+leaves the range of the data. The bootstrap-t divides by the standard deviations of resamples, which
+for three runs are often zero. `mean_interval` therefore expands the *distances* of the percentiles
+from the mean by the same factors. Measured coverage of the nominal 95 % interval of the mean, in
+per cent:
 
     n   interval       normal   exponential   lognormal   Student t, 3 df
     3   percentile     76       69            64          75
@@ -31,13 +33,15 @@ The bootstrap-t divides by the standard deviations of resamples, which for three
         student        95       92            86          96
         ours           94       93            88          94
 
-The bootstrap-t covers well from five runs on, but there, for normal values, it is a third wider than Student's
-interval, and with three runs infinite. No interval is honest about strong skew with so few runs; differences of paired
-runs are far less skewed than the runs. The slow tests compute the table again.
+The bootstrap-t covers well from five runs on, but for normal values it is then a third wider than
+Student's interval, and infinite with three runs. No interval covers strong skew with so few runs;
+differences of paired runs are far less skewed than the runs. The slow tests compute the table
+again.
 
-Sources: Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice" (2021; their library is
-rliable); Hesterberg, "What Teachers Should Know About the Bootstrap" (2015); Holm, "A Simple Sequentially Rejective
-Multiple Test Procedure" (1979); Welch, "The Generalization of Student's Problem" (1947).
+Sources: Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice"
+(2021; their library is rliable); Hesterberg, "What Teachers Should Know About the Bootstrap"
+(2015); Holm, "A Simple Sequentially Rejective Multiple Test Procedure" (1979); Welch, "The
+Generalization of Student's Problem" (1947).
 
 Letters: N values, K strata, R resamples.
 """
@@ -59,18 +63,18 @@ Statistic = Callable[[FloatArray], FloatArray]
 """(..., N) values to (...) numbers."""
 
 RESAMPLES = 20_000
-"""Of every bootstrap: 10,000 draws, each also turned upside down, which makes the interval of -x the mirror image."""
+"""Resamples of a bootstrap: 10,000 draws and their mirror images, so that -x mirrors x."""
 
 MIN_RUNS = 3
-"""With fewer there is neither an interval nor a p-value."""
+"""Below this number of runs there is neither an interval nor a p-value."""
 
 POWER = 0.8
-"""With which probability a difference that counts as detectable is found."""
+"""Probability with which a test finds a difference that counts as detectable."""
 
 MIN_FOR_IQM = 4
-"""With fewer the interquartile mean leaves no value out and is the mean."""
+"""Below this number of values the interquartile mean is the mean."""
 
-_ROUNDING = 1e-12  # relative spread that may be rounding alone
+_ROUNDING = 1e-12  # relative spread that rounding can cause
 
 
 @dataclass(frozen=True)
@@ -82,20 +86,22 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether 0 lies outside."""
+        """Whether 0 is outside."""
         return self.low > 0 or self.high < 0
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """What is known of a difference of means.
+    """An estimate of a difference of means.
 
     Attributes:
-        mean: of the second minus the first; None where one of them has no values.
-        interval, p_value: None where they would claim more than the values say.
-        reason: why they are None, the end of a sentence "no interval: ..."; else empty.
-        detectable: the true difference that such a test finds with the probability `POWER`, before any correction for
-            the number of tests, taking the spread as that of these values; None where `interval` is.
+        mean: the second minus the first; None if one of them has no values.
+        interval, p_value: None if the values do not support them.
+        reason: why they are None, as the end of a sentence "no interval: ..."; else empty.
+        detectable: the true difference that such a test finds with the probability `POWER`, before
+            correction for the number of tests and with the spread of these values; None without
+            an interval.
+        has_few_runs: whether they are None because there are fewer than `MIN_RUNS` values.
     """
 
     mean: float | None
@@ -103,25 +109,27 @@ class Contrast:
     p_value: float | None
     reason: str
     detectable: float | None = None
+    has_few_runs: bool = False
 
 
-# --- one sample ------------------------------------------------------------------------------------------------------
+# --- one sample ---------------------------------------------------------------------------
 
 
 def mean(values: Values) -> FloatArray:
-    """The mean along the last axis."""
+    """Return the mean along the last axis."""
     return np.asarray(np.mean(values, axis=-1))
 
 
 def median(values: Values) -> FloatArray:
-    """The median along the last axis."""
+    """Return the median along the last axis."""
     return np.asarray(np.median(values, axis=-1))
 
 
 def interquartile_mean(values: Values) -> FloatArray:
-    """The mean along the last axis without the lowest and the highest quarter of the values, both rounded down.
+    """Return the mean along the last axis without the lowest and highest quarter of the values.
 
-    As `scipy.stats.trim_mean(values, 0.25)` and rliable's `aggregate_iqm`: below four values nothing is cut off.
+    The quarters are rounded down, as by `scipy.stats.trim_mean(values, 0.25)` and rliable's
+    `aggregate_iqm`, so that below four values nothing is cut off.
     """
     ordered = np.sort(np.asarray(values, dtype=np.float64), axis=-1)
     n = ordered.shape[-1]
@@ -129,59 +137,67 @@ def interquartile_mean(values: Values) -> FloatArray:
 
 
 def bootstrap(
-    values: Values, strata: Sequence[int] | None = None, statistic: Statistic = mean, *, stream: int = 0
+    values: Values,
+    strata: Sequence[int] | None = None,
+    statistic: Statistic = mean,
+    *,
+    stream: int = 0,
 ) -> FloatArray:
-    """The statistic of R resamples, each of which draws the runs of every stratum with replacement: (R,).
+    """Return the statistic of R resamples of the runs of every stratum with replacement: (R,).
 
     Args:
         values: (N,) finite, N >= 1.
-        strata: the stratum of each value; None for one of all.
+        strata: the stratum of each value; None for a single one.
         statistic: of the pooled values.
-        stream: samples that are resampled independently of each other take different ones.
+        stream: independent resamples use different streams.
     """
     drawn = list(_resampled_runs(_parts(values, strata), stream))
     halves = (np.stack(runs, axis=-1) for runs in zip(*drawn, strict=True))
     return np.concatenate([statistic(half) for half in halves])
 
 
-def percentile_interval(values: Values, strata: Sequence[int] | None = None, statistic: Statistic = mean) -> Interval:
-    """The plain percentile interval of a stratified bootstrap, as rliable computes it.
+def percentile_interval(
+    values: Values, strata: Sequence[int] | None = None, statistic: Statistic = mean
+) -> Interval:
+    """Return the plain percentile interval of a stratified bootstrap, as rliable computes it.
 
-    Too short for few runs (see the top of this module): to be compared with published ones, not to be shown.
+    It is too narrow for few runs (see the top of this module); use it to compare with published
+    ones.
     """
     low, high = np.quantile(bootstrap(values, strata, statistic), (0.025, 0.975))
     return Interval(float(low), float(high))
 
 
 def mean_interval(values: Values, strata: Sequence[int] | None = None) -> Interval | None:
-    """The interval of the mean that we show: by stratified bootstrap, expanded for few runs.
+    """Return the interval of the mean by stratified bootstrap, expanded for few runs.
 
-    The bootstrap resamples the runs of every stratum. The distances of its percentiles from the mean are multiplied by
-    sqrt(N / (N - K)), by which resampling understates the standard error, and by t / z, the quantiles of Student's
-    distribution with N - K degrees of freedom and of the normal one. For normal values its width is that of the
-    t-interval, for skewed values it reaches further on the longer side, as it should. A stratum of one run tells
-    nothing of the spread; the factor then takes it from the other strata.
+    The bootstrap resamples the runs of every stratum. The distances of its percentiles from the
+    mean are multiplied by sqrt(N / (N - K)), by which resampling understates the standard error,
+    and by t / z, the quantiles of Student's distribution with N - K degrees of freedom and of the
+    normal one. For normal values its width is that of the t-interval; for skewed values it reaches
+    further on the longer side. A stratum of one run adds no spread; the factor then takes it from
+    the other strata.
 
     Args:
         values: (N,) finite.
-        strata: the stratum of each value; None for one of all.
+        strata: the stratum of each value; None for a single one.
 
     Returns:
-        None below three values, below two degrees of freedom, and where all values of every stratum are equal: then
-        the seed changed nothing (or the runs are copies), and nothing tells how far another run would be off.
+        None below three values, below two degrees of freedom, and if all values of every stratum
+        are equal: then the seed changed nothing, or the runs are copies.
     """
     return _interval(_Sample.of(values, strata))[0]
 
 
-# --- two samples -----------------------------------------------------------------------------------------------------
+# --- two samples --------------------------------------------------------------------------
 
 
 def paired_contrast(a: Values, b: Values, strata: Sequence[int] | None = None) -> Contrast:
-    """`b` minus `a`, value by value: interval as `mean_interval`, p-value of the two-sided paired t-test.
+    """Return `b` minus `a` by pairs: `mean_interval`, p-value of the two-sided paired t-test.
 
-    Why not an exact test: the sign-flip test on n pairs cannot give less than 2 / 2^n, so five pairs never come below
-    0.0625, however large the difference. The t-test assumes differences that are roughly normal instead. With strata
-    their spread is taken within strata, with N - K degrees of freedom.
+    The exact sign-flip test on n pairs cannot give less than 2 / 2^n, so five pairs never reach
+    0.05. The t-test assumes roughly normal differences instead. With strata their spread is that
+    within strata, with N - K degrees of freedom.
 
     Args:
         a, b: (N,) finite, a[i] and b[i] of one seed.
@@ -191,7 +207,9 @@ def paired_contrast(a: Values, b: Values, strata: Sequence[int] | None = None) -
         raise ValueError(f"{len(a)} and {len(b)} values are no pairs")
     differences = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
     sample = _Sample.of(differences, strata, scale=_largest(a, b))
-    return _contrast("pairs", "all differences are equal, which tells nothing of their spread", sample)
+    return _contrast(
+        "pairs", "all differences are equal, which tells nothing of their spread", sample
+    )
 
 
 def unpaired_contrast(
@@ -200,15 +218,19 @@ def unpaired_contrast(
     strata_a: Sequence[int] | None = None,
     strata_b: Sequence[int] | None = None,
 ) -> Contrast:
-    """Mean of `b` minus mean of `a`, taken as independent: p-value of Welch's t-test, two-sided.
+    """Return mean of `b` minus mean of `a` as independent samples, by Welch's two-sided t-test.
 
-    The interval expands the bootstrap of both as `mean_interval` does, by their standard errors over those of the
-    bootstrap and by Student's quantile with the degrees of freedom of Welch and Satterthwaite.
+    The interval expands the bootstrap of both as `mean_interval` does: by their standard errors
+    over those of the bootstrap, and by Student's quantile with the degrees of freedom of Welch and
+    Satterthwaite.
     """
     scale = _largest(a, b)
     first, second = _Sample.of(a, strata_a, scale=scale), _Sample.of(b, strata_b, scale=scale)
     return _contrast(
-        "runs in a group", "in each group all runs are equal, which tells nothing of the spread", second, first
+        "runs in a group",
+        "in each group all runs are equal, which tells nothing of the spread",
+        second,
+        first,
     )
 
 
@@ -220,10 +242,11 @@ def probability_of_improvement(
     *,
     lower_is_better: bool,
 ) -> float | None:
-    """The probability that a random run of `b` is better than a random run of `a`; ties count half.
+    """Return the probability that a random run of `b` is better than one of `a`; ties count half.
 
-    The Mann-Whitney statistic over the number of pairs, as in rliable (Agarwal et al. 2021); where both have the same
-    strata, averaged over these, as rliable does over tasks. None without values.
+    It is the Mann-Whitney statistic over the number of pairs, as in rliable (Agarwal et al. 2021).
+    If both have the same strata it is averaged over them, as in rliable over tasks. None without
+    values.
     """
     if not len(a) or not len(b):
         return None
@@ -239,9 +262,10 @@ def probability_of_improvement(
 
 
 def holm(p_values: Values) -> list[float]:
-    """P-values corrected for their number (Holm 1979), in the order in which they came.
+    """Return p-values corrected for their number (Holm 1979), in their order.
 
-    Rejecting what stays below 0.05 keeps the probability of any false rejection below 0.05, whatever the dependence.
+    Rejecting those below 0.05 keeps the probability of any false rejection below 0.05, also for
+    dependent tests.
     """
     corrected = [0.0] * len(p_values)
     largest = 0.0
@@ -251,17 +275,17 @@ def holm(p_values: Values) -> list[float]:
     return corrected
 
 
-# --- Student's distribution ------------------------------------------------------------------------------------------
+# --- Student's distribution ---------------------------------------------------------------
 
 
 def student_p_value(t: float, df: float) -> float:
-    """The two-sided p-value of Student's t with `df` > 0 degrees of freedom."""
+    """Return the two-sided p-value of Student's t with `df` > 0 degrees of freedom."""
     return incomplete_beta(df / 2, 0.5, df / (df + t * t))
 
 
 @lru_cache(maxsize=256)
 def student_quantile(level: float, df: float) -> float:
-    """The quantile of Student's distribution with `df` > 0 degrees of freedom at 0.5 <= level < 1."""
+    """Return the quantile of Student's distribution for `df` > 0 and 0.5 <= level < 1."""
     p = 2 * (1 - level)
     low, high = 0.0, 1.0
     while student_p_value(high, df) > p:
@@ -275,9 +299,9 @@ def student_quantile(level: float, df: float) -> float:
 
 
 def incomplete_beta(a: float, b: float, x: float) -> float:
-    """The regularised incomplete beta function I_x(a, b) for a, b > 0 and 0 <= x <= 1.
+    """Return the regularised incomplete beta function I_x(a, b) for a, b > 0 and 0 <= x <= 1.
 
-    By the continued fraction 8.17.22 of the NIST Digital Library of Mathematical Functions.
+    It uses the continued fraction 8.17.22 of the NIST Digital Library of Mathematical Functions.
     """
     if x <= 0 or x >= 1:
         return min(max(x, 0.0), 1.0)
@@ -290,7 +314,7 @@ def incomplete_beta(a: float, b: float, x: float) -> float:
 
 
 def _beta_fraction(a: float, b: float, x: float) -> float:
-    """1 + d1 / (1 + d2 / (1 + ...)), by Lentz's method as modified by Thompson and Barnett (1986)."""
+    """Return 1 + d1 / (1 + d2 / (1 + ...)) by the method of Thompson and Barnett (1986)."""
     tiny = 1e-300
     value, c, d = 1.0, 1.0, 0.0
     for i in range(1, 10_000):
@@ -307,12 +331,12 @@ def _beta_fraction(a: float, b: float, x: float) -> float:
     return value
 
 
-# --- resampling ------------------------------------------------------------------------------------------------------
+# --- resampling ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Sample:
-    """Values by stratum with their mean and what is known of its standard error.
+    """Values by stratum with their mean and the parts of its standard error.
 
     Attributes:
         parts: the values of each stratum.
@@ -329,7 +353,9 @@ class _Sample:
     df: int
 
     @classmethod
-    def of(cls, values: Values, strata: Sequence[int] | None, scale: float | None = None) -> _Sample:
+    def of(
+        cls, values: Values, strata: Sequence[int] | None, scale: float | None = None
+    ) -> _Sample:
         """From (N,) values; `scale` is the largest magnitude that went into them."""
         array = np.asarray(values, dtype=np.float64)
         parts = tuple(_parts(array, strata))
@@ -365,36 +391,41 @@ class _Sample:
 
 
 def _contrast(what: str, no_spread: str, b: _Sample, a: _Sample | None = None) -> Contrast:
-    """`b` minus `a`, or `b` alone where that holds differences already."""
+    """Return `b` minus `a`, or `b` itself if it holds differences already."""
     samples = [b] if a is None else [b, a]
     if not all(sample.n for sample in samples):
         return Contrast(None, None, None, "no values")
     difference = b.mean - (0.0 if a is None else a.mean)
     if not all(sample.enough for sample in samples):
         few = any(sample.n < MIN_RUNS for sample in samples)
-        return Contrast(difference, None, None, f"fewer than three {what}" if few else "too few runs in each stratum")
+        reason = f"fewer than three {what}" if few else "too few runs in each stratum"
+        return Contrast(difference, None, None, reason, has_few_runs=few)
     interval, error, df = _interval(b, a)
     if interval is None:
         return Contrast(difference, None, None, no_spread)
-    # Student's quantiles in place of the noncentral distribution: within five per cent of it from three values on.
+    # Student's quantiles are within 5 % of the noncentral distribution from three values on.
     detectable = (student_quantile(0.975, df) + student_quantile(POWER, df)) * error
     return Contrast(difference, interval, student_p_value(difference / error, df), "", detectable)
 
 
 def _interval(b: _Sample, a: _Sample | None = None) -> tuple[Interval | None, float, float]:
-    """The expanded interval of `b` minus `a` or of `b` alone, the standard error and its degrees of freedom."""
+    """Return the expanded interval of `b` minus `a`, or of `b`, with standard error and df."""
     samples = [b] if a is None else [b, a]
-    if not all(sample.enough for sample in samples) or not any(sample.squares for sample in samples):
+    if not all(sample.enough for sample in samples) or not any(
+        sample.squares for sample in samples
+    ):
         return None, math.nan, math.nan
     variance = sum(sample.variance for sample in samples)
     df = variance**2 / sum(sample.variance**2 / sample.df for sample in samples)
     shrunk = sum(sample.bootstrap_variance for sample in samples)
-    factor = student_quantile(0.975, df) / NormalDist().inv_cdf(0.975) * math.sqrt(variance / shrunk)
+    factor = (
+        student_quantile(0.975, df) / NormalDist().inv_cdf(0.975) * math.sqrt(variance / shrunk)
+    )
     if a is None:
         estimate, errors = b.mean, b.resampled_errors(0)
     else:
         estimate = b.mean - a.mean
-        # Each sample takes each stream once, so that the order of the two changes nothing but the sign.
+        # Each sample uses each stream once, so that swapping them changes only the sign.
         swapped = b.resampled_errors(0) - a.resampled_errors(1)
         errors = np.concatenate([b.resampled_errors(1) - a.resampled_errors(0), swapped])
     low, high = (estimate + factor * quantile for quantile in _quantiles(errors, (0.025, 0.975)))
@@ -402,22 +433,28 @@ def _interval(b: _Sample, a: _Sample | None = None) -> tuple[Interval | None, fl
 
 
 def _quantiles(values: FloatArray, levels: Sequence[float]) -> list[float]:
-    """The same as `np.quantile`, of finite values: of a few levels, for which that does much more than select them."""
+    """Return quantiles of finite values as `np.quantile` does, faster for a few levels."""
     places = [(len(values) - 1) * level for level in levels]
     below = [int(place) for place in places]
-    ordered = np.partition(values, sorted({k for low in below for k in (low, min(low + 1, len(values) - 1))}))
+    ordered = np.partition(
+        values, sorted({k for low in below for k in (low, min(low + 1, len(values) - 1))})
+    )
     found = []
     for place, k in zip(places, below, strict=True):
         low, high, share = float(ordered[k]), float(ordered[min(k + 1, len(values) - 1)]), place - k
         # From the nearer neighbour, as NumPy does.
-        found.append(high - (high - low) * (1 - share) if share >= 0.5 else low + (high - low) * share)
+        found.append(
+            high - (high - low) * (1 - share) if share >= 0.5 else low + (high - low) * share
+        )
     return found
 
 
-def _resampled_runs(parts: Sequence[FloatArray], stream: int) -> Iterator[tuple[FloatArray, FloatArray]]:
-    """For each of the N runs of a resample, strata after each other, what R / 2 resamples put in its place; twice.
+def _resampled_runs(
+    parts: Sequence[FloatArray], stream: int
+) -> Iterator[tuple[FloatArray, FloatArray]]:
+    """Yield for each of the N runs of a resample, by stratum, the values of R / 2 resamples; twice.
 
-    The draws point into the sorted values of the stratum, the second time counted from the other end.
+    The draws point into the sorted values of the stratum, the second time from the other end.
     """
     for k, part in enumerate(parts):
         ordered, n = np.sort(part), len(part)
@@ -426,10 +463,13 @@ def _resampled_runs(parts: Sequence[FloatArray], stream: int) -> Iterator[tuple[
             yield ordered[picks], ordered[::-1][picks]
 
 
-@lru_cache(maxsize=512)  # 40 MB; most groups have a few runs, as many as others, and need the same
+@lru_cache(maxsize=512)  # 40 MB; most groups have the same few runs
 def _picks(stream: int, stratum: int, run: int, n: int, size: int) -> NDArray[np.int64]:
-    """`size` draws from n: of 32 bits of raw words of Philox-4x64 (Salmon et al. 2011), whose values never change."""
-    key, counter = np.array([stream, stratum], dtype=np.uint64), np.array([0, run, 0, 0], dtype=np.uint64)
+    """Return `size` draws from n, by 32 bits of raw words of Philox-4x64 (Salmon et al. 2011)."""
+    key, counter = (
+        np.array([stream, stratum], dtype=np.uint64),
+        np.array([0, run, 0, 0], dtype=np.uint64),
+    )
     words = np.random.Philox(key=key, counter=counter).random_raw(size) >> np.uint64(32)
     # A fraction of 2^32, times n.
     return (words * np.uint64(n) >> np.uint64(32)).view(np.int64)
@@ -441,11 +481,17 @@ def _parts(values: Values, strata: Sequence[int] | None) -> list[FloatArray]:
 
 def _by_stratum(values: Values, strata: Sequence[int] | None) -> dict[int, FloatArray]:
     array = np.asarray(values, dtype=np.float64)
-    labels = np.zeros(len(array), dtype=np.int64) if strata is None else np.asarray(strata, dtype=np.int64)
+    labels = (
+        np.zeros(len(array), dtype=np.int64)
+        if strata is None
+        else np.asarray(strata, dtype=np.int64)
+    )
     if labels.shape != array.shape:
         raise ValueError(f"{len(array)} values have {len(labels)} strata")
     return {int(label): array[labels == label] for label in np.unique(labels)}
 
 
 def _largest(*samples: Values) -> float:
-    return max((float(np.abs(np.asarray(sample)).max()) for sample in samples if len(sample)), default=0.0)
+    return max(
+        (float(np.abs(np.asarray(sample)).max()) for sample in samples if len(sample)), default=0.0
+    )

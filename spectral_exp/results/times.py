@@ -1,4 +1,4 @@
-"""Whether one group of runs trained longer than another, as far as the spread of their times allows to say."""
+"""Comparison of the training times of two groups of runs, allowing for their spread."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from functools import cached_property
 
 import numpy as np
 
-from spectral_exp.results.finding import Finding, Piece, finding, sourced
-from spectral_exp.results.run import Run
+from spectral_exp.results.finding import Finding, Piece, finding, measurement
 from spectral_exp.results.statistics import MIN_RUNS, Interval, unpaired_contrast
+from spectral_exp.runs.metric_names import metric_info
+from spectral_exp.runs.run import Run
 
 SAME_TIME = 0.05
-"""Relative difference up to which median times count as equal. Repeats on a quiet machine differ by one or two per
-cent."""
+"""Relative difference up to which median times count as equal.
+
+Repeats on an idle machine differ by one or two per cent.
+"""
 
 BUSY = 1.1
-"""Times of equal runs, or speeds within one, that differ by more than this factor are those of a busy machine."""
+"""Factor between times of equal runs, or speeds within a run, above which the machine is busy."""
 
-TIME_METRICS = frozenset({"train_s", "tokens_per_s"})
-"""Metrics that depend on what else the machine does."""
-
-_MIN_ENTRIES = 8  # logged speeds of a run, below which their quantiles say nothing
+_MIN_ENTRIES = 8  # fewest logged speeds for a quantile
 MEDIAN, SHORTEST, LONGEST = "median of the runs", "smallest of the runs", "largest of the runs"
 """Formulas of numbers."""
 
@@ -34,8 +34,8 @@ class TimeComparison:
     """Seconds of training of two groups.
 
     Attributes:
-        runs: of both groups, those that recorded a time.
-        times: theirs.
+        runs: the runs of both groups that recorded a time.
+        times: their seconds.
     """
 
     runs: tuple[Sequence[Run], Sequence[Run]]
@@ -43,7 +43,7 @@ class TimeComparison:
 
     @property
     def ratio(self) -> float:
-        """Of the second group's median to that of the first."""
+        """The second group's median over the first group's."""
         return statistics.median(self.times[1]) / statistics.median(self.times[0])
 
     @property
@@ -51,9 +51,9 @@ class TimeComparison:
         """The largest factor by which times within one group differ."""
         return max(max(times) / min(times) for times in self.times)
 
-    @cached_property  # by bootstrap, which many comparisons do without
+    @cached_property  # a bootstrap, which many comparisons do not need
     def interval(self) -> Interval | None:
-        """Of the ratio of geometric means; None with fewer than three runs on a side."""
+        """The interval of the ratio of geometric means; None below three runs on a side."""
         if min(map(len, self.times)) < MIN_RUNS:
             return None
         one, other = (list(map(math.log, times)) for times in self.times)
@@ -65,14 +65,14 @@ class TimeComparison:
 
     @property
     def separated(self) -> bool:
-        """Whether the interval excludes 1 and the ratio is beyond what the machine alone did to equal runs."""
+        """Whether the interval excludes 1 and the ratio exceeds that between equal runs."""
         if self.interval is None or self.interval.low <= 1 <= self.interval.high:
             return False
         return self.slowdown <= BUSY or max(self.ratio, 1 / self.ratio) > self.slowdown
 
     @property
     def same(self) -> bool | None:
-        """True within `SAME_TIME`, False if separated, None if that cannot be told."""
+        """True within `SAME_TIME`, False if separated, None if undecided."""
         near = max(self.ratio, 1 / self.ratio) <= 1 + SAME_TIME
         if near:
             return True if self.slowdown <= BUSY else None
@@ -80,15 +80,15 @@ class TimeComparison:
 
     @property
     def doubt(self) -> str:
-        """What to say if it cannot be told; else empty."""
+        """Why it is undecided whether the times are equal, or ""."""
         if self.same is not None:
             return ""
         return "wall-clock is not separated" + (
             ", equal runs differ as on a busy machine" if self.slowdown > BUSY else ""
         )
 
-    def words(self) -> tuple[str, dict[str, Piece]]:
-        """A template of both medians with their ranges, and its values."""
+    def describe(self) -> tuple[str, dict[str, Piece]]:
+        """Return a template of both medians with their ranges, and its values."""
         sides, values = [], dict[str, Piece]()
         for side, (runs, times) in enumerate(zip(self.runs, self.times, strict=True)):
             numbers = {
@@ -97,9 +97,12 @@ class TimeComparison:
                 f"high_{side}": (max(times), LONGEST),
             }
             for name, (value, formula) in numbers.items():
-                values[name] = sourced(value, "train_s", runs, formula, at="final", show=",.1f")
+                values[name] = measurement(value, "train_s", runs, formula, at="final", show=",.1f")
             several = min(times) < max(times)
-            sides.append(f"{{median_{side}}} s" + (f" ({{low_{side}}} to {{high_{side}}})" if several else ""))
+            sides.append(
+                f"{{median_{side}}} s"
+                + (f" ({{low_{side}}} to {{high_{side}}})" if several else "")
+            )
         few = ", fewer than three runs on a side" if min(map(len, self.times)) < MIN_RUNS else ""
         return f"{' against '.join(sides)} of training{few}", values
 
@@ -114,9 +117,9 @@ def compare_times(a: Sequence[Run], b: Sequence[Run]) -> TimeComparison | None:
 
 
 def slowdowns(runs: Sequence[Run]) -> Mapping[str, tuple[float, float]]:
-    """By run id the median and the 90 % quantile of the logged speed, for runs on a machine that was busy meanwhile.
+    """Return median and 90 % quantile of the logged speed of runs on a busy machine, by run id.
 
-    What slows a machine down from outside leaves some entries at full speed. Slow entries alone, as the first while
+    Other load leaves some entries at full speed. A few slow entries, such as the first ones while
     code is compiled, do not count.
     """
     found = {}
@@ -135,11 +138,11 @@ MEDIAN_SPEED, QUICK_SPEED = "median of what was logged", "90 % quantile of what 
 
 
 def busy_machine(metric: str, runs: Sequence[Run], ratio: float | None) -> Finding | None:
-    """Whether a difference in a time by the factor `ratio` may come from what else the machine did.
+    """Return a finding if other load may explain a difference in time by the factor `ratio`.
 
-    Slow-downs are seen in the logged speed of single runs. A difference that is larger than all of them stands.
+    The logged speeds of single runs show slow-downs; a difference larger than all of them counts.
     """
-    if metric not in TIME_METRICS or not ratio or ratio <= 0:
+    if not metric_info(metric).is_timing or not ratio or ratio <= 0:
         return None
     found = slowdowns(runs)
     if not found:
@@ -154,6 +157,6 @@ def busy_machine(metric: str, runs: Sequence[Run], ratio: float | None) -> Findi
         "the machine was busy, which may be the whole difference",
         "{run} trained at {median} tokens/s in the median and at {quick} in its quickest tenth",
         run=name,
-        median=sourced(median, "tokens_per_s", run, MEDIAN_SPEED, at="final"),
-        quick=sourced(quick, "tokens_per_s", run, QUICK_SPEED, at="final"),
+        median=measurement(median, "tokens_per_s", run, MEDIAN_SPEED, at="final"),
+        quick=measurement(quick, "tokens_per_s", run, QUICK_SPEED, at="final"),
     )

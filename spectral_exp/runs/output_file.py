@@ -1,8 +1,10 @@
-"""The rule on files that a command writes where its user says (`--output` and the like): nothing of value is lost.
+"""Write the output file of a command (`--output` and similar options) without losing other files.
 
-A file that belongs to a run is never overwritten: what is there and was not written by such a command, and whatever
-training itself writes. Any other file that such a command has not written, or that was edited since, is overwritten
-only with `--force`. What was written is noted by its checksum in the user's state folder.
+- The files of training and the record of a run are never overwritten.
+- Inside a run directory, only the unchanged earlier output of a command is overwritten.
+- Elsewhere, any other file is overwritten only with `--force`.
+
+The checksums of outputs are kept in the user's state folder.
 """
 
 from __future__ import annotations
@@ -14,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from spectral_exp.core.errors import UserError, require
+from spectral_exp.core.files import atomic_writer, remove_abandoned_files
+from spectral_exp.core.json_files import write_json_atomic
 from spectral_exp.core.json_text import read_object
 from spectral_exp.core.regular_file import open_regular
 from spectral_exp.core.user_state import state_folder
-from spectral_exp.run_dir import (
+from spectral_exp.runs.layout import (
     BACKUP_NAME,
     CHECKPOINTS_FOLDER,
     CONFIG_NAME,
@@ -27,100 +31,122 @@ from spectral_exp.run_dir import (
     LOCK_NAME,
     LOGS_FOLDER,
     METRICS_NAME,
+    PROFILE_FOLDER,
     RESULTS_NAME,
+    RUN_LOG_NAME,
     TOKENIZER_FOLDER,
     VISUALIZATIONS_FOLDER,
-    atomic_writer,
-    write_json_atomic,
 )
 
 log = logging.getLogger(__name__)
 
 _RECORDS = {CONFIG_NAME, RESULTS_NAME}
-_SIGNS = (LOCK_NAME, f"{LOGS_FOLDER}/{METRICS_NAME}", f"{CHECKPOINTS_FOLDER}/{LATEST_NAME}")
-_OF_TRAINING = {
-    *_RECORDS, LOCK_NAME, BACKUP_NAME, GIT_DIFF_NAME, "train.log",
-    LOGS_FOLDER, CHECKPOINTS_FOLDER, HYDRA_FOLDER, TOKENIZER_FOLDER, VISUALIZATIONS_FOLDER, "profile",
+# Each of these files shows that a folder is a run directory.
+_RUN_MARKERS = (LOCK_NAME, f"{LOGS_FOLDER}/{METRICS_NAME}", f"{CHECKPOINTS_FOLDER}/{LATEST_NAME}")
+_TRAINING_FILES = {
+    *_RECORDS, LOCK_NAME, BACKUP_NAME, GIT_DIFF_NAME, RUN_LOG_NAME,
+    LOGS_FOLDER, CHECKPOINTS_FOLDER, HYDRA_FOLDER, TOKENIZER_FOLDER, VISUALIZATIONS_FOLDER,
+    PROFILE_FOLDER,
 }  # fmt: skip
-_MAX_NOTES = 2000
+_MAX_OUTPUTS = 2000
 
 
-def refuse_loss(path: Path, option: str = "--output", *, force: bool = False, is_default: bool = False) -> None:
-    """Raise a SettingError if writing `path` would lose a file; see above.
+def refuse_loss(
+    path: Path, option: str = "--output", *, force: bool = False, is_default: bool = False
+) -> None:
+    """Raise a SettingError if writing `path` would lose a file (see the rules of this module).
 
     Args:
-        path: what is about to be written.
+        path: the file to write.
         option: the option that names it.
-        force: whether the user allows that a file of theirs is overwritten.
-        is_default: whether the command has chosen the name, which nothing else has.
+        force: whether the user allows to overwrite any file outside of a run.
+        is_default: whether the command has chosen the name, which no other file has.
     """
     require(not path.is_dir(), option, path, "a file, not a folder")
-    require(path.name not in _RECORDS, option, path, "another file than the record of a run")
-    place = Path(os.path.realpath(path.parent), path.name)
-    run = run_around(place.parent)
+    require(path.name not in _RECORDS, option, path, "another name than that of a run's record")
+    real_path = Path(os.path.realpath(path.parent), path.name)
+    run = run_around(real_path.parent)
     if run is not None:
-        is_training = place.relative_to(run).parts[0] in _OF_TRAINING
-        require(not is_training, option, path, f"outside of what the run {run} holds by itself")
-    if is_default or not os.path.lexists(path) or _is_noted(place):
+        is_training_file = real_path.relative_to(run).parts[0] in _TRAINING_FILES
+        require(not is_training_file, option, path, f"a file that training in {run} does not use")
+    if is_default or not os.path.lexists(path) or _is_own_output(real_path):
         return
-    require(run is None, option, path, f"a new file, as the run {run} holds this one")
-    require(force, option, path, "a new file, or one written by this command", "overwrite it with --force")
+    require(run is None, option, path, f"a new file, since the run {run} holds this one")
+    allowed = "a new file, or one written by this command"
+    require(force, option, path, allowed, "overwrite it with --force")
 
 
 def write_output(
-    path: Path, content: bytes, option: str = "--output", *, force: bool = False, is_default: bool = False
+    path: Path,
+    content: bytes,
+    option: str = "--output",
+    *,
+    force: bool = False,
+    is_default: bool = False,
 ) -> None:
-    """Write `content` to `path`, whole or not at all. Raises UserError if it cannot be, or as `refuse_loss`."""
+    """Write `content` to `path` atomically.
+
+    Raises:
+        UserError: the file cannot be written, or another file would be lost (see `refuse_loss`).
+    """
     refuse_loss(path, option, force=force, is_default=is_default)
     try:
+        remove_abandoned_files(path)
         with atomic_writer(path) as file:
             file.write(content)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; choose another file with {option}") from error
-    _note(Path(os.path.realpath(path.parent), path.name), hashlib.sha256(content).hexdigest())
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; choose another file with {option}"
+        ) from error
+    digest = hashlib.sha256(content).hexdigest()
+    _remember_output(Path(os.path.realpath(path.parent), path.name), digest)
 
 
 def run_around(folder: Path) -> Path | None:
-    """The run directory that is `folder` or holds it; None if there is none."""
+    """Return the run directory that is `folder` or contains it, or None."""
     for above in (folder, *folder.parents):
-        if any((above / sign).exists() for sign in _SIGNS) or all((above / name).exists() for name in _RECORDS):
+        if any((above / marker).exists() for marker in _RUN_MARKERS) or all(
+            (above / name).exists() for name in _RECORDS
+        ):
             return above
     return None
 
 
-def _is_noted(place: Path) -> bool:
-    """Whether the file is as such a command has written it."""
-    noted = _notes().get(str(place))
-    if noted is None or place.is_symlink():
+def _is_own_output(path: Path) -> bool:
+    """Return whether a command has written the file, and nobody has changed it since."""
+    known = _known_outputs().get(str(path))
+    if known is None or path.is_symlink():
         return False
     try:
-        with open_regular(place) as file:
+        with open_regular(path) as file:
             digest = hashlib.sha256()
             while piece := file.read(1 << 20):
                 digest.update(piece)
     except OSError:
         return False
-    return bool(digest.hexdigest() == noted)
+    return bool(digest.hexdigest() == known)
 
 
-def _note(place: Path, sha256: str) -> None:
-    notes = {**{known: value for known, value in _notes().items() if known != str(place)}, str(place): sha256}
+def _remember_output(path: Path, sha256: str) -> None:
+    outputs = {name: value for name, value in _known_outputs().items() if name != str(path)}
+    outputs[str(path)] = sha256
     try:
-        file = _notes_file()
+        file = _outputs_file()
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_json_atomic(file, dict(list(notes.items())[-_MAX_NOTES:]))
+        remove_abandoned_files(file)
+        write_json_atomic(file, dict(list(outputs.items())[-_MAX_OUTPUTS:]))
     except OSError as error:
-        # The next command asks for --force.
-        log.debug("cannot note that %s was written: %s", place, error)
+        # The next command that writes this file needs --force.
+        log.debug("cannot record the output %s: %s", path, error)
 
 
-def _notes() -> dict[str, Any]:
-    """Files that commands have written, with their SHA-256."""
+def _known_outputs() -> dict[str, Any]:
+    """Return path -> SHA-256 of the files that commands have written."""
     try:
-        return read_object(_notes_file())
+        return read_object(_outputs_file())
     except (OSError, UserError):
         return {}
 
 
-def _notes_file() -> Path:
+def _outputs_file() -> Path:
     return state_folder() / "written_files.json"

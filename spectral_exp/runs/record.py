@@ -1,7 +1,7 @@
-"""`config.json`, `results.json` and lock of a run, and the manifest of a backup, as types that readers can rely on.
+"""Types of `config.json`, `results.json`, the lock of a run, and the manifest of a backup.
 
-What a record holds is what these types say, whoever wrote it: a section that is missing is absent, and a value of
-another type is left out, with a finding that says so. Keys that are not named here are kept as they are.
+Readers can rely on these types, because null and values of another type are removed, the latter
+with a finding. Keys that are not listed here are kept unchanged.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal, TypedDict, cast
 
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.foreign_text import printable
-from spectral_exp.core.json_text import read_object
-from spectral_exp.run_dir import content_crc32
+from spectral_exp.core.json_files import content_crc32
+from spectral_exp.core.json_text import parse_object, read_object
+from spectral_exp.runs.renamed import current_names
 from spectral_exp.runs.schema import Between, Commit, Count, Findings, Matching, conform, is_of
 
 
@@ -42,7 +43,7 @@ class Git(TypedDict, total=False):
 
 
 class Dataset(TypedDict, total=False):
-    """The text of a run: sizes and fingerprints."""
+    """Sizes and fingerprints of the text of a run."""
 
     corpus: str
     corpus_sha256: str
@@ -80,7 +81,7 @@ class Hardware(TypedDict, total=False):
 
 
 class Host(TypedDict, total=False):
-    """Where a run was made."""
+    """The machine of a run."""
 
     hostname: str
     platform: str
@@ -88,7 +89,7 @@ class Host(TypedDict, total=False):
 
 
 class ConfigRecord(TypedDict, total=False):
-    """What `config.json` holds. A section that says null is absent."""
+    """The content of `config.json`. Sections that are null are absent."""
 
     experiment_id: str
     timestamp: str
@@ -107,7 +108,7 @@ class ConfigRecord(TypedDict, total=False):
 
 
 class Totals(TypedDict, total=False):
-    """Of a whole run."""
+    """Steps, tokens and times of a whole run."""
 
     steps: Count
     tokens: Count
@@ -118,14 +119,14 @@ class Totals(TypedDict, total=False):
 
 
 class Reference(TypedDict, total=False):
-    """What a loss can be held against."""
+    """Bounds that the loss can be compared with."""
 
     unigram_bits_per_byte: float | None
     entropy_bits_per_byte: float | None
 
 
 class MonitoringCost(TypedDict, total=False):
-    """What training waited for."""
+    """Time that training spent on monitoring."""
 
     blocked_s: dict[str, float]
     evaluation_s: float
@@ -134,7 +135,7 @@ class MonitoringCost(TypedDict, total=False):
 
 
 class ResultsRecord(TypedDict, total=False):
-    """What `results.json` holds. A section that says null is absent."""
+    """The content of `results.json`. Sections that are null are absent."""
 
     status: Literal["completed", "stopped_early", "interrupted", "not_saved", "failed", "diverged"]
     error: str
@@ -157,7 +158,7 @@ class ManifestFile(TypedDict):
 
 
 class Manifest(TypedDict):
-    """What one backup of a run holds: files by their names below the run."""
+    """One backup of a run; the keys of `files` are paths relative to the run directory."""
 
     run: str
     id: str
@@ -176,7 +177,7 @@ class LockOwner(TypedDict):
     since: str
 
 
-_MAX_BITS = 128  # of settings
+_MAX_BITS = 128  # of an integer setting
 _SETTINGS: dict[str, Any] = {
     "name": str,
     "seed": int | None,
@@ -198,45 +199,49 @@ _SETTINGS: dict[str, Any] = {
     "training.overfit_one_batch": bool,
     "training.restore_best": bool,
 }
-"""Types of the settings that readers compute with."""
+"""Types of the settings that this package computes with."""
 
 
 def read_config(file: Path) -> tuple[ConfigRecord, tuple[str, ...]]:
-    """The content of a `config.json`, and findings on what was left out of it.
+    """Return the content of a `config.json`, and a finding for each value that was removed.
 
     Raises:
-        UserError: there is no such file, or it is no JSON object that can be read.
+        UserError: the file is missing or not a readable JSON object.
     """
     content = read_object(file)
     findings = Findings(file.name)
     if "crc32" in content and content["crc32"] != content_crc32(content):
-        findings.sentences.append(_changed(file))
+        findings.sentences.append(_checksum_finding(file))
     record = cast("ConfigRecord", conform(ConfigRecord, _without_null(content), findings))
+    if "config" in record:
+        record["config"] = current_names(record["config"])
     return record, findings.all()
 
 
-def _changed(file: Path) -> str:
+def _checksum_finding(file: Path) -> str:
     return f"{file.name} was changed or damaged since it was written"
 
 
 def read_intact_config(file: Path) -> ConfigRecord:
-    """The content of a `config.json` from which a run is to be repeated or continued: whole, or not at all.
+    """Return the content of a `config.json` in which nothing is damaged.
 
     Raises:
-        UserError: as `read_config`, or anything in it is damaged or of another type.
+        UserError: the file is missing, or a part of it is damaged or of another type.
     """
     record, findings = read_config(file)
-    if findings:
-        what = findings[0]
-        raise UserError(f"{file} is damaged: {what}" if what != _changed(file) else f"{file.parent / what}")
-    return record
+    if not findings:
+        return record
+    finding = findings[0]
+    if finding == _checksum_finding(file):
+        raise UserError(str(file.parent / finding))
+    raise UserError(f"{file} is damaged: {finding}")
 
 
 def read_results(file: Path) -> tuple[ResultsRecord, tuple[str, ...]]:
-    """The content of a `results.json` with its non-finite numbers restored, and findings on what was left out of it.
+    """Return the content of a `results.json`, and a finding for each value that was removed.
 
     Raises:
-        UserError: there is no such file, or it is no JSON object that can be read.
+        UserError: the file is missing or not a readable JSON object.
     """
     findings = Findings(file.name)
     content = conform(ResultsRecord, _without_null(read_object(file)), findings)
@@ -244,7 +249,11 @@ def read_results(file: Path) -> tuple[ResultsRecord, tuple[str, ...]]:
 
 
 def manifest_of(content: Mapping[str, Any]) -> Manifest:
-    """The manifest of a backup. Raises ValueError if a part of it is missing or of another type."""
+    """Return the manifest of a backup.
+
+    Raises:
+        ValueError: a part is missing or of another type.
+    """
     findings = Findings("the manifest")
     manifest = conform(Manifest, dict(content), findings)
     if findings.sentences:
@@ -252,26 +261,38 @@ def manifest_of(content: Mapping[str, Any]) -> Manifest:
     return cast("Manifest", manifest)
 
 
-def read_lock_owner(file: Path) -> LockOwner:
-    """The process that a lock file names. Raises UserError if it is missing, or its owner is just writing it."""
-    owner = conform(LockOwner, read_object(file), findings := Findings(file.name))
-    if owner is None:
-        raise UserError(f"{file} names no owner: {findings.sentences[0]}")
+def parse_lock_owner(content: bytes) -> LockOwner | None:
+    """Return the process in a lock file, or None if the file is unfinished or damaged."""
+    try:
+        owner = conform(LockOwner, parse_object(content), Findings("the lock"))
+    except ValueError:
+        return None
+    if owner is None or not (owner["host"] + owner["since"]).isprintable():
+        return None
     return cast("LockOwner", owner)
 
 
-def known_settings(settings: Mapping[str, Any], source: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Settings by dotted name, those that readers compute with in their types; and findings on what was left out."""
+def known_settings(
+    settings: Mapping[str, Any], source: str
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the settings that conform to `_SETTINGS`, and a finding for each of the others.
+
+    Args:
+        settings: dotted name -> value.
+        source: the name of the file in findings.
+    """
     findings = Findings(source)
     kept = {}
     for name, value in settings.items():
         words = name.split(".")
-        if above := [part for i in range(1, len(words)) if (part := ".".join(words[:i])) in _SETTINGS]:
+        if above := [
+            part for i in range(1, len(words)) if (part := ".".join(words[:i])) in _SETTINGS
+        ]:
             findings.add(above[0], {}, "a single value")
             continue
         kind = str if words[-1] == "_target_" else _SETTINGS.get(name, Any)
         if isinstance(value, int) and value.bit_length() > _MAX_BITS:
-            findings.add(name, value, "a number that can be computed with")
+            findings.add(name, value, f"an integer of at most {_MAX_BITS} bits")
         elif is_of(kind, value, findings, name):
             kept[printable(name)] = value
     return kept, findings.all()

@@ -15,14 +15,24 @@ from typing import Any
 import pytest
 import torch
 
-from spectral_exp.bench import checkpoint, gating, measure, metrics_log, nanogpt, peers, plots, results, stacks
+from spectral_exp.bench import (
+    checkpoint,
+    gating,
+    measure,
+    metrics_log,
+    nanogpt,
+    peers,
+    plots,
+    results,
+    stacks,
+)
 from spectral_exp.bench.__main__ import BENCHES
 from spectral_exp.bench.measure import Figures, Line, Section, Spread, Target
 from spectral_exp.core.errors import RunError
 from spectral_exp.losses import QFE
 from spectral_exp.models.wave import WaveEmbedding
 from spectral_exp.optim.rgd import RGD
-from spectral_exp.run_dir import METRICS_NAME
+from spectral_exp.runs.layout import METRICS_NAME
 from tests.conftest import python
 
 FACTS = {
@@ -49,7 +59,8 @@ ENTRIES: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def _patient_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads that wait for each other while spinning take forever on a machine that runs other tests meanwhile."""
+    """Threads that wait for each other while spinning take forever on a machine that runs other
+    tests meanwhile."""
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
@@ -59,7 +70,8 @@ def bench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def measured(name: str, *arguments: str, cwd: Path) -> tuple[dict[str, Any], str]:
-    """The JSON file of a quick bench, which is of the right form and alone in its folder, and what was printed."""
+    """The JSON file of a quick bench, which is of the right form and alone in its folder, and what
+    was printed."""
     done = bench(name, "--quick", *arguments, "--json", "figures.json", cwd=cwd)
     assert done.returncode == 0, done.stderr
     assert [path.name for path in cwd.iterdir()] == ["figures.json"]
@@ -76,7 +88,7 @@ def measured(name: str, *arguments: str, cwd: Path) -> tuple[dict[str, Any], str
         assert (line["met"] is None) == (line["target"] is None)
         if line["target"]:
             strict = line["target"]["relation"] == "<"
-            assert line["met"] is Target(line["target"]["value"], strict).met(line["median"])
+            assert line["met"] is Target(line["target"]["value"], strict).is_met(line["median"])
         assert line["figure"] in done.stdout
         assert line["contender"] in done.stdout
     judged = [line["met"] for line in found["lines"] if line["met"] is not None]
@@ -90,7 +102,12 @@ def test_saving_and_loading(tmp_path: Path) -> None:
     with peers.process_group():
         saving, around = checkpoint._saving(options, 1)
     loading = checkpoint._loading(options, 1)
-    everyone = [checkpoint.SYNCHRONOUS, checkpoint.BACKGROUND, checkpoint.TORCH_SAVE, *checkpoint_peers_here()]
+    everyone = [
+        checkpoint.SYNCHRONOUS,
+        checkpoint.BACKGROUND,
+        checkpoint.TORCH_SAVE,
+        *checkpoint_peers_here(),
+    ]
     for figure in ("blocked, first save", "blocked", "blocked / memory copy", "until durable"):
         assert [line.contender for line in saving.lines if line.figure == figure] == everyone
     judged = {(line.contender, line.figure): line.target for line in saving.lines if line.target}
@@ -118,13 +135,23 @@ def test_checkpoint(tmp_path: Path) -> None:
     figures = {(line["contender"], line["figure"]): line for line in found["lines"]}
     everyone = {checkpoint.SYNCHRONOUS, checkpoint.BACKGROUND, checkpoint.TORCH_SAVE, peers.DCP}
     assert everyone <= {contender for contender, figure in figures if figure == "blocked"}
-    assert everyone <= {contender for contender, figure in figures if figure == "blocked / memory copy"}
-    assert everyone <= {contender for contender, figure in figures if figure.startswith("until durable / plain")}
+    assert everyone <= {
+        contender for contender, figure in figures if figure == "blocked / memory copy"
+    }
+    assert everyone <= {
+        contender for contender, figure in figures if figure.startswith("until durable / plain")
+    }
     ours = {figure for contender, figure in figures if contender == checkpoint.BACKGROUND}
-    assert {"overlapped: blocked / memory copy", "a step meanwhile / undisturbed, 2 threads"} <= ours
+    assert {
+        "overlapped: blocked / memory copy",
+        "a step meanwhile / undisturbed, 2 threads",
+    } <= ours
     assert figures[checkpoint.BACKGROUND, "blocked, first save"]["n"] == 1
     assert figures[checkpoint.BACKGROUND, "blocked"]["n"] == 2
-    assert figures["ours, verified", "load / torch.load"]["target"] == {"relation": "<=", "value": 1.3}
+    assert figures["ours, verified", "load / torch.load"]["target"] == {
+        "relation": "<=",
+        "value": 1.3,
+    }
     assert figures["ours, array", "added to a load"]["target"] == {"relation": "<", "value": 20}
     assert all(line["median"] > 0 for line in found["lines"] if line["unit"] in ("x", "s"))
     if importlib.util.find_spec("lightning") is None:
@@ -140,7 +167,12 @@ def test_logging(tmp_path: Path) -> None:
     assert lost[metrics_log.OURS]["met"] is True
     assert lost[metrics_log.JSON_LINE]["target"] is None
     figures = {line["figure"] for line in found["lines"] if line["contender"] == metrics_log.OURS}
-    assert {"an entry: median", "an entry: p99", "an entry / bare write", "an entry / a JSON line"} <= figures
+    assert {
+        "an entry: median",
+        "an entry: p99",
+        "an entry / bare write",
+        "an entry / a JSON line",
+    } <= figures
     assert (peers.TENSORBOARD in lost) == peers.has_tensorboard()
 
 
@@ -150,8 +182,14 @@ def test_results(tmp_path: Path) -> None:
     ours = {line["figure"]: line for line in found["lines"] if line["contender"] == results.OURS}
     for name, module in ((results.POLARS, "polars"), (results.DUCKDB, "duckdb")):
         assert (f"reading all / {name}" in ours) == (importlib.util.find_spec(module) is not None)
-        assert any(name in reason for reason in found["missing"]) == (importlib.util.find_spec(module) is None)
-    again = {line["contender"]: line["target"]["value"] for line in found["lines"] if line["figure"] == "again"}
+        assert any(name in reason for reason in found["missing"]) == (
+            importlib.util.find_spec(module) is None
+        )
+    again = {
+        line["contender"]: line["target"]["value"]
+        for line in found["lines"]
+        if line["figure"] == "again"
+    }
     assert again == {"one line for each run": 1, "groups, compared": 1}
 
 
@@ -190,7 +228,9 @@ def test_gating(tmp_path: Path) -> None:
     figures = {(line["contender"], line["figure"]): line for line in found["lines"]}
     for k in gating.INTERVALS:
         assert figures[f"gate_every={k}", "loss"]["n"] == 2
-    paired = [line for (_, figure), line in figures.items() if figure == "loss - gate_every=1, same seed"]
+    paired = [
+        line for (_, figure), line in figures.items() if figure == "loss - gate_every=1, same seed"
+    ]
     assert [line["contender"] for line in paired] == ["gate_every=2", "gate_every=4"]
     # So few steps leave the seeds far apart, and the intervals of one seed close together.
     losses = [figures["gate_every=1", "loss"][quartile] for quartile in ("q1", "q3")]
@@ -206,7 +246,9 @@ def test_the_intervals_begin_alike_and_a_seed_decides_the_rest() -> None:
 
 
 def test_in_all_rounds_end_sooner(tmp_path: Path) -> None:
-    alone, among_others = (measure.Options(tmp_path, False, (1,), None, brief=brief) for brief in (False, True))
+    alone, among_others = (
+        measure.Options(tmp_path, False, (1,), None, brief=brief) for brief in (False, True)
+    )
     assert alone.budget_s(10) == 10
     assert among_others.budget_s(10) < 10
 
@@ -214,7 +256,14 @@ def test_in_all_rounds_end_sooner(tmp_path: Path) -> None:
 def test_attention(tmp_path: Path) -> None:
     found, _ = measured("attention", "--rounds", "2", cwd=tmp_path)
     layers = {line["contender"] for line in found["lines"] if line["figure"] == "a layer"}
-    assert layers == {"dot_product", "rotary", "interference", "phasor", "pure_wave", "pure_wave_linear"}
+    assert layers == {
+        "dot_product",
+        "rotary",
+        "interference",
+        "phasor",
+        "pure_wave",
+        "pure_wave_linear",
+    }
     (constant,) = [line for line in found["lines"] if line["target"]]
     assert (constant["median"], constant["met"]) == (1, True)
 
@@ -226,7 +275,9 @@ def test_the_stacks_are_what_they_are_called() -> None:
         before = [p.detach().clone() for p in step.model.parameters()]
         step()
         assert all(p.grad is None for p in step.model.parameters())
-        assert not any(torch.equal(p, b) for p, b in zip(step.model.parameters(), before, strict=True))
+        assert not any(
+            torch.equal(p, b) for p, b in zip(step.model.parameters(), before, strict=True)
+        )
         assert isinstance(step.optimizer, RGD) is ("RGD" in stack)
         assert isinstance(step.loss, QFE) is ("QFE" in stack)
         assert isinstance(step.model.embedding, WaveEmbedding) is stack.startswith("wave")
@@ -252,7 +303,11 @@ def test_our_classic_is_the_model_of_the_bare_loop() -> None:
 @pytest.mark.slow
 def test_startup(tmp_path: Path) -> None:
     found, _ = measured("startup", "--rounds", "1", cwd=tmp_path)
-    assert {line["contender"] for line in found["lines"]} == {"import torch", "--help", "command to first step"}
+    assert {line["contender"] for line in found["lines"]} == {
+        "import torch",
+        "--help",
+        "command to first step",
+    }
     assert [line["target"]["value"] for line in found["lines"] if line["target"]] == [0.8, 1.5]
 
 
@@ -263,8 +318,10 @@ def test_loop(tmp_path: Path) -> None:
     assert figures.count(("bare loop", "limit: a step")) == 2
     assert [line["target"]["value"] for line in found["lines"] if line["target"]] == [40, 1]
     for unit, n_activities in {"step": 4, "save": 6}.items():
-        section = f"a {unit}: where it goes"
-        where = {line["figure"]: line["median"] for line in found["lines"] if line["section"] == section}
+        section = f"activities of a {unit}"
+        where = {
+            line["figure"]: line["median"] for line in found["lines"] if line["section"] == section
+        }
         total = where.pop("their sum")
         assert len(where) == n_activities
         assert min(where.values()) > 0
@@ -275,16 +332,21 @@ def test_loop(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["speed"], "invalid choice: 'speed'"),
-        (["--size", "0"], "error: --size=0 must be >= 1 (MB)"),
+        (["--size", "0"], "error: --size=0 must be from 1 to 1000000 (MB)"),
         (["--size", "x"], "invalid int value: 'x'"),
-        (["--rounds", "0"], "error: --rounds=0 must be >= 1"),
+        (["--rounds", "0"], "error: --rounds=0 must be from 1 to 1000000"),
         (["--dir", "nowhere"], "error: --dir=nowhere must be an existing folder"),
         (["--json", "nowhere/figures.json"], "must be a file in an existing folder"),
         (["--json", "."], "must be a file, not a folder"),
-        (["checkpoint", "--size", "1000000000"], "there must be 6 times as much room on the disk of --dir"),
+        (
+            ["checkpoint", "--size", "1000000"],
+            "there must be 6 times as much room on the disk of --dir",
+        ),
     ],
 )
-def test_mistakes_are_told_before_anything_is_done(arguments: list[str], message: str, tmp_path: Path) -> None:
+def test_mistakes_are_told_before_anything_is_done(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
     done = bench(*arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert message in done.stderr
@@ -302,7 +364,9 @@ def test_help_names_every_bench(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bench", ["checkpoint", pytest.param("all", marks=pytest.mark.slow)])
 def test_a_disk_that_refuses_fails_the_bench_in_one_line(bench: str, tmp_path: Path) -> None:
     # Files of 100 kB at most: less than the state.
-    limited = "import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
+    limited = (
+        "import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
+    )
     limited += "runpy.run_module('spectral_exp.bench', run_name='__main__', alter_sys=True)"
     done = python("-c", limited, bench, "--quick", "--size", "1", cwd=tmp_path)
     assert done.returncode == 1
@@ -333,19 +397,25 @@ def test_a_stopped_bench_leaves_nothing_behind(bench: str, tmp_path: Path) -> No
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is measured on Linux only")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="peak memory is measured on Linux only"
+)
 def test_memory_of_a_background_save_is_one_copy(tmp_path: Path) -> None:
-    found = measure.child("spectral_exp.bench.checkpoint", checkpoint.BACKGROUND, "50", str(tmp_path))
+    found = measure.child(
+        "spectral_exp.bench.checkpoint", checkpoint.BACKGROUND, "50", str(tmp_path)
+    )
     assert found["state_mb"] == pytest.approx(50, rel=0.1)
     assert 0.9 * found["state_mb"] < found["peak_mb"] < found["state_mb"] + checkpoint.SLACK_MB
 
 
 def test_lost_entries_are_found(tmp_path: Path) -> None:
-    (tmp_path / METRICS_NAME).write_text('{"step": 1, "loss": 1.5}\n{"step": 3, "loss": 1.5}\n{"step": 4, "lo')
+    (tmp_path / METRICS_NAME).write_text(
+        '{"step": 1, "loss": 1.5}\n{"step": 3, "loss": 1.5}\n{"step": 4, "lo'
+    )
     assert metrics_log._steps_on_disk(metrics_log.OURS, tmp_path) == {1, 3}
 
 
-# --- common machinery ------------------------------------------------------------------------------------------------
+# --- common machinery -----------------------------------------------------------------------------
 
 
 def test_contenders_take_turns_in_rotated_order() -> None:
@@ -355,7 +425,9 @@ def test_contenders_take_turns_in_rotated_order() -> None:
         order.append(name)
         return {"s": float(len(order))}
 
-    rounds = measure.interleave({name: functools.partial(contender, name) for name in "abc"}, 3, budget_s=60)
+    rounds = measure.interleave(
+        {name: functools.partial(contender, name) for name in "abc"}, 3, budget_s=60
+    )
     assert "".join(order) == "abcbcacab"
     assert rounds[1] == {"b": {"s": 4.0}, "c": {"s": 5.0}, "a": {"s": 6.0}}
 
@@ -386,11 +458,15 @@ def test_spread() -> None:
 
 
 def test_targets_at_their_border() -> None:
-    assert Target(1.2).met(1.2)
-    assert not Target(1.2).met(1.2000001)
-    assert not Target(20, strict=True).met(20)
-    assert Target(20, strict=True).met(19.9)
-    assert (str(Target(1.2)), str(Target(20, strict=True)), str(Target(0))) == ("<= 1.2", "< 20", "<= 0")
+    assert Target(1.2).is_met(1.2)
+    assert not Target(1.2).is_met(1.2000001)
+    assert not Target(20, strict=True).is_met(20)
+    assert Target(20, strict=True).is_met(19.9)
+    assert (str(Target(1.2)), str(Target(20, strict=True)), str(Target(0))) == (
+        "<= 1.2",
+        "< 20",
+        "<= 0",
+    )
 
 
 def test_table_tells_what_was_missed() -> None:
@@ -399,13 +475,27 @@ def test_table_tells_what_was_missed() -> None:
         Line("ours", "first", "ms", Spread.of([1234.5]), Target(2000), "a note"),
         Line("theirs", "blocked", "ms", Spread.of([0.0001])),
     ]
-    text = measure.table("example", Section("a title", lines, ["x: not installed"])).splitlines()
+    text = measure.format_table(
+        "example", Section("a title", lines, ["x: not installed"])
+    ).splitlines()
     assert text[0] == "example: a title"
-    assert text[2].split() == ["blocked", "ours", "12.3", "ms", "11", "..", "13", "5", "<=", "10", "MISSED"]
+    assert text[2].split() == [
+        "blocked",
+        "ours",
+        "12.3",
+        "ms",
+        "11",
+        "..",
+        "13",
+        "5",
+        "<=",
+        "10",
+        "MISSED",
+    ]
     assert text[3].split() == ["first", "ours", "1234", "ms", "1", "<=", "2000", "met", "a", "note"]
     assert text[4].split() == ["blocked", "theirs", "0.0001", "ms", "1"]
     assert text[5] == "  x: not installed"
-    assert [line.met for line in lines] == [False, True, None]
+    assert [line.is_met for line in lines] == [False, True, None]
 
 
 def test_child_that_fails_is_told(tmp_path: Path) -> None:

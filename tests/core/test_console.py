@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -12,22 +13,21 @@ from pathlib import Path
 
 import pytest
 
+from spectral_exp.__main__ import COMMANDS
 from spectral_exp.core import console
 from tests.conftest import ROOT, python
 from tests.results.made_runs import make_run
 
-COMMANDS = {
-    path.stem if path.parent.name == "spectral_exp" else f"{path.parent.name}.__main__"
-    for path in (ROOT / "spectral_exp").glob("**/*.py")
-    if "\n@command\ndef main(" in path.read_text(encoding="utf-8")
-}
+# The training command has protections of its own: a run goes on without a reader of its output.
+MODULES = {name: module for name, (module, _) in COMMANDS.items() if name != "train"}
 
-# One process imports the commands; each then ends in a fork of it, at the real exit of the interpreter.
+# One process imports the commands; each then ends in a fork of it, at the real exit of the
+# interpreter.
 _SCRIPT = """
 import importlib, json, os, sys, tempfile
 found = []
 for name, arguments, lost in json.loads(sys.argv[1]):
-    module = importlib.import_module("spectral_exp." + name)
+    module = importlib.import_module(name)
     read, write = os.pipe()
     os.close(read)
     with tempfile.TemporaryFile() as errors:
@@ -45,8 +45,12 @@ print(json.dumps(found))
 """
 
 
-def test_every_command_ends_silently_without_a_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # argparse ignores that it cannot write --help
+def test_every_command_ends_silently_without_a_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(
+        "PYTHONUNBUFFERED", raising=False
+    )  # argparse ignores that it cannot write --help
     for seed in range(3):
         run = make_run(tmp_path, seed=seed)
     (run / "checkpoints").mkdir()
@@ -58,24 +62,16 @@ def test_every_command_ends_silently_without_a_reader(tmp_path: Path, monkeypatc
         ("paper", [str(tmp_path / "none")], [1, 2]),
     ]
     # Not the demo: loading torch and ending a process that has it take seconds.
-    calls += [(name, ["--help"], [1]) for name in sorted(COMMANDS - {"demo_monitoring"})]
-    done = python("-c", _SCRIPT, json.dumps(calls), cwd=tmp_path)
+    calls += [(name, ["--help"], [1]) for name in MODULES if name != "demo"]
+    given = [(MODULES[name], arguments, lost) for name, arguments, lost in calls]
+    done = python("-c", _SCRIPT, json.dumps(given), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     named = {
-        f"{name} {' '.join(arguments)}": tuple(end) for (name, arguments, _), end in zip(calls, found, strict=True)
+        f"{name} {' '.join(arguments)}": tuple(end)
+        for (name, arguments, _), end in zip(calls, found, strict=True)
     }
     assert named == dict.fromkeys(named, (console.READER_GONE, ""))
-
-
-def test_every_module_that_is_a_command_has_the_wrapper() -> None:
-    # The training command has protections of its own: a run goes on without a reader of its output.
-    scripts = {name for name in COMMANDS if not name.startswith("bench")}
-    assert scripts == {
-        "checkpoints", "compare", "demo_monitoring", "diagnose", "generate", "paper", "report", "reproduce",
-        "verify_resume",
-    }  # fmt: skip
-    assert "bench.__main__" in COMMANDS
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
@@ -83,15 +79,17 @@ def test_output_that_cannot_be_written_is_an_error_in_a_line(tmp_path: Path) -> 
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "spectral_exp.checkpoints", "--help"],
+            [sys.executable, "-m", "spectral_exp", "checkpoints", "--help"],
             stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment,
         )  # fmt: skip
-    assert (done.returncode, done.stderr) == (1, "error: cannot write to <stdout>: No space left on device\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: cannot write to <stdout>: No space left on device\n",
+    )
 
 
 def test_a_broken_pipe_that_is_not_the_output_is_no_silent_end() -> None:
-    @console.command
-    def main(arguments: list[str] | None = None) -> int:
+    def call() -> int:
         read, write = os.pipe()
         os.close(read)
         try:
@@ -100,16 +98,15 @@ def test_a_broken_pipe_that_is_not_the_output_is_no_silent_end() -> None:
             os.close(write)
 
     with pytest.raises(BrokenPipeError):
-        main([])
+        console.exit_code(call)
 
 
 def test_a_command_that_has_failed_keeps_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     script = (
-        "import os, sys; from spectral_exp.core.console import command\n"
+        "import os, sys; from spectral_exp.core.console import exit_code\n"
         "read, write = os.pipe(); os.close(read); os.dup2(write, 1)\n"
-        "@command\ndef main(arguments=None):\n    print('buffered'); return 3\n"
-        "sys.exit(main())"
+        "sys.exit(exit_code(lambda: print('buffered') or 3))"
     )
     done = python("-c", script, cwd=ROOT)
     assert (done.returncode, done.stderr) == (3, "")
@@ -120,8 +117,7 @@ def test_a_command_that_has_failed_keeps_its_exit_code(monkeypatch: pytest.Monke
 def test_a_signal_ends_a_command_in_order(
     number: signal.Signals, hidden: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    @console.command
-    def main(arguments: list[str]) -> int:
+    def run(options: argparse.Namespace) -> int:
         with tempfile.TemporaryDirectory(dir=tmp_path):
             try:
                 signal.raise_signal(number)
@@ -131,6 +127,7 @@ def test_a_signal_ends_a_command_in_order(
                 raise
         return 0
 
+    main = console.command(argparse.ArgumentParser, run)
     before = signal.getsignal(number)
     assert main([]) == 128 + number
     assert capsys.readouterr().err == f"stopped by {number.name}\n"

@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 
 from spectral_exp.core.display import ConsoleHandler, is_terminal, write
-from spectral_exp.progress import Progress
-from spectral_exp.run_log import RunLogHandler
+from spectral_exp.runs.log import RunLogHandler
+from spectral_exp.training.progress import Progress
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the tests close descriptors")
 
 _PRINT = """
 import errno, logging, os, sys
 from spectral_exp.core.display import ConsoleHandler, print_error, protect_output
-from spectral_exp.run_log import RunLogHandler
+from spectral_exp.runs.log import RunLogHandler
 protect_output()
 data = os.open("data", os.O_RDWR | os.O_CREAT)
 assert data > 2
@@ -40,9 +40,21 @@ assert os.fstat(data).st_size == 0
 
 
 @pytest.mark.parametrize(
-    "redirect", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full", ">/dev/full 2>&1", "| true", "2>&1 | true"]
+    "redirect",
+    [
+        "<&-",
+        ">&-",
+        "2>&-",
+        "<&- >&- 2>&-",
+        ">/dev/full",
+        ">/dev/full 2>&1",
+        "| true",
+        "2>&1 | true",
+    ],
 )
-def test_a_stream_that_cannot_be_written_costs_no_line_of_the_log(redirect: str, tmp_path: Path) -> None:
+def test_a_stream_that_cannot_be_written_costs_no_line_of_the_log(
+    redirect: str, tmp_path: Path
+) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run(
         ["bash", "-c", f'"$0" -c "$1" {redirect}; exit ${{PIPESTATUS[0]}}', sys.executable, _PRINT],
@@ -61,7 +73,7 @@ _LOG = """
 import logging, os
 {prepare}
 from spectral_exp.core.display import ConsoleHandler
-from spectral_exp.run_log import RunLogHandler
+from spectral_exp.runs.log import RunLogHandler
 logging.basicConfig(handlers=[ConsoleHandler(), RunLogHandler("run.log")], level=logging.INFO, format="%(message)s")
 for number in range(3):
     logging.info("line %d", number)
@@ -70,7 +82,10 @@ for number in range(3):
 
 @pytest.mark.parametrize(
     "prepare",
-    ["os.dup2(os.open('/dev/full', os.O_WRONLY), 1)", "r, w = os.pipe(); os.dup2(w, 1); os.close(r)"],
+    [
+        "os.dup2(os.open('/dev/full', os.O_WRONLY), 1)",
+        "r, w = os.pipe(); os.dup2(w, 1); os.close(r)",
+    ],
     ids=["full disk", "no reader"],
 )
 def test_without_protection_the_log_is_complete_too(prepare: str, tmp_path: Path) -> None:
@@ -85,7 +100,9 @@ def test_without_protection_the_log_is_complete_too(prepare: str, tmp_path: Path
     assert sum("standard output cannot be written" in line for line in log) == 1
 
 
-def test_a_log_on_a_full_disk_costs_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_log_on_a_full_disk_costs_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     handler = RunLogHandler(str(tmp_path / "run.log"))
     with open("/dev/full", "w") as full:  # noqa: PTH123
         os.dup2(full.fileno(), handler.stream.fileno())
@@ -115,7 +132,12 @@ class Terminal(io.StringIO):
 
 @pytest.mark.parametrize(
     ("error", "is_gone"),
-    [(OSError(5, "EIO"), True), (BrokenPipeError(), True), (ValueError("closed"), True), (BlockingIOError(), False)],
+    [
+        (OSError(5, "EIO"), True),
+        (BrokenPipeError(), True),
+        (ValueError("closed"), True),
+        (BlockingIOError(), False),
+    ],
 )
 def test_a_bar_on_a_terminal_that_is_gone_becomes_lines_of_the_log(
     error: BaseException, is_gone: bool, caplog: pytest.LogCaptureFixture
@@ -154,4 +176,6 @@ def test_a_console_that_was_closed_costs_one_warning(
     finally:
         logging.getLogger().removeHandler(handler)
     assert [record.message for record in caplog.records].count("line") == 3
-    assert sum("standard output cannot be written" in record.message for record in caplog.records) == 1
+    assert (
+        sum("standard output cannot be written" in record.message for record in caplog.records) == 1
+    )

@@ -1,4 +1,5 @@
-"""Text of unknown origin is printed without anything that a terminal, a page or a reader's eye would act upon."""
+"""Text of unknown origin is printed without anything that a terminal, a page or a reader's eye
+would act upon."""
 
 from __future__ import annotations
 
@@ -11,12 +12,15 @@ from hypothesis import strategies as st
 
 from spectral_exp.core.foreign_text import printable, printable_json, printable_lines
 
-any_text = st.text(st.characters(codec=None, categories=None, exclude_categories=()))  # surrogates too
+any_text = st.text(
+    st.characters(codec=None, categories=None, exclude_categories=())
+)  # surrogates too
 
 
 def is_safe(character: str) -> bool:
     return (
-        unicodedata.category(character) not in {"Cc", "Cs", "Zl", "Zp"} and character not in "\u202e\u2066\u200b\ufeff"
+        unicodedata.category(character) not in {"Cc", "Cs", "Zl", "Zp"}
+        and character not in "\u202e\u2066\u200b\ufeff"
     )
 
 

@@ -12,8 +12,8 @@ import pytest
 
 import spectral_exp
 from spectral_exp.core.git import CODE_VARIABLE, NO_GIT_HASH, git_hash, run_git
-from spectral_exp.monitoring import environment
-from spectral_exp.monitoring.environment import package_facts
+from spectral_exp.monitoring.tracking import environment
+from spectral_exp.monitoring.tracking.environment import package_facts
 from tests.conftest import ROOT
 
 SCRIPT = """
@@ -40,7 +40,9 @@ def own(tmp_path: Path) -> Path:
 def run(*arguments: str, cwd: Path) -> tuple[str, str, str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, *arguments]
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, check=True
+    )
     folder, commit, in_id = json.loads(done.stdout)
     assert in_id == commit
     return folder, commit, in_id
@@ -53,18 +55,25 @@ def commit_in(root: Path) -> str:
 
 
 def test_an_own_loop_records_the_repository_of_its_script(own: Path, tmp_path: Path) -> None:
-    assert run(str(own / "scripts/loop.py"), cwd=tmp_path)[:2] == (str(own / "scripts"), commit_in(own))
+    assert run(str(own / "scripts/loop.py"), cwd=tmp_path)[:2] == (
+        str(own / "scripts"),
+        commit_in(own),
+    )
     # Its code is in no repository, wherever it is started.
     (tmp_path / "loose.py").write_text(SCRIPT)
     assert run(str(tmp_path / "loose.py"), cwd=own)[1] == NO_GIT_HASH
 
 
-def test_a_session_without_a_script_records_the_working_directory(own: Path, tmp_path: Path) -> None:
+def test_a_session_without_a_script_records_the_working_directory(
+    own: Path, tmp_path: Path
+) -> None:
     assert run("-c", SCRIPT, cwd=own)[:2] == (str(own), commit_in(own))
     assert run("-c", SCRIPT, cwd=tmp_path)[1] == NO_GIT_HASH
 
 
-def test_the_training_command_records_another_repository_around_it(own: Path, tmp_path: Path) -> None:
+def test_the_training_command_records_another_repository_around_it(
+    own: Path, tmp_path: Path
+) -> None:
     assert run("-c", SCRIPT, "train", cwd=own)[:2] == (str(own), commit_in(own))
     assert run("-c", SCRIPT, "train", cwd=tmp_path)[0] == str(ROOT)
 
@@ -83,7 +92,8 @@ def test_the_package_is_recorded_by_version_and_checkout() -> None:
 
 
 def test_no_program_of_a_repository_runs(tmp_path: Path) -> None:
-    """A folder that somebody else has made may be a repository whose configuration names programs."""
+    """A folder that somebody else has made may be a repository whose configuration names
+    programs."""
     root = tmp_path / "theirs"
     root.mkdir()
     settings = {
@@ -96,7 +106,13 @@ def test_no_program_of_a_repository_runs(tmp_path: Path) -> None:
         "diff.d.command": "command",
         "diff.external": "external",
     }
-    script = ["git init -q .", "git config user.name a", "git config user.email a@b", "echo x > code.py", "git add ."]
+    script = [
+        "git init -q .",
+        "git config user.name a",
+        "git config user.email a@b",
+        "echo x > code.py",
+        "git add .",
+    ]
     subprocess.run(["sh", "-ec", "; ".join([*script, "git commit -qm a"])], cwd=root, check=True)
     for name, program in settings.items():
         value = program if program == "true" else f"touch {tmp_path}/ran-{program}; cat"

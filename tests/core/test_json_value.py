@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from spectral_exp.core.errors import SettingError
 from spectral_exp.core.json_value import CIRCULAR, TOO_DEEP, jsonable
 from spectral_exp.monitoring import ConfigTracker, MetricsLogger
-from spectral_exp.results.metric_file import read_metrics
+from spectral_exp.runs.metrics_file import read_metrics
 
 
 class Colour(Enum):
@@ -84,7 +84,10 @@ CASES: list[tuple[Any, Any]] = [
     (frozenset("ab"), ["a", "b"]),
     (range(3), [0, 1, 2]),
     ({1: "number", "1": "text", None: 0}, {"1": "text", "1 (int)": "number", "None": 0}),
-    ({True: 1, "True": 2, "True (bool)": 3}, {"True": 2, "True (bool)": 3, "True (bool) (bool)": 1}),
+    (
+        {True: 1, "True": 2, "True (bool)": 3},
+        {"True": 2, "True (bool)": 3, "True (bool) (bool)": 1},
+    ),
     ({Unprintable(): Unprintable()}, {"<Unprintable>": "<Unprintable>"}),
     ([math.nan, math.inf, -math.inf], ["NaN", "Infinity", "-Infinity"]),
     (10**5000, hex(10**5000)),
@@ -92,7 +95,9 @@ CASES: list[tuple[Any, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("value", "expected"), CASES, ids=[str(number) for number in range(len(CASES))])
+@pytest.mark.parametrize(
+    ("value", "expected"), CASES, ids=[str(number) for number in range(len(CASES))]
+)
 def test_values_of_all_kinds(value: Any, expected: Any) -> None:
     found = jsonable(value)
     assert (type(found), found) == (type(expected), expected)
@@ -133,7 +138,11 @@ ODD = st.recursive(
     ),
     lambda inner: st.one_of(
         st.lists(inner, max_size=3),
-        st.dictionaries(st.one_of(st.text(max_size=3), st.integers(), st.booleans(), st.none()), inner, max_size=3),
+        st.dictionaries(
+            st.one_of(st.text(max_size=3), st.integers(), st.booleans(), st.none()),
+            inner,
+            max_size=3,
+        ),
     ),
     max_leaves=8,
 )
@@ -173,7 +182,9 @@ def test_a_configuration_of_odd_values_is_written_whole(tmp_path: Path) -> None:
 
 def test_exact_fractions_are_metrics(tmp_path: Path) -> None:
     logger = MetricsLogger(tmp_path)
-    logger.log_metrics(1, {"decimal": Decimal("0.5"), "fraction": Fraction(1, 4), "long": np.longdouble(0.75)})
+    logger.log_metrics(
+        1, {"decimal": Decimal("0.5"), "fraction": Fraction(1, 4), "long": np.longdouble(0.75)}
+    )
     [entry] = logger.load_metrics()
     assert (entry["decimal"], entry["fraction"], entry["long"]) == (0.5, 0.25, 0.75)
 

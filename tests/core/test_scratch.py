@@ -13,10 +13,12 @@ import pytest
 
 from spectral_exp.core.scratch import scratch_folder
 from tests.conftest import NO_PLOTS, TINY, train
-from tests.monitoring.test_helper_process import is_gone
+from tests.core.test_child_process import is_gone
 from tests.s3_server import eventually
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a child looks now and then")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere a child looks now and then"
+)
 
 
 @pytest.fixture
@@ -42,12 +44,16 @@ with scratch_folder("test", place) as folder:
 
 
 @pytest.mark.parametrize("hidden", ["", "."], ids=["in the system's folder", "in another folder"])
-def test_what_a_killed_process_left_is_removed_and_nothing_else(hidden: str, temporary: Path) -> None:
+def test_what_a_killed_process_left_is_removed_and_nothing_else(
+    hidden: str, temporary: Path
+) -> None:
     place = temporary if hidden else None
     (temporary / f"{hidden}spectral_exp_test_being_made").mkdir()  # has no lock yet
     (temporary / f"{hidden}spectral_exp_other_purpose").mkdir()
     foreign = {path.name for path in temporary.iterdir()}
-    owner = subprocess.Popen([sys.executable, "-c", _HOLD, *filter(None, [place])], stdout=subprocess.PIPE)
+    owner = subprocess.Popen(
+        [sys.executable, "-c", _HOLD, *filter(None, [place])], stdout=subprocess.PIPE
+    )
     assert owner.stdout is not None
     assert owner.stdout.read(1) == b"\n"
     with scratch_folder("test", place) as mine:
@@ -74,16 +80,24 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_command_that_is_stopped_leaves_nothing(
     command: str, number: signal.Signals, run: Path, temporary: Path, tmp_path: Path
 ) -> None:
-    options = ["--steps", "6"] if command == "verify_resume" else ["--current-code", "--output", str(tmp_path / "new")]
+    options = (
+        ["--steps", "6"]
+        if command == "verify_resume"
+        else ["--current-code", "--output", str(tmp_path / "new")]
+    )
     process = subprocess.Popen(
-        [sys.executable, "-m", f"spectral_exp.{command}", str(run), *options],
+        [sys.executable, "-m", "spectral_exp", command, str(run), *options],
         cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
     def children() -> list[psutil.Process]:
         """The processes that do the steps: those of this interpreter."""
         found = psutil.Process(process.pid).children(recursive=True)
-        return [child for child in found if any("spawn_main" in a or "train import main" in a for a in child.cmdline())]
+        return [
+            child
+            for child in found
+            if any("spawn_main" in a or "train import main" in a for a in child.cmdline())
+        ]
 
     try:
         eventually(children)
@@ -102,4 +116,6 @@ def test_a_command_that_is_stopped_leaves_nothing(
     if number == signal.SIGKILL:
         with scratch_folder(command):
             pass
-    assert [path.name for path in temporary.iterdir() if path.name.startswith("spectral_exp_")] == []
+    assert [
+        path.name for path in temporary.iterdir() if path.name.startswith("spectral_exp_")
+    ] == []

@@ -36,7 +36,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture(autouse=True)
 def _ordinary_handlers() -> Iterator[None]:
-    """A process that a shell started in the background, or under nohup, ignores some signals from the beginning."""
+    """A process that a shell started in the background, or under nohup, ignores some signals from
+    the beginning."""
     numbers = [signal.SIGINT, *(getattr(signal, name) for name in CATCHABLE)]
     before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -61,7 +62,9 @@ def test_a_signal_is_noted_and_handlers_come_back(number: signal.Signals) -> Non
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
-def test_a_repeated_signal_means_at_once_only_after_a_second(first: int, second: int, clock: Clock) -> None:
+def test_a_repeated_signal_means_at_once_only_after_a_second(
+    first: int, second: int, clock: Clock
+) -> None:
     with StopRequest() as stop:
         send(first)
         for _ in range(5):
@@ -76,7 +79,8 @@ def test_a_repeated_signal_means_at_once_only_after_a_second(first: int, second:
 
 @pytest.mark.parametrize("name", [name for name in STOP_SIGNALS if name != "SIGTERM"])
 def test_a_warning_of_the_batch_system_is_never_urgent(name: str, clock: Clock) -> None:
-    """A limit on processor time sends SIGXCPU every second; SIGTERM follows SIGUSR2 by minutes: the save goes on."""
+    """A limit on processor time sends SIGXCPU every second; SIGTERM follows SIGUSR2 by minutes: the
+    save goes on."""
     number = getattr(signal, name)
     with StopRequest() as stop:
         for _ in range(3):
@@ -205,7 +209,9 @@ _PIPE = "r, w = os.pipe(); os.dup2(w, 2)"
     ],
     ids=["closed", "full disk", "no reader", "slow reader", "reused"],
 )  # fmt: skip
-def test_the_message_never_disturbs(prepare: str, after: str, redirect: str, tmp_path: object) -> None:
+def test_the_message_never_disturbs(
+    prepare: str, after: str, redirect: str, tmp_path: object
+) -> None:
     code = _RECEIVE.format(prepare=prepare, after=after)
     done = subprocess.run(
         ["sh", "-c", f'exec "$0" -c "$1" {redirect}', sys.executable, code],

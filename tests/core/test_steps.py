@@ -16,7 +16,10 @@ from spectral_exp.core.errors import SettingError
 from spectral_exp.core.steps import whole_step
 
 
-@given(st.integers(0, 2**53), st.sampled_from([int, float, np.int64, np.uint64, np.float64, Fraction, torch.tensor]))
+@given(
+    st.integers(0, 2**53),
+    st.sampled_from([int, float, np.int64, np.uint64, np.float64, Fraction, torch.tensor]),
+)
 def test_whole_numbers_of_every_type_become_plain_ints(step: int, kind: Any) -> None:
     found = whole_step(kind(step))
     assert type(found) is int
@@ -26,7 +29,18 @@ def test_whole_numbers_of_every_type_become_plain_ints(step: int, kind: Any) -> 
 @pytest.mark.parametrize(
     "step",
     [
-        *(True, False, np.True_, torch.tensor(True), -1, -1.0, 2**63, 1.5, float("nan"), float("inf")),
+        *(
+            True,
+            False,
+            np.True_,
+            torch.tensor(True),
+            -1,
+            -1.0,
+            2**63,
+            1.5,
+            float("nan"),
+            float("inf"),
+        ),
         *("10", None, 1j, [1], Decimal(10), np.float32(0.1), Fraction(10**400)),
         *(torch.tensor(1.0), torch.tensor([1, 2]), np.array([1, 2])),
         pytest.param(10**5000, id="huge"),

@@ -59,7 +59,9 @@ def test_moments_are_read_with_and_without_an_offset(moment: datetime, minutes: 
     assert seconds_since_epoch(moment.isoformat()) == moment.timestamp()
 
 
-@pytest.mark.parametrize("damaged", [None, "", "yesterday", 7, {}, "9999-99-99T00:00:00", "2026-01-01T00:00:00+99:00"])
+@pytest.mark.parametrize(
+    "damaged", [None, "", "yesterday", 7, {}, "9999-99-99T00:00:00", "2026-01-01T00:00:00+99:00"]
+)
 def test_what_names_no_moment_is_nan(damaged: object) -> None:
     assert math.isnan(seconds_since_epoch(damaged))
 
@@ -77,19 +79,32 @@ def moments(node: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.slow
-def test_every_moment_in_the_files_of_a_run_has_its_offset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_moment_in_the_files_of_a_run_has_its_offset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
     backup = tmp_path / "backup"
     backup.mkdir()
     monkeypatch.setenv("TZ", "IST-5:30")
-    done = train("+experiment=wave", *TINY, NO_PLOTS, f"backup_url=file://{backup}", "hydra.run.dir=run", cwd=tmp_path)
+    done = train(
+        "+experiment=wave",
+        *TINY,
+        NO_PLOTS,
+        f"backup_url=file://{backup}",
+        "hydra.run.dir=run",
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     found: list[tuple[str, str]] = []
     for path in [*tmp_path.rglob("*.json"), *tmp_path.rglob("*.jsonl")]:
-        for line in path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]:
+        for line in (
+            path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
+        ):
             found += moments(json.loads(line))
-    found += moments(torch.load(tmp_path / "run/checkpoints/checkpoint_latest.pt", weights_only=True))
+    found += moments(
+        torch.load(tmp_path / "run/checkpoints/checkpoint_latest.pt", weights_only=True)
+    )
     assert len(found) > 10
     assert [(name, text) for name, text in found if not text.endswith("+05:30")] == []
     first = (tmp_path / "run/train.log").read_text().partition("]")[0]

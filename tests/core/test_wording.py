@@ -7,13 +7,20 @@ import re
 import pytest
 
 from spectral_exp.core.wording import counted, install, noun
-from spectral_exp.results.paper.bibliography import WORKS
+from spectral_exp.results.document.bibliography import WORKS
 from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize(
     ("count", "words"),
-    [(0, "0 steps"), (1, "1 step"), (1.0, "1 step"), (2, "2 steps"), (-1, "-1 steps"), (12_345, "12,345 steps")],
+    [
+        (0, "0 steps"),
+        (1, "1 step"),
+        (1.0, "1 step"),
+        (2, "2 steps"),
+        (-1, "-1 steps"),
+        (12_345, "12,345 steps"),
+    ],
 )
 def test_a_count_has_its_noun(count: float, words: str) -> None:
     assert counted(count, "step") == words
@@ -27,9 +34,17 @@ def test_other_plurals() -> None:
 def test_extras_are_installed_by_one_name_that_exists() -> None:
     declared = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     extras = set(
-        re.findall(r"^(\w+) = \[", declared.partition("optional-dependencies]")[2].partition("[project.")[0], re.M)
+        re.findall(
+            r"^(\w+) = \[",
+            declared.partition("optional-dependencies]")[2].partition("[project.")[0],
+            re.M,
+        )
     )
-    sources = [*(ROOT / "spectral_exp").rglob("*.py"), *(ROOT / "conf").rglob("*.yaml"), ROOT / "README.md"]
+    sources = [
+        *(ROOT / "spectral_exp").rglob("*.py"),
+        *(ROOT / "conf").rglob("*.yaml"),
+        ROOT / "README.md",
+    ]
     for path in sources:
         text = path.read_text(encoding="utf-8")
         for quoted in re.findall(r"pip install ['\"`]?[\w.-]*\[\w+\]['\"`]?", text):

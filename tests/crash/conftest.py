@@ -61,7 +61,18 @@ class Zygote:
         if strace:
             self._wait_until(lambda: status(pid, "State")[:1] in "Tt", pid)
             tracer = subprocess.Popen(
-                ["strace", "-f", "-qq", "-o", str(log or os.devnull), "-e", f"trace={CALLS}", *strace, "-p", str(pid)],
+                [
+                    "strace",
+                    "-f",
+                    "-qq",
+                    "-o",
+                    str(log or os.devnull),
+                    "-e",
+                    f"trace={CALLS}",
+                    *strace,
+                    "-p",
+                    str(pid),
+                ],
                 stderr=subprocess.DEVNULL,
             )
             self._wait_until(lambda: status(pid, "TracerPid") not in ("", "0"), pid)
@@ -108,7 +119,9 @@ class Zygote:
 def status(pid: int, field: str) -> str:
     """A field of what the kernel says of a process."""
     try:
-        found = re.search(rf"^{field}:\s*(\S+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+        found = re.search(
+            rf"^{field}:\s*(\S+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE
+        )
     except FileNotFoundError:
         return ""
     return found[1] if found else ""
@@ -151,8 +164,11 @@ def mounted(*mount: str, at: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(at)], check=True)
 
 
-def points(zygote: Zygote, scenario: str, folder: Path, at_most: int | None) -> list[tuple[str, int]]:
-    """Every (call, how often it was made) of an undisturbed attempt; a sample of it, spread by a fixed seed."""
+def points(
+    zygote: Zygote, scenario: str, folder: Path, at_most: int | None
+) -> list[tuple[str, int]]:
+    """Every (call, how often it was made) of an undisturbed attempt; a sample of it, spread by a
+    fixed seed."""
     log = folder / "calls"
     zygote.run(scenario, folder / "traced", "-e", "signal=none", log=log)
     found = re.findall(r"^\d+ +(\w+)\(", log.read_text(), re.MULTILINE)
@@ -161,11 +177,16 @@ def points(zygote: Zygote, scenario: str, folder: Path, at_most: int | None) -> 
     for name in found:
         counts[name] += 1
         every.append((name, counts[name]))
-    return every if at_most is None or len(every) <= at_most else random.Random(0).sample(every, at_most)
+    return (
+        every
+        if at_most is None or len(every) <= at_most
+        else random.Random(0).sample(every, at_most)
+    )
 
 
 def report_count(what: str, tried: int, survived: int) -> None:
-    """Add a line to the summary of the tests: how many points were tried and survived; all of them have to."""
+    """Add a line to the summary of the tests: how many points were tried and survived; all of them
+    have to."""
     COUNTS.append(f"{what}: {tried} tried, {survived} survived")
     assert tried > 0
     assert survived == tried

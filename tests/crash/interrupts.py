@@ -1,8 +1,9 @@
 """Interrupt a call at a chosen moment, as an exception raised by a signal handler does.
 
-`interrupt_at` raises before the N-th line (or bytecode) that a call executes in our own files: counting N up to the
-first call that ends undisturbed tries every moment. `interrupt_after` raises from a real signal handler after so many
-seconds, wherever the interpreter then is, in the standard library and in torch too.
+`interrupt_at` raises before the N-th line (or bytecode) that a call executes in our own files:
+counting N up to the first call that ends undisturbed tries every moment. `interrupt_after` raises
+from a real signal handler after so many seconds, wherever the interpreter then is, in the standard
+library and in torch too.
 
     for moment in itertools.count(1):
         logger = MetricsLogger(tmp_path / str(moment))
@@ -13,6 +14,7 @@ seconds, wherever the interpreter then is, in the standard library and in torch 
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 import time
@@ -31,14 +33,16 @@ class Interruption(BaseException):
 
 
 def interrupt_at(moment: int, call: Callable[[], object], *, bytecodes: bool = False) -> bool:
-    """Run `call` and raise before the `moment`-th line that it executes in our files, counted from 1.
+    """Run `call` and raise before the `moment`-th line that it executes in our files, counted from
+    1.
 
     Only the calling thread is counted and interrupted, as signal handlers run in one thread only.
 
     Args:
         moment: when to raise.
         call: raises nothing else.
-        bytecodes: count the instructions of the interpreter instead of lines: every moment that there is.
+        bytecodes: count the instructions of the interpreter instead of lines: every moment that
+            there is.
 
     Returns:
         Whether it was interrupted; False if the call was over before.
@@ -67,13 +71,16 @@ def interrupt_at(moment: int, call: Callable[[], object], *, bytecodes: bool = F
         return True
     finally:
         sys.settrace(before)
+        release_logging_locks()
     return False
 
 
 def interrupt_after(seconds: float, call: Callable[[], object]) -> bool:
-    """Run `call` and raise from a handler of SIGALRM after `seconds`; whether the call was interrupted.
+    """Run `call` and raise from a handler of SIGALRM after `seconds`; whether the call was
+    interrupted.
 
-    A timer that was set before, such as the one that ends a test which hangs, goes on once this one has fired.
+    A timer that was set before, such as the one that ends a test which hangs, goes on once this one
+    has fired.
     """
     handler = signal.getsignal(signal.SIGALRM)
     start_s = time.monotonic()
@@ -99,4 +106,19 @@ def interrupt_after(seconds: float, call: Callable[[], object]) -> bool:
             restore()
     except Interruption:
         return True
+    finally:
+        release_logging_locks()
     return False
+
+
+def release_logging_locks() -> None:
+    """Release the locks of log handlers that an exception inside of `logging` has left to this
+    thread.
+
+    The handlers of the test session outlive the test, and threads of later ones would wait for
+    ever.
+    """
+    for reference in list(logging._handlerList):  # type: ignore[attr-defined]
+        lock = getattr(reference(), "lock", None)
+        while lock is not None and lock._is_owned():
+            lock.release()

@@ -1,7 +1,8 @@
-"""What is interrupted: small programs that begin where the run directory stands and end in the same state always.
+"""What is interrupted: small programs that begin where the run directory stands and end in the same
+state always.
 
-Each is a function of the run directory; `durable` is called with every step that has been reported durable, and the
-returned text says everything that must not depend on what happened on the way.
+Each is a function of the run directory; `durable` is called with every step that has been reported
+durable, and the returned text says everything that must not depend on what happened on the way.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from torch import nn
 
 from spectral_exp.monitoring import CheckpointManager, MetricsLogger
-from spectral_exp.run_dir import RunPaths
+from spectral_exp.runs.layout import RunPaths
 from spectral_exp.train import main
 from tests.conftest import NO_PLOTS, TINY
 
@@ -29,11 +30,14 @@ TIMED = ("timestamp", "tokens_per_s", "steps_at_risk", "checkpoint_")
 
 
 def library_loop(root: Path, durable: Callable[[int], None], background: bool = False) -> str:
-    """Train a little model with the stand-alone components: saves, best, retention, metrics, resume."""
+    """Train a little model with the stand-alone components: saves, best, retention, metrics,
+    resume."""
     torch.manual_seed(0)
     model = nn.Linear(40, 40)
     optimizer = torch.optim.AdamW(model.parameters())
-    manager = CheckpointManager(root, save_interval=2, keep_last_n=1, background=background, on_durable=durable)
+    manager = CheckpointManager(
+        root, save_interval=2, keep_last_n=1, background=background, on_durable=durable
+    )
     losses: list[float] = []
     with MetricsLogger(root / "logs", log_interval=1) as logger:
         manager.before_commit = logger.sync
@@ -66,7 +70,8 @@ def background_loop(root: Path, durable: Callable[[int], None]) -> str:
 
 
 def short_writes(root: Path, durable: Callable[[int], None]) -> str:
-    """The same on a storage that takes a random part of what it is given, which may be a single byte."""
+    """The same on a storage that takes a random part of what it is given, which may be a single
+    byte."""
     part, write = random.Random(0), os.write
 
     def write_some(descriptor: int, data: bytes | memoryview) -> int:
@@ -109,13 +114,17 @@ def described(root: Path, steps: int) -> str:
     _feed(digest, state)
     metrics = RunPaths(root).metrics_file
     lines = metrics.read_text().splitlines() if metrics.exists() else []
-    entries = [{k: v for k, v in json.loads(line).items() if not k.startswith(TIMED)} for line in lines]
+    entries = [
+        {k: v for k, v in json.loads(line).items() if not k.startswith(TIMED)} for line in lines
+    ]
     return "\n".join([digest.hexdigest(), *map(json.dumps, entries)])
 
 
 def _feed(digest: Any, value: Any) -> None:
     if isinstance(value, torch.Tensor):
-        digest.update(f"{value.dtype}{tuple(value.shape)}".encode() + value.contiguous().numpy().tobytes())
+        digest.update(
+            f"{value.dtype}{tuple(value.shape)}".encode() + value.contiguous().numpy().tobytes()
+        )
     elif isinstance(value, dict):
         for key in value:
             digest.update(repr(key).encode())

@@ -26,32 +26,46 @@ def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-def damage_every_file(zygote: Zygote, scenario: str, damage: Callable[[Path], None], folder: Path) -> None:
-    """Damage each file of a finished run in turn; the same command again repairs, or trains, what it takes."""
+def damage_every_file(
+    zygote: Zygote, scenario: str, damage: Callable[[Path], None], folder: Path
+) -> None:
+    """Damage each file of a finished run in turn; the same command again repairs, or trains, what
+    it takes."""
     finished = folder / "finished"
     expected = zygote.run(scenario, finished).text.split("\n")
-    names = [path.relative_to(finished) for path in sorted(finished.rglob("*")) if not path.is_dir()]
+    names = [
+        path.relative_to(finished) for path in sorted(finished.rglob("*")) if not path.is_dir()
+    ]
     failed = []
     for name in names:
         root = folder / "damaged"
         shutil.copytree(finished, root, symlinks=True)
         damage(root / name)
         text = zygote.run(scenario, root).text.split("\n")
-        # Damaged lines of metrics are gone, which reading tells; training is what it would have been.
+        # Damaged lines of metrics are gone, which reading tells; training is what it would have
+        # been.
         head = 1 if scenario == "library" else 2
-        if text != expected and not (name.name == "metrics.jsonl" and text[:head] == expected[:head]):
+        if text != expected and not (
+            name.name == "metrics.jsonl" and text[:head] == expected[:head]
+        ):
             failed.append((name, text[:3]))
         shutil.rmtree(root)
     assert not failed, failed
-    report_count(f"{damage.__name__} of each file, {scenario}", len(names), len(names) - len(failed))
+    report_count(
+        f"{damage.__name__} of each file, {scenario}", len(names), len(names) - len(failed)
+    )
 
 
 @pytest.mark.parametrize("damage", [flip, truncate, empty, Path.unlink])
-def test_every_file_of_a_library_run(zygote: Zygote, damage: Callable[[Path], None], tmp_path: Path) -> None:
+def test_every_file_of_a_library_run(
+    zygote: Zygote, damage: Callable[[Path], None], tmp_path: Path
+) -> None:
     damage_every_file(zygote, "library", damage, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", [flip, truncate, empty, Path.unlink])
-def test_every_file_of_a_whole_run(zygote: Zygote, damage: Callable[[Path], None], tmp_path: Path) -> None:
+def test_every_file_of_a_whole_run(
+    zygote: Zygote, damage: Callable[[Path], None], tmp_path: Path
+) -> None:
     damage_every_file(zygote, "synchronous run", damage, tmp_path)

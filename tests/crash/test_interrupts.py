@@ -1,4 +1,5 @@
-"""Exceptions from signal handlers, at every line and at random times: no call hangs, loses or tears anything."""
+"""Exceptions from signal handlers, at every line and at random times: no call hangs, loses or tears
+anything."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from spectral_exp.monitoring import CheckpointManager, save
+from spectral_exp.monitoring import CheckpointManager
+from spectral_exp.monitoring.checkpoint import save
 from tests.crash.conftest import report_count
 from tests.crash.interrupts import interrupt_after, interrupt_at
 
@@ -26,7 +28,8 @@ def _gradients_afterwards() -> Iterator[None]:
 
 
 class Trainer:
-    """A loop whose weights equal the number of their step, and that uses every public call of a manager."""
+    """A loop whose weights equal the number of their step, and that uses every public call of a
+    manager."""
 
     def __init__(self, root: Path, way: str, size: int) -> None:
         self.model = nn.Linear(size, size, bias=False)
@@ -34,7 +37,9 @@ class Trainer:
         self.model.weight.grad = -torch.ones_like(self.model.weight)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1.0)
         background = way != "synchronous"
-        self.manager = CheckpointManager(root, 1, keep_last_n=2, background=background, exit_deadline_s=60)
+        self.manager = CheckpointManager(
+            root, 1, keep_last_n=2, background=background, exit_deadline_s=60
+        )
 
     @property
     def step(self) -> int:
@@ -42,7 +47,9 @@ class Trainer:
 
     def save(self) -> str:
         step = self.step
-        return self.manager.save_checkpoint(step, self.model, self.optimizer, [float(step)] * 3, {"step": step})
+        return self.manager.save_checkpoint(
+            step, self.model, self.optimizer, [float(step)] * 3, {"step": step}
+        )
 
     def do_everything(self) -> None:
         manager, step = self.manager, self.step
@@ -72,7 +79,9 @@ class Trainer:
             assert state["config"] == {"step": state["step"]}
         folder = self.manager.paths.checkpoints
         names = {path.name for path in folder.iterdir() if "step" in path.name}
-        assert names == {f"checkpoint_step_{entry['step']}.pt{end}" for entry in found for end in ("", ".json")}
+        assert names == {
+            f"checkpoint_step_{entry['step']}.pt{end}" for entry in found for end in ("", ".json")
+        }
         assert not [*folder.glob(".*"), *folder.glob("*.corrupt*")]
         assert self.manager.failures == 0
 
@@ -89,7 +98,8 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int]
 
 
 def interrupt_lines(trainer: Trainer, every: int, bytecodes: bool = False) -> int:
-    """Interrupt at every so many moments until one run of all calls ends undisturbed; how many moments that were."""
+    """Interrupt at every so many moments until one run of all calls ends undisturbed; how many
+    moments that were."""
     for moment in itertools.count(1):
         if not interrupt_at(every * moment, trainer.do_everything, bytecodes=bytecodes):
             trainer.check()
@@ -135,8 +145,11 @@ def test_random_times(make: Callable[[str, int], Trainer], way: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("way", "size", "times"), [("guarded", 40, 1000), ("synchronous", 40, 500), ("guarded", 3000, 60)]
+    ("way", "size", "times"),
+    [("guarded", 40, 1000), ("synchronous", 40, 500), ("guarded", 3000, 60)],
 )
-def test_many_random_times(make: Callable[[str, int], Trainer], way: str, size: int, times: int) -> None:
+def test_many_random_times(
+    make: Callable[[str, int], Trainer], way: str, size: int, times: int
+) -> None:
     struck = interrupt_randomly(make(way, size), times, within_s=0.03 if size > 1000 else 0.01)
     report_count(f"exceptions from a signal handler, {way}, {size} x {size}", struck, struck)

@@ -1,4 +1,5 @@
-"""SIGKILL at every system call, and at any time: the same command again ends as if nothing had happened."""
+"""SIGKILL at every system call, and at any time: the same command again ends as if nothing had
+happened."""
 
 from __future__ import annotations
 
@@ -13,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from spectral_exp import run_dir
+from spectral_exp.core import files
 from spectral_exp.monitoring import CheckpointManager
+from spectral_exp.runs import layout
 from spectral_exp.train import main
 from tests.conftest import TINY
 from tests.crash.conftest import Zygote, points, report_count
@@ -22,16 +24,19 @@ from tests.crash.conftest import Zygote, points, report_count
 
 def best(root: Path) -> str | None:
     """The file that the link to the best checkpoint names."""
-    path = run_dir.follow(run_dir.RunPaths(root).best_link)
+    path = files.follow(layout.RunPaths(root).best_link)
     return path.name if path is not None else None
 
 
 def survives(zygote: Zygote, scenario: str, root: Path, expected: str, reported: int) -> bool:
-    """Whether nothing reported durable is missing, and the same attempt again ends as expected, the best included."""
+    """Whether nothing reported durable is missing, and the same attempt again ends as expected, the
+    best included."""
     found = CheckpointManager(root, enabled=False).load_latest_checkpoint()
     if reported and (found is None or found["step"] < reported):
         return False
-    return zygote.run(scenario, root).text == expected and best(root) == best(root.parent / "undisturbed")
+    return zygote.run(scenario, root).text == expected and best(root) == best(
+        root.parent / "undisturbed"
+    )
 
 
 def kill_at_every_call(zygote: Zygote, scenario: str, folder: Path, at_most: int | None) -> None:
@@ -43,7 +48,8 @@ def kill_at_every_call(zygote: Zygote, scenario: str, folder: Path, at_most: int
     for number, (call, count) in enumerate(chosen):
         root = folder / f"{number}"
         attempt = zygote.run(scenario, root, "-e", f"inject={call}:signal=KILL:when={count}")
-        # The number of calls varies a little with timing: an attempt that got through has to be right as well.
+        # The number of calls varies a little with timing: an attempt that got through has to be
+        # right as well.
         ended = attempt.signal == signal.SIGKILL or attempt.text == expected
         if ended and survives(zygote, scenario, root, expected, attempt.durable):
             survived += 1
@@ -75,7 +81,9 @@ def test_calls_of_whole_runs(zygote: Zygote, scenario: str, tmp_path: Path) -> N
     kill_at_every_call(zygote, scenario, tmp_path, at_most=40)
 
 
-def kill_at_random(zygote: Zygote, scenario: str, folder: Path, times: int, within_s: float) -> None:
+def kill_at_random(
+    zygote: Zygote, scenario: str, folder: Path, times: int, within_s: float
+) -> None:
     expected = zygote.run(scenario, folder / "undisturbed").text
     chance = random.Random(1)
     survived = 0
@@ -102,7 +110,12 @@ def test_random_times_of_whole_runs(zygote: Zygote, tmp_path: Path) -> None:
     kill_at_random(zygote, "run", tmp_path, times=25, within_s=1.5)
 
 
-EARLY = ("training.patience=1", "training.eval_interval=2", "optimizer.learning_rate=3.0", "schedule.warmup_steps=0")
+EARLY = (
+    "training.patience=1",
+    "training.eval_interval=2",
+    "optimizer.learning_rate=3.0",
+    "schedule.warmup_steps=0",
+)
 
 
 @pytest.mark.parametrize(
@@ -112,20 +125,29 @@ EARLY = ("training.patience=1", "training.eval_interval=2", "optimizer.learning_
         pytest.param(EARLY, id="stopped early", marks=pytest.mark.slow),
     ],
 )
-def test_a_kill_between_the_last_save_and_the_results(overrides: tuple[str, ...], tmp_path: Path) -> None:
-    """The same command writes the results, the sample and the last plots; what was half written goes."""
+def test_a_kill_between_the_last_save_and_the_results(
+    overrides: tuple[str, ...], tmp_path: Path
+) -> None:
+    """The same command writes the results, the sample and the last plots; what was half written
+    goes."""
     root = tmp_path / "run"
     command = [*TINY, "monitoring/visualization=sync", f"hydra.run.dir={root}", *overrides]
     assert main(command) == 0
-    paths = run_dir.RunPaths(root)
+    paths = layout.RunPaths(root)
     expected = outcome(paths)
     paths.results_file.unlink()
     for plot in paths.visualizations.iterdir():
         plot.unlink()
-    foreign = paths.root / ".weights_step_4.safetensors.1-abcd.tmp"  # another process may be writing it
+    foreign = (
+        paths.root / ".weights_step_4.safetensors.1-abcd.tmp"
+    )  # another process may be writing it
     halves = [
-        run_dir.temporary_path(file)
-        for file in (paths.results_file, paths.root / ".hydra/config.yaml", paths.tokenizer / "tokenizer.json")
+        files.temporary_path(file)
+        for file in (
+            paths.results_file,
+            paths.root / ".hydra/config.yaml",
+            paths.tokenizer / "tokenizer.json",
+        )
     ]
     for half in (foreign, *halves):
         half.write_bytes(b"half")
@@ -135,11 +157,20 @@ def test_a_kill_between_the_last_save_and_the_results(overrides: tuple[str, ...]
     assert foreign.exists()
 
 
-def outcome(paths: run_dir.RunPaths) -> Any:
-    """What a finished run has come to: its results but for times, and which plots it has of its last step."""
+def outcome(paths: layout.RunPaths) -> Any:
+    """What a finished run has come to: its results but for times, and which plots it has of its
+    last step."""
     results = json.loads(paths.results_file.read_text())
     assert results["generation_samples"]
     last = f"step_{results['totals']['steps']:07d}"
-    plots = {path.name.split("_step_")[0] for path in paths.visualizations.iterdir() if last in path.name}
+    plots = {
+        path.name.split("_step_")[0] for path in paths.visualizations.iterdir() if last in path.name
+    }
     assert "training_dynamics" in plots
-    return [plots, *(results[key] for key in ("status", "final_metrics", "best_metrics", "generation_samples"))]
+    return [
+        plots,
+        *(
+            results[key]
+            for key in ("status", "final_metrics", "best_metrics", "generation_samples")
+        ),
+    ]

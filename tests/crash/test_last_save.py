@@ -17,7 +17,9 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from spectral_exp.monitoring import CheckpointManager, checkpoint_file
+from spectral_exp.monitoring import CheckpointManager
+from spectral_exp.monitoring.checkpoint.failures import refusal
+from spectral_exp.monitoring.checkpoint.failures import remedy as find_remedy
 from spectral_exp.train import describe_refusal, main
 from tests.conftest import NO_PLOTS, TINY, python
 from tests.crash.conftest import mounted
@@ -45,7 +47,15 @@ def leave(disk: Path, free_bytes: int) -> Path:
 
 def train(root: Path, *overrides: str) -> int:
     try:
-        return main([*TINY, NO_PLOTS, f"hydra.run.dir={root}", "monitoring.checkpoint.keep_best=false", *overrides])
+        return main(
+            [
+                *TINY,
+                NO_PLOTS,
+                f"hydra.run.dir={root}",
+                "monitoring.checkpoint.keep_best=false",
+                *overrides,
+            ]
+        )
     finally:
         for handler in logging.getLogger().handlers[:]:
             if isinstance(handler, logging.FileHandler):  # it keeps the disk from being unmounted
@@ -67,7 +77,13 @@ def saved_steps(root: Path) -> list[int]:
 def test_the_last_state_takes_the_place_of_the_oldest(disk: Path, tmp_path: Path) -> None:
     root = disk / "run"
     assert (
-        train(root, KEEP, "monitoring/checkpoint=sync", "monitoring.checkpoint.save_interval=2", "training.max_steps=6")
+        train(
+            root,
+            KEEP,
+            "monitoring/checkpoint=sync",
+            "monitoring.checkpoint.save_interval=2",
+            "training.max_steps=6",
+        )
         == 0
     )
     assert saved_steps(root) == [2, 4, 6]
@@ -77,7 +93,9 @@ def test_the_last_state_takes_the_place_of_the_oldest(disk: Path, tmp_path: Path
     assert saved_steps(root) == [4, 6, 9]
 
 
-def test_a_lost_end_is_an_error_with_the_remedy(disk: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_lost_end_is_an_error_with_the_remedy(
+    disk: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     root = disk / "run"
     assert train(root, SELDOM, "training.max_steps=6") == 0
     assert saved_steps(root) == [6]
@@ -97,7 +115,9 @@ def test_a_lost_end_is_an_error_with_the_remedy(disk: Path, capfd: pytest.Captur
     assert saved_steps(root)[-1] == 9
 
 
-def test_a_limit_on_the_size_of_files_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_limit_on_the_size_of_files_is_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, before[1]))
     try:
@@ -106,7 +126,10 @@ def test_a_limit_on_the_size_of_files_is_named(tmp_path: Path, capfd: pytest.Cap
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     last = capfd.readouterr().err.strip().splitlines()[-1]
     assert "the last steps 1 to 4 are not saved: File too large" in last
-    assert "(ulimit -f), or free space on the disk, then give the same command again: it starts anew" in last
+    assert (
+        "(ulimit -f), or free space on the disk, then give the same command again: it starts anew"
+        in last
+    )
     assert status(tmp_path / "run") == "not_saved"
 
 
@@ -133,7 +156,9 @@ def test_a_signal_does_not_hide_a_lost_end(disk: Path, capfd: pytest.CaptureFixt
     assert status(root) == "not_saved"
 
 
-def test_lost_results_are_an_error_with_the_remedy(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_lost_results_are_an_error_with_the_remedy(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     root = tmp_path / "run"
 
     def be_in_the_way(*_: object) -> None:
@@ -156,12 +181,24 @@ def test_lost_results_are_an_error_with_the_remedy(tmp_path: Path, capfd: pytest
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (RuntimeError("could not create a primitive"), "not enough memory (could not create a primitive); free memory"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "not enough memory (DefaultCPUAllocator: can't"),
+        (
+            RuntimeError("could not create a primitive"),
+            "not enough memory (could not create a primitive); free memory",
+        ),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+            "not enough memory (DefaultCPUAllocator: can't",
+        ),
         (MemoryError(), "not enough memory"),
-        (OSError(errno.EIO, "Input/output error", "run/x"), "Input/output error (run/x); check the disk"),
+        (
+            OSError(errno.EIO, "Input/output error", "run/x"),
+            "Input/output error (run/x); check the disk",
+        ),
         (OSError(errno.ENOSPC, "No space", "/x"), "No space (/x); free space on the disk"),
-        (FileNotFoundError(errno.ENOENT, "No such file", "run/x"), "No such file (run/x); check the disk"),
+        (
+            FileNotFoundError(errno.ENOENT, "No such file", "run/x"),
+            "No such file (run/x); check the disk",
+        ),
         (FileNotFoundError(errno.ENOENT, "No such file", "elsewhere/x"), ""),
         (RuntimeError("a defect"), ""),
     ],
@@ -180,16 +217,21 @@ def test_what_the_machine_refuses_is_told_in_one_line(error: Exception, line: st
     ],
 )
 def test_a_limit_is_named_with_the_command_that_raises_it(error: Exception, remedy: str) -> None:
-    refused = checkpoint_file.refusal(error)
+    refused = refusal(error)
     assert refused is not None
-    assert checkpoint_file.remedy(refused) == remedy
+    assert find_remedy(refused) == remedy
 
 
 def test_an_incomplete_backup_is_an_error_and_is_completed_by_the_same_command(
     disk: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     ballast = leave(disk, 30_000)
-    command = [f"backup_url=file://{disk}/store", "monitoring.backup.retries=0", SELDOM, "training.max_steps=4"]
+    command = [
+        f"backup_url=file://{disk}/store",
+        "monitoring.backup.retries=0",
+        SELDOM,
+        "training.max_steps=4",
+    ]
     assert train(tmp_path / "run", *command) == 1
     last = capfd.readouterr().err.strip().splitlines()[-1]
     assert "the backup is not complete: step 4 and the results are only in" in last
@@ -276,12 +318,21 @@ for step in (1, 2, 3):
 print(manager.failures)
 """
     done = python("-c", code, cwd=tmp_path)
-    assert done.stdout.split("\n")[:4] == ["True True 0", "True True 2", "True True 3", "1"], done.stderr
+    assert done.stdout.split("\n")[:4] == [
+        "True True 0",
+        "True True 2",
+        "True True 3",
+        "1",
+    ], done.stderr
     assert done.stderr.count("not enough memory") + done.stderr.count("Cannot allocate memory") == 1
 
 
-@pytest.mark.parametrize("free_bytes", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (4096, 8192, 16384))])
-def test_resuming_on_a_full_disk_is_one_line(disk: Path, free_bytes: int, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "free_bytes", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (4096, 8192, 16384))]
+)
+def test_resuming_on_a_full_disk_is_one_line(
+    disk: Path, free_bytes: int, capfd: pytest.CaptureFixture[str]
+) -> None:
     root = disk / "run"
     assert train(root, SELDOM, "training.max_steps=4") == 0
     before = saved_steps(root)

@@ -1,4 +1,5 @@
-"""Records as an enemy or a broken disk would write them: every command answers with its result or with one line."""
+"""Records as an enemy or a broken disk would write them: every command answers with its result or
+with one line."""
 
 from __future__ import annotations
 
@@ -22,11 +23,21 @@ from typing import Any
 
 import pytest
 
-from spectral_exp import checkpoints, compare, diagnose, generate, paper, report, reproduce, verify_resume
-from spectral_exp.command_line import CommandLine
+from spectral_exp.commands import (
+    checkpoints,
+    compare,
+    diagnose,
+    generate,
+    paper,
+    report,
+    reproduce,
+    verify_resume,
+)
+from spectral_exp.config.command_line import CommandLine
 from spectral_exp.core.errors import UserError
+from spectral_exp.core.json_files import content_crc32
 from spectral_exp.results.paper.folder import Folder
-from spectral_exp.run_dir import content_crc32
+from spectral_exp.verification import replay, reproduction
 from tests.conftest import NO_PLOTS, TINY, first_in_ci, train
 
 EVIL = (
@@ -60,7 +71,18 @@ VALUES: tuple[Any, ...] = (
         "../../x",
         "--help",
     ),
-    *([], {}, [EVIL], {EVIL: EVIL}, [[1]], {"a": {"b": None}}, [None], nested(20), nested(100), {"step": EVIL}),
+    *(
+        [],
+        {},
+        [EVIL],
+        {EVIL: EVIL},
+        [[1]],
+        {"a": {"b": None}},
+        [None],
+        nested(20),
+        nested(100),
+        {"step": EVIL},
+    ),
 )
 RAW: tuple[bytes, ...] = (
     *(
@@ -83,11 +105,23 @@ RAW: tuple[bytes, ...] = (
         b"[" * 100_000,
         b'{"a":' * 100_000,
     ),
-    *(b'{"config": "' + b"a" * 10_000_000 + b'"}', b'{"attempts": [1]}', b'{"config": {"training": {}}}'),
+    *(
+        b'{"config": "' + b"a" * 10_000_000 + b'"}',
+        b'{"attempts": [1]}',
+        b'{"config": {"training": {}}}',
+    ),
 )
 LINES: tuple[bytes, ...] = (
-    *(b'{"step": 13, "loss": NaN}', b'{"step": 13, "loss": 1e308}', b'{"step": 14, "loss": -1e308, "val_bpb": 1e308}'),
-    *(b'{"step": 13, "val_bpb": ' + b"9" * 400 + b"}", b'{"step": 13, "val_bpb": "Infinity"}', b'{"step": NaN}'),
+    *(
+        b'{"step": 13, "loss": NaN}',
+        b'{"step": 13, "loss": 1e308}',
+        b'{"step": 14, "loss": -1e308, "val_bpb": 1e308}',
+    ),
+    *(
+        b'{"step": 13, "val_bpb": ' + b"9" * 400 + b"}",
+        b'{"step": 13, "val_bpb": "Infinity"}',
+        b'{"step": NaN}',
+    ),
     *(
         b'{"step": 1e3, "loss": 1}',
         b'{"step": -5, "loss": 1}',
@@ -100,11 +134,27 @@ LINES: tuple[bytes, ...] = (
         b'{"step": "x", "loss": 1}',
         b"[1]",
     ),
-    *(b'{"step": 13, "loss": ' + json.dumps(EVIL).encode() + b"}", b'{"step": 13, "a": ' + b"[" * 5000, b"\xff\xfe"),
-    *(b'{"step": 13, "step": 14, "loss": 2}', b'{"step": true, "loss": 1}', b'{"step": 12, "val_bpb": 1e-320}'),
-    *(b'{"step": 99999999999999999999, "loss": 1}', b'{"step": 13, "timestamp": {}, "loss": [], "val_bpb": {"a": 1}}'),
+    *(
+        b'{"step": 13, "loss": ' + json.dumps(EVIL).encode() + b"}",
+        b'{"step": 13, "a": ' + b"[" * 5000,
+        b"\xff\xfe",
+    ),
+    *(
+        b'{"step": 13, "step": 14, "loss": 2}',
+        b'{"step": true, "loss": 1}',
+        b'{"step": 12, "val_bpb": 1e-320}',
+    ),
+    *(
+        b'{"step": 99999999999999999999, "loss": 1}',
+        b'{"step": 13, "timestamp": {}, "loss": [], "val_bpb": {"a": 1}}',
+    ),
 )
-FILES = ("config.json", "results.json", "checkpoints/checkpoint_step_12.pt.json", "tokenizer/tokenizer_kind.json")
+FILES = (
+    "config.json",
+    "results.json",
+    "checkpoints/checkpoint_step_12.pt.json",
+    "tokenizer/tokenizer_kind.json",
+)
 
 
 @dataclass(frozen=True)
@@ -128,7 +178,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "runs"
 
 
-# --- changes ---------------------------------------------------------------------------------------------------------
+# --- changes --------------------------------------------------------------------------------------
 
 
 def places(node: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
@@ -162,7 +212,8 @@ def written(content: Any) -> bytes:
 
 
 def changes(run: Path) -> list[Change]:
-    """Every value of every record replaced by every value of `VALUES`, whole files, and lines of metrics."""
+    """Every value of every record replaced by every value of `VALUES`, whole files, and lines of
+    metrics."""
     found = []
     for file in FILES:
         content = json.loads((run / file).read_text())
@@ -174,7 +225,10 @@ def changes(run: Path) -> list[Change]:
                 found.append(Change(file, f"{'.'.join(map(str, path))} = {value!r:.40}", made))
         found += [raw_change(file, raw) for raw in RAW]
     metrics = (run / "logs/metrics.jsonl").read_bytes()
-    found += [raw_change("logs/metrics.jsonl", raw) for raw in (*RAW, *(metrics + line + b"\n" for line in LINES))]
+    found += [
+        raw_change("logs/metrics.jsonl", raw)
+        for raw in (*RAW, *(metrics + line + b"\n" for line in LINES))
+    ]
     return [*found, *(raw_change("run.lock", raw) for raw in (*RAW, *map(written, owners())))]
 
 
@@ -194,23 +248,28 @@ def owners() -> Iterator[Any]:
         yield {"host": "elsewhere", "pid": 1, "since": value}
 
 
-# --- commands --------------------------------------------------------------------------------------------------------
+# --- commands -------------------------------------------------------------------------------------
 
 
 def resume_check(arguments: list[str]) -> int:
     """What the training command does with `resume=` before it trains."""
-    from spectral_exp.resume import attempts, recorded, resume_problems, set_aside_damaged
-    from spectral_exp.run_dir import RunPaths
+    from spectral_exp.runs.layout import RunPaths
+    from spectral_exp.training.resume import (
+        attempts,
+        find_record,
+        move_damaged_record,
+        resume_problems,
+    )
 
     try:
         for job in CommandLine.parse(arguments).compose():
             assert job.run_dir is not None
-            if problems := resume_problems(job.config, job.run_dir):
+            if problems := resume_problems(job.config, job.run_dir, []):
                 raise UserError("\nerror: ".join(problems))
             paths = RunPaths(job.run_dir)
             attempts(paths, [])
-            set_aside_damaged(paths)
-            recorded(paths)
+            move_damaged_record(paths)
+            find_record(paths)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -222,28 +281,50 @@ Command = Callable[[Path, Path], int]
 
 FAST: dict[str, Command] = {
     "compare": lambda run, out: compare.main([str(run.parent), "--no-index"]),
-    "compare --runs": lambda run, out: compare.main([str(run.parent), "--no-index", "--runs", "--metric=loss,val_bpb"]),
-    "compare markdown": lambda run, out: compare.main([str(run.parent), "--no-index", "--format=markdown"]),
-    "compare csv": lambda run, out: compare.main([str(run.parent), "--no-index", "--runs", "--format=csv"]),
+    "compare --runs": lambda run, out: compare.main(
+        [str(run.parent), "--no-index", "--runs", "--metric=loss,val_bpb"]
+    ),
+    "compare markdown": lambda run, out: compare.main(
+        [str(run.parent), "--no-index", "--format=markdown"]
+    ),
+    "compare csv": lambda run, out: compare.main(
+        [str(run.parent), "--no-index", "--runs", "--format=csv"]
+    ),
     "compare json": lambda run, out: compare.main([str(run.parent), "--no-index", "--format=json"]),
-    "compare latex": lambda run, out: compare.main([str(run.parent), "--no-index", "--format=latex", "--at=best"]),
-    "config-diff": lambda run, out: compare.main(["config-diff", str(run), str(run.with_name("r2"))]),
-    "reproduce": lambda run, out: reproduce.main([str(run), "--current-code", f"--output={out / 'again'}"]),
-    "verify_resume": lambda run, out: verify_resume.main([str(run), "--steps=3", f"--output={out / 'c.json'}"]),
+    "compare latex": lambda run, out: compare.main(
+        [str(run.parent), "--no-index", "--format=latex", "--at=best"]
+    ),
+    "config-diff": lambda run, out: compare.main(
+        ["config-diff", str(run), str(run.with_name("r2"))]
+    ),
+    "reproduce": lambda run, out: reproduce.main(
+        [str(run), "--current-code", f"--output={out / 'again'}"]
+    ),
+    "verify_resume": lambda run, out: verify_resume.main(
+        [str(run), "--steps=3", f"--output={out / 'c.json'}"]
+    ),
     "generate": lambda run, out: generate.main([str(run), "--tokens=1", "--device=cpu"]),
     "checkpoints list": lambda run, out: checkpoints.main(["list", str(run)]),
     "checkpoints verify": lambda run, out: checkpoints.main(["verify", str(run)]),
 }
 SLOW: dict[str, Command] = {
     "diagnose": lambda run, out: diagnose.main([str(run), "--windows=1", "--device=cpu"]),
-    "compare --plots": lambda run, out: compare.main([str(run.parent), "--no-index", f"--plots={out / 'plots'}"]),
-    "report": lambda run, out: report.main([str(run), "--formats=md,html", f"--output={out / 'report'}"]),
-    "paper": lambda run, out: paper.main([str(run.parent), "--formats=md,tex,html", f"--output={out / 'paper'}"]),
+    "compare --plots": lambda run, out: compare.main(
+        [str(run.parent), "--no-index", f"--plots={out / 'plots'}"]
+    ),
+    "report": lambda run, out: report.main(
+        [str(run), "--formats=md,html", f"--output={out / 'report'}"]
+    ),
+    "paper": lambda run, out: paper.main(
+        [str(run.parent), "--formats=md,tex,html", f"--output={out / 'paper'}"]
+    ),
     "resume": lambda run, out: resume_check([f"resume={run}"]),
 }
 COMMANDS = {**FAST, **SLOW}
 # Outputs are made of what the records say. Line breaks and tabs between the parts are ours.
-UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 @pytest.fixture
@@ -253,8 +334,8 @@ def _no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def trained(*_: Any) -> Any:
         raise UserError("this would train")
 
-    monkeypatch.setattr(reproduce, "_train", trained)
-    monkeypatch.setattr(verify_resume, "replay_twice", trained)
+    monkeypatch.setattr(reproduction, "_train", trained)
+    monkeypatch.setattr(replay, "replay_twice", trained)
 
 
 def answer(command: Command, run: Path, out: Path) -> tuple[int, str]:
@@ -265,7 +346,9 @@ def answer(command: Command, run: Path, out: Path) -> tuple[int, str]:
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         code = command(run, out)
     files = [file for file in out.rglob("*") if file.suffix in {".md", ".tex", ".html", ".json"}]
-    return code, "\n".join([printed.getvalue(), *(file.read_text(encoding="utf-8") for file in files)])
+    return code, "\n".join(
+        [printed.getvalue(), *(file.read_text(encoding="utf-8") for file in files)]
+    )
 
 
 def try_change(change: Change, names: list[str], runs: Path, place: Path) -> list[str]:
@@ -287,7 +370,9 @@ def try_change(change: Change, names: list[str], runs: Path, place: Path) -> lis
         if code not in (0, 1, 2):
             problems.append(f"{said}: exit code {code}")
         if match := UNPRINTABLE.search(text):
-            problems.append(f"{said}: prints {match[0]!r} in {text[max(0, match.start() - 80) : match.end()]!r}")
+            problems.append(
+                f"{said}: prints {match[0]!r} in {text[max(0, match.start() - 80) : match.end()]!r}"
+            )
         if "Traceback" in text:
             problems.append(f"{said}: prints a traceback")
         for aside in run.glob("*.corrupt"):
@@ -329,9 +414,17 @@ def test_slower_commands_answer_to_any_record(name: str, runs: Path, tmp_path: P
     assert not problems, "\n".join(problems)
 
 
-# --- what is no file -------------------------------------------------------------------------------------------------
+# --- what is no file ------------------------------------------------------------------------------
 
-RECORDS = ("config.json", "results.json", "logs/metrics.jsonl", "run.lock", "git_diff.patch", "logs", "checkpoints")
+RECORDS = (
+    "config.json",
+    "results.json",
+    "logs/metrics.jsonl",
+    "run.lock",
+    "git_diff.patch",
+    "logs",
+    "checkpoints",
+)
 
 
 def put(kind: str, place: Path) -> None:
@@ -347,7 +440,11 @@ def put(kind: str, place: Path) -> None:
         with place.open("wb") as file:
             file.truncate(10 << 30)
     else:
-        place.symlink_to({"loop": str(place), "kernel": "/proc/kmsg", "device": "/dev/zero", "proc": "/proc"}[kind])
+        place.symlink_to(
+            {"loop": str(place), "kernel": "/proc/kmsg", "device": "/dev/zero", "proc": "/proc"}[
+                kind
+            ]
+        )
 
 
 def compare_folder(outputs: Path, options: list[str], *_: Path) -> int:
@@ -371,16 +468,25 @@ def test_one_run_does_not_take_down_the_others(kind: str, runs: Path, tmp_path: 
 def test_links_to_everything_end(runs: Path, tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     shutil.copytree(runs, outputs, symlinks=True)
-    for name, target in (("self", "self"), ("up", ".."), ("proc", "/proc"), ("sys", "/sys"), ("a", "b"), ("b", "a")):
+    for name, target in (
+        ("self", "self"),
+        ("up", ".."),
+        ("proc", "/proc"),
+        ("sys", "/sys"),
+        ("a", "b"),
+        ("b", "a"),
+    ):
         (outputs / name).symlink_to(target)
-    code, text = answer(lambda run, out: compare.main([str(run), "--no-index", "--runs"]), outputs, tmp_path / "o")
+    code, text = answer(
+        lambda run, out: compare.main([str(run), "--no-index", "--runs"]), outputs, tmp_path / "o"
+    )
     assert code == 0
     assert "r1" in text
     assert "r2" in text
     assert "belongs to the kernel" in " ".join(text.split())
 
 
-# --- text -------------------------------------------------------------------------------------------------------------
+# --- text -----------------------------------------------------------------------------------------
 
 
 def named(runs: Path, place: Path, name: str) -> Path:
@@ -399,11 +505,17 @@ def table(form: str, outputs: Path) -> str:
     return printed.getvalue()
 
 
-@pytest.mark.parametrize("name", ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\x1b=1"])
+@pytest.mark.parametrize(
+    "name", ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\x1b=1"]
+)
 def test_no_spreadsheet_computes_a_name(name: str, runs: Path, tmp_path: Path) -> None:
     rows = list(csv.DictReader(io.StringIO(table("csv", named(runs, tmp_path / "outputs", name)))))
     cells = [cell for row in rows for cell in row.values()]
-    assert not [cell for cell in cells if cell[:1] in tuple("=+@\t\r") or (cell[:1] == "-" and not is_number(cell))]
+    assert not [
+        cell
+        for cell in cells
+        if cell[:1] in tuple("=+@\t\r") or (cell[:1] == "-" and not is_number(cell))
+    ]
     assert any(is_number(row["mean"]) for row in rows)
 
 
@@ -433,10 +545,16 @@ def test_the_report_of_a_diverged_run_lies_in_it(runs: Path, tmp_path: Path) -> 
     shutil.copytree(runs / "r1", tmp_path / "above/r1", symlinks=True)
     run = tmp_path / "above/r1"
     lines = [json.loads(line) for line in (run / "logs/metrics.jsonl").read_text().splitlines()]
-    spoilt = [{**line, "loss": "NaN", "val_loss": "Infinity", "tokens_per_s": 1e308} for line in lines]
+    spoilt = [
+        {**line, "loss": "NaN", "val_loss": "Infinity", "tokens_per_s": 1e308} for line in lines
+    ]
     (run / "logs/metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in spoilt))
     results = json.loads((run / "results.json").read_text())
-    results |= {"status": "failed", "error": "diverged\x1b[2J", "final_metrics": {"step": 12, "val_bpb": "NaN"}}
+    results |= {
+        "status": "failed",
+        "error": "diverged\x1b[2J",
+        "final_metrics": {"step": 12, "val_bpb": "NaN"},
+    }
     results["totals"] |= {"tokens_per_s": "NaN", "train_s": "Infinity"}
     (run / "results.json").write_text(json.dumps(results))
     with contextlib.redirect_stdout(printed := io.StringIO()):
@@ -455,7 +573,9 @@ def test_a_record_of_a_paper_removes_its_own_files_alone(tmp_path: Path) -> None
     paper_folder.mkdir()
     names = ["../victim.txt", str(victim), "figures/../../victim.txt", "old.md"]
     (paper_folder / "old.md").write_text("mine")
-    (paper_folder / "provenance.json").write_text(json.dumps({"files": dict.fromkeys(names, digest)}))
+    (paper_folder / "provenance.json").write_text(
+        json.dumps({"files": dict.fromkeys(names, digest)})
+    )
     Folder(paper_folder).write({"paper.md": b"new"}, {})
     assert victim.read_text() == "mine"
     assert not (paper_folder / "old.md").exists()
@@ -476,7 +596,9 @@ def test_a_record_of_a_paper_removes_its_own_files_alone(tmp_path: Path) -> None
     ],
     ids=["references", "deep", "reference", "mapping", "number", "not UTF-8"],
 )
-def test_overrides_of_hydra_stand_in_only_if_they_are_texts(text: str, reason: str, runs: Path, tmp_path: Path) -> None:
+def test_overrides_of_hydra_stand_in_only_if_they_are_texts(
+    text: str, reason: str, runs: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "r1"
     shutil.copytree(runs / "r1", run, symlinks=True)
     (run / "config.json").write_text("{")

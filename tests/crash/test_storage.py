@@ -22,8 +22,19 @@ from tests.crash.test_last_save import train
 
 _SHUTDOWN = 0x8004587D  # FS_IOC_SHUTDOWN
 _WITHOUT_FLUSHING = 2
-# Calls that a failing disk refuses. Reading is refused at loading too: that is told and tried with older files.
-_WRITING = {"write", "pwrite64", "fsync", "rename", "symlink", "unlink", "fallocate", "ftruncate", "mkdir"}
+# Calls that a failing disk refuses. Reading is refused at loading too: that is told and tried with
+# older files.
+_WRITING = {
+    "write",
+    "pwrite64",
+    "fsync",
+    "rename",
+    "symlink",
+    "unlink",
+    "fallocate",
+    "ftruncate",
+    "mkdir",
+}
 
 
 def fail_at_every_call(zygote: Zygote, error: str, folder: Path, at_most: int | None) -> None:
@@ -59,10 +70,15 @@ def test_one_refusal_at_every_call(zygote: Zygote, error: str, tmp_path: Path) -
 @pytest.mark.parametrize("error", ["ENOSPC", "EIO"])
 def test_a_disk_that_never_takes_anything(zygote: Zygote, error: str, tmp_path: Path) -> None:
     attempt = zygote.run("library", tmp_path / "run", "-e", f"inject=fsync:error={error}")
-    assert attempt.text == "no checkpoint of step 8: None"  # it trained to the end, and could save nothing
+    assert (
+        attempt.text == "no checkpoint of step 8: None"
+    )  # it trained to the end, and could save nothing
     assert attempt.durable == 0
     assert not list((tmp_path / "run/checkpoints").glob("*.pt"))
-    assert zygote.run("library", tmp_path / "run").text == zygote.run("library", tmp_path / "other").text
+    assert (
+        zygote.run("library", tmp_path / "run").text
+        == zygote.run("library", tmp_path / "other").text
+    )
 
 
 def test_a_disk_that_writes_a_part_at_a_time(zygote: Zygote, tmp_path: Path) -> None:
@@ -109,7 +125,9 @@ def new_disk(image: Path) -> Path:
 def files_of(run: Path) -> dict[str, bytes]:
     """Every file below a folder with its content, links with their targets."""
     return {
-        str(path.relative_to(run)): str(path.readlink()).encode() if path.is_symlink() else path.read_bytes()
+        str(path.relative_to(run)): str(path.readlink()).encode()
+        if path.is_symlink()
+        else path.read_bytes()
         for path in sorted(run.rglob("*"))
         if path.is_symlink() or path.is_file()
     }
@@ -135,7 +153,9 @@ def test_power_cuts(zygote: Zygote, scenario: str, cuts: int, tmp_path: Path) ->
             removed = ("checkpoints/checkpoint_step_", "run.lock")
             assert all(name.startswith(removed) for name in after.keys() - before.keys())
             found = CheckpointManager(disk / "run", enabled=False).load_latest_checkpoint()
-            durable = found is not None and found["step"] >= attempt.durable == last_step * (scenario != "run")
+            durable = found is not None and found["step"] >= attempt.durable == last_step * (
+                scenario != "run"
+            )
             survived += durable and not (disk / "never synchronised").exists()
             assert zygote.run(scenario, disk / "run").text.split("\n")[0] == expected.split("\n")[0]
         image.unlink()
@@ -166,7 +186,9 @@ def test_a_power_cut_leaves_the_metrics_of_every_step_before_a_durable_checkpoin
 
 
 @pytest.mark.usefixtures("root_user")
-def test_a_disk_that_goes_away_is_an_error_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_disk_that_goes_away_is_an_error_in_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """While a run trains on it, and before that, when Hydra's files are written."""
     image = new_disk(tmp_path / "image")
     with mounted("-o", "loop", str(image), at=tmp_path / "disk") as disk:
@@ -194,4 +216,7 @@ def test_a_disk_that_goes_away_is_an_error_in_one_line(tmp_path: Path, capfd: py
             gc.collect()  # what is still open keeps the disk from being unmounted
         printed = capfd.readouterr()
         assert "Traceback" not in printed.out + printed.err
-        assert "the last steps 1 to 12 are not saved: Input/output error" in printed.err.splitlines()[-1]
+        assert (
+            "the last steps 1 to 12 are not saved: Input/output error"
+            in printed.err.splitlines()[-1]
+        )

@@ -1,7 +1,9 @@
-"""A process that has imported everything and forks one child for each attempt: milliseconds instead of seconds.
+"""A process that has imported everything and forks one child for each attempt: milliseconds instead
+of seconds.
 
-Reads one request per line, {"scenario", "root", "traced"}; answers {"pid"} and, when the child has ended, {"signal",
-"code", "durable", "text"}. A traced child waits for the tracer and SIGCONT before it begins.
+Reads one request per line, {"scenario", "root", "traced"}; answers {"pid"} and, when the child has
+ended, {"signal", "code", "durable", "text"}. A traced child waits for the tracer and SIGCONT before
+it begins.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ def serve() -> None:
     torch.set_num_threads(1)
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
-    # What is imported late is imported now, so that the children's file operations are those of the run alone.
+    # What is imported late is imported now, so that the children's file operations are those of the
+    # run alone.
     with tempfile.TemporaryDirectory() as folder, quiet():
         for name in SCENARIOS:
             for _ in range(2):
@@ -48,7 +51,10 @@ def serve() -> None:
             child(request, shared)
         answer({"pid": pid})
         _, status = os.waitpid(pid, 0)
-        (durable,), (length,) = _DURABLE.unpack_from(shared), _LENGTH.unpack_from(shared, _DURABLE.size)
+        (durable,), (length,) = (
+            _DURABLE.unpack_from(shared),
+            _LENGTH.unpack_from(shared, _DURABLE.size),
+        )
         killed = os.WIFSIGNALED(status)
         answer(
             {
@@ -80,7 +86,11 @@ def child(request: dict[str, str], shared: mmap.mmap) -> None:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Let the scenarios print to nowhere: the output is for answers."""
-    with Path(os.devnull).open("w") as sink, contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
+    with (
+        Path(os.devnull).open("w") as sink,
+        contextlib.redirect_stdout(sink),
+        contextlib.redirect_stderr(sink),
+    ):
         yield
 
 

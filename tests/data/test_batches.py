@@ -56,21 +56,29 @@ def test_every_argument_gives_another_stream() -> None:
     ]
     assert len(set(drawn)) == len(drawn)
     every = [start for batch in drawn for start in batch]
-    # 1152 draws of 49992 places: about 13 coincide by chance; overlapping streams would share far more.
+    # 1152 draws of 49992 places: about 13 coincide by chance; overlapping streams would share far
+    # more.
     assert len(every) - len(set(every)) < 40
 
 
 def test_starts_are_uniform_and_reach_both_ends() -> None:
     tokens = np.arange(14, dtype=np.uint8)
     batches = Batches(tokens, block_size=4, batch_size=1000, seed=3)
-    counts = np.bincount([start for step in range(20) for start in starts(batches, step)], minlength=10)
+    counts = np.bincount(
+        [start for step in range(20) for start in starts(batches, step)], minlength=10
+    )
     assert len(counts) == 10
     expected = 20_000 / 10
-    assert ((counts - expected) ** 2 / expected).sum() < 33.7  # chi-squared, 9 degrees of freedom, p = 1e-4
+    assert (
+        (counts - expected) ** 2 / expected
+    ).sum() < 33.7  # chi-squared, 9 degrees of freedom, p = 1e-4
 
 
 def test_ranks_are_uncorrelated() -> None:
-    a, b = (np.array(starts(Batches(COUNTING, 8, 4000, seed=3, rank=rank), 1), dtype=float) for rank in (0, 1))
+    a, b = (
+        np.array(starts(Batches(COUNTING, 8, 4000, seed=3, rank=rank), 1), dtype=float)
+        for rank in (0, 1)
+    )
     assert abs(np.corrcoef(a, b)[0, 1]) < 0.08
 
 
@@ -110,7 +118,9 @@ def test_wrong_settings_are_refused(settings: dict[str, int], message: str) -> N
     batch_size=st.integers(1, 9),
     most=st.none() | st.integers(1, 50),
 )
-def test_windows_are_fixed_even_and_disjoint(n: int, block_size: int, batch_size: int, most: int | None) -> None:
+def test_windows_are_fixed_even_and_disjoint(
+    n: int, block_size: int, batch_size: int, most: int | None
+) -> None:
     if n <= block_size:
         with pytest.raises(SettingError, match="block_size"):
             EvalWindows(COUNTING[:n], UNIT, block_size, batch_size, most)
@@ -122,14 +132,22 @@ def test_windows_are_fixed_even_and_disjoint(n: int, block_size: int, batch_size
     assert len(batches) == len(windows)
     assert [len(x) for x, _, _ in batches[:-1]] == [batch_size] * (len(batches) - 1)
     targets = torch.cat([y.flatten() for _, y, _ in batches]).tolist()
-    assert len(targets) == windows.n_targets == len(set(targets)) == sum(n_bytes for _, _, n_bytes in batches)
+    assert (
+        len(targets)
+        == windows.n_targets
+        == len(set(targets))
+        == sum(n_bytes for _, _, n_bytes in batches)
+    )
     assert targets == sorted(targets)
     if most is None:
         assert targets == list(range(1, fitting * block_size + 1))
     first = torch.cat([x[:, 0] for x, _, _ in batches]).diff()
     assert first.numel() == 0 or first.max() - first.min() <= block_size  # evenly spread
     again = list(windows)
-    assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(batches, again, strict=True))
+    assert all(
+        torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])
+        for a, b in zip(batches, again, strict=True)
+    )
 
 
 @pytest.mark.parametrize("kind", ["byte", "char", "bpe"])
@@ -147,7 +165,10 @@ def test_bytes_of_all_windows_are_the_bytes_of_the_text_covered(kind: str, tmp_p
     assert text in TEXT.encode()
     assert sum(n_bytes for _, _, n_bytes in windows) == len(text)
     # with the first id and what is left at the end it is the whole text
-    rest = tokenizer.token_bytes[ids[:1]].sum() + tokenizer.token_bytes[ids[1 + windows.n_targets :]].sum()
+    rest = (
+        tokenizer.token_bytes[ids[:1]].sum()
+        + tokenizer.token_bytes[ids[1 + windows.n_targets :]].sum()
+    )
     assert len(text) + rest == len(TEXT.encode())
 
 

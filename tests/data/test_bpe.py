@@ -20,10 +20,15 @@ from spectral_exp.data.bpe import chunks
 
 tokenizers = pytest.importorskip("tokenizers")
 
-SAMPLE = (Path(__file__).read_text("utf-8") + "Größe, naïve, 日本語, 😀😀 don't we'll  \n\n\t x\r\n") * 3
+SAMPLE = (
+    Path(__file__).read_text("utf-8") + "Größe, naïve, 日本語, 😀😀 don't we'll  \n\n\t x\r\n"
+) * 3
 NOWHERE = Path()
-# Text made of what GPT-2's pattern treats in different ways, blanks that only some engines count as blanks among it.
-TRICKY = st.text(st.sampled_from(list("ab1'!s tl\n\r\t \x1c\x85\xa0\u2003\u200b\u3000é日😀_")), max_size=60)
+# Text made of what GPT-2's pattern treats in different ways, blanks that only some engines count as
+# blanks among it.
+TRICKY = st.text(
+    st.sampled_from(list("ab1'!s tl\n\r\t \x1c\x85\xa0\u2003\u200b\u3000é日😀_")), max_size=60
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +38,8 @@ def trained() -> BpeTokenizer:
 
 @pytest.fixture(scope="module")
 def gpt2_like(tmp_path_factory: pytest.TempPathFactory, trained: BpeTokenizer) -> Path:
-    """A tokenizer.json made the way GPT-2's is: byte-level BPE with one special token at the end."""
+    """A tokenizer.json made the way GPT-2's is: byte-level BPE with one special token at the
+    end."""
     folder = tmp_path_factory.mktemp("gpt2")
     trained.save(folder)
     backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -49,18 +55,26 @@ def test_round_trip_with_exact_counts(trained: BpeTokenizer, text: str) -> None:
     assert trained.decode(ids) == text
     assert trained.token_bytes[ids].sum() == len(text.encode())
     counts = np.bincount(ids, minlength=trained.vocab_size)
-    assert trained.byte_counts(counts).tolist() == np.bincount(list(text.encode()), minlength=256).tolist()
+    assert (
+        trained.byte_counts(counts).tolist()
+        == np.bincount(list(text.encode()), minlength=256).tolist()
+    )
 
 
 @given(text=TRICKY, size=st.integers(1, 20))
-def test_pieces_split_into_words_as_the_whole_does(trained: BpeTokenizer, text: str, size: int) -> None:
+def test_pieces_split_into_words_as_the_whole_does(
+    trained: BpeTokenizer, text: str, size: int
+) -> None:
     splitting = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     pieces = list(chunks(text, size))
     assert "".join(pieces) == text
     assert all(len(piece) >= size for piece in pieces[:-1])
     words = [word for piece in pieces for word, _ in splitting.pre_tokenize_str(piece)]
     assert words == [word for word, _ in splitting.pre_tokenize_str(text)]
-    assert np.concatenate(trained.encode_many(pieces)).tolist() == trained.encode_many([text])[0].tolist()
+    assert (
+        np.concatenate(trained.encode_many(pieces)).tolist()
+        == trained.encode_many([text])[0].tolist()
+    )
 
 
 def test_a_long_text_is_cut_and_encoded_exactly(trained: BpeTokenizer) -> None:
@@ -90,12 +104,16 @@ print(Bpe(vocab_size=400).build(Path(sys.argv[1]).read_text("utf-8"), Path()).fi
 """
 
 
-def test_training_is_deterministic_across_processes_and_threads(trained: BpeTokenizer, tmp_path: Path) -> None:
+def test_training_is_deterministic_across_processes_and_threads(
+    trained: BpeTokenizer, tmp_path: Path
+) -> None:
     (tmp_path / "text").write_bytes(SAMPLE.encode())
     for threads in ("1", "3"):
         environment = {**os.environ, "RAYON_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "true"}
         command = [sys.executable, "-c", _TRAIN, str(tmp_path / "text")]
-        made = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
+        made = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=True, timeout=60
+        )
         assert made.stdout.strip() == trained.fingerprint
 
 
@@ -107,7 +125,9 @@ def test_saved_and_loaded_alike(trained: BpeTokenizer, tmp_path: Path) -> None:
     other = tokenizers.Tokenizer.from_file(str(tmp_path / "run" / "tokenizer.json"))
     assert other.encode("def f(x):").ids == trained.encode("def f(x):").tolist()
     (tmp_path / "run" / "tokenizer.json").write_text("{")
-    with pytest.raises(UserError, match=r"tokenizer.json is not a tokenizer.json of the tokenizers library"):
+    with pytest.raises(
+        UserError, match=r"tokenizer.json is not a tokenizer.json of the tokenizers library"
+    ):
         load_tokenizer(tmp_path / "run")
 
 
@@ -130,17 +150,25 @@ def test_a_local_gpt2_vocabulary(gpt2_like: Path, trained: BpeTokenizer, tmp_pat
     assert tokenizer.decode(ids) == text
     assert tokenizer.token_bytes[ids].sum() == len(text)
     assert ids.tolist() == trained.encode(text).tolist()
-    assert spec.identity(tmp_path) == {"kind": "gpt2", "sha256": hashlib.sha256(gpt2_like.read_bytes()).hexdigest()}
+    assert spec.identity(tmp_path) == {
+        "kind": "gpt2",
+        "sha256": hashlib.sha256(gpt2_like.read_bytes()).hexdigest(),
+    }
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_vocabulary_placed_by_hand_is_used(gpt2_like: Path, tmp_path: Path) -> None:
     (tmp_path / "tokenizers").mkdir()
     (tmp_path / "tokenizers" / "gpt2.json").write_bytes(gpt2_like.read_bytes())
-    assert Gpt2().build(None, tmp_path).fingerprint == Gpt2(path=str(gpt2_like)).build(None, tmp_path).fingerprint
+    assert (
+        Gpt2().build(None, tmp_path).fingerprint
+        == Gpt2(path=str(gpt2_like)).build(None, tmp_path).fingerprint
+    )
 
 
-def test_a_fetched_vocabulary_is_kept(gpt2_like: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fetched_vocabulary_is_kept(
+    gpt2_like: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = []
 
     class Hub:
@@ -174,10 +202,15 @@ except UserError as error:
 def test_without_a_connection_the_error_says_where_to_put_the_vocabulary(tmp_path: Path) -> None:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
     command = [sys.executable, "-c", _OFFLINE, str(tmp_path / "cache")]
-    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60).stdout
+    told = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True, timeout=60
+    ).stdout
     assert told.startswith("the GPT-2 vocabulary could not be fetched")
     assert "https://huggingface.co/openai-community/gpt2/resolve/main/tokenizer.json" in told
-    assert f"put it at {tmp_path / 'cache' / 'tokenizers' / 'gpt2.json'}, or name it with tokenizer.path=FILE" in told
+    assert (
+        f"copy it to {tmp_path / 'cache' / 'tokenizers' / 'gpt2.json'}, or name it with"
+        " tokenizer.path=FILE" in told
+    )
 
 
 def lowercase(value: dict[str, Any]) -> None:
@@ -212,7 +245,16 @@ def gap(value: dict[str, Any]) -> None:
     value["added_tokens"][0]["id"] += 1
 
 
-CHANGES = [lowercase, word_piece, prefix_space, other_splitting, no_splitting, plain_added_token, missing_byte, gap]
+CHANGES = [
+    lowercase,
+    word_piece,
+    prefix_space,
+    other_splitting,
+    no_splitting,
+    plain_added_token,
+    missing_byte,
+    gap,
+]
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -235,7 +277,9 @@ def test_other_kinds_of_vocabulary_are_refused(
         (b"[1]", r"t.json is not a tokenizer.json of the tokenizers library"),
     ],
 )
-def test_a_file_that_is_no_vocabulary_is_told(tmp_path: Path, content: bytes | None, message: str) -> None:
+def test_a_file_that_is_no_vocabulary_is_told(
+    tmp_path: Path, content: bytes | None, message: str
+) -> None:
     if content is not None:
         (tmp_path / "t.json").write_bytes(content)
     with pytest.raises(UserError, match=message):

@@ -12,15 +12,14 @@ from typing import Any
 import pytest
 
 from spectral_exp.core.errors import UserError
+from spectral_exp.core.files import temporary_path
 from spectral_exp.data.cache import (
     META,
     build_entry,
     cache_errors,
-    cache_root,
     digest,
     load_entry,
     read_json,
-    unique_sibling,
     write_file,
 )
 
@@ -34,17 +33,6 @@ def fill(draft: Path) -> dict[str, Any]:
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
-
-
-def test_the_folder_is_named_by_argument_then_environment_then_home(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("SPECTRAL_EXP_CACHE", raising=False)
-    assert cache_root() == tmp_path / ".cache" / "spectral_exp"
-    monkeypatch.setenv("SPECTRAL_EXP_CACHE", "~/elsewhere")
-    assert cache_root() == tmp_path / "elsewhere"
-    assert cache_root(tmp_path / "given") == tmp_path / "given"
 
 
 def test_an_entry_comes_back_as_built(tmp_path: Path) -> None:
@@ -136,7 +124,9 @@ def test_a_copy_with_other_times_is_accepted(tmp_path: Path) -> None:
     assert load_entry(tmp_path / "copy") == {"x": 0.1, "name": "é"}
 
 
-def test_an_untouched_entry_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_untouched_entry_is_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     build_entry(tmp_path / "entry", fill)
 
     def unexpected(path: Path) -> str:
@@ -168,7 +158,7 @@ def test_a_failing_build_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_old_drafts_of_killed_processes_are_removed_and_young_ones_kept(tmp_path: Path) -> None:
-    old, young = unique_sibling(tmp_path / "one"), unique_sibling(tmp_path / "two")
+    old, young = temporary_path(tmp_path / "one"), temporary_path(tmp_path / "two")
     for draft in (old, young):
         draft.mkdir()
         (draft / "part").write_text("x")
@@ -195,12 +185,19 @@ def test_read_json_takes_anything(tmp_path: Path) -> None:
 
 
 def test_digest_does_not_depend_on_the_order_of_keys() -> None:
-    assert digest({"a": 1, "b": [2, "é"]}) == digest({"b": [2, "é"], "a": 1}) != digest({"a": 1, "b": [2, "e"]})
+    assert (
+        digest({"a": 1, "b": [2, "é"]})
+        == digest({"b": [2, "é"], "a": 1})
+        != digest({"a": 1, "b": [2, "e"]})
+    )
 
 
 def test_an_unusable_folder_names_the_variable(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"Not a directory.*SPECTRAL_EXP_CACHE"), cache_errors(tmp_path):
+    with (
+        pytest.raises(UserError, match=r"Not a directory.*SPECTRAL_EXP_CACHE"),
+        cache_errors(tmp_path),
+    ):
         build_entry(tmp_path / "file" / "sub" / "entry", fill)
 
 
@@ -218,14 +215,19 @@ print(json.dumps(build_entry(Path(sys.argv[1]), fill)), flush=True)
 
 
 @pytest.mark.parametrize("torn", [False, True])
-def test_processes_building_at_once_end_with_the_same_whole_entry(tmp_path: Path, torn: bool) -> None:
+def test_processes_building_at_once_end_with_the_same_whole_entry(
+    tmp_path: Path, torn: bool
+) -> None:
     folder = tmp_path / "entry"
     if torn:
         build_entry(folder, fill)
         tear_meta(folder)
     builders = [
         subprocess.Popen(
-            [sys.executable, "-c", _RACE, str(folder), str(i)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", _RACE, str(folder), str(i)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for i in range(3)
     ]

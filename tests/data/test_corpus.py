@@ -47,7 +47,14 @@ def test_a_file_is_read_byte_by_byte(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_read_in_order_without_hidden_files(tmp_path: Path) -> None:
-    files = {"b.txt": "B", "a/z.txt": "Z\n", "a/é.md": "E\n\n", ".hidden": "no", ".git/x.txt": "no", "empty.txt": ""}
+    files = {
+        "b.txt": "B",
+        "a/z.txt": "Z\n",
+        "a/é.md": "E\n\n",
+        ".hidden": "no",
+        ".git/x.txt": "no",
+        "empty.txt": "",
+    }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -64,7 +71,9 @@ def test_the_stamp_changes_with_the_text_and_only_with_it(tmp_path: Path) -> Non
     assert corpus.stamp(tmp_path) == before
     replacement = tmp_path / "r"
     replacement.write_text("two")
-    os.utime(replacement, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns))  # same size, same time
+    os.utime(
+        replacement, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns)
+    )  # same size, same time
     replacement.replace(file)
     assert corpus.stamp(tmp_path) != before
 
@@ -76,12 +85,17 @@ def test_the_stamp_changes_with_the_text_and_only_with_it(tmp_path: Path) -> Non
         ("empty", r"path=.*empty must be a text that is not empty"),
         ("pipe", r"path=.*pipe must be a regular file or a folder"),
         ("empty_folder", r"path=.*empty_folder must be a folder with files named '\*'"),
-        ("latin1", r"latin1 must be UTF-8 text, but the byte 0xe9 at offset 7 is not .*; convert it"),
+        (
+            "latin1",
+            r"latin1 must be UTF-8 text, but the byte 0xe9 at offset 7 is not .*; convert it",
+        ),
         ("mixed", r"mixed/b must be UTF-8 text, but the byte 0xff at offset 0 "),
         ("", r"path='' must be the name of a text file or folder"),
     ],
 )
-def test_text_that_cannot_be_used_is_told_in_one_line(tmp_path: Path, name: str, message: str) -> None:
+def test_text_that_cannot_be_used_is_told_in_one_line(
+    tmp_path: Path, name: str, message: str
+) -> None:
     (tmp_path / "empty").touch()
     (tmp_path / "latin1").write_bytes("0123 \u20ac".encode()[:5] + b"ab\xe9cd")
     (tmp_path / "empty_folder").mkdir()
@@ -98,11 +112,15 @@ def test_text_that_cannot_be_used_is_told_in_one_line(tmp_path: Path, name: str,
 def test_what_the_kernel_shows_of_a_process_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/proc/self/environ")
     for path in ("/proc/self/environ", str(tmp_path / "link")):
-        with pytest.raises(SettingError, match="must be a text, not a part of the system's own files"):
+        with pytest.raises(
+            SettingError, match="must be a text, not a part of the system's own files"
+        ):
             TextFile(path).read(tmp_path)
 
 
-def test_the_standard_library_is_real_source_without_tests_and_generated_files(tmp_path: Path) -> None:
+def test_the_standard_library_is_real_source_without_tests_and_generated_files(
+    tmp_path: Path,
+) -> None:
     corpus = PythonStdlib()
     text = corpus.read(tmp_path)
     assert text == PythonStdlib().read(tmp_path)
@@ -113,9 +131,16 @@ def test_the_standard_library_is_real_source_without_tests_and_generated_files(t
         assert (root / name).read_text("utf-8") in whole
     for name in ("token.py", "keyword.py", "pydoc_data/topics.py", "encodings/cp1252.py"):
         assert (root / name).read_text("utf-8") not in whole
-    folders = {folder for name in corpus.stamp(tmp_path) if isinstance(name, str) for folder in Path(name).parts}
+    folders = {
+        folder
+        for name in corpus.stamp(tmp_path)
+        if isinstance(name, str)
+        for folder in Path(name).parts
+    }
     inside = folders - set(root.parts)
-    assert not {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"} & inside
+    assert (
+        not {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"} & inside
+    )
 
 
 def library(root: Path, files: dict[str, str]) -> Path:
@@ -143,21 +168,30 @@ def test_what_counts_as_library_source(tmp_path: Path, monkeypatch: pytest.Monke
     }
     root = library(tmp_path / "lib", files)
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(root))
-    names = sorted(["kept.py", "package/also.py", "package/copy.py"], key=lambda n: hashlib.sha256(n.encode()).digest())
+    names = sorted(
+        ["kept.py", "package/also.py", "package/copy.py"],
+        key=lambda n: hashlib.sha256(n.encode()).digest(),
+    )
     first_copy = next(name for name in names if name != "package/also.py")
-    expected = "".join(files[n].rstrip("\n") + "\n" for n in names if n in (first_copy, "package/also.py"))
+    expected = "".join(
+        files[n].rstrip("\n") + "\n" for n in names if n in (first_copy, "package/also.py")
+    )
     assert PythonStdlib().read(tmp_path).decode() == expected
 
 
 @pytest.mark.parametrize("kind", ["missing", "stripped", "zip"])
-def test_an_interpreter_without_sources_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_an_interpreter_without_sources_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     (tmp_path / "stripped").mkdir()
     (tmp_path / "stripped" / "os.pyc").write_bytes(b"\0")
     (tmp_path / "zip").write_bytes(b"PK")
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path / kind))
     corpus = PythonStdlib()
     assert corpus.stamp(tmp_path)
-    with pytest.raises(UserError, match=r"came without the sources .* data=text_file data.path=FILE"):
+    with pytest.raises(
+        UserError, match=r"came without the sources .* data=text_file data.path=FILE"
+    ):
         corpus.read(tmp_path)
 
 
@@ -181,7 +215,9 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[st
         def log_message(self, *args: Any, **kwargs: Any) -> None:
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))) as running:
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))
+    ) as running:
         thread = threading.Thread(target=running.serve_forever, args=(0.02,))
         thread.start()
         yield f"http://127.0.0.1:{running.server_port}/input.txt", folder
@@ -209,7 +245,10 @@ def test_a_torn_download_is_fetched_again(server: tuple[str, Path], tmp_path: Pa
 def test_a_wrong_download_is_refused(server: tuple[str, Path], tmp_path: Path) -> None:
     url, folder = server
     (folder / "input.txt").write_bytes(PLAY[:-1] + b"!")
-    with pytest.raises(UserError, match=rf"sent {len(PLAY)} bytes with sha256 [0-9a-f]{{64}}, not the expected file"):
+    with pytest.raises(
+        UserError,
+        match=rf"sent {len(PLAY)} bytes with sha256 [0-9a-f]{{64}}, not the expected file",
+    ):
         Play(url=url).read(tmp_path)
     assert not (tmp_path / "downloads").exists()
 
@@ -227,7 +266,7 @@ def test_without_the_server_the_error_says_where_to_put_the_file(
     with pytest.raises(UserError, match="could not be downloaded") as caught:
         Play(url=url, timeout_s=5).read(tmp_path)
     place = tmp_path / "downloads" / "tinyshakespeare.txt"
-    assert f"put it at {place} (sha256 {Play.sha256})" in str(caught.value)
+    assert f"copy it to {place} (sha256 {Play.sha256})" in str(caught.value)
     place.parent.mkdir()
     place.write_bytes(PLAY)
     assert Play(url=url).read(tmp_path) == PLAY

@@ -12,7 +12,17 @@ import numpy as np
 import pytest
 
 from spectral_exp.core.errors import SettingError, UserError
-from spectral_exp.data import Bpe, Byte, Char, Dataset, Markov, PythonStdlib, TextFile, TokenizerSpec, prepare
+from spectral_exp.data import (
+    Bpe,
+    Byte,
+    Char,
+    Dataset,
+    Markov,
+    PythonStdlib,
+    TextFile,
+    TokenizerSpec,
+    prepare,
+)
 from spectral_exp.data.corpus import Corpus
 
 TEXT = "".join(f"{i}: Größe, naïve, 日本語, 😀\n" for i in range(300))
@@ -43,7 +53,9 @@ SPECS = [Byte(), Char(), Bpe(vocab_size=300)]
 
 @pytest.mark.parametrize("spec", SPECS, ids=["byte", "char", "bpe"])
 @pytest.mark.parametrize("val_fraction", [0.1, 0.37])
-def test_splits_are_exact_and_share_nothing(file: Path, cache: Path, spec: TokenizerSpec, val_fraction: float) -> None:
+def test_splits_are_exact_and_share_nothing(
+    file: Path, cache: Path, spec: TokenizerSpec, val_fraction: float
+) -> None:
     corpus = TextFile(str(file), val_fraction=val_fraction)
     data = prepare(corpus, spec, block_size=8, cache_dir=cache)
     parts = tuple(part.decode() for part in corpus.split(TEXT.encode()))
@@ -55,7 +67,10 @@ def test_splits_are_exact_and_share_nothing(file: Path, cache: Path, spec: Token
     sizes = [len(part.encode()) for part in parts]
     assert [data.fingerprints[key] for key in ("train_bytes", "val_bytes")] == sizes
     assert [data.tokenizer.token_bytes[ids].sum() for ids in (data.train, data.val)] == sizes
-    assert [data.fingerprints[key] for key in ("train_tokens", "val_tokens")] == [len(data.train), len(data.val)]
+    assert [data.fingerprints[key] for key in ("train_tokens", "val_tokens")] == [
+        len(data.train),
+        len(data.val),
+    ]
     assert data.fingerprints["corpus_sha256"] == hashlib.sha256(TEXT.encode()).hexdigest()
     assert data.fingerprints["train_sha256"] == hashlib.sha256(data.train.tobytes()).hexdigest()
     assert data.fingerprints["val_sha256"] == hashlib.sha256(data.val.tobytes()).hexdigest()
@@ -75,7 +90,9 @@ def test_the_unigram_entropy_is_that_of_the_validation_bytes(file: Path, cache: 
 
 def test_a_text_of_one_character_has_no_entropy(tmp_path: Path, cache: Path) -> None:
     (tmp_path / "a").write_text("a" * 100)
-    bits = prepare(TextFile(str(tmp_path / "a")), Byte(), block_size=4, cache_dir=cache).unigram_bits_per_byte
+    bits = prepare(
+        TextFile(str(tmp_path / "a")), Byte(), block_size=4, cache_dir=cache
+    ).unigram_bits_per_byte
     assert math.copysign(1, bits) == 1
     assert bits == 0
 
@@ -94,7 +111,10 @@ def test_bpe_sees_the_training_split_alone(tmp_path: Path, cache: Path) -> None:
 
 def test_char_knows_the_validation_split_too(tmp_path: Path, cache: Path) -> None:
     (tmp_path / "t").write_text("ab" * 100 + "xyz" * 5)
-    assert prepare(TextFile(str(tmp_path / "t")), Char(), block_size=4, cache_dir=cache).vocab_size == 5
+    assert (
+        prepare(TextFile(str(tmp_path / "t")), Char(), block_size=4, cache_dir=cache).vocab_size
+        == 5
+    )
 
 
 def test_a_warm_load_neither_reads_the_text_nor_writes(
@@ -134,11 +154,15 @@ def test_equal_text_elsewhere_shares_the_entry(file: Path, tmp_path: Path, cache
 def test_entries_differ_by_tokenizer_and_split(file: Path, cache: Path) -> None:
     for spec in (*SPECS, Bpe(vocab_size=301)):
         for val_fraction in (0.1, 0.2):
-            prepare(TextFile(str(file), val_fraction=val_fraction), spec, block_size=8, cache_dir=cache)
+            prepare(
+                TextFile(str(file), val_fraction=val_fraction), spec, block_size=8, cache_dir=cache
+            )
     assert len(entries(cache)) == 8
 
 
-@pytest.mark.parametrize("name", ["train.bin", "val.bin", "meta.json", "tokenizer/tokenizer_kind.json"])
+@pytest.mark.parametrize(
+    "name", ["train.bin", "val.bin", "meta.json", "tokenizer/tokenizer_kind.json"]
+)
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "missing"])
 def test_a_torn_entry_is_rebuilt(file: Path, cache: Path, name: str, damage: str) -> None:
     corpus = TextFile(str(file))
@@ -162,7 +186,9 @@ def test_garbage_in_the_table_of_sources_does_no_harm(file: Path, cache: Path) -
     (source,) = (cache / "sources").iterdir()
     for garbage in (b"\xff", b"[]", b'{"sha256": 3}', b'{"sha256": "' + b"0" * 64 + b'"}'):
         source.write_bytes(garbage)
-        assert text_of(prepare(TextFile(str(file)), Byte(), block_size=8, cache_dir=cache))[0].startswith("0: Größe")
+        assert text_of(prepare(TextFile(str(file)), Byte(), block_size=8, cache_dir=cache))[
+            0
+        ].startswith("0: Größe")
 
 
 _PREPARE = """
@@ -180,7 +206,10 @@ def test_two_processes_prepare_the_same_data_at_once(tmp_path: Path, cache: Path
     big = tmp_path / "big"
     big.write_bytes((TEXT * 40).encode())
     command = [sys.executable, "-c", _PREPARE, str(big), str(cache)]
-    both = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
     for process in both:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -194,10 +223,17 @@ def test_two_processes_prepare_the_same_data_at_once(tmp_path: Path, cache: Path
     assert len(entries(cache)) == 1
 
 
-@pytest.mark.parametrize(("length", "which", "tokens"), [(50, "validation", 5), (1, "training", 0), (8, "training", 7)])
-def test_text_too_short_for_a_block_is_told(tmp_path: Path, cache: Path, length: int, which: str, tokens: int) -> None:
+@pytest.mark.parametrize(
+    ("length", "which", "tokens"), [(50, "validation", 5), (1, "training", 0), (8, "training", 7)]
+)
+def test_text_too_short_for_a_block_is_told(
+    tmp_path: Path, cache: Path, length: int, which: str, tokens: int
+) -> None:
     (tmp_path / "short").write_text("a" * length)
-    expected = rf"model.block_size=7 must be less than the {which} text's {tokens} tokens; use a longer text, a smaller"
+    expected = (
+        rf"model.block_size=7 must be less than the {which} text's {tokens} tokens; use a longer"
+        r" text, a smaller"
+    )
     with pytest.raises(UserError, match=expected) as caught:
         prepare(TextFile(str(tmp_path / "short")), Byte(), block_size=7, cache_dir=cache)
     assert "\n" not in str(caught.value)
@@ -216,11 +252,16 @@ def test_block_size_must_be_positive(file: Path, cache: Path) -> None:
 
 def test_an_unusable_cache_names_the_variable(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPECTRAL_EXP_CACHE", str(file / "below"))
-    with pytest.raises(UserError, match=r"the cache folder .*text/below cannot be used .*; set SPECTRAL_EXP_CACHE to"):
+    with pytest.raises(
+        UserError,
+        match=r"the cache folder .*text/below cannot be used .*; set SPECTRAL_EXP_CACHE to",
+    ):
         prepare(TextFile(str(file)), Byte(), block_size=8)
 
 
-def test_the_environment_names_the_cache(file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_names_the_cache(
+    file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SPECTRAL_EXP_CACHE", str(cache))
     prepare(TextFile(str(file)), Byte(), block_size=8)
     assert len(entries(cache)) == 1

@@ -44,7 +44,11 @@ def text_of(dataset: Dataset) -> tuple[str, str]:
 
 
 def shard_files(cache: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (cache / "fineweb_edu").rglob("*") if path.is_file()}
+    return {
+        path.name: path.read_bytes()
+        for path in (cache / "fineweb_edu").rglob("*")
+        if path.is_file()
+    }
 
 
 KEPT = [page for page in PAGES[10:] if page != PAGES[3]]
@@ -99,10 +103,13 @@ def test_more_tokens_go_on_from_the_shards_that_are_there(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("breaks_after", [0, 5, 300, 500])
-def test_a_broken_stream_goes_on_where_its_last_shard_ended(tmp_path: Path, breaks_after: int) -> None:
+def test_a_broken_stream_goes_on_where_its_last_shard_ended(
+    tmp_path: Path, breaks_after: int
+) -> None:
     broken = pages()
     broken.breaks_after = breaks_after
-    with pytest.raises(UserError, match=r"broke off \(ConnectionResetError: the server went away\); the same command"):
+    reason = r"broke off \(ConnectionResetError: the server went away\); run the same command"
+    with pytest.raises(UserError, match=reason):
         prepare(broken, Byte(), block_size=64, cache_dir=tmp_path / "broken")
     resumed = pages()
     data = prepare(resumed, Byte(), block_size=64, cache_dir=tmp_path / "broken")
@@ -116,13 +123,14 @@ _KILLED = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 import test_fineweb
+from spectral_exp.core.files import temporary_path
 from spectral_exp.data import Byte, prepare, cache
 writes = 0
 def write_file(path, data, real=cache.write_file):
     global writes
     writes += 1
     if writes == int(sys.argv[3]):
-        path.with_name(".draft-" + path.name).write_bytes(data[: len(data) // 2])
+        temporary_path(path).write_bytes(data[: len(data) // 2])
         os.kill(os.getpid(), signal.SIGKILL)
     real(path, data)
 from spectral_exp.data import fineweb
@@ -132,15 +140,26 @@ prepare(test_fineweb.pages(), Byte(), block_size=64, cache_dir=sys.argv[2])
 
 
 @pytest.mark.parametrize("write", [1, 2, 5, 6])
-def test_killed_while_writing_and_resumed_gives_identical_shards(tmp_path: Path, write: int) -> None:
-    command = [sys.executable, "-c", _KILLED, str(Path(__file__).parent), str(tmp_path / "killed"), str(write)]
+def test_killed_while_writing_and_resumed_gives_identical_shards(
+    tmp_path: Path, write: int
+) -> None:
+    command = [
+        sys.executable,
+        "-c",
+        _KILLED,
+        str(Path(__file__).parent),
+        str(tmp_path / "killed"),
+        str(write),
+    ]
     killed = subprocess.run(command, capture_output=True, timeout=60)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     data = prepare(pages(), Byte(), block_size=64, cache_dir=tmp_path / "killed")
     whole = prepare(pages(), Byte(), block_size=64, cache_dir=tmp_path / "whole")
     assert data.fingerprints == whole.fingerprints
     found = shard_files(tmp_path / "killed")
-    assert {name: data for name, data in found.items() if not name.startswith(".")} == shard_files(tmp_path / "whole")
+    assert {name: data for name, data in found.items() if not name.startswith(".")} == shard_files(
+        tmp_path / "whole"
+    )
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "manifest"])
@@ -164,7 +183,9 @@ def test_a_damaged_shard_is_fetched_again(tmp_path: Path, damage: str) -> None:
 def test_a_stream_that_ends_early_gives_what_it_has(tmp_path: Path) -> None:
     data = prepare(pages(max_tokens=10**9), Byte(), block_size=64, cache_dir=tmp_path)
     assert text_of(data)[0] == "\n\n".join([*KEPT, ""])
-    with pytest.raises(UserError, match=r"ended before the first training document; lower data.val_documents"):
+    with pytest.raises(
+        UserError, match=r"ended before the first training document; lower data.val_documents"
+    ):
         prepare(pages(val_documents=5000), Byte(), block_size=64, cache_dir=tmp_path)
 
 

@@ -35,7 +35,10 @@ def test_char_round_trip_with_exact_counts(text: str) -> None:
     assert tokenizer.decode(ids) == text
     assert tokenizer.token_bytes[ids].sum() == len(text.encode())
     counts = np.bincount(ids, minlength=tokenizer.vocab_size)
-    assert tokenizer.byte_counts(counts).tolist() == np.bincount(list(text.encode()), minlength=256).tolist()
+    assert (
+        tokenizer.byte_counts(counts).tolist()
+        == np.bincount(list(text.encode()), minlength=256).tolist()
+    )
 
 
 @given(ids=st.lists(st.integers(-3, 300)))
@@ -72,7 +75,14 @@ def test_half_a_surrogate_pair_is_refused(tokenizer: ByteTokenizer | CharTokeniz
 
 def test_labels_are_printable() -> None:
     labels = [ByteTokenizer().token_text(i) for i in range(256)]
-    assert [labels[i] for i in (ord("a"), ord(" "), 10, 0, 0x7F, 0xC3)] == ["a", "␣", "\\n", "\\x00", "\\x7f", "\\xc3"]
+    assert [labels[i] for i in (ord("a"), ord(" "), 10, 0, 0x7F, 0xC3)] == [
+        "a",
+        "␣",
+        "\\n",
+        "\\x00",
+        "\\x7f",
+        "\\xc3",
+    ]
     assert all(label.isprintable() and label and " " not in label for label in labels)
     assert len(set(labels)) == 256
     assert [CharTokenizer("ä\u2028").token_text(i) for i in range(2)] == ["ä", "\\u2028"]
@@ -116,14 +126,20 @@ def test_fingerprints_tell_tokenizers_apart() -> None:
     made = [ByteTokenizer(), CharTokenizer("ab"), CharTokenizer("abc")]
     assert len({tokenizer.fingerprint for tokenizer in made}) == 3
     assert CharTokenizer("ba").fingerprint == CharTokenizer("aab").fingerprint
-    assert ByteTokenizer().fingerprint == "68513ce4c5d4b6735a676c70d3318d18b50690d9c964240ffcb59d5916533d09"
+    assert (
+        ByteTokenizer().fingerprint
+        == "68513ce4c5d4b6735a676c70d3318d18b50690d9c964240ffcb59d5916533d09"
+    )
 
 
 @pytest.mark.parametrize("content", [None, "", "[]", '{"kind": "other"}', '{"kind": "char"}'])
 def test_a_folder_without_a_tokenizer_is_told(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / DESCRIPTION).write_text(content)
-    with pytest.raises(UserError, match=r"holds no readable tokenizer \(tokenizer_kind.json is missing or damaged\)"):
+    with pytest.raises(
+        UserError,
+        match=r"holds no readable tokenizer \(tokenizer_kind.json is missing or damaged\)",
+    ):
         load_tokenizer(tmp_path)
 
 

@@ -26,7 +26,9 @@ D = C // H
 
 def layer(kind: str, **settings: object) -> Attention:
     torch.manual_seed(0)
-    module = loud(ATTENTIONS[kind](n_embd=C, n_head=H, block_size=10, dropout=0.3, bias=True, **settings)).eval()
+    module = loud(
+        ATTENTIONS[kind](n_embd=C, n_head=H, block_size=10, dropout=0.3, bias=True, **settings)
+    ).eval()
     assert isinstance(module, Attention)
     return module.requires_grad_(False)
 
@@ -49,11 +51,15 @@ def softmax_rows(scores: list[list[float]]) -> list[list[float]]:
     return rows
 
 
-def dot_product_score(module: Attention, h: int, i: int, j: int, q: list[float], k: list[float]) -> float:
+def dot_product_score(
+    module: Attention, h: int, i: int, j: int, q: list[float], k: list[float]
+) -> float:
     return sum(a * b for a, b in zip(q, k, strict=True)) / math.sqrt(D)
 
 
-def rotary_score(module: Attention, h: int, i: int, j: int, q: list[float], k: list[float]) -> float:
+def rotary_score(
+    module: Attention, h: int, i: int, j: int, q: list[float], k: list[float]
+) -> float:
     # As complex numbers: the real part of q times conj(k), turned by the distance.
     total = 0.0
     for pair in range(D // 2):
@@ -63,7 +69,9 @@ def rotary_score(module: Attention, h: int, i: int, j: int, q: list[float], k: l
     return total / math.sqrt(D)
 
 
-def interference_score(module: Attention, h: int, i: int, j: int, q: list[float], k: list[float]) -> float:
+def interference_score(
+    module: Attention, h: int, i: int, j: int, q: list[float], k: list[float]
+) -> float:
     assert isinstance(module, InterferenceAttention)
     offsets = module.phase_offsets[h].tolist()
     a = [x + o for x, o in zip(q, offsets, strict=True)]
@@ -73,7 +81,9 @@ def interference_score(module: Attention, h: int, i: int, j: int, q: list[float]
     return float(module.tau[h]) * agreement
 
 
-def phasor_score(module: Attention, h: int, i: int, j: int, q: list[float], k: list[float]) -> float:
+def phasor_score(
+    module: Attention, h: int, i: int, j: int, q: list[float], k: list[float]
+) -> float:
     assert isinstance(module, PhasorAttention)
     total = 0.0
     for w in range(W):
@@ -105,11 +115,15 @@ def test_softmax_kinds_follow_their_formula(kind: str) -> None:
         expected = torch.tensor(softmax_rows(scores), dtype=torch.float64)
         torch.testing.assert_close(weights[h], expected, rtol=1e-6, atol=1e-6)
         mixed.append(expected @ v[:, h * D : (h + 1) * D])
-    torch.testing.assert_close(module(x)[0], module.output(torch.cat(mixed, -1)), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        module(x)[0], module.output(torch.cat(mixed, -1)), rtol=1e-6, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("kind", ["pure_wave", "pure_wave_linear"])
-@pytest.mark.parametrize(("frequencies", "feature_length"), [("projected", None), ("learned", None), ("learned", 4.0)])
+@pytest.mark.parametrize(
+    ("frequencies", "feature_length"), [("projected", None), ("learned", None), ("learned", 4.0)]
+)
 def test_pure_wave_follows_its_formula(
     kind: str, frequencies: Literal["projected", "learned"], feature_length: float | None
 ) -> None:
@@ -138,7 +152,9 @@ def test_pure_wave_follows_its_formula(
             weights[i, : i + 1] = torch.tensor(products) / sum(products)
         torch.testing.assert_close(module.weights(x)[0, h], weights, rtol=1e-6, atol=1e-6)
         mixed.append(weights @ v[:, h * D : (h + 1) * D])
-    torch.testing.assert_close(module(x)[0], module.output(torch.cat(mixed, -1)), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        module(x)[0], module.output(torch.cat(mixed, -1)), rtol=1e-6, atol=1e-6
+    )
 
 
 # Pure wave is not among them: its features see the absolute position.
@@ -152,7 +168,9 @@ def test_scores_depend_on_distance_alone(kind: str) -> None:
 @pytest.mark.parametrize("chunk_size", [1, 3, 7, 64])
 def test_linear_mixing_equals_quadratic(chunk_size: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.rand(2, 3, 7, size, generator=generator, dtype=torch.float64) for size in (4, 4, 5))
+    q, k, v = (
+        torch.rand(2, 3, 7, size, generator=generator, dtype=torch.float64) for size in (4, 4, 5)
+    )
     expected = mix_quadratic(q, k, v)
     mixed, sums = mix_linear(q, k, v, chunk_size)
     torch.testing.assert_close(mixed, expected)
@@ -166,13 +184,15 @@ def test_linear_mixing_equals_quadratic(chunk_size: int) -> None:
 def test_linear_mixing_has_the_right_gradient() -> None:
     generator = torch.Generator().manual_seed(0)
     q, k, v = (
-        torch.rand(1, 1, 5, size, generator=generator, dtype=torch.float64).requires_grad_() for size in (2, 2, 3)
+        torch.rand(1, 1, 5, size, generator=generator, dtype=torch.float64).requires_grad_()
+        for size in (2, 2, 3)
     )
     assert torch.autograd.gradcheck(lambda q, k, v: mix_linear(q, k, v, 2)[0], (q, k, v))
 
 
 def test_linear_mode_makes_no_state_per_position() -> None:
-    # A state per position would be T x W x (D + 1) numbers; the largest tensor kept is the T x 4W projection.
+    # A state per position would be T x W x (D + 1) numbers; the largest tensor kept is the T x 4W
+    # projection.
     module = PureWaveAttention(32, 1, 512, n_wave=32, mode="linear", chunk_size=64)
     largest = 0
 
@@ -219,7 +239,9 @@ def test_scaling_to_a_length_is_finite_at_zero() -> None:
 def test_scaling_to_a_length_follows_its_formula_and_has_the_right_gradient() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 2, 3, 4, generator=generator, dtype=torch.float64)
-    shift, length = (torch.rand(2, 1, n, generator=generator, dtype=torch.float64) + 0.5 for n in (4, 1))
+    shift, length = (
+        torch.rand(2, 1, n, generator=generator, dtype=torch.float64) + 0.5 for n in (4, 1)
+    )
     scaled = to_length(x, shift, length, 6)
     expected = length * (x + shift) / (x + shift).norm(dim=-1, keepdim=True)
     torch.testing.assert_close(scaled[..., :4], expected)
@@ -229,20 +251,28 @@ def test_scaling_to_a_length_follows_its_formula_and_has_the_right_gradient() ->
     # Too short to be scaled to the length: the function is linear there, with a slope of a million.
     short = (1e-8 * x).detach().requires_grad_()
     assert torch.autograd.gradcheck(
-        lambda a: to_length(a, torch.zeros(2, 1, 1).double(), length.detach(), 4), (short,), eps=1e-10, atol=1.0
+        lambda a: to_length(a, torch.zeros(2, 1, 1).double(), length.detach(), 4),
+        (short,),
+        eps=1e-10,
+        atol=1.0,
     )
 
 
 def test_a_length_of_zero_still_has_its_gradient() -> None:
     x = torch.randn(1, 2, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     length = torch.zeros(2, 1, 1, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda length: to_length(x, torch.zeros_like(length), length, 4), (length,))
+    assert torch.autograd.gradcheck(
+        lambda length: to_length(x, torch.zeros_like(length), length, 4), (length,)
+    )
     assert to_length(x, torch.zeros_like(length), length, 4).abs().max() < 1e-19
 
 
 @pytest.mark.parametrize("kind", [InterferenceAttention, RotaryAttention])
-def test_the_backward_pass_needs_no_more_memory_than_that_of_dot_products(kind: type[Attention]) -> None:
-    """Queries, keys and values once each, although they come from one projection that is no longer needed."""
+def test_the_backward_pass_needs_no_more_memory_than_that_of_dot_products(
+    kind: type[Attention],
+) -> None:
+    """Queries, keys and values once each, although they come from one projection that is no longer
+    needed."""
     settings = {"n_wave": 12} if kind is InterferenceAttention else {}
 
     def kept_bytes(layer: Attention) -> int:
@@ -259,7 +289,10 @@ def test_the_backward_pass_needs_no_more_memory_than_that_of_dot_products(kind: 
         return sum(kept[address].untyped_storage().nbytes() for address in kept.keys() - parameters)
 
     few_more = 2 * 2 * 4 * 64 * 4 + 4096  # the norms of queries and keys; small tables
-    assert kept_bytes(kind(64, 4, 64, **settings)) <= kept_bytes(DotProductAttention(64, 4, 64)) + few_more
+    assert (
+        kept_bytes(kind(64, 4, 64, **settings))
+        <= kept_bytes(DotProductAttention(64, 4, 64)) + few_more
+    )
 
 
 def test_phases_stay_in_float32_under_autocast() -> None:

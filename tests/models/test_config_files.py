@@ -1,4 +1,5 @@
-"""The configuration of model, optimizer, schedule and loss says what the constructors accept, and their defaults."""
+"""The configuration of model, optimizer, schedule and loss says what the constructors accept, and
+their defaults."""
 
 from __future__ import annotations
 
@@ -15,7 +16,16 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 GROUPS = ("model/embedding", "model/attention", "model/mlp", "optimizer", "schedule", "loss")
 FILES = [file for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
 # What the owner of a part passes at run time, and so no file may set.
-RUNTIME = {"vocab_size", "block_size", "n_embd", "n_head", "dropout", "position_table", "params", "max_steps"}
+RUNTIME = {
+    "vocab_size",
+    "block_size",
+    "n_embd",
+    "n_head",
+    "dropout",
+    "position_table",
+    "params",
+    "max_steps",
+}
 SIZES = {  # n_embd, n_layer, n_head, n_wave, block_size
     "tiny": (128, 4, 4, 16, 128),
     "small": (384, 8, 8, 48, 256),
@@ -34,7 +44,8 @@ def model(*overrides: str) -> dict[str, Any]:
 
 
 def signature(target: str) -> dict[str, inspect.Parameter]:
-    # Hydra's own look-up goes by attributes: it would stumble over a package that hides one of its modules.
+    # Hydra's own look-up goes by attributes: it would stumble over a package that hides one of its
+    # modules.
     return dict(inspect.signature(get_object(target)).parameters)
 
 
@@ -64,17 +75,29 @@ def test_optimizers_are_configured_with_their_defaults(name: str) -> None:
 @pytest.mark.parametrize("size", SIZES)
 def test_sizes_reach_the_model_and_its_wave_parts(size: str) -> None:
     node = model(f"model/size={size}", "model/embedding=wave", "model/attention=interference")
-    assert tuple(node[key] for key in ("n_embd", "n_layer", "n_head", "n_wave", "block_size")) == SIZES[size]
+    assert (
+        tuple(node[key] for key in ("n_embd", "n_layer", "n_head", "n_wave", "block_size"))
+        == SIZES[size]
+    )
     assert node["n_harmonic"] == 4
     assert node["embedding"]["n_wave"] == node["attention"]["n_wave"] == node["n_wave"]
     assert node.keys() - {"_target_"} <= signature(node["_target_"]).keys()
 
 
 def test_shared_values_can_be_overridden_in_one_place() -> None:
-    node = model("model/embedding=wave", "model/attention=phasor", "model.n_wave=20", "model.bias=true")
-    assert (node["embedding"]["n_wave"], node["attention"]["n_wave"], node["embedding"]["bias"]) == (20, 20, True)
+    node = model(
+        "model/embedding=wave", "model/attention=phasor", "model.n_wave=20", "model.bias=true"
+    )
+    assert (
+        node["embedding"]["n_wave"],
+        node["attention"]["n_wave"],
+        node["embedding"]["bias"],
+    ) == (20, 20, True)
 
 
 def test_pure_wave_comes_in_both_modes() -> None:
-    modes = {name: model(f"model/attention={name}")["attention"]["mode"] for name in ("pure_wave", "pure_wave_linear")}
+    modes = {
+        name: model(f"model/attention={name}")["attention"]["mode"]
+        for name in ("pure_wave", "pure_wave_linear")
+    }
     assert modes == {"pure_wave": "quadratic", "pure_wave_linear": "linear"}

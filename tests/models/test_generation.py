@@ -29,7 +29,9 @@ def slow_greedy(model: GPT, ids: Tensor, n_tokens: int) -> Tensor:
 @pytest.mark.parametrize("embedding", EMBEDDINGS)
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("n_prompt", [3, 14])
-def test_greedy_text_equals_that_of_full_forward_passes(embedding: str, attention: str, n_prompt: int) -> None:
+def test_greedy_text_equals_that_of_full_forward_passes(
+    embedding: str, attention: str, n_prompt: int
+) -> None:
     model, ids = build(embedding, attention), random_ids(tokens=n_prompt)
     loud(model)
     assert torch.equal(generate(model, ids, 25, temperature=0.0), slow_greedy(model, ids, 25))
@@ -57,7 +59,9 @@ def test_a_given_generator_leaves_the_global_one_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
     assert model.training
     assert torch.equal(one, generate(model, ids, 20, generator=torch.Generator().manual_seed(5)))
-    assert not torch.equal(one, generate(model, ids, 20, generator=torch.Generator().manual_seed(6)))
+    assert not torch.equal(
+        one, generate(model, ids, 20, generator=torch.Generator().manual_seed(6))
+    )
     assert torch.equal(one[:, :3], ids)
 
 
@@ -120,7 +124,9 @@ def test_top_p_keeps_the_fewest_that_reach_it() -> None:
     st.floats(0.01, 1.0),
     st.integers(0, 99),
 )
-def test_a_drawn_token_is_among_the_k_likeliest(logits: list[float], k: int, p: float, seed: int) -> None:
+def test_a_drawn_token_is_among_the_k_likeliest(
+    logits: list[float], k: int, p: float, seed: int
+) -> None:
     token = sample(torch.tensor([logits]), 1.3, k, p, torch.Generator().manual_seed(seed)).item()
     assert sum(x > logits[int(token)] for x in logits) < k
 

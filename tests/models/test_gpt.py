@@ -31,7 +31,9 @@ def test_no_token_sees_the_future(embedding: str, attention: str, mlp: str) -> N
 
 
 @whole_grid
-def test_decoding_with_a_cache_equals_the_full_forward_pass(embedding: str, attention: str, mlp: str) -> None:
+def test_decoding_with_a_cache_equals_the_full_forward_pass(
+    embedding: str, attention: str, mlp: str
+) -> None:
     model, ids = build(embedding, attention, mlp), random_ids()
     loud(model)
     cache = model.new_cache(2)
@@ -61,12 +63,16 @@ def test_bfloat16_autocast_stays_close_and_trains(embedding: str, attention: str
         loss = F.cross_entropy(logits.float().flatten(0, 1), ids.roll(-1, 1).flatten())
     torch.autograd.backward(loss)
     assert logits.dtype == torch.bfloat16
-    torch.testing.assert_close(logits.float(), exact, rtol=0, atol=0.05 * float(exact.detach().abs().max()))
+    torch.testing.assert_close(
+        logits.float(), exact, rtol=0, atol=0.05 * float(exact.detach().abs().max())
+    )
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
 @whole_grid
-def test_parameter_groups_hold_each_parameter_once(embedding: str, attention: str, mlp: str) -> None:
+def test_parameter_groups_hold_each_parameter_once(
+    embedding: str, attention: str, mlp: str
+) -> None:
     for tie_weights in (False, True):
         model = build(embedding, attention, mlp, bias=True, tie_weights=tie_weights)
         groups = model.parameter_groups()
@@ -122,7 +128,9 @@ def test_linear_time_attention_is_cheaper_at_length() -> None:
 
 @whole_grid
 def test_construction_is_a_function_of_the_seed(embedding: str, attention: str, mlp: str) -> None:
-    one, same, other = (build(embedding, attention, mlp, seed=seed).state_dict() for seed in (7, 7, 8))
+    one, same, other = (
+        build(embedding, attention, mlp, seed=seed).state_dict() for seed in (7, 7, 8)
+    )
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not torch.equal(one["head.weight"], other["head.weight"])
 
@@ -143,7 +151,9 @@ def test_wave_and_table_start_equally_loud() -> None:
     embedding = model.embedding
     assert isinstance(embedding, WaveEmbedding)
     recorded = []
-    embedding.to_channels.register_forward_hook(lambda module, args, output: recorded.append(output))
+    embedding.to_channels.register_forward_hook(
+        lambda module, args, output: recorded.append(output)
+    )
     ids = torch.arange(500)[None]
     embedding(ids)
     assert recorded[0].std().item() == pytest.approx(embedding.table(ids).std().item(), rel=0.1)
@@ -224,7 +234,9 @@ def test_wrong_settings_are_named(setting: str, value: Any) -> None:
     assert error.value.setting == setting
 
 
-@pytest.mark.parametrize(("setting", "value"), [("activation", "relu"), ("expansion", 0), ("n_hidden", 0)])
+@pytest.mark.parametrize(
+    ("setting", "value"), [("activation", "relu"), ("expansion", 0), ("n_hidden", 0)]
+)
 def test_wrong_mlp_settings_are_named(setting: str, value: object) -> None:
     with pytest.raises(SettingError, match=f"^{setting}="):
         MLP(8, **{setting: value})  # type: ignore[arg-type]
@@ -249,7 +261,7 @@ def test_misuse_is_told_in_one_line() -> None:
     with pytest.raises(UserError, match="11 tokens exceed block_size=10"):
         model(random_ids(tokens=11))
     cache = model.new_cache(1)
-    with pytest.raises(UserError, match="for 1 sequences"):
+    with pytest.raises(UserError, match="holds 1 sequences"):
         model(random_ids(rows=2), cache=cache)
     model(random_ids(rows=1, tokens=8), cache=cache)
     with pytest.raises(UserError, match="11 tokens exceed"):
@@ -278,7 +290,9 @@ def test_compiling_breaks_no_graph_and_progress_compiles_nothing_anew() -> None:
         assert isinstance(model.embedding, WaveEmbedding)
         graphs: list[object] = []
 
-        def note(graph: torch.fx.GraphModule, inputs: list[Tensor], graphs: list[object] = graphs) -> Any:
+        def note(
+            graph: torch.fx.GraphModule, inputs: list[Tensor], graphs: list[object] = graphs
+        ) -> Any:
             graphs.append(graph)
             return graph.forward
 

@@ -12,7 +12,9 @@ from spectral_exp.models.twin import match_parameters
 from tests.models.tiny_models import ATTENTIONS, EMBEDDINGS, build
 
 
-def counter(embedding: str, attention: str, n_layer: int = 4, n_head: int = 4) -> Callable[[int, int | None], int]:
+def counter(
+    embedding: str, attention: str, n_layer: int = 4, n_head: int = 4
+) -> Callable[[int, int | None], int]:
     def count(n_embd: int, n_hidden: int | None) -> int:
         with torch.device("meta"):
             model = build(

@@ -32,19 +32,28 @@ def test_the_embedding_follows_its_formula(start: int, n_tokens: int) -> None:
         waves = [
             (
                 state["harmonic_amps"][v][w][m - 1],
-                2 * math.pi * m * state["base_freqs"][v][w] + state["phases"][v][w] + state["position_rates"][w] * t,
+                2 * math.pi * m * state["base_freqs"][v][w]
+                + state["phases"][v][w]
+                + state["position_rates"][w] * t,
             )
             for w in range(W)
             for m in range(1, M + 1)
         ]
-        packet = [a * math.sin(theta) for a, theta in waves] + [a * math.cos(theta) for a, theta in waves]
+        packet = [a * math.sin(theta) for a, theta in waves] + [
+            a * math.cos(theta) for a, theta in waves
+        ]
         weight, bias = state["to_channels.weight"], state["to_channels.bias"]
-        wave = [sum(x * y for x, y in zip(row, packet, strict=True)) + b for row, b in zip(weight, bias, strict=True)]
+        wave = [
+            sum(x * y for x, y in zip(row, packet, strict=True)) + b
+            for row, b in zip(weight, bias, strict=True)
+        ]
         x = [r * a + (1 - r) * b for a, b in zip(wave, state["table.weight"][v], strict=True)]
         mean = sum(x) / C
         variance = sum((a - mean) ** 2 for a in x) / C
         gains = zip(x, state["norm.weight"], state["norm.bias"], strict=True)
-        rows.append([(a - mean) / math.sqrt(variance + 1e-5) * gain + shift for a, gain, shift in gains])
+        rows.append(
+            [(a - mean) / math.sqrt(variance + 1e-5) * gain + shift for a, gain, shift in gains]
+        )
     expected = torch.tensor([rows], dtype=torch.float64)
     torch.testing.assert_close(module(ids, start), expected, rtol=1e-9, atol=1e-9)
 
@@ -68,9 +77,12 @@ def test_packets_have_the_right_gradient() -> None:
     generator = torch.Generator().manual_seed(0)
     shapes = [(1, 3, W), (1, 3, W), (1, 3, W, M), (W,)]
     tensors = tuple(
-        torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for shape in shapes
+        torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
+        for shape in shapes
     )
-    assert torch.autograd.gradcheck(lambda f, p, a, g: at_positions(wave_packets(f, p, a), g, torch.arange(3)), tensors)
+    assert torch.autograd.gradcheck(
+        lambda f, p, a, g: at_positions(wave_packets(f, p, a), g, torch.arange(3)), tensors
+    )
 
 
 def test_a_learned_ratio_ignores_progress() -> None:
@@ -106,7 +118,8 @@ def test_phases_stay_in_float32_under_autocast() -> None:
     exact = module(ids, start=1000)
     with torch.autocast("cpu", torch.bfloat16):
         x = module(ids, start=1000)
-    # Only the linear map runs in bfloat16; phases of hundreds of radians in bfloat16 would be noise.
+    # Only the linear map runs in bfloat16; phases of hundreds of radians in bfloat16 would be
+    # noise.
     torch.testing.assert_close(x.float(), exact, rtol=0, atol=0.03)
 
 
@@ -129,7 +142,10 @@ def test_resonance_has_the_right_gradient() -> None:
 
 def test_the_standard_embedding_adds_positions_where_asked() -> None:
     torch.manual_seed(0)
-    with_table, without = StandardEmbedding(V, 10, C, position_table=True), StandardEmbedding(V, 10, C, False)
+    with_table, without = (
+        StandardEmbedding(V, 10, C, position_table=True),
+        StandardEmbedding(V, 10, C, False),
+    )
     ids = torch.tensor([[3, 3]])
     assert with_table.positions is not None
     expected = with_table.table.weight[3] + with_table.positions.weight[4:6]
@@ -139,7 +155,13 @@ def test_the_standard_embedding_adds_positions_where_asked() -> None:
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("n_wave", 0), ("n_harmonic", 0), ("wave_ratio", "fixed"), ("ratio_start", 0.0), ("ratio_end", 1.0)],
+    [
+        ("n_wave", 0),
+        ("n_harmonic", 0),
+        ("wave_ratio", "fixed"),
+        ("ratio_start", 0.0),
+        ("ratio_end", 1.0),
+    ],
 )
 def test_wrong_settings_are_named(setting: str, value: object) -> None:
     with pytest.raises(SettingError, match=f"^{setting}={value} must be"):

@@ -60,12 +60,15 @@ def build(
 
 
 def loud(module: nn.Module, seed: int = 1) -> nn.Module:
-    """`module` in float64, its parameters moved by noise, so that no effect hides behind small or equal weights."""
+    """`module` in float64, its parameters moved by noise, so that no effect hides behind small or
+    equal weights."""
     generator = torch.Generator().manual_seed(seed)
     module.double()
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64), alpha=0.4)
+            parameter.add_(
+                torch.randn(parameter.shape, generator=generator, dtype=torch.float64), alpha=0.4
+            )
     return module
 
 

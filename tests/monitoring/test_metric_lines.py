@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spectral_exp.monitoring import MetricsLogger
-from spectral_exp.monitoring.metric_lines import Summary, last_entry
+from spectral_exp.monitoring.metric_summary import Summary
+from spectral_exp.runs.metric_lines import last_entry
 
 
 def line(step: int, padding: int = 0) -> bytes:
@@ -20,10 +21,16 @@ def line(step: int, padding: int = 0) -> bytes:
 
 
 @pytest.mark.parametrize("padding", [0, 1, 65_000, 65_536, 200_000])
-@pytest.mark.parametrize("end", [b"", b'{"step": 9, "lo', b"\x00" * 100_000, b"garbage\n\n", b"{" * 70_000 + b"\n"])
-def test_the_latest_step_is_that_of_the_last_whole_line(tmp_path: Path, padding: int, end: bytes) -> None:
+@pytest.mark.parametrize(
+    "end", [b"", b'{"step": 9, "lo', b"\x00" * 100_000, b"garbage\n\n", b"{" * 70_000 + b"\n"]
+)
+def test_the_latest_step_is_that_of_the_last_whole_line(
+    tmp_path: Path, padding: int, end: bytes
+) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_bytes(line(1) + line(70) + line(50, padding) + end)  # after a resume, steps are repeated
+    path.write_bytes(
+        line(1) + line(70) + line(50, padding) + end
+    )  # after a resume, steps are repeated
     assert MetricsLogger(tmp_path).get_latest_step() == 50
     path.write_bytes(end)
     assert MetricsLogger(tmp_path).get_latest_step() == 0
@@ -45,19 +52,29 @@ def test_lines_of_any_size_are_found_from_the_end(sizes: list[int], cut: int) ->
 
 
 @settings(max_examples=60)
-@given(st.lists(st.integers(0, 9), max_size=8), st.integers(0, 9), st.integers(0, 400), st.booleans())
+@given(
+    st.lists(st.integers(0, 9), max_size=8), st.integers(0, 9), st.integers(0, 400), st.booleans()
+)
 def test_cutting_back_moves_each_line_once_however_often_it_is_tried(
     steps: list[int], last: int, already: int, torn: bool
 ) -> None:
     lines = [b'{"step": %d, "line": %d}\n' % (step, number) for number, step in enumerate(steps)]
     kept = [text for text, step in zip(lines, steps, strict=True) if step <= last]
-    cut = b"".join(text for text, step in zip(lines, steps, strict=True) if step > last) + b"torn\n" * torn
+    cut = (
+        b"".join(text for text, step in zip(lines, steps, strict=True) if step > last)
+        + b"torn\n" * torn
+    )
     with tempfile.TemporaryDirectory() as folder:
         logger = MetricsLogger(folder)
         logger.metrics_file.write_bytes(b"".join(lines) + b"torn" * torn)
-        logger.cut_file.write_bytes(b"earlier\n" + cut[:already])  # an attempt that was killed while it wrote
+        logger.cut_file.write_bytes(
+            b"earlier\n" + cut[:already]
+        )  # an attempt that was killed while it wrote
         entries = []
-        assert logger.cut_back(last, lambda entry: entries.append(entry["line"])) == len(steps) - len(kept) + torn
+        assert (
+            logger.cut_back(last, lambda entry: entries.append(entry["line"]))
+            == len(steps) - len(kept) + torn
+        )
         assert logger.metrics_file.read_bytes() == b"".join(kept)
         assert logger.cut_file.read_bytes() == b"earlier\n" + cut
         assert entries == [number for number, step in enumerate(steps) if step <= last]

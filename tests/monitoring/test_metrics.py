@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from spectral_exp.core.errors import SettingError, UserError
 from spectral_exp.monitoring import MetricsLogger
-from spectral_exp.run_record import same
+from spectral_exp.runs.differences import same
 
 
 def entries_of(logger: MetricsLogger) -> list[tuple[int, float]]:
@@ -87,10 +87,18 @@ def test_floats_come_back_exactly_and_files_stay_standard(values: list[float]) -
         assert "NaN," not in (Path(folder) / "metrics.jsonl").read_text().replace('"NaN"', "")
 
 
-NUMBERS = st.one_of(st.floats(), st.integers(), st.just(10**400), st.booleans(), st.floats().map(np.float64))
+NUMBERS = st.one_of(
+    st.floats(), st.integers(), st.just(10**400), st.booleans(), st.floats().map(np.float64)
+)
 
 
-@given(st.dictionaries(st.text(max_size=8).filter(lambda name: name not in {"step", "timestamp"}), NUMBERS, max_size=6))
+@given(
+    st.dictionaries(
+        st.text(max_size=8).filter(lambda name: name not in {"step", "timestamp"}),
+        NUMBERS,
+        max_size=6,
+    )
+)
 @example({"100 %": 1.5, '"quoted" %s': 2, "large": 1e308, "larger": 1.5e308})
 def test_any_mixture_of_numbers_and_names_comes_back(metrics: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder, MetricsLogger(folder) as logger:
@@ -145,13 +153,17 @@ def test_second_logger_continues_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", range(1, 40))
-def test_torn_last_line_is_passed_over_and_repaired(tmp_path: Path, cut: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_torn_last_line_is_passed_over_and_repaired(
+    tmp_path: Path, cut: int, caplog: pytest.LogCaptureFixture
+) -> None:
     with MetricsLogger(tmp_path) as logger:
         for step in (1, 2):
             logger.log_metrics(step, {"loss": float(step)})
     content = logger.metrics_file.read_bytes()
     logger.metrics_file.write_bytes(content[:-cut])
-    whole = [(1, 1.0), (2, 2.0)] if cut == 1 else [(1, 1.0)]  # a line that lacks only its newline is whole
+    whole = (
+        [(1, 1.0), (2, 2.0)] if cut == 1 else [(1, 1.0)]
+    )  # a line that lacks only its newline is whole
     assert entries_of(MetricsLogger(tmp_path)) == whole
     with MetricsLogger(tmp_path) as logger:
         logger.log_metrics(3, {"loss": 3.0})
@@ -160,7 +172,9 @@ def test_torn_last_line_is_passed_over_and_repaired(tmp_path: Path, cut: int, ca
     assert not caplog.records
 
 
-def test_garbage_in_the_middle_costs_its_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_garbage_in_the_middle_costs_its_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with MetricsLogger(tmp_path) as logger:
         for step in (1, 2, 3):
             logger.log_metrics(step, {"loss": float(step)})
@@ -210,7 +224,14 @@ def test_summary_is_over_finite_values(tmp_path: Path) -> None:
     logger.log_metrics(6, {"val_loss": math.nan})
     summary = logger.get_metrics_summary()
     assert set(summary) == {"loss", "val_loss"}
-    assert summary["loss"] == {"min": 1, "max": 4, "mean": 8 / 3, "final": 3, "count": 5, "non_finite": 2}
+    assert summary["loss"] == {
+        "min": 1,
+        "max": 4,
+        "mean": 8 / 3,
+        "final": 3,
+        "count": 5,
+        "non_finite": 2,
+    }
     assert math.isnan(summary["val_loss"]["mean"])
     assert summary["val_loss"]["non_finite"] == 1
 
@@ -225,7 +246,7 @@ def test_unreadable_log_is_told(tmp_path: Path) -> None:
         MetricsLogger(tmp_path).load_metrics()
 
 
-# --- real faults -----------------------------------------------------------------------------------------------------
+# --- real faults ----------------------------------------------------------------------------------
 
 
 def test_a_deleted_log_begins_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -293,7 +314,9 @@ def test_entries_wait_for_a_full_disk(tmp_path: Path, limit: int) -> None:
     assert done.stderr.count("is being written again") == 2
 
 
-def test_missing_folder_costs_a_warning_not_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_folder_costs_a_warning_not_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "logs").touch()
     logger = MetricsLogger(tmp_path / "logs")
     with caplog.at_level(logging.WARNING):

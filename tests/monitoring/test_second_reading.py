@@ -1,4 +1,5 @@
-"""Going back, failing reads without a sidecar, odd containers and processes that multiprocessing forks."""
+"""Going back, failing reads without a sidecar, odd containers and processes that multiprocessing
+forks."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from spectral_exp.monitoring import CheckpointManager, ConfigTracker, MetricsLogger, checkpoint_reader
+from spectral_exp.monitoring import CheckpointManager, ConfigTracker, MetricsLogger
+from spectral_exp.monitoring.checkpoint import reader as checkpoint_reader
 
 MODEL = torch.nn.Linear(2, 2)
 OPTIMIZER = torch.optim.SGD(MODEL.parameters(), lr=0.1)
@@ -38,7 +40,9 @@ class FailingReader(io.BufferedReader):
         return super().seek(*place)
 
 
-def test_a_read_that_fails_once_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_that_fails_once_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     manager = CheckpointManager(tmp_path)
     for step in (1, 2):
         save(manager, step)
@@ -70,7 +74,9 @@ def test_the_last_state_of_a_new_branch_is_saved_whatever_the_old_one_had(tmp_pa
     assert step_of(CheckpointManager(tmp_path).load_latest_checkpoint()) == 15
 
 
-def test_the_best_of_an_abandoned_branch_that_is_overwritten_is_the_best_no_more(tmp_path: Path) -> None:
+def test_the_best_of_an_abandoned_branch_that_is_overwritten_is_the_best_no_more(
+    tmp_path: Path,
+) -> None:
     manager = CheckpointManager(tmp_path, keep_last_n=2)
     save(manager, 10, is_best=True)
     save(manager, 20, is_best=True)
@@ -103,7 +109,10 @@ def test_odd_containers_cost_nothing(tmp_path: Path) -> None:
     logger.log_metrics(1, {"mapping": AttributeMapping(a=1), "loss": 1.0})
     logger.log_metrics(2, {"up": 10**5000, "down": -(10**5000), "loss": 2.0})
     assert [entry["loss"] for entry in logger.load_metrics()] == [1.0, 2.0]
-    config = {"missing": OmegaConf.create({"a": "???", "b": 1}), "dangling": OmegaConf.create({"a": "${x}"})}
+    config = {
+        "missing": OmegaConf.create({"a": "???", "b": 1}),
+        "dangling": OmegaConf.create({"a": "${x}"}),
+    }
     save_with = CheckpointManager(tmp_path).save_checkpoint
     assert save_with(1, MODEL, OPTIMIZER, [0.0], {**config, "lazy": torch.nn.LazyLinear(3).weight})
     tracker = ConfigTracker(tmp_path)

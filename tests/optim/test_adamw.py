@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from spectral_exp.core.errors import SettingError
-from spectral_exp.optim.adamw import adamw
+from spectral_exp.optim.adamw import build_adamw
 
 
 def parameter() -> nn.Parameter:
@@ -15,7 +15,7 @@ def parameter() -> nn.Parameter:
 
 
 def test_settings_reach_torch() -> None:
-    optimizer = adamw([parameter()], 0.01, (0.8, 0.95), 1e-6, 0.2)
+    optimizer = build_adamw([parameter()], 0.01, (0.8, 0.95), 1e-6, 0.2)
     (group,) = optimizer.param_groups
     assert {name: group[name] for name in ("lr", "betas", "eps", "weight_decay")} == {
         "lr": 0.01,
@@ -30,7 +30,7 @@ def test_groups_keep_their_role_and_their_own_settings() -> None:
         {"params": [parameter()], "role": "hidden"},
         {"params": [parameter()], "role": "wave", "weight_decay": 0.0},
     ]
-    optimizer = adamw(groups, weight_decay=0.1)
+    optimizer = build_adamw(groups, weight_decay=0.1)
     assert [(group["role"], group["weight_decay"]) for group in optimizer.param_groups] == [
         ("hidden", 0.1),
         ("wave", 0.0),
@@ -38,15 +38,18 @@ def test_groups_keep_their_role_and_their_own_settings() -> None:
 
 
 def test_the_fused_kernel_is_chosen_where_it_exists() -> None:
-    assert adamw([parameter()]).param_groups[0]["fused"] is True
-    assert adamw([parameter()], fused=False).param_groups[0]["fused"] is False
-    assert adamw([nn.Parameter(torch.zeros(2, 2, device="meta"))]).param_groups[0]["fused"] is False
+    assert build_adamw([parameter()]).param_groups[0]["fused"] is True
+    assert build_adamw([parameter()], fused=False).param_groups[0]["fused"] is False
+    assert (
+        build_adamw([nn.Parameter(torch.zeros(2, 2, device="meta"))]).param_groups[0]["fused"]
+        is False
+    )
 
 
 def test_parameters_may_come_from_an_iterator() -> None:
     layer = nn.Linear(3, 2)
     before = layer.weight.clone()
-    optimizer = adamw(layer.parameters())
+    optimizer = build_adamw(layer.parameters())
     layer(torch.ones(1, 3)).sum().backward()
     optimizer.step()
     assert not torch.equal(layer.weight, before)
@@ -65,5 +68,5 @@ def test_parameters_may_come_from_an_iterator() -> None:
 )
 def test_wrong_settings_are_named(setting: str, value: object) -> None:
     with pytest.raises(SettingError, match=f"^{setting}=") as error:
-        adamw([parameter()], **{setting: value})  # type: ignore[arg-type]
+        build_adamw([parameter()], **{setting: value})  # type: ignore[arg-type]
     assert error.value.setting == setting

@@ -13,14 +13,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from spectral_exp.core.errors import SettingError
 from spectral_exp.optim import rgd as rgd_module
-from spectral_exp.optim.rgd import RGD, gated_directions, resonance_strength_at, rgd
+from spectral_exp.optim.rgd import RGD, build_rgd, gated_directions, resonance_strength_at
 
 SHAPES = [(4, 6), (5, 7), (3,), (), (3, 2, 4), (1, 1), (6, 1)]
 
 
-def parameters(shapes: list[tuple[int, ...]] | None = None, dtype: torch.dtype = torch.float64) -> list[nn.Parameter]:
+def parameters(
+    shapes: list[tuple[int, ...]] | None = None, dtype: torch.dtype = torch.float64
+) -> list[nn.Parameter]:
     generator = torch.Generator().manual_seed(0)
-    return [nn.Parameter(torch.randn(s, generator=generator, dtype=torch.float64).to(dtype)) for s in shapes or SHAPES]
+    return [
+        nn.Parameter(torch.randn(s, generator=generator, dtype=torch.float64).to(dtype))
+        for s in shapes or SHAPES
+    ]
 
 
 def set_gradients(params: list[nn.Parameter], step: int) -> None:
@@ -34,11 +39,15 @@ def gated_direction(
 ) -> tuple[Tensor, Tensor]:
     """The gated direction of one parameter, and its mean rho."""
     strength = torch.tensor([alpha], dtype=torch.float64)
-    gated, means = gated_directions(parameter[None], direction[None], strength, 1 - strength, both_axes)
+    gated, means = gated_directions(
+        parameter[None], direction[None], strength, 1 - strength, both_axes
+    )
     return gated[0], means[0]
 
 
-def train(optimizer: torch.optim.Optimizer, params: list[nn.Parameter], first: int, last: int) -> None:
+def train(
+    optimizer: torch.optim.Optimizer, params: list[nn.Parameter], first: int, last: int
+) -> None:
     for step in range(first, last + 1):
         set_gradients(params, step)
         optimizer.step()
@@ -48,24 +57,35 @@ def dft2(x: list[list[float]]) -> list[list[complex]]:
     R, C = len(x), len(x[0])
     return [
         [
-            sum(x[r][c] * cmath.exp(-2j * math.pi * (a * r / R + b * c / C)) for r in range(R) for c in range(C))
+            sum(
+                x[r][c] * cmath.exp(-2j * math.pi * (a * r / R + b * c / C))
+                for r in range(R)
+                for c in range(C)
+            )
             for b in range(C)
         ]
         for a in range(R)
     ]
 
 
-def slow_gate(parameter: Tensor, direction: Tensor, alpha: float) -> tuple[list[list[float]], float]:
-    """The filtered update and the mean of rho over all frequencies, by full complex transforms in plain numbers."""
+def slow_gate(
+    parameter: Tensor, direction: Tensor, alpha: float
+) -> tuple[list[list[float]], float]:
+    """The filtered update and the mean of rho over all frequencies, by full complex transforms in
+    plain numbers."""
     P, U = dft2(parameter.tolist()), dft2(direction.tolist())
     R, C = len(P), len(P[0])
     p_max, u_max = (max(abs(z) for row in spectrum for z in row) for spectrum in (P, U))
-    rho = [[math.sqrt(abs(P[a][b]) / p_max * abs(U[a][b]) / u_max) for b in range(C)] for a in range(R)]
+    rho = [
+        [math.sqrt(abs(P[a][b]) / p_max * abs(U[a][b]) / u_max) for b in range(C)] for a in range(R)
+    ]
     gated = [[(alpha * rho[a][b] + 1 - alpha) * U[a][b] for b in range(C)] for a in range(R)]
     update = [
         [
             sum(
-                gated[a][b] * cmath.exp(2j * math.pi * (a * r / R + b * c / C)) for a in range(R) for b in range(C)
+                gated[a][b] * cmath.exp(2j * math.pi * (a * r / R + b * c / C))
+                for a in range(R)
+                for b in range(C)
             ).real
             / (R * C)
             for c in range(C)
@@ -89,7 +109,9 @@ def test_along_channels_each_row_is_gated_by_itself() -> None:
     parameter, direction = (p.detach() for p in parameters([(3, 6), (3, 6)]))
     gated, mean = gated_direction(parameter, direction, 0.5, both_axes=False)
     rows = [slow_gate(parameter[r : r + 1], direction[r : r + 1], 0.5) for r in range(3)]
-    torch.testing.assert_close(gated, torch.tensor([row[0][0] for row in rows], dtype=torch.float64))
+    torch.testing.assert_close(
+        gated, torch.tensor([row[0][0] for row in rows], dtype=torch.float64)
+    )
     assert mean.item() == pytest.approx(sum(row[1] for row in rows) / 3)
 
 
@@ -98,7 +120,10 @@ def test_a_step_follows_its_formula() -> None:
     params = parameters([(3, 4), (5,)])
     optimizer = RGD(params, lr, betas, eps, decay, strength, warmup)
     expected = [p.detach().clone() for p in params]
-    means, squares = [torch.zeros_like(p) for p in expected], [torch.zeros_like(p) for p in expected]
+    means, squares = (
+        [torch.zeros_like(p) for p in expected],
+        [torch.zeros_like(p) for p in expected],
+    )
     for step in range(1, 7):
         set_gradients(params, step)
         rhos = []
@@ -126,24 +151,33 @@ def test_without_resonance_it_is_adamw_to_round_off(dtype: torch.dtype) -> None:
     train(RGD(ours, **settings, resonance_strength=0.0), ours, 1, 20)
     train(torch.optim.AdamW(theirs, **settings), theirs, 1, 20)
     for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=20 * torch.finfo(dtype).eps, atol=20 * torch.finfo(dtype).eps)
+        torch.testing.assert_close(
+            a, b, rtol=20 * torch.finfo(dtype).eps, atol=20 * torch.finfo(dtype).eps
+        )
 
 
 def test_without_resonance_it_is_fused_adamw_bit_for_bit() -> None:
     ours, theirs = parameters(), parameters()
     train(RGD(ours, weight_decay=0.1, resonance_strength=0.0), ours, 1, 20)
-    train(torch.optim.AdamW(theirs, betas=(0.9, 0.999), weight_decay=0.1, fused=True), theirs, 1, 20)
+    train(
+        torch.optim.AdamW(theirs, betas=(0.9, 0.999), weight_decay=0.1, fused=True), theirs, 1, 20
+    )
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
 def test_a_transform_at_alpha_zero_changes_nothing_either() -> None:
     parameter, direction = (p.detach() for p in parameters([(5, 8), (5, 8)]))
-    torch.testing.assert_close(gated_direction(parameter, direction, 0.0)[0], direction, rtol=1e-14, atol=1e-14)
+    torch.testing.assert_close(
+        gated_direction(parameter, direction, 0.0)[0], direction, rtol=1e-14, atol=1e-14
+    )
 
 
 def test_the_gate_never_enlarges_an_update() -> None:
     parameter, direction = (p.detach() for p in parameters([(8, 9), (8, 9)]))
-    norms = [gated_direction(parameter, direction, alpha)[0].norm().item() for alpha in (0.0, 0.3, 0.6, 1.0)]
+    norms = [
+        gated_direction(parameter, direction, alpha)[0].norm().item()
+        for alpha in (0.0, 0.3, 0.6, 1.0)
+    ]
     assert norms == sorted(norms, reverse=True)
 
 
@@ -189,7 +223,9 @@ def test_it_finds_the_minimum_of_a_regression() -> None:
     assert loss.item() < 1e-4
 
 
-def updates(role: str, gate: str, shape: tuple[int, ...] = (4, 6)) -> tuple[Tensor, dict[str, Tensor]]:
+def updates(
+    role: str, gate: str, shape: tuple[int, ...] = (4, 6)
+) -> tuple[Tensor, dict[str, Tensor]]:
     params = parameters([shape])
     before = params[0].detach().clone()
     groups = [{"params": params, "role": role}]
@@ -248,7 +284,9 @@ def test_the_size_of_parameter_and_update_does_not_matter_to_resonance() -> None
     parameter, direction = (p.detach() for p in parameters([(4, 6), (4, 6)], torch.float32))
     rho = gated_direction(parameter, direction, 0.3)[1]
     for scale in (1e-12, 1e12):
-        torch.testing.assert_close(gated_direction(scale * parameter, direction / scale, 0.3)[1], rho)
+        torch.testing.assert_close(
+            gated_direction(scale * parameter, direction / scale, 0.3)[1], rho
+        )
 
 
 def test_the_strength_warms_up() -> None:
@@ -301,7 +339,10 @@ def test_an_interval_shortened_to_one_leaves_nothing_ungated() -> None:
 
 def test_groups_have_their_own_settings_and_parameters_their_own_steps() -> None:
     gated, plain = parameters([(4, 6), (4, 6)])
-    groups: list[dict[str, Any]] = [{"params": [gated]}, {"params": [plain], "resonance_strength": 0.0, "lr": 0.5}]
+    groups: list[dict[str, Any]] = [
+        {"params": [gated]},
+        {"params": [plain], "resonance_strength": 0.0, "lr": 0.5},
+    ]
     optimizer = RGD(groups, lr=0.1, weight_decay=0.0)
     before = plain.detach().clone()
     set_gradients([gated], 1)
@@ -309,13 +350,17 @@ def test_groups_have_their_own_settings_and_parameters_their_own_steps() -> None
     assert torch.equal(plain, before)
     set_gradients([gated, plain], 2)
     optimizer.step()
-    torch.testing.assert_close((plain.detach() - before).abs(), torch.full((4, 6), 0.5).double(), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        (plain.detach() - before).abs(), torch.full((4, 6), 0.5).double(), rtol=1e-6, atol=1e-6
+    )
     assert optimizer.state[gated]["step"] == 2
     assert optimizer.state[plain]["step"] == 1
 
 
 @pytest.mark.parametrize("gate_every", [1, 3])
-def test_matrices_gated_together_are_gated_as_if_alone(gate_every: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_matrices_gated_together_are_gated_as_if_alone(
+    gate_every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shapes: list[tuple[int, ...]] = [(4, 6), (5, 7), (4, 6), (4, 6), (3, 2, 4)]
     found = []
     for most in (1, 2 * 24, 10**6):
@@ -333,10 +378,14 @@ def test_matrices_gated_together_are_gated_as_if_alone(gate_every: int, monkeypa
 
 
 class NoWaiting(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Fails where the host asks for the value of a tensor, or for a shape that depends on values."""
+    """Fails where the host asks for the value of a tensor, or for a shape that depends on
+    values."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        assert func not in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        assert func not in (
+            torch.ops.aten._local_scalar_dense.default,
+            torch.ops.aten.nonzero.default,
+        )
         return func(*args, **(kwargs or {}))
 
 
@@ -367,7 +416,7 @@ def test_a_step_left_out_on_the_device_changes_nothing(dtype: torch.dtype) -> No
     plain, told = parameters(dtype=dtype), parameters(dtype=dtype)
     settings: dict[str, Any] = {"lr": 0.05, "weight_decay": 0.1, "warmup_steps": 5}
     ours, skipping = RGD(plain, **settings), RGD(told, **settings)
-    assert skipping.skips_on_device
+    assert skipping.can_step_conditionally
     for step in range(1, 5):
         if step in (1, 3):
             before = copy.deepcopy([*told, skipping.state_dict()["state"], skipping.metrics()])
@@ -377,7 +426,9 @@ def test_a_step_left_out_on_the_device_changes_nothing(dtype: torch.dtype) -> No
             for was, p in zip(before, told, strict=False):
                 assert torch.equal(was, p)
             if step == 3:
-                torch.testing.assert_close(before[len(told) :], [skipping.state_dict()["state"], skipping.metrics()])
+                torch.testing.assert_close(
+                    before[len(told) :], [skipping.state_dict()["state"], skipping.metrics()]
+                )
             else:
                 assert skipping.metrics()["resonance"].isnan()
         set_gradients(plain, step)
@@ -389,8 +440,8 @@ def test_a_step_left_out_on_the_device_changes_nothing(dtype: torch.dtype) -> No
 
 
 def test_between_the_steps_of_an_interval_nothing_is_left_out_on_the_device() -> None:
-    assert not RGD(parameters(), gate_every=2).skips_on_device
-    assert not RGD([nn.Parameter(torch.zeros(2, 2, device="meta"))]).skips_on_device
+    assert not RGD(parameters(), gate_every=2).can_step_conditionally
+    assert not RGD([nn.Parameter(torch.zeros(2, 2, device="meta"))]).can_step_conditionally
 
 
 @pytest.mark.gpu
@@ -448,7 +499,10 @@ def test_it_can_be_copied() -> None:
     params = parameters()
     optimizer = RGD(params)
     train(optimizer, params, 1, 2)
-    assert copy.deepcopy(optimizer).state_dict()["param_groups"] == optimizer.state_dict()["param_groups"]
+    assert (
+        copy.deepcopy(optimizer).state_dict()["param_groups"]
+        == optimizer.state_dict()["param_groups"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -467,11 +521,11 @@ def test_it_can_be_copied() -> None:
 )
 def test_wrong_settings_are_named(setting: str, value: object) -> None:
     with pytest.raises(SettingError, match=f"^{setting}="):
-        rgd(parameters(), **{setting: value})  # type: ignore[arg-type]
+        build_rgd(parameters(), **{setting: value})  # type: ignore[arg-type]
 
 
 def test_the_factory_passes_every_setting() -> None:
-    optimizer = rgd(parameters(), 0.02, (0.8, 0.9), 1e-7, 0.03, 0.4, 50, "both", 2)
+    optimizer = build_rgd(parameters(), 0.02, (0.8, 0.9), 1e-7, 0.03, 0.4, 50, "both", 2)
     (group,) = optimizer.param_groups
     del group["params"]
     assert group == {

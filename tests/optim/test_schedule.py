@@ -36,7 +36,11 @@ def test_warmup_is_linear_from_zero_and_the_peak_is_one(
     decay_steps=st.none() | st.integers(1, 400),
 )
 def test_after_warmup_the_rate_only_falls_to_the_floor(
-    shape: type[Linear], max_steps: int, warmup_steps: int, min_ratio: float, decay_steps: int | None
+    shape: type[Linear],
+    max_steps: int,
+    warmup_steps: int,
+    min_ratio: float,
+    decay_steps: int | None,
 ) -> None:
     schedule = shape(max_steps, warmup_steps, min_ratio, decay_steps)
     horizon = decay_steps or max_steps
@@ -52,7 +56,9 @@ def test_shapes_half_way() -> None:
     assert Linear(210, 10, 0.1).factor(110) == pytest.approx(0.55)
     assert Linear(210, 10, 0.1).factor(60) == pytest.approx(0.775)
     assert Cosine(210, 10, 0.1).factor(110) == pytest.approx(0.55)
-    assert Cosine(210, 10, 0.1).factor(60) == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 4)))
+    assert Cosine(210, 10, 0.1).factor(60) == pytest.approx(
+        0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 4))
+    )
 
 
 def test_warmup_stable_decay_has_three_phases() -> None:

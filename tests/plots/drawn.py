@@ -44,7 +44,9 @@ def texts_drawn(
         return figure, list(found.values())
 
 
-def assert_readable(draw: Callable[[], Figure], monkeypatch: pytest.MonkeyPatch, theme: Theme = DARK) -> None:
+def assert_readable(
+    draw: Callable[[], Figure], monkeypatch: pytest.MonkeyPatch, theme: Theme = DARK
+) -> None:
     """No two texts overlap, and none leaves the figure."""
     figure, texts = texts_drawn(draw, monkeypatch, theme)
     assert texts

@@ -25,22 +25,33 @@ assert dict(os.environ) == before
 """
 
 
-def plot(folder: Path, *prefix: str, program: str = PLOTS, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Draw two plots in the process itself and two in a child; the numbers of failures are printed."""
+def plot(
+    folder: Path, *prefix: str, program: str = PLOTS, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Draw two plots in the process itself and two in a child; the numbers of failures are
+    printed."""
     command = [*prefix, sys.executable, "-c", program, str(folder)]
     environ = {**os.environ, **environment}
-    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        command, env=environ, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 @pytest.mark.parametrize(
     ("backend", "afterwards"),
     [
         ("bogus", "agg"),
-        pytest.param("module://not_installed.backend", "module://not_installed.backend", marks=pytest.mark.slow),
+        pytest.param(
+            "module://not_installed.backend",
+            "module://not_installed.backend",
+            marks=pytest.mark.slow,
+        ),
         pytest.param("TkAgg", "tkagg", marks=pytest.mark.slow),
     ],
 )
-def test_an_inherited_backend_costs_no_plot_and_stays_the_users(tmp_path: Path, backend: str, afterwards: str) -> None:
+def test_an_inherited_backend_costs_no_plot_and_stays_the_users(
+    tmp_path: Path, backend: str, afterwards: str
+) -> None:
     ending = (
         "import matplotlib\nname = dict.__getitem__(matplotlib.rcParams, 'backend')\n"
         "print(name if isinstance(name, str) else 'agg')"
@@ -53,10 +64,12 @@ def test_an_inherited_backend_costs_no_plot_and_stays_the_users(tmp_path: Path, 
 @pytest.mark.slow
 def test_settings_and_figures_of_the_user_stay(tmp_path: Path) -> None:
     program = (
-        "import matplotlib; matplotlib.use('svg'); import matplotlib.pyplot as plt; plt.rcParams['font.size'] = 3\n"
-        "figure = plt.figure(); settings = matplotlib.rcParams.copy()\n"
+        "import matplotlib; matplotlib.use('svg'); import matplotlib.pyplot as plt;"
+        " plt.rcParams['font.size'] = 3\nfigure = plt.figure(); settings ="
+        " matplotlib.rcParams.copy()\n"
         + PLOTS
-        + "assert matplotlib.rcParams == settings and plt.get_backend() == 'svg' and plt.get_fignums() == [1]\n"
+        + "assert matplotlib.rcParams == settings and plt.get_backend() == 'svg' and"
+        " plt.get_fignums() == [1]\n"
     )
     done = plot(tmp_path, program=program)
     assert done.stdout.split() == ["0", "0"], done.stderr
@@ -77,7 +90,10 @@ def test_a_matplotlib_that_cannot_be_imported_costs_one_warning(tmp_path: Path) 
 def test_plots_come_without_a_home_and_a_place_for_temporary_files(tmp_path: Path) -> None:
     if not hasattr(os, "getuid") or os.getuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("making folders read-only needs root and unshare")
-    shield = "for place in /tmp /var/tmp /usr/tmp; do mount -t tmpfs -o ro none $place; done 2>/dev/null; "
+    shield = (
+        "for place in /tmp /var/tmp /usr/tmp; do mount -t tmpfs -o ro none $place; done"
+        " 2>/dev/null; "
+    )
     shield += 'mount -t tmpfs none /mnt && cd /proc && "$@"; code=$?; ls -A /mnt/plots; exit $code'
     prefix = ["unshare", "-m", "bash", "-c", shield, "shield"]
     done = plot(Path("/mnt/plots"), *prefix, HOME="/proc/none", TMPDIR="/proc", MPLCONFIGDIR="")
@@ -89,7 +105,9 @@ def test_plots_come_without_a_home_and_a_place_for_temporary_files(tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs closed streams and limits of Linux")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="needs closed streams and limits of Linux"
+)
 def test_plots_need_neither_standard_streams_nor_another_thread(tmp_path: Path) -> None:
     closed = "import os\nfor number in (0, 2):\n    os.close(number)\n" + PLOTS
     done = plot(tmp_path, program=closed)

@@ -15,7 +15,10 @@ from spectral_exp.plots.text import spread_apart
 
 
 def test_numbers_have_the_digits_that_intervals_tell_apart() -> None:
-    rows = [Row("a", [2.61, 2.63], 2.6234567, (2.61, 2.63)), Row("b", [2.7], note="n = 1, no interval")]
+    rows = [
+        Row("a", [2.61, 2.63], 2.6234567, (2.61, 2.63)),
+        Row("b", [2.7], note="n = 1, no interval"),
+    ]
     assert row_texts(rows) == ["2.623  [2.610, 2.630]", "2.700  n = 1, no interval"]
     narrow = [Row("a", (), 2.6234567, (2.62341, 2.62349))]
     assert row_texts(narrow) == ["2.623457  [2.623410, 2.623490]"]
@@ -23,10 +26,15 @@ def test_numbers_have_the_digits_that_intervals_tell_apart() -> None:
 
 def test_differences_have_signs() -> None:
     rows = [Row("heading", heading=True), Row("a", (), -0.0123, (-0.02, 0.001), note="n = 5")]
-    assert row_texts(rows, signed=True) == ["", "\N{MINUS SIGN}0.012  [\N{MINUS SIGN}0.020, +0.001]  n = 5"]
+    assert row_texts(rows, signed=True) == [
+        "",
+        "\N{MINUS SIGN}0.012  [\N{MINUS SIGN}0.020, +0.001]  n = 5",
+    ]
 
 
-@pytest.mark.parametrize("rows", [[], [Row("a")], [Row("a", [2.0, 2.0], 2.0, (2.0, 2.0))], [Row("a", [0.0])]])
+@pytest.mark.parametrize(
+    "rows", [[], [Row("a")], [Row("a", [2.0, 2.0], 2.0, (2.0, 2.0))], [Row("a", [0.0])]]
+)
 def test_any_rows_have_texts_and_limits(rows: list[Row]) -> None:
     low, high = row_limits(rows)
     assert low < high
@@ -48,7 +56,9 @@ def test_equal_parts_cut_nothing() -> None:
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20), st.floats(0.001, 0.04))
 @settings(max_examples=60, deadline=None)
-def test_labels_keep_their_order_and_distance_within_the_panel(places: list[float], gap: float) -> None:
+def test_labels_keep_their_order_and_distance_within_the_panel(
+    places: list[float], gap: float
+) -> None:
     found = spread_apart(places, gap)
     order = sorted(range(len(places)), key=lambda i: places[i])
     assert all(found[b] - found[a] >= gap - 1e-9 for a, b in pairwise(order))

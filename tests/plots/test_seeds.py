@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from spectral_exp.core.series import Series
 from spectral_exp.plots.seeds import MAX_BINS, SeedCurve, late_limits, over_seeds
-from spectral_exp.plots.series import Series
 
 
 def run(values: object, every: int = 1) -> Series:
@@ -55,7 +55,9 @@ def test_a_single_run_is_itself() -> None:
     assert curve.rest == ()
 
 
-@pytest.mark.parametrize("runs", [[], [run([])], [run([np.nan, np.inf])]], ids=["none", "empty", "not finite"])
+@pytest.mark.parametrize(
+    "runs", [[], [run([])], [run([np.nan, np.inf])]], ids=["none", "empty", "not finite"]
+)
 def test_nothing_finite_gives_nothing(runs: list[Series]) -> None:
     curve = over_seeds(runs)
     assert (curve.n_runs, curve.end, curve.envelopes()) == (0, None, [])
@@ -71,14 +73,16 @@ def test_values_stand_at_the_mean_place_of_the_runs() -> None:
     curve = over_seeds(runs, [np.array([10.0, 20.0, 30.0]), np.array([20.0, 40.0, np.nan])])
     assert curve.x.tolist() == [15, 30]
     assert curve.mean.tolist() == [6, 5]
-    scaled = curve.scaled(10)
+    scaled = curve.rescale(10)
     assert scaled.x.tolist() == [1.5, 3]
     assert scaled.rest[0].steps.tolist() == [2, 3]
 
 
 def test_long_runs_are_reduced_and_smoothed_run_by_run() -> None:
     noise = np.random.default_rng(0).normal(0, 1, (2, 10_000))
-    plain, smoothed = (over_seeds([run(row) for row in noise], smoothed=smooth) for smooth in (False, True))
+    plain, smoothed = (
+        over_seeds([run(row) for row in noise], smoothed=smooth) for smooth in (False, True)
+    )
     assert plain.x.size == smoothed.x.size == MAX_BINS
     assert np.std(smoothed.mean) < 0.6 * np.std(plain.mean)
     assert np.all(smoothed.low <= smoothed.mean)

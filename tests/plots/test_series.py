@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spectral_exp.plots.series import FloatArray, Series, envelope, even_rows, isolated, smooth, view_limits
+from spectral_exp.core.series import FloatArray, Series
+from spectral_exp.plots.series import envelope, even_rows, isolated, smooth, view_limits
 
 
 def series(values: object) -> Series:
@@ -21,13 +22,17 @@ def noisy_loss(n: int) -> FloatArray:
 
 
 values_with_gaps = st.lists(
-    st.one_of(st.floats(-1e6, 1e6), st.sampled_from([np.nan, np.inf, -np.inf])), min_size=1, max_size=300
+    st.one_of(st.floats(-1e6, 1e6), st.sampled_from([np.nan, np.inf, -np.inf])),
+    min_size=1,
+    max_size=300,
 )
 
 
 @given(values_with_gaps, st.integers(1, 40))
 @settings(max_examples=80, deadline=None)
-def test_envelope_keeps_every_extreme_and_never_invents_values(values: list[float], max_points: int) -> None:
+def test_envelope_keeps_every_extreme_and_never_invents_values(
+    values: list[float], max_points: int
+) -> None:
     whole = series(values)
     bins = envelope(whole, max_points)
     finite = whole.values[whole.finite]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spectral_exp.plots.looks import looks_of, short_labels
-from spectral_exp.plots.metric_style import metric_style
+from spectral_exp.plots.series_styles import short_labels, style_series
 from spectral_exp.plots.text import ShortNumbers, printable, short_number, token_text
 from spectral_exp.plots.theme import LIGHT
+from spectral_exp.runs.metric_names import metric_info
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,16 @@ def test_ticks_have_just_the_digits_they_need(ticks: list[float], labels: list[s
 
 def test_numbers_are_short() -> None:
     numbers = [1.23456, 56123.0, 3e-5, 0.0, np.nan, np.inf, -np.inf, 1234.0]
-    assert [short_number(n) for n in numbers] == ["1.23", "56.1k", "3e-5", "0", "NaN", "∞", "-∞", "1234"]
+    assert [short_number(n) for n in numbers] == [
+        "1.23",
+        "56.1k",
+        "3e-5",
+        "0",
+        "NaN",
+        "∞",
+        "-∞",
+        "1234",
+    ]
 
 
 def test_token_texts_show_everything() -> None:
@@ -50,11 +59,14 @@ def test_token_texts_show_everything() -> None:
 
 
 def test_unknown_metrics_get_a_name_and_the_unit_of_their_suffix() -> None:
-    assert (metric_style("checkpoint_blocked_ms").title, metric_style("checkpoint_blocked_ms").unit) == (
+    assert (
+        metric_info("checkpoint_blocked_ms").title,
+        metric_info("checkpoint_blocked_ms").unit,
+    ) == (
         "Checkpoint blocked ms",
         "ms",
     )
-    assert metric_style("_").title
+    assert metric_info("_").title
 
 
 def test_labels_lose_their_time_stamp_only_where_they_stay_distinct() -> None:
@@ -76,11 +88,11 @@ def test_labels_lose_their_time_stamp_only_where_they_stay_distinct() -> None:
     ],
 )
 def test_axes_say_title_and_unit_once(name: str, label: str) -> None:
-    assert metric_style(name).axis_label == label
+    assert metric_info(name).axis_label == label
 
 
 def test_each_keeps_its_look_in_whichever_company() -> None:
     names = [f"experiment {i}" for i in range(20)]
-    everyone = looks_of(names, LIGHT)
-    assert len({(look.color, look.marker) for look in everyone}) == 20
-    assert looks_of([names[3], names[17]], LIGHT, ranks=[3, 17]) == [everyone[3], everyone[17]]
+    everyone = style_series(names, LIGHT)
+    assert len({(style.color, style.marker) for style in everyone}) == 20
+    assert style_series([names[3], names[17]], LIGHT, ranks=[3, 17]) == [everyone[3], everyone[17]]

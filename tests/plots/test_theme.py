@@ -12,7 +12,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from spectral_exp.plots.series import FloatArray
+from spectral_exp.core.series import FloatArray
 from spectral_exp.plots.theme import DARK, LIGHT, Theme, new_figure, render, render_all, styled
 
 DPI = 50
@@ -41,7 +41,9 @@ def test_style_is_in_force_while_drawing_and_gone_afterwards() -> None:
 
 def test_style_does_not_depend_on_the_callers_settings() -> None:
     plain = render(draw, DARK, DPI)
-    with matplotlib.rc_context({"font.size": 30, "axes.grid": False, "lines.linewidth": 9, "axes.facecolor": "red"}):
+    with matplotlib.rc_context(
+        {"font.size": 30, "axes.grid": False, "lines.linewidth": 9, "axes.facecolor": "red"}
+    ):
         assert render(draw, DARK, DPI) == plain
 
 
@@ -78,7 +80,10 @@ print(*[sha256(file).hexdigest() for file in render_all(draw, LIGHT, 40, ("png",
 """
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONHASHSEED": seed}
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
         )
         for seed in ("1", "2")
     ]
@@ -99,23 +104,40 @@ def test_series_colours_stand_out_from_the_panel(theme: Theme, least: float) -> 
         assert (lighter + 0.05) / (darker + 0.05) > least
 
 
-# Machado, Oliveira and Fernandes 2009, severity 1: what protanopes and deuteranopes see, on linear RGB.
-PROTANOPIA = [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
-DEUTERANOPIA = [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+# Machado, Oliveira and Fernandes 2009, severity 1: what protanopes and deuteranopes see, on linear
+# RGB.
+PROTANOPIA = [
+    [0.152286, 1.052583, -0.204868],
+    [0.114503, 0.786281, 0.099216],
+    [-0.003882, -0.048116, 1.051998],
+]
+DEUTERANOPIA = [
+    [0.367322, 0.860646, -0.227968],
+    [0.280085, 0.672501, 0.047413],
+    [-0.011820, 0.042940, 0.968881],
+]
 
 
 @pytest.mark.parametrize("theme", [DARK, LIGHT], ids=["dark", "light"])
 @pytest.mark.parametrize(
-    "seen", [np.eye(3), np.array(PROTANOPIA), np.array(DEUTERANOPIA)], ids=["all", "no red", "no green"]
+    "seen",
+    [np.eye(3), np.array(PROTANOPIA), np.array(DEUTERANOPIA)],
+    ids=["all", "no red", "no green"],
 )
 def test_series_colours_are_told_apart_by_the_colour_blind(theme: Theme, seen: FloatArray) -> None:
     def lab(color: str) -> FloatArray:
-        linear = np.array([c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color)])
+        linear = np.array(
+            [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color)]
+        )
         rgb = np.clip(seen @ linear, 0, 1)
-        to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+        to_xyz = np.array(
+            [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+        )
         x, y, z = np.cbrt(to_xyz @ rgb / [0.9505, 1.0, 1.089])
         return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
     places = [lab(color) for color in theme.series]
-    distances = [float(np.linalg.norm(a - b)) for i, a in enumerate(places) for b in places[i + 1 :]]
+    distances = [
+        float(np.linalg.norm(a - b)) for i, a in enumerate(places) for b in places[i + 1 :]
+    ]
     assert min(distances) > 8

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from spectral_exp.plots.series import FloatArray, Series
+from spectral_exp.core.series import FloatArray, Series
 from spectral_exp.results.finding import Finding
 from spectral_exp.results.group import Group
-from spectral_exp.results.run import MetricSummary, Run, check_at
+from spectral_exp.runs.run import MetricSummary, Run, check_at
 
 CHOICES = {
     "classic": ("standard", "dot_product", "gelu", "adamw", "cross_entropy"),
@@ -57,7 +57,10 @@ class FakeRun(Run):
 
     def series(self, metric: str) -> Series:
         curve = self.curves.get(metric) or {}
-        return Series(np.array(list(curve), dtype=np.float64), np.array(list(curve.values()), dtype=np.float64))
+        return Series(
+            np.array(list(curve), dtype=np.float64),
+            np.array(list(curve.values()), dtype=np.float64),
+        )
 
     def value(self, metric: str, at: str = "final") -> float | None:
         curve = self.curves.get(metric)
@@ -86,8 +89,11 @@ def fake_run(
     values: Mapping[str, float] | None = None,
     curves: Mapping[str, Mapping[int, float]] | None = None,
 ) -> FakeRun:
-    """A finished run; mappings replace single entries, those of `record` and `results` by their dotted name."""
-    parts = dict(zip(("embedding", "attention", "mlp", "optimizer", "loss"), CHOICES[name], strict=True))
+    """A finished run; mappings replace single entries, those of `record` and `results` by their
+    dotted name."""
+    parts = dict(
+        zip(("embedding", "attention", "mlp", "optimizer", "loss"), CHOICES[name], strict=True)
+    )
     run_id = run_id or f"{name}_{seed}"
     known = {
         "val_bpb": val_bpb,
@@ -118,18 +124,26 @@ def said(findings: Iterable[Finding]) -> list[str]:
     return [str(one) for one in findings]
 
 
-def fake_group(runs: Sequence[Run], label: str | None = None, strata: Sequence[int] | None = None) -> Group:
+def fake_group(
+    runs: Sequence[Run], label: str | None = None, strata: Sequence[int] | None = None
+) -> Group:
     """A group of these runs, named after the first."""
     return Group(label=label or runs[0].name, key={}, runs=runs, strata=strata or [0] * len(runs))
 
 
 def seeds(name: str, values: Sequence[float], **same: Any) -> Group:
     """A group of runs with the seeds 1, 2, ... and these values of val_bpb."""
-    return fake_group([fake_run(name, seed, value, **same) for seed, value in enumerate(values, start=1)])
+    return fake_group(
+        [fake_run(name, seed, value, **same) for seed, value in enumerate(values, start=1)]
+    )
 
 
 def _settings(name: str, seed: int | None, parts: Mapping[str, str]) -> dict[str, Any]:
-    own = ("optimizer.resonance_strength", 0.3) if parts["optimizer"] == "rgd" else ("optimizer.fused", None)
+    own = (
+        ("optimizer.resonance_strength", 0.3)
+        if parts["optimizer"] == "rgd"
+        else ("optimizer.fused", None)
+    )
     return {
         "name": name,
         "seed": seed,
@@ -137,7 +151,7 @@ def _settings(name: str, seed: int | None, parts: Mapping[str, str]) -> dict[str
         "model.block_size": 64,
         "model.embedding._target_": parts["embedding"],
         "model.attention._target_": parts["attention"],
-        "model.mlp._target_": "spectral_exp.models.gpt.MLP",
+        "model.mlp._target_": "spectral_exp.models.MLP",
         "model.mlp.activation": parts["mlp"],
         "model.mlp.expansion": 4,
         "optimizer._target_": parts["optimizer"],
@@ -166,7 +180,12 @@ def _record() -> dict[str, Any]:
             "val_tokens": 100_000,
         },
         "model": {
-            "parameters_by_component": {"embedding": 16_000, "attention": 260_000, "mlp": 540_000, "total": 816_000}
+            "parameters_by_component": {
+                "embedding": 16_000,
+                "attention": 260_000,
+                "mlp": 540_000,
+                "total": 816_000,
+            }
         },
         "hardware": {"gpu_available": False, "cpu_model": "Test CPU", "torch_threads": 1},
         "git": {"hash": "abcd1234" * 5, "dirty": False, "diff_file": None},

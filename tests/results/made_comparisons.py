@@ -19,9 +19,14 @@ class MadeDifference(Difference):
 
 
 def made_comparison(
-    groups: Sequence[Group], metric: str = "val_bpb", *, at: str = "final", baseline: str | None = None
+    groups: Sequence[Group],
+    metric: str = "val_bpb",
+    *,
+    at: str = "final",
+    baseline: str | None = None,
 ) -> Comparison:
-    """A comparison with the values of all finished runs; what is more than 0.1 apart counts as separated."""
+    """A comparison with the values of all finished runs; what is more than 0.1 apart counts as
+    separated."""
     summaries = [_summary(group, metric, at) for group in groups]
     first = next((s for s in summaries if s.group.label == baseline), summaries[0])
     return Comparison(
@@ -44,11 +49,17 @@ def _summary(group: Group, metric: str, at: str) -> GroupSummary:
         group=group,
         values=numbers,
         seeds=[run.seed for run in counted],
-        left_out=[(run.run_id, finding("unfinished", run.status)) for run in group.runs if run not in counted],
+        left_out=[
+            (run.run_id, finding("unfinished", run.status))
+            for run in group.runs
+            if run not in counted
+        ],
         mean=mean,
         median=statistics.median(numbers) if numbers else None,
         iqm=mean if len(numbers) >= 4 else None,
-        interval=Interval(mean - 0.01, mean + 0.02) if mean is not None and len(numbers) >= 3 else None,
+        interval=Interval(mean - 0.01, mean + 0.02)
+        if mean is not None and len(numbers) >= 3
+        else None,
         notes=[] if len(numbers) >= 3 else [finding("too few runs", "n < 3: no interval")],
     )
 

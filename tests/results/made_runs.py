@@ -11,20 +11,77 @@ from typing import Any
 
 import numpy as np
 
-from spectral_exp.run_dir import RunPaths, content_crc32, jsonable, write_json_atomic
+from spectral_exp.core.json_files import content_crc32, write_json_atomic
+from spectral_exp.core.json_value import jsonable
+from spectral_exp.runs.layout import RunPaths
 
 PARTS = {
-    "classic": ("embedding.StandardEmbedding", "attention.DotProductAttention", "gelu", "adamw", "CrossEntropy"),
-    "classic_rotary": ("embedding.StandardEmbedding", "attention.RotaryAttention", "gelu", "adamw", "CrossEntropy"),
-    "wave": ("wave.WaveEmbedding", "attention.InterferenceAttention", "resonance", "adamw", "CrossEntropy"),
-    "wave_rgd": ("wave.WaveEmbedding", "attention.InterferenceAttention", "resonance", "rgd", "CrossEntropy"),
-    "wave_qfe": ("wave.WaveEmbedding", "attention.InterferenceAttention", "resonance", "adamw", "QFE"),
-    "wave_rgd_qfe": ("wave.WaveEmbedding", "attention.InterferenceAttention", "resonance", "rgd", "QFE"),
-    "phasor": ("wave.WaveEmbedding", "attention.PhasorAttention", "resonance", "adamw", "CrossEntropy"),
-    "phasor_rgd": ("wave.WaveEmbedding", "attention.PhasorAttention", "resonance", "rgd", "CrossEntropy"),
-    "phasor_rgd_qfe": ("wave.WaveEmbedding", "attention.PhasorAttention", "resonance", "rgd", "QFE"),
+    "classic": (
+        "embedding.StandardEmbedding",
+        "attention.DotProductAttention",
+        "gelu",
+        "adamw",
+        "CrossEntropy",
+    ),
+    "classic_rotary": (
+        "embedding.StandardEmbedding",
+        "attention.RotaryAttention",
+        "gelu",
+        "adamw",
+        "CrossEntropy",
+    ),
+    "wave": (
+        "wave.WaveEmbedding",
+        "attention.InterferenceAttention",
+        "resonance",
+        "adamw",
+        "CrossEntropy",
+    ),
+    "wave_rgd": (
+        "wave.WaveEmbedding",
+        "attention.InterferenceAttention",
+        "resonance",
+        "rgd",
+        "CrossEntropy",
+    ),
+    "wave_qfe": (
+        "wave.WaveEmbedding",
+        "attention.InterferenceAttention",
+        "resonance",
+        "adamw",
+        "QFE",
+    ),
+    "wave_rgd_qfe": (
+        "wave.WaveEmbedding",
+        "attention.InterferenceAttention",
+        "resonance",
+        "rgd",
+        "QFE",
+    ),
+    "phasor": (
+        "wave.WaveEmbedding",
+        "attention.PhasorAttention",
+        "resonance",
+        "adamw",
+        "CrossEntropy",
+    ),
+    "phasor_rgd": (
+        "wave.WaveEmbedding",
+        "attention.PhasorAttention",
+        "resonance",
+        "rgd",
+        "CrossEntropy",
+    ),
+    "phasor_rgd_qfe": (
+        "wave.WaveEmbedding",
+        "attention.PhasorAttention",
+        "resonance",
+        "rgd",
+        "QFE",
+    ),
 }
-"""Experiments by name: classes of embedding and attention, activation, optimizer, class of the loss."""
+"""Experiments by name: classes of embedding and attention, activation, optimizer, class of the
+loss."""
 
 
 def make_run(
@@ -79,12 +136,29 @@ def make_run(
             "tokenizer": "dd" * 32,
             "vocab_size": 256,
         },
-        "model": {"type": "GPT", "num_parameters": parameters, "num_trainable_parameters": parameters, "d_model": 128},
-        "hardware": {"gpu_available": False, "cpu_count": 2, "cpu_model": "Test CPU", "torch_threads": 1},
+        "model": {
+            "type": "GPT",
+            "num_parameters": parameters,
+            "num_trainable_parameters": parameters,
+            "d_model": 128,
+        },
+        "hardware": {
+            "gpu_available": False,
+            "cpu_count": 2,
+            "cpu_model": "Test CPU",
+            "torch_threads": 1,
+        },
         "host": {"hostname": "here", "platform": "Linux"},
         "git": {"hash": "abcd1234" * 5, "dirty": False, "untracked": [], "diff_file": None},
         "packages": {"python": "3.11.7", "torch": "2.13.0"},
-        "attempts": [{"timestamp": "2026-01-01T00:00:00", "git_hash": "abcd1234", "from_step": 0, "overrides": []}],
+        "attempts": [
+            {
+                "timestamp": "2026-01-01T00:00:00",
+                "git_hash": "abcd1234",
+                "from_step": 0,
+                "overrides": [],
+            }
+        ],
         **(record or {}),
     }
     content["crc32"] = content_crc32(content)
@@ -96,23 +170,28 @@ def make_run(
     return root
 
 
-def _config(name: str, seed: int, steps: int, log_interval: int, eval_interval: int) -> dict[str, Any]:
+def _config(
+    name: str, seed: int, steps: int, log_interval: int, eval_interval: int
+) -> dict[str, Any]:
     embedding, attention, activation, optimizer, loss = PARTS.get(name, PARTS["classic"])
     return {
         "name": name,
         "seed": seed,
         "model": {
-            "_target_": "spectral_exp.models.gpt.GPT",
+            "_target_": "spectral_exp.models.GPT",
             "n_embd": 128,
             "n_layer": 4,
             "block_size": 64,
             "embedding": {"_target_": f"spectral_exp.models.{embedding}"},
             "attention": {"_target_": f"spectral_exp.models.{attention}"},
-            "mlp": {"_target_": "spectral_exp.models.gpt.MLP", "activation": activation},
+            "mlp": {"_target_": "spectral_exp.models.MLP", "activation": activation},
         },
-        "optimizer": {"_target_": f"spectral_exp.optim.{optimizer}.{optimizer}", "learning_rate": 1e-3},
+        "optimizer": {
+            "_target_": f"spectral_exp.optim.{optimizer}.{optimizer}",
+            "learning_rate": 1e-3,
+        },
         "loss": {"_target_": f"spectral_exp.losses.{loss}"},
-        "schedule": {"_target_": "spectral_exp.optim.schedule.Cosine", "warmup_steps": 10},
+        "schedule": {"_target_": "spectral_exp.optim.Cosine", "warmup_steps": 10},
         "data": {"_target_": "spectral_exp.data.PythonStdlib"},
         "tokenizer": {"_target_": "spectral_exp.data.Byte"},
         "training": {
@@ -135,13 +214,18 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
     tree[leaf] = value
 
 
-def _lines(seed: int, val_bpb: float, steps: int, log_interval: int, eval_interval: int) -> list[dict[str, Any]]:
+def _lines(
+    seed: int, val_bpb: float, steps: int, log_interval: int, eval_interval: int
+) -> list[dict[str, Any]]:
     rng = np.random.default_rng(seed)
     lines = []
     for step in range(1, steps + 1):
         if step % log_interval and step % eval_interval and step != steps:
             continue
-        line: dict[str, Any] = {"step": step, "timestamp": f"2026-01-01T00:{step // 60 % 60:02d}:{step % 60:02d}.000"}
+        line: dict[str, Any] = {
+            "step": step,
+            "timestamp": f"2026-01-01T00:{step // 60 % 60:02d}:{step % 60:02d}.000",
+        }
         bpb = val_bpb + 2.0 * (1 - step / steps)
         if step % log_interval == 0:
             line |= {
@@ -177,12 +261,18 @@ def _results(run_id: str, status: str, last: Mapping[str, Any], steps: int) -> d
             "tokens_per_s": 10_000.0,
         },
         "reference": {"unigram_bits_per_byte": 4.8, "entropy_bits_per_byte": None},
-        "monitoring_cost": {"blocked_s": {}, "train_s": steps * 0.0768, "evaluation_s": 1.0, "share_of_training": 0.0},
+        "monitoring_cost": {
+            "blocked_s": {},
+            "train_s": steps * 0.0768,
+            "evaluation_s": 1.0,
+            "share_of_training": 0.0,
+        },
     }
 
 
 def rest(*folders: Path, age_s: float = 60.0) -> None:
-    """Let the files below some folders look as if nothing had changed them for a while, which an index waits for."""
+    """Let the files below some folders look as if nothing had changed them for a while, which an
+    index waits for."""
     then = time.time() - age_s
     for folder in folders:
         for file in folder.rglob("*"):

@@ -1,7 +1,8 @@
-"""Writes `rliable_reference.json`: what rliable says about some scores, for `test_statistics.py` to compare with.
+"""Writes `rliable_reference.json`: what rliable says about some scores, for `test_statistics.py` to
+compare with.
 
-rliable is no dependency of the tests themselves: it needs arch below 8, which breaks beside pandas 3 and has no wheels
-for Python 3.14. In an environment of its own, with Python 3.10 to 3.13:
+rliable is no dependency of the tests themselves: it needs arch below 8, which breaks beside pandas
+3 and has no wheels for Python 3.14. In an environment of its own, with Python 3.10 to 3.13:
 
     pip install rliable==1.2.0 'pandas<3'
     python tests/results/rliable_reference.py
@@ -35,7 +36,10 @@ def main() -> None:
             points, intervals = library.get_interval_estimates(
                 {"scores": scores}, lambda x, f=function: np.array([f(x)]), reps=RESAMPLES
             )
-            case[name] = {"value": float(points["scores"][0]), "interval": intervals["scores"][:, 0].tolist()}
+            case[name] = {
+                "value": float(points["scores"][0]),
+                "interval": intervals["scores"][:, 0].tolist(),
+            }
         case["improvement"] = float(metrics.probability_of_improvement(scores, others))
         cases.append(case)
     FILE.write_text("[\n" + ",\n".join(map(json.dumps, cases)) + "\n]\n", encoding="utf-8")

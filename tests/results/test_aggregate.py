@@ -13,9 +13,9 @@ from spectral_exp.results.group import Group
 from tests.results.made_runs import make_run
 
 WAVE_MATCH = {
-    "match.embedding._target_": "spectral_exp.models.wave.WaveEmbedding",
-    "match.attention._target_": "spectral_exp.models.attention.PhasorAttention",
-    "match.mlp._target_": "spectral_exp.models.gpt.MLP",
+    "match.embedding._target_": "spectral_exp.models.WaveEmbedding",
+    "match.attention._target_": "spectral_exp.models.PhasorAttention",
+    "match.mlp._target_": "spectral_exp.models.MLP",
     "match.mlp.activation": "resonance",
 }
 
@@ -121,7 +121,9 @@ def test_conditions(grid: ResultsAggregator, conditions: list[str], count: int) 
         ("_target_=x", "_target_ may be data._target_, "),
     ],
 )
-def test_conditions_that_cannot_be_understood(grid: ResultsAggregator, condition: str, message: str) -> None:
+def test_conditions_that_cannot_be_understood(
+    grid: ResultsAggregator, condition: str, message: str
+) -> None:
     with pytest.raises(UserError) as raised:
         grid.where([condition])
     assert message in str(raised.value)
@@ -137,7 +139,11 @@ def test_conditions_that_cannot_be_understood(grid: ResultsAggregator, condition
         # Another class stands for its settings, but not for those which both have.
         (
             {"optimizer.betas": [0.9, 0.99], "optimizer.fused": None},
-            {"optimizer._target_": "spectral_exp.optim.rgd.rgd", "optimizer.betas": [0.9, 0.999], "optimizer.gate": 1},
+            {
+                "optimizer._target_": "spectral_exp.optim.build_rgd",
+                "optimizer.betas": [0.9, 0.999],
+                "optimizer.gate": 1,
+            },
             ["optimizer", "optimizer.betas"],
         ),
         # A setting that only one of two runs of a class knows is a difference.
@@ -155,10 +161,12 @@ def test_conditions_that_cannot_be_understood(grid: ResultsAggregator, condition
         ),
         ({}, WAVE_MATCH, ["match"]),
         (WAVE_MATCH, WAVE_MATCH, []),
-        ({}, {"schedule._target_": "spectral_exp.optim.schedule.Linear"}, ["schedule"]),
+        ({}, {"schedule._target_": "spectral_exp.optim.Linear"}, ["schedule"]),
     ],
 )  # fmt: skip
-def test_what_differs(tmp_path: Path, one: dict[str, Any], other: dict[str, Any], differing: list[str]) -> None:
+def test_what_differs(
+    tmp_path: Path, one: dict[str, Any], other: dict[str, Any], differing: list[str]
+) -> None:
     make_run(tmp_path, settings=one)
     make_run(tmp_path, settings=other)
     runs = found(tmp_path)
@@ -172,7 +180,11 @@ def test_labels_tell_configurations_of_one_name_apart(tmp_path: Path) -> None:
     for name, settings in (("classic", {}), ("classic", WAVE_MATCH), ("wave", WAVE_MATCH)):
         make_run(tmp_path, name, settings=settings)
     groups = found(tmp_path).groups()
-    assert [group.label for group in groups] == ["classic match=none", "classic match=wave+phasor+resonance", "wave"]
+    assert [group.label for group in groups] == [
+        "classic match=none",
+        "classic match=wave+phasor+resonance",
+        "wave",
+    ]
 
 
 def test_runs_of_unknown_settings_are_each_their_own(tmp_path: Path) -> None:

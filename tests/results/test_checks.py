@@ -12,14 +12,18 @@ import pytest
 from spectral_exp.results import checks
 from tests.results.fakes import STEPS, TOKENS_PER_STEP, FakeRun, fake_run, said
 
-CUDA = {"hardware.gpu_available": True, "hardware.gpu_model": "H100", "hardware.cuda_version": "12.8"}
+CUDA = {
+    "hardware.gpu_available": True,
+    "hardware.gpu_model": "H100",
+    "hardware.cuda_version": "12.8",
+}
 
 
 def flags(**changes: Any) -> list[str]:
     return said(checks.run_flags(fake_run(**changes)))
 
 
-# --- single runs -----------------------------------------------------------------------------------------------------
+# --- single runs ----------------------------------------------------------------------------------
 
 
 def test_nothing_is_flagged_about_a_good_run() -> None:
@@ -30,14 +34,28 @@ def test_nothing_is_flagged_about_a_good_run() -> None:
     ("value", "expected"),
     [
         (2.001, []),
-        (1.99, ["val_bpb 1.9900 is below the entropy of the source, 2.0000 bits per byte, by no more than"]),
-        (1.9, ["val_bpb 1.9000 is below the entropy of the source, 2.0000 bits per byte: no model can do that"]),
+        (
+            1.99,
+            [
+                "val_bpb 1.9900 is below the entropy of the source, 2.0000 bits per byte, by no"
+                " more than"
+            ],
+        ),
+        (
+            1.9,
+            [
+                "val_bpb 1.9000 is below the entropy of the source, 2.0000 bits per byte: no model"
+                " can do that"
+            ],
+        ),
     ],
 )
 def test_validation_below_the_entropy(value: float, expected: list[str]) -> None:
     # With 100,000 bytes of validation text four standard errors are 4 x 2 / 316 = 0.025 bits.
     found = flags(val_bpb=value, results={"reference.entropy_bits_per_byte": 2.0})
-    assert [sentence[: len(start)] for sentence, start in zip(found, expected, strict=True)] == expected
+    assert [
+        sentence[: len(start)] for sentence, start in zip(found, expected, strict=True)
+    ] == expected
 
 
 def test_fewer_validation_windows_allow_more_chance() -> None:
@@ -48,7 +66,9 @@ def test_fewer_validation_windows_allow_more_chance() -> None:
 
 
 def test_best_value_counts_as_well_as_the_last() -> None:
-    found = flags(val_bpb=2.5, results={"reference.entropy_bits_per_byte": 2.0, "best_metrics.val_bpb": 1.0})
+    found = flags(
+        val_bpb=2.5, results={"reference.entropy_bits_per_byte": 2.0, "best_metrics.val_bpb": 1.0}
+    )
     assert len(found) == 1
     assert found[0].startswith("val_bpb 1.0000 is below the entropy")
 
@@ -75,7 +95,10 @@ def test_validation_better_than_the_best_models_is_suspicious() -> None:
         ),
         (
             {"settings": {"training.overfit_one_batch": True}},
-            "trained on a single batch (training.overfit_one_batch), so that its values measure no learning",
+            (
+                "trained on a single batch (training.overfit_one_batch), so that its values measure"
+                " no learning"
+            ),
         ),
         (
             {"record": {"git.dirty": True}},
@@ -90,7 +113,10 @@ def test_validation_better_than_the_best_models_is_suspicious() -> None:
         ),
         (
             {"status": "stopped_early", "steps": 60},
-            "stopped early at step 60 of 100; its final value is the best of its validations, which flatters it",
+            (
+                "stopped early at step 60 of 100; its final value is the best of its validations,"
+                " which flatters it"
+            ),
         ),
         (
             {"status": "stopped_early", "steps": 60, "settings": {"training.restore_best": False}},
@@ -104,11 +130,22 @@ def test_flags_of_single_runs(changes: dict[str, Any], expected: str) -> None:
 
 def test_run_continued_with_other_settings() -> None:
     def attempts(*overrides: list[str]) -> dict[str, Any]:
-        return {"attempts": [{"from_step": 50 * i, "overrides": o} for i, o in enumerate(overrides)]}
+        return {
+            "attempts": [{"from_step": 50 * i, "overrides": o} for i, o in enumerate(overrides)]
+        }
 
     found = flags(record=attempts(["seed=1"], ["seed=1", "optimizer.learning_rate=0.01"]))
-    assert found == ["continued after step 50 with other settings: default -> optimizer.learning_rate=0.01"]
-    assert flags(record=attempts(["seed=1"], ["seed=1", "monitoring.metrics.log_interval=5", "resume=here"])) == []
+    assert found == [
+        "continued after step 50 with other settings: default -> optimizer.learning_rate=0.01"
+    ]
+    assert (
+        flags(
+            record=attempts(
+                ["seed=1"], ["seed=1", "monitoring.metrics.log_interval=5", "resume=here"]
+            )
+        )
+        == []
+    )
 
 
 def test_attempt_without_a_checkpoint_left_nothing_to_continue() -> None:
@@ -129,17 +166,29 @@ def test_run_without_any_record_is_not_blamed_for_what_nobody_knows() -> None:
 @pytest.mark.parametrize(
     ("record", "expected"),
     [
-        ({"dataset.train_sha256": "11" * 32}, "training text unlike most runs: 11111111 against aaaaaaaa"),
-        ({"dataset.val_sha256": "11" * 32}, "validation text unlike most runs: 11111111 against bbbbbbbb"),
+        (
+            {"dataset.train_sha256": "11" * 32},
+            "training text unlike most runs: 11111111 against aaaaaaaa",
+        ),
+        (
+            {"dataset.val_sha256": "11" * 32},
+            "validation text unlike most runs: 11111111 against bbbbbbbb",
+        ),
         (
             {"dataset.tokenizer": "11" * 32, "dataset.vocab_size": 50_257},
             "tokenizer unlike most runs: 11111111 (50,257 tokens) against dddddddd (256 tokens)",
         ),
         (
             {"git.hash": "1" * 40},
-            "code unlike most runs: commit 11111111, torch 2.13.0 against commit abcd1234, torch 2.13.0",
+            (
+                "code unlike most runs: commit 11111111, torch 2.13.0 against commit abcd1234,"
+                " torch 2.13.0"
+            ),
         ),
-        ({"hardware.torch_threads": 8}, "hardware unlike most runs: Test CPU, 8 threads against Test CPU, 1 thread"),
+        (
+            {"hardware.torch_threads": 8},
+            "hardware unlike most runs: Test CPU, 8 threads against Test CPU, 1 thread",
+        ),
         (CUDA, "hardware unlike most runs: 1 x H100, CUDA 12.8 against Test CPU, 1 thread"),
     ],
 )
@@ -162,11 +211,15 @@ def test_uncommitted_changes_are_told_apart(tmp_path: Path) -> None:
     assert "with patch" in str(found["classic_3"][0])
 
 
-# --- two groups ------------------------------------------------------------------------------------------------------
+# --- two groups -----------------------------------------------------------------------------------
 
 
-def match(b: FakeRun, metric: str = "val_bpb", at: str = "final") -> tuple[dict[str, bool | None], list[str]]:
-    matches, warnings = checks.match_groups([fake_run(seed=1), fake_run(seed=2)], [b, b], metric, at)
+def match(
+    b: FakeRun, metric: str = "val_bpb", at: str = "final"
+) -> tuple[dict[str, bool | None], list[str]]:
+    matches, warnings = checks.match_groups(
+        [fake_run(seed=1), fake_run(seed=2)], [b, b], metric, at
+    )
     return matches, said(warnings)
 
 
@@ -179,19 +232,32 @@ def test_equal_groups_match_in_everything() -> None:
 @pytest.mark.parametrize(
     ("quantity", "changes", "expected"),
     [
-        ("parameters", {"values": {"n_parameters": 810_000}}, "parameters differ: 800,000 against 810,000"),
+        (
+            "parameters",
+            {"values": {"n_parameters": 810_000}},
+            "parameters differ: 800,000 against 810,000",
+        ),
         ("tokens", {"values": {"tokens": 80_000}}, "training tokens differ: 76,800 against 80,000"),
-        ("data", {"record": {"dataset.train_sha256": "1" * 64}}, "training text differs: aaaaaaaa against 11111111"),
+        (
+            "data",
+            {"record": {"dataset.train_sha256": "1" * 64}},
+            "training text differs: aaaaaaaa against 11111111",
+        ),
         (
             "validation",
             {"record": {"dataset.val_sha256": "1" * 64}},
-            "validation text differs: bbbbbbbb against 11111111; val_bpb measured on other text does not compare",
+            (
+                "validation text differs: bbbbbbbb against 11111111; val_bpb measured on other text"
+                " does not compare"
+            ),
         ),
         (
             "evaluation",
             {"settings": {"training.eval_windows": 128}},
-            "validation windows differ: all windows of 64 tokens against 128 windows of 64 tokens; val_bpb measured on "
-            "other text does not compare",
+            (
+                "validation windows differ: all windows of 64 tokens against 128 windows of 64"
+                " tokens; val_bpb measured on other text does not compare"
+            ),
         ),
         (
             "hardware",
@@ -205,7 +271,9 @@ def test_equal_groups_match_in_everything() -> None:
         ),
     ],
 )
-def test_what_does_not_match_is_named_with_both_values(quantity: str, changes: dict[str, Any], expected: str) -> None:
+def test_what_does_not_match_is_named_with_both_values(
+    quantity: str, changes: dict[str, Any], expected: str
+) -> None:
     matches, warnings = match(fake_run(seed=3, **changes))
     assert [name for name, matched in matches.items() if not matched] == [quantity]
     assert warnings == [expected]
@@ -214,17 +282,25 @@ def test_what_does_not_match_is_named_with_both_values(quantity: str, changes: d
 def test_steps_of_a_longer_run() -> None:
     matches, warnings = match(fake_run(seed=3, steps=3 * STEPS))
     assert (matches["steps"], matches["tokens"]) == (False, False)
-    assert warnings == ["training tokens differ: 76,800 against 230,400", "steps differ: 100 against 300"]
+    assert warnings == [
+        "training tokens differ: 76,800 against 230,400",
+        "steps differ: 100 against 300",
+    ]
 
 
 def test_small_differences_of_size_and_time_do_not_count() -> None:
-    matches, warnings = match(fake_run(seed=3, values={"n_parameters": 807_000, "tokens": 76_100, "train_s": 62.5}))
+    matches, warnings = match(
+        fake_run(seed=3, values={"n_parameters": 807_000, "tokens": 76_100, "train_s": 62.5})
+    )
     assert matches == dict.fromkeys(checks.QUANTITIES, True)
     assert warnings == []
 
 
 def timed(*times: float) -> list[FakeRun]:
-    return [fake_run(seed=seed, values={"train_s": train_s}) for seed, train_s in enumerate(times, start=1)]
+    return [
+        fake_run(seed=seed, values={"train_s": train_s})
+        for seed, train_s in enumerate(times, start=1)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -298,7 +374,12 @@ def test_values_before_the_end_compare_by_the_steps_until_then() -> None:
     longer = fake_run(seed=3, steps=3 * STEPS, settings={"training.max_steps": 3 * STEPS})
     matches, warnings = match(longer, at="step:50")
     assert (matches["tokens"], matches["steps"]) == (True, False)
-    assert warnings == ["at step 50 the runs were on schedules of different length: 100 against 300 steps"]
+    assert warnings == [
+        "at step 50 the runs were on schedules of different length: 100 against 300 steps"
+    ]
     matches, warnings = match(fake_run(seed=3, steps=40), at="step:50")
-    assert f"training tokens differ: {50 * TOKENS_PER_STEP:,} against {40 * TOKENS_PER_STEP:,}" in warnings
+    assert (
+        f"training tokens differ: {50 * TOKENS_PER_STEP:,} against {40 * TOKENS_PER_STEP:,}"
+        in warnings
+    )
     assert "steps differ: 50 against 40" in warnings

@@ -1,4 +1,5 @@
-"""The figures of a comparison: the data they show, what they say of it, and that every word of it can be read."""
+"""The figures of a comparison: the data they show, what they say of it, and that every word of it
+can be read."""
 
 from __future__ import annotations
 
@@ -14,17 +15,23 @@ import numpy as np
 import pytest
 
 from spectral_exp.core.errors import SettingError
-from spectral_exp.plots.series import FloatArray, Series
+from spectral_exp.core.series import FloatArray, Series
 from spectral_exp.plots.theme import DARK, LIGHT
 from spectral_exp.results.comparison import Comparison, Difference, GroupSummary, Interval
-from spectral_exp.results.curve_figures import OVERLAID, curves, gather
-from spectral_exp.results.figures import best_groups, comparison_figures, comparison_pictures
+from spectral_exp.results.figures import best_groups, comparison_figures, comparison_plots
+from spectral_exp.results.figures.curves import OVERLAID, collect_curves, curves
+from spectral_exp.results.figures.plot import Plot, save
+from spectral_exp.results.figures.rows import difference_rows, differences, interval_rows, intervals
+from spectral_exp.results.figures.scatter import (
+    pareto,
+    pareto_points,
+    rate_lines,
+    scaling,
+    size_lines,
+)
 from spectral_exp.results.finding import finding
 from spectral_exp.results.group import Group
-from spectral_exp.results.picture import Picture, save
-from spectral_exp.results.row_figures import difference_rows, differences, interval_rows, intervals
-from spectral_exp.results.run import Run
-from spectral_exp.results.scatter_figures import pareto, pareto_points, rate_lines, scaling, size_lines
+from spectral_exp.runs.run import Run
 from tests.plots.drawn import assert_readable, drawn
 
 
@@ -54,7 +61,9 @@ class MadeRun(Run):
         return np.asarray(steps * self.step_s)
 
 
-def made_run(name: str, seed: int, end: float, *, steps: int = 200, settings: Any = None, **more: Any) -> MadeRun:
+def made_run(
+    name: str, seed: int, end: float, *, steps: int = 200, settings: Any = None, **more: Any
+) -> MadeRun:
     noise = np.random.default_rng(seed)
     logged = np.arange(10, steps + 1, 10).astype(np.float64)
     loss = end + 3 * np.exp(-logged / 30)
@@ -63,11 +72,18 @@ def made_run(name: str, seed: int, end: float, *, steps: int = 200, settings: An
         "val_bpb": Series(logged[4::5], loss[4::5]),
     }
     run_id = f"{name}_{seed}"
-    return MadeRun(Path(run_id), run_id, name, seed, "completed", settings=settings or {}, data=data, **more)
+    return MadeRun(
+        Path(run_id), run_id, name, seed, "completed", settings=settings or {}, data=data, **more
+    )
 
 
 def summary(
-    label: str, values: Sequence[float], *, key: Mapping[str, Any] | None = None, name: str = "", **run: Any
+    label: str,
+    values: Sequence[float],
+    *,
+    key: Mapping[str, Any] | None = None,
+    name: str = "",
+    **run: Any,
 ) -> GroupSummary:
     """A group with a run for each value, by seed from 1 on."""
     runs = [made_run(name or label, seed, value, **run) for seed, value in enumerate(values, 1)]
@@ -78,7 +94,9 @@ def summary(
     return GroupSummary(group, list(values), seeds, [], mean, mean, mean, interval, [])
 
 
-def difference(a: GroupSummary, b: GroupSummary, kind: str = "baseline", **changes: Any) -> Difference:
+def difference(
+    a: GroupSummary, b: GroupSummary, kind: str = "baseline", **changes: Any
+) -> Difference:
     n = min(len(a.values), len(b.values))
     mean = b.mean - a.mean if a.mean is not None and b.mean is not None else None
     interval = Interval(mean - 0.01, mean + 0.01) if n >= 3 and mean is not None else None
@@ -91,28 +109,41 @@ def difference(a: GroupSummary, b: GroupSummary, kind: str = "baseline", **chang
     return Difference(a, b, kind, **{**known, **changes})
 
 
-def comparison(summaries: Sequence[GroupSummary], *, lower_is_better: bool = True, **changes: Any) -> Comparison:
+def comparison(
+    summaries: Sequence[GroupSummary], *, lower_is_better: bool = True, **changes: Any
+) -> Comparison:
     """Held against the first group."""
     against = [difference(summaries[0], other) for other in summaries[1:]]
-    known = {"baseline": summaries[0].group.label if summaries else None, "differences": against, "notes": ()}
+    known = {
+        "baseline": summaries[0].group.label if summaries else None,
+        "differences": against,
+        "notes": (),
+    }
     return Comparison("val_bpb", "final", lower_is_better, summaries, **{**known, **changes})
 
 
 def three() -> Comparison:
     return comparison(
-        [summary("classic", [2.7, 2.72, 2.71]), summary("wave", [2.6, 2.61, 2.62, 2.6]), summary("new", [2.5])]
+        [
+            summary("classic", [2.7, 2.72, 2.71]),
+            summary("wave", [2.6, 2.61, 2.62, 2.6]),
+            summary("new", [2.5]),
+        ]
     )
 
 
 def many(n: int = 14) -> Comparison:
     label = "an experiment with a long name, learning_rate={}"
-    groups = [summary(label.format(i), [2.5 + i / 20 + j / 100 for j in range(1 + i % 4)]) for i in range(n)]
+    groups = [
+        summary(label.format(i), [2.5 + i / 20 + j / 100 for j in range(1 + i % 4)])
+        for i in range(n)
+    ]
     pairs = [difference(a, b, "ablation", part="optimizer") for a, b in pairwise(groups[:8])]
     found = comparison([*groups, summary("diverged", [50.0, 60.0, 55.0])])
     return Comparison(**{**vars(found), "differences": [*found.differences, *pairs]})
 
 
-# --- intervals -------------------------------------------------------------------------------------------------------
+# --- intervals ------------------------------------------------------------------------------------
 
 
 def test_rows_are_sorted_from_the_best_and_few_runs_have_dots_alone() -> None:
@@ -120,7 +151,12 @@ def test_rows_are_sorted_from_the_best_and_few_runs_have_dots_alone() -> None:
     assert [row.label for row in rows] == ["new", "wave", "classic (baseline)"]
     new, wave, classic = rows
     assert (new.dots, new.mean, new.interval, new.note) == ([2.5], None, None, "n = 1, no interval")
-    assert (wave.interval, wave.note, wave.filled, wave.muted) == ((2.6, 2.62), "n = 4", True, False)
+    assert (wave.interval, wave.note, wave.filled, wave.muted) == (
+        (2.6, 2.62),
+        "n = 4",
+        True,
+        False,
+    )
     assert (classic.filled, classic.muted) == (False, True)
     upwards = interval_rows(comparison(three().summaries, lower_is_better=False))
     assert [row.label for row in upwards] == [row.label for row in reversed(rows)]
@@ -133,20 +169,24 @@ def test_what_is_not_separated_is_hollow() -> None:
 
 
 def test_captions_tell_what_was_measured_of_how_many_runs() -> None:
-    assert intervals(three()).caption == (
-        "Final validation bits / byte (lower is better), n = 1 to 4 runs; dots: single runs; diamonds and lines: mean "
-        "and its 95 % bootstrap interval; filled: separated from classic (paired difference, Holm-corrected p < 0.05); "
-        "dashed: mean of classic; no interval for new (n < 3)."
+    assert (
+        intervals(three()).caption
+        == "Final validation bits / byte (lower is better), n = 1 to 4 runs; dots: single runs;"
+        " diamonds and lines: mean and its 95 % bootstrap interval; filled: separated from"
+        " classic (paired difference, Holm-corrected p < 0.05); dashed: mean of classic; no"
+        " interval for new (n < 3)."
     )
     assert "arrows: values outside of the axis" in intervals(many()).caption
 
 
-# --- differences -----------------------------------------------------------------------------------------------------
+# --- differences ----------------------------------------------------------------------------------
 
 
 def test_captions_call_a_speed_the_median_that_it_is() -> None:
     speeds = Comparison("tokens_per_s", "final", False, three().summaries, None, [], [])
-    assert intervals(speeds).caption.startswith("Throughput, median over each run (higher is better), n = ")
+    assert intervals(speeds).caption.startswith(
+        "Throughput, median over each run (higher is better), n = "
+    )
 
 
 def test_dots_of_a_difference_are_pairs_of_equal_seed() -> None:
@@ -161,7 +201,11 @@ def test_ablations_stand_below_what_is_exchanged() -> None:
         summary(name, [2.0, 2.1, 2.2], name=name, parts={"optimizer": optimizer})
         for name, optimizer in (("wave", "adamw"), ("wave_rgd", "rgd"))
     )
-    pairs = [difference(plain, other, "ablation", part="optimizer", warnings=[finding("steps", "steps differ")])]
+    pairs = [
+        difference(
+            plain, other, "ablation", part="optimizer", warnings=[finding("steps", "steps differ")]
+        )
+    ]
     pairs.append(difference(other, plain, "ablation", part="loss", separated=False))
     rows = difference_rows(three(), pairs)
     assert [(row.label, row.heading) for row in rows] == [
@@ -179,19 +223,24 @@ def test_ablations_stand_below_what_is_exchanged() -> None:
 
 @pytest.mark.parametrize("lower_is_better", [True, False])
 def test_the_better_side_is_named(lower_is_better: bool) -> None:
-    picture = differences(comparison(three().summaries, lower_is_better=lower_is_better), "baseline")
-    assert picture.draw is not None
-    with drawn(picture.draw, LIGHT) as figure:
+    plot = differences(comparison(three().summaries, lower_is_better=lower_is_better), "baseline")
+    assert plot.draw is not None
+    with drawn(plot.draw, LIGHT) as figure:
         sides = {text.get_text(): text.get_position()[0] for text in figure.axes[0].texts[-2:]}
-    assert sides == ({"◂ better": 0, "worse ▸": 1} if lower_is_better else {"◂ worse": 0, "better ▸": 1})
+    assert sides == (
+        {"◂ better": 0, "worse ▸": 1} if lower_is_better else {"◂ worse": 0, "better ▸": 1}
+    )
 
 
-# --- curves ----------------------------------------------------------------------------------------------------------
+# --- curves ---------------------------------------------------------------------------------------
 
 
 def test_curves_hold_mean_and_range_by_step_token_and_second() -> None:
-    by_step, by_token = gather(three(), "val_bpb", "step"), gather(three(), "val_bpb", "tokens")
-    by_second = gather(three(), "val_bpb", "train_s")
+    by_step, by_token = (
+        collect_curves(three(), "val_bpb", "step"),
+        collect_curves(three(), "val_bpb", "tokens"),
+    )
+    by_second = collect_curves(three(), "val_bpb", "train_s")
     classic = by_step.curves[0]
     assert classic.x.tolist() == [50, 100, 150, 200]
     assert classic.mean[-1] == pytest.approx(2.71 + 3 * np.exp(-200 / 30))
@@ -205,7 +254,7 @@ def test_curves_hold_mean_and_range_by_step_token_and_second() -> None:
 
 
 def test_long_times_are_in_hours() -> None:
-    found = gather(comparison([summary("slow", [2.0], step_s=60.0)]), "loss", "train_s")
+    found = collect_curves(comparison([summary("slow", [2.0], step_s=60.0)]), "loss", "train_s")
     assert found.x_label == "training time (h)"
     assert found.curves[0].x[-1] == pytest.approx(200 / 60)
 
@@ -215,7 +264,7 @@ def test_single_runs_beyond_the_others_are_told_of() -> None:
     longer = made_run("uneven", 3, 2.2, steps=400)
     uneven = Group("uneven", {}, [*group.group.runs, longer], [0, 0, 0])
     found = comparison([GroupSummary(**{**vars(group), "group": uneven})])
-    curve = gather(found, "val_bpb", "step").curves[0]
+    curve = collect_curves(found, "val_bpb", "step").curves[0]
     assert (curve.x[-1], curve.n_runs) == (200, 3)
     assert [part.steps[-1] for part in curve.rest] == [400]
     assert "thin lines: single runs" in curves(found).caption
@@ -234,28 +283,49 @@ def test_few_groups_share_a_panel_and_many_have_one_each() -> None:
     assert "smoothed" in lot.caption
 
 
-# --- scaling and trade-offs ------------------------------------------------------------------------------------------
+# --- scaling and trade-offs -----------------------------------------------------------------------
 
 
 def rates() -> Comparison:
     groups = []
-    for name, values in {"wave": (1e-3, 2e-3, 5e-4), "classic": (1e-3, 2e-3), "alone": (1e-3,)}.items():
+    for name, values in {
+        "wave": (1e-3, 2e-3, 5e-4),
+        "classic": (1e-3, 2e-3),
+        "alone": (1e-3,),
+    }.items():
         for rate in values:
             settings = {"optimizer.learning_rate": rate, "name": name}
-            groups.append(summary(f"{name}, {rate}", [2.0 + rate, 2.1], key=settings, name=name, settings=settings))
+            groups.append(
+                summary(
+                    f"{name}, {rate}", [2.0 + rate, 2.1], key=settings, name=name, settings=settings
+                )
+            )
     return comparison(groups)
 
 
 def test_lines_are_groups_that_differ_in_their_rate_alone() -> None:
     lines = rate_lines(rates())
-    assert [(line.label, line.x) for line in lines] == [("wave", [5e-4, 1e-3, 2e-3]), ("classic", [1e-3, 2e-3])]
-    assert [group.group.label for group in lines[0].groups] == ["wave, 0.0005", "wave, 0.001", "wave, 0.002"]
+    assert [(line.label, line.x) for line in lines] == [
+        ("wave", [5e-4, 1e-3, 2e-3]),
+        ("classic", [1e-3, 2e-3]),
+    ]
+    assert [group.group.label for group in lines[0].groups] == [
+        "wave, 0.0005",
+        "wave, 0.001",
+        "wave, 0.002",
+    ]
     assert size_lines(rates()) == []
 
 
 def test_lines_by_size_are_over_parameters() -> None:
     groups = [
-        summary(f"wave, {size}", [3 - size / 4], key={"model.n_embd": size, "loss": "ce"}, name="wave", parameters=size)
+        summary(
+            f"wave, {size}",
+            [3 - size / 4],
+            key={"model.n_embd": size, "loss": "ce"},
+            name="wave",
+            parameters=size,
+        )
         for size in (2, 1)
     ]
     other = summary("other loss", [2.0], key={"model.n_embd": 1, "loss": "qfe"}, parameters=1)
@@ -264,8 +334,15 @@ def test_lines_by_size_are_over_parameters() -> None:
 
 
 def test_the_front_holds_what_nothing_else_beats_in_both() -> None:
-    seconds = {"fast": (3.0, 0.1), "good": (2.0, 0.3), "worse and slower": (3.1, 0.2), "twin of fast": (3.0, 0.1)}
-    groups = [summary(name, [value, value], step_s=step_s) for name, (value, step_s) in seconds.items()]
+    seconds = {
+        "fast": (3.0, 0.1),
+        "good": (2.0, 0.3),
+        "worse and slower": (3.1, 0.2),
+        "twin of fast": (3.0, 0.1),
+    }
+    groups = [
+        summary(name, [value, value], step_s=step_s) for name, (value, step_s) in seconds.items()
+    ]
     points = pareto_points(comparison(groups))
     assert {point.label: point.best for point in points} == {
         "good": True, "fast": True, "twin of fast": True, "worse and slower": False,
@@ -273,12 +350,16 @@ def test_the_front_holds_what_nothing_else_beats_in_both() -> None:
     best = points[0]
     assert (best.label, round(best.x, 9), best.y, best.rank) == ("good", 60.0, 2.0, 1)
     upwards = pareto_points(comparison(groups, lower_is_better=False))
-    assert {point.label for point in upwards if point.best} == {"fast", "twin of fast", "worse and slower"}
+    assert {point.label for point in upwards if point.best} == {
+        "fast",
+        "twin of fast",
+        "worse and slower",
+    }
 
 
-# --- files -----------------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
-READABLE: dict[str, Picture] = {
+READABLE: dict[str, Plot] = {
     "intervals": intervals(many()),
     "differences": differences(many()),
     "overlaid curves": curves(comparison(many().summaries[-OVERLAID:]), "loss", "tokens"),
@@ -288,10 +369,10 @@ READABLE: dict[str, Picture] = {
 }
 
 
-@pytest.mark.parametrize("picture", READABLE.values(), ids=READABLE.keys())
-def test_text_never_overlaps(picture: Picture, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert picture.draw is not None
-    assert_readable(picture.draw, monkeypatch, LIGHT)
+@pytest.mark.parametrize("plot", READABLE.values(), ids=READABLE.keys())
+def test_text_never_overlaps(plot: Plot, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert plot.draw is not None
+    assert_readable(plot.draw, monkeypatch, LIGHT)
 
 
 def test_files_carry_name_format_and_caption(tmp_path: Path) -> None:
@@ -311,17 +392,30 @@ def test_without_groups_every_figure_says_why_it_is_missing(tmp_path: Path) -> N
 
 def test_runs_without_a_finite_value_give_no_figure() -> None:
     group = summary("broken", [np.nan, np.nan])
-    broken = GroupSummary(**{**vars(group), "values": [], "seeds": [], "mean": None, "interval": None})
     broken = GroupSummary(
-        **{**vars(broken), "left_out": [(run.run_id, finding("non-finite", "not finite")) for run in group.group.runs]}
+        **{**vars(group), "values": [], "seeds": [], "mean": None, "interval": None}
     )
-    assert [picture.name for picture in comparison_pictures(comparison([broken])) if picture.draw is not None] == []
+    broken = GroupSummary(
+        **{
+            **vars(broken),
+            "left_out": [
+                (run.run_id, finding("non-finite", "not finite")) for run in group.group.runs
+            ],
+        }
+    )
+    assert [
+        plot.name for plot in comparison_plots(comparison([broken])) if plot.draw is not None
+    ] == []
 
 
 def test_one_group_gives_what_one_group_can() -> None:
-    drawn_ones = {picture.name for picture in comparison_pictures(comparison([summary("only", [2.0])])) if picture.draw}
+    drawn_ones = {
+        plot.name for plot in comparison_plots(comparison([summary("only", [2.0])])) if plot.draw
+    }
     assert drawn_ones == {"intervals_val_bpb"} | {
-        f"curves_{metric}_by_{by}" for metric in ("val_bpb", "loss") for by in ("step", "tokens", "train_s")
+        f"curves_{metric}_by_{by}"
+        for metric in ("val_bpb", "loss")
+        for by in ("step", "tokens", "train_s")
     }
 
 
@@ -330,11 +424,14 @@ def test_of_very_many_groups_the_best_and_the_baseline_are_drawn() -> None:
     found = best_groups(comparison(groups), 24)
     labels = [each.group.label for each in found.summaries]
     assert labels == ["group 0", *(f"group {i}" for i in range(7, 30))]
-    everything = list(comparison_pictures(comparison(groups)))
+    everything = list(comparison_plots(comparison(groups)))
     assert all(
-        picture.caption.endswith("Of 30 groups the best 24, with the baseline, are drawn.") for picture in everything
+        plot.caption.endswith("Of 30 groups the best 24, with the baseline, are drawn.")
+        for plot in everything
     )
-    assert len(difference_rows(found, found.differences)) == 29  # Holm's correction still knows of them all
+    assert (
+        len(difference_rows(found, found.differences)) == 29
+    )  # Holm's correction still knows of them all
     upwards = best_groups(comparison(groups, lower_is_better=False), 3)
     assert [each.group.label for each in upwards.summaries] == ["group 0", "group 1", "group 2"]
     few = three()
@@ -351,10 +448,12 @@ def test_unknown_themes_and_formats_are_refused(tmp_path: Path) -> None:
 
 def test_results_load_no_matplotlib_and_figures_no_torch_or_pyplot() -> None:
     code = (
-        "import sys; from spectral_exp.results import aggregate, comparison, group, run;"
+        "import sys; from spectral_exp.results import aggregate, comparison, group;"
         "print('matplotlib' in sys.modules); import spectral_exp.results.figures;"
         "unwanted = ('torch', 'hydra', 'matplotlib.pyplot', 'spectral_exp.monitoring');"
         "print([name for name in unwanted if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True
+    )
     assert done.stdout.split("\n")[:2] == ["False", "[]"]

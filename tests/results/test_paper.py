@@ -1,4 +1,5 @@
-"""Papers and reports from run directories: what they say, that they can be made again, and that tampering is found."""
+"""Papers and reports from run directories: what they say, that they can be made again, and that
+tampering is found."""
 
 from __future__ import annotations
 
@@ -14,13 +15,14 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from spectral_exp import paper as paper_command
-from spectral_exp import report as report_command
+from spectral_exp.commands import paper as paper_command
+from spectral_exp.commands import report as report_command
+from spectral_exp.core.json_files import read_json, write_json_atomic
 from spectral_exp.plots.theme import LIGHT, new_figure
 from spectral_exp.results import figures
+from spectral_exp.results.figures.plot import Plot
 from spectral_exp.results.paper import Choices, PaperGenerator
-from spectral_exp.results.picture import Picture
-from spectral_exp.run_dir import RunPaths, read_json, write_json_atomic
+from spectral_exp.runs.layout import RunPaths
 from tests.results.made_runs import make_run
 from tests.results.test_paper_text import check_latex
 
@@ -50,8 +52,8 @@ def one_figure() -> Iterator[None]:
         return figure
 
     with pytest.MonkeyPatch.context() as patch:
-        picture = Picture("intervals", "A mean of 3 and more.", LIGHT, draw)
-        patch.setattr(figures, "comparison_pictures", lambda comparison: [picture])
+        plot = Plot("intervals", "A mean of 3 and more.", LIGHT, draw)
+        patch.setattr(figures, "comparison_plots", lambda comparison: [plot])
         yield
 
 
@@ -110,7 +112,7 @@ def test_latex_compiles(made: Path, tmp_path: Path) -> None:
     assert not re.search("undefined|multiply|LaTeX Error", log), log
 
 
-# --- what it says ----------------------------------------------------------------------------------------------------
+# --- what it says ---------------------------------------------------------------------------------
 
 
 def test_the_abstract_claims_what_is_separated_and_nothing_else(made: Path) -> None:
@@ -132,7 +134,13 @@ def test_with_two_seeds_nothing_is_claimed(tmp_path: Path) -> None:
 
 def test_the_method_describes_the_components_in_use_alone(made: Path) -> None:
     text = (made / "paper/paper.md").read_text()
-    for used in ("*Rotary*", "*Interference*", "*Wave packets*", "*AdamW*", "*Quantum field entanglement*"):
+    for used in (
+        "*Rotary*",
+        "*Interference*",
+        "*Wave packets*",
+        "*AdamW*",
+        "*Quantum field entanglement*",
+    ):
         assert used in text
     for unused in ("*Phasor*", "*Pure wave*", "*Resonant gradient descent*"):
         assert unused not in text
@@ -189,12 +197,19 @@ def test_the_latex_is_balanced_and_finds_its_files(made: Path) -> None:
     assert cited == set(re.findall(r"@\w+\{(\w+),", works))
 
 
-def test_the_same_runs_give_the_same_bytes(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_runs_give_the_same_bytes(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree(made / "outputs", tmp_path / "outputs")
     monkeypatch.chdir(tmp_path)
-    assert run("outputs", "--formats", ",".join(read_json(made / "paper/provenance.json")["formats"])) == 0
+    assert (
+        run("outputs", "--formats", ",".join(read_json(made / "paper/provenance.json")["formats"]))
+        == 0
+    )
     first = {
-        path.relative_to(made): path.read_bytes() for path in sorted((made / "paper").rglob("*")) if path.is_file()
+        path.relative_to(made): path.read_bytes()
+        for path in sorted((made / "paper").rglob("*"))
+        if path.is_file()
     }
     for name, content in first.items():
         assert (tmp_path / name).read_bytes() == content, name
@@ -211,17 +226,26 @@ def test_unfinished_and_broken_runs_are_named(tmp_path: Path) -> None:
     assert broken.name in text
 
 
-# --- the author ------------------------------------------------------------------------------------------------------
+# --- the author -----------------------------------------------------------------------------------
 
 
-def test_notes_are_merged_and_survive_regeneration(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_notes_are_merged_and_survive_regeneration(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     notes = copy / "my.md"
-    notes.write_text("## discussion\nThe mean of {{mean classic}} is *ours* [@welch1947].\n\n## conclusion\nDone.\n")
+    notes.write_text(
+        "## discussion\nThe mean of {{mean classic}} is *ours* [@welch1947].\n\n##"
+        " conclusion\nDone.\n"
+    )
     arguments = (copy / "outputs", "--output", copy / "paper", "--formats", "md,tex")
     assert run(*arguments, "--notes", notes) == 0
     assert run(*arguments) == 0
     text = (copy / "paper/paper.md").read_text()
-    mean = next(entry["shown"] for entry in numbers(copy / "paper") if entry["where"] == "Table 4, classic: mean")
+    mean = next(
+        entry["shown"]
+        for entry in numbers(copy / "paper")
+        if entry["where"] == "Table 4, classic: mean"
+    )
     assert f"The mean of {mean} is *ours* [" in text
     assert "Conclusion\n\nDone." in text
     assert "Generalization of" in text, "a work cited by the author alone"
@@ -245,7 +269,14 @@ def test_mistakes_in_the_authors_text_write_nothing(
     made: Path, tmp_path: Path, words: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "notes.md").write_text(f"## discussion\n{words}\n")
-    arguments = ("--output", tmp_path / "paper", "--formats", "md", "--notes", tmp_path / "notes.md")
+    arguments = (
+        "--output",
+        tmp_path / "paper",
+        "--formats",
+        "md",
+        "--notes",
+        tmp_path / "notes.md",
+    )
     assert run(made / "outputs", *arguments) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "paper").exists()
@@ -261,7 +292,9 @@ def test_nothing_of_the_authors_is_lost(copy: Path, capsys: pytest.CaptureFixtur
     assert run(*arguments, "--force") == 0
     assert "the correction of Holm" not in (copy / "paper/paper.md").read_text()
     assert (copy / "paper/letter.md").read_text() == "mine"
-    assert not (copy / "paper/paper.html").exists(), "a file of ours that is no longer part of the paper"
+    assert not (copy / "paper/paper.html").exists(), (
+        "a file of ours that is no longer part of the paper"
+    )
     (copy / "other").mkdir()
     (copy / "other/paper.md").write_text("mine")
     assert run(copy / "outputs", "--output", copy / "other", "--formats", "md") == 2
@@ -274,7 +307,9 @@ def test_a_write_that_was_cut_off_can_be_done_again(copy: Path) -> None:
     edit(copy / "paper/paper.md", "Holm", "Bonferroni")
     # As if killed after the new record went in and before the files did.
     old = {name: digest for name, digest in record["files"].items() if name != "paper.md"}
-    write_json_atomic(copy / "paper/provenance.json", {**record, "replaces": {**old, "paper.md": sha(copy)}})
+    write_json_atomic(
+        copy / "paper/provenance.json", {**record, "replaces": {**old, "paper.md": sha(copy)}}
+    )
     assert run(copy / "outputs", "--output", copy / "paper", "--formats", "md") == 0
     assert run(copy / "paper", "--verify") == 0
     assert "replaces" not in read_json(copy / "paper/provenance.json")
@@ -324,13 +359,14 @@ def test_mistakes_are_told_in_a_line(
     assert not (made / "new").exists()
 
 
-# --- verification ----------------------------------------------------------------------------------------------------
+# --- verification ---------------------------------------------------------------------------------
 
 
 def test_what_was_written_holds(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(made / "paper", "--verify") == 0
     assert (
-        f"{len(numbers(made / 'paper')):,} numbers computed again from the runs, all equal" in capsys.readouterr().out
+        f"{len(numbers(made / 'paper')):,} numbers recomputed from the runs, all equal"
+        in capsys.readouterr().out
     )
 
 
@@ -346,7 +382,9 @@ def test_it_holds_after_a_move_together_and_apart(
     assert run(".", "--verify", "--runs", moved / "archive") == 0
 
 
-def test_a_changed_run_is_found_with_the_numbers_it_changes(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_changed_run_is_found_with_the_numbers_it_changes(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     changed = sorted((copy / "outputs").glob("classic_2*"))[0]
     results = read_json(RunPaths(changed).results_file)
     results["final_metrics"]["val_bpb"] += 0.05
@@ -354,10 +392,14 @@ def test_a_changed_run_is_found_with_the_numbers_it_changes(copy: Path, capsys: 
     assert run(copy / "paper", "--verify") == 1
     told = capsys.readouterr().out
     assert f"run {changed.name} has changed since: results.json" in told
-    assert re.search(r"Table 4, classic: mean: 2\.\d+ on record, 2\.\d+ from the runs|and \d+ more", told)
+    assert re.search(
+        r"Table 4, classic: mean: 2\.\d+ on record, 2\.\d+ from the runs|and \d+ more", told
+    )
 
 
-def test_a_vanished_run_is_named_with_what_rests_on_it(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_vanished_run_is_named_with_what_rests_on_it(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     gone = sorted((copy / "outputs").glob("wave_*"))[1]
     shutil.rmtree(gone)
     assert run(copy / "paper", "--verify") == 1
@@ -367,12 +409,17 @@ def test_a_vanished_run_is_named_with_what_rests_on_it(copy: Path, capsys: pytes
 
 
 @pytest.mark.parametrize("name", ["paper.md", "paper.html", "paper.tex"])
-def test_an_edited_number_is_named(copy: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    entry = next(entry for entry in numbers(copy / "paper") if entry["where"] == "Table 4, classic: mean")
+def test_an_edited_number_is_named(
+    copy: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = next(
+        entry for entry in numbers(copy / "paper") if entry["where"] == "Table 4, classic: mean"
+    )
     path = copy / "paper" / name
     text = path.read_text()
     at = text.index(
-        entry["shown"], text.index(f'id="{entry["id"]}"') if name.endswith("html") else text.index("Results")
+        entry["shown"],
+        text.index(f'id="{entry["id"]}"') if name.endswith("html") else text.index("Results"),
     )
     if name == "paper.md":
         at = text.index(entry["shown"], text.index("| Configuration | n | mean |"))
@@ -385,7 +432,9 @@ def test_an_edited_number_is_named(copy: Path, name: str, capsys: pytest.Capture
         assert f"Table 4, classic: mean: should be {entry['shown']}; found 2.0001" in told
 
 
-def test_a_number_of_ones_own_is_found_and_a_word_is_told(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_number_of_ones_own_is_found_and_a_word_is_told(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = copy / "paper/paper.md"
     edit(path, "nothing about which differences", "little about which differences")
     assert run(copy / "paper", "--verify") == 0
@@ -398,7 +447,9 @@ def test_a_number_of_ones_own_is_found_and_a_word_is_told(copy: Path, capsys: py
 def test_a_forged_record_does_not_help(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = copy / "paper/provenance.json"
     content = json.loads(record.read_text())
-    entry = next(entry for entry in content["numbers"] if entry["where"] == "Table 4, classic: mean")
+    entry = next(
+        entry for entry in content["numbers"] if entry["where"] == "Table 4, classic: mean"
+    )
     entry["value"], entry["shown"] = 2.0, "2.0000"
     write_json_atomic(record, content)
     assert run(copy / "paper", "--verify") == 1
@@ -406,7 +457,9 @@ def test_a_forged_record_does_not_help(copy: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("name", ["figures/intervals.svg", "paper.pdf"])
-def test_a_replaced_drawing_or_pdf_is_found(made: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_replaced_drawing_or_pdf_is_found(
+    made: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = made / "paper" / name
     if not path.exists():
         pytest.skip("typst is not installed")
@@ -419,25 +472,36 @@ def test_a_replaced_drawing_or_pdf_is_found(made: Path, name: str, capsys: pytes
         path.write_bytes(before)
 
 
-def test_an_edited_file_of_other_code_cannot_be_told(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_edited_file_of_other_code_cannot_be_told(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     record = copy / "paper/provenance.json"
     content = json.loads(record.read_text())
-    content["made_by"]["code"] = "another"
+    content["made_by"]["writer"] = "0"
     write_json_atomic(record, content)
     assert run(copy / "paper", "--verify") == 0
     edit(copy / "paper/paper.md", "Abstract", "Summary")
     assert run(copy / "paper", "--verify") == 2
-    assert "cannot tell: paper.md was edited, and was written by other code" in capsys.readouterr().out
+    assert (
+        "not verified: paper.md was edited, and was written by other code"
+        in capsys.readouterr().out
+    )
 
 
-# --- one run ---------------------------------------------------------------------------------------------------------
+# --- one run --------------------------------------------------------------------------------------
 
 
 def test_the_report_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = make_run(tmp_path / "outputs", "wave", 3)
     assert report_command.main([str(root), "--formats", "md,html"]) == 0
     text = (root / "report/report.md").read_text()
-    for words in ("| `val_bpb` | 2.5 | 100 |", "resume=outputs/", "Training text is", "*Interference*", "drew none"):
+    for words in (
+        "| `val_bpb` | 2.5 | 100 |",
+        "resume=outputs/",
+        "Training text is",
+        "*Interference*",
+        "drew none",
+    ):
         assert words in text
     edit(root / "report/report.md", "drew none", "drew nothing")
     assert run(root / "report", "--verify") == 0
@@ -446,10 +510,14 @@ def test_the_report_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.parametrize("missing", ["results", "metrics", "both"])
 def test_the_report_of_a_run_that_has_hardly_begun(tmp_path: Path, missing: str) -> None:
-    root = make_run(tmp_path / "outputs", "wave", 3, status=None if missing != "metrics" else "completed")
+    root = make_run(
+        tmp_path / "outputs", "wave", 3, status=None if missing != "metrics" else "completed"
+    )
     if missing != "results":
         RunPaths(root).metrics_file.unlink()
-    assert report_command.main([str(root), "--output", str(tmp_path / "out"), "--formats", "md"]) == 0
+    assert (
+        report_command.main([str(root), "--output", str(tmp_path / "out"), "--formats", "md"]) == 0
+    )
     text = (tmp_path / "out/report.md").read_text()
     assert "There is no data for this section: " in text
 
@@ -464,4 +532,6 @@ def test_the_example_of_the_class(made: Path, tmp_path: Path) -> None:
     written = PaperGenerator([made / "outputs"], choices).write(tmp_path / "paper", formats=("md",))
     assert not written.missing
     assert {path.name for path in written.files} >= {"paper.md", "provenance.json"}
-    assert "Only runs with `status=completed` were taken" in (tmp_path / "paper/paper.md").read_text()
+    assert (
+        "Only runs with `status=completed` were taken" in (tmp_path / "paper/paper.md").read_text()
+    )

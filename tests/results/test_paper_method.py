@@ -1,4 +1,5 @@
-"""That the method section states the mathematics of the settings in use: another setting, another text."""
+"""That the method section states the mathematics of the settings in use: another setting, another
+text."""
 
 from __future__ import annotations
 
@@ -7,16 +8,17 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from spectral_exp.command_line import CONF_DIR
-from spectral_exp.results.paper.document import Equation, Heading, Paragraph, plain
+from spectral_exp.config.conf_dir import CONF_DIR
+from spectral_exp.results.document.model import Equation, Heading, Paragraph, plain_text
 from spectral_exp.results.paper.material import Choices, Material
 from spectral_exp.results.paper.method import method
-from spectral_exp.results.run import Run
-from spectral_exp.results.settings import SECTIONS, part_names
+from spectral_exp.runs.parts import SECTIONS, part_names
+from spectral_exp.runs.run import Run
 from tests.results.fakes import fake_group, fake_run
 from tests.results.made_comparisons import made_comparison
 
-# Another value for each setting of each part; None where it changes time, memory or random draws, not the function.
+# Another value for each setting of each part; None where it changes time, memory or random draws,
+# not the function.
 ANOTHER: dict[tuple[str, str], dict[str, Any]] = {
     ("embedding", "standard"): {},
     ("embedding", "wave"): {
@@ -41,7 +43,10 @@ ANOTHER: dict[tuple[str, str], dict[str, Any]] = {
         }
         for kind in ("pure_wave", "pure_wave_linear")
     },
-    **{("mlp", kind): {"activation": None, "expansion": 3, "n_hidden": 321} for kind in ("gelu", "resonance")},
+    **{
+        ("mlp", kind): {"activation": None, "expansion": 3, "n_hidden": 321}
+        for kind in ("gelu", "resonance")
+    },
     ("optimizer", "adamw"): {
         "learning_rate": 7e-4,
         "betas": [0.9, 0.88],
@@ -68,7 +73,12 @@ ANOTHER: dict[tuple[str, str], dict[str, Any]] = {
         "seed": None,
     },
 }
-USED = [(part, choice, name) for (part, choice), values in ANOTHER.items() for name, v in values.items() if v]
+USED = [
+    (part, choice, name)
+    for (part, choice), values in ANOTHER.items()
+    for name, v in values.items()
+    if v
+]
 
 
 def configured(part: str, choice: str) -> dict[str, Any]:
@@ -85,7 +95,9 @@ def configured(part: str, choice: str) -> dict[str, Any]:
 
 def make(part: str, choice: str, **changes: Any) -> Run:
     section = SECTIONS[part]
-    settings = configured(part, choice) | {f"{section}.{name}": value for name, value in changes.items()}
+    settings = configured(part, choice) | {
+        f"{section}.{name}": value for name, value in changes.items()
+    }
     run = fake_run(settings=settings, run_id="_".join(["run", *changes]))
     run.parts.update(part_names(settings))  # type: ignore[attr-defined]
     assert run.parts[part] == choice
@@ -96,31 +108,41 @@ def text(*runs: Run) -> str:
     """The method of papers about these, one group each."""
     groups = tuple(fake_group([run], label=run.run_id) for run in runs)
     blocks = method(Material(Choices(), runs, groups, made_comparison(groups), (), ()))
-    words = [plain(block.text) for block in blocks if isinstance(block, Paragraph)]
+    words = [plain_text(block.text) for block in blocks if isinstance(block, Paragraph)]
     words += [block.tex for block in blocks if isinstance(block, Equation)]
     return "\n".join([*words, *(block.text for block in blocks if isinstance(block, Heading))])
 
 
 @pytest.mark.parametrize(("part", "choice"), ANOTHER)
 def test_every_setting_is_known_here(part: str, choice: str) -> None:
-    names = {name.removeprefix(SECTIONS[part] + ".") for name in configured(part, choice)} - {"_target_"}
-    assert names == ANOTHER[part, choice].keys(), "say whether the method section has to change with it"
+    names = {name.removeprefix(SECTIONS[part] + ".") for name in configured(part, choice)} - {
+        "_target_"
+    }
+    assert names == ANOTHER[part, choice].keys(), (
+        "say whether the method section has to change with it"
+    )
 
 
 @pytest.mark.parametrize(("part", "choice"), ANOTHER)
 def test_no_choice_of_the_configuration_lacks_a_description(part: str, choice: str) -> None:
-    assert choice in {path.stem for path in (CONF_DIR / SECTIONS[part].replace(".", "/")).glob("*.yaml")}
+    assert choice in {
+        path.stem for path in (CONF_DIR / SECTIONS[part].replace(".", "/")).glob("*.yaml")
+    }
     assert "the author has to write it" not in text(make(part, choice))
 
 
 def test_all_choices_of_the_configuration_are_here() -> None:
     folders = {part: CONF_DIR / section.replace(".", "/") for part, section in SECTIONS.items()}
-    assert {(part, path.stem) for part, folder in folders.items() for path in folder.glob("*.yaml")} == ANOTHER.keys()
+    assert {
+        (part, path.stem) for part, folder in folders.items() for path in folder.glob("*.yaml")
+    } == ANOTHER.keys()
 
 
 @pytest.mark.parametrize(("part", "choice", "name"), USED)
 def test_another_setting_is_another_text(part: str, choice: str, name: str) -> None:
-    assert text(make(part, choice, **{name: ANOTHER[part, choice][name]})) != text(make(part, choice))
+    assert text(make(part, choice, **{name: ANOTHER[part, choice][name]})) != text(
+        make(part, choice)
+    )
 
 
 def test_the_variants_of_pure_wave_attention_are_told_apart() -> None:
@@ -134,7 +156,10 @@ def test_the_variants_of_pure_wave_attention_are_told_apart() -> None:
     assert "The length is \\ell = 16." in alone
     assert "W^{1/4}" not in alone
     both = text(make("attention", "pure_wave"), changed)
-    assert "The length is \\ell = W^{1/4} (run). The length is \\ell = 16 (run_frequencies_feature_length)." in both
+    assert (
+        "The length is \\ell = W^{1/4} (run). The length is \\ell = 16"
+        " (run_frequencies_feature_length)." in both
+    )
 
 
 def test_runs_from_before_a_setting_have_its_default() -> None:

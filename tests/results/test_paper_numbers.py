@@ -1,4 +1,5 @@
-"""Every number of a paper is what its source says: each is found again in the runs by what its record names."""
+"""Every number of a paper is what its source says: each is found again in the runs by what its
+record names."""
 
 from __future__ import annotations
 
@@ -10,17 +11,18 @@ from typing import Any
 
 import pytest
 
+from spectral_exp.core.json_files import read_json, write_json_atomic
 from spectral_exp.results import checks, figures
 from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.results.comparison import DETECTABLE, Comparison, compare
 from spectral_exp.results.paper import Choices, PaperGenerator, run_curves
 from spectral_exp.results.paper.material import dig
-from spectral_exp.results.paper.record import numbers
-from spectral_exp.results.paper.run_report import run_report
-from spectral_exp.results.run import Run
+from spectral_exp.results.paper.provenance import numbers
+from spectral_exp.results.paper.report import run_report
 from spectral_exp.results.statistics import interquartile_mean
 from spectral_exp.results.times import compare_times
-from spectral_exp.run_dir import RunPaths, read_json, write_json_atomic
+from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.run import Run
 from tests.results.made_runs import make_run
 
 EVALUATED = {"training.eval_windows": 25}
@@ -33,14 +35,30 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("numbers")
     for seed, noise in enumerate((0.0, 0.011, -0.009, 0.004), start=1):
         make_run(folder, "classic", seed, val_bpb=2.7 + noise, settings=EVALUATED)
-        make_run(folder, "classic_rotary", seed, val_bpb=2.6 - noise / 2, parameters=900_000, settings=EVALUATED)
-        path = make_run(folder, "wave", seed, val_bpb=0.1 + noise / 10, settings=EVALUATED, record=LEAK)
+        make_run(
+            folder,
+            "classic_rotary",
+            seed,
+            val_bpb=2.6 - noise / 2,
+            parameters=900_000,
+            settings=EVALUATED,
+        )
+        path = make_run(
+            folder, "wave", seed, val_bpb=0.1 + noise / 10, settings=EVALUATED, record=LEAK
+        )
         _change(path, "totals", bad_steps=1, train_s=7.0 + seed)
     below = make_run(folder, "wave_qfe", 1, val_bpb=1.5, steps=60, settings=EVALUATED)
     _change(below, "reference", entropy_bits_per_byte=1.75)
     make_run(folder, "wave_qfe", 2, status="failed", settings={"training.max_steps": 12_000})
     make_run(folder, "wave_qfe", 3, status=None)
-    make_run(folder, "classic", 1, val_bpb=2.69, settings=EVALUATED, record={"timestamp": "2026-02-01T00:00:00"})
+    make_run(
+        folder,
+        "classic",
+        1,
+        val_bpb=2.69,
+        settings=EVALUATED,
+        record={"timestamp": "2026-02-01T00:00:00"},
+    )
     return folder
 
 
@@ -54,15 +72,27 @@ def lookup(run: Run, name: str, at: str) -> Any:
     """What a run has under the name of a source."""
     if at and (value := run.value(name, at)) is not None:
         return value
-    known = {"steps": run.last_step, "n_parameters": run.n_parameters, "tokens": run.value("tokens")}
-    for value in (run.settings.get(name), dig(run.record, name), dig(run.results, name), known.get(name)):
+    known = {
+        "steps": run.last_step,
+        "n_parameters": run.n_parameters,
+        "tokens": run.value("tokens"),
+    }
+    for value in (
+        run.settings.get(name),
+        dig(run.record, name),
+        dig(run.results, name),
+        known.get(name),
+    ):
         if value is not None:
             return value
     return run.tokens_per_step if name == "tokens_per_step" else None
 
 
 def close(value: Any, *expected: Any) -> bool:
-    return any(value == pytest.approx(one, rel=1e-12) if isinstance(one, float) else value == one for one in expected)
+    return any(
+        value == pytest.approx(one, rel=1e-12) if isinstance(one, float) else value == one
+        for one in expected
+    )
 
 
 Rule = Callable[[Any, Sequence[Any], Sequence[Run]], bool]
@@ -100,8 +130,15 @@ def in_comparison(entry: dict[str, Any], comparison: Comparison) -> bool:
     value, formula, ids = entry["value"], entry["formula"], set(entry["ids"])
     if formula == "bound of the 95 % bootstrap interval of the mean":
         (summary,) = (s for s in comparison.summaries if {run.run_id for run in s.runs} == ids)
-        return summary.interval is not None and value in (summary.interval.low, summary.interval.high)
-    of = [d for d in comparison.differences if {run.run_id for s in (d.a, d.b) for run in s.runs} == ids]
+        return summary.interval is not None and value in (
+            summary.interval.low,
+            summary.interval.high,
+        )
+    of = [
+        d
+        for d in comparison.differences
+        if {run.run_id for s in (d.a, d.b) for run in s.runs} == ids
+    ]
     made: dict[str, Callable[[Any], Any]] = {
         "number of pairs": lambda d: [d.n] if d.paired else [],
         "number of runs of the smaller group": lambda d: [] if d.paired else [d.n],
@@ -114,7 +151,10 @@ def in_comparison(entry: dict[str, Any], comparison: Comparison) -> bool:
         return any(value in made[formula](d) for d in of)
     for d in of:
         minus = f"{d.b.group.label} minus {d.a.group.label}"
-        if formula in (f"mean of the differences paired by seed, {minus}", f"difference of the means, {minus}"):
+        if formula in (
+            f"mean of the differences paired by seed, {minus}",
+            f"difference of the means, {minus}",
+        ):
             return bool(value == d.mean)
         if formula == f"bound of the 95 % interval of {minus}":
             return d.interval is not None and value in (d.interval.low, d.interval.high)
@@ -130,12 +170,27 @@ def counted(entry: dict[str, Any], comparison: Comparison) -> bool:
         "runs": [sum(len(s.group.runs) for s in comparison.summaries)],
         "runs of a group that count": [len(s.values) for s in comparison.summaries],
         "runs with uncommitted changes": [len(entry["ids"])],
-        "tests": [len({frozenset((d.a.group.label, d.b.group.label)) for d in comparison.differences if d.p_value})],
+        "tests": [
+            len(
+                {
+                    frozenset((d.a.group.label, d.b.group.label))
+                    for d in comparison.differences
+                    if d.p_value
+                }
+            )
+        ],
         "differences": [len(differences)],
-        "differences separated for the better": [sum(d.separated and d.better for d in differences)],
-        "differences separated for the worse": [sum(d.separated and not d.better for d in differences)],
+        "differences separated for the better": [
+            sum(d.separated and d.better for d in differences)
+        ],
+        "differences separated for the worse": [
+            sum(d.separated and not d.better for d in differences)
+        ],
         "differences not separated": [sum(not d.separated for d in differences)],
-        **{f"ablations of the {part}": [sum(d.part == part for d in ablations)] for part in ("attention", "loss")},
+        **{
+            f"ablations of the {part}": [sum(d.part == part for d in ablations)]
+            for part in ("attention", "loss")
+        },
         "optimizer.learning_rate": [1],
     }
     return entry["value"] in known.get(entry["metric"], ())
@@ -143,12 +198,16 @@ def counted(entry: dict[str, Any], comparison: Comparison) -> bool:
 
 def is_ratio(entry: dict[str, Any], comparison: Comparison) -> bool:
     """Whether a number is the ratio of two groups' times, or a bound of its interval."""
-    finished = {s.group.label: [run for run in s.group.runs if run.finished] for s in comparison.summaries}
+    finished = {
+        s.group.label: [run for run in s.group.runs if run.finished] for s in comparison.summaries
+    }
     base = comparison.baseline or ""
     for label, runs in finished.items():
         if label == base or not runs:
             continue
-        medians = [statistics.median(run.train_s or 0 for run in side) for side in (runs, finished[base])]
+        medians = [
+            statistics.median(run.train_s or 0 for run in side) for side in (runs, finished[base])
+        ]
         if entry["formula"] == f"median of {label} over median of {base}":
             return close(entry["value"], medians[0] / medians[1])
         if entry["formula"] == f"bound of the 95 % interval of {label} over {base}":
@@ -162,26 +221,43 @@ def is_ratio(entry: dict[str, Any], comparison: Comparison) -> bool:
 def is_true(entry: dict[str, Any], runs: Sequence[Run], comparison: Comparison) -> bool:
     if entry["formula"] in RULES:
         found = [lookup(run, entry["metric"], entry["at"]) for run in runs]
-        return RULES[entry["formula"]](entry["value"], [one for one in found if one is not None], runs)
+        return RULES[entry["formula"]](
+            entry["value"], [one for one in found if one is not None], runs
+        )
     if entry["metric"] == "train_s" and " over " in entry["formula"]:
         return is_ratio(entry, comparison)
-    return counted(entry, comparison) if entry["formula"] == "count" else in_comparison(entry, comparison)
+    return (
+        counted(entry, comparison)
+        if entry["formula"] == "count"
+        else in_comparison(entry, comparison)
+    )
 
 
-def test_every_number_of_a_paper_is_what_its_source_says(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "comparison_pictures", lambda comparison: [])
+def test_every_number_of_a_paper_is_what_its_source_says(
+    outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "comparison_plots", lambda comparison: [])
     paper = PaperGenerator([outputs], Choices()).paper()
     all_runs = list(paper.material.runs)
     comparison = compare(ResultsAggregator([outputs], index=False).groups())
-    entries = [{**one, "ids": [all_runs[n - 1].run_id for n in one["runs"]]} for one in numbers(paper)]
-    wrong = [one for one in entries if not is_true(one, [all_runs[n - 1] for n in one["runs"]], comparison)]
+    entries = [
+        {**one, "ids": [all_runs[n - 1].run_id for n in one["runs"]]} for one in numbers(paper)
+    ]
+    wrong = [
+        one
+        for one in entries
+        if not is_true(one, [all_runs[n - 1] for n in one["runs"]], comparison)
+    ]
     assert not wrong
     text = paper.render("md")["paper.md"].decode()
     for words in (
         "a model of 70 billion parameters needs 0.66 bits per byte of Wikipedia",
         "1 step skipped for a non-finite loss or gradient",
         "val\\_bpb 1.5000 is below the entropy of the source, 1.7500 bits per byte",
-        "reads 25 of the 1562 windows of 64 tokens that fit into the validation text without overlap",
+        (
+            "reads 25 of the 1562 windows of 64 tokens that fit into the validation text without"
+            " overlap"
+        ),
         "evenly spread over it: 1.6 % of the text",
     ):
         assert words in text, words
@@ -192,7 +268,9 @@ def test_every_number_of_a_paper_is_what_its_source_says(outputs: Path, monkeypa
     assert {"1.5000", "1.7500"} <= {one["shown"] for one in limitations}
 
 
-def test_every_number_of_a_report_is_what_its_source_says(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_number_of_a_report_is_what_its_source_says(
+    outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(run_curves, "run_curves", lambda run: None)  # drawing is tested elsewhere
     paper = run_report(next(outputs.glob("wave_2*000001*")), index=False)
     (run,) = paper.material.runs

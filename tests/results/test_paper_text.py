@@ -1,4 +1,5 @@
-"""What papers are made of: formulas, prose, notes, numbering, and what each format does with awkward letters."""
+"""What papers are made of: formulas, prose, notes, numbering, and what each format does with
+awkward letters."""
 
 from __future__ import annotations
 
@@ -10,9 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spectral_exp.core.errors import UserError
-from spectral_exp.results.paper import formulas
-from spectral_exp.results.paper.bibliography import WORKS, bibtex
-from spectral_exp.results.paper.document import (
+from spectral_exp.results.document import formulas
+from spectral_exp.results.document.bibliography import WORKS, bibtex
+from spectral_exp.results.document.html import html
+from spectral_exp.results.document.latex import escape_latex, latex
+from spectral_exp.results.document.markdown import markdown
+from spectral_exp.results.document.model import (
     Appendix,
     Cite,
     Code,
@@ -30,17 +34,13 @@ from spectral_exp.results.paper.document import (
     Strong,
     Table,
     Verbatim,
-    numbered,
-    numbering,
-    plain,
+    plain_text,
 )
-from spectral_exp.results.paper.html import html
-from spectral_exp.results.paper.latex import escaped, latex
-from spectral_exp.results.paper.markdown import markdown
+from spectral_exp.results.document.numbering import number_document, number_entries
+from spectral_exp.results.document.prose import blocks, prose
+from spectral_exp.results.document.trace import spans
+from spectral_exp.results.document.typst import typst_source
 from spectral_exp.results.paper.notes import sections
-from spectral_exp.results.paper.pdf import source
-from spectral_exp.results.paper.prose import blocks, prose
-from spectral_exp.results.paper.trace import spans
 
 AWKWARD = r"""\ { } $ & # _ % ~ ^ < > | " ' ` * [ ] @ = + - / // . 1. )( ;"""
 
@@ -53,7 +53,7 @@ def number(shown: str = "2.5", value: float = 2.5) -> Number:
     return Number(shown, value, Source("val_bpb", ("run",), "final"))
 
 
-# --- formulas --------------------------------------------------------------------------------------------------------
+# --- formulas -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -101,10 +101,12 @@ def test_all_commands_compile_in_typst_and_mathml() -> None:
     tex = " ".join(whole)
     typst.compile(f"${formulas.to_typst(tex)}$".encode(), format="pdf", ignore_system_fonts=True)
     mathml = converter.convert(tex)
-    assert "\\" not in re.sub("&#x0005C;", "\\\\", mathml).replace("&", ""), "a command that MathML does not know"
+    assert "\\" not in re.sub("&#x0005C;", "\\\\", mathml).replace("&", ""), (
+        "a command that MathML does not know"
+    )
 
 
-# --- prose and notes -------------------------------------------------------------------------------------------------
+# --- prose and notes ------------------------------------------------------------------------------
 
 
 def test_prose_becomes_its_pieces_and_placeholders_become_values() -> None:
@@ -128,8 +130,14 @@ def test_prose_becomes_its_pieces_and_placeholders_become_values() -> None:
 
 
 def test_a_placeholder_without_a_value_is_an_error_with_the_nearest_name() -> None:
-    with pytest.raises(UserError, match=r"\{\{mean clasic\}\} names no measured value; did you mean mean classic\?"):
+    with pytest.raises(
+        UserError, match=r"\{\{mean clasic\}\} names no measured value; did you mean mean classic\?"
+    ):
         blocks("The mean is {{mean clasic}}.", {"mean classic": number(), "n classic": number()})
+
+
+def test_an_equation_with_a_key_has_a_number() -> None:
+    assert blocks("$$ a\n= b $$ {#eq:own}", {}) == (Equation("a = b", "eq:own"),)
 
 
 def test_snake_case_and_lone_stars_are_no_emphasis() -> None:
@@ -137,7 +145,9 @@ def test_snake_case_and_lone_stars_are_no_emphasis() -> None:
 
 
 def test_blocks_of_notes() -> None:
-    found = blocks("One\nline.\n\n- first\n  goes on\n- second\n\n### Head\n```\ncode_x\n```\n$$ a = b $$", {})
+    found = blocks(
+        "One\nline.\n\n- first\n  goes on\n- second\n\n### Head\n```\ncode_x\n```\n$$ a = b $$", {}
+    )
     assert found == (
         Paragraph(("One line.",)),
         Listing((("first goes on",), ("second",))),
@@ -155,14 +165,23 @@ def test_what_notes_cannot_hold_is_an_error(text: str) -> None:
 
 def test_notes_by_place() -> None:
     source_ = "\n## Introduction\nText.\n```\n## not a heading\n```\n## related  work\nMore."
-    assert sections(source_) == {"introduction": "Text.\n```\n## not a heading\n```", "related work": "More."}
+    assert sections(source_) == {
+        "introduction": "Text.\n```\n## not a heading\n```",
+        "related work": "More.",
+    }
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("## dicussion\nx", "line 1 of the notes: '## dicussion' names no place of the paper; did you mean discussion"),
-        ("x\n## discussion", "stands before the first"),
+        (
+            "## dicussion\nx",
+            (
+                "line 1 of the notes: '## dicussion' names no place of the paper; did you mean"
+                " discussion"
+            ),
+        ),
+        ("x\n## discussion", "line 1 of the notes stands before the first"),
         ("## method\n## method", "is there already"),
     ],
 )
@@ -171,15 +190,22 @@ def test_mistakes_in_notes(text: str, message: str) -> None:
         sections(text)
 
 
-# --- numbering -------------------------------------------------------------------------------------------------------
+# --- numbering ------------------------------------------------------------------------------------
 
 
 def test_everything_gets_its_number_and_numbers_their_places() -> None:
     table = Table("tab:a", ("c",), (("name",), ("mean",)), (((Code("wave"),), (number(),)),), "lr")
-    body = (Heading("One"), Heading("Sub", 2), table, Equation("a", "eq:a"), Appendix(), Heading("Last"))
-    found, entries = numbered(document(*body, Paragraph((number("7", 7),))))
-    assert numbering(found).labels == {"tab:a": "Table 1", "eq:a": "Equation 1"}
-    assert list(numbering(found).sections.values()) == ["1", "1.1", "A"]
+    body = (
+        Heading("One"),
+        Heading("Sub", 2),
+        table,
+        Equation("a", "eq:a"),
+        Appendix(),
+        Heading("Last"),
+    )
+    found, entries = number_entries(document(*body, Paragraph((number("7", 7),))))
+    assert number_document(found).labels == {"tab:a": "Table 1", "eq:a": "Equation 1"}
+    assert list(number_document(found).sections.values()) == ["1", "1.1", "A"]
     assert [(entry.number.id, entry.where) for entry in entries] == [
         ("n1", "Table 1, wave: mean"),
         ("n2", "Section A (Last)"),
@@ -188,9 +214,9 @@ def test_everything_gets_its_number_and_numbers_their_places() -> None:
 
 def test_a_reference_to_nothing_and_a_key_used_twice_are_found() -> None:
     with pytest.raises(UserError, match=r"\[#tab:none\] refers to nothing"):
-        numbering(document(Paragraph((Ref("tab:none"),))))
-    with pytest.raises(KeyError, match="eq:a"):
-        numbering(document(Equation("a", "eq:a"), Equation("b", "eq:a")))
+        number_document(document(Paragraph((Ref("tab:none"),))))
+    with pytest.raises(UserError, match="key eq:a is used twice"):
+        number_document(document(Equation("a", "eq:a"), Equation("b", "eq:a")))
 
 
 @settings(max_examples=30)
@@ -203,20 +229,29 @@ def test_spans_name_exactly_the_numbers(numbers: set[int]) -> None:
     assert told == numbers
 
 
-# --- formats ---------------------------------------------------------------------------------------------------------
+# --- formats --------------------------------------------------------------------------------------
 
 
 def awkward() -> Document:
     text = (AWKWARD, Code(AWKWARD), Strong((AWKWARD,)), Math("a_{b} < c"), Cite(("holm1979",)))
     table = Table("tab:a", text, ((AWKWARD,), ("n",)), ((text, (number(),)),), "lr", notes=(text,))
-    body = (Heading(AWKWARD), Paragraph(text), Listing((text,)), Verbatim(AWKWARD), table, References())
-    return numbered(document(*body, words=AWKWARD))[0]
+    body = (
+        Heading(AWKWARD),
+        Paragraph(text),
+        Listing((text,)),
+        Verbatim(AWKWARD),
+        table,
+        References(),
+    )
+    return number_entries(document(*body, words=AWKWARD))[0]
 
 
 def test_html_is_well_formed_whatever_the_words_are() -> None:
     pytest.importorskip("latex2mathml")
     page = html(awkward(), {})
-    body = page[page.index("<body>") : page.index("</html>")].replace("class=aside", 'class="aside"')
+    body = page[page.index("<body>") : page.index("</html>")].replace(
+        "class=aside", 'class="aside"'
+    )
     words = "".join(ET.fromstring(body).itertext())
     assert words.count(AWKWARD) == 19
     assert "<script" not in page
@@ -228,7 +263,7 @@ def test_latex_is_balanced_whatever_the_words_are() -> None:
 
 def test_typst_compiles_whatever_the_words_are() -> None:
     typst = pytest.importorskip("typst")
-    main = source(awkward(), {})
+    main = typst_source(awkward(), {})
     pages = typst.compile(main.encode(), format="pdf", ignore_system_fonts=True)
     assert pages.startswith(b"%PDF")
 
@@ -241,7 +276,9 @@ def test_markdown_escapes_what_would_be_markup() -> None:
 @settings(max_examples=50)
 @given(st.text())
 def test_no_text_reaches_latex_as_a_command(text: str) -> None:
-    rest = re.sub(r"\\text[a-z]+\{\}|\\ldots\{\}|\\[{}$&#_%,]|\$\\?[a-zA-Z-]+\$", "", escaped(text))
+    rest = re.sub(
+        r"\\text[a-z]+\{\}|\\ldots\{\}|\\[{}$&#_%,]|\$\\?[a-zA-Z-]+\$", "", escape_latex(text)
+    )
     assert not set(rest) & set("\\{}$&#_%^"), rest
 
 
@@ -253,11 +290,12 @@ def test_the_bibliography_is_plain_ascii_and_balanced() -> None:
 
 
 def test_plain_words_of_a_text() -> None:
-    assert plain(("a", Code("b"), Strong((number("1"),)), Math("x"))) == "ab1x"
+    assert plain_text(("a", Code("b"), Strong((number("1"),)), Math("x"))) == "ab1x"
 
 
 def check_latex(text: str) -> None:
-    """Fails where LaTeX would stumble: unbalanced braces or environments, specials outside mathematics."""
+    """Fails where LaTeX would stumble: unbalanced braces or environments, specials outside
+    mathematics."""
     body = text[text.index(r"\begin{document}") :]
     body = re.sub(r"\\begin\{verbatim\}.*?\\end\{verbatim\}", "", body, flags=re.DOTALL)
     stack: list[str] = []
@@ -271,7 +309,9 @@ def check_latex(text: str) -> None:
     assert bare.count("{") == bare.count("}")
     assert bare.count("$") % 2 == 0
     for environment in ("equation",):
-        bare = re.sub(rf"\\begin{{{environment}}}.*?\\end{{{environment}}}", "", bare, flags=re.DOTALL)
+        bare = re.sub(
+            rf"\\begin{{{environment}}}.*?\\end{{{environment}}}", "", bare, flags=re.DOTALL
+        )
     bare = re.sub(r"\$[^$]*\$|\\\[.*?\\\]", "", bare, flags=re.DOTALL)
     bare = re.sub(r"\\(?:label|ref|includegraphics|cite|href)(?:\[[^]]*\])?\{[^}]*\}", "", bare)
     assert not re.search(r"[_^#]", bare), re.search(r".{40}[_^#].{20}", bare)

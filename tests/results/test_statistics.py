@@ -1,4 +1,5 @@
-"""The statistics against scipy, rliable and direct definitions, and how often the intervals cover."""
+"""The statistics against scipy, rliable and direct definitions, and how often the intervals
+cover."""
 
 from __future__ import annotations
 
@@ -42,17 +43,21 @@ def strata_of(tasks: int, runs: int) -> list[int]:
     return [task for _ in range(runs) for task in range(tasks)]
 
 
-# --- one sample ------------------------------------------------------------------------------------------------------
+# --- one sample -----------------------------------------------------------------------------------
 
 
 @given(samples)
 @quick
 def test_interquartile_mean_is_scipys_trimmed_mean(sample: list[float]) -> None:
     expected = scipy.stats.trim_mean(sample, 0.25)
-    assert float(statistics.interquartile_mean(sample)) == pytest.approx(expected, rel=1e-12, abs=1e-12)
+    assert float(statistics.interquartile_mean(sample)) == pytest.approx(
+        expected, rel=1e-12, abs=1e-12
+    )
 
 
-@pytest.mark.parametrize("case", RLIABLE, ids=lambda case: f"{len(case['scores'])}x{len(case['scores'][0])}")
+@pytest.mark.parametrize(
+    "case", RLIABLE, ids=lambda case: f"{len(case['scores'])}x{len(case['scores'][0])}"
+)
 def test_percentile_intervals_and_improvement_are_those_of_rliable(case: dict[str, Any]) -> None:
     scores, others = np.array(case["scores"]), np.array(case["others"])
     strata = strata_of(scores.shape[1], scores.shape[0])
@@ -68,7 +73,9 @@ def test_percentile_intervals_and_improvement_are_those_of_rliable(case: dict[st
     assert improvement == pytest.approx(case["improvement"], rel=1e-12)
 
 
-@pytest.mark.parametrize("statistic", [statistics.mean, statistics.median, statistics.interquartile_mean])
+@pytest.mark.parametrize(
+    "statistic", [statistics.mean, statistics.median, statistics.interquartile_mean]
+)
 def test_percentile_interval_is_that_of_all_resamples(statistic: statistics.Statistic) -> None:
     every = np.array(list(itertools.product(BPB, repeat=5)))
     low, high = np.quantile(statistic(every), (0.025, 0.975))
@@ -82,12 +89,16 @@ def test_percentile_interval_is_scipys() -> None:
         (sample,), np.mean, method="percentile", n_resamples=20_000, rng=np.random.default_rng(1)
     ).confidence_interval
     found = statistics.percentile_interval(sample)
-    assert [found.low, found.high] == pytest.approx(list(expected), abs=0.03 * (expected.high - expected.low))
+    assert [found.low, found.high] == pytest.approx(
+        list(expected), abs=0.03 * (expected.high - expected.low)
+    )
 
 
 def test_resampling_stays_within_strata() -> None:
     resamples = statistics.bootstrap([1.0, 2.0, 30.0, 40.0], [0, 0, 1, 1])
-    assert set(resamples.tolist()) <= {(a + b) / 4 for a in (2.0, 3.0, 4.0) for b in (60.0, 70.0, 80.0)}
+    assert set(resamples.tolist()) <= {
+        (a + b) / 4 for a in (2.0, 3.0, 4.0) for b in (60.0, 70.0, 80.0)
+    }
     assert len(resamples) == statistics.RESAMPLES
 
 
@@ -95,7 +106,9 @@ def test_numbers_are_the_same_everywhere() -> None:
     """The raw words of the generator never change, so these numbers may not either."""
     interval = statistics.mean_interval(BPB)
     assert interval is not None
-    assert [interval.low, interval.high] == pytest.approx([2.7033610758932647, 2.745806492511048], rel=1e-13)
+    assert [interval.low, interval.high] == pytest.approx(
+        [2.7033610758932647, 2.745806492511048], rel=1e-13
+    )
 
 
 @given(samples, st.randoms(use_true_random=False), st.floats(0.1, 10), st.floats(-50, 50))
@@ -139,13 +152,16 @@ def test_interval_reaches_further_where_the_values_do() -> None:
     assert interval.high - 1.52 > 1.2 * (1.52 - interval.low)
 
 
-@pytest.mark.parametrize("sample", [[], [2.7], [2.7, 2.8], [2.7] * 5, [0.0] * 3, [0.1 + 0.2, 0.3, 0.3]])
+@pytest.mark.parametrize(
+    "sample", [[], [2.7], [2.7, 2.8], [2.7] * 5, [0.0] * 3, [0.1 + 0.2, 0.3, 0.3]]
+)
 def test_no_interval_where_nothing_is_known_of_the_spread(sample: list[float]) -> None:
     assert statistics.mean_interval(sample) is None
 
 
 def test_strata_of_single_runs_borrow_the_spread_of_the_others() -> None:
-    """A run alone in its stratum adds no spread to the resamples; the interval must not shrink for it."""
+    """A run alone in its stratum adds no spread to the resamples; the interval must not shrink for
+    it."""
     sample, strata = [1.0, 1.1, 1.2, 5.0, 9.0], [0, 0, 0, 1, 2]
     interval = statistics.mean_interval(sample, strata)
     assert interval is not None
@@ -165,7 +181,7 @@ def test_differences_between_strata_do_not_widen_the_interval() -> None:
     assert near.high - near.low == pytest.approx(far.high - far.low, rel=1e-9)
 
 
-# --- coverage --------------------------------------------------------------------------------------------------------
+# --- coverage -------------------------------------------------------------------------------------
 
 Draw = Callable[[np.random.Generator, tuple[int, int]], Array]
 DRAWS: dict[str, tuple[Draw, float]] = {
@@ -192,7 +208,9 @@ def intervals_of(sample: Array) -> dict[str, tuple[float, float]]:
         "ours": (ours.low, ours.high),
     }
     if n > 3:
-        errors = statistics.bootstrap(sample, statistic=lambda x: x.std(axis=-1, ddof=1)) / math.sqrt(n)
+        errors = statistics.bootstrap(
+            sample, statistic=lambda x: x.std(axis=-1, ddof=1)
+        ) / math.sqrt(n)
         # Where all of a resample are the same run, its error is zero but for rounding.
         errors = np.where(errors < 1e-9 * error, 1e-9 * error, errors)
         low, high = np.quantile((means - center) / errors, (0.025, 0.975))
@@ -254,7 +272,7 @@ def test_coverage_is_as_documented(n: int) -> None:
             assert found["bootstrap-t"][1] / found["student"][1] == pytest.approx(1.33, abs=0.1)
 
 
-# --- two samples -----------------------------------------------------------------------------------------------------
+# --- two samples ----------------------------------------------------------------------------------
 
 
 @given(st.lists(st.tuples(values, values), min_size=3, max_size=12))
@@ -267,7 +285,9 @@ def test_p_values_are_scipys(pairs: list[tuple[float, float]]) -> None:
         assert found.mean == pytest.approx(float(np.mean(b) - np.mean(a)), abs=1e-9)
     if np.std(a) > 1e-6 and np.std(b) > 1e-6:
         independent = statistics.unpaired_contrast(a, b)
-        assert independent.p_value == pytest.approx(scipy.stats.ttest_ind(b, a, equal_var=False).pvalue, rel=1e-8)
+        assert independent.p_value == pytest.approx(
+            scipy.stats.ttest_ind(b, a, equal_var=False).pvalue, rel=1e-8
+        )
 
 
 @given(samples, samples)
@@ -282,11 +302,17 @@ def test_swapping_the_groups_changes_nothing_but_the_sign(a: list[float], b: lis
         assert there.p_value == pytest.approx(back.p_value)
         if there.interval is not None and back.interval is not None:
             mirrored = [-back.interval.high, -back.interval.low]
-            assert [there.interval.low, there.interval.high] == pytest.approx(mirrored, rel=1e-9, abs=1e-9)
+            assert [there.interval.low, there.interval.high] == pytest.approx(
+                mirrored, rel=1e-9, abs=1e-9
+            )
     chance = statistics.probability_of_improvement(a, b, lower_is_better=True)
     assert chance is not None
-    assert statistics.probability_of_improvement(b, a, lower_is_better=True) == pytest.approx(1 - chance)
-    assert statistics.probability_of_improvement(a, b, lower_is_better=False) == pytest.approx(1 - chance)
+    assert statistics.probability_of_improvement(b, a, lower_is_better=True) == pytest.approx(
+        1 - chance
+    )
+    assert statistics.probability_of_improvement(a, b, lower_is_better=False) == pytest.approx(
+        1 - chance
+    )
 
 
 @pytest.mark.usefixtures("fewer_resamples")
@@ -294,7 +320,9 @@ def test_swapping_the_groups_changes_nothing_but_the_sign(a: list[float], b: lis
 def test_unpaired_interval_covers(n: int) -> None:
     rng = np.random.default_rng(n)
     hits, trials = 0, 100
-    for a, b in zip(rng.standard_normal((trials, n)), 3 * rng.standard_normal((trials, n + 2)), strict=True):
+    for a, b in zip(
+        rng.standard_normal((trials, n)), 3 * rng.standard_normal((trials, n + 2)), strict=True
+    ):
         interval = statistics.unpaired_contrast(a, b).interval
         assert interval is not None
         hits += interval.low <= 0 <= interval.high
@@ -302,7 +330,10 @@ def test_unpaired_interval_covers(n: int) -> None:
 
 
 def test_pairing_takes_out_what_the_seeds_have_in_common() -> None:
-    paired, independent = statistics.paired_contrast(BPB, OTHER), statistics.unpaired_contrast(BPB, OTHER)
+    paired, independent = (
+        statistics.paired_contrast(BPB, OTHER),
+        statistics.unpaired_contrast(BPB, OTHER),
+    )
     assert paired.mean == pytest.approx(independent.mean)
     assert paired.p_value is not None
     assert independent.p_value is not None
@@ -329,7 +360,9 @@ def test_paired_test_takes_the_spread_within_strata() -> None:
         ([0.1, 0.2, 0.3, 0.4], [1.1, 1.2, 1.3, 1.4], "all differences are equal"),
     ],
 )
-def test_paired_differences_without_spread_prove_nothing(a: list[float], b: list[float], reason: str) -> None:
+def test_paired_differences_without_spread_prove_nothing(
+    a: list[float], b: list[float], reason: str
+) -> None:
     found = statistics.paired_contrast(a, b)
     assert found.interval is None
     assert found.p_value is None
@@ -337,7 +370,10 @@ def test_paired_differences_without_spread_prove_nothing(a: list[float], b: list
 
 
 def test_unpaired_groups_need_three_runs_and_some_spread() -> None:
-    assert statistics.unpaired_contrast([1.0, 2.0, 3.0], [4.0, 5.0]).reason == "fewer than three runs in a group"
+    assert (
+        statistics.unpaired_contrast([1.0, 2.0, 3.0], [4.0, 5.0]).reason
+        == "fewer than three runs in a group"
+    )
     assert statistics.unpaired_contrast([1.0] * 3, [2.0] * 3).p_value is None
     one_exact = statistics.unpaired_contrast([1.0] * 3, [2.0, 2.1, 2.2])
     expected = scipy.stats.ttest_1samp([2.0, 2.1, 2.2], 1.0).pvalue
@@ -351,11 +387,18 @@ def test_pairs_have_equal_numbers() -> None:
         statistics.mean_interval([1.0, 2.0, 3.0], [0, 0])
 
 
-@given(st.lists(st.integers(0, 4), min_size=1, max_size=8), st.lists(st.integers(0, 4), min_size=1, max_size=8))
+@given(
+    st.lists(st.integers(0, 4), min_size=1, max_size=8),
+    st.lists(st.integers(0, 4), min_size=1, max_size=8),
+)
 @quick
 def test_probability_of_improvement_is_that_of_mann_and_whitney(a: list[int], b: list[int]) -> None:
     found = statistics.probability_of_improvement(a, b, lower_is_better=False)
-    statistic = scipy.stats.mannwhitneyu(b, a, method="asymptotic").statistic if {*a, *b} != {*a} & {*b} else None
+    statistic = (
+        scipy.stats.mannwhitneyu(b, a, method="asymptotic").statistic
+        if {*a, *b} != {*a} & {*b}
+        else None
+    )
     if statistic is not None:
         assert found == pytest.approx(statistic / (len(a) * len(b)))
     direct = sum((y > x) + 0.5 * (y == x) for x in a for y in b) / (len(a) * len(b))
@@ -363,7 +406,7 @@ def test_probability_of_improvement_is_that_of_mann_and_whitney(a: list[int], b:
     assert statistics.probability_of_improvement([], b, lower_is_better=False) is None
 
 
-# --- many looks ------------------------------------------------------------------------------------------------------
+# --- many looks -----------------------------------------------------------------------------------
 
 
 def step_down(p: list[float], level: float) -> list[bool]:
@@ -387,7 +430,9 @@ def test_holm_rejects_what_the_stepwise_procedure_rejects(p: list[float], level:
 def test_holm_keeps_the_order_and_never_lowers(p: list[float], random: Any) -> None:
     corrected = statistics.holm(p)
     assert all(before <= after <= 1 for before, after in zip(p, corrected, strict=True))
-    assert all(corrected[i] <= corrected[j] for i in range(len(p)) for j in range(len(p)) if p[i] < p[j])
+    assert all(
+        corrected[i] <= corrected[j] for i in range(len(p)) for j in range(len(p)) if p[i] < p[j]
+    )
     order = list(range(len(p)))
     random.shuffle(order)
     assert statistics.holm([p[i] for i in order]) == [corrected[i] for i in order]
@@ -398,23 +443,29 @@ def test_holm_by_hand() -> None:
     assert statistics.holm([]) == []
 
 
-# --- Student's distribution ------------------------------------------------------------------------------------------
+# --- Student's distribution -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("df", [1.0, 2.0, 2.5, 4.0, 7.3, 19.0, 100.0, 999.5])
 def test_students_distribution_is_scipys(df: float) -> None:
     for t in (0.0, 1e-3, 0.5, 1.0, 2.776, 5.0, 20.0, 1000.0):
-        assert statistics.student_p_value(t, df) == pytest.approx(2 * scipy.stats.t.sf(t, df), rel=2e-11, abs=1e-300)
+        assert statistics.student_p_value(t, df) == pytest.approx(
+            2 * scipy.stats.t.sf(t, df), rel=2e-11, abs=1e-300
+        )
         assert statistics.student_p_value(-t, df) == statistics.student_p_value(t, df)
     for level in (0.5, 0.6, 0.9, 0.975, 0.995, 0.9999):
         expected = float(scipy.stats.t.ppf(level, df))
-        assert statistics.student_quantile(level, df) == pytest.approx(expected, rel=1e-11, abs=1e-11)
+        assert statistics.student_quantile(level, df) == pytest.approx(
+            expected, rel=1e-11, abs=1e-11
+        )
 
 
 @given(st.floats(0.1, 50), st.floats(0.1, 50), st.floats(0, 1))
 @quick
 def test_incomplete_beta_is_scipys(a: float, b: float, x: float) -> None:
-    assert statistics.incomplete_beta(a, b, x) == pytest.approx(float(scipy.special.betainc(a, b, x)), abs=1e-12)
+    assert statistics.incomplete_beta(a, b, x) == pytest.approx(
+        float(scipy.special.betainc(a, b, x)), abs=1e-12
+    )
 
 
 @given(
@@ -423,7 +474,10 @@ def test_incomplete_beta_is_scipys(a: float, b: float, x: float) -> None:
 )
 def test_quantiles_are_exactly_those_of_numpy(values: list[float], level: float) -> None:
     array = np.array(values)
-    assert statistics._quantiles(array, (level, 1 - level)) == np.quantile(array, (level, 1 - level)).tolist()
+    assert (
+        statistics._quantiles(array, (level, 1 - level))
+        == np.quantile(array, (level, 1 - level)).tolist()
+    )
 
 
 @pytest.mark.parametrize("n", [3, 4, 5, 10, 30])

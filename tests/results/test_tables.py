@@ -14,6 +14,8 @@ import pytest
 from spectral_exp.results import tables
 from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.results.comparison import Comparison
+from spectral_exp.results.document.latex import escape_latex
+from spectral_exp.results.table_formats import WIDTH
 from tests.results.made_comparisons import made_comparison
 from tests.results.made_runs import make_run
 
@@ -24,7 +26,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> ResultsAggregator:
     for seed, noise in ((1, 0.0), (2, 0.001), (3, 0.002)):
         make_run(folder, "classic", seed, val_bpb=2.5 + noise)
         make_run(folder, "wave", seed, val_bpb=2.25 + noise)
-        make_run(folder, "wave_qfe", seed, val_bpb=2.4375 + noise, status="completed" if seed < 3 else "failed")
+        make_run(
+            folder,
+            "wave_qfe",
+            seed,
+            val_bpb=2.4375 + noise,
+            status="completed" if seed < 3 else "failed",
+        )
     (folder / "torn_20260101_000000_abcd1234").mkdir()
     (folder / "torn_20260101_000000_abcd1234" / "config.json").write_text("{")
     return ResultsAggregator([folder], index=False)
@@ -55,12 +63,12 @@ val_bpb minus that of classic
     assert "  wave_qfe: n < 3: no interval\n" in text
     assert "  wave_qfe_20260101_000003_abcd1234: failed\n" in text
     assert "n*: not paired by seed" in text
-    (left_out, _) = runs.left_out[0]
+    left_out, _ = runs.left_out[0]
     unwrapped = " ".join(text.split())
     assert f"folders left out: {left_out}: config.json is not valid JSON" in unwrapped
     # A path is never broken, however long the folder of the tests is.
     lines = [line.replace(str(left_out), "FOLDER") for line in text.splitlines()]
-    assert all(len(line) <= tables.WIDTH for line in lines)
+    assert all(len(line) <= WIDTH for line in lines)
 
 
 def test_markdown_has_bold_for_what_is_separated_alone(comparison: Comparison) -> None:
@@ -73,18 +81,28 @@ def test_markdown_has_bold_for_what_is_separated_alone(comparison: Comparison) -
     assert "- a note with 100 % and \\<angles> & a_name" in text
     # Every row of a table has as many cells as its head.
     for block in text.split("\n\n"):
-        cells = {line.replace("\\|", "").count("|") for line in block.splitlines() if line.startswith("|")}
+        cells = {
+            line.replace("\\|", "").count("|")
+            for line in block.splitlines()
+            if line.startswith("|")
+        }
         assert len(cells) <= 1
 
 
 def test_latex_is_escaped(comparison: Comparison) -> None:
     text = tables.render_comparisons([comparison], "latex")
     assert r"wave\_qfe & 2* & $-$0.0630 & - & 0.25 & - & no interval \\" in text
-    assert r"wave & 3 & \textbf{$-$0.2500} & [$-$0.3000, $-$0.2000] & 0.25 & $<$0.001 & \textbf{better} \\" in text
-    assert r"\item a note with 100 \% and $<$angles$>$ \& a\_name" in text
-    assert text.count(r"\toprule") == text.count(r"\bottomrule") == text.count(r"\begin{tabular}") == 2
-    assert tables.latex_escaped("a\\b{c}~^|#$") == (
-        r"a\textbackslash{}b\{c\}\textasciitilde{}\textasciicircum{}\textbar{}\#\$"
+    assert (
+        r"wave & 3 & \textbf{$-$0.2500} & [$-$0.3000, $-$0.2000] & 0.25 & \textless{}0.001 &"
+        r" \textbf{better} \\" in text
+    )
+    assert r"\item a note with 100 \% and \textless{}angles\textgreater{} \& a\_name" in text
+    assert (
+        text.count(r"\toprule") == text.count(r"\bottomrule") == text.count(r"\begin{tabular}") == 2
+    )
+    assert (
+        escape_latex("a\\b{c}~^|#$")
+        == r"a\textbackslash{}b\{c\}\textasciitilde{}\textasciicircum{}\textbar{}\#\$"
     )
 
 
@@ -93,13 +111,17 @@ def test_latex_compiles(comparison: Comparison, tmp_path: Path) -> None:
     body = tables.render_comparisons([comparison], "latex")
     head = r"\documentclass{article}\usepackage[T1]{fontenc}\usepackage{booktabs}\begin{document}"
     (tmp_path / "t.tex").write_text(f"{head}\n{body}\\end{{document}}\n")
-    subprocess.run(["pdflatex", "-halt-on-error", "t.tex"], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        ["pdflatex", "-halt-on-error", "t.tex"], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL
+    )
 
 
 def test_json_has_every_digit(comparison: Comparison, runs: ResultsAggregator) -> None:
     content = json.loads(tables.render_comparisons([comparison], "json", runs.left_out))
     (one,) = content["comparisons"]
-    assert [group["values"] for group in one["groups"]] == [list(s.values) for s in comparison.summaries]
+    assert [group["values"] for group in one["groups"]] == [
+        list(s.values) for s in comparison.summaries
+    ]
     assert one["groups"][1]["runs"][0]["run_id"] == "wave_20260101_000001_abcd1234"
     assert [d["mean"] for d in one["differences"]] == [d.mean for d in comparison.differences]
     assert one["differences"][0]["better"] is True
@@ -108,7 +130,9 @@ def test_json_has_every_digit(comparison: Comparison, runs: ResultsAggregator) -
 
 
 def test_csv_has_a_row_for_each_group_and_difference(comparison: Comparison) -> None:
-    rows = list(csv.DictReader(io.StringIO(tables.render_comparisons([comparison, comparison], "csv"))))
+    rows = list(
+        csv.DictReader(io.StringIO(tables.render_comparisons([comparison, comparison], "csv")))
+    )
     assert [row["row"] for row in rows] == 2 * [*["group"] * 3, *["baseline"] * 2]
     assert float(rows[3]["mean"]) == comparison.differences[0].mean
     assert (rows[2]["low"], rows[4]["p_holm"]) == ("", "")
@@ -117,7 +141,10 @@ def test_csv_has_a_row_for_each_group_and_difference(comparison: Comparison) -> 
 
 @pytest.mark.parametrize("form", ["table", "markdown", "latex", "csv", "json"])
 def test_the_same_runs_give_the_same_text(runs: ResultsAggregator, form: str) -> None:
-    twice = [tables.render_comparisons([made_comparison(runs.groups())], form, runs.left_out) for _ in range(2)]
+    twice = [
+        tables.render_comparisons([made_comparison(runs.groups())], form, runs.left_out)
+        for _ in range(2)
+    ]
     assert twice[0] == twice[1]
     assert twice[0].endswith("\n")
 
@@ -125,7 +152,9 @@ def test_the_same_runs_give_the_same_text(runs: ResultsAggregator, form: str) ->
 def test_problems_of_runs_that_do_not_count_are_told_too(tmp_path: Path) -> None:
     path = make_run(tmp_path)
     (path / "results.json").write_text("{")
-    text = tables.render_comparisons([made_comparison(ResultsAggregator([tmp_path], index=False).groups())], "table")
+    text = tables.render_comparisons(
+        [made_comparison(ResultsAggregator([tmp_path], index=False).groups())], "table"
+    )
     assert f"problems:\n  {path.name}: results.json is not valid JSON" in text
 
 
@@ -133,15 +162,38 @@ def test_runs_line_by_line(runs: ResultsAggregator) -> None:
     text = tables.render_runs(runs.runs, ["val_bpb", "tokens"], "final", "table", runs.left_out)
     lines = text.splitlines()
     assert lines[1].split() == ["run", "status", "seed", "steps", "val_bpb", "tokens", "train_s"]
-    assert lines[2].split() == ["classic_20260101_000001_abcd1234", "completed", "1", "100", "2.5000", "76800", "7.7"]
-    rows = list(csv.DictReader(io.StringIO(tables.render_runs(runs.runs, ["val_bpb"], "best", "csv"))))
-    assert [float(row["val_bpb"]) for row in rows] == [run.value("val_bpb", "best") for run in runs.runs]
-    assert json.loads(tables.render_runs(runs.runs, ["val_bpb"], "final", "json"))["runs"][8]["status"] == "failed"
+    assert lines[2].split() == [
+        "classic_20260101_000001_abcd1234",
+        "completed",
+        "1",
+        "100",
+        "2.5000",
+        "76800",
+        "7.7",
+    ]
+    rows = list(
+        csv.DictReader(io.StringIO(tables.render_runs(runs.runs, ["val_bpb"], "best", "csv")))
+    )
+    assert [float(row["val_bpb"]) for row in rows] == [
+        run.value("val_bpb", "best") for run in runs.runs
+    ]
+    assert (
+        json.loads(tables.render_runs(runs.runs, ["val_bpb"], "final", "json"))["runs"][8]["status"]
+        == "failed"
+    )
 
 
 @pytest.mark.parametrize(
     ("values", "digits"),
-    [([2.5, 2.25], 4), ([123.4], 2), ([827_776.0], 0), ([0.001], 7), ([0.0], 1), ([float("nan")], 4), ([], 4)],
+    [
+        ([2.5, 2.25], 4),
+        ([123.4], 2),
+        ([827_776.0], 0),
+        ([0.001], 7),
+        ([0.0], 1),
+        ([float("nan")], 4),
+        ([], 4),
+    ],
 )
 def test_digits(values: list[float], digits: int) -> None:
     assert tables._decimals(values) == digits

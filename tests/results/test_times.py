@@ -14,7 +14,8 @@ def compared(a: Group, b: Group, metric: str) -> Difference:
 
 
 def speeds(name: str, factor: float, slow: float, *, quick_entries: int = 4) -> Group:
-    """Runs with a logged speed that was `slow` times lower in all but some entries, and times accordingly."""
+    """Runs with a logged speed that was `slow` times lower in all but some entries, and times
+    accordingly."""
     runs = []
     for seed in range(1, 6):
         quick = 1000.0 / factor * (1 + 0.003 * seed)
@@ -33,7 +34,9 @@ def test_a_busy_machine_gives_no_verdict_on_time(metric: str, sign: int) -> None
     busy = compared(speeds("classic", 1.0, 1.5), speeds("wave", 1.3, 1.0), metric)
     assert (busy.separated, busy.better) == (False, False)
     (said_so,) = [warning for warning in busy.warnings if warning.kind == "busy machine"]
-    assert str(said_so).startswith("the machine was busy, which may be the whole difference: classic_")
+    assert str(said_so).startswith(
+        "the machine was busy, which may be the whole difference: classic_"
+    )
     # A difference beyond what the machine was seen to do stands.
     far = compared(speeds("classic", 1.0, 1.5), speeds("wave", 6.0, 1.0), metric)
     assert (far.separated, far.better) == (True, False)

@@ -1,4 +1,5 @@
-"""What commands write where their user says: no file of a run is lost, and no other without --force."""
+"""What commands write where their user says: no file of a run is lost, and no other without
+--force."""
 
 from __future__ import annotations
 
@@ -10,11 +11,12 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from spectral_exp import checkpoints, compare, paper, report, reproduce, train, verify_resume
+from spectral_exp import train
 from spectral_exp.bench.__main__ import main as bench
+from spectral_exp.commands import checkpoints, compare, paper, report, reproduce, verify_resume
 from spectral_exp.core.errors import SettingError
 from spectral_exp.plots.theme import LIGHT
-from spectral_exp.results.picture import Picture, save
+from spectral_exp.results.figures.plot import Plot, save
 from spectral_exp.runs.output_file import refuse_loss, run_around, write_output
 from tests.conftest import NO_PLOTS, TINY
 
@@ -43,27 +45,45 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 # Commands that write one file, which they are told.
 COMMANDS: dict[str, Callable[..., int]] = {
-    "compare": lambda file, *more: compare.main(["run", "--format", "json", "--output", file, *more]),
+    "compare": lambda file, *more: compare.main(
+        ["run", "--format", "json", "--output", file, *more]
+    ),
     "export": lambda file, *more: checkpoints.main(["export", "run", "--output", file, *more]),
     "verify_resume": lambda file, *more: verify_resume.main(["run", "--output", file, *more]),
     "bench": lambda file, *more: bench(["startup", "--json", file, *more]),
 }
 # Commands that write a folder.
 FOLDERS: dict[str, Callable[..., int]] = {
-    "report": lambda folder, *more: report.main(["run", "--formats", "md", "--output", folder, *more]),
-    "paper": lambda folder, *more: paper.main(["run", "--formats", "md", "--output", folder, *more]),
-    "reproduce": lambda folder, *more: reproduce.main(["run", "--current-code", "--output", folder]),
+    "report": lambda folder, *more: report.main(
+        ["run", "--formats", "md", "--output", folder, *more]
+    ),
+    "paper": lambda folder, *more: paper.main(
+        ["run", "--formats", "md", "--output", folder, *more]
+    ),
+    "reproduce": lambda folder, *more: reproduce.main(
+        ["run", "--current-code", "--output", folder]
+    ),
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
-def test_no_file_of_a_run_is_overwritten(command: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_file_of_a_run_is_overwritten(
+    command: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("other").mkdir()
     Path("link").symlink_to("run/logs", target_is_directory=True)
     (run / "notes.md").write_text("mine")
     before = contents(Path())
     own = [str(path) for path in run.rglob("*") if path.is_file()]
-    later = ["run/results.json", "run/logs/new.csv", "run/checkpoints/x", "run/.hydra/x", "link/x", "other/config.json"]
+    later = [
+        "run/results.json",
+        "run/logs/new.csv",
+        "run/checkpoints/x",
+        "run/.hydra/x",
+        "link/x",
+        "other/config.json",
+    ]
     for file in [*own, *later, "run/../run/train.log", "run", "run/logs"]:
         for force in ((), (FORCE,)):
             assert COMMANDS[command](file, *force) == 2, file
@@ -74,7 +94,9 @@ def test_no_file_of_a_run_is_overwritten(command: str, run: Path, capsys: pytest
 
 
 @pytest.mark.parametrize("command", FOLDERS)
-def test_no_folder_of_a_run_is_written_into(command: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_folder_of_a_run_is_written_into(
+    command: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = contents(Path())
     for folder in ("run/logs", "run/checkpoints", "run/tokenizer"):
         assert FOLDERS[command](folder, FORCE) == 2, folder
@@ -82,8 +104,14 @@ def test_no_folder_of_a_run_is_written_into(command: str, run: Path, capsys: pyt
     assert contents(Path()) == before
 
 
-def test_a_file_of_the_users_is_overwritten_only_with_force(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = [name for name in ("compare", "export") if name != "export" or importlib.util.find_spec("safetensors")]
+def test_a_file_of_the_users_is_overwritten_only_with_force(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [
+        name
+        for name in ("compare", "export")
+        if name != "export" or importlib.util.find_spec("safetensors")
+    ]
     for command in names:
         file = Path(f"{command}.json")
         write = COMMANDS[command]
@@ -105,21 +133,26 @@ def test_a_file_of_the_users_is_overwritten_only_with_force(run: Path, capsys: p
         assert (run / "results.json").read_bytes() == before
 
 
-def test_plots_overwrite_no_file_of_the_users(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plots_overwrite_no_file_of_the_users(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("plots").mkdir()
     first = Path("plots/intervals_val_bpb.png")
     first.write_text("mine")
     assert compare.main(["run", "--plots", "plots"]) == 2
-    assert f"--plots={first} must be a new file, or one written by this command" in capsys.readouterr().err
+    assert (
+        f"--plots={first} must be a new file, or one written by this command"
+        in capsys.readouterr().err
+    )
     assert first.read_text() == "mine"
     assert compare.main(["run", "--plots", "run/visualizations", FORCE]) == 2
-    picture = Picture("a", "An empty figure.", LIGHT, Figure)
+    plot = Plot("a", "An empty figure.", LIGHT, Figure)
     for _ in range(2):
-        save(picture, "plots", force=False)
+        save(plot, "plots", force=False)
     Path("plots/a.png").write_text("mine")
     with pytest.raises(SettingError, match="--force"):
-        save(picture, "plots", force=False)
-    save(picture, "plots")
+        save(plot, "plots", force=False)
+    save(plot, "plots")
     assert Path("plots/a.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -129,11 +162,13 @@ def test_what_a_command_names_itself_it_may_write_again(run: Path) -> None:
     assert (run / "weights_step_8.safetensors").read_bytes() == b"new"
     write_output(run / "table.md", b"new")
     write_output(run / "table.md", b"newer")
-    with pytest.raises(SettingError, match="outside of what the run"):
+    with pytest.raises(SettingError, match="a file that training in"):
         write_output(run / "results_.json/../train.log", b"", is_default=True)
 
 
-def test_without_a_home_every_file_that_exists_needs_force(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_home_every_file_that_exists_needs_force(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(Path("file/state").absolute()))
     Path("file").write_text("")
     write_output(Path("table.md"), b"new")

@@ -1,4 +1,4 @@
-"""A paper draft from runs: `python -m spectral_exp.paper`. Every number in it says which runs it came from."""
+"""A paper draft from runs, `spectral-exp paper`; every number in it has a recorded source."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""The appendices: how to do it again, the runs, and where every number comes from."""
+"""The appendices: how to reproduce the runs, and the runs themselves."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from functools import partial
 
-from spectral_exp.results.group import Group
-from spectral_exp.results.paper.document import (
+from spectral_exp.results.document.model import (
     Block,
     Code,
     Heading,
@@ -17,39 +17,33 @@ from spectral_exp.results.paper.document import (
     Table,
     Text,
     Verbatim,
-    joined,
+    code_list,
+    join_texts,
 )
-from spectral_exp.results.paper.material import NOT_RECORDED, Material, plain_number
-from spectral_exp.results.paper.prose import prose
-from spectral_exp.results.paper.trace import RUN_TABLE
-from spectral_exp.results.run import Run
+from spectral_exp.results.document.prose import prose
+from spectral_exp.results.document.trace import RUN_TABLE
+from spectral_exp.results.group import Group
+from spectral_exp.results.paper.material import DASH, NOT_RECORDED, Material, plain_number
+from spectral_exp.results.paper.passages import passage
+from spectral_exp.runs.run import Run
 
-# Where a run lies, and what a folder of it is called, is no property of the experiment.
+# Overrides of paths and names, which are no properties of the experiment.
 _PLACE = ("outputs", "experiment_id", "resume", "backup_url")
 _PACKAGES = ("python", "torch", "numpy", "hydra-core", "omegaconf", "matplotlib", "tokenizers")
 _WIDTH = 88
 
+_passage = partial(passage, "appendix")
+
 
 def reproducibility(material: Material) -> tuple[Block, ...]:
-    """Commands, configuration and environment."""
+    """Return commands, configuration and environment."""
+    is_single = len(material.runs) == 1
+    these = "This command made the run" if is_single else "These commands made the runs"
     blocks: list[Block] = [
         Heading("Reproducibility"),
-        Paragraph(
-            prose(
-                "Each run directory holds the whole resolved configuration (`config.json`), the fingerprints of its "
-                "text, versions of code and packages, all metrics (`logs/metrics.jsonl`) and the results "
-                "(`results.json`). "
-                + ("This command made the run" if len(material.runs) == 1 else "These commands made the runs")
-                + ", as recorded, without the folders for its files:"
-            )
-        ),
+        Paragraph(_passage("commands", these=these)),
         Verbatim("\n\n".join(_command(group) for group in material.groups)),
-        Paragraph(
-            prose(
-                "`python -m spectral_exp.reproduce RUN` trains one of them anew and compares every number; `python -m "
-                "spectral_exp.paper PAPER --verify` computes every number of this paper again from the runs."
-            )
-        ),
+        Paragraph(_passage("verification")),
     ]
     chosen = _selection(material)
     if chosen:
@@ -60,7 +54,13 @@ def reproducibility(material: Material) -> tuple[Block, ...]:
         if versions != NOT_RECORDED:
             packages.append(prose("{{name}} {{versions}}", name=name, versions=versions))
     if packages:
-        blocks.append(Paragraph(prose("Packages that the runs recorded: {{packages}}.", packages=joined(packages))))
+        blocks.append(
+            Paragraph(
+                prose(
+                    "Packages that the runs recorded: {{packages}}.", packages=join_texts(packages)
+                )
+            )
+        )
     else:
         blocks.append(Paragraph(prose("No run recorded its packages."), aside=True))
     return tuple(blocks)
@@ -70,20 +70,16 @@ def _selection(material: Material) -> Text:
     choices = material.choices
     text: Text = ()
     if choices.where:
-        text += prose("Only runs with {{where}} were taken. ", where=_conditions(choices.where))
+        text += prose("Only runs with {{where}} were taken. ", where=code_list(choices.where))
     if choices.group_by:
-        text += prose("Runs are grouped by {{by}}. ", by=_conditions(choices.group_by))
+        text += prose("Runs are grouped by {{by}}. ", by=code_list(choices.group_by))
     return text
 
 
-def _conditions(conditions: Sequence[str]) -> Text:
-    return joined([(Code(condition),) for condition in conditions])
-
-
 def _command(group: Group) -> str:
-    """The command that makes the runs of a group: that of its first run, for all seeds."""
+    """Return the command of a group's first run, for all its seeds."""
     run = group.runs[0]
-    # A seed that was run twice need not be run twice again.
+    # A seed that ran twice is needed once.
     seeds = list(dict.fromkeys(str(other.seed) for other in group.runs if other.seed is not None))
     if not run.record.get("overrides"):
         return f"# {group.label}: the command was not recorded"
@@ -93,27 +89,31 @@ def _command(group: Group) -> str:
         "-m",
         "spectral_exp.train",
         *multirun,
-        *_kept(run),
+        *_overrides(run),
         *([f"seed={','.join(seeds)}"] if seeds else []),
     ]
-    differing = {tuple(_kept(other)) for other in group.runs}
-    remark = f"# {group.label}" + ("; other runs of it had other overrides" if len(differing) > 1 else "")
-    return f"{remark}\n{wrapped([_short(word) for word in words])}"
+    differing = {tuple(_overrides(other)) for other in group.runs}
+    remark = f"# {group.label}" + (
+        "; other runs of it had other overrides" if len(differing) > 1 else ""
+    )
+    return f"{remark}\n{wrap_command([_short(word) for word in words])}"
 
 
-def _kept(run: Run) -> list[str]:
+def _overrides(run: Run) -> list[str]:
     overrides = [str(item) for item in run.record.get("overrides") or ()]
-    return [item for item in overrides if item.lstrip("+~").partition("=")[0] not in (*_PLACE, "seed")]
+    return [
+        item for item in overrides if item.lstrip("+~").partition("=")[0] not in (*_PLACE, "seed")
+    ]
 
 
 def _short(word: str) -> str:
-    """An override with the file's name for its whole path, which is no business of a reader."""
+    """Return an override with the file's name for its path, which readers need not know."""
     name, equals, value = word.partition("=")
     return f"{name}={value.rpartition('/')[2]}" if equals and value.startswith("/") else word
 
 
-def wrapped(words: Sequence[str]) -> str:
-    """A shell command on lines that fit a page, continued by backslashes."""
+def wrap_command(words: Sequence[str]) -> str:
+    """Return a shell command on lines that fit a page, continued by backslashes."""
     lines, line = [], ""
     for word in map(shlex.quote, words):
         if line and len(line) + 1 + len(word) > _WIDTH - 2:
@@ -125,28 +125,31 @@ def wrapped(words: Sequence[str]) -> str:
 
 
 def run_table(material: Material) -> tuple[Block, ...]:
-    """All runs with their short numbers."""
+    """Return the table of runs with their short numbers."""
     rows: list[tuple[Text, ...]] = []
     for i, run in enumerate(material.runs, start=1):
-        step = Number(plain_number(run.last_step), run.last_step, Source("steps", (run.run_id,), formula="last step"))
+        step = Number(
+            plain_number(run.last_step),
+            run.last_step,
+            Source("steps", (run.run_id,), formula="last step"),
+        )
         rows.append(
             (
                 (str(i),),
                 (Code(run.run_id),),
-                (str(run.seed) if run.seed is not None else "\u2013",),
+                (str(run.seed) if run.seed is not None else DASH,),
                 (run.status.replace("_", " "),),
-                (step,) if run.last_step else ("\u2013",),
+                (step,) if run.last_step else (DASH,),
                 material.value(run),
-                (Code(run.config_hash or "\u2013"),),
+                (Code(run.config_hash or DASH),),
             )
         )
     blocks: list[Block] = [
         Heading("Runs"),
         Table(
             RUN_TABLE,
-            prose(
-                "All runs. The configuration hash stands for the settings that matter for training, without the seed. "
-                "The value is {{metric}} ({{at}}).",
+            _passage(
+                "runs",
                 metric=material.metric_words,
                 at=material.comparison.at,
             ),
@@ -158,7 +161,9 @@ def run_table(material: Material) -> tuple[Block, ...]:
             widths=(4, 44, 6, 12, 8, 10, 13),
         ),
     ]
-    problems: list[Text] = [(Code(run.run_id), f": {problem}") for run in material.runs for problem in run.problems]
+    problems: list[Text] = [
+        (Code(run.run_id), f": {problem}") for run in material.runs for problem in run.problems
+    ]
     if problems:
         blocks += [Paragraph(prose("What could not be read:")), Listing(tuple(problems))]
     return tuple(blocks)

@@ -1,14 +1,13 @@
-"""Results and ablations: what the comparison says."""
+"""The sections of results, costs and ablations."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from spectral_exp.core.wording import noun
 from spectral_exp.results.compared import Difference, GroupSummary
-from spectral_exp.results.finding import Source
-from spectral_exp.results.group import Group
-from spectral_exp.results.paper.document import (
+from spectral_exp.results.document.model import (
     Block,
     Code,
     Figure,
@@ -18,24 +17,39 @@ from spectral_exp.results.paper.document import (
     Strong,
     Table,
     Text,
-    joined,
+    code_list,
+    join_texts,
 )
-from spectral_exp.results.paper.material import Material, plain_number
-from spectral_exp.results.paper.prose import prose
+from spectral_exp.results.document.prose import prose
+from spectral_exp.results.finding import Source
+from spectral_exp.results.group import Group
+from spectral_exp.results.paper.material import DASH, Material, plain_number
+from spectral_exp.results.paper.passages import join_sentences, passage
 from spectral_exp.results.paper.setup import per_run
-from spectral_exp.results.settings import PARTS
 from spectral_exp.results.times import compare_times
+from spectral_exp.runs.parts import PARTS
 
 _NO_DATA = "There is no data for this section: {{why}}."
-_QUANTITIES = ("parameters", "tokens", "steps", "wall-clock", "data", "tokenizer", "hardware", "code")
+_QUANTITIES = (
+    "parameters",
+    "tokens",
+    "steps",
+    "wall-clock",
+    "data",
+    "tokenizer",
+    "hardware",
+    "code",
+)
+
+_passage = partial(passage, "findings")
 
 
 def results(material: Material) -> tuple[Block, ...]:
-    """Each configuration, and the differences to the baseline."""
+    """Return each configuration, the differences to the baseline, and the cost."""
     usable = [s for s in material.comparison.summaries if s.mean is not None]
     blocks: list[Block] = [Heading("Results")]
     if not usable:
-        blocks.append(_nothing("no finished run has the metric {{metric}}", material))
+        blocks.append(_no_data("no finished run has the metric {{metric}}", material))
         return tuple(blocks)
     blocks += [Paragraph(_leader(material, usable)), _means(material)]
     blocks += [figure for figure in material.figures if _section(figure) == "results"]
@@ -47,34 +61,32 @@ def results(material: Material) -> tuple[Block, ...]:
 
 
 def _leader(material: Material, usable: Sequence[GroupSummary]) -> Text:
-    """Which configuration has the most favourable mean: no claim that it is separated from the next."""
-    sign = 1.0 if material.comparison.lower_is_better else -1.0
-    best = min(usable, key=lambda summary: sign * (summary.mean or 0.0))
-    return prose(
-        "[#tab:means] gives each configuration. The {{end}} mean is that of {{label}}, {{mean}} {{interval}}; a mean "
-        "alone says nothing about which differences are more than chance, for which see [#tab:differences]."
-        if any(d.kind == "baseline" for d in material.comparison.differences)
-        else "[#tab:means] gives each configuration. The {{end}} mean is that of {{label}}, {{mean}} {{interval}}.",
-        end="lowest" if material.comparison.lower_is_better else "highest",
+    """Return which configuration has the most favourable mean, which is no claim of separation."""
+    lower = material.comparison.lower_is_better is not False
+    best = min(usable, key=lambda summary: (summary.mean or 0.0) * (1 if lower else -1))
+    is_compared = any(d.kind == "baseline" for d in material.comparison.differences)
+    return _passage(
+        "leader of several" if is_compared else "leader",
+        end="lowest" if lower else "highest",
         label=Code(best.group.label),
         mean=material.mean(best),
         interval=material.interval(best) if best.interval else "(no interval)",
     )
 
 
-def _nothing(why: str, material: Material) -> Paragraph:
+def _no_data(why: str, material: Material) -> Paragraph:
     reason = prose(why, metric=Code(material.comparison.metric))
     return Paragraph(prose(_NO_DATA, why=reason), aside=True)
 
 
 def _section(figure: Figure) -> str:
-    """Where a figure belongs."""
+    """Return the section of a figure."""
     sections = {"ablation": "ablations", "baseline_differences": "differences", "train_s": "cost"}
     return next((section for words, section in sections.items() if words in figure.key), "results")
 
 
 def _means(material: Material) -> Table:
-    # Without four runs the interquartile mean is the mean.
+    # Below four runs the interquartile mean is the mean.
     with_iqm = any(summary.iqm is not None for summary in material.comparison.summaries)
     rows: list[tuple[Text, ...]] = []
     for summary in material.comparison.summaries:
@@ -93,18 +105,25 @@ def _means(material: Material) -> Table:
     few = [s for s in material.comparison.summaries if s.interval is None]
     notes: tuple[Text, ...] = ()
     if few:
-        names = joined([(Code(s.group.label),) for s in few])
-        notes = (prose("No interval is given for {{names}}: there are fewer than three usable runs.", names=names),)
+        notes = (_passage("no mean interval", names=code_list(s.group.label for s in few)),)
+    full = "interquartile mean (IQM; from four runs on, below it is the mean), "
     return Table(
         "tab:means",
-        prose(
-            "{{metric}} of each configuration: mean over seeds with 95 % interval, median, {{iqm}}and lowest and "
-            "highest run. {{direction}} is better.",
-            iqm="interquartile mean (IQM; from four runs on, below it is the mean), " if with_iqm else "",
+        _passage(
+            "means",
+            iqm=full if with_iqm else "",
             metric=material.metric_words[:1].upper() + material.metric_words[1:],
-            direction="Lower" if material.comparison.lower_is_better else "Higher",
+            direction=material.comparison.direction_words.capitalize(),
         ),
-        (("Configuration",), ("n",), ("mean",), ("95 % interval",), ("median",), *iqm, ("lowest, highest",)),
+        (
+            ("Configuration",),
+            ("n",),
+            ("mean",),
+            ("95 % interval",),
+            ("median",),
+            *iqm,
+            ("lowest, highest",),
+        ),
         tuple(rows),
         "lrrrrr" + "r" * len(iqm),
         notes=notes,
@@ -113,9 +132,12 @@ def _means(material: Material) -> Table:
 
 def _spread(material: Material, values: Sequence[float], ids: tuple[str, ...]) -> Text:
     if not values:
-        return ("\u2013",)
+        return (DASH,)
     bounds = []
-    for value, formula in ((min(values), "lowest of the runs"), (max(values), "highest of the runs")):
+    for value, formula in (
+        (min(values), "lowest of the runs"),
+        (max(values), "highest of the runs"),
+    ):
         source = Source(material.comparison.metric, ids, material.comparison.at, formula)
         bounds.append(Number(f"{value:.{material.decimals}f}", value, source))
     return (bounds[0], ", ", bounds[1])
@@ -124,12 +146,12 @@ def _spread(material: Material, values: Sequence[float], ids: tuple[str, ...]) -
 def _differences(material: Material) -> tuple[Block, ...]:
     against = [d for d in material.comparison.differences if d.kind == "baseline"]
     if not against:
-        return (_nothing("there is only one configuration with a usable {{metric}}", material),)
+        return (_no_data("there is only one configuration with a usable {{metric}}", material),)
     base = against[0].a.group.label
     return (
         Paragraph(
-            prose(
-                "[#tab:differences] holds every configuration against {{base}}{{default}}. {{reading}}",
+            _passage(
+                "differences",
                 base=Code(base),
                 default=", the baseline by default" if material.choices.baseline is None else "",
                 reading=_reading(material, against),
@@ -139,7 +161,11 @@ def _differences(material: Material) -> tuple[Block, ...]:
             material,
             against,
             "tab:differences",
-            prose("Difference to {{base}} in {{metric}}.", base=Code(base), metric=material.metric_words),
+            prose(
+                "Difference to {{base}} in {{metric}}.",
+                base=Code(base),
+                metric=material.metric_words,
+            ),
             (("Configuration",),),
             [((Code(d.b.group.label),),) for d in against],
         ),
@@ -148,20 +174,29 @@ def _differences(material: Material) -> tuple[Block, ...]:
 
 
 def _reading(material: Material, differences: Sequence[Difference]) -> Text:
-    """How many are better, worse and not separated."""
-    better = sum(d.separated and d.better for d in differences)
-    worse = sum(d.separated and not d.better for d in differences)
-    rest = len(differences) - better - worse
-    return prose(
-        "Of {{all}} {{noun}} {{better}} {{are}} separated for the better, {{worse}} for the worse, and {{rest}} "
-        "{{rest_are}} not separated.",
+    """Return how many differences are better, worse and not separated."""
+    separated = sum(d.separated for d in differences)
+    better = sum(d.better is True for d in differences)
+    worse, rest = separated - better, len(differences) - separated
+    if material.comparison.lower_is_better is None:
+        return _passage(
+            "reading without direction",
+            noun=noun(len(differences), "difference"),
+            are=noun(separated, "is", "are"),
+            rest_are=noun(rest, "is", "are"),
+            all=material.number_of(len(differences), "differences"),
+            separated=material.number_of(separated, "differences separated"),
+            rest=material.number_of(rest, "differences not separated"),
+        )
+    return _passage(
+        "reading",
         noun=noun(len(differences), "difference"),
         are=noun(better, "is", "are"),
         rest_are=noun(rest, "is", "are"),
-        all=material.counted(len(differences), "differences"),
-        better=material.counted(better, "differences separated for the better"),
-        worse=material.counted(worse, "differences separated for the worse"),
-        rest=material.counted(rest, "differences not separated"),
+        all=material.number_of(len(differences), "differences"),
+        better=material.number_of(better, "differences separated for the better"),
+        worse=material.number_of(worse, "differences separated for the worse"),
+        rest=material.number_of(rest, "differences not separated"),
     )
 
 
@@ -176,8 +211,8 @@ def _difference_table(
     rows: list[tuple[Text, ...]] = []
     for name, d in zip(names, differences, strict=True):
         mean = material.difference(d)
-        verdict = ("better" if d.better else "worse") if d.separated else "not separated" if d.interval else "no test"
-        # Bold says separated, and nothing else.
+        verdict = d.verdict if d.interval else "no test"
+        # Bold means separated, and nothing else.
         shown: Text = (Strong(mean),) if d.separated else mean
         rows.append(
             (
@@ -196,11 +231,17 @@ def _difference_table(
         notes.append(("* not paired by seed: the two groups are taken as independent.",))
     return Table(
         key,
+        join_sentences(caption, _key_to_columns(material)),
         (
-            *caption,
-            *_key_to_columns(material),
+            *first,
+            ("n",),
+            ("difference",),
+            ("95 % interval",),
+            ("P",),
+            ("p",),
+            ("p (Holm)",),
+            ("verdict",),
         ),
-        (*first, ("n",), ("difference",), ("95 % interval",), ("P",), ("p",), ("p (Holm)",), ("verdict",)),
         tuple(rows),
         "l" * len(first) + "rrrrrrl",
         notes=tuple(notes),
@@ -208,25 +249,18 @@ def _difference_table(
 
 
 def _key_to_columns(material: Material) -> Text:
-    text = prose(
-        " n: pairs of equal seed; P: probability that a run of the second is better than one of the first; p: before "
-        "and after Holm's correction over all comparisons ({{m}}). Bold: separated.",
-        m=material.tests,
-    )
-    return (
-        text
-        if material.tests.value
-        else (" n: runs; P: as in the text. No difference has the runs that a test needs.",)
-    )
+    if material.tests.value:
+        return _passage("columns", m=material.tests)
+    return _passage("columns without tests")
 
 
 def _fairness(material: Material, differences: Sequence[Difference]) -> tuple[Block, ...]:
-    """What matches between the two sides, quantity by quantity."""
+    """Return for each quantity whether the two sides match."""
     names = list(dict.fromkeys([*_QUANTITIES, *(name for d in differences for name in d.matches)]))
     names = [name for name in names if any(name in d.matches for d in differences)]
     if not names:
-        return (_nothing("whether the two sides match was not checked", material),)
-    told = []
+        return (_no_data("whether the two sides match was not checked", material),)
+    sentences = []
     for answer, template in (
         (True, "All sides match in {}"),
         (False, "none match in {}"),
@@ -234,8 +268,8 @@ def _fairness(material: Material, differences: Sequence[Difference]) -> tuple[Bl
     ):
         same = [name for name in names if all(d.matches.get(name) is answer for d in differences)]
         names = [name for name in names if name not in same]
-        told += [template.format(", ".join(same))] if same else []
-    agree = "; ".join(told) or "No quantity matches everywhere"
+        sentences += [template.format(", ".join(same))] if same else []
+    agree = "; ".join(sentences) or "No quantity matches everywhere"
     agree = agree[:1].upper() + agree[1:]
     if not names:
         return (Paragraph((f"{agree}.",)),)
@@ -243,15 +277,14 @@ def _fairness(material: Material, differences: Sequence[Difference]) -> tuple[Bl
     rows = []
     for d in differences:
         cells: list[Text] = [(words[d.matches.get(name)],) for name in names]
-        rows.append(((Code(d.b.group.label),), *((Strong(c),) if c == ("no",) else c for c in cells)))
+        rows.append(
+            ((Code(d.b.group.label),), *((Strong(c),) if c == ("no",) else c for c in cells))
+        )
     return (
         Paragraph(prose("{{agree}}; for the rest see [#tab:fairness].", agree=agree)),
         Table(
             "tab:fairness",
-            prose(
-                "Whether the two sides of each difference match in what a fair comparison holds equal; ?: not known. "
-                "The limitations give the values."
-            ),
+            _passage("fairness"),
             (("Configuration",), *((name,) for name in names)),
             tuple(rows),
             "l" + "l" * len(names),
@@ -276,20 +309,10 @@ def _cost(material: Material) -> tuple[Block, ...]:
         )
     against = f"time / {baseline.label}" if baseline else "time ratio"
     return (
-        Paragraph(
-            prose(
-                "[#tab:cost] gives what the runs cost. Times are those of training alone, without validation, plots "
-                "and checkpoints; they are comparable only between runs of one machine under one load. A ratio is of "
-                "medians, with a 95 % interval from three runs per side on; one that the spread of the times does not "
-                "separate from equal times is marked ~."
-            )
-        ),
+        Paragraph(_passage("cost")),
         Table(
             "tab:cost",
-            prose(
-                "Size and cost; times and speeds are means over the runs, the speed of a run is the median over its "
-                "steps."
-            ),
+            _passage("cost table"),
             (
                 ("Configuration",),
                 ("parameters",),
@@ -310,46 +333,55 @@ def _whole(value: float | None) -> int | None:
 
 
 def _ratio(group: Group, baseline: Group | None) -> Text:
-    """Training time over the baseline's, and how far the spread of the times allows to tell them apart."""
+    """Return training time over the baseline's with its interval, marked ~ if not separated."""
     if baseline is None or group is baseline:
-        return ("\u2013",)
+        return (DASH,)
     finished = [[run for run in side.runs if run.finished] for side in (baseline, group)]
     found = compare_times(*finished)
     if found is None:
-        return ("\u2013",)
+        return (DASH,)
     ids = tuple(run.run_id for runs in found.runs for run in runs)
     formula = f"median of {group.label} over median of {baseline.label}"
     ratio = Number(f"{found.ratio:.2f}", found.ratio, Source("train_s", ids, "final", formula))
     bounds: Text = ()
     if found.interval is not None:
-        source = Source("train_s", ids, "final", f"bound of the 95 % interval of {group.label} over {baseline.label}")
-        low, high = (Number(f"{x:.2f}", x, source) for x in (found.interval.low, found.interval.high))
+        source = Source(
+            "train_s",
+            ids,
+            "final",
+            f"bound of the 95 % interval of {group.label} over {baseline.label}",
+        )
+        low, high = (
+            Number(f"{x:.2f}", x, source) for x in (found.interval.low, found.interval.high)
+        )
         bounds = (" [", low, ",\u00a0", high, "]")
     return ("" if found.separated else "~", ratio, *bounds)
 
 
-# --- ablations -------------------------------------------------------------------------------------------------------
+# --- ablations ----------------------------------------------------------------------------
 
 
 def ablations(material: Material) -> tuple[Block, ...]:
-    """What changing one part alone does."""
+    """Return the effects of changing one part only."""
     blocks: list[Block] = [Heading("Ablations")]
     found = [d for d in material.comparison.differences if d.kind == "ablation"]
     if not found:
-        blocks.append(_nothing("no two configurations differ in exactly one part of the grid", material))
+        blocks.append(
+            _no_data("no two configurations differ in exactly one part of the grid", material)
+        )
         return tuple(blocks)
     order = {part: i for i, part in enumerate(PARTS)}
     found.sort(key=lambda d: order.get(d.part or "", len(PARTS)))
     blocks.append(
         Paragraph(
-            prose(
-                "[#tab:ablations] compares configurations that differ in one part alone. {{reading}}",
+            _passage(
+                "ablations",
                 reading=tuple(run for text in _by_part(material, found) for run in text),
             )
         )
     )
     names: list[tuple[Text, ...]] = [
-        ((Code(d.a.group.label), " → ", Code(d.b.group.label)), (d.part or "\u2013",)) for d in found
+        ((Code(d.a.group.label), " → ", Code(d.b.group.label)), (d.part or DASH,)) for d in found
     ]
     blocks.append(
         _difference_table(
@@ -372,17 +404,21 @@ def _by_part(material: Material, differences: Sequence[Difference]) -> list[Text
         separated = [d for d in of_part if d.separated]
         if not separated:
             several = len(of_part) > 1
-            what = "none of {{n}} changes is separated" if several else "the only change ({{n}}) is not separated"
+            what = (
+                "none of {{n}} changes is separated"
+                if several
+                else "the only change ({{n}}) is not separated"
+            )
             template = f"For the {{{{part}}}}, {what}. "
-            n = material.counted(len(of_part), f"ablations of the {part}")
-            sentences.append(prose(template, part=part or "\u2013", n=n))
+            n = material.number_of(len(of_part), f"ablations of the {part}")
+            sentences.append(prose(template, part=part or DASH, n=n))
             continue
         changes = [
             prose(
                 "{{a}} → {{b}} {{verdict}} ({{mean}} {{interval}}, n\u00a0=\u00a0{{n}})",
                 a=Code(d.a.group.label),
                 b=Code(d.b.group.label),
-                verdict="helps" if d.better else "hurts",
+                verdict={True: "helps", False: "hurts", None: "differs"}[d.better],
                 mean=material.difference(d),
                 interval=material.difference_interval(d),
                 n=material.pairs(d),
@@ -391,10 +427,15 @@ def _by_part(material: Material, differences: Sequence[Difference]) -> list[Text
         ]
         rest = len(of_part) - len(separated)
         tail: Text = (
-            prose("; not separated: {{n}} more", n=material.counted(rest, f"ablations of the {part}, not separated"))
+            prose(
+                "; not separated: {{n}} more",
+                n=material.number_of(rest, f"ablations of the {part}, not separated"),
+            )
             if rest
             else ()
         )
         template = "For the {{part}}: {{changes}}{{tail}}. "
-        sentences.append(prose(template, part=part or "\u2013", changes=joined(changes, last=", "), tail=tail))
+        sentences.append(
+            prose(template, part=part or DASH, changes=join_texts(changes, last=", "), tail=tail)
+        )
     return sentences

@@ -1,4 +1,4 @@
-"""The folder of a paper: what in it is ours, and how files get there without ever losing one that is not."""
+"""The folder of a paper: its own files, and writing without the loss of any others."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from spectral_exp.core.errors import UserError
+from spectral_exp.core.json_files import read_json, write_json_atomic
 from spectral_exp.core.scratch import scratch_folder
-from spectral_exp.results.paper.record import RECORD_NAME, digest
-from spectral_exp.run_dir import read_json, write_json_atomic
+from spectral_exp.results.paper.provenance import digest
+from spectral_exp.runs.layout import PROVENANCE_NAME
 from spectral_exp.runs.output_file import refuse_loss
 
 FIGURES = "figures"
@@ -21,7 +22,8 @@ class Folder:
     """A folder that holds, or will hold, a paper. Reading and checking change nothing.
 
     Raises:
-        UserError: `path` is a file or belongs to a run's training, or its `provenance.json` is damaged.
+        UserError: `path` is a file or belongs to a run's training, or its `provenance.json` is
+            damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -29,24 +31,31 @@ class Folder:
         if path.exists() and not path.is_dir():
             raise UserError(f"--output {path} is a file; name a folder")
         if (path / FIGURES).is_symlink():
-            raise UserError(f"{path / FIGURES} is a link, which may lead anywhere; choose another folder with --output")
+            raise UserError(
+                f"{path / FIGURES} is a link, which may lead anywhere; choose another folder with"
+                " --output"
+            )
         # Which of the other files are ours, the record knows.
-        refuse_loss(path / RECORD_NAME, force=True, is_default=True)
-        self.record: dict[str, Any] = read_json(path / RECORD_NAME) if (path / RECORD_NAME).exists() else {}
+        refuse_loss(path / PROVENANCE_NAME, force=True, is_default=True)
+        self.record: dict[str, Any] = (
+            read_json(path / PROVENANCE_NAME) if (path / PROVENANCE_NAME).exists() else {}
+        )
 
     @property
     def files(self) -> dict[str, str]:
-        """What we wrote here: name and SHA-256."""
+        """The files that this program wrote here: name and SHA-256."""
         return own_files(self.record.get("files"))
 
-    def write(self, files: Mapping[str, bytes], record: Mapping[str, Any], *, force: bool = False) -> list[Path]:
-        """Put `files` and the record in place, and remove our files that are no longer part of the paper.
+    def write(
+        self, files: Mapping[str, bytes], record: Mapping[str, Any], *, force: bool = False
+    ) -> list[Path]:
+        """Write `files` and the record, and remove own files that are no longer part of the paper.
 
-        Everything is written beside its place first. The record that goes in before the first file knows the old
-        files as well as the new, so that one interrupted in between is found out as ours and can be written again.
+        Everything is first written to a temporary folder. The first record lists the old files as
+        well as the new ones, so that an interrupted write can be repeated.
 
         Raises:
-            UserError: a file would be overwritten that is not ours or was edited, unless `force`.
+            UserError: a foreign or edited file would be overwritten, unless `force`.
         """
         self._refuse_losses(files, force)
         old = {**own_files(self.record.get("replaces")), **self.files}
@@ -57,21 +66,21 @@ class Folder:
                     place = draft / name
                     place.parent.mkdir(parents=True, exist_ok=True)
                     place.write_bytes(content)
-                write_json_atomic(self.path / RECORD_NAME, {**record, "replaces": old})
+                write_json_atomic(self.path / PROVENANCE_NAME, {**record, "replaces": old})
                 for name in files:
                     (self.path / name).parent.mkdir(parents=True, exist_ok=True)
                     (draft / name).replace(self.path / name)
             self._remove([name for name in old if name not in files])
-            write_json_atomic(self.path / RECORD_NAME, record)
+            write_json_atomic(self.path / PROVENANCE_NAME, record)
         except OSError as error:
             raise UserError(
-                f"cannot write the paper to {self.path}: {error.strerror}; choose another folder with --output, or "
-                "free space"
+                f"cannot write the paper to {self.path}: {error.strerror}; choose another folder"
+                " with --output, or free space"
             ) from error
-        return [self.path / name for name in sorted(files)] + [self.path / RECORD_NAME]
+        return [self.path / name for name in sorted(files)] + [self.path / PROVENANCE_NAME]
 
-    def edited(self, name: str) -> bool:
-        """Whether the file is there and is not as we wrote it."""
+    def is_edited(self, name: str) -> bool:
+        """Return whether the file exists and differs from what was written."""
         path = self.path / name
         known = {self.files.get(name), own_files(self.record.get("replaces")).get(name)}
         return path.is_file() and digest(path.read_bytes()) not in known
@@ -79,24 +88,29 @@ class Folder:
     def _refuse_losses(self, files: Mapping[str, bytes], force: bool) -> None:
         if force:
             return
-        lost = [name for name in files if self.edited(name) and (self.path / name).read_bytes() != files[name]]
+        lost = [
+            name
+            for name in files
+            if self.is_edited(name) and (self.path / name).read_bytes() != files[name]
+        ]
         if not lost:
             return
         ours = [name for name in lost if name in self.files]
         if ours:
             raise UserError(
-                f"{', '.join(ours)} in {self.path} was edited since it was written, and would be overwritten; keep "
-                "your text in a file for --notes, choose another --output, or overwrite with --force"
+                f"{', '.join(ours)} in {self.path} was edited since it was written, and would be"
+                " overwritten; keep your text in a file for --notes, choose another --output, or"
+                " overwrite with --force"
             )
         raise UserError(
-            f"{', '.join(lost)} in {self.path} was not written by this command; choose another --output or overwrite "
-            "with --force"
+            f"{', '.join(lost)} in {self.path} was not written by this command; choose another"
+            " --output or overwrite with --force"
         )
 
     def _remove(self, names: list[str]) -> None:
         for name in names:
-            # What its author has changed is theirs now.
-            if not self.edited(name):
+            # An edited file belongs to its author.
+            if not self.is_edited(name):
                 (self.path / name).unlink(missing_ok=True)
         figures = self.path / FIGURES
         if figures.is_dir() and not any(figures.iterdir()):
@@ -104,6 +118,6 @@ class Folder:
 
 
 def own_files(recorded: object) -> dict[str, str]:
-    """The files in a record that can be ours: in the folder itself, or a figure. Others may lie anywhere."""
+    """Return the recorded files that lie in the folder or are figures; a record may name others."""
     files = recorded.items() if isinstance(recorded, dict) else ()
     return {name: str(value) for name, value in files if _NAME.fullmatch(name)}

@@ -1,15 +1,26 @@
-"""Title and abstract: what was measured, and nothing more."""
+"""Title and abstract: what was measured."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from spectral_exp.core.wording import noun
-from spectral_exp.results.compared import Difference, moment
-from spectral_exp.results.paper.document import Code, Inline, Number, Paragraph, Source, Text, joined
+from spectral_exp.results.compared import Difference, GroupSummary, moment
+from spectral_exp.results.document.model import (
+    Code,
+    Inline,
+    Number,
+    Paragraph,
+    Source,
+    Text,
+    code_list,
+    join_texts,
+)
+from spectral_exp.results.document.prose import prose
 from spectral_exp.results.paper.material import Material
-from spectral_exp.results.paper.prose import prose
-from spectral_exp.results.run import DERIVED
+from spectral_exp.results.paper.passages import join_sentences, passage
+from spectral_exp.runs.metric_names import DERIVED
 
 CORPORA = {
     "Shakespeare": "TinyShakespeare",
@@ -17,61 +28,80 @@ CORPORA = {
     "FineWebEdu": "FineWeb-Edu",
     "Markov": "synthetic text of a Markov chain",
 }
-"""The corpora of the package in words."""
+"""Names of the package's corpora in a sentence."""
 
+_COUNTS = [
+    "Two",
+    "Three",
+    "Four",
+    "Five",
+    "Six",
+    "Seven",
+    "Eight",
+    "Nine",
+    "Ten",
+    "Eleven",
+    "Twelve",
+]
 
-_WORDS = dict(
-    enumerate(["Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve"], start=2)
-)
+_passage = partial(passage, "findings")
 
 
 def title(material: Material) -> str:
-    """The author's title, or one that says what was compared."""
+    """Return the author's title, or one that names what was compared."""
     if material.choices.title:
         return material.choices.title
     n = len(material.groups)
     if n == 1:
         return f"{material.groups[0].label}: {material.metric_words}"
-    return f"{_WORDS.get(n, n)} configurations compared by {material.metric_words}"
+    words = _COUNTS[n - 2] if n - 2 < len(_COUNTS) else str(n)
+    return f"{words} configurations compared by {material.metric_words}"
 
 
 def corpus_words(material: Material) -> Text:
-    """What was trained on."""
-    names = dict.fromkeys(str(run.record.get("dataset", {}).get("corpus", "")) for run in material.runs)
+    """Return the names of the training texts."""
+    names = dict.fromkeys(
+        str(run.record.get("dataset", {}).get("corpus", "")) for run in material.runs
+    )
     words: list[Text] = []
     for name in filter(None, names):
         if name == "TextFile":
-            paths = [str(run.settings["data.path"]) for run in material.runs if "data.path" in run.settings]
+            paths = [
+                str(run.settings["data.path"])
+                for run in material.runs
+                if "data.path" in run.settings
+            ]
             files = dict.fromkeys(path.rstrip("/").rpartition("/")[2] for path in paths)
-            words.append(joined([(Code(file),) for file in files]) if files else ("a text file",))
+            words.append(code_list(files) if files else ("a text file",))
         else:
             words.append((CORPORA.get(name, f"the corpus {name}"),))
-    return joined(words) if words else ("a corpus that was not recorded",)
+    return join_texts(words) if words else ("a corpus that was not recorded",)
 
 
 def abstract(material: Material) -> tuple[Paragraph, ...]:
-    """What was compared, and the headline that the intervals allow."""
-    sizes = [run.n_parameters for run in material.runs if run.n_parameters]
-    setting = prose(
-        "We compare {{groups}} {{configurations}} of a small language model, trained on {{corpus}}, in {{metric}} "
-        "({{direction}} is better){{at}}. There {{are}} {{runs}} {{noun}}, of which {{seeds}} per configuration "
-        "{{count}}{{parameters}}. ",
-        are=noun(len(material.runs), "is", "are"),
-        noun=noun(len(material.runs), "run"),
+    """Return what was compared, and the headline that the intervals allow."""
+    n_groups, n_runs = len(material.groups), len(material.runs)
+    sizes = [run.n_parameters / 1e6 for run in material.runs if run.n_parameters]
+    parameters = (
+        prose(", with {{sizes}} million parameters", sizes=_range(material, sizes)) if sizes else ()
+    )
+    setting = _passage(
+        "abstract",
+        are=noun(n_runs, "is", "are"),
+        noun=noun(n_runs, "run"),
         count="counts" if _counts(material) == [1] else "count",
-        groups=material.counted(len(material.groups), "configurations"),
-        configurations=noun(len(material.groups), "configuration"),
+        groups=material.number_of(n_groups, "configurations"),
+        configurations=noun(n_groups, "configuration"),
         corpus=corpus_words(material),
         metric=material.metric_words,
-        direction="lower" if material.comparison.lower_is_better else "higher",
+        direction=material.comparison.direction_words,
         at=_at(material.comparison.metric, material.comparison.at),
-        runs=material.counted(len(material.runs), "runs"),
+        runs=material.number_of(n_runs, "runs"),
         seeds=_per_group(material),
-        parameters=prose(", with {{sizes}} million parameters", sizes=_range(material, [size / 1e6 for size in sizes]))
-        if sizes
-        else (),
+        parameters=parameters,
     )
-    return (Paragraph((*setting, *headline(material), *_caution(material))),)
+    text = join_sentences(setting, *_headline(material), _mismatches(material))
+    return (Paragraph(text),)
 
 
 def _at(metric: str, at: str) -> str:
@@ -86,12 +116,12 @@ def _at(metric: str, at: str) -> str:
 
 def _per_group(material: Material) -> Text:
     counts = _counts(material)
-    numbers: list[Inline] = [material.counted(n, "runs of a group that count") for n in counts]
+    numbers: list[Inline] = [material.number_of(n, "runs of a group that count") for n in counts]
     return (numbers[0],) if len(counts) == 1 else (numbers[0], " to ", numbers[-1])
 
 
 def _counts(material: Material) -> list[int]:
-    """How many runs of a group count, each number once."""
+    """Return how many runs of a group count, each number once."""
     return sorted({len(summary.values) for summary in material.comparison.summaries})
 
 
@@ -103,57 +133,54 @@ def _range(material: Material, values: Sequence[float]) -> Text:
     return (first,) if first.shown == last.shown else (first, " to ", last)
 
 
-def headline(material: Material) -> Text:
-    """Which configurations are separated from the baseline, in which direction, and which are not."""
+def _headline(material: Material) -> list[Text]:
+    """Return which configurations are separated from the baseline, in which direction."""
     comparison = material.comparison
     with_values = [summary for summary in comparison.summaries if summary.mean is not None]
     if not with_values:
-        return prose("No run has a usable value yet, so nothing is claimed.")
+        return [_passage("no value")]
     against = [d for d in comparison.differences if d.kind == "baseline"]
     if comparison.baseline is None or not against:
-        best = with_values[0]
-        return prose(
-            "{{label}} reaches {{mean}} {{interval}}; there is nothing to compare it with.",
-            label=Code(best.group.label),
-            mean=material.mean(best),
-            interval=material.interval(best),
-        )
-    base = against[0].a
-    lead = prose(
-        "The baseline {{label}} reaches {{mean}} {{interval}}. ",
-        label=Code(base.group.label),
-        mean=material.mean(base),
-        interval=material.interval(base) if base.interval else "(too few runs for an interval)",
-    )
+        return [_passage("single", **_group_values(material, with_values[0]))]
+    base = _group_values(material, against[0].a)
+    if not against[0].a.interval:
+        base["interval"] = "(too few runs for an interval)"
+    lead = _passage("baseline", **base)
     if not any(d.interval for d in against):
-        return (
-            *lead,
-            *prose("No comparison has the three runs per side that an interval needs: nothing is claimed."),
-        )
-    better = [d for d in against if d.separated and d.better]
+        return [lead, _passage("no interval")]
+    better = [d for d in against if d.better]
     worse = [d for d in against if d.separated and not d.better]
-    rest = [d for d in against if not d.separated]
-    parts = [lead]
-    if better:
-        parts.append(prose("Better than it, and separated from it, {{are}}: {{list}}. ", **_listed(material, better)))
-    else:
-        parts.append(prose("No configuration is separated from it for the better. "))
-    if worse:
-        parts.append(prose("Worse, and separated, {{are}}: {{list}}. ", **_listed(material, worse)))
-    if rest:
-        names = joined([(Code(d.b.group.label),) for d in rest])
-        parts.append(prose("Not separated: {{names}}. ", names=names))
-    parts.append(
-        prose(
-            "Brackets hold 95 % intervals; separated means that the interval of the difference excludes zero and that "
-            "p < 0.05 after Holm's correction over all comparisons of this paper ({{m}}).",
-            m=material.tests,
+    rest = [d.b.group.label for d in against if not d.separated]
+    sentences = [lead]
+    if comparison.lower_is_better is None:
+        different, worse = worse, []
+        sentences.append(
+            _passage("different", **_effects(material, different))
+            if different
+            else _passage("none different")
         )
-    )
-    return tuple(run for part in parts for run in part)
+    else:
+        sentences.append(
+            _passage("better", **_effects(material, better)) if better else _passage("none better")
+        )
+    return [
+        *sentences,
+        _passage("worse", **_effects(material, worse)) if worse else (),
+        _passage("not separated", names=code_list(rest)) if rest else (),
+        _passage("brackets", m=material.tests),
+    ]
 
 
-def _listed(material: Material, differences: Sequence[Difference]) -> dict[str, Inline | Text]:
+def _group_values(material: Material, summary: GroupSummary) -> dict[str, Inline | Text]:
+    return {
+        "label": Code(summary.group.label),
+        "mean": material.mean(summary),
+        "interval": material.interval(summary),
+    }
+
+
+def _effects(material: Material, differences: Sequence[Difference]) -> dict[str, Inline | Text]:
+    """Return differences as a list, the largest first, with the verb of its sentence."""
     ordered = sorted(differences, key=lambda d: abs(d.mean or 0.0), reverse=True)
     items = [
         prose(
@@ -165,22 +192,23 @@ def _listed(material: Material, differences: Sequence[Difference]) -> dict[str, 
         )
         for d in ordered
     ]
-    return {"list": joined(items), "are": "is" if len(items) == 1 else "are"}
+    return {"list": join_texts(items), "are": noun(len(items), "is", "are")}
 
 
-def _caution(material: Material) -> Text:
-    """What does not match between the two sides of the comparisons with the baseline."""
+def _mismatches(material: Material) -> Text:
+    """Return the quantities in which groups do not match the baseline."""
+    against = [d for d in material.comparison.differences if d.kind == "baseline"]
     unequal: dict[str, list[str]] = {}
-    for difference in material.comparison.differences:
-        if difference.kind == "baseline":
-            for quantity, match in difference.matches.items():
-                if match is False:
-                    unequal.setdefault(quantity, []).append(difference.b.group.label)
-    if not unequal:
-        return ()
-    items = []
-    total = sum(d.kind == "baseline" for d in material.comparison.differences)
-    for quantity, labels in unequal.items():
-        names: Text = ("all",) if len(labels) == total > 1 else joined([(Code(label),) for label in labels])
-        items.append(prose("{{quantity}} ({{names}})", quantity=quantity, names=names))
-    return prose(" The sides of the comparison do not match in {{items}}.", items=joined(items))
+    for difference in against:
+        for quantity, match in difference.matches.items():
+            if match is False:
+                unequal.setdefault(quantity, []).append(difference.b.group.label)
+    items = [
+        prose(
+            "{{quantity}} ({{names}})",
+            quantity=quantity,
+            names="all" if len(labels) == len(against) > 1 else code_list(labels),
+        )
+        for quantity, labels in unequal.items()
+    ]
+    return _passage("mismatch", items=join_texts(items)) if items else ()

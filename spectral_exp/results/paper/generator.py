@@ -11,13 +11,15 @@ from spectral_exp.core.scratch import scratch_folder
 from spectral_exp.plots.load import import_matplotlib
 from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.results.comparison import compare
-from spectral_exp.results.paper import appendix, findings, front, limits, trace
-from spectral_exp.results.paper.bibliography import bibtex, work
-from spectral_exp.results.paper.document import (
+from spectral_exp.results.document.bibliography import bibtex, work
+from spectral_exp.results.document.formulas import to_typst
+from spectral_exp.results.document.html import html
+from spectral_exp.results.document.latex import latex
+from spectral_exp.results.document.markdown import markdown
+from spectral_exp.results.document.model import (
     Appendix,
     Block,
     Document,
-    Entry,
     Figure,
     Heading,
     Math,
@@ -26,32 +28,29 @@ from spectral_exp.results.paper.document import (
     Source,
     figures_of,
     inlines,
-    numbered,
-    numbering,
     printable_document,
 )
+from spectral_exp.results.document.numbering import Entry, number_document, number_entries
+from spectral_exp.results.document.prose import prose
+from spectral_exp.results.document.trace import Trace, provenance_table, traces
+from spectral_exp.results.document.typst import pdf
+from spectral_exp.results.paper import appendix, findings, front, limits
 from spectral_exp.results.paper.folder import Folder
-from spectral_exp.results.paper.formulas import to_typst
-from spectral_exp.results.paper.html import html
-from spectral_exp.results.paper.latex import latex
-from spectral_exp.results.paper.markdown import markdown
 from spectral_exp.results.paper.material import Choices, Material
 from spectral_exp.results.paper.method import method
 from spectral_exp.results.paper.notes import Notes, sections
-from spectral_exp.results.paper.pdf import pdf
-from spectral_exp.results.paper.prose import prose
-from spectral_exp.results.paper.record import record
+from spectral_exp.results.paper.passages import passage
+from spectral_exp.results.paper.provenance import record
 from spectral_exp.results.paper.setup import setup
-from spectral_exp.results.paper.trace import Trace, traces
 
 FORMATS = ("md", "html", "pdf", "tex")
 PAPER, REPORT = "paper", "report"
-"""What a document is, and what its files are called."""
+"""Kinds of documents, and names of their files."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """What came of writing a paper: the files, and why a format is missing."""
+    """The files of a written paper, and the reasons for missing formats."""
 
     files: tuple[Path, ...]
     missing: tuple[str, ...]
@@ -66,7 +65,9 @@ class Paper:
     entries: tuple[Entry, ...]
     traces: dict[str, Trace]
 
-    def write(self, folder: Folder, formats: Sequence[str], name: str = PAPER, *, force: bool = False) -> Written:
+    def write(
+        self, folder: Folder, formats: Sequence[str], name: str = PAPER, *, force: bool = False
+    ) -> Written:
         """Render the document and put everything in `folder`; see `PaperGenerator.write`."""
         files, made, missing = dict(self.drawings()), [], []
         for format_ in formats:
@@ -79,7 +80,7 @@ class Paper:
         return Written(tuple(folder.write(files, content, force=force)), tuple(missing))
 
     def render(self, format_: str, name: str = PAPER) -> dict[str, bytes]:
-        """The files of one format by name, figures apart.
+        """Return the files of one format by name, without the figures.
 
         Raises:
             UserError: a package that the format needs is not installed.
@@ -89,14 +90,14 @@ class Paper:
         if format_ == "html":
             return {f"{name}.html": html(self.document, self.traces).encode()}
         if format_ == "tex":
-            works = bibtex(numbering(self.document).cited)
+            works = bibtex(number_document(self.document).cited)
             return {f"{name}.tex": latex(self.document).encode(), "references.bib": works.encode()}
         return {f"{name}.pdf": pdf(self.document, self.traces)}
 
     def drawings(self) -> dict[str, bytes]:
-        """The figures by file name."""
+        """Return the figures by file name."""
         return {
-            figure.name(suffix): content
+            figure.file_name(suffix): content
             for figure in figures_of(self.document)
             for suffix, content in figure.files.items()
         }
@@ -105,53 +106,61 @@ class Paper:
 class PaperGenerator:
     """A paper draft from finished, unfinished and broken runs.
 
-    Every number in it comes from the runs and says which. The same runs give the same bytes.
+    Every number in it comes from the runs and has a source. The same runs give the same bytes.
 
     Args:
         folders: run directories, sweeps, or folders that hold such at any depth.
         choices: metric, baseline, selection, title, authors and notes.
 
     Raises:
-        UserError: no usable run, an unknown metric or baseline, notes for a place that is not there.
+        UserError: no usable run, an unknown metric or baseline, notes for an unknown place.
 
     Example:
         ```python
         from spectral_exp.results.paper import Choices, PaperGenerator
 
-        paper = PaperGenerator(["outputs"], Choices(baseline="classic", where=("status=completed",)))
-        written = paper.write("paper", formats=("md", "html"))
+        paper = PaperGenerator(["outputs"], Choices(baseline="classic",
+        where=("status=completed",))) written = paper.write("paper", formats=("md", "html"))
         print(written.files)
         ```
     """
 
     def __init__(self, folders: Sequence[str | Path], choices: Choices | None = None) -> None:
         self.choices = choices or Choices()
-        sections(self.choices.notes)  # a misspelt heading is told before anything is read
+        sections(self.choices.notes)  # misspelt headings fail before the runs are read
         found = ResultsAggregator(folders)
         runs = found.where(self.choices.where).runs if self.choices.where else found.runs
         if not runs:
-            condition = f" that meets {', '.join(self.choices.where)}" if self.choices.where and found.runs else ""
-            raise UserError(f"there is no run{condition} below {', '.join(str(folder) for folder in folders)}")
+            condition = (
+                f" that meets {', '.join(self.choices.where)}"
+                if self.choices.where and found.runs
+                else ""
+            )
+            raise UserError(
+                f"there is no run{condition} below {', '.join(str(folder) for folder in folders)}"
+            )
         self.runs = tuple(run.path for run in runs)
         self.left_out = tuple((path.name, reason) for path, reason in found.left_out)
 
     def paper(self) -> Paper:
-        """The document."""
+        """Return the paper."""
         return build(self.runs, self.choices, self.left_out)
 
-    def write(self, output: str | Path, formats: Sequence[str] = FORMATS, *, force: bool = False) -> Written:
+    def write(
+        self, output: str | Path, formats: Sequence[str] = FORMATS, *, force: bool = False
+    ) -> Written:
         """Write the paper, its figures and `provenance.json` into the folder `output`.
 
-        All is made before the first file of the folder is touched; each file is then replaced as a whole. Files that
-        are not the generator's stay.
+        Everything is made before the first file of the folder changes; each file is replaced as a
+        whole. Foreign files stay.
 
         Args:
-            output: made if it is not there.
-            formats: of `FORMATS`. One whose package is missing is left out, and `Written.missing` says so.
-            force: overwrite files that were edited since they were written, and files of these names that are not ours.
+            output: the folder; created if it is missing.
+            formats: of `FORMATS`; `Written.missing` names those whose package is not installed.
+            force: overwrite edited and foreign files of these names.
 
         Raises:
-            UserError: a file would be lost that is not ours or was edited; the folder cannot be written.
+            UserError: an edited or foreign file would be lost; the folder cannot be written.
         """
         check_formats(formats)
         folder = Folder(Path(output))
@@ -162,13 +171,19 @@ def check_formats(formats: Sequence[str]) -> None:
     """Refuse formats that are not in `FORMATS`, and no format at all."""
     for format_ in formats or ("",):
         if format_ not in FORMATS:
-            raise SettingError("formats", format_, f"among {', '.join(FORMATS)}{nearest(format_, FORMATS)}")
+            raise SettingError(
+                "formats", format_, f"among {', '.join(FORMATS)}{nearest(format_, FORMATS)}"
+            )
 
 
 def build(
-    runs: Sequence[Path], choices: Choices, left_out: Sequence[tuple[str, str]] = (), *, index: bool = True
+    runs: Sequence[Path],
+    choices: Choices,
+    left_out: Sequence[tuple[str, str]] = (),
+    *,
+    index: bool = True,
 ) -> Paper:
-    """The paper of exactly these run directories; without the index every file is read anew."""
+    """Return the paper of these run directories; without the index every file is read again."""
     found = ResultsAggregator(runs, index=index)
     groups = tuple(found.groups(choices.group_by))
     comparison = compare(groups, choices.metric, at=choices.at, baseline=choices.baseline)
@@ -178,43 +193,48 @@ def build(
 
 
 def assemble(material: Material, document: Document) -> Paper:
-    """Number everything and add the appendix that says where the numbers come from.
+    """Number everything and add the appendix with the sources of the numbers.
 
     Raises:
-        UserError: a citation, a reference or a formula of the author's that cannot be understood.
+        UserError: a citation, a reference or a formula of the author's is not valid.
     """
     document = printable_document(document)
-    for key in numbering(document).cited:
+    for key in number_document(document).cited:
         work(key)
     for run in inlines(document):
         if isinstance(run, Math):
             to_typst(run.tex)
-    document, entries = numbered(document)
-    labels = numbering(document).labels
+    document, entries = number_entries(document)
+    labels = number_document(document).labels
     drawn = [(labels[figure.key], figure) for figure in figures_of(document)]
     runs = material.numbered_runs
-    closing: tuple[Block, ...] = (Heading("Provenance"), trace.table(entries, drawn, runs))
+    caption = passage("appendix", "provenance")
+    table = provenance_table(entries, drawn, runs, caption)
+    closing: tuple[Block, ...] = (Heading("Provenance"), table)
     whole = replace(document, blocks=(*document.blocks, *closing))
     return Paper(material, whole, tuple(entries), traces(entries, runs))
 
 
 def _draw(material: Material) -> tuple[Figure, ...]:
-    """The comparison's figures that a paper needs, as files of every kind."""
+    """Return the comparison's figures that a paper needs, as files of every kind."""
     import_matplotlib()
-    from spectral_exp.results import figures, picture  # matplotlib, for which neither --help nor a mistake should wait
+    from spectral_exp.results import figures
+    from spectral_exp.results.figures import plot  # slow: loads matplotlib
 
     comparison = material.comparison
     ids = tuple(run.run_id for run in material.runs)
-    # Over tokens the curves look as over steps where a step takes as many tokens in every run.
+    # If a step has equally many tokens in every run, curves over tokens repeat those over steps.
     same_steps = len({run.tokens_per_step for run in material.runs}) == 1
     drawn = []
     with scratch_folder("figures") as folder:
-        for one in figures.comparison_pictures(comparison):
+        for one in figures.comparison_plots(comparison):
             if same_steps and one.name.endswith("_by_tokens"):
                 continue
-            if one.name.startswith("curves_") and not one.name.startswith(f"curves_{comparison.metric}_"):
+            if one.name.startswith("curves_") and not one.name.startswith(
+                f"curves_{comparison.metric}_"
+            ):
                 continue
-            saved = picture.save(one, folder, ("svg", "pdf", "png"))
+            saved = plot.save(one, folder, ("svg", "pdf", "png"))
             if not saved.paths:  # nothing to draw; its caption says why
                 continue
             files = {path.suffix[1:]: path.read_bytes() for path in saved.paths}
@@ -225,7 +245,10 @@ def _draw(material: Material) -> tuple[Figure, ...]:
 
 def _document(material: Material) -> Document:
     notes = Notes(material)
-    blocks: list[Block] = [Heading("Introduction"), *(notes.at("introduction") or _left_open("introduction"))]
+    blocks: list[Block] = [
+        Heading("Introduction"),
+        *(notes.at("introduction") or _left_open("introduction")),
+    ]
     blocks += _own("Related work", notes.at("related work"))
     blocks += _with(notes.at("method"), method(material))
     blocks += _with(notes.at("set-up"), setup(material))
@@ -242,12 +265,15 @@ def _document(material: Material) -> Document:
     own = notes.at("abstract")
     if not all(isinstance(block, Paragraph) for block in own):
         raise UserError("the notes' abstract can hold paragraphs alone")
-    abstract = (*(block for block in own if isinstance(block, Paragraph)), *front.abstract(material))
+    abstract = (
+        *(block for block in own if isinstance(block, Paragraph)),
+        *front.abstract(material),
+    )
     return Document(front.title(material), material.choices.authors, abstract, tuple(blocks))
 
 
 def _with(own: tuple[Block, ...], generated: tuple[Block, ...]) -> tuple[Block, ...]:
-    """A section with the author's text after its heading."""
+    """Return a section with the author's text after its heading."""
     return (generated[0], *own, *generated[1:])
 
 
@@ -256,5 +282,7 @@ def _own(title: str, own: tuple[Block, ...]) -> tuple[Block, ...]:
 
 
 def _left_open(place: str) -> tuple[Block, ...]:
-    text = f"This section is the author's; its text comes from the heading `## {place}` of the notes."
+    text = (
+        f"This section is the author's; its text comes from the heading `## {place}` of the notes."
+    )
     return (Paragraph(prose(text), aside=True),)

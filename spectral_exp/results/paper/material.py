@@ -1,4 +1,4 @@
-"""What a paper is written from: runs, their comparison and the author's choices; and numbers taken from them."""
+"""The material of a paper: runs, their comparison, the author's choices, and numbers of them."""
 
 from __future__ import annotations
 
@@ -9,28 +9,31 @@ from dataclasses import dataclass
 from typing import Any
 
 from spectral_exp.results.compared import Comparison, Difference, GroupSummary
+from spectral_exp.results.document.model import (
+    Code,
+    Figure,
+    Inline,
+    Number,
+    Source,
+    Text,
+    join_texts,
+)
+from spectral_exp.results.document.trace import Runs
 from spectral_exp.results.group import Group
-from spectral_exp.results.paper.document import Code, Figure, Inline, Number, Source, Text, joined
-from spectral_exp.results.paper.trace import Runs
-from spectral_exp.results.run import Run
 from spectral_exp.results.statistics import Interval
+from spectral_exp.runs.metric_names import metric_info
+from spectral_exp.runs.run import Run
+
+DASH = "\u2013"
+"""Stands for a missing value, and between the ends of a range."""
 
 NOT_RECORDED = ("(not recorded)",)
-"""What stands for a value that no run has."""
-
-METRIC_WORDS = {
-    "val_bpb": "validation bits per byte",
-    "val_loss": "validation loss (nats per token)",
-    "loss": "training loss (nats per token)",
-    "perplexity": "validation perplexity",
-    "train_s": "training time in seconds",
-    "tokens_per_s": "tokens per second",
-}
+"""Stands for a value that no run recorded."""
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What the author chose; recorded with the paper, so that it can be made again.
+    """The author's choices, which `provenance.json` records to make the paper again.
 
     Attributes:
         metric, at, baseline: as for `compare`.
@@ -38,7 +41,7 @@ class Choices:
         title: None makes one from the runs.
         authors: names.
         notes: the author's text, in Markdown.
-        notes_file: where it came from, relative to the paper; None for none.
+        notes_file: its file relative to the paper, or None.
     """
 
     metric: str = "val_bpb"
@@ -54,16 +57,16 @@ class Choices:
 
 @dataclass(frozen=True)
 class Material:
-    """All that a paper is written from.
+    """Everything that a paper is written from.
 
     Attributes:
         choices: of the author.
         runs: all of them, in the order of the appendix.
         groups: the runs, grouped.
         comparison: of the groups, in the chosen metric.
-        left_out: folders that look like runs and could not be used: name and reason.
-        figures: drawn from the comparison, without their place in the text.
-        metric_decimals: how many decimals the metric is printed with; None takes them from the intervals.
+        left_out: name and reason of each folder that looks like a run and is not usable.
+        figures: those of the comparison.
+        metric_decimals: decimals of the metric; None derives them from the intervals.
     """
 
     choices: Choices
@@ -82,19 +85,21 @@ class Material:
     @property
     def metric_words(self) -> str:
         """The metric in words."""
-        return METRIC_WORDS.get(self.comparison.metric, self.comparison.metric)
+        return metric_info(self.comparison.metric).words or self.comparison.metric
 
     @property
     def tests(self) -> Number:
-        """How many pairs of configurations were tested: what Holm's correction is over."""
+        """The number of tested pairs of configurations, which Holm's correction covers."""
         pairs = {
-            frozenset((d.a.group.label, d.b.group.label)) for d in self.comparison.differences if d.p_value is not None
+            frozenset((d.a.group.label, d.b.group.label))
+            for d in self.comparison.differences
+            if d.p_value is not None
         }
-        return self.counted(len(pairs), "tests")
+        return self.number_of(len(pairs), "tests")
 
     @property
     def decimals(self) -> int:
-        """How many decimals the metric is printed with: two of the typical half-width of an interval."""
+        """Decimals of the metric: two digits of the typical half-width of an interval."""
         if self.metric_decimals is not None:
             return self.metric_decimals
         widths = [s.interval.high - s.interval.low for s in self.comparison.summaries if s.interval]
@@ -103,7 +108,7 @@ class Material:
             return 4
         return min(max(1 - math.floor(math.log10(widths[len(widths) // 2])), 2), 5)
 
-    # --- the comparison ----------------------------------------------------------------------------------------------
+    # --- the comparison -------------------------------------------------------------------
 
     def mean(self, summary: GroupSummary) -> Text:
         """The mean of a group, or a dash."""
@@ -120,12 +125,18 @@ class Material:
     def interval(self, summary: GroupSummary) -> Text:
         """The interval of a group's mean in brackets, or a dash."""
         formula = "bound of the 95 % bootstrap interval of the mean"
-        return self._bounds(summary.interval, self._source(self.ids(summary), formula), signed=False)
+        return self._bounds(
+            summary.interval, self._source(self.ids(summary), formula), signed=False
+        )
 
     def count(self, summary: GroupSummary) -> Text:
         """How many runs of a group count."""
         return (
-            Number(str(len(summary.values)), len(summary.values), self._source(self.ids(summary), "number of runs")),
+            Number(
+                str(len(summary.values)),
+                len(summary.values),
+                self._source(self.ids(summary), "number of runs"),
+            ),
         )
 
     def ids(self, summary: GroupSummary) -> tuple[str, ...]:
@@ -134,45 +145,68 @@ class Material:
 
     def difference(self, difference: Difference) -> Text:
         """The mean difference b - a with its sign, or a dash."""
-        paired = "mean of the differences paired by seed" if difference.paired else "difference of the means"
+        paired = (
+            "mean of the differences paired by seed"
+            if difference.paired
+            else "difference of the means"
+        )
         if difference.mean is None:
-            return ("\u2013",)
+            return (DASH,)
         formula = f"{paired}, {difference.b.group.label} minus {difference.a.group.label}"
         source = self._source(self._both(difference), formula)
-        return (Number(signed(difference.mean, self.decimals), difference.mean, source),)
+        return (Number(format_signed(difference.mean, self.decimals), difference.mean, source),)
 
     def difference_interval(self, difference: Difference) -> Text:
         """The interval of a difference in brackets, or a dash."""
-        formula = f"bound of the 95 % interval of {difference.b.group.label} minus {difference.a.group.label}"
-        return self._bounds(difference.interval, self._source(self._both(difference), formula), signed=True)
+        formula = (
+            f"bound of the 95 % interval of {difference.b.group.label} minus"
+            f" {difference.a.group.label}"
+        )
+        return self._bounds(
+            difference.interval, self._source(self._both(difference), formula), signed=True
+        )
 
     def pairs(self, difference: Difference) -> Text:
         """On how many pairs a difference rests."""
         formula = "number of pairs" if difference.paired else "number of runs of the smaller group"
-        return (Number(str(difference.n), difference.n, self._source(self._both(difference), formula)),)
+        return (
+            Number(str(difference.n), difference.n, self._source(self._both(difference), formula)),
+        )
 
     def probability(self, difference: Difference) -> Text:
         """The probability of improvement, or a dash."""
         value = difference.probability_of_improvement
-        return self._of_difference(difference, value, "probability of improvement", lambda p: f"{p:.2f}")
+        return self._of_difference(
+            difference, value, "probability of improvement", lambda p: f"{p:.2f}"
+        )
 
     def p_value(self, difference: Difference) -> Text:
         """The p value before correction, or a dash."""
-        return self._of_difference(difference, difference.p_value, "p value before correction", small)
+        return self._of_difference(
+            difference, difference.p_value, "p value before correction", small
+        )
 
     def p_holm(self, difference: Difference) -> Text:
         """The p value after Holm's correction, or a dash."""
-        return self._of_difference(difference, difference.p_holm, "p value after Holm's correction", small)
+        return self._of_difference(
+            difference, difference.p_holm, "p value after Holm's correction", small
+        )
 
-    def counted(self, n: int, what: str, runs: Iterable[Run] | None = None) -> Number:
+    def number_of(self, n: int, what: str, runs: Iterable[Run] | None = None) -> Number:
         """A count of things among the runs."""
-        return Number(str(n), n, Source(what, tuple(run.run_id for run in runs or self.runs), formula="count"))
+        return Number(
+            str(n), n, Source(what, tuple(run.run_id for run in runs or self.runs), formula="count")
+        )
 
     def _of_difference(
-        self, difference: Difference, value: float | None, formula: str, show: Callable[[float], str]
+        self,
+        difference: Difference,
+        value: float | None,
+        formula: str,
+        show: Callable[[float], str],
     ) -> Text:
         if value is None:
-            return ("\u2013",)
+            return (DASH,)
         return (Number(show(value), value, self._source(self._both(difference), formula)),)
 
     def _both(self, difference: Difference) -> tuple[str, ...]:
@@ -183,47 +217,66 @@ class Material:
 
     def _statistic(self, summary: GroupSummary, value: float | None, formula: str) -> Text:
         if value is None:
-            return ("\u2013",)
-        return (Number(f"{value:.{self.decimals}f}", value, self._source(self.ids(summary), formula)),)
+            return (DASH,)
+        return (
+            Number(f"{value:.{self.decimals}f}", value, self._source(self.ids(summary), formula)),
+        )
 
     def _bounds(self, interval: Interval | None, source: Source, signed: bool) -> Text:
         if interval is None:
-            return ("\u2013",)
-        low, high = (Number(_fixed(x, self.decimals, signed), x, source) for x in (interval.low, interval.high))
+            return (DASH,)
+        low, high = (
+            Number(_format_fixed(x, self.decimals, signed), x, source)
+            for x in (interval.low, interval.high)
+        )
         return ("[", low, ",\u00a0", high, "]")
 
-    # --- single runs -------------------------------------------------------------------------------------------------
+    # --- single runs ----------------------------------------------------------------------
 
     def setting(self, name: str, runs: Sequence[Run] | None = None) -> Text:
-        """A setting's value; all values where runs differ; `NOT_RECORDED` where none has it."""
-        return shared(self.runs if runs is None else runs, name, lambda run: run.settings.get(name))
+        """Return a setting's value, all values if runs differ, or `NOT_RECORDED`."""
+        return shared_value(
+            self.runs if runs is None else runs, name, lambda run: run.settings.get(name)
+        )
 
     def fact(self, path: str, runs: Sequence[Run] | None = None) -> Text:
-        """An entry of `config.json` by its dotted path, likewise."""
-        return shared(self.runs if runs is None else runs, path, lambda run: dig(run.record, path))
+        """Return the value or values of an entry of `config.json`, by its dotted path."""
+        return shared_value(
+            self.runs if runs is None else runs, path, lambda run: dig(run.record, path)
+        )
 
     def value(self, run: Run) -> Text:
         """The metric of one run, or a dash."""
         value = run.value(self.comparison.metric, self.comparison.at)
         if value is None:
-            return ("\u2013",)
+            return (DASH,)
         source = Source(self.comparison.metric, (run.run_id,), self.comparison.at)
         return (Number(f"{value:.{self.decimals}f}", value, source),)
 
     def average(self, runs: Sequence[Run], metric: str, show: Callable[[float], str]) -> Text:
         """The mean of a metric over those runs that have it, or a dash."""
-        found = [(run.run_id, v) for run in runs if (v := run.value(metric)) is not None and math.isfinite(v)]
+        found = [
+            (run.run_id, v)
+            for run in runs
+            if (v := run.value(metric)) is not None and math.isfinite(v)
+        ]
         if not found:
-            return ("\u2013",)
+            return (DASH,)
         mean = math.fsum(value for _, value in found) / len(found)
-        return (Number(show(mean), mean, Source(metric, tuple(i for i, _ in found), "final", "mean over the runs")),)
+        return (
+            Number(
+                show(mean),
+                mean,
+                Source(metric, tuple(i for i, _ in found), "final", "mean over the runs"),
+            ),
+        )
 
     def users(self, part: str, choice: str) -> list[Run]:
         """The runs that use a part of the grid."""
         return [run for run in self.runs if run.parts.get(part) == choice]
 
     def choices_of(self, part: str) -> list[str]:
-        """What the runs use for a part, in the order of first use; none where it is not known."""
+        """Return the choices of the runs for a part, in the order of first use."""
         return list(dict.fromkeys(run.parts[part] for run in self.runs if part in run.parts))
 
     def labels(self, runs: Iterable[Run]) -> Text:
@@ -232,30 +285,40 @@ class Material:
         names = [g.label for g in self.groups if any(run.run_id in wanted for run in g.runs)]
         if len(names) == len(self.groups) > 1:
             return ("all configurations",)
-        return joined([(Code(name),) for name in names])
+        return join_texts([(Code(name),) for name in names])
 
 
-def shared(runs: Sequence[Run], name: str, read: Callable[[Run], Any], decimals: int | None = None) -> Text:
-    """The value that runs share, or each value with a comma between; `NOT_RECORDED` where no run has one.
+def shared_value(
+    runs: Sequence[Run], name: str, read: Callable[[Run], Any], decimals: int | None = None
+) -> Text:
+    """Return the value that runs share, all values if they differ, or `NOT_RECORDED`.
 
-    Fractions are shown with `decimals`, and those that look the same count as the same; None shows them as written.
+    Fractions are rounded to `decimals` before they are compared; None keeps them as they are.
     """
     found: dict[str, tuple[Any, list[str]]] = {}
     for run in runs:
         value = read(run)
         if value is not None:
-            rounded = round(value, decimals) if isinstance(value, float) and decimals is not None else value
-            found.setdefault(json.dumps(rounded, sort_keys=True, default=str), (value, []))[1].append(run.run_id)
+            rounded = (
+                round(value, decimals)
+                if isinstance(value, float) and decimals is not None
+                else value
+            )
+            found.setdefault(json.dumps(rounded, sort_keys=True, default=str), (value, []))[
+                1
+            ].append(run.run_id)
     if not found:
         return NOT_RECORDED
     try:
         ordered = sorted(found.values(), key=lambda item: item[0])
     except TypeError:  # values of several types keep the order of the runs
         ordered = list(found.values())
-    return joined([(_shown(value, name, tuple(ids), decimals),) for value, ids in ordered], last=", ")
+    return join_texts(
+        [(_format_value(value, name, tuple(ids), decimals),) for value, ids in ordered], last=", "
+    )
 
 
-def _shown(value: Any, name: str, ids: tuple[str, ...], decimals: int | None) -> Inline:
+def _format_value(value: Any, name: str, ids: tuple[str, ...], decimals: int | None) -> Inline:
     source = Source(name, ids)
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -264,12 +327,14 @@ def _shown(value: Any, name: str, ids: tuple[str, ...], decimals: int | None) ->
     if isinstance(value, int | float):
         return Number(plain_number(value), value, source)
     if isinstance(value, list | tuple) and all(isinstance(item, int | float) for item in value):
-        return Number(", ".join(plain_number(item) for item in value), json.dumps(list(value)), source)
+        return Number(
+            ", ".join(plain_number(item) for item in value), json.dumps(list(value)), source
+        )
     return Code(str(value))
 
 
 def plain_number(value: float) -> str:
-    """A setting as people write it: 2000, 0.001, 1e-8; narrow spaces between thousands from 10 000 on."""
+    """Return a number as people write it: 2000, 0.001, 1e-8, and thin spaces from 10 000 on."""
     if isinstance(value, int):
         return f"{value:,}".replace(",", "\u202f") if abs(value) >= 10_000 else str(value)
     shown = f"{value:.6g}"
@@ -279,9 +344,9 @@ def plain_number(value: float) -> str:
     return shown
 
 
-def signed(value: float, decimals: int) -> str:
+def format_signed(value: float, decimals: int) -> str:
     """A difference with its sign, and a true minus."""
-    return _fixed(value, decimals, True)
+    return _format_fixed(value, decimals, True)
 
 
 def small(p: float) -> str:
@@ -289,7 +354,7 @@ def small(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _fixed(value: float, decimals: int, signed: bool) -> str:
+def _format_fixed(value: float, decimals: int, signed: bool) -> str:
     return (f"{value:+.{decimals}f}" if signed else f"{value:.{decimals}f}").replace("-", "\u2212")
 
 

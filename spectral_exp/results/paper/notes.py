@@ -1,13 +1,13 @@
-"""The author's own text: a Markdown file whose `## headings` name the sections it belongs to."""
+"""The author's text: a Markdown file whose `## headings` name places of the paper."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from spectral_exp.core.errors import UserError, nearest
-from spectral_exp.results.paper.document import Block, Inline, Text
+from spectral_exp.results.document.model import Block, Inline, Text
+from spectral_exp.results.document.prose import blocks, split_sections
 from spectral_exp.results.paper.material import Material
-from spectral_exp.results.paper.prose import blocks
 
 PLACES = {
     "abstract": "before the measured headline",
@@ -23,45 +23,45 @@ PLACES = {
     "conclusion": "its own section, after the discussion",
     "acknowledgements": "before the references",
 }
-"""Where the text below each heading goes."""
+"""The place of the text below each heading."""
 
 HELP = (
-    "Author text: a Markdown file with headings '## NAME', each followed by text for one place. Names: "
+    "Author text: a Markdown file with headings '## NAME', each followed by text for one place."
+    " Names: "
     + "; ".join(f"{name} ({where})" for name, where in PLACES.items())
-    + ". Text may hold paragraphs, lists, ### sub-headings, `code`, **bold**, *emphasis*, $formulas$, fenced code, "
-    "links, citations [@vaswani2017], and measured values: {{mean LABEL}}, {{interval LABEL}}, {{median LABEL}}, "
-    "{{n LABEL}}, {{difference A B}} (B minus A), {{interval A B}}, {{p A B}}."
+    + ". Text may hold paragraphs, lists, ### sub-headings, `code`, **bold**, *emphasis*,"
+    " $formulas$, fenced code, links, citations [@vaswani2017], and measured values: {{mean"
+    " LABEL}}, {{interval LABEL}}, {{median LABEL}}, {{n LABEL}}, {{difference A B}} (B minus A),"
+    " {{interval A B}}, {{p A B}}."
 )
 
 
 def sections(source: str) -> dict[str, str]:
-    """The author's text by place.
+    """Return the author's text by place.
 
     Raises:
         UserError: an unknown name, a name used twice, text in front of the first heading.
     """
-    found: dict[str, list[str]] = {}
-    current: list[str] | None = None
-    fenced = False
-    for number, line in enumerate(source.splitlines(), start=1):
-        fenced ^= line.strip().startswith("```")
-        if line.startswith("## ") and not fenced:
-            name = " ".join(line[3:].split()).lower()
-            if name not in PLACES:
-                raise UserError(
-                    f"line {number} of the notes: '## {name}' names no place of the paper{nearest(name, PLACES)}; "
-                    f"places: {', '.join(PLACES)}"
-                )
-            if name in found:
-                raise UserError(f"line {number} of the notes: '## {name}' is there already; put its text together")
-            current = found[name] = []
-        elif current is not None:
-            current.append(line)
-        elif line.strip():
+    before, *found = split_sections(source)
+    if before.text:
+        lines = enumerate(source.splitlines(), start=1)
+        first = next(number for number, line in lines if line.strip())
+        raise UserError(
+            f"line {first} of the notes stands before the first '## NAME'; places:"
+            f" {', '.join(PLACES)}"
+        )
+    texts: dict[str, str] = {}
+    for section in found:
+        heading = f"line {section.line} of the notes: '## {section.name}'"
+        if section.name not in PLACES:
             raise UserError(
-                f"line {number} of the notes stands before the first '## NAME'; places: {', '.join(PLACES)}"
+                f"{heading} names no place of the paper{nearest(section.name, PLACES)}; places:"
+                f" {', '.join(PLACES)}"
             )
-    return {name: "\n".join(lines).strip() for name, lines in found.items()}
+        if section.name in texts:
+            raise UserError(f"{heading} is there already; put its text together")
+        texts[section.name] = section.text
+    return texts
 
 
 class Notes:
@@ -72,12 +72,12 @@ class Notes:
         self._values = measured_values(material)
 
     def at(self, place: str) -> tuple[Block, ...]:
-        """The blocks for a place; none where the author wrote nothing."""
+        """Return the author's blocks for a place."""
         return blocks(self._sections.get(place, ""), self._values)
 
 
 def measured_values(material: Material) -> Mapping[str, Inline | Text]:
-    """What {{...}} in the notes can name."""
+    """Return the values that {{...}} in the notes can name."""
     values: dict[str, Inline | Text] = {}
     for summary in material.comparison.summaries:
         label = summary.group.label

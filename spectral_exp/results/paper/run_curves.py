@@ -1,34 +1,35 @@
-"""The curves of one run for print."""
+"""The figure of one run's curves for print."""
 
 from __future__ import annotations
 
 from math import ceil
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Drawing
+from matplotlib.figure import Figure as MatplotlibFigure
 
+from spectral_exp.core.series import Series
 from spectral_exp.plots.curves import frame_steps, frame_values, mark_non_finite, step_range
-from spectral_exp.plots.metric_style import METRICS, metric_style
-from spectral_exp.plots.series import Series, drawable, envelope
+from spectral_exp.plots.series import drawable, envelope
 from spectral_exp.plots.theme import LIGHT, legend_above, new_figure, render_all
-from spectral_exp.results.paper.document import Figure, Source
-from spectral_exp.results.run import Run
+from spectral_exp.results.document.model import Figure, Source
+from spectral_exp.runs.metric_names import METRICS, metric_info
+from spectral_exp.runs.run import Run
 
 _COLUMNS = 2
 _ROW_HEIGHT = 1.9
-# Drawn into the panel of the loss.
+# It shares the panel of the loss.
 _VALIDATION = "val_loss"
 
 
 def run_curves(run: Run) -> Figure | None:
-    """All known metrics of a run over its steps, in print colours; None where it logged none."""
+    """Return all known metrics of a run over its steps, or None if it logged none."""
     series = {name: drawable(run.series(name)) for name in METRICS if len(run.series(name).steps)}
     if not series:
         return None
     names = [name for name in series if name != _VALIDATION or "loss" not in series]
     steps = step_range(list(series.values()))
 
-    def draw() -> Drawing:
+    def draw() -> MatplotlibFigure:
         rows = ceil(len(names) / _COLUMNS)
         figure = new_figure(LIGHT, _ROW_HEIGHT * rows)
         panels = list(figure.subplots(rows, _COLUMNS, squeeze=False).flat)
@@ -40,7 +41,10 @@ def run_curves(run: Run) -> Figure | None:
         return figure
 
     caption = "Everything that was logged, over the optimizer steps."
-    files = {str(kind): content for kind, content in render_all(draw, LIGHT, 200, ("svg", "png"), caption).items()}
+    files = {
+        str(kind): content
+        for kind, content in render_all(draw, LIGHT, 200, ("svg", "png"), caption).items()
+    }
     source = Source(", ".join(series), (run.run_id,), formula=caption)
     return Figure("fig:curves", (caption,), files, source)
 
@@ -53,8 +57,10 @@ def _panel(axes: Axes, shown: dict[str, Series], steps: tuple[float, float]) -> 
         few = "o-" if curve.steps.size <= 40 else "-"
         axes.plot(curve.steps, curve.mean, few, color=color, label=label)
         if curve.points_per_bin > 1:
-            axes.fill_between(curve.steps, curve.low, curve.high, color=color, alpha=0.25, linewidth=0)
-    style = metric_style(first)
+            axes.fill_between(
+                curve.steps, curve.low, curve.high, color=color, alpha=0.25, linewidth=0
+            )
+    style = metric_info(first)
     axes.set_title(style.title)
     axes.set_ylabel(style.unit)
     notes = frame_values(axes, list(bins.values()), style.log, LIGHT) + mark_non_finite(

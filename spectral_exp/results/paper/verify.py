@@ -1,4 +1,4 @@
-"""Whether a paper still says what its runs say: everything is computed again and compared."""
+"""Verification of a paper: everything is computed again from the runs and compared."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from spectral_exp.core.errors import UserError
+from spectral_exp.core.json_value import jsonable
 from spectral_exp.core.regular_file import read_regular
 from spectral_exp.core.wording import counted, noun
 from spectral_exp.results.aggregate import ResultsAggregator
-from spectral_exp.results.paper.document import Inline, Number, map_block, map_text
+from spectral_exp.results.document.model import Inline, Number, map_document
 from spectral_exp.results.paper.folder import own_files
 from spectral_exp.results.paper.generator import REPORT, Paper, build
 from spectral_exp.results.paper.material import Choices
-from spectral_exp.results.paper.record import (
-    RECORD_NAME,
+from spectral_exp.results.paper.provenance import (
     Provenance,
     RecordedChoices,
     RecordedNumber,
@@ -28,8 +28,8 @@ from spectral_exp.results.paper.record import (
     read_provenance,
     run_files,
 )
-from spectral_exp.results.paper.run_report import run_report
-from spectral_exp.run_dir import CONFIG_NAME, jsonable
+from spectral_exp.results.paper.report import run_report
+from spectral_exp.runs.layout import CONFIG_NAME, PROVENANCE_NAME
 
 _SHOWN = 12
 _MAX_NOTES_BYTES = 16 << 20
@@ -40,12 +40,12 @@ _MARK = re.compile("\ue000(n\\d+)\ue001([^\ue002]*)\ue002")
 
 @dataclass
 class Verdict:
-    """What was found.
+    """The result of a verification.
 
     Attributes:
-        wrong: why the paper does not hold.
-        unknown: what could not be compared.
-        remarks: what does no harm and should be known.
+        wrong: errors of the paper.
+        unknown: comparisons that were not possible.
+        remarks: harmless differences.
         checked: how many numbers were computed again.
     """
 
@@ -56,19 +56,19 @@ class Verdict:
 
     @property
     def exit_code(self) -> int:
-        """1 if something is wrong, 2 if something could not be told, else 0."""
+        """1 if something is wrong, 2 if a comparison was not possible, else 0."""
         return 1 if self.wrong else 2 if self.unknown else 0
 
 
 def verify(paper: Path, runs: Sequence[Path] = ()) -> Verdict:
-    """Compute every number of the paper in folder `paper` again, and compare its files with what they should be.
+    """Compute every number of the paper in folder `paper` again, and compare its files.
 
     Args:
         paper: a folder with a `provenance.json`.
-        runs: folders in which to look for runs that are not where they were relative to the paper.
+        runs: folders to search for runs that have moved relative to the paper.
 
     Raises:
-        UserError: there is no record, or it is not one of ours.
+        UserError: there is no record, or it is not valid.
     """
     recorded = _read(paper)
     verdict = Verdict()
@@ -89,29 +89,41 @@ def verify(paper: Path, runs: Sequence[Path] = ()) -> Verdict:
         return verdict
     _compare_numbers(recorded["numbers"], jsonable(numbers(fresh)), verdict)
     versions = made_by()
-    changed = [name for name, version in versions.items() if recorded["made_by"].get(name) != version]
+    changed = [
+        name for name, version in versions.items() if recorded["made_by"].get(name) != version
+    ]
     if changed:
         verdict.remarks.append(
-            f"the paper was made with other versions ({', '.join(changed)}): files that are as they were written are "
-            "not compared with new ones"
+            f"the paper was made with other versions ({', '.join(changed)}): files that are as they"
+            " were written are not compared with new ones"
         )
     notes = recorded["choices"].get("notes_file")
-    if notes and (paper / notes).is_file() and _text(paper / notes) != recorded["choices"].get("notes"):
-        verdict.remarks.append(f"the notes in {paper / notes} were changed since: write the paper anew to take them in")
+    if (
+        notes
+        and (paper / notes).is_file()
+        and _text(paper / notes) != recorded["choices"].get("notes")
+    ):
+        verdict.remarks.append(
+            f"the notes in {paper / notes} were changed since: write the paper anew to take them in"
+        )
     _compare_files(paper, recorded, fresh, bool(changed), verdict)
     return verdict
 
 
 def _read(paper: Path) -> Provenance:
-    path = paper / RECORD_NAME
+    path = paper / PROVENANCE_NAME
     if not path.is_file():
-        raise UserError(f"{paper} holds no {RECORD_NAME}: it is not a paper made by this command")
+        raise UserError(
+            f"{paper} holds no {PROVENANCE_NAME}: it is not a paper made by this command"
+        )
     return read_provenance(path)
 
 
 def _choices(recorded: RecordedChoices) -> Choices:
     known = {field.name for field in fields(Choices)}
-    lists = {name: tuple(value) if isinstance(value, list) else value for name, value in recorded.items()}
+    lists = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in recorded.items()
+    }
     return Choices(**{name: value for name, value in lists.items() if name in known})  # type: ignore[arg-type]
 
 
@@ -122,11 +134,13 @@ def _text(file: Path) -> str:
         raise UserError(f"cannot read the notes {file}: {error.strerror}") from error
 
 
-# --- runs ------------------------------------------------------------------------------------------------------------
+# --- runs ---------------------------------------------------------------------------------
 
 
-def _locate(paper: Path, recorded: Provenance, folders: Sequence[Path], verdict: Verdict) -> dict[int, Path]:
-    """Where each run lies now, by its number; what is not found is told."""
+def _locate(
+    paper: Path, recorded: Provenance, folders: Sequence[Path], verdict: Verdict
+) -> dict[int, Path]:
+    """Return the present path of each run by its number; add missing runs to `verdict`."""
     elsewhere: dict[tuple[str, str], Path] = {}
     if folders:
         for there in ResultsAggregator(folders).runs:
@@ -145,27 +159,33 @@ def _locate(paper: Path, recorded: Provenance, folders: Sequence[Path], verdict:
 
 
 def _name_numbers(recorded: Provenance, found: Mapping[int, Path], verdict: Verdict) -> None:
-    """The first number that rests on a run which is not there."""
+    """Add to `verdict` the first number that depends on each missing run."""
     for run in recorded["runs"]:
         if run["number"] not in found:
             resting = [number for number in recorded["numbers"] if run["number"] in number["runs"]]
             if resting:
                 first = next((number for number in resting if number["at"]), resting[0])
                 verdict.wrong.append(
-                    f"{counted(len(resting), 'number')} {noun(len(resting), 'rests', 'rest')} on {run['run_id']}, "
-                    f"for example {first['shown']} ({first['where']})"
+                    f"{counted(len(resting), 'number')} {noun(len(resting), 'rests', 'rest')} on"
+                    f" {run['run_id']}, for example {first['shown']} ({first['where']})"
                 )
 
 
 def _compare_runs(recorded: Provenance, found: Mapping[int, Path], verdict: Verdict) -> None:
     for run in recorded["runs"]:
         now = run_files(found[run["number"]])
-        names = [name for name in {**run["files"], **now} if run["files"].get(name) != now.get(name)]
+        names = [
+            name for name in {**run["files"], **now} if run["files"].get(name) != now.get(name)
+        ]
         if names:
-            verdict.wrong.append(f"run {run['run_id']} has changed since: {', '.join(sorted(names))}")
+            verdict.wrong.append(
+                f"run {run['run_id']} has changed since: {', '.join(sorted(names))}"
+            )
 
 
-def _compare_numbers(old: Sequence[RecordedNumber], new: Sequence[Mapping[str, Any]], verdict: Verdict) -> None:
+def _compare_numbers(
+    old: Sequence[RecordedNumber], new: Sequence[Mapping[str, Any]], verdict: Verdict
+) -> None:
     verdict.checked = len(new)
     differing = [
         f"{a['where']}: {a['shown']} on record, {b['shown']} from the runs"
@@ -173,20 +193,24 @@ def _compare_numbers(old: Sequence[RecordedNumber], new: Sequence[Mapping[str, A
         for a, b in zip(old, new, strict=False)
         if (a["where"], a["shown"], a["value"]) != (b["where"], b["shown"], b["value"])
     ]
-    verdict.wrong += _shortened(differing)
+    verdict.wrong += _shorten(differing)
     if len(old) != len(new):
-        verdict.wrong.append(f"the paper has {counted(len(old), 'number')}; made again it would have {len(new)}")
+        verdict.wrong.append(
+            f"the paper has {counted(len(old), 'number')}; made again it would have {len(new)}"
+        )
 
 
-def _shortened(items: list[str]) -> list[str]:
+def _shorten(items: list[str]) -> list[str]:
     more = len(items) - _SHOWN
     return [*items[:_SHOWN], f"... and {more} more"] if more > 0 else items
 
 
-# --- files -----------------------------------------------------------------------------------------------------------
+# --- files --------------------------------------------------------------------------------
 
 
-def _compare_files(paper: Path, recorded: Provenance, fresh: Paper, other_code: bool, verdict: Verdict) -> None:
+def _compare_files(
+    paper: Path, recorded: Provenance, fresh: Paper, other_code: bool, verdict: Verdict
+) -> None:
     expected, unavailable = dict(fresh.drawings()), []
     for format_ in recorded["formats"]:
         try:
@@ -206,41 +230,55 @@ def _compare_files(paper: Path, recorded: Provenance, fresh: Paper, other_code: 
             (verdict.remarks if untouched else verdict.unknown).append(
                 f"{name} cannot be made again to compare"
                 + (f" ({'; '.join(unavailable)})" if unavailable else "")
-                + ("; it is as it was written" if untouched else ", and was changed since it was written")
+                + (
+                    "; it is as it was written"
+                    if untouched
+                    else ", and was changed since it was written"
+                )
             )
         elif untouched and (other_code or verdict.wrong):
-            # As it was written; that the runs say otherwise now, or that other code prints it otherwise, was told.
+            # Unchanged; the verdict already holds the changed runs or versions.
             continue
         elif other_code and not untouched:
-            verdict.unknown.append(f"{name} was edited, and was written by other code: write the paper anew to compare")
+            verdict.unknown.append(
+                f"{name} was edited, and was written by other code: write the paper anew to compare"
+            )
         elif path.suffix in _TEXT:
             _compare_text(name, content, expected[name], fresh, verdict)
         else:
             verdict.wrong.append(f"{name} is not what the runs give: it was replaced or edited")
 
 
-def _compare_text(name: str, content: bytes, expected: bytes, fresh: Paper, verdict: Verdict) -> None:
-    """Edits that touch a number are wrong, all others are told."""
+def _compare_text(
+    name: str, content: bytes, expected: bytes, fresh: Paper, verdict: Verdict
+) -> None:
+    """Compare a text file: edits of a number are wrong, others are remarks."""
     is_lines = _lines(content)
     be_lines = _lines(expected)
-    marked = _lines(_marked(fresh, name)) if name.endswith((".md", ".html", ".tex")) else be_lines
+    marked = (
+        _lines(_mark_numbers(fresh, name)) if name.endswith((".md", ".html", ".tex")) else be_lines
+    )
     where = {number_id: entry.where for entry in fresh.entries for number_id in [entry.number.id]}
     wrong, prose = [], 0
-    for tag, a, b, c, d in difflib.SequenceMatcher(None, be_lines, is_lines, autojunk=False).get_opcodes():
+    for tag, a, b, c, d in difflib.SequenceMatcher(
+        None, be_lines, is_lines, autojunk=False
+    ).get_opcodes():
         if tag == "equal":
             continue
         old, new = "\n".join(be_lines[a:b]), "\n".join(is_lines[c:d])
-        lost, added = _moved(_DIGITS.findall(old), _DIGITS.findall(new))
+        lost, added = _compare_items(_DIGITS.findall(old), _DIGITS.findall(new))
         if not lost and not added:
             prose += 1
             continue
-        named = _named("\n".join(marked[a:b]), lost, where) if len(marked) == len(be_lines) else ""
+        named = (
+            _place_of("\n".join(marked[a:b]), lost, where) if len(marked) == len(be_lines) else ""
+        )
         wrong.append(
             f"{name}, line {c + 1}: {named or 'a number'}"
             + (f" should be {', '.join(lost)}" if lost else " stands there that no run gave")
             + (f"; found {', '.join(added)}" if added else "; it is gone")
         )
-    verdict.wrong += _shortened(wrong)
+    verdict.wrong += _shorten(wrong)
     if prose:
         verdict.remarks.append(
             f"{name} was edited in {counted(prose, 'place')}, no number among them; the next paper "
@@ -249,32 +287,33 @@ def _compare_text(name: str, content: bytes, expected: bytes, fresh: Paper, verd
 
 
 def _lines(content: bytes) -> list[str]:
-    """Lines, with drawings cut down to their digests: what is in them is compared as a file of its own."""
+    """Return lines with digests for drawings, which are compared as files of their own."""
     text = content.decode(errors="replace")
-    text = re.sub(r"<svg\b.*?</svg>", lambda match: f"<svg {digest(match[0].encode())}>", text, flags=re.DOTALL)
+    text = re.sub(
+        r"<svg\b.*?</svg>",
+        lambda match: f"<svg {digest(match[0].encode())}>",
+        text,
+        flags=re.DOTALL,
+    )
     text = re.sub(r'src="data:[^"]*"', lambda match: f"src={digest(match[0].encode())}", text)
     return text.splitlines()
 
 
-def _marked(fresh: Paper, name: str) -> bytes:
-    """The same file with every number told apart by its id, on the same lines."""
+def _mark_numbers(fresh: Paper, name: str) -> bytes:
+    """Return the same file with the id of every number around it, on the same lines."""
 
-    def mark(_: str, run: Inline) -> Inline:
-        return replace(run, shown=f"\ue000{run.id}\ue001{run.shown}\ue002") if isinstance(run, Number) else run
+    def mark(run: Inline) -> Inline:
+        if not isinstance(run, Number):
+            return run
+        return replace(run, shown=f"\ue000{run.id}\ue001{run.shown}\ue002")
 
-    document = fresh.document
-    abstract = tuple(
-        replace(paragraph, text=map_text(paragraph.text, lambda run: mark("", run))) for paragraph in document.abstract
-    )
-    blocks = tuple(map_block(block, mark) for block in document.blocks)
-    files = replace(fresh, document=replace(document, abstract=abstract, blocks=blocks)).render(
-        Path(name).suffix[1:], Path(name).stem
-    )
+    document = map_document(fresh.document, mark)
+    files = replace(fresh, document=document).render(Path(name).suffix[1:], Path(name).stem)
     return files[name]
 
 
-def _moved(old: list[str], new: list[str]) -> tuple[list[str], list[str]]:
-    """What of `old` is missing in `new`, and what `new` has beyond it."""
+def _compare_items(old: list[str], new: list[str]) -> tuple[list[str], list[str]]:
+    """Return the items of `old` that `new` lacks, and the items that only `new` has."""
     lost, added = [], list(new)
     for item in old:
         if item in added:
@@ -284,8 +323,8 @@ def _moved(old: list[str], new: list[str]) -> tuple[list[str], list[str]]:
     return lost, added
 
 
-def _named(marked: str, lost: Sequence[str], where: Mapping[str, str]) -> str:
-    """Where in the paper the first of the lost numbers stands."""
+def _place_of(marked: str, lost: Sequence[str], where: Mapping[str, str]) -> str:
+    """Return the place in the paper of the first lost number."""
     for number_id, shown in _MARK.findall(marked):
         if any(item in _DIGITS.findall(shown) for item in lost):
             return f"{where[number_id]}:"

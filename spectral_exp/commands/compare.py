@@ -1,0 +1,367 @@
+"""Compare runs, `spectral-exp compare outputs/`, or two configurations, `config-diff RUN RUN`."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from spectral_exp.core.allocator import keep_freed_memory
+from spectral_exp.core.console import Parser, command
+from spectral_exp.core.errors import Interrupted, SettingError, UserError, nearest, require
+from spectral_exp.core.foreign_text import printable
+from spectral_exp.core.wording import counted
+from spectral_exp.plots.load import import_matplotlib
+from spectral_exp.results import tables
+from spectral_exp.results.aggregate import ResultsAggregator
+from spectral_exp.results.compared import Comparison
+from spectral_exp.results.comparison import compare
+from spectral_exp.results.group import Group
+from spectral_exp.results.names import Names, split_names, value_text
+from spectral_exp.runs import layout
+from spectral_exp.runs.differences import code_differences, environment_differences, unequal
+from spectral_exp.runs.load import load_run
+from spectral_exp.runs.metric_names import DERIVED, metric_info
+from spectral_exp.runs.output_file import refuse_loss, write_output
+from spectral_exp.runs.overrides import PLACE, flat, is_among
+from spectral_exp.runs.run import Run, check_at
+from spectral_exp.runs.training_record import recorded_patch
+
+CONFIG_DIFF = "config-diff"
+FORMATS = ("table", "markdown", "csv", "json", "latex")
+
+_BY_SUFFIX = {
+    "": "table",
+    ".txt": "table",
+    ".md": "markdown",
+    ".csv": "csv",
+    ".json": "json",
+    ".tex": "latex",
+}
+_CLEAR = "\033[H\033[2J"
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print, write or watch a comparison; return 0, or 1 if `config-diff` found a difference."""
+    if options.folders[0] == Path(CONFIG_DIFF):
+        return _config_diff(options.folders[1:])
+    _check(options)
+    keep_freed_memory()  # every file allocates and frees arrays of the same sizes
+    if options.watch is not None:
+        return _watch(options)
+    _show(options, _report(options))
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = Parser(
+        "spectral-exp compare",
+        description="Compare finished and running experiments over their seeds.",
+        epilog=f"{CONFIG_DIFF} RUN RUN: print the differences of two runs before training.",
+    )
+    parser.add_argument(
+        "folders", nargs="+", type=Path, metavar="FOLDER", help="runs, sweeps, or their folders"
+    )
+    parser.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help="only runs that meet optimizer=rgd, learning_rate<=1e-3, name=wave*,classic ...; "
+        "repeatable, all conditions must hold",
+    )
+    parser.add_argument(
+        "--group-by",
+        metavar="NAMES",
+        help="comma-separated settings or parts (default: all settings except the seed)",
+    )
+    parser.add_argument(
+        "--metric",
+        default="val_bpb",
+        metavar="NAMES",
+        help="comma-separated metrics (default: val_bpb)",
+    )
+    parser.add_argument(
+        "--at",
+        default="final",
+        help="value of each run: final, best or step:N (default: final)",
+    )
+    parser.add_argument(
+        "--baseline",
+        metavar="GROUP",
+        help="group to compare the others with, independent of --sort "
+        "(default: classic, else the first by its settings)",
+    )
+    parser.add_argument(
+        "--sort",
+        metavar="NAME",
+        help="order by a metric, best first, or by a setting or label; changes no number "
+        "(default: groups by the first metric, runs by name and seed)",
+    )
+    _add_output_options(parser)
+    return parser
+
+
+def _add_output_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--reverse", action="store_true", help="reverse the order")
+    parser.add_argument("--runs", action="store_true", help="print one line per run, not per group")
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        help="output format (default: by the suffix .txt, .md, .csv, .json or .tex, else table)",
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="write to this file instead of printing"
+    )
+    parser.add_argument(
+        "--plots",
+        type=Path,
+        metavar="FOLDER",
+        help="draw curves, intervals and effects into this folder",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="overwrite files that this command has not written"
+    )
+    parser.add_argument(
+        "--watch",
+        type=float,
+        nargs="?",
+        const=10.0,
+        metavar="SECONDS",
+        help="repeat at this interval (default: 10)",
+    )
+    parser.add_argument(
+        "--no-index",
+        action="store_true",
+        help="read every file again, and do not write an index",
+    )
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raise SettingError for options that are wrong for any runs."""
+    check_at(options.at)
+    metrics = split_names(options.metric)
+    require(bool(metrics), "--metric", repr(options.metric), "one or several metrics, by commas")
+    watch, output, plots = options.watch, options.output, options.plots
+    is_interval = watch is None or 0 < watch <= 86400
+    require(is_interval, "--watch", watch, "> 0 and <= 86400 (seconds)")
+    if output is not None:
+        require(output.parent.is_dir(), "--output", output, "a file in an existing folder")
+        refuse_loss(output, force=options.force)
+        has_format = options.format is not None or output.suffix.lower() in _BY_SUFFIX
+        allowed = f"a file that ends with {', '.join(filter(None, _BY_SUFFIX))}"
+        require(has_format, "--output", output, allowed, "or name its --format")
+    if plots is not None:
+        require(not options.runs, "--plots", plots, "without --runs: groups are drawn")
+        require(not plots.exists() or plots.is_dir(), "--plots", plots, "a folder")
+
+
+# --- one report -----------------------------------------------------------------------------
+
+
+def _report(options: argparse.Namespace) -> str:
+    """Read the runs, draw the plots of --plots, and return the text."""
+    results = ResultsAggregator(options.folders, index=not options.no_index)
+    if not results.runs:
+        places = ", ".join(str(folder) for folder in options.folders)
+        reasons = "".join(f"\n  {path}: {reason}" for path, reason in results.left_out)
+        raise UserError(
+            f"there is no run that can be used below {places}"
+            + (f"; left out:{reasons}" if reasons else "")
+        )
+    chosen = results.where(options.where)
+    if not chosen.runs:
+        raise UserError(
+            f"none of {counted(len(results.runs), 'run')} meets {' and '.join(options.where)}"
+        )
+    metrics = list(dict.fromkeys(split_names(options.metric)))
+    for metric in metrics:
+        _require_metric(metric, chosen.runs)
+    form = options.format or _BY_SUFFIX[options.output.suffix.lower() if options.output else ""]
+    if options.runs:
+        runs = _sort(chosen.runs, options, chosen.runs, lambda run: [run], lambda run: run.run_id)
+        return tables.render_runs(runs, metrics, options.at, form, chosen.left_out)
+    names = list(dict.fromkeys(split_names(options.group_by))) if options.group_by else None
+    groups = chosen.groups(names)
+    comparisons = [
+        compare(groups, metric, at=options.at, baseline=options.baseline) for metric in metrics
+    ]
+    order = _order(groups, comparisons, options, chosen.runs)
+    comparisons = [comparison.reorder(order) for comparison in comparisons]
+    if options.plots is not None:
+        import_matplotlib(options.plots)
+        from spectral_exp.results.figures import comparison_figures
+
+        for comparison in comparisons:
+            for figure in comparison_figures(comparison, options.plots, force=options.force):
+                lines = figure.paths or [f"not drawn: {figure.caption}"]
+                print(*lines, sep="\n", file=sys.stderr)
+    return tables.render_comparisons(comparisons, form, chosen.left_out)
+
+
+def _require_metric(metric: str, runs: Sequence[Run]) -> None:
+    if not any(run.value(metric) is not None for run in runs):
+        known = set(DERIVED)
+        for run in runs:
+            known.update(run.metrics, run.results.get("final_metrics", ()))
+        known.discard("step")
+        raise UserError(
+            f"no run has a metric {metric}; known are {', '.join(sorted(known))}"
+            f"{nearest(metric, known)}"
+        )
+
+
+def _order(
+    groups: Sequence[Group],
+    comparisons: Sequence[Comparison],
+    options: argparse.Namespace,
+    runs: Sequence[Run],
+) -> list[str]:
+    """Return the labels of groups in the order of --sort, by default the best mean first."""
+    compared = {comparison.metric: comparison for comparison in comparisons}
+    comparison = compared.get(options.sort) if options.sort else comparisons[0]
+    if comparison is None:
+        items = _sort(groups, options, runs, lambda group: group.runs, lambda group: group.label)
+        return [group.label for group in items]
+    if comparison.lower_is_better is None:
+        return sorted((group.label for group in groups), reverse=options.reverse)
+    sign = (1 if comparison.lower_is_better else -1) * (-1 if options.reverse else 1)
+    ordered = sorted(
+        comparison.summaries,
+        key=lambda s: (s.mean is None, sign * (s.mean or 0.0), s.group.natural_order),
+    )
+    return [summary.group.label for summary in ordered]
+
+
+def _sort(
+    items: Sequence[Any],
+    options: argparse.Namespace,
+    runs: Sequence[Run],
+    runs_of: Callable[[Any], Sequence[Run]],
+    label_of: Callable[[Any], str],
+) -> list[Any]:
+    """Return groups or runs in the order of --sort; those without a value come last."""
+    if not options.sort:
+        return list(items)
+    name, reverse = options.sort, options.reverse
+    if name in ("label", "run"):
+        return sorted(items, key=label_of, reverse=reverse)
+    values: list[Any]
+    if any(run.value(name) is not None for run in runs):
+        values = [_mean(runs_of(item), name, options.at) for item in items]
+        reverse = reverse is (metric_info(name).direction != "higher")
+    else:
+        names = Names(runs)
+        try:
+            setting = names.resolve(name)
+        except UserError as error:
+            raise UserError(f"--sort={name} is no metric, and {error}") from error
+        values = [names.value(runs_of(item)[0], setting) for item in items]
+    keyed = list(zip(values, items, strict=True))
+    known = [pair for pair in keyed if pair[0] is not None]
+    known.sort(key=lambda pair: _comparable(pair[0]), reverse=reverse)
+    return [item for _, item in known] + [item for value, item in keyed if value is None]
+
+
+def _mean(runs: Sequence[Run], metric: str, at: str) -> float | None:
+    """Return the mean over the finished runs, or over all runs if none has finished."""
+    done = [run for run in runs if run.finished] or runs
+    values = [
+        value
+        for run in done
+        if (value := run.value(metric, at)) is not None and abs(value) < float("inf")
+    ]
+    return sum(values) / len(values) if values else None
+
+
+def _comparable(value: Any) -> tuple[bool, float, str]:
+    """Return a key that sorts numbers by size, before texts."""
+    is_number = isinstance(value, int | float)
+    return not is_number, float(value) if is_number else 0.0, "" if is_number else value_text(value)
+
+
+def _show(options: argparse.Namespace, text: str) -> None:
+    if options.output is None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return
+    write_output(options.output, text.encode(errors="backslashreplace"), force=options.force)
+
+
+def _watch(options: argparse.Namespace) -> int:
+    """Print or write the comparison at intervals until Ctrl-C; wait for missing values."""
+    on_terminal = options.output is None and sys.stdout.isatty()
+    try:
+        while True:
+            try:
+                text = _report(options)
+            except SettingError:
+                raise
+            except UserError as error:
+                text = f"{error}\n"
+            head = f"{datetime.now():%Y-%m-%d %H:%M:%S}, every {options.watch:g} s, Ctrl-C ends\n\n"
+            if options.output is None:
+                sys.stdout.write(f"{_CLEAR}{head}{text}" if on_terminal else f"{head}{text}\n")
+                sys.stdout.flush()
+            else:
+                _show(options, text)
+            time.sleep(options.watch)
+    except Interrupted as stop:
+        if stop.signal_number != signal.SIGINT:
+            raise
+        return 0
+
+
+# --- config-diff --------------------------------------------------------------------------
+
+
+def _config_diff(folders: Sequence[Path]) -> int:
+    names = " ".join(map(str, folders)) or "nothing"
+    require(len(folders) == 2, CONFIG_DIFF, names, "two run directories")
+    one, other = (_load(path) for path in folders)
+    sections = _differences(one, other)
+    for title, lines in sections.items():
+        print(f"{title}: {counted(len(lines), 'difference') if lines else 'equal'}")
+        for line in lines:
+            print(f"  {printable(line)}")
+    return 1 if any(sections.values()) else 0
+
+
+def _load(path: Path) -> Run:
+    if not path.is_dir():
+        raise UserError(f"{path} is not a run directory; name one below outputs/")
+    run = load_run(path)
+    if not run.settings:
+        raise UserError(f"{path}: {'; '.join(run.problems) or 'it has no settings'}")
+    return run
+
+
+def _differences(one: Run, other: Run) -> dict[str, list[str]]:
+    """Return a line for each difference, by section."""
+    settings = (
+        {name: value for name, value in run.settings.items() if not is_among(name, PLACE)}
+        for run in (one, other)
+    )
+    data, model = (
+        unequal(*(dict(flat(run.record.get(section) or {})) for run in (one, other)))
+        for section in ("dataset", "model")
+    )
+    git_one, git_other = (run.record.get("git") or {} for run in (one, other))
+    patch_one = recorded_patch(layout.RunPaths(one.path), git_one)
+    patch_other = recorded_patch(layout.RunPaths(other.path), git_other)
+    return {
+        "settings": unequal(*settings),
+        "data": data,
+        "model": model,
+        "code": code_differences(git_one, patch_one, git_other, patch_other),
+        "environment": environment_differences(one.record, other.record),
+    }
+
+
+main = command(build_parser, run)

@@ -1,0 +1,1 @@
+"""From a configuration to objects: the command line, built runs, loaded models."""

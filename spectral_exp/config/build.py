@@ -1,0 +1,315 @@
+"""Build a runner from a plain, resolved configuration: the only module that imports all parts.
+
+`check` builds everything on trial (the model without memory, the components in a temporary folder),
+so that every mistake is reported before a run directory exists. `build` builds the runner and holds
+the lock of the run directory meanwhile.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from spectral_exp.config.construct import Constructor, construct
+from spectral_exp.config.device import resolve_device
+from spectral_exp.config.folders import refuse_unwritable, trial_folder
+from spectral_exp.config.parts import ROLES, make_dataset, make_model, make_optimizer, make_part
+from spectral_exp.config.roles import Role
+from spectral_exp.config.samples import build_sampler, plot_sample, prompt_ids
+from spectral_exp.core.errors import SettingError, UserError, nearest, require
+from spectral_exp.data import Dataset, KnownText
+from spectral_exp.data.batches import Batches, EvalWindows
+from spectral_exp.models.gpt import GPT
+from spectral_exp.models.undrawn import UndrawnWeights
+from spectral_exp.monitoring import (
+    Backup,
+    CheckpointManager,
+    ConfigTracker,
+    MetricsLogger,
+    VisualizationManager,
+)
+from spectral_exp.monitoring.backup.backup import check_url
+from spectral_exp.monitoring.component import Component, Observer
+from spectral_exp.monitoring.tracking.model_summary import summarize_model
+from spectral_exp.runs.layout import RunPaths, remove_unfinished_records
+from spectral_exp.runs.lock import RunLock
+from spectral_exp.runs.renamed import current_names
+from spectral_exp.training.resume import (
+    attempts,
+    known_text,
+    move_damaged_record,
+    refuse_before_start,
+    refuse_changed_data,
+    refuse_links,
+    resume_problems,
+    warn_of_other_bits,
+)
+from spectral_exp.training.runner import Runner
+from spectral_exp.training.seeding import process_settings
+from spectral_exp.training.settings import TrainingSettings
+
+COMPONENTS: dict[str, type[Component]] = {
+    "backup": Backup,
+    "checkpoint": CheckpointManager,
+    "metrics": MetricsLogger,
+    "visualization": VisualizationManager,
+    "tracking": ConfigTracker,
+}
+"""Name below `monitoring` -> class. Add your own component, a subclass of `Observer`, here."""
+
+_GROUPS = (*ROLES, "monitoring", "match")
+
+
+@dataclass(frozen=True)
+class Globals:
+    """The keys at the top of the configuration; each is explained in conf/config.yaml."""
+
+    name: str
+    seed: int
+    device: str
+    outputs: str
+    threads: int | None = None
+    resume: str | None = None
+    backup_url: str | None = None
+    experiment_id: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name or "/" in self.name:
+            raise SettingError("name", repr(self.name), "a folder name: not empty, without /")
+        if not 0 <= self.seed < 2**63:
+            raise SettingError("seed", self.seed, ">= 0 and < 2^63")
+        if not self.outputs:
+            remedy = "outputs=. is the current folder"
+            raise SettingError("outputs", "''", "a folder", remedy)
+        if self.threads is not None and self.threads < 1:
+            raise SettingError("threads", self.threads, ">= 1 or null")
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The objects that a configuration describes."""
+
+    globals: Globals
+    settings: TrainingSettings
+    device: torch.device
+    dataset: Dataset
+    model: GPT
+    optimizer: torch.optim.Optimizer
+    schedule: Any
+    loss: nn.Module
+    components: dict[str, Any]
+
+
+def check(config: Mapping[str, Any], run_dir: Path | None) -> list[str]:
+    """Return every mistake in `config`, one line each; write only the cache of tokenized text.
+
+    Args:
+        config: plain resolved configuration.
+        run_dir: the run directory; None if its name is not known yet.
+    """
+    config = current_names(config)
+    location = run_dir or Path(str(config.get("outputs", "outputs")))
+    try:
+        refuse_unwritable(location)
+    except UserError as error:
+        return [str(error)]
+    problems = resume_problems(config, run_dir, component_files())
+    try:
+        known = None if run_dir is None else known_text(RunPaths(run_dir))
+        with trial_folder(location) as folder:
+            parts = _assemble(config, RunPaths(folder), known, trial=True)
+        if run_dir is not None and not problems and run_dir.is_dir():
+            refuse_changed_data(RunPaths(run_dir), parts.dataset.fingerprints)
+            refuse_before_start(config, RunPaths(run_dir))
+        if (url := parts.components["backup"].url) is not None:
+            enabled = parts.components["checkpoint"].enabled
+            allowed = "null with monitoring/checkpoint=off: there is nothing to back up"
+            require(enabled, "backup_url", url, allowed)
+            check_url(url)
+    except UserError as error:
+        problems.append(str(error))
+    return problems
+
+
+@contextmanager
+def build(
+    config: dict[str, Any], run_dir: str | Path, overrides: list[str], search: Sequence[str] = ()
+) -> Iterator[Runner]:
+    """Build the runner of `config` in `run_dir`, which is locked inside the `with` block.
+
+    Args:
+        config: plain resolved configuration.
+        run_dir: the run directory, new or to be continued.
+        overrides: command-line overrides, recorded so that `resume=` can repeat them.
+        search: arguments that locate further configuration files, recorded for `resume=` too.
+
+    Raises:
+        UserError: the configuration has a mistake, or the directory belongs to another run or is in
+            use.
+    """
+    config = current_names(config)
+    paths = RunPaths(Path(run_dir))
+    with RunLock(paths.root) as lock, torch.random.fork_rng():
+        refuse_links(paths.root)
+        remove_unfinished_records(paths)
+        # The folders of a sweep get their names only now, so `check` did not see their content.
+        has_run = paths.config_file.is_file() or paths.checkpoint_steps()
+        if has_run and (problems := resume_problems(config, paths.root, component_files())):
+            raise UserError("\nerror: ".join(problems))
+        torch.manual_seed(int(config["seed"]))
+        parts = _assemble(config, paths, known_text(paths), trial=False)
+        _begin_attempt(config, paths, parts, overrides, search)
+        runner = _runner(config, paths, parts, lock)
+        try:
+            yield runner
+        finally:
+            runner.sync()
+            runner.metrics.close()
+
+
+def component_files(*, backed_up_only: bool = False) -> list[str]:
+    """Return the glob patterns, relative to a run directory, of the components' files."""
+    kinds = [kind for kind in COMPONENTS.values() if kind.is_backed_up or not backed_up_only]
+    return [pattern for kind in kinds for pattern in kind.files]
+
+
+def component_prefixes() -> tuple[str, ...]:
+    """Return the prefixes of the components' metrics that measure the machine, not training."""
+    kinds = [kind for kind in COMPONENTS.values() if kind.measures_machine]
+    return tuple(prefix for kind in kinds for prefix in kind.metric_prefixes)
+
+
+def _begin_attempt(
+    config: dict[str, Any],
+    paths: RunPaths,
+    parts: _Parts,
+    overrides: list[str],
+    search: Sequence[str],
+) -> None:
+    """Check that the run can be continued here, and record the new attempt."""
+    refuse_changed_data(paths, parts.dataset.fingerprints)
+    parts.components["backup"].check()
+    parts.dataset.tokenizer.save(paths.tokenizer)
+    all_attempts = attempts(paths, overrides, search)
+    warn_of_other_bits(paths, parts.globals.threads)
+    move_damaged_record(paths)
+    # The record contains torch's thread count, which must be that of training.
+    with process_settings(parts.globals.threads, deterministic=False):
+        parts.components["tracking"].save_config(
+            config,
+            model=parts.model,
+            dataset_info=parts.dataset.fingerprints,
+            overrides=overrides,
+            command=sys.orig_argv,
+            attempts=all_attempts,
+        )
+
+
+def _assemble(
+    config: Mapping[str, Any], paths: RunPaths, known: KnownText | None, trial: bool
+) -> _Parts:
+    """Build all parts. Raises one UserError with all problems."""
+    make = Constructor()
+    top_names = Globals.__annotations__
+    make.problems += [
+        f"{key} is not a setting{nearest(key, [*top_names, *_GROUPS])}; --cfg job shows all "
+        "settings"
+        for key in config
+        if key not in top_names and key not in _GROUPS
+    ]
+    top = {key: value for key, value in config.items() if key in top_names}
+    globals_ = make.make({"_target_": f"{__name__}.Globals", **top}, "", Role(Globals, __name__))
+    device = make.call("", lambda: resolve_device(str(config.get("device"))))
+    device = device or torch.device("cpu")
+    settings = make_part(config, "training", make)
+    dataset = make_dataset(config, make, known)
+    if dataset is not None and settings is not None:
+        make.call("training", lambda: prompt_ids(dataset, settings))
+    vocab_size = 256 if dataset is None else dataset.vocab_size
+    with UndrawnWeights() if trial else nullcontext():
+        model = make_model(config, vocab_size, make)
+    if model is not None and not trial:
+        model.to(device)
+    elif model is not None:
+        # A summary that fails must fail before the run directory, which will record it, exists.
+        name = f"model: {type(model).__name__}"
+        make.call("model", lambda: construct(name, lambda: summarize_model(model)))
+    optimizer = make_optimizer(config, model, make, trial)
+    max_steps = 1 if settings is None else settings.max_steps
+    schedule = make_part(config, "schedule", make, max_steps=max_steps)
+    loss = make_part(config, "loss", make, vocab_size=vocab_size)
+    components = _components(config, paths, make)
+    make.finish()
+    assert dataset is not None
+    loss.to(device)
+    return _Parts(globals_, settings, device, dataset, model, optimizer, schedule, loss, components)
+
+
+def _components(config: Mapping[str, Any], paths: RunPaths, make: Constructor) -> dict[str, Any]:
+    """Build the components in the order of `COMPONENTS`."""
+    nodes = config.get("monitoring")
+    nodes = nodes if isinstance(nodes, Mapping) else {}
+    make.problems += [
+        f"monitoring.{key} is not a component{nearest(key, COMPONENTS)}; there are "
+        f"{', '.join(COMPONENTS)}"
+        for key in nodes
+        if key not in COMPONENTS
+    ]
+    offered: dict[str, Any] = {
+        "experiment_dir": paths.root,
+        "log_dir": paths.logs,
+        "viz_dir": paths.visualizations,
+        "outputs": config.get("outputs"),
+        "component_files": component_files(backed_up_only=True),
+    }
+    components = {}
+    for name, kind in COMPONENTS.items():
+        if name not in nodes and issubclass(kind, Observer):
+            continue  # a run recorded before the component existed
+        role = Role(kind, "spectral_exp.monitoring")
+        components[name] = make.make(nodes.get(name), f"monitoring.{name}", role, **offered)
+        if name == "backup" and components[name] is not None:
+            offered["on_durable"] = components[name].submit
+    return components
+
+
+def _runner(config: dict[str, Any], paths: RunPaths, parts: _Parts, lock: RunLock) -> Runner:
+    settings, dataset, seed = parts.settings, parts.dataset, parts.globals.seed
+    model, components = parts.model, parts.components
+    block_size = int(config["model"]["block_size"])
+    token_bytes = dataset.tokenizer.token_bytes
+    return Runner(
+        paths=paths,
+        settings=settings,
+        seed=seed,
+        threads=parts.globals.threads,
+        device=parts.device,
+        model=model,
+        compute=torch.compile(model) if settings.compile else model,  # type: ignore[arg-type]
+        optimizer=parts.optimizer,
+        schedule=parts.schedule,
+        loss=parts.loss,
+        batches=Batches(dataset.train, block_size, settings.batch_size, seed),
+        windows=EvalWindows(
+            dataset.val, token_bytes, block_size, settings.batch_size, settings.eval_windows
+        ),
+        data=dataset,
+        sample=build_sampler(model, dataset, settings, seed, parts.device),
+        plot_sample=plot_sample(dataset),
+        token_text=dataset.tokenizer.token_text,
+        config=config,
+        backup=components["backup"],
+        checkpoint=components["checkpoint"],
+        metrics=components["metrics"],
+        visualization=components["visualization"],
+        tracker=components["tracking"],
+        observers={n: part for n, part in components.items() if isinstance(part, Observer)},
+        check_owner=lock.check,
+    )

@@ -1,0 +1,30 @@
+"""Read the command line of training: compose and check its jobs before Hydra runs them.
+
+Hydra creates run directories before it calls any of our code, and its advice on a misspelt key lets
+the typo pass (`+key`). So every job is composed here first, with Hydra's compose API, and a
+mistake is reported with the nearest valid name before anything exists.
+"""
+
+from __future__ import annotations
+
+from spectral_exp.config.command_line.command import CommandLine
+from spectral_exp.config.command_line.groups import help_text
+from spectral_exp.config.command_line.hydra_errors import describe
+from spectral_exp.config.command_line.jobs import Job
+from spectral_exp.config.command_line.recorded import (
+    recordable,
+    search_arguments,
+    trusted_overrides,
+)
+from spectral_exp.runs.overrides import quote
+
+__all__ = [
+    "CommandLine",
+    "Job",
+    "describe",
+    "help_text",
+    "quote",
+    "recordable",
+    "search_arguments",
+    "trusted_overrides",
+]

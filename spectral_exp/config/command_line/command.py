@@ -1,0 +1,155 @@
+"""The flags and overrides of one call of the training command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from spectral_exp.config.command_line.grammar import is_readable, literal, text_of
+from spectral_exp.config.command_line.jobs import Job, compose_jobs
+from spectral_exp.config.command_line.recorded import arguments_to_resume
+from spectral_exp.config.conf_dir import CONF_DIR
+from spectral_exp.core.errors import UserError
+from spectral_exp.core.foreign_text import printable
+from spectral_exp.runs.ids import generate_experiment_id
+from spectral_exp.runs.overrides import quote, setting_of
+
+_INFORMING_FLAGS = (
+    "--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i",
+    "--shell-completion", "-sc",
+)  # fmt: skip
+_FLAGS_WITH_VALUE = ("--config-name", "-cn", "--config-dir", "-cd", "--config-path", "-cp")
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """Flags and overrides, including the recorded overrides of a run to continue.
+
+    Attributes:
+        flags: flags for Hydra's own parser, with their values.
+        overrides: in the order in which they apply.
+        multirun: whether the command line is a sweep.
+        config_name: name of the primary configuration file.
+        config_dir: a folder with further configuration files.
+        informs_only: whether the command line prints help or the configuration instead of training.
+    """
+
+    flags: tuple[str, ...]
+    overrides: tuple[str, ...]
+    multirun: bool
+    config_name: str
+    config_dir: str | None
+    informs_only: bool
+
+    @property
+    def arguments(self) -> list[str]:
+        """The arguments for Hydra's own parser."""
+        return [*self.flags, *self.overrides]
+
+    @classmethod
+    def parse(cls, arguments: list[str]) -> CommandLine:
+        """Separate flags from overrides, and read the overrides of the run that `resume=` names."""
+        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        parser.add_argument("--multirun", "-m", action="store_true")
+        parser.add_argument("--config-name", "-cn", default="config")
+        parser.add_argument("--config-dir", "-cd")
+        known, _ = parser.parse_known_args(arguments)
+        informs_only = any(a.split("=")[0] in _INFORMING_FLAGS for a in arguments)
+        # Hydra itself prints help and the configuration, so its arguments stay unchanged.
+        flags, overrides = (arguments, []) if informs_only else _split(arguments)
+        if any(flag.partition("=")[0] in ("--config-path", "-cp") for flag in flags):
+            raise UserError(
+                "--config-path would replace the whole configuration; add your own files with "
+                "--config-dir"
+            )
+        for override in overrides:
+            if not is_readable(override):
+                raise UserError(
+                    f"{printable(override, 60)} is too long or nested too deeply; put such a value "
+                    "into a configuration file (--config-dir)"
+                )
+        multirun = known.multirun or "hydra.mode=MULTIRUN" in overrides
+        overrides = [literal(override, multirun) for override in overrides]
+        overrides = _with_recorded_overrides(overrides, flags, multirun)
+        return cls(
+            flags=tuple(flags),
+            overrides=tuple(overrides),
+            multirun=multirun,
+            config_name=known.config_name,
+            config_dir=known.config_dir,
+            informs_only=informs_only,
+        )
+
+    def compose(self) -> list[Job]:
+        """Compose every job. Raises one UserError with all mistakes."""
+        return compose_jobs(
+            self.overrides,
+            config_name=self.config_name,
+            config_dir=self.config_dir,
+            multirun=self.multirun,
+        )
+
+    def with_run_dir(self, first: Job) -> CommandLine:
+        """Return the command line with an experiment id that is unique on this machine."""
+        if first.sweeps and not self.multirun:
+            return replace(self, multirun=True).with_run_dir(first)
+        if first.config.get("experiment_id") is not None:
+            return self
+        if first.run_dir is not None:
+            experiment_id = first.run_dir.name
+        else:
+            name = "sweep" if self.multirun else str(first.config["name"])
+            parent = Path(str(first.config["outputs"]))
+            experiment_id = generate_experiment_id(name, parent=parent)
+        return replace(self, overrides=(*self.overrides, f"experiment_id={quote(experiment_id)}"))
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Return the flags, each followed by its value, and the overrides, both in their order."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in _FLAGS_WITH_VALUE:
+            flags += [argument, next(rest, "")]
+        elif argument.startswith("-"):
+            flags.append(argument)
+        else:
+            overrides.append(argument)
+    return flags, overrides
+
+
+def _with_recorded_overrides(overrides: list[str], flags: list[str], multirun: bool) -> list[str]:
+    """Return the recorded overrides of the run that `resume=` names, followed by `overrides`.
+
+    The later ones win.
+    """
+    given = [o for o in overrides if setting_of(o) == "resume" and "=" in o]
+    resume = text_of(given[-1]) if given else ""
+    if not resume:
+        return overrides
+    if multirun:
+        raise UserError(
+            f"resume={resume} continues one run and cannot be part of a sweep; leave out "
+            "--multirun, or continue a sweep by its own command with hydra.sweep.dir=<its folder>"
+        )
+    source = resume
+    if "://" in resume:
+        from spectral_exp.monitoring.backup.restore import restore
+
+        outputs = _outputs(overrides)
+        print(f"fetching the backup {resume} into {outputs}", file=sys.stderr)
+        resume = str(restore(resume, outputs))
+        overrides = [o for o in overrides if setting_of(o) != "resume"]
+        overrides += [f"resume={quote(resume)}"]
+    return arguments_to_resume(resume, overrides, flags, source)
+
+
+def _outputs(overrides: list[str]) -> Path:
+    """Return the value of the setting `outputs`: from the command line, or the default."""
+    given = [text_of(o) for o in overrides if setting_of(o) == "outputs" and "=" in o]
+    return Path(given[-1] if given else OmegaConf.load(CONF_DIR / "config.yaml").outputs)

@@ -1,0 +1,146 @@
+"""Hydra's override grammar: reading overrides, writing values, quoting typed text."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from spectral_exp.core.errors import UserError
+from spectral_exp.runs.overrides import in_quotes, quote, setting_of
+
+TEXT_SETTINGS = (
+    "name", "resume", "outputs", "backup_url", "experiment_id", "data.path", "tokenizer.path",
+    "training.sample_prompt", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir",
+)  # fmt: skip
+"""Settings that are always text: a value that the grammar cannot read is taken literally."""
+
+MAX_TEXT = 1 << 16
+"""Most characters of an override."""
+
+_MAX_KEY = 1000  # characters
+# Of nested brackets and interpolations, since Hydra's parser is recursive.
+_MAX_DEPTH = 40
+
+
+def is_readable(override: str) -> bool:
+    """Return whether an override is neither too long nor nested too deeply for Hydra's parser."""
+    depth = deepest = 0
+    for character in re.sub(r"[^(){}\[\]]", "", override[: MAX_TEXT + 1]):
+        depth = depth + 1 if character in "([{" else max(0, depth - 1)
+        deepest = max(deepest, depth)
+    return (
+        len(override) <= MAX_TEXT
+        and deepest <= _MAX_DEPTH
+        and len(override.partition("=")[0]) <= _MAX_KEY
+    )
+
+
+def parse(override: str) -> Override:
+    """Parse one override. Raises a UserError that shows how to quote its value."""
+    try:
+        return OverridesParser.create().parse_override(override)
+    except HydraException as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{override}: {reason}{quoting_hint(override)}") from error
+
+
+def quoting_hint(override: str) -> str:
+    """Return advice on quoting an unreadable value; "" for lists, mappings and sweeps."""
+    key, sign, value = override.partition("=")
+    if not sign or not value or value[0] in "[{'\"" or "," in value:
+        return ""
+    return f"; to take the value literally, quote it: {shlex.quote(f'{key}={quote(value)}')}"
+
+
+def text_of(override: str) -> str:
+    """Return the value of an override as text, fully resolved; "" for null."""
+    value = parse(override).value()
+    try:
+        resolved = OmegaConf.create({"value": value}).value
+    except OmegaConfBaseException as error:
+        raise UserError(f"{override}: {str(error).partition(chr(10))[0]}") from error
+    return "" if resolved is None else str(resolved)
+
+
+def literal(override: str, sweeps: bool) -> str:
+    """Quote the value of a text setting if the grammar reads it as anything but the typed text.
+
+    Args:
+        override: as typed.
+        sweeps: whether a comma separates the values of a sweep.
+    """
+    key, sign, value = override.partition("=")
+    if not sign or setting_of(override) not in TEXT_SETTINGS:
+        return override
+    as_typed = f"{key}={quote(value)}"
+    try:
+        parsed = parse(override)
+    except UserError:
+        if sweeps and "," in value:
+            return override
+        keeps_interpolation = "${" in value and not os.path.lexists(value)
+        return f"{key}={in_quotes(value)}" if keeps_interpolation else as_typed
+    if parsed.is_sweep_override():
+        # A run to continue is never swept, and an existing name with a comma is not a list.
+        is_text = not sweeps and (setting_of(override) == "resume" or os.path.lexists(value))
+        return as_typed if is_text else override
+    parsed_value = parsed.value()
+    if parsed_value is not None and not isinstance(parsed_value, str):
+        return as_typed
+    # Quotes and escapes apply unless they are part of the name of an existing file.
+    return as_typed if os.path.lexists(value) and not _names_existing_file(override) else override
+
+
+def _names_existing_file(override: str) -> bool:
+    try:
+        return os.path.lexists(text_of(override))
+    except UserError:
+        return False
+
+
+def format_value(value: Any) -> str:
+    """Return a plain value of a resolved configuration in the override grammar."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, Mapping):
+        items = (f"{_escape_key(str(key))}:{format_value(item)}" for key, item in value.items())
+        return "{" + ",".join(items) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(format_value(item) for item in value) + "]"
+    return quote(str(value))
+
+
+def _escape_key(key: str) -> str:
+    """Escape the special characters in a key of a mapping, which cannot be quoted."""
+    return re.sub(r"([\\()\[\]{}:=, \t])", r"\\\1", key)
+
+
+def strings_in(value: Any) -> Iterator[str]:
+    """Yield all strings in a parsed value, at any depth, keys included."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from strings_in(key)
+            yield from strings_in(item)
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        for item in value:
+            yield from strings_in(item)
+    elif value is not None and not isinstance(value, bool | int | float):
+        yield str(value)
+
+
+def is_interpolated(value: Any) -> bool:
+    """Return whether a parsed value contains an interpolation, an unescaped `${`."""
+    return any(re.search(r"(?<!\\)(?:\\\\)*\$\{", text) for text in strings_in(value))

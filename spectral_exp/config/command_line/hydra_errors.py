@@ -1,0 +1,35 @@
+"""One-line messages for errors of Hydra and OmegaConf."""
+
+from __future__ import annotations
+
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
+
+from spectral_exp.config.command_line.grammar import quoting_hint
+from spectral_exp.core.errors import nearest
+
+
+def describe(error: Exception) -> str:
+    """Return one line for an error of Hydra or OmegaConf."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        sign = "+" if group in ("experiment", "recipe") else ""
+        options, hint = ", ".join(sorted(error.options)), nearest(choice, error.options)
+        return f"{sign}{group}={choice} does not exist{hint}; choose from {options}"
+    lines = str(error).splitlines()
+    if isinstance(error.__cause__, OmegaConfBaseException):
+        lines += str(error.__cause__).splitlines()
+    if lines and lines[0].startswith("Ambiguous value for argument"):
+        return (
+            f"{lines[0]}: several values make a sweep, which needs --multirun (-m); a list is "
+            "written [a,b]"
+        )
+    # OmegaConf appends internal details in further lines.
+    kept = [line.strip() for line in lines if "full_key" not in line and "object_type" not in line]
+    return " ".join(line for line in kept if line)
+
+
+def describe_unreadable(error: OverrideParseException) -> str:
+    """Return one line for an override that the grammar cannot read."""
+    hint = "" if "needs --multirun" in describe(error) else quoting_hint(error.override)
+    return f"{error.override}: {describe(error)}{hint}"

@@ -1,0 +1,190 @@
+"""Compose the jobs of a command line, so that mistakes are reported before Hydra runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from spectral_exp.config.command_line.groups import group_names
+from spectral_exp.config.command_line.hydra_errors import describe, describe_unreadable
+from spectral_exp.config.conf_dir import CONF_DIR
+from spectral_exp.core.errors import UserError, nearest
+from spectral_exp.runs.overrides import setting_of
+
+
+@dataclass(frozen=True)
+class Job:
+    """One composed job.
+
+    Args:
+        config: plain, fully resolved configuration; "???" for a missing value.
+        run_dir: the run directory, None if its name is not known yet.
+        sweeps: whether a configuration file requests a sweep (`hydra.mode`).
+    """
+
+    config: dict[str, Any]
+    run_dir: Path | None
+    sweeps: bool
+
+
+def compose_jobs(
+    overrides: Sequence[str], *, config_name: str, config_dir: str | None, multirun: bool
+) -> list[Job]:
+    """Compose every job of a command line.
+
+    Args:
+        overrides: of the command line; with `multirun` they may hold sweeps.
+        config_name: name of the primary configuration file.
+        config_dir: a folder with further configuration files.
+        multirun: whether sweeps are allowed.
+
+    Raises:
+        UserError: the jobs have mistakes, one line each.
+    """
+    with hydra.initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
+        if config_dir is not None:
+            _add_to_search_path(Path(config_dir))
+        is_named = not multirun and "hydra.run.dir" in map(setting_of, overrides)
+        problems: dict[str, None] = {}
+        jobs = []
+        for job_overrides in _split_sweep(overrides) if multirun else [list(overrides)]:
+            config, mistakes = _compose(config_name, job_overrides)
+            problems.update(dict.fromkeys(mistakes))
+            if config is not None and not mistakes:
+                jobs.append(_job(config, is_named))
+    if problems:
+        raise UserError("\nerror: ".join(problems))
+    return jobs
+
+
+def _add_to_search_path(folder: Path) -> None:
+    """Add `folder` to the search path of the compose API, as Hydra does for `--config-dir`."""
+    if not folder.is_dir():
+        raise UserError(f"--config-dir={folder} must be an existing folder")
+    loader = GlobalHydra.instance().config_loader()
+    assert isinstance(loader, ConfigLoaderImpl)
+    search_path = loader.get_search_path()
+    # Hydra requires its own entry, of structured configurations, to be the last one.
+    types = search_path.get_path().pop()
+    search_path.append("command-line", f"file://{folder.resolve()}")
+    search_path.get_path().append(types)
+    loader.repository.initialize_sources(search_path)
+
+
+def _split_sweep(overrides: Sequence[str]) -> list[list[str]]:
+    """Return the overrides of each job of a sweep."""
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    try:
+        parsed = parser.parse_overrides(list(overrides))
+    except OverrideParseException as error:
+        raise UserError(describe_unreadable(error)) from error
+    except HydraException as error:
+        raise UserError(describe(error)) from error
+    jobs: list[list[str]] = [[]]
+    for override in parsed:
+        choices = _choices(override)
+        jobs = [[*job, choice] for job in jobs for choice in choices] if choices else jobs
+    return jobs
+
+
+def _choices(override: Override) -> list[str]:
+    """Return one plain override for each value of a sweep; none for a continuous range."""
+    if not override.is_sweep_override():
+        return [override.input_line or ""]
+    if not override.is_discrete_sweep():
+        return []
+    is_added = override.is_add() or override.is_force_add()
+    sign = "+" if is_added else "~" if override.is_delete() else ""
+    key = override.get_key_element().lstrip("+~")
+    return [f"{sign}{key}={value}" for value in override.sweep_string_iterator()]
+
+
+def _compose(config_name: str, overrides: list[str]) -> tuple[DictConfig | None, list[str]]:
+    """Compose one job; return its configuration and mistakes.
+
+    Unknown keys are removed one after the other, so that all of them are reported.
+    """
+    mistakes: list[tuple[str, str]] = []
+    remaining = list(overrides)
+    config: DictConfig | None = None
+    while config is None:
+        try:
+            config = hydra.compose(config_name, remaining, return_hydra_config=True)
+        except OverrideParseException as error:
+            return None, [describe_unreadable(error)]
+        except MissingConfigException as error:
+            return None, [describe(error)]
+        except ConfigCompositionException as error:
+            match = re.match(r"Could not override '([^']+)'", str(error))
+            key = match.group(1) if match else ""
+            unknown = [o for o in remaining if match and setting_of(o) == key.split("@")[0]]
+            if not unknown:
+                return None, [describe(error)]
+            mistakes.append((key, unknown[-1]))
+            remaining = [o for o in remaining if o not in unknown]
+        except (OmegaConfBaseException, ValueError, TypeError) as error:
+            # A group whose option is not a text (training=null) raises a bare ValueError.
+            given = " ".join(remaining)
+            hint = "choose an option by its name (see --help)"
+            return None, [f"{given}: {describe(error)}; {hint}"]
+    names = _dotted_names(OmegaConf.to_container(config, resolve=False)) + group_names()
+    return config, [_describe_unknown(key, override, names) for key, override in mistakes]
+
+
+def _describe_unknown(key: str, override: str, names: list[str]) -> str:
+    group = key.split("@")[0]
+    folder = CONF_DIR / group
+    if folder.is_dir() and not list(folder.glob("*.yaml")):
+        below = ", ".join(f"{group}/{path.name}=..." for path in sorted(folder.iterdir()))
+        return f"{override}: {group} has no options of its own; choose {below}"
+    if folder.is_dir():
+        return f"{override}: {group} is added, not overridden; write +{override}"
+    return f"{key} is not a setting{nearest(key, names)}; --cfg job shows all settings"
+
+
+def _dotted_names(node: Any, prefix: str = "") -> list[str]:
+    if not isinstance(node, dict):
+        return [] if prefix.endswith(("_target_", "_partial_")) else [prefix]
+    start = f"{prefix}." if prefix else ""
+    below = [name for key, value in node.items() for name in _dotted_names(value, f"{start}{key}")]
+    return [prefix, *below] if prefix else below
+
+
+def _job(config: DictConfig, is_named: bool) -> Job:
+    if config.hydra.job.chdir:
+        raise UserError(
+            "hydra.job.chdir=true must be false: paths such as data.path and outputs are relative "
+            "to the folder where the command is given"
+        )
+    is_sweep = config.hydra.mode == RunMode.MULTIRUN
+    try:
+        keys = [str(key) for key in config if key != "hydra"]
+        plain = OmegaConf.to_container(OmegaConf.masked_copy(config, keys), resolve=True)
+        run_dir = Path(str(config.hydra.run.dir)) if is_named else None
+        place = Path.cwd() / str(config.hydra.sweep.dir if is_sweep else config.hydra.run.dir)
+    except OmegaConfBaseException as error:
+        raise UserError(describe(error)) from error
+    if "${" in str(place):
+        raise UserError(
+            f"the run directory {place} must not hold ${{ in its path, which Hydra would replace"
+        )
+    assert isinstance(plain, dict)
+    return Job({str(key): value for key, value in plain.items()}, run_dir, is_sweep)

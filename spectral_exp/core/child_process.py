@@ -1,0 +1,61 @@
+"""Child processes of a run: fresh interpreters that find the same modules and ignore job signals.
+
+No fork: a copy of a process that has used threads may hang. No `multiprocessing`: it would run the
+main script again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import IO
+
+from spectral_exp.core.parent import dying_with_this_process
+
+_STDERR = 2
+_MASKS = hasattr(signal, "pthread_sigmask")
+# A terminal or a batch system signals a whole job; the run ends its helpers in order.
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+_JOB_SIGNALS = {getattr(signal, name) for name in _NAMES if hasattr(signal, name)}
+
+
+def start_helper(
+    module: str, environment: Mapping[str, str] | None = None, stderr: IO[bytes] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start `main()` of `module` in a new process, with pipes to its stdin and from its stdout.
+
+    The system kills it when the thread that starts it ends, thus also when this process ends.
+
+    Args:
+        module: dotted name.
+        environment: variables beside those of this process.
+        stderr: where its messages go; None for those of this process.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    modules = f"import sys; sys.path[:] = {list(map(os.path.abspath, sys.path))!r}"
+    code = f"{modules}; {dying_with_this_process()}; from {module} import main; main()"
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _JOB_SIGNALS) if _MASKS else set()
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL if stderr is None and not _is_open(_STDERR) else stderr,
+            env={**os.environ, **(environment or {})},
+        )
+    finally:
+        if _MASKS:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Backup of a run to a second place, and restoring from it."""

@@ -1,0 +1,1 @@
+"""Checkpoints: saving in the background, durable files, retention, loading."""

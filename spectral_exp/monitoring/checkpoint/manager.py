@@ -1,0 +1,516 @@
+"""Save checkpoints whole or not at all, find the newest, and check each before use."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from spectral_exp.core.errors import UserError, require
+from spectral_exp.core.steps import whole_step
+from spectral_exp.core.worker import BackgroundThread
+from spectral_exp.monitoring.checkpoint import file as checkpoint_file
+from spectral_exp.monitoring.checkpoint.failures import SaveFailures
+from spectral_exp.monitoring.checkpoint.folder import CheckpointFolder
+from spectral_exp.monitoring.checkpoint.loader import CheckpointLoader
+from spectral_exp.monitoring.checkpoint.policy import SaveSchedule
+from spectral_exp.monitoring.checkpoint.save import Save, SaveReport, StateCapture, saving
+from spectral_exp.monitoring.checkpoint.state import HasState, LiveState
+from spectral_exp.monitoring.checkpoint.store import CheckpointStore
+from spectral_exp.monitoring.component import Component
+from spectral_exp.monitoring.wrappers import unwrap
+from spectral_exp.runs import layout
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+log = logging.getLogger(__name__)
+
+
+class CheckpointManager(Component):
+    """Saves, finds and removes the checkpoints of one run, which has one writer at a time.
+
+    By default saving is synchronous: when the call returns, the file, its sidecar with size and
+    checksum and `checkpoint_latest.pt` have reached the disk. With `background` the call returns at
+    once. The state is copied during the next forward and backward, a thread writes the copy, and
+    `wait` returns when it is durable.
+
+    Every optimizer of torch waits for the copy by itself. Call `fence` before any other change of
+    weights or optimizer state in place (averaged weights swapped in, `load_state_dict`, clipped
+    weights). A change without it is detected by torch's counts of changes and by the first bytes of
+    every weight. Then nothing is saved, an error is logged, and from then on the state is copied
+    before the call returns. Changes of single elements through `.data` or numpy are not detected.
+
+    An exception that a signal handler raises out of any method leaves the manager usable. A save
+    that it interrupts either completes or leaves nothing behind.
+
+    One save is in progress at a time. A save that falls due meanwhile is logged as skipped, and the
+    state at the moment when the writer is free is saved instead. If the disk fails, training goes
+    on: older checkpoints stay, the failure is logged once, and retries follow after growing pauses.
+
+    Args:
+        experiment_dir: root of the run.
+        save_interval: steps between checkpoints, >= 1; "auto" saves as often as `max_overhead`
+            allows.
+        keep_last_n: checkpoints to keep, >= 1.
+        keep_best: keep the best checkpoint too, with `checkpoint_best.pt` pointing to it.
+        keep_every_n_steps: save and keep the checkpoints of steps divisible by it too; they are
+            never skipped.
+        background: write in a thread while training goes on; takes memory for one more copy of the
+            state.
+        compression: "zstd" writes `.pt.zst` files.
+        max_overhead: share of the time that saves may cost with save_interval="auto", like "0.5%".
+        max_steps_at_risk: steps without a durable checkpoint that `exceeds_risk` allows; None for
+            no limit.
+        exit_deadline_s: seconds that `close` waits for the save in progress.
+        before_commit: called by the writer's thread when the bytes of a checkpoint are on the
+            storage, before the file gets its name. Data that must be durable no later than the
+            checkpoint is made durable here. An OSError fails the save.
+        on_durable: called by the writer's thread with the step of each durable checkpoint.
+        enabled: if false nothing is due, written or renamed; loading works and skips broken files.
+    """
+
+    metric_prefixes = ("checkpoint_", "steps_at_risk")
+    measures_machine = True
+    files = (f"{layout.CHECKPOINTS_FOLDER}/*",)
+    is_backed_up = False  # each backup has its own choice of checkpoints
+
+    def __init__(
+        self,
+        experiment_dir: str | Path,
+        save_interval: int | Literal["auto"] = 1000,
+        keep_last_n: int = 3,
+        *,
+        keep_best: bool = True,
+        keep_every_n_steps: int | None = None,
+        background: bool = False,
+        compression: Literal["zstd"] | None = None,
+        max_overhead: float | str = "0.5%",
+        max_steps_at_risk: int | None = None,
+        exit_deadline_s: float = 600.0,
+        before_commit: Callable[[], None] | None = None,
+        on_durable: Callable[[int], None] | None = None,
+        enabled: bool = True,
+    ) -> None:
+        require(_whole(keep_last_n), "keep_last_n", keep_last_n, "a whole number >= 1")
+        counts = {"keep_every_n_steps": keep_every_n_steps, "max_steps_at_risk": max_steps_at_risk}
+        for name, value in counts.items():
+            require(value is None or _whole(value), name, value, "a whole number >= 1 or null")
+        require(
+            compression in checkpoint_file.COMPRESSIONS, "compression", compression, "zstd or null"
+        )
+        require(exit_deadline_s > 0, "exit_deadline_s", exit_deadline_s, "a number of seconds > 0")
+        if compression == "zstd":
+            checkpoint_file.zstd()
+        self.paths = layout.RunPaths(experiment_dir)
+        self.save_interval = save_interval
+        self.keep_last_n = keep_last_n
+        self.keep_best = keep_best
+        self.keep_every_n_steps = keep_every_n_steps
+        self.background = background
+        self.compression = compression
+        self.max_steps_at_risk = max_steps_at_risk
+        self.exit_deadline_s = exit_deadline_s
+        self.before_commit = before_commit
+        self.before_write: Callable[[], None] | None = None
+        """Called by the writer's thread before anything is written; an OSError refuses the save."""
+        self.on_durable = on_durable
+        self.enabled = enabled
+        self.reports: list[SaveReport] = []
+        """The durable saves, in order."""
+        self.durable_step = 0
+        """The newest step known to be durable: saved or loaded by this manager."""
+        self._schedule = SaveSchedule(save_interval, max_overhead, keep_every_n_steps)
+        self._capture = StateCapture()
+        self._writer = BackgroundThread("checkpoint writer")
+        self._failures = SaveFailures(self.paths.checkpoints)
+        self._folder = CheckpointFolder(self.paths, keep_best=keep_best, enabled=enabled)
+        self._loader = CheckpointLoader(self.paths, self._folder)
+        self._store = CheckpointStore(
+            self.paths,
+            self._folder,
+            self._failures,
+            compression=compression,
+            keep_last_n=keep_last_n,
+            keep_every_n_steps=keep_every_n_steps,
+            max_threads=1 if background else 2,  # beside training one reader has to do
+        )
+
+    @property
+    def failures(self) -> int:
+        """Saves that storage or memory refused so far."""
+        return self._failures.count
+
+    @property
+    def problem(self) -> str:
+        """Why the newest state is not durable, and the remedy; empty if it is durable."""
+        return self._failures.problem
+
+    @property
+    def skipped(self) -> int:
+        """Saves that fell due while another one was in progress."""
+        return self._schedule.skipped
+
+    @property
+    def busy(self) -> bool:
+        """Whether a save is in progress."""
+        return self._writer.busy
+
+    # --- when ------------------------------------------------------------------------------------
+
+    def should_checkpoint(self, step: int) -> bool:
+        """Whether to save after `step`, counted from 1.
+
+        A save is due, or was due while the writer was busy.
+        """
+        step = whole_step(step)
+        return self.enabled and self._schedule.should_save(step, is_busy=self.busy)
+
+    def steps_at_risk(self, step: int) -> int:
+        """Return how many of the `step` steps done no durable checkpoint holds."""
+        return whole_step(step) - self.durable_step
+
+    def exceeds_risk(self, step: int) -> bool:
+        """Whether more steps are at risk than `max_steps_at_risk` allows."""
+        allowed = self.max_steps_at_risk
+        return self.enabled and allowed is not None and self.steps_at_risk(step) > allowed
+
+    # --- saving ----------------------------------------------------------------------------------
+
+    def prepare(self, model: nn.Module, optimizer: HasState) -> None:
+        """Allocate the memory for background saves, so that the first one need not wait for it.
+
+        Call it when the optimizer has its state, after the first step. Without `background` it does
+        nothing.
+        """
+        if not (self.enabled and self.background) or self.busy:
+            return
+        from spectral_exp.monitoring.checkpoint.staging import storages_of_state
+
+        storages = storages_of_state([unwrap(model).state_dict(), optimizer.state_dict()])
+        self._writer.start(lambda: self._capture.reserve(storages))
+
+    def save_checkpoint(
+        self,
+        step: int,
+        model: nn.Module,
+        optimizer: HasState,
+        loss_history: Sequence[float] | torch.Tensor,
+        config: Mapping[str, Any],
+        *,
+        extra: Mapping[str, Any] | None = None,
+        is_best: bool = False,
+    ) -> str:
+        """Save the state after `step`, then remove checkpoints beyond retention.
+
+        Args:
+            step: step just finished.
+            model: its state is saved without the wrappers of data parallelism and compilation.
+            optimizer: saved by its `state_dict()`.
+            loss_history: one loss per step; the load methods return it as a list.
+            config: for readers, with secrets redacted; objects other than numbers and strings are
+                kept as text.
+            extra: further entries beside the standard ones, e.g. random number states; texts in
+                them are kept without secrets.
+            is_best: mark it as the best so far. Such a save is not skipped: it waits for the one in
+                progress, as does that of a step divisible by `keep_every_n_steps`.
+
+        Returns:
+            The path of the file, in background mode before it exists; "" if nothing is saved:
+            `enabled` is false, the disk failed, or another save is in progress.
+
+        Raises:
+            SettingError: `extra` uses a standard key.
+            TypeError: the state holds objects that cannot be loaded safely.
+        """
+        step = whole_step(step)
+        if not self.enabled:
+            return ""
+        started = time.perf_counter()
+        if self.busy and not (is_best or self._schedule.is_kept_for_good(step)):
+            self._schedule.skip(step)
+            return ""
+        self.wait()
+        with_copy = self.background and not self._failures.lacks_memory
+        live = LiveState(step, model, optimizer, loss_history, config, extra or {}, is_best)
+        save = self._take(live, started, with_copy=with_copy)
+        if save is None:
+            return ""
+        self._begin(save)
+        self._schedule.begin()
+        if with_copy:
+            save.blocked_s += time.perf_counter() - started
+        elif not self._wait_for(save):
+            return ""
+        return str(self._store.path(step))
+
+    def save_last(
+        self,
+        step: int,
+        model: nn.Module,
+        optimizer: HasState,
+        loss_history: Sequence[float] | torch.Tensor,
+        config: Mapping[str, Any],
+        *,
+        extra: Mapping[str, Any] | None = None,
+        is_best: bool = False,
+    ) -> bool:
+        """Save the state at the end of training, unless it is durable; return whether it is then.
+
+        It waits for the save in progress, at most `exit_deadline_s`, then saves without a copy of
+        the state. If the disk is full, older checkpoints make room for it: the oldest first, the
+        best one last, the newest intact one never. `problem` is the reason if the state could not
+        be saved. Arguments and exceptions are those of `save_checkpoint`.
+        """
+        step = whole_step(step)
+        if not self.enabled:
+            return False
+        if not self._close():
+            deadline = f"exit_deadline_s={self.exit_deadline_s:g}"
+            self._failures.problem = f"the storage did not finish within {deadline}; raise it"
+            return False
+        live = LiveState(step, model, optimizer, loss_history, config, extra or {}, is_best)
+        while self.steps_at_risk(step) > 0:
+            save = self._take(live, time.perf_counter(), with_copy=False)
+            if save is None:
+                return False
+            self._begin(save)
+            if not self._wait_for(save) and not (self._failures.is_full and self._make_room()):
+                return False
+        return True
+
+    def fence(self) -> None:
+        """Return once the state of the save in progress has been copied, so that it may change."""
+        self._finish_copy(None)
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until no save is in progress, at most `timeout_s`; return whether that is so.
+
+        Raises:
+            Exception: an error of the writer that is no failure of the storage.
+        """
+        started = time.perf_counter()
+        self._finish_copy(timeout_s)
+        left_s = (
+            None if timeout_s is None else max(0.0, timeout_s - (time.perf_counter() - started))
+        )
+        return self._writer.wait(left_s)
+
+    def close(self) -> bool:
+        """Wait for the save in progress, at most `exit_deadline_s`; return whether all is durable.
+
+        `problem` is the reason if the newest state is not durable. Saving works afterwards.
+        """
+        return self._close() and not self.problem
+
+    def _close(self) -> bool:
+        if self.wait(self.exit_deadline_s):
+            return True
+        saving.discard(self)  # so that the end of the process does not wait once more
+        log.error(
+            "the checkpoint being written was not durable within exit_deadline_s=%g; the newest "
+            "that is: step %d",
+            self.exit_deadline_s, self.durable_step,
+        )  # fmt: skip
+        return False
+
+    def metrics(self) -> dict[str, float]:
+        """Return the cost of the newest durable save under metric names; empty before the first."""
+        if not self.reports:
+            return {}
+        newest = self.reports[-1]
+        compression = (
+            {"checkpoint_compression": newest.compression_ratio} if self.compression else {}
+        )
+        return newest.metrics() | compression
+
+    def mark_best(self, step: int) -> None:
+        """Let `checkpoint_best.pt` point to the checkpoint of `step`.
+
+        Raises:
+            UserError: there is no such checkpoint.
+        """
+        step = whole_step(step)
+        if not (self.enabled and self.keep_best):
+            return
+        self.wait()
+        path = self.paths.checkpoint_file(step)
+        if not path.is_file():
+            raise UserError(f"cannot mark step {step} as best: {path} does not exist")
+        self._writer.run(lambda: self._store.mark_best(step))
+
+    def removable_checkpoints(self) -> list[Path]:
+        """Return the files that `cleanup_old_checkpoints` would remove, without their sidecars.
+
+        It removes none of them if one of the newest is broken.
+        """
+        return self._store.excess()
+
+    def cleanup_old_checkpoints(self) -> None:
+        """Remove checkpoints beyond retention, and temporary files of killed writers.
+
+        Nothing is removed before the `keep_last_n` newest have been read and found intact.
+        """
+        if self.enabled:
+            self._writer.run(self._store.prune)
+
+    def _make_room(self) -> bool:
+        """Remove a checkpoint for the sake of the last one; return whether there was one."""
+        removed: list[bool] = []
+        self._writer.run(lambda: removed.append(self._store.make_room()))
+        return any(removed)
+
+    def _take(self, live: LiveState, started: float, *, with_copy: bool) -> Save | None:
+        """Return a save of the state of this moment, or None if there is no memory for it."""
+        save = Save(live.step, live.is_best, started, self._write)
+        try:
+            self._capture.take(live, save, with_copy=with_copy)
+        except (OSError, MemoryError, RuntimeError) as error:
+            self._fail(live.step, error, with_copy=with_copy)
+            return None
+        return save
+
+    def _begin(self, save: Save) -> None:
+        saving.add(self)
+        self._writer.start(save)
+
+    def _wait_for(self, save: Save) -> bool:
+        """Return once `save`, which has no copy, has ended; whether it is durable."""
+        try:
+            self._writer.wait()
+        finally:
+            # After an exception from a signal handler: the caller may change the state, which is
+            # being written.
+            if self._writer.work is save:
+                self._writer.wait(self.exit_deadline_s)
+        return save.is_durable
+
+    def _finish_copy(self, timeout_s: float | None) -> None:
+        save = self._writer.work
+        if isinstance(save, Save):
+            save.finish_copy(timeout_s)
+
+    def _write(self, save: Save) -> None:
+        """Make a save durable, and remove what it replaces. Runs in the writer's thread."""
+        from spectral_exp.monitoring.checkpoint.staging import StateChangedError
+
+        cpu_s = time.thread_time()
+        try:
+            written = self._store.write(save, self.before_write, self.before_commit)
+        except StateChangedError as error:
+            self._failures.add_change(save.step, save.state.name_of(error.tensor))
+            if save.staged is not None:
+                # The next save follows soon, and is copied before the call returns.
+                self._capture.copies_at_once = True
+                self._schedule.postpone(save.step)
+            return
+        except (OSError, MemoryError, RuntimeError) as error:
+            self._fail(save.step, error, with_copy=save.staged is not None)
+            return
+        finally:
+            saving.discard(self)
+        save.is_durable = True
+        durable_s = time.perf_counter() - save.started_s
+        if save.staged is None:
+            save.blocked_s = durable_s
+        self.durable_step = save.step
+        ratio = written.state_bytes / written.size_bytes
+        self.reports.append(
+            SaveReport(save.step, save.blocked_s, durable_s, written.size_bytes, ratio)
+        )
+        self._schedule.saved(save.blocked_s + time.thread_time() - cpu_s, durable_s)
+        self._failures.clear(save.step)
+        self._store.prune()
+        if self.on_durable is not None:
+            self.on_durable(save.step)
+
+    def _fail(self, step: int, error: Exception, *, with_copy: bool) -> None:
+        """Count a save that storage or memory refused; raise an error of any other kind."""
+        self._failures.add(step, error, with_copy=with_copy)
+        self._schedule.failed()
+        if self._failures.lacks_memory:
+            self._capture.release_memory()
+
+    # --- loading ---------------------------------------------------------------------------------
+
+    def load_latest_checkpoint(
+        self, map_location: str | torch.device = "cpu", *, history_as_array: bool = False
+    ) -> dict[str, Any] | None:
+        """Return the most recent intact checkpoint, or None if there is no checkpoint.
+
+        The first candidate is that of `checkpoint_latest.pt`. If it is provably damaged, the one
+        before is loaded with a warning, and the damaged one is renamed to `.corrupt`, unless this
+        manager only reads or another process owns the run. Any other failure changes nothing.
+
+        Args:
+            map_location: device for its tensors.
+            history_as_array: return `loss_history` as an `array("d")`, which takes a tenth of the
+                time of a list.
+
+        Raises:
+            UserError: a checkpoint cannot be read for another reason than damage, such as memory or
+                permissions, or all of them are damaged. The message names the remedy.
+        """
+        return self._record_loaded(self._loader.load_latest(map_location, history_as_array))
+
+    def load_best_checkpoint(
+        self, map_location: str | torch.device = "cpu"
+    ) -> dict[str, Any] | None:
+        """Return the checkpoint of the best step, or None if it is missing or broken."""
+        return self._loader.load_best(map_location)
+
+    def load_checkpoint(
+        self, step: int, map_location: str | torch.device = "cpu"
+    ) -> dict[str, Any] | None:
+        """Return the checkpoint of `step`, or None if there is none.
+
+        A provably damaged one is also None, with a warning, and is renamed to `.corrupt` under the
+        conditions of `load_latest_checkpoint`.
+
+        Args:
+            step: step after which it was saved.
+            map_location: device for its tensors.
+
+        Returns:
+            The entries named in `CHECKPOINT_KEYS` and those given as `extra`; `loss_history` as a
+            list of floats.
+
+        Raises:
+            UserError: the file cannot be read for another reason than damage; nothing is changed.
+        """
+        return self._record_loaded(self._loader.load_step(whole_step(step), map_location))
+
+    @staticmethod
+    def load_weights(model: nn.Module, state: Mapping[str, Any], *, strict: bool = True) -> None:
+        """Load a checkpoint's `model_state_dict` into a model with other wrappers.
+
+        Checkpoints name weights without the wrappers of data parallelism and `torch.compile`. A
+        model with compiled parts, as after `net.body = torch.compile(net.body)`, has other names.
+
+        Args:
+            model: of the same architecture, wrapped or not, as a whole or in parts.
+            state: the entry of the checkpoint.
+            strict: whether missing and unexpected names are errors.
+        """
+        from spectral_exp.monitoring.checkpoint.model_state import load_plain_state
+
+        load_plain_state(model, state, strict=strict)
+
+    def list_checkpoints(self) -> list[dict[str, Any]]:
+        """Return all checkpoints by ascending step.
+
+        Each has `step`, `path`, `size_mb`, `timestamp`, `is_latest` and `is_best`.
+        """
+        return self._loader.describe()
+
+    def _record_loaded(self, state: dict[str, Any] | None) -> dict[str, Any] | None:
+        if state is not None:
+            self.durable_step = state["step"]  # training continues there, perhaps an earlier step
+        return state
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -1,0 +1,1 @@
+"""The record of a run: configuration, code, environment, model."""

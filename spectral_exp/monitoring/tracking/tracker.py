@@ -1,0 +1,159 @@
+"""What a run was made of, and what came out: `config.json` and `results.json`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spectral_exp.core import files, json_files
+from spectral_exp.core.errors import UserError, require
+from spectral_exp.core.git import code_directory, git_hash
+from spectral_exp.core.redact import redact
+from spectral_exp.core.timestamps import timestamp
+from spectral_exp.monitoring.component import Component
+from spectral_exp.monitoring.tracking import environment
+from spectral_exp.monitoring.tracking.model_summary import summarize_model
+from spectral_exp.runs import layout
+
+if TYPE_CHECKING:
+    from torch import nn
+
+log = logging.getLogger(__name__)
+
+
+class ConfigTracker(Component):
+    """Records a run's configuration and circumstances before training, and its results after.
+
+    Args:
+        experiment_dir: root of the run; its name is the experiment id.
+        enabled: when false nothing is written; loading works.
+    """
+
+    files = (layout.CONFIG_NAME, layout.RESULTS_NAME, layout.GIT_DIFF_NAME)
+
+    def __init__(self, experiment_dir: str | Path, *, enabled: bool = True) -> None:
+        self.paths = layout.RunPaths(experiment_dir)
+        self.enabled = enabled
+        self.problem = ""
+        """Why the newest results could not be written; empty if they were."""
+
+    def save_config(
+        self,
+        config: Mapping[str, Any],
+        model: nn.Module | None = None,
+        dataset_info: Mapping[str, Any] | None = None,
+        *,
+        overrides: Sequence[str] | None = None,
+        command: Sequence[str] | None = None,
+        **extra: Any,
+    ) -> Path:
+        """Write `config.json`, and `git_diff.patch` if files differ from the commit; no secrets.
+
+        Args:
+            config: all settings, resolved.
+            model: summarised under `model`.
+            dataset_info: kept under `dataset`.
+            overrides: settings changed on the command line.
+            command: command line of the run; None stands for that of this process.
+            extra: further sections, with their names.
+
+        Returns:
+            Path of `config.json`.
+
+        Raises:
+            SettingError: `extra` uses the name of a standard section.
+            UserError: the file cannot be written.
+        """
+        if not self.enabled:
+            return self.paths.config_file
+        content: dict[str, Any] = {
+            "experiment_id": self.paths.root.resolve().name,
+            "timestamp": timestamp(),
+            "git_hash": git_hash(),
+            "config": config,
+            "overrides": list(overrides or []),
+            "command": list(command) if command is not None else environment.command_line(),
+            "dataset": dataset_info,
+            "model": summarize_model(model) if model is not None else None,
+            "hardware": environment.hardware_facts(),
+            "host": environment.host_facts(),
+            "git": None,
+            "package": environment.package_facts(),
+            "packages": environment.package_versions(),
+        }
+        _add_sections(content, extra)
+        content = redact(content)
+        # Last: the patch is searched for the secrets that stand in the settings.
+        git, diff = environment.git_facts(code_directory())
+        content["git"] = redact({**git, "diff_file": layout.GIT_DIFF_NAME if diff else None})
+        # A flipped bit in a setting would read like another experiment.
+        content["crc32"] = json_files.content_crc32(content)
+        try:
+            self.paths.root.mkdir(parents=True, exist_ok=True)
+            if diff:
+                with files.atomic_writer(self.paths.git_diff_file) as file:
+                    file.write(diff)
+            json_files.write_json_atomic(self.paths.config_file, content)
+        except OSError as error:
+            raise UserError(f"cannot write {self.paths.config_file}: {error.strerror}") from error
+        return self.paths.config_file
+
+    def load_config(self) -> dict[str, Any]:
+        """The content of `config.json`. Raises UserError if it is missing or unreadable."""
+        return json_files.read_json(self.paths.config_file)
+
+    def save_results(
+        self,
+        final_metrics: Mapping[str, Any],
+        best_checkpoint: str | Path | None = None,
+        generation_samples: Sequence[Any] | None = None,
+        **extra: Any,
+    ) -> Path:
+        """Write `results.json`; if the disk refuses it, log an error with the final metrics.
+
+        Args:
+            final_metrics: metrics at the end, by name.
+            best_checkpoint: path of the best checkpoint.
+            generation_samples: texts the model wrote.
+            extra: further sections with their names, e.g. `status`, `totals`, `best_metrics`,
+                `monitoring_cost`.
+
+        Returns:
+            Path of `results.json`.
+
+        Raises:
+            SettingError: `extra` uses the name of a standard section.
+        """
+        if not self.enabled:
+            return self.paths.results_file
+        content: dict[str, Any] = {
+            "experiment_id": self.paths.root.resolve().name,
+            "timestamp": timestamp(),
+            "git_hash": git_hash(),
+            "final_metrics": final_metrics,
+            "best_checkpoint": best_checkpoint or None,
+            "generation_samples": [] if generation_samples is None else list(generation_samples),
+        }
+        _add_sections(content, extra)
+        try:
+            self.paths.root.mkdir(parents=True, exist_ok=True)
+            json_files.write_json_atomic(self.paths.results_file, redact(content))
+            self.problem = ""
+        except OSError as error:
+            self.problem = error.strerror or str(error)
+            metrics = redact(final_metrics)
+            log.error(
+                "cannot write %s: %s; final metrics: %s",
+                self.paths.results_file,
+                error.strerror,
+                metrics,
+            )
+        return self.paths.results_file
+
+
+def _add_sections(content: dict[str, Any], extra: Mapping[str, Any]) -> None:
+    clash = sorted(set(content) & set(extra))
+    require(not clash, "extra", clash, "without the names of standard sections")
+    content.update(extra)

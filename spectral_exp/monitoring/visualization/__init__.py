@@ -1,0 +1,1 @@
+"""Figures of a run, drawn by a process of their own while training goes on."""

@@ -1,0 +1,1 @@
+"""Documents, and their writers in Markdown, LaTeX, HTML and Typst."""

@@ -1,0 +1,309 @@
+"""The report of one run: set-up, outcome, curves, cost, and commands to continue it."""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from spectral_exp.core.errors import UserError
+from spectral_exp.core.regular_file import read_regular
+from spectral_exp.plots.load import import_matplotlib
+from spectral_exp.results.aggregate import ResultsAggregator
+from spectral_exp.results.comparison import Comparison, compare
+from spectral_exp.results.document.model import (
+    Appendix,
+    Block,
+    Code,
+    Document,
+    Emphasis,
+    Figure,
+    Heading,
+    Inline,
+    Listing,
+    Number,
+    Paragraph,
+    References,
+    Source,
+    Table,
+    Text,
+    Verbatim,
+    join_texts,
+)
+from spectral_exp.results.document.prose import prose
+from spectral_exp.results.paper import appendix, limits
+from spectral_exp.results.paper.generator import Paper, assemble
+from spectral_exp.results.paper.material import DASH, Choices, Material, dig, plain_number
+from spectral_exp.results.paper.method import method
+from spectral_exp.results.paper.setup import setup
+from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.metric_names import METRICS, metric_info
+from spectral_exp.runs.parts import PARTS
+from spectral_exp.runs.run import Run
+
+_METRICS = ("val_bpb", "val_loss", "loss")
+_PLOT = re.compile(
+    r"(?P<kind>\w[\w-]{0,99})_step_(?P<step>\d{1,15})_(?P<when>\d{8}_\d{6})\.png", flags=re.ASCII
+)
+_PNG = b"\x89PNG\r\n\x1a\n"
+_MAX_PLOT_BYTES = 64 << 20
+# Drawn again in print colours.
+_REDRAWN = "training_dynamics"
+_MAX_SAMPLES = 4
+
+
+def run_report(folder: Path, *, index: bool = True) -> Paper:
+    """Return the report of the run in `folder`.
+
+    Raises:
+        UserError: the folder holds no run, or several.
+    """
+    import_matplotlib()
+    from spectral_exp.results.paper.run_curves import run_curves  # slow: loads matplotlib
+
+    found = ResultsAggregator([folder], index=index)
+    if len(found.runs) != 1:
+        reasons = "".join(f"; {path.name}: {reason}" for path, reason in found.left_out)
+        raise UserError(
+            f"{folder} holds {len(found.runs)} runs; name the directory of one{reasons}"
+        )
+    (run,) = found.runs
+    groups = tuple(found.groups())
+    metric = next((name for name in _METRICS if run.value(name) is not None), "")
+    comparison = (
+        compare(groups, metric)
+        if metric
+        else Comparison("val_bpb", "final", True, [], None, [], [])
+    )
+    material = Material(Choices(metric=comparison.metric), (run,), groups, comparison, (), ())
+    material = replace(material, metric_decimals=4)
+    curves = run_curves(run)
+    blocks: list[Block] = [Heading("Outcome"), *_outcome(run)]
+    blocks += [Heading("Curves"), *((curves,) if curves else _none("the run logged no metric"))]
+    blocks += [Heading("Samples"), *(_samples(run) or _none("the run generated no text"))]
+    blocks += [Heading("Cost"), *_cost(run)]
+    blocks += [Heading("Remarks"), *_remarks(material, run)]
+    blocks += [Heading("How to go on"), *_commands(run)]
+    blocks += [Heading("Plots"), *(_plots(run) or _none("the run drew none"))]
+    blocks += [*method(material), *setup(material)]
+    blocks += [Heading("References", named=True), References(), Appendix()]
+    blocks += [*appendix.reproducibility(material), *appendix.run_table(material)]
+    document = Document(
+        f"Run {run.run_id}", (), (Paragraph(_summary(material, run)),), tuple(blocks), "Summary"
+    )
+    return assemble(material, document)
+
+
+def _none(why: str) -> tuple[Block, ...]:
+    return (Paragraph((f"There is no data for this section: {why}.",), aside=True),)
+
+
+def _total(run: Run, path: str, show: str = ",.0f") -> Text:
+    """Return an entry of `results.json`, or a dash."""
+    value = dig(run.results, path)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return (DASH,)
+    shown = plain_number(round(value)) if show == ",.0f" else f"{value:{show}}"
+    return (Number(shown, value, Source(path, (run.run_id,))),)
+
+
+def _summary(material: Material, run: Run) -> Text:
+    parts = join_texts([(Code(run.parts[part]),) for part in PARTS if part in run.parts])
+    status = {
+        "completed": "has completed",
+        "stopped_early": "stopped early, as its patience setting says",
+    }
+    last: Inline = Number(
+        plain_number(run.last_step),
+        run.last_step,
+        Source("steps", (run.run_id,), formula="last step"),
+    )
+    text = prose(
+        "This run of the experiment {{name}} (seed {{seed}}) {{status}}; its last step is"
+        " {{step}}. ",
+        name=Code(run.name),
+        seed=str(run.seed) if run.seed is not None else "not recorded",
+        status=status.get(run.status, f"has the status {run.status.replace('_', ' ')}"),
+        step=last,
+    )
+    if run.value(material.comparison.metric) is not None:
+        text += prose(
+            "It has {{value}} {{metric}}. ", value=material.value(run), metric=material.metric_words
+        )
+    return (*text, *prose("Its parts are {{parts}}.", parts=parts)) if parts else text
+
+
+def _outcome(run: Run) -> tuple[Block, ...]:
+    blocks: list[Block] = []
+    error = run.results.get("error")
+    if error:
+        blocks.append(Paragraph(prose("It ended with an error: {{error}}", error=Code(str(error)))))
+    rows: list[tuple[Text, ...]] = []
+    for name in (name for name in METRICS if name in run.metrics):
+        final, best = run.value(name), run.value(name, "best")
+        step = run.final_step(name) or run.metrics[name].final_step
+        rows.append(
+            (
+                (Code(name),),
+                _metric(run, name, final, "final"),
+                (
+                    (DASH,)
+                    if metric_info(name).is_timing
+                    else (
+                        Number(
+                            plain_number(step),
+                            step,
+                            Source(name, (run.run_id,), "final", "its step"),
+                        ),
+                    )
+                ),
+                (
+                    _metric(run, name, best, "best")
+                    if metric_info(name).direction and not metric_info(name).is_timing
+                    else (DASH,)
+                ),
+            )
+        )
+    if not rows:
+        return (*blocks, *_none("the run logged no metric"))
+    blocks.append(
+        Table(
+            "tab:metrics",
+            prose(
+                "Metrics of the run: the last value (of a speed the median over the run), the step"
+                " at which it was logged, and for losses the most favourable one."
+            ),
+            (("metric",), ("last",), ("at step",), ("best",)),
+            tuple(rows),
+            "lrrr",
+        )
+    )
+    return tuple(blocks)
+
+
+def _metric(run: Run, name: str, value: float | None, at: str) -> Text:
+    if value is None:
+        return (DASH,)
+    # Thousands are written in full, unless they are not finite or too large.
+    shown = plain_number(round(value)) if 1000 <= abs(value) < 1e15 else f"{value:.5g}"
+    return (Number(shown, value, Source(name, (run.run_id,), at)),)
+
+
+def _plots(run: Run) -> tuple[Block, ...]:
+    """Return the newest plot of each kind."""
+    newest: dict[str, tuple[str, str, Path]] = {}
+    folder = RunPaths(run.path).visualizations
+    for file in sorted(folder.glob("*.png")) if folder.is_dir() else ():
+        match = _PLOT.fullmatch(file.name)
+        if match and match["kind"] != _REDRAWN and _read_png(file):
+            newest[match["kind"]] = max(
+                newest.get(match["kind"], ("", "", file)), (match["step"], match["when"], file)
+            )
+    figures = []
+    for kind, (step, _, file) in sorted(newest.items()):
+        words = kind.replace("_", " ")
+        source = Source("visualizations", (run.run_id,), formula=file.name)
+        at = Number(plain_number(int(step)), int(step), source)
+        caption = prose("{{what}} at step {{step}}.", what=words[:1].upper() + words[1:], step=at)
+        figures.append(Figure(f"fig:{kind}", caption, {"png": _read_png(file)}, source, width=0.85))
+    return tuple(figures)
+
+
+def _read_png(file: Path) -> bytes:
+    """Return the content of a PNG file, or nothing if it is no PNG or cannot be read."""
+    try:
+        content = read_regular(file, _MAX_PLOT_BYTES)
+    except OSError:
+        return b""
+    return content if content.startswith(_PNG) else b""
+
+
+def _samples(run: Run) -> tuple[Block, ...]:
+    samples = run.results.get("generation_samples")
+    blocks: list[Block] = []
+    for sample in list(samples)[-_MAX_SAMPLES:] if isinstance(samples, list) else ():
+        if isinstance(sample, Mapping):
+            step = sample.get("step")
+            at: Inline = (
+                Number(plain_number(step), step, Source("generation_samples.step", (run.run_id,)))
+                if isinstance(step, int)
+                else DASH
+            )
+            blocks.append(Paragraph(prose("At step {{step}}, the prompt first:", step=at)))
+            blocks.append(Verbatim(f"{sample.get('prompt', '')}{sample.get('text', '')}"))
+    return tuple(blocks)
+
+
+def _cost(run: Run) -> tuple[Block, ...]:
+    rows: list[tuple[Text, ...]] = [
+        (("training, s",), _total(run, "totals.train_s")),
+        (("everything, s",), _total(run, "totals.time_s")),
+        (("tokens",), _total(run, "totals.tokens")),
+        (("tokens/s in training",), _total(run, "totals.tokens_per_s")),
+        (("validation, s",), _total(run, "monitoring_cost.evaluation_s", ".2f")),
+    ]
+    blocked: Any = dig(run.results, "monitoring_cost.blocked_s")
+    for name in blocked if isinstance(blocked, Mapping) else ():
+        rows.append(
+            (
+                (f"training waited for {name}, s",),
+                _total(run, f"monitoring_cost.blocked_s.{name}", ".3f"),
+            )
+        )
+    rows.append(
+        (
+            ("share of training that waited",),
+            _total(run, "monitoring_cost.share_of_training", ".2%"),
+        )
+    )
+    rows = [row for row in rows if row[1] != (DASH,)]
+    if not rows:
+        return _none("the run has no results yet")
+    return (
+        Table("tab:run-cost", ("What the run cost.",), (("What",), ("value",)), tuple(rows), "lr"),
+    )
+
+
+def _remarks(material: Material, run: Run) -> tuple[Block, ...]:
+    items: list[Text] = []
+    if not material.comparison.summaries:
+        items += [(limits.sentence(problem),) for problem in run.problems]
+    for summary in material.comparison.summaries:
+        items += [
+            limits.remark(note.about("")) for note in summary.notes if note.severity == "warning"
+        ]
+        items += [
+            ("Not usable in comparisons: ", *limits.remark(reason, capital=False))
+            for _, reason in summary.left_out
+        ]
+    return (
+        (Listing(tuple(items)),)
+        if items
+        else (Paragraph((Emphasis(("The checks found nothing to remark.",)),)),)
+    )
+
+
+def _commands(run: Run) -> tuple[Block, ...]:
+    place = f"{run.path.resolve().parent.name}/{run.path.resolve().name}"
+    word = shlex.quote(f"./{place}" if place.startswith("-") else place)
+    more = {
+        "completed": " training.max_steps=MORE",
+        "stopped_early": " training.patience=null",
+    }.get(run.status, "")
+    lines = [
+        "# continue it",
+        appendix.wrap_command(
+            ["python", "-m", "spectral_exp.train", f"resume={place}", *more.split()]
+        ),
+        "# let it write",
+        f"python -m spectral_exp generate {word} --tokens 200",
+        "# does it continue exactly?",
+        f"python -m spectral_exp verify_resume {word}",
+        "# do it over again and compare every number",
+        f"python -m spectral_exp reproduce {word}",
+    ]
+    return (Verbatim("\n".join(lines)),)

@@ -1,0 +1,151 @@
+"""Comparisons and runs as JSON and CSV, with every digit."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from spectral_exp.core.foreign_text import printable, printable_json
+from spectral_exp.core.json_value import jsonable
+from spectral_exp.results.compared import Comparison, Difference, GroupSummary
+from spectral_exp.results.table_formats import MAX_NOTE
+from spectral_exp.runs.run import Run
+
+LeftOut = Sequence[tuple[Path, str]]
+"""Path and reason of each folder that could not be used."""
+
+_CSV_COLUMNS = (
+    *("metric", "at", "row", "part", "group", "against", "n", "mean", "low", "high", "median"),
+    *("iqm", "paired", "probability_of_improvement", "p_value", "p_holm", "separated"),
+    *("detectable", "notes"),
+)
+
+
+def comparisons_as_json(comparisons: Sequence[Comparison], left_out: LeftOut) -> str:
+    """Return comparisons as JSON, runs by their ids."""
+    return _dump({"comparisons": list(map(comparison_values, comparisons))}, left_out)
+
+
+def runs_as_json(runs: Sequence[Run], metrics: Sequence[str], at: str, left_out: LeftOut) -> str:
+    """Return runs as JSON."""
+    return _dump({"at": at, "runs": [_run_values(run, metrics, at) for run in runs]}, left_out)
+
+
+def comparisons_as_csv(comparisons: Sequence[Comparison]) -> str:
+    """Return a row for each group and each difference of comparisons."""
+    return _write_csv([row for one in comparisons for row in _comparison_rows(one)])
+
+
+def runs_as_csv(runs: Sequence[Run], metrics: Sequence[str], at: str) -> str:
+    """Return a row for each run."""
+    return _write_csv([_run_values(run, metrics, at) for run in runs])
+
+
+def comparison_values(comparison: Comparison) -> dict[str, Any]:
+    """Return a comparison as plain values."""
+    return {
+        **_attributes(comparison, "metric", "at", "lower_is_better", "baseline"),
+        "groups": list(map(_group_values, comparison.summaries)),
+        "differences": list(map(_difference_values, comparison.differences)),
+        "notes": list(map(str, comparison.notes)),
+    }
+
+
+def _group_values(summary: GroupSummary) -> dict[str, Any]:
+    interval = summary.interval
+    return {
+        "label": summary.group.label,
+        "key": dict(summary.group.key),
+        "runs": [
+            {"run_id": run.run_id, "path": str(run.path), "seed": run.seed}
+            for run in summary.group.runs
+        ],
+        "strata": list(summary.group.strata),
+        "n": len(summary.values),
+        "values": list(summary.values),
+        "seeds": list(summary.seeds),
+        "mean": summary.mean,
+        "interval": interval and [interval.low, interval.high],
+        **_attributes(summary, "median", "iqm"),
+        "left_out": [
+            {"run_id": run_id, "reason": str(reason)} for run_id, reason in summary.left_out
+        ],
+        "notes": list(map(str, summary.notes)),
+    }
+
+
+def _difference_values(difference: Difference) -> dict[str, Any]:
+    interval = difference.interval
+    return {
+        "a": difference.a.group.label,
+        "b": difference.b.group.label,
+        **_attributes(difference, "kind", "part", "paired", "n", "mean"),
+        "interval": interval and [interval.low, interval.high],
+        **_attributes(difference, "probability_of_improvement", "p_value", "p_holm"),
+        **_attributes(difference, "separated", "detectable", "better"),
+        "matches": dict(difference.matches),
+        "warnings": list(map(str, difference.warnings)),
+    }
+
+
+def _run_values(run: Run, metrics: Sequence[str], at: str) -> dict[str, Any]:
+    return {
+        "run_id": run.run_id,
+        "path": str(run.path),
+        **_attributes(run, "name", "status", "seed", "config_hash"),
+        "steps": run.last_step,
+        **_attributes(run, "n_parameters", "train_s"),
+        **{metric: run.value(metric, at) for metric in metrics},
+        "problems": "; ".join(run.problems),
+    }
+
+
+def _attributes(of: object, *names: str) -> dict[str, Any]:
+    return {name: getattr(of, name) for name in names}
+
+
+def _dump(content: Mapping[str, Any], left_out: LeftOut) -> str:
+    folders = [{"path": str(path), "reason": reason} for path, reason in left_out]
+    whole = jsonable({**content, "left_out": folders})
+    return printable_json(json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
+
+
+def _comparison_rows(comparison: Comparison) -> Iterable[dict[str, Any]]:
+    """Return a row for each group, then one for each difference."""
+    values = comparison_values(comparison)
+    for group in values["groups"]:
+        reasons = [f"{one['run_id']} does not count: {one['reason']}" for one in group["left_out"]]
+        names = {"row": "group", "group": group["label"]}
+        yield _csv_row({**values, **group, **names}, [*group["notes"], *reasons])
+    for one in values["differences"]:
+        names = {"row": one["kind"], "group": one["b"], "against": one["a"]}
+        yield _csv_row({**values, **one, **names}, one["warnings"])
+
+
+def _csv_row(values: Mapping[str, Any], notes: Sequence[str]) -> dict[str, Any]:
+    low, high = values["interval"] or (None, None)
+    found = {**values, "low": low, "high": high, "notes": "; ".join(notes)}
+    return {name: found.get(name) for name in _CSV_COLUMNS}
+
+
+def _write_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows of the same columns; floats have every digit, missing values are empty."""
+    if not rows:
+        return ""
+    written = io.StringIO()
+    writer = csv.writer(written, lineterminator="\n")
+    writer.writerow(map(_csv_cell, rows[0]))
+    writer.writerows(map(_csv_cell, row.values()) for row in rows)
+    return written.getvalue()
+
+
+def _csv_cell(value: Any) -> Any:
+    """Return a number as it is, a text on one line that no spreadsheet computes."""
+    if not isinstance(value, str):
+        return value
+    text = printable(value, MAX_NOTE)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text

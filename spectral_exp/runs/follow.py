@@ -1,0 +1,179 @@
+"""Follow the metrics of a live run.
+
+`follow` yields new entries as they are logged and ends with the run. A resumed run cuts its metrics
+back to the checkpoint; the follower detects that and starts again from the first entry.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from spectral_exp.core.errors import UserError, require
+from spectral_exp.core.regular_file import open_regular
+from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.lock import is_running
+from spectral_exp.runs.metric_lines import MAX_LINE_BYTES, parse_entry, restore_entry
+
+_BLOCK = 4 * MAX_LINE_BYTES
+_COMPARED_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class MetricsUpdate:
+    """New content of a metrics file.
+
+    Attributes:
+        entries: new entries in the order in which they were logged, non-finite numbers restored.
+        was_cut_back: whether the file no longer begins with the entries of earlier updates. Then
+            those are void, and `entries` begins with the first entry of the file.
+        unreadable: number of new lines that are neither entries nor blank.
+        is_behind: whether the file holds more new lines than this update.
+        is_over: whether no live process owns the run and its last entry was returned.
+    """
+
+    entries: list[dict[str, Any]] = field(default_factory=list)
+    was_cut_back: bool = False
+    unreadable: int = 0
+    is_behind: bool = False
+    is_over: bool = False
+
+
+class MetricsFollower:
+    """Reads new metrics of a run at each `poll`. The run may begin, end or be resumed meanwhile.
+
+    A cut-back is detected by content: each poll hashes the last 1 MiB that was read before (or
+    everything, if the path now leads to another file) and compares it with the earlier hash.
+
+    Args:
+        run: a run directory; it need not exist yet.
+    """
+
+    def __init__(self, run: str | Path) -> None:
+        self._paths = RunPaths(run)
+        self._restart()
+
+    def poll(self) -> MetricsUpdate:
+        """Return the lines that were logged since the last call, at most about 4 MiB.
+
+        A line without a newline counts only if the run is over.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        # Checked before the read, so that lines logged just before the end are not missed.
+        is_over = not is_running(self._paths.root)
+        path = self._paths.metrics_file
+        try:
+            with open_regular(path) as file:
+                return self._read(file, is_over=is_over)
+        except FileNotFoundError:
+            was_cut_back = self._offset > 0
+            self._restart()
+            return MetricsUpdate(was_cut_back=was_cut_back, is_over=is_over)
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+    def _restart(self) -> None:
+        self._offset = 0
+        self._is_in_long_line = False  # the offset lies inside a line that is too long
+        self._identity: tuple[int, int] | None = None  # device and inode of the file
+        self._all = hashlib.blake2b()  # of all bytes before the offset
+        self._last = hashlib.blake2b().digest()  # of the last 1 MiB before the offset
+
+    def _read(self, file: BinaryIO, *, is_over: bool) -> MetricsUpdate:
+        state = os.fstat(file.fileno())
+        identity = (state.st_dev, state.st_ino)
+        was_cut_back = not self._begins_as_before(file, identity, state.st_size)
+        if was_cut_back:
+            self._restart()
+        self._identity = identity
+        file.seek(self._offset)
+        block = file.read(_BLOCK)
+        is_behind = len(block) == _BLOCK
+        end = block.rfind(b"\n") + 1
+        lines = block[:end].split(b"\n")[:-1]
+        rest = block[end:]
+        if is_over and not is_behind and self._parse(rest) is not None:
+            lines.append(rest)
+            end = len(block)
+        entries, unreadable = [], 0
+        if lines and self._is_in_long_line:
+            lines = lines[1:]
+            unreadable = 1
+            self._is_in_long_line = False
+        for line in lines:
+            entry = self._parse(line)
+            if entry is not None:
+                entries.append(restore_entry(entry))
+            elif line.strip():
+                unreadable += 1
+        if is_behind and end == 0:
+            end = len(block)
+            self._is_in_long_line = True
+        self._advance(file, block[:end])
+        return MetricsUpdate(
+            entries, was_cut_back, unreadable, is_behind, is_over and not is_behind
+        )
+
+    def _parse(self, line: bytes) -> dict[str, Any] | None:
+        if self._is_in_long_line or len(line) > MAX_LINE_BYTES:
+            return None
+        return parse_entry(line)
+
+    def _begins_as_before(self, file: BinaryIO, identity: tuple[int, int], size: int) -> bool:
+        """Return whether the file still begins with the bytes that were read."""
+        if size < self._offset:
+            return False
+        if self._identity not in (None, identity):
+            return _digest(file, 0, self._offset) == self._all.digest()
+        return self._digest_last(file) == self._last
+
+    def _advance(self, file: BinaryIO, read: bytes) -> None:
+        if read:
+            self._offset += len(read)
+            self._all.update(read)
+            self._last = self._digest_last(file)
+
+    def _digest_last(self, file: BinaryIO) -> bytes:
+        return _digest(file, max(0, self._offset - _COMPARED_BYTES), self._offset)
+
+
+def follow(
+    run: str | Path, interval_s: float = 1.0, stop: threading.Event | None = None
+) -> Iterator[MetricsUpdate]:
+    """Yield the new metrics of a run until no live process owns the run.
+
+    Args:
+        run: a run directory.
+        interval_s: seconds between two reads of the file, > 0.
+        stop: ends the iteration when it is set.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    require(interval_s > 0, "interval_s", interval_s, "> 0")
+    stop = stop or threading.Event()
+    follower = MetricsFollower(run)
+    while not stop.is_set():
+        update = follower.poll()
+        if update.entries or update.was_cut_back or update.unreadable or update.is_over:
+            yield update
+        if update.is_over:
+            return
+        if not update.is_behind:
+            stop.wait(interval_s)
+
+
+def _digest(file: BinaryIO, start: int, end: int) -> bytes:
+    digest = hashlib.blake2b()
+    file.seek(start)
+    while start < end and (block := file.read(min(end - start, _COMPARED_BYTES))):
+        digest.update(block)
+        start += len(block)
+    return digest.digest()

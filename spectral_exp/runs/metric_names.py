@@ -1,0 +1,147 @@
+"""The catalogue of metrics: title, unit, direction and kind of a metric by its name.
+
+A metric is known by its exact name, by the name after a prefix (`best_val_loss` is a `val_loss`,
+`val_accuracy` is an accuracy on the validation text), or by its prefix (`checkpoint_...`). For
+unknown metrics nothing is assumed, in particular not that low values are better.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Direction = Literal["lower", "higher"]
+Kind = Literal["training", "validation", "machine", "cost"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Properties of a metric.
+
+    Attributes:
+        title: heading of a panel.
+        unit: text of the axis.
+        log: whether the axis is logarithmic; None for logarithmic if the values span a factor
+            above 30.
+        direction: which values are better; None if neither are, or if it is unknown.
+        kind: `training` and `validation` metrics describe the model, `cost` metrics the resources
+            that a run uses, and `machine` metrics its monitoring; None if it is unknown.
+        words: name of the metric within a sentence, with its unit.
+        is_timing: whether the metric depends on the load of the machine.
+        is_per_token: whether the metric depends on the amount of text per token.
+    """
+
+    title: str
+    unit: str
+    log: bool | None = None
+    direction: Direction | None = None
+    kind: Kind | None = None
+    words: str = ""
+    is_timing: bool = False
+    is_per_token: bool = False
+
+    @property
+    def axis_label(self) -> str:
+        """Title and unit without repeated words, as in `validation loss (nats / token)`."""
+        title, unit = (self.title[:1].lower() + self.title[1:]).split(), self.unit.split()
+        longest = min(len(title), len(unit))
+        shared = next((n for n in range(longest, 0, -1) if title[-n:] == unit[:n]), 0)
+        words = [*title, *unit[shared:]] if shared else [*title, f"({self.unit})"]
+        return " ".join(words)
+
+    @property
+    def lower_is_better(self) -> bool | None:
+        """Whether the direction is `lower`; None without a direction."""
+        return None if self.direction is None else self.direction == "lower"
+
+    @property
+    def measures_machine(self) -> bool:
+        """Whether the values differ in an exact repetition of a run."""
+        return self.is_timing or self.kind == "machine"
+
+
+METRICS = {
+    "loss": Metric(
+        "Loss", "loss (nats / token)", False, "lower", "training",
+        "training loss (nats per token)", is_per_token=True,
+    ),
+    "val_loss": Metric(
+        "Validation loss", "loss (nats / token)", False, "lower", "validation",
+        "validation loss (nats per token)", is_per_token=True,
+    ),
+    "learning_rate": Metric("Learning rate", "step size", False, None, "training"),
+    "perplexity": Metric(
+        "Perplexity", "perplexity (tokens)", None, "lower", "validation",
+        "validation perplexity", is_per_token=True,
+    ),
+    "grad_norm": Metric("Gradient norm", "L2 norm", True, None, "training"),
+    "tokens_per_s": Metric(
+        "Throughput", "tokens / s", False, "higher", "cost", "tokens per second", is_timing=True
+    ),
+    "val_bpb": Metric(
+        "Validation bits / byte", "bits / byte", False, "lower", "validation",
+        "validation bits per byte",
+    ),
+    "train_s": Metric(
+        "Training time", "s", False, "lower", "cost", "training time in seconds", is_timing=True
+    ),
+    "n_parameters": Metric("Parameters", "trainable numbers", None, "lower", "cost"),
+    "wave_ratio": Metric("Wave share", "share r (0 to 1)", False, None, "training"),
+    "resonance": Metric("Mean resonance", "gate (0 to 1)", False, None, "training"),
+    "coherence": Metric("Coherence penalty", "QFE term (unscaled)", False, None, "training"),
+}  # fmt: skip
+"""The metrics with a panel of their own, in the order of the panels."""
+
+_WITHOUT_PANEL = {
+    "tokens": Metric("Tokens", "tokens", None, "lower", "cost"),
+    "steps": Metric("Steps", "optimizer steps", None, "lower", "cost"),
+    "bad_steps": Metric("Skipped steps", "steps", False, "lower", "training"),
+    "accuracy": Metric("Accuracy", "share (0 to 1)", False, "higher", "training"),
+    "steps_at_risk": Metric("Steps at risk", "steps", False, "lower", "machine"),
+    "checkpoint_compression": Metric("Checkpoint compression", "ratio", None, "higher", "machine"),
+}
+_PREFIXES: dict[str, Metric] = {
+    "checkpoint_": Metric("", "", direction="lower", kind="machine"),
+    "backup_": Metric("", "", direction="lower", kind="machine"),
+}
+_UNIT_SUFFIXES = {
+    "_s": "s",
+    "_ms": "ms",
+    "_us": "µs",
+    "_mb": "MB",
+    "_gb": "GB",
+    "_bpb": "bits / byte",
+    "_loss": "nats / token",
+}
+
+DERIVED = ("train_s", "tokens", "n_parameters", "tokens_per_s", "steps")
+"""Metrics that `Run.value` computes; the others were logged."""
+
+
+def metric_info(name: str) -> Metric:
+    """Return the properties of a metric; for an unknown one, a title and the unit of its suffix."""
+    if (known := METRICS.get(name) or _WITHOUT_PANEL.get(name)) is not None:
+        return known
+    unit = next((unit for suffix, unit in _UNIT_SUFFIXES.items() if name.endswith(suffix)), "value")
+    words = name.replace("_", " ").strip()
+    shown = Metric(words[:1].upper() + words[1:] or "Unnamed", unit)
+    for prefix in ("best_", "val_"):
+        known = METRICS.get(rest := name.removeprefix(prefix)) or _WITHOUT_PANEL.get(rest)
+        if rest != name and known is not None:
+            kind: Kind | None = "validation" if prefix == "val_" else known.kind
+            return replace(
+                shown, direction=known.direction, kind=kind, is_per_token=known.is_per_token
+            )
+    known = next((known for prefix, known in _PREFIXES.items() if name.startswith(prefix)), None)
+    return shown if known is None else replace(shown, direction=known.direction, kind=known.kind)
+
+
+def machine_metrics() -> list[str]:
+    """Return the names of metrics that measure the machine; `*` stands for any suffix."""
+    known = {**METRICS, **_WITHOUT_PANEL}
+    names = [
+        name
+        for name, metric in known.items()
+        if metric.measures_machine and not name.startswith(tuple(_PREFIXES))
+    ]
+    return [*names, *(f"{prefix}*" for prefix in _PREFIXES)]

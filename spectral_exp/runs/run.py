@@ -1,0 +1,288 @@
+"""One run: its settings, results and metric series, and the problems found in its files."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spectral_exp.core.errors import UserError, require
+from spectral_exp.core.series import FloatArray, Series
+from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.metric_names import DERIVED, metric_info
+from spectral_exp.runs.metrics_file import MetricFile, read_metrics
+
+
+def check_at(at: str) -> int | None:
+    """Return N for `step:N`, None for `final` and `best`. Raises SettingError for other texts."""
+    if at in ("final", "best"):
+        return None
+    word, _, number = at.partition(":")
+    step = int(number) if word == "step" and number.isdecimal() and len(number) < 20 else 0
+    require(step >= 1, "at", at, "final, best or step:N with N >= 1")
+    return step
+
+
+@dataclass(frozen=True)
+class MetricSummary:
+    """Statistics of a metric.
+
+    Attributes:
+        count: number of values.
+        non_finite: number of values that are NaN or infinite.
+        final, final_step: the last value, finite or not, and its step.
+        lowest, lowest_step: the lowest finite value and its first step; NaN and 0 if none is.
+        highest, highest_step: the highest finite value and its first step; NaN and 0 if none is.
+        median: median of the finite values; NaN if none is.
+        first_non_finite: the first step with a non-finite value, or 0.
+    """
+
+    count: int
+    non_finite: int
+    final: float
+    final_step: int
+    lowest: float
+    lowest_step: int
+    highest: float
+    highest_step: int
+    median: float
+    first_non_finite: int
+
+    @classmethod
+    def of(cls, series: Series) -> MetricSummary:
+        """Summarize a series of at least one value."""
+        finite = np.isfinite(series.values)
+        steps, values = series.steps[finite], series.values[finite]
+        end = (float(series.values[-1]), int(series.steps[-1]))
+        counts = (len(series.values), len(series.values) - len(values))
+        first_bad = 0 if finite.all() else int(series.steps[int(np.argmin(finite))])
+        if not len(values):
+            return cls(*counts, *end, math.nan, 0, math.nan, 0, math.nan, first_bad)
+        low, high = int(values.argmin()), int(values.argmax())
+        extremes = (float(values[low]), int(steps[low]), float(values[high]), int(steps[high]))
+        with np.errstate(over="ignore"):  # the mean of two values near the largest float
+            median = float(np.median(values))
+        return cls(*counts, *end, *extremes, median, first_bad)
+
+    def as_list(self) -> list[float]:
+        """Return the fields in their order."""
+        return [getattr(self, name) for name in self.__dataclass_fields__]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The content of a run directory. Missing parts are empty and listed in `problems`.
+
+    Attributes:
+        path: the run directory.
+        run_id: the folder's name, or `sweep/job` for a job of a sweep.
+        name: the experiment's name (setting `name`), or the folder's name without its time and
+            commit.
+        seed: the setting `seed`; None if it is unknown.
+        status: completed, stopped_early, interrupted, not_saved (the last state was lost), failed,
+            diverged, running (locked by a live process), or unfinished (no results).
+        settings: dotted name -> value of every resolved setting.
+        parts: part (embedding, attention, mlp, optimizer, loss or size) -> name in the ablation
+            grid, if known.
+        record: the rest of `config.json`: dataset, model, hardware, git, packages, attempts,
+            command, overrides.
+        results: `results.json`, non-finite numbers restored.
+        config_hash: hash of the settings that define the experiment (see `parts.config_hash`).
+        problems: a sentence for each part that could not be read.
+        known_metrics: summaries of all metrics from the index, or None to read the file on demand.
+        known_last_step: the last logged step from the index, or None.
+    """
+
+    path: Path
+    run_id: str
+    name: str
+    seed: int | None
+    status: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    parts: Mapping[str, str] = field(default_factory=dict)
+    record: Mapping[str, Any] = field(default_factory=dict)
+    results: Mapping[str, Any] = field(default_factory=dict)
+    config_hash: str = ""
+    problems: tuple[str, ...] = ()
+    known_metrics: Mapping[str, MetricSummary] | None = field(
+        default=None, repr=False, compare=False
+    )
+    known_last_step: int | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run completed or stopped early."""
+        return self.status in {"completed", "stopped_early"}
+
+    @property
+    def last_step(self) -> int:
+        """The last known step, or 0."""
+        logged = self.known_last_step
+        if logged is None:
+            logged = self._metric_file.last_step
+        return max(logged, _as_int(self._total("steps")) or 0)
+
+    @property
+    def n_parameters(self) -> int | None:
+        """Number of trainable parameters of the model; None if unknown."""
+        model = _section(self.record, "model")
+        return _as_int(model.get("num_trainable_parameters", model.get("num_parameters")))
+
+    @property
+    def tokens_per_step(self) -> int | None:
+        """Tokens of one optimizer step, over all devices; None if unknown."""
+        steps, tokens = _as_int(self._total("steps")), _as_int(self._total("tokens"))
+        if steps and tokens and tokens % steps == 0:
+            return tokens // steps
+        names = ("training.batch_size", "model.block_size")
+        sizes = [_as_int(self.settings.get(name)) for name in names]
+        accumulated = _as_int(self.settings.get("training.grad_accum_steps", 1))
+        if sizes[0] is None or sizes[1] is None or accumulated is None:
+            return None
+        return sizes[0] * sizes[1] * accumulated
+
+    @property
+    def train_s(self) -> float | None:
+        """Seconds of training in `results.json`, without evaluation and waiting for monitoring."""
+        return _as_float(self._total("train_s"))
+
+    @property
+    def metrics(self) -> Mapping[str, MetricSummary]:
+        """The summary of every logged metric by name."""
+        return self.known_metrics if self.known_metrics is not None else self._summaries
+
+    def summary(self, metric: str) -> MetricSummary | None:
+        """Return the summary of a metric, or None if it was never logged."""
+        if self.known_metrics is not None:
+            return self.known_metrics.get(metric)
+        series = self.series(metric)
+        return MetricSummary.of(series) if len(series.steps) else None
+
+    def series(self, metric: str) -> Series:
+        """Return the series of a metric, empty if it was never logged.
+
+        The first call reads the file.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        if self.known_metrics is not None and metric not in self.known_metrics:
+            return _empty_series()
+        return self._metric_file.series.get(metric) or _empty_series()
+
+    def value(self, metric: str, at: str = "final") -> float | None:
+        """Return a metric as one number, or None if it has no value.
+
+        Args:
+            metric: a name in the metric series or in `final_metrics`, or one of the derived
+                `train_s`, `tokens`, `n_parameters`, `tokens_per_s` (median over the run), `steps`.
+            at: `final`, `best` or `step:N`. `final` is the value in the results of a finished run
+                (after an early stop, of the weights that were restored), and otherwise the last
+                logged one. `best` is the best logged value; None if the metric has no direction.
+                `step:N` is the last logged value at or before step N.
+
+        Raises:
+            SettingError: `at` has another form.
+        """
+        step = check_at(at)
+        if metric in DERIVED:
+            return self._derived_value(metric, step)
+        if step is not None:
+            series = self.series(metric)
+            count = int(np.searchsorted(series.steps, step, side="right"))
+            return float(series.values[count - 1]) if count else None
+        summary = self.summary(metric)
+        reported = _as_float(_section(self.results, "final_metrics").get(metric))
+        if at == "final":
+            if summary is None or (self.finished and reported is not None):
+                return reported
+            return summary.final
+        lower_is_better = metric_info(metric).lower_is_better
+        if lower_is_better is None:
+            return None
+        if summary is None:
+            return reported
+        if summary.non_finite == summary.count:
+            return None
+        return summary.lowest if lower_is_better else summary.highest
+
+    def final_step(self, metric: str) -> int | None:
+        """Return the step of `value(metric)`, or None if the metric was never logged."""
+        final = _section(self.results, "final_metrics")
+        step = final.get("step" if metric == "loss" or "val_step" not in final else "val_step")
+        if self.finished and _as_float(final.get(metric)) is not None and isinstance(step, int):
+            return step
+        summary = self.summary(metric)
+        return None if summary is None else summary.final_step
+
+    def train_time_s(self, steps: FloatArray) -> FloatArray:
+        """Return the seconds of training until each of `steps`, by logged throughput.
+
+        NaN if the throughput is unknown.
+        """
+        wanted = np.asarray(steps, dtype=float)
+        throughput, per_step = self.series("tokens_per_s"), self.tokens_per_step
+        if per_step is None or not len(throughput.steps):
+            return np.full(wanted.shape, np.nan)
+        known = np.concatenate([[0.0], throughput.steps])
+        # Each entry is the throughput since the previous entry. After an unusable entry, all times
+        # are unknown.
+        rates = np.where(throughput.values > 0, throughput.values, np.nan)
+        elapsed = np.concatenate([[0.0], np.cumsum(np.diff(known) * per_step / rates)])
+        times: FloatArray = np.interp(wanted, known, elapsed, right=np.nan)
+        return times
+
+    def _derived_value(self, metric: str, step: int | None) -> float | None:
+        if metric == "n_parameters":
+            return _as_float(self.n_parameters)
+        if metric == "tokens_per_s":
+            summary = self.summary(metric)
+            return summary.median if summary is not None else _as_float(self._total(metric))
+        reached = self.last_step if step is None else min(step, self.last_step)
+        if metric == "steps":
+            return float(reached)
+        if metric == "tokens":
+            return None if self.tokens_per_step is None else float(reached * self.tokens_per_step)
+        if step is None or step >= self.last_step:
+            return self.train_s
+        time_s = float(self.train_time_s(np.array([float(step)]))[0])
+        return None if math.isnan(time_s) else time_s
+
+    def _total(self, name: str) -> Any:
+        return _section(self.results, "totals").get(name)
+
+    @functools.cached_property
+    def _metric_file(self) -> MetricFile:
+        path = RunPaths(self.path).metrics_file
+        try:
+            return read_metrics(path)
+        except FileNotFoundError:
+            return MetricFile()
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+    @functools.cached_property
+    def _summaries(self) -> dict[str, MetricSummary]:
+        return {name: MetricSummary.of(series) for name, series in self._metric_file.series.items()}
+
+
+def _empty_series() -> Series:
+    return Series(np.empty(0), np.empty(0))
+
+
+def _section(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = content.get(name)
+    return section if isinstance(section, Mapping) else {}
+
+
+def _as_int(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _as_float(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -1,0 +1,80 @@
+"""Cross-entropy over fixed windows of the validation text, in nats per token and bits per byte.
+
+Tensor letters: B batch, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of one validation.
+
+    Attributes:
+        val_loss: mean cross-entropy, nats per token.
+        val_bpb: bits per byte of text; comparable between tokenizers.
+        standard_error_bpb: standard error of `val_bpb`, with tokens taken as independent.
+        tokens: number of predicted tokens.
+    """
+
+    val_loss: float
+    val_bpb: float
+    standard_error_bpb: float
+    tokens: int
+
+    @property
+    def perplexity(self) -> float:
+        """exp(val_loss); infinite if that overflows."""
+        return math.exp(self.val_loss) if self.val_loss < 700 else math.inf
+
+    def metrics(self) -> dict[str, float]:
+        """Return the entries for the metrics file."""
+        return {"val_loss": self.val_loss, "perplexity": self.perplexity, "val_bpb": self.val_bpb}
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    windows: Iterable[tuple[Tensor, Tensor, int]],
+    device: torch.device,
+    forward: Callable[[Tensor], Tensor] | None = None,
+) -> Evaluation:
+    """Evaluate a model without drawing random numbers.
+
+    Args:
+        model: set to evaluation mode during the call, and back to its mode afterwards.
+        windows: inputs (B, T), targets (B, T) and the number of bytes of the targets.
+        device: the device of the model.
+        forward: inputs (B, T) -> logits (B, T, V), for example under autocast; by default `model`.
+    """
+    was_training = model.training
+    model.eval()
+    # float64, because a long validation adds millions of small numbers.
+    sums = torch.zeros(2, dtype=torch.float64)
+    tokens = n_bytes = 0
+    try:
+        for x, y, window_bytes in windows:
+            logits = (forward or model)(x.to(device))
+            nats = F.cross_entropy(
+                logits.flatten(0, 1).float(), y.to(device).flatten(), reduction="none"
+            )
+            # Summed on the CPU: not every accelerator has float64.
+            nats = nats.cpu().double()
+            sums += torch.stack([nats.sum(), nats.square().sum()])
+            tokens += y.numel()
+            n_bytes += window_bytes
+    finally:
+        model.train(was_training)
+    total, squares = sums.tolist()
+    mean = total / tokens
+    variance = max(squares / tokens - mean**2, 0.0)
+    nats_to_bpb = tokens / n_bytes / math.log(2)
+    return Evaluation(mean, mean * nats_to_bpb, math.sqrt(variance / tokens) * nats_to_bpb, tokens)

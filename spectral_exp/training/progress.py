@@ -1,0 +1,101 @@
+"""The progress of a run: a live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from typing import TextIO
+
+from spectral_exp.core.display import CLEAR_LINE, is_terminal, write
+
+log = logging.getLogger(__name__)
+
+_BAR_WIDTH = 20
+_REDRAW_S = 0.1
+_PLAIN_LINE_S = 10.0
+# Name and format of the metrics shown, in this order.
+_SHOWN = (
+    ("loss", "loss {:.4f}"),
+    ("val_loss", "val_loss {:.4f}"),
+    ("val_bpb", "val_bpb {:.4f}"),
+    ("tokens_per_s", "{:,.0f} tokens/s"),
+)
+
+
+class Progress:
+    """Shows the step, the newest metrics and the remaining time.
+
+    Args:
+        total: last step of the run.
+        checkpoint_interval: steps between checkpoints, to show the next one; None shows none.
+        stream: the stream of the bar, by default stderr. If it is not a terminal, one line every
+            ten seconds is logged instead.
+    """
+
+    def __init__(
+        self, total: int, checkpoint_interval: int | None = None, stream: TextIO | None = None
+    ) -> None:
+        self.total = total
+        self._checkpoint_interval = checkpoint_interval
+        self._stream = sys.stderr if stream is None else stream
+        # Parallel jobs of a sweep share a terminal, on which several bars overwrite each other.
+        self._is_live = is_terminal(self._stream) and multiprocessing.parent_process() is None
+        self._values: dict[str, float] = {}
+        self._shown_at = self._started_at = time.monotonic()
+        self._first_step: int | None = None
+
+    def update(self, step: int, values: Mapping[str, float]) -> None:
+        """Record the metrics `values` of `step`; redraw the bar or log a line if it is time."""
+        if values:
+            self._values.update(values)
+        now = time.monotonic()
+        if self._first_step is None:
+            self._first_step, self._started_at = step, now
+        due = now - self._shown_at >= (_REDRAW_S if self._is_live else _PLAIN_LINE_S)
+        if self._is_live and (due or step == self.total):
+            self._shown_at = now
+            self._draw(step, now)
+        elif not self._is_live and (due or "val_loss" in values):
+            self._shown_at = now
+            log.info("%s", self._line(step, now))
+
+    def close(self) -> None:
+        """Clear the bar."""
+        if self._is_live:
+            write(self._stream, CLEAR_LINE)
+
+    def _draw(self, step: int, now: float) -> None:
+        done = round(_BAR_WIDTH * step / max(self.total, 1))
+        bar = "#" * done + "-" * (_BAR_WIDTH - done)
+        line = f"[{bar}] {self._line(step, now)}"
+        # If the terminal is gone, plain lines go to the log from now on.
+        self._is_live = write(
+            self._stream, CLEAR_LINE + line[: shutil.get_terminal_size().columns - 1]
+        )
+
+    def _line(self, step: int, now: float) -> str:
+        parts = [f"step {step}/{self.total}"]
+        parts += [form.format(self._values[key]) for key, form in _SHOWN if key in self._values]
+        assert self._first_step is not None
+        if step > self._first_step:
+            per_step = (now - self._started_at) / (step - self._first_step)
+            parts.append(f"ETA {duration(per_step * (self.total - step))}")
+        if self._checkpoint_interval is not None:
+            next_checkpoint = (step // self._checkpoint_interval + 1) * self._checkpoint_interval
+            if next_checkpoint <= self.total:
+                parts.append(f"checkpoint at {next_checkpoint}")
+        return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Format seconds as 42 s, 3 min 20 s or 2 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,498 @@
+"""The training loop of a run.
+
+Tensor letters: B batch, T tokens.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+import time
+from array import array
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spectral_exp.core.clock import Clock
+from spectral_exp.core.errors import Interrupted, RunError, UserError
+from spectral_exp.core.signals import StopRequest
+from spectral_exp.core.wording import counted
+from spectral_exp.monitoring import Backup, CheckpointManager, ConfigTracker, MetricsLogger
+from spectral_exp.monitoring.component import Observer
+from spectral_exp.monitoring.run_files import UnsyncedFiles
+from spectral_exp.monitoring.visualization.manager import TextSample, VisualizationManager
+from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.lock import LostRunError
+from spectral_exp.runs.metric_names import metric_info
+from spectral_exp.runs.record import read_results
+from spectral_exp.training.contracts import Data, Schedule
+from spectral_exp.training.observers import Observers
+from spectral_exp.training.profiling import StepProfiler
+from spectral_exp.training.progress import Progress
+from spectral_exp.training.results import LAST_PLOTS, RunResults
+from spectral_exp.training.resume import refuse_foreign_checkpoint
+from spectral_exp.training.seeding import process_settings, restore_rng_state, rng_state
+from spectral_exp.training.settings import TrainingSettings as TrainingSettings
+from spectral_exp.training.state import Status, StepReport, TrainState
+from spectral_exp.training.step import Stepper
+from spectral_exp.training.validation import Validator
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Runner:
+    """Trains a model, continues interrupted runs, and calls the monitoring components.
+
+    All parts are passed in: the runner depends neither on configuration files nor on the kind of
+    model, optimizer, loss or text.
+
+    Attributes:
+        model: the plain model, which is saved.
+        compute: the model as it is called, compiled or not.
+        batches: (step, micro_step) -> inputs and targets, each (B, T) on the CPU; a pure function.
+        windows: fixed validation windows of (inputs, targets, bytes of the targets).
+        sample: step -> (prompt, text that the model wrote after it).
+        plot_sample: a sentence for the plots of attention.
+        token_text: token -> printable text.
+        config: plain resolved configuration, stored with every checkpoint.
+        observers: name in the configuration -> component beyond the built-in five.
+        check_owner: raises LostRunError if the run directory no longer belongs to this process.
+    """
+
+    paths: RunPaths
+    settings: TrainingSettings
+    seed: int
+    threads: int | None
+    device: torch.device
+    model: nn.Module
+    compute: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    loss: nn.Module
+    batches: Callable[[int, int], tuple[Tensor, Tensor]]
+    windows: Any
+    data: Data
+    sample: Callable[[int], tuple[str, str]]
+    plot_sample: TextSample
+    token_text: Callable[[int], str]
+    config: dict[str, Any]
+    backup: Backup
+    checkpoint: CheckpointManager
+    metrics: MetricsLogger
+    visualization: VisualizationManager
+    tracker: ConfigTracker
+    observers: Mapping[str, Observer] = field(default_factory=dict)
+    check_owner: Callable[[], None] = lambda: None
+
+    def __post_init__(self) -> None:
+        self.state = TrainState()
+        self.clock = Clock()
+        self.history: dict[str, tuple[array[int], array[float]]] = {}
+        self.stepper = Stepper(
+            settings=self.settings,
+            seed=self.seed,
+            device=self.device,
+            model=self.model,
+            compute=self.compute,
+            optimizer=self.optimizer,
+            schedule=self.schedule,
+            loss=self.loss,
+            batches=self.batches,
+            state=self.state,
+        )
+        self.results = RunResults(
+            paths=self.paths,
+            state=self.state,
+            data=self.data,
+            clock=self.clock,
+            tracker=self.tracker,
+            checkpoint=self.checkpoint,
+            visualization=self.visualization,
+            component_names=tuple(self.observers),
+        )
+        self.validator = Validator(
+            settings=self.settings,
+            device=self.device,
+            model=self.model,
+            forward=self.stepper.forward,
+            windows=self.windows,
+            data=self.data,
+            sample=self.sample,
+            state=self.state,
+            results=self.results,
+            metrics=self.metrics,
+            clock=self.clock,
+        )
+        self._observer_calls = Observers(self.observers, self.clock, self.check_owner)
+        self._reported_saves = 0
+        self._plotted_step = 0
+        self._files = UnsyncedFiles(self.paths.root)
+        self._problems: list[str] = []
+        self.checkpoint.before_write = self._require_owner
+        self.checkpoint.before_commit = self._before_commit
+
+    def run(self) -> TrainState:
+        """Train from the newest checkpoint, or from the start, to the end; return the state.
+
+        Raises:
+            Interrupted: SIGINT or SIGTERM stopped training after a save; `resume` continues it.
+            RunError: training cannot continue (the loss is no longer finite), or its last state
+                could not be saved or backed up.
+        """
+        with (
+            process_settings(self.threads, self.settings.deterministic),
+            StopRequest(self.settings.stop_signals) as stop,
+        ):
+            self.restore(refuse_foreign=True)
+            with self._components():
+                if self._has_finished_before():
+                    log.info(
+                        "nothing left to do: the run has finished (training.max_steps=%d)",
+                        self.settings.max_steps,
+                    )
+                    self.results.missing_because = ""
+                else:
+                    self._train_and_record(stop)
+        problem = "; ".join(self._problems)
+        if stop.signal_number is not None:
+            if problem:
+                log.error("error: %s", problem)
+            raise Interrupted(stop.signal_number, problem)
+        if problem:
+            raise RunError(problem)
+        return self.state
+
+    def _components(self) -> ExitStack:
+        """Return a context that closes all components at its end, the last registered one first."""
+        with ExitStack() as components:
+            # The backup closes last, because it copies the files of the other components.
+            components.push(self._close_backup)
+            components.push(self._close_metrics)
+            for part in (self.visualization, *self.observers.values()):
+                components.callback(part.close)
+            components.callback(self.checkpoint.close)
+            return components.pop_all()
+
+    def _train_and_record(self, stop: StopRequest) -> None:
+        """Train, and write the results even if training fails."""
+        try:
+            self._train(stop)
+            self._finish()
+        except LostRunError:
+            self.results.missing_because = "the run directory no longer belongs to this process"
+            # Before the checkpoint component closes: its last save must not start a backup.
+            self.backup.abandon()
+            raise
+        except KeyboardInterrupt:
+            self._write_results("interrupted")
+            raise
+        except BaseException as error:
+            self._write_results("failed", error=f"{type(error).__name__}: {error}")
+            raise
+
+    def _train(self, stop: StopRequest) -> None:
+        first_step = self.state.step + 1
+        profiler = StepProfiler(self.settings.profile_steps, self.paths.profile)
+        with closing(self._progress()) as progress, profiler:
+            while not self._is_over() and stop.signal_number is None:
+                step = self.state.step + 1
+                report = self._take_step(step)
+                if step == first_step:
+                    self.checkpoint.prepare(self.model, self.optimizer)
+                profiler.step()
+                values: dict[str, float] = {}
+                improved = False
+                if self.metrics.should_log(step):
+                    values |= self._training_metrics(report)
+                if self.validator.should_validate(step):
+                    evaluation = self.validator.validate(step)
+                    improved = self.validator.record_best(evaluation)
+                    values |= evaluation.metrics()
+                if self.observers:
+                    values |= self._observer_calls.observe(step, self.model)
+                if values:
+                    self._log(step, values)
+                if self.visualization.should_visualize(step):
+                    self._plot(step)
+                # While steps are skipped, the newest checkpoint is better than the current state.
+                is_due = self.checkpoint.should_checkpoint(step) or improved
+                if is_due and not self.stepper.is_skipping():
+                    self.save(improved)
+                if self.checkpoint.exceeds_risk(step):
+                    self._save_or_stop()
+                progress.update(step, values)
+
+    def _progress(self) -> Progress:
+        interval = self.checkpoint.save_interval if self.checkpoint.enabled else None
+        shown = interval if isinstance(interval, int) else None
+        return Progress(self.settings.max_steps, shown)
+
+    def _is_over(self) -> bool:
+        return self.state.step >= self.settings.max_steps or self.state.stopped_early
+
+    def _take_step(self, step: int) -> StepReport:
+        start_s = time.perf_counter()
+        report = self.stepper.take_step(step)
+        self.stepper.record(report, time.perf_counter() - start_s)
+        return report
+
+    def _training_metrics(self, report: StepReport) -> dict[str, float]:
+        step = self.state.step
+        values = self.stepper.metrics(report)
+        if self.checkpoint.enabled:
+            values["steps_at_risk"] = self.checkpoint.steps_at_risk(step)
+            # The cost of each durable checkpoint is logged once.
+            if len(self.checkpoint.reports) != self._reported_saves:
+                self._reported_saves = len(self.checkpoint.reports)
+                values |= self.checkpoint.metrics()
+        if self.backup.enabled:
+            values["backup_steps_behind"] = step - (self.backup.stored_step or 0)
+        if self.state.bad_steps:
+            values["bad_steps"] = self.state.bad_steps
+        return values
+
+    def _log(self, step: int, values: dict[str, float]) -> None:
+        self.check_owner()
+        start_s = time.perf_counter()
+        self.metrics.log_metrics(step, values)
+        self.clock.add("metrics", time.perf_counter() - start_s)
+        self._add_to_history(step, values)
+
+    def _add_to_history(self, step: int, values: Mapping[str, float]) -> None:
+        """Add the metrics that training plots show to the history."""
+        for name, value in values.items():
+            if metric_info(name).kind == "machine" or name.startswith(
+                self._observer_calls.machine_prefixes
+            ):
+                continue
+            if name not in self.history:
+                self.history[name] = (array("q"), array("d"))
+            steps, series = self.history[name]
+            steps.append(step)
+            series.append(value)
+
+    # --- plots and checkpoints -------------------------------------------------------------------
+
+    def _plot(self, step: int) -> None:
+        self.check_owner()
+        self._plotted_step = step
+        self.stepper.read_reports()
+        with self.clock.measure("visualization"):
+            self.visualization.generate_training_plots(step, self.state.loss_history, self.history)
+            self.visualization.generate_model_plots(
+                step, self.model, sample=self.plot_sample, token_labels=self.token_text
+            )
+
+    def save(self, is_best: bool = False) -> None:
+        """Save a checkpoint. Raises LostRunError if the directory belongs to another process."""
+        self.check_owner()
+        arguments, extra = self._state_to_save()
+        with self.clock.measure("checkpoint"):
+            self.checkpoint.save_checkpoint(*arguments, extra=extra, is_best=is_best)
+
+    def _save_last(self) -> str:
+        """Save the last state if it is not durable; return the problem and its remedy, or ""."""
+        checkpoint, step = self.checkpoint, self.state.step
+        if not checkpoint.enabled:
+            return ""
+        self.check_owner()
+        arguments, extra = self._state_to_save()
+        with self.clock.measure("checkpoint"):
+            is_best = self.state.best_step == step
+            if checkpoint.save_last(*arguments, extra=extra, is_best=is_best):
+                return ""
+        durable = checkpoint.durable_step
+        lost = f"steps {durable + 1} to {step} are" if durable + 1 < step else f"step {step} is"
+        effect = f"it continues after step {durable}" if durable else "it starts anew"
+        return (
+            f"the last {lost} not saved: {checkpoint.problem}, then give the same command again: "
+            f"{effect}"
+        )
+
+    def _state_to_save(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the positional arguments and the `extra` entries of a save."""
+        self.stepper.read_reports()
+        state = self.state
+        extra = {
+            "train_state": state.state_dict(),
+            "loss_state_dict": self.loss.state_dict(),
+            "rng_state": rng_state(),
+        }
+        return (state.step, self.model, self.optimizer, state.loss_history, self.config), extra
+
+    def _require_owner(self) -> None:
+        """Raise OSError if the run is lost; the thread that writes checkpoints calls this."""
+        try:
+            self.check_owner()
+        except LostRunError as error:
+            raise OSError(errno.ENOENT, "the run directory was moved or removed") from error
+
+    def _before_commit(self) -> None:
+        self._require_owner()
+        self.sync()
+
+    def sync(self) -> None:
+        """Make metrics and small files durable, before the checkpoint that depends on them."""
+        self.metrics.sync()
+        self._files.sync()
+
+    def _save_or_stop(self) -> None:
+        """Save a checkpoint and wait for it. Raises RunError if too many steps stay at risk."""
+        with self.clock.measure("checkpoint"):
+            self.checkpoint.close()
+        self.save()
+        with self.clock.measure("checkpoint"):
+            self.checkpoint.close()
+        if self.checkpoint.exceeds_risk(self.state.step):
+            at_risk = self.checkpoint.steps_at_risk(self.state.step)
+            raise RunError(
+                f"no checkpoint has become durable for {counted(at_risk, 'step')} "
+                f"(monitoring.checkpoint.max_steps_at_risk={self.checkpoint.max_steps_at_risk}); "
+                f"repair the storage of {self.paths.checkpoints}, then give the same command again"
+            )
+
+    # --- start of the run ------------------------------------------------------------------------
+
+    def restore(self, *, refuse_foreign: bool = False) -> None:
+        """Continue from the newest intact checkpoint; without one, start at step 1.
+
+        Args:
+            refuse_foreign: raise a UserError if the checkpoint holds another configuration.
+        """
+        found = self.checkpoint.load_latest_checkpoint(history_as_array=True)
+        if found is not None:
+            if refuse_foreign:
+                refuse_foreign_checkpoint(found["step"], found["config"], self.config, self.paths)
+            self.model.load_state_dict(found["model_state_dict"])
+            self.optimizer.load_state_dict(found["optimizer_state_dict"])
+            self.loss.load_state_dict(found["loss_state_dict"])
+            self.state.load_state_dict(found["train_state"], found["loss_history"])
+            best = self.state.best_step
+            if best is not None and self.paths.checkpoint_file(best).is_file():
+                # The process may have been killed between the save and its link.
+                self.checkpoint.mark_best(best)
+            restore_rng_state(found["rng_state"])
+            self.state.stopped_early = self.validator.is_out_of_patience()
+            log.info("resuming after step %d", self.state.step)
+            if change := self.stepper.describe_changed_rate():
+                log.warning("%s", change)
+                self.metrics.log_message(change)
+        # A run that was killed after its last save and before its results may lack its last plots.
+        self._plotted_step = 0 if self._is_over() else self.state.step
+        self.results.train_s_before = self.state.train_s
+        self.stepper.restart_speed()
+        self._restore_history()
+        last = self.settings.max_steps
+        self.metrics.log_message(f"training from step {self.state.step + 1} to {last}")
+
+    def _restore_history(self) -> None:
+        """Remove the metrics after the current step from the file; add the others to the history.
+
+        Warn if some are missing.
+        """
+        last_step = 0
+
+        def add_entry(entry: Mapping[str, Any]) -> None:
+            nonlocal last_step
+            last_step = max(last_step, entry["step"])
+            numbers = {k: v for k, v in entry.items() if isinstance(v, (int, float))}
+            self._add_to_history(int(numbers.pop("step")), numbers)
+
+        step = self.state.step
+        self.metrics.cut_back(step, add_entry)
+        if self.metrics.enabled and last_step < step - step % self.metrics.log_interval:
+            log.warning(
+                "the metrics of steps %d to %d are missing from %s: they were not logged, or lost "
+                "in a power cut",
+                last_step + 1, step, self.paths.metrics_file,
+            )  # fmt: skip
+
+    def _has_finished_before(self) -> bool:
+        """Return whether an earlier attempt reached the end and wrote its results."""
+        if not (self._is_over() and self.paths.results_file.is_file()):
+            return False
+        try:
+            results, findings = read_results(self.paths.results_file)
+            if findings:
+                raise UserError(findings[0])
+        except UserError as error:
+            log.warning("%s; the file is written again", error)
+            return False
+        # While a finished run is prolonged, its results have the former number of steps.
+        is_finished = results.get("status") in ("completed", "stopped_early")
+        return is_finished and results.get("totals", {}).get("steps") == self.state.step
+
+    # --- end of the run --------------------------------------------------------------------------
+
+    def _finish(self) -> None:
+        """Save and plot the last state and write the results; add failures to the problems."""
+        self.stepper.read_reports()
+        state = self.state
+        status: Status = "completed" if state.step >= self.settings.max_steps else "interrupted"
+        if state.stopped_early:
+            status = "stopped_early"
+        problem = self._save_last()
+        if state.step > self._plotted_step:
+            self._plot(state.step)
+        with self.clock.measure(LAST_PLOTS):
+            self.visualization.close()
+        if state.stopped_early:
+            self._restore_best()
+        self._restore_sample()
+        self._write_results("not_saved" if problem else status, problem or None)
+        if problem := problem or self.results.problem():
+            self._problems.append(problem)
+
+    def _restore_best(self) -> None:
+        if not self.settings.restore_best:
+            return
+        try:
+            best = self.checkpoint.load_best_checkpoint()
+        except UserError as error:
+            log.error("%s", error)
+            best = None
+        if best is None:
+            log.warning("no best checkpoint is left; the final weights are those of the last step")
+            return
+        self.model.load_state_dict(best["model_state_dict"])
+        step = self.results.restored_step = int(best["step"])
+        log.info("restored the weights of step %d, the best validation", step)
+        self.validator.validate(step)
+
+    def _restore_sample(self) -> None:
+        """Write the sample of the last validation again if an earlier attempt lost it."""
+        last = self.state.last_metrics or {}
+        is_measured = last.get("val_step") == self.state.step and math.isfinite(last["val_loss"])
+        if not self.results.samples and self.settings.sample_tokens and is_measured:
+            self.validator.write_sample(self.state.step)
+
+    def _write_results(self, status: Status, error: str | None = None) -> None:
+        self.check_owner()
+        self.results.write(status, error)
+
+    def _close_metrics(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        # Closing writes, and a lost run directory must not be changed.
+        if not isinstance(error, LostRunError):
+            self.metrics.close()
+
+    def _close_backup(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """Complete the backup; if that fails, add its missing steps to the problems."""
+        if isinstance(error, LostRunError):
+            self.backup.abandon()
+            return
+        # After a KeyboardInterrupt the process must not wait for storage.
+        if isinstance(error, KeyboardInterrupt) or self.backup.close():
+            return
+        stored = self.backup.stored_step
+        newest = "nothing" if stored is None else f"step {stored}"
+        self._problems.append(
+            f"the backup is not complete: step {self.state.step} and the results are only in "
+            f"{self.paths.root}, and {self.backup.url} has {newest}; give the same command again "
+            "to continue the backup"
+        )

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from spectral_exp.config.command_line import CommandLine, quote
+from spectral_exp.config.conf_dir import CONF_DIR
+from spectral_exp.core.errors import UserError
+
+EXPERIMENTS = sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml"))
+
+
+def compose(*arguments: str) -> list[dict[str, object]]:
+    return [job.config for job in CommandLine.parse(list(arguments)).compose()]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes_under_its_own_name(experiment: str) -> None:
+    (config,) = compose(f"+experiment={experiment}")
+    assert config["name"] == experiment
+
+
+def test_the_wave_experiment_consists_of_the_wave_parts() -> None:
+    (config,) = compose("+experiment=wave_rgd_qfe", "model/size=small", "training.max_steps=7")
+    model = config["model"]
+    assert isinstance(model, dict)
+    assert model["embedding"]["_target_"].endswith("WaveEmbedding")
+    assert model["attention"]["_target_"].endswith("InterferenceAttention")
+    assert (model["n_embd"], model["n_layer"], model["n_head"], model["block_size"]) == (
+        384,
+        8,
+        8,
+        256,
+    )
+    assert config["training"]["max_steps"] == 7  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("training.max_stepz=5", "did you mean training.max_steps?"),
+        ("traning.max_steps=5", "did you mean training.max_steps?"),
+        ("max_steps=5", "did you mean training.max_steps?"),
+        ("modle=default", "did you mean model?"),
+        ("model.mlp.n_wave=3", "did you mean model.n_wave?"),
+        ("monitoring=off", "choose monitoring/backup=..., monitoring/checkpoint=..."),
+        ("seed=1,2", "needs --multirun (-m)"),
+        ("model/sise=small", "did you mean model/size?"),
+    ],
+)
+def test_a_typo_gets_the_nearest_valid_name(override: str, hint: str) -> None:
+    with pytest.raises(UserError) as caught:
+        compose("+experiment=wave", override)
+    assert hint in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "use +" not in str(caught.value)
+
+
+def test_several_typos_are_reported_together() -> None:
+    with pytest.raises(UserError) as caught:
+        compose("training.max_stepz=5", "optimizer.learning_rat=1")
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_unknown_choices_list_the_choices() -> None:
+    with pytest.raises(
+        UserError,
+        match=r"\+experiment=wav_rgd does not exist; did you mean wave_rgd\?; choose from c",
+    ):
+        compose("+experiment=wav_rgd")
+    with pytest.raises(
+        UserError, match=r"optimizer=rdg does not exist; did you mean rgd\?; choose from adamw"
+    ):
+        compose("optimizer=rdg")
+
+
+def test_an_experiment_without_plus_is_explained() -> None:
+    with pytest.raises(UserError, match=r"\+experiment=wave"):
+        compose("experiment=wave")
+
+
+def test_sweeps_are_composed_job_by_job() -> None:
+    jobs = compose("-m", "+experiment=classic,wave", "seed=1,2,3")
+    assert [(job["name"], job["seed"]) for job in jobs] == [
+        (n, s) for n in ("classic", "wave") for s in (1, 2, 3)
+    ]
+    names = {job["name"] for job in compose("-m", "+experiment=glob(wave*)", "seed=range(1,3)")}
+    assert names == {"wave", "wave_rgd", "wave_qfe", "wave_rgd_qfe"}
+
+
+def test_one_bad_job_of_a_sweep_refuses_the_sweep() -> None:
+    with pytest.raises(UserError, match="did you mean wave"):
+        compose("-m", "+experiment=classic,wav")
+
+
+def test_run_directories_are_named_once_and_differ() -> None:
+    command = CommandLine.parse(["+experiment=wave"])
+    (job,) = command.compose()
+    first, second = (command.with_run_dir(job).arguments[-1] for _ in range(2))
+    assert first.startswith("experiment_id=wave_")
+    assert first != second
+    named = CommandLine.parse(["hydra.run.dir=some/place"])
+    (job,) = named.compose()
+    assert job.run_dir == Path("some/place")
+    assert named.with_run_dir(job).arguments[-1] == "experiment_id=place"
+
+
+def test_resume_repeats_recorded_overrides_and_the_command_line_wins(tmp_path: Path) -> None:
+    run = tmp_path / "a run"
+    run.mkdir()
+    recorded = ["+experiment=wave", "training.max_steps=5", "seed=3", "experiment_id=a_run"]
+    (run / "config.json").write_text(json.dumps({"overrides": recorded}))
+    command = CommandLine.parse([f"resume='{run}'", "training.max_steps=9"])
+    (job,) = command.compose()
+    assert job.config["name"] == "wave"
+    assert job.config["seed"] == 3
+    assert job.config["training"]["max_steps"] == 9
+    assert job.run_dir == run
+
+
+@pytest.mark.parametrize("content", [None, "empty"])
+def test_resume_of_something_else_is_refused(tmp_path: Path, content: str | None) -> None:
+    run = tmp_path / "run"
+    if content is not None:
+        run.mkdir()
+    with pytest.raises(UserError, match=r"resume=.*(is not a directory|holds no config\.json)"):
+        CommandLine.parse([f"resume={run}"])
+
+
+def test_a_secret_of_the_recorded_command_line_must_be_given_again(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        json.dumps({"overrides": ["+data.api_key=<redacted>", "seed=3"]})
+    )
+    with pytest.raises(UserError, match=r"data\.api_key is a secret"):
+        CommandLine.parse([f"resume={tmp_path}"])
+    assert (
+        "+data.api_key=x" in CommandLine.parse([f"resume={tmp_path}", "+data.api_key=x"]).overrides
+    )
+
+
+@pytest.mark.parametrize("sign", ["", "+", "++"])
+def test_resume_is_understood_however_it_is_signed_and_is_never_swept(
+    tmp_path: Path, sign: str
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"overrides": ["seed=3"]}))
+    assert "seed=3" in CommandLine.parse([f"{sign}resume={tmp_path}"]).overrides
+    with pytest.raises(UserError, match="cannot be part of a sweep"):
+        CommandLine.parse(["-m", f"{sign}resume={tmp_path}", "seed=1,2"])
+
+
+def test_quoting_survives_hydra(tmp_path: Path) -> None:
+    for text in ("plain", "with space", "it's", "läuft", "a=b,c", "brace{x}", "back\\slash"):
+        (config,) = compose(f"name={quote(text)}")
+        assert config["name"] == text
+
+
+def test_questions_about_the_configuration_go_to_hydra_untouched() -> None:
+    arguments = ["--cfg", "job", "+experiment=wave", "--package", "model"]
+    command = CommandLine.parse(arguments)
+    assert command.informs_only
+    assert command.arguments == arguments

@@ -1,0 +1,145 @@
+"""Runs and metrics as frames of pandas and polars."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spectral_exp.core.errors import UserError
+from spectral_exp.results import load_runs
+from spectral_exp.runs.layout import RunPaths
+from tests.results.made_runs import make_run
+
+
+def rows(frame: Any) -> list[dict[str, Any]]:
+    """The rows of either kind of frame, None where a value is missing or NaN."""
+    columns = {name: frame[name].to_list() for name in frame.columns}
+    if hasattr(frame, "isna"):
+        for name, values in columns.items():
+            missing = frame[name].isna()
+            columns[name] = [
+                None if gone else value for value, gone in zip(values, missing, strict=True)
+            ]
+    plain = [[None if value != value else value for value in values] for values in columns.values()]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*plain, strict=True)]
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    make_run(
+        tmp_path,
+        "classic",
+        1,
+        val_bpb=2.5,
+        settings={"data.own": "a.txt", "training.patience": None},
+    )
+    make_run(
+        tmp_path,
+        "wave",
+        2,
+        val_bpb=2.25,
+        steps=50,
+        settings={"data.own": [1, 2], "training.patience": 4},
+    )
+    killed = make_run(
+        tmp_path,
+        "classic",
+        3,
+        status=None,
+        steps=30,
+        log_interval=15,
+        settings={"model.bias": True},
+    )
+    with RunPaths(killed).metrics_file.open("ab") as file:
+        file.write(b'{"step": 45, "own": 1.5, "loss": "NaN"}\n{"step": 60, "text": "x"}\n')
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", ["pandas", "polars"])
+def test_one_row_for_each_run(made: Path, kind: str) -> None:
+    pytest.importorskip(kind)
+    loaded = load_runs(made, index=False)
+    frame = getattr(loaded, f"runs_{kind}")()
+    first, killed, wave = rows(frame)
+    runs = loaded.runs
+    assert [row["run_id"] for row in (first, killed, wave)] == [run.run_id for run in runs]
+    assert (first["name"], first["seed"], first["status"]) == ("classic", 1, "completed")
+    assert (killed["seed"], killed["status"], killed["steps"]) == (3, "unfinished", 60)
+    assert (killed["train_s"], wave["train_s"]) == (None, runs[2].train_s)
+    for row, run in zip((first, killed, wave), runs, strict=True):
+        assert row["path"] == str(run.path)
+        assert row["config_hash"] == run.config_hash
+        assert row["final.val_bpb"] == run.value("val_bpb")
+        assert row["best.val_bpb"] == run.value("val_bpb", "best")
+        assert row["settings.model.n_embd"] == 128
+    assert (killed["final.own"], first["final.own"]) == (1.5, None)
+    assert "best.own" not in first
+    assert "final.step" not in first
+    assert (wave["settings.training.patience"], first["settings.training.patience"]) == (4, None)
+    assert [row["settings.data.own"] for row in (first, killed, wave)] == ["a.txt", None, "[1, 2]"]
+    assert [row["settings.model.bias"] for row in (first, killed, wave)] == [None, True, None]
+
+
+@pytest.mark.parametrize("kind", ["pandas", "polars"])
+def test_one_row_for_each_logged_step(made: Path, kind: str) -> None:
+    pytest.importorskip(kind)
+    loaded = load_runs([made], index=False)
+    found = rows(getattr(loaded, f"metrics_{kind}")())
+    expected = []
+    for run in loaded.runs:
+        series = {name: run.series(name) for name in run.metrics}
+        steps = sorted({step for one in series.values() for step in one.steps})
+        for step in steps:
+            values = {
+                name: float(one.values[list(one.steps).index(step)]) if step in one.steps else None
+                for name, one in series.items()
+            }
+            plain = {
+                name: None if value is None or math.isnan(value) else value
+                for name, value in values.items()
+            }
+            expected.append({"run_id": run.run_id, "step": int(step), **plain})
+    names = dict.fromkeys(name for row in expected for name in row)
+    assert found == [{name: row.get(name) for name in names} for row in expected]
+    assert all(type(row["step"]) is int for row in found)
+
+
+def test_polars_tells_nan_from_missing(made: Path) -> None:
+    pytest.importorskip("polars")
+    frame = load_runs(made, index=False).metrics_polars()
+    assert frame["loss"].is_nan().sum() == 1
+    assert frame["loss"].null_count() == 0
+    assert frame["own"].null_count() == len(frame) - 1
+
+
+def test_no_runs_make_empty_frames(tmp_path: Path) -> None:
+    pytest.importorskip("polars")
+    pytest.importorskip("pandas")
+    loaded = load_runs(tmp_path)
+    assert loaded.runs_polars().shape == loaded.runs_pandas().shape == (0, 9)
+    assert loaded.metrics_polars().shape == loaded.metrics_pandas().shape == (0, 2)
+
+
+def test_a_missing_library_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("pandas", "polars"):
+        monkeypatch.setitem(sys.modules, name, None)
+        with pytest.raises(
+            UserError, match=rf"^frames need {name}, .*: pip install 'spectral-exp\[frames\]'$"
+        ):
+            getattr(load_runs(tmp_path), f"runs_{name}")()
+
+
+def test_neither_torch_nor_frames_are_loaded_without_need(tmp_path: Path) -> None:
+    code = (
+        "import sys; from spectral_exp.results import load_runs; load_runs(sys.argv[1]); "
+        "print({'torch', 'pandas', 'polars', 'matplotlib'} & sys.modules.keys())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "set()\n"

@@ -1,0 +1,59 @@
+"""The catalogue of metrics."""
+
+from __future__ import annotations
+
+import pytest
+
+from spectral_exp.runs.metric_names import DERIVED, METRICS, machine_metrics, metric_info
+
+
+@pytest.mark.parametrize(
+    ("name", "direction", "kind"),
+    [
+        ("loss", "lower", "training"),
+        ("val_bpb", "lower", "validation"),
+        ("val_loss", "lower", "validation"),
+        ("best_val_loss", "lower", "validation"),
+        ("val_perplexity", "lower", "validation"),
+        ("accuracy", "higher", "training"),
+        ("val_accuracy", "higher", "validation"),
+        ("tokens_per_s", "higher", "cost"),
+        ("train_s", "lower", "cost"),
+        ("learning_rate", None, "training"),
+        ("checkpoint_blocked_ms", "lower", "machine"),
+        ("checkpoint_compression", "higher", "machine"),
+        ("backup_steps_behind", "lower", "machine"),
+        ("steps_at_risk", "lower", "machine"),
+        ("reward", None, None),
+        ("my_s", None, None),
+        ("best_", None, None),
+        ("", None, None),
+    ],
+)
+def test_direction_and_kind(name: str, direction: str | None, kind: str | None) -> None:
+    metric = metric_info(name)
+    assert (metric.direction, metric.kind) == (direction, kind)
+
+
+def test_every_metric_has_a_title_and_a_unit() -> None:
+    for name in (*METRICS, *DERIVED, "own", "_", "checkpoint_x_ms"):
+        assert metric_info(name).title
+        assert metric_info(name).unit
+    assert all(metric.kind is not None for metric in METRICS.values())
+
+
+def test_what_measures_the_machine() -> None:
+    names = [
+        "tokens_per_s",
+        "train_s",
+        "steps_at_risk",
+        "checkpoint_size_mb",
+        "backup_steps_behind",
+    ]
+    assert [name for name in [*METRICS, *names] if metric_info(name).measures_machine] == [
+        "tokens_per_s",
+        "train_s",
+        *names,
+    ]
+    listed = ["tokens_per_s", "train_s", "steps_at_risk", "checkpoint_*", "backup_*"]
+    assert machine_metrics() == listed

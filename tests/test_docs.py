@@ -1,0 +1,415 @@
+"""The documentation: its commands run, its links lead somewhere, its settings exist."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from spectral_exp.__main__ import COMMANDS
+from spectral_exp.config.command_line import CommandLine
+from spectral_exp.config.conf_dir import CONF_DIR
+from spectral_exp.core.errors import UserError
+from tests.conftest import NO_PLOTS, ROOT, TINY, compose, python
+from tests.results.made_runs import make_run
+from tests.test_adding_parts import FILES
+
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+}
+ALL = "\n".join(PAGES.values())
+
+NOT_RUN = {
+    "make run": "takes minutes; the command that it stands for is run",
+    "make test": "runs this suite",
+    "make slow": "runs this suite",
+    "make exhaustive": "runs this suite",
+    "pytest tests/test_docs.py": "runs this suite",
+    "pytest tests/monitoring -n 2": "runs this suite",
+    "pip install .": "changes the environment; tests/test_wheel.py installs",
+    "pip install 'spectral-exp[paper]'": "changes the environment",
+    "pip install nbconvert ipykernel": "changes the environment",
+    "jupyter nbconvert --to notebook --execute --inplace examples/own_loop.ipynb":
+        "needs Jupyter; tests/test_notebook.py runs the cells",
+    "source .venv/bin/activate": "changes the shell",
+    'eval "$(register-python-argcomplete spectral-exp)"': "changes the shell",
+    "tail -f outputs/RUN/logs/metrics.jsonl": "does not end",
+    "spectral-exp train +experiment=wave_rgd backup_url=s3://bucket/runs":
+        "needs a bucket; tests/test_train.py runs both against a server",
+    "spectral-exp train resume=s3://bucket/runs/RUN": "needs a bucket",
+    "python -m spectral_exp.bench all --json figures.json": "takes ten minutes; tests/bench runs each",
+    "spectral-exp bench all --json figures.json": "takes ten minutes",
+    "python -m spectral_exp.bench loop --quick": "takes a minute; tests/bench runs each bench",
+    "spectral-exp bench loop --quick": "takes a minute",
+}  # fmt: skip
+"""Lines of the documentation that no test runs, each with the reason. They are still parsed."""
+
+JOBS = {
+    "experiment=classic,wave seed": 6,
+    "wave,wave_rgd seed": 9,
+    "glob(wave*)": 4,
+    "=0,0.3,0.6": 3,
+    "rotary,phasor": 9,
+}
+"""How many runs a sweep starts, by a part of its line."""
+
+EXIT_CODES = {
+    "config-diff": {1},
+    "checkpoints prune": {2},
+    "spectral-exp reproduce outputs/RUN": {0, 2},
+}
+"""By a part of the line: the runs differ; there is no terminal on which to ask; and a checkout with
+uncommitted changes is not run without `--trust-code`."""
+
+SHORTER = [override for override in TINY if not override.startswith(("data", "training="))]
+
+
+def documented_lines() -> list[str]:
+    """Return the lines of blocks of shell commands and the training commands inside the text."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", ALL, flags=re.DOTALL | re.MULTILINE)
+    lines = [re.sub(r"\s+#.*", "", line).strip() for block in blocks for line in block.splitlines()]
+    quoted = re.findall(r"`(spectral-exp train \+[^`]+)`", ALL)
+    return list(dict.fromkeys(filter(None, [*lines, *quoted])))
+
+
+def arguments_of(line: str) -> list[str] | None:
+    """Return what a line passes to our command line, or None if it calls another program."""
+    words = shlex.split(line)
+    if words[0] == "spectral-exp":
+        return words[1:]
+    if words[:2] != ["python", "-m"] or not words[2].startswith("spectral_exp"):
+        return None
+    module = words[2].removeprefix("spectral_exp").lstrip(".").removesuffix("_monitoring")
+    return [*([module] if module else []), *words[3:]]
+
+
+LINES = documented_lines()
+OURS = {line: arguments for line in LINES if (arguments := arguments_of(line)) is not None}
+
+
+def is_short(arguments: list[str]) -> bool:
+    """Whether a command takes about a second, so that the default suite runs it."""
+    if arguments[0] == "train":
+        return arguments[1].startswith("--") or arguments[1:] in (
+            ["+experiment=wave_rgd"],
+            ["resume=outputs/RUN"],
+        )
+    return (
+        arguments[0] in {"compare", "generate", "checkpoints", "diagnose"}
+        and "--plots" not in arguments
+    )
+
+
+def kind_of(arguments: list[str]) -> str:
+    """Return the name of a command, or `sweep` for training with several values."""
+    return "sweep" if "-m" in arguments else arguments[0]
+
+
+SHORT = {
+    line: arguments
+    for line, arguments in OURS.items()
+    if line not in NOT_RUN and is_short(arguments)
+}
+LONG = {
+    line: arguments for line, arguments in OURS.items() if line not in NOT_RUN and line not in SHORT
+}
+
+
+def test_every_line_is_run_or_has_a_reason() -> None:
+    assert set(NOT_RUN) <= set(LINES), "remove the reasons of lines that are gone"
+    assert not [line for line in LINES if line not in OURS and line not in NOT_RUN]
+    assert len(SHORT) > 15
+    assert len(LONG) > 15
+    assert len({arguments[0] for arguments in LONG.values()}) > 4
+
+
+def test_lines_for_other_programs_name_what_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    extras = (
+        (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("optional-dependencies]")[2]
+    )
+    for target in re.findall(r"\bmake ([a-z]+)$", "\n".join(LINES), flags=re.MULTILINE):
+        assert f"\n{target}:" in makefile, target
+    for extra in re.findall(r"spectral-exp\[([a-z0-9]+)\]", ALL):
+        assert f"\n{extra} = [" in extras, extra
+    for path in re.findall(
+        r"^(?:pytest|jupyter) .*?((?:tests|examples)/\S+)", "\n".join(LINES), flags=re.MULTILINE
+    ):
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize(
+    "line", [line for line, arguments in OURS.items() if arguments[0] != "train"]
+)
+def test_every_command_parses(line: str) -> None:
+    name, *arguments = OURS[line]
+    parser = importlib.import_module(COMMANDS[name][0]).build_parser()
+    assert parser.parse_args(arguments)
+
+
+TRAINING = [
+    line for line, arguments in OURS.items() if arguments[0] == "train" and "resume=" not in line
+]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(line, marks=pytest.mark.slow if "seed=1,2,3" in line else ())
+        for line in TRAINING
+        if "--" not in line
+    ],
+)
+def test_every_training_command_composes(line: str) -> None:
+    jobs = CommandLine.parse(OURS[line][1:]).compose()
+    assert len(jobs) == next((count for part, count in JOBS.items() if part in line), 1)
+
+
+def test_commands_inside_the_text_exist() -> None:
+    quoted = re.findall(r"`((?:spectral-exp|python -m spectral_exp)[ .][^`]+)`", ALL)
+    named = {arguments[0] for line in quoted if (arguments := arguments_of(line))}
+    assert named - {"COMMAND", "--help"} <= set(COMMANDS)
+    assert len(named) > 5
+
+
+# --- running --------------------------------------------------------------------------------------
+
+RUN_ALL = """
+import json, shutil, signal, time
+from spectral_exp.__main__ import main
+
+def interrupt(seconds):
+    signal.raise_signal(signal.SIGINT)
+
+codes = {}
+for line, arguments in json.load(open("commands.json")).items():
+    time.sleep, sleep = interrupt if "--watch" in arguments else time.sleep, time.sleep
+    try:
+        codes[line] = main(arguments)
+    except SystemExit as error:
+        codes[line] = error.code
+    time.sleep = sleep
+    # The next reproduction would refuse to overwrite this one.
+    shutil.rmtree("outputs/RUN_reproduced", ignore_errors=True)
+json.dump(codes, open("codes.json", "w"))
+"""
+
+
+def runnable(arguments: list[str]) -> list[str]:
+    """Return the arguments of a command, training for a few small steps instead of many."""
+    if arguments[0] != "train" or any(argument.startswith("--") for argument in arguments):
+        return arguments
+    if any(argument.startswith("resume=") for argument in arguments):
+        return [
+            *(argument for argument in arguments if "max_steps" not in argument),
+            "training.max_steps=14",
+        ]
+    has_text = any(argument.startswith("data=") for argument in arguments)
+    text = [] if has_text else ["data=markov", "data.n_tokens=20000"]
+    steps = 20 if "training=profile" in arguments else 4
+    return [*arguments, *SHORTER, *text, f"training.max_steps={steps}", NO_PLOTS]
+
+
+def run_in_one_process(commands: dict[str, list[str]], folder: Path) -> dict[str, int]:
+    """Run commands one after another in one interpreter and return the exit code of each."""
+    (folder / "commands.json").write_text(json.dumps(commands))
+    done = python("-c", RUN_ALL, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    codes: dict[str, int] = json.loads((folder / "codes.json").read_text())
+    wrong = {line: code for line, code in codes.items() if code not in expected_codes(line)}
+    assert not wrong, done.stderr
+    return codes
+
+
+def expected_codes(line: str) -> set[int]:
+    special = (codes for part, codes in EXIT_CODES.items() if part in line and "-code" not in line)
+    return next(special, {0})
+
+
+@pytest.fixture
+def folder(template: Path, tmp_path: Path) -> Path:
+    """A working directory with what the commands of the documentation name."""
+    return Path(shutil.copytree(template, tmp_path / "here", symlinks=True))
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Such a directory, untouched: runs, a text and notes."""
+    folder = tmp_path_factory.mktemp("documented")
+    for seed in (1, 2, 3):
+        for name in ("classic", "classic_rotary", "wave", "wave_rgd"):
+            make_run(folder / "outputs", name, seed, val_bpb=2.5 + 0.01 * seed)
+    (folder / "FILE").write_text(PAGES["README.md"] * 5)
+    (folder / "notes.md").write_text(documented_notes())
+    first = {
+        "first": ["train", "+experiment=wave_rgd", *TINY, NO_PLOTS, "hydra.run.dir=outputs/RUN"]
+    }
+    run_in_one_process(first, folder)
+    for name in ("RUN_A", "RUN_B", "SWEEP/RUN"):
+        shutil.copytree(folder / "outputs/RUN", folder / "outputs" / name, symlinks=True)
+    settings = folder / "outputs/RUN_B/config.json"
+    settings.write_text(settings.read_text().replace('"batch_size": 4', '"batch_size": 5'))
+    return folder
+
+
+def documented_notes() -> str:
+    (notes,) = re.findall(r"```markdown\n(.*?)```", PAGES["docs/paper.md"], flags=re.DOTALL)
+    return str(notes)
+
+
+def test_short_commands_run(folder: Path) -> None:
+    codes = run_in_one_process(
+        {line: runnable(arguments) for line, arguments in SHORT.items()}, folder
+    )
+    assert codes.keys() == SHORT.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", sorted({kind_of(arguments) for arguments in LONG.values()}))
+def test_long_commands_run(folder: Path, kind: str) -> None:
+    commands = {
+        line: runnable(arguments) for line, arguments in LONG.items() if kind_of(arguments) == kind
+    }
+    codes = run_in_one_process(commands, folder)
+    assert codes.keys() == commands.keys()
+
+
+def test_the_stand_alone_loop_runs_and_continues(tmp_path: Path) -> None:
+    (loop,) = re.findall(r"```python\n(.*?)```", PAGES["docs/components.md"], flags=re.DOTALL)
+    new = 'generate_experiment_id("my_experiment")'
+    assert new in loop
+    again = (
+        loop.replace(new, "next(os.scandir('outputs')).name").replace("101", "121") + "print(start)"
+    )
+    done = python("-c", f"import os\nexec({loop!r})\nexec({again!r})", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "101\n"
+    (run,) = (tmp_path / "outputs").iterdir()
+    for name in (
+        "config.json",
+        "results.json",
+        "logs/metrics.jsonl",
+        "checkpoints/checkpoint_step_100.pt",
+    ):
+        assert (run / name).is_file(), name
+    assert list((run / "visualizations").glob("training_dynamics_step_0000100_*.png"))
+    assert len((run / "logs/metrics.jsonl").read_text().splitlines()) == 12
+
+
+def test_a_run_directory_holds_what_the_readme_lists(template: Path) -> None:
+    (listing,) = re.findall(
+        r"^outputs/wave_rgd_\S+/\n((?:  .*\n)+)", PAGES["README.md"], flags=re.MULTILINE
+    )
+    listed = {line.split()[0] for line in listing.splitlines()}
+    # Plots are off in the tests, and a checkout without changes has no patch.
+    assert listed - {
+        path.name + "/" * path.is_dir() for path in (template / "outputs/RUN").iterdir()
+    } <= {
+        "visualizations/",
+        "git_diff.patch",
+    }
+
+
+def test_the_mistake_in_the_readme_is_reported_as_shown() -> None:
+    ((line, message),) = re.findall(
+        r"^\$ (spectral-exp train .*)\nerror: (.*)$", ALL, flags=re.MULTILINE
+    )
+    with pytest.raises(UserError) as error:
+        CommandLine.parse(shlex.split(line)[2:]).compose()
+    assert str(error.value) == message
+
+
+def test_the_example_of_frames_runs(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pandas")
+    (example,) = re.findall(r"```python\n(.*?)```", PAGES["docs/compare.md"], flags=re.DOTALL)
+    monkeypatch.chdir(template)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert len(names["runs"]) == 16
+    assert {"run_id", "step", "val_bpb"} <= set(names["metrics"].columns)
+
+
+# --- names and links ------------------------------------------------------------------------------
+
+
+def test_every_choice_named_in_a_table_exists() -> None:
+    named = re.findall(r"`([a-z/]+)=([a-z_0-9]+(?:\\\|[a-z_0-9]+)+)`", ALL)
+    assert len(named) > 8
+    for group, choices in named:
+        for choice in choices.split("\\|"):
+            assert (CONF_DIR / group / f"{choice}.yaml").is_file(), f"{group}={choice}"
+    experiments = re.findall(
+        r"^\| (`.*?) \|", PAGES["docs/configure.md"].partition("| embedding |")[2], re.MULTILINE
+    )
+    listed = {name for cell in experiments[:5] for name in re.findall(r"`(\w+)`", cell)}
+    assert listed == {path.stem for path in (CONF_DIR / "experiment").glob("*.yaml")}
+
+
+def test_every_setting_named_in_the_text_exists() -> None:
+    config = compose("+experiment=wave_rgd", "monitoring/checkpoint=default")
+    names = set(re.findall(r"`((?:training|monitoring|optimizer|schedule)(?:\.[a-z_]+)+)", ALL))
+    assert len(names) > 8
+    for name in names:
+        node: Any = config
+        for key in name.split("."):
+            assert key in node, name
+            node = node[key]
+
+
+def test_blocks_of_yaml_are_the_recipes_that_are_tested() -> None:
+    recipes = [yaml.safe_load(text) for name, text in FILES.items() if name.endswith(".yaml")]
+    # tests/test_adding_parts.py writes blocks that begin with the path of a file to that file.
+    blocks = re.findall(r"```yaml\n(?!# conf/)(.*?)```", PAGES["docs/extend.md"], flags=re.DOTALL)
+    assert len(blocks) == 2
+    assert all(yaml.safe_load(block) in recipes for block in blocks)
+
+
+def anchors(text: str) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(
+        r"^#+ (.*)$", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE), re.MULTILINE
+    )
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", PAGES[page]):
+        name, _, anchor = target.partition("#")
+        path = (ROOT / page).parent / name if name else ROOT / page
+        assert path.is_file(), target
+        if anchor:
+            assert anchor in anchors(path.read_text(encoding="utf-8")), target
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    linked = set(re.findall(r"\]\(([^)#]+)", PAGES["README.md"]))
+    assert {page for page in PAGES if page != "README.md"} <= linked
+
+
+def test_pictures_are_small_and_used() -> None:
+    pictures = list((ROOT / "docs/images").iterdir())
+    assert pictures
+    for picture in pictures:
+        assert picture.name in ALL
+        assert picture.stat().st_size < 150_000
+
+
+def test_the_workflow_runs_the_two_commands_of_the_readme() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+    (job,) = workflow["jobs"].values()
+    steps = job["steps"]
+    assert [step["run"] for step in steps if "run" in step] == ["make test", "make run"]
+    assert all(
+        re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"]) for step in steps if "uses" in step
+    )
+    assert len(job["strategy"]["matrix"]["python"]) > 1
+    assert "secrets." not in str(workflow)
