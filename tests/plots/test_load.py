@@ -118,4 +118,4 @@ def test_plots_need_neither_standard_streams_nor_another_thread(tmp_path: Path) 
     )
     done = plot(tmp_path, program=no_threads)
     assert done.stdout.split() == ["0", "2"]
-    assert done.stderr.count("WARNED plot of the training skipped") == 1
+    assert done.stderr.count("WARNED plot training_dynamics skipped") == 1
