@@ -42,9 +42,9 @@ _files: weakref.WeakSet[AppendFile] = weakref.WeakSet()
 _Batch: TypeAlias = "tuple[tuple[tuple[bytes], ...], bytes, list[int]]"
 """Lines on their way to the file.
 
-The lines, each in a tuple of its own, by which equal lines are told apart; the lines as one piece;
-and the number of bytes that each write has taken. The call that writes also fills this list: no
-exception of a signal handler can come between the two.
+The lines, each in a tuple of its own, so that equal lines differ by identity; the lines as one
+piece; and the number of bytes that each write has taken. The call that writes also fills this list:
+no exception of a signal handler can come between the two.
 """
 
 

@@ -92,7 +92,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class RunError(Exception):
-    """A run cannot go on, for a reason that its message tells in full.
+    """A run cannot go on, and its message holds the whole reason.
 
     Not the user's mistake, nor a defect.
     """

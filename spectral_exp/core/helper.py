@@ -11,6 +11,7 @@ import os
 import pickle
 import queue
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from typing import IO, Any, cast
 from spectral_exp.core.child_process import start_helper
 
 _EXIT_S = 1.0
-"""How long a helper that has closed its answers may take to end by itself."""
+"""How long a helper that has closed its answers may take to end."""
 
 _HANG_S = 5.0
 """How long `end` waits; a process that hangs in the kernel ends when the kernel releases it."""
@@ -118,18 +119,22 @@ class HelperProcess:
         return f"with exit code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
 
     def _read(self) -> None:
-        with cast("IO[bytes]", self._process.stdout) as answers:
-            try:
+        try:
+            # The answers end, also in the middle of one.
+            ends = contextlib.suppress(EOFError, OSError, pickle.UnpicklingError)
+            with cast("IO[bytes]", self._process.stdout) as answers, ends:
                 while True:
                     self._answers.put((pickle.load(answers),))
-            except Exception:  # the end, or the half of an answer
-                pass
+        finally:
+            self._reap()
+            self._answers.put(None)
+
+    def _reap(self) -> None:
         try:
             self._process.wait(_EXIT_S)
-        except Exception:
+        except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._answers.put(None)
 
 
 def serve(make_handler: Callable[[Send], Callable[[Any], object]], niceness: int) -> None:

@@ -35,12 +35,12 @@ def scratch_folder(purpose: str, place: Path | None = None) -> Iterator[Path]:
     prefix = f"{'.' if place else ''}spectral_exp_{purpose}_"
     parent = place or Path(tempfile.gettempdir())
     _remove_leftovers(parent, prefix)
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as folder, _locked(Path(folder)):
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as folder, _hold_lock(Path(folder)):
         yield Path(folder)
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _hold_lock(folder: Path) -> Iterator[None]:
     descriptor = os.open(folder / f"{_OWNED}.new", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         if fcntl is not None:

@@ -52,3 +52,8 @@ def _shorten(value: object) -> str:
     except ValueError:  # Python prints no int of more than some thousand digits
         return "a huge number"
     return " ".join(text[:40].split())
+
+
+def is_count(value: object) -> bool:
+    """Return whether a value is a whole number from 1; `True` is none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

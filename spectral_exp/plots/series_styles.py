@@ -84,5 +84,6 @@ def side_labels(
             [1.0, 1.012, 1.03], [edge, edge, place], linewidth=0.6 * theme.rule_width, **beside
         )
         axes.plot(1.045, place, style.marker, markersize=theme.marker_size, **beside)
-        outside = "" if 0 <= height <= 1 else f" {'▲' if height > 1 else '▼'} {short_number(value)}"
+        arrow = "▲" if height > 1 else "▼"
+        outside = "" if 0 <= height <= 1 else f" {arrow} {short_number(value)}"
         axes.text(1.065, place, style.label + outside, va="center", ha="left", **beside)

@@ -75,7 +75,7 @@ def why_unfinished(run: Run) -> Finding | None:
     error = run.results.get("error")
     return finding(
         "unfinished",
-        "{status} at step {step}" + _of_planned(run) + (" ({error})" if error else ""),
+        "{status} at step {step}" + _of_planned_steps(run) + (" ({error})" if error else ""),
         status=run.status,
         step=_last_step(run),
         planned=_planned_steps(run),
@@ -118,7 +118,7 @@ def _planned_steps(run: Run) -> Piece:
     return measurement(planned, "training.max_steps", run) if isinstance(planned, int) else ""
 
 
-def _of_planned(run: Run) -> str:
+def _of_planned_steps(run: Run) -> str:
     return " of {planned}" if _planned_steps(run) else ""
 
 
@@ -129,7 +129,7 @@ def _stopped_early(run: Run) -> Finding | None:
     best = "; its final value is the best of its validations, which flatters it" if kept else ""
     return finding(
         "stopped early",
-        "stopped early at step {step}" + _of_planned(run) + best,
+        "stopped early at step {step}" + _of_planned_steps(run) + best,
         step=_last_step(run),
         planned=_planned_steps(run),
     )
@@ -352,7 +352,7 @@ def match_groups(
         if (found[name].same is False or found[name].heading) and _matters(name, metric)
     ]
     if stop is not None:
-        planned = _numbers(both, "training.max_steps", _planned, 0.0)
+        planned = _numbers(both, "training.max_steps", _max_steps, 0.0)
         if planned.same is False:
             matches["steps"] = False
             heading = "at step {stop} the runs were on schedules of different length"
@@ -394,7 +394,7 @@ def _tokens(run: Run, stop: int | None) -> float | None:
     return None if run.tokens_per_step is None else steps * run.tokens_per_step
 
 
-def _planned(run: Run) -> int | None:
+def _max_steps(run: Run) -> int | None:
     steps = run.settings.get("training.max_steps")
     return steps if isinstance(steps, int) else None
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from spectral_exp.core.errors import SettingError, UserError, nearest
-from spectral_exp.core.timestamps import seconds_since_epoch
-from spectral_exp.core.wording import noun
 from spectral_exp.results import checks, statistics
 from spectral_exp.results.compared import Comparison, Difference, GroupSummary
 from spectral_exp.results.comparison_notes import comparison_notes, pair_of
 from spectral_exp.results.finding import Finding, Severity, finding, measurement, merge_findings
 from spectral_exp.results.group import Group
+from spectral_exp.results.group_summary import summarize_group
 from spectral_exp.results.pairs import (
     ablation_pairs,
     differing_parts,
@@ -80,7 +79,7 @@ def compare(
     if all(run.value(metric, at) is None for group in groups for run in group.runs):
         raise UserError(_no_metric(metric, at, groups))
     odd = checks.odd_ones_out([run for group in groups for run in group.runs])
-    summaries = [_summary(group, metric, at, odd) for group in groups]
+    summaries = [summarize_group(group, metric, at, odd) for group in groups]
     base = next(summary for summary in summaries if summary.group.label == reference)
     differences = [
         _difference(base, other, None, metric, at) for other in summaries if other is not base
@@ -135,184 +134,6 @@ def pareto_front(comparison: Comparison, cost_metric: str = "train_s") -> list[G
         for cost, loss, summary in points
         if not any(c <= cost and v <= loss and (c, v) != (cost, loss) for c, v, _ in points)
     ]
-
-
-# --- one group ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Counted:
-    run: Run
-    stratum: int
-    value: float
-
-
-def _summary(
-    group: Group, metric: str, at: str, odd: Mapping[str, Sequence[Finding]]
-) -> GroupSummary:
-    used: list[_Counted] = []
-    left_out: list[tuple[str, Finding]] = []
-    broken: list[Run] = []
-    for run, stratum in zip(group.runs, group.strata, strict=True):
-        value = run.value(metric, at)
-        if not _has_reached(run, at) and (reason := checks.why_unfinished(run)) is not None:
-            left_out.append((run.run_id, reason))
-            broken += [run] if run.status in {"failed", "diverged"} else []
-        elif value is None:
-            left_out.append((run.run_id, _no_value(metric, at)))
-        elif not math.isfinite(value):
-            left_out.append(
-                (
-                    run.run_id,
-                    finding(
-                        "non-finite value", "{metric} is {value}", metric=metric, value=str(value)
-                    ),
-                )
-            )
-            broken.append(run)
-        else:
-            used.append(_Counted(run, stratum, value))
-    used, repeats = _without_repeats(used, metric, at)
-    runs, strata, values = [c.run for c in used], [c.stratum for c in used], [c.value for c in used]
-    interval = statistics.mean_interval(values, strata)
-    flags = [
-        (run.run_id, one)
-        for run in runs
-        for one in (*checks.run_flags(run, metric), *odd.get(run.run_id, ()))
-    ]
-    notes = _group_notes(metric, at, used, interval)
-    notes += merge_findings(flags, everyone=f"all {len(runs)} runs", n_all=len(runs))
-    if broken:
-        notes.insert(0, _broken_runs(broken, group))
-    notes += [_repeat_note(reason) for _, reason in repeats]
-    return GroupSummary(
-        group=group,
-        values=values,
-        seeds=[run.seed for run in runs],
-        left_out=[*left_out, *repeats],
-        mean=float(statistics.mean(values)) if values else None,
-        median=float(statistics.median(values)) if values else None,
-        iqm=(
-            float(statistics.interquartile_mean(values))
-            if len(values) >= statistics.MIN_FOR_IQM
-            else None
-        ),
-        interval=interval,
-        notes=notes,
-        runs=runs,
-        strata=strata,
-    )
-
-
-def _has_reached(run: Run, at: str) -> bool:
-    """Return whether the run reached the step of the value."""
-    stop = check_at(at)
-    return run.finished or (stop is not None and run.last_step >= stop)
-
-
-def _no_value(metric: str, at: str) -> Finding:
-    stop = check_at(at)
-    if stop is None:
-        return finding("no value", "no {metric}", metric=metric)
-    return finding(
-        "no value", "no {metric} at or before step {step}", metric=metric, step=f"{stop:,}"
-    )
-
-
-def _broken_runs(broken: Sequence[Run], group: Group) -> Finding:
-    return finding(
-        "broken runs",
-        "{broken} of {all} "
-        + noun(len(group.runs), "run")
-        + " broke and are not among the values, which flatters them",
-        broken=measurement(len(broken), "status", broken, COUNT),
-        all=measurement(len(group.runs), "status", group.runs, COUNT),
-    )
-
-
-def _repeat_note(reason: Finding) -> Finding:
-    return replace(reason, heading="repeated runs count once", detail=reason.heading)
-
-
-COUNT = "number of runs"
-"""The formula of a number."""
-
-
-def _without_repeats(
-    used: Sequence[_Counted], metric: str, at: str
-) -> tuple[list[_Counted], list[tuple[str, Finding]]]:
-    """Return the newest of the runs of one stratum and seed, and a reason for each other run."""
-    newest: dict[tuple[int, int | None], _Counted] = {}
-    for one in used:
-        key = (one.stratum, one.run.seed)
-        if key not in newest or _age(one.run) > _age(newest[key].run):
-            newest[key] = one
-    kept: list[_Counted] = []
-    repeats = []
-    for one in used:
-        last = newest[one.stratum, one.run.seed]
-        if one is last or one.run.seed is None:
-            kept.append(one)
-            continue
-        reason = finding(
-            "repeated",
-            "seed {seed} was run again as {run}"
-            + ("" if one.value == last.value else " (the values differ: {value} and {last})"),
-            seed=str(one.run.seed),
-            run=last.run.run_id,
-            value=measurement(one.value, metric, one.run, at=at, show=".6g"),
-            last=measurement(last.value, metric, last.run, at=at, show=".6g"),
-        )
-        repeats.append((one.run.run_id, reason))
-    return kept, repeats
-
-
-def _age(run: Run) -> tuple[float, str]:
-    """Return a key that sorts runs by their start; those that do not record it come first."""
-    begun_s = seconds_since_epoch(run.record.get("timestamp"))
-    return -math.inf if math.isnan(begun_s) else begun_s, run.run_id
-
-
-def _group_notes(
-    metric: str, at: str, used: Sequence[_Counted], interval: Interval | None
-) -> list[Finding]:
-    values, strata, runs = [c.value for c in used], [c.stratum for c in used], [c.run for c in used]
-    n, sizes = len(values), [strata.count(stratum) for stratum in sorted({*strata})]
-    notes = []
-    if n < statistics.MIN_RUNS:
-        needed = "{n} " + noun(n, "run") + ", three are needed"
-        n_runs = measurement(n, metric, runs, COUNT, at=at)
-        notes.append(finding("too few runs", "no interval", needed, severity="info", n=n_runs))
-    elif interval is None:
-        spread = (
-            "too few runs of each configuration"
-            if n - len(sizes) < 2
-            else f"no spread in {metric} between runs"
-        )
-        notes.append(finding("no interval", "no interval", "{why}", why=spread))
-    if len({*sizes}) > 1:
-        notes.append(
-            finding(
-                "unequal configurations",
-                "its configurations have different numbers of runs ({sizes}); the mean weighs every"
-                " run the same",
-                sizes=", ".join(map(str, sizes)),
-            )
-        )
-    first: dict[float, Run] = {}
-    for one in used if metric not in DERIVED else ():
-        twin = first.setdefault(one.value, one.run)
-        if twin.seed != one.run.seed:
-            heading = (
-                "{one} and {other} have exactly the same {metric} although their seeds differ: the"
-                " seed changed nothing, or one is a copy"
-            )
-            notes.append(
-                finding(
-                    "equal values", heading, one=twin.run_id, other=one.run.run_id, metric=metric
-                )
-            )
-    return notes
 
 
 # --- two groups ---------------------------------------------------------------------------

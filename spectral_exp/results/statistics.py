@@ -207,9 +207,7 @@ def paired_contrast(a: Values, b: Values, strata: Sequence[int] | None = None) -
         raise ValueError(f"{len(a)} and {len(b)} values are no pairs")
     differences = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
     sample = _Sample.of(differences, strata, scale=_largest(a, b))
-    return _contrast(
-        "pairs", "all differences are equal, which tells nothing of their spread", sample
-    )
+    return _contrast("pairs", "all differences are equal, so their spread is unknown", sample)
 
 
 def unpaired_contrast(
@@ -228,7 +226,7 @@ def unpaired_contrast(
     first, second = _Sample.of(a, strata_a, scale=scale), _Sample.of(b, strata_b, scale=scale)
     return _contrast(
         "runs in a group",
-        "in each group all runs are equal, which tells nothing of the spread",
+        "in each group all runs are equal, so the spread is unknown",
         second,
         first,
     )

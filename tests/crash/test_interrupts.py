@@ -111,6 +111,7 @@ def interrupt_lines(trainer: Trainer, every: int, bytecodes: bool = False) -> in
 @pytest.mark.parametrize("way", WAYS)
 def test_a_sample_of_lines(make: Callable[[str, int], Trainer], way: str) -> None:
     tried = interrupt_lines(make(way, 40), every=23)
+    assert tried > 0
     report_count(f"exceptions at lines, {way}", tried, tried)
 
 
@@ -118,6 +119,7 @@ def test_a_sample_of_lines(make: Callable[[str, int], Trainer], way: str) -> Non
 @pytest.mark.parametrize("way", WAYS)
 def test_every_line(make: Callable[[str, int], Trainer], way: str) -> None:
     tried = interrupt_lines(make(way, 40), every=1)
+    assert tried > 0
     report_count(f"exceptions at lines, {way}", tried, tried)
 
 
@@ -125,6 +127,7 @@ def test_every_line(make: Callable[[str, int], Trainer], way: str) -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_a_sample_of_bytecodes(make: Callable[[str, int], Trainer], way: str) -> None:
     tried = interrupt_lines(make(way, 40), every=7, bytecodes=True)
+    assert tried > 0
     report_count(f"exceptions at bytecodes, {way}", tried, tried)
 
 
@@ -140,6 +143,7 @@ def interrupt_randomly(trainer: Trainer, times: int, within_s: float) -> int:
 @pytest.mark.parametrize("way", ["guarded", "synchronous"])
 def test_random_times(make: Callable[[str, int], Trainer], way: str) -> None:
     struck = interrupt_randomly(make(way, 40), times=40, within_s=0.01)
+    assert struck > 0
     report_count(f"exceptions from a signal handler, {way}", struck, struck)
 
 
@@ -152,4 +156,5 @@ def test_many_random_times(
     make: Callable[[str, int], Trainer], way: str, size: int, times: int
 ) -> None:
     struck = interrupt_randomly(make(way, size), times, within_s=0.03 if size > 1000 else 0.01)
+    assert struck > 0
     report_count(f"exceptions from a signal handler, {way}, {size} x {size}", struck, struck)

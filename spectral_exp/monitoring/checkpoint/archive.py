@@ -51,7 +51,7 @@ class Image:
     """The beginning of an archive in memory, with storages at their places in the file.
 
     It is written out in one piece, which keeps Python from training for a fraction of the time that
-    its storages would take one by one.
+    its storages would take individually.
 
     Attributes:
         memory: holds the data of `records`; `write_archive` puts their headers in between.

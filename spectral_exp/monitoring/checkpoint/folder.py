@@ -152,10 +152,10 @@ class CheckpointFolder:
         """The step of the latest checkpoint, given the one that its link names."""
         if linked is None or linked not in serials:
             return linked
-        since = _modified(self._paths.latest_link)
+        since = _modification_time_ns(self._paths.latest_link)
         for step in steps:
             follows = serials.get(step) == serials[linked] + 1
-            if follows and _modified(self._paths.checkpoint_file(step)) > since:
+            if follows and _modification_time_ns(self._paths.checkpoint_file(step)) > since:
                 return step
         return linked
 
@@ -346,7 +346,7 @@ class CheckpointFolder:
                 "checkpoint %s is broken (%s) and stays there: %s", path, reason, refusal.strerror
             )
         else:
-            log.warning("checkpoint %s is broken (%s); set aside as %s", path, reason, aside.name)
+            log.warning("checkpoint %s is broken (%s); moved to %s", path, reason, aside.name)
 
     def has_broken(self) -> bool:
         """Whether the folder holds `.corrupt` checkpoints."""
@@ -402,8 +402,8 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _modified(path: Path) -> int:
-    """Time of modification in ns, of a link itself; 0 for a file that has gone."""
+def _modification_time_ns(path: Path) -> int:
+    """Return the modification time in ns, of a link itself; 0 if the file has gone."""
     try:
         return path.lstat().st_mtime_ns
     except FileNotFoundError:

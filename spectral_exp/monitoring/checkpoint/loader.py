@@ -58,7 +58,7 @@ class CheckpointLoader:
             shown = "; ".join(f"{path.name}: {reason}" for path, reason in broken[:3])
             raise UserError(
                 f"no checkpoint in {self._paths.checkpoints} is intact"
-                f" ({shown or 'all are set aside as .corrupt'}); put an intact one there from a "
+                f" ({shown or 'all were moved to .corrupt'}); put an intact one there from a "
                 "backup, or move the folder away to start anew. Nothing was changed"
             )
         return None

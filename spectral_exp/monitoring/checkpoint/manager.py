@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from spectral_exp.core.errors import UserError, require
-from spectral_exp.core.steps import whole_step
+from spectral_exp.core.steps import is_count, whole_step
 from spectral_exp.core.worker import BackgroundThread
 from spectral_exp.monitoring.checkpoint import file as checkpoint_file
 from spectral_exp.monitoring.checkpoint.failures import SaveFailures
@@ -38,7 +38,7 @@ class CheckpointManager(Component):
     once. The state is copied during the next forward and backward, a thread writes the copy, and
     `wait` returns when it is durable.
 
-    Every optimizer of torch waits for the copy by itself. Call `fence` before any other change of
+    Every optimizer of torch waits for the copy. Call `fence` before any other change of
     weights or optimizer state in place (averaged weights swapped in, `load_state_dict`, clipped
     weights). A change without it is detected by torch's counts of changes and by the first bytes of
     every weight. Then nothing is saved, an error is logged, and from then on the state is copied
@@ -95,10 +95,10 @@ class CheckpointManager(Component):
         on_durable: Callable[[int], None] | None = None,
         enabled: bool = True,
     ) -> None:
-        require(_whole(keep_last_n), "keep_last_n", keep_last_n, "a whole number >= 1")
+        require(is_count(keep_last_n), "keep_last_n", keep_last_n, "a whole number >= 1")
         counts = {"keep_every_n_steps": keep_every_n_steps, "max_steps_at_risk": max_steps_at_risk}
         for name, value in counts.items():
-            require(value is None or _whole(value), name, value, "a whole number >= 1 or null")
+            require(value is None or is_count(value), name, value, "a whole number >= 1 or null")
         require(
             compression in checkpoint_file.COMPRESSIONS, "compression", compression, "zstd or null"
         )
@@ -294,10 +294,9 @@ class CheckpointManager(Component):
         """
         started = time.perf_counter()
         self._finish_copy(timeout_s)
-        left_s = (
-            None if timeout_s is None else max(0.0, timeout_s - (time.perf_counter() - started))
-        )
-        return self._writer.wait(left_s)
+        if timeout_s is not None:
+            timeout_s = max(0.0, timeout_s - (time.perf_counter() - started))
+        return self._writer.wait(timeout_s)
 
     def close(self) -> bool:
         """Wait for the save in progress, at most `exit_deadline_s`; return whether all is durable.
@@ -310,22 +309,15 @@ class CheckpointManager(Component):
         if self.wait(self.exit_deadline_s):
             return True
         saving.discard(self)  # so that the end of the process does not wait once more
-        log.error(
-            "the checkpoint being written was not durable within exit_deadline_s=%g; the newest "
-            "that is: step %d",
-            self.exit_deadline_s, self.durable_step,
-        )  # fmt: skip
+        message = "the save in progress was not durable within exit_deadline_s=%g; step %d is"
+        log.error(message, self.exit_deadline_s, self.durable_step)
         return False
 
     def metrics(self) -> dict[str, float]:
         """Return the cost of the newest durable save under metric names; empty before the first."""
         if not self.reports:
             return {}
-        newest = self.reports[-1]
-        compression = (
-            {"checkpoint_compression": newest.compression_ratio} if self.compression else {}
-        )
-        return newest.metrics() | compression
+        return self.reports[-1].metrics(with_compression=self.compression is not None)
 
     def mark_best(self, step: int) -> None:
         """Let `checkpoint_best.pt` point to the checkpoint of `step`.
@@ -412,16 +404,10 @@ class CheckpointManager(Component):
             return
         finally:
             saving.discard(self)
-        save.is_durable = True
-        durable_s = time.perf_counter() - save.started_s
-        if save.staged is None:
-            save.blocked_s = durable_s
+        report = save.complete(size_bytes=written.size_bytes, state_bytes=written.state_bytes)
         self.durable_step = save.step
-        ratio = written.state_bytes / written.size_bytes
-        self.reports.append(
-            SaveReport(save.step, save.blocked_s, durable_s, written.size_bytes, ratio)
-        )
-        self._schedule.saved(save.blocked_s + time.thread_time() - cpu_s, durable_s)
+        self.reports.append(report)
+        self._schedule.saved(report.blocked_s + time.thread_time() - cpu_s, report.durable_s)
         self._failures.clear(save.step)
         self._store.prune()
         if self.on_durable is not None:
@@ -510,7 +496,3 @@ class CheckpointManager(Component):
         if state is not None:
             self.durable_step = state["step"]  # training continues there, perhaps an earlier step
         return state
-
-
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -85,13 +85,16 @@ class SaveReport:
     size_bytes: int
     compression_ratio: float
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self, *, with_compression: bool) -> dict[str, float]:
         """Return the cost under metric names."""
-        return {
+        cost = {
             "checkpoint_blocked_ms": 1e3 * self.blocked_s,
             "checkpoint_durable_s": self.durable_s,
             "checkpoint_size_mb": self.size_bytes / 1e6,
         }
+        if with_compression:
+            cost["checkpoint_compression"] = self.compression_ratio
+        return cost
 
 
 @dataclass
@@ -123,6 +126,15 @@ class Save:
     def __call__(self) -> None:
         """Write it. For the writer's thread."""
         self.write(self)
+
+    def complete(self, *, size_bytes: int, state_bytes: int) -> SaveReport:
+        """Mark it as durable and return its cost. For the writer's thread."""
+        self.is_durable = True
+        durable_s = time.perf_counter() - self.started_s
+        if self.staged is None:
+            self.blocked_s = durable_s
+        ratio = state_bytes / size_bytes
+        return SaveReport(self.step, self.blocked_s, durable_s, size_bytes, ratio)
 
     def capture(self, state: CheckpointState) -> None:
         """Take a state, which must not change before it has been written."""

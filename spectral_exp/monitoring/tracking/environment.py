@@ -113,7 +113,7 @@ def git_facts(directory: Path) -> tuple[dict[str, Any], bytes]:
     place = Path(root.output.decode(errors="surrogateescape"))
     changed, untracked = _status(place)
     if commit.problem is not None:
-        return {**facts, "dirty": changed, **_listed(untracked)}, b""
+        return {**facts, "dirty": changed, **_untracked_facts(untracked)}, b""
     patch = working_tree_patch(place, commit.output.decode()) if changed or untracked else Patch()
     in_patch = set(patch.new)
     facts |= {
@@ -121,7 +121,7 @@ def git_facts(directory: Path) -> tuple[dict[str, Any], bytes]:
         "diff_truncated": bool(patch.missing),
         "diff_missing": patch.missing[:MAX_UNTRACKED],
         "diff_redacted": patch.redacted,
-        **_listed([name for name in untracked if name not in in_patch]),
+        **_untracked_facts([name for name in untracked if name not in in_patch]),
     }
     return facts, patch.content
 
@@ -162,7 +162,7 @@ def _status(root: Path) -> tuple[bool, list[str]]:
     return changed, [line.removeprefix("? ") for line in lines if line.startswith("? ")]
 
 
-def _listed(untracked: list[str]) -> dict[str, Any]:
+def _untracked_facts(untracked: list[str]) -> dict[str, Any]:
     return {"untracked": untracked[:MAX_UNTRACKED], "untracked_total": len(untracked)}
 
 

@@ -342,11 +342,11 @@ def _section_name(section: bytes) -> str:
     names = section.partition(b"\n")[0].removeprefix(b"diff --git ")
     name = names[: len(names) // 2]
     if name.startswith(b'"'):
-        name = _ESCAPE.sub(_unescaped, name[1:-1])
+        name = _ESCAPE.sub(_unescape, name[1:-1])
     return name.removeprefix(b"a/").decode(errors="surrogateescape")
 
 
-def _unescaped(match: re.Match[bytes]) -> bytes:
+def _unescape(match: re.Match[bytes]) -> bytes:
     code = match[1]
     return bytes([int(code, 8)]) if len(code) == 3 else _ESCAPED.get(code, code)
 

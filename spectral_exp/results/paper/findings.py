@@ -264,7 +264,7 @@ def _fairness(material: Material, differences: Sequence[Difference]) -> tuple[Bl
     for answer, template in (
         (True, "All sides match in {}"),
         (False, "none match in {}"),
-        (None, "{} could not be told"),
+        (None, "{} is unknown"),
     ):
         same = [name for name in names if all(d.matches.get(name) is answer for d in differences)]
         names = [name for name in names if name not in same]

@@ -470,7 +470,7 @@ def test_all_broken_stops_and_changes_nothing(tmp_path: Path) -> None:
     for step in (1, 2):  # asked for by their steps they are set aside, and are not forgotten
         assert manager.load_checkpoint(step) is None
     assert steps_of(manager) == []
-    with pytest.raises(UserError, match="all are set aside"):
+    with pytest.raises(UserError, match="all were moved"):
         manager.load_latest_checkpoint()
 
 
