@@ -232,7 +232,7 @@ def test_the_code_that_made_a_run_is_used_wherever_the_checkout_is_now(tmp_path:
         return done.stdout
 
     def change(before: str, after: str) -> None:
-        file = checkout / "spectral_exp/training/runner.py"
+        file = checkout / "spectral_exp/training/step.py"
         text = file.read_text()
         assert before in text
         file.write_text(text.replace(before, after))
