@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.regular_file import open_regular
-from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.layout import METRICS_NAME, RunPaths
 from spectral_exp.runs.lock import is_running
 from spectral_exp.runs.metric_lines import MAX_LINE_BYTES, parse_entry, restore_entry
 
@@ -52,10 +52,12 @@ class MetricsFollower:
 
     Args:
         run: a run directory; it need not exist yet.
+        file_name: the file in its folder of logs, whose lines are entries as those of metrics.
     """
 
-    def __init__(self, run: str | Path) -> None:
+    def __init__(self, run: str | Path, file_name: str = METRICS_NAME) -> None:
         self._paths = RunPaths(run)
+        self._file = self._paths.logs / file_name
         self._restart()
 
     def poll(self) -> MetricsUpdate:
@@ -68,16 +70,15 @@ class MetricsFollower:
         """
         # Checked before the read, so that lines logged just before the end are not missed.
         is_over = not is_running(self._paths.root)
-        path = self._paths.metrics_file
         try:
-            with open_regular(path) as file:
+            with open_regular(self._file) as file:
                 return self._read(file, is_over=is_over)
         except FileNotFoundError:
             was_cut_back = self._offset > 0
             self._restart()
             return MetricsUpdate(was_cut_back=was_cut_back, is_over=is_over)
         except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}") from error
+            raise UserError(f"cannot read {self._file}: {error.strerror}") from error
 
     def _restart(self) -> None:
         self._offset = 0
