@@ -105,7 +105,10 @@ def _count_wave(name: str, values: torch.Tensor) -> dict[str, Histogram]:
     import torch
 
     numbers = values.detach().to("cpu", torch.float64).numpy().ravel()
-    return {name: count_equal_bins(numbers % TAU if name == "phases" else numbers, name)}
+    if name == "phases":
+        with np.errstate(invalid="ignore"):  # an infinite phase counts as NaN
+            numbers = numbers % TAU
+    return {name: count_equal_bins(numbers, name)}
 
 
 def _count_entropies(model: nn.Module, layer: int, ids: Sequence[int]) -> dict[str, Histogram]:
@@ -116,7 +119,8 @@ def _count_entropies(model: nn.Module, layer: int, ids: Sequence[int]) -> dict[s
     is_causal = not np.any(np.triu(np.nan_to_num(weights), 1))
     n_seen = np.arange(2, n_tokens + 1) if is_causal else np.full(n_tokens - 1, n_tokens)
     # The first token sees only itself.
-    shares = row_entropies(weights.astype(np.float64))[:, 1:] / np.log(n_seen)
+    with np.errstate(invalid="ignore"):  # infinite weights have no entropy
+        shares = row_entropies(weights.astype(np.float64))[:, 1:] / np.log(n_seen)
     place = f"attention_entropy/layer_{chosen + 1 if chosen >= 0 else chosen}"
     return {
         f"{place}/head_{head + 1}": count_equal_bins(of_head, "attention_entropy")
@@ -137,8 +141,9 @@ def count_equal_bins(values: FloatArray, family: str) -> Histogram:
     """Return the histogram of numbers with the linear bins of a family."""
     bins = FAMILIES[family].bins
     is_nan = np.isnan(values)
-    places = (values[~is_nan] - bins.low) * (bins.n / (bins.high - bins.low))
-    inside = np.clip(np.floor(places), 0, bins.n - 1).astype(np.int64)
+    within = np.clip(values[~is_nan], bins.low, bins.high)
+    places = (within - bins.low) * (bins.n / (bins.high - bins.low))
+    inside = np.minimum(places.astype(np.int64), bins.n - 1)
     return Histogram(np.bincount(inside, minlength=bins.n), int(is_nan.sum()))
 
 
