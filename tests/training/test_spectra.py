@@ -18,7 +18,7 @@ from spectral_exp.runs.spectra import OCTAVES, Spectrum, read_spectra
 from tests.conftest import NO_PLOTS, TINY, compose
 
 OFF = "monitoring/spectra=off"
-MACHINE = ("timestamp", "tokens_per_s")
+MACHINE = ("timestamp", "tokens_per_s", "steps_at_risk")
 
 
 def configuration(*overrides: str, experiment: str = "wave_rgd_qfe") -> dict[str, Any]:
