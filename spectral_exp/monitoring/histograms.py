@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from spectral_exp.core.series import FloatArray, IntArray
-from spectral_exp.plots.run.internals import has_wave, mixing_weights, one_thread, wave_module
+from spectral_exp.plots.run.internals import has_wave, mixing_weights, wave_module
 from spectral_exp.plots.run.tokens import TAU
 from spectral_exp.plots.series import row_entropies
 from spectral_exp.runs.spectra import FAMILIES, OCTAVES, Bins
@@ -104,7 +104,7 @@ def _count_wave(name: str, values: torch.Tensor) -> dict[str, Histogram]:
         return _count_sizes(name, [values])
     import torch
 
-    numbers = values.detach().to("cpu", torch.float64).numpy().ravel()
+    numbers: FloatArray = values.detach().to("cpu", torch.float64).numpy().ravel()
     if name == "phases":
         with np.errstate(invalid="ignore"):  # an infinite phase counts as NaN
             numbers = numbers % TAU
@@ -113,8 +113,7 @@ def _count_wave(name: str, values: torch.Tensor) -> dict[str, Histogram]:
 
 def _count_entropies(model: nn.Module, layer: int, ids: Sequence[int]) -> dict[str, Histogram]:
     """Count the entropies of each head, as shares of the entropy of equal weights."""
-    with one_thread():
-        chosen, weights = mixing_weights(model, layer, ids)
+    chosen, weights = mixing_weights(model, layer, ids)
     n_tokens = weights.shape[-1]
     is_causal = not np.any(np.triu(np.nan_to_num(weights), 1))
     n_seen = np.arange(2, n_tokens + 1) if is_causal else np.full(n_tokens - 1, n_tokens)

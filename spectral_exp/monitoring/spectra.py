@@ -85,10 +85,15 @@ class SpectraLogger(Observer):
         Gradients are recorded if the parameters hold them: call this before they are cleared. The
         model may be wrapped by `DataParallel` or `torch.compile`.
         """
+        from spectral_exp.plots.run.internals import one_thread
+
         if self.enabled:
-            found = self._count(whole_step(step), unwrap(model))
+            step = whole_step(step)
+            # Each piece is small: with more threads, each would wait for a busy core.
+            with one_thread():
+                found = self._count(step, unwrap(model))
             if found:
-                self._lines.write(format_line(whole_step(step), found).encode())
+                self._lines.write(format_line(step, found).encode())
         return {}
 
     def cut_back(self, step: int) -> int:

@@ -71,12 +71,10 @@ OCTAVES = Bins("octaves", -40, 8, 48)
 FAMILIES = {
     "frequencies": Family("Base frequencies", "cycles", Bins("linear", 0, 8, 64)),
     "phases": Family("Phases", "radians", Bins("linear", 0, 2 * np.pi, 36)),
-    "amplitudes": Family("Size of harmonic amplitudes", "", OCTAVES),
-    "attention_entropy": Family(
-        "Attention entropy", "share of the maximum", Bins("linear", 0, 1, 20)
-    ),
-    "weights": Family("Size of weights", "", OCTAVES),
-    "gradients": Family("Size of gradients after clipping", "", OCTAVES),
+    "amplitudes": Family("Harmonic amplitudes", "|a|", OCTAVES),
+    "attention_entropy": Family("Attention entropy", "share of maximum", Bins("linear", 0, 1, 20)),
+    "weights": Family("Weights", "|w|", OCTAVES),
+    "gradients": Family("Gradients", "|g|", OCTAVES),
 }
 
 

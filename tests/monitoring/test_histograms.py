@@ -95,7 +95,8 @@ def test_every_experiment_records_what_it_has_and_is_left_as_it_was(experiment: 
     config = compose(f"+experiment={experiment}", *TINY, "model.dropout=0.2")
     model: Any = build_model(config, 256)
     ids = torch.randint(256, (2, 12))
-    nn.functional.cross_entropy(model(ids).flatten(0, 1), ids.flatten()).backward()
+    loss: Any = nn.functional.cross_entropy(model(ids).flatten(0, 1), ids.flatten())
+    loss.backward()
     before = copy.deepcopy(model.state_dict()), torch.get_rng_state(), torch.get_num_threads()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     found = count_all(model)
@@ -182,7 +183,7 @@ def test_values_out_of_range_count_in_the_end_bins_and_nan_apart() -> None:
 
 def test_waves_that_are_no_parameters_are_counted_without_warnings() -> None:
     model = nn.Linear(2, 2)
-    model.base_freqs = 2 * model.weight  # type: ignore[assignment]
+    model.base_freqs = 2 * model.weight
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert count_all(model).keys() == {"frequencies", "weights/weight"}

@@ -188,12 +188,12 @@ def test_edges_titles_and_units(tmp_path: Path) -> None:
     assert describe("frequencies") == ("Base frequencies", "cycles")
     assert describe("attention_entropy/layer_4/head_2") == (
         "Attention entropy: layer 4, head 2",
-        "share of the maximum",
+        "share of maximum",
     )
     assert describe("my_own/\x1bx") == ("My own: \\x1bx", "")
     make_run(tmp_path, line(5, [3, 1], name="weights/mlp"))
     found = one(read_spectra(tmp_path))
-    assert (found.title, found.unit, found.is_logarithmic) == ("Size of weights: mlp", "", False)
+    assert (found.title, found.unit, found.is_logarithmic) == ("Weights: mlp", "|w|", False)
 
 
 def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,7 +87,8 @@ def test_the_interval_follows_that_of_plots(tmp_path: Path) -> None:
 def test_the_gradients_are_those_that_were_applied(tmp_path: Path) -> None:
     applied: dict[int, list[int]] = {}
     with build(configuration("monitoring.spectra.interval=4"), tmp_path, []) as runner:
-        mlp = [p for block in runner.model.blocks for p in block.mlp.parameters()]  # type: ignore[union-attr, operator]
+        model: Any = runner.model
+        mlp = [p for block in model.blocks for p in block.mlp.parameters()]
 
         def count(*_: object) -> None:
             gradients = [p.grad for p in mlp if p.grad is not None and p.ndim == 2]
