@@ -283,9 +283,7 @@ def test_long_commands_run(folder: Path, kind: str) -> None:
 
 
 def test_the_stand_alone_loop_runs_and_continues(tmp_path: Path) -> None:
-    loop, spectra = re.findall(
-        r"```python\n(.*?)```", PAGES["docs/components.md"], flags=re.DOTALL
-    )
+    loop, spectra = re.findall(r"```python\n(.*?)```", PAGES["docs/components.md"], flags=re.DOTALL)
     new = 'generate_experiment_id("my_experiment")'
     assert new in loop
     again = (
