@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,15 +126,22 @@ class SpectraLogger(Observer):
         from spectral_exp.monitoring.histograms import model_histograms
 
         found: dict[str, Histogram] = {}
-        for name, count in model_histograms(model, self.layer, self.sample_ids):
-            try:
-                found |= count()
-            except Exception:
-                if name not in self._failed:
-                    self._failed.add(name)
-                    text = "%s: %s is left out at step %d, and tried again at later steps"
-                    log.warning(text, self.spectra_file, name, step, exc_info=True)
+        with self._surviving("part of the model", step):
+            for name, count in model_histograms(model, self.layer, self.sample_ids):
+                with self._surviving(name, step):
+                    found |= count()
         return found
+
+    @contextmanager
+    def _surviving(self, name: str, step: int) -> Iterator[None]:
+        """Suppress failures inside the `with` block; log the first one of each name."""
+        try:
+            yield
+        except Exception:
+            if name not in self._failed:
+                self._failed.add(name)
+                text = "%s: %s is left out at step %d, and tried again at later steps"
+                log.warning(text, self.spectra_file, name, step, exc_info=True)
 
 
 def format_line(step: int, histograms: Mapping[str, Histogram]) -> str:

@@ -76,6 +76,20 @@ def test_what_cannot_be_counted_costs_one_warning(
     assert steps(tmp_path) == [1, 2]
 
 
+def test_a_model_that_cannot_be_grouped_costs_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model: Any = nn.Linear(2, 2)
+    model.base_freqs = torch.ones(2, 2)
+    model.component_parameters = lambda: 1 / 0
+    logger = SpectraLogger(tmp_path / "logs", 1)
+    for step in (1, 2):
+        logger.observe(step, model)
+    (record,) = caplog.records
+    assert "part of the model is left out at step 1" in record.getMessage()
+    assert [(s.name, s.steps.tolist()) for s in read_spectra(tmp_path)] == [("frequencies", [1, 2])]
+
+
 def test_lines_wait_until_the_disk_takes_them(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
