@@ -110,6 +110,19 @@ class Spectrum:
         """Whether the bins are equally wide on a logarithmic axis instead of a linear one."""
         return self.bins.scale == "octaves"
 
+    @property
+    def used_bins(self) -> slice:
+        """The bins to show: from the first to the last one with a count at any step.
+
+        Of octaves the first bin is left out, since it also holds the zeros. All bins if none is
+        left.
+        """
+        has_counts = self.counts.any(axis=0)
+        if self.is_logarithmic:
+            has_counts[0] = False
+        used = np.flatnonzero(has_counts)
+        return slice(int(used[0]), int(used[-1]) + 1) if used.size else slice(0, self.bins.n)
+
 
 class _Row(NamedTuple):
     """The counts of one quantity at one step, from bin `first` on."""

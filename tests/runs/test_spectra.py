@@ -17,6 +17,7 @@ from spectral_exp.runs import spectra
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.spectra import (
     FAMILIES,
+    OCTAVES,
     Bins,
     SpectraReader,
     Spectrum,
@@ -194,6 +195,25 @@ def test_edges_titles_and_units(tmp_path: Path) -> None:
     make_run(tmp_path, line(5, [3, 1], name="weights/mlp"))
     found = one(read_spectra(tmp_path))
     assert (found.title, found.unit, found.is_logarithmic) == ("Weights: mlp", "|w|", False)
+
+
+def test_used_bins_leave_out_empty_ends_and_zeros(tmp_path: Path) -> None:
+    entries = [
+        {**ENTRY, "step": step, "bins": {name: list(bins)}, "counts": {name: counts}, "nan": {}}
+        for step, name, bins, counts in (
+            (1, "phases", PHASES, [4, 1, 0, 1]),
+            (2, "phases", PHASES, [0, 1]),
+            (1, "weights", OCTAVES, [0, 9, 0, 0, 1, 0, 1]),
+            (1, "amplitudes", OCTAVES, [0, 9]),
+        )
+    ]
+    make_run(tmp_path, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
+    found = {spectrum.name: spectrum.used_bins for spectrum in read_spectra(tmp_path)}
+    assert found == {
+        "phases": slice(0, 7),
+        "weights": slice(3, 6),
+        "amplitudes": slice(0, OCTAVES.n),
+    }
 
 
 def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,19 +63,10 @@ def pool_heads(spectra: Sequence[Spectrum]) -> list[Spectrum]:
 
 def _draw_heat(axes: Axes, spectrum: Spectrum, theme: Theme) -> None:
     shares, edges = _merge_steps(spectrum)
-    if spectrum.is_logarithmic:
-        shares[:, 0] = 0
-    used = np.flatnonzero(shares.any(axis=0))
-    low, high = (int(used[0]), int(used[-1]) + 1) if used.size else (0, spectrum.bins.n)
-    values = spectrum.edges[low : high + 1]
-    axes.pcolormesh(
-        edges,
-        values,
-        shares[:, low:high].T,
-        cmap="magma",
-        norm=PowerNorm(0.5, 0.0),
-        rasterized=True,
-    )
+    used = spectrum.used_bins
+    values = spectrum.edges[used.start : used.stop + 1]
+    norm = PowerNorm(0.5, 0.0)
+    axes.pcolormesh(edges, values, shares[:, used].T, cmap="magma", norm=norm, rasterized=True)
     axes.grid(False)
     axes.set_title(spectrum.title, fontsize=0.95 * theme.font_size)
     axes.set_ylabel(spectrum.unit, fontsize=0.9 * theme.font_size)
