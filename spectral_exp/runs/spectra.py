@@ -117,10 +117,9 @@ class Spectrum:
         Of octaves the first bin is left out, since it also holds the zeros. All bins if none is
         left.
         """
-        has_counts = self.counts.any(axis=0)
+        used = np.flatnonzero(self.counts.sum(axis=0))
         if self.is_logarithmic:
-            has_counts[0] = False
-        used = np.flatnonzero(has_counts)
+            used = used[used > 0]
         return slice(int(used[0]), int(used[-1]) + 1) if used.size else slice(0, self.bins.n)
 
 
