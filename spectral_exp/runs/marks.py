@@ -175,13 +175,13 @@ def _check(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_tag(value: Any) -> str:
-    tag = _plain_tag(value) if isinstance(value, str) else ""
+    tag = plain_tag(value) if isinstance(value, str) else ""
     require(_TAG.accepts(tag), "tag", printable(repr(value), 60), str(_TAG))
     return tag
 
 
-def _plain_tag(tag: str) -> str:
-    # Keyboards write an accented letter as one character or as two.
+def plain_tag(tag: str) -> str:
+    """Return the form in which a tag is kept: an accented letter is one character."""
     return unicodedata.normalize("NFC", tag)
 
 
@@ -249,7 +249,7 @@ def _marks_of(content: Mapping[str, Any]) -> tuple[Marks, tuple[str, ...]]:
     """Return the valid marks in `content`, and a sentence for each of the others."""
     findings = Findings(NOTES_NAME)
     record = conform(_Record, dict(content), findings)
-    tags = tuple(sorted(set(map(_plain_tag, record.get("tags", ())))))
+    tags = tuple(sorted(set(map(plain_tag, record.get("tags", ())))))
     if len(tags) > MAX_TAGS:
         findings.add("tags", list(tags), f"a list of at most {MAX_TAGS} tags")
         tags = ()

@@ -42,8 +42,8 @@ from spectral_exp.runs.layout import (
 log = logging.getLogger(__name__)
 
 _RECORDS = {CONFIG_NAME, RESULTS_NAME}
-# Each of these files shows that a folder is a run directory.
-_RUN_MARKERS = (LOCK_NAME, f"{LOGS_FOLDER}/{METRICS_NAME}", f"{CHECKPOINTS_FOLDER}/{LATEST_NAME}")
+RUN_MARKERS = (LOCK_NAME, f"{LOGS_FOLDER}/{METRICS_NAME}", f"{CHECKPOINTS_FOLDER}/{LATEST_NAME}")
+"""Each of these files shows that a folder is a run directory."""
 _OWN_FILES = {
     *_RECORDS, LOCK_NAME, BACKUP_NAME, NOTES_NAME, GIT_DIFF_NAME, RUN_LOG_NAME,
     LOGS_FOLDER, CHECKPOINTS_FOLDER, HYDRA_FOLDER, TOKENIZER_FOLDER, VISUALIZATIONS_FOLDER,
@@ -106,7 +106,7 @@ def write_output(
 def run_around(folder: Path) -> Path | None:
     """Return the run directory that is `folder` or contains it, or None."""
     for above in (folder, *folder.parents):
-        if any((above / marker).exists() for marker in _RUN_MARKERS) or all(
+        if any((above / marker).exists() for marker in RUN_MARKERS) or all(
             (above / name).exists() for name in _RECORDS
         ):
             return above

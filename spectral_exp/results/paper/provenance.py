@@ -63,6 +63,7 @@ class RecordedChoices(TypedDict, total=False):
     authors: list[str]
     notes: str
     notes_file: str | None
+    archived: bool
 
 
 class Provenance(TypedDict):

@@ -65,7 +65,7 @@ def run_report(folder: Path, *, index: bool = True) -> Paper:
     import_matplotlib()
     from spectral_exp.results.paper.run_curves import run_curves  # slow: loads matplotlib
 
-    found = ResultsAggregator([folder], index=index)
+    found = ResultsAggregator([folder], index=index, marks=False)
     if len(found.runs) != 1:
         reasons = "".join(f"; {path.name}: {reason}" for path, reason in found.left_out)
         raise UserError(
