@@ -115,6 +115,50 @@ def test_a_signal_that_is_delivered_twice_saves_too(second: signal.Signals, tmp_
     assert_saved(tmp_path / "run")
 
 
+ENDLESS_STEP = """
+import itertools, sys, time, types
+from spectral_exp import train
+from spectral_exp.core import signals
+from spectral_exp.training.step import Stepper
+
+ticks = itertools.count(0.0, 1.5)
+signals.time = types.SimpleNamespace(monotonic=lambda: next(ticks))
+take_step = Stepper.take_step
+
+def take_endless_step(self, number):
+    if number == 9:
+        print("waiting", flush=True)
+        time.sleep(600)
+    return take_step(self, number)
+
+Stepper.take_step = take_endless_step
+sys.exit(train.main())
+"""
+
+
+@pytest.mark.slow
+def test_a_second_signal_that_comes_later_ends_at_once(tmp_path: Path) -> None:
+    """A step that does not end: for the process, 1.5 seconds pass between two signals."""
+    command = [sys.executable, "-c", ENDLESS_STEP, *ENDLESS, "hydra.run.dir=run"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        assert "waiting\n" in iter(process.stdout.readline, "")
+        process.send_signal(signal.SIGTERM)
+        assert any("once more to stop at once" in line for line in process.stderr)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+        assert process.returncode == 143
+    finally:
+        process.kill()
+    assert not list((tmp_path / "run").glob("checkpoints/*.pt"))
+    assert json.loads((tmp_path / "run/results.json").read_text())["status"] == "interrupted"
+
+
 @pytest.mark.slow
 def test_a_preempted_run_that_goes_on_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
     whole = ("training.max_steps=1000", "training.eval_interval=500")

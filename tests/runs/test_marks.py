@@ -359,7 +359,8 @@ def test_a_change_is_seen_through_the_index_and_reads_no_metrics(
     rest(path)
     ResultsAggregator([tmp_path / "runs"])
     monkeypatch.delattr(load, "read_metrics")
-    for change in ({"add_tags": ["good"]}, {"pinned": True}, {"tags": []}):
+    changes: list[dict[str, Any]] = [{"add_tags": ["good"]}, {"pinned": True}, {"tags": []}]
+    for change in changes:
         expected = update_marks(path, change)
         (found,) = ResultsAggregator([tmp_path / "runs"]).runs
         assert found.marks == expected
