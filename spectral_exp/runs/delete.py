@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import shutil
 import stat
 from dataclasses import dataclass
@@ -10,14 +12,14 @@ from pathlib import Path
 
 from spectral_exp.core.errors import RunError, UserError
 from spectral_exp.core.files import fsync_directory
-from spectral_exp.core.scratch import scratch_folder
 from spectral_exp.runs.find import is_run_directory
 from spectral_exp.runs.layout import HYDRA_FOLDER, HYDRA_OVERRIDES_NAME, RunPaths
-from spectral_exp.runs.lock import RunLock, refuse_if_running
+from spectral_exp.runs.lock import refuse_if_running
 from spectral_exp.runs.output_file import RUN_MARKERS
 from spectral_exp.runs.record import read_config
 
 _MARKERS = (*RUN_MARKERS, f"{HYDRA_FOLDER}/{HYDRA_OVERRIDES_NAME}")
+_TRASH = ".spectral_exp_deleted_"
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def plan_deletion(path: Path) -> Deletion:
     root = Path(os.path.realpath(path))
     if not _is_surely_run(root):
         raise UserError(f"{path} is not a run directory; only runs are deleted")
-    refuse_if_running(root)
+    refuse_if_running(root, here=True)
     try:
         return _measure(root)
     except OSError as error:
@@ -60,31 +62,39 @@ def plan_deletion(path: Path) -> Deletion:
 def delete_run(deletion: Deletion) -> None:
     """Delete a run; it disappears at once under its name, then its files are removed.
 
-    If this process is killed in between, the rest lies in a hidden folder beside the run. The next
-    deletion there removes it.
+    Nothing is written, so that runs on a full disk can be deleted. If this process is killed in
+    between, the rest is in a hidden folder beside the run. The next deletion there removes it.
 
     Raises:
         UserError: the run is in progress, or its folder cannot be renamed; nothing has changed.
         RunError: the run is gone, and some of its files cannot be removed.
     """
     root = deletion.root
-    trash: Path | None = None
-    refuse_if_running(root)
+    trash = root.with_name(f"{_TRASH}{secrets.token_hex(4)}")
+    refuse_if_running(root, here=True)
     try:
-        with RunLock(root), scratch_folder("deleted", root.parent) as scratch:
-            root.rename(scratch / root.name)
-            trash = scratch
-            for folder in (scratch, root.parent):
-                fsync_directory(folder)
-            shutil.rmtree(scratch / root.name)
+        root.rename(trash)
     except OSError as error:
-        if trash is None:
-            raise UserError(
-                f"{root} is not deleted: its folder cannot be renamed: {error.strerror}"
-            ) from error
+        raise UserError(
+            f"{root} is not deleted: its folder cannot be renamed: {error.strerror}"
+        ) from error
+    try:
+        # After a power cut, the run must not be back under its name without some of its files.
+        fsync_directory(root.parent)
+        _remove(trash)
+    except OSError as error:
         raise RunError(
             f"{root} is deleted, but its files in {trash} cannot be removed: {error.strerror}"
         ) from error
+    for leftover in root.parent.glob(f"{_TRASH}*"):
+        with contextlib.suppress(OSError):
+            _remove(leftover)
+
+
+def _remove(folder: Path) -> None:
+    while os.path.lexists(folder):
+        with contextlib.suppress(FileNotFoundError):  # another deletion removes it as a leftover
+            shutil.rmtree(folder)
 
 
 def _is_surely_run(root: Path) -> bool:
