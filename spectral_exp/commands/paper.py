@@ -116,9 +116,8 @@ def _write(options: argparse.Namespace) -> Written:
         authors=tuple(split_names(options.authors or "")),
         notes=notes,
         notes_file=notes_file,
-        archived=options.archived,
     )
-    generator = PaperGenerator(options.folders, choices)
+    generator = PaperGenerator(options.folders, choices, archived=options.archived)
     if generator.archived_note:
         print(generator.archived_note, file=sys.stderr)
     return generator.write(options.output, split_names(options.formats), force=options.force)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spectral_exp.core.errors import SettingError, UserError
@@ -204,6 +204,7 @@ JSON = st.recursive(
 )
 
 
+@settings(max_examples=50)
 @given(
     st.dictionaries(st.sampled_from(["tags", "note", "pinned", "archived", "x"]), JSON)
     | st.binary(max_size=40)

@@ -111,6 +111,7 @@ class PaperGenerator:
     Args:
         folders: run directories, sweeps, or folders that hold such at any depth.
         choices: metric, baseline, selection, title, authors and notes.
+        archived: whether to include archived runs; else the limitations name them.
 
     Raises:
         UserError: no usable run, an unknown metric or baseline, notes for an unknown place.
@@ -128,11 +129,17 @@ class PaperGenerator:
         ```
     """
 
-    def __init__(self, folders: Sequence[str | Path], choices: Choices | None = None) -> None:
+    def __init__(
+        self,
+        folders: Sequence[str | Path],
+        choices: Choices | None = None,
+        *,
+        archived: bool = False,
+    ) -> None:
         self.choices = choices or Choices()
         sections(self.choices.notes)  # misspelt headings fail before the runs are read
         found = ResultsAggregator(folders)
-        chosen = found.select(self.choices.where, archived=self.choices.archived)
+        chosen = found.select(self.choices.where, archived=archived)
         self.archived_note = chosen.archived_note
         if not chosen.runs:
             condition = (

@@ -40,8 +40,7 @@ class Choices:
 
     Attributes:
         metric, at, baseline: as for `compare`.
-        where, archived: as for `ResultsAggregator.select`.
-        group_by: as for `ResultsAggregator.groups`.
+        where, group_by: as for `ResultsAggregator`.
         title: None makes one from the runs.
         authors: names.
         notes: the author's text, in Markdown.
@@ -57,7 +56,6 @@ class Choices:
     authors: tuple[str, ...] = ()
     notes: str = ""
     notes_file: str | None = None
-    archived: bool = False
 
 
 @dataclass(frozen=True)

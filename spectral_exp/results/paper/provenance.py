@@ -63,7 +63,6 @@ class RecordedChoices(TypedDict, total=False):
     authors: list[str]
     notes: str
     notes_file: str | None
-    archived: bool
 
 
 class Provenance(TypedDict):
