@@ -123,10 +123,10 @@ def _note(run: Path, text: str | None) -> None:
         return
     _require_run(run)
     marks, problems = read_marks(run)
-    if problems:
-        raise UserError(f"{run}: {problems[0]}")
     if marks.note:
         print(printable_lines(marks.note))
+    elif problems:
+        raise UserError(f"{run}: {problems[0]}")
 
 
 def _read_note() -> str:

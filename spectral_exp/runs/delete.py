@@ -45,11 +45,11 @@ def plan_deletion(path: Path) -> Deletion:
             holds another run, a link to something outside, another file system or a folder that
             cannot be read.
     """
+    root = Path(os.path.realpath(path))
+    if not _is_surely_run(path):
+        raise UserError(f"{path} is not a run directory; only runs are deleted")
     if path.is_symlink():
         raise UserError(f"{path} is a link, which is not followed; name the run directory itself")
-    root = Path(os.path.realpath(path))
-    if not _is_surely_run(root):
-        raise UserError(f"{path} is not a run directory; only runs are deleted")
     refuse_if_running(root, here=True)
     try:
         return _measure(root)

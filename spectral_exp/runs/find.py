@@ -83,8 +83,15 @@ def find_runs(folders: Sequence[str | Path]) -> Found:
 
 
 def is_run_directory(folder: Path) -> bool:
-    """Return whether `folder` is a run directory, of any state."""
-    return folder.is_dir() and _is_run(folder, set(os.listdir(folder)))  # noqa: PTH208
+    """Return whether `folder` is a run directory, of any state.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return folder.is_dir() and _is_run(folder, set(os.listdir(folder)))  # noqa: PTH208
+    except OSError as error:
+        raise UserError(f"cannot read {folder}: {error.strerror}") from error
 
 
 def _is_run(folder: Path, names: set[str]) -> bool:

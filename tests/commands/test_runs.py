@@ -242,6 +242,8 @@ def test_mistakes_are_one_line_and_change_no_run(outputs: Path, capsys: Capsys) 
         ("note", good, "x" * 10_001): "error: note='xxx",
         ("note", outputs): "error: outputs is not a run directory",
         ("list", "nothing"): "error: there is no folder nothing",
+        ("note", "a text, and no run " * 30): "error: cannot read a text, and no run",
+        ("delete", "x" * 300): "error: cannot read xxx",
     }.items():
         code, _, err = called(capsys, *arguments)
         assert (code, len(err.splitlines())) == (2, 1)

@@ -334,18 +334,22 @@ from spectral_exp.commands.runs import main
 if os.getuid() == 0:
     os.setgroups([])
     os.setuid(65534)
-print(main(["pin", "."]), main(["note", "."]))
+print(main(["pin", "."]), main(["note", "."]), flush=True)
+print(main(["pin", "hidden"]), main(["note", "hidden"]), main(["delete", "hidden"]))
 """
 
 
-def test_a_folder_that_is_not_writable_is_one_line(run: Path) -> None:
+def test_a_folder_that_is_not_writable_or_not_readable_is_one_line(run: Path) -> None:
+    (run / "hidden").mkdir(mode=0o700)
     run.chmod(0o555)
     done = python("-c", AS_NOBODY, cwd=run)
     run.chmod(0o755)
-    assert done.stdout == "2 0\n"
-    assert done.stderr == (
-        "error: cannot change the marks of .: Permission denied; check its permissions and its disk\n"
-    )
+    refused = "error: cannot change the marks of .: Permission denied; check its permissions and its disk\n"
+    if os.getuid() == 0:
+        assert done.stdout == "2 0\n2 2 2\n"
+        assert done.stderr == refused + 3 * "error: cannot read hidden: Permission denied\n"
+    else:
+        assert done.stderr.startswith(refused)
 
 
 # --- beside the results ---------------------------------------------------------------------------
