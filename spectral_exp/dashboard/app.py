@@ -24,16 +24,16 @@ from spectral_exp.dashboard.answers import json_bytes
 from spectral_exp.dashboard.completion import complete
 from spectral_exp.dashboard.details import run_details
 from spectral_exp.dashboard.drawing import Drawer
+from spectral_exp.dashboard.export import export_view
+from spectral_exp.dashboard.group_curves import load_group_curves
 from spectral_exp.dashboard.groups import Answer as GroupsAnswer
 from spectral_exp.dashboard.groups import (
     Comparisons,
     choose_groups,
     compare_command,
-    compare_groups,
-    group_id,
+    comparison_answer,
     groups_answer,
 )
-from spectral_exp.dashboard.identity import color_of, run_key
 from spectral_exp.dashboard.library import Library, UnknownRunError
 from spectral_exp.dashboard.page_files import page_file
 from spectral_exp.dashboard.query import Query, View
@@ -277,13 +277,10 @@ def _band(site: Site, query: Query, names: dict[str, str]) -> Response:
     kind = cast("bands.Kind", query.choice("band", ("interval", "range")))
     view = View.of(query)
     answer = site.comparisons.answer(view)
-    groups = []
-    for group in choose_groups(answer, query.names("groups")):
-        hashed = group_id(group, view)
-        keys = [run_key(run.path) for run in group.runs]
-        loaded = curves.load_curves(site.library, keys, metric, axis)
-        color = color_of(hashed)
-        groups.append(bands.GroupCurves(hashed, group.label, color, loaded, group.strata))
+    groups = [
+        load_group_curves(site.library, group, view, metric, axis)
+        for group in choose_groups(answer, query.names("groups"))
+    ]
     content = bands.bands_answer(groups, metric, axis, _window(query), kind)
     return Response(content, media_type=_FRAMES)
 
@@ -300,31 +297,10 @@ def _difference(site: Site, query: Query, names: dict[str, str]) -> Response:
 def _compare(site: Site, query: Query, names: dict[str, str]) -> Response:
     answer = site.comparisons.answer(View.of(query))
     ids = query.names("groups")
-    comparison = compare_groups(answer, ids)
-    found = [table.printable() for table in tables.comparison_tables(comparison)]
-    return _json(
-        {
-            "seq": answer.seq,
-            "metric": curves.describe_metric(answer.view.metric),
-            "baseline": comparison.baseline,
-            "tables": [
-                {
-                    "title": table.caption,
-                    "columns": table.columns,
-                    "is_text": [table.is_text(i) for i in range(len(table.columns))],
-                    "rows": [[{"text": c.text, "bold": c.bold} for c in row] for row in table.rows],
-                }
-                for table in found
-            ],
-            "notes": [
-                {"title": title, "notes": notes}
-                for title, notes in tables.titled_notes(comparison, several=False)
-                if notes
-            ],
-            "figures": site.drawer.names(_figure(answer, ids)) if query.flag("figures") else None,
-            "command": compare_command(answer.view, site.folders),
-        }
-    )
+    found = comparison_answer(answer, ids, site.folders)
+    if query.flag("figures"):
+        found["figures"] = site.drawer.names(_figure(answer, ids))
+    return _json(found)
 
 
 def _figure(answer: GroupsAnswer, ids: Sequence[str], **choices: str) -> drawing.Request:
@@ -345,6 +321,11 @@ def _figure_file(site: Site, query: Query, names: dict[str, str]) -> Response:
 
 
 _FIGURES = {"svg": "image/svg+xml", "pdf": "application/pdf", "png": "image/png"}
+
+
+def _export(site: Site, query: Query, names: dict[str, str]) -> Response:
+    page = export_view(site.library, site.comparisons, site.folders, query.text("hash"))
+    return Response(page, media_type="text/html", headers=_attachment("dashboard.html"))
 
 
 def _diff(site: Site, query: Query, names: dict[str, str]) -> Response:
@@ -449,6 +430,7 @@ _SLOW: dict[str, Answer] = {
     "/api/compare": _compare,
     "/api/figure/{file:str}": _figure_file,
     "/api/diff": _diff,
+    "/api/export": _export,
     "/api/run/{key:str}": _run,
     "/api/run/{key:str}/log": _log,
     "/api/run/{key:str}/spectra": _spectra,

@@ -16,7 +16,7 @@ from spectral_exp.dashboard.identity import color_of, experiment_of, run_key, sh
 from spectral_exp.dashboard.library import Library
 from spectral_exp.dashboard.query import View
 from spectral_exp.dashboard.rows import finite
-from spectral_exp.results import statistics
+from spectral_exp.results import statistics, tables
 from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.results.compared import Comparison, Difference, GroupSummary, moment
 from spectral_exp.results.comparison import compare
@@ -166,6 +166,37 @@ def groups_answer(answer: Answer, folders: Sequence[str]) -> dict[str, Any]:
             {"path": str(path), "reason": reason} for path, reason in answer.chosen.left_out
         ],
         "command": compare_command(view, folders),
+    }
+
+
+def comparison_answer(answer: Answer, ids: Sequence[str], folders: Sequence[str]) -> dict[str, Any]:
+    """Return the tables and notes that `compare` prints for some groups.
+
+    Raises:
+        UserError: a group is not there, or none has the metric.
+    """
+    comparison = compare_groups(answer, ids)
+    found = [table.printable() for table in tables.comparison_tables(comparison)]
+    return {
+        "seq": answer.seq,
+        "metric": describe_metric(answer.view.metric),
+        "baseline": comparison.baseline,
+        "tables": [
+            {
+                "title": table.caption,
+                "columns": table.columns,
+                "is_text": [table.is_text(i) for i in range(len(table.columns))],
+                "rows": [[{"text": c.text, "bold": c.bold} for c in row] for row in table.rows],
+            }
+            for table in found
+        ],
+        "notes": [
+            {"title": title, "notes": notes}
+            for title, notes in tables.titled_notes(comparison, several=False)
+            if notes
+        ],
+        "figures": None,
+        "command": compare_command(answer.view, folders),
     }
 
 

@@ -115,6 +115,12 @@ class Library:
         """Begin to read the runs."""
         self._thread.start()
 
+    def read_all(self) -> None:
+        """Read all runs in this thread, instead of `start`."""
+        self.refresh()
+        while not self.counts()[2]:
+            self.refresh()
+
     def stop(self) -> None:
         """Let the thread end after its current step."""
         self._stop.set()
