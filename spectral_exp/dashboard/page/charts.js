@@ -40,10 +40,10 @@ export class ChartsGrid {
 
   /**
    * Show a chart for each of `metrics`, in panels.
-   * @param {Array<{name: string, title: string, panel?: string, unit?: string}>} metrics
+   * @param {Array<{name: string, title: string, kind?: string, unit?: string}>} metrics
    */
   setMetrics(metrics) {
-    const signature = JSON.stringify(metrics.map(({ name, panel }) => [name, panel]));
+    const signature = JSON.stringify(metrics.map(({ name, kind }) => [name, kind]));
     if (signature === this.signature) return;
     this.signature = signature;
     const wanted = new Set(metrics.map(({ name }) => name));
@@ -102,8 +102,8 @@ export class ChartsGrid {
   }
 }
 
-function panelOf({ name, panel }) {
-  if (panel) return panel;
+function panelOf({ name, kind }) {
+  if (kind) return kind[0].toUpperCase() + kind.slice(1);
   const at = name.search(/[/.]/);
   return at > 0 ? name.slice(0, at) : "";
 }

@@ -2,7 +2,7 @@
 
 import { bdi, h, icon } from "./dom.js";
 import { formatAgo, formatDuration, formatProgress } from "./format.js";
-import { sourcedNumber } from "./popover.js";
+import { numberText, sourcedNumber } from "./popover.js";
 import { formatHash } from "./state.js";
 
 /**
@@ -34,7 +34,7 @@ export function runColumns(answer, page) {
     ...answer.settings.map(settingColumn),
     numberColumn("parameters", "Parameters", (row) => row.numbers.parameters),
     numberColumn("tokens", "Tokens", (row) => row.numbers.tokens),
-    numberColumn("train_s", "Train time", (row) => row.numbers.train_s),
+    numberColumn("train_s", "Train time, s", (row) => row.numbers.train_s),
     numberColumn("monitoring_share", "Monitoring", (row) => row.numbers.monitoring_share, {
       hint: "Share of the training time for which monitoring held training up",
     }),
@@ -136,7 +136,18 @@ function statusColumn(page) {
   };
 }
 
-const STATUS_ORDER = ["failed", "damaged", "running", "interrupted", "unfinished", "completed"];
+// The first that a group has gives its mark.
+const STATUS_ORDER = [
+  "failed",
+  "diverged",
+  "damaged",
+  "not_saved",
+  "running",
+  "interrupted",
+  "unfinished",
+  "stopped_early",
+  "completed",
+];
 
 /** Return a status with its mark; the text says the same as the colour. */
 export function statusMark(status, text = status) {
@@ -147,23 +158,26 @@ function statusClass(status) {
   return STATUS_ORDER.includes(status) ? status : "other";
 }
 
+function nameOf(status) {
+  return status.replaceAll("_", " ");
+}
+
 function statusText(row, page) {
   if (row.run) return runStatusText(row.run);
   const counts = Object.entries(row.group.status);
   const only = page.onlyRun(row.group);
   if (only) return runStatusText(only);
-  if (counts.length === 1)
-    return counts[0][0] === "completed" ? "completed" : `${counts[0][1]} ${counts[0][0]}`;
-  return counts.map(([name, count]) => `${count} ${name}`).join(", ");
+  if (counts.length === 1 && counts[0][0] === "completed") return "completed";
+  return counts.map(([name, count]) => `${count} ${nameOf(name)}`).join(", ");
 }
 
 /** Return the status of a run with its progress unless it is completed. */
 export function runStatusText(run) {
   if (!run.status) return "";
   const progress = formatProgress(run);
-  if (run.status === "completed" || !progress) return run.status;
+  if (run.status === "completed" || !progress) return nameOf(run.status);
   const left = run.status === "running" && run.eta_s ? `, ${formatDuration(run.eta_s)} left` : "";
-  return `${run.status} ${progress}${left}`;
+  return `${nameOf(run.status)} ${progress}${left}`;
 }
 
 function metricColumns(answer, hasBaseline) {
@@ -197,7 +211,7 @@ function differenceColumns(baseline) {
       hint: `Minus the value of ${baseline}, with its 95 % interval; bold if separated (Holm)`,
       align: "right",
       number: ({ difference }) => difference,
-      text: ({ difference, isBaseline }) => (isBaseline ? "baseline" : (difference?.text ?? "")),
+      text: ({ difference, isBaseline }) => (isBaseline ? "baseline" : numberText(difference)),
       sort: ({ difference }) => difference?.value ?? null,
       cell: ({ difference, isBaseline }) => {
         if (isBaseline) return h("span", { class: "faint" }, "baseline");
@@ -229,14 +243,13 @@ function numberColumn(id, title, read, { hint } = {}) {
     hint,
     align: "right",
     number: read,
-    text: (row) => read(row)?.text ?? "",
+    text: (row) => numberText(read(row)),
     sort: (row) => read(row)?.value ?? null,
     cell: (row) => (read(row) ? sourcedNumber(read(row)) : ""),
   };
 }
 
-function settingColumn(name) {
-  const short = name.split(".").at(-1);
+function settingColumn({ name, short }) {
   return {
     id: `setting:${name}`,
     title: short,

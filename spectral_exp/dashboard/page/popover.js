@@ -69,16 +69,30 @@ document.addEventListener(
   true,
 );
 
+/** Whether there is a number to show. */
+function isMissing(number) {
+  return !number || number.text === undefined || number.text === "" || number.text === "-";
+}
+
+function intervalText({ interval_text: text }) {
+  return text && text !== "-" ? text : "";
+}
+
+/** Return a number and its interval as plain text. */
+export function numberText(number) {
+  return isMissing(number) ? "" : `${number.text} ${intervalText(number)}`.trimEnd();
+}
+
 /**
- * Return the text of a measured number; hovering or clicking shows where it comes from.
- * @param {{text: string, source?: Object}|null} number
+ * Return a measured number with its interval; hovering or clicking shows where it comes from.
+ * @param {{text: string, interval_text?: string, source?: Object}|null} number
  */
 export function sourcedNumber(number, props = {}) {
-  if (!number || number.text === "" || number.text === undefined) {
-    return h("span", { class: "none" }, "–");
-  }
-  if (!number.source) return h("span", props, number.text);
-  const element = h("span", { ...props, class: `sourced ${props.class ?? ""}` }, number.text);
+  if (isMissing(number)) return h("span", { class: "none" }, "–");
+  const interval = intervalText(number);
+  const content = [number.text, interval && [" ", h("span", { class: "interval" }, interval)]];
+  if (!number.source) return h("span", props, content);
+  const element = h("span", { ...props, class: `sourced ${props.class ?? ""}` }, content);
   element.addEventListener("pointerenter", (event) => {
     if (event.pointerType === "mouse" && !current?.pinned) showSource(element, number, false);
   });
@@ -110,7 +124,8 @@ const SOURCE_ROWS = [
 ];
 
 /** Return a description list of the source of a number. */
-export function sourceDetails({ text, source }) {
+export function sourceDetails(number) {
+  const { source } = number;
   const list = h("dl", { class: "source" });
   for (const [name, title] of SOURCE_ROWS) {
     const value = source?.[name];
@@ -125,7 +140,7 @@ export function sourceDetails({ text, source }) {
       ),
     );
   }
-  return [h("div", { class: "source-value" }, text), list];
+  return [h("div", { class: "source-value" }, numberText(number)), list];
 }
 
 /**

@@ -12,8 +12,8 @@ export function hasSystemMetrics(facts) {
   return facts.metrics.some(isSystem);
 }
 
-function isSystem({ name, panel }) {
-  return SYSTEM.test(panel ?? "") || SYSTEM.test(name);
+function isSystem({ name }) {
+  return SYSTEM.test(name);
 }
 
 export class CurvesTab {

@@ -112,7 +112,7 @@ export class CostTab {
           h(
             "ul",
             { class: "findings" },
-            findings.map((text) => h("li", null, text)),
+            findings.map(({ text }) => h("li", null, text)),
           ),
         ),
     );

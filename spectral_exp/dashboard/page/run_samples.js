@@ -28,12 +28,12 @@ export class SamplesTab {
       this.host,
       [...samples]
         .reverse()
-        .map(({ step, text }) =>
+        .map(({ step, prompt, text }) =>
           h(
             "article",
             { class: "sample" },
             h("h2", null, `Step ${formatCount(step)}`),
-            h("pre", { tabindex: "0" }, text),
+            h("pre", { tabindex: "0" }, prompt && h("span", { class: "prompt" }, prompt), text),
           ),
         ),
     );

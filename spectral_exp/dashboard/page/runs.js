@@ -81,13 +81,13 @@ export class RunsPage {
     const { answer, error } = this.groups;
     const { facts, rows, loaded } = this.store;
     if (loaded && rows.size === 0 && facts.complete) return noRuns(facts);
-    if (answer?.rows.length) return null;
+    if (answer?.rows.length) return answer.problem && h("p", { class: "notice" }, answer.problem);
     if (error && answer) return null;
     if (error) return emptyState("The runs cannot be grouped.", error.message);
     if (!answer || !facts.complete)
       return h("p", { class: "loading", role: "status" }, "Reading runs");
-    if (answer.left_out && !this.params.getAll("where").length) {
-      return emptyState("No run can be compared yet.", `${answer.left_out} left out.`);
+    if (answer.left_out.length && !this.params.getAll("where").length) {
+      return emptyState("No run can be compared yet.", ...answer.left_out.map(leftOutText));
     }
     const reset = h("a", { href: formatHash("runs") }, "Show all runs");
     return emptyState("No run meets the filter.", reset);
@@ -116,7 +116,7 @@ export class RunsPage {
   }
 
   tableRows(answer) {
-    const groups = answer.rows.map((group) => this.groupRow(group, answer));
+    const groups = answer.rows.map((group) => this.groupRow(group));
     const { id, descending } = this.sort();
     const column = this.columns.find((candidate) => candidate.id === id && candidate.sort);
     const order = (a, b) =>
@@ -128,7 +128,7 @@ export class RunsPage {
     );
   }
 
-  groupRow(group, answer) {
+  groupRow(group) {
     const runs = this.runsOf(group);
     return {
       id: group.id,
@@ -139,7 +139,7 @@ export class RunsPage {
       tags: group.tags ?? [],
       isPinned: runs.some(({ pinned }) => pinned),
       isArchived: runs.length > 0 && runs.every(({ archived }) => archived),
-      isBaseline: group.label === answer.baseline,
+      isBaseline: group.is_baseline,
       difference: group.difference,
       numbers: group,
       warnings: group.warnings ?? [],
@@ -161,8 +161,8 @@ export class RunsPage {
       isArchived: run.archived,
       isBaseline: false,
       difference: null,
-      numbers: numbers.get(run.key) ?? {},
-      warnings: [],
+      numbers: runNumbers(numbers.get(run.key)),
+      warnings: reasonOf(numbers.get(run.key)),
       certificate: null,
       style: parent.style,
     }));
@@ -243,7 +243,7 @@ export class RunsPage {
   }
 
   drawNotes(answer) {
-    const left = this.store.leftOut;
+    const left = [...this.store.leftOut, ...answer.left_out];
     const part = (title, items) =>
       items.length > 0 && [
         h("h3", null, title),
@@ -263,10 +263,7 @@ export class RunsPage {
           { open: isOpen },
           h("summary", null, "Notes ", h("span", { class: "count" }, count)),
           part("On this comparison", answer.notes),
-          part(
-            "Left out",
-            left.map(({ path, reason }) => [bdi(path), ": ", reason]),
-          ),
+          part("Left out", left.map(leftOutText)),
         ),
     );
   }
@@ -361,6 +358,18 @@ export class RunsPage {
     const command = this.groups.answer?.command;
     if (command) copyText(command, "the command");
   }
+}
+
+function leftOutText({ path, reason }) {
+  return [bdi(path), ": ", reason];
+}
+
+function runNumbers(entry) {
+  return entry ? { value: entry, best: entry.best } : {};
+}
+
+function reasonOf(entry) {
+  return entry?.reason ? [entry.reason] : [];
 }
 
 function noRuns(facts) {

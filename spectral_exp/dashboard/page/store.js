@@ -15,7 +15,7 @@ export class RunStore extends EventTarget {
     super();
     /** @type {Map<string, Object>} */
     this.rows = new Map();
-    this.facts = { found: 0, read: 0, complete: false, editable: false, folders: [] };
+    this.facts = { found: 0, read: 0, complete: false, editable: false, folders: [], where: [] };
     this.leftOut = [];
     this.loaded = false;
     this.error = null;
@@ -25,7 +25,6 @@ export class RunStore extends EventTarget {
     this.watchCounts = new Map();
     this.watched = new Map();
     this.retryMs = 0;
-    this.pollSoon = false;
     this.timer = null;
     this.turn = null;
   }
@@ -66,8 +65,7 @@ export class RunStore extends EventTarget {
   async poll() {
     const turn = (this.turn = {});
     try {
-      const first = !this.loaded;
-      const path = first ? "api/runs" : "api/changes";
+      const path = this.loaded ? "api/changes" : "api/runs";
       const watch = [...this.watchCounts.keys()];
       const answer = await getJson(path, { since: this.seq, watch });
       if (this.turn !== turn) return;
@@ -86,13 +84,6 @@ export class RunStore extends EventTarget {
     this.retryMs = 0;
     this.lastContact = Date.now() / 1000;
     this.clockOffset = answer.now_s - this.lastContact;
-    // A server that was started anew counts from the beginning.
-    if (answer.seq < this.seq) {
-      this.seq = 0;
-      this.loaded = false;
-      this.pollSoon = true;
-      return;
-    }
     const before = JSON.stringify(this.facts);
     for (const name of Object.keys(this.facts)) {
       if (answer[name] !== undefined) this.facts[name] = answer[name];
@@ -109,8 +100,8 @@ export class RunStore extends EventTarget {
 
   mergeRows(answer) {
     const changed = new Set();
-    // The first answer after a restart of the server holds everything there is.
-    const removed = new Set(this.loaded ? answer.removed : this.rows.keys());
+    // After a restart of the server an answer holds everything there is.
+    const removed = new Set(answer.reset ? this.rows.keys() : answer.removed);
     for (const row of answer.runs) {
       this.rows.set(row.key, row);
       changed.add(row.key);
@@ -143,14 +134,15 @@ export class RunStore extends EventTarget {
   }
 
   delay() {
-    if (this.pollSoon) {
-      this.pollSoon = false;
-      return 0;
-    }
     if (this.retryMs) return this.retryMs;
-    if (!this.facts.complete) return FAST_MS;
+    if (!this.facts.complete || this.isLoading()) return FAST_MS;
     for (const row of this.rows.values()) if (row.status === "running") return FAST_MS;
     return SLOW_MS;
+  }
+
+  // A large file is read in parts while it is watched.
+  isLoading() {
+    return [...this.watched.values()].some(({ state }) => (state?.loading ?? null) !== null);
   }
 
   emit(type, detail = null) {
