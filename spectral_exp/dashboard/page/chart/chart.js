@@ -16,6 +16,7 @@ import { Readout, summaryOf } from "./readout.js";
 import { buildScene, lineWidth } from "./scene.js";
 import { schedule, unwatch, watchVisibility } from "./schedule.js";
 import { extentOfX, prepareSeries } from "./series.js";
+import { measureText } from "./text.js";
 import { onThemeChange, readTheme } from "./theme.js";
 
 /** Milliseconds after the last wheel, pinch or pan until `onZoom` is called. */
@@ -36,9 +37,6 @@ const DEFAULT_VIEW = {
   highlight: null, // key
   cursor: null, // x
 };
-
-const measuring = document.createElement("canvas").getContext("2d");
-const measured = new Map();
 
 export class Chart {
   /**
@@ -269,17 +267,4 @@ function prepareCanvas(canvas, width, height) {
     canvas.height = height;
   } else context.clearRect(0, 0, width, height);
   return context;
-}
-
-/** Return the width of a text in pixels; labels recur, so widths are kept. */
-export function measureText(text, size, font) {
-  const key = `${size}|${font}|${text}`;
-  let width = measured.get(key);
-  if (width === undefined) {
-    measuring.font = `${size}px ${font}`;
-    width = measuring.measureText(text).width;
-    if (measured.size > 5000) measured.clear();
-    measured.set(key, width);
-  }
-  return width;
 }

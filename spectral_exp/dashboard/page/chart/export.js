@@ -1,9 +1,9 @@
 /** A chart as a file: SVG and PNG with title and legend, and the rows as CSV. */
 
 import { drawScene } from "./canvas.js";
-import { measureText } from "./chart.js";
 import { FONT_SIZE } from "./layout.js";
 import { sceneToSvg } from "./svg.js";
+import { measureText } from "./text.js";
 import { seriesColor } from "./theme.js";
 
 /** Sizes in CSS pixels. */
