@@ -25,7 +25,7 @@ ORDER: list[set[str]] = [
     {"runs", "models", "optim", "losses", "data"},
     {"plots"},
     {"monitoring", "results"},
-    {"training"},
+    {"training", "dashboard"},
     {"config"},
     {"verification", "sweeps"},
     {"commands", "bench", "train", "demo_monitoring"},

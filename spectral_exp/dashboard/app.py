@@ -1,0 +1,278 @@
+"""The addresses of the dashboard and what they answer."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from spectral_exp import __version__
+from spectral_exp.core.errors import UserError, require
+from spectral_exp.dashboard import curves, log_window, run_files
+from spectral_exp.dashboard.answers import json_bytes
+from spectral_exp.dashboard.details import run_details
+from spectral_exp.dashboard.groups import Comparisons, groups_answer
+from spectral_exp.dashboard.library import Library, UnknownRunError
+from spectral_exp.dashboard.page_files import page_file
+from spectral_exp.dashboard.query import Query, View
+from spectral_exp.dashboard.run_files import UnknownFileError
+from spectral_exp.dashboard.workers import Workers
+from spectral_exp.results import tables
+
+log = logging.getLogger(__name__)
+
+MAX_WATCHED = 200
+_WATCH_READ_S = 0.1
+_JSON = "application/json"
+_FRAMES = "application/octet-stream"
+
+
+@dataclass
+class Site:
+    """What the addresses share.
+
+    Attributes:
+        library: the runs.
+        where: conditions that the page begins with.
+        editable: whether runs may be marked.
+    """
+
+    library: Library
+    where: Sequence[str] = ()
+    editable: bool = False
+    comparisons: Comparisons = field(init=False)
+    quick: Workers = field(default_factory=lambda: Workers(2, "quick"))
+    slow: Workers = field(default_factory=lambda: Workers(4, "slow"))
+
+    def __post_init__(self) -> None:
+        self.comparisons = Comparisons(self.library)
+
+    @property
+    def folders(self) -> list[str]:
+        """The folders of the runs."""
+        return [str(folder) for folder in self.library.folders]
+
+
+Answer = Callable[[Site, Query, dict[str, str]], Response]
+
+
+def build_app(site: Site) -> Starlette:
+    """Return the application, which anyone who reaches it may use; see `guard`."""
+    routes = [
+        *(_route(site, path, answer, site.quick) for path, answer in _QUICK.items()),
+        *(_route(site, path, answer, site.slow) for path, answer in _SLOW.items()),
+        _route(site, "/{name:path}", _page, site.quick),
+    ]
+    handlers: dict[Any, Any] = {HTTPException: _http_error, Exception: _failure}
+    return Starlette(routes=routes, exception_handlers=handlers)
+
+
+def _route(site: Site, path: str, answer: Answer, workers: Workers) -> Route:
+    async def endpoint(request: Request) -> Response:
+        query, names = Query(request.query_params), request.path_params
+        try:
+            return await workers.run(lambda: answer(site, query, names))
+        except (UnknownRunError, UnknownFileError) as error:
+            return _error(404, str(error))
+        except UserError as error:
+            return _error(400, str(error))
+
+    return Route(path, endpoint, methods=["GET"])
+
+
+async def _http_error(request: Request, error: HTTPException) -> Response:
+    return _error(error.status_code, error.detail)
+
+
+async def _failure(request: Request, error: Exception) -> Response:
+    return _error(500, f"the server failed: {type(error).__name__}; its log has the details")
+
+
+def _error(status: int, sentence: str) -> Response:
+    return _json({"error": sentence}, status)
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(json_bytes(value), status, media_type=_JSON)
+
+
+# --- the list of runs -----------------------------------------------------------------------------
+
+
+def _runs(site: Site, query: Query, names: dict[str, str]) -> Response:
+    library = site.library
+    found, read, is_complete = library.counts()
+    changes = library.changes(query.integer("since", 0, 0, 2**53))
+    return _json(
+        {
+            "seq": changes.seq,
+            "reset": changes.is_reset,
+            "found": found,
+            "read": read,
+            "complete": is_complete,
+            "editable": site.editable,
+            "version": __version__,
+            "folders": site.folders,
+            "where": list(site.where),
+            "now_s": time.time(),
+            "runs": changes.rows,
+            "removed": changes.removed,
+            "left_out": [
+                {"path": str(path), "reason": reason} for path, reason in library.left_out
+            ],
+        }
+    )
+
+
+def _changes(site: Site, query: Query, names: dict[str, str]) -> Response:
+    keys = query.names("watch")
+    require(len(keys) <= MAX_WATCHED, "watch", f"{len(keys)} keys", f"<= {MAX_WATCHED} keys")
+    changes = site.library.changes(query.integer("since", 0, 0, 2**53))
+    found, read, is_complete = site.library.counts()
+    return _json(
+        {
+            "seq": changes.seq,
+            "reset": changes.is_reset,
+            "found": found,
+            "read": read,
+            "complete": is_complete,
+            "now_s": time.time(),
+            "runs": changes.rows,
+            "removed": changes.removed,
+            "watched": {key: _watched(site.library, key, len(keys)) for key in keys},
+        }
+    )
+
+
+def _watched(library: Library, key: str, n_watched: int) -> dict[str, Any] | None:
+    """Return how far a run is, or None if it is gone."""
+    try:
+        path, row = library.path(key), library.row(key)
+        with library.store.follower(path, _WATCH_READ_S / n_watched) as follower:
+            progress = {
+                "step": follower.last_step,
+                "generation": follower.generation,
+                "entries": follower.n_entries,
+                "loading": follower.read_share if follower.is_behind else None,
+            }
+    except UserError:
+        return None
+    logs = dict(log_window.log_files(path))
+    return {**progress, "status": row.get("status"), "log_bytes": list(logs.values())}
+
+
+# --- groups and curves ----------------------------------------------------------------------------
+
+
+def _groups(site: Site, query: Query, names: dict[str, str]) -> Response:
+    answer = site.comparisons.answer(View.of(query))
+    form = query.choice("format", ("", "csv", "json", "markdown", "latex", "table"))
+    if not form:
+        return _json(groups_answer(answer, site.folders))
+    if answer.comparison is None:
+        raise UserError(answer.problem)
+    text = tables.render_comparisons([answer.comparison], form, answer.chosen.left_out)
+    return Response(text, media_type="text/plain", headers=_attachment(f"comparison.{form}"))
+
+
+def _load_curves(site: Site, query: Query) -> tuple[list[curves.Curve], str, str]:
+    metric, axis = query.required("metric"), query.text("x") or "step"
+    return curves.load_curves(site.library, query.names("runs"), metric, axis), metric, axis
+
+
+def _curves(site: Site, query: Query, names: dict[str, str]) -> Response:
+    loaded, metric, axis = _load_curves(site, query)
+    return Response(curves.curves_answer(loaded, metric, axis, _window(query)), media_type=_FRAMES)
+
+
+def _window(query: Query) -> curves.Window:
+    low, high = query.number("lo"), query.number("hi")
+    ordered = low is None or high is None or low <= high
+    require(ordered, "lo", low, f"<= hi, which is {high}")
+    return curves.Window(low, high, query.integer("bins", 1000, 1, curves.MAX_BINS))
+
+
+def _curves_csv(site: Site, query: Query, names: dict[str, str]) -> Response:
+    loaded, metric, axis = _load_curves(site, query)
+    portions = _in_workers(site.slow, curves.curves_csv(loaded, metric, axis))
+    return StreamingResponse(portions, media_type="text/csv", headers=_attachment("curves.csv"))
+
+
+async def _in_workers(workers: Workers, portions: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield what an iterator yields, each portion made by a thread when the last one is sent."""
+    while (portion := await workers.run(lambda: next(portions, None))) is not None:
+        yield portion
+
+
+def _attachment(name: str) -> dict[str, str]:
+    return {"content-disposition": f'attachment; filename="{name}"'}
+
+
+# --- one run --------------------------------------------------------------------------------------
+
+
+def _run(site: Site, query: Query, names: dict[str, str]) -> Response:
+    key = names["key"]
+    return _json(run_details(site.library.run(key), site.library.row(key)))
+
+
+def _log(site: Site, query: Query, names: dict[str, str]) -> Response:
+    path = site.library.path(names["key"])
+    files = log_window.log_files(path)
+    number = query.integer("file", 0, 0, len(log_window.LOG_NAMES) - 1)
+    answer: dict[str, Any] = {"file": number, "names": [name for name, _ in files]}
+    if number >= len(files):
+        return _json({**answer, "size": 0, "offset": 0, "end": 0, "text": "", "matches": []})
+    name = files[number][0]
+    wanted, level = query.text("search"), query.choice("level", ("", "warning"))
+    if wanted or level:
+        after = query.integer("after", 0, 0, 2**53)
+        found = log_window.search(path, name, after, wanted, warnings=bool(level))
+        return _json({**answer, **found})
+    offset = query.integer("offset", -(64 << 10), -(2**53), 2**53)
+    size = query.integer("size", 64 << 10, 1, log_window.MAX_WINDOW)
+    return _json({**answer, **log_window.read_window(path, name, offset, size)})
+
+
+def _image(site: Site, query: Query, names: dict[str, str]) -> Response:
+    path = site.library.path(names["key"])
+    content = run_files.read_image(path, names["plot"], int(names["step"]))
+    return Response(content, media_type="image/png", headers={"cache-control": "private, no-cache"})
+
+
+def _file(site: Site, query: Query, names: dict[str, str]) -> Response:
+    file, content = run_files.read_text(site.library.path(names["key"]), names["id"])
+    name = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in file.name)
+    headers = _attachment(name) if query.flag("download") else {}
+    return Response(content, media_type="text/plain; charset=utf-8", headers=headers)
+
+
+def _page(site: Site, query: Query, names: dict[str, str]) -> Response:
+    found = page_file(names["name"])
+    if found is None:
+        return _error(404, "there is no such address")
+    content, media_type = found
+    return Response(content, media_type=media_type, headers={"cache-control": "no-cache"})
+
+
+_QUICK: dict[str, Answer] = {
+    "/api/runs": _runs,
+    "/api/changes": _changes,
+}
+_SLOW: dict[str, Answer] = {
+    "/api/groups": _groups,
+    "/api/curves": _curves,
+    "/api/curves.csv": _curves_csv,
+    "/api/run/{key:str}": _run,
+    "/api/run/{key:str}/log": _log,
+    "/api/run/{key:str}/image/{plot:str}/{step:int}": _image,
+    "/api/run/{key:str}/file/{id:str}": _file,
+}
