@@ -1,0 +1,42 @@
+/**
+ * Decoding of the binary answers: a little-endian uint32 with the length of the header, the header
+ * as JSON, zeros up to a multiple of 8, then float64 columns.
+ */
+
+const RAW_COLUMNS = ["x", "y"];
+const BIN_COLUMNS = [
+  "x", "min", "max", "mean", "first", "last", "count", "nan", "posinf", "neginf",
+];
+const BAND_COLUMNS = ["x", "mean", "low", "high", "n"];
+
+/**
+ * Return `{header, series}`; each entry of `series` is that of the header with `columns`, an
+ * object of Float64Arrays which are views of `buffer`.
+ */
+export function decodeFrame(buffer) {
+  if (buffer.byteLength < 4) throw new Error("The answer ends before its header.");
+  const length = new DataView(buffer).getUint32(0, true);
+  if (4 + length > buffer.byteLength) throw new Error("The answer ends within its header.");
+  const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
+  const start = Math.ceil((4 + length) / 8) * 8;
+  const entries = header.series ?? header.groups ?? [];
+  return { header, series: entries.map((entry) => decodeEntry(buffer, start, entry)) };
+}
+
+function decodeEntry(buffer, start, entry) {
+  const names = entry.columns ?? defaultColumns(entry);
+  const columns = {};
+  for (const [index, name] of names.entries()) {
+    const offset = start + 8 * (entry.offset + index * entry.n);
+    if (offset + 8 * entry.n > buffer.byteLength) {
+      throw new Error(`The answer ends within the column ${name}.`);
+    }
+    columns[name] = new Float64Array(buffer, offset, entry.n);
+  }
+  return { ...entry, columns };
+}
+
+function defaultColumns(entry) {
+  if (entry.raw === true) return RAW_COLUMNS;
+  return entry.raw === false ? BIN_COLUMNS : BAND_COLUMNS;
+}
