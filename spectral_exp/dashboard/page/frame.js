@@ -3,12 +3,6 @@
  * as JSON, zeros up to a multiple of 8, then float64 columns.
  */
 
-const RAW_COLUMNS = ["x", "y"];
-const BIN_COLUMNS = [
-  "x", "min", "max", "mean", "first", "last", "count", "nan", "posinf", "neginf",
-];
-const BAND_COLUMNS = ["x", "mean", "low", "high", "n"];
-
 /**
  * Return `{header, series}`; each entry of `series` is that of the header with `columns`, an
  * object of Float64Arrays which are views of `buffer`.
@@ -20,11 +14,11 @@ export function decodeFrame(buffer) {
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
   const start = Math.ceil((4 + length) / 8) * 8;
   const entries = header.series ?? header.groups ?? [];
-  return { header, series: entries.map((entry) => decodeEntry(buffer, start, entry)) };
+  return { header, series: entries.map((entry) => decodeEntry(buffer, start, header, entry)) };
 }
 
-function decodeEntry(buffer, start, entry) {
-  const names = entry.columns ?? defaultColumns(entry);
+function decodeEntry(buffer, start, header, entry) {
+  const names = columnNames(header, entry);
   const columns = {};
   for (const [index, name] of names.entries()) {
     const offset = start + 8 * (entry.offset + index * entry.n);
@@ -36,7 +30,10 @@ function decodeEntry(buffer, start, entry) {
   return { ...entry, columns };
 }
 
-function defaultColumns(entry) {
-  if (entry.raw === true) return RAW_COLUMNS;
-  return entry.raw === false ? BIN_COLUMNS : BAND_COLUMNS;
+/** The header names the columns of all series, an entry those that are its own. */
+function columnNames({ columns }, entry) {
+  if (entry.columns) return entry.columns;
+  if (Array.isArray(columns)) return columns;
+  const form = entry.raw === undefined ? "band" : entry.raw ? "raw" : "binned";
+  return columns[form];
 }

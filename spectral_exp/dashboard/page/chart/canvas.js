@@ -23,6 +23,7 @@ export function drawScene(context, { plot, items }, font) {
 
 const DRAW = {
   line: drawLine, strokes: drawStrokes, area: drawArea, marks: drawMarks, text: drawText,
+  cell: drawCell,
 };
 
 function drawRule(context, { x0, y0, x1, y1, color, width }) {
@@ -106,6 +107,11 @@ export function markPath(path, shape, x, y, half) {
     path.lineTo(x, y + tip);
     path.closePath();
   }
+}
+
+function drawCell(context, { x, y, width, height, color }) {
+  context.fillStyle = color;
+  context.fillRect(x, y, width, height);
 }
 
 function drawText(context, { text, x, y, align, baseline, color, size, weight = 400 }, font) {

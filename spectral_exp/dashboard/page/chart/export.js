@@ -1,10 +1,9 @@
-/** A chart as a file: SVG and PNG with title and legend, and the rows as CSV. */
+/** A chart as a file: SVG and PNG with title and legend. */
 
 import { drawScene } from "./canvas.js";
 import { FONT_SIZE } from "./layout.js";
 import { sceneToSvg } from "./svg.js";
 import { measureText } from "./text.js";
-import { seriesColor } from "./theme.js";
 
 /** Sizes in CSS pixels. */
 const LEAST_WIDTH = 320;
@@ -20,7 +19,7 @@ const PNG_RATIO = 2;
 /** Return an SVG document of a chart. */
 export function exportSvg(chart) {
   const { scene, size } = completeScene(chart, 1);
-  return sceneToSvg(scene, size, chart.theme, titleOf(chart));
+  return sceneToSvg(scene, size, chart.theme, chart.title);
 }
 
 /** Return a promise of a PNG of a chart, a Blob. */
@@ -35,10 +34,6 @@ export function exportPng(chart) {
   return new Promise((resolve, reject) => {
     canvas.toBlob((blob) => (blob ? resolve(blob) : reject(new Error("The image is too large."))));
   });
-}
-
-function titleOf({ options }) {
-  return options.title ?? options.yLabel ?? "Chart";
 }
 
 /** Return the scene of a chart with title and legend, and its size in device pixels. */
@@ -63,12 +58,12 @@ function titleItem({ options, theme }, ratio) {
 }
 
 function legendItems(chart, width, top, ratio) {
-  const { list, view, theme } = chart;
+  const { theme } = chart;
   const items = [];
   let [x, y] = [PADDING * ratio, top + (LINE / 2) * ratio];
-  for (const series of list.filter(({ key }) => !view.hidden.includes(key))) {
-    const color = seriesColor(theme, series);
-    const label = shortened(series.label, width - (2 * PADDING + SWATCH + 8) * ratio, ratio, theme.font);
+  for (const entry of chart.legendEntries()) {
+    const { color } = entry;
+    const label = shortened(entry.label, width - (2 * PADDING + SWATCH + 8) * ratio, ratio, theme.font);
     const needed = (SWATCH + 6 + GAP) * ratio + measureText(label, FONT_SIZE * ratio, theme.font);
     if (x > PADDING * ratio && x + needed > width) [x, y] = [PADDING * ratio, y + LINE * ratio];
     items.push({ type: "marks", shape: "dot", points: [x + (SWATCH / 2) * ratio, y], color, size: 8 * ratio });
@@ -90,35 +85,4 @@ function shortened(label, width, ratio, font) {
     characters.length = Math.floor(characters.length * 0.9);
   }
   return `${characters.join("")}…`;
-}
-
-/** Return the rows of the visible series: raw points, bins or bands, whatever is shown. */
-export function exportCsv({ list, view }) {
-  const names = ["x", "value", "min", "max", "low", "high", "count", "nan", "posinf", "neginf"];
-  const lines = [["series", ...names].join(",")];
-  for (const series of list.filter(({ key }) => !view.hidden.includes(key))) {
-    const isBin = !series.isRaw && !series.isBand;
-    const hasRange = isBin || series.hasExtremes;
-    const columns = [
-      series.x, series.mid, hasRange ? series.lo : null, hasRange ? series.hi : null,
-      series.low, series.high, series.count, series.nan, series.posinf, series.neginf,
-    ];
-    const label = quoted(series.label);
-    for (let row = 0; row < series.n; row += 1) {
-      lines.push([label, ...columns.map((column) => (column ? numberText(column[row]) : ""))].join(","));
-    }
-  }
-  return `${lines.join("\n")}\n`;
-}
-
-function numberText(value) {
-  if (Number.isNaN(value)) return "nan";
-  if (!Number.isFinite(value)) return value > 0 ? "inf" : "-inf";
-  return String(value);
-}
-
-/** Quote a label; a spreadsheet takes one that begins like a formula for a formula. */
-function quoted(label) {
-  const safe = /^[=+\-@\t\r]/.test(label) ? `'${label}` : label;
-  return `"${safe.replace(/"/g, '""')}"`;
 }

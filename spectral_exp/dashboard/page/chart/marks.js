@@ -23,22 +23,20 @@ export class MarkStack {
     this.stacked = { top: new Uint8Array(this.slots), bottom: new Uint8Array(this.slots) };
   }
 
-  /** Return the marks of a series as `{shape: [x, y, ...]}`. */
+  /** Return the marks of a series as `{shape: [x, y, ...]}`; one stands for those it touches. */
   collect(series, [from, to], window) {
     const marks = { up: [], cross: [], down: [], hollow: [] };
-    const bits = new Uint8Array(this.slots);
+    const ends = new Float64Array(SHAPES.length).fill(-Infinity);
     for (let row = from; row < to; row += 1) {
       const x = series.x[row];
       if (x < window[0] || x > window[1]) continue;
-      const found = this.bitsOf(series, row);
-      if (found === 0) continue;
+      const bits = this.bitsOf(series, row);
+      if (bits === 0) continue;
       const pixel = this.scaleX.toPixel(x);
-      const slot = this.slotOf(pixel);
-      const fresh = found & ~bits[slot];
-      if (fresh === 0) continue;
-      bits[slot] |= fresh;
       for (const [index, shape] of SHAPES.entries()) {
-        if (fresh & (1 << index)) this.place(marks[shape], shape, pixel, slot);
+        if (!(bits & (1 << index)) || pixel < ends[index]) continue;
+        ends[index] = pixel + DISTANCE * this.unit;
+        this.place(marks[shape], shape, pixel);
       }
     }
     return marks;
@@ -63,7 +61,8 @@ export class MarkStack {
     return Math.max(0, Math.min(this.slots - 1, slot));
   }
 
-  place(list, shape, pixel, slot) {
+  place(list, shape, pixel) {
+    const slot = this.slotOf(pixel);
     const edge = shape === "up" ? "top" : "bottom";
     const rank = this.stacked[edge][slot] % ROWS;
     this.stacked[edge][slot] += 1;

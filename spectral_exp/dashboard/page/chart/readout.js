@@ -92,10 +92,10 @@ function element(tag, className, text = "") {
 }
 
 /** The rows of most charts share their x, which is then more exact than the pointer. */
-function cursorText(rows, { view, options }) {
+function cursorText(rows, { view, labels }) {
   const shared = rows.length && rows.every(({ series, row }) => series.x[row] === rows[0].series.x[rows[0].row]);
   const value = shared ? rows[0].series.x[rows[0].row] : view.cursor;
-  const name = options.xLabel ? `${options.xLabel} ` : "";
+  const name = labels.x ? `${labels.x} ` : "";
   const isRounded = view.xKind === "count" && !shared;
   return `${name}${formatValue(isRounded ? Math.round(value) : value, view.xKind)}`;
 }
@@ -143,10 +143,10 @@ export function seriesNear({ scene, view, list }, { x, y }, reach) {
 }
 
 /** Return what a chart shows in a few sentences. */
-export function summaryOf({ list, view, options }) {
-  const title = options.title ?? options.yLabel ?? "Chart";
+export function summaryOf({ list, view, options, labels }) {
+  const title = options.title ?? (labels.y || "Chart");
   const shown = list.filter(({ key, n }) => n > 0 && !view.hidden.includes(key));
-  const over = options.xLabel ? ` over ${options.xLabel}` : "";
+  const over = labels.x ? ` over ${labels.x}` : "";
   if (shown.length === 0) return `${title}${over}: no data.`;
   const sentences = shown.slice(0, MOST_SPOKEN).map((series) => summaryOfSeries(series, view));
   const rest = shown.length - sentences.length;

@@ -3,10 +3,11 @@
  * drawn from the same list, so that none of them shows more or less than the others.
  *
  * Items: `line` (points with NaN between parts), `strokes` (x, top, bottom, ...), `area` (x, top,
- * bottom), `marks` (shape and x, y, ...), `rule` and `text`; `isInside` items are clipped to the plot.
+ * bottom), `marks` (shape and x, y, ...), `cell`, `rule` and `text`; `isInside` items are clipped to the plot.
  */
 
-import { FONT_SIZE, domainOfY, layoutAxes, windowOf } from "./layout.js";
+import { axisItems, emptyItem, gridItems, lineWidth } from "./axes.js";
+import { domainOfY, layoutAxes, windowOf } from "./layout.js";
 import { MarkStack } from "./marks.js";
 import { rowsWithin } from "./series.js";
 import { DASHES, mix, seriesColor } from "./theme.js";
@@ -32,24 +33,11 @@ export function buildScene(chart, size) {
   const axes = layoutAxes(size, view, domains, labels, measure);
   const items = [...gridItems(axes, size, theme), ...seriesItems(visible, axes, window, chart, size)];
   items.push(...axisItems(axes, size, theme, labels));
-  if (visible.every(({ n }) => n === 0)) items.push(emptyItem(axes, size, theme, list.length > visible.length));
+  if (visible.every(({ n }) => n === 0)) {
+    const text = list.length > visible.length ? "All series are hidden" : "No values";
+    items.push(emptyItem(axes, size, theme, text));
+  }
   return { ...axes, window, items };
-}
-
-function gridItems({ plot, scaleY, scaleX, ticksY, ticksX }, { ratio }, theme) {
-  const items = [];
-  const add = (x0, y0, x1, y1) => {
-    items.push({ type: "rule", x0, y0, x1, y1, color: theme.grid, width: Math.max(1, Math.round(ratio)) });
-  };
-  for (const { value } of ticksY) {
-    const y = scaleY.toPixel(value);
-    if (y >= plot.top && y <= plot.bottom) add(plot.left, y, plot.right, y);
-  }
-  for (const { value, label } of ticksX) {
-    const x = scaleX.toPixel(value);
-    if (label) add(x, plot.top, x, plot.bottom);
-  }
-  return items;
 }
 
 /** Envelopes lie under bands, bands under lines, and what sticks out lies over all of them. */
@@ -82,8 +70,10 @@ function addCurve(layers, { series, rows, axes, window, color, chart, ratio }) {
   const { scaleX, scaleY } = axes;
   const width = lineWidth(ratio);
   const isSmoothed = smoothing > 0;
-  const { path, dots, lone } = traceCurve(series, rows, scaleX, scaleY, width, isSmoothed);
+  const traced = traceCurve(series, rows, scaleX, scaleY, width, isSmoothed);
+  const { path, covers, dots, lone } = traced;
   const pale = isSmoothed ? mix(color, chart.theme.background, PALE) : color;
+  if (covers.length) layers.envelopes.push({ type: "strokes", points: covers, color: pale, width });
   layers.envelopes.push({ type: "line", points: path, color: pale, width });
   if (lone.length) layers.lone.push({ type: "strokes", points: lone, color, width });
   if (dots.length) layers.lone.push({ type: "marks", shape: "dot", points: dots, color, size: 5 * ratio });
@@ -113,44 +103,6 @@ function addBand(layers, { series, rows, axes, window, color, chart, ratio }) {
   }
 }
 
-/** Wider lines cost several times as much where no graphics card draws them. */
-export function lineWidth(ratio) {
-  return Math.max(1, Math.round(ratio));
-}
-
 function scaledDash(series, ratio) {
   return DASHES[series.dash % DASHES.length].map((length) => length * ratio);
-}
-
-function axisItems({ plot, scaleX, scaleY, ticksX, ticksY }, size, theme, labels) {
-  const { ratio, width, height, offset = 0 } = size;
-  const text = (string, x, y, align, baseline) => ({
-    type: "text", text: string, x, y, align, baseline, color: theme.text, size: FONT_SIZE * ratio,
-  });
-  const items = [{
-    type: "rule", x0: plot.left, y0: plot.bottom, x1: plot.right, y1: plot.bottom,
-    color: theme.axis, width: Math.max(1, Math.round(ratio)),
-  }];
-  for (const { value, label } of ticksY) {
-    const y = scaleY.toPixel(value);
-    if (label && y >= plot.top - 1 && y <= plot.bottom + 1) {
-      items.push(text(label, plot.left - 8 * ratio, y, "right", "middle"));
-    }
-  }
-  for (const { value, label, width: labelWidth } of ticksX) {
-    const x = Math.min(scaleX.toPixel(value), width - labelWidth / 2);
-    if (label) items.push(text(label, x, plot.bottom + 6 * ratio, "center", "top"));
-  }
-  if (labels.y) items.push(text(labels.y, 4 * ratio, offset + 3 * ratio, "left", "top"));
-  if (labels.x) items.push(text(labels.x, plot.right, offset + height - 3 * ratio, "right", "bottom"));
-  return items;
-}
-
-function emptyItem({ plot }, { ratio }, theme, isHidden) {
-  return {
-    type: "text", text: isHidden ? "All series are hidden" : "No data in this range",
-    x: (plot.left + plot.right) / 2, y: (plot.top + plot.bottom) / 2,
-    align: "center", baseline: "middle", color: theme.text,
-    size: FONT_SIZE * ratio,
-  };
 }

@@ -12,7 +12,7 @@
  * @param {object} entry A decoded entry of a frame with `key`, `label`, `color` and `kind`.
  */
 export function prepareSeries(entry) {
-  const columns = sortedByX(entry.columns);
+  const columns = withNeighbours(sortedByX(entry.columns), entry);
   const isBand = entry.kind === "band";
   const mid = columns.y ?? columns.mean;
   const lo = columns.y ?? columns.min ?? columns.low;
@@ -38,6 +38,7 @@ export function prepareSeries(entry) {
     neginf: columns.neginf,
   };
   series.hasSpecials = hasSpecials(series);
+  series.binWidth = series.isRaw || isBand ? 0 : smallestDistance(series.x);
   return series;
 }
 
@@ -57,11 +58,39 @@ function sortedByX(columns) {
   return Object.fromEntries(Object.entries(columns).map(([name, column]) => [name, pick(column)]));
 }
 
+/** Add the points next to the window that the lines at its edges lead to. */
+function withNeighbours(columns, { before, after }) {
+  if (!before && !after) return columns;
+  const extended = (name, column) => {
+    const values = [];
+    if (before) values.push(neighbourValue(name, before));
+    for (const value of column) values.push(value);
+    if (after) values.push(neighbourValue(name, after));
+    return Float64Array.from(values);
+  };
+  return Object.fromEntries(
+    Object.entries(columns).map(([name, column]) => [name, extended(name, column)]),
+  );
+}
+
+function neighbourValue(name, [x, y]) {
+  if (name === "x") return x;
+  if (name === "count" || name === "n") return 1;
+  return name === "nan" || name === "posinf" || name === "neginf" ? 0 : y;
+}
+
 function hasSpecials({ n, mid, nan, posinf, neginf, isRaw }) {
   for (let row = 0; row < n; row += 1) {
     if (isRaw ? !Number.isFinite(mid[row]) : nan?.[row] || posinf?.[row] || neginf?.[row]) return true;
   }
   return false;
+}
+
+/** Return the distance of neighbouring bins, Infinity if there is one at most. */
+function smallestDistance(x) {
+  let least = Infinity;
+  for (let row = 1; row < x.length; row += 1) least = Math.min(least, x[row] - x[row - 1]);
+  return least;
 }
 
 /** Return the numbers of `[NaN, +infinity, -infinity]` of a row. */

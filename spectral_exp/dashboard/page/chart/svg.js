@@ -28,7 +28,7 @@ function itemToSvg(item) {
 
 const WRITE = {
   rule: writeRule, line: writeLine, strokes: writeStrokes, area: writeArea, marks: writeMarks,
-  text: writeText,
+  text: writeText, cell: writeCell,
 };
 
 function writeRule({ x0, y0, x1, y1, color, width }) {
@@ -102,6 +102,11 @@ class PathText {
     const half = `a${number(radius)} ${number(radius)} 0 1 0`;
     this.text += `${half} ${number(-2 * radius)} 0${half} ${number(2 * radius)} 0Z`;
   }
+}
+
+function writeCell({ x, y, width, height, color }) {
+  return `<rect x="${number(x)}" y="${number(y)}" width="${number(width)}" height="${number(height)}"`
+    + ` fill="${color}" shape-rendering="crispEdges"/>`;
 }
 
 const ANCHORS = { left: "start", center: "middle", right: "end" };

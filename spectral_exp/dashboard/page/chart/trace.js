@@ -3,16 +3,17 @@
 import { smoothedMeans } from "./series.js";
 
 /** A column sticks out if it does so by this many pixels and this many usual differences. */
-const LONE_PIXELS = 3;
-const LONE_DIFFERENCES = 3;
+const LONE_PIXELS = 4;
+const LONE_DIFFERENCES = 4;
 
 /** Points nearer to each other than this many line widths are told apart by a stroke only. */
 const DENSE_WIDTHS = 4;
 
 /**
- * Return `{path, dots, lone}` of a curve. Per column of pixels the path runs through the first,
+ * Return `{path, covers, dots, lone}` of a curve. Per column of pixels the path runs through the first,
  * smallest, largest and last value, so it covers every value at any number of rows; NaN separates
- * its parts. `dots` are points without neighbours. `lone` are strokes `[x, top, bottom, ...]` over
+ * its parts. `covers` are strokes over the further columns of bins wider than one, `dots` points
+ * without neighbours, and `lone` strokes `[x, top, bottom, ...]` over
  * the columns that stick out of their surroundings.
  *
  * @param {number} width Width of the line and of a column in pixels.
@@ -27,6 +28,12 @@ export function traceCurve(series, [from, to], scaleX, scaleY, width, isEnvelope
   let runLength = 0;
   let x, top, bottom, first, last;
 
+  // A bin covers all columns up to the next one, if that is its neighbour.
+  const reachOfBin = series.isRaw ? 0 : columnsOfBin(series, scaleX, width);
+  const covers = [];
+  const fillColumns = (end) => {
+    for (let next = column + 1; next < end; next += 1) covers.push((next + 0.5) * width, top, bottom);
+  };
   const closeColumn = () => {
     if (rows === 0) return;
     if (bottom - top < 0.25) path.push(x, last);
@@ -61,6 +68,7 @@ export function traceCurve(series, [from, to], scaleX, scaleY, width, isEnvelope
     const rowLast = lo === hi ? rowTop : scaleY.toPixel(series.last[row]);
     const rowColumn = Math.floor(pixel / width);
     if (rowColumn !== column) {
+      if (rowColumn - column <= reachOfBin) fillColumns(rowColumn);
       closeColumn();
       [column, x, top, bottom, first] = [rowColumn, pixel, rowTop, rowBottom, rowFirst];
     }
@@ -74,7 +82,14 @@ export function traceCurve(series, [from, to], scaleX, scaleY, width, isEnvelope
   }
   closeRun();
   const reach = isEnvelope ? Infinity : DENSE_WIDTHS * width;
-  return { path, dots, lone: loneStrokes(columns, reach) };
+  return { path, dots, covers, lone: loneStrokes(columns, reach) };
+}
+
+/** Return the number of columns from one bin to the next, of bins wider than a column. */
+function columnsOfBin({ x, binWidth }, scaleX, width) {
+  if (!(binWidth < Infinity)) return 0;
+  const pixels = Math.abs(scaleX.toPixel(x[0] + binWidth) - scaleX.toPixel(x[0]));
+  return Math.ceil(pixels / width) + 1;
 }
 
 /**
