@@ -23,14 +23,11 @@ from spectral_exp.results.compared import Comparison
 from spectral_exp.results.comparison import compare
 from spectral_exp.results.group import Group
 from spectral_exp.results.names import Names, split_names, value_text
-from spectral_exp.runs import layout
-from spectral_exp.runs.differences import code_differences, environment_differences, unequal
+from spectral_exp.runs.differences import run_differences
 from spectral_exp.runs.load import load_run
 from spectral_exp.runs.metric_names import DERIVED, metric_info
 from spectral_exp.runs.output_file import refuse_loss, write_output
-from spectral_exp.runs.overrides import PLACE, flat, is_among
 from spectral_exp.runs.run import Run, check_at
-from spectral_exp.runs.training_record import recorded_patch
 
 CONFIG_DIFF = "config-diff"
 FORMATS = ("table", "markdown", "csv", "json", "latex")
@@ -325,7 +322,7 @@ def _config_diff(folders: Sequence[Path]) -> int:
     names = " ".join(map(str, folders)) or "nothing"
     require(len(folders) == 2, CONFIG_DIFF, names, "two run directories")
     one, other = (_load(path) for path in folders)
-    sections = _differences(one, other)
+    sections = run_differences(one, other)
     for title, lines in sections.items():
         print(f"{title}: {counted(len(lines), 'difference') if lines else 'equal'}")
         for line in lines:
@@ -340,28 +337,6 @@ def _load(path: Path) -> Run:
     if not run.settings:
         raise UserError(f"{path}: {'; '.join(run.problems) or 'it has no settings'}")
     return run
-
-
-def _differences(one: Run, other: Run) -> dict[str, list[str]]:
-    """Return a line for each difference, by section."""
-    settings = (
-        {name: value for name, value in run.settings.items() if not is_among(name, PLACE)}
-        for run in (one, other)
-    )
-    data, model = (
-        unequal(*(dict(flat(run.record.get(section) or {})) for run in (one, other)))
-        for section in ("dataset", "model")
-    )
-    git_one, git_other = (run.record.get("git") or {} for run in (one, other))
-    patch_one = recorded_patch(layout.RunPaths(one.path), git_one)
-    patch_other = recorded_patch(layout.RunPaths(other.path), git_other)
-    return {
-        "settings": unequal(*settings),
-        "data": data,
-        "model": model,
-        "code": code_differences(git_one, patch_one, git_other, patch_other),
-        "environment": environment_differences(one.record, other.record),
-    }
 
 
 main = command(build_parser, run)

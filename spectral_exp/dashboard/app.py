@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -16,16 +17,29 @@ from starlette.routing import Route
 
 from spectral_exp import __version__
 from spectral_exp.core.errors import UserError, require
-from spectral_exp.dashboard import curves, log_window, run_files
+from spectral_exp.core.foreign_text import printable
+from spectral_exp.dashboard import bands, curves, differences, drawing, log_window, run_files
 from spectral_exp.dashboard.answers import json_bytes
+from spectral_exp.dashboard.completion import complete
 from spectral_exp.dashboard.details import run_details
-from spectral_exp.dashboard.groups import Comparisons, groups_answer
+from spectral_exp.dashboard.drawing import Drawer
+from spectral_exp.dashboard.groups import Answer as GroupsAnswer
+from spectral_exp.dashboard.groups import (
+    Comparisons,
+    choose_groups,
+    compare_command,
+    compare_groups,
+    group_id,
+    groups_answer,
+)
+from spectral_exp.dashboard.identity import color_of, run_key
 from spectral_exp.dashboard.library import Library, UnknownRunError
 from spectral_exp.dashboard.page_files import page_file
 from spectral_exp.dashboard.query import Query, View
 from spectral_exp.dashboard.run_files import UnknownFileError
 from spectral_exp.dashboard.workers import Workers
 from spectral_exp.results import tables
+from spectral_exp.runs.differences import run_differences
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +63,7 @@ class Site:
     where: Sequence[str] = ()
     editable: bool = False
     comparisons: Comparisons = field(init=False)
+    drawer: Drawer = field(default_factory=Drawer)
     quick: Workers = field(default_factory=lambda: Workers(2, "quick"))
     slow: Workers = field(default_factory=lambda: Workers(4, "slow"))
 
@@ -216,6 +231,103 @@ def _attachment(name: str) -> dict[str, str]:
     return {"content-disposition": f'attachment; filename="{name}"'}
 
 
+# --- groups in depth ------------------------------------------------------------------------------
+
+
+def _band(site: Site, query: Query, names: dict[str, str]) -> Response:
+    metric, axis = query.required("metric"), query.text("x") or "step"
+    kind = cast("bands.Kind", query.choice("band", ("interval", "range")))
+    view = View.of(query)
+    answer = site.comparisons.answer(view)
+    groups = []
+    for group in choose_groups(answer, query.names("groups")):
+        hashed = group_id(group, view)
+        keys = [run_key(run.path) for run in group.runs]
+        loaded = curves.load_curves(site.library, keys, metric, axis)
+        color = color_of(hashed)
+        groups.append(bands.GroupCurves(hashed, group.label, color, loaded, group.strata))
+    content = bands.bands_answer(groups, metric, axis, _window(query), kind)
+    return Response(content, media_type=_FRAMES)
+
+
+def _difference(site: Site, query: Query, names: dict[str, str]) -> Response:
+    answer = site.comparisons.answer(View.of(query))
+    a, b = choose_groups(answer, [query.required("a"), query.required("b")])
+    n_steps = query.integer("steps", 100, 1, differences.MAX_STEPS)
+    found = differences.difference_over_steps(a, b, answer.view.metric, n_steps)
+    view = replace(answer.view, baseline=a.label, at=f"step:{found['steps'][-1]}")
+    return _json({**found, "command": compare_command(view, site.folders)})
+
+
+def _compare(site: Site, query: Query, names: dict[str, str]) -> Response:
+    answer = site.comparisons.answer(View.of(query))
+    ids = query.names("groups")
+    comparison = compare_groups(answer, ids)
+    found = [table.printable() for table in tables.comparison_tables(comparison)]
+    return _json(
+        {
+            "seq": answer.seq,
+            "metric": curves.describe_metric(answer.view.metric),
+            "baseline": comparison.baseline,
+            "tables": [
+                {
+                    "title": table.caption,
+                    "columns": table.columns,
+                    "is_text": [table.is_text(i) for i in range(len(table.columns))],
+                    "rows": [[{"text": c.text, "bold": c.bold} for c in row] for row in table.rows],
+                }
+                for table in found
+            ],
+            "notes": [
+                {"title": title, "notes": notes}
+                for title, notes in tables.titled_notes(comparison, several=False)
+                if notes
+            ],
+            "figures": site.drawer.names(_figure(answer, ids)) if query.flag("figures") else None,
+            "command": compare_command(answer.view, site.folders),
+        }
+    )
+
+
+def _figure(answer: GroupsAnswer, ids: Sequence[str], **choices: str) -> drawing.Request:
+    runs = drawing.plain_runs(answer.chosen.runs)
+    return drawing.Request(runs, replace(answer.view, where=()), tuple(ids), **choices)
+
+
+def _figure_file(site: Site, query: Query, names: dict[str, str]) -> Response:
+    name, _, form = names["file"].rpartition(".")
+    require(form in drawing.FORMATS, "figure", names["file"], "a name that ends with .svg or .pdf")
+    answer = site.comparisons.answer(View.of(query))
+    theme = query.choice("theme", ("light", "dark"))
+    request = _figure(answer, query.names("groups"), name=name, form=form, theme=theme)
+    headers = _attachment(names["file"]) if query.flag("download") else {}
+    return Response(site.drawer.draw(request), media_type=_FIGURES[form], headers=headers)
+
+
+_FIGURES = {"svg": "image/svg+xml", "pdf": "application/pdf", "png": "image/png"}
+
+
+def _diff(site: Site, query: Query, names: dict[str, str]) -> Response:
+    one, other = (site.library.run(query.required(name)) for name in ("a", "b"))
+    sections = run_differences(one, other)
+    return _json(
+        {
+            "sections": [
+                {"title": title, "lines": [printable(line) for line in lines]}
+                for title, lines in sections.items()
+            ],
+            "command": shlex.join(
+                ["spectral-exp", "compare", "config-diff", str(one.path), str(other.path)]
+            ),
+        }
+    )
+
+
+def _complete(site: Site, query: Query, names: dict[str, str]) -> Response:
+    _, aggregator = site.library.aggregator()
+    return _json({"items": complete(query.text("text"), aggregator.runs)})
+
+
 # --- one run --------------------------------------------------------------------------------------
 
 
@@ -266,11 +378,17 @@ def _page(site: Site, query: Query, names: dict[str, str]) -> Response:
 _QUICK: dict[str, Answer] = {
     "/api/runs": _runs,
     "/api/changes": _changes,
+    "/api/complete": _complete,
 }
 _SLOW: dict[str, Answer] = {
     "/api/groups": _groups,
     "/api/curves": _curves,
     "/api/curves.csv": _curves_csv,
+    "/api/band": _band,
+    "/api/difference": _difference,
+    "/api/compare": _compare,
+    "/api/figure/{file:str}": _figure_file,
+    "/api/diff": _diff,
     "/api/run/{key:str}": _run,
     "/api/run/{key:str}/log": _log,
     "/api/run/{key:str}/image/{plot:str}/{step:int}": _image,

@@ -58,30 +58,41 @@ def bin_points(points: Points, low: float, high: float, n_bins: int) -> FloatArr
     Returns:
         Array (number of columns, number of bins that are not empty). x is the middle of the bin.
     """
-    if not len(points):
-        return np.empty((len(COLUMNS), 0))
-    indices = bin_indices(points.x, low, high, n_bins)
-    starts = np.flatnonzero(np.diff(indices, prepend=-1))
-    ends = np.append(starts[1:], len(points))
-    y = points.y
+    used, columns = describe_bins(points.y, bin_indices(points.x, low, high, n_bins))
+    middle = low + (used + 0.5) * ((high - low) / n_bins)
+    return np.vstack([middle, columns])
+
+
+def describe_bins(
+    y: FloatArray, indices: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], FloatArray]:
+    """Return the bins that hold points, and `COLUMNS` of each without the x.
+
+    Args:
+        y: of the points; NaN and infinities are counted, and the other columns leave them out.
+        indices: the bin of each point, ascending.
+    """
+    if not len(y):
+        return np.empty(0, dtype=np.int64), np.empty((len(COLUMNS) - 1, 0))
+    starts = np.flatnonzero(np.diff(indices, prepend=indices[0] - 1))
+    ends = np.append(starts[1:], len(y))
     finite = np.isfinite(y)
-    width = (high - low) / n_bins
-    columns = np.full((len(COLUMNS), len(starts)), np.nan)
-    columns[0] = low + (indices[starts] + 0.5) * width
-    columns[6] = ends - starts
-    columns[7:] = 0.0
+    columns = np.full((len(COLUMNS) - 1, len(starts)), np.nan)
+    columns[5] = ends - starts
+    columns[6:] = 0.0
     if finite.all():
-        columns[1:6] = _describe(y, starts, ends)
-        return columns
-    for row, marked in enumerate((np.isnan(y), np.isposinf(y), np.isneginf(y)), 7):
+        columns[:5] = _describe(y, starts, ends)
+        return indices[starts], columns
+    for row, marked in enumerate((np.isnan(y), np.isposinf(y), np.isneginf(y)), 6):
         columns[row] = np.add.reduceat(marked.astype(float), starts)
     n_finite = np.add.reduceat(finite.astype(np.int64), starts)
     has_finite = n_finite > 0
-    finite_ends = np.cumsum(n_finite)
-    columns[1:6, has_finite] = _describe(
-        y[finite], (finite_ends - n_finite)[has_finite], finite_ends[has_finite]
-    )
-    return columns
+    if has_finite.any():
+        finite_ends = np.cumsum(n_finite)
+        columns[:5, has_finite] = _describe(
+            y[finite], (finite_ends - n_finite)[has_finite], finite_ends[has_finite]
+        )
+    return indices[starts], columns
 
 
 def bin_indices(x: FloatArray, low: float, high: float, n_bins: int) -> NDArray[np.int64]:

@@ -42,6 +42,12 @@ class Window:
     high: float | None
     n_bins: int
 
+    def bounds(self, extent: Sequence[float] | None) -> tuple[float, float]:
+        """Return both bounds, those of the data where none is given."""
+        first, last = extent or (0.0, 0.0)
+        low = first if self.low is None else self.low
+        return low, max(low, last if self.high is None else self.high)
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -102,9 +108,8 @@ def _at_steps(series: Series, steps: FloatArray) -> FloatArray:
 
 def curves_answer(curves: Sequence[Curve], metric: str, axis: str, window: Window) -> bytes:
     """Return curves within a window as a header and columns."""
-    extent = _extent(curves)
-    low = window.low if window.low is not None else extent[0] if extent else 0.0
-    high = window.high if window.high is not None else extent[1] if extent else 0.0
+    extent = extent_of(curves)
+    low, high = window.bounds(extent)
     writer = FrameWriter()
     series = [_part(curve, low, high, window.n_bins, writer) for curve in curves]
     return writer.content(
@@ -115,7 +120,6 @@ def curves_answer(curves: Sequence[Curve], metric: str, axis: str, window: Windo
             "loading": {curve.key: curve.read_share for curve in curves if curve.read_share < 1.0},
             "extent": extent,
             "window": [low, high],
-            "columns": {"raw": RAW_COLUMNS, "binned": COLUMNS},
             "series": series,
         }
     )
@@ -135,7 +139,7 @@ def describe_metric(metric: str) -> dict[str, Any]:
     }
 
 
-def _extent(curves: Sequence[Curve]) -> list[float] | None:
+def extent_of(curves: Sequence[Curve]) -> list[float] | None:
     """Return the first and last x of all points."""
     ends = [(curve.points.x[0], curve.points.x[-1]) for curve in curves if len(curve.points)]
     if not ends:
@@ -158,6 +162,7 @@ def _part(
         "posinf": int(np.isposinf(points.y).sum()),
         "neginf": int(np.isneginf(points.y).sum()),
         "raw": is_raw,
+        "columns": RAW_COLUMNS if is_raw else COLUMNS,
         "n": columns.shape[1],
         "offset": writer.add(columns),
         # The lines to these neighbours leave the window.

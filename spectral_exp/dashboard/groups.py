@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from spectral_exp.core.errors import UserError
+from spectral_exp.core.errors import UserError, require
 from spectral_exp.dashboard.curves import describe_metric
 from spectral_exp.dashboard.identity import color_of, experiment_of, run_key, short_hash
 from spectral_exp.dashboard.library import Library
@@ -19,7 +19,7 @@ from spectral_exp.results import statistics
 from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.results.compared import Comparison, Difference, GroupSummary, moment
 from spectral_exp.results.comparison import compare
-from spectral_exp.results.finding import merge_findings
+from spectral_exp.results.finding import SAME, merge_findings
 from spectral_exp.results.group import Group
 from spectral_exp.results.names import Names, value_text
 from spectral_exp.results.number_texts import (
@@ -30,7 +30,7 @@ from spectral_exp.results.number_texts import (
     probability_text,
 )
 from spectral_exp.results.statistics import Interval
-from spectral_exp.runs.metric_names import DERIVED
+from spectral_exp.runs.metric_names import DERIVED, METRICS
 from spectral_exp.runs.run import Run
 
 MEAN = "mean of the runs"
@@ -80,7 +80,7 @@ class Comparisons:
                 _, known = self._answers.get(view, (lock, None))
             if known is not None and known.seq == seq:
                 return known
-            answer = _compute(seq, aggregator, view)
+            answer = compute(seq, aggregator, view)
             with self._lock:
                 self._answers[view] = (lock, answer)
                 self._answers.move_to_end(view)
@@ -89,7 +89,8 @@ class Comparisons:
             return answer
 
 
-def _compute(seq: int, aggregator: ResultsAggregator, view: View) -> Answer:
+def compute(seq: int, aggregator: ResultsAggregator, view: View) -> Answer:
+    """Return the groups of a view. Raises UserError if a condition cannot be understood."""
     chosen = aggregator.where(view.where) if view.where and aggregator.runs else aggregator
     groups = chosen.groups(view.group_by) if chosen.runs else []
     try:
@@ -97,6 +98,30 @@ def _compute(seq: int, aggregator: ResultsAggregator, view: View) -> Answer:
     except UserError as error:
         return Answer(seq, view, chosen, groups, None, str(error))
     return Answer(seq, view, chosen, groups, comparison, "")
+
+
+def choose_groups(answer: Answer, ids: Sequence[str]) -> list[Group]:
+    """Return the groups with these ids in their order, all if there are none.
+
+    Raises:
+        SettingError: a group is not there.
+    """
+    known = answer.ids
+    for one in ids:
+        require(one in known, "groups", one, "the id of a group")
+    return [known[one] for one in ids] if ids else list(answer.groups)
+
+
+def compare_groups(answer: Answer, ids: Sequence[str]) -> Comparison:
+    """Return the comparison of some groups, corrected for the number of their differences.
+
+    Raises:
+        UserError: a group is not there, or none has the metric.
+    """
+    groups, view = choose_groups(answer, ids), answer.view
+    labels = [group.label for group in groups]
+    baseline = view.baseline if view.baseline in labels else None
+    return compare(groups, view.metric, at=view.at, baseline=baseline)
 
 
 def group_id(group: Group, view: View) -> str:
@@ -119,7 +144,10 @@ def groups_answer(answer: Answer, folders: Sequence[str]) -> dict[str, Any]:
         "at": view.at,
         "moment": moment(view.metric, view.at),
         "baseline": comparison.baseline if comparison else None,
-        "metrics": metric_names(answer.chosen.runs),
+        "metrics": [
+            {**describe_metric(name), "panel": name in METRICS}
+            for name in metric_names(answer.chosen.runs)
+        ],
         "settings": [{"name": name, "short": names.short(name)} for name in columns],
         "rows": [texts.row(group, answer, columns) for group in answer.groups],
         "notes": [*map(str, comparison.notes)] if comparison else [answer.problem],
@@ -200,7 +228,7 @@ class _Texts:
             "n_used": len(counted),
             "settings": {name: value_text(group.key.get(name)) for name in columns},
             "value": self._value(summary, view),
-            "best": self._best(group, view),
+            "best": self._best(group.runs, view),
             "difference": difference and self._difference(difference, view),
             "ablations": [
                 {"part": one.part, "against": one.a.group.label, **self._difference(one, view)}
@@ -239,8 +267,8 @@ class _Texts:
             "interval_text": interval_text(interval, self._digits, signed=signed),
         }
 
-    def _best(self, group: Group, view: View) -> dict[str, Any]:
-        values = [(run, run.value(view.metric, "best")) for run in group.runs]
+    def _best(self, runs: Sequence[Run], view: View) -> dict[str, Any]:
+        values = [(run, run.value(view.metric, "best")) for run in runs]
         known = [(run, value) for run, value in values if value is not None]
         lower = self._comparison.lower_is_better if self._comparison else None
         chosen = None
@@ -290,7 +318,11 @@ class _Texts:
             "id": run.run_id,
             "seed": run.seed,
             "status": run.status,
-            **self._number(value, None),
+            "value": {
+                **self._number(value, None),
+                "source": _source(view.metric, [run], view.at, SAME),
+            },
+            "best": self._best([run], view),
             "used": bool(summary) and reason is None,
             "reason": str(reason) if reason else None,
         }

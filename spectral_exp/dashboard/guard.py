@@ -189,7 +189,7 @@ def _is_address(name: str) -> bool:
 
 
 def _token_in(scope: Scope) -> str:
-    query = scope["query_string"].decode("latin-1")
+    query: str = scope["query_string"].decode("latin-1")
     return parse_qs(query, max_num_fields=100).get(TOKEN_PARAMETER, [""])[0]
 
 

@@ -36,8 +36,8 @@ def render_comparisons(comparisons: Sequence[Comparison], form: str, left_out: L
         return comparisons_as_csv(comparisons)
     report = TableReport()
     for one in comparisons:
-        report.tables.extend(_comparison_tables(one))
-        report.notes.extend(_comparison_notes(one, several=len(comparisons) > 1))
+        report.tables.extend(comparison_tables(one))
+        report.notes.extend(titled_notes(one, several=len(comparisons) > 1))
     report.notes.append(_left_out_notes(left_out))
     return report.render(form)
 
@@ -64,7 +64,8 @@ def _left_out_notes(left_out: LeftOut) -> tuple[str, list[str]]:
 _DIFFERENCE_COLUMNS = ("n", "difference", "95 % interval", "P(better)", "p (Holm)", VERDICT)
 
 
-def _comparison_tables(comparison: Comparison) -> Iterable[TextTable]:
+def comparison_tables(comparison: Comparison) -> Iterable[TextTable]:
+    """Yield the tables of groups, of differences to the baseline, and of single parts."""
     digits = decimals(value for summary in comparison.summaries for value in summary.values)
     yield _groups_table(comparison, digits)
     to_baseline = [one for one in comparison.differences if one.kind == "baseline"]
@@ -130,7 +131,8 @@ def _difference_cells(difference: Difference, digits: int) -> list[Cell]:
 # --- notes --------------------------------------------------------------------------------
 
 
-def _comparison_notes(comparison: Comparison, *, several: bool) -> Iterable[tuple[str, list[str]]]:
+def titled_notes(comparison: Comparison, *, several: bool) -> Iterable[tuple[str, list[str]]]:
+    """Yield titles and notes; the titles name the metric if there are several comparisons."""
     of = f" on {comparison.metric}" if several else ""
     summaries, differences = comparison.summaries, comparison.differences
     notes = [str(note) for note in comparison.notes]
