@@ -43,12 +43,7 @@ export class ChartCard {
       h(
         "header",
         null,
-        h(
-          "h3",
-          { title: metric.name },
-          bdi(metric.title),
-          metric.unit && h("small", null, metric.unit),
-        ),
+        h("h3", { title: metric.name }, bdi(metric.title)),
         this.note,
         menuButton(`Save or enlarge ${metric.title}`, () => this.menuItems(), {
           iconName: "more",
@@ -74,8 +69,17 @@ export class ChartCard {
       this.signature = signature;
       this.refresh(ZOOM_DELAY_MS);
     }
-    // The view changes at once, with the data at hand; finer data follow.
-    this.chart?.setView(settings.view);
+    this.applyView();
+  }
+
+  // The view changes at once, with the data at hand; finer data follow. An update without a change
+  // of the view leaves alone what the user is doing to the chart.
+  applyView() {
+    const { view } = this.settings;
+    const signature = JSON.stringify(view);
+    if (!this.chart || signature === this.viewSignature) return;
+    this.viewSignature = signature;
+    this.chart.setView(view.x ? view : { ...view, y: null });
   }
 
   setVisible(isVisible) {
@@ -135,6 +139,7 @@ export class ChartCard {
     ]);
     const extents = [curves?.header.extent, bands?.header.extent].filter(Boolean);
     return {
+      metric: (curves ?? bands)?.header.metric,
       series: [
         ...bandSeries(banded, bands?.series ?? []),
         ...curveSeries(single, curves?.series ?? []),
@@ -148,17 +153,25 @@ export class ChartCard {
     return Math.max(MIN_BINS, Math.min(MAX_BINS, wanted));
   }
 
-  draw({ series, extent }) {
-    const { view, x, link, legend } = this.settings;
-    this.chart ??= new Chart(this.host, {
+  draw({ series, extent, metric }) {
+    const { x, link, sources, legend } = this.settings;
+    const options = {
       title: this.metric.title,
-      yLabel: this.metric.unit ?? "",
+      yLabel: metric?.unit ?? this.metric.unit ?? "",
       xLabel: X_LABELS[x] ?? x,
-      legend,
-      link,
-      onZoom: (range) => this.onZoom(range),
-    });
-    this.chart.setData(series, { ...view, xLabel: X_LABELS[x] ?? x, xKind: xKindOf(x), extent });
+      xKind: xKindOf(x),
+      legend: legend && sources.length > 1,
+    };
+    const signature = JSON.stringify(options);
+    if (signature !== this.optionsSignature) {
+      this.optionsSignature = signature;
+      this.chart?.destroy();
+      this.viewSignature = null;
+      const onZoom = (range) => this.onZoom(range);
+      this.chart = new Chart(this.host, { ...options, link, onZoom });
+    }
+    this.chart.setData(series, { extent });
+    this.applyView();
   }
 
   menuItems() {

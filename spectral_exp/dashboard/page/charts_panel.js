@@ -22,9 +22,10 @@ export class ChartsPanel {
   /**
    * @param {HTMLElement} host
    * @param {import("./store.js").RunStore} store
-   * @param {{withBand?: boolean, legend?: boolean}} options
+   * @param {{withBand?: boolean, legend?: boolean, extra?: Node[]}} options `extra` are further
+   *   controls
    */
-  constructor(host, store, { withBand = true, legend = false } = {}) {
+  constructor(host, store, { withBand = true, legend = false, extra = [] } = {}) {
     this.store = store;
     this.legend = legend;
     this.unwatch = new Map();
@@ -53,7 +54,15 @@ export class ChartsPanel {
       oninput: () => patchParams({ charts: this.search.value }),
     });
     this.reset = button("Reset zoom", () => patchParams({ zoom: null }), { hidden: true });
-    const controls = [this.search, this.x, this.y, withBand && this.band, this.smooth, this.reset];
+    const controls = [
+      this.search,
+      this.x,
+      this.y,
+      withBand && this.band,
+      this.smooth,
+      ...extra,
+      this.reset,
+    ];
     host.append(h("div", { class: "controls chart-controls" }, controls));
     this.grid = new ChartsGrid(host, {
       onZoom: (range) => patchParams({ zoom: range?.join(":") }),

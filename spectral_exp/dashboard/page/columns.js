@@ -1,36 +1,20 @@
-/** The columns of the runs table. A row is a group or, below an open group, one of its runs. */
+/** The columns of the runs table; its rows are those of runs_rows.js. */
 
 import { bdi, h, icon } from "./dom.js";
 import { formatAgo, formatDuration, formatProgress } from "./format.js";
 import { numberText, sourcedNumber } from "./popover.js";
 import { formatHash } from "./state.js";
 
-/**
- * @typedef {Object} TableRow
- * @property {string} id
- * @property {"group"|"run"} kind
- * @property {Object|null} group the row of `api/groups`
- * @property {Object|null} run the row of `api/runs`
- * @property {Object} numbers of this row
- * @property {{color: number, dash: number}} style
- */
-
 /** Return the columns for an answer of `api/groups`. */
 export function runColumns(answer, page) {
   const hasBaseline = answer.baseline !== null && answer.rows.some((row) => row.difference);
+  const numbers = metricColumns(answer, hasBaseline);
+  const state = [statusColumn(), countColumn()];
   return [
     shownColumn(page),
     labelColumn(page),
-    statusColumn(page),
-    {
-      id: "n",
-      title: "n",
-      hint: "Runs with a value, of all runs of the group if there are others",
-      align: "right",
-      text: ({ kind, group }) => (kind === "group" ? countText(group) : ""),
-      sort: ({ group }) => group?.n ?? null,
-    },
-    ...metricColumns(answer, hasBaseline),
+    // On a phone the numbers come first: little else is in sight.
+    ...(isNarrow() ? [...numbers, ...state] : [...state, ...numbers]),
     ...answer.settings.map(settingColumn),
     numberColumn("parameters", "Parameters", (row) => row.numbers.parameters),
     numberColumn("tokens", "Tokens", (row) => row.numbers.tokens),
@@ -42,6 +26,21 @@ export function runColumns(answer, page) {
     certificateColumn(),
     updatedColumn(page),
   ];
+}
+
+function isNarrow() {
+  return window.innerWidth < 700;
+}
+
+function countColumn() {
+  return {
+    id: "n",
+    title: "n",
+    hint: "Runs with a value, of all runs of the group if there are others",
+    align: "right",
+    text: ({ kind, group }) => (kind === "group" ? countText(group) : ""),
+    sort: ({ group }) => group?.n ?? null,
+  };
 }
 
 function countText({ n, n_used: used }) {
@@ -77,12 +76,12 @@ function labelColumn(page) {
     sticky: true,
     isHeader: true,
     extra: 40,
-    maxWidth: window.innerWidth < 700 ? 168 : 400,
+    maxWidth: isNarrow() ? 168 : 400,
     text: ({ label, tags }) => [label, ...tags].join("  "),
     sort: ({ label }) => label,
     cell: (row) => {
       const name = bdi(row.label, { title: row.label });
-      const run = row.run ?? page.onlyRun(row.group);
+      const run = row.runs.length === 1 ? row.runs[0] : null;
       const link = run
         ? h(
             "a",
@@ -93,7 +92,9 @@ function labelColumn(page) {
       return h(
         "div",
         { class: `label-cell ${row.kind}` },
-        row.kind === "group" ? expander(row, page) : h("span", { class: "indent" }),
+        row.kind === "group" && row.group.n > 1
+          ? expander(row, page)
+          : h("span", { class: "indent" }),
         row.isPinned && h("span", { class: "pinned", title: "Pinned" }, icon("pin")),
         link,
         row.tags.map((tag) => h("span", { class: "tag" }, bdi(tag))),
@@ -120,18 +121,18 @@ function expander(row, page) {
   return button;
 }
 
-function statusColumn(page) {
+function statusColumn() {
   return {
     id: "status",
     title: "Status",
     maxWidth: 260,
     extra: 14,
-    text: (row) => statusText(row, page),
-    sort: (row) => statusText(row, page),
+    text: (row) => statusText(row),
+    sort: (row) => statusText(row),
     cell: (row) => {
       const names = row.run ? [row.run.status] : Object.keys(row.group.status);
       const worst = STATUS_ORDER.find((name) => names.includes(name)) ?? names[0];
-      return statusMark(worst, statusText(row, page));
+      return statusMark(worst, statusText(row));
     },
   };
 }
@@ -162,11 +163,10 @@ function nameOf(status) {
   return status.replaceAll("_", " ");
 }
 
-function statusText(row, page) {
+function statusText(row) {
   if (row.run) return runStatusText(row.run);
   const counts = Object.entries(row.group.status);
-  const only = page.onlyRun(row.group);
-  if (only) return runStatusText(only);
+  if (row.runs.length === 1) return runStatusText(row.runs[0]);
   if (counts.length === 1 && counts[0][0] === "completed") return "completed";
   return counts.map(([name, count]) => `${count} ${nameOf(name)}`).join(", ");
 }
@@ -270,6 +270,7 @@ function settingValue(text) {
 function warningsColumn() {
   return {
     id: "warnings",
+    isOptional: true,
     title: "Warnings",
     align: "right",
     text: ({ warnings }) => (warnings.length ? String(warnings.length) : ""),
@@ -288,6 +289,7 @@ function warningsColumn() {
 function certificateColumn() {
   return {
     id: "certificate",
+    isOptional: true,
     title: "Certificate",
     hint: "What is proven about exact continuation after a resume",
     maxWidth: 180,
@@ -298,7 +300,7 @@ function certificateColumn() {
 }
 
 function updatedColumn(page) {
-  const updated = (row) => row.run?.updated_s ?? page.updatedOf(row.group);
+  const updated = ({ runs }) => Math.max(0, ...runs.map((run) => run.updated_s ?? 0));
   return {
     id: "updated",
     title: "Updated",

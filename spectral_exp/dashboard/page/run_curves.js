@@ -2,7 +2,6 @@
 
 import { ChartsPanel } from "./charts_panel.js";
 import { resolveColors } from "./colors.js";
-import { h } from "./dom.js";
 import { RunChoice } from "./run_choice.js";
 
 const SYSTEM = /^(system|gpu|cpu|host)([/._]|$)/;
@@ -24,8 +23,11 @@ export class CurvesTab {
       except: page.key,
       onchange: (key) => page.patch({ beside: key }),
     });
-    host.append(h("div", { class: "controls" }, this.other.element));
-    this.panel = new ChartsPanel(host, page.store, { withBand: false, legend: true });
+    this.panel = new ChartsPanel(host, page.store, {
+      withBand: false,
+      legend: true,
+      extra: [this.other.element],
+    });
   }
 
   /** Whether a metric belongs to this tab. */

@@ -106,6 +106,7 @@ export class InsideTab {
     const index = lastAtMost(this.steps, this.step) ?? 0;
     this.input.max = String(this.steps.length - 1);
     this.input.value = String(index);
+    this.input.disabled = this.playButton.disabled = this.steps.length < 2;
     this.input.setAttribute("aria-valuetext", `Step ${this.steps[index]}`);
     fill(this.output, `Step ${formatCount(this.steps[index])}`);
     const names = new Map();

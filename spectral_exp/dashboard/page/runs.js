@@ -8,9 +8,10 @@ import { bdi, fill, h } from "./dom.js";
 import { GroupsModel, groupQuery, metricChoices, selectionOf } from "./groups.js";
 import { editMarks, toggleArchive, togglePin } from "./marks.js";
 import { copyText, openDialog, sourceDetails } from "./popover.js";
+import { groupRows, runRows } from "./runs_rows.js";
 import { RunsToolbar } from "./runs_toolbar.js";
 import { formatHash, idList, navigate, patchParams } from "./state.js";
-import { VirtualTable, compareValues } from "./table.js";
+import { VirtualTable } from "./table.js";
 
 const SHOWN_AT_FIRST = 8;
 
@@ -96,80 +97,38 @@ export class RunsPage {
   // Rows ------------------------------------------------------------------------------------
 
   drawTable(answer) {
+    const sort = { id: this.params.get("sort"), descending: this.params.get("desc") === "1" };
     this.shown = this.shownIds(answer);
     this.openIds = new Set(idList(this.params, "open") ?? []);
-    const shownRows = answer.rows.filter(({ id }) => this.shown.has(id));
-    this.styles = resolveColors(shownRows);
-    this.columns = runColumns(answer, this);
-    this.rows = this.tableRows(answer);
+    this.styles = resolveColors(answer.rows.filter(({ id }) => this.shown.has(id)));
+    const columns = runColumns(answer, this);
+    const column = columns.find(({ id, sort: value }) => id === sort.id && value);
+    const { store, styles } = this;
+    const groups = groupRows(answer, { store, styles, column, descending: sort.descending });
+    this.rows = groups.flatMap((row) =>
+      this.openIds.has(row.id) ? [row, ...runRows(row)] : [row],
+    );
+    this.columns = columns.filter(
+      ({ isOptional, text }) => !isOptional || this.rows.some((row) => text(row)),
+    );
     if (!this.rows.some(({ id }) => id === this.active)) this.active = null;
-    this.table.setContent(this.columns, this.rows, this.sort());
+    this.table.setContent(this.columns, this.rows, sort);
   }
 
+  // Without a choice, the baseline and the best groups at the first answer: an update that changes
+  // the order does not exchange the curves.
   shownIds(answer) {
     const chosen = idList(this.params, "show");
-    return new Set(chosen ?? answer.rows.slice(0, SHOWN_AT_FIRST).map(({ id }) => id));
-  }
-
-  sort() {
-    return { id: this.params.get("sort"), descending: this.params.get("desc") === "1" };
-  }
-
-  tableRows(answer) {
-    const groups = answer.rows.map((group) => this.groupRow(group));
-    const { id, descending } = this.sort();
-    const column = this.columns.find((candidate) => candidate.id === id && candidate.sort);
-    const order = (a, b) =>
-      b.isPinned - a.isPinned ||
-      (column ? compareValues(column.sort(a), column.sort(b), descending) : 0);
-    groups.sort(order);
-    return groups.flatMap((row) =>
-      this.openIds.has(row.id) ? [row, ...this.runRows(row)] : [row],
-    );
-  }
-
-  groupRow(group) {
-    const runs = this.runsOf(group);
-    return {
-      id: group.id,
-      kind: "group",
-      group,
-      run: null,
-      label: group.label,
-      tags: group.tags ?? [],
-      isPinned: runs.some(({ pinned }) => pinned),
-      isArchived: runs.length > 0 && runs.every(({ archived }) => archived),
-      isBaseline: group.is_baseline,
-      difference: group.difference,
-      numbers: group,
-      warnings: group.warnings ?? [],
-      certificate: group.certificate,
-      style: this.styles.get(group.id) ?? { color: group.color, dash: 0 },
-    };
-  }
-
-  runRows(parent) {
-    const numbers = new Map((parent.group.runs ?? []).map((entry) => [entry.key, entry]));
-    return this.runsOf(parent.group).map((run) => ({
-      id: `run:${run.key}`,
-      kind: "run",
-      group: null,
-      run,
-      label: run.seed === null || run.seed === undefined ? run.id : `seed ${run.seed}  ${run.id}`,
-      tags: run.tags ?? [],
-      isPinned: run.pinned,
-      isArchived: run.archived,
-      isBaseline: false,
-      difference: null,
-      numbers: runNumbers(numbers.get(run.key)),
-      warnings: reasonOf(numbers.get(run.key)),
-      certificate: null,
-      style: parent.style,
-    }));
-  }
-
-  runsOf(group) {
-    return group.keys.map((key) => this.store.rows.get(key)).filter(Boolean);
+    if (chosen) return new Set(chosen);
+    const ids = new Set(answer.rows.map(({ id }) => id));
+    if (this.shownFor !== this.groups.signature) this.firstShown = [];
+    this.shownFor = this.groups.signature;
+    const sorted = groupRows(answer, { store: this.store, styles: new Map() });
+    const baseline = sorted.filter(({ isBaseline }) => isBaseline);
+    const order = [...this.firstShown, ...[...baseline, ...sorted].map(({ id }) => id)];
+    const wanted = [...new Set(order)].filter((id) => ids.has(id));
+    this.firstShown = wanted.slice(0, SHOWN_AT_FIRST);
+    return new Set(this.firstShown);
   }
 
   rowProps(row) {
@@ -185,14 +144,6 @@ export class RunsPage {
 
   isOpen(id) {
     return this.openIds.has(id);
-  }
-
-  onlyRun(group) {
-    return group.keys.length === 1 ? this.store.rows.get(group.keys[0]) : undefined;
-  }
-
-  updatedOf(group) {
-    return Math.max(0, ...this.runsOf(group).map((run) => run.updated_s ?? 0));
   }
 
   now() {
@@ -213,7 +164,8 @@ export class RunsPage {
   }
 
   sortBy(id) {
-    const { id: present, descending } = this.sort();
+    const present = this.params.get("sort");
+    const descending = this.params.get("desc") === "1";
     if (id !== present) patchParams({ sort: id, desc: null });
     else if (!descending) patchParams({ desc: "1" });
     else patchParams({ sort: null, desc: null });
@@ -290,7 +242,7 @@ export class RunsPage {
 
   withActive(act) {
     const row = this.rows.find(({ id }) => id === this.active);
-    if (row) act(row, row.run ? [row.run] : this.runsOf(row.group));
+    if (row) act(row, row.runs);
   }
 
   showSources(row) {
@@ -362,14 +314,6 @@ export class RunsPage {
 
 function leftOutText({ path, reason }) {
   return [bdi(path), ": ", reason];
-}
-
-function runNumbers(entry) {
-  return entry ? { value: entry, best: entry.best } : {};
-}
-
-function reasonOf(entry) {
-  return entry?.reason ? [entry.reason] : [];
 }
 
 function noRuns(facts) {

@@ -121,7 +121,7 @@ export class RunsToolbar {
     const { page } = this;
     const { store } = page;
     const row = page.rows.find(({ id }) => id === page.active);
-    const runs = row ? (row.run ? [row.run] : page.runsOf(row.group)) : [];
+    const runs = row?.runs ?? [];
     const disabled = runs.length === 0;
     const of = row ? `: ${row.label}` : "";
     return [

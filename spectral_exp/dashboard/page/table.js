@@ -16,6 +16,7 @@ const MAX_WIDTH = 320;
  * @property {"left"|"right"} [align]
  * @property {number} [width] fixed width in pixels; measured from the texts otherwise
  * @property {number} [extra] pixels beside the text
+ * @property {boolean} [isOptional] left out if no row has a text
  * @property {boolean} [sticky] stays in place when the table scrolls sideways
  * @property {function(Object): string} text used for copies and widths
  * @property {function(Object): Node|string} [cell]
