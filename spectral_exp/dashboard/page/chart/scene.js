@@ -28,16 +28,18 @@ export function buildScene(chart, size) {
   const { list, view, labels, theme, measure } = chart;
   const visible = list.filter(({ key }) => !view.hidden.includes(key));
   const window = windowOf(view, visible);
-  const { domain, threshold } = domainOfY(view, visible, window);
+  const { domain, threshold, isEmpty } = domainOfY(view, visible, window);
   const domains = { x: window, y: domain, threshold };
   const axes = layoutAxes(size, view, domains, labels, measure);
   const items = [...gridItems(axes, size, theme), ...seriesItems(visible, axes, window, chart, size)];
   items.push(...axisItems(axes, size, theme, labels));
-  if (visible.every(({ n }) => n === 0)) {
-    const text = list.length > visible.length ? "All series are hidden" : "No values";
-    items.push(emptyItem(axes, size, theme, text));
-  }
+  if (isEmpty) items.push(emptyItem(axes, size, theme, emptyText(list, visible)));
   return { ...axes, window, items };
+}
+
+function emptyText(list, visible) {
+  if (visible.some(({ n }) => n > 0)) return "No finite values in this range";
+  return list.length > visible.length ? "All series are hidden" : "No values";
 }
 
 /** Envelopes lie under bands, bands under lines, and what sticks out lies over all of them. */
