@@ -44,7 +44,7 @@ export class ChartCard {
       h(
         "header",
         null,
-        h("h3", { title: metric.name }, bdi(metric.title)),
+        h("h2", { title: metric.name }, bdi(metric.title)),
         this.note,
         menuButton(`Save or enlarge ${metric.title}`, () => this.menuItems(), {
           iconName: "more",

@@ -120,6 +120,8 @@ export class RunStore extends EventTarget {
   mergeWatched(watched) {
     const keys = new Set();
     for (const [key, state] of Object.entries(watched)) {
+      // The run is gone; the answer names it among the removed ones.
+      if (state === null) continue;
       const text = JSON.stringify(state);
       const known = this.watched.get(key);
       if (known !== undefined && known.text !== text) keys.add(key);
