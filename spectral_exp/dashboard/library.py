@@ -244,7 +244,7 @@ class Library:
         for entry in live:
             self._read_live(entry)
         others = [entry for entry in entries if entry not in live]
-        if self._index is not None and len(others) > 1:
+        if self._index is not None and others:
             facts = indexed_facts([entry.path for entry in others], self._index)
             for entry, known in zip(others, facts, strict=True):
                 if known is not None:
