@@ -9,16 +9,15 @@ export function sceneToSvg({ plot, items }, { width, height }, theme, title) {
   documents += 1;
   const clip = `plot-${documents}`;
   const inside = items.filter(({ isInside }) => isInside).map(itemToSvg);
-  const rules = items.filter((item) => !item.isInside && item.type === "rule").map(itemToSvg);
-  const rest = items.filter((item) => !item.isInside && item.type !== "rule").map(itemToSvg);
+  const outside = items.filter(({ isInside }) => !isInside).map(itemToSvg);
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}"`,
     ` viewBox="0 0 ${width} ${height}" font-family="${escape(theme.font)}">`,
     `<title>${escape(title)}</title>`,
     `<defs><clipPath id="${clip}"><rect x="${plot.left}" y="${plot.top - 1}"`,
-    ` width="${plot.right - plot.left}" height="${plot.bottom - plot.top + 2}"/></clipPath></defs>`,
+    ` width="${plot.right - plot.left + 1}" height="${plot.bottom - plot.top + 2}"/></clipPath></defs>`,
     `<rect width="${width}" height="${height}" fill="${theme.background}"/>`,
-    ...rules, `<g clip-path="url(#${clip})">`, ...inside, "</g>", ...rest, "</svg>\n",
+    `<g clip-path="url(#${clip})">`, ...inside, "</g>", ...outside, "</svg>\n",
   ].join("");
 }
 
@@ -61,10 +60,11 @@ function writeStrokes({ points, color, width }) {
   return `<path d="${path}" stroke="${color}" stroke-width="${width}"/>`;
 }
 
-function writeArea({ x, top, bottom, color, alpha, width }) {
+function writeArea({ x, top, bottom, color, alpha }) {
   const upper = x.map((value, index) => at(value, top[index]));
   const lower = x.map((value, index) => at(value, bottom[index])).reverse();
-  const stroke = width ? ` stroke="${color}" stroke-width="${width}"` : "";
+  // A line around an opaque area keeps narrow parts of it visible.
+  const stroke = alpha === 1 ? ` stroke="${color}"` : "";
   const opacity = alpha < 1 ? ` fill-opacity="${alpha}"` : "";
   return `<path d="M${[...upper, ...lower].join("L")}Z" fill="${color}"${opacity}${stroke}/>`;
 }

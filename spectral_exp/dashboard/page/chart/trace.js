@@ -1,7 +1,5 @@
 /** From rows of a series to lines, areas and strokes in pixels. */
 
-import { smoothedMeans } from "./series.js";
-
 /** A column sticks out if it does so by this many pixels and this many usual differences. */
 const LONE_PIXELS = 4;
 const LONE_DIFFERENCES = 4;
@@ -93,21 +91,45 @@ function columnsOfBin({ x, binWidth }, scaleX, width) {
 }
 
 /**
- * Return `{area, extremes, mean, lone}` of a group: the band and the extent of the single runs as
- * closed outlines, and strokes over the extremes that stick out.
+ * Return `{area, extremes, lone}` of a group: the band and the extent of the single runs as closed
+ * outlines, and strokes over the extremes that stick out.
  */
 export function traceBand(series, [from, to], scaleX, scaleY) {
-  const mean = [];
-  for (let row = from; row < to; row += 1) {
-    const value = series.mid[row];
-    const isGap = !Number.isFinite(value);
-    mean.push(isGap ? NaN : scaleX.toPixel(series.x[row]), isGap ? NaN : scaleY.toPixel(value));
-  }
   const area = outlines(series, series.low, series.high, [from, to], scaleX, scaleY);
-  if (!series.hasExtremes) return { mean, dots: isolatedDots(mean), area, extremes: [], lone: [] };
+  if (!series.hasExtremes) return { area, extremes: [], lone: [] };
   const extremes = outlines(series, series.lo, series.hi, [from, to], scaleX, scaleY);
   const lone = extremes.flatMap(({ x, top, bottom }) => loneStrokes({ x, top, bottom }, Infinity));
-  return { mean, dots: isolatedDots(mean), area, extremes, lone };
+  return { area, extremes, lone };
+}
+
+/**
+ * Return `{whole, partial, dots}`: lines through the values of the rows, `partial` where runs of a
+ * group have no value, and the points that no line leads to.
+ *
+ * @param {ArrayLike<number>} values Those of the rows `[from, to)`.
+ */
+export function traceMeans(series, values, [from, to], scaleX, scaleY) {
+  const [whole, partial, dots] = [[], [], []];
+  let [x, y, wasPartial, path] = [NaN, NaN, false, null];
+  for (let row = from; row < to; row += 1) {
+    const value = values[row - from];
+    const [previousX, previousY] = [x, y];
+    x = Number.isFinite(value) ? scaleX.toPixel(series.x[row]) : NaN;
+    if (Number.isNaN(x)) continue;
+    y = scaleY.toPixel(value);
+    const isPartial = series.isBand && series.count[row] < series.runs;
+    if (Number.isNaN(previousX)) {
+      path = null;
+      if (!Number.isFinite(values[row + 1 - from])) dots.push(x, y);
+    } else {
+      const next = isPartial || wasPartial ? partial : whole;
+      if (next !== path) next.push(NaN, NaN, previousX, previousY);
+      next.push(x, y);
+      path = next;
+    }
+    wasPartial = isPartial;
+  }
+  return { whole, partial, dots };
 }
 
 function outlines(series, lows, highs, [from, to], scaleX, scaleY) {
@@ -124,15 +146,6 @@ function outlines(series, lows, highs, [from, to], scaleX, scaleY) {
     part.bottom.push(scaleY.toPixel(lows[row]));
   }
   return parts;
-}
-
-function isolatedDots(path) {
-  const dots = [];
-  for (let index = 0; index < path.length; index += 2) {
-    const isAlone = !(path[index - 2] - path[index - 2] === 0) && !(path[index + 2] - path[index + 2] === 0);
-    if (isAlone && !Number.isNaN(path[index])) dots.push(path[index], path[index + 1]);
-  }
-  return dots;
 }
 
 /** Return strokes over the columns higher or lower than both neighbours by more than is usual. */
@@ -156,17 +169,4 @@ function loneStrokes({ x, top, bottom }, reach) {
     if (bottom[index] - below > least) strokes.push(x[index], below, bottom[index]);
   }
   return strokes;
-}
-
-/** Return the smoothed line of a series as a path in pixels. */
-export function traceSmoothed(series, [from, to], window, smoothing, scaleX, scaleY) {
-  const means = smoothedMeans(series, from, to, window, smoothing);
-  const path = [];
-  for (const [index, value] of means.entries()) {
-    const isGap = Number.isNaN(value);
-    path.push(
-      isGap ? NaN : scaleX.toPixel(series.x[from + index]), isGap ? NaN : scaleY.toPixel(value),
-    );
-  }
-  return path;
 }
