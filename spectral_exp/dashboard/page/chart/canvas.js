@@ -21,7 +21,7 @@ export function drawScene(context, { plot, items }, { background, font }) {
   context.beginPath();
   context.rect(raster.left, raster.top, raster.width, raster.height);
   context.clip();
-  for (const item of inside) DRAW_INSIDE[item.type]?.(context, item);
+  for (const item of inside) if (item.type === "marks") drawMarks(context, item);
   context.restore();
   for (const item of items) if (!item.isInside) DRAW_OUTSIDE[item.type](context, item, font);
 }
@@ -40,12 +40,12 @@ const RASTERIZE = {
     const { x, y, along, across } = ruleBox(x0, y0, x1, y1, width);
     raster.rectangle(x, y, along, across, color);
   },
-  line: (raster, { points, color, width, dash }) => raster.line(points, color, width, dash),
+  line: (raster, item) => raster.line(item.points, item.color, item.width, item),
+  strokes: (raster, { points, color, width }) => raster.strokes(points, color, width),
   area: (raster, { x, top, bottom, color, alpha }) => raster.area(x, top, bottom, color, alpha),
   cell: (raster, { x, y, width, height, color }) => raster.rectangle(x, y, width, height, color),
 };
 
-const DRAW_INSIDE = { strokes: drawStrokes, marks: drawMarks };
 const DRAW_OUTSIDE = { rule: drawRule, marks: drawMarks, text: drawText, cell: drawCell };
 
 function ruleBox(x0, y0, x1, y1, width) {
@@ -62,16 +62,6 @@ function drawRule(context, { x0, y0, x1, y1, color, width }) {
   const { x, y, along, across } = ruleBox(x0, y0, x1, y1, width);
   context.fillStyle = color;
   context.fillRect(x, y, along, across);
-}
-
-/** Rectangles on whole pixels: opaque however narrow they are. */
-function drawStrokes(context, { points, color, width }) {
-  context.fillStyle = color;
-  for (let index = 0; index < points.length; index += 3) {
-    const top = Math.floor(points[index + 1]);
-    const left = Math.floor(points[index] / width) * width;
-    context.fillRect(left, top, width, Math.max(Math.ceil(points[index + 2]) - top, width));
-  }
 }
 
 function drawMarks(context, { shape, points, color, size }) {

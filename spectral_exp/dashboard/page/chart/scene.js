@@ -105,7 +105,9 @@ function addMeans(layers, { series, rows, axes, window, color, chart, ratio }) {
   const { whole, partial, dots } = traceMeans(series, values, rows, axes.scaleX, axes.scaleY);
   const width = lineWidth(ratio);
   const dash = scaledDash(series.dash, ratio);
-  layers.lines.push({ type: "line", points: whole, color, width, dash });
+  // Dashes of many lines side by side would form columns.
+  const shift = layers.lines.length * 5 * ratio;
+  layers.lines.push({ type: "line", points: whole, color, width, dash, shift });
   if (partial.length) {
     layers.lines.push({ type: "line", points: partial, color, width, dash: scaledDash(2, ratio) });
   }

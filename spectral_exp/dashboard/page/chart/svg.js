@@ -37,7 +37,7 @@ function writeRule({ x0, y0, x1, y1, color, width }) {
     + ` stroke="${color}" stroke-width="${width}"/>`;
 }
 
-function writeLine({ points, color, width, dash = [] }) {
+function writeLine({ points, color, width, dash = [], shift = 0 }) {
   let path = "";
   let isDown = false;
   for (let index = 0; index < points.length; index += 2) {
@@ -45,7 +45,7 @@ function writeLine({ points, color, width, dash = [] }) {
     if (!isGap) path += `${isDown ? "L" : "M"}${at(points[index], points[index + 1])}`;
     isDown = !isGap;
   }
-  const dashes = dash.length ? ` stroke-dasharray="${dash.join(" ")}"` : "";
+  const dashes = dash.length ? ` stroke-dasharray="${dash.join(" ")}" stroke-dashoffset="${shift}"` : "";
   return `<path d="${path}" fill="none" stroke="${color}" stroke-width="${width}"`
     + ` stroke-linejoin="bevel"${dashes}/>`;
 }
@@ -61,8 +61,8 @@ function writeStrokes({ points, color, width }) {
 }
 
 function writeArea({ x, top, bottom, color, alpha }) {
-  const upper = x.map((value, index) => at(value, top[index]));
-  const lower = x.map((value, index) => at(value, bottom[index])).reverse();
+  const upper = Array.from(x, (value, index) => at(value, top[index]));
+  const lower = Array.from(x, (value, index) => at(value, bottom[index])).reverse();
   // A line around an opaque area keeps narrow parts of it visible.
   const stroke = alpha === 1 ? ` stroke="${color}"` : "";
   const opacity = alpha < 1 ? ` fill-opacity="${alpha}"` : "";
