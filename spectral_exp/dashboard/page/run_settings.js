@@ -90,7 +90,7 @@ export class SettingsTab {
       { title: "Value", cell: ({ value }) => bdi(valueText(value)) },
       hasDefaults && { title: "Default", cell: (item) => bdi(valueText(item.default ?? "")) },
       {
-        title: "",
+        title: "Origin",
         cell: ({ overridden }) => overridden && h("span", { class: "tag" }, "overridden"),
       },
     ].filter(Boolean);
