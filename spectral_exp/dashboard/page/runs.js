@@ -14,6 +14,7 @@ import { formatHash, idList, navigate, patchParams } from "./state.js";
 import { VirtualTable } from "./table.js";
 
 const SHOWN_AT_FIRST = 8;
+const CLOCK_MS = 10000;
 
 export class RunsPage {
   constructor(main, { store, params }) {
@@ -44,6 +45,8 @@ export class RunsPage {
     });
     this.tableHost.addEventListener("click", (event) => this.onRowClick(event));
     this.charts = new ChartsPanel(this.chartsHost, store);
+    // The ages in the table grow.
+    this.clock = setInterval(() => this.table.redraw(), CLOCK_MS);
     this.onStatus = () => this.draw();
     store.addEventListener("status", this.onStatus);
     this.update(params);
@@ -51,6 +54,7 @@ export class RunsPage {
 
   destroy() {
     this.store.removeEventListener("status", this.onStatus);
+    clearInterval(this.clock);
     this.groups.destroy();
     this.table.destroy();
     this.charts.destroy();

@@ -70,7 +70,7 @@ function runRow(run, entry, parent) {
     isArchived: run.archived,
     isBaseline: false,
     difference: null,
-    numbers: entry ? { value: entry, best: entry.best } : {},
+    numbers: entry ?? {},
     warnings: entry?.reason ? [entry.reason] : [],
     certificate: null,
     style: parent.style,
