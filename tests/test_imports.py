@@ -179,6 +179,7 @@ def test_monitoring_gives_what_it_names() -> None:
         "CheckpointManager",
         "ConfigTracker",
         "MetricsLogger",
+        "SpectraLogger",
         "VisualizationManager",
     ]
     assert sorted(monitoring.__all__) == [

@@ -16,6 +16,7 @@ from urllib.parse import quote
 from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import Interrupted, UserError, require
 from spectral_exp.core.wording import install
+from spectral_exp.results.conditions import split_condition
 from spectral_exp.runs.index import index_file
 
 DEFAULT_PORT = 6070
@@ -71,6 +72,8 @@ def run(options: argparse.Namespace) -> int:
     """Serve until a signal; return 0 after Ctrl-C."""
     for folder in options.folders:
         require(folder.is_dir(), "FOLDER", folder, "a folder that exists")
+    for condition in options.where:
+        split_condition(condition)
     if options.port is not None:
         require(0 <= options.port < 65536, "--port", options.port, "from 0 to 65535")
     try:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spectral_exp.core.errors import UserError, require
+from spectral_exp.core.foreign_text import printable
 from spectral_exp.dashboard.curves import describe_metric
 from spectral_exp.dashboard.identity import color_of, experiment_of, run_key, short_hash
 from spectral_exp.dashboard.library import Library
@@ -161,11 +162,15 @@ def groups_answer(answer: Answer, folders: Sequence[str]) -> dict[str, Any]:
 
 
 def metric_names(runs: Sequence[Run]) -> list[str]:
-    """Return the metrics that some run has, in the order in which they were logged."""
+    """Return the metrics that some run has, in the order in which they were logged.
+
+    Those whose names hold invisible characters are left out.
+    """
     found = dict.fromkeys(name for run in runs for name in run.metrics)
     found |= dict.fromkeys(name for run in runs for name in run.results.get("final_metrics") or ())
     found |= dict.fromkeys(DERIVED)
-    return [name for name in found if name not in ("step", "val_step")]
+    hidden = ("step", "val_step")
+    return [name for name in found if name not in hidden and printable(name) == name]
 
 
 def compare_command(view: View, folders: Sequence[str]) -> str:

@@ -14,17 +14,19 @@ from spectral_exp.dashboard.run_files import open_inside
 from spectral_exp.runs.layout import LOGS_FOLDER, RUN_LOG_NAME, TRAINING_LOG_NAME
 
 LOG_NAMES = (RUN_LOG_NAME, f"{LOGS_FOLDER}/{TRAINING_LOG_NAME}")
-MAX_WINDOW = 1 << 20
+MAX_WINDOW = 1 << 18
 MAX_MATCHES = 200
 
-_MAX_SEARCHED = 64 << 20  # bytes of a file per request
+_MAX_SEARCHED = 16 << 20  # bytes of a file per request
 _BLOCK = 1 << 20
 _MAX_LINE = 4096  # bytes of a line that a search shows
-_MAX_SEQUENCE = 64  # bytes of an escape sequence
+_MAX_SEQUENCE = 512  # bytes of an escape sequence
 
-# Escape sequences of terminals: CSI, OSC and other strings, and single characters.
+# Escape sequences of terminals: CSI; OSC and other strings, on one line; single characters.
 _ANSI = re.compile(
-    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])"
+    r"\x1b\[[0-?]*[ -/]*[@-~]"
+    r"|\x1b[\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)"
+    r"|\x1b[ -/]*[0-OQ-WYZ\\`-~]"
     r"|\x9b[0-?]*[ -/]*[@-~]"
 )
 _WARNING = re.compile(rb"\[(?:WARNING|ERROR|CRITICAL)\]|^Traceback |Warning: ")

@@ -38,13 +38,7 @@ class Condition:
         Raises:
             UserError: it has another form, or no run has such a setting.
         """
-        match = _FORM.fullmatch(text)
-        if match is None or not match[3].strip():
-            raise UserError(
-                f"where={text} must be name=value, with =, !=, <, <=, > or >=; for example"
-                " optimizer=rgd"
-            )
-        name, sign, value = match[1], match[2], match[3].strip()
+        name, sign, value = split_condition(text)
         # A list of a setting, as betas, holds commas of its own.
         values = (
             (value,) if value.startswith("[") else tuple(part.strip() for part in value.split(","))
@@ -72,6 +66,17 @@ class Condition:
             )
         wanted_number = _number(self.values[0])
         return wanted_number is not None and _ORDERS[self.sign](number, wanted_number)
+
+
+def split_condition(text: str) -> tuple[str, str, str]:
+    """Return name, sign and value of a condition. Raises UserError if it has another form."""
+    match = _FORM.fullmatch(text)
+    if match is None or not match[3].strip():
+        raise UserError(
+            f"where={text} must be name=value, with =, !=, <, <=, > or >=; for example"
+            " optimizer=rgd"
+        )
+    return match[1], match[2], match[3].strip()
 
 
 def _equals(value: Any, wanted: str) -> bool:

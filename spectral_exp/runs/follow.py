@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.regular_file import open_regular
-from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.layout import METRICS_NAME, RunPaths
 from spectral_exp.runs.lock import is_running
 from spectral_exp.runs.metric_lines import MAX_LINE_BYTES, is_entry, parse_entry, restore_entry
 
@@ -73,13 +73,15 @@ class LineFollower:
 
     Args:
         run: a run directory; it need not exist yet.
+        file_name: the file in its folder of logs.
 
     Attributes:
         offset: how many bytes of the file were read.
     """
 
-    def __init__(self, run: str | Path) -> None:
+    def __init__(self, run: str | Path, file_name: str = METRICS_NAME) -> None:
         self._paths = RunPaths(run)
+        self._file = self._paths.logs / file_name
         self._restart()
 
     def poll(self) -> LinesUpdate:
@@ -92,16 +94,15 @@ class LineFollower:
         """
         # Checked before the read, so that lines logged just before the end are not missed.
         is_over = not is_running(self._paths.root)
-        path = self._paths.metrics_file
         try:
-            with open_regular(path) as file:
+            with open_regular(self._file) as file:
                 return self._read(file, is_over=is_over)
         except FileNotFoundError:
             was_cut_back = self.offset > 0
             self._restart()
             return LinesUpdate(was_cut_back=was_cut_back, is_over=is_over)
         except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}") from error
+            raise UserError(f"cannot read {self._file}: {error.strerror}") from error
 
     def _restart(self) -> None:
         self.offset = 0
@@ -163,10 +164,11 @@ class MetricsFollower:
 
     Args:
         run: a run directory; it need not exist yet.
+        file_name: the file in its folder of logs, whose lines are entries as those of metrics.
     """
 
-    def __init__(self, run: str | Path) -> None:
-        self._follower = LineFollower(run)
+    def __init__(self, run: str | Path, file_name: str = METRICS_NAME) -> None:
+        self._follower = LineFollower(run, file_name)
 
     def poll(self) -> MetricsUpdate:
         """Return the entries that were logged since the last call, of at most about 4 MiB.
