@@ -5,7 +5,7 @@ from __future__ import annotations
 import mimetypes
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,14 +38,23 @@ def browser() -> Iterator[Browser]:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if CHROMIUM is None:
         pytest.skip("there is no chromium")
-    with playwright.sync_playwright() as driver:
-        with driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS) as browser:
-            yield browser
+    with (
+        playwright.sync_playwright() as driver,
+        driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS) as browser,
+    ):
+        yield browser
 
 
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Open a page in a context of its own; the test fails if the browser complains about it.
+    """Open pages as `strict_pages` does."""
+    with strict_pages(browser) as open_one:
+        yield open_one
+
+
+@contextmanager
+def strict_pages(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Open pages in contexts of their own, and fail if the browser complains about one.
 
     Errors, warnings of the console, violations of the policy and requests to another origin are
     complaints. The arguments are those of `Browser.new_context`.
@@ -106,10 +115,14 @@ class Site:
 
     def _content(self, name: str) -> tuple[bytes, str] | None:
         if name in self.files:
-            return self.files[name], "application/octet-stream"
+            return self.files[name], _media_type(name)
         if name.startswith("harness."):
-            return (HERE / name).read_bytes(), mimetypes.guess_type(name)[0] or "text/plain"
+            return (HERE / name).read_bytes(), _media_type(name)
         return page_file(name)
+
+
+def _media_type(name: str) -> str:
+    return mimetypes.guess_type(name)[0] or "application/octet-stream"
 
 
 @pytest.fixture

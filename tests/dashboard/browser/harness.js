@@ -43,6 +43,14 @@ async function heat(name, data, options = {}) {
   await drawn();
 }
 
+/** Remove all charts. */
+function reset() {
+  for (const chart of charts.values()) chart.destroy();
+  charts.clear();
+  calls.length = 0;
+  document.getElementById("hosts").replaceChildren();
+}
+
 /** Wait until no chart has anything left to draw. */
 async function drawn() {
   const frame = () => new Promise((resolve) => requestAnimationFrame(resolve));
@@ -52,4 +60,4 @@ async function drawn() {
   await frame();
 }
 
-window.harness = { charts, calls, show, heat, drawn };
+window.harness = { charts, calls, show, heat, drawn, reset };

@@ -68,13 +68,18 @@ function drawMarks(context, { shape, points, color, size }) {
   const half = size / 2;
   context.fillStyle = color;
   context.strokeStyle = color;
-  context.lineWidth = Math.max(1, size / 4);
+  context.lineWidth = markWidth(size);
   context.beginPath();
   for (let index = 0; index < points.length; index += 2) {
     markPath(context, shape, points[index], points[index + 1], half);
   }
   if (shape === "cross" || shape === "hollow") context.stroke();
   else context.fill();
+}
+
+/** Return the width of the strokes of crosses and hollow triangles. */
+export function markWidth(size) {
+  return 0.3 * size;
 }
 
 /** Add a mark to a path: anything with `moveTo`, `lineTo`, `closePath` and `arc`. */

@@ -55,9 +55,10 @@ function domainOf(kind, extent, threshold) {
 }
 
 function paddedSymlog({ lo, hi }, threshold) {
-  if (!(lo < hi)) return paddedDomain(lo, hi, "symlog");
+  const size = Math.max(Math.abs(lo), Math.abs(hi));
+  if (!(hi / 2 - lo / 2 > size * 1e-9)) return paddedDomain(lo, hi, "symlog");
   const scale = makeScale("symlog", [lo, hi], [0, 1], threshold);
-  return [scale.toValue(-0.05), scale.toValue(1.05)];
+  return [Math.max(scale.toValue(-0.05), -Number.MAX_VALUE), Math.min(scale.toValue(1.05), Number.MAX_VALUE)];
 }
 
 /**

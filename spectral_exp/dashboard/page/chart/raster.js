@@ -129,13 +129,12 @@ export class Raster {
     }
   }
 
-  /** Let every column cover also what those before it cover, within the width of a line. */
+  /** Let every column cover also what its neighbours cover, within the width of a line. */
   widen(width) {
-    for (let column = this.width - 1; width > 1 && column > 0; column -= 1) {
-      for (let back = 1; back < width && back <= column; back += 1) {
-        lowest[column] = Math.min(lowest[column], lowest[column - back]);
-        highest[column] = Math.max(highest[column], highest[column - back]);
-      }
+    const end = this.width - 1;
+    for (let pass = 1; pass < width; pass += 1) {
+      if (pass % 2 === 1) for (let column = 0; column < end; column += 1) merge(column, column + 1);
+      else for (let column = end; column > 0; column -= 1) merge(column, column - 1);
     }
   }
 
@@ -160,6 +159,12 @@ export class Raster {
     }
     if (to > last) blend(end, paint, paint.weight * (to - last));
   }
+}
+
+/** Let a column cover what another one covers. */
+function merge(column, other) {
+  if (lowest[other] < lowest[column]) lowest[column] = lowest[other];
+  if (highest[other] > highest[column]) highest[column] = highest[other];
 }
 
 /** Mix a colour into a pixel. */

@@ -3,6 +3,9 @@
 /** Values under this share of the largest lie in the linear part of a symmetric logarithm. */
 const SYMLOG_SHARE = 1e-6;
 
+/** Smaller powers of ten have too few digits to count with. */
+const SMALLEST_POWER = -300;
+
 const LARGEST = Number.MAX_VALUE;
 
 /** Pixels farther away than this are of no use to a canvas and overflow in some of them. */
@@ -47,8 +50,8 @@ function transforms(kind, threshold) {
   }
   if (kind === "symlog") {
     return [
-      (value) => Math.sign(value) * Math.log10(1 + Math.abs(value) / threshold),
-      (value) => Math.sign(value) * threshold * (10 ** Math.abs(value) - 1),
+      (value) => Math.sign(value) * Math.log1p(Math.abs(value) / threshold),
+      (value) => Math.sign(value) * threshold * Math.expm1(Math.abs(value)),
     ];
   }
   return [(value) => value, (value) => value];
@@ -73,15 +76,12 @@ export function paddedDomain(lo, hi, kind, share = 0.05) {
 function paddedLogDomain(lo, hi, share) {
   const [from, to] = [Math.log10(lo), Math.log10(hi)];
   const pad = to - from > 1e-9 ? (to - from) * share : 0.5;
-  const smallest = 1e-307;
-  return [
-    Math.max(10 ** Math.max(from - pad, -307), smallest),
-    Math.min(10 ** Math.min(to + pad, 308.25), LARGEST),
-  ];
+  return [Math.max(10 ** (from - pad), Number.MIN_VALUE), Math.min(10 ** (to + pad), LARGEST)];
 }
 
 /** Return where the linear part of a symmetric logarithm ends, a power of ten. */
 export function symlogThreshold(smallest, largest) {
   const bound = Math.max(smallest, largest * SYMLOG_SHARE);
-  return bound > 0 && Number.isFinite(bound) ? 10 ** Math.floor(Math.log10(bound)) : 1;
+  if (!(bound > 0 && Number.isFinite(bound))) return 1;
+  return 10 ** Math.max(Math.floor(Math.log10(bound)), SMALLEST_POWER);
 }

@@ -26,12 +26,16 @@ export function schedule(chart) {
 function drawWaiting() {
   frame = 0;
   const end = performance.now() + BUDGET_MS;
-  for (const chart of waiting) {
-    waiting.delete(chart);
-    if (chart.isVisible) chart.draw();
-    if (performance.now() > end) break;
+  try {
+    for (const chart of waiting) {
+      waiting.delete(chart);
+      if (chart.isVisible) chart.draw();
+      if (performance.now() > end) break;
+    }
+  } finally {
+    // An error in one chart is reported and does not keep the others from being drawn.
+    if (waiting.size) frame = requestAnimationFrame(drawWaiting);
   }
-  if (waiting.size) frame = requestAnimationFrame(drawWaiting);
 }
 
 /** Follow whether the element of a chart can be seen. */

@@ -1,6 +1,6 @@
 /** Writes a scene as SVG. */
 
-import { markPath } from "./canvas.js";
+import { markPath, markWidth } from "./canvas.js";
 
 let documents = 0;
 
@@ -76,7 +76,7 @@ function writeMarks({ shape, points, color, size }) {
   }
   const isOutline = shape === "cross" || shape === "hollow";
   const paint = isOutline
-    ? `fill="none" stroke="${color}" stroke-width="${Math.max(1, size / 4)}"` : `fill="${color}"`;
+    ? `fill="none" stroke="${color}" stroke-width="${number(markWidth(size))}"` : `fill="${color}"`;
   return `<path d="${path.text}" ${paint}/>`;
 }
 

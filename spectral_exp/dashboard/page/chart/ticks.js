@@ -24,13 +24,25 @@ export function xKindOf(x) {
  * @param {"count"|"percent"|"duration"|"date"|"number"} kind
  */
 export function makeTicks(scale, count, kind = "number") {
-  if (scale.kind === "log") return logTicks(scale, count, kind);
-  if (scale.kind === "symlog") return symlogTicks(scale, count, kind);
-  return linearTicks(scale.domain, count, kind);
+  if (scale.kind === "log") return distinct(logTicks(scale, count, kind));
+  if (scale.kind === "symlog") return distinct(symlogTicks(scale, count, kind));
+  return distinct(linearTicks(scale.domain, count, kind));
+}
+
+/** Take away the labels that say the same as another one: no more digits can be written. */
+function distinct(ticks) {
+  const seen = new Set();
+  for (const tick of ticks) {
+    if (seen.has(tick.label)) tick.label = "";
+    seen.add(tick.label);
+  }
+  return ticks;
 }
 
 function linearTicks([lo, hi], count, kind) {
-  const step = tickStep(hi / count - lo / count, kind);
+  const rough = hi / count - lo / count;
+  if (!(rough > 1e-306)) return [lo, hi].map((value) => ({ value, label: formatValue(value, kind, 3) }));
+  const step = tickStep(rough, kind);
   const offset = kind === "date" ? timezoneOffset(lo) : 0;
   const first = Math.ceil((lo - offset) / step - 1e-9);
   const last = Math.floor((hi - offset) / step + 1e-9);
