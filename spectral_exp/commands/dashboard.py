@@ -110,12 +110,12 @@ def _export(options: argparse.Namespace) -> int:
     require(
         file.suffix.lower() in (".html", ".htm"), "--export", file, "a file that ends with .html"
     )
-    refuse_loss(file, force=options.force)
+    refuse_loss(file, "--export", force=options.force)
     library = Library(options.folders, SeriesStore(), index_file())
     library.read_all()
     folders = [str(folder) for folder in options.folders]
     page = export_view(library, Comparisons(library), folders, _view(options))
-    write_output(file, page.encode(errors="backslashreplace"), force=options.force)
+    write_output(file, page.encode(), "--export", force=options.force)
     print(file)
     return 0
 
