@@ -79,10 +79,3 @@ export class GroupsModel extends EventTarget {
     if (this.isStale) this.onStoreChange();
   }
 }
-
-/** Return the names and titles of metrics, which come as names or as objects. */
-export function metricChoices(metrics) {
-  return metrics.map((metric) =>
-    typeof metric === "string" ? { name: metric, title: metric } : metric,
-  );
-}
