@@ -38,7 +38,7 @@ function groupRow(group, store, styles) {
     run: null,
     runs,
     label: group.label,
-    tags: group.tags ?? [],
+    tags: [...new Set(runs.flatMap((run) => run.tags ?? []))],
     isPinned: runs.some(({ pinned }) => pinned),
     isArchived: runs.length > 0 && runs.every(({ archived }) => archived),
     isBaseline: group.is_baseline,

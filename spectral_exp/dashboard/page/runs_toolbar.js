@@ -4,7 +4,6 @@ import { button, checkbox, choice, menuButton, setOptions } from "./controls.js"
 import { toCsv, toLatex, toMarkdown } from "./copy_table.js";
 import { h } from "./dom.js";
 import { FilterBox } from "./filter.js";
-import { metricChoices } from "./groups.js";
 import { editMarks, toggleArchive, togglePin } from "./marks.js";
 import { copyText, openDialog, toast } from "./popover.js";
 import { saveFile } from "./save.js";
@@ -48,7 +47,7 @@ export class RunsToolbar {
     this.filter.set(params.getAll("where"), answer || params.has("where") ? error?.message : null);
     this.archived.input.checked = params.get("archived") === "1";
     if (!answer) return;
-    const metrics = metricChoices(answer.metrics).map(({ name }) => name);
+    const metrics = answer.metrics.map(({ name }) => name);
     setOptions(this.metric.select, metrics, answer.metric.name);
     const at = answer.at;
     setOptions(
