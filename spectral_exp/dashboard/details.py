@@ -10,6 +10,7 @@ from spectral_exp.core.foreign_text import printable, printable_lines
 from spectral_exp.core.json_text import parse_object
 from spectral_exp.core.json_value import jsonable
 from spectral_exp.core.timestamps import seconds_since_epoch
+from spectral_exp.dashboard.certificate import certificate_text
 from spectral_exp.dashboard.curves import describe_metric
 from spectral_exp.dashboard.groups import metric_names
 from spectral_exp.dashboard.log_window import log_files
@@ -18,7 +19,7 @@ from spectral_exp.dashboard.run_files import list_files, list_plots, open_inside
 from spectral_exp.results.checks import run_flags
 from spectral_exp.results.names import value_text
 from spectral_exp.results.number_texts import decimals, number_text
-from spectral_exp.runs.layout import CERTIFICATE_NAME, CHECKPOINTS_FOLDER, RunPaths
+from spectral_exp.runs.layout import CHECKPOINTS_FOLDER, RunPaths
 from spectral_exp.runs.metric_names import METRICS, metric_info
 from spectral_exp.runs.overrides import is_among
 from spectral_exp.runs.run import Run
@@ -48,7 +49,7 @@ def run_details(run: Run, row: Row) -> dict[str, Any]:
         "hardware": _safe({**(record.get("host") or {}), **(record.get("hardware") or {})}),
         "results": _safe({k: v for k, v in results.items() if k != "generation_samples"}),
         "checkpoints": _checkpoints(run),
-        "certificate": _certificate(run),
+        "certificate": certificate_text(run.path),
         "cost": _costs(run),
         "files": [
             {
@@ -213,11 +214,6 @@ def _size_mb(run: Run, step: int) -> float | None:
 
 def _whole(value: Any) -> int:
     return value if isinstance(value, int) else 0
-
-
-def _certificate(run: Run) -> dict[str, Any] | None:
-    record = _record(run, CERTIFICATE_NAME)
-    return _safe(record) if record else None
 
 
 def _costs(run: Run) -> list[dict[str, Any]]:

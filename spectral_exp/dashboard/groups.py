@@ -11,6 +11,7 @@ from typing import Any
 
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.foreign_text import printable
+from spectral_exp.dashboard.certificate import certificate_verdict
 from spectral_exp.dashboard.curves import describe_metric
 from spectral_exp.dashboard.identity import color_of, experiment_of, run_key, short_hash
 from spectral_exp.dashboard.library import Library
@@ -288,7 +289,7 @@ class _Texts:
             "status": dict(Counter(run.status for run in group.runs)),
             "runs": [self._member(run, summary, view) for run in group.runs],
             "warnings": _warnings(group, summary, difference),
-            "certificate": None,
+            "certificate": _certificates(group.runs),
             "tags": sorted({tag for run in group.runs for tag in run.marks.tags}),
         }
 
@@ -386,6 +387,14 @@ def _mean(
         "interval_text": NOTHING,
         "source": _source(metric, [run for run, _ in pairs], "", MEAN),
     }
+
+
+def _certificates(runs: Sequence[Run]) -> str | None:
+    """Return how many runs have which certificate of an exact resume."""
+    verdicts = Counter(certificate_verdict(run.path) for run in runs)
+    known = {verdict: n for verdict, n in verdicts.items() if verdict is not None}
+    words = [f"{verdict} ({n} of {len(runs)} runs)" for verdict, n in sorted(known.items())]
+    return "; ".join(words) or None
 
 
 def _monitoring_share(run: Run) -> float | None:

@@ -106,6 +106,7 @@ class Library:
         self._removed: list[tuple[int, str]] = []
         self._left_out: list[LeftOut] = []
         self._aggregator: tuple[int, ResultsAggregator] | None = None
+        self._named_seq = -1
         self._has_scanned = False
         self._next_scan_s = 0.0
         self._stop = threading.Event()
@@ -293,24 +294,32 @@ class Library:
     def _read_large(self, entry: Entry) -> None:
         """Read on in a large file, whose series the page is likely to ask for."""
         stamp = files_stamp(entry.path)
-        with self.store.follower(entry.path, _READ_S) as follower:
-            if follower.is_behind:
-                row = {**entry.row, "loading": follower.read_share}
-                self._put(replace(entry, stamp="", row=row))
-                return
-            facts = read_facts(entry.path, follower.content())
-            if "unusable" not in facts:
-                summaries = {name: follower.summary(name) for name in facts["metrics"]}
-                facts["metrics"] = {name: one.as_list() for name, one in summaries.items() if one}
+        try:
+            with self.store.follower(entry.path, _READ_S) as follower:
+                if follower.is_behind:
+                    row = {**entry.row, "loading": follower.read_share}
+                    self._put(replace(entry, stamp="", row=row))
+                    return
+                facts = read_facts(entry.path, follower.content())
+                if "unusable" not in facts:
+                    summaries = {name: follower.summary(name) for name in facts["metrics"]}
+                    known = {name: one.as_list() for name, one in summaries.items() if one}
+                    facts["metrics"] = known
+        except UserError:
+            facts = read_facts(entry.path)  # says what cannot be read
         if self._index is not None:
             remember_facts(entry.path, stamp, facts, self._index)
         self._use(entry, facts)
 
     def _open(self, path: Path, budget_s: float) -> tuple[Run | str, bool]:
         """Return a run whose series grow, or why it cannot be used; and whether more is to read."""
-        with self.store.follower(path, budget_s) as follower:
-            is_behind, content = follower.is_behind, follower.content()
-        facts = read_facts(path, content)
+        is_behind, content = False, None
+        try:
+            with self.store.follower(path, budget_s) as follower:
+                is_behind, content = follower.is_behind, follower.content()
+        except UserError:
+            log.debug("the metrics of %s cannot be read", path, exc_info=True)
+        facts = read_facts(path, content)  # without content it says what cannot be read
         if "unusable" in facts:
             return str(facts["unusable"]), is_behind
         names = list(facts["metrics"])
@@ -336,12 +345,15 @@ class Library:
 
     def _name_uniquely(self) -> None:
         """Give runs of equal ids the names that a comparison gives them."""
-        _, aggregator = self.aggregator()
+        seq, aggregator = self.aggregator()
+        if seq == self._named_seq:
+            return
         ids = {run.path: run.run_id for run in aggregator.runs}
         for entry in list(self._entries.values()):
             run_id = ids.get(entry.path, entry.row["id"])
             if entry.row["id"] != run_id:
                 self._put(replace(entry, row={**entry.row, "id": run_id}))
+        self._named_seq = self.seq
 
     def _put(self, entry: Entry) -> None:
         with self._lock:

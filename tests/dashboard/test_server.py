@@ -18,9 +18,12 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
 
 from spectral_exp.core.errors import UserError
-from spectral_exp.dashboard.serving import listen_on_path, listen_on_port
+from spectral_exp.dashboard import patience
+from spectral_exp.dashboard.serving import BackgroundServer, listen_on_path, listen_on_port
 from tests.dashboard.served import append, owned
 from tests.results.made_runs import make_run
 
@@ -159,6 +162,44 @@ def test_a_slow_reader_holds_nobody_up_and_sigterm_ends_at_once(tmp_path: Path) 
         assert server.wait() == 128 + signal.SIGTERM
         for reader in readers:
             reader.close()
+
+
+def test_idle_and_deaf_clients_are_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "CHECK_S", 0.05)
+    sent = 64 << 20
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse(b"x" * (sent if scope["path"] == "/much" else 1))(
+            scope, receive, send
+        )
+
+    with listen_on_port("127.0.0.1", 0, may_move=False) as listener:
+        port = listener.getsockname()[1]
+        server = BackgroundServer(app, listener)
+        server.start()
+        for text in (b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\nGET /"):
+            with socket.create_connection(("127.0.0.1", port)) as connection:
+                connection.sendall(text)
+                assert received(connection) == (b"" if b"Host" not in text else b"x")
+        with socket.create_connection(("127.0.0.1", port)) as deaf:
+            deaf.sendall(b"GET /much HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert deaf.recv(1) == b"H"
+            while server._server.server_state.connections:
+                pass  # it hangs up although next to nothing was read
+            size = 0
+            while content := deaf.recv(1 << 20):
+                size += len(content)
+            assert size < sent
+        server.stop()
+
+
+def received(connection: socket.socket) -> bytes:
+    """Return the last byte that comes before the other side hangs up, or nothing."""
+    last = b""
+    with contextlib.suppress(ConnectionResetError):
+        while content := connection.recv(1 << 16):
+            last = content[-1:]
+    return last
 
 
 def test_a_port_in_use(tmp_path: Path) -> None:
