@@ -40,7 +40,9 @@ def served(folder: Path, *options: str) -> Iterator[str]:
         process.communicate(timeout=30)
 
 
-def visit(open_page: Callable[..., Page], address: str, view: str = "#/runs", **options: object) -> Page:
+def visit(
+    open_page: Callable[..., Page], address: str, view: str = "#/runs", **options: object
+) -> Page:
     """Open a view of a dashboard in a new page."""
     origin = address.partition("?")[0]
     page = open_page(origin, **options)
