@@ -10,18 +10,20 @@ from spectral_exp.core.foreign_text import printable, printable_lines
 from spectral_exp.core.json_text import parse_object
 from spectral_exp.core.json_value import jsonable
 from spectral_exp.core.timestamps import seconds_since_epoch
+from spectral_exp.dashboard.certificate import certificate_text
 from spectral_exp.dashboard.curves import describe_metric
 from spectral_exp.dashboard.groups import metric_names
 from spectral_exp.dashboard.log_window import log_files
-from spectral_exp.dashboard.rows import Row, finite
+from spectral_exp.dashboard.rows import Row, finite, marks_values
 from spectral_exp.dashboard.run_files import list_files, list_plots, open_inside
 from spectral_exp.results.checks import run_flags
 from spectral_exp.results.names import value_text
 from spectral_exp.results.number_texts import decimals, number_text
-from spectral_exp.runs.layout import CERTIFICATE_NAME, CHECKPOINTS_FOLDER, RunPaths
+from spectral_exp.runs.layout import CHECKPOINTS_FOLDER, RunPaths
 from spectral_exp.runs.metric_names import METRICS, metric_info
 from spectral_exp.runs.overrides import is_among
 from spectral_exp.runs.run import Run
+from spectral_exp.runs.spectra import read_spectra
 
 _MAX_SAMPLE = 20_000  # characters
 _MAX_RECORD_BYTES = 1 << 20
@@ -47,7 +49,7 @@ def run_details(run: Run, row: Row) -> dict[str, Any]:
         "hardware": _safe({**(record.get("host") or {}), **(record.get("hardware") or {})}),
         "results": _safe({k: v for k, v in results.items() if k != "generation_samples"}),
         "checkpoints": _checkpoints(run),
-        "certificate": _certificate(run),
+        "certificate": certificate_text(run.path),
         "cost": _costs(run),
         "files": [
             {
@@ -62,6 +64,8 @@ def run_details(run: Run, row: Row) -> dict[str, Any]:
         "logs": [{"name": name, "size": size} for name, size in log_files(run.path)],
         "plots": _plots(run),
         "samples": _samples(run),
+        "spectra": _spectra(run),
+        "marks": marks_values(run.marks),
         "metrics": [_metric(run, name) for name in metric_names([run]) if name in run.metrics],
     }
 
@@ -103,6 +107,18 @@ def _plots(run: Run) -> list[dict[str, Any]]:
             "steps": of_plot,
         }
         for name, of_plot in steps.items()
+    ]
+
+
+def _spectra(run: Run) -> list[dict[str, Any]]:
+    """Return which histograms a run has recorded; none if they cannot be read."""
+    try:
+        spectra = read_spectra(run.path)
+    except UserError:
+        return []
+    return [
+        {"name": one.name, "title": one.title, "unit": one.unit, "steps": one.steps.tolist()}
+        for one in spectra
     ]
 
 
@@ -198,11 +214,6 @@ def _size_mb(run: Run, step: int) -> float | None:
 
 def _whole(value: Any) -> int:
     return value if isinstance(value, int) else 0
-
-
-def _certificate(run: Run) -> dict[str, Any] | None:
-    record = _record(run, CERTIFICATE_NAME)
-    return _safe(record) if record else None
 
 
 def _costs(run: Run) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from spectral_exp.core.errors import UserError
 from spectral_exp.dashboard.identity import run_key
-from spectral_exp.dashboard.rows import Row, run_row, unread_row
+from spectral_exp.dashboard.rows import Row, marks_values, run_row, unread_row
 from spectral_exp.dashboard.series_store import LiveSummaries, SeriesStore
 from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.runs.find import Found, LeftOut, find_runs
@@ -21,6 +21,7 @@ from spectral_exp.runs.index import facts_of, files_stamp, indexed_facts, rememb
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.load import Facts, read_facts, run_of
 from spectral_exp.runs.lock import is_running
+from spectral_exp.runs.marks import read_marks
 from spectral_exp.runs.run import Run
 
 log = logging.getLogger(__name__)
@@ -105,6 +106,7 @@ class Library:
         self._removed: list[tuple[int, str]] = []
         self._left_out: list[LeftOut] = []
         self._aggregator: tuple[int, ResultsAggregator] | None = None
+        self._named_seq = -1
         self._has_scanned = False
         self._next_scan_s = 0.0
         self._stop = threading.Event()
@@ -113,6 +115,12 @@ class Library:
     def start(self) -> None:
         """Begin to read the runs."""
         self._thread.start()
+
+    def read_all(self) -> None:
+        """Read all runs in this thread, instead of `start`."""
+        self.refresh()
+        while not self.counts()[2]:
+            self.refresh()
 
     def stop(self) -> None:
         """Let the thread end after its current step."""
@@ -190,6 +198,18 @@ class Library:
         found = (seq, ResultsAggregator.of(runs, self.left_out))
         self._aggregator = found
         return found
+
+    def reload(self, key: str) -> Row:
+        """Read the marks of a run again and return its row. Raises UnknownRunError."""
+        path = self.path(key)
+        marks, _ = read_marks(path)
+        with self._lock:
+            entry = self._entries[key]
+            run = entry.run and replace(entry.run, marks=marks)
+            row = {**entry.row, **marks_values(marks)}
+            self._seq += 1
+            self._entries[key] = replace(entry, seq=self._seq, run=run, row=row)
+        return row
 
     # --- the thread -------------------------------------------------------------------------------
 
@@ -274,24 +294,32 @@ class Library:
     def _read_large(self, entry: Entry) -> None:
         """Read on in a large file, whose series the page is likely to ask for."""
         stamp = files_stamp(entry.path)
-        with self.store.follower(entry.path, _READ_S) as follower:
-            if follower.is_behind:
-                row = {**entry.row, "loading": follower.read_share}
-                self._put(replace(entry, stamp="", row=row))
-                return
-            facts = read_facts(entry.path, follower.content())
-            if "unusable" not in facts:
-                summaries = {name: follower.summary(name) for name in facts["metrics"]}
-                facts["metrics"] = {name: one.as_list() for name, one in summaries.items() if one}
+        try:
+            with self.store.follower(entry.path, _READ_S) as follower:
+                if follower.is_behind:
+                    row = {**entry.row, "loading": follower.read_share}
+                    self._put(replace(entry, stamp="", row=row))
+                    return
+                facts = read_facts(entry.path, follower.content())
+                if "unusable" not in facts:
+                    summaries = {name: follower.summary(name) for name in facts["metrics"]}
+                    known = {name: one.as_list() for name, one in summaries.items() if one}
+                    facts["metrics"] = known
+        except UserError:
+            facts = read_facts(entry.path)  # says what cannot be read
         if self._index is not None:
             remember_facts(entry.path, stamp, facts, self._index)
         self._use(entry, facts)
 
     def _open(self, path: Path, budget_s: float) -> tuple[Run | str, bool]:
         """Return a run whose series grow, or why it cannot be used; and whether more is to read."""
-        with self.store.follower(path, budget_s) as follower:
-            is_behind, content = follower.is_behind, follower.content()
-        facts = read_facts(path, content)
+        is_behind, content = False, None
+        try:
+            with self.store.follower(path, budget_s) as follower:
+                is_behind, content = follower.is_behind, follower.content()
+        except UserError:
+            log.debug("the metrics of %s cannot be read", path, exc_info=True)
+        facts = read_facts(path, content)  # without content it says what cannot be read
         if "unusable" in facts:
             return str(facts["unusable"]), is_behind
         names = list(facts["metrics"])
@@ -317,12 +345,15 @@ class Library:
 
     def _name_uniquely(self) -> None:
         """Give runs of equal ids the names that a comparison gives them."""
-        _, aggregator = self.aggregator()
+        seq, aggregator = self.aggregator()
+        if seq == self._named_seq:
+            return
         ids = {run.path: run.run_id for run in aggregator.runs}
         for entry in list(self._entries.values()):
             run_id = ids.get(entry.path, entry.row["id"])
             if entry.row["id"] != run_id:
                 self._put(replace(entry, row={**entry.row, "id": run_id}))
+        self._named_seq = self.seq
 
     def _put(self, entry: Entry) -> None:
         with self._lock:
@@ -354,15 +385,17 @@ def _find(folders: Sequence[Path]) -> Found:
 
 
 def _stamp(path: Path) -> str:
-    return files_stamp(path) + _lock_state(path)
+    """Return a text that changes if a file of the run, its lock or its marks do."""
+    paths = RunPaths(path)
+    return files_stamp(path) + _file_state(paths.lock_file) + _file_state(paths.notes_file)
 
 
-def _lock_state(path: Path) -> str:
+def _file_state(file: Path) -> str:
     try:
-        state = os.stat(RunPaths(path).lock_file)  # noqa: PTH116 - twice as fast as pathlib
+        state = os.stat(file)  # noqa: PTH116 - twice as fast as pathlib
     except OSError:
         return ""
-    return json.dumps([state.st_ino, state.st_mtime_ns])
+    return json.dumps([state.st_ino, state.st_size, state.st_mtime_ns])
 
 
 def _updated_s(path: Path) -> float:

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from spectral_exp.core.errors import UserError
 from spectral_exp.core.series import Series
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.run import MetricSummary
@@ -17,6 +18,9 @@ from spectral_exp.runs.series_follower import SeriesFollower
 
 MAX_BYTES = 160 << 20
 """Memory of all series; those of one run are kept even if they take more."""
+
+MAX_FILE_BYTES = 4 << 30
+"""Larger metrics are not read."""
 
 _RECHECK_S = 5.0  # a file whose state has not changed is still polled at this interval
 
@@ -36,6 +40,8 @@ class _Held:
     def update(self, budget_s: float | None) -> None:
         """Read what is new. Raises UserError if the file cannot be read."""
         now_s, state = time.monotonic(), _state_of(self._file)
+        if state is not None and state[2] > MAX_FILE_BYTES:
+            raise UserError(f"{self._file} holds {state[2]:,} bytes, which is too much to show")
         is_fresh = state == self._state and now_s - self._polled_s < _RECHECK_S
         if is_fresh and not self.follower.is_behind:
             return

@@ -14,6 +14,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from spectral_exp.core.errors import UserError
+from spectral_exp.dashboard.patience import ImpatientProtocol
 
 MAX_CONNECTIONS = 1000
 """Above this number of open connections, requests are answered with 503."""
@@ -35,7 +36,7 @@ class BackgroundServer:
         config = uvicorn.Config(
             app,
             loop="asyncio",
-            http="h11",
+            http=ImpatientProtocol,
             ws="none",
             lifespan="off",
             log_config=None,

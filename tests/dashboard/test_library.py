@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -225,3 +228,55 @@ def test_memory_of_series_is_limited(tmp_path: Path) -> None:
     for run in runs:
         assert len(store.series(run, "loss")) == 100
         assert store.n_bytes <= max(used // 2, 1)
+
+
+@pytest.mark.parametrize("is_live", [True, False])
+@pytest.mark.parametrize("kind", ["folder", "fifo", "giant", "garbage"])
+def test_unreadable_metrics_of_one_run_hide_no_other(
+    tmp_path: Path, kind: str, is_live: bool
+) -> None:
+    fine, broken = make_run(tmp_path, "classic", 1), make_run(tmp_path, "classic", 2, status=None)
+    metrics = RunPaths(broken).metrics_file
+    metrics.unlink()
+    if kind == "folder":
+        metrics.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(metrics)
+    elif kind == "giant":
+        with metrics.open("wb") as file:
+            file.truncate(5 << 30)
+    else:
+        metrics.write_bytes(b"\xff\x00{]\n" * 100)
+    with owned(broken) if is_live else contextlib.nullcontext():
+        dashboard = Dashboard(tmp_path)
+        rows = dashboard.rows()
+        assert rows.keys() == {fine.name, broken.name}
+        assert rows[broken.name]["status"] == ("running" if is_live else "unfinished")
+        details = dashboard.json(f"/api/run/{rows[broken.name]['key']}")
+        assert any("metrics.jsonl" in problem for problem in details["problems"])
+        keys = ",".join(row["key"] for row in rows.values())
+        answer = dashboard.client.get(f"/api/curves?runs={keys}&metric=loss")
+        assert answer.status_code == (200 if kind == "garbage" else 400)
+        assert dashboard.json("/api/groups")["rows"][0]["n_used"] == 1
+
+
+def test_a_certificate_is_put_in_words(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path, "classic", seed) for seed in (1, 2, 3)]
+    record = {"verdict": "identical", "compared": ["weights"], "not_compared": [], "divergences": 5}
+    RunPaths(runs[0]).certificate_file.write_text(json.dumps(record))
+    RunPaths(runs[1]).certificate_file.write_text('{"verdict": "<b>"}')
+    dashboard = Dashboard(tmp_path)
+    details = dashboard.json(f"/api/run/{dashboard.key(runs[0])}")
+    assert details["certificate"] == "A resume continues bit for bit.\ncompared: weights"
+    assert dashboard.json(f"/api/run/{dashboard.key(runs[1])}")["certificate"] is None
+    (row,) = dashboard.json("/api/groups")["rows"]
+    assert row["certificate"] == "a resume continues bit for bit (1 of 3 runs)"
+
+
+def test_a_run_of_another_host_that_is_silent_is_not_running(tmp_path: Path) -> None:
+    run = make_run(tmp_path, status=None)
+    owner = {"host": "another", "pid": 1, "since": "2026-01-01T00:00:00+00:00"}
+    RunPaths(run).lock_file.write_text(json.dumps(owner))
+    rest(run, age_s=7200.0)
+    row = Dashboard(tmp_path).rows()[run.name]
+    assert row["status"] == "unfinished"

@@ -4,7 +4,7 @@ import { ApiError, ServerGone, getJson } from "./client.js";
 import { resolveColors } from "./colors.js";
 import { button, choice, emptyState, menuButton, setOptions, throttle } from "./controls.js";
 import { bdi, fill, h, icon } from "./dom.js";
-import { GroupsModel, groupQuery, metricChoices, selectionOf } from "./groups.js";
+import { GroupsModel, groupQuery, selectionOf } from "./groups.js";
 import { copyText } from "./popover.js";
 import { DiffSection, DifferenceSection } from "./compare_sections.js";
 import { FiguresSection } from "./compare_figures.js";
@@ -149,7 +149,7 @@ export class ComparePage {
     }
     setOptions(
       this.metric.select,
-      metricChoices(answer.metrics).map(({ name }) => name),
+      answer.metrics.map(({ name }) => name),
       answer.metric.name,
     );
     this.baselineGroup = chosen.find(({ label }) => label === answer.baseline) ?? chosen[0];

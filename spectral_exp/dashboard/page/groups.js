@@ -35,7 +35,9 @@ export class GroupsModel extends EventTarget {
     this.signature = "";
     this.controller = null;
     this.isStale = false;
-    this.onStoreChange = throttle(() => this.refresh(), REFRESH_MS);
+    this.onStoreChange = throttle(() => {
+      if (!this.isCurrent()) this.refresh();
+    }, REFRESH_MS);
     store.addEventListener("change", this.onStoreChange);
   }
 
@@ -54,6 +56,11 @@ export class GroupsModel extends EventTarget {
     this.controller?.abort();
     this.controller = null;
     this.refresh();
+  }
+
+  /** Whether the answer holds all the changes that the store knows. */
+  isCurrent() {
+    return this.answer !== null && this.error === null && this.answer.seq >= this.store.seq;
   }
 
   /** Ask again. While an answer is under way, one more request follows it. */
@@ -78,11 +85,4 @@ export class GroupsModel extends EventTarget {
     this.dispatchEvent(new Event("change"));
     if (this.isStale) this.onStoreChange();
   }
-}
-
-/** Return the names and titles of metrics, which come as names or as objects. */
-export function metricChoices(metrics) {
-  return metrics.map((metric) =>
-    typeof metric === "string" ? { name: metric, title: metric } : metric,
-  );
 }

@@ -51,24 +51,28 @@ export function showHelp() {
       "div",
       { class: "help" },
       h("div", null, table("This page", viewShortcuts), table("Everywhere", pageShortcuts)),
-      h(
-        "div",
-        null,
-        h("h3", null, "Charts"),
-        h("table", { class: "keys" }, h("tbody", null, CHART_HELP())),
-      ),
+      h("div", null, chartHelp()),
     ),
   );
 }
 
-const CHART_HELP = () =>
-  [
-    ["Drag", "Zoom to a range of x, in all charts"],
-    ["Wheel, pinch", "Zoom at the pointer"],
-    ["Double click", "Show everything again"],
-    ["← →", "Move the cursor of the focused chart"],
-    ["Cross", "The value is NaN"],
-    ["Triangle", "The value lies outside the chart or is infinite"],
-  ].map(([what, meaning]) =>
-    h("tr", null, h("td", null, h("kbd", null, what)), h("td", null, meaning)),
-  );
+const CHART_HELP = [
+  ["Drag", "Zoom to a range of x, in all charts"],
+  ["Wheel, pinch", "Zoom at the pointer"],
+  ["Double click", "Show everything again"],
+  ["← →", "Move the focused chart"],
+  ["Shift ← →", "Move the cursor of the focused chart"],
+  ["+ − 0", "Zoom in, out, reset"],
+];
+
+const CHART_SIGNS = "A cross is a NaN; a triangle is a value outside the chart or an infinity.";
+
+function chartHelp() {
+  const row = ([what, meaning]) =>
+    h("tr", null, h("td", null, h("kbd", null, what)), h("td", null, meaning));
+  return [
+    h("h3", null, "Charts"),
+    h("table", { class: "keys" }, h("tbody", null, CHART_HELP.map(row))),
+    h("p", { class: "faint" }, CHART_SIGNS),
+  ];
+}

@@ -149,7 +149,9 @@ export class RunPage {
       ),
     );
     this.body.setAttribute("aria-labelledby", `tab-${chosen}`);
-    if (hadFocus) this.tabs.querySelector("[aria-selected=true]").focus();
+    const selected = this.tabs.querySelector("[aria-selected=true]");
+    selected.scrollIntoView({ block: "nearest", inline: "nearest" });
+    if (hadFocus) selected.focus();
   }
 
   onTabKey(event) {

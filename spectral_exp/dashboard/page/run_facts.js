@@ -121,7 +121,7 @@ export class CostTab {
   table(cost) {
     return h(
       "dl",
-      { class: "pairs" },
+      { class: "pairs sentences" },
       cost.map(({ label, text, value }) => [
         h("dt", null, label),
         h("dd", null, text ?? String(value)),

@@ -5,7 +5,7 @@ import { resolveColors } from "./colors.js";
 import { runColumns } from "./columns.js";
 import { emptyState } from "./controls.js";
 import { bdi, fill, h } from "./dom.js";
-import { GroupsModel, groupQuery, metricChoices, selectionOf } from "./groups.js";
+import { GroupsModel, groupQuery, selectionOf } from "./groups.js";
 import { editMarks, toggleArchive, togglePin } from "./marks.js";
 import { copyText, openDialog, sourceDetails } from "./popover.js";
 import { groupRows, runRows } from "./runs_rows.js";
@@ -14,6 +14,10 @@ import { formatHash, idList, navigate, patchParams } from "./state.js";
 import { VirtualTable } from "./table.js";
 
 const SHOWN_AT_FIRST = 8;
+const CLOCK_MS = 10000;
+
+// One number for each run: they have columns of their own and no curve.
+const NUMBERS_OF_A_RUN = new Set(["n_parameters", "steps", "tokens", "train_s"]);
 
 export class RunsPage {
   constructor(main, { store, params }) {
@@ -44,6 +48,8 @@ export class RunsPage {
     });
     this.tableHost.addEventListener("click", (event) => this.onRowClick(event));
     this.charts = new ChartsPanel(this.chartsHost, store);
+    // The ages in the table grow.
+    this.clock = setInterval(() => this.table.redraw(), CLOCK_MS);
     this.onStatus = () => this.draw();
     store.addEventListener("status", this.onStatus);
     this.update(params);
@@ -51,6 +57,7 @@ export class RunsPage {
 
   destroy() {
     this.store.removeEventListener("status", this.onStatus);
+    clearInterval(this.clock);
     this.groups.destroy();
     this.table.destroy();
     this.charts.destroy();
@@ -183,7 +190,7 @@ export class RunsPage {
         isGroup: true,
         ...this.styles.get(group.id),
       }));
-    const metrics = metricChoices(answer.metrics);
+    const metrics = answer.metrics.filter(({ name }) => !NUMBERS_OF_A_RUN.has(name));
     const first = metrics.findIndex(({ name }) => name === answer.metric.name);
     if (first > 0) metrics.unshift(...metrics.splice(first, 1));
     this.charts.draw({

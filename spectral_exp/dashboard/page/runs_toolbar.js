@@ -4,9 +4,8 @@ import { button, checkbox, choice, menuButton, setOptions } from "./controls.js"
 import { toCsv, toLatex, toMarkdown } from "./copy_table.js";
 import { h } from "./dom.js";
 import { FilterBox } from "./filter.js";
-import { metricChoices } from "./groups.js";
 import { editMarks, toggleArchive, togglePin } from "./marks.js";
-import { copyText, toast } from "./popover.js";
+import { copyText, openDialog, toast } from "./popover.js";
 import { saveFile } from "./save.js";
 import { navigate, patchParams } from "./state.js";
 
@@ -48,7 +47,7 @@ export class RunsToolbar {
     this.filter.set(params.getAll("where"), answer || params.has("where") ? error?.message : null);
     this.archived.input.checked = params.get("archived") === "1";
     if (!answer) return;
-    const metrics = metricChoices(answer.metrics).map(({ name }) => name);
+    const metrics = answer.metrics.map(({ name }) => name);
     setOptions(this.metric.select, metrics, answer.metric.name);
     const at = answer.at;
     setOptions(
@@ -77,9 +76,33 @@ export class RunsToolbar {
       return;
     }
     const present = this.page.groups.answer.at;
-    const text = window.prompt("Step", present.startsWith("step:") ? present.slice(5) : "");
-    if (text !== null && /^\d+$/.test(text.trim())) patchParams({ at: `step:${text.trim()}` });
-    else this.at.select.value = present;
+    this.at.select.value = present;
+    const input = h("input", {
+      type: "number",
+      min: 1,
+      step: 1,
+      required: true,
+      value: present.startsWith("step:") ? present.slice(5) : "",
+    });
+    const choose = (event) => {
+      event.preventDefault();
+      dialog.close();
+      patchParams({ at: `step:${input.value}` });
+    };
+    const explanation = "Each run counts with its last value up to this step.";
+    const form = h(
+      "form",
+      { class: "form", onsubmit: choose },
+      h("label", null, h("span", null, "Step"), input),
+      h("p", { class: "faint" }, explanation),
+      h(
+        "div",
+        { class: "row end" },
+        button("Show", null, { type: "submit", class: "button primary" }),
+      ),
+    );
+    const dialog = openDialog("Values at a step", form);
+    input.focus();
   }
 
   openComparison() {
