@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.dashboard.browser.conftest import ORIGIN, Site
+from tests.dashboard.browser.pages import ORIGIN, Site
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -20,10 +20,16 @@ Pixels = NDArray[np.int64]
 
 
 class Charts:
-    """The page of the harness. A chart has a name, and stays until `reset`."""
+    """The page of the harness. A chart has a name, and stays until `reset`.
+
+    Attributes:
+        errors: those of the page.
+    """
 
     def __init__(self, page: Page, site: Site) -> None:
         self.page = page
+        self.errors: list[str] = []
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
         self._site = site
         self._n_frames = 0
         site.attach(page)
@@ -41,8 +47,9 @@ class Charts:
         view: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
         is_linked: bool = False,
+        is_awaited: bool = True,
     ) -> None:
-        """Show frames in a chart and wait until it is drawn.
+        """Show frames in a chart and wait until it is drawn, if it is awaited.
 
         Args:
             style: label, color, dash and kind of each key; "*" is that of all others.
@@ -54,7 +61,8 @@ class Charts:
             addresses.append(f"frame-{self._n_frames}")
             self._site.files[addresses[-1]] = frame
         styled = [{"frame": address, "style": style or {}} for address in addresses]
-        settings = {"view": view or {}, "options": options or {}, "isLinked": is_linked}
+        settings = {"view": view or {}, "options": options or {}}
+        settings |= {"isLinked": is_linked, "isAwaited": is_awaited}
         self.page.evaluate("a => harness.show(...a)", [name, styled, settings])
 
     def show_heat(self, name: str, data: Mapping[str, Any], **options: Any) -> None:

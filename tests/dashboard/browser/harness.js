@@ -23,7 +23,7 @@ async function load({ frame, style = {} }) {
 }
 
 /** Show frames in the chart of this name, which is made if there is none. */
-async function show(name, frames, { view = {}, options = {}, isLinked = false } = {}) {
+async function show(name, frames, { view = {}, options = {}, isLinked, isAwaited }) {
   const series = (await Promise.all(frames.map(load))).flat();
   if (!charts.has(name)) {
     const report = (kind) => (value) => calls.push([name, kind, value]);
@@ -34,7 +34,7 @@ async function show(name, frames, { view = {}, options = {}, isLinked = false } 
     charts.set(name, new Chart(hostOf(name), { ...callbacks, ...shared, ...options }));
   }
   charts.get(name).setData(series, view);
-  await drawn();
+  if (isAwaited) await drawn();
 }
 
 async function heat(name, data, options = {}) {
@@ -51,12 +51,17 @@ function reset() {
   document.getElementById("hosts").replaceChildren();
 }
 
-/** Wait until no chart has anything left to draw. */
+function isWaiting(chart) {
+  const { top, bottom } = chart.plot.getBoundingClientRect();
+  return chart.isDirty && top < window.innerHeight && bottom > 0;
+}
+
+/** Wait until no chart in sight has anything left to draw. */
 async function drawn() {
   const frame = () => new Promise((resolve) => requestAnimationFrame(resolve));
   await frame();
   await frame();
-  while ([...charts.values()].some(({ isDirty, isVisible }) => isDirty && isVisible)) await frame();
+  while ([...charts.values()].some(isWaiting)) await frame();
   await frame();
 }
 

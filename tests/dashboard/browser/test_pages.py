@@ -185,12 +185,13 @@ def test_marks_are_edited_and_written_into_the_run(open_page: OpenPage, tmp_path
         row(page, "classic").get_by_role("cell", name="completed").click()
         page.keyboard.press("m")
         dialog = page.get_by_role("dialog")
-        dialog.get_by_label("Tags").fill("paper, <i>odd</i>")
-        dialog.get_by_label("Note").fill("The one of the talk.")
+        dialog.get_by_label("Tags").fill("paper, v2")
+        dialog.get_by_label("Note").fill("The one of <i>the</i> talk.")
         dialog.get_by_role("button", name="Save").click()
-        expect(row(page, "classic").locator(".tag")).to_have_text(["<i>odd</i>", "paper"])
+        expect(row(page, "classic").locator(".tag")).to_have_text(["paper", "v2"])
         written = json.loads((run / "notes.json").read_text())
-        assert set(written["tags"]) == {"paper", "<i>odd</i>"}
+        assert written["tags"] == ["paper", "v2"]
+        assert written["note"] == "The one of <i>the</i> talk."
         page.keyboard.press("p")
         expect(row(page, "classic").locator(".pinned")).to_be_visible()
         page.keyboard.press("h")

@@ -12,7 +12,7 @@ import { Surface } from "./surface.js";
 import { channels } from "./theme.js";
 import { formatValue } from "./ticks.js";
 
-/** Positive edges whose ends differ by this factor are those of logarithmic bins. */
+/** Positive edges whose ends differ by this factor are taken for those of logarithmic bins. */
 const LOG_FACTOR = 100;
 
 /** The scale of colours reaches to this many times the share of a bin of an even histogram. */
@@ -36,7 +36,8 @@ export class HeatMap extends Surface {
 
   /**
    * @param {{edges: number[], steps: number[], counts: number[][], unit?: string,
-   *   nan?: number[]}} data `counts` has a row for each step, `nan` a number.
+   *   nan?: number[], is_logarithmic?: boolean}} data `counts` has a row for each step,
+   *   `nan` a number.
    */
   setData(data) {
     const { edges = [], steps = [], counts = [] } = data;
@@ -69,7 +70,8 @@ export class HeatMap extends Surface {
   buildScene(size) {
     const { edges, steps, unit } = this.data;
     const isEmpty = steps.length === 0 || edges.length < 2;
-    const isLog = !isEmpty && edges[0] > 0 && edges.at(-1) / edges[0] >= LOG_FACTOR;
+    const isWide = edges[0] > 0 && edges.at(-1) / edges[0] >= LOG_FACTOR;
+    const isLog = !isEmpty && (this.data.is_logarithmic ?? isWide);
     const view = { xScale: "linear", yScale: isLog ? "log" : "linear", xKind: "count", yKind: "number" };
     const domains = {
       x: this.zoom ?? (isEmpty ? [0, 1] : outerBounds(steps)),
