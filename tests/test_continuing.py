@@ -21,7 +21,12 @@ from omegaconf import OmegaConf
 
 from spectral_exp.commands import diagnose
 from spectral_exp.config.command_line import CommandLine, quote
-from spectral_exp.config.command_line.grammar import format_value, literal, parse, text_of
+from spectral_exp.config.command_line.grammar import (
+    format_value,
+    parse,
+    quote_text_setting,
+    text_of,
+)
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.json_files import content_crc32
 from spectral_exp.runs.layout import RunPaths
@@ -383,7 +388,7 @@ def test_the_name_of_a_folder_is_taken_as_it_is_typed(here: Path, text: str) -> 
     folder.mkdir()
     try:
         assert (
-            parse(literal(f"resume={text}", sweeps=False)).value()
+            parse(quote_text_setting(f"resume={text}", sweeps=False)).value()
             == parse(f"resume={quote(text)}").value()
         )
     finally:
@@ -414,8 +419,8 @@ def test_written_values_are_read_back_unchanged(value: Any) -> None:
 
 
 def test_a_sweep_keeps_its_commas() -> None:
-    assert literal("name=a,b", sweeps=True) == "name=a,b"
-    assert literal("name=a,b", sweeps=False) == "name=a,b"
-    assert literal("resume=a,b", sweeps=False) == "resume='a,b'"
+    assert quote_text_setting("name=a,b", sweeps=True) == "name=a,b"
+    assert quote_text_setting("name=a,b", sweeps=False) == "name=a,b"
+    assert quote_text_setting("resume=a,b", sweeps=False) == "resume='a,b'"
     with pytest.raises(UserError, match="needs --multirun"):
         CommandLine.parse(["name=a,b"]).compose()

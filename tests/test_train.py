@@ -413,7 +413,7 @@ def assert_same_state(one: Path, other: Path, step: int) -> None:
         for run in (one, other)
     ]
     for key in ("model_state_dict", "optimizer_state_dict", "loss_history", "loss_state_dict"):
-        assert flat(states[0][key]) == flat(states[1][key]), key
+        assert flatten(states[0][key]) == flatten(states[1][key]), key
     untimed = [
         [
             {k: v for k, v in json.loads(line).items() if k not in TIMED}
@@ -424,14 +424,14 @@ def assert_same_state(one: Path, other: Path, step: int) -> None:
     assert untimed[0] == untimed[1]
 
 
-def flat(node: Any) -> Any:
+def flatten(node: Any) -> Any:
     """`node` with every tensor replaced by its bytes, so that == compares bits."""
     if isinstance(node, torch.Tensor):
         return (tuple(node.shape), node.dtype, node.contiguous().numpy().tobytes())
     if isinstance(node, dict):
-        return {key: flat(value) for key, value in node.items()}
+        return {key: flatten(value) for key, value in node.items()}
     if isinstance(node, (list, tuple)):
-        return [flat(value) for value in node]
+        return [flatten(value) for value in node]
     return node
 
 

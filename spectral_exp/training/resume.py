@@ -22,9 +22,9 @@ from spectral_exp.monitoring import CheckpointManager
 from spectral_exp.monitoring.checkpoint.reader import BrokenCheckpointError, read_checkpoint
 from spectral_exp.runs.layout import CORRUPT_SUFFIX, RunPaths, links_inside
 from spectral_exp.runs.lock import refuse_if_running
-from spectral_exp.runs.overrides import AROUND_STEPS, PLACE, flat, is_among
+from spectral_exp.runs.overrides import AROUND_STEPS, PLACE, flatten, is_among
 from spectral_exp.runs.record import read_intact_config
-from spectral_exp.runs.renamed import current_names
+from spectral_exp.runs.renamed import update_names
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ def find_record(paths: RunPaths) -> dict[str, Any] | None:
                 raise
             log.warning("%s; the configuration is taken from the newest checkpoint", error)
     found = CheckpointManager(paths.root, enabled=False).load_latest_checkpoint()
-    return {"config": current_names(found["config"])} if found is not None else None
+    return {"config": update_names(found["config"])} if found is not None else None
 
 
 def refuse_foreign_checkpoint(
@@ -149,7 +149,7 @@ def refuse_foreign_checkpoint(
         config: the configuration of the run that continues from it.
         paths: the paths of that run.
     """
-    before, now = dict(flat(jsonable(current_names(saved)))), dict(flat(redact(config)))
+    before, now = dict(flatten(jsonable(update_names(saved)))), dict(flatten(redact(config)))
     keys = [key for key in sorted(before.keys() & now.keys()) if not is_among(key, _CHANGEABLE)]
     # The text may have moved; its fingerprint is compared elsewhere.
     keys = [key for key in keys if "path" not in key.rpartition(".")[2]]
@@ -193,7 +193,7 @@ def move_damaged_record(paths: RunPaths) -> None:
         log.warning("%s is damaged: kept as %s", paths.config_file, corrupt.name)
 
 
-def known_text(paths: RunPaths) -> KnownText | None:
+def find_known_text(paths: RunPaths) -> KnownText | None:
     """Return the recorded fingerprints of a run's text, or None if there are none."""
     fingerprints = (find_record(paths) or {}).get("dataset")
     return KnownText(str(paths.root), fingerprints) if fingerprints else None
@@ -278,8 +278,8 @@ def _check_settings(
 ) -> Iterator[str]:
     """Yield a problem if settings differ from the record that must not change in a run."""
     changeable = (*_CHANGEABLE, *_TEXT_PLACE) if record.get("dataset") else _CHANGEABLE
-    before = dict(flat(record.get("config", {})))
-    given, now = dict(flat(jsonable(config))), dict(flat(redact(config)))
+    before = dict(flatten(record.get("config", {})))
+    given, now = dict(flatten(jsonable(config))), dict(flatten(redact(config)))
     keys = [
         k
         for k in sorted({*before, *now})

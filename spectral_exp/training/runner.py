@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from spectral_exp.core.clock import Clock
 from spectral_exp.core.errors import Interrupted, RunError, UserError
 from spectral_exp.core.signals import StopRequest
-from spectral_exp.core.wording import counted
+from spectral_exp.core.wording import format_count
 from spectral_exp.monitoring import Backup, CheckpointManager, ConfigTracker, MetricsLogger
 from spectral_exp.monitoring.component import Observer
 from spectral_exp.monitoring.run_files import UnsyncedFiles
@@ -352,7 +352,7 @@ class Runner:
         if self.checkpoint.exceeds_risk(self.state.step):
             at_risk = self.checkpoint.steps_at_risk(self.state.step)
             raise RunError(
-                f"no checkpoint has become durable for {counted(at_risk, 'step')} "
+                f"no checkpoint has become durable for {format_count(at_risk, 'step')} "
                 f"(monitoring.checkpoint.max_steps_at_risk={self.checkpoint.max_steps_at_risk}); "
                 f"repair the storage of {self.paths.checkpoints}, then give the same command again"
             )

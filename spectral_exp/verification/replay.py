@@ -27,17 +27,17 @@ from spectral_exp.core.parent import die_with_parent
 from spectral_exp.core.scratch import scratch_folder
 from spectral_exp.core.signals import signals_blocked
 from spectral_exp.core.timestamps import timestamp
-from spectral_exp.core.wording import counted
+from spectral_exp.core.wording import format_count
 from spectral_exp.monitoring import CheckpointManager, MetricsLogger
 from spectral_exp.runs.differences import (
+    are_equal,
     code_differences,
     environment_differences,
-    same,
     settings_differences,
 )
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.overrides import changed_settings, matters_for_steps
-from spectral_exp.runs.renamed import current_names
+from spectral_exp.runs.renamed import update_names
 from spectral_exp.runs.training_record import read_record, recorded_patch
 from spectral_exp.verification.fingerprint import (
     PARTS,
@@ -200,7 +200,7 @@ def _config_at(paths: RunPaths, record: Mapping[str, Any], step: int) -> Mapping
             f"the checkpoint of step {step} in {paths.root} is broken; choose another one with "
             f"--from: {others}"
         )
-    return current_names(state["config"])
+    return update_names(state["config"])
 
 
 # --- repeating steps -------------------------------------------------------------------------
@@ -356,11 +356,12 @@ def compare_with_run(
     losses = newest["loss_history"][first - 1 : last] if newest is not None else []
     if losses:
         wrong = [
-            f.step for f, loss in zip(replayed, losses, strict=False) if not same(f.loss, loss)
+            f.step for f, loss in zip(replayed, losses, strict=False) if not are_equal(f.loss, loss)
         ]
         divergence = Divergence(wrong[0], "loss", "loss", between) if wrong else None
         findings.add(
-            f"losses of {counted(len(losses), 'step')} with those that the run recorded", divergence
+            f"losses of {format_count(len(losses), 'step')} with those that the run recorded",
+            divergence,
         )
 
     entries = {
@@ -374,10 +375,11 @@ def compare_with_run(
             (f, entries[f.step][metric]) for f in replayed if metric in entries.get(f.step, {})
         ]
         if pairs:
-            wrong = [f.step for f, logged in pairs if not same(getattr(f, metric), logged)]
+            wrong = [f.step for f, logged in pairs if not are_equal(getattr(f, metric), logged)]
             divergence = Divergence(wrong[0], part, name, between) if wrong else None
             findings.add(
-                f"{metric} of {counted(len(pairs), 'step')} with the values that the run logged",
+                f"{metric} of {format_count(len(pairs), 'step')} with the values that the run"
+                " logged",
                 divergence,
             )
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from spectral_exp.core.errors import SettingError, UserError
 from spectral_exp.monitoring import MetricsLogger
-from spectral_exp.runs.differences import same
+from spectral_exp.runs.differences import are_equal
 
 
 def entries_of(logger: MetricsLogger) -> list[tuple[int, float]]:
@@ -107,7 +107,7 @@ def test_any_mixture_of_numbers_and_names_comes_back(metrics: dict[str, Any]) ->
         assert entry.pop("step") == 7
         datetime.fromisoformat(entry.pop("timestamp"))
         assert entry.keys() == metrics.keys()
-        assert all(same(entry[name], metrics[name]) for name in metrics)
+        assert all(are_equal(entry[name], metrics[name]) for name in metrics)
 
 
 def test_reserved_names_are_refused(tmp_path: Path) -> None:

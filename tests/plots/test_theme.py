@@ -13,7 +13,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from spectral_exp.core.series import FloatArray
-from spectral_exp.plots.theme import DARK, LIGHT, Theme, new_figure, render, render_all, styled
+from spectral_exp.plots.theme import DARK, LIGHT, Theme, new_figure, render, render_all, use_theme
 
 DPI = 50
 
@@ -30,7 +30,7 @@ def test_style_is_in_force_while_drawing_and_gone_afterwards() -> None:
     before = matplotlib.rcParams.copy()
 
     def fail_within() -> None:
-        with styled(DARK):
+        with use_theme(DARK):
             assert matplotlib.rcParams["axes.facecolor"] == DARK.panel
             raise RuntimeError("inside")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from spectral_exp.core.errors import UserError
-from spectral_exp.runs.differences import code_differences, same, unequal
+from spectral_exp.runs.differences import are_equal, code_differences, list_differences
 from spectral_exp.runs.overrides import (
     changed_settings,
     is_among,
@@ -87,9 +87,9 @@ def test_changes_between_attempts() -> None:
 
 
 def test_nan_equals_nan_and_absent_equals_nothing() -> None:
-    assert same(math.nan, math.nan)
-    assert not same(math.nan, 0.0)
-    assert unequal({"a": None, "b": 1}, {"b": 1}) == ["a: None -> absent"]
+    assert are_equal(math.nan, math.nan)
+    assert not are_equal(math.nan, 0.0)
+    assert list_differences({"a": None, "b": 1}, {"b": 1}) == ["a: None -> absent"]
 
 
 def test_code_with_other_changes_is_other_code() -> None:

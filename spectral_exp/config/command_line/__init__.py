@@ -12,7 +12,7 @@ from spectral_exp.config.command_line.groups import help_text
 from spectral_exp.config.command_line.hydra_errors import describe
 from spectral_exp.config.command_line.jobs import Job
 from spectral_exp.config.command_line.recorded import (
-    recordable,
+    resolve_overrides,
     search_arguments,
     trusted_overrides,
 )
@@ -24,7 +24,7 @@ __all__ = [
     "describe",
     "help_text",
     "quote",
-    "recordable",
+    "resolve_overrides",
     "search_arguments",
     "trusted_overrides",
 ]

@@ -50,7 +50,7 @@ _SEARCH_PATH = "hydra.searchpath"
 # --- writing a record -----------------------------------------------------------------------------
 
 
-def recordable(hydra: Any, config: Mapping[str, Any]) -> list[str]:
+def resolve_overrides(hydra: Any, config: Mapping[str, Any]) -> list[str]:
     """Return the overrides of the running job with interpolations replaced by their values.
 
     Args:

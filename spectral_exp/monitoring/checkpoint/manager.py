@@ -407,7 +407,7 @@ class CheckpointManager(Component):
         report = save.complete(size_bytes=written.size_bytes, state_bytes=written.state_bytes)
         self.durable_step = save.step
         self.reports.append(report)
-        self._schedule.saved(report.blocked_s + time.thread_time() - cpu_s, report.durable_s)
+        self._schedule.record_save(report.blocked_s + time.thread_time() - cpu_s, report.durable_s)
         self._failures.clear(save.step)
         self._store.prune()
         if self.on_durable is not None:
@@ -416,7 +416,7 @@ class CheckpointManager(Component):
     def _fail(self, step: int, error: Exception, *, with_copy: bool) -> None:
         """Count a save that storage or memory refused; raise an error of any other kind."""
         self._failures.add(step, error, with_copy=with_copy)
-        self._schedule.failed()
+        self._schedule.record_failure()
         if self._failures.lacks_memory:
             self._capture.release_memory()
 

@@ -249,7 +249,7 @@ def _document(material: Material) -> Document:
         Heading("Introduction"),
         *(notes.at("introduction") or _left_open("introduction")),
     ]
-    blocks += _own("Related work", notes.at("related work"))
+    blocks += _own_section("Related work", notes.at("related work"))
     blocks += _with(notes.at("method"), method(material))
     blocks += _with(notes.at("set-up"), setup(material))
     blocks += _with(notes.at("results"), findings.results(material))
@@ -257,7 +257,7 @@ def _document(material: Material) -> Document:
     blocks += _with(notes.at("statistics"), limits.methods_of_statistics(material))
     blocks += _with(notes.at("limitations"), limits.limitations(material))
     blocks += [Heading("Discussion"), *(notes.at("discussion") or _left_open("discussion"))]
-    blocks += _own("Conclusion", notes.at("conclusion"))
+    blocks += _own_section("Conclusion", notes.at("conclusion"))
     thanks = notes.at("acknowledgements")
     blocks += [Heading("Acknowledgements", named=True), *thanks] if thanks else []
     blocks += [Heading("References", named=True), References(), Appendix()]
@@ -277,7 +277,7 @@ def _with(own: tuple[Block, ...], generated: tuple[Block, ...]) -> tuple[Block, 
     return (generated[0], *own, *generated[1:])
 
 
-def _own(title: str, own: tuple[Block, ...]) -> tuple[Block, ...]:
+def _own_section(title: str, own: tuple[Block, ...]) -> tuple[Block, ...]:
     return (Heading(title), *own) if own else ()
 
 

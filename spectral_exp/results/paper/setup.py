@@ -34,7 +34,7 @@ from spectral_exp.results.paper.material import (
     plain_number,
     shared_value,
 )
-from spectral_exp.results.paper.method import matched_to
+from spectral_exp.results.paper.method import find_match
 from spectral_exp.results.paper.passages import has_passage, join_sentences, passage
 from spectral_exp.runs.parts import PARTS
 from spectral_exp.runs.run import Run
@@ -117,10 +117,10 @@ def _configurations(material: Material) -> tuple[Block, ...]:
         tuple(rows),
         "l" * (1 + len(PARTS)) + "rl",
     )
-    matched = [run for run in material.runs if matched_to(run)]
+    matched = [run for run in material.runs if find_match(run)]
     if not matched:
         return (table,)
-    stacks = code_list(sorted({matched_to(run) for run in matched}))
+    stacks = code_list(sorted({find_match(run) for run in matched}))
     return (table, Paragraph(_passage("matched", labels=material.labels(matched), stack=stacks)))
 
 

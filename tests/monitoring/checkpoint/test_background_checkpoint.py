@@ -324,7 +324,7 @@ def test_auto_interval_keeps_the_budget(monkeypatch: pytest.MonkeyPatch) -> None
             saves += 1
             spent += 0.05
             now += 0.05
-            schedule.saved(cost_s=0.05, durable_s=0.4)
+            schedule.record_save(cost_s=0.05, durable_s=0.4)
     assert saves > 150
     assert spent / now < 0.0051
 

@@ -32,7 +32,7 @@ from spectral_exp.monitoring.wrappers import unwrap
 from spectral_exp.plots.run.histories import loss_series, metric_series, training_drawing
 from spectral_exp.plots.run.internals import model_drawings
 from spectral_exp.plots.run.runs import experiment, label_sources
-from spectral_exp.plots.theme import DARK, render, styled
+from spectral_exp.plots.theme import DARK, render, use_theme
 
 V, W, M, H = 20, 4, 2, 3
 WAVE_PLOTS = [
@@ -338,7 +338,7 @@ def test_an_odd_history_leaves_the_rest(tmp_path: Path, history: Any, metrics: A
 def test_a_hundred_metrics_make_a_figure_of_bounded_size(tmp_path: Path) -> None:
     metrics = {f"metric_{number}": [1.0, 2.0] for number in range(100)} | {"grad_norm": [1.0, 2.0]}
     drawing: Any = training_drawing(2, [1.0, 2.0], metrics, refuse_nothing_else)
-    with styled(DARK):
+    with use_theme(DARK):
         figure = drawing()
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles[:3] == ["Loss", "Gradient norm", "Metric 0"]
