@@ -72,7 +72,7 @@ def test_demo_resumes_exactly(tmp_path: Path) -> None:
         (["--dir", "/dev/null"], "cannot create the run directory"),
     ],
 )
-def test_demo_tells_mistakes_in_one_line(
+def test_demo_reports_mistakes_in_one_line(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert demo_monitoring.main(arguments) == 2

@@ -131,7 +131,7 @@ def test_every_line_is_run_or_has_a_reason() -> None:
     assert len({arguments[0] for arguments in LONG.values()}) > 4
 
 
-def test_lines_for_other_programs_name_what_exists() -> None:
+def test_lines_for_other_programs_name_existing_files_and_options() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     extras = (
         (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("optional-dependencies]")[2]
@@ -304,7 +304,7 @@ def test_the_stand_alone_loop_runs_and_continues(tmp_path: Path) -> None:
     assert len((run / "logs/metrics.jsonl").read_text().splitlines()) == 12
 
 
-def test_a_run_directory_holds_what_the_readme_lists(template: Path) -> None:
+def test_a_run_directory_holds_the_files_that_the_readme_lists(template: Path) -> None:
     (listing,) = re.findall(
         r"^outputs/wave_rgd_\S+/\n((?:  .*\n)+)", PAGES["README.md"], flags=re.MULTILINE
     )

@@ -171,7 +171,7 @@ def test_results_are_light() -> None:
     }
 
 
-def test_monitoring_gives_what_it_names() -> None:
+def test_monitoring_exports_every_name_it_lists() -> None:
     from spectral_exp import monitoring
 
     names = [

@@ -41,7 +41,7 @@ def stored_text(cell: dict[str, Any]) -> str:
     return "".join(texts)
 
 
-def test_the_cells_print_what_the_notebook_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cells_print_the_recorded_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pandas")
     import matplotlib.pyplot as plt
 

@@ -146,13 +146,13 @@ def test_results_and_config(finished: tuple[Path, str]) -> None:
     assert config["experiment_id"] == run.name
 
 
-def test_checkpoint_holds_what_is_specified_and_loads_safely(finished: tuple[Path, str]) -> None:
+def test_a_checkpoint_holds_the_specified_keys_and_loads_safely(finished: tuple[Path, str]) -> None:
     state = torch.load(finished[0] / "checkpoints/checkpoint_latest.pt", weights_only=True)
     assert set(state) >= SPECIFIED_CHECKPOINT_KEYS
     assert len(state["loss_history"]) == state["step"] == 12
 
 
-def test_summary_tells_where_everything_lies_and_what_next(finished: tuple[Path, str]) -> None:
+def test_the_summary_lists_files_results_and_the_next_command(finished: tuple[Path, str]) -> None:
     run, printed = finished
     for words in (
         "results.json",
@@ -198,7 +198,7 @@ def test_generate_writes_text_and_same_seed_same_text(finished: tuple[Path, str]
         (["--device", "tpu"], "device=tpu must be auto or one of"),
     ],
 )
-def test_generate_tells_mistakes_in_one_line(
+def test_generate_reports_mistakes_in_one_line(
     finished: tuple[Path, str], capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
     from spectral_exp.commands.generate import main
@@ -303,7 +303,7 @@ def test_mistakes_end_with_one_line_exit_code_2_and_nothing_on_disk(
         assert sorted(tmp_path.iterdir()) == files, overrides
 
 
-def test_several_mistakes_are_told_together(tmp_path: Path) -> None:
+def test_several_mistakes_are_reported_together(tmp_path: Path) -> None:
     done = train(
         "training.max_steps=0", "optimizer.learning_rate=-1", "model.n_layer=0", cwd=tmp_path
     )
@@ -566,7 +566,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     assert f"resuming after step {stopped}" in again.stdout
 
 
-def test_a_second_process_on_the_same_run_is_told_who_owns_it(tmp_path: Path) -> None:
+def test_a_second_process_on_the_same_run_is_refused_with_the_owner(tmp_path: Path) -> None:
     settings = [
         "+experiment=classic",
         *TINY,

@@ -268,7 +268,7 @@ def test_attention(tmp_path: Path) -> None:
     assert (constant["median"], constant["met"]) == (1, True)
 
 
-def test_the_stacks_are_what_they_are_called() -> None:
+def test_the_stacks_have_the_parts_of_their_names() -> None:
     sizes = stacks.Sizes(16, n_embd=32, n_layer=1, n_head=2, block_size=8)
     for stack in stacks.STACKS:
         step = stacks.TrainingStep(stack, sizes, 16)
@@ -344,7 +344,7 @@ def test_loop(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_mistakes_are_told_before_anything_is_done(
+def test_mistakes_are_reported_before_anything_is_done(
     arguments: list[str], message: str, tmp_path: Path
 ) -> None:
     done = bench(*arguments, cwd=tmp_path)
@@ -469,7 +469,7 @@ def test_targets_at_their_border() -> None:
     )
 
 
-def test_table_tells_what_was_missed() -> None:
+def test_the_table_marks_missed_targets() -> None:
     lines = [
         Line("ours", "blocked", "ms", Spread(12.34, 11.0, 13.0, 5), Target(10)),
         Line("ours", "first", "ms", Spread.of([1234.5]), Target(2000), "a note"),
@@ -498,7 +498,7 @@ def test_table_tells_what_was_missed() -> None:
     assert [line.is_met for line in lines] == [False, True, None]
 
 
-def test_child_that_fails_is_told(tmp_path: Path) -> None:
+def test_a_failing_child_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"nobody 1 .* ended with 1: .*KeyError: 'nobody'"):
         measure.child("spectral_exp.bench.checkpoint", "nobody", "1", str(tmp_path))
 

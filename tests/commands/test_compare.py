@@ -126,7 +126,7 @@ def test_a_file_has_the_format_of_its_suffix(
     assert file.read_text().startswith(begins)
 
 
-def test_plots_are_drawn_of_what_is_shown(
+def test_plots_show_the_groups_of_the_table(
     outputs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "spectral_exp.results.figures", _Figures)
@@ -162,7 +162,7 @@ def test_plots_are_drawn_of_what_is_shown(
         (["config-diff", "{outputs}/none", "{outputs}"], "is not a run directory"),
     ],
 )
-def test_mistakes_are_told_in_a_line(
+def test_mistakes_are_reported_in_one_line(
     outputs: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     code, out, err = called(capsys, *(argument.format(outputs=outputs) for argument in arguments))
@@ -171,7 +171,7 @@ def test_mistakes_are_told_in_a_line(
     assert message in err
 
 
-def test_what_differs_between_two_configurations(
+def test_differences_between_two_configurations(
     outputs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     classic, wave = (next(outputs.glob(f"{name}_2*000001*")) for name in ("classic", "wave"))

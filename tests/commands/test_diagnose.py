@@ -50,7 +50,7 @@ def test_looking_at_one_token_has_entropy_zero(back: int) -> None:
     assert distance == [float(back)] * H
 
 
-def test_heads_are_told_apart_and_texts_are_averaged() -> None:
+def test_heads_are_separate_and_texts_are_averaged() -> None:
     weights = (
         torch.randn(B, H, T, T)
         .masked_fill(~torch.ones(T, T, dtype=torch.bool).tril(), -math.inf)
@@ -150,7 +150,7 @@ def test_the_command_prints_a_table_or_everything(
         (["RUN", "--checkpoint", "5"], "has no checkpoint 5; saved steps: "),
     ],
 )
-def test_mistakes_are_told_in_one_line(
+def test_mistakes_are_reported_in_one_line(
     run: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
     assert main([str(run) if word == "RUN" else word for word in arguments]) == 2

@@ -203,7 +203,7 @@ def test_lost_results_are_an_error_with_the_remedy(
         (RuntimeError("a defect"), ""),
     ],
 )
-def test_what_the_machine_refuses_is_told_in_one_line(error: Exception, line: str) -> None:
+def test_refusals_of_the_machine_are_reported_in_one_line(error: Exception, line: str) -> None:
     told = describe_refusal(error, Path("run"))
     assert told.startswith(line)
     assert bool(told) == bool(line)
@@ -240,7 +240,7 @@ def test_an_incomplete_backup_is_an_error_and_is_completed_by_the_same_command(
     assert train(tmp_path / "run", *command) == 0
 
 
-def test_a_run_that_cannot_begin_does_not_show_what_an_earlier_one_came_to(
+def test_a_run_that_cannot_begin_does_not_show_earlier_results(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "run"

@@ -240,7 +240,7 @@ def test_empty_log_has_no_summary(tmp_path: Path) -> None:
     assert MetricsLogger(tmp_path / "none").get_metrics_summary() == {}
 
 
-def test_unreadable_log_is_told(tmp_path: Path) -> None:
+def test_an_unreadable_log_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(UserError, match="cannot read"):
         MetricsLogger(tmp_path).load_metrics()

@@ -61,7 +61,7 @@ def test_smoothing_leaves_constants_and_single_spikes_alone() -> None:
     np.testing.assert_allclose(smooth(values, 21), 2.0)
 
 
-def test_smoothing_begins_where_the_values_begin_and_keeps_gaps() -> None:
+def test_smoothing_begins_with_the_values_and_keeps_gaps() -> None:
     values = np.linspace(10, 0, 101)
     values[50] = np.nan
     smoothed = smooth(values, 11)

@@ -124,7 +124,7 @@ DEUTERANOPIA = [
     [np.eye(3), np.array(PROTANOPIA), np.array(DEUTERANOPIA)],
     ids=["all", "no red", "no green"],
 )
-def test_series_colours_are_told_apart_by_the_colour_blind(theme: Theme, seen: FloatArray) -> None:
+def test_colour_blind_readers_distinguish_series_colours(theme: Theme, seen: FloatArray) -> None:
     def lab(color: str) -> FloatArray:
         linear = np.array(
             [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color)]

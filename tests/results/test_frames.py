@@ -109,7 +109,7 @@ def test_one_row_for_each_logged_step(made: Path, kind: str) -> None:
     assert all(type(row["step"]) is int for row in found)
 
 
-def test_polars_tells_nan_from_missing(made: Path) -> None:
+def test_polars_distinguishes_nan_from_missing(made: Path) -> None:
     pytest.importorskip("polars")
     frame = load_runs(made, index=False).metrics_polars()
     assert frame["loss"].is_nan().sum() == 1

@@ -115,7 +115,7 @@ def test_latex_compiles(made: Path, tmp_path: Path) -> None:
 # --- what it says ---------------------------------------------------------------------------------
 
 
-def test_the_abstract_claims_what_is_separated_and_nothing_else(made: Path) -> None:
+def test_the_abstract_claims_only_separated_differences(made: Path) -> None:
     text = (made / "paper/paper.md").read_text()
     abstract = text[text.index("## Abstract") : text.index("## 1 Introduction")]
     assert "Better than it, and separated from it, is: `classic_rotary` (\u22120.1" in abstract
@@ -344,7 +344,7 @@ def test_without_typst_the_other_formats_are_written(
         (["outputs", "--runs", "outputs"], "without --verify"),
     ],
 )
-def test_mistakes_are_told_in_a_line(
+def test_mistakes_are_reported_in_one_line(
     made: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -362,7 +362,7 @@ def test_mistakes_are_told_in_a_line(
 # --- verification ---------------------------------------------------------------------------------
 
 
-def test_what_was_written_holds(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unchanged_paper_holds(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(made / "paper", "--verify") == 0
     assert (
         f"{len(numbers(made / 'paper')):,} numbers recomputed from the runs, all equal"
@@ -397,7 +397,7 @@ def test_a_changed_run_is_found_with_the_numbers_it_changes(
     )
 
 
-def test_a_vanished_run_is_named_with_what_rests_on_it(
+def test_a_vanished_run_is_named_with_its_numbers(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gone = sorted((copy / "outputs").glob("wave_*"))[1]
@@ -432,7 +432,7 @@ def test_an_edited_number_is_named(
         assert f"Table 4, classic: mean: should be {entry['shown']}; found 2.0001" in told
 
 
-def test_a_number_of_ones_own_is_found_and_a_word_is_told(
+def test_an_edited_number_is_found_and_an_edited_word_is_noted(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = copy / "paper/paper.md"
@@ -472,7 +472,7 @@ def test_a_replaced_drawing_or_pdf_is_found(
         path.write_bytes(before)
 
 
-def test_an_edited_file_of_other_code_cannot_be_told(
+def test_an_edited_file_of_other_code_cannot_be_recognized(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record = copy / "paper/provenance.json"

@@ -233,7 +233,7 @@ def is_true(entry: dict[str, Any], runs: Sequence[Run], comparison: Comparison) 
     )
 
 
-def test_every_number_of_a_paper_is_what_its_source_says(
+def test_every_number_of_a_paper_equals_its_source(
     outputs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(figures, "comparison_plots", lambda comparison: [])
@@ -268,7 +268,7 @@ def test_every_number_of_a_paper_is_what_its_source_says(
     assert {"1.5000", "1.7500"} <= {one["shown"] for one in limitations}
 
 
-def test_every_number_of_a_report_is_what_its_source_says(
+def test_every_number_of_a_report_equals_its_source(
     outputs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_curves, "run_curves", lambda run: None)  # drawing is tested elsewhere

@@ -158,7 +158,7 @@ def test_blocks_of_notes() -> None:
 
 
 @pytest.mark.parametrize("text", ["| a | b |", "![x](y.png)", "<div>", "```\nopen", "$$ open"])
-def test_what_notes_cannot_hold_is_an_error(text: str) -> None:
+def test_unsupported_syntax_in_notes_is_an_error(text: str) -> None:
     with pytest.raises(UserError):
         blocks(text, {})
 
@@ -268,7 +268,7 @@ def test_typst_compiles_whatever_the_words_are() -> None:
     assert pages.startswith(b"%PDF")
 
 
-def test_markdown_escapes_what_would_be_markup() -> None:
+def test_markdown_escapes_markup_characters() -> None:
     page = markdown(document(Paragraph(("a_b_c *d* [e](f) <g> | $h$",))))
     assert r"a\_b\_c \*d\* \[e\](f) \<g\> \| \$h\$" in page
 

@@ -50,7 +50,7 @@ def test_the_setting_of_an_override(override: str, setting: str) -> None:
     assert setting_of(override) == setting
 
 
-def test_names_cover_what_is_below_them_and_nothing_else() -> None:
+def test_names_cover_only_the_settings_below_them() -> None:
     assert is_among("monitoring/checkpoint", ["monitoring"])
     assert is_among("training.patience", ["training.patience"])
     assert not is_among("training.patience_s", ["training.patience"])
@@ -71,7 +71,7 @@ def test_names_cover_what_is_below_them_and_nothing_else() -> None:
         ("hydra.run.dir", False, False),
     ],
 )
-def test_what_a_setting_matters_for(setting: str, logs: bool, steps: bool) -> None:
+def test_settings_matter_for_logs_or_steps(setting: str, logs: bool, steps: bool) -> None:
     assert (matters_for_logs(setting), matters_for_steps(setting)) == (logs, steps)
 
 

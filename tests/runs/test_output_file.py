@@ -156,7 +156,7 @@ def test_plots_overwrite_no_file_of_the_users(
     assert Path("plots/a.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_what_a_command_names_itself_it_may_write_again(run: Path) -> None:
+def test_a_command_may_overwrite_its_own_default_output(run: Path) -> None:
     (run / "weights_step_8.safetensors").write_text("from another machine")
     write_output(run / "weights_step_8.safetensors", b"new", is_default=True)
     assert (run / "weights_step_8.safetensors").read_bytes() == b"new"

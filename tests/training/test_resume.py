@@ -158,7 +158,7 @@ def test_other_text_under_the_same_settings_is_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_fingerprints_are_compared_one_by_one(begun: Path) -> None:
+def test_fingerprints_are_compared_individually(begun: Path) -> None:
     recorded = json.loads((begun / "config.json").read_text())["dataset"]
     refuse_changed_data(RunPaths(begun), recorded)
     refuse_changed_data(RunPaths(begun), {**recorded, "a_new_kind_of_fingerprint": 1})

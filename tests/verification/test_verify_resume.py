@@ -302,7 +302,7 @@ def test_the_next_checkpoint_to_compare_with_is_named(
 
 
 @pytest.mark.slow
-def test_a_lengthened_run_is_replayed_from_where_it_was(
+def test_a_lengthened_run_is_replayed_from_its_former_end(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     longer = train("resume=run", "training.max_steps=16", cwd=run.parent)

@@ -326,7 +326,7 @@ def test_nothing_intact_is_an_error_and_leaves_nothing(
     assert list((tmp_path / "b").iterdir()) == []
 
 
-def test_object_damaged_there_is_mended_by_the_next_attempt(
+def test_a_damaged_remote_object_is_replaced_by_the_next_attempt(
     run: RunPaths, url: str, tmp_path: Path
 ) -> None:
     write_checkpoint(run, 1, best=True)
@@ -442,7 +442,7 @@ def test_local_run_is_never_overwritten(run: RunPaths, backup: Backup, url: str)
     assert files_of(run.root) == before
 
 
-def test_no_backup_there_is_told(url: str, tmp_path: Path) -> None:
+def test_a_missing_backup_is_an_error(url: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no backup of a run"):
         restore(f"{url}/{RUN}", tmp_path)
 
@@ -650,7 +650,7 @@ def test_missing_library_names_the_extra(
 
 
 @pytest.mark.skipif(importlib.util.find_spec("gcsfs") is not None, reason="gcsfs is installed")
-def test_check_tells_of_a_missing_library() -> None:
+def test_check_reports_a_missing_library() -> None:
     with pytest.raises(UserError, match=r"pip install 'spectral-exp\[gcs\]'"):
         check_url("gs://bucket/runs")
 
@@ -660,7 +660,7 @@ def test_check_leaves_nothing(url: str, tmp_path: Path) -> None:
     assert list((tmp_path / "remote").iterdir()) == []
 
 
-def test_check_refuses_what_cannot_be_written(tmp_path: Path) -> None:
+def test_check_refuses_unwritable_storage(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(
         UserError,
@@ -745,7 +745,7 @@ def test_s3_stores_retains_and_restores(s3_server: S3Server, run: RunPaths, tmp_
 
 
 @pytest.mark.slow
-def test_s3_unknown_bucket_and_no_server_are_told_at_start(s3_server: S3Server) -> None:
+def test_s3_unknown_bucket_and_missing_server_are_refused_at_start(s3_server: S3Server) -> None:
     with pytest.raises(
         UserError, match=r"^backup_url=s3://nobody/runs cannot be used: .*create the bucket"
     ):

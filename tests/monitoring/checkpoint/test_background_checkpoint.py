@@ -212,7 +212,7 @@ def test_costs_are_reported(tmp_path: Path, slow_disk: threading.Event) -> None:
     assert manager.steps_at_risk(5) == 4
 
 
-def test_failures_are_told_once_and_tried_again_after_a_pause(
+def test_failures_are_logged_once_and_retried_after_a_pause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     model, optimizer = made()
@@ -269,7 +269,7 @@ manager.save_checkpoint(1, model, optimizer, [], {})
         assert CheckpointManager(tmp_path / name).load_checkpoint(1) is not None, name
 
 
-def test_wrong_state_is_told_by_the_call(tmp_path: Path) -> None:
+def test_a_wrong_state_raises_in_the_call(tmp_path: Path) -> None:
     model, optimizer = made()
     manager = CheckpointManager(tmp_path, background=True)
     with pytest.raises(TypeError, match="holds a object"):

@@ -230,7 +230,7 @@ def test_steps_of_any_type_are_the_same_steps(tmp_path: Path, kind: Any) -> None
 
 
 @pytest.mark.parametrize("step", [10.5, True, -1, "10", float("nan")])
-def test_what_is_no_step_is_refused_everywhere(tmp_path: Path, step: Any) -> None:
+def test_invalid_steps_are_refused_everywhere(tmp_path: Path, step: Any) -> None:
     manager = CheckpointManager(tmp_path)
     model = nn.Linear(1, 1)
     for call in (
@@ -277,7 +277,7 @@ def test_steps_kept_for_good_are_saved_even_while_the_writer_is_busy(
     assert len(slow) < 20
 
 
-def test_removable_protects_what_it_should() -> None:
+def test_removable_never_lists_protected_checkpoints() -> None:
     steps = [50, 45, 40, 35, 30, 20, 10]
     assert removable(steps, keep_last_n=2, keep_every_n_steps=20, pointed={30, None}) == [35, 10]
 

@@ -212,7 +212,7 @@ for spare_mb in (0, 1, 2, 4, 8, 16, 24, 32, 40, 2000):
 """
 
 
-def test_what_is_certain_not_to_fit_is_not_tried(
+def test_tensors_too_large_for_the_memory_are_not_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = saved(tmp_path, 1, 2).paths.checkpoint_file(2).stat().st_size

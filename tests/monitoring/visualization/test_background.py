@@ -121,7 +121,7 @@ def test_pictures_are_equal_byte_for_byte_and_come_in_order(tmp_path: Path) -> N
     assert gone(child.pid)
 
 
-def test_the_newest_set_replaces_the_waiting_one_and_the_log_says_so(
+def test_the_newest_set_replaces_the_waiting_one_with_a_log_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with background(tmp_path) as (viz, drawing), caplog.at_level(logging.INFO):
@@ -178,7 +178,7 @@ def test_a_child_that_hangs_is_ended_when_the_next_set_comes(
     assert "step 1 skipped" in message
 
 
-def test_the_end_waits_for_a_limited_time_and_tells_what_is_missing(
+def test_the_end_waits_for_a_limited_time_and_lists_missing_plots(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with background(tmp_path, exit_deadline_s=0.05) as (viz, drawing):

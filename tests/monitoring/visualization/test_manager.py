@@ -110,7 +110,7 @@ def test_wrong_settings_are_refused(settings: dict[str, Any], tmp_path: Path) ->
         manager(tmp_path, **settings)
 
 
-def test_missing_matplotlib_is_told_at_the_start(
+def test_missing_matplotlib_is_reported_at_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
@@ -399,7 +399,7 @@ def test_wrapped_models_are_looked_into() -> None:
         ("position_rates", WAVE_PLOTS),
     ],
 )
-def test_partial_wave_attributes_give_what_they_can(missing: str, plots: list[str]) -> None:
+def test_partial_wave_attributes_give_the_plots_they_allow(missing: str, plots: list[str]) -> None:
     embedding = TinyEmbedding()
     delattr(embedding, missing)
     drawings = model_drawings(10, nn.Sequential(embedding), -1, None, None)
@@ -582,7 +582,7 @@ def test_unreadable_runs_are_left_out_with_a_warning(
     assert "torn" in caplog.text
 
 
-def test_runs_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
+def test_runs_of_the_same_name_get_distinct_labels(tmp_path: Path) -> None:
     labels = [
         label
         for label, _ in label_sources(
