@@ -98,7 +98,7 @@ def train(*overrides: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def first_in_ci(total: int, sampled: int) -> list[Any]:
-    """Parameters 0 to `total`, of which CI runs the first `sampled`."""
+    """Parameters 0 to `total`; CI runs the first `sampled`."""
     return [
         pytest.param(i, marks=pytest.mark.exhaustive if i >= sampled else ()) for i in range(total)
     ]

@@ -50,7 +50,7 @@ class S3Server:
         self.process = None
 
     def make_bucket(self) -> None:
-        """In a process of its own: what the library does behind our back is not our warning."""
+        """In a process of its own, so that warnings of the library do not fail our tests."""
         code = "import s3fs; s3fs.S3FileSystem().mkdir('bucket')"
         subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
 

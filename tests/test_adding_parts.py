@@ -195,7 +195,7 @@ def printed_lines() -> tuple[str, str]:
 
 
 def add_component(root: Path) -> None:
-    """Do in `root` what the recipe of a monitoring component says."""
+    """Follow the recipe of a monitoring component in `root`."""
     default, entry = printed_lines()
     config, build = root / "conf/config.yaml", root / "spectral_exp/config/build.py"
     last = "  - monitoring/tracking: default\n"

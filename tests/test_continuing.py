@@ -1,5 +1,5 @@
-"""Runs that have been moved, renamed or made by odd command lines are continued by what they
-print."""
+"""Runs that have been moved, renamed or made by odd command lines are continued by the command that
+they print."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def documented_lines() -> list[str]:
 
 
 def arguments_of(line: str) -> list[str] | None:
-    """Return what a line passes to our command line, or None if it calls another program."""
+    """Return the arguments of our command line in a line, or None if it calls another program."""
     words = shlex.split(line)
     if words[0] == "spectral-exp":
         return words[1:]
@@ -236,7 +236,7 @@ def expected_codes(line: str) -> set[int]:
 
 @pytest.fixture
 def folder(template: Path, tmp_path: Path) -> Path:
-    """A working directory with what the commands of the documentation name."""
+    """A working directory with the runs and files that the documentation names."""
     return Path(shutil.copytree(template, tmp_path / "here", symlinks=True))
 
 

@@ -42,8 +42,8 @@ ONLY_IN = {
 
 
 def imported(tree: ast.Module, module: str, is_package: bool) -> Iterator[str]:
-    """Absolute names of what a module imports anywhere, inside functions too, but for the benefit
-    of type checkers."""
+    """Yield the absolute names of all imports of a module, also inside functions, except those for
+    type checkers."""
     typing_only = {
         id(inner)
         for node in ast.walk(tree)

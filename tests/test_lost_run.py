@@ -1,4 +1,4 @@
-"""A run whose folder goes away stops, and leaves alone what takes its place."""
+"""A run whose folder disappears stops, and does not touch a folder in its place."""
 
 from __future__ import annotations
 

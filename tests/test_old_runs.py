@@ -49,7 +49,7 @@ def in_old_names(value: Any) -> Any:
 
 
 def make_old(run: Path) -> None:
-    """Change a run to what the version before the renaming wrote, with correct checksums."""
+    """Give a run the names that it had before the renaming, with correct checksums."""
     record = in_old_names(json.loads((run / "config.json").read_text()))
     record["crc32"] = content_crc32(record)
     (run / "config.json").write_text(json.dumps(record))

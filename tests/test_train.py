@@ -23,7 +23,7 @@ from spectral_exp.train import JobError, main
 from tests.conftest import NO_PLOTS, TINY, python, train
 from tests.s3_server import eventually
 
-# What a metrics line says of the machine, not of the training.
+# Entries of a metrics line that measure the machine, not the training.
 TIMED = {
     "timestamp",
     "tokens_per_s",
@@ -49,8 +49,7 @@ SPECIFIED_CHECKPOINT_KEYS = {
 def here(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., str]:
-    """The training command in this process, which spares the seconds of starting one; returns what
-    it printed."""
+    """The training command in this process, which saves the start of another; returns its output."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train"])
 
@@ -76,7 +75,7 @@ def read(path: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A finished run with everything switched on, and what it printed."""
+    """A finished run with all components enabled, and its output."""
     cwd = tmp_path_factory.mktemp("finished")
     done = train("+experiment=wave_rgd_qfe", *TINY, cwd=cwd)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -70,8 +70,7 @@ def bench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def measured(name: str, *arguments: str, cwd: Path) -> tuple[dict[str, Any], str]:
-    """The JSON file of a quick bench, which is of the right form and alone in its folder, and what
-    was printed."""
+    """Run a quick bench, check the form of its JSON file, and return file and output."""
     done = bench(name, "--quick", *arguments, "--json", "figures.json", cwd=cwd)
     assert done.returncode == 0, done.stderr
     assert [path.name for path in cwd.iterdir()] == ["figures.json"]

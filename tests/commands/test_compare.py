@@ -24,7 +24,7 @@ from tests.results.made_runs import make_run
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three experiments, and beside the folder what is no run."""
+    """Three experiments, and a folder without a run."""
     above = tmp_path_factory.mktemp("compare")
     for seed in (1, 2, 3):
         for name, val_bpb in (("classic", 2.5), ("wave", 2.25), ("wave_rgd", 2.75)):
@@ -43,7 +43,7 @@ def _made_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def called(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Exit code, what was printed, and what was printed as errors."""
+    """Return exit code, standard output and standard error."""
     code = compare.main([str(argument) for argument in arguments])
     out, err = capsys.readouterr()
     return code, out, err
@@ -185,8 +185,7 @@ def test_differences_between_two_configurations(
 
 @pytest.fixture
 def ctrl_c() -> Iterator[None]:
-    """Lets children take SIGINT, also where the tests run in the background of a shell, which
-    ignores it."""
+    """Let children receive SIGINT, which is ignored if the tests run in the background of a shell."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

@@ -1,4 +1,4 @@
-"""Looking into trained models: what is measured, and the command."""
+"""Diagnoses of trained models: the measured values, and the command."""
 
 from __future__ import annotations
 
@@ -137,9 +137,9 @@ def test_the_command_prints_a_table_or_everything(
     assert printed.count("wave_ratio: 0.") == 2
     assert "gradient: embedding " in printed
     assert main([str(run), "--windows", "2", "--json"]) == 0
-    (told,) = json.loads(capsys.readouterr().out)
-    assert told["step"] == 12
-    assert [len(layer["entropy"]) for layer in told["layers"]] == [2, 2]
+    (diagnosed,) = json.loads(capsys.readouterr().out)
+    assert diagnosed["step"] == 12
+    assert [len(layer["entropy"]) for layer in diagnosed["layers"]] == [2, 2]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,4 @@
-"""A run that comes from a stranger: no command runs what it names, asks the environment or sends
-anything away."""
+"""A run of a stranger cannot make a command run code, read the environment or send data away."""
 
 from __future__ import annotations
 
@@ -128,7 +127,7 @@ def hostile(
 
 
 def write_payload() -> None:
-    """Files that would tell if they were loaded or run."""
+    """Files that leave a trace if they are loaded or run."""
     for name in ("payload.py", "hubconf.py"):
         Path(name).write_text("open('canary', 'w')\n")
     for name in ("payload.pt", "payload.so", "payload.cpp"):

@@ -1,5 +1,5 @@
-"""Secrets are found by name in any container and by shape in any text; what only sounds like one
-stays."""
+"""Secrets are found by name in any container and by shape in any text; similar names and values
+stay."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ EXPERIMENTS = sorted(path.stem for path in Path("conf/experiment").glob("*.yaml"
 
 @pytest.fixture(autouse=True)
 def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither the environment nor what another test has met helps."""
+    """Forget the secrets of the environment and of other tests."""
     monkeypatch.setattr(module, "_seen_secrets", set())
     for name in filter(is_secret_name, list(os.environ)):
         monkeypatch.delenv(name)

@@ -128,8 +128,8 @@ EARLY = (
 def test_a_kill_between_the_last_save_and_the_results(
     overrides: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """The same command writes the results, the sample and the last plots; what was half written
-    goes."""
+    """The same command writes the results, the sample and the last plots; partial files are
+    removed."""
     root = tmp_path / "run"
     command = [*TINY, "monitoring/visualization=sync", f"hydra.run.dir={root}", *overrides]
     assert main(command) == 0

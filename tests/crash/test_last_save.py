@@ -204,9 +204,9 @@ def test_lost_results_are_an_error_with_the_remedy(
     ],
 )
 def test_refusals_of_the_machine_are_reported_in_one_line(error: Exception, line: str) -> None:
-    told = describe_refusal(error, Path("run"))
-    assert told.startswith(line)
-    assert bool(told) == bool(line)
+    refusal = describe_refusal(error, Path("run"))
+    assert refusal.startswith(line)
+    assert bool(refusal) == bool(line)
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ FILES = (
 
 @dataclass(frozen=True)
 class Change:
-    """A file of a run, and what it holds instead."""
+    """A file of a run, and its replaced content."""
 
     file: str
     what: str
@@ -277,7 +277,7 @@ def resume_check(arguments: list[str]) -> int:
 
 
 Command = Callable[[Path, Path], int]
-"""Called with the changed run, beside which the other lies, and a folder for what is written."""
+"""Called with the changed run, which lies beside the intact one, and a folder for outputs."""
 
 FAST: dict[str, Command] = {
     "compare": lambda run, out: compare.main([str(run.parent), "--no-index"]),
@@ -490,7 +490,7 @@ def test_links_to_everything_end(runs: Path, tmp_path: Path) -> None:
 
 
 def named(runs: Path, place: Path, name: str) -> Path:
-    """The runs, the first of which has another name."""
+    """The runs; the first has another name."""
     shutil.copytree(runs, place, symlinks=True)
     file = place / "r1/config.json"
     content = replaced(json.loads(file.read_text()), ("config", "name"), name)

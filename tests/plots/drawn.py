@@ -1,4 +1,4 @@
-"""Draws a figure to look at what reaches the canvas."""
+"""Draw a figure and inspect its canvas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of values: what their numbers and limits are."""
+"""Numbers and limits of rows of values."""
 
 from __future__ import annotations
 

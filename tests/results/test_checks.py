@@ -1,4 +1,4 @@
-"""What is flagged about single runs, and what makes two groups of runs unfair to compare."""
+"""Findings about single runs, and about unfair comparisons between two groups."""
 
 from __future__ import annotations
 

@@ -333,7 +333,7 @@ def test_small_differences_are_not_separated() -> None:
 
 
 def test_separated_needs_test_and_interval() -> None:
-    """Of skewed differences the t-test knows nothing, but the interval reaches to where they do."""
+    """The t-test ignores skewness, but the interval reaches as far as skewed differences."""
     skewed = [
         value + d for value, d in zip(CLASSIC, (0.046, 0.047, -0.006, 0.03, 0.047), strict=True)
     ]

@@ -1,5 +1,4 @@
-"""The figures of a comparison: the data they show, what they say of it, and that every word of it
-can be read."""
+"""The figures of a comparison: their data, their captions, and the legibility of every word."""
 
 from __future__ import annotations
 

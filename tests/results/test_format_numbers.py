@@ -1,4 +1,4 @@
-"""Format numbers rise with what they stand for.
+"""Format numbers rise with every change of their format.
 
 Each test computes a digest of what fixed runs give. If it fails after a change, raise the number it
 names and add the new digest under the new number.

@@ -17,7 +17,7 @@ from tests.results.made_runs import make_run
 
 
 def rows(frame: Any) -> list[dict[str, Any]]:
-    """The rows of either kind of frame, None where a value is missing or NaN."""
+    """Return the rows of either kind of frame, with None for missing values and NaN."""
     columns = {name: frame[name].to_list() for name in frame.columns}
     if hasattr(frame, "isna"):
         for name, values in columns.items():

@@ -1,5 +1,5 @@
-"""Papers and reports from run directories: what they say, that they can be made again, and that
-tampering is found."""
+"""Papers and reports from run directories: their contents, their repetition, and the detection of
+tampering."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_latex_compiles(made: Path, tmp_path: Path) -> None:
     assert not re.search("undefined|multiply|LaTeX Error", log), log
 
 
-# --- what it says ---------------------------------------------------------------------------------
+# --- contents -------------------------------------------------------------------------------------
 
 
 def test_the_abstract_claims_only_separated_differences(made: Path) -> None:
@@ -390,10 +390,10 @@ def test_a_changed_run_is_found_with_the_numbers_it_changes(
     results["final_metrics"]["val_bpb"] += 0.05
     write_json_atomic(RunPaths(changed).results_file, results)
     assert run(copy / "paper", "--verify") == 1
-    told = capsys.readouterr().out
-    assert f"run {changed.name} has changed since: results.json" in told
+    printed = capsys.readouterr().out
+    assert f"run {changed.name} has changed since: results.json" in printed
     assert re.search(
-        r"Table 4, classic: mean: 2\.\d+ on record, 2\.\d+ from the runs|and \d+ more", told
+        r"Table 4, classic: mean: 2\.\d+ on record, 2\.\d+ from the runs|and \d+ more", printed
     )
 
 
@@ -403,9 +403,9 @@ def test_a_vanished_run_is_named_with_its_numbers(
     gone = sorted((copy / "outputs").glob("wave_*"))[1]
     shutil.rmtree(gone)
     assert run(copy / "paper", "--verify") == 1
-    told = capsys.readouterr().out
-    assert f"run {gone.name} has vanished" in told
-    assert f"numbers rest on {gone.name}" in told
+    printed = capsys.readouterr().out
+    assert f"run {gone.name} has vanished" in printed
+    assert f"numbers rest on {gone.name}" in printed
 
 
 @pytest.mark.parametrize("name", ["paper.md", "paper.html", "paper.tex"])
@@ -425,11 +425,11 @@ def test_an_edited_number_is_named(
         at = text.index(entry["shown"], text.index("| Configuration | n | mean |"))
     path.write_text(text[:at] + "2.0001" + text[at + len(entry["shown"]) :])
     assert run(copy / "paper", "--verify") == 1
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     if name == "paper.tex":
-        assert f"{name}, line" in told
+        assert f"{name}, line" in printed
     else:
-        assert f"Table 4, classic: mean: should be {entry['shown']}; found 2.0001" in told
+        assert f"Table 4, classic: mean: should be {entry['shown']}; found 2.0001" in printed
 
 
 def test_an_edited_number_is_found_and_an_edited_word_is_noted(

@@ -1,4 +1,4 @@
-"""Following the metrics of a run gives what reading the whole file gives."""
+"""Following the metrics of a run gives the same entries as reading the whole file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is found below folders, and what a run directory tells, whole or damaged."""
+"""Runs below folders, and the facts that an intact or damaged run directory gives."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Whatever a record holds, its readers get the types that they rely on, and a finding for what was
-left out."""
+"""From any record, readers get the types that they rely on, and a finding for every omission."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def test_settings_that_training_does_not_depend_on_may_change(
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "problems"),
     [
         (("seed=2",), ["seed: 1337 -> 2"]),
         (
@@ -72,11 +72,11 @@ def test_settings_that_training_does_not_depend_on_may_change(
     ],
 )
 def test_any_other_difference_is_reported_with_both_values(
-    begun: Path, overrides: tuple[str, ...], told: list[str]
+    begun: Path, overrides: tuple[str, ...], problems: list[str]
 ) -> None:
     (problem,) = problems_of(compose(*BASE, *overrides), begun)
     assert str(begun) in problem
-    for words in told:
+    for words in problems:
         assert words in problem
     assert "monitoring" not in problem
 

@@ -28,7 +28,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(finished: Path, tmp_path: Path) -> Path:
-    """A copy that a test may spoil, at another place than where it was made."""
+    """A copy at another place, which a test may damage."""
     shutil.copytree(finished, tmp_path / "run", symlinks=True)
     return tmp_path / "run"
 

@@ -39,7 +39,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(finished: Path, tmp_path: Path) -> Path:
-    """A copy that a test may spoil, at another place than where it was made."""
+    """A copy at another place, which a test may damage."""
     shutil.copytree(finished, tmp_path / "run", symlinks=True)
     return tmp_path / "run"
 
@@ -297,8 +297,8 @@ def test_the_next_checkpoint_to_compare_with_is_named(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(run), "--steps", "2", "--from", "8"]) == 0
-    told = "with the run's next checkpoint, of step 12; --from=8 --steps=4 compares them"
-    assert f"not compared: weights, optimizer, rng {told}" in capsys.readouterr().out
+    reason = "with the run's next checkpoint, of step 12; --from=8 --steps=4 compares them"
+    assert f"not compared: weights, optimizer, rng {reason}" in capsys.readouterr().out
 
 
 @pytest.mark.slow

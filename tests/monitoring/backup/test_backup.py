@@ -488,7 +488,7 @@ while dead:
     there = restore(url, place / str(n))
     step = int((there / "checkpoints" / "checkpoint_latest.pt").readlink().stem.rpartition("_")[2])
     assert step == (3 if complete else 2), (n, step)
-    # The next attempt completes whatever was left, and leaves nothing behind.
+    # The next attempt completes the backup and leaves no temporary files.
     back_up(Store(url), root, root.name, run_id, 3, 2, None, COMPONENT_FILES)
     left = [p.name for p in remote.rglob("*") if p.suffix == ".tmp" or "_step_1." in p.name]
     assert not left, (n, left)
@@ -602,7 +602,7 @@ def test_worker_has_low_priority_and_no_torch(run: RunPaths, backup: Backup) -> 
     assert "libtorch" not in Path(f"/proc/{child}/maps").read_text()
 
 
-# --- what cannot work is told at the start --------------------------------------------------------
+# --- errors at the start --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

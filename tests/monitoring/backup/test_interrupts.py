@@ -22,7 +22,7 @@ from tests.crash.interrupts import interrupt_after
 
 
 class Storage:
-    """Stands for the child process and what it stores; every third request fails."""
+    """Replaces the helper process and the storage; every third request fails."""
 
     stored: list[int]
     requests: itertools.count[int]
@@ -55,7 +55,7 @@ def save(backup: Backup, step: int) -> None:
 
 
 def interrupt(backup: Backup, strike: Callable[[Callable[[], object]], bool], step: int) -> bool:
-    """Interrupt a submit and a close; then whatever is saved is stored by the next close."""
+    """Interrupt a submit and a close, and check that the next close stores the newest step."""
     save(backup, step)
 
     def calls() -> None:

@@ -1,4 +1,4 @@
-"""Saving while training goes on: the state at the call is what the file holds, whatever happens
+"""Saving in the background: the file holds the state at the call, despite anything that happens
 meanwhile."""
 
 from __future__ import annotations

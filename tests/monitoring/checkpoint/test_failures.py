@@ -1,5 +1,4 @@
-"""The words for failed saves: cause and remedy, which a message can continue with what to do
-then."""
+"""Messages for failed saves: cause and remedy, to which a message can add an instruction."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The folder of checkpoints: latest and best without links, after copies, kills and refusals; what
-stays."""
+"""The folder of checkpoints: retention, and latest and best without links, after copies, kills and
+refusals."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_the_best_is_known_whenever_a_save_ends(
     calls: list[str] = []
 
     def run(root: Path, ends_at: int | None) -> None:
-        """Saves 1 to 3, each the best, of which the last ends at one of its changes to the
+        """Save steps 1 to 3, each the best; the last save ends at one of its changes to the
         folder."""
         manager = CheckpointManager(root, keep_last_n=1)
         for step in (1, 2):

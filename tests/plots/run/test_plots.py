@@ -1,4 +1,4 @@
-"""The figures: what they show, and that every word of it can be read."""
+"""The figures: their data, and the legibility of every word."""
 
 from __future__ import annotations
 
