@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import gc
 import importlib.util
 import json
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,14 @@ ENTRIES: dict[str, Any] = {
     "bench": str, "section": str, "contender": str, "figure": str, "unit": str, "median": float | int,
     "q1": float | int, "q3": float | int, "n": int, "target": dict | None, "met": bool | None, "note": str,
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_heap() -> Iterator[None]:
+    """Benches collect garbage before each measurement; here they skip the objects of other tests."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
@@ -222,6 +232,7 @@ def test_optimizer(tmp_path: Path) -> None:
     assert targets == {"a step / fused AdamW": 12, "a step / fused AdamW + 3 FFTs": 0.9}
 
 
+@pytest.mark.slow
 def test_gating(tmp_path: Path) -> None:
     found, _ = measured("gating", cwd=tmp_path)
     figures = {(line["contender"], line["figure"]): line for line in found["lines"]}
@@ -252,6 +263,7 @@ def test_in_all_rounds_end_sooner(tmp_path: Path) -> None:
     assert among_others.budget_s(10) < 10
 
 
+@pytest.mark.slow
 def test_attention(tmp_path: Path) -> None:
     found, _ = measured("attention", "--rounds", "2", cwd=tmp_path)
     layers = {line["contender"] for line in found["lines"] if line["figure"] == "a layer"}

@@ -71,6 +71,7 @@ def test_a_run_is_reproduced(run: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert files(run) == before
 
 
+@pytest.mark.slow
 def test_with_steps_the_lines_up_to_the_next_logged_one_are_compared(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

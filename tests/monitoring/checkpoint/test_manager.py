@@ -506,7 +506,7 @@ while True:
 """
 
 
-@pytest.mark.parametrize("extra_lines", [1, 7, 40])
+@pytest.mark.parametrize("extra_lines", [1, pytest.param(7, marks=pytest.mark.slow), 40])
 def test_nothing_reported_is_lost_on_sigkill(tmp_path: Path, extra_lines: int) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", ENDLESS, str(tmp_path)], stdout=subprocess.PIPE, text=True

@@ -184,7 +184,11 @@ def wave_arrays(n: int, n_wave: int, n_harmonic: int) -> tuple[FloatArray, Float
     )
 
 
-WAVE_SIZES = [(256, 16, 4), (1, 1, 1), (50257, 2, 12)]
+WAVE_SIZES = [
+    (1, 1, 1),
+    (50257, 2, 12),
+    pytest.param((256, 16, 4), marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize("size", WAVE_SIZES, ids=str)
@@ -260,7 +264,14 @@ def causal(n_heads: int, n_tokens: int) -> FloatArray:
 
 
 @pytest.mark.parametrize(
-    ("n_heads", "long"), [(1, True), (4, False), (6, True), (12, True), (20, False)]
+    ("n_heads", "long"),
+    [
+        (1, True),
+        pytest.param(4, False, marks=pytest.mark.slow),
+        pytest.param(6, True, marks=pytest.mark.slow),
+        (12, True),
+        (20, False),
+    ],
 )
 def test_interference_text_never_overlaps(
     n_heads: int, long: bool, monkeypatch: pytest.MonkeyPatch
