@@ -403,13 +403,13 @@ def test_runs_without_a_finite_value_give_no_figure() -> None:
         }
     )
     assert [
-        plot.name for plot in comparison_plots(comparison([broken])) if plot.draw is not None
+        plot.name for _, plot in comparison_plots(comparison([broken])) if plot.draw is not None
     ] == []
 
 
 def test_one_group_gives_the_figures_that_need_no_comparison() -> None:
     drawn_ones = {
-        plot.name for plot in comparison_plots(comparison([summary("only", [2.0])])) if plot.draw
+        plot.name for _, plot in comparison_plots(comparison([summary("only", [2.0])])) if plot.draw
     }
     assert drawn_ones == {"intervals_val_bpb"} | {
         f"curves_{metric}_by_{by}"
@@ -423,7 +423,7 @@ def test_of_very_many_groups_the_best_and_the_baseline_are_drawn() -> None:
     found = best_groups(comparison(groups), 24)
     labels = [each.group.label for each in found.summaries]
     assert labels == ["group 0", *(f"group {i}" for i in range(7, 30))]
-    everything = list(comparison_plots(comparison(groups)))
+    everything = [plot for _, plot in comparison_plots(comparison(groups))]
     assert all(
         plot.caption.endswith("Of 30 groups the best 24, with the baseline, are drawn.")
         for plot in everything

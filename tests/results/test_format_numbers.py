@@ -60,7 +60,7 @@ def papers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         # Figures have tests of their own, and their bytes depend on the version of matplotlib.
-        patch.setattr(figures, "comparison_plots", lambda comparison: [])
+        patch.setattr(figures, "comparison_plots", lambda comparison, **options: [])
         PaperGenerator(["runs"]).write("paper", formats=["md", "tex"])
     return folder / "paper"
 

@@ -53,7 +53,7 @@ def one_figure() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         plot = Plot("intervals", "A mean of 3 and more.", LIGHT, draw)
-        patch.setattr(figures, "comparison_plots", lambda comparison: [plot])
+        patch.setattr(figures, "comparison_plots", lambda comparison, **options: [("values", plot)])
         yield
 
 

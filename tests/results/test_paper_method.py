@@ -107,7 +107,7 @@ def make(part: str, choice: str, **changes: Any) -> Run:
 def text(*runs: Run) -> str:
     """The method of papers about these, one group each."""
     groups = tuple(fake_group([run], label=run.run_id) for run in runs)
-    blocks = method(Material(Choices(), runs, groups, made_comparison(groups), (), ()))
+    blocks = method(Material(Choices(), runs, groups, made_comparison(groups), (), {}))
     words = [plain_text(block.text) for block in blocks if isinstance(block, Paragraph)]
     words += [block.tex for block in blocks if isinstance(block, Equation)]
     return "\n".join([*words, *(block.text for block in blocks if isinstance(block, Heading))])

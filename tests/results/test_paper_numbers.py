@@ -236,7 +236,7 @@ def is_true(entry: dict[str, Any], runs: Sequence[Run], comparison: Comparison) 
 def test_every_number_of_a_paper_equals_its_source(
     outputs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(figures, "comparison_plots", lambda comparison: [])
+    monkeypatch.setattr(figures, "comparison_plots", lambda comparison, **options: [])
     paper = PaperGenerator([outputs], Choices()).paper()
     all_runs = list(paper.material.runs)
     comparison = compare(ResultsAggregator([outputs], index=False).groups())

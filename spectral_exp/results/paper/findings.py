@@ -10,7 +10,6 @@ from spectral_exp.results.compared import Difference, GroupSummary
 from spectral_exp.results.document.model import (
     Block,
     Code,
-    Figure,
     Heading,
     Number,
     Paragraph,
@@ -52,11 +51,11 @@ def results(material: Material) -> tuple[Block, ...]:
         blocks.append(_no_data("no finished run has the metric {{metric}}", material))
         return tuple(blocks)
     blocks += [Paragraph(_leader(material, usable)), _means(material)]
-    blocks += [figure for figure in material.figures if _section(figure) == "results"]
+    blocks += material.figures.get("values", ())
     blocks += [Heading("Differences to the baseline", 2), *_differences(material)]
-    blocks += [figure for figure in material.figures if _section(figure) == "differences"]
+    blocks += material.figures.get("differences", ())
     blocks += [Heading("Cost", 2), *_cost(material)]
-    blocks += [figure for figure in material.figures if _section(figure) == "cost"]
+    blocks += material.figures.get("cost", ())
     return tuple(blocks)
 
 
@@ -77,12 +76,6 @@ def _leader(material: Material, usable: Sequence[GroupSummary]) -> Text:
 def _no_data(why: str, material: Material) -> Paragraph:
     reason = prose(why, metric=Code(material.comparison.metric))
     return Paragraph(prose(_NO_DATA, why=reason), aside=True)
-
-
-def _section(figure: Figure) -> str:
-    """Return the section of a figure."""
-    sections = {"ablation": "ablations", "baseline_differences": "differences", "train_s": "cost"}
-    return next((section for words, section in sections.items() if words in figure.key), "results")
 
 
 def _means(material: Material) -> Table:
@@ -393,7 +386,7 @@ def ablations(material: Material) -> tuple[Block, ...]:
             names,
         )
     )
-    blocks += [figure for figure in material.figures if _section(figure) == "ablations"]
+    blocks += material.figures.get("ablations", ())
     return tuple(blocks)
 
 

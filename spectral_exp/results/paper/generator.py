@@ -187,7 +187,7 @@ def build(
     found = ResultsAggregator(runs, index=index)
     groups = tuple(found.groups(choices.group_by))
     comparison = compare(groups, choices.metric, at=choices.at, baseline=choices.baseline)
-    material = Material(choices, tuple(found.runs), groups, comparison, tuple(left_out), ())
+    material = Material(choices, tuple(found.runs), groups, comparison, tuple(left_out), {})
     material = replace(material, figures=_draw(material))
     return assemble(material, _document(material))
 
@@ -215,32 +215,27 @@ def assemble(material: Material, document: Document) -> Paper:
     return Paper(material, whole, tuple(entries), traces(entries, runs))
 
 
-def _draw(material: Material) -> tuple[Figure, ...]:
-    """Return the comparison's figures that a paper needs, as files of every kind."""
+def _draw(material: Material) -> dict[str, list[Figure]]:
+    """Return the figures by topic, as files of every kind, without those that have no data."""
     import_matplotlib()
-    from spectral_exp.results import figures
-    from spectral_exp.results.figures import plot  # slow: loads matplotlib
+    from spectral_exp.results import figures  # slow: loads matplotlib
 
     comparison = material.comparison
     ids = tuple(run.run_id for run in material.runs)
     # If a step has equally many tokens in every run, curves over tokens repeat those over steps.
     same_steps = len({run.tokens_per_step for run in material.runs}) == 1
-    drawn = []
+    axes = [axis for axis in figures.AXES if not (same_steps and axis == "tokens")]
+    drawn: dict[str, list[Figure]] = {}
     with scratch_folder("figures") as folder:
-        for one in figures.comparison_plots(comparison):
-            if same_steps and one.name.endswith("_by_tokens"):
-                continue
-            if one.name.startswith("curves_") and not one.name.startswith(
-                f"curves_{comparison.metric}_"
-            ):
-                continue
-            saved = plot.save(one, folder, ("svg", "pdf", "png"))
-            if not saved.paths:  # nothing to draw; its caption says why
-                continue
-            files = {path.suffix[1:]: path.read_bytes() for path in saved.paths}
-            source = Source(comparison.metric, ids, comparison.at, saved.caption)
-            drawn.append(Figure(f"fig:{saved.name}", (saved.caption,), files, source))
-    return tuple(drawn)
+        plots = figures.comparison_plots(comparison, metrics=[comparison.metric], axes=axes)
+        for topic, plot in plots:
+            saved = figures.save(plot, folder, ("svg", "pdf", "png"))
+            if saved.paths:
+                files = {path.suffix[1:]: path.read_bytes() for path in saved.paths}
+                source = Source(comparison.metric, ids, comparison.at, saved.caption)
+                figure = Figure(f"fig:{saved.name}", (saved.caption,), files, source)
+                drawn.setdefault(topic, []).append(figure)
+    return drawn
 
 
 def _document(material: Material) -> Document:

@@ -65,7 +65,7 @@ class Material:
         groups: the runs, grouped.
         comparison: of the groups, in the chosen metric.
         left_out: name and reason of each folder that looks like a run and is not usable.
-        figures: those of the comparison.
+        figures: those of the comparison by their topic (`results.figures.Topic`).
         metric_decimals: decimals of the metric; None derives them from the intervals.
     """
 
@@ -74,7 +74,7 @@ class Material:
     groups: tuple[Group, ...]
     comparison: Comparison
     left_out: tuple[tuple[str, str], ...]
-    figures: tuple[Figure, ...]
+    figures: Mapping[str, Sequence[Figure]]
     metric_decimals: int | None = None
 
     @property

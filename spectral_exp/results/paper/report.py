@@ -79,7 +79,7 @@ def run_report(folder: Path, *, index: bool = True) -> Paper:
         if metric
         else Comparison("val_bpb", "final", True, [], None, [], [])
     )
-    material = Material(Choices(metric=comparison.metric), (run,), groups, comparison, (), ())
+    material = Material(Choices(metric=comparison.metric), (run,), groups, comparison, (), {})
     material = replace(material, metric_decimals=4)
     curves = run_curves(run)
     blocks: list[Block] = [Heading("Outcome"), *_outcome(run)]
