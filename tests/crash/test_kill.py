@@ -76,9 +76,9 @@ def test_every_call(zygote: Zygote, scenario: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("strace")
-@pytest.mark.parametrize("scenario", ["run", "synchronous run"])
-def test_calls_of_whole_runs(zygote: Zygote, scenario: str, tmp_path: Path) -> None:
-    kill_at_every_call(zygote, scenario, tmp_path, at_most=40)
+@pytest.mark.parametrize(("scenario", "at_most"), [("run", 40), ("synchronous run", 20)])
+def test_calls_of_whole_runs(zygote: Zygote, scenario: str, at_most: int, tmp_path: Path) -> None:
+    kill_at_every_call(zygote, scenario, tmp_path, at_most)
 
 
 def kill_at_random(
