@@ -20,6 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from spectral_exp.monitoring import CheckpointManager
 from spectral_exp.monitoring.checkpoint.failures import refusal
 from spectral_exp.monitoring.checkpoint.failures import remedy as find_remedy
+from spectral_exp.monitoring.checkpoint.state import LiveState
 from spectral_exp.train import describe_refusal, main
 from tests.conftest import NO_PLOTS, TINY, python
 from tests.crash.conftest import mounted
@@ -287,12 +288,12 @@ def test_the_best_goes_only_if_there_is_no_other_way(disk: Path) -> None:
     ballast = leave(disk, 0)
     for expected in ([1, 2, 4, 5], [1, 4, 5, 6], [1, 4, 6, 7], [1, 6, 7, 8]):
         step = expected[-1]
-        assert manager.save_last(step, model, optimizer, [], {})
+        assert manager.save_last(LiveState(step, model, optimizer, [], {}))
         assert [found["step"] for found in manager.list_checkpoints()] == expected
     larger = nn.Linear(200, 200)
-    assert manager.save_last(9, larger, torch.optim.SGD(larger.parameters()), [], {})
+    assert manager.save_last(LiveState(9, larger, torch.optim.SGD(larger.parameters()), [], {}))
     assert [found["step"] for found in manager.list_checkpoints()] == [8, 9]
-    assert not manager.save_last(10, nn.Linear(300, 300), optimizer, [], {})
+    assert not manager.save_last(LiveState(10, nn.Linear(300, 300), optimizer, [], {}))
     assert [found["step"] for found in manager.list_checkpoints()] == [9]
     assert "No space left on device" in manager.problem
     ballast.unlink()

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from spectral_exp.monitoring import CheckpointManager, ConfigTracker, MetricsLogger
 from spectral_exp.monitoring.checkpoint import reader as checkpoint_reader
+from spectral_exp.monitoring.checkpoint.state import LiveState
 
 MODEL = torch.nn.Linear(2, 2)
 OPTIMIZER = torch.optim.SGD(MODEL.parameters(), lr=0.1)
@@ -70,7 +71,7 @@ def test_the_last_state_of_a_new_branch_is_saved_whatever_the_old_one_had(tmp_pa
         save(manager, step)
     assert step_of(manager.load_checkpoint(10)) == 10
     assert manager.steps_at_risk(15) == 5
-    assert manager.save_last(15.0, MODEL, OPTIMIZER, [0.0] * 15, {})  # type: ignore[arg-type]
+    assert manager.save_last(LiveState(15.0, MODEL, OPTIMIZER, [0.0] * 15, {}))  # type: ignore[arg-type]
     assert step_of(CheckpointManager(tmp_path).load_latest_checkpoint()) == 15
 
 

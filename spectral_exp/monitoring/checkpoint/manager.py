@@ -226,7 +226,8 @@ class CheckpointManager(Component):
             SettingError: `extra` uses a standard key.
             TypeError: the state holds objects that cannot be loaded safely.
         """
-        step = whole_step(step)
+        live = LiveState(step, model, optimizer, loss_history, config, extra or {}, is_best)
+        step = live.step
         if not self.enabled:
             return ""
         started = time.perf_counter()
@@ -235,7 +236,6 @@ class CheckpointManager(Component):
             return ""
         self.wait()
         with_copy = self.background and not self._failures.lacks_memory
-        live = LiveState(step, model, optimizer, loss_history, config, extra or {}, is_best)
         save = self._take(live, started, with_copy=with_copy)
         if save is None:
             return ""
@@ -247,33 +247,21 @@ class CheckpointManager(Component):
             return ""
         return str(self._store.path(step))
 
-    def save_last(
-        self,
-        step: int,
-        model: nn.Module,
-        optimizer: HasState,
-        loss_history: Sequence[float] | torch.Tensor,
-        config: Mapping[str, Any],
-        *,
-        extra: Mapping[str, Any] | None = None,
-        is_best: bool = False,
-    ) -> bool:
+    def save_last(self, live: LiveState) -> bool:
         """Save the state at the end of training, unless it is durable; return whether it is then.
 
         It waits for the save in progress, at most `exit_deadline_s`, then saves without a copy of
         the state. If the disk is full, older checkpoints make room for it: the oldest first, the
         best one last, the newest intact one never. `problem` is the reason if the state could not
-        be saved. Arguments and exceptions are those of `save_checkpoint`.
+        be saved. Exceptions are those of `save_checkpoint`.
         """
-        step = whole_step(step)
         if not self.enabled:
             return False
         if not self._close():
             deadline = f"exit_deadline_s={self.exit_deadline_s:g}"
             self._failures.problem = f"the storage did not finish within {deadline}; raise it"
             return False
-        live = LiveState(step, model, optimizer, loss_history, config, extra or {}, is_best)
-        while self.steps_at_risk(step) > 0:
+        while self.steps_at_risk(live.step) > 0:
             save = self._take(live, time.perf_counter(), with_copy=False)
             if save is None:
                 return False
