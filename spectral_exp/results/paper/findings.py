@@ -17,6 +17,7 @@ from spectral_exp.results.document.model import (
     Table,
     Text,
     code_list,
+    column_titles,
     join_texts,
 )
 from spectral_exp.results.document.prose import prose
@@ -94,7 +95,7 @@ def _means(material: Material) -> Table:
                 _spread(material, summary.values, material.ids(summary)),
             )
         )
-    iqm: tuple[Text, ...] = (("IQM",),) if with_iqm else ()
+    iqm = ("IQM",) if with_iqm else ()
     few = [s for s in material.comparison.summaries if s.interval is None]
     notes: tuple[Text, ...] = ()
     if few:
@@ -108,14 +109,8 @@ def _means(material: Material) -> Table:
             metric=material.metric_words[:1].upper() + material.metric_words[1:],
             direction=material.comparison.direction_words.capitalize(),
         ),
-        (
-            ("Configuration",),
-            ("n",),
-            ("mean",),
-            ("95 % interval",),
-            ("median",),
-            *iqm,
-            ("lowest, highest",),
+        column_titles(
+            "Configuration", "n", "mean", "95 % interval", "median", *iqm, "lowest, highest"
         ),
         tuple(rows),
         "lrrrrr" + "r" * len(iqm),
@@ -159,7 +154,7 @@ def _differences(material: Material) -> tuple[Block, ...]:
                 base=Code(base),
                 metric=material.metric_words,
             ),
-            (("Configuration",),),
+            ("Configuration",),
             [((Code(d.b.group.label),),) for d in against],
         ),
         *_fairness(material, against),
@@ -198,7 +193,7 @@ def _difference_table(
     differences: Sequence[Difference],
     key: str,
     caption: Text,
-    first: tuple[Text, ...],
+    first: tuple[str, ...],
     names: Sequence[tuple[Text, ...]],
 ) -> Table:
     rows: list[tuple[Text, ...]] = []
@@ -225,16 +220,7 @@ def _difference_table(
     return Table(
         key,
         join_sentences(caption, _key_to_columns(material)),
-        (
-            *first,
-            ("n",),
-            ("difference",),
-            ("95 % interval",),
-            ("P",),
-            ("p",),
-            ("p (Holm)",),
-            ("verdict",),
-        ),
+        column_titles(*first, "n", "difference", "95 % interval", "P", "p", "p (Holm)", "verdict"),
         tuple(rows),
         "l" * len(first) + "rrrrrrl",
         notes=tuple(notes),
@@ -278,7 +264,7 @@ def _fairness(material: Material, differences: Sequence[Difference]) -> tuple[Bl
         Table(
             "tab:fairness",
             _passage("fairness"),
-            (("Configuration",), *((name,) for name in names)),
+            column_titles("Configuration", *names),
             tuple(rows),
             "l" + "l" * len(names),
         ),
@@ -306,14 +292,8 @@ def _cost(material: Material) -> tuple[Block, ...]:
         Table(
             "tab:cost",
             _passage("cost table"),
-            (
-                ("Configuration",),
-                ("parameters",),
-                ("steps",),
-                ("tokens",),
-                ("training, s",),
-                ("tokens/s",),
-                (against,),
+            column_titles(
+                "Configuration", "parameters", "steps", "tokens", "training, s", "tokens/s", against
             ),
             tuple(rows),
             "lrrrrrr",
@@ -382,7 +362,7 @@ def ablations(material: Material) -> tuple[Block, ...]:
             found,
             "tab:ablations",
             prose("Difference in {{metric}} when one part changes.", metric=material.metric_words),
-            (("change",), ("part",)),
+            ("change", "part"),
             names,
         )
     )

@@ -288,6 +288,12 @@ class Material:
         return join_texts([(Code(name),) for name in names])
 
 
+def last_step(run: Run) -> Number:
+    """The number of the run's last step."""
+    source = Source("steps", (run.run_id,), formula="last step")
+    return Number(plain_number(run.last_step), run.last_step, source)
+
+
 def shared_value(
     runs: Sequence[Run], name: str, read: Callable[[Run], Any], decimals: int | None = None
 ) -> Text:
