@@ -42,8 +42,8 @@ from spectral_exp.runs.layout import RunPaths, remove_unfinished_records
 from spectral_exp.runs.lock import RunLock
 from spectral_exp.runs.renamed import update_names
 from spectral_exp.training.resume import (
-    attempts,
     find_known_text,
+    list_attempts,
     move_damaged_record,
     refuse_before_start,
     refuse_changed_data,
@@ -197,7 +197,7 @@ def _begin_attempt(
     refuse_changed_data(paths, parts.dataset.fingerprints)
     parts.components["backup"].check()
     parts.dataset.tokenizer.save(paths.tokenizer)
-    all_attempts = attempts(paths, overrides, search)
+    all_attempts = list_attempts(paths, overrides, search)
     warn_of_other_bits(paths, parts.globals.threads)
     move_damaged_record(paths)
     # The record contains torch's thread count, which must be that of training.
