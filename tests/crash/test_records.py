@@ -255,8 +255,8 @@ def resume_check(arguments: list[str]) -> int:
     """What the training command does with `resume=` before it trains."""
     from spectral_exp.runs.layout import RunPaths
     from spectral_exp.training.resume import (
-        attempts,
         find_record,
+        list_attempts,
         move_damaged_record,
         resume_problems,
     )
@@ -267,7 +267,7 @@ def resume_check(arguments: list[str]) -> int:
             if problems := resume_problems(job.config, job.run_dir, []):
                 raise UserError("\nerror: ".join(problems))
             paths = RunPaths(job.run_dir)
-            attempts(paths, [])
+            list_attempts(paths, [])
             move_damaged_record(paths)
             find_record(paths)
     except UserError as error:
