@@ -9,23 +9,18 @@ are also compared with those that the run recorded.
 from __future__ import annotations
 
 import copy
-import multiprocessing
-import os
 import shutil
-import signal
+import traceback
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from spectral_exp.config.trust import recorded_config, require_fingerprints
 from spectral_exp.core.errors import RunError, UserError, require
+from spectral_exp.core.helper import HelperEndedError, HelperProcess, serve
 from spectral_exp.core.json_files import write_json_atomic
-from spectral_exp.core.parent import die_with_parent
 from spectral_exp.core.scratch import scratch_folder
-from spectral_exp.core.signals import signals_blocked
 from spectral_exp.core.timestamps import timestamp
 from spectral_exp.core.wording import format_count
 from spectral_exp.monitoring import CheckpointManager, MetricsLogger
@@ -268,39 +263,38 @@ def replay_and_save(config: dict[str, Any], run_dir: Path, start: int, last: int
     return replay(config, run_dir, start, last, save=True)
 
 
-def _run_in_process(
-    work: Callable[[dict[str, Any], Path, int, int], Replay],
-    config: dict[str, Any],
-    run_dir: Path,
-    start: int,
-    last: int,
-) -> Replay:
-    """Return `work(config, run_dir, start, last)`, called in a new process."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        1, mp_context=context, initializer=_start_replaying, initargs=(os.getpid(),)
-    ) as pool:
-        try:
-            # The new process inherits the blocked signals, so Ctrl-C does not end its start.
-            with signals_blocked():
-                replayed = pool.submit(work, config, run_dir, start, last)
-            return replayed.result()
-        except BrokenProcessPool as error:
-            raise UserError(
-                "the replaying process was killed; the machine may be short of memory"
-            ) from error
-        except KeyboardInterrupt:
-            # Otherwise the exit of the pool would wait for the remaining steps.
-            for process in multiprocessing.active_children():
-                process.kill()
-            raise
+def _run_in_process(work: Callable[..., Replay], *arguments: object) -> Replay:
+    """Return `work(*arguments)`, called in a new process."""
+    helper = HelperProcess("spectral_exp.verification.replay")
+    try:
+        helper.send((work, arguments))
+        answer = helper.receive()
+    except HelperEndedError as error:
+        raise UserError(
+            "the replaying process was killed; the machine may be short of memory"
+        ) from error
+    finally:
+        helper.end()
+    if isinstance(answer, Exception):
+        raise answer
+    replayed: Replay = answer
+    return replayed
 
 
-def _start_replaying(parent: int) -> None:
-    """Ignore signals, which the process `parent` handles, and end with that process."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    die_with_parent(parent)
+def main() -> None:
+    """Answer the request of `_run_in_process` in the new process."""
+    serve(lambda send: _answer, niceness=0)
+
+
+def _answer(request: tuple[Callable[..., Replay], tuple[object, ...]]) -> Replay | Exception:
+    work, arguments = request
+    try:
+        return work(*arguments)
+    except (UserError, RunError) as error:
+        return error
+    except Exception as error:  # a defect, whose traceback would otherwise be lost
+        traceback.print_exc()
+        return error
 
 
 def _disable_monitoring(config: Mapping[str, Any]) -> dict[str, Any]:
