@@ -15,7 +15,7 @@ from spectral_exp.core.allocator import keep_freed_memory
 from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import Interrupted, SettingError, UserError, nearest, require
 from spectral_exp.core.foreign_text import printable
-from spectral_exp.core.wording import counted
+from spectral_exp.core.wording import format_count
 from spectral_exp.plots.load import import_matplotlib
 from spectral_exp.results import tables
 from spectral_exp.results.aggregate import ResultsAggregator
@@ -24,11 +24,15 @@ from spectral_exp.results.comparison import compare
 from spectral_exp.results.group import Group
 from spectral_exp.results.names import Names, split_names, value_text
 from spectral_exp.runs import layout
-from spectral_exp.runs.differences import code_differences, environment_differences, unequal
+from spectral_exp.runs.differences import (
+    code_differences,
+    environment_differences,
+    list_differences,
+)
 from spectral_exp.runs.load import load_run
 from spectral_exp.runs.metric_names import DERIVED, metric_info
 from spectral_exp.runs.output_file import refuse_loss, write_output
-from spectral_exp.runs.overrides import PLACE, flat, is_among
+from spectral_exp.runs.overrides import PLACE, flatten, is_among
 from spectral_exp.runs.run import Run, check_at
 from spectral_exp.runs.training_record import recorded_patch
 
@@ -180,7 +184,8 @@ def _report(options: argparse.Namespace) -> str:
     if not chosen.runs:
         raise UserError(
             chosen.archived_note
-            or f"none of {counted(len(results.runs), 'run')} meets {' and '.join(options.where)}"
+            or f"none of {format_count(len(results.runs), 'run')} meets "
+            f"{' and '.join(options.where)}"
         )
     metrics = list(dict.fromkeys(split_names(options.metric)))
     for metric in metrics:
@@ -331,7 +336,7 @@ def _config_diff(folders: Sequence[Path]) -> int:
     one, other = (_load(path) for path in folders)
     sections = _differences(one, other)
     for title, lines in sections.items():
-        print(f"{title}: {counted(len(lines), 'difference') if lines else 'equal'}")
+        print(f"{title}: {format_count(len(lines), 'difference') if lines else 'equal'}")
         for line in lines:
             print(f"  {printable(line)}")
     return 1 if any(sections.values()) else 0
@@ -353,14 +358,14 @@ def _differences(one: Run, other: Run) -> dict[str, list[str]]:
         for run in (one, other)
     )
     data, model = (
-        unequal(*(dict(flat(run.record.get(section) or {})) for run in (one, other)))
+        list_differences(*(dict(flatten(run.record.get(section) or {})) for run in (one, other)))
         for section in ("dataset", "model")
     )
     git_one, git_other = (run.record.get("git") or {} for run in (one, other))
     patch_one = recorded_patch(layout.RunPaths(one.path), git_one)
     patch_other = recorded_patch(layout.RunPaths(other.path), git_other)
     return {
-        "settings": unequal(*settings),
+        "settings": list_differences(*settings),
         "data": data,
         "model": model,
         "code": code_differences(git_one, patch_one, git_other, patch_other),

@@ -116,7 +116,7 @@ class CheckpointLoader:
         """
         for _ in range(_LISTINGS):
             try:
-                return checkpoint_reader.guarded(self._paths.checkpoints, find)
+                return checkpoint_reader.read_with_retries(self._paths.checkpoints, find)
             except (
                 FileNotFoundError
             ):  # the folder, or a file that the run's writer removed meanwhile

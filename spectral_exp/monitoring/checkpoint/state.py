@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from spectral_exp.core.errors import require
 from spectral_exp.core.git import git_hash
 from spectral_exp.core.redact import with_fields, without_secrets
+from spectral_exp.core.steps import whole_step
 from spectral_exp.core.timestamps import timestamp
 
 if TYPE_CHECKING:
@@ -54,8 +55,11 @@ class LiveState:
     optimizer: HasState
     loss_history: Sequence[float] | torch.Tensor
     config: Mapping[str, Any]
-    extra: Mapping[str, Any]
-    is_best: bool
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    is_best: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "step", whole_step(self.step))
 
 
 class CheckpointState:
