@@ -284,16 +284,17 @@ def test_long_commands_run(folder: Path, kind: str) -> None:
 
 
 def test_the_stand_alone_loop_runs_and_continues(tmp_path: Path) -> None:
-    (loop,) = re.findall(r"```python\n(.*?)```", PAGES["docs/components.md"], flags=re.DOTALL)
+    loop, spectra = re.findall(r"```python\n(.*?)```", PAGES["docs/components.md"], flags=re.DOTALL)
     new = 'generate_experiment_id("my_experiment")'
     assert new in loop
     again = (
         loop.replace(new, "next(os.scandir('outputs')).name").replace("101", "121") + "print(start)"
     )
-    done = python("-c", f"import os\nexec({loop!r})\nexec({again!r})", cwd=tmp_path)
+    whole = f"import os\nexec({loop!r})\nexec({again!r})\nexec({spectra!r})"
+    done = python("-c", whole, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "101\n"
-    (run,) = (tmp_path / "outputs").iterdir()
+    assert done.stdout.startswith("101\n[ 50 100] ")
+    (run,) = (tmp_path / "outputs").glob("my_experiment_*")
     for name in (
         "config.json",
         "results.json",
@@ -336,6 +337,15 @@ def test_the_example_of_frames_runs(template: Path, monkeypatch: pytest.MonkeyPa
     exec(example, names)
     assert len(names["runs"]) == 16
     assert {"run_id", "step", "val_bpb"} <= set(names["metrics"].columns)
+
+
+def test_the_example_of_spectra_runs(
+    template: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", PAGES["docs/train.md"], flags=re.DOTALL)
+    monkeypatch.chdir(template)
+    exec(example, {})
+    assert capsys.readouterr().out.startswith("Base frequencies cycles [0. ")
 
 
 # --- names and links ------------------------------------------------------------------------------

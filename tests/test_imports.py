@@ -25,7 +25,7 @@ ORDER: list[set[str]] = [
     {"runs", "models", "optim", "losses", "data"},
     {"plots"},
     {"monitoring", "results"},
-    {"training"},
+    {"training", "dashboard"},
     {"config"},
     {"verification", "sweeps"},
     {"commands", "bench", "train", "demo_monitoring"},
@@ -179,6 +179,7 @@ def test_monitoring_exports_every_name_it_lists() -> None:
         "CheckpointManager",
         "ConfigTracker",
         "MetricsLogger",
+        "SpectraLogger",
         "VisualizationManager",
     ]
     assert sorted(monitoring.__all__) == [

@@ -91,6 +91,7 @@ def test_every_specified_file_is_there(finished: tuple[Path, str]) -> None:
         "results.json",
         "logs/metrics.jsonl",
         "logs/training.log",
+        "logs/spectra.jsonl",
         "checkpoints",
         "train.log",
     ):
@@ -129,6 +130,7 @@ def test_results_and_config(finished: tuple[Path, str]) -> None:
         "checkpoint",
         "metrics",
         "visualization",
+        "spectra",
     }
     cost = results["monitoring_cost"]
     assert [(plots["kind"], plots["step"], plots["files"]) for plots in cost["plots"]] == [

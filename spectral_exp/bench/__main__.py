@@ -33,7 +33,7 @@ BENCHES = {
     ),
     "plots": (
         "spectral_exp.bench.plots",
-        "blocked time of a set of plots, time until drawn, steps meanwhile",
+        "blocked time of plots and spectra, time until drawn, steps meanwhile",
     ),
     "model": (
         "spectral_exp.bench.model",

@@ -1,4 +1,6 @@
-"""Cost of plots for training at the size of `make run`, in the same or a child process.
+"""Cost of plots and spectra for training at the size of `make run`.
+
+Plots are drawn in the same or a child process.
 
 Letters: B batch, T tokens.
 """
@@ -26,7 +28,7 @@ from spectral_exp.bench.measure import (
 )
 from spectral_exp.config.command_line import CommandLine
 from spectral_exp.config.parts import build_model
-from spectral_exp.monitoring import VisualizationManager
+from spectral_exp.monitoring import SpectraLogger, VisualizationManager
 from spectral_exp.plots.run.internals import TextSample, one_thread
 
 IN_PROCESS = "ours, in the training process"
@@ -52,11 +54,13 @@ _SENTENCE = b"for wave in waves: packet.add(wave)"
 
 
 class _Run:
-    """The training of `make run` on random tokens, with its history and a manager for its plots."""
+    """The training of `make run` on random tokens, with its history, plots and spectra."""
 
-    def __init__(self, options: Options, *, background: bool) -> None:
+    def __init__(
+        self, options: Options, name: str, *, background: bool, experiment: str = "wave_rgd"
+    ) -> None:
         torch.manual_seed(0)
-        (job,) = CommandLine.parse(["+experiment=wave_rgd"]).compose()
+        (job,) = CommandLine.parse([f"+experiment={experiment}"]).compose()
         settings = job.config["monitoring"]["visualization"]
         self.model = build_model(job.config, _VOCABULARY)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
@@ -66,19 +70,18 @@ class _Run:
         steps = array("q", range(_LOG_INTERVAL, _STEPS + 1, _LOG_INTERVAL))
         self.history = {name: (steps, self.losses[: len(steps)]) for name in _METRICS}
         self.sample = TextSample(list(_SENTENCE), [chr(i) for i in _SENTENCE])
-        name = "child" if background else "here"
-        self.plots = VisualizationManager(
-            options.new_folder(name), dpi=settings["dpi"], background=background
-        )
+        folder = options.new_folder(name)
+        self.plots = VisualizationManager(folder, dpi=settings["dpi"], background=background)
+        self.spectra = SpectraLogger(folder, sample_ids=self.sample.ids)
 
     def step(self) -> float:
         """Do one training step and return its duration in seconds."""
         start = time.perf_counter()
+        self.optimizer.zero_grad()
         logits = self.model(self.ids)
         loss = functional.cross_entropy(logits[:, :-1].flatten(0, 1), self.ids[:, 1:].flatten())
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        self.optimizer.zero_grad()
         return time.perf_counter() - start
 
     def draw_set(self) -> Figures:
@@ -99,6 +102,14 @@ class _Run:
                 lambda: self.model.attention_weights(ids, self.model.n_layer - 1)
             )
         return {"blocked_ms": 1e3 * taken_s}
+
+    def log_spectra(self) -> Figures:
+        """Write a line of spectra after a step."""
+        step_s = self.step()
+        taken_s = measure.time_call(lambda: self.spectra.observe(_STEPS, self.model))
+        line = self.spectra.spectra_file.read_bytes().splitlines()[-1]
+        share = 100 * taken_s / (_STEPS * step_s)
+        return {"blocked_ms": 1e3 * taken_s, "bytes": len(line) + 1, "percent": share}
 
     def begin(self) -> None:
         """Start a set of plots."""
@@ -131,13 +142,35 @@ class _Run:
 
 def run(options: Options) -> Iterator[Section]:
     """Measure the blocked time of a set of plots, then the steps during it."""
-    runs = {IN_PROCESS: _Run(options, background=False), IN_CHILD: _Run(options, background=True)}
+    runs = {
+        IN_PROCESS: _Run(options, "here", background=False),
+        IN_CHILD: _Run(options, "child", background=True),
+    }
     try:
+        yield _spectra(options, runs[IN_PROCESS])
         yield _sets(options, runs)
         yield _steps(options, runs[IN_CHILD])
     finally:
         for each in runs.values():
             each.plots.close()
+
+
+def _spectra(options: Options, wave: _Run) -> Section:
+    log_progress("writing spectra")
+    classic = _Run(options, "classic", background=False, experiment="classic")
+    measurements = {"wave_rgd": wave.log_spectra, "classic": classic.log_spectra}
+    n_rounds = options.rounds or (3 if options.quick else 25)
+    rounds = measure.interleave(measurements, n_rounds, budget_s=options.budget_s(20))
+    lines = [
+        Line(name, title, unit, spread(rounds, name, figure))
+        for title, unit, figure in (
+            ("blocked", "ms", "blocked_ms"),
+            (f"share of {_STEPS:,} steps", "%", "percent"),
+            ("written", "bytes", "bytes"),
+        )
+        for name in measurements
+    ]
+    return Section("a line of spectra", lines)
 
 
 def _sets(options: Options, runs: dict[str, _Run]) -> Section:

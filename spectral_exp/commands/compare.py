@@ -23,18 +23,11 @@ from spectral_exp.results.compared import Comparison
 from spectral_exp.results.comparison import compare
 from spectral_exp.results.group import Group
 from spectral_exp.results.names import Names, split_names, value_text
-from spectral_exp.runs import layout
-from spectral_exp.runs.differences import (
-    code_differences,
-    environment_differences,
-    list_differences,
-)
+from spectral_exp.runs.differences import run_differences
 from spectral_exp.runs.load import load_run
 from spectral_exp.runs.metric_names import DERIVED, metric_info
 from spectral_exp.runs.output_file import refuse_loss, write_output
-from spectral_exp.runs.overrides import PLACE, flatten, is_among
 from spectral_exp.runs.run import Run, check_at
-from spectral_exp.runs.training_record import recorded_patch
 
 CONFIG_DIFF = "config-diff"
 FORMATS = ("table", "markdown", "csv", "json", "latex")
@@ -238,14 +231,7 @@ def _order(
     if comparison is None:
         items = _sort(groups, options, runs, lambda group: group.runs, lambda group: group.label)
         return [group.label for group in items]
-    if comparison.lower_is_better is None:
-        return sorted((group.label for group in groups), reverse=options.reverse)
-    sign = (1 if comparison.lower_is_better else -1) * (-1 if options.reverse else 1)
-    ordered = sorted(
-        comparison.summaries,
-        key=lambda s: (s.mean is None, sign * (s.mean or 0.0), s.group.natural_order),
-    )
-    return [summary.group.label for summary in ordered]
+    return comparison.best_first(reverse=options.reverse)
 
 
 def _sort(
@@ -334,7 +320,7 @@ def _config_diff(folders: Sequence[Path]) -> int:
     names = " ".join(map(str, folders)) or "nothing"
     require(len(folders) == 2, CONFIG_DIFF, names, "two run directories")
     one, other = (_load(path) for path in folders)
-    sections = _differences(one, other)
+    sections = run_differences(one, other)
     for title, lines in sections.items():
         print(f"{title}: {format_count(len(lines), 'difference') if lines else 'equal'}")
         for line in lines:
@@ -349,28 +335,6 @@ def _load(path: Path) -> Run:
     if not run.settings:
         raise UserError(f"{path}: {'; '.join(run.problems) or 'it has no settings'}")
     return run
-
-
-def _differences(one: Run, other: Run) -> dict[str, list[str]]:
-    """Return a line for each difference, by section."""
-    settings = (
-        {name: value for name, value in run.settings.items() if not is_among(name, PLACE)}
-        for run in (one, other)
-    )
-    data, model = (
-        list_differences(*(dict(flatten(run.record.get(section) or {})) for run in (one, other)))
-        for section in ("dataset", "model")
-    )
-    git_one, git_other = (run.record.get("git") or {} for run in (one, other))
-    patch_one = recorded_patch(layout.RunPaths(one.path), git_one)
-    patch_other = recorded_patch(layout.RunPaths(other.path), git_other)
-    return {
-        "settings": list_differences(*settings),
-        "data": data,
-        "model": model,
-        "code": code_differences(git_one, patch_one, git_other, patch_other),
-        "environment": environment_differences(one.record, other.record),
-    }
 
 
 main = command(build_parser, run)

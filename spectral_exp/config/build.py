@@ -33,6 +33,7 @@ from spectral_exp.monitoring import (
     CheckpointManager,
     ConfigTracker,
     MetricsLogger,
+    SpectraLogger,
     VisualizationManager,
 )
 from spectral_exp.monitoring.backup.backup import check_url
@@ -60,6 +61,7 @@ COMPONENTS: dict[str, type[Component]] = {
     "checkpoint": CheckpointManager,
     "metrics": MetricsLogger,
     "visualization": VisualizationManager,
+    "spectra": SpectraLogger,
     "tracking": ConfigTracker,
 }
 """Name below `monitoring` -> class. Add your own component, a subclass of `Observer`, here."""
@@ -245,15 +247,18 @@ def _assemble(
     max_steps = 1 if settings is None else settings.max_steps
     schedule = make_part(config, "schedule", make, max_steps=max_steps)
     loss = make_part(config, "loss", make, vocab_size=vocab_size)
-    components = _components(config, paths, make)
+    sample = None if dataset is None else plot_sample(dataset).ids
+    components = _components(config, paths, make, sample_ids=sample, max_steps=max_steps)
     make.finish()
     assert dataset is not None
     loss.to(device)
     return _Parts(globals_, settings, device, dataset, model, optimizer, schedule, loss, components)
 
 
-def _components(config: Mapping[str, Any], paths: RunPaths, make: Constructor) -> dict[str, Any]:
-    """Build the components in the order of `COMPONENTS`."""
+def _components(
+    config: Mapping[str, Any], paths: RunPaths, make: Constructor, **offered: Any
+) -> dict[str, Any]:
+    """Build the components in the order of `COMPONENTS`; `offered` are further arguments."""
     nodes = config.get("monitoring")
     nodes = nodes if isinstance(nodes, Mapping) else {}
     make.problems += [
@@ -262,7 +267,7 @@ def _components(config: Mapping[str, Any], paths: RunPaths, make: Constructor) -
         for key in nodes
         if key not in COMPONENTS
     ]
-    offered: dict[str, Any] = {
+    offered |= {
         "experiment_dir": paths.root,
         "log_dir": paths.logs,
         "viz_dir": paths.visualizations,

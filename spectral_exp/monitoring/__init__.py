@@ -1,4 +1,5 @@
-"""Monitoring of a training run: checkpoints, metrics, plots, the record of the run, and backups.
+"""Monitoring of a training run: checkpoints, metrics, plots, histograms, the record of the
+run, and backups.
 
 The components know nothing of each other or of a training loop, which calls them by name. Neither
 torch nor matplotlib is imported before a component needs it.
@@ -9,6 +10,7 @@ from __future__ import annotations
 from spectral_exp.monitoring.backup.backup import Backup
 from spectral_exp.monitoring.checkpoint.manager import CheckpointManager
 from spectral_exp.monitoring.metrics import MetricsLogger
+from spectral_exp.monitoring.spectra import SpectraLogger
 from spectral_exp.monitoring.tracking.tracker import ConfigTracker
 from spectral_exp.monitoring.visualization.manager import VisualizationManager
 from spectral_exp.runs.ids import create_experiment_directory, generate_experiment_id
@@ -18,6 +20,7 @@ __all__ = [
     "CheckpointManager",
     "ConfigTracker",
     "MetricsLogger",
+    "SpectraLogger",
     "VisualizationManager",
     "create_experiment_directory",
     "generate_experiment_id",

@@ -40,7 +40,7 @@ class Observer(Component, ABC):
     """A component that the training loop calls after every step for which `should_observe` is true.
 
     A failure costs one warning, and training goes on. A run that continues from a checkpoint
-    repeats the steps after it, and observes them again.
+    repeats the steps after it, and observes them again; see `cut_back`.
     """
 
     @abstractmethod
@@ -52,10 +52,23 @@ class Observer(Component, ABC):
         """Observe the model after `step`.
 
         Leave the model and torch's default random generators as they are; then training computes
-        the same with and without the component.
+        the same with and without the component. The parameters still hold the gradients of the
+        step, after clipping.
 
         Returns:
             Metrics for the line of this step, with names that begin with one of `metric_prefixes`.
+        """
+
+    def cut_back(self, step: int) -> Any:
+        """Remove from the files what belongs to later steps, which are done again.
+
+        Called before the first step of each attempt at a run, with the last step before it.
+        """
+
+    def sync(self) -> Any:
+        """Make what was written survive a power cut, before a checkpoint does.
+
+        The thread that writes checkpoints calls this.
         """
 
 

@@ -1,4 +1,4 @@
-"""Moves the entries of a metrics file after a step to another file."""
+"""Moves the entries of a file after a step to another file."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from spectral_exp.core import files
+from spectral_exp.core.append_file import AppendFile
+from spectral_exp.core.errors import UserError
 from spectral_exp.runs.metric_lines import parse_entry
 
 _BLOCK = 1 << 20
@@ -21,6 +23,23 @@ class _Piece(NamedTuple):
     lines: int
 
 
+def cut_back(
+    file: AppendFile, target: Path, step: int, keep: Callable[[dict[str, Any]], None]
+) -> int:
+    """Do the same as `cut_lines` with a file to which lines are appended.
+
+    Raises:
+        UserError: a file cannot be read or written.
+    """
+    source = file.path
+    # A killed process may have left temporary files.
+    files.remove_temporary_files(source.parent)
+    try:
+        return file.while_closed(lambda: cut_lines(source, target, step, keep))
+    except OSError as error:
+        raise UserError(f"cannot cut {source} back to step {step}: {error.strerror}") from error
+
+
 def cut_lines(source: Path, target: Path, step: int, keep: Callable[[dict[str, Any]], None]) -> int:
     """Move the entries after `step`, and lines that are no entries, from `source` to the end of
     `target`.
@@ -29,7 +48,7 @@ def cut_lines(source: Path, target: Path, step: int, keep: Callable[[dict[str, A
     then removes them from `source` and adds nothing to `target`.
 
     Args:
-        source: a metrics file, which may be missing.
+        source: a file of entries, which may be missing.
         target: a file for the lines that are cut.
         step: last step to keep.
         keep: called with every entry that stays.

@@ -16,15 +16,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from spectral_exp.core import files
 from spectral_exp.core.append_file import AppendFile
-from spectral_exp.core.errors import UserError, require
+from spectral_exp.core.errors import require
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.json_value import jsonable
 from spectral_exp.core.redact import redact_text, without_secrets
 from spectral_exp.core.steps import whole_step
 from spectral_exp.monitoring.component import Component
-from spectral_exp.monitoring.metric_cuts import cut_lines
+from spectral_exp.monitoring.metric_cuts import cut_back
 from spectral_exp.monitoring.metric_summary import Summary
 from spectral_exp.runs import layout
 from spectral_exp.runs.metric_lines import (
@@ -169,16 +168,7 @@ class MetricsLogger(Component):
                 if (entry := parse_entry(line)) is not None and entry["step"] <= step:
                     restore_and_keep(entry)
             return 0
-        # A killed process may have left temporary files.
-        files.remove_temporary_files(self.metrics_file.parent)
-        try:
-            return self._entries.while_closed(
-                lambda: cut_lines(self.metrics_file, self.cut_file, step, restore_and_keep)
-            )
-        except OSError as error:
-            raise UserError(
-                f"cannot cut {self.metrics_file} back to step {step}: {error.strerror}"
-            ) from error
+        return cut_back(self._entries, self.cut_file, step, restore_and_keep)
 
     # --- reading ----------------------------------------------------------------------------------
 

@@ -156,3 +156,11 @@ def column_quantiles(values: FloatArray, quantiles: list[float]) -> FloatArray:
     empty = ~finite.any(axis=0)
     known = np.where(finite, values, np.nan)
     return np.where(empty, np.nan, np.nanquantile(np.where(empty, 0.0, known), quantiles, axis=0))
+
+
+def row_entropies(weights: FloatArray) -> FloatArray:
+    """Return the entropy in nats of the shares of each row (last axis), by the size of weights."""
+    sizes = np.abs(weights)
+    share = sizes / np.maximum(sizes.sum(axis=-1, keepdims=True), 1e-12)
+    entropies: FloatArray = -(share * np.log(np.maximum(share, 1e-12))).sum(axis=-1)
+    return entropies

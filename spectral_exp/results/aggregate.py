@@ -49,7 +49,19 @@ class ResultsAggregator:
         runs = [
             run_of(path, what, with_marks=marks) for path, what in pairs if "unusable" not in what
         ]
-        self.left_out = sorted([*found.left_out, *unusable])
+        self._set(runs, [*found.left_out, *unusable])
+
+    @classmethod
+    def of(
+        cls, runs: Iterable[Run], left_out: Iterable[tuple[Path, str]] = ()
+    ) -> ResultsAggregator:
+        """Return the aggregator of runs that are loaded already."""
+        aggregator = object.__new__(cls)
+        aggregator._set(list(runs), left_out)
+        return aggregator
+
+    def _set(self, runs: Sequence[Run], left_out: Iterable[tuple[Path, str]]) -> None:
+        self.left_out = sorted(left_out)
         self.runs = sorted(_with_unique_ids(runs), key=_order)
 
     def where(self, conditions: Sequence[str]) -> ResultsAggregator:

@@ -46,13 +46,7 @@ class Condition:
         Raises:
             UserError: it has another form, or no run has such a setting.
         """
-        match = _FORM.fullmatch(f"{text}=true" if text.strip() in _FLAGS else text)
-        if match is None or not match[3].strip():
-            raise UserError(
-                f"where={text} must be name=value, with =, !=, <, <=, > or >=; for example"
-                " optimizer=rgd"
-            )
-        name, sign, value = match[1], match[2], match[3].strip()
+        name, sign, value = split_condition(text)
         # A list of a setting, as betas, holds commas of its own, and so does a note.
         is_whole = value.startswith("[") or name == "note"
         values = (value,) if is_whole else tuple(part.strip() for part in value.split(","))
@@ -101,6 +95,17 @@ def _has_mark(texts: Sequence[str], wanted: str) -> bool:
     if not texts:
         return wanted.lower() in _NOTHING
     return any(_matches(text, wanted) if "*" in wanted else text == wanted for text in texts)
+
+
+def split_condition(text: str) -> tuple[str, str, str]:
+    """Return name, sign and value of a condition. Raises UserError if it has another form."""
+    match = _FORM.fullmatch(f"{text}=true" if text.strip() in _FLAGS else text)
+    if match is None or not match[3].strip():
+        raise UserError(
+            f"where={text} must be name=value, with =, !=, <, <=, > or >=; for example"
+            " optimizer=rgd"
+        )
+    return match[1], match[2], match[3].strip()
 
 
 def _equals(value: Any, wanted: str) -> bool:

@@ -61,6 +61,12 @@ class Names:
         known = [*self._own, *self._endings]
         raise UserError(f"no run has a setting or part {name}{nearest(name, known)}")
 
+    def known(self) -> list[str]:
+        """Return every name that `resolve` accepts, short ones first."""
+        names = {*self._own, *self._settings}
+        names |= {name for name, found in self._endings.items() if len(_outermost(found)) == 1}
+        return sorted(names, key=lambda name: (name.count("."), name))
+
     def value(self, run: Run, name: str) -> Any:
         """Return a run's value of a full name, or None if it has none."""
         if name in ("name", "seed", "status", "config_hash"):

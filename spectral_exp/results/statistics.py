@@ -74,7 +74,8 @@ POWER = 0.8
 MIN_FOR_IQM = 4
 """Below this number of values the interquartile mean is the mean."""
 
-_ROUNDING = 1e-12  # relative spread that rounding can cause
+ROUNDING = 1e-12
+"""Relative spread that rounding can cause."""
 
 
 @dataclass(frozen=True)
@@ -362,7 +363,7 @@ class _Sample:
             return cls((), 0, math.nan, 0.0, 0)
         largest = float(np.abs(array).max()) if scale is None else scale
         squares = math.fsum(float(np.square(part - part.mean()).sum()) for part in parts)
-        if math.sqrt(squares / n) <= _ROUNDING * largest:
+        if math.sqrt(squares / n) <= ROUNDING * largest:
             squares = 0.0
         return cls(parts, n, float(array.mean()), squares, n - len(parts))
 
@@ -457,12 +458,12 @@ def _resampled_runs(
     for k, part in enumerate(parts):
         ordered, n = np.sort(part), len(part)
         for run in range(n):
-            picks = _picks(stream, k, run, n, RESAMPLES // 2)
+            picks = resample_indices(stream, k, run, n, RESAMPLES // 2)
             yield ordered[picks], ordered[::-1][picks]
 
 
 @lru_cache(maxsize=512)  # 40 MB; most groups have the same few runs
-def _picks(stream: int, stratum: int, run: int, n: int, size: int) -> NDArray[np.int64]:
+def resample_indices(stream: int, stratum: int, run: int, n: int, size: int) -> NDArray[np.int64]:
     """Return `size` draws from n, by 32 bits of raw words of Philox-4x64 (Salmon et al. 2011)."""
     key, counter = (
         np.array([stream, stratum], dtype=np.uint64),

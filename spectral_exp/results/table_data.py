@@ -144,12 +144,12 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
         return ""
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")
-    writer.writerow(map(_csv_cell, rows[0]))
-    writer.writerows(map(_csv_cell, row.values()) for row in rows)
+    writer.writerow(map(csv_cell, rows[0]))
+    writer.writerows(map(csv_cell, row.values()) for row in rows)
     return written.getvalue()
 
 
-def _csv_cell(value: Any) -> Any:
+def csv_cell(value: Any) -> Any:
     """Return a number as it is, a text on one line that no spreadsheet computes."""
     if not isinstance(value, str):
         return value

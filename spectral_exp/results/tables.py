@@ -7,11 +7,16 @@ always gives the same text.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from spectral_exp.results.compared import Comparison, Difference, GroupSummary, moment
-from spectral_exp.results.statistics import MIN_FOR_IQM, Interval
+from spectral_exp.results.number_texts import (
+    decimals,
+    interval_text,
+    number_text,
+    probability_text,
+)
+from spectral_exp.results.statistics import MIN_FOR_IQM
 from spectral_exp.results.table_data import (
     LeftOut,
     comparisons_as_csv,
@@ -21,11 +26,6 @@ from spectral_exp.results.table_data import (
 )
 from spectral_exp.results.table_formats import VERDICT, Cell, TableReport, TextTable
 from spectral_exp.runs.run import Run
-
-_LARGE = 1e15  # from here on a float has no digits after the point
-
-NOTHING = "-"
-"""Stands for a missing number."""
 
 
 def render_comparisons(
@@ -45,8 +45,8 @@ def render_comparisons(
         return comparisons_as_csv(comparisons)
     report = TableReport()
     for one in comparisons:
-        report.tables.extend(_comparison_tables(one))
-        report.notes.extend(_comparison_notes(one, several=len(comparisons) > 1))
+        report.tables.extend(comparison_tables(one))
+        report.notes.extend(titled_notes(one, several=len(comparisons) > 1))
     report.notes.extend([_left_out_notes(left_out), _remarks(remark)])
     return report.render(form)
 
@@ -82,8 +82,9 @@ def _remarks(remark: str) -> tuple[str, list[str]]:
 _DIFFERENCE_COLUMNS = ("n", "difference", "95 % interval", "P(better)", "p (Holm)", VERDICT)
 
 
-def _comparison_tables(comparison: Comparison) -> Iterable[TextTable]:
-    digits = _decimals(value for summary in comparison.summaries for value in summary.values)
+def comparison_tables(comparison: Comparison) -> Iterable[TextTable]:
+    """Yield the tables of groups, of differences to the baseline, and of single parts."""
+    digits = decimals(value for summary in comparison.summaries for value in summary.values)
     yield _groups_table(comparison, digits)
     to_baseline = [one for one in comparison.differences if one.kind == "baseline"]
     if to_baseline:
@@ -119,10 +120,10 @@ def _groups_table(comparison: Comparison, digits: int) -> TextTable:
             [
                 Cell(_group_name(summary, comparison)),
                 Cell(str(len(summary.values))),
-                Cell(_number(summary.mean, digits)),
-                Cell(_interval(summary.interval, digits)),
-                Cell(_number(summary.median, digits)),
-                *([Cell(_number(summary.iqm, digits))] if with_iqm else []),
+                Cell(number_text(summary.mean, digits)),
+                Cell(interval_text(summary.interval, digits)),
+                Cell(number_text(summary.median, digits)),
+                *([Cell(number_text(summary.iqm, digits))] if with_iqm else []),
             ]
             for summary in comparison.summaries
         ],
@@ -137,10 +138,10 @@ def _group_name(summary: GroupSummary, comparison: Comparison) -> str:
 def _difference_cells(difference: Difference, digits: int) -> list[Cell]:
     return [
         Cell(f"{difference.n}{'' if difference.paired else '*'}"),
-        Cell(_number(difference.mean, digits, signed=True), bold=difference.separated),
-        Cell(_interval(difference.interval, digits, signed=True)),
-        Cell(_number(difference.probability_of_improvement, 2)),
-        Cell(_probability(difference.p_holm)),
+        Cell(number_text(difference.mean, digits, signed=True), bold=difference.separated),
+        Cell(interval_text(difference.interval, digits, signed=True)),
+        Cell(number_text(difference.probability_of_improvement, 2)),
+        Cell(probability_text(difference.p_holm)),
         Cell(difference.verdict, bold=difference.separated),
     ]
 
@@ -148,7 +149,8 @@ def _difference_cells(difference: Difference, digits: int) -> list[Cell]:
 # --- notes --------------------------------------------------------------------------------
 
 
-def _comparison_notes(comparison: Comparison, *, several: bool) -> Iterable[tuple[str, list[str]]]:
+def titled_notes(comparison: Comparison, *, several: bool) -> Iterable[tuple[str, list[str]]]:
+    """Yield titles and notes; the titles name the metric if there are several comparisons."""
     of = f" on {comparison.metric}" if several else ""
     summaries, differences = comparison.summaries, comparison.differences
     notes = [str(note) for note in comparison.notes]
@@ -209,7 +211,7 @@ def _merge_subjects(notes: Iterable[tuple[str, str]], n_all: int) -> list[str]:
 def _runs_table(runs: Sequence[Run], metrics: Sequence[str], at: str) -> TextTable:
     values = {metric: [run.value(metric, at) for run in runs] for metric in metrics}
     digits = {
-        metric: _decimals(value for value in values[metric] if value is not None)
+        metric: decimals(value for value in values[metric] if value is not None)
         for metric in metrics
     }
     rows = []
@@ -217,8 +219,8 @@ def _runs_table(runs: Sequence[Run], metrics: Sequence[str], at: str) -> TextTab
         seed = "" if run.seed is None else str(run.seed)
         cells = {"run": run.run_id, "status": run.status, "seed": seed}
         cells |= {"steps": str(run.last_step)} if "steps" not in metrics else {}
-        cells |= {metric: _number(values[metric][i], digits[metric]) for metric in metrics}
-        cells |= {"train_s": _number(run.train_s, 1)} if "train_s" not in metrics else {}
+        cells |= {metric: number_text(values[metric][i], digits[metric]) for metric in metrics}
+        cells |= {"train_s": number_text(run.train_s, 1)} if "train_s" not in metrics else {}
         rows.append(cells)
     moments: dict[str, list[str]] = {}
     for metric in metrics:
@@ -226,39 +228,3 @@ def _runs_table(runs: Sequence[Run], metrics: Sequence[str], at: str) -> TextTab
     caption = "; ".join(f"{', '.join(names)}: {words}" for words, names in moments.items())
     columns = list(rows[0]) if rows else []
     return TextTable(caption, columns, [list(map(Cell, row.values())) for row in rows], n_texts=2)
-
-
-# --- numbers ------------------------------------------------------------------------------
-
-
-def _decimals(values: Iterable[float]) -> int:
-    """Digits after the point at which the largest value has five in all."""
-    largest = max((abs(value) for value in values if math.isfinite(value)), default=1.0)
-    return min(max(4 - math.floor(math.log10(largest)), 0), 8) if largest > 0 else 1
-
-
-def _number(value: float | None, digits: int, *, signed: bool = False) -> str:
-    if value is None:
-        return NOTHING
-    if not math.isfinite(value):
-        return str(value)
-    if abs(value) >= _LARGE:
-        return f"{value:{'+' if signed else ''}.6g}"
-    text = f"{value:{'+' if signed else ''}.{digits}f}"
-    # A difference that rounds to nothing has no sign.
-    return text.lstrip("+-") if float(text) == 0 else text
-
-
-def _interval(interval: Interval | None, digits: int, *, signed: bool = False) -> str:
-    if interval is None:
-        return NOTHING
-    return (
-        f"[{_number(interval.low, digits, signed=signed)},"
-        f" {_number(interval.high, digits, signed=signed)}]"
-    )
-
-
-def _probability(value: float | None) -> str:
-    if value is None:
-        return NOTHING
-    return "<0.001" if value < 0.001 else f"{value:.3f}"

@@ -7,7 +7,10 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from spectral_exp.runs.overrides import flatten, matters_for_logs
+from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.overrides import PLACE, flatten, is_among, matters_for_logs
+from spectral_exp.runs.run import Run
+from spectral_exp.runs.training_record import recorded_patch
 
 # These compute the numbers, so they are listed before all other packages.
 _NUMERIC_PACKAGES = ("python", "torch", "numpy")
@@ -27,6 +30,28 @@ def list_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[
         for key in sorted({*before, *now})
         if not are_equal(before.get(key, "absent"), now.get(key, "absent"))
     ]
+
+
+def run_differences(one: Run, other: Run) -> dict[str, list[str]]:
+    """Return a line for each difference before training, by section."""
+    settings = (
+        {name: value for name, value in run.settings.items() if not is_among(name, PLACE)}
+        for run in (one, other)
+    )
+    data, model = (
+        list_differences(*(dict(flatten(run.record.get(section) or {})) for run in (one, other)))
+        for section in ("dataset", "model")
+    )
+    git_one, git_other = (run.record.get("git") or {} for run in (one, other))
+    patch_one = recorded_patch(RunPaths(one.path), git_one)
+    patch_other = recorded_patch(RunPaths(other.path), git_other)
+    return {
+        "settings": list_differences(*settings),
+        "data": data,
+        "model": model,
+        "code": code_differences(git_one, patch_one, git_other, patch_other),
+        "environment": environment_differences(one.record, other.record),
+    }
 
 
 def settings_differences(

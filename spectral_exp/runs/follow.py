@@ -1,7 +1,7 @@
 """Follow the metrics of a live run.
 
 `follow` yields new entries as they are logged and ends with the run. A resumed run cuts its metrics
-back to the checkpoint; the follower detects that and starts again from the first entry.
+back to the checkpoint; the followers detect that and start again from the first entry.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any, BinaryIO
 
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.regular_file import open_regular
-from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.layout import METRICS_NAME, RunPaths
 from spectral_exp.runs.lock import is_running
-from spectral_exp.runs.metric_lines import MAX_LINE_BYTES, parse_entry, restore_entry
+from spectral_exp.runs.metric_lines import MAX_LINE_BYTES, is_entry, parse_entry, restore_entry
 
 _BLOCK = 4 * MAX_LINE_BYTES
 _COMPARED_BYTES = 1 << 20
@@ -44,21 +44,47 @@ class MetricsUpdate:
     is_over: bool = False
 
 
-class MetricsFollower:
-    """Reads new metrics of a run at each `poll`. The run may begin, end or be resumed meanwhile.
+@dataclass(frozen=True)
+class LinesUpdate:
+    """New lines of a metrics file.
 
-    A cut-back is detected by content: each poll hashes the last 1 MiB that was read before (or
-    everything, if the path now leads to another file) and compares it with the earlier hash.
+    Attributes:
+        lines: without their newlines, none longer than `MAX_LINE_BYTES`.
+        was_cut_back: whether the file no longer begins with the lines of earlier updates. Then
+            those are void, and `lines` begins with the first line of the file.
+        too_long: number of new lines that are left out because they are too long.
+        is_behind: whether the file holds more new lines than this update.
+        is_over: whether no live process owns the run and its last line was returned.
+    """
+
+    lines: list[bytes] = field(default_factory=list)
+    was_cut_back: bool = False
+    too_long: int = 0
+    is_behind: bool = False
+    is_over: bool = False
+
+
+class LineFollower:
+    """Reads new lines of a run's metrics at each `poll`.
+
+    The run may begin, end or be resumed meanwhile. A cut-back is detected by content: each poll
+    hashes the last 1 MiB that was read before (or everything, if the path now leads to another
+    file) and compares it with the earlier hash.
 
     Args:
         run: a run directory; it need not exist yet.
+        file_name: the file in its folder of logs.
+
+    Attributes:
+        offset: how many bytes of the file were read.
     """
 
-    def __init__(self, run: str | Path) -> None:
+    def __init__(self, run: str | Path, file_name: str = METRICS_NAME) -> None:
         self._paths = RunPaths(run)
+        self._file = self._paths.logs / file_name
         self._restart()
 
-    def poll(self) -> MetricsUpdate:
+    def poll(self) -> LinesUpdate:
         """Return the lines that were logged since the last call, at most about 4 MiB.
 
         A line without a newline counts only if the run is over.
@@ -68,80 +94,99 @@ class MetricsFollower:
         """
         # Checked before the read, so that lines logged just before the end are not missed.
         is_over = not is_running(self._paths.root)
-        path = self._paths.metrics_file
         try:
-            with open_regular(path) as file:
+            with open_regular(self._file) as file:
                 return self._read(file, is_over=is_over)
         except FileNotFoundError:
-            was_cut_back = self._offset > 0
+            was_cut_back = self.offset > 0
             self._restart()
-            return MetricsUpdate(was_cut_back=was_cut_back, is_over=is_over)
+            return LinesUpdate(was_cut_back=was_cut_back, is_over=is_over)
         except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}") from error
+            raise UserError(f"cannot read {self._file}: {error.strerror}") from error
 
     def _restart(self) -> None:
-        self._offset = 0
+        self.offset = 0
         self._is_in_long_line = False  # the offset lies inside a line that is too long
         self._identity: tuple[int, int] | None = None  # device and inode of the file
         self._all = hashlib.blake2b()  # of all bytes before the offset
         self._last = hashlib.blake2b().digest()  # of the last 1 MiB before the offset
 
-    def _read(self, file: BinaryIO, *, is_over: bool) -> MetricsUpdate:
+    def _read(self, file: BinaryIO, *, is_over: bool) -> LinesUpdate:
         state = os.fstat(file.fileno())
         identity = (state.st_dev, state.st_ino)
         was_cut_back = not self._begins_as_before(file, identity, state.st_size)
         if was_cut_back:
             self._restart()
         self._identity = identity
-        file.seek(self._offset)
+        file.seek(self.offset)
         block = file.read(_BLOCK)
         is_behind = len(block) == _BLOCK
         end = block.rfind(b"\n") + 1
         lines = block[:end].split(b"\n")[:-1]
         rest = block[end:]
-        if is_over and not is_behind and self._parse(rest) is not None:
+        is_last_line = is_over and not is_behind and not self._is_in_long_line
+        if is_last_line and len(rest) <= MAX_LINE_BYTES and is_entry(rest):
             lines.append(rest)
             end = len(block)
-        entries, unreadable = [], 0
+        too_long = 0
         if lines and self._is_in_long_line:
             lines = lines[1:]
-            unreadable = 1
+            too_long = 1
             self._is_in_long_line = False
-        for line in lines:
-            entry = self._parse(line)
-            if entry is not None:
-                entries.append(restore_entry(entry))
-            elif line.strip():
-                unreadable += 1
         if is_behind and end == 0:
             end = len(block)
             self._is_in_long_line = True
         self._advance(file, block[:end])
-        return MetricsUpdate(
-            entries, was_cut_back, unreadable, is_behind, is_over and not is_behind
-        )
-
-    def _parse(self, line: bytes) -> dict[str, Any] | None:
-        if self._is_in_long_line or len(line) > MAX_LINE_BYTES:
-            return None
-        return parse_entry(line)
+        kept = [line for line in lines if len(line) <= MAX_LINE_BYTES]
+        too_long += len(lines) - len(kept)
+        return LinesUpdate(kept, was_cut_back, too_long, is_behind, is_over and not is_behind)
 
     def _begins_as_before(self, file: BinaryIO, identity: tuple[int, int], size: int) -> bool:
         """Return whether the file still begins with the bytes that were read."""
-        if size < self._offset:
+        if size < self.offset:
             return False
         if self._identity not in (None, identity):
-            return _digest(file, 0, self._offset) == self._all.digest()
+            return _digest(file, 0, self.offset) == self._all.digest()
         return self._digest_last(file) == self._last
 
     def _advance(self, file: BinaryIO, read: bytes) -> None:
         if read:
-            self._offset += len(read)
+            self.offset += len(read)
             self._all.update(read)
             self._last = self._digest_last(file)
 
     def _digest_last(self, file: BinaryIO) -> bytes:
-        return _digest(file, max(0, self._offset - _COMPARED_BYTES), self._offset)
+        return _digest(file, max(0, self.offset - _COMPARED_BYTES), self.offset)
+
+
+class MetricsFollower:
+    """Reads new entries of a run's metrics at each `poll`; see `LineFollower`.
+
+    Args:
+        run: a run directory; it need not exist yet.
+        file_name: the file in its folder of logs, whose lines are entries as those of metrics.
+    """
+
+    def __init__(self, run: str | Path, file_name: str = METRICS_NAME) -> None:
+        self._follower = LineFollower(run, file_name)
+
+    def poll(self) -> MetricsUpdate:
+        """Return the entries that were logged since the last call, of at most about 4 MiB.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        update = self._follower.poll()
+        entries, unreadable = [], update.too_long
+        for line in update.lines:
+            entry = parse_entry(line)
+            if entry is not None:
+                entries.append(restore_entry(entry))
+            elif line.strip():
+                unreadable += 1
+        return MetricsUpdate(
+            entries, update.was_cut_back, unreadable, update.is_behind, update.is_over
+        )
 
 
 def follow(

@@ -57,25 +57,51 @@ def facts_of(paths: Sequence[Path], index: Path | None) -> list[Facts]:
         index: file of the index; None reads every run.
     """
     names = [str(path.resolve()) for path in paths]
-    stamps = [_stamp(path) for path in paths]
-    indexed = _read(index, names) if index is not None else {}
-    facts: dict[int, Facts] = {}
-    for i, name in enumerate(names):
-        if name in indexed and indexed[name][0] == stamps[i]:
-            facts[i] = indexed[name][1]
+    stamps = [files_stamp(path) for path in paths]
+    facts = {} if index is None else _valid_entries(index, names, stamps)
     missing = [i for i in range(len(paths)) if i not in facts]
     began_ns = time.time_ns()
     if missing:
         facts |= zip(missing, read_many([paths[i] for i in missing]), strict=True)
     if index is not None:
         stable = [
-            i for i in missing if _is_old(stamps[i], began_ns) and _stamp(paths[i]) == stamps[i]
+            i
+            for i in missing
+            if _is_old(stamps[i], began_ns) and files_stamp(paths[i]) == stamps[i]
         ]
         _write(index, {names[i]: (stamps[i], facts[i]) for i in stable})
     return [facts[i] for i in range(len(paths))]
 
 
-def _stamp(path: Path) -> str:
+def remember_facts(path: Path, stamp: str, facts: Facts, index: Path) -> None:
+    """Add the facts of a run that has this `files_stamp`, unless its files have just changed."""
+    _remember(index, [(path, stamp, facts)], time.time_ns())
+
+
+def _remember(index: Path, runs: Sequence[tuple[Path, str, Facts]], began_ns: int) -> None:
+    """Add facts that were read since `began_ns`."""
+    old = [run for run in runs if _is_old(run[1], began_ns)]
+    stable = [run for run in old if files_stamp(run[0]) == run[1]]
+    _write(index, {str(path.resolve()): (stamp, facts) for path, stamp, facts in stable})
+
+
+def indexed_facts(paths: Sequence[Path], index: Path) -> list[Facts | None]:
+    """Return the facts of runs if the index has them and their files have not changed."""
+    names = [str(path.resolve()) for path in paths]
+    facts = _valid_entries(index, names, [files_stamp(path) for path in paths])
+    return [facts.get(i) for i in range(len(paths))]
+
+
+def _valid_entries(index: Path, names: Sequence[str], stamps: Sequence[str]) -> dict[int, Facts]:
+    indexed = _read(index, names)
+    return {
+        i: indexed[name][1]
+        for i, (name, stamp) in enumerate(zip(names, stamps, strict=True))
+        if name in indexed and indexed[name][0] == stamp
+    }
+
+
+def files_stamp(path: Path) -> str:
     """Return a text that changes whenever a file of the run changes."""
     files = []
     for name in _FILES:

@@ -28,6 +28,8 @@ CERTIFICATE_NAME = "resume_certificate.json"
 METRICS_NAME = "metrics.jsonl"
 CUT_METRICS_NAME = "metrics.cut.jsonl"
 TRAINING_LOG_NAME = "training.log"
+SPECTRA_NAME = "spectra.jsonl"
+CUT_SPECTRA_NAME = "spectra.cut.jsonl"
 
 LATEST_NAME = "checkpoint_latest.pt"
 BEST_NAME = "checkpoint_best.pt"
@@ -75,6 +77,7 @@ class RunPaths:
         self.metrics_file = self.logs / METRICS_NAME
         self.cut_metrics_file = self.logs / CUT_METRICS_NAME
         self.training_log = self.logs / TRAINING_LOG_NAME
+        self.spectra_file = self.logs / SPECTRA_NAME
         self.latest_link = self.checkpoints / LATEST_NAME
         self.best_link = self.checkpoints / BEST_NAME
 

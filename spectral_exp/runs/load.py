@@ -26,7 +26,7 @@ from spectral_exp.core.parent import dying_with_this_process
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.lock import is_alive, read_owner
 from spectral_exp.runs.marks import NO_MARKS, read_marks
-from spectral_exp.runs.metrics_file import read_metrics
+from spectral_exp.runs.metrics_file import MetricFile, read_metrics
 from spectral_exp.runs.overrides import flatten
 from spectral_exp.runs.parts import config_hash, part_names
 from spectral_exp.runs.record import known_settings, read_config, read_results
@@ -99,16 +99,21 @@ def _run_id(path: Path) -> str:
 # --- reading --------------------------------------------------------------------------------------
 
 
-def read_facts(path: Path) -> Facts:
-    """Read the facts of a run; list damaged parts in `problems`."""
+def read_facts(path: Path, content: MetricFile | None = None) -> Facts:
+    """Read the facts of a run; list damaged parts in `problems`.
+
+    Args:
+        path: the run directory.
+        content: of its metrics file if it was read before; then the metrics are not summarized.
+    """
     try:
-        return _read_facts(path)
+        return _read_facts(path, content)
     except Exception as error:  # one broken run must not stop the reading of the others
         log.debug("reading %s failed", path, exc_info=True)
         return {"unusable": f"reading it failed: {type(error).__name__}: {printable(error, 200)}"}
 
 
-def _read_facts(path: Path) -> Facts:
+def _read_facts(path: Path, content: MetricFile | None) -> Facts:
     paths = RunPaths(path)
     problems: list[str] = []
     record: dict[str, Any] = {}
@@ -124,7 +129,7 @@ def _read_facts(path: Path) -> Facts:
     else:
         problems.append(f"there is no {paths.config_file.name}: its settings are unknown")
     results = _read_results(paths, problems)
-    metrics = _read_metrics(paths, problems)
+    metrics = _read_metrics(paths, problems, content)
     if record and "config" not in record and not metrics["metrics"] and not results:
         return {"unusable": f"its {paths.config_file.name} is not the record of a run"}
     if not record and not metrics["metrics"] and not results:
@@ -167,10 +172,13 @@ def _read_results(paths: RunPaths, problems: list[str]) -> dict[str, Any]:
     return {**results}
 
 
-def _read_metrics(paths: RunPaths, problems: list[str]) -> dict[str, Any]:
+def _read_metrics(
+    paths: RunPaths, problems: list[str], content: MetricFile | None
+) -> dict[str, Any]:
     nothing: dict[str, Any] = {"metrics": {}, "last_step": 0, "unfinished_line": False}
+    is_summarized = content is None
     try:
-        content = read_metrics(paths.metrics_file)
+        content = content or read_metrics(paths.metrics_file)
     except FileNotFoundError:
         return nothing
     except OSError as error:
@@ -179,7 +187,8 @@ def _read_metrics(paths: RunPaths, problems: list[str]) -> dict[str, Any]:
     if content.unreadable:
         problems.append(f"{content.unreadable} line(s) of {paths.metrics_file.name} cannot be read")
     summaries = {
-        name: MetricSummary.of(series).as_list() for name, series in content.series.items()
+        name: MetricSummary.of(series).as_list() if is_summarized else []
+        for name, series in content.series.items()
     }
     return {
         "metrics": summaries,

@@ -11,6 +11,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from spectral_exp.core.regular_file import open_regular
 from spectral_exp.core.series import FloatArray, Series
+from spectral_exp.core.timestamps import seconds_since_epoch
 from spectral_exp.runs.metric_lines import (
     MAX_LINE_BYTES,
     RESERVED,
@@ -78,7 +80,7 @@ def _blocks(file: BinaryIO, size: int) -> Iterator[bytes]:
 
 
 def _parse(blocks: Iterable[bytes]) -> MetricFile:
-    splitter, columns = LineSplitter(), _Columns()
+    splitter, columns = LineSplitter(), MetricColumns()
     unreadable = 0
     for block in blocks:
         unreadable += columns.add(splitter.split(block))
@@ -86,13 +88,26 @@ def _parse(blocks: Iterable[bytes]) -> MetricFile:
     return MetricFile(columns.series(), columns.last_step, unreadable, unfinished)
 
 
-class _Columns:
-    """Collects the values of each metric with their steps and line numbers, in any order."""
+class MetricColumns:
+    """Collects the values of each metric with their steps and line numbers, in any order.
 
-    def __init__(self) -> None:
+    Args:
+        with_times: whether to keep the time of each entry, for `times`.
+
+    Attributes:
+        last_step: the largest step of any entry, 0 if there are none.
+        n_entries: number of entries.
+        n_bytes: bytes of memory that the values take.
+    """
+
+    def __init__(self, *, with_times: bool = False) -> None:
         self.last_step = 0
+        self.n_entries = 0
+        self.n_bytes = 0
+        self._with_times = with_times
         self._n_lines = 0
         self._parts = defaultdict[str, list[tuple[Any, ...]]](list)
+        self._times: list[tuple[Any, ...]] = []
 
     def add(self, lines: Sequence[bytes]) -> int:
         """Add the entries in `lines`; return how many lines are neither entries nor blank."""
@@ -122,10 +137,16 @@ class _Columns:
         columns = dict(zip(names, zip(*rows, strict=True), strict=True))
         steps = columns["step"]
         self.last_step = max(self.last_step, max(steps))
+        self.n_entries += len(rows)
         lines, all_steps = np.array(numbers), np.array(steps, dtype=float)
+        self.n_bytes += lines.nbytes + all_steps.nbytes
+        if self._with_times and "timestamp" in columns:
+            self._times.append((lines, all_steps, _seconds(columns["timestamp"])))
+            self.n_bytes += all_steps.nbytes
         for name, values in columns.items():
             if name in RESERVED:
                 continue
+            self.n_bytes += all_steps.nbytes
             if _NUMBERS.issuperset(map(type, values)):
                 self._parts[name].append((lines, all_steps, np.array(values, dtype=float)))
                 continue
@@ -136,12 +157,38 @@ class _Columns:
 
     def series(self) -> dict[str, Series]:
         """Return the series of every metric, in the order of their first values."""
-        joined = {
-            name: [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
-            for name, parts in self._parts.items()
+        return {name: self.series_of(name) for name in self.names()}
+
+    def names(self) -> list[str]:
+        """Return the names of the metrics, in the order of their first values."""
+        first = {
+            name: min(int(lines[0]) for lines, _, _ in parts) for name, parts in self._parts.items()
         }
-        ordered = sorted(joined.items(), key=lambda item: item[1][0].min())
-        return {name: _sort(*arrays) for name, arrays in ordered}
+        return sorted(first, key=first.__getitem__)
+
+    def series_of(self, name: str) -> Series:
+        """Return the series of a metric, empty if it was never logged."""
+        return _join(self._parts.get(name, ()))
+
+    def times(self) -> Series:
+        """Return the seconds since the epoch of each entry with a readable time."""
+        series = _join(self._times)
+        known = series.finite
+        return Series(series.steps[known], series.values[known])
+
+
+def _seconds(timestamps: Sequence[Any]) -> FloatArray:
+    try:  # in one expression, since a file may hold a million of them
+        return np.array([datetime.fromisoformat(text).timestamp() for text in timestamps])
+    except (TypeError, ValueError, OverflowError, OSError):
+        return np.array([*map(seconds_since_epoch, timestamps)])
+
+
+def _join(parts: Sequence[tuple[Any, ...]]) -> Series:
+    if not parts:
+        return Series(np.empty(0), np.empty(0))
+    lines, steps, values = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return _sort(lines, steps, values)
 
 
 def _sort(lines: NDArray[np.int64], steps: FloatArray, values: FloatArray) -> Series:

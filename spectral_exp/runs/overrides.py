@@ -14,6 +14,7 @@ WATCHING = (
     "monitoring.backup",
     "monitoring.checkpoint",
     "monitoring.visualization",
+    "monitoring.spectra",
     "monitoring.tracking",
 )
 """Settings that change no logged number."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,7 @@ class Run:
         marks: tags, note, pin and archive.
         known_metrics: summaries of all metrics from the index, or None to read the file on demand.
         known_last_step: the last logged step from the index, or None.
+        read_series: returns the series of a metric; None reads the file of the run.
     """
 
     path: Path
@@ -116,6 +117,7 @@ class Run:
         default=None, repr=False, compare=False
     )
     known_last_step: int | None = field(default=None, repr=False, compare=False)
+    read_series: Callable[[str], Series] | None = field(default=None, repr=False, compare=False)
 
     @property
     def finished(self) -> bool:
@@ -176,6 +178,8 @@ class Run:
         """
         if self.known_metrics is not None and metric not in self.known_metrics:
             return _empty_series()
+        if self.read_series is not None:
+            return self.read_series(metric)
         return self._metric_file.series.get(metric) or _empty_series()
 
     def value(self, metric: str, at: str = "final") -> float | None:

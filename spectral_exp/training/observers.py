@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from torch import nn
 
@@ -47,17 +48,30 @@ class Observers:
         metrics: dict[str, float] = {}
         for name, observer in self._observers.items():
             if observer.should_observe(step):
-                metrics |= self._call(name, observer, step, model)
+                self._check_owner()
+                with self._clock.measure(name), self._surviving(name, f"at step {step}"):
+                    metrics |= named_metrics(observer, observer.observe(step, model))
         return metrics
 
-    def _call(self, name: str, observer: Observer, step: int, model: nn.Module) -> dict[str, float]:
-        self._check_owner()
-        with self._clock.measure(name):
-            try:
-                return named_metrics(observer, observer.observe(step, model))
-            except Exception:
-                if name not in self._failed:
-                    self._failed.add(name)
-                    text = "monitoring.%s failed at step %d, training goes on; it is called again"
-                    log.warning(text, name, step, exc_info=True)
-                return {}
+    def cut_back(self, step: int) -> None:
+        """Remove from the files of all observers what belongs to steps after `step`."""
+        for name, observer in self._observers.items():
+            with self._surviving(name, f"to go back to step {step}"):
+                observer.cut_back(step)
+
+    def sync(self) -> None:
+        """Make what all observers have written survive a power cut."""
+        for name, observer in self._observers.items():
+            with self._surviving(name, "to make its files survive a power cut"):
+                observer.sync()
+
+    @contextmanager
+    def _surviving(self, name: str, where: str) -> Iterator[None]:
+        """Log the first failure of an observer inside the `with` block, and suppress all."""
+        try:
+            yield
+        except Exception:
+            if name not in self._failed:
+                self._failed.add(name)
+                text = "monitoring.%s failed %s, training goes on; it is called again"
+                log.warning(text, name, where, exc_info=True)

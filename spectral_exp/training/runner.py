@@ -341,6 +341,7 @@ class Runner:
     def sync(self) -> None:
         """Make metrics and small files durable, before the checkpoint that depends on them."""
         self.metrics.sync()
+        self._observer_calls.sync()
         self._files.sync()
 
     def _save_or_stop(self) -> None:
@@ -393,7 +394,7 @@ class Runner:
         self.metrics.log_message(f"training from step {self.state.step + 1} to {last}")
 
     def _restore_history(self) -> None:
-        """Remove the metrics after the current step from the file; add the others to the history.
+        """Cut all logs back to the current step; add the metrics that stay to the history.
 
         Warn if some are missing.
         """
@@ -407,6 +408,7 @@ class Runner:
 
         step = self.state.step
         self.metrics.cut_back(step, add_entry)
+        self._observer_calls.cut_back(step)
         if self.metrics.enabled and last_step < step - step % self.metrics.log_interval:
             log.warning(
                 "the metrics of steps %d to %d are missing from %s: they were not logged, or lost "

@@ -86,8 +86,13 @@ class Stepper:
             self.forward, self._objective = autocast(self.forward), autocast(self._objective)
 
     def take_step(self, step: int) -> StepReport:
-        """Average the gradients over all micro-batches, clip them, and update if finite."""
+        """Average the gradients over all micro-batches, clip them, and update if finite.
+
+        The parameters keep their gradients until the next step.
+        """
         settings, optimizer = self.settings, self.optimizer
+        # Not after the update, so that components can read the gradients of a step.
+        optimizer.zero_grad()
         if self._uses_randomness:
             seed_generators(step_seed(self.seed, step), self.device)
         self._set_schedules(step)
@@ -114,7 +119,6 @@ class Stepper:
             numbers = (loss.item(), grad_norm.item())
             if math.isfinite(numbers[0]) and math.isfinite(numbers[1]):
                 optimizer.step()
-        optimizer.zero_grad()
         learning_rate = optimizer.param_groups[0]["lr"]
         return StepReport(loss, tokens, learning_rate, grad_norm, parts, numbers)
 

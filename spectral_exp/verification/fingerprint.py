@@ -61,7 +61,7 @@ def train_step(runner: Runner) -> StepFingerprint:
     gradients: dict[str, str] = {}
 
     def hash_gradients(*_: Any) -> None:
-        # After the update, `take_step` clears the gradients.
+        # Not after the update, which may change them.
         for name, parameter in runner.model.named_parameters():
             if parameter.grad is not None:
                 gradients[name] = _hash(parameter.grad)

@@ -211,6 +211,9 @@ def test_plots(tmp_path: Path) -> None:
         blocked, drawn = figures[contender, "blocked"], figures[contender, "until drawn"]
         assert 0 < blocked["median"] < 1e3 * drawn["median"] + 1e-6
         assert (blocked["target"] is None) == (contender == plots.IN_PROCESS)
+    for experiment in ("wave_rgd", "classic"):
+        assert 500 < figures[experiment, "written"]["median"] < 3000
+        assert 0 < figures[experiment, "share of 1,000 steps"]["median"] < 1
     assert {"blocked, training plots of 1,000,000 losses", "time lost to a set, 1 thread"} <= {
         figure for _, figure in figures
     }

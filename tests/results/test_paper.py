@@ -13,15 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from matplotlib.figure import Figure
 
 from spectral_exp.commands import paper as paper_command
 from spectral_exp.commands import report as report_command
 from spectral_exp.core.json_files import read_json, write_json_atomic
+from spectral_exp.monitoring import SpectraLogger
 from spectral_exp.plots.theme import LIGHT, new_figure
 from spectral_exp.results import figures
+from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.results.figures.plot import Plot
 from spectral_exp.results.paper import Choices, PaperGenerator
+from spectral_exp.results.paper.run_spectra import run_spectra
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.marks import update_marks
 from tests.results.made_runs import make_run
@@ -504,9 +508,26 @@ def test_the_report_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         "drew none",
     ):
         assert words in text
+    assert "Inside" not in text
     edit(root / "report/report.md", "drew none", "drew nothing")
     assert run(root / "report", "--verify") == 0
     assert "report.md was edited in 1 place" in capsys.readouterr().out
+
+
+def test_a_report_shows_the_spectra(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = make_run(tmp_path / "outputs", "wave", 3)
+    logger = SpectraLogger(root / "logs", 10)
+    for step in (10, 20):
+        logger.observe(step, torch.nn.Linear(3, 3))
+    logger.close()
+    assert report_command.main([str(root), "--formats", "md"]) == 0
+    assert "Inside the model over the steps" in (root / "report/report.md").read_text()
+    assert (root / "report/figures/spectra.png").read_bytes().startswith(b"\x89PNG")
+    logger.spectra_file.unlink()
+    logger.spectra_file.mkdir()
+    (run,) = ResultsAggregator([root]).runs
+    assert run_spectra(run) is None
+    assert "Is a directory; the report lacks the spectra" in caplog.text
 
 
 @pytest.mark.parametrize("missing", ["results", "metrics", "both"])

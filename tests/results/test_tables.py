@@ -15,6 +15,7 @@ from spectral_exp.results import tables
 from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.results.comparison import Comparison
 from spectral_exp.results.document.latex import escape_latex
+from spectral_exp.results.number_texts import decimals, number_text
 from spectral_exp.results.table_formats import WIDTH
 from tests.results.made_comparisons import made_comparison
 from tests.results.made_runs import make_run
@@ -196,11 +197,11 @@ def test_runs_line_by_line(runs: ResultsAggregator) -> None:
     ],
 )
 def test_digits(values: list[float], digits: int) -> None:
-    assert tables._decimals(values) == digits
+    assert decimals(values) == digits
 
 
 def test_a_difference_that_rounds_to_nothing_has_no_sign() -> None:
-    assert tables._number(-0.00001, 4, signed=True) == "0.0000"
-    assert tables._number(0.0001, 4, signed=True) == "+0.0001"
-    assert tables._number(float("nan"), 4) == "nan"
-    assert tables._number(None, 4) == "-"
+    assert number_text(-0.00001, 4, signed=True) == "0.0000"
+    assert number_text(0.0001, 4, signed=True) == "+0.0001"
+    assert number_text(float("nan"), 4) == "nan"
+    assert number_text(None, 4) == "-"

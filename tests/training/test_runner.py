@@ -34,7 +34,8 @@ from tests.conftest import NO_PLOTS, TINY, compose
 
 QUIET = (*TINY, NO_PLOTS, "training.sample_tokens=0", "device=cpu")
 OFF = tuple(
-    f"monitoring/{part}=off" for part in ("checkpoint", "metrics", "visualization", "tracking")
+    f"monitoring/{part}=off"
+    for part in ("checkpoint", "metrics", "visualization", "spectra", "tracking")
 )
 
 
@@ -597,6 +598,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Tenso
             "training.eval_interval=1",
             "monitoring.metrics.log_interval=1",
             "monitoring.checkpoint.save_interval=1",
+            "monitoring.spectra.interval=1",
         ),
         (
             "training.eval_interval=5",

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from spectral_exp.core.series import FloatArray
 from spectral_exp.plots.run.tokens import MAX_SENTENCE
+from spectral_exp.plots.series import row_entropies
 from spectral_exp.plots.text import token_text
 from spectral_exp.plots.theme import DARK, new_figure
 
@@ -101,9 +102,7 @@ def _hide_future(weights: FloatArray) -> FloatArray:
 
 def _effective_tokens(weights: FloatArray) -> float:
     """Return the mean over rows of exp(entropy), the effective number of mixed tokens."""
-    share = np.abs(weights) / np.maximum(np.abs(weights).sum(axis=1, keepdims=True), 1e-12)
-    entropy = -(share * np.log(np.maximum(share, 1e-12))).sum(axis=1)
-    return float(np.exp(entropy).mean())
+    return float(np.exp(row_entropies(weights)).mean())
 
 
 def _name_tokens(

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_WAVE_DIMS = {"base_freqs": 2, "phases": 2, "harmonic_amps": 3}
+WAVE_DIMS = {"base_freqs": 2, "phases": 2, "harmonic_amps": 3}
+"""Wave attribute of a module -> its dimensions: (V, W), (V, W) and (V, W, M)."""
+
 _OVERVIEWS = {
     "frequency_distributions": ("base_freqs", "frequency_figure"),
     "phase_distributions": ("phases", "phase_figure"),
@@ -65,14 +67,14 @@ def model_drawings(
 ) -> dict[str, Callable[[], DrawFigure]]:
     """Return the plots that `model` allows: name -> function that copies the arrays to draw."""
     plots: dict[str, Callable[[], DrawFigure]] = {}
-    module = _wave_module(model)
+    module = wave_module(model)
     if module is None:
         _log.debug("%s has no wave attributes to plot", type(model).__name__)
     else:
         for name, (attribute, _) in _OVERVIEWS.items():
-            if _has_wave(module, attribute):
+            if has_wave(module, attribute):
                 plots[name] = partial(_plot_overview, step, module, name, sample, token_labels)
-        if _has_wave(module, "base_freqs"):
+        if has_wave(module, "base_freqs"):
             plots["wave_packets"] = partial(_plot_packets, step, module, sample, token_labels)
     if (
         sample is not None
@@ -84,21 +86,22 @@ def model_drawings(
     return plots
 
 
-def _wave_module(model: nn.Module) -> nn.Module | None:
-    """Return the module with the most wave attributes, the first of several, or None."""
+def wave_module(model: nn.Module) -> nn.Module | None:
+    """Return the module with the most of `WAVE_DIMS`, the first of several, or None."""
     found, most = None, 0
     for module in model.modules():
-        count = sum(_has_wave(module, name) for name in _WAVE_DIMS)
+        count = sum(has_wave(module, name) for name in WAVE_DIMS)
         if count > most:
             found, most = module, count
-        if most == len(_WAVE_DIMS):
+        if most == len(WAVE_DIMS):
             break
     return found
 
 
-def _has_wave(module: nn.Module, name: str) -> bool:
+def has_wave(module: nn.Module, name: str) -> bool:
+    """Return whether a module has the wave attribute `name` as a tensor of the right rank."""
     value: Any = getattr(module, name, None)
-    return bool(hasattr(value, "detach") and value.ndim == _WAVE_DIMS[name] and value.numel())
+    return bool(hasattr(value, "detach") and value.ndim == WAVE_DIMS[name] and value.numel())
 
 
 def _plot_overview(
@@ -136,9 +139,9 @@ def _plot_packets(
     vocab_size = len(module.base_freqs)
     ids = _sample_ids(sample, vocab_size)
     freqs = _copy_rows(module.base_freqs, ids)
-    phases = _copy_rows(module.phases, ids) if _has_wave(module, "phases") else np.zeros_like(freqs)
+    phases = _copy_rows(module.phases, ids) if has_wave(module, "phases") else np.zeros_like(freqs)
     equal = np.full((*freqs.shape, 1), freqs.shape[1] ** -0.5)
-    amps = _copy_rows(module.harmonic_amps, ids) if _has_wave(module, "harmonic_amps") else equal
+    amps = _copy_rows(module.harmonic_amps, ids) if has_wave(module, "harmonic_amps") else equal
     rates = getattr(module, "position_rates", None)
     copied = None if rates is None else _copy(rates)
     return partial(
@@ -215,22 +218,34 @@ def _known_texts(
 
 def _plot_mixing(step: int, model: Any, layer: int, sample: TextSample, kind: str) -> DrawFigure:
     """Return the plot of one layer's mixing weights, for as many tokens as a figure can name."""
-    import torch
-
-    n_layer, block_size = getattr(model, "n_layer", None), getattr(model, "block_size", None)
-    chosen = layer + n_layer if layer < 0 and n_layer is not None else layer
-    n_tokens = min(MAX_SENTENCE, len(sample.ids), block_size or len(sample.ids))
-    device = next((p.device for p in model.parameters()), None)
-    with _evaluation_mode(model):
-        ids = torch.tensor(
-            [list(map(int, sample.ids[:n_tokens]))], dtype=torch.int64, device=device
-        )
-        weights = _copy(model.attention_weights(ids, chosen))
+    n_layer = getattr(model, "n_layer", None)
+    chosen, weights = mixing_weights(model, layer, sample.ids)
     place = f"layer {chosen + 1 if chosen >= 0 else chosen}"
     if chosen >= 0 and n_layer:
         place += f" of {n_layer}"
     title = f"{kind.capitalize()} patterns, {place}, step {step:,}"
-    return partial(_draw_mixing, title, weights, list(sample.labels[:n_tokens]))
+    return partial(_draw_mixing, title, weights, list(sample.labels[: weights.shape[-1]]))
+
+
+def mixing_weights(model: Any, layer: int, ids: Sequence[int]) -> tuple[int, FloatArray]:
+    """Return the index of a layer and its mixing weights (H, T, T) for the first tokens of a text.
+
+    The model is left as it was.
+
+    Args:
+        model: has `attention_weights(ids (1, T), layer) -> (H, T, T)`.
+        layer: index of the layer, from the end if negative.
+        ids: token ids of the text, of which a figure can name `MAX_SENTENCE`.
+    """
+    import torch
+
+    n_layer, block_size = getattr(model, "n_layer", None), getattr(model, "block_size", None)
+    chosen = layer + n_layer if layer < 0 and n_layer is not None else layer
+    n_tokens = min(MAX_SENTENCE, len(ids), block_size or len(ids))
+    device = next((p.device for p in model.parameters()), None)
+    with _evaluation_mode(model):
+        shown = torch.tensor([list(map(int, ids[:n_tokens]))], dtype=torch.int64, device=device)
+        return chosen, _copy(model.attention_weights(shown, chosen))
 
 
 def _draw_mixing(title: str, weights: FloatArray, texts: Sequence[str]) -> Figure:

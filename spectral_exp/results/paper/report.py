@@ -71,7 +71,9 @@ def run_report(folder: Path, *, index: bool = True) -> Paper:
         UserError: the folder holds no run, or several.
     """
     import_matplotlib()
-    from spectral_exp.results.paper.run_curves import run_curves  # slow: loads matplotlib
+    # Slow: these load matplotlib.
+    from spectral_exp.results.paper.run_curves import run_curves
+    from spectral_exp.results.paper.run_spectra import run_spectra
 
     found = ResultsAggregator([folder], index=index, marks=False)
     if len(found.runs) != 1:
@@ -89,7 +91,7 @@ def run_report(folder: Path, *, index: bool = True) -> Paper:
     )
     material = Material(Choices(metric=comparison.metric), (run,), groups, comparison, (), {})
     material = replace(material, metric_decimals=4)
-    curves = run_curves(run)
+    curves, inside = run_curves(run), run_spectra(run)
     blocks: list[Block] = [Heading("Outcome"), *_outcome(run)]
     blocks += [Heading("Curves"), *((curves,) if curves else _none("the run logged no metric"))]
     blocks += [Heading("Samples"), *(_samples(run) or _none("the run generated no text"))]
@@ -97,6 +99,7 @@ def run_report(folder: Path, *, index: bool = True) -> Paper:
     blocks += [Heading("Remarks"), *_remarks(material, run)]
     blocks += [Heading("How to go on"), *_commands(run)]
     blocks += [Heading("Plots"), *(_plots(run) or _none("the run drew none"))]
+    blocks += [Heading("Inside"), inside] if inside else []
     blocks += [*method(material), *setup(material)]
     blocks += [Heading("References", named=True), References(), Appendix()]
     blocks += [*appendix.reproducibility(material), *appendix.run_table(material)]

@@ -1,0 +1,218 @@
+"""Serve runs as a local web page: `spectral-exp dashboard outputs/`."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import os
+import signal
+import socket
+import sys
+import threading
+import webbrowser
+from pathlib import Path
+from urllib.parse import quote
+
+from spectral_exp.core.console import Parser, command
+from spectral_exp.core.errors import Interrupted, UserError, require
+from spectral_exp.core.wording import install
+from spectral_exp.results.conditions import split_condition
+from spectral_exp.runs.index import index_file
+from spectral_exp.runs.output_file import refuse_loss, write_output
+
+DEFAULT_PORT = 6070
+
+_ALL_INTERFACES = ("0.0.0.0", "::", "")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = Parser(
+        "spectral-exp dashboard",
+        description="Show runs as a local web page: curves, groups of seeds, one run in depth.",
+        epilog="The page needs the token in the printed address. Ctrl-C ends the server.",
+    )
+    parser.add_argument(
+        "folders", nargs="+", type=Path, metavar="FOLDER", help="runs, sweeps, or their folders"
+    )
+    parser.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help="begin with the runs that meet optimizer=rgd, learning_rate<=1e-3 ...; repeatable",
+    )
+    parser.add_argument(
+        "--port",
+        type=int,
+        help=f"port, 0 for any free one (default: {DEFAULT_PORT} or the next free one)",
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="interface to listen on (default: 127.0.0.1, this machine only)",
+    )
+    parser.add_argument(
+        "--socket", type=Path, metavar="PATH", help="listen on a Unix socket instead of a port"
+    )
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="answer requests to this host name too, for a proxy; repeatable",
+    )
+    parser.add_argument(
+        "--edit", action="store_true", help="let the page write tags and notes into the runs"
+    )
+    parser.add_argument(
+        "--export",
+        type=Path,
+        metavar="FILE.html",
+        help="write the page with its data into one file instead of serving it",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="overwrite a file that this command has not written"
+    )
+    parser.add_argument("--no-open", action="store_true", help="do not open a browser")
+    return parser
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve until a signal; return 0 after Ctrl-C."""
+    for folder in options.folders:
+        require(folder.is_dir(), "FOLDER", folder, "a folder that exists")
+    for condition in options.where:
+        split_condition(condition)
+    if options.port is not None:
+        require(0 <= options.port < 65536, "--port", options.port, "from 0 to 65535")
+    try:
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"the dashboard needs {error.name}, which is not installed: {install('dashboard')}"
+        ) from error
+    if options.export is not None:
+        return _export(options)
+    return _serve(options)
+
+
+def _export(options: argparse.Namespace) -> int:
+    """Write the table of runs and their curves into a file."""
+    from spectral_exp.dashboard.export import export_view
+    from spectral_exp.dashboard.groups import Comparisons
+    from spectral_exp.dashboard.library import Library
+    from spectral_exp.dashboard.series_store import SeriesStore
+
+    file = options.export
+    require(file.parent.is_dir(), "--export", file, "a file in an existing folder")
+    require(
+        file.suffix.lower() in (".html", ".htm"), "--export", file, "a file that ends with .html"
+    )
+    refuse_loss(file, "--export", force=options.force)
+    library = Library(options.folders, SeriesStore(), index_file())
+    library.read_all()
+    folders = [str(folder) for folder in options.folders]
+    page = export_view(library, Comparisons(library), folders, _view(options))
+    write_output(file, page.encode(), "--export", force=options.force)
+    print(file)
+    return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from spectral_exp.dashboard.app import Site, build_app
+    from spectral_exp.dashboard.guard import Guard
+    from spectral_exp.dashboard.library import Library
+    from spectral_exp.dashboard.series_store import SeriesStore
+    from spectral_exp.dashboard.serving import BackgroundServer
+
+    with _listener(options) as listener:
+        port = 0 if options.socket else listener.getsockname()[1]
+        library = Library(options.folders, SeriesStore(), index_file())
+        guard = Guard(
+            build_app(Site(library, options.where, options.edit)),
+            cookie=f"spectral_exp_{port}",
+            allowed_hosts=[*options.allow_host, *_own_names(options.host)],
+            any_address=options.host in _ALL_INTERFACES,
+            editable=options.edit,
+        )
+        server = BackgroundServer(guard, listener)
+        try:
+            server.start()
+            library.start()
+            _print_address(options, port, guard.token)
+            if not options.no_open and not options.socket:
+                _open_browser(f"{_address(options.host, port)}/?token={guard.one_time_code()}")
+            server.wait()
+        except Interrupted as stop:
+            if stop.signal_number != signal.SIGINT:
+                raise
+            return 0
+        finally:
+            library.stop()
+            server.stop()
+            if options.socket:
+                options.socket.unlink(missing_ok=True)
+    raise RuntimeError("the server has ended by itself")
+
+
+def _listener(options: argparse.Namespace) -> socket.socket:
+    from spectral_exp.dashboard.serving import listen_on_path, listen_on_port
+
+    if options.socket is not None:
+        return listen_on_path(options.socket)
+    port = DEFAULT_PORT if options.port is None else options.port
+    listener = listen_on_port(options.host, port, may_move=options.port is None)
+    found = listener.getsockname()[1]
+    if port and found != port:
+        print(f"port {port} is in use; the dashboard has port {found}")
+    return listener
+
+
+def _own_names(host: str) -> list[str]:
+    """Return the names under which a server that listens on `host` may be asked."""
+    return [socket.gethostname(), socket.getfqdn()] if host in _ALL_INTERFACES else [host]
+
+
+def _address(host: str, port: int) -> str:
+    name = "127.0.0.1" if host in _ALL_INTERFACES else host
+    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+
+
+def _print_address(options: argparse.Namespace, port: int, token: str) -> None:
+    page = f"/?token={token}" + (_view(options) if options.where else "")
+    here = f"{getpass.getuser()}@{socket.gethostname()}"
+    if options.socket is not None:
+        path = options.socket.absolute()
+        print(f"serving on {path}; on your own machine run")
+        print(f"  ssh -N -L {DEFAULT_PORT}:{path} {here}")
+        print(f"and open http://127.0.0.1:{DEFAULT_PORT}{page}")
+    else:
+        print(f"dashboard: {_address(options.host, port)}{page}")
+        if "SSH_CONNECTION" in os.environ:
+            print("this is a remote machine; on your own run")
+            print(f"  ssh -N -L {port}:127.0.0.1:{port} {here}")
+            print("and open the address there")
+    print("Ctrl-C ends it", flush=True)
+
+
+def _view(options: argparse.Namespace) -> str:
+    """Return the fragment of the address at which the page begins."""
+    conditions = "&".join(f"where={quote(condition, safe='')}" for condition in options.where)
+    return f"#/runs?{conditions}" if conditions else "#/runs"
+
+
+def _open_browser(address: str) -> None:
+    """Open a browser if this is a desktop; a browser in a terminal would hide the output."""
+    is_remote = "SSH_CONNECTION" in os.environ
+    has_display = (
+        sys.platform in ("darwin", "win32")
+        or "DISPLAY" in os.environ
+        or "WAYLAND_DISPLAY" in os.environ
+    )
+    if has_display and not is_remote:
+        threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+
+
+main = command(build_parser, run)

@@ -1,0 +1,29 @@
+/** Offers files to the browser for saving. */
+
+import { address, isExport } from "./client.js";
+
+/**
+ * @param {string} name
+ * @param {string|Blob} content
+ * @param {string} type MIME type of a text
+ */
+export function saveFile(name, content, type) {
+  const blob = content instanceof Blob ? content : new Blob([content], { type });
+  const url = URL.createObjectURL(blob);
+  saveAddress(url, name);
+  setTimeout(() => URL.revokeObjectURL(url), 1000);
+}
+
+function saveAddress(url, name) {
+  const link = document.createElement("a");
+  link.href = url;
+  link.download = name;
+  link.click();
+}
+
+/** Return the entry of a menu that saves the present view as one file; an export has none. */
+export function exportItem() {
+  if (isExport) return [];
+  const act = () => saveAddress(address("api/export", { hash: location.hash }), "dashboard.html");
+  return [{ label: "Save as one HTML file", act }];
+}
