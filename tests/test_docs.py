@@ -67,10 +67,11 @@ JOBS = {
 EXIT_CODES = {
     "config-diff": {1},
     "checkpoints prune": {2},
+    "runs delete": {2},
     "spectral-exp reproduce outputs/RUN": {0, 2},
 }
-"""By a part of the line: the runs differ; there is no terminal on which to ask; and a checkout with
-uncommitted changes is not run without `--trust-code`."""
+"""By a part of the line: the runs differ; there is no terminal on which to ask (twice); and a
+checkout with uncommitted changes is not run without `--trust-code`."""
 
 SHORTER = [override for override in TINY if not override.startswith(("data", "training="))]
 
@@ -106,7 +107,7 @@ def is_short(arguments: list[str]) -> bool:
             ["resume=outputs/RUN"],
         )
     return (
-        arguments[0] in {"compare", "generate", "checkpoints", "diagnose"}
+        arguments[0] in {"compare", "generate", "checkpoints", "diagnose", "runs"}
         and "--plots" not in arguments
     )
 

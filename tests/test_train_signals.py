@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import stat
@@ -25,9 +26,10 @@ from spectral_exp.core import json_files
 from spectral_exp.core.append_file import AppendFile
 from spectral_exp.runs.lock import RunLock
 from spectral_exp.train import main
-from tests.conftest import NO_PLOTS, TINY
+from tests.conftest import NO_PLOTS, ROOT, TINY, train
 from tests.core.test_child_process import is_gone
 from tests.s3_server import eventually
+from tests.test_train import assert_same_state
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="signals, terminals and /proc of Linux"
@@ -111,6 +113,107 @@ def test_a_signal_that_is_delivered_twice_saves_too(second: signal.Signals, tmp_
         # Of two that wait at the same time the system delivers the one with the lower number first.
         assert process.wait(60) in (128 + signal.SIGTERM, 128 + second)
     assert_saved(tmp_path / "run")
+
+
+ENDLESS_STEP = """
+import itertools, sys, time, types
+from spectral_exp import train
+from spectral_exp.core import signals
+from spectral_exp.training.step import Stepper
+
+ticks = itertools.count(0.0, 1.5)
+signals.time = types.SimpleNamespace(monotonic=lambda: next(ticks))
+take_step = Stepper.take_step
+
+def take_endless_step(self, number):
+    if number == 9:
+        print("waiting", flush=True)
+        time.sleep(600)
+    return take_step(self, number)
+
+Stepper.take_step = take_endless_step
+sys.exit(train.main())
+"""
+
+
+@pytest.mark.slow
+def test_a_second_signal_that_comes_later_ends_at_once(tmp_path: Path) -> None:
+    """A step that does not end: for the process, 1.5 seconds pass between two signals."""
+    command = [sys.executable, "-c", ENDLESS_STEP, *ENDLESS, "hydra.run.dir=run"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        assert "waiting\n" in iter(process.stdout.readline, "")
+        process.send_signal(signal.SIGTERM)
+        assert any("once more to stop at once" in line for line in process.stderr)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+        assert process.returncode == 143
+    finally:
+        process.kill()
+    assert not list((tmp_path / "run").glob("checkpoints/*.pt"))
+    assert json.loads((tmp_path / "run/results.json").read_text())["status"] == "interrupted"
+
+
+@pytest.mark.slow
+def test_a_preempted_run_that_goes_on_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    whole = ("training.max_steps=1000", "training.eval_interval=500")
+    with started(tmp_path / "run", *whole) as process:
+        for number in (signal.SIGCONT, signal.SIGTERM, signal.SIGTERM):
+            process.send_signal(number)
+        assert process.wait(60) == 143
+    assert_saved(tmp_path / "run")
+    assert train("resume=run", cwd=tmp_path).returncode == 0
+    assert train(*ENDLESS, *whole, "hydra.run.dir=other", cwd=tmp_path).returncode == 0
+    assert_same_state(tmp_path / "run", tmp_path / "other", 1000)
+
+
+SRUN = """#!/bin/sh
+shift  # the name of the command
+"$PYTHON" -m spectral_exp "$@" $TINY &
+child=$!
+echo $child > pid
+trap : USR2
+wait $child
+code=$?
+[ $code -gt 128 ] && wait $child && code=$?
+exit $code
+"""
+
+
+@pytest.mark.slow
+def test_the_documented_job_of_a_batch_system_continues_its_run(tmp_path: Path) -> None:
+    page = (ROOT / "docs/resume.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"```sh\n(.*?)```", page, flags=re.DOTALL)
+    assert "--signal=USR2@120" in script
+    scontrol = '#!/bin/sh\necho "$@" >> requeued\n'
+    for name, content in {"job": script, "srun": SRUN, "scontrol": scontrol}.items():
+        (tmp_path / name).write_text(content)
+        (tmp_path / name).chmod(0o755)
+    environment = {
+        **os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHON": sys.executable,
+        "SLURM_JOB_ID": "17", "TINY": " ".join((*ENDLESS[1:], "training.max_steps=1000")),
+    }  # fmt: skip
+    job = subprocess.Popen(["./job"], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+    run = tmp_path / "outputs/job_17"
+    try:
+        trains_on(job, run)
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGUSR2)
+        assert job.wait(60) == 140
+    finally:
+        job.kill()
+    assert_saved(run)
+    assert (tmp_path / "requeued").read_text() == "requeue 17\n"
+    again = subprocess.run(
+        ["./job"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True, check=False
+    )
+    assert again.returncode == 0
+    assert "resuming after step " in again.stdout
+    assert (tmp_path / "requeued").read_text() == "requeue 17\n"
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.conftest import NO_PLOTS, ROOT, TINY
 
-DATA = {".css", ".html", ".json", ".md", ".tex", ".typ"}
+DATA = {".css", ".html", ".js", ".json", ".md", ".svg", ".tex", ".typ"}
 """Suffixes of templates and texts that the package reads."""
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from spectral_exp.core.console import Parser, command
+from spectral_exp.core.console import Parser, command, confirm
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.wording import install
 from spectral_exp.monitoring import CheckpointManager
@@ -194,8 +193,10 @@ def _prune(options: argparse.Namespace) -> str:
     with RunLock(run):
         before = paths.checkpoint_steps()
         is_needed = bool(manager.removable_checkpoints())
-        if is_needed and not options.yes and not _confirm(_describe_removal(manager)):
-            return "removed nothing"
+        if is_needed and not options.yes:
+            remedy = "add --yes, or --dry-run to print the checkpoints only"
+            if not confirm(f"remove {_describe_removal(manager)}", remedy):
+                return "removed nothing"
         manager.cleanup_old_checkpoints()
         after = paths.checkpoint_steps()
     removed = ", ".join(str(step) for step in before if step not in after) or "nothing"
@@ -210,24 +211,6 @@ def _describe_removal(manager: CheckpointManager) -> str:
     kept = [str(step) for step in manager.paths.checkpoint_steps() if step not in steps]
     removed = ", ".join(map(str, sorted(step for step in steps if step is not None)))
     return f"{removed or 'nothing'} ({freed_mb:.1f} MB) and keep {', '.join(kept) or 'nothing'}"
-
-
-def _confirm(removal: str) -> bool:
-    """Ask on the terminal and return the answer.
-
-    Raises:
-        UserError: there is no terminal.
-    """
-    if not sys.stdin.isatty():
-        raise UserError(
-            f"prune would remove {removal}, and has no terminal to ask on; "
-            "add --yes, or --dry-run to print the checkpoints only"
-        )
-    try:
-        return input(f"remove {removal}? [y/N] ").strip().lower() in {"y", "yes"}
-    except EOFError:  # Ctrl-D
-        print()
-        return False
 
 
 main = command(build_parser, run)

@@ -71,8 +71,9 @@ def build_parser() -> argparse.ArgumentParser:
         default=[],
         metavar="CONDITION",
         help="only runs that meet optimizer=rgd, learning_rate<=1e-3, name=wave*,classic ...; "
-        "repeatable, all conditions must hold",
+        "tag=good, note=*text*, pinned; repeatable, all conditions must hold",
     )
+    parser.add_argument("--archived", action="store_true", help="include archived runs")
     parser.add_argument(
         "--group-by",
         metavar="NAMES",
@@ -172,10 +173,11 @@ def _report(options: argparse.Namespace) -> str:
             f"there is no run that can be used below {places}"
             + (f"; left out:{reasons}" if reasons else "")
         )
-    chosen = results.where(options.where)
+    chosen = results.select(options.where, archived=options.archived)
     if not chosen.runs:
         raise UserError(
-            f"none of {counted(len(results.runs), 'run')} meets {' and '.join(options.where)}"
+            chosen.archived_note
+            or f"none of {counted(len(results.runs), 'run')} meets {' and '.join(options.where)}"
         )
     metrics = list(dict.fromkeys(split_names(options.metric)))
     for metric in metrics:
@@ -183,7 +185,9 @@ def _report(options: argparse.Namespace) -> str:
     form = options.format or _BY_SUFFIX[options.output.suffix.lower() if options.output else ""]
     if options.runs:
         runs = _sort(chosen.runs, options, chosen.runs, lambda run: [run], lambda run: run.run_id)
-        return tables.render_runs(runs, metrics, options.at, form, chosen.left_out)
+        return tables.render_runs(
+            runs, metrics, options.at, form, chosen.left_out, chosen.archived_note
+        )
     names = list(dict.fromkeys(split_names(options.group_by))) if options.group_by else None
     groups = chosen.groups(names)
     comparisons = [
@@ -199,7 +203,7 @@ def _report(options: argparse.Namespace) -> str:
             for figure in comparison_figures(comparison, options.plots, force=options.force):
                 lines = figure.paths or [f"not drawn: {figure.caption}"]
                 print(*lines, sep="\n", file=sys.stderr)
-    return tables.render_comparisons(comparisons, form, chosen.left_out)
+    return tables.render_comparisons(comparisons, form, chosen.left_out, chosen.archived_note)
 
 
 def _require_metric(metric: str, runs: Sequence[Run]) -> None:
@@ -226,14 +230,7 @@ def _order(
     if comparison is None:
         items = _sort(groups, options, runs, lambda group: group.runs, lambda group: group.label)
         return [group.label for group in items]
-    if comparison.lower_is_better is None:
-        return sorted((group.label for group in groups), reverse=options.reverse)
-    sign = (1 if comparison.lower_is_better else -1) * (-1 if options.reverse else 1)
-    ordered = sorted(
-        comparison.summaries,
-        key=lambda s: (s.mean is None, sign * (s.mean or 0.0), s.group.natural_order),
-    )
-    return [summary.group.label for summary in ordered]
+    return comparison.best_first(reverse=options.reverse)
 
 
 def _sort(

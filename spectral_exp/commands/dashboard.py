@@ -18,6 +18,7 @@ from spectral_exp.core.errors import Interrupted, UserError, require
 from spectral_exp.core.wording import install
 from spectral_exp.results.conditions import split_condition
 from spectral_exp.runs.index import index_file
+from spectral_exp.runs.output_file import refuse_loss, write_output
 
 DEFAULT_PORT = 6070
 
@@ -64,6 +65,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--edit", action="store_true", help="let the page write tags and notes into the runs"
     )
+    parser.add_argument(
+        "--export",
+        type=Path,
+        metavar="FILE.html",
+        help="write the page with its data into one file instead of serving it",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="overwrite a file that this command has not written"
+    )
     parser.add_argument("--no-open", action="store_true", help="do not open a browser")
     return parser
 
@@ -83,7 +93,31 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(
             f"the dashboard needs {error.name}, which is not installed: {install('dashboard')}"
         ) from error
+    if options.export is not None:
+        return _export(options)
     return _serve(options)
+
+
+def _export(options: argparse.Namespace) -> int:
+    """Write the table of runs and their curves into a file."""
+    from spectral_exp.dashboard.export import export_view
+    from spectral_exp.dashboard.groups import Comparisons
+    from spectral_exp.dashboard.library import Library
+    from spectral_exp.dashboard.series_store import SeriesStore
+
+    file = options.export
+    require(file.parent.is_dir(), "--export", file, "a file in an existing folder")
+    require(
+        file.suffix.lower() in (".html", ".htm"), "--export", file, "a file that ends with .html"
+    )
+    refuse_loss(file, "--export", force=options.force)
+    library = Library(options.folders, SeriesStore(), index_file())
+    library.read_all()
+    folders = [str(folder) for folder in options.folders]
+    page = export_view(library, Comparisons(library), folders, _view(options))
+    write_output(file, page.encode(), "--export", force=options.force)
+    print(file)
+    return 0
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -147,8 +181,7 @@ def _address(host: str, port: int) -> str:
 
 
 def _print_address(options: argparse.Namespace, port: int, token: str) -> None:
-    view = "".join(f"{'&' if i else '?'}where={quote(c)}" for i, c in enumerate(options.where))
-    page = f"/?token={token}" + (f"#/runs{view}" if view else "")
+    page = f"/?token={token}" + (_view(options) if options.where else "")
     here = f"{getpass.getuser()}@{socket.gethostname()}"
     if options.socket is not None:
         path = options.socket.absolute()
@@ -162,6 +195,12 @@ def _print_address(options: argparse.Namespace, port: int, token: str) -> None:
             print(f"  ssh -N -L {port}:127.0.0.1:{port} {here}")
             print("and open the address there")
     print("Ctrl-C ends it", flush=True)
+
+
+def _view(options: argparse.Namespace) -> str:
+    """Return the fragment of the address at which the page begins."""
+    conditions = "&".join(f"where={quote(condition, safe='')}" for condition in options.where)
+    return f"#/runs?{conditions}" if conditions else "#/runs"
 
 
 def _open_browser(address: str) -> None:

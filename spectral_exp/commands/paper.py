@@ -69,8 +69,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--where",
         action="append",
         default=[],
-        help="only runs that meet a condition such as optimizer=rgd; repeatable",
+        help="only runs that meet a condition such as optimizer=rgd or tag=good; repeatable",
     )
+    parser.add_argument("--archived", action="store_true", help="include archived runs")
     parser.add_argument(
         "--group-by",
         help="comma-separated settings or parts (default: all settings except the seed)",
@@ -116,7 +117,9 @@ def _write(options: argparse.Namespace) -> Written:
         notes=notes,
         notes_file=notes_file,
     )
-    generator = PaperGenerator(options.folders, choices)
+    generator = PaperGenerator(options.folders, choices, archived=options.archived)
+    if generator.archived_note:
+        print(generator.archived_note, file=sys.stderr)
     return generator.write(options.output, split_names(options.formats), force=options.force)
 
 

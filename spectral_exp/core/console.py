@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn, Protocol, TextIO
 
-from spectral_exp.core.display import give_up, print_error
+from spectral_exp.core.display import give_up, is_terminal, print_error
 from spectral_exp.core.errors import Interrupted, RunError, UserError
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.signals import StopRequest
@@ -71,6 +71,21 @@ def command(
         return code
 
     return main
+
+
+def confirm(action: str, remedy: str) -> bool:
+    """Ask on the terminal whether to do `action` and return the answer.
+
+    Raises:
+        UserError: there is no terminal; `remedy` is what to do instead.
+    """
+    if not is_terminal(sys.stdin):
+        raise UserError(f"this command would {action}, and has no terminal to ask on; {remedy}")
+    try:
+        return input(f"{action}? [y/N] ").strip().lower() in {"y", "yes"}
+    except EOFError:  # Ctrl-D
+        print()
+        return False
 
 
 def exit_code(call: Callable[[], int]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -18,21 +18,22 @@ from starlette.routing import Route
 from spectral_exp import __version__
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.foreign_text import printable
+from spectral_exp.core.json_text import parse_object
 from spectral_exp.dashboard import bands, curves, differences, drawing, log_window, run_files
 from spectral_exp.dashboard.answers import json_bytes
 from spectral_exp.dashboard.completion import complete
 from spectral_exp.dashboard.details import run_details
 from spectral_exp.dashboard.drawing import Drawer
+from spectral_exp.dashboard.export import export_view
+from spectral_exp.dashboard.group_curves import load_group_curves
 from spectral_exp.dashboard.groups import Answer as GroupsAnswer
 from spectral_exp.dashboard.groups import (
     Comparisons,
     choose_groups,
     compare_command,
-    compare_groups,
-    group_id,
+    comparison_answer,
     groups_answer,
 )
-from spectral_exp.dashboard.identity import color_of, run_key
 from spectral_exp.dashboard.library import Library, UnknownRunError
 from spectral_exp.dashboard.page_files import page_file
 from spectral_exp.dashboard.query import Query, View
@@ -40,10 +41,13 @@ from spectral_exp.dashboard.run_files import UnknownFileError
 from spectral_exp.dashboard.workers import Workers
 from spectral_exp.results import tables
 from spectral_exp.runs.differences import run_differences
+from spectral_exp.runs.marks import update_marks
+from spectral_exp.runs.spectra import read_spectra
 
 log = logging.getLogger(__name__)
 
 MAX_WATCHED = 200
+_MAX_NOTES_BYTES = 64 << 10
 _WATCH_READ_S = 0.1
 _JSON = "application/json"
 _FRAMES = "application/octet-stream"
@@ -84,6 +88,7 @@ def build_app(site: Site) -> Starlette:
     routes = [
         *(_route(site, path, answer, site.quick) for path, answer in _QUICK.items()),
         *(_route(site, path, answer, site.slow) for path, answer in _SLOW.items()),
+        _notes_route(site),
         _route(site, "/{name:path}", _page, site.quick),
     ]
     handlers: dict[Any, Any] = {HTTPException: _http_error, Exception: _failure}
@@ -93,14 +98,45 @@ def build_app(site: Site) -> Starlette:
 def _route(site: Site, path: str, answer: Answer, workers: Workers) -> Route:
     async def endpoint(request: Request) -> Response:
         query, names = Query(request.query_params), request.path_params
-        try:
-            return await workers.run(lambda: answer(site, query, names))
-        except (UnknownRunError, UnknownFileError) as error:
-            return _error(404, str(error))
-        except UserError as error:
-            return _error(400, str(error))
+        return await _answer_errors(workers.run(lambda: answer(site, query, names)))
 
     return Route(path, endpoint, methods=["GET"])
+
+
+def _notes_route(site: Site) -> Route:
+    """Return the address that marks a run; the guard has checked who asks."""
+
+    async def endpoint(request: Request) -> Response:
+        key, content = request.path_params["key"], b""
+        async for part in request.stream():
+            content += part
+            if len(content) > _MAX_NOTES_BYTES:
+                return _error(413, f"notes hold at most {_MAX_NOTES_BYTES:,} bytes")
+
+        def mark() -> Response:
+            update_marks(site.library.path(key), _parse_notes(content))
+            return _json({"row": site.library.reload(key)})
+
+        return await _answer_errors(site.quick.run(mark))
+
+    return Route("/api/notes/{key:str}", endpoint, methods=["POST"])
+
+
+def _parse_notes(content: bytes) -> dict[str, Any]:
+    try:
+        return parse_object(content)
+    except ValueError as error:
+        raise UserError(f"the body {error}") from error
+
+
+async def _answer_errors(answer: Awaitable[Response]) -> Response:
+    """Return an answer, or a mistake as an answer."""
+    try:
+        return await answer
+    except (UnknownRunError, UnknownFileError) as error:
+        return _error(404, str(error))
+    except UserError as error:
+        return _error(400, str(error))
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:
@@ -194,7 +230,9 @@ def _groups(site: Site, query: Query, names: dict[str, str]) -> Response:
         return _json(groups_answer(answer, site.folders))
     if answer.comparison is None:
         raise UserError(answer.problem)
-    text = tables.render_comparisons([answer.comparison], form, answer.chosen.left_out)
+    ordered = answer.comparison.reorder(answer.comparison.best_first())
+    chosen = answer.chosen
+    text = tables.render_comparisons([ordered], form, chosen.left_out, chosen.archived_note)
     return Response(text, media_type="text/plain", headers=_attachment(f"comparison.{form}"))
 
 
@@ -239,13 +277,10 @@ def _band(site: Site, query: Query, names: dict[str, str]) -> Response:
     kind = cast("bands.Kind", query.choice("band", ("interval", "range")))
     view = View.of(query)
     answer = site.comparisons.answer(view)
-    groups = []
-    for group in choose_groups(answer, query.names("groups")):
-        hashed = group_id(group, view)
-        keys = [run_key(run.path) for run in group.runs]
-        loaded = curves.load_curves(site.library, keys, metric, axis)
-        color = color_of(hashed)
-        groups.append(bands.GroupCurves(hashed, group.label, color, loaded, group.strata))
+    groups = [
+        load_group_curves(site.library, group, view, metric, axis)
+        for group in choose_groups(answer, query.names("groups"))
+    ]
     content = bands.bands_answer(groups, metric, axis, _window(query), kind)
     return Response(content, media_type=_FRAMES)
 
@@ -262,36 +297,17 @@ def _difference(site: Site, query: Query, names: dict[str, str]) -> Response:
 def _compare(site: Site, query: Query, names: dict[str, str]) -> Response:
     answer = site.comparisons.answer(View.of(query))
     ids = query.names("groups")
-    comparison = compare_groups(answer, ids)
-    found = [table.printable() for table in tables.comparison_tables(comparison)]
-    return _json(
-        {
-            "seq": answer.seq,
-            "metric": curves.describe_metric(answer.view.metric),
-            "baseline": comparison.baseline,
-            "tables": [
-                {
-                    "title": table.caption,
-                    "columns": table.columns,
-                    "is_text": [table.is_text(i) for i in range(len(table.columns))],
-                    "rows": [[{"text": c.text, "bold": c.bold} for c in row] for row in table.rows],
-                }
-                for table in found
-            ],
-            "notes": [
-                {"title": title, "notes": notes}
-                for title, notes in tables.titled_notes(comparison, several=False)
-                if notes
-            ],
-            "figures": site.drawer.names(_figure(answer, ids)) if query.flag("figures") else None,
-            "command": compare_command(answer.view, site.folders),
-        }
-    )
+    found = comparison_answer(answer, ids, site.folders)
+    if query.flag("figures"):
+        found["figures"] = site.drawer.names(_figure(answer, ids))
+    return _json(found)
 
 
 def _figure(answer: GroupsAnswer, ids: Sequence[str], **choices: str) -> drawing.Request:
     runs = drawing.plain_runs(answer.chosen.runs)
-    return drawing.Request(runs, replace(answer.view, where=()), tuple(ids), **choices)
+    return drawing.Request(
+        runs, replace(answer.view, where=(), archived=True), tuple(ids), **choices
+    )
 
 
 def _figure_file(site: Site, query: Query, names: dict[str, str]) -> Response:
@@ -305,6 +321,11 @@ def _figure_file(site: Site, query: Query, names: dict[str, str]) -> Response:
 
 
 _FIGURES = {"svg": "image/svg+xml", "pdf": "application/pdf", "png": "image/png"}
+
+
+def _export(site: Site, query: Query, names: dict[str, str]) -> Response:
+    page = export_view(site.library, site.comparisons, site.folders, query.text("hash"))
+    return Response(page, media_type="text/html", headers=_attachment("dashboard.html"))
 
 
 def _diff(site: Site, query: Query, names: dict[str, str]) -> Response:
@@ -367,6 +388,26 @@ def _file(site: Site, query: Query, names: dict[str, str]) -> Response:
     return Response(content, media_type="text/plain; charset=utf-8", headers=headers)
 
 
+def _spectra(site: Site, query: Query, names: dict[str, str]) -> Response:
+    found = read_spectra(site.library.path(names["key"]), [query.required("name")])
+    if not found:
+        raise UnknownFileError("the run has no such histograms")
+    spectrum = found[-1]  # those of other bins are older
+    used = spectrum.used_bins
+    return _json(
+        {
+            "name": spectrum.name,
+            "title": spectrum.title,
+            "unit": spectrum.unit,
+            "is_logarithmic": spectrum.is_logarithmic,
+            "edges": spectrum.edges[used.start : used.stop + 1].tolist(),
+            "steps": spectrum.steps.tolist(),
+            "counts": spectrum.counts[:, used].tolist(),
+            "nan": spectrum.n_nan.tolist(),
+        }
+    )
+
+
 def _page(site: Site, query: Query, names: dict[str, str]) -> Response:
     found = page_file(names["name"])
     if found is None:
@@ -389,8 +430,10 @@ _SLOW: dict[str, Answer] = {
     "/api/compare": _compare,
     "/api/figure/{file:str}": _figure_file,
     "/api/diff": _diff,
+    "/api/export": _export,
     "/api/run/{key:str}": _run,
     "/api/run/{key:str}/log": _log,
+    "/api/run/{key:str}/spectra": _spectra,
     "/api/run/{key:str}/image/{plot:str}/{step:int}": _image,
     "/api/run/{key:str}/file/{id:str}": _file,
 }

@@ -26,7 +26,8 @@ seconds since the run was started."""
 
 MAX_BINS = 8192
 _RAW_PER_BIN = 2  # up to so many points per bin, the points themselves are sent
-_READ_S = 0.25  # spent on the runs of a request before it answers with what is read
+READ_S = 0.25
+"""Time that is spent on the runs of a request before it answers with what is read."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +61,23 @@ class Curve:
     read_share: float
 
 
-def load_curves(library: Library, keys: Sequence[str], metric: str, axis: str) -> list[Curve]:
-    """Return a metric of runs, of a large file what was read within a quarter of a second.
+def load_curves(
+    library: Library,
+    keys: Sequence[str],
+    metric: str,
+    axis: str,
+    budget_s: float | None = READ_S,
+) -> list[Curve]:
+    """Return a metric of runs, of large files what was read within `budget_s`; None reads all.
 
     Raises:
         UserError: a run is unknown or its metrics cannot be read.
     """
     curves = []
-    budget_s = _READ_S / max(len(keys), 1)
+    share_s = None if budget_s is None else budget_s / max(len(keys), 1)
     for key in keys:
         run = library.run(key)
-        with library.store.follower(run.path, budget_s) as follower:
+        with library.store.follower(run.path, share_s) as follower:
             series = follower.series(metric)
             x = axis_values(run, series.steps, axis, follower)
             points = Points.of(x, series.values)

@@ -13,7 +13,7 @@ from spectral_exp.core.timestamps import seconds_since_epoch
 from spectral_exp.dashboard.curves import describe_metric
 from spectral_exp.dashboard.groups import metric_names
 from spectral_exp.dashboard.log_window import log_files
-from spectral_exp.dashboard.rows import Row, finite
+from spectral_exp.dashboard.rows import Row, finite, marks_values
 from spectral_exp.dashboard.run_files import list_files, list_plots, open_inside
 from spectral_exp.results.checks import run_flags
 from spectral_exp.results.names import value_text
@@ -22,6 +22,7 @@ from spectral_exp.runs.layout import CERTIFICATE_NAME, CHECKPOINTS_FOLDER, RunPa
 from spectral_exp.runs.metric_names import METRICS, metric_info
 from spectral_exp.runs.overrides import is_among
 from spectral_exp.runs.run import Run
+from spectral_exp.runs.spectra import read_spectra
 
 _MAX_SAMPLE = 20_000  # characters
 _MAX_RECORD_BYTES = 1 << 20
@@ -62,6 +63,8 @@ def run_details(run: Run, row: Row) -> dict[str, Any]:
         "logs": [{"name": name, "size": size} for name, size in log_files(run.path)],
         "plots": _plots(run),
         "samples": _samples(run),
+        "spectra": _spectra(run),
+        "marks": marks_values(run.marks),
         "metrics": [_metric(run, name) for name in metric_names([run]) if name in run.metrics],
     }
 
@@ -103,6 +106,18 @@ def _plots(run: Run) -> list[dict[str, Any]]:
             "steps": of_plot,
         }
         for name, of_plot in steps.items()
+    ]
+
+
+def _spectra(run: Run) -> list[dict[str, Any]]:
+    """Return which histograms a run has recorded; none if they cannot be read."""
+    try:
+        spectra = read_spectra(run.path)
+    except UserError:
+        return []
+    return [
+        {"name": one.name, "title": one.title, "unit": one.unit, "steps": one.steps.tolist()}
+        for one in spectra
     ]
 
 

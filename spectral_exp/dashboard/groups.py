@@ -16,7 +16,7 @@ from spectral_exp.dashboard.identity import color_of, experiment_of, run_key, sh
 from spectral_exp.dashboard.library import Library
 from spectral_exp.dashboard.query import View
 from spectral_exp.dashboard.rows import finite
-from spectral_exp.results import statistics
+from spectral_exp.results import statistics, tables
 from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.results.compared import Comparison, Difference, GroupSummary, moment
 from spectral_exp.results.comparison import compare
@@ -92,7 +92,9 @@ class Comparisons:
 
 def compute(seq: int, aggregator: ResultsAggregator, view: View) -> Answer:
     """Return the groups of a view. Raises UserError if a condition cannot be understood."""
-    chosen = aggregator.where(view.where) if view.where and aggregator.runs else aggregator
+    # Without runs no setting has a name.
+    conditions = view.where if aggregator.runs else ()
+    chosen = aggregator.select(conditions, archived=view.archived)
     groups = chosen.groups(view.group_by) if chosen.runs else []
     try:
         comparison = compare(groups, view.metric, at=view.at, baseline=view.baseline)
@@ -139,6 +141,11 @@ def groups_answer(answer: Answer, folders: Sequence[str]) -> dict[str, Any]:
     columns = _setting_columns(answer)
     texts = _Texts(comparison)
     names = Names(answer.chosen.runs)
+    logged = {name for run in answer.chosen.runs for name in run.metrics}
+    groups = list(answer.groups)
+    if comparison is not None:
+        order = {label: place for place, label in enumerate(comparison.best_first())}
+        groups.sort(key=lambda group: order[group.label])
     return {
         "seq": answer.seq,
         "metric": describe_metric(view.metric),
@@ -146,18 +153,50 @@ def groups_answer(answer: Answer, folders: Sequence[str]) -> dict[str, Any]:
         "moment": moment(view.metric, view.at),
         "baseline": comparison.baseline if comparison else None,
         "metrics": [
-            {**describe_metric(name), "panel": name in METRICS}
+            {**describe_metric(name), "panel": name in METRICS, "curve": name in logged}
             for name in metric_names(answer.chosen.runs)
         ],
         "settings": [{"name": name, "short": names.short(name)} for name in columns],
-        "rows": [texts.row(group, answer, columns) for group in answer.groups],
+        "rows": [texts.row(group, answer, columns) for group in groups],
         "notes": [*map(str, comparison.notes)] if comparison else [answer.problem],
         "problem": answer.problem or None,
         "n_runs": len(answer.chosen.runs),
+        "n_archived": len(answer.chosen.archived),
         "left_out": [
             {"path": str(path), "reason": reason} for path, reason in answer.chosen.left_out
         ],
         "command": compare_command(view, folders),
+    }
+
+
+def comparison_answer(answer: Answer, ids: Sequence[str], folders: Sequence[str]) -> dict[str, Any]:
+    """Return the tables and notes that `compare` prints for some groups.
+
+    Raises:
+        UserError: a group is not there, or none has the metric.
+    """
+    comparison = compare_groups(answer, ids)
+    found = [table.printable() for table in tables.comparison_tables(comparison)]
+    return {
+        "seq": answer.seq,
+        "metric": describe_metric(answer.view.metric),
+        "baseline": comparison.baseline,
+        "tables": [
+            {
+                "title": table.caption,
+                "columns": table.columns,
+                "is_text": [table.is_text(i) for i in range(len(table.columns))],
+                "rows": [[{"text": c.text, "bold": c.bold} for c in row] for row in table.rows],
+            }
+            for table in found
+        ],
+        "notes": [
+            {"title": title, "notes": notes}
+            for title, notes in tables.titled_notes(comparison, several=False)
+            if notes
+        ],
+        "figures": None,
+        "command": compare_command(answer.view, folders),
     }
 
 
@@ -181,6 +220,7 @@ def compare_command(view: View, folders: Sequence[str]) -> str:
     words += ["--metric", view.metric]
     words += ["--at", view.at] if view.at != "final" else []
     words += ["--baseline", view.baseline] if view.baseline is not None else []
+    words += ["--archived"] if view.archived else []
     return shlex.join(words)
 
 
@@ -249,7 +289,7 @@ class _Texts:
             "runs": [self._member(run, summary, view) for run in group.runs],
             "warnings": _warnings(group, summary, difference),
             "certificate": None,
-            "tags": [],
+            "tags": sorted({tag for run in group.runs for tag in run.marks.tags}),
         }
 
     def _value(self, summary: GroupSummary | None, view: View) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from spectral_exp.dashboard.answers import json_bytes
@@ -36,16 +36,19 @@ _HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "x-frame-options": "DENY",
 }
+_ICON = "/favicon.svg"  # also of the page that asks for the token
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
-# The page is asked for again by itself: a browser withholds a strict cookie from a request that a
-# link of another page has started.
+# A browser withholds a strict cookie from a request that a link of another page has started, also
+# from the redirected one. This page asks again by itself.
 _WELCOME = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="0;url=./">
-<title>spectral-exp</title></head><body><a href="./">Open the dashboard</a></body></html>
+<link rel="icon" href="favicon.svg"><title>spectral-exp</title></head>
+<body><a href="./">Open the dashboard</a></body></html>
 """
 _NO_TOKEN = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>spectral-exp</title></head>
+<html lang="en"><head><meta charset="utf-8"><link rel="icon" href="favicon.svg">
+<title>spectral-exp</title></head>
 <body><h1>This page needs its token</h1>
 <p>Open the address that <code>spectral-exp dashboard</code> has printed when it started.</p>
 </body></html>
@@ -120,8 +123,8 @@ class Guard:
         if site not in ("same-origin", "none") and not is_visit:
             return _error(403, "requests of other pages are refused")
         if path == "/" and (given := _token_in(scope)):
-            return self._welcome(given)
-        if not self._has_token(headers):
+            return self._welcome(given, from_link=site != "none")
+        if path != _ICON and not self._has_token(headers):
             if path == "/":
                 return HTMLResponse(_NO_TOKEN, 403)
             return _error(403, "the token is missing; open the address that the command printed")
@@ -149,13 +152,14 @@ class Guard:
             return _error(403, "only the dashboard's own page may mark runs")
         return None
 
-    def _welcome(self, given: str) -> Response:
+    def _welcome(self, given: str, *, from_link: bool) -> Response:
         with self._lock:
             is_code = given in self._codes
             self._codes.discard(given)
         if not is_code and not _equal(given, self.token):
             return HTMLResponse(_NO_TOKEN, 403)
-        response = HTMLResponse(_WELCOME)
+        # A redirection keeps the fragment of the address, which holds the view.
+        response = HTMLResponse(_WELCOME) if from_link else RedirectResponse("./", 303)
         response.set_cookie(self._cookie, self.token, httponly=True, samesite="strict")
         return response
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from spectral_exp.core.errors import UserError
 from spectral_exp.dashboard.identity import run_key
-from spectral_exp.dashboard.rows import Row, run_row, unread_row
+from spectral_exp.dashboard.rows import Row, marks_values, run_row, unread_row
 from spectral_exp.dashboard.series_store import LiveSummaries, SeriesStore
 from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.runs.find import Found, LeftOut, find_runs
@@ -21,6 +21,7 @@ from spectral_exp.runs.index import facts_of, files_stamp, indexed_facts, rememb
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.load import Facts, read_facts, run_of
 from spectral_exp.runs.lock import is_running
+from spectral_exp.runs.marks import read_marks
 from spectral_exp.runs.run import Run
 
 log = logging.getLogger(__name__)
@@ -114,6 +115,12 @@ class Library:
         """Begin to read the runs."""
         self._thread.start()
 
+    def read_all(self) -> None:
+        """Read all runs in this thread, instead of `start`."""
+        self.refresh()
+        while not self.counts()[2]:
+            self.refresh()
+
     def stop(self) -> None:
         """Let the thread end after its current step."""
         self._stop.set()
@@ -190,6 +197,18 @@ class Library:
         found = (seq, ResultsAggregator.of(runs, self.left_out))
         self._aggregator = found
         return found
+
+    def reload(self, key: str) -> Row:
+        """Read the marks of a run again and return its row. Raises UnknownRunError."""
+        path = self.path(key)
+        marks, _ = read_marks(path)
+        with self._lock:
+            entry = self._entries[key]
+            run = entry.run and replace(entry.run, marks=marks)
+            row = {**entry.row, **marks_values(marks)}
+            self._seq += 1
+            self._entries[key] = replace(entry, seq=self._seq, run=run, row=row)
+        return row
 
     # --- the thread -------------------------------------------------------------------------------
 
@@ -354,15 +373,17 @@ def _find(folders: Sequence[Path]) -> Found:
 
 
 def _stamp(path: Path) -> str:
-    return files_stamp(path) + _lock_state(path)
+    """Return a text that changes if a file of the run, its lock or its marks do."""
+    paths = RunPaths(path)
+    return files_stamp(path) + _file_state(paths.lock_file) + _file_state(paths.notes_file)
 
 
-def _lock_state(path: Path) -> str:
+def _file_state(file: Path) -> str:
     try:
-        state = os.stat(RunPaths(path).lock_file)  # noqa: PTH116 - twice as fast as pathlib
+        state = os.stat(file)  # noqa: PTH116 - twice as fast as pathlib
     except OSError:
         return ""
-    return json.dumps([state.st_ino, state.st_mtime_ns])
+    return json.dumps([state.st_ino, state.st_size, state.st_mtime_ns])
 
 
 def _updated_s(path: Path) -> float:

@@ -6,9 +6,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+from spectral_exp.core.foreign_text import printable_lines
 from spectral_exp.core.timestamps import seconds_since_epoch
 from spectral_exp.dashboard.identity import color_of, experiment_hash
 from spectral_exp.results.checks import run_flags
+from spectral_exp.runs.marks import Marks
 from spectral_exp.runs.run import Run
 
 Row = dict[str, Any]
@@ -39,10 +41,17 @@ def run_row(key: str, run: Run, updated_s: float) -> Row:
         "eta_s": _remaining_s(run, step, max_steps) if run.status == "running" else None,
         "started_s": finite(seconds_since_epoch(run.record.get("timestamp"))),
         "warnings": len(run_flags(run)),
-        "tags": [],
-        "archived": False,
-        "pinned": False,
-        "note": "",
+        **marks_values(run.marks),
+    }
+
+
+def marks_values(marks: Marks) -> Row:
+    """Return the marks of a run as the page shows them."""
+    return {
+        "tags": list(marks.tags),
+        "archived": marks.is_archived,
+        "pinned": marks.is_pinned,
+        "note": printable_lines(marks.note),
     }
 
 

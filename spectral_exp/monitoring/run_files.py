@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 
@@ -44,11 +45,12 @@ class UnsyncedFiles:
         found = [path for path in folder.iterdir() if path.is_file() and not path.is_symlink()]
         new = not self._synced.keys() >= set(found)
         for path in found:
-            changed_ns = path.stat().st_mtime_ns
-            if self._synced.get(path) == changed_ns:
-                continue
-            files.fsync_path(path)
-            self._synced[path] = changed_ns
+            # Another process may be replacing the run's notes, through a temporary file.
+            with contextlib.suppress(FileNotFoundError):
+                changed_ns = path.stat().st_mtime_ns
+                if self._synced.get(path) != changed_ns:
+                    files.fsync_path(path)
+                    self._synced[path] = changed_ns
         if new:
             files.fsync_directory(folder)
         return new

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from spectral_exp.core.wording import counted, noun
 from spectral_exp.results.conditions import Condition
 from spectral_exp.results.differing import differing_names
 from spectral_exp.results.group import Group, group_by
@@ -22,6 +23,8 @@ class ResultsAggregator:
     Args:
         folders: run directories, sweeps, or folders that hold such at any depth.
         index: whether to keep an index on disk, which makes the next call fast.
+        marks: whether to read the marks of the runs. A document that is verified later does without
+            them, because they may change at any time.
 
     Raises:
         UserError: a folder does not exist.
@@ -29,17 +32,23 @@ class ResultsAggregator:
     Attributes:
         runs: sorted by name, seed, path.
         left_out: path and reason of every folder that looks like a run and could not be used.
+        archived: the runs that `select` has left out because they are archived.
     """
 
     runs: Sequence[Run]
     left_out: Sequence[tuple[Path, str]]
+    archived: Sequence[Run] = ()
 
-    def __init__(self, folders: Sequence[str | Path], *, index: bool = True) -> None:
+    def __init__(
+        self, folders: Sequence[str | Path], *, index: bool = True, marks: bool = True
+    ) -> None:
         found = find_runs(folders)
         facts = run_index.facts_of(found.runs, run_index.index_file() if index else None)
         pairs = list(zip(found.runs, facts, strict=True))
         unusable = [(path, str(what["unusable"])) for path, what in pairs if "unusable" in what]
-        runs = [run_of(path, what) for path, what in pairs if "unusable" not in what]
+        runs = [
+            run_of(path, what, with_marks=marks) for path, what in pairs if "unusable" not in what
+        ]
         self._set(runs, [*found.left_out, *unusable])
 
     @classmethod
@@ -60,16 +69,38 @@ class ResultsAggregator:
 
         A name is a setting's dotted name or its unique ending, a part (`optimizer=rgd`), or one of
         `status`, `name` and `seed`. A value may hold `*`, and several are possible:
-        `name=wave*,classic`.
+        `name=wave*,classic`. Marks are `tag=good`, `note=*text*`, `pinned` and `archived`; `none`
+        stands for no tag or no note.
 
         Raises:
             UserError: a condition cannot be understood, or no run has such a setting.
         """
-        names = Names(self.runs)
-        parsed = [Condition.of(text, names) for text in conditions]
-        return self._only(
-            run for run in self.runs if all(condition.met_by(run) for condition in parsed)
-        )
+        return self._meeting(self._parse(conditions))
+
+    def select(self, conditions: Sequence[str], *, archived: bool = False) -> ResultsAggregator:
+        """Return the runs that meet all conditions, without archived ones.
+
+        Args:
+            conditions: as for `where`. A condition on `archived` includes archived runs.
+            archived: whether to include archived runs.
+
+        Raises:
+            UserError: as `where`.
+        """
+        parsed = self._parse(conditions)
+        chosen = self._meeting(parsed)
+        if not archived and all(condition.name != "archived" for condition in parsed):
+            left_out = [run for run in chosen.runs if run.marks.is_archived]
+            chosen = self._only(run for run in chosen.runs if not run.marks.is_archived)
+            chosen.archived = left_out
+        return chosen
+
+    @property
+    def archived_note(self) -> str:
+        """A sentence on the archived runs that are left out, or ""."""
+        n = len(self.archived)
+        words = f"{counted(n, 'archived run')} {noun(n, 'is', 'are')} left out"
+        return f"{words}; --archived includes {noun(n, 'it', 'them')}" if n else ""
 
     def groups(self, by: Sequence[str] | None = None) -> list[Group]:
         """Return groups of runs that differ only in their seed, or that agree in the settings `by`.
@@ -85,6 +116,15 @@ class ResultsAggregator:
         The name of a part or component replaces its settings.
         """
         return differing_names(self.runs)
+
+    def _parse(self, conditions: Sequence[str]) -> list[Condition]:
+        names = Names(self.runs)
+        return [Condition.of(text, names) for text in conditions]
+
+    def _meeting(self, conditions: Sequence[Condition]) -> ResultsAggregator:
+        return self._only(
+            run for run in self.runs if all(condition.met_by(run) for condition in conditions)
+        )
 
     def _only(self, runs: Iterable[Run]) -> ResultsAggregator:
         chosen = object.__new__(ResultsAggregator)

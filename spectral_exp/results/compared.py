@@ -165,6 +165,20 @@ class Comparison:
         sign = 1.0 if self.lower_is_better else -1.0
         return not summary.values, sign * (summary.mean or 0.0), ""
 
+    def best_first(self, *, reverse: bool = False) -> list[str]:
+        """Return the labels of the groups in the order of their means, the best or worst first.
+
+        Groups without a value come last; without a direction, the order is that of the labels.
+        """
+        if self.lower_is_better is None:
+            return sorted((summary.group.label for summary in self.summaries), reverse=reverse)
+        sign = 1.0 if self.lower_is_better != reverse else -1.0
+        ordered = sorted(
+            self.summaries,
+            key=lambda s: (s.mean is None, sign * (s.mean or 0.0), s.group.natural_order),
+        )
+        return [summary.group.label for summary in ordered]
+
     def reorder(self, labels: Sequence[str]) -> Comparison:
         """Return the comparison with its groups in the order of `labels`; no number changes."""
         place = {label: i for i, label in enumerate(labels)}

@@ -34,6 +34,10 @@ _OWN_COLUMNS: dict[str, tuple[Kind, Callable[[Run], Any]]] = {
     "steps": ("int", lambda run: run.last_step),
     "n_parameters": ("int", lambda run: run.n_parameters),
     "train_s": ("float", lambda run: run.train_s),
+    "tags": ("text", lambda run: ",".join(run.marks.tags)),
+    "note": ("text", lambda run: run.marks.note),
+    "pinned": ("bool", lambda run: run.marks.is_pinned),
+    "archived": ("bool", lambda run: run.marks.is_archived),
 }
 _STEPS = frozenset({"step", "val_step"})  # entries of the final metrics that are no metrics
 _MAX_INT = 2**63
@@ -44,7 +48,8 @@ class LoadedRuns:
     """Runs, and frames of them.
 
     A frame of runs has one row per run: `run_id`, `path`, `name`, `seed`, `status`, `config_hash`,
-    `steps`, `n_parameters`, `train_s`, then `settings.NAME` for every setting by its dotted name,
+    `steps`, `n_parameters`, `train_s`, the marks `tags` (separated by commas), `note`, `pinned` and
+    `archived`, then `settings.NAME` for every setting by its dotted name,
     `final.METRIC`, and `best.METRIC` for metrics of which it is known which values are better
     (values as in `Run.value`; the best one flatters a run). A setting whose values have
     different types becomes text.
@@ -55,10 +60,12 @@ class LoadedRuns:
     Attributes:
         runs: sorted by name, seed and path.
         left_out: path and reason of every folder that looks like a run and could not be used.
+        n_archived: number of archived runs that were left out.
     """
 
     runs: Sequence[Run]
     left_out: Sequence[tuple[Path, str]] = ()
+    n_archived: int = 0
 
     def runs_pandas(self) -> pd.DataFrame:
         """Return the frame of runs. Raises UserError if pandas is not installed."""
@@ -156,7 +163,9 @@ class LoadedRuns:
         return ids, np.concatenate([np.empty(0), *steps]).astype(np.int64), columns
 
 
-def load_runs(folders: str | Path | Iterable[str | Path], *, index: bool = True) -> LoadedRuns:
+def load_runs(
+    folders: str | Path | Iterable[str | Path], *, index: bool = True, archived: bool = False
+) -> LoadedRuns:
     """Load the runs in and below some folders.
 
     Example:
@@ -174,13 +183,14 @@ def load_runs(folders: str | Path | Iterable[str | Path], *, index: bool = True)
     Args:
         folders: a folder or several: run directories, sweeps, or folders that hold some.
         index: whether to keep an index on disk, which makes the next call fast.
+        archived: whether to include archived runs.
 
     Raises:
         UserError: a folder does not exist.
     """
     places = [folders] if isinstance(folders, str | Path) else list(folders)
-    found = ResultsAggregator(places, index=index)
-    return LoadedRuns(found.runs, found.left_out)
+    found = ResultsAggregator(places, index=index).select((), archived=archived)
+    return LoadedRuns(found.runs, found.left_out, len(found.archived))
 
 
 def _import(name: Literal["pandas", "polars"]) -> ModuleType | Any:

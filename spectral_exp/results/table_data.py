@@ -25,24 +25,29 @@ _CSV_COLUMNS = (
 )
 
 
-def comparisons_as_json(comparisons: Sequence[Comparison], left_out: LeftOut) -> str:
+def comparisons_as_json(
+    comparisons: Sequence[Comparison], left_out: LeftOut, remark: str = ""
+) -> str:
     """Return comparisons as JSON, runs by their ids."""
-    return _dump({"comparisons": list(map(comparison_values, comparisons))}, left_out)
+    return as_json({"comparisons": list(map(comparison_values, comparisons))}, left_out, remark)
 
 
-def runs_as_json(runs: Sequence[Run], metrics: Sequence[str], at: str, left_out: LeftOut) -> str:
+def runs_as_json(
+    runs: Sequence[Run], metrics: Sequence[str], at: str, left_out: LeftOut, remark: str = ""
+) -> str:
     """Return runs as JSON."""
-    return _dump({"at": at, "runs": [_run_values(run, metrics, at) for run in runs]}, left_out)
+    values = [_run_values(run, metrics, at) for run in runs]
+    return as_json({"at": at, "runs": values}, left_out, remark)
 
 
 def comparisons_as_csv(comparisons: Sequence[Comparison]) -> str:
     """Return a row for each group and each difference of comparisons."""
-    return _write_csv([row for one in comparisons for row in _comparison_rows(one)])
+    return as_csv([row for one in comparisons for row in _comparison_rows(one)])
 
 
 def runs_as_csv(runs: Sequence[Run], metrics: Sequence[str], at: str) -> str:
     """Return a row for each run."""
-    return _write_csv([_run_values(run, metrics, at) for run in runs])
+    return as_csv([_run_values(run, metrics, at) for run in runs])
 
 
 def comparison_values(comparison: Comparison) -> dict[str, Any]:
@@ -108,9 +113,10 @@ def _attributes(of: object, *names: str) -> dict[str, Any]:
     return {name: getattr(of, name) for name in names}
 
 
-def _dump(content: Mapping[str, Any], left_out: LeftOut) -> str:
+def as_json(content: Mapping[str, Any], left_out: LeftOut, remark: str = "") -> str:
+    """Return `content` with the unusable folders as JSON, and with a remark if there is one."""
     folders = [{"path": str(path), "reason": reason} for path, reason in left_out]
-    whole = jsonable({**content, "left_out": folders})
+    whole = jsonable({**content, "left_out": folders, **({"remark": remark} if remark else {})})
     return printable_json(json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
@@ -132,8 +138,8 @@ def _csv_row(values: Mapping[str, Any], notes: Sequence[str]) -> dict[str, Any]:
     return {name: found.get(name) for name in _CSV_COLUMNS}
 
 
-def _write_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows of the same columns; floats have every digit, missing values are empty."""
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows of the same columns as CSV; floats have every digit, missing values are empty."""
     if not rows:
         return ""
     written = io.StringIO()

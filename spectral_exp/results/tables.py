@@ -28,35 +28,53 @@ from spectral_exp.results.table_formats import VERDICT, Cell, TableReport, TextT
 from spectral_exp.runs.run import Run
 
 
-def render_comparisons(comparisons: Sequence[Comparison], form: str, left_out: LeftOut = ()) -> str:
-    """Return comparisons of one or several metrics in a format, with the unusable folders."""
+def render_comparisons(
+    comparisons: Sequence[Comparison], form: str, left_out: LeftOut = (), remark: str = ""
+) -> str:
+    """Return comparisons of one or several metrics in a format.
+
+    Args:
+        comparisons: of the same runs.
+        form: the name of the format.
+        left_out: path and reason of each unusable folder.
+        remark: a sentence on the choice of the runs, or "".
+    """
     if form == "json":
-        return comparisons_as_json(comparisons, left_out)
+        return comparisons_as_json(comparisons, left_out, remark)
     if form == "csv":
         return comparisons_as_csv(comparisons)
     report = TableReport()
     for one in comparisons:
         report.tables.extend(comparison_tables(one))
         report.notes.extend(titled_notes(one, several=len(comparisons) > 1))
-    report.notes.append(_left_out_notes(left_out))
+    report.notes.extend([_left_out_notes(left_out), _remarks(remark)])
     return report.render(form)
 
 
 def render_runs(
-    runs: Sequence[Run], metrics: Sequence[str], at: str, form: str, left_out: LeftOut = ()
+    runs: Sequence[Run],
+    metrics: Sequence[str],
+    at: str,
+    form: str,
+    left_out: LeftOut = (),
+    remark: str = "",
 ) -> str:
-    """Return one line for each run in a format."""
+    """Return one line for each run in a format; see `render_comparisons`."""
     if form == "json":
-        return runs_as_json(runs, metrics, at, left_out)
+        return runs_as_json(runs, metrics, at, left_out, remark)
     if form == "csv":
         return runs_as_csv(runs, metrics, at)
     problems = [f"{run.run_id}: {problem}" for run in runs for problem in run.problems]
-    notes = [("problems", problems), _left_out_notes(left_out)]
+    notes = [("problems", problems), _left_out_notes(left_out), _remarks(remark)]
     return TableReport([_runs_table(runs, metrics, at)], notes).render(form)
 
 
 def _left_out_notes(left_out: LeftOut) -> tuple[str, list[str]]:
     return "folders left out", [f"{path}: {reason}" for path, reason in left_out]
+
+
+def _remarks(remark: str) -> tuple[str, list[str]]:
+    return "remarks", [remark] if remark else []
 
 
 # --- tables -------------------------------------------------------------------------------

@@ -82,6 +82,25 @@ def find_runs(folders: Sequence[str | Path]) -> Found:
     return found
 
 
+def is_run_directory(folder: Path) -> bool:
+    """Return whether `folder` is a run directory, of any state.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return folder.is_dir() and _is_run(folder, set(os.listdir(folder)))  # noqa: PTH208
+    except OSError as error:
+        raise UserError(f"cannot read {folder}: {error.strerror}") from error
+
+
+def _is_run(folder: Path, names: set[str]) -> bool:
+    """Return whether a folder with entries of these `names` is a run."""
+    if names & {CONFIG_NAME, RESULTS_NAME}:
+        return True
+    return LOGS_FOLDER in names and (folder / LOGS_FOLDER / METRICS_NAME).is_file()
+
+
 def _kernel_devices() -> set[int]:
     """Return the devices of /proc and similar, whose links would lead anywhere."""
     folders = [folder for folder in map(Path, ("/proc", "/sys", "/dev")) if folder.is_dir()]
@@ -93,9 +112,7 @@ def _search(folder: Path, found: Found) -> tuple[list[Path], list[Path]]:
     with os.scandir(folder) as scanned:
         entries = sorted(scanned, key=lambda entry: entry.name)
     names = {entry.name for entry in entries}
-    is_run = bool(names & {CONFIG_NAME, RESULTS_NAME})
-    if not is_run and LOGS_FOLDER in names:
-        is_run = (folder / LOGS_FOLDER / METRICS_NAME).is_file()
+    is_run = _is_run(folder, names)
     resembles_run = is_run or bool(names & {CHECKPOINTS_FOLDER, LOCK_NAME})
     if is_run:
         found.runs.append(folder)

@@ -25,6 +25,7 @@ from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.parent import dying_with_this_process
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.lock import is_alive, read_owner
+from spectral_exp.runs.marks import NO_MARKS, read_marks
 from spectral_exp.runs.metrics_file import MetricFile, read_metrics
 from spectral_exp.runs.overrides import flat
 from spectral_exp.runs.parts import config_hash, part_names
@@ -57,9 +58,10 @@ def load_run(path: Path) -> Run:
     return run_of(path, facts)
 
 
-def run_of(path: Path, facts: Mapping[str, Any]) -> Run:
-    """Return the run with these facts and its current status."""
-    problems = list(facts["problems"])
+def run_of(path: Path, facts: Mapping[str, Any], *, with_marks: bool = True) -> Run:
+    """Return the run with these facts, its current status and, if `with_marks`, its marks."""
+    marks, unreadable = read_marks(path) if with_marks else (NO_MARKS, ())
+    problems = [*facts["problems"], *unreadable]
     owner = read_owner(path)
     is_running = owner is not None and is_alive(owner, path)
     if owner is not None and not is_running and owner["host"] != socket.gethostname():
@@ -81,6 +83,7 @@ def run_of(path: Path, facts: Mapping[str, Any]) -> Run:
         results=facts["results"],
         config_hash=facts["config_hash"],
         problems=tuple(problems),
+        marks=marks,
         known_metrics={name: MetricSummary(*values) for name, values in facts["metrics"].items()},
         known_last_step=facts["last_step"],
     )

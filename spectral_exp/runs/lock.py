@@ -228,9 +228,9 @@ def _is_alive_here(owner: LockOwner) -> bool:
         return True
 
 
-def refuse_if_running(root: Path) -> None:
-    """Raise a UserError if another live process owns the run in `root`; change nothing."""
-    if is_running_elsewhere(root):
+def refuse_if_running(root: Path, *, here: bool = False) -> None:
+    """Raise a UserError if another live process, or this one if `here`, owns the run in `root`."""
+    if is_running_elsewhere(root) or (here and is_running(root)):
         raise UserError(RunLock(root)._refusal(read_owner(root)))
 
 

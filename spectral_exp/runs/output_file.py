@@ -31,6 +31,7 @@ from spectral_exp.runs.layout import (
     LOCK_NAME,
     LOGS_FOLDER,
     METRICS_NAME,
+    NOTES_NAME,
     PROFILE_FOLDER,
     RESULTS_NAME,
     RUN_LOG_NAME,
@@ -41,10 +42,10 @@ from spectral_exp.runs.layout import (
 log = logging.getLogger(__name__)
 
 _RECORDS = {CONFIG_NAME, RESULTS_NAME}
-# Each of these files shows that a folder is a run directory.
-_RUN_MARKERS = (LOCK_NAME, f"{LOGS_FOLDER}/{METRICS_NAME}", f"{CHECKPOINTS_FOLDER}/{LATEST_NAME}")
-_TRAINING_FILES = {
-    *_RECORDS, LOCK_NAME, BACKUP_NAME, GIT_DIFF_NAME, RUN_LOG_NAME,
+RUN_MARKERS = (LOCK_NAME, f"{LOGS_FOLDER}/{METRICS_NAME}", f"{CHECKPOINTS_FOLDER}/{LATEST_NAME}")
+"""Each of these files shows that a folder is a run directory."""
+_OWN_FILES = {
+    *_RECORDS, LOCK_NAME, BACKUP_NAME, NOTES_NAME, GIT_DIFF_NAME, RUN_LOG_NAME,
     LOGS_FOLDER, CHECKPOINTS_FOLDER, HYDRA_FOLDER, TOKENIZER_FOLDER, VISUALIZATIONS_FOLDER,
     PROFILE_FOLDER,
 }  # fmt: skip
@@ -67,8 +68,8 @@ def refuse_loss(
     real_path = Path(os.path.realpath(path.parent), path.name)
     run = run_around(real_path.parent)
     if run is not None:
-        is_training_file = real_path.relative_to(run).parts[0] in _TRAINING_FILES
-        require(not is_training_file, option, path, f"a file that training in {run} does not use")
+        is_own_file = real_path.relative_to(run).parts[0] in _OWN_FILES
+        require(not is_own_file, option, path, f"a file that training in {run} does not use")
     if is_default or not os.path.lexists(path) or _is_own_output(real_path):
         return
     require(run is None, option, path, f"a new file, since the run {run} holds this one")
@@ -105,7 +106,7 @@ def write_output(
 def run_around(folder: Path) -> Path | None:
     """Return the run directory that is `folder` or contains it, or None."""
     for above in (folder, *folder.parents):
-        if any((above / marker).exists() for marker in _RUN_MARKERS) or all(
+        if any((above / marker).exists() for marker in RUN_MARKERS) or all(
             (above / name).exists() for name in _RECORDS
         ):
             return above

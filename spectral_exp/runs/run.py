@@ -14,6 +14,7 @@ import numpy as np
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.series import FloatArray, Series
 from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.marks import NO_MARKS, Marks
 from spectral_exp.runs.metric_names import DERIVED, metric_info
 from spectral_exp.runs.metrics_file import MetricFile, read_metrics
 
@@ -94,6 +95,7 @@ class Run:
         results: `results.json`, non-finite numbers restored.
         config_hash: hash of the settings that define the experiment (see `parts.config_hash`).
         problems: a sentence for each part that could not be read.
+        marks: tags, note, pin and archive.
         known_metrics: summaries of all metrics from the index, or None to read the file on demand.
         known_last_step: the last logged step from the index, or None.
         read_series: returns the series of a metric; None reads the file of the run.
@@ -110,6 +112,7 @@ class Run:
     results: Mapping[str, Any] = field(default_factory=dict)
     config_hash: str = ""
     problems: tuple[str, ...] = ()
+    marks: Marks = NO_MARKS
     known_metrics: Mapping[str, MetricSummary] | None = field(
         default=None, repr=False, compare=False
     )

@@ -86,7 +86,7 @@ def _foreign_files(paths: RunPaths, component_files: Sequence[str]) -> list[str]
     """
     unfinished = f".*{TEMPORARY_SUFFIX}"
     root = paths.root
-    own = {paths.hydra, paths.run_log, paths.lock_file, paths.tokenizer}
+    own = {paths.hydra, paths.run_log, paths.lock_file, paths.tokenizer, paths.notes_file}
     folders: set[Path] = set()
     for pattern in component_files:
         if "/" not in pattern:

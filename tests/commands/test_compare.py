@@ -17,6 +17,7 @@ from spectral_exp.commands import compare
 from spectral_exp.results.comparison import Comparison
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.lock import RunLock
+from spectral_exp.runs.marks import update_marks
 from tests.conftest import python
 from tests.results.made_comparisons import made_comparison
 from tests.results.made_runs import make_run
@@ -82,6 +83,70 @@ def test_choosing_grouping_and_sorting(
 ) -> None:
     code, out, _ = called(capsys, outputs, *arguments)
     assert (code, groups(out)) == (0, labels)
+
+
+FORMATS_AND_RUNS = [
+    [f"--format={name}", *more] for name in compare.FORMATS for more in ([], ["--runs"])
+]
+
+
+@pytest.mark.parametrize("options", FORMATS_AND_RUNS)
+def test_archived_runs_are_left_out_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    for seed in (1, 2):
+        make_run(tmp_path, "classic", seed)
+    before = called(capsys, tmp_path, *options)
+    runs = [make_run(tmp_path, name, 3) for name in ("classic", "wave")]
+    everything = called(capsys, tmp_path, *options)
+    for run in runs:
+        update_marks(run, {"archived": True})
+    remark = "2 archived runs are left out; --archived includes them"
+    code, out, err = called(capsys, tmp_path, *options)
+    assert (code, err) == (0, "")
+    if "--format=json" in options:
+        content = json.loads(out)
+        assert content.pop("remark") == remark
+        assert content == json.loads(before[1])
+    elif "--format=csv" in options:
+        assert out == before[1]
+    else:
+        assert out.startswith(before[1].rstrip("\n"))
+        assert remark in out[len(before[1]) :].replace("-{}", "-")
+    assert called(capsys, tmp_path, "--archived", *options) == everything
+    # Pins, tags and notes change nothing that is printed.
+    for run in runs:
+        update_marks(run, {"archived": False, "pinned": True, "tags": ["x"], "note": "y"})
+    assert called(capsys, tmp_path, *options) == everything
+
+
+def test_conditions_on_marks_choose_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = (make_run(tmp_path, name) for name in ("classic", "wave"))
+    update_marks(one, {"tags": ["good"]})
+    update_marks(other, {"tags": ["bad"], "archived": True})
+    for condition, labels in {
+        "tag=good": ["classic"], "tag!=bad": ["classic"], "archived": ["wave"],
+        "archived=true,false": ["classic", "wave"],
+    }.items():  # fmt: skip
+        _, out, _ = called(capsys, tmp_path, "--where", condition)
+        assert groups(out) == labels
+    code, _, err = called(capsys, tmp_path, "--where", "tag=bad")
+    assert (code, err) == (2, "error: 1 archived run is left out; --archived includes it\n")
+    code, _, err = called(capsys, tmp_path, "--where", "tag=new")
+    assert (code, err) == (2, "error: none of 2 runs meets tag=new\n")
+
+
+def test_unreadable_marks_are_a_problem_of_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (make_run(tmp_path) / "notes.json").write_text('{"note": "\\u001b[2J", "archived": 1}')
+    for more in ([], ["--runs"]):
+        code, out, _ = called(capsys, tmp_path, *more)
+        assert code == 0
+        assert "notes.json: note is left out: '\\x1b[2J' is not a text of at most" in out
+        assert "notes.json: archived is left out: 1 is not true or false" in out
 
 
 def test_several_metrics(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:

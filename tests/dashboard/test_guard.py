@@ -40,12 +40,16 @@ def test_nothing_is_answered_without_the_token(dashboard: Dashboard, path: str) 
 
 
 def test_the_token_in_the_address_becomes_a_cookie(dashboard: Dashboard) -> None:
-    visit = dashboard.client.get("/", params={"token": dashboard.guard.token}, headers={})
+    address = {"token": dashboard.guard.token}
+    visit = dashboard.client.get("/", params=address, headers={})
+    assert (visit.status_code, visit.headers["location"]) == (303, "./")
     cookie = visit.headers["set-cookie"]
     assert "HttpOnly" in cookie
     assert "samesite=strict" in cookie.lower()
-    assert 'content="0;url=./"' in visit.text
-    assert dashboard.guard.token not in visit.text
+    link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+    from_link = dashboard.client.get("/", params=address, headers=link)
+    assert 'content="0;url=./"' in from_link.text
+    assert dashboard.guard.token not in from_link.text
     given = {"cookie": f"other=1; {cookie.partition(';')[0]}"}
     assert dashboard.client.get("/api/runs", headers=given).status_code == 200
 
@@ -53,7 +57,7 @@ def test_the_token_in_the_address_becomes_a_cookie(dashboard: Dashboard) -> None
 def test_a_one_time_code_works_once(dashboard: Dashboard) -> None:
     code = dashboard.guard.one_time_code()
     answers = [dashboard.client.get("/", params={"token": code}, headers={}) for _ in range(2)]
-    assert [answer.status_code for answer in answers] == [200, 403]
+    assert [answer.status_code for answer in answers] == [303, 403]
     assert "set-cookie" not in answers[1].headers
     assert dashboard.client.get("/api/runs", headers={"cookie": f"test={code}"}).status_code == 403
 

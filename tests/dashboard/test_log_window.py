@@ -34,7 +34,7 @@ def read_all(run: Path, size: int) -> str:
     while True:
         window = read_window(run, NAME, offset, size)
         assert window["offset"] >= offset
-        text += window["text"]
+        text += str(window["text"])
         if window["end"] >= window["size"]:
             return text
         assert window["end"] > offset

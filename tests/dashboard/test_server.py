@@ -77,43 +77,48 @@ def wait_for_run(server: Server) -> str:
 
 
 def test_a_session(tmp_path: Path) -> None:
-    """Start without runs, see one appear and grow, answer 200 requests at once beside slow
-    clients, draw a figure, lose the folder, and end at Ctrl-C with no process left."""
-    folder = tmp_path / "runs"
-    folder.mkdir()
-    with serving(folder, "--port", "0") as server:
-        run = make_run(folder, status=None)
-        with owned(run):
-            key = wait_for_run(server)
-            append(run, {"step": 200, "loss": 1.0})
-            watched = f"{server.url}/api/changes?watch={key}"
-            answer = httpx.get(watched, headers=server.headers, timeout=60).json()
-            assert (answer["watched"][key]["step"], answer["watched"][key]["status"]) == (
-                200,
-                "running",
-            )
-        slow = [open_request(server, text) for text in (b"", b"GET / HTTP/1.1\r\nHo", b"\x00\xff")]
-        half = open_request(server, f"GET /api/run/{key} HTTP/1.1\r\n".encode())
-        codes = asyncio.run(ask_at_once(server, key, 200))
-        assert codes == [200] * 200
-        svg = f"{server.url}/api/figure/curves_loss_by_step.svg?metric=loss"
-        drawn = httpx.get(svg, headers=server.headers, timeout=60)
-        assert drawn.status_code in (200, 400)  # there is no comparison without finished runs
-        (helper,) = psutil.Process(server.process.pid).children()
-        folder.rename(tmp_path / "away")
-        assert httpx.get(f"{server.url}/", headers=server.headers).status_code == 200
-        assert httpx.get(f"{server.url}/api/run/{key}/log", headers=server.headers).status_code in (
-            200,
-            404,
-        )
+    """A run grows, 200 requests come at once beside clients that send half a request, and Ctrl-C
+    ends the server."""
+    run = make_run(tmp_path, status=None)
+    with owned(run), serving(tmp_path, "--port", "0") as server:
+        key = wait_for_run(server)
+        append(run, {"step": 200, "loss": 1.0})
+        address = f"{server.url}/api/changes?watch={key}"
+        answer = httpx.get(address, headers=server.headers, timeout=60).json()
+        assert answer["watched"][key]["step"] == 200
+        assert answer["watched"][key]["status"] == "running"
+        beginnings = (b"", b"GET / HTTP/1.1\r\nHo", b"\x00\xff", b"GET /api/runs HTTP/1.1\r\n")
+        slow = [open_request(server, text) for text in beginnings]
+        assert asyncio.run(ask_at_once(server, key, 200)) == [200] * 200
         server.process.send_signal(signal.SIGINT)
         assert server.wait() == 0
         assert server.process.stdout is not None
         assert "Traceback" not in server.process.stdout.read()
+        for connection in slow:
+            connection.close()
+
+
+@pytest.mark.slow
+def test_a_server_outlives_its_folder_and_leaves_no_helper(tmp_path: Path) -> None:
+    """Start without runs, see one appear, draw a figure, lose the folder, and end."""
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    with serving(folder, "--port", "0") as server:
+        make_run(folder)
+        key = wait_for_run(server)
+        address = f"{server.url}/api/figure/curves_loss_by_step.svg"
+        assert httpx.get(address, headers=server.headers, timeout=60).status_code == 200
+        (helper,) = psutil.Process(server.process.pid).children()
+        folder.rename(tmp_path / "away")
+        assert httpx.get(f"{server.url}/", headers=server.headers).status_code == 200
+        log = httpx.get(f"{server.url}/api/run/{key}/log", headers=server.headers)
+        assert log.status_code in (200, 404)
+        while httpx.get(f"{server.url}/api/runs", headers=server.headers).json()["found"]:
+            pass
+        server.process.kill()
+        server.wait()
         psutil.wait_procs([helper], timeout=60)
         assert not helper.is_running() or helper.status() == psutil.STATUS_ZOMBIE
-        for connection in (*slow, half):
-            connection.close()
 
 
 def open_request(server: Server, text: bytes) -> socket.socket:
@@ -129,7 +134,7 @@ async def ask_at_once(server: Server, key: str, n: int) -> list[int]:
         "/api/runs",
         "/api/groups",
         f"/api/curves?runs={key}&metric=loss",
-        f"/api/run/{key}",
+        "/style.css",
         "/",
     ]
     limits = httpx.Limits(max_connections=n)

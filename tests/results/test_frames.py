@@ -13,6 +13,7 @@ import pytest
 from spectral_exp.core.errors import UserError
 from spectral_exp.results import load_runs
 from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.marks import update_marks
 from tests.results.made_runs import make_run
 
 
@@ -109,6 +110,24 @@ def test_one_row_for_each_logged_step(made: Path, kind: str) -> None:
     assert all(type(row["step"]) is int for row in found)
 
 
+def test_marks_are_columns_and_archived_runs_are_left_out(made: Path) -> None:
+    pytest.importorskip("pandas")
+    first, killed, wave = load_runs(made, index=False).runs
+    update_marks(wave.path, {"tags": ["good", "new"], "note": "text", "pinned": True})
+    update_marks(killed.path, {"archived": True})
+    loaded = load_runs(made, index=False)
+    assert ([run.run_id for run in loaded.runs], loaded.n_archived) == (
+        [first.run_id, wave.run_id],
+        1,
+    )
+    marks = ["tags", "note", "pinned", "archived"]
+    everything = load_runs(made, index=False, archived=True)
+    assert [tuple(row[name] for name in marks) for row in rows(everything.runs_pandas())] == [
+        ("", "", False, False), ("", "", False, True), ("good,new", "text", True, False),
+    ]  # fmt: skip
+    assert everything.n_archived == 0
+
+
 def test_polars_tells_nan_from_missing(made: Path) -> None:
     pytest.importorskip("polars")
     frame = load_runs(made, index=False).metrics_polars()
@@ -121,7 +140,7 @@ def test_no_runs_make_empty_frames(tmp_path: Path) -> None:
     pytest.importorskip("polars")
     pytest.importorskip("pandas")
     loaded = load_runs(tmp_path)
-    assert loaded.runs_polars().shape == loaded.runs_pandas().shape == (0, 9)
+    assert loaded.runs_polars().shape == loaded.runs_pandas().shape == (0, 13)
     assert loaded.metrics_polars().shape == loaded.metrics_pandas().shape == (0, 2)
 
 

@@ -27,6 +27,7 @@ from spectral_exp.results.figures.plot import Plot
 from spectral_exp.results.paper import Choices, PaperGenerator
 from spectral_exp.results.paper.run_spectra import run_spectra
 from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.marks import update_marks
 from tests.results.made_runs import make_run
 from tests.results.test_paper_text import check_latex
 
@@ -541,6 +542,45 @@ def test_the_report_of_a_run_that_has_hardly_begun(tmp_path: Path, missing: str)
     )
     text = (tmp_path / "out/report.md").read_text()
     assert "There is no data for this section: " in text
+
+
+def test_archived_runs_are_left_out_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outputs = make_runs(tmp_path / "outputs")
+    first, second = sorted(outputs.glob("classic_2*"))[:2]
+    for path in (first, second):
+        update_marks(path, {"archived": True, "tags": ["bad"]})
+    write = (outputs, "--output", tmp_path / "paper", "--formats", "md")
+    assert run(*write) == 0
+    assert "2 archived runs are left out; --archived includes them" in capsys.readouterr().err
+    text = (tmp_path / "paper/paper.md").read_text()
+    assert f"Archived runs are left out: `{first.name}` and `{second.name}`." in text
+    record = read_json(tmp_path / "paper/provenance.json")
+    assert len(record["runs"]) == 10
+    assert [first.name, "archived"] in record["left_out"]
+    # Marks may change later, and even break: the paper holds.
+    update_marks(first, {"archived": False})
+    for path in outputs.iterdir():
+        update_marks(path, {"archived": path != second, "note": "new"})
+    (next(outputs.glob("wave*")) / "notes.json").write_text('{"tags": 12345}')
+    assert run("--verify", tmp_path / "paper") == 0
+    assert run(*write, "--archived") == 0
+    assert "rchived" not in (tmp_path / "paper/paper.md").read_text() + capsys.readouterr().err
+    assert run(*write, "--where", "tag=bad", "--archived") == 0
+    assert "Only runs with `tag=bad` were taken" in (tmp_path / "paper/paper.md").read_text()
+    assert run("--verify", tmp_path / "paper") == 0
+    assert run(*write, "--where", "tag=good") == 2
+    assert "there is no run that meets tag=good" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_report_ignores_marks(made: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(next((made / "outputs").iterdir()), tmp_path / "run")
+    write = [str(path), "--output", str(tmp_path / "out"), "--formats", "md"]
+    assert report_command.main(write) == 0
+    (path / "notes.json").write_text('{"archived": true, "note": 1, "tags": ["a,b"]}')
+    assert run("--verify", tmp_path / "out") == 0
 
 
 def test_a_report_is_of_one_run(made: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -162,8 +162,9 @@ def test_what_a_command_names_itself_it_may_write_again(run: Path) -> None:
     assert (run / "weights_step_8.safetensors").read_bytes() == b"new"
     write_output(run / "table.md", b"new")
     write_output(run / "table.md", b"newer")
-    with pytest.raises(SettingError, match="a file that training in"):
-        write_output(run / "results_.json/../train.log", b"", is_default=True)
+    for name in ("results_.json/../train.log", "notes.json"):
+        with pytest.raises(SettingError, match="a file that training in"):
+            write_output(run / name, b"", is_default=True)
 
 
 def test_without_a_home_every_file_that_exists_needs_force(

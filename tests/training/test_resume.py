@@ -12,6 +12,7 @@ from spectral_exp.config.build import build, component_files
 from spectral_exp.core.errors import UserError
 from spectral_exp.monitoring import ConfigTracker
 from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.marks import update_marks
 from spectral_exp.training.resume import refuse_changed_data, resume_problems
 from tests.conftest import NO_PLOTS, TINY, compose
 
@@ -177,3 +178,12 @@ def test_another_secret_is_no_other_experiment(tmp_path: Path) -> None:
     assert "another configuration (data.url: https://" in problem
     assert "<redacted>@host/data -> https://<redacted>@host/more)" in problem
     assert "hunter" not in problem
+
+
+def test_marks_do_not_keep_a_run_from_going_on(begun: Path, tmp_path: Path) -> None:
+    """Neither of a recorded run, nor in a folder where a run was killed before its record."""
+    update_marks(begun, {"archived": True, "note": "text"})
+    assert problems_of(compose(*BASE), begun) == []
+    (tmp_path / "notes.json").write_bytes((begun / "notes.json").read_bytes())
+    assert problems_of(compose(*BASE), tmp_path) == []
+    (begun / "notes.json").unlink()

@@ -36,7 +36,7 @@ from spectral_exp.results.document.trace import Trace, provenance_table, traces
 from spectral_exp.results.document.typst import pdf
 from spectral_exp.results.paper import appendix, findings, front, limits
 from spectral_exp.results.paper.folder import Folder
-from spectral_exp.results.paper.material import Choices, Material
+from spectral_exp.results.paper.material import ARCHIVED, Choices, Material
 from spectral_exp.results.paper.method import method
 from spectral_exp.results.paper.notes import Notes, sections
 from spectral_exp.results.paper.passages import passage
@@ -111,9 +111,13 @@ class PaperGenerator:
     Args:
         folders: run directories, sweeps, or folders that hold such at any depth.
         choices: metric, baseline, selection, title, authors and notes.
+        archived: whether to include archived runs; else the limitations name them.
 
     Raises:
         UserError: no usable run, an unknown metric or baseline, notes for an unknown place.
+
+    Attributes:
+        archived_note: a sentence on the archived runs that are left out, or "".
 
     Example:
         ```python
@@ -125,22 +129,31 @@ class PaperGenerator:
         ```
     """
 
-    def __init__(self, folders: Sequence[str | Path], choices: Choices | None = None) -> None:
+    def __init__(
+        self,
+        folders: Sequence[str | Path],
+        choices: Choices | None = None,
+        *,
+        archived: bool = False,
+    ) -> None:
         self.choices = choices or Choices()
         sections(self.choices.notes)  # misspelt headings fail before the runs are read
         found = ResultsAggregator(folders)
-        runs = found.where(self.choices.where).runs if self.choices.where else found.runs
-        if not runs:
+        chosen = found.select(self.choices.where, archived=archived)
+        self.archived_note = chosen.archived_note
+        if not chosen.runs:
             condition = (
                 f" that meets {', '.join(self.choices.where)}"
                 if self.choices.where and found.runs
                 else ""
             )
             raise UserError(
-                f"there is no run{condition} below {', '.join(str(folder) for folder in folders)}"
+                self.archived_note
+                or f"there is no run{condition} below {', '.join(map(str, folders))}"
             )
-        self.runs = tuple(run.path for run in runs)
-        self.left_out = tuple((path.name, reason) for path, reason in found.left_out)
+        self.runs = tuple(run.path for run in chosen.runs)
+        unusable = tuple((path.name, reason) for path, reason in found.left_out)
+        self.left_out = (*unusable, *((run.run_id, ARCHIVED) for run in chosen.archived))
 
     def paper(self) -> Paper:
         """Return the paper."""
@@ -184,7 +197,7 @@ def build(
     index: bool = True,
 ) -> Paper:
     """Return the paper of these run directories; without the index every file is read again."""
-    found = ResultsAggregator(runs, index=index)
+    found = ResultsAggregator(runs, index=index, marks=False)
     groups = tuple(found.groups(choices.group_by))
     comparison = compare(groups, choices.metric, at=choices.at, baseline=choices.baseline)
     material = Material(choices, tuple(found.runs), groups, comparison, tuple(left_out), ())

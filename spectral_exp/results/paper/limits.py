@@ -23,7 +23,7 @@ from spectral_exp.results.document.model import (
 from spectral_exp.results.document.prose import prose
 from spectral_exp.results.finding import Finding, Measured, Piece
 from spectral_exp.results.group import group_by
-from spectral_exp.results.paper.material import Material, plain_number
+from spectral_exp.results.paper.material import ARCHIVED, Material, plain_number
 from spectral_exp.results.paper.passages import passage
 from spectral_exp.results.paper.setup import per_run
 
@@ -67,7 +67,10 @@ def limitations(material: Material) -> tuple[Block, ...]:
     items += [
         (Code(name), " could not be used: ", sentence(reason, capital=False))
         for name, reason in material.left_out
+        if reason != ARCHIVED
     ]
+    if archived := [name for name, reason in material.left_out if reason == ARCHIVED]:
+        items.append(("Archived runs are left out: ", *code_list(archived), "."))
     items += _scope(material)
     return (Heading("Limitations"), Listing(tuple(items)))
 

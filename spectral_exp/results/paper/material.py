@@ -30,6 +30,9 @@ DASH = "\u2013"
 NOT_RECORDED = ("(not recorded)",)
 """Stands for a value that no run recorded."""
 
+ARCHIVED = "archived"
+"""The reason why an archived run is left out."""
+
 
 @dataclass(frozen=True)
 class Choices:
@@ -64,7 +67,8 @@ class Material:
         runs: all of them, in the order of the appendix.
         groups: the runs, grouped.
         comparison: of the groups, in the chosen metric.
-        left_out: name and reason of each folder that looks like a run and is not usable.
+        left_out: name and reason of each folder that looks like a run and is not usable, and of
+            archived runs.
         figures: those of the comparison.
         metric_decimals: decimals of the metric; None derives them from the intervals.
     """

@@ -67,7 +67,7 @@ def run_report(folder: Path, *, index: bool = True) -> Paper:
     from spectral_exp.results.paper.run_curves import run_curves
     from spectral_exp.results.paper.run_spectra import run_spectra
 
-    found = ResultsAggregator([folder], index=index)
+    found = ResultsAggregator([folder], index=index, marks=False)
     if len(found.runs) != 1:
         reasons = "".join(f"; {path.name}: {reason}" for path, reason in found.left_out)
         raise UserError(

@@ -24,6 +24,7 @@ from spectral_exp.monitoring.backup.backup import Backup, check_url
 from spectral_exp.monitoring.backup.restore import restore
 from spectral_exp.monitoring.backup.store import checked_url
 from spectral_exp.runs.layout import BEST_NAME, LATEST_NAME, RunPaths
+from spectral_exp.runs.marks import read_marks, update_marks
 from tests.conftest import python
 from tests.s3_server import S3Server, eventually
 
@@ -99,6 +100,7 @@ def test_restored_run_is_the_run(run: RunPaths, backup: Backup, url: str, tmp_pa
     store(backup, 20)
     (run.root / "train.log").write_text("done\n")
     write_json_atomic(run.results_file, {"status": "completed"})
+    marks = update_marks(run.root, {"tags": ["good"], "note": "text", "pinned": True})
     assert backup.close()
 
     there = restore(f"{url}/{RUN}", tmp_path / "empty" / "outputs")
@@ -108,6 +110,7 @@ def test_restored_run_is_the_run(run: RunPaths, backup: Backup, url: str, tmp_pa
     assert b"hidden-value-123" in before.pop(".hydra/overrides.yaml")
     assert after.pop(".hydra/overrides.yaml") == b"- seed=1\n- data.hf_token=<redacted>\n"
     assert after == before
+    assert read_marks(there) == (marks, ())
     restored = RunPaths(there)
     assert follow(restored.latest_link) == restored.checkpoint_file(20)
     assert follow(restored.best_link) == restored.checkpoint_file(10)

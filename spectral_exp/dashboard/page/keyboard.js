@@ -1,0 +1,78 @@
+/** Keys of the page and of the present view, and the overlay that lists them. */
+
+import { h } from "./dom.js";
+import { openDialog } from "./popover.js";
+
+/** @typedef {{key: string, label: string, act: function(KeyboardEvent)}} Shortcut */
+
+/** @type {Shortcut[]} */
+let pageShortcuts = [];
+/** @type {Shortcut[]} */
+let viewShortcuts = [];
+
+/** Listen for keys; `shortcuts` work in every view. */
+export function startKeyboard(shortcuts) {
+  pageShortcuts = [...shortcuts, { key: "?", label: "Show this help", act: showHelp }];
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || isTyping(event.target)) return;
+    if (document.querySelector("dialog[open]")) return;
+    const shortcut = [...viewShortcuts, ...pageShortcuts].find(({ key }) => key === event.key);
+    if (!shortcut) return;
+    event.preventDefault();
+    shortcut.act(event);
+  });
+}
+
+/** Set the keys of the present view. */
+export function setViewShortcuts(shortcuts) {
+  viewShortcuts = shortcuts;
+}
+
+function isTyping(target) {
+  return (
+    target instanceof Element && target.matches("input:not([type=checkbox]), textarea, select")
+  );
+}
+
+/** Show all keys. */
+export function showHelp() {
+  const rows = (shortcuts) =>
+    shortcuts.map(({ key, label }) =>
+      h("tr", null, h("td", null, h("kbd", null, key)), h("td", null, label)),
+    );
+  const table = (title, shortcuts) =>
+    shortcuts.length > 0 && [
+      h("h3", null, title),
+      h("table", { class: "keys" }, h("tbody", null, rows(shortcuts))),
+    ];
+  openDialog(
+    "Keyboard and mouse",
+    h(
+      "div",
+      { class: "help" },
+      h("div", null, table("This page", viewShortcuts), table("Everywhere", pageShortcuts)),
+      h("div", null, chartHelp()),
+    ),
+  );
+}
+
+const CHART_HELP = [
+  ["Drag", "Zoom to a range of x, in all charts"],
+  ["Wheel, pinch", "Zoom at the pointer"],
+  ["Double click", "Show everything again"],
+  ["← →", "Move the focused chart"],
+  ["Shift ← →", "Move the cursor of the focused chart"],
+  ["+ − 0", "Zoom in, out, reset"],
+];
+
+const CHART_SIGNS = "A cross is a NaN; a triangle is a value outside the chart or an infinity.";
+
+function chartHelp() {
+  const row = ([what, meaning]) =>
+    h("tr", null, h("td", null, h("kbd", null, what)), h("td", null, meaning));
+  return [
+    h("h3", null, "Charts"),
+    h("table", { class: "keys" }, h("tbody", null, CHART_HELP.map(row))),
+    h("p", { class: "faint" }, CHART_SIGNS),
+  ];
+}

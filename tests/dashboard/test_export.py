@@ -1,0 +1,171 @@
+"""A view as one file: everything is in it, and nothing else may be loaded."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from spectral_exp.commands import dashboard as command
+from spectral_exp.dashboard.bundle import name_modules
+from spectral_exp.dashboard.export import Route, address
+from spectral_exp.dashboard.page_files import page_files
+from tests.dashboard.served import Dashboard, columns_of, log_values, split_frame
+from tests.results.made_runs import make_run
+
+
+@pytest.fixture(scope="module")
+def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Dashboard:
+    folder = tmp_path_factory.mktemp("runs")
+    for name in ("classic", "wave", "phasor"):
+        for seed in (1, 2, 3):
+            make_run(folder, name, seed, val_bpb=2.5 + 0.01 * seed)
+    return Dashboard(folder)
+
+
+def embedded_in(page: str) -> dict[str, bytes]:
+    """Return the answers in a file by their addresses."""
+    found = re.search(r'<script type="application/json" id="embedded">(.*?)</script>', page)
+    assert found is not None
+    answers: dict[str, dict[str, str]] = json.loads(found[1])
+    return {name: gzip.decompress(base64.b64decode(one["gzip"])) for name, one in answers.items()}
+
+
+def exported(dashboard: Dashboard, fragment: str = "") -> dict[str, bytes]:
+    return embedded_in(dashboard.get("/api/export", hash=fragment).text)
+
+
+def test_a_file_holds_what_the_server_answers(dashboard: Dashboard) -> None:
+    answers = exported(dashboard)
+    assert json.loads(answers["api/groups"]) == dashboard.json("/api/groups")
+    assert len(json.loads(answers["api/runs"])["runs"]) == 9
+    rows = json.loads(answers["api/groups?metric=val_loss"])["rows"]
+    assert rows == dashboard.json("/api/groups", metric="val_loss")["rows"]
+    for row in rows:
+        for kind in ("interval", "range"):
+            question = {"groups": row["id"], "metric": "loss", "x": "step", "band": kind}
+            name = address("api/band", question)
+            assert answers[name] == dashboard.get("/api/band", **question, bins=400).content
+        for key in row["keys"]:
+            question = {"runs": key, "metric": "loss", "x": "step"}
+            name = address("api/curves", question)
+            assert answers[name] == dashboard.get("/api/curves", **question, bins=400).content
+            assert json.loads(answers[f"api/run/{key}"]) == dashboard.json(f"/api/run/{key}")
+
+
+def test_a_file_holds_its_view_only(dashboard: Dashboard) -> None:
+    rows = dashboard.json("/api/groups")["rows"]
+    answers = exported(dashboard, "#/runs?where=name%3Dwave&metric=loss&x=tokens")
+    keys = next(row["keys"] for row in rows if row["label"] == "wave")
+    assert {row["key"] for row in json.loads(answers["api/runs"])["runs"]} == set(keys)
+    assert "api/groups?metric=loss&where=name%3Dwave" in answers
+    assert f"api/curves?metric=loss&runs={keys[0]}&x=tokens" in answers
+    assert f"api/curves?metric=loss&runs={keys[0]}&x=step" in answers
+    assert not any("x=train_s" in name for name in answers)
+    one = exported(dashboard, f"#/run/{keys[0]}?tab=log")
+    assert [row["key"] for row in json.loads(one["api/runs"])["runs"]] == keys[:1]
+    assert f"api/run/{keys[0]}" in one
+    assert dashboard.client.get("/api/export?hash=%23/run/unknown").status_code == 404
+
+
+def test_a_file_of_a_comparison(dashboard: Dashboard) -> None:
+    known = {row["label"]: row["id"] for row in dashboard.json("/api/groups")["rows"]}
+    groups = f"{known['wave']},{known['classic']}"
+    answers = exported(dashboard, f"#/compare?groups={groups}")
+    question = {"groups": groups, "metric": "val_bpb", "baseline": "classic"}
+    found = json.loads(answers[address("api/compare", question)])
+    assert found["tables"] == dashboard.json("/api/compare", **question)["tables"]
+    pair = {"a": known["classic"], "b": known["wave"], "metric": "val_bpb"}
+    found = json.loads(answers[address("api/difference", pair)])
+    assert found["mean"] == dashboard.json("/api/difference", **pair)["mean"]
+
+
+def test_a_spike_is_in_the_file(tmp_path: Path) -> None:
+    values = np.sin(np.arange(50_000) / 1000)
+    values[31_234] = 77.0
+    for seed in (1, 2):
+        log_values(make_run(tmp_path, "classic", seed, status=None), list(values))
+    answers = exported(Dashboard(tmp_path))
+    frames = [body for name, body in answers.items() if name.startswith(("api/cu", "api/band"))]
+    assert len(frames) >= 4
+    for frame in frames:
+        header, numbers = split_frame(frame)
+        (series,) = header["series"]
+        assert np.nanmax(columns_of(series, numbers)["max"]) == 77.0
+
+
+def test_nothing_is_loaded_from_elsewhere(dashboard: Dashboard) -> None:
+    page = dashboard.get("/api/export").text
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page)
+    assert policy is not None
+    assert "default-src &#x27;none&#x27;" in policy[1]
+    assert "unsafe-inline" not in policy[1].partition("script-src")[2].partition(";")[0]
+    assert not re.search(r'(?:src|href)="(?!data:)', page)
+    imports = re.search(r'<script type="importmap">(.*?)</script>', page)
+    assert imports is not None
+    modules: dict[str, str] = json.loads(imports[1])["imports"]
+    names = {name for name in page_files() if name.endswith(".js")}
+    assert set(modules) == {f"page/{name}" for name in names}
+    for module in modules.values():
+        source = base64.b64decode(module.partition(",")[2]).decode()
+        imported = re.findall(r"""\b(?:from|import)\s*\(?(["'])([^"'\s]+)\1""", source)
+        assert {name for _, name in imported} <= set(modules)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ('import { a } from "./b.js";', 'import { a } from "page/x/b.js";'),
+        ('import {\n  a,\n  b,\n} from "../c.js";', 'import {\n  a,\n  b,\n} from "page/c.js";'),
+        ("import './d/e.js';", "import 'page/x/d/e.js';"),
+        ('export * from "./b.js";', 'export * from "page/x/b.js";'),
+        ('  const m = await import("./b.js");', '  const m = await import("page/x/b.js");'),
+        ('const text = "from ./b.js";', 'const text = "from ./b.js";'),
+    ],
+)
+def test_modules_find_each_other_by_name(source: str, expected: str) -> None:
+    assert name_modules(source, "x") == expected
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ({}, "api/x"),
+        ({"b": 1, "a": "x y", "c": None, "d": ""}, "api/x?a=x+y&b=1"),
+        ({"where": ("name=a*", "lr<=1e-3")}, "api/x?where=name%3Da*&where=lr%3C%3D1e-3"),
+        ({"a": "~!'()é,"}, "api/x?a=%7E%21%27%28%29%C3%A9%2C"),
+    ],
+)
+def test_addresses_are_those_of_a_browser(parameters: Any, expected: str) -> None:
+    assert address("api/x", parameters) == expected
+
+
+@pytest.mark.parametrize("fragment", ["", "#", "#/", "#/runs?%zz=&&=", "#/run/%ff", "?", "#a?b?c"])
+def test_any_fragment_is_a_view(fragment: str) -> None:
+    assert Route.of(fragment).page in ("runs", "run", "a")
+
+
+def test_the_command_writes_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path / "runs", "classic", 1)
+    make_run(tmp_path / "runs", "wave", 1)
+    monkeypatch.chdir(tmp_path)
+    words = ["runs", "--where", "name=wave", "--export"]
+    assert command.main([*words, "page.html"]) == 0
+    assert capsys.readouterr().out == "page.html\n"
+    rows = json.loads(embedded_in(Path("page.html").read_text())["api/runs"])["runs"]
+    assert [row["name"] for row in rows] == ["wave"]
+    Path("mine.html").write_text("mine")
+    assert command.main([*words, "mine.html"]) == 2
+    assert "overwrite it with --force" in capsys.readouterr().err
+    assert Path("mine.html").read_text() == "mine"
+    for wrong in ("missing/page.html", "page.txt"):
+        assert command.main([*words, wrong]) == 2
+        assert "--export" in capsys.readouterr().err
