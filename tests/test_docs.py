@@ -36,6 +36,10 @@ NOT_RUN = {
     "pytest tests/monitoring -n 2": "runs this suite",
     "pip install .": "changes the environment; tests/test_wheel.py installs",
     "pip install 'spectral-exp[paper]'": "changes the environment",
+    "pip install 'spectral-exp[dashboard]'": "changes the environment",
+    "spectral-exp dashboard outputs/": "does not end; tests/dashboard starts it",
+    "spectral-exp dashboard outputs/ --where optimizer=rgd": "does not end",
+    "spectral-exp dashboard outputs/ --edit": "does not end",
     "pip install nbconvert ipykernel": "changes the environment",
     "jupyter nbconvert --to notebook --execute --inplace examples/own_loop.ipynb":
         "needs Jupyter; tests/test_notebook.py runs the cells",
