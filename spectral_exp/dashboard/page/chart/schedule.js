@@ -1,0 +1,48 @@
+/** Draws charts in animation frames: only those that changed and can be seen. */
+
+/** Milliseconds of a frame after which further charts wait for the next one. */
+const BUDGET_MS = 12;
+
+const waiting = new Set();
+const charts = new WeakMap();
+let frame = 0;
+
+const observer = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
+    const chart = charts.get(target);
+    if (!chart) continue;
+    chart.isVisible = isIntersecting;
+    if (isIntersecting && chart.isDirty) schedule(chart);
+  }
+}, { rootMargin: "100px" });
+
+/** Draw a chart in the next frame, or as soon as it comes into view. */
+export function schedule(chart) {
+  if (!chart.isVisible) return;
+  waiting.add(chart);
+  frame ||= requestAnimationFrame(drawWaiting);
+}
+
+function drawWaiting() {
+  frame = 0;
+  const end = performance.now() + BUDGET_MS;
+  for (const chart of waiting) {
+    waiting.delete(chart);
+    if (chart.isVisible) chart.draw();
+    if (performance.now() > end) break;
+  }
+  if (waiting.size) frame = requestAnimationFrame(drawWaiting);
+}
+
+/** Follow whether the element of a chart can be seen. */
+export function watchVisibility(chart, element) {
+  charts.set(element, chart);
+  observer.observe(element);
+}
+
+/** Forget a chart. */
+export function unwatch(chart, element) {
+  observer.unobserve(element);
+  charts.delete(element);
+  waiting.delete(chart);
+}

@@ -1,0 +1,256 @@
+/** The comparison of two to eight groups: tables, difference over steps, figures, configurations. */
+
+import { ApiError, ServerGone, address, getJson } from "./client.js";
+import { resolveColors } from "./colors.js";
+import { button, choice, emptyState, menuButton, setOptions, throttle } from "./controls.js";
+import { bdi, fill, h, icon } from "./dom.js";
+import { GroupsModel, groupQuery, metricChoices, selectionOf } from "./groups.js";
+import { copyText } from "./popover.js";
+import { DiffSection, DifferenceSection } from "./compare_sections.js";
+import { comparisonTable } from "./compare_table.js";
+import { idList, patchParams } from "./state.js";
+
+const MAX_GROUPS = 8;
+const REFRESH_MS = 3000;
+
+export class ComparePage {
+  constructor(main, { store, params }) {
+    this.store = store;
+    this.params = params;
+    this.groups = new GroupsModel(store);
+    this.groups.addEventListener("change", () => this.draw());
+    this.loadSoon = throttle(() => this.load(), REFRESH_MS);
+    this.chips = h("div", { class: "group-chips" });
+    this.metric = choice("Metric", [], "", (metric) => patchParams({ metric }));
+    this.baseline = choice("Baseline", [], "", (baseline) => patchParams({ baseline }));
+    this.message = h("div");
+    this.tables = h("section", { "aria-label": "Tables" });
+    this.difference = new DifferenceSection();
+    this.figures = h("section", { class: "figures", "aria-label": "Figures" });
+    this.diff = new DiffSection(store);
+    this.content = h(
+      "div",
+      null,
+      this.tables,
+      this.difference.element,
+      this.figures,
+      this.diff.element,
+    );
+    main.append(
+      h("h1", null, "Compare"),
+      this.chips,
+      h(
+        "div",
+        { class: "controls" },
+        this.metric,
+        this.baseline,
+        button("Copy as command", () => this.copyCommand()),
+      ),
+      this.message,
+      this.content,
+    );
+    this.update(params);
+  }
+
+  destroy() {
+    this.isDestroyed = true;
+    this.loadSoon.cancel();
+    this.groups.destroy();
+    this.difference.destroy();
+    this.diff.destroy();
+  }
+
+  update(params) {
+    this.params = params;
+    this.groups.setQuery(groupQuery(params));
+    this.draw();
+  }
+
+  /** The chosen groups that there are, in the order of the answer. */
+  get chosen() {
+    const { answer } = this.groups;
+    if (!answer) return [];
+    const ids = new Set(idList(this.params, "groups") ?? []);
+    const runs = new Set(idList(this.params, "runs") ?? []);
+    const isChosen = ({ id, keys }) => ids.has(id) || keys.some((key) => runs.has(key));
+    return answer.rows.filter(isChosen).slice(0, MAX_GROUPS);
+  }
+
+  draw() {
+    const { answer, error } = this.groups;
+    if (!answer) {
+      this.content.hidden = true;
+      fill(
+        this.message,
+        error
+          ? emptyState("The runs cannot be compared.", error.message)
+          : h("p", { class: "loading", role: "status" }, "Reading runs"),
+      );
+      return;
+    }
+    const chosen = this.chosen;
+    this.drawControls(answer, chosen);
+    this.content.hidden = chosen.length < 2;
+    if (chosen.length < 2) {
+      const text = chosen.length
+        ? "Add at least one more group."
+        : "Add groups above, or show groups on the runs page and press Compare.";
+      fill(this.message, emptyState("Choose two to eight groups", text));
+      return;
+    }
+    fill(this.message, error && h("p", { class: "notice" }, error.message));
+    const question = JSON.stringify([this.groups.signature, chosen.map(({ id }) => id)]);
+    if (question !== this.question) {
+      this.question = question;
+      this.load();
+    } else this.loadSoon();
+  }
+
+  drawControls(answer, chosen) {
+    const styles = resolveColors(chosen);
+    const ids = chosen.map(({ id }) => id);
+    const set = (groups) => patchParams({ groups: groups.join(","), runs: null });
+    const chip = ({ id, label, n }) =>
+      h(
+        "span",
+        { class: `group-chip series-${styles.get(id).color}` },
+        h("span", { class: "swatch-mark" }),
+        bdi(label, { title: label }),
+        h("small", null, `n=${n}`),
+        h(
+          "button",
+          {
+            type: "button",
+            "aria-label": `Remove ${label}`,
+            onclick: () => set(ids.filter((other) => other !== id)),
+          },
+          icon("close"),
+        ),
+      );
+    const others = answer.rows.filter(({ id }) => !ids.includes(id));
+    const add =
+      others.length > 0 &&
+      chosen.length < MAX_GROUPS &&
+      menuButton(
+        "Add group",
+        () => others.map(({ id, label }) => ({ label, act: () => set([...ids, id]) })),
+        { iconName: "plus" },
+      );
+    // The menu button stays while it is open: it is replaced only with the groups.
+    const signature = JSON.stringify([
+      chosen.map(({ id, label, n }) => [id, label, n]),
+      others.map(({ id }) => id),
+    ]);
+    if (signature !== this.chipSignature) {
+      this.chipSignature = signature;
+      fill(this.chips, chosen.map(chip), add);
+    }
+    setOptions(
+      this.metric.select,
+      metricChoices(answer.metrics).map(({ name }) => name),
+      answer.metric.name,
+    );
+    this.baselineGroup = chosen.find(({ label }) => label === answer.baseline) ?? chosen[0];
+    setOptions(
+      this.baseline.select,
+      chosen.map(({ label }) => label),
+      this.baselineGroup?.label ?? "",
+    );
+  }
+
+  async load() {
+    const { question, chosen } = this;
+    if (chosen.length < 2) return;
+    const query = {
+      ...this.groups.query,
+      metric: this.groups.answer.metric.name,
+      baseline: this.baselineGroup.label,
+      groups: chosen.map(({ id }) => id),
+    };
+    try {
+      const answer = await getJson("api/compare", query);
+      if (this.question !== question || this.isDestroyed) return;
+      this.command = answer.command;
+      fill(this.tables, answer.tables.map(comparisonTable), notes(answer.notes));
+      this.drawFigures(answer.figures, query);
+    } catch (error) {
+      if (!(error instanceof ApiError || error instanceof ServerGone)) throw error;
+      if (!this.isDestroyed) fill(this.message, h("p", { class: "notice" }, error.message));
+    }
+    if (this.isDestroyed) return;
+    this.difference.update(this.baselineGroup, chosen, {
+      ...selectionOf(this.groups.query),
+      metric: query.metric,
+    });
+    this.diff.update(chosen);
+  }
+
+  drawFigures(names, query) {
+    const signature = JSON.stringify([names, query]);
+    if (signature === this.figureSignature) return;
+    this.figureSignature = signature;
+    const url = (name, suffix) =>
+      address(`api/figure/${encodeURIComponent(name)}.${suffix}`, query);
+    const figure = (name) => {
+      const note = h("p", { class: "faint" });
+      const image = h("img", {
+        src: url(name, "svg"),
+        alt: `Figure: ${name}`,
+        loading: "lazy",
+        onerror: () => {
+          image.hidden = true;
+          fill(note, "This figure cannot be drawn for these groups.");
+        },
+      });
+      const save = (suffix) =>
+        h("a", { href: url(name, suffix), download: `${name}.${suffix}` }, suffix.toUpperCase());
+      return h(
+        "figure",
+        { class: "figure" },
+        h(
+          "figcaption",
+          null,
+          h("h2", null, name.replaceAll("_", " ")),
+          ["svg", "pdf", "png"].map(save),
+        ),
+        image,
+        note,
+      );
+    };
+    fill(this.figures, names.map(figure));
+  }
+
+  copyCommand() {
+    const command = this.command ?? this.groups.answer?.command;
+    if (command) copyText(command, "the command");
+  }
+
+  get shortcuts() {
+    return [
+      { key: "c", label: "Copy as command", act: () => this.copyCommand() },
+      {
+        key: "u",
+        label: "Up to the runs",
+        act: () => {
+          location.hash = "#/runs";
+        },
+      },
+    ];
+  }
+}
+
+function notes(items) {
+  return (
+    items?.length > 0 &&
+    h(
+      "details",
+      { class: "notes", open: true },
+      h("summary", null, "Notes ", h("span", { class: "count" }, items.length)),
+      h(
+        "ul",
+        null,
+        items.map((text) => h("li", null, text)),
+      ),
+    )
+  );
+}

@@ -1,0 +1,140 @@
+/** The controls above the runs table. */
+
+import { button, checkbox, choice, menuButton, setOptions } from "./controls.js";
+import { toCsv, toLatex, toMarkdown } from "./copy_table.js";
+import { h } from "./dom.js";
+import { FilterBox } from "./filter.js";
+import { metricChoices } from "./groups.js";
+import { editMarks, toggleArchive, togglePin } from "./marks.js";
+import { copyText, toast } from "./popover.js";
+import { saveFile } from "./save.js";
+import { navigate, patchParams } from "./state.js";
+
+const NO_BASELINE = "";
+const MAX_COMPARED = 8;
+
+export class RunsToolbar {
+  constructor(page) {
+    this.page = page;
+    this.filter = new FilterBox({ onchange: (where) => patchParams({ where, show: null }) });
+    this.metric = choice("Metric", [], "", (metric) =>
+      patchParams({ metric, sort: null, desc: null }),
+    );
+    this.at = choice("At", [], "final", (at) => this.changeAt(at));
+    this.baseline = choice("Baseline", [], NO_BASELINE, (baseline) => patchParams({ baseline }));
+    this.archived = checkbox("Archived", false, (on) => patchParams({ archived: on ? "1" : null }));
+    this.compare = button("Compare", () => this.openComparison(), {
+      title: "Compare the groups that are shown",
+    });
+    this.element = h(
+      "div",
+      { class: "toolbar" },
+      this.filter.element,
+      h(
+        "div",
+        { class: "controls" },
+        this.metric,
+        this.at,
+        this.baseline,
+        this.archived,
+        this.compare,
+        menuButton("Export", () => this.exportItems()),
+        menuButton("More actions", () => this.actionItems(), { iconName: "more", iconOnly: true }),
+      ),
+    );
+  }
+
+  draw(params, answer, error) {
+    this.filter.set(params.getAll("where"), answer || params.has("where") ? error?.message : null);
+    this.archived.input.checked = params.get("archived") === "1";
+    if (!answer) return;
+    const metrics = metricChoices(answer.metrics).map(({ name }) => name);
+    setOptions(this.metric.select, metrics, answer.metric.name);
+    const at = answer.at;
+    setOptions(
+      this.at.select,
+      [
+        { value: "final", label: "Final" },
+        { value: "best", label: "Best" },
+        ...(at.startsWith("step:") ? [{ value: at, label: `Step ${at.slice(5)}` }] : []),
+        { value: "choose", label: "Step…" },
+      ],
+      at,
+    );
+    const labels = answer.rows.map(({ label }) => label);
+    setOptions(
+      this.baseline.select,
+      answer.baseline === null ? [{ value: NO_BASELINE, label: "None" }, ...labels] : labels,
+      answer.baseline ?? NO_BASELINE,
+    );
+    const { size } = this.page.shown ?? new Set();
+    this.compare.disabled = size < 2;
+  }
+
+  changeAt(at) {
+    if (at !== "choose") {
+      patchParams({ at });
+      return;
+    }
+    const present = this.page.groups.answer.at;
+    const text = window.prompt("Step", present.startsWith("step:") ? present.slice(5) : "");
+    if (text !== null && /^\d+$/.test(text.trim())) patchParams({ at: `step:${text.trim()}` });
+    else this.at.select.value = present;
+  }
+
+  openComparison() {
+    const { page } = this;
+    const ids = [...page.shown].slice(0, MAX_COMPARED);
+    if (page.shown.size > MAX_COMPARED) toast(`Comparing the first ${MAX_COMPARED} groups.`);
+    const params = new URLSearchParams();
+    for (const name of ["where", "group_by", "metric", "at", "baseline", "archived"]) {
+      for (const value of page.params.getAll(name)) params.append(name, value);
+    }
+    params.set("groups", ids.join(","));
+    navigate("compare", "", params);
+  }
+
+  tableContent() {
+    const columns = this.page.columns.filter(({ title }) => title);
+    const rows = this.page.rows.filter(({ kind }) => kind === "group");
+    // A column without any text says nothing in a copy.
+    return [columns.filter((column) => rows.some((row) => column.text(row))), rows];
+  }
+
+  exportItems() {
+    const content = () => this.tableContent();
+    return [
+      {
+        label: "Copy as Markdown",
+        act: () => copyText(toMarkdown(...content()), "the table as Markdown"),
+      },
+      { label: "Copy as LaTeX", act: () => copyText(toLatex(...content()), "the table as LaTeX") },
+      { label: "Copy as CSV", act: () => copyText(toCsv(...content()), "the table as CSV") },
+      { label: "Save as CSV", act: () => saveFile("runs.csv", toCsv(...content()), "text/csv") },
+      null,
+      { label: "Copy as command", hint: "c", act: () => this.page.copyCommand() },
+      { label: "Copy the address", act: () => copyText(location.href, "the address") },
+    ];
+  }
+
+  actionItems() {
+    const { page } = this;
+    const { store } = page;
+    const row = page.rows.find(({ id }) => id === page.active);
+    const runs = row?.runs ?? [];
+    const disabled = runs.length === 0;
+    const of = row ? `: ${row.label}` : "";
+    return [
+      { label: `Pin${of}`, hint: "p", disabled, act: () => togglePin(store, runs) },
+      {
+        label: `Archive or restore${of}`,
+        hint: "h",
+        disabled,
+        act: () => toggleArchive(store, runs),
+      },
+      { label: `Edit tags${of}`, hint: "m", disabled, act: () => editMarks(store, runs) },
+      null,
+      { label: "Expand or collapse all", hint: "g", act: () => page.toggleAll() },
+    ];
+  }
+}

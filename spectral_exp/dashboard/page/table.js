@@ -1,0 +1,227 @@
+/** A table that builds only the rows in sight. */
+
+import { fill, h, icon } from "./dom.js";
+
+const ROW_HEIGHT = 32;
+const OVERSCAN = 12;
+const CHUNK = 8;
+const CELL_PADDING = 20;
+const MAX_WIDTH = 320;
+
+/**
+ * @typedef {Object} Column
+ * @property {string} id
+ * @property {string} title
+ * @property {string} [hint] shown on hover over the title
+ * @property {"left"|"right"} [align]
+ * @property {number} [width] fixed width in pixels; measured from the texts otherwise
+ * @property {number} [extra] pixels beside the text
+ * @property {boolean} [isOptional] left out if no row has a text
+ * @property {boolean} [sticky] stays in place when the table scrolls sideways
+ * @property {function(Object): string} text used for copies and widths
+ * @property {function(Object): Node|string} [cell]
+ * @property {function(Object): number|string|null} [sort]
+ */
+
+export class VirtualTable {
+  /**
+   * @param {HTMLElement} host
+   * @param {{label: string, onSort: function(string), rowProps: function(Object): Object}} options
+   */
+  constructor(host, { label, onSort, rowProps }) {
+    this.onSort = onSort;
+    this.rowProps = rowProps;
+    this.columns = [];
+    this.rows = [];
+    this.sort = { id: null, descending: false };
+    this.first = -1;
+    this.cols = h("colgroup");
+    this.head = h("tr");
+    this.body = h("tbody");
+    this.table = h("table", { class: "grid" }, this.cols, h("thead", null, this.head), this.body);
+    this.scroller = h(
+      "div",
+      { class: "table-scroll", tabindex: "0", role: "region", "aria-label": label },
+      this.table,
+    );
+    this.scroller.addEventListener("scroll", () => this.drawWindow(false), { passive: true });
+    this.observer = new ResizeObserver(() => this.drawWindow(false));
+    this.observer.observe(this.scroller);
+    host.append(this.scroller);
+  }
+
+  destroy() {
+    this.observer.disconnect();
+  }
+
+  /** Show `rows`; the columns are measured again if their texts or titles have changed. */
+  setContent(columns, rows, sort) {
+    this.columns = columns;
+    this.rows = rows;
+    this.sort = sort;
+    this.measure();
+    this.drawHead();
+    this.table.setAttribute("aria-rowcount", String(rows.length + 1));
+    this.drawWindow(true);
+  }
+
+  /** Draw the rows in sight again, for example after a change of selection. */
+  redraw() {
+    this.drawWindow(true);
+  }
+
+  /** Scroll so that row `index` is in sight. */
+  reveal(index) {
+    const top = index * ROW_HEIGHT;
+    const room = this.scroller.clientHeight - this.head.offsetHeight;
+    if (top < this.scroller.scrollTop) this.scroller.scrollTop = top;
+    else if (top + ROW_HEIGHT > this.scroller.scrollTop + room) {
+      this.scroller.scrollTop = top + ROW_HEIGHT - room;
+    }
+    this.drawWindow(false);
+  }
+
+  measure() {
+    const style = getComputedStyle(this.scroller);
+    const measureText = textMeasure(`${style.fontSize} ${style.fontFamily}`);
+    let left = 0;
+    let total = 0;
+    for (const column of this.columns) {
+      column.pixels = column.width ?? this.measureColumn(column, measureText);
+      column.left = left;
+      if (column.sticky) left += column.pixels;
+      total += column.pixels;
+    }
+    fill(
+      this.cols,
+      this.columns.map(({ pixels }) => h("col", { style: { width: `${pixels}px` } })),
+      h("col"),
+    );
+    this.table.style.minWidth = `${total}px`;
+  }
+
+  measureColumn(column, measureText) {
+    let longest = "";
+    for (const row of this.rows) {
+      const text = column.text(row);
+      if (text.length > longest.length) longest = text;
+    }
+    const title = measureText(column.title) + 18;
+    const width = Math.max(title, measureText(longest) + (column.extra ?? 0)) + CELL_PADDING;
+    return Math.min(column.maxWidth ?? MAX_WIDTH, Math.ceil(width));
+  }
+
+  drawHead() {
+    const focused = document.activeElement?.closest("th")?.dataset.column;
+    fill(
+      this.head,
+      this.columns.map((column) => this.headCell(column)),
+      h("th", { class: "rest" }),
+    );
+    if (focused) this.head.querySelector(`[data-column="${CSS.escape(focused)}"] button`)?.focus();
+  }
+
+  headCell(column) {
+    const isSorted = this.sort.id === column.id;
+    const direction = this.sort.descending ? "descending" : "ascending";
+    const props = {
+      ...cellProps(column),
+      scope: "col",
+      "aria-sort": isSorted ? direction : null,
+      title: column.hint ?? column.title,
+      data: { column: column.id },
+    };
+    if (!column.sort) return h("th", props, h("span", { class: "head-text" }, column.title));
+    const arrow = isSorted && icon("up");
+    if (arrow && this.sort.descending) arrow.classList.add("turned");
+    const onclick = () => this.onSort(column.id);
+    return h(
+      "th",
+      props,
+      h(
+        "button",
+        { type: "button", onclick },
+        h("span", { class: "head-text" }, column.title),
+        arrow,
+      ),
+    );
+  }
+
+  drawWindow(force) {
+    const height = this.scroller.clientHeight || 600;
+    const start = Math.floor(this.scroller.scrollTop / ROW_HEIGHT) - OVERSCAN;
+    const first = Math.max(0, Math.floor(start / CHUNK) * CHUNK);
+    const count = Math.ceil(height / ROW_HEIGHT) + 2 * OVERSCAN + CHUNK;
+    if (!force && first === this.first && count === this.count) return;
+    this.first = first;
+    this.count = count;
+    const last = Math.min(this.rows.length, first + count);
+    const focus = this.focusedCell();
+    const rows = [];
+    for (let index = first; index < last; index += 1) rows.push(this.drawRow(index));
+    fill(this.body, this.space(first), rows, this.space(this.rows.length - last));
+    this.restoreFocus(focus);
+  }
+
+  space(count) {
+    if (count <= 0) return null;
+    const cell = h("td", { colspan: this.columns.length + 1 });
+    const row = h("tr", { class: "space", "aria-hidden": "true" }, cell);
+    row.style.height = `${count * ROW_HEIGHT}px`;
+    return row;
+  }
+
+  drawRow(index) {
+    const row = this.rows[index];
+    const cells = this.columns.map((column) =>
+      h(
+        column.isHeader ? "th" : "td",
+        { ...cellProps(column), scope: column.isHeader ? "row" : null },
+        column.cell ? column.cell(row) : column.text(row),
+      ),
+    );
+    const props = { ...this.rowProps(row), "aria-rowindex": index + 2, "data-id": row.id };
+    return h("tr", props, cells, h("td", { class: "rest" }));
+  }
+
+  // Drawing replaces the cells; what had the focus is found again by its row and name.
+  focusedCell() {
+    const element = document.activeElement;
+    if (!this.body.contains(element)) return null;
+    const row = element.closest("tr").dataset.id;
+    const name = element.dataset.control;
+    return name ? { row, name } : null;
+  }
+
+  restoreFocus(focus) {
+    if (!focus) return;
+    const row = this.body.querySelector(`[data-id="${CSS.escape(focus.row)}"]`);
+    row?.querySelector(`[data-control="${focus.name}"]`)?.focus({ preventScroll: true });
+  }
+}
+
+function cellProps(column) {
+  const classes = [column.align === "right" && "number", column.sticky && "sticky"].filter(Boolean);
+  return {
+    class: classes.join(" ") || null,
+    style: column.sticky ? { left: `${column.left}px` } : null,
+  };
+}
+
+function textMeasure(font) {
+  const context = document.createElement("canvas").getContext("2d");
+  context.font = font;
+  return (text) => context.measureText(text).width;
+}
+
+/** Compare two values of a column; missing ones come last in either direction. */
+export function compareValues(a, b, descending) {
+  const noA = a === null || a === undefined || Number.isNaN(a);
+  const noB = b === null || b === undefined || Number.isNaN(b);
+  if (noA || noB) return noA - noB;
+  const order =
+    typeof a === "number" && typeof b === "number"
+      ? a - b
+      : String(a).localeCompare(String(b), "en", { numeric: true });
+  return descending ? -order : order;
+}
