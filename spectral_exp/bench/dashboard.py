@@ -8,6 +8,9 @@ Each tool gets the same numbers by its own interface and shows them by its own s
 - spike: whether the value of a spike of one step reaches the page of a long run, in any encoding.
   What does not reach the page cannot be drawn.
 
+Of our page alone: the first opening of a run of a million lines, the memory of its server, and the
+time from a line in the file to its step on the page.
+
 The other tools may be installed for another interpreter, given as `--peers`.
 """
 
@@ -37,6 +40,7 @@ from spectral_exp.core.errors import RunError
 from spectral_exp.core.json_files import content_crc32
 from spectral_exp.core.wording import install
 from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.lock import RunLock
 
 OURS = "ours"
 CHROMIUM = "/usr/bin/chromium"
@@ -46,6 +50,8 @@ FIRST_RUNS_S = Target(1.0, strict=True)
 MEMORY_MB = Target(120.0, strict=True)
 UPDATE_S = Target(0.4, strict=True)
 LONG_RUN_S = Target(5.0, strict=True)
+LONG_RUN_MB = Target(300.0, strict=True)
+LONGEST_UPDATE_S = Target(1.0, strict=True)
 
 _N_LINES = 500
 _LONG_LINES = 100_000
@@ -53,6 +59,7 @@ _OWN_LONG_LINES = 1_000_000
 _QUICK_LONG_LINES = 20_000
 _MAX_S = 120.0
 _SETTLE_S = 3.0
+_NEXT_FRAME = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 _CHROMIUM_OPTIONS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -113,7 +120,7 @@ def run(options: Options) -> Iterator[Section]:
     with _browser() as browser:
         yield _many_runs(options, browser, installed, missing)
         yield _long_run(options, browser, installed, missing)
-        yield _live_run(options, browser)
+        yield _own_page(options, browser)
 
 
 # --- many runs ------------------------------------------------------------------------------------
@@ -201,6 +208,66 @@ def _sees_spike(
         return bool(found)
 
 
+# --- our page alone -------------------------------------------------------------------------------
+
+
+def _own_page(options: Options, browser: Any) -> Section:
+    """Measure the page of a very long run, and of one that grows."""
+    n_lines = _QUICK_LONG_LINES if options.quick else _OWN_LONG_LINES
+    folder = options.new_folder("own")
+    log_progress(f"writing a run of {n_lines} lines")
+    name = _write_own_runs(folder, 1, n_lines)[0]
+    n_updates = 5 if options.quick else 20
+    with _served(OURS, folder, {}) as server, _new_page(browser) as page:
+        page.goto(server.address)
+        address = server.address.partition("?")[0] + f"#/run/{_key_of(page, name)}"
+        started = time.perf_counter()
+        with page.expect_response(lambda answer: "api/curves" in answer.url, timeout=1e3 * _MAX_S):
+            page.goto(address)
+        page.evaluate(_NEXT_FRAME)
+        opened_s = time.perf_counter() - started
+        memory_mb = server.memory_mb()
+        log_progress("adding lines to it")
+        with RunLock(folder / name):
+            updates = [_update_s(page, folder / name, n_lines + i) for i in range(1, n_updates + 1)]
+    once = measure.Spread.of
+    return Section(
+        f"our page of a run of {n_lines} lines",
+        [
+            Line(OURS, "first opening", "s", once([opened_s]), LONG_RUN_S),
+            Line(OURS, "memory of the server", "MB", once([memory_mb]), LONG_RUN_MB),
+            Line(OURS, "line written until its step is shown", "s", once(updates), UPDATE_S),
+            Line(OURS, "the longest of them", "s", once([max(updates)]), LONGEST_UPDATE_S),
+        ],
+    )
+
+
+def _key_of(page: Any, name: str) -> str:
+    """Return the key by which the server knows a run."""
+    end = time.monotonic() + _MAX_S
+    while time.monotonic() < end:
+        answer = page.evaluate("fetch('api/runs?since=0').then((answer) => answer.json())")
+        keys = [run["key"] for run in answer["runs"] if run["id"] == name]
+        if keys:
+            return str(keys[0])
+        time.sleep(0.05)
+    raise RunError(f"the dashboard does not list the run {name}")
+
+
+def _update_s(page: Any, run: Path, step: int) -> float:
+    """Append a line to a run and return the seconds until the page shows its step."""
+    time.sleep(0.1 + 0.07 * (step % 7))  # at other moments between two requests of the page
+    with RunPaths(run).metrics_file.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"step": step, "loss": 2.0}) + "\n")
+    started = time.perf_counter()
+    while time.perf_counter() - started < _MAX_S:
+        shown = page.evaluate("document.body.innerText")
+        if f"{step:,}" in shown or str(step) in shown:
+            return time.perf_counter() - started
+        time.sleep(0.01)
+    raise RunError(f"the page did not show step {step} within {_MAX_S:.0f} s")
+
+
 # --- servers --------------------------------------------------------------------------------------
 
 
@@ -217,9 +284,10 @@ class _Served:
         import psutil
 
         main = psutil.Process(self.process.pid)
-        return sum(
-            process.memory_info().rss for process in (main, *main.children(recursive=True))
-        ) / 1e6
+        return (
+            sum(process.memory_info().rss for process in (main, *main.children(recursive=True)))
+            / 1e6
+        )
 
 
 @contextlib.contextmanager
@@ -307,9 +375,7 @@ def _browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(
-            executable_path=CHROMIUM, args=list(_CHROMIUM_OPTIONS)
-        )
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=list(_CHROMIUM_OPTIONS))
         try:
             yield browser
         finally:
