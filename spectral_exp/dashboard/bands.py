@@ -96,6 +96,8 @@ def band_columns(
         n_bins: number of bins.
         kind: whether low and high are the 95 % interval of the mean or the range of the runs.
     """
+    if not any(map(len, runs)):
+        return np.empty((len(COLUMNS), 0))
     x, indices = _places(runs, low, high, n_bins)
     n_places = len(x)
     values = np.full((len(runs), n_places), np.nan)
@@ -111,13 +113,12 @@ def band_columns(
         values[row] = _interpolate(x, used, described[2])
     is_known = np.isfinite(values)
     n = is_known.sum(axis=0)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # values near the largest float
         mean = np.where(is_known, values, 0.0).sum(axis=0) / np.where(n, n, np.nan)
-    if kind == "range":
-        lows = np.fmin.reduce(values, axis=0) if len(values) else mean
-        highs = np.fmax.reduce(values, axis=0) if len(values) else mean
-    else:
-        lows, highs = _intervals(values, is_known, strata)
+        if kind == "range":
+            lows, highs = np.fmin.reduce(values, axis=0), np.fmax.reduce(values, axis=0)
+        else:
+            lows, highs = _intervals(values, is_known, strata)
     return np.stack([x, mean, lows, highs, n, lowest, highest, *marks])
 
 
@@ -126,7 +127,7 @@ def _places(
 ) -> tuple[FloatArray, list[NDArray[np.int64]]]:
     """Return the x of every place, and the place of each point of each run."""
     all_x = [points.x for points in runs]
-    different = np.unique(np.concatenate(all_x)) if all_x else np.empty(0)
+    different = np.unique(np.concatenate(all_x))
     if len(different) <= _PLACES_PER_BIN * n_bins:
         return different, [np.searchsorted(different, x) for x in all_x]
     bins = [bin_indices(x, low, high, n_bins) for x in all_x]
@@ -151,8 +152,6 @@ def _intervals(
     """Return the intervals of the means, for each set of runs that have values at some places."""
     n_places = values.shape[1]
     low, high = np.full(n_places, np.nan), np.full(n_places, np.nan)
-    if not n_places:
-        return low, high
     sets, which = np.unique(is_known, axis=1, return_inverse=True)
     for number in range(sets.shape[1]):
         rows = np.flatnonzero(sets[:, number])

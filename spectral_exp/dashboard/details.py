@@ -79,7 +79,8 @@ def _safe(value: Any) -> Any:
 
 
 def _settings(run: Run) -> list[dict[str, Any]]:
-    overridden = {text.lstrip("+~").partition("=")[0] for text in run.record.get("overrides") or ()}
+    overrides = run.record.get("overrides") or ()
+    overridden = [text.lstrip("+~").partition("=")[0] for text in overrides]
     return [
         {
             "name": name,

@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from spectral_exp.dashboard.rows import Row, run_row, unread_row
 from spectral_exp.dashboard.series_store import LiveSummaries, SeriesStore
 from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.runs.find import Found, LeftOut, find_runs
-from spectral_exp.runs.index import facts_of, files_stamp, indexed_facts
+from spectral_exp.runs.index import facts_of, files_stamp, indexed_facts, remember_facts
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.load import Facts, read_facts, run_of
 from spectral_exp.runs.lock import is_running
@@ -32,7 +32,8 @@ _SCAN_S = 3.0  # between two searches of the folders
 _MAX_SCAN_SHARE = 0.05  # of the time, if the folders are many
 _BATCH_BYTES = 16 << 20  # of metrics files that are read before their rows appear
 _BATCH_RUNS = 32
-_READ_S = 0.5  # spent on one live run before the others get their turn
+_READ_S = 0.5  # spent on one live or large run before the others get their turn
+_OPEN_S = 0.1  # spent on a run that a request opens before its turn has come
 _MAX_REMOVED = 10_000
 
 
@@ -151,12 +152,19 @@ class Library:
             return Changes(self._seq, rows, [] if is_reset else removed, is_reset)
 
     def run(self, key: str) -> Run:
-        """Return a run. Raises UnknownRunError if there is none with this key."""
+        """Return a run, also before its row is read.
+
+        Raises:
+            UnknownRunError: there is no run with this key.
+        """
         with self._lock:
             entry = self._entries.get(key)
-        if entry is None or entry.run is None:
-            raise UnknownRunError(f"there is no run with the key {key}")
-        return entry.run
+        if entry is not None and entry.run is not None:
+            return entry.run
+        run, _ = self._open(self.path(key), _OPEN_S)
+        if isinstance(run, str):
+            raise UnknownRunError(f"the run cannot be used: {run}")
+        return run
 
     def path(self, key: str) -> Path:
         """Return a run directory. Raises UnknownRunError if there is none with this key."""
@@ -236,34 +244,62 @@ class Library:
         for entry in live:
             self._read_live(entry)
         others = [entry for entry in entries if entry not in live]
-        if self._index is not None and len(others) > 1:
+        if self._index is not None and others:
             facts = indexed_facts([entry.path for entry in others], self._index)
             for entry, known in zip(others, facts, strict=True):
                 if known is not None:
                     self._use(entry, known)
             others = [e for e, known in zip(others, facts, strict=True) if known is None]
-        for batch in _batches(others):
+        sizes = {entry.key: _metrics_bytes(entry.path) for entry in others}
+        large = [entry for entry in others if sizes[entry.key] > _BATCH_BYTES]
+        for batch in _batches([entry for entry in others if entry not in large], sizes):
             if self._stop.is_set():
                 return
             facts_read = facts_of([entry.path for entry in batch], self._index)
             for entry, read in zip(batch, facts_read, strict=True):
                 self._use(entry, read)
+        for entry in large:
+            self._read_large(entry)
 
     def _read_live(self, entry: Entry) -> None:
         """Read what a running run has logged since the last time."""
+        run, is_behind = self._open(entry.path, _READ_S)
+        if is_behind:  # then it is read on in the next cycle
+            entry = replace(entry, stamp="")
+        if isinstance(run, str):
+            self._put(replace(entry, run=None, reason=run))
+        else:
+            self._use_run(entry, run)
+
+    def _read_large(self, entry: Entry) -> None:
+        """Read on in a large file, whose series the page is likely to ask for."""
+        stamp = files_stamp(entry.path)
         with self.store.follower(entry.path, _READ_S) as follower:
+            if follower.is_behind:
+                row = {**entry.row, "loading": follower.read_share}
+                self._put(replace(entry, stamp="", row=row))
+                return
+            facts = read_facts(entry.path, follower.content())
+            if "unusable" not in facts:
+                summaries = {name: follower.summary(name) for name in facts["metrics"]}
+                facts["metrics"] = {name: one.as_list() for name, one in summaries.items() if one}
+        if self._index is not None:
+            remember_facts(entry.path, stamp, facts, self._index)
+        self._use(entry, facts)
+
+    def _open(self, path: Path, budget_s: float) -> tuple[Run | str, bool]:
+        """Return a run whose series grow, or why it cannot be used; and whether more is to read."""
+        with self.store.follower(path, budget_s) as follower:
             is_behind, content = follower.is_behind, follower.content()
-        facts = read_facts(entry.path, content)
-        names = list(facts.get("metrics", ()))
-        stamp = "" if is_behind else entry.stamp  # then it is read on in the next cycle
+        facts = read_facts(path, content)
         if "unusable" in facts:
-            self._use(replace(entry, stamp=stamp), facts)
-            return
-        run = replace(
-            run_of(entry.path, {**facts, "metrics": {}}),
-            known_metrics=LiveSummaries(self.store, entry.path, names),
-        )
-        self._use_run(replace(entry, stamp=stamp), run)
+            return str(facts["unusable"]), is_behind
+        names = list(facts["metrics"])
+        return replace(
+            run_of(path, {**facts, "metrics": {}}),
+            known_metrics=LiveSummaries(self.store, path, names),
+            read_series=lambda metric: self.store.series(path, metric),
+        ), is_behind
 
     def _use(self, entry: Entry, facts: Facts) -> None:
         if "unusable" in facts:
@@ -351,16 +387,20 @@ def _has_died(entry: Entry) -> bool:
     return entry.run is not None and entry.run.status == "running" and not is_running(entry.path)
 
 
-def _batches(entries: Iterable[Entry]) -> Iterable[list[Entry]]:
+def _metrics_bytes(path: Path) -> int:
+    try:
+        return RunPaths(path).metrics_file.stat().st_size
+    except OSError:
+        return 0
+
+
+def _batches(entries: Iterable[Entry], sizes: Mapping[str, int]) -> Iterable[list[Entry]]:
     """Yield the entries in portions of few bytes."""
     batch: list[Entry] = []
     n_bytes = 0
     for entry in entries:
         batch.append(entry)
-        try:
-            n_bytes += RunPaths(entry.path).metrics_file.stat().st_size
-        except OSError:
-            n_bytes += 0
+        n_bytes += sizes[entry.key]
         if n_bytes >= _BATCH_BYTES or len(batch) >= _BATCH_RUNS:
             yield batch
             batch, n_bytes = [], 0

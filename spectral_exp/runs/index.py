@@ -73,6 +73,18 @@ def facts_of(paths: Sequence[Path], index: Path | None) -> list[Facts]:
     return [facts[i] for i in range(len(paths))]
 
 
+def remember_facts(path: Path, stamp: str, facts: Facts, index: Path) -> None:
+    """Add the facts of a run that has this `files_stamp`, unless its files have just changed."""
+    _remember(index, [(path, stamp, facts)], time.time_ns())
+
+
+def _remember(index: Path, runs: Sequence[tuple[Path, str, Facts]], began_ns: int) -> None:
+    """Add facts that were read since `began_ns`."""
+    old = [run for run in runs if _is_old(run[1], began_ns)]
+    stable = [run for run in old if files_stamp(run[0]) == run[1]]
+    _write(index, {str(path.resolve()): (stamp, facts) for path, stamp, facts in stable})
+
+
 def indexed_facts(paths: Sequence[Path], index: Path) -> list[Facts | None]:
     """Return the facts of runs if the index has them and their files have not changed."""
     names = [str(path.resolve()) for path in paths]

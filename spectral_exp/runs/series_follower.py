@@ -115,10 +115,11 @@ class SeriesFollower:
 
     def summary(self, name: str) -> MetricSummary | None:
         """Return the summary of a metric, or None if it was never logged."""
-        series = self.series(name)
-        if not len(series):
-            return None
         if name not in self._summaries:
+            # Not kept in memory, since a run may have hundreds of metrics.
+            series = self._series.get(name) or self._columns.series_of(name)
+            if not len(series):
+                return None
             self._summaries[name] = MetricSummary.of(series)
         return self._summaries[name]
 

@@ -20,6 +20,7 @@ export const X_LABELS = {
 const MIN_BINS = 200;
 const MAX_BINS = 1500;
 const ZOOM_DELAY_MS = 60;
+const LOADING_MS = 500;
 
 export class ChartCard {
   /**
@@ -43,7 +44,7 @@ export class ChartCard {
       h(
         "header",
         null,
-        h("h3", { title: metric.name }, bdi(metric.title)),
+        h("h2", { title: metric.name }, bdi(metric.title)),
         this.note,
         menuButton(`Save or enlarge ${metric.title}`, () => this.menuItems(), {
           iconName: "more",
@@ -97,6 +98,16 @@ export class ChartCard {
     }, delay);
   }
 
+  // The server is still reading a large file.
+  refreshLater() {
+    this.isStale = true;
+    if (this.timer !== null) return;
+    this.timer = setTimeout(() => {
+      this.timer = null;
+      if (this.isVisible) this.load();
+    }, LOADING_MS);
+  }
+
   dataParameters() {
     const { sources, selection, x, band } = this.settings;
     return { sources, selection, x, band };
@@ -115,7 +126,8 @@ export class ChartCard {
       const data = await this.fetchSeries(controller.signal);
       if (this.controller !== controller) return;
       this.draw(data);
-      fill(this.note, data.series.length ? countMarks(data.series) : "No values");
+      fill(this.note, noteOf(data));
+      if (data.loading !== null) this.refreshLater();
     } catch (error) {
       if (error.name === "AbortError") return;
       if (!(error instanceof ApiError || error instanceof ServerGone)) throw error;
@@ -138,7 +150,9 @@ export class ChartCard {
       groups.length ? fetchBand({ groups, band, ...selection, ...window }, { signal }) : null,
     ]);
     const extents = [curves?.header.extent, bands?.header.extent].filter(Boolean);
+    const loading = [curves, bands].flatMap((part) => Object.values(part?.header.loading ?? {}));
     return {
+      loading: loading.length ? Math.min(...loading) : null,
       metric: (curves ?? bands)?.header.metric,
       series: [
         ...bandSeries(banded, bands?.series ?? []),
@@ -205,8 +219,8 @@ function hasBand({ isGroup, keys }, band) {
 function bandSeries(sources, bands) {
   const sourceOf = new Map(sources.map((source) => [source.id, source]));
   return bands
-    .filter(({ key }) => sourceOf.has(key))
-    .map((band) => ({ ...band, kind: "band", ...styleOf(sourceOf.get(band.key)) }));
+    .filter(({ id, n }) => sourceOf.has(id) && n !== 0)
+    .map((band) => ({ ...band, key: band.id, kind: "band", ...styleOf(sourceOf.get(band.id)) }));
 }
 
 function curveSeries(sources, curves) {
@@ -224,6 +238,11 @@ function union(extents) {
   const lows = extents.map(([low]) => low);
   const highs = extents.map(([, high]) => high);
   return [Math.min(...lows), Math.max(...highs)];
+}
+
+function noteOf({ series, loading }) {
+  if (loading !== null) return `Reading, ${Math.floor(100 * loading)} %`;
+  return series.length ? countMarks(series) : "No values";
 }
 
 function countMarks(curves) {

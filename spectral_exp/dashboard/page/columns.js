@@ -50,7 +50,8 @@ function countText({ n, n_used: used }) {
 function shownColumn(page) {
   return {
     id: "shown",
-    title: "",
+    title: "Shown",
+    isTitleHidden: true,
     hint: "Shown in the charts",
     width: 36,
     sticky: true,

@@ -1,12 +1,13 @@
 /** The comparison of two to eight groups: tables, difference over steps, figures, configurations. */
 
-import { ApiError, ServerGone, address, getJson } from "./client.js";
+import { ApiError, ServerGone, getJson } from "./client.js";
 import { resolveColors } from "./colors.js";
 import { button, choice, emptyState, menuButton, setOptions, throttle } from "./controls.js";
 import { bdi, fill, h, icon } from "./dom.js";
 import { GroupsModel, groupQuery, metricChoices, selectionOf } from "./groups.js";
 import { copyText } from "./popover.js";
 import { DiffSection, DifferenceSection } from "./compare_sections.js";
+import { FiguresSection } from "./compare_figures.js";
 import { comparisonTable } from "./compare_table.js";
 import { idList, patchParams } from "./state.js";
 
@@ -26,14 +27,14 @@ export class ComparePage {
     this.message = h("div");
     this.tables = h("section", { "aria-label": "Tables" });
     this.difference = new DifferenceSection();
-    this.figures = h("section", { class: "figures", "aria-label": "Figures" });
+    this.figures = new FiguresSection();
     this.diff = new DiffSection(store);
     this.content = h(
       "div",
       null,
       this.tables,
       this.difference.element,
-      this.figures,
+      this.figures.element,
       this.diff.element,
     );
     main.append(
@@ -58,6 +59,7 @@ export class ComparePage {
     this.groups.destroy();
     this.difference.destroy();
     this.diff.destroy();
+    this.figures.destroy();
   }
 
   update(params) {
@@ -172,7 +174,7 @@ export class ComparePage {
       if (this.question !== question || this.isDestroyed) return;
       this.command = answer.command;
       fill(this.tables, answer.tables.map(comparisonTable), notes(answer.notes));
-      this.drawFigures(answer.figures, query);
+      this.figures.update(query, JSON.stringify([question, answer.tables]));
     } catch (error) {
       if (!(error instanceof ApiError || error instanceof ServerGone)) throw error;
       if (!this.isDestroyed) fill(this.message, h("p", { class: "notice" }, error.message));
@@ -183,41 +185,6 @@ export class ComparePage {
       metric: query.metric,
     });
     this.diff.update(chosen);
-  }
-
-  drawFigures(names, query) {
-    const signature = JSON.stringify([names, query]);
-    if (signature === this.figureSignature) return;
-    this.figureSignature = signature;
-    const url = (name, suffix) =>
-      address(`api/figure/${encodeURIComponent(name)}.${suffix}`, query);
-    const figure = (name) => {
-      const note = h("p", { class: "faint" });
-      const image = h("img", {
-        src: url(name, "svg"),
-        alt: `Figure: ${name}`,
-        loading: "lazy",
-        onerror: () => {
-          image.hidden = true;
-          fill(note, "This figure cannot be drawn for these groups.");
-        },
-      });
-      const save = (suffix) =>
-        h("a", { href: url(name, suffix), download: `${name}.${suffix}` }, suffix.toUpperCase());
-      return h(
-        "figure",
-        { class: "figure" },
-        h(
-          "figcaption",
-          null,
-          h("h2", null, name.replaceAll("_", " ")),
-          ["svg", "pdf", "png"].map(save),
-        ),
-        image,
-        note,
-      );
-    };
-    fill(this.figures, names.map(figure));
   }
 
   copyCommand() {
@@ -239,18 +206,21 @@ export class ComparePage {
   }
 }
 
-function notes(items) {
+function notes(parts) {
+  const count = parts.reduce((total, part) => total + part.notes.length, 0);
+  const list = (items) =>
+    h(
+      "ul",
+      null,
+      items.map((text) => h("li", null, text)),
+    );
   return (
-    items?.length > 0 &&
+    count > 0 &&
     h(
       "details",
       { class: "notes", open: true },
-      h("summary", null, "Notes ", h("span", { class: "count" }, items.length)),
-      h(
-        "ul",
-        null,
-        items.map((text) => h("li", null, text)),
-      ),
+      h("summary", null, "Notes ", h("span", { class: "count" }, count)),
+      parts.map(({ title, notes: items }) => [h("h3", null, title), list(items)]),
     )
   );
 }

@@ -1,20 +1,16 @@
 /** A table of the comparison as the server has formatted it. */
 
 import { bdi, h } from "./dom.js";
-import { sourcedNumber } from "./popover.js";
 
 /**
- * @param {{title: string, columns: Array<string|{title: string, align?: string}>,
- *   rows: Array<Array<string|{text: string, source?: Object, separated?: boolean}>>}} table
+ * @param {{title: string, columns: string[], is_text: boolean[],
+ *   rows: Array<Array<{text: string, bold: boolean}>>}} table
  */
-export function comparisonTable({ title, columns, rows }) {
-  const heads = columns.map((column) => (typeof column === "string" ? { title: column } : column));
-  const isNumber = heads.map(
-    (head, index) =>
-      head.align === "right" ||
-      (index > 0 && rows.every((row) => looksNumeric(textOf(row[index])))),
-  );
-  const className = (index) => (isNumber[index] ? "number" : null);
+export function comparisonTable({ title, columns, is_text: isText, rows }) {
+  const props = (index) => ({ class: isText[index] ? null : "number" });
+  const head = (text, index) => h("th", { ...props(index), scope: "col" }, text);
+  const cell = ({ text, bold }, index) =>
+    h("td", props(index), h("span", { class: bold ? "separated" : null }, bdi(text)));
   return h(
     "section",
     { class: "comparison" },
@@ -25,42 +21,13 @@ export function comparisonTable({ title, columns, rows }) {
       h(
         "table",
         { class: "grid" },
-        h(
-          "thead",
-          null,
-          h(
-            "tr",
-            null,
-            heads.map((head, index) =>
-              h("th", { class: className(index), scope: "col" }, head.title),
-            ),
-          ),
-        ),
+        h("thead", null, h("tr", null, columns.map(head))),
         h(
           "tbody",
           null,
-          rows.map((row) =>
-            h(
-              "tr",
-              null,
-              row.map((cell, index) => h("td", { class: className(index) }, cellContent(cell))),
-            ),
-          ),
+          rows.map((row) => h("tr", null, row.map(cell))),
         ),
       ),
     ),
   );
-}
-
-function textOf(cell) {
-  return typeof cell === "object" && cell !== null ? (cell.text ?? "") : String(cell ?? "");
-}
-
-function looksNumeric(text) {
-  return text === "" || /^[-+−]?[\d[(.]/.test(text);
-}
-
-function cellContent(cell) {
-  if (cell === null || typeof cell !== "object") return bdi(cell ?? "");
-  return sourcedNumber(cell, { class: cell.separated ? "separated" : "" });
 }

@@ -5,7 +5,11 @@ import { ApiError, ServerGone, getJson } from "./client.js";
 /** @returns {Promise<{series: Object[], sentence: string}>} */
 export async function fetchDifference(group, baseline, selection) {
   try {
-    const answer = await getJson("api/difference", { a: group.id, b: baseline.id, ...selection });
+    const answer = await getJson("api/difference", {
+      a: baseline.id,
+      b: group.id,
+      ...selection,
+    });
     const title = `${group.label} minus ${baseline.label}`;
     if (!answer.steps.length) return { series: [], sentence: `${title}: no step that both have.` };
     return {
@@ -26,14 +30,13 @@ function differenceBand(label, { color }, { steps, mean, low, high, n }) {
     low: numbers(low),
     high: numbers(high),
   };
-  const counts = Array.isArray(n) ? n : steps.map(() => n);
   return {
     key: "difference",
     label,
     kind: "band",
     color: color ?? 0,
     dash: 0,
-    columns: { ...columns, n: numbers(counts) },
+    columns: { ...columns, n: numbers(n) },
   };
 }
 
@@ -50,9 +53,10 @@ function zeroLine(steps) {
   };
 }
 
-function sentenceOf(title, { separated_from: from, n }) {
-  const seeds = Array.isArray(n) ? Math.max(...n) : n;
-  const pairs = seeds ? `, ${seeds} paired seeds` : "";
-  if (from === null || from === undefined) return `${title}${pairs}: not separated at the end.`;
-  return `${title}${pairs}: the interval excludes zero from step ${from.toLocaleString("en-US")} on.`;
+function sentenceOf(title, { separated_from: from, n, paired }) {
+  const isPaired = paired.every(Boolean);
+  const pairs = `, n = ${Math.max(...n)}${isPaired ? " pairs of equal seed" : ", not paired"}`;
+  if (from === null || from === undefined)
+    return `${title}${pairs}: not separated at the last step.`;
+  return `${title}${pairs}: separated from step ${from.toLocaleString("en-US")} on.`;
 }

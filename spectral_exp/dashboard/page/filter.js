@@ -2,6 +2,7 @@
 
 import { ApiError, ServerGone, getJson } from "./client.js";
 import { bdi, fill, h, icon } from "./dom.js";
+import { plural } from "./format.js";
 
 const COMPLETE_MS = 120;
 
@@ -125,11 +126,11 @@ export class FilterBox {
     this.input.setAttribute("aria-activedescendant", `filter-item-${this.active}`);
   }
 
-  // A name is completed up to its operator; a whole condition is taken.
-  choose(item) {
-    if (/[=<>!~]./.test(item)) this.add(item);
+  // A condition is taken as it is; after a name its values are offered.
+  choose({ text, runs }) {
+    if (runs !== null) this.add(text);
     else {
-      this.input.value = item;
+      this.input.value = `${text}=`;
       this.complete();
     }
   }
@@ -143,13 +144,13 @@ export class FilterBox {
     let items = [];
     try {
       const answer = await getJson("api/complete", { text });
-      items = answer.items.map((item) => (typeof item === "string" ? item : item.text));
+      items = answer.items;
     } catch (error) {
       // Completion is a convenience: the filter works without it.
       if (!(error instanceof ApiError || error instanceof ServerGone)) throw error;
     }
     if (this.input.value !== text || document.activeElement !== this.input) return;
-    this.show(items.filter((item) => item !== text));
+    this.show(items.filter((item) => item.text !== text));
   }
 
   show(items) {
@@ -170,7 +171,8 @@ export class FilterBox {
               this.choose(item);
             },
           },
-          bdi(item),
+          bdi(item.text),
+          item.runs !== null && h("span", { class: "count" }, plural(item.runs, "run")),
         ),
       ),
     );

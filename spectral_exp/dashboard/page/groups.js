@@ -28,6 +28,8 @@ export class GroupsModel extends EventTarget {
     super();
     this.store = store;
     this.answer = null;
+    /** Whether all runs had been read when the answer was asked for. */
+    this.isComplete = false;
     this.error = null;
     this.query = null;
     this.signature = "";
@@ -62,8 +64,10 @@ export class GroupsModel extends EventTarget {
     }
     const controller = (this.controller = new AbortController());
     this.isStale = false;
+    const isComplete = this.store.facts.complete;
     try {
       this.answer = await getJson("api/groups", this.query, { signal: controller.signal });
+      this.isComplete = isComplete;
       this.error = null;
     } catch (error) {
       if (error.name === "AbortError") return;

@@ -60,6 +60,7 @@ export class RunPage {
     };
     store.addEventListener("change", this.onChange);
     store.addEventListener("watched", this.onWatched);
+    this.tabs.hidden = true;
     this.drawHead();
     this.load();
   }
@@ -74,6 +75,12 @@ export class RunPage {
   }
 
   async load() {
+    await this.store.ready;
+    if (this.isDestroyed) return;
+    if (this.isGone()) {
+      this.drawHead();
+      return;
+    }
     try {
       const facts = await getJson(`api/run/${encodeURIComponent(this.key)}`);
       if (this.isDestroyed) return;
@@ -96,10 +103,14 @@ export class RunPage {
   }
 
   drawHead() {
-    const { row, facts, error, store } = this;
-    const isDeleted = store.loaded && !store.rows.has(this.key) && !isExport;
+    const { row, facts, error } = this;
+    const isDeleted = this.isGone();
     if (row) this.setTitle(row.id);
     this.head.draw({ row, facts, error, isDeleted });
+  }
+
+  isGone() {
+    return this.store.loaded && !this.store.rows.has(this.key) && !isExport;
   }
 
   get row() {
@@ -157,6 +168,7 @@ export class RunPage {
 
   drawTab() {
     if (!this.facts) return;
+    this.tabs.hidden = false;
     const { name, Tab } = this.chosen;
     if (name !== this.tabName) {
       this.closeTab();

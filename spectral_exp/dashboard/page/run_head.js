@@ -71,7 +71,11 @@ export class RunHead {
   }
 
   messageContent({ facts, error, isDeleted }) {
-    if (isDeleted && facts) {
+    if (isDeleted && !facts) {
+      const link = h("a", { href: "#/runs" }, "Go to the runs");
+      return emptyState("There is no such run", "It may have been deleted or moved.", link);
+    }
+    if (isDeleted) {
       return h(
         "p",
         { class: "notice" },

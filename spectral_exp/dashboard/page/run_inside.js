@@ -204,7 +204,7 @@ export class InsideTab {
   addHeatMap({ title, row }) {
     const host = h("div", { class: "chart-host" });
     const note = h("p", { class: "faint" });
-    const heading = h("h3", null, bdi(title), h("small", null, this.otherFacts ? row.id : ""));
+    const heading = h("h2", null, bdi(title), h("small", null, this.otherFacts ? row.id : ""));
     const element = h("section", { class: "chart-card" }, h("header", null, heading), host, note);
     this.spectra.append(element);
     return { element, note, map: new HeatMap(host, { title, yLabel: "" }), count: null };

@@ -3,7 +3,7 @@
 import { ApiError, ServerGone, getJson } from "./client.js";
 import { button, checkbox, choice, emptyState, setOptions } from "./controls.js";
 import { fill, h } from "./dom.js";
-import { formatBytes } from "./format.js";
+import { formatBytes, plural } from "./format.js";
 
 const WINDOW_BYTES = 65536;
 const MAX_WINDOWS = 16;
@@ -220,9 +220,7 @@ export class LogTab {
       h(
         "p",
         { role: "status" },
-        count
-          ? `${count}${next === null ? "" : "+"} lines with “${this.text}”`
-          : `No line with “${this.text}”.`,
+        `${next === null ? "" : "First "}${plural(count, "line")} with “${this.text}”`,
       ),
       h(
         "ul",
@@ -239,16 +237,16 @@ export class LogTab {
     );
   }
 
+  /** Go to the warning or error after the marked line; after the last one comes the first. */
   async nextWarning() {
     const after = this.markedOffset === undefined ? 0 : this.markedOffset + 1;
-    const answer = await this.fetchWindow({ level: "warning", after });
+    let answer = await this.fetchWindow({ level: "warning", after });
+    if (answer?.matches.length === 0 && after > 0) {
+      answer = await this.fetchWindow({ level: "warning", after: 0 });
+    }
     if (!answer) return;
     if (answer.matches.length) this.jumpTo(answer.matches[0].offset);
-    else {
-      const isFirst = this.markedOffset === undefined;
-      this.markedOffset = undefined;
-      fill(this.position, isFirst ? "No warnings" : "No further warnings");
-    }
+    else fill(this.position, "No warnings");
   }
 
   /** Mark the line at a byte and bring it into sight. */

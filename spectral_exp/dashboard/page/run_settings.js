@@ -90,7 +90,7 @@ export class SettingsTab {
       { title: "Value", cell: ({ value }) => bdi(valueText(value)) },
       hasDefaults && { title: "Default", cell: (item) => bdi(valueText(item.default ?? "")) },
       {
-        title: "",
+        title: "Origin",
         cell: ({ overridden }) => overridden && h("span", { class: "tag" }, "overridden"),
       },
     ].filter(Boolean);
@@ -116,15 +116,15 @@ export class SettingsTab {
 export async function loadDiff(a, b) {
   try {
     const { sections } = await getJson("api/diff", { a, b });
-    if (!sections.length) return h("p", { class: "lead" }, "The two runs do not differ.");
-    return sections.map(({ title, lines }) =>
-      h(
-        "section",
-        null,
-        h("h2", null, title),
-        h("pre", { class: "block", tabindex: "0", "aria-label": title }, lines.join("\n")),
-      ),
-    );
+    const differing = sections.filter(({ lines }) => lines.length);
+    const same = sections.filter(({ lines }) => !lines.length).map(({ title }) => title);
+    return [
+      differing.map(({ title, lines }) => [
+        h("h3", null, title),
+        h("pre", { class: "block", tabindex: "0" }, lines.join("\n")),
+      ]),
+      same.length > 0 && h("p", { class: "lead" }, `The same in both: ${same.join(", ")}.`),
+    ];
   } catch (error) {
     if (!(error instanceof ApiError || error instanceof ServerGone)) throw error;
     return h("p", { class: "notice" }, error.message);

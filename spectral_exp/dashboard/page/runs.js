@@ -115,14 +115,14 @@ export class RunsPage {
     this.table.setContent(this.columns, this.rows, sort);
   }
 
-  // Without a choice, the baseline and the best groups at the first answer: an update that changes
+  // Without a choice, the baseline and the best groups once all runs are read: an update that changes
   // the order does not exchange the curves.
   shownIds(answer) {
     const chosen = idList(this.params, "show");
     if (chosen) return new Set(chosen);
     const ids = new Set(answer.rows.map(({ id }) => id));
     if (this.shownFor !== this.groups.signature) this.firstShown = [];
-    this.shownFor = this.groups.signature;
+    this.shownFor = this.groups.isComplete ? this.groups.signature : null;
     const sorted = groupRows(answer, { store: this.store, styles: new Map() });
     const baseline = sorted.filter(({ isBaseline }) => isBaseline);
     const order = [...this.firstShown, ...[...baseline, ...sorted].map(({ id }) => id)];

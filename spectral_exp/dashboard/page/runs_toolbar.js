@@ -95,7 +95,7 @@ export class RunsToolbar {
   }
 
   tableContent() {
-    const columns = this.page.columns.filter(({ title }) => title);
+    const columns = this.page.columns.filter(({ isTitleHidden }) => !isTitleHidden);
     const rows = this.page.rows.filter(({ kind }) => kind === "group");
     // A column without any text says nothing in a copy.
     return [columns.filter((column) => rows.some((row) => column.text(row))), rows];

@@ -5,6 +5,7 @@ import { ApiError, ServerGone, getJson, isExport } from "./client.js";
 const FAST_MS = 500;
 const SLOW_MS = 5000;
 const MAX_RETRY_MS = 10000;
+const MAX_WATCHED = 200;
 
 /**
  * Events: `change` (detail: {changed: Set of keys, removed: Set of keys}), `watched` (detail: keys
@@ -27,6 +28,10 @@ export class RunStore extends EventTarget {
     this.retryMs = 0;
     this.timer = null;
     this.turn = null;
+    /** Resolved when the server has answered for the first time. */
+    this.ready = new Promise((resolve) => {
+      this.resolveReady = resolve;
+    });
   }
 
   /** Read everything and go on polling while the page is visible. */
@@ -66,7 +71,7 @@ export class RunStore extends EventTarget {
     const turn = (this.turn = {});
     try {
       const path = this.loaded ? "api/changes" : "api/runs";
-      const watch = [...this.watchCounts.keys()];
+      const watch = [...this.watchCounts.keys()].slice(0, MAX_WATCHED);
       const answer = await getJson(path, { since: this.seq, watch });
       if (this.turn !== turn) return;
       this.take(answer);
@@ -92,6 +97,7 @@ export class RunStore extends EventTarget {
     const changes = this.mergeRows(answer);
     const first = !this.loaded;
     this.loaded = true;
+    this.resolveReady();
     this.seq = answer.seq;
     if (first || wasBroken || before !== JSON.stringify(this.facts)) this.emit("status");
     if (first || changes.changed.size || changes.removed.size) this.emit("change", changes);
@@ -114,6 +120,8 @@ export class RunStore extends EventTarget {
   mergeWatched(watched) {
     const keys = new Set();
     for (const [key, state] of Object.entries(watched)) {
+      // The run is gone; the answer names it among the removed ones.
+      if (state === null) continue;
       const text = JSON.stringify(state);
       const known = this.watched.get(key);
       if (known !== undefined && known.text !== text) keys.add(key);

@@ -16,6 +16,7 @@ const MAX_WIDTH = 320;
  * @property {"left"|"right"} [align]
  * @property {number} [width] fixed width in pixels; measured from the texts otherwise
  * @property {number} [extra] pixels beside the text
+ * @property {boolean} [isTitleHidden] the title is there for screen readers
  * @property {boolean} [isOptional] left out if no row has a text
  * @property {boolean} [sticky] stays in place when the table scrolls sideways
  * @property {function(Object): string} text used for copies and widths
@@ -116,7 +117,7 @@ export class VirtualTable {
     fill(
       this.head,
       this.columns.map((column) => this.headCell(column)),
-      h("th", { class: "rest" }),
+      h("td", { class: "rest", "aria-hidden": "true" }),
     );
     if (focused) this.head.querySelector(`[data-column="${CSS.escape(focused)}"] button`)?.focus();
   }
@@ -131,7 +132,8 @@ export class VirtualTable {
       title: column.hint ?? column.title,
       data: { column: column.id },
     };
-    if (!column.sort) return h("th", props, h("span", { class: "head-text" }, column.title));
+    const titleClass = column.isTitleHidden ? "for-screen-readers" : "head-text";
+    if (!column.sort) return h("th", props, h("span", { class: titleClass }, column.title));
     const arrow = isSorted && icon("up");
     if (arrow && this.sort.descending) arrow.classList.add("turned");
     const onclick = () => this.onSort(column.id);

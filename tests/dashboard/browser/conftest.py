@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from spectral_exp.dashboard.page_files import page_file
+from tests.dashboard.browser.served import dashboard, runs_folder
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page, Route
+
+__all__ = ["dashboard", "runs_folder"]
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 

@@ -11,7 +11,7 @@ export function lineWidth(ratio) {
 export function gridItems({ plot, scaleY, scaleX, ticksY, ticksX }, { ratio }, theme) {
   const items = [];
   const add = (x0, y0, x1, y1) => {
-    items.push({ type: "rule", x0, y0, x1, y1, color: theme.grid, width: lineWidth(ratio) });
+    items.push({ type: "rule", x0, y0, x1, y1, color: theme.grid, width: lineWidth(ratio), isInside: true });
   };
   for (const { value } of ticksY) {
     const y = scaleY.toPixel(value);

@@ -1,80 +1,67 @@
 /** Draws a scene on a canvas of device pixels. */
 
+import { Raster } from "./raster.js";
+
 /**
- * Draw the items of a scene.
+ * Draw the items of a scene over all of a canvas.
  *
  * @param {CanvasRenderingContext2D} context
  * @param {{plot, items}} scene
- * @param {string} font Family of all texts.
+ * @param {{background, font}} theme
  */
-export function drawScene(context, { plot, items }, font) {
-  context.lineJoin = "bevel";
-  for (const item of items) if (!item.isInside && item.type === "rule") drawRule(context, item);
+export function drawScene(context, { plot, items }, { background, font }) {
+  const { width, height } = context.canvas;
+  context.fillStyle = background;
+  context.fillRect(0, 0, width, height);
+  const raster = new Raster(rasterBounds(plot, items, width, height), background);
+  const inside = items.filter(({ isInside }) => isInside);
+  for (const item of inside) RASTERIZE[item.type]?.(raster, item);
+  raster.put(context);
   context.save();
   context.beginPath();
-  context.rect(plot.left, plot.top - 1, plot.right - plot.left, plot.bottom - plot.top + 2);
+  context.rect(raster.left, raster.top, raster.width, raster.height);
   context.clip();
-  for (const item of items) if (item.isInside) DRAW[item.type](context, item);
+  for (const item of inside) if (item.type === "marks") drawMarks(context, item);
   context.restore();
-  for (const item of items) {
-    if (!item.isInside && item.type !== "rule") DRAW[item.type](context, item, font);
-  }
+  for (const item of items) if (!item.isInside) DRAW_OUTSIDE[item.type](context, item, font);
 }
 
-const DRAW = {
-  line: drawLine, strokes: drawStrokes, area: drawArea, marks: drawMarks, text: drawText,
-  cell: drawCell,
+/** The last value lies on the right edge of the plot: its column belongs to the plot. */
+function rasterBounds({ left, top, right, bottom }, items, width, height) {
+  const lineWidth = Math.max(1, ...items.map((item) => (item.isInside && item.width) || 1));
+  return {
+    left, top: Math.max(0, top - lineWidth),
+    right: Math.min(width, right + lineWidth), bottom: Math.min(height, bottom + lineWidth),
+  };
+}
+
+const RASTERIZE = {
+  rule: (raster, { x0, y0, x1, y1, color, width }) => {
+    const { x, y, along, across } = ruleBox(x0, y0, x1, y1, width);
+    raster.rectangle(x, y, along, across, color);
+  },
+  line: (raster, item) => raster.line(item.points, item.color, item.width, item),
+  strokes: (raster, { points, color, width }) => raster.strokes(points, color, width),
+  area: (raster, { x, top, bottom, color, alpha }) => raster.area(x, top, bottom, color, alpha),
+  cell: (raster, { x, y, width, height, color }) => raster.rectangle(x, y, width, height, color),
 };
 
-function drawRule(context, { x0, y0, x1, y1, color, width }) {
-  context.fillStyle = color;
+const DRAW_OUTSIDE = { rule: drawRule, marks: drawMarks, text: drawText, cell: drawCell };
+
+function ruleBox(x0, y0, x1, y1, width) {
   const isVertical = x0 === x1;
-  const [x, y] = [Math.round(x0 - (isVertical ? width / 2 : 0)), Math.round(y0 - (isVertical ? 0 : width / 2))];
-  context.fillRect(x, y, isVertical ? width : Math.round(x1 - x0), isVertical ? Math.round(y1 - y0) : width);
+  return {
+    x: Math.round(x0 - (isVertical ? width / 2 : 0)),
+    y: Math.round(y0 - (isVertical ? 0 : width / 2)),
+    along: isVertical ? width : Math.round(x1 - x0),
+    across: isVertical ? Math.round(y1 - y0) : width,
+  };
 }
 
-function drawLine(context, { points, color, width, dash = [] }) {
-  context.strokeStyle = color;
-  context.lineWidth = width;
-  context.setLineDash(dash);
-  context.beginPath();
-  let isDown = false;
-  for (let index = 0; index < points.length; index += 2) {
-    const x = points[index];
-    if (Number.isNaN(x)) isDown = false;
-    else if (isDown) context.lineTo(x, points[index + 1]);
-    else {
-      context.moveTo(x, points[index + 1]);
-      isDown = true;
-    }
-  }
-  context.stroke();
-  context.setLineDash([]);
-}
-
-/** Rectangles on whole pixels: opaque however narrow they are. */
-function drawStrokes(context, { points, color, width }) {
+function drawRule(context, { x0, y0, x1, y1, color, width }) {
+  const { x, y, along, across } = ruleBox(x0, y0, x1, y1, width);
   context.fillStyle = color;
-  for (let index = 0; index < points.length; index += 3) {
-    const top = Math.floor(points[index + 1]);
-    const left = Math.floor(points[index] / width) * width;
-    context.fillRect(left, top, width, Math.max(Math.ceil(points[index + 2]) - top, width));
-  }
-}
-
-function drawArea(context, { x, top, bottom, color, alpha, width }) {
-  context.beginPath();
-  for (let index = 0; index < x.length; index += 1) context.lineTo(x[index], top[index]);
-  for (let index = x.length - 1; index >= 0; index -= 1) context.lineTo(x[index], bottom[index]);
-  context.closePath();
-  context.globalAlpha = alpha;
-  context.fillStyle = color;
-  context.fill();
-  context.globalAlpha = 1;
-  if (!width) return;
-  context.strokeStyle = color;
-  context.lineWidth = width;
-  context.stroke();
+  context.fillRect(x, y, along, across);
 }
 
 function drawMarks(context, { shape, points, color, size }) {

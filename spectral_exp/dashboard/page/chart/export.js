@@ -28,9 +28,7 @@ export function exportPng(chart) {
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [size.width, size.height];
   const context = canvas.getContext("2d");
-  context.fillStyle = chart.theme.background;
-  context.fillRect(0, 0, size.width, size.height);
-  drawScene(context, scene, chart.theme.font);
+  drawScene(context, scene, chart.theme);
   return new Promise((resolve, reject) => {
     canvas.toBlob((blob) => (blob ? resolve(blob) : reject(new Error("The image is too large."))));
   });

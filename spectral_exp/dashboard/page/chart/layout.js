@@ -39,16 +39,19 @@ function positiveStart(lo, hi, list) {
   return start;
 }
 
-/** Return `{domain, threshold}` of the y axis for what is visible in a window of x. */
+/** Return `{domain, threshold, isEmpty}` of the y axis for the finite values in a window of x. */
 export function domainOfY(view, list, window) {
   const extent = extentOfY(list, window, view.clip);
   const kind = view.yScale;
   const largest = Math.max(Math.abs(extent.lo), Math.abs(extent.hi));
   const threshold = extent.lo <= extent.hi ? symlogThreshold(extent.smallest, largest) : 1;
-  if (view.y) return { domain: view.y, threshold };
-  if (kind === "log") return { domain: paddedDomain(extent.positive, extent.hi, kind), threshold };
-  if (kind === "symlog") return { domain: paddedSymlog(extent, threshold), threshold };
-  return { domain: paddedDomain(extent.lo, extent.hi, kind), threshold };
+  return { domain: view.y ?? domainOf(kind, extent, threshold), threshold, isEmpty: !(extent.lo <= extent.hi) };
+}
+
+function domainOf(kind, extent, threshold) {
+  if (kind === "log") return paddedDomain(extent.positive, extent.hi, kind);
+  if (kind === "symlog") return paddedSymlog(extent, threshold);
+  return paddedDomain(extent.lo, extent.hi, kind);
 }
 
 function paddedSymlog({ lo, hi }, threshold) {

@@ -9,14 +9,16 @@
 import { axisItems, emptyItem, gridItems, lineWidth } from "./axes.js";
 import { domainOfY, layoutAxes, windowOf } from "./layout.js";
 import { MarkStack } from "./marks.js";
-import { rowsWithin } from "./series.js";
+import { rowsWithin, smoothedMeans } from "./series.js";
 import { DASHES, mix, seriesColor } from "./theme.js";
-import { traceBand, traceCurve, traceSmoothed } from "./trace.js";
+import { traceBand, traceCurve, traceMeans } from "./trace.js";
 
 /** Share of the background in the pale envelope under a line, and of a series put back. */
 const PALE = 0.62;
 const VERY_PALE = 0.8;
 const FADED = 0.78;
+
+const BAND_ALPHA = 0.28;
 
 /**
  * Return `{plot, scaleX, scaleY, window, items}`.
@@ -28,16 +30,18 @@ export function buildScene(chart, size) {
   const { list, view, labels, theme, measure } = chart;
   const visible = list.filter(({ key }) => !view.hidden.includes(key));
   const window = windowOf(view, visible);
-  const { domain, threshold } = domainOfY(view, visible, window);
+  const { domain, threshold, isEmpty } = domainOfY(view, visible, window);
   const domains = { x: window, y: domain, threshold };
   const axes = layoutAxes(size, view, domains, labels, measure);
   const items = [...gridItems(axes, size, theme), ...seriesItems(visible, axes, window, chart, size)];
   items.push(...axisItems(axes, size, theme, labels));
-  if (visible.every(({ n }) => n === 0)) {
-    const text = list.length > visible.length ? "All series are hidden" : "No values";
-    items.push(emptyItem(axes, size, theme, text));
-  }
+  if (isEmpty) items.push(emptyItem(axes, size, theme, emptyText(list, visible)));
   return { ...axes, window, items };
+}
+
+function emptyText(list, visible) {
+  if (visible.some(({ n }) => n > 0)) return "No finite values in this range";
+  return list.length > visible.length ? "All series are hidden" : "No values";
 }
 
 /** Envelopes lie under bands, bands under lines, and what sticks out lies over all of them. */
@@ -65,44 +69,59 @@ function seriesItems(visible, axes, window, chart, size) {
   return [...inside.map((item) => ({ ...item, isInside: true })), ...layers.marks];
 }
 
-function addCurve(layers, { series, rows, axes, window, color, chart, ratio }) {
-  const { smoothing } = chart.view;
-  const { scaleX, scaleY } = axes;
+function addCurve(layers, context) {
+  const { series, rows, axes, color, chart, ratio } = context;
   const width = lineWidth(ratio);
-  const isSmoothed = smoothing > 0;
-  const traced = traceCurve(series, rows, scaleX, scaleY, width, isSmoothed);
-  const { path, covers, dots, lone } = traced;
+  const isSmoothed = chart.view.smoothing > 0;
+  const traced = traceCurve(series, rows, axes.scaleX, axes.scaleY, width, isSmoothed);
   const pale = isSmoothed ? mix(color, chart.theme.background, PALE) : color;
-  if (covers.length) layers.envelopes.push({ type: "strokes", points: covers, color: pale, width });
-  layers.envelopes.push({ type: "line", points: path, color: pale, width });
-  if (lone.length) layers.lone.push({ type: "strokes", points: lone, color, width });
-  if (dots.length) layers.lone.push({ type: "marks", shape: "dot", points: dots, color, size: 5 * ratio });
-  if (!isSmoothed) return;
-  const points = traceSmoothed(series, rows, window, smoothing, scaleX, scaleY);
-  layers.lines.push({ type: "line", points, color, width, dash: scaledDash(series, ratio) });
+  addStrokes(layers.envelopes, traced.covers, pale, width);
+  layers.envelopes.push({ type: "line", points: traced.path, color: pale, width });
+  addStrokes(layers.lone, traced.lone, color, width);
+  if (isSmoothed) addMeans(layers, context);
+  else addDots(layers.lone, traced.dots, color, ratio);
 }
 
-function addBand(layers, { series, rows, axes, window, color, chart, ratio }) {
-  const { scaleX, scaleY } = axes;
+function addBand(layers, context) {
+  const { series, rows, axes, color, chart, ratio } = context;
   const width = lineWidth(ratio);
-  const { smoothing } = chart.view;
-  const traced = traceBand(series, rows, scaleX, scaleY);
+  const { area, extremes, lone } = traceBand(series, rows, axes.scaleX, axes.scaleY);
   const pale = mix(color, chart.theme.background, VERY_PALE);
-  for (const part of traced.extremes) {
-    layers.envelopes.push({ type: "area", ...part, color: pale, alpha: 1, width });
+  for (const part of extremes) {
+    layers.envelopes.push({ type: "area", ...part, color: pale, alpha: 1 });
   }
-  for (const part of traced.area) {
-    layers.areas.push({ type: "area", ...part, color, alpha: 0.28, width: 0 });
+  for (const part of area) {
+    layers.areas.push({ type: "area", ...part, color, alpha: BAND_ALPHA });
   }
-  const points = smoothing > 0
-    ? traceSmoothed(series, rows, window, smoothing, scaleX, scaleY) : traced.mean;
-  layers.lines.push({ type: "line", points, color, width, dash: scaledDash(series, ratio) });
-  if (traced.lone.length) layers.lone.push({ type: "strokes", points: traced.lone, color, width });
-  if (traced.dots.length) {
-    layers.lone.push({ type: "marks", shape: "dot", points: traced.dots, color, size: 5 * ratio });
-  }
+  addStrokes(layers.lone, lone, color, width);
+  addMeans(layers, context);
 }
 
-function scaledDash(series, ratio) {
-  return DASHES[series.dash % DASHES.length].map((length) => length * ratio);
+/** Add the line of the means, dashed where some runs of a group have no value. */
+function addMeans(layers, { series, rows, axes, window, color, chart, ratio }) {
+  const { smoothing } = chart.view;
+  const values = smoothing > 0
+    ? smoothedMeans(series, ...rows, window, smoothing) : series.mid.subarray(...rows);
+  const { whole, partial, dots } = traceMeans(series, values, rows, axes.scaleX, axes.scaleY);
+  const width = lineWidth(ratio);
+  const dash = scaledDash(series.dash, ratio);
+  // Dashes of many lines side by side would form columns.
+  const shift = layers.lines.length * 5 * ratio;
+  layers.lines.push({ type: "line", points: whole, color, width, dash, shift });
+  if (partial.length) {
+    layers.lines.push({ type: "line", points: partial, color, width, dash: scaledDash(2, ratio) });
+  }
+  addDots(layers.lone, dots, color, ratio);
+}
+
+function addStrokes(layer, points, color, width) {
+  if (points.length) layer.push({ type: "strokes", points, color, width });
+}
+
+function addDots(layer, points, color, ratio) {
+  if (points.length) layer.push({ type: "marks", shape: "dot", points, color, size: 5 * ratio });
+}
+
+function scaledDash(index, ratio) {
+  return DASHES[index % DASHES.length].map((length) => length * ratio);
 }

@@ -33,6 +33,7 @@ export function prepareSeries(entry) {
     low: columns.low,
     high: columns.high,
     count: columns.count ?? columns.n,
+    runs: entry.n_runs ?? 0,
     nan: columns.nan,
     posinf: columns.posinf,
     neginf: columns.neginf,

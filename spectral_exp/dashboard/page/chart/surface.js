@@ -98,7 +98,7 @@ export class Surface {
       this.isDirty = false;
       this.isOverlayDirty = true;
       this.scene = this.buildScene(this.size);
-      drawScene(clearedContext(this.base, width, height), this.scene, this.theme.font);
+      drawScene(clearedContext(this.base, width, height), this.scene, this.theme);
     }
     if (this.isOverlayDirty && this.scene) {
       this.isOverlayDirty = false;

@@ -9,16 +9,15 @@ export function sceneToSvg({ plot, items }, { width, height }, theme, title) {
   documents += 1;
   const clip = `plot-${documents}`;
   const inside = items.filter(({ isInside }) => isInside).map(itemToSvg);
-  const rules = items.filter((item) => !item.isInside && item.type === "rule").map(itemToSvg);
-  const rest = items.filter((item) => !item.isInside && item.type !== "rule").map(itemToSvg);
+  const outside = items.filter(({ isInside }) => !isInside).map(itemToSvg);
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}"`,
     ` viewBox="0 0 ${width} ${height}" font-family="${escape(theme.font)}">`,
     `<title>${escape(title)}</title>`,
     `<defs><clipPath id="${clip}"><rect x="${plot.left}" y="${plot.top - 1}"`,
-    ` width="${plot.right - plot.left}" height="${plot.bottom - plot.top + 2}"/></clipPath></defs>`,
+    ` width="${plot.right - plot.left + 1}" height="${plot.bottom - plot.top + 2}"/></clipPath></defs>`,
     `<rect width="${width}" height="${height}" fill="${theme.background}"/>`,
-    ...rules, `<g clip-path="url(#${clip})">`, ...inside, "</g>", ...rest, "</svg>\n",
+    `<g clip-path="url(#${clip})">`, ...inside, "</g>", ...outside, "</svg>\n",
   ].join("");
 }
 
@@ -38,7 +37,7 @@ function writeRule({ x0, y0, x1, y1, color, width }) {
     + ` stroke="${color}" stroke-width="${width}"/>`;
 }
 
-function writeLine({ points, color, width, dash = [] }) {
+function writeLine({ points, color, width, dash = [], shift = 0 }) {
   let path = "";
   let isDown = false;
   for (let index = 0; index < points.length; index += 2) {
@@ -46,7 +45,7 @@ function writeLine({ points, color, width, dash = [] }) {
     if (!isGap) path += `${isDown ? "L" : "M"}${at(points[index], points[index + 1])}`;
     isDown = !isGap;
   }
-  const dashes = dash.length ? ` stroke-dasharray="${dash.join(" ")}"` : "";
+  const dashes = dash.length ? ` stroke-dasharray="${dash.join(" ")}" stroke-dashoffset="${shift}"` : "";
   return `<path d="${path}" fill="none" stroke="${color}" stroke-width="${width}"`
     + ` stroke-linejoin="bevel"${dashes}/>`;
 }
@@ -61,10 +60,11 @@ function writeStrokes({ points, color, width }) {
   return `<path d="${path}" stroke="${color}" stroke-width="${width}"/>`;
 }
 
-function writeArea({ x, top, bottom, color, alpha, width }) {
-  const upper = x.map((value, index) => at(value, top[index]));
-  const lower = x.map((value, index) => at(value, bottom[index])).reverse();
-  const stroke = width ? ` stroke="${color}" stroke-width="${width}"` : "";
+function writeArea({ x, top, bottom, color, alpha }) {
+  const upper = Array.from(x, (value, index) => at(value, top[index]));
+  const lower = Array.from(x, (value, index) => at(value, bottom[index])).reverse();
+  // A line around an opaque area keeps narrow parts of it visible.
+  const stroke = alpha === 1 ? ` stroke="${color}"` : "";
   const opacity = alpha < 1 ? ` fill-opacity="${alpha}"` : "";
   return `<path d="M${[...upper, ...lower].join("L")}Z" fill="${color}"${opacity}${stroke}/>`;
 }

@@ -1,7 +1,5 @@
 /** From rows of a series to lines, areas and strokes in pixels. */
 
-import { smoothedMeans } from "./series.js";
-
 /** A column sticks out if it does so by this many pixels and this many usual differences. */
 const LONE_PIXELS = 4;
 const LONE_DIFFERENCES = 4;
@@ -9,164 +7,243 @@ const LONE_DIFFERENCES = 4;
 /** Points nearer to each other than this many line widths are told apart by a stroke only. */
 const DENSE_WIDTHS = 4;
 
+/** Columns that a line passes straight through need no stroke of their own. */
+const FLAT_PIXELS = 0.25;
+
+/** Collects the numbers of a path whose greatest length is known. */
+class Path {
+  constructor(most) {
+    this.numbers = new Float64Array(most);
+    this.length = 0;
+  }
+
+  add(x, y) {
+    this.numbers[this.length] = x;
+    this.numbers[this.length + 1] = y;
+    this.length += 2;
+  }
+
+  get points() {
+    return this.numbers.subarray(0, this.length);
+  }
+}
+
+/** One column of pixels after the other, as rows fall into them. */
+class Columns {
+  constructor(most, width) {
+    this.width = width;
+    this.path = new Path(10 * most + 2); // four points of a column, and a gap
+    this.dots = [];
+    this.x = new Float64Array(most);
+    this.top = new Float64Array(most);
+    this.bottom = new Float64Array(most);
+    this.count = 0;
+    this.start();
+  }
+
+  /** Begin a part of the line without connection to the one before. */
+  start() {
+    this.column = NaN;
+    this.rows = 0;
+    this.rowsOfPart = 0;
+  }
+
+  add(pixel, top, bottom, first, last) {
+    const column = Math.floor(pixel / this.width);
+    if (column !== this.column) {
+      this.close();
+      this.column = column;
+      this.pixel = pixel;
+      this.first = first;
+      this.least = top;
+      this.most = bottom;
+    } else {
+      if (top < this.least) this.least = top;
+      if (bottom > this.most) this.most = bottom;
+    }
+    this.last = last;
+    this.rows += 1;
+    this.rowsOfPart += 1;
+  }
+
+  close() {
+    if (this.rows === 0) return;
+    this.rows = 0;
+    const { path, least, most, first, last } = this;
+    const isFlat = most - least < FLAT_PIXELS;
+    const x = isFlat ? this.pixel : (this.column + 0.5) * this.width;
+    if (isFlat) path.add(x, last);
+    else {
+      path.add(x, first);
+      path.add(x, first >= last ? most : least);
+      path.add(x, first >= last ? least : most);
+      path.add(x, last);
+    }
+    this.x[this.count] = x;
+    this.top[this.count] = least;
+    this.bottom[this.count] = most;
+    this.count += 1;
+  }
+
+  /** End a part of the line; a point by itself becomes a dot. */
+  end() {
+    this.close();
+    if (this.rowsOfPart === 1) this.dots.push(this.x[this.count - 1], this.last);
+    if (this.rowsOfPart > 0) this.path.add(NaN, NaN);
+    this.start();
+  }
+
+  /** Return the extent of the columns so far. */
+  get ranges() {
+    const part = (array) => array.subarray(0, this.count);
+    return { x: part(this.x), top: part(this.top), bottom: part(this.bottom) };
+  }
+}
+
 /**
- * Return `{path, covers, dots, lone}` of a curve. Per column of pixels the path runs through the first,
- * smallest, largest and last value, so it covers every value at any number of rows; NaN separates
- * its parts. `covers` are strokes over the further columns of bins wider than one, `dots` points
- * without neighbours, and `lone` strokes `[x, top, bottom, ...]` over
- * the columns that stick out of their surroundings.
+ * Return `{path, covers, dots, lone}` of a curve. Per column of pixels the path runs through the
+ * first, smallest, largest and last value, so it covers every value at any number of rows; NaN
+ * separates its parts. `covers` are strokes over the further columns of bins wider than one, `dots`
+ * points without neighbours, and `lone` strokes over the columns that stick out of their
+ * surroundings; strokes are `[x, top, bottom, ...]`.
  *
  * @param {number} width Width of the line and of a column in pixels.
  * @param {boolean} isEnvelope The path is pale, so all that sticks out needs a stroke.
  */
 export function traceCurve(series, [from, to], scaleX, scaleY, width, isEnvelope) {
-  const path = [];
-  const dots = [];
-  const columns = { x: [], top: [], bottom: [] };
-  let column = NaN;
-  let rows = 0;
-  let runLength = 0;
-  let x, top, bottom, first, last;
-
-  // A bin covers all columns up to the next one, if that is its neighbour.
-  const reachOfBin = series.isRaw ? 0 : columnsOfBin(series, scaleX, width);
-  const covers = [];
-  const fillColumns = (end) => {
-    for (let next = column + 1; next < end; next += 1) covers.push((next + 0.5) * width, top, bottom);
-  };
-  const closeColumn = () => {
-    if (rows === 0) return;
-    if (bottom - top < 0.25) path.push(x, last);
-    else {
-      x = (column + 0.5) * width;
-      const isRising = first >= last;
-      path.push(x, first, x, isRising ? bottom : top, x, isRising ? top : bottom, x, last);
-    }
-    columns.x.push(x);
-    columns.top.push(top);
-    columns.bottom.push(bottom);
-    rows = 0;
-  };
-  const closeRun = () => {
-    closeColumn();
-    if (runLength === 1) dots.push(x, last);
-    if (runLength > 0) path.push(NaN, NaN);
-    runLength = 0;
-    column = NaN;
-  };
-
+  const columns = new Columns(to - from, width);
+  const { lo: lows, hi: highs, first: firsts, last: lasts } = series;
   for (let row = from; row < to; row += 1) {
-    const [lo, hi] = [series.lo[row], series.hi[row]];
-    if (!(hi - lo >= 0) && !(Number.isFinite(lo) && Number.isFinite(hi))) {
-      closeRun();
+    const lo = lows[row];
+    const hi = highs[row];
+    if (!Number.isFinite(lo) || !Number.isFinite(hi)) {
+      columns.end();
       continue;
     }
     const pixel = scaleX.toPixel(series.x[row]);
-    const rowTop = scaleY.toPixel(hi);
-    const rowBottom = lo === hi ? rowTop : scaleY.toPixel(lo);
-    const rowFirst = lo === hi ? rowTop : scaleY.toPixel(series.first[row]);
-    const rowLast = lo === hi ? rowTop : scaleY.toPixel(series.last[row]);
-    const rowColumn = Math.floor(pixel / width);
-    if (rowColumn !== column) {
-      if (rowColumn - column <= reachOfBin) fillColumns(rowColumn);
-      closeColumn();
-      [column, x, top, bottom, first] = [rowColumn, pixel, rowTop, rowBottom, rowFirst];
+    const top = scaleY.toPixel(hi);
+    if (lo === hi) columns.add(pixel, top, top, top, top);
+    else {
+      const bottom = scaleY.toPixel(lo);
+      columns.add(pixel, top, bottom, scaleY.toPixel(firsts[row]), scaleY.toPixel(lasts[row]));
     }
-    if (rowTop < top) top = rowTop;
-    if (rowBottom > bottom) bottom = rowBottom;
-    // The first or last value of a bin may be one that has no place on the scale.
-    if (!(first >= top && first <= bottom)) first = top;
-    last = rowLast >= rowTop && rowLast <= rowBottom ? rowLast : rowBottom;
-    rows += 1;
-    runLength += 1;
   }
-  closeRun();
+  columns.end();
+  const { ranges } = columns;
   const reach = isEnvelope ? Infinity : DENSE_WIDTHS * width;
-  return { path, dots, covers, lone: loneStrokes(columns, reach) };
+  return {
+    path: columns.path.points,
+    covers: series.isRaw ? [] : binCovers(series, ranges, scaleX, width),
+    dots: columns.dots,
+    lone: loneStrokes(ranges, reach),
+  };
 }
 
-/** Return the number of columns from one bin to the next, of bins wider than a column. */
-function columnsOfBin({ x, binWidth }, scaleX, width) {
-  if (!(binWidth < Infinity)) return 0;
-  const pixels = Math.abs(scaleX.toPixel(x[0] + binWidth) - scaleX.toPixel(x[0]));
-  return Math.ceil(pixels / width) + 1;
+/** Return strokes over the columns between bins that are neighbours. */
+function binCovers({ x: values, binWidth }, { x, top, bottom }, scaleX, width) {
+  if (!(binWidth < Infinity)) return [];
+  const reach = scaleX.toPixel(values[0] + binWidth) - scaleX.toPixel(values[0]) + 2 * width;
+  const covers = [];
+  for (let index = 1; index < x.length; index += 1) {
+    if (x[index] - x[index - 1] > reach) continue;
+    const end = Math.floor(x[index] / width);
+    for (let column = Math.floor(x[index - 1] / width) + 1; column < end; column += 1) {
+      covers.push((column + 0.5) * width, top[index - 1], bottom[index - 1]);
+    }
+  }
+  return covers;
 }
 
 /**
- * Return `{area, extremes, mean, lone}` of a group: the band and the extent of the single runs as
- * closed outlines, and strokes over the extremes that stick out.
+ * Return `{area, extremes, lone}` of a group: the band and the extent of the single runs as closed
+ * outlines, and strokes over the extremes that stick out.
  */
-export function traceBand(series, [from, to], scaleX, scaleY) {
-  const mean = [];
-  for (let row = from; row < to; row += 1) {
-    const value = series.mid[row];
-    const isGap = !Number.isFinite(value);
-    mean.push(isGap ? NaN : scaleX.toPixel(series.x[row]), isGap ? NaN : scaleY.toPixel(value));
-  }
-  const area = outlines(series, series.low, series.high, [from, to], scaleX, scaleY);
-  if (!series.hasExtremes) return { mean, dots: isolatedDots(mean), area, extremes: [], lone: [] };
-  const extremes = outlines(series, series.lo, series.hi, [from, to], scaleX, scaleY);
-  const lone = extremes.flatMap(({ x, top, bottom }) => loneStrokes({ x, top, bottom }, Infinity));
-  return { mean, dots: isolatedDots(mean), area, extremes, lone };
+export function traceBand(series, rows, scaleX, scaleY) {
+  const area = outlines(series, series.low, series.high, rows, scaleX, scaleY);
+  if (!series.hasExtremes) return { area, extremes: [], lone: [] };
+  const extremes = outlines(series, series.lo, series.hi, rows, scaleX, scaleY);
+  return { area, extremes, lone: extremes.flatMap((part) => loneStrokes(part, Infinity)) };
 }
 
 function outlines(series, lows, highs, [from, to], scaleX, scaleY) {
+  const x = new Float64Array(to - from);
+  const top = new Float64Array(to - from);
+  const bottom = new Float64Array(to - from);
   const parts = [];
-  let part = null;
+  let [start, end] = [0, 0];
+  const closePart = () => {
+    const part = (array) => array.subarray(start, end);
+    if (end > start) parts.push({ x: part(x), top: part(top), bottom: part(bottom) });
+    start = end;
+  };
   for (let row = from; row < to; row += 1) {
     if (!Number.isFinite(lows[row]) || !Number.isFinite(highs[row])) {
-      part = null;
+      closePart();
       continue;
     }
-    if (part === null) parts.push((part = { x: [], top: [], bottom: [] }));
-    part.x.push(scaleX.toPixel(series.x[row]));
-    part.top.push(scaleY.toPixel(highs[row]));
-    part.bottom.push(scaleY.toPixel(lows[row]));
+    x[end] = scaleX.toPixel(series.x[row]);
+    top[end] = scaleY.toPixel(highs[row]);
+    bottom[end] = scaleY.toPixel(lows[row]);
+    end += 1;
   }
+  closePart();
   return parts;
 }
 
-function isolatedDots(path) {
+/**
+ * Return `{whole, partial, dots}`: lines through the values of the rows, `partial` where runs of a
+ * group have no value, and the points that no line leads to.
+ *
+ * @param {ArrayLike<number>} values Those of the rows `[from, to)`.
+ */
+export function traceMeans(series, values, [from, to], scaleX, scaleY) {
+  const whole = new Path(6 * (to - from));
+  const partial = new Path(6 * (to - from));
   const dots = [];
-  for (let index = 0; index < path.length; index += 2) {
-    const isAlone = !(path[index - 2] - path[index - 2] === 0) && !(path[index + 2] - path[index + 2] === 0);
-    if (isAlone && !Number.isNaN(path[index])) dots.push(path[index], path[index + 1]);
+  let [x, y, wasPartial, path] = [NaN, NaN, false, null];
+  for (let row = from; row < to; row += 1) {
+    const value = values[row - from];
+    const previousX = x;
+    const previousY = y;
+    x = Number.isFinite(value) ? scaleX.toPixel(series.x[row]) : NaN;
+    if (Number.isNaN(x)) continue;
+    y = scaleY.toPixel(value);
+    const isPartial = series.isBand && series.count[row] < series.runs;
+    if (Number.isNaN(previousX)) {
+      path = null;
+      if (!Number.isFinite(values[row + 1 - from])) dots.push(x, y);
+    } else {
+      const next = isPartial || wasPartial ? partial : whole;
+      if (next !== path) {
+        next.add(NaN, NaN);
+        next.add(previousX, previousY);
+      }
+      next.add(x, y);
+      path = next;
+    }
+    wasPartial = isPartial;
   }
-  return dots;
+  return { whole: whole.points, partial: partial.points, dots };
 }
 
 /** Return strokes over the columns higher or lower than both neighbours by more than is usual. */
 function loneStrokes({ x, top, bottom }, reach) {
-  const count = x.length;
-  if (count < 2) return [];
+  const end = x.length - 1;
+  if (end < 1) return [];
   let difference = 0;
-  for (let index = 1; index < count; index += 1) {
+  for (let index = 1; index <= end; index += 1) {
     difference += Math.abs(top[index] - top[index - 1]) + Math.abs(bottom[index] - bottom[index - 1]);
   }
-  const least = Math.max(LONE_PIXELS, (LONE_DIFFERENCES * difference) / (2 * (count - 1)));
+  const least = Math.max(LONE_PIXELS, (LONE_DIFFERENCES * difference) / (2 * end));
   const strokes = [];
-  for (let index = 0; index < count; index += 1) {
-    const [before, after] = [Math.max(index - 1, 0), Math.min(index + 1, count - 1)];
-    if (x[index] - x[before] > reach || x[after] - x[index] > reach) continue;
-    const above = Math.min(index ? top[before] : Infinity, index < count - 1 ? top[after] : Infinity);
+  for (let index = 0; index <= end; index += 1) {
+    const before = index > 0 ? index - 1 : 1;
+    const after = index < end ? index + 1 : end - 1;
+    if (Math.abs(x[index] - x[before]) > reach || Math.abs(x[after] - x[index]) > reach) continue;
+    const above = Math.min(top[before], top[after]);
     if (above - top[index] > least) strokes.push(x[index], top[index], above);
-    const below = Math.max(
-      index ? bottom[before] : -Infinity, index < count - 1 ? bottom[after] : -Infinity,
-    );
+    const below = Math.max(bottom[before], bottom[after]);
     if (bottom[index] - below > least) strokes.push(x[index], below, bottom[index]);
   }
   return strokes;
-}
-
-/** Return the smoothed line of a series as a path in pixels. */
-export function traceSmoothed(series, [from, to], window, smoothing, scaleX, scaleY) {
-  const means = smoothedMeans(series, from, to, window, smoothing);
-  const path = [];
-  for (const [index, value] of means.entries()) {
-    const isGap = Number.isNaN(value);
-    path.push(
-      isGap ? NaN : scaleX.toPixel(series.x[from + index]), isGap ? NaN : scaleY.toPixel(value),
-    );
-  }
-  return path;
 }

@@ -1,0 +1,75 @@
+"""A dashboard in a process of its own, and pages that show it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.results.made_runs import make_run
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+HOSTILE = "<img src=x onerror=alert(1)>\u202egnp.exe"
+
+
+@contextmanager
+def served(folder: Path, *options: str) -> Iterator[str]:
+    """Serve a folder; yield the address with its token."""
+    command = [sys.executable, "-m", "spectral_exp", "dashboard", str(folder)]
+    process = subprocess.Popen(
+        [*command, "--port", "0", "--no-open", *options],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("dashboard: "), line
+        yield line.split()[1]
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+def visit(open_page: Callable[..., Page], address: str, view: str = "#/runs", **options: object) -> Page:
+    """Open a view of a dashboard in a new page."""
+    origin = address.partition("?")[0]
+    page = open_page(origin, **options)
+    # The token becomes a cookie of the context.
+    page.context.request.get(address)
+    page.goto(origin + view)
+    return page
+
+
+def make_runs(folder: Path) -> Path:
+    """Write three groups, one of which is better than the baseline, one broken off and hostile."""
+    for seed in range(1, 5):
+        make_run(folder, "classic", seed, val_bpb=2.5 + 0.01 * seed)
+        make_run(folder, "wave", seed, val_bpb=2.1 + 0.012 * seed, parameters=820_000)
+    run = make_run(folder, "phasor", 1, settings={"name": HOSTILE}, status=None)
+    lines = [f"line {number} <b>bold</b>" for number in range(5000)]
+    lines[1234] = "[WARNING] the needle is here"
+    (run / "train.log").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def runs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of made runs, which no test changes."""
+    return make_runs(tmp_path_factory.mktemp("dashboard_runs"))
+
+
+@pytest.fixture(scope="session")
+def dashboard(runs_folder: Path) -> Iterator[str]:
+    """Yield the address of a dashboard of made runs."""
+    with served(runs_folder) as address:
+        yield address

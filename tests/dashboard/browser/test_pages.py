@@ -1,0 +1,217 @@
+"""The pages of a run and of a comparison in a browser, and what holds for all pages."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from spectral_exp.runs.lock import RunLock
+from tests.dashboard.browser.served import HOSTILE, served, visit
+from tests.dashboard.browser.test_runs_page import expect, row
+from tests.results.made_runs import make_run
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+OpenPage = Callable[..., Any]
+
+TABS = ["curves", "inside", "samples", "log", "settings", "checkpoints", "cost", "files"]
+
+
+def keys_of(page: Page) -> dict[str, str]:
+    """The keys of all runs by their ids."""
+    answer = page.evaluate("async () => (await fetch('api/runs?since=0')).json()")
+    return {run["id"]: run["key"] for run in answer["runs"]}
+
+
+def groups_of(page: Page) -> dict[str, str]:
+    """The ids of all groups by their labels."""
+    answer = page.evaluate("async () => (await fetch('api/groups')).json()")
+    return {group["label"]: group["id"] for group in answer["rows"]}
+
+
+def all_views(page: Page) -> list[str]:
+    """Addresses of every page and every tab."""
+    key = keys_of(page)["phasor_20260101_000001_abcd1234"]
+    groups = groups_of(page)
+    compared = f"{groups['classic']},{groups['wave']}"
+    tabs = [f"#/run/{key}?tab={tab}" for tab in TABS]
+    return ["#/runs", "#/compare", f"#/compare?groups={compared}", *tabs, "#/run/unknown"]
+
+
+def settle(page: Page) -> None:
+    """Wait until a view has its content."""
+    expect(page.locator(".loading")).to_have_count(0, timeout=20_000)
+    page.wait_for_load_state("networkidle")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_page_is_accessible(open_page: OpenPage, dashboard: str, scheme: str) -> None:
+    """The rules of axe, contrast included, find nothing."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    page = visit(open_page, dashboard, color_scheme=scheme)
+    page.keyboard.press("?")
+    found = {}
+    for view in [None, *all_views(page)]:
+        if view is not None:
+            page.keyboard.press("Escape")
+            page.evaluate("view => { location.hash = view; }", view)
+            settle(page)
+        violations = axe.run(page).response["violations"]
+        summary = [
+            (item["id"], [node["target"] for node in item["nodes"]][:3]) for item in violations
+        ]
+        if summary:
+            found[view] = summary
+    assert found == {}, json.dumps(found, indent=1)
+
+
+def test_a_phone_never_scrolls_sideways(open_page: OpenPage, dashboard: str) -> None:
+    size = {"width": 390, "height": 844}
+    page = visit(open_page, dashboard, viewport=size, has_touch=True, is_mobile=True)
+    for view in all_views(page):
+        page.evaluate("view => { location.hash = view; }", view)
+        settle(page)
+        element = "document.documentElement"
+        assert page.evaluate(f"{element}.scrollWidth <= {element}.clientWidth"), view
+
+
+def test_a_hostile_run_is_text_everywhere(open_page: OpenPage, dashboard: str) -> None:
+    page = visit(open_page, dashboard)
+    page.on("dialog", lambda dialog: pytest.fail(f"a run has opened a dialog: {dialog.message}"))
+    expect(page.get_by_role("rowheader").first).to_be_visible()
+    for view in all_views(page):
+        page.evaluate("view => { location.hash = view; }", view)
+        settle(page)
+        assert page.locator("img[src=x]").count() == 0
+        assert "\u202e" not in page.locator("body").inner_text()
+    shown = HOSTILE.replace("\u202e", "\\u202e")
+    page.evaluate("view => { location.hash = view; }", all_views(page)[3] + "&tab=settings")
+    key = keys_of(page)["phasor_20260101_000001_abcd1234"]
+    page.evaluate("view => { location.hash = view; }", f"#/run/{key}?tab=settings")
+    expect(page.get_by_role("cell", name=shown).first).to_be_visible()
+
+
+def test_the_whole_log_is_searched(open_page: OpenPage, dashboard: str) -> None:
+    page = visit(open_page, dashboard)
+    key = keys_of(page)["phasor_20260101_000001_abcd1234"]
+    page.evaluate("view => { location.hash = view; }", f"#/run/{key}?tab=log")
+    log = page.get_by_role("region", name="Log")
+    expect(log).to_contain_text("line 4999 <b>bold</b>")
+    expect(log).not_to_contain_text("the needle")
+    page.keyboard.press("/")
+    page.keyboard.type("needle")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="the needle is here").click()
+    expect(log.locator(".marked")).to_have_text("[WARNING] the needle is here")
+    expect(log.locator(".marked")).to_be_in_viewport()
+    page.get_by_role("button", name="End").click()
+    log.scroll_into_view_if_needed()
+    expect(log.get_by_text("line 4999")).to_be_in_viewport()
+    page.get_by_role("button", name="Next warning").click()
+    expect(log.locator(".marked")).to_be_in_viewport()
+    page.get_by_role("button", name="Start").click()
+    expect(log.get_by_text("line 0 ")).to_be_in_viewport()
+
+
+def test_two_groups_are_compared(open_page: OpenPage, dashboard: str) -> None:
+    page = visit(open_page, dashboard)
+    row(page, "<img").get_by_role("checkbox").uncheck()
+    page.get_by_role("button", name="Compare").click()
+    expect(page.get_by_role("heading", name="val_bpb minus that of classic")).to_be_visible()
+    difference = page.get_by_role("region", name="val_bpb minus that of classic")
+    expect(difference).to_contain_text("-0.3950")
+    expect(difference).to_contain_text("[-0.3987, -0.3913]")
+    over_steps = page.get_by_role("region", name="Difference over steps")
+    expect(over_steps).to_contain_text("n = 4 pairs of equal seed: separated from step 50 on")
+    figure = page.get_by_role("region", name="Figures").locator("img").first
+    expect(figure).to_be_visible(timeout=30_000)
+    loaded = "image => image.complete && image.naturalWidth > 0"
+    for _ in range(100):
+        if figure.evaluate(loaded):
+            break
+        page.wait_for_timeout(100)
+    assert figure.evaluate(loaded)
+    code = page.get_by_role("region", name="Differences in configuration")
+    expect(code).to_contain_text("gelu -> resonance")
+    page.reload()
+    expect(difference).to_contain_text("-0.3950")
+
+
+def test_a_growing_run_is_followed_until_it_is_deleted(open_page: OpenPage, tmp_path: Path) -> None:
+    """Lines, the end and the deletion of a run appear without a reload."""
+    run = make_run(tmp_path, "classic", 1, steps=100, status=None)
+    config = json.loads((run / "config.json").read_text())["config"]
+    assert config["training"]["max_steps"] == 100
+    metrics = run / "logs" / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join(lines[:4]))
+    with served(tmp_path) as address:
+        with RunLock(run):
+            page = visit(open_page, address)
+            key = keys_of(page)[run.name]
+            page.evaluate("view => { location.hash = view; }", f"#/run/{key}")
+            status = page.locator(".run-title .status")
+            expect(status).to_contain_text("running 40/100")
+            chart = page.get_by_role("region", name="Loss", exact=True)
+            before = chart.get_by_role("img").get_attribute("aria-label")
+            with metrics.open("a") as file:
+                file.write("".join(lines[4:8]))
+            expect(status).to_contain_text("running 80/100")
+            expect(chart.get_by_role("img")).not_to_have_attribute("aria-label", before or "")
+        expect(status).to_contain_text("unfinished", timeout=20_000)
+        shutil.rmtree(run)
+        expect(page.get_by_text("no longer in the folder")).to_be_visible(timeout=20_000)
+        expect(status).to_have_text("deleted")
+        page.evaluate("view => { location.hash = view; }", "#/runs")
+        expect(page.get_by_role("heading", name="No runs yet")).to_be_visible()
+        page.close()
+
+
+def test_marks_are_edited_and_written_into_the_run(open_page: OpenPage, tmp_path: Path) -> None:
+    run = make_run(tmp_path, "classic", 1)
+    make_run(tmp_path, "wave", 1)
+    with served(tmp_path, "--edit") as address:
+        page = visit(open_page, address)
+        expect(row(page, "classic")).to_be_visible()
+        row(page, "classic").get_by_role("cell", name="completed").click()
+        page.keyboard.press("m")
+        dialog = page.get_by_role("dialog")
+        dialog.get_by_label("Tags").fill("paper, <i>odd</i>")
+        dialog.get_by_label("Note").fill("The one of the talk.")
+        dialog.get_by_role("button", name="Save").click()
+        expect(row(page, "classic").locator(".tag")).to_have_text(["<i>odd</i>", "paper"])
+        written = json.loads((run / "notes.json").read_text())
+        assert set(written["tags"]) == {"paper", "<i>odd</i>"}
+        page.keyboard.press("p")
+        expect(row(page, "classic").locator(".pinned")).to_be_visible()
+        page.keyboard.press("h")
+        expect(row(page, "classic")).to_have_count(0)
+        page.get_by_label("Archived").check()
+        expect(row(page, "classic")).to_contain_text("archived")
+        assert run.is_dir()
+        page.close()
+
+
+def test_a_page_without_its_server_keeps_what_it_has(browser: Any, tmp_path: Path) -> None:
+    make_run(tmp_path, "classic", 1)
+    context = browser.new_context()
+    page = context.new_page()
+    with served(tmp_path) as address:
+        context.request.get(address)
+        page.goto(address.partition("?")[0])
+        expect(row(page, "classic")).to_be_visible()
+        expect(page.locator(".connection")).to_have_text("Live")
+    expect(page.locator("#banner")).to_contain_text("does not answer", timeout=20_000)
+    expect(page.locator(".connection")).to_have_text("Not connected")
+    expect(row(page, "classic")).to_be_visible()
+    expect(page.locator("#banner")).to_contain_text(re.compile(r"read at \d{4}-\d\d-\d\d"))
+    context.close()
