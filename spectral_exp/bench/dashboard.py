@@ -39,6 +39,7 @@ from spectral_exp.bench.measure import Figures, Line, Options, Section, Target, 
 from spectral_exp.core.errors import RunError
 from spectral_exp.core.json_files import content_crc32
 from spectral_exp.core.wording import install
+from spectral_exp.dashboard.identity import run_key
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.lock import RunLock
 
@@ -157,7 +158,8 @@ def _open_all(name: str, folder: Path, browser: Any, installed: Mapping[str, str
     with _served(name, folder, installed) as server, _new_page(browser) as page:
         started = time.perf_counter()
         page.goto(server.address + _server_of(name).page, wait_until="commit")
-        page.get_by_text("experiment").first.wait_for(state="visible", timeout=1e3 * _MAX_S)
+        name = page.get_by_text(dashboard_peers.WORD).filter(visible=True)
+        name.first.wait_for(timeout=1e3 * _MAX_S)
         paint_s = time.perf_counter() - started
         time.sleep(_SETTLE_S)  # some servers load more once the page is shown
         return {"start_s": server.start_s, "paint_s": paint_s, "memory_mb": server.memory_mb()}
@@ -216,11 +218,11 @@ def _own_page(options: Options, browser: Any) -> Section:
     n_lines = _QUICK_LONG_LINES if options.quick else _OWN_LONG_LINES
     folder = options.new_folder("own")
     log_progress(f"writing a run of {n_lines} lines")
-    name = _write_own_runs(folder, 1, n_lines)[0]
+    key = _write_own_runs(folder, 1, n_lines)[0]
+    run = folder / dashboard_peers.run_name(0)
     n_updates = 5 if options.quick else 20
     with _served(OURS, folder, {}) as server, _new_page(browser) as page:
-        page.goto(server.address)
-        address = server.address.partition("?")[0] + f"#/run/{_key_of(page, name)}"
+        address = server.address + _server_of(OURS).long_page.format(run=key)
         started = time.perf_counter()
         with page.expect_response(lambda answer: "api/curves" in answer.url, timeout=1e3 * _MAX_S):
             page.goto(address)
@@ -228,8 +230,8 @@ def _own_page(options: Options, browser: Any) -> Section:
         opened_s = time.perf_counter() - started
         memory_mb = server.memory_mb()
         log_progress("adding lines to it")
-        with RunLock(folder / name):
-            updates = [_update_s(page, folder / name, n_lines + i) for i in range(1, n_updates + 1)]
+        with RunLock(run):
+            updates = [_update_s(page, run, n_lines + i) for i in range(1, n_updates + 1)]
     once = measure.Spread.of
     return Section(
         f"our page of a run of {n_lines} lines",
@@ -240,18 +242,6 @@ def _own_page(options: Options, browser: Any) -> Section:
             Line(OURS, "the longest of them", "s", once([max(updates)]), LONGEST_UPDATE_S),
         ],
     )
-
-
-def _key_of(page: Any, name: str) -> str:
-    """Return the key by which the server knows a run."""
-    end = time.monotonic() + _MAX_S
-    while time.monotonic() < end:
-        answer = page.evaluate("fetch('api/runs?since=0').then((answer) => answer.json())")
-        keys = [run["key"] for run in answer["runs"] if run["id"] == name]
-        if keys:
-            return str(keys[0])
-        time.sleep(0.05)
-    raise RunError(f"the dashboard does not list the run {name}")
 
 
 def _update_s(page: Any, run: Path, step: int) -> float:
@@ -433,6 +423,7 @@ def _write_all(
 
 
 def _write_own_runs(folder: Path, n_runs: int, n_lines: int) -> list[str]:
+    keys = []
     for number in range(n_runs):
         paths = RunPaths(folder / dashboard_peers.run_name(number))
         paths.logs.mkdir(parents=True)
@@ -442,7 +433,7 @@ def _write_own_runs(folder: Path, n_runs: int, n_lines: int) -> list[str]:
                 file.write(json.dumps({"step": step, **metrics}) + "\n")
                 last = metrics
         config = {
-            "name": f"experiment{number // 5}",
+            "name": f"{dashboard_peers.WORD}{number // 5}",
             "seed": number % 5,
             "optimizer": {"learning_rate": 1e-3 * (1 + number // 5)},
         }
@@ -451,4 +442,5 @@ def _write_own_runs(folder: Path, n_runs: int, n_lines: int) -> list[str]:
         for path, content in ((paths.config_file, record), (paths.results_file, results)):
             content = {**content, "crc32": content_crc32(content)}
             path.write_text(json.dumps(content), encoding="utf-8")
-    return [dashboard_peers.run_name(number) for number in range(n_runs)]
+        keys.append(run_key(paths.root))
+    return keys

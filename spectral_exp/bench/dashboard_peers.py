@@ -23,12 +23,15 @@ SPIKE = 9.53125
 """Value of `loss` at the spike: exact in 32 bits, and far from every other value."""
 
 PROJECT = "bench"
+WORD = "wavelet"
+"""In the names of runs and nowhere else on a page."""
+
 _BATCH = 1000
 
 
 def run_name(number: int) -> str:
     """Return the name of a run."""
-    return f"experiment{number // 5}-seed{number % 5}"
+    return f"{WORD}{number // 5}-seed{number % 5}"
 
 
 def spike_step(n_lines: int) -> int:
