@@ -158,8 +158,8 @@ def _open_all(name: str, folder: Path, browser: Any, installed: Mapping[str, str
     with _served(name, folder, installed) as server, _new_page(browser) as page:
         started = time.perf_counter()
         page.goto(server.address + _server_of(name).page, wait_until="commit")
-        name = page.get_by_text(dashboard_peers.WORD).filter(visible=True)
-        name.first.wait_for(timeout=1e3 * _MAX_S)
+        shown = page.get_by_text(dashboard_peers.WORD).filter(visible=True)
+        shown.first.wait_for(timeout=1e3 * _MAX_S)
         paint_s = time.perf_counter() - started
         time.sleep(_SETTLE_S)  # some servers load more once the page is shown
         return {"start_s": server.start_s, "paint_s": paint_s, "memory_mb": server.memory_mb()}
