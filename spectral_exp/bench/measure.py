@@ -35,6 +35,7 @@ class Options:
         sizes_mb: sizes of the state, in 10^6 bytes.
         rounds: number of rounds; None for the default of each measurement.
         n_runs: number of run directories to read.
+        peers: the interpreter for which other dashboards are installed.
         brief: whether the bench is part of `all`, with fewer rounds and without the slowest cases.
     """
 
@@ -43,6 +44,7 @@ class Options:
     sizes_mb: tuple[int, ...]
     rounds: int | None
     n_runs: int = 100
+    peers: Path = Path(sys.executable)
     brief: bool = False
 
     def budget_s(self, alone_s: float) -> float:
