@@ -1,7 +1,7 @@
-"""How the files of a repository differ from its commit, as a patch that `git apply` takes anywhere.
+"""The differences between a working tree and its commit, as a patch for `git apply` on any machine.
 
-The patch holds changed files of every kind and new source files, whatever the user's settings for
-`git diff`. It is cut at the borders of files only, and names the files that it lacks.
+The patch holds changed files of every kind and new source files, under any user settings for
+`git diff`. It holds the changes of a file completely or not at all, and lists missing files.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Patch:
     """The difference of a working tree to its commit.
 
     Attributes:
-        content: what `git apply` reads.
+        content: the patch itself.
         new: untracked source files that it holds.
         missing: files whose changes it lacks, each with the reason.
         redacted: files from whose changes secrets were removed, so that they are not the real ones.
@@ -218,7 +218,7 @@ def _sections(root: Path, scratch: Path, patch: Patch) -> dict[str, bytes]:
 
 
 def _assemble(root: Path, sections: dict[str, bytes], patch: Patch) -> None:
-    """Put together as many whole sections as there is room for."""
+    """Join as many whole sections as fit."""
     secrets = known_secrets()
     kept: list[bytes] = []
     room = MAX_PATCH_BYTES
