@@ -163,6 +163,28 @@ def interleave(
     return measured
 
 
+def measure_rounds(
+    options: Options,
+    contenders: Mapping[str, Callable[[], Figures]],
+    rounds: int,
+    *,
+    quick: int | None = None,
+    budget_s: float,
+) -> list[dict[str, Figures]]:
+    """Run all contenders once as a warm-up, then measure them as `interleave` does.
+
+    Args:
+        options: may set the number of rounds.
+        contenders: functions that measure once and return figures.
+        rounds: maximum number of rounds by default.
+        quick: the same for a quick bench; by default `rounds`.
+        budget_s: time limit in seconds of a bench that runs alone.
+    """
+    interleave(contenders, 1, budget_s=0)
+    default = quick if options.quick and quick is not None else rounds
+    return interleave(contenders, options.rounds or default, budget_s=options.budget_s(budget_s))
+
+
 def spread(rounds: Rounds, contender: str, figure: str) -> Spread:
     """Return the spread of a contender's figure over the rounds."""
     return Spread.of(figures[contender][figure] for figures in rounds)

@@ -16,10 +16,10 @@ from typing import Any
 from spectral_exp.core.errors import Interrupted
 
 STOP_SIGNALS = ("SIGTERM", "SIGHUP", "SIGXCPU", "SIGUSR1", "SIGUSR2")
-"""What asks a process to stop beside SIGINT, by default; a platform may lack some of them."""
+"""Signals that stop a process by default, beside SIGINT; a platform may lack some of them."""
 
 CATCHABLE = ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGXCPU", "SIGUSR1", "SIGUSR2")
-"""What a user may choose from."""
+"""Signals that a user may choose."""
 
 # A person or a batch system that repeats one of these means "now"; the others are warnings.
 _URGENT = (signal.SIGINT, signal.SIGTERM)

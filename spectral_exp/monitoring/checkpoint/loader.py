@@ -109,7 +109,7 @@ class CheckpointLoader:
         return self._look(find, [])
 
     def _look(self, find: Callable[[], _T], default: _T) -> _T:
-        """What `find` returns; `default` if there is no folder.
+        """Return the result of `find`, or `default` if there is no folder.
 
         Raises:
             UserError: it cannot be read.

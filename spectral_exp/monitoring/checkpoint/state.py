@@ -26,7 +26,7 @@ CHECKPOINT_KEYS = (
     "timestamp",
     "git_hash",
 )
-"""What every checkpoint holds."""
+"""The entries of every checkpoint."""
 
 
 class HasState(Protocol):
@@ -79,7 +79,7 @@ class CheckpointState:
         urgent: the tensors that may change at once.
         watched: the aliases, whose values must stay until they are copied or written; those of the
             `n_weights` parameters come first.
-        entries: what to write, once `complete` has been called.
+        entries: the entries to write, once `complete` has been called.
 
     Raises:
         SettingError: `extra` uses a standard key.
@@ -140,7 +140,7 @@ class CheckpointState:
         return tensors
 
     def name_of(self, watched: torch.Tensor) -> str:
-        """How messages name one of the watched tensors."""
+        """Return the name of a watched tensor in messages."""
         for name, tensor in zip(self._names, self.watched, strict=False):
             if tensor is watched:
                 return f"model_state_dict[{name!r}]"
