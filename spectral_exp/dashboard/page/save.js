@@ -27,3 +27,18 @@ export function exportItem() {
   const act = () => saveAddress(address("api/export", { hash: location.hash }), "dashboard.html");
   return [{ label: "Save as one HTML file", act }];
 }
+
+/** Return the entries of a menu that save a chart; all are disabled while there is none. */
+export function chartItems(name, chart) {
+  const file = name.replace(/[^\w.-]+/g, "_");
+  const save = (suffix, type, make) => ({
+    label: `Save as ${suffix.toUpperCase()}`,
+    disabled: !chart,
+    act: async () => saveFile(`${file}.${suffix}`, await make(), type),
+  });
+  return [
+    save("svg", "image/svg+xml", () => chart.toSVG()),
+    save("png", "image/png", () => chart.toPNG()),
+    ...(chart?.toCSV ? [save("csv", "text/csv", () => chart.toCSV())] : []),
+  ];
+}

@@ -30,8 +30,10 @@ export function drawScene(context, { plot, items }, { background, font }) {
 function rasterBounds({ left, top, right, bottom }, items, width, height) {
   const lineWidth = Math.max(1, ...items.map((item) => (item.isInside && item.width) || 1));
   return {
-    left, top: Math.max(0, top - lineWidth),
-    right: Math.min(width, right + lineWidth), bottom: Math.min(height, bottom + lineWidth),
+    left,
+    top: Math.max(0, top - lineWidth),
+    right: Math.min(width, right + lineWidth),
+    bottom: Math.min(height, bottom + lineWidth),
   };
 }
 

@@ -28,9 +28,12 @@ const DEFAULT_VIEW = {
   x: null, // zoom [lo, hi] or null
   y: null, // zoom [lo, hi] or null
   extent: null, // the whole of x if the data are those of a window
-  xScale: "linear", yScale: "linear",
-  xKind: "number", yKind: "number",
-  xLabel: null, yLabel: null, // instead of those of the options
+  xScale: "linear",
+  yScale: "linear",
+  xKind: "number",
+  yKind: "number",
+  xLabel: null,
+  yLabel: null, // instead of those of the options
   smoothing: 0, // 0 to below 1
   clip: false, // leave outliers out of the y axis
   hidden: [], // keys
@@ -73,8 +76,10 @@ export class Chart extends Surface {
     this.list = series.map(prepareSeries);
     this.mergeView(view);
     const extent = extentOfX(this.list);
-    this.seen = this.view.x && this.seen && extent
-      ? [Math.min(this.seen[0], extent[0]), Math.max(this.seen[1], extent[1])] : extent;
+    this.seen =
+      this.view.x && this.seen && extent
+        ? [Math.min(this.seen[0], extent[0]), Math.max(this.seen[1], extent[1])]
+        : extent;
     this.legend?.update();
     this.summarize();
     this.invalidate();
@@ -148,13 +153,16 @@ export class Chart extends Surface {
 
   buildScene(size) {
     const extent = this.view.extent ?? this.seen ?? null;
-    return buildScene({
-      list: this.list,
-      view: { ...this.view, extent },
-      labels: this.labels,
-      theme: this.theme,
-      measure: this.measureAt(size.ratio),
-    }, size);
+    return buildScene(
+      {
+        list: this.list,
+        view: { ...this.view, extent },
+        labels: this.labels,
+        theme: this.theme,
+        measure: this.measureAt(size.ratio),
+      },
+      size,
+    );
   }
 
   drawOverlay(context) {
@@ -168,7 +176,8 @@ export class Chart extends Surface {
 
   /** Entries of the legend of an exported chart. */
   legendEntries() {
-    return this.list.filter(({ key }) => !this.view.hidden.includes(key))
+    return this.list
+      .filter(({ key }) => !this.view.hidden.includes(key))
       .map((series) => ({ label: series.label, color: seriesColor(this.theme, series) }));
   }
 

@@ -4,8 +4,22 @@ import { mix } from "./theme.js";
 
 /** Equal steps in Oklab, from dark violet over blue and green to a light yellow. */
 export const STOPS = [
-  "#191224", "#221b3f", "#25285a", "#1f3874", "#054b86", "#025e89", "#02718f", "#088595",
-  "#089999", "#06ac99", "#39bd94", "#75c991", "#a3d396", "#c9dda6", "#e6e8c2", "#f9f5e8",
+  "#191224",
+  "#221b3f",
+  "#25285a",
+  "#1f3874",
+  "#054b86",
+  "#025e89",
+  "#02718f",
+  "#088595",
+  "#089999",
+  "#06ac99",
+  "#39bd94",
+  "#75c991",
+  "#a3d396",
+  "#c9dda6",
+  "#e6e8c2",
+  "#f9f5e8",
 ];
 
 /** Stops nearest to the background, which something differs from even where it is rare. */

@@ -8,12 +8,22 @@ export function exportCsv({ list, view }) {
     const isBin = !series.isRaw && !series.isBand;
     const hasRange = isBin || series.hasExtremes;
     const columns = [
-      series.x, series.mid, hasRange ? series.lo : null, hasRange ? series.hi : null,
-      series.low, series.high, series.count, series.nan, series.posinf, series.neginf,
+      series.x,
+      series.mid,
+      hasRange ? series.lo : null,
+      hasRange ? series.hi : null,
+      series.low,
+      series.high,
+      series.count,
+      series.nan,
+      series.posinf,
+      series.neginf,
     ];
     const label = quoted(series.label);
     for (let row = 0; row < series.n; row += 1) {
-      lines.push([label, ...columns.map((column) => (column ? numberText(column[row]) : ""))].join(","));
+      lines.push(
+        [label, ...columns.map((column) => (column ? numberText(column[row]) : ""))].join(","),
+      );
     }
   }
   return `${lines.join("\n")}\n`;

@@ -50,8 +50,15 @@ function completeScene(chart, ratio) {
 
 function titleItem({ options, theme }, ratio) {
   return {
-    type: "text", text: options.title, x: 4 * ratio, y: 6 * ratio, align: "left", baseline: "top",
-    color: theme.text, size: TITLE_SIZE * ratio, weight: 600,
+    type: "text",
+    text: options.title,
+    x: 4 * ratio,
+    y: 6 * ratio,
+    align: "left",
+    baseline: "top",
+    color: theme.text,
+    size: TITLE_SIZE * ratio,
+    weight: 600,
   };
 }
 
@@ -61,13 +68,30 @@ function legendItems(chart, width, top, ratio) {
   let [x, y] = [PADDING * ratio, top + (LINE / 2) * ratio];
   for (const entry of chart.legendEntries()) {
     const { color } = entry;
-    const label = shortened(entry.label, width - (2 * PADDING + SWATCH + 8) * ratio, ratio, theme.font);
+    const label = shortened(
+      entry.label,
+      width - (2 * PADDING + SWATCH + 8) * ratio,
+      ratio,
+      theme.font,
+    );
     const needed = (SWATCH + 6 + GAP) * ratio + measureText(label, FONT_SIZE * ratio, theme.font);
     if (x > PADDING * ratio && x + needed > width) [x, y] = [PADDING * ratio, y + LINE * ratio];
-    items.push({ type: "marks", shape: "dot", points: [x + (SWATCH / 2) * ratio, y], color, size: 8 * ratio });
     items.push({
-      type: "text", text: label, x: x + (SWATCH + 6) * ratio, y, align: "left", baseline: "middle",
-      color: theme.text, size: FONT_SIZE * ratio,
+      type: "marks",
+      shape: "dot",
+      points: [x + (SWATCH / 2) * ratio, y],
+      color,
+      size: 8 * ratio,
+    });
+    items.push({
+      type: "text",
+      text: label,
+      x: x + (SWATCH + 6) * ratio,
+      y,
+      align: "left",
+      baseline: "middle",
+      color: theme.text,
+      size: FONT_SIZE * ratio,
     });
     x += needed;
   }

@@ -64,7 +64,8 @@ export class HeatReadout {
     const start = { column: data.steps.length - 1, bin: Math.floor(bins / 2) };
     const { column, bin } = { ...start, ...cursor, bin: cursor?.bin ?? start.bin };
     const target = cursor
-      ? { column: clamp(column + move[0], data.steps.length), bin: clamp(bin + move[1], bins) } : start;
+      ? { column: clamp(column + move[0], data.steps.length), bin: clamp(bin + move[1], bins) }
+      : start;
     this.move(target);
     this.live.textContent = this.texts(target).join(", ");
   }
@@ -73,12 +74,13 @@ export class HeatReadout {
   texts({ column, bin }) {
     const { data, totals } = this.map;
     const [count, total] = [data.counts[column][bin], totals[column]];
-    const range = `${formatValue(data.edges[bin])} to ${formatValue(data.edges[bin + 1])} ${data.unit}`;
+    const [lo, hi] = [data.edges[bin], data.edges[bin + 1]];
+    const range = `${formatValue(lo)} to ${formatValue(hi)} ${data.unit}`;
     const texts = [
       `Step ${formatValue(data.steps[column], "count")}`,
       range.trim(),
-      `${formatValue(count, "count")} of ${formatValue(total, "count")}`
-        + ` (${formatValue(total ? count / total : 0, "percent", 3)})`,
+      `${formatValue(count, "count")} of ${formatValue(total, "count")}` +
+        ` (${formatValue(total ? count / total : 0, "percent", 3)})`,
     ];
     if (data.nan[column] > 0) texts.push(`${formatValue(data.nan[column], "count")} NaN`);
     return texts;
@@ -100,7 +102,12 @@ export class HeatReadout {
     const top = scene.scaleY.toPixel(data.edges[cursor.bin + 1]);
     context.strokeStyle = theme.text;
     context.lineWidth = width;
-    context.strokeRect(Math.floor(x) - 2.5 * width, Math.round(top), 6 * width, Math.round(y - top));
+    context.strokeRect(
+      Math.floor(x) - 2.5 * width,
+      Math.round(top),
+      6 * width,
+      Math.round(y - top),
+    );
     this.write(cursor);
     this.place(x / size.ratio, top / size.ratio);
   }

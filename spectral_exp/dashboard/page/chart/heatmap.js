@@ -44,7 +44,8 @@ export class HeatMap extends Surface {
     this.data = { unit: "", nan: [], ...data, edges, steps, counts };
     this.totals = counts.map((row) => row.reduce((sum, count) => sum + count, 0));
     this.largest = counts.reduce(
-      (most, row, index) => Math.max(most, ...row.map((count) => shareOf(count, this.totals[index]))),
+      (most, row, index) =>
+        Math.max(most, ...row.map((count) => shareOf(count, this.totals[index]))),
       LEAST_PEAK / Math.max(edges.length - 1, LEAST_PEAK),
     );
     this.base.setAttribute("aria-label", this.summary());
@@ -72,7 +73,12 @@ export class HeatMap extends Surface {
     const isEmpty = steps.length === 0 || edges.length < 2;
     const isWide = edges[0] > 0 && edges.at(-1) / edges[0] >= LOG_FACTOR;
     const isLog = !isEmpty && (this.data.is_logarithmic ?? isWide);
-    const view = { xScale: "linear", yScale: isLog ? "log" : "linear", xKind: "count", yKind: "number" };
+    const view = {
+      xScale: "linear",
+      yScale: isLog ? "log" : "linear",
+      xKind: "count",
+      yKind: "number",
+    };
     const domains = {
       x: this.zoom ?? (isEmpty ? [0, 1] : outerBounds(steps)),
       y: isEmpty ? [0, 1] : [edges[0], edges.at(-1)],
@@ -96,7 +102,15 @@ export class HeatMap extends Surface {
         const fill = color(Math.sqrt(share / this.largest));
         if (fill === null) continue;
         const [y, bottom] = [rows[bin + 1], rows[bin]];
-        items.push({ type: "cell", x: left, y, width: right - left, height: bottom - y, color: fill, isInside: true });
+        items.push({
+          type: "cell",
+          x: left,
+          y,
+          width: right - left,
+          height: bottom - y,
+          color: fill,
+          isInside: true,
+        });
       }
     }
     return items;
@@ -135,8 +149,14 @@ export class HeatMap extends Surface {
     const color = colorMap(isDark(this.theme));
     const [width, height, y] = [BAR.width * ratio, BAR.height * ratio, offset + 5 * ratio];
     const text = (string, x, align) => ({
-      type: "text", text: string, x, y: y + height / 2, align, baseline: "middle",
-      color: this.theme.text, size: FONT_SIZE * ratio,
+      type: "text",
+      text: string,
+      x,
+      y: y + height / 2,
+      align,
+      baseline: "middle",
+      color: this.theme.text,
+      size: FONT_SIZE * ratio,
     });
     const most = `${formatValue(this.largest, "percent", 3)} of a step`;
     const right = plot.right - this.measureAt(ratio)(most, FONT_SIZE) - 6 * ratio;
@@ -162,8 +182,11 @@ export class HeatMap extends Surface {
     const { steps, edges, unit } = this.data;
     if (steps.length === 0 || edges.length < 2) return `${this.title}: no data.`;
     const range = `${formatValue(edges[0])} to ${formatValue(edges.at(-1))} ${unit}`.trim();
-    return `${this.title}: histograms of ${edges.length - 1} bins from ${range} at ${steps.length} steps`
-      + ` from ${formatValue(steps[0], "count")} to ${formatValue(steps.at(-1), "count")}.`;
+    return (
+      `${this.title}: histograms of ${edges.length - 1} bins` +
+      ` from ${range} at ${steps.length} steps` +
+      ` from ${formatValue(steps[0], "count")} to ${formatValue(steps.at(-1), "count")}.`
+    );
   }
 
   destroy() {

@@ -90,7 +90,8 @@ export class Interaction {
 
   continueDrag(at) {
     const { mode, start, isBox } = this.drag;
-    if (mode === "select") this.chart.select({ x0: start.x, y0: start.y, x1: at.x, y1: at.y, isBox });
+    if (mode === "select")
+      this.chart.select({ x0: start.x, y0: start.y, x1: at.x, y1: at.y, isBox });
     if (mode === "pan") this.panFrom(this.drag, at);
   }
 
@@ -100,7 +101,10 @@ export class Interaction {
     const x = this.clampPan([scaleX.toValue(left - moved), scaleX.toValue(right - moved)], scaleX);
     const { y } = this.chart.view;
     const lift = at.y - start.y;
-    const newY = y && [scaleY.toValue(scaleY.range[0] - lift), scaleY.toValue(scaleY.range[1] - lift)];
+    const newY = y && [
+      scaleY.toValue(scaleY.range[0] - lift),
+      scaleY.toValue(scaleY.range[1] - lift),
+    ];
     this.chart.zoom(x, newY, { isFinal: false });
   }
 
@@ -143,8 +147,12 @@ export class Interaction {
   zoomToSelection({ start, isBox, scaleX, scaleY }, at) {
     const { plot } = this.chart.scene;
     const clamp = (value, lo, hi) => Math.max(lo, Math.min(hi, value));
-    const [x0, x1] = [start.x, at.x].map((x) => clamp(x, plot.left, plot.right)).sort((a, b) => a - b);
-    const [y0, y1] = [start.y, at.y].map((y) => clamp(y, plot.top, plot.bottom)).sort((a, b) => b - a);
+    const [x0, x1] = [start.x, at.x]
+      .map((x) => clamp(x, plot.left, plot.right))
+      .sort((a, b) => a - b);
+    const [y0, y1] = [start.y, at.y]
+      .map((y) => clamp(y, plot.top, plot.bottom))
+      .sort((a, b) => b - a);
     const isWide = x1 - x0 >= CLICK_DISTANCE * this.chart.size.ratio;
     const y = isBox && y0 - y1 >= 2 ? [scaleY.toValue(y0), scaleY.toValue(y1)] : this.chart.view.y;
     if (isWide) this.zoomTo([scaleX.toValue(x0), scaleX.toValue(x1)], { y });
@@ -179,8 +187,10 @@ export class Interaction {
     event.preventDefault();
     const unit = event.deltaMode === 1 ? 16 : event.deltaMode === 2 ? 100 : 1;
     const [dx, dy] = [event.deltaX * unit, event.deltaY * unit];
-    if (event.shiftKey || Math.abs(dx) > Math.abs(dy)) this.panBy((dx || dy) / this.element.clientWidth);
-    else this.zoomAround(this.position(event).x, Math.exp(Math.max(-0.5, Math.min(0.5, dy * 0.004))));
+    if (event.shiftKey || Math.abs(dx) > Math.abs(dy))
+      this.panBy((dx || dy) / this.element.clientWidth);
+    else
+      this.zoomAround(this.position(event).x, Math.exp(Math.max(-0.5, Math.min(0.5, dy * 0.004))));
   }
 
   zoomAround(pixel, factor) {

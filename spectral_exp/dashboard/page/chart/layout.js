@@ -25,7 +25,8 @@ export function wholeWindow(view, list) {
   const found = view.extent ?? extentOfX(list);
   if (!found) return view.xScale === "log" ? [1, 10] : [0, 1];
   const [lo, hi] = found;
-  if (view.xScale === "log") return paddedDomain(positiveStart(lo, hi, list), hi > 0 ? hi : 1, "log", 0);
+  if (view.xScale === "log")
+    return paddedDomain(positiveStart(lo, hi, list), hi > 0 ? hi : 1, "log", 0);
   return lo < hi ? [lo, hi] : paddedDomain(lo, hi, "linear");
 }
 
@@ -45,7 +46,11 @@ export function domainOfY(view, list, window) {
   const kind = view.yScale;
   const largest = Math.max(Math.abs(extent.lo), Math.abs(extent.hi));
   const threshold = extent.lo <= extent.hi ? symlogThreshold(extent.smallest, largest) : 1;
-  return { domain: view.y ?? domainOf(kind, extent, threshold), threshold, isEmpty: !(extent.lo <= extent.hi) };
+  return {
+    domain: view.y ?? domainOf(kind, extent, threshold),
+    threshold,
+    isEmpty: !(extent.lo <= extent.hi),
+  };
 }
 
 function domainOf(kind, extent, threshold) {
@@ -58,7 +63,10 @@ function paddedSymlog({ lo, hi }, threshold) {
   const size = Math.max(Math.abs(lo), Math.abs(hi));
   if (!(hi / 2 - lo / 2 > size * 1e-9)) return paddedDomain(lo, hi, "symlog");
   const scale = makeScale("symlog", [lo, hi], [0, 1], threshold);
-  return [Math.max(scale.toValue(-0.05), -Number.MAX_VALUE), Math.min(scale.toValue(1.05), Number.MAX_VALUE)];
+  return [
+    Math.max(scale.toValue(-0.05), -Number.MAX_VALUE),
+    Math.min(scale.toValue(1.05), Number.MAX_VALUE),
+  ];
 }
 
 /**
@@ -84,7 +92,8 @@ export function layoutAxes(size, view, domains, labels, measure) {
   };
   const scaleX = makeScale(view.xScale, domains.x, [plot.left, plot.right]);
   return {
-    plot, scaleX,
+    plot,
+    scaleX,
     scaleY: makeScale(view.yScale, domains.y, [plot.bottom, plot.top], domains.threshold),
     ticksX: spacedTicks(scaleX, view.xKind, (text) => measure(text, FONT_SIZE), LABEL_GAP * ratio),
     ticksY,

@@ -18,7 +18,9 @@ export class Legend {
   update() {
     const { list, view, theme } = this.chart;
     const entries = list.map((series) => ({
-      key: series.key, label: series.label, color: seriesColor(theme, series),
+      key: series.key,
+      label: series.label,
+      color: seriesColor(theme, series),
       isHidden: view.hidden.includes(series.key),
     }));
     const text = JSON.stringify(entries);
@@ -33,7 +35,9 @@ export class Legend {
     const key = event.target.closest("button")?.dataset.key;
     if (key === undefined) return;
     const { hidden } = this.chart.view;
-    const changed = hidden.includes(key) ? hidden.filter((other) => other !== key) : [...hidden, key];
+    const changed = hidden.includes(key)
+      ? hidden.filter((other) => other !== key)
+      : [...hidden, key];
     this.chart.setView({ hidden: changed, highlight: null });
     this.chart.options.onHide?.(changed);
   }

@@ -53,7 +53,9 @@ export function rowsAtCursor({ scene, view, list, size = { ratio: 1 } }) {
 
 function drawSelection(context, { selection, scene, theme, size }) {
   const { plot } = scene;
-  const [x0, x1] = [selection.x0, selection.x1].map((x) => Math.max(plot.left, Math.min(plot.right, x)));
+  const [x0, x1] = [selection.x0, selection.x1].map((x) =>
+    Math.max(plot.left, Math.min(plot.right, x)),
+  );
   const [y0, y1] = selection.isBox
     ? [selection.y0, selection.y1].map((y) => Math.max(plot.top, Math.min(plot.bottom, y)))
     : [plot.top, plot.bottom];

@@ -155,7 +155,8 @@ export class Raster {
     if (paint.weight === FULL) {
       for (let index = start + first + 1; index < end; index += 1) pixels[index] = paint.value;
     } else {
-      for (let index = start + first + 1; index < end; index += 1) blend(index, paint, paint.weight);
+      for (let index = start + first + 1; index < end; index += 1)
+        blend(index, paint, paint.weight);
     }
     if (to > last) blend(end, paint, paint.weight * (to - last));
   }

@@ -48,12 +48,23 @@ export class Readout {
       const swatch = element("span", "chart-swatch");
       swatch.style.backgroundColor = seriesColor(chart.theme, series);
       const name = element("span", "chart-readout-name", series.label);
-      const value = element("span", "chart-readout-value", formatValue(series.mid[row], chart.view.yKind));
-      table.append(swatch, name, value, element("span", "chart-readout-range", rangeText(series, row, chart)));
+      const value = element(
+        "span",
+        "chart-readout-value",
+        formatValue(series.mid[row], chart.view.yKind),
+      );
+      table.append(
+        swatch,
+        name,
+        value,
+        element("span", "chart-readout-range", rangeText(series, row, chart)),
+      );
     }
     this.box.replaceChildren(head, table);
     if (found.length > rows.length) {
-      this.box.append(element("div", "chart-readout-more", `and ${found.length - rows.length} more`));
+      this.box.append(
+        element("div", "chart-readout-more", `and ${found.length - rows.length} more`),
+      );
     }
   }
 
@@ -78,7 +89,8 @@ export class Readout {
     const rows = rowsAtCursor(chart).slice(0, MOST_SPOKEN);
     const values = rows.map(({ series, row }) => {
       const range = rangeText(series, row, chart);
-      return `${series.label} ${formatValue(series.mid[row], chart.view.yKind)}${range ? `, ${range}` : ""}`;
+      const value = formatValue(series.mid[row], chart.view.yKind);
+      return `${series.label} ${value}${range ? `, ${range}` : ""}`;
     });
     this.live.textContent = `${cursorText(rows, chart)}: ${values.join("; ") || "no values"}`;
   }
@@ -93,7 +105,8 @@ function element(tag, className, text = "") {
 
 /** The rows of most charts share their x, which is then more exact than the pointer. */
 function cursorText(rows, { view, labels }) {
-  const shared = rows.length && rows.every(({ series, row }) => series.x[row] === rows[0].series.x[rows[0].row]);
+  const shared =
+    rows.length && rows.every(({ series, row }) => series.x[row] === rows[0].series.x[rows[0].row]);
   const value = shared ? rows[0].series.x[rows[0].row] : view.cursor;
   const name = labels.x ? `${labels.x} ` : "";
   const isRounded = view.xKind === "count" && !shared;
@@ -103,7 +116,9 @@ function cursorText(rows, { view, labels }) {
 /** Return the extent of a bin and the values in it that are not numbers, or "". */
 function rangeText(series, row, { view }) {
   const parts = [];
-  const [lo, hi] = series.isBand ? [series.low[row], series.high[row]] : [series.lo[row], series.hi[row]];
+  const [lo, hi] = series.isBand
+    ? [series.low[row], series.high[row]]
+    : [series.lo[row], series.hi[row]];
   const write = (value) => formatValue(value, view.yKind);
   if (lo < hi) parts.push(`${write(lo)} to ${write(hi)}`);
   if (series.hasExtremes && (series.lo[row] < lo || series.hi[row] > hi)) {
@@ -164,7 +179,11 @@ function summaryOfSeries(series, { xKind, yKind }) {
     for (let row = 0; row < series.n; row += 1) missing += specialsOf(series, row)[0];
   }
   const write = (value) => formatValue(value, yKind);
-  const extent = lo <= hi ? `last ${write(series.last[end])}, between ${write(lo)} and ${write(hi)}` : "no finite value";
+  const extent =
+    lo <= hi
+      ? `last ${write(series.last[end])}, between ${write(lo)} and ${write(hi)}`
+      : "no finite value";
   const nan = missing ? `, ${missing} NaN` : "";
-  return `${series.label}: ${extent}${nan}, from ${formatValue(first, xKind)} to ${formatValue(last, xKind)}.`;
+  const [from, to] = [formatValue(first, xKind), formatValue(last, xKind)];
+  return `${series.label}: ${extent}${nan}, from ${from} to ${to}.`;
 }

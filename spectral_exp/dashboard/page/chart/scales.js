@@ -32,7 +32,10 @@ export function makeScale(kind, domain, range, threshold = 1) {
   const tiny = !Number.isFinite(factor);
   const span = range[1] - range[0];
   return {
-    kind, domain, range, threshold,
+    kind,
+    domain,
+    range,
+    threshold,
     toPixel(value) {
       const offset = forward(value) * shrink - lo;
       const pixel = range[0] + (tiny ? (offset / (hi - lo)) * span : offset * factor);

@@ -3,7 +3,8 @@
  * drawn from the same list, so that none of them shows more or less than the others.
  *
  * Items: `line` (points with NaN between parts), `strokes` (x, top, bottom, ...), `area` (x, top,
- * bottom), `marks` (shape and x, y, ...), `cell`, `rule` and `text`; `isInside` items are clipped to the plot.
+ * bottom), `marks` (shape and x, y, ...), `cell`, `rule` and `text`; those with `isInside` are clipped
+ * to the plot.
  */
 
 import { axisItems, emptyItem, gridItems, lineWidth } from "./axes.js";
@@ -33,7 +34,10 @@ export function buildScene(chart, size) {
   const { domain, threshold, isEmpty } = domainOfY(view, visible, window);
   const domains = { x: window, y: domain, threshold };
   const axes = layoutAxes(size, view, domains, labels, measure);
-  const items = [...gridItems(axes, size, theme), ...seriesItems(visible, axes, window, chart, size)];
+  const items = [
+    ...gridItems(axes, size, theme),
+    ...seriesItems(visible, axes, window, chart, size),
+  ];
   items.push(...axisItems(axes, size, theme, labels));
   if (isEmpty) items.push(emptyItem(axes, size, theme, emptyText(list, visible)));
   return { ...axes, window, items };
@@ -53,8 +57,10 @@ function seriesItems(visible, axes, window, chart, size) {
     (a, b) => Number(a.key === highlight) - Number(b.key === highlight),
   );
   for (const series of ordered) {
-    const isFaded = highlight !== null && highlight !== series.key
-      && visible.some(({ key }) => key === highlight);
+    const isFaded =
+      highlight !== null &&
+      highlight !== series.key &&
+      visible.some(({ key }) => key === highlight);
     const full = seriesColor(chart.theme, series);
     const color = isFaded ? mix(full, chart.theme.background, FADED) : full;
     const rows = rowsWithin(series, window);
@@ -62,7 +68,8 @@ function seriesItems(visible, axes, window, chart, size) {
     if (series.isBand) addBand(layers, context);
     else addCurve(layers, context);
     for (const [shape, points] of Object.entries(marks.collect(series, rows, window))) {
-      if (points.length) layers.marks.push({ type: "marks", shape, points, color, size: 5 * size.ratio });
+      if (points.length)
+        layers.marks.push({ type: "marks", shape, points, color, size: 5 * size.ratio });
     }
   }
   const inside = [...layers.envelopes, ...layers.areas, ...layers.lines, ...layers.lone];
@@ -100,8 +107,10 @@ function addBand(layers, context) {
 /** Add the line of the means, dashed where some runs of a group have no value. */
 function addMeans(layers, { series, rows, axes, window, color, chart, ratio }) {
   const { smoothing } = chart.view;
-  const values = smoothing > 0
-    ? smoothedMeans(series, ...rows, window, smoothing) : series.mid.subarray(...rows);
+  const values =
+    smoothing > 0
+      ? smoothedMeans(series, ...rows, window, smoothing)
+      : series.mid.subarray(...rows);
   const { whole, partial, dots } = traceMeans(series, values, rows, axes.scaleX, axes.scaleY);
   const width = lineWidth(ratio);
   const dash = scaledDash(series.dash, ratio);

@@ -4,17 +4,25 @@
 const BUDGET_MS = 12;
 
 const waiting = new Set();
-const charts = new WeakMap();
+const charts = new Map();
 let frame = 0;
 
-const observer = new IntersectionObserver((entries) => {
-  for (const { target, isIntersecting } of entries) {
-    const chart = charts.get(target);
-    if (!chart) continue;
-    chart.isVisible = isIntersecting;
-    if (isIntersecting && chart.isDirty) schedule(chart);
-  }
-}, { rootMargin: "100px" });
+// On paper everything is in view, and there is no next frame.
+window.addEventListener("beforeprint", () => {
+  for (const chart of charts.values()) chart.draw();
+});
+
+const observer = new IntersectionObserver(
+  (entries) => {
+    for (const { target, isIntersecting } of entries) {
+      const chart = charts.get(target);
+      if (!chart) continue;
+      chart.isVisible = isIntersecting;
+      if (isIntersecting && chart.isDirty) schedule(chart);
+    }
+  },
+  { rootMargin: "100px" },
+);
 
 /** Draw a chart in the next frame, or as soon as it comes into view. */
 export function schedule(chart) {

@@ -27,7 +27,9 @@ export function prepareSeries(entry) {
     hasExtremes: isBand && columns.min !== undefined,
     n: columns.x.length,
     x: columns.x,
-    lo, hi, mid,
+    lo,
+    hi,
+    mid,
     first: columns.first ?? mid,
     last: columns.last ?? mid,
     low: columns.low,
@@ -82,7 +84,8 @@ function neighbourValue(name, [x, y]) {
 
 function hasSpecials({ n, mid, nan, posinf, neginf, isRaw }) {
   for (let row = 0; row < n; row += 1) {
-    if (isRaw ? !Number.isFinite(mid[row]) : nan?.[row] || posinf?.[row] || neginf?.[row]) return true;
+    if (isRaw ? !Number.isFinite(mid[row]) : nan?.[row] || posinf?.[row] || neginf?.[row])
+      return true;
   }
   return false;
 }

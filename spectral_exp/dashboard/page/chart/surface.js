@@ -82,7 +82,9 @@ export class Surface {
     const { clientWidth, clientHeight } = this.plot;
     const ratio = window.devicePixelRatio || 1;
     const size = {
-      width: Math.round(clientWidth * ratio), height: Math.round(clientHeight * ratio), ratio,
+      width: Math.round(clientWidth * ratio),
+      height: Math.round(clientHeight * ratio),
+      ratio,
     };
     if (Object.entries(size).every(([name, value]) => this.size[name] === value)) return;
     this.size = size;

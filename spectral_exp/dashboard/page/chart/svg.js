@@ -15,9 +15,14 @@ export function sceneToSvg({ plot, items }, { width, height }, theme, title) {
     ` viewBox="0 0 ${width} ${height}" font-family="${escape(theme.font)}">`,
     `<title>${escape(title)}</title>`,
     `<defs><clipPath id="${clip}"><rect x="${plot.left}" y="${plot.top - 1}"`,
-    ` width="${plot.right - plot.left + 1}" height="${plot.bottom - plot.top + 2}"/></clipPath></defs>`,
+    ` width="${plot.right - plot.left + 1}" height="${plot.bottom - plot.top + 2}"/>`,
+    "</clipPath></defs>",
     `<rect width="${width}" height="${height}" fill="${theme.background}"/>`,
-    `<g clip-path="url(#${clip})">`, ...inside, "</g>", ...outside, "</svg>\n",
+    `<g clip-path="url(#${clip})">`,
+    ...inside,
+    "</g>",
+    ...outside,
+    "</svg>\n",
   ].join("");
 }
 
@@ -26,15 +31,23 @@ function itemToSvg(item) {
 }
 
 const WRITE = {
-  rule: writeRule, line: writeLine, strokes: writeStrokes, area: writeArea, marks: writeMarks,
-  text: writeText, cell: writeCell,
+  rule: writeRule,
+  line: writeLine,
+  strokes: writeStrokes,
+  area: writeArea,
+  marks: writeMarks,
+  text: writeText,
+  cell: writeCell,
 };
 
 function writeRule({ x0, y0, x1, y1, color, width }) {
   const half = width / 2;
   const [x, y] = x0 === x1 ? [half, 0] : [0, half];
-  return `<path d="M${at(Math.floor(x0) + x, Math.floor(y0) + y)}L${at(Math.floor(x1) + x, Math.floor(y1) + y)}"`
-    + ` stroke="${color}" stroke-width="${width}"/>`;
+  return (
+    `<path d="M${at(Math.floor(x0) + x, Math.floor(y0) + y)}` +
+    `L${at(Math.floor(x1) + x, Math.floor(y1) + y)}"` +
+    ` stroke="${color}" stroke-width="${width}"/>`
+  );
 }
 
 function writeLine({ points, color, width, dash = [], shift = 0 }) {
@@ -45,9 +58,13 @@ function writeLine({ points, color, width, dash = [], shift = 0 }) {
     if (!isGap) path += `${isDown ? "L" : "M"}${at(points[index], points[index + 1])}`;
     isDown = !isGap;
   }
-  const dashes = dash.length ? ` stroke-dasharray="${dash.join(" ")}" stroke-dashoffset="${shift}"` : "";
-  return `<path d="${path}" fill="none" stroke="${color}" stroke-width="${width}"`
-    + ` stroke-linejoin="bevel"${dashes}/>`;
+  const dashes = dash.length
+    ? ` stroke-dasharray="${dash.join(" ")}" stroke-dashoffset="${shift}"`
+    : "";
+  return (
+    `<path d="${path}" fill="none" stroke="${color}" stroke-width="${width}"` +
+    ` stroke-linejoin="bevel"${dashes}/>`
+  );
 }
 
 function writeStrokes({ points, color, width }) {
@@ -76,7 +93,8 @@ function writeMarks({ shape, points, color, size }) {
   }
   const isOutline = shape === "cross" || shape === "hollow";
   const paint = isOutline
-    ? `fill="none" stroke="${color}" stroke-width="${number(markWidth(size))}"` : `fill="${color}"`;
+    ? `fill="none" stroke="${color}" stroke-width="${number(markWidth(size))}"`
+    : `fill="${color}"`;
   return `<path d="${path.text}" ${paint}/>`;
 }
 
@@ -105,16 +123,21 @@ class PathText {
 }
 
 function writeCell({ x, y, width, height, color }) {
-  return `<rect x="${number(x)}" y="${number(y)}" width="${number(width)}" height="${number(height)}"`
-    + ` fill="${color}" shape-rendering="crispEdges"/>`;
+  return (
+    `<rect x="${number(x)}" y="${number(y)}" width="${number(width)}" height="${number(height)}"` +
+    ` fill="${color}" shape-rendering="crispEdges"/>`
+  );
 }
 
 const ANCHORS = { left: "start", center: "middle", right: "end" };
 const SHIFTS = { top: 0.8, middle: 0.35, bottom: -0.2 };
 
 function writeText({ text, x, y, align, baseline, color, size, weight = 400 }) {
-  return `<text x="${number(x)}" y="${number(y + SHIFTS[baseline] * size)}" fill="${color}"`
-    + ` font-size="${size}" font-weight="${weight}" text-anchor="${ANCHORS[align]}">${escape(text)}</text>`;
+  return (
+    `<text x="${number(x)}" y="${number(y + SHIFTS[baseline] * size)}" fill="${color}"` +
+    ` font-size="${size}" font-weight="${weight}" text-anchor="${ANCHORS[align]}">` +
+    `${escape(text)}</text>`
+  );
 }
 
 function at(x, y) {
@@ -128,6 +151,7 @@ function number(value) {
 /** Control characters have no place in XML, escaped or not. */
 function escape(text) {
   const entities = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" };
-  return String(text).replace(/[\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]/g, "")
+  return String(text)
+    .replace(/[\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]/g, "")
     .replace(/[&<>"]/g, (character) => entities[character]);
 }

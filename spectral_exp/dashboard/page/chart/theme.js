@@ -1,8 +1,16 @@
 /** The colours of a chart, read from the CSS variables of the page. */
 
 const SERIES = [
-  "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b",
-  "#56b4e9", "#7b4fb5", "#8c564b", "#5f6b76", "#c0392b",
+  "#0072b2",
+  "#d55e00",
+  "#009e73",
+  "#cc79a7",
+  "#b8860b",
+  "#56b4e9",
+  "#7b4fb5",
+  "#8c564b",
+  "#5f6b76",
+  "#c0392b",
 ];
 const NAMES = {
   background: ["--chart-bg", "#ffffff"],
@@ -12,7 +20,12 @@ const NAMES = {
 };
 
 /** How far the variants of a colour go toward text or background, by the index of the dash. */
-const VARIANTS = [["text", 0], ["text", 0.4], ["background", 0.4], ["text", 0.7]];
+const VARIANTS = [
+  ["text", 0],
+  ["text", 0.4],
+  ["background", 0.4],
+  ["text", 0.7],
+];
 
 /** Dashes of the lines of means in CSS px, by index; the first is solid. */
 export const DASHES = [[], [6, 3], [2, 3], [8, 3, 2, 3]];
@@ -66,5 +79,8 @@ export function channels(color) {
   if (color.startsWith("#")) {
     return [1, 3, 5].map((index) => parseInt(color.slice(index, index + 2), 16));
   }
-  return color.match(/[\d.]+/g).slice(0, 3).map(Number);
+  return color
+    .match(/[\d.]+/g)
+    .slice(0, 3)
+    .map(Number);
 }

@@ -1,12 +1,37 @@
 /** Positions and labels of ticks, and the text of single values. */
 
-const SUFFIXES = [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]];
+const SUFFIXES = [
+  [1e12, "T"],
+  [1e9, "G"],
+  [1e6, "M"],
+  [1e3, "k"],
+];
 const MINUTE = 60;
 const HOUR = 3600;
 const DAY = 86400;
 const TIME_STEPS = [
-  1, 2, 5, 10, 15, 30, MINUTE, 2 * MINUTE, 5 * MINUTE, 10 * MINUTE, 15 * MINUTE, 30 * MINUTE,
-  HOUR, 2 * HOUR, 3 * HOUR, 6 * HOUR, 12 * HOUR, DAY, 2 * DAY, 7 * DAY, 14 * DAY, 28 * DAY,
+  1,
+  2,
+  5,
+  10,
+  15,
+  30,
+  MINUTE,
+  2 * MINUTE,
+  5 * MINUTE,
+  10 * MINUTE,
+  15 * MINUTE,
+  30 * MINUTE,
+  HOUR,
+  2 * HOUR,
+  3 * HOUR,
+  6 * HOUR,
+  12 * HOUR,
+  DAY,
+  2 * DAY,
+  7 * DAY,
+  14 * DAY,
+  28 * DAY,
 ];
 const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
@@ -41,7 +66,8 @@ function distinct(ticks) {
 
 function linearTicks([lo, hi], count, kind) {
   const rough = hi / count - lo / count;
-  if (!(rough > 1e-306)) return [lo, hi].map((value) => ({ value, label: formatValue(value, kind, 3) }));
+  if (!(rough > 1e-306))
+    return [lo, hi].map((value) => ({ value, label: formatValue(value, kind, 3) }));
   const step = tickStep(rough, kind);
   const offset = kind === "date" ? timezoneOffset(lo) : 0;
   const first = Math.ceil((lo - offset) / step - 1e-9);
@@ -49,7 +75,10 @@ function linearTicks([lo, hi], count, kind) {
   const ticks = [];
   for (let index = first; index <= last && ticks.length < 100; index += 1) {
     const value = index === 0 ? offset : Number((index * step + offset).toPrecision(15));
-    ticks.push({ value, label: formatTick(value, step, kind, Math.max(Math.abs(lo), Math.abs(hi))) });
+    ticks.push({
+      value,
+      label: formatTick(value, step, kind, Math.max(Math.abs(lo), Math.abs(hi))),
+    });
   }
   return ticks;
 }
@@ -98,9 +127,10 @@ function symlogTicks(scale, count, kind) {
   const [lo, hi] = scale.domain;
   const span = Math.abs(scale.range[1] - scale.range[0]);
   const ticks = [];
-  const isApart = (value) => ticks.every(
-    (tick) => Math.abs(scale.toPixel(tick.value) - scale.toPixel(value)) >= (0.7 * span) / count,
-  );
+  const isApart = (value) =>
+    ticks.every(
+      (tick) => Math.abs(scale.toPixel(tick.value) - scale.toPixel(value)) >= (0.7 * span) / count,
+    );
   const top = Math.floor(Math.log10(Math.max(Math.abs(lo), Math.abs(hi))));
   const candidates = [0];
   for (let power = top; power >= Math.log10(scale.threshold) - 1e-9; power -= 1) {
@@ -170,7 +200,12 @@ function formatDuration(seconds, step) {
   }
   const [days, hours] = [Math.floor(seconds / DAY), Math.floor((seconds % DAY) / HOUR)];
   const [minutes, rest] = [Math.floor((seconds % HOUR) / MINUTE), Math.round(seconds % MINUTE)];
-  const parts = [[days, "d"], [hours, "h"], [minutes, "min"], [rest, "s"]];
+  const parts = [
+    [days, "d"],
+    [hours, "h"],
+    [minutes, "min"],
+    [rest, "s"],
+  ];
   const shown = parts.filter(([amount]) => amount > 0).map(([amount, unit]) => `${amount} ${unit}`);
   return shown.length ? shown.slice(0, 2).join(" ") : "0";
 }

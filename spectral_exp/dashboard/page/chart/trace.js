@@ -232,7 +232,8 @@ function loneStrokes({ x, top, bottom }, reach) {
   if (end < 1) return [];
   let difference = 0;
   for (let index = 1; index <= end; index += 1) {
-    difference += Math.abs(top[index] - top[index - 1]) + Math.abs(bottom[index] - bottom[index - 1]);
+    difference +=
+      Math.abs(top[index] - top[index - 1]) + Math.abs(bottom[index] - bottom[index - 1]);
   }
   const least = Math.max(LONE_PIXELS, (LONE_DIFFERENCES * difference) / (2 * end));
   const strokes = [];
