@@ -415,7 +415,7 @@ def _interval(b: _Sample, a: _Sample | None = None) -> tuple[Interval | None, fl
     ):
         return None, math.nan, math.nan
     variance = sum(sample.variance for sample in samples)
-    # Scaled by a power of two, which is exact: squares of very small or large numbers have no float.
+    # Scaled exactly, by a power of two: the squares of very small or large numbers have no float.
     scale = -math.frexp(variance)[1]
     scaled = [(math.ldexp(sample.variance, scale), sample.df) for sample in samples]
     df = math.ldexp(variance, scale) ** 2 / sum(part**2 / free for part, free in scaled)
