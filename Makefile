@@ -17,15 +17,15 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 suite: $(STAMP)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # The longer tests: every system call of a save, whole runs killed at many points.
 slow: $(STAMP)
-	$(BIN)/python -m pytest -n 2 -m 'slow and not exhaustive'
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'slow and not exhaustive'
 
 # What is left of them: half an hour more of random signals and changed records.
 exhaustive: $(STAMP)
-	$(BIN)/python -m pytest -n 2 -m exhaustive
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m exhaustive
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -32,7 +32,7 @@ from spectral_exp.config.command_line import (
     CommandLine,
     describe,
     help_text,
-    recordable,
+    resolve_overrides,
     search_arguments,
 )
 from spectral_exp.config.conf_dir import CONF_DIR
@@ -250,7 +250,7 @@ def run_job(config: DictConfig) -> None:
     plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
     search = search_arguments(job)
     try:
-        with build(plain, run_dir, recordable(job, plain), search) as runner:
+        with build(plain, run_dir, resolve_overrides(job, plain), search) as runner:
             _record(config, run_dir)
             log.info("run directory: %s", shown)
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 import subprocess
 import sys
 from collections.abc import Generator, Iterator
@@ -16,6 +17,10 @@ from hypothesis import HealthCheck, settings
 from tests.s3_server import s3_server
 
 __all__ = ["s3_server"]
+
+# Tests compute on tiny tensors, for which more threads only wait for each other. Read by torch when
+# it is imported, here and in the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # How long an example takes decides no test: a busy machine is slow.
 settings.register_profile(
@@ -98,7 +103,7 @@ def train(*overrides: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def first_in_ci(total: int, sampled: int) -> list[Any]:
-    """Parameters 0 to `total`, of which CI runs the first `sampled`."""
+    """Parameters 0 to `total`; CI runs the first `sampled`."""
     return [
         pytest.param(i, marks=pytest.mark.exhaustive if i >= sampled else ()) for i in range(total)
     ]

@@ -195,7 +195,7 @@ def printed_lines() -> tuple[str, str]:
 
 
 def add_component(root: Path) -> None:
-    """Do in `root` what the recipe of a monitoring component says."""
+    """Follow the recipe of a monitoring component in `root`."""
     default, entry = printed_lines()
     config, build = root / "conf/config.yaml", root / "spectral_exp/config/build.py"
     last = "  - monitoring/tracking: default\n"
@@ -287,7 +287,7 @@ def test_the_other_name_of_a_learning_rate_is_known_on_the_command_line() -> Non
         CommandLine.parse(["optimizer.lr=0.1"]).compose()
 
 
-def test_a_model_that_lacks_what_is_asked_of_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_without_a_required_method_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch import nn
 
     from spectral_exp.models import gpt

@@ -1,5 +1,5 @@
-"""Runs that have been moved, renamed or made by odd command lines are continued by what they
-print."""
+"""Runs that have been moved, renamed or made by odd command lines are continued by the command that
+they print."""
 
 from __future__ import annotations
 
@@ -21,7 +21,12 @@ from omegaconf import OmegaConf
 
 from spectral_exp.commands import diagnose
 from spectral_exp.config.command_line import CommandLine, quote
-from spectral_exp.config.command_line.grammar import format_value, literal, parse, text_of
+from spectral_exp.config.command_line.grammar import (
+    format_value,
+    parse,
+    quote_text_setting,
+    text_of,
+)
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.json_files import content_crc32
 from spectral_exp.runs.layout import RunPaths
@@ -112,7 +117,7 @@ def next_commands(text: str) -> list[list[str]]:
     return [words[begin:end], words[end:]]
 
 
-def test_interpolated_overrides_are_recorded_as_what_they_came_to(here: Path) -> None:
+def test_interpolated_overrides_are_recorded_as_values(here: Path) -> None:
     overrides = record_of(Path("run"))["overrides"]
     assert "optimizer.learning_rate=0.1" in overrides
     assert r"name='it\'s = wave'" in overrides
@@ -136,7 +141,7 @@ def test_a_run_is_continued_from_another_folder(
     assert record["attempts"][-1]["cwd"] == str(elsewhere)
 
 
-def test_text_that_has_moved_is_found_where_it_is_now(
+def test_moved_text_is_found_at_its_new_place(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("text.txt").rename("中文 = moved.txt")
@@ -234,7 +239,7 @@ def test_other_threads_packages_and_processors_are_named_in_one_warning(
 
 
 @pytest.mark.slow
-def test_a_run_that_is_continued_otherwise_says_so(here: Path) -> None:
+def test_a_run_continued_with_other_settings_warns(here: Path) -> None:
     assert main(["resume=run", "training.max_steps=13", "threads=2"]) == 0
     assert "is continued with threads 1 -> 2" in Path("run/train.log").read_text()
 
@@ -295,7 +300,7 @@ def test_files_of_ones_own_are_named_again_by_the_command_that_is_printed(
         (["-m", "data.pattern=中文", "seed=1,2"], "to take the value literally, quote it: "),
     ],
 )
-def test_what_cannot_work_is_refused_before_anything_exists(
+def test_impossible_requests_are_refused_before_anything_exists(
     arguments: list[str], message: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = sorted(here.rglob("*"))
@@ -306,7 +311,7 @@ def test_what_cannot_work_is_refused_before_anything_exists(
     assert sorted(here.rglob("*")) == files
 
 
-def test_what_a_run_prints_works_whatever_its_name(here: Path) -> None:
+def test_printed_commands_work_for_any_name(here: Path) -> None:
     for name in ODD_NAMES:
         folder = Path(name)
         Path("run").rename(folder)
@@ -325,7 +330,7 @@ def test_what_a_run_prints_works_whatever_its_name(here: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ['it\'s a b=c,d{e} "q" $HOME\\', "-中文😀#;&|", "new\nline"])
-def test_what_a_run_prints_can_be_pasted(name: str, here: Path) -> None:
+def test_printed_commands_can_be_pasted(name: str, here: Path) -> None:
     odd = [
         f"hydra.run.dir={name}",
         f"name={name}",
@@ -383,7 +388,7 @@ def test_the_name_of_a_folder_is_taken_as_it_is_typed(here: Path, text: str) -> 
     folder.mkdir()
     try:
         assert (
-            parse(literal(f"resume={text}", sweeps=False)).value()
+            parse(quote_text_setting(f"resume={text}", sweeps=False)).value()
             == parse(f"resume={quote(text)}").value()
         )
     finally:
@@ -414,8 +419,8 @@ def test_written_values_are_read_back_unchanged(value: Any) -> None:
 
 
 def test_a_sweep_keeps_its_commas() -> None:
-    assert literal("name=a,b", sweeps=True) == "name=a,b"
-    assert literal("name=a,b", sweeps=False) == "name=a,b"
-    assert literal("resume=a,b", sweeps=False) == "resume='a,b'"
+    assert quote_text_setting("name=a,b", sweeps=True) == "name=a,b"
+    assert quote_text_setting("name=a,b", sweeps=False) == "name=a,b"
+    assert quote_text_setting("resume=a,b", sweeps=False) == "resume='a,b'"
     with pytest.raises(UserError, match="needs --multirun"):
         CommandLine.parse(["name=a,b"]).compose()

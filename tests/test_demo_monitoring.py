@@ -53,12 +53,12 @@ def test_demo_runs_as_a_command(tmp_path: Path) -> None:
 
 def test_demo_resumes_exactly(tmp_path: Path) -> None:
     """The interrupted and resumed demo ends like an uninterrupted run of the same model."""
-    root = demo_monitoring.run_demo(tmp_path, 40)
-    demo = demo_monitoring.Demo(tmp_path, 40)
+    root = demo_monitoring.run_demo(tmp_path, 20)
+    demo = demo_monitoring.Demo(tmp_path, 20)
     model, optimizer = demo.new_model()
     losses: list[float] = []
-    demo.train(model, optimizer, losses, 1, 40)
-    state = CheckpointManager(root).load_checkpoint(40)
+    demo.train(model, optimizer, losses, 1, 20)
+    state = CheckpointManager(root).load_checkpoint(20)
     assert state is not None
     assert state["loss_history"] == losses
     for name, value in model.state_dict().items():
@@ -72,7 +72,7 @@ def test_demo_resumes_exactly(tmp_path: Path) -> None:
         (["--dir", "/dev/null"], "cannot create the run directory"),
     ],
 )
-def test_demo_tells_mistakes_in_one_line(
+def test_demo_reports_mistakes_in_one_line(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert demo_monitoring.main(arguments) == 2

@@ -36,6 +36,10 @@ NOT_RUN = {
     "pytest tests/monitoring -n 2": "runs this suite",
     "pip install .": "changes the environment; tests/test_wheel.py installs",
     "pip install 'spectral-exp[paper]'": "changes the environment",
+    "pip install 'spectral-exp[dashboard]'": "changes the environment",
+    "spectral-exp dashboard outputs/": "does not end; tests/dashboard starts it",
+    "spectral-exp dashboard outputs/ --where optimizer=rgd": "does not end",
+    "spectral-exp dashboard outputs/ --edit": "does not end",
     "pip install nbconvert ipykernel": "changes the environment",
     "jupyter nbconvert --to notebook --execute --inplace examples/own_loop.ipynb":
         "needs Jupyter; tests/test_notebook.py runs the cells",
@@ -82,7 +86,7 @@ def documented_lines() -> list[str]:
 
 
 def arguments_of(line: str) -> list[str] | None:
-    """Return what a line passes to our command line, or None if it calls another program."""
+    """Return the arguments of our command line in a line, or None if it calls another program."""
     words = shlex.split(line)
     if words[0] == "spectral-exp":
         return words[1:]
@@ -132,7 +136,7 @@ def test_every_line_is_run_or_has_a_reason() -> None:
     assert len({arguments[0] for arguments in LONG.values()}) > 4
 
 
-def test_lines_for_other_programs_name_what_exists() -> None:
+def test_lines_for_other_programs_name_existing_files_and_options() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     extras = (
         (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("optional-dependencies]")[2]
@@ -237,7 +241,7 @@ def expected_codes(line: str) -> set[int]:
 
 @pytest.fixture
 def folder(template: Path, tmp_path: Path) -> Path:
-    """A working directory with what the commands of the documentation name."""
+    """A working directory with the runs and files that the documentation names."""
     return Path(shutil.copytree(template, tmp_path / "here", symlinks=True))
 
 
@@ -306,7 +310,7 @@ def test_the_stand_alone_loop_runs_and_continues(tmp_path: Path) -> None:
     assert len((run / "logs/metrics.jsonl").read_text().splitlines()) == 12
 
 
-def test_a_run_directory_holds_what_the_readme_lists(template: Path) -> None:
+def test_a_run_directory_holds_the_files_that_the_readme_lists(template: Path) -> None:
     (listing,) = re.findall(
         r"^outputs/wave_rgd_\S+/\n((?:  .*\n)+)", PAGES["README.md"], flags=re.MULTILINE
     )

@@ -42,8 +42,8 @@ ONLY_IN = {
 
 
 def imported(tree: ast.Module, module: str, is_package: bool) -> Iterator[str]:
-    """Absolute names of what a module imports anywhere, inside functions too, but for the benefit
-    of type checkers."""
+    """Yield the absolute names of all imports of a module, also inside functions, except those for
+    type checkers."""
     typing_only = {
         id(inner)
         for node in ast.walk(tree)
@@ -171,7 +171,7 @@ def test_results_are_light() -> None:
     }
 
 
-def test_monitoring_gives_what_it_names() -> None:
+def test_monitoring_exports_every_name_it_lists() -> None:
     from spectral_exp import monitoring
 
     names = [

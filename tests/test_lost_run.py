@@ -1,4 +1,4 @@
-"""A run whose folder goes away stops, and leaves alone what takes its place."""
+"""A run whose folder disappears stops, and does not touch a folder in its place."""
 
 from __future__ import annotations
 
@@ -100,9 +100,7 @@ def test_the_run_that_takes_its_place_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("background", [False, True])
-def test_what_is_written_later_does_not_bring_a_moved_run_back(
-    tmp_path: Path, background: bool
-) -> None:
+def test_later_writes_do_not_recreate_a_moved_run(tmp_path: Path, background: bool) -> None:
     """A save that is under way, lines that wait, and plots that are still being drawn."""
     run = tmp_path / "run"
     run.mkdir()

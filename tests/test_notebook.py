@@ -1,4 +1,4 @@
-"""The example notebook: its cells run in order and print what is stored in it."""
+"""The cells of the example notebook run in order and print the stored outputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOTEBOOK = ROOT / "examples/own_loop.ipynb"
 
 
 def run_cell(source: str, namespace: dict[str, Any]) -> str:
-    """Run a cell and return what it prints and, if its last line is an expression, the value."""
+    """Run a cell and return its output and, if its last line is an expression, the value."""
     tree = ast.parse(source)
     last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
     with contextlib.redirect_stdout(io.StringIO()) as printed:
@@ -41,7 +41,7 @@ def stored_text(cell: dict[str, Any]) -> str:
     return "".join(texts)
 
 
-def test_the_cells_print_what_the_notebook_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cells_print_the_recorded_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pandas")
     import matplotlib.pyplot as plt
 

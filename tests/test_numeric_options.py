@@ -165,7 +165,9 @@ EXTREMES: tuple[Any, ...] = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("experiment", ["wave_rgd_qfe", "phasor"])
+@pytest.mark.parametrize(
+    "experiment", ["wave_rgd_qfe", pytest.param("phasor", marks=pytest.mark.exhaustive)]
+)
 def test_no_value_of_a_setting_brings_a_traceback(experiment: str) -> None:
     config = compose(*TINY, f"+experiment={experiment}", "device=cpu")
     for path in leaves(config):

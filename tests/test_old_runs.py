@@ -18,7 +18,7 @@ from spectral_exp.config.roles import NotAPartError
 from spectral_exp.core.json_files import content_crc32
 from spectral_exp.monitoring.checkpoint.file import read_sidecar, write_checkpoint
 from spectral_exp.results import aggregate
-from spectral_exp.runs.renamed import RENAMED, current_names
+from spectral_exp.runs.renamed import RENAMED, update_names
 from spectral_exp.train import main
 from spectral_exp.verification import replay
 from tests.conftest import NO_PLOTS, TINY
@@ -49,7 +49,7 @@ def in_old_names(value: Any) -> Any:
 
 
 def make_old(run: Path) -> None:
-    """Change a run to what the version before the renaming wrote, with correct checksums."""
+    """Give a run the names that it had before the renaming, with correct checksums."""
     record = in_old_names(json.loads((run / "config.json").read_text()))
     record["crc32"] = content_crc32(record)
     (run / "config.json").write_text(json.dumps(record))
@@ -114,7 +114,7 @@ def test_every_old_name_leads_to_a_part_of_the_same_kind() -> None:
                 continue
         assert fitting, (old, new)
         assert new not in RENAMED
-        assert current_names({"part": {"_target_": old}}) == {"part": {"_target_": new}}
+        assert update_names({"part": {"_target_": old}}) == {"part": {"_target_": new}}
 
 
 def test_the_old_run_names_other_parts_everywhere(finished: tuple[Path, Path]) -> None:
@@ -133,7 +133,7 @@ def test_an_old_run_continues_bit_for_bit(runs: tuple[Path, Path]) -> None:
         assert main([f"resume={run}", "training.max_steps=15"]) == 0
     one, other = newest_state(new), newest_state(old)
     assert one["step"] == other["step"] == 15
-    assert current_names(other["config"])["optimizer"] == one["config"]["optimizer"]
+    assert update_names(other["config"])["optimizer"] == one["config"]["optimizer"]
     for part in (
         "model_state_dict",
         "optimizer_state_dict",

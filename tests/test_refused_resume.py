@@ -1,4 +1,4 @@
-"""A `resume=` that is refused says why in one line, and changes nothing in the run."""
+"""A refused `resume=` prints one line with the reason, and changes nothing in the run."""
 
 from __future__ import annotations
 

@@ -130,20 +130,20 @@ def state(run: Path) -> list[Any]:
     results = json.loads((run / "results.json").read_text())
     kept = ("step", "model_state_dict", "optimizer_state_dict", "loss_history")
     return [
-        *(part for key in kept for part in flat(found[key])),
+        *(part for key in kept for part in flatten(found[key])),
         untimed,
         [results[key] for key in ("status", "final_metrics", "best_metrics", "generation_samples")],
     ]
 
 
-def flat(node: Any) -> Iterator[Any]:
+def flatten(node: Any) -> Iterator[Any]:
     """The leaves of a state, tensors as their bytes."""
     if isinstance(node, dict):
         for key in node:
-            yield from flat(node[key])
+            yield from flatten(node[key])
     elif isinstance(node, (list, tuple)):
         for item in node:
-            yield from flat(item)
+            yield from flatten(item)
     else:
         yield node.numpy().tobytes() if isinstance(node, torch.Tensor) else node
 

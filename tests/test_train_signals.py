@@ -61,8 +61,8 @@ def trains_on(process: subprocess.Popen[Any], run: Path) -> None:
 
 
 def assert_saved(run: Path) -> None:
-    """The state of the last step is there, every line up to it is logged, and `train.log` tells the
-    end."""
+    """The state of the last step is there, every line up to it is logged, and `train.log` ends with
+    the reason."""
     results = json.loads((run / "results.json").read_text())
     steps = results["totals"]["steps"]
     assert results["status"] == "interrupted"
@@ -305,8 +305,8 @@ def test_a_terminal_that_closes_ends_the_run_in_order_or_not_at_all(
         trains_on(process, tmp_path / "run")
         eventually(lambda: b"[----" in seen)
         os.close(name)
-        # Closing it would wait for the thread that reads: the process at the other end is told all
-        # the same.
+        # Closing it would wait for the thread that reads. The process at the other end notices the
+        # end nevertheless.
         os.close(os.dup(terminal))
         os.dup2(os.open(os.devnull, os.O_RDWR), terminal)
         if nohup:

@@ -1,4 +1,4 @@
-"""The wheel carries the configuration and works in an empty folder; what the sdist holds."""
+"""The wheel carries the configuration and works in an empty folder; the contents of the sdist."""
 
 from __future__ import annotations
 

@@ -57,8 +57,12 @@ BENCHES = {
         "spectral_exp.bench.gating",
         "effect of gate_every on the loss, paired by seed; not part of all",
     ),
+    "dashboard": (
+        "spectral_exp.bench.dashboard",
+        "the dashboard in Chromium beside other tools; not part of all",
+    ),
 }
-NOT_IN_ALL = ("gating",)
+NOT_IN_ALL = ("gating", "dashboard")
 
 SCHEMA = 1
 """Version of the JSON file, increased when the meaning of an entry changes."""
@@ -119,6 +123,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dir", type=Path, default=Path(), help="folder for temporary files (default: .)"
     )
+    parser.add_argument(
+        "--peers",
+        type=Path,
+        default=Path(sys.executable),
+        metavar="PYTHON",
+        help="interpreter that has other dashboards installed (default: this one)",
+    )
     # Set by `all` for the process of each bench.
     parser.add_argument("--part", action="store_true", help=argparse.SUPPRESS)
     return parser
@@ -153,6 +164,7 @@ def _run(options: argparse.Namespace) -> None:
     )
     n_runs = options.runs if options.runs is not None else QUICK_N_RUNS if options.quick else N_RUNS
     require(1 <= n_runs <= _MAX_OPTION, "--runs", n_runs, f"from 1 to {_MAX_OPTION}")
+    require(os.access(options.peers, os.X_OK), "--peers", options.peers, "a Python interpreter")
     require(options.dir.is_dir(), "--dir", options.dir, "an existing folder")
     if options.json is not None:
         has_folder = options.json.parent.is_dir()
@@ -176,7 +188,13 @@ def _run(options: argparse.Namespace) -> None:
             parts = [_run_in_process(name, options, Path(folder)) for name in names]
         else:
             settings = measure.Options(
-                Path(folder) / options.bench, options.quick, sizes, options.rounds, n_runs, brief
+                Path(folder) / options.bench,
+                options.quick,
+                sizes,
+                options.rounds,
+                n_runs,
+                options.peers,
+                brief,
             )
             settings.folder.mkdir()
             parts = [_run_bench(options.bench, settings)]

@@ -70,10 +70,7 @@ def _layers(options: Options, n_tokens: int, n_rounds: int) -> Section:
         name: functools.partial(_time_layer, kind(_WIDTH, _HEADS, n_tokens), x)
         for name, kind in kinds.items()
     }
-    measure.interleave(measurements, 1, budget_s=0)
-    rounds = measure.interleave(
-        measurements, options.rounds or n_rounds, budget_s=options.budget_s(40)
-    )
+    rounds = measure.measure_rounds(options, measurements, n_rounds, budget_s=40)
     lines = [Line(name, "a layer", "ms", spread(rounds, name, "ms")) for name in kinds]
     for name in list(kinds)[1:]:
         target = LINEAR_RATIOS.get(n_tokens) if name == LINEAR else None
@@ -114,8 +111,7 @@ def _generation(options: Options) -> Section:
     measurements: dict[str, Callable[[], Figures]] = {
         name: functools.partial(work, n) for n, name in names.items()
     }
-    measure.interleave(measurements, 1, budget_s=0)
-    rounds = measure.interleave(measurements, options.rounds or 15, budget_s=options.budget_s(5))
+    rounds = measure.measure_rounds(options, measurements, 15, budget_s=5)
     sizes = {n: float(state.sums.nbytes) for n, state in states.items() if state.sums is not None}
     growth = Spread.of([sizes[many] / sizes[few]])
     return Section(

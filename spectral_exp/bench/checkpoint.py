@@ -428,9 +428,8 @@ def _loading(options: Options, size_mb: int) -> Section:
         ),
         "torch.load": functools.partial(measure.milliseconds, torch_load),
     }
-    measure.interleave(contenders, 1, budget_s=0)  # also fills the page cache
-    n_rounds = options.rounds or (5 if options.quick else 9)
-    rounds = measure.interleave(contenders, n_rounds, budget_s=options.budget_s(20))
+    # The warm-up also fills the page cache.
+    rounds = measure.measure_rounds(options, contenders, 9, quick=5, budget_s=20)
     lines = [Line(name, "load", "ms", spread(rounds, name, "ms")) for name in contenders]
     relative = ratio(rounds, "ours, verified", "torch.load", "ms")
     lines.append(Line("ours, verified", "load / torch.load", "x", relative, LOAD_RATIO))
@@ -466,9 +465,7 @@ def _history(options: Options) -> Section:
     }
     for name, convert in limits.items():
         measurements[name] = functools.partial(_convert, convert)
-    measure.interleave(measurements, 1, budget_s=0)
-    n_rounds = options.rounds or (5 if options.quick else 15)
-    rounds = measure.interleave(measurements, n_rounds, budget_s=options.budget_s(20))
+    rounds = measure.measure_rounds(options, measurements, 15, quick=5, budget_s=20)
     for ours in closing:
         ours.close()
     lines = [Line(name, "limit: time", "ms", spread(rounds, name, "blocked_ms")) for name in limits]

@@ -35,6 +35,7 @@ class Options:
         sizes_mb: sizes of the state, in 10^6 bytes.
         rounds: number of rounds; None for the default of each measurement.
         n_runs: number of run directories to read.
+        peers: the interpreter for which other dashboards are installed.
         brief: whether the bench is part of `all`, with fewer rounds and without the slowest cases.
     """
 
@@ -43,6 +44,7 @@ class Options:
     sizes_mb: tuple[int, ...]
     rounds: int | None
     n_runs: int = 100
+    peers: Path = Path(sys.executable)
     brief: bool = False
 
     def budget_s(self, alone_s: float) -> float:
@@ -159,6 +161,28 @@ def interleave(
             figures[name] = contenders[name]()
         measured.append(figures)
     return measured
+
+
+def measure_rounds(
+    options: Options,
+    contenders: Mapping[str, Callable[[], Figures]],
+    rounds: int,
+    *,
+    quick: int | None = None,
+    budget_s: float,
+) -> list[dict[str, Figures]]:
+    """Run all contenders once as a warm-up, then measure them as `interleave` does.
+
+    Args:
+        options: may set the number of rounds.
+        contenders: functions that measure once and return figures.
+        rounds: maximum number of rounds by default.
+        quick: the same for a quick bench; by default `rounds`.
+        budget_s: time limit in seconds of a bench that runs alone.
+    """
+    interleave(contenders, 1, budget_s=0)
+    default = quick if options.quick and quick is not None else rounds
+    return interleave(contenders, options.rounds or default, budget_s=options.budget_s(budget_s))
 
 
 def spread(rounds: Rounds, contender: str, figure: str) -> Spread:

@@ -119,10 +119,7 @@ def _entries(options: Options, contenders: dict[str, Callable[[Path], Log]]) -> 
         for name, make in {BARE_WRITE: _BareWrite, **contenders}.items()
     }
     measurements = {name: _entry_timer(log, n_entries) for name, log in logs.items()}
-    measure.interleave(measurements, 1, budget_s=0)
-    rounds = measure.interleave(
-        measurements, options.rounds or (3 if options.quick else 9), budget_s=options.budget_s(30)
-    )
+    rounds = measure.measure_rounds(options, measurements, 9, quick=3, budget_s=30)
     for log in logs.values():
         log.close()
     lines = []

@@ -98,10 +98,7 @@ def _steps(options: Options, vocab_size: int, n_tokens: int, n_rounds: int) -> S
     measurements: dict[str, Callable[[], Figures]] = {
         stack: functools.partial(measure.milliseconds, step) for stack, step in steps.items()
     }
-    measure.interleave(measurements, 1, budget_s=0)
-    rounds = measure.interleave(
-        measurements, options.rounds or n_rounds, budget_s=options.budget_s(60)
-    )
+    rounds = measure.measure_rounds(options, measurements, n_rounds, budget_s=60)
     lines = [Line(stack, "a step", "ms", spread(rounds, stack, "ms")) for stack in STACKS]
     for stack in STACKS[1:]:
         target = STEP_RATIOS.get(n_tokens, {}).get(stack)
@@ -168,10 +165,7 @@ def _bare_loop(options: Options, compiled: bool) -> Section:
         OURS: functools.partial(_rate, ours.step, n_steps),
         BARE_LOOP: functools.partial(_rate, bare.step, n_steps),
     }
-    measure.interleave(measurements, 1, budget_s=0)
-    rounds = measure.interleave(
-        measurements, options.rounds or (2 if options.quick else 15), budget_s=options.budget_s(15)
-    )
+    rounds = measure.measure_rounds(options, measurements, 15, quick=2, budget_s=15)
     lines = [
         Line(name, "tokens per second", "", spread(rounds, name, "tokens_per_s"))
         for name in measurements

@@ -85,10 +85,7 @@ def run(options: Options) -> Iterator[Section]:
         RGD_EVERY_4: build_rgd(model.parameter_groups(), warmup_steps=0, gate_every=4).step,
     }
     measurements = {name: _step_timer(step) for name, step in steps.items()}
-    measure.interleave(measurements, 1, budget_s=0)
-    rounds = measure.interleave(
-        measurements, options.rounds or (2 if options.quick else 25), budget_s=options.budget_s(30)
-    )
+    rounds = measure.measure_rounds(options, measurements, 25, quick=2, budget_s=30)
     lines = [Line(name, "a step", "ms", spread(rounds, name, "ms")) for name in measurements]
     for name, other, target in (
         (RGD_STEP, FUSED, OVER_FUSED),

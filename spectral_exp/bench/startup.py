@@ -52,10 +52,7 @@ def run(options: Options) -> Iterator[Section]:
         ),
     }
     log_progress("starting processes")
-    measure.interleave(measurements, 1, budget_s=0)
-    rounds = measure.interleave(
-        measurements, options.rounds or (2 if options.quick else 5), budget_s=options.budget_s(90)
-    )
+    rounds = measure.measure_rounds(options, measurements, 5, quick=2, budget_s=90)
     beyond = difference(rounds, FIRST_STEP, IMPORT_TORCH, "s")
     relative = ratio(rounds, FIRST_STEP, IMPORT_TORCH, "s")
     yield Section(

@@ -15,7 +15,7 @@ from spectral_exp.core.allocator import keep_freed_memory
 from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import Interrupted, SettingError, UserError, nearest, require
 from spectral_exp.core.foreign_text import printable
-from spectral_exp.core.wording import counted
+from spectral_exp.core.wording import format_count
 from spectral_exp.plots.load import import_matplotlib
 from spectral_exp.results import tables
 from spectral_exp.results.aggregate import ResultsAggregator
@@ -177,7 +177,8 @@ def _report(options: argparse.Namespace) -> str:
     if not chosen.runs:
         raise UserError(
             chosen.archived_note
-            or f"none of {counted(len(results.runs), 'run')} meets {' and '.join(options.where)}"
+            or f"none of {format_count(len(results.runs), 'run')} meets "
+            f"{' and '.join(options.where)}"
         )
     metrics = list(dict.fromkeys(split_names(options.metric)))
     for metric in metrics:
@@ -321,7 +322,7 @@ def _config_diff(folders: Sequence[Path]) -> int:
     one, other = (_load(path) for path in folders)
     sections = run_differences(one, other)
     for title, lines in sections.items():
-        print(f"{title}: {counted(len(lines), 'difference') if lines else 'equal'}")
+        print(f"{title}: {format_count(len(lines), 'difference') if lines else 'equal'}")
         for line in lines:
             print(f"  {printable(line)}")
     return 1 if any(sections.values()) else 0

@@ -20,7 +20,7 @@ from spectral_exp.config.trained import Trained, load_trained
 from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.foreign_text import printable_lines
-from spectral_exp.core.wording import counted
+from spectral_exp.core.wording import format_count
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -144,9 +144,9 @@ def diagnose(
     from spectral_exp.config.trust import require_fingerprints
     from spectral_exp.data.batches import EvalWindows
     from spectral_exp.runs.layout import RunPaths
-    from spectral_exp.training.resume import known_text, refuse_changed_data
+    from spectral_exp.training.resume import find_known_text, refuse_changed_data
 
-    known = known_text(RunPaths(run))
+    known = find_known_text(RunPaths(run))
     require_fingerprints(run, trained.config, known.fingerprints if known else {})
     data = build_dataset(trained.config, known)
     refuse_changed_data(RunPaths(run), data.fingerprints)
@@ -233,7 +233,7 @@ def _gradient_shares(trained: Trained) -> dict[str, float]:
 
 
 def _format_diagnosis(diagnosis: Diagnosis) -> str:
-    windows = f"{counted(diagnosis.windows, 'window')} of {diagnosis.block_size} tokens"
+    windows = f"{format_count(diagnosis.windows, 'window')} of {diagnosis.block_size} tokens"
     head = f"{diagnosis.run}: step {diagnosis.step}, val_loss {diagnosis.val_loss:.4f}"
     rows = [("layer", "entropy", "own", "previous", "distance")]
     for number, layer in enumerate(diagnosis.layers, start=1):

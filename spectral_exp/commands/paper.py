@@ -10,7 +10,7 @@ from pathlib import Path
 from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.foreign_text import printable
-from spectral_exp.core.wording import counted
+from spectral_exp.core.wording import format_count
 from spectral_exp.results.names import split_names
 from spectral_exp.results.paper.folder import Folder
 from spectral_exp.results.paper.generator import FORMATS, PaperGenerator, Written
@@ -162,7 +162,7 @@ def _print_verdict(verdict: Verdict, paper: Path) -> int:
     for item in verdict.wrong:
         print(f"WRONG: {printable(item, 2000)}")
     outcome = {
-        0: f"holds: {counted(verdict.checked, 'number')} recomputed from the runs, all equal",
+        0: f"holds: {format_count(verdict.checked, 'number')} recomputed from the runs, all equal",
         1: "does not hold",
         2: "cannot be verified in full",
     }

@@ -10,7 +10,7 @@ from spectral_exp.core.display import print_error
 from spectral_exp.core.errors import Interrupted
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.signals import StopRequest
-from spectral_exp.core.wording import counted
+from spectral_exp.core.wording import format_count
 from spectral_exp.runs.differences import shorten
 from spectral_exp.runs.layout import REPRODUCTION_NAME
 from spectral_exp.verification.reproduction import Code, reproduce
@@ -44,11 +44,11 @@ def run(options: argparse.Namespace) -> int:
         print_error("interrupted: nothing was compared")
         return stop.exit_code
     for name, differences in report["differences"].items():
-        print(f"{name}: {counted(len(differences), 'difference') if differences else 'equal'}")
+        print(f"{name}: {format_count(len(differences), 'difference') if differences else 'equal'}")
         for line in shorten(differences):
             print(f"  {printable(line)}")
-    n_lines = counted(report["lines_compared"], "metrics line")
-    print(f"compared {counted(report['values_compared'], 'value')} of {n_lines}")
+    n_lines = format_count(report["lines_compared"], "metrics line")
+    print(f"compared {format_count(report['values_compared'], 'value')} of {n_lines}")
     for line in report["not_compared"]:
         print(f"not compared: {printable(line)}")
     print(f"{report['verdict']}; report: {output / REPRODUCTION_NAME}")

@@ -11,7 +11,7 @@ from typing import Any
 from spectral_exp.core.console import Parser, command, confirm
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.foreign_text import printable, printable_lines
-from spectral_exp.core.wording import counted
+from spectral_exp.core.wording import format_count
 from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.results.names import split_names
 from spectral_exp.results.run_list import FORMATS, render_list
@@ -160,7 +160,7 @@ def _describe(marks: Marks) -> str:
         "pinned" * marks.is_pinned,
         "archived" * marks.is_archived,
         f"tags {', '.join(marks.tags)}" * bool(marks.tags),
-        f"a note of {counted(len(marks.note), 'character')}" * bool(marks.note),
+        f"a note of {format_count(len(marks.note), 'character')}" * bool(marks.note),
     ]
     return "; ".join(filter(None, parts)) or "no marks"
 
@@ -171,9 +171,11 @@ def _describe(marks: Marks) -> str:
 def _delete(options: argparse.Namespace) -> None:
     plans = list({plan.root: plan for plan in map(plan_deletion, options.runs)}.values())
     for plan in plans:
-        size = f"{plan.n_bytes:,} bytes in {counted(plan.n_files, 'file')}"
+        size = f"{plan.n_bytes:,} bytes in {format_count(plan.n_files, 'file')}"
         print(f"{printable(plan.root)}: {size}")
-    total = f"{counted(len(plans), 'run')} and free {sum(plan.n_bytes for plan in plans):,} bytes"
+    total = (
+        f"{format_count(len(plans), 'run')} and free {sum(plan.n_bytes for plan in plans):,} bytes"
+    )
     if not options.yes and not confirm(f"delete {total}", "add --yes"):
         print("deleted nothing")
         return

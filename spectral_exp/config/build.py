@@ -41,10 +41,10 @@ from spectral_exp.monitoring.component import Component, Observer
 from spectral_exp.monitoring.tracking.model_summary import summarize_model
 from spectral_exp.runs.layout import RunPaths, remove_unfinished_records
 from spectral_exp.runs.lock import RunLock
-from spectral_exp.runs.renamed import current_names
+from spectral_exp.runs.renamed import update_names
 from spectral_exp.training.resume import (
-    attempts,
-    known_text,
+    find_known_text,
+    list_attempts,
     move_damaged_record,
     refuse_before_start,
     refuse_changed_data,
@@ -116,7 +116,7 @@ def check(config: Mapping[str, Any], run_dir: Path | None) -> list[str]:
         config: plain resolved configuration.
         run_dir: the run directory; None if its name is not known yet.
     """
-    config = current_names(config)
+    config = update_names(config)
     location = run_dir or Path(str(config.get("outputs", "outputs")))
     try:
         refuse_unwritable(location)
@@ -124,7 +124,7 @@ def check(config: Mapping[str, Any], run_dir: Path | None) -> list[str]:
         return [str(error)]
     problems = resume_problems(config, run_dir, component_files())
     try:
-        known = None if run_dir is None else known_text(RunPaths(run_dir))
+        known = None if run_dir is None else find_known_text(RunPaths(run_dir))
         with trial_folder(location) as folder:
             parts = _assemble(config, RunPaths(folder), known, trial=True)
         if run_dir is not None and not problems and run_dir.is_dir():
@@ -156,7 +156,7 @@ def build(
         UserError: the configuration has a mistake, or the directory belongs to another run or is in
             use.
     """
-    config = current_names(config)
+    config = update_names(config)
     paths = RunPaths(Path(run_dir))
     with RunLock(paths.root) as lock, torch.random.fork_rng():
         refuse_links(paths.root)
@@ -166,7 +166,7 @@ def build(
         if has_run and (problems := resume_problems(config, paths.root, component_files())):
             raise UserError("\nerror: ".join(problems))
         torch.manual_seed(int(config["seed"]))
-        parts = _assemble(config, paths, known_text(paths), trial=False)
+        parts = _assemble(config, paths, find_known_text(paths), trial=False)
         _begin_attempt(config, paths, parts, overrides, search)
         runner = _runner(config, paths, parts, lock)
         try:
@@ -199,7 +199,7 @@ def _begin_attempt(
     refuse_changed_data(paths, parts.dataset.fingerprints)
     parts.components["backup"].check()
     parts.dataset.tokenizer.save(paths.tokenizer)
-    all_attempts = attempts(paths, overrides, search)
+    all_attempts = list_attempts(paths, overrides, search)
     warn_of_other_bits(paths, parts.globals.threads)
     move_damaged_record(paths)
     # The record contains torch's thread count, which must be that of training.

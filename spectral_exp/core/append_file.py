@@ -430,7 +430,7 @@ def _locks(descriptor: int, *, alone: bool) -> bool:
 
 
 def _unfinished_line(descriptor: int) -> bytes:
-    """What follows the last newline of a file."""
+    """Return the bytes after the last newline of a file."""
     end = os.fstat(descriptor).st_size
     tail = b""
     while end > 0 and b"\n" not in tail:

@@ -1,4 +1,4 @@
-"""Where the time of a run goes: seconds by activity, measured by the run itself."""
+"""The seconds that a run spends on each activity, measured by the run itself."""
 
 from __future__ import annotations
 

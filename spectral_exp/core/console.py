@@ -1,4 +1,4 @@
-"""How every command ends: one policy for exit codes, errors, signals and output without a reader.
+"""The end of every command: one policy for exit codes, errors, signals and closed output.
 
 Exit codes: 0 success; 1 the answer is negative (a difference, a broken checkpoint, a paper that
 does not hold) or the command failed; 2 the user has to change something, reported in one line; 128

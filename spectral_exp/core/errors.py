@@ -25,10 +25,10 @@ class SettingError(UserError, ValueError):
     Args:
         setting: name as the user writes it, e.g. `warmup_steps`; outer layers prepend their own
             path (`optimizer.warmup_steps`) with `within`.
-        value: what was received.
-        allowed: what would have been right, as the end of the sentence "<setting>=<value> must be
+        value: the received value.
+        allowed: the allowed values, as the end of the sentence "<setting>=<value> must be
             ...".
-        remedy: what to do about it, where `allowed` does not say so already.
+        remedy: an instruction, unless `allowed` contains it already.
     """
 
     def __init__(self, setting: str, value: object, allowed: str, remedy: str = "") -> None:
@@ -81,7 +81,7 @@ class Interrupted(KeyboardInterrupt):
 
     Args:
         signal_number: of the signal.
-        problem: what could not be saved, and what to do about it; makes the exit code 1.
+        problem: the state that could not be saved, and the remedy; makes the exit code 1.
     """
 
     def __init__(self, signal_number: int, problem: str = "") -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 MAX_CHARACTERS = 500
-"""How much of a single name, value or message is printed."""
+"""Maximum number of printed characters of a name, value or message."""
 
 # C0 and C1 controls; format characters that are invisible or reorder text (soft hyphen, zero-width,
 # bidirectional marks, embeddings and isolates, line and paragraph separators, byte order mark,
@@ -29,7 +29,7 @@ def printable(value: object, limit: int = MAX_CHARACTERS) -> str:
 
 
 def printable_lines(text: str, limit: int = 1 << 20) -> str:
-    """As `printable`, for a text whose line breaks and tabs are meant as such."""
+    """Do the same as `printable`, but keep line breaks and tabs."""
     return _UNSAFE_IN_LINES.sub(_escape, _cut(text, limit))
 
 

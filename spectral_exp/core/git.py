@@ -1,4 +1,4 @@
-"""Questions to git, answered without running anything that a repository's configuration names."""
+"""Calls of git that run no program that a repository's configuration names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 NO_GIT_HASH = "nogit000"
-"""Stands for the commit hash where the code is in no git repository, or in one without commits."""
+"""Replaces the commit hash if the code is in no git repository, or in one without commits."""
 
 TIMEOUT_S = 10.0
 """Seconds that a question may take."""
@@ -39,7 +39,7 @@ _KEPT_VARIABLE = re.compile(
 
 @dataclass(frozen=True)
 class GitAnswer:
-    """What a git command printed, or why it did not.
+    """The output of a git command, or the reason for its absence.
 
     Attributes:
         output: standard output; empty after a problem.
@@ -65,7 +65,7 @@ def ask_git(
         timeout_s: seconds after which git is stopped; None for `TIMEOUT_S`.
         scratch: folder with an `index` to use instead of the repository's, and `objects` beside
             those there.
-        standard_input: what the command reads.
+        standard_input: input of the command.
     """
     timeout_s = TIMEOUT_S if timeout_s is None else timeout_s
     settings = [word for setting in _SAFE for word in ("-c", setting)]
@@ -92,7 +92,7 @@ def ask_git(
 
 
 def run_git(*arguments: str, directory: Path, timeout_s: float | None = None) -> bytes | None:
-    """What a git command prints, or None if there is no answer."""
+    """Return the output of a git command, or None if it fails."""
     answer = ask_git(*arguments, directory=directory, timeout_s=timeout_s)
     return answer.output if answer.problem is None else None
 
@@ -100,7 +100,7 @@ def run_git(*arguments: str, directory: Path, timeout_s: float | None = None) ->
 def apply_patch(patch: Path, directory: Path) -> str | None:
     """Apply `patch` in `directory`, the root of a checkout made with `EXACT_LINES`.
 
-    Returns what prevents it, or None.
+    Returns the problem, or None.
     """
     options = ("--whitespace=nowarn", "--no-ignore-whitespace", "-p1")
     settings = ("-c", "apply.whitespace=nowarn", "-c", "apply.ignoreWhitespace=no", *EXACT_LINES)
@@ -108,7 +108,7 @@ def apply_patch(patch: Path, directory: Path) -> str | None:
 
 
 def commit_of(directory: Path) -> GitAnswer:
-    """The full hash of the commit that is checked out around `directory`."""
+    """Return the full hash of the commit that is checked out around `directory`."""
     answer = ask_git("rev-parse", "--verify", "--quiet", "HEAD^{commit}", directory=directory)
     if answer.problem is None:
         return GitAnswer(answer.output.strip())
@@ -117,7 +117,7 @@ def commit_of(directory: Path) -> GitAnswer:
 
 
 def repository_of(directory: Path) -> GitAnswer:
-    """The root of the repository around `directory`."""
+    """Return the root of the repository around `directory`."""
     if not directory.is_dir():
         return GitAnswer(b"", f"{directory} does not exist any more")
     answer = ask_git("rev-parse", "--show-toplevel", directory=directory)
@@ -125,15 +125,15 @@ def repository_of(directory: Path) -> GitAnswer:
 
 
 def git_hash() -> str:
-    """The first 8 characters of the commit of the user's code, or `NO_GIT_HASH`.
+    """Return the first 8 characters of the commit of the user's code, or `NO_GIT_HASH`.
 
-    Asked once per process and folder: loaded code stays.
+    git runs once per process and folder, because loaded code does not change.
     """
     return _git_hash(code_directory())
 
 
 def code_directory() -> Path:
-    """The folder of the user's code, whose repository a run records.
+    """Return the folder of the user's code, whose repository a run records.
 
     That is the folder of the main script. If there is none, or it belongs to this package or to the
     Python environment, it is the working directory; and for a run of this package's own commands
@@ -152,7 +152,7 @@ def code_directory() -> Path:
 
 
 def working_directory() -> Path:
-    """The current folder; "." if it was removed."""
+    """Return the current folder, or "." if it was removed."""
     try:
         return Path.cwd()
     except FileNotFoundError:
@@ -161,7 +161,7 @@ def working_directory() -> Path:
 
 @functools.cache
 def package_checkout() -> Path | None:
-    """The checkout that this package is loaded from, or None if it is installed."""
+    """Return the checkout that this package is loaded from, or None if it is installed."""
     checkout = _PACKAGE.parent
     return checkout if (checkout / ".git").exists() else None
 
@@ -173,7 +173,7 @@ def _git_hash(directory: Path) -> str:
 
 @functools.cache
 def _is_inside_repository(directory: Path) -> bool:
-    """Whether there is a repository around `directory`, one that git refuses to read included."""
+    """Return whether `directory` is in a repository, even one that git refuses to read."""
     problem = repository_of(directory).problem
     return problem is None or problem.startswith("git refuses")
 
@@ -185,7 +185,7 @@ def _main_folder() -> Path | None:
 
 
 def _is_environment(folder: Path) -> bool:
-    """Whether a main script there is a tool that runs the user's code, such as a launcher."""
+    """Return whether a main script in `folder` is a tool that runs the user's code: a launcher."""
     prefixes = {Path(prefix).resolve() for prefix in (sys.prefix, sys.exec_prefix)}
     standard = Path(os.__file__).resolve().parent
     installed = {"site-packages", "dist-packages"} & set(folder.parts)
@@ -228,7 +228,7 @@ def _own_filters(directory: str) -> tuple[str, ...]:
 
 
 def _environment(scratch: Path | None, disabled_filters: Sequence[str] = ()) -> dict[str, str]:
-    """The variables of a git process, in which the filters named do nothing."""
+    """Return the variables of a git process, in which `disabled_filters` do nothing."""
     kept = {
         name: value
         for name, value in os.environ.items()

@@ -20,10 +20,10 @@ from typing import IO, Any, cast
 from spectral_exp.core.child_process import start_helper
 
 _EXIT_S = 1.0
-"""How long a helper that has closed its answers may take to end."""
+"""Seconds in which a helper that has closed its answers has to end."""
 
 _HANG_S = 5.0
-"""How long `end` waits; a process that hangs in the kernel ends when the kernel releases it."""
+"""Seconds that `end` waits; a process that hangs in the kernel ends when the kernel releases it."""
 
 Send = Callable[[Any], None]
 

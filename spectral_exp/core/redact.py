@@ -8,6 +8,11 @@ A value is replaced if
 - it has the shape of a secret, such as a private key or the login of a URL.
 
 If a name is ambiguous, the value decides: `MODEL_KEY: gpt2-small` is kept.
+
+This module walks through containers. For text it uses, in this order, `secret_shapes` (secrets that
+need no name), `secret_context` and `secret_commands` (names beside the value, command lines) and
+`secret_text` (assignments). All of them ask `secret_names` how likely the value of a name is a
+secret, and `secret_values` whether a value is one, given that.
 """
 
 from __future__ import annotations

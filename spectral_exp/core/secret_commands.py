@@ -12,6 +12,7 @@ from spectral_exp.core.secret_values import (
     is_hidden_number,
     is_hidden_value,
     is_hidden_word,
+    replace_group,
 )
 
 _PASSWORD_FLAGS = {
@@ -184,18 +185,16 @@ def _hide_in_command(match: re.Match[str]) -> str:
 
 def _hide_option(match: re.Match[str]) -> str:
     group = "quoted" if match["open"] else "bare"
-    if not _is_hidden_option(match[group], secrecy(match["name"].lstrip("-"))):
-        return match[0]
-    return f"{match['name']}{match['gap']}{match['open'] or ''}{REDACTED}"
+    is_hidden = _is_hidden_option(match[group], secrecy(match["name"].lstrip("-")))
+    return replace_group(match, group) if is_hidden else match[0]
 
 
 def _hide_setting(match: re.Match[str]) -> str:
     name = re.split(r"[/:]", match["name"])[-1]
-    if not is_hidden_value(match["value"], secrecy(name)):
-        return match[0]
-    return f"{match[1]}{match['name']}{match['gap']}{REDACTED}"
+    is_hidden = is_hidden_value(match["value"], secrecy(name))
+    return replace_group(match, "value") if is_hidden else match[0]
 
 
 def _hide_second(match: re.Match[str]) -> str:
-    hidden = is_hidden_value(match[2], Secrecy.POSSIBLE)
-    return f"{match[1]}{REDACTED}" if hidden else match[0]
+    is_hidden = is_hidden_value(match[2], Secrecy.POSSIBLE)
+    return replace_group(match, 2) if is_hidden else match[0]

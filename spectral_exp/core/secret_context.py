@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 
 from spectral_exp.core.secret_names import Secrecy, secrecy
-from spectral_exp.core.secret_values import REDACTED, is_hidden_value
+from spectral_exp.core.secret_values import REDACTED, is_hidden_value, replace_group
 
 _QUOTE = r"\\{0,8}[\"']"
 _IS = rf"(?:{_QUOTE})?\s{{0,4}}(?:=>?|:)\s{{0,4}}"
@@ -29,31 +29,38 @@ _NAME_FIRST = re.compile(
     rf"{_NAMED}(?![\w.:-])(?:(?!{_NAME_KEY}|{_VALUE_KEY})[^<>{{}}\[\]]){{0,80}}{_VALUE_KEY}{_VALUE}",
     re.IGNORECASE,
 )
+"""`name: HF_TOKEN, value: X`, `key="password" value="X"`."""
 _VALUE_FIRST = re.compile(
     rf"{_VALUE_KEY}{_VALUE}(?:(?!{_NAME_KEY}|{_VALUE_KEY})[^<>{{}}\[\]]){{0,60}}{_NAMED}",
     re.IGNORECASE,
 )
+"""`value: X, name: HF_TOKEN`."""
 _ACCOUNT = re.compile(
     rf"(?<!\w)(?:user|user_?name|login|email|secret){_IS}(?:{_QUOTE})?[^\s,;\"'{{}}]{{1,100}}"
     rf"(?:{_QUOTE})?(?:[,; \t]|\\n){{0,9}}(?:\n[ \t]{{0,40}})?(?:{_QUOTE})?"
     rf"\b(?P<name>key|pass|pw){_IS}{_VALUE}",
     re.IGNORECASE,
 )
+"""`user: me, pass: X`, `login=me key=X`."""
 _OWNED_KEY = re.compile(
     rf"(?<!\w)(?P<name>\w{{2,30}})(?:{_IS}\{{|(?:\.\w{{1,20}})?\.(?:login|authenticate)\("
     r"|:[ \t]*\n[ \t]{1,40})"
     rf"(?:(?!\bkey\b)[^{{}}\[\]()]){{0,80}}\bkey{_IS}{_VALUE}",
     re.IGNORECASE,
 )
+"""`openai: {key: X}`, `wandb.login(key=X)`."""
 _ELEMENT = re.compile(
     r"<(?P<tag>[A-Za-z_][\w.:-]{0,80})(?P<attributes>\s[^<>]{0,300})?>"
     r"(?P<quoted><!\[CDATA\[[^\]]{1,2000}\]\]>|[^<>]{1,2000})(?=</)"
 )
+"""`<password>X</password>`, `<value name="token">X</value>`."""
 _ESCAPED_ELEMENT = re.compile(
     r"&lt;(?P<tag>[A-Za-z_][\w.:-]{0,80})(?P<attributes>\s[^<>&]{0,300})?&gt;"
     r"(?P<quoted>[^<>&]{1,2000})(?=&lt;/)"
 )
+"""The same in escaped XML: `&lt;password&gt;X&lt;/password&gt;`."""
 _PLIST = re.compile(r"<key>(?P<name>[^<>]{1,80})</key>\s{0,20}<string>(?P<quoted>[^<>]{1,2000})")
+"""`<key>API Key</key><string>X</string>`."""
 _ATTRIBUTE_NAME = re.compile(r"\b(?:name|key|id)=\\{0,8}[\"']([^\"'\\]{1,80})")
 _BLANK = r"(?:\s|\\{1,8}[nrt]){1,9}"
 _NETRC = re.compile(
@@ -62,20 +69,24 @@ _NETRC = re.compile(
     r"(?P<bare>[^\s\"'\\]{1,500})(?<![:=])(?![^\s\"'\\])",
     re.IGNORECASE,
 )
+"""`machine host login me password X`."""
 _SQL = re.compile(
     r"\b((?:ConvertTo-SecureString(?:\s{1,9}-String)?|"
     r"IDENTIFIED\s{1,9}(?:WITH\s{1,9}\S{1,60}\s{1,9})?BY|PASSWORD)\s{1,9}['\"])"
     r"(?P<quoted>[^'\"\n]{1,500})"
 )
+"""`IDENTIFIED BY 'X'`, `ConvertTo-SecureString 'X'`."""
 _CALL = re.compile(
     rf"\b(?:login|\w{{0,20}}Auth)\(\s{{0,9}}{_QUOTE}[^\"'\n]{{1,200}}{_QUOTE},\s{{0,9}}"
     rf"(?P<open>{_QUOTE})(?P<quoted>(?:(?!(?P=open))[^\n]){{1,500}})"
     rf"|\bSecret(?:Str|Bytes)\(b?(?P<open2>{_QUOTE})"
     rf"(?P<bare>(?:(?!(?P=open2))[^\n]){{1,500}})"
 )
+"""`login("me", "X")`, `HTTPBasicAuth("me", "X")`, `SecretStr("X")`."""
 _LOGIN_CALL = re.compile(
     rf"(?<!\w)login\(\s{{0,9}}(?P<open>{_QUOTE})(?P<quoted>(?:(?!(?P=open))[^\n]){{1,500}})"
 )
+"""`login("X")`."""
 _SENTENCE = re.compile(
     r"(?<![\w-])(?P<name>(?:api|access|secret|private|auth|account|client|license)[ -]"
     r"(?:key|token|secret)|pass(?:word|wd|phrase)|secret|token)"
@@ -85,6 +96,7 @@ _SENTENCE = re.compile(
     r"|(?P<bare>[^\s\"'`<>\\]{1,500}))",
     re.IGNORECASE,
 )
+"""`the password is X`, `API key provided: X`."""
 _END_OF_SENTENCE = ".,:;!?)]}"
 
 
@@ -99,11 +111,7 @@ def hide_named_around(text: str) -> str:
 def _hide(match: re.Match[str], level: Secrecy) -> str:
     """Return the match, with `REDACTED` in place of its value if that is a secret."""
     group = "quoted" if match.groupdict().get("quoted") is not None else "bare"
-    value = match[group]
-    if not is_hidden_value(value.strip(), level):
-        return match[0]
-    start, end = match.start(group) - match.start(), match.end(group) - match.start()
-    return match[0][:start] + REDACTED + match[0][end:]
+    return replace_group(match, group) if is_hidden_value(match[group].strip(), level) else match[0]
 
 
 def _hide_by_name(match: re.Match[str]) -> str:

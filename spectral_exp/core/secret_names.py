@@ -91,6 +91,13 @@ _PASSES = words(
     " training two val validation warmup"
 )
 _PIN_OWNERS = words("account card login security sim user")
+_KEY_ISSUERS = words("ado anthropic azure gh github gitlab gl openai stripe")
+_PAIRS = frozenset(
+    {(owner, "key") for owner in ("access", "api", "auth", "private", "secret")}
+    | {("access", "signature"), ("string", "data")}
+)
+"""Words of secrets anywhere in a name: AWS_ACCESS_KEY_ID, secret_key_base, stringData."""
+_WITH_PLURALS = _STRONG | _PASSWORDS | words("auth bearer key login pin token")
 
 
 class Secrecy(IntEnum):
@@ -164,14 +171,6 @@ def _is_password(parts: list[str]) -> bool:
     return last in _PASSWORDS or _GLUED_PASS.fullmatch(last) is not None
 
 
-_KEY_ISSUERS = words("ado anthropic azure gh github gitlab gl openai stripe")
-_PAIRS = frozenset(
-    {(owner, "key") for owner in ("access", "api", "auth", "private", "secret")}
-    | {("access", "signature"), ("string", "data")}
-)
-"""Words of secrets anywhere in a name: AWS_ACCESS_KEY_ID, secret_key_base, stringData."""
-
-
 def _is_certain(parts: list[str]) -> bool:
     if not _STRONG.isdisjoint(parts) or any(_GLUED.fullmatch(word) for word in parts):
         return True
@@ -196,9 +195,6 @@ def _secrecy_of_token(owner: str, above: list[str]) -> Secrecy:
     if owner in _ACCESS_TOKENS or (not owner and not _ACCESS_TOKENS.isdisjoint(above)):
         return Secrecy.CERTAIN
     return Secrecy.NONE if owner in _TEXT_TOKENS else Secrecy.POSSIBLE
-
-
-_WITH_PLURALS = _STRONG | _PASSWORDS | words("auth bearer key login pin token")
 
 
 def _split(name: str) -> list[str]:

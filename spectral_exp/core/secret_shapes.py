@@ -10,7 +10,7 @@ import binascii
 import re
 
 from spectral_exp.core.secret_names import secrecy
-from spectral_exp.core.secret_values import REDACTED, is_hidden_value, is_placeholder
+from spectral_exp.core.secret_values import REDACTED, is_hidden_value, is_placeholder, replace_group
 
 _PRIVATE_KEY = re.compile(
     r"-----BEGIN ([A-Z0-9 ]{0,40})PRIVATE KEY( BLOCK)?-----.*?"
@@ -91,16 +91,17 @@ def _hide_login(match: re.Match[str]) -> str:
 
 
 def _hide_parameter(match: re.Match[str]) -> str:
-    name = match[2]
-    signed = name.lower() in _SIGNED or name.lower().endswith(("-signature", "_signature"))
-    value = match[3]
-    hidden = (signed and not is_placeholder(value)) or is_hidden_value(value, secrecy(name))
-    return f"{match[1]}{name}={REDACTED}" if hidden else match[0]
+    name, value = match[2], match[3]
+    is_signature = name.lower() in _SIGNED or name.lower().endswith(("-signature", "_signature"))
+    is_hidden = (is_signature and not is_placeholder(value)) or is_hidden_value(
+        value, secrecy(name)
+    )
+    return replace_group(match, 3) if is_hidden else match[0]
 
 
 def _hide_encoded(match: re.Match[str]) -> str:
-    hidden = is_hidden_value(match[3], secrecy(match[1]))
-    return f"{match[1]}{match[2]}{REDACTED}" if hidden else match[0]
+    is_hidden = is_hidden_value(match[3], secrecy(match[1]))
+    return replace_group(match, 3) if is_hidden else match[0]
 
 
 def _hide_bearer(match: re.Match[str]) -> str:

@@ -1,5 +1,11 @@
 """Find secrets that are assigned to names in text: JSON, YAML, headers, settings files, Python.
 
+`hide_assigned` replaces them in several passes. The main one, `_hide_assignments`, walks through
+all assignments of a text: `password: X`, `"token": "X"`, `API_KEY=X`, `secret = Str("X")`. The name
+before the sign decides how likely the value is a secret (`secret_names`), and the form of the value
+decides where it ends: a structure, a call, a quoted text or a word. The other passes find values
+without such a sign.
+
 Every expression here takes time linear in the length of any text.
 """
 
@@ -24,13 +30,26 @@ from spectral_exp.core.secret_values import (
     is_hidden_word,
     is_placeholder,
     looks_random,
+    replace_group,
 )
+
+# --- assignments: a name, a sign and the beginning of a value -------------------------------------
 
 _NAME = r"[A-Za-z_][\w./@-]{0,100}"
 _TYPE = (
     r"(?:typing\.)?(?:Any|Final|None|Optional|Path|Sec\w{0,20}|bool|bytes|dict|float|int|list|object"
     r"|str|string|tuple)\b(?:\[[\w., |\[\]]{0,60}\])?"
 )
+_ASSIGNED = re.compile(
+    r"(?:(?<!\w)|(?<=\bb))(?P<mark>\\{0,8}[\"']|&(?:quot|apos|#34|#39);)?(?P<name>"
+    + _NAME
+    + r")(?(mark)(?P=mark)\s?\]?|\}?)"
+    rf"(?P<sep>\s*(?:=>|:=|:\s{{0,4}}{_TYPE}(?:\s?\|\s?{_TYPE}){{0,4}}\s{{0,4}}=(?!=)"
+    r"|:(?!:|//)|(?<![=!<>])=(?!=))(?:[ \t]|\\{1,8}t)*)"
+)
+"""`password: `, `"token": `, `key=`, `secret: str = `, `name => `; the value follows."""
+_ANNOTATION = re.compile(rf"{_TYPE}(?:\s?\|\s?{_TYPE}){{0,4}}\s{{0,4}}(?=[,)=\n]|$)")
+"""A type in the place of a value: `def login(password: str, user)`."""
 _VALUE = re.compile(
     r"(?:[bBrRuUfF]{1,2}|\$)?(?:\"\"\".*?(?:\"\"\"|\Z)|'''.*?(?:'''|\Z)"
     r"|\"(?:[^\"\\\n]|\\.)*(?:\"|$)|'(?:[^'\\\n]|\\.|'')*(?:'|$)|`[^`\n]*`)"
@@ -41,45 +60,55 @@ _VALUE = re.compile(
     r"|[{\[(]|[^\s,;\"'{}\[\]()]",
     re.DOTALL | re.MULTILINE,
 )
+"""The beginning of a value; a quoted text or a reference as a whole."""
+_OPENING = re.compile(
+    r"(?:[bBrRuUfF]{1,2}|\$)?(\"\"\"|&(?:quot|apos|#34|#39);|'''|\\{1,8}[\"']|[\"'`])"
+)
+"""The quotation mark before a value, with the prefix of a Python literal: `b"`, `\\"`, `&quot;`."""
+_CLOSING = re.compile(r"[\s,;:)\]}]*")
+"""The rest of a text that ends after an opening quotation mark."""
+_WORD_END = re.compile(
+    r"[\s;\"']|,(?=[\s\"']|$|[\w./@+-]+\s*[=:])|&(?=[\w.-]+=)|\\{1,8}[nrt](?=[\w.-]+(?:\s*[=:]|$)|[\[#\s\\]|$)"
+)
+"""The end of an unquoted value: white space, a quotation mark, or a sign before the next name."""
+_DOTTED = re.compile(r"[A-Za-z_]+(?:\.[A-Za-z_]+)+")
+"""A variable or an attribute: `args.password`."""
+
+# --- structures and calls as values ---------------------------------------------------------------
+
+_BRACKET = re.compile(r"[{}\[\]()]")
+_PART = re.compile(r"[^\s,:{}\[\]()\"'\\=]+")
+"""A key or a value in a structure."""
+_KEY_END = re.compile(r"[\"'\\]{0,9}\s{0,4}(?::|=(?![=\"'\\}\]),\s]))")
+"""The sign after a key."""
+_QUOTED = re.compile(r"(\\{0,8}[\"'])((?:(?!\1)[^\n]){1,500})(?=\1)")
+_MAX_STRUCTURE = 1000  # characters of a structure that are searched for a secret
+
+# --- other forms ----------------------------------------------------------------------------------
+
 _HEADER = re.compile(
     r"(?<![\w.])((?:proxy-)?authorization|(?:set-)?cookie)"
     r"((?:\\{0,8}[\"'])?\s*[:=]\s*(?:\\{0,8}[\"'])?)([^\"'}\n\\]+)",
     re.IGNORECASE,
 )
+"""A header: `Authorization: Basic X`, `Set-Cookie: a=X; b=Y`."""
 _TEMPLATE = re.compile(r"^\s*(?:\w+\s+)?\{[A-Za-z_.]*$")
-_ASSIGNED = re.compile(
-    r"(?:(?<!\w)|(?<=\bb))(?P<mark>\\{0,8}[\"']|&(?:quot|apos|#34|#39);)?(?P<name>"
-    + _NAME
-    + r")(?(mark)(?P=mark)\s?\]?|\}?)"
-    rf"(?P<sep>\s*(?:=>|:=|:\s{{0,4}}{_TYPE}(?:\s?\|\s?{_TYPE}){{0,4}}\s{{0,4}}=(?!=)"
-    r"|:(?!:|//)|(?<![=!<>])=(?!=))(?:[ \t]|\\{1,8}t)*)"
-)
-_ANNOTATION = re.compile(rf"{_TYPE}(?:\s?\|\s?{_TYPE}){{0,4}}\s{{0,4}}(?=[,)=\n]|$)")
+"""A header in a format string: `Bearer {token`, of which only the beginning is matched."""
 _PAIR = re.compile(
     r"(?P<open>\(\s{0,40})?(?P<mark>\\{0,8}[\"'])(?P<name>-{0,2}[A-Za-z][\w-]{0,60})(?P=mark)"
     r"\s*,\s*(?P<quote>\\{0,8}[\"'])(?P<value>(?:(?!(?P=quote))[^\n]){1,500})(?P=quote)"
 )
+"""Two texts with a comma: `("password", "X")`, `"--token", "X"`."""
 _BLOCK = re.compile(r"([ \t]*(?:- +)?)(" + _NAME + r"):[ \t]*(?:[|>][+-]?)?[ \t]*\n?")
+"""A name at the end of a line, whose values follow on deeper lines of YAML."""
 _BLOCK_LINE = re.compile(r"([ \t]*(?:- +)?(?:[\w./@-]{1,100}:[ \t]+)?)(\S.*?)([ \t]*\n?)")
 _LITERAL = re.compile(
     r"(?<![\w])(?P<mark>\\{0,8}[\"'])?(?P<name>" + _NAME + r")(?(mark)(?P=mark)|\b)"
     r"(?P<sep>\]?(?:\s*:\s*[\w\[\]. |]{1,60})?\s*(?:=(?!=)|:)\s*[bru]?)"
     r"(?P<quote>[\"'])(?P<value>(?:(?!(?P=quote))[^\\\n{}])+)(?P=quote)"
 )
-_OPENING = re.compile(
-    r"(?:[bBrRuUfF]{1,2}|\$)?(\"\"\"|&(?:quot|apos|#34|#39);|'''|\\{1,8}[\"']|[\"'`])"
-)
-_QUOTED = re.compile(r"(\\{0,8}[\"'])((?:(?!\1)[^\n]){1,500})(?=\1)")
-_DOTTED = re.compile(r"[A-Za-z_]+(?:\.[A-Za-z_]+)+")
-_CLOSING = re.compile(r"[\s,;:)\]}]*")
-_PART = re.compile(r"[^\s,:{}\[\]()\"'\\=]+")
-_KEY_END = re.compile(r"[\"'\\]{0,9}\s{0,4}(?::|=(?![=\"'\\}\]),\s]))")
-_BRACKET = re.compile(r"[{}\[\]()]")
-_MAX_STRUCTURE = 1000  # characters of a structure that are searched for a secret
+"""A name and a literal of a programming language: `PASSWORD = "X"`, `"token": b'X'`."""
 _LONGEST_INDENT = 200
-_WORD_END = re.compile(
-    r"[\s;\"']|,(?=[\s\"']|$|[\w./@+-]+\s*[=:])|&(?=[\w.-]+=)|\\{1,8}[nrt](?=[\w.-]+(?:\s*[=:]|$)|[\[#\s\\]|$)"
-)
 
 
 def hide_assigned(text: str) -> str:
@@ -94,8 +123,8 @@ def hide_assigned(text: str) -> str:
     if "=" in text or ":" in text:
         text = _HEADER.sub(_hide_header, text)
         if "\n" in text:
-            text = _hide_blocks(text)
-        text = _hide_all(text)
+            text = _hide_yaml_blocks(text)
+        text = _hide_assignments(text)
     return _PAIR.sub(_hide_pair, text) if "," in text else text
 
 
@@ -110,7 +139,7 @@ def _hide_literal(match: re.Match[str]) -> str:
     is_setting = match.re is _LITERAL or match["open"] is not None
     if not is_setting or is_secret_name(value) or not _is_random_secret(value, match["name"]):
         return match[0]
-    return _with_value(match)
+    return replace_group(match, "value")
 
 
 def _is_random_secret(value: str, name: str) -> bool:
@@ -128,7 +157,7 @@ def _hide_header(match: re.Match[str]) -> str:
     return f"{match[1]}{match[2]}{REDACTED}{rest}"
 
 
-def _hide_blocks(text: str) -> str:
+def _hide_yaml_blocks(text: str) -> str:
     """Replace secrets in the lines below a name: mappings, lists and long texts of YAML."""
     hidden = []
     level, indent = Secrecy.NONE, 0
@@ -139,7 +168,7 @@ def _hide_blocks(text: str) -> str:
             depth > indent or (depth == indent and words.startswith("- ")) or not words.strip()
         )
         if level is not Secrecy.NONE and is_inside:
-            hidden.append(_hide_line(line, level))
+            hidden.append(_hide_yaml_line(line, level))
             continue
         block = _BLOCK.fullmatch(line)
         level = secrecy(block[2]) if block else Secrecy.NONE
@@ -148,7 +177,7 @@ def _hide_blocks(text: str) -> str:
     return "".join(hidden)
 
 
-def _hide_line(line: str, level: Secrecy) -> str:
+def _hide_yaml_line(line: str, level: Secrecy) -> str:
     match = _BLOCK_LINE.fullmatch(line)
     if match is None or match[2].endswith(":"):
         return line
@@ -156,17 +185,17 @@ def _hide_line(line: str, level: Secrecy) -> str:
     return f"{match[1]}{REDACTED}{match[3]}" if hidden else line
 
 
-def _hide_all(text: str) -> str:
+def _hide_assignments(text: str) -> str:
     """Replace the secret values of assignments; search other values for assignments in turn."""
     pieces = []
     position = 0
     while match := _ASSIGNED.search(text, position):
         start = end = match.end()
         shown = None
-        level = _secrecy_of(match)
+        level = _secrecy_of_name(match)
         value = _VALUE.match(text, start) if level is not Secrecy.NONE else None
         if value and not _ANNOTATION.match(text, start):
-            end, shown = _shown_value(text, match, value, level)
+            end, shown = _redact_value(text, match, value, level)
         if shown is None:
             end = start
         pieces.append(text[position:start] + (shown or ""))
@@ -174,50 +203,60 @@ def _hide_all(text: str) -> str:
     return "".join([*pieces, text[position:]])
 
 
-def _secrecy_of(match: re.Match[str]) -> Secrecy:
-    name, before = (
-        match["name"],
-        match.string[max(0, match.start("name") - 1) : match.start("name")],
-    )
+def _secrecy_of_name(match: re.Match[str]) -> Secrecy:
+    name, start = match["name"], match.start("name")
+    before = match.string[max(0, start - 1) : start]
     level = secrecy(name)
     if before == "\\" and name[0] in "nrt":  # the end of a line inside JSON
         level = max(level, secrecy(name[1:]))
     return level
 
 
-def _shown_value(
+def _redact_value(
     text: str, match: re.Match[str], value: re.Match[str], level: Secrecy
 ) -> tuple[int, str | None]:
     """Return the end of a value, and its replacement, or None if it is not a secret."""
     start, found, mark = value.start(), value[0], match["mark"] or ""
     if found in ("{", "[", "("):
-        shown = text[start : _structure_end(text, start, min(len(text), start + _MAX_STRUCTURE))]
-        if is_placeholder(shown) or not _holds_secret(shown, level):
+        if not _is_secret_structure(_beginning(text, start, start), level):
             return start, None
         return _structure_end(text, start, len(text)), f"{mark}{REDACTED}{mark}"
     if _is_no_value(found, text[start : start + 2]):
         return start, None
     if call := value["call"]:
-        shown = text[
-            start : _structure_end(text, value.end() - 1, min(len(text), start + _MAX_STRUCTURE))
-        ]
-        hidden = _without_literals(shown, level)
+        shown = _beginning(text, start, value.end() - 1)
+        hidden = _hide_literals_of_call(shown, level)
         if hidden != shown:
             return start + len(shown), hidden
         if REDACTED in shown or _is_expression(call, match["sep"], level):
             return start, None
     elif opening := _OPENING.match(found):
-        inside = found[opening.end() :].removesuffix(opening[1])
-        closing = opening[1] if len(found) > len(inside) + opening.end() else ""
-        is_hidden = is_hidden_value(inside, level) and not _CLOSING.fullmatch(inside)
-        return value.end(), opening[0] + REDACTED + closing if is_hidden else None
+        return value.end(), _redact_quoted(found, opening, level)
     end = _word_end(text, match, start, level)
     word = text[start:end]
     is_count = word.isdecimal() and counts_tokens(match["name"])
     # In a sentence, an ordinary word is not a secret: "unexpected token: something".
-    if is_count or _is_name(word, match["name"]) or not is_hidden_word(word, level):
+    if is_count or _names_secret(word, match["name"]) or not is_hidden_word(word, level):
         return end, None
     return end, f"{mark}{REDACTED}{mark}" if is_amount(word) else REDACTED
+
+
+def _beginning(text: str, start: int, bracket: int) -> str:
+    """Return the part of a structure or call that is searched for a secret."""
+    return text[start : _structure_end(text, bracket, min(len(text), start + _MAX_STRUCTURE))]
+
+
+def _is_secret_structure(beginning: str, level: Secrecy) -> bool:
+    return not is_placeholder(beginning) and _holds_secret(beginning, level)
+
+
+def _redact_quoted(found: str, opening: re.Match[str], level: Secrecy) -> str | None:
+    """Return a quoted value with its marks and without its secret, or None if it has none."""
+    inside = found[opening.end() :].removesuffix(opening[1])
+    is_closed = len(found) > len(inside) + opening.end()
+    if not is_hidden_value(inside, level) or _CLOSING.fullmatch(inside):
+        return None
+    return opening[0] + REDACTED + (opening[1] if is_closed else "")
 
 
 def _is_no_value(found: str, begin: str) -> bool:
@@ -269,7 +308,7 @@ def _holds_secret(structure: str, level: Secrecy) -> bool:
     return False
 
 
-def _without_literals(call: str, level: Secrecy) -> str:
+def _hide_literals_of_call(call: str, level: Secrecy) -> str:
     """Replace the quoted secrets in a call or subscript."""
     inner_level = level if call.startswith("Secret") else min(level, Secrecy.POSSIBLE)
 
@@ -289,7 +328,7 @@ def _is_expression(call: str, sep: str, level: Secrecy) -> bool:
     return not looks_random(call) and ("." in call or (sep.rstrip().endswith("=") and sep != "="))
 
 
-def _is_name(word: str, name: str) -> bool:
+def _names_secret(word: str, name: str) -> bool:
     """Return whether a value is a variable for the secret: `password=password`, `args.password`."""
     last = word.rpartition(".")[2]
     return word == name or (_DOTTED.fullmatch(word) is not None and is_secret_name(last))
@@ -303,9 +342,4 @@ def _hide_pair(match: re.Match[str]) -> str:
     is_sure = secrecy(name) >= Secrecy.CERTAIN or match["open"] or name.startswith("-")
     if not is_sure or is_secret_name(value) or not is_hidden_value(value, level):
         return match[0]
-    return _with_value(match)
-
-
-def _with_value(match: re.Match[str]) -> str:
-    start, end = match.start("value") - match.start(), match.end("value") - match.start()
-    return match[0][:start] + REDACTED + match[0][end:]
+    return replace_group(match, "value")

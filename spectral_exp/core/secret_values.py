@@ -49,6 +49,12 @@ _DIGITS_BEGIN_OR_END = re.compile(r"(?<=[A-Za-z])(?=\d)|(?<=\d)(?=[A-Za-z])")
 _CASE_CHANGES = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Za-z])(?=\d)|(?<=\d)(?=[a-z])")
 
 
+def replace_group(match: re.Match[str], group: str | int) -> str:
+    """Return the text of `match` with `REDACTED` in place of one of its groups."""
+    start, end = (position - match.start() for position in match.span(group))
+    return match[0][:start] + REDACTED + match[0][end:]
+
+
 def is_placeholder(value: str) -> bool:
     """Return whether `value` is a reference to a secret, as `${oc.env:HF_TOKEN}`, or a mask."""
     return _PLACEHOLDER.fullmatch(value) is not None

@@ -10,16 +10,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from spectral_exp.core.errors import Interrupted
 
 STOP_SIGNALS = ("SIGTERM", "SIGHUP", "SIGXCPU", "SIGUSR1", "SIGUSR2")
-"""What asks a process to stop beside SIGINT, by default; a platform may lack some of them."""
+"""Signals that stop a process by default, beside SIGINT; a platform may lack some of them."""
 
 CATCHABLE = ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGXCPU", "SIGUSR1", "SIGUSR2")
-"""What a user may choose from."""
+"""Signals that a user may choose."""
 
 # A person or a batch system that repeats one of these means "now"; the others are warnings.
 _URGENT = (signal.SIGINT, signal.SIGTERM)
@@ -86,12 +86,7 @@ class StopRequest:
         _current = self
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         global _current
         _current = self._outer
         for number, handler in self._before.items():

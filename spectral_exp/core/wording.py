@@ -8,7 +8,7 @@ def noun(count: float, one: str, many: str = "") -> str:
     return one if count == 1 else many or f"{one}s"
 
 
-def counted(count: float, one: str, many: str = "") -> str:
+def format_count(count: float, one: str, many: str = "") -> str:
     """A whole number with its noun: `1 step`, `2 steps`, `10,000 steps`."""
     return f"{count:,.0f} {noun(count, one, many)}"
 

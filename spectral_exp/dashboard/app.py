@@ -34,6 +34,7 @@ from spectral_exp.dashboard.groups import (
     comparison_answer,
     groups_answer,
 )
+from spectral_exp.dashboard.identity import short_hash
 from spectral_exp.dashboard.library import Library, UnknownRunError
 from spectral_exp.dashboard.page_files import page_file
 from spectral_exp.dashboard.query import Query, View
@@ -49,6 +50,7 @@ log = logging.getLogger(__name__)
 MAX_WATCHED = 200
 _MAX_NOTES_BYTES = 64 << 10
 _WATCH_READ_S = 0.1
+_REVALIDATE = "private, no-cache"
 _JSON = "application/json"
 _FRAMES = "application/octet-stream"
 
@@ -98,7 +100,11 @@ def build_app(site: Site) -> Starlette:
 def _route(site: Site, path: str, answer: Answer, workers: Workers) -> Route:
     async def endpoint(request: Request) -> Response:
         query, names = Query(request.query_params), request.path_params
-        return await _answer_errors(workers.run(lambda: answer(site, query, names)))
+        found = await _answer_errors(workers.run(lambda: answer(site, query, names)))
+        tag = found.headers.get("etag")
+        if tag is not None and tag == request.headers.get("if-none-match"):
+            return Response(status_code=304, headers={"etag": tag, "cache-control": _REVALIDATE})
+        return found
 
     return Route(path, endpoint, methods=["GET"])
 
@@ -378,7 +384,7 @@ def _log(site: Site, query: Query, names: dict[str, str]) -> Response:
 def _image(site: Site, query: Query, names: dict[str, str]) -> Response:
     path = site.library.path(names["key"])
     content = run_files.read_image(path, names["plot"], int(names["step"]))
-    return Response(content, media_type="image/png", headers={"cache-control": "private, no-cache"})
+    return _tagged(content, "image/png")
 
 
 def _file(site: Site, query: Query, names: dict[str, str]) -> Response:
@@ -413,7 +419,13 @@ def _page(site: Site, query: Query, names: dict[str, str]) -> Response:
     if found is None:
         return _error(404, "there is no such address")
     content, media_type = found
-    return Response(content, media_type=media_type, headers={"cache-control": "no-cache"})
+    return _tagged(content, media_type)
+
+
+def _tagged(content: bytes, media_type: str) -> Response:
+    """Return a file that a browser keeps, but asks for again whether it has changed."""
+    headers = {"etag": f'"{short_hash(content)}"', "cache-control": _REVALIDATE}
+    return Response(content, media_type=media_type, headers=headers)
 
 
 _QUICK: dict[str, Answer] = {

@@ -19,6 +19,7 @@ from spectral_exp.dashboard.page_files import FOLDER, INDEX, page_files
 _PREFIX = "page/"
 _ENTRY = re.compile(r'<script type="module" src="([^"]+)"></script>')
 _STYLE = re.compile(r'<link rel="stylesheet" href="([^"]+)" ?/?>')
+_PRELOAD = re.compile(r'\s*<link rel="modulepreload" href="[^"]+" ?/?>')
 _ICON = re.compile(r'(<link rel="icon" href=")([^"]+)(")')
 # `import ... from "./x.js"` and `export ... from "./x.js"`, also over several lines;
 # `import "./x.js"`; `import("./x.js")`.
@@ -47,6 +48,7 @@ def bundle(embedded: Mapping[str, Mapping[str, str]]) -> str:
         f'<script type="module">{start}</script>'
     )
     text = _ENTRY.sub(lambda _: scripts, text)
+    text = _PRELOAD.sub("", text)
     text = _STYLE.sub(lambda match: f"<style>{_read(match[1])}</style>", text)
     text = _ICON.sub(lambda match: f"{match[1]}{_data_address(match[2])}{match[3]}", text)
     policy = html.escape(_policy(import_map, start))

@@ -110,7 +110,7 @@ def _answer(request: Request) -> Any:
 
     answer = compute(0, ResultsAggregator.of(request.runs), request.view)
     comparison = compare_groups(answer, request.ids)
-    plots = {plot.name: plot for plot in comparison_plots(comparison, theme=request.theme)}
+    plots = {plot.name: plot for _, plot in comparison_plots(comparison, theme=request.theme)}
     if not request.name:
         return [
             {"name": plot.name, "caption": plot.caption, "is_empty": plot.draw is None}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import time
+from collections.abc import Mapping
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "page"
 INDEX = "index.html"
 
+_LISTED_S = 2.0  # how long a list of the files is used
 _TYPES = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
@@ -19,8 +23,13 @@ _TYPES = {
 }
 
 
-def page_files() -> dict[str, Path]:
-    """Return the files of the page by their names in an address."""
+def page_files() -> Mapping[str, Path]:
+    """Return the files of the page by their names in an address, as of a moment ago."""
+    return _listed(int(time.monotonic() / _LISTED_S))
+
+
+@functools.lru_cache(maxsize=1)
+def _listed(_: int) -> Mapping[str, Path]:
     return {
         path.relative_to(FOLDER).as_posix(): path
         for path in sorted(FOLDER.rglob("*"))

@@ -14,7 +14,6 @@ from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from spectral_exp.core.append_file import AppendFile
@@ -78,12 +77,7 @@ class MetricsLogger(Component):
     def __enter__(self) -> MetricsLogger:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def should_log(self, step: int) -> bool:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from spectral_exp.core.series import FloatArray, Series
 from spectral_exp.plots.seeds import SeedCurve
-from spectral_exp.plots.series import Envelope, isolated, view_limits
+from spectral_exp.plots.series import Envelope, find_lone_points, view_limits
 from spectral_exp.plots.series_styles import SeriesStyle
 from spectral_exp.plots.text import log_axis, number_axis, short_number
 from spectral_exp.plots.theme import Theme
@@ -47,7 +47,7 @@ def draw_seeds(
     )
     if curve.n_runs > 1:
         axes.fill_between(curve.x, curve.low, curve.high, color=style.color, alpha=0.2, linewidth=0)
-    lone = isolated(curve.mean)
+    lone = find_lone_points(curve.mean)
     if lone.any() and not few:
         axes.plot(
             curve.x[lone],

@@ -121,7 +121,7 @@ class _Placed:
 
 
 def _common(runs: Sequence[_Placed]) -> list[IntArray]:
-    """For each run the places in it of the steps that all runs have."""
+    """Return for each run the positions of the steps that all runs have."""
     if len(runs) < 2:
         return [np.arange(run.steps.size, dtype=np.int64) for run in runs]
     steps = runs[0].steps

@@ -124,7 +124,7 @@ def bulk_limits(parts: Sequence[FloatArray]) -> tuple[float, float]:
     return float(values.min()), float(values.max())
 
 
-def isolated(values: FloatArray) -> NDArray[np.bool_]:
+def find_lone_points(values: FloatArray) -> NDArray[np.bool_]:
     """Return True for finite values without a finite neighbour, which no line shows."""
     finite = np.concatenate([[False], np.isfinite(values), [False]])
     return np.asarray(finite[1:-1] & ~finite[:-2] & ~finite[2:])

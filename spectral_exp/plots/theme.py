@@ -153,7 +153,7 @@ _style_lock = threading.Lock()
 
 
 @contextmanager
-def styled(theme: Theme) -> Iterator[None]:
+def use_theme(theme: Theme) -> Iterator[None]:
     """Draw in `theme`; restore the caller's matplotlib settings afterwards.
 
     These settings are global to the process; the lock keeps two threads from mixing them.
@@ -180,7 +180,7 @@ def render_all(
         dpi: dots per inch of a PNG file; the others are vector graphics.
         description: a text for readers who cannot see the figure, kept inside each file.
     """
-    with styled(theme):
+    with use_theme(theme):
         figure = draw()
         return {kind: _file(figure, kind, dpi, description) for kind in formats}
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from spectral_exp.core.wording import counted, noun
+from spectral_exp.core.wording import format_count, noun
 from spectral_exp.results.conditions import Condition
 from spectral_exp.results.differing import differing_names
 from spectral_exp.results.group import Group, group_by
@@ -99,7 +99,7 @@ class ResultsAggregator:
     def archived_note(self) -> str:
         """A sentence on the archived runs that are left out, or ""."""
         n = len(self.archived)
-        words = f"{counted(n, 'archived run')} {noun(n, 'is', 'are')} left out"
+        words = f"{format_count(n, 'archived run')} {noun(n, 'is', 'are')} left out"
         return f"{words}; --archived includes {noun(n, 'it', 'them')}" if n else ""
 
     def groups(self, by: Sequence[str] | None = None) -> list[Group]:

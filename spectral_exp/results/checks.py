@@ -340,7 +340,7 @@ def match_groups(
             for name, identity in IDENTITIES.items()
         },
     }
-    matches = {name: found[name].same for name in QUANTITIES}
+    matches = {name: found[name].is_same for name in QUANTITIES}
     warnings = [
         Finding(
             name,
@@ -349,11 +349,11 @@ def match_groups(
             found[name].values,
         )
         for name in QUANTITIES
-        if (found[name].same is False or found[name].heading) and _matters(name, metric)
+        if (found[name].is_same is False or found[name].heading) and _matters(name, metric)
     ]
     if stop is not None:
         planned = _numbers(both, "training.max_steps", _max_steps, 0.0)
-        if planned.same is False:
+        if planned.is_same is False:
             matches["steps"] = False
             heading = "at step {stop} the runs were on schedules of different length"
             words = {"stop": f"{stop:,}", **planned.values}
@@ -404,13 +404,13 @@ class _Match:
     """Whether two groups agree in a quantity.
 
     Attributes:
-        same: None if a run did not record the quantity.
+        is_same: None if a run did not record the quantity.
         detail: template of both values.
         values: the values of the template.
         heading: replaces the words that the quantity differs.
     """
 
-    same: bool | None
+    is_same: bool | None
     detail: str = ""
     values: Mapping[str, Piece] = field(default_factory=dict)
     heading: str = ""
@@ -452,9 +452,9 @@ def _times(a: Sequence[Run], b: Sequence[Run]) -> _Match:
     found = compare_times(a, b)
     if found is None:
         return _Match(None)
-    if found.same is True:
+    if found.is_same is True:
         return _Match(True)
-    return _Match(found.same, *found.describe(), heading=found.doubt)
+    return _Match(found.is_same, *found.describe(), heading=found.doubt)
 
 
 def _texts(a: Sequence[str | None], b: Sequence[str | None]) -> _Match:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from spectral_exp.core.git import NO_GIT_HASH
-from spectral_exp.core.wording import counted
+from spectral_exp.core.wording import format_count
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.run import Run
 from spectral_exp.runs.training_record import recorded_patch
@@ -36,7 +36,7 @@ def _evaluation(run: Run) -> str | None:
     if not {"training.eval_windows", "model.block_size"} <= run.settings.keys():
         return None
     windows = run.settings["training.eval_windows"]
-    read = "all windows" if windows is None else counted(windows, "window")
+    read = "all windows" if windows is None else format_count(windows, "window")
     return f"{read} of {run.settings['model.block_size']:,} tokens"
 
 

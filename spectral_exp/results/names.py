@@ -107,7 +107,7 @@ def match_of(run: Run) -> str | None:
 
 def value_text(value: Any) -> str:
     """Return a value as it is written on the command line, safe to print."""
-    return printable(_written(value))
+    return printable(_format_value(value))
 
 
 def sort_key(value: Any) -> tuple[int, float, str]:
@@ -117,7 +117,7 @@ def sort_key(value: Any) -> tuple[int, float, str]:
     return (2, 0.0, "") if value is None else (1, 0.0, value_text(value))
 
 
-def _written(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list):

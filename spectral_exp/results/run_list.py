@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from spectral_exp.core.wording import counted
+from spectral_exp.core.wording import format_count
 from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.results.table_data import as_csv, as_json
 from spectral_exp.results.table_formats import Cell, TableReport, TextTable
@@ -65,7 +65,7 @@ def _table(runs: Sequence[Run]) -> TextTable:
     # A column without entries is left out.
     used = [i for i in range(len(_COLUMNS)) if i < 3 or any(row[i].text for row in rows)]
     return TextTable(
-        counted(len(runs), "run"),
+        format_count(len(runs), "run"),
         [_COLUMNS[i] for i in used],
         [[row[i] for i in used] for row in rows],
         n_texts=len(used),

@@ -160,7 +160,7 @@ def titled_notes(comparison: Comparison, *, several: bool) -> Iterable[tuple[str
     if any(iqm) and not all(iqm):
         notes.append(f"IQM from {MIN_FOR_IQM} runs on: below, it is the mean")
     on_groups = [(s.group.label, str(note)) for s in summaries for note in s.notes]
-    matches = [(_pair(one), _matching(one.matches)) for one in differences]
+    matches = [(_pair(one), _describe_matches(one.matches)) for one in differences]
     warnings = [(_pair(one), str(warning)) for one in differences for warning in one.warnings]
     labels, pairs = {s.group.label for s in summaries}, {_pair(one) for one in differences}
     left_out = [f"{run_id}: {reason}" for s in summaries for run_id, reason in s.left_out]
@@ -182,7 +182,7 @@ def _other_problems(comparison: Comparison) -> Iterable[str]:
                     yield f"{run.run_id}: {problem}"
 
 
-def _matching(matches: Mapping[str, bool | None]) -> str:
+def _describe_matches(matches: Mapping[str, bool | None]) -> str:
     """Return a sentence on what matches between two groups."""
     words = {True: "the same", False: "different", None: "unknown"}
     names = {word: [n for n, found in matches.items() if found is v] for v, word in words.items()}

@@ -71,7 +71,7 @@ class TimeComparison:
         return self.slowdown <= BUSY or max(self.ratio, 1 / self.ratio) > self.slowdown
 
     @property
-    def same(self) -> bool | None:
+    def is_same(self) -> bool | None:
         """True within `SAME_TIME`, False if separated, None if undecided."""
         near = max(self.ratio, 1 / self.ratio) <= 1 + SAME_TIME
         if near:
@@ -81,7 +81,7 @@ class TimeComparison:
     @property
     def doubt(self) -> str:
         """Why it is undecided whether the times are equal, or ""."""
-        if self.same is not None:
+        if self.is_same is not None:
             return ""
         return "wall-clock is not separated" + (
             ", equal runs differ as on a busy machine" if self.slowdown > BUSY else ""

@@ -1,1 +1,1 @@
-"""What runs recorded of themselves, read as if anybody could have written it."""
+"""The records of runs, read as data that anybody could have written."""

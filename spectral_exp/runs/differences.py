@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from spectral_exp.runs.layout import RunPaths
-from spectral_exp.runs.overrides import PLACE, flat, is_among, matters_for_logs
+from spectral_exp.runs.overrides import PLACE, flatten, is_among, matters_for_logs
 from spectral_exp.runs.run import Run
 from spectral_exp.runs.training_record import recorded_patch
 
@@ -17,18 +17,18 @@ _NUMERIC_PACKAGES = ("python", "torch", "numpy")
 _MAX_SHOWN = 20
 
 
-def same(one: Any, other: Any) -> bool:
+def are_equal(one: Any, other: Any) -> bool:
     """Return whether two values are exactly equal. NaN equals NaN."""
     are_nan = all(isinstance(value, float) and math.isnan(value) for value in (one, other))
     return bool(one == other) or are_nan
 
 
-def unequal(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def list_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return a line for every entry that differs, sorted by name."""
     return [
         f"{key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
         for key in sorted({*before, *now})
-        if not same(before.get(key, "absent"), now.get(key, "absent"))
+        if not are_equal(before.get(key, "absent"), now.get(key, "absent"))
     ]
 
 
@@ -39,14 +39,14 @@ def run_differences(one: Run, other: Run) -> dict[str, list[str]]:
         for run in (one, other)
     )
     data, model = (
-        unequal(*(dict(flat(run.record.get(section) or {})) for run in (one, other)))
+        list_differences(*(dict(flatten(run.record.get(section) or {})) for run in (one, other)))
         for section in ("dataset", "model")
     )
     git_one, git_other = (run.record.get("git") or {} for run in (one, other))
     patch_one = recorded_patch(RunPaths(one.path), git_one)
     patch_other = recorded_patch(RunPaths(other.path), git_other)
     return {
-        "settings": unequal(*settings),
+        "settings": list_differences(*settings),
         "data": data,
         "model": model,
         "code": code_differences(git_one, patch_one, git_other, patch_other),
@@ -61,16 +61,16 @@ def settings_differences(
 ) -> list[str]:
     """Return the differences between two configurations in the settings that `matters` accepts."""
     old, new = (
-        {key: value for key, value in flat(config) if matters(key)} for config in (before, now)
+        {key: value for key, value in flatten(config) if matters(key)} for config in (before, now)
     )
-    return unequal(old, new)
+    return list_differences(old, new)
 
 
 def code_differences(
     before: Mapping[str, Any], patch_before: bytes, now: Mapping[str, Any], patch_now: bytes
 ) -> list[str]:
     """Return the differences between two `git` sections and their patches."""
-    return unequal(_code_version(before, patch_before), _code_version(now, patch_now))
+    return list_differences(_code_version(before, patch_before), _code_version(now, patch_now))
 
 
 def package_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -78,7 +78,7 @@ def package_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> li
     old, new = (record.get("package") for record in (before, now))
     if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
         return []
-    return unequal(
+    return list_differences(
         *({f"spectral_exp {name}": p.get(name) for name in ("version", "hash")} for p in (old, new))
     )
 
@@ -86,7 +86,7 @@ def package_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> li
 def environment_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return the differences in hardware, threads, operating system, Python and packages."""
     pairs = zip(_environment(before), _environment(now), strict=True)
-    return [line for old, new in pairs for line in unequal(old, new)]
+    return [line for old, new in pairs for line in list_differences(old, new)]
 
 
 def shorten(lines: Sequence[str]) -> list[str]:

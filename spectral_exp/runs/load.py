@@ -27,7 +27,7 @@ from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.lock import is_alive, read_owner
 from spectral_exp.runs.marks import NO_MARKS, read_marks
 from spectral_exp.runs.metrics_file import MetricFile, read_metrics
-from spectral_exp.runs.overrides import flat
+from spectral_exp.runs.overrides import flatten
 from spectral_exp.runs.parts import config_hash, part_names
 from spectral_exp.runs.record import known_settings, read_config, read_results
 from spectral_exp.runs.run import MetricSummary, Run
@@ -135,7 +135,7 @@ def _read_facts(path: Path, content: MetricFile | None) -> Facts:
     if not record and not metrics["metrics"] and not results:
         return {"unusable": "it has neither readable settings nor readable metrics"}
     settings, findings = known_settings(
-        dict(flat(record.pop("config", {}))), paths.config_file.name
+        dict(flatten(record.pop("config", {}))), paths.config_file.name
     )
     problems += findings
     folder = Path(os.path.abspath(path)).name  # noqa: PTH100

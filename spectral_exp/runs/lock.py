@@ -12,7 +12,6 @@ import socket
 import threading
 import time
 from pathlib import Path
-from types import TracebackType
 
 from spectral_exp.core.errors import RunError, UserError
 from spectral_exp.core.regular_file import open_run_file, read_regular
@@ -56,12 +55,7 @@ class RunLock:
         self.acquire()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.release()
 
     def acquire(self) -> None:

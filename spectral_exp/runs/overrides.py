@@ -76,11 +76,11 @@ def changed_settings(
     return found
 
 
-def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (dotted name, value) for the leaves of nested mappings."""
     if isinstance(node, Mapping):
         for key, value in node.items():
-            yield from flat(value, f"{prefix}.{key}" if prefix else str(key))
+            yield from flatten(value, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, node
 

@@ -14,7 +14,7 @@ from spectral_exp.core.errors import UserError
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.json_files import content_crc32
 from spectral_exp.core.json_text import parse_object, read_object
-from spectral_exp.runs.renamed import current_names
+from spectral_exp.runs.renamed import update_names
 from spectral_exp.runs.schema import Between, Commit, Count, Findings, Matching, conform, is_of
 
 
@@ -214,7 +214,7 @@ def read_config(file: Path) -> tuple[ConfigRecord, tuple[str, ...]]:
         findings.sentences.append(_checksum_finding(file))
     record = cast("ConfigRecord", conform(ConfigRecord, _without_null(content), findings))
     if "config" in record:
-        record["config"] = current_names(record["config"])
+        record["config"] = update_names(record["config"])
     return record, findings.all()
 
 

@@ -33,14 +33,14 @@ RENAMED = {
 }
 
 
-def current_names(config: Mapping[str, Any]) -> dict[str, Any]:
+def update_names(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a configuration in which every part has its current name."""
     return {key: _rename(key, value) for key, value in config.items()}
 
 
 def _rename(key: str, value: Any) -> Any:
     if isinstance(value, Mapping):
-        return current_names(value)
+        return update_names(value)
     if isinstance(value, list):
         return [_rename("", item) for item in value]
     return RENAMED.get(value, value) if key == "_target_" and isinstance(value, str) else value

@@ -9,7 +9,7 @@ from typing import Any
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.regular_file import read_regular
 from spectral_exp.runs.layout import RunPaths
-from spectral_exp.runs.overrides import flat
+from spectral_exp.runs.overrides import flatten
 from spectral_exp.runs.record import Attempt, Git, known_settings, read_intact_config
 
 _MAX_PATCH_BYTES = 64 << 20
@@ -44,7 +44,7 @@ def read_record(run: Path) -> dict[str, Any]:
             f"{run} was not made by python -m spectral_exp.train; only runs of that command can be "
             "repeated"
         )
-    if findings := known_settings(dict(flat(config)), file.name)[1]:
+    if findings := known_settings(dict(flatten(config)), file.name)[1]:
         raise UserError(f"{file} is damaged: {findings[0]}")
     return {
         **record,

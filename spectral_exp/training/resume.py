@@ -1,4 +1,8 @@
-"""Checks before a run is continued: the same experiment, the same text, the same machine."""
+"""Checks before a run is continued: the same experiment, the same text, the same machine.
+
+`resume_problems` runs with the other checks of a configuration, before anything is written. The
+`refuse_...` functions run while the run starts, when its directory is locked.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +26,9 @@ from spectral_exp.monitoring import CheckpointManager
 from spectral_exp.monitoring.checkpoint.reader import BrokenCheckpointError, read_checkpoint
 from spectral_exp.runs.layout import CORRUPT_SUFFIX, RunPaths, links_inside
 from spectral_exp.runs.lock import refuse_if_running
-from spectral_exp.runs.overrides import AROUND_STEPS, PLACE, flat, is_among
+from spectral_exp.runs.overrides import AROUND_STEPS, PLACE, flatten, is_among
 from spectral_exp.runs.record import read_intact_config
-from spectral_exp.runs.renamed import current_names
+from spectral_exp.runs.renamed import update_names
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +40,9 @@ _TEXT_PLACE = ("data.path", "data.pattern", "data.url", "data.timeout_s", "token
 _MAX_DIFFERENCES = 20
 # Facts that may change the last bits of a result: section of the record -> entries.
 _BITS = {"hardware": ("cpu_model", "gpu_model", "cuda_version"), "packages": ("torch", "numpy")}
+
+
+# --- checks of a configuration --------------------------------------------------------------------
 
 
 def resume_problems(
@@ -53,7 +60,8 @@ def resume_problems(
     if links := links_inside(run_dir):
         return [_link_problem(run_dir, links)]
     paths = RunPaths(run_dir)
-    if find_record(paths) is None:
+    record = find_record(paths)
+    if record is None:
         if foreign := _foreign_files(paths, component_files):
             shown = ", ".join(foreign[:3])
             return [f"{run_dir} holds files but no run ({shown}, ...); choose another directory"]
@@ -63,8 +71,7 @@ def resume_problems(
             f"resume={run_dir} holds no checkpoint to continue from; start a new run without "
             "resume="
         ]
-    differences = [*_check_settings(find_record(paths) or {}, config, run_dir)]
-    return [*_check_length(config, paths), *differences]
+    return [*_check_length(config, paths), *_check_settings(record, config, run_dir)]
 
 
 def _check_length(config: Mapping[str, Any], paths: RunPaths) -> Iterator[str]:
@@ -77,6 +84,40 @@ def _check_length(config: Mapping[str, Any], paths: RunPaths) -> Iterator[str]:
             f"training.max_steps={max_steps} must be >= {done}, the steps that {paths.root} has "
             "done; train a shorter run in another directory"
         )
+
+
+def _check_settings(
+    record: Mapping[str, Any], config: Mapping[str, Any], run_dir: Path
+) -> Iterator[str]:
+    """Yield a problem if settings differ from the record that must not change in a run."""
+    changeable = (*_CHANGEABLE, *_TEXT_PLACE) if record.get("dataset") else _CHANGEABLE
+    before = dict(flatten(record.get("config", {})))
+    given, now = dict(flatten(jsonable(config))), dict(flatten(redact(config)))
+    keys = [
+        k
+        for k in sorted({*before, *now})
+        # Secrets may have changed, because the record does not contain them.
+        if before.get(k) not in (now.get(k), given.get(k))
+        and not _is_redacted_form(before.get(k), given.get(k))
+        and not is_among(k, changeable)
+    ]
+    if not keys:
+        return
+    shown = "; ".join(
+        f"{k}: {before.get(k, 'absent')} -> {now.get(k, 'absent')}" for k in keys[:_MAX_DIFFERENCES]
+    )
+    yield (
+        f"{run_dir} holds a run of another configuration ({shown}); continue it with "
+        f"resume={run_dir} and no other overrides, or start a new run"
+    )
+
+
+def _is_redacted_form(recorded: object, value: object) -> bool:
+    """Return whether `recorded` is `value` with its secrets removed."""
+    if not (isinstance(recorded, str) and REDACTED in recorded and isinstance(value, str)):
+        return False
+    pattern = ".*".join(map(re.escape, recorded.split(REDACTED)))
+    return re.fullmatch(pattern, value, re.DOTALL) is not None
 
 
 def _foreign_files(paths: RunPaths, component_files: Sequence[str]) -> list[str]:
@@ -107,6 +148,9 @@ def _foreign_files(paths: RunPaths, component_files: Sequence[str]) -> list[str]
     )
 
 
+# --- checks while a run starts --------------------------------------------------------------------
+
+
 def refuse_links(run_dir: Path) -> None:
     """Raise a UserError if the run contains links, through which foreign files would be written."""
     if links := links_inside(run_dir):
@@ -122,22 +166,6 @@ def _link_problem(run_dir: Path, links: Sequence[Path]) -> str:
     )
 
 
-def find_record(paths: RunPaths) -> dict[str, Any] | None:
-    """Return the record of the run in `paths`, or None if there is no run.
-
-    If `config.json` is missing or damaged, return the configuration of the newest checkpoint.
-    """
-    if paths.config_file.is_file():
-        try:
-            return dict(read_intact_config(paths.config_file))
-        except UserError as error:
-            if not paths.checkpoint_steps():
-                raise
-            log.warning("%s; the configuration is taken from the newest checkpoint", error)
-    found = CheckpointManager(paths.root, enabled=False).load_latest_checkpoint()
-    return {"config": current_names(found["config"])} if found is not None else None
-
-
 def refuse_foreign_checkpoint(
     step: int, saved: Mapping[str, Any], config: Mapping[str, Any], paths: RunPaths
 ) -> None:
@@ -149,7 +177,7 @@ def refuse_foreign_checkpoint(
         config: the configuration of the run that continues from it.
         paths: the paths of that run.
     """
-    before, now = dict(flat(jsonable(current_names(saved)))), dict(flat(redact(config)))
+    before, now = dict(flatten(jsonable(update_names(saved)))), dict(flatten(redact(config)))
     keys = [key for key in sorted(before.keys() & now.keys()) if not is_among(key, _CHANGEABLE)]
     # The text may have moved; its fingerprint is compared elsewhere.
     keys = [key for key in keys if "path" not in key.rpartition(".")[2]]
@@ -179,24 +207,6 @@ def refuse_before_start(config: Mapping[str, Any], paths: RunPaths) -> None:
     except (BrokenCheckpointError, FileNotFoundError):
         return  # training continues from an older checkpoint, or starts
     refuse_foreign_checkpoint(int(state["step"]), state["config"], config, paths)
-
-
-def move_damaged_record(paths: RunPaths) -> None:
-    """Move a damaged `config.json` to `config.json.corrupt` before a new one is written."""
-    if not paths.config_file.is_file():
-        return
-    try:
-        read_intact_config(paths.config_file)
-    except UserError:
-        corrupt = paths.config_file.with_name(paths.config_file.name + CORRUPT_SUFFIX)
-        paths.config_file.replace(corrupt)
-        log.warning("%s is damaged: kept as %s", paths.config_file, corrupt.name)
-
-
-def known_text(paths: RunPaths) -> KnownText | None:
-    """Return the recorded fingerprints of a run's text, or None if there are none."""
-    fingerprints = (find_record(paths) or {}).get("dataset")
-    return KnownText(str(paths.root), fingerprints) if fingerprints else None
 
 
 def refuse_changed_data(paths: RunPaths, fingerprints: Mapping[str, Any]) -> None:
@@ -247,7 +257,44 @@ def warn_of_other_bits(paths: RunPaths, threads: int | None) -> None:
         )  # fmt: skip
 
 
-def attempts(
+# --- the record of a run --------------------------------------------------------------------------
+
+
+def find_record(paths: RunPaths) -> dict[str, Any] | None:
+    """Return the record of the run in `paths`, or None if there is no run.
+
+    If `config.json` is missing or damaged, return the configuration of the newest checkpoint.
+    """
+    if paths.config_file.is_file():
+        try:
+            return dict(read_intact_config(paths.config_file))
+        except UserError as error:
+            if not paths.checkpoint_steps():
+                raise
+            log.warning("%s; the configuration is taken from the newest checkpoint", error)
+    found = CheckpointManager(paths.root, enabled=False).load_latest_checkpoint()
+    return {"config": update_names(found["config"])} if found is not None else None
+
+
+def move_damaged_record(paths: RunPaths) -> None:
+    """Move a damaged `config.json` to `config.json.corrupt` before a new one is written."""
+    if not paths.config_file.is_file():
+        return
+    try:
+        read_intact_config(paths.config_file)
+    except UserError:
+        corrupt = paths.config_file.with_name(paths.config_file.name + CORRUPT_SUFFIX)
+        paths.config_file.replace(corrupt)
+        log.warning("%s is damaged: kept as %s", paths.config_file, corrupt.name)
+
+
+def find_known_text(paths: RunPaths) -> KnownText | None:
+    """Return the recorded fingerprints of a run's text, or None if there are none."""
+    fingerprints = (find_record(paths) or {}).get("dataset")
+    return KnownText(str(paths.root), fingerprints) if fingerprints else None
+
+
+def list_attempts(
     paths: RunPaths, overrides: list[str], search: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
     """Return the recorded attempts at a run, followed by the one that begins now.
@@ -271,37 +318,3 @@ def attempts(
     if search:
         now["search"] = list(search)
     return [*before, now]
-
-
-def _check_settings(
-    record: Mapping[str, Any], config: Mapping[str, Any], run_dir: Path
-) -> Iterator[str]:
-    """Yield a problem if settings differ from the record that must not change in a run."""
-    changeable = (*_CHANGEABLE, *_TEXT_PLACE) if record.get("dataset") else _CHANGEABLE
-    before = dict(flat(record.get("config", {})))
-    given, now = dict(flat(jsonable(config))), dict(flat(redact(config)))
-    keys = [
-        k
-        for k in sorted({*before, *now})
-        # Secrets may have changed, because the record does not contain them.
-        if before.get(k) not in (now.get(k), given.get(k))
-        and not _is_redacted_form(before.get(k), given.get(k))
-        and not is_among(k, changeable)
-    ]
-    if not keys:
-        return
-    shown = "; ".join(
-        f"{k}: {before.get(k, 'absent')} -> {now.get(k, 'absent')}" for k in keys[:_MAX_DIFFERENCES]
-    )
-    yield (
-        f"{run_dir} holds a run of another configuration ({shown}); continue it with "
-        f"resume={run_dir} and no other overrides, or start a new run"
-    )
-
-
-def _is_redacted_form(recorded: object, value: object) -> bool:
-    """Return whether `recorded` is `value` with its secrets removed."""
-    if not (isinstance(recorded, str) and REDACTED in recorded and isinstance(value, str)):
-        return False
-    pattern = ".*".join(map(re.escape, recorded.split(REDACTED)))
-    return re.fullmatch(pattern, value, re.DOTALL) is not None

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from spectral_exp.core.clock import Clock
 from spectral_exp.core.errors import Interrupted, RunError, UserError
 from spectral_exp.core.signals import StopRequest
-from spectral_exp.core.wording import counted
+from spectral_exp.core.wording import format_count
 from spectral_exp.monitoring import Backup, CheckpointManager, ConfigTracker, MetricsLogger
+from spectral_exp.monitoring.checkpoint.state import LiveState
 from spectral_exp.monitoring.component import Observer
 from spectral_exp.monitoring.run_files import UnsyncedFiles
 from spectral_exp.monitoring.visualization.manager import TextSample, VisualizationManager
@@ -292,9 +293,9 @@ class Runner:
     def save(self, is_best: bool = False) -> None:
         """Save a checkpoint. Raises LostRunError if the directory belongs to another process."""
         self.check_owner()
-        arguments, extra = self._state_to_save()
+        state = self._state_to_save(is_best)
         with self.clock.measure("checkpoint"):
-            self.checkpoint.save_checkpoint(*arguments, extra=extra, is_best=is_best)
+            self.checkpoint.save_checkpoint(**vars(state))
 
     def _save_last(self) -> str:
         """Save the last state if it is not durable; return the problem and its remedy, or ""."""
@@ -302,10 +303,9 @@ class Runner:
         if not checkpoint.enabled:
             return ""
         self.check_owner()
-        arguments, extra = self._state_to_save()
+        state = self._state_to_save(is_best=self.state.best_step == step)
         with self.clock.measure("checkpoint"):
-            is_best = self.state.best_step == step
-            if checkpoint.save_last(*arguments, extra=extra, is_best=is_best):
+            if checkpoint.save_last(state):
                 return ""
         durable = checkpoint.durable_step
         lost = f"steps {durable + 1} to {step} are" if durable + 1 < step else f"step {step} is"
@@ -315,8 +315,7 @@ class Runner:
             f"{effect}"
         )
 
-    def _state_to_save(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return the positional arguments and the `extra` entries of a save."""
+    def _state_to_save(self, is_best: bool) -> LiveState:
         self.stepper.read_reports()
         state = self.state
         extra = {
@@ -324,7 +323,9 @@ class Runner:
             "loss_state_dict": self.loss.state_dict(),
             "rng_state": rng_state(),
         }
-        return (state.step, self.model, self.optimizer, state.loss_history, self.config), extra
+        return LiveState(
+            state.step, self.model, self.optimizer, state.loss_history, self.config, extra, is_best
+        )
 
     def _require_owner(self) -> None:
         """Raise OSError if the run is lost; the thread that writes checkpoints calls this."""
@@ -353,7 +354,7 @@ class Runner:
         if self.checkpoint.exceeds_risk(self.state.step):
             at_risk = self.checkpoint.steps_at_risk(self.state.step)
             raise RunError(
-                f"no checkpoint has become durable for {counted(at_risk, 'step')} "
+                f"no checkpoint has become durable for {format_count(at_risk, 'step')} "
                 f"(monitoring.checkpoint.max_steps_at_risk={self.checkpoint.max_steps_at_risk}); "
                 f"repair the storage of {self.paths.checkpoints}, then give the same command again"
             )

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor
 
 Status = Literal["completed", "stopped_early", "interrupted", "not_saved", "failed"]
-"""How a run may end."""
+"""The possible ends of a run."""
 
 
 @dataclass

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from spectral_exp.core.errors import RunError
-from spectral_exp.core.wording import counted
+from spectral_exp.core.wording import format_count
 from spectral_exp.training.contracts import (
     HasMetrics,
     HasProgress,
@@ -227,7 +227,7 @@ class Stepper:
         log.warning("step %d skipped: loss %s, gradient norm %s", step, loss, grad_norm)
         if state.bad_in_a_row >= self.settings.max_bad_steps:
             raise RunError(
-                f"{counted(state.bad_in_a_row, 'step')} in a row had a non-finite loss or "
+                f"{format_count(state.bad_in_a_row, 'step')} in a row had a non-finite loss or "
                 f"gradient, the last of them step {step} "
                 f"(training.max_bad_steps={self.settings.max_bad_steps}); the weights are those of "
                 f"step {step - state.bad_in_a_row}. In a new run, lower optimizer.learning_rate, "

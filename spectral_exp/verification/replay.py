@@ -9,35 +9,30 @@ are also compared with those that the run recorded.
 from __future__ import annotations
 
 import copy
-import multiprocessing
-import os
 import shutil
-import signal
+import traceback
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from spectral_exp.config.trust import recorded_config, require_fingerprints
 from spectral_exp.core.errors import RunError, UserError, require
+from spectral_exp.core.helper import HelperEndedError, HelperProcess, serve
 from spectral_exp.core.json_files import write_json_atomic
-from spectral_exp.core.parent import die_with_parent
 from spectral_exp.core.scratch import scratch_folder
-from spectral_exp.core.signals import signals_blocked
 from spectral_exp.core.timestamps import timestamp
-from spectral_exp.core.wording import counted
+from spectral_exp.core.wording import format_count
 from spectral_exp.monitoring import CheckpointManager, MetricsLogger
 from spectral_exp.runs.differences import (
+    are_equal,
     code_differences,
     environment_differences,
-    same,
     settings_differences,
 )
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.overrides import changed_settings, matters_for_steps
-from spectral_exp.runs.renamed import current_names
+from spectral_exp.runs.renamed import update_names
 from spectral_exp.runs.training_record import read_record, recorded_patch
 from spectral_exp.verification.fingerprint import (
     PARTS,
@@ -200,7 +195,7 @@ def _config_at(paths: RunPaths, record: Mapping[str, Any], step: int) -> Mapping
             f"the checkpoint of step {step} in {paths.root} is broken; choose another one with "
             f"--from: {others}"
         )
-    return current_names(state["config"])
+    return update_names(state["config"])
 
 
 # --- repeating steps -------------------------------------------------------------------------
@@ -268,39 +263,38 @@ def replay_and_save(config: dict[str, Any], run_dir: Path, start: int, last: int
     return replay(config, run_dir, start, last, save=True)
 
 
-def _run_in_process(
-    work: Callable[[dict[str, Any], Path, int, int], Replay],
-    config: dict[str, Any],
-    run_dir: Path,
-    start: int,
-    last: int,
-) -> Replay:
-    """Return `work(config, run_dir, start, last)`, called in a new process."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        1, mp_context=context, initializer=_start_replaying, initargs=(os.getpid(),)
-    ) as pool:
-        try:
-            # The new process inherits the blocked signals, so Ctrl-C does not end its start.
-            with signals_blocked():
-                replayed = pool.submit(work, config, run_dir, start, last)
-            return replayed.result()
-        except BrokenProcessPool as error:
-            raise UserError(
-                "the replaying process was killed; the machine may be short of memory"
-            ) from error
-        except KeyboardInterrupt:
-            # Otherwise the exit of the pool would wait for the remaining steps.
-            for process in multiprocessing.active_children():
-                process.kill()
-            raise
+def _run_in_process(work: Callable[..., Replay], *arguments: object) -> Replay:
+    """Return `work(*arguments)`, called in a new process."""
+    helper = HelperProcess("spectral_exp.verification.replay")
+    try:
+        helper.send((work, arguments))
+        answer = helper.receive()
+    except HelperEndedError as error:
+        raise UserError(
+            "the replaying process was killed; the machine may be short of memory"
+        ) from error
+    finally:
+        helper.end()
+    if isinstance(answer, Exception):
+        raise answer
+    replayed: Replay = answer
+    return replayed
 
 
-def _start_replaying(parent: int) -> None:
-    """Ignore signals, which the process `parent` handles, and end with that process."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    die_with_parent(parent)
+def main() -> None:
+    """Answer the request of `_run_in_process` in the new process."""
+    serve(lambda send: _answer, niceness=0)
+
+
+def _answer(request: tuple[Callable[..., Replay], tuple[object, ...]]) -> Replay | Exception:
+    work, arguments = request
+    try:
+        return work(*arguments)
+    except (UserError, RunError) as error:
+        return error
+    except Exception as error:  # a defect, whose traceback would otherwise be lost
+        traceback.print_exc()
+        return error
 
 
 def _disable_monitoring(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -356,11 +350,12 @@ def compare_with_run(
     losses = newest["loss_history"][first - 1 : last] if newest is not None else []
     if losses:
         wrong = [
-            f.step for f, loss in zip(replayed, losses, strict=False) if not same(f.loss, loss)
+            f.step for f, loss in zip(replayed, losses, strict=False) if not are_equal(f.loss, loss)
         ]
         divergence = Divergence(wrong[0], "loss", "loss", between) if wrong else None
         findings.add(
-            f"losses of {counted(len(losses), 'step')} with those that the run recorded", divergence
+            f"losses of {format_count(len(losses), 'step')} with those that the run recorded",
+            divergence,
         )
 
     entries = {
@@ -374,10 +369,11 @@ def compare_with_run(
             (f, entries[f.step][metric]) for f in replayed if metric in entries.get(f.step, {})
         ]
         if pairs:
-            wrong = [f.step for f, logged in pairs if not same(getattr(f, metric), logged)]
+            wrong = [f.step for f, logged in pairs if not are_equal(getattr(f, metric), logged)]
             divergence = Divergence(wrong[0], part, name, between) if wrong else None
             findings.add(
-                f"{metric} of {counted(len(pairs), 'step')} with the values that the run logged",
+                f"{metric} of {format_count(len(pairs), 'step')} with the values that the run"
+                " logged",
                 divergence,
             )
 

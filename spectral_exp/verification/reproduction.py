@@ -30,18 +30,18 @@ from spectral_exp.core.redact import redact
 from spectral_exp.core.timestamps import timestamp
 from spectral_exp.monitoring import MetricsLogger
 from spectral_exp.runs.differences import (
+    are_equal,
     code_differences,
     environment_differences,
+    list_differences,
     package_differences,
-    same,
     settings_differences,
-    unequal,
 )
 from spectral_exp.runs.layout import REPRODUCTION_NAME, RunPaths
 from spectral_exp.runs.metric_lines import RESERVED, last_entry
 from spectral_exp.runs.metric_names import machine_metrics, metric_info
 from spectral_exp.runs.output_file import refuse_loss
-from spectral_exp.runs.overrides import PLACE, changed_settings, flat, is_among, setting_of
+from spectral_exp.runs.overrides import PLACE, changed_settings, flatten, is_among, setting_of
 from spectral_exp.runs.record import ResultsRecord, read_results
 from spectral_exp.runs.training_record import read_record, recorded_patch
 from spectral_exp.verification.recorded_code import REMEDY, recorded_code
@@ -142,7 +142,7 @@ def compare_runs(run: Path, new: Path, extent: Extent) -> dict[str, Any]:
         )
         + package_differences(record, again),
         "environment": environment_differences(record, again),
-        "data": unequal(record.get("dataset") or {}, again.get("dataset") or {}),
+        "data": list_differences(record.get("dataset") or {}, again.get("dataset") or {}),
         "metrics": metrics,
     }
     of_machine = ["timestamp", *machine_metrics(), *own_prefixes, *_TIMED_RESULTS]
@@ -152,7 +152,7 @@ def compare_runs(run: Path, new: Path, extent: Extent) -> dict[str, Any]:
     else:
         differences["settings"] = settings_differences(record["config"], again["config"])
     if extent.to_the_end:
-        differences["results"] = unequal(
+        differences["results"] = list_differences(
             *(_training_results(read_results(p.results_file)[0]) for p in (before, after))
         )
     else:
@@ -380,7 +380,7 @@ def _compare_metrics(
                 continue
             values += 1
             a, b = old[step].get(name, "absent"), new[step].get(name, "absent")
-            if not same(a, b):
+            if not are_equal(a, b):
                 size = f", by {b - a:.3g}" if isinstance(a, float) and isinstance(b, float) else ""
                 first.setdefault(name, f"{name} at step {step}: {a} -> {b}{size}")
     return lines, values, [first[name] for name in sorted(first)]
@@ -389,4 +389,4 @@ def _compare_metrics(
 def _training_results(results: Mapping[str, Any]) -> dict[str, Any]:
     """Return dotted name -> value of the results that training determines."""
     chosen = {name: results.get(name) for name in _RESULTS}
-    return {name: value for name, value in flat(chosen) if name not in _TIMED_RESULTS}
+    return {name: value for name, value in flatten(chosen) if name not in _TIMED_RESULTS}

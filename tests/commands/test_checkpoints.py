@@ -154,7 +154,7 @@ def test_prune_leaves_a_running_run_alone(run: Path, capsys: pytest.CaptureFixtu
         (["prune", "run", "--keep-last", "0"], "--keep-last=0 must be >= 1"),
     ],
 )
-def test_mistakes_are_told(
+def test_mistakes_are_reported(
     run: Path,
     arguments: list[str],
     message: str,

@@ -25,7 +25,7 @@ from tests.results.made_runs import make_run
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three experiments, and beside the folder what is no run."""
+    """Three experiments, and a folder without a run."""
     above = tmp_path_factory.mktemp("compare")
     for seed in (1, 2, 3):
         for name, val_bpb in (("classic", 2.5), ("wave", 2.25), ("wave_rgd", 2.75)):
@@ -44,7 +44,7 @@ def _made_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def called(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Exit code, what was printed, and what was printed as errors."""
+    """Return exit code, standard output and standard error."""
     code = compare.main([str(argument) for argument in arguments])
     out, err = capsys.readouterr()
     return code, out, err
@@ -191,7 +191,7 @@ def test_a_file_has_the_format_of_its_suffix(
     assert file.read_text().startswith(begins)
 
 
-def test_plots_are_drawn_of_what_is_shown(
+def test_plots_show_the_groups_of_the_table(
     outputs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "spectral_exp.results.figures", _Figures)
@@ -227,7 +227,7 @@ def test_plots_are_drawn_of_what_is_shown(
         (["config-diff", "{outputs}/none", "{outputs}"], "is not a run directory"),
     ],
 )
-def test_mistakes_are_told_in_a_line(
+def test_mistakes_are_reported_in_one_line(
     outputs: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     code, out, err = called(capsys, *(argument.format(outputs=outputs) for argument in arguments))
@@ -236,7 +236,7 @@ def test_mistakes_are_told_in_a_line(
     assert message in err
 
 
-def test_what_differs_between_two_configurations(
+def test_differences_between_two_configurations(
     outputs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     classic, wave = (next(outputs.glob(f"{name}_2*000001*")) for name in ("classic", "wave"))
@@ -250,8 +250,7 @@ def test_what_differs_between_two_configurations(
 
 @pytest.fixture
 def ctrl_c() -> Iterator[None]:
-    """Lets children take SIGINT, also where the tests run in the background of a shell, which
-    ignores it."""
+    """Let children receive SIGINT, which is ignored if the tests run in the background of a shell."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

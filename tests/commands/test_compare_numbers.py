@@ -82,7 +82,7 @@ def test_a_baseline_that_looks_selected_is_named(
         assert bool(found) is selected
 
 
-def test_pooled_groups_are_paired_within_what_they_share(
+def test_pooled_groups_are_paired_within_shared_settings(
     grid: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (by_rate,) = compared(capsys, grid, "--group-by", "learning_rate")["differences"]
@@ -93,7 +93,7 @@ def test_pooled_groups_are_paired_within_what_they_share(
     assert (by_part["paired"], by_part["n"]) == (True, 6)
 
 
-def test_pooled_groups_that_share_too_little_say_in_what_they_differ(
+def test_pooled_groups_that_share_too_little_name_their_differences(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, rates in (("wave", (1e-3, 2e-3)), ("wave_rgd", (4e-3, 8e-3))):
@@ -160,7 +160,7 @@ def test_a_column_stands_once(grid: Path, capsys: pytest.CaptureFixture[str]) ->
     )
 
 
-def test_the_interquartile_mean_is_shown_where_it_is_not_the_mean(
+def test_the_interquartile_mean_is_shown_if_it_differs_from_the_mean(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for seed, noise in enumerate((*NOISE, 0.02), start=1):
@@ -176,7 +176,7 @@ def test_the_interquartile_mean_is_shown_where_it_is_not_the_mean(
     assert (three, four) == (None, pytest.approx(2.5055))
 
 
-def test_help_says_how_groups_are_ordered(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_explains_the_order_of_groups(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         compare.main(["--help"])
     text = " ".join(capsys.readouterr().out.split())

@@ -1,4 +1,4 @@
-"""Looking into trained models: what is measured, and the command."""
+"""Diagnoses of trained models: the measured values, and the command."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_looking_at_one_token_has_entropy_zero(back: int) -> None:
     assert distance == [float(back)] * H
 
 
-def test_heads_are_told_apart_and_texts_are_averaged() -> None:
+def test_heads_are_separate_and_texts_are_averaged() -> None:
     weights = (
         torch.randn(B, H, T, T)
         .masked_fill(~torch.ones(T, T, dtype=torch.bool).tril(), -math.inf)
@@ -137,9 +137,9 @@ def test_the_command_prints_a_table_or_everything(
     assert printed.count("wave_ratio: 0.") == 2
     assert "gradient: embedding " in printed
     assert main([str(run), "--windows", "2", "--json"]) == 0
-    (told,) = json.loads(capsys.readouterr().out)
-    assert told["step"] == 12
-    assert [len(layer["entropy"]) for layer in told["layers"]] == [2, 2]
+    (diagnosed,) = json.loads(capsys.readouterr().out)
+    assert diagnosed["step"] == 12
+    assert [len(layer["entropy"]) for layer in diagnosed["layers"]] == [2, 2]
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_the_command_prints_a_table_or_everything(
         (["RUN", "--checkpoint", "5"], "has no checkpoint 5; saved steps: "),
     ],
 )
-def test_mistakes_are_told_in_one_line(
+def test_mistakes_are_reported_in_one_line(
     run: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
     assert main([str(run) if word == "RUN" else word for word in arguments]) == 2

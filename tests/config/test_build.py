@@ -22,8 +22,7 @@ SIZES = ("tiny", "small", "medium", "large")
 
 
 def resized(node: Any, size: dict[str, Any]) -> Any:
-    """`node` with every setting that `size` names replaced, however deep: what interpolation does
-    for model/size."""
+    """Return `node` with every setting that `size` names replaced at any depth, as by model/size."""
     if not isinstance(node, dict):
         return node
     return {key: size.get(key, resized(value, size)) for key, value in node.items()}
@@ -114,7 +113,7 @@ def test_building_leaves_the_generators_and_gives_the_directory_back(tmp_path: P
 
 
 def test_another_configuration_may_not_take_over_a_run(tmp_path: Path) -> None:
-    """Also where no check came before, as for the folders of a sweep."""
+    """Also without a check before, as for the folders of a sweep."""
     config = compose("+experiment=classic", *TINY, NO_PLOTS, "device=cpu")
     with build(config, tmp_path, []):
         recorded = (tmp_path / "config.json").read_bytes()

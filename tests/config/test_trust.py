@@ -1,5 +1,4 @@
-"""A run that comes from a stranger: no command runs what it names, asks the environment or sends
-anything away."""
+"""A run of a stranger cannot make a command run code, read the environment or send data away."""
 
 from __future__ import annotations
 
@@ -128,7 +127,7 @@ def hostile(
 
 
 def write_payload() -> None:
-    """Files that would tell if they were loaded or run."""
+    """Files that leave a trace if they are loaded or run."""
     for name in ("payload.py", "hubconf.py"):
         Path(name).write_text("open('canary', 'w')\n")
     for name in ("payload.pt", "payload.so", "payload.cpp"):
@@ -201,7 +200,7 @@ COMMANDS: dict[str, Callable[[], int]] = {
         for name in COMMANDS
     ],
 )
-def test_no_command_runs_what_a_record_names(
+def test_no_command_runs_code_named_in_a_record(
     command: str, run: Path, in_this_process: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     write_payload()
@@ -261,7 +260,7 @@ OVERRIDES = (
 
 
 @pytest.mark.parametrize("override", OVERRIDES)
-def test_what_a_record_may_not_ask_for_has_to_be_typed(override: str, run: Path) -> None:
+def test_recorded_overrides_with_effects_need_the_users_consent(override: str, run: Path) -> None:
     change_record(run, lambda record: record["overrides"].insert(0, override))
     with pytest.raises(
         UserError, match=r"is not trusted with that; .*give it again on the command line: "
@@ -299,7 +298,7 @@ def test_a_typed_value_takes_the_place_of_a_recorded_one(
     assert job.config["name"] == "mine"
 
 
-def test_backups_go_on_only_where_the_user_has_sent_some(run: Path) -> None:
+def test_backups_continue_only_at_an_address_the_user_has_used(run: Path) -> None:
     url = "file:///backups/of/mine"
     change_record(run, lambda record: record["overrides"].append(f"backup_url={url}"))
     with pytest.raises(UserError, match=r"or backup_url=null to switch it off$"):
@@ -367,7 +366,7 @@ def test_a_patch_is_applied_only_with_consent(
     assert not Path("run_reproduced").exists()
 
 
-def test_a_relative_path_is_that_of_the_folder_where_the_run_was_started(tmp_path: Path) -> None:
+def test_a_relative_path_starts_at_the_working_directory_of_the_run(tmp_path: Path) -> None:
     (tmp_path / "then").mkdir()
     (tmp_path / "then/text.txt").write_text("text")
     config = {"data": {"path": "text.txt"}}

@@ -124,7 +124,7 @@ def test_a_process_without_standard_error_keeps_it_out_of_the_file_and_writes_al
     assert logged(tmp_path) == Counter([(1, 1), (1, 2)])
 
 
-def test_a_file_opened_while_another_process_writes_keeps_what_looks_unfinished(
+def test_opening_a_file_that_another_process_writes_keeps_its_last_line(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "metrics.jsonl"

@@ -1,4 +1,4 @@
-"""Where what can be computed again lies."""
+"""The folder of files that can be computed again."""
 
 from __future__ import annotations
 

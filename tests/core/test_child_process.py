@@ -1,4 +1,4 @@
-"""Children end with their parent, however that ends and whatever they are doing."""
+"""Children end with their parent, for any way in which it ends and at any moment."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="elsewhere a thread of the child looks now and then"
 )
 
-# A module of a helper: it says that it is there, and then sleeps whatever happens to its stdin.
+# A module of a helper: it prints a line, and then sleeps, even if its stdin is closed.
 _HELPER = """
 import signal, sys
 def main():

@@ -1,4 +1,4 @@
-"""What is printed never disturbs what prints it."""
+"""Printing never fails the code that prints."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ for number in range(3):
     ids=["full disk", "no reader"],
 )
 def test_without_protection_the_log_is_complete_too(prepare: str, tmp_path: Path) -> None:
-    """Workers of a sweep print to what they have inherited."""
+    """Workers of a sweep print to inherited descriptors."""
     done = subprocess.run(
         [sys.executable, "-c", _LOG.format(prepare=prepare)], cwd=tmp_path, capture_output=True, text=True,
         timeout=60, check=False,

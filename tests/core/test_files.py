@@ -39,7 +39,7 @@ def end(process: subprocess.Popen[bytes], *, kill: bool) -> int:
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "a[b]*?.json"])
-def test_the_next_command_removes_what_a_killed_one_left(name: str, tmp_path: Path) -> None:
+def test_the_next_command_removes_leftovers_of_a_killed_one(name: str, tmp_path: Path) -> None:
     target, other = tmp_path / name, tmp_path / f"{name}.more"
     killed, living, of_another = (start_writer(path) for path in (target, target, other))
     end(killed, kill=True)

@@ -38,7 +38,7 @@ def is_safe(character: str) -> bool:
         ("Größe \U0001f30a 波", "Größe \U0001f30a 波"),
     ],
 )
-def test_what_acts_is_escaped(text: str, shown: str) -> None:
+def test_control_characters_are_escaped(text: str, shown: str) -> None:
     assert printable(text) == shown
 
 

@@ -36,7 +36,7 @@ from spectral_exp.core.regular_file import open_regular
     ],
     ids=lambda value: repr(value)[:30],
 )
-def test_what_is_refused(content: bytes, reason: str) -> None:
+def test_refused_texts(content: bytes, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         parse_object(content)
 

@@ -155,7 +155,7 @@ def standard(text: str) -> Any:
     return json.loads(text, parse_constant=refuse)
 
 
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(ODD)
 def test_any_value_can_be_logged_and_configured(value: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:

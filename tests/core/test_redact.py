@@ -1,5 +1,5 @@
-"""Secrets are found by name in any container and by shape in any text; what only sounds like one
-stays."""
+"""Secrets are found by name in any container and by shape in any text; similar names and values
+stay."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_numbers_are_secrets_only_under_passwords() -> None:
     }  # fmt: skip
 
 
-def test_what_researchers_write_stays() -> None:
+def test_ordinary_research_text_stays() -> None:
     value = {
         "token": "the", "tokens": ["the", " cat", "sat"], "top": [{"token": " wonderful", "p": 0.5}],
         "pad_token": "<pad>", "next_token": "abcdef123", "class_token": "learned", "budget": {"tokens": "10B"},
@@ -185,7 +185,7 @@ def test_what_researchers_write_stays() -> None:
     assert redact(value) == value
 
 
-def test_what_holds_no_secret_is_the_same_object() -> None:
+def test_values_without_secrets_are_returned_as_they_are() -> None:
     state = nn.Linear(2, 2).state_dict()
     value = {"weights": state, "list": [1, "x"], "ordered": OrderedDict(a=1)}
     assert without_secrets(value) is value

@@ -44,9 +44,7 @@ with scratch_folder("test", place) as folder:
 
 
 @pytest.mark.parametrize("hidden", ["", "."], ids=["in the system's folder", "in another folder"])
-def test_what_a_killed_process_left_is_removed_and_nothing_else(
-    hidden: str, temporary: Path
-) -> None:
+def test_only_leftovers_of_killed_processes_are_removed(hidden: str, temporary: Path) -> None:
     place = temporary if hidden else None
     (temporary / f"{hidden}spectral_exp_test_being_made").mkdir()  # has no lock yet
     (temporary / f"{hidden}spectral_exp_other_purpose").mkdir()

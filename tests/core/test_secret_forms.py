@@ -37,7 +37,7 @@ EXPERIMENTS = sorted(path.stem for path in Path("conf/experiment").glob("*.yaml"
 
 @pytest.fixture(autouse=True)
 def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither the environment nor what another test has met helps."""
+    """Forget the secrets of the environment and of other tests."""
     monkeypatch.setattr(module, "_seen_secrets", set())
     for name in filter(is_secret_name, list(os.environ)):
         monkeypatch.delenv(name)
@@ -85,7 +85,7 @@ def test_no_plain_form_is_changed() -> None:
     assert changed == []
 
 
-def test_what_follows_a_secret_stays() -> None:
+def test_text_after_a_secret_stays() -> None:
     for form in _forms("hidden_forms.txt"):
         text = redact_text(f"lr: 1\n{form.format(SECRETS[0])}\nsteps: 1")
         assert text.startswith("lr: 1\n")
@@ -262,7 +262,7 @@ def test_nothing_is_hidden_in_the_settings_of_an_experiment(experiment: str) -> 
     assert redact(config) == jsonable(config)
 
 
-def test_nothing_is_hidden_in_what_a_run_records_of_its_circumstances() -> None:
+def test_nothing_is_hidden_in_the_recorded_environment() -> None:
     facts = {
         "command": [
             "train",

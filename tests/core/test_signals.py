@@ -104,7 +104,7 @@ def test_only_the_chosen_signals_are_handled() -> None:
     assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
 
 
-def test_what_the_process_was_started_to_ignore_stays_ignored() -> None:
+def test_initially_ignored_signals_stay_ignored() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with StopRequest(immediate=True), StopRequest() as stop:
         send(signal.SIGHUP)
@@ -131,7 +131,7 @@ def test_a_request_that_some_library_swallowed_reaches_the_next_block() -> None:
             assert stop.signal_number == signal.SIGTERM
 
 
-def test_the_outer_block_learns_what_the_inner_one_received(clock: Clock) -> None:
+def test_the_outer_block_receives_the_signals_of_the_inner_one(clock: Clock) -> None:
     with StopRequest(immediate=True) as outer:
         with StopRequest():
             send(signal.SIGINT)
@@ -151,7 +151,7 @@ def test_a_worker_leaves_interrupts_and_haste_to_its_parent(clock: Clock) -> Non
         assert stop.signal_number == signal.SIGTERM
 
 
-def test_whoever_else_does_what_was_asked_is_asked_once(clock: Clock) -> None:
+def test_other_handlers_are_called_once(clock: Clock) -> None:
     asked: list[bool] = []
 
     def delegate() -> bool:

@@ -62,7 +62,7 @@ def test_moments_are_read_with_and_without_an_offset(moment: datetime, minutes: 
 @pytest.mark.parametrize(
     "damaged", [None, "", "yesterday", 7, {}, "9999-99-99T00:00:00", "2026-01-01T00:00:00+99:00"]
 )
-def test_what_names_no_moment_is_nan(damaged: object) -> None:
+def test_damaged_timestamps_are_nan(damaged: object) -> None:
     assert math.isnan(seconds_since_epoch(damaged))
 
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from spectral_exp.core.wording import counted, install, noun
+from spectral_exp.core.wording import format_count, install, noun
 from spectral_exp.results.document.bibliography import WORKS
 from tests.conftest import ROOT
 
@@ -23,11 +23,11 @@ from tests.conftest import ROOT
     ],
 )
 def test_a_count_has_its_noun(count: float, words: str) -> None:
-    assert counted(count, "step") == words
+    assert format_count(count, "step") == words
 
 
 def test_other_plurals() -> None:
-    assert [counted(n, "entry", "entries") for n in (1, 3)] == ["1 entry", "3 entries"]
+    assert [format_count(n, "entry", "entries") for n in (1, 3)] == ["1 entry", "3 entries"]
     assert [noun(n, "rests", "rest") for n in (1, 3)] == ["rests", "rest"]
 
 

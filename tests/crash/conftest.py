@@ -117,7 +117,7 @@ class Zygote:
 
 
 def status(pid: int, field: str) -> str:
-    """A field of what the kernel says of a process."""
+    """Return a field of `/proc/PID/status`."""
     try:
         found = re.search(
             rf"^{field}:\s*(\S+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE
@@ -136,7 +136,7 @@ def zygote() -> Iterator[Zygote]:
 
 @pytest.fixture(scope="session")
 def strace() -> None:
-    """Skips where processes cannot be traced."""
+    """Skip if processes cannot be traced."""
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed")
     tried = subprocess.run(["strace", "-o", os.devnull, "true"], capture_output=True, check=False)
@@ -146,14 +146,14 @@ def strace() -> None:
 
 @pytest.fixture(scope="session")
 def root_user() -> None:
-    """Skips where file systems cannot be mounted."""
+    """Skip if file systems cannot be mounted."""
     if not hasattr(os, "getuid") or os.getuid() != 0:
         pytest.skip("mounting a file system needs root")
 
 
 @contextlib.contextmanager
 def mounted(*mount: str, at: Path) -> Iterator[Path]:
-    """A file system mounted at a folder; skips where that is not possible."""
+    """A file system mounted at a folder; skip if that is impossible."""
     at.mkdir(exist_ok=True)
     done = subprocess.run(["mount", *mount, str(at)], capture_output=True, text=True, check=False)
     if done.returncode != 0:

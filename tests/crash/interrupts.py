@@ -86,7 +86,7 @@ def interrupt_after(seconds: float, call: Callable[[], object]) -> bool:
     start_s = time.monotonic()
 
     def restore() -> None:
-        """Restore the handler and what is left of the earlier timer."""
+        """Restore the handler and the remaining time of the earlier timer."""
         signal.signal(signal.SIGALRM, handler)
         left_s = max(delay_s - (time.monotonic() - start_s), 1e-3) if delay_s else 0.0
         signal.setitimer(signal.ITIMER_REAL, left_s, interval_s)

@@ -1,8 +1,7 @@
-"""What is interrupted: small programs that begin where the run directory stands and end in the same
-state always.
+"""Small programs to interrupt: each continues from the run directory and always ends in one state.
 
-Each is a function of the run directory; `durable` is called with every step that has been reported
-durable, and the returned text says everything that must not depend on what happened on the way.
+Each is a function of the run directory. It calls `durable` with every step that has been reported
+durable, and returns a text with everything that must not depend on interruptions.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from spectral_exp.train import main
 from tests.conftest import NO_PLOTS, TINY
 
 STEPS = 8
-# What a metrics line says of the machine, not of the training.
+# Entries of a metrics line that measure the machine, not the training.
 TIMED = ("timestamp", "tokens_per_s", "steps_at_risk", "checkpoint_")
 
 
@@ -70,8 +69,7 @@ def background_loop(root: Path, durable: Callable[[int], None]) -> str:
 
 
 def short_writes(root: Path, durable: Callable[[int], None]) -> str:
-    """The same on a storage that takes a random part of what it is given, which may be a single
-    byte."""
+    """The same on storage that writes only a random part of each request, at least one byte."""
     part, write = random.Random(0), os.write
 
     def write_some(descriptor: int, data: bytes | memoryview) -> int:

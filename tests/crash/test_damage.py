@@ -29,8 +29,8 @@ def empty(path: Path) -> None:
 def damage_every_file(
     zygote: Zygote, scenario: str, damage: Callable[[Path], None], folder: Path
 ) -> None:
-    """Damage each file of a finished run in turn; the same command again repairs, or trains, what
-    it takes."""
+    """Damage each file of a finished run in turn; the same command again repairs it or trains
+    again."""
     finished = folder / "finished"
     expected = zygote.run(scenario, finished).text.split("\n")
     names = [
@@ -42,8 +42,7 @@ def damage_every_file(
         shutil.copytree(finished, root, symlinks=True)
         damage(root / name)
         text = zygote.run(scenario, root).text.split("\n")
-        # Damaged lines of metrics are gone, which reading tells; training is what it would have
-        # been.
+        # Damaged lines of metrics are lost, with a warning; training is the same.
         head = 1 if scenario == "library" else 2
         if text != expected and not (
             name.name == "metrics.jsonl" and text[:head] == expected[:head]

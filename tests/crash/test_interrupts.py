@@ -64,7 +64,7 @@ class Trainer:
         manager.close()
 
     def check(self) -> None:
-        """The manager works, and whatever it has saved is whole."""
+        """Check that the manager works and that all of its saved files are intact."""
         assert self.manager.close()
         self.optimizer.step()
         assert self.save()

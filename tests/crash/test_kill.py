@@ -76,9 +76,9 @@ def test_every_call(zygote: Zygote, scenario: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("strace")
-@pytest.mark.parametrize("scenario", ["run", "synchronous run"])
-def test_calls_of_whole_runs(zygote: Zygote, scenario: str, tmp_path: Path) -> None:
-    kill_at_every_call(zygote, scenario, tmp_path, at_most=40)
+@pytest.mark.parametrize(("scenario", "at_most"), [("run", 40), ("synchronous run", 20)])
+def test_calls_of_whole_runs(zygote: Zygote, scenario: str, at_most: int, tmp_path: Path) -> None:
+    kill_at_every_call(zygote, scenario, tmp_path, at_most)
 
 
 def kill_at_random(
@@ -128,8 +128,8 @@ EARLY = (
 def test_a_kill_between_the_last_save_and_the_results(
     overrides: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """The same command writes the results, the sample and the last plots; what was half written
-    goes."""
+    """The same command writes the results, the sample and the last plots; partial files are
+    removed."""
     root = tmp_path / "run"
     command = [*TINY, "monitoring/visualization=sync", f"hydra.run.dir={root}", *overrides]
     assert main(command) == 0

@@ -20,6 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from spectral_exp.monitoring import CheckpointManager
 from spectral_exp.monitoring.checkpoint.failures import refusal
 from spectral_exp.monitoring.checkpoint.failures import remedy as find_remedy
+from spectral_exp.monitoring.checkpoint.state import LiveState
 from spectral_exp.train import describe_refusal, main
 from tests.conftest import NO_PLOTS, TINY, python
 from tests.crash.conftest import mounted
@@ -203,10 +204,10 @@ def test_lost_results_are_an_error_with_the_remedy(
         (RuntimeError("a defect"), ""),
     ],
 )
-def test_what_the_machine_refuses_is_told_in_one_line(error: Exception, line: str) -> None:
-    told = describe_refusal(error, Path("run"))
-    assert told.startswith(line)
-    assert bool(told) == bool(line)
+def test_refusals_of_the_machine_are_reported_in_one_line(error: Exception, line: str) -> None:
+    refusal = describe_refusal(error, Path("run"))
+    assert refusal.startswith(line)
+    assert bool(refusal) == bool(line)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +241,7 @@ def test_an_incomplete_backup_is_an_error_and_is_completed_by_the_same_command(
     assert train(tmp_path / "run", *command) == 0
 
 
-def test_a_run_that_cannot_begin_does_not_show_what_an_earlier_one_came_to(
+def test_a_run_that_cannot_begin_does_not_show_earlier_results(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "run"
@@ -287,12 +288,12 @@ def test_the_best_goes_only_if_there_is_no_other_way(disk: Path) -> None:
     ballast = leave(disk, 0)
     for expected in ([1, 2, 4, 5], [1, 4, 5, 6], [1, 4, 6, 7], [1, 6, 7, 8]):
         step = expected[-1]
-        assert manager.save_last(step, model, optimizer, [], {})
+        assert manager.save_last(LiveState(step, model, optimizer, [], {}))
         assert [found["step"] for found in manager.list_checkpoints()] == expected
     larger = nn.Linear(200, 200)
-    assert manager.save_last(9, larger, torch.optim.SGD(larger.parameters()), [], {})
+    assert manager.save_last(LiveState(9, larger, torch.optim.SGD(larger.parameters()), [], {}))
     assert [found["step"] for found in manager.list_checkpoints()] == [8, 9]
-    assert not manager.save_last(10, nn.Linear(300, 300), optimizer, [], {})
+    assert not manager.save_last(LiveState(10, nn.Linear(300, 300), optimizer, [], {}))
     assert [found["step"] for found in manager.list_checkpoints()] == [9]
     assert "No space left on device" in manager.problem
     ballast.unlink()

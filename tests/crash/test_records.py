@@ -159,7 +159,7 @@ FILES = (
 
 @dataclass(frozen=True)
 class Change:
-    """A file of a run, and what it holds instead."""
+    """A file of a run, and its replaced content."""
 
     file: str
     what: str
@@ -255,8 +255,8 @@ def resume_check(arguments: list[str]) -> int:
     """What the training command does with `resume=` before it trains."""
     from spectral_exp.runs.layout import RunPaths
     from spectral_exp.training.resume import (
-        attempts,
         find_record,
+        list_attempts,
         move_damaged_record,
         resume_problems,
     )
@@ -267,7 +267,7 @@ def resume_check(arguments: list[str]) -> int:
             if problems := resume_problems(job.config, job.run_dir, []):
                 raise UserError("\nerror: ".join(problems))
             paths = RunPaths(job.run_dir)
-            attempts(paths, [])
+            list_attempts(paths, [])
             move_damaged_record(paths)
             find_record(paths)
     except UserError as error:
@@ -277,7 +277,7 @@ def resume_check(arguments: list[str]) -> int:
 
 
 Command = Callable[[Path, Path], int]
-"""Called with the changed run, beside which the other lies, and a folder for what is written."""
+"""Called with the changed run, which lies beside the intact one, and a folder for outputs."""
 
 FAST: dict[str, Command] = {
     "compare": lambda run, out: compare.main([str(run.parent), "--no-index"]),
@@ -490,7 +490,7 @@ def test_links_to_everything_end(runs: Path, tmp_path: Path) -> None:
 
 
 def named(runs: Path, place: Path, name: str) -> Path:
-    """The runs, the first of which has another name."""
+    """The runs; the first has another name."""
     shutil.copytree(runs, place, symlinks=True)
     file = place / "r1/config.json"
     content = replaced(json.loads(file.read_text()), ("config", "name"), name)

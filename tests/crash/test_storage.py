@@ -22,7 +22,7 @@ from tests.crash.test_last_save import train
 
 _SHUTDOWN = 0x8004587D  # FS_IOC_SHUTDOWN
 _WITHOUT_FLUSHING = 2
-# Calls that a failing disk refuses. Reading is refused at loading too: that is told and tried with
+# Calls that a failing disk refuses. If reading fails too, loading warns and tries
 # older files.
 _WRITING = {
     "write",
@@ -105,7 +105,7 @@ def test_a_disk_that_runs_full(zygote: Zygote, tmp_path: Path, free_kb: int) -> 
 
 
 def cut_power(disk: Path) -> None:
-    """Lose what was never synchronised: it is in memory only."""
+    """Lose all data that was never synchronised, which is only in memory."""
     assert disk.stat().st_dev != disk.parent.stat().st_dev  # never of any other file system
     folder = os.open(disk, os.O_RDONLY)
     fcntl.ioctl(folder, _SHUTDOWN, struct.pack("<I", _WITHOUT_FLUSHING))

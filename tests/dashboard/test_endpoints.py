@@ -375,6 +375,16 @@ def test_a_running_seed_does_not_count_and_is_shown(tmp_path: Path) -> None:
     assert shown["reason"] == "running at step 100 of 100"
 
 
+def test_a_browser_keeps_the_files_of_the_page(dashboard: Dashboard) -> None:
+    first = dashboard.get("/style.css")
+    headers = {**dashboard.client.headers, "if-none-match": first.headers["etag"]}
+    again = dashboard.client.get("/style.css", headers=headers)
+    assert (again.status_code, again.content) == (304, b"")
+    assert again.headers["content-security-policy"]
+    changed = {**headers, "if-none-match": '"0"'}
+    assert dashboard.client.get("/style.css", headers=changed).content == first.content
+
+
 def test_figures_are_drawn_in_a_helper(dashboard: Dashboard) -> None:
     answer = dashboard.json("/api/compare", figures=1)
     names = {figure["name"] for figure in answer["figures"] if not figure["is_empty"]}

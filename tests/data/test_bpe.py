@@ -199,17 +199,17 @@ except UserError as error:
 """
 
 
-def test_without_a_connection_the_error_says_where_to_put_the_vocabulary(tmp_path: Path) -> None:
+def test_without_a_connection_the_error_names_the_place_of_the_vocabulary(tmp_path: Path) -> None:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
     command = [sys.executable, "-c", _OFFLINE, str(tmp_path / "cache")]
-    told = subprocess.run(
+    stderr_text = subprocess.run(
         command, env=environment, capture_output=True, text=True, check=True, timeout=60
     ).stdout
-    assert told.startswith("the GPT-2 vocabulary could not be fetched")
-    assert "https://huggingface.co/openai-community/gpt2/resolve/main/tokenizer.json" in told
+    assert stderr_text.startswith("the GPT-2 vocabulary could not be fetched")
+    assert "https://huggingface.co/openai-community/gpt2/resolve/main/tokenizer.json" in stderr_text
     assert (
         f"copy it to {tmp_path / 'cache' / 'tokenizers' / 'gpt2.json'}, or name it with"
-        " tokenizer.path=FILE" in told
+        " tokenizer.path=FILE" in stderr_text
     )
 
 
@@ -277,7 +277,7 @@ def test_other_kinds_of_vocabulary_are_refused(
         (b"[1]", r"t.json is not a tokenizer.json of the tokenizers library"),
     ],
 )
-def test_a_file_that_is_no_vocabulary_is_told(
+def test_a_file_that_is_no_vocabulary_is_an_error(
     tmp_path: Path, content: bytes | None, message: str
 ) -> None:
     if content is not None:

@@ -226,7 +226,7 @@ def test_two_processes_prepare_the_same_data_at_once(tmp_path: Path, cache: Path
 @pytest.mark.parametrize(
     ("length", "which", "tokens"), [(50, "validation", 5), (1, "training", 0), (8, "training", 7)]
 )
-def test_text_too_short_for_a_block_is_told(
+def test_text_too_short_for_a_block_is_an_error(
     tmp_path: Path, cache: Path, length: int, which: str, tokens: int
 ) -> None:
     (tmp_path / "short").write_text("a" * length)

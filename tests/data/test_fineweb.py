@@ -103,9 +103,7 @@ def test_more_tokens_go_on_from_the_shards_that_are_there(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("breaks_after", [0, 5, 300, 500])
-def test_a_broken_stream_goes_on_where_its_last_shard_ended(
-    tmp_path: Path, breaks_after: int
-) -> None:
+def test_a_broken_stream_continues_after_its_last_shard(tmp_path: Path, breaks_after: int) -> None:
     broken = pages()
     broken.breaks_after = breaks_after
     reason = r"broke off \(ConnectionResetError: the server went away\); run the same command"
@@ -180,7 +178,7 @@ def test_a_damaged_shard_is_fetched_again(tmp_path: Path, damage: str) -> None:
     assert data.fingerprints == whole.fingerprints
 
 
-def test_a_stream_that_ends_early_gives_what_it_has(tmp_path: Path) -> None:
+def test_a_stream_that_ends_early_gives_its_documents(tmp_path: Path) -> None:
     data = prepare(pages(max_tokens=10**9), Byte(), block_size=64, cache_dir=tmp_path)
     assert text_of(data)[0] == "\n\n".join([*KEPT, ""])
     with pytest.raises(

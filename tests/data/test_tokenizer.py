@@ -104,7 +104,7 @@ def test_saved_and_loaded_alike(tokenizer: ByteTokenizer | CharTokenizer, tmp_pa
     assert loaded.encode(MIXED).tolist() == tokenizer.encode(MIXED).tolist()
 
 
-def test_saving_writes_only_what_differs_and_leaves_nothing_half_written(
+def test_saving_writes_only_changes_and_leaves_no_partial_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ByteTokenizer().save(tmp_path)
@@ -122,7 +122,7 @@ def test_saving_writes_only_what_differs_and_leaves_nothing_half_written(
     assert load_tokenizer(tmp_path).fingerprint == CharTokenizer("ab").fingerprint
 
 
-def test_fingerprints_tell_tokenizers_apart() -> None:
+def test_fingerprints_distinguish_tokenizers() -> None:
     made = [ByteTokenizer(), CharTokenizer("ab"), CharTokenizer("abc")]
     assert len({tokenizer.fingerprint for tokenizer in made}) == 3
     assert CharTokenizer("ba").fingerprint == CharTokenizer("aab").fingerprint
@@ -133,7 +133,7 @@ def test_fingerprints_tell_tokenizers_apart() -> None:
 
 
 @pytest.mark.parametrize("content", [None, "", "[]", '{"kind": "other"}', '{"kind": "char"}'])
-def test_a_folder_without_a_tokenizer_is_told(tmp_path: Path, content: str | None) -> None:
+def test_a_folder_without_a_tokenizer_is_an_error(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / DESCRIPTION).write_text(content)
     with pytest.raises(
@@ -143,7 +143,7 @@ def test_a_folder_without_a_tokenizer_is_told(tmp_path: Path, content: str | Non
         load_tokenizer(tmp_path)
 
 
-def test_specs_build_what_they_name(tmp_path: Path) -> None:
+def test_specs_build_the_tokenizers_they_name(tmp_path: Path) -> None:
     assert Byte().build(None, tmp_path).vocab_size == 256
     built = Char().build("banana", tmp_path)
     assert built.characters == "abn"

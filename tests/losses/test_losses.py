@@ -183,7 +183,7 @@ def test_the_gradient_of_coherence_is_right_at_every_length(T: int, threshold: f
     )
 
 
-def test_the_coherence_weight_changes_what_is_learned() -> None:
+def test_the_coherence_weight_changes_the_trained_model() -> None:
     logits, targets = batch()
     gradients = []
     for weight in (0.0, 0.5):

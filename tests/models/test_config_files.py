@@ -1,5 +1,5 @@
-"""The configuration of model, optimizer, schedule and loss says what the constructors accept, and
-their defaults."""
+"""The configuration of model, optimizer, schedule and loss agrees with the parameters and defaults
+of the constructors."""
 
 from __future__ import annotations
 

@@ -256,7 +256,7 @@ def test_the_resonance_mlp_adds_a_sine() -> None:
     torch.testing.assert_close(resonant(x), plain.output(F.gelu(h) + 0.1 * h.sin()))
 
 
-def test_misuse_is_told_in_one_line() -> None:
+def test_misuse_is_reported_in_one_line() -> None:
     model = build()
     with pytest.raises(UserError, match="11 tokens exceed block_size=10"):
         model(random_ids(tokens=11))

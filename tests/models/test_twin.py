@@ -57,7 +57,7 @@ def test_the_start_of_the_search_does_not_matter(start: int) -> None:
     assert match_parameters(classic, 100_000, start, 8) == match_parameters(classic, 100_000, 64, 8)
 
 
-def test_what_cannot_be_matched_is_told() -> None:
+def test_impossible_matches_are_refused() -> None:
     classic = counter("standard", "dot_product")
     with pytest.raises(UserError, match="the narrowest model, n_embd=32, already has"):
         match_parameters(classic, 1000, 32, 32)

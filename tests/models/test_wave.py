@@ -140,7 +140,7 @@ def test_resonance_has_the_right_gradient() -> None:
         torch.testing.assert_close(ours, direct, rtol=1e-13, atol=1e-15)
 
 
-def test_the_standard_embedding_adds_positions_where_asked() -> None:
+def test_the_standard_embedding_adds_positions_if_requested() -> None:
     torch.manual_seed(0)
     with_table, without = (
         StandardEmbedding(V, 10, C, position_table=True),

@@ -48,7 +48,7 @@ def build(
     seed: int = 0,
     **settings: Any,
 ) -> GPT:
-    """A tiny float32 model in evaluation mode; parts by name, or what makes them."""
+    """A tiny float32 model in evaluation mode; parts are given by name or as factories."""
     sizes = {"vocab_size": 11, "block_size": 10, "n_layer": 2, "n_head": 2, "n_embd": 8}
     torch.manual_seed(seed)
     parts: dict[str, Any] = {

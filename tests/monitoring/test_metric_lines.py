@@ -22,7 +22,9 @@ def line(step: int, padding: int = 0) -> bytes:
 
 @pytest.mark.parametrize("padding", [0, 1, 65_000, 65_536, 200_000])
 @pytest.mark.parametrize(
-    "end", [b"", b'{"step": 9, "lo', b"\x00" * 100_000, b"garbage\n\n", b"{" * 70_000 + b"\n"]
+    "end",
+    [b"", b'{"step": 9, "lo', b"\x00" * 100_000, b"garbage\n\n", b"{" * 70_000 + b"\n"],
+    ids=["nothing", "unfinished", "zeros", "garbage", "braces"],
 )
 def test_the_latest_step_is_that_of_the_last_whole_line(
     tmp_path: Path, padding: int, end: bytes

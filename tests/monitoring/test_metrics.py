@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from spectral_exp.core.errors import SettingError, UserError
 from spectral_exp.monitoring import MetricsLogger
-from spectral_exp.runs.differences import same
+from spectral_exp.runs.differences import are_equal
 
 
 def entries_of(logger: MetricsLogger) -> list[tuple[int, float]]:
@@ -107,7 +107,7 @@ def test_any_mixture_of_numbers_and_names_comes_back(metrics: dict[str, Any]) ->
         assert entry.pop("step") == 7
         datetime.fromisoformat(entry.pop("timestamp"))
         assert entry.keys() == metrics.keys()
-        assert all(same(entry[name], metrics[name]) for name in metrics)
+        assert all(are_equal(entry[name], metrics[name]) for name in metrics)
 
 
 def test_reserved_names_are_refused(tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_empty_log_has_no_summary(tmp_path: Path) -> None:
     assert MetricsLogger(tmp_path / "none").get_metrics_summary() == {}
 
 
-def test_unreadable_log_is_told(tmp_path: Path) -> None:
+def test_an_unreadable_log_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(UserError, match="cannot read"):
         MetricsLogger(tmp_path).load_metrics()

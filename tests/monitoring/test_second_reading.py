@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from spectral_exp.monitoring import CheckpointManager, ConfigTracker, MetricsLogger
 from spectral_exp.monitoring.checkpoint import reader as checkpoint_reader
+from spectral_exp.monitoring.checkpoint.state import LiveState
 
 MODEL = torch.nn.Linear(2, 2)
 OPTIMIZER = torch.optim.SGD(MODEL.parameters(), lr=0.1)
@@ -70,7 +71,7 @@ def test_the_last_state_of_a_new_branch_is_saved_whatever_the_old_one_had(tmp_pa
         save(manager, step)
     assert step_of(manager.load_checkpoint(10)) == 10
     assert manager.steps_at_risk(15) == 5
-    assert manager.save_last(15.0, MODEL, OPTIMIZER, [0.0] * 15, {})  # type: ignore[arg-type]
+    assert manager.save_last(LiveState(15.0, MODEL, OPTIMIZER, [0.0] * 15, {}))  # type: ignore[arg-type]
     assert step_of(CheckpointManager(tmp_path).load_latest_checkpoint()) == 15
 
 
@@ -87,7 +88,7 @@ def test_the_best_of_an_abandoned_branch_that_is_overwritten_is_the_best_no_more
     assert step_of(manager.load_best_checkpoint()) == 10
 
 
-def test_close_says_that_a_state_is_not_durable(tmp_path: Path) -> None:
+def test_close_warns_of_a_state_that_is_not_durable(tmp_path: Path) -> None:
     model = torch.nn.Linear(1000, 1000)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     (tmp_path / "checkpoints").write_text("no folder")
@@ -128,7 +129,7 @@ def log_without_flush(logger: MetricsLogger) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
-def test_what_a_process_forked_by_multiprocessing_has_not_flushed_arrives(tmp_path: Path) -> None:
+def test_unflushed_lines_of_a_forked_process_arrive(tmp_path: Path) -> None:
     logger = MetricsLogger(tmp_path)
     process = multiprocessing.get_context("fork").Process(target=log_without_flush, args=(logger,))
     process.start()

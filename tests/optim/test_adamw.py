@@ -37,7 +37,7 @@ def test_groups_keep_their_role_and_their_own_settings() -> None:
     ]
 
 
-def test_the_fused_kernel_is_chosen_where_it_exists() -> None:
+def test_the_fused_kernel_is_used_if_it_exists() -> None:
     assert build_adamw([parameter()]).param_groups[0]["fused"] is True
     assert build_adamw([parameter()], fused=False).param_groups[0]["fused"] is False
     assert (

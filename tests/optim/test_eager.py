@@ -1,4 +1,4 @@
-"""Optimizers without the compiler's guards keep what others rely on."""
+"""Optimizers without the guards of the compiler keep the public behaviour of torch."""
 
 from __future__ import annotations
 

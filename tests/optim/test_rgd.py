@@ -378,8 +378,7 @@ def test_matrices_gated_together_are_gated_as_if_alone(
 
 
 class NoWaiting(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Fails where the host asks for the value of a tensor, or for a shape that depends on
-    values."""
+    """Fail if the host reads the value of a tensor, or a shape that depends on values."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         assert func not in (
@@ -413,29 +412,29 @@ def test_the_learning_rate_may_be_a_tensor() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_a_step_left_out_on_the_device_changes_nothing(dtype: torch.dtype) -> None:
-    plain, told = parameters(dtype=dtype), parameters(dtype=dtype)
+    plain, masked = parameters(dtype=dtype), parameters(dtype=dtype)
     settings: dict[str, Any] = {"lr": 0.05, "weight_decay": 0.1, "warmup_steps": 5}
-    ours, skipping = RGD(plain, **settings), RGD(told, **settings)
+    ours, skipping = RGD(plain, **settings), RGD(masked, **settings)
     assert skipping.can_step_conditionally
     for step in range(1, 5):
         if step in (1, 3):
-            before = copy.deepcopy([*told, skipping.state_dict()["state"], skipping.metrics()])
-            for p in told:
+            before = copy.deepcopy([*masked, skipping.state_dict()["state"], skipping.metrics()])
+            for p in masked:
                 p.grad = torch.full_like(p, math.nan)
             skipping.step_if(torch.tensor(False))
-            for was, p in zip(before, told, strict=False):
+            for was, p in zip(before, masked, strict=False):
                 assert torch.equal(was, p)
             if step == 3:
                 torch.testing.assert_close(
-                    before[len(told) :], [skipping.state_dict()["state"], skipping.metrics()]
+                    before[len(masked) :], [skipping.state_dict()["state"], skipping.metrics()]
                 )
             else:
                 assert skipping.metrics()["resonance"].isnan()
         set_gradients(plain, step)
-        set_gradients(told, step)
+        set_gradients(masked, step)
         ours.step()
         skipping.step_if(torch.tensor(True))
-    assert all(torch.equal(a, b) for a, b in zip(plain, told, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(plain, masked, strict=True))
     assert torch.equal(ours.metrics()["resonance"], skipping.metrics()["resonance"])
 
 

@@ -1,4 +1,4 @@
-"""Draws a figure to look at what reaches the canvas."""
+"""Draw a figure and inspect its canvas."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from spectral_exp.plots.theme import DARK, Theme, styled
+from spectral_exp.plots.theme import DARK, Theme, use_theme
 
 DPI = 50
 """Low, to be quick. Text and layout scale with it."""
@@ -20,7 +20,7 @@ DPI = 50
 @contextmanager
 def drawn(draw: Callable[[], Figure], theme: Theme = DARK) -> Iterator[Figure]:
     """The figure, laid out and drawn, while the house style is in force."""
-    with styled(theme):
+    with use_theme(theme):
         figure = draw()
         figure.set_dpi(DPI)
         figure.canvas.draw()

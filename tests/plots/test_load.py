@@ -1,4 +1,4 @@
-"""matplotlib is imported whatever the environment says, and nothing of the user's changes."""
+"""matplotlib is imported in any environment, and the settings of the user do not change."""
 
 from __future__ import annotations
 

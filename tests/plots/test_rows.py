@@ -1,4 +1,4 @@
-"""Rows of values: what their numbers and limits are."""
+"""Numbers and limits of rows of values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from spectral_exp.plots.series import bulk_limits
 from spectral_exp.plots.text import spread_apart
 
 
-def test_numbers_have_the_digits_that_intervals_tell_apart() -> None:
+def test_numbers_have_the_digits_that_intervals_resolve() -> None:
     rows = [
         Row("a", [2.61, 2.63], 2.6234567, (2.61, 2.63)),
         Row("b", [2.7], note="n = 1, no interval"),
@@ -41,7 +41,7 @@ def test_any_rows_have_texts_and_limits(rows: list[Row]) -> None:
     assert len(row_texts(rows)) == len(rows)
 
 
-def test_limits_hold_all_but_what_is_far_out_and_always_the_reference() -> None:
+def test_limits_exclude_outliers_and_include_the_reference() -> None:
     rows = [Row(str(i), [2 + i / 10, 2.05 + i / 10]) for i in range(6)]
     far = Row("far", [80.0, 90.0])
     low, high = row_limits([*rows, far], reference=1.0)
@@ -66,6 +66,6 @@ def test_labels_keep_their_order_and_distance_within_the_panel(
     assert max(found) <= 1 + 1e-9
 
 
-def test_labels_with_room_stay_where_they_are_and_crowded_ones_share_their_middle() -> None:
+def test_crowded_labels_spread_around_their_middle_and_others_stay() -> None:
     assert spread_apart([0.9, 0.1, 0.5], 0.1) == pytest.approx([0.9, 0.1, 0.5])
     assert spread_apart([0.5, 0.5, 0.5], 0.1) == pytest.approx([0.4, 0.5, 0.6])

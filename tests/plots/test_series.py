@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spectral_exp.core.series import FloatArray, Series
-from spectral_exp.plots.series import envelope, even_rows, isolated, smooth, view_limits
+from spectral_exp.plots.series import envelope, even_rows, find_lone_points, smooth, view_limits
 
 
 def series(values: object) -> Series:
@@ -61,7 +61,7 @@ def test_smoothing_leaves_constants_and_single_spikes_alone() -> None:
     np.testing.assert_allclose(smooth(values, 21), 2.0)
 
 
-def test_smoothing_begins_where_the_values_begin_and_keeps_gaps() -> None:
+def test_smoothing_begins_with_the_values_and_keeps_gaps() -> None:
     values = np.linspace(10, 0, 101)
     values[50] = np.nan
     smoothed = smooth(values, 11)
@@ -83,7 +83,8 @@ def test_view_leaves_out_rare_outliers_only() -> None:
 
 def test_isolated_points_are_found() -> None:
     np.testing.assert_array_equal(
-        isolated(np.array([1, np.nan, 2, np.nan, 3, 4])), [True, False, True, False, False, False]
+        find_lone_points(np.array([1, np.nan, 2, np.nan, 3, 4])),
+        [True, False, True, False, False, False],
     )
 
 

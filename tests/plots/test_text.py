@@ -69,7 +69,7 @@ def test_unknown_metrics_get_a_name_and_the_unit_of_their_suffix() -> None:
     assert metric_info("_").title
 
 
-def test_labels_lose_their_time_stamp_only_where_they_stay_distinct() -> None:
+def test_labels_lose_their_time_stamp_only_if_they_stay_distinct() -> None:
     ids = ["wave_20241209_143022_a3f2b1c4", "classic_20241209_143022_a3f2b1c4"]
     assert short_labels(ids) == ["wave", "classic"]
     seeds = ["wave_20241209_143022_a3f2b1c4", "wave_20241209_143023_a3f2b1c4"]
@@ -87,7 +87,7 @@ def test_labels_lose_their_time_stamp_only_where_they_stay_distinct() -> None:
         ("my_own", "my own (value)"),
     ],
 )
-def test_axes_say_title_and_unit_once(name: str, label: str) -> None:
+def test_axes_show_title_and_unit_once(name: str, label: str) -> None:
     assert metric_info(name).axis_label == label
 
 

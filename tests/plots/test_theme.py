@@ -13,7 +13,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from spectral_exp.core.series import FloatArray
-from spectral_exp.plots.theme import DARK, LIGHT, Theme, new_figure, render, render_all, styled
+from spectral_exp.plots.theme import DARK, LIGHT, Theme, new_figure, render, render_all, use_theme
 
 DPI = 50
 
@@ -30,7 +30,7 @@ def test_style_is_in_force_while_drawing_and_gone_afterwards() -> None:
     before = matplotlib.rcParams.copy()
 
     def fail_within() -> None:
-        with styled(DARK):
+        with use_theme(DARK):
             assert matplotlib.rcParams["axes.facecolor"] == DARK.panel
             raise RuntimeError("inside")
 
@@ -124,7 +124,7 @@ DEUTERANOPIA = [
     [np.eye(3), np.array(PROTANOPIA), np.array(DEUTERANOPIA)],
     ids=["all", "no red", "no green"],
 )
-def test_series_colours_are_told_apart_by_the_colour_blind(theme: Theme, seen: FloatArray) -> None:
+def test_colour_blind_readers_distinguish_series_colours(theme: Theme, seen: FloatArray) -> None:
     def lab(color: str) -> FloatArray:
         linear = np.array(
             [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color)]

@@ -1,4 +1,4 @@
-"""Runs without directories, for what is computed from runs."""
+"""Runs without directories, for tests of computations on runs."""
 
 from __future__ import annotations
 

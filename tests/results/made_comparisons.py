@@ -25,7 +25,7 @@ def made_comparison(
     at: str = "final",
     baseline: str | None = None,
 ) -> Comparison:
-    """A comparison with the values of all finished runs; what is more than 0.1 apart counts as
+    """A comparison with the values of all finished runs; values more than 0.1 apart count as
     separated."""
     summaries = [_summary(group, metric, at) for group in groups]
     first = next((s for s in summaries if s.group.label == baseline), summaries[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
@@ -15,73 +16,37 @@ from spectral_exp.core.json_files import content_crc32, write_json_atomic
 from spectral_exp.core.json_value import jsonable
 from spectral_exp.runs.layout import RunPaths
 
+_STANDARD, _WAVE = "embedding.StandardEmbedding", "wave.WaveEmbedding"
+_DOT_PRODUCT, _ROTARY = "attention.DotProductAttention", "attention.RotaryAttention"
+_INTERFERENCE, _PHASOR = "attention.InterferenceAttention", "attention.PhasorAttention"
+
 PARTS = {
-    "classic": (
-        "embedding.StandardEmbedding",
-        "attention.DotProductAttention",
-        "gelu",
-        "adamw",
-        "CrossEntropy",
-    ),
-    "classic_rotary": (
-        "embedding.StandardEmbedding",
-        "attention.RotaryAttention",
-        "gelu",
-        "adamw",
-        "CrossEntropy",
-    ),
-    "wave": (
-        "wave.WaveEmbedding",
-        "attention.InterferenceAttention",
-        "resonance",
-        "adamw",
-        "CrossEntropy",
-    ),
-    "wave_rgd": (
-        "wave.WaveEmbedding",
-        "attention.InterferenceAttention",
-        "resonance",
-        "rgd",
-        "CrossEntropy",
-    ),
-    "wave_qfe": (
-        "wave.WaveEmbedding",
-        "attention.InterferenceAttention",
-        "resonance",
-        "adamw",
-        "QFE",
-    ),
-    "wave_rgd_qfe": (
-        "wave.WaveEmbedding",
-        "attention.InterferenceAttention",
-        "resonance",
-        "rgd",
-        "QFE",
-    ),
-    "phasor": (
-        "wave.WaveEmbedding",
-        "attention.PhasorAttention",
-        "resonance",
-        "adamw",
-        "CrossEntropy",
-    ),
-    "phasor_rgd": (
-        "wave.WaveEmbedding",
-        "attention.PhasorAttention",
-        "resonance",
-        "rgd",
-        "CrossEntropy",
-    ),
-    "phasor_rgd_qfe": (
-        "wave.WaveEmbedding",
-        "attention.PhasorAttention",
-        "resonance",
-        "rgd",
-        "QFE",
-    ),
+    "classic": (_STANDARD, _DOT_PRODUCT, "gelu", "adamw", "CrossEntropy"),
+    "classic_rotary": (_STANDARD, _ROTARY, "gelu", "adamw", "CrossEntropy"),
+    "wave": (_WAVE, _INTERFERENCE, "resonance", "adamw", "CrossEntropy"),
+    "wave_rgd": (_WAVE, _INTERFERENCE, "resonance", "rgd", "CrossEntropy"),
+    "wave_qfe": (_WAVE, _INTERFERENCE, "resonance", "adamw", "QFE"),
+    "wave_rgd_qfe": (_WAVE, _INTERFERENCE, "resonance", "rgd", "QFE"),
+    "phasor": (_WAVE, _PHASOR, "resonance", "adamw", "CrossEntropy"),
+    "phasor_rgd": (_WAVE, _PHASOR, "resonance", "rgd", "CrossEntropy"),
+    "phasor_rgd_qfe": (_WAVE, _PHASOR, "resonance", "rgd", "QFE"),
 }
 """Experiments by name: classes of embedding and attention, activation, optimizer, class of the
 loss."""
+
+
+_DATASET = {
+    "corpus": "PythonStdlib",
+    "train_sha256": "aa" * 32,
+    "val_sha256": "bb" * 32,
+    "corpus_sha256": "cc" * 32,
+    "train_bytes": 1_000_000,
+    "val_bytes": 100_000,
+    "train_tokens": 1_000_000,
+    "val_tokens": 100_000,
+    "tokenizer": "dd" * 32,
+    "vocab_size": 256,
+}
 
 
 def make_run(
@@ -106,36 +71,37 @@ def make_run(
         settings: replaces settings by dotted name.
         record: replaces top-level entries of `config.json`.
     """
-    run_id = f"{name}_20260101_{seed:06d}_abcd1234"
-    root = folder / run_id
-    number = 1
-    while root.exists():
-        number += 1
-        root = folder / f"{run_id}_{number}"
+    root = _new_folder(folder, f"{name}_20260101_{seed:06d}_abcd1234")
     paths = RunPaths(root)
     paths.logs.mkdir(parents=True)
     config = _config(name, seed, steps, log_interval, eval_interval)
     for key, value in (settings or {}).items():
         _put(config, key, value)
-    content = {
-        "experiment_id": root.name,
+    content = {**_facts(root.name, name, seed, parameters), "config": config, **(record or {})}
+    content["crc32"] = content_crc32(content)
+    write_json_atomic(paths.config_file, content)
+    lines = _lines(seed, val_bpb, steps, log_interval, eval_interval)
+    paths.metrics_file.write_text("".join(json.dumps(jsonable(line)) + "\n" for line in lines))
+    if status is not None:
+        write_json_atomic(paths.results_file, _results(root.name, status, lines[-1], steps))
+    return root
+
+
+def _new_folder(folder: Path, run_id: str) -> Path:
+    names = (run_id if number == 1 else f"{run_id}_{number}" for number in itertools.count(1))
+    return next(root for name in names if not (root := folder / name).exists())
+
+
+def _facts(run_id: str, name: str, seed: int, parameters: int) -> dict[str, Any]:
+    """The entries of `config.json` beside the configuration."""
+    overrides = [f"+experiment={name}", f"seed={seed}"]
+    return {
+        "experiment_id": run_id,
         "timestamp": "2026-01-01T00:00:00",
         "git_hash": "abcd1234",
-        "config": config,
-        "overrides": [f"+experiment={name}", f"seed={seed}"],
-        "command": ["python", "-m", "spectral_exp.train", f"+experiment={name}", f"seed={seed}"],
-        "dataset": {
-            "corpus": "PythonStdlib",
-            "train_sha256": "aa" * 32,
-            "val_sha256": "bb" * 32,
-            "corpus_sha256": "cc" * 32,
-            "train_bytes": 1_000_000,
-            "val_bytes": 100_000,
-            "train_tokens": 1_000_000,
-            "val_tokens": 100_000,
-            "tokenizer": "dd" * 32,
-            "vocab_size": 256,
-        },
+        "overrides": overrides,
+        "command": ["python", "-m", "spectral_exp.train", *overrides],
+        "dataset": _DATASET,
         "model": {
             "type": "GPT",
             "num_parameters": parameters,
@@ -159,15 +125,7 @@ def make_run(
                 "overrides": [],
             }
         ],
-        **(record or {}),
     }
-    content["crc32"] = content_crc32(content)
-    write_json_atomic(paths.config_file, content)
-    lines = _lines(seed, val_bpb, steps, log_interval, eval_interval)
-    paths.metrics_file.write_text("".join(json.dumps(jsonable(line)) + "\n" for line in lines))
-    if status is not None:
-        write_json_atomic(paths.results_file, _results(root.name, status, lines[-1], steps))
-    return root
 
 
 def _config(

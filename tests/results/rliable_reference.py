@@ -1,5 +1,5 @@
-"""Writes `rliable_reference.json`: what rliable says about some scores, for `test_statistics.py` to
-compare with.
+"""Write `rliable_reference.json`: the statistics of rliable for some scores, with which
+`test_statistics.py` compares ours.
 
 rliable is no dependency of the tests themselves: it needs arch below 8, which breaks beside pandas
 3 and has no wheels for Python 3.14. In an environment of its own, with Python 3.10 to 3.13:
@@ -24,7 +24,7 @@ def main() -> None:
     """Compute and write all."""
     from rliable import library, metrics
 
-    # Its bootstrap draws from NumPy's global generator, whatever `random_state` it is given.
+    # Its bootstrap draws from NumPy's global generator and ignores `random_state`.
     np.random.seed(0)  # noqa: NPY002
     rng = np.random.default_rng(20210830)
     cases: list[dict[str, Any]] = []

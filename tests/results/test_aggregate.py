@@ -164,7 +164,7 @@ def test_conditions_that_cannot_be_understood(
         ({}, {"schedule._target_": "spectral_exp.optim.Linear"}, ["schedule"]),
     ],
 )  # fmt: skip
-def test_what_differs(
+def test_differing_settings(
     tmp_path: Path, one: dict[str, Any], other: dict[str, Any], differing: list[str]
 ) -> None:
     make_run(tmp_path, settings=one)
@@ -176,7 +176,7 @@ def test_what_differs(
     assert len(runs.groups()) == (2 if differing else 1)
 
 
-def test_labels_tell_configurations_of_one_name_apart(tmp_path: Path) -> None:
+def test_labels_distinguish_configurations_of_one_name(tmp_path: Path) -> None:
     for name, settings in (("classic", {}), ("classic", WAVE_MATCH), ("wave", WAVE_MATCH)):
         make_run(tmp_path, name, settings=settings)
     groups = found(tmp_path).groups()

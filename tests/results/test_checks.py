@@ -1,4 +1,4 @@
-"""What is flagged about single runs, and what makes two groups of runs unfair to compare."""
+"""Findings about single runs, and about unfair comparisons between two groups."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_problems_of_reading_are_flags() -> None:
     assert said(checks.run_flags(run)) == ["config.json is damaged"]
 
 
-def test_run_without_any_record_is_not_blamed_for_what_nobody_knows() -> None:
+def test_a_run_without_a_record_gets_no_findings_about_unknown_facts() -> None:
     run = FakeRun(Path("/nowhere"), "a", "a", None, "unfinished", values={"steps": 0})
     assert said(checks.run_flags(run)) == ["unfinished at step 0"]
 
@@ -199,7 +199,7 @@ def test_odd_ones_out(record: dict[str, Any], expected: str) -> None:
     assert checks.odd_ones_out(runs[::2]) == {}
 
 
-def test_uncommitted_changes_are_told_apart(tmp_path: Path) -> None:
+def test_different_uncommitted_changes_are_distinguished(tmp_path: Path) -> None:
     runs = []
     for seed, patch in enumerate((b"one", b"one", b"other"), start=1):
         run = fake_run(seed=seed, record={"git.dirty": True, "git.diff_file": "git_diff.patch"})
@@ -271,7 +271,7 @@ def test_equal_groups_match_in_everything() -> None:
         ),
     ],
 )
-def test_what_does_not_match_is_named_with_both_values(
+def test_mismatches_are_named_with_both_values(
     quantity: str, changes: dict[str, Any], expected: str
 ) -> None:
     matches, warnings = match(fake_run(seed=3, **changes))
@@ -356,14 +356,14 @@ def test_metrics_per_token_do_not_compare_across_tokenizers(metric: str) -> None
     assert warnings == []
 
 
-def test_only_what_concerns_the_metric_is_warned_of() -> None:
+def test_only_findings_that_concern_the_metric_are_warnings() -> None:
     other = fake_run(seed=3, settings={"training.eval_windows": 128}, values={"train_s": 90.0})
     matches, warnings = match(other, "train_s")
     assert (matches["evaluation"], matches["wall-clock"]) == (False, None)
     assert warnings == []
 
 
-def test_what_was_not_recorded_is_unknown() -> None:
+def test_unrecorded_quantities_are_unknown() -> None:
     matches, warnings = match(fake_run(seed=3, record={"dataset": {}, "git": {}, "hardware": {}}))
     unknown = {"data", "validation", "tokenizer", "hardware", "code"}
     assert {name for name, matched in matches.items() if matched is None} == unknown

@@ -149,7 +149,7 @@ def test_values_that_the_seed_does_not_change_prove_nothing() -> None:
     )
 
 
-def test_flags_are_told_once_with_their_runs() -> None:
+def test_flags_are_listed_once_with_their_runs() -> None:
     dirty = {"git.dirty": True}
     runs = [
         fake_run(seed=1, record=dirty),
@@ -261,7 +261,7 @@ def test_without_a_direction_nothing_is_better() -> None:
         compare([fake_group(high), fake_group(low)], "own", at="best")
 
 
-def test_direction_decides_what_is_better() -> None:
+def test_the_direction_decides_which_value_is_better() -> None:
     slow = [fake_run("classic", seed, values={"tokens_per_s": 100.0 + seed}) for seed in range(5)]
     fast = [
         fake_run("wave", seed, values={"tokens_per_s": 200.0 + 1.1 * seed}) for seed in range(5)
@@ -333,7 +333,7 @@ def test_small_differences_are_not_separated() -> None:
 
 
 def test_separated_needs_test_and_interval() -> None:
-    """Of skewed differences the t-test knows nothing, but the interval reaches to where they do."""
+    """The t-test ignores skewness, but the interval reaches as far as skewed differences."""
     skewed = [
         value + d for value, d in zip(CLASSIC, (0.046, 0.047, -0.006, 0.03, 0.047), strict=True)
     ]
@@ -406,7 +406,7 @@ def test_unfair_comparison_is_warned_of() -> None:
     )
 
 
-def test_impossible_values_are_told_first() -> None:
+def test_impossible_values_are_listed_first() -> None:
     leak = seeds(
         "wave", [0.9, 0.91, 0.92], results={"reference.entropy_bits_per_byte": 2.0}, steps=50
     )
@@ -481,7 +481,7 @@ def test_all_else_that_decides_about_training_has_to_be_equal(
     assert ablation_pairs(groups) == ([] if part is None else [(0, 1, part)])
 
 
-def test_setting_that_both_choices_share_is_told() -> None:
+def test_a_setting_that_both_choices_share_is_noted() -> None:
     a, b = (
         seeds("wave", CLASSIC),
         seeds("wave_rgd", BETTER, settings={"optimizer.weight_decay": 0.01}),
@@ -498,7 +498,7 @@ def test_setting_that_both_choices_share_is_told() -> None:
     )
 
 
-def test_widths_set_to_match_are_told() -> None:
+def test_widths_set_to_match_are_noted() -> None:
     wider = {
         "model.parameters_by_component": {"embedding": 16_000, "attention": 200_000, "mlp": 600_000}
     }
@@ -572,7 +572,7 @@ def test_partners_have_to_be_clear() -> None:
 # --- the whole ------------------------------------------------------------------------------------
 
 
-def test_learning_rates_tried_are_told() -> None:
+def test_the_tried_learning_rates_are_listed() -> None:
     wave = seeds("wave", NEAR)
     note = "compared at one learning rate each (0.001): none was tuned"
     assert note in said(compare([seeds("classic", CLASSIC), wave]).notes)

@@ -1,5 +1,4 @@
-"""The figures of a comparison: the data they show, what they say of it, and that every word of it
-can be read."""
+"""The figures of a comparison: their data, their captions, and the legibility of every word."""
 
 from __future__ import annotations
 
@@ -162,13 +161,13 @@ def test_rows_are_sorted_from_the_best_and_few_runs_have_dots_alone() -> None:
     assert [row.label for row in upwards] == [row.label for row in reversed(rows)]
 
 
-def test_what_is_not_separated_is_hollow() -> None:
+def test_points_that_are_not_separated_are_hollow() -> None:
     a, b = three().summaries[:2]
     found = interval_rows(comparison([a, b], differences=[difference(a, b, separated=False)]))
     assert [row.filled for row in found] == [False, False]
 
 
-def test_captions_tell_what_was_measured_of_how_many_runs() -> None:
+def test_captions_name_the_metric_and_the_number_of_runs() -> None:
     assert (
         intervals(three()).caption
         == "Final validation bits / byte (lower is better), n = 1 to 4 runs; dots: single runs;"
@@ -196,7 +195,7 @@ def test_dots_of_a_difference_are_pairs_of_equal_seed() -> None:
     assert (unpaired.dots, unpaired.mean) == ((), difference(a, b).mean)
 
 
-def test_ablations_stand_below_what_is_exchanged() -> None:
+def test_ablations_stand_below_the_exchanged_part() -> None:
     plain, other = (
         summary(name, [2.0, 2.1, 2.2], name=name, parts={"optimizer": optimizer})
         for name, optimizer in (("wave", "adamw"), ("wave_rgd", "rgd"))
@@ -259,7 +258,7 @@ def test_long_times_are_in_hours() -> None:
     assert found.curves[0].x[-1] == pytest.approx(200 / 60)
 
 
-def test_single_runs_beyond_the_others_are_told_of() -> None:
+def test_outlying_single_runs_are_mentioned() -> None:
     group = summary("uneven", [2.0, 2.1])
     longer = made_run("uneven", 3, 2.2, steps=400)
     uneven = Group("uneven", {}, [*group.group.runs, longer], [0, 0, 0])
@@ -333,7 +332,7 @@ def test_lines_by_size_are_over_parameters() -> None:
     assert (line.label, line.x) == ("wave", [1, 2])
 
 
-def test_the_front_holds_what_nothing_else_beats_in_both() -> None:
+def test_the_front_holds_the_points_that_none_beats_in_both() -> None:
     seconds = {
         "fast": (3.0, 0.1),
         "good": (2.0, 0.3),
@@ -383,7 +382,7 @@ def test_files_carry_name_format_and_caption(tmp_path: Path) -> None:
     assert found.caption.encode() in png
 
 
-def test_without_groups_every_figure_says_why_it_is_missing(tmp_path: Path) -> None:
+def test_without_groups_every_figure_has_a_reason_for_its_absence(tmp_path: Path) -> None:
     found = comparison_figures(comparison([]), tmp_path)
     assert len({figure.name for figure in found}) == len(found) == 12
     assert all(figure.paths == () and figure.caption.endswith(".") for figure in found)
@@ -404,13 +403,13 @@ def test_runs_without_a_finite_value_give_no_figure() -> None:
         }
     )
     assert [
-        plot.name for plot in comparison_plots(comparison([broken])) if plot.draw is not None
+        plot.name for _, plot in comparison_plots(comparison([broken])) if plot.draw is not None
     ] == []
 
 
-def test_one_group_gives_what_one_group_can() -> None:
+def test_one_group_gives_the_figures_that_need_no_comparison() -> None:
     drawn_ones = {
-        plot.name for plot in comparison_plots(comparison([summary("only", [2.0])])) if plot.draw
+        plot.name for _, plot in comparison_plots(comparison([summary("only", [2.0])])) if plot.draw
     }
     assert drawn_ones == {"intervals_val_bpb"} | {
         f"curves_{metric}_by_{by}"
@@ -424,7 +423,7 @@ def test_of_very_many_groups_the_best_and_the_baseline_are_drawn() -> None:
     found = best_groups(comparison(groups), 24)
     labels = [each.group.label for each in found.summaries]
     assert labels == ["group 0", *(f"group {i}" for i in range(7, 30))]
-    everything = list(comparison_plots(comparison(groups)))
+    everything = [plot for _, plot in comparison_plots(comparison(groups))]
     assert all(
         plot.caption.endswith("Of 30 groups the best 24, with the baseline, are drawn.")
         for plot in everything

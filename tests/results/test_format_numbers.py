@@ -1,4 +1,4 @@
-"""Format numbers rise with what they stand for.
+"""Format numbers rise with every change of their format.
 
 Each test computes a digest of what fixed runs give. If it fails after a change, raise the number it
 names and add the new digest under the new number.
@@ -60,7 +60,7 @@ def papers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         # Figures have tests of their own, and their bytes depend on the version of matplotlib.
-        patch.setattr(figures, "comparison_plots", lambda comparison: [])
+        patch.setattr(figures, "comparison_plots", lambda comparison, **options: [])
         PaperGenerator(["runs"]).write("paper", formats=["md", "tex"])
     return folder / "paper"
 

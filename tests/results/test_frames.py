@@ -18,7 +18,7 @@ from tests.results.made_runs import make_run
 
 
 def rows(frame: Any) -> list[dict[str, Any]]:
-    """The rows of either kind of frame, None where a value is missing or NaN."""
+    """Return the rows of either kind of frame, with None for missing values and NaN."""
     columns = {name: frame[name].to_list() for name in frame.columns}
     if hasattr(frame, "isna"):
         for name, values in columns.items():
@@ -128,7 +128,7 @@ def test_marks_are_columns_and_archived_runs_are_left_out(made: Path) -> None:
     assert everything.n_archived == 0
 
 
-def test_polars_tells_nan_from_missing(made: Path) -> None:
+def test_polars_distinguishes_nan_from_missing(made: Path) -> None:
     pytest.importorskip("polars")
     frame = load_runs(made, index=False).metrics_polars()
     assert frame["loss"].is_nan().sum() == 1

@@ -1,5 +1,5 @@
-"""Papers and reports from run directories: what they say, that they can be made again, and that
-tampering is found."""
+"""Papers and reports from run directories: their contents, their repetition, and the detection of
+tampering."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def one_figure() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         plot = Plot("intervals", "A mean of 3 and more.", LIGHT, draw)
-        patch.setattr(figures, "comparison_plots", lambda comparison: [plot])
+        patch.setattr(figures, "comparison_plots", lambda comparison, **options: [("values", plot)])
         yield
 
 
@@ -117,10 +117,10 @@ def test_latex_compiles(made: Path, tmp_path: Path) -> None:
     assert not re.search("undefined|multiply|LaTeX Error", log), log
 
 
-# --- what it says ---------------------------------------------------------------------------------
+# --- contents -------------------------------------------------------------------------------------
 
 
-def test_the_abstract_claims_what_is_separated_and_nothing_else(made: Path) -> None:
+def test_the_abstract_claims_only_separated_differences(made: Path) -> None:
     text = (made / "paper/paper.md").read_text()
     abstract = text[text.index("## Abstract") : text.index("## 1 Introduction")]
     assert "Better than it, and separated from it, is: `classic_rotary` (\u22120.1" in abstract
@@ -349,7 +349,7 @@ def test_without_typst_the_other_formats_are_written(
         (["outputs", "--runs", "outputs"], "without --verify"),
     ],
 )
-def test_mistakes_are_told_in_a_line(
+def test_mistakes_are_reported_in_one_line(
     made: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -367,7 +367,7 @@ def test_mistakes_are_told_in_a_line(
 # --- verification ---------------------------------------------------------------------------------
 
 
-def test_what_was_written_holds(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unchanged_paper_holds(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(made / "paper", "--verify") == 0
     assert (
         f"{len(numbers(made / 'paper')):,} numbers recomputed from the runs, all equal"
@@ -395,22 +395,22 @@ def test_a_changed_run_is_found_with_the_numbers_it_changes(
     results["final_metrics"]["val_bpb"] += 0.05
     write_json_atomic(RunPaths(changed).results_file, results)
     assert run(copy / "paper", "--verify") == 1
-    told = capsys.readouterr().out
-    assert f"run {changed.name} has changed since: results.json" in told
+    printed = capsys.readouterr().out
+    assert f"run {changed.name} has changed since: results.json" in printed
     assert re.search(
-        r"Table 4, classic: mean: 2\.\d+ on record, 2\.\d+ from the runs|and \d+ more", told
+        r"Table 4, classic: mean: 2\.\d+ on record, 2\.\d+ from the runs|and \d+ more", printed
     )
 
 
-def test_a_vanished_run_is_named_with_what_rests_on_it(
+def test_a_vanished_run_is_named_with_its_numbers(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gone = sorted((copy / "outputs").glob("wave_*"))[1]
     shutil.rmtree(gone)
     assert run(copy / "paper", "--verify") == 1
-    told = capsys.readouterr().out
-    assert f"run {gone.name} has vanished" in told
-    assert f"numbers rest on {gone.name}" in told
+    printed = capsys.readouterr().out
+    assert f"run {gone.name} has vanished" in printed
+    assert f"numbers rest on {gone.name}" in printed
 
 
 @pytest.mark.parametrize("name", ["paper.md", "paper.html", "paper.tex"])
@@ -430,14 +430,14 @@ def test_an_edited_number_is_named(
         at = text.index(entry["shown"], text.index("| Configuration | n | mean |"))
     path.write_text(text[:at] + "2.0001" + text[at + len(entry["shown"]) :])
     assert run(copy / "paper", "--verify") == 1
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     if name == "paper.tex":
-        assert f"{name}, line" in told
+        assert f"{name}, line" in printed
     else:
-        assert f"Table 4, classic: mean: should be {entry['shown']}; found 2.0001" in told
+        assert f"Table 4, classic: mean: should be {entry['shown']}; found 2.0001" in printed
 
 
-def test_a_number_of_ones_own_is_found_and_a_word_is_told(
+def test_an_edited_number_is_found_and_an_edited_word_is_noted(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = copy / "paper/paper.md"
@@ -477,7 +477,7 @@ def test_a_replaced_drawing_or_pdf_is_found(
         path.write_bytes(before)
 
 
-def test_an_edited_file_of_other_code_cannot_be_told(
+def test_an_edited_file_of_other_code_cannot_be_recognized(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record = copy / "paper/provenance.json"

@@ -107,7 +107,7 @@ def make(part: str, choice: str, **changes: Any) -> Run:
 def text(*runs: Run) -> str:
     """The method of papers about these, one group each."""
     groups = tuple(fake_group([run], label=run.run_id) for run in runs)
-    blocks = method(Material(Choices(), runs, groups, made_comparison(groups), (), ()))
+    blocks = method(Material(Choices(), runs, groups, made_comparison(groups), (), {}))
     words = [plain_text(block.text) for block in blocks if isinstance(block, Paragraph)]
     words += [block.tex for block in blocks if isinstance(block, Equation)]
     return "\n".join([*words, *(block.text for block in blocks if isinstance(block, Heading))])
@@ -145,7 +145,7 @@ def test_another_setting_is_another_text(part: str, choice: str, name: str) -> N
     )
 
 
-def test_the_variants_of_pure_wave_attention_are_told_apart() -> None:
+def test_the_variants_of_pure_wave_attention_have_distinct_texts() -> None:
     plain_text = text(make("attention", "pure_wave"))
     assert "linear in $x$ too" not in plain_text
     assert "linear in x too" in plain_text
@@ -174,7 +174,7 @@ def test_runs_from_before_a_setting_have_its_default() -> None:
     assert "The length is \\ell = W^{1/4}. No position" in text(before, old)
 
 
-def test_a_schedule_says_both_of_its_ends() -> None:
+def test_the_text_of_a_schedule_has_both_of_its_ends() -> None:
     found = text(make("embedding", "wave", wave_ratio="scheduled", ratio_start=0.2, ratio_end=0.7))
     assert "follows a schedule from 0.2 to 0.7 over the run." in found
 

@@ -1,5 +1,5 @@
-"""Every number of a paper is what its source says: each is found again in the runs by what its
-record names."""
+"""Every number of a paper equals its source: each is found again in the runs that its record
+names."""
 
 from __future__ import annotations
 
@@ -122,11 +122,11 @@ RULES: dict[str, Rule] = {
     ),
     checks.EVALUATED_BYTES: lambda value, found, runs: close(value, 25 * 64.0),
 }  # fmt: skip
-"""For each formula, whether a number is what it makes of what the runs have."""
+"""Formula -> whether a number follows from the values of the runs."""
 
 
 def in_comparison(entry: dict[str, Any], comparison: Comparison) -> bool:
-    """Whether a number is one of the comparison, made as its formula says of exactly these runs."""
+    """Return whether a number follows by its formula from exactly these runs."""
     value, formula, ids = entry["value"], entry["formula"], set(entry["ids"])
     if formula == "bound of the 95 % bootstrap interval of the mean":
         (summary,) = (s for s in comparison.summaries if {run.run_id for run in s.runs} == ids)
@@ -161,8 +161,8 @@ def in_comparison(entry: dict[str, Any], comparison: Comparison) -> bool:
     return False
 
 
-def counted(entry: dict[str, Any], comparison: Comparison) -> bool:
-    """Whether a count is that of what its source names."""
+def is_right_count(entry: dict[str, Any], comparison: Comparison) -> bool:
+    """Return whether a count equals the number of things that its source names."""
     differences = [d for d in comparison.differences if d.kind == "baseline"]
     ablations = [d for d in comparison.differences if d.kind == "ablation"]
     known: dict[str, Any] = {
@@ -227,16 +227,16 @@ def is_true(entry: dict[str, Any], runs: Sequence[Run], comparison: Comparison) 
     if entry["metric"] == "train_s" and " over " in entry["formula"]:
         return is_ratio(entry, comparison)
     return (
-        counted(entry, comparison)
+        is_right_count(entry, comparison)
         if entry["formula"] == "count"
         else in_comparison(entry, comparison)
     )
 
 
-def test_every_number_of_a_paper_is_what_its_source_says(
+def test_every_number_of_a_paper_equals_its_source(
     outputs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(figures, "comparison_plots", lambda comparison: [])
+    monkeypatch.setattr(figures, "comparison_plots", lambda comparison, **options: [])
     paper = PaperGenerator([outputs], Choices()).paper()
     all_runs = list(paper.material.runs)
     comparison = compare(ResultsAggregator([outputs], index=False).groups())
@@ -268,7 +268,7 @@ def test_every_number_of_a_paper_is_what_its_source_says(
     assert {"1.5000", "1.7500"} <= {one["shown"] for one in limitations}
 
 
-def test_every_number_of_a_report_is_what_its_source_says(
+def test_every_number_of_a_report_equals_its_source(
     outputs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_curves, "run_curves", lambda run: None)  # drawing is tested elsewhere

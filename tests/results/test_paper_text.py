@@ -1,5 +1,4 @@
-"""What papers are made of: formulas, prose, notes, numbering, and what each format does with
-awkward letters."""
+"""The parts of papers: formulas, prose, notes, numbering, and special characters in each format."""
 
 from __future__ import annotations
 
@@ -158,7 +157,7 @@ def test_blocks_of_notes() -> None:
 
 
 @pytest.mark.parametrize("text", ["| a | b |", "![x](y.png)", "<div>", "```\nopen", "$$ open"])
-def test_what_notes_cannot_hold_is_an_error(text: str) -> None:
+def test_unsupported_syntax_in_notes_is_an_error(text: str) -> None:
     with pytest.raises(UserError):
         blocks(text, {})
 
@@ -222,11 +221,11 @@ def test_a_reference_to_nothing_and_a_key_used_twice_are_found() -> None:
 @settings(max_examples=30)
 @given(st.sets(st.integers(1, 60)))
 def test_spans_name_exactly_the_numbers(numbers: set[int]) -> None:
-    told: set[int] = set()
+    listed: set[int] = set()
     for part in filter(None, spans(numbers).split(", ")):
         first, _, last = part.partition("\u2013")
-        told |= set(range(int(first), int(last or first) + 1))
-    assert told == numbers
+        listed |= set(range(int(first), int(last or first) + 1))
+    assert listed == numbers
 
 
 # --- formats --------------------------------------------------------------------------------------
@@ -268,7 +267,7 @@ def test_typst_compiles_whatever_the_words_are() -> None:
     assert pages.startswith(b"%PDF")
 
 
-def test_markdown_escapes_what_would_be_markup() -> None:
+def test_markdown_escapes_markup_characters() -> None:
     page = markdown(document(Paragraph(("a_b_c *d* [e](f) <g> | $h$",))))
     assert r"a\_b\_c \*d\* \[e\](f) \<g\> \| \$h\$" in page
 
@@ -294,8 +293,8 @@ def test_plain_words_of_a_text() -> None:
 
 
 def check_latex(text: str) -> None:
-    """Fails where LaTeX would stumble: unbalanced braces or environments, specials outside
-    mathematics."""
+    """Fail on text that LaTeX cannot typeset: unbalanced braces or environments, special characters
+    outside formulas."""
     body = text[text.index(r"\begin{document}") :]
     body = re.sub(r"\\begin\{verbatim\}.*?\\end\{verbatim\}", "", body, flags=re.DOTALL)
     stack: list[str] = []

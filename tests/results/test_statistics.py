@@ -146,7 +146,7 @@ def test_interval_of_normal_values_is_as_wide_as_that_of_student() -> None:
         assert np.median(ratios) == pytest.approx(1.0, abs=0.08)
 
 
-def test_interval_reaches_further_where_the_values_do() -> None:
+def test_the_interval_reaches_further_on_the_side_of_outliers() -> None:
     interval = statistics.mean_interval([1.0, 1.1, 1.2, 1.3, 3.0])
     assert interval is not None
     assert interval.high - 1.52 > 1.2 * (1.52 - interval.low)
@@ -155,7 +155,7 @@ def test_interval_reaches_further_where_the_values_do() -> None:
 @pytest.mark.parametrize(
     "sample", [[], [2.7], [2.7, 2.8], [2.7] * 5, [0.0] * 3, [0.1 + 0.2, 0.3, 0.3]]
 )
-def test_no_interval_where_nothing_is_known_of_the_spread(sample: list[float]) -> None:
+def test_no_interval_without_a_known_spread(sample: list[float]) -> None:
     assert statistics.mean_interval(sample) is None
 
 
@@ -244,7 +244,7 @@ def documented() -> dict[tuple[int, str], list[int]]:
 
 @pytest.mark.usefixtures("fewer_resamples")
 @pytest.mark.parametrize(("n", "percentile"), [(3, 76), (5, 84)])
-def test_interval_covers_where_that_of_percentiles_does_not(n: int, percentile: float) -> None:
+def test_the_interval_covers_better_than_percentiles(n: int, percentile: float) -> None:
     hits = {"ours": 0, "percentile": 0}
     trials = 300
     for sample in np.random.default_rng(n).standard_normal((trials, n)):
@@ -329,7 +329,7 @@ def test_unpaired_interval_covers(n: int) -> None:
     assert hits / trials >= 0.9
 
 
-def test_pairing_takes_out_what_the_seeds_have_in_common() -> None:
+def test_pairing_removes_the_common_effect_of_seeds() -> None:
     paired, independent = (
         statistics.paired_contrast(BPB, OTHER),
         statistics.unpaired_contrast(BPB, OTHER),
@@ -421,7 +421,7 @@ def step_down(p: list[float], level: float) -> list[bool]:
 
 @given(p_values, st.floats(0, 0.99))
 @quick
-def test_holm_rejects_what_the_stepwise_procedure_rejects(p: list[float], level: float) -> None:
+def test_holm_rejects_as_the_stepwise_procedure(p: list[float], level: float) -> None:
     assert [corrected <= level for corrected in statistics.holm(p)] == step_down(p, level)
 
 

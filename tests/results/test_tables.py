@@ -72,7 +72,7 @@ val_bpb minus that of classic
     assert all(len(line) <= WIDTH for line in lines)
 
 
-def test_markdown_has_bold_for_what_is_separated_alone(comparison: Comparison) -> None:
+def test_markdown_has_bold_only_for_separated_values(comparison: Comparison) -> None:
     text = tables.render_comparisons([comparison], "markdown")
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert [row for row in rows if "**" in row] == [
@@ -150,7 +150,7 @@ def test_the_same_runs_give_the_same_text(runs: ResultsAggregator, form: str) ->
     assert twice[0].endswith("\n")
 
 
-def test_problems_of_runs_that_do_not_count_are_told_too(tmp_path: Path) -> None:
+def test_problems_of_runs_that_do_not_count_are_listed_too(tmp_path: Path) -> None:
     path = make_run(tmp_path)
     (path / "results.json").write_text("{")
     text = tables.render_comparisons(

@@ -1,4 +1,4 @@
-"""Verdicts on time: what a busy machine may have done is no difference between models."""
+"""Verdicts on time: effects of a busy machine are no difference between models."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from spectral_exp.core.errors import UserError
-from spectral_exp.runs.differences import code_differences, same, unequal
+from spectral_exp.runs.differences import are_equal, code_differences, list_differences
 from spectral_exp.runs.overrides import (
     changed_settings,
     is_among,
@@ -50,7 +50,7 @@ def test_the_setting_of_an_override(override: str, setting: str) -> None:
     assert setting_of(override) == setting
 
 
-def test_names_cover_what_is_below_them_and_nothing_else() -> None:
+def test_names_cover_only_the_settings_below_them() -> None:
     assert is_among("monitoring/checkpoint", ["monitoring"])
     assert is_among("training.patience", ["training.patience"])
     assert not is_among("training.patience_s", ["training.patience"])
@@ -71,7 +71,7 @@ def test_names_cover_what_is_below_them_and_nothing_else() -> None:
         ("hydra.run.dir", False, False),
     ],
 )
-def test_what_a_setting_matters_for(setting: str, logs: bool, steps: bool) -> None:
+def test_settings_matter_for_logs_or_steps(setting: str, logs: bool, steps: bool) -> None:
     assert (matters_for_logs(setting), matters_for_steps(setting)) == (logs, steps)
 
 
@@ -87,9 +87,9 @@ def test_changes_between_attempts() -> None:
 
 
 def test_nan_equals_nan_and_absent_equals_nothing() -> None:
-    assert same(math.nan, math.nan)
-    assert not same(math.nan, 0.0)
-    assert unequal({"a": None, "b": 1}, {"b": 1}) == ["a: None -> absent"]
+    assert are_equal(math.nan, math.nan)
+    assert not are_equal(math.nan, 0.0)
+    assert list_differences({"a": None, "b": 1}, {"b": 1}) == ["a: None -> absent"]
 
 
 def test_code_with_other_changes_is_other_code() -> None:

@@ -1,4 +1,4 @@
-"""Following the metrics of a run gives what reading the whole file gives."""
+"""Following the metrics of a run gives the same entries as reading the whole file."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ _MOVES = st.one_of(
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(_MOVES, max_size=25))
-def test_any_writes_and_cuts_give_what_the_whole_file_gives(moves: list[tuple[str, Any]]) -> None:
+def test_any_writes_and_cuts_give_the_same_as_the_whole_file(moves: list[tuple[str, Any]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = make_run(Path(folder))
         reader = Reader(Path(folder))

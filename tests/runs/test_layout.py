@@ -132,7 +132,7 @@ def test_id_must_be_a_folder_name(tmp_path: Path, experiment_id: str) -> None:
         create_experiment_directory(tmp_path, experiment_id)
 
 
-def test_unwritable_base_is_told_in_one_line(tmp_path: Path) -> None:
+def test_an_unwritable_base_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot create the run directory") as caught:
         create_experiment_directory(tmp_path / "file", "exp")
@@ -275,7 +275,7 @@ def test_plain_json_comes_back_as_it_was(content: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("content", "message"), [(None, "cannot read"), ("{", "not valid JSON"), ("[]", "list")]
 )
-def test_unusable_json_is_told(tmp_path: Path, content: str | None, message: str) -> None:
+def test_unusable_json_is_an_error(tmp_path: Path, content: str | None, message: str) -> None:
     if content is not None:
         (tmp_path / "x.json").write_text(content)
     with pytest.raises(UserError, match=message):

@@ -1,4 +1,4 @@
-"""What is found below folders, and what a run directory tells, whole or damaged."""
+"""Runs below folders, and the facts that an intact or damaged run directory gives."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_after_an_early_stop_the_final_value_is_of_the_weights_that_were_kept(
 # --- damage ---------------------------------------------------------------------------------------
 
 
-def test_damage_costs_what_is_damaged(tmp_path: Path) -> None:
+def test_damage_costs_only_the_damaged_part(tmp_path: Path) -> None:
     path = make_run(tmp_path)
     paths = RunPaths(path)
     whole = load_run(path)
@@ -183,7 +183,7 @@ def test_a_run_without_a_record(tmp_path: Path) -> None:
     assert run.value("val_bpb") == 2.5
 
 
-def test_everything_is_found_once_and_what_is_left_out_is_told(tmp_path: Path) -> None:
+def test_every_run_is_found_once_and_omissions_are_reported(tmp_path: Path) -> None:
     one = make_run(tmp_path / "outputs", "classic")
     job = make_run(tmp_path / "outputs" / "sweep_20260101", "wave", seed=1)
     sweep_job = job.rename(job.with_name("0_wave_seed1"))

@@ -40,7 +40,9 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_second_process_is_told_the_owner(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+def test_a_second_process_is_refused_with_the_owner(
+    tmp_path: Path, holder: subprocess.Popen[str]
+) -> None:
     with pytest.raises(UserError, match=rf"in use by process {holder.pid} on \S+ since \d{{4}}-"):
         RunLock(tmp_path).acquire()
 
@@ -61,7 +63,7 @@ def test_lock_is_released_and_leaves_nothing(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == []
 
 
-def test_file_alone_locks_where_flock_is_missing(
+def test_without_flock_the_file_itself_is_the_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_lock, "fcntl", None)
@@ -75,7 +77,7 @@ def test_file_alone_locks_where_flock_is_missing(
         pass
 
 
-def test_lock_of_a_missing_folder_is_told(tmp_path: Path) -> None:
+def test_the_lock_of_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot lock"):
         RunLock(tmp_path / "missing").acquire()
 

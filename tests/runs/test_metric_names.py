@@ -42,7 +42,7 @@ def test_every_metric_has_a_title_and_a_unit() -> None:
     assert all(metric.kind is not None for metric in METRICS.values())
 
 
-def test_what_measures_the_machine() -> None:
+def test_metrics_that_measure_the_machine() -> None:
     names = [
         "tokens_per_s",
         "train_s",

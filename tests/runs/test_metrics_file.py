@@ -61,7 +61,7 @@ def lines(*entries: dict[str, Any]) -> bytes:
     ).encode()
 
 
-def test_what_the_logger_writes(tmp_path: Path) -> None:
+def test_lines_of_the_logger_are_read_back(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     with MetricsLogger(tmp_path) as logger:
         for step in range(1, 400):
@@ -88,7 +88,7 @@ def test_nothing() -> None:
     assert parse_metrics(b"\n\n") == MetricFile()
 
 
-def test_an_unfinished_last_line_is_told_apart() -> None:
+def test_an_unfinished_last_line_is_distinguished() -> None:
     content = lines({"loss": 1.0}, {"loss": 2.0})
     read = parse_metrics(content + b'{"step": 3, "timestamp": "t", "lo')
     assert (read.unfinished, read.unreadable, read.last_step) == (True, 0, 2)
@@ -173,7 +173,7 @@ def test_many_lines_of_a_broken_run() -> None:
     assert_equal(parse_metrics(content), content)
 
 
-def test_what_orjson_refuses_is_read_as_by_json() -> None:
+def test_lines_that_orjson_refuses_are_read_by_json() -> None:
     content = b"".join(
         b'{"step": %d, %s}\n' % (step, rest)
         for step, rest in enumerate(

@@ -1,5 +1,5 @@
-"""What commands write where their user says: no file of a run is lost, and no other without
---force."""
+"""Files that commands write at a place of the user's choice: no file of a run is lost, and no other
+one without --force."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy in the working directory, on a machine where nothing has been written yet."""
+    """A copy in the working directory, on a machine without earlier outputs."""
     shutil.copytree(finished, tmp_path / "here/run", symlinks=True)
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
@@ -43,7 +43,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-# Commands that write one file, which they are told.
+# Commands that write one file, which an option names.
 COMMANDS: dict[str, Callable[..., int]] = {
     "compare": lambda file, *more: compare.main(
         ["run", "--format", "json", "--output", file, *more]
@@ -156,7 +156,7 @@ def test_plots_overwrite_no_file_of_the_users(
     assert Path("plots/a.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_what_a_command_names_itself_it_may_write_again(run: Path) -> None:
+def test_a_command_may_overwrite_its_own_default_output(run: Path) -> None:
     (run / "weights_step_8.safetensors").write_text("from another machine")
     write_output(run / "weights_step_8.safetensors", b"new", is_default=True)
     assert (run / "weights_step_8.safetensors").read_bytes() == b"new"

@@ -1,5 +1,4 @@
-"""Whatever a record holds, its readers get the types that they rely on, and a finding for what was
-left out."""
+"""From any record, readers get the types that they rely on, and a finding for every omission."""
 
 from __future__ import annotations
 
@@ -56,7 +55,7 @@ def records(kind: Any) -> st.SearchStrategy[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("kind", [ConfigRecord, ResultsRecord])
-def test_what_is_kept_has_its_type(kind: Any) -> None:
+def test_kept_facts_have_their_types(kind: Any) -> None:
     @settings(max_examples=60)
     @given(records(kind))
     def check(content: dict[str, Any]) -> None:

@@ -68,7 +68,7 @@ _HISTOGRAMS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(_HISTOGRAMS)
 def test_counts_are_read_back_exactly_in_ascending_steps(
     rows: list[tuple[int, list[int], int]],
@@ -83,7 +83,7 @@ def test_counts_are_read_back_exactly_in_ascending_steps(
     assert found.n_nan.tolist() == [nan for _, _, nan in rows]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_damage_costs_only_the_lines_that_it_hits(data: st.DataObject) -> None:
     steps = (11, 222, 3333, 44444)  # no change of one byte turns one into another

@@ -1,5 +1,4 @@
-"""Components declare what they add to a run, and one beyond the built-in five needs no list
-elsewhere."""
+"""Components declare their files and metrics, and a sixth component needs no list elsewhere."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from spectral_exp.training.evaluation import evaluate
 
 
 class Table(nn.Module):
-    """Bigram logits: what the next token is depends on the current one alone."""
+    """Bigram logits: the next token depends only on the current one."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_bar_on_a_terminal_shows_where_the_run_is() -> None:
+def test_a_bar_on_a_terminal_shows_the_progress() -> None:
     stream = Terminal()
     progress = Progress(total=10, checkpoint_interval=5, stream=stream)
     progress.update(9, {"loss": 2.0})

@@ -56,7 +56,7 @@ def test_settings_that_training_does_not_depend_on_may_change(
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "problems"),
     [
         (("seed=2",), ["seed: 1337 -> 2"]),
         (
@@ -73,11 +73,11 @@ def test_settings_that_training_does_not_depend_on_may_change(
     ],
 )
 def test_any_other_difference_is_reported_with_both_values(
-    begun: Path, overrides: tuple[str, ...], told: list[str]
+    begun: Path, overrides: tuple[str, ...], problems: list[str]
 ) -> None:
     (problem,) = problems_of(compose(*BASE, *overrides), begun)
     assert str(begun) in problem
-    for words in told:
+    for words in problems:
         assert words in problem
     assert "monitoring" not in problem
 
@@ -159,7 +159,7 @@ def test_other_text_under_the_same_settings_is_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_fingerprints_are_compared_one_by_one(begun: Path) -> None:
+def test_fingerprints_are_compared_individually(begun: Path) -> None:
     recorded = json.loads((begun / "config.json").read_text())["dataset"]
     refuse_changed_data(RunPaths(begun), recorded)
     refuse_changed_data(RunPaths(begun), {**recorded, "a_new_kind_of_fingerprint": 1})

@@ -1,4 +1,4 @@
-"""The training loop in this process: what a step does, what stops it, and what must not change
+"""The training loop in this process: its steps, its ends, and the things that must not change
 it."""
 
 from __future__ import annotations
@@ -687,8 +687,8 @@ def test_storage_that_comes_back_in_time_saves_the_run(
 
 @pytest.mark.parametrize("optimizer", ["adamw", "rgd"])
 def test_reports_that_are_read_late_change_nothing(tmp_path: Path, optimizer: str) -> None:
-    """As on a GPU: bad steps are left out without a look at them, and what is kept, logged and
-    saved is the same."""
+    """As on a GPU, where bad steps are skipped before they are known: weights, logs and checkpoints
+    are the same."""
     found = []
     for reads_late in (False, True):
         runs = tmp_path / str(reads_late)

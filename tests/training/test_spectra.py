@@ -68,20 +68,21 @@ def test_training_computes_the_same_with_and_without_spectra(
 
 
 def test_the_interval_follows_that_of_plots(tmp_path: Path) -> None:
-    def observed(*overrides: str) -> list[int]:
-        with build(configuration(*overrides), tmp_path, []) as runner:
-            logger = runner.observers["spectra"]
-            assert isinstance(logger, SpectraLogger)
-            assert len(logger.sample_ids) > 1
-            return [step for step in range(13) if logger.should_observe(step)]
+    def settings(*overrides: str) -> tuple[bool, int]:
+        node = configuration(*overrides)["monitoring"]["spectra"]
+        return node["enabled"], node["interval"]
 
-    assert observed() == [12]
-    assert observed("monitoring.visualization.viz_interval=4") == [4, 8, 12]
-    assert observed("monitoring.spectra.interval=5") == [5, 10, 12]
-    assert observed("monitoring.visualization.viz_interval=4", OFF) == []
-    assert "did you mean interval?" in "".join(
-        check(configuration("+monitoring.spectra.intervl=3"), None)
-    )
+    assert settings() == (True, 1000)
+    assert settings("monitoring.visualization.viz_interval=4") == (True, 4)
+    assert settings("monitoring.spectra.interval=5") == (True, 5)
+    assert settings(OFF) == (False, 1000)
+    with build(configuration("monitoring.spectra.interval=5"), tmp_path, []) as runner:
+        logger = runner.observers["spectra"]
+        assert isinstance(logger, SpectraLogger)
+        assert len(logger.sample_ids) > 1
+        assert [step for step in range(13) if logger.should_observe(step)] == [5, 10, 12]
+    problems = check(configuration("+monitoring.spectra.intervl=3"), None)
+    assert "did you mean interval?" in "".join(problems)
 
 
 def test_the_gradients_are_those_that_were_applied(tmp_path: Path) -> None:
@@ -177,5 +178,6 @@ def test_backups_hold_the_spectra_and_old_configurations_lack_them(tmp_path: Pat
     old = configuration()
     del old["monitoring"]["spectra"]
     assert check(old, None) == []
-    train(tmp_path / "old", old)
-    assert not (tmp_path / "old/logs/spectra.jsonl").exists()
+    (tmp_path / "old").mkdir()
+    with build(old, tmp_path / "old", []) as runner:
+        assert "spectra" not in runner.observers

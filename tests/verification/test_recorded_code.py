@@ -1,5 +1,4 @@
-"""The code that made a run is brought back from its commit and patch, or the reason is told why
-not."""
+"""The code that made a run is restored from its commit and patch, or the reason is reported."""
 
 from __future__ import annotations
 

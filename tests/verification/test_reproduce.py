@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from spectral_exp.commands.reproduce import main
-from spectral_exp.core.json_files import content_crc32
 from spectral_exp.verification.reproduction import Extent, compare_runs
 from tests.conftest import NO_PLOTS, ROOT, TINY, python, train
+from tests.verification.records import assert_refused, read_config, read_files, rewrite
 
 OPTIONS = ("+experiment=wave", *TINY, NO_PLOTS, "schedule.warmup_steps=2", "hydra.run.dir=run")
 WHOLE = Extent(last=12, to_the_end=True, status="completed")
@@ -26,40 +26,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-@pytest.fixture
-def run(finished: Path, tmp_path: Path) -> Path:
-    """A copy that a test may spoil, at another place than where it was made."""
-    shutil.copytree(finished, tmp_path / "run", symlinks=True)
-    return tmp_path / "run"
-
-
-def rewrite(path: Path, change: dict[str, Any]) -> None:
-    """Change entries of a JSON file, and give it a right checksum."""
-    content = json.loads(path.read_text())
-    content |= change
-    content["crc32"] = content_crc32(content)
-    path.write_text(json.dumps(content))
-
-
 def rewrite_metrics(run: Path, lines: list[dict[str, Any]]) -> None:
     (run / "logs/metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-
-def config_of(run: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((run / "config.json").read_text())
-    return content
 
 
 def metrics_of(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "logs/metrics.jsonl").read_text().splitlines()]
 
 
-def files(run: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-
-
 def test_a_run_is_reproduced(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = files(run)
+    before = read_files(run)
     assert main([str(run), "--current-code"]) == 0
     printed = capsys.readouterr().out
     for what in ("environment", "data", "metrics", "settings", "results"):
@@ -68,9 +44,10 @@ def test_a_run_is_reproduced(run: Path, capsys: pytest.CaptureFixture[str]) -> N
     report = json.loads((run.parent / "run_reproduced/reproduction.json").read_text())
     assert (report["verdict"], report["steps"], report["lines_compared"]) == ("identical", 12, 6)
     assert report["values_compared"] > 6 * 4
-    assert files(run) == before
+    assert read_files(run) == before
 
 
+@pytest.mark.slow
 def test_with_steps_the_lines_up_to_the_next_logged_one_are_compared(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,7 +68,7 @@ def test_with_steps_the_lines_up_to_the_next_logged_one_are_compared(
 
 def test_every_kind_of_difference_is_named(run: Path, finished: Path) -> None:
     assert compare_runs(run, finished, WHOLE)["verdict"] == "identical"
-    config = config_of(run)
+    config = read_config(run)
     rewrite(
         run / "config.json",
         {
@@ -148,7 +125,7 @@ def test_other_results_are_named(run: Path, finished: Path) -> None:
 
 
 def test_a_changed_setting_is_named(run: Path, finished: Path) -> None:
-    config = config_of(run)["config"]
+    config = read_config(run)["config"]
     config["seed"] = 6
     config["monitoring"]["checkpoint"]["keep_last_n"] = 99
     rewrite(run / "config.json", {"config": config})
@@ -158,7 +135,7 @@ def test_a_changed_setting_is_named(run: Path, finished: Path) -> None:
 def test_a_run_of_several_settings_is_refused(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = config_of(run)["attempts"][0]
+    first = read_config(run)["attempts"][0]
     later = {**first, "from_step": 8, "overrides": [*first["overrides"], "threads=2"]}
     rewrite(run / "config.json", {"attempts": [first, later]})
     assert main([str(run), "--current-code"]) == 2
@@ -202,7 +179,7 @@ def test_an_interrupted_run_that_went_on_is_repeated_whole(
     for link in ("latest", "best"):
         (tmp_path / f"run/checkpoints/checkpoint_{link}.pt").unlink()
     assert train("resume=run", cwd=tmp_path).returncode == 0
-    assert len(config_of(tmp_path / "run")["attempts"]) == 2
+    assert len(read_config(tmp_path / "run")["attempts"]) == 2
     assert main([str(tmp_path / "run"), "--current-code"]) == 0
     assert "results: equal" in capsys.readouterr().out
 
@@ -271,7 +248,7 @@ def test_the_code_that_made_a_run_is_used_wherever_the_checkout_is_now(tmp_path:
 
 
 def test_missing_code_is_reported(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = config_of(run)
+    config = read_config(run)
     attempts = [attempt | {"git_hash": "0" * 8} for attempt in config["attempts"]]
     rewrite(run / "config.json", {"git": {**config["git"], "hash": "0" * 40}, "attempts": attempts})
     assert main([str(run)]) == 2
@@ -282,7 +259,7 @@ def test_missing_code_is_reported(run: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_code_of_several_versions_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = config_of(run)
+    config = read_config(run)
     attempts = [
         {**config["attempts"][0], "git_hash": "1" * 8},
         {**config["attempts"][0], "from_step": 8},
@@ -300,7 +277,7 @@ def test_a_damaged_record_is_reported(run: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_a_secret_cannot_be_repeated(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = config_of(run)
+    config = read_config(run)
     first = config["attempts"][0]
     rewrite(
         run / "config.json",
@@ -311,7 +288,7 @@ def test_a_secret_cannot_be_repeated(run: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_a_failed_training_is_reported(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = config_of(run)
+    config = read_config(run)
     first = config["attempts"][0]
     rewrite(
         run / "config.json",
@@ -340,7 +317,4 @@ def test_mistakes_are_reported_in_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(finished.parent)
-    assert main(options) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert message in error
+    assert_refused(main, options, message, capsys)

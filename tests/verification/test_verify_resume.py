@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,11 @@ import pytest
 import torch
 
 from spectral_exp.commands.verify_resume import main
-from spectral_exp.core.json_files import content_crc32
 from spectral_exp.monitoring.checkpoint.file import write_checkpoint
 from spectral_exp.training.runner import Runner
 from spectral_exp.verification import replay as verify_resume
 from tests.conftest import NO_PLOTS, TINY, python, train
+from tests.verification.records import assert_refused, read_config, read_files, rewrite
 
 RUN_OPTIONS = (
     *TINY,
@@ -35,13 +34,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = train("+experiment=wave_rgd", *RUN_OPTIONS, "hydra.run.dir=run", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder / "run"
-
-
-@pytest.fixture
-def run(finished: Path, tmp_path: Path) -> Path:
-    """A copy that a test may spoil, at another place than where it was made."""
-    shutil.copytree(finished, tmp_path / "run", symlinks=True)
-    return tmp_path / "run"
 
 
 @pytest.fixture
@@ -81,28 +73,19 @@ def turn_rng(state: dict[str, Any]) -> None:
 
 def rewrite_config(run: Path, **sections: dict[str, object]) -> None:
     """Change entries of sections of config.json, and give it a right checksum."""
-    path = run / "config.json"
-    content = json.loads(path.read_text())
-    for section, entries in sections.items():
-        content[section] |= entries
-    content["crc32"] = content_crc32(content)
-    path.write_text(json.dumps(content))
+    record = read_config(run)
+    rewrite(
+        run / "config.json",
+        {section: record[section] | entries for section, entries in sections.items()},
+    )
 
 
 def continued(run: Path, from_step: int, *overrides: str) -> None:
     """Record a further attempt."""
-    path = run / "config.json"
-    content = json.loads(path.read_text())
-    attempt = content["attempts"][-1]
-    content["attempts"].append(
-        {**attempt, "from_step": from_step, "overrides": [*attempt["overrides"], *overrides]}
-    )
-    content["crc32"] = content_crc32(content)
-    path.write_text(json.dumps(content))
-
-
-def files(run: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    attempts = read_config(run)["attempts"]
+    last = attempts[-1]
+    new = {**last, "from_step": from_step, "overrides": [*last["overrides"], *overrides]}
+    rewrite(run / "config.json", {"attempts": [*attempts, new]})
 
 
 def diverged(printed: str) -> list[str]:
@@ -112,7 +95,7 @@ def diverged(printed: str) -> list[str]:
 
 
 def test_a_sound_run_is_certified(run: Path) -> None:
-    before = files(run)
+    before = read_files(run)
     done = python("-m", "spectral_exp", "verify_resume", str(run), "--steps", "6", cwd=run.parent)
     assert done.returncode == 0, done.stderr
     for what in (
@@ -136,7 +119,7 @@ def test_a_sound_run_is_certified(run: Path) -> None:
     assert certificate["hashes_interrupted"] == certificate["hashes"]
     assert certificate["checkpoint"]["file"] == "checkpoint_step_6.pt"
     assert certificate["packages"]["torch"] == torch.__version__
-    assert files(run) == before | {
+    assert read_files(run) == before | {
         run / "resume_certificate.json": (run / "resume_certificate.json").read_bytes()
     }
 
@@ -242,7 +225,7 @@ def test_broken_checkpoints_are_reported_and_not_changed(
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    before = files(run)
+    before = read_files(run)
     assert main([str(run), "--steps", "2", "--from", "8"]) == 2
     error = capsys.readouterr().err
     assert "the checkpoint of step 8 in" in error
@@ -253,7 +236,7 @@ def test_broken_checkpoints_are_reported_and_not_changed(
     assert (
         "not compared: the run's checkpoint of step 8, which is broken" in capsys.readouterr().out
     )
-    assert files(run) == before
+    assert read_files(run) == before
 
 
 @pytest.mark.usefixtures("in_this_process")
@@ -297,12 +280,12 @@ def test_the_next_checkpoint_to_compare_with_is_named(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(run), "--steps", "2", "--from", "8"]) == 0
-    told = "with the run's next checkpoint, of step 12; --from=8 --steps=4 compares them"
-    assert f"not compared: weights, optimizer, rng {told}" in capsys.readouterr().out
+    reason = "with the run's next checkpoint, of step 12; --from=8 --steps=4 compares them"
+    assert f"not compared: weights, optimizer, rng {reason}" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_a_lengthened_run_is_replayed_from_where_it_was(
+def test_a_lengthened_run_is_replayed_from_its_former_end(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     longer = train("resume=run", "training.max_steps=16", cwd=run.parent)
@@ -344,7 +327,4 @@ def test_mistakes_are_reported_in_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(finished.parent)
-    assert main(options) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert message in error
+    assert_refused(main, options, message, capsys)

@@ -8,14 +8,11 @@ mistake is reported with the nearest valid name before anything exists.
 from __future__ import annotations
 
 from spectral_exp.config.command_line.command import CommandLine
+from spectral_exp.config.command_line.consent import trusted_overrides
 from spectral_exp.config.command_line.groups import help_text
 from spectral_exp.config.command_line.hydra_errors import describe
 from spectral_exp.config.command_line.jobs import Job
-from spectral_exp.config.command_line.recorded import (
-    recordable,
-    search_arguments,
-    trusted_overrides,
-)
+from spectral_exp.config.command_line.recording import resolve_overrides, search_arguments
 from spectral_exp.runs.overrides import quote
 
 __all__ = [
@@ -24,7 +21,7 @@ __all__ = [
     "describe",
     "help_text",
     "quote",
-    "recordable",
+    "resolve_overrides",
     "search_arguments",
     "trusted_overrides",
 ]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from spectral_exp.config.command_line.grammar import is_readable, literal, text_of
+from spectral_exp.config.command_line.grammar import is_readable, quote_text_setting, text_of
 from spectral_exp.config.command_line.jobs import Job, compose_jobs
 from spectral_exp.config.command_line.recorded import arguments_to_resume
 from spectral_exp.config.conf_dir import CONF_DIR
@@ -73,7 +73,7 @@ class CommandLine:
                     "into a configuration file (--config-dir)"
                 )
         multirun = known.multirun or "hydra.mode=MULTIRUN" in overrides
-        overrides = [literal(override, multirun) for override in overrides]
+        overrides = [quote_text_setting(override, multirun) for override in overrides]
         overrides = _with_recorded_overrides(overrides, flags, multirun)
         return cls(
             flags=tuple(flags),

@@ -71,7 +71,7 @@ def text_of(override: str) -> str:
     return "" if resolved is None else str(resolved)
 
 
-def literal(override: str, sweeps: bool) -> str:
+def quote_text_setting(override: str, sweeps: bool) -> str:
     """Quote the value of a text setting if the grammar reads it as anything but the typed text.
 
     Args:

@@ -1,33 +1,23 @@
-"""Record the command line of a run, and read it back for `resume=` and `reproduce`.
+"""Read the recorded command line of a run back, for `resume=`.
 
-A record may come from a stranger. So only overrides with plain values and options are used: none
-that reads the environment, changes Hydra, loads a file from elsewhere or sends data away. The user
-may give such an override again on the command line.
+The recorded overrides come first and those of the user win. `consent` decides which recorded ones
+are used without asking.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import cache
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.core.override_parser.types import Override
-from omegaconf import OmegaConf
 
 from spectral_exp.config import trust
-from spectral_exp.config.command_line.grammar import (
-    MAX_TEXT,
-    format_value,
-    is_interpolated,
-    is_readable,
-    parse,
-    strings_in,
-)
-from spectral_exp.config.conf_dir import CONF_DIR
+from spectral_exp.config.command_line.consent import trusted_overrides
+from spectral_exp.config.command_line.grammar import MAX_TEXT, is_readable
+from spectral_exp.config.command_line.recording import SEARCH_PATH
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.regular_file import read_regular
@@ -37,64 +27,11 @@ from spectral_exp.runs.record import read_intact_config
 
 # These name the place of a run, not its experiment, so the recorded values are never used.
 _PLACE_KEYS = ("experiment_id", "resume", "outputs")
-_BACKUP_KEYS = ("backup_url", "monitoring.backup.url")
-_OPTION = re.compile(r"[\w-][\w.-]*")
 _SEARCH_FLAGS = ("--config-dir", "--config-name")
 _MAX_YAML_BYTES = 1 << 20
 # A YAML list of texts, as Hydra writes it: without nesting and without aliases, by which a short
 # file could expand to an endless list.
 _FLAT_LIST = re.compile(r"\[\]\n?|(?:(?:- ['\"\w~+]|  ).*(?:\n|$)|\n)*")
-_SEARCH_PATH = "hydra.searchpath"
-
-
-# --- writing a record -----------------------------------------------------------------------------
-
-
-def recordable(hydra: Any, config: Mapping[str, Any]) -> list[str]:
-    """Return the overrides of the running job with interpolations replaced by their values.
-
-    Args:
-        hydra: the `hydra` node of the job.
-        config: the resolved configuration of the job.
-    """
-    raw = OmegaConf.to_container(hydra.overrides.task, resolve=False)
-    assert isinstance(raw, list)
-    choices = {str(key): value for key, value in hydra.runtime.choices.items()}
-    return [_resolve(str(override), config, choices) for override in raw]
-
-
-def _resolve(override: str, config: Mapping[str, Any], choices: Mapping[str, Any]) -> str:
-    if "${" not in override or not is_interpolated(parse(override).value()):
-        return override
-    key = override.partition("=")[0]
-    name = setting_of(override)
-    if name in choices:
-        return f"{key}={format_value(choices[name])}"
-    value: Any = config
-    for part in name.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            return override  # a later override has removed it
-        value = value[part]
-    return f"{key}={format_value(value)}"
-
-
-def search_arguments(hydra: Any) -> list[str]:
-    """Return the arguments of the running job that locate further configuration files."""
-    arguments = []
-    for source in hydra.runtime.config_sources:
-        if source.provider == "command-line":
-            arguments += ["--config-dir", str(Path(source.path).absolute())]
-    if hydra.job.config_name not in (None, "config"):
-        arguments += ["--config-name", str(hydra.job.config_name)]
-    given = OmegaConf.to_container(hydra.overrides.hydra, resolve=False)
-    assert isinstance(given, list)
-    return [
-        *arguments,
-        *(str(override) for override in given if setting_of(str(override)) == _SEARCH_PATH),
-    ]
-
-
-# --- reading a record -----------------------------------------------------------------------------
 
 
 def arguments_to_resume(
@@ -137,83 +74,6 @@ def arguments_to_resume(
         f"hydra.run.dir={quote(resume)}",
     ]
     return [*kept, *moved, *overrides, *place]
-
-
-def trusted_overrides(
-    overrides: Iterable[str], run: str, files: Collection[str], source: str | None = None
-) -> list[str]:
-    """Return the recorded `overrides` without web addresses, which fall back to the defaults.
-
-    Args:
-        overrides: as recorded.
-        run: the name of the run in messages.
-        files: settings that may name a file, because a fingerprint of it was recorded.
-        source: the run as the user named it; a recorded backup continues if this is a URL below
-            the address of the backup.
-
-    Raises:
-        UserError: an override has an effect that needs the consent of the user.
-    """
-    kept = []
-    for override in overrides:
-        try:
-            if not is_readable(override):
-                raise UserError
-            parsed = parse(override)
-        except UserError:
-            raise _needs_consent(override, run, "cannot be read") from None
-        if reason := _reason_for_consent(parsed, files):
-            raise _needs_consent(override, run, reason)
-        key = str(parsed.key_or_group)
-        if key in _BACKUP_KEYS and parsed.value() is not None:
-            url = str(parsed.value())
-            if not trust.may_back_up(url, source):
-                reason = "sends backups to an address that you have not named on this machine"
-                raise _needs_consent(override, run, reason, f"{key}=null")
-        elif key.endswith(".url"):
-            continue
-        kept.append(override)
-    return kept
-
-
-def _needs_consent(override: str, run: str, reason: str, instead: str = "") -> UserError:
-    text = printable(override, MAX_TEXT if is_readable(override) else 60)
-    other = f", or {instead} to switch it off" if instead else ""
-    return UserError(
-        f"{run}: its record holds {text}, which {reason}, and is not trusted with that; if you "
-        f"trust the run, give it again on the command line: {shlex.quote(text)}{other}"
-    )
-
-
-def _reason_for_consent(parsed: Override, files: Collection[str]) -> str | None:
-    """Return why an override may not come from a record, or None if it may."""
-    key, package = str(parsed.key_or_group), str(parsed.package or "")
-    value = parsed.value()
-    changes_hydra = re.split(r"[./]", key)[0] == "hydra" or re.split(r"[.]", package)[0] == "hydra"
-    if changes_hydra or not re.fullmatch(r"([a-zA-Z][\w.]*)?", package, flags=re.ASCII):
-        return "changes Hydra"
-    if parsed.is_sweep_override():
-        return "is a sweep"
-    if is_interpolated(value):
-        return "is computed from something else"
-    is_group = "/" in key or ("." not in key and key not in _top_settings())
-    if is_group and not isinstance(value, Mapping):
-        chosen = list(strings_in(value))
-        if not all(_OPTION.fullmatch(option) and ".." not in option for option in chosen):
-            return "names a configuration file by its path"
-    names = set(strings_in(value)) if isinstance(value, Mapping | list) else set()
-    if names & {"url", "backup_url"}:
-        return "holds an address"
-    named = {key} & set(trust.PATH_SETTINGS) | ({f"{key}.path"} if "path" in names else set())
-    if named <= set(files) or value is None:
-        return None
-    return "names a file without a recorded fingerprint"
-
-
-@cache
-def _top_settings() -> frozenset[str]:
-    keys = frozenset(str(key) for key in OmegaConf.load(CONF_DIR / "config.yaml"))
-    return keys - {"defaults", "hydra"}
 
 
 def _record(paths: RunPaths, resume: str) -> dict[str, Any]:
@@ -296,8 +156,8 @@ def _refuse_forgotten_search(
     wanted = [
         flag for flag in _SEARCH_FLAGS if flag in search and not given & {flag, aliases[flag]}
     ]
-    if _SEARCH_PATH not in given and any(setting_of(str(item)) == _SEARCH_PATH for item in search):
-        wanted.append(_SEARCH_PATH)
+    if SEARCH_PATH not in given and any(setting_of(str(item)) == SEARCH_PATH for item in search):
+        wanted.append(SEARCH_PATH)
     if wanted:
         words = [printable(word, MAX_TEXT) for word in search]
         command = shlex.join(

@@ -1,6 +1,6 @@
 /** The numbers of curves and bands; requests and embedded answers are the business of client.js. */
 
-import { getBytes } from "./client.js";
+import { ApiError, getBytes, isExport } from "./client.js";
 import { decodeFrame } from "./frame.js";
 
 /**
@@ -8,14 +8,36 @@ import { decodeFrame } from "./frame.js";
  * commas. Returns `{header, series: [{key, raw, points, nan, posinf, neginf, columns}]}`.
  */
 export function fetchCurves(params, options = {}) {
-  return fetchFrame("api/curves", params, options);
+  return fetchFrame("api/curves", "runs", params, options);
 }
 
 /** Fetch mean, interval and extremes of groups of runs: the columns are those of `api/band`. */
 export function fetchBand(params, options = {}) {
-  return fetchFrame("api/band", params, options);
+  return fetchFrame("api/band", "groups", params, options);
 }
 
-async function fetchFrame(path, params, { signal } = {}) {
+async function fetchFrame(path, names, params, { signal } = {}) {
+  if (isExport) return fetchSingly(path, names, params);
   return decodeFrame(await getBytes(path, params, { signal }));
+}
+
+// An exported file holds one answer for each run and group, so that any choice of them works.
+async function fetchSingly(path, names, params) {
+  const frames = [];
+  for (const name of params[names]) {
+    try {
+      frames.push(decodeFrame(await getBytes(path, { ...params, [names]: [name] })));
+    } catch (error) {
+      // A run without this metric is left out.
+      if (!(error instanceof ApiError)) throw error;
+    }
+  }
+  const extents = frames.map(({ header }) => header.extent).filter(Boolean);
+  const extent = extents.length
+    ? [Math.min(...extents.map(([low]) => low)), Math.max(...extents.map(([, high]) => high))]
+    : null;
+  return {
+    header: { ...frames[0]?.header, extent },
+    series: frames.flatMap(({ series }) => series),
+  };
 }

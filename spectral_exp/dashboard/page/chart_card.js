@@ -6,7 +6,7 @@ import { xKindOf } from "./chart/ticks.js";
 import { ApiError, ServerGone } from "./client.js";
 import { menuButton } from "./controls.js";
 import { bdi, fill, h } from "./dom.js";
-import { saveFile } from "./save.js";
+import { chartItems } from "./save.js";
 
 /** Names of the choices of x, for the axis. */
 export const X_LABELS = {
@@ -189,10 +189,6 @@ export class ChartCard {
   }
 
   menuItems() {
-    const name = this.metric.name.replace(/[^\w.-]+/g, "_");
-    const save = (suffix, type, make) => async () =>
-      saveFile(`${name}.${suffix}`, await make(), type);
-    const disabled = !this.chart;
     return [
       {
         label: this.element.classList.contains("large") ? "Reduce" : "Enlarge",
@@ -200,13 +196,7 @@ export class ChartCard {
       },
       { label: "Show all of x", disabled: !this.settings.view.x, act: () => this.onZoom(null) },
       null,
-      {
-        label: "Save as SVG",
-        disabled,
-        act: save("svg", "image/svg+xml", () => this.chart.toSVG()),
-      },
-      { label: "Save as PNG", disabled, act: save("png", "image/png", () => this.chart.toPNG()) },
-      { label: "Save as CSV", disabled, act: save("csv", "text/csv", () => this.chart.toCSV()) },
+      ...chartItems(this.metric.name, this.chart),
     ];
   }
 }

@@ -52,16 +52,13 @@ function queryOf(params, leaveOut = new Set()) {
 
 /** GET an endpoint and return its JSON. Throws ApiError, ServerGone or AbortError. */
 export async function getJson(path, params = {}, { signal } = {}) {
-  if (embedded) return embeddedAnswer(path, params);
+  if (embedded) return JSON.parse(new TextDecoder().decode(await embeddedAnswer(path, params)));
   return (await request(address(path, params), { signal })).json();
 }
 
 /** GET an endpoint and return its bytes as an ArrayBuffer. */
 export async function getBytes(path, params = {}, { signal } = {}) {
-  if (embedded) {
-    const text = atob(embeddedAnswer(path, params).base64);
-    return Uint8Array.from(text, (character) => character.charCodeAt(0)).buffer;
-  }
+  if (embedded) return embeddedAnswer(path, params);
   return (await request(address(path, params), { signal })).arrayBuffer();
 }
 
@@ -71,11 +68,13 @@ export async function postJson(path, body) {
   return (await request(path, { method: "POST", headers, body: JSON.stringify(body) })).json();
 }
 
-function embeddedAnswer(path, params) {
+async function embeddedAnswer(path, params) {
   const query = queryOf(params, WINDOW_PARAMETERS).toString();
   const answer = embedded[query ? `${path}?${query}` : path];
   if (answer === undefined) throw new ApiError(404, "This is not part of the exported file.");
-  return answer;
+  const packed = Uint8Array.from(atob(answer.gzip), (character) => character.charCodeAt(0));
+  const unpacked = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Response(unpacked).arrayBuffer();
 }
 
 async function request(url, options) {

@@ -9,6 +9,7 @@ import { copyText } from "./popover.js";
 import { DiffSection, DifferenceSection } from "./compare_sections.js";
 import { FiguresSection } from "./compare_figures.js";
 import { comparisonTable } from "./compare_table.js";
+import { exportItem } from "./save.js";
 import { idList, patchParams } from "./state.js";
 
 const MAX_GROUPS = 8;
@@ -46,6 +47,7 @@ export class ComparePage {
         this.metric,
         this.baseline,
         button("Copy as command", () => this.copyCommand()),
+        exportItem().map(({ label, act }) => button(label, act)),
       ),
       this.message,
       this.content,
@@ -68,14 +70,24 @@ export class ComparePage {
     this.draw();
   }
 
-  /** The chosen groups that there are, in the order of the answer. */
+  /** The chosen groups that there are, in the order in which they were chosen. */
   get chosen() {
     const { answer } = this.groups;
     if (!answer) return [];
-    const ids = new Set(idList(this.params, "groups") ?? []);
+    const byId = new Map(answer.rows.map((group) => [group.id, group]));
+    const ids = idList(this.params, "groups") ?? [];
+    return ids
+      .map((id) => byId.get(id))
+      .filter(Boolean)
+      .slice(0, MAX_GROUPS);
+  }
+
+  /** Replace runs in the address by their groups. */
+  resolveRuns(answer) {
     const runs = new Set(idList(this.params, "runs") ?? []);
-    const isChosen = ({ id, keys }) => ids.has(id) || keys.some((key) => runs.has(key));
-    return answer.rows.filter(isChosen).slice(0, MAX_GROUPS);
+    const ofRuns = answer.rows.filter(({ keys }) => keys.some((key) => runs.has(key)));
+    const ids = [...(idList(this.params, "groups") ?? []), ...ofRuns.map(({ id }) => id)];
+    patchParams({ groups: [...new Set(ids)].join(","), runs: null });
   }
 
   draw() {
@@ -90,7 +102,11 @@ export class ComparePage {
       );
       return;
     }
-    const chosen = this.chosen;
+    if (this.params.has("runs") && this.store.facts.complete) {
+      this.resolveRuns(answer);
+      return;
+    }
+    const { chosen } = this;
     this.drawControls(answer, chosen);
     this.content.hidden = chosen.length < 2;
     if (chosen.length < 2) {
@@ -111,7 +127,7 @@ export class ComparePage {
   drawControls(answer, chosen) {
     const styles = resolveColors(chosen);
     const ids = chosen.map(({ id }) => id);
-    const set = (groups) => patchParams({ groups: groups.join(","), runs: null });
+    const set = (groups) => patchParams({ groups: groups.join(",") });
     const chip = ({ id, label, n }) =>
       h(
         "span",

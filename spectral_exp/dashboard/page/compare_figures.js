@@ -1,6 +1,6 @@
 /** The figures of a comparison, drawn by the server as in a paper. */
 
-import { ApiError, ServerGone, address, getJson } from "./client.js";
+import { ApiError, ServerGone, address, getJson, isExport } from "./client.js";
 import { throttle } from "./controls.js";
 import { fill, h } from "./dom.js";
 
@@ -32,6 +32,8 @@ export class FiguresSection {
   }
 
   async load() {
+    // A file holds no figures: nothing can draw them.
+    if (isExport) return;
     const { signature, query } = this;
     if (!this.element.firstChild) {
       fill(this.element, h("p", { class: "loading", role: "status" }, "Drawing figures"));

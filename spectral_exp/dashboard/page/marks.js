@@ -2,7 +2,7 @@
 
 import { ApiError, ServerGone, postJson } from "./client.js";
 import { button, checkbox } from "./controls.js";
-import { h } from "./dom.js";
+import { fill, h } from "./dom.js";
 import { openDialog, toast } from "./popover.js";
 
 /** Whether the server writes marks; if not, say how it would. */
@@ -12,15 +12,14 @@ export function checkEditable(store) {
   return false;
 }
 
-/** Change marks of each of `runs`: `change` maps a row to the fields to send. */
-export async function changeMarks(store, runs, change) {
+/** Send `changes` to each of `runs`; return null, or what the server objects to. */
+async function changeMarks(store, runs, changes) {
   try {
-    for (const run of runs) await postJson(`api/notes/${encodeURIComponent(run.key)}`, change(run));
-    return true;
+    for (const run of runs) await postJson(`api/notes/${encodeURIComponent(run.key)}`, changes);
+    return null;
   } catch (error) {
     if (!(error instanceof ApiError || error instanceof ServerGone)) throw error;
-    toast(error.message);
-    return false;
+    return error.message;
   } finally {
     store.pollNow();
   }
@@ -30,16 +29,15 @@ export async function changeMarks(store, runs, change) {
 export async function togglePin(store, runs) {
   if (!checkEditable(store)) return;
   const pinned = !runs.every((run) => run.pinned);
-  if (await changeMarks(store, runs, () => ({ pinned }))) toast(pinned ? "Pinned." : "Unpinned.");
+  toast((await changeMarks(store, runs, { pinned })) ?? (pinned ? "Pinned." : "Unpinned."));
 }
 
 /** Archive the runs, or restore them if all are archived. Nothing is deleted. */
 export async function toggleArchive(store, runs) {
   if (!checkEditable(store)) return;
   const archived = !runs.every((run) => run.archived);
-  if (await changeMarks(store, runs, () => ({ archived }))) {
-    toast(archived ? "Archived. The files stay where they are." : "Restored.");
-  }
+  const done = archived ? "Archived. The files stay where they are." : "Restored.";
+  toast((await changeMarks(store, runs, { archived })) ?? done);
 }
 
 /** Open a dialog for the tags and the note of one or more runs. */
@@ -65,19 +63,20 @@ export function editMarks(store, runs) {
     () => {},
   );
 
+  const problem = h("p", { class: "form-error", role: "alert" });
+
   const save = async (event) => {
     event.preventDefault();
     const wanted = splitTags(tags.value);
-    const saved = await changeMarks(store, runs, (run) => ({
-      tags: [
-        ...run.tags.filter((tag) => !common.includes(tag) && !wanted.includes(tag)),
-        ...wanted,
-      ],
+    const objection = await changeMarks(store, runs, {
+      add_tags: wanted.filter((tag) => !common.includes(tag)),
+      remove_tags: common.filter((tag) => !wanted.includes(tag)),
       archived: archived.input.checked,
       pinned: pinned.input.checked,
       ...(isOne && { note: note.value }),
-    }));
-    if (saved) dialog.close();
+    });
+    if (objection === null) dialog.close();
+    else fill(problem, objection);
   };
   const form = h(
     "form",
@@ -86,6 +85,7 @@ export function editMarks(store, runs) {
     h("p", { class: "faint" }, "Separated by commas."),
     isOne && h("label", null, h("span", null, "Note"), note),
     h("div", { class: "row" }, pinned, archived),
+    problem,
     h(
       "div",
       { class: "row end" },

@@ -110,7 +110,8 @@ export class RunPage {
   }
 
   isGone() {
-    return this.store.loaded && !this.store.rows.has(this.key) && !isExport;
+    const { loaded, facts, rows } = this.store;
+    return loaded && facts.complete && !rows.has(this.key) && !isExport;
   }
 
   get row() {

@@ -2,10 +2,11 @@
 
 import { HeatMap } from "./chart/heatmap.js";
 import { ApiError, ServerGone, address, getJson } from "./client.js";
-import { button, emptyState } from "./controls.js";
+import { button, emptyState, menuButton } from "./controls.js";
 import { bdi, fill, h, icon } from "./dom.js";
 import { formatCount } from "./format.js";
 import { RunChoice } from "./run_choice.js";
+import { chartItems } from "./save.js";
 
 const PLAY_MS = 700;
 
@@ -201,13 +202,24 @@ export class InsideTab {
     }
   }
 
-  addHeatMap({ title, row }) {
+  addHeatMap({ name, title, row }) {
     const host = h("div", { class: "chart-host" });
     const note = h("p", { class: "faint" });
+    const map = new HeatMap(host, { title, yLabel: "" });
     const heading = h("h2", null, bdi(title), h("small", null, this.otherFacts ? row.id : ""));
-    const element = h("section", { class: "chart-card" }, h("header", null, heading), host, note);
+    const menu = menuButton(`Save ${title}`, () => chartItems(name, map), {
+      iconName: "more",
+      iconOnly: true,
+    });
+    const element = h(
+      "section",
+      { class: "chart-card", "aria-label": title },
+      h("header", null, heading, menu),
+      host,
+      note,
+    );
     this.spectra.append(element);
-    return { element, note, map: new HeatMap(host, { title, yLabel: "" }), count: null };
+    return { element, note, map, count: null };
   }
 }
 

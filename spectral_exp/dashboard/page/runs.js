@@ -16,9 +16,6 @@ import { VirtualTable } from "./table.js";
 const SHOWN_AT_FIRST = 8;
 const CLOCK_MS = 10000;
 
-// One number for each run: they have columns of their own and no curve.
-const NUMBERS_OF_A_RUN = new Set(["n_parameters", "steps", "tokens", "train_s"]);
-
 export class RunsPage {
   constructor(main, { store, params }) {
     this.store = store;
@@ -190,7 +187,7 @@ export class RunsPage {
         isGroup: true,
         ...this.styles.get(group.id),
       }));
-    const metrics = answer.metrics.filter(({ name }) => !NUMBERS_OF_A_RUN.has(name));
+    const metrics = answer.metrics.filter(({ curve }) => curve);
     const first = metrics.findIndex(({ name }) => name === answer.metric.name);
     if (first > 0) metrics.unshift(...metrics.splice(first, 1));
     this.charts.draw({

@@ -6,7 +6,7 @@ import { h } from "./dom.js";
 import { FilterBox } from "./filter.js";
 import { editMarks, toggleArchive, togglePin } from "./marks.js";
 import { copyText, openDialog, toast } from "./popover.js";
-import { saveFile } from "./save.js";
+import { exportItem, saveFile } from "./save.js";
 import { navigate, patchParams } from "./state.js";
 
 const NO_BASELINE = "";
@@ -137,6 +137,7 @@ export class RunsToolbar {
       null,
       { label: "Copy as command", hint: "c", act: () => this.page.copyCommand() },
       { label: "Copy the address", act: () => copyText(location.href, "the address") },
+      ...exportItem(),
     ];
   }
 

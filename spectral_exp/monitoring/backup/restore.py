@@ -68,7 +68,7 @@ def restore(url: str, outputs: str | Path, setting: str = "resume") -> Path:
             manifest = _retry(functools.partial(read_manifest, store, key), shown)
             target = Path(outputs) / str(manifest["run"])
             if os.path.lexists(target):
-                return _existing(target, int(manifest["step"]), shown)
+                return _accept_existing(target, int(manifest["step"]), shown)
             _fetch(store, manifest, target, shown)
         except DamagedError as error:
             log.warning(
@@ -99,7 +99,7 @@ def _open(url: str, setting: str) -> tuple[Store, list[str]]:
         ) from error
 
 
-def _existing(target: Path, step: int, shown: str) -> Path:
+def _accept_existing(target: Path, step: int, shown: str) -> Path:
     """Return the run that exists here, if it is not older than the backup of `step`."""
     here = max(layout.RunPaths(target).checkpoint_steps(), default=None)
     if here is not None and here >= step:

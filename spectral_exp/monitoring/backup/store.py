@@ -47,10 +47,10 @@ _MANIFEST = re.compile(r"manifest_(\d+)_step_(\d+)\.json")
 
 
 def checked_url(url: str, setting: str = SETTING) -> str:
-    """`url` without a slash at its end.
+    """Return `url` without a slash at its end.
 
     Raises:
-        SettingError: it is of no kind that backups know, or holds credentials.
+        SettingError: its kind is unknown, or it holds credentials.
     """
     shown = re.sub(r"//[^/]*@", "//<redacted>@", url)
     scheme, _, rest = url.partition("://")
@@ -117,7 +117,7 @@ class DamagedError(Exception):
 
 
 def ignore_progress(n_bytes: int) -> None:
-    """For callers that need no word about each piece."""
+    """Do nothing: the default for callers that need no progress."""
 
 
 class Store:
@@ -152,7 +152,7 @@ class Store:
         self._trusted: set[str] = set()
 
     def names(self) -> list[str]:
-        """All objects, relative to the root."""
+        """Return the names of all objects, relative to the root."""
         try:
             return [str(path)[len(self._root) + 1 :] for path in self._fs.find(self._root)]
         except FileNotFoundError:
@@ -161,7 +161,7 @@ class Store:
     def put(
         self, key: str, pieces: Callable[[], Iterator[bytes]], size: int, checksum: str
     ) -> bool:
-        """Make `key` hold these bytes, read back and compared; whether it had to be written.
+        """Store these bytes under `key` and verify them; return whether they had to be written.
 
         Raises:
             DamagedError: the object reads back different.
@@ -234,7 +234,7 @@ class Store:
             files.fsync_directory(Path(target).parent)
 
     def _block(self, size: int) -> dict[str, Any]:
-        """How much of a file of `size` bytes goes over the network at once."""
+        """Return the number of bytes of a file of `size` bytes that are sent at once."""
         least = 2 * PIECE_BYTES
         needed = -(-size // (_MAX_PARTS * least)) * least
         return {} if self._shows_parts else {"block_size": max(least, needed)}
@@ -244,7 +244,7 @@ class Store:
 
 
 def reason(error: Exception, scheme: str) -> str:
-    """What went wrong with the storage, and the remedy, in one line without secrets."""
+    """Return the problem of the storage and its remedy, in one line without secrets."""
     kind = type(error).__name__
     text = str(error).strip().partition("\n")[0]
     if isinstance(error, FileNotFoundError):
@@ -318,7 +318,7 @@ def read_manifest(store: Store, key: str) -> dict[str, Any]:
 
 
 def _name_problem(manifest: Manifest) -> str | None:
-    """Why the names in a manifest cannot be those of a run and its files; None if they can."""
+    """Return why the names in a manifest are not those of a run and its files, or None."""
     names = list(manifest["files"])
     if re.search(r"[\x00-\x1f\x7f]", manifest["run"]) or leads_out(manifest["run"]):
         return f"names the run {printable(manifest['run'], 80)}, which is no folder below another"

@@ -37,7 +37,7 @@ _NO_STORAGE = frozenset(
 
 
 class Sink(Protocol):
-    """Where an archive goes."""
+    """The destination of an archive."""
 
     def reserve(self, n_bytes: int) -> None:
         """Called once, before the first byte, with the size of the whole archive."""
@@ -160,7 +160,7 @@ class _Pickler(pickle.Pickler):
     def __init__(self, buffer: io.BytesIO, keys: Mapping[int, int]) -> None:
         super().__init__(buffer, protocol=2)
         self.storages: list[torch.UntypedStorage] = []
-        """Those that have no number in `keys`, in the order of their numbers, which follow."""
+        """Return the storages without a number in `keys`, in the order of their new numbers."""
         self._keys = dict(keys)
 
     def reducer_override(self, value: Any) -> Any:

@@ -7,7 +7,6 @@ import errno
 import mmap
 import os
 from pathlib import Path
-from types import TracebackType
 
 _BLOCK = (
     4096  # alignment, in file and memory, that every usual file system accepts for direct writing
@@ -53,12 +52,7 @@ class DirectFile:
     def __enter__(self) -> DirectFile:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         # The buffer goes with its last view: one of them may be in the traceback of a failed write.
         os.close(self._descriptor)
 

@@ -214,7 +214,7 @@ class CheckpointFolder:
     # --- changes ----------------------------------------------------------------------------------
 
     def next_lineage(self, step: int, is_best: bool) -> Lineage:
-        """What the sidecar of the next save, of `step`, records.
+        """Return the entries of the sidecar of the next save, of `step`.
 
         An older sidecar that fails is left out.
         """

@@ -109,14 +109,14 @@ class CheckpointLoader:
         return self._look(find, [])
 
     def _look(self, find: Callable[[], _T], default: _T) -> _T:
-        """What `find` returns; `default` if there is no folder.
+        """Return the result of `find`, or `default` if there is no folder.
 
         Raises:
             UserError: it cannot be read.
         """
         for _ in range(_LISTINGS):
             try:
-                return checkpoint_reader.guarded(self._paths.checkpoints, find)
+                return checkpoint_reader.read_with_retries(self._paths.checkpoints, find)
             except (
                 FileNotFoundError
             ):  # the folder, or a file that the run's writer removed meanwhile

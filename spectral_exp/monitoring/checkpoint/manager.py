@@ -226,7 +226,8 @@ class CheckpointManager(Component):
             SettingError: `extra` uses a standard key.
             TypeError: the state holds objects that cannot be loaded safely.
         """
-        step = whole_step(step)
+        live = LiveState(step, model, optimizer, loss_history, config, extra or {}, is_best)
+        step = live.step
         if not self.enabled:
             return ""
         started = time.perf_counter()
@@ -235,7 +236,6 @@ class CheckpointManager(Component):
             return ""
         self.wait()
         with_copy = self.background and not self._failures.lacks_memory
-        live = LiveState(step, model, optimizer, loss_history, config, extra or {}, is_best)
         save = self._take(live, started, with_copy=with_copy)
         if save is None:
             return ""
@@ -247,33 +247,21 @@ class CheckpointManager(Component):
             return ""
         return str(self._store.path(step))
 
-    def save_last(
-        self,
-        step: int,
-        model: nn.Module,
-        optimizer: HasState,
-        loss_history: Sequence[float] | torch.Tensor,
-        config: Mapping[str, Any],
-        *,
-        extra: Mapping[str, Any] | None = None,
-        is_best: bool = False,
-    ) -> bool:
+    def save_last(self, live: LiveState) -> bool:
         """Save the state at the end of training, unless it is durable; return whether it is then.
 
         It waits for the save in progress, at most `exit_deadline_s`, then saves without a copy of
         the state. If the disk is full, older checkpoints make room for it: the oldest first, the
         best one last, the newest intact one never. `problem` is the reason if the state could not
-        be saved. Arguments and exceptions are those of `save_checkpoint`.
+        be saved. Exceptions are those of `save_checkpoint`.
         """
-        step = whole_step(step)
         if not self.enabled:
             return False
         if not self._close():
             deadline = f"exit_deadline_s={self.exit_deadline_s:g}"
             self._failures.problem = f"the storage did not finish within {deadline}; raise it"
             return False
-        live = LiveState(step, model, optimizer, loss_history, config, extra or {}, is_best)
-        while self.steps_at_risk(step) > 0:
+        while self.steps_at_risk(live.step) > 0:
             save = self._take(live, time.perf_counter(), with_copy=False)
             if save is None:
                 return False
@@ -407,7 +395,7 @@ class CheckpointManager(Component):
         report = save.complete(size_bytes=written.size_bytes, state_bytes=written.state_bytes)
         self.durable_step = save.step
         self.reports.append(report)
-        self._schedule.saved(report.blocked_s + time.thread_time() - cpu_s, report.durable_s)
+        self._schedule.record_save(report.blocked_s + time.thread_time() - cpu_s, report.durable_s)
         self._failures.clear(save.step)
         self._store.prune()
         if self.on_durable is not None:
@@ -416,7 +404,7 @@ class CheckpointManager(Component):
     def _fail(self, step: int, error: Exception, *, with_copy: bool) -> None:
         """Count a save that storage or memory refused; raise an error of any other kind."""
         self._failures.add(step, error, with_copy=with_copy)
-        self._schedule.failed()
+        self._schedule.record_failure()
         if self._failures.lacks_memory:
             self._capture.release_memory()
 

@@ -88,13 +88,13 @@ class SaveSchedule:
             return step > 0 and time.monotonic() - self._last >= self._pause_s
         return step > 0 and step % self.interval == 0
 
-    def saved(self, cost_s: float, durable_s: float) -> None:
+    def record_save(self, cost_s: float, durable_s: float) -> None:
         """Record a durable save; with "auto", its cost sets the time of the next one."""
         self._retry_at, self._retry_pause_s = None, _RETRY_FIRST_S
         self._pause_s = max(cost_s / self.max_overhead, durable_s)
         self._last = time.monotonic()
 
-    def failed(self) -> None:
+    def record_failure(self) -> None:
         """Record a failed save: the next try follows after twice the last pause."""
         self._retry_at = time.monotonic() + self._retry_pause_s
         self._retry_pause_s = min(2 * self._retry_pause_s, _RETRY_MOST_S)

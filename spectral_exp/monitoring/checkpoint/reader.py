@@ -96,7 +96,7 @@ def read_checkpoint(path: Path, *, history_as_array: bool = False) -> dict[str, 
         )
         return state
 
-    return guarded(path, read)
+    return read_with_retries(path, read)
 
 
 def verify(path: Path, max_threads: int = 4) -> str:
@@ -121,10 +121,10 @@ def verify(path: Path, max_threads: int = 4) -> str:
             else "the checksums inside the file; its sidecar is missing"
         )
 
-    return guarded(path, check)
+    return read_with_retries(path, check)
 
 
-def guarded(path: Path, work: Callable[[], _T]) -> _T:
+def read_with_retries(path: Path, work: Callable[[], _T]) -> _T:
     """Return the result of `work` on `path`, a checkpoint or a folder; retry transient failures.
 
     Raises:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from spectral_exp.core.errors import require
 from spectral_exp.core.git import git_hash
 from spectral_exp.core.redact import with_fields, without_secrets
+from spectral_exp.core.steps import whole_step
 from spectral_exp.core.timestamps import timestamp
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ CHECKPOINT_KEYS = (
     "timestamp",
     "git_hash",
 )
-"""What every checkpoint holds."""
+"""The entries of every checkpoint."""
 
 
 class HasState(Protocol):
@@ -54,8 +55,11 @@ class LiveState:
     optimizer: HasState
     loss_history: Sequence[float] | torch.Tensor
     config: Mapping[str, Any]
-    extra: Mapping[str, Any]
-    is_best: bool
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    is_best: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "step", whole_step(self.step))
 
 
 class CheckpointState:
@@ -75,7 +79,7 @@ class CheckpointState:
         urgent: the tensors that may change at once.
         watched: the aliases, whose values must stay until they are copied or written; those of the
             `n_weights` parameters come first.
-        entries: what to write, once `complete` has been called.
+        entries: the entries to write, once `complete` has been called.
 
     Raises:
         SettingError: `extra` uses a standard key.
@@ -136,7 +140,7 @@ class CheckpointState:
         return tensors
 
     def name_of(self, watched: torch.Tensor) -> str:
-        """How messages name one of the watched tensors."""
+        """Return the name of a watched tensor in messages."""
         for name, tensor in zip(self._names, self.watched, strict=False):
             if tensor is watched:
                 return f"model_state_dict[{name!r}]"

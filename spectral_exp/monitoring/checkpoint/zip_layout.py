@@ -1,4 +1,4 @@
-"""Where everything stands in an uncompressed zip archive, known before its first byte is written.
+"""The layout of an uncompressed zip archive, computed before its first byte is written.
 
 Source: PKWARE's APPNOTE.TXT (4.3.7, 4.3.12, zip64 in 4.3.14 to 4.5.3).
 """
@@ -41,7 +41,7 @@ class Record:
         return self.end - self.start
 
     def header(self, checksum: int) -> bytes:
-        """What stands before the data, whose CRC-32 is `checksum`."""
+        """Return the header of the data, whose CRC-32 is `checksum`."""
         size = self.size
         large = size >= _zip64_from()
         extra = struct.pack("<HHQQ", _ZIP64_ID, 16, size, size) if large else b""
@@ -87,7 +87,7 @@ def lay_out(files: Iterable[tuple[str, int]], offset: int = 0) -> list[Record]:
 
 
 def directory(records: Sequence[Record], checksums: Sequence[int]) -> bytes:
-    """What ends an archive of `records`, whose data have these CRC-32."""
+    """Return the end of an archive of `records`, whose data have these CRC-32."""
     offset = records[-1].end
     entries = b"".join(map(Record.directory_entry, records, checksums))
     count, size = len(records), len(entries)

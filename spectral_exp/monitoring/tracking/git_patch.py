@@ -1,7 +1,7 @@
-"""How the files of a repository differ from its commit, as a patch that `git apply` takes anywhere.
+"""The differences between a working tree and its commit, as a patch for `git apply` on any machine.
 
-The patch holds changed files of every kind and new source files, whatever the user's settings for
-`git diff`. It is cut at the borders of files only, and names the files that it lacks.
+The patch holds changed files of every kind and new source files, under any user settings for
+`git diff`. It holds the changes of a file completely or not at all, and lists missing files.
 """
 
 from __future__ import annotations
@@ -34,50 +34,26 @@ _EMPTY_BLOBS = {
 }
 
 _DIFF = (
-    *(
-        "-c",
-        "core.quotePath=true",
-        "-c",
-        "diff.suppressBlankEmpty=false",
-        "-c",
-        "diff.relative=false",
-    ),
-    *(
-        "--literal-pathspecs",
-        "diff",
-        "--no-ext-diff",
-        "--no-textconv",
-        "--no-color",
-        "--no-renames",
-    ),
-    *("--ignore-submodules=all", "-O/dev/null", "HEAD"),
-)
+    "-c", "core.quotePath=true", "-c", "diff.suppressBlankEmpty=false",
+    "-c", "diff.relative=false", "--literal-pathspecs", "diff", "--no-ext-diff",
+    "--no-textconv", "--no-color", "--no-renames", "--ignore-submodules=all", "-O/dev/null", "HEAD",
+)  # fmt: skip
 _PATCH = (
-    *("--patch", "--binary", "--full-index", "--src-prefix=a/", "--dst-prefix=b/", "--unified=3"),
-    *(
-        "--inter-hunk-context=0",
-        "--ws-error-highlight=none",
-        "--color-moved=no",
-        "--word-diff=none",
-    ),
-)
+    "--patch", "--binary", "--full-index", "--src-prefix=a/", "--dst-prefix=b/", "--unified=3",
+    "--inter-hunk-context=0", "--ws-error-highlight=none", "--color-moved=no", "--word-diff=none",
+)  # fmt: skip
 
 _CODE = (
-    *("c", "cc", "cpp", "cu", "cuh", "cxx", "go", "h", "hip", "hpp", "ipynb", "java", "jl", "js"),
-    *("kt", "lua", "m", "pxd", "py", "pyi", "pyx", "r", "rs", "scala", "swift", "ts"),
-)
+    "c", "cc", "cpp", "cu", "cuh", "cxx", "go", "h", "hip", "hpp", "ipynb", "java", "jl", "js",
+    "kt", "lua", "m", "pxd", "py", "pyi", "pyx", "r", "rs", "scala", "swift", "ts",
+)  # fmt: skip
 _TEXT = (
-    *("bash", "bat", "cfg", "cmake", "conf", "gin", "ini", "j2", "jinja", "json", "jsonc"),
-    *("jsonnet", "libsonnet", "mk", "proto", "ps1", "sh", "sql", "toml", "yaml", "yml", "zsh"),
-)
+    "bash", "bat", "cfg", "cmake", "conf", "gin", "ini", "j2", "jinja", "json", "jsonc", "jsonnet",
+    "libsonnet", "mk", "proto", "ps1", "sh", "sql", "toml", "yaml", "yml", "zsh",
+)  # fmt: skip
 _SOURCE_NAMES = (
-    "Makefile",
-    "Dockerfile",
-    "Snakefile",
-    "Pipfile",
-    "requirements*.txt",
-    "constraints*.txt",
-)
+    "Makefile", "Dockerfile", "Snakefile", "Pipfile", "requirements*.txt", "constraints*.txt",
+)  # fmt: skip
 _SECRET_FILES = (
     ".env", ".env.*", "*.env", ".netrc", "_netrc", ".npmrc", ".pypirc", ".pgpass", ".my.cnf",
     ".htpasswd", ".git-credentials", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore",
@@ -86,16 +62,6 @@ _SECRET_FILES = (
 )  # fmt: skip
 # Folders of installed packages and caches, which no one has written.
 _FOREIGN_FOLDERS = frozenset({"node_modules", "site-packages", "__pycache__", "venv", "env"})
-_ESCAPE = re.compile(rb"\\([0-7]{3}|.)")
-_ESCAPED = {
-    b"a": b"\a",
-    b"b": b"\b",
-    b"t": b"\t",
-    b"n": b"\n",
-    b"v": b"\v",
-    b"f": b"\f",
-    b"r": b"\r",
-}
 
 
 @dataclass
@@ -103,7 +69,7 @@ class Patch:
     """The difference of a working tree to its commit.
 
     Attributes:
-        content: what `git apply` reads.
+        content: the patch itself.
         new: untracked source files that it holds.
         missing: files whose changes it lacks, each with the reason.
         redacted: files from whose changes secrets were removed, so that they are not the real ones.
@@ -252,7 +218,7 @@ def _sections(root: Path, scratch: Path, patch: Patch) -> dict[str, bytes]:
 
 
 def _assemble(root: Path, sections: dict[str, bytes], patch: Patch) -> None:
-    """Put together as many whole sections as there is room for."""
+    """Join as many whole sections as fit."""
     secrets = known_secrets()
     kept: list[bytes] = []
     room = MAX_PATCH_BYTES
@@ -342,13 +308,8 @@ def _section_name(section: bytes) -> str:
     names = section.partition(b"\n")[0].removeprefix(b"diff --git ")
     name = names[: len(names) // 2]
     if name.startswith(b'"'):
-        name = _ESCAPE.sub(_unescape, name[1:-1])
+        name = name[1:-1].decode("unicode_escape").encode("latin-1")  # as C, byte by byte
     return name.removeprefix(b"a/").decode(errors="surrogateescape")
-
-
-def _unescape(match: re.Match[bytes]) -> bytes:
-    code = match[1]
-    return bytes([int(code, 8)]) if len(code) == 3 else _ESCAPED.get(code, code)
 
 
 def _names(output: bytes) -> Iterable[str]:

@@ -1,4 +1,4 @@
-"""What a run was made of, and what came out: `config.json` and `results.json`."""
+"""Records the configuration and the results of a run: `config.json` and `results.json`."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class VisualizationManager(Component):
         layer: the layer whose mixing weights are drawn, counted from 0, or from the end where
             negative.
         background: draw in a child process while training goes on.
-        exit_deadline_s: seconds that `close` waits for what is not drawn yet, more than 0.
+        exit_deadline_s: seconds that `close` waits for the remaining plots, > 0.
 
     Raises:
         SettingError: a setting out of range.
@@ -120,7 +120,7 @@ class VisualizationManager(Component):
 
     @property
     def reports(self) -> Sequence[PlotReport]:
-        """What every set of plots has cost, in the order in which they were done."""
+        """The cost of every set of plots, in the order of drawing."""
         return self._reports if self._background is None else self._background.reports
 
     def should_visualize(self, step: int) -> bool:
@@ -209,7 +209,7 @@ class VisualizationManager(Component):
     def close(self) -> None:
         """Wait for the plots, at most `exit_deadline_s`; the rest is dropped with a warning.
 
-        Later plots are drawn all the same.
+        A later set starts another helper.
         """
         if self._background is not None:
             self._background.close()
@@ -259,7 +259,7 @@ class VisualizationManager(Component):
     def _prepare(
         self, found: Mapping[str, Callable[[], DrawFigure | None]], step: int | None
     ) -> list[Plot]:
-        """The plots that can be drawn, with their files."""
+        """Return the plots that can be drawn, with their files."""
         timestamp = datetime.now().strftime("%Y%m%d_%H%M%S")
         tag = timestamp if step is None else f"step_{step:07d}_{timestamp}"
         plots: list[Plot] = []

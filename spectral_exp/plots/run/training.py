@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from spectral_exp.core.series import Series
 from spectral_exp.plots.curves import frame_steps, frame_values, mark_non_finite, step_range
-from spectral_exp.plots.series import Envelope, envelope, isolated, smooth, smoothing_window
+from spectral_exp.plots.series import Envelope, envelope, find_lone_points, smooth, smoothing_window
 from spectral_exp.plots.text import printable, short_number
 from spectral_exp.plots.theme import DARK, legend_above, new_figure
 from spectral_exp.runs.metric_names import METRICS, metric_info
@@ -151,7 +151,7 @@ def _band(axes: Axes, bins: Envelope, color: str) -> None:
 
 
 def _lone_dots(axes: Axes, bins: Envelope, color: str) -> None:
-    lone = isolated(bins.mean)
+    lone = find_lone_points(bins.mean)
     if lone.any():
         axes.plot(
             bins.steps[lone], bins.mean[lone], "o", color=color, markersize=4.5, label="_lone"

@@ -12,13 +12,9 @@ from spectral_exp.core.wording import install
 from spectral_exp.results.document.bibliography import work
 from spectral_exp.results.document.model import (
     Document,
-    Equation,
     Figure,
     Heading,
-    Listing,
-    Math,
     Number,
-    Paragraph,
     Table,
     Text,
 )
@@ -40,10 +36,8 @@ def html(document: Document, traces: Mapping[str, Trace]) -> str:
 class _HtmlWriter(Writer):
     template = "document.html"
     separator = "\n"
-
-    def __init__(self, document: Document, traces: Mapping[str, Trace]) -> None:
-        super().__init__(document)
-        self._traces = traces
+    strong = "<strong>%s</strong>"
+    emphasis = "<em>%s</em>"
 
     def fields(self) -> dict[str, str]:
         return {**super().fields(), "style": read_template("style.css").strip()}
@@ -61,16 +55,15 @@ class _HtmlWriter(Writer):
         tag = f"h{heading.level + 1}"
         return f"<{tag}>{number}{' ' if number else ''}{escape(heading.text)}</{tag}>"
 
-    def paragraph(self, paragraph: Paragraph) -> str:
-        tag = "<p class=aside>" if paragraph.aside else "<p>"
-        return f"{tag}{self.text(paragraph.text)}</p>"
+    def paragraph(self, words: str, aside: bool) -> str:
+        return f"<p{' class=aside' if aside else ''}>{words}</p>"
 
-    def equation(self, equation: Equation, number: str) -> str:
-        formula = _mathml(equation.tex, "block")
-        return f'<div class="eq" id="{equation.key}">{formula}<span>({number})</span></div>'
+    def equation(self, tex: str, key: str, number: str) -> str:
+        formula = _mathml(tex, "block")
+        return f'<div class="eq" id="{key}">{formula}<span>({number})</span></div>'
 
-    def listing(self, listing: Listing, items: Sequence[str]) -> str:
-        tag = "ol" if listing.ordered else "ul"
+    def listing(self, items: Sequence[str], ordered: bool) -> str:
+        tag = "ol" if ordered else "ul"
         return _list(tag, [f"<li>{item}</li>" for item in items])
 
     def verbatim(self, text: str) -> str:
@@ -123,23 +116,17 @@ class _HtmlWriter(Writer):
 
     def number(self, number: Number) -> str:
         shown = self.words(number.shown)
-        trace = self._traces.get(number.id)
+        trace = self.traces.get(number.id)
         if trace is None:
             return shown
         title = escape(trace.words)
         return f'<a class="n" id="{number.id}" href="#{trace.anchor}" title="{title}">{shown}</a>'
 
-    def math(self, math: Math) -> str:
-        return _mathml(math.tex, "block" if math.display else "inline")
+    def math(self, tex: str, display: bool) -> str:
+        return _mathml(tex, "block" if display else "inline")
 
     def code(self, text: str) -> str:
         return f"<code>{self.words(text)}</code>"
-
-    def strong(self, words: str) -> str:
-        return f"<strong>{words}</strong>"
-
-    def emphasis(self, words: str) -> str:
-        return f"<em>{words}</em>"
 
     def link(self, words: str, url: str) -> str:
         return f'<a href="{escape(url)}">{words}</a>'

@@ -7,13 +7,9 @@ from collections.abc import Sequence
 
 from spectral_exp.results.document.model import (
     Document,
-    Equation,
     Figure,
     Heading,
-    Listing,
-    Math,
     Number,
-    Paragraph,
     Table,
     Text,
 )
@@ -82,6 +78,8 @@ def escape_latex(text: str) -> str:
 class _LatexWriter(Writer):
     template = "document.tex"
     vector_format = "pdf"
+    strong = r"\textbf{%s}"
+    emphasis = r"\emph{%s}"
 
     def escape(self, text: str) -> str:
         return escape_latex(text)
@@ -95,15 +93,14 @@ class _LatexWriter(Writer):
         command = "section" if heading.level == 1 else "subsection"
         return f"\\{command}{'*' * heading.named}{{{escape_latex(heading.text)}}}"
 
-    def paragraph(self, paragraph: Paragraph) -> str:
-        words = self.text(paragraph.text)
-        return f"\\textit{{{words}}}" if paragraph.aside else words
+    def paragraph(self, words: str, aside: bool) -> str:
+        return f"\\textit{{{words}}}" if aside else words
 
-    def equation(self, equation: Equation, number: str) -> str:
-        return _environment("equation", f"\\label{{{equation.key}}}\n{equation.tex}")
+    def equation(self, tex: str, key: str, number: str) -> str:
+        return _environment("equation", f"\\label{{{key}}}\n{tex}")
 
-    def listing(self, listing: Listing, items: Sequence[str]) -> str:
-        name = "enumerate" if listing.ordered else "itemize"
+    def listing(self, items: Sequence[str], ordered: bool) -> str:
+        name = "enumerate" if ordered else "itemize"
         return _environment(name, "\n" + "\n".join(f"\\item {item}" for item in items))
 
     def verbatim(self, text: str) -> str:
@@ -154,20 +151,14 @@ class _LatexWriter(Writer):
         shown = escape_latex(number.shown)
         return f"\\measured{{{number.id}}}{{{shown}}}" if number.id else shown
 
-    def math(self, math: Math) -> str:
-        return f"\\[ {math.tex} \\]" if math.display else f"${math.tex}$"
+    def math(self, tex: str, display: bool) -> str:
+        return f"\\[ {tex} \\]" if display else f"${tex}$"
 
     def code(self, text: str) -> str:
         words = escape_latex(text)
         for mark in (r"\_", ".", "/", "="):  # long names may break where their parts meet
             words = words.replace(mark, mark + r"\allowbreak{}")
         return f"\\texttt{{{words}}}"
-
-    def strong(self, words: str) -> str:
-        return f"\\textbf{{{words}}}"
-
-    def emphasis(self, words: str) -> str:
-        return f"\\emph{{{words}}}"
 
     def link(self, words: str, url: str) -> str:
         address = "".join(f"\\{letter}" if letter in "%#&" else letter for letter in url)

@@ -9,14 +9,10 @@ from spectral_exp.results.document.bibliography import work
 from spectral_exp.results.document.model import (
     Code,
     Document,
-    Equation,
     Figure,
     Heading,
     Inline,
-    Listing,
-    Math,
     Number,
-    Paragraph,
     Table,
     Text,
     map_text,
@@ -31,6 +27,8 @@ def markdown(document: Document) -> str:
 
 class _MarkdownWriter(Writer):
     template = "document.md"
+    strong = "**%s**"
+    emphasis = "*%s*"
 
     def escape(self, text: str) -> str:
         return re.sub(r"([\\`*_\[\]<>$#|~])", r"\\\1", text)
@@ -42,14 +40,14 @@ class _MarkdownWriter(Writer):
         words = f"{'#' * (heading.level + 1)} {number} {self.escape(heading.text)}"
         return words.replace("  ", " ")
 
-    def paragraph(self, paragraph: Paragraph) -> str:
-        return ("> " if paragraph.aside else "") + self.text(paragraph.text)
+    def paragraph(self, words: str, aside: bool) -> str:
+        return f"> {words}" if aside else words
 
-    def equation(self, equation: Equation, number: str) -> str:
-        return f"$$\n{equation.tex} \\qquad ({number})\n$$"
+    def equation(self, tex: str, key: str, number: str) -> str:
+        return f"$$\n{tex} \\qquad ({number})\n$$"
 
-    def listing(self, listing: Listing, items: Sequence[str]) -> str:
-        marks = [f"{n}." if listing.ordered else "-" for n in range(1, len(items) + 1)]
+    def listing(self, items: Sequence[str], ordered: bool) -> str:
+        marks = [f"{n}." if ordered else "-" for n in range(1, len(items) + 1)]
         return "\n".join(map(" ".join, zip(marks, items, strict=True)))
 
     def verbatim(self, text: str) -> str:
@@ -79,19 +77,13 @@ class _MarkdownWriter(Writer):
     def number(self, number: Number) -> str:
         return self.escape(number.shown)
 
-    def math(self, math: Math) -> str:
-        return f"\n$$\n{math.tex}\n$$\n" if math.display else f"${math.tex}$"
+    def math(self, tex: str, display: bool) -> str:
+        return f"\n$$\n{tex}\n$$\n" if display else f"${tex}$"
 
     def code(self, text: str) -> str:
         ticks = "`" * _ticks_around(text)
         space = " " if text[:1] == "`" or text[-1:] == "`" else ""
         return f"{ticks}{space}{text}{space}{ticks}"
-
-    def strong(self, words: str) -> str:
-        return f"**{words}**"
-
-    def emphasis(self, words: str) -> str:
-        return f"*{words}*"
 
     def link(self, words: str, url: str) -> str:
         return f"[{words}]({url})"

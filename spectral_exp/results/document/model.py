@@ -145,6 +145,11 @@ class Table:
     widths: tuple[int, ...] = ()
 
 
+def column_titles(*names: str) -> tuple[Text, ...]:
+    """Return the header of a table."""
+    return tuple((name,) for name in names)
+
+
 @dataclass(frozen=True)
 class Figure:
     """A figure.

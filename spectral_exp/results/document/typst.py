@@ -12,13 +12,9 @@ from spectral_exp.results.document.bibliography import work
 from spectral_exp.results.document.formulas import to_typst
 from spectral_exp.results.document.model import (
     Document,
-    Equation,
     Figure,
     Heading,
-    Listing,
-    Math,
     Number,
-    Paragraph,
     Table,
     Text,
     figures_of,
@@ -64,10 +60,8 @@ def typst_source(document: Document, traces: Mapping[str, Trace]) -> str:
 
 class _TypstWriter(Writer):
     template = "document.typ"
-
-    def __init__(self, document: Document, traces: Mapping[str, Trace]) -> None:
-        super().__init__(document)
-        self._traces = traces
+    strong = "#strong[%s];"
+    emphasis = "#emph[%s];"
 
     def fields(self) -> dict[str, str]:
         names = "".join(f"{_string(name)}, " for name in self.document.authors)
@@ -87,15 +81,14 @@ class _TypstWriter(Writer):
         off = ", numbering: none" if heading.named else ""
         return f"#heading(level: {heading.level}{off}, {_string(heading.text)})"
 
-    def paragraph(self, paragraph: Paragraph) -> str:
-        words = self.text(paragraph.text)
-        return f"#emph[{words}]" if paragraph.aside else words
+    def paragraph(self, words: str, aside: bool) -> str:
+        return f"#emph[{words}]" if aside else words
 
-    def equation(self, equation: Equation, number: str) -> str:
-        return f"$ {to_typst(equation.tex)} $ <{equation.key}>"
+    def equation(self, tex: str, key: str, number: str) -> str:
+        return f"$ {to_typst(tex)} $ <{key}>"
 
-    def listing(self, listing: Listing, items: Sequence[str]) -> str:
-        name = "enum" if listing.ordered else "list"
+    def listing(self, items: Sequence[str], ordered: bool) -> str:
+        name = "enum" if ordered else "list"
         return f"#{name}({','.join(f'[{item}]' for item in items)})"
 
     def verbatim(self, text: str) -> str:
@@ -155,13 +148,13 @@ class _TypstWriter(Writer):
         return '#counter(heading).update(0)\n#set heading(numbering: "A.1")'
 
     def number(self, number: Number) -> str:
-        trace = self._traces.get(number.id)
+        trace = self.traces.get(number.id)
         shown = _string(number.shown)
         return f"#link(<{trace.anchor}>, {shown});" if trace else f"#{shown};"
 
-    def math(self, math: Math) -> str:
-        formula = to_typst(math.tex)
-        if math.display:
+    def math(self, tex: str, display: bool) -> str:
+        formula = to_typst(tex)
+        if display:
             return f"#math.equation(block: true, numbering: none, $ {formula} $);"
         return f"${formula}$"
 
@@ -169,12 +162,6 @@ class _TypstWriter(Writer):
         if len(text) > _LONG_CODE:  # an invisible space after their joints lets long names break
             text = "".join(f"{letter}\u200b" if letter in "._/=:" else letter for letter in text)
         return f"#raw({_string(text)});"
-
-    def strong(self, words: str) -> str:
-        return f"#strong[{words}];"
-
-    def emphasis(self, words: str) -> str:
-        return f"#emph[{words}];"
 
     def link(self, words: str, url: str) -> str:
         return f"#link({_string(url)})[{words}];"

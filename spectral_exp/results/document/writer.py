@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from string import Template
 from typing import ClassVar
@@ -33,6 +33,7 @@ from spectral_exp.results.document.model import (
     plain_text,
 )
 from spectral_exp.results.document.numbering import number_document
+from spectral_exp.results.document.trace import Trace
 
 _NARROWEST, _WIDEST = 6, 48  # letters of a column that shares the width of a page
 
@@ -57,14 +58,19 @@ class Writer(ABC):
         template: the file in `templates` that holds the page.
         separator: what stands between two blocks.
         vector_format: the suffix of the drawings that the format prefers to PNG.
+        strong, emphasis: bold words and words in italics, with %s for the words.
+        traces: the source of each number by its id, for formats that show it.
     """
 
     template: ClassVar[str]
     separator: ClassVar[str] = "\n\n"
     vector_format: ClassVar[str] = "svg"
+    strong: ClassVar[str]
+    emphasis: ClassVar[str]
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: Document, traces: Mapping[str, Trace] | None = None) -> None:
         self.document = document
+        self.traces = traces or {}
         self.names = number_document(document)
 
     def write(self) -> str:
@@ -79,7 +85,7 @@ class Writer(ABC):
             "title": self.escape(document.title),
             "authors": self.authors(document.authors) if document.authors else "",
             "abstract_title": document.abstract_title,
-            "abstract": self.separator.join(map(self.paragraph, document.abstract)),
+            "abstract": self.separator.join(self.block(-1, each) for each in document.abstract),
             "body": self.separator.join(filter(None, blocks)),
         }
 
@@ -89,11 +95,11 @@ class Writer(ABC):
             case Heading():
                 return self.heading(block, self.names.sections.get(index, ""))
             case Paragraph():
-                return self.paragraph(block)
+                return self.paragraph(self.text(block.text), block.aside)
             case Equation():
-                return self.equation(block, self.names.number(block.key))
+                return self.equation(block.tex, block.key, self.names.number(block.key))
             case Listing():
-                return self.listing(block, [self.text(item) for item in block.items])
+                return self.listing([self.text(item) for item in block.items], block.ordered)
             case Verbatim():
                 return self.verbatim(block.text)
             case Table():
@@ -117,13 +123,13 @@ class Writer(ABC):
             case Number():
                 return self.number(run)
             case Math():
-                return self.math(run)
+                return self.math(run.tex, run.display)
             case Code():
                 return self.code(run.text)
             case Strong():
-                return self.strong(self.text(run.runs))
+                return self.strong % self.text(run.runs)
             case Emphasis():
-                return self.emphasis(self.text(run.runs))
+                return self.emphasis % self.text(run.runs)
             case Link():
                 return self.link(self.text(run.runs), run.url)
             case Cite():
@@ -156,16 +162,16 @@ class Writer(ABC):
         """Return a heading; `number` is empty for one without a number."""
 
     @abstractmethod
-    def paragraph(self, paragraph: Paragraph) -> str:
-        """Return a paragraph."""
+    def paragraph(self, words: str, aside: bool) -> str:
+        """Return a paragraph; `aside` marks a remark of the generator."""
 
     @abstractmethod
-    def equation(self, equation: Equation, number: str) -> str:
+    def equation(self, tex: str, key: str, number: str) -> str:
         """Return a numbered equation."""
 
     @abstractmethod
-    def listing(self, listing: Listing, items: Sequence[str]) -> str:
-        """Return a list of `items`."""
+    def listing(self, items: Sequence[str], ordered: bool) -> str:
+        """Return a list, numbered if it is `ordered`."""
 
     @abstractmethod
     def verbatim(self, text: str) -> str:
@@ -192,20 +198,12 @@ class Writer(ABC):
         """Return a measured number."""
 
     @abstractmethod
-    def math(self, math: Math) -> str:
-        """Return a formula."""
+    def math(self, tex: str, display: bool) -> str:
+        """Return a formula, on a line of its own if `display`."""
 
     @abstractmethod
     def code(self, text: str) -> str:
         """Return words in a fixed-width font."""
-
-    @abstractmethod
-    def strong(self, words: str) -> str:
-        """Return bold words."""
-
-    @abstractmethod
-    def emphasis(self, words: str) -> str:
-        """Return words in italics."""
 
     @abstractmethod
     def link(self, words: str, url: str) -> str:

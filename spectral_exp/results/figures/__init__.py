@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.plots.theme import FileFormat
@@ -34,7 +35,9 @@ __all__ = [
 MAX_GROUPS = 24
 """The largest number of groups in a figure; of more only the best are drawn, as captions note."""
 _MAX_CAPTION = 4000  # characters
-_AXES: tuple[Axis, ...] = ("step", "tokens", "train_s")
+AXES: tuple[Axis, ...] = ("step", "tokens", "train_s")
+Topic = Literal["values", "differences", "ablations", "cost"]
+"""The subject of a figure, by which a paper arranges them."""
 
 
 def comparison_figures(
@@ -57,21 +60,32 @@ def comparison_figures(
         SettingError: an unknown theme or format, or a file would be lost.
     """
     plots = comparison_plots(comparison, theme=theme)
-    return [save(plot, folder, formats, force=force) for plot in plots]
+    return [save(plot, folder, formats, force=force) for _, plot in plots]
 
 
-def comparison_plots(comparison: Comparison, *, theme: str = "light") -> Iterator[Plot]:
-    """Yield the figures; of very many groups those of the best and the baseline."""
+def comparison_plots(
+    comparison: Comparison,
+    *,
+    metrics: Sequence[str] | None = None,
+    axes: Sequence[Axis] = AXES,
+    theme: str = "light",
+) -> Iterator[tuple[Topic, Plot]]:
+    """Yield the figures with their topics; of very many groups those of the best and the baseline.
+
+    Args:
+        comparison: of all groups.
+        metrics: those whose curves are drawn; by default the comparison's and the loss.
+        axes: horizontal axes of the curves.
+        theme: light or dark.
+    """
+    metrics = (comparison.metric, "loss") if metrics is None else metrics
     shown = best_groups(comparison)
     n, n_shown = len(comparison.summaries), len(shown.summaries)
-    for plot in _plots(shown, theme):
-        note = (
-            f" Of {n} groups the best {n_shown}, with the baseline, are drawn."
-            if n_shown < n
-            else ""
-        )
+    note = f" Of {n} groups the best {n_shown}, with the baseline, are drawn."
+    for topic, plot in _plots(shown, metrics, axes, theme):
         name = re.sub(r"[^\w.-]+", "-", plot.name)  # of a file, and it holds that of a metric
-        yield replace(plot, name=name, caption=printable(plot.caption + note, _MAX_CAPTION))
+        caption = plot.caption + (note if n_shown < n else "")
+        yield topic, replace(plot, name=name, caption=printable(caption, _MAX_CAPTION))
 
 
 def best_groups(comparison: Comparison, at_most: int = MAX_GROUPS) -> Comparison:
@@ -88,13 +102,16 @@ def best_groups(comparison: Comparison, at_most: int = MAX_GROUPS) -> Comparison
     )
 
 
-def _plots(comparison: Comparison, theme: str) -> Iterator[Plot]:
-    yield intervals(comparison, theme=theme)
-    yield differences(comparison, "baseline", theme=theme)
-    yield differences(comparison, "ablation", theme=theme)
-    for metric in dict.fromkeys((comparison.metric, "loss")):
-        for by in _AXES:
-            yield curves(comparison, metric, by, theme=theme)
-    yield scaling(comparison, "learning_rate", theme=theme)
-    yield scaling(comparison, "size", theme=theme)
-    yield pareto(comparison, theme=theme)
+def _plots(
+    comparison: Comparison, metrics: Sequence[str], axes: Sequence[Axis], theme: str
+) -> Iterator[tuple[Topic, Plot]]:
+    yield "values", intervals(comparison, theme=theme)
+    yield "differences", differences(comparison, "baseline", theme=theme)
+    yield "ablations", differences(comparison, "ablation", theme=theme)
+    for metric in dict.fromkeys(metrics):
+        for by in axes:
+            topic: Topic = "cost" if by == "train_s" else "values"
+            yield topic, curves(comparison, metric, by, theme=theme)
+    yield "values", scaling(comparison, "learning_rate", theme=theme)
+    yield "values", scaling(comparison, "size", theme=theme)
+    yield "cost", pareto(comparison, theme=theme)

@@ -26,7 +26,7 @@ class Plot:
         caption: the quantity, the meaning of marks and bands, and the number of runs; or the reason
             why there is nothing to draw.
         theme: its colours and sizes.
-        draw: draws it, under `styled(theme)`; None if there is nothing to draw.
+        draw: draws it, under `use_theme(theme)`; None if there is nothing to draw.
     """
 
     name: str

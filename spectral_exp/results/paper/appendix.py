@@ -11,19 +11,18 @@ from spectral_exp.results.document.model import (
     Code,
     Heading,
     Listing,
-    Number,
     Paragraph,
-    Source,
     Table,
     Text,
     Verbatim,
     code_list,
+    column_titles,
     join_texts,
 )
 from spectral_exp.results.document.prose import prose
 from spectral_exp.results.document.trace import RUN_TABLE
 from spectral_exp.results.group import Group
-from spectral_exp.results.paper.material import DASH, NOT_RECORDED, Material, plain_number
+from spectral_exp.results.paper.material import DASH, NOT_RECORDED, Material, last_step
 from spectral_exp.results.paper.passages import passage
 from spectral_exp.runs.run import Run
 
@@ -128,18 +127,13 @@ def run_table(material: Material) -> tuple[Block, ...]:
     """Return the table of runs with their short numbers."""
     rows: list[tuple[Text, ...]] = []
     for i, run in enumerate(material.runs, start=1):
-        step = Number(
-            plain_number(run.last_step),
-            run.last_step,
-            Source("steps", (run.run_id,), formula="last step"),
-        )
         rows.append(
             (
                 (str(i),),
                 (Code(run.run_id),),
                 (str(run.seed) if run.seed is not None else DASH,),
                 (run.status.replace("_", " "),),
-                (step,) if run.last_step else (DASH,),
+                (last_step(run),) if run.last_step else (DASH,),
                 material.value(run),
                 (Code(run.config_hash or DASH),),
             )
@@ -148,12 +142,8 @@ def run_table(material: Material) -> tuple[Block, ...]:
         Heading("Runs"),
         Table(
             RUN_TABLE,
-            _passage(
-                "runs",
-                metric=material.metric_words,
-                at=material.comparison.at,
-            ),
-            (("#",), ("run",), ("seed",), ("status",), ("steps",), ("value",), ("configuration",)),
+            _passage("runs", metric=material.metric_words, at=material.comparison.at),
+            column_titles("#", "run", "seed", "status", "steps", "value", "configuration"),
             tuple(rows),
             "llllrrl",
             small=True,

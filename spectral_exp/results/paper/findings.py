@@ -10,7 +10,6 @@ from spectral_exp.results.compared import Difference, GroupSummary
 from spectral_exp.results.document.model import (
     Block,
     Code,
-    Figure,
     Heading,
     Number,
     Paragraph,
@@ -18,6 +17,7 @@ from spectral_exp.results.document.model import (
     Table,
     Text,
     code_list,
+    column_titles,
     join_texts,
 )
 from spectral_exp.results.document.prose import prose
@@ -52,11 +52,11 @@ def results(material: Material) -> tuple[Block, ...]:
         blocks.append(_no_data("no finished run has the metric {{metric}}", material))
         return tuple(blocks)
     blocks += [Paragraph(_leader(material, usable)), _means(material)]
-    blocks += [figure for figure in material.figures if _section(figure) == "results"]
+    blocks += material.figures.get("values", ())
     blocks += [Heading("Differences to the baseline", 2), *_differences(material)]
-    blocks += [figure for figure in material.figures if _section(figure) == "differences"]
+    blocks += material.figures.get("differences", ())
     blocks += [Heading("Cost", 2), *_cost(material)]
-    blocks += [figure for figure in material.figures if _section(figure) == "cost"]
+    blocks += material.figures.get("cost", ())
     return tuple(blocks)
 
 
@@ -79,12 +79,6 @@ def _no_data(why: str, material: Material) -> Paragraph:
     return Paragraph(prose(_NO_DATA, why=reason), aside=True)
 
 
-def _section(figure: Figure) -> str:
-    """Return the section of a figure."""
-    sections = {"ablation": "ablations", "baseline_differences": "differences", "train_s": "cost"}
-    return next((section for words, section in sections.items() if words in figure.key), "results")
-
-
 def _means(material: Material) -> Table:
     # Below four runs the interquartile mean is the mean.
     with_iqm = any(summary.iqm is not None for summary in material.comparison.summaries)
@@ -101,7 +95,7 @@ def _means(material: Material) -> Table:
                 _spread(material, summary.values, material.ids(summary)),
             )
         )
-    iqm: tuple[Text, ...] = (("IQM",),) if with_iqm else ()
+    iqm = ("IQM",) if with_iqm else ()
     few = [s for s in material.comparison.summaries if s.interval is None]
     notes: tuple[Text, ...] = ()
     if few:
@@ -115,14 +109,8 @@ def _means(material: Material) -> Table:
             metric=material.metric_words[:1].upper() + material.metric_words[1:],
             direction=material.comparison.direction_words.capitalize(),
         ),
-        (
-            ("Configuration",),
-            ("n",),
-            ("mean",),
-            ("95 % interval",),
-            ("median",),
-            *iqm,
-            ("lowest, highest",),
+        column_titles(
+            "Configuration", "n", "mean", "95 % interval", "median", *iqm, "lowest, highest"
         ),
         tuple(rows),
         "lrrrrr" + "r" * len(iqm),
@@ -166,7 +154,7 @@ def _differences(material: Material) -> tuple[Block, ...]:
                 base=Code(base),
                 metric=material.metric_words,
             ),
-            (("Configuration",),),
+            ("Configuration",),
             [((Code(d.b.group.label),),) for d in against],
         ),
         *_fairness(material, against),
@@ -205,7 +193,7 @@ def _difference_table(
     differences: Sequence[Difference],
     key: str,
     caption: Text,
-    first: tuple[Text, ...],
+    first: tuple[str, ...],
     names: Sequence[tuple[Text, ...]],
 ) -> Table:
     rows: list[tuple[Text, ...]] = []
@@ -232,16 +220,7 @@ def _difference_table(
     return Table(
         key,
         join_sentences(caption, _key_to_columns(material)),
-        (
-            *first,
-            ("n",),
-            ("difference",),
-            ("95 % interval",),
-            ("P",),
-            ("p",),
-            ("p (Holm)",),
-            ("verdict",),
-        ),
+        column_titles(*first, "n", "difference", "95 % interval", "P", "p", "p (Holm)", "verdict"),
         tuple(rows),
         "l" * len(first) + "rrrrrrl",
         notes=tuple(notes),
@@ -285,7 +264,7 @@ def _fairness(material: Material, differences: Sequence[Difference]) -> tuple[Bl
         Table(
             "tab:fairness",
             _passage("fairness"),
-            (("Configuration",), *((name,) for name in names)),
+            column_titles("Configuration", *names),
             tuple(rows),
             "l" + "l" * len(names),
         ),
@@ -313,14 +292,8 @@ def _cost(material: Material) -> tuple[Block, ...]:
         Table(
             "tab:cost",
             _passage("cost table"),
-            (
-                ("Configuration",),
-                ("parameters",),
-                ("steps",),
-                ("tokens",),
-                ("training, s",),
-                ("tokens/s",),
-                (against,),
+            column_titles(
+                "Configuration", "parameters", "steps", "tokens", "training, s", "tokens/s", against
             ),
             tuple(rows),
             "lrrrrrr",
@@ -389,11 +362,11 @@ def ablations(material: Material) -> tuple[Block, ...]:
             found,
             "tab:ablations",
             prose("Difference in {{metric}} when one part changes.", metric=material.metric_words),
-            (("change",), ("part",)),
+            ("change", "part"),
             names,
         )
     )
-    blocks += [figure for figure in material.figures if _section(figure) == "ablations"]
+    blocks += material.figures.get("ablations", ())
     return tuple(blocks)
 
 

@@ -200,7 +200,7 @@ def build(
     found = ResultsAggregator(runs, index=index, marks=False)
     groups = tuple(found.groups(choices.group_by))
     comparison = compare(groups, choices.metric, at=choices.at, baseline=choices.baseline)
-    material = Material(choices, tuple(found.runs), groups, comparison, tuple(left_out), ())
+    material = Material(choices, tuple(found.runs), groups, comparison, tuple(left_out), {})
     material = replace(material, figures=_draw(material))
     return assemble(material, _document(material))
 
@@ -228,32 +228,27 @@ def assemble(material: Material, document: Document) -> Paper:
     return Paper(material, whole, tuple(entries), traces(entries, runs))
 
 
-def _draw(material: Material) -> tuple[Figure, ...]:
-    """Return the comparison's figures that a paper needs, as files of every kind."""
+def _draw(material: Material) -> dict[str, list[Figure]]:
+    """Return the figures by topic, as files of every kind, without those that have no data."""
     import_matplotlib()
-    from spectral_exp.results import figures
-    from spectral_exp.results.figures import plot  # slow: loads matplotlib
+    from spectral_exp.results import figures  # slow: loads matplotlib
 
     comparison = material.comparison
     ids = tuple(run.run_id for run in material.runs)
     # If a step has equally many tokens in every run, curves over tokens repeat those over steps.
     same_steps = len({run.tokens_per_step for run in material.runs}) == 1
-    drawn = []
+    axes = [axis for axis in figures.AXES if not (same_steps and axis == "tokens")]
+    drawn: dict[str, list[Figure]] = {}
     with scratch_folder("figures") as folder:
-        for one in figures.comparison_plots(comparison):
-            if same_steps and one.name.endswith("_by_tokens"):
-                continue
-            if one.name.startswith("curves_") and not one.name.startswith(
-                f"curves_{comparison.metric}_"
-            ):
-                continue
-            saved = plot.save(one, folder, ("svg", "pdf", "png"))
-            if not saved.paths:  # nothing to draw; its caption says why
-                continue
-            files = {path.suffix[1:]: path.read_bytes() for path in saved.paths}
-            source = Source(comparison.metric, ids, comparison.at, saved.caption)
-            drawn.append(Figure(f"fig:{saved.name}", (saved.caption,), files, source))
-    return tuple(drawn)
+        plots = figures.comparison_plots(comparison, metrics=[comparison.metric], axes=axes)
+        for topic, plot in plots:
+            saved = figures.save(plot, folder, ("svg", "pdf", "png"))
+            if saved.paths:
+                files = {path.suffix[1:]: path.read_bytes() for path in saved.paths}
+                source = Source(comparison.metric, ids, comparison.at, saved.caption)
+                figure = Figure(f"fig:{saved.name}", (saved.caption,), files, source)
+                drawn.setdefault(topic, []).append(figure)
+    return drawn
 
 
 def _document(material: Material) -> Document:
@@ -262,7 +257,7 @@ def _document(material: Material) -> Document:
         Heading("Introduction"),
         *(notes.at("introduction") or _left_open("introduction")),
     ]
-    blocks += _own("Related work", notes.at("related work"))
+    blocks += _own_section("Related work", notes.at("related work"))
     blocks += _with(notes.at("method"), method(material))
     blocks += _with(notes.at("set-up"), setup(material))
     blocks += _with(notes.at("results"), findings.results(material))
@@ -270,7 +265,7 @@ def _document(material: Material) -> Document:
     blocks += _with(notes.at("statistics"), limits.methods_of_statistics(material))
     blocks += _with(notes.at("limitations"), limits.limitations(material))
     blocks += [Heading("Discussion"), *(notes.at("discussion") or _left_open("discussion"))]
-    blocks += _own("Conclusion", notes.at("conclusion"))
+    blocks += _own_section("Conclusion", notes.at("conclusion"))
     thanks = notes.at("acknowledgements")
     blocks += [Heading("Acknowledgements", named=True), *thanks] if thanks else []
     blocks += [Heading("References", named=True), References(), Appendix()]
@@ -290,7 +285,7 @@ def _with(own: tuple[Block, ...], generated: tuple[Block, ...]) -> tuple[Block, 
     return (generated[0], *own, *generated[1:])
 
 
-def _own(title: str, own: tuple[Block, ...]) -> tuple[Block, ...]:
+def _own_section(title: str, own: tuple[Block, ...]) -> tuple[Block, ...]:
     return (Heading(title), *own) if own else ()
 
 

@@ -69,7 +69,7 @@ class Material:
         comparison: of the groups, in the chosen metric.
         left_out: name and reason of each folder that looks like a run and is not usable, and of
             archived runs.
-        figures: those of the comparison.
+        figures: those of the comparison by their topic (`results.figures.Topic`).
         metric_decimals: decimals of the metric; None derives them from the intervals.
     """
 
@@ -78,7 +78,7 @@ class Material:
     groups: tuple[Group, ...]
     comparison: Comparison
     left_out: tuple[tuple[str, str], ...]
-    figures: tuple[Figure, ...]
+    figures: Mapping[str, Sequence[Figure]]
     metric_decimals: int | None = None
 
     @property
@@ -290,6 +290,12 @@ class Material:
         if len(names) == len(self.groups) > 1:
             return ("all configurations",)
         return join_texts([(Code(name),) for name in names])
+
+
+def last_step(run: Run) -> Number:
+    """The number of the run's last step."""
+    source = Source("steps", (run.run_id,), formula="last step")
+    return Number(plain_number(run.last_step), run.last_step, source)
 
 
 def shared_value(

@@ -97,7 +97,7 @@ def _uses_sketch(runs: Sequence[Run]) -> bool:
     return any(isinstance(size, int) and largest > size for size in dimensions)
 
 
-def matched_to(run: Run) -> str:
+def find_match(run: Run) -> str:
     """Return the stack to whose size a run was matched by the override `match=`, or ""."""
     for override in run.record.get("overrides") or ():
         name, _, value = str(override).lstrip("+").partition("=")
@@ -190,7 +190,7 @@ def _choose_length(runs: Sequence[Run]) -> str:
 def _choose_width(runs: Sequence[Run]) -> str:
     is_relative = runs[0].settings.get("model.mlp.n_hidden") is None
     name = "relative width" if is_relative else "given width"
-    return f"{name}, adjusted" if any(map(matched_to, runs)) else name
+    return f"{name}, adjusted" if any(map(find_match, runs)) else name
 
 
 def _choose_filter(runs: Sequence[Run]) -> str:

@@ -32,12 +32,20 @@ from spectral_exp.results.document.model import (
     Table,
     Text,
     Verbatim,
+    column_titles,
     join_texts,
 )
 from spectral_exp.results.document.prose import prose
 from spectral_exp.results.paper import appendix, limits
 from spectral_exp.results.paper.generator import Paper, assemble
-from spectral_exp.results.paper.material import DASH, Choices, Material, dig, plain_number
+from spectral_exp.results.paper.material import (
+    DASH,
+    Choices,
+    Material,
+    dig,
+    last_step,
+    plain_number,
+)
 from spectral_exp.results.paper.method import method
 from spectral_exp.results.paper.setup import setup
 from spectral_exp.runs.layout import RunPaths
@@ -81,7 +89,7 @@ def run_report(folder: Path, *, index: bool = True) -> Paper:
         if metric
         else Comparison("val_bpb", "final", True, [], None, [], [])
     )
-    material = Material(Choices(metric=comparison.metric), (run,), groups, comparison, (), ())
+    material = Material(Choices(metric=comparison.metric), (run,), groups, comparison, (), {})
     material = replace(material, metric_decimals=4)
     curves, inside = run_curves(run), run_spectra(run)
     blocks: list[Block] = [Heading("Outcome"), *_outcome(run)]
@@ -105,7 +113,7 @@ def _none(why: str) -> tuple[Block, ...]:
     return (Paragraph((f"There is no data for this section: {why}.",), aside=True),)
 
 
-def _total(run: Run, path: str, show: str = ",.0f") -> Text:
+def _total(run: Run, path: str, show: str) -> Text:
     """Return an entry of `results.json`, or a dash."""
     value = dig(run.results, path)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -120,18 +128,13 @@ def _summary(material: Material, run: Run) -> Text:
         "completed": "has completed",
         "stopped_early": "stopped early, as its patience setting says",
     }
-    last: Inline = Number(
-        plain_number(run.last_step),
-        run.last_step,
-        Source("steps", (run.run_id,), formula="last step"),
-    )
     text = prose(
         "This run of the experiment {{name}} (seed {{seed}}) {{status}}; its last step is"
         " {{step}}. ",
         name=Code(run.name),
         seed=str(run.seed) if run.seed is not None else "not recorded",
         status=status.get(run.status, f"has the status {run.status.replace('_', ' ')}"),
-        step=last,
+        step=last_step(run),
     )
     if run.value(material.comparison.metric) is not None:
         text += prose(
@@ -147,30 +150,17 @@ def _outcome(run: Run) -> tuple[Block, ...]:
         blocks.append(Paragraph(prose("It ended with an error: {{error}}", error=Code(str(error)))))
     rows: list[tuple[Text, ...]] = []
     for name in (name for name in METRICS if name in run.metrics):
-        final, best = run.value(name), run.value(name, "best")
-        step = run.final_step(name) or run.metrics[name].final_step
-        rows.append(
-            (
-                (Code(name),),
-                _metric(run, name, final, "final"),
-                (
-                    (DASH,)
-                    if metric_info(name).is_timing
-                    else (
-                        Number(
-                            plain_number(step),
-                            step,
-                            Source(name, (run.run_id,), "final", "its step"),
-                        ),
-                    )
-                ),
-                (
-                    _metric(run, name, best, "best")
-                    if metric_info(name).direction and not metric_info(name).is_timing
-                    else (DASH,)
-                ),
-            )
-        )
+        info = metric_info(name)
+        last = _metric(run, name, run.value(name), "final")
+        at: Text = (DASH,)
+        best: Text = (DASH,)
+        if not info.is_timing:
+            step = run.final_step(name) or run.metrics[name].final_step
+            source = Source(name, (run.run_id,), "final", "its step")
+            at = (Number(plain_number(step), step, source),)
+            if info.direction:
+                best = _metric(run, name, run.value(name, "best"), "best")
+        rows.append(((Code(name),), last, at, best))
     if not rows:
         return (*blocks, *_none("the run logged no metric"))
     blocks.append(
@@ -180,7 +170,7 @@ def _outcome(run: Run) -> tuple[Block, ...]:
                 "Metrics of the run: the last value (of a speed the median over the run), the step"
                 " at which it was logged, and for losses the most favourable one."
             ),
-            (("metric",), ("last",), ("at step",), ("best",)),
+            column_titles("metric", "last", "at step", "best"),
             tuple(rows),
             "lrrr",
         )
@@ -242,33 +232,27 @@ def _samples(run: Run) -> tuple[Block, ...]:
 
 
 def _cost(run: Run) -> tuple[Block, ...]:
-    rows: list[tuple[Text, ...]] = [
-        (("training, s",), _total(run, "totals.train_s")),
-        (("everything, s",), _total(run, "totals.time_s")),
-        (("tokens",), _total(run, "totals.tokens")),
-        (("tokens/s in training",), _total(run, "totals.tokens_per_s")),
-        (("validation, s",), _total(run, "monitoring_cost.evaluation_s", ".2f")),
-    ]
     blocked: Any = dig(run.results, "monitoring_cost.blocked_s")
-    for name in blocked if isinstance(blocked, Mapping) else ():
-        rows.append(
-            (
-                (f"training waited for {name}, s",),
-                _total(run, f"monitoring_cost.blocked_s.{name}", ".3f"),
-            )
-        )
-    rows.append(
-        (
-            ("share of training that waited",),
-            _total(run, "monitoring_cost.share_of_training", ".2%"),
-        )
-    )
+    entries = [
+        ("training, s", "totals.train_s", ",.0f"),
+        ("everything, s", "totals.time_s", ",.0f"),
+        ("tokens", "totals.tokens", ",.0f"),
+        ("tokens/s in training", "totals.tokens_per_s", ",.0f"),
+        ("validation, s", "monitoring_cost.evaluation_s", ".2f"),
+        *(
+            (f"training waited for {name}, s", f"monitoring_cost.blocked_s.{name}", ".3f")
+            for name in (blocked if isinstance(blocked, Mapping) else ())
+        ),
+        ("share of training that waited", "monitoring_cost.share_of_training", ".2%"),
+    ]
+    rows: list[tuple[Text, ...]] = [
+        ((words,), _total(run, path, show)) for words, path, show in entries
+    ]
     rows = [row for row in rows if row[1] != (DASH,)]
     if not rows:
         return _none("the run has no results yet")
-    return (
-        Table("tab:run-cost", ("What the run cost.",), (("What",), ("value",)), tuple(rows), "lr"),
-    )
+    titles = column_titles("What", "value")
+    return (Table("tab:run-cost", ("What the run cost.",), titles, tuple(rows), "lr"),)
 
 
 def _remarks(material: Material, run: Run) -> tuple[Block, ...]:

@@ -21,6 +21,7 @@ from spectral_exp.results.document.model import (
     Table,
     Text,
     code_list,
+    column_titles,
 )
 from spectral_exp.results.document.prose import prose
 from spectral_exp.results.document.trace import spans
@@ -34,7 +35,7 @@ from spectral_exp.results.paper.material import (
     plain_number,
     shared_value,
 )
-from spectral_exp.results.paper.method import matched_to
+from spectral_exp.results.paper.method import find_match
 from spectral_exp.results.paper.passages import has_passage, join_sentences, passage
 from spectral_exp.runs.parts import PARTS
 from spectral_exp.runs.run import Run
@@ -113,14 +114,14 @@ def _configurations(material: Material) -> tuple[Block, ...]:
     table = Table(
         "tab:configurations",
         _passage("configurations"),
-        (("Configuration",), *((part,) for part in PARTS), ("parameters",), ("seeds",)),
+        column_titles("Configuration", *PARTS, "parameters", "seeds"),
         tuple(rows),
         "l" * (1 + len(PARTS)) + "rl",
     )
-    matched = [run for run in material.runs if matched_to(run)]
+    matched = [run for run in material.runs if find_match(run)]
     if not matched:
         return (table,)
-    stacks = code_list(sorted({matched_to(run) for run in matched}))
+    stacks = code_list(sorted({find_match(run) for run in matched}))
     return (table, Paragraph(_passage("matched", labels=material.labels(matched), stack=stacks)))
 
 
@@ -209,10 +210,10 @@ def _data_table(material: Material, sets: Sequence[Sequence[Run]]) -> Table:
     rows += [
         ((words,), *(fingerprint(name, runs) for runs in sets)) for words, name in _FINGERPRINTS
     ]
-    titles: list[Text] = [("value",)]
+    titles = ["value"]
     notes: tuple[Text, ...] = ()
     if len(sets) > 1:
-        titles = [(f"text {i}",) for i in range(1, len(sets) + 1)]
+        titles = [f"text {i}" for i in range(1, len(sets) + 1)]
         notes = tuple(
             prose("Text {{i}}: {{labels}}.", i=str(i), labels=material.labels(runs))
             for i, runs in enumerate(sets, start=1)
@@ -225,7 +226,7 @@ def _data_table(material: Material, sets: Sequence[Sequence[Run]]) -> Table:
     return Table(
         "tab:data",
         _passage("data table", tokenizer=", ".join(tokenizers) or "unrecorded"),
-        (("Quantity",), *titles),
+        column_titles("Quantity", *titles),
         tuple(rows),
         "l" + "r" * len(sets),
         notes=notes,
@@ -282,7 +283,7 @@ def _training(material: Material) -> tuple[Block, ...]:
         Table(
             "tab:settings",
             prose("Settings. Where configurations differ, each value says whose it is."),
-            (("What",), ("setting",), ("value",)),
+            column_titles("What", "setting", "value"),
             tuple(rows),
             "lll",
         ),

@@ -12,7 +12,7 @@ from typing import Any
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.json_value import jsonable
 from spectral_exp.core.regular_file import read_regular
-from spectral_exp.core.wording import counted, noun
+from spectral_exp.core.wording import format_count, noun
 from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.results.document.model import Inline, Number, map_document
 from spectral_exp.results.paper.folder import own_files
@@ -166,8 +166,8 @@ def _name_numbers(recorded: Provenance, found: Mapping[int, Path], verdict: Verd
             if resting:
                 first = next((number for number in resting if number["at"]), resting[0])
                 verdict.wrong.append(
-                    f"{counted(len(resting), 'number')} {noun(len(resting), 'rests', 'rest')} on"
-                    f" {run['run_id']}, for example {first['shown']} ({first['where']})"
+                    f"{format_count(len(resting), 'number')} {noun(len(resting), 'rests', 'rest')}"
+                    f" on {run['run_id']}, for example {first['shown']} ({first['where']})"
                 )
 
 
@@ -196,7 +196,7 @@ def _compare_numbers(
     verdict.wrong += _shorten(differing)
     if len(old) != len(new):
         verdict.wrong.append(
-            f"the paper has {counted(len(old), 'number')}; made again it would have {len(new)}"
+            f"the paper has {format_count(len(old), 'number')}; made again it would have {len(new)}"
         )
 
 
@@ -281,8 +281,8 @@ def _compare_text(
     verdict.wrong += _shorten(wrong)
     if prose:
         verdict.remarks.append(
-            f"{name} was edited in {counted(prose, 'place')}, no number among them; the next paper "
-            "overwrites it: keep text in --notes"
+            f"{name} was edited in {format_count(prose, 'place')}, no number among them; the next "
+            "paper overwrites it: keep text in --notes"
         )
 
 

@@ -100,6 +100,20 @@ def test_the_state_is_in_the_address(open_page: OpenPage, dashboard: str) -> Non
     check()
     page.reload()
     check()
+
+    # A zoom by dragging is that of all charts, and of the address.
+    chart = page.locator(".chart-plot").first
+    chart.scroll_into_view_if_needed()
+    box = chart.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 0.4 * box["width"], box["y"] + 0.5 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + 0.5 * box["height"], steps=5)
+    page.mouse.up()
+    expect(page.get_by_role("button", name="Reset zoom")).to_be_visible()
+    assert "zoom=" in page.url
+    page.get_by_role("button", name="Reset zoom").click()
+    expect(page.get_by_role("button", name="Reset zoom")).to_be_hidden()
     # None of it reaches the server.
     assert "#" in page.url
     assert "?" not in page.url.partition("#")[0]

@@ -117,7 +117,7 @@ HOSTILE: dict[str, dict[str, Any] | bytes] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_what_is_no_run_is_refused_and_writes_nothing(name: str, tmp_path: Path) -> None:
+def test_manifests_without_a_run_are_refused_and_write_nothing(name: str, tmp_path: Path) -> None:
     url = store(tmp_path, HOSTILE[name])
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(UserError, match="none is intact"):
@@ -125,7 +125,7 @@ def test_what_is_no_run_is_refused_and_writes_nothing(name: str, tmp_path: Path)
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_an_object_may_not_be_larger_than_it_says(tmp_path: Path) -> None:
+def test_an_object_larger_than_its_recorded_size_is_refused(tmp_path: Path) -> None:
     url = store(tmp_path, manifest())
     (tmp_path / "store/r/objects/x").write_bytes(CONTENT * 1000)
     with pytest.raises(UserError, match="none is intact"):

@@ -1,4 +1,4 @@
-"""Saving while training goes on: the state at the call is what the file holds, whatever happens
+"""Saving in the background: the file holds the state at the call, despite anything that happens
 meanwhile."""
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ def test_costs_are_reported(tmp_path: Path, slow_disk: threading.Event) -> None:
     assert manager.steps_at_risk(5) == 4
 
 
-def test_failures_are_told_once_and_tried_again_after_a_pause(
+def test_failures_are_logged_once_and_retried_after_a_pause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     model, optimizer = made()
@@ -269,7 +269,7 @@ manager.save_checkpoint(1, model, optimizer, [], {})
         assert CheckpointManager(tmp_path / name).load_checkpoint(1) is not None, name
 
 
-def test_wrong_state_is_told_by_the_call(tmp_path: Path) -> None:
+def test_a_wrong_state_raises_in_the_call(tmp_path: Path) -> None:
     model, optimizer = made()
     manager = CheckpointManager(tmp_path, background=True)
     with pytest.raises(TypeError, match="holds a object"):
@@ -324,7 +324,7 @@ def test_auto_interval_keeps_the_budget(monkeypatch: pytest.MonkeyPatch) -> None
             saves += 1
             spent += 0.05
             now += 0.05
-            schedule.saved(cost_s=0.05, durable_s=0.4)
+            schedule.record_save(cost_s=0.05, durable_s=0.4)
     assert saves > 150
     assert spent / now < 0.0051
 

@@ -1,5 +1,4 @@
-"""The words for failed saves: cause and remedy, which a message can continue with what to do
-then."""
+"""Messages for failed saves: cause and remedy, to which a message can add an instruction."""
 
 from __future__ import annotations
 
@@ -12,6 +11,7 @@ from torch import nn
 
 from spectral_exp.monitoring import CheckpointManager
 from spectral_exp.monitoring.checkpoint.failures import SaveFailures
+from spectral_exp.monitoring.checkpoint.state import LiveState
 
 
 def test_a_lack_of_memory_names_no_folder_and_a_remedy(caplog: pytest.LogCaptureFixture) -> None:
@@ -57,6 +57,6 @@ def test_a_last_save_without_memory_is_a_problem_with_a_remedy(tmp_path: Path) -
 
     manager = CheckpointManager(tmp_path)
     model = Hungry(2, 2)
-    assert not manager.save_last(5, model, torch.optim.SGD(model.parameters()), [], {})
+    assert not manager.save_last(LiveState(5, model, torch.optim.SGD(model.parameters()), [], {}))
     assert manager.problem == "not enough memory; free memory"
     assert not list(tmp_path.rglob("*.pt*"))

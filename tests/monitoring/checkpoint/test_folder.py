@@ -1,5 +1,5 @@
-"""The folder of checkpoints: latest and best without links, after copies, kills and refusals; what
-stays."""
+"""The folder of checkpoints: retention, and latest and best without links, after copies, kills and
+refusals."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_the_best_is_known_whenever_a_save_ends(
     calls: list[str] = []
 
     def run(root: Path, ends_at: int | None) -> None:
-        """Saves 1 to 3, each the best, of which the last ends at one of its changes to the
+        """Save steps 1 to 3, each the best; the last save ends at one of its changes to the
         folder."""
         manager = CheckpointManager(root, keep_last_n=1)
         for step in (1, 2):
@@ -230,7 +230,7 @@ def test_steps_of_any_type_are_the_same_steps(tmp_path: Path, kind: Any) -> None
 
 
 @pytest.mark.parametrize("step", [10.5, True, -1, "10", float("nan")])
-def test_what_is_no_step_is_refused_everywhere(tmp_path: Path, step: Any) -> None:
+def test_invalid_steps_are_refused_everywhere(tmp_path: Path, step: Any) -> None:
     manager = CheckpointManager(tmp_path)
     model = nn.Linear(1, 1)
     for call in (
@@ -277,7 +277,7 @@ def test_steps_kept_for_good_are_saved_even_while_the_writer_is_busy(
     assert len(slow) < 20
 
 
-def test_removable_protects_what_it_should() -> None:
+def test_removable_never_lists_protected_checkpoints() -> None:
     steps = [50, 45, 40, 35, 30, 20, 10]
     assert removable(steps, keep_last_n=2, keep_every_n_steps=20, pointed={30, None}) == [35, 10]
 

@@ -57,7 +57,7 @@ def _in_tar(pickled: bytes) -> bytes:
 
 
 def _in_stream(pickled: bytes) -> bytes:
-    """The second format of torch: a row of pickles, the first of which is a magic number."""
+    """The second format of torch: a row of pickles that begins with a magic number."""
     facts = {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}
     head = [0x1950A86A20F9469CFC6C, 1001, facts]
     return b"".join(pickle.dumps(part, protocol=2) for part in head) + pickled

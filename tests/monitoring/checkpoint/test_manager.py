@@ -100,7 +100,7 @@ def test_disabled_manager_writes_nothing_but_loads(tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
-def test_disabled_manager_passes_over_what_is_broken_and_leaves_it_there(tmp_path: Path) -> None:
+def test_a_disabled_manager_skips_broken_checkpoints_and_leaves_them(tmp_path: Path) -> None:
     writer = CheckpointManager(tmp_path)
     save(writer, 5)
     broken = Path(save(writer, 6))
@@ -268,7 +268,7 @@ def test_module_versions_are_kept(tmp_path: Path) -> None:
     assert state["model_state_dict"]._metadata == model.state_dict()._metadata  # type: ignore[attr-defined]
 
 
-def test_checksums_are_written_even_if_torch_was_told_not_to(tmp_path: Path) -> None:
+def test_checksums_are_written_even_if_torch_omits_them(tmp_path: Path) -> None:
     before = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(False)
     try:
@@ -354,7 +354,7 @@ def test_retention_keeps_the_newest_and_the_best(
             assert latest_step(manager) == step
 
 
-def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
     manager = CheckpointManager(tmp_path)
     manager.paths.checkpoints.mkdir()
     (manager.paths.checkpoints / ".checkpoint_step_1.pt.77-abcd.tmp").write_bytes(b"torn")
@@ -363,7 +363,7 @@ def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("link", ["missing", "dangling", "garbage", "behind"])
-def test_newest_is_found_whatever_the_link_says(tmp_path: Path, link: str) -> None:
+def test_the_newest_is_found_despite_a_wrong_link(tmp_path: Path, link: str) -> None:
     manager = CheckpointManager(tmp_path)
     for step in (1, 2, 3):
         save(manager, step)
@@ -506,7 +506,7 @@ while True:
 """
 
 
-@pytest.mark.parametrize("extra_lines", [1, 7, 40])
+@pytest.mark.parametrize("extra_lines", [1, pytest.param(7, marks=pytest.mark.slow), 40])
 def test_nothing_reported_is_lost_on_sigkill(tmp_path: Path, extra_lines: int) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", ENDLESS, str(tmp_path)], stdout=subprocess.PIPE, text=True

@@ -209,14 +209,12 @@ def save_and_load(folder: Path, value: Any, background: bool = False) -> Any:
 
 @pytest.mark.parametrize("background", [False, True])
 @pytest.mark.parametrize("name", KEPT)
-def test_what_is_kept_comes_back_equal(tmp_path: Path, name: str, background: bool) -> None:
+def test_supported_values_come_back_equal(tmp_path: Path, name: str, background: bool) -> None:
     assert equal(KEPT[name], save_and_load(tmp_path, KEPT[name], background))
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_loaded_is_refused_before_anything_is_written(
-    tmp_path: Path, name: str
-) -> None:
+def test_unloadable_values_are_refused_before_writing(tmp_path: Path, name: str) -> None:
     for value in (REFUSED[name], {"inside": [REFUSED[name]]}):
         with pytest.raises(TypeError, match=r"(a key of )?extra\['value'\]"):
             save_and_load(tmp_path, value)
@@ -262,7 +260,7 @@ def test_a_refused_parameter_is_named(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_contains_itself_is_refused() -> None:
+def test_circular_values_are_refused() -> None:
     endless: list[Any] = []
     endless.append(endless)
     with pytest.raises(TypeError, match="state is nested too deeply, or contains itself"):

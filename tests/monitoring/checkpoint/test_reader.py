@@ -47,7 +47,7 @@ def saved(root: Path, *steps: int, compression: Any = None) -> CheckpointManager
 
 
 def contents(root: Path) -> dict[str, bytes | str]:
-    """Every file below a folder with its bytes, links with where they point."""
+    """Every file below a folder with its bytes, and every link with its target."""
     return {
         str(path.relative_to(root)): str(path.readlink())
         if path.is_symlink()
@@ -58,13 +58,13 @@ def contents(root: Path) -> dict[str, bytes | str]:
 
 
 def write_sidecar(path: Path, **facts: Any) -> None:
-    """A sidecar that agrees with the file, as whoever made the file would write it."""
+    """Write the sidecar that belongs to the file."""
     content = {"size": path.stat().st_size, "crc32": f"{file_crc32(path, 1):08x}"} | facts
     checkpoint_file.sidecar_file(path).write_text(json.dumps(content))
 
 
 def refused(root: Path, match: str) -> str:
-    """Check that loading says why it stops and changes nothing; returns the message."""
+    """Check that loading raises an error and changes nothing; return the message."""
     before = contents(root)
     with pytest.raises(UserError, match=match) as refusal:
         CheckpointManager(root).load_latest_checkpoint()
@@ -212,7 +212,7 @@ for spare_mb in (0, 1, 2, 4, 8, 16, 24, 32, 40, 2000):
 """
 
 
-def test_what_is_certain_not_to_fit_is_not_tried(
+def test_tensors_too_large_for_the_memory_are_not_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = saved(tmp_path, 1, 2).paths.checkpoint_file(2).stat().st_size
@@ -402,8 +402,8 @@ BOMB_BYTES = 192 << 20
 
 
 def bomb(kind: str, path: Path) -> dict[str, Any]:
-    """Write a small file that would take hundreds of megabytes, and return what its sidecar would
-    announce."""
+    """Write a small file that would take hundreds of megabytes, and return the entries of its
+    sidecar."""
     if kind.startswith("zstd"):
         zstandard = pytest.importorskip("zstandard")
         compressor = zstandard.ZstdCompressor(level=1).compressobj()

@@ -1,5 +1,5 @@
-"""The recorded patch recreates the code on a fresh checkout, whatever the user's settings of
-git."""
+"""The recorded patch recreates the code on a fresh checkout, under any
+settings of git."""
 
 from __future__ import annotations
 
@@ -249,7 +249,7 @@ def with_plain_ends(files: dict[str, tuple[str, bytes]]) -> dict[str, tuple[str,
 
 
 def tree_of(files: dict[str, tuple[str, bytes]]) -> dict[str, tuple[str, bytes]]:
-    """As `tree`, of what `write` writes."""
+    """As `tree`, with the files that `write` writes."""
     return {
         name: (kind, f"target-{len(content) % 7}".encode() if kind == "link" else content)
         for name, (kind, content) in files.items()

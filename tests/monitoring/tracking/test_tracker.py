@@ -35,7 +35,7 @@ def saved(
 # --- config.json ----------------------------------------------------------------------------------
 
 
-def test_config_holds_what_was_run_and_where(tmp_path: Path) -> None:
+def test_config_records_command_and_machine(tmp_path: Path) -> None:
     tracker = ConfigTracker(tmp_path / "wave_20241209_143022_a3f2b1c4")
     config = {
         "learning_rate": 0.001,
@@ -96,12 +96,12 @@ def test_standard_sections_cannot_be_replaced(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_missing_config_is_told(tmp_path: Path) -> None:
+def test_a_missing_config_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot read .*config\.json"):
         ConfigTracker(tmp_path).load_config()
 
 
-def test_unwritable_run_is_told_before_training(tmp_path: Path) -> None:
+def test_an_unwritable_run_is_refused_before_training(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write"):
         ConfigTracker(tmp_path / "file").save_config({})
@@ -132,7 +132,7 @@ def test_results_hold_metrics_and_sections(tmp_path: Path) -> None:
     assert content["totals"] == {"tokens": 1000, "time_s": 2.0}
 
 
-def test_refused_results_are_told_with_the_metrics(
+def test_refused_results_are_logged_with_the_metrics(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()

@@ -1,5 +1,5 @@
-"""Drawing by a child process: the same pictures, in order, whatever happens to the child, the
-parent or the queue."""
+"""Drawing by a child process: the same pictures, in order, also if the child, the parent or the
+queue fails."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ viz.generate_comparison_plots({"a": {"loss_history": [3.0, 2.0]}})
 def background(
     folder: Path, **settings: Any
 ) -> Iterator[tuple[VisualizationManager, BackgroundDrawing]]:
-    """A manager that draws in the background, and that part of it; closed whatever happens."""
+    """A manager that draws in the background, and its background part; both are always closed."""
     viz = manager(folder, background=True, **settings)
     drawing = viz._background
     assert drawing is not None
@@ -80,7 +80,7 @@ def steps_of(folder: Path) -> list[int]:
 
 
 def gone(pid: int) -> bool:
-    """Whether no such process runs; where nobody fetches its exit code it stays as a zombie."""
+    """Return whether the process has ended; a zombie counts as ended."""
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
@@ -121,7 +121,7 @@ def test_pictures_are_equal_byte_for_byte_and_come_in_order(tmp_path: Path) -> N
     assert gone(child.pid)
 
 
-def test_the_newest_set_replaces_the_waiting_one_and_the_log_says_so(
+def test_the_newest_set_replaces_the_waiting_one_with_a_log_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with background(tmp_path) as (viz, drawing), caplog.at_level(logging.INFO):
@@ -178,7 +178,7 @@ def test_a_child_that_hangs_is_ended_when_the_next_set_comes(
     assert "step 1 skipped" in message
 
 
-def test_the_end_waits_for_a_limited_time_and_tells_what_is_missing(
+def test_the_end_waits_for_a_limited_time_and_lists_missing_plots(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with background(tmp_path, exit_deadline_s=0.05) as (viz, drawing):
@@ -235,10 +235,10 @@ def test_a_figure_that_cannot_be_drawn_costs_no_other(
     drawing.close()
     assert [path.name for path in tmp_path.iterdir()] == [good.path.name]
     assert failures.count == 3
-    told, other_told = caplog.messages
-    assert told.startswith("plot broken skipped: ZeroDivisionError: ")
-    assert "Traceback" in told
-    assert "unsendable" in other_told
+    warning, other_warning = caplog.messages
+    assert warning.startswith("plot broken skipped: ZeroDivisionError: ")
+    assert "Traceback" in warning
+    assert "unsendable" in other_warning
 
 
 @pytest.mark.parametrize("stopped", [False, True], ids=["at work", "stopped"])

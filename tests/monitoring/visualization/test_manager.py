@@ -32,7 +32,7 @@ from spectral_exp.monitoring.wrappers import unwrap
 from spectral_exp.plots.run.histories import loss_series, metric_series, training_drawing
 from spectral_exp.plots.run.internals import model_drawings
 from spectral_exp.plots.run.runs import experiment, label_sources
-from spectral_exp.plots.theme import DARK, render, styled
+from spectral_exp.plots.theme import DARK, render, use_theme
 
 V, W, M, H = 20, 4, 2, 3
 WAVE_PLOTS = [
@@ -110,7 +110,7 @@ def test_wrong_settings_are_refused(settings: dict[str, Any], tmp_path: Path) ->
         manager(tmp_path, **settings)
 
 
-def test_missing_matplotlib_is_told_at_the_start(
+def test_missing_matplotlib_is_reported_at_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
@@ -338,7 +338,7 @@ def test_an_odd_history_leaves_the_rest(tmp_path: Path, history: Any, metrics: A
 def test_a_hundred_metrics_make_a_figure_of_bounded_size(tmp_path: Path) -> None:
     metrics = {f"metric_{number}": [1.0, 2.0] for number in range(100)} | {"grad_norm": [1.0, 2.0]}
     drawing: Any = training_drawing(2, [1.0, 2.0], metrics, refuse_nothing_else)
-    with styled(DARK):
+    with use_theme(DARK):
         figure = drawing()
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles[:3] == ["Loss", "Gradient norm", "Metric 0"]
@@ -399,7 +399,7 @@ def test_wrapped_models_are_looked_into() -> None:
         ("position_rates", WAVE_PLOTS),
     ],
 )
-def test_partial_wave_attributes_give_what_they_can(missing: str, plots: list[str]) -> None:
+def test_partial_wave_attributes_give_the_plots_they_allow(missing: str, plots: list[str]) -> None:
     embedding = TinyEmbedding()
     delattr(embedding, missing)
     drawings = model_drawings(10, nn.Sequential(embedding), -1, None, None)
@@ -582,7 +582,7 @@ def test_unreadable_runs_are_left_out_with_a_warning(
     assert "torn" in caplog.text
 
 
-def test_runs_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
+def test_runs_of_the_same_name_get_distinct_labels(tmp_path: Path) -> None:
     labels = [
         label
         for label, _ in label_sources(

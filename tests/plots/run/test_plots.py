@@ -1,4 +1,4 @@
-"""The figures: what they show, and that every word of it can be read."""
+"""The figures: their data, and the legibility of every word."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_loss_panel_overlays_the_validation_and_names_the_best() -> None:
     assert names[1:] == ["validation", "best validation: 2 at step 200"]
 
 
-def test_validation_has_its_own_panel_where_there_is_no_training_loss() -> None:
+def test_validation_has_its_own_panel_without_a_training_loss() -> None:
     with drawn(partial(training_figure, 300, None, run_metrics(300))) as figure:
         assert METRICS["val_loss"].title in titles(figure)
 
@@ -123,7 +123,7 @@ def test_non_finite_and_far_points_are_marked_and_counted() -> None:
         assert set(np.asarray(crosses.get_xdata())) <= {101.0, 102.0, 201.0}
 
 
-def test_nothing_finite_says_so() -> None:
+def test_a_plot_without_finite_values_shows_a_notice() -> None:
     with drawn(partial(training_figure, 3, series([np.nan] * 3), {})) as figure:
         assert "no finite value yet" in [text.get_text() for text in figure.axes[0].texts]
 
@@ -184,7 +184,11 @@ def wave_arrays(n: int, n_wave: int, n_harmonic: int) -> tuple[FloatArray, Float
     )
 
 
-WAVE_SIZES = [(256, 16, 4), (1, 1, 1), (50257, 2, 12)]
+WAVE_SIZES = [
+    (1, 1, 1),
+    (50257, 2, 12),
+    pytest.param((256, 16, 4), marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize("size", WAVE_SIZES, ids=str)
@@ -260,7 +264,14 @@ def causal(n_heads: int, n_tokens: int) -> FloatArray:
 
 
 @pytest.mark.parametrize(
-    ("n_heads", "long"), [(1, True), (4, False), (6, True), (12, True), (20, False)]
+    ("n_heads", "long"),
+    [
+        (1, True),
+        pytest.param(4, False, marks=pytest.mark.slow),
+        pytest.param(6, True, marks=pytest.mark.slow),
+        (12, True),
+        (20, False),
+    ],
 )
 def test_interference_text_never_overlaps(
     n_heads: int, long: bool, monkeypatch: pytest.MonkeyPatch

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from spectral_exp.core.series import IntArray
 from spectral_exp.plots.run import spectra as figures
 from spectral_exp.plots.run.spectra import pool_heads, spectra_figure
-from spectral_exp.plots.theme import LIGHT, render, styled
+from spectral_exp.plots.theme import LIGHT, render, use_theme
 from spectral_exp.runs.spectra import FAMILIES, Spectrum, describe
 
 
@@ -77,7 +77,7 @@ def test_a_single_step_is_kept_among_many(monkeypatch: pytest.MonkeyPatch) -> No
     counts[:, 3] = 10
     counts[517] = 0
     counts[517, 20] = 10
-    with styled(LIGHT):
+    with use_theme(LIGHT):
         figure = spectra_figure([spectrum("phases", counts)], LIGHT)
     rows = np.array(shares(figure))
     assert rows.shape == (18, 7)
