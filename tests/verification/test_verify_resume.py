@@ -13,7 +13,7 @@ from spectral_exp.monitoring.checkpoint.file import write_checkpoint
 from spectral_exp.train import main as train_here
 from spectral_exp.training.runner import Runner
 from spectral_exp.verification import replay as verify_resume
-from tests.conftest import NO_PLOTS, TINY, train
+from tests.conftest import NO_PLOTS, TINY, python, train
 from tests.verification.records import assert_refused, read_config, read_files, rewrite
 
 RUN_OPTIONS = (
@@ -296,6 +296,22 @@ def test_a_lengthened_run_is_replayed_from_its_former_end(
     assert main([str(run), "--steps", "4"]) == 0
     certificate = json.loads((run / "resume_certificate.json").read_text())
     assert (certificate["from_step"], certificate["to_step"]) == (12, 16)
+
+
+@pytest.mark.slow
+def test_a_script_that_verifies_a_run_runs_once(run: Path) -> None:
+    """It needs no `if __name__ == "__main__"`: the helper processes do not import it."""
+    script = run.parent / "script.py"
+    script.write_text(
+        "from spectral_exp.commands.verify_resume import main\n"
+        "print('begin')\n"
+        "print(main(['run', '--steps', '2', '--from', '6']))\n"
+    )
+    done = python(str(script), cwd=run.parent)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "begin"
+    assert done.stdout.count("begin") == 1
+    assert done.stdout.splitlines()[-1] == "0"
 
 
 @pytest.mark.slow
