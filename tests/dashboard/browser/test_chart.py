@@ -100,14 +100,16 @@ def test_a_spike_of_one_run_is_visible_in_its_group_at_every_zoom(
         assert found >= 0.8 * (base - top)
 
 
+@pytest.mark.parametrize("smoothing", [0.95, pytest.param(0, marks=pytest.mark.slow)])
 def test_the_exported_svg_shows_the_spike(
-    charts: Charts, curves: dict[str, Curve], open_page: Callable[..., Page]
+    charts: Charts, curves: dict[str, Curve], open_page: Callable[..., Page], smoothing: float
 ) -> None:
     """A picture drawn from the file has the spike, NaN marks, labels and the legend."""
     changed = {key: (x, y.copy()) for key, (x, y) in curves.items()}
     changed["a"][1][300_000] = np.nan
     options = {"title": "loss <b>", "yLabel": "nats", "xLabel": "Step", "xKind": "count"}
-    charts.show("chart", curve_frame(changed), style=STYLE, options=options)
+    view = {"smoothing": smoothing}
+    charts.show("chart", curve_frame(changed), style=STYLE, view=view, options=options)
     svg = charts.get("chart", "chart.toSVG()")
     for text in ("loss &lt;b&gt;", "nats", "Step", "200k", ">a<", ">b<", ">c<"):
         assert text in svg
