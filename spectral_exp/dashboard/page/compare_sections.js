@@ -20,7 +20,7 @@ export class DifferenceSection {
       { "aria-label": "Difference over steps" },
       h("div", { class: "section-head" }, this.title, this.other),
       this.verdict,
-      h("div", { class: "chart-card" }, this.host),
+      h("div", { class: "chart-card", hidden: true }, this.host),
       this.notes,
     );
   }
