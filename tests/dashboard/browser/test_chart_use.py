@@ -237,13 +237,13 @@ def test_files_hold_what_is_shown(charts: Charts) -> None:
 def test_ticks_of_any_axis_differ_and_keep_their_distance(charts: Charts) -> None:
     """For random ranges of every kind and scale: in the range, no label twice, no overlap."""
     rng = np.random.default_rng(0)
-    cases = []
+    cases: list[tuple[float, float, str, float]] = []
     for kind in ("count", "percent", "duration", "date", "number"):
         for _ in range(40):
             low = float(rng.normal() * 10 ** rng.uniform(-6, 9)) if kind == "number" else 0.0
             low += 1.7e9 if kind == "date" else 0.0
             width = float(10 ** rng.uniform(-3 if kind != "count" else 1, 8))
-            cases.append([low, low + width, kind, float(rng.uniform(150, 1500))])
+            cases.append((low, low + width, kind, float(rng.uniform(150, 1500))))
     charts.show("chart", curve_frame({"a": wave(5)}))
     source = """cases => Promise.all([import("./chart/layout.js"), import("./chart/text.js")])
         .then(([{ layoutAxes }, { measureText }]) => cases.map(([lo, hi, xKind, width]) => {
