@@ -22,18 +22,38 @@ def json_bytes(value: Any) -> bytes:
         return json.dumps(jsonable(value)).encode()
 
 
-class FrameWriter:
-    """Collects columns; the header finds each of them by its offset, counted in float64."""
+def round_numbers(values: FloatArray) -> FloatArray:
+    """Return the nearest float32 of each number, or the number if that is not near."""
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        rounded = values.astype(np.float32).astype(np.float64)
+        is_near = np.abs(rounded - values) <= 1e-6 * np.abs(values)
+    return np.where(is_near, rounded, values)
 
-    def __init__(self) -> None:
+
+class FrameWriter:
+    """Collects columns; the header finds each of them by its offset, counted in float64.
+
+    Args:
+        rounded: whether seven digits of each number will do, which compress better.
+    """
+
+    def __init__(self, *, rounded: bool = False) -> None:
+        self._rounded = rounded
         self._columns: list[FloatArray] = []
         self._n_floats = 0
 
-    def add(self, columns: Sequence[FloatArray] | FloatArray) -> int:
-        """Append columns and return the offset of the first."""
+    def add(self, columns: Sequence[FloatArray] | FloatArray, *, exact: bool = False) -> int:
+        """Append columns and return the offset of the first, which is never rounded.
+
+        Args:
+            columns: of one series.
+            exact: whether to round none of them.
+        """
         offset = self._n_floats
-        for column in columns:
-            self._columns.append(np.ascontiguousarray(column, dtype="<f8"))
+        for place, column in enumerate(columns):
+            is_rounded = self._rounded and not exact and place > 0
+            numbers = round_numbers(column) if is_rounded else column
+            self._columns.append(np.ascontiguousarray(numbers, dtype="<f8"))
             self._n_floats += len(column)
         return offset
 

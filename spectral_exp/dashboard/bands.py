@@ -35,13 +35,19 @@ class GroupCurves:
 
 
 def bands_answer(
-    groups: Sequence[GroupCurves], metric: str, axis: str, window: Window, kind: Kind
+    groups: Sequence[GroupCurves],
+    metric: str,
+    axis: str,
+    window: Window,
+    kind: Kind,
+    *,
+    rounded: bool = False,
 ) -> bytes:
-    """Return the bands of groups within a window as a header and columns."""
+    """Return the bands of groups as a header and columns; `rounded` as in `FrameWriter`."""
     curves = [curve for group in groups for curve in group.curves]
     extent = extent_of(curves)
     low, high = window.bounds(extent)
-    writer = FrameWriter()
+    writer = FrameWriter(rounded=rounded)
     series = [_band_entry(group, low, high, window.n_bins, kind, writer) for group in groups]
     return writer.content(
         {

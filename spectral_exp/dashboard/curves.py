@@ -113,11 +113,13 @@ def _at_steps(series: Series, steps: FloatArray) -> FloatArray:
     return np.where(places >= 0, series.values[np.maximum(places, 0)], np.nan)
 
 
-def curves_answer(curves: Sequence[Curve], metric: str, axis: str, window: Window) -> bytes:
-    """Return curves within a window as a header and columns."""
+def curves_answer(
+    curves: Sequence[Curve], metric: str, axis: str, window: Window, *, rounded: bool = False
+) -> bytes:
+    """Return curves within a window as a header and columns; `rounded` as in `FrameWriter`."""
     extent = extent_of(curves)
     low, high = window.bounds(extent)
-    writer = FrameWriter()
+    writer = FrameWriter(rounded=rounded)
     series = [_part(curve, low, high, window.n_bins, writer) for curve in curves]
     return writer.content(
         {
@@ -171,7 +173,7 @@ def _part(
         "raw": is_raw,
         "columns": RAW_COLUMNS if is_raw else COLUMNS,
         "n": columns.shape[1],
-        "offset": writer.add(columns),
+        "offset": writer.add(columns, exact=is_raw),
         # The lines to these neighbours leave the window.
         "before": _neighbour(curve.points[: inside.start], -1),
         "after": _neighbour(curve.points[inside.stop :], 0),

@@ -37,7 +37,7 @@ from spectral_exp.results.group import Group
 MAX_RUNS = 100
 """Runs whose curves and details go into a file; the table has all."""
 
-_WINDOW = Window(None, None, 400)
+_WINDOW = Window(None, None, 300)
 _DIFFERENCE_STEPS = 100
 
 Parameters = Mapping[str, Any]
@@ -201,7 +201,7 @@ class _Export:
                 if not len(loaded[0].points):
                     continue
                 name = address("api/curves", {"metric": metric, "runs": key, "x": axis})
-                yield name, curves_answer(loaded, metric, axis, _WINDOW)
+                yield name, curves_answer(loaded, metric, axis, _WINDOW, rounded=True)
 
     def _bands(self, metric: str, keys: set[str]) -> Iterable[tuple[str, bytes]]:
         selection = {name: self._asked[name] for name in ("where", "group_by", "archived")}
@@ -216,7 +216,7 @@ class _Export:
                     parameters = {
                         **selection, "metric": metric, "x": axis, "band": kind, "groups": loaded.id,
                     }  # fmt: skip
-                    content = bands_answer([loaded], metric, axis, _WINDOW, kind)
+                    content = bands_answer([loaded], metric, axis, _WINDOW, kind, rounded=True)
                     yield address("api/band", parameters), content
 
     def _comparison(self) -> Iterable[tuple[str, bytes]]:

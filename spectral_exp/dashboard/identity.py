@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from pathlib import Path
@@ -11,6 +12,7 @@ from spectral_exp.runs.run import Run
 N_COLORS = 10
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def run_key(path: Path) -> str:
     """Return the key of a run directory."""
     return short_hash(os.fsencode(path.resolve()))

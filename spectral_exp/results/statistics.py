@@ -415,7 +415,10 @@ def _interval(b: _Sample, a: _Sample | None = None) -> tuple[Interval | None, fl
     ):
         return None, math.nan, math.nan
     variance = sum(sample.variance for sample in samples)
-    df = variance**2 / sum(sample.variance**2 / sample.df for sample in samples)
+    # Scaled exactly, by a power of two: the squares of very small or large numbers have no float.
+    scale = -math.frexp(variance)[1]
+    scaled = [(math.ldexp(sample.variance, scale), sample.df) for sample in samples]
+    df = math.ldexp(variance, scale) ** 2 / sum(part**2 / free for part, free in scaled)
     shrunk = sum(sample.bootstrap_variance for sample in samples)
     factor = (
         student_quantile(0.975, df) / NormalDist().inv_cdf(0.975) * math.sqrt(variance / shrunk)

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import json
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,14 @@ class Client:
                 sent = self.headers if headers is None else headers
                 return await client.request(method, path, headers=sent, **options)
 
-        return asyncio.run(send())
+        answer: httpx.Response = run_coroutine(send())
+        return answer
+
+
+def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Return the result of a coroutine. The driver of the browser may own this thread's loop."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, coroutine).result()
 
 
 class Dashboard:

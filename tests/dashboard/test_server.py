@@ -24,7 +24,7 @@ from starlette.types import Receive, Scope, Send
 from spectral_exp.core.errors import UserError
 from spectral_exp.dashboard import patience
 from spectral_exp.dashboard.serving import BackgroundServer, listen_on_path, listen_on_port
-from tests.dashboard.served import append, owned
+from tests.dashboard.served import append, owned, run_coroutine
 from tests.results.made_runs import make_run
 
 COMMAND = [sys.executable, "-m", "spectral_exp", "dashboard", "--no-open"]
@@ -92,7 +92,7 @@ def test_a_session(tmp_path: Path) -> None:
         assert answer["watched"][key]["status"] == "running"
         beginnings = (b"", b"GET / HTTP/1.1\r\nHo", b"\x00\xff", b"GET /api/runs HTTP/1.1\r\n")
         slow = [open_request(server, text) for text in beginnings]
-        assert asyncio.run(ask_at_once(server, key, 200)) == [200] * 200
+        assert run_coroutine(ask_at_once(server, key, 200)) == [200] * 200
         server.process.send_signal(signal.SIGINT)
         assert server.wait() == 0
         assert server.process.stdout is not None

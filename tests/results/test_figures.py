@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -416,6 +416,23 @@ def test_one_group_gives_the_figures_that_need_no_comparison() -> None:
         for metric in ("val_bpb", "loss")
         for by in ("step", "tokens", "train_s")
     }
+
+
+@pytest.mark.parametrize("metric", ["val_bpb", "ablation/train_s"])
+def test_figures_have_topics_under_any_name_of_the_metric(metric: str) -> None:
+    of_metric = replace(comparison([summary("only", [2.0])]), metric=metric)
+    found = comparison_plots(of_metric, metrics=[metric], axes=("step", "train_s"))
+    topics = [(topic, plot.name.replace(metric.replace("/", "-"), "M")) for topic, plot in found]
+    assert topics == [
+        ("values", "intervals_M"),
+        ("differences", "baseline_differences_M"),
+        ("ablations", "ablation_differences_M"),
+        ("values", "curves_M_by_step"),
+        ("cost", "curves_M_by_train_s"),
+        ("values", "scaling_M_by_learning_rate"),
+        ("values", "scaling_M_by_size"),
+        ("cost", "pareto_M_by_train_s"),
+    ]
 
 
 def test_of_very_many_groups_the_best_and_the_baseline_are_drawn() -> None:

@@ -490,3 +490,16 @@ def test_detectable_difference_is_found_in_four_of_five_tests(n: int) -> None:
     power = scipy.stats.nct.sf(limit, n - 1, found / error)
     assert power == pytest.approx(statistics.POWER, abs=0.04)
     assert statistics.paired_contrast(values, [value + 1 for value in values]).detectable is None
+
+
+@pytest.mark.parametrize("scale", [2.0**-350, 2.0**-20, 2.0**60, 2.0**300])
+def test_the_unit_of_the_values_changes_nothing(scale: float) -> None:
+    a, b = np.array([1.0, 2.5, 3.5]), np.array([2.0, 4.5, 4.75, 9.0])
+    plain = statistics.unpaired_contrast(a, b)
+    scaled = statistics.unpaired_contrast(scale * a, scale * b)
+    assert scaled.p_value == plain.p_value
+    assert scaled.mean is not None
+    assert scaled.mean / scale == plain.mean
+    assert plain.interval is not None
+    assert scaled.interval is not None
+    assert scaled.interval.low / scale == pytest.approx(plain.interval.low, rel=1e-12)

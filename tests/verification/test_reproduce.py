@@ -10,19 +10,19 @@ from typing import Any
 import pytest
 
 from spectral_exp.commands.reproduce import main
+from spectral_exp.train import main as train_here
 from spectral_exp.verification.reproduction import Extent, compare_runs
 from tests.conftest import NO_PLOTS, ROOT, TINY, python, train
 from tests.verification.records import assert_refused, read_config, read_files, rewrite
 
-OPTIONS = ("+experiment=wave", *TINY, NO_PLOTS, "schedule.warmup_steps=2", "hydra.run.dir=run")
+OPTIONS = ("+experiment=wave", *TINY, NO_PLOTS, "schedule.warmup_steps=2")
 WHOLE = Extent(last=12, to_the_end=True, status="completed")
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reproduce")
-    done = train(*OPTIONS, "seed=5", cwd=folder)
-    assert done.returncode == 0, done.stderr
+    assert train_here([*OPTIONS, "seed=5", f"hydra.run.dir={folder / 'run'}"]) == 0
     return folder / "run"
 
 
@@ -169,7 +169,7 @@ def test_a_lengthened_run_is_repeated_up_to_there(
 def test_an_interrupted_run_that_went_on_is_repeated_whole(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert train(*OPTIONS, cwd=tmp_path).returncode == 0
+    assert train(*OPTIONS, "hydra.run.dir=run", cwd=tmp_path).returncode == 0
     # As a run killed after step 8 leaves it: no results, and nothing of the steps since.
     for name in (
         "results.json",

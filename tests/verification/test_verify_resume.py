@@ -10,6 +10,7 @@ import torch
 
 from spectral_exp.commands.verify_resume import main
 from spectral_exp.monitoring.checkpoint.file import write_checkpoint
+from spectral_exp.train import main as train_here
 from spectral_exp.training.runner import Runner
 from spectral_exp.verification import replay as verify_resume
 from tests.conftest import NO_PLOTS, TINY, python, train
@@ -31,8 +32,8 @@ RUN_OPTIONS = (
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with checkpoints of steps 4, 6, 8 and 12."""
     folder = tmp_path_factory.mktemp("verify")
-    done = train("+experiment=wave_rgd", *RUN_OPTIONS, "hydra.run.dir=run", cwd=folder)
-    assert done.returncode == 0, done.stderr
+    options = ["+experiment=wave_rgd", *RUN_OPTIONS, f"hydra.run.dir={folder / 'run'}"]
+    assert train_here(options) == 0
     return folder / "run"
 
 
@@ -94,10 +95,10 @@ def diverged(printed: str) -> list[str]:
     ]
 
 
-def test_a_sound_run_is_certified(run: Path) -> None:
+def test_a_sound_run_is_certified(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = read_files(run)
-    done = python("-m", "spectral_exp", "verify_resume", str(run), "--steps", "6", cwd=run.parent)
-    assert done.returncode == 0, done.stderr
+    assert main([str(run), "--steps", "6"]) == 0
+    printed = capsys.readouterr().out
     for what in (
         "steps 7 to 12, uninterrupted, with the same interrupted after step 9: "
         "loss, gradients, weights, optimizer, rng",
@@ -106,8 +107,8 @@ def test_a_sound_run_is_certified(run: Path) -> None:
         "weights, optimizer, rng after step 8 with the run's checkpoint",
         "weights, optimizer, rng after step 12 with the run's checkpoint",
     ):
-        assert f"compared: {what}\n" in done.stdout
-    assert "changed" not in done.stdout
+        assert f"compared: {what}\n" in printed
+    assert "changed" not in printed
     certificate = json.loads((run / "resume_certificate.json").read_text())
     assert (certificate["from_step"], certificate["to_step"], certificate["verdict"]) == (
         6,
@@ -295,6 +296,22 @@ def test_a_lengthened_run_is_replayed_from_its_former_end(
     assert main([str(run), "--steps", "4"]) == 0
     certificate = json.loads((run / "resume_certificate.json").read_text())
     assert (certificate["from_step"], certificate["to_step"]) == (12, 16)
+
+
+@pytest.mark.slow
+def test_a_script_that_verifies_a_run_runs_once(run: Path) -> None:
+    """It needs no `if __name__ == "__main__"`: the helper processes do not import it."""
+    script = run.parent / "script.py"
+    script.write_text(
+        "from spectral_exp.commands.verify_resume import main\n"
+        "print('begin')\n"
+        "print(main(['run', '--steps', '2', '--from', '6']))\n"
+    )
+    done = python(str(script), cwd=run.parent)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "begin"
+    assert done.stdout.count("begin") == 1
+    assert done.stdout.splitlines()[-1] == "0"
 
 
 @pytest.mark.slow

@@ -84,12 +84,13 @@ export class ChartsPanel {
 
   /** Draw charts of `metrics` for `sources`, as the parameters of the address say. */
   draw({ params, metrics, sources, selection = {} }) {
-    const x = params.get("x") ?? "step";
-    const y = params.get("y") ?? "linear";
-    const band = params.get("band") ?? "interval";
-    const smoothing = Number(params.get("smooth")) || 0;
+    const xs = xChoices(metrics);
+    const x = oneOf(xs, params.get("x"));
+    const y = oneOf(Y_SCALES, params.get("y"));
+    const band = oneOf(BANDS, params.get("band"));
+    const smoothing = Math.min(0.99, Math.max(0, Number(params.get("smooth")) || 0));
     const zoom = parseZoom(params.get("zoom"));
-    setOptions(this.x.select, xChoices(metrics), x);
+    setOptions(this.x.select, xs, x);
     this.y.set(y);
     this.band.set(band);
     if (document.activeElement !== this.smooth.input) this.smooth.set(smoothing);
@@ -133,6 +134,11 @@ function xChoices(metrics) {
     ...Object.entries(X_LABELS).map(([value, label]) => ({ value, label })),
     ...metrics.map(({ name, title }) => ({ value: name, label: title })),
   ];
+}
+
+// What an address names that is not offered counts as not named.
+function oneOf(options, value) {
+  return options.some((option) => option.value === value) ? value : options[0].value;
 }
 
 function matches({ name, title }, text) {

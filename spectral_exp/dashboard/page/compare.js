@@ -117,7 +117,7 @@ export class ComparePage {
       return;
     }
     fill(this.message, error && h("p", { class: "notice" }, error.message));
-    const question = JSON.stringify([this.groups.signature, chosen.map(({ id }) => id)]);
+    const question = JSON.stringify([this.groups.answeredQuery, chosen.map(({ id }) => id)]);
     if (question !== this.question) {
       this.question = question;
       this.load();
@@ -180,7 +180,7 @@ export class ComparePage {
     const { question, chosen } = this;
     if (chosen.length < 2) return;
     const query = {
-      ...this.groups.query,
+      ...this.groups.answeredQuery,
       metric: this.groups.answer.metric.name,
       baseline: this.baselineGroup.label,
       groups: chosen.map(({ id }) => id),
@@ -197,7 +197,7 @@ export class ComparePage {
     }
     if (this.isDestroyed) return;
     this.difference.update(this.baselineGroup, chosen, {
-      ...selectionOf(this.groups.query),
+      ...selectionOf(this.groups.answeredQuery),
       metric: query.metric,
     });
     this.diff.update(chosen);

@@ -11,7 +11,7 @@ import { openMenu } from "./popover.js";
  * @param {function(string)} onchange
  */
 export function choice(label, options, value, onchange) {
-  const select = h("select", { onchange: () => onchange(select.value) });
+  const select = h("select", { "aria-label": label, onchange: () => onchange(select.value) });
   const element = h("label", { class: "choice" }, h("span", null, label), select);
   setOptions(select, options, value);
   return Object.assign(element, { select });

@@ -27,12 +27,13 @@ export class GroupsModel extends EventTarget {
   constructor(store) {
     super();
     this.store = store;
+    /** The newest answer, and the question to which it is the answer. */
     this.answer = null;
+    this.answeredQuery = null;
     /** Whether all runs had been read when the answer was asked for. */
     this.isComplete = false;
     this.error = null;
     this.query = null;
-    this.signature = "";
     this.controller = null;
     this.isStale = false;
     this.onStoreChange = throttle(() => {
@@ -49,9 +50,7 @@ export class GroupsModel extends EventTarget {
 
   /** Ask another question, unless it is the present one. */
   setQuery(query) {
-    const signature = JSON.stringify(query);
-    if (signature === this.signature) return;
-    this.signature = signature;
+    if (JSON.stringify(query) === JSON.stringify(this.query)) return;
     this.query = query;
     this.controller?.abort();
     this.controller = null;
@@ -71,9 +70,11 @@ export class GroupsModel extends EventTarget {
     }
     const controller = (this.controller = new AbortController());
     this.isStale = false;
+    const { query } = this;
     const isComplete = this.store.facts.complete;
     try {
-      this.answer = await getJson("api/groups", this.query, { signal: controller.signal });
+      this.answer = await getJson("api/groups", query, { signal: controller.signal });
+      this.answeredQuery = query;
       this.isComplete = isComplete;
       this.error = null;
     } catch (error) {

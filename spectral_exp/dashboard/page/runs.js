@@ -88,14 +88,13 @@ export class RunsPage {
     if (loaded && rows.size === 0 && facts.complete) return noRuns(facts);
     if (answer?.rows.length) return answer.problem && h("p", { class: "notice" }, answer.problem);
     if (error && answer) return null;
-    if (error) return emptyState("The runs cannot be grouped.", error.message);
+    if (error) return emptyState("The runs cannot be grouped.", error.message, allRunsLink());
     if (!answer || !facts.complete)
       return h("p", { class: "loading", role: "status" }, "Reading runs");
     if (answer.left_out.length && !this.params.getAll("where").length) {
       return emptyState("No run can be compared yet.", ...answer.left_out.map(leftOutText));
     }
-    const reset = h("a", { href: formatHash("runs") }, "Show all runs");
-    return emptyState("No run meets the filter.", reset);
+    return emptyState("No run meets the filter.", allRunsLink());
   }
 
   // Rows ------------------------------------------------------------------------------------
@@ -125,8 +124,9 @@ export class RunsPage {
     const chosen = idList(this.params, "show");
     if (chosen) return new Set(chosen);
     const ids = new Set(answer.rows.map(({ id }) => id));
-    if (this.shownFor !== this.groups.signature) this.firstShown = [];
-    this.shownFor = this.groups.isComplete ? this.groups.signature : null;
+    const question = JSON.stringify(this.groups.answeredQuery);
+    if (this.shownFor !== question) this.firstShown = [];
+    this.shownFor = this.groups.isComplete ? question : null;
     const sorted = groupRows(answer, { store: this.store, styles: new Map() });
     const baseline = sorted.filter(({ isBaseline }) => isBaseline);
     const order = [...this.firstShown, ...[...baseline, ...sorted].map(({ id }) => id)];
@@ -194,7 +194,7 @@ export class RunsPage {
       params: this.params,
       metrics,
       sources,
-      selection: selectionOf(this.groups.query),
+      selection: selectionOf(this.groups.answeredQuery),
     });
   }
 
@@ -314,6 +314,10 @@ export class RunsPage {
     const command = this.groups.answer?.command;
     if (command) copyText(command, "the command");
   }
+}
+
+function allRunsLink() {
+  return h("a", { href: formatHash("runs") }, "Show all runs");
 }
 
 function leftOutText({ path, reason }) {

@@ -171,6 +171,47 @@ def test_the_filter_completes_and_reports_errors(open_page: OpenPage, dashboard:
     expect(row(page, "classic")).to_have_count(1)
     page.get_by_role("button", name="Remove condition embedding=standard").click()
     expect(row(page, "wave")).to_have_count(1)
+    # A condition that no run meets.
+    box.fill("embedding=none")
+    box.press("Enter")
+    expect(page.get_by_role("heading", name="No run meets the filter.")).to_be_visible()
+    page.get_by_role("link", name="Show all runs").click()
+    expect(row(page, "wave")).to_have_count(1)
+
+
+@pytest.mark.slow
+def test_an_address_may_name_what_there_is_not(open_page: OpenPage, dashboard: str) -> None:
+    page = visit(open_page, dashboard, "#/runs?x=no&y=no&band=no&sort=no&smooth=7&zoom=a:b&show=no")
+    expect(row(page, "wave")).to_be_visible()
+    expect(page.get_by_label("x", exact=True)).to_have_value("step")
+    page.evaluate("location.hash = '#/compare?groups=no'")
+    expect(page.get_by_role("heading", name="Choose two to eight groups")).to_be_visible()
+    page.evaluate("location.hash = '#/run/%E0%A4%A'")
+    expect(page.get_by_role("heading", name="There is no such run")).to_be_visible()
+    page.evaluate("location.hash = '#/nowhere'")
+    expect(page.get_by_role("heading", name="There is no such page.")).to_be_visible()
+
+
+@pytest.mark.slow
+def test_copies_of_the_table_escape_what_their_formats_would_read(
+    open_page: OpenPage, dashboard: str
+) -> None:
+    page = visit(open_page, dashboard)
+    expect(row(page, "wave")).to_be_visible()
+    markdown, latex, cells = page.evaluate(
+        """async () => {
+            const { toCsv, toLatex, toMarkdown } = await import("./copy_table.js");
+            const columns = [{ title: "a_b", text: (row) => row }];
+            const rows = ["=1+1", 'a"b,c', "x|y_z", "50 % & $5", "-3"];
+            return [toMarkdown(columns, rows), toLatex(columns, rows), toCsv(columns, rows)];
+        }"""
+    )
+    assert r"x\|y\_z" in markdown
+    assert r"a\_b" in latex
+    assert r"50 \% \& \$5" in latex
+    assert list(csv.reader(cells.splitlines())) == [
+        ["a_b"], ["'=1+1"], ['a"b,c'], ["x|y_z"], ["50 % & $5"], ["-3"],
+    ]  # fmt: skip
 
 
 @pytest.mark.slow
