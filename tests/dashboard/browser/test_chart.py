@@ -143,7 +143,7 @@ def test_every_value_is_covered_by_its_column(charts: Charts) -> None:
         envelope = hex_color(charts.get("chart", pale))
         # The line of the means lies on the pale envelope, with smooth edges.
         least, most = np.minimum(color, envelope) - 2, np.maximum(color, envelope) + 2
-        covered = ((pixels >= least) & (pixels <= most)).all(axis=-1)
+        covered = np.all((pixels >= least) & (pixels <= most), axis=-1)
         rows = charts.get(
             "chart",
             """chart.list[0].x.reduce((rows, x, row) => {

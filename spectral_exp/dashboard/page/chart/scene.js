@@ -3,8 +3,8 @@
  * drawn from the same list, so that none of them shows more or less than the others.
  *
  * Items: `line` (points with NaN between parts), `strokes` (x, top, bottom, ...), `area` (x, top,
- * bottom), `marks` (shape and x, y, ...), `cell`, `rule` and `text`; those with `isInside` are clipped
- * to the plot.
+ * bottom), `marks` (shape and x, y, ...), `cell`, `rule` and `text`; those with `isInside` are
+ * clipped to the plot.
  */
 
 import { axisItems, emptyItem, gridItems, lineWidth } from "./axes.js";
