@@ -122,7 +122,7 @@ def _lines(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _without_cut_end(content: bytes) -> bytes:
-    """Return bytes that end with a whole character, and not within an escape sequence."""
+    """Return bytes that end with a whole character, and not within a sequence or line break."""
     escape = content.rfind(b"\x1b", max(len(content) - _MAX_SEQUENCE, 1))
     if escape > 0 and b"\n" not in content[escape:]:
         tail = content[escape:].decode("utf-8", errors="replace")
@@ -131,7 +131,8 @@ def _without_cut_end(content: bytes) -> bytes:
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     decoder.decode(content)
     pending = len(decoder.getstate()[0])
-    return content[: len(content) - pending] if pending < len(content) else content
+    content = content[: len(content) - pending] if pending < len(content) else content
+    return content[:-1] if content.endswith(b"\r") and len(content) > 1 else content
 
 
 def _open(run: Path, name: str) -> IO[bytes]:
