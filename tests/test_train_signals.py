@@ -114,7 +114,7 @@ def test_a_signal_that_is_delivered_twice_saves_too(second: signal.Signals, tmp_
 
 
 @pytest.mark.slow
-def test_a_signal_while_git_is_asked_stops_before_anything_is_recorded(tmp_path: Path) -> None:
+def test_a_signal_during_a_git_command_stops_before_anything_is_recorded(tmp_path: Path) -> None:
     """git is no worker of a sweep that could be asked to save."""
     (tmp_path / "git").write_text("#!/bin/sh\ntouch asked\nexec sleep 60\n")
     (tmp_path / "git").chmod(0o755)
