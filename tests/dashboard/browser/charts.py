@@ -61,8 +61,12 @@ class Charts:
             addresses.append(f"frame-{self._n_frames}")
             self._site.files[addresses[-1]] = frame
         styled = [{"frame": address, "style": style or {}} for address in addresses]
-        settings = {"view": view or {}, "options": options or {}}
-        settings |= {"isLinked": is_linked, "isAwaited": is_awaited}
+        settings = {
+            "view": view or {},
+            "options": options or {},
+            "isLinked": is_linked,
+            "isAwaited": is_awaited,
+        }
         self.page.evaluate("a => harness.show(...a)", [name, styled, settings])
 
     def show_heat(self, name: str, data: Mapping[str, Any], **options: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import itertools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -13,6 +13,10 @@ import pytest
 from spectral_exp.core.series import FloatArray
 from tests.dashboard.browser.charts import Charts, decode_image, has_color
 from tests.dashboard.browser.frames import band_frame, curve_frame
+from tests.dashboard.browser.pages import Site, strict_pages
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 pytestmark = pytest.mark.browser
 
@@ -237,13 +241,13 @@ def test_files_hold_what_is_shown(charts: Charts) -> None:
 def test_ticks_of_any_axis_differ_and_keep_their_distance(charts: Charts) -> None:
     """For random ranges of every kind and scale: in the range, no label twice, no overlap."""
     rng = np.random.default_rng(0)
-    cases = []
+    cases: list[tuple[float, float, str, float]] = []
     for kind in ("count", "percent", "duration", "date", "number"):
         for _ in range(40):
             low = float(rng.normal() * 10 ** rng.uniform(-6, 9)) if kind == "number" else 0.0
             low += 1.7e9 if kind == "date" else 0.0
             width = float(10 ** rng.uniform(-3 if kind != "count" else 1, 8))
-            cases.append([low, low + width, kind, float(rng.uniform(150, 1500))])
+            cases.append((low, low + width, kind, float(rng.uniform(150, 1500))))
     charts.show("chart", curve_frame({"a": wave(5)}))
     source = """cases => Promise.all([import("./chart/layout.js"), import("./chart/text.js")])
         .then(([{ layoutAxes }, { measureText }]) => cases.map(([lo, hi, xKind, width]) => {
@@ -283,3 +287,37 @@ def test_a_cut_answer_is_an_error(charts: Charts) -> None:
     messages = charts.page.evaluate(source, [base64.b64encode(whole).decode(), sizes])
     assert [bool(message) for message in messages] == [True, True, True, True, False]
     assert messages[3] == "The answer ends within the column y."
+
+
+@pytest.mark.slow
+def test_two_fingers_zoom_and_one_moves_the_cursor(browser: Browser) -> None:
+    """A phone zooms without a mouse, and the page can still be scrolled."""
+    with strict_pages(browser) as open_one:
+        page = open_one(viewport={"width": 500, "height": 300}, has_touch=True)
+        charts = Charts(page, Site())
+        view = {"extent": [0, 999]}
+        charts.show("chart", curve_frame({"a": wave(1000)}), view=view, options=OPTIONS)
+        session = page.context.new_cdp_session(page)
+
+        def touch(kind: str, *columns: float) -> None:
+            points = [{"x": x, "y": 100, "id": index} for index, x in enumerate(columns)]
+            session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+            page.evaluate("harness.drawn()")
+
+        touch("touchStart", 300)
+        touch("touchMove", 320)
+        assert charts.get("chart", "[chart.selection, chart.readout.box.hidden]") == [None, False]
+        touch("touchEnd")
+        middle = "chart.scene.scaleX.toValue(230 - chart.plot.getBoundingClientRect().left)"
+        before = charts.get("chart", middle)
+        touch("touchStart", 200)
+        touch("touchStart", 200, 260)
+        touch("touchMove", 140, 320)
+        touch("touchEnd")
+        low, high = zoom_of(charts, "chart")
+        assert high - low == pytest.approx(999 / 3, rel=0.02)
+        # What lay between the fingers stays there.
+        assert charts.get("chart", middle) == pytest.approx(before, abs=2)
+        assert page.evaluate(
+            "getComputedStyle(document.querySelector('.chart-plot')).touchAction"
+        ) == ("pan-y")

@@ -41,6 +41,21 @@ export function makeScale(kind, domain, range, threshold = 1) {
       const pixel = range[0] + (tiny ? (offset / (hi - lo)) * span : offset * factor);
       return pixel < -FARTHEST ? -FARTHEST : pixel > FARTHEST ? FARTHEST : pixel;
     },
+    /** Return the pixels of the values `[from, to)`: a loop is several times as fast as calls. */
+    toPixels(values, from, to) {
+      const pixels = new Float64Array(to - from);
+      const isSimple = kind === "linear" && !tiny;
+      for (let index = 0; index < pixels.length; index += 1) {
+        const value = values[from + index];
+        if (!isSimple) {
+          pixels[index] = this.toPixel(value);
+          continue;
+        }
+        const pixel = range[0] + (value * shrink - lo) * factor;
+        pixels[index] = pixel < -FARTHEST ? -FARTHEST : pixel > FARTHEST ? FARTHEST : pixel;
+      }
+      return pixels;
+    },
     toValue(pixel) {
       return backward((lo + ((pixel - range[0]) / span) * (hi - lo)) / shrink);
     },

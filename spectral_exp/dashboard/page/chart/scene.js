@@ -3,8 +3,8 @@
  * drawn from the same list, so that none of them shows more or less than the others.
  *
  * Items: `line` (points with NaN between parts), `strokes` (x, top, bottom, ...), `area` (x, top,
- * bottom), `marks` (shape and x, y, ...), `cell`, `rule` and `text`; those with `isInside` are clipped
- * to the plot.
+ * bottom), `marks` (shape and x, y, ...), `cell`, `rule` and `text`; those with `isInside` are
+ * clipped to the plot.
  */
 
 import { axisItems, emptyItem, gridItems, lineWidth } from "./axes.js";
@@ -76,16 +76,17 @@ function seriesItems(visible, axes, window, chart, size) {
   return [...inside.map((item) => ({ ...item, isInside: true })), ...layers.marks];
 }
 
+/** Add a curve: points as a line, bins or what is smoothed as an envelope under a line. */
 function addCurve(layers, context) {
   const { series, rows, axes, color, chart, ratio } = context;
   const width = lineWidth(ratio);
-  const isSmoothed = chart.view.smoothing > 0;
-  const traced = traceCurve(series, rows, axes.scaleX, axes.scaleY, width, isSmoothed);
-  const pale = isSmoothed ? mix(color, chart.theme.background, PALE) : color;
+  const isEnvelope = chart.view.smoothing > 0 || !series.isRaw;
+  const traced = traceCurve(series, rows, axes.scaleX, axes.scaleY, width, isEnvelope);
+  const pale = isEnvelope ? mix(color, chart.theme.background, PALE) : color;
   addStrokes(layers.envelopes, traced.covers, pale, width);
   layers.envelopes.push({ type: "line", points: traced.path, color: pale, width });
   addStrokes(layers.lone, traced.lone, color, width);
-  if (isSmoothed) addMeans(layers, context);
+  if (isEnvelope) addMeans(layers, context);
   else addDots(layers.lone, traced.dots, color, ratio);
 }
 

@@ -112,21 +112,18 @@ class Columns {
  */
 export function traceCurve(series, [from, to], scaleX, scaleY, width, isEnvelope) {
   const columns = new Columns(to - from, width);
-  const { lo: lows, hi: highs, first: firsts, last: lasts } = series;
-  for (let row = from; row < to; row += 1) {
-    const lo = lows[row];
-    const hi = highs[row];
-    if (!Number.isFinite(lo) || !Number.isFinite(hi)) {
+  const pixels = scaleX.toPixels(series.x, from, to);
+  const tops = scaleY.toPixels(series.hi, from, to);
+  const isRaw = series.isRaw;
+  const bottoms = isRaw ? tops : scaleY.toPixels(series.lo, from, to);
+  const firsts = isRaw ? tops : scaleY.toPixels(series.first, from, to);
+  const lasts = isRaw ? tops : scaleY.toPixels(series.last, from, to);
+  for (let index = 0; index < pixels.length; index += 1) {
+    if (!Number.isFinite(series.lo[from + index]) || !Number.isFinite(series.hi[from + index])) {
       columns.end();
       continue;
     }
-    const pixel = scaleX.toPixel(series.x[row]);
-    const top = scaleY.toPixel(hi);
-    if (lo === hi) columns.add(pixel, top, top, top, top);
-    else {
-      const bottom = scaleY.toPixel(lo);
-      columns.add(pixel, top, bottom, scaleY.toPixel(firsts[row]), scaleY.toPixel(lasts[row]));
-    }
+    columns.add(pixels[index], tops[index], bottoms[index], firsts[index], lasts[index]);
   }
   columns.end();
   const { ranges } = columns;
@@ -166,27 +163,18 @@ export function traceBand(series, rows, scaleX, scaleY) {
 }
 
 function outlines(series, lows, highs, [from, to], scaleX, scaleY) {
-  const x = new Float64Array(to - from);
-  const top = new Float64Array(to - from);
-  const bottom = new Float64Array(to - from);
+  const x = scaleX.toPixels(series.x, from, to);
+  const top = scaleY.toPixels(highs, from, to);
+  const bottom = scaleY.toPixels(lows, from, to);
   const parts = [];
-  let [start, end] = [0, 0];
-  const closePart = () => {
+  let start = 0;
+  for (let end = 0; end <= x.length; end += 1) {
+    const isKnown = Number.isFinite(lows[from + end]) && Number.isFinite(highs[from + end]);
+    if (end < x.length && isKnown) continue;
     const part = (array) => array.subarray(start, end);
     if (end > start) parts.push({ x: part(x), top: part(top), bottom: part(bottom) });
-    start = end;
-  };
-  for (let row = from; row < to; row += 1) {
-    if (!Number.isFinite(lows[row]) || !Number.isFinite(highs[row])) {
-      closePart();
-      continue;
-    }
-    x[end] = scaleX.toPixel(series.x[row]);
-    top[end] = scaleY.toPixel(highs[row]);
-    bottom[end] = scaleY.toPixel(lows[row]);
-    end += 1;
+    start = end + 1;
   }
-  closePart();
   return parts;
 }
 
@@ -200,18 +188,19 @@ export function traceMeans(series, values, [from, to], scaleX, scaleY) {
   const whole = new Path(6 * (to - from));
   const partial = new Path(6 * (to - from));
   const dots = [];
+  const pixelsX = scaleX.toPixels(series.x, from, to);
+  const pixelsY = scaleY.toPixels(values, 0, to - from);
   let [x, y, wasPartial, path] = [NaN, NaN, false, null];
-  for (let row = from; row < to; row += 1) {
-    const value = values[row - from];
+  for (let index = 0; index < pixelsX.length; index += 1) {
     const previousX = x;
     const previousY = y;
-    x = Number.isFinite(value) ? scaleX.toPixel(series.x[row]) : NaN;
+    x = Number.isFinite(values[index]) ? pixelsX[index] : NaN;
     if (Number.isNaN(x)) continue;
-    y = scaleY.toPixel(value);
-    const isPartial = series.isBand && series.count[row] < series.runs;
+    y = pixelsY[index];
+    const isPartial = series.isBand && series.count[from + index] < series.runs;
     if (Number.isNaN(previousX)) {
       path = null;
-      if (!Number.isFinite(values[row + 1 - from])) dots.push(x, y);
+      if (!Number.isFinite(values[index + 1])) dots.push(x, y);
     } else {
       const next = isPartial || wasPartial ? partial : whole;
       if (next !== path) {
