@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,12 +16,11 @@ from starlette.routing import Route
 
 from spectral_exp import __version__
 from spectral_exp.core.errors import UserError, require
-from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.json_text import parse_object
 from spectral_exp.dashboard import bands, curves, differences, drawing, log_window, run_files
 from spectral_exp.dashboard.answers import json_bytes
 from spectral_exp.dashboard.completion import complete
-from spectral_exp.dashboard.details import run_details
+from spectral_exp.dashboard.details import diff_answer, run_details
 from spectral_exp.dashboard.drawing import Drawer
 from spectral_exp.dashboard.export import export_view
 from spectral_exp.dashboard.group_curves import load_group_curves
@@ -41,7 +39,6 @@ from spectral_exp.dashboard.query import Query, View
 from spectral_exp.dashboard.run_files import UnknownFileError
 from spectral_exp.dashboard.workers import Workers
 from spectral_exp.results import tables
-from spectral_exp.runs.differences import run_differences
 from spectral_exp.runs.marks import update_marks
 from spectral_exp.runs.spectra import read_spectra
 
@@ -336,18 +333,7 @@ def _export(site: Site, query: Query, names: dict[str, str]) -> Response:
 
 def _diff(site: Site, query: Query, names: dict[str, str]) -> Response:
     one, other = (site.library.run(query.required(name)) for name in ("a", "b"))
-    sections = run_differences(one, other)
-    return _json(
-        {
-            "sections": [
-                {"title": title, "lines": [printable(line) for line in lines]}
-                for title, lines in sections.items()
-            ],
-            "command": shlex.join(
-                ["spectral-exp", "compare", "config-diff", str(one.path), str(other.path)]
-            ),
-        }
-    )
+    return _json(diff_answer(one, other))
 
 
 def _complete(site: Site, query: Query, names: dict[str, str]) -> Response:

@@ -29,11 +29,12 @@ _IMPORT = re.compile(
 )
 
 
-def bundle(embedded: Mapping[str, Mapping[str, str]]) -> str:
+def bundle(embedded: Mapping[str, Mapping[str, str]], fragment: str = "") -> str:
     """Return the page with its styles and modules, and with answers of the server.
 
     Args:
         embedded: by address, as the page asks for them; see `export`.
+        fragment: of the address at which the page begins, unless it is opened at another.
     """
     text = (FOLDER / INDEX).read_text(encoding="utf-8")
     import_map = json.dumps({"imports": _modules()}, sort_keys=True)
@@ -41,8 +42,11 @@ def bundle(embedded: Mapping[str, Mapping[str, str]]) -> str:
     if entry is None:
         raise ValueError(f"{INDEX} has no module")
     start = f'import "{_PREFIX}{entry[1]}";'
-    data = json.dumps(dict(embedded)).replace("<", "\\u003c")
+    view = _in_script(fragment)
+    begin = f"if (!location.hash) history.replaceState(null, '', {view});" if fragment else ""
+    data = _in_script(dict(embedded))
     scripts = (
+        f"<script>{begin}</script>\n"
         f'<script type="importmap">{import_map}</script>\n'
         f'<script type="application/json" id="embedded">{data}</script>\n'
         f'<script type="module">{start}</script>'
@@ -51,9 +55,14 @@ def bundle(embedded: Mapping[str, Mapping[str, str]]) -> str:
     text = _PRELOAD.sub("", text)
     text = _STYLE.sub(lambda match: f"<style>{_read(match[1])}</style>", text)
     text = _ICON.sub(lambda match: f"{match[1]}{_data_address(match[2])}{match[3]}", text)
-    policy = html.escape(_policy(import_map, start))
+    policy = html.escape(_policy(import_map, begin, start))
     meta = f'<meta http-equiv="Content-Security-Policy" content="{policy}" />'
     return text.replace("<head>", f"<head>\n    {meta}", 1)
+
+
+def _in_script(value: object) -> str:
+    """Return JSON that cannot end a script element."""
+    return json.dumps(value).replace("<", "\\u003c")
 
 
 def _policy(*scripts: str) -> str:

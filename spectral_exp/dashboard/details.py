@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from spectral_exp.dashboard.run_files import list_files, list_plots, open_inside
 from spectral_exp.results.checks import run_flags
 from spectral_exp.results.names import value_text
 from spectral_exp.results.number_texts import decimals, number_text
+from spectral_exp.runs.differences import run_differences
 from spectral_exp.runs.layout import CHECKPOINTS_FOLDER, RunPaths
 from spectral_exp.runs.metric_names import METRICS, metric_info
 from spectral_exp.runs.overrides import is_among
@@ -67,6 +69,18 @@ def run_details(run: Run, row: Row) -> dict[str, Any]:
         "spectra": _spectra(run),
         "marks": marks_values(run.marks),
         "metrics": [_metric(run, name) for name in metric_names([run]) if name in run.metrics],
+    }
+
+
+def diff_answer(one: Run, other: Run) -> dict[str, Any]:
+    """Return the differences of two runs before training, as `compare config-diff` prints them."""
+    words = ["spectral-exp", "compare", "config-diff", str(one.path), str(other.path)]
+    return {
+        "sections": [
+            {"title": title, "lines": [printable(line) for line in lines]}
+            for title, lines in run_differences(one, other).items()
+        ],
+        "command": shlex.join(words),
     }
 
 

@@ -18,7 +18,7 @@ from spectral_exp.dashboard.answers import json_bytes
 from spectral_exp.dashboard.bands import bands_answer
 from spectral_exp.dashboard.bundle import bundle
 from spectral_exp.dashboard.curves import Window, curves_answer, load_curves
-from spectral_exp.dashboard.details import run_details
+from spectral_exp.dashboard.details import diff_answer, run_details
 from spectral_exp.dashboard.differences import difference_over_steps
 from spectral_exp.dashboard.group_curves import load_group_curves
 from spectral_exp.dashboard.groups import (
@@ -39,6 +39,7 @@ MAX_RUNS = 100
 
 _WINDOW = Window(None, None, 300)
 _DIFFERENCE_STEPS = 100
+_MAX_DIFFED = 12  # runs
 
 Parameters = Mapping[str, Any]
 
@@ -90,7 +91,8 @@ def export_view(
     """Return the HTML file of a view. Raises UserError if the fragment cannot be understood."""
     route = Route.of(fragment)
     export = _Export(library, comparisons, folders, route)
-    return bundle({name: {"gzip": _pack(body)} for name, body in export.answers()})
+    answers = {name: {"gzip": _pack(body)} for name, body in export.answers()}
+    return bundle(answers, fragment if fragment.startswith("#") else "")
 
 
 def _pack(body: bytes) -> str:
@@ -238,6 +240,7 @@ class _Export:
             address("api/compare", asked),
             json_bytes(comparison_answer(answer, ids, self._folders)),
         )
+        yield from self._diffs(groups)
         base = labels[view.baseline or groups[0].label]
         selection = {name: self._asked[name] for name in ("where", "group_by", "archived")}
         for group in groups:
@@ -252,3 +255,14 @@ class _Export:
             except UserError:
                 continue
             yield address("api/difference", parameters), json_bytes({**found, "command": ""})
+
+    def _diffs(self, groups: Sequence[Group]) -> Iterable[tuple[str, bytes]]:
+        """Yield the differences of every two runs; of many, of the first run of each group."""
+        runs = [run for group in groups for run in group.runs]
+        if len(runs) > _MAX_DIFFED:
+            runs = [group.runs[0] for group in groups]
+        for one in runs:
+            for other in runs:
+                if one is not other:
+                    pair = {"a": run_key(one.path), "b": run_key(other.path)}
+                    yield address("api/diff", pair), json_bytes(diff_answer(one, other))

@@ -138,18 +138,16 @@ def _order(run: Run) -> tuple[str, bool, int, str]:
 
 def _with_unique_ids(runs: Sequence[Run]) -> list[Run]:
     """Return the runs; equal ids get as many names of parent folders as make them unique."""
-    taken = group_by(runs, lambda run: run.run_id)
-    unique = []
-    for run in runs:
-        if len(taken[run.run_id]) == 1:
-            unique.append(run)
-            continue
-        same = [other.path.resolve().parts for other in taken[run.run_id]]
-        count = run.run_id.count("/") + 1
-        while count < max(map(len, same)) and len({parts[-count:] for parts in same}) < len(same):
+    unique = {}
+    for run_id, same in group_by(runs, lambda run: run.run_id).items():
+        parts = [run.path.resolve().parts for run in same] if len(same) > 1 else [()]
+        count = run_id.count("/") + 1
+        while count < max(map(len, parts)) and len({part[-count:] for part in parts}) < len(same):
             count += 1
-        unique.append(replace(run, run_id="/".join(run.path.resolve().parts[-count:])))
-    return unique
+        for run, part in zip(same, parts, strict=True):
+            is_alone = len(same) == 1
+            unique[id(run)] = run if is_alone else replace(run, run_id="/".join(part[-count:]))
+    return [unique[id(run)] for run in runs]
 
 
 # --- groups -------------------------------------------------------------------------------

@@ -100,6 +100,11 @@ def test_a_file_of_a_comparison(dashboard: Dashboard) -> None:
     pair = {"a": known["classic"], "b": known["wave"], "metric": "val_bpb"}
     found = json.loads(answers[address("api/difference", pair)])
     assert found["mean"] == dashboard.json("/api/difference", **pair)["mean"]
+    keys = [row["key"] for row in json.loads(answers["api/runs"])["runs"]]
+    of_groups = {row["key"] for row in dashboard.rows().values() if row["name"] != "phasor"}
+    pair = {"a": min(of_groups), "b": max(of_groups)}
+    assert len(keys) == 9
+    assert json.loads(answers[address("api/diff", pair)]) == dashboard.json("/api/diff", **pair)
 
 
 def test_a_spike_is_in_the_file(tmp_path: Path) -> None:
@@ -132,6 +137,13 @@ def test_nothing_is_loaded_from_elsewhere(dashboard: Dashboard) -> None:
         source = base64.b64decode(module.partition(",")[2]).decode()
         imported = re.findall(r"""\b(?:from|import)\s*\(?(["'])([^"'\s]+)\1""", source)
         assert {name for _, name in imported} <= set(modules)
+
+
+def test_no_view_ends_a_script(dashboard: Dashboard) -> None:
+    evil = "#/runs?x=</script><script>alert(1)</script>"
+    page = dashboard.get("/api/export", hash=evil).text
+    assert "<script>alert" not in page
+    assert "history.replaceState(null, '', \"#/runs?x=\\u003c/script>" in page
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import { setViewShortcuts, showHelp, startKeyboard } from "./keyboard.js";
 import { closePopover, toast } from "./popover.js";
 import { RunPage } from "./run.js";
 import { RunsPage } from "./runs.js";
-import { currentRoute, formatHash, navigate } from "./state.js";
+import { currentRoute, formatHash, lastHash, navigate, rememberView } from "./state.js";
 import { RunStore } from "./store.js";
 import { nextTheme, startTheme, themeChoice } from "./theme.js";
 
@@ -25,6 +25,7 @@ let shown = "";
 function route() {
   const { page, key, params } = currentRoute();
   const identity = `${page}/${key}`;
+  rememberView();
   drawLinks(page);
   if (view && identity === shown) {
     view.update(params);
@@ -58,7 +59,14 @@ const connection = h("span", { class: "connection" });
 
 function drawLinks(page) {
   const link = (name, label) =>
-    h("a", { href: formatHash(name), "aria-current": page === name ? "page" : null }, label);
+    h(
+      "a",
+      {
+        href: page === name ? formatHash(name) : lastHash(name),
+        "aria-current": page === name ? "page" : null,
+      },
+      label,
+    );
   fill(links, link("runs", "Runs"), link("compare", "Compare"));
 }
 

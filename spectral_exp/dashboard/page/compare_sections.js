@@ -12,6 +12,7 @@ export class DifferenceSection {
   constructor() {
     this.host = h("div", { class: "chart-host" });
     this.verdict = h("p", { class: "lead", role: "status" });
+    this.notes = h("p", { class: "lead faint" });
     this.other = choice("Group", [], "", () => this.load());
     this.title = h("h2", null, "Difference over steps");
     this.element = h(
@@ -19,7 +20,8 @@ export class DifferenceSection {
       { "aria-label": "Difference over steps" },
       h("div", { class: "section-head" }, this.title, this.other),
       this.verdict,
-      h("div", { class: "chart-card" }, this.host),
+      h("div", { class: "chart-card", hidden: true }, this.host),
+      this.notes,
     );
   }
 
@@ -47,6 +49,7 @@ export class DifferenceSection {
     const result = await fetchDifference(group, this.baseline, this.selection);
     if (this.turn !== turn || !this.element.isConnected) return;
     fill(this.verdict, result.sentence);
+    fill(this.notes, result.notes?.join(" "));
     this.host.parentElement.hidden = result.series.length === 0;
     if (!result.series.length) return;
     this.chart ??= new Chart(this.host, {

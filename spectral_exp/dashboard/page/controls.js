@@ -116,7 +116,7 @@ export function emptyState(title, ...details) {
     "div",
     { class: "empty" },
     h("h2", null, title),
-    details.map((line) => h("p", null, line)),
+    details.filter(Boolean).map((line) => h("p", null, line)),
   );
 }
 

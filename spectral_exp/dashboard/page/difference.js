@@ -2,7 +2,7 @@
 
 import { ApiError, ServerGone, getJson } from "./client.js";
 
-/** @returns {Promise<{series: Object[], sentence: string}>} */
+/** @returns {Promise<{series: Object[], sentence: string, notes?: string[]}>} */
 export async function fetchDifference(group, baseline, selection) {
   try {
     const answer = await getJson("api/difference", {
@@ -15,6 +15,7 @@ export async function fetchDifference(group, baseline, selection) {
     return {
       series: [differenceBand(title, group, answer), zeroLine(answer.steps)],
       sentence: sentenceOf(title, answer),
+      notes: answer.notes,
     };
   } catch (error) {
     if (!(error instanceof ApiError || error instanceof ServerGone)) throw error;

@@ -24,7 +24,8 @@ function open(anchor, content, { role, pinned, label }) {
     { class: `popover popover-${role}`, role, "aria-label": label },
     content,
   );
-  document.body.append(element);
+  // Within a landmark, where screen readers look for it.
+  document.getElementById("main").append(element);
   place(element, anchor.getBoundingClientRect());
   current = { element, anchor, pinned, restoreFocus: pinned, expandable: role === "menu" };
   return element;

@@ -11,7 +11,7 @@ import { InsideTab } from "./run_inside.js";
 import { LogTab } from "./run_log.js";
 import { SamplesTab } from "./run_samples.js";
 import { SettingsTab } from "./run_settings.js";
-import { formatHash, navigate, patchParams } from "./state.js";
+import { formatHash, lastHash, navigate, patchParams } from "./state.js";
 
 const REFRESH_MS = 2000;
 
@@ -203,7 +203,13 @@ export class RunPage {
       { key: "m", label: "Edit tags and note", act: onRow(editMarks) },
       { key: "l", label: "Logarithmic y in the charts", act: () => this.tab?.toggleLog?.() },
       { key: "c", label: "Copy as command", act: () => this.row && copyRunCommand(this.row) },
-      { key: "u", label: "Up to the runs", act: () => navigate("runs") },
+      {
+        key: "u",
+        label: "Up to the runs",
+        act: () => {
+          location.hash = lastHash("runs");
+        },
+      },
     ];
   }
 

@@ -1,6 +1,6 @@
 /** Checkpoints, cost and files of a run. */
 
-import { address } from "./client.js";
+import { address, isExport } from "./client.js";
 import { emptyState } from "./controls.js";
 import { bdi, fill, h } from "./dom.js";
 import { formatAgo, formatBytes, formatCount, formatDuration, formatTime } from "./format.js";
@@ -148,7 +148,9 @@ export class FilesTab {
       {
         title: "File",
         cell: (file) =>
-          h("a", { href: url(file), target: "_blank", rel: "noopener" }, bdi(file.name)),
+          file.viewable && !isExport
+            ? h("a", { href: url(file), target: "_blank", rel: "noopener" }, bdi(file.name))
+            : bdi(file.name),
       },
       { title: "Size", align: "right", cell: ({ size }) => formatBytes(size) },
       {

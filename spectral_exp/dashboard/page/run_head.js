@@ -7,7 +7,7 @@ import { formatAgo, formatTime } from "./format.js";
 import { editMarks, toggleArchive, togglePin } from "./marks.js";
 import { copyText } from "./popover.js";
 import { exportItem } from "./save.js";
-import { navigate } from "./state.js";
+import { lastHash, navigate } from "./state.js";
 
 const SUMMARY = new Set(["loss", "val_loss", "val_bpb", "tokens_per_s"]);
 
@@ -56,7 +56,7 @@ export class RunHead {
       { class: "run-title" },
       h(
         "a",
-        { class: "icon-button", href: "#/runs", "aria-label": back, title: back },
+        { class: "icon-button", href: lastHash("runs"), "aria-label": back, title: back },
         icon("back"),
       ),
       h("span", { class: `swatch-mark series-${row.color ?? 0}` }),
@@ -73,7 +73,7 @@ export class RunHead {
 
   messageContent({ facts, error, isDeleted }) {
     if (isDeleted && !facts) {
-      const link = h("a", { href: "#/runs" }, "Go to the runs");
+      const link = h("a", { href: lastHash("runs") }, "Go to the runs");
       return emptyState("There is no such run", "It may have been deleted or moved.", link);
     }
     if (isDeleted) {
@@ -81,7 +81,7 @@ export class RunHead {
         "p",
         { class: "notice" },
         "This run is no longer in the folder. Shown is what was read before. ",
-        h("a", { href: "#/runs" }, "Go to the runs"),
+        h("a", { href: lastHash("runs") }, "Go to the runs"),
       );
     }
     if (error) {
@@ -89,7 +89,7 @@ export class RunHead {
       return emptyState(
         "This run cannot be shown.",
         error.message,
-        h("a", { href: "#/runs" }, "Go to the runs"),
+        h("a", { href: lastHash("runs") }, "Go to the runs"),
       );
     }
     if (!facts) return h("p", { class: "loading", role: "status" }, "Reading the run");

@@ -1,7 +1,7 @@
 /** Plots of the inside of the model under one step slider, and spectra over time from numbers. */
 
 import { HeatMap } from "./chart/heatmap.js";
-import { ApiError, ServerGone, address, getJson } from "./client.js";
+import { ApiError, ServerGone, address, getJson, isExport } from "./client.js";
 import { button, emptyState, menuButton } from "./controls.js";
 import { bdi, fill, h, icon } from "./dom.js";
 import { formatCount } from "./format.js";
@@ -81,7 +81,8 @@ export class InsideTab {
 
   draw() {
     const both = [this.facts, this.otherFacts].filter(Boolean);
-    const steps = both.flatMap(({ plots }) => plots.flatMap((plot) => plot.steps));
+    // An exported file has no pictures.
+    const steps = isExport ? [] : both.flatMap(({ plots }) => plots.flatMap(stepsOf));
     this.steps = [...new Set(steps)].sort((a, b) => a - b);
     const hasPlots = this.steps.length > 0;
     const hasSpectra = both.some(({ spectra }) => spectra?.length);
@@ -90,7 +91,10 @@ export class InsideTab {
       this.empty,
       !hasPlots &&
         !hasSpectra &&
-        emptyState("No plots yet", "Plots appear at each plot interval of the run."),
+        emptyState(
+          isExport ? "An exported file has no plots" : "No plots yet",
+          !isExport && "Plots appear at each plot interval of the run.",
+        ),
     );
     if (hasPlots) this.drawPlots();
     else fill(this.plots);
@@ -261,6 +265,10 @@ class PlotPicture {
     this.image.alt = `${this.title} of ${this.run} at step ${present}`;
     fill(this.caption, bdi(this.run), `, step ${formatCount(present)}`);
   }
+}
+
+function stepsOf({ steps }) {
+  return steps;
 }
 
 /** Return the index of the last of sorted `steps` that is at most `step`, or null. */

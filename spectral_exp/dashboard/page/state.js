@@ -45,6 +45,18 @@ export function patchParams(changes) {
   window.dispatchEvent(new Event("routechange"));
 }
 
+const lastHashes = new Map();
+
+/** Remember the present view, for links back to it. */
+export function rememberView() {
+  lastHashes.set(currentRoute().page, location.hash);
+}
+
+/** Return the hash of a page as it was left, or without parameters. */
+export function lastHash(page) {
+  return lastHashes.get(page) || formatHash(page);
+}
+
 function toParams(values) {
   const params = new URLSearchParams();
   for (const [name, value] of Object.entries(values)) {

@@ -149,6 +149,9 @@ def test_the_keyboard_is_enough(open_page: OpenPage, dashboard: str) -> None:
     expect(page.locator("#toast")).to_contain_text("--edit")
     page.keyboard.press("o")
     expect(page.get_by_role("heading", level=1)).to_contain_text("wave_20260101")
+    # Back to the runs as they were left.
+    page.keyboard.press("u")
+    expect(page.get_by_label("Baseline")).to_have_value("wave")
 
 
 @pytest.mark.slow
