@@ -245,7 +245,7 @@ def test_a_run_continued_with_other_settings_warns(here: Path) -> None:
 
 
 @pytest.mark.slow
-def test_files_of_ones_own_are_named_again_by_the_command_that_is_printed(
+def test_the_printed_command_names_the_users_configuration_files(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for place in ("own's files", "more"):

@@ -217,7 +217,7 @@ def test_the_documented_job_of_a_batch_system_continues_its_run(tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_a_signal_while_git_is_asked_stops_before_anything_is_recorded(tmp_path: Path) -> None:
+def test_a_signal_during_a_git_command_stops_before_anything_is_recorded(tmp_path: Path) -> None:
     """git is no worker of a sweep that could be asked to save."""
     (tmp_path / "git").write_text("#!/bin/sh\ntouch asked\nexec sleep 60\n")
     (tmp_path / "git").chmod(0o755)

@@ -267,14 +267,11 @@ class Runner:
 
     def _add_to_history(self, step: int, values: Mapping[str, float]) -> None:
         """Add the metrics that training plots show to the history."""
+        machine_prefixes = self._observer_calls.machine_prefixes
         for name, value in values.items():
-            if metric_info(name).kind == "machine" or name.startswith(
-                self._observer_calls.machine_prefixes
-            ):
+            if metric_info(name).kind == "machine" or name.startswith(machine_prefixes):
                 continue
-            if name not in self.history:
-                self.history[name] = (array("q"), array("d"))
-            steps, series = self.history[name]
+            steps, series = self.history.setdefault(name, (array("q"), array("d")))
             steps.append(step)
             series.append(value)
 

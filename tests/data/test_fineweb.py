@@ -209,7 +209,7 @@ def test_a_missing_library_names_the_extra(tmp_path: Path, monkeypatch: pytest.M
         prepare(FineWebEdu(), Byte(), block_size=64, cache_dir=tmp_path)
 
 
-def test_the_library_is_asked_for_the_right_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_library_gets_the_right_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
 
     class Stream:

@@ -235,7 +235,7 @@ def updates(
 
 
 @pytest.mark.parametrize("role", ["embedding", "head", "wave"])
-def test_tables_are_gated_as_asked(role: str) -> None:
+def test_tables_are_gated_as_configured(role: str) -> None:
     plain, without_metrics = updates(role, "none")
     torch.testing.assert_close(plain.abs(), torch.ones(4, 6).double(), rtol=1e-6, atol=1e-6)
     assert without_metrics == {}

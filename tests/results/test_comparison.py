@@ -118,7 +118,7 @@ def test_same_seed_in_another_stratum_is_no_repeat() -> None:
     assert compare([group]).summaries[0].left_out == []
 
 
-def test_two_runs_have_no_interval_and_it_is_said() -> None:
+def test_two_runs_have_no_interval_and_a_note() -> None:
     comparison = compare([seeds("classic", CLASSIC), seeds("wave", [2.4, 2.5])])
     assert comparison.summaries[1].interval is None
     assert said(comparison.summaries[1].notes) == ["no interval: 2 runs, three are needed"]
@@ -192,7 +192,7 @@ def test_value_at_a_step_counts_for_runs_that_got_there() -> None:
     assert "classic_2: interrupted at step 60 of 100" in said(summary.notes)
 
 
-def test_best_values_are_said_to_flatter() -> None:
+def test_best_values_are_described_as_flattering() -> None:
     runs = [
         fake_run(seed=seed, curves={"val_bpb": {50: 2.0 + seed, 100: 9.0}}) for seed in (1, 2, 3)
     ]

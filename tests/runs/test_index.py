@@ -68,7 +68,7 @@ def test_a_repeated_call_reads_nothing(
     assert len(reads) == 6
 
 
-def test_files_that_have_not_come_to_rest_are_read_again(
+def test_recently_changed_files_are_read_again(
     tmp_path: Path, cache: Path, reads: list[Path]
 ) -> None:
     make_run(tmp_path / "runs")

@@ -124,9 +124,7 @@ def test_the_optimizer_waits_for_the_copy(tmp_path: Path, slow_disk: threading.E
     assert not torch.equal(before["layers.0.weight"], model.state_dict()["layers.0.weight"])
 
 
-def test_an_optimizer_of_ones_own_is_copied_at_once(
-    tmp_path: Path, slow_disk: threading.Event
-) -> None:
+def test_a_custom_optimizer_is_copied_at_once(tmp_path: Path, slow_disk: threading.Event) -> None:
     class Momentum:
         def __init__(self) -> None:
             self.velocity = torch.ones(1000)

@@ -225,7 +225,7 @@ def test_tensors_too_large_for_the_memory_are_not_tried(
 
 
 @pytest.mark.slow
-def test_too_little_memory_is_said_and_changes_nothing(tmp_path: Path) -> None:
+def test_too_little_memory_is_reported_and_changes_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-c", MEMORY, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
