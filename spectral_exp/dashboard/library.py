@@ -165,28 +165,28 @@ class Library:
         Raises:
             UnknownRunError: there is no run with this key.
         """
-        with self._lock:
-            entry = self._entries.get(key)
-        if entry is not None and entry.run is not None:
+        entry = self._entry(key)
+        if entry.run is not None:
             return entry.run
-        run, _ = self._open(self.path(key), _OPEN_S)
+        run, _ = self._open(entry.path, _OPEN_S)
         if isinstance(run, str):
             raise UnknownRunError(f"the run cannot be used: {run}")
         return run
 
     def path(self, key: str) -> Path:
         """Return a run directory. Raises UnknownRunError if there is none with this key."""
+        return self._entry(key).path
+
+    def row(self, key: str) -> Row:
+        """Return the row of a run. Raises UnknownRunError if there is none with this key."""
+        return self._entry(key).row
+
+    def _entry(self, key: str) -> Entry:
         with self._lock:
             entry = self._entries.get(key)
         if entry is None or entry.reason:
             raise UnknownRunError(f"there is no run with the key {key}")
-        return entry.path
-
-    def row(self, key: str) -> Row:
-        """Return the row of a run. Raises UnknownRunError if there is none with this key."""
-        self.path(key)
-        with self._lock:
-            return self._entries[key].row
+        return entry
 
     def aggregator(self) -> tuple[int, ResultsAggregator]:
         """Return the runs that were read, as `compare` sees them, and the number of the change."""
@@ -201,10 +201,11 @@ class Library:
 
     def reload(self, key: str) -> Row:
         """Read the marks of a run again and return its row. Raises UnknownRunError."""
-        path = self.path(key)
-        marks, _ = read_marks(path)
+        marks, _ = read_marks(self.path(key))
         with self._lock:
-            entry = self._entries[key]
+            entry = self._entries.get(key)
+            if entry is None:
+                raise UnknownRunError(f"the run with the key {key} is gone")
             run = entry.run and replace(entry.run, marks=marks)
             row = {**entry.row, **marks_values(marks)}
             self._seq += 1
@@ -214,11 +215,14 @@ class Library:
     # --- the thread -------------------------------------------------------------------------------
 
     def _keep_reading(self) -> None:
+        failure = ""
         while not self._stop.is_set():
             try:
                 self.refresh()
-            except Exception:  # the next look may succeed, and the page shows what is known
-                log.exception("reading the runs failed")
+            except Exception as error:  # the next look may succeed; the page shows what is known
+                if repr(error) != failure:
+                    log.exception("reading the runs failed")
+                failure = repr(error)
             self._stop.wait(CYCLE_S)
 
     def refresh(self) -> None:
@@ -260,10 +264,12 @@ class Library:
 
     def _read(self, entries: Sequence[Entry]) -> None:
         """Read runs in batches, those in the index first."""
-        live = [entry for entry in entries if is_running(entry.path)]
-        for entry in live:
-            self._read_live(entry)
-        others = [entry for entry in entries if entry not in live]
+        others = []
+        for entry in entries:
+            if is_running(entry.path):
+                self._read_live(entry)
+            else:
+                others.append(entry)
         if self._index is not None and others:
             facts = indexed_facts([entry.path for entry in others], self._index)
             for entry, known in zip(others, facts, strict=True):
@@ -272,7 +278,8 @@ class Library:
             others = [e for e, known in zip(others, facts, strict=True) if known is None]
         sizes = {entry.key: _metrics_bytes(entry.path) for entry in others}
         large = [entry for entry in others if sizes[entry.key] > _BATCH_BYTES]
-        for batch in _batches([entry for entry in others if entry not in large], sizes):
+        small = [entry for entry in others if sizes[entry.key] <= _BATCH_BYTES]
+        for batch in _batches(small, sizes):
             if self._stop.is_set():
                 return
             facts_read = facts_of([entry.path for entry in batch], self._index)

@@ -193,8 +193,9 @@ def _join(parts: Sequence[tuple[Any, ...]]) -> Series:
 
 def _sort(lines: NDArray[np.int64], steps: FloatArray, values: FloatArray) -> Series:
     """Return a series in ascending order of steps; for equal steps, the value of the last line."""
-    by_line = np.argsort(lines, kind="stable")
-    steps, values = steps[by_line], values[by_line]
+    if (np.diff(lines) <= 0).any():
+        by_line = np.argsort(lines, kind="stable")
+        steps, values = steps[by_line], values[by_line]
     if (np.diff(steps) <= 0).any():
         by_step = np.argsort(steps, kind="stable")
         steps, values = steps[by_step], values[by_step]
