@@ -31,6 +31,7 @@ SPIKE = 9.5
 ZOOMS = [None, (500_000.0, 700_000.0), (617_000.0, 617_900.0), (617_278.0, 617_290.0)]
 
 SMOOTH = 100  # how far the pixels of a mark may differ from its colour
+HALF = 135  # a flat line between two rows of pixels has half of its colour in each
 
 Curve = tuple[FloatArray, FloatArray]
 
@@ -215,10 +216,10 @@ def test_the_last_point_is_never_lost(charts: Charts, n: int) -> None:
     """A value that only the last step has is seen at the right edge."""
     x, y = np.arange(n, dtype=float), np.ones(n)
     y[-1] = 7.0
-    charts.show("chart", curve_frame({"a": (x, y)}))
-    pixels, color = charts.pixels("chart"), charts.color("chart", 0)
+    charts.show("chart", curve_frame({"a": (x, y)}), style={"a": {"color": 1}})
+    pixels, color = charts.pixels("chart"), charts.color("chart", 1)
     column, row = charts.at("chart", n - 1, 7.0)
-    assert has_color(pixels[row - 1 : row + 4, column - 2 : column + 2], color).any()
+    assert has_color(pixels[row - 1 : row + 4, column - 2 : column + 2], color, HALF).any()
 
 
 ODD_SERIES: dict[str, list[float]] = {
@@ -260,8 +261,7 @@ def test_odd_series_have_a_chart(charts: Charts, scale: str) -> None:
         assert len(set(axis["labels"])) == len(axis["labels"]) <= 25, (name, axis)
         # The smallest number lies on a logarithmic axis itself.
         visible = np.isfinite(y) if scale != "log" else (y > 1e-300) & np.isfinite(y)
-        # A line between two rows of pixels has half of its colour in each.
-        seen = has_color(charts.pixels(name), charts.color(name, 1), 135)
+        seen = has_color(charts.pixels(name), charts.color(name, 1), HALF)
         assert seen.any() or not len(y), name
         for step in np.flatnonzero(visible):
             column, row = charts.at(name, float(step), float(y[step]))

@@ -9,6 +9,9 @@ import { channels } from "./theme.js";
 /** Weights of pixels are counted in parts of this. */
 const FULL = 256;
 
+/** Least height in pixels that a line has beyond the values of a column, above and below. */
+const LEAST_MARGIN = 0.15;
+
 /** Side of the squares in which rows and columns are exchanged. */
 const BLOCK = 32;
 
@@ -87,7 +90,10 @@ export class Raster {
     const paint = makePaint(color, FULL);
     for (let column = 0; column < this.width; column += 1) {
       if (lowest[column] > highest[column] || !isVisible(column)) continue;
-      this.span(column, lowest[column] - width / 2, highest[column] + width / 2, paint);
+      // Where a line is steep, its ends add little to the pixels that it passes through.
+      const rise = highest[column] - lowest[column];
+      const margin = Math.max(LEAST_MARGIN, (width - rise / 2) / 2);
+      this.span(column, lowest[column] - margin, highest[column] + margin, paint);
     }
   }
 
