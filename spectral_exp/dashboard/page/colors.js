@@ -1,10 +1,13 @@
-/** Colours of groups and runs. The server chooses one by the configuration; here two that meet part. */
+/**
+ * Colours of groups and runs. The server chooses one by the configuration; two of the same colour
+ * in one view get different ones here.
+ */
 
 const COLORS = 10;
 const DASHES = 4;
 
 /**
- * Give each of `items` (`{id, color}`) a pair of colour and dash that no other has. The colour is the
+ * Give each of `items` (`{id, color}`) its own pair of colour and dash. The colour is the
  * one the server chose unless an item with a smaller id has it. With more than ten items the lines
  * differ in their dash.
  * @returns {Map<string, {color: number, dash: number}>}

@@ -193,7 +193,7 @@ function metricColumns(answer, hasBaseline) {
   if (hasBaseline) columns.push(...differenceColumns(baseline));
   columns.push(
     numberColumn("best", "Best", (row) => row.numbers.best, {
-      hint: "Best value of each run, mean over the seeds. It flatters a run that was measured often.",
+      hint: "Best value, which flatters a run that was measured often",
     }),
   );
   return columns;

@@ -1,4 +1,4 @@
-/** The comparison of two to eight groups: tables, difference over steps, figures, configurations. */
+/** The comparison of two to eight groups: tables, difference over steps, figures, settings. */
 
 import { ApiError, ServerGone, getJson } from "./client.js";
 import { resolveColors } from "./colors.js";

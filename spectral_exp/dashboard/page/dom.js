@@ -20,7 +20,7 @@ export function visible(text) {
 /**
  * Create an element.
  * @param {string} tag
- * @param {Object<string, *>|null} props `class`, `style` (an object), `onclick` and other listeners,
+ * @param {Object<string, *>|null} props `class`, `style` (an object), `onclick` and the like,
  *   `data`, attributes; null, undefined and false are left out.
  * @param {...(Node|string|number|null|false|Array)} children
  */

@@ -1,4 +1,4 @@
-/** Tags, note, pin and archive of runs. They are kept in the runs; a server with `--edit` writes them. */
+/** Tags, note, pin and archive of runs, kept in the runs; a server with `--edit` writes them. */
 
 import { ApiError, ServerGone, postJson } from "./client.js";
 import { button, checkbox } from "./controls.js";

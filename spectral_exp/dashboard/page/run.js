@@ -118,7 +118,7 @@ export class RunPage {
     return this.store.rows.get(this.key) ?? this.facts?.row ?? null;
   }
 
-  // Tabs --------------------------------------------------------------------------------------------
+  // Tabs
 
   get present() {
     return TABS.filter(({ isPresent }) => !isPresent || (this.facts && isPresent(this.facts)));

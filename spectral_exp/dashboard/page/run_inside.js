@@ -259,8 +259,8 @@ class PlotPicture {
       fill(this.caption, bdi(this.run), ": none up to this step");
       return;
     }
-    const path = `api/run/${encodeURIComponent(this.key)}/image/${encodeURIComponent(this.name)}/${present}`;
-    const url = address(path);
+    const [key, name] = [this.key, this.name].map(encodeURIComponent);
+    const url = address(`api/run/${key}/image/${name}/${present}`);
     if (this.image.getAttribute("src") !== url) this.image.src = url;
     this.image.alt = `${this.title} of ${this.run} at step ${present}`;
     fill(this.caption, bdi(this.run), `, step ${formatCount(present)}`);

@@ -190,7 +190,7 @@ export class LogTab {
     );
   }
 
-  // Search ------------------------------------------------------------------------------------------
+  // Search
 
   onSearch(event) {
     event.preventDefault();

@@ -97,7 +97,7 @@ export class RunsPage {
     return emptyState("No run meets the filter.", allRunsLink());
   }
 
-  // Rows ------------------------------------------------------------------------------------
+  // Rows
 
   drawTable(answer) {
     const sort = { id: this.params.get("sort"), descending: this.params.get("desc") === "1" };
@@ -118,8 +118,8 @@ export class RunsPage {
     this.table.setContent(this.columns, this.rows, sort);
   }
 
-  // Without a choice, the baseline and the best groups once all runs are read: an update that changes
-  // the order does not exchange the curves.
+  // Without a choice, the baseline and the best groups once all runs are read: an update that
+  // changes the order does not exchange the curves.
   shownIds(answer) {
     const chosen = idList(this.params, "show");
     if (chosen) return new Set(chosen);
@@ -140,7 +140,7 @@ export class RunsPage {
     return { class: classes.join(" ") };
   }
 
-  // What the columns ask ---------------------------------------------------------------------
+  // What the columns ask
 
   isShown(id) {
     return this.shown.has(id);
@@ -175,7 +175,7 @@ export class RunsPage {
     else patchParams({ sort: null, desc: null });
   }
 
-  // Charts and notes ---------------------------------------------------------------------------
+  // Charts and notes
 
   drawCharts(answer) {
     const sources = answer.rows
@@ -224,7 +224,7 @@ export class RunsPage {
     );
   }
 
-  // Keyboard and pointer -------------------------------------------------------------------------
+  // Keyboard and pointer
 
   onRowClick(event) {
     const row = event.target.closest("tr[data-id]");
