@@ -19,7 +19,15 @@ from hypothesis import strategies as st
 import spectral_exp
 from spectral_exp import demo_monitoring, train
 from spectral_exp.bench.__main__ import main as bench
-from spectral_exp.commands import checkpoints, compare, diagnose, generate, reproduce, verify_resume
+from spectral_exp.commands import (
+    checkpoints,
+    compare,
+    dashboard,
+    diagnose,
+    generate,
+    reproduce,
+    verify_resume,
+)
 from spectral_exp.config.build import check
 from spectral_exp.config.trained import load_trained
 from spectral_exp.core.errors import Interrupted
@@ -60,6 +68,10 @@ OPTIONS: dict[tuple[str, str], Callable[[list[str]], int]] = {
         ["prune", "run", "--dry-run", *given]
     ),
     ("commands/compare", "--watch"): lambda given: compare.main(["run", *given]),
+    # Nobody has this address, so the server cannot start.
+    ("commands/dashboard", "--port"): lambda given: dashboard.main(
+        ["run", "--no-open", "--host", "203.0.113.1", *given]
+    ),
     ("demo_monitoring", "--steps"): lambda given: demo_monitoring.main(
         ["--dir", "run/config.json", *given]
     ),

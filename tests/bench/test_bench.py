@@ -169,6 +169,7 @@ def test_checkpoint(tmp_path: Path) -> None:
         assert reason in printed
 
 
+@pytest.mark.slow
 def test_logging(tmp_path: Path) -> None:
     found, _ = measured("logging", "--rounds", "2", cwd=tmp_path)
     lost = {line["contender"]: line for line in found["lines"] if line["figure"] == "entries lost"}
@@ -229,6 +230,7 @@ def test_model(tmp_path: Path) -> None:
     assert figures["our classic", "time per token / bare nanoGPT loop"]["target"]["value"] == 1
 
 
+@pytest.mark.slow
 def test_optimizer(tmp_path: Path) -> None:
     found, _ = measured("optimizer", "--rounds", "2", cwd=tmp_path)
     targets = {line["figure"]: line["target"]["value"] for line in found["lines"] if line["target"]}
@@ -389,7 +391,8 @@ def test_a_disk_that_refuses_fails_the_bench_in_one_line(bench: str, tmp_path: P
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("bench", ["checkpoint", pytest.param("all", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("bench", ["checkpoint", "all"])
 def test_a_stopped_bench_leaves_nothing_behind(bench: str, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "spectral_exp.bench", bench, "--quick", "--size", "5"],
@@ -411,6 +414,7 @@ def test_a_stopped_bench_leaves_nothing_behind(bench: str, tmp_path: Path) -> No
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="peak memory is measured on Linux only"
 )

@@ -134,7 +134,10 @@ def files_of(run: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.usefixtures("root_user")
-@pytest.mark.parametrize(("scenario", "cuts"), [("library", 4), ("background", 4), ("run", 2)])
+@pytest.mark.parametrize(
+    ("scenario", "cuts"),
+    [("library", 4), ("background", 4), pytest.param("run", 2, marks=pytest.mark.slow)],
+)
 def test_power_cuts(zygote: Zygote, scenario: str, cuts: int, tmp_path: Path) -> None:
     expected = zygote.run(scenario, tmp_path / "undisturbed").text
     survived, last_step = 0, 12 if scenario == "run" else 8
