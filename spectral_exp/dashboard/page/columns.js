@@ -211,6 +211,7 @@ function differenceColumns(baseline) {
       title: "Difference",
       hint: `Minus the value of ${baseline}, with its 95 % interval; bold if separated (Holm)`,
       align: "right",
+      isBold: true,
       number: ({ difference }) => difference,
       text: ({ difference, isBaseline }) => (isBaseline ? "baseline" : numberText(difference)),
       sort: ({ difference }) => difference?.value ?? null,

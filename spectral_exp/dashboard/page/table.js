@@ -19,6 +19,7 @@ const MAX_WIDTH = 320;
  * @property {boolean} [isTitleHidden] the title is there for screen readers
  * @property {boolean} [isOptional] left out if no row has a text
  * @property {boolean} [sticky] stays in place when the table scrolls sideways
+ * @property {boolean} [isBold] whether texts may be bold, which takes more room
  * @property {function(Object): string} text used for copies and widths
  * @property {function(Object): Node|string} [cell]
  * @property {function(Object): number|string|null} [sort]
@@ -84,11 +85,12 @@ export class VirtualTable {
 
   measure() {
     const style = getComputedStyle(this.scroller);
-    const measureText = textMeasure(`${style.fontSize} ${style.fontFamily}`);
+    const font = `${style.fontSize} ${style.fontFamily}`;
+    const [regular, bold] = [textMeasure(font), textMeasure(`700 ${font}`)];
     let left = 0;
     let total = 0;
     for (const column of this.columns) {
-      column.pixels = column.width ?? this.measureColumn(column, measureText);
+      column.pixels = column.width ?? this.measureColumn(column, column.isBold ? bold : regular);
       column.left = left;
       if (column.sticky) left += column.pixels;
       total += column.pixels;

@@ -37,8 +37,13 @@ async function show(name, frames, { view = {}, options = {}, isLinked, isAwaited
   if (isAwaited) await drawn();
 }
 
-async function heat(name, data, options = {}) {
-  if (!charts.has(name)) charts.set(name, new HeatMap(hostOf(name), options));
+async function heat(name, data, { isDetached, ...options } = {}) {
+  if (!charts.has(name)) {
+    const host = hostOf(name);
+    if (isDetached) host.remove();
+    charts.set(name, new HeatMap(host, options));
+    document.getElementById("hosts").append(host);
+  }
   charts.get(name).setData(data);
   await drawn();
 }

@@ -101,6 +101,17 @@ def test_a_spike_of_one_run_is_visible_in_its_group_at_every_zoom(
         assert found >= 0.8 * (base - top)
 
 
+def test_a_group_that_falls_from_its_first_point_on_has_no_spike_there(charts: Charts) -> None:
+    steps = np.arange(20.0, 260.0, 20.0)
+    runs = [(steps, offset + 3 + 400 / steps) for offset in (0.0, 0.5, 1.0)]
+    charts.show("chart", band_frame({"g": runs}), style={"g": {"color": 1, "kind": "band"}})
+    x, first = charts.at("chart", steps[0], runs[0][1].min() + 0.5 + 400 / 20 - 400 / 240)
+    _, second = charts.at("chart", steps[0], 3 + 400 / steps[1])
+    rows = range(first + 12, second)
+    assert len(rows) > 20
+    assert rows_with(charts.pixels("chart"), charts.color("chart", 1), x, rows, reach=0) == 0
+
+
 @pytest.mark.parametrize("smoothing", [0.95, pytest.param(0, marks=pytest.mark.slow)])
 def test_the_exported_svg_shows_the_spike(
     charts: Charts, curves: dict[str, Curve], open_page: Callable[..., Page], smoothing: float

@@ -52,6 +52,17 @@ def test_a_single_value_at_a_single_step_is_visible(charts: Charts, n_steps: int
     assert charts.get("map", "chart.toSVG()").count("<rect") > 3
 
 
+def test_a_map_made_outside_of_the_document_has_the_colors_of_the_page(charts: Charts) -> None:
+    charts.page.evaluate("() => document.body.style.setProperty('--chart-bg', '#102030')")
+    try:
+        charts.show_heat("map", histograms(10, 5), title="Phases", isDetached=True)
+        assert charts.get("map", "chart.theme.background") == "#102030"
+        x, y = charts.at("map", 100.0, 5.125)
+        assert has_color(charts.pixels("map")[y, x], hex_color("#102030"))
+    finally:
+        charts.page.evaluate("() => document.body.style.removeProperty('--chart-bg')")
+
+
 def test_the_readout_counts_the_values_of_a_bin(charts: Charts) -> None:
     """Pointer and arrow keys choose a bin; its step, range and share are shown and spoken."""
     charts.show_heat("map", histograms(10, 5), title="Phases")

@@ -26,13 +26,10 @@ export class Surface {
     this.scene = null;
     this.createElements(host);
     this.theme = readTheme(this.plot);
+    this.isThemed = this.plot.isConnected;
     this.resizes = new ResizeObserver(() => this.resize());
     this.resizes.observe(this.plot);
-    this.endThemes = onThemeChange(() => {
-      this.theme = readTheme(this.plot);
-      this.onTheme();
-      this.invalidate();
-    });
+    this.endThemes = onThemeChange(() => this.updateTheme());
     watchVisibility(this, this.plot);
     options.link?.add(this);
   }
@@ -63,6 +60,13 @@ export class Surface {
     return this.options.title || this.options.yLabel || "Chart";
   }
 
+  updateTheme() {
+    this.theme = readTheme(this.plot);
+    this.isThemed = this.plot.isConnected;
+    this.onTheme();
+    this.invalidate();
+  }
+
   /** Called after the colours have changed and before the chart is drawn with them. */
   onTheme() {}
 
@@ -88,6 +92,8 @@ export class Surface {
     };
     if (Object.entries(size).every(([name, value]) => this.size[name] === value)) return;
     this.size = size;
+    // A host outside of the document has no colours yet.
+    if (!this.isThemed) this.updateTheme();
     this.invalidate();
   }
 

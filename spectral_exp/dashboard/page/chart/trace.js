@@ -7,6 +7,9 @@ const LONE_DIFFERENCES = 4;
 /** Points nearer to each other than this many line widths are told apart by a stroke only. */
 const DENSE_WIDTHS = 4;
 
+/** The first and the last column stick out only of a neighbour within this many pixels. */
+const END_REACH = 8;
+
 /** Columns that a line passes straight through need no stroke of their own. */
 const FLAT_PIXELS = 0.25;
 
@@ -229,7 +232,9 @@ function loneStrokes({ x, top, bottom }, reach) {
   for (let index = 0; index <= end; index += 1) {
     const before = index > 0 ? index - 1 : 1;
     const after = index < end ? index + 1 : end - 1;
-    if (Math.abs(x[index] - x[before]) > reach || Math.abs(x[after] - x[index]) > reach) continue;
+    const far = Math.max(Math.abs(x[index] - x[before]), Math.abs(x[after] - x[index]));
+    // A curve that falls from its first point on is drawn by its line alone.
+    if (far > (before === after ? Math.min(reach, END_REACH) : reach)) continue;
     const above = Math.min(top[before], top[after]);
     if (above - top[index] > least) strokes.push(x[index], top[index], above);
     const below = Math.max(bottom[before], bottom[after]);
