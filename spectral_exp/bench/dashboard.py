@@ -305,7 +305,8 @@ def _served(name: str, folder: Path, installed: Mapping[str, str]) -> Iterator[_
             address = f"http://127.0.0.1:{port}/"
             _wait_for_answer(name, process, address, log)
             start_s = time.perf_counter() - started
-            yield _Served(process, _with_token(address, log), start_s)
+            shown = _printed_address(address, log) if name == OURS else address
+            yield _Served(process, shown, start_s)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -329,10 +330,15 @@ def _wait_for_answer(name: str, process: subprocess.Popen[str], address: str, lo
     raise RunError(f"the server of {name} did not answer within {_MAX_S:.0f} s: {reason}")
 
 
-def _with_token(address: str, log: Path) -> str:
-    """Return the address as the server has printed it, which may carry a token."""
-    printed = log.read_text(encoding="utf-8", errors="replace").split()
-    return next((word for word in printed if word.startswith(f"{address}?token=")), address)
+def _printed_address(address: str, log: Path) -> str:
+    """Return the address of our own server with its token, which it prints once it listens."""
+    end = time.monotonic() + _MAX_S
+    while time.monotonic() < end:
+        for word in log.read_text(encoding="utf-8", errors="replace").split():
+            if word.startswith(f"{address}?token="):
+                return word
+        time.sleep(0.01)
+    raise RunError("the dashboard has not printed its address")
 
 
 def _server_of(name: str) -> Server:

@@ -94,7 +94,7 @@ def test_a_command_that_is_stopped_leaves_nothing(
         return [
             child
             for child in found
-            if any("spawn_main" in a or "train import main" in a for a in child.cmdline())
+            if any("replay import main" in a or "train import main" in a for a in child.cmdline())
         ]
 
     try:

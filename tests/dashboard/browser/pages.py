@@ -32,12 +32,13 @@ def strict_pages(browser: Browser) -> Iterator[Callable[..., Page]]:
     """Open pages in contexts of their own, and fail if the browser complains about one.
 
     Errors, warnings of the console, violations of the policy and requests to another origin are
-    complaints. The arguments are those of `Browser.new_context`.
+    complaints, but for messages of the console that hold the text `expected`. The other arguments
+    are those of `Browser.new_context`.
     """
     complaints: list[str] = []
     with ExitStack() as contexts:
 
-        def open_one(origin: str = ORIGIN, **options: Any) -> Page:
+        def open_one(origin: str = ORIGIN, *, expected: str = "", **options: Any) -> Page:
             context: BrowserContext = browser.new_context(**options)
             contexts.callback(context.close)
             page = context.new_page()
@@ -47,6 +48,7 @@ def strict_pages(browser: Browser) -> Iterator[Callable[..., Page]]:
                 lambda message: (
                     complaints.append(f"console: {message.text}")
                     if message.type in {"error", "warning"}
+                    and not (expected and expected in message.text)
                     else None
                 ),
             )

@@ -158,7 +158,8 @@ def test_a_growing_run_is_followed_until_it_is_deleted(open_page: OpenPage, tmp_
     metrics.write_text("".join(lines[:4]))
     with served(tmp_path) as address:
         with RunLock(run):
-            page = visit(open_page, address)
+            # Questions about the run may be on their way while it is deleted.
+            page = visit(open_page, address, expected="404 (Not Found)")
             key = keys_of(page)[run.name]
             page.evaluate("view => { location.hash = view; }", f"#/run/{key}")
             status = page.locator(".run-title .status")
