@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,22 +157,8 @@ def _run(options: argparse.Namespace) -> None:
     brief = is_all or options.part
     default_sizes = QUICK_SIZES_MB if options.quick else SIZES_MB_IN_ALL if brief else SIZES_MB
     sizes = tuple(sorted(set(options.size or default_sizes)))
-    for size in sizes:
-        require(1 <= size <= _MAX_OPTION, "--size", size, f"from 1 to {_MAX_OPTION} (MB)")
-    rounds = options.rounds
-    require(
-        rounds is None or 1 <= rounds <= _MAX_OPTION, "--rounds", rounds, f"from 1 to {_MAX_OPTION}"
-    )
     n_runs = options.runs if options.runs is not None else QUICK_N_RUNS if options.quick else N_RUNS
-    require(1 <= n_runs <= _MAX_OPTION, "--runs", n_runs, f"from 1 to {_MAX_OPTION}")
-    require(os.access(options.peers, os.X_OK), "--peers", options.peers, "a Python interpreter")
-    require(options.dir.is_dir(), "--dir", options.dir, "an existing folder")
-    if options.json is not None:
-        has_folder = options.json.parent.is_dir()
-        require(has_folder, "--json", options.json, "a file in an existing folder")
-        refuse_loss(options.json, "--json", force=options.force)
-    if "checkpoint" in names:
-        _require_space(options.dir, max(sizes))
+    _check(options, names, sizes, n_runs)
     try:
         temporary = tempfile.TemporaryDirectory(prefix="bench-", dir=options.dir.resolve())
     except OSError as error:
@@ -214,6 +201,27 @@ def _run(options: argparse.Namespace) -> None:
             "lines": lines,
         }
         write_output(options.json, json_files.json_bytes(figures), "--json", force=options.force)
+
+
+def _check(
+    options: argparse.Namespace, names: Sequence[str], sizes: Sequence[int], n_runs: int
+) -> None:
+    """Raise SettingError for options that no bench can run with."""
+    for size in sizes:
+        require(1 <= size <= _MAX_OPTION, "--size", size, f"from 1 to {_MAX_OPTION} (MB)")
+    rounds = options.rounds
+    require(
+        rounds is None or 1 <= rounds <= _MAX_OPTION, "--rounds", rounds, f"from 1 to {_MAX_OPTION}"
+    )
+    require(1 <= n_runs <= _MAX_OPTION, "--runs", n_runs, f"from 1 to {_MAX_OPTION}")
+    require(os.access(options.peers, os.X_OK), "--peers", options.peers, "a Python interpreter")
+    require(options.dir.is_dir(), "--dir", options.dir, "an existing folder")
+    if options.json is not None:
+        has_folder = options.json.parent.is_dir()
+        require(has_folder, "--json", options.json, "a file in an existing folder")
+        refuse_loss(options.json, "--json", force=options.force)
+    if "checkpoint" in names:
+        _require_space(options.dir, max(sizes))
 
 
 def _run_bench(name: str, settings: measure.Options) -> dict[str, Any]:

@@ -155,7 +155,7 @@ def _many_runs(
 
 
 def _open_all(name: str, folder: Path, browser: Any, installed: Mapping[str, str]) -> Figures:
-    with _served(name, folder, installed) as server, _new_page(browser) as page:
+    with _serve(name, folder, installed) as server, _new_page(browser) as page:
         started = time.perf_counter()
         page.goto(server.address + _server_of(name).page, wait_until="commit")
         shown = page.get_by_text(dashboard_peers.WORD).filter(visible=True)
@@ -201,7 +201,7 @@ def _sees_spike(
             if any(form in body for form in forms):
                 found.append(response.url)
 
-    with _served(name, folder, installed) as server, _new_page(browser, height=2400) as page:
+    with _serve(name, folder, installed) as server, _new_page(browser, height=2400) as page:
         page.on("response", inspect)  # the page is tall, since some load only visible charts
         page.goto(server.address + _server_of(name).long_page.format(run=run_id))
         end = time.monotonic() + 20
@@ -221,7 +221,7 @@ def _own_page(options: Options, browser: Any) -> Section:
     key = _write_own_runs(folder, 1, n_lines)[0]
     run = folder / dashboard_peers.run_name(0)
     n_updates = 5 if options.quick else 20
-    with _served(OURS, folder, {}) as server, _new_page(browser) as page:
+    with _serve(OURS, folder, {}) as server, _new_page(browser) as page:
         address = server.address + _server_of(OURS).long_page.format(run=key)
         started = time.perf_counter()
         with page.expect_response(lambda answer: "api/curves" in answer.url, timeout=1e3 * _MAX_S):
@@ -281,7 +281,7 @@ class _Served:
 
 
 @contextlib.contextmanager
-def _served(name: str, folder: Path, installed: Mapping[str, str]) -> Iterator[_Served]:
+def _serve(name: str, folder: Path, installed: Mapping[str, str]) -> Iterator[_Served]:
     """Start the server of a tool and stop it with all its processes."""
     server, port = _server_of(name), _free_port()
     values = {"folder": str(folder), "port": str(port)}

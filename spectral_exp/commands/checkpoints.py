@@ -9,6 +9,7 @@ from typing import Any
 
 import psutil
 
+from spectral_exp.commands.options import add_force
 from spectral_exp.core.console import Parser, command, confirm
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.wording import install
@@ -40,9 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--output", type=Path, help="file to write (default: weights_step_N.safetensors in the run)"
     )
-    export.add_argument(
-        "--force", action="store_true", help="overwrite a file that this command has not written"
-    )
+    add_force(export)
     prune = commands.choices["prune"]
     prune.add_argument(
         "--keep-last", type=int, default=1, help="number of newest checkpoints to keep (default: 1)"

@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from spectral_exp.commands.options import add_archived, add_folders, add_where
 from spectral_exp.core.allocator import keep_freed_memory
 from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import Interrupted, SettingError, UserError, nearest, require
@@ -62,18 +63,14 @@ def build_parser() -> argparse.ArgumentParser:
         description="Compare finished and running experiments over their seeds.",
         epilog=f"{CONFIG_DIFF} RUN RUN: print the differences of two runs before training.",
     )
-    parser.add_argument(
-        "folders", nargs="+", type=Path, metavar="FOLDER", help="runs, sweeps, or their folders"
-    )
-    parser.add_argument(
-        "--where",
-        action="append",
-        default=[],
-        metavar="CONDITION",
-        help="only runs that meet optimizer=rgd, learning_rate<=1e-3, name=wave*,classic ...; "
+    add_folders(parser)
+    add_where(
+        parser,
+        "only runs that meet optimizer=rgd, learning_rate<=1e-3, name=wave*,classic ...; "
         "tag=good, note=*text*, pinned; repeatable, all conditions must hold",
+        "CONDITION",
     )
-    parser.add_argument("--archived", action="store_true", help="include archived runs")
+    add_archived(parser)
     parser.add_argument(
         "--group-by",
         metavar="NAMES",

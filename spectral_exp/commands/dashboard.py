@@ -13,6 +13,7 @@ import webbrowser
 from pathlib import Path
 from urllib.parse import quote
 
+from spectral_exp.commands.options import add_folders, add_force, add_where
 from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import Interrupted, UserError, require
 from spectral_exp.core.wording import install
@@ -32,15 +33,11 @@ def build_parser() -> argparse.ArgumentParser:
         description="Show runs as a local web page: curves, groups of seeds, one run in depth.",
         epilog="The page needs the token in the printed address. Ctrl-C ends the server.",
     )
-    parser.add_argument(
-        "folders", nargs="+", type=Path, metavar="FOLDER", help="runs, sweeps, or their folders"
-    )
-    parser.add_argument(
-        "--where",
-        action="append",
-        default=[],
-        metavar="CONDITION",
-        help="begin with the runs that meet optimizer=rgd, learning_rate<=1e-3 ...; repeatable",
+    add_folders(parser)
+    add_where(
+        parser,
+        "begin with the runs that meet optimizer=rgd, learning_rate<=1e-3 ...; repeatable",
+        "CONDITION",
     )
     parser.add_argument(
         "--port",
@@ -71,9 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE.html",
         help="write the page with its data into one file instead of serving it",
     )
-    parser.add_argument(
-        "--force", action="store_true", help="overwrite a file that this command has not written"
-    )
+    add_force(parser)
     parser.add_argument("--no-open", action="store_true", help="do not open a browser")
     return parser
 

@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+from spectral_exp.commands.options import add_archived, add_where
 from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.foreign_text import printable
@@ -65,13 +66,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--baseline",
         help="group to compare the others with (default: classic, else the first by its settings)",
     )
-    parser.add_argument(
-        "--where",
-        action="append",
-        default=[],
-        help="only runs that meet a condition such as optimizer=rgd or tag=good; repeatable",
+    add_where(
+        parser,
+        "only runs that meet a condition such as optimizer=rgd or tag=good; repeatable",
     )
-    parser.add_argument("--archived", action="store_true", help="include archived runs")
+    add_archived(parser)
     parser.add_argument(
         "--group-by",
         help="comma-separated settings or parts (default: all settings except the seed)",

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from spectral_exp.commands.options import add_archived, add_folders, add_where
 from spectral_exp.core.console import Parser, command, confirm
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.foreign_text import printable, printable_lines
@@ -69,18 +70,14 @@ def _add_runs(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_list_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "folders", nargs="+", type=Path, metavar="FOLDER", help="runs, sweeps, or their folders"
-    )
-    parser.add_argument(
-        "--where",
-        action="append",
-        default=[],
-        metavar="CONDITION",
-        help="only runs that meet tag=good, note=*text*, pinned, status=failed, optimizer=rgd ...; "
+    add_folders(parser)
+    add_where(
+        parser,
+        "only runs that meet tag=good, note=*text*, pinned, status=failed, optimizer=rgd ...; "
         "repeatable, all conditions must hold",
+        "CONDITION",
     )
-    parser.add_argument("--archived", action="store_true", help="include archived runs")
+    add_archived(parser)
     parser.add_argument(
         "--format", choices=FORMATS, default="table", help="output format (default: table)"
     )

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from spectral_exp.commands.options import add_force
 from spectral_exp.core.console import Parser, command
 from spectral_exp.core.display import print_error
 from spectral_exp.core.errors import Interrupted
@@ -39,9 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         help=f"file of the certificate (default: RUN/{CERTIFICATE_NAME})",
     )
-    parser.add_argument(
-        "--force", action="store_true", help="overwrite a file that this command has not written"
-    )
+    add_force(parser)
     return parser
 
 

@@ -162,25 +162,15 @@ def _json(value: Any, status: int = 200) -> Response:
 
 
 def _runs(site: Site, query: Query, names: dict[str, str]) -> Response:
-    library = site.library
-    found, read, is_complete = library.counts()
-    changes = library.changes(query.integer("since", 0, 0, 2**53))
     return _json(
         {
-            "seq": changes.seq,
-            "reset": changes.is_reset,
-            "found": found,
-            "read": read,
-            "complete": is_complete,
+            **_list_changes(site.library, query),
             "editable": site.editable,
             "version": __version__,
             "folders": site.folders,
             "where": list(site.where),
-            "now_s": time.time(),
-            "runs": changes.rows,
-            "removed": changes.removed,
             "left_out": [
-                {"path": str(path), "reason": reason} for path, reason in library.left_out
+                {"path": str(path), "reason": reason} for path, reason in site.library.left_out
             ],
         }
     )
@@ -189,24 +179,32 @@ def _runs(site: Site, query: Query, names: dict[str, str]) -> Response:
 def _changes(site: Site, query: Query, names: dict[str, str]) -> Response:
     keys = query.names("watch")
     require(len(keys) <= MAX_WATCHED, "watch", f"{len(keys)} keys", f"<= {MAX_WATCHED} keys")
-    changes = site.library.changes(query.integer("since", 0, 0, 2**53))
-    found, read, is_complete = site.library.counts()
     return _json(
         {
-            "seq": changes.seq,
-            "reset": changes.is_reset,
-            "found": found,
-            "read": read,
-            "complete": is_complete,
-            "now_s": time.time(),
-            "runs": changes.rows,
-            "removed": changes.removed,
-            "watched": {key: _watched(site.library, key, len(keys)) for key in keys},
+            **_list_changes(site.library, query),
+            "watched": {key: _read_progress(site.library, key, len(keys)) for key in keys},
         }
     )
 
 
-def _watched(library: Library, key: str, n_watched: int) -> dict[str, Any] | None:
+def _list_changes(library: Library, query: Query) -> dict[str, Any]:
+    """Return the runs that changed after the number that the page has, and how many are read."""
+    # Counted first: rows that are read meanwhile are then in the changes.
+    found, read, is_complete = library.counts()
+    changes = library.changes(query.integer("since", 0, 0, 2**53))
+    return {
+        "seq": changes.seq,
+        "reset": changes.is_reset,
+        "found": found,
+        "read": read,
+        "complete": is_complete,
+        "now_s": time.time(),
+        "runs": changes.rows,
+        "removed": changes.removed,
+    }
+
+
+def _read_progress(library: Library, key: str, n_watched: int) -> dict[str, Any] | None:
     """Return how far a run is, or None if it is gone."""
     try:
         path, row = library.path(key), library.row(key)
@@ -370,7 +368,7 @@ def _log(site: Site, query: Query, names: dict[str, str]) -> Response:
 def _image(site: Site, query: Query, names: dict[str, str]) -> Response:
     path = site.library.path(names["key"])
     content = run_files.read_image(path, names["plot"], int(names["step"]))
-    return _tagged(content, "image/png")
+    return _file_response(content, "image/png")
 
 
 def _file(site: Site, query: Query, names: dict[str, str]) -> Response:
@@ -405,10 +403,10 @@ def _page(site: Site, query: Query, names: dict[str, str]) -> Response:
     if found is None:
         return _error(404, "there is no such address")
     content, media_type = found
-    return _tagged(content, media_type)
+    return _file_response(content, media_type)
 
 
-def _tagged(content: bytes, media_type: str) -> Response:
+def _file_response(content: bytes, media_type: str) -> Response:
     """Return a file that a browser keeps, but asks for again whether it has changed."""
     headers = {"etag": f'"{short_hash(content)}"', "cache-control": _REVALIDATE}
     return Response(content, media_type=media_type, headers=headers)

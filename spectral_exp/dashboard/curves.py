@@ -193,9 +193,9 @@ _CSV_ROWS = 20_000  # per portion
 
 def curves_csv(curves: Sequence[Curve], metric: str, axis: str) -> Iterator[bytes]:
     """Yield all points of curves as CSV, in portions."""
-    yield ",".join(map(_quoted, ("run_id", axis, metric))).encode() + b"\n"
+    yield ",".join(map(_quote_cell, ("run_id", axis, metric))).encode() + b"\n"
     for curve in curves:
-        name = _quoted(curve.run.run_id)
+        name = _quote_cell(curve.run.run_id)
         for start in range(0, len(curve.points), _CSV_ROWS):
             part = curve.points[slice(start, start + _CSV_ROWS)]
             text = io.StringIO()
@@ -204,5 +204,5 @@ def curves_csv(curves: Sequence[Curve], metric: str, axis: str) -> Iterator[byte
             yield text.getvalue().encode()
 
 
-def _quoted(text: str) -> str:
+def _quote_cell(text: str) -> str:
     return '"' + str(csv_cell(text)).replace('"', '""') + '"'

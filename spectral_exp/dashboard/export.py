@@ -138,9 +138,9 @@ class _Export:
         if self._route.page == "run":
             self._library.run(self._route.key)
             return [self._route.key]
-        return [run_key(run.path) for group in self._ordered() for run in group.runs]
+        return [run_key(run.path) for group in self._groups_in_order() for run in group.runs]
 
-    def _ordered(self) -> list[Group]:
+    def _groups_in_order(self) -> list[Group]:
         """Return the groups as the table shows them."""
         comparison = self._answer.comparison
         if comparison is None:
@@ -208,7 +208,7 @@ class _Export:
     def _bands(self, metric: str, keys: set[str]) -> Iterable[tuple[str, bytes]]:
         selection = {name: self._asked[name] for name in ("where", "group_by", "archived")}
         for axis in self._axes:
-            for group in self._ordered():
+            for group in self._groups_in_order():
                 if len(group.runs) < 2 or not keys & {run_key(run.path) for run in group.runs}:
                     continue
                 loaded = load_group_curves(

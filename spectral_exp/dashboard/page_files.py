@@ -25,11 +25,11 @@ _TYPES = {
 
 def page_files() -> Mapping[str, Path]:
     """Return the files of the page by their names in an address, as of a moment ago."""
-    return _listed(int(time.monotonic() / _LISTED_S))
+    return _list_files(int(time.monotonic() / _LISTED_S))
 
 
 @functools.lru_cache(maxsize=1)
-def _listed(_: int) -> Mapping[str, Path]:
+def _list_files(_: int) -> Mapping[str, Path]:
     return {
         path.relative_to(FOLDER).as_posix(): path
         for path in sorted(FOLDER.rglob("*"))

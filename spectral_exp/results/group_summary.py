@@ -37,28 +37,7 @@ def summarize_group(
         metric, at: the value of each run.
         odd: findings on runs that differ from the others, by run id.
     """
-    used: list[_Counted] = []
-    left_out: list[tuple[str, Finding]] = []
-    broken: list[Run] = []
-    for run, stratum in zip(group.runs, group.strata, strict=True):
-        value = run.value(metric, at)
-        if not _has_reached(run, at) and (reason := checks.why_unfinished(run)) is not None:
-            left_out.append((run.run_id, reason))
-            broken += [run] if run.status in {"failed", "diverged"} else []
-        elif value is None:
-            left_out.append((run.run_id, _no_value(metric, at)))
-        elif not math.isfinite(value):
-            left_out.append(
-                (
-                    run.run_id,
-                    finding(
-                        "non-finite value", "{metric} is {value}", metric=metric, value=str(value)
-                    ),
-                )
-            )
-            broken.append(run)
-        else:
-            used.append(_Counted(run, stratum, value))
+    used, left_out, broken = _select_runs(group, metric, at)
     used, repeats = _without_repeats(used, metric, at)
     runs, strata, values = [c.run for c in used], [c.stratum for c in used], [c.value for c in used]
     interval = statistics.mean_interval(values, strata)
@@ -89,6 +68,30 @@ def summarize_group(
         runs=runs,
         strata=strata,
     )
+
+
+def _select_runs(
+    group: Group, metric: str, at: str
+) -> tuple[list[_Counted], list[tuple[str, Finding]], list[Run]]:
+    """Return the runs that count, id and reason of the others, and those others that broke."""
+    used: list[_Counted] = []
+    left_out: list[tuple[str, Finding]] = []
+    broken: list[Run] = []
+    for run, stratum in zip(group.runs, group.strata, strict=True):
+        value = run.value(metric, at)
+        if not _has_reached(run, at) and (reason := checks.why_unfinished(run)) is not None:
+            left_out.append((run.run_id, reason))
+            broken += [run] if run.status in {"failed", "diverged"} else []
+        elif value is None:
+            left_out.append((run.run_id, _no_value(metric, at)))
+        elif not math.isfinite(value):
+            shown = str(value)
+            reason = finding("non-finite value", "{metric} is {value}", metric=metric, value=shown)
+            left_out.append((run.run_id, reason))
+            broken.append(run)
+        else:
+            used.append(_Counted(run, stratum, value))
+    return used, left_out, broken
 
 
 def _has_reached(run: Run, at: str) -> bool:

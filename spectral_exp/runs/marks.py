@@ -213,12 +213,12 @@ def _try_update(file: Path, changes: Mapping[str, Any]) -> Marks | None:
         before = _read_if_exists(file)
         content = parse_object(before) if before is not None else {}
     except OSError as error:
-        raise _damaged(file, f"cannot be read: {error.strerror}") from error
+        raise _unusable_error(file, f"cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise _damaged(file, str(error)) from error
+        raise _unusable_error(file, str(error)) from error
     old, problems = _marks_of(content)
     if problems:
-        raise _damaged(file, f"is damaged: {problems[0]}")
+        raise _unusable_error(file, f"is damaged: {problems[0]}")
     new = _apply(changes, old)
     if new == old:
         return old
@@ -241,7 +241,7 @@ class _ChangedError(Exception):
     """Another process has changed the file."""
 
 
-def _damaged(file: Path, problem: str) -> UserError:
+def _unusable_error(file: Path, problem: str) -> UserError:
     return UserError(f"{file} {problem}; correct or remove it, then try again")
 
 

@@ -1,5 +1,6 @@
 /** Pointer, keyboard and readout of a map of histograms. */
 
+import { addReadout } from "./readout.js";
 import { formatValue } from "./ticks.js";
 
 const DISTANCE = 14;
@@ -10,14 +11,7 @@ export class HeatReadout {
   constructor(map, element) {
     this.map = map;
     this.element = element;
-    this.box = document.createElement("div");
-    this.box.className = "chart-readout";
-    this.box.hidden = true;
-    this.box.setAttribute("aria-hidden", "true");
-    this.live = document.createElement("div");
-    this.live.className = "chart-live";
-    this.live.setAttribute("aria-live", "polite");
-    element.append(this.box, this.live);
+    Object.assign(this, addReadout(element));
     this.abort = new AbortController();
     const { signal } = this.abort;
     element.addEventListener("pointermove", (event) => this.point(event), { signal });

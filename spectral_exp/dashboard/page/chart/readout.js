@@ -13,17 +13,23 @@ const MOST_SPOKEN = 6;
 const DISTANCE = 14;
 const EDGE = 4;
 
+/** Add the box of values, and the text that screen readers speak, to a plot. */
+export function addReadout(plot) {
+  const box = document.createElement("div");
+  box.className = "chart-readout";
+  box.hidden = true;
+  box.setAttribute("aria-hidden", "true");
+  const live = document.createElement("div");
+  live.className = "chart-live";
+  live.setAttribute("aria-live", "polite");
+  plot.append(box, live);
+  return { box, live };
+}
+
 export class Readout {
   constructor(chart, parent) {
     this.chart = chart;
-    this.box = document.createElement("div");
-    this.box.className = "chart-readout";
-    this.box.hidden = true;
-    this.box.setAttribute("aria-hidden", "true");
-    this.live = document.createElement("div");
-    this.live.className = "chart-live";
-    this.live.setAttribute("aria-live", "polite");
-    parent.append(this.box, this.live);
+    Object.assign(this, addReadout(parent));
   }
 
   /** Write and place the box, or hide it. */
