@@ -57,7 +57,8 @@ _PROGRAMS = "|".join(
 _PROGRAM = rf"(?<![\w.-])(?:{_PROGRAMS})(?![\w.:/-])"
 _COMMAND = re.compile(rf"({_PROGRAM})((?:(?!&&|{_PROGRAM})[^\n|;])*)")
 _FLAG = re.compile(
-    rf"(?<![\w-])(?P<flag>-(?:[A-Za-z]{{1,6}}(?=[uU]\b))?[A-Za-z])(?:{_GAP}|=)?(?!-)(?P<open>{_QUOTE})?"
+    rf"(?<![\w-])(?P<flag>-(?:[A-Za-z]{{1,6}}(?=[uU]\b))?[A-Za-z])(?:{_GAP}|=)?(?!-)"
+    rf"(?P<open>{_QUOTE})?"
     rf"(?P<value>(?(open)[^\"'\\\n]+|{_VALUE}))"
 )
 _OPTION = re.compile(
@@ -75,7 +76,8 @@ _SETTING = re.compile(
 )
 _SERVICE_LOGIN = re.compile(
     rf"(?<![\w-])((?:{'|'.join(_SERVICES)}){_GAP}"
-    rf"(?:auth{_GAP})?login(?:{_GAP}--?[\w-]{{1,30}}(?:=[^\s\"']{{1,100}})?){{0,4}}{_GAP})({_VALUE})"
+    rf"(?:auth{_GAP})?login(?:{_GAP}--?[\w-]{{1,30}}(?:=[^\s\"']{{1,100}})?){{0,4}}{_GAP})"
+    rf"({_VALUE})"
 )
 _PIPED = re.compile(
     r"(\becho\s+(?:-n\s+)?)(\\{0,8}\"[^\"\n|]+\"|'[^'\n|]+'|[^\s|\"']+)"

@@ -26,7 +26,8 @@ _NAMED = (
     rf"|(?<![\w.])(?:{_QUOTE})?type{_IS}(?:{_QUOTE})?(?P<type>password))"
 )
 _NAME_FIRST = re.compile(
-    rf"{_NAMED}(?![\w.:-])(?:(?!{_NAME_KEY}|{_VALUE_KEY})[^<>{{}}\[\]]){{0,80}}{_VALUE_KEY}{_VALUE}",
+    rf"{_NAMED}(?![\w.:-])(?:(?!{_NAME_KEY}|{_VALUE_KEY})[^<>{{}}\[\]]){{0,80}}{_VALUE_KEY}"
+    rf"{_VALUE}",
     re.IGNORECASE,
 )
 """`name: HF_TOKEN, value: X`, `key="password" value="X"`."""

@@ -29,9 +29,9 @@ _PASSWORDS = words(
     "kennwort otp passcode passphrase passwd password passwort pin pincode psw pswd pw pwd totp"
 )
 _PASS_OWNERS = (
-    "account|admin|app|auth|bind|client|db|email|ftp|host|http|imap|jdbc|key|ldap|login|mail|mariadb"
-    "|mongo|my|mysql|net|pg|pgsql|pop|postgres|proxy|rabbitmq|redis|repo|root|secret|server|service"
-    "|sftp|smtp|sql|ssh|ssl|store|sudo|svc|trust|user|vault|vnc|vpn|web|wifi"
+    "account|admin|app|auth|bind|client|db|email|ftp|host|http|imap|jdbc|key|ldap|login|mail"
+    "|mariadb|mongo|my|mysql|net|pg|pgsql|pop|postgres|proxy|rabbitmq|redis|repo|root|secret|server"
+    "|service|sftp|smtp|sql|ssh|ssl|store|sudo|svc|trust|user|vault|vnc|vpn|web|wifi"
 )
 _GLUED_PASS = re.compile(rf"(?:{_PASS_OWNERS}){{1,4}}pass|.+(?:password|passwd|passphrase)")
 _SPLIT_PASS = frozenset(_PASS_OWNERS.split("|"))

@@ -37,8 +37,8 @@ from spectral_exp.core.secret_values import (
 
 _NAME = r"[A-Za-z_][\w./@-]{0,100}"
 _TYPE = (
-    r"(?:typing\.)?(?:Any|Final|None|Optional|Path|Sec\w{0,20}|bool|bytes|dict|float|int|list|object"
-    r"|str|string|tuple)\b(?:\[[\w., |\[\]]{0,60}\])?"
+    r"(?:typing\.)?(?:Any|Final|None|Optional|Path|Sec\w{0,20}|bool|bytes|dict|float|int|list"
+    r"|object|str|string|tuple)\b(?:\[[\w., |\[\]]{0,60}\])?"
 )
 _ASSIGNED = re.compile(
     r"(?:(?<!\w)|(?<=\bb))(?P<mark>\\{0,8}[\"']|&(?:quot|apos|#34|#39);)?(?P<name>"
@@ -68,7 +68,8 @@ _OPENING = re.compile(
 _CLOSING = re.compile(r"[\s,;:)\]}]*")
 """The rest of a text that ends after an opening quotation mark."""
 _WORD_END = re.compile(
-    r"[\s;\"']|,(?=[\s\"']|$|[\w./@+-]+\s*[=:])|&(?=[\w.-]+=)|\\{1,8}[nrt](?=[\w.-]+(?:\s*[=:]|$)|[\[#\s\\]|$)"
+    r"[\s;\"']|,(?=[\s\"']|$|[\w./@+-]+\s*[=:])|&(?=[\w.-]+=)"
+    r"|\\{1,8}[nrt](?=[\w.-]+(?:\s*[=:]|$)|[\[#\s\\]|$)"
 )
 """The end of an unquoted value: white space, a quotation mark, or a sign before the next name."""
 _DOTTED = re.compile(r"[A-Za-z_]+(?:\.[A-Za-z_]+)+")

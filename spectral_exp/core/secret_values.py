@@ -39,7 +39,8 @@ _NUMBER = re.compile(r"[-+]?\d[\d._]*")
 _AMOUNT = re.compile(r"[-+]?[\d._,]+(e[-+]?\d+)?\s*[kmbtg]?i?b?", re.IGNORECASE)
 _PART = re.compile(r"[A-Za-z0-9]+")
 _ORDINARY = re.compile(
-    r"[A-Za-z]?[a-z]*(?:[A-Z][a-z]{2,}|At|By|Db|Fn|Id|In|Io|Of|On|To)*\d{0,4}|[A-Z]+\d{0,4}|\d{1,9}[A-Za-z]{0,2}"
+    r"[A-Za-z]?[a-z]*(?:[A-Z][a-z]{2,}|At|By|Db|Fn|Id|In|Io|Of|On|To)*\d{0,4}"
+    r"|[A-Z]+\d{0,4}|\d{1,9}[A-Za-z]{0,2}"
 )
 """Words, possibly in capitals or joined, and a number: gpt2, LayerNorm, 8B."""
 _MIXED = re.compile(r"(?=.{8})(?=(?:.*\d){2})[A-Za-z0-9]*[A-Za-z][A-Za-z0-9]*")

@@ -24,7 +24,8 @@ _ICON = re.compile(r'(<link rel="icon" href=")([^"]+)(")')
 # `import ... from "./x.js"` and `export ... from "./x.js"`, also over several lines;
 # `import "./x.js"`; `import("./x.js")`.
 _IMPORT = re.compile(
-    r"""^(\s*(?:import|export)\b[^;'"]*?\bfrom\s*|\s*import\s*|.*?\bimport\()(["'])(\.{1,2}/[^"']+)\2""",
+    r"""^(\s*(?:import|export)\b[^;'"]*?\bfrom\s*|\s*import\s*|.*?\bimport\()"""
+    r"""(["'])(\.{1,2}/[^"']+)\2""",
     re.MULTILINE,
 )
 

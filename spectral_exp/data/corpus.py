@@ -217,7 +217,8 @@ class Shakespeare(TextCorpus):
 
     def __init__(
         self,
-        url: str = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+        url: str = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/"
+        "tinyshakespeare/input.txt",
         timeout_s: float = 30.0,
         val_fraction: float = 0.1,
     ) -> None:

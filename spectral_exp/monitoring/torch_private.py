@@ -47,9 +47,10 @@ def storage_id(storage: torch.UntypedStorage) -> int:
 def storage_class(dtype: torch.dtype) -> type | None:
     """Return the class that stands for a dtype in a checkpoint; None for newer dtypes."""
     empty = torch.empty(0, dtype=dtype).untyped_storage()
-    typed = torch.storage.TypedStorage(wrap_storage=empty, dtype=dtype, _internal=True)  # type: ignore[no-untyped-call]
+    wrap: Any = torch.storage.TypedStorage
+    typed = wrap(wrap_storage=empty, dtype=dtype, _internal=True)
     try:
-        kind: type = getattr(torch, typed._pickle_storage_type())  # type: ignore[no-untyped-call]
+        kind: type = getattr(torch, typed._pickle_storage_type())
     except KeyError:
         return None
     return kind

@@ -19,7 +19,9 @@ log = logging.getLogger(__name__)
 class RunLogFormatter(logging.Formatter):
     """Formats records with ISO 8601 times and without secrets."""
 
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
+    def formatTime(  # noqa: N802
+        self, record: logging.LogRecord, datefmt: str | None = None
+    ) -> str:
         """Return the local time of a record with milliseconds and UTC offset."""
         local = datetime.fromtimestamp(record.created).astimezone()
         return local.isoformat(timespec="milliseconds")

@@ -124,7 +124,8 @@ def _choices(recorded: RecordedChoices) -> Choices:
     lists = {
         name: tuple(value) if isinstance(value, list) else value for name, value in recorded.items()
     }
-    return Choices(**{name: value for name, value in lists.items() if name in known})  # type: ignore[arg-type]
+    chosen: dict[str, Any] = {name: value for name, value in lists.items() if name in known}
+    return Choices(**chosen)
 
 
 def _text(file: Path) -> str:
