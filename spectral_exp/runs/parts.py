@@ -37,6 +37,7 @@ _NAMES = {
     "QFE": "qfe",
     "build_adamw": "adamw",
     "build_rgd": "rgd",
+    "build_muon": "muon",
 }
 # (n_embd, n_layer, n_head) -> name.
 _SIZES = {(128, 4, 4): "tiny", (384, 8, 8): "small", (512, 10, 8): "medium", (768, 12, 12): "large"}

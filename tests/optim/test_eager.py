@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from spectral_exp.optim.adamw import build_adamw
+from spectral_exp.optim.muon import build_muon
 from spectral_exp.optim.rgd import build_rgd
 
 
-@pytest.mark.parametrize("make", [build_adamw, build_rgd])
+@pytest.mark.parametrize("make", [build_adamw, build_muon, build_rgd])
 def test_hooks_are_called_around_a_step(make: Callable[..., torch.optim.Optimizer]) -> None:
     """Background checkpoints copy the state until the hook before the step."""
     model = nn.Linear(3, 3)

@@ -198,6 +198,15 @@ def _choose_filter(runs: Sequence[Run]) -> str:
     return "filter at every step" if is_usual else "filter of sums"
 
 
+def _choose_lookahead(runs: Sequence[Run]) -> str:
+    return "with lookahead" if runs[0].settings.get("optimizer.nesterov") else "without lookahead"
+
+
+def _choose_scale(runs: Sequence[Run]) -> str:
+    is_original = runs[0].settings.get("optimizer.rate_scale") == "original"
+    return "original scale" if is_original else "scale of adamw"
+
+
 _VARIANTS = {
     "biases": _Variant("model.bias", _choose_bias),
     "ratio": _Variant("model.embedding.wave_ratio", _choose_ratio),
@@ -205,5 +214,7 @@ _VARIANTS = {
     "length": _Variant("model.attention.feature_length", _choose_length),
     "width": _Variant("model.mlp.n_hidden", _choose_width),
     "every": _Variant("optimizer.gate_every", _choose_filter),
+    "lookahead": _Variant("optimizer.nesterov", _choose_lookahead),
+    "scale": _Variant("optimizer.rate_scale", _choose_scale),
 }
 """Placeholders of method.md that stand for a sentence of its own."""

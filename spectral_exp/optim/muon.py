@@ -1,0 +1,153 @@
+"""Muon for hidden matrices, AdamW for all other parameters.
+
+Muon (Jordan et al. 2024) averages the gradients of a matrix and moves it along the orthogonal
+matrix nearest to the average, which a few Newton-Schulz iterations approximate. Tables, the head,
+wave parameters and vectors have no such direction of their own and follow AdamW.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias, overload
+
+import torch
+
+from spectral_exp.core.errors import UserError, require
+from spectral_exp.optim.adamw import Parameters, as_groups, build_adamw, check_adam
+from spectral_exp.optim.eager import EagerOptimizer
+
+RateScale: TypeAlias = Literal["match_rms_adamw", "original"]
+RATE_SCALES = ("match_rms_adamw", "original")
+
+
+class Muon(EagerOptimizer):
+    """torch's Muon for the matrices of role "hidden" and AdamW for the rest, as one optimizer.
+
+    The groups of both are those of this optimizer, and so is their state. So a schedule, a
+    checkpoint or a clipping of gradients needs to know only this one.
+
+    Args:
+        params: parameters or groups of them; a group's own settings take precedence. A group
+            without a "role" counts as "hidden". Of a hidden group, the parameters that are no
+            matrices form a group of their own, which AdamW updates.
+        lr: learning rate of both, > 0.
+        momentum: decay of the average of gradients, >= 0 and < 1.
+        nesterov: whether the update looks one gradient ahead of the average.
+        ns_steps: Newton-Schulz iterations, from 1 to 99.
+        rate_scale: factor on the rate of a matrix (R, C). "match_rms_adamw" is 0.2 sqrt(max(R, C)):
+            updates are as large as AdamW's, which can keep its rate (Liu et al. 2025). "original"
+            is sqrt(max(1, R / C)).
+        betas, eps: of AdamW.
+        weight_decay: of both, >= 0, decoupled from the gradient.
+    """
+
+    def __init__(
+        self,
+        params: Parameters,
+        lr: float = 1e-3,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        ns_steps: int = 5,
+        rate_scale: RateScale = "match_rms_adamw",
+        betas: tuple[float, float] = (0.9, 0.99),
+        eps: float = 1e-8,
+        weight_decay: float = 0.1,
+    ) -> None:
+        if not hasattr(torch.optim, "Muon"):
+            raise UserError(
+                f"optimizer: this torch ({torch.__version__}) has no Muon; install torch >= 2.9"
+            )
+        check_adam("lr", lr, betas, eps, weight_decay)
+        require(0 <= momentum < 1, "momentum", momentum, ">= 0 and < 1")
+        require(1 <= ns_steps <= 99, "ns_steps", ns_steps, "between 1 and 99")
+        require(rate_scale in RATE_SCALES, "rate_scale", rate_scale, " or ".join(RATE_SCALES))
+        matrices, others = _split(as_groups(params))
+        self._parts: list[torch.optim.Optimizer] = []
+        if matrices:
+            self._parts.append(
+                torch.optim.Muon(
+                    matrices,
+                    lr=lr,
+                    weight_decay=weight_decay,
+                    momentum=momentum,
+                    nesterov=nesterov,
+                    ns_steps=ns_steps,
+                    adjust_lr_fn=rate_scale,
+                )
+            )
+        if others:
+            self._parts.append(build_adamw(others, lr, betas, eps, weight_decay))
+        groups = [group for part in self._parts for group in part.param_groups]
+        super().__init__(groups, {"lr": lr, "weight_decay": weight_decay})
+        self._share()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over a state, as `load_state_dict` does, and share it with both optimizers."""
+        super().__setstate__(state)
+        self._share()
+
+    def _share(self) -> None:
+        """Give both optimizers their groups and the state of this one."""
+        groups = iter(self.param_groups)
+        for part in self._parts:
+            part.param_groups = [next(groups) for _ in part.param_groups]
+            part.state = self.state
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self._parts:
+            inspect.unwrap(type(part).step)(part)
+        return loss
+
+
+def _split(
+    groups: list[dict[str, Any]],
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the groups for Muon and those for AdamW, in their order."""
+    matrices, others = [], []
+    for group in groups:
+        hidden = group.get("role", "hidden") == "hidden"
+        for is_matrix, target in ((True, matrices), (False, others)):
+            chosen = [p for p in group["params"] if (hidden and p.ndim == 2) is is_matrix]
+            if chosen:
+                target.append({**group, "params": chosen})
+    return matrices, others
+
+
+def build_muon(
+    params: Parameters,
+    learning_rate: float = 1e-3,
+    momentum: float = 0.95,
+    nesterov: bool = True,
+    ns_steps: int = 5,
+    rate_scale: RateScale = "match_rms_adamw",
+    betas: tuple[float, float] = (0.9, 0.99),
+    eps: float = 1e-8,
+    weight_decay: float = 0.1,
+) -> Muon:
+    """Build Muon from configuration settings: those of the class, with `learning_rate` for `lr`."""
+    require(0 < learning_rate < math.inf, "learning_rate", learning_rate, "> 0")
+    return Muon(
+        params,
+        lr=learning_rate,
+        momentum=momentum,
+        nesterov=nesterov,
+        ns_steps=ns_steps,
+        rate_scale=rate_scale,
+        betas=betas,
+        eps=eps,
+        weight_decay=weight_decay,
+    )
