@@ -20,7 +20,8 @@ from torch import nn
 from spectral_exp.config.construct import Constructor, construct
 from spectral_exp.config.device import resolve_device
 from spectral_exp.config.folders import refuse_unwritable, trial_folder
-from spectral_exp.config.parts import ROLES, make_dataset, make_model, make_optimizer, make_part
+from spectral_exp.config.optimizer import make_optimizer
+from spectral_exp.config.parts import ROLES, make_dataset, make_model, make_part
 from spectral_exp.config.roles import Role
 from spectral_exp.config.samples import build_sampler, plot_sample, prompt_ids
 from spectral_exp.core.errors import SettingError, UserError, nearest, require

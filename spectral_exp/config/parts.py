@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-import torch
 from torch import nn
 
 from spectral_exp.config.construct import Constructor
+from spectral_exp.config.optimizer import ROLE as OPTIMIZER
 from spectral_exp.config.roles import Role
 from spectral_exp.data import Corpus, Dataset, KnownText, TokenizerSpec, prepare
 from spectral_exp.models.gpt import GPT
 from spectral_exp.models.twin import match_parameters
 from spectral_exp.models.undrawn import UndrawnWeights
-from spectral_exp.optim.trial import stand_ins, try_step
 from spectral_exp.training.contracts import Schedule
 from spectral_exp.training.settings import TrainingSettings
 
 ROLES = {
     "model": Role(nn.Module, "spectral_exp.models"),
-    "optimizer": Role(torch.optim.Optimizer, "spectral_exp.optim", torch_home="torch.optim"),
+    "optimizer": OPTIMIZER,
     "schedule": Role(Schedule, "spectral_exp.optim"),
     "loss": Role(nn.Module, "spectral_exp.losses"),
     "data": Role(Corpus, "spectral_exp.data"),
@@ -60,22 +59,6 @@ def make_model(config: Mapping[str, Any], vocab_size: int, make: Constructor) ->
         )
         return None
     return model
-
-
-def make_optimizer(config: Mapping[str, Any], model: Any, make: Constructor, trial: bool) -> Any:
-    """Build the optimizer of all parameters of `model`.
-
-    On trial, an optimizer with the same settings also takes a step with small parameters.
-    """
-    # The settings of the optimizer are checked even if the model has a mistake.
-    groups = [{"params": [nn.Parameter(torch.zeros(2, 2))], "role": "hidden"}]
-    if model is not None:
-        groups = model.parameter_groups()
-    optimizer = make_part(config, "optimizer", make, params=groups)
-    if trial and optimizer is not None and model is not None:
-        tried = make_part(config, "optimizer", make, params=stand_ins(model.parameter_groups()))
-        make.call("optimizer", lambda: try_step(tried))
-    return optimizer
 
 
 def make_dataset(

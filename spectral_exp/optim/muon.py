@@ -117,7 +117,8 @@ def _split(
     groups: list[dict[str, Any]],
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the groups for Muon and those for AdamW, in their order."""
-    matrices, others = [], []
+    matrices: list[dict[str, Any]] = []
+    others: list[dict[str, Any]] = []
     for group in groups:
         hidden = group.get("role", "hidden") == "hidden"
         for is_matrix, target in ((True, matrices), (False, others)):

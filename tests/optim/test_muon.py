@@ -13,7 +13,11 @@ from spectral_exp.core.errors import SettingError
 from spectral_exp.optim.adamw import build_adamw
 from spectral_exp.optim.muon import Muon, build_muon
 
-SHAPES = {"hidden": [(6, 4), (4, 6), (3,), (2, 3, 4)], "embedding": [(7, 4)], "vector": [(4,)]}
+SHAPES: dict[str, list[tuple[int, ...]]] = {
+    "hidden": [(6, 4), (4, 6), (3,), (2, 3, 4)],
+    "embedding": [(7, 4)],
+    "vector": [(4,)],
+}
 
 
 def groups() -> list[dict[str, Any]]:
@@ -53,7 +57,7 @@ def test_each_parameter_follows_its_optimizer(rate_scale: Any, nesterov: bool) -
         set_gradients(ours, step)
         set_gradients(theirs, step)
         optimizer.step()
-        muon.step()
+        muon.step()  # type: ignore[no-untyped-call]
         adamw.step()
     for mine, expected in zip(parameters(ours), parameters(theirs), strict=True):
         assert torch.equal(mine, expected)

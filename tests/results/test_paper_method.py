@@ -12,6 +12,7 @@ from spectral_exp.config.conf_dir import CONF_DIR
 from spectral_exp.results.document.model import Equation, Heading, Paragraph, plain_text
 from spectral_exp.results.paper.material import Choices, Material
 from spectral_exp.results.paper.method import method
+from spectral_exp.runs.overrides import flatten
 from spectral_exp.runs.parts import SECTIONS, part_names
 from spectral_exp.runs.run import Run
 from tests.results.fakes import fake_group, fake_run
@@ -53,6 +54,18 @@ ANOTHER: dict[tuple[str, str], dict[str, Any]] = {
         "eps": 3e-7,
         "weight_decay": 0.07,
         "fused": None,
+        "roles": {"embedding": {"learning_rate": 0.03}},
+    },
+    ("optimizer", "muon"): {
+        "learning_rate": 7e-4,
+        "momentum": 0.8,
+        "nesterov": False,
+        "ns_steps": 7,
+        "rate_scale": "original",
+        "betas": [0.9, 0.88],
+        "eps": 3e-7,
+        "weight_decay": 0.07,
+        "roles": {"head": {"weight_decay": 0.03}},
     },
     ("optimizer", "rgd"): {
         "learning_rate": 7e-4,
@@ -63,6 +76,7 @@ ANOTHER: dict[tuple[str, str], dict[str, Any]] = {
         "warmup_steps": 123,
         "gate_embeddings": "channels",
         "gate_every": 4,
+        "roles": {"wave": {"learning_rate": 0.03}},
     },
     ("loss", "cross_entropy"): {},
     ("loss", "qfe"): {
@@ -95,9 +109,8 @@ def configured(part: str, choice: str) -> dict[str, Any]:
 
 def make(part: str, choice: str, **changes: Any) -> Run:
     section = SECTIONS[part]
-    settings = configured(part, choice) | {
-        f"{section}.{name}": value for name, value in changes.items()
-    }
+    changed = {f"{section}.{name}": value for name, value in changes.items()}
+    settings = dict(flatten(configured(part, choice) | changed))
     run = fake_run(settings=settings, run_id="_".join(["run", *changes]))
     run.parts.update(part_names(settings))  # type: ignore[attr-defined]
     assert run.parts[part] == choice
@@ -184,3 +197,10 @@ def test_biases_are_stated() -> None:
     with_them.settings["model.bias"] = True  # type: ignore[index]
     assert "Neither linear maps nor normalisations have biases." in text(without)
     assert "normalisations have biases, which start at zero." in text(with_them)
+
+
+def test_settings_of_a_role_name_the_runs_that_have_them() -> None:
+    changed = make("optimizer", "adamw", roles={"head": {"weight_decay": 0.25}})
+    sentence = "Parameters of the role head have a weight_decay of 0.25"
+    assert f"{sentence}." in text(changed)
+    assert f"{sentence} (run_roles)." in text(changed, make("optimizer", "adamw"))

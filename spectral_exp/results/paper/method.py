@@ -72,7 +72,7 @@ def _describe(material: Material, name: str, runs: Sequence[Run]) -> tuple[Block
         sketch = _sentence(material, "sketch", runs) if _uses_sketch(runs) else ()
         return _render(material, name, runs, sketch=(" ", *sketch) if sketch else ())
     if has_passage("method", name):
-        return _render(material, name, runs)
+        return (*_render(material, name, runs), *_settings_of_roles(material, runs))
     part, _, choice = name.partition(" ")
     target = material.setting(f"{SECTIONS[part]}._target_", runs)
     text = passage("method", "undescribed", choice=Code(choice), target=target)
@@ -87,6 +87,28 @@ def _standard_embedding(material: Material, runs: Sequence[Run]) -> tuple[Block,
         return _render(material, "embedding standard, no table", runs)
     labels = material.labels(with_table)
     return _render(material, "embedding standard, tables in some", runs, labels=labels)
+
+
+def _settings_of_roles(material: Material, runs: Sequence[Run]) -> tuple[Block, ...]:
+    """Return a paragraph with the settings that single roles of parameters have for themselves."""
+    start = "optimizer.roles."
+    names = sorted({name for run in runs for name in run.settings if name.startswith(start)})
+    sentences = []
+    for name in names:
+        those = [run for run in runs if name in run.settings]
+        role, _, setting = name.removeprefix(start).partition(".")
+        labels: Text = () if len(those) == len(runs) else (" (", *material.labels(those), ")")
+        sentences.append(
+            passage(
+                "method",
+                "setting of a role",
+                role=Code(role),
+                setting=Code(setting),
+                value=material.setting(name, those),
+                labels=labels,
+            )
+        )
+    return (Paragraph(join_texts(sentences, between=" ", last=" ")),) if sentences else ()
 
 
 def _uses_sketch(runs: Sequence[Run]) -> bool:
