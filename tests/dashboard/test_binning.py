@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from spectral_exp.dashboard.bands import COLUMNS as BAND
 from spectral_exp.dashboard.bands import band_columns
@@ -14,9 +15,9 @@ from spectral_exp.results.statistics import mean_interval
 
 ANY = st.floats(allow_nan=True, allow_infinity=True)
 PLACES = st.one_of(st.floats(allow_nan=True, allow_infinity=True), st.integers(-5, 50).map(float))
-POINTS = st.lists(st.tuples(PLACES, ANY), max_size=60).map(
-    lambda pairs: Points.of(
-        np.array([x for x, _ in pairs], dtype=float), np.array([y for _, y in pairs], dtype=float)
+POINTS = st.integers(0, 60).flatmap(
+    lambda n: st.builds(
+        Points.of, arrays(float, n, elements=PLACES), arrays(float, n, elements=ANY)
     )
 )
 
