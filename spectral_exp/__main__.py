@@ -21,6 +21,10 @@ COMMANDS = {
     "report": ("spectral_exp.commands.report", "write the report of one run"),
     "paper": ("spectral_exp.commands.paper", "write a paper draft from runs, or verify one"),
     "generate": ("spectral_exp.commands.generate", "generate text with a trained model"),
+    "evaluate": (
+        "spectral_exp.commands.evaluate",
+        "score a trained model on any text, at any length",
+    ),
     "diagnose": ("spectral_exp.commands.diagnose", "print attention ranges and gradient shares"),
     "checkpoints": (
         "spectral_exp.commands.checkpoints",

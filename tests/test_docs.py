@@ -108,7 +108,7 @@ def is_short(arguments: list[str]) -> bool:
             ["resume=outputs/RUN"],
         )
     return (
-        arguments[0] in {"compare", "generate", "checkpoints", "diagnose", "runs"}
+        arguments[0] in {"compare", "generate", "checkpoints", "diagnose", "evaluate", "runs"}
         and "--plots" not in arguments
     )
 

@@ -15,7 +15,14 @@ import pytest
 import torch
 
 from spectral_exp import train
-from spectral_exp.commands import checkpoints, diagnose, generate, reproduce, verify_resume
+from spectral_exp.commands import (
+    checkpoints,
+    diagnose,
+    evaluate,
+    generate,
+    reproduce,
+    verify_resume,
+)
 from spectral_exp.core.checksum import file_crc32
 from spectral_exp.monitoring.checkpoint import file as checkpoint_file
 from spectral_exp.monitoring.checkpoint import reader as checkpoint_reader
@@ -64,6 +71,7 @@ def commands(run: Path) -> dict[str, Callable[[], int]]:
     return {
         "generate": lambda: generate.main([str(run), "--checkpoint", "latest", "--tokens", "2"]),
         "diagnose": lambda: diagnose.main([str(run), "--checkpoint", "latest"]),
+        "evaluate": lambda: evaluate.main([str(run), "--checkpoint", "latest"]),
         "verify_resume": lambda: verify_resume.main([str(run), "--from", "4", "--steps", "2"]),
         "export": lambda: checkpoints.main(["export", str(run), "--checkpoint", "latest"]),
         "export of a step": lambda: checkpoints.main(["export", str(run), "--checkpoint", "8"]),

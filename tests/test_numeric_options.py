@@ -24,6 +24,7 @@ from spectral_exp.commands import (
     compare,
     dashboard,
     diagnose,
+    evaluate,
     generate,
     reproduce,
     verify_resume,
@@ -54,6 +55,13 @@ OPTIONS: dict[tuple[str, str], Callable[[list[str]], int]] = {
         ["run", "--checkpoint", "7", *given]
     ),
     ("commands/diagnose", "--windows"): lambda given: diagnose.main(["run", *given]),
+    ("commands/evaluate", "--block-size"): lambda given: evaluate.main(
+        ["run", "--no-record", "--windows", "1", *given]
+    ),
+    ("commands/evaluate", "--stride"): lambda given: evaluate.main(
+        ["run", "--no-record", "--windows", "1", *given]
+    ),
+    ("commands/evaluate", "--windows"): lambda given: evaluate.main(["run", "--no-record", *given]),
     ("commands/verify_resume", "--steps"): lambda given: verify_resume.main(
         ["run", "--from", "9", *given]
     ),
@@ -86,6 +94,9 @@ TEXTS: dict[tuple[str, str], Callable[[list[str]], int]] = {
     ),
     ("commands/diagnose", "--checkpoint"): lambda given: diagnose.main(
         ["run", "--windows", "1", *given]
+    ),
+    ("commands/evaluate", "--checkpoint"): lambda given: evaluate.main(
+        ["run", "--no-record", "--windows", "1", *given]
     ),
     ("commands/checkpoints", "--checkpoint"): lambda given: checkpoints.main(
         ["export", "run", *given]

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+POSITION_TABLE = "embedding.positions.weight"
+"""The parameter of models whose attention carries no positions, (positions, C)."""
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -40,16 +43,21 @@ class Trained:
     step: int
 
 
-def load_trained(run: Path, checkpoint: str = "best", device: str = "auto") -> Trained:
+def load_trained(
+    run: Path, checkpoint: str = "best", device: str = "auto", block_size: int | None = None
+) -> Trained:
     """Load the model of the run directory `run`.
 
     Args:
         run: the run directory.
         checkpoint: "best" (the latest if the best is not kept), "latest" or a step.
         device: as in the setting `device`.
+        block_size: the longest sequence for which to build the model; by default, and at least,
+            that of training.
 
     Raises:
-        UserError: the run, the checkpoint or the device does not exist.
+        UserError: the run, the checkpoint or the device does not exist, or the model has one
+            vector for each position of training, so that it takes no longer sequences.
     """
     # Importing torch takes seconds, so the path is checked first.
     from spectral_exp.runs.layout import RunPaths
@@ -79,9 +87,12 @@ def load_trained(run: Path, checkpoint: str = "best", device: str = "auto") -> T
     from spectral_exp.data.tokenizer import load_tokenizer
 
     config = recorded_config(record)
+    if block_size is not None:
+        config = _lengthen(config, block_size)
     torch_device = resolve_device(device)
     tokenizer = load_tokenizer(paths.tokenizer)
     found = _load_checkpoint(paths, checkpoint)
+    _refuse_longer_than_table(found["model_state_dict"], block_size)
     try:
         model = _build_with_weights(config, tokenizer.vocab_size, found["model_state_dict"])
     except UserError:
@@ -95,6 +106,26 @@ def load_trained(run: Path, checkpoint: str = "best", device: str = "auto") -> T
         ) from error
     model.to(torch_device).eval()
     return Trained(model, torch_device, tokenizer, config, int(found["step"]))
+
+
+def _lengthen(config: dict[str, Any], block_size: int) -> dict[str, Any]:
+    """Return a configuration whose model takes sequences of at least `block_size` tokens."""
+    model = config.get("model")
+    if not isinstance(model, dict) or not isinstance(trained := model.get("block_size"), int):
+        return config  # refused when the model is built
+    return {**config, "model": {**model, "block_size": max(trained, block_size)}}
+
+
+def _refuse_longer_than_table(weights: Mapping[str, torch.Tensor], block_size: int | None) -> None:
+    table = weights.get(POSITION_TABLE)
+    if table is not None and block_size is not None:
+        most = len(table)
+        require(
+            block_size <= most,
+            "--block-size",
+            block_size,
+            f"<= {most}: this model has a vector for each of {most} positions",
+        )
 
 
 def _load_checkpoint(paths: RunPaths, checkpoint: str) -> dict[str, Any]:

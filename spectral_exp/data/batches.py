@@ -107,6 +107,58 @@ class EvalWindows:
             yield (*_pair(rows), int(self._token_bytes[rows[:, 1:]].sum()))
 
 
+class SlidingWindows:
+    """Overlapping windows of a text that predict each of its tokens, but the first, once.
+
+    Each window advances by `stride` tokens, and only the targets that no window before it had
+    count: the last `stride` of them, with at least block_size - stride tokens of context. All
+    targets of the first window count. The last window ends with the text.
+
+    Iteration yields (x, y, counts): (B, T) int64 tensors on the CPU, and (B, T) bool, true where a
+    target counts.
+
+    Args:
+        tokens: (N,) ids, N > block_size.
+        block_size: T.
+        stride: from 1 to T, which is without overlap.
+        batch_size: B.
+        max_windows: upper limit on the number of windows, which are then evenly spread; None uses
+            all.
+
+    Attributes:
+        n_windows: total number of windows.
+    """
+
+    def __init__(
+        self,
+        tokens: Tokens,
+        block_size: int,
+        stride: int,
+        batch_size: int,
+        max_windows: int | None = None,
+    ) -> None:
+        _check_windows(tokens, block_size, batch_size)
+        require(1 <= stride <= block_size, "stride", stride, f"from 1 to {block_size}")
+        is_allowed = max_windows is None or max_windows >= 1
+        require(is_allowed, "max_windows", max_windows, ">= 1, or null for all")
+        last = len(tokens) - 1 - block_size
+        starts = np.append(np.arange(0, last, stride, dtype=np.int64), last)
+        new = np.diff(starts, prepend=starts[0] - block_size)
+        self.n_windows = len(starts) if max_windows is None else min(len(starts), max_windows)
+        chosen = np.arange(self.n_windows, dtype=np.int64) * len(starts) // self.n_windows
+        self._starts, self._new = starts[chosen], new[chosen]
+        self._windows = np.lib.stride_tricks.sliding_window_view(np.asarray(tokens), block_size + 1)
+        self._block_size, self._batch_size = block_size, batch_size
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        import torch
+
+        for first in range(0, self.n_windows, self._batch_size):
+            batch = slice(first, first + self._batch_size)
+            places = np.arange(self._block_size) >= self._block_size - self._new[batch, None]
+            yield (*_pair(self._windows[self._starts[batch]]), torch.from_numpy(places))
+
+
 def _check_windows(tokens: Tokens, block_size: int, batch_size: int) -> None:
     require(block_size >= 1, "block_size", block_size, ">= 1")
     require(batch_size >= 1, "batch_size", batch_size, ">= 1")

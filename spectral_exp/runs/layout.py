@@ -22,6 +22,7 @@ GIT_DIFF_NAME = "git_diff.patch"
 LOCK_NAME = "run.lock"
 BACKUP_NAME = "backup.json"
 NOTES_NAME = "notes.json"
+EVALUATIONS_NAME = "evaluations.jsonl"
 RUN_LOG_NAME = "train.log"
 CERTIFICATE_NAME = "resume_certificate.json"
 
@@ -72,6 +73,7 @@ class RunPaths:
         self.lock_file = self.root / LOCK_NAME
         self.backup_file = self.root / BACKUP_NAME
         self.notes_file = self.root / NOTES_NAME
+        self.evaluations_file = self.root / EVALUATIONS_NAME
         self.certificate_file = self.root / CERTIFICATE_NAME
         self.run_log = self.root / RUN_LOG_NAME
         self.metrics_file = self.logs / METRICS_NAME

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from spectral_exp import train
-from spectral_exp.commands import compare, diagnose, generate, reproduce, verify_resume
+from spectral_exp.commands import compare, diagnose, evaluate, generate, reproduce, verify_resume
 from spectral_exp.core.json_files import content_crc32
 from tests.conftest import NO_PLOTS, TINY
 
@@ -98,6 +98,7 @@ def test_configuration_files(
 COMMANDS: dict[str, Callable[[], int]] = {
     "generate": lambda: generate.main(["run", "--tokens", "2"]),
     "diagnose": lambda: diagnose.main(["run", "--windows", "1"]),
+    "evaluate": lambda: evaluate.main(["run", "--no-record"]),
     "verify_resume": lambda: verify_resume.main(["run", "--steps", "2"]),
     "reproduce": lambda: reproduce.main(["run", "--current-code"]),
     "resume": lambda: train.main(["resume=run"]),

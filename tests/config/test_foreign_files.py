@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from spectral_exp import train
-from spectral_exp.commands import diagnose, generate, reproduce, verify_resume
+from spectral_exp.commands import diagnose, evaluate, generate, reproduce, verify_resume
 from spectral_exp.config import trust
 from spectral_exp.config.command_line import CommandLine
 from spectral_exp.core.errors import UserError
@@ -96,6 +96,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 COMMANDS: dict[str, Callable[[], int]] = {
     "diagnose": lambda: diagnose.main(["run", "--windows", "1"]),
+    "evaluate": lambda: evaluate.main(["run", "--no-record"]),
     "verify_resume": lambda: verify_resume.main(["run", "--steps", "2"]),
     "reproduce": lambda: reproduce.main(["run", "--current-code"]),
     "resume": lambda: train.main(["resume=run", "training.max_steps=13"]),

@@ -89,7 +89,12 @@ def open_sources(
     """
     paths = layout.RunPaths(root)
     files = [file for path in checkpoints for file in (path, checkpoint_file.sidecar_file(path))]
-    files += [*matching_files(root, component_files), paths.run_log, paths.notes_file]
+    files += [
+        *matching_files(root, component_files),
+        paths.run_log,
+        paths.notes_file,
+        paths.evaluations_file,
+    ]
     for folder in (paths.tokenizer, paths.hydra):
         files += sorted(
             path
