@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _LOGITS_AT_ONCE = 2**25
 _TOKENS_AT_ONCE = 2**13
-_SPLITS = ("val", "train")
+_SPLITS = ("val", "test", "train")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Evaluated:
     Attributes:
         run: id of the run.
         step: step of the checkpoint.
-        text: "val" or "train" for a part of the run's own text, otherwise the path of the text.
+        text: "val", "test" or "train" for a part of the run's own text, otherwise its path.
         text_sha256: checksum of the ids of the text.
         block_size: tokens of a window.
         stride: tokens by which each window advances.
@@ -137,7 +137,7 @@ def evaluate_run(
 
     Args:
         run: the run directory.
-        split: "val" or "train", a part of the run's own text; "val" by default.
+        split: "val", "test" or "train", a part of the run's own text; "val" by default.
         data: a UTF-8 file or a folder of them instead, which is scored as a whole.
         block_size: tokens of a window; by default those of training.
         stride: tokens by which each window advances; by default `block_size`.
@@ -211,7 +211,12 @@ def _own_text(run: Path, trained: Trained, split: str) -> Ids:
     require_fingerprints(run, config, known.fingerprints if known else {})
     dataset = build_dataset(config, known)
     refuse_changed_data(paths, dataset.fingerprints)
-    ids: Ids = getattr(dataset, split)
+    ids: Ids | None = getattr(dataset, split)
+    if ids is None:
+        raise UserError(
+            f"{run} was trained without a test text, which data.test_fraction=0.1 keeps apart; "
+            "choose --split val or another text with --data"
+        )
     return ids
 
 

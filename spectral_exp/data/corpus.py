@@ -20,6 +20,9 @@ from spectral_exp.data.download import download
 
 Stamp = list[str | int]
 
+_PASSAGE_LINES = 4
+_PASSAGE_BYTES = 60
+
 
 class NotUtf8Error(SettingError):
     """A text is not UTF-8; the message quotes the invalid byte."""
@@ -37,15 +40,26 @@ class Corpus:
 class TextCorpus(Corpus, ABC):
     """A text that fits into memory; its last `val_fraction` is the validation text.
 
+    The test text stands between the training and the validation text, which is therefore the same
+    with and without one.
+
     Args:
         val_fraction: fraction of the bytes, > 0 and < 1.
+        test_fraction: fraction of the bytes for the test text, >= 0; 0 for none.
     """
 
-    def __init__(self, val_fraction: float = 0.1) -> None:
+    def __init__(self, val_fraction: float = 0.1, test_fraction: float = 0.0) -> None:
         require(
             0 < val_fraction < 1, "val_fraction", val_fraction, "between 0 and 1 (both excluded)"
         )
-        self.val_fraction = val_fraction
+        most = 1 - val_fraction
+        require(
+            0 <= test_fraction < most,
+            "test_fraction",
+            test_fraction,
+            f">= 0 and < {most:g}, since val_fraction={val_fraction:g}",
+        )
+        self.val_fraction, self.test_fraction = val_fraction, test_fraction
 
     @abstractmethod
     def read(self, cache: Path) -> bytes:
@@ -59,12 +73,14 @@ class TextCorpus(Corpus, ABC):
         """Whether the text can be `n_bytes` long, judged without opening a file."""
         return True
 
-    def split(self, text: bytes) -> tuple[bytes, bytes]:
-        """Return the training and validation text, cut at the start of a character."""
-        cut = int(len(text) * (1 - self.val_fraction))
-        while 0 < cut < len(text) and text[cut] & 0xC0 == 0x80:  # a continuation byte of UTF-8
-            cut -= 1
-        return text[:cut], text[cut:]
+    def split(self, text: bytes) -> dict[str, bytes]:
+        """Return the parts "train", "val" and, if there is one, "test", of whole characters."""
+        val = _start_of_character(text, int(len(text) * (1 - self.val_fraction)))
+        if not self.test_fraction:
+            return {"train": text[:val], "val": text[val:]}
+        before = int(len(text) * (1 - self.val_fraction - self.test_fraction))
+        test = _start_of_character(text, max(before, 0))
+        return {"train": text[:test], "val": text[val:], "test": text[test:val]}
 
 
 class TextFile(TextCorpus):
@@ -76,11 +92,17 @@ class TextFile(TextCorpus):
     Args:
         path: file or folder.
         pattern: shell pattern for the file names in a folder, e.g. `*.txt`.
-        val_fraction: see TextCorpus.
+        val_fraction, test_fraction: see TextCorpus.
     """
 
-    def __init__(self, path: str, pattern: str = "*", val_fraction: float = 0.1) -> None:
-        super().__init__(val_fraction)
+    def __init__(
+        self,
+        path: str,
+        pattern: str = "*",
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.0,
+    ) -> None:
+        super().__init__(val_fraction, test_fraction)
         require(bool(str(path).strip()), "path", repr(path), "the name of a text file or folder")
         self.path, self.pattern = str(path), pattern
 
@@ -143,7 +165,21 @@ class PythonStdlib(TextCorpus):
 
     Tests, installed packages, generated files and duplicates are excluded. Files are ordered by the
     SHA-256 of their path inside the library, so the validation text is a fair sample.
+
+    Args:
+        val_fraction, test_fraction: see TextCorpus.
+        drop_repeats: whether to leave out passages that stand in an earlier file too, such as
+            licences and copied functions, which validation would otherwise share with training.
     """
+
+    def __init__(
+        self,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.0,
+        drop_repeats: bool = False,
+    ) -> None:
+        super().__init__(val_fraction, test_fraction)
+        self.drop_repeats = drop_repeats
 
     _skipped_folders: ClassVar[frozenset[str]] = frozenset(
         {
@@ -177,14 +213,14 @@ class PythonStdlib(TextCorpus):
                 texts.append(text)
         if not texts:
             raise UserError(_missing_sources_message(root))
-        return join_files(texts)
+        return join_files(drop_repeated_passages(texts) if self.drop_repeats else texts)
 
     def stamp(self, cache: Path) -> Stamp:
         """Return the version of the interpreter, and path, size, times and inode of each file."""
         root = self._root()
         version = [platform.python_implementation(), sys.version]
         return [
-            "python_stdlib",
+            "python_stdlib without repeats" if self.drop_repeats else "python_stdlib",
             *version,
             *file_stamps([root / name for name in self._names(root)]),
         ]
@@ -210,7 +246,7 @@ class Shakespeare(TextCorpus):
     Args:
         url: address of the text; a mirror must serve the same bytes.
         timeout_s: time limit for the server, in seconds.
-        val_fraction: see TextCorpus; 0.1 is the split of nanoGPT.
+        val_fraction, test_fraction: see TextCorpus; 0.1 and 0 are the split of nanoGPT.
     """
 
     sha256: ClassVar[str] = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
@@ -221,8 +257,9 @@ class Shakespeare(TextCorpus):
         "tinyshakespeare/input.txt",
         timeout_s: float = 30.0,
         val_fraction: float = 0.1,
+        test_fraction: float = 0.0,
     ) -> None:
-        super().__init__(val_fraction)
+        super().__init__(val_fraction, test_fraction)
         require(timeout_s > 0, "timeout_s", timeout_s, "> 0")
         self.url, self.timeout_s = url, timeout_s
 
@@ -269,6 +306,37 @@ def file_stamps(files: list[Path]) -> Stamp:
 def join_files(texts: list[bytes]) -> bytes:
     """Concatenate the texts that are not empty, each with a newline at its end."""
     return b"".join(text if text.endswith(b"\n") else text + b"\n" for text in texts if text)
+
+
+def drop_repeated_passages(texts: list[bytes]) -> list[bytes]:
+    """Return the texts without passages of lines that stand in an earlier place too.
+
+    A passage is a run of `_PASSAGE_LINES` lines or more, equal but for white space at the ends of
+    lines, with at least `_PASSAGE_BYTES` bytes. Its first occurrence stays.
+    """
+    seen: set[bytes] = set()
+    kept = []
+    for text in texts:
+        lines = text.splitlines(keepends=True)
+        bare = [line.strip() for line in lines]
+        repeated = [False] * len(lines)
+        for first in range(len(lines) - _PASSAGE_LINES + 1):
+            passage = b"\n".join(bare[first : first + _PASSAGE_LINES])
+            if len(passage) < _PASSAGE_BYTES:
+                continue
+            key = hashlib.blake2b(passage, digest_size=16).digest()
+            if key in seen:
+                repeated[first : first + _PASSAGE_LINES] = [True] * _PASSAGE_LINES
+            seen.add(key)
+        kept.append(b"".join(line for line, old in zip(lines, repeated, strict=True) if not old))
+    return kept
+
+
+def _start_of_character(text: bytes, place: int) -> int:
+    """Return the last place up to `place` at which a character of UTF-8 begins."""
+    while 0 < place < len(text) and text[place] & 0xC0 == 0x80:  # a continuation byte
+        place -= 1
+    return place
 
 
 def _read_utf8(file: Path) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,13 @@ from spectral_exp.data.tokenizer_base import Bytes64, Ids, Tokenizer, TokenizerS
 # Part of every cache key; increased when equal settings produce different files.
 _FORMAT = 1
 _TOKENIZER = "tokenizer"
-_SPLITS = ("train", "val")
+SPLITS = {"train": "training", "val": "validation", "test": "test"}
+"""Part of a text -> its name in messages."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Ids of the training and validation text, with their tokenizer and fingerprints.
+    """Ids of the parts of a text, with their tokenizer and fingerprints.
 
     Attributes:
         train: memory-mapped ids of the training text, in the smallest unsigned type that holds the
@@ -47,6 +48,7 @@ class Dataset:
         fingerprints: the record of the text in a run: `corpus`, `corpus_sha256`, `tokenizer`,
             `vocab_size`, and for each split `..._sha256` (of the file of ids), `..._bytes` (of
             text), `..._tokens`.
+        test: ids of the test text, which overlaps neither of the others; None if there is none.
         unigram_bits_per_byte: entropy of the validation text's byte frequencies, the score of a
             model without context.
         entropy_bits_per_byte: exact entropy rate of the source, or None if unknown.
@@ -58,6 +60,7 @@ class Dataset:
     fingerprints: dict[str, str | int]
     unigram_bits_per_byte: float
     entropy_bits_per_byte: float | None
+    test: Ids | None = None
 
     @property
     def vocab_size(self) -> int:
@@ -97,18 +100,26 @@ def prepare(
     else:
         raise TypeError(f"{type(corpus).__name__} is neither a TextCorpus nor FineWebEdu")
     fingerprints = values["fingerprints"]
-    for split, name in zip(_SPLITS, ("training", "validation"), strict=True):
-        tokens = fingerprints[f"{split}_tokens"]
-        if block_size >= tokens:  # not a SettingError: the setting belongs to the model
+    for split, name in SPLITS.items():
+        tokens = fingerprints.get(f"{split}_tokens")
+        if (
+            tokens is not None and block_size >= tokens
+        ):  # not a SettingError: the setting belongs to the model
             raise UserError(
                 f"model.block_size={block_size} must be less than the {name} text's "
-                f"{tokens} tokens; use a longer text, a smaller model.block_size or another "
-                "share for validation"
+                f"{tokens} tokens; use a longer text, a smaller model.block_size or other "
+                "shares for validation and test"
             )
     saved = load_tokenizer(folder / _TOKENIZER)
+    ids = {
+        split: np.memmap(folder / f"{split}.bin", dtype=saved.dtype, mode="r")
+        for split in SPLITS
+        if f"{split}_tokens" in fingerprints
+    }
     return Dataset(
-        train=np.memmap(folder / "train.bin", dtype=saved.dtype, mode="r"),
-        val=np.memmap(folder / "val.bin", dtype=saved.dtype, mode="r"),
+        train=ids["train"],
+        val=ids["val"],
+        test=ids.get("test"),
         tokenizer=saved,
         fingerprints=fingerprints,
         unigram_bits_per_byte=values["unigram_bits_per_byte"],
@@ -128,6 +139,7 @@ def _prepare_text(corpus: TextCorpus, spec: TokenizerSpec, root: Path, known: Kn
             "val_fraction": repr(corpus.val_fraction),
             "tokenizer": identity,
             "format": _FORMAT,
+            **({"test_fraction": repr(corpus.test_fraction)} if corpus.test_fraction else {}),
         }
         # Equal texts of sources with different known entropies need separate entries.
         return root / "datasets" / digest({**key, "source": type(corpus).__name__})[:32]
@@ -143,13 +155,12 @@ def _prepare_text(corpus: TextCorpus, spec: TokenizerSpec, root: Path, known: Kn
     folder = place(sha256)
 
     def fill(draft: Path) -> dict[str, Any]:
-        train, val = (part.decode("utf-8") for part in corpus.split(text))
-        training_text = text.decode("utf-8") if spec.whole_text else train
+        parts = {split: part.decode("utf-8") for split, part in corpus.split(text).items()}
+        training_text = text.decode("utf-8") if spec.whole_text else parts["train"]
         tokenizer = spec.build(training_text if spec.needs_text else None, root)
         known.check_tokenizer(tokenizer)
-        return _write(
-            draft, corpus, sha256, tokenizer, [tokenizer.encode(train)], [tokenizer.encode(val)]
-        )
+        ids = {split: [tokenizer.encode(part)] for split, part in parts.items()}
+        return _write(draft, corpus, sha256, tokenizer, ids)
 
     with cache_errors(root):
         values = load_entry(folder) or build_entry(folder, fill)
@@ -181,7 +192,8 @@ def _prepare_stream(corpus: FineWebEdu, spec: TokenizerSpec, root: Path, known: 
 
     def fill(draft: Path) -> dict[str, Any]:
         val, *train = (read_shard(shards_folder, shard, tokenizer.dtype) for shard in shards)
-        return _write(draft, corpus, None, tokenizer, _drop_last(train, excess), [val])
+        parts = {"train": _drop_last(train, excess), "val": [val]}
+        return _write(draft, corpus, None, tokenizer, parts)
 
     with cache_errors(root):
         return folder, build_entry(folder, fill)
@@ -202,14 +214,15 @@ def _write(
     corpus: Corpus,
     sha256: str | None,
     tokenizer: Tokenizer,
-    train: Iterable[Ids],
-    val: Iterable[Ids],
+    ids: Mapping[str, Iterable[Ids]],
 ) -> dict[str, Any]:
-    """Write both splits and the tokenizer to a new cache entry and return the values to store."""
+    """Write all parts and the tokenizer to a new cache entry and return the values to store."""
     fingerprints: dict[str, str | int] = {"corpus": type(corpus).__name__}
-    for split, parts in zip(_SPLITS, (train, val), strict=True):
+    byte_counts = {}
+    for split, parts in ids.items():
         file = draft / f"{split}.bin"
         counts: Bytes64 = _write_ids(file, parts, tokenizer)
+        byte_counts[split] = tokenizer.byte_counts(counts)
         fingerprints[f"{split}_sha256"] = file_sha256(file)
         fingerprints[f"{split}_bytes"] = int(counts @ tokenizer.token_bytes)
         fingerprints[f"{split}_tokens"] = int(counts.sum())
@@ -221,7 +234,7 @@ def _write(
     fingerprints["vocab_size"] = tokenizer.vocab_size
     return {
         "fingerprints": fingerprints,
-        "unigram_bits_per_byte": _entropy_bits(tokenizer.byte_counts(counts)),
+        "unigram_bits_per_byte": _entropy_bits(byte_counts["val"]),
         "entropy_bits_per_byte": corpus.entropy_bits_per_byte,
     }
 

@@ -34,7 +34,7 @@ class Markov(TextCorpus):
         concentration: of the Dirichlet distribution; small values make the text predictable, large
             ones random.
         seed: of the chain and of the text.
-        val_fraction: see TextCorpus.
+        val_fraction, test_fraction: see TextCorpus.
     """
 
     def __init__(
@@ -45,8 +45,9 @@ class Markov(TextCorpus):
         concentration: float = 0.1,
         seed: int = 0,
         val_fraction: float = 0.1,
+        test_fraction: float = 0.0,
     ) -> None:
-        super().__init__(val_fraction)
+        super().__init__(val_fraction, test_fraction)
         require(order >= 1, "order", order, ">= 1")
         require(2 <= n_symbols <= 52, "n_symbols", n_symbols, "from 2 to 52")
         most = max(k for k in range(1, 13) if n_symbols**k <= _MAX_CONTEXTS)

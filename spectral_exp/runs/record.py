@@ -49,11 +49,14 @@ class Dataset(TypedDict, total=False):
     corpus_sha256: str
     train_sha256: str
     val_sha256: str
+    test_sha256: str
     tokenizer: str
     train_bytes: Count
     train_tokens: Count
     val_bytes: Count
     val_tokens: Count
+    test_bytes: Count
+    test_tokens: Count
     vocab_size: Count
 
 

@@ -35,7 +35,8 @@ def trained(folder: Path, experiment: str, *more: str) -> Path:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose attention carries positions."""
     folder = tmp_path_factory.mktemp("evaluate")
-    return trained(folder, "classic_rotary", "training.eval_windows=null")
+    more = ("training.eval_windows=null", "data.test_fraction=0.1")
+    return trained(folder, "classic_rotary", *more)
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +131,8 @@ def test_scores_are_added_to_the_records_of_the_run(
     printed = capsys.readouterr().out
     assert "on val: " in printed
     assert "3 windows of 32 tokens, each 8 tokens further" in printed
+    assert main([str(run), "--split", "test", "--no-record"]) == 0
+    assert "on test: " in capsys.readouterr().out
     assert main([str(run), "--windows", "1", "--split", "train", "--json"]) == 0
     (record,) = json.loads(capsys.readouterr().out)
     assert record["standard_error_bpb"] is None
@@ -153,6 +156,7 @@ def test_scores_are_added_to_the_records_of_the_run(
         (["RUN", "--data", "gone.txt"], "--data=gone.txt must be an existing file or folder"),
         (["RUN", "--data", "TEXT"], "the text has 9 tokens; windows of --block-size=16"),
         (["RUN", "--data", "LATIN"], "--data="),
+        (["TABLE", "--split", "test"], "was trained without a test text"),
         (["TABLE", "--block-size", "17"], "--block-size=17 must be <= 16: this model has a vector"),
     ],
 )

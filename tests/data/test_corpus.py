@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 
 from spectral_exp.core.errors import SettingError, UserError
 from spectral_exp.data import PythonStdlib, Shakespeare, TextFile
+from spectral_exp.data.corpus import drop_repeated_passages
 
 
 @given(text=st.text(min_size=1), val_fraction=st.floats(0.01, 0.99))
 def test_split_shares_nothing_and_cuts_no_character(text: str, val_fraction: float) -> None:
     data = text.encode()
-    train, val = TextFile("x", val_fraction=val_fraction).split(data)
+    train, val = TextFile("x", val_fraction=val_fraction).split(data).values()
     assert train + val == data
     assert train.decode() + val.decode() == text
     cut = int(len(data) * (1 - val_fraction))
@@ -30,8 +31,62 @@ def test_split_shares_nothing_and_cuts_no_character(text: str, val_fraction: flo
 
 @pytest.mark.parametrize("n", [1, 9, 10, 11, 1115394, 123457])
 def test_split_of_ascii_is_nanogpts(n: int) -> None:
-    train, val = TextFile("x").split(b"a" * n)
+    train, val = TextFile("x").split(b"a" * n).values()
     assert (len(train), len(val)) == (int(n * 0.9), n - int(n * 0.9))
+
+
+@given(
+    text=st.text(min_size=1),
+    val_fraction=st.floats(0.01, 0.5),
+    test_fraction=st.floats(0.01, 0.49),
+)
+def test_a_test_text_leaves_validation_as_it_is(
+    text: str, val_fraction: float, test_fraction: float
+) -> None:
+    data = text.encode()
+    without = TextFile("x", val_fraction=val_fraction).split(data)
+    parts = TextFile("x", val_fraction=val_fraction, test_fraction=test_fraction).split(data)
+    assert parts["val"] == without["val"]
+    assert parts["train"] + parts["test"] == without["train"]
+    assert parts["train"].decode() + parts["test"].decode() == without["train"].decode()
+    assert abs(len(parts["test"]) - test_fraction * len(data)) <= 4
+
+
+@pytest.mark.parametrize("test_fraction", [-0.1, 0.9, 1, float("nan")])
+def test_test_fraction_must_leave_training_text(test_fraction: float) -> None:
+    with pytest.raises(SettingError, match=r"test_fraction=.* must be >= 0 and < 0.9"):
+        PythonStdlib(test_fraction=test_fraction)
+
+
+def windows(text: bytes, size: int = 200) -> set[bytes]:
+    return {text[i : i + size] for i in range(len(text) - size + 1)}
+
+
+def test_a_passage_of_an_earlier_file_is_left_out_once() -> None:
+    licence = b"".join(b"# line %d of a licence that many files begin with\n" % i for i in range(9))
+    own = [
+        b"".join(
+            b"def function_%d_%d(argument):\n    return argument + %d\n" % (i, j, j)
+            for j in range(9)
+        )
+        for i in range(2)
+    ]
+    kept = drop_repeated_passages([licence + own[0], own[1] + licence, licence + own[0]])
+    assert kept == [licence + own[0], own[1], b""]
+    short = [b"x = 1\n" * 3, b"x = 1\n" * 3, b"    return None\n\n\n\n", b"    return None\n\n\n\n"]
+    assert drop_repeated_passages(short) == short, "too little to be a copy"
+
+
+def test_the_library_without_repeats_shares_no_long_window() -> None:
+    corpus = PythonStdlib(drop_repeats=True)
+    whole = PythonStdlib().read(Path("unused"))
+    text = corpus.read(Path("unused"))
+    assert 0.9 * len(whole) < len(text) < len(whole)
+    text = text[: len(text) // 8]
+    parts = TextFile("x").split(text)
+    shared = windows(parts["val"]) & windows(parts["train"])
+    assert len(shared) <= 0.001 * len(parts["val"])
+    assert corpus.stamp(Path("unused")) != PythonStdlib().stamp(Path("unused"))
 
 
 @pytest.mark.parametrize("val_fraction", [0, 1, -0.1, 1.5, float("nan")])

@@ -58,7 +58,7 @@ def test_splits_are_exact_and_share_nothing(
 ) -> None:
     corpus = TextFile(str(file), val_fraction=val_fraction)
     data = prepare(corpus, spec, block_size=8, cache_dir=cache)
-    parts = tuple(part.decode() for part in corpus.split(TEXT.encode()))
+    parts = tuple(part.decode() for part in corpus.split(TEXT.encode()).values())
     for dataset in (data, prepare(corpus, spec, block_size=8, cache_dir=cache)):
         assert text_of(dataset) == parts
         assert isinstance(dataset.train, np.memmap)
@@ -79,9 +79,32 @@ def test_splits_are_exact_and_share_nothing(
     assert data.entropy_bits_per_byte is None
 
 
+@pytest.mark.parametrize("spec", SPECS, ids=["byte", "char", "bpe"])
+def test_a_test_text_is_kept_apart(file: Path, cache: Path, spec: TokenizerSpec) -> None:
+    corpus = TextFile(str(file), test_fraction=0.2)
+    parts = {name: part.decode() for name, part in corpus.split(TEXT.encode()).items()}
+    for data in (prepare(corpus, spec, block_size=8, cache_dir=cache) for _ in range(2)):
+        assert data.test is not None
+        found = {"train": data.train, "val": data.val, "test": data.test}
+        assert {name: data.tokenizer.decode(ids) for name, ids in found.items()} == parts
+        for name, ids in found.items():
+            assert data.fingerprints[f"{name}_tokens"] == len(ids)
+            assert data.fingerprints[f"{name}_bytes"] == len(parts[name].encode())
+    without = prepare(TextFile(str(file)), spec, block_size=8, cache_dir=cache)
+    assert without.test is None
+    assert "test_tokens" not in without.fingerprints
+    assert without.tokenizer.decode(without.val) == parts["val"]
+
+
+def test_a_test_text_that_fills_no_window_is_refused(file: Path, cache: Path) -> None:
+    corpus = TextFile(str(file), test_fraction=4 / len(TEXT.encode()))
+    with pytest.raises(UserError, match="must be less than the test text's"):
+        prepare(corpus, Byte(), block_size=8, cache_dir=cache)
+
+
 def test_the_unigram_entropy_is_that_of_the_validation_bytes(file: Path, cache: Path) -> None:
     corpus = TextFile(str(file))
-    counts = np.bincount(np.frombuffer(corpus.split(TEXT.encode())[1], dtype=np.uint8))
+    counts = np.bincount(np.frombuffer(corpus.split(TEXT.encode())["val"], dtype=np.uint8))
     p = counts[counts > 0] / counts.sum()
     for spec in SPECS:
         data = prepare(corpus, spec, block_size=8, cache_dir=cache)
