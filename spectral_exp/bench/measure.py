@@ -207,9 +207,9 @@ def time_call(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def milliseconds(work: Callable[[], object]) -> Figures:
-    """Return the time of a call as the figure `ms`."""
-    return {"ms": 1e3 * time_call(work)}
+def milliseconds(work: Callable[[], object], figure: str = "ms") -> Figures:
+    """Return the time of a call as a figure."""
+    return {figure: 1e3 * time_call(work)}
 
 
 def environment(**more: str) -> dict[str, str]:

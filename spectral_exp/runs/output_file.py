@@ -15,7 +15,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from spectral_exp.core.errors import UserError, require
+from spectral_exp.core.errors import UserError, explain_os_error, require
 from spectral_exp.core.files import atomic_writer, remove_abandoned_files
 from spectral_exp.core.json_files import write_json_atomic
 from spectral_exp.core.json_text import read_object
@@ -91,14 +91,10 @@ def write_output(
         UserError: the file cannot be written, or another file would be lost (see `refuse_loss`).
     """
     refuse_loss(path, option, force=force, is_default=is_default)
-    try:
+    with explain_os_error(f"write {path}", f"choose another file with {option}"):
         remove_abandoned_files(path)
         with atomic_writer(path) as file:
             file.write(content)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror}; choose another file with {option}"
-        ) from error
     digest = hashlib.sha256(content).hexdigest()
     _remember_output(Path(os.path.realpath(path.parent), path.name), digest)
 
