@@ -29,7 +29,6 @@ from spectral_exp.results.paper.setup import per_run
 from spectral_exp.results.times import compare_times
 from spectral_exp.runs.parts import PARTS
 
-_NO_DATA = "There is no data for this section: {{why}}."
 _QUANTITIES = (
     "parameters",
     "tokens",
@@ -76,7 +75,7 @@ def _leader(material: Material, usable: Sequence[GroupSummary]) -> Text:
 
 def _no_data(why: str, material: Material) -> Paragraph:
     reason = prose(why, metric=Code(material.comparison.metric))
-    return Paragraph(prose(_NO_DATA, why=reason), aside=True)
+    return Paragraph(passage("report", "no data", why=reason), aside=True)
 
 
 def _means(material: Material) -> Table:
