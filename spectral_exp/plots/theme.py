@@ -143,7 +143,7 @@ def use_theme(theme: Theme) -> Iterator[None]:
 
     These settings are global to the process; the lock keeps two threads from mixing them.
     """
-    styles = [_SHARED_STYLE, _settings(theme)]
+    styles: list[Path | dict[str, object]] = [_SHARED_STYLE, _settings(theme)]
     with _style_lock, matplotlib.style.context(styles, after_reset=True):
         yield
 
