@@ -8,16 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from spectral_exp.core.files import atomic_writer
+from spectral_exp.core.files import write_atomic
 from spectral_exp.core.json_text import read_object
 from spectral_exp.core.json_value import jsonable
 
 
 def write_json_atomic(path: Path, content: Any) -> None:
     """Write indented JSON durably: a reader finds either the old file or the whole new one."""
-    text = json_bytes(content)
-    with atomic_writer(path) as file:
-        file.write(text)
+    write_atomic(path, json_bytes(content))
 
 
 def json_bytes(content: Any) -> bytes:

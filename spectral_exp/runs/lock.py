@@ -14,15 +14,11 @@ import time
 from pathlib import Path
 
 from spectral_exp.core.errors import RunError, UserError, explain_os_error
+from spectral_exp.core.file_locks import fcntl
 from spectral_exp.core.regular_file import open_run_file, read_regular
 from spectral_exp.core.timestamps import seconds_since_epoch, timestamp
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.record import LockOwner, parse_lock_owner
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 

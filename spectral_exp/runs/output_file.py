@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from spectral_exp.core.errors import UserError, explain_os_error, require
-from spectral_exp.core.files import atomic_writer, remove_abandoned_files
+from spectral_exp.core.files import remove_abandoned_files, write_atomic
 from spectral_exp.core.json_files import write_json_atomic
 from spectral_exp.core.json_text import read_object
 from spectral_exp.core.regular_file import open_regular
@@ -81,8 +81,7 @@ def write_output(
     refuse_loss(path, option, force=force, is_default=is_default)
     with explain_os_error(f"write {path}", f"choose another file with {option}"):
         remove_abandoned_files(path)
-        with atomic_writer(path) as file:
-            file.write(content)
+        write_atomic(path, content)
     digest = hashlib.sha256(content).hexdigest()
     _remember_output(Path(os.path.realpath(path.parent), path.name), digest)
 

@@ -93,8 +93,7 @@ class ConfigTracker(Component):
         with explain_os_error(f"write {self.paths.config_file}"):
             self.paths.root.mkdir(parents=True, exist_ok=True)
             if diff:
-                with files.atomic_writer(self.paths.git_diff_file) as file:
-                    file.write(diff)
+                files.write_atomic(self.paths.git_diff_file, diff)
             json_files.write_json_atomic(self.paths.config_file, content)
         return self.paths.config_file
 

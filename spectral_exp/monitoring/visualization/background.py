@@ -11,6 +11,7 @@ import time
 import weakref
 from pathlib import Path
 
+from spectral_exp.core.files import write_atomic
 from spectral_exp.core.helper import HelperEndedError, HelperProcess
 from spectral_exp.core.worker import ServiceThread
 from spectral_exp.monitoring.visualization.jobs import (
@@ -19,7 +20,6 @@ from spectral_exp.monitoring.visualization.jobs import (
     PlotReport,
     PlotSet,
     ProcessEndedError,
-    write_plot,
 )
 from spectral_exp.plots.load import writable_folder
 from spectral_exp.plots.run import DrawFigure
@@ -240,7 +240,7 @@ class BackgroundDrawing:
                 png, taken_s = self._process.draw(plot.draw, self.dpi)
                 cpu_s += taken_s
                 self._deaths = 0
-                write_plot(plot.path, png)
+                write_atomic(plot.path, png)
                 files += 1
             except ProcessEndedError as error:
                 self._end_process()

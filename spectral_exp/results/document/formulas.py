@@ -16,15 +16,7 @@ from spectral_exp.results.document.writer import read_template
 
 _SYMBOLS: dict[str, str] = json.loads(read_template("typst_symbols.json"))
 _FUNCTIONS = ("sin", "cos", "exp", "log", "ln", "max", "min")
-_WRAPPERS = {
-    "sqrt": "sqrt",
-    "hat": "hat",
-    "tilde": "tilde",
-    "bar": "macron",
-    "mathcal": "cal",
-    "mathbb": "bb",
-    "mathbf": "bold",
-}
+_WRAPPERS: dict[str, str] = json.loads(read_template("typst_wrappers.json"))
 _WORDS = ("mathrm", "text", "operatorname")
 _SPACES = {"quad": "quad", "qquad": "wide", ",": "thin", ";": "med", "!": ""}
 _TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|\s+|[{}_^&]|\d+(?:\.\d+)?|.", re.DOTALL)
