@@ -17,51 +17,24 @@ from typing import Any
 from spectral_exp.bench import measure
 from spectral_exp.core import json_files
 from spectral_exp.core.console import Parser, command
-from spectral_exp.core.errors import RunError, UserError, require
+from spectral_exp.core.errors import RunError, explain_os_error, require
 from spectral_exp.core.git import git_hash
 from spectral_exp.core.timestamps import timestamp
 from spectral_exp.runs.output_file import refuse_loss, write_output
 
-# Module and help line of each bench.
+# Module in this folder and help line of each bench.
 BENCHES = {
-    "checkpoint": (
-        "spectral_exp.bench.checkpoint",
-        "saving and loading: blocked time, time until durable, memory",
-    ),
-    "logging": (
-        "spectral_exp.bench.metrics_log",
-        "time of an entry of six metrics, and entries lost by a kill",
-    ),
-    "plots": (
-        "spectral_exp.bench.plots",
-        "blocked time of plots and spectra, time until drawn, steps meanwhile",
-    ),
-    "model": (
-        "spectral_exp.bench.model",
-        "step time and memory relative to classic; classic relative to a bare loop",
-    ),
-    "optimizer": (
-        "spectral_exp.bench.optimizer",
-        "an RGD step relative to fused AdamW and to its transforms",
-    ),
-    "attention": (
-        "spectral_exp.bench.attention",
-        "each attention layer relative to fused dot-product attention",
-    ),
-    "loop": ("spectral_exp.bench.loop", "overhead of the training loop over a bare PyTorch loop"),
-    "results": (
-        "spectral_exp.bench.results",
-        "reading many runs, first and again, relative to polars and DuckDB",
-    ),
-    "startup": ("spectral_exp.bench.startup", "time of --help, and until the first training step"),
-    "gating": (
-        "spectral_exp.bench.gating",
-        "effect of gate_every on the loss, paired by seed; not part of all",
-    ),
-    "dashboard": (
-        "spectral_exp.bench.dashboard",
-        "the dashboard in Chromium beside other tools; not part of all",
-    ),
+    "checkpoint": ("checkpoint", "saving and loading: blocked time, time until durable, memory"),
+    "logging": ("metrics_log", "time of an entry of six metrics, and entries lost by a kill"),
+    "plots": ("plots", "blocked time of plots and spectra, time until drawn, steps meanwhile"),
+    "model": ("model", "step time and memory relative to classic; classic relative to a bare loop"),
+    "optimizer": ("optimizer", "an RGD step relative to fused AdamW and to its transforms"),
+    "attention": ("attention", "each attention layer relative to fused dot-product attention"),
+    "loop": ("loop", "overhead of the training loop over a bare PyTorch loop"),
+    "results": ("results", "reading many runs, first and again, relative to polars and DuckDB"),
+    "startup": ("startup", "time of --help, and until the first training step"),
+    "gating": ("gating", "effect of gate_every on the loss, paired by seed; not part of all"),
+    "dashboard": ("dashboard", "the dashboard in Chromium beside other tools; not part of all"),
 }
 NOT_IN_ALL = ("gating", "dashboard")
 
@@ -159,12 +132,8 @@ def _run(options: argparse.Namespace) -> None:
     sizes = tuple(sorted(set(options.size or default_sizes)))
     n_runs = options.runs if options.runs is not None else QUICK_N_RUNS if options.quick else N_RUNS
     _check(options, names, sizes, n_runs)
-    try:
+    with explain_os_error(f"write below --dir={options.dir}", "choose another folder"):
         temporary = tempfile.TemporaryDirectory(prefix="bench-", dir=options.dir.resolve())
-    except OSError as error:
-        raise UserError(
-            f"cannot write below --dir={options.dir}: {error.strerror}; choose another folder"
-        ) from error
 
     started = time.perf_counter()
     with temporary as folder:
@@ -229,7 +198,7 @@ def _run_bench(name: str, settings: measure.Options) -> dict[str, Any]:
     before = time.perf_counter()
     lines: list[dict[str, Any]] = []
     missing: list[str] = []
-    for section in importlib.import_module(BENCHES[name][0]).run(settings):
+    for section in importlib.import_module(f"spectral_exp.bench.{BENCHES[name][0]}").run(settings):
         print(f"\n{measure.format_table(name, section)}", flush=True)
         lines += measure.as_json(name, section)
         missing += section.missing

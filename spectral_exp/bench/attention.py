@@ -13,17 +13,7 @@ import torch
 from torch import Tensor
 
 from spectral_exp.bench import measure
-from spectral_exp.bench.measure import (
-    Figures,
-    Line,
-    Options,
-    Section,
-    Spread,
-    Target,
-    log_progress,
-    ratio,
-    spread,
-)
+from spectral_exp.bench.measure import Figures, Line, Options, Section, Spread, Target
 from spectral_exp.core.allocator import keep_freed_memory
 from spectral_exp.models.attention import (
     Attention,
@@ -54,7 +44,7 @@ def run(options: Options) -> Iterator[Section]:
 
 def _layers(options: Options, n_tokens: int, n_rounds: int) -> Section:
     title = f"an attention layer, forward and backward, {n_tokens} tokens"
-    log_progress(title)
+    measure.log_progress(title)
     kinds: dict[str, Callable[..., Attention]] = {
         DOT_PRODUCT: DotProductAttention,
         "rotary": RotaryAttention,
@@ -71,27 +61,23 @@ def _layers(options: Options, n_tokens: int, n_rounds: int) -> Section:
         for name, kind in kinds.items()
     }
     rounds = measure.measure_rounds(options, measurements, n_rounds, budget_s=40)
-    lines = [Line(name, "a layer", "ms", spread(rounds, name, "ms")) for name in kinds]
+    lines = [Line(name, "a layer", "ms", measure.spread(rounds, name, "ms")) for name in kinds]
     for name in list(kinds)[1:]:
         target = LINEAR_RATIOS.get(n_tokens) if name == LINEAR else None
-        relative = ratio(rounds, name, DOT_PRODUCT, "ms")
+        relative = measure.ratio(rounds, name, DOT_PRODUCT, "ms")
         lines.append(Line(name, f"a layer / {DOT_PRODUCT}", "x", relative, target))
     return Section(title, lines)
 
 
 def _time_layer(layer: Attention, x: Tensor) -> Figures:
-    def work() -> None:
-        ids = x.detach().requires_grad_()
-        layer(ids).sum().backward()
-
-    return {"ms": 1e3 * measure.time_call(work)}
+    return measure.milliseconds(lambda: layer(x.detach().requires_grad_()).sum().backward())
 
 
 @torch.no_grad()
 def _generation(options: Options) -> Section:
     """Measure the time of a token and the memory after few and after many tokens."""
     few, many = (8, 64) if options.quick else (256, 4096)
-    log_progress(f"generating after {few} and after {many} tokens")
+    measure.log_progress(f"generating after {few} and after {many} tokens")
     layer = PureWaveAttention(_WIDTH, _HEADS, many + 64, n_wave=_WAVES, mode="linear")
     generator = torch.Generator().manual_seed(0)
     token = torch.randn(1, 1, _WIDTH, generator=generator)
@@ -117,7 +103,10 @@ def _generation(options: Options) -> Section:
     return Section(
         "pure_wave_linear, generating",
         [
-            *(Line(name, "a token", "us", spread(rounds, name, "us")) for name in names.values()),
+            *(
+                Line(name, "a token", "us", measure.spread(rounds, name, "us"))
+                for name in names.values()
+            ),
             *(Line(names[n], "memory", "kB", Spread.of([size / 1e3])) for n, size in sizes.items()),
             Line(names[many], f"memory / {names[few]}", "x", growth, CONSTANT),
         ],

@@ -22,20 +22,11 @@ from pathlib import Path
 import torch
 
 from spectral_exp.bench import measure, peers
-from spectral_exp.bench.measure import (
-    Figures,
-    Line,
-    Options,
-    Section,
-    Spread,
-    Target,
-    difference,
-    log_progress,
-    ratio,
-    spread,
-)
-from spectral_exp.bench.training import Contender, MakeContender, Training
+from spectral_exp.bench.measure import Figures, Line, Options, Section, Spread, Target
+from spectral_exp.bench.peers import Contender, MakeContender
+from spectral_exp.bench.training import Training
 from spectral_exp.core.errors import RunError
+from spectral_exp.core.wording import format_count
 from spectral_exp.monitoring import CheckpointManager
 
 SYNCHRONOUS = "ours, synchronous"
@@ -58,21 +49,19 @@ _UNDISTURBED_STEPS = 3
 _HISTORY_LENGTH = 1_000_000
 
 
-class Ours:
-    """`CheckpointManager`, saving synchronously or in the background."""
+class Ours(Contender):
+    """`CheckpointManager`, saving in the background."""
 
-    def __init__(self, folder: Path, training: Training, *, background: bool) -> None:
-        self.name = BACKGROUND if background else SYNCHRONOUS
-        self.background = background
-        self.note = ""
+    name = BACKGROUND
+
+    def __init__(self, folder: Path, training: Training) -> None:
+        super().__init__(folder, training)
         self.losses: list[float] | array[float] = []
-        self.manager = CheckpointManager(folder, keep_last_n=1, background=background)
-        self._training = training
-        self._number = 0
+        self.manager = CheckpointManager(folder, keep_last_n=1, background=self.background)
         self._started = 0.0
 
     def save(self) -> None:
-        """Save, or start a save in the background."""
+        """Start a save in the background."""
         self._number += 1
         self._started = time.perf_counter()
         training = self._training
@@ -85,7 +74,7 @@ class Ours:
         self.manager.fence()
 
     def busy(self) -> bool:
-        """Whether a save is in progress."""
+        """Return whether a save is in progress."""
         return self.manager.busy
 
     def wait(self) -> float:
@@ -100,17 +89,21 @@ class Ours:
         self.manager.close()
 
 
-class TorchSave:
+class OursSynchronous(Ours):
+    """`CheckpointManager`, saving synchronously."""
+
+    name = SYNCHRONOUS
+    background = False
+
+
+class TorchSave(Contender):
     """`torch.save` to a file, followed by fsync."""
 
     name = TORCH_SAVE
     background = False
-    note = ""
 
     def __init__(self, folder: Path, training: Training) -> None:
-        self._folder = folder
-        self._training = training
-        self._number = 0
+        super().__init__(folder, training)
         self._ended = 0.0
 
     def save(self) -> None:
@@ -122,9 +115,6 @@ class TorchSave:
             os.fsync(file.fileno())
         self._ended = time.perf_counter()
 
-    def fence(self) -> None:
-        """Do nothing, since `save` is synchronous."""
-
     def busy(self) -> bool:
         """Return False, since `save` is synchronous."""
         return False
@@ -134,13 +124,10 @@ class TorchSave:
         (self._folder / f"{self._number - 1}.pt").unlink(missing_ok=True)
         return self._ended
 
-    def close(self) -> None:
-        """Do nothing, since no resource is held."""
-
 
 OURS: Mapping[str, MakeContender] = {
-    SYNCHRONOUS: functools.partial(Ours, background=False),
-    BACKGROUND: functools.partial(Ours, background=True),
+    SYNCHRONOUS: OursSynchronous,
+    BACKGROUND: Ours,
     TORCH_SAVE: TorchSave,
 }
 
@@ -189,7 +176,9 @@ def _measure_saves(
     path = folder / "written"
     in_background = [contender for contender in contenders if contender.background]
     measurements: dict[str, Callable[[], Figures]] = {
-        MEMORY_COPY: lambda: _copy(training, buffers),
+        MEMORY_COPY: functools.partial(
+            measure.milliseconds, lambda: _copy(training, buffers), "blocked_ms"
+        ),
         PLAIN_WRITE: lambda: _write(path, buffers),
         DIRECT_WRITE: lambda: _write_directly(path, training.n_bytes),
         **{contender.name: functools.partial(_save, contender) for contender in contenders},
@@ -198,7 +187,9 @@ def _measure_saves(
             for each in in_background
         },
     }
-    log_progress(f"saving {size_mb} MB: warm-up, then rounds of {len(measurements)} contenders")
+    measure.log_progress(
+        f"saving {size_mb} MB: warm-up, then rounds of {len(measurements)} contenders"
+    )
     (first,) = measure.interleave(measurements, 1, budget_s=0)
     has_direct_write = "durable_s" in first[DIRECT_WRITE]
     if not has_direct_write:
@@ -218,33 +209,37 @@ def _saving_lines(
 ) -> list[Line]:
     limits = (PLAIN_WRITE, DIRECT_WRITE) if has_direct_write else (PLAIN_WRITE,)
     in_background = [each for each in contenders if each.background]
-    lines = [Line(MEMORY_COPY, "limit: time", "ms", spread(rounds, MEMORY_COPY, "blocked_ms"))]
+    lines = [
+        Line(MEMORY_COPY, "limit: time", "ms", measure.spread(rounds, MEMORY_COPY, "blocked_ms"))
+    ]
     for limit in limits:
-        lines.append(Line(limit, "limit: time", "s", spread(rounds, limit, "durable_s")))
+        lines.append(Line(limit, "limit: time", "s", measure.spread(rounds, limit, "durable_s")))
     for each in contenders:
         blocked = Spread.of([first[each.name]["blocked_ms"]])
         lines.append(Line(each.name, "blocked, first save", "ms", blocked))
     for each in contenders:
-        lines.append(Line(each.name, "blocked", "ms", spread(rounds, each.name, "blocked_ms")))
+        lines.append(
+            Line(each.name, "blocked", "ms", measure.spread(rounds, each.name, "blocked_ms"))
+        )
     for each in contenders:
         target = COPY_RATIO if each.name == BACKGROUND else None
-        relative = ratio(rounds, each.name, MEMORY_COPY, "blocked_ms")
+        relative = measure.ratio(rounds, each.name, MEMORY_COPY, "blocked_ms")
         lines.append(Line(each.name, "blocked / memory copy", "x", relative, target))
     for each in in_background:
-        blocked = spread(rounds, f"{each.name}, {OVERLAPPED}", "blocked_ms")
+        blocked = measure.spread(rounds, f"{each.name}, {OVERLAPPED}", "blocked_ms")
         lines.append(Line(each.name, "overlapped: blocked", "ms", blocked))
     for each in in_background:
         target = OVERLAPPED_RATIO if each.name == BACKGROUND else None
-        relative = ratio(rounds, f"{each.name}, {OVERLAPPED}", MEMORY_COPY, "blocked_ms")
+        relative = measure.ratio(rounds, f"{each.name}, {OVERLAPPED}", MEMORY_COPY, "blocked_ms")
         lines.append(Line(each.name, "overlapped: blocked / memory copy", "x", relative, target))
     for each in contenders:
-        durable = spread(rounds, each.name, "durable_s")
+        durable = measure.spread(rounds, each.name, "durable_s")
         lines.append(Line(each.name, "until durable", "s", durable, note=each.note))
     for limit in limits:
         for each in contenders:
             has_target = limit == PLAIN_WRITE and each.name in (SYNCHRONOUS, BACKGROUND)
             target = DURABLE_RATIO if has_target else None
-            relative = ratio(rounds, each.name, limit, "durable_s")
+            relative = measure.ratio(rounds, each.name, limit, "durable_s")
             name = f"until durable / {limit}"
             lines.append(Line(each.name, name, "x", relative, target, each.note))
     return lines
@@ -263,11 +258,9 @@ def _save(contender: Contender, overlapped: Training | None = None) -> Figures:
     return {"blocked_ms": 1e3 * blocked_s, "durable_s": contender.wait() - start}
 
 
-def _copy(training: Training, buffers: list[torch.Tensor]) -> Figures:
-    start = time.perf_counter()
+def _copy(training: Training, buffers: list[torch.Tensor]) -> None:
     for buffer, tensor in zip(buffers, training.tensors(), strict=True):
         buffer.copy_(tensor)
-    return {"blocked_ms": 1e3 * (time.perf_counter() - start)}
 
 
 def _write(path: Path, buffers: list[torch.Tensor]) -> Figures:
@@ -311,15 +304,14 @@ def _measure_steps(
     options: Options, size_mb: int, training: Training, contenders: list[Contender]
 ) -> list[Line]:
     """Measure steps during a save relative to undisturbed ones, with one and two threads."""
-    keys = {
-        (each.name, threads): f"{each.name}, {threads}" for threads in (1, 2) for each in contenders
-    }
+    keys = [(each, threads) for threads in (1, 2) for each in contenders]
     measurements: dict[str, Callable[[], Figures]] = {
-        keys[each.name, threads]: functools.partial(_train, training, each, threads)
-        for threads in (1, 2)
-        for each in contenders
+        f"{each.name}, {threads}": functools.partial(_train, training, each, threads)
+        for each, threads in keys
     }
-    log_progress(f"training while {size_mb} MB are saved: rounds of {len(measurements)} contenders")
+    measure.log_progress(
+        f"training while {size_mb} MB are saved: rounds of {len(measurements)} contenders"
+    )
     n_rounds = options.rounds or (3 if options.quick else 7)
     before = torch.get_num_threads()
     try:
@@ -334,11 +326,10 @@ def _measure_steps(
         ("slowdown", "x", "a step meanwhile / undisturbed"),
         ("lost_ms", "ms", "training time lost by a save"),
     ):
-        for (name, threads), key in keys.items():
-            noun = "thread" if threads == 1 else "threads"
-            lines.append(
-                Line(name, f"{label}, {threads} {noun}", unit, spread(rounds, key, figure))
-            )
+        for each, threads in keys:
+            value = measure.spread(rounds, f"{each.name}, {threads}", figure)
+            title = f"{label}, {format_count(threads, 'thread')}"
+            lines.append(Line(each.name, title, unit, value))
     return lines
 
 
@@ -381,7 +372,7 @@ def _memory(options: Options, size_mb: int) -> Section:
         return Section(title, [], [measure.NO_PEAK])
     others, missing = peers.checkpoint_peers()
     lines = []
-    log_progress(f"{title}: a process for each contender")
+    measure.log_progress(f"{title}: a process for each contender")
     for number, name in enumerate([*OURS, *others]):
         folder = options.new_folder(f"memory_{size_mb}/{number}")
         memory = measure.child("spectral_exp.bench.checkpoint", name, str(size_mb), str(folder))
@@ -414,9 +405,9 @@ def _measure_memory(name: str, size_mb: int, folder: Path) -> Figures:
 
 def _loading(options: Options, size_mb: int) -> Section:
     """Measure a verified load of a file in the page cache relative to torch.load."""
-    log_progress(f"loading {size_mb} MB")
+    measure.log_progress(f"loading {size_mb} MB")
     training = Training(size_mb)
-    ours = Ours(options.new_folder(f"loading_{size_mb}"), training, background=False)
+    ours = OursSynchronous(options.new_folder(f"loading_{size_mb}"), training)
     ours.save()
     ours.wait()
     path = ours.manager.paths.checkpoint_file(ours.manager.durable_step)
@@ -430,15 +421,15 @@ def _loading(options: Options, size_mb: int) -> Section:
     }
     # The warm-up also fills the page cache.
     rounds = measure.measure_rounds(options, contenders, 9, quick=5, budget_s=20)
-    lines = [Line(name, "load", "ms", spread(rounds, name, "ms")) for name in contenders]
-    relative = ratio(rounds, "ours, verified", "torch.load", "ms")
+    lines = [Line(name, "load", "ms", measure.spread(rounds, name, "ms")) for name in contenders]
+    relative = measure.ratio(rounds, "ours, verified", "torch.load", "ms")
     lines.append(Line("ours, verified", "load / torch.load", "x", relative, LOAD_RATIO))
     return Section(f"loading {size_mb} MB", lines)
 
 
 def _history(options: Options) -> Section:
     """Measure the cost of a million losses in a small checkpoint, as a list and as an array."""
-    log_progress("a loss history of a million")
+    measure.log_progress("a loss history of a million")
     training = Training(2)
     many = array("d", (5.0 + 1e-6 * step for step in range(_HISTORY_LENGTH)))
     histories: dict[str, list[float] | array[float]] = {
@@ -448,46 +439,42 @@ def _history(options: Options) -> Section:
     }
     measurements: dict[str, Callable[[], Figures]] = {}
     closing: list[Ours] = []
-    for background in (False, True):
+    for make in (OursSynchronous, Ours):
         for kind, losses in histories.items():
-            folder = options.new_folder(f"history_{kind}_{background}")
-            ours = Ours(folder, training, background=background)
+            ours = make(options.new_folder(f"history_{kind}_{make.background}"), training)
             ours.losses = losses
             closing.append(ours)
             measurements[f"{ours.name}, {kind}"] = functools.partial(_save, ours)
-            if not background:
+            if not make.background:
+                load = functools.partial(
+                    ours.manager.load_latest_checkpoint, history_as_array=kind == "array"
+                )
                 measurements[f"load, {kind}"] = functools.partial(
-                    _load, ours, as_array=kind == "array"
+                    measure.milliseconds, load, "blocked_ms"
                 )
     limits: dict[str, Callable[[], object]] = {
         "array of a list": functools.partial(array, "d", many.tolist()),
         "list of an array": many.tolist,
     }
     for name, convert in limits.items():
-        measurements[name] = functools.partial(_convert, convert)
+        measurements[name] = functools.partial(measure.milliseconds, convert, "blocked_ms")
     rounds = measure.measure_rounds(options, measurements, 15, quick=5, budget_s=20)
     for ours in closing:
         ours.close()
-    lines = [Line(name, "limit: time", "ms", spread(rounds, name, "blocked_ms")) for name in limits]
+    lines = [
+        Line(name, "limit: time", "ms", measure.spread(rounds, name, "blocked_ms"))
+        for name in limits
+    ]
     for kind in ("list", "array"):
         for name in (SYNCHRONOUS, BACKGROUND):
-            added = difference(rounds, f"{name}, {kind}", f"{name}, none", "blocked_ms")
+            added = measure.difference(rounds, f"{name}, {kind}", f"{name}, none", "blocked_ms")
             lines.append(
                 Line(f"{name}, {kind}", "added to a save: blocked", "ms", added, HISTORY_MS)
             )
     for kind in ("list", "array"):
-        added = difference(rounds, f"load, {kind}", "load, none", "blocked_ms")
+        added = measure.difference(rounds, f"load, {kind}", "load, none", "blocked_ms")
         lines.append(Line(f"ours, {kind}", "added to a load", "ms", added, HISTORY_MS))
     return Section(f"a loss history of {_HISTORY_LENGTH:,} steps", lines)
-
-
-def _convert(convert: Callable[[], object]) -> Figures:
-    return {"blocked_ms": 1e3 * measure.time_call(convert)}
-
-
-def _load(ours: Ours, as_array: bool) -> Figures:
-    load = functools.partial(ours.manager.load_latest_checkpoint, history_as_array=as_array)
-    return {"blocked_ms": 1e3 * measure.time_call(load)}
 
 
 if __name__ == "__main__":

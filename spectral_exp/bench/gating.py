@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from spectral_exp.bench.measure import Line, Options, Section, difference, log_progress, spread
+from spectral_exp.bench import measure
+from spectral_exp.bench.measure import Line, Options, Section
 from spectral_exp.bench.stacks import WAVE_RGD, Sizes, build
 from spectral_exp.data import Batches, Byte, Dataset, EvalWindows, Markov, PythonStdlib, prepare
 from spectral_exp.optim.rgd import build_rgd
@@ -36,14 +37,17 @@ def run(options: Options) -> Iterator[Section]:
     rounds = []
     for seed in range(1, n_seeds + 1):
         intervals = ", ".join(map(str, INTERVALS))
-        log_progress(f"gate_every={intervals}: {n_steps} steps with seed {seed} of {n_seeds}")
+        measure.log_progress(
+            f"gate_every={intervals}: {n_steps} steps with seed {seed} of {n_seeds}"
+        )
         rounds.append({_name(k): {"bpb": _train(data, sizes, seed, k, n_steps)} for k in INTERVALS})
     first, *others = map(_name, INTERVALS)
     lines = [
-        Line(name, "loss", "bits/byte", spread(rounds, name, "bpb")) for name in (first, *others)
+        Line(name, "loss", "bits/byte", measure.spread(rounds, name, "bpb"))
+        for name in (first, *others)
     ]
     for name in others:
-        paired = difference(rounds, name, first, "bpb")
+        paired = measure.difference(rounds, name, first, "bpb")
         lines.append(Line(name, f"loss - {first}, same seed", "bits/byte", paired))
     yield Section(
         f"validation after {n_steps} steps of {_BATCH * sizes.block_size} bytes, wave + RGD, "

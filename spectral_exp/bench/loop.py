@@ -31,7 +31,8 @@ from unittest import mock
 
 from torch import Tensor, nn
 
-from spectral_exp.bench.measure import Line, Options, Section, Spread, Target, log_progress
+from spectral_exp.bench import measure
+from spectral_exp.bench.measure import Line, Options, Section, Spread, Target
 from spectral_exp.config.build import build
 from spectral_exp.config.command_line import CommandLine
 from spectral_exp.core import files, json_files
@@ -129,7 +130,7 @@ def run(options: Options) -> Iterator[Section]:
         steps = (
             4 * case.block if options.quick else case.steps // 2 if options.brief else case.steps
         )
-        log_progress(f"{case.name}: {steps} steps of each loop")
+        measure.log_progress(f"{case.name}: {steps} steps of each loop")
         ours, bare = (options.new_folder(f"{name}_{number}") for name in ("ours", "bare"))
         yield Section(case.name, list(_lines(case, _alternate(case, steps, ours, bare))))
     steps = 50 if options.quick else 1500

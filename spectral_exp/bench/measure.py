@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -207,9 +207,9 @@ def time_call(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def milliseconds(work: Callable[[], object]) -> Figures:
-    """Return the time of a call as the figure `ms`."""
-    return {"ms": 1e3 * time_call(work)}
+def milliseconds(work: Callable[[], object], figure: str = "ms") -> Figures:
+    """Return the time of a call as a figure."""
+    return {figure: 1e3 * time_call(work)}
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -342,10 +342,7 @@ def as_json(bench: str, section: Section) -> list[dict[str, Any]]:
             "contender": line.contender,
             "figure": line.figure,
             "unit": line.unit,
-            "median": line.value.median,
-            "q1": line.value.q1,
-            "q3": line.value.q3,
-            "n": line.value.n,
+            **asdict(line.value),
             "target": line.target.as_json() if line.target else None,
             "met": line.is_met,
             "note": line.note,

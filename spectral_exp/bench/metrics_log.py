@@ -19,17 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from spectral_exp.bench import measure, peers
-from spectral_exp.bench.measure import (
-    Figures,
-    Line,
-    Options,
-    Section,
-    Spread,
-    Target,
-    log_progress,
-    ratio,
-    spread,
-)
+from spectral_exp.bench.measure import Figures, Line, Options, Section, Spread, Target
 from spectral_exp.core.errors import RunError
 from spectral_exp.monitoring import MetricsLogger
 from spectral_exp.runs.layout import METRICS_NAME
@@ -112,7 +102,7 @@ def run(options: Options) -> Iterator[Section]:
 
 
 def _entries(options: Options, contenders: dict[str, Callable[[Path], Log]]) -> list[Line]:
-    log_progress("logging entries of six metrics")
+    measure.log_progress("logging entries of six metrics")
     n_entries = 300 if options.quick else 3000
     logs = {
         name: make(options.new_folder(f"entries/{name}"))
@@ -125,11 +115,11 @@ def _entries(options: Options, contenders: dict[str, Callable[[Path], Log]]) -> 
     lines = []
     for figure, target in (("median", MEDIAN_US), ("p99", P99_US)):
         for name in logs:
-            value = spread(rounds, name, figure)
+            value = measure.spread(rounds, name, figure)
             own_target = target if name == OURS else None
             lines.append(Line(name, f"an entry: {figure}", "us", value, own_target))
     for reference in (BARE_WRITE, JSON_LINE):
-        relative = ratio(rounds, OURS, reference, "median")
+        relative = measure.ratio(rounds, OURS, reference, "median")
         lines.append(Line(OURS, f"an entry / {reference}", "x", relative))
     return lines
 
@@ -160,7 +150,7 @@ def _entry_timer(log: Log, n_entries: int) -> Callable[[], Figures]:
 
 def _kills(options: Options, contenders: dict[str, Callable[[Path], Log]]) -> list[Line]:
     n_kills = options.rounds or (2 if options.quick else 5)
-    log_progress(f"killing {n_kills} processes of each of {len(contenders)} contenders")
+    measure.log_progress(f"killing {n_kills} processes of each of {len(contenders)} contenders")
     lines = []
     for number, name in enumerate(contenders):
         lost = [

@@ -16,16 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from spectral_exp.bench import measure
-from spectral_exp.bench.measure import (
-    Figures,
-    Line,
-    Options,
-    Section,
-    Target,
-    log_progress,
-    ratio,
-    spread,
-)
+from spectral_exp.bench.measure import Figures, Line, Options, Section, Target
 from spectral_exp.bench.nanogpt import NanoGPT, NanoGPTTraining, OurTraining
 from spectral_exp.bench.stacks import (
     CLASSIC,
@@ -92,19 +83,19 @@ def _sizes(vocab_size: int, quick: bool) -> Sizes:
 
 def _steps(options: Options, vocab_size: int, n_tokens: int, n_rounds: int) -> Section:
     title = f"a training step, vocabulary {vocab_size}, {n_tokens} tokens"
-    log_progress(title)
+    measure.log_progress(title)
     sizes = _sizes(vocab_size, options.quick)
     steps = {stack: TrainingStep(stack, sizes, n_tokens) for stack in STACKS}
     measurements: dict[str, Callable[[], Figures]] = {
         stack: functools.partial(measure.milliseconds, step) for stack, step in steps.items()
     }
     rounds = measure.measure_rounds(options, measurements, n_rounds, budget_s=60)
-    lines = [Line(stack, "a step", "ms", spread(rounds, stack, "ms")) for stack in STACKS]
+    lines = [Line(stack, "a step", "ms", measure.spread(rounds, stack, "ms")) for stack in STACKS]
     for stack in STACKS[1:]:
         target = STEP_RATIOS.get(n_tokens, {}).get(stack)
         if vocab_size == LARGE_VOCABULARY:
             target = LARGE_VOCABULARY_RATIO
-        relative = ratio(rounds, stack, CLASSIC, "ms")
+        relative = measure.ratio(rounds, stack, CLASSIC, "ms")
         lines.append(Line(stack, f"a step / {CLASSIC}", "x", relative, target))
     return Section(title, lines)
 
@@ -121,7 +112,7 @@ def _memory(options: Options, vocab_size: int, n_tokens: int) -> Section:
     title = f"peak memory of training, vocabulary {vocab_size}, {n_tokens} tokens"
     if not measure.can_measure_peak():
         return Section(title, [], [measure.NO_PEAK])
-    log_progress(title)
+    measure.log_progress(title)
     arguments = (str(vocab_size), str(n_tokens), *(("quick",) if options.quick else ()))
     measurements = {
         stack: functools.partial(measure.child, "spectral_exp.bench.model", stack, *arguments)
@@ -129,9 +120,11 @@ def _memory(options: Options, vocab_size: int, n_tokens: int) -> Section:
     }
     n_rounds = options.rounds or (1 if options.quick else 7)
     rounds = measure.interleave(measurements, n_rounds, budget_s=options.budget_s(100))
-    lines = [Line(stack, "peak", "MB", spread(rounds, stack, "peak_mb")) for stack in STACKS]
+    lines = [
+        Line(stack, "peak", "MB", measure.spread(rounds, stack, "peak_mb")) for stack in STACKS
+    ]
     for stack in STACKS[1:]:
-        relative = ratio(rounds, stack, CLASSIC, "peak_mb")
+        relative = measure.ratio(rounds, stack, CLASSIC, "peak_mb")
         target = None if options.quick else MEMORY_RATIO
         lines.append(Line(stack, f"peak / {CLASSIC}", "x", relative, target))
     return Section(title, lines)
@@ -158,7 +151,7 @@ def _bare_loop(options: Options, compiled: bool) -> Section:
     title = f"nanoGPT's CPU recipe, {'compiled' if compiled else 'eager'}"
     if compiled and not _has_compiler():
         return Section(title, [], ["compiled: not measured: no compiler"])
-    log_progress(title)
+    measure.log_progress(title)
     ours, bare = OurTraining(compiled), NanoGPTTraining(compiled)
     n_steps = 3 if options.quick else 20
     measurements: dict[str, Callable[[], Figures]] = {
@@ -167,11 +160,11 @@ def _bare_loop(options: Options, compiled: bool) -> Section:
     }
     rounds = measure.measure_rounds(options, measurements, 15, quick=2, budget_s=15)
     lines = [
-        Line(name, "tokens per second", "", spread(rounds, name, "tokens_per_s"))
+        Line(name, "tokens per second", "", measure.spread(rounds, name, "tokens_per_s"))
         for name in measurements
     ]
     # A time and not a rate, so that less is better as in all figures with a target.
-    relative = ratio(rounds, OURS, BARE_LOOP, "s")
+    relative = measure.ratio(rounds, OURS, BARE_LOOP, "s")
     lines.append(Line(OURS, f"time per token / {BARE_LOOP}", "x", relative, BARE_LOOP_RATIO))
     return Section(title, lines)
 

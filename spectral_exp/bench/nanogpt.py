@@ -9,6 +9,8 @@ Letters: B batch, T tokens, C channels, H heads.
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -69,62 +71,66 @@ class NanoGPT(nn.Module):
         return loss
 
 
-def _text() -> Tensor:
-    return torch.randint(_VOCAB, (1_000_000,), generator=torch.Generator().manual_seed(0))
-
-
-def _batch(text: Tensor) -> tuple[Tensor, Tensor]:
-    begins = torch.randint(len(text) - _BLOCK, (_BATCH,))
-    x = torch.stack([text[i : i + _BLOCK] for i in begins])
-    y = torch.stack([text[i + 1 : i + 1 + _BLOCK] for i in begins])
-    return x, y
-
-
-class NanoGPTTraining:
-    """nanoGPT's loop with its batches, clipping and AdamW, which is not fused on a CPU."""
+class _Loop(ABC):
+    """nanoGPT's loop with its batches and clipping."""
 
     def __init__(self, compiled: bool) -> None:
         torch.manual_seed(0)
-        self.text, self.model = _text(), NanoGPT()
-        matrices = [p for p in self.model.parameters() if p.dim() >= 2]
-        vectors = [p for p in self.model.parameters() if p.dim() < 2]
+        self.text = torch.randint(_VOCAB, (1_000_000,), generator=torch.Generator().manual_seed(0))
+        self.model, self.optimizer = self.build()
+        self.compute = torch.compile(self.model) if compiled else self.model
+
+    @abstractmethod
+    def build(self) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """Return the model and its optimizer."""
+
+    @abstractmethod
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the loss of a batch."""
+
+    def step(self) -> None:
+        """Do one step without reading the loss, which nanoGPT reads only at intervals."""
+        begins = torch.randint(len(self.text) - _BLOCK, (_BATCH,))
+        x = torch.stack([self.text[i : i + _BLOCK] for i in begins])
+        y = torch.stack([self.text[i + 1 : i + 1 + _BLOCK] for i in begins])
+        self.loss(x, y).backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+class NanoGPTTraining(_Loop):
+    """nanoGPT's model and its AdamW, which is not fused on a CPU."""
+
+    def build(self) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """Return nanoGPT's model and optimizer."""
+        model = NanoGPT()
+        matrices = [p for p in model.parameters() if p.dim() >= 2]
+        vectors = [p for p in model.parameters() if p.dim() < 2]
         groups = [
             {"params": matrices, "weight_decay": _DECAY},
             {"params": vectors, "weight_decay": 0.0},
         ]
-        self.optimizer = torch.optim.AdamW(groups, lr=_RATE, betas=_BETAS)
-        self.compute = torch.compile(self.model) if compiled else self.model
+        return model, torch.optim.AdamW(groups, lr=_RATE, betas=_BETAS)
 
-    def step(self) -> None:
-        """Do one step without reading the loss, which nanoGPT reads only at intervals."""
-        loss = self.compute(*_batch(self.text))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the loss of a batch."""
+        return cast("Tensor", self.compute(x, y))
 
 
-class OurTraining:
+class OurTraining(_Loop):
     """The classic model, AdamW and cross-entropy in the same loop on the same batches."""
 
-    def __init__(self, compiled: bool) -> None:
-        torch.manual_seed(0)
-        self.text = _text()
-        self.model = GPT(
+    def build(self) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """Return the classic model and its optimizer."""
+        model = GPT(
             _VOCAB, _BLOCK, _LAYERS, _HEADS, _CHANNELS, StandardEmbedding, DotProductAttention,
             functools.partial(MLP, activation="gelu"), tie_weights=True,
         )  # fmt: skip
-        self.loss = CrossEntropy()
-        self.optimizer = build_adamw(
-            self.model.parameter_groups(), _RATE, _BETAS, weight_decay=_DECAY
-        )
-        self.compute = torch.compile(self.model) if compiled else self.model
+        groups = model.parameter_groups()
+        return model, build_adamw(groups, _RATE, _BETAS, weight_decay=_DECAY)
 
-    def step(self) -> None:
-        """Do one step."""
-        x, y = _batch(self.text)
-        loss, _ = self.loss(self.compute(x), y)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the loss of a batch."""
+        loss: Tensor = CrossEntropy()(self.compute(x), y)[0]
+        return loss

@@ -11,21 +11,13 @@ and double the checkpoint's weights. `gate_every` reduces their frequency instea
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 
 import torch
 
 from spectral_exp.bench import measure
-from spectral_exp.bench.measure import (
-    Figures,
-    Line,
-    Options,
-    Section,
-    Target,
-    log_progress,
-    ratio,
-    spread,
-)
+from spectral_exp.bench.measure import Figures, Line, Options, Section, Target
 from spectral_exp.bench.stacks import WAVE, Sizes, build
 from spectral_exp.core.allocator import keep_freed_memory
 from spectral_exp.optim.rgd import build_rgd, from_half_spectra, half_spectra
@@ -46,7 +38,7 @@ _STEPS = 4
 def run(options: Options) -> Iterator[Section]:
     """Measure steps of the wave model's parameters at vocabulary 256."""
     keep_freed_memory()  # as every run does
-    log_progress("optimizer steps")
+    measure.log_progress("optimizer steps")
     sizes = (
         Sizes(64, n_embd=32, n_layer=1, n_head=2, block_size=32) if options.quick else Sizes(256)
     )
@@ -84,20 +76,22 @@ def run(options: Options) -> Iterator[Section]:
         RGD_STEP: build_rgd(model.parameter_groups(), warmup_steps=0).step,
         RGD_EVERY_4: build_rgd(model.parameter_groups(), warmup_steps=0, gate_every=4).step,
     }
-    measurements = {name: _step_timer(step) for name, step in steps.items()}
+    measurements = {name: functools.partial(_time_steps, step) for name, step in steps.items()}
     rounds = measure.measure_rounds(options, measurements, 25, quick=2, budget_s=30)
-    lines = [Line(name, "a step", "ms", spread(rounds, name, "ms")) for name in measurements]
+    lines = [
+        Line(name, "a step", "ms", measure.spread(rounds, name, "ms")) for name in measurements
+    ]
     for name, other, target in (
         (RGD_STEP, FUSED, OVER_FUSED),
         (RGD_STEP, LIMIT, OVER_LIMIT),
         (FLOOR, LIMIT, None),
         (RGD_EVERY_4, FUSED, None),
     ):
-        relative = ratio(rounds, name, other, "ms")
+        relative = measure.ratio(rounds, name, other, "ms")
         lines.append(Line(name, f"a step / {other}", "x", relative, target))
     n_gated = sum(parameter.numel() for parameter in hidden)
     yield Section(f"an optimizer step, {n_gated / 1e6:.1f} M gated parameters", lines)
 
 
-def _step_timer(step: Callable[[], object]) -> Callable[[], Figures]:
-    return lambda: {"ms": 1e3 * measure.time_call(lambda: [step() for _ in range(_STEPS)]) / _STEPS}
+def _time_steps(step: Callable[[], object]) -> Figures:
+    return {"ms": 1e3 * measure.time_call(lambda: [step() for _ in range(_STEPS)]) / _STEPS}

@@ -9,21 +9,63 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from spectral_exp.core.files import fsync_directory
 from spectral_exp.core.wording import install
 
 if TYPE_CHECKING:
-    from spectral_exp.bench.training import MakeContender, Training
+    from spectral_exp.bench.training import Training
 
 REMEDY = install("bench")
 
 DCP = "DCP async_save"
 LIGHTNING = "Lightning AsyncCheckpointIO"
 TENSORBOARD = "TensorBoard"
+
+
+class Contender(ABC):
+    """A tool that saves the state of `training` below `folder`.
+
+    Attributes:
+        name: name in the table.
+        background: whether `save` returns before the checkpoint is durable.
+        note: remark on the comparison.
+    """
+
+    name: str
+    background: ClassVar[bool] = True
+    note: ClassVar[str] = ""
+
+    def __init__(self, folder: Path, training: Training) -> None:
+        self._folder = folder
+        self._training = training
+        self._number = 0  # of the newest checkpoint
+
+    @abstractmethod
+    def save(self) -> None:
+        """Start a save; the next forward and backward pass may run after it returns."""
+
+    def fence(self) -> None:  # noqa: B027 - `save` may have copied the state
+        """Wait until the state may be changed."""
+
+    @abstractmethod
+    def busy(self) -> bool:
+        """Whether a save is in progress in the background."""
+
+    @abstractmethod
+    def wait(self) -> float:
+        """Wait until the save has ended; return the `perf_counter` time at which it was durable."""
+
+    def close(self) -> None:  # noqa: B027 - not every tool holds resources
+        """Release all resources."""
+
+
+MakeContender: TypeAlias = "Callable[[Path, Training], Contender]"
+"""Returns a contender that saves a training below a folder."""
 
 
 def checkpoint_peers() -> tuple[dict[str, MakeContender], list[str]]:
@@ -65,16 +107,15 @@ def process_group() -> Iterator[None]:
         torch.distributed.destroy_process_group()
 
 
-class DcpAsyncSave:
+class DcpAsyncSave(Contender):
     """`torch.distributed.checkpoint.async_save` with a persistent stager, both in threads."""
 
     name = DCP
-    background = True
-    note = ""
 
     def __init__(self, folder: Path, training: Training) -> None:
         from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
+        super().__init__(folder, training)
         # Staging in a thread is comparable to `CheckpointManager`: training waits only before the
         # optimizer.
         self._stager = DefaultStager(
@@ -85,9 +126,6 @@ class DcpAsyncSave:
                 use_non_blocking_copy=False,
             )
         )
-        self._folder = folder
-        self._training = training
-        self._number = 0
         self._response: Any = None
 
     def save(self) -> None:
@@ -106,7 +144,7 @@ class DcpAsyncSave:
             self._response.staging_completion.result()
 
     def busy(self) -> bool:
-        """Whether a save is in progress."""
+        """Return whether a save is in progress."""
         return self._response is not None and not self._response.upload_completion.done()
 
     def wait(self) -> float:
@@ -122,20 +160,17 @@ class DcpAsyncSave:
         self._stager.close()
 
 
-class LightningAsync:
+class LightningAsync(Contender):
     """Lightning's `AsyncCheckpointIO` around its default `TorchCheckpointIO`."""
 
     name = LIGHTNING
-    background = True
     note = "fsync added"
 
     def __init__(self, folder: Path, training: Training) -> None:
+        super().__init__(folder, training)
         io = importlib.import_module("lightning.pytorch.plugins.io")
         self._ended = threading.Event()
         self._ended.set()
-        self._folder = folder
-        self._training = training
-        self._number = 0
         ended = self._ended
 
         class Durable(io.TorchCheckpointIO):  # type: ignore[misc, name-defined]
@@ -163,11 +198,8 @@ class LightningAsync:
             self._training.state(), str(self._folder / f"{self._number}.ckpt")
         )
 
-    def fence(self) -> None:
-        """Do nothing, since `save` clones the state."""
-
     def busy(self) -> bool:
-        """Whether a save is in progress."""
+        """Return whether a save is in progress."""
         return not self._ended.is_set()
 
     def wait(self) -> float:

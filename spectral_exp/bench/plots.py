@@ -16,18 +16,10 @@ import torch
 from torch.nn import functional
 
 from spectral_exp.bench import measure
-from spectral_exp.bench.measure import (
-    Figures,
-    Line,
-    Options,
-    Section,
-    Spread,
-    Target,
-    log_progress,
-    spread,
-)
+from spectral_exp.bench.measure import Figures, Line, Options, Section, Spread, Target
 from spectral_exp.config.command_line import CommandLine
 from spectral_exp.config.parts import build_model
+from spectral_exp.core.wording import format_count
 from spectral_exp.monitoring import SpectraLogger, VisualizationManager
 from spectral_exp.plots.run.internals import TextSample, one_thread
 
@@ -98,10 +90,10 @@ class _Run:
         self.step()
         ids = torch.tensor([self.sample.ids])
         with one_thread(), torch.no_grad():
-            taken_s = measure.time_call(
-                lambda: self.model.attention_weights(ids, self.model.n_layer - 1)
+            last = self.model.n_layer - 1
+            return measure.milliseconds(
+                lambda: self.model.attention_weights(ids, last), "blocked_ms"
             )
-        return {"blocked_ms": 1e3 * taken_s}
 
     def log_spectra(self) -> Figures:
         """Write a line of spectra after a step."""
@@ -120,11 +112,12 @@ class _Run:
         """Draw the training plots of a very long run."""
         losses = array("d", bytes(8 * _LONG_HISTORY))
         self.step()
-        taken_s = measure.time_call(
-            lambda: self.plots.generate_training_plots(_LONG_HISTORY, losses, self.history)
+        figures = measure.milliseconds(
+            lambda: self.plots.generate_training_plots(_LONG_HISTORY, losses, self.history),
+            "blocked_ms",
         )
         self.plots.wait()
-        return {"blocked_ms": 1e3 * taken_s}
+        return figures
 
     def train_while_drawing(self) -> Figures:
         """Measure steps before and during the drawing of a set."""
@@ -156,13 +149,13 @@ def run(options: Options) -> Iterator[Section]:
 
 
 def _spectra(options: Options, wave: _Run) -> Section:
-    log_progress("writing spectra")
+    measure.log_progress("writing spectra")
     classic = _Run(options, "classic", background=False, experiment="classic")
     measurements = {"wave_rgd": wave.log_spectra, "classic": classic.log_spectra}
     n_rounds = options.rounds or (3 if options.quick else 25)
     rounds = measure.interleave(measurements, n_rounds, budget_s=options.budget_s(20))
     lines = [
-        Line(name, title, unit, spread(rounds, name, figure))
+        Line(name, title, unit, measure.spread(rounds, name, figure))
         for title, unit, figure in (
             ("blocked", "ms", "blocked_ms"),
             (f"share of {_STEPS:,} steps", "%", "percent"),
@@ -174,7 +167,7 @@ def _spectra(options: Options, wave: _Run) -> Section:
 
 
 def _sets(options: Options, runs: dict[str, _Run]) -> Section:
-    log_progress("drawing sets of plots")
+    measure.log_progress("drawing sets of plots")
     for each in runs.values():
         for _ in range(5):
             each.step()
@@ -186,15 +179,19 @@ def _sets(options: Options, runs: dict[str, _Run]) -> Section:
     long = measure.interleave(
         {IN_CHILD: runs[IN_CHILD].draw_long_history}, n_rounds, budget_s=options.budget_s(20)
     )
-    lines = [Line(FORWARD, "limit: blocked", "ms", spread(rounds, FORWARD, "blocked_ms"))]
+    lines = [Line(FORWARD, "limit: blocked", "ms", measure.spread(rounds, FORWARD, "blocked_ms"))]
     for name in runs:
         target = BLOCKED_MS if name == IN_CHILD else None
         lines.append(Line(name, "blocked, first set", "ms", Spread.of([first[name]["blocked_ms"]])))
-        lines.append(Line(name, "blocked", "ms", spread(rounds, name, "blocked_ms"), target))
+        lines.append(
+            Line(name, "blocked", "ms", measure.spread(rounds, name, "blocked_ms"), target)
+        )
     for name in runs:
-        lines.append(Line(name, "until drawn", "s", spread(rounds, name, "drawn_s")))
+        lines.append(Line(name, "until drawn", "s", measure.spread(rounds, name, "drawn_s")))
     name = f"blocked, training plots of {_LONG_HISTORY:,} losses"
-    lines.append(Line(IN_CHILD, name, "ms", spread(long, IN_CHILD, "blocked_ms"), BLOCKED_MS))
+    lines.append(
+        Line(IN_CHILD, name, "ms", measure.spread(long, IN_CHILD, "blocked_ms"), BLOCKED_MS)
+    )
     return Section("a set of 1 training and 5 model plots", lines)
 
 
@@ -202,7 +199,7 @@ def _steps(options: Options, child: _Run) -> Section:
     lines = []
     before = torch.get_num_threads()
     for threads in sorted({1, before}, reverse=True):
-        log_progress(f"training with {threads} threads while plots are drawn")
+        measure.log_progress(f"training with {threads} threads while plots are drawn")
         torch.set_num_threads(threads)
         try:
             rounds = measure.interleave(
@@ -212,12 +209,12 @@ def _steps(options: Options, child: _Run) -> Section:
             )
         finally:
             torch.set_num_threads(before)
-        noun = f"{threads} thread{'s' * (threads > 1)}"
+        noun = format_count(threads, "thread")
         for name, unit, figure in (
             ("a step meanwhile / before", "x", "ratio"),
             ("time lost to a set", "s", "lost_s"),
             ("the child's processor time", "s", "cpu_s"),
         ):
-            value = spread(rounds, IN_CHILD, figure)
+            value = measure.spread(rounds, IN_CHILD, figure)
             lines.append(Line(IN_CHILD, f"{name}, {noun}", unit, value))
     return Section("training while a set is drawn", lines)

@@ -24,16 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from spectral_exp.bench import measure
-from spectral_exp.bench.measure import (
-    Figures,
-    Line,
-    Options,
-    Section,
-    Target,
-    log_progress,
-    ratio,
-    spread,
-)
+from spectral_exp.bench.measure import Figures, Line, Options, Section, Target
 from spectral_exp.bench.peers import REMEDY
 from spectral_exp.core.errors import RunError, require
 from spectral_exp.core.json_files import content_crc32
@@ -70,18 +61,17 @@ def run(options: Options) -> Iterator[Section]:
     n_lines = _QUICK_N_LINES if options.quick else _N_LINES
     folder = options.new_folder("runs")
     _require_space(folder, options.n_runs, n_lines)
-    log_progress(f"writing {options.n_runs} runs of {n_lines} lines")
+    measure.log_progress(f"writing {options.n_runs} runs of {n_lines} lines")
     _write_runs(folder, options.n_runs, n_lines)
     yield _first(options, folder)
     yield _again(options, folder)
 
 
 def _first(options: Options, folder: Path) -> Section:
-    peers = {POLARS: "polars", POLARS_WITH_COLUMNS: "polars", DUCKDB: "duckdb"}
-    names = [OURS, *(name for name, module in peers.items() if importlib.util.find_spec(module))]
-    missing = [f"{name}: not installed: {REMEDY}" for name in peers if name not in names]
+    names = [name for name, (module, _) in _CONTENDERS.items() if importlib.util.find_spec(module)]
+    missing = [f"{name}: not installed: {REMEDY}" for name in _CONTENDERS if name not in names]
     answers: dict[str, Any] = {}
-    log_progress(f"reading the runs by {', '.join(names)}")
+    measure.log_progress(f"reading the runs by {', '.join(names)}")
     measurements = {name: functools.partial(_read_runs, name, folder, answers) for name in names}
     measure.interleave(measurements, 1, budget_s=0)
     rounds = measure.interleave(
@@ -89,10 +79,16 @@ def _first(options: Options, folder: Path) -> Section:
     )
     if any(answer != answers[OURS] for answer in answers.values()):
         raise RunError("the contenders read different values from the same runs")
-    lines = [Line(name, "reading all", "s", spread(rounds, name, "s")) for name in names]
+    lines = [Line(name, "reading all", "s", measure.spread(rounds, name, "s")) for name in names]
     targets = {POLARS: TIMES_PEER, DUCKDB: TIMES_PEER}
     lines += [
-        Line(OURS, f"reading all / {name}", "x", ratio(rounds, OURS, name, "s"), targets.get(name))
+        Line(
+            OURS,
+            f"reading all / {name}",
+            "x",
+            measure.ratio(rounds, OURS, name, "s"),
+            targets.get(name),
+        )
         for name in names[1:]
     ]
     return Section(f"{options.n_runs} runs, without an index", lines, missing)
@@ -100,7 +96,7 @@ def _first(options: Options, folder: Path) -> Section:
 
 def _again(options: Options, folder: Path) -> Section:
     """Measure the whole command on files that are unchanged since its last run."""
-    log_progress("repeating the command")
+    measure.log_progress("repeating the command")
     cache = options.new_folder("cache")
     # The index trusts only files that have not changed for some seconds.
     time.sleep(3)
@@ -118,7 +114,10 @@ def _again(options: Options, folder: Path) -> Section:
         f"the command on {options.n_runs} runs",
         [
             Line(first, "the first time", "s", measure.Spread.of([before[first]])),
-            *(Line(name, "again", "s", spread(rounds, name, "s"), AGAIN_S) for name in commands),
+            *(
+                Line(name, "again", "s", measure.spread(rounds, name, "s"), AGAIN_S)
+                for name in commands
+            ),
         ],
     )
 
@@ -184,15 +183,12 @@ def _metrics(number: int, n_lines: int) -> tuple[bytes, dict[str, float]]:
         entry: dict[str, Any] = {
             "step": 10 * line,
             "timestamp": f"2026-01-01T{line // 3600:02d}:00:{line % 60:02d}.123",
+            "loss": 2 + draw.random(),
+            "learning_rate": 1e-3 * math.exp(-line / n_lines),
+            "grad_norm": draw.random(),
+            "tokens_per_s": 11000 + 1000 * draw.random(),
+            "steps_at_risk": line % 100 * 10,
         }
-        values = (
-            2 + draw.random(),
-            1e-3 * math.exp(-line / n_lines),
-            draw.random(),
-            11000 + 1000 * draw.random(),
-        )
-        entry |= dict(zip(_COLUMNS[:4], values, strict=True))
-        entry["steps_at_risk"] = line % 100 * 10
         if line % _EVAL_EVERY == 0 or line == n_lines:
             loss = 2 + draw.random()
             validation = {
@@ -279,24 +275,20 @@ def _read_by_duckdb(folder: Path) -> Answer:
     return [list(row) for row in duckdb.execute(query, {"files": _files(folder)}).fetchall()]
 
 
-_CONTENDERS: dict[str, Callable[[Path], Answer]] = {
-    OURS: _read_by_ours,
-    POLARS: _read_by_polars,
-    POLARS_WITH_COLUMNS: functools.partial(_read_by_polars, columns_given=True),
-    DUCKDB: _read_by_duckdb,
+_CONTENDERS: dict[str, tuple[str, Callable[[Path], Answer]]] = {
+    OURS: ("spectral_exp.results.aggregate", _read_by_ours),
+    POLARS: ("polars", _read_by_polars),
+    POLARS_WITH_COLUMNS: ("polars", functools.partial(_read_by_polars, columns_given=True)),
+    DUCKDB: ("duckdb", _read_by_duckdb),
 }
-_IMPORTS = {
-    OURS: "spectral_exp.results.aggregate",
-    POLARS: "polars",
-    POLARS_WITH_COLUMNS: "polars",
-    DUCKDB: "duckdb",
-}
+"""The module to import before the measurement, and the reader."""
 
 
 def _measure(contender: str, folder: Path) -> dict[str, Any]:
-    importlib.import_module(_IMPORTS[contender])
+    module, read = _CONTENDERS[contender]
+    importlib.import_module(module)
     start = time.perf_counter()
-    answer = _CONTENDERS[contender](folder)
+    answer = read(folder)
     return {"s": time.perf_counter() - start, "answer": answer}
 
 

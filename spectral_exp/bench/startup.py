@@ -15,17 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from spectral_exp.bench import measure
-from spectral_exp.bench.measure import (
-    Figures,
-    Line,
-    Options,
-    Section,
-    Target,
-    difference,
-    log_progress,
-    ratio,
-    spread,
-)
+from spectral_exp.bench.measure import Figures, Line, Options, Section, Target
 from spectral_exp.core.errors import RunError
 from spectral_exp.runs.layout import METRICS_NAME
 
@@ -51,16 +41,16 @@ def run(options: Options) -> Iterator[Section]:
             options.new_folder(f"run_{next(numbers)}"), options.folder / "cache"
         ),
     }
-    log_progress("starting processes")
+    measure.log_progress("starting processes")
     rounds = measure.measure_rounds(options, measurements, 5, quick=2, budget_s=90)
-    beyond = difference(rounds, FIRST_STEP, IMPORT_TORCH, "s")
-    relative = ratio(rounds, FIRST_STEP, IMPORT_TORCH, "s")
+    beyond = measure.difference(rounds, FIRST_STEP, IMPORT_TORCH, "s")
+    relative = measure.ratio(rounds, FIRST_STEP, IMPORT_TORCH, "s")
     yield Section(
         "fresh processes",
         [
-            Line(IMPORT_TORCH, "limit: time", "s", spread(rounds, IMPORT_TORCH, "s")),
-            Line(HELP, "time", "s", spread(rounds, HELP, "s"), HELP_S),
-            Line(FIRST_STEP, "time", "s", spread(rounds, FIRST_STEP, "s")),
+            Line(IMPORT_TORCH, "limit: time", "s", measure.spread(rounds, IMPORT_TORCH, "s")),
+            Line(HELP, "time", "s", measure.spread(rounds, HELP, "s"), HELP_S),
+            Line(FIRST_STEP, "time", "s", measure.spread(rounds, FIRST_STEP, "s")),
             Line(FIRST_STEP, f"time / {IMPORT_TORCH}", "x", relative),
             Line(FIRST_STEP, f"time beyond {IMPORT_TORCH}", "s", beyond, BEYOND_TORCH_S),
         ],

@@ -1,95 +1,21 @@
-"""A transformer of any size on random tokens, and the interface of checkpoint contenders.
-
-Letters: B batch, T tokens, C channels, H heads, V vocabulary.
-"""
+"""A classic transformer of any size on random tokens, whose state is saved and loaded."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
+
+from spectral_exp.bench.stacks import CLASSIC, Sizes, build
 
 _LAYERS = 4
 _HEADS = 8
 _VOCABULARY = 2048
 _TOKENS = 128
-
-
-class Contender(Protocol):
-    """A tool that saves checkpoints.
-
-    Attributes:
-        name: name in the table.
-        background: whether `save` returns before the checkpoint is durable.
-        note: remark on the comparison.
-    """
-
-    name: str
-    background: bool
-    note: str
-
-    def save(self) -> None:
-        """Start a save; the next forward and backward pass may run after it returns."""
-
-    def fence(self) -> None:
-        """Wait until the state may be changed."""
-
-    def busy(self) -> bool:
-        """Whether a save is in progress in the background."""
-
-    def wait(self) -> float:
-        """Wait until the save has ended; return the `perf_counter` time at which it was durable."""
-
-    def close(self) -> None:
-        """Release all resources."""
-
-
-class MakeContender(Protocol):
-    """Factory of a contender."""
-
-    def __call__(self, folder: Path, training: Training) -> Contender:
-        """Return a contender that saves `training` below `folder`."""
-
-
-class _Block(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm_1, self.norm_2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
-        self.attention = nn.Linear(channels, 3 * channels)
-        self.projection = nn.Linear(channels, channels)
-        self.wide = nn.Linear(channels, 4 * channels)
-        self.narrow = nn.Linear(4 * channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        B, T, C = x.shape
-        heads = self.attention(self.norm_1(x)).view(B, T, 3, _HEADS, C // _HEADS)
-        q, k, v = heads.permute(2, 0, 3, 1, 4)  # (B, H, T, C / H) each
-        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.projection(mixed.transpose(1, 2).reshape(B, T, C))
-        y: Tensor = x + self.narrow(functional.gelu(self.wide(self.norm_2(x))))
-        return y
-
-
-class _Transformer(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(_VOCABULARY, channels)
-        self.blocks = nn.Sequential(*(_Block(channels) for _ in range(_LAYERS)))
-        self.norm = nn.LayerNorm(channels)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Return the mean cross-entropy of ids (B, T) given the preceding ones."""
-        logits = self.norm(self.blocks(self.embedding(ids))) @ self.embedding.weight.T
-        loss: Tensor = functional.cross_entropy(
-            logits[:, :-1].reshape(-1, _VOCABULARY), ids[:, 1:].reshape(-1)
-        )
-        return loss
 
 
 class Training:
@@ -100,13 +26,14 @@ class Training:
     """
 
     def __init__(self, size_mb: int) -> None:
-        torch.manual_seed(0)
         n_parameters = size_mb * 1e6 / 12
-        a, b = 12 * _LAYERS, _VOCABULARY  # n = a C^2 + b C
+        a, b = 12 * _LAYERS, 2 * _VOCABULARY + _TOKENS  # n = a C^2 + b C for C channels
         channels = (math.sqrt(b * b + 4 * a * n_parameters) - b) / (2 * a)
-        self.model = _Transformer(max(1, round(channels / _HEADS)) * _HEADS)
+        n_embd = max(1, round(channels / _HEADS)) * _HEADS
+        sizes = Sizes(_VOCABULARY, n_embd, _LAYERS, _HEADS, _TOKENS)
+        self.model, _, self._loss = build(CLASSIC, sizes)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, foreach=False)
-        self._ids = torch.randint(_VOCABULARY, (1, _TOKENS))
+        self._ids = torch.randint(_VOCABULARY, (1, _TOKENS + 1))
         # Expanded gradients take no memory; freed gradients would distort the memory measurements.
         for parameter in self.model.parameters():
             parameter.grad = torch.full((1,), 1e-3).expand_as(parameter)
@@ -129,7 +56,8 @@ class Training:
 
     def step(self, fence: Callable[[], None] | None = None) -> float:
         """Do one training step, calling `fence` before the update; return its wait in seconds."""
-        self.model(self._ids).backward()
+        loss, _ = self._loss(self.model(self._ids[:, :-1]), self._ids[:, 1:])
+        loss.backward()
         start = time.perf_counter()
         if fence is not None:
             fence()

@@ -11,8 +11,7 @@ import psutil
 
 from spectral_exp.commands.options import add_force
 from spectral_exp.core.console import Parser, command, confirm
-from spectral_exp.core.errors import UserError, require
-from spectral_exp.core.wording import install
+from spectral_exp.core.errors import UserError, explain_missing, require
 from spectral_exp.monitoring import CheckpointManager
 from spectral_exp.monitoring.checkpoint import file as checkpoint_file
 from spectral_exp.monitoring.checkpoint import reader as checkpoint_reader
@@ -123,12 +122,8 @@ def _export(run: Path, which: str, output: Path | None, force: bool) -> Path:
     require(is_allowed, "--checkpoint", which, "best, latest or a step")
     if output is not None:
         refuse_loss(output, force=force)
-    try:
+    with explain_missing("export needs the package safetensors", "safetensors"):
         from safetensors.torch import save
-    except ImportError as error:
-        raise UserError(
-            f"export needs the package safetensors: {install('safetensors')}"
-        ) from error
     manager, paths = CheckpointManager(run, enabled=False), RunPaths(run)
     state = None
     if which.isdecimal():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import importlib
 import os
 import signal
 import socket
@@ -15,8 +16,7 @@ from urllib.parse import quote
 
 from spectral_exp.commands.options import add_folders, add_force, add_where
 from spectral_exp.core.console import Parser, command
-from spectral_exp.core.errors import Interrupted, UserError, require
-from spectral_exp.core.wording import install
+from spectral_exp.core.errors import Interrupted, explain_missing, require
 from spectral_exp.results.conditions import split_condition
 from spectral_exp.runs.index import index_file
 from spectral_exp.runs.output_file import refuse_loss, write_output
@@ -81,13 +81,10 @@ def run(options: argparse.Namespace) -> int:
         split_condition(condition)
     if options.port is not None:
         require(0 <= options.port < 65536, "--port", options.port, "from 0 to 65535")
-    try:
-        import starlette  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            f"the dashboard needs {error.name}, which is not installed: {install('dashboard')}"
-        ) from error
+    for package in ("starlette", "uvicorn"):
+        need = f"the dashboard needs {package}, which is not installed"
+        with explain_missing(need, "dashboard"):
+            importlib.import_module(package)
     if options.export is not None:
         return _export(options)
     return _serve(options)

@@ -18,13 +18,8 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from spectral_exp.core import files
+from spectral_exp.core.file_locks import fcntl, try_lock
 from spectral_exp.core.regular_file import RUN_FILE_FLAGS, refuse_irregular, refuse_link
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
 
 log = logging.getLogger(__name__)
 
@@ -391,7 +386,7 @@ def _finish_last_line(descriptor: int, is_whole: Callable[[bytes], bool] | None)
 
     Return whether an unfinished line was removed for that.
     """
-    alone = _locks(descriptor, alone=True)
+    alone = try_lock(descriptor, alone=True)
     tail = _unfinished_line(descriptor)
     # While others write, what looks unfinished may be a line on its way.
     remove = bool(tail) and alone and is_whole is not None and not is_whole(tail)
@@ -399,7 +394,7 @@ def _finish_last_line(descriptor: int, is_whole: Callable[[bytes], bool] | None)
         os.ftruncate(descriptor, os.fstat(descriptor).st_size - len(tail))
     elif tail and _is_left(descriptor, tail):
         os.write(descriptor, b"\n")
-    _locks(descriptor, alone=False)
+    try_lock(descriptor, alone=False)
     return remove
 
 
@@ -409,23 +404,6 @@ def _is_left(descriptor: int, tail: bytes) -> bool:
         time.sleep(_LOOK_AGAIN_S)
         if _unfinished_line(descriptor) != tail:
             return False
-    return True
-
-
-def _locks(descriptor: int, *, alone: bool) -> bool:
-    """Lock the file without waiting, shared or `alone`; return False if another process prevents
-    it.
-
-    A file system without locks prevents nothing.
-    """
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
     return True
 
 

@@ -8,11 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 try:  # the same number several times faster, where the extra `fast` is installed
-    from isal.isal_zlib import crc32
+    from isal.isal_zlib import crc32 as crc32
 except ImportError:
-    from zlib import crc32
+    from zlib import crc32 as crc32
 
-__all__ = ["crc32", "crc32_append", "crc32_combine", "file_crc32"]
 
 _POLYNOMIAL = 0xEDB88320
 _ONE = 0x80000000  # the polynomial 1: coefficients are stored lowest power first

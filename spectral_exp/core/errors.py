@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from spectral_exp.core.foreign_text import printable_lines
+from spectral_exp.core.wording import install
 
 
 class UserError(Exception):
@@ -53,6 +55,26 @@ def require(condition: bool, setting: str, value: object, allowed: str, remedy: 
     """Raise a SettingError unless `condition` holds."""
     if not condition:
         raise SettingError(setting, value, allowed, remedy)
+
+
+@contextmanager
+def explain_os_error(action: str, remedy: str = "") -> Iterator[None]:
+    """Raise a UserError for an OSError in the block: `cannot <action>: <cause>; <remedy>`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot {action}: {error.strerror}" + (f"; {remedy}" if remedy else "")
+        ) from error
+
+
+@contextmanager
+def explain_missing(need: str, extra: str) -> Iterator[None]:
+    """Raise a UserError for a failed import in the block: `<need>: pip install ...[<extra>]`."""
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(f"{need}: {install(extra)}") from error
 
 
 _SYNONYMS = {"lr": "learning_rate", "learning_rate": "lr"}

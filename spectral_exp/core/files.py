@@ -14,12 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from spectral_exp.core.file_locks import fcntl
 from spectral_exp.core.regular_file import RUN_FILE_FLAGS, open_regular
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +50,12 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
         discard(temporary)
         raise
     fsync_directory(path.parent)
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Durably replace `path` by a file with `content`; see `atomic_writer`."""
+    with atomic_writer(path) as file:
+        file.write(content)
 
 
 def temporary_path(path: Path) -> Path:
@@ -145,8 +147,7 @@ def replace_symlink(link: Path, target: Path) -> None:
         temporary.symlink_to(target.name)
     except (OSError, NotImplementedError) as error:
         log.debug("no symbolic link %s (%s): writing a pointer file", link, error)
-        with atomic_writer(link) as file:
-            file.write(f"{target.name}\n".encode())
+        write_atomic(link, f"{target.name}\n".encode())
         return
     temporary.replace(link)
     fsync_directory(link.parent)

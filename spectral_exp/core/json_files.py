@@ -8,17 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from spectral_exp.core.errors import UserError
-from spectral_exp.core.files import atomic_writer
+from spectral_exp.core.files import write_atomic
 from spectral_exp.core.json_text import read_object
 from spectral_exp.core.json_value import jsonable
 
 
 def write_json_atomic(path: Path, content: Any) -> None:
     """Write indented JSON durably: a reader finds either the old file or the whole new one."""
-    text = json_bytes(content)
-    with atomic_writer(path) as file:
-        file.write(text)
+    write_atomic(path, json_bytes(content))
 
 
 def json_bytes(content: Any) -> bytes:
@@ -38,11 +35,3 @@ def content_crc32(content: Mapping[str, Any]) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file. Raises UserError if it is missing or unreadable."""
     return read_object(path)
-
-
-def read_intact_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file as `read_json` does. Raises UserError too if its checksum is wrong."""
-    content = read_json(path)
-    if "crc32" in content and content["crc32"] != content_crc32(content):
-        raise UserError(f"{path} was changed or damaged since it was written")
-    return content

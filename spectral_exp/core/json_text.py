@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from spectral_exp.core.errors import UserError
+from spectral_exp.core.errors import UserError, explain_os_error
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.regular_file import read_regular
 
@@ -50,10 +50,10 @@ def read_object(path: Path) -> dict[str, Any]:
         UserError: the file is missing, unreadable, too large, not a regular file, or refused by
             `parse_object`.
     """
+    with explain_os_error(f"read {path}"):
+        content = read_regular(path, MAX_BYTES)
     try:
-        return parse_object(read_regular(path, MAX_BYTES))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        return parse_object(content)
     except ValueError as error:
         raise UserError(f"{path} {error}") from error
 

@@ -32,25 +32,17 @@ from typing import Any
 
 from spectral_exp.core.json_value import CIRCULAR, MAX_DEPTH, TOO_DEEP, jsonable
 from spectral_exp.core.secret_commands import hidden_arguments
-from spectral_exp.core.secret_names import (
-    Secrecy,
-    counts_tokens,
-    describes_secret,
-    is_secret_name,
-    secrecy,
-    words,
-)
+from spectral_exp.core.secret_names import Secrecy, counts_tokens, describes_secret, secrecy, words
+from spectral_exp.core.secret_names import is_secret_name as is_secret_name
 from spectral_exp.core.secret_shapes import hide_shapes
 from spectral_exp.core.secret_text import hide_assigned, hide_literals
+from spectral_exp.core.secret_values import REDACTED as REDACTED
 from spectral_exp.core.secret_values import (
-    REDACTED,
     is_hidden_number,
     is_hidden_value,
     is_hidden_word,
     looks_random,
 )
-
-__all__ = ["REDACTED", "is_secret_name"]
 
 _SHORTEST_INSIDE = 8  # a shorter secret may occur by chance inside other text
 _SHORTEST_ALONE = 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from spectral_exp.core.secret_names import Secrecy, words
+from spectral_exp.core.secret_names import WORDS, Secrecy
 
 REDACTED = "<redacted>"
 
@@ -21,19 +21,10 @@ _PLACEHOLDER = re.compile(
     r"|<[A-Za-z _.-]{1,60}>|[*•]+|[xX]{3,}|\.{3}|\?{3}"
     r"|(?i:(your|insert|replace)[_-][\w-]*)"
 )
-_STATES = words(
-    "anonymous auto basic bearer bfloat16 default digest disabled enabled false float16 float32"
-    " float64 lax missing no none null oauth2 off on optional required store strict true undefined"
-    " yes"
-)
 _VERSION = re.compile(r"\d{1,4}(\.\d{1,4}){1,3}([.+a-z]+\d{0,4})?")
 _SPECIAL_TOKEN = re.compile(r"[<\[{|].{0,40}[>\]}|]", re.DOTALL)
 _CONSTANTS = frozenset(
     ("None", "null", "nil", "true", "false", "True", "False", "~", "???", "!!null")
-)
-_FUNCTION_WORDS = words(
-    "a all an and any are as at be by can for from has have if in is it its may must not of on only"
-    " or that the these they this thou thy to was what when where which will with without"
 )
 _NUMBER = re.compile(r"[-+]?\d[\d._]*")
 _AMOUNT = re.compile(r"[-+]?[\d._,]+(e[-+]?\d+)?\s*[kmbtg]?i?b?", re.IGNORECASE)
@@ -67,7 +58,7 @@ def is_hidden_value(value: str, level: Secrecy) -> bool:
         return False
     if level is Secrecy.PASSWORD:
         return True
-    if value.lower() in _STATES or _VERSION.fullmatch(value):
+    if value.lower() in WORDS["states"] or _VERSION.fullmatch(value):
         return False
     if level is Secrecy.CERTAIN:
         return True
@@ -85,7 +76,7 @@ def is_hidden_number(value: float | str, level: Secrecy) -> bool:
 
 def is_hidden_word(value: str, level: Secrecy) -> bool:
     """Return whether an unquoted text, which may be a number or a constant, is a secret."""
-    if value in _CONSTANTS or value.lower() in _FUNCTION_WORDS:
+    if value in _CONSTANTS or value.lower() in WORDS["function_words"]:
         return False
     if _NUMBER.fullmatch(value):
         return is_hidden_number(value, level)

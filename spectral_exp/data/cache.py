@@ -58,8 +58,7 @@ def file_sha256(path: Path) -> str:
 def write_file(path: Path, data: bytes) -> None:
     """Write a whole file durably or nothing, in a folder that is made if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with files.atomic_writer(path) as file:
-        file.write(data)
+    files.write_atomic(path, data)
 
 
 def read_json(path: Path) -> Any:

@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spectral_exp.core.errors import UserError, require
-from spectral_exp.core.wording import install
+from spectral_exp.core.errors import UserError, explain_missing, require
 from spectral_exp.data.cache import cache_errors, digest, file_sha256, read_json, write_file
 from spectral_exp.data.corpus import Corpus
 from spectral_exp.data.tokenizer_base import Ids, Tokenizer
@@ -88,12 +87,8 @@ class FineWebEdu(Corpus):
 
     def documents(self, skip: int) -> Iterator[str]:
         """Yield the texts of the documents in the order of the stream, without the first `skip`."""
-        try:
+        with explain_missing("data=fineweb_edu needs the datasets library", "fineweb"):
             datasets = importlib.import_module("datasets")
-        except ImportError as error:
-            raise UserError(
-                f"data=fineweb_edu needs the datasets library: {install('fineweb')}"
-            ) from error
         rows = datasets.load_dataset(
             REPOSITORY, name=self.name, split="train", revision=self.revision, streaming=True
         ).skip(skip)

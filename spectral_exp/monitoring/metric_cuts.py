@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from spectral_exp.core import files
 from spectral_exp.core.append_file import AppendFile
-from spectral_exp.core.errors import UserError
+from spectral_exp.core.errors import explain_os_error
 from spectral_exp.runs.metric_lines import parse_entry
 
 _BLOCK = 1 << 20
@@ -34,10 +34,8 @@ def cut_back(
     source = file.path
     # A killed process may have left temporary files.
     files.remove_temporary_files(source.parent)
-    try:
+    with explain_os_error(f"cut {source} back to step {step}"):
         return file.while_closed(lambda: cut_lines(source, target, step, keep))
-    except OSError as error:
-        raise UserError(f"cannot cut {source} back to step {step}: {error.strerror}") from error
 
 
 def cut_lines(source: Path, target: Path, step: int, keep: Callable[[dict[str, Any]], None]) -> int:

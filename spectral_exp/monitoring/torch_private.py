@@ -9,24 +9,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
-
-__all__ = [
-    "COMPILED_NAME",
-    "change_count",
-    "compiled_inside",
-    "is_lazy",
-    "is_traceable_wrapper_subclass",
-    "layout_versions",
-    "own_attributes",
-    "rebuild_tensor",
-    "set_layout_versions",
-    "storage_class",
-    "storage_id",
-    "storage_in",
-    "without_subclass",
-]
+from torch.nn.parameter import is_lazy as is_lazy
+from torch.utils._python_dispatch import (
+    is_traceable_wrapper_subclass as is_traceable_wrapper_subclass,
+)
 
 COMPILED_NAME = "_orig_mod"
 """The name under which the wrapper of `torch.compile` holds its module."""

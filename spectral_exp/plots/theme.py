@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 import matplotlib.style
@@ -24,6 +25,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 """Seven, so that with eight colours each of 56 has a pair of its own."""
 
 _TITLE_INCHES = 0.14
+_SHARED_STYLE = Path(__file__).with_name("figure.mplstyle")
 
 
 @dataclass(frozen=True)
@@ -105,23 +107,13 @@ def _settings(theme: Theme) -> dict[str, object]:
         "axes.labelcolor": theme.text,
         "axes.titlecolor": theme.text,
         "axes.titlesize": 1.08 * size,
-        "axes.titlelocation": "left",
         "axes.titlepad": 0.64 * size,
         "axes.labelsize": 1.04 * size,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.unicode_minus": True,
         "grid.color": theme.grid,
         "grid.linewidth": theme.rule_width,
         "text.color": theme.text,
-        # Token texts and experiment names may hold dollar signs; no text is mathematics.
-        "text.parse_math": False,
-        "font.family": "DejaVu Sans",
         "font.size": size,
         "figure.titlesize": 1.36 * size,
-        "figure.titleweight": "bold",
         "xtick.color": theme.muted,
         "ytick.color": theme.muted,
         "xtick.labelcolor": theme.text,
@@ -135,17 +127,10 @@ def _settings(theme: Theme) -> dict[str, object]:
         "legend.fontsize": 0.96 * size,
         "legend.facecolor": theme.panel,
         "legend.edgecolor": theme.grid,
-        "legend.framealpha": 0.85,
         "lines.linewidth": theme.line_width,
         "lines.markersize": theme.marker_size,
-        "lines.solid_capstyle": "round",
         "figure.constrained_layout.w_pad": 0.0064 * size,
         "figure.constrained_layout.h_pad": 0.0064 * size,
-        # SVG: outlines look the same everywhere, and a fixed salt gives equal files.
-        # PDF: publishers accept embedded TrueType.
-        "svg.fonttype": "path",
-        "svg.hashsalt": "spectral_exp",
-        "pdf.fonttype": 42,
     }
 
 
@@ -158,7 +143,8 @@ def use_theme(theme: Theme) -> Iterator[None]:
 
     These settings are global to the process; the lock keeps two threads from mixing them.
     """
-    with _style_lock, matplotlib.style.context(_settings(theme), after_reset=True):
+    styles: list[Path | dict[str, object]] = [_SHARED_STYLE, _settings(theme)]
+    with _style_lock, matplotlib.style.context(styles, after_reset=True):
         yield
 
 

@@ -16,18 +16,7 @@ from spectral_exp.runs.overrides import changed_settings, matters_for_steps
 from spectral_exp.runs.run import Run, check_at
 from spectral_exp.runs.training_record import last_beginning
 
-QUANTITIES = (
-    "parameters",
-    "tokens",
-    "steps",
-    "wall-clock",
-    "data",
-    "validation",
-    "tokenizer",
-    "evaluation",
-    "hardware",
-    "code",
-)
+QUANTITIES = tuple(TITLES)
 """The quantities that `match_groups` compares."""
 
 UNEQUAL = frozenset({*QUANTITIES, "schedule", "settings", "size of another part"})

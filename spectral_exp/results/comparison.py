@@ -8,7 +8,9 @@ from dataclasses import replace
 
 from spectral_exp.core.errors import SettingError, UserError, nearest
 from spectral_exp.results import checks, statistics
-from spectral_exp.results.compared import Comparison, Difference, GroupSummary
+from spectral_exp.results.compared import Comparison as Comparison
+from spectral_exp.results.compared import Difference as Difference
+from spectral_exp.results.compared import GroupSummary as GroupSummary
 from spectral_exp.results.comparison_notes import comparison_notes, pair_of
 from spectral_exp.results.finding import Finding, Severity, finding, measurement, merge_findings
 from spectral_exp.results.group import Group
@@ -20,21 +22,11 @@ from spectral_exp.results.pairs import (
     pairs_by_seed,
     why_unpaired,
 )
-from spectral_exp.results.statistics import Interval
+from spectral_exp.results.statistics import Interval as Interval
 from spectral_exp.results.times import busy_machine
 from spectral_exp.runs.metric_names import DERIVED, metric_info
 from spectral_exp.runs.parts import PARTS
 from spectral_exp.runs.run import Run, check_at
-
-__all__ = [
-    "Comparison",
-    "Difference",
-    "GroupSummary",
-    "Interval",
-    "compare",
-    "factor_effects",
-    "pareto_front",
-]
 
 SIGNIFICANCE = 0.05
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,9 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from spectral_exp.core.errors import UserError
+from spectral_exp.core.errors import explain_missing
 from spectral_exp.core.json_value import jsonable
-from spectral_exp.core.wording import install
 from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.runs.run import Run
 
@@ -194,14 +194,8 @@ def load_runs(
 
 
 def _import(name: Literal["pandas", "polars"]) -> ModuleType | Any:
-    import importlib
-
-    try:
+    with explain_missing(f"frames need {name}, which is not installed", "frames"):
         return importlib.import_module(name)
-    except ImportError as error:
-        raise UserError(
-            f"frames need {name}, which is not installed: {install('frames')}"
-        ) from error
 
 
 def _metric_names(run: Run) -> list[str]:

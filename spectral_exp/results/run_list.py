@@ -9,6 +9,7 @@ from spectral_exp.core.wording import format_count
 from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.results.table_data import as_csv, as_json
 from spectral_exp.results.table_formats import Cell, TableReport, TextTable
+from spectral_exp.results.tables import notes_on_choice
 from spectral_exp.runs.run import Run
 
 FORMATS = ("table", "csv", "json")
@@ -25,12 +26,7 @@ def render_list(found: ResultsAggregator, form: str) -> str:
         return as_json({"runs": values}, found.left_out, found.archived_note)
     if form == "csv":
         return as_csv([{**_values(run), "tags": ",".join(run.marks.tags)} for run in runs])
-    folders = [f"{path}: {reason}" for path, reason in found.left_out]
-    notes = [
-        ("problems", [f"{run.run_id}: {problem}" for run in runs for problem in run.problems]),
-        ("folders left out", folders),
-        ("remarks", [found.archived_note] if found.archived_note else []),
-    ]
+    notes = notes_on_choice(found.left_out, found.archived_note, runs)
     return TableReport([_table(runs)], notes).render("table")
 
 

@@ -47,7 +47,7 @@ def render_comparisons(
     for one in comparisons:
         report.tables.extend(comparison_tables(one))
         report.notes.extend(titled_notes(one, several=len(comparisons) > 1))
-    report.notes.extend([_left_out_notes(left_out), _remarks(remark)])
+    report.notes.extend(notes_on_choice(left_out, remark))
     return report.render(form)
 
 
@@ -64,17 +64,19 @@ def render_runs(
         return runs_as_json(runs, metrics, at, left_out, remark)
     if form == "csv":
         return runs_as_csv(runs, metrics, at)
-    problems = [f"{run.run_id}: {problem}" for run in runs for problem in run.problems]
-    notes = [("problems", problems), _left_out_notes(left_out), _remarks(remark)]
+    notes = notes_on_choice(left_out, remark, runs)
     return TableReport([_runs_table(runs, metrics, at)], notes).render(form)
 
 
-def _left_out_notes(left_out: LeftOut) -> tuple[str, list[str]]:
-    return "folders left out", [f"{path}: {reason}" for path, reason in left_out]
-
-
-def _remarks(remark: str) -> tuple[str, list[str]]:
-    return "remarks", [remark] if remark else []
+def notes_on_choice(
+    left_out: LeftOut, remark: str, runs: Sequence[Run] = ()
+) -> list[tuple[str, list[str]]]:
+    """Return the titled notes on what is wrong with `runs`, on unusable folders and on the rest."""
+    return [
+        ("problems", [f"{run.run_id}: {problem}" for run in runs for problem in run.problems]),
+        ("folders left out", [f"{path}: {reason}" for path, reason in left_out]),
+        ("remarks", [remark] if remark else []),
+    ]
 
 
 # --- tables -------------------------------------------------------------------------------

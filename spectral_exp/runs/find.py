@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from spectral_exp.core.errors import UserError
+from spectral_exp.core.errors import UserError, explain_os_error
 from spectral_exp.runs.layout import (
     CHECKPOINTS_FOLDER,
     CONFIG_NAME,
@@ -88,10 +88,8 @@ def is_run_directory(folder: Path) -> bool:
     Raises:
         UserError: it cannot be read.
     """
-    try:
+    with explain_os_error(f"read {folder}"):
         return folder.is_dir() and _is_run(folder, set(os.listdir(folder)))  # noqa: PTH208
-    except OSError as error:
-        raise UserError(f"cannot read {folder}: {error.strerror}") from error
 
 
 def _is_run(folder: Path, names: set[str]) -> bool:

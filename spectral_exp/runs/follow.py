@@ -10,11 +10,12 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from spectral_exp.core.errors import UserError, require
+from spectral_exp.core.errors import explain_os_error, require
 from spectral_exp.core.regular_file import open_regular
 from spectral_exp.runs.layout import METRICS_NAME, RunPaths
 from spectral_exp.runs.lock import is_running
@@ -94,15 +95,15 @@ class LineFollower:
         """
         # Checked before the read, so that lines logged just before the end are not missed.
         is_over = not is_running(self._paths.root)
-        try:
-            with open_regular(self._file) as file:
-                return self._read(file, is_over=is_over)
-        except FileNotFoundError:
-            was_cut_back = self.offset > 0
-            self._restart()
-            return LinesUpdate(was_cut_back=was_cut_back, is_over=is_over)
-        except OSError as error:
-            raise UserError(f"cannot read {self._file}: {error.strerror}") from error
+        with (
+            explain_os_error(f"read {self._file}"),
+            suppress(FileNotFoundError),
+            open_regular(self._file) as file,
+        ):
+            return self._read(file, is_over=is_over)
+        was_cut_back = self.offset > 0
+        self._restart()
+        return LinesUpdate(was_cut_back=was_cut_back, is_over=is_over)
 
     def _restart(self) -> None:
         self.offset = 0

@@ -64,12 +64,7 @@ def facts_of(paths: Sequence[Path], index: Path | None) -> list[Facts]:
     if missing:
         facts |= zip(missing, read_many([paths[i] for i in missing]), strict=True)
     if index is not None:
-        stable = [
-            i
-            for i in missing
-            if _is_old(stamps[i], began_ns) and files_stamp(paths[i]) == stamps[i]
-        ]
-        _write(index, {names[i]: (stamps[i], facts[i]) for i in stable})
+        _remember(index, [(paths[i], stamps[i], facts[i]) for i in missing], began_ns)
     return [facts[i] for i in range(len(paths))]
 
 

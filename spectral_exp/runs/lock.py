@@ -13,16 +13,12 @@ import threading
 import time
 from pathlib import Path
 
-from spectral_exp.core.errors import RunError, UserError
+from spectral_exp.core.errors import RunError, UserError, explain_os_error
+from spectral_exp.core.file_locks import fcntl
 from spectral_exp.core.regular_file import open_run_file, read_regular
 from spectral_exp.core.timestamps import seconds_since_epoch, timestamp
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.record import LockOwner, parse_lock_owner
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 
@@ -65,12 +61,8 @@ class RunLock:
             UserError: another process holds it, or the folder is not writable.
         """
         while self._descriptor is None:
-            try:
+            with explain_os_error(f"lock the run directory {self.path.parent}"):
                 self._try_once()
-            except OSError as error:
-                raise UserError(
-                    f"cannot lock the run directory {self.path.parent}: {error.strerror}"
-                ) from error
 
     def _try_once(self) -> None:
         descriptor = open_run_file(self.path, os.O_RDWR | os.O_CREAT)

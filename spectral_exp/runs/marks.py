@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 from spectral_exp.core.errors import UserError, require
+from spectral_exp.core.file_locks import fcntl, try_lock
 from spectral_exp.core.files import atomic_writer, remove_abandoned_files
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.json_files import json_bytes
@@ -26,11 +27,6 @@ from spectral_exp.core.regular_file import open_run_file
 from spectral_exp.runs.find import is_run_directory
 from spectral_exp.runs.layout import NOTES_NAME
 from spectral_exp.runs.schema import Findings, conform
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 MAX_TAGS = 50
 MAX_TAG_CHARACTERS = 50
@@ -285,20 +281,10 @@ def _lock(root: Path) -> Iterator[None]:
     descriptor = os.open(root, os.O_RDONLY)
     try:
         end_s = time.monotonic() + _LOCK_TIMEOUT_S
-        while not _try_lock(descriptor):
+        while not try_lock(descriptor):
             if time.monotonic() > end_s:
                 raise UserError(f"another process is changing the marks of {root}; try again")
             time.sleep(_LOCK_PAUSE_S)
         yield
     finally:
         os.close(descriptor)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True

@@ -6,10 +6,11 @@ import json
 import math
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from spectral_exp.core.errors import UserError
+from spectral_exp.core.errors import explain_os_error
 from spectral_exp.core.json_value import restore_non_finite
 from spectral_exp.core.regular_file import open_regular
 
@@ -86,15 +87,8 @@ def read_lines(path: Path) -> Iterator[bytes]:
     Raises:
         UserError: the file cannot be read.
     """
-    try:
-        with open_regular(path) as file:
-            for line in file:
-                if not line.isspace():
-                    yield line
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    with explain_os_error(f"read {path}"), suppress(FileNotFoundError), open_regular(path) as file:
+        yield from (line for line in file if not line.isspace())
 
 
 def last_entry(path: Path) -> dict[str, Any] | None:
@@ -103,14 +97,10 @@ def last_entry(path: Path) -> dict[str, Any] | None:
     Raises:
         UserError: the file cannot be read.
     """
-    try:
-        with open_regular(path) as file:
-            lines = _lines_backwards(file.fileno())
-            return next((entry for line in lines if (entry := parse_entry(line)) is not None), None)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    with explain_os_error(f"read {path}"), suppress(FileNotFoundError), open_regular(path) as file:
+        lines = _lines_backwards(file.fileno())
+        return next((entry for line in lines if (entry := parse_entry(line)) is not None), None)
+    return None
 
 
 def _lines_backwards(descriptor: int) -> Iterator[bytes]:

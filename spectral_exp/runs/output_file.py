@@ -15,40 +15,28 @@ import os
 from pathlib import Path
 from typing import Any
 
-from spectral_exp.core.errors import UserError, require
-from spectral_exp.core.files import atomic_writer, remove_abandoned_files
+from spectral_exp.core.errors import UserError, explain_os_error, require
+from spectral_exp.core.files import remove_abandoned_files, write_atomic
 from spectral_exp.core.json_files import write_json_atomic
 from spectral_exp.core.json_text import read_object
 from spectral_exp.core.regular_file import open_regular
 from spectral_exp.core.user_state import state_folder
-from spectral_exp.runs.layout import (
-    BACKUP_NAME,
-    CHECKPOINTS_FOLDER,
-    CONFIG_NAME,
-    EVALUATIONS_NAME,
-    GIT_DIFF_NAME,
-    HYDRA_FOLDER,
-    LATEST_NAME,
-    LOCK_NAME,
-    LOGS_FOLDER,
-    METRICS_NAME,
-    NOTES_NAME,
-    PROFILE_FOLDER,
-    RESULTS_NAME,
-    RUN_LOG_NAME,
-    TOKENIZER_FOLDER,
-    VISUALIZATIONS_FOLDER,
-)
+from spectral_exp.runs import layout
 
 log = logging.getLogger(__name__)
 
-_RECORDS = {CONFIG_NAME, RESULTS_NAME}
-RUN_MARKERS = (LOCK_NAME, f"{LOGS_FOLDER}/{METRICS_NAME}", f"{CHECKPOINTS_FOLDER}/{LATEST_NAME}")
+_RECORDS = {layout.CONFIG_NAME, layout.RESULTS_NAME}
+RUN_MARKERS = (
+    layout.LOCK_NAME,
+    f"{layout.LOGS_FOLDER}/{layout.METRICS_NAME}",
+    f"{layout.CHECKPOINTS_FOLDER}/{layout.LATEST_NAME}",
+)
 """Each of these files shows that a folder is a run directory."""
 _OWN_FILES = {
-    *_RECORDS, LOCK_NAME, BACKUP_NAME, NOTES_NAME, EVALUATIONS_NAME, GIT_DIFF_NAME, RUN_LOG_NAME,
-    LOGS_FOLDER, CHECKPOINTS_FOLDER, HYDRA_FOLDER, TOKENIZER_FOLDER, VISUALIZATIONS_FOLDER,
-    PROFILE_FOLDER,
+    *_RECORDS, layout.LOCK_NAME, layout.BACKUP_NAME, layout.NOTES_NAME,
+    layout.EVALUATIONS_NAME, layout.GIT_DIFF_NAME,
+    layout.RUN_LOG_NAME, layout.LOGS_FOLDER, layout.CHECKPOINTS_FOLDER, layout.HYDRA_FOLDER,
+    layout.TOKENIZER_FOLDER, layout.VISUALIZATIONS_FOLDER, layout.PROFILE_FOLDER,
 }  # fmt: skip
 _MAX_OUTPUTS = 2000
 
@@ -92,14 +80,9 @@ def write_output(
         UserError: the file cannot be written, or another file would be lost (see `refuse_loss`).
     """
     refuse_loss(path, option, force=force, is_default=is_default)
-    try:
+    with explain_os_error(f"write {path}", f"choose another file with {option}"):
         remove_abandoned_files(path)
-        with atomic_writer(path) as file:
-            file.write(content)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror}; choose another file with {option}"
-        ) from error
+        write_atomic(path, content)
     digest = hashlib.sha256(content).hexdigest()
     _remember_output(Path(os.path.realpath(path.parent), path.name), digest)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from spectral_exp.core.errors import UserError, require
+from spectral_exp.core.errors import explain_os_error, require
 from spectral_exp.core.series import FloatArray, Series
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.marks import NO_MARKS, Marks
@@ -266,12 +267,9 @@ class Run:
     @functools.cached_property
     def _metric_file(self) -> MetricFile:
         path = RunPaths(self.path).metrics_file
-        try:
+        with explain_os_error(f"read {path}"), suppress(FileNotFoundError):
             return read_metrics(path)
-        except FileNotFoundError:
-            return MetricFile()
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}") from error
+        return MetricFile()
 
     @functools.cached_property
     def _summaries(self) -> dict[str, MetricSummary]:

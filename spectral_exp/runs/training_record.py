@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from spectral_exp.core.errors import UserError
+from spectral_exp.core.errors import UserError, explain_os_error
 from spectral_exp.core.regular_file import read_regular
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.overrides import flatten
@@ -65,9 +66,6 @@ def recorded_patch(paths: RunPaths, git: Mapping[str, Any]) -> bytes:
     """Return the recorded patch from the commit in `git` to the code of the run, or b""."""
     if not git.get("diff_file"):
         return b""
-    try:
+    with explain_os_error(f"read {paths.git_diff_file}"), suppress(FileNotFoundError):
         return read_regular(paths.git_diff_file, _MAX_PATCH_BYTES)
-    except FileNotFoundError:
-        return b""
-    except OSError as error:
-        raise UserError(f"cannot read {paths.git_diff_file}: {error.strerror}") from error
+    return b""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from spectral_exp.config.trust import recorded_config, require_fingerprints
-from spectral_exp.core.errors import RunError, UserError, require
+from spectral_exp.core.errors import RunError, UserError, explain_os_error, require
 from spectral_exp.core.helper import HelperEndedError, HelperProcess, serve
 from spectral_exp.core.json_files import write_json_atomic
 from spectral_exp.core.scratch import scratch_folder
@@ -321,17 +321,15 @@ def _copy_run(paths: RunPaths, step: int, run_dir: Path, record: Mapping[str, An
     from spectral_exp.monitoring.checkpoint.file import sidecar_file
 
     target, checkpoint = RunPaths(run_dir), paths.checkpoint_file(step)
-    try:
+    with explain_os_error(
+        f"copy {checkpoint} to {run_dir}",
+        "choose another folder for temporary files with TMPDIR, or another checkpoint with --from",
+    ):
         target.checkpoints.mkdir(parents=True)
         for file in (checkpoint, sidecar_file(checkpoint)):
             if file.is_file():
                 shutil.copy(file, target.checkpoints)
         write_json_atomic(target.config_file, record)
-    except OSError as error:
-        raise UserError(
-            f"cannot copy {checkpoint} to {run_dir}: {error.strerror}; choose another folder for "
-            "temporary files with TMPDIR, or another checkpoint with --from"
-        ) from error
 
 
 # --- comparison with the run -----------------------------------------------------------------

@@ -7,21 +7,11 @@ mistake is reported with the nearest valid name before anything exists.
 
 from __future__ import annotations
 
-from spectral_exp.config.command_line.command import CommandLine
-from spectral_exp.config.command_line.consent import trusted_overrides
-from spectral_exp.config.command_line.groups import help_text
-from spectral_exp.config.command_line.hydra_errors import describe
-from spectral_exp.config.command_line.jobs import Job
-from spectral_exp.config.command_line.recording import resolve_overrides, search_arguments
-from spectral_exp.runs.overrides import quote
-
-__all__ = [
-    "CommandLine",
-    "Job",
-    "describe",
-    "help_text",
-    "quote",
-    "resolve_overrides",
-    "search_arguments",
-    "trusted_overrides",
-]
+from spectral_exp.config.command_line.command import CommandLine as CommandLine
+from spectral_exp.config.command_line.consent import trusted_overrides as trusted_overrides
+from spectral_exp.config.command_line.groups import help_text as help_text
+from spectral_exp.config.command_line.hydra_errors import describe as describe
+from spectral_exp.config.command_line.jobs import Job as Job
+from spectral_exp.config.command_line.recording import resolve_overrides as resolve_overrides
+from spectral_exp.config.command_line.recording import search_arguments as search_arguments
+from spectral_exp.runs.overrides import quote as quote

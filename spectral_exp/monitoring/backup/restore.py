@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from spectral_exp.core import files
 from spectral_exp.core.checksum import crc32
 from spectral_exp.core.errors import UserError
+from spectral_exp.core.file_locks import fcntl
 from spectral_exp.monitoring.backup.store import (
     DamagedError,
     Store,
@@ -26,11 +27,6 @@ from spectral_exp.monitoring.backup.store import (
     reason,
 )
 from spectral_exp.runs import layout
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 

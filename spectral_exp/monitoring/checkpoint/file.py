@@ -22,8 +22,6 @@ from spectral_exp.core.wording import install
 from spectral_exp.monitoring.checkpoint.direct_file import DirectFile
 
 if TYPE_CHECKING:
-    import zstandard
-
     from spectral_exp.monitoring.checkpoint.archive import Image
 
 COMPRESSIONS = (None, "zstd")
@@ -88,18 +86,14 @@ class _PlainSink:
         self._file.sync()
 
 
-class _ZstdSink:
+class _ZstdSink(_PlainSink):
     """Compresses an archive on its way to the file."""
 
     _PIECE_BYTES = 1 << 20
 
     def __init__(self, file: DirectFile) -> None:
-        self._file = file
-        self._compressor: zstandard.ZstdCompressionObj = (
-            zstd().ZstdCompressor(level=1).compressobj()
-        )
-        self.checksum = 0
-        self.state_bytes = 0
+        super().__init__(file)
+        self._compressor = zstd().ZstdCompressor(level=1).compressobj()
 
     def reserve(self, n_bytes: int) -> None:
         """Nothing: what compression will leave is not known."""
@@ -112,7 +106,7 @@ class _ZstdSink:
 
     def finish(self) -> None:
         self._append(self._compressor.flush())
-        self._file.sync()
+        super().finish()
 
     def _append(self, data: bytes) -> None:
         self.checksum = crc32(data, self.checksum)

@@ -22,14 +22,13 @@ from spectral_exp.core.errors import UserError
 from spectral_exp.monitoring.checkpoint import file as checkpoint_file
 from spectral_exp.monitoring.checkpoint import reader as checkpoint_reader
 from spectral_exp.monitoring.checkpoint.policy import removable
-from spectral_exp.monitoring.checkpoint.reader import BrokenCheckpointError
+from spectral_exp.monitoring.checkpoint.reader import BrokenCheckpointError, FileIdentity
 from spectral_exp.runs import layout
 from spectral_exp.runs.lock import is_running_elsewhere
 
 log = logging.getLogger(__name__)
 
 _POINTER_BYTES = 1024
-_Identity = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -59,9 +58,9 @@ class CheckpointFolder:
         self._keep_best = keep_best
         self._enabled = enabled
         self._lineage: Lineage | None = None
-        self._sidecars: dict[Path, tuple[_Identity, dict[str, Any]]] = {}
-        self._copies: dict[Path, tuple[_Identity, int | None]] = {}
-        self._verified: dict[Path, _Identity] = {}
+        self._sidecars: dict[Path, tuple[FileIdentity, dict[str, Any]]] = {}
+        self._copies: dict[Path, tuple[FileIdentity, int | None]] = {}
+        self._verified: dict[Path, FileIdentity] = {}
 
     # --- order ------------------------------------------------------------------------------------
 
@@ -164,7 +163,7 @@ class CheckpointFolder:
         path = self._paths.checkpoint_file(step)
         file = checkpoint_file.sidecar_file(path)
         try:
-            identity = _identity(file)
+            identity = checkpoint_reader.identity_of(file)
             known = self._sidecars.get(file)
             if known is None or known[0] != identity:
                 known = self._sidecars[file] = identity, checkpoint_file.load_sidecar(path) or {}
@@ -175,7 +174,7 @@ class CheckpointFolder:
 
     def _step_of_copy(self, link: Path) -> int | None:
         """Return the step whose checkpoint equals the file in place of `link`."""
-        identity = _identity(link)
+        identity = checkpoint_reader.identity_of(link)
         known = self._copies.get(link)
         if known is None or known[0] != identity:
             known = self._copies[link] = identity, self._find_original(link)
@@ -368,7 +367,7 @@ class CheckpointFolder:
         """
         path = self._paths.checkpoint_file(step)
         try:
-            identity = _identity(path)
+            identity = checkpoint_reader.identity_of(path)
             if self._verified.get(path) != identity:
                 checkpoint_reader.verify(path, max_threads)
                 self._verified[path] = identity
@@ -387,11 +386,6 @@ def _remove(path: Path) -> None:
     # The sidecar last: a checkpoint without one is unverified, a sidecar alone is nothing.
     path.unlink(missing_ok=True)
     checkpoint_file.sidecar_file(path).unlink(missing_ok=True)
-
-
-def _identity(path: Path) -> _Identity:
-    facts = path.stat()
-    return facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
 def _size(path: Path) -> int:

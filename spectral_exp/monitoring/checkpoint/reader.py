@@ -22,7 +22,7 @@ from array import array
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, TypeAlias, TypeVar
 
 from spectral_exp.core.checksum import file_crc32
 from spectral_exp.core.errors import SettingError, UserError
@@ -48,6 +48,7 @@ _ENTRY_TYPES: Mapping[str, type | tuple[type, ...]] = {
     "git_hash": str,
 }
 _T = TypeVar("_T")
+FileIdentity: TypeAlias = tuple[int, int, int]
 
 
 class BrokenCheckpointError(Exception):
@@ -134,12 +135,12 @@ def read_with_retries(path: Path, work: Callable[[], _T]) -> _T:
     pauses_s = list(_RETRY_PAUSES_S)
     while True:
         try:
-            before = _identity(path)
+            before = identity_of(path)
             try:
                 return work()
             except BrokenCheckpointError:
                 # Its writer may have replaced it while it was read.
-                if _identity(path) == before or not pauses_s:
+                if identity_of(path) == before or not pauses_s:
                     raise
         except (BrokenCheckpointError, UserError, FileNotFoundError):
             raise
@@ -150,7 +151,8 @@ def read_with_retries(path: Path, work: Callable[[], _T]) -> _T:
         time.sleep(pauses_s.pop(0))
 
 
-def _identity(path: Path) -> tuple[int, int, int]:
+def identity_of(path: Path) -> FileIdentity:
+    """Return numbers that change when a file is replaced or written."""
     facts = path.stat()
     return facts.st_ino, facts.st_size, facts.st_mtime_ns
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectral_exp.core import files, json_files
-from spectral_exp.core.errors import UserError, require
+from spectral_exp.core.errors import explain_os_error, require
 from spectral_exp.core.git import code_directory, git_hash
 from spectral_exp.core.redact import redact
 from spectral_exp.core.timestamps import timestamp
@@ -90,14 +90,11 @@ class ConfigTracker(Component):
         content["git"] = redact({**git, "diff_file": layout.GIT_DIFF_NAME if diff else None})
         # A flipped bit in a setting would read like another experiment.
         content["crc32"] = json_files.content_crc32(content)
-        try:
+        with explain_os_error(f"write {self.paths.config_file}"):
             self.paths.root.mkdir(parents=True, exist_ok=True)
             if diff:
-                with files.atomic_writer(self.paths.git_diff_file) as file:
-                    file.write(diff)
+                files.write_atomic(self.paths.git_diff_file, diff)
             json_files.write_json_atomic(self.paths.config_file, content)
-        except OSError as error:
-            raise UserError(f"cannot write {self.paths.config_file}: {error.strerror}") from error
         return self.paths.config_file
 
     def load_config(self) -> dict[str, Any]:

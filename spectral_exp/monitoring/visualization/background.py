@@ -11,6 +11,7 @@ import time
 import weakref
 from pathlib import Path
 
+from spectral_exp.core.files import write_atomic
 from spectral_exp.core.helper import HelperEndedError, HelperProcess
 from spectral_exp.core.worker import ServiceThread
 from spectral_exp.monitoring.visualization.jobs import (
@@ -19,7 +20,6 @@ from spectral_exp.monitoring.visualization.jobs import (
     PlotReport,
     PlotSet,
     ProcessEndedError,
-    write_plot,
 )
 from spectral_exp.plots.load import writable_folder
 from spectral_exp.plots.run import DrawFigure
@@ -240,7 +240,7 @@ class BackgroundDrawing:
                 png, taken_s = self._process.draw(plot.draw, self.dpi)
                 cpu_s += taken_s
                 self._deaths = 0
-                write_plot(plot.path, png)
+                write_atomic(plot.path, png)
                 files += 1
             except ProcessEndedError as error:
                 self._end_process()
@@ -274,7 +274,7 @@ class BackgroundDrawing:
             process.end()
 
 
-class DrawingProcess:
+class DrawingProcess(HelperProcess):
     """A helper process that draws one figure at a time.
 
     Args:
@@ -292,16 +292,11 @@ class DrawingProcess:
             **writable_folder(folder),
         }
         try:
-            self._process = HelperProcess(
-                "spectral_exp.monitoring.visualization.child", environment
-            )
+            super().__init__("spectral_exp.monitoring.visualization.child", environment)
         except OSError as error:
             raise ProcessEndedError(
                 f"a process that draws could not be started: {error}"
             ) from error
-        self.pid = self._process.pid
-        self.kill = self._process.kill
-        self.end = self._process.end
         self._cpu_s = 0.0
 
     def draw(self, drawing: DrawFigure, dpi: int) -> tuple[bytes, float]:
@@ -312,8 +307,8 @@ class DrawingProcess:
             ProcessEndedError: the process has ended.
         """
         try:
-            self._process.send((drawing, dpi))
-            answer, cpu_s = self._process.receive()
+            self.send((drawing, dpi))
+            answer, cpu_s = self.receive()
         except HelperEndedError as error:
             raise ProcessEndedError(f"the process that draws ended {error}") from error
         taken_s, self._cpu_s = cpu_s - self._cpu_s, cpu_s

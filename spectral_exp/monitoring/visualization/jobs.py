@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spectral_exp.core.errors import UserError
-from spectral_exp.core.files import atomic_writer
+from spectral_exp.core.files import write_atomic
 from spectral_exp.monitoring.checkpoint.failures import refusal
 from spectral_exp.plots.load import MatplotlibError, import_matplotlib
 from spectral_exp.plots.run import DrawFigure
@@ -154,12 +154,6 @@ class ProcessEndedError(Exception):
     """The process that draws has ended, or could not be started."""
 
 
-def write_plot(path: Path, png: bytes) -> None:
-    """Write a file, whole or not at all."""
-    with atomic_writer(path) as file:
-        file.write(png)
-
-
 def draw_here(plots: PlotSet, dpi: int, failures: Failures) -> list[Path]:
     """Draw and write in this process; return the written files."""
     try:
@@ -171,7 +165,7 @@ def draw_here(plots: PlotSet, dpi: int, failures: Failures) -> list[Path]:
     written = []
     for plot in plots.plots:
         try:
-            write_plot(plot.path, render(plot.draw, DARK, dpi))
+            write_atomic(plot.path, render(plot.draw, DARK, dpi))
         except Exception as error:
             failures.note(plot.name, error)
         else:

@@ -27,14 +27,14 @@ from spectral_exp.monitoring.wrappers import unwrap
 from spectral_exp.plots.run import DrawFigure
 from spectral_exp.plots.run.experiment import Experiment
 from spectral_exp.plots.run.histories import training_drawing
-from spectral_exp.plots.run.internals import TextSample, model_drawings, one_thread
+from spectral_exp.plots.run.internals import TextSample as TextSample
+from spectral_exp.plots.run.internals import model_drawings, one_thread
 from spectral_exp.plots.run.runs import comparison_drawing, experiment, label_sources
 from spectral_exp.runs.layout import VISUALIZATIONS_FOLDER
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["TextSample", "VisualizationManager"]
 
 _log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
-from spectral_exp.core.errors import UserError
+from spectral_exp.core.errors import UserError, explain_os_error
 from spectral_exp.core.json_value import restore_non_finite
 from spectral_exp.plots.run import DrawFigure
 from spectral_exp.plots.run.experiment import Experiment
@@ -98,10 +98,8 @@ def _from_run(label: str, run: Path) -> Experiment:
             f"{run} holds neither {metrics_name} nor {paths.results_file.name}; name a run "
             "directory"
         )
-    try:
+    with explain_os_error(f"read {paths.metrics_file}"):
         series = read_metrics(paths.metrics_file).series if paths.metrics_file.exists() else {}
-    except OSError as error:
-        raise UserError(f"cannot read {paths.metrics_file}: {error.strerror}") from error
     results: ResultsRecord = (
         read_results(paths.results_file)[0] if paths.results_file.exists() else {}
     )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from importlib import resources
 
 from spectral_exp.core.errors import UserError, nearest
+from spectral_exp.results.document.writer import read_template
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,7 @@ def _sentence(words: str) -> str:
 
 
 def _read_works() -> dict[str, Work]:
-    text = resources.files(__package__).joinpath("bibliography.json").read_text(encoding="utf-8")
-    entries = json.loads(text)
+    entries = json.loads(read_template("bibliography.json"))
     return {
         key: Work(**{**item, "authors": tuple(item["authors"])}) for key, item in entries.items()
     }

@@ -1,87 +1,22 @@
 r"""Formulas: one LaTeX source for Markdown, LaTeX, MathML and Typst.
 
-The supported LaTeX: letters, digits and operators; `_` and `^`; the commands of `_SYMBOLS`;
+The supported LaTeX: letters, digits and operators; `_` and `^`; commands of `typst_symbols.json`;
 `\frac{}{}`, `\sqrt{}`, `\hat{}`, `\tilde{}`, `\bar{}`, `\mathrm{}`, `\text{}`, `\operatorname{}`,
 `\mathcal{}`, `\mathbb{}`, `\mathbf{}`; `\left` and `\right` before a bracket; `\quad` and `\,`.
 """
 
-# ruff: noqa: RUF001 - the table below is of such letters.
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 
 from spectral_exp.core.errors import UserError, nearest
+from spectral_exp.results.document.writer import read_template
 
-# fmt: off
-_SYMBOLS = {
-    "alpha": "α",
-    "beta": "β",
-    "gamma": "γ",
-    "delta": "δ",
-    "epsilon": "ε",
-    "eta": "η",
-    "theta": "θ",
-    "lambda": "λ",
-    "mu": "μ",
-    "pi": "π",
-    "rho": "ρ",
-    "sigma": "σ",
-    "tau": "τ",
-    "phi": "φ",
-    "varphi": "φ",
-    "chi": "χ",
-    "psi": "ψ",
-    "omega": "ω",
-    "Delta": "Δ",
-    "Sigma": "Σ",
-    "Phi": "Φ",
-    "Omega": "Ω",
-    "ell": "ℓ",
-    "kappa": "κ",
-    "nu": "ν",
-    "xi": "ξ",
-    "cdot": "·",
-    "times": "×",
-    "odot": "⊙",
-    "le": "≤",
-    "ge": "≥",
-    "ne": "≠",
-    "in": "∈",
-    "to": "→",
-    "leftarrow": "←",
-    "approx": "≈",
-    "pm": "±",
-    "infty": "∞",
-    "sum": "∑",
-    "prod": "∏",
-    "langle": "⟨",
-    "rangle": "⟩",
-    "lvert": "lr(|",
-    "rvert": "|)",
-    "lVert": "lr(‖",
-    "rVert": "‖)",
-    "top": "⊤",
-    "ldots": "…",
-    "dots": "…",
-    "sim": "∼",
-    "propto": "∝",
-    "partial": "∂",
-    "nabla": "∇",
-    "mid": "|",
-    "colon": ":",
-}
-# fmt: on
+_SYMBOLS: dict[str, str] = json.loads(read_template("typst_symbols.json"))
 _FUNCTIONS = ("sin", "cos", "exp", "log", "ln", "max", "min")
-_WRAPPERS = {
-    "sqrt": "sqrt",
-    "hat": "hat",
-    "tilde": "tilde",
-    "bar": "macron",
-    "mathcal": "cal",
-    "mathbb": "bb",
-    "mathbf": "bold",
-}
+_WRAPPERS: dict[str, str] = json.loads(read_template("typst_wrappers.json"))
 _WORDS = ("mathrm", "text", "operatorname")
 _SPACES = {"quad": "quad", "qquad": "wide", ",": "thin", ";": "med", "!": ""}
 _TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|\s+|[{}_^&]|\d+(?:\.\d+)?|.", re.DOTALL)
@@ -102,17 +37,8 @@ def to_typst(tex: str) -> str:
 
 def commands() -> Iterator[str]:
     """Yield the names of all supported commands."""
-    yield from (
-        *_SYMBOLS,
-        *_FUNCTIONS,
-        *_WRAPPERS,
-        *_WORDS,
-        "frac",
-        "left",
-        "right",
-        "quad",
-        "qquad",
-    )
+    names = ("frac", "left", "right", "quad", "qquad")
+    yield from (*_SYMBOLS, *_FUNCTIONS, *_WRAPPERS, *_WORDS, *names)
 
 
 def _sequence(tokens: list[str], i: int, tex: str) -> tuple[str, int]:
@@ -155,13 +81,7 @@ def _atom(tokens: list[str], i: int, tex: str) -> tuple[str, int]:
     if token.startswith("\\"):
         return _command(token[1:], tokens, i + 1, tex)
     # Brackets need not balance here, but in Typst's formulas they do.
-    return ({"(": "\\(", ")": "\\)", "[": "\\[", "]": "\\]"}.get(token, _literal(token))), i + 1
-
-
-def _literal(token: str) -> str:
-    return (
-        f"\\{token}" if token in '/"#$\\;,' and token != "," else ("\\," if token == "," else token)
-    )
+    return (f"\\{token}" if token in '()[]/"#$\\;,' else token), i + 1
 
 
 def _command(name: str, tokens: list[str], i: int, tex: str) -> tuple[str, int]:

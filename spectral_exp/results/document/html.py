@@ -7,8 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from spectral_exp.core.errors import UserError
-from spectral_exp.core.wording import install
+from spectral_exp.core.errors import explain_missing
 from spectral_exp.results.document.bibliography import work
 from spectral_exp.results.document.model import (
     Document,
@@ -144,10 +143,8 @@ def _list(tag: str, items: Sequence[str]) -> str:
 
 
 def _mathml(tex: str, display: str) -> str:
-    try:
+    with explain_missing("HTML needs the package latex2mathml", "paper"):
         from latex2mathml.converter import convert
-    except ImportError as error:
-        raise UserError(f"HTML needs the package latex2mathml: {install('paper')}") from error
     return str(convert(tex, display=display))
 
 

@@ -1,8 +1,8 @@
 """A document as LaTeX for the plain article class."""
 
-# ruff: noqa: RUF001 - the table below is of such letters.
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from spectral_exp.results.document.model import (
@@ -13,56 +13,9 @@ from spectral_exp.results.document.model import (
     Table,
     Text,
 )
-from spectral_exp.results.document.writer import Writer, column_shares
+from spectral_exp.results.document.writer import Writer, column_shares, read_template
 
-# fmt: off
-_SPECIAL = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "&": r"\&",
-    "#": r"\#",
-    "_": r"\_",
-    "%": r"\%",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    "−": "$-$",
-    "–": "--",
-    "—": "---",
-    "×": r"$\times$",
-    "≤": r"$\leq$",
-    "≥": r"$\geq$",
-    "±": r"$\pm$",
-    "·": r"$\cdot$",
-    "→": r"$\to$",
-    "µ": r"$\mu$",
-    "μ": r"$\mu$",
-    "α": r"$\alpha$",
-    "β": r"$\beta$",
-    "γ": r"$\gamma$",
-    "λ": r"$\lambda$",
-    "ρ": r"$\rho$",
-    "σ": r"$\sigma$",
-    "τ": r"$\tau$",
-    "ε": r"$\epsilon$",
-    "≈": r"$\approx$",
-    "…": r"\ldots{}",
-    "\u202f": r"\,",
-    "\u00a0": "~",
-    "“": "``",
-    "”": "''",
-    "’": "'",
-    "‘": "`",
-    "°": r"\textdegree{}",
-    "∞": r"$\infty$",
-    "Δ": r"$\Delta$",
-}
-# fmt: on
+_LETTERS = str.maketrans(json.loads(read_template("latex_letters.json")))
 
 
 def latex(document: Document) -> str:
@@ -72,7 +25,7 @@ def latex(document: Document) -> str:
 
 def escape_latex(text: str) -> str:
     """Return `text` with nothing in it that LaTeX takes for a command."""
-    return "".join(_SPECIAL.get(letter, letter) for letter in text)
+    return text.translate(_LETTERS)
 
 
 class _LatexWriter(Writer):

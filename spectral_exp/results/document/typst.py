@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from spectral_exp.core.errors import UserError
+from spectral_exp.core.errors import explain_missing
 from spectral_exp.core.scratch import scratch_folder
-from spectral_exp.core.wording import install
 from spectral_exp.results.document.bibliography import work
 from spectral_exp.results.document.formulas import to_typst
 from spectral_exp.results.document.model import (
@@ -32,10 +31,8 @@ def pdf(document: Document, traces: Mapping[str, Trace]) -> bytes:
     Raises:
         UserError: the package `typst` is not installed.
     """
-    try:
+    with explain_missing("PDF needs the package typst", "paper"):
         import typst
-    except ImportError as error:
-        raise UserError(f"PDF needs the package typst: {install('paper')}") from error
     writer = _TypstWriter(document, traces)
     with scratch_folder("pdf") as folder:
         main = Path(folder, "main.typ")

@@ -40,12 +40,7 @@ _NARROWEST, _WIDEST = 6, 48  # letters of a column that shares the width of a pa
 
 def read_template(name: str) -> str:
     """Return a file of the folder `templates`."""
-    return (
-        resources.files(__package__)
-        .joinpath("templates")
-        .joinpath(name)
-        .read_text(encoding="utf-8")
-    )
+    return (resources.files(__package__) / "templates" / name).read_text(encoding="utf-8")
 
 
 class Writer(ABC):

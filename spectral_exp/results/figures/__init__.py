@@ -14,23 +14,15 @@ from typing import Literal
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.plots.theme import FileFormat
 from spectral_exp.results.comparison import Comparison, GroupSummary
-from spectral_exp.results.figures.curves import Axis, curves
-from spectral_exp.results.figures.plot import Plot, SavedPlot, save
-from spectral_exp.results.figures.rows import differences, intervals
-from spectral_exp.results.figures.scatter import pareto, scaling
-
-__all__ = [
-    "Plot",
-    "SavedPlot",
-    "comparison_figures",
-    "comparison_plots",
-    "curves",
-    "differences",
-    "intervals",
-    "pareto",
-    "save",
-    "scaling",
-]
+from spectral_exp.results.figures.curves import Axis
+from spectral_exp.results.figures.curves import curves as curves
+from spectral_exp.results.figures.plot import Plot as Plot
+from spectral_exp.results.figures.plot import SavedPlot as SavedPlot
+from spectral_exp.results.figures.plot import save as save
+from spectral_exp.results.figures.rows import differences as differences
+from spectral_exp.results.figures.rows import intervals as intervals
+from spectral_exp.results.figures.scatter import pareto as pareto
+from spectral_exp.results.figures.scatter import scaling as scaling
 
 MAX_GROUPS = 24
 """The largest number of groups in a figure; of more only the best are drawn, as captions note."""

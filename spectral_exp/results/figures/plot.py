@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from spectral_exp.core.errors import UserError, require
+from spectral_exp.core.errors import explain_os_error, require
 from spectral_exp.plots.theme import DARK, LIGHT, FileFormat, Theme, render_all
 from spectral_exp.runs.output_file import refuse_loss, write_output
 
@@ -84,12 +84,8 @@ def save(
     paths = {kind: Path(folder) / f"{plot.name}.{kind}" for kind in formats}
     for path in paths.values():
         refuse_loss(path, _OPTION, force=force)
-    try:
+    with explain_os_error(f"make the folder {folder}", f"choose another with {_OPTION}"):
         Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot make the folder {folder}: {error.strerror}; choose another with {_OPTION}"
-        ) from error
     for kind, content in render_all(plot.draw, plot.theme, dpi, formats, plot.caption).items():
         write_output(paths[kind], content, _OPTION, force=force)
     return SavedPlot(plot.name, plot.caption, tuple(paths.values()))

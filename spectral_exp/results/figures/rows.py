@@ -14,7 +14,7 @@ from spectral_exp.plots.rows import ROW_INCHES, Row, draw_rows, row_limits
 from spectral_exp.plots.text import printable
 from spectral_exp.plots.theme import Theme, legend_on_top, new_figure
 from spectral_exp.results.checks import UNEQUAL
-from spectral_exp.results.compared import Comparison, Difference, GroupSummary
+from spectral_exp.results.compared import Comparison, Difference
 from spectral_exp.results.figures.captions import describe_metric, list_names, run_counts
 from spectral_exp.results.figures.plot import Plot, find_theme
 from spectral_exp.results.statistics import Interval
@@ -99,10 +99,6 @@ def interval_rows(comparison: Comparison) -> list[Row]:
 def _has_tests(comparison: Comparison) -> bool:
     """Return whether some group was tested against the baseline."""
     return any(d.kind == "baseline" and d.interval is not None for d in comparison.differences)
-
-
-def _center(summary: GroupSummary) -> float:
-    return summary.mean if summary.mean is not None else sum(summary.values) / len(summary.values)
 
 
 def differences(

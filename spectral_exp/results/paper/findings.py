@@ -29,7 +29,6 @@ from spectral_exp.results.paper.setup import per_run
 from spectral_exp.results.times import compare_times
 from spectral_exp.runs.parts import PARTS
 
-_NO_DATA = "There is no data for this section: {{why}}."
 _QUANTITIES = (
     "parameters",
     "tokens",
@@ -76,25 +75,24 @@ def _leader(material: Material, usable: Sequence[GroupSummary]) -> Text:
 
 def _no_data(why: str, material: Material) -> Paragraph:
     reason = prose(why, metric=Code(material.comparison.metric))
-    return Paragraph(prose(_NO_DATA, why=reason), aside=True)
+    return Paragraph(passage("report", "no data", why=reason), aside=True)
 
 
 def _means(material: Material) -> Table:
     # Below four runs the interquartile mean is the mean.
     with_iqm = any(summary.iqm is not None for summary in material.comparison.summaries)
-    rows: list[tuple[Text, ...]] = []
-    for summary in material.comparison.summaries:
-        rows.append(
-            (
-                (Code(summary.group.label),),
-                material.count(summary),
-                material.mean(summary),
-                material.interval(summary),
-                material.median(summary),
-                *([material.iqm(summary)] if with_iqm else []),
-                _spread(material, summary.values, material.ids(summary)),
-            )
+    rows: list[tuple[Text, ...]] = [
+        (
+            (Code(summary.group.label),),
+            material.count(summary),
+            material.mean(summary),
+            material.interval(summary),
+            material.median(summary),
+            *([material.iqm(summary)] if with_iqm else []),
+            material.extremes(summary),
         )
+        for summary in material.comparison.summaries
+    ]
     iqm = ("IQM",) if with_iqm else ()
     few = [s for s in material.comparison.summaries if s.interval is None]
     notes: tuple[Text, ...] = ()
@@ -116,19 +114,6 @@ def _means(material: Material) -> Table:
         "lrrrrr" + "r" * len(iqm),
         notes=notes,
     )
-
-
-def _spread(material: Material, values: Sequence[float], ids: tuple[str, ...]) -> Text:
-    if not values:
-        return (DASH,)
-    bounds = []
-    for value, formula in (
-        (min(values), "lowest of the runs"),
-        (max(values), "highest of the runs"),
-    ):
-        source = Source(material.comparison.metric, ids, material.comparison.at, formula)
-        bounds.append(Number(f"{value:.{material.decimals}f}", value, source))
-    return (bounds[0], ", ", bounds[1])
 
 
 def _differences(material: Material) -> tuple[Block, ...]:
@@ -166,22 +151,14 @@ def _reading(material: Material, differences: Sequence[Difference]) -> Text:
     separated = sum(d.separated for d in differences)
     better = sum(d.better is True for d in differences)
     worse, rest = separated - better, len(differences) - separated
-    if material.comparison.lower_is_better is None:
-        return _passage(
-            "reading without direction",
-            noun=noun(len(differences), "difference"),
-            are=noun(separated, "is", "are"),
-            rest_are=noun(rest, "is", "are"),
-            all=material.number_of(len(differences), "differences"),
-            separated=material.number_of(separated, "differences separated"),
-            rest=material.number_of(rest, "differences not separated"),
-        )
+    has_direction = material.comparison.lower_is_better is not None
     return _passage(
-        "reading",
+        "reading" if has_direction else "reading without direction",
         noun=noun(len(differences), "difference"),
-        are=noun(better, "is", "are"),
+        are=noun(better if has_direction else separated, "is", "are"),
         rest_are=noun(rest, "is", "are"),
         all=material.number_of(len(differences), "differences"),
+        separated=material.number_of(separated, "differences separated"),
         better=material.number_of(better, "differences separated for the better"),
         worse=material.number_of(worse, "differences separated for the worse"),
         rest=material.number_of(rest, "differences not separated"),
@@ -196,41 +173,33 @@ def _difference_table(
     first: tuple[str, ...],
     names: Sequence[tuple[Text, ...]],
 ) -> Table:
-    rows: list[tuple[Text, ...]] = []
+    key_to_columns = (
+        _passage("columns", m=material.tests)
+        if material.tests.value
+        else _passage("columns without tests")
+    )
+    rows = []
     for name, d in zip(names, differences, strict=True):
         mean = material.difference(d)
-        verdict = d.verdict if d.interval else "no test"
-        # Bold means separated, and nothing else.
-        shown: Text = (Strong(mean),) if d.separated else mean
-        rows.append(
-            (
-                *name,
-                (*material.pairs(d), "" if d.paired else "*"),
-                shown,
-                material.difference_interval(d),
-                material.probability(d),
-                material.p_value(d),
-                material.p_holm(d),
-                (verdict,),
-            )
+        cells: tuple[Text, ...] = (
+            (*material.pairs(d), "" if d.paired else "*"),
+            (Strong(mean),) if d.separated else mean,  # bold means separated, and nothing else
+            material.difference_interval(d),
+            material.probability(d),
+            material.p_value(d),
+            material.p_holm(d),
+            (d.verdict if d.interval else "no test",),
         )
-    notes: list[Text] = []
-    if not all(d.paired for d in differences):
-        notes.append(("* not paired by seed: the two groups are taken as independent.",))
+        rows.append((*name, *cells))
+    unpaired: Text = ("* not paired by seed: the two groups are taken as independent.",)
     return Table(
         key,
-        join_sentences(caption, _key_to_columns(material)),
+        join_sentences(caption, key_to_columns),
         column_titles(*first, "n", "difference", "95 % interval", "P", "p", "p (Holm)", "verdict"),
         tuple(rows),
         "l" * len(first) + "rrrrrrl",
-        notes=tuple(notes),
+        notes=() if all(d.paired for d in differences) else (unpaired,),
     )
-
-
-def _key_to_columns(material: Material) -> Text:
-    if material.tests.value:
-        return _passage("columns", m=material.tests)
-    return _passage("columns without tests")
 
 
 def _fairness(material: Material, differences: Sequence[Difference]) -> tuple[Block, ...]:
@@ -252,13 +221,11 @@ def _fairness(material: Material, differences: Sequence[Difference]) -> tuple[Bl
     agree = agree[:1].upper() + agree[1:]
     if not names:
         return (Paragraph((f"{agree}.",)),)
-    words = {True: "yes", False: "no", None: "?"}
-    rows = []
-    for d in differences:
-        cells: list[Text] = [(words[d.matches.get(name)],) for name in names]
-        rows.append(
-            ((Code(d.b.group.label),), *((Strong(c),) if c == ("no",) else c for c in cells))
-        )
+    words: dict[bool | None, Text] = {True: ("yes",), False: (Strong(("no",)),), None: ("?",)}
+    rows = [
+        ((Code(d.b.group.label),), *(words[d.matches.get(name)] for name in names))
+        for d in differences
+    ]
     return (
         Paragraph(prose("{{agree}}; for the rest see [#tab:fairness].", agree=agree)),
         Table(
@@ -273,19 +240,18 @@ def _fairness(material: Material, differences: Sequence[Difference]) -> tuple[Bl
 
 def _cost(material: Material) -> tuple[Block, ...]:
     baseline = next((g for g in material.groups if g.label == material.comparison.baseline), None)
-    rows = []
-    for group in material.groups:
-        rows.append(
-            (
-                (Code(group.label),),
-                per_run(group.runs, "n_parameters", lambda run: run.n_parameters),
-                per_run(group.runs, "steps", lambda run: run.last_step or None),
-                per_run(group.runs, "tokens", lambda run: _whole(run.value("tokens"))),
-                material.average(group.runs, "train_s", lambda x: plain_number(round(x))),
-                material.average(group.runs, "tokens_per_s", lambda x: plain_number(round(x))),
-                _ratio(group, baseline),
-            )
+    rows = [
+        (
+            (Code(group.label),),
+            per_run(group.runs, "n_parameters", lambda run: run.n_parameters),
+            per_run(group.runs, "steps", lambda run: run.last_step or None),
+            per_run(group.runs, "tokens", lambda run: _whole(run.value("tokens"))),
+            material.average(group.runs, "train_s", lambda x: plain_number(round(x))),
+            material.average(group.runs, "tokens_per_s", lambda x: plain_number(round(x))),
+            _ratio(group, baseline),
         )
+        for group in material.groups
+    ]
     against = f"time / {baseline.label}" if baseline else "time ratio"
     return (
         Paragraph(_passage("cost")),
@@ -314,19 +280,15 @@ def _ratio(group: Group, baseline: Group | None) -> Text:
     if found is None:
         return (DASH,)
     ids = tuple(run.run_id for runs in found.runs for run in runs)
-    formula = f"median of {group.label} over median of {baseline.label}"
-    ratio = Number(f"{found.ratio:.2f}", found.ratio, Source("train_s", ids, "final", formula))
+
+    def number(value: float, formula: str) -> Number:
+        return Number(f"{value:.2f}", value, Source("train_s", ids, "final", formula))
+
+    ratio = number(found.ratio, f"median of {group.label} over median of {baseline.label}")
     bounds: Text = ()
     if found.interval is not None:
-        source = Source(
-            "train_s",
-            ids,
-            "final",
-            f"bound of the 95 % interval of {group.label} over {baseline.label}",
-        )
-        low, high = (
-            Number(f"{x:.2f}", x, source) for x in (found.interval.low, found.interval.high)
-        )
+        formula = f"bound of the 95 % interval of {group.label} over {baseline.label}"
+        low, high = (number(x, formula) for x in (found.interval.low, found.interval.high))
         bounds = (" [", low, ",\u00a0", high, "]")
     return ("" if found.separated else "~", ratio, *bounds)
 
@@ -345,14 +307,7 @@ def ablations(material: Material) -> tuple[Block, ...]:
         return tuple(blocks)
     order = {part: i for i, part in enumerate(PARTS)}
     found.sort(key=lambda d: order.get(d.part or "", len(PARTS)))
-    blocks.append(
-        Paragraph(
-            _passage(
-                "ablations",
-                reading=tuple(run for text in _by_part(material, found) for run in text),
-            )
-        )
-    )
+    blocks.append(Paragraph(_passage("ablations", reading=_by_part(material, found))))
     names: list[tuple[Text, ...]] = [
         ((Code(d.a.group.label), " → ", Code(d.b.group.label)), (d.part or DASH,)) for d in found
     ]
@@ -370,25 +325,20 @@ def ablations(material: Material) -> tuple[Block, ...]:
     return tuple(blocks)
 
 
-def _by_part(material: Material, differences: Sequence[Difference]) -> list[Text]:
+def _by_part(material: Material, differences: Sequence[Difference]) -> Text:
+    """Return for each part of the grid the effects of changing it."""
     sentences = []
     for part in dict.fromkeys(d.part for d in differences):
         of_part = [d for d in differences if d.part == part]
         separated = [d for d in of_part if d.separated]
         if not separated:
-            several = len(of_part) > 1
-            what = (
-                "none of {{n}} changes is separated"
-                if several
-                else "the only change ({{n}}) is not separated"
-            )
-            template = f"For the {{{{part}}}}, {what}. "
+            name = "no effects" if len(of_part) > 1 else "no effect"
             n = material.number_of(len(of_part), f"ablations of the {part}")
-            sentences.append(prose(template, part=part or DASH, n=n))
+            sentences.append(_passage(name, part=part or DASH, n=n))
             continue
         changes = [
-            prose(
-                "{{a}} → {{b}} {{verdict}} ({{mean}} {{interval}}, n\u00a0=\u00a0{{n}})",
+            _passage(
+                "effect",
                 a=Code(d.a.group.label),
                 b=Code(d.b.group.label),
                 verdict={True: "helps", False: "hurts", None: "differs"}[d.better],
@@ -399,16 +349,12 @@ def _by_part(material: Material, differences: Sequence[Difference]) -> list[Text
             for d in separated
         ]
         rest = len(of_part) - len(separated)
-        tail: Text = (
-            prose(
-                "; not separated: {{n}} more",
+        sentences.append(
+            _passage(
+                "effects of several" if rest else "effects",
+                part=part or DASH,
+                changes=join_texts(changes, last=", "),
                 n=material.number_of(rest, f"ablations of the {part}, not separated"),
             )
-            if rest
-            else ()
         )
-        template = "For the {{part}}: {{changes}}{{tail}}. "
-        sentences.append(
-            prose(template, part=part or DASH, changes=join_texts(changes, last=", "), tail=tail)
-        )
-    return sentences
+    return tuple(run for sentence in sentences for run in (*sentence, " "))

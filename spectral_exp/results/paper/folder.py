@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from spectral_exp.core.errors import UserError
+from spectral_exp.core.errors import UserError, explain_os_error
 from spectral_exp.core.json_files import read_json, write_json_atomic
 from spectral_exp.core.scratch import scratch_folder
 from spectral_exp.results.paper.provenance import digest
@@ -59,7 +59,8 @@ class Folder:
         """
         self._refuse_losses(files, force)
         old = {**own_files(self.record.get("replaces")), **self.files}
-        try:
+        remedy = "choose another folder with --output, or free space"
+        with explain_os_error(f"write the paper to {self.path}", remedy):
             self.path.mkdir(parents=True, exist_ok=True)
             with scratch_folder("paper", self.path) as draft:
                 for name, content in files.items():
@@ -72,11 +73,6 @@ class Folder:
                     (draft / name).replace(self.path / name)
             self._remove([name for name in old if name not in files])
             write_json_atomic(self.path / PROVENANCE_NAME, record)
-        except OSError as error:
-            raise UserError(
-                f"cannot write the paper to {self.path}: {error.strerror}; choose another folder"
-                " with --output, or free space"
-            ) from error
         return [self.path / name for name in sorted(files)] + [self.path / PROVENANCE_NAME]
 
     def is_edited(self, name: str) -> bool:

@@ -19,30 +19,16 @@ from spectral_exp.results.document.model import (
 )
 from spectral_exp.results.document.prose import prose
 from spectral_exp.results.paper.material import Material
-from spectral_exp.results.paper.passages import join_sentences, passage
+from spectral_exp.results.paper.passages import (
+    join_sentences,
+    passage,
+    read_list,
+    read_passage,
+)
 from spectral_exp.runs.metric_names import DERIVED
 
-CORPORA = {
-    "Shakespeare": "TinyShakespeare",
-    "PythonStdlib": "the source text of Python's standard library",
-    "FineWebEdu": "FineWeb-Edu",
-    "Markov": "synthetic text of a Markov chain",
-}
-"""Names of the package's corpora in a sentence."""
-
-_COUNTS = [
-    "Two",
-    "Three",
-    "Four",
-    "Five",
-    "Six",
-    "Seven",
-    "Eight",
-    "Nine",
-    "Ten",
-    "Eleven",
-    "Twelve",
-]
+_COUNTS = read_passage("findings", "counts").split(", ")
+_CORPORA = read_list("findings", "corpora")
 
 _passage = partial(passage, "findings")
 
@@ -74,7 +60,7 @@ def corpus_words(material: Material) -> Text:
             files = dict.fromkeys(path.rstrip("/").rpartition("/")[2] for path in paths)
             words.append(code_list(files) if files else ("a text file",))
         else:
-            words.append((CORPORA.get(name, f"the corpus {name}"),))
+            words.append((_CORPORA.get(name, f"the corpus {name}"),))
     return join_texts(words) if words else ("a corpus that was not recorded",)
 
 

@@ -16,9 +16,11 @@ from spectral_exp.results.document.model import (
     Number,
     Source,
     Text,
+    code_list,
     join_texts,
 )
 from spectral_exp.results.document.trace import Runs
+from spectral_exp.results.finding import SAME
 from spectral_exp.results.group import Group
 from spectral_exp.results.statistics import Interval
 from spectral_exp.runs.metric_names import metric_info
@@ -129,19 +131,18 @@ class Material:
     def interval(self, summary: GroupSummary) -> Text:
         """The interval of a group's mean in brackets, or a dash."""
         formula = "bound of the 95 % bootstrap interval of the mean"
-        return self._bounds(
-            summary.interval, self._source(self.ids(summary), formula), signed=False
-        )
+        return self._bounds(summary.interval, self.ids(summary), formula, self._fixed)
+
+    def extremes(self, summary: GroupSummary) -> Text:
+        """The lowest and the highest value of a group, or a dash."""
+        if not summary.values:
+            return (DASH,)
+        low = self._statistic(summary, min(summary.values), "lowest of the runs")
+        return (*low, ", ", *self._statistic(summary, max(summary.values), "highest of the runs"))
 
     def count(self, summary: GroupSummary) -> Text:
         """How many runs of a group count."""
-        return (
-            Number(
-                str(len(summary.values)),
-                len(summary.values),
-                self._source(self.ids(summary), "number of runs"),
-            ),
-        )
+        return self._number(len(summary.values), self.ids(summary), "number of runs", str)
 
     def ids(self, summary: GroupSummary) -> tuple[str, ...]:
         """The runs of a group that count."""
@@ -149,131 +150,110 @@ class Material:
 
     def difference(self, difference: Difference) -> Text:
         """The mean difference b - a with its sign, or a dash."""
-        paired = (
+        mean = (
             "mean of the differences paired by seed"
             if difference.paired
             else "difference of the means"
         )
-        if difference.mean is None:
-            return (DASH,)
-        formula = f"{paired}, {difference.b.group.label} minus {difference.a.group.label}"
-        source = self._source(self._both(difference), formula)
-        return (Number(format_signed(difference.mean, self.decimals), difference.mean, source),)
+        formula = f"{mean}, {_pair_words(difference)}"
+        return self._number(difference.mean, self._both(difference), formula, self._signed)
 
     def difference_interval(self, difference: Difference) -> Text:
         """The interval of a difference in brackets, or a dash."""
-        formula = (
-            f"bound of the 95 % interval of {difference.b.group.label} minus"
-            f" {difference.a.group.label}"
-        )
-        return self._bounds(
-            difference.interval, self._source(self._both(difference), formula), signed=True
-        )
+        formula = f"bound of the 95 % interval of {_pair_words(difference)}"
+        return self._bounds(difference.interval, self._both(difference), formula, self._signed)
 
     def pairs(self, difference: Difference) -> Text:
         """On how many pairs a difference rests."""
         formula = "number of pairs" if difference.paired else "number of runs of the smaller group"
-        return (
-            Number(str(difference.n), difference.n, self._source(self._both(difference), formula)),
-        )
+        return self._number(difference.n, self._both(difference), formula, str)
 
     def probability(self, difference: Difference) -> Text:
         """The probability of improvement, or a dash."""
-        value = difference.probability_of_improvement
-        return self._of_difference(
-            difference, value, "probability of improvement", lambda p: f"{p:.2f}"
-        )
+        value, ids = difference.probability_of_improvement, self._both(difference)
+        return self._number(value, ids, "probability of improvement", lambda p: f"{p:.2f}")
 
     def p_value(self, difference: Difference) -> Text:
         """The p value before correction, or a dash."""
-        return self._of_difference(
-            difference, difference.p_value, "p value before correction", small
-        )
+        ids = self._both(difference)
+        return self._number(difference.p_value, ids, "p value before correction", _small)
 
     def p_holm(self, difference: Difference) -> Text:
         """The p value after Holm's correction, or a dash."""
-        return self._of_difference(
-            difference, difference.p_holm, "p value after Holm's correction", small
-        )
+        ids = self._both(difference)
+        return self._number(difference.p_holm, ids, "p value after Holm's correction", _small)
 
     def number_of(self, n: int, what: str, runs: Iterable[Run] | None = None) -> Number:
         """A count of things among the runs."""
-        return Number(
-            str(n), n, Source(what, tuple(run.run_id for run in runs or self.runs), formula="count")
-        )
-
-    def _of_difference(
-        self,
-        difference: Difference,
-        value: float | None,
-        formula: str,
-        show: Callable[[float], str],
-    ) -> Text:
-        if value is None:
-            return (DASH,)
-        return (Number(show(value), value, self._source(self._both(difference), formula)),)
+        ids = tuple(run.run_id for run in runs or self.runs)
+        return Number(str(n), n, Source(what, ids, formula="count"))
 
     def _both(self, difference: Difference) -> tuple[str, ...]:
         return (*self.ids(difference.a), *self.ids(difference.b))
 
-    def _source(self, ids: tuple[str, ...], formula: str) -> Source:
-        return Source(self.comparison.metric, ids, self.comparison.at, formula)
-
     def _statistic(self, summary: GroupSummary, value: float | None, formula: str) -> Text:
-        if value is None:
-            return (DASH,)
-        return (
-            Number(f"{value:.{self.decimals}f}", value, self._source(self.ids(summary), formula)),
-        )
+        return self._number(value, self.ids(summary), formula, self._plain)
 
-    def _bounds(self, interval: Interval | None, source: Source, signed: bool) -> Text:
+    def _bounds(
+        self,
+        interval: Interval | None,
+        ids: tuple[str, ...],
+        formula: str,
+        show: Callable[[float], str],
+    ) -> Text:
         if interval is None:
             return (DASH,)
-        low, high = (
-            Number(_format_fixed(x, self.decimals, signed), x, source)
-            for x in (interval.low, interval.high)
-        )
-        return ("[", low, ",\u00a0", high, "]")
+        low, high = (self._number(x, ids, formula, show) for x in (interval.low, interval.high))
+        return ("[", *low, ",\u00a0", *high, "]")
+
+    def _number(
+        self,
+        value: float | None,
+        ids: tuple[str, ...],
+        formula: str,
+        show: Callable[[float], str],
+    ) -> Text:
+        """Return a number of the compared metric, or a dash for None."""
+        if value is None:
+            return (DASH,)
+        source = Source(self.comparison.metric, ids, self.comparison.at, formula)
+        return (Number(show(value), value, source),)
+
+    def _plain(self, value: float) -> str:
+        return f"{value:.{self.decimals}f}"
+
+    def _fixed(self, value: float) -> str:
+        return self._plain(value).replace("-", "\u2212")
+
+    def _signed(self, value: float) -> str:
+        return f"{value:+.{self.decimals}f}".replace("-", "\u2212")
 
     # --- single runs ----------------------------------------------------------------------
 
     def setting(self, name: str, runs: Sequence[Run] | None = None) -> Text:
         """Return a setting's value, all values if runs differ, or `NOT_RECORDED`."""
-        return shared_value(
-            self.runs if runs is None else runs, name, lambda run: run.settings.get(name)
-        )
+        chosen = self.runs if runs is None else runs
+        return shared_value(chosen, name, lambda run: run.settings.get(name))
 
     def fact(self, path: str, runs: Sequence[Run] | None = None) -> Text:
         """Return the value or values of an entry of `config.json`, by its dotted path."""
-        return shared_value(
-            self.runs if runs is None else runs, path, lambda run: dig(run.record, path)
-        )
+        chosen = self.runs if runs is None else runs
+        return shared_value(chosen, path, lambda run: dig(run.record, path))
 
     def value(self, run: Run) -> Text:
         """The metric of one run, or a dash."""
         value = run.value(self.comparison.metric, self.comparison.at)
-        if value is None:
-            return (DASH,)
-        source = Source(self.comparison.metric, (run.run_id,), self.comparison.at)
-        return (Number(f"{value:.{self.decimals}f}", value, source),)
+        return self._number(value, (run.run_id,), SAME, self._plain)
 
     def average(self, runs: Sequence[Run], metric: str, show: Callable[[float], str]) -> Text:
         """The mean of a metric over those runs that have it, or a dash."""
-        found = [
-            (run.run_id, v)
-            for run in runs
-            if (v := run.value(metric)) is not None and math.isfinite(v)
-        ]
+        values = {run.run_id: run.value(metric) for run in runs}
+        found = {i: v for i, v in values.items() if v is not None and math.isfinite(v)}
         if not found:
             return (DASH,)
-        mean = math.fsum(value for _, value in found) / len(found)
-        return (
-            Number(
-                show(mean),
-                mean,
-                Source(metric, tuple(i for i, _ in found), "final", "mean over the runs"),
-            ),
-        )
+        mean = math.fsum(found.values()) / len(found)
+        source = Source(metric, tuple(found), "final", "mean over the runs")
+        return (Number(show(mean), mean, source),)
 
     def users(self, part: str, choice: str) -> list[Run]:
         """The runs that use a part of the grid."""
@@ -289,7 +269,7 @@ class Material:
         names = [g.label for g in self.groups if any(run.run_id in wanted for run in g.runs)]
         if len(names) == len(self.groups) > 1:
             return ("all configurations",)
-        return join_texts([(Code(name),) for name in names])
+        return code_list(names)
 
 
 def last_step(run: Run) -> Number:
@@ -354,18 +334,13 @@ def plain_number(value: float) -> str:
     return shown
 
 
-def format_signed(value: float, decimals: int) -> str:
-    """A difference with its sign, and a true minus."""
-    return _format_fixed(value, decimals, True)
-
-
-def small(p: float) -> str:
-    """A p value."""
+def _small(p: float) -> str:
+    """Return a p value in words."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _format_fixed(value: float, decimals: int, signed: bool) -> str:
-    return (f"{value:+.{decimals}f}" if signed else f"{value:.{decimals}f}").replace("-", "\u2212")
+def _pair_words(difference: Difference) -> str:
+    return f"{difference.b.group.label} minus {difference.a.group.label}"
 
 
 def dig(tree: Mapping[str, Any], path: str) -> Any:

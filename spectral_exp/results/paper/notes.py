@@ -8,31 +8,13 @@ from spectral_exp.core.errors import UserError, nearest
 from spectral_exp.results.document.model import Block, Inline, Text
 from spectral_exp.results.document.prose import blocks, split_sections
 from spectral_exp.results.paper.material import Material
+from spectral_exp.results.paper.passages import read_list, read_passage
 
-PLACES = {
-    "abstract": "before the measured headline",
-    "introduction": "its own section",
-    "related work": "its own section, after the introduction",
-    "method": "before the formulas",
-    "set-up": "before the tables of settings",
-    "results": "before the tables",
-    "ablations": "before the table",
-    "statistics": "before the list of methods",
-    "limitations": "before what the checks found",
-    "discussion": "its own section",
-    "conclusion": "its own section, after the discussion",
-    "acknowledgements": "before the references",
-}
+PLACES = read_list("notes", "places")
 """The place of the text below each heading."""
 
-HELP = (
-    "Author text: a Markdown file with headings '## NAME', each followed by text for one place."
-    " Names: "
-    + "; ".join(f"{name} ({where})" for name, where in PLACES.items())
-    + ". Text may hold paragraphs, lists, ### sub-headings, `code`, **bold**, *emphasis*,"
-    " $formulas$, fenced code, links, citations [@vaswani2017], and measured values: {{mean"
-    " LABEL}}, {{interval LABEL}}, {{median LABEL}}, {{n LABEL}}, {{difference A B}} (B minus A),"
-    " {{interval A B}}, {{p A B}}."
+HELP = " ".join(read_passage("notes", "help").split()).replace(
+    "PLACES", "; ".join(f"{name} ({where})" for name, where in PLACES.items())
 )
 
 

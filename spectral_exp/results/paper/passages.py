@@ -9,7 +9,7 @@ from spectral_exp.results.document.model import Inline, Text, join_texts
 from spectral_exp.results.document.prose import prose, split_sections
 
 
-def passage(section: str, name: str, **values: Inline | Text) -> Text:
+def passage(section: str, name: str, /, **values: Inline | Text) -> Text:
     """Return a passage of one paragraph; `{{name}}` in it stands for one of `values`."""
     return prose(read_passage(section, name).replace("\n", " "), **values)
 
@@ -27,6 +27,12 @@ def has_passage(section: str, name: str) -> bool:
 def read_passage(section: str, name: str) -> str:
     """Return the Markdown of the passage `name` of `text/<section>.md`."""
     return _read_section(section)[name]
+
+
+def read_list(section: str, name: str) -> dict[str, str]:
+    """Return the items `- key: words` of a passage by their keys."""
+    lines = read_passage(section, name).splitlines()
+    return dict(line.removeprefix("- ").split(": ", 1) for line in lines)
 
 
 @cache

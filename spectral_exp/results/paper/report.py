@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,6 @@ from spectral_exp.results.document.model import (
     column_titles,
     join_texts,
 )
-from spectral_exp.results.document.prose import prose
 from spectral_exp.results.paper import appendix, limits
 from spectral_exp.results.paper.generator import Paper, assemble
 from spectral_exp.results.paper.material import (
@@ -47,6 +47,7 @@ from spectral_exp.results.paper.material import (
     plain_number,
 )
 from spectral_exp.results.paper.method import method
+from spectral_exp.results.paper.passages import join_sentences, passage, read_passage
 from spectral_exp.results.paper.setup import setup
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.metric_names import METRICS, metric_info
@@ -62,6 +63,8 @@ _MAX_PLOT_BYTES = 64 << 20
 # Drawn again in print colours.
 _REDRAWN = "training_dynamics"
 _MAX_SAMPLES = 4
+
+_passage = partial(passage, "report")
 
 
 def run_report(folder: Path, *, index: bool = True) -> Paper:
@@ -110,7 +113,7 @@ def run_report(folder: Path, *, index: bool = True) -> Paper:
 
 
 def _none(why: str) -> tuple[Block, ...]:
-    return (Paragraph((f"There is no data for this section: {why}.",), aside=True),)
+    return (Paragraph(_passage("no data", why=why), aside=True),)
 
 
 def _total(run: Run, path: str, show: str) -> Text:
@@ -128,26 +131,24 @@ def _summary(material: Material, run: Run) -> Text:
         "completed": "has completed",
         "stopped_early": "stopped early, as its patience setting says",
     }
-    text = prose(
-        "This run of the experiment {{name}} (seed {{seed}}) {{status}}; its last step is"
-        " {{step}}. ",
+    has_value = run.value(material.comparison.metric) is not None
+    words = material.metric_words
+    text = _passage(
+        "summary",
         name=Code(run.name),
         seed=str(run.seed) if run.seed is not None else "not recorded",
         status=status.get(run.status, f"has the status {run.status.replace('_', ' ')}"),
         step=last_step(run),
     )
-    if run.value(material.comparison.metric) is not None:
-        text += prose(
-            "It has {{value}} {{metric}}. ", value=material.value(run), metric=material.metric_words
-        )
-    return (*text, *prose("Its parts are {{parts}}.", parts=parts)) if parts else text
+    value = _passage("value", value=material.value(run), metric=words) if has_value else ()
+    return (*join_sentences(text, value), " ", *(_passage("parts", parts=parts) if parts else ()))
 
 
 def _outcome(run: Run) -> tuple[Block, ...]:
     blocks: list[Block] = []
     error = run.results.get("error")
     if error:
-        blocks.append(Paragraph(prose("It ended with an error: {{error}}", error=Code(str(error)))))
+        blocks.append(Paragraph(_passage("error", error=Code(str(error)))))
     rows: list[tuple[Text, ...]] = []
     for name in (name for name in METRICS if name in run.metrics):
         info = metric_info(name)
@@ -166,10 +167,7 @@ def _outcome(run: Run) -> tuple[Block, ...]:
     blocks.append(
         Table(
             "tab:metrics",
-            prose(
-                "Metrics of the run: the last value (of a speed the median over the run), the step"
-                " at which it was logged, and for losses the most favourable one."
-            ),
+            _passage("metrics"),
             column_titles("metric", "last", "at step", "best"),
             tuple(rows),
             "lrrr",
@@ -201,7 +199,7 @@ def _plots(run: Run) -> tuple[Block, ...]:
         words = kind.replace("_", " ")
         source = Source("visualizations", (run.run_id,), formula=file.name)
         at = Number(plain_number(int(step)), int(step), source)
-        caption = prose("{{what}} at step {{step}}.", what=words[:1].upper() + words[1:], step=at)
+        caption = _passage("plot", what=words[:1].upper() + words[1:], step=at)
         figures.append(Figure(f"fig:{kind}", caption, {"png": _read_png(file)}, source, width=0.85))
     return tuple(figures)
 
@@ -226,7 +224,7 @@ def _samples(run: Run) -> tuple[Block, ...]:
                 if isinstance(step, int)
                 else DASH
             )
-            blocks.append(Paragraph(prose("At step {{step}}, the prompt first:", step=at)))
+            blocks.append(Paragraph(_passage("sample", step=at)))
             blocks.append(Verbatim(f"{sample.get('prompt', '')}{sample.get('text', '')}"))
     return tuple(blocks)
 
@@ -281,16 +279,7 @@ def _commands(run: Run) -> tuple[Block, ...]:
         "completed": " training.max_steps=MORE",
         "stopped_early": " training.patience=null",
     }.get(run.status, "")
-    lines = [
-        "# continue it",
-        appendix.wrap_command(
-            ["python", "-m", "spectral_exp.train", f"resume={place}", *more.split()]
-        ),
-        "# let it write",
-        f"python -m spectral_exp generate {word} --tokens 200",
-        "# does it continue exactly?",
-        f"python -m spectral_exp verify_resume {word}",
-        "# do it over again and compare every number",
-        f"python -m spectral_exp reproduce {word}",
-    ]
-    return (Verbatim("\n".join(lines)),)
+    resume = ["python", "-m", "spectral_exp.train", f"resume={place}", *more.split()]
+    text = read_passage("report", "commands").strip("`\n")
+    text = text.replace("{{resume}}", appendix.wrap_command(resume)).replace("{{run}}", word)
+    return (Verbatim(text),)

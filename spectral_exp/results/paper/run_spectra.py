@@ -8,6 +8,7 @@ from spectral_exp.core.errors import UserError
 from spectral_exp.plots.run.spectra import spectra_figure
 from spectral_exp.plots.theme import LIGHT, render
 from spectral_exp.results.document.model import Figure, Source
+from spectral_exp.results.paper.passages import passage
 from spectral_exp.runs.layout import SPECTRA_NAME
 from spectral_exp.runs.run import Run
 from spectral_exp.runs.spectra import read_spectra
@@ -26,11 +27,7 @@ def run_spectra(run: Run) -> Figure | None:
         return None
     if not spectra:
         return None
-    caption = (
-        "Inside the model over the steps: brighter where a larger share of the values lies, on the "
-        "scale of each panel. Of amplitudes, weights and gradients the sizes are shown, without "
-        "zeros; gradients are those after clipping."
-    )
+    caption = passage("report", "spectra")
     png = render(lambda: spectra_figure(spectra, LIGHT), LIGHT, _DPI)
     source = Source(SPECTRA_NAME, (run.run_id,), formula="counts / values")
-    return Figure("fig:spectra", (caption,), {"png": png}, source)
+    return Figure("fig:spectra", caption, {"png": png}, source)

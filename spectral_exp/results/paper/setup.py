@@ -36,42 +36,10 @@ from spectral_exp.results.paper.material import (
     shared_value,
 )
 from spectral_exp.results.paper.method import find_match
-from spectral_exp.results.paper.passages import has_passage, join_sentences, passage
+from spectral_exp.results.paper.passages import has_passage, join_sentences, passage, read_list
 from spectral_exp.runs.parts import PARTS
 from spectral_exp.runs.run import Run
 
-_SETTINGS = (
-    ("model width C", "model.n_embd"),
-    ("layers", "model.n_layer"),
-    ("heads H", "model.n_head"),
-    ("context length T", "model.block_size"),
-    ("dropout", "model.dropout"),
-    ("steps", "training.max_steps"),
-    ("sequences per micro-batch", "training.batch_size"),
-    ("micro-batches per step", "training.grad_accum_steps"),
-    ("peak learning rate", "optimizer.learning_rate"),
-    ("weight decay", "optimizer.weight_decay"),
-    ("warm-up steps", "schedule.warmup_steps"),
-    ("last over peak learning rate", "schedule.min_ratio"),
-    ("gradient clipping (norm)", "training.grad_clip"),
-    ("precision", "training.precision"),
-    ("steps between validations", "training.eval_interval"),
-    ("threads", "threads"),
-)
-
-_SIZES = (
-    ("training text, bytes", "train_bytes"),
-    ("training text, tokens", "train_tokens"),
-    ("validation text, bytes", "val_bytes"),
-    ("validation text, tokens", "val_tokens"),
-    ("vocabulary", "vocab_size"),
-)
-_FINGERPRINTS = (
-    ("SHA-256 of the text", "corpus_sha256"),
-    ("SHA-256 of the training ids", "train_sha256"),
-    ("SHA-256 of the validation ids", "val_sha256"),
-    ("fingerprint of the tokenizer", "tokenizer"),
-)
 _BITS_PER_BYTE = (
     r"\mathrm{bpb} = \frac{L_{\mathrm{CE}}}{\ln 2} \cdot \frac{\mathrm{tokens}}{\mathrm{bytes}},"
 )
@@ -138,9 +106,10 @@ def per_run(runs: Sequence[Run], metric: str, read: Callable[[Run], Any]) -> Tex
 
 def _data(material: Material) -> tuple[Block, ...]:
     with_data = [run for run in material.runs if run.record.get("dataset")]
+    fingerprints = read_list("setup", "fingerprints table")
     by_print = group_by(
         with_data,
-        lambda run: json.dumps([dig(run.record, f"dataset.{name}") for _, name in _FINGERPRINTS]),
+        lambda run: json.dumps([dig(run.record, f"dataset.{name}") for name in fingerprints]),
     )
     if not by_print:
         return (Paragraph(_passage("no text"), aside=True),)
@@ -205,10 +174,11 @@ def _data_table(material: Material, sets: Sequence[Sequence[Run]]) -> Table:
 
     rows: list[tuple[Text, ...]] = [
         ((words,), *(material.fact(f"dataset.{name}", runs) for runs in sets))
-        for words, name in _SIZES
+        for name, words in read_list("setup", "sizes table").items()
     ]
     rows += [
-        ((words,), *(fingerprint(name, runs) for runs in sets)) for words, name in _FINGERPRINTS
+        ((words,), *(fingerprint(name, runs) for runs in sets))
+        for name, words in read_list("setup", "fingerprints table").items()
     ]
     titles = ["value"]
     notes: tuple[Text, ...] = ()
@@ -274,7 +244,7 @@ def _training(material: Material) -> tuple[Block, ...]:
     tokens = per_run(material.runs, "tokens_per_step", lambda run: run.tokens_per_step)
     rows: list[tuple[Text, ...]] = [
         ((words,), (Code(name),), _by_value(material, name))
-        for words, name in _SETTINGS
+        for name, words in read_list("setup", "settings table").items()
         if any(name in run.settings for run in material.runs)
     ]
     return (

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from spectral_exp.core.errors import UserError
+from spectral_exp.core.errors import UserError, explain_os_error
 from spectral_exp.core.json_value import jsonable
 from spectral_exp.core.regular_file import read_regular
 from spectral_exp.core.wording import format_count, noun
@@ -129,10 +129,8 @@ def _choices(recorded: RecordedChoices) -> Choices:
 
 
 def _text(file: Path) -> str:
-    try:
+    with explain_os_error(f"read the notes {file}"):
         return read_regular(file, _MAX_NOTES_BYTES).decode("utf-8", errors="replace")
-    except OSError as error:
-        raise UserError(f"cannot read the notes {file}: {error.strerror}") from error
 
 
 # --- runs ---------------------------------------------------------------------------------
