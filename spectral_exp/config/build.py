@@ -23,6 +23,11 @@ from spectral_exp.config.folders import refuse_unwritable, trial_folder
 from spectral_exp.config.parts import ROLES, make_dataset, make_model, make_optimizer, make_part
 from spectral_exp.config.roles import Role
 from spectral_exp.config.samples import build_sampler, plot_sample, prompt_ids
+from spectral_exp.config.starting_point import (
+    StartingPoint,
+    find_starting_point,
+    has_begun,
+)
 from spectral_exp.core.errors import SettingError, UserError, nearest, require
 from spectral_exp.data import Dataset, KnownText
 from spectral_exp.data.batches import Batches, EvalWindows
@@ -44,6 +49,7 @@ from spectral_exp.runs.lock import RunLock
 from spectral_exp.runs.renamed import update_names
 from spectral_exp.training.resume import (
     find_known_text,
+    find_parent,
     list_attempts,
     move_damaged_record,
     refuse_before_start,
@@ -79,10 +85,18 @@ class Globals:
     outputs: str
     threads: int | None = None
     resume: str | None = None
+    init_from: str | None = None
+    init_optimizer: bool = False
+    init_partial: bool = False
     backup_url: str | None = None
     experiment_id: str | None = None
 
     def __post_init__(self) -> None:
+        for name in ("init_optimizer", "init_partial"):
+            is_allowed = self.init_from is not None or not getattr(self, name)
+            require(is_allowed, name, "true", "false without init_from")
+        if self.init_from == "":
+            raise SettingError("init_from", "''", "a run or a file with weights, or null")
         if not self.name or "/" in self.name:
             raise SettingError("name", repr(self.name), "a folder name: not empty, without /")
         if not 0 <= self.seed < 2**63:
@@ -109,12 +123,15 @@ class _Parts:
     components: dict[str, Any]
 
 
-def check(config: Mapping[str, Any], run_dir: Path | None) -> list[str]:
+def check(
+    config: Mapping[str, Any], run_dir: Path | None, overrides: Sequence[str] = ()
+) -> list[str]:
     """Return every mistake in `config`, one line each; write only the cache of tokenized text.
 
     Args:
         config: plain resolved configuration.
         run_dir: the run directory; None if its name is not known yet.
+        overrides: command-line overrides, for the command that a message recommends.
     """
     config = update_names(config)
     location = run_dir or Path(str(config.get("outputs", "outputs")))
@@ -122,7 +139,7 @@ def check(config: Mapping[str, Any], run_dir: Path | None) -> list[str]:
         refuse_unwritable(location)
     except UserError as error:
         return [str(error)]
-    problems = resume_problems(config, run_dir, component_files())
+    problems = resume_problems(config, run_dir, component_files(), overrides)
     try:
         known = None if run_dir is None else find_known_text(RunPaths(run_dir))
         with trial_folder(location) as folder:
@@ -130,6 +147,8 @@ def check(config: Mapping[str, Any], run_dir: Path | None) -> list[str]:
         if run_dir is not None and not problems and run_dir.is_dir():
             refuse_changed_data(RunPaths(run_dir), parts.dataset.fingerprints)
             refuse_before_start(config, RunPaths(run_dir))
+        if not problems and not has_begun(run_dir):
+            find_starting_point(config, parts.model, parts.optimizer, parts.dataset.tokenizer)
         if (url := parts.components["backup"].url) is not None:
             enabled = parts.components["checkpoint"].enabled
             allowed = "null with monitoring/checkpoint=off: there is nothing to back up"
@@ -163,11 +182,17 @@ def build(
         remove_unfinished_records(paths)
         # The folders of a sweep get their names only now, so `check` did not see their content.
         has_run = paths.config_file.is_file() or paths.checkpoint_steps()
-        if has_run and (problems := resume_problems(config, paths.root, component_files())):
+        if has_run and (
+            problems := resume_problems(config, paths.root, component_files(), overrides)
+        ):
             raise UserError("\nerror: ".join(problems))
         torch.manual_seed(int(config["seed"]))
         parts = _assemble(config, paths, find_known_text(paths), trial=False)
-        _begin_attempt(config, paths, parts, overrides, search)
+        start = None
+        if not has_begun(paths.root):
+            model, tokenizer = parts.model, parts.dataset.tokenizer
+            start = find_starting_point(config, model, parts.optimizer, tokenizer)
+        _begin_attempt(config, paths, parts, start, overrides, search)
         runner = _runner(config, paths, parts, lock)
         try:
             yield runner
@@ -192,15 +217,21 @@ def _begin_attempt(
     config: dict[str, Any],
     paths: RunPaths,
     parts: _Parts,
+    start: StartingPoint | None,
     overrides: list[str],
     search: Sequence[str],
 ) -> None:
-    """Check that the run can be continued here, and record the new attempt."""
+    """Check that the run can be continued here, load its start, and record the new attempt."""
     refuse_changed_data(paths, parts.dataset.fingerprints)
     parts.components["backup"].check()
     parts.dataset.tokenizer.save(paths.tokenizer)
     all_attempts = list_attempts(paths, overrides, search)
     warn_of_other_bits(paths, parts.globals.threads)
+    parent = find_parent(paths)
+    if start is not None:
+        start.load(parts.model, parts.optimizer)
+        start.report(parent)
+        parent = start.parent
     move_damaged_record(paths)
     # The record contains torch's thread count, which must be that of training.
     with process_settings(parts.globals.threads, deterministic=False):
@@ -211,6 +242,7 @@ def _begin_attempt(
             overrides=overrides,
             command=sys.orig_argv,
             attempts=all_attempts,
+            **({"parent": parent} if parent else {}),
         )
 
 

@@ -88,6 +88,33 @@ class Host(TypedDict, total=False):
     cwd: str
 
 
+class _AncestorBase(TypedDict):
+    path: str
+    weights_sha256: Annotated[str, Matching("[0-9a-f]{64}", "a SHA-256")]
+
+
+class Ancestor(_AncestorBase, total=False):
+    """The origin of weights: a run directory or a file, and a step."""
+
+    experiment_id: str
+    step: Count
+
+
+class Parent(Ancestor, total=False):
+    """The weights that a run started from.
+
+    `config_hash` and `name` are those of the run that trained them, `ancestors` the origins of the
+    weights that this run itself started from, the nearest first.
+    """
+
+    name: str
+    config_hash: str
+    optimizer: bool
+    not_loaded: list[str]
+    not_used: list[str]
+    ancestors: list[Ancestor]
+
+
 class ConfigRecord(TypedDict, total=False):
     """The content of `config.json`. Sections that are null are absent."""
 
@@ -104,6 +131,7 @@ class ConfigRecord(TypedDict, total=False):
     git: Git
     packages: dict[str, str]
     attempts: list[Attempt]
+    parent: Parent
     crc32: str
 
 

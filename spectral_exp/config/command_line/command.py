@@ -9,7 +9,12 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from spectral_exp.config.command_line.grammar import is_readable, quote_text_setting, text_of
+from spectral_exp.config.command_line.grammar import (
+    is_readable,
+    parse,
+    quote_text_setting,
+    text_of,
+)
 from spectral_exp.config.command_line.jobs import Job, compose_jobs
 from spectral_exp.config.command_line.recorded import arguments_to_resume
 from spectral_exp.config.conf_dir import CONF_DIR
@@ -74,6 +79,7 @@ class CommandLine:
                 )
         multirun = known.multirun or "hydra.mode=MULTIRUN" in overrides
         overrides = [quote_text_setting(override, multirun) for override in overrides]
+        overrides = _with_fetched_starts(overrides)
         overrides = _with_recorded_overrides(overrides, flags, multirun)
         return cls(
             flags=tuple(flags),
@@ -147,6 +153,33 @@ def _with_recorded_overrides(overrides: list[str], flags: list[str], multirun: b
         overrides = [o for o in overrides if setting_of(o) != "resume"]
         overrides += [f"resume={quote(resume)}"]
     return arguments_to_resume(resume, overrides, flags, source)
+
+
+def _with_fetched_starts(overrides: list[str]) -> list[str]:
+    """Return `overrides` with the runs whose backups `init_from` names, fetched to this machine."""
+
+    def fetch(text: str) -> str:
+        url, sign, which = text.rpartition("@")
+        # The user name in ssh://user@host/folder is followed by a slash.
+        url, which = (url, f"@{which}") if sign and "/" not in which else (text, "")
+        if "://" not in url:
+            return text
+        from spectral_exp.monitoring.backup.restore import restore
+
+        outputs = _outputs(overrides)
+        print(f"fetching the backup {url} into {outputs}", file=sys.stderr)
+        return f"{restore(url, outputs, 'init_from')}{which}"
+
+    fetched = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if setting_of(override) == "init_from" and "://" in value:
+            parsed = parse(override)
+            values = parsed.sweep_string_iterator() if parsed.is_sweep_override() else [value]
+            texts = [text_of(f"{key}={one}") for one in values]
+            override = f"{key}={','.join(quote(fetch(text)) for text in texts)}"
+        fetched.append(override)
+    return fetched
 
 
 def _outputs(overrides: list[str]) -> Path:
