@@ -196,7 +196,7 @@ def _check(command: CommandLine) -> CommandLine:
 
     problems: dict[str, None] = {}
     for job in jobs:
-        problems.update(dict.fromkeys(check(job.config, job.run_dir, command.overrides)))
+        problems.update(dict.fromkeys(check(job.config, job.run_dir, command.arguments)))
     if problems:
         raise UserError("\nerror: ".join(problems))
     for job in jobs:

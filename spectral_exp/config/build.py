@@ -124,14 +124,14 @@ class _Parts:
 
 
 def check(
-    config: Mapping[str, Any], run_dir: Path | None, overrides: Sequence[str] = ()
+    config: Mapping[str, Any], run_dir: Path | None, arguments: Sequence[str] = ()
 ) -> list[str]:
     """Return every mistake in `config`, one line each; write only the cache of tokenized text.
 
     Args:
         config: plain resolved configuration.
         run_dir: the run directory; None if its name is not known yet.
-        overrides: command-line overrides, for the command that a message recommends.
+        arguments: of the command line, for the command that a message recommends.
     """
     config = update_names(config)
     location = run_dir or Path(str(config.get("outputs", "outputs")))
@@ -139,7 +139,7 @@ def check(
         refuse_unwritable(location)
     except UserError as error:
         return [str(error)]
-    problems = resume_problems(config, run_dir, component_files(), overrides)
+    problems = resume_problems(config, run_dir, component_files(), arguments)
     try:
         known = None if run_dir is None else find_known_text(RunPaths(run_dir))
         with trial_folder(location) as folder:
@@ -183,7 +183,9 @@ def build(
         # The folders of a sweep get their names only now, so `check` did not see their content.
         has_run = paths.config_file.is_file() or paths.checkpoint_steps()
         if has_run and (
-            problems := resume_problems(config, paths.root, component_files(), overrides)
+            problems := resume_problems(
+                config, paths.root, component_files(), [*search, *overrides]
+            )
         ):
             raise UserError("\nerror: ".join(problems))
         torch.manual_seed(int(config["seed"]))

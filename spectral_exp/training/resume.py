@@ -58,7 +58,7 @@ def resume_problems(
     config: Mapping[str, Any],
     run_dir: Path | None,
     component_files: Sequence[str],
-    overrides: Sequence[str] = (),
+    arguments: Sequence[str] = (),
 ) -> list[str]:
     """Return why `config` may not run in `run_dir`, one line each.
 
@@ -66,7 +66,7 @@ def resume_problems(
         config: plain resolved configuration.
         run_dir: the run directory, which need not exist; None if its name is not known yet.
         component_files: patterns of the files that monitoring components write.
-        overrides: the overrides of the command line, with those of a run to continue.
+        arguments: of the command line, with the overrides of the run that `resume` names.
     """
     if run_dir is None or not run_dir.is_dir():
         return []
@@ -86,7 +86,7 @@ def resume_problems(
         ]
     differences = list(_check_settings(record, config, run_dir))
     if differences and paths.checkpoint_steps():
-        differences.append(_advise_fork(run_dir, overrides))
+        differences.append(_advise_fork(run_dir, arguments))
     return [*_check_length(config, paths), *differences]
 
 
@@ -138,10 +138,10 @@ def _check_settings(
     )
 
 
-def _advise_fork(run_dir: Path, overrides: Sequence[str]) -> str:
+def _advise_fork(run_dir: Path, arguments: Sequence[str]) -> str:
     """Return the command that starts a new run with the given settings from a run's weights."""
-    kept = [o for o in overrides if not is_among(setting_of(o), (*PLACE, SETTING))]
-    kept += [o for o in overrides if setting_of(o) in ("outputs", "backup_url")]
+    left_out = ("resume", "experiment_id", "hydra.run", SETTING)
+    kept = [argument for argument in arguments if not is_among(setting_of(argument), left_out)]
     command = ["spectral-exp", "train", *redact(kept), f"{SETTING}={quote(str(run_dir))}"]
     return (
         "to start a new run with these settings from its weights, give the command "
