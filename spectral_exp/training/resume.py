@@ -116,6 +116,7 @@ def _check_settings(
     record: Mapping[str, Any], config: Mapping[str, Any], run_dir: Path
 ) -> Iterator[str]:
     """Yield a problem if settings differ from the record that must not change in a run."""
+    config = update_names(config)
     changeable = (*_CHANGEABLE, *_TEXT_PLACE) if record.get("dataset") else _CHANGEABLE
     before = dict(flatten(record.get("config", {})))
     given, now = dict(flatten(jsonable(config))), dict(flatten(redact(config)))
