@@ -110,7 +110,7 @@ def read_initial_weights(text: str) -> InitialWeights:
     if not path.exists():
         raise UserError(f"{SETTING}={text} does not exist{_neighbour(path)}; name {_KINDS}")
     if path.is_dir():
-        return _read_run(text, RunPaths(path), which or LAST)
+        return _read_run(text, RunPaths(path), LAST if which is None else which)
     if which is not None:
         raise UserError(
             f"{SETTING}={text}: @{which} chooses a checkpoint of a run, and {place} is a file; "
