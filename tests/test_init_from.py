@@ -29,6 +29,9 @@ SETTINGS = (
 )
 
 
+FROM_START = ["outputs/fork", "--steps", "2", "--from", "0"]
+
+
 def record_of(run: str) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((Path(run) / "config.json").read_text())
     return content
@@ -85,7 +88,7 @@ def test_forks_are_swept_repeated_and_compared(
     assert main([*fork, "experiment_id=fork"]) == 0
     assert record_of("outputs/fork")["parent"]["experiment_id"] == "parent@home"
 
-    assert verify_resume.main(["outputs/fork", "--steps", "2", "--from", "0"]) == 0
+    assert verify_resume.main(FROM_START) == 0
     assert reproduce.main(["outputs/fork", "--current-code"]) == 0
     report = json.loads(Path("outputs/fork_reproduced/reproduction.json").read_text())
     assert report["differences"]["settings"] == report["differences"]["data"] == []
@@ -96,14 +99,12 @@ def test_forks_are_swept_repeated_and_compared(
     for suffix in ("", ".json"):
         other = RunPaths(parent).checkpoint_file(6)
         shutil.copy(f"{other}{suffix}", f"{checkpoint}{suffix}")
-    for command in (
-        lambda: verify_resume.main(["outputs/fork", "--steps", "2", "--from", "0"]),
-        lambda: reproduce.main(["outputs/fork", "--current-code", "--output", "again"]),
-    ):
-        assert command() == 2
+    repeat = ["outputs/fork", "--current-code", "--output", "again"]
+    for main_of, arguments in ((verify_resume.main, FROM_START), (reproduce.main, repeat)):
+        assert main_of(arguments) == 2
         assert "started from other weights than" in capfd.readouterr().err
     shutil.rmtree("lr=0.1,x")
-    assert verify_resume.main(["outputs/fork", "--steps", "2", "--from", "0"]) == 2
+    assert verify_resume.main(FROM_START) == 2
     assert "started from weights that cannot be read any more" in capfd.readouterr().err
     assert not Path("again").exists()
     # Later steps do not need them.

@@ -257,7 +257,8 @@ def _parent_address(run: Path, record: Mapping[str, Any]) -> str | None:
 
     config = {SETTING: record["config"].get(SETTING)}
     pin_parent(run, config, record.get("parent"))
-    return config[SETTING]
+    address: str | None = config[SETTING]
+    return address
 
 
 def _text_settings(run: Path, record: Mapping[str, Any]) -> dict[str, str]:

@@ -338,7 +338,7 @@ FILES: dict[str, Callable[[Path], object]] = {
     "text.safetensors": lambda file: file.write_bytes(header("a")),
     "outside.safetensors": lambda file: file.write_bytes(header({"a": {**ENTRY, "data_offsets": [0, 1 << 40]}})),
     "overlap.safetensors": lambda file: file.write_bytes(header({"a": ENTRY, "b": ENTRY}) + bytes(16)),
-    "folder.safetensors": lambda file: (file.mkdir(), (file / "x").touch()),
+    "folder.safetensors": lambda file: file.mkdir(),
     "fifo.safetensors": lambda file: os.mkfifo(file),
     "fifo.pt": lambda file: os.mkfifo(file),
     "empty.pt": lambda file: file.touch(),
