@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from spectral_exp.commands import checkpoints, compare, reproduce, verify_resume
-from spectral_exp.config.command_line import CommandLine
-from spectral_exp.config.command_line.grammar import quote_text_setting, text_of
+from spectral_exp.config.command_line.grammar import parse, quote_text_setting, text_of
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.train import main
 from tests.conftest import NO_PLOTS, TINY
@@ -66,8 +65,8 @@ def test_a_sweep_over_starts_is_split_at_commas(typed: str, values: list[str] | 
     if values is None:  # quotes separate the values already
         assert override == f"init_from={typed}"
         return
-    jobs = CommandLine.parse(["-m", *SETTINGS, override]).compose()
-    assert [job.config["init_from"] for job in jobs] == values
+    swept = parse(override).sweep_string_iterator()
+    assert [text_of(f"init_from={value}") for value in swept] == values
 
 
 @pytest.mark.slow

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from spectral_exp.core.foreign_text import printable
@@ -12,8 +15,25 @@ from spectral_exp.runs.record import Ancestor, Parent
 SETTING = "init_from"
 """The setting that names the weights to start from."""
 
+_WHICH = re.compile(r"(.+)@([\w.+-]*)", re.DOTALL)
 _MAX_ANCESTORS = 100
 _MAX_NAMES = 3
+
+
+def split_address(text: str) -> tuple[str, str | None]:
+    """Return the place in a value of `init_from`, and the text after its `@` or None.
+
+    A place that exists is never split, so its name may contain `@`.
+    """
+    found = _WHICH.fullmatch(text)
+    if found is None or os.path.lexists(expand_user(text)):
+        return text, None
+    return found[1], found[2]
+
+
+def expand_user(place: str) -> Path:
+    """Return the path of a place, in which `~` at the beginning is the home directory."""
+    return Path(os.path.expanduser(place))  # noqa: PTH111 - raises no error
 
 
 def origin_settings(settings: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,12 +54,7 @@ def origin_settings(settings: Mapping[str, Any], record: Mapping[str, Any]) -> d
 
 def lineage(parent: Parent) -> list[Ancestor]:
     """Return the ancestors of a run that starts from weights of the run with this parent."""
-    nearest: Ancestor = {"path": parent["path"], "weights_sha256": parent["weights_sha256"]}
-    if "experiment_id" in parent:
-        nearest["experiment_id"] = parent["experiment_id"]
-    if "step" in parent:
-        nearest["step"] = parent["step"]
-    return [nearest, *parent.get("ancestors", [])][:_MAX_ANCESTORS]
+    return [_ancestor(one) for one in (parent, *parent.get("ancestors", []))][:_MAX_ANCESTORS]
 
 
 def origin_words(origin: Ancestor) -> str:
@@ -65,6 +80,16 @@ def short_list(names: list[str], most: int = _MAX_NAMES) -> str:
     more = len(names) - most
     shown = ", ".join(printable(name, 80) for name in names[:most])
     return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _ancestor(origin: Ancestor) -> Ancestor:
+    """Return the known entries of an origin, which a stranger may have recorded with others."""
+    kept: Ancestor = {"path": origin["path"], "weights_sha256": origin["weights_sha256"]}
+    if "experiment_id" in origin:
+        kept["experiment_id"] = origin["experiment_id"]
+    if "step" in origin:
+        kept["step"] = origin["step"]
+    return kept
 
 
 def _origin(parent: Parent) -> str:

@@ -30,7 +30,13 @@ from spectral_exp.monitoring import CheckpointManager
 from spectral_exp.monitoring.checkpoint.reader import BrokenCheckpointError, read_checkpoint
 from spectral_exp.runs.layout import CHECKPOINTS_FOLDER, COMPRESSED_SUFFIX, RunPaths
 from spectral_exp.runs.overrides import flatten
-from spectral_exp.runs.parentage import SETTING, lineage, origin_settings
+from spectral_exp.runs.parentage import (
+    SETTING,
+    expand_user,
+    lineage,
+    origin_settings,
+    split_address,
+)
 from spectral_exp.runs.parts import config_hash
 from spectral_exp.runs.record import Parent, known_settings, read_config
 from spectral_exp.runs.renamed import update_names
@@ -38,7 +44,6 @@ from spectral_exp.runs.renamed import update_names
 log = logging.getLogger(__name__)
 
 LAST, BEST = "last", "best"
-_WHICH = re.compile(r"(.+)@([\w.+-]*)", re.DOTALL)
 _KINDS = "a run directory, a checkpoint (.pt or .pt.zst) or a .safetensors file"
 _MAX_STEPS_SHOWN = 20
 
@@ -88,17 +93,6 @@ class InitialWeights:
         return parent
 
 
-def split_address(text: str) -> tuple[str, str | None]:
-    """Return the place in a value of `init_from`, and the text after its `@` or None.
-
-    A place that exists is never split, so its name may contain `@`.
-    """
-    found = _WHICH.fullmatch(text)
-    if found is None or os.path.lexists(Path(text).expanduser()) or "/" in found[2]:
-        return text, None
-    return found[1], found[2]
-
-
 def read_initial_weights(text: str) -> InitialWeights:
     """Read the weights that `init_from=text` names.
 
@@ -106,8 +100,10 @@ def read_initial_weights(text: str) -> InitialWeights:
         UserError: they do not exist or cannot be read.
     """
     place, which = split_address(text)
-    path = Path(place).expanduser()
-    if not path.exists():
+    path = expand_user(place)
+    if "://" in place:
+        raise UserError(f"{SETTING}={text} must be given on the command line, which fetches it")
+    if not os.path.exists(path):  # noqa: PTH110 - false for a name that no file can have
         raise UserError(f"{SETTING}={text} does not exist{_neighbour(path)}; name {_KINDS}")
     if path.is_dir():
         return _read_run(text, RunPaths(path), LAST if which is None else which)

@@ -19,11 +19,8 @@ from spectral_exp.core.errors import UserError
 from spectral_exp.monitoring.checkpoint.reader import read_checkpoint
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.load import load_run
-from spectral_exp.training.initial_weights import (
-    read_initial_weights,
-    split_address,
-    weights_sha256,
-)
+from spectral_exp.runs.parentage import split_address
+from spectral_exp.training.initial_weights import read_initial_weights, weights_sha256
 from spectral_exp.training.runner import Runner
 from tests.conftest import NO_PLOTS, TINY, compose
 

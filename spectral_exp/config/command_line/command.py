@@ -22,6 +22,7 @@ from spectral_exp.core.errors import UserError
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.runs.ids import generate_experiment_id
 from spectral_exp.runs.overrides import quote, setting_of
+from spectral_exp.runs.parentage import SETTING, split_address
 
 _INFORMING_FLAGS = (
     "--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i",
@@ -159,21 +160,20 @@ def _with_fetched_starts(overrides: list[str]) -> list[str]:
     """Return `overrides` with the runs whose backups `init_from` names, fetched to this machine."""
 
     def fetch(text: str) -> str:
-        url, sign, which = text.rpartition("@")
-        # The user name in ssh://user@host/folder is followed by a slash.
-        url, which = (url, f"@{which}") if sign and "/" not in which else (text, "")
+        url, which = split_address(text)
         if "://" not in url:
             return text
         from spectral_exp.monitoring.backup.restore import restore
 
         outputs = _outputs(overrides)
         print(f"fetching the backup {url} into {outputs}", file=sys.stderr)
-        return f"{restore(url, outputs, 'init_from')}{which}"
+        run = str(restore(url, outputs, SETTING))
+        return run if which is None else f"{run}@{which}"
 
     fetched = []
     for override in overrides:
         key, _, value = override.partition("=")
-        if setting_of(override) == "init_from" and "://" in value:
+        if setting_of(override) == SETTING and "://" in value:
             parsed = parse(override)
             values = parsed.sweep_string_iterator() if parsed.is_sweep_override() else [value]
             texts = [text_of(f"{key}={one}") for one in values]
