@@ -62,7 +62,6 @@ JOBS = {
     "glob(wave*)": 4,
     "=0,0.3,0.6": 3,
     "rotary,phasor": 9,
-    "RUN@best,outputs/RUN@last": 2,
 }
 """How many runs a sweep starts, by a part of its line."""
 
