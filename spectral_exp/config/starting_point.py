@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +101,8 @@ def has_begun(run_dir: Path | None) -> bool:
     if run_dir is None:
         return False
     paths = RunPaths(run_dir)
-    return bool(paths.checkpoint_steps()) or os.path.lexists(paths.latest_link)
+    # A link whose checkpoint is gone does not count: such a run starts anew.
+    return bool(paths.checkpoint_steps()) or paths.latest_link.exists()
 
 
 def find_starting_point(

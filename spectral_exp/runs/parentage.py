@@ -39,8 +39,8 @@ def expand_user(place: str) -> Path:
 def origin_settings(settings: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a run, with the origin of its weights as the value of `init_from`.
 
-    The origin is the parent's experiment and step, which runs of other seeds share, unlike the
-    path of the parent.
+    The origin is the parent's experiment and step, or that it is the best step. Runs of other seeds
+    share these, unlike the path of the parent.
 
     Args:
         settings: dotted name -> value.
@@ -49,7 +49,7 @@ def origin_settings(settings: Mapping[str, Any], record: Mapping[str, Any]) -> d
     parent = record.get("parent")
     if SETTING not in settings or not parent:
         return dict(settings)
-    return {**settings, SETTING: _origin(parent)}
+    return {**settings, SETTING: _origin(parent, str(settings[SETTING]).endswith("@best"))}
 
 
 def lineage(parent: Parent) -> list[Ancestor]:
@@ -92,7 +92,9 @@ def _ancestor(origin: Ancestor) -> Ancestor:
     return kept
 
 
-def _origin(parent: Parent) -> str:
+def _origin(parent: Parent, is_best: bool) -> str:
     if "config_hash" not in parent:
         return f"weights {parent['weights_sha256'][:8]}"
-    return f"{parent.get('name', '')} {parent['config_hash']} at step {parent.get('step', 0)}"
+    step = "its best step" if is_best else f"step {parent.get('step', 0)}"
+    name = printable(parent.get("name", ""), 100)
+    return f"{name} {printable(parent['config_hash'], 100)} at {step}"

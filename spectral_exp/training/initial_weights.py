@@ -203,15 +203,7 @@ def _read_checkpoint_file(text: str, path: Path) -> InitialWeights:
 def _from_checkpoint(
     text: str, path: Path, state: Mapping[str, Any], run: RunPaths | None
 ) -> InitialWeights:
-    record: Mapping[str, Any] = {}
-    if run is not None and run.config_file.is_file():
-        record = read_config(run.config_file)[0]
-    tokenizer = None
-    if run is not None and run.tokenizer.is_dir():
-        try:
-            tokenizer = load_tokenizer(run.tokenizer)
-        except UserError as error:  # its library may be missing
-            log.debug("the tokenizer of %s cannot be loaded: %s", run.root, error)
+    record, tokenizer = ({}, None) if run is None else _read_facts(run)
     fingerprint = (record.get("dataset") or {}).get("tokenizer")
     if fingerprint is None and tokenizer is not None:
         fingerprint = tokenizer.fingerprint
@@ -226,6 +218,23 @@ def _from_checkpoint(
         tokenizer=tokenizer,
         tokenizer_fingerprint=fingerprint,
     )
+
+
+def _read_facts(run: RunPaths) -> tuple[Mapping[str, Any], Tokenizer | None]:
+    """Return the record and the tokenizer of a run, as far as they can be read."""
+    record: Mapping[str, Any] = {}
+    if run.config_file.is_file():
+        try:
+            record = read_config(run.config_file)[0]
+        except UserError as error:
+            log.warning("%s; its weights are used without it", error)
+    tokenizer = None
+    if run.tokenizer.is_dir():
+        try:
+            tokenizer = load_tokenizer(run.tokenizer)
+        except UserError as error:  # its library may be missing
+            log.debug("the tokenizer of %s cannot be loaded: %s", run.root, error)
+    return record, tokenizer
 
 
 def _tensors(text: str, weights: Mapping[Any, Any]) -> dict[str, torch.Tensor]:

@@ -19,7 +19,7 @@ from spectral_exp.core.errors import UserError
 from spectral_exp.monitoring.checkpoint.reader import read_checkpoint
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.load import load_run
-from spectral_exp.runs.parentage import split_address
+from spectral_exp.runs.parentage import origin_settings, split_address
 from spectral_exp.training.initial_weights import read_initial_weights, weights_sha256
 from spectral_exp.training.runner import Runner
 from tests.conftest import NO_PLOTS, TINY, compose
@@ -220,10 +220,40 @@ def test_forks_of_seeds_of_one_experiment_are_one_group(parent: Path, tmp_path: 
         for seed, run in ((1, parent), (2, other))
     ]
     assert len({fork.config_hash for fork in forks}) == 1
+    assert record_of(forks[0].path)["parent"]["config_hash"] == load_run(parent).config_hash
     later = load_run(train(tmp_path / "later", start(f"{other}@6")))
     assert {later.config_hash, load_run(parent).config_hash}.isdisjoint(
         fork.config_hash for fork in forks
     )
+
+
+def test_the_best_step_of_each_seed_is_one_origin() -> None:
+    parent = {"path": "/a", "weights_sha256": "0" * 64, "name": "wave", "config_hash": "12345678"}
+    origins = [
+        origin_settings({"init_from": f"{run}@best"}, {"parent": {**parent, "step": step}})
+        for run, step in (("a", 5), ("b", 7))
+    ]
+    assert origins == 2 * [{"init_from": "wave 12345678 at its best step"}]
+    assert origin_settings({"seed": 1}, {}) == {"seed": 1}
+
+
+def test_a_run_whose_checkpoints_were_removed_starts_from_its_parent_again(
+    parent: Path, tmp_path: Path
+) -> None:
+    config = start(f"{parent}@4")
+    with building(config, tmp_path / "fork") as runner:
+        runner.restore()
+        runner.stepper.record(runner.stepper.take_step(1))
+        runner.save()
+    paths = RunPaths(tmp_path / "fork")
+    for file in paths.checkpoints.glob("checkpoint_step_*"):
+        file.unlink()
+    assert paths.latest_link.is_symlink()
+    with building(config, tmp_path / "fork") as runner:
+        runner.restore()
+        assert runner.state.step == 0
+        weights = saved(parent, 4)["model_state_dict"]
+        assert_equal_states(dict(runner.model.state_dict()), dict(weights))
 
 
 def test_settings_without_effect_leave_a_record_as_it_was(parent: Path) -> None:
