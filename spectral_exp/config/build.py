@@ -46,6 +46,7 @@ from spectral_exp.monitoring.component import Component, Observer
 from spectral_exp.monitoring.tracking.model_summary import summarize_model
 from spectral_exp.runs.layout import RunPaths, remove_unfinished_records
 from spectral_exp.runs.lock import RunLock
+from spectral_exp.runs.record import Parent
 from spectral_exp.runs.renamed import update_names
 from spectral_exp.training.resume import (
     find_known_text,
@@ -194,8 +195,9 @@ def build(
         if not has_begun(paths.root):
             model, tokenizer = parts.model, parts.dataset.tokenizer
             start = find_starting_point(config, model, parts.optimizer, tokenizer)
-        _begin_attempt(config, paths, parts, start, overrides, search)
+        parent = _begin_attempt(config, paths, parts, start, overrides, search)
         runner = _runner(config, paths, parts, lock)
+        runner.state.parent = None if parent is None else {**parent}
         try:
             yield runner
         finally:
@@ -222,8 +224,12 @@ def _begin_attempt(
     start: StartingPoint | None,
     overrides: list[str],
     search: Sequence[str],
-) -> None:
-    """Check that the run can be continued here, load its start, and record the new attempt."""
+) -> Parent | None:
+    """Check that the run can be continued here, load its start, and record the new attempt.
+
+    Returns:
+        The origin of the initial weights.
+    """
     refuse_changed_data(paths, parts.dataset.fingerprints)
     parts.components["backup"].check()
     parts.dataset.tokenizer.save(paths.tokenizer)
@@ -246,6 +252,7 @@ def _begin_attempt(
             attempts=all_attempts,
             **({"parent": parent} if parent else {}),
         )
+    return parent
 
 
 def _assemble(

@@ -289,6 +289,13 @@ def manifest_of(content: Mapping[str, Any]) -> Manifest:
     return cast("Manifest", manifest)
 
 
+def parent_in(state: Mapping[str, Any]) -> Parent | None:
+    """Return the origin of the initial weights that a checkpoint records, or None."""
+    train_state = state.get("train_state")
+    parent = train_state.get("parent") if isinstance(train_state, Mapping) else None
+    return cast("Parent | None", conform(Parent, parent, Findings("the checkpoint")))
+
+
 def parse_lock_owner(content: bytes) -> LockOwner | None:
     """Return the process in a lock file, or None if the file is unfinished or damaged."""
     try:

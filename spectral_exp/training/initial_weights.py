@@ -38,7 +38,7 @@ from spectral_exp.runs.parentage import (
     split_address,
 )
 from spectral_exp.runs.parts import config_hash
-from spectral_exp.runs.record import Parent, known_settings, read_config
+from spectral_exp.runs.record import Parent, known_settings, parent_in, read_config
 from spectral_exp.runs.renamed import update_names
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,7 @@ class InitialWeights:
         optimizer_state: the `state_dict` of the optimizer, or None if the source holds none.
         config: the configuration in the checkpoint; empty if the source holds none.
         record: the record of the run in `config.json`; empty if there is none.
+        grandparent: the origin of the weights that this run started from.
         tokenizer: the tokenizer of the run, or None if it cannot be loaded.
         tokenizer_fingerprint: that of the tokenizer of the run, or None if it is unknown.
     """
@@ -71,6 +72,7 @@ class InitialWeights:
     optimizer_state: Mapping[str, Any] | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     record: Mapping[str, Any] = field(default_factory=dict)
+    grandparent: Parent | None = None
     tokenizer: Tokenizer | None = None
     tokenizer_fingerprint: str | None = None
 
@@ -86,9 +88,11 @@ class InitialWeights:
             parent["experiment_id"] = experiment_id
         if self.config:
             settings = known_settings(dict(flatten(jsonable(self.config))), "")[0]
-            parent["config_hash"] = config_hash(origin_settings(settings, self.record))
+            parent["config_hash"] = config_hash(
+                origin_settings(settings, {"parent": self.grandparent})
+            )
             parent["name"] = str(settings.get("name", ""))
-        if grandparent := self.record.get("parent"):
+        if grandparent := self.grandparent:
             parent["ancestors"] = lineage(grandparent)
         return parent
 
@@ -215,6 +219,7 @@ def _from_checkpoint(
         optimizer_state=state["optimizer_state_dict"],
         config=update_names(state["config"]),
         record=record,
+        grandparent=record.get("parent") or parent_in(state),
         tokenizer=tokenizer,
         tokenizer_fingerprint=fingerprint,
     )

@@ -36,7 +36,7 @@ from spectral_exp.runs.overrides import (
     setting_of,
 )
 from spectral_exp.runs.parentage import SETTING
-from spectral_exp.runs.record import Parent, read_intact_config, read_results
+from spectral_exp.runs.record import Parent, parent_in, read_intact_config, read_results
 from spectral_exp.runs.renamed import update_names
 
 log = logging.getLogger(__name__)
@@ -301,7 +301,8 @@ def warn_of_other_bits(paths: RunPaths, threads: int | None) -> None:
 def find_record(paths: RunPaths) -> dict[str, Any] | None:
     """Return the record of the run in `paths`, or None if there is no run.
 
-    If `config.json` is missing or damaged, return the configuration of the newest checkpoint.
+    If `config.json` is missing or damaged, return the configuration and the parent in the newest
+    checkpoint.
     """
     if paths.config_file.is_file():
         try:
@@ -311,7 +312,10 @@ def find_record(paths: RunPaths) -> dict[str, Any] | None:
                 raise
             log.warning("%s; the configuration is taken from the newest checkpoint", error)
     found = CheckpointManager(paths.root, enabled=False).load_latest_checkpoint()
-    return {"config": update_names(found["config"])} if found is not None else None
+    if found is None:
+        return None
+    parent = parent_in(found)
+    return {"config": update_names(found["config"]), **({"parent": parent} if parent else {})}
 
 
 def move_damaged_record(paths: RunPaths) -> None:

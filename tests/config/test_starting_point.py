@@ -189,6 +189,10 @@ def test_the_chain_of_parents_is_recorded_and_survives_their_loss(
     best = int(saved(copy, 6)["train_state"]["best_step"])
     assert (origin["path"], origin["step"]) == (str(copy), best)
     assert origin["weights_sha256"] == weights_sha256(saved(copy, best)["model_state_dict"])
+    # A checkpoint alone knows its ancestors, and so does a run that has lost its record.
+    alone = read_initial_weights(str(shutil.copy(RunPaths(child).checkpoint_file(4), tmp_path)))
+    assert alone.parent().get("ancestors") == [origin]
+    (grandchild / "config.json").write_text("{")
     shutil.rmtree(copy)
     shutil.rmtree(child)
     config["training"]["max_steps"] = 8
