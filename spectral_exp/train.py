@@ -145,7 +145,8 @@ def _exit_code(error: Exception, signal_number: int | None) -> int:
 def _print_problems(message: str) -> None:
     """Print each problem in `message` on a line of its own."""
     for line in message.split("\nerror: "):
-        print_error(f"error: {printable(line)}")
+        # A message may hold a whole command to copy.
+        print_error(f"error: {printable(line, 4000)}")
 
 
 def describe_refusal(error: Exception, run_dir: Path | None = None) -> str:
@@ -195,7 +196,7 @@ def _check(command: CommandLine) -> CommandLine:
 
     problems: dict[str, None] = {}
     for job in jobs:
-        problems.update(dict.fromkeys(check(job.config, job.run_dir)))
+        problems.update(dict.fromkeys(check(job.config, job.run_dir, command.arguments)))
     if problems:
         raise UserError("\nerror: ".join(problems))
     for job in jobs:

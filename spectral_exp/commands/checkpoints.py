@@ -19,6 +19,7 @@ from spectral_exp.monitoring.checkpoint.reader import BrokenCheckpointError
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.lock import RunLock
 from spectral_exp.runs.output_file import refuse_loss, write_output
+from spectral_exp.runs.record import read_config
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -148,9 +149,18 @@ def _export(run: Path, which: str, output: Path | None, force: bool) -> Path:
         "git_hash": str(state["git_hash"]),
         "run": run.resolve().name,
     }
+    if (tokenizer := _tokenizer_fingerprint(paths)) is not None:
+        facts["tokenizer"] = tokenizer
     path = output or run / f"weights_step_{state['step']}.safetensors"
     write_output(path, save(weights, metadata=facts), force=force, is_default=output is None)
     return path
+
+
+def _tokenizer_fingerprint(paths: RunPaths) -> str | None:
+    """Return the recorded fingerprint of a run's tokenizer, which identifies its token ids."""
+    if not paths.config_file.is_file():
+        return None
+    return (read_config(paths.config_file)[0].get("dataset") or {}).get("tokenizer")
 
 
 def _copy_tensors(weights: Mapping[str, Any]) -> dict[str, Any]:

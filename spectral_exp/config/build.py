@@ -24,6 +24,11 @@ from spectral_exp.config.optimizer import make_optimizer
 from spectral_exp.config.parts import ROLES, make_dataset, make_model, make_part
 from spectral_exp.config.roles import Role
 from spectral_exp.config.samples import build_sampler, plot_sample, prompt_ids
+from spectral_exp.config.starting_point import (
+    StartingPoint,
+    find_starting_point,
+    has_begun,
+)
 from spectral_exp.core.errors import SettingError, UserError, nearest, require
 from spectral_exp.data import Dataset, KnownText
 from spectral_exp.data.batches import Batches, EvalWindows
@@ -42,9 +47,11 @@ from spectral_exp.monitoring.component import Component, Observer
 from spectral_exp.monitoring.tracking.model_summary import summarize_model
 from spectral_exp.runs.layout import RunPaths, remove_unfinished_records
 from spectral_exp.runs.lock import RunLock
+from spectral_exp.runs.record import Parent
 from spectral_exp.runs.renamed import update_names
 from spectral_exp.training.resume import (
     find_known_text,
+    find_parent,
     list_attempts,
     move_damaged_record,
     refuse_before_start,
@@ -80,10 +87,18 @@ class Globals:
     outputs: str
     threads: int | None = None
     resume: str | None = None
+    init_from: str | None = None
+    init_optimizer: bool = False
+    init_partial: bool = False
     backup_url: str | None = None
     experiment_id: str | None = None
 
     def __post_init__(self) -> None:
+        for name in ("init_optimizer", "init_partial"):
+            is_allowed = self.init_from is not None or not getattr(self, name)
+            require(is_allowed, name, "true", "false without init_from")
+        if self.init_from == "":
+            raise SettingError("init_from", "''", "a run or a file with weights, or null")
         if not self.name or "/" in self.name:
             raise SettingError("name", repr(self.name), "a folder name: not empty, without /")
         if not 0 <= self.seed < 2**63:
@@ -110,12 +125,15 @@ class _Parts:
     components: dict[str, Any]
 
 
-def check(config: Mapping[str, Any], run_dir: Path | None) -> list[str]:
+def check(
+    config: Mapping[str, Any], run_dir: Path | None, arguments: Sequence[str] = ()
+) -> list[str]:
     """Return every mistake in `config`, one line each; write only the cache of tokenized text.
 
     Args:
         config: plain resolved configuration.
         run_dir: the run directory; None if its name is not known yet.
+        arguments: of the command line, for the command that a message recommends.
     """
     config = update_names(config)
     location = run_dir or Path(str(config.get("outputs", "outputs")))
@@ -123,7 +141,7 @@ def check(config: Mapping[str, Any], run_dir: Path | None) -> list[str]:
         refuse_unwritable(location)
     except UserError as error:
         return [str(error)]
-    problems = resume_problems(config, run_dir, component_files())
+    problems = resume_problems(config, run_dir, component_files(), arguments)
     try:
         known = None if run_dir is None else find_known_text(RunPaths(run_dir))
         with trial_folder(location) as folder:
@@ -131,6 +149,8 @@ def check(config: Mapping[str, Any], run_dir: Path | None) -> list[str]:
         if run_dir is not None and not problems and run_dir.is_dir():
             refuse_changed_data(RunPaths(run_dir), parts.dataset.fingerprints)
             refuse_before_start(config, RunPaths(run_dir))
+        if not problems and not has_begun(run_dir):
+            find_starting_point(config, parts.model, parts.optimizer, parts.dataset.tokenizer)
         if (url := parts.components["backup"].url) is not None:
             enabled = parts.components["checkpoint"].enabled
             allowed = "null with monitoring/checkpoint=off: there is nothing to back up"
@@ -164,12 +184,21 @@ def build(
         remove_unfinished_records(paths)
         # The folders of a sweep get their names only now, so `check` did not see their content.
         has_run = paths.config_file.is_file() or paths.checkpoint_steps()
-        if has_run and (problems := resume_problems(config, paths.root, component_files())):
+        if has_run and (
+            problems := resume_problems(
+                config, paths.root, component_files(), [*search, *overrides]
+            )
+        ):
             raise UserError("\nerror: ".join(problems))
         torch.manual_seed(int(config["seed"]))
         parts = _assemble(config, paths, find_known_text(paths), trial=False)
-        _begin_attempt(config, paths, parts, overrides, search)
+        start = None
+        if not has_begun(paths.root):
+            model, tokenizer = parts.model, parts.dataset.tokenizer
+            start = find_starting_point(config, model, parts.optimizer, tokenizer)
+        parent = _begin_attempt(config, paths, parts, start, overrides, search)
         runner = _runner(config, paths, parts, lock)
+        runner.state.parent = None if parent is None else {**parent}
         try:
             yield runner
         finally:
@@ -193,15 +222,25 @@ def _begin_attempt(
     config: dict[str, Any],
     paths: RunPaths,
     parts: _Parts,
+    start: StartingPoint | None,
     overrides: list[str],
     search: Sequence[str],
-) -> None:
-    """Check that the run can be continued here, and record the new attempt."""
+) -> Parent | None:
+    """Check that the run can be continued here, load its start, and record the new attempt.
+
+    Returns:
+        The origin of the initial weights.
+    """
     refuse_changed_data(paths, parts.dataset.fingerprints)
     parts.components["backup"].check()
     parts.dataset.tokenizer.save(paths.tokenizer)
     all_attempts = list_attempts(paths, overrides, search)
     warn_of_other_bits(paths, parts.globals.threads)
+    parent = find_parent(paths)
+    if start is not None:
+        start.load(parts.model, parts.optimizer)
+        start.report(parent)
+        parent = start.parent
     move_damaged_record(paths)
     # The record contains torch's thread count, which must be that of training.
     with process_settings(parts.globals.threads, deterministic=False):
@@ -212,7 +251,9 @@ def _begin_attempt(
             overrides=overrides,
             command=sys.orig_argv,
             attempts=all_attempts,
+            **({"parent": parent} if parent else {}),
         )
+    return parent
 
 
 def _assemble(

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from spectral_exp.config.conf_dir import CONF_DIR
 
+_RUN_SETTINGS = ("resume", "init_from")
 _ADDED_GROUPS = ("experiment", "recipe")
 """Groups that have no default, so a command line adds them with a plus sign."""
 
@@ -33,9 +34,9 @@ def complete_override(prefix: str, **_: Any) -> list[str]:
     key, sign, value = prefix.partition("=")
     if not sign:
         return [name for name in _group_keys() if name.startswith(prefix)]
-    if key == "resume":
+    if key in _RUN_SETTINGS:
         folders = [path for path in Path().glob(f"{value}*/") if not path.name.startswith(".")]
-        return [f"resume={path}/" for path in sorted(folders)]
+        return [f"{key}={path}/" for path in sorted(folders)]
     earlier, comma, last = value.rpartition(",")
     options = [name for name in _options(key.lstrip("+")) if name.startswith(last)]
     return [f"{key}={earlier}{comma}{name}" for name in options]
@@ -47,7 +48,10 @@ def _group_keys() -> list[str]:
     keys = [
         f"+{name}=" if name in _ADDED_GROUPS else f"{name}=" for name in groups if _options(name)
     ]
-    return [*(key for key in keys if not key.startswith("hydra/")), "resume="]
+    return [
+        *(key for key in keys if not key.startswith("hydra/")),
+        *(f"{key}=" for key in _RUN_SETTINGS),
+    ]
 
 
 def _options(group: str) -> list[str]:

@@ -13,6 +13,7 @@ from spectral_exp.results.identity import IDENTITIES, PLURAL, TITLES, code_words
 from spectral_exp.results.times import compare_times
 from spectral_exp.runs.metric_names import metric_info
 from spectral_exp.runs.overrides import changed_settings, matters_for_steps
+from spectral_exp.runs.parentage import loading_words, origin_words
 from spectral_exp.runs.run import Run, check_at
 from spectral_exp.runs.training_record import last_beginning
 
@@ -52,7 +53,7 @@ def run_flags(run: Run, metric: str = "val_bpb") -> list[Finding]:
         _non_finite(run, metric),
         too_good(run),
     ]
-    found += [_one_batch(run), _dirty(run), *_continued_otherwise(run)]
+    found += [_started_from(run), _one_batch(run), _dirty(run), *_continued_otherwise(run)]
     found += [finding("unreadable", "{problem}", problem=problem) for problem in run.problems]
     return [one for one in found if one is not None]
 
@@ -263,6 +264,21 @@ def _one_batch(run: Run) -> Finding | None:
         "one batch",
         "trained on a single batch (training.overfit_one_batch), so that its values measure no"
         " learning",
+    )
+
+
+def _started_from(run: Run) -> Finding | None:
+    parent = run.record.get("parent")
+    if not parent:
+        return None
+    words = loading_words(parent)
+    return finding(
+        "started from weights",
+        "started from the weights of {parent}",
+        "{what}" if words else "",
+        severity="info",
+        parent=origin_words(parent),
+        what=words,
     )
 
 

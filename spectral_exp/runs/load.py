@@ -28,6 +28,7 @@ from spectral_exp.runs.lock import is_alive, read_owner
 from spectral_exp.runs.marks import NO_MARKS, read_marks
 from spectral_exp.runs.metrics_file import MetricFile, read_metrics
 from spectral_exp.runs.overrides import flatten
+from spectral_exp.runs.parentage import origin_settings
 from spectral_exp.runs.parts import config_hash, part_names
 from spectral_exp.runs.record import known_settings, read_config, read_results
 from spectral_exp.runs.run import MetricSummary, Run
@@ -138,6 +139,7 @@ def _read_facts(path: Path, content: MetricFile | None) -> Facts:
         dict(flatten(record.pop("config", {}))), paths.config_file.name
     )
     problems += findings
+    settings = origin_settings(settings, record)
     folder = Path(os.path.abspath(path)).name  # noqa: PTH100
     return {
         "name": printable(settings.get("name") or _STAMP.sub("", folder)),

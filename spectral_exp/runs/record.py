@@ -91,6 +91,33 @@ class Host(TypedDict, total=False):
     cwd: str
 
 
+class _AncestorBase(TypedDict):
+    path: str
+    weights_sha256: Annotated[str, Matching("[0-9a-f]{64}", "a SHA-256")]
+
+
+class Ancestor(_AncestorBase, total=False):
+    """The origin of weights: a run directory or a file, and a step."""
+
+    experiment_id: str
+    step: Count
+
+
+class Parent(Ancestor, total=False):
+    """The weights that a run started from.
+
+    `config_hash` and `name` are those of the run that trained them, `ancestors` the origins of the
+    weights that this run itself started from, the nearest first.
+    """
+
+    name: str
+    config_hash: str
+    optimizer: bool
+    not_loaded: list[str]
+    not_used: list[str]
+    ancestors: list[Ancestor]
+
+
 class ConfigRecord(TypedDict, total=False):
     """The content of `config.json`. Sections that are null are absent."""
 
@@ -107,6 +134,7 @@ class ConfigRecord(TypedDict, total=False):
     git: Git
     packages: dict[str, str]
     attempts: list[Attempt]
+    parent: Parent
     crc32: str
 
 
@@ -262,6 +290,13 @@ def manifest_of(content: Mapping[str, Any]) -> Manifest:
     if findings.sentences:
         raise ValueError(findings.sentences[0])
     return cast("Manifest", manifest)
+
+
+def parent_in(state: Mapping[str, Any]) -> Parent | None:
+    """Return the origin of the initial weights that a checkpoint records, or None."""
+    train_state = state.get("train_state")
+    parent = train_state.get("parent") if isinstance(train_state, Mapping) else None
+    return cast("Parent | None", conform(Parent, parent, Findings("the checkpoint")))
 
 
 def parse_lock_owner(content: bytes) -> LockOwner | None:

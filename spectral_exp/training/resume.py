@@ -20,14 +20,23 @@ from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.git import git_hash, working_directory
 from spectral_exp.core.json_value import jsonable
 from spectral_exp.core.redact import REDACTED, redact
+from spectral_exp.core.shell import shell_command
 from spectral_exp.core.timestamps import timestamp
 from spectral_exp.data.known_text import KnownText
 from spectral_exp.monitoring import CheckpointManager
 from spectral_exp.monitoring.checkpoint.reader import BrokenCheckpointError, read_checkpoint
 from spectral_exp.runs.layout import CORRUPT_SUFFIX, RunPaths, links_inside
 from spectral_exp.runs.lock import refuse_if_running
-from spectral_exp.runs.overrides import AROUND_STEPS, PLACE, flatten, is_among
-from spectral_exp.runs.record import read_intact_config
+from spectral_exp.runs.overrides import (
+    AROUND_STEPS,
+    PLACE,
+    flatten,
+    is_among,
+    quote,
+    setting_of,
+)
+from spectral_exp.runs.parentage import SETTING
+from spectral_exp.runs.record import Parent, parent_in, read_intact_config, read_results
 from spectral_exp.runs.renamed import update_names
 
 log = logging.getLogger(__name__)
@@ -46,7 +55,10 @@ _BITS = {"hardware": ("cpu_model", "gpu_model", "cuda_version"), "packages": ("t
 
 
 def resume_problems(
-    config: Mapping[str, Any], run_dir: Path | None, component_files: Sequence[str]
+    config: Mapping[str, Any],
+    run_dir: Path | None,
+    component_files: Sequence[str],
+    arguments: Sequence[str] = (),
 ) -> list[str]:
     """Return why `config` may not run in `run_dir`, one line each.
 
@@ -54,6 +66,7 @@ def resume_problems(
         config: plain resolved configuration.
         run_dir: the run directory, which need not exist; None if its name is not known yet.
         component_files: patterns of the files that monitoring components write.
+        arguments: of the command line, with the overrides of the run that `resume` names.
     """
     if run_dir is None or not run_dir.is_dir():
         return []
@@ -71,14 +84,17 @@ def resume_problems(
             f"resume={run_dir} holds no checkpoint to continue from; start a new run without "
             "resume="
         ]
-    return [*_check_length(config, paths), *_check_settings(record, config, run_dir)]
+    differences = list(_check_settings(record, config, run_dir))
+    if differences and paths.checkpoint_steps():
+        differences.append(_advise_fork(run_dir, arguments))
+    return [*_check_length(config, paths), *differences]
 
 
 def _check_length(config: Mapping[str, Any], paths: RunPaths) -> Iterator[str]:
     """Yield a problem if the run has already done more than `training.max_steps` steps."""
     training = config.get("training")
     max_steps = training.get("max_steps") if isinstance(training, Mapping) else None
-    done = max(paths.checkpoint_steps(), default=0)
+    done = max([_finished_steps(paths), *paths.checkpoint_steps()])
     if isinstance(max_steps, int) and max_steps < done:
         yield (
             f"training.max_steps={max_steps} must be >= {done}, the steps that {paths.root} has "
@@ -86,10 +102,21 @@ def _check_length(config: Mapping[str, Any], paths: RunPaths) -> Iterator[str]:
         )
 
 
+def _finished_steps(paths: RunPaths) -> int:
+    """Return the steps of a finished run, whose last checkpoint may be lost; 0 for any other."""
+    try:
+        results = read_results(paths.results_file)[0]
+    except UserError:
+        return 0
+    is_finished = results.get("status") in ("completed", "stopped_early")
+    return results.get("totals", {}).get("steps", 0) if is_finished else 0
+
+
 def _check_settings(
     record: Mapping[str, Any], config: Mapping[str, Any], run_dir: Path
 ) -> Iterator[str]:
     """Yield a problem if settings differ from the record that must not change in a run."""
+    config = update_names(config)
     changeable = (*_CHANGEABLE, *_TEXT_PLACE) if record.get("dataset") else _CHANGEABLE
     before = dict(flatten(record.get("config", {})))
     given, now = dict(flatten(jsonable(config))), dict(flatten(redact(config)))
@@ -109,6 +136,17 @@ def _check_settings(
     yield (
         f"{run_dir} holds a run of another configuration ({shown}); continue it with "
         f"resume={run_dir} and no other overrides, or start a new run"
+    )
+
+
+def _advise_fork(run_dir: Path, arguments: Sequence[str]) -> str:
+    """Return the command that starts a new run with the given settings from a run's weights."""
+    left_out = ("resume", "experiment_id", "hydra.run", SETTING)
+    kept = [argument for argument in arguments if not is_among(setting_of(argument), left_out)]
+    command = ["spectral-exp", "train", *redact(kept), f"{SETTING}={quote(str(run_dir))}"]
+    return (
+        "to start a new run with these settings from its weights, give the command "
+        f"{shell_command(command)}"
     )
 
 
@@ -263,7 +301,8 @@ def warn_of_other_bits(paths: RunPaths, threads: int | None) -> None:
 def find_record(paths: RunPaths) -> dict[str, Any] | None:
     """Return the record of the run in `paths`, or None if there is no run.
 
-    If `config.json` is missing or damaged, return the configuration of the newest checkpoint.
+    If `config.json` is missing or damaged, return the configuration and the parent in the newest
+    checkpoint.
     """
     if paths.config_file.is_file():
         try:
@@ -273,7 +312,10 @@ def find_record(paths: RunPaths) -> dict[str, Any] | None:
                 raise
             log.warning("%s; the configuration is taken from the newest checkpoint", error)
     found = CheckpointManager(paths.root, enabled=False).load_latest_checkpoint()
-    return {"config": update_names(found["config"])} if found is not None else None
+    if found is None:
+        return None
+    parent = parent_in(found)
+    return {"config": update_names(found["config"]), **({"parent": parent} if parent else {})}
 
 
 def move_damaged_record(paths: RunPaths) -> None:
@@ -292,6 +334,11 @@ def find_known_text(paths: RunPaths) -> KnownText | None:
     """Return the recorded fingerprints of a run's text, or None if there are none."""
     fingerprints = (find_record(paths) or {}).get("dataset")
     return KnownText(str(paths.root), fingerprints) if fingerprints else None
+
+
+def find_parent(paths: RunPaths) -> Parent | None:
+    """Return the recorded origin of the initial weights of a run, or None if there is none."""
+    return (find_record(paths) or {}).get("parent")
 
 
 def list_attempts(

@@ -27,6 +27,7 @@ class TrainState:
         evals_since_best: validations without improvement.
         stopped_early: whether patience has run out.
         last_metrics: the newest validation, and `val_step`, the step whose weights it measured.
+        parent: the origin of the initial weights (see `runs.record.Parent`), or None.
         loss_history: cross-entropy of every step, nats per token.
     """
 
@@ -41,11 +42,16 @@ class TrainState:
     evals_since_best: int = 0
     stopped_early: bool = False
     last_metrics: dict[str, float] | None = None
+    parent: dict[str, Any] | None = None
     loss_history: array[float] = field(default_factory=lambda: array("d"))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all values except the loss history, which a checkpoint stores separately."""
-        return {k: v for k, v in self.__dict__.items() if k != "loss_history"}
+        """Return all values except the loss history, which a checkpoint stores separately.
+
+        Versions that do not know of parents can read the state of a run without one.
+        """
+        left_out = {"loss_history"} if self.parent else {"loss_history", "parent"}
+        return {k: v for k, v in self.__dict__.items() if k not in left_out}
 
     def load_state_dict(self, state: Mapping[str, Any], loss_history: array[float]) -> None:
         """Load the values of `state_dict` and the loss history."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from spectral_exp.config.starting_point import pin_parent
 from spectral_exp.config.trust import recorded_config, require_fingerprints
 from spectral_exp.core.errors import RunError, UserError, explain_os_error, require
 from spectral_exp.core.helper import HelperEndedError, HelperProcess, serve
@@ -104,6 +105,8 @@ def verify_resume(run: Path, steps: int, start: int | None = None) -> dict[str, 
     old_config = _config_at(paths, record, segment.start)
     config = _disable_monitoring(recorded_config(record))
     require_fingerprints(run, config, record.get("dataset") or {})
+    if segment.start == 0:
+        pin_parent(run, config, record.get("parent"))
     whole, interrupted = replay_twice(paths, config, record.get("dataset"), segment)
 
     findings = Findings()

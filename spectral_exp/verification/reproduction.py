@@ -41,7 +41,15 @@ from spectral_exp.runs.layout import REPRODUCTION_NAME, RunPaths
 from spectral_exp.runs.metric_lines import RESERVED, last_entry
 from spectral_exp.runs.metric_names import machine_metrics, metric_info
 from spectral_exp.runs.output_file import refuse_loss
-from spectral_exp.runs.overrides import PLACE, changed_settings, flatten, is_among, setting_of
+from spectral_exp.runs.overrides import (
+    PLACE,
+    changed_settings,
+    flatten,
+    is_among,
+    matters_for_logs,
+    setting_of,
+)
+from spectral_exp.runs.parentage import SETTING
 from spectral_exp.runs.record import ResultsRecord, read_results
 from spectral_exp.runs.training_record import read_record, recorded_patch
 from spectral_exp.verification.recorded_code import REMEDY, recorded_code
@@ -142,7 +150,7 @@ def compare_runs(run: Path, new: Path, extent: Extent) -> dict[str, Any]:
         )
         + package_differences(record, again),
         "environment": environment_differences(record, again),
-        "data": list_differences(record.get("dataset") or {}, again.get("dataset") or {}),
+        "data": list_differences(_inputs(record), _inputs(again)),
         "metrics": metrics,
     }
     of_machine = ["timestamp", *machine_metrics(), *own_prefixes, *_TIMED_RESULTS]
@@ -150,7 +158,12 @@ def compare_runs(run: Path, new: Path, extent: Extent) -> dict[str, Any]:
     if changed_settings(record["attempts"]):
         not_compared.append("settings: the record has only those of the last attempt")
     else:
-        differences["settings"] = settings_differences(record["config"], again["config"])
+        # The address of the initial weights may differ; their checksum is compared with the data.
+        differences["settings"] = settings_differences(
+            record["config"],
+            again["config"],
+            lambda name: matters_for_logs(name) and name != SETTING,
+        )
     if extent.to_the_end:
         differences["results"] = list_differences(
             *(_training_results(read_results(p.results_file)[0]) for p in (before, after))
@@ -170,6 +183,12 @@ def compare_runs(run: Path, new: Path, extent: Extent) -> dict[str, Any]:
         "not_compared": not_compared,
         "differences": differences,
     }
+
+
+def _inputs(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fingerprints of the text, and the checksum of the initial weights if recorded."""
+    weights = (record.get("parent") or {}).get("weights_sha256")
+    return {**(record.get("dataset") or {}), **({"initial_weights": weights} if weights else {})}
 
 
 # --- the extent ------------------------------------------------------------------------------
@@ -205,9 +224,8 @@ def _refuse_changed_settings(run: Path, record: Mapping[str, Any], last: int) ->
 def _overrides(run: Path, record: Mapping[str, Any], output: Path) -> list[str]:
     """Return the overrides of the first attempt, with `output` as the run directory."""
     first = record["attempts"][0]
-    overrides = [
-        o for o in first["overrides"] if not is_among(setting_of(o), (*PLACE, "monitoring.backup"))
-    ]
+    left_out = (*PLACE, "monitoring.backup", SETTING)
+    overrides = [o for o in first["overrides"] if not is_among(setting_of(o), left_out)]
     secret = [setting_of(o) for o in overrides if "<redacted>" in o]
     if secret:
         raise UserError(
@@ -228,7 +246,19 @@ def _overrides(run: Path, record: Mapping[str, Any], output: Path) -> list[str]:
         o for o in trusted_overrides(overrides, "the run", files) if setting_of(o) not in files
     ]
     overrides += [f"{key}={quote(path)}" for key, path in files.items()]
+    if (address := _parent_address(run, record)) is not None:
+        overrides.append(f"{SETTING}={quote(address)}")
     return [*overrides, f"hydra.run.dir={quote(str(output.absolute()))}"]
+
+
+def _parent_address(run: Path, record: Mapping[str, Any]) -> str | None:
+    """Return the value of `init_from` that names the initial weights of the run, if it has some."""
+    from spectral_exp.config.starting_point import pin_parent
+
+    config = {SETTING: record["config"].get(SETTING)}
+    pin_parent(run, config, record.get("parent"))
+    address: str | None = config[SETTING]
+    return address
 
 
 def _text_settings(run: Path, record: Mapping[str, Any]) -> dict[str, str]:

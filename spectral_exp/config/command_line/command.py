@@ -9,7 +9,12 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from spectral_exp.config.command_line.grammar import is_readable, quote_text_setting, text_of
+from spectral_exp.config.command_line.grammar import (
+    is_readable,
+    parse,
+    quote_text_setting,
+    text_of,
+)
 from spectral_exp.config.command_line.jobs import Job, compose_jobs
 from spectral_exp.config.command_line.recorded import arguments_to_resume
 from spectral_exp.config.conf_dir import CONF_DIR
@@ -17,6 +22,7 @@ from spectral_exp.core.errors import UserError
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.runs.ids import generate_experiment_id
 from spectral_exp.runs.overrides import quote, setting_of
+from spectral_exp.runs.parentage import SETTING, split_address
 
 _INFORMING_FLAGS = (
     "--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i",
@@ -74,6 +80,7 @@ class CommandLine:
                 )
         multirun = known.multirun or "hydra.mode=MULTIRUN" in overrides
         overrides = [quote_text_setting(override, multirun) for override in overrides]
+        overrides = _with_fetched_starts(overrides)
         overrides = _with_recorded_overrides(overrides, flags, multirun)
         return cls(
             flags=tuple(flags),
@@ -147,6 +154,32 @@ def _with_recorded_overrides(overrides: list[str], flags: list[str], multirun: b
         overrides = [o for o in overrides if setting_of(o) != "resume"]
         overrides += [f"resume={quote(resume)}"]
     return arguments_to_resume(resume, overrides, flags, source)
+
+
+def _with_fetched_starts(overrides: list[str]) -> list[str]:
+    """Return `overrides` with the runs whose backups `init_from` names, fetched to this machine."""
+
+    def fetch(text: str) -> str:
+        url, which = split_address(text)
+        if "://" not in url:
+            return text
+        from spectral_exp.monitoring.backup.restore import restore
+
+        outputs = _outputs(overrides)
+        print(f"fetching the backup {url} into {outputs}", file=sys.stderr)
+        run = str(restore(url, outputs, SETTING))
+        return run if which is None else f"{run}@{which}"
+
+    fetched = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if setting_of(override) == SETTING and "://" in value:
+            parsed = parse(override)
+            values = parsed.sweep_string_iterator() if parsed.is_sweep_override() else [value]
+            texts = [text_of(f"{key}={one}") for one in values]
+            override = f"{key}={','.join(quote(fetch(text)) for text in texts)}"
+        fetched.append(override)
+    return fetched
 
 
 def _outputs(overrides: list[str]) -> Path:

@@ -18,8 +18,9 @@ from spectral_exp.core.errors import UserError
 from spectral_exp.runs.overrides import in_quotes, quote, setting_of
 
 TEXT_SETTINGS = (
-    "name", "resume", "outputs", "backup_url", "experiment_id", "data.path", "tokenizer.path",
-    "training.sample_prompt", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir",
+    "name", "resume", "init_from", "outputs", "backup_url", "experiment_id", "data.path",
+    "tokenizer.path", "training.sample_prompt", "hydra.run.dir", "hydra.sweep.dir",
+    "hydra.sweep.subdir",
 )  # fmt: skip
 """Settings that are always text: a value that the grammar cannot read is taken literally."""
 
@@ -79,30 +80,40 @@ def quote_text_setting(override: str, sweeps: bool) -> str:
         sweeps: whether a comma separates the values of a sweep.
     """
     key, sign, value = override.partition("=")
-    if not sign or setting_of(override) not in TEXT_SETTINGS:
+    setting = setting_of(override)
+    if not sign or setting not in TEXT_SETTINGS:
         return override
+    is_file = _exists(setting, value)
     as_typed = f"{key}={quote(value)}"
     try:
         parsed = parse(override)
     except UserError:
         if sweeps and "," in value:
-            return override
-        keeps_interpolation = "${" in value and not os.path.lexists(value)
+            # Paths of sweeps hold equals signs, and only a sweep or quotes separate them.
+            is_list = setting == "init_from" and not re.search(r"['\"(){}\[\]$]", value)
+            return f"{key}={','.join(map(quote, value.split(',')))}" if is_list else override
+        keeps_interpolation = "${" in value and not is_file
         return f"{key}={in_quotes(value)}" if keeps_interpolation else as_typed
     if parsed.is_sweep_override():
         # A run to continue is never swept, and an existing name with a comma is not a list.
-        is_text = not sweeps and (setting_of(override) == "resume" or os.path.lexists(value))
+        is_text = not sweeps and (setting == "resume" or is_file)
         return as_typed if is_text else override
     parsed_value = parsed.value()
     if parsed_value is not None and not isinstance(parsed_value, str):
         return as_typed
     # Quotes and escapes apply unless they are part of the name of an existing file.
-    return as_typed if os.path.lexists(value) and not _names_existing_file(override) else override
+    return as_typed if is_file and not _names_existing_file(override) else override
+
+
+def _exists(setting: str, value: str) -> bool:
+    """Return whether the value of a text setting names an existing file or folder."""
+    run = value.rpartition("@")[0] if setting == "init_from" else ""
+    return os.path.lexists(value) or bool(run and os.path.lexists(run))
 
 
 def _names_existing_file(override: str) -> bool:
     try:
-        return os.path.lexists(text_of(override))
+        return _exists(setting_of(override), text_of(override))
     except UserError:
         return False
 
