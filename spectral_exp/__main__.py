@@ -15,6 +15,7 @@ from spectral_exp.core.errors import UserError, nearest
 
 COMMANDS = {
     "train": ("spectral_exp.train", "train a model: compose the configuration, run, resume, sweep"),
+    "submit": ("spectral_exp.commands.submit", "submit training to Slurm or Ray"),
     "compare": ("spectral_exp.commands.compare", "compare runs over seeds, or two configurations"),
     "dashboard": ("spectral_exp.commands.dashboard", "show runs as a local web page"),
     "runs": ("spectral_exp.commands.runs", "list, tag, archive or delete runs"),

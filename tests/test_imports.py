@@ -27,7 +27,7 @@ ORDER: list[set[str]] = [
     {"monitoring", "results"},
     {"training", "dashboard"},
     {"config"},
-    {"verification", "sweeps"},
+    {"verification", "sweeps", "submit"},
     {"commands", "bench", "train", "demo_monitoring"},
     {"__main__"},
 ]

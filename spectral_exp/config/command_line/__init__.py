@@ -10,7 +10,7 @@ from __future__ import annotations
 from spectral_exp.config.command_line.command import CommandLine
 from spectral_exp.config.command_line.consent import trusted_overrides
 from spectral_exp.config.command_line.groups import help_text
-from spectral_exp.config.command_line.hydra_errors import describe
+from spectral_exp.config.command_line.hydra_errors import as_user_errors, describe
 from spectral_exp.config.command_line.jobs import Job
 from spectral_exp.config.command_line.recording import resolve_overrides, search_arguments
 from spectral_exp.runs.overrides import quote
@@ -18,6 +18,7 @@ from spectral_exp.runs.overrides import quote
 __all__ = [
     "CommandLine",
     "Job",
+    "as_user_errors",
     "describe",
     "help_text",
     "quote",
