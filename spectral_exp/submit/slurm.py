@@ -86,8 +86,11 @@ class SlurmOptions:
         require(is_allowed, "--save-time", self.save_time_s, f"from 1 to {_MAX_SIGNAL_S} seconds")
         if self.time is not None:
             self._check_time(self.time)
-        for option in (*self.sbatch, *self.srun):
-            _check_option(option)
+        for program in ("sbatch", "srun"):
+            for option in getattr(self, program):
+                is_option = option.startswith("-") and option.isprintable()
+                allowed = f"an option with its value, as in --{program}=--exclusive=user"
+                require(is_option, f"--{program}", repr(option), allowed)
         for option in self.sbatch:
             name = option.partition("=")[0]
             allowed = "none of the options that this command sets itself"
@@ -157,8 +160,8 @@ def slurm_script(job: TrainingJob, options: SlurmOptions, environment: Environme
             "#!/bin/bash",
             *options.directives(job, folder),
             "",
-            "# Written by `spectral-exp submit slurm`. `sbatch` and the name of this file submit it",
-            "# again; it continues what is there.",
+            "# Written by `spectral-exp submit slurm`. sbatch with the name of this file submits",
+            "# the job again, which continues what is there.",
             "",
             *_give_up(job, folder, options.give_up_after),
             "",
@@ -260,13 +263,6 @@ def _seconds(time: str) -> float | None:
     if third is not None:
         return 3600 * first + 60 * (second or 0) + third
     return 60 * first + (second or 0)
-
-
-def _check_option(option: str) -> None:
-    """Check an option that is passed on unchanged."""
-    is_option = option.startswith("-") and option.isprintable() and "\\" not in option
-    allowed = "an option with its value, as in --sbatch=--constraint=a100"
-    require(is_option, "--sbatch", repr(option), allowed)
 
 
 def _directive_word(option: str) -> str:

@@ -40,7 +40,7 @@ class TrainingJob:
     @property
     def name(self) -> str:
         """The name of the run or sweep."""
-        return self.folder.name
+        return self.folder.resolve().name
 
 
 def prepare(arguments: Sequence[str]) -> TrainingJob:
@@ -56,6 +56,7 @@ def prepare(arguments: Sequence[str]) -> TrainingJob:
         command = CommandLine.parse(list(arguments))
         _refuse_other_flags(command)
         jobs = command.compose()
+    _check_name(jobs[0], command.multirun)
     _check_jobs(jobs)
     named = command.with_run_dir(jobs[0])
     added = [*_fetched_run(command, arguments), *named.overrides[len(command.overrides) :]]
@@ -86,6 +87,12 @@ def _refuse_other_flags(command: CommandLine) -> None:
                 f"{printable(flag)} is no flag of a training job; options of the batch system "
                 "come before the first override"
             )
+
+
+def _check_name(job: Job, is_sweep: bool) -> None:
+    name = job.config.get("experiment_id")
+    is_plain = name not in ("", ".", "..") and Path(str(name)).name == str(name)
+    require(is_sweep or name is None or is_plain, "experiment_id", name, "a plain folder name")
 
 
 def _check_jobs(jobs: Sequence[Job]) -> None:
