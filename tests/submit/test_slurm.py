@@ -12,6 +12,7 @@ import pytest
 
 from spectral_exp import train
 from spectral_exp.commands import submit
+from spectral_exp.runs.lock import read_owner
 from tests.conftest import NO_PLOTS, TINY
 from tests.s3_server import eventually
 from tests.submit.slurm_cluster import SlurmCluster, missing_programs, slurm_cluster
@@ -73,26 +74,30 @@ def test_a_preempted_run_ends_with_the_same_bits_as_an_uninterrupted_one(
     cluster: SlurmCluster, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     overrides = [
-        *TRAINING, "training.max_steps=1200", "training.eval_interval=600",
+        *TRAINING, "training.max_steps=600", "training.eval_interval=300",
         "monitoring.checkpoint.save_interval=600",
     ]  # fmt: skip
     alone = ("--sbatch=--nodelist=n1", "--sbatch=--exclusive")
     job = Submitted(capsys, *alone, "--time=30", *overrides, "experiment_id=run")
     metrics = place / "outputs/run/logs/metrics.jsonl"
     eventually(lambda: metrics.exists() and metrics.read_bytes().count(b"\n") > 3)
+    # It waits here for Slurm, which wakes a job before it preempts it.
+    owner = read_owner(place / "outputs/run")
+    assert owner is not None
+    os.kill(owner["pid"], signal.SIGSTOP)
     cluster.call(
         "sbatch", "--partition=urgent", "--nodelist=n1", "--exclusive", "--output=/dev/null",
         "--wrap=true",
     )  # fmt: skip
     assert train.main([*overrides, "hydra.run.dir=whole"]) == 0
     cluster.start_now(job.id)
-    eventually(lambda: cluster.state(job.id) not in ("PENDING", "RUNNING", "COMPLETING"))
+    eventually(lambda: cluster.state(job.id) in ("COMPLETED", "FAILED"), 150.0)
     log = job.log()
     assert cluster.state(job.id) == "COMPLETED", log
     assert "DUE TO PREEMPTION" in log
     assert "resuming after step " in log
     assert "status      interrupted" in log
-    assert_same_state(place / "outputs/run", place / "whole", 1200)
+    assert_same_state(place / "outputs/run", place / "whole", 600)
     assert not list((place / "outputs/submitted/run").glob("progress-*"))
 
 
@@ -148,6 +153,7 @@ def test_the_script_keeps_a_job_going_until_it_is_done_or_cancelled(
     eventually(lambda: cluster.is_requeued(limited.id), 100.0)
     assert "exit code 140" in limited.log()
     seen.joinpath("end").touch()
+    cluster.call("scontrol", "update", f"JobId={limited.id}", "TimeLimit=30")
     for name in (limited.id, graced.id, f"{array.id}_1"):
         cluster.start_now(name)
     for name in (limited.id, graced.id, f"{array.id}_0", f"{array.id}_1"):
