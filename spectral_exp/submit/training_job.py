@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from spectral_exp.config.command_line import CommandLine, Job, as_user_errors
-from spectral_exp.config.command_line.grammar import text_of
+from spectral_exp.config.command_line import (
+    CommandLine,
+    Composer,
+    Job,
+    as_user_errors,
+    open_composer,
+    quote,
+    text_of,
+)
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.redact import redact
 from spectral_exp.runs.overrides import setting_of
+from spectral_exp.sweeps.plan import Plan
 
 _ALLOWED_FLAGS = (
     "--multirun", "-m", "--config-dir", "-cd", "--config-name", "-cn",
@@ -55,17 +63,36 @@ def prepare(arguments: Sequence[str]) -> TrainingJob:
     with as_user_errors():
         command = CommandLine.parse(list(arguments))
         _refuse_other_flags(command)
-        jobs = command.compose()
-    _check_name(jobs[0], command.multirun)
-    _check_jobs(jobs)
-    named = command.with_run_dir(jobs[0])
+        if not command.multirun:
+            (job,) = command.compose()
+            if not job.sweeps:
+                return _single_run(command, job, arguments)
+        with open_composer(command.config_name, command.config_dir) as composer:
+            return _sweep(replace(command, multirun=True), composer)
+
+
+def _single_run(command: CommandLine, job: Job, arguments: Sequence[str]) -> TrainingJob:
+    """Return the job of one run."""
+    name = job.config.get("experiment_id")
+    is_plain = name not in ("", ".", "..") and Path(str(name)).name == str(name)
+    require(name is None or is_plain, "experiment_id", name, "a plain folder name")
+    _check_jobs([job])
+    named = command.with_run_dir(job)
     added = [*_fetched_run(command, arguments), *named.overrides[len(command.overrides) :]]
-    return TrainingJob(
-        arguments=(*arguments, *added),
-        folder=_folder(named, jobs[0]),
-        outputs=Path(str(jobs[0].config["outputs"])),
-        is_sweep=named.multirun,
-    )
+    outputs = Path(str(job.config["outputs"]))
+    values = {setting_of(o): o for o in named.overrides if "=" in o}
+    folder = job.run_dir or outputs / text_of(values["experiment_id"])
+    return TrainingJob((*arguments, *added), folder, outputs, is_sweep=False)
+
+
+def _sweep(command: CommandLine, composer: Composer) -> TrainingJob:
+    """Return the job of a sweep, which several workers may run at the same time."""
+    plan = Plan(command, composer)
+    own = [*plan.hydra_overrides, f"sweep={quote(plan.name)}"]
+    jobs = composer.compose_all([*overrides, *own] for overrides in plan.requested)
+    _check_jobs(jobs)
+    outputs = Path(str(jobs[0].config["outputs"]))
+    return TrainingJob(tuple(plan.arguments), plan.folder, outputs, is_sweep=True)
 
 
 def _refuse_secrets(arguments: Sequence[str]) -> None:
@@ -89,12 +116,6 @@ def _refuse_other_flags(command: CommandLine) -> None:
             )
 
 
-def _check_name(job: Job, is_sweep: bool) -> None:
-    name = job.config.get("experiment_id")
-    is_plain = name not in ("", ".", "..") and Path(str(name)).name == str(name)
-    require(is_sweep or name is None or is_plain, "experiment_id", name, "a plain folder name")
-
-
 def _check_jobs(jobs: Sequence[Job]) -> None:
     """Build every job on trial, on the CPU: this machine need not have the device of the job."""
     from spectral_exp.config.build import check
@@ -103,24 +124,14 @@ def _check_jobs(jobs: Sequence[Job]) -> None:
     for job in jobs:
         device = str(job.config.get("device"))
         require(bool(_DEVICE.fullmatch(device)), "device", device, "auto, cpu, cuda, cuda:N or mps")
-        problems.update(dict.fromkeys(check({**job.config, "device": "cpu"}, job.run_dir)))
+        found = check({**job.config, "device": "cpu"}, job.run_dir)
+        problems.update(dict.fromkeys("\nerror: ".join(found).split("\nerror: ") if found else []))
     if problems:
         raise UserError("\nerror: ".join(problems))
 
 
 def _fetched_run(command: CommandLine, arguments: Sequence[str]) -> list[str]:
     """Return the override that continues the local copy of a run that was given as a URL."""
-    given = [text_of(o) for o in arguments if setting_of(o) == "resume" and "=" in o]
-    if not given or "://" not in given[-1]:
+    if not any("://" in o for o in arguments if setting_of(o) == "resume"):
         return []
     return [[o for o in command.overrides if setting_of(o) == "resume"][-1]]
-
-
-def _folder(command: CommandLine, job: Job) -> Path:
-    """Return the folder of the run or sweep."""
-    if job.run_dir is not None:
-        return job.run_dir
-    values = {setting_of(o): o for o in command.overrides if "=" in o}
-    if "hydra.sweep.dir" in values and command.multirun:
-        return Path(text_of(values["hydra.sweep.dir"]))
-    return Path(str(job.config["outputs"]), text_of(values["experiment_id"]))

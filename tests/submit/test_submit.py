@@ -77,9 +77,17 @@ def test_a_run_without_a_name_gets_one_at_once(folder: Path) -> None:
     assert first.name.startswith("wave_")
     assert first.name != second.name
     assert first.arguments == (*TRAINING, f"experiment_id={first.name}")
+
+
+def test_workers_share_a_sweep_by_its_name(folder: Path) -> None:
     sweep = prepare(["-m", *TRAINING, "seed=1,2"])
     assert sweep.is_sweep
     assert sweep.folder == Path("outputs", sweep.name)
+    assert sweep.arguments == ("-m", *TRAINING, "seed=1,2", f"sweep={sweep.name}")
+    named = prepare([*TRAINING, "seed=1,2", "sweep=mine"])
+    assert (named.name, named.is_sweep) == ("mine", True)
+    assert prepare(named.arguments) == named
+    assert not (folder / "outputs").exists()
 
 
 @pytest.mark.parametrize("system", ["slurm", "ray"])
@@ -113,6 +121,7 @@ def test_a_job_for_ray_is_submitted_by_its_own_command(folder: Path, capsys: Cap
 MISTAKES = [
     (["slurm", *TRAINING, "model.n_embdd=3"], "model.n_embdd is not a setting; did you mean"),
     (["slurm", *TRAINING, "training.max_steps=-1"], "training.max_steps=-1 must be"),
+    (["slurm", "--", "-m", *TRAINING, "training.max_steps=5,-1,-1"], "training.max_steps=-1 must"),
     (["slurm", *TRAINING, "device=gpu"], "device=gpu must be auto, cpu, cuda, cuda:N or mps"),
     (["slurm", *TRAINING, "--time", "10"], "--time is no flag of a training job; options of"),
     (["slurm", "--", "--help"], "--help is no flag of a training job"),
