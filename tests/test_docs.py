@@ -173,7 +173,9 @@ TRAINING = [
 @pytest.mark.parametrize(
     "line",
     [
-        pytest.param(line, marks=pytest.mark.slow if "seed=1,2,3" in line else ())
+        pytest.param(
+            line, marks=pytest.mark.slow if "seed=1,2,3" in line or "study=" in line else ()
+        )
         for line in TRAINING
         if "--" not in line
     ],

@@ -206,6 +206,8 @@ class Driver:
             has_progressed = self._last_step(key) > steps_before[key]
             self._record(key, outcome, has_progressed, is_alone=len(jobs) == 1)
         workers.replace_workers()
+        if all(outcome.ending == "busy" for outcome in outcomes.values()) and not broken:
+            time.sleep(_POLL_S)  # also if the state of a run does not show that it is in use
 
     def _call(self, jobs: Sequence[PlannedJob], failures: Mapping[str, int]) -> list[Outcome]:
         """Call the launcher of Hydra and return how each attempt ended."""
