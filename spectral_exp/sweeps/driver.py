@@ -107,7 +107,6 @@ class Driver:
         self._run_job = run_job
         self._stopped_by = stopped_by
         self._search = search
-        self._done: set[str] = set()
         self._failures: Counter[str] = Counter()
         self._suspects: set[str] = set()
         self._waits_for: set[str] = set()
@@ -159,14 +158,14 @@ class Driver:
         """Return the state of every job. What was done once is not read again."""
         states = {}
         for key, job in self.plan.jobs.items():
-            is_done = key in self._done
+            is_done = key in self.plan.done
             state = (
                 JobState("done")
                 if is_done
                 else read_state(self.plan.folder / job.folder, self.plan.defaults)
             )
             if state.state == "done":
-                self._done.add(key)
+                self.plan.done.add(key)
                 self.given_up.pop(key, None)  # another launcher has succeeded
             states[key] = state
         return states
@@ -207,6 +206,8 @@ class Driver:
             has_progressed = self._last_step(key) > steps_before[key]
             self._record(key, outcome, has_progressed, is_alone=len(jobs) == 1)
         workers.replace_workers()
+        if all(outcome.ending == "busy" for outcome in outcomes.values()) and not broken:
+            time.sleep(_POLL_S)  # also if the state of a run does not show that it is in use
 
     def _call(self, jobs: Sequence[PlannedJob], failures: Mapping[str, int]) -> list[Outcome]:
         """Call the launcher of Hydra and return how each attempt ended."""
@@ -238,7 +239,7 @@ class Driver:
         If the launcher failed, any job of its batch may be the reason, so they are tried alone.
         """
         if outcome.ending == "done":
-            self._done.add(key)
+            self.plan.done.add(key)
         elif outcome.ending == "mistake":
             self.given_up[key] = outcome
         elif outcome.ending == "died" and not is_alone:

@@ -14,7 +14,7 @@ from spectral_exp.core.errors import SettingError, UserError, require
 from spectral_exp.core.redact import redact
 from spectral_exp.runs.find import is_run_directory
 from spectral_exp.runs.ids import generate_experiment_id
-from spectral_exp.runs.overrides import setting_of
+from spectral_exp.runs.overrides import is_among, setting_of
 from spectral_exp.sweeps import ledger
 from spectral_exp.sweeps.ledger import PlannedJob
 from spectral_exp.sweeps.names import (
@@ -30,6 +30,9 @@ from spectral_exp.sweeps.study import merge_overrides, read_study
 # These name the sweep, not its jobs.
 _OWN_SETTINGS = ("sweep", "study", "experiment_id")
 _SHARED_SETTINGS = ("outputs", "backup_url", "resume")
+_OWN_SWEEPER = (
+    "sweeps are planned by this command itself; write values as setting=value,value or into a study"
+)
 _NAME = re.compile(r"\w[\w.+-]*")
 _MAX_NAME_BYTES = 160
 
@@ -54,6 +57,7 @@ class Plan:
         config_name: name of the primary configuration file.
         lock: of the sweep, for which other launchers wait.
         jobs: hash -> planned job; `add` adds some.
+        done: hashes of the jobs that were found done when they were added.
     """
 
     def __init__(self, command: CommandLine, composer: Composer) -> None:
@@ -77,7 +81,10 @@ class Plan:
         given = settings.get("sweep") or settings.get("experiment_id")
         self.name = given or self._new_name()
         require_sweep_name(self.name)
-        self.folder = self._compose_first().sweep_dir
+        first = self._compose_first()
+        if not first.has_plain_sweeper:
+            raise UserError(f"hydra.sweeper of the configuration: {_OWN_SWEEPER}")
+        self.folder = first.sweep_dir
         if is_run_directory(self.folder):
             raise UserError(f"{self.folder} is a run, not a sweep; choose another name for sweep=")
         self.arguments = _arguments_to_continue(command, self.name)
@@ -85,6 +92,7 @@ class Plan:
         self.config_name = composer.config_name
         self.lock = ledger.SweepLock(self.folder)
         self.jobs: dict[str, PlannedJob] = {}
+        self.done: set[str] = set()
         searches_elsewhere = "hydra.searchpath" in map(setting_of, self.hydra_overrides)
         sources = ledger.fingerprint([CONF_DIR, *extra], composer.config_name)
         self._sources = "" if searches_elsewhere else sources
@@ -115,7 +123,7 @@ class Plan:
         missing = []
         for overrides in dict.fromkeys(map(tuple, requested)):
             key = keys.get(ledger.digest(overrides), "")
-            if key in folders and self._is_over(folders[key]):
+            if key in folders and self._is_over(key, folders[key]):
                 planned[overrides] = key
             else:
                 missing.append(overrides)
@@ -126,7 +134,7 @@ class Plan:
         unchecked = [
             job
             for overrides, job in composed.items()
-            if not self._is_over(folders.get(planned[overrides], ""))
+            if not self._is_over(planned[overrides], folders.get(planned[overrides], ""))
         ]
         _check(unchecked)
         swept = swept_settings(requested)
@@ -143,12 +151,14 @@ class Plan:
         self._record(added)
         return added
 
-    def _is_over(self, folder: str) -> bool:
+    def _is_over(self, key: str, folder: str) -> bool:
         """Return whether the job in `folder` is done, or runs and was checked by its launcher."""
-        return bool(folder) and read_state(self.folder / folder, self.defaults).state in (
-            "done",
-            "running",
-        )
+        if not folder:
+            return False
+        state = read_state(self.folder / folder, self.defaults).state
+        if state == "done":
+            self.done.add(key)
+        return state in ("done", "running")
 
     def _compose(self, jobs: Iterable[Sequence[str]]) -> list[Job]:
         own = [*self.hydra_overrides, f"sweep={quote(self.name)}"]
@@ -171,8 +181,9 @@ class Plan:
         try:
             with self.lock:
                 recorded = ledger.read_intact_ledger(self.folder).jobs
+                folders = find_folders(self.folder)
                 for job in jobs:
-                    name = recorded.get(job.key, job).folder
+                    name = folders.get(job.key) or recorded.get(job.key, job).folder
                     self.jobs[job.key] = PlannedJob(job.key, name, job.overrides)
                 all_jobs = list(self.jobs.values())
                 ledger.record_plan(self.folder, self.arguments, all_jobs, self._sources)
@@ -218,11 +229,8 @@ def _hydra_overrides(overrides: Iterable[str]) -> list[str]:
             raise UserError(
                 f"{override}: the runs of a sweep are named after their settings; leave it out"
             )
-        if setting.startswith(("hydra/sweeper", "hydra.sweeper.params")):
-            raise UserError(
-                f"{override}: sweeps are planned by this command itself; write the values as "
-                "setting=value,value or into a study file"
-            )
+        if is_among(setting, ("hydra.sweeper",)):
+            raise UserError(f"{override}: {_OWN_SWEEPER}")
     return found
 
 

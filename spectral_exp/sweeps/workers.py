@@ -43,8 +43,8 @@ def prepare_joblib() -> None:
 
         def configure(self, *arguments: Any, **settings: Any) -> Any:
             start = {"initializer": start_worker, "initargs": (os.getpid(),)}
-            # Python's tracker of resources unblocks signals when it starts, which it would do between
-            # the blocking and the start of the first worker.
+            # Python's tracker of resources unblocks signals when it starts. If the first worker
+            # started it, that worker would begin with unblocked signals.
             resource_tracker.ensure_running()
             # joblib's tracker of temporary files is started here; it ignores SIGINT and SIGTERM
             # once it runs.
@@ -110,10 +110,10 @@ def replace_workers() -> None:
 
     A worker that was asked to stop begins no further job.
     """
-    if "joblib" in sys.modules:
+    if "joblib" in sys.modules and multiprocessing.active_children():
         from joblib.externals.loky import get_reusable_executor
 
-        get_reusable_executor().shutdown(wait=True)
+        get_reusable_executor(reuse=True).shutdown(wait=True)
 
 
 def _exit_with(parent: int) -> None:
