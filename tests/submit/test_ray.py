@@ -78,6 +78,11 @@ def called(action: str, address: str, *words: str) -> subprocess.CompletedProces
     return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
 
 
+def status(address: str, job: str) -> str:
+    """The sentence about the state of a job, as `Job 'x' succeeded`."""
+    return called("status", address, job).stdout
+
+
 def test_a_stopped_job_saves_and_the_same_command_continues_it(
     address: str,
     tmp_path: Path,
@@ -103,7 +108,8 @@ def test_a_stopped_job_saves_and_the_same_command_continues_it(
     step = int(saved.stem.rpartition("_")[2])
 
     second = submitted("training.max_steps=" + str(step + 10), "training.eval_interval=1000000")
-    eventually(lambda: "SUCCEEDED" in called("status", address, second).stdout, 200.0)
+    eventually(lambda: re.search("succeeded|failed", status(address, second)), 200.0)
+    assert "succeeded" in status(address, second)
     log = called("logs", address, second).stdout
     assert f"resuming after step {step}" in log
     assert "status      completed" in log
