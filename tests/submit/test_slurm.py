@@ -12,7 +12,9 @@ import pytest
 
 from spectral_exp import train
 from spectral_exp.commands import submit
+from spectral_exp.runs.find import find_runs
 from spectral_exp.runs.lock import read_owner
+from spectral_exp.runs.record import read_intact_config
 from tests.conftest import NO_PLOTS, TINY
 from tests.s3_server import eventually
 from tests.submit.slurm_cluster import SlurmCluster, missing_programs, slurm_cluster
@@ -177,3 +179,33 @@ def test_a_job_on_two_nodes_starts_every_rank(
     assert "\nSLURM_STEP_TASKS_PER_NODE=2(x2)\n" in environment
     assert "\nSLURM_CPUS_PER_TASK=3\n" in environment
     assert re.findall(r"^\d: start 0$", job.log(), flags=re.MULTILINE).__len__() == 4
+
+
+def test_workers_of_an_array_share_a_sweep(
+    cluster: SlurmCluster, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = Submitted(capsys, "--workers=2", *TRAINING, "seed=1,2,3", "sweep=shared")
+    tasks = [f"{job.id}_{number}" for number in range(2)]
+    eventually(lambda: all(cluster.state(task) == "COMPLETED" for task in tasks), 200.0)
+    runs = [read_intact_config(run / "config.json") for run in find_runs(["outputs/shared"]).runs]
+    assert sorted(run["config"]["seed"] for run in runs) == [1, 2, 3]
+    assert [len(run["attempts"]) for run in runs] == [1, 1, 1]
+    for number in range(2):
+        assert "3 of 3 jobs done" in job.log(number)
+
+
+def test_ranks_on_two_nodes_train_one_run(
+    cluster: SlurmCluster, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stopped once; each rank waits until the first has saved."""
+    pytest.importorskip("spectral_exp.distributed.world", reason="one process trains a run")
+    overrides = [*TRAINING, "training.grad_accum_steps=2", "training.max_steps=400"]
+    job = Submitted(capsys, "--nodes=2", "--time=30", *overrides, "experiment_id=ranks")
+    metrics = place / "outputs/ranks/logs/metrics.jsonl"
+    eventually(lambda: metrics.exists() and metrics.read_bytes().count(b"\n") > 3, 120.0)
+    cluster.call("scancel", f"--signal={signal.SIGUSR2.value}", job.id)
+    cluster.start_now(job.id)
+    eventually(lambda: cluster.state(job.id) in ("COMPLETED", "FAILED"), 150.0)
+    assert "stopped with exit code 140" in job.log()
+    assert "status      completed" in job.log()
+    assert find_runs(["outputs"]).runs == [Path("outputs/ranks")]
