@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -98,8 +98,8 @@ def new_submission_ids(job: TrainingJob, workers: int) -> list[str]:
     return [first] if workers == 1 else [f"{first}-{number}" for number in range(workers)]
 
 
-def submit(file: Path, options: RayOptions, submission_ids: list[str]) -> list[str]:
-    """Submit a script once for each id, and return the ids.
+def submit(file: Path, options: RayOptions, submission_ids: Sequence[str]) -> Iterator[str]:
+    """Submit a script once for each id, and yield each id that Ray has accepted.
 
     Raises:
         UserError: there is no Ray, or it refuses a job.
@@ -117,10 +117,11 @@ def submit(file: Path, options: RayOptions, submission_ids: list[str]) -> list[s
         )  # fmt: skip
         if done.returncode:
             lines = os.fsdecode(done.stderr or done.stdout).strip().splitlines()
-            before = f" after {', '.join(submission_ids[:position])}" if position else ""
+            accepted = ", ".join(submission_ids[:position])
+            before = f" after it has accepted {accepted}" if position else ""
             reason = printable(lines[-1] if lines else f"exit code {done.returncode}", 500)
             raise UserError(f"Ray refuses the job {submission_id}{before}: {reason}")
-    return submission_ids
+        yield submission_id
 
 
 def find_ray(environment: Mapping[str, str]) -> str:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,17 +40,17 @@ def submitted_folder(job: TrainingJob) -> Path:
 
 
 def submit_script(
-    job: TrainingJob, system: str, script: bytes, submit: Callable[[Path], list[str]]
+    job: TrainingJob, system: str, script: bytes, submit: Callable[[Path], Iterable[str]]
 ) -> Submission:
     """Write the script of a job, submit it, and record that.
 
-    If the batch system refuses the job, nothing new is left.
+    If the batch system refuses the first job, nothing new is left.
 
     Args:
         job: the job.
         system: the name of the batch system; the script is called `<system>.sh`.
         script: the file.
-        submit: submits the script at a path and returns the ids.
+        submit: submits the script at a path and yields the id of each job.
 
     Raises:
         UserError: the script cannot be written, or the batch system refuses the job.
@@ -66,11 +66,22 @@ def submit_script(
         _write_script(file, script)
     except OSError as error:
         raise UserError(f"cannot write {file}: {error.strerror}; choose outputs=DIR") from error
+    ids: list[str] = []
     try:
-        ids = submit(file)
-    except BaseException:
-        _restore(file, before, new_folders)
+        for accepted in submit(file):
+            ids.append(accepted)
+    except UserError:
+        if not ids:
+            _restore(file, before, new_folders)
         raise
+    finally:
+        if ids:
+            _record(folder / RECORD_NAME, job, system, ids)
+    return Submission(file, ids)
+
+
+def _record(file: Path, job: TrainingJob, system: str, ids: list[str]) -> None:
+    """Append a line about a submission."""
     record = {
         "time": timestamp(),
         "system": system,
@@ -78,9 +89,8 @@ def submit_script(
         "folder": str(Path.cwd()),
         "arguments": list(job.arguments),
     }
-    with contextlib.closing(AppendFile(folder / RECORD_NAME)) as records:
+    with contextlib.closing(AppendFile(file)) as records:
         records.write(json.dumps(record).encode() + b"\n")
-    return Submission(file, ids)
 
 
 def _write_script(file: Path, script: bytes) -> None:

@@ -73,10 +73,8 @@ class SlurmOptions:
     def __post_init__(self) -> None:
         for name in ("partition", "account", "qos", "mail"):
             value = getattr(self, name)
-            is_word = value is None or (
-                re.fullmatch(r"[^\s'\"\\#]+", value) and value.isprintable()
-            )
-            require(bool(is_word), f"--{name}", repr(value), "one word without quotes")
+            is_word = value is None or bool(_WORD.fullmatch(value) and value.isprintable())
+            require(is_word, f"--{name}", repr(value), "one word without quotes")
         for name in ("nodes", "tasks_per_node", "cpus", "workers", "give_up_after"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"--{name.replace('_', '-')}", value, ">= 1")
@@ -151,6 +149,10 @@ def slurm_script(job: TrainingJob, options: SlurmOptions, environment: Environme
     """
     allowed = "1, because a single run is the work of one job; --workers is for sweeps (-m)"
     require(job.is_sweep or not options.is_array, "--workers", options.workers, allowed)
+    for name, value in (("nodes", options.nodes), ("tasks-per-node", options.tasks_per_node)):
+        allowed = "1 for a sweep, because all processes would train one run"
+        is_allowed = value == 1 or not job.is_sweep
+        require(is_allowed, f"--{name}", value, allowed, "--workers starts more jobs")
     folder = submitted_folder(job)
     srun = ["srun", "--kill-on-bad-exit=1", *options.srun]
     if options.cpus is not None:
@@ -162,6 +164,8 @@ def slurm_script(job: TrainingJob, options: SlurmOptions, environment: Environme
             "",
             "# Written by `spectral-exp submit slurm`. sbatch with the name of this file submits",
             "# the job again, which continues what is there.",
+            "",
+            *_JOB_ID[options.is_array],
             "",
             *_give_up(job, folder, options.give_up_after),
             "",
@@ -177,15 +181,19 @@ def slurm_script(job: TrainingJob, options: SlurmOptions, environment: Environme
     )
 
 
+# A job that is submitted from within an array has the variables of that array too.
+_JOB_ID = {
+    False: ["job=$SLURM_JOB_ID"],
+    True: [
+        "# The id of one of the tasks is that of the whole array too.",
+        "job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID",
+    ],
+}
+
+
 def _give_up(job: TrainingJob, folder: Path, limit: int) -> list[str]:
     """Return the lines that end a job which starts again and again and saves nothing new."""
     return f"""\
-# In an array, the id of one task is also that of the whole array.
-job=$SLURM_JOB_ID
-if [ -n "$SLURM_ARRAY_TASK_ID" ]; then
-    job=${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID
-fi
-
 # Give up if {limit} starts in a row have saved nothing new.
 folder={shell_word(str(job.folder.absolute()))}
 progress={shell_word(str(folder))}/progress-$job

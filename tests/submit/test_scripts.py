@@ -76,7 +76,7 @@ def written(place: Path, *arguments: str, **options: object) -> bytes:
         os.chdir(before)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(ARGUMENTS)
 def test_training_gets_the_very_same_arguments(place: Path, words: list[bytes]) -> None:
     script = written(place, *map(os.fsdecode, words))
@@ -123,6 +123,10 @@ def test_a_task_of_an_array_returns_alone(place: Path) -> None:
     variables = {"SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "2", "CODE": "140"}
     assert run_script(written(place, workers=4), place, **variables).returncode == 140
     assert (place / "requeued").read_text() == "requeue 17_2\n"
+    # A single job that was submitted from within that task inherits its variables.
+    variables["SLURM_JOB_ID"] = "18"
+    assert run_script(written(place), place, **variables).returncode == 140
+    assert (place / "requeued").read_text() == "requeue 17_2\nrequeue 18\n"
 
 
 def test_a_job_that_saves_nothing_new_is_given_up(place: Path) -> None:
@@ -165,15 +169,14 @@ def test_a_setup_that_no_shell_can_read_is_refused_before_it_is_submitted(place:
 
 def test_directives_hold_every_request(place: Path) -> None:
     script = written(
-        place, workers=3, partition="gpu", account="lab", qos="long", time="1-12", nodes=2,
-        tasks_per_node=4, gpus="a100:4", cpus=8, mem="64G", mail="me@example.org", save_time_s=300,
+        place, workers=3, partition="gpu", account="lab", qos="long", time="1-12", gpus="a100:4", cpus=8, mem="64G", mail="me@example.org", save_time_s=300,
         sbatch=("--constraint=a100&nvlink", "--comment=it's mine"), srun=("--mpi=none",),
     ).decode()  # fmt: skip
     directives = re.findall(r"^#SBATCH (.*)$", script, flags=re.MULTILINE)
     log = str(place).replace("%", "%%")
     assert directives == [
         "--job-name=run", f'"--output={log}/outputs/submitted/run/slurm-%A_%a.log"',
-        "--open-mode=append", "--requeue", "--signal=USR2@300", "--nodes=2", "--ntasks-per-node=4",
+        "--open-mode=append", "--requeue", "--signal=USR2@300", "--nodes=1", "--ntasks-per-node=1",
         "--array=0-2", "--partition=gpu", "--account=lab", "--qos=long", "--time=1-12",
         "--gres=gpu:a100:4", "--cpus-per-task=8", "--mem=64G", "--mail-user=me@example.org",
         "--mail-type=END,FAIL", "--constraint=a100&nvlink", '"--comment=it\'s mine"',
@@ -237,6 +240,17 @@ def test_workers_need_a_sweep(make: object, place: Path) -> None:
     with pytest.raises(SettingError, match=r"^--workers=2 must be 1, because a single run"):
         make(job_in(place), options, Environment())
     assert make(job_in(place, is_sweep=True), options, Environment())
+
+
+@pytest.mark.parametrize("option", ["nodes", "tasks_per_node"])
+def test_the_processes_of_one_run_do_not_share_a_sweep(option: str, place: Path) -> None:
+    options = SlurmOptions(**{option: 2})
+    with pytest.raises(SettingError, match=r"=2 must be 1 for a sweep"):
+        slurm_script(job_in(place, is_sweep=True), options, Environment())
+    directive = option.replace("tasks_per", "ntasks-per").replace("_", "-")
+    assert f"#SBATCH --{directive}=2\n".encode() in slurm_script(
+        job_in(place), options, Environment()
+    )
 
 
 def test_each_worker_of_ray_has_an_id_of_its_own(place: Path) -> None:

@@ -175,6 +175,17 @@ def test_a_refused_job_leaves_nothing_new(system: str, folder: Path, capsys: Cap
     assert [path.name for path in kept.parent.iterdir()] == [kept.name]
 
 
+def test_workers_that_ray_has_accepted_keep_their_script(folder: Path, capsys: Capsys) -> None:
+    program(folder, "ray", "[ ! -e full ] || { echo full >&2; exit 1; }; touch full")
+    where = ["--address=http://127.0.0.1:1", "--workers=3"]
+    code, _, errors = called(capsys, "ray", *where, "--", "-m", *TRAINING, "seed=1,2", "sweep=s")
+    kept = folder / "outputs/submitted/s"
+    (accepted,) = json.loads((kept / "submissions.jsonl").read_text())["ids"]
+    assert code == 2
+    assert errors.endswith(f" after it has accepted {accepted}: full\n")
+    assert (kept / "ray.sh").is_file()
+
+
 def test_without_the_batch_system_its_command_is_named(
     folder: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
