@@ -10,8 +10,12 @@ from pathlib import Path
 import pytest
 
 from spectral_exp.commands import submit
+from spectral_exp.core.errors import UserError
 from spectral_exp.runs.find import find_runs
-from spectral_exp.submit.training_job import prepare
+from spectral_exp.submit import ray, slurm
+from spectral_exp.submit.records import submit_script
+from spectral_exp.submit.script import Environment
+from spectral_exp.submit.training_job import TrainingJob, prepare
 from tests.conftest import NO_PLOTS, TINY
 
 Capsys = pytest.CaptureFixture[str]
@@ -73,10 +77,12 @@ def test_a_job_is_submitted_and_recorded(folder: Path, capsys: Capsys) -> None:
 
 
 def test_a_run_without_a_name_gets_one_at_once(folder: Path) -> None:
-    first, second = (prepare(TRAINING) for _ in range(2))
+    """The device need not exist on the machine that submits."""
+    training = (*TRAINING, "device=cuda:7")
+    first, second = (prepare(training) for _ in range(2))
     assert first.name.startswith("wave_")
     assert first.name != second.name
-    assert first.arguments == (*TRAINING, f"experiment_id={first.name}")
+    assert first.arguments == (*training, f"experiment_id={first.name}")
 
 
 def test_workers_share_a_sweep_by_its_name(folder: Path) -> None:
@@ -84,9 +90,7 @@ def test_workers_share_a_sweep_by_its_name(folder: Path) -> None:
     assert sweep.is_sweep
     assert sweep.folder == Path("outputs", sweep.name)
     assert sweep.arguments == ("-m", *TRAINING, "seed=1,2", f"sweep={sweep.name}")
-    named = prepare([*TRAINING, "seed=1,2", "sweep=mine"])
-    assert (named.name, named.is_sweep) == ("mine", True)
-    assert prepare(named.arguments) == named
+    assert prepare(sweep.arguments) == sweep
     assert not (folder / "outputs").exists()
 
 
@@ -121,7 +125,7 @@ def test_a_job_for_ray_is_submitted_by_its_own_command(folder: Path, capsys: Cap
 MISTAKES = [
     (["slurm", *TRAINING, "model.n_embdd=3"], "model.n_embdd is not a setting; did you mean"),
     (["slurm", *TRAINING, "training.max_steps=-1"], "training.max_steps=-1 must be"),
-    (["slurm", "--", "-m", *TRAINING, "training.max_steps=5,-1,-1"], "training.max_steps=-1 must"),
+    (["slurm", "--", "-m", *TRAINING, "training.max_steps=-1,-1"], "training.max_steps=-1 must"),
     (["slurm", *TRAINING, "device=gpu"], "device=gpu must be auto, cpu, cuda, cuda:N or mps"),
     (["slurm", *TRAINING, "--time", "10"], "--time is no flag of a training job; options of"),
     (["slurm", "--", "--help"], "--help is no flag of a training job"),
@@ -129,7 +133,6 @@ MISTAKES = [
     (["slurm", *TRAINING, "+x.password=Xq93kd8Zpw1"], "x.password is a secret, which is never"),
     (["slurm", *TRAINING, "experiment_id=.."], "experiment_id=.. must be a plain folder name"),
     (["slurm", "@missing.txt"], "[Errno 2] No such file or directory: 'missing.txt'"),
-    (["ray", *TRAINING], "the Ray cluster is not named; give --address="),
     (["slurm", "--prefix", "'", *TRAINING], "--prefix=' must be words of a shell"),
 ]
 
@@ -149,55 +152,56 @@ def test_mistakes_are_reported_before_anything_is_written(
     assert not (folder / "outputs").exists()
 
 
-def test_a_device_that_only_the_cluster_has_may_be_requested(folder: Path) -> None:
-    assert "device=cuda:7" in prepare([*TRAINING, "device=cuda:7"]).arguments
-
-
-@pytest.mark.parametrize("system", ["slurm", "ray"])
-def test_a_refused_job_leaves_nothing_new(system: str, folder: Path, capsys: Capsys) -> None:
-    refusal = "echo 'sbatch: error: invalid partition specified: x' >&2; exit 1"
-    program(folder, "sbatch", refusal)
-    program(folder, "ray", "echo starting; echo 'ConnectionError: no answer' >&2; exit 1")
-    where = ["--address=http://127.0.0.1:1"] if system == "ray" else []
-    arguments = [system, *where, *TRAINING, "experiment_id=run_1"]
-    code, printed, errors = called(capsys, *arguments)
+def test_a_refused_job_leaves_nothing_new(folder: Path, capsys: Capsys) -> None:
+    program(folder, "sbatch", "echo 'sbatch: error: invalid partition: x' >&2; exit 1")
+    code, printed, errors = called(capsys, "slurm", *TRAINING, "experiment_id=run_1")
     assert (code, printed) == (2, "")
-    expected = "Slurm refuses the job: invalid partition" if system == "slurm" else "Ray refuses"
-    assert errors.startswith(f"error: {expected}")
-    assert errors.count("\n") == 1
+    assert errors == "error: Slurm refuses the job: invalid partition: x\n"
     assert not (folder / "outputs").exists()
 
-    kept = folder / f"outputs/submitted/run_1/{system}.sh"
+
+JOB = TrainingJob(("a=1",), Path("outputs/run_1"), Path("outputs"), is_sweep=True)
+OPTIONS = ray.RayOptions("http://127.0.0.1:1", workers=3)
+
+
+def test_a_refused_job_leaves_the_script_of_an_earlier_one(folder: Path) -> None:
+    program(folder, "ray", "echo starting; echo 'ConnectionError: no answer' >&2; exit 1")
+    kept = folder / "outputs/submitted/run_1/ray.sh"
     kept.parent.mkdir(parents=True)
     kept.write_text("of an earlier job\n")
-    assert called(capsys, *arguments)[0] == 2
+    with pytest.raises(UserError, match=r"^Ray refuses the job x: ConnectionError: no answer$"):
+        submit_script(JOB, "ray", b"new\n", lambda file: ray.submit(file, OPTIONS, ["x"]))
     assert kept.read_text() == "of an earlier job\n"
     assert [path.name for path in kept.parent.iterdir()] == [kept.name]
 
 
-def test_workers_that_ray_has_accepted_keep_their_script(folder: Path, capsys: Capsys) -> None:
+def test_workers_that_ray_has_accepted_keep_their_script(folder: Path) -> None:
     program(folder, "ray", "[ ! -e full ] || { echo full >&2; exit 1; }; touch full")
-    where = ["--address=http://127.0.0.1:1", "--workers=3"]
-    code, _, errors = called(capsys, "ray", *where, "--", "-m", *TRAINING, "seed=1,2", "sweep=s")
-    kept = folder / "outputs/submitted/s"
-    (accepted,) = json.loads((kept / "submissions.jsonl").read_text())["ids"]
-    assert code == 2
-    assert errors.endswith(f" after it has accepted {accepted}: full\n")
-    assert (kept / "ray.sh").is_file()
+    with pytest.raises(UserError, match="the job y after it has accepted x: full"):
+        submit_script(JOB, "ray", b"new\n", lambda file: ray.submit(file, OPTIONS, ["x", "y"]))
+    kept = folder / "outputs/submitted/run_1"
+    assert json.loads((kept / "submissions.jsonl").read_text())["ids"] == ["x"]
+    assert (kept / "ray.sh").read_text() == "new\n"
+
+
+def test_a_script_that_cannot_be_written_is_not_submitted(folder: Path) -> None:
+    (folder / "outputs").write_text("a file\n")
+    with pytest.raises(UserError, match=r"^cannot write .*/outputs/submitted/run_1/slurm.sh: "):
+        submit_script(JOB, "slurm", b"new\n", lambda _: pytest.fail("it was submitted"))
 
 
 def test_without_the_batch_system_its_command_is_named(
-    folder: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("spectral_exp.submit.slurm.shutil.which", lambda *_, **__: None)
-    code, _, errors = called(capsys, "slurm", *TRAINING)
-    assert code == 2
-    assert errors.startswith("error: sbatch is not installed here; submit from a login node")
-    assert not (folder / "outputs").exists()
+    with pytest.raises(UserError, match="the Ray cluster is not named; give --address="):
+        list(ray.submit(Path("ray.sh"), ray.RayOptions(), ["x"]))
+    monkeypatch.setenv("PATH", str(folder / "empty"))
+    with pytest.raises(UserError, match=r"^sbatch is not installed here; submit from a login node"):
+        slurm.submit(Path("slurm.sh"))
 
 
-def test_a_name_that_slurm_cannot_log_to_is_refused(folder: Path, capsys: Capsys) -> None:
-    code, _, errors = called(capsys, "slurm", *TRAINING, "outputs=back\\slash")
-    assert code == 2
-    assert "cannot be written for Slurm" in errors
-    assert not list(folder.glob("back*"))
+def test_a_name_that_slurm_cannot_log_to_is_refused(folder: Path) -> None:
+    for name in ("back\\slash", "both'\"", "new\nline"):
+        job = TrainingJob((), Path("outputs/run"), Path(name), is_sweep=False)
+        with pytest.raises(UserError, match="cannot be written for Slurm"):
+            slurm.slurm_script(job, slurm.SlurmOptions(), Environment())
