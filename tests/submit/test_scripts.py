@@ -244,7 +244,7 @@ def test_workers_need_a_sweep(make: object, place: Path) -> None:
 
 @pytest.mark.parametrize("option", ["nodes", "tasks_per_node"])
 def test_the_processes_of_one_run_do_not_share_a_sweep(option: str, place: Path) -> None:
-    options = SlurmOptions(**{option: 2})
+    options = SlurmOptions(nodes=2) if option == "nodes" else SlurmOptions(tasks_per_node=2)
     with pytest.raises(SettingError, match=r"=2 must be 1 for a sweep"):
         slurm_script(job_in(place, is_sweep=True), options, Environment())
     directive = option.replace("tasks_per", "ntasks-per").replace("_", "-")
