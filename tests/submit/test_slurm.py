@@ -76,8 +76,8 @@ def test_a_preempted_run_ends_with_the_same_bits_as_an_uninterrupted_one(
     cluster: SlurmCluster, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     overrides = [
-        *TRAINING, "training.max_steps=600", "training.eval_interval=300",
-        "monitoring.checkpoint.save_interval=600",
+        *TRAINING, "training.max_steps=300", "training.eval_interval=150",
+        "monitoring.checkpoint.save_interval=300",
     ]  # fmt: skip
     alone = ("--sbatch=--nodelist=n1", "--sbatch=--exclusive")
     job = Submitted(capsys, *alone, "--time=30", *overrides, "experiment_id=run")
@@ -99,7 +99,7 @@ def test_a_preempted_run_ends_with_the_same_bits_as_an_uninterrupted_one(
     assert "DUE TO PREEMPTION" in log
     assert "resuming after step " in log
     assert "status      interrupted" in log
-    assert_same_state(place / "outputs/run", place / "whole", 600)
+    assert_same_state(place / "outputs/run", place / "whole", 300)
     assert not list((place / "outputs/submitted/run").glob("progress-*"))
 
 
