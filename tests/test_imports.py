@@ -28,6 +28,7 @@ ORDER: list[set[str]] = [
     {"training", "dashboard"},
     {"config"},
     {"verification", "sweeps"},
+    {"submit"},
     {"commands", "bench", "train", "demo_monitoring"},
     {"__main__"},
 ]
@@ -35,8 +36,8 @@ ORDER: list[set[str]] = [
 besides."""
 
 ONLY_IN = {
-    "hydra": {"train", "config"},
-    "omegaconf": {"train", "config"},
+    "hydra": {"train", "config", "sweeps"},
+    "omegaconf": {"train", "config", "sweeps"},
     "torch.distributed": {"distributed", "bench"},  # a peer to compare with
 }
 

@@ -32,11 +32,15 @@ BENCHES = {
     "attention": ("attention", "each attention layer relative to fused dot-product attention"),
     "loop": ("loop", "overhead of the training loop over a bare PyTorch loop"),
     "results": ("results", "reading many runs, first and again, relative to polars and DuckDB"),
+    "sweep": (
+        "sweep",
+        "looking over a finished sweep of 1,000 jobs, and starting a further job; not part of all",
+    ),
     "startup": ("startup", "time of --help, and until the first training step"),
     "gating": ("gating", "effect of gate_every on the loss, paired by seed; not part of all"),
     "dashboard": ("dashboard", "the dashboard in Chromium beside other tools; not part of all"),
 }
-NOT_IN_ALL = ("gating", "dashboard")
+NOT_IN_ALL = ("gating", "dashboard", "sweep")
 
 SCHEMA = 1
 """Version of the JSON file, increased when the meaning of an entry changes."""

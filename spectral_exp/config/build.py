@@ -92,6 +92,7 @@ class Globals:
     init_partial: bool = False
     backup_url: str | None = None
     experiment_id: str | None = None
+    sweep: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("init_optimizer", "init_partial"):

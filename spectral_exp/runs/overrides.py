@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-PLACE = ("resume", "outputs", "backup_url", "experiment_id", "hydra")
+PLACE = ("resume", "outputs", "backup_url", "experiment_id", "sweep", "hydra")
 """Settings that name the folders of a run and its copies."""
 
 WATCHING = (

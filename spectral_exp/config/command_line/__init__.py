@@ -9,9 +9,18 @@ from __future__ import annotations
 
 from spectral_exp.config.command_line.command import CommandLine as CommandLine
 from spectral_exp.config.command_line.consent import trusted_overrides as trusted_overrides
+from spectral_exp.config.command_line.grammar import format_value as format_value
+from spectral_exp.config.command_line.grammar import is_readable as is_readable
+from spectral_exp.config.command_line.grammar import parse as parse
+from spectral_exp.config.command_line.grammar import quote_text_setting as quote_text_setting
+from spectral_exp.config.command_line.grammar import text_of as text_of
 from spectral_exp.config.command_line.groups import help_text as help_text
+from spectral_exp.config.command_line.hydra_errors import as_user_errors as as_user_errors
 from spectral_exp.config.command_line.hydra_errors import describe as describe
+from spectral_exp.config.command_line.jobs import JOB_NAME as JOB_NAME
+from spectral_exp.config.command_line.jobs import Composer as Composer
 from spectral_exp.config.command_line.jobs import Job as Job
+from spectral_exp.config.command_line.jobs import open_composer as open_composer
 from spectral_exp.config.command_line.recording import resolve_overrides as resolve_overrides
 from spectral_exp.config.command_line.recording import search_arguments as search_arguments
 from spectral_exp.runs.overrides import quote as quote

@@ -18,7 +18,8 @@ from spectral_exp.core.errors import UserError
 from spectral_exp.runs.overrides import in_quotes, quote, setting_of
 
 TEXT_SETTINGS = (
-    "name", "resume", "init_from", "outputs", "backup_url", "experiment_id", "data.path",
+    "name", "resume", "init_from", "outputs", "backup_url", "experiment_id", "sweep", "study",
+    "data.path",
     "tokenizer.path", "training.sample_prompt", "hydra.run.dir", "hydra.sweep.dir",
     "hydra.sweep.subdir",
 )  # fmt: skip

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from hydra.errors import MissingConfigException, OverrideParseException
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from spectral_exp.config.command_line.grammar import quoting_hint
-from spectral_exp.core.errors import nearest
+from spectral_exp.core.errors import UserError, nearest
+
+
+@contextmanager
+def as_user_errors() -> Iterator[None]:
+    """Turn errors of Hydra inside the `with` block into UserErrors of one line."""
+    try:
+        yield
+    except HydraException as error:
+        raise UserError(describe(error)) from error
 
 
 def describe(error: Exception) -> str:
