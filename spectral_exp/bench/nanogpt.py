@@ -85,7 +85,7 @@ class _Loop(ABC):
         """Return the model and its optimizer."""
 
     @abstractmethod
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+    def batch_loss(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the loss of a batch."""
 
     def step(self) -> None:
@@ -93,7 +93,7 @@ class _Loop(ABC):
         begins = torch.randint(len(self.text) - _BLOCK, (_BATCH,))
         x = torch.stack([self.text[i : i + _BLOCK] for i in begins])
         y = torch.stack([self.text[i + 1 : i + 1 + _BLOCK] for i in begins])
-        self.loss(x, y).backward()  # type: ignore[no-untyped-call]
+        self.batch_loss(x, y).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -113,13 +113,15 @@ class NanoGPTTraining(_Loop):
         ]
         return model, torch.optim.AdamW(groups, lr=_RATE, betas=_BETAS)
 
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+    def batch_loss(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the loss of a batch."""
         return cast("Tensor", self.compute(x, y))
 
 
 class OurTraining(_Loop):
     """The classic model, AdamW and cross-entropy in the same loop on the same batches."""
+
+    loss = CrossEntropy()
 
     def build(self) -> tuple[nn.Module, torch.optim.Optimizer]:
         """Return the classic model and its optimizer."""
@@ -130,7 +132,7 @@ class OurTraining(_Loop):
         groups = model.parameter_groups()
         return model, build_adamw(groups, _RATE, _BETAS, weight_decay=_DECAY)
 
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+    def batch_loss(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the loss of a batch."""
-        loss: Tensor = CrossEntropy()(self.compute(x), y)[0]
+        loss: Tensor = self.loss(self.compute(x), y)[0]
         return loss
