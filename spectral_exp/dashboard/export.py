@@ -86,13 +86,17 @@ def _quote(text: str) -> str:
 
 
 def export_view(
-    library: Library, comparisons: Comparisons, folders: Sequence[str], fragment: str
+    library: Library,
+    comparisons: Comparisons,
+    folders: Sequence[str],
+    fragment: str,
+    theme: str = "auto",
 ) -> str:
     """Return the HTML file of a view. Raises UserError if the fragment cannot be understood."""
     route = Route.of(fragment)
     export = _Export(library, comparisons, folders, route)
     answers = {name: {"gzip": _pack(body)} for name, body in export.answers()}
-    return bundle(answers, fragment if fragment.startswith("#") else "")
+    return bundle(answers, fragment if fragment.startswith("#") else "", theme)
 
 
 def _pack(body: bytes) -> str:
