@@ -142,7 +142,11 @@ def check(config: Mapping[str, Any], run_dir: Path | None) -> list[str]:
 
 @contextmanager
 def build(
-    config: dict[str, Any], run_dir: str | Path, overrides: list[str], search: Sequence[str] = ()
+    config: dict[str, Any],
+    run_dir: str | Path,
+    overrides: list[str],
+    search: Sequence[str] = (),
+    changed_settings: Mapping[str, Any] | None = None,
 ) -> Iterator[Runner]:
     """Build the runner of `config` in `run_dir`, which is locked inside the `with` block.
 
@@ -151,6 +155,7 @@ def build(
         run_dir: the run directory, new or to be continued.
         overrides: command-line overrides, recorded so that `resume=` can repeat them.
         search: arguments that locate further configuration files, recorded for `resume=` too.
+        changed_settings: settings that differ from the defaults, recorded for readers.
 
     Raises:
         UserError: the configuration has a mistake, or the directory belongs to another run or is in
@@ -167,7 +172,7 @@ def build(
             raise UserError("\nerror: ".join(problems))
         torch.manual_seed(int(config["seed"]))
         parts = _assemble(config, paths, find_known_text(paths), trial=False)
-        _begin_attempt(config, paths, parts, overrides, search)
+        _begin_attempt(config, paths, parts, overrides, search, changed_settings)
         runner = _runner(config, paths, parts, lock)
         try:
             yield runner
@@ -194,6 +199,7 @@ def _begin_attempt(
     parts: _Parts,
     overrides: list[str],
     search: Sequence[str],
+    changed_settings: Mapping[str, Any] | None,
 ) -> None:
     """Check that the run can be continued here, and record the new attempt."""
     refuse_changed_data(paths, parts.dataset.fingerprints)
@@ -211,6 +217,7 @@ def _begin_attempt(
             overrides=overrides,
             command=sys.orig_argv,
             attempts=all_attempts,
+            changed_settings=changed_settings,
         )
 
 

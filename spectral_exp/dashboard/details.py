@@ -23,7 +23,7 @@ from spectral_exp.results.number_texts import decimals, number_text
 from spectral_exp.runs.differences import run_differences
 from spectral_exp.runs.layout import CHECKPOINTS_FOLDER, RunPaths
 from spectral_exp.runs.metric_names import METRICS, metric_info
-from spectral_exp.runs.overrides import is_among
+from spectral_exp.runs.overrides import is_among, setting_of
 from spectral_exp.runs.run import Run
 from spectral_exp.runs.spectra import read_spectra
 
@@ -41,6 +41,7 @@ def run_details(run: Run, row: Row) -> dict[str, Any]:
             {"text": str(one), "severity": one.severity, "kind": one.kind} for one in run_flags(run)
         ],
         "settings": _settings(run),
+        "has_defaults": "changed_settings" in record,
         "overrides": [printable(text) for text in record.get("overrides") or ()],
         "command": " ".join(printable(word) for word in record.get("command") or ()),
         "attempts": _safe(record.get("attempts") or []),
@@ -97,17 +98,28 @@ def _safe(value: Any) -> Any:
 
 
 def _settings(run: Run) -> list[dict[str, Any]]:
-    overrides = run.record.get("overrides") or ()
-    overridden = [text.lstrip("+~").partition("=")[0] for text in overrides]
+    overridden = [setting_of(text) for text in run.record.get("overrides") or ()]
+    changed = _changed_settings(run)
     return [
         {
             "name": name,
             "value": value_text(value),
             "overridden": is_among(name, overridden),
+            "changed": name in changed,
+            "default": changed.get(name),
             "group": name.partition(".")[0] if "." in name else "",
         }
         for name, value in run.settings.items()
     ]
+
+
+def _changed_settings(run: Run) -> dict[str, str | None]:
+    """Return the default of each setting that differs from it; None if there is no default."""
+    recorded = run.record.get("changed_settings") or {}
+    return {
+        printable(name): value_text(entry["default"]) if "default" in entry else None
+        for name, entry in recorded.items()
+    }
 
 
 def _plots(run: Run) -> list[dict[str, Any]]:

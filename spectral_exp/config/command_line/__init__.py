@@ -12,7 +12,11 @@ from spectral_exp.config.command_line.consent import trusted_overrides
 from spectral_exp.config.command_line.groups import help_text
 from spectral_exp.config.command_line.hydra_errors import describe
 from spectral_exp.config.command_line.jobs import Job
-from spectral_exp.config.command_line.recording import resolve_overrides, search_arguments
+from spectral_exp.config.command_line.recording import (
+    list_changed_settings,
+    resolve_overrides,
+    search_arguments,
+)
 from spectral_exp.runs.overrides import quote
 
 __all__ = [
@@ -20,6 +24,7 @@ __all__ = [
     "Job",
     "describe",
     "help_text",
+    "list_changed_settings",
     "quote",
     "resolve_overrides",
     "search_arguments",

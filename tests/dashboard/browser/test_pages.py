@@ -102,6 +102,26 @@ def test_a_hostile_run_is_text_everywhere(open_page: OpenPage, dashboard: str) -
     expect(page.get_by_role("cell", name=shown).first).to_be_visible()
 
 
+def test_settings_show_what_differs_from_the_defaults(open_page: OpenPage, dashboard: str) -> None:
+    page = visit(open_page, dashboard)
+    keys = keys_of(page)
+    tab = f"#/run/{keys['phasor_20260101_000001_abcd1234']}?tab=settings"
+    page.evaluate("view => { location.hash = view; }", tab)
+    expect(page.get_by_role("tab")).to_have_text([name.capitalize() for name in TABS])
+    settings = page.get_by_role("region", name="Settings", exact=True).get_by_role("row")
+    page.get_by_label("Only changed").check()
+    expect(settings).to_have_count(3)
+    expect(settings.filter(has_text="model.mlp.activation")).to_contain_text("none")
+    expect(settings.filter(has_text="<img")).to_contain_text("custom")
+    page.get_by_label("Only changed").uncheck()
+    expect(settings.filter(has_text="model.n_embd")).to_contain_text("the same")
+    # A run of an earlier version has not recorded its defaults.
+    tab = f"#/run/{keys['wave_20260101_000001_abcd1234']}?tab=settings"
+    page.evaluate("view => { location.hash = view; }", tab)
+    expect(settings.filter(has_text="model.n_embd")).to_have_count(1)
+    expect(page.get_by_role("columnheader", name="Default")).to_have_count(0)
+
+
 def test_the_whole_log_is_searched(open_page: OpenPage, dashboard: str) -> None:
     page = visit(open_page, dashboard)
     key = keys_of(page)["phasor_20260101_000001_abcd1234"]
