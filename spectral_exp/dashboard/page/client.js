@@ -67,6 +67,13 @@ export async function getBytes(path, params = {}, { signal } = {}) {
   return (await request(address(path, params), { signal })).arrayBuffer();
 }
 
+/** Return the address of a picture of the server, or null if an exported file does not hold it. */
+export function pictureAddress(path) {
+  if (!isExport) return path;
+  const picture = saved.answers[path]?.png;
+  return picture === undefined ? null : `data:image/png;base64,${picture}`;
+}
+
 /** POST JSON to an endpoint of a server that allows edits. */
 export async function postJson(path, body) {
   const headers = { "Content-Type": "application/json", "X-Spectral-Edit": "1" };
