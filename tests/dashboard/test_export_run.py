@@ -34,12 +34,12 @@ def run(tmp_path: Path) -> Path:
             file.write_bytes(PNG_SIGNATURE + bytes([step]) * 1000)
     (run / "visualizations" / "broken_step_10.png").write_bytes(b"no picture")
     (run / "train.log").write_text(LOG)
-    with RunPaths(run).spectra_file.open("w") as file:
+    with RunPaths(run).spectra_file.open("w") as lines:
         for step in STEPS:
             counts = {"attention_entropy/layer 1": [3, step, 1, 2]}
             bins = {"attention_entropy": ["linear", 0, 1, 20]}
             line = {"step": step, "bins": bins, "counts": counts, "nan": {}}
-            file.write(json.dumps(line) + "\n")
+            lines.write(json.dumps(line) + "\n")
     return run
 
 
