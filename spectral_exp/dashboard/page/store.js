@@ -95,6 +95,7 @@ export class RunStore extends EventTarget {
     }
     if (answer.left_out) this.leftOut = answer.left_out;
     const changes = this.mergeRows(answer);
+    this.mergeSteps(answer.watched ?? {}, changes.changed);
     const first = !this.loaded;
     this.loaded = true;
     this.resolveReady();
@@ -115,6 +116,17 @@ export class RunStore extends EventTarget {
     }
     for (const key of removed) this.rows.delete(key);
     return { changed, removed };
+  }
+
+  // The files of a watched run are read for each answer, its row a little later.
+  mergeSteps(watched, changed) {
+    for (const [key, state] of Object.entries(watched)) {
+      const row = this.rows.get(key);
+      if (row?.status !== "running" || state === null || state.loading !== null) continue;
+      if (state.step === row.step) continue;
+      this.rows.set(key, { ...row, step: state.step });
+      changed.add(key);
+    }
   }
 
   mergeWatched(watched) {

@@ -201,6 +201,31 @@ def test_a_growing_run_is_followed_until_it_is_deleted(open_page: OpenPage, tmp_
         page.close()
 
 
+def test_the_step_of_a_watched_run_does_not_wait_for_its_row(
+    open_page: OpenPage, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path, "classic", 1, steps=100, status=None)
+    metrics = run / "logs" / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join(lines[:4]))
+
+    def without_rows(route: Any) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, json={**answer.json(), "runs": []})
+
+    with RunLock(run), served(tmp_path) as address:
+        page = visit(open_page, address)
+        page.evaluate("view => { location.hash = view; }", f"#/run/{keys_of(page)[run.name]}")
+        status = page.locator(".run-title .status")
+        expect(status).to_contain_text("running 40/100")
+        page.route("**/api/changes*", without_rows)
+        with metrics.open("a") as file:
+            file.write("".join(lines[4:8]))
+        expect(status).to_contain_text("running 80/100")
+        page.unroute_all(behavior="wait")
+        page.close()
+
+
 def test_marks_are_edited_and_written_into_the_run(open_page: OpenPage, tmp_path: Path) -> None:
     run = make_run(tmp_path, "classic", 1)
     make_run(tmp_path, "wave", 1)
