@@ -12,12 +12,10 @@ import json
 import re
 from collections.abc import Mapping
 
-from spectral_exp.dashboard.page_files import FOLDER, INDEX
-from spectral_exp.dashboard.page_script import join_modules
+from spectral_exp.dashboard.page_files import FOLDER, INDEX, SCRIPT, page_script, read_page_file
 
-_ENTRY = re.compile(r'<script type="module" src="([^"]+)"></script>')
+_LOADED = f'<script type="module" src="{SCRIPT}"></script>'
 _STYLE = re.compile(r'<link rel="stylesheet" href="([^"]+)" ?/?>')
-_PRELOAD = re.compile(r'\s*<link rel="modulepreload" href="[^"]+" ?/?>')
 _ICON = re.compile(r'(<link rel="icon" href=")([^"]+)(")')
 
 
@@ -31,20 +29,15 @@ def bundle(
         fragment: of the address at which the page begins, unless it is opened at another.
         theme: light, dark, or auto for that of the system.
     """
-    text = (FOLDER / INDEX).read_text(encoding="utf-8")
-    entry = _ENTRY.search(text)
-    if entry is None:
-        raise ValueError(f"{INDEX} has no module")
-    script = join_modules(entry[1], _read)
+    text, script = read_page_file(INDEX), page_script()
     saved = _in_script({"view": fragment, "theme": theme, "answers": dict(embedded)})
     scripts = (
         f'<script type="application/json" id="saved">{saved}</script>\n'
         f'<script type="module">{script}</script>'
     )
-    text = _PRELOAD.sub("", text)
-    text = _STYLE.sub(lambda match: f"<style>{_read(match[1])}</style>", text)
+    text = _STYLE.sub(lambda match: f"<style>{read_page_file(match[1])}</style>", text)
     text = _ICON.sub(lambda match: f"{match[1]}{_data_address(match[2])}{match[3]}", text)
-    text = _ENTRY.sub(lambda _: scripts, text)
+    text = text.replace(_LOADED, scripts, 1)
     meta = f'<meta http-equiv="Content-Security-Policy" content="{html.escape(_policy(script))}" />'
     return text.replace("<head>", f"<head>\n    {meta}", 1)
 
@@ -65,10 +58,6 @@ def _policy(script: str) -> str:
 def _data_address(name: str) -> str:
     content = (FOLDER / name).read_bytes()
     return f"data:image/svg+xml;base64,{_base64(content)}"
-
-
-def _read(name: str) -> str:
-    return (FOLDER / name).read_text(encoding="utf-8")
 
 
 def _base64(content: bytes) -> str:
