@@ -53,7 +53,7 @@ function replaceHash(hash) {
 /** @typedef {{page: string, key: string, params: URLSearchParams}} Route */
 
 /** @returns {Route} */
-export function parseHash(hash) {
+function parseHash(hash) {
   const [path, query = ""] = splitOnce(hash.replace(/^#\/?/, ""), "?");
   const [page, key = ""] = splitOnce(path, "/");
   return { page: page || "runs", key: decode(key), params: new URLSearchParams(query) };

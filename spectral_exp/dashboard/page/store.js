@@ -122,7 +122,7 @@ export class RunStore extends EventTarget {
   mergeSteps(watched, changed) {
     for (const [key, state] of Object.entries(watched)) {
       const row = this.rows.get(key);
-      if (row?.status !== "running" || state === null || state.loading !== null) continue;
+      if (!mayGrow(row) || state === null || state.loading !== null) continue;
       if (state.step === row.step) continue;
       this.rows.set(key, { ...row, step: state.step });
       changed.add(key);
@@ -157,6 +157,7 @@ export class RunStore extends EventTarget {
     if (this.retryMs) return this.retryMs;
     if (!this.facts.complete || this.isLoading()) return FAST_MS;
     for (const row of this.rows.values()) if (row.status === "running") return FAST_MS;
+    for (const key of this.watchCounts.keys()) if (mayGrow(this.rows.get(key))) return FAST_MS;
     return SLOW_MS;
   }
 
@@ -168,4 +169,9 @@ export class RunStore extends EventTarget {
   emit(type, detail = null) {
     this.dispatchEvent(new CustomEvent(type, { detail }));
   }
+}
+
+/** Whether a run trains, or was broken off and may be continued at any moment. */
+function mayGrow(row) {
+  return row?.status === "running" || row?.status === "unfinished";
 }
