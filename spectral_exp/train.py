@@ -33,6 +33,7 @@ from spectral_exp.config.command_line import (
     CommandLine,
     describe,
     help_text,
+    list_changed_settings,
     resolve_overrides,
     search_arguments,
 )
@@ -236,7 +237,8 @@ def run_job(config: DictConfig) -> None:
     plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
     search = search_arguments(job)
     try:
-        with build(plain, run_dir, resolve_overrides(job, plain), search) as runner:
+        changed = list_changed_settings(job, plain)
+        with build(plain, run_dir, resolve_overrides(job, plain), search, changed) as runner:
             _record(config, run_dir)
             log.info("run directory: %s", shown)
             try:

@@ -41,6 +41,7 @@ NOT_RUN = {
     "spectral-exp dashboard outputs/": "does not end; tests/dashboard starts it",
     "spectral-exp dashboard outputs/ --where optimizer=rgd": "does not end",
     "spectral-exp dashboard outputs/ --edit": "does not end",
+    "spectral-exp dashboard outputs/ --embed http://localhost:8888": "does not end",
     "pip install nbconvert ipykernel": "changes the environment",
     "jupyter nbconvert --to notebook --execute --inplace examples/own_loop.ipynb":
         "needs Jupyter; tests/test_notebook.py runs the cells",

@@ -143,6 +143,12 @@ def test_results_and_config(finished: tuple[Path, str]) -> None:
     assert (run / results["best_checkpoint"]).is_file()
     assert config["config"]["name"] == "wave_rgd_qfe"
     assert "+experiment=wave_rgd_qfe" in config["overrides"]
+    changed = config["changed_settings"]
+    assert changed["name"] == {"default": "custom"}
+    assert changed["model.mlp.activation"] == {"default": "gelu"}
+    assert changed["model.embedding.n_wave"] == {}  # the classic embedding has none
+    assert "experiment_id" not in changed
+    assert "optimizer.eps" not in changed
     assert config["dataset"]["train_sha256"]
     assert config["model"]["num_parameters"] > 0
     assert config["experiment_id"] == run.name

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import argparse
 import getpass
-import importlib
 import os
+import re
 import signal
 import socket
 import sys
 import threading
 import webbrowser
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from spectral_exp.commands.options import add_folders, add_force, add_where
 from spectral_exp.core.console import Parser, command
-from spectral_exp.core.errors import Interrupted, explain_missing, require
+from spectral_exp.core.errors import Interrupted, require
+from spectral_exp.dashboard.packages import require_packages
 from spectral_exp.results.conditions import split_condition
 from spectral_exp.runs.index import index_file
 from spectral_exp.runs.output_file import refuse_loss, write_output
 
 DEFAULT_PORT = 6070
 
+_HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _ALL_INTERFACES = ("0.0.0.0", "::", "")
 
 
@@ -63,6 +65,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--edit", action="store_true", help="let the page write tags and notes into the runs"
     )
     parser.add_argument(
+        "--embed",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="let pages of this address show the dashboard in a frame, such as "
+        "http://localhost:8888 of a notebook; repeatable",
+    )
+    parser.add_argument(
         "--export",
         type=Path,
         metavar="FILE.html",
@@ -79,23 +89,18 @@ def run(options: argparse.Namespace) -> int:
         require(folder.is_dir(), "FOLDER", folder, "a folder that exists")
     for condition in options.where:
         split_condition(condition)
+    options.embed = [_origin(address) for address in options.embed]
     if options.port is not None:
         require(0 <= options.port < 65536, "--port", options.port, "from 0 to 65535")
-    for package in ("starlette", "uvicorn"):
-        need = f"the dashboard needs {package}, which is not installed"
-        with explain_missing(need, "dashboard"):
-            importlib.import_module(package)
+    require_packages()
     if options.export is not None:
         return _export(options)
     return _serve(options)
 
 
 def _export(options: argparse.Namespace) -> int:
-    """Write the table of runs and their curves into a file."""
-    from spectral_exp.dashboard.export import export_view
-    from spectral_exp.dashboard.groups import Comparisons
-    from spectral_exp.dashboard.library import Library
-    from spectral_exp.dashboard.series_store import SeriesStore
+    """Write the table of runs and their curves, or one run in depth, into a file."""
+    from spectral_exp.dashboard.notebook import show
 
     file = options.export
     require(file.parent.is_dir(), "--export", file, "a file in an existing folder")
@@ -103,10 +108,7 @@ def _export(options: argparse.Namespace) -> int:
         file.suffix.lower() in (".html", ".htm"), "--export", file, "a file that ends with .html"
     )
     refuse_loss(file, "--export", force=options.force)
-    library = Library(options.folders, SeriesStore(), index_file())
-    library.read_all()
-    folders = [str(folder) for folder in options.folders]
-    page = export_view(library, Comparisons(library), folders, _view(options))
+    page = show(*options.folders, where=options.where).page
     write_output(file, page.encode(), "--export", force=options.force)
     print(file)
     return 0
@@ -128,6 +130,7 @@ def _serve(options: argparse.Namespace) -> int:
             allowed_hosts=[*options.allow_host, *_own_names(options.host)],
             any_address=options.host in _ALL_INTERFACES,
             editable=options.edit,
+            embedding_origins=options.embed,
         )
         server = BackgroundServer(guard, listener)
         try:
@@ -162,6 +165,18 @@ def _listener(options: argparse.Namespace) -> socket.socket:
     return listener
 
 
+def _origin(address: str) -> str:
+    """Return scheme, host and port of an address, as policies of browsers name them."""
+    try:
+        parts = urlsplit(address)
+        scheme, name, port = parts.scheme, parts.hostname or "", parts.port
+    except ValueError:
+        scheme, name, port = "", "", None
+    is_origin = scheme in ("http", "https") and _HOST_NAME.fullmatch(name) is not None
+    require(is_origin, "--embed", address, "an address such as http://localhost:8888")
+    return f"{scheme}://{name}" + (f":{port}" if port is not None else "")
+
+
 def _own_names(host: str) -> list[str]:
     """Return the names under which a server that listens on `host` may be asked."""
     return [socket.gethostname(), socket.getfqdn()] if host in _ALL_INTERFACES else [host]
@@ -186,7 +201,23 @@ def _print_address(options: argparse.Namespace, port: int, token: str) -> None:
             print("this is a remote machine; on your own run")
             print(f"  ssh -N -L {port}:127.0.0.1:{port} {here}")
             print("and open the address there")
+    for origin in options.embed if options.socket is None else ():
+        print(f"in a notebook at {origin} show it with")
+        address = _frame_address(options, port, origin) + page
+        print(f'  IPython.display.IFrame("{address}", "100%", 640)')
     print("Ctrl-C ends it", flush=True)
+
+
+def _frame_address(options: argparse.Namespace, port: int, origin: str) -> str:
+    """Return the address for a frame in a page of `origin`, with its host name if possible.
+
+    A browser withholds the cookie from a frame in a page of another host name.
+    """
+    from spectral_exp.dashboard.guard import LOOPBACK_NAMES
+
+    name = urlsplit(origin).hostname or ""
+    is_here = {name, options.host} <= LOOPBACK_NAMES
+    return _address(name if is_here else options.host, port)
 
 
 def _view(options: argparse.Namespace) -> str:

@@ -164,7 +164,11 @@ def check(
 
 @contextmanager
 def build(
-    config: dict[str, Any], run_dir: str | Path, overrides: list[str], search: Sequence[str] = ()
+    config: dict[str, Any],
+    run_dir: str | Path,
+    overrides: list[str],
+    search: Sequence[str] = (),
+    changed_settings: Mapping[str, Any] | None = None,
 ) -> Iterator[Runner]:
     """Build the runner of `config` in `run_dir`, which is locked inside the `with` block.
 
@@ -173,6 +177,7 @@ def build(
         run_dir: the run directory, new or to be continued.
         overrides: command-line overrides, recorded so that `resume=` can repeat them.
         search: arguments that locate further configuration files, recorded for `resume=` too.
+        changed_settings: settings that differ from the defaults, recorded for readers.
 
     Raises:
         UserError: the configuration has a mistake, or the directory belongs to another run or is in
@@ -197,7 +202,7 @@ def build(
         if not has_begun(paths.root):
             model, tokenizer = parts.model, parts.dataset.tokenizer
             start = find_starting_point(config, model, parts.optimizer, tokenizer)
-        parent = _begin_attempt(config, paths, parts, start, overrides, search)
+        parent = _begin_attempt(config, paths, parts, start, overrides, search, changed_settings)
         runner = _runner(config, paths, parts, lock)
         runner.state.parent = None if parent is None else {**parent}
         try:
@@ -226,6 +231,7 @@ def _begin_attempt(
     start: StartingPoint | None,
     overrides: list[str],
     search: Sequence[str],
+    changed_settings: Mapping[str, Any] | None,
 ) -> Parent | None:
     """Check that the run can be continued here, load its start, and record the new attempt.
 
@@ -253,6 +259,7 @@ def _begin_attempt(
             command=sys.orig_argv,
             attempts=all_attempts,
             **({"parent": parent} if parent else {}),
+            changed_settings=changed_settings,
         )
     return parent
 

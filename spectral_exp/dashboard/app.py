@@ -20,7 +20,7 @@ from spectral_exp.core.json_text import parse_object
 from spectral_exp.dashboard import bands, curves, differences, drawing, log_window, run_files
 from spectral_exp.dashboard.answers import json_bytes
 from spectral_exp.dashboard.completion import complete
-from spectral_exp.dashboard.details import diff_answer, run_details
+from spectral_exp.dashboard.details import diff_answer, run_details, spectrum_answer
 from spectral_exp.dashboard.drawing import Drawer
 from spectral_exp.dashboard.export import export_view
 from spectral_exp.dashboard.group_curves import load_group_curves
@@ -40,7 +40,6 @@ from spectral_exp.dashboard.run_files import UnknownFileError
 from spectral_exp.dashboard.workers import Workers
 from spectral_exp.results import tables
 from spectral_exp.runs.marks import update_marks
-from spectral_exp.runs.spectra import read_spectra
 
 log = logging.getLogger(__name__)
 
@@ -379,23 +378,7 @@ def _file(site: Site, query: Query, names: dict[str, str]) -> Response:
 
 
 def _spectra(site: Site, query: Query, names: dict[str, str]) -> Response:
-    found = read_spectra(site.library.path(names["key"]), [query.required("name")])
-    if not found:
-        raise UnknownFileError("the run has no such histograms")
-    spectrum = found[-1]  # those of other bins are older
-    used = spectrum.used_bins
-    return _json(
-        {
-            "name": spectrum.name,
-            "title": spectrum.title,
-            "unit": spectrum.unit,
-            "is_logarithmic": spectrum.is_logarithmic,
-            "edges": spectrum.edges[used.start : used.stop + 1].tolist(),
-            "steps": spectrum.steps.tolist(),
-            "counts": spectrum.counts[:, used].tolist(),
-            "nan": spectrum.n_nan.tolist(),
-        }
-    )
+    return _json(spectrum_answer(site.library.path(names["key"]), query.required("name")))
 
 
 def _page(site: Site, query: Query, names: dict[str, str]) -> Response:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from spectral_exp.core.errors import UserError
@@ -16,14 +17,20 @@ from spectral_exp.dashboard.curves import describe_metric
 from spectral_exp.dashboard.groups import metric_names
 from spectral_exp.dashboard.log_window import log_files
 from spectral_exp.dashboard.rows import Row, finite, marks_values
-from spectral_exp.dashboard.run_files import list_files, list_plots, open_inside
+from spectral_exp.dashboard.run_files import (
+    PlotFile,
+    UnknownFileError,
+    list_files,
+    list_plots,
+    open_inside,
+)
 from spectral_exp.results.checks import run_flags
 from spectral_exp.results.names import value_text
 from spectral_exp.results.number_texts import decimals, number_text
 from spectral_exp.runs.differences import run_differences
 from spectral_exp.runs.layout import CHECKPOINTS_FOLDER, RunPaths
 from spectral_exp.runs.metric_names import METRICS, metric_info
-from spectral_exp.runs.overrides import is_among
+from spectral_exp.runs.overrides import is_among, setting_of
 from spectral_exp.runs.run import Run
 from spectral_exp.runs.spectra import read_spectra
 
@@ -41,6 +48,7 @@ def run_details(run: Run, row: Row) -> dict[str, Any]:
             {"text": str(one), "severity": one.severity, "kind": one.kind} for one in run_flags(run)
         ],
         "settings": _settings(run),
+        "has_defaults": "changed_settings" in record,
         "overrides": [printable(text) for text in record.get("overrides") or ()],
         "command": " ".join(printable(word) for word in record.get("command") or ()),
         "attempts": _safe(record.get("attempts") or []),
@@ -64,7 +72,7 @@ def run_details(run: Run, row: Row) -> dict[str, Any]:
             for file in list_files(run.path)
         ],
         "logs": [{"name": name, "size": size} for name, size in log_files(run.path)],
-        "plots": _plots(run),
+        "plots": plots_by_name(list_plots(run.path)),
         "samples": _samples(run),
         "spectra": _spectra(run),
         "marks": marks_values(run.marks),
@@ -97,22 +105,34 @@ def _safe(value: Any) -> Any:
 
 
 def _settings(run: Run) -> list[dict[str, Any]]:
-    overrides = run.record.get("overrides") or ()
-    overridden = [text.lstrip("+~").partition("=")[0] for text in overrides]
+    overridden = [setting_of(text) for text in run.record.get("overrides") or ()]
+    changed = _changed_settings(run)
     return [
         {
             "name": name,
             "value": value_text(value),
             "overridden": is_among(name, overridden),
+            "changed": name in changed,
+            "default": changed.get(name),
             "group": name.partition(".")[0] if "." in name else "",
         }
         for name, value in run.settings.items()
     ]
 
 
-def _plots(run: Run) -> list[dict[str, Any]]:
+def _changed_settings(run: Run) -> dict[str, str | None]:
+    """Return the default of each setting that differs from it; None if there is no default."""
+    recorded = run.record.get("changed_settings") or {}
+    return {
+        printable(name): value_text(entry["default"]) if "default" in entry else None
+        for name, entry in recorded.items()
+    }
+
+
+def plots_by_name(plots: Sequence[PlotFile]) -> list[dict[str, Any]]:
+    """Return the names of plots, each with its steps."""
     steps: dict[str, list[int]] = {}
-    for plot in list_plots(run.path):
+    for plot in plots:
         steps.setdefault(plot.plot, []).append(plot.step)
     return [
         {
@@ -134,6 +154,25 @@ def _spectra(run: Run) -> list[dict[str, Any]]:
         {"name": one.name, "title": one.title, "unit": one.unit, "steps": one.steps.tolist()}
         for one in spectra
     ]
+
+
+def spectrum_answer(run: Path, name: str) -> dict[str, Any]:
+    """Return the histograms of one kind over the steps. Raises UserError if there are none."""
+    found = read_spectra(run, [name])
+    if not found:
+        raise UnknownFileError("the run has no such histograms")
+    spectrum = found[-1]  # those of other bins are older
+    used = spectrum.used_bins
+    return {
+        "name": spectrum.name,
+        "title": spectrum.title,
+        "unit": spectrum.unit,
+        "is_logarithmic": spectrum.is_logarithmic,
+        "edges": spectrum.edges[used.start : used.stop + 1].tolist(),
+        "steps": spectrum.steps.tolist(),
+        "counts": spectrum.counts[:, used].tolist(),
+        "nan": spectrum.n_nan.tolist(),
+    }
 
 
 def _samples(run: Run) -> list[dict[str, Any]]:

@@ -8,18 +8,20 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote
+from urllib.parse import parse_qsl, unquote
 
 from starlette.datastructures import QueryParams
 
 from spectral_exp import __version__
 from spectral_exp.core.errors import UserError
+from spectral_exp.dashboard.addresses import address
 from spectral_exp.dashboard.answers import json_bytes
 from spectral_exp.dashboard.bands import bands_answer
 from spectral_exp.dashboard.bundle import bundle
 from spectral_exp.dashboard.curves import Window, curves_answer, load_curves
 from spectral_exp.dashboard.details import diff_answer, run_details
 from spectral_exp.dashboard.differences import difference_over_steps
+from spectral_exp.dashboard.export_run import with_files, without_files
 from spectral_exp.dashboard.group_curves import load_group_curves
 from spectral_exp.dashboard.groups import (
     Answer,
@@ -32,6 +34,7 @@ from spectral_exp.dashboard.groups import (
 from spectral_exp.dashboard.identity import run_key
 from spectral_exp.dashboard.library import Library
 from spectral_exp.dashboard.query import Query, View
+from spectral_exp.dashboard.run_files import PNG_SIGNATURE
 from spectral_exp.results.group import Group
 
 MAX_RUNS = 100
@@ -66,37 +69,25 @@ class Route:
         return cls(page or "runs", unquote(key), QueryParams(parse_qsl(query)))
 
 
-def address(path: str, parameters: Parameters) -> str:
-    """Return the address under which the page looks for an answer.
-
-    Parameters are sorted by name and written as a browser does; empty ones are left out.
-    """
-    pairs: list[tuple[str, str]] = []
-    for name in sorted(parameters):
-        value = parameters[name]
-        values = value if isinstance(value, tuple) else (value,)
-        pairs += [(name, str(one)) for one in values if one not in (None, "", [])]
-    query = "&".join(f"{_quote(name)}={_quote(value)}" for name, value in pairs)
-    return f"{path}?{query}" if query else path
-
-
-def _quote(text: str) -> str:
-    """Return a text as URLSearchParams writes it."""
-    return quote(text, safe="*-._ ", errors="replace").replace(" ", "+").replace("~", "%7E")
-
-
 def export_view(
-    library: Library, comparisons: Comparisons, folders: Sequence[str], fragment: str
+    library: Library,
+    comparisons: Comparisons,
+    folders: Sequence[str],
+    fragment: str,
+    theme: str = "auto",
 ) -> str:
     """Return the HTML file of a view. Raises UserError if the fragment cannot be understood."""
     route = Route.of(fragment)
     export = _Export(library, comparisons, folders, route)
-    answers = {name: {"gzip": _pack(body)} for name, body in export.answers()}
-    return bundle(answers, fragment if fragment.startswith("#") else "")
+    answers = {name: _pack(body) for name, body in export.answers()}
+    return bundle(answers, fragment if fragment.startswith("#") else "", theme)
 
 
-def _pack(body: bytes) -> str:
-    return base64.b64encode(gzip.compress(body, 9, mtime=0)).decode("ascii")
+def _pack(body: bytes) -> dict[str, str]:
+    """Return an answer as text. A picture is compressed already, and the page needs its address."""
+    if body.startswith(PNG_SIGNATURE):
+        return {"png": base64.b64encode(body).decode("ascii")}
+    return {"gzip": base64.b64encode(gzip.compress(body, 9, mtime=0)).decode("ascii")}
 
 
 class _Export:
@@ -125,8 +116,12 @@ class _Export:
         yield from self._tables()
         shown = keys[:MAX_RUNS]
         for key in shown:
-            details = run_details(self._library.run(key), self._library.row(key))
-            yield address(f"api/run/{key}", {}), json_bytes(details)
+            run = self._library.run(key)
+            details = run_details(run, self._library.row(key))
+            if self._route.page == "run":
+                yield from with_files(details, key, run.path)
+            else:
+                yield f"api/run/{key}", json_bytes(without_files(details))
         for metric in self._metrics():
             yield from self._curves(metric, shown)
             if self._route.page != "run":

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import secrets
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs
 
@@ -23,10 +23,11 @@ from spectral_exp.dashboard.answers import json_bytes
 TOKEN_PARAMETER = "token"
 EDIT_HEADER = "x-spectral-edit"
 
-CONTENT_SECURITY_POLICY = (
+_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors "
 )
+CONTENT_SECURITY_POLICY = f"{_POLICY}'none'"
 
 _HEADERS = {
     "content-security-policy": CONTENT_SECURITY_POLICY,
@@ -37,9 +38,9 @@ _HEADERS = {
     "x-frame-options": "DENY",
 }
 _ICON = "/favicon.svg"  # also of the page that asks for the token
-_LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
-# A browser withholds a strict cookie from a request that a link of another page has started, also
+# A browser withholds a strict cookie from a request that a link of another site has started, also
 # from the redirected one. This page asks again by itself.
 _WELCOME = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="0;url=./">
@@ -51,7 +52,10 @@ _NO_TOKEN = """<!doctype html>
 <title>spectral-exp</title></head>
 <body><h1>This page needs its token</h1>
 <p>Open the address that <code>spectral-exp dashboard</code> has printed when it started.</p>
-</body></html>
+{hint}</body></html>
+"""
+_IN_FRAME = """<p>In a frame, the page around it must have the same host name as this one:
+<code>localhost</code> and <code>127.0.0.1</code> are different ones.</p>
 """
 
 
@@ -65,6 +69,9 @@ class Guard:
         any_address: whether every IP address is an allowed host, for a server that listens on all
             of the machine's.
         editable: whether runs may be marked, by POST requests.
+        embedding_origins: origins whose pages may show this one in a frame, such as that of a
+            notebook; by default none. Their frame gets the strict cookie only if they are of the
+            same site, which the port does not change.
 
     Attributes:
         token: which gives access.
@@ -78,13 +85,18 @@ class Guard:
         allowed_hosts: Collection[str] = (),
         any_address: bool = False,
         editable: bool = False,
+        embedding_origins: Sequence[str] = (),
     ) -> None:
         self.token = secrets.token_urlsafe(24)
         self._app = app
         self._cookie = cookie
-        self._allowed_hosts = _LOOPBACK_NAMES | {name.lower() for name in allowed_hosts}
+        self._allowed_hosts = LOOPBACK_NAMES | {name.lower() for name in allowed_hosts}
         self._any_address = any_address
         self._editable = editable
+        self._headers = dict(_HEADERS)
+        if embedding_origins:
+            self._headers["content-security-policy"] = _POLICY + " ".join(embedding_origins)
+            del self._headers["x-frame-options"]  # it cannot name an origin
         self._codes: set[str] = set()
         self._lock = threading.Lock()
 
@@ -103,7 +115,7 @@ class Guard:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
+                for name, value in self._headers.items():
                     headers[name] = value
                 headers.setdefault("cache-control", "no-store")
             await send(message)
@@ -123,10 +135,10 @@ class Guard:
         if site not in ("same-origin", "none") and not is_visit:
             return _error(403, "requests of other pages are refused")
         if path == "/" and (given := _token_in(scope)):
-            return self._welcome(given, from_link=site != "none")
+            return self._welcome(given, headers)
         if path != _ICON and not self._has_token(headers):
             if path == "/":
-                return HTMLResponse(_NO_TOKEN, 403)
+                return _ask_for_token(headers)
             return _error(403, "the token is missing; open the address that the command printed")
         return None
 
@@ -152,14 +164,15 @@ class Guard:
             return _error(403, "only the dashboard's own page may mark runs")
         return None
 
-    def _welcome(self, given: str, *, from_link: bool) -> Response:
+    def _welcome(self, given: str, headers: Headers) -> Response:
         with self._lock:
             is_code = given in self._codes
             self._codes.discard(given)
         if not is_code and not _equal(given, self.token):
-            return HTMLResponse(_NO_TOKEN, 403)
+            return _ask_for_token(headers)
         # A redirection keeps the fragment of the address, which holds the view.
-        response = HTMLResponse(_WELCOME) if from_link else RedirectResponse("./", 303)
+        is_foreign = headers.get("sec-fetch-site") == "cross-site"
+        response = HTMLResponse(_WELCOME) if is_foreign else RedirectResponse("./", 303)
         response.set_cookie(self._cookie, self.token, httponly=True, samesite="strict")
         return response
 
@@ -182,6 +195,11 @@ def host_name(host: str) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
     return host.partition(":")[0].lower()
+
+
+def _ask_for_token(headers: Headers) -> Response:
+    is_framed = headers.get("sec-fetch-dest") == "iframe"
+    return HTMLResponse(_NO_TOKEN.format(hint=_IN_FRAME if is_framed else ""), 403)
 
 
 def _is_address(name: str) -> bool:

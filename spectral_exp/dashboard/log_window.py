@@ -29,6 +29,7 @@ _ANSI = re.compile(
     r"|\x1b[ -/]*[0-OQ-WYZ\\`-~]"
     r"|\x9b[0-?]*[ -/]*[@-~]"
 )
+_NEWLINE = re.compile(rb"\r\n|\r|\n")
 _WARNING = re.compile(rb"\[(?:WARNING|ERROR|CRITICAL)\]|^Traceback |Warning: ")
 
 
@@ -48,8 +49,8 @@ def read_window(run: Path, name: str, offset: int, size: int) -> dict[str, Any]:
         size: number of bytes, at most `MAX_WINDOW`.
 
     Returns:
-        `offset` and `end` in bytes of the file, its `size`, and `text`. The next part begins at
-        `end`.
+        `offset` and `end` in bytes of the file, its `size`, `text`, and `starts`, the byte at which
+        each line begins. The next part begins at `end`.
 
     Raises:
         UserError: the file cannot be read.
@@ -71,7 +72,24 @@ def read_window(run: Path, name: str, offset: int, size: int) -> dict[str, Any]:
         "end": start + len(content),
         "size": whole,
         "text": clean_text(content),
+        "starts": [start, *(start + match.end() for match in _NEWLINE.finditer(content))],
     }
+
+
+def read_end(run: Path, name: str, max_bytes: int) -> dict[str, Any]:
+    """Return the last lines of a log: their `text`, their bytes `held`, and the `size` of all.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    window = read_window(run, name, -max_bytes, min(max_bytes, MAX_WINDOW))
+    start, size, texts = window["offset"], window["size"], [window["text"]]
+    while window["end"] < size and window["end"] - start < max_bytes:
+        window = read_window(run, name, window["end"], MAX_WINDOW)
+        if not window["text"]:
+            break  # it was cut back meanwhile
+        texts.append(window["text"])
+    return {"text": "".join(texts), "held": window["end"] - start, "size": size}
 
 
 def search(run: Path, name: str, after: int, text: str, *, warnings: bool) -> dict[str, Any]:

@@ -22,9 +22,9 @@ from spectral_exp.runs.layout import VISUALIZATIONS_FOLDER
 MAX_LISTED = 5000
 MAX_IMAGE_BYTES = 32 << 20
 MAX_TEXT_BYTES = 16 << 20
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _MAX_DEPTH = 6
-_PNG = b"\x89PNG\r\n\x1a\n"
 _PLOT = re.compile(r"(.+)_step_(\d{1,18})(?:_(\d{8}_\d{6}))?\.png")
 _BINARY_SUFFIXES = (
     ".pt", ".zst", ".gz", ".xz", ".bz2", ".zip", ".pkl", ".pickle", ".npy", ".npz", ".safetensors",
@@ -62,6 +62,7 @@ class PlotFile:
     step: int
     drawn: str
     name: str
+    size: int
 
 
 def list_files(run: Path) -> list[RunFile]:
@@ -81,7 +82,7 @@ def list_plots(run: Path) -> list[PlotFile]:
         if (match := _PLOT.fullmatch(file.name)) is None:
             continue
         name = f"{VISUALIZATIONS_FOLDER}/{file.name}"
-        plot = PlotFile(match[1], int(match[2]), match[3] or "", name)
+        plot = PlotFile(match[1], int(match[2]), match[3] or "", name, file.size)
         before = newest.get((plot.plot, plot.step))
         if before is None or before.drawn < plot.drawn:
             newest[plot.plot, plot.step] = plot
@@ -93,9 +94,14 @@ def read_image(run: Path, plot: str, step: int) -> bytes:
     chosen = next((one for one in list_plots(run) if (one.plot, one.step) == (plot, step)), None)
     if chosen is None:
         raise UnknownFileError(f"there is no plot {plot} of step {step}")
-    content = _read(run, chosen.name, MAX_IMAGE_BYTES)
-    if not content.startswith(_PNG):
-        raise UnknownFileError(f"{chosen.name} is not a PNG file")
+    return read_plot(run, chosen)
+
+
+def read_plot(run: Path, plot: PlotFile) -> bytes:
+    """Return a listed plot as PNG. Raises UnknownFileError if it is none."""
+    content = _read(run, plot.name, MAX_IMAGE_BYTES)
+    if not content.startswith(PNG_SIGNATURE):
+        raise UnknownFileError(f"{plot.name} is not a PNG file")
     return content
 
 

@@ -126,6 +126,7 @@ class ConfigRecord(TypedDict, total=False):
     git_hash: str
     config: dict[str, Any]
     overrides: list[str]
+    changed_settings: dict[str, dict[str, Any]]
     command: list[str]
     dataset: Dataset
     model: Model

@@ -3,9 +3,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import hydra
 import pytest
+from omegaconf import OmegaConf
 
-from spectral_exp.config.command_line import CommandLine, quote
+from spectral_exp.config.command_line import CommandLine, list_changed_settings, quote
 from spectral_exp.config.conf_dir import CONF_DIR
 from spectral_exp.core.errors import UserError
 
@@ -35,6 +37,30 @@ def test_the_wave_experiment_consists_of_the_wave_parts() -> None:
         256,
     )
     assert config["training"]["max_steps"] == 7  # type: ignore[index]
+
+
+def changed_settings(*overrides: str) -> dict[str, dict[str, object]]:
+    """Return what the record of a job with these overrides holds."""
+    with hydra.initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
+        job = hydra.compose("config", list(overrides), return_hydra_config=True)
+        config = OmegaConf.to_container(
+            OmegaConf.masked_copy(job, [str(key) for key in job if key != "hydra"]), resolve=True
+        )
+        assert isinstance(config, dict)
+        job.hydra.job.config_name = "config"
+        return list_changed_settings(job.hydra, {str(key): value for key, value in config.items()})
+
+
+def test_changed_settings_are_those_that_differ_from_the_defaults() -> None:
+    assert changed_settings("seed=1337", "outputs=elsewhere", "optimizer=adamw") == {}
+    assert changed_settings("seed=3", "+data.extra=[1]", "training.max_steps=1300") == {
+        "data.extra": {},
+        "seed": {"default": 1337},
+        "training.max_steps": {"default": 1200},
+    }
+    found = changed_settings("+experiment=wave_rgd")
+    assert found["optimizer._target_"] == {"default": "spectral_exp.optim.build_adamw"}
+    assert "optimizer.eps" not in found
 
 
 @pytest.mark.parametrize(

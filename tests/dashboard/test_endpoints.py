@@ -263,10 +263,31 @@ def test_the_page_of_a_run(tmp_path: Path) -> None:
     settings = {one["name"]: one for one in details["settings"]}
     assert (settings["seed"]["value"], settings["seed"]["overridden"]) == ("3", True)
     assert not settings["model.n_embd"]["overridden"]
+    assert not details["has_defaults"]
     metrics = {one["name"]: one for one in details["metrics"]}
     assert (metrics["val_bpb"]["last"], metrics["val_bpb"]["last_step"]) == ("2.5000", 100)
     assert details["data"]["vocab_size"] == 256
     assert {"label": "training", "value": 7.68, "text": "7.7 s"} in details["cost"]
+
+
+def test_changed_settings_have_their_defaults(tmp_path: Path) -> None:
+    changed = {"seed": {"default": 1337}, "name": {"default": None}, "model.n_embd": {}}
+    run = make_run(tmp_path, "wave", 3, record={"changed_settings": {**changed, "gone": {}}})
+    dashboard = Dashboard(tmp_path)
+    details = dashboard.json(f"/api/run/{dashboard.key(run)}")
+    assert details["has_defaults"]
+    found = {one["name"]: one["default"] for one in details["settings"] if one["changed"]}
+    assert found == {"seed": "1337", "name": "null", "model.n_embd": None}
+
+
+@pytest.mark.parametrize(
+    "damaged", [5, [], {"seed": 5}, {"seed": {"default": {"a": [1, {"\x1b": "\u202e"}]}}}]
+)
+def test_damaged_changed_settings_are_left_out(tmp_path: Path, damaged: Any) -> None:
+    run = make_run(tmp_path, record={"changed_settings": damaged})
+    dashboard = Dashboard(tmp_path)
+    details = dashboard.json(f"/api/run/{dashboard.key(run)}")
+    assert all(printable_lines(text) == text for text in texts_in(details))
 
 
 def test_hostile_records_are_plain_text(tmp_path: Path) -> None:

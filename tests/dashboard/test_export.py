@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -15,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spectral_exp.commands import dashboard as command
+from spectral_exp.dashboard.addresses import address
 from spectral_exp.dashboard.answers import round_numbers
-from spectral_exp.dashboard.bundle import name_modules
-from spectral_exp.dashboard.export import Route, address
-from spectral_exp.dashboard.page_files import page_files
+from spectral_exp.dashboard.export import Route
+from spectral_exp.dashboard.page_script import join_modules
 from tests.dashboard.served import Dashboard, columns_of, log_values, split_frame
 from tests.results.made_runs import make_run
 
@@ -32,12 +33,22 @@ def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Dashboard:
     return Dashboard(folder)
 
 
+def saved_in(page: str) -> Any:
+    """Return what a file holds beside the page."""
+    found = re.search(r'<script type="application/json" id="saved">(.*?)</script>', page)
+    assert found is not None
+    return json.loads(found[1])
+
+
 def embedded_in(page: str) -> dict[str, bytes]:
     """Return the answers in a file by their addresses."""
-    found = re.search(r'<script type="application/json" id="embedded">(.*?)</script>', page)
-    assert found is not None
-    answers: dict[str, dict[str, str]] = json.loads(found[1])
-    return {name: gzip.decompress(base64.b64decode(one["gzip"])) for name, one in answers.items()}
+    answers: dict[str, dict[str, str]] = saved_in(page)["answers"]
+    return {
+        name: base64.b64decode(one["png"])
+        if "png" in one
+        else gzip.decompress(base64.b64decode(one["gzip"]))
+        for name, one in answers.items()
+    }
 
 
 def exported(dashboard: Dashboard, fragment: str = "") -> dict[str, bytes]:
@@ -60,7 +71,9 @@ def test_a_file_holds_what_the_server_answers(dashboard: Dashboard) -> None:
             question = {"runs": key, "metric": "loss", "x": "step"}
             name = address("api/curves", question)
             assert answers[name] == dashboard.get("/api/curves", **question, bins=300).content
-            assert json.loads(answers[f"api/run/{key}"]) == dashboard.json(f"/api/run/{key}")
+            details = json.loads(answers[f"api/run/{key}"])
+            assert details.pop("left_out") == []
+            assert details == dashboard.json(f"/api/run/{key}")
 
 
 def assert_nearly_equal(found: bytes, expected: bytes) -> None:
@@ -128,37 +141,55 @@ def test_nothing_is_loaded_from_elsewhere(dashboard: Dashboard) -> None:
     assert "default-src &#x27;none&#x27;" in policy[1]
     assert "unsafe-inline" not in policy[1].partition("script-src")[2].partition(";")[0]
     assert not re.search(r'(?:src|href)="(?!data:)', page)
-    imports = re.search(r'<script type="importmap">(.*?)</script>', page)
-    assert imports is not None
-    modules: dict[str, str] = json.loads(imports[1])["imports"]
-    names = {name for name in page_files() if name.endswith(".js")}
-    assert set(modules) == {f"page/{name}" for name in names}
-    for module in modules.values():
-        source = base64.b64decode(module.partition(",")[2]).decode()
-        imported = re.findall(r"""\b(?:from|import)\s*\(?(["'])([^"'\s]+)\1""", source)
-        assert {name for _, name in imported} <= set(modules)
+    assert "data:" not in policy[1].partition("script-src")[2].partition(";")[0]
+    script = re.search(r'<script type="module">(.*?)</script>', page, re.DOTALL)
+    assert script is not None
+    digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
+    assert f"script-src &#x27;sha256-{digest}&#x27;;" in policy[1]
+    assert not re.search(r"^(?:import|export)\b", script[1], re.MULTILINE)
 
 
 def test_no_view_ends_a_script(dashboard: Dashboard) -> None:
     evil = "#/runs?x=</script><script>alert(1)</script>"
     page = dashboard.get("/api/export", hash=evil).text
     assert "<script>alert" not in page
-    assert "history.replaceState(null, '', \"#/runs?x=\\u003c/script>" in page
+    assert saved_in(page)["view"] == evil
+
+
+SOURCES = {
+    "a.js": 'import {\n  one,\n  two as deux,\n} from "./x/b.js";\nimport "./x/c.js";\none(deux);\n',
+    "x/b.js": 'import { c } from "./c.js";\nexport function one() {}\nexport const two = c;\n',
+    "x/c.js": 'export class c {}\nconst text = "</script><!--";\nexport async function d() {}\n',
+}
+
+
+def test_modules_become_one_script() -> None:
+    """Each runs once, after those that it imports."""
+    script = join_modules("a.js", SOURCES.__getitem__)
+    assert script == (
+        'const module0 = (() => {\nclass c {}\nconst text = "<\\/script><\\!--";\n'
+        "async function d() {}\n\nreturn { c, d };\n})();\n"
+        "const module1 = (() => {\nconst { c } = module0;\nfunction one() {}\nconst two = c;\n"
+        "\nreturn { one, two };\n})();\n"
+        "const module2 = (() => {\nconst {\n  one,\n  two: deux,\n} = module1;\n\none(deux);\n"
+        "\nreturn {  };\n})();\n"
+    )
 
 
 @pytest.mark.parametrize(
-    ("source", "expected"),
+    "source",
     [
-        ('import { a } from "./b.js";', 'import { a } from "page/x/b.js";'),
-        ('import {\n  a,\n  b,\n} from "../c.js";', 'import {\n  a,\n  b,\n} from "page/c.js";'),
-        ("import './d/e.js';", "import 'page/x/d/e.js';"),
-        ('export * from "./b.js";', 'export * from "page/x/b.js";'),
-        ('  const m = await import("./b.js");', '  const m = await import("page/x/b.js");'),
-        ('const text = "from ./b.js";', 'const text = "from ./b.js";'),
+        "export default 1;",
+        'export * from "./x/c.js";',
+        "export { a };",
+        'import * as c from "./x/c.js";',
+        'import { a } from "./a.js";',
+        "export let a = 1;",
     ],
 )
-def test_modules_find_each_other_by_name(source: str, expected: str) -> None:
-    assert name_modules(source, "x") == expected
+def test_modules_that_cannot_be_joined_are_refused(source: str) -> None:
+    with pytest.raises(ValueError, match=r"a\.js"):
+        join_modules("a.js", {**SOURCES, "a.js": source}.__getitem__)
 
 
 @pytest.mark.parametrize(

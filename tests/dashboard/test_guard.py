@@ -105,6 +105,25 @@ def test_requests_of_other_pages_are_refused(dashboard: Dashboard, site: str) ->
     assert ask(dashboard, sec_fetch_site="same-origin").status_code == 200
 
 
+def test_only_named_pages_may_embed_the_dashboard() -> None:
+    origins = ("http://localhost:8888", "https://hub.example.org")
+    guard = Guard(_never, cookie="test", embedding_origins=origins)
+    client = Client(guard, {"host": "localhost"})
+    headers = client.get("/").headers
+    policy = CONTENT_SECURITY_POLICY.replace("ancestors 'none'", f"ancestors {' '.join(origins)}")
+    assert headers["content-security-policy"] == policy
+    assert "x-frame-options" not in headers
+    # A frame of the same site keeps the fragment of its address; that of another gets no cookie.
+    frame = {"host": "localhost", "sec-fetch-mode": "navigate", "sec-fetch-dest": "iframe"}
+    visit = {"params": {"token": guard.token}}
+    same = client.get("/", headers={**frame, "sec-fetch-site": "same-site"}, **visit)
+    assert (same.status_code, same.headers["location"]) == (303, "./")
+    other = client.get("/", headers={**frame, "sec-fetch-site": "cross-site"})
+    assert other.status_code == 403
+    assert "the same host name" in other.text
+    assert "the same host name" not in client.get("/").text
+
+
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "ODD"])
 @pytest.mark.parametrize("path", ["/", "/api/runs", "/api/notes"])
 def test_other_methods_are_refused(dashboard: Dashboard, method: str, path: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from spectral_exp.core.foreign_text import printable_lines
@@ -13,6 +13,7 @@ from spectral_exp.dashboard.log_window import (
     MAX_MATCHES,
     MAX_WINDOW,
     clean_text,
+    read_end,
     read_window,
     search,
 )
@@ -54,6 +55,41 @@ def test_windows_make_up_the_whole_text(
     for sequence in ("\x1b[31m", "\x1b[0m", "\x1b]0;t\x07"):
         plain = plain.replace(sequence, "")
     assert read_all(run, size) == plain.replace("\r\n", "\n")
+
+
+@settings(max_examples=40)
+@given(PIECES, st.integers(0, 60))
+def test_each_line_of_a_window_knows_its_first_byte(
+    tmp_path_factory: pytest.TempPathFactory, pieces: list[str], offset: int
+) -> None:
+    run = tmp_path_factory.getbasetemp() / "starts"
+    run.mkdir(exist_ok=True)
+    content = "".join(pieces).encode()
+    (run / NAME).write_bytes(content)
+    window = read_window(run, NAME, offset, 30)
+    ends = [*window["starts"][1:], window["end"]]
+    lines = [content[start:end] for start, end in zip(window["starts"], ends, strict=True)]
+    assert [clean_text(line).rstrip("\n") for line in lines] == window["text"].split("\n")
+
+
+@settings(max_examples=40)
+@given(PIECES, st.integers(30, 200))
+def test_the_end_of_a_log_is_whole_lines(
+    tmp_path_factory: pytest.TempPathFactory, pieces: list[str], max_bytes: int
+) -> None:
+    run = tmp_path_factory.getbasetemp() / "end"
+    run.mkdir(exist_ok=True)
+    content = "".join(f"{piece}\n" for piece in pieces).encode()
+    (run / NAME).write_bytes(content)
+    end = read_end(run, NAME, max_bytes)
+    assert end["size"] == len(content)
+    assert end["held"] <= max_bytes
+    assert clean_text(content).endswith(end["text"])
+    assert content[len(content) - end["held"] - 1 :][:1] in (b"\n", b"") or end["held"] == len(
+        content
+    )
+    if max_bytes >= len(content):
+        assert end["text"] == clean_text(content)
 
 
 @given(st.binary(max_size=200), st.integers(1, 30), st.integers(-300, 300))

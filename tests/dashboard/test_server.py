@@ -83,7 +83,10 @@ def test_a_session(tmp_path: Path) -> None:
     """A run grows, 200 requests come at once beside clients that send half a request, and Ctrl-C
     ends the server."""
     run = make_run(tmp_path, status=None)
-    with owned(run), serving(tmp_path, "--port", "0") as server:
+    embed = ("--embed", "http://LocalHost:8888/lab?token=x")
+    with owned(run), serving(tmp_path, "--port", "0", *embed) as server:
+        assert "in a notebook at http://localhost:8888 show it with\n" in server.printed
+        assert f'IFrame("http://localhost:{server.port}/?token=' in server.printed
         key = wait_for_run(server)
         append(run, {"step": 200, "loss": 1.0})
         address = f"{server.url}/api/changes?watch={key}"
@@ -235,6 +238,12 @@ def test_a_unix_socket_is_for_its_user_alone(tmp_path: Path) -> None:
         (["missing"], "FOLDER=missing must be a folder that exists"),
         ([".", "--port", "70000"], "--port=70000 must be from 0 to 65535"),
         ([".", "--where", "nonsense"], "where=nonsense must be name=value"),
+        ([".", "--embed", "localhost:8888"], "--embed=localhost:8888 must be an address such as"),
+        ([".", "--embed", "http://a b"], "must be an address such as http://localhost:8888"),
+        ([".", "--embed", "http://x;frame-ancestors *"], "must be an address such as"),
+        ([".", "--embed", "http://*.example.org"], "must be an address such as"),
+        ([".", "--embed", "http://x:port"], "must be an address such as"),
+        ([".", "--embed", "http://[bad"], "must be an address such as"),
     ],
 )
 def test_mistakes(

@@ -21,6 +21,9 @@ from spectral_exp.config.command_line.jobs import JOB_NAME as JOB_NAME
 from spectral_exp.config.command_line.jobs import Composer as Composer
 from spectral_exp.config.command_line.jobs import Job as Job
 from spectral_exp.config.command_line.jobs import open_composer as open_composer
+from spectral_exp.config.command_line.recording import (
+    list_changed_settings as list_changed_settings,
+)
 from spectral_exp.config.command_line.recording import resolve_overrides as resolve_overrides
 from spectral_exp.config.command_line.recording import search_arguments as search_arguments
 from spectral_exp.runs.overrides import quote as quote

@@ -1,4 +1,7 @@
-"""The overrides and search arguments of a running job, as its record holds them."""
+"""What the record of a running job holds of its command line.
+
+These are its overrides, its search arguments, and the settings that differ from the defaults.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hydra import compose
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from spectral_exp.config.command_line.grammar import format_value, is_interpolated, parse
-from spectral_exp.runs.overrides import setting_of
+from spectral_exp.core.redact import redact
+from spectral_exp.runs.differences import are_equal
+from spectral_exp.runs.overrides import PLACE, flatten, is_among, setting_of
 
 SEARCH_PATH = "hydra.searchpath"
 
@@ -56,3 +64,26 @@ def search_arguments(hydra: Any) -> list[str]:
         *arguments,
         *(str(override) for override in given if setting_of(str(override)) == SEARCH_PATH),
     ]
+
+
+def list_changed_settings(hydra: Any, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the settings of the running job that differ from the defaults, by name.
+
+    The defaults are what the primary configuration file gives without overrides. Each setting has
+    its `default`, or nothing if the defaults do not have that setting. The result is empty if the
+    defaults cannot be composed.
+
+    Args:
+        hydra: the `hydra` node of the job.
+        config: the resolved configuration of the job.
+    """
+    try:
+        defaults = OmegaConf.to_container(compose(hydra.job.config_name, []), resolve=True)
+    except (HydraException, OmegaConfBaseException):
+        return {}
+    values, shown = dict(flatten(defaults)), dict(flatten(redact(defaults)))
+    return {
+        name: {"default": shown.get(name)} if name in values else {}
+        for name, value in flatten(config)
+        if not is_among(name, PLACE) and not (name in values and are_equal(values[name], value))
+    }

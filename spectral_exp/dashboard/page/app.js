@@ -9,7 +9,14 @@ import { setViewShortcuts, showHelp, startKeyboard } from "./keyboard.js";
 import { closePopover, toast } from "./popover.js";
 import { RunPage } from "./run.js";
 import { RunsPage } from "./runs.js";
-import { currentRoute, formatHash, lastHash, navigate, rememberView } from "./state.js";
+import {
+  currentRoute,
+  formatHash,
+  lastHash,
+  navigate,
+  rememberView,
+  startViews,
+} from "./state.js";
 import { RunStore } from "./store.js";
 import { nextTheme, startTheme, themeChoice } from "./theme.js";
 
@@ -137,8 +144,6 @@ window.addEventListener("unhandledrejection", (event) => {
   if (event.reason?.name === "AbortError") event.preventDefault();
   else toast(`Something went wrong: ${event.reason?.message ?? event.reason}`);
 });
-window.addEventListener("hashchange", route);
-window.addEventListener("routechange", route);
 
 startTheme();
 startKeyboard([
@@ -154,4 +159,4 @@ drawBar();
 store.addEventListener("status", drawStatus);
 drawStatus();
 store.start();
-route();
+startViews(route);

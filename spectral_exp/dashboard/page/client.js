@@ -22,11 +22,16 @@ export class ServerGone extends Error {
 
 const WINDOW_PARAMETERS = new Set(["lo", "hi", "bins", "since", "watch"]);
 
-const embeddedElement = document.getElementById("embedded");
-const embedded = embeddedElement ? JSON.parse(embeddedElement.textContent) : null;
+const savedElement = document.getElementById("saved");
+
+/**
+ * What an exported file holds beside the page, or null: `answers` of the server, and the `view` and
+ * `theme` that it begins with.
+ */
+export const saved = savedElement ? JSON.parse(savedElement.textContent) : null;
 
 /** Whether this page is an exported file. */
-export const isExport = embedded !== null;
+export const isExport = saved !== null;
 
 /**
  * Return the relative address of an endpoint. An array is repeated (`where`) if it is wrapped in
@@ -52,14 +57,21 @@ function queryOf(params, leaveOut = new Set()) {
 
 /** GET an endpoint and return its JSON. Throws ApiError, ServerGone or AbortError. */
 export async function getJson(path, params = {}, { signal } = {}) {
-  if (embedded) return JSON.parse(new TextDecoder().decode(await embeddedAnswer(path, params)));
+  if (isExport) return JSON.parse(new TextDecoder().decode(await savedAnswer(path, params)));
   return (await request(address(path, params), { signal })).json();
 }
 
 /** GET an endpoint and return its bytes as an ArrayBuffer. */
 export async function getBytes(path, params = {}, { signal } = {}) {
-  if (embedded) return embeddedAnswer(path, params);
+  if (isExport) return savedAnswer(path, params);
   return (await request(address(path, params), { signal })).arrayBuffer();
+}
+
+/** Return the address of a picture of the server, or null if an exported file does not hold it. */
+export function pictureAddress(path) {
+  if (!isExport) return path;
+  const picture = saved.answers[path]?.png;
+  return picture === undefined ? null : `data:image/png;base64,${picture}`;
 }
 
 /** POST JSON to an endpoint of a server that allows edits. */
@@ -68,9 +80,9 @@ export async function postJson(path, body) {
   return (await request(path, { method: "POST", headers, body: JSON.stringify(body) })).json();
 }
 
-async function embeddedAnswer(path, params) {
+async function savedAnswer(path, params) {
   const query = queryOf(params, WINDOW_PARAMETERS).toString();
-  const answer = embedded[query ? `${path}?${query}` : path];
+  const answer = saved.answers[query ? `${path}?${query}` : path];
   if (answer === undefined) throw new ApiError(404, "This is not part of the exported file.");
   const packed = Uint8Array.from(atob(answer.gzip), (character) => character.charCodeAt(0));
   const unpacked = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));

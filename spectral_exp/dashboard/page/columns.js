@@ -200,7 +200,7 @@ function metricColumns(answer, hasBaseline) {
 }
 
 /** Return a direction as words. */
-export function directionText(direction) {
+function directionText(direction) {
   return { lower: "lower is better", higher: "higher is better" }[direction] ?? String(direction);
 }
 

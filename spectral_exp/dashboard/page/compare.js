@@ -10,7 +10,7 @@ import { DiffSection, DifferenceSection } from "./compare_sections.js";
 import { FiguresSection } from "./compare_figures.js";
 import { comparisonTable } from "./compare_table.js";
 import { exportItem } from "./save.js";
-import { idList, lastHash, patchParams } from "./state.js";
+import { idList, lastHash, patchParams, setHash } from "./state.js";
 
 const MAX_GROUPS = 8;
 const REFRESH_MS = 3000;
@@ -215,7 +215,7 @@ export class ComparePage {
         key: "u",
         label: "Up to the runs",
         act: () => {
-          location.hash = lastHash("runs");
+          setHash(lastHash("runs"));
         },
       },
     ];

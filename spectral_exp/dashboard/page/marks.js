@@ -6,7 +6,7 @@ import { fill, h } from "./dom.js";
 import { openDialog, toast } from "./popover.js";
 
 /** Whether the server writes marks; if not, say how it would. */
-export function checkEditable(store) {
+function checkEditable(store) {
   if (store.facts.editable) return true;
   toast("Start the dashboard with --edit to change tags, notes, pins and the archive.");
   return false;

@@ -108,7 +108,7 @@ export function sourcedNumber(number, props = {}) {
 }
 
 /** Show which runs, metric, step and formula a number comes from. */
-export function showSource(anchor, number, pinned) {
+function showSource(anchor, number, pinned) {
   open(anchor, sourceDetails(number), {
     role: pinned ? "dialog" : "tooltip",
     pinned,
@@ -213,7 +213,7 @@ export async function copyText(text, what) {
 }
 
 /** Show a dialog with text to read or copy. */
-export function showText(title, text) {
+function showText(title, text) {
   const area = h("textarea", { readonly: true, rows: "12", "aria-label": title, value: text });
   const dialog = openDialog(title, area);
   area.focus();

@@ -11,7 +11,7 @@ import { InsideTab } from "./run_inside.js";
 import { LogTab } from "./run_log.js";
 import { SamplesTab } from "./run_samples.js";
 import { SettingsTab } from "./run_settings.js";
-import { formatHash, lastHash, navigate, patchParams } from "./state.js";
+import { formatHash, lastHash, navigate, patchParams, setHash } from "./state.js";
 
 const REFRESH_MS = 2000;
 
@@ -207,7 +207,7 @@ export class RunPage {
         key: "u",
         label: "Up to the runs",
         act: () => {
-          location.hash = lastHash("runs");
+          setHash(lastHash("runs"));
         },
       },
     ];

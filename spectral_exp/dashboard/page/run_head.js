@@ -6,7 +6,7 @@ import { bdi, fill, h, icon } from "./dom.js";
 import { formatAgo, formatTime } from "./format.js";
 import { editMarks, toggleArchive, togglePin } from "./marks.js";
 import { copyText } from "./popover.js";
-import { exportItem } from "./save.js";
+import { addressItem, exportItem } from "./save.js";
 import { lastHash, navigate } from "./state.js";
 
 const SUMMARY = new Set(["loss", "val_loss", "val_bpb", "tokens_per_s"]);
@@ -126,7 +126,7 @@ export class RunHead {
           null,
           { label: "Copy as command", hint: "c", act: () => copyRunCommand(row) },
           { label: "Copy the path", act: () => copyText(row.path, "the path") },
-          { label: "Copy the address", act: () => copyText(location.href, "the address") },
+          ...addressItem(),
           ...exportItem(),
         ],
         { iconName: "more", iconOnly: true },

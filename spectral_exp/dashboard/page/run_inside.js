@@ -1,7 +1,7 @@
 /** Plots of the inside of the model under one step slider, and spectra over time from numbers. */
 
 import { HeatMap } from "./chart/heatmap.js";
-import { ApiError, ServerGone, address, getJson, isExport } from "./client.js";
+import { ApiError, ServerGone, getJson, isExport, pictureAddress } from "./client.js";
 import { button, emptyState, menuButton } from "./controls.js";
 import { bdi, fill, h, icon } from "./dom.js";
 import { formatCount } from "./format.js";
@@ -81,18 +81,20 @@ export class InsideTab {
 
   draw() {
     const both = [this.facts, this.otherFacts].filter(Boolean);
-    // An exported file has no pictures.
-    const steps = isExport ? [] : both.flatMap(({ plots }) => plots.flatMap(stepsOf));
+    const steps = both.flatMap(({ plots }) => plots.flatMap(stepsOf));
     this.steps = [...new Set(steps)].sort((a, b) => a - b);
     const hasPlots = this.steps.length > 0;
     const hasSpectra = both.some(({ spectra }) => spectra?.length);
     this.controls.hidden = !hasPlots;
+    const leftOut = both.flatMap(({ left_out: sentences }) => sentences ?? []);
     fill(
       this.empty,
+      leftOut.map((text) => h("p", { class: "notice" }, text)),
       !hasPlots &&
         !hasSpectra &&
+        !leftOut.length &&
         emptyState(
-          isExport ? "An exported file has no plots" : "No plots yet",
+          isExport ? "No plots" : "No plots yet",
           !isExport && "Plots appear at each plot interval of the run.",
         ),
     );
@@ -260,7 +262,7 @@ class PlotPicture {
       return;
     }
     const [key, name] = [this.key, this.name].map(encodeURIComponent);
-    const url = address(`api/run/${key}/image/${name}/${present}`);
+    const url = pictureAddress(`api/run/${key}/image/${name}/${present}`);
     if (this.image.getAttribute("src") !== url) this.image.src = url;
     this.image.alt = `${this.title} of ${this.run} at step ${present}`;
     fill(this.caption, bdi(this.run), `, step ${formatCount(present)}`);

@@ -1,9 +1,10 @@
 /** The log of a run: read by windows of bytes around what is in sight, searched by the server. */
 
-import { ApiError, ServerGone, getJson } from "./client.js";
+import { ApiError, ServerGone, getJson, isExport } from "./client.js";
 import { button, checkbox, choice, emptyState, setOptions } from "./controls.js";
 import { fill, h } from "./dom.js";
 import { formatBytes, plural } from "./format.js";
+import { askSavedLog } from "./saved_log.js";
 
 const WINDOW_BYTES = 65536;
 const MAX_WINDOWS = 16;
@@ -48,7 +49,7 @@ export class LogTab {
         button("Start", () => this.jumpTo(0)),
         button("End", () => this.jumpToEnd()),
         button("Next warning", () => this.nextWarning()),
-        this.follow,
+        !isExport && this.follow,
         this.position,
       ),
       this.matches,
@@ -76,7 +77,8 @@ export class LogTab {
   async fetchWindow(parameters) {
     const path = `api/run/${encodeURIComponent(this.page.key)}/log`;
     try {
-      return await getJson(path, { file: this.file, ...parameters });
+      const question = { file: this.file, ...parameters };
+      return await (isExport ? askSavedLog(path, question) : getJson(path, question));
     } catch (error) {
       if (!(error instanceof ApiError || error instanceof ServerGone)) throw error;
       if (!this.isDestroyed) this.showMessage(error.message);
@@ -113,6 +115,7 @@ export class LogTab {
     this.names.hidden = answer.names.length < 2;
     this.windows = [windowOf(answer)];
     this.size = answer.size;
+    this.whole = answer.whole ?? null;
     fill(this.lines, this.windows[0].element);
     if (answer.size === 0) this.showMessage("It is empty.");
     this.drawPosition();
@@ -182,12 +185,11 @@ export class LogTab {
   drawPosition() {
     const [first, last] = [this.windows[0], this.windows.at(-1)];
     const all = first.start === 0 && last.end >= this.size;
-    fill(
-      this.position,
-      all
-        ? formatBytes(this.size)
-        : `${formatBytes(last.end - first.start)} of ${formatBytes(this.size)} loaded`,
-    );
+    const loaded = all
+      ? formatBytes(this.size)
+      : `${formatBytes(last.end - first.start)} of ${formatBytes(this.size)} loaded`;
+    const isEnd = this.whole !== null;
+    fill(this.position, isEnd ? `${loaded}, the end of ${formatBytes(this.whole)}` : loaded);
   }
 
   // Search
@@ -261,7 +263,7 @@ export class LogTab {
   }
 }
 
-function windowOf({ offset, end, text }) {
+function windowOf({ offset, end, text, starts }) {
   const lines = text.split("\n");
   if (lines.at(-1) === "") lines.pop();
   const element = h(
@@ -269,7 +271,7 @@ function windowOf({ offset, end, text }) {
     null,
     lines.map((line) => h("div", { class: lineClass(line) }, line || " ")),
   );
-  return { start: offset, end, lines, element };
+  return { start: offset, end, starts, element };
 }
 
 function lineClass(line) {
@@ -277,14 +279,8 @@ function lineClass(line) {
   return WARNING_LINE.test(line) ? "log-warning" : null;
 }
 
-const encoder = new TextEncoder();
-
 /** Return the element of the line that holds a byte of the file. */
-function lineAt({ start, lines, element }, offset) {
-  let position = start;
-  for (let index = 0; index < lines.length; index += 1) {
-    position += encoder.encode(lines[index]).length + 1;
-    if (offset < position) return element.children[index];
-  }
-  return element.lastElementChild;
+function lineAt({ starts, element }, offset) {
+  const next = starts.findIndex((start) => start > offset);
+  return next < 0 ? element.lastElementChild : element.children[next - 1];
 }

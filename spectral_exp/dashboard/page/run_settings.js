@@ -29,7 +29,7 @@ export class SettingsTab {
       "aria-label": "Find settings",
       oninput: () => this.drawTable(),
     });
-    this.overridden = checkbox("Only overridden", false, () => this.drawTable());
+    this.onlyChanged = checkbox("Only changed", false, () => this.drawTable());
     this.against = new RunChoice(page.store, {
       label: "Difference to",
       except: page.key,
@@ -37,7 +37,7 @@ export class SettingsTab {
       onchange: (key) => page.patch({ against: key }),
     });
     host.append(
-      h("div", { class: "controls" }, this.search, this.overridden, this.against.element),
+      h("div", { class: "controls" }, this.search, this.onlyChanged, this.against.element),
       this.diffHost,
       this.tableHost,
       this.sectionsHost,
@@ -62,7 +62,7 @@ export class SettingsTab {
 
   async showDiff(against) {
     this.shownDiff = against;
-    this.overridden.input.checked = against === DEFAULTS;
+    this.onlyChanged.input.checked = against === DEFAULTS;
     if (this.facts) this.drawTable();
     if (!against || against === DEFAULTS) {
       fill(this.diffHost);
@@ -73,25 +73,23 @@ export class SettingsTab {
   }
 
   drawTable() {
-    const { settings } = this.facts;
+    const { settings, has_defaults: hasDefaults } = this.facts;
     const text = this.search.value.trim().toLowerCase();
     const matches = ({ name, value }) => `${name} ${value}`.toLowerCase().includes(text);
-    const onlyOverridden = this.overridden.input.checked;
-    const shown = settings.filter((item) => matches(item) && (!onlyOverridden || item.overridden));
-    const hasDefaults = settings.some(
-      (item) => item.default !== undefined && item.default !== null,
-    );
+    // Runs of earlier versions have not recorded the defaults.
+    const isChanged = (item) => (hasDefaults ? item.changed : item.overridden);
+    const onlyChanged = this.onlyChanged.input.checked;
+    const shown = settings.filter((item) => matches(item) && (!onlyChanged || isChanged(item)));
     const columns = [
       {
         title: "Setting",
-        cell: ({ name, overridden }) =>
-          h("span", { class: overridden ? "overridden" : null }, bdi(name)),
+        cell: (item) => h("span", { class: isChanged(item) ? "changed" : null }, bdi(item.name)),
       },
-      { title: "Value", cell: ({ value }) => bdi(valueText(value)) },
-      hasDefaults && { title: "Default", cell: (item) => bdi(valueText(item.default ?? "")) },
+      { title: "Value", cell: ({ value }) => bdi(value) },
+      hasDefaults && { title: "Default", cell: defaultOf },
       {
         title: "Origin",
-        cell: ({ overridden }) => overridden && h("span", { class: "tag" }, "overridden"),
+        cell: ({ overridden }) => overridden && h("span", { class: "tag" }, "command line"),
       },
     ].filter(Boolean);
     fill(
@@ -129,6 +127,11 @@ export async function loadDiff(a, b) {
     if (!(error instanceof ApiError || error instanceof ServerGone)) throw error;
     return h("p", { class: "notice" }, error.message);
   }
+}
+
+function defaultOf({ changed, default: value }) {
+  if (!changed) return h("span", { class: "faint" }, "the same");
+  return value === null ? h("span", { class: "faint" }, "none") : bdi(value);
 }
 
 function section(title, value) {

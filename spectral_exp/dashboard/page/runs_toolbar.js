@@ -6,7 +6,7 @@ import { h } from "./dom.js";
 import { FilterBox } from "./filter.js";
 import { editMarks, toggleArchive, togglePin } from "./marks.js";
 import { copyText, openDialog, toast } from "./popover.js";
-import { exportItem, saveFile } from "./save.js";
+import { addressItem, exportItem, saveFile } from "./save.js";
 import { navigate, patchParams } from "./state.js";
 
 const NO_BASELINE = "";
@@ -136,7 +136,7 @@ export class RunsToolbar {
       { label: "Save as CSV", act: () => saveFile("runs.csv", toCsv(...content()), "text/csv") },
       null,
       { label: "Copy as command", hint: "c", act: () => this.page.copyCommand() },
-      { label: "Copy the address", act: () => copyText(location.href, "the address") },
+      ...addressItem(),
       ...exportItem(),
     ];
   }

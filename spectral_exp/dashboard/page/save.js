@@ -1,6 +1,8 @@
 /** Offers files to the browser for saving. */
 
 import { address, isExport } from "./client.js";
+import { copyText } from "./popover.js";
+import { currentAddress, currentHash } from "./state.js";
 
 /**
  * @param {string} name
@@ -21,10 +23,16 @@ function saveAddress(url, name) {
   link.click();
 }
 
+/** Return the entry of a menu that copies the address of the present view, if it has one. */
+export function addressItem() {
+  if (currentAddress() === null) return [];
+  return [{ label: "Copy the address", act: () => copyText(currentAddress(), "the address") }];
+}
+
 /** Return the entry of a menu that saves the present view as one file; an export has none. */
 export function exportItem() {
   if (isExport) return [];
-  const act = () => saveAddress(address("api/export", { hash: location.hash }), "dashboard.html");
+  const act = () => saveAddress(address("api/export", { hash: currentHash() }), "dashboard.html");
   return [{ label: "Save as one HTML file", act }];
 }
 

@@ -4,10 +4,56 @@
  * exported file shows the same view.
  */
 
+import { saved } from "./client.js";
+
+// In a frame that a document brings with it (`srcdoc`) the address belongs to no page: the history
+// refuses changes, and a link to a fragment leads to the page around it. The view is then kept here.
+const hasAddress = ["http:", "https:", "file:"].includes(location.protocol);
+let keptHash = location.hash || (saved?.view ?? "");
+
+/** Show the first view, and follow links and the history. `show` is called for each view. */
+export function startViews(show) {
+  if (hasAddress) {
+    if (keptHash !== location.hash) history.replaceState(null, "", keptHash);
+    window.addEventListener("hashchange", show);
+  } else document.addEventListener("click", followLink);
+  window.addEventListener("routechange", show);
+  show();
+}
+
+function followLink(event) {
+  const link = event.target.closest?.("a[href^='#']");
+  if (!link) return;
+  event.preventDefault();
+  setHash(link.getAttribute("href"));
+}
+
+/** Return the hash of the present view. */
+export function currentHash() {
+  return hasAddress ? location.hash : keptHash;
+}
+
+/** Return the address of the present view, or null if it has none. */
+export function currentAddress() {
+  return hasAddress ? location.href : null;
+}
+
+/** Go to another view, as a new entry of the history. */
+export function setHash(hash) {
+  if (hasAddress) location.hash = hash;
+  else replaceHash(hash);
+}
+
+function replaceHash(hash) {
+  if (hasAddress) history.replaceState(null, "", hash);
+  else keptHash = hash;
+  window.dispatchEvent(new Event("routechange"));
+}
+
 /** @typedef {{page: string, key: string, params: URLSearchParams}} Route */
 
 /** @returns {Route} */
-export function parseHash(hash) {
+function parseHash(hash) {
   const [path, query = ""] = splitOnce(hash.replace(/^#\/?/, ""), "?");
   const [page, key = ""] = splitOnce(path, "/");
   return { page: page || "runs", key: decode(key), params: new URLSearchParams(query) };
@@ -23,12 +69,12 @@ export function formatHash(page, key = "", params = {}) {
 
 /** @returns {Route} */
 export function currentRoute() {
-  return parseHash(location.hash);
+  return parseHash(currentHash());
 }
 
-/** Go to another view, as a new entry of the history. */
+/** Go to a page, as a new entry of the history. */
 export function navigate(page, key, params) {
-  location.hash = formatHash(page, key, params);
+  setHash(formatHash(page, key, params));
 }
 
 /**
@@ -41,15 +87,14 @@ export function patchParams(changes) {
     params.delete(name);
     for (const item of listOf(value)) params.append(name, item);
   }
-  history.replaceState(null, "", formatHash(page, key, params));
-  window.dispatchEvent(new Event("routechange"));
+  replaceHash(formatHash(page, key, params));
 }
 
 const lastHashes = new Map();
 
 /** Remember the present view, for links back to it. */
 export function rememberView() {
-  lastHashes.set(currentRoute().page, location.hash);
+  lastHashes.set(currentRoute().page, currentHash());
 }
 
 /** Return the hash of a page as it was left, or without parameters. */

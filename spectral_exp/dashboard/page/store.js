@@ -95,6 +95,7 @@ export class RunStore extends EventTarget {
     }
     if (answer.left_out) this.leftOut = answer.left_out;
     const changes = this.mergeRows(answer);
+    this.mergeSteps(answer.watched ?? {}, changes.changed);
     const first = !this.loaded;
     this.loaded = true;
     this.resolveReady();
@@ -115,6 +116,17 @@ export class RunStore extends EventTarget {
     }
     for (const key of removed) this.rows.delete(key);
     return { changed, removed };
+  }
+
+  // The files of a watched run are read for each answer, its row a little later.
+  mergeSteps(watched, changed) {
+    for (const [key, state] of Object.entries(watched)) {
+      const row = this.rows.get(key);
+      if (!mayGrow(row) || state === null || state.loading !== null) continue;
+      if (state.step === row.step) continue;
+      this.rows.set(key, { ...row, step: state.step });
+      changed.add(key);
+    }
   }
 
   mergeWatched(watched) {
@@ -145,6 +157,7 @@ export class RunStore extends EventTarget {
     if (this.retryMs) return this.retryMs;
     if (!this.facts.complete || this.isLoading()) return FAST_MS;
     for (const row of this.rows.values()) if (row.status === "running") return FAST_MS;
+    for (const key of this.watchCounts.keys()) if (mayGrow(this.rows.get(key))) return FAST_MS;
     return SLOW_MS;
   }
 
@@ -156,4 +169,9 @@ export class RunStore extends EventTarget {
   emit(type, detail = null) {
     this.dispatchEvent(new CustomEvent(type, { detail }));
   }
+}
+
+/** Whether a run trains, or was broken off and may be continued at any moment. */
+function mayGrow(row) {
+  return row?.status === "running" || row?.status === "unfinished";
 }

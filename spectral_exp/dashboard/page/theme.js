@@ -1,15 +1,17 @@
 /** Light, dark, or as the system has it. Charts draw again on the event `themechange`. */
 
+import { saved } from "./client.js";
+
 const ORDER = ["auto", "light", "dark"];
 const STORAGE_KEY = "spectral-exp-theme";
 const systemIsDark = window.matchMedia("(prefers-color-scheme: dark)");
 
 let choice = "auto";
 
-/** Apply the stored choice and follow the system. */
+/** Apply the choice of the file or the stored one, and follow the system. */
 export function startTheme() {
-  const stored = readStored();
-  if (ORDER.includes(stored)) choice = stored;
+  const wanted = [saved?.theme, readStored()].filter((name) => ORDER.includes(name));
+  choice = wanted.find((name) => name !== "auto") ?? "auto";
   systemIsDark.addEventListener("change", apply);
   apply();
 }

@@ -57,7 +57,8 @@ def make_runs(folder: Path) -> Path:
     for seed in range(1, 5):
         make_run(folder, "classic", seed, val_bpb=2.5 + 0.01 * seed)
         make_run(folder, "wave", seed, val_bpb=2.1 + 0.012 * seed, parameters=820_000)
-    run = make_run(folder, "phasor", 1, settings={"name": HOSTILE}, status=None)
+    changed = {"changed_settings": {"name": {"default": "custom"}, "model.mlp.activation": {}}}
+    run = make_run(folder, "phasor", 1, settings={"name": HOSTILE}, status=None, record=changed)
     lines = [f"line {number} <b>bold</b>" for number in range(5000)]
     lines[1234] = "[WARNING] the needle is here"
     (run / "train.log").write_text("\n".join(lines) + "\n")

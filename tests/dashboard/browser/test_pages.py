@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from PIL import Image
 
+from spectral_exp.dashboard import show
 from spectral_exp.runs.lock import RunLock
 from tests.dashboard.browser.served import HOSTILE, served, visit
 from tests.dashboard.browser.test_runs_page import expect, row
@@ -102,6 +104,26 @@ def test_a_hostile_run_is_text_everywhere(open_page: OpenPage, dashboard: str) -
     expect(page.get_by_role("cell", name=shown).first).to_be_visible()
 
 
+def test_settings_show_what_differs_from_the_defaults(open_page: OpenPage, dashboard: str) -> None:
+    page = visit(open_page, dashboard)
+    keys = keys_of(page)
+    tab = f"#/run/{keys['phasor_20260101_000001_abcd1234']}?tab=settings"
+    page.evaluate("view => { location.hash = view; }", tab)
+    expect(page.get_by_role("tab")).to_have_text([name.capitalize() for name in TABS])
+    settings = page.get_by_role("region", name="Settings", exact=True).get_by_role("row")
+    page.get_by_label("Only changed").check()
+    expect(settings).to_have_count(3)
+    expect(settings.filter(has_text="model.mlp.activation")).to_contain_text("none")
+    expect(settings.filter(has_text="<img")).to_contain_text("custom")
+    page.get_by_label("Only changed").uncheck()
+    expect(settings.filter(has_text="model.n_embd")).to_contain_text("the same")
+    # A run of an earlier version has not recorded its defaults.
+    tab = f"#/run/{keys['wave_20260101_000001_abcd1234']}?tab=settings"
+    page.evaluate("view => { location.hash = view; }", tab)
+    expect(settings.filter(has_text="model.n_embd")).to_have_count(1)
+    expect(page.get_by_role("columnheader", name="Default")).to_have_count(0)
+
+
 def test_the_whole_log_is_searched(open_page: OpenPage, dashboard: str) -> None:
     page = visit(open_page, dashboard)
     key = keys_of(page)["phasor_20260101_000001_abcd1234"]
@@ -179,6 +201,31 @@ def test_a_growing_run_is_followed_until_it_is_deleted(open_page: OpenPage, tmp_
         page.close()
 
 
+def test_the_step_of_a_watched_run_does_not_wait_for_its_row(
+    open_page: OpenPage, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path, "classic", 1, steps=100, status=None)
+    metrics = run / "logs" / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join(lines[:4]))
+
+    def without_rows(route: Any) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, json={**answer.json(), "runs": []})
+
+    with RunLock(run), served(tmp_path) as address:
+        page = visit(open_page, address)
+        page.evaluate("view => { location.hash = view; }", f"#/run/{keys_of(page)[run.name]}")
+        status = page.locator(".run-title .status")
+        expect(status).to_contain_text("running 40/100")
+        page.route("**/api/changes*", without_rows)
+        with metrics.open("a") as file:
+            file.write("".join(lines[4:8]))
+        expect(status).to_contain_text("running 80/100")
+        page.unroute_all(behavior="wait")
+        page.close()
+
+
 def test_marks_are_edited_and_written_into_the_run(open_page: OpenPage, tmp_path: Path) -> None:
     run = make_run(tmp_path, "classic", 1)
     make_run(tmp_path, "wave", 1)
@@ -250,3 +297,45 @@ def test_an_exported_view_needs_no_server(
     expect(image).to_have_attribute("aria-label", re.compile("wave"))
     page.get_by_role("tab", name="Settings").click()
     expect(page.get_by_role("cell", name="resonance").first).to_be_visible()
+
+
+def test_an_exported_run_holds_its_plots_and_log(open_page: OpenPage, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", "wave", 1)
+    (run / "visualizations").mkdir()
+    for step in (50, 100):
+        Image.new("RGB", (40, 30), "teal").save(run / "visualizations" / f"phase_step_{step}.png")
+    lines = [f"line {number} \u65e5\u672c" for number in range(20_000)]
+    lines[12_345] = "[WARNING] the needle is here"
+    (run / "train.log").write_text("\n".join(lines) + "\n")
+    file = tmp_path / "run.html"
+    show(run).save(file)
+    page = open_page("file://")
+    page.goto(f"{file.as_uri()}")
+    page.get_by_role("tab", name="Inside").click()
+    picture = page.get_by_role("img", name="Phase of wave")
+    expect(picture).to_have_js_property("naturalWidth", 40)
+    page.get_by_label("Step").press("ArrowLeft")
+    expect(page.get_by_role("img", name="at step 50")).to_have_js_property("naturalWidth", 40)
+    page.get_by_role("tab", name="Log").click()
+    log = page.get_by_role("region", name="Log")
+    expect(log.get_by_text("line 19999 ")).to_be_in_viewport()
+    expect(log).not_to_contain_text("the needle")
+    page.keyboard.press("/")
+    page.keyboard.type("Needle")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="the needle is here").click()
+    expect(log.locator(".marked")).to_have_text("[WARNING] the needle is here")
+    expect(log.locator(".marked")).to_be_in_viewport()
+    page.get_by_role("button", name="Start").click()
+    expect(log.get_by_text("line 0 ")).to_be_in_viewport()
+    page.get_by_role("button", name="Next warning").click()
+    expect(log.locator(".marked")).to_have_text("[WARNING] the needle is here")
+    # Scrolling to either side reads on without a gap.
+    for end in ("0", "element.scrollHeight"):
+        for _ in range(12):
+            log.evaluate(f"element => {{ element.scrollTop = {end}; }}")
+            page.wait_for_timeout(20)
+    shown = log.locator(".log-lines > div > div").all_inner_texts()
+    first = lines.index(shown[0])
+    assert shown == lines[first : first + len(shown)]
+    assert shown[-1] == lines[-1]

@@ -101,10 +101,7 @@ export class Raster {
   area(x, top, bottom, color, alpha) {
     this.clearRanges();
     if (x.length === 1) this.cover(x[0], top[0], x[0], bottom[0]);
-    for (let index = 1; index < x.length; index += 1) {
-      this.cover(x[index - 1], top[index - 1], x[index], top[index]);
-      this.cover(x[index - 1], bottom[index - 1], x[index], bottom[index]);
-    }
+    for (let index = 1; index < x.length; index += 1) this.coverBetween(x, top, bottom, index);
     const paint = makePaint(color, Math.round(alpha * FULL));
     for (let column = 0; column < this.width; column += 1) {
       const thickness = highest[column] - lowest[column];
@@ -132,6 +129,35 @@ export class Raster {
       if (enter > highest[column]) highest[column] = enter;
       if (leave < lowest[column]) lowest[column] = leave;
       if (leave > highest[column]) highest[column] = leave;
+    }
+  }
+
+  /** Extend the ranges of the columns between two edges from a point to the one before. */
+  coverBetween(x, top, bottom, index) {
+    const from = x[index - 1] - this.left;
+    const to = x[index] - this.left;
+    const first = Math.max(0, Math.floor(from));
+    const last = Math.min(this.width - 1, Math.floor(to));
+    const share = to > from ? 1 / (to - from) : 0;
+    const [top0, top1, bottom0, bottom1] = [
+      top[index - 1],
+      top[index],
+      bottom[index - 1],
+      bottom[index],
+    ];
+    const rise = (top1 - top0) * share;
+    const fall = (bottom1 - bottom0) * share;
+    for (let column = first; column <= last; column += 1) {
+      const start = column > from ? column - from : 0;
+      const isInside = column + 1 < to;
+      const enter = top0 + start * rise;
+      const leave = isInside ? top0 + (column + 1 - from) * rise : top1;
+      if (enter < lowest[column]) lowest[column] = enter;
+      if (leave < lowest[column]) lowest[column] = leave;
+      const enterBelow = bottom0 + start * fall;
+      const leaveBelow = isInside ? bottom0 + (column + 1 - from) * fall : bottom1;
+      if (enterBelow > highest[column]) highest[column] = enterBelow;
+      if (leaveBelow > highest[column]) highest[column] = leaveBelow;
     }
   }
 

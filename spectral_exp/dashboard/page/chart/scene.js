@@ -64,7 +64,8 @@ function seriesItems(visible, axes, window, chart, size) {
     const full = seriesColor(chart.theme, series);
     const color = isFaded ? mix(full, chart.theme.background, FADED) : full;
     const rows = rowsWithin(series, window);
-    const context = { series, rows, axes, window, color, chart, ratio: size.ratio };
+    const pixelsX = axes.scaleX.toPixels(series.x, ...rows);
+    const context = { series, rows, pixelsX, axes, window, color, chart, ratio: size.ratio };
     if (series.isBand) addBand(layers, context);
     else addCurve(layers, context);
     for (const [shape, points] of Object.entries(marks.collect(series, rows, window))) {
@@ -78,10 +79,10 @@ function seriesItems(visible, axes, window, chart, size) {
 
 /** Add a curve: points as a line, bins or what is smoothed as an envelope under a line. */
 function addCurve(layers, context) {
-  const { series, rows, axes, color, chart, ratio } = context;
+  const { series, rows, pixelsX, axes, color, chart, ratio } = context;
   const width = lineWidth(ratio);
   const isEnvelope = chart.view.smoothing > 0 || !series.isRaw;
-  const traced = traceCurve(series, rows, axes.scaleX, axes.scaleY, width, isEnvelope);
+  const traced = traceCurve(series, rows, pixelsX, axes, width, isEnvelope);
   const pale = isEnvelope ? mix(color, chart.theme.background, PALE) : color;
   addStrokes(layers.envelopes, traced.covers, pale, width);
   layers.envelopes.push({ type: "line", points: traced.path, color: pale, width });
@@ -91,9 +92,9 @@ function addCurve(layers, context) {
 }
 
 function addBand(layers, context) {
-  const { series, rows, axes, color, chart, ratio } = context;
+  const { series, rows, pixelsX, axes, color, chart, ratio } = context;
   const width = lineWidth(ratio);
-  const { area, extremes, lone } = traceBand(series, rows, axes.scaleX, axes.scaleY);
+  const { area, extremes, lone } = traceBand(series, rows, pixelsX, axes.scaleY);
   const pale = mix(color, chart.theme.background, VERY_PALE);
   for (const part of extremes) {
     layers.envelopes.push({ type: "area", ...part, color: pale, alpha: 1 });
@@ -106,13 +107,13 @@ function addBand(layers, context) {
 }
 
 /** Add the line of the means, dashed where some runs of a group have no value. */
-function addMeans(layers, { series, rows, axes, window, color, chart, ratio }) {
+function addMeans(layers, { series, rows, pixelsX, axes, window, color, chart, ratio }) {
   const { smoothing } = chart.view;
   const values =
     smoothing > 0
       ? smoothedMeans(series, ...rows, window, smoothing)
       : series.mid.subarray(...rows);
-  const { whole, partial, dots } = traceMeans(series, values, rows, axes.scaleX, axes.scaleY);
+  const { whole, partial, dots } = traceMeans(series, values, rows, pixelsX, axes.scaleY);
   const width = lineWidth(ratio);
   const dash = scaledDash(series.dash, ratio);
   // Dashes of many lines side by side would form columns.

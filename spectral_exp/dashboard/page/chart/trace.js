@@ -13,14 +13,20 @@ const END_REACH = 8;
 /** Columns that a line passes straight through need no stroke of their own. */
 const FLAT_PIXELS = 0.25;
 
-/** Collects the numbers of a path whose greatest length is known. */
+/** Collects the numbers of a path. */
 class Path {
-  constructor(most) {
-    this.numbers = new Float64Array(most);
+  /** @param {number} expected How many numbers it will usually hold. */
+  constructor(expected) {
+    this.numbers = new Float64Array(expected);
     this.length = 0;
   }
 
   add(x, y) {
+    if (this.length + 2 > this.numbers.length) {
+      const larger = new Float64Array(2 * this.numbers.length + 2);
+      larger.set(this.numbers);
+      this.numbers = larger;
+    }
     this.numbers[this.length] = x;
     this.numbers[this.length + 1] = y;
     this.length += 2;
@@ -110,12 +116,12 @@ class Columns {
  * points without neighbours, and `lone` strokes over the columns that stick out of their
  * surroundings; strokes are `[x, top, bottom, ...]`.
  *
+ * @param {Float64Array} pixels Places of the rows on x.
  * @param {number} width Width of the line and of a column in pixels.
  * @param {boolean} isEnvelope The path is pale, so all that sticks out needs a stroke.
  */
-export function traceCurve(series, [from, to], scaleX, scaleY, width, isEnvelope) {
+export function traceCurve(series, [from, to], pixels, { scaleX, scaleY }, width, isEnvelope) {
   const columns = new Columns(to - from, width);
-  const pixels = scaleX.toPixels(series.x, from, to);
   const tops = scaleY.toPixels(series.hi, from, to);
   const isRaw = series.isRaw;
   const bottoms = isRaw ? tops : scaleY.toPixels(series.lo, from, to);
@@ -157,16 +163,17 @@ function binCovers({ x: values, binWidth }, { x, top, bottom }, scaleX, width) {
 /**
  * Return `{area, extremes, lone}` of a group: the band and the extent of the single runs as closed
  * outlines, and strokes over the extremes that stick out.
+ *
+ * @param {Float64Array} x Places of the rows in pixels.
  */
-export function traceBand(series, rows, scaleX, scaleY) {
-  const area = outlines(series, series.low, series.high, rows, scaleX, scaleY);
+export function traceBand(series, rows, x, scaleY) {
+  const area = outlines(series.low, series.high, rows, x, scaleY);
   if (!series.hasExtremes) return { area, extremes: [], lone: [] };
-  const extremes = outlines(series, series.lo, series.hi, rows, scaleX, scaleY);
+  const extremes = outlines(series.lo, series.hi, rows, x, scaleY);
   return { area, extremes, lone: extremes.flatMap((part) => loneStrokes(part, Infinity)) };
 }
 
-function outlines(series, lows, highs, [from, to], scaleX, scaleY) {
-  const x = scaleX.toPixels(series.x, from, to);
+function outlines(lows, highs, [from, to], x, scaleY) {
   const top = scaleY.toPixels(highs, from, to);
   const bottom = scaleY.toPixels(lows, from, to);
   const parts = [];
@@ -186,12 +193,12 @@ function outlines(series, lows, highs, [from, to], scaleX, scaleY) {
  * group have no value, and the points that no line leads to.
  *
  * @param {ArrayLike<number>} values Those of the rows `[from, to)`.
+ * @param {Float64Array} pixelsX Their places on x.
  */
-export function traceMeans(series, values, [from, to], scaleX, scaleY) {
-  const whole = new Path(6 * (to - from));
-  const partial = new Path(6 * (to - from));
+export function traceMeans(series, values, [from, to], pixelsX, scaleY) {
+  const whole = new Path(2 * (to - from) + 2);
+  const partial = new Path(0);
   const dots = [];
-  const pixelsX = scaleX.toPixels(series.x, from, to);
   const pixelsY = scaleY.toPixels(values, 0, to - from);
   let [x, y, wasPartial, path] = [NaN, NaN, false, null];
   for (let index = 0; index < pixelsX.length; index += 1) {
