@@ -78,7 +78,8 @@ class MLP(nn.Module):
 
         These are one for gelu, two for relu2 and four for resonance.
         """
-        activation = {resonance: 4, squared_relu: 2}.get(self.activation, 1)
+        operations = {resonance: 4, squared_relu: 2}
+        activation = next((n for f, n in operations.items() if f is self.activation), 1)
         return 4 * self.n_embd * self.n_hidden + activation * self.n_hidden
 
 
@@ -238,9 +239,8 @@ class GPT(nn.Module):
         _forbid_shared_settings("attention", attention, in_attention)
         _forbid_shared_settings("embedding", embedding, {**in_embedding, "position_table": None})
         _forbid_shared_settings("mlp", mlp, part)
-        in_norm = {"n_embd": n_embd, "bias": bias}
-        _forbid_shared_settings("norm", norm, in_norm)
-        make_norm = functools.partial(norm or LayerNorm, **in_norm)
+        _forbid_shared_settings("norm", norm, {"n_embd": n_embd, "bias": bias})
+        make_norm = functools.partial(norm or LayerNorm, n_embd=n_embd, bias=bias)
         attentions = [attention(**in_attention) for _ in range(n_layer)]
         if qk_norm:
             for layer in attentions:
