@@ -37,10 +37,11 @@ def random_ids() -> Tensor:
 
 def modern(attention: str) -> Any:
     """A model with every switch on."""
+    gated: Any = SwiGLU
     model = build(
         "standard",
         attention,
-        SwiGLU,
+        gated,
         norm=RMSNorm,
         embedding_norm=True,
         qk_norm=True,
@@ -73,7 +74,7 @@ class Given(nn.Module):
 def test_qk_norm_scales_each_head_of_queries_and_keys(attention: str) -> None:
     """The layer equals one without the norm whose projections were normalised by hand."""
     torch.manual_seed(0)
-    module: Attention = ATTENTIONS[attention](n_embd=C, n_head=H, block_size=10)
+    module: Any = ATTENTIONS[attention](n_embd=C, n_head=H, block_size=10)
     module.normalise_queries_and_keys()
     module = loud(module).eval().requires_grad_(False)
     x = random(1, T, C)
@@ -150,7 +151,8 @@ def test_learned_rates_are_wave_parameters_and_start_as_fixed_ones() -> None:
 
 def test_gated_and_squared_activations_follow_their_formulas() -> None:
     x = random(1, 3, C)
-    gated, squared = loud(SwiGLU(C, bias=True)), loud(MLP(C, bias=True, activation="relu2"))
+    gated: Any = loud(SwiGLU(C, bias=True))
+    squared: Any = loud(MLP(C, bias=True, activation="relu2"))
     assert gated.n_hidden == round(8 * C / 3)
     for t in range(3):
         g, h = gated.gate(x)[0, t].tolist(), gated.hidden(x)[0, t].tolist()
@@ -188,7 +190,8 @@ def test_norms_follow_their_formulas() -> None:
 
 def test_the_embedding_is_normalised_and_the_logits_are_bounded() -> None:
     ids = random_ids()
-    plain, switched = loud(build()), loud(build(embedding_norm=True, logit_softcap=0.5))
+    plain: Any = loud(build())
+    switched: Any = loud(build(embedding_norm=True, logit_softcap=0.5))
     switched.load_state_dict(plain.state_dict(), strict=False)
     rows = switched.embedding_norm(plain.embedding(ids))
     plain.embedding.forward = lambda ids, start=0: rows
@@ -249,12 +252,14 @@ def test_the_z_loss_and_its_gradient(monkeypatch: pytest.MonkeyPatch, piece: int
         for weight in (0.0, 0.3):
             logits = (3 * random(2, 3, 5)).requires_grad_()
             total, parts = make(z_loss=weight)(logits, targets)
-            total.backward()
+            torch.autograd.backward(total)
+            assert logits.grad is not None
             grads.append((total.item(), logits.grad))
         assert "z_loss" in parts
         again = logits.detach().clone().requires_grad_()
         term = torch.logsumexp(again, -1).square().mean()
-        (0.3 * term).backward()
+        torch.autograd.backward(0.3 * term)
+        assert again.grad is not None
         torch.testing.assert_close(parts["z_loss"], term.detach())
         assert math.isclose(grads[1][0], grads[0][0] + 0.3 * term.item(), rel_tol=1e-12)
         torch.testing.assert_close(grads[1][1], grads[0][1] + again.grad)
