@@ -72,7 +72,7 @@ _SYMBOLS = {
     "colon": ":",
 }
 # fmt: on
-_FUNCTIONS = ("sin", "cos", "exp", "log", "ln", "max", "min")
+_FUNCTIONS = ("sin", "cos", "tanh", "exp", "log", "ln", "max", "min")
 _WRAPPERS = {
     "sqrt": "sqrt",
     "hat": "hat",

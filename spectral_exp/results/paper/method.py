@@ -224,7 +224,7 @@ _SWITCHES: dict[str, Callable[[Mapping[str, Any]], bool]] = {
     "embedding_norm": lambda s: s.get("model.embedding_norm") is True,
     "qk_norm": lambda s: s.get("model.qk_norm") is True,
     "logit_softcap": lambda s: s.get("model.logit_softcap") is not None,
-    "rotary_base": lambda s: _is_rotary(s) and "model.attention.base" in s,
+    "rotary_base": lambda s: _is_rotary(s) and s.get("model.attention.base", 10000) != 10000,
     "rotary_rates": lambda s: _is_rotary(s) and s.get("model.attention.frequencies") == "learned",
     "z_loss": lambda s: bool(s.get("loss.z_loss")),
 }
