@@ -6,9 +6,12 @@ copy.
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 
-from spectral_exp.losses.softmax import cross_entropy
+from spectral_exp.core.errors import require
+from spectral_exp.losses.softmax import cross_entropy, squared_log_sums
 
 
 class Loss(nn.Module):
@@ -27,14 +30,37 @@ class Loss(nn.Module):
 
 
 class CrossEntropy(Loss):
-    """Plain cross-entropy, without settings."""
+    """Cross-entropy + z_loss * mean of log(Z)^2, Z the sum of the exponentials of a token's logits.
+
+    The second term keeps the logits from drifting (Chowdhery et al. 2022).
+
+    Args:
+        z_loss: its weight, >= 0.
+    """
 
     uses_randomness = False
 
-    def __init__(self) -> None:
+    def __init__(self, z_loss: float = 0.0) -> None:
         super().__init__()
+        self.z_loss = check_z_loss(z_loss)
 
     def forward(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the mean over all tokens in nats, and the same as the part `loss`."""
+        """Return the loss, and the parts `loss` (plain cross-entropy, in nats) and `z_loss`."""
         loss = cross_entropy(logits, targets)
-        return loss, {"loss": loss.detach()}
+        return add_z_loss(loss, {"loss": loss.detach()}, logits, self.z_loss)
+
+
+def check_z_loss(z_loss: float) -> float:
+    """Return the weight of the term. Raises SettingError if it is negative or not finite."""
+    require(0 <= z_loss < math.inf, "z_loss", z_loss, "a finite number >= 0")
+    return z_loss
+
+
+def add_z_loss(
+    total: Tensor, parts: dict[str, Tensor], logits: Tensor, weight: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return a loss and its parts with the term of `weight`; unchanged if that is 0."""
+    if weight == 0:
+        return total, parts
+    term = squared_log_sums(logits)
+    return total + weight * term, {**parts, "z_loss": term.detach()}

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from spectral_exp.core.errors import require
-from spectral_exp.losses.cross_entropy import Loss
+from spectral_exp.losses.cross_entropy import Loss, add_z_loss, check_z_loss
 from spectral_exp.losses.softmax import cross_entropy_and_probabilities, sketch_targets
 
 
@@ -33,6 +33,7 @@ class QFE(Loss):
         projection_dim: P; larger vocabularies are projected to it.
         amplitude_threshold: >= 0; a frequency counts only if both magnitudes exceed it.
         seed: seed of the random signs.
+        z_loss: as of `CrossEntropy`.
     """
 
     uses_randomness = False
@@ -46,8 +47,10 @@ class QFE(Loss):
         projection_dim: int = 256,
         amplitude_threshold: float = 0.01,
         seed: int = 0,
+        z_loss: float = 0.0,
     ) -> None:
         super().__init__()
+        self.z_loss = check_z_loss(z_loss)
         require(vocab_size >= 1, "vocab_size", vocab_size, ">= 1")
         require(0 <= coherence_weight < math.inf, "coherence_weight", coherence_weight, ">= 0")
         require(0 < temperature < math.inf, "temperature", temperature, "> 0")
@@ -78,10 +81,8 @@ class QFE(Loss):
         with torch.autocast(logits.device.type, enabled=False):
             actual = sketch_targets(targets, self.projected_size, self.signs, predicted.dtype)
             penalty = coherence(predicted, actual, self.amplitude_threshold)
-        return loss + self.coherence_weight * penalty, {
-            "loss": loss.detach(),
-            "coherence": penalty.detach(),
-        }
+        parts = {"loss": loss.detach(), "coherence": penalty.detach()}
+        return add_z_loss(loss + self.coherence_weight * penalty, parts, logits, self.z_loss)
 
 
 def coherence(predicted: Tensor, actual: Tensor, threshold: float) -> Tensor:

@@ -30,6 +30,13 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
         return _apply(logits, targets, None, 0, None)[0]
 
 
+def squared_log_sums(logits: Tensor) -> Tensor:
+    """Return the mean square of log(sum(exp(logits))) over all tokens of `logits` (..., V)."""
+    with torch.autocast(logits.device.type, enabled=False):
+        mean: Tensor = _SquaredLogSums.apply(logits.flatten(0, -2))  # type: ignore[no-untyped-call]
+    return mean
+
+
 def cross_entropy_and_probabilities(
     logits: Tensor, targets: Tensor, temperature: float, size: int, signs: Tensor | None
 ) -> tuple[Tensor, Tensor]:
@@ -130,6 +137,30 @@ class _CrossEntropy(torch.autograd.Function):
             if out is buffer:
                 grad[rows] = buffer
         return grad, None, None, None, None
+
+
+class _SquaredLogSums(torch.autograd.Function):
+    """Mean square of the logarithms of the sums of exponentials of logits (N, V)."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor) -> Tensor:
+        log_sums = torch.empty(len(logits), 1, dtype=_wide(logits.dtype), device=logits.device)
+        for rows, _ in _pieces(logits):
+            log_sums[rows] = logits[rows].to(log_sums.dtype).logsumexp(-1, keepdim=True)
+        ctx.save_for_backward(logits, log_sums)
+        return log_sums.square().mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, mean_grad: Tensor) -> Tensor:
+        logits, log_sums = ctx.saved_tensors
+        # The derivative of a logarithm of a sum of exponentials is the softmax.
+        slopes = log_sums * (2 * mean_grad / len(logits))
+        grad = torch.empty_like(logits)
+        for rows, buffer in _pieces(logits):
+            softmax = torch.sub(logits[rows].to(log_sums.dtype), log_sums[rows], out=buffer).exp_()
+            grad[rows] = softmax.mul_(slopes[rows])
+        return grad
 
 
 def _sketch(x: Tensor, size: int, signs: Tensor | None) -> Tensor:

@@ -10,6 +10,9 @@ from spectral_exp.models.embedding import StandardEmbedding as StandardEmbedding
 from spectral_exp.models.generation import generate as generate
 from spectral_exp.models.gpt import GPT as GPT
 from spectral_exp.models.gpt import MLP as MLP
+from spectral_exp.models.gpt import SwiGLU as SwiGLU
+from spectral_exp.models.norms import LayerNorm as LayerNorm
+from spectral_exp.models.norms import RMSNorm as RMSNorm
 from spectral_exp.models.pure_wave import PureWaveAttention as PureWaveAttention
 from spectral_exp.models.twin import match_parameters as match_parameters
 from spectral_exp.models.wave import WaveEmbedding as WaveEmbedding

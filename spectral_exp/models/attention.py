@@ -10,24 +10,25 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from spectral_exp.core.errors import require
+from spectral_exp.core.errors import SettingError, require
+from spectral_exp.models.norms import RMSNorm
 from spectral_exp.models.precision import full_precision, upcast
 
 _MIN_NORM = 1e-6
 _MIN_LENGTH = 1e-20
 
 
-def geometric_rates(n: int, dtype: torch.dtype | None = None) -> Tensor:
-    """Rates 10000^(-w/n) in radians per token for w = 0..n-1, shape (n) (Vaswani et al. 2017)."""
+def geometric_rates(n: int, dtype: torch.dtype | None = None, base: float = 10000.0) -> Tensor:
+    """Rates base^(-w/n) in radians per token for w = 0..n-1, shape (n) (Vaswani et al. 2017)."""
     w = torch.arange(n, dtype=dtype or torch.get_default_dtype())
-    return torch.pow(10000.0, -w / n)
+    return torch.pow(base, -w / n)
 
 
 class LayerState:
@@ -98,6 +99,15 @@ class Attention(nn.Module, ABC):
         Every query is counted against all T keys, without a discount for the causal half.
         """
 
+    def normalise_queries_and_keys(self) -> None:
+        """Add a normalisation of the queries and keys of each head, with learned gains.
+
+        Raises:
+            SettingError: this kind of attention has none.
+        """
+        kind = type(self).__name__
+        raise SettingError("qk_norm", "true", f"false with {kind}, which does not support it")
+
     def _heads(self, x: Tensor) -> Tensor:
         """Reshape (B, T, H * any) to (B, H, T, any)."""
         return x.reshape(x.shape[0], x.shape[1], self.n_head, -1).transpose(1, 2)
@@ -126,10 +136,16 @@ class SoftmaxAttention(Attention):
     ) -> None:
         super().__init__(n_embd, n_head, block_size)
         self.dropout, self.scale, self.head_size = dropout, 1.0, n_embd // n_head
-        self.score_width = n_head * score_size
+        self.score_size, self.score_width = score_size, n_head * score_size
         self.project = nn.Linear(n_embd, 2 * self.score_width + n_embd, bias=bias)
         self.output = nn.Linear(n_embd, n_embd, bias=bias)
         self.residual_dropout = nn.Dropout(dropout)
+        self.query_norm: nn.Module | None = None
+        self.key_norm: nn.Module | None = None
+
+    def normalise_queries_and_keys(self) -> None:
+        """Scale the projections to root mean square 1 per head, before any position."""
+        self.query_norm, self.key_norm = RMSNorm(self.score_size), RMSNorm(self.score_size)
 
     @abstractmethod
     def queries_and_keys(self, q: Tensor, k: Tensor, start: int) -> tuple[Tensor, Tensor]:
@@ -189,8 +205,11 @@ class SoftmaxAttention(Attention):
         if not self.keeps_projection and torch.is_grad_enabled():
             v = v.clone()  # a view would keep all projections alive
         v = self._heads(v)
+        q, k = self._heads(q), self._heads(k)
         with full_precision(x):
-            q, k = self.queries_and_keys(self._heads(q), self._heads(k), start)
+            if self.query_norm is not None and self.key_norm is not None:
+                q, k = self.query_norm(upcast(q)), self.key_norm(upcast(k))
+            q, k = self.queries_and_keys(q, k, start)
         return q.to(v.dtype), k.to(v.dtype), v
 
 
@@ -209,15 +228,31 @@ class DotProductAttention(SoftmaxAttention):
 
 
 class RotaryAttention(SoftmaxAttention):
-    """Attention with rotary positions of base 10000 (Su et al. 2021)."""
+    """Attention with rotary positions (Su et al. 2021).
+
+    The d-th pair of channels turns by base^(-2d/D) radians per token.
+
+    Args:
+        base: > 1; a larger one makes the slowest pairs slower.
+        frequencies: "fixed", or "learned", one set of rates per layer that starts at these.
+        n_embd, n_head, block_size, dropout, bias: as for SoftmaxAttention.
+    """
 
     carries_position = True
     keeps_projection = False
+    wave_parameters = ("rates",)
     cosines: Tensor
     sines: Tensor
 
     def __init__(
-        self, n_embd: int, n_head: int, block_size: int, dropout: float = 0.0, bias: bool = False
+        self,
+        n_embd: int,
+        n_head: int,
+        block_size: int,
+        dropout: float = 0.0,
+        bias: bool = False,
+        base: float = 10000.0,
+        frequencies: Literal["fixed", "learned"] = "fixed",
     ) -> None:
         head_size = n_embd // n_head
         super().__init__(n_embd, n_head, block_size, dropout, bias, head_size)
@@ -228,9 +263,16 @@ class RotaryAttention(SoftmaxAttention):
             n_embd,
             f"n_head={n_head} times an even number for rotary attention",
         )
+        require(1 < base < math.inf, "base", base, "a finite number > 1")
+        allowed = "fixed or learned"
+        require(frequencies in ("fixed", "learned"), "frequencies", frequencies, allowed)
+        self.rates: nn.Parameter | None = None
+        if frequencies == "learned":
+            self.rates = nn.Parameter(geometric_rates(head_size // 2, base=base))
+            return
         # Angles in float64: float32 would be off by 1e-4 radians after some thousand tokens.
         angles = torch.arange(block_size, dtype=torch.float64)[:, None] * geometric_rates(
-            head_size // 2, torch.float64
+            head_size // 2, torch.float64, base
         )
         self.register_buffer(
             "cosines", angles.cos().to(torch.get_default_dtype()), persistent=False
@@ -240,7 +282,12 @@ class RotaryAttention(SoftmaxAttention):
     def queries_and_keys(self, q: Tensor, k: Tensor, start: int) -> tuple[Tensor, Tensor]:
         """Rotate channel pairs (d, d + D/2) of q and k by position times rate."""
         end = start + q.shape[2]
-        cosines, sines = self.cosines[start:end], self.sines[start:end]
+        if self.rates is None:
+            cosines, sines = self.cosines[start:end], self.sines[start:end]
+        else:
+            positions = torch.arange(start, end, device=q.device, dtype=self.rates.dtype)
+            angles = positions[:, None] * self.rates
+            cosines, sines = angles.cos(), angles.sin()
         return _rotate(upcast(q), cosines, sines), _rotate(upcast(k), cosines, sines)
 
     def feature_flops(self) -> int:

@@ -5,6 +5,7 @@ Letters: B batch, T tokens, C channels (`n_embd`), H heads, V vocabulary.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, cast
@@ -16,9 +17,22 @@ from torch import Tensor, nn
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.models.attention import Attention, LayerState
 from spectral_exp.models.embedding import Embedding
+from spectral_exp.models.norms import LayerNorm
 from spectral_exp.models.wave import WaveEmbedding, resonance
 
 ROLES = ("hidden", "embedding", "head", "wave", "vector")
+
+
+def squared_relu(h: Tensor) -> Tensor:
+    """Return the square of relu(h) elementwise."""
+    return F.relu(h).square()
+
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "resonance": resonance,
+    "relu2": squared_relu,
+}
 
 
 class MLP(nn.Module):
@@ -28,7 +42,8 @@ class MLP(nn.Module):
         n_embd: C.
         dropout: probability of dropping a channel of the result.
         bias: whether the linear maps have biases.
-        activation: "gelu", or "resonance" for gelu(h) + 0.1 sin(h).
+        activation: "gelu", "resonance" for gelu(h) + 0.1 sin(h), or "relu2" for the square of
+            relu(h) (So et al. 2021).
         expansion: hidden channels as a multiple of C.
         n_hidden: hidden channels; overrides `expansion`.
     """
@@ -38,16 +53,16 @@ class MLP(nn.Module):
         n_embd: int,
         dropout: float = 0.0,
         bias: bool = False,
-        activation: Literal["gelu", "resonance"] = "gelu",
+        activation: Literal["gelu", "resonance", "relu2"] = "gelu",
         expansion: int = 4,
         n_hidden: int | None = None,
     ) -> None:
         super().__init__()
-        require(activation in ("gelu", "resonance"), "activation", activation, "gelu or resonance")
+        allowed = "gelu, resonance or relu2"
+        require(activation in _ACTIVATIONS, "activation", activation, allowed)
         require(expansion >= 1, "expansion", expansion, ">= 1")
         require(n_hidden is None or n_hidden >= 1, "n_hidden", n_hidden, ">= 1 or null")
-        self.activation: Callable[[Tensor], Tensor]
-        self.activation = resonance if activation == "resonance" else F.gelu
+        self.activation: Callable[[Tensor], Tensor] = _ACTIVATIONS[activation]
         self.n_embd, self.n_hidden = n_embd, n_hidden or expansion * n_embd
         self.hidden = nn.Linear(n_embd, self.n_hidden, bias=bias)
         self.output = nn.Linear(self.n_hidden, n_embd, bias=bias)
@@ -59,20 +74,65 @@ class MLP(nn.Module):
         return y
 
     def flops_per_token(self) -> int:
-        """Count both linear maps, and one operation per channel for gelu or four for resonance."""
-        activation = 4 if self.activation is resonance else 1
+        """Count both linear maps, and the operations per hidden channel of the activation.
+
+        These are one for gelu, two for relu2 and four for resonance.
+        """
+        operations = {resonance: 4, squared_relu: 2}
+        activation = next((n for f, n in operations.items() if f is self.activation), 1)
         return 4 * self.n_embd * self.n_hidden + activation * self.n_hidden
+
+
+class SwiGLU(nn.Module):
+    """silu(W_1 x) * W_2 x between linear maps (Shazeer 2020).
+
+    Args:
+        n_embd: C.
+        dropout: probability of dropping a channel of the result.
+        bias: whether the linear maps have biases.
+        expansion: as of `MLP`, which has about as many weights: the hidden channels are two thirds
+            of this multiple of C.
+        n_hidden: hidden channels; overrides `expansion`.
+    """
+
+    def __init__(
+        self,
+        n_embd: int,
+        dropout: float = 0.0,
+        bias: bool = False,
+        expansion: int = 4,
+        n_hidden: int | None = None,
+    ) -> None:
+        super().__init__()
+        require(expansion >= 1, "expansion", expansion, ">= 1")
+        require(n_hidden is None or n_hidden >= 1, "n_hidden", n_hidden, ">= 1 or null")
+        self.n_embd = n_embd
+        self.n_hidden = n_hidden or max(1, round(2 * expansion * n_embd / 3))
+        self.gate = nn.Linear(n_embd, self.n_hidden, bias=bias)
+        self.hidden = nn.Linear(n_embd, self.n_hidden, bias=bias)
+        self.output = nn.Linear(self.n_hidden, n_embd, bias=bias)
+        self.residual_dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, T, C) to (B, T, C), each token independently."""
+        gated = F.silu(self.gate(x)) * self.hidden(x)
+        y: Tensor = self.residual_dropout(self.output(gated))
+        return y
+
+    def flops_per_token(self) -> int:
+        """Count three linear maps, and two operations per hidden channel."""
+        return 6 * self.n_embd * self.n_hidden + 2 * self.n_hidden
 
 
 class Block(nn.Module):
     """Pre-norm residual block: x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, n_embd: int, attention: Attention, mlp: MLP, bias: bool) -> None:
+    def __init__(self, norm: Callable[[], nn.Module], attention: Attention, mlp: nn.Module) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(n_embd, bias=bias)
+        self.attention_norm = norm()
         self.attention = attention
-        self.mlp_norm = nn.LayerNorm(n_embd, bias=bias)
-        self.mlp = mlp
+        self.mlp_norm = norm()
+        self.mlp = cast(MLP, mlp)
 
     def forward(self, x: Tensor, start: int = 0, state: LayerState | None = None) -> Tensor:
         """Map (B, T, C) to (B, T, C); `start` and `state` as for attention."""
@@ -112,6 +172,11 @@ class GPT(nn.Module):
             residual addition.
         tie_weights: whether the head shares the embedding's token table.
         bias: whether linear maps and normalisations have biases; the head never has one.
+        norm: builds one normalisation; called with n_embd and bias. None stands for LayerNorm.
+        embedding_norm: whether a normalisation follows the embedding.
+        qk_norm: whether each head scales the projections of its queries and keys to root mean
+            square 1, times learned gains.
+        logit_softcap: c bounds the logits by c tanh(logits / c) (Gemma Team 2024); None does not.
         n_wave: number of waves that the wave parts of a configuration share. The caller builds the
             parts with it; the model only records it.
         n_harmonic: number of harmonics per wave, recorded in the same way.
@@ -135,10 +200,16 @@ class GPT(nn.Module):
         tie_weights: bool = False,
         bias: bool = False,
         *,
+        norm: Callable[..., nn.Module] | None = None,
+        embedding_norm: bool = False,
+        qk_norm: bool = False,
+        logit_softcap: float | None = None,
         n_wave: int | None = None,
         n_harmonic: int | None = None,
     ) -> None:
         super().__init__()
+        fits = logit_softcap is None or 0 < logit_softcap < math.inf
+        require(fits, "logit_softcap", logit_softcap, "a finite number > 0, or null")
         sizes = {
             "vocab_size": vocab_size,
             "block_size": block_size,
@@ -160,7 +231,7 @@ class GPT(nn.Module):
         )
         self.vocab_size, self.block_size, self.n_layer = vocab_size, block_size, n_layer
         self.n_head, self.n_embd, self.n_wave, self.n_harmonic = n_head, n_embd, n_wave, n_harmonic
-        self.uses_randomness = dropout > 0
+        self.uses_randomness, self.logit_softcap = dropout > 0, logit_softcap
 
         part = {"n_embd": n_embd, "dropout": dropout, "bias": bias}
         in_attention = {**part, "n_head": n_head, "block_size": block_size}
@@ -168,15 +239,19 @@ class GPT(nn.Module):
         _forbid_shared_settings("attention", attention, in_attention)
         _forbid_shared_settings("embedding", embedding, {**in_embedding, "position_table": None})
         _forbid_shared_settings("mlp", mlp, part)
+        _forbid_shared_settings("norm", norm, {"n_embd": n_embd, "bias": bias})
+        make_norm = functools.partial(norm or LayerNorm, n_embd=n_embd, bias=bias)
         attentions = [attention(**in_attention) for _ in range(n_layer)]
+        if qk_norm:
+            for layer in attentions:
+                layer.normalise_queries_and_keys()
         self.embedding = embedding(
             **in_embedding, position_table=not attentions[0].carries_position
         )
+        self.embedding_norm = make_norm() if embedding_norm else None
         self.embedding_dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(
-            Block(n_embd, layer, cast(MLP, mlp(**part)), bias) for layer in attentions
-        )
-        self.norm = nn.LayerNorm(n_embd, bias=bias)
+        self.blocks = nn.ModuleList(Block(make_norm, layer, mlp(**part)) for layer in attentions)
+        self.norm = make_norm()
         self.head = nn.Linear(n_embd, vocab_size, bias=False)
         if tie_weights:
             self.head.weight = self.embedding.table.weight
@@ -197,12 +272,14 @@ class GPT(nn.Module):
             raise UserError(
                 f"{start + ids.shape[1]} tokens exceed block_size={self.block_size}; crop the input"
             )
-        x = self.embedding_dropout(self.embedding(ids, start))
+        x = self.embedding_dropout(self._embed(ids, start))
         for i, block in enumerate(self.blocks):
             x = block(x, start, None if cache is None else cache.layers[i])
         if cache is not None:
             cache.length += ids.shape[1]
         logits: Tensor = self.head(self.norm(x))
+        if self.logit_softcap is not None:
+            logits = self.logit_softcap * torch.tanh(logits / self.logit_softcap)
         return logits
 
     def new_cache(self, batch_size: int) -> Cache:
@@ -227,7 +304,7 @@ class GPT(nn.Module):
         if was_training:
             self.eval()
         try:
-            x = self.embedding(ids)
+            x = self._embed(ids, 0)
             blocks = list(self._blocks())
             for block in blocks[:layer]:
                 x = block(x)
@@ -264,12 +341,12 @@ class GPT(nn.Module):
     def component_parameters(self) -> dict[str, list[nn.Parameter]]:
         """Return the parameters of embedding, attention, mlp, norm (blocks' and final) and head.
 
-        Each parameter appears once, so a tied head has none. The embedding's normalisation counts
-        as embedding.
+        Each parameter appears once, so a tied head has none. A normalisation of the embedding
+        counts as embedding, one of queries and keys as attention.
         """
         blocks = list(self._blocks())
         components: dict[str, list[nn.Module]] = {
-            "embedding": [self.embedding],
+            "embedding": [self.embedding, *filter(None, [self.embedding_norm])],
             "attention": [block.attention for block in blocks],
             "mlp": [block.mlp for block in blocks],
             "norm": [
@@ -306,6 +383,10 @@ class GPT(nn.Module):
         )
         return self.embedding.flops_per_token() + blocks + 2 * self.n_embd * self.vocab_size
 
+    def _embed(self, ids: Tensor, start: int) -> Tensor:
+        x: Tensor = self.embedding(ids, start)
+        return x if self.embedding_norm is None else self.embedding_norm(x)
+
     def _blocks(self) -> Iterator[Block]:
         for block in self.blocks:
             assert isinstance(block, Block)
@@ -322,7 +403,7 @@ class GPT(nn.Module):
 
 
 def _forbid_shared_settings(
-    part: str, factory: Callable[..., nn.Module], shared: Mapping[str, object]
+    part: str, factory: Callable[..., nn.Module] | None, shared: Mapping[str, object]
 ) -> None:
     """Raise SettingError if the partial of a part sets a value that the model passes itself."""
     for name, value in getattr(factory, "keywords", {}).items():

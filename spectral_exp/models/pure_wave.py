@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from spectral_exp.core.errors import require
 from spectral_exp.models.attention import Attention, LayerState, geometric_rates, to_length
+from spectral_exp.models.norms import RMSNorm
 from spectral_exp.models.precision import full_precision, upcast
 
 
@@ -132,6 +133,13 @@ class PureWaveAttention(Attention):
         self.values = nn.Linear(n_embd, n_embd, bias=bias)
         self.output = nn.Linear(n_embd, n_embd, bias=bias)
         self.residual_dropout = nn.Dropout(dropout)
+        self.query_norm: nn.Module | None = None
+        self.key_norm: nn.Module | None = None
+
+    def normalise_queries_and_keys(self) -> None:
+        """Scale the projected phases, and frequencies, to root mean square 1 per head."""
+        size = self.projections // 2 * self.n_wave
+        self.query_norm, self.key_norm = RMSNorm(size), RMSNorm(size)
 
     def forward(self, x: Tensor, start: int = 0, state: LayerState | None = None) -> Tensor:
         """Mix tokens x (B, T, C) from position `start`, including the tokens held in `state`."""
@@ -184,10 +192,13 @@ class PureWaveAttention(Attention):
         positions = torch.arange(start, start + x.shape[1], device=x.device, dtype=dtype)[:, None]
         # The linear map too is exempt from autocast: a frequency error grows with the position.
         projected = self._heads(self.waves(x.to(dtype)))
+        q, k = projected.chunk(2, dim=-1)
+        if self.query_norm is not None and self.key_norm is not None:
+            q, k = self.query_norm(q), self.key_norm(k)
         if self.omega is None:
-            q_freq, q_phase, k_freq, k_phase = projected.chunk(4, dim=-1)
+            (q_freq, q_phase), (k_freq, k_phase) = q.chunk(2, dim=-1), k.chunk(2, dim=-1)
         else:
-            q_phase, k_phase = projected.chunk(2, dim=-1)
+            q_phase, k_phase = q, k
             q_freq = k_freq = self.omega[:, None]
         q = torch.sin(q_freq * positions + q_phase)
         k = torch.sin(k_freq * positions + k_phase)

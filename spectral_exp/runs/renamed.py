@@ -16,25 +16,47 @@ RENAMED: dict[str, str] = json.loads(
 )
 
 
-UNSET = {"init_from": None, "init_optimizer": False, "init_partial": False}
-"""Settings that older records lack, with the values that have no effect."""
+# Settings that older records lack, with their defaults: of a run, and of parts by their name.
+_RUN_DEFAULTS = {"init_from": None, "init_optimizer": False, "init_partial": False}
+_PART_DEFAULTS: dict[str, dict[str, Any]] = {
+    "spectral_exp.losses.CrossEntropy": {"z_loss": 0.0},
+    "spectral_exp.losses.QFE": {"z_loss": 0.0},
+    "spectral_exp.models.GPT": {
+        "embedding_norm": False,
+        "logit_softcap": None,
+        "norm": {"_target_": "spectral_exp.models.LayerNorm", "_partial_": True},
+        "qk_norm": False,
+    },
+    "spectral_exp.models.RotaryAttention": {"base": 10000.0, "frequencies": "fixed"},
+}
 
 
 def update_names(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a configuration in which every part has its current name.
 
-    Settings of `UNSET` without effect are left out, so that records of all versions are equal.
+    Settings that older records lack are left out if they have their defaults, so that the records
+    of all versions are equal.
     """
+    return _update(config, _RUN_DEFAULTS)
+
+
+def _update(node: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: _rename(key, value)
-        for key, value in config.items()
-        if key not in UNSET or value is not UNSET[key]
+        for key, value in node.items()
+        if key not in defaults or not _are_equal(value, defaults[key])
     }
+
+
+def _are_equal(value: Any, default: Any) -> bool:
+    # 10000 is 10000.0, but 0 is not false.
+    return bool(value == default) and isinstance(value, bool) is isinstance(default, bool)
 
 
 def _rename(key: str, value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {inner: _rename(inner, item) for inner, item in value.items()}
+        part = _rename("_target_", value.get("_target_"))
+        return _update(value, _PART_DEFAULTS.get(part, {}) if isinstance(part, str) else {})
     if isinstance(value, list):
         return [_rename("", item) for item in value]
     return RENAMED.get(value, value) if key == "_target_" and isinstance(value, str) else value

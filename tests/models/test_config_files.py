@@ -13,7 +13,15 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-GROUPS = ("model/embedding", "model/attention", "model/mlp", "optimizer", "schedule", "loss")
+GROUPS = (
+    "model/embedding",
+    "model/attention",
+    "model/mlp",
+    "model/norm",
+    "optimizer",
+    "schedule",
+    "loss",
+)
 FILES = [file for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
 # What the owner of a part passes at run time, and so no file may set.
 RUNTIME = {

@@ -31,7 +31,7 @@ ANOTHER: dict[tuple[str, str], dict[str, Any]] = {
         "bias": None,  # follows model.bias
     },
     ("attention", "dot_product"): {},
-    ("attention", "rotary"): {},
+    ("attention", "rotary"): {"base": 500.0, "frequencies": "learned"},
     ("attention", "interference"): {"n_wave": 24},
     ("attention", "phasor"): {"n_wave": 24},
     **{
@@ -46,8 +46,9 @@ ANOTHER: dict[tuple[str, str], dict[str, Any]] = {
     },
     **{
         ("mlp", kind): {"activation": None, "expansion": 3, "n_hidden": 321}
-        for kind in ("gelu", "resonance")
+        for kind in ("gelu", "resonance", "relu2")
     },
+    ("mlp", "swiglu"): {"expansion": 3, "n_hidden": 321},
     ("optimizer", "adamw"): {
         "learning_rate": 7e-4,
         "betas": [0.9, 0.88],
@@ -78,13 +79,14 @@ ANOTHER: dict[tuple[str, str], dict[str, Any]] = {
         "gate_every": 4,
         "roles": {"wave": {"learning_rate": 0.03}},
     },
-    ("loss", "cross_entropy"): {},
+    ("loss", "cross_entropy"): {"z_loss": 0.2},
     ("loss", "qfe"): {
         "coherence_weight": 0.2,
         "temperature": 1.7,
         "projection_dim": 32,
         "amplitude_threshold": 0.03,
         "seed": None,
+        "z_loss": 0.2,
     },
 }
 USED = [
@@ -190,6 +192,25 @@ def test_runs_from_before_a_setting_have_its_default() -> None:
 def test_the_text_of_a_schedule_has_both_of_its_ends() -> None:
     found = text(make("embedding", "wave", wave_ratio="scheduled", ratio_start=0.2, ratio_end=0.7))
     assert "follows a schedule from 0.2 to 0.7 over the run." in found
+
+
+SWITCHES = {
+    "norm._target_": ("spectral_exp.models.RMSNorm", "divides by the root mean square alone"),
+    "embedding_norm": (True, "A normalisation follows the embedding (other)."),
+    "qk_norm": (True, "scales the projections of its queries and keys"),
+    "logit_softcap": (30.0, "with c = 30"),
+}
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_switches_of_the_model_are_stated_with_their_users(name: str) -> None:
+    value, words = SWITCHES[name]
+    plain, other = make("mlp", "gelu"), make("mlp", "gelu")
+    object.__setattr__(other, "run_id", "other")
+    other.settings[f"model.{name}"] = value  # type: ignore[index]
+    assert words not in text(plain)
+    assert words in text(plain, other)
+    assert "(other)." in text(plain, other)
 
 
 def test_biases_are_stated() -> None:

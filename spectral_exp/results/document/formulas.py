@@ -15,7 +15,7 @@ from spectral_exp.core.errors import UserError, nearest
 from spectral_exp.results.document.writer import read_template
 
 _SYMBOLS: dict[str, str] = json.loads(read_template("typst_symbols.json"))
-_FUNCTIONS = ("sin", "cos", "exp", "log", "ln", "max", "min")
+_FUNCTIONS = ("sin", "cos", "tanh", "exp", "log", "ln", "max", "min")
 _WRAPPERS: dict[str, str] = json.loads(read_template("typst_wrappers.json"))
 _WORDS = ("mathrm", "text", "operatorname")
 _SPACES = {"quad": "quad", "qquad": "wide", ",": "thin", ";": "med", "!": ""}

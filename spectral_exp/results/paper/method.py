@@ -5,8 +5,9 @@ The formulas are those of the modules that implement them: `models`, `optim`, `l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from spectral_exp.results.document.model import (
     Block,
@@ -21,7 +22,7 @@ from spectral_exp.results.document.prose import blocks, inline, placeholders, pr
 from spectral_exp.results.group import group_by
 from spectral_exp.results.paper.material import Material
 from spectral_exp.results.paper.passages import has_passage, passage, read_passage
-from spectral_exp.runs.parts import PARTS, SECTIONS
+from spectral_exp.runs.parts import PARTS, SECTIONS, component_name
 from spectral_exp.runs.run import Run
 
 _TITLES = {
@@ -38,7 +39,7 @@ _POSITION_FREE = ("dot_product", "interference")
 
 def method(material: Material) -> tuple[Block, ...]:
     """Return the whole section."""
-    found: list[Block] = [Heading("Method"), *_skeleton(material)]
+    found: list[Block] = [Heading("Method"), *_skeleton(material), *_switches(material)]
     for part in PARTS:
         found.append(Heading(_TITLES[part], 2))
         users: dict[str, list[Run]] = {}
@@ -62,6 +63,18 @@ def _skeleton(material: Material) -> tuple[Block, ...]:
     if tied == {True}:
         head = "; the head shares the token table"
     return _render(material, "skeleton", material.runs, head=head)
+
+
+def _switches(material: Material) -> tuple[Block, ...]:
+    """Return a paragraph with a sentence for each switch that some runs have turned on."""
+    sentences = []
+    for name, is_on in _SWITCHES.items():
+        runs = [run for run in material.runs if is_on(run.settings)]
+        if runs:
+            words = _sentence(material, f"switch {name}", runs)
+            labels = material.labels(runs)
+            sentences.append(prose("{{words}} ({{labels}}).", words=words, labels=labels))
+    return (Paragraph(join_texts(sentences, between=" ", last=" ")),) if sentences else ()
 
 
 def _describe(material: Material, name: str, runs: Sequence[Run]) -> tuple[Block, ...]:
@@ -229,12 +242,32 @@ def _choose_scale(runs: Sequence[Run]) -> str:
     return "original scale" if is_original else "scale of adamw"
 
 
+def _choose_gated_width(runs: Sequence[Run]) -> str:
+    return _choose_width(runs).replace("width", "gated width")
+
+
+def _is_rotary(settings: Mapping[str, Any]) -> bool:
+    return component_name(settings, SECTIONS["attention"]) == "rotary"
+
+
+_SWITCHES: dict[str, Callable[[Mapping[str, Any]], bool]] = {
+    "rms_norm": lambda s: component_name(s, "model.norm") == "rmsnorm",
+    "embedding_norm": lambda s: s.get("model.embedding_norm") is True,
+    "qk_norm": lambda s: s.get("model.qk_norm") is True,
+    "logit_softcap": lambda s: s.get("model.logit_softcap") is not None,
+    "rotary_base": lambda s: _is_rotary(s) and s.get("model.attention.base", 10000) != 10000,
+    "rotary_rates": lambda s: _is_rotary(s) and s.get("model.attention.frequencies") == "learned",
+    "z_loss": lambda s: bool(s.get("loss.z_loss")),
+}
+"""Switch -> whether settings turn it on; those without effect are not recorded."""
+
 _VARIANTS = {
     "biases": _Variant("model.bias", _choose_bias),
     "ratio": _Variant("model.embedding.wave_ratio", _choose_ratio),
     "frequencies": _Variant("model.attention.frequencies", _choose_frequencies),
     "length": _Variant("model.attention.feature_length", _choose_length),
     "width": _Variant("model.mlp.n_hidden", _choose_width),
+    "gated_width": _Variant("model.mlp.n_hidden", _choose_gated_width),
     "every": _Variant("optimizer.gate_every", _choose_filter),
     "lookahead": _Variant("optimizer.nesterov", _choose_lookahead),
     "scale": _Variant("optimizer.rate_scale", _choose_scale),
