@@ -35,3 +35,11 @@ def content_crc32(content: Mapping[str, Any]) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file. Raises UserError if it is missing or unreadable."""
     return read_object(path)
+
+
+def read_intact_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file as `read_json` does. Raises UserError too if its checksum is wrong."""
+    content = read_json(path)
+    if "crc32" in content and content["crc32"] != content_crc32(content):
+        raise UserError(f"{path} was changed or damaged since it was written")
+    return content
