@@ -1,0 +1,136 @@
+"""The whole state of sharded models and optimizers: gathered for a checkpoint, divided on loading.
+
+One tensor at a time is whole on the device, so the state needs the memory of its checkpoint on the
+CPU of rank 0 only.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+class GatheredModel(nn.Module):
+    """Stands for a sharded model in a checkpoint: it has the whole state and nothing else.
+
+    Args:
+        state: as `state_dict` of the model returns it, with plain tensors.
+    """
+
+    def __init__(self, state: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._state = state
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the whole state."""
+        return self._state
+
+
+class GatheredOptimizer:
+    """Stands for the optimizer of a sharded model in a checkpoint.
+
+    Args:
+        state: as `state_dict` of the optimizer returns it, with plain tensors.
+    """
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        self._state = state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the whole state."""
+        return self._state
+
+
+def gather_state(
+    model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[GatheredModel, GatheredOptimizer] | None:
+    """Return the whole state of both in the memory of rank 0, or None on other ranks.
+
+    All processes call it together. The tensors of the result share no memory with the model.
+    """
+    keeps = dist.get_rank() == 0
+    weights = _gather(model.state_dict(keep_vars=True), keeps)
+    moments = _gather(optimizer.state_dict(), keeps)
+    return (GatheredModel(weights), GatheredOptimizer(moments)) if keeps else None
+
+
+def divide_model_state(state: Mapping[str, Any], model: nn.Module) -> OrderedDict[str, Any]:
+    """Return the state of a whole model as this process holds it of the sharded `model`.
+
+    Args:
+        state: what a checkpoint holds, mapped from a file or in memory; names that the model lacks
+            stay as they are, for `load_state_dict` to report.
+        model: the sharded model.
+    """
+    own = model.state_dict()
+    divided = OrderedDict((name, _divide(value, own.get(name))) for name, value in state.items())
+    _copy_versions(state, divided)
+    return divided
+
+
+def divide_optimizer_state(
+    state: Mapping[str, Any], optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Return the state of a whole optimizer as this process holds it of the sharded `optimizer`."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    numbers = [number for group in state["param_groups"] for number in group["params"]]
+    by_number = dict(zip(numbers, parameters, strict=False))
+    divided = {
+        number: {name: _divide(value, by_number.get(number)) for name, value in entries.items()}
+        for number, entries in state["state"].items()
+    }
+    return {**state, "state": divided}
+
+
+@torch.no_grad()
+def _gather(state: Any, keeps: bool) -> Any:
+    """Return nested `state` with whole tensors on the CPU if `keeps`, else an empty one."""
+    known: dict[int, Tensor] = {}  # tied weights are gathered and kept once
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            if id(value) not in known:
+                known[id(value)] = whole(value)
+            return known[id(value)]
+        if isinstance(value, OrderedDict):
+            ordered = OrderedDict((key, convert(item)) for key, item in value.items())
+            _copy_versions(value, ordered)
+            return ordered
+        if isinstance(value, dict):
+            return {key: convert(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(convert(item) for item in value)
+        return value
+
+    def whole(value: Tensor) -> Tensor:
+        if isinstance(value, DTensor):
+            full = value.full_tensor()
+            plain = full.cpu() if keeps else torch.empty(0)
+        else:
+            plain = value.detach().to("cpu", copy=True) if keeps else torch.empty(0)
+        if isinstance(value, nn.Parameter):
+            return nn.Parameter(plain, requires_grad=False)
+        return plain
+
+    return convert(state)
+
+
+def _copy_versions(state: Mapping[str, Any], copy: OrderedDict[str, Any]) -> None:
+    """Let `copy` keep the versions of module layouts that a `state_dict` has."""
+    if (versions := getattr(state, "_metadata", None)) is not None:
+        copy._metadata = versions  # type: ignore[attr-defined]
+
+
+def _divide(value: Any, like: Any) -> Any:
+    """Return the rows of a whole tensor that this process holds if `like` is divided."""
+    if not (isinstance(value, Tensor) and isinstance(like, DTensor) and value.shape == like.shape):
+        return value
+    divided = distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
+    # A tensor of its own, instead of a view of a mapped file.
+    return divided.clone()
