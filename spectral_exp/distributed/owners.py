@@ -53,9 +53,14 @@ class OwnedUpdate(NamedTuple):
 
 
 class ReplicatedOwners:
-    """Every process holds all matrices, as with data parallelism. Owners broadcast updates."""
+    """Every process holds all matrices, as with data parallelism. Owners broadcast updates.
 
-    def __init__(self) -> None:
+    Args:
+        group: all processes; None for the default group.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
+        self._group = group
         self._rank, self._size = dist.get_rank(), dist.get_world_size()
 
     def local(self, tensor: Tensor) -> Tensor:
@@ -82,7 +87,7 @@ class ReplicatedOwners:
                 message = _pack([part for i in owned for part in own.pop(i)], forms, device)
             else:
                 message = _empty(forms, device)
-            dist.broadcast(message, src=owner)
+            dist.broadcast(message, src=owner, group=self._group)
             parts = _unpack(message, forms)
             results |= {i: parts[2 * at : 2 * at + 2] for at, i in enumerate(owned)}
         for i, update in enumerate(updates):
@@ -95,9 +100,13 @@ class ShardedOwners:
 
     The rows of a matrix go to its owner, and those of its update come back, each in one
     `all_to_all_single` for all matrices.
+
+    Args:
+        group: all processes; None for the default group.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
+        self._group = group
         self._rank, self._size = dist.get_rank(), dist.get_world_size()
 
     def local(self, tensor: Tensor) -> Tensor:
@@ -121,7 +130,8 @@ class ShardedOwners:
         device = updates[0].inputs[0].device
         own = by_owner[self._rank]
         stacks = _gather_stacks(
-            [[_Rows(p, u.parameters[0].shape[0]) for u in us for p in u.inputs] for us in by_owner]
+            [[_Rows(p, u.parameters[0].shape[0]) for u in us for p in u.inputs] for us in by_owner],
+            self._group,
         )
         results = [update.compute(*(next(stacks) for _ in update.inputs)) for update in own]
         n_rows = [update.parameters[0].shape[0] for update in own]
@@ -136,6 +146,7 @@ class ShardedOwners:
             ],
             [[form for update in us for form in _result_forms(update)] for us in by_owner],
             device,
+            self._group,
         )
         parts_of = [iter(parts) for parts in returned]
         return [
@@ -150,11 +161,11 @@ class ShardedOwners:
         if first.shape[1] > 0:
             rows, numbers = update.compute(*update.inputs)
         numbers = numbers * (first.shape[1] / update.parameters[0].shape[0])
-        dist.all_reduce(numbers)
+        dist.all_reduce(numbers, group=self._group)
         return OwnedUpdate(update, rows, numbers)
 
 
-def whole_norms(tensors: Sequence[DTensor]) -> Tensor:
+def whole_norms(tensors: Sequence[DTensor], group: dist.ProcessGroup | None = None) -> Tensor:
     """Return the norm of each sharded tensor (N), computed by one process from all its rows."""
     if not tensors:
         return torch.empty(0)
@@ -162,13 +173,14 @@ def whole_norms(tensors: Sequence[DTensor]) -> Tensor:
     owners = assign_owners([tensor.numel() for tensor in tensors], size)
     by_owner = [[i for i, owner in enumerate(owners) if owner == rank] for rank in range(size)]
     stacks = _gather_stacks(
-        [[_Rows(tensors[i].to_local()[None], len(tensors[i])) for i in of] for of in by_owner]
+        [[_Rows(tensors[i].to_local()[None], len(tensors[i])) for i in of] for of in by_owner],
+        group,
     )
     local = tensors[0].to_local()
     norms = torch.zeros(len(tensors), dtype=local.dtype, device=local.device)
     for i, stack in zip(by_owner[dist.get_rank()], stacks, strict=True):
         norms[i] = torch.linalg.vector_norm(stack[0])
-    dist.all_reduce(norms)
+    dist.all_reduce(norms, group=group)
     return norms
 
 
@@ -209,7 +221,9 @@ class _Rows(NamedTuple):
         return _Form(self.part.dtype, shape)
 
 
-def _gather_stacks(by_owner: Sequence[Sequence[_Rows]]) -> Iterator[Tensor]:
+def _gather_stacks(
+    by_owner: Sequence[Sequence[_Rows]], group: dist.ProcessGroup | None
+) -> Iterator[Tensor]:
     """Send rows of `by_owner[rank]` to each rank; return the whole stacks for this process."""
     rank, size = dist.get_rank(), len(by_owner)
     device = next(rows.part.device for owned in by_owner for rows in owned)
@@ -217,13 +231,17 @@ def _gather_stacks(by_owner: Sequence[Sequence[_Rows]]) -> Iterator[Tensor]:
         [[rows.part for rows in owned] for owned in by_owner],
         [[rows.form(source, size) for rows in by_owner[rank]] for source in range(size)],
         device,
+        group,
     )
     # Not a generator function: also a process that owns nothing must send.
     return (torch.cat(parts, dim=1) for parts in zip(*received, strict=True))
 
 
 def _exchange(
-    parts: Sequence[Sequence[Tensor]], forms: Sequence[Sequence[_Form]], device: torch.device
+    parts: Sequence[Sequence[Tensor]],
+    forms: Sequence[Sequence[_Form]],
+    device: torch.device,
+    group: dist.ProcessGroup | None,
 ) -> list[list[Tensor]]:
     """Send `parts[rank]` to each rank, and return what each has sent, of `forms[rank]`."""
     own_forms = [[_Form(part.dtype, part.shape) for part in to_rank] for to_rank in parts]
@@ -231,7 +249,7 @@ def _exchange(
     sent = _pack(list(chain(*parts)), list(chain(*own_forms)), device)
     received_bytes = [sum(form.padded_bytes for form in from_rank) for from_rank in forms]
     received = torch.empty(sum(received_bytes), dtype=torch.uint8, device=device)
-    dist.all_to_all_single(received, sent, received_bytes, sent_bytes)
+    dist.all_to_all_single(received, sent, received_bytes, sent_bytes, group=group)
     pieces = torch.split(received, received_bytes)
     return [_unpack(piece, of_rank) for piece, of_rank in zip(pieces, forms, strict=True)]
 

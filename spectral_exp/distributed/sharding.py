@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
@@ -28,7 +28,12 @@ from spectral_exp.distributed.shards import local_part
 
 
 def shard_model(
-    model: nn.Module, blocks: Iterable[nn.Module], device: torch.device, *, exact: bool = False
+    model: nn.Module,
+    blocks: Iterable[nn.Module],
+    device: torch.device,
+    *,
+    exact: bool = False,
+    group: dist.ProcessGroup | None = None,
 ) -> None:
     """Divide the parameters of `model`, which are equal on all processes, among them.
 
@@ -37,8 +42,12 @@ def shard_model(
         blocks: its parts that are made whole one after the other.
         device: of the parameters.
         exact: whether gradients are added in the order of ranks.
+        group: all processes; None for the default group.
     """
-    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    if group is None:
+        mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    else:
+        mesh = DeviceMesh.from_group(group, device.type)
     for block in blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh, ignored_params=set(_undivided(model)))
@@ -61,20 +70,26 @@ def set_gradient_sync(model: nn.Module, is_last_micro_step: bool) -> None:
     root.set_is_last_backward(is_last_micro_step)
 
 
-def complete_gradients(model: nn.Module) -> None:
+def complete_gradients(model: nn.Module, group: dist.ProcessGroup | None = None) -> None:
     """Add up the gradients of parameters that are whole on all processes, in the order of ranks."""
     gradients = [p.grad for p in _undivided(model) if p.grad is not None]
     if not gradients:
         return
     own = torch.stack([gradient.detach() for gradient in gradients])
     parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, own)
+    dist.all_gather(parts, own, group=group)
     for gradient, total in zip(gradients, _sum_in_order(parts), strict=True):
         gradient.copy_(total)
 
 
 @torch.no_grad()
-def clip_gradients(parameters: Sequence[Tensor], max_norm: float, *, exact: bool = False) -> Tensor:
+def clip_gradients(
+    parameters: Sequence[Tensor],
+    max_norm: float,
+    *,
+    exact: bool = False,
+    group: dist.ProcessGroup | None = None,
+) -> Tensor:
     """Scale gradients down to a norm of at most `max_norm` over all of them; return the norm.
 
     This is `torch.nn.utils.clip_grad_norm_` for sharded parameters.
@@ -84,10 +99,11 @@ def clip_gradients(parameters: Sequence[Tensor], max_norm: float, *, exact: bool
         max_norm: > 0; infinite only measures.
         exact: compute the norm of each parameter from the whole gradient, which one process gets.
             This has the bits of one process, and sends every gradient once more.
+        group: all processes; None for the default group.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     local = [local_part(gradient) for gradient in gradients]
-    norms = _exact_norms(gradients) if exact else _norms(gradients, local)
+    norms = _exact_norms(gradients, group) if exact else _norms(gradients, local, group)
     total: Tensor = torch.linalg.vector_norm(norms)
     # As torch's function: without a branch, which would wait for a GPU.
     coefficient = torch.clamp(max_norm / (total + 1e-6), max=1.0)
@@ -96,20 +112,22 @@ def clip_gradients(parameters: Sequence[Tensor], max_norm: float, *, exact: bool
     return total
 
 
-def _norms(gradients: Sequence[Tensor], local: Sequence[Tensor]) -> Tensor:
+def _norms(
+    gradients: Sequence[Tensor], local: Sequence[Tensor], group: dist.ProcessGroup | None
+) -> Tensor:
     """Return the norms of gradients, from the squares that each process holds."""
     squares = torch.stack([part.detach().double().square().sum() for part in local])
     divided = [isinstance(gradient, DTensor) for gradient in gradients]
     if dist.get_rank() > 0:  # those of whole parameters count once
         squares *= torch.tensor(divided, device=squares.device)
-    dist.all_reduce(squares)
+    dist.all_reduce(squares, group=group)
     return squares.sqrt().to(local[0].dtype)
 
 
-def _exact_norms(gradients: Sequence[Tensor]) -> Tensor:
+def _exact_norms(gradients: Sequence[Tensor], group: dist.ProcessGroup | None) -> Tensor:
     """Return the norms of gradients, each computed by one process as it is alone."""
     divided = [gradient for gradient in gradients if isinstance(gradient, DTensor)]
-    norms = iter(whole_norms(divided))
+    norms = iter(whole_norms(divided, group))
     return torch.stack(
         [
             next(norms) if isinstance(gradient, DTensor) else torch.linalg.vector_norm(gradient)

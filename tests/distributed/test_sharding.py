@@ -33,7 +33,7 @@ from spectral_exp.optim.rgd import RGD
 from tests.distributed.ranks import backward, batch, small_model, spawn
 
 CPU = torch.device("cpu")
-STEPS = 4
+STEPS = 3
 
 Build = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 OPTIMIZERS: dict[str, Build] = {
