@@ -1,19 +1,23 @@
-"""The whole state of sharded models and optimizers: gathered for a checkpoint, divided on loading.
+"""The state of sharded models and optimizers in checkpoints.
 
-One tensor at a time is whole on the device, so the state needs the memory of its checkpoint on the
-CPU of rank 0 only.
+`gather_state` makes an ordinary checkpoint of it: one tensor at a time is whole on the device, and
+rank 0 gets all of them in the memory of its CPU. `split_state` takes what each process holds as it
+is, for states that no machine can hold. The `divide_...` functions load both.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+from spectral_exp.distributed.divided import DividedTensor, stand_in
+from spectral_exp.distributed.shards import row_range
 
 
 class GatheredModel(nn.Module):
@@ -58,6 +62,51 @@ def gather_state(
     weights = _gather(model.state_dict(keep_vars=True), keeps)
     moments = _gather(optimizer.state_dict(), keeps)
     return (GatheredModel(weights), GatheredOptimizer(moments)) if keeps else None
+
+
+class SplitState(NamedTuple):
+    """The state of a sharded model and its optimizer as one process holds it.
+
+    Attributes:
+        model: the state without divided tensors, in the place of which are stand-ins.
+        optimizer: the same of the optimizer.
+        rows: the rows of divided tensors that this process holds, by entry of the checkpoint.
+    """
+
+    model: GatheredModel
+    optimizer: GatheredOptimizer
+    rows: dict[str, dict[Any, Any]]
+
+
+def split_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> SplitState:
+    """Return the state as this process holds it; the rows share memory with the model."""
+    weights = model.state_dict()
+    moments = optimizer.state_dict()
+    states = moments["state"]
+    rows: dict[str, dict[Any, Any]] = {
+        "model_state_dict": _rows(weights),
+        "optimizer_state_dict": {number: _rows(entries) for number, entries in states.items()},
+    }
+    stood_in = {number: _with_stand_ins(entries) for number, entries in states.items()}
+    return SplitState(
+        GatheredModel(_with_stand_ins(weights)),
+        GatheredOptimizer({**moments, "state": stood_in}),
+        rows,
+    )
+
+
+def _rows(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    divided = {name: value for name, value in state.items() if isinstance(value, DTensor)}
+    return {name: value.to_local().detach() for name, value in divided.items()}
+
+
+def _with_stand_ins(state: Mapping[str, Any]) -> OrderedDict[str, Any]:
+    result = OrderedDict(
+        (name, stand_in(value.shape) if isinstance(value, DTensor) else value)
+        for name, value in state.items()
+    )
+    _copy_versions(state, result)
+    return result
 
 
 def divide_model_state(state: Mapping[str, Any], model: nn.Module) -> OrderedDict[str, Any]:
@@ -128,8 +177,17 @@ def _copy_versions(state: Mapping[str, Any], copy: OrderedDict[str, Any]) -> Non
 
 
 def _divide(value: Any, like: Any) -> Any:
-    """Return the rows of a whole tensor that this process holds if `like` is divided."""
-    if not (isinstance(value, Tensor) and isinstance(like, DTensor) and value.shape == like.shape):
+    """Return the rows of a whole or divided tensor that this process holds if `like` is divided."""
+    if not isinstance(like, DTensor) or getattr(value, "shape", None) != like.shape:
+        return value
+    if isinstance(value, DividedTensor):
+        mesh = like.device_mesh
+        n_rows, rank, size = value.shape[0], mesh.get_local_rank(), mesh.size()
+        rows = value.rows(*row_range(n_rows, rank, size)).to(like.device)
+        return DTensor.from_local(
+            rows, mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+        )
+    if not isinstance(value, Tensor):
         return value
     divided = distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
     # A tensor of its own, instead of a view of a mapped file.

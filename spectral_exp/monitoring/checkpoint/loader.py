@@ -14,6 +14,7 @@ from spectral_exp.monitoring.checkpoint.reader import (
     BrokenCheckpointError,
     UnreadableCheckpointError,
 )
+from spectral_exp.monitoring.checkpoint.shards import shard_bytes
 from spectral_exp.runs import layout
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class CheckpointLoader:
                 {
                     "step": step,
                     "path": str(path),
-                    "size_mb": facts.st_size / 1e6,
+                    "size_mb": (facts.st_size + shard_bytes(path)) / 1e6,
                     "timestamp": modified.isoformat(timespec="seconds"),
                     "is_latest": path in newest[:1],
                     "is_best": path == best,
