@@ -374,9 +374,7 @@ def run_job(config: DictConfig, rendezvous: Rendezvous | None = None) -> None:
     plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
     search = search_arguments(job)
     try:
-        with build(
-            plain, run_dir, resolve_overrides(job, plain), search, rendezvous
-        ) as runner:
+        with build(plain, run_dir, resolve_overrides(job, plain), search, rendezvous) as runner:
             _record(config, run_dir)
             log.info("run directory: %s", shown)
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -21,6 +22,12 @@ from spectral_exp.distributed.ranks import Parts, Ranks
 from spectral_exp.distributed.rendezvous import Rendezvous, describe_members
 from spectral_exp.distributed.settings import DistributedSettings
 
+# The newer name of the same argument.
+_SYNC_BUFFERS = (
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    else "broadcast_buffers"
+)
 _CHUNK = 2**22  # numbers per message when gradients are added in order
 
 
@@ -99,10 +106,11 @@ class GroupRanks(Ranks):
             self._ddp = DistributedDataParallel(
                 compute,
                 process_group=self._group,
-                broadcast_buffers=False,
                 gradient_as_bucket_view=True,
+                **{_SYNC_BUFFERS: False},
             )
-        self._ddp.register_comm_hook(None, self._add_bucket)
+        # A function without annotations, which DDP would compare with its own types.
+        self._ddp.register_comm_hook(None, lambda state, bucket: self._add_bucket(bucket))
         return self._ddp
 
     def micro_batches(self, count: int) -> range:
@@ -121,7 +129,7 @@ class GroupRanks(Ranks):
         # What follows the last local gradient is waiting.
         self.communication_s += time.perf_counter() - self._last_bucket_s
 
-    def _add_bucket(self, state: object, bucket: dist.GradBucket) -> Future[Tensor]:
+    def _add_bucket(self, bucket: dist.GradBucket) -> Future[Tensor]:
         """Add a bucket of gradients over all processes, without the division of DDP.
 
         The objective of each micro-batch has been divided by their number already.
@@ -203,7 +211,7 @@ class GroupRanks(Ranks):
         if self._device.type == "cpu":
             vector = torch.cat([slots.flatten(), flags])
             dist.all_reduce(vector)
-            slots, flags = vector[:-size - 1].view_as(slots), vector[-size - 1 :]
+            slots, flags = vector[: -size - 1].view_as(slots), vector[-size - 1 :]
         else:
             dist.all_reduce(slots, group=self._group)
             dist.all_reduce(flags)
@@ -212,9 +220,7 @@ class GroupRanks(Ranks):
         self._main_waits = bool(numbers[size])
         dtypes = [parts[0][name].dtype for name in names]
         self.communication_s += time.perf_counter() - start_s
-        return [
-            {name: row[i].to(dtypes[i]) for i, name in enumerate(names)} for row in slots
-        ]
+        return [{name: row[i].to(dtypes[i]) for i, name in enumerate(names)} for row in slots]
 
     def batches_here(self, index: int) -> bool:
         """Return whether this process evaluates validation batch `index`."""

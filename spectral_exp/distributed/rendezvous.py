@@ -198,9 +198,7 @@ class Rendezvous:
                     return
                 reports = self._reports()
             except RuntimeError as error:
-                raise RunError(
-                    f"rank 0 or its launcher has ended ({first_line(error)})"
-                ) from error
+                raise RunError(f"rank 0 or its launcher has ended ({first_line(error)})") from error
             known = [report for report in reports if report.kind != "peer"] or reports
             if known:
                 raise known[0].error()
