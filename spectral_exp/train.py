@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import errno
 import functools
-import json
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -36,6 +36,7 @@ from spectral_exp.config.command_line import (
     Job,
     describe,
     help_text,
+    quote,
     resolve_overrides,
     search_arguments,
 )
@@ -46,7 +47,6 @@ from spectral_exp.core.files import atomic_writer
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.parent import die_with_parent
 from spectral_exp.core.signals import StopRequest, unblock_signals
-from spectral_exp.distributed.lazy import LazyLauncher
 from spectral_exp.distributed.settings import DistributedSettings
 from spectral_exp.distributed.world import (
     LAUNCHED,
@@ -61,6 +61,7 @@ from spectral_exp.runs.log import log_to
 from spectral_exp.sweeps import workers as sweep_workers
 
 if TYPE_CHECKING:
+    from spectral_exp.distributed.launch import Launcher
     from spectral_exp.distributed.rendezvous import Rendezvous
 
 log = logging.getLogger(__name__)
@@ -99,18 +100,13 @@ def main(arguments: list[str] | None = None) -> int:
         protect_output()
     # The launcher decides for its processes when to stop.
     is_launched = LAUNCHED in os.environ
-    launcher = LazyLauncher()
-
-    def stop_others() -> bool:
-        return launcher.stop() or sweep_workers.stop_workers()
-
-    with StopRequest(immediate=True, delegate=stop_others, is_worker=is_launched) as stop:
+    with StopRequest(
+        immediate=True, delegate=sweep_workers.stop_workers, is_worker=is_launched
+    ) as stop:
         try:
             if is_launched:
                 unblock_signals()
-            code = _run(sys.argv[1:] if arguments is None else arguments, launcher)
-            if code > 128 and stop.signal_number is not None:
-                code = 128 + stop.signal_number
+            code = _run(sys.argv[1:] if arguments is None else arguments)
         except Interrupted as error:
             if error.problem:
                 _print_problems(error.problem)
@@ -124,7 +120,7 @@ def main(arguments: list[str] | None = None) -> int:
         return code
 
 
-def _run(arguments: list[str], launcher: LazyLauncher) -> int:
+def _run(arguments: list[str]) -> int:
     """Check the command line, let Hydra run it, and return the exit code."""
     _require_working_directory()
     world = world_from_environment()
@@ -144,20 +140,39 @@ def _run(arguments: list[str], launcher: LazyLauncher) -> int:
         _run_by_hydra(command, run_job)
         return 0
     jobs = command.compose()
-    size = _number_of_processes(jobs)
-    if size > 1:
-        with launcher.start(size, arguments, jobs[0].config["distributed"]):
-            command = _check(command, jobs, World(size=size, local_size=size))
-            return launcher.run(json.dumps(command.to_json()))
-    _run_by_hydra(_check(command, jobs, SINGLE), run_job)
-    return 0
+    is_sweep = command.multirun or jobs[0].sweeps
+    size = _number_of_processes(jobs[0].config)
+    if size == 1 or is_sweep:
+        _run_by_hydra(_check(command, jobs), run_job)
+        return 0
+    with _launched(size, jobs[0].config, arguments) as launcher:
+        return launcher.run(_check(command, jobs).to_json())
 
 
-def _number_of_processes(jobs: list[Job]) -> int:
+def _number_of_processes(config: Mapping[str, Any]) -> int:
     """Return `distributed.nproc` if it is a number; other values are reported by the checks."""
-    settings = jobs[0].config.get("distributed")
+    settings = config.get("distributed")
     size = settings.get("nproc") if isinstance(settings, Mapping) else None
-    return size if isinstance(size, int) and not jobs[0].sweeps else 1
+    return size if isinstance(size, int) and size > 1 else 1
+
+
+@contextmanager
+def _launched(size: int, config: Mapping[str, Any], arguments: Sequence[str]) -> Iterator[Launcher]:
+    """Start the processes of a run; they load while the caller checks the command.
+
+    Raises:
+        Interrupted: a signal stopped the run, which was saved.
+    """
+    from spectral_exp.distributed.launch import Launcher
+
+    times = {name: config["distributed"][name] for name in ("init_timeout_s", "step_timeout_s")}
+    with (
+        Launcher(size, arguments, DistributedSettings(**times)) as launcher,
+        StopRequest(delegate=launcher.stop) as stop,
+    ):
+        yield launcher
+        if stop.signal_number is not None and launcher.was_stopped:
+            raise Interrupted(stop.signal_number)
 
 
 def _run_as_rank(world: World, arguments: list[str]) -> int:
@@ -309,13 +324,21 @@ class JobError(Exception):
         return self.message
 
 
-def _check(command: CommandLine, jobs: list[Job], world: World) -> CommandLine:
-    """Build every job on trial, so that mistakes are reported before any file exists."""
+def _check(command: CommandLine, jobs: list[Job], world: World = SINGLE) -> CommandLine:
+    """Build every job on trial, so that mistakes are reported before any file exists.
+
+    Args:
+        command: the command line.
+        jobs: its jobs.
+        world: the processes that train, unless `distributed.nproc` starts them.
+    """
     from spectral_exp.config.build import check
 
     problems: dict[str, None] = {}
     for job in jobs:
-        problems.update(dict.fromkeys(check(job.config, job.run_dir, world)))
+        size = _number_of_processes(job.config)
+        job_world = World(size=size, local_size=size) if world == SINGLE else world
+        problems.update(dict.fromkeys(check(job.config, job.run_dir, job_world)))
     if problems:
         raise UserError("\nerror: ".join(problems))
     for job in jobs:
@@ -423,11 +446,28 @@ def run_sweep_job(config: DictConfig) -> None:
                 f"{run_dir}: the sweep was stopped before this job began", 128 + stopped_by
             )
         try:
-            run_job(config)
+            _run_job_or_launch(config)
         except Interrupted as error:
             if not sweep_workers.is_worker():
                 raise
             raise JobError(f"{run_dir}: stopped and saved", error.exit_code) from error
+
+
+def _run_job_or_launch(config: DictConfig) -> None:
+    """Run one job of a sweep in this process, or start its processes and wait for them."""
+    job = HydraConfig.get()
+    plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
+    size = _number_of_processes(plain)
+    if size == 1:
+        run_job(config)
+        return
+    run_dir = Path(job.runtime.output_dir)
+    overrides = [*resolve_overrides(job, plain), f"hydra.run.dir={quote(str(run_dir))}"]
+    command = CommandLine.parse([*search_arguments(job), *overrides])
+    with _launched(size, plain, command.arguments) as launcher:
+        code = launcher.run(command.to_json())
+    if code:
+        raise JobError(f"{_relative(run_dir)}: see the messages above", code)
 
 
 def _record(config: DictConfig, run_dir: Path) -> None:

@@ -322,6 +322,7 @@ def _assemble(
     components = _components(config, paths, make, sample_ids=sample, max_steps=max_steps)
     make.finish()
     assert dataset is not None
+    assert distributed is not None
     loss.to(device)
     threads = globals_.threads
     if threads is None and world.size > 1:

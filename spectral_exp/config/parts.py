@@ -10,8 +10,8 @@ from torch import nn
 
 from spectral_exp.config.construct import Constructor
 from spectral_exp.config.roles import Role
-from spectral_exp.distributed import DistributedSettings
 from spectral_exp.data import Corpus, Dataset, KnownText, TokenizerSpec, prepare
+from spectral_exp.distributed import DistributedSettings
 from spectral_exp.models.gpt import GPT
 from spectral_exp.models.twin import match_parameters
 from spectral_exp.models.undrawn import UndrawnWeights

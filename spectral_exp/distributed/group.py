@@ -22,12 +22,8 @@ from spectral_exp.distributed.ranks import Parts, Ranks
 from spectral_exp.distributed.rendezvous import Rendezvous, describe_members
 from spectral_exp.distributed.settings import DistributedSettings
 
-# The newer name of the same argument.
-_SYNC_BUFFERS = (
-    "forward_sync_buffers"
-    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
-    else "broadcast_buffers"
-)
+# The newer and the older name of the same argument.
+_SYNC_BUFFERS = ("forward_sync_buffers", "broadcast_buffers")
 _CHUNK = 2**22  # numbers per message when gradients are added in order
 
 
@@ -102,12 +98,11 @@ class GroupRanks(Ranks):
                 for value in (*model.parameters(), *model.buffers()):
                     dist.broadcast(value, 0, group=self._group)
             return compute
+        known = inspect.signature(DistributedDataParallel).parameters
+        options: dict[str, Any] = {next(name for name in _SYNC_BUFFERS if name in known): False}
         with self.translated_errors():
             self._ddp = DistributedDataParallel(
-                compute,
-                process_group=self._group,
-                gradient_as_bucket_view=True,
-                **{_SYNC_BUFFERS: False},
+                compute, process_group=self._group, gradient_as_bucket_view=True, **options
             )
         # A function without annotations, which DDP would compare with its own types.
         self._ddp.register_comm_hook(None, lambda state, bucket: self._add_bucket(bucket))
@@ -129,7 +124,7 @@ class GroupRanks(Ranks):
         # What follows the last local gradient is waiting.
         self.communication_s += time.perf_counter() - self._last_bucket_s
 
-    def _add_bucket(self, bucket: dist.GradBucket) -> Future[Tensor]:
+    def _add_bucket(self, bucket: Any) -> Future[Tensor]:
         """Add a bucket of gradients over all processes, without the division of DDP.
 
         The objective of each micro-batch has been divided by their number already.
@@ -162,7 +157,7 @@ class GroupRanks(Ranks):
         dist.all_gather(gathered, own, group=self._group)
         sizes = [p.numel() for _, p in parameters]
         for flat in gathered:
-            for (i, p), gradient in zip(parameters, flat.split(sizes), strict=True):
+            for (i, p), gradient in zip(parameters, torch.split(flat, sizes), strict=True):
                 assert p.grad is not None
                 total = self._totals[i]
                 if total is None:

@@ -7,17 +7,17 @@ makes it leave them behind. The variables of the processes are those of torchrun
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from spectral_exp.core.display import print_error
 from spectral_exp.core.errors import Interrupted
@@ -40,6 +40,9 @@ class Launcher:
     They load while the caller checks the command, wait for it in the store, and are killed at the
     end of the block if they still run.
 
+    Attributes:
+        was_stopped: whether rank 0 ended because of a signal, after saving.
+
     Args:
         size: number of processes.
         arguments: of this command, as the process list shows them.
@@ -58,6 +61,7 @@ class Launcher:
         self._store = prefixed(self._server)
         self._processes: list[subprocess.Popen[bytes]] = []
         self._signalled = False
+        self.was_stopped = False
         code = (
             f"import sys; sys.path[:] = {list(map(os.path.abspath, sys.path))!r}; "
             f"sys.orig_argv[:] = {sys.orig_argv!r}; {dying_with_this_process(signal.SIGTERM)}; "
@@ -106,16 +110,16 @@ class Launcher:
         self._signalled = bool(running)
         return bool(running)
 
-    def run(self, shared: str) -> int:
+    def run(self, shared: Mapping[str, Any]) -> int:
         """Let the processes train, wait for their end, and return the exit code of rank 0.
 
         Args:
-            shared: what they wait for, a JSON text.
+            shared: the command line that they wait for, as JSON values.
 
         Raises:
             Interrupted: a second signal came; the processes have been killed.
         """
-        self._store.set("shared", shared)
+        self._store.set("shared", json.dumps(shared))
         try:
             return self._wait()
         except Interrupted:
@@ -152,10 +156,10 @@ class Launcher:
             )
         self._let_end(others)
         self._kill()
-        if code is None:
+        if code is None or code < 0:
+            self.was_stopped = self._signalled
             return 1
-        if code < 0:
-            return 128 - code if self._signalled else 1
+        self.was_stopped = self._signalled and code > 128
         return code
 
     def _let_end(self, processes: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -102,7 +102,11 @@ class CommandLine:
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> CommandLine:
         """Return the command line with the fields that `to_json` returned."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in fields.items()
+        }
+        return cls(**values)
 
     def with_run_dir(self, first: Job) -> CommandLine:
         """Return the command line with an experiment id that is unique on this machine."""
