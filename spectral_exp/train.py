@@ -12,12 +12,15 @@ torch is imported only when a run starts, so that `--help` and `--cfg job` are f
 from __future__ import annotations
 
 import errno
+import functools
 import logging
 import os
 import signal
 import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import hydra
 import yaml
@@ -30,8 +33,10 @@ from omegaconf import DictConfig, OmegaConf
 from spectral_exp.config import trust
 from spectral_exp.config.command_line import (
     CommandLine,
+    Job,
     describe,
     help_text,
+    quote,
     resolve_overrides,
     search_arguments,
 )
@@ -40,9 +45,24 @@ from spectral_exp.core.display import print_error, protect_output
 from spectral_exp.core.errors import Interrupted, RunError, UserError
 from spectral_exp.core.files import atomic_writer
 from spectral_exp.core.foreign_text import printable
-from spectral_exp.core.signals import StopRequest
+from spectral_exp.core.parent import die_with_parent
+from spectral_exp.core.signals import StopRequest, unblock_signals
+from spectral_exp.distributed.settings import DistributedSettings
+from spectral_exp.distributed.world import (
+    LAUNCHED,
+    SINGLE,
+    World,
+    address_from_environment,
+    is_under_torchrun,
+    world_from_environment,
+)
 from spectral_exp.runs import layout
+from spectral_exp.runs.log import log_to
 from spectral_exp.sweeps import workers as sweep_workers
+
+if TYPE_CHECKING:
+    from spectral_exp.distributed.launch import Launcher
+    from spectral_exp.distributed.rendezvous import Rendezvous
 
 log = logging.getLogger(__name__)
 
@@ -78,10 +98,15 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     if arguments is None:
         protect_output()
-    with StopRequest(immediate=True, delegate=sweep_workers.stop_workers) as stop:
+    # The launcher decides for its processes when to stop.
+    is_launched = LAUNCHED in os.environ
+    with StopRequest(
+        immediate=True, delegate=sweep_workers.stop_workers, is_worker=is_launched
+    ) as stop:
         try:
-            _run(sys.argv[1:] if arguments is None else arguments)
-            code = 0
+            if is_launched:
+                unblock_signals()
+            code = _run(sys.argv[1:] if arguments is None else arguments)
         except Interrupted as error:
             if error.problem:
                 _print_problems(error.problem)
@@ -95,16 +120,127 @@ def main(arguments: list[str] | None = None) -> int:
         return code
 
 
-def _run(arguments: list[str]) -> None:
-    """Check the command line, then let Hydra run it."""
+def _run(arguments: list[str]) -> int:
+    """Check the command line, let Hydra run it, and return the exit code."""
     _require_working_directory()
+    world = world_from_environment()
+    if world.size > 1:
+        if not {"-m", "--multirun"} & set(arguments):
+            return _run_as_rank(world, arguments)
+        if is_under_torchrun():
+            raise UserError(
+                "torchrun starts the processes of one run, and --multirun is a sweep of runs; give "
+                "the command without torchrun, with distributed.nproc for the processes of each run"
+            )
     command = CommandLine.parse(arguments)
     if command.arguments in (["--help"], ["-h"]):
         print(help_text())
-        return
+        return 0
+    if command.informs_only:
+        _run_by_hydra(command, run_job)
+        return 0
+    jobs = command.compose()
+    is_sweep = command.multirun or jobs[0].sweeps
+    size = _number_of_processes(jobs[0].config)
+    if size == 1 or is_sweep:
+        _run_by_hydra(_check(command, jobs), run_job)
+        return 0
+    with _launched(size, jobs[0].config, arguments) as launcher:
+        return launcher.run(_check(command, jobs).to_json())
+
+
+def _number_of_processes(config: Mapping[str, Any]) -> int:
+    """Return `distributed.nproc` if it is a number; other values are reported by the checks."""
+    settings = config.get("distributed")
+    size = settings.get("nproc") if isinstance(settings, Mapping) else None
+    return size if isinstance(size, int) and size > 1 else 1
+
+
+@contextmanager
+def _launched(size: int, config: Mapping[str, Any], arguments: Sequence[str]) -> Iterator[Launcher]:
+    """Start the processes of a run; they load while the caller checks the command.
+
+    Raises:
+        Interrupted: a signal stopped the run, which was saved.
+    """
+    from spectral_exp.distributed.launch import Launcher
+
+    times = {name: config["distributed"][name] for name in ("init_timeout_s", "step_timeout_s")}
+    with (
+        Launcher(size, arguments, DistributedSettings(**times)) as launcher,
+        StopRequest(delegate=launcher.stop) as stop,
+    ):
+        yield launcher
+        if stop.signal_number is not None and launcher.was_stopped:
+            raise Interrupted(stop.signal_number)
+
+
+def _run_as_rank(world: World, arguments: list[str]) -> int:
+    """Run as one of several processes, of which the first one owns the run directory.
+
+    The others print nothing: their messages are in the log of the run, and the first process
+    reports their errors.
+    """
+    from spectral_exp.distributed.group import close_group
+    from spectral_exp.distributed.rendezvous import Rendezvous
+
+    if is_under_torchrun():
+        die_with_parent(os.getppid(), signal.SIGTERM)
+    timeout_s = DistributedSettings().init_timeout_s
+    rendezvous = Rendezvous(world, address_from_environment(), timeout_s)
+    try:
+        if LAUNCHED in os.environ:
+            fields = rendezvous.get("shared")
+        else:
+            fields = rendezvous.share(lambda: _checked_fields(arguments, world))
+        command = CommandLine.from_json(fields)
+        if world.is_main:
+            _run_by_hydra(command, functools.partial(run_job, rendezvous=rendezvous))
+        elif not command.informs_only:
+            _run_member(command, rendezvous)
+    except BaseException as error:
+        cause = error.__cause__ if isinstance(error, JobError) else None
+        rendezvous.report(cause or error)
+        if world.is_main:
+            raise
+        return _member_exit_code(error)
+    finally:
+        close_group()
+        rendezvous.leave()
+    return 0
+
+
+def _checked_fields(arguments: list[str], world: World) -> dict[str, Any]:
+    """Return the checked command line, for all processes."""
+    command = CommandLine.parse(arguments)
     if not command.informs_only:
-        command = _check(command)
-    _run_by_hydra(command)
+        command = _check(command, command.compose(), world)
+    return command.to_json()
+
+
+def _run_member(command: CommandLine, rendezvous: Rendezvous) -> None:
+    """Train as a process beyond the first, without Hydra's run directory."""
+    from spectral_exp.config.build import RUN_DIR_KEY, build_member
+
+    config = command.compose()[0].config
+    root = Path(rendezvous.get(RUN_DIR_KEY))
+    with log_to(layout.RunPaths(root).rank_log(rendezvous.world.rank)):
+        try:
+            with build_member(config, rendezvous) as runner:
+                runner.run()
+        except (UserError, RunError) as error:
+            log.error("error: %s", error)
+            raise
+        except Exception:
+            log.exception("the run failed")
+            raise
+
+
+def _member_exit_code(error: BaseException) -> int:
+    """Return the exit code of a process beyond the first; a stop is no failure of it."""
+    if isinstance(error, KeyboardInterrupt):
+        return 0
+    return 2 if isinstance(error, UserError) else 1
 
 
 def _require_working_directory() -> None:
@@ -188,14 +324,21 @@ class JobError(Exception):
         return self.message
 
 
-def _check(command: CommandLine) -> CommandLine:
-    """Build every job on trial, so that mistakes are reported before any file exists."""
-    jobs = command.compose()
+def _check(command: CommandLine, jobs: list[Job], world: World = SINGLE) -> CommandLine:
+    """Build every job on trial, so that mistakes are reported before any file exists.
+
+    Args:
+        command: the command line.
+        jobs: its jobs.
+        world: the processes that train, unless `distributed.nproc` starts them.
+    """
     from spectral_exp.config.build import check
 
     problems: dict[str, None] = {}
     for job in jobs:
-        problems.update(dict.fromkeys(check(job.config, job.run_dir)))
+        size = _number_of_processes(job.config)
+        job_world = World(size=size, local_size=size) if world == SINGLE else world
+        problems.update(dict.fromkeys(check(job.config, job.run_dir, job_world)))
     if problems:
         raise UserError("\nerror: ".join(problems))
     for job in jobs:
@@ -205,8 +348,8 @@ def _check(command: CommandLine) -> CommandLine:
     return command.with_run_dir(jobs[0])
 
 
-def _run_by_hydra(command: CommandLine) -> None:
-    """Let Hydra run the jobs of `command`."""
+def _run_by_hydra(command: CommandLine, run_one: Callable[[DictConfig], None]) -> None:
+    """Let Hydra run the jobs of `command`; `run_one` runs the job of a single run."""
     if command.flags or command.multirun:
         sys.argv[1:] = command.arguments
         if command.multirun:
@@ -225,7 +368,7 @@ def _run_by_hydra(command: CommandLine) -> None:
 
         def run(config: DictConfig) -> None:
             try:
-                run_job(config)
+                run_one(config)
             except JobError as error:  # Hydra would print it with all overrides
                 failed.append(error)
 
@@ -234,8 +377,12 @@ def _run_by_hydra(command: CommandLine) -> None:
         raise failed[0]
 
 
-def run_job(config: DictConfig) -> None:
+def run_job(config: DictConfig, rendezvous: Rendezvous | None = None) -> None:
     """Build and run one job in the run directory that Hydra has made for it.
+
+    Args:
+        config: the configuration of the job.
+        rendezvous: where this process, the first of several, meets the others.
 
     Raises:
         Interrupted: a signal stopped the run, which was saved.
@@ -250,7 +397,7 @@ def run_job(config: DictConfig) -> None:
     plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
     search = search_arguments(job)
     try:
-        with build(plain, run_dir, resolve_overrides(job, plain), search) as runner:
+        with build(plain, run_dir, resolve_overrides(job, plain), search, rendezvous) as runner:
             _record(config, run_dir)
             log.info("run directory: %s", shown)
             try:
@@ -299,11 +446,28 @@ def run_sweep_job(config: DictConfig) -> None:
                 f"{run_dir}: the sweep was stopped before this job began", 128 + stopped_by
             )
         try:
-            run_job(config)
+            _run_job_or_launch(config)
         except Interrupted as error:
             if not sweep_workers.is_worker():
                 raise
             raise JobError(f"{run_dir}: stopped and saved", error.exit_code) from error
+
+
+def _run_job_or_launch(config: DictConfig) -> None:
+    """Run one job of a sweep in this process, or start its processes and wait for them."""
+    job = HydraConfig.get()
+    plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
+    size = _number_of_processes(plain)
+    if size == 1:
+        run_job(config)
+        return
+    run_dir = Path(job.runtime.output_dir)
+    overrides = [*resolve_overrides(job, plain), f"hydra.run.dir={quote(str(run_dir))}"]
+    command = CommandLine.parse([*search_arguments(job), *overrides])
+    with _launched(size, plain, command.arguments) as launcher:
+        code = launcher.run(command.to_json())
+    if code:
+        raise JobError(f"{_relative(run_dir)}: see the messages above", code)
 
 
 def _record(config: DictConfig, run_dir: Path) -> None:

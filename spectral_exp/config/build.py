@@ -8,17 +8,17 @@ the lock of the run directory meanwhile.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from spectral_exp.config.construct import Constructor, construct
-from spectral_exp.config.device import resolve_device
+from spectral_exp.config.device import resolve_device, usable_cpus
 from spectral_exp.config.folders import refuse_unwritable, trial_folder
 from spectral_exp.config.parts import ROLES, make_dataset, make_model, make_optimizer, make_part
 from spectral_exp.config.roles import Role
@@ -26,6 +26,9 @@ from spectral_exp.config.samples import build_sampler, plot_sample, prompt_ids
 from spectral_exp.core.errors import SettingError, UserError, nearest, require
 from spectral_exp.data import Dataset, KnownText
 from spectral_exp.data.batches import Batches, EvalWindows
+from spectral_exp.distributed.ranks import Ranks
+from spectral_exp.distributed.settings import DistributedSettings, refuse_indivisible
+from spectral_exp.distributed.world import SINGLE, World
 from spectral_exp.models.gpt import GPT
 from spectral_exp.models.undrawn import UndrawnWeights
 from spectral_exp.monitoring import (
@@ -55,6 +58,12 @@ from spectral_exp.training.resume import (
 from spectral_exp.training.runner import Runner
 from spectral_exp.training.seeding import process_settings
 from spectral_exp.training.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from spectral_exp.distributed.rendezvous import Rendezvous
+
+RUN_DIR_KEY = "run_dir"
+"""Where process 0 publishes its run directory, once it owns it."""
 
 COMPONENTS: dict[str, type[Component]] = {
     "backup": Backup,
@@ -100,6 +109,7 @@ class _Parts:
 
     globals: Globals
     settings: TrainingSettings
+    distributed: DistributedSettings
     device: torch.device
     dataset: Dataset
     model: GPT
@@ -109,12 +119,13 @@ class _Parts:
     components: dict[str, Any]
 
 
-def check(config: Mapping[str, Any], run_dir: Path | None) -> list[str]:
+def check(config: Mapping[str, Any], run_dir: Path | None, world: World = SINGLE) -> list[str]:
     """Return every mistake in `config`, one line each; write only the cache of tokenized text.
 
     Args:
         config: plain resolved configuration.
         run_dir: the run directory; None if its name is not known yet.
+        world: the processes that will train.
     """
     config = update_names(config)
     location = run_dir or Path(str(config.get("outputs", "outputs")))
@@ -126,7 +137,7 @@ def check(config: Mapping[str, Any], run_dir: Path | None) -> list[str]:
     try:
         known = None if run_dir is None else find_known_text(RunPaths(run_dir))
         with trial_folder(location) as folder:
-            parts = _assemble(config, RunPaths(folder), known, trial=True)
+            parts = _assemble(config, RunPaths(folder), known, world, trial=True)
         if run_dir is not None and not problems and run_dir.is_dir():
             refuse_changed_data(RunPaths(run_dir), parts.dataset.fingerprints)
             refuse_before_start(config, RunPaths(run_dir))
@@ -142,7 +153,11 @@ def check(config: Mapping[str, Any], run_dir: Path | None) -> list[str]:
 
 @contextmanager
 def build(
-    config: dict[str, Any], run_dir: str | Path, overrides: list[str], search: Sequence[str] = ()
+    config: dict[str, Any],
+    run_dir: str | Path,
+    overrides: list[str],
+    search: Sequence[str] = (),
+    rendezvous: Rendezvous | None = None,
 ) -> Iterator[Runner]:
     """Build the runner of `config` in `run_dir`, which is locked inside the `with` block.
 
@@ -151,6 +166,7 @@ def build(
         run_dir: the run directory, new or to be continued.
         overrides: command-line overrides, recorded so that `resume=` can repeat them.
         search: arguments that locate further configuration files, recorded for `resume=` too.
+        rendezvous: where this process, the first of several, meets the others.
 
     Raises:
         UserError: the configuration has a mistake, or the directory belongs to another run or is in
@@ -165,15 +181,57 @@ def build(
         has_run = paths.config_file.is_file() or paths.checkpoint_steps()
         if has_run and (problems := resume_problems(config, paths.root, component_files())):
             raise UserError("\nerror: ".join(problems))
-        torch.manual_seed(int(config["seed"]))
-        parts = _assemble(config, paths, find_known_text(paths), trial=False)
-        _begin_attempt(config, paths, parts, overrides, search)
-        runner = _runner(config, paths, parts, lock)
+        if rendezvous is not None:
+            rendezvous.put(RUN_DIR_KEY, str(paths.root.absolute()))
+        world = SINGLE if rendezvous is None else rendezvous.world
+        parts = _assemble_seeded(config, paths, world)
+        ranks = _ranks(parts, rendezvous)
+        _begin_attempt(config, paths, parts, overrides, search, ranks)
+        runner = _runner(config, paths, parts, ranks, lock.check)
         try:
             yield runner
         finally:
             runner.sync()
             runner.metrics.close()
+
+
+@contextmanager
+def build_member(config: dict[str, Any], rendezvous: Rendezvous) -> Iterator[Runner]:
+    """Build the runner of a process beyond the first: it trains, and writes no file of the run.
+
+    Args:
+        config: plain resolved configuration.
+        rendezvous: where this process meets the others.
+
+    Raises:
+        UserError: the configuration has a mistake on this machine.
+    """
+    config = update_names(config)
+    paths = RunPaths(rendezvous.get(RUN_DIR_KEY))
+    with torch.random.fork_rng():
+        parts = _assemble_seeded(_without_components(config), paths, rendezvous.world)
+        settings = replace(parts.settings, sample_tokens=0, profile_steps=0, restore_best=False)
+        parts = replace(parts, settings=settings)
+        yield _runner(config, paths, parts, _ranks(parts, rendezvous), lambda: None)
+
+
+def _without_components(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration whose monitoring components are all disabled or absent."""
+    nodes = config["monitoring"]
+    disabled = {
+        name: {**node, **({"url": None} if name == "backup" else {"enabled": False})}
+        for name, node in nodes.items()
+        if not issubclass(COMPONENTS[name], Observer)
+    }
+    return {**config, "monitoring": disabled}
+
+
+def _ranks(parts: _Parts, rendezvous: Rendezvous | None) -> Ranks:
+    if rendezvous is None:
+        return Ranks(parts.device)
+    from spectral_exp.distributed.group import GroupRanks
+
+    return GroupRanks(rendezvous, parts.distributed, parts.device)
 
 
 def component_files(*, backed_up_only: bool = False) -> list[str]:
@@ -194,12 +252,13 @@ def _begin_attempt(
     parts: _Parts,
     overrides: list[str],
     search: Sequence[str],
+    ranks: Ranks,
 ) -> None:
     """Check that the run can be continued here, and record the new attempt."""
     refuse_changed_data(paths, parts.dataset.fingerprints)
     parts.components["backup"].check()
     parts.dataset.tokenizer.save(paths.tokenizer)
-    all_attempts = list_attempts(paths, overrides, search)
+    all_attempts = list_attempts(paths, overrides, search, ranks.describe())
     warn_of_other_bits(paths, parts.globals.threads)
     move_damaged_record(paths)
     # The record contains torch's thread count, which must be that of training.
@@ -214,8 +273,19 @@ def _begin_attempt(
         )
 
 
+def _assemble_seeded(config: Mapping[str, Any], paths: RunPaths, world: World) -> _Parts:
+    """Build all parts of a run; every process draws the same weights."""
+    torch.manual_seed(int(config["seed"]))
+    return _assemble(config, paths, find_known_text(paths), world, trial=False)
+
+
 def _assemble(
-    config: Mapping[str, Any], paths: RunPaths, known: KnownText | None, trial: bool
+    config: Mapping[str, Any],
+    paths: RunPaths,
+    known: KnownText | None,
+    world: World,
+    *,
+    trial: bool,
 ) -> _Parts:
     """Build all parts. Raises one UserError with all problems."""
     make = Constructor()
@@ -228,9 +298,10 @@ def _assemble(
     ]
     top = {key: value for key, value in config.items() if key in top_names}
     globals_ = make.make({"_target_": f"{__name__}.Globals", **top}, "", Role(Globals, __name__))
-    device = make.call("", lambda: resolve_device(str(config.get("device"))))
+    device = make.call("", lambda: resolve_device(str(config.get("device")), world))
     device = device or torch.device("cpu")
     settings = make_part(config, "training", make)
+    distributed = _distributed(config, world, settings, make)
     dataset = make_dataset(config, make, known)
     if dataset is not None and settings is not None:
         make.call("training", lambda: prompt_ids(dataset, settings))
@@ -251,8 +322,39 @@ def _assemble(
     components = _components(config, paths, make, sample_ids=sample, max_steps=max_steps)
     make.finish()
     assert dataset is not None
+    assert distributed is not None
     loss.to(device)
-    return _Parts(globals_, settings, device, dataset, model, optimizer, schedule, loss, components)
+    threads = globals_.threads
+    if threads is None and world.size > 1:
+        threads = max(1, usable_cpus() // world.local_size)
+    return _Parts(
+        globals=replace(globals_, threads=threads),
+        settings=settings,
+        distributed=distributed,
+        device=device,
+        dataset=dataset,
+        model=model,
+        optimizer=optimizer,
+        schedule=schedule,
+        loss=loss,
+        components=components,
+    )
+
+
+def _distributed(
+    config: Mapping[str, Any], world: World, training: TrainingSettings | None, make: Constructor
+) -> DistributedSettings | None:
+    """Build the settings of several processes; a run recorded before they existed has none."""
+    if "distributed" not in config:
+        return DistributedSettings()
+    settings: DistributedSettings | None = make_part(config, "distributed", make)
+    if settings is None or world.size == 1:
+        return settings
+    make.call("", lambda: settings.refuse_other_size(world))
+    if training is not None:
+        count, batch_size = training.grad_accum_steps, training.batch_size
+        make.call("", lambda: refuse_indivisible(world.size, count, batch_size))
+    return settings
 
 
 def _components(
@@ -285,7 +387,13 @@ def _components(
     return components
 
 
-def _runner(config: dict[str, Any], paths: RunPaths, parts: _Parts, lock: RunLock) -> Runner:
+def _runner(
+    config: dict[str, Any],
+    paths: RunPaths,
+    parts: _Parts,
+    ranks: Ranks,
+    check_owner: Callable[[], None],
+) -> Runner:
     settings, dataset, seed = parts.settings, parts.dataset, parts.globals.seed
     model, components = parts.model, parts.components
     block_size = int(config["model"]["block_size"])
@@ -316,5 +424,6 @@ def _runner(config: dict[str, Any], paths: RunPaths, parts: _Parts, lock: RunLoc
         visualization=components["visualization"],
         tracker=components["tracking"],
         observers={n: part for n, part in components.items() if isinstance(part, Observer)},
-        check_owner=lock.check,
+        check_owner=check_owner,
+        ranks=ranks,
     )

@@ -28,6 +28,7 @@ CERTIFICATE_NAME = "resume_certificate.json"
 METRICS_NAME = "metrics.jsonl"
 CUT_METRICS_NAME = "metrics.cut.jsonl"
 TRAINING_LOG_NAME = "training.log"
+RANK_LOG_PATTERN = "rank_*.log"
 SPECTRA_NAME = "spectra.jsonl"
 CUT_SPECTRA_NAME = "spectra.cut.jsonl"
 
@@ -81,6 +82,10 @@ class RunPaths:
         self.spectra_file = self.logs / SPECTRA_NAME
         self.latest_link = self.checkpoints / LATEST_NAME
         self.best_link = self.checkpoints / BEST_NAME
+
+    def rank_log(self, rank: int) -> Path:
+        """Return the log file of a process beyond the first."""
+        return self.logs / RANK_LOG_PATTERN.replace("*", str(rank))
 
     def checkpoint_file(self, step: int) -> Path:
         """Return the checkpoint file of `step`: the compressed one if only that exists."""

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from spectral_exp.core.clock import Clock
+from spectral_exp.distributed.ranks import Ranks
 from spectral_exp.monitoring import CheckpointManager, ConfigTracker, VisualizationManager
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.training.contracts import Data
@@ -23,6 +24,7 @@ class RunResults:
     Attributes:
         clock: the seconds that each component blocked training.
         component_names: names of the components beyond the built-in five.
+        ranks: the processes that train together.
         samples: the newest sample text of the model: `step`, `prompt` and `text`.
         restored_step: the step whose weights replaced the last ones; None without replacement.
         train_s_before: seconds of training in earlier attempts.
@@ -37,6 +39,7 @@ class RunResults:
     checkpoint: CheckpointManager
     visualization: VisualizationManager
     component_names: tuple[str, ...] = ()
+    ranks: Ranks = field(default_factory=Ranks)
     samples: list[dict[str, Any]] = field(default_factory=list)
     restored_step: int | None = None
     train_s_before: float = 0.0
@@ -66,6 +69,7 @@ class RunResults:
                 "entropy_bits_per_byte": self.data.entropy_bits_per_byte,
             },
             monitoring_cost=self.monitoring_cost(),
+            processes=self._processes(),
         )
         enabled = self.tracker.enabled
         self.missing_because = self.tracker.problem if enabled else "monitoring/tracking=off"
@@ -122,6 +126,15 @@ class RunResults:
             return None
         path = self.paths.checkpoint_file(self.state.best_step)
         return str(path.relative_to(self.paths.root)) if path.is_file() else None
+
+    def _processes(self) -> dict[str, Any]:
+        """Return the number of processes, and the time that they waited for each other."""
+        waited_s, train_s = self.ranks.communication_s, self.state.train_s - self.train_s_before
+        return {
+            **self.ranks.describe(),
+            "communication_s": waited_s,
+            "communication_share": waited_s / train_s if train_s else 0.0,
+        }
 
     def _totals(self) -> dict[str, float]:
         state = self.state

@@ -22,6 +22,7 @@ from spectral_exp.core.clock import Clock
 from spectral_exp.core.errors import Interrupted, RunError, UserError
 from spectral_exp.core.signals import StopRequest
 from spectral_exp.core.wording import format_count
+from spectral_exp.distributed.ranks import Ranks
 from spectral_exp.monitoring import Backup, CheckpointManager, ConfigTracker, MetricsLogger
 from spectral_exp.monitoring.checkpoint.state import LiveState
 from spectral_exp.monitoring.component import Observer
@@ -36,7 +37,7 @@ from spectral_exp.training.observers import Observers
 from spectral_exp.training.profiling import StepProfiler
 from spectral_exp.training.progress import Progress
 from spectral_exp.training.results import LAST_PLOTS, RunResults
-from spectral_exp.training.resume import refuse_foreign_checkpoint
+from spectral_exp.training.resume import load_newest_checkpoint, refuse_foreign_checkpoint
 from spectral_exp.training.seeding import process_settings, restore_rng_state, rng_state
 from spectral_exp.training.settings import TrainingSettings as TrainingSettings
 from spectral_exp.training.state import Status, StepReport, TrainState
@@ -56,7 +57,7 @@ class Runner:
     Attributes:
         model: the plain model, which is saved.
         compute: the model as it is called, compiled or not.
-        batches: (step, micro_step) -> inputs and targets, each (B, T) on the CPU; a pure function.
+        batches: (step, micro_batch) -> inputs and targets, each (B, T) on the CPU; a pure function.
         windows: fixed validation windows of (inputs, targets, bytes of the targets).
         sample: step -> (prompt, text that the model wrote after it).
         plot_sample: a sentence for the plots of attention.
@@ -64,6 +65,7 @@ class Runner:
         config: plain resolved configuration, stored with every checkpoint.
         observers: name in the configuration -> component beyond the built-in five.
         check_owner: raises LostRunError if the run directory no longer belongs to this process.
+        ranks: the processes that train together; all but the first have disabled components.
     """
 
     paths: RunPaths
@@ -90,6 +92,7 @@ class Runner:
     tracker: ConfigTracker
     observers: Mapping[str, Observer] = field(default_factory=dict)
     check_owner: Callable[[], None] = lambda: None
+    ranks: Ranks = field(default_factory=Ranks)
 
     def __post_init__(self) -> None:
         self.state = TrainState()
@@ -106,6 +109,7 @@ class Runner:
             loss=self.loss,
             batches=self.batches,
             state=self.state,
+            ranks=self.ranks,
         )
         self.results = RunResults(
             paths=self.paths,
@@ -116,6 +120,7 @@ class Runner:
             checkpoint=self.checkpoint,
             visualization=self.visualization,
             component_names=tuple(self.observers),
+            ranks=self.ranks,
         )
         self.validator = Validator(
             settings=self.settings,
@@ -129,6 +134,7 @@ class Runner:
             results=self.results,
             metrics=self.metrics,
             clock=self.clock,
+            ranks=self.ranks,
         )
         self._observer_calls = Observers(self.observers, self.clock, self.check_owner)
         self._reported_saves = 0
@@ -137,6 +143,7 @@ class Runner:
         self._problems: list[str] = []
         self.checkpoint.before_write = self._require_owner
         self.checkpoint.before_commit = self._before_commit
+        self.ranks.main_may_wait = self.checkpoint.exceeds_risk
 
     def run(self) -> TrainState:
         """Train from the newest checkpoint, or from the start, to the end; return the state.
@@ -149,22 +156,25 @@ class Runner:
         with (
             process_settings(self.threads, self.settings.deterministic),
             StopRequest(self.settings.stop_signals) as stop,
+            self.ranks.translated_errors(),
         ):
+            self.ranks.stop = stop
             self.restore(refuse_foreign=True)
             with self._components():
-                if self._has_finished_before():
+                if self.ranks.from_main(self._has_finished_before()):
+                    self.ranks.leave()
                     log.info(
                         "nothing left to do: the run has finished (training.max_steps=%d)",
                         self.settings.max_steps,
                     )
                     self.results.missing_because = ""
                 else:
-                    self._train_and_record(stop)
+                    self._train_and_record()
         problem = "; ".join(self._problems)
-        if stop.signal_number is not None:
+        if signal_number := self.ranks.stop_signal or stop.signal_number:
             if problem:
                 log.error("error: %s", problem)
-            raise Interrupted(stop.signal_number, problem)
+            raise Interrupted(signal_number, problem)
         if problem:
             raise RunError(problem)
         return self.state
@@ -180,10 +190,12 @@ class Runner:
             components.callback(self.checkpoint.close)
             return components.pop_all()
 
-    def _train_and_record(self, stop: StopRequest) -> None:
+    def _train_and_record(self) -> None:
         """Train, and write the results even if training fails."""
         try:
-            self._train(stop)
+            with self.ranks.translated_errors():
+                self._train()
+                self.ranks.leave()
             self._finish()
         except LostRunError:
             self.results.missing_because = "the run directory no longer belongs to this process"
@@ -197,11 +209,11 @@ class Runner:
             self._write_results("failed", error=f"{type(error).__name__}: {error}")
             raise
 
-    def _train(self, stop: StopRequest) -> None:
+    def _train(self) -> None:
         first_step = self.state.step + 1
         profiler = StepProfiler(self.settings.profile_steps, self.paths.profile)
         with closing(self._progress()) as progress, profiler:
-            while not self._is_over() and stop.signal_number is None:
+            while not self._is_over() and self.ranks.stop_signal is None:
                 step = self.state.step + 1
                 report = self._take_step(step)
                 if step == first_step:
@@ -225,8 +237,9 @@ class Runner:
                 is_due = self.checkpoint.should_checkpoint(step) or improved
                 if is_due and not self.stepper.is_skipping():
                     self.save(improved)
-                if self.checkpoint.exceeds_risk(step):
-                    self._save_or_stop()
+                with self.ranks.waiting_for_main(step):
+                    if self.checkpoint.exceeds_risk(step):
+                        self._save_or_stop()
                 progress.update(step, values)
 
     def _progress(self) -> Progress:
@@ -364,7 +377,7 @@ class Runner:
         Args:
             refuse_foreign: raise a UserError if the checkpoint holds another configuration.
         """
-        found = self.checkpoint.load_latest_checkpoint(history_as_array=True)
+        found = load_newest_checkpoint(self.checkpoint, self.ranks)
         if found is not None:
             if refuse_foreign:
                 refuse_foreign_checkpoint(found["step"], found["config"], self.config, self.paths)
@@ -382,6 +395,7 @@ class Runner:
             if change := self.stepper.describe_changed_rate():
                 log.warning("%s", change)
                 self.metrics.log_message(change)
+        self.ranks.refuse_different_weights(self.state.step, self.model)
         # A run that was killed after its last save and before its results may lack its last plots.
         self._plotted_step = 0 if self._is_over() else self.state.step
         self.results.train_s_before = self.state.train_s
@@ -463,6 +477,7 @@ class Runner:
         self.model.load_state_dict(best["model_state_dict"])
         step = self.results.restored_step = int(best["step"])
         log.info("restored the weights of step %d, the best validation", step)
+        self.validator.ranks = Ranks()  # the other processes have ended
         self.validator.validate(step)
 
     def _restore_sample(self) -> None:

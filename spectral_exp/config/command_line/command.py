@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -92,6 +94,19 @@ class CommandLine:
             config_dir=self.config_dir,
             multirun=self.multirun,
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values, for another process."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> CommandLine:
+        """Return the command line with the fields that `to_json` returned."""
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in fields.items()
+        }
+        return cls(**values)
 
     def with_run_dir(self, first: Job) -> CommandLine:
         """Return the command line with an experiment id that is unique on this machine."""

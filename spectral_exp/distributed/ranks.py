@@ -1,0 +1,115 @@
+"""What the training loop asks of the processes that train together.
+
+`Ranks` is one process alone, for which nothing is to be done. `group.GroupRanks` is one of several.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spectral_exp.core.signals import StopRequest
+from spectral_exp.distributed.world import SINGLE, World
+
+Parts = Mapping[str, Tensor]
+
+_NOTHING: AbstractContextManager[None] = nullcontext()
+
+
+class Ranks:
+    """One process that trains alone.
+
+    Args:
+        device: of this process; by default the CPU.
+
+    Attributes:
+        world: the place of this process.
+        stop: the signals that this process has received.
+        main_may_wait: step -> whether process 0 is about to wait for a checkpoint.
+        communication_s: seconds in which this process waited for others in training steps.
+    """
+
+    world: World = SINGLE
+    communication_s = 0.0
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self._device = device or torch.device("cpu")
+        self.stop: StopRequest | None = None
+        self.main_may_wait: Callable[[int], bool] = lambda step: False
+
+    @property
+    def stop_signal(self) -> int | None:
+        """The signal that ends training after the current step, the same in all processes."""
+        return None if self.stop is None else self.stop.signal_number
+
+    def wrap(self, compute: nn.Module, model: nn.Module) -> nn.Module:
+        """Return the module to train with: `compute`, with gradients added over all processes.
+
+        Args:
+            compute: the model as it is called, compiled or not.
+            model: the plain model.
+        """
+        return compute
+
+    def micro_batches(self, count: int) -> range:
+        """Return which of the `count` micro-batches of a step this process computes."""
+        return range(count)
+
+    def gradients(self, is_last: bool) -> AbstractContextManager[None]:
+        """Return a context for the computation of a micro-batch, forward and backward.
+
+        Args:
+            is_last: whether this process computes no further micro-batch in this step.
+        """
+        return _NOTHING
+
+    def exchange(self, step: int, parts: Sequence[Parts], count: int) -> Sequence[Parts]:
+        """Return the named parts of the loss of all `count` micro-batches of `step`, in order.
+
+        Stop signals are exchanged too.
+
+        Args:
+            step: the current step.
+            parts: those of the micro-batches of this process.
+            count: number of micro-batches of the step.
+        """
+        return parts
+
+    def batches_here(self, index: int) -> bool:
+        """Return whether this process evaluates validation batch `index`."""
+        return True
+
+    def add_rows(self, table: Tensor) -> Tensor:
+        """Return the sum of `table` over all processes, which fill different rows of it."""
+        return table
+
+    def waiting_for_main(self, step: int) -> AbstractContextManager[None]:
+        """Return a context in which process 0 may wait for long after `step`."""
+        return _NOTHING
+
+    def from_main(self, number: int) -> int:
+        """Return `number` of process 0."""
+        return number
+
+    def refuse_different_weights(self, step: int, model: nn.Module) -> None:
+        """Raise a RunError if the parameters of the processes differ after `step`."""
+
+    def translated_errors(self) -> AbstractContextManager[None]:
+        """Return a context in which the failure of another process becomes a RunError."""
+        return _NOTHING
+
+    def leave(self) -> None:
+        """Wait until all processes have finished their last step together."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return the record of the processes: their number, hosts and devices."""
+        return {
+            "processes": 1,
+            "hosts": [socket.gethostname()],
+            "devices": [str(self._device)],
+        }
