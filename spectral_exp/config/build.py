@@ -7,6 +7,7 @@ the lock of the run directory meanwhile.
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -20,14 +21,26 @@ from torch import nn
 from spectral_exp.config.construct import Constructor, construct
 from spectral_exp.config.device import resolve_device, usable_cpus
 from spectral_exp.config.folders import refuse_unwritable, trial_folder
-from spectral_exp.config.parts import ROLES, make_dataset, make_model, make_optimizer, make_part
+from spectral_exp.config.parts import (
+    ROLES,
+    build_optimizer,
+    make_dataset,
+    make_model,
+    make_optimizer,
+    make_part,
+)
 from spectral_exp.config.roles import Role
 from spectral_exp.config.samples import build_sampler, plot_sample, prompt_ids
 from spectral_exp.core.errors import SettingError, UserError, nearest, require
 from spectral_exp.data import Dataset, KnownText
 from spectral_exp.data.batches import Batches, EvalWindows
 from spectral_exp.distributed.ranks import Ranks
-from spectral_exp.distributed.settings import DistributedSettings, refuse_indivisible
+from spectral_exp.distributed.settings import (
+    DistributedSettings,
+    refuse_indivisible,
+    refuse_unshardable,
+    refuse_unshareable,
+)
 from spectral_exp.distributed.world import SINGLE, World
 from spectral_exp.models.gpt import GPT
 from spectral_exp.models.undrawn import UndrawnWeights
@@ -229,9 +242,32 @@ def _without_components(config: Mapping[str, Any]) -> dict[str, Any]:
 def _ranks(parts: _Parts, rendezvous: Rendezvous | None) -> Ranks:
     if rendezvous is None:
         return Ranks(parts.device)
+    if parts.distributed.strategy == "fsdp":
+        from spectral_exp.distributed.sharded_ranks import ShardedRanks
+
+        return ShardedRanks(rendezvous, parts.distributed, parts.device)
     from spectral_exp.distributed.group import GroupRanks
 
-    return GroupRanks(rendezvous, parts.distributed, parts.device)
+    ranks = GroupRanks(rendezvous, parts.distributed, parts.device)
+    if parts.distributed.shard_optimizer:
+        ranks.share_updates(parts.optimizer)
+    return ranks
+
+
+def _divide(
+    config: Mapping[str, Any], parts: _Parts, ranks: Ranks
+) -> tuple[GPT, torch.optim.Optimizer] | None:
+    """Return what this process trains if it holds a part of the model only, else None."""
+    if not ranks.is_sharded:
+        return None
+    from spectral_exp.distributed.sharded_ranks import ShardedRanks
+
+    assert isinstance(ranks, ShardedRanks)
+    model = parts.model
+    if ranks.world.is_main:
+        ranks.keep_copy(model, parts.optimizer)
+        model = copy.deepcopy(model)
+    return model, ranks.shard(model, model.blocks, lambda divided: build_optimizer(config, divided))
 
 
 def component_files(*, backed_up_only: bool = False) -> list[str]:
@@ -309,12 +345,16 @@ def _assemble(
     with UndrawnWeights() if trial else nullcontext():
         model = make_model(config, vocab_size, make)
     if model is not None and not trial:
-        model.to(device)
+        # A model to divide goes to the device in parts.
+        is_whole = world.size == 1 or distributed is None or distributed.strategy == "ddp"
+        model.to(device if is_whole else "cpu")
     elif model is not None:
         # A summary that fails must fail before the run directory, which will record it, exists.
         name = f"model: {type(model).__name__}"
         make.call("model", lambda: construct(name, lambda: summarize_model(model)))
     optimizer = make_optimizer(config, model, make, trial)
+    if optimizer is not None and distributed is not None and distributed.shard_optimizer:
+        make.call("", lambda: refuse_unshareable(optimizer))
     max_steps = 1 if settings is None else settings.max_steps
     schedule = make_part(config, "schedule", make, max_steps=max_steps)
     loss = make_part(config, "loss", make, vocab_size=vocab_size)
@@ -354,6 +394,8 @@ def _distributed(
     if training is not None:
         count, batch_size = training.grad_accum_steps, training.batch_size
         make.call("", lambda: refuse_indivisible(world.size, count, batch_size))
+        if settings.strategy == "fsdp":
+            make.call("", lambda: refuse_unshardable(training.compile))
     return settings
 
 
@@ -396,6 +438,8 @@ def _runner(
 ) -> Runner:
     settings, dataset, seed = parts.settings, parts.dataset, parts.globals.seed
     model, components = parts.model, parts.components
+    divided = _divide(config, parts, ranks)
+    trained = model if divided is None else divided[0]
     block_size = int(config["model"]["block_size"])
     token_bytes = dataset.tokenizer.token_bytes
     return Runner(
@@ -405,7 +449,7 @@ def _runner(
         threads=parts.globals.threads,
         device=parts.device,
         model=model,
-        compute=torch.compile(model) if settings.compile else model,  # type: ignore[arg-type]
+        compute=torch.compile(trained) if settings.compile else trained,  # type: ignore[arg-type]
         optimizer=parts.optimizer,
         schedule=parts.schedule,
         loss=parts.loss,
@@ -414,7 +458,7 @@ def _runner(
             dataset.val, token_bytes, block_size, settings.batch_size, settings.eval_windows
         ),
         data=dataset,
-        sample=build_sampler(model, dataset, settings, seed, parts.device),
+        sample=build_sampler(model, dataset, settings, seed, next(model.parameters()).device),
         plot_sample=plot_sample(dataset),
         token_text=dataset.tokenizer.token_text,
         config=config,
@@ -426,4 +470,5 @@ def _runner(
         observers={n: part for n, part in components.items() if isinstance(part, Observer)},
         check_owner=check_owner,
         ranks=ranks,
+        trained=divided,
     )

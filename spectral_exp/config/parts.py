@@ -80,6 +80,18 @@ def make_optimizer(config: Mapping[str, Any], model: Any, make: Constructor, tri
     return optimizer
 
 
+def build_optimizer(config: Mapping[str, Any], model: nn.Module) -> torch.optim.Optimizer:
+    """Return the optimizer of `model`, as training builds it.
+
+    Raises:
+        UserError: the configuration of the optimizer has a mistake.
+    """
+    make = Constructor()
+    optimizer = make_optimizer(config, model, make, False)
+    make.finish()
+    return cast(torch.optim.Optimizer, optimizer)
+
+
 def make_dataset(
     config: Mapping[str, Any], make: Constructor, known: KnownText | None
 ) -> Dataset | None:

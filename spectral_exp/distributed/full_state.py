@@ -64,6 +64,37 @@ def gather_state(
     return (GatheredModel(weights), GatheredOptimizer(moments)) if keeps else None
 
 
+@torch.no_grad()
+def collect_weights(model: nn.Module, copy: nn.Module | None) -> None:
+    """Copy parameters and buffers of a sharded model into a whole one, `copy`, if there is one.
+
+    All processes call it together.
+    """
+    state = model.state_dict()
+    own = {} if copy is None else copy.state_dict()
+    for name, value in state.items():
+        whole = _whole(value)
+        if copy is not None:
+            own[name].copy_(whole)
+
+
+def collect_optimizer(optimizer: torch.optim.Optimizer, copy: torch.optim.Optimizer | None) -> None:
+    """Give the state of an optimizer of sharded parameters to that of the whole ones, `copy`."""
+    state = _gather(optimizer.state_dict(), copy is not None)
+    if copy is not None:
+        copy.load_state_dict(state)
+
+
+@torch.no_grad()
+def collect_gradients(model: nn.Module, copy: nn.Module | None) -> None:
+    """Give the gradients of a sharded model to a whole one, `copy`, if there is one."""
+    wholes = dict(copy.named_parameters()) if copy is not None else {}
+    for name, parameter in model.named_parameters():
+        gradient = None if parameter.grad is None else _whole(parameter.grad)
+        if copy is not None:
+            wholes[name].grad = None if gradient is None else gradient.to("cpu", copy=True)
+
+
 class SplitState(NamedTuple):
     """The state of a sharded model and its optimizer as one process holds it.
 
@@ -158,16 +189,19 @@ def _gather(state: Any, keeps: bool) -> Any:
         return value
 
     def whole(value: Tensor) -> Tensor:
-        if isinstance(value, DTensor):
-            full = value.full_tensor()
-            plain = full.cpu() if keeps else torch.empty(0)
-        else:
-            plain = value.detach().to("cpu", copy=True) if keeps else torch.empty(0)
+        full = _whole(value)
+        plain = torch.empty(0)
+        if keeps:
+            plain = full.to("cpu", copy=full is value)
         if isinstance(value, nn.Parameter):
             return nn.Parameter(plain, requires_grad=False)
         return plain
 
     return convert(state)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _copy_versions(state: Mapping[str, Any], copy: OrderedDict[str, Any]) -> None:

@@ -87,6 +87,12 @@ class GroupRanks(Ranks):
             "strategy": self._settings.strategy,
         }
 
+    def share_updates(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let each matrix update of `optimizer` be computed by one process only."""
+        from spectral_exp.distributed.owners import ReplicatedOwners
+
+        optimizer.owners = ReplicatedOwners(self._group)  # type: ignore[attr-defined]
+
     # --- the computation of a step ---------------------------------------------------------------
 
     def wrap(self, compute: nn.Module, model: nn.Module) -> nn.Module:

@@ -32,10 +32,12 @@ class Ranks:
         stop: the signals that this process has received.
         main_may_wait: step -> whether process 0 is about to wait for a checkpoint.
         communication_s: seconds in which this process waited for others in training steps.
+        is_sharded: whether each process holds a part of the model only.
     """
 
     world: World = SINGLE
     communication_s = 0.0
+    is_sharded = False
 
     def __init__(self, device: torch.device | None = None) -> None:
         self._device = device or torch.device("cpu")
@@ -68,6 +70,10 @@ class Ranks:
         """
         return _NOTHING
 
+    def clip(self, parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
+        """Scale the gradients down to a norm of at most `max_norm`, and return their norm."""
+        return nn.utils.clip_grad_norm_(parameters, max_norm)
+
     def exchange(self, step: int, parts: Sequence[Parts], count: int) -> Sequence[Parts]:
         """Return the named parts of the loss of all `count` micro-batches of `step`, in order.
 
@@ -84,6 +90,10 @@ class Ranks:
         """Return whether this process evaluates validation batch `index`."""
         return True
 
+    def missing_batches(self, count: int) -> int:
+        """Return how many batches this process must compute beyond its own of `count`."""
+        return 0
+
     def add_rows(self, table: Tensor) -> Tensor:
         """Return the sum of `table` over all processes, which fill different rows of it."""
         return table
@@ -95,6 +105,28 @@ class Ranks:
     def from_main(self, number: int) -> int:
         """Return `number` of process 0."""
         return number
+
+    def decide(self, *flags: bool) -> tuple[bool, ...]:
+        """Return what is to be done: the flags of this process, or those of process 0.
+
+        Processes that hold parts of a model need each other for what only process 0 does.
+        """
+        return flags
+
+    def collect(self, *, moments: bool = False, gradients: bool = False) -> None:
+        """Let process 0 have the present state of a model that is divided among processes.
+
+        Args:
+            moments: the state of the optimizer too.
+            gradients: those of the last step too.
+        """
+
+    def load(
+        self, state: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Load the weights and the optimizer's state of a checkpoint."""
+        model.load_state_dict(state["model_state_dict"])
+        optimizer.load_state_dict(state["optimizer_state_dict"])
 
     def refuse_different_weights(self, step: int, model: nn.Module) -> None:
         """Raise a RunError if the parameters of the processes differ after `step`."""

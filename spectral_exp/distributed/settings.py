@@ -18,7 +18,7 @@ class DistributedSettings:
     """
 
     nproc: int | None = None
-    strategy: Literal["ddp"] = "ddp"
+    strategy: Literal["ddp", "fsdp"] = "ddp"
     exact: bool = False
     shard_optimizer: bool = False
     init_timeout_s: float = 1800.0
@@ -26,8 +26,7 @@ class DistributedSettings:
 
     def __post_init__(self) -> None:
         require(self.nproc is None or self.nproc >= 1, "nproc", self.nproc, ">= 1 or null")
-        require(self.strategy == "ddp", "strategy", self.strategy, "ddp")
-        require(not self.shard_optimizer, "shard_optimizer", "true", "false")
+        require(self.strategy in ("ddp", "fsdp"), "strategy", self.strategy, "ddp or fsdp")
         for name in ("init_timeout_s", "step_timeout_s"):
             value = getattr(self, name)
             require(math.isfinite(value) and value > 0, name, value, "a finite number > 0")
@@ -40,6 +39,30 @@ class DistributedSettings:
                 self.nproc,
                 f"{world.size}, the number of processes that were started, or null",
             )
+
+
+def refuse_unshardable(compiles: bool) -> None:
+    """Raise a SettingError if a model cannot be divided among processes here.
+
+    Args:
+        compiles: whether the model is to be compiled.
+    """
+    require(not compiles, "training.compile", "true", "false with distributed.strategy=fsdp")
+    from torch.distributed import fsdp
+
+    if not hasattr(fsdp, "fully_shard"):
+        remedy = "install torch >= 2.6"
+        raise SettingError("distributed.strategy", "fsdp", "ddp with this version of torch", remedy)
+
+
+def refuse_unshareable(optimizer: object) -> None:
+    """Raise a SettingError if the updates of `optimizer` need no whole matrices."""
+    require(
+        hasattr(optimizer, "owners"),
+        "distributed.shard_optimizer",
+        "true",
+        f"false with {type(optimizer).__name__}, which updates every number by itself",
+    )
 
 
 def refuse_indivisible(size: int, grad_accum_steps: int, batch_size: int) -> None:

@@ -80,6 +80,8 @@ def evaluate(
             # Summed on the CPU: not every accelerator has float64.
             nats = nats.cpu().double()
             rows.append(torch.stack([nats.sum(), nats.square().sum()]))
+        for _ in range(ranks.missing_batches(len(rows))):
+            (forward or model)(x.to(device))
     finally:
         model.train(was_training)
     # Added in order, so that the result does not depend on the number of processes.

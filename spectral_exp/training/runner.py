@@ -66,6 +66,8 @@ class Runner:
         observers: name in the configuration -> component beyond the built-in five.
         check_owner: raises LostRunError if the run directory no longer belongs to this process.
         ranks: the processes that train together; all but the first have disabled components.
+        trained: the model and the optimizer that are trained, if `model` and `optimizer` are copies
+            of them, which `ranks` brings up to date.
     """
 
     paths: RunPaths
@@ -93,18 +95,20 @@ class Runner:
     observers: Mapping[str, Observer] = field(default_factory=dict)
     check_owner: Callable[[], None] = lambda: None
     ranks: Ranks = field(default_factory=Ranks)
+    trained: tuple[nn.Module, torch.optim.Optimizer] | None = None
 
     def __post_init__(self) -> None:
         self.state = TrainState()
+        trained_model, trained_optimizer = self.trained or (self.model, self.optimizer)
         self.clock = Clock()
         self.history: dict[str, tuple[array[int], array[float]]] = {}
         self.stepper = Stepper(
             settings=self.settings,
             seed=self.seed,
             device=self.device,
-            model=self.model,
+            model=trained_model,
             compute=self.compute,
-            optimizer=self.optimizer,
+            optimizer=trained_optimizer,
             schedule=self.schedule,
             loss=self.loss,
             batches=self.batches,
@@ -125,7 +129,7 @@ class Runner:
         self.validator = Validator(
             settings=self.settings,
             device=self.device,
-            model=self.model,
+            model=trained_model,
             forward=self.stepper.forward,
             windows=self.windows,
             data=self.data,
@@ -195,6 +199,7 @@ class Runner:
         try:
             with self.ranks.translated_errors():
                 self._train()
+                self._collect_last()
                 self.ranks.leave()
             self._finish()
         except LostRunError:
@@ -219,11 +224,19 @@ class Runner:
                 if step == first_step:
                     self.checkpoint.prepare(self.model, self.optimizer)
                 profiler.step()
+                shows_model, saves, is_at_risk = self.ranks.decide(
+                    self.visualization.should_visualize(step) or self._observer_calls.is_due(step),
+                    self.checkpoint.should_checkpoint(step),
+                    self.checkpoint.exceeds_risk(step),
+                )
+                validates = self.validator.should_validate(step)
+                if shows_model or validates:
+                    self._collect(gradients=shows_model)
                 values: dict[str, float] = {}
                 improved = False
                 if self.metrics.should_log(step):
                     values |= self._training_metrics(report)
-                if self.validator.should_validate(step):
+                if validates:
                     evaluation = self.validator.validate(step)
                     improved = self.validator.record_best(evaluation)
                     values |= evaluation.metrics()
@@ -234,11 +247,10 @@ class Runner:
                 if self.visualization.should_visualize(step):
                     self._plot(step)
                 # While steps are skipped, the newest checkpoint is better than the current state.
-                is_due = self.checkpoint.should_checkpoint(step) or improved
-                if is_due and not self.stepper.is_skipping():
+                if (saves or improved) and not self.stepper.is_skipping():
                     self.save(improved)
                 with self.ranks.waiting_for_main(step):
-                    if self.checkpoint.exceeds_risk(step):
+                    if is_at_risk:
                         self._save_or_stop()
                 progress.update(step, values)
 
@@ -300,9 +312,21 @@ class Runner:
                 step, self.model, sample=self.plot_sample, token_labels=self.token_text
             )
 
+    def _collect(self, *, moments: bool = False, gradients: bool = False) -> None:
+        """Bring copies of the trained model and its optimizer up to date, if these are copies."""
+        if self.ranks.is_sharded:
+            self.checkpoint.fence()
+            with self.clock.measure("collection"):
+                self.ranks.collect(moments=moments, gradients=gradients)
+
+    def _collect_last(self) -> None:
+        """Collect what process 0 needs when the other processes have ended."""
+        self._collect(moments=True, gradients=True)
+
     def save(self, is_best: bool = False) -> None:
         """Save a checkpoint. Raises LostRunError if the directory belongs to another process."""
         self.check_owner()
+        self._collect(moments=True)
         state = self._state_to_save(is_best)
         with self.clock.measure("checkpoint"):
             self.checkpoint.save_checkpoint(**vars(state))
@@ -381,8 +405,7 @@ class Runner:
         if found is not None:
             if refuse_foreign:
                 refuse_foreign_checkpoint(found["step"], found["config"], self.config, self.paths)
-            self.model.load_state_dict(found["model_state_dict"])
-            self.optimizer.load_state_dict(found["optimizer_state_dict"])
+            self.ranks.load(found, self.model, self.optimizer)
             self.loss.load_state_dict(found["loss_state_dict"])
             self.state.load_state_dict(found["train_state"], found["loss_history"])
             best = self.state.best_step
@@ -475,6 +498,8 @@ class Runner:
             log.warning("no best checkpoint is left; the final weights are those of the last step")
             return
         self.model.load_state_dict(best["model_state_dict"])
+        if self.ranks.is_sharded:
+            self.validator.model = self.stepper.compute = self.model.to(self.device)
         step = self.results.restored_step = int(best["step"])
         log.info("restored the weights of step %d, the best validation", step)
         self.validator.ranks = Ranks()  # the other processes have ended

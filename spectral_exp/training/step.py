@@ -106,7 +106,7 @@ class Stepper:
             for micro_batch in own
         ]
         parts = self.ranks.exchange(step, parts, count)
-        grad_norm = nn.utils.clip_grad_norm_(self._parameters, settings.grad_clip or math.inf)
+        grad_norm = self.ranks.clip(self._parameters, settings.grad_clip or math.inf)
         loss = _mean(parts, "loss")
         numbers: tuple[float, float] | None = None
         if self.reads_late:
