@@ -158,6 +158,10 @@ def check(config: Mapping[str, Any], run_dir: Path | None, world: World = SINGLE
             enabled = parts.components["checkpoint"].enabled
             allowed = "null with monitoring/checkpoint=off: there is nothing to back up"
             require(enabled, "backup_url", url, allowed)
+            is_one_file = parts.components["checkpoint"].format == "full"
+            require(
+                is_one_file, "backup_url", url, "null with monitoring.checkpoint.format=sharded"
+            )
             check_url(url)
     except UserError as error:
         problems.append(str(error))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from spectral_exp.distributed.divided import DividedTensor, stand_in
+from spectral_exp.distributed.members import GroupMembers
 from spectral_exp.distributed.shards import row_range
 
 
@@ -102,11 +103,13 @@ class SplitState(NamedTuple):
         model: the state without divided tensors, in the place of which are stand-ins.
         optimizer: the same of the optimizer.
         rows: the rows of divided tensors that this process holds, by entry of the checkpoint.
+        members: the processes that hold the other rows.
     """
 
     model: GatheredModel
     optimizer: GatheredOptimizer
     rows: dict[str, dict[Any, Any]]
+    members: GroupMembers
 
 
 def split_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> SplitState:
@@ -123,6 +126,7 @@ def split_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> SplitStat
         GatheredModel(_with_stand_ins(weights)),
         GatheredOptimizer({**moments, "state": stood_in}),
         rows,
+        GroupMembers(),
     )
 
 

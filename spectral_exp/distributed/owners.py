@@ -44,14 +44,6 @@ class Update(Protocol):
         """Whether rows are independent."""
 
 
-class OwnedUpdate(NamedTuple):
-    """The part of an update that this process holds, and the numbers of all N matrices."""
-
-    request: Update
-    rows: Tensor
-    numbers: Tensor
-
-
 class ReplicatedOwners:
     """Every process holds all matrices, as with data parallelism. Owners broadcast updates.
 
@@ -67,7 +59,7 @@ class ReplicatedOwners:
         """Return `tensor`."""
         return tensor
 
-    def compute(self, updates: Iterable[Update]) -> Iterator[OwnedUpdate]:
+    def compute(self, updates: Iterable[Update]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the results of `updates`, which are equal on all processes, in their order."""
         updates = list(updates)
         owners = assign_owners([_cost(update) for update in updates], self._size)
@@ -90,9 +82,9 @@ class ReplicatedOwners:
             dist.broadcast(message, src=owner, group=self._group)
             parts = _unpack(message, forms)
             results |= {i: parts[2 * at : 2 * at + 2] for at, i in enumerate(owned)}
-        for i, update in enumerate(updates):
+        for i in range(len(updates)):
             rows, numbers = results.pop(i)
-            yield OwnedUpdate(update, rows, numbers)
+            yield rows, numbers
 
 
 class ShardedOwners:
@@ -113,7 +105,7 @@ class ShardedOwners:
         """Return the rows of a sharded tensor that this process holds; others unchanged."""
         return local_part(tensor)
 
-    def compute(self, updates: Iterable[Update]) -> Iterator[OwnedUpdate]:
+    def compute(self, updates: Iterable[Update]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the results of `updates`, one for the same matrices on all processes, in order."""
         updates = list(updates)
         whole = [update for update in updates if not update.is_rowwise]
@@ -121,7 +113,7 @@ class ShardedOwners:
         for update in updates:
             yield self._compute_rows(update) if update.is_rowwise else next(owned)
 
-    def _compute_whole(self, updates: Sequence[Update]) -> list[OwnedUpdate]:
+    def _compute_whole(self, updates: Sequence[Update]) -> list[tuple[Tensor, Tensor]]:
         owners = assign_owners([_cost(update) for update in updates], self._size)
         by_owner = [
             [update for update, owner in zip(updates, owners, strict=True) if owner == rank]
@@ -149,12 +141,9 @@ class ShardedOwners:
             self._group,
         )
         parts_of = [iter(parts) for parts in returned]
-        return [
-            OwnedUpdate(update, next(parts_of[owner]), next(parts_of[owner]))
-            for update, owner in zip(updates, owners, strict=True)
-        ]
+        return [(next(parts_of[owner]), next(parts_of[owner])) for owner in owners]
 
-    def _compute_rows(self, update: Update) -> OwnedUpdate:
+    def _compute_rows(self, update: Update) -> tuple[Tensor, Tensor]:
         """Compute the rows of this process; the numbers are means over the rows of all."""
         first = update.inputs[0]
         rows, numbers = first, first.new_zeros(len(first), dtype=_number_type(first))
@@ -162,7 +151,7 @@ class ShardedOwners:
             rows, numbers = update.compute(*update.inputs)
         numbers = numbers * (first.shape[1] / update.parameters[0].shape[0])
         dist.all_reduce(numbers, group=self._group)
-        return OwnedUpdate(update, rows, numbers)
+        return rows, numbers
 
 
 def whole_norms(tensors: Sequence[DTensor], group: dist.ProcessGroup | None = None) -> Tensor:

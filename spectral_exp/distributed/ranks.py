@@ -8,13 +8,16 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from spectral_exp.core.signals import StopRequest
 from spectral_exp.distributed.world import SINGLE, World
+
+if TYPE_CHECKING:
+    from spectral_exp.distributed.full_state import SplitState
 
 Parts = Mapping[str, Tensor]
 
@@ -120,6 +123,10 @@ class Ranks:
             moments: the state of the optimizer too.
             gradients: those of the last step too.
         """
+
+    def split(self) -> SplitState | None:
+        """Return the state of a divided model as this process holds it; None for a whole model."""
+        return None
 
     def load(
         self, state: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer

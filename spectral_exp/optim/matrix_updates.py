@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
@@ -35,28 +35,22 @@ class MatrixUpdate:
     is_rowwise: bool = False
 
 
-class ComputedUpdate(NamedTuple):
-    """The part of an update that belongs to this process.
-
-    Attributes:
-        request: the update as it was requested.
-        rows: the rows that this process holds (N, r, ...).
-        numbers: of all N matrices.
-    """
-
-    request: MatrixUpdate
-    rows: Tensor
-    numbers: Tensor
-
-
 class MatrixOwners(Protocol):
     """Computes updates of whole matrices, each on one process."""
 
     def local(self, tensor: Tensor) -> Tensor:
         """Return the part of a parameter, or of a tensor like it, that this process holds."""
 
-    def compute(self, updates: Iterable[MatrixUpdate]) -> Iterator[ComputedUpdate]:
-        """Yield the results of `updates` in their order. All processes pass the same updates."""
+    def compute(self, updates: Iterable[MatrixUpdate]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the result of each of `updates`, in their order.
+
+        Args:
+            updates: of the same matrices on all processes.
+
+        Yields:
+            The rows of the update that this process holds (N, r, ...), and the numbers of all N
+            matrices.
+        """
 
 
 class SoleOwner:
@@ -66,7 +60,7 @@ class SoleOwner:
         """Return `tensor`."""
         return tensor
 
-    def compute(self, updates: Iterable[MatrixUpdate]) -> Iterator[ComputedUpdate]:
-        """Yield the results of `updates`; the next one is not asked for before it is needed."""
+    def compute(self, updates: Iterable[MatrixUpdate]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the result of each of `updates`, before it takes the next one."""
         for update in updates:
-            yield ComputedUpdate(update, *update.compute(*update.inputs))
+            yield update.compute(*update.inputs)

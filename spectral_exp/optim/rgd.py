@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import tee
 from typing import Any, Literal, TypeAlias, overload
 
 import torch
@@ -263,11 +264,12 @@ class RGD(EagerOptimizer):
             self._prepare(parameter)
         gated = [p for p in parameters if uses_gate and p.ndim >= 2]
         self._adamw([p for p in parameters if not uses_gate or p.ndim < 2], group)
-        means = []
-        for gate_update in self.owners.compute(
+        # With one process, an update is applied before the next is requested.
+        requests, passed_on = tee(
             self._gate_updates(self._batches(gated), group, both_axes=gate == "both")
-        ):
-            request, updates, rho = gate_update
+        )
+        means = []
+        for request, (updates, rho) in zip(requests, self.owners.compute(passed_on), strict=True):
             torch._foreach_sub_([self.owners.local(p) for p in request.parameters], list(updates))
             means.append(rho)
         return means

@@ -268,10 +268,10 @@ def load_newest_checkpoint(checkpoint: CheckpointManager, ranks: Ranks) -> dict[
     """
     found = None
     if ranks.world.is_main:
-        found = checkpoint.load_latest_checkpoint(history_as_array=True)
+        found = checkpoint.load_latest_checkpoint(history_as_array=True, mapped=ranks.is_sharded)
     step = ranks.from_main(0 if found is None else int(found["step"]))
     if found is None and step:
-        found = checkpoint.load_checkpoint(step)
+        found = checkpoint.load_checkpoint(step, mapped=ranks.is_sharded)
         if found is None:
             raise RunError(
                 f"cannot read the checkpoint of step {step} in {checkpoint.paths.checkpoints}; all "

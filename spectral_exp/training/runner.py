@@ -12,7 +12,7 @@ import time
 from array import array
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from spectral_exp.core.signals import StopRequest
 from spectral_exp.core.wording import format_count
 from spectral_exp.distributed.ranks import Ranks
 from spectral_exp.monitoring import Backup, CheckpointManager, ConfigTracker, MetricsLogger
+from spectral_exp.monitoring.checkpoint.shards import SHARDS_ENTRY, write_shards
 from spectral_exp.monitoring.checkpoint.state import LiveState
 from spectral_exp.monitoring.component import Observer
 from spectral_exp.monitoring.run_files import UnsyncedFiles
@@ -321,15 +322,45 @@ class Runner:
 
     def _collect_last(self) -> None:
         """Collect what process 0 needs when the other processes have ended."""
-        self._collect(moments=True, gradients=True)
+        if self._saves_shards():
+            step = self.state.step
+            (is_missing,) = self.ranks.decide(
+                self.checkpoint.enabled and self.checkpoint.steps_at_risk(step) > 0
+            )
+            if is_missing:
+                self.save(self.state.best_step == step)
+        self._collect(moments=not self._saves_shards(), gradients=True)
+
+    def _saves_shards(self) -> bool:
+        return self.ranks.is_sharded and self.checkpoint.format == "sharded"
 
     def save(self, is_best: bool = False) -> None:
         """Save a checkpoint. Raises LostRunError if the directory belongs to another process."""
         self.check_owner()
+        if self._saves_shards():
+            with self.clock.measure("checkpoint"):
+                self._save_shards(is_best)
+            return
         self._collect(moments=True)
         state = self._state_to_save(is_best)
         with self.clock.measure("checkpoint"):
             self.checkpoint.save_checkpoint(**vars(state))
+
+    def _save_shards(self, is_best: bool) -> None:
+        """Save what each process holds; all processes call this together."""
+        # What it removes must not be what is being written.
+        self.checkpoint.wait()
+        step, split = self.state.step, self.ranks.split()
+        assert split is not None
+        try:
+            index = write_shards(self.paths, step, split.rows, split.members)
+        except OSError as error:
+            self.checkpoint.record_refusal(step, error)
+            return
+        state = self._state_to_save(is_best)
+        extra = {**state.extra, SHARDS_ENTRY: index}
+        state = replace(state, model=split.model, optimizer=split.optimizer, extra=extra)
+        self.checkpoint.save_checkpoint(**vars(state))
 
     def _save_last(self) -> str:
         """Save the last state if it is not durable; return the problem and its remedy, or ""."""
@@ -339,7 +370,8 @@ class Runner:
         self.check_owner()
         state = self._state_to_save(is_best=self.state.best_step == step)
         with self.clock.measure("checkpoint"):
-            if checkpoint.save_last(state):
+            # Shards have been saved before the other processes ended.
+            if checkpoint.close() if self._saves_shards() else checkpoint.save_last(state):
                 return ""
         durable = checkpoint.durable_step
         lost = f"steps {durable + 1} to {step} are" if durable + 1 < step else f"step {step} is"

@@ -319,6 +319,7 @@ def _disable_monitoring(config: Mapping[str, Any]) -> dict[str, Any]:
 def _copy_run(paths: RunPaths, step: int, run_dir: Path, record: Mapping[str, Any]) -> None:
     """Create a run directory with `record` and a copy of one checkpoint (none for step 0)."""
     from spectral_exp.monitoring.checkpoint.file import sidecar_file
+    from spectral_exp.monitoring.checkpoint.shards import folder_of
 
     target, checkpoint = RunPaths(run_dir), paths.checkpoint_file(step)
     try:
@@ -326,6 +327,8 @@ def _copy_run(paths: RunPaths, step: int, run_dir: Path, record: Mapping[str, An
         for file in (checkpoint, sidecar_file(checkpoint)):
             if file.is_file():
                 shutil.copy(file, target.checkpoints)
+        if (shards := folder_of(checkpoint)) is not None:
+            shutil.copytree(shards, target.checkpoints / shards.name)
         write_json_atomic(target.config_file, record)
     except OSError as error:
         raise UserError(

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+import torch.multiprocessing
 from torch import Tensor, nn
 
 from spectral_exp.losses import CrossEntropy
@@ -24,7 +24,9 @@ VOCABULARY, BLOCK = 61, 16
 def spawn(size: int, work: Callable[..., None], folder: Path, *arguments: Any) -> None:
     """Run `work(rank, folder, *arguments)` in `size` processes, which form one group."""
     rendezvous = folder / f"rendezvous-{size}"
-    mp.spawn(_join, (size, rendezvous, work, folder, arguments), size)
+    torch.multiprocessing.spawn(  # type: ignore[attr-defined,no-untyped-call]
+        _join, (size, rendezvous, work, folder, arguments), size
+    )
 
 
 def _join(

@@ -149,7 +149,10 @@ def test_four_processes_equal_one_to_round_off(experiment: str, trained: Path) -
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_four_processes_with_exact_equal_one(experiment: str, trained: Path) -> None:
-    one, several = trained / "one" / f"{experiment}_4", trained / "several" / f"{experiment}_4_exact"
+    one, several = (
+        trained / "one" / f"{experiment}_4",
+        trained / "several" / f"{experiment}_4_exact",
+    )
     assert not differences(one, several)
     assert metrics_of(one) == metrics_of(several)
     assert results_of(one) == results_of(several)

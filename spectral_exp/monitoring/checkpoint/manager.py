@@ -61,6 +61,9 @@ class CheckpointManager(Component):
             never skipped.
         background: write in a thread while training goes on; takes memory for one more copy of the
             state.
+        format: "full" writes one file. "sharded" lets every process of a run that is divided among
+            processes write what it holds, for states that no machine can hold; one process writes
+            one file with it too.
         compression: "zstd" writes `.pt.zst` files.
         max_overhead: share of the time that saves may cost with save_interval="auto", like "0.5%".
         max_steps_at_risk: steps without a durable checkpoint that `exceeds_risk` allows; None for
@@ -87,6 +90,7 @@ class CheckpointManager(Component):
         keep_best: bool = True,
         keep_every_n_steps: int | None = None,
         background: bool = False,
+        format: Literal["full", "sharded"] = "full",  # noqa: A002 - as in the configuration
         compression: Literal["zstd"] | None = None,
         max_overhead: float | str = "0.5%",
         max_steps_at_risk: int | None = None,
@@ -102,6 +106,11 @@ class CheckpointManager(Component):
         require(
             compression in checkpoint_file.COMPRESSIONS, "compression", compression, "zstd or null"
         )
+        require(format in ("full", "sharded"), "format", format, "full or sharded")
+        require(
+            format == "full" or compression is None,
+            "compression", compression, "null with format=sharded",
+        )  # fmt: skip
         require(exit_deadline_s > 0, "exit_deadline_s", exit_deadline_s, "a number of seconds > 0")
         if compression == "zstd":
             checkpoint_file.zstd()
@@ -112,6 +121,7 @@ class CheckpointManager(Component):
         self.keep_every_n_steps = keep_every_n_steps
         self.background = background
         self.compression = compression
+        self.format = format
         self.max_steps_at_risk = max_steps_at_risk
         self.exit_deadline_s = exit_deadline_s
         self.before_commit = before_commit
@@ -270,6 +280,11 @@ class CheckpointManager(Component):
                 return False
         return True
 
+    def record_refusal(self, step: int, error: OSError) -> None:
+        """Record that the storage has refused shards of `step`, which the caller has written."""
+        if self.enabled:
+            self._fail(step, error, with_copy=False)
+
     def fence(self) -> None:
         """Return once the state of the save in progress has been copied, so that it may change."""
         self._finish_copy(None)
@@ -411,7 +426,11 @@ class CheckpointManager(Component):
     # --- loading ---------------------------------------------------------------------------------
 
     def load_latest_checkpoint(
-        self, map_location: str | torch.device = "cpu", *, history_as_array: bool = False
+        self,
+        map_location: str | torch.device = "cpu",
+        *,
+        history_as_array: bool = False,
+        mapped: bool = False,
     ) -> dict[str, Any] | None:
         """Return the most recent intact checkpoint, or None if there is no checkpoint.
 
@@ -423,12 +442,13 @@ class CheckpointManager(Component):
             map_location: device for its tensors.
             history_as_array: return `loss_history` as an `array("d")`, which takes a tenth of the
                 time of a list.
+            mapped: leave tensors in the file, see `read_checkpoint`.
 
         Raises:
             UserError: a checkpoint cannot be read for another reason than damage, such as memory or
                 permissions, or all of them are damaged. The message names the remedy.
         """
-        return self._record_loaded(self._loader.load_latest(map_location, history_as_array))
+        return self._record_loaded(self._loader.load_latest(map_location, history_as_array, mapped))
 
     def load_best_checkpoint(
         self, map_location: str | torch.device = "cpu"
@@ -437,7 +457,7 @@ class CheckpointManager(Component):
         return self._loader.load_best(map_location)
 
     def load_checkpoint(
-        self, step: int, map_location: str | torch.device = "cpu"
+        self, step: int, map_location: str | torch.device = "cpu", *, mapped: bool = False
     ) -> dict[str, Any] | None:
         """Return the checkpoint of `step`, or None if there is none.
 
@@ -447,6 +467,7 @@ class CheckpointManager(Component):
         Args:
             step: step after which it was saved.
             map_location: device for its tensors.
+            mapped: leave tensors in the file, see `read_checkpoint`.
 
         Returns:
             The entries named in `CHECKPOINT_KEYS` and those given as `extra`; `loss_history` as a
@@ -455,7 +476,7 @@ class CheckpointManager(Component):
         Raises:
             UserError: the file cannot be read for another reason than damage; nothing is changed.
         """
-        return self._record_loaded(self._loader.load_step(whole_step(step), map_location))
+        return self._record_loaded(self._loader.load_step(whole_step(step), map_location, mapped))
 
     @staticmethod
     def load_weights(model: nn.Module, state: Mapping[str, Any], *, strict: bool = True) -> None:
