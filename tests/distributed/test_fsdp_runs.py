@@ -135,7 +135,7 @@ def test_sharded_checkpoints_are_in_several_files(trained: Path) -> None:
     ("settings", "problem"),
     [
         ({"training.compile": True}, "training.compile=true must be false with"),
-        ({"distributed.strategy": "zero"}, "strategy=zero must be ddp or fsdp"),
+        ({"distributed.strategy": "zero"}, "distributed.strategy=zero must be one of ddp, fsdp"),
         ({"distributed.shard_optimizer": True}, "distributed.shard_optimizer=true must be false"),
         ({"backup_url": "file:///nowhere", **SHARDED}, "backup_url=file:///nowhere must be null"),
         (
