@@ -62,7 +62,7 @@ def config_of(run: Run) -> dict[str, Any]:
         del values["optimizer.warmup_steps"]
     dotted = OmegaConf.create(config)
     for key, value in values.items():
-        OmegaConf.update(dotted, key, value)
+        OmegaConf.update(dotted, key, value, merge=False)
     plain = OmegaConf.to_container(dotted)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
