@@ -82,7 +82,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with Processes(2, folder / "several", [*of_two(), continued(4)]) as two:
         two.wait()
     train_here(continued(6), folder / "several")
-    yield folder
+    return folder
 
 
 def leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
