@@ -11,7 +11,6 @@ torch is imported only when a run starts, so that `--help` and `--cfg job` are f
 
 from __future__ import annotations
 
-import errno
 import functools
 import logging
 import os
@@ -59,30 +58,13 @@ from spectral_exp.distributed.world import (
 from spectral_exp.runs import layout
 from spectral_exp.runs.log import log_to
 from spectral_exp.sweeps import workers as sweep_workers
+from spectral_exp.training.refusals import describe_refusal
 
 if TYPE_CHECKING:
     from spectral_exp.distributed.launch import Launcher
     from spectral_exp.distributed.rendezvous import Rendezvous
 
 log = logging.getLogger(__name__)
-
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
-_FAILING = frozenset(
-    getattr(errno, name)
-    for name in (
-        "EIO",
-        "ENXIO",
-        "ENODEV",
-        "EACCES",
-        "EPERM",
-        "ETIMEDOUT",
-        "ENOTCONN",
-        "ESTALE",
-        "EREMOTEIO",
-        "EHOSTDOWN",
-    )
-    if hasattr(errno, name)
-)
 
 _JOB_NAME = "train"
 """The name that Hydra gives to a job of this module."""
@@ -282,30 +264,6 @@ def _print_problems(message: str) -> None:
     """Print each problem in `message` on a line of its own."""
     for line in message.split("\nerror: "):
         print_error(f"error: {printable(line)}")
-
-
-def describe_refusal(error: Exception, run_dir: Path | None = None) -> str:
-    """Return one line if the machine refused storage or memory; "" for any other error.
-
-    An OSError on a file in `run_dir` always counts, because the folder may have been removed.
-    """
-    from spectral_exp.monitoring.checkpoint.failures import refusal
-
-    refused = refusal(error)
-    if refused is None:
-        return ""
-    if refused.errno == errno.ENOMEM:
-        reason = printable(str(error), 200)
-        return (
-            f"not enough memory ({reason}); free memory, or train smaller batches, then give the "
-            "same command again"
-        )
-    is_inside = run_dir is not None and str(refused.filename).startswith(f"{run_dir}{os.sep}")
-    if refused.errno not in _FULL | _FAILING and not is_inside:
-        return ""
-    file = f" ({refused.filename})" if refused.filename else ""
-    remedy = "free space on" if refused.errno in _FULL else "check"
-    return f"{refused.strerror}{file}; {remedy} the disk, then give the same command again"
 
 
 class JobError(Exception):

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from spectral_exp.core.clock import Clock
+from spectral_exp.core.errors import UserError
 from spectral_exp.distributed.ranks import Ranks
 from spectral_exp.monitoring import CheckpointManager, ConfigTracker, VisualizationManager
 from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.record import read_results
 from spectral_exp.training.contracts import Data
 from spectral_exp.training.state import Status, TrainState
+
+log = logging.getLogger(__name__)
 
 LAST_PLOTS = "last plots"
 """The clock's name for the wait for plots at the end of a run."""
@@ -73,6 +78,21 @@ class RunResults:
         )
         enabled = self.tracker.enabled
         self.missing_because = self.tracker.problem if enabled else "monitoring/tracking=off"
+
+    def are_complete(self) -> bool:
+        """Return whether an earlier attempt has written the results of the current step."""
+        if not self.paths.results_file.is_file():
+            return False
+        try:
+            results, findings = read_results(self.paths.results_file)
+            if findings:
+                raise UserError(findings[0])
+        except UserError as error:
+            log.warning("%s; the file is written again", error)
+            return False
+        # While a finished run is prolonged, its results have the former number of steps.
+        is_finished = results.get("status") in ("completed", "stopped_early")
+        return is_finished and results.get("totals", {}).get("steps") == self.state.step
 
     def problem(self) -> str:
         """Return why the results could not be written, and the remedy; "" without a problem."""

@@ -32,7 +32,6 @@ from spectral_exp.monitoring.visualization.manager import TextSample, Visualizat
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.lock import LostRunError
 from spectral_exp.runs.metric_names import metric_info
-from spectral_exp.runs.record import read_results
 from spectral_exp.training.contracts import Data, Schedule
 from spectral_exp.training.observers import Observers
 from spectral_exp.training.profiling import StepProfiler
@@ -166,7 +165,7 @@ class Runner:
             self.ranks.stop = stop
             self.restore(refuse_foreign=True)
             with self._components():
-                if self.ranks.from_main(self._has_finished_before()):
+                if self.ranks.from_main(self._is_over() and self.results.are_complete()):
                     self.ranks.leave()
                     log.info(
                         "nothing left to do: the run has finished (training.max_steps=%d)",
@@ -481,21 +480,6 @@ class Runner:
                 "in a power cut",
                 last_step + 1, step, self.paths.metrics_file,
             )  # fmt: skip
-
-    def _has_finished_before(self) -> bool:
-        """Return whether an earlier attempt reached the end and wrote its results."""
-        if not (self._is_over() and self.paths.results_file.is_file()):
-            return False
-        try:
-            results, findings = read_results(self.paths.results_file)
-            if findings:
-                raise UserError(findings[0])
-        except UserError as error:
-            log.warning("%s; the file is written again", error)
-            return False
-        # While a finished run is prolonged, its results have the former number of steps.
-        is_finished = results.get("status") in ("completed", "stopped_early")
-        return is_finished and results.get("totals", {}).get("steps") == self.state.step
 
     # --- end of the run --------------------------------------------------------------------------
 

@@ -52,6 +52,8 @@ def config_of(run: Run) -> dict[str, Any]:
         "monitoring.checkpoint.save_interval": 3,
         "monitoring.checkpoint.background": False,
         "monitoring.metrics.log_interval": 1,
+        "monitoring.tracking.enabled": False,  # it takes longer than the steps
+        "monitoring.spectra.enabled": False,
         "optimizer.warmup_steps": 4,
         **run.settings,
     }
@@ -60,7 +62,7 @@ def config_of(run: Run) -> dict[str, Any]:
         del values["optimizer.warmup_steps"]
     dotted = OmegaConf.create(config)
     for key, value in values.items():
-        OmegaConf.update(dotted, key, value)
+        OmegaConf.update(dotted, key, value, merge=False)
     plain = OmegaConf.to_container(dotted)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
@@ -154,8 +156,16 @@ class Processes:
             for rank in range(size)
         ]
 
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for process in self._processes:
+            process.kill()
+            process.communicate()
+
     def wait(self) -> None:
-        printed = [process.communicate(timeout=240)[1] for process in self._processes]
+        printed = [process.communicate(timeout=900)[1] for process in self._processes]
         codes = [process.returncode for process in self._processes]
         assert codes == [0] * len(codes), "\n".join(printed)
 
