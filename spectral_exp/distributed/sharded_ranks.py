@@ -39,6 +39,7 @@ class ShardedRanks(GroupRanks):
     """
 
     is_sharded = True
+    _copy: tuple[nn.Module, torch.optim.Optimizer] | None = None
 
     def shard(
         self,
@@ -54,7 +55,6 @@ class ShardedRanks(GroupRanks):
             build_optimizer: called with the divided model.
         """
         self._model = model
-        self._copy: tuple[nn.Module, torch.optim.Optimizer] | None = None
         exact = self._settings.exact
         with self.translated_errors():
             shard_model(model, blocks, self._device, exact=exact, group=self._group)

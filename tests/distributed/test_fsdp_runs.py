@@ -28,7 +28,7 @@ FSDP = {"distributed.strategy": "fsdp", "distributed.exact": True}
 SHARDED = {**FSDP, "monitoring.checkpoint.format": "sharded"}
 
 RUNS = [
-    Run("rgd", "wave_rgd_qfe", {**ALIGNED, **FSDP}),
+    Run("rgd", "wave_rgd_qfe", {**ALIGNED, **FSDP, "monitoring.spectra.enabled": True}),
     Run("adamw", "classic", {**ALIGNED, **FSDP, "model.tie_weights": True}),
     Run("bf16", "phasor_rgd", {**ALIGNED, **FSDP, "training.precision": "bf16"}),
     Run(
@@ -44,6 +44,7 @@ RUNS = [
             "training.eval_interval": 1,
             "training.eval_windows": 12,
             "training.patience": 2,
+            "monitoring.spectra.enabled": True,
         },
     ),
     Run(
@@ -58,8 +59,9 @@ EQUAL = [run.name for run in RUNS if run.name != "rounded"]
 
 def continued(last: int, settings: dict[str, Any]) -> Run:
     name = "continued_sharded" if settings is SHARDED else "continued"
-    constant = {"schedule._target_": "spectral_exp.optim.Constant", "training.max_steps": last}
-    return Run(name, "wave_rgd", {**ALIGNED, **constant, **settings})
+    constant = {"_target_": "spectral_exp.optim.Constant", "warmup_steps": 2}
+    lasting = {"schedule": constant, "training.max_steps": last}
+    return Run(name, "wave_rgd", {**ALIGNED, **lasting, **settings})
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +72,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).mkdir()
     both = (FSDP, SHARDED)
     runs = [*RUNS, *(continued(last, settings) for last in (2, 4) for settings in both)]
-    two = Processes(2, folder / "several", runs)
-    for run in [*RUNS, *(continued(6, settings) for settings in both)]:
-        train_here(run, folder / "one")
-    two.wait()
+    with Processes(2, folder / "several", runs) as two:
+        for run in [*RUNS, *(continued(6, settings) for settings in both)]:
+            train_here(run, folder / "one")
+        two.wait()
     for settings in both:
         assert problems(folder / "several", continued(4, settings).name) == ["", ""]
         train_here(continued(6, settings), folder / "several")
@@ -137,7 +139,10 @@ def test_sharded_checkpoints_are_in_several_files(trained: Path) -> None:
         ({"training.compile": True}, "training.compile=true must be false with"),
         ({"distributed.strategy": "zero"}, "distributed.strategy=zero must be one of ddp, fsdp"),
         ({"distributed.shard_optimizer": True}, "distributed.shard_optimizer=true must be false"),
-        ({"backup_url": "file:///nowhere", **SHARDED}, "backup_url=file:///nowhere must be null"),
+        (
+            {"monitoring.backup.url": "file:///nowhere", **SHARDED},
+            "backup_url=file:///nowhere must be null",
+        ),
         (
             {**SHARDED, "monitoring.checkpoint.compression": "zstd"},
             "compression=zstd must be null with format=sharded",
