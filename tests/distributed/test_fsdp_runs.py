@@ -23,13 +23,14 @@ from tests.distributed.test_equality import differences, metrics_of, results_of
 from tests.s3_server import eventually
 
 # Parts of parameters that fill the vectors of the processor, so that bits can be equal.
-ALIGNED = {"model.n_embd": 64, "model.n_wave": 32, "training.grad_accum_steps": 2}
+WIDE = {"model.n_embd": 64, "training.grad_accum_steps": 2}
+ALIGNED = {**WIDE, "model.embedding.n_wave": 32, "model.attention.n_wave": 32}
 FSDP = {"distributed.strategy": "fsdp", "distributed.exact": True}
 SHARDED = {**FSDP, "monitoring.checkpoint.format": "sharded"}
 
 RUNS = [
     Run("rgd", "wave_rgd_qfe", {**ALIGNED, **FSDP, "monitoring.spectra.enabled": True}),
-    Run("adamw", "classic", {**ALIGNED, **FSDP, "model.tie_weights": True}),
+    Run("adamw", "classic", {**WIDE, **FSDP, "model.tie_weights": True}),
     Run("bf16", "phasor_rgd", {**ALIGNED, **FSDP, "training.precision": "bf16"}),
     Run(
         "stopped",
@@ -64,6 +65,13 @@ def continued(last: int, settings: dict[str, Any]) -> Run:
     return Run(name, "wave_rgd", {**ALIGNED, **lasting, **settings})
 
 
+def numbers_of(root: Path) -> list[dict[str, Any]]:
+    return [
+        {name: value for name, value in line.items() if name != "tokens_per_s"}
+        for line in metrics_of(root)
+    ]
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of runs by two processes, and one of runs by one."""
@@ -89,7 +97,8 @@ def test_a_divided_model_is_trained_like_a_whole_one(run: str, trained: Path) ->
     one, several = trained / "one" / run, trained / "several" / run
     assert problems(trained / "several", run) == ["", ""]
     assert not differences(one, several)
-    assert metrics_of(one) == metrics_of(several)
+    if run in EQUAL:  # the others have validated more often
+        assert numbers_of(one) == numbers_of(several)
     assert results_of(one) == results_of(several)
 
 
@@ -122,7 +131,7 @@ def test_sharded_checkpoints_are_in_several_files(trained: Path) -> None:
     paths = RunPaths(trained / "several/continued_sharded")
     folders = sorted(path.name for path in paths.checkpoints.iterdir() if path.is_dir())
     assert [name.partition(".")[0] for name in folders] == [
-        "checkpoint_step_2",
+        "checkpoint_step_3",
         "checkpoint_step_4",
     ]
     assert len(list((paths.checkpoints / folders[0]).glob("shard_*.pt"))) == 2
