@@ -17,6 +17,7 @@ from spectral_exp.config.build import check
 from spectral_exp.distributed.world import World
 from spectral_exp.monitoring import CheckpointManager
 from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.lock import is_running_elsewhere
 from tests.conftest import NO_PLOTS, ROOT, TINY
 from tests.distributed.driver import Processes, Run, config_of, problems, train_here
 from tests.distributed.test_equality import differences, metrics_of, results_of
@@ -26,10 +27,11 @@ from tests.s3_server import eventually
 WIDE = {"model.n_embd": 64, "training.grad_accum_steps": 2}
 ALIGNED = {**WIDE, "model.embedding.n_wave": 32, "model.attention.n_wave": 32}
 FSDP = {"distributed.strategy": "fsdp", "distributed.exact": True}
+RECORDED = {"monitoring.spectra.enabled": True, "monitoring.tracking.enabled": True}
 SHARDED = {**FSDP, "monitoring.checkpoint.format": "sharded"}
 
 RUNS = [
-    Run("rgd", "wave_rgd_qfe", {**ALIGNED, **FSDP, "monitoring.spectra.enabled": True}),
+    Run("rgd", "wave_rgd_qfe", {**ALIGNED, **FSDP, **RECORDED}),
     Run("adamw", "classic", {**WIDE, **FSDP, "model.tie_weights": True}),
     Run("bf16", "phasor_rgd", {**ALIGNED, **FSDP, "training.precision": "bf16"}),
     Run(
@@ -45,7 +47,7 @@ RUNS = [
             "training.eval_interval": 1,
             "training.eval_windows": 12,
             "training.patience": 2,
-            "monitoring.spectra.enabled": True,
+            **RECORDED,
         },
     ),
     Run(
@@ -70,6 +72,11 @@ def numbers_of(root: Path) -> list[dict[str, Any]]:
         {name: value for name, value in line.items() if name != "tokens_per_s"}
         for line in metrics_of(root)
     ]
+
+
+def histograms_of(root: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in RunPaths(root).spectra_file.read_text().splitlines()]
+    return [line for line in lines if line.pop("timestamp")]
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +106,6 @@ def test_a_divided_model_is_trained_like_a_whole_one(run: str, trained: Path) ->
     assert not differences(one, several)
     if run in EQUAL:  # the others have validated more often
         assert numbers_of(one) == numbers_of(several)
-    assert results_of(one) == results_of(several)
 
 
 @pytest.mark.slow
@@ -115,9 +121,8 @@ def test_other_divisions_differ_by_round_off(trained: Path) -> None:
 def test_histograms_and_samples_are_those_of_the_whole_model(trained: Path) -> None:
     for run in ("rgd", "stopped"):
         one, several = (trained / name / run for name in ("one", "several"))
-        assert (
-            RunPaths(one).spectra_file.read_bytes() == RunPaths(several).spectra_file.read_bytes()
-        )
+        assert results_of(one) == results_of(several)
+        assert histograms_of(one) == histograms_of(several)
         samples = [
             json.loads((root / "results.json").read_text())["samples"] for root in (one, several)
         ]
@@ -195,16 +200,17 @@ def test_a_divided_run_survives_its_processes(tmp_path: Path) -> None:
         return max(paths.checkpoint_steps(), default=0)
 
     with running(command(run, "distributed.nproc=2")) as process:
-        eventually(lambda: newest() >= 10 or process.poll() is not None, 120)
+        eventually(lambda: newest() >= 5 or process.poll() is not None, 120)
         process.kill()
+    eventually(lambda: not is_running_elsewhere(run), 60)
     first = newest()
-    assert first >= 10
+    assert first >= 5
     with running(command(run, "distributed.nproc=2")) as process:
-        eventually(lambda: newest() >= first + 10 or process.poll() is not None, 120)
+        eventually(lambda: newest() > first or process.poll() is not None, 120)
         process.send_signal(signal.SIGTERM)
         assert process.wait(120) == 128 + signal.SIGTERM
     second = newest()
-    assert second >= first + 10
+    assert second > first
     end = [f"training.max_steps={second + 3}"]
     assert subprocess.run(command(run, *end), cwd=ROOT, timeout=120, check=False).returncode == 0
     assert json.loads(paths.results_file.read_text())["totals"]["steps"] == second + 3
