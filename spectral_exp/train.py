@@ -110,6 +110,8 @@ def _run(arguments: list[str]) -> int:
         if not {"-m", "--multirun"} & set(arguments):
             return _run_as_rank(world, arguments)
         if is_under_torchrun():
+            if not world.is_main:
+                return 2  # the first process prints the reason
             raise UserError(
                 "torchrun starts the processes of one run, and --multirun is a sweep of runs; give "
                 "the command without torchrun, with distributed.nproc for the processes of each run"

@@ -269,7 +269,7 @@ class GroupRanks(Ranks):
     def leave(self) -> None:
         """Wait until all processes have finished their last step together."""
         with self.translated_errors():
-            self._rendezvous.meet("left", self._settings.step_timeout_s)
+            self._rendezvous.meet("left")
 
     def describe(self) -> dict[str, Any]:
         """Return the record of the processes: number, hosts, devices, backend and strategy."""

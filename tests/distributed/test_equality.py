@@ -14,8 +14,8 @@ import torch
 
 from spectral_exp.config.conf_dir import CONF_DIR
 from spectral_exp.runs.layout import RunPaths
-from spectral_exp.runs.metric_names import metric_info
 from tests.distributed.driver import Processes, Run, problems, train_here
+from tests.test_train import TIMED
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed, pytest.mark.timeout(900)]
 
@@ -106,11 +106,7 @@ def state_of(root: Path) -> dict[str, Any]:
 def metrics_of(root: Path) -> list[dict[str, Any]]:
     """Return the logged numbers of training, without those that measure the machine."""
     lines = [json.loads(line) for line in RunPaths(root).metrics_file.read_text().splitlines()]
-    return [
-        {name: x for name, x in line.items() if metric_info(name).kind != "machine"}
-        for line in lines
-        if line.pop("timestamp")
-    ]
+    return [{name: x for name, x in line.items() if name not in TIMED} for line in lines]
 
 
 def differences(one: Path, other: Path) -> dict[str, float]:

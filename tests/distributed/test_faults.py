@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -72,7 +72,8 @@ class Command:
         while not condition():
             assert self.process.poll() is None, self.process.communicate()
             assert time.monotonic() < deadline
-            os.sched_yield()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout=0.05)
 
     def wait_for_step(self, step: int) -> None:
         self.wait_until(lambda: self.logged() >= step)
