@@ -330,7 +330,7 @@ def test_startup(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_distributed(tmp_path: Path) -> None:
-    found, _ = measured("distributed", "--quick", "--rounds", "2", cwd=tmp_path)
+    found, _ = measured("distributed", "--rounds", "2", cwd=tmp_path)
     medians = {(line["contender"], line["figure"]): line["median"] for line in found["lines"]}
     assert len(medians) == 9
     ours, bare = (medians[name, "a step"] for name in ("ours, 2 processes", "bare DDP loop"))

@@ -24,7 +24,7 @@ SECTIONS = ("model_state_dict", "optimizer_state_dict", "loss_history", "train_s
 
 # Of training: dropout, which draws random numbers; several micro-batches in each process; bf16;
 # RGD that filters every second step.
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "dropout": {"model.dropout": 0.2},
     "bf16": {"training.precision": "bf16"},
     "gate_every": {"optimizer.gate_every": 2, "training.max_steps": 5},
@@ -68,7 +68,7 @@ def continued(last: int) -> Run:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one folder for each number of processes."""
     folder = tmp_path_factory.mktemp("trained")
     for name in ("several", "one"):
