@@ -119,8 +119,8 @@ def differences(one: Path, other: Path) -> dict[str, float]:
         if isinstance(value, torch.Tensor):
             if not torch.equal(value, b[name]):
                 far[name] = (value.double() - b[name].double()).abs().max().item()
-        elif value != b[name]:
-            far[name] = abs(value - b[name])
+        elif repr(value) != repr(b[name]):  # NaN equals NaN
+            far[name] = math.inf if value is None or b[name] is None else abs(value - b[name])
     return far
 
 
