@@ -117,7 +117,8 @@ def differences(one: Path, other: Path) -> dict[str, float]:
     far = {}
     for name, value in a.items():
         if isinstance(value, torch.Tensor):
-            if not torch.equal(value, b[name]):
+            assert value.shape == b[name].shape
+            if not torch.allclose(value, b[name], rtol=0, atol=0, equal_nan=True):
                 far[name] = (value.double() - b[name].double()).abs().max().item()
         elif repr(value) != repr(b[name]):  # NaN equals NaN
             far[name] = math.inf if value is None or b[name] is None else abs(value - b[name])
