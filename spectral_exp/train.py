@@ -110,6 +110,8 @@ def _run(arguments: list[str]) -> int:
         if not {"-m", "--multirun"} & set(arguments):
             return _run_as_rank(world, arguments)
         if is_under_torchrun():
+            if not world.is_main:
+                return 2  # the first process prints the reason
             raise UserError(
                 "torchrun starts the processes of one run, and --multirun is a sweep of runs; give "
                 "the command without torchrun, with distributed.nproc for the processes of each run"
@@ -127,6 +129,11 @@ def _run(arguments: list[str]) -> int:
     if size == 1 or is_sweep:
         _run_by_hydra(_check(command, jobs), run_job)
         return 0
+    training = jobs[0].config.get("training")
+    count = training.get("grad_accum_steps") if isinstance(training, Mapping) else None
+    if not isinstance(count, int) or count % size:
+        # It is refused, and a misspelt number must not start a thousand processes before that.
+        _check(command, jobs)
     with _launched(size, jobs[0].config, arguments) as launcher:
         return launcher.run(_check(command, jobs).to_json())
 
@@ -147,7 +154,10 @@ def _launched(size: int, config: Mapping[str, Any], arguments: Sequence[str]) ->
     """
     from spectral_exp.distributed.launch import Launcher
 
-    times = {name: config["distributed"][name] for name in ("init_timeout_s", "step_timeout_s")}
+    names = ("init_timeout_s", "step_timeout_s")
+    given = {name: config["distributed"].get(name) for name in names}
+    # Other values are reported by the checks.
+    times = {name: x for name, x in given.items() if isinstance(x, int | float) and 0 < x < 1e9}
     with (
         Launcher(size, arguments, DistributedSettings(**times)) as launcher,
         StopRequest(delegate=launcher.stop) as stop,
@@ -205,6 +215,7 @@ def _run_member(command: CommandLine, rendezvous: Rendezvous) -> None:
     from spectral_exp.config.build import RUN_DIR_KEY, build_member
 
     config = command.compose()[0].config
+    rendezvous.timeout_s = float(config["distributed"]["init_timeout_s"])
     root = Path(rendezvous.get(RUN_DIR_KEY))
     with log_to(layout.RunPaths(root).rank_log(rendezvous.world.rank)):
         try:

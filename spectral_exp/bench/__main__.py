@@ -54,6 +54,10 @@ BENCHES = {
         "reading many runs, first and again, relative to polars and DuckDB",
     ),
     "startup": ("spectral_exp.bench.startup", "time of --help, and until the first training step"),
+    "distributed": (
+        "spectral_exp.bench.distributed",
+        "a step on two processes relative to a bare DDP loop, and their start",
+    ),
     "gating": (
         "spectral_exp.bench.gating",
         "effect of gate_every on the loss, paired by seed; not part of all",

@@ -67,16 +67,19 @@ class Launcher:
             f"sys.orig_argv[:] = {sys.orig_argv!r}; {dying_with_this_process(signal.SIGTERM)}; "
             f"{_TRAIN}"
         )
-        # A signal must not end a process before it can report that.
-        with signals_blocked():
-            self._processes = [
-                subprocess.Popen(
-                    [sys.executable, "-c", code, *arguments],
-                    stdin=subprocess.DEVNULL,
-                    env={**os.environ, **self._variables(rank, size)},
-                )
-                for rank in range(size)
-            ]
+        try:
+            # A signal must not end a process before it can report that.
+            with signals_blocked():
+                for rank in range(size):
+                    process = subprocess.Popen(
+                        [sys.executable, "-c", code, *arguments],
+                        stdin=subprocess.DEVNULL,
+                        env={**os.environ, **self._variables(rank, size)},
+                    )
+                    self._processes.append(process)
+        except BaseException:  # no memory for one more process, or a signal
+            self._kill()
+            raise
 
     def __enter__(self) -> Launcher:
         return self

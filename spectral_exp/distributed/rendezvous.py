@@ -51,7 +51,7 @@ class Report:
         if self.kind == "signal":
             return Interrupted(int(self.message))
         if self.kind == "user":
-            return UserError(self.message)
+            return UserError(f"rank {self.rank}: {self.message}")
         return RunError(f"rank {self.rank} failed: {self.message}")
 
 
@@ -110,8 +110,8 @@ class Rendezvous:
             self.put("shared", compute())
         return self.get("shared")
 
-    def meet(self, name: str, timeout_s: float) -> None:
-        """Wait until all processes have called this with `name`."""
+    def meet(self, name: str, timeout_s: float | None = None) -> None:
+        """Wait until all processes have called this with `name`, by default without limit."""
         self.put(f"{name}/{self.world.rank}", True)
         keys = [f"{name}/{rank}" for rank in range(self.world.size)]
         self._wait_for(keys, f"reach '{name}'", timeout_s)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +37,7 @@ class Run:
         name: of the run directory.
         experiment: its named experiment.
         settings: dotted settings and their values.
-        fault: what happens: the rank, the step and "raise" or "nan".
+        fault: what happens: the rank, the step and "raise", "nan" or "full" (disk).
     """
 
     name: str
@@ -86,6 +87,11 @@ def inject(runner: Runner, run: Run, rank: int) -> None:
     if run.fault is None or run.fault[0] != rank:
         return
     _, step, kind = run.fault
+    if kind == "full":
+        # What a full disk does to files, other than those that are already larger.
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))
+        return
     if kind == "nan":
         runner.stepper.loss = NonFinite(runner.loss, runner, step)
         return
@@ -132,6 +138,8 @@ def train_as_rank(world: World, port: int, folder: Path, runs: Sequence[Run]) ->
             problem = f"{type(error).__name__}: {error}"
             rendezvous.report(error)
             close_group()
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
         (folder / f"{run.name}.rank{world.rank}").write_text(problem)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -72,7 +72,8 @@ class Command:
         while not condition():
             assert self.process.poll() is None, self.process.communicate()
             assert time.monotonic() < deadline
-            os.sched_yield()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout=0.05)
 
     def wait_for_step(self, step: int) -> None:
         self.wait_until(lambda: self.logged() >= step)
@@ -238,8 +239,9 @@ def test_faults_inside_training_are_decided_alike(tmp_path: Path) -> None:
     always_bad = Run(
         "always_bad", settings={**settings, "training.max_bad_steps": 1}, fault=(1, 2, "nan")
     )
-    # torch reports the failed connection, so nothing more can be trained in the same processes.
-    with Processes(2, several, [bad, always_bad, broken]) as processes:
+    at_risk = {"monitoring.checkpoint.max_steps_at_risk": 3, "training.max_steps": 8}
+    full = Run("full", settings={**settings, **at_risk}, fault=(0, 0, "full"))
+    with Processes(2, several, [bad, always_bad, full, broken]) as processes:
         processes.wait()
     assert problems(several, "bad") == ["", ""]
     saved = metrics_of(several / "bad")
@@ -250,6 +252,9 @@ def test_faults_inside_training_are_decided_alike(tmp_path: Path) -> None:
     assert all(
         "1 step in a row had a non-finite loss" in p for p in problems(several, "always_bad")
     )
+    main, member = problems(several, "full")
+    assert main.startswith("RunError: no checkpoint has become durable for 4 steps"), main
+    assert member == main.replace("RunError: ", "RunError: rank 0 failed: ")
     main, member = problems(several, "broken")
     assert main == "RunError: rank 1 failed: ValueError: no batch for step 2"
     assert member == "ValueError: no batch for step 2"

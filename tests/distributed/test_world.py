@@ -43,7 +43,9 @@ def test_worlds_of_torchrun_and_srun() -> None:
     assert address_from_environment(TORCHRUN) == Address("host", 29600, True, 3)
     assert world_from_environment(SRUN) == World(4, 5, 0, 1, 2, 3)
     assert address_from_environment(SRUN) == Address("10.0.0.1", 20000 + 31 * 12 + 3, False)
-    assert address_from_environment({**SRUN, "SLURM_STEP_NODELIST": "localhost"}).host == "localhost"
+    assert (
+        address_from_environment({**SRUN, "SLURM_STEP_NODELIST": "localhost"}).host == "localhost"
+    )
 
 
 @pytest.mark.parametrize(
