@@ -12,7 +12,7 @@ import time
 from array import array
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,7 +24,6 @@ from spectral_exp.core.signals import StopRequest
 from spectral_exp.core.wording import format_count
 from spectral_exp.distributed.ranks import Ranks
 from spectral_exp.monitoring import Backup, CheckpointManager, ConfigTracker, MetricsLogger
-from spectral_exp.monitoring.checkpoint.shards import SHARDS_ENTRY, write_shards
 from spectral_exp.monitoring.checkpoint.state import LiveState
 from spectral_exp.monitoring.component import Observer
 from spectral_exp.monitoring.run_files import UnsyncedFiles
@@ -33,6 +32,7 @@ from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.lock import LostRunError
 from spectral_exp.runs.metric_names import metric_info
 from spectral_exp.training.contracts import Data, Schedule
+from spectral_exp.training.divided import DividedState
 from spectral_exp.training.observers import Observers
 from spectral_exp.training.profiling import StepProfiler
 from spectral_exp.training.progress import Progress
@@ -141,6 +141,7 @@ class Runner:
             ranks=self.ranks,
         )
         self._observer_calls = Observers(self.observers, self.clock, self.check_owner)
+        self._divided = DividedState(self.ranks, self.checkpoint, self.clock)
         self._reported_saves = 0
         self._plotted_step = 0
         self._files = UnsyncedFiles(self.paths.root)
@@ -199,7 +200,10 @@ class Runner:
         try:
             with self.ranks.translated_errors():
                 self._train()
-                self._collect_last()
+                if self._divided.is_at_risk(self.state.step):
+                    self.save(self.state.best_step == self.state.step)
+                # What process 0 needs when the other processes have ended.
+                self._divided.collect(moments=not self._divided.saves_shards, gradients=True)
                 self.ranks.leave()
             self._finish()
         except LostRunError:
@@ -231,7 +235,7 @@ class Runner:
                 )
                 validates = self.validator.should_validate(step)
                 if shows_model or validates:
-                    self._collect(gradients=shows_model)
+                    self._divided.collect(gradients=shows_model)
                 values: dict[str, float] = {}
                 improved = False
                 if self.metrics.should_log(step):
@@ -312,54 +316,17 @@ class Runner:
                 step, self.model, sample=self.plot_sample, token_labels=self.token_text
             )
 
-    def _collect(self, *, moments: bool = False, gradients: bool = False) -> None:
-        """Bring copies of the trained model and its optimizer up to date, if these are copies."""
-        if self.ranks.is_sharded:
-            self.checkpoint.fence()
-            with self.clock.measure("collection"):
-                self.ranks.collect(moments=moments, gradients=gradients)
-
-    def _collect_last(self) -> None:
-        """Collect what process 0 needs when the other processes have ended."""
-        if self._saves_shards():
-            step = self.state.step
-            (is_missing,) = self.ranks.decide(
-                self.checkpoint.enabled and self.checkpoint.steps_at_risk(step) > 0
-            )
-            if is_missing:
-                self.save(self.state.best_step == step)
-        self._collect(moments=not self._saves_shards(), gradients=True)
-
-    def _saves_shards(self) -> bool:
-        return self.ranks.is_sharded and self.checkpoint.format == "sharded"
-
     def save(self, is_best: bool = False) -> None:
         """Save a checkpoint. Raises LostRunError if the directory belongs to another process."""
         self.check_owner()
-        if self._saves_shards():
-            with self.clock.measure("checkpoint"):
-                self._save_shards(is_best)
-            return
-        self._collect(moments=True)
+        if not self._divided.saves_shards:
+            self._divided.collect(moments=True)
         state = self._state_to_save(is_best)
         with self.clock.measure("checkpoint"):
-            self.checkpoint.save_checkpoint(**vars(state))
-
-    def _save_shards(self, is_best: bool) -> None:
-        """Save what each process holds; all processes call this together."""
-        # What it removes must not be what is being written.
-        self.checkpoint.wait()
-        step, split = self.state.step, self.ranks.split()
-        assert split is not None
-        try:
-            index = write_shards(self.paths, step, split.rows, split.members)
-        except OSError as error:
-            self.checkpoint.record_refusal(step, error)
-            return
-        state = self._state_to_save(is_best)
-        extra = {**state.extra, SHARDS_ENTRY: index}
-        state = replace(state, model=split.model, optimizer=split.optimizer, extra=extra)
-        self.checkpoint.save_checkpoint(**vars(state))
+            if self._divided.saves_shards:
+                self._divided.save_shards(state, self.paths.root)
+            else:
+                self.checkpoint.save_checkpoint(**vars(state))
 
     def _save_last(self) -> str:
         """Save the last state if it is not durable; return the problem and its remedy, or ""."""
@@ -370,7 +337,7 @@ class Runner:
         state = self._state_to_save(is_best=self.state.best_step == step)
         with self.clock.measure("checkpoint"):
             # Shards have been saved before the other processes ended.
-            if checkpoint.close() if self._saves_shards() else checkpoint.save_last(state):
+            if checkpoint.close() if self._divided.saves_shards else checkpoint.save_last(state):
                 return ""
         durable = checkpoint.durable_step
         lost = f"steps {durable + 1} to {step} are" if durable + 1 < step else f"step {step} is"

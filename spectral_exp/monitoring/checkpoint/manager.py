@@ -61,9 +61,7 @@ class CheckpointManager(Component):
             never skipped.
         background: write in a thread while training goes on; takes memory for one more copy of the
             state.
-        format: "full" writes one file. "sharded" lets every process of a run that is divided among
-            processes write what it holds, for states that no machine can hold; one process writes
-            one file with it too.
+        format: "full", one file, or "sharded", one for each process of a divided model.
         compression: "zstd" writes `.pt.zst` files.
         max_overhead: share of the time that saves may cost with save_interval="auto", like "0.5%".
         max_steps_at_risk: steps without a durable checkpoint that `exceeds_risk` allows; None for
@@ -107,10 +105,8 @@ class CheckpointManager(Component):
             compression in checkpoint_file.COMPRESSIONS, "compression", compression, "zstd or null"
         )
         require(format in ("full", "sharded"), "format", format, "full or sharded")
-        require(
-            format == "full" or compression is None,
-            "compression", compression, "null with format=sharded",
-        )  # fmt: skip
+        is_free = format == "full" or compression is None
+        require(is_free, "compression", compression, "null with format=sharded")
         require(exit_deadline_s > 0, "exit_deadline_s", exit_deadline_s, "a number of seconds > 0")
         if compression == "zstd":
             checkpoint_file.zstd()
@@ -439,10 +435,9 @@ class CheckpointManager(Component):
         manager only reads or another process owns the run. Any other failure changes nothing.
 
         Args:
-            map_location: device for its tensors.
+            map_location: device for its tensors; with `mapped` they stay in the file.
             history_as_array: return `loss_history` as an `array("d")`, which takes a tenth of the
                 time of a list.
-            mapped: leave tensors in the file, see `read_checkpoint`.
 
         Raises:
             UserError: a checkpoint cannot be read for another reason than damage, such as memory or
@@ -466,8 +461,7 @@ class CheckpointManager(Component):
 
         Args:
             step: step after which it was saved.
-            map_location: device for its tensors.
-            mapped: leave tensors in the file, see `read_checkpoint`.
+            map_location, mapped: as for `load_latest_checkpoint`.
 
         Returns:
             The entries named in `CHECKPOINT_KEYS` and those given as `extra`; `loss_history` as a
