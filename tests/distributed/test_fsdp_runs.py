@@ -124,7 +124,8 @@ def test_histograms_and_samples_are_those_of_the_whole_model(trained: Path) -> N
         assert results_of(one) == results_of(several)
         assert histograms_of(one) == histograms_of(several)
         samples = [
-            json.loads((root / "results.json").read_text())["samples"] for root in (one, several)
+            json.loads((root / "results.json").read_text())["generation_samples"]
+            for root in (one, several)
         ]
         assert samples[0] == samples[1]
     assert json.loads((several / "results.json").read_text())["status"] == "stopped_early"
