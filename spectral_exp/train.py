@@ -11,14 +11,16 @@ torch is imported only when a run starts, so that `--help` and `--cfg job` are f
 
 from __future__ import annotations
 
-import errno
+import functools
 import logging
 import os
 import signal
 import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import hydra
 import yaml
@@ -31,9 +33,12 @@ from spectral_exp.config import trust
 from spectral_exp.config.command_line import (
     JOB_NAME,
     CommandLine,
+    Job,
     describe,
     help_text,
     list_changed_settings,
+    quote,
+    requests_sweep,
     resolve_overrides,
     search_arguments,
 )
@@ -42,30 +47,28 @@ from spectral_exp.core.display import print_error, protect_output
 from spectral_exp.core.errors import Interrupted, JobError, RunError, UserError
 from spectral_exp.core.files import atomic_writer
 from spectral_exp.core.foreign_text import printable
-from spectral_exp.core.signals import StopRequest
+from spectral_exp.core.parent import die_with_parent
+from spectral_exp.core.signals import StopRequest, unblock_signals
+from spectral_exp.distributed.settings import DistributedSettings
+from spectral_exp.distributed.world import (
+    LAUNCHED,
+    SINGLE,
+    World,
+    address_from_environment,
+    is_under_torchrun,
+    world_from_environment,
+)
 from spectral_exp.runs import layout
 from spectral_exp.runs.lock import RunInUseError
+from spectral_exp.runs.log import log_to
 from spectral_exp.sweeps import workers as sweep_workers
+from spectral_exp.training.refusals import describe_refusal
+
+if TYPE_CHECKING:
+    from spectral_exp.distributed.launch import Launcher
+    from spectral_exp.distributed.rendezvous import Rendezvous
 
 log = logging.getLogger(__name__)
-
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
-_FAILING = frozenset(
-    getattr(errno, name)
-    for name in (
-        "EIO",
-        "ENXIO",
-        "ENODEV",
-        "EACCES",
-        "EPERM",
-        "ETIMEDOUT",
-        "ENOTCONN",
-        "ESTALE",
-        "EREMOTEIO",
-        "EHOSTDOWN",
-    )
-    if hasattr(errno, name)
-)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -78,8 +81,14 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     if arguments is None:
         protect_output()
-    with StopRequest(immediate=True, delegate=sweep_workers.stop_workers) as stop:
+    # The launcher decides for its processes when to stop.
+    is_launched = LAUNCHED in os.environ
+    with StopRequest(
+        immediate=True, delegate=sweep_workers.stop_workers, is_worker=is_launched
+    ) as stop:
         try:
+            if is_launched:
+                unblock_signals()
             code = _run(sys.argv[1:] if arguments is None else arguments, stop)
         except Interrupted as error:
             if error.problem:
@@ -95,20 +104,151 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str], stop: StopRequest) -> int:
-    """Check the command line, then let Hydra run it; return the exit code."""
+    """Check the command line, let Hydra run it, and return the exit code."""
     _require_working_directory()
+    world = world_from_environment()
+    if world.size > 1:
+        if not requests_sweep(arguments):
+            return _run_as_rank(world, arguments)
+        if is_under_torchrun():
+            if not world.is_main:
+                return 2  # the first process prints the reason
+            raise UserError(
+                "torchrun starts the processes of one run, and this is a sweep of runs; give the "
+                "command without torchrun, with distributed.nproc for the processes of each run"
+            )
     command = CommandLine.parse(arguments)
     if command.arguments in (["--help"], ["-h"]):
         print(help_text())
         return 0
-    if not command.informs_only and not command.multirun:
-        command = _check(command)
-    if command.multirun and not command.informs_only:
-        from spectral_exp.sweeps.driver import run_sweep
+    if command.informs_only:
+        _run_by_hydra(command, run_job)
+        return 0
+    if not command.multirun:
+        (job,) = command.compose()
+        if not job.sweeps:
+            return _run_alone(command, job)
+    from spectral_exp.sweeps.driver import run_sweep
 
-        return run_sweep(command, run_job, lambda: stop.signal_number)
-    _run_by_hydra(command)
+    return run_sweep(
+        replace(command, multirun=True), _run_job_or_launch, lambda: stop.signal_number
+    )
+
+
+def _run_alone(command: CommandLine, job: Job) -> int:
+    """Run a job that is no part of a sweep, on one process or several; return the exit code."""
+    size = _number_of_processes(job.config)
+    if size == 1:
+        _run_by_hydra(_check(command, job), run_job)
+        return 0
+    training = job.config.get("training")
+    count = training.get("grad_accum_steps") if isinstance(training, Mapping) else None
+    if not isinstance(count, int) or count % size:
+        # It is refused, and a misspelt number must not start a thousand processes before that.
+        _check(command, job)
+    with _launched(size, job.config, command.arguments) as launcher:
+        return launcher.run(_check(command, job).to_json())
+
+
+def _number_of_processes(config: Mapping[str, Any]) -> int:
+    """Return `distributed.nproc` if it is a number; other values are reported by the checks."""
+    settings = config.get("distributed")
+    size = settings.get("nproc") if isinstance(settings, Mapping) else None
+    return size if isinstance(size, int) and size > 1 else 1
+
+
+@contextmanager
+def _launched(size: int, config: Mapping[str, Any], arguments: Sequence[str]) -> Iterator[Launcher]:
+    """Start the processes of a run; they load while the caller checks the command.
+
+    Raises:
+        Interrupted: a signal stopped the run, which was saved.
+    """
+    from spectral_exp.distributed.launch import Launcher
+
+    names = ("init_timeout_s", "step_timeout_s")
+    given = {name: config["distributed"].get(name) for name in names}
+    # Other values are reported by the checks.
+    times: dict[str, Any] = {
+        name: x for name, x in given.items() if isinstance(x, int | float) and 0 < x < 1e9
+    }
+    with (
+        Launcher(size, arguments, DistributedSettings(**times)) as launcher,
+        StopRequest(delegate=launcher.stop) as stop,
+    ):
+        yield launcher
+        if stop.signal_number is not None and launcher.was_stopped:
+            raise Interrupted(stop.signal_number)
+
+
+def _run_as_rank(world: World, arguments: list[str]) -> int:
+    """Run as one of several processes, of which the first one owns the run directory.
+
+    The others print nothing: their messages are in the log of the run, and the first process
+    reports their errors.
+    """
+    from spectral_exp.distributed.group import close_group
+    from spectral_exp.distributed.rendezvous import Rendezvous
+
+    if is_under_torchrun():
+        die_with_parent(os.getppid(), signal.SIGTERM)
+    timeout_s = DistributedSettings().init_timeout_s
+    rendezvous = Rendezvous(world, address_from_environment(), timeout_s)
+    try:
+        if LAUNCHED in os.environ:
+            fields = rendezvous.get("shared")
+        else:
+            fields = rendezvous.share(lambda: _checked_fields(arguments, world))
+        command = CommandLine.from_json(fields)
+        if world.is_main:
+            _run_by_hydra(command, functools.partial(run_job, rendezvous=rendezvous))
+        elif not command.informs_only:
+            _run_member(command, rendezvous)
+    except BaseException as error:
+        cause = error.__cause__ if isinstance(error, JobError) else None
+        rendezvous.report(cause or error)
+        if world.is_main:
+            raise
+        return _member_exit_code(error)
+    finally:
+        close_group()
+        rendezvous.leave()
     return 0
+
+
+def _checked_fields(arguments: list[str], world: World) -> dict[str, Any]:
+    """Return the checked command line, for all processes."""
+    command = CommandLine.parse(arguments)
+    if not command.informs_only:
+        (job,) = command.compose()
+        command = _check(command, job, world)
+    return command.to_json()
+
+
+def _run_member(command: CommandLine, rendezvous: Rendezvous) -> None:
+    """Train as a process beyond the first, without Hydra's run directory."""
+    from spectral_exp.config.build import RUN_DIR_KEY, build_member
+
+    config = command.compose()[0].config
+    rendezvous.timeout_s = float(config["distributed"]["init_timeout_s"])
+    root = Path(rendezvous.get(RUN_DIR_KEY))
+    with log_to(layout.RunPaths(root).rank_log(rendezvous.world.rank)):
+        try:
+            with build_member(config, rendezvous) as runner:
+                runner.run()
+        except (UserError, RunError) as error:
+            log.error("error: %s", error)
+            raise
+        except Exception:
+            log.exception("the run failed")
+            raise
+
+
+def _member_exit_code(error: BaseException) -> int:
+    """Return the exit code of a process beyond the first; a stop is no failure of it."""
+    if isinstance(error, KeyboardInterrupt):
+        return 0
+    return 2 if isinstance(error, UserError) else 1
 
 
 def _require_working_directory() -> None:
@@ -153,42 +293,23 @@ def _print_problems(message: str) -> None:
         print_error(f"error: {printable(line, 4000)}")
 
 
-def describe_refusal(error: Exception, run_dir: Path | None = None) -> str:
-    """Return one line if the machine refused storage or memory; "" for any other error.
-
-    An OSError on a file in `run_dir` always counts, because the folder may have been removed.
-    """
-    from spectral_exp.monitoring.checkpoint.failures import refusal
-
-    refused = refusal(error)
-    if refused is None:
-        return ""
-    if refused.errno == errno.ENOMEM:
-        reason = printable(str(error), 200)
-        return (
-            f"not enough memory ({reason}); free memory, or train smaller batches, then give the "
-            "same command again"
-        )
-    is_inside = run_dir is not None and str(refused.filename).startswith(f"{run_dir}{os.sep}")
-    if refused.errno not in _FULL | _FAILING and not is_inside:
-        return ""
-    file = f" ({refused.filename})" if refused.filename else ""
-    remedy = "free space on" if refused.errno in _FULL else "check"
-    return f"{refused.strerror}{file}; {remedy} the disk, then give the same command again"
-
-
-def _check(command: CommandLine) -> CommandLine:
+def _check(command: CommandLine, job: Job, world: World = SINGLE) -> CommandLine:
     """Build the run on trial, so that mistakes are reported before any file exists.
 
+    Args:
+        command: the command line.
+        job: its job.
+        world: the processes that train, unless `distributed.nproc` starts them.
+
     Returns:
-        The command line with the run's name, or as a sweep if the configuration makes it one.
+        The command line with the run's name.
     """
-    (job,) = command.compose()
-    if job.sweeps:
-        return replace(command, multirun=True)
     from spectral_exp.config.build import check
 
-    if problems := check(job.config, job.run_dir, command.arguments):
+    if world == SINGLE:
+        size = _number_of_processes(job.config)
+        world = World(size=size, local_size=size)
+    if problems := check(job.config, job.run_dir, command.arguments, world):
         raise UserError("\nerror: ".join(problems))
     # A recorded address is in the configuration only if the user has named it before.
     if url := job.config["monitoring"]["backup"]["url"]:
@@ -196,8 +317,8 @@ def _check(command: CommandLine) -> CommandLine:
     return command.with_run_dir(job)
 
 
-def _run_by_hydra(command: CommandLine) -> None:
-    """Let Hydra run a single job, or print what its flags ask for."""
+def _run_by_hydra(command: CommandLine, run_one: Callable[[DictConfig], None]) -> None:
+    """Let Hydra run the job of `command` by `run_one`, or print what its flags ask for."""
     if command.flags:
         sys.argv[1:] = command.arguments
         hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(run_job)()
@@ -212,7 +333,7 @@ def _run_by_hydra(command: CommandLine) -> None:
 
         def run(config: DictConfig) -> None:
             try:
-                run_job(config)
+                run_one(config)
             except JobError as error:  # Hydra would print it with all overrides
                 failed.append(error)
 
@@ -221,8 +342,12 @@ def _run_by_hydra(command: CommandLine) -> None:
         raise failed[0]
 
 
-def run_job(config: DictConfig) -> None:
+def run_job(config: DictConfig, rendezvous: Rendezvous | None = None) -> None:
     """Build and run one job in the run directory that Hydra has made for it.
+
+    Args:
+        config: the configuration of the job.
+        rendezvous: where this process, the first of several, meets the others.
 
     Raises:
         Interrupted: a signal stopped the run, which was saved.
@@ -238,7 +363,8 @@ def run_job(config: DictConfig) -> None:
     search = search_arguments(job)
     try:
         changed = list_changed_settings(job, plain)
-        with build(plain, run_dir, resolve_overrides(job, plain), search, changed) as runner:
+        overrides = resolve_overrides(job, plain)
+        with build(plain, run_dir, overrides, search, changed, rendezvous) as runner:
             _record(config, run_dir)
             log.info("run directory: %s", shown)
             try:
@@ -270,6 +396,23 @@ def _relative(path: Path) -> Path:
         return Path(os.path.relpath(path))
     except FileNotFoundError:
         return path
+
+
+def _run_job_or_launch(config: DictConfig) -> None:
+    """Run one job of a sweep in this process, or start its processes and wait for them."""
+    job = HydraConfig.get()
+    plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
+    size = _number_of_processes(plain)
+    if size == 1:
+        run_job(config)
+        return
+    run_dir = Path(job.runtime.output_dir)
+    overrides = [*resolve_overrides(job, plain), f"hydra.run.dir={quote(str(run_dir))}"]
+    command = CommandLine.parse([*search_arguments(job), *overrides])
+    with _launched(size, plain, command.arguments) as launcher:
+        code = launcher.run(command.to_json())
+    if code:
+        raise JobError(f"{_relative(run_dir)}: see the messages above", code)
 
 
 def _record(config: DictConfig, run_dir: Path) -> None:

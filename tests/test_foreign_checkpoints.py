@@ -166,7 +166,7 @@ def test_a_checkpoint_that_cannot_be_loaded_stops_every_command(
         elif fault == "broken":
             path.write_bytes(path.read_bytes()[:1000])
     if fault == "memory":
-        monkeypatch.setattr(checkpoint_reader, "_available_memory", lambda: 5)
+        monkeypatch.setattr(checkpoint_reader, "available_memory", lambda: 5)
     # Training in this process has left a log handler with a stream that pytest has closed.
     monkeypatch.setattr(logging, "raiseExceptions", False)
     before = contents(run)

@@ -22,7 +22,7 @@ MODULES = {
 
 ORDER: list[set[str]] = [
     {"core"},
-    {"runs", "models", "optim", "losses", "data"},
+    {"runs", "models", "optim", "losses", "data", "distributed"},
     {"plots"},
     {"monitoring", "results"},
     {"training", "dashboard"},

@@ -37,6 +37,10 @@ BENCHES = {
         "looking over a finished sweep of 1,000 jobs, and starting a further job; not part of all",
     ),
     "startup": ("startup", "time of --help, and until the first training step"),
+    "distributed": (
+        "distributed",
+        "a step on two processes relative to a bare DDP loop, and their start",
+    ),
     "gating": ("gating", "effect of gate_every on the loss, paired by seed; not part of all"),
     "dashboard": ("dashboard", "the dashboard in Chromium beside other tools; not part of all"),
 }

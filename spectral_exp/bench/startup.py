@@ -37,7 +37,7 @@ def run(options: Options) -> Iterator[Section]:
     measurements: dict[str, Callable[[], Figures]] = {
         IMPORT_TORCH: functools.partial(_import_torch, options.folder),
         HELP: functools.partial(_print_help, options.folder),
-        FIRST_STEP: lambda: _train_one_step(
+        FIRST_STEP: lambda: train_one_step(
             options.new_folder(f"run_{next(numbers)}"), options.folder / "cache"
         ),
     }
@@ -81,13 +81,13 @@ def _print_help(folder: Path) -> Figures:
     return {"s": measure.time_call(print_help)}
 
 
-def _train_one_step(folder: Path, cache: Path) -> Figures:
+def train_one_step(folder: Path, cache: Path, *overrides: str) -> Figures:
     """Measure the seconds until the first metrics line is written, then kill the process."""
     output = folder / "printed"
     with output.open("wb") as printed:
         start = time.perf_counter()
         process = subprocess.Popen(
-            _MAKE_RUN,
+            [*_MAKE_RUN, *overrides],
             cwd=folder,
             env=measure.environment(SPECTRAL_EXP_CACHE=str(cache.resolve())),
             stdin=subprocess.DEVNULL,

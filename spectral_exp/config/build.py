@@ -7,20 +7,21 @@ the lock of the run directory meanwhile.
 
 from __future__ import annotations
 
+import copy
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from spectral_exp.config.construct import Constructor, construct
-from spectral_exp.config.device import resolve_device
+from spectral_exp.config.device import resolve_device, usable_cpus
 from spectral_exp.config.folders import refuse_unwritable, trial_folder
-from spectral_exp.config.optimizer import make_optimizer
+from spectral_exp.config.optimizer import build_optimizer, make_optimizer
 from spectral_exp.config.parts import ROLES, make_dataset, make_model, make_part
 from spectral_exp.config.roles import Role
 from spectral_exp.config.samples import build_sampler, plot_sample, prompt_ids
@@ -32,6 +33,14 @@ from spectral_exp.config.starting_point import (
 from spectral_exp.core.errors import SettingError, UserError, nearest, require
 from spectral_exp.data import Dataset, KnownText
 from spectral_exp.data.batches import Batches, EvalWindows
+from spectral_exp.distributed.ranks import Ranks
+from spectral_exp.distributed.settings import (
+    DistributedSettings,
+    refuse_indivisible,
+    refuse_unshardable,
+    refuse_unshareable,
+)
+from spectral_exp.distributed.world import SINGLE, World
 from spectral_exp.models.gpt import GPT
 from spectral_exp.models.undrawn import UndrawnWeights
 from spectral_exp.monitoring import (
@@ -63,6 +72,14 @@ from spectral_exp.training.resume import (
 from spectral_exp.training.runner import Runner
 from spectral_exp.training.seeding import process_settings
 from spectral_exp.training.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from spectral_exp.distributed.rendezvous import Rendezvous
+
+RUN_DIR_KEY = "run_dir"
+"""Where process 0 publishes its run directory, once it owns it."""
+_IS_NEW_KEY = "is_new"
+"""Where process 0 publishes whether the run has no checkpoint yet, and so reads `init_from`."""
 
 COMPONENTS: dict[str, type[Component]] = {
     "backup": Backup,
@@ -117,6 +134,7 @@ class _Parts:
 
     globals: Globals
     settings: TrainingSettings
+    distributed: DistributedSettings
     device: torch.device
     dataset: Dataset
     model: GPT
@@ -127,7 +145,10 @@ class _Parts:
 
 
 def check(
-    config: Mapping[str, Any], run_dir: Path | None, arguments: Sequence[str] = ()
+    config: Mapping[str, Any],
+    run_dir: Path | None,
+    arguments: Sequence[str] = (),
+    world: World = SINGLE,
 ) -> list[str]:
     """Return every mistake in `config`, one line each; write only the cache of tokenized text.
 
@@ -135,6 +156,7 @@ def check(
         config: plain resolved configuration.
         run_dir: the run directory; None if its name is not known yet.
         arguments: of the command line, for the command that a message recommends.
+        world: the processes that will train.
     """
     config = update_names(config)
     location = run_dir or Path(str(config.get("outputs", "outputs")))
@@ -146,7 +168,7 @@ def check(
     try:
         known = None if run_dir is None else find_known_text(RunPaths(run_dir))
         with trial_folder(location) as folder:
-            parts = _assemble(config, RunPaths(folder), known, trial=True)
+            parts = _assemble(config, RunPaths(folder), known, world, trial=True)
         if run_dir is not None and not problems and run_dir.is_dir():
             refuse_changed_data(RunPaths(run_dir), parts.dataset.fingerprints)
             refuse_before_start(config, RunPaths(run_dir))
@@ -156,6 +178,10 @@ def check(
             enabled = parts.components["checkpoint"].enabled
             allowed = "null with monitoring/checkpoint=off: there is nothing to back up"
             require(enabled, "backup_url", url, allowed)
+            is_one_file = parts.components["checkpoint"].format == "full"
+            require(
+                is_one_file, "backup_url", url, "null with monitoring.checkpoint.format=sharded"
+            )
             check_url(url)
     except UserError as error:
         problems.append(str(error))
@@ -169,6 +195,7 @@ def build(
     overrides: list[str],
     search: Sequence[str] = (),
     changed_settings: Mapping[str, Any] | None = None,
+    rendezvous: Rendezvous | None = None,
 ) -> Iterator[Runner]:
     """Build the runner of `config` in `run_dir`, which is locked inside the `with` block.
 
@@ -178,6 +205,7 @@ def build(
         overrides: command-line overrides, recorded so that `resume=` can repeat them.
         search: arguments that locate further configuration files, recorded for `resume=` too.
         changed_settings: settings that differ from the defaults, recorded for readers.
+        rendezvous: where this process, the first of several, meets the others.
 
     Raises:
         UserError: the configuration has a mistake, or the directory belongs to another run or is in
@@ -196,20 +224,94 @@ def build(
             )
         ):
             raise UserError("\nerror: ".join(problems))
-        torch.manual_seed(int(config["seed"]))
-        parts = _assemble(config, paths, find_known_text(paths), trial=False)
+        is_new = not has_begun(paths.root)
+        if rendezvous is not None:
+            rendezvous.put(RUN_DIR_KEY, str(paths.root.absolute()))
+            rendezvous.put(_IS_NEW_KEY, is_new)
+        world = SINGLE if rendezvous is None else rendezvous.world
+        parts = _assemble_seeded(config, paths, world)
         start = None
-        if not has_begun(paths.root):
+        if is_new:
             model, tokenizer = parts.model, parts.dataset.tokenizer
             start = find_starting_point(config, model, parts.optimizer, tokenizer)
-        parent = _begin_attempt(config, paths, parts, start, overrides, search, changed_settings)
-        runner = _runner(config, paths, parts, lock)
+        ranks = _ranks(parts, rendezvous)
+        parent = _begin_attempt(
+            config, paths, parts, start, overrides, search, changed_settings, ranks
+        )
+        runner = _runner(config, paths, parts, ranks, lock.check)
         runner.state.parent = None if parent is None else {**parent}
         try:
             yield runner
         finally:
             runner.sync()
             runner.metrics.close()
+
+
+@contextmanager
+def build_member(config: dict[str, Any], rendezvous: Rendezvous) -> Iterator[Runner]:
+    """Build the runner of a process beyond the first: it trains, and writes no file of the run.
+
+    Args:
+        config: plain resolved configuration.
+        rendezvous: where this process meets the others.
+
+    Raises:
+        UserError: the configuration has a mistake on this machine.
+    """
+    config = update_names(config)
+    paths = RunPaths(rendezvous.get(RUN_DIR_KEY))
+    with torch.random.fork_rng():
+        parts = _assemble_seeded(_without_components(config), paths, rendezvous.world)
+        settings = replace(parts.settings, sample_tokens=0, profile_steps=0, restore_best=False)
+        parts = replace(parts, settings=settings)
+        if rendezvous.get(_IS_NEW_KEY):
+            model, tokenizer = parts.model, parts.dataset.tokenizer
+            start = find_starting_point(config, model, parts.optimizer, tokenizer)
+            if start is not None:
+                start.load(model, parts.optimizer)
+        yield _runner(config, paths, parts, _ranks(parts, rendezvous), lambda: None)
+
+
+def _without_components(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration whose monitoring components are all disabled or absent."""
+    nodes = config["monitoring"]
+    disabled = {
+        name: {**node, **({"url": None} if name == "backup" else {"enabled": False})}
+        for name, node in nodes.items()
+        if not issubclass(COMPONENTS[name], Observer)
+    }
+    return {**config, "monitoring": disabled}
+
+
+def _ranks(parts: _Parts, rendezvous: Rendezvous | None) -> Ranks:
+    if rendezvous is None:
+        return Ranks(parts.device)
+    if parts.distributed.strategy == "fsdp":
+        from spectral_exp.distributed.sharded_ranks import ShardedRanks
+
+        return ShardedRanks(rendezvous, parts.distributed, parts.device)
+    from spectral_exp.distributed.group import GroupRanks
+
+    ranks = GroupRanks(rendezvous, parts.distributed, parts.device)
+    if parts.distributed.shard_optimizer:
+        ranks.share_updates(parts.optimizer)
+    return ranks
+
+
+def _divide(
+    config: Mapping[str, Any], parts: _Parts, ranks: Ranks
+) -> tuple[GPT, torch.optim.Optimizer] | None:
+    """Return what this process trains if it holds a part of the model only, else None."""
+    if not ranks.is_sharded:
+        return None
+    from spectral_exp.distributed.sharded_ranks import ShardedRanks
+
+    assert isinstance(ranks, ShardedRanks)
+    model = parts.model
+    if ranks.world.is_main:
+        ranks.keep_copy(model, parts.optimizer)
+        model = copy.deepcopy(model)
+    return model, ranks.shard(model, model.blocks, lambda divided: build_optimizer(config, divided))
 
 
 def component_files(*, backed_up_only: bool = False) -> list[str]:
@@ -232,6 +334,7 @@ def _begin_attempt(
     overrides: list[str],
     search: Sequence[str],
     changed_settings: Mapping[str, Any] | None,
+    ranks: Ranks,
 ) -> Parent | None:
     """Check that the run can be continued here, load its start, and record the new attempt.
 
@@ -241,7 +344,7 @@ def _begin_attempt(
     refuse_changed_data(paths, parts.dataset.fingerprints)
     parts.components["backup"].check()
     parts.dataset.tokenizer.save(paths.tokenizer)
-    all_attempts = list_attempts(paths, overrides, search)
+    all_attempts = list_attempts(paths, overrides, search, ranks.describe())
     warn_of_other_bits(paths, parts.globals.threads)
     parent = find_parent(paths)
     if start is not None:
@@ -264,8 +367,19 @@ def _begin_attempt(
     return parent
 
 
+def _assemble_seeded(config: Mapping[str, Any], paths: RunPaths, world: World) -> _Parts:
+    """Build all parts of a run; every process draws the same weights."""
+    torch.manual_seed(int(config["seed"]))
+    return _assemble(config, paths, find_known_text(paths), world, trial=False)
+
+
 def _assemble(
-    config: Mapping[str, Any], paths: RunPaths, known: KnownText | None, trial: bool
+    config: Mapping[str, Any],
+    paths: RunPaths,
+    known: KnownText | None,
+    world: World,
+    *,
+    trial: bool,
 ) -> _Parts:
     """Build all parts. Raises one UserError with all problems."""
     make = Constructor()
@@ -278,9 +392,10 @@ def _assemble(
     ]
     top = {key: value for key, value in config.items() if key in top_names}
     globals_ = make.make({"_target_": f"{__name__}.Globals", **top}, "", Role(Globals, __name__))
-    device = make.call("", lambda: resolve_device(str(config.get("device"))))
+    device = make.call("", lambda: resolve_device(str(config.get("device")), world))
     device = device or torch.device("cpu")
     settings = make_part(config, "training", make)
+    distributed = _distributed(config, world, settings, make)
     dataset = make_dataset(config, make, known)
     if dataset is not None and settings is not None:
         make.call("training", lambda: prompt_ids(dataset, settings))
@@ -288,12 +403,16 @@ def _assemble(
     with UndrawnWeights() if trial else nullcontext():
         model = make_model(config, vocab_size, make)
     if model is not None and not trial:
-        model.to(device)
+        # A model to divide goes to the device in parts.
+        is_whole = world.size == 1 or distributed is None or distributed.strategy == "ddp"
+        model.to(device if is_whole else "cpu")
     elif model is not None:
         # A summary that fails must fail before the run directory, which will record it, exists.
         name = f"model: {type(model).__name__}"
         make.call("model", lambda: construct(name, lambda: summarize_model(model)))
     optimizer = make_optimizer(config, model, make, trial)
+    if optimizer is not None and distributed is not None and distributed.shard_optimizer:
+        make.call("", lambda: refuse_unshareable(optimizer))
     max_steps = 1 if settings is None else settings.max_steps
     schedule = make_part(config, "schedule", make, max_steps=max_steps)
     loss = make_part(config, "loss", make, vocab_size=vocab_size)
@@ -301,8 +420,41 @@ def _assemble(
     components = _components(config, paths, make, sample_ids=sample, max_steps=max_steps)
     make.finish()
     assert dataset is not None
+    assert distributed is not None
     loss.to(device)
-    return _Parts(globals_, settings, device, dataset, model, optimizer, schedule, loss, components)
+    threads = globals_.threads
+    if threads is None and world.size > 1:
+        threads = max(1, usable_cpus() // world.local_size)
+    return _Parts(
+        globals=replace(globals_, threads=threads),
+        settings=settings,
+        distributed=distributed,
+        device=device,
+        dataset=dataset,
+        model=model,
+        optimizer=optimizer,
+        schedule=schedule,
+        loss=loss,
+        components=components,
+    )
+
+
+def _distributed(
+    config: Mapping[str, Any], world: World, training: TrainingSettings | None, make: Constructor
+) -> DistributedSettings | None:
+    """Build the settings of several processes; a run recorded before they existed has none."""
+    if "distributed" not in config:
+        return DistributedSettings()
+    settings: DistributedSettings | None = make_part(config, "distributed", make)
+    if settings is None or world.size == 1:
+        return settings
+    make.call("", lambda: settings.refuse_other_size(world))
+    if training is not None:
+        count, batch_size = training.grad_accum_steps, training.batch_size
+        make.call("", lambda: refuse_indivisible(world.size, count, batch_size))
+        if settings.strategy == "fsdp":
+            make.call("", lambda: refuse_unshardable(training.compile))
+    return settings
 
 
 def _components(
@@ -335,9 +487,17 @@ def _components(
     return components
 
 
-def _runner(config: dict[str, Any], paths: RunPaths, parts: _Parts, lock: RunLock) -> Runner:
+def _runner(
+    config: dict[str, Any],
+    paths: RunPaths,
+    parts: _Parts,
+    ranks: Ranks,
+    check_owner: Callable[[], None],
+) -> Runner:
     settings, dataset, seed = parts.settings, parts.dataset, parts.globals.seed
     model, components = parts.model, parts.components
+    divided = _divide(config, parts, ranks)
+    trained = model if divided is None else divided[0]
     block_size = int(config["model"]["block_size"])
     token_bytes = dataset.tokenizer.token_bytes
     return Runner(
@@ -347,7 +507,7 @@ def _runner(config: dict[str, Any], paths: RunPaths, parts: _Parts, lock: RunLoc
         threads=parts.globals.threads,
         device=parts.device,
         model=model,
-        compute=torch.compile(model) if settings.compile else model,  # type: ignore[arg-type]
+        compute=torch.compile(trained) if settings.compile else trained,  # type: ignore[arg-type]
         optimizer=parts.optimizer,
         schedule=parts.schedule,
         loss=parts.loss,
@@ -356,7 +516,7 @@ def _runner(config: dict[str, Any], paths: RunPaths, parts: _Parts, lock: RunLoc
             dataset.val, token_bytes, block_size, settings.batch_size, settings.eval_windows
         ),
         data=dataset,
-        sample=build_sampler(model, dataset, settings, seed, parts.device),
+        sample=build_sampler(model, dataset, settings, seed, next(model.parameters()).device),
         plot_sample=plot_sample(dataset),
         token_text=dataset.tokenizer.token_text,
         config=config,
@@ -366,5 +526,7 @@ def _runner(config: dict[str, Any], paths: RunPaths, parts: _Parts, lock: RunLoc
         visualization=components["visualization"],
         tracker=components["tracking"],
         observers={n: part for n, part in components.items() if isinstance(part, Observer)},
-        check_owner=lock.check,
+        check_owner=check_owner,
+        ranks=ranks,
+        trained=divided,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -42,6 +42,18 @@ def make_optimizer(config: Mapping[str, Any], model: Any, make: Constructor, tri
         tried = make.make(node, "optimizer", ROLE, params=stand_ins(groups))
         make.call("optimizer", lambda: try_step(tried))
     return optimizer
+
+
+def build_optimizer(config: Mapping[str, Any], model: nn.Module) -> torch.optim.Optimizer:
+    """Return the optimizer of `model`, as training builds it.
+
+    Raises:
+        UserError: the configuration of the optimizer has a mistake.
+    """
+    make = Constructor()
+    optimizer = make_optimizer(config, model, make, False)
+    make.finish()
+    return cast(torch.optim.Optimizer, optimizer)
 
 
 def _rename_rate(node: dict[str, Any]) -> dict[str, Any]:

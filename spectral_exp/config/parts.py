@@ -11,6 +11,7 @@ from spectral_exp.config.construct import Constructor
 from spectral_exp.config.optimizer import ROLE as OPTIMIZER
 from spectral_exp.config.roles import Role
 from spectral_exp.data import Corpus, Dataset, KnownText, TokenizerSpec, prepare
+from spectral_exp.distributed import DistributedSettings
 from spectral_exp.models.gpt import GPT
 from spectral_exp.models.twin import match_parameters
 from spectral_exp.models.undrawn import UndrawnWeights
@@ -25,6 +26,7 @@ ROLES = {
     "data": Role(Corpus, "spectral_exp.data"),
     "tokenizer": Role(TokenizerSpec, "spectral_exp.data"),
     "training": Role(TrainingSettings, "spectral_exp.training"),
+    "distributed": Role(DistributedSettings, "spectral_exp.distributed"),
 }
 """Group of the configuration -> the classes and functions that it may name."""
 

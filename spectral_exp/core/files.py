@@ -74,10 +74,11 @@ def discard(temporary: Path) -> None:
 def remove_temporary_files(folder: Path, name: str = "") -> None:
     """Remove temporary files that killed writers left in `folder`, of the file `name` or of all.
 
-    Only for the sole writer of these files, while it writes none.
+    Folders stay. Only for the sole writer of these files, while it writes none.
     """
     for leftover in folder.glob(f".{glob.escape(name)}*{TEMPORARY_SUFFIX}"):
-        leftover.unlink(missing_ok=True)
+        if not leftover.is_dir() or leftover.is_symlink():
+            leftover.unlink(missing_ok=True)
 
 
 def remove_abandoned_files(path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from spectral_exp.core.errors import UserError
 from spectral_exp.core.files import write_atomic
 from spectral_exp.core.json_text import read_object
 from spectral_exp.core.json_value import jsonable

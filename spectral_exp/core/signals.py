@@ -147,7 +147,7 @@ class StopRequest:
         name = signal.Signals(number).name
         if self._delegate is not None and self._delegate():
             self._print(
-                f"{name}: waiting for the jobs of the sweep to save; once more to stop at once"
+                f"{name}: waiting for the other processes to save; once more to stop at once"
             )
         elif self._immediate:
             raise Interrupted(number)
@@ -171,20 +171,27 @@ class StopRequest:
 def signals_blocked() -> Iterator[None]:
     """Block the signals that ask a process to stop.
 
-    Processes that are started meanwhile inherit it.
+    Processes that are started meanwhile inherit it, until they call `unblock_signals`.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    numbers = {
-        signal.SIGINT,
-        *(getattr(signal, name) for name in STOP_SIGNALS if hasattr(signal, name)),
-    }
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _blockable())
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def unblock_signals() -> None:
+    """Let the signals arrive that `signals_blocked` of the parent process has blocked."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _blockable())
+
+
+def _blockable() -> set[signal.Signals]:
+    names = [name for name in STOP_SIGNALS if hasattr(signal, name)]
+    return {signal.SIGINT, *(getattr(signal, name) for name in names)}
 
 
 def _identity_of_stderr() -> tuple[int, int] | None:

@@ -14,7 +14,9 @@ optimizer.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import tee
 from typing import Any, Literal, TypeAlias, overload
 
 import torch
@@ -24,6 +26,7 @@ from torch.optim.adamw import adamw
 from spectral_exp.core.errors import require
 from spectral_exp.optim.adamw import FUSED_DEVICES, Parameters, check_adam
 from spectral_exp.optim.eager import EagerOptimizer
+from spectral_exp.optim.matrix_updates import MatrixOwners, MatrixUpdate, SoleOwner
 
 Gate: TypeAlias = Literal["none", "channels", "both"]
 GATES = ("none", "channels", "both")
@@ -150,7 +153,13 @@ class RGD(EagerOptimizer):
         gate_embeddings: "none" leaves tables ungated; "channels" gates each token's vector
             independently; "both" gates a table like any other matrix.
         gate_every: k, >= 1.
+
+    Attributes:
+        owners: where matrices are gated. On several processes each batch of matrices that one
+            process gates in one call is gated by one of them, so the bits are the same.
     """
+
+    owners: MatrixOwners = SoleOwner()
 
     def __init__(
         self,
@@ -255,11 +264,15 @@ class RGD(EagerOptimizer):
             self._prepare(parameter)
         gated = [p for p in parameters if uses_gate and p.ndim >= 2]
         self._adamw([p for p in parameters if not uses_gate or p.ndim < 2], group)
-        means = [
-            self._gated_update(batch, group, both_axes=gate == "both")
-            for batch in self._batches(gated)
-        ]
-        return [rho for rho in means if rho is not None]
+        # With one process, an update is applied before the next is requested.
+        requests, passed_on = tee(
+            self._gate_updates(self._batches(gated), group, both_axes=gate == "both")
+        )
+        means = []
+        for request, (updates, rho) in zip(requests, self.owners.compute(passed_on), strict=True):
+            torch._foreach_sub_([self.owners.local(p) for p in request.parameters], list(updates))
+            means.append(rho)
+        return means
 
     def _batches(self, parameters: list[Tensor]) -> list[list[Tensor]]:
         """Group parameters of equal shape, type and layout into batches for one call of the gate.
@@ -282,50 +295,67 @@ class RGD(EagerOptimizer):
             like[-1].append(p)
         return [batch for like in batches.values() for batch in like]
 
-    def _gated_update(
-        self, batch: list[Tensor], group: dict[str, Any], both_axes: bool
-    ) -> Tensor | None:
-        """Update matrices of one shape; return the means of rho, or None if they were not gated."""
-        states = [self.state[p] for p in batch]
-        lr, decay, interval = group["lr"], group["weight_decay"], group["gate_every"]
+    def _gate_updates(
+        self, batches: Iterable[list[Tensor]], group: dict[str, Any], both_axes: bool
+    ) -> Iterator[MatrixUpdate]:
+        """Update the moments of all batches and yield what is to be gated in this step."""
+        for batch in batches:
+            states = [self.state[p] for p in batch]
+            shares, directions = (
+                [self.owners.local(p) for p in batch],
+                self._directions(batch, group),
+            )
+            steps = torch.stack([state["step"] for state in states])
+            alpha = resonance_strength_at(steps, group["resonance_strength"], group["warmup_steps"])
+            lr, interval = group["lr"], group["gate_every"]
+            rate = lr if self._finite is None else lr * self._finite.double()
+            torch._foreach_mul_(shares, 1 - rate * group["weight_decay"])
+            filters = rate * alpha, rate * (1 - alpha)
+            if interval > 1 or "pending" in states[0]:
+                self._add_pending(batch, directions, lr * alpha, lr * (1 - alpha), interval)
+                if states[0]["ungated_steps"] < interval:
+                    continue
+                directions = self._take_pending(states, interval)
+                filters = torch.ones_like(alpha), torch.zeros_like(alpha)
+            gate = partial(
+                gated_directions, resonant=filters[0], rest=filters[1], both_axes=both_axes
+            )
+            yield MatrixUpdate(batch, (_stack(shares), directions), gate, is_rowwise=not both_axes)
+
+    def _directions(self, batch: list[Tensor], group: dict[str, Any]) -> Tensor:
+        """Update the moments of a batch and return U, stacked."""
         # From zero, without decay and with rate -1, AdamW arrives at U, or at zero if the step is
         # skipped.
-        first = batch[0]
+        first = self.owners.local(batch[0])
         n, shape = len(batch), first.shape
         directions = torch.zeros_like(first)[None] if n == 1 else first.new_zeros(n, *shape)
         self._adamw(batch, {**group, "lr": -1.0, "weight_decay": 0.0}, moved=list(directions))
-        steps = torch.stack([state["step"] for state in states])
-        alpha = resonance_strength_at(steps, group["resonance_strength"], group["warmup_steps"])
-        rate = lr if self._finite is None else lr * self._finite.double()
-        torch._foreach_mul_(batch, 1 - rate * decay)
-        if interval == 1 and "pending" not in states[0]:
-            updates, means = gated_directions(
-                _stack(batch), directions, rate * alpha, rate * (1 - alpha), both_axes
-            )
-            torch._foreach_sub_(batch, list(updates))
-            return means
-        capturing = first.is_cuda and torch.cuda.is_current_stream_capturing()
+        return directions
+
+    def _add_pending(
+        self, batch: list[Tensor], directions: Tensor, resonant: Tensor, rest: Tensor, interval: int
+    ) -> None:
+        """Apply the unfiltered part of U and add the other part to what waits for the gate."""
+        capturing = batch[0].is_cuda and torch.cuda.is_current_stream_capturing()
         remedy = "a graph repeats one of the k steps forever"
         require(not capturing, "gate_every", interval, "1 in a CUDA graph", remedy)
-        for p, state, direction, strength in zip(batch, states, directions, alpha, strict=True):
+        for p, direction, now, later in zip(batch, directions, rest, resonant, strict=True):
+            state = self.state[p]
             if "pending" not in state:
                 state["pending"] = torch.zeros_like(p)
-            state["pending"].add_(lr * strength * direction)
-            p.sub_(direction.mul_(lr * (1 - strength)))
+            self.owners.local(state["pending"]).add_(later * direction)
+            self.owners.local(p).sub_(direction.mul_(now))
             state["ungated_steps"] = state.get("ungated_steps", 0) + 1
-        if states[0]["ungated_steps"] < interval:
-            return None
-        pending = _stack([state["pending"] for state in states])
-        updates, means = gated_directions(
-            _stack(batch), pending, torch.ones_like(alpha), torch.zeros_like(alpha), both_axes
-        )
-        torch._foreach_sub_(batch, list(updates))
+
+    def _take_pending(self, states: list[dict[str, Any]], interval: int) -> Tensor:
+        """Return the sum of what waits for the gate, stacked, and start from zero again."""
+        pending = torch.stack([self.owners.local(state["pending"]) for state in states])
         for state in states:
             state["ungated_steps"] = 0
-            state["pending"].zero_()
+            self.owners.local(state["pending"]).zero_()
             if interval == 1:  # after a larger interval in earlier steps
                 del state["pending"], state["ungated_steps"]
-        return means
+        return pending
 
     def _adamw(
         self, parameters: list[Tensor], group: dict[str, Any], moved: list[Tensor] | None = None
@@ -334,11 +364,12 @@ class RGD(EagerOptimizer):
         if not parameters:
             return
         states = [self.state[parameter] for parameter in parameters]
+        local = self.owners.local
         adamw(
-            moved or parameters,
-            [parameter.grad for parameter in parameters if parameter.grad is not None],
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
+            moved or [local(parameter) for parameter in parameters],
+            [local(parameter.grad) for parameter in parameters if parameter.grad is not None],
+            [local(state["exp_avg"]) for state in states],
+            [local(state["exp_avg_sq"]) for state in states],
             [],
             [state["step"] for state in states],
             foreach=False,

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from spectral_exp.core.errors import UserError
-from spectral_exp.core.files import remove_temporary_files
+from spectral_exp.core.files import TEMPORARY_SUFFIX, remove_temporary_files
 
 CHECKPOINTS_FOLDER = "checkpoints"
 LOGS_FOLDER = "logs"
@@ -29,6 +29,7 @@ CERTIFICATE_NAME = "resume_certificate.json"
 METRICS_NAME = "metrics.jsonl"
 CUT_METRICS_NAME = "metrics.cut.jsonl"
 TRAINING_LOG_NAME = "training.log"
+RANK_LOG_PATTERN = "rank_*.log"
 SPECTRA_NAME = "spectra.jsonl"
 CUT_SPECTRA_NAME = "spectra.cut.jsonl"
 
@@ -55,6 +56,7 @@ CLAIMS_FOLDER = "spectral_exp-{user}"
 """In the system's temporary folder: the names and seconds that processes have reserved for ids."""
 
 _CHECKPOINT_NAME = re.compile(r"checkpoint_step_(0|[1-9]\d*)\.pt(\.zst)?")
+_SHARDS_NAME = re.compile(r"checkpoint_step_(0|[1-9]\d*)\.shards-[0-9a-f]{8}")
 
 
 class RunPaths:
@@ -85,6 +87,10 @@ class RunPaths:
         self.latest_link = self.checkpoints / LATEST_NAME
         self.best_link = self.checkpoints / BEST_NAME
 
+    def rank_log(self, rank: int) -> Path:
+        """Return the log file of a process beyond the first."""
+        return self.logs / RANK_LOG_PATTERN.replace("*", str(rank))
+
     def checkpoint_file(self, step: int) -> Path:
         """Return the checkpoint file of `step`: the compressed one if only that exists."""
         plain = self.checkpoints / f"checkpoint_step_{step}.pt"
@@ -95,6 +101,22 @@ class RunPaths:
         """Return the step in the name of a checkpoint file, or None for other files."""
         match = _CHECKPOINT_NAME.fullmatch(path.name)
         return int(match[1]) if match else None
+
+    def shards_folder(self, step: int, token: str) -> Path:
+        """Return the folder for the shards of a checkpoint of `step`; `token` is 8 hex digits.
+
+        Every save has its own token, so that no folder is ever written twice.
+        """
+        return self.checkpoints / f"checkpoint_step_{step}.shards-{token}"
+
+    def shards_step(self, path: Path) -> int | None:
+        """Return the step in the name of a folder of shards, or None for other files."""
+        match = _SHARDS_NAME.fullmatch(path.name)
+        return int(match[1]) if match else None
+
+    def unfinished_shards(self, step: int) -> Path:
+        """Return the folder in which the shards of `step` are written, before it gets its name."""
+        return self.checkpoints / f".step_{step}{TEMPORARY_SUFFIX}"
 
     def checkpoint_steps(self) -> list[int]:
         """Return the steps that have a checkpoint file, ascending; none if the folder is missing.

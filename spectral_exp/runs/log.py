@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -14,6 +15,24 @@ from spectral_exp.core.redact import redact_text
 from spectral_exp.core.regular_file import open_run_file
 
 log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def log_to(path: Path) -> Iterator[None]:
+    """Write all log records of the level INFO and above to `path` and nowhere else."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = RunLogHandler(str(path))
+    handler.setFormatter(RunLogFormatter("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
+        handler.close()
 
 
 class RunLogFormatter(logging.Formatter):

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-PLACE = ("resume", "outputs", "backup_url", "experiment_id", "sweep", "hydra")
-"""Settings that name the folders of a run and its copies."""
+PLACE = (
+    "resume", "outputs", "backup_url", "experiment_id", "sweep", "hydra", "distributed",
+)  # fmt: skip
+"""Settings that say where a run takes place: its folders, its copies and its processes."""
 
 WATCHING = (
     "monitoring.backup",

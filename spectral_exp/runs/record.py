@@ -30,6 +30,9 @@ class Attempt(_AttemptBase, total=False):
     timestamp: str
     host: str
     search: list[str]
+    processes: Count
+    hosts: list[str]
+    devices: list[str]
 
 
 class Git(TypedDict, total=False):

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from typing import Any
 
-from spectral_exp.core.signals import STOP_SIGNALS, StopRequest, signals_blocked
+from spectral_exp.core.signals import StopRequest, signals_blocked, unblock_signals
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +68,7 @@ def start_worker(parent: int) -> None:
     global _stop
     _stop = StopRequest(is_worker=True).__enter__()
     threading.Thread(target=_exit_with, args=(parent,), name="parent watch", daemon=True).start()
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _blockable())
+    unblock_signals()
 
 
 @contextmanager
@@ -124,8 +123,3 @@ def _exit_with(parent: int) -> None:
     signal.raise_signal(signal.SIGTERM)
     with _job:
         os._exit(128 + signal.SIGTERM)
-
-
-def _blockable() -> set[signal.Signals]:
-    names = [name for name in STOP_SIGNALS if hasattr(signal, name)]
-    return {signal.SIGINT, *(getattr(signal, name) for name in names)}

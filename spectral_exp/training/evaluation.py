@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spectral_exp.distributed.ranks import Ranks
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -46,6 +48,7 @@ def evaluate(
     windows: Iterable[tuple[Tensor, Tensor, int]],
     device: torch.device,
     forward: Callable[[Tensor], Tensor] | None = None,
+    ranks: Ranks | None = None,
 ) -> Evaluation:
     """Evaluate a model without drawing random numbers.
 
@@ -54,25 +57,36 @@ def evaluate(
         windows: inputs (B, T), targets (B, T) and the number of bytes of the targets.
         device: the device of the model.
         forward: inputs (B, T) -> logits (B, T, V), for example under autocast; by default `model`.
+        ranks: the processes that share the windows; by default this process evaluates all.
     """
     was_training = model.training
     model.eval()
+    ranks = ranks or Ranks()
     # float64, because a long validation adds millions of small numbers.
     sums = torch.zeros(2, dtype=torch.float64)
+    rows: list[Tensor] = []
     tokens = n_bytes = 0
     try:
-        for x, y, window_bytes in windows:
+        for i, (x, y, window_bytes) in enumerate(windows):
+            tokens += y.numel()
+            n_bytes += window_bytes
+            if not ranks.batches_here(i):
+                rows.append(torch.zeros_like(sums))
+                continue
             logits = (forward or model)(x.to(device))
             nats = F.cross_entropy(
                 logits.flatten(0, 1).float(), y.to(device).flatten(), reduction="none"
             )
             # Summed on the CPU: not every accelerator has float64.
             nats = nats.cpu().double()
-            sums += torch.stack([nats.sum(), nats.square().sum()])
-            tokens += y.numel()
-            n_bytes += window_bytes
+            rows.append(torch.stack([nats.sum(), nats.square().sum()]))
+        for _ in range(ranks.missing_batches(len(rows))):
+            (forward or model)(x.to(device))
     finally:
         model.train(was_training)
+    # Added in order, so that the result does not depend on the number of processes.
+    for row in ranks.add_rows(torch.stack(rows)):
+        sums += row
     total, squares = sums.tolist()
     mean = total / tokens
     variance = max(squares / tokens - mean**2, 0.0)

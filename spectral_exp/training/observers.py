@@ -40,6 +40,10 @@ class Observers:
             for prefix in observer.metric_prefixes
         )
 
+    def is_due(self, step: int) -> bool:
+        """Return whether an observer is due after `step`."""
+        return any(observer.should_observe(step) for observer in self._observers.values())
+
     def observe(self, step: int, model: nn.Module) -> dict[str, float]:
         """Return the metrics of the observers that are due after `step`.
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from spectral_exp.core.clock import Clock
+from spectral_exp.core.errors import UserError
+from spectral_exp.distributed.ranks import Ranks
 from spectral_exp.monitoring import CheckpointManager, ConfigTracker, VisualizationManager
 from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.record import read_results
 from spectral_exp.training.contracts import Data
 from spectral_exp.training.state import Status, TrainState
+
+log = logging.getLogger(__name__)
 
 LAST_PLOTS = "last plots"
 """The clock's name for the wait for plots at the end of a run."""
@@ -23,6 +29,7 @@ class RunResults:
     Attributes:
         clock: the seconds that each component blocked training.
         component_names: names of the components beyond the built-in five.
+        ranks: the processes that train together.
         samples: the newest sample text of the model: `step`, `prompt` and `text`.
         restored_step: the step whose weights replaced the last ones; None without replacement.
         train_s_before: seconds of training in earlier attempts.
@@ -37,6 +44,7 @@ class RunResults:
     checkpoint: CheckpointManager
     visualization: VisualizationManager
     component_names: tuple[str, ...] = ()
+    ranks: Ranks = field(default_factory=Ranks)
     samples: list[dict[str, Any]] = field(default_factory=list)
     restored_step: int | None = None
     train_s_before: float = 0.0
@@ -66,9 +74,25 @@ class RunResults:
                 "entropy_bits_per_byte": self.data.entropy_bits_per_byte,
             },
             monitoring_cost=self.monitoring_cost(),
+            processes=self._processes(),
         )
         enabled = self.tracker.enabled
         self.missing_because = self.tracker.problem if enabled else "monitoring/tracking=off"
+
+    def are_complete(self) -> bool:
+        """Return whether an earlier attempt has written the results of the current step."""
+        if not self.paths.results_file.is_file():
+            return False
+        try:
+            results, findings = read_results(self.paths.results_file)
+            if findings:
+                raise UserError(findings[0])
+        except UserError as error:
+            log.warning("%s; the file is written again", error)
+            return False
+        # While a finished run is prolonged, its results have the former number of steps.
+        is_finished = results.get("status") in ("completed", "stopped_early")
+        return is_finished and results.get("totals", {}).get("steps") == self.state.step
 
     def problem(self) -> str:
         """Return why the results could not be written, and the remedy; "" without a problem."""
@@ -122,6 +146,15 @@ class RunResults:
             return None
         path = self.paths.checkpoint_file(self.state.best_step)
         return str(path.relative_to(self.paths.root)) if path.is_file() else None
+
+    def _processes(self) -> dict[str, Any]:
+        """Return the number of processes, and the time that they waited for each other."""
+        waited_s, train_s = self.ranks.communication_s, self.state.train_s - self.train_s_before
+        return {
+            **self.ranks.describe(),
+            "communication_s": waited_s,
+            "communication_share": waited_s / train_s if train_s else 0.0,
+        }
 
     def _totals(self) -> dict[str, float]:
         state = self.state

@@ -10,11 +10,12 @@ import logging
 import os
 import platform
 import re
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from spectral_exp.core.errors import UserError
+from spectral_exp.core.errors import RunError, UserError
 from spectral_exp.core.files import TEMPORARY_SUFFIX, follow
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.git import git_hash, working_directory
@@ -23,9 +24,10 @@ from spectral_exp.core.redact import REDACTED, redact
 from spectral_exp.core.shell import shell_command
 from spectral_exp.core.timestamps import timestamp
 from spectral_exp.data.known_text import KnownText
+from spectral_exp.distributed.ranks import Ranks
 from spectral_exp.monitoring import CheckpointManager
 from spectral_exp.monitoring.checkpoint.reader import BrokenCheckpointError, read_checkpoint
-from spectral_exp.runs.layout import CORRUPT_SUFFIX, RunPaths, links_inside
+from spectral_exp.runs.layout import CORRUPT_SUFFIX, RANK_LOG_PATTERN, RunPaths, links_inside
 from spectral_exp.runs.lock import refuse_if_running
 from spectral_exp.runs.overrides import (
     AROUND_STEPS,
@@ -166,7 +168,8 @@ def _foreign_files(paths: RunPaths, component_files: Sequence[str]) -> list[str]
     unfinished = f".*{TEMPORARY_SUFFIX}"
     root = paths.root
     own = {paths.hydra, paths.run_log, paths.lock_file, paths.tokenizer, paths.notes_file}
-    folders: set[Path] = set()
+    folders = {paths.logs}
+    own.update(paths.logs.glob(RANK_LOG_PATTERN))
     for pattern in component_files:
         if "/" not in pattern:
             own.add(root / pattern)
@@ -295,6 +298,27 @@ def warn_of_other_bits(paths: RunPaths, threads: int | None) -> None:
         )  # fmt: skip
 
 
+def load_newest_checkpoint(checkpoint: CheckpointManager, ranks: Ranks) -> dict[str, Any] | None:
+    """Return the newest intact checkpoint, the same in all processes, or None if there is none.
+
+    Raises:
+        RunError: this process cannot read the checkpoint that the first one has found.
+    """
+    found = None
+    if ranks.world.is_main:
+        found = checkpoint.load_latest_checkpoint(history_as_array=True, mapped=ranks.is_sharded)
+    step = ranks.from_main(0 if found is None else int(found["step"]))
+    if found is None and step:
+        found = checkpoint.load_checkpoint(step, mapped=ranks.is_sharded)
+        if found is None:
+            raise RunError(
+                f"cannot read the checkpoint of step {step} in {checkpoint.paths.checkpoints}; all "
+                "processes need the run directory on a disk that they share"
+            )
+        found["loss_history"] = array("d", found["loss_history"])
+    return found
+
+
 # --- the record of a run --------------------------------------------------------------------------
 
 
@@ -342,7 +366,10 @@ def find_parent(paths: RunPaths) -> Parent | None:
 
 
 def list_attempts(
-    paths: RunPaths, overrides: list[str], search: Sequence[str] = ()
+    paths: RunPaths,
+    overrides: list[str],
+    search: Sequence[str] = (),
+    processes: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Return the recorded attempts at a run, followed by the one that begins now.
 
@@ -350,6 +377,7 @@ def list_attempts(
         paths: the paths of the run.
         overrides: the overrides of this attempt.
         search: arguments of this attempt that locate further configuration files.
+        processes: the record of the processes of this attempt.
     """
     before = (find_record(paths) or {}).get("attempts", [])
     checkpoints = CheckpointManager(paths.root, enabled=False).list_checkpoints()
@@ -361,6 +389,7 @@ def list_attempts(
         "from_step": next((found["step"] for found in checkpoints if found["is_latest"]), 0),
         "cwd": str(working_directory()),
         "overrides": overrides,
+        **(processes or {}),
     }
     if search:
         now["search"] = list(search)

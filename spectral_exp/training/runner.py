@@ -22,6 +22,7 @@ from spectral_exp.core.clock import Clock
 from spectral_exp.core.errors import Interrupted, RunError, UserError
 from spectral_exp.core.signals import StopRequest
 from spectral_exp.core.wording import format_count
+from spectral_exp.distributed.ranks import Ranks
 from spectral_exp.monitoring import Backup, CheckpointManager, ConfigTracker, MetricsLogger
 from spectral_exp.monitoring.checkpoint.state import LiveState
 from spectral_exp.monitoring.component import Observer
@@ -30,13 +31,13 @@ from spectral_exp.monitoring.visualization.manager import TextSample, Visualizat
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.lock import LostRunError
 from spectral_exp.runs.metric_names import metric_info
-from spectral_exp.runs.record import read_results
 from spectral_exp.training.contracts import Data, Schedule
+from spectral_exp.training.divided import DividedState
 from spectral_exp.training.observers import Observers
 from spectral_exp.training.profiling import StepProfiler
 from spectral_exp.training.progress import Progress
 from spectral_exp.training.results import LAST_PLOTS, RunResults
-from spectral_exp.training.resume import refuse_foreign_checkpoint
+from spectral_exp.training.resume import load_newest_checkpoint, refuse_foreign_checkpoint
 from spectral_exp.training.seeding import process_settings, restore_rng_state, rng_state
 from spectral_exp.training.settings import TrainingSettings as TrainingSettings
 from spectral_exp.training.state import Status, StepReport, TrainState
@@ -56,7 +57,7 @@ class Runner:
     Attributes:
         model: the plain model, which is saved.
         compute: the model as it is called, compiled or not.
-        batches: (step, micro_step) -> inputs and targets, each (B, T) on the CPU; a pure function.
+        batches: (step, micro_batch) -> inputs and targets, each (B, T) on the CPU; a pure function.
         windows: fixed validation windows of (inputs, targets, bytes of the targets).
         sample: step -> (prompt, text that the model wrote after it).
         plot_sample: a sentence for the plots of attention.
@@ -64,6 +65,9 @@ class Runner:
         config: plain resolved configuration, stored with every checkpoint.
         observers: name in the configuration -> component beyond the built-in five.
         check_owner: raises LostRunError if the run directory no longer belongs to this process.
+        ranks: the processes that train together; all but the first have disabled components.
+        trained: the model and the optimizer that are trained, if `model` and `optimizer` are copies
+            of them, which `ranks` brings up to date.
     """
 
     paths: RunPaths
@@ -90,22 +94,26 @@ class Runner:
     tracker: ConfigTracker
     observers: Mapping[str, Observer] = field(default_factory=dict)
     check_owner: Callable[[], None] = lambda: None
+    ranks: Ranks = field(default_factory=Ranks)
+    trained: tuple[nn.Module, torch.optim.Optimizer] | None = None
 
     def __post_init__(self) -> None:
         self.state = TrainState()
+        trained_model, trained_optimizer = self.trained or (self.model, self.optimizer)
         self.clock = Clock()
         self.history: dict[str, tuple[array[int], array[float]]] = {}
         self.stepper = Stepper(
             settings=self.settings,
             seed=self.seed,
             device=self.device,
-            model=self.model,
+            model=trained_model,
             compute=self.compute,
-            optimizer=self.optimizer,
+            optimizer=trained_optimizer,
             schedule=self.schedule,
             loss=self.loss,
             batches=self.batches,
             state=self.state,
+            ranks=self.ranks,
         )
         self.results = RunResults(
             paths=self.paths,
@@ -116,11 +124,12 @@ class Runner:
             checkpoint=self.checkpoint,
             visualization=self.visualization,
             component_names=tuple(self.observers),
+            ranks=self.ranks,
         )
         self.validator = Validator(
             settings=self.settings,
             device=self.device,
-            model=self.model,
+            model=trained_model,
             forward=self.stepper.forward,
             windows=self.windows,
             data=self.data,
@@ -129,14 +138,17 @@ class Runner:
             results=self.results,
             metrics=self.metrics,
             clock=self.clock,
+            ranks=self.ranks,
         )
         self._observer_calls = Observers(self.observers, self.clock, self.check_owner)
+        self._divided = DividedState(self.ranks, self.checkpoint, self.clock)
         self._reported_saves = 0
         self._plotted_step = 0
         self._files = UnsyncedFiles(self.paths.root)
         self._problems: list[str] = []
         self.checkpoint.before_write = self._require_owner
         self.checkpoint.before_commit = self._before_commit
+        self.ranks.main_may_wait = self.checkpoint.exceeds_risk
 
     def run(self) -> TrainState:
         """Train from the newest checkpoint, or from the start, to the end; return the state.
@@ -149,22 +161,25 @@ class Runner:
         with (
             process_settings(self.threads, self.settings.deterministic),
             StopRequest(self.settings.stop_signals) as stop,
+            self.ranks.translated_errors(),
         ):
+            self.ranks.stop = stop
             self.restore(refuse_foreign=True)
             with self._components():
-                if self._has_finished_before():
+                if self.ranks.from_main(self._is_over() and self.results.are_complete()):
+                    self.ranks.leave()
                     log.info(
                         "nothing left to do: the run has finished (training.max_steps=%d)",
                         self.settings.max_steps,
                     )
                     self.results.missing_because = ""
                 else:
-                    self._train_and_record(stop)
+                    self._train_and_record()
         problem = "; ".join(self._problems)
-        if stop.signal_number is not None:
+        if signal_number := self.ranks.stop_signal or stop.signal_number:
             if problem:
                 log.error("error: %s", problem)
-            raise Interrupted(stop.signal_number, problem)
+            raise Interrupted(signal_number, problem)
         if problem:
             raise RunError(problem)
         return self.state
@@ -180,10 +195,16 @@ class Runner:
             components.callback(self.checkpoint.close)
             return components.pop_all()
 
-    def _train_and_record(self, stop: StopRequest) -> None:
+    def _train_and_record(self) -> None:
         """Train, and write the results even if training fails."""
         try:
-            self._train(stop)
+            with self.ranks.translated_errors():
+                self._train()
+                if self._divided.is_at_risk(self.state.step):
+                    self.save(self.state.best_step == self.state.step)
+                # What process 0 needs when the other processes have ended.
+                self._divided.collect(moments=not self._divided.saves_shards, gradients=True)
+                self.ranks.leave()
             self._finish()
         except LostRunError:
             self.results.missing_because = "the run directory no longer belongs to this process"
@@ -197,21 +218,29 @@ class Runner:
             self._write_results("failed", error=f"{type(error).__name__}: {error}")
             raise
 
-    def _train(self, stop: StopRequest) -> None:
+    def _train(self) -> None:
         first_step = self.state.step + 1
         profiler = StepProfiler(self.settings.profile_steps, self.paths.profile)
         with closing(self._progress()) as progress, profiler:
-            while not self._is_over() and stop.signal_number is None:
+            while not self._is_over() and self.ranks.stop_signal is None:
                 step = self.state.step + 1
                 report = self._take_step(step)
                 if step == first_step:
                     self.checkpoint.prepare(self.model, self.optimizer)
                 profiler.step()
+                shows_model, saves, is_at_risk = self.ranks.decide(
+                    self.visualization.should_visualize(step) or self._observer_calls.is_due(step),
+                    self.checkpoint.should_checkpoint(step),
+                    self.checkpoint.exceeds_risk(step),
+                )
+                validates = self.validator.should_validate(step)
+                if shows_model or validates:
+                    self._divided.collect(gradients=shows_model)
                 values: dict[str, float] = {}
                 improved = False
                 if self.metrics.should_log(step):
                     values |= self._training_metrics(report)
-                if self.validator.should_validate(step):
+                if validates:
                     evaluation = self.validator.validate(step)
                     improved = self.validator.record_best(evaluation)
                     values |= evaluation.metrics()
@@ -222,11 +251,11 @@ class Runner:
                 if self.visualization.should_visualize(step):
                     self._plot(step)
                 # While steps are skipped, the newest checkpoint is better than the current state.
-                is_due = self.checkpoint.should_checkpoint(step) or improved
-                if is_due and not self.stepper.is_skipping():
+                if (saves or improved) and not self.stepper.is_skipping():
                     self.save(improved)
-                if self.checkpoint.exceeds_risk(step):
-                    self._save_or_stop()
+                with self.ranks.waiting_for_main(step):
+                    if is_at_risk:
+                        self._save_or_stop()
                 progress.update(step, values)
 
     def _progress(self) -> Progress:
@@ -290,9 +319,14 @@ class Runner:
     def save(self, is_best: bool = False) -> None:
         """Save a checkpoint. Raises LostRunError if the directory belongs to another process."""
         self.check_owner()
+        if not self._divided.saves_shards:
+            self._divided.collect(moments=True)
         state = self._state_to_save(is_best)
         with self.clock.measure("checkpoint"):
-            self.checkpoint.save_checkpoint(**vars(state))
+            if self._divided.saves_shards:
+                self._divided.save_shards(state, self.paths.root)
+            else:
+                self.checkpoint.save_checkpoint(**vars(state))
 
     def _save_last(self) -> str:
         """Save the last state if it is not durable; return the problem and its remedy, or ""."""
@@ -302,7 +336,8 @@ class Runner:
         self.check_owner()
         state = self._state_to_save(is_best=self.state.best_step == step)
         with self.clock.measure("checkpoint"):
-            if checkpoint.save_last(state):
+            # Shards have been saved before the other processes ended.
+            if checkpoint.close() if self._divided.saves_shards else checkpoint.save_last(state):
                 return ""
         durable = checkpoint.durable_step
         lost = f"steps {durable + 1} to {step} are" if durable + 1 < step else f"step {step} is"
@@ -364,12 +399,11 @@ class Runner:
         Args:
             refuse_foreign: raise a UserError if the checkpoint holds another configuration.
         """
-        found = self.checkpoint.load_latest_checkpoint(history_as_array=True)
+        found = load_newest_checkpoint(self.checkpoint, self.ranks)
         if found is not None:
             if refuse_foreign:
                 refuse_foreign_checkpoint(found["step"], found["config"], self.config, self.paths)
-            self.model.load_state_dict(found["model_state_dict"])
-            self.optimizer.load_state_dict(found["optimizer_state_dict"])
+            self.ranks.load(found, self.model, self.optimizer)
             self.loss.load_state_dict(found["loss_state_dict"])
             self.state.load_state_dict(found["train_state"], found["loss_history"])
             best = self.state.best_step
@@ -382,6 +416,7 @@ class Runner:
             if change := self.stepper.describe_changed_rate():
                 log.warning("%s", change)
                 self.metrics.log_message(change)
+        self.ranks.refuse_different_weights(self.state.step, self.model)
         # A run that was killed after its last save and before its results may lack its last plots.
         self._plotted_step = 0 if self._is_over() else self.state.step
         self.results.train_s_before = self.state.train_s
@@ -412,21 +447,6 @@ class Runner:
                 "in a power cut",
                 last_step + 1, step, self.paths.metrics_file,
             )  # fmt: skip
-
-    def _has_finished_before(self) -> bool:
-        """Return whether an earlier attempt reached the end and wrote its results."""
-        if not (self._is_over() and self.paths.results_file.is_file()):
-            return False
-        try:
-            results, findings = read_results(self.paths.results_file)
-            if findings:
-                raise UserError(findings[0])
-        except UserError as error:
-            log.warning("%s; the file is written again", error)
-            return False
-        # While a finished run is prolonged, its results have the former number of steps.
-        is_finished = results.get("status") in ("completed", "stopped_early")
-        return is_finished and results.get("totals", {}).get("steps") == self.state.step
 
     # --- end of the run --------------------------------------------------------------------------
 
@@ -461,8 +481,11 @@ class Runner:
             log.warning("no best checkpoint is left; the final weights are those of the last step")
             return
         self.model.load_state_dict(best["model_state_dict"])
+        if self.ranks.is_sharded:
+            self.validator.model = self.stepper.compute = self.model.to(self.device)
         step = self.results.restored_step = int(best["step"])
         log.info("restored the weights of step %d, the best validation", step)
+        self.validator.ranks = Ranks()  # the other processes have ended
         self.validator.validate(step)
 
     def _restore_sample(self) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from spectral_exp.core.errors import RunError
 from spectral_exp.core.wording import format_count
+from spectral_exp.distributed.ranks import Ranks
 from spectral_exp.training.contracts import (
     HasMetrics,
     HasProgress,
@@ -40,7 +41,8 @@ class Stepper:
     Attributes:
         model: the plain model, whose parameters are trained.
         compute: the model as it is called, compiled or not.
-        batches: (step, micro_step) -> inputs and targets, each (B, T) on the CPU; a pure function.
+        batches: (step, micro_batch) -> inputs and targets, each (B, T) on the CPU; a pure function.
+        ranks: the processes that train together.
         reads_late: whether loss and gradient norm stay on the device until they are needed.
     """
 
@@ -54,6 +56,7 @@ class Stepper:
     loss: nn.Module
     batches: Callable[[int, int], tuple[Tensor, Tensor]]
     state: TrainState
+    ranks: Ranks = field(default_factory=Ranks)
 
     def __post_init__(self) -> None:
         optimizer = self.optimizer
@@ -67,6 +70,7 @@ class Stepper:
         )
         self._moves_batches = self.device.type != "cpu"
         self._unread_reports: list[StepReport] = []
+        self._tokens = 0
         # Collected once, since every step needs them.
         self._parameters = list(self.model.parameters())
         modules = [*self.model.modules(), *self.loss.modules()]
@@ -80,6 +84,7 @@ class Stepper:
             isinstance(part, UsesRandomness) and not part.uses_randomness
             for part in (self.model, self.loss)
         )
+        self._trained = self.ranks.wrap(self.compute, self.model)
         self.forward, self._objective = self._compute_logits, self._compute_objective
         if self.settings.precision == "bf16":
             autocast = torch.autocast(self.device.type, dtype=torch.bfloat16)
@@ -93,23 +98,15 @@ class Stepper:
         settings, optimizer = self.settings, self.optimizer
         # Not after the update, so that components can read the gradients of a step.
         optimizer.zero_grad()
-        if self._uses_randomness:
-            seed_generators(step_seed(self.seed, step), self.device)
         self._set_schedules(step)
-        parts: list[Mapping[str, Tensor]] = []
-        tokens = 0
-        for micro_step in range(settings.grad_accum_steps):
-            x, y = self.batches(1 if settings.overfit_one_batch else step, micro_step)
-            if self._moves_batches:
-                x = x.to(self.device, non_blocking=True)
-                y = y.to(self.device, non_blocking=True)
-            objective, objective_parts = self._objective(x, y)
-            if settings.grad_accum_steps > 1:
-                objective = objective / settings.grad_accum_steps
-            objective.backward()  # type: ignore[no-untyped-call]
-            parts.append(objective_parts)
-            tokens += y.numel()
-        grad_norm = nn.utils.clip_grad_norm_(self._parameters, settings.grad_clip or math.inf)
+        count = settings.grad_accum_steps
+        own = self.ranks.micro_batches(count)
+        parts: Sequence[Mapping[str, Tensor]] = [
+            self._add_gradients(step, micro_batch, is_last=micro_batch == own[-1])
+            for micro_batch in own
+        ]
+        parts = self.ranks.exchange(step, parts, count)
+        grad_norm = self.ranks.clip(self._parameters, settings.grad_clip or math.inf)
         loss = _mean(parts, "loss")
         numbers: tuple[float, float] | None = None
         if self.reads_late:
@@ -120,7 +117,24 @@ class Stepper:
             if math.isfinite(numbers[0]) and math.isfinite(numbers[1]):
                 optimizer.step()
         learning_rate = optimizer.param_groups[0]["lr"]
-        return StepReport(loss, tokens, learning_rate, grad_norm, parts, numbers)
+        return StepReport(loss, self._tokens, learning_rate, grad_norm, parts, numbers)
+
+    def _add_gradients(self, step: int, micro_batch: int, is_last: bool) -> Mapping[str, Tensor]:
+        """Add the gradients of one micro-batch, and return the parts of its loss."""
+        settings = self.settings
+        if self._uses_randomness:
+            seed_generators(step_seed(self.seed, step, micro_batch), self.device)
+        x, y = self.batches(1 if settings.overfit_one_batch else step, micro_batch)
+        if self._moves_batches:
+            x = x.to(self.device, non_blocking=True)
+            y = y.to(self.device, non_blocking=True)
+        with self.ranks.gradients(is_last):
+            objective, parts = self._objective(x, y)
+            if settings.grad_accum_steps > 1:
+                objective = objective / settings.grad_accum_steps
+            objective.backward()  # type: ignore[no-untyped-call]
+        self._tokens = y.numel() * settings.grad_accum_steps
+        return parts
 
     def record(self, report: StepReport, seconds: float = 0.0) -> None:
         """Advance the state by a step that took `seconds`.
@@ -204,7 +218,7 @@ class Stepper:
         return logits
 
     def _compute_objective(self, x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        objective, parts = self.loss(self.compute(x), y)
+        objective, parts = self.loss(self._trained(x), y)
         return objective, parts
 
     def _set_schedules(self, step: int) -> None:

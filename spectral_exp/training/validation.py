@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from spectral_exp.core.clock import Clock
+from spectral_exp.distributed.ranks import Ranks
 from spectral_exp.monitoring import MetricsLogger
 from spectral_exp.training.contracts import Data
 from spectral_exp.training.evaluation import Evaluation, evaluate
@@ -30,6 +31,7 @@ class Validator:
         forward: inputs (B, T) -> logits (B, T, V), with the precision of training.
         windows: fixed validation windows of (inputs, targets, bytes of the targets).
         sample: step -> (prompt, text that the model wrote after it).
+        ranks: the processes that share the windows.
     """
 
     settings: TrainingSettings
@@ -43,6 +45,7 @@ class Validator:
     results: RunResults
     metrics: MetricsLogger
     clock: Clock
+    ranks: Ranks
 
     def should_validate(self, step: int) -> bool:
         """Return whether to validate after `step`: at every interval and after the last step."""
@@ -51,7 +54,8 @@ class Validator:
     def validate(self, step: int) -> Evaluation:
         """Evaluate the weights of `step` and let the model write a sample text."""
         with self.clock.measure("evaluation"):
-            evaluation = evaluate(self.model, self.windows, self.device, self.forward)
+            self.ranks.refuse_different_weights(step, self.model)
+            evaluation = evaluate(self.model, self.windows, self.device, self.forward, self.ranks)
             self.state.last_metrics = {**evaluation.metrics(), "val_step": step}
             # A model with non-finite weights cannot write a text.
             if self.settings.sample_tokens and math.isfinite(evaluation.val_loss):

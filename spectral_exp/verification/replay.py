@@ -104,6 +104,8 @@ def verify_resume(run: Path, steps: int, start: int | None = None) -> dict[str, 
     segment = choose_segment(paths, record, steps, start)
     old_config = _config_at(paths, record, segment.start)
     config = _disable_monitoring(recorded_config(record))
+    if is_trained_together(record) and config.get("threads") is None:
+        config["threads"] = (record.get("hardware") or {}).get("torch_threads")
     require_fingerprints(run, config, record.get("dataset") or {})
     if segment.start == 0:
         pin_parent(run, config, record.get("parent"))
@@ -115,7 +117,10 @@ def verify_resume(run: Path, steps: int, start: int | None = None) -> dict[str, 
         f"after step {segment.middle}: {', '.join(PARTS)}",
         first_divergence(whole, interrupted, "the uninterrupted and the interrupted replay"),
     )
-    compare_with_run(paths, whole, findings)
+    if reason := order_of_addition(record):
+        findings.not_compared.append(f"the replay with the run: {reason}")
+    else:
+        compare_with_run(paths, whole, findings)
     if segment.shortfall:
         findings.not_compared.append(segment.shortfall)
     now, patch = _current_facts(config.get("threads"))
@@ -140,6 +145,27 @@ def verify_resume(run: Path, steps: int, start: int | None = None) -> dict[str, 
         "hashes_interrupted": [fingerprint.summary() for fingerprint in interrupted],
         **now,
     }
+
+
+def is_trained_together(record: Mapping[str, Any]) -> bool:
+    """Return whether several processes have trained a run together."""
+    return any(attempt.get("processes", 1) > 1 for attempt in record["attempts"])
+
+
+def order_of_addition(record: Mapping[str, Any]) -> str:
+    """Return why one process cannot repeat the last bits of a run; "" if it can.
+
+    Several processes may add the gradients of micro-batches in another order.
+    """
+    count = record["config"]["training"].get("grad_accum_steps", 1)
+    is_exact = (record["config"].get("distributed") or {}).get("exact", False)
+    sizes = {attempt.get("processes", 1) for attempt in record["attempts"]} - {1}
+    if is_exact or not sizes or (sizes == {2} and count == 2):
+        return ""
+    return (
+        f"{max(sizes)} processes have added the gradients of {count} micro-batches in another "
+        "order than one process does; train with distributed.exact=true for equal bits"
+    )
 
 
 def choose_segment(
@@ -322,6 +348,7 @@ def _disable_monitoring(config: Mapping[str, Any]) -> dict[str, Any]:
 def _copy_run(paths: RunPaths, step: int, run_dir: Path, record: Mapping[str, Any]) -> None:
     """Create a run directory with `record` and a copy of one checkpoint (none for step 0)."""
     from spectral_exp.monitoring.checkpoint.file import sidecar_file
+    from spectral_exp.monitoring.checkpoint.shards import folder_of
 
     target, checkpoint = RunPaths(run_dir), paths.checkpoint_file(step)
     with explain_os_error(
@@ -332,6 +359,8 @@ def _copy_run(paths: RunPaths, step: int, run_dir: Path, record: Mapping[str, An
         for file in (checkpoint, sidecar_file(checkpoint)):
             if file.is_file():
                 shutil.copy(file, target.checkpoints)
+        if (shards := folder_of(checkpoint)) is not None:
+            shutil.copytree(shards, target.checkpoints / shards.name)
         write_json_atomic(target.config_file, record)
 
 

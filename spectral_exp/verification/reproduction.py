@@ -225,7 +225,11 @@ def _overrides(run: Path, record: Mapping[str, Any], output: Path) -> list[str]:
     """Return the overrides of the first attempt, with `output` as the run directory."""
     first = record["attempts"][0]
     left_out = (*PLACE, "monitoring.backup", SETTING)
-    overrides = [o for o in first["overrides"] if not is_among(setting_of(o), left_out)]
+    # The number of processes may change the last bits.
+    kept = [o for o in first["overrides"] if is_among(setting_of(o), ("distributed",))]
+    kept += [o for o in first["overrides"] if not is_among(setting_of(o), left_out)]
+    processes = first.get("processes", 1)
+    overrides = [*kept, f"distributed.nproc={processes}"] if processes > 1 else kept
     secret = [setting_of(o) for o in overrides if "<redacted>" in o]
     if secret:
         raise UserError(

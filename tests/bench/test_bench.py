@@ -328,6 +328,18 @@ def test_startup(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.distributed
+def test_distributed(tmp_path: Path) -> None:
+    found, _ = measured("distributed", "--rounds", "2", cwd=tmp_path)
+    medians = {(line["contender"], line["figure"]): line["median"] for line in found["lines"]}
+    assert len(medians) == 9
+    ours, bare = (medians[name, "a step"] for name in ("ours, 2 processes", "bare DDP loop"))
+    assert ours > 0
+    assert bare > 0
+    assert [line["target"]["value"] for line in found["lines"] if line["target"]] == [1.08, 0.3]
+
+
+@pytest.mark.slow
 def test_loop(tmp_path: Path) -> None:
     found, _ = measured("loop", cwd=tmp_path)
     figures = [(line["contender"], line["figure"]) for line in found["lines"]]

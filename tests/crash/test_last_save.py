@@ -21,7 +21,8 @@ from spectral_exp.monitoring import CheckpointManager
 from spectral_exp.monitoring.checkpoint.failures import refusal
 from spectral_exp.monitoring.checkpoint.failures import remedy as find_remedy
 from spectral_exp.monitoring.checkpoint.state import LiveState
-from spectral_exp.train import describe_refusal, main
+from spectral_exp.train import main
+from spectral_exp.training.refusals import describe_refusal
 from tests.conftest import NO_PLOTS, TINY, python
 from tests.crash.conftest import mounted
 

@@ -8,6 +8,7 @@ mistake is reported with the nearest valid name before anything exists.
 from __future__ import annotations
 
 from spectral_exp.config.command_line.command import CommandLine as CommandLine
+from spectral_exp.config.command_line.command import requests_sweep as requests_sweep
 from spectral_exp.config.command_line.consent import trusted_overrides as trusted_overrides
 from spectral_exp.config.command_line.grammar import format_value as format_value
 from spectral_exp.config.command_line.grammar import is_readable as is_readable

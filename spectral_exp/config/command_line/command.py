@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -63,7 +65,6 @@ class CommandLine:
     def parse(cls, arguments: list[str]) -> CommandLine:
         """Separate flags from overrides, and read the overrides of the run that `resume=` names."""
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        parser.add_argument("--multirun", "-m", action="store_true")
         parser.add_argument("--config-name", "-cn", default="config")
         parser.add_argument("--config-dir", "-cd")
         known, _ = parser.parse_known_args(arguments)
@@ -81,9 +82,7 @@ class CommandLine:
                     f"{printable(override, 60)} is too long or nested too deeply; put such a value "
                     "into a configuration file (--config-dir)"
                 )
-        multirun = (
-            known.multirun or "hydra.mode=MULTIRUN" in overrides or any(map(_is_sweep, overrides))
-        )
+        multirun = requests_sweep(arguments)
         overrides = [quote_text_setting(override, multirun) for override in overrides]
         overrides = _with_fetched_starts(overrides)
         overrides = _with_recorded_overrides(overrides, flags, multirun)
@@ -102,6 +101,19 @@ class CommandLine:
             is_named = not self.multirun and "hydra.run.dir" in map(setting_of, self.overrides)
             jobs = composer.split(self.overrides) if self.multirun else [list(self.overrides)]
             return composer.compose_all(jobs, is_named=is_named)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values, for another process."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> CommandLine:
+        """Return the command line with the fields that `to_json` returned."""
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in fields.items()
+        }
+        return cls(**values)
 
     def with_run_dir(self, first: Job) -> CommandLine:
         """Return the command line with an experiment id that is unique on this machine."""
@@ -130,8 +142,15 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     return flags, overrides
 
 
-def _is_sweep(override: str) -> bool:
-    """Return whether an override makes a command line a sweep: `sweep=NAME`, `study=NAME`."""
+def requests_sweep(arguments: Sequence[str]) -> bool:
+    """Return whether a command line is a sweep: by `--multirun`, `sweep=NAME` or `study=NAME`."""
+    return any(
+        argument in ("-m", "--multirun", "hydra.mode=MULTIRUN") or _names_sweep(argument)
+        for argument in arguments
+    )
+
+
+def _names_sweep(override: str) -> bool:
     key, sign, value = override.partition("=")
     return setting_of(key) in SWEEP_SETTINGS and bool(sign) and value not in ("", "null")
 

@@ -120,7 +120,7 @@ def write_checkpoint(
     *,
     compression: str | None = None,
     before_commit: Callable[[], None] | None = None,
-    facts: Mapping[str, int | None] | None = None,
+    facts: Mapping[str, int | str | None] | None = None,
 ) -> Written:
     """Write `state` as the checkpoint `path`, and its sidecar, durably.
 

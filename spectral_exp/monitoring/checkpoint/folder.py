@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from spectral_exp.core.checksum import file_crc32
 from spectral_exp.core.errors import UserError
 from spectral_exp.monitoring.checkpoint import file as checkpoint_file
 from spectral_exp.monitoring.checkpoint import reader as checkpoint_reader
+from spectral_exp.monitoring.checkpoint import shards
 from spectral_exp.monitoring.checkpoint.policy import removable
 from spectral_exp.monitoring.checkpoint.reader import BrokenCheckpointError, FileIdentity
 from spectral_exp.runs import layout
@@ -286,6 +288,8 @@ class CheckpointFolder:
             UserError: one of the newest cannot be read.
         """
         files.remove_temporary_files(self._paths.checkpoints)
+        for unused in shards.unused_folders(self._paths):
+            shutil.rmtree(unused)
         excess = self.excess(keep_last_n, keep_every_n_steps)
         newest = self.newest_first()[:keep_last_n] if excess else []
         if [step for step in newest if not self._is_sound(step, max_threads)]:
@@ -320,6 +324,7 @@ class CheckpointFolder:
         for path in self._forms(self._paths.checkpoint_file(step)):
             _remove(path)
             self._verified.pop(path, None)
+        shards.remove_folders(self._paths, step)
 
     def move_away(self, path: Path, error: BrokenCheckpointError) -> None:
         """Rename a broken checkpoint to `.corrupt`, so that it is kept but not loaded again.

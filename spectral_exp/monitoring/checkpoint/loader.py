@@ -14,6 +14,7 @@ from spectral_exp.monitoring.checkpoint.reader import (
     BrokenCheckpointError,
     UnreadableCheckpointError,
 )
+from spectral_exp.monitoring.checkpoint.shards import shard_bytes
 from spectral_exp.runs import layout
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class CheckpointLoader:
         self._folder = folder
 
     def load_latest(
-        self, map_location: str | torch.device, history_as_array: bool
+        self, map_location: str | torch.device, history_as_array: bool, mapped: bool
     ) -> dict[str, Any] | None:
         """Return the most recent checkpoint that is intact, or None if there is no checkpoint."""
         for _ in range(_LISTINGS):
@@ -44,7 +45,7 @@ class CheckpointLoader:
             broken: list[tuple[Path, BrokenCheckpointError]] = []
             for path in paths:
                 try:
-                    state = _read(path, map_location, history_as_array)
+                    state = _read(path, map_location, history_as_array, mapped)
                 except BrokenCheckpointError as error:
                     broken.append((path, error))
                     continue
@@ -68,9 +69,11 @@ class CheckpointLoader:
         path = self._look(self._folder.best_file, None)
         return self._load(path, map_location) if path else None
 
-    def load_step(self, step: int, map_location: str | torch.device) -> dict[str, Any] | None:
+    def load_step(
+        self, step: int, map_location: str | torch.device, mapped: bool
+    ) -> dict[str, Any] | None:
         """Return the checkpoint of `step`, or None."""
-        return self._load(self._paths.checkpoint_file(step), map_location)
+        return self._load(self._paths.checkpoint_file(step), map_location, mapped)
 
     def describe(self) -> list[dict[str, Any]]:
         """Return the facts of all checkpoints by ascending step."""
@@ -87,7 +90,7 @@ class CheckpointLoader:
                 {
                     "step": step,
                     "path": str(path),
-                    "size_mb": facts.st_size / 1e6,
+                    "size_mb": (facts.st_size + shard_bytes(path)) / 1e6,
                     "timestamp": modified.isoformat(timespec="seconds"),
                     "is_latest": path in newest[:1],
                     "is_best": path == best,
@@ -125,16 +128,21 @@ class CheckpointLoader:
         cause = "its files go faster than they are listed"
         raise UnreadableCheckpointError(self._paths.checkpoints, cause, "try again")
 
-    def _load(self, path: Path, map_location: str | torch.device) -> dict[str, Any] | None:
+    def _load(
+        self, path: Path, map_location: str | torch.device, mapped: bool = False
+    ) -> dict[str, Any] | None:
         try:
-            return _read(path, map_location)
+            return _read(path, map_location, mapped=mapped)
         except BrokenCheckpointError as error:
             self._folder.move_away(path, error)
             return None
 
 
 def _read(
-    path: Path, map_location: str | torch.device, history_as_array: bool = False
+    path: Path,
+    map_location: str | torch.device,
+    history_as_array: bool = False,
+    mapped: bool = False,
 ) -> dict[str, Any] | None:
     """A checkpoint on a device; None if it does not exist.
 
@@ -143,7 +151,9 @@ def _read(
     from spectral_exp.monitoring.checkpoint.portable import to_device
 
     try:
-        state = checkpoint_reader.read_checkpoint(path, history_as_array=history_as_array)
+        state = checkpoint_reader.read_checkpoint(
+            path, history_as_array=history_as_array, mapped=mapped
+        )
     except FileNotFoundError:
         return None
     return state if str(map_location) == "cpu" else dict(to_device(state, map_location))

@@ -61,6 +61,7 @@ class CheckpointManager(Component):
             never skipped.
         background: write in a thread while training goes on; takes memory for one more copy of the
             state.
+        format: "full", one file, or "sharded", one for each process of a divided model.
         compression: "zstd" writes `.pt.zst` files.
         max_overhead: share of the time that saves may cost with save_interval="auto", like "0.5%".
         max_steps_at_risk: steps without a durable checkpoint that `exceeds_risk` allows; None for
@@ -87,6 +88,7 @@ class CheckpointManager(Component):
         keep_best: bool = True,
         keep_every_n_steps: int | None = None,
         background: bool = False,
+        format: Literal["full", "sharded"] = "full",  # noqa: A002 - as in the configuration
         compression: Literal["zstd"] | None = None,
         max_overhead: float | str = "0.5%",
         max_steps_at_risk: int | None = None,
@@ -102,6 +104,9 @@ class CheckpointManager(Component):
         require(
             compression in checkpoint_file.COMPRESSIONS, "compression", compression, "zstd or null"
         )
+        require(format in ("full", "sharded"), "format", format, "full or sharded")
+        is_free = format == "full" or compression is None
+        require(is_free, "compression", compression, "null with format=sharded")
         require(exit_deadline_s > 0, "exit_deadline_s", exit_deadline_s, "a number of seconds > 0")
         if compression == "zstd":
             checkpoint_file.zstd()
@@ -112,6 +117,7 @@ class CheckpointManager(Component):
         self.keep_every_n_steps = keep_every_n_steps
         self.background = background
         self.compression = compression
+        self.format = format
         self.max_steps_at_risk = max_steps_at_risk
         self.exit_deadline_s = exit_deadline_s
         self.before_commit = before_commit
@@ -270,6 +276,11 @@ class CheckpointManager(Component):
                 return False
         return True
 
+    def record_refusal(self, step: int, error: OSError) -> None:
+        """Record that the storage has refused shards of `step`, which the caller has written."""
+        if self.enabled:
+            self._fail(step, error, with_copy=False)
+
     def fence(self) -> None:
         """Return once the state of the save in progress has been copied, so that it may change."""
         self._finish_copy(None)
@@ -411,7 +422,11 @@ class CheckpointManager(Component):
     # --- loading ---------------------------------------------------------------------------------
 
     def load_latest_checkpoint(
-        self, map_location: str | torch.device = "cpu", *, history_as_array: bool = False
+        self,
+        map_location: str | torch.device = "cpu",
+        *,
+        history_as_array: bool = False,
+        mapped: bool = False,
     ) -> dict[str, Any] | None:
         """Return the most recent intact checkpoint, or None if there is no checkpoint.
 
@@ -420,7 +435,7 @@ class CheckpointManager(Component):
         manager only reads or another process owns the run. Any other failure changes nothing.
 
         Args:
-            map_location: device for its tensors.
+            map_location: device for its tensors; with `mapped` they stay in the file.
             history_as_array: return `loss_history` as an `array("d")`, which takes a tenth of the
                 time of a list.
 
@@ -428,7 +443,7 @@ class CheckpointManager(Component):
             UserError: a checkpoint cannot be read for another reason than damage, such as memory or
                 permissions, or all of them are damaged. The message names the remedy.
         """
-        return self._record_loaded(self._loader.load_latest(map_location, history_as_array))
+        return self._record_loaded(self._loader.load_latest(map_location, history_as_array, mapped))
 
     def load_best_checkpoint(
         self, map_location: str | torch.device = "cpu"
@@ -437,7 +452,7 @@ class CheckpointManager(Component):
         return self._loader.load_best(map_location)
 
     def load_checkpoint(
-        self, step: int, map_location: str | torch.device = "cpu"
+        self, step: int, map_location: str | torch.device = "cpu", *, mapped: bool = False
     ) -> dict[str, Any] | None:
         """Return the checkpoint of `step`, or None if there is none.
 
@@ -446,7 +461,7 @@ class CheckpointManager(Component):
 
         Args:
             step: step after which it was saved.
-            map_location: device for its tensors.
+            map_location, mapped: as for `load_latest_checkpoint`.
 
         Returns:
             The entries named in `CHECKPOINT_KEYS` and those given as `extra`; `loss_history` as a
@@ -455,7 +470,7 @@ class CheckpointManager(Component):
         Raises:
             UserError: the file cannot be read for another reason than damage; nothing is changed.
         """
-        return self._record_loaded(self._loader.load_step(whole_step(step), map_location))
+        return self._record_loaded(self._loader.load_step(whole_step(step), map_location, mapped))
 
     @staticmethod
     def load_weights(model: nn.Module, state: Mapping[str, Any], *, strict: bool = True) -> None:

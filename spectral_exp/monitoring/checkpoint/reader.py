@@ -27,6 +27,15 @@ from typing import IO, Any, TypeAlias, TypeVar
 from spectral_exp.core.checksum import file_crc32
 from spectral_exp.core.errors import SettingError, UserError
 from spectral_exp.monitoring.checkpoint.file import load_sidecar, zstd
+from spectral_exp.monitoring.checkpoint.memory import available_memory
+from spectral_exp.monitoring.checkpoint.shards import (
+    BrokenShardError,
+    ShardFile,
+    join_shards,
+    list_shards,
+    may_have_shards,
+    verify_shards,
+)
 from spectral_exp.monitoring.checkpoint.state import CHECKPOINT_KEYS
 
 log = logging.getLogger(__name__)
@@ -74,12 +83,16 @@ class UnreadableCheckpointError(UserError):
         return UnreadableCheckpointError, (self.path, self.cause, self.remedy)
 
 
-def read_checkpoint(path: Path, *, history_as_array: bool = False) -> dict[str, Any]:
+def read_checkpoint(
+    path: Path, *, history_as_array: bool = False, mapped: bool = False
+) -> dict[str, Any]:
     """Return the entries of a checkpoint, on the CPU; its bytes are verified meanwhile.
 
     Args:
         path: the checkpoint.
         history_as_array: give `loss_history` as an `array("d")` instead of a list.
+        mapped: map tensors from the file instead of reading them, so that processes on one machine
+            share the memory, and give those that several files make up as `DividedTensor`.
 
     Raises:
         BrokenCheckpointError: the bytes differ from those that were written.
@@ -90,7 +103,7 @@ def read_checkpoint(path: Path, *, history_as_array: bool = False) -> dict[str, 
     def read() -> dict[str, Any]:
         import torch
 
-        state = _read(path)
+        state = _read(path, mapped)
         losses = torch.as_tensor(state["loss_history"], dtype=torch.float64).reshape(-1).numpy()
         state["loss_history"] = (
             array("d", losses.tobytes()) if history_as_array else losses.tolist()
@@ -116,6 +129,9 @@ def verify(path: Path, max_threads: int = 4) -> str:
         sidecar = load_sidecar(path)
         _check_size(path, sidecar)
         _verify_bytes(path, sidecar, max_threads)
+        if may_have_shards(path, sidecar):
+            state = _load(path, path, proven=sidecar is not None, mapped=True)
+            _verify_shards(path, state, max_threads)
         return (
             "its sidecar"
             if sidecar is not None
@@ -157,7 +173,7 @@ def identity_of(path: Path) -> FileIdentity:
     return facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, mapped: bool) -> dict[str, Any]:
     sidecar = load_sidecar(path)
     _check_size(path, sidecar)
     if path.suffix == ".zst":
@@ -173,7 +189,7 @@ def _read(path: Path) -> dict[str, Any]:
         with ThreadPoolExecutor(1) as pool:
             verdict = pool.submit(_verify_bytes, path, sidecar, 1)
             try:
-                state = _load(path, path, proven=sidecar is not None)
+                state = _load(path, path, proven=sidecar is not None, mapped=mapped)
             finally:
                 verdict.result()  # damaged bytes explain any other error
     _check_entries(path, state)
@@ -182,7 +198,35 @@ def _read(path: Path) -> dict[str, Any]:
             "checkpoint %s has no sidecar: it agrees with its own checksums, but is not verified",
             path,
         )
-    return dict(state)
+    state = dict(state)
+    _add_shards(path, state, mapped)
+    return state
+
+
+def _verify_shards(path: Path, state: Any, max_threads: int) -> list[ShardFile]:
+    """Verify the files of the divided tensors of a checkpoint, and return them."""
+    try:
+        shards = list_shards(path, state) if isinstance(state, dict) else []
+        verify_shards(shards, max_threads)
+    except BrokenShardError as error:
+        raise BrokenCheckpointError(str(error)) from error
+    except ValueError as error:
+        raise UnreadableCheckpointError(path, str(error), _TAKE_ANOTHER) from error
+    return shards
+
+
+def _add_shards(path: Path, state: dict[str, Any], mapped: bool) -> None:
+    """Add the divided tensors of a checkpoint from its other files."""
+    shards = _verify_shards(path, state, 4)
+    if not shards:
+        return
+    if not mapped:
+        _check_memory(path, sum(shard.size for shard in shards))
+    loaded = [_load(shard.path, shard.path, proven=True, mapped=True) for shard in shards]
+    try:
+        join_shards(state, loaded, whole=not mapped)
+    except ValueError as error:
+        raise UnreadableCheckpointError(path, str(error), _TAKE_ANOTHER) from error
 
 
 def _check_size(path: Path, sidecar: Mapping[str, Any] | None) -> None:
@@ -205,7 +249,7 @@ def _verify_bytes(path: Path, sidecar: Mapping[str, Any] | None, max_threads: in
         _verify_archive(path, path)
 
 
-def _load(path: Path, source: Path | IO[bytes], *, proven: bool) -> Any:
+def _load(path: Path, source: Path | IO[bytes], *, proven: bool, mapped: bool = False) -> Any:
     import torch
 
     try:
@@ -217,7 +261,8 @@ def _load(path: Path, source: Path | IO[bytes], *, proven: bool) -> Any:
         raise UnreadableCheckpointError(path, str(error), _TAKE_ANOTHER) from error
     if not isinstance(source, Path):
         source.seek(0)
-    return torch.load(source, map_location="cpu", weights_only=True)
+    mapped = mapped and isinstance(source, Path)
+    return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
 
 
 def _check_entries(path: Path, state: Any) -> None:
@@ -409,7 +454,7 @@ _MORE_MEMORY = "free memory, or load it on a machine with more"
 
 def _check_memory(path: Path, needed: int) -> None:
     """Raise UnreadableCheckpointError if so many bytes are certain not to fit."""
-    available = _available_memory()
+    available = available_memory()
     if available is not None and needed > available:
         cause = (
             f"it needs {needed / 1e6:.0f} MB of memory, and {available / 1e6:.0f} MB are available"
@@ -418,16 +463,6 @@ def _check_memory(path: Path, needed: int) -> None:
     # A process may have a limit of its own. Python waits for ever for a thread that has no memory
     # to start.
     mmap.mmap(-1, needed + _SPARE_BYTES).close()
-
-
-def _available_memory() -> int | None:
-    """Return how many bytes of memory are free; None if that is unknown."""
-    import psutil
-
-    try:
-        return int(psutil.virtual_memory().available + psutil.swap_memory().free)
-    except (OSError, RuntimeError):
-        return None
 
 
 def _explain(error: Exception) -> tuple[str, str]:

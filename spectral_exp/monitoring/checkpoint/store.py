@@ -12,6 +12,7 @@ from spectral_exp.monitoring.checkpoint import file as checkpoint_file
 from spectral_exp.monitoring.checkpoint.failures import SaveFailures
 from spectral_exp.monitoring.checkpoint.folder import CheckpointFolder
 from spectral_exp.monitoring.checkpoint.save import Save
+from spectral_exp.monitoring.checkpoint.shards import SHARDS_ENTRY
 from spectral_exp.runs import layout
 
 log = logging.getLogger(__name__)
@@ -85,16 +86,22 @@ class CheckpointStore:
             before_write()
         self._paths.checkpoints.mkdir(parents=self._makes_root, exist_ok=True)
         lineage = self._folder.next_lineage(save.step, save.is_best)
+        index = save.state.entries.get(SHARDS_ENTRY)
         written = checkpoint_file.write_checkpoint(
             path,
             save.state.entries,
             image,
             compression=self._compression,
-            facts=asdict(lineage),
+            facts={**asdict(lineage), **({} if index is None else {SHARDS_ENTRY: index["folder"]})},
             before_commit=check_and_commit,
         )
         self._folder.record(path, lineage)
-        return written
+        if index is None:
+            return written
+        shard_bytes = sum(size for size, _ in index["files"])
+        return checkpoint_file.Written(
+            written.size_bytes + shard_bytes, written.state_bytes + shard_bytes, written.seconds
+        )
 
     def excess(self) -> list[Path]:
         """Return the checkpoints beyond retention."""

@@ -216,10 +216,10 @@ def test_tensors_too_large_for_the_memory_are_not_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = saved(tmp_path, 1, 2).paths.checkpoint_file(2).stat().st_size
-    monkeypatch.setattr(checkpoint_reader, "_available_memory", lambda: size - 1)
+    monkeypatch.setattr(checkpoint_reader, "available_memory", lambda: size - 1)
     refused(tmp_path, "it needs 0 MB of memory, and 0 MB are available; free memory")
     monkeypatch.setattr(
-        checkpoint_reader, "_available_memory", lambda: None
+        checkpoint_reader, "available_memory", lambda: None
     )  # a system that does not say
     assert CheckpointManager(tmp_path).load_latest_checkpoint() is not None
 

@@ -1,0 +1,304 @@
+"""One of several processes that train together: `GroupRanks`, by torch.distributed and DDP."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.futures import Future
+from torch.nn.parallel import DistributedDataParallel
+
+from spectral_exp.core.checksum import crc32
+from spectral_exp.core.errors import RunError
+from spectral_exp.distributed.ranks import Parts, Ranks
+from spectral_exp.distributed.rendezvous import Rendezvous, describe_members
+from spectral_exp.distributed.settings import DistributedSettings
+
+# The newer and the older name of the same argument.
+_SYNC_BUFFERS = ("forward_sync_buffers", "broadcast_buffers")
+_CHUNK = 2**22  # numbers per message when gradients are added in order
+
+
+class GroupRanks(Ranks):
+    """One of several processes that train together.
+
+    Losses, gradients and decisions are the same in all processes, so that each of them makes the
+    same steps.
+
+    Args:
+        rendezvous: where the processes meet.
+        settings: of training on several processes.
+        device: the device of this process.
+
+    Raises:
+        RunError: not all processes can be reached.
+    """
+
+    def __init__(
+        self, rendezvous: Rendezvous, settings: DistributedSettings, device: torch.device
+    ) -> None:
+        super().__init__(device)
+        self.world = rendezvous.world
+        self._rendezvous = rendezvous
+        self._settings = settings
+        self._ddp: DistributedDataParallel | None = None
+        self._parameters: list[nn.Parameter] = []
+        self._totals: list[Tensor | None] = []
+        self._agreed_signal: int | None = None
+        self._main_waits = False
+        self._last_bucket_s = 0.0
+        self._facts = self._join()
+
+    def _join(self) -> dict[str, Any]:
+        """Create the process groups; return the facts about the processes."""
+        rendezvous, world = self._rendezvous, self.world
+        rendezvous.put(f"device/{world.rank}", str(self._device))
+        rendezvous.meet("ready", self._settings.init_timeout_s)
+        devices = [rendezvous.get(f"device/{rank}") for rank in range(world.size)]
+        members = rendezvous.members()
+        places = {(m["host"], device) for m, device in zip(members, devices, strict=True)}
+        uses_nccl = self._device.type == "cuda" and len(places) == world.size
+        timeout = timedelta(seconds=self._settings.step_timeout_s)
+        with self.translated_errors():
+            if not dist.is_initialized():
+                dist.init_process_group(
+                    "gloo",
+                    store=rendezvous.store,
+                    rank=world.rank,
+                    world_size=world.size,
+                    timeout=timeout,
+                )
+            self._group = None
+            if uses_nccl:
+                torch.cuda.set_device(self._device)
+                self._group = dist.new_group(backend="nccl", timeout=timeout)
+        return {
+            **describe_members(members),
+            "devices": devices,
+            "backend": "nccl" if uses_nccl else "gloo",
+            "strategy": self._settings.strategy,
+        }
+
+    def share_updates(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let each matrix update of `optimizer` be computed by one process only."""
+        from spectral_exp.distributed.owners import ReplicatedOwners
+
+        optimizer.owners = ReplicatedOwners(self._group)  # type: ignore[attr-defined]
+
+    # --- the computation of a step ---------------------------------------------------------------
+
+    def wrap(self, compute: nn.Module, model: nn.Module) -> nn.Module:
+        """Return the module to train with, see `Ranks.wrap`; the weights become those of rank 0."""
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        if self._settings.exact:
+            self._totals = [None] * len(self._parameters)
+            with self.translated_errors(), torch.no_grad():
+                for value in (*model.parameters(), *model.buffers()):
+                    dist.broadcast(value, 0, group=self._group)
+            return compute
+        known = inspect.signature(DistributedDataParallel).parameters
+        options: dict[str, Any] = {next(name for name in _SYNC_BUFFERS if name in known): False}
+        with self.translated_errors():
+            self._ddp = DistributedDataParallel(
+                compute, process_group=self._group, gradient_as_bucket_view=True, **options
+            )
+        # A function without annotations, which DDP would compare with its own types.
+        self._ddp.register_comm_hook(None, lambda state, bucket: self._add_bucket(bucket))
+        return self._ddp
+
+    def micro_batches(self, count: int) -> range:
+        """Return every `size`-th micro-batch, from that with the number of this process."""
+        return range(self.world.rank, count, self.world.size)
+
+    def gradients(self, is_last: bool) -> AbstractContextManager[None]:
+        """Return a context that adds the gradients of all processes, at the last backward pass."""
+        if self._ddp is None:
+            return self._gradients_in_order(is_last)
+        return self._timed_gradients() if is_last else self._ddp.no_sync()
+
+    @contextmanager
+    def _timed_gradients(self) -> Iterator[None]:
+        yield
+        # What follows the last local gradient is waiting.
+        self.communication_s += time.perf_counter() - self._last_bucket_s
+
+    def _add_bucket(self, bucket: Any) -> Future[Tensor]:
+        """Add a bucket of gradients over all processes, without the division of DDP.
+
+        The objective of each micro-batch has been divided by their number already.
+        """
+        self._last_bucket_s = time.perf_counter()
+        work = dist.all_reduce(bucket.buffer(), group=self._group, async_op=True)
+        future: Future[list[Tensor]] = work.get_future()
+        return future.then(lambda done: done.value()[0])
+
+    @contextmanager
+    def _gradients_in_order(self, is_last: bool) -> Iterator[None]:
+        """Add gradients in the order of micro-batches, as one process does."""
+        yield
+        start_s = time.perf_counter()
+        for first, last in self._chunks():
+            self._add_chunk(first, last)
+        if is_last:
+            for i, parameter in enumerate(self._parameters):
+                parameter.grad, self._totals[i] = self._totals[i], None
+        self.communication_s += time.perf_counter() - start_s
+
+    def _add_chunk(self, first: int, last: int) -> None:
+        parameters = [
+            (i, p) for i, p in enumerate(self._parameters[first:last], first) if p.grad is not None
+        ]
+        if not parameters:
+            return
+        own = torch.cat([p.grad.flatten() for _, p in parameters if p.grad is not None])
+        gathered = [torch.empty_like(own) for _ in range(self.world.size)]
+        dist.all_gather(gathered, own, group=self._group)
+        sizes = [p.numel() for _, p in parameters]
+        for flat in gathered:
+            for (i, p), gradient in zip(parameters, torch.split(flat, sizes), strict=True):
+                assert p.grad is not None
+                total = self._totals[i]
+                if total is None:
+                    self._totals[i] = torch.empty_like(p.grad).copy_(gradient.view_as(p))
+                else:
+                    total.add_(gradient.view_as(p))
+        for _, p in parameters:
+            p.grad = None
+
+    def _chunks(self) -> Iterator[tuple[int, int]]:
+        """Yield ranges of parameters of one type with about `_CHUNK` numbers each."""
+        first, size = 0, 0
+        for i, parameter in enumerate(self._parameters):
+            is_other = parameter.dtype != self._parameters[first].dtype
+            if i > first and (is_other or size + parameter.numel() > _CHUNK):
+                yield first, i
+                first, size = i, 0
+            size += parameter.numel()
+        yield first, len(self._parameters)
+
+    # --- agreement -------------------------------------------------------------------------------
+
+    @property
+    def stop_signal(self) -> int | None:
+        """The signal that any process had received when the last step was exchanged."""
+        return self._agreed_signal
+
+    def exchange(self, step: int, parts: Sequence[Parts], count: int) -> Sequence[Parts]:
+        """Return the parts of the losses of all micro-batches, and exchange signals.
+
+        On a CPU this is one operation on one vector of float64: a slot for each part of each
+        micro-batch, one for the signal of each process, and one for `main_may_wait`. Every slot is
+        written by one process and zero in the others, so the sum is exact. On an accelerator the
+        losses stay there.
+        """
+        start_s = time.perf_counter()
+        rank, size = self.world.rank, self.world.size
+        names = list(parts[0])
+        flags = torch.zeros(size + 1, dtype=torch.float64)
+        if self.stop is not None and self.stop.signal_number is not None:
+            flags[rank] = self.stop.signal_number
+        flags[size] = self.world.is_main and self.main_may_wait(step)
+        slots = torch.zeros(count, len(names), dtype=torch.float64, device=self._device)
+        for own, micro_batch in zip(parts, self.micro_batches(count), strict=True):
+            slots[micro_batch] = torch.stack([own[name].detach().double() for name in names])
+        if self._device.type == "cpu":
+            vector = torch.cat([slots.flatten(), flags])
+            dist.all_reduce(vector)
+            slots, flags = vector[: -size - 1].view_as(slots), vector[-size - 1 :]
+        else:
+            dist.all_reduce(slots, group=self._group)
+            dist.all_reduce(flags)
+        numbers = flags.tolist()
+        self._agreed_signal = next((int(n) for n in numbers[:size] if n), None)
+        self._main_waits = bool(numbers[size])
+        dtypes = [parts[0][name].dtype for name in names]
+        self.communication_s += time.perf_counter() - start_s
+        return [{name: row[i].to(dtypes[i]) for i, name in enumerate(names)} for row in slots]
+
+    def batches_here(self, index: int) -> bool:
+        """Return whether this process evaluates validation batch `index`."""
+        return index % self.world.size == self.world.rank
+
+    def add_rows(self, table: Tensor) -> Tensor:
+        """Return the sum of `table` over all processes, which fill different rows of it."""
+        dist.all_reduce(table)
+        return table
+
+    @contextmanager
+    def waiting_for_main(self, step: int) -> Iterator[None]:
+        """Let process 0 wait for long after `step` if it has announced that in the exchange."""
+        yield
+        if not self._main_waits:
+            return
+        if self.world.is_main:
+            self._rendezvous.put(f"waited/{step}", True)
+        else:
+            self._rendezvous.wait_without_limit(f"waited/{step}")
+
+    def from_main(self, number: int) -> int:
+        """Return `number` of process 0."""
+        value = torch.tensor([number], dtype=torch.int64)
+        dist.broadcast(value, 0)
+        return int(value.item())
+
+    def refuse_different_weights(self, step: int, model: nn.Module) -> None:
+        """Raise a RunError if the parameters of the processes differ after `step`."""
+        checksums = torch.zeros(self.world.size, dtype=torch.int64)
+        checksums[self.world.rank] = _checksum(model)
+        dist.all_reduce(checksums)
+        for rank, checksum in enumerate(checksums.tolist()):
+            if checksum != checksums[0]:
+                raise RunError(
+                    f"the parameters of rank {rank} differ from those of rank 0 after step {step}; "
+                    "all processes need equal processors and packages; give the same command again "
+                    "to continue from the newest checkpoint, or train on one process"
+                )
+
+    @contextmanager
+    def translated_errors(self) -> Iterator[None]:
+        """Turn the error of a collective operation into that of the process that has failed."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not is_collective_error(error):
+                raise
+            raise self._rendezvous.cause(error) from error
+
+    def leave(self) -> None:
+        """Wait until all processes have finished their last step together."""
+        # All steps are done, so that it does not matter if another process has ended already.
+        with contextlib.suppress(RuntimeError):
+            dist.barrier()
+
+    def describe(self) -> dict[str, Any]:
+        """Return the record of the processes: number, hosts, devices, backend and strategy."""
+        return self._facts
+
+
+def is_collective_error(error: RuntimeError) -> bool:
+    """Return whether a collective operation failed, most likely because of another process."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
+
+
+def close_group() -> None:
+    """End the process group of this process, if there is one."""
+    if dist.is_initialized():
+        with contextlib.suppress(RuntimeError):  # after the failure of another process
+            dist.destroy_process_group()
+
+
+def _checksum(model: nn.Module) -> int:
+    """Return a CRC-32 of all parameters."""
+    checksum = 0
+    for parameter in model.parameters():
+        flat = parameter.detach().contiguous().flatten().view(torch.uint8)
+        checksum = crc32(flat.cpu().numpy(), checksum)
+    return checksum
