@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 import torch
 
-from spectral_exp.core.errors import UserError
+from spectral_exp.core.errors import JobError, UserError
 from spectral_exp.core.foreign_text import printable_lines
 from spectral_exp.runs.layout import RunPaths
-from spectral_exp.train import JobError, main
+from spectral_exp.train import main
 from spectral_exp.training.step import Stepper
 from tests.conftest import NO_PLOTS, TINY, python, train
 from tests.s3_server import eventually

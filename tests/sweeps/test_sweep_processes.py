@@ -142,6 +142,31 @@ def test_a_killed_launcher_and_a_killed_worker_cost_no_job(tmp_path: Path) -> No
     assert re.search(r"resuming after step \d+", printed)
 
 
+def test_ctrl_c_while_workers_start_ends_in_order(tmp_path: Path) -> None:
+    pytest.importorskip("joblib")
+    parallel = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    launcher = start("+experiment=wave", "seed=1,2,3", *ENDLESS, *parallel, "sweep=x", cwd=tmp_path)
+    process = psutil.Process(launcher.pid)
+
+    def workers() -> list[psutil.Process]:
+        return [child for child in process.children() if any("loky" in w for w in child.cmdline())]
+
+    try:
+        eventually(lambda: len(workers()) > 1 or launcher.poll() is not None, 300.0)
+        started = workers()
+        os.killpg(launcher.pid, signal.SIGINT)
+        printed, _ = launcher.communicate(timeout=300)
+    finally:
+        launcher.kill()
+    assert launcher.returncode == 130, printed
+    assert "Traceback" not in printed
+    assert "launcher failed" not in printed
+    for worker in started:
+        eventually(lambda pid=worker.pid: not psutil.pid_exists(pid))  # type: ignore[misc]
+    # No job began a step.
+    assert not list(tmp_path.glob("outputs/x/*/logs/metrics.jsonl"))
+
+
 @pytest.mark.parametrize(
     ("launcher", "module"),
     [("submitit_local", "hydra_plugins.hydra_submitit_launcher"),
