@@ -83,7 +83,7 @@ def run_sweep(
         driver = Driver(plan, run_job, stopped_by, search(plan) if search else None)
         try:
             driver.run()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, JobError):
             print(f"\nto continue the sweep: {command_to_continue(plan.arguments)}", flush=True)
             raise
     return driver.report()
