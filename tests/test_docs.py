@@ -60,7 +60,6 @@ NOT_RUN = {
 
 JOBS = {
     "experiment=classic,wave seed": 6,
-    "wave,wave_rgd seed": 9,
     "glob(wave*)": 4,
     "=0,0.3,0.6": 3,
     "rotary,phasor": 9,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from hydra._internal.callbacks import Callbacks
@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 
 from spectral_exp.config.command_line import CommandLine, open_composer
 from spectral_exp.core.display import print_error
-from spectral_exp.core.errors import Interrupted, UserError
+from spectral_exp.core.errors import Interrupted, JobError, UserError
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.wording import format_count
 from spectral_exp.runs.layout import RunPaths
@@ -35,6 +35,7 @@ from spectral_exp.sweeps.states import JobState, read_state
 MAX_ATTEMPTS = 3
 """Attempts at a job that fails, within one command."""
 
+_MAX_FUTILE = 6  # launches in a row that fail before a job begins
 _POLL_S = 2.0
 _FLAGS = ("-m", "--multirun", "--config-name", "-cn", "--config-dir", "-cd")
 
@@ -70,6 +71,7 @@ def run_sweep(
 
     Raises:
         Interrupted: a signal stopped the sweep; its jobs were saved.
+        JobError: the launcher does not work.
         UserError: jobs have mistakes; nothing was begun.
     """
     for flag in command.flags:
@@ -81,7 +83,7 @@ def run_sweep(
         driver = Driver(plan, run_job, stopped_by, search(plan) if search else None)
         try:
             driver.run()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, JobError):
             print(f"\nto continue the sweep: {command_to_continue(plan.arguments)}", flush=True)
             raise
     return driver.report()
@@ -111,6 +113,7 @@ class Driver:
         self._suspects: set[str] = set()
         self._waits_for: set[str] = set()
         self._n_launched = 0
+        self._n_futile = 0
 
     def run(self) -> None:
         """Run the jobs until each is done or given up.
@@ -120,6 +123,7 @@ class Driver:
         """
         self._print_plan()
         while True:
+            self._raise_if_stopped([])
             states = self._states()
             pending = [
                 key
@@ -196,11 +200,9 @@ class Driver:
         except Exception as error:
             # A worker was killed, or a folder cannot be made: the runs tell what is left to do.
             broken = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
-        if (signal_number := self._stopped_by()) is not None:
-            unsaved = [o.message for o in outcomes.values() if o.ending == "unsaved"]
-            raise Interrupted(signal_number, "\nerror: ".join(unsaved))
+        self._raise_if_stopped(outcomes.values())
         if broken:
-            print_error(f"warning: the launcher failed: {printable(broken)}")
+            self._warn_of_launcher(broken, {key: states[key] for key in keys})
         for key, job in zip(keys, jobs, strict=True):
             outcome = outcomes.get(job.folder) or Outcome(job.folder, "died", broken)
             has_progressed = self._last_step(key) > steps_before[key]
@@ -208,6 +210,25 @@ class Driver:
         workers.replace_workers()
         if all(outcome.ending == "busy" for outcome in outcomes.values()) and not broken:
             time.sleep(_POLL_S)  # also if the state of a run does not show that it is in use
+
+    def _warn_of_launcher(self, reason: str, before: Mapping[str, JobState]) -> None:
+        """Warn that a launcher failed.
+
+        Raises:
+            JobError: it has failed several times in a row before a job began.
+        """
+        now = self._states()
+        has_begun = any(now[key] != state for key, state in before.items())
+        self._n_futile = 0 if has_begun else self._n_futile + 1
+        if self._n_futile >= _MAX_FUTILE:
+            raise JobError(f"the launcher fails before any job begins: {reason}", exit_code=1)
+        print_error(f"warning: the launcher failed: {printable(reason)}")
+
+    def _raise_if_stopped(self, outcomes: Iterable[Outcome]) -> None:
+        """Raise Interrupted if this process was asked to stop while workers saved their jobs."""
+        if (signal_number := self._stopped_by()) is not None:
+            unsaved = [outcome.message for outcome in outcomes if outcome.ending == "unsaved"]
+            raise Interrupted(signal_number, "\nerror: ".join(unsaved))
 
     def _call(self, jobs: Sequence[PlannedJob], failures: Mapping[str, int]) -> list[Outcome]:
         """Call the launcher of Hydra and return how each attempt ended."""

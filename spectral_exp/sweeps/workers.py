@@ -67,8 +67,9 @@ def start_worker(parent: int) -> None:
     """Make this process a worker of the process `parent`, and unblock its signals."""
     global _stop
     _stop = StopRequest(is_worker=True).__enter__()
-    threading.Thread(target=_exit_with, args=(parent,), name="parent watch", daemon=True).start()
     unblock_signals()
+    # After that, because the thread inherits the mask and sends itself a signal.
+    threading.Thread(target=_exit_with, args=(parent,), name="parent watch", daemon=True).start()
 
 
 @contextmanager

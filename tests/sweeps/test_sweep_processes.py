@@ -8,13 +8,20 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 import pytest
 
 from spectral_exp.commands.compare import main as compare
+from spectral_exp.config.command_line import CommandLine
 from spectral_exp.runs.layout import SWEEP_NAME
+from spectral_exp.sweeps.driver import run_sweep
+from spectral_exp.sweeps.ledger import PlannedJob
+from spectral_exp.sweeps.plan import Plan
+from spectral_exp.sweeps.states import JobState
+from spectral_exp.train import run_job
 from tests.conftest import NO_PLOTS, TINY, train
 from tests.s3_server import eventually
 
@@ -135,6 +142,39 @@ def test_a_killed_launcher_and_a_killed_worker_cost_no_job(tmp_path: Path) -> No
     assert re.search(r"resuming after step \d+", printed)
 
 
+def test_ctrl_c_while_workers_start_ends_in_order(tmp_path: Path) -> None:
+    pytest.importorskip("joblib")
+    parallel = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    launcher = start("+experiment=wave", "seed=1,2,3", *ENDLESS, *parallel, "sweep=x", cwd=tmp_path)
+    started: dict[int, bool] = {}
+
+    def find_workers() -> bool:
+        for child in psutil.Process(launcher.pid).children():
+            if any("popen_loky" in word for word in child.cmdline()):
+                started.setdefault(child.pid, blocks_or_catches(child.pid, signal.SIGTERM))
+        return len(started) == 2
+
+    try:
+        eventually(lambda: find_workers() or launcher.poll() is not None, 300.0)
+        os.killpg(launcher.pid, signal.SIGINT)
+        printed, _ = launcher.communicate(timeout=300)
+    finally:
+        launcher.kill()
+    assert launcher.returncode == 130, printed
+    assert "Traceback" not in printed
+    # The signal waits until a worker can handle it.
+    assert list(started.values()) == [True, True]
+    for worker in started:
+        eventually(lambda pid=worker: not psutil.pid_exists(pid))  # type: ignore[misc]
+    # No job began a step.
+    assert not list(tmp_path.glob("outputs/x/*/logs/metrics.jsonl"))
+
+
+def blocks_or_catches(pid: int, number: signal.Signals) -> bool:
+    masks = re.findall(r"Sig(?:Blk|Cgt):\t(\w+)", Path(f"/proc/{pid}/status").read_text())
+    return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
+
+
 @pytest.mark.parametrize(
     ("launcher", "module"),
     [("submitit_local", "hydra_plugins.hydra_submitit_launcher"),
@@ -153,3 +193,31 @@ def test_other_launchers_run_and_skip_jobs(launcher: str, module: str, tmp_path:
     assert again.returncode == 0, again.stderr
     assert "outputs/other: 2 jobs, 2 done" in again.stdout
     assert list(attempts(tmp_path / "outputs/other").values()) == [1, 1]
+
+
+class OneAfterAnother:
+    """A search that proposes the next seed when all jobs are done, three in all."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.states: list[list[str]] = []
+
+    def propose(self, jobs: Sequence[tuple[PlannedJob, JobState]]) -> list[list[str]]:
+        self.states.append([state.state for _, state in jobs])
+        return [["+experiment=wave", f"seed={len(jobs) + 1}", *SHORT]] if len(jobs) < 3 else []
+
+
+def test_a_search_adds_jobs_until_it_proposes_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = CommandLine.parse(["+experiment=wave", "seed=1", *SHORT, "sweep=search"])
+    searches: list[OneAfterAnother] = []
+
+    def search(plan: Plan) -> OneAfterAnother:
+        searches.append(OneAfterAnother(plan))
+        return searches[0]
+
+    assert run_sweep(command, run_job, search=search) == 0
+    assert searches[0].states == [["done"], ["done"] * 2, ["done"] * 3]
+    assert set(statuses(tmp_path / "outputs/search")) == {f"wave_seed{n}" for n in (1, 2, 3)}
+    assert "outputs/search: 3 of 3 jobs done" in capsys.readouterr().out
