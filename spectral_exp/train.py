@@ -242,6 +242,7 @@ def run_job(config: DictConfig) -> None:
         JobError: any other error, which is in the log of the job.
     """
     from spectral_exp.config.build import build
+    from spectral_exp.sweeps.search.pruning import make_pruner
     from spectral_exp.training.summary import summary
 
     job = HydraConfig.get()
@@ -249,8 +250,10 @@ def run_job(config: DictConfig) -> None:
     shown = _relative(run_dir)
     plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
     search = search_arguments(job)
+    overrides = resolve_overrides(job, plain)
     try:
-        with build(plain, run_dir, resolve_overrides(job, plain), search) as runner:
+        why_prune = make_pruner(plain, run_dir, overrides)
+        with build(plain, run_dir, overrides, search, why_prune) as runner:
             _record(config, run_dir)
             log.info("run directory: %s", shown)
             try:

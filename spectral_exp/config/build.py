@@ -8,7 +8,7 @@ the lock of the run directory meanwhile.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from spectral_exp.config.folders import refuse_unwritable, trial_folder
 from spectral_exp.config.parts import ROLES, make_dataset, make_model, make_optimizer, make_part
 from spectral_exp.config.roles import Role
 from spectral_exp.config.samples import build_sampler, plot_sample, prompt_ids
+from spectral_exp.config.search import make_search_settings
 from spectral_exp.core.errors import SettingError, UserError, nearest, require
 from spectral_exp.data import Dataset, KnownText
 from spectral_exp.data.batches import Batches, EvalWindows
@@ -66,7 +67,7 @@ COMPONENTS: dict[str, type[Component]] = {
 }
 """Name below `monitoring` -> class. Add your own component, a subclass of `Observer`, here."""
 
-_GROUPS = (*ROLES, "monitoring", "match")
+_GROUPS = (*ROLES, "monitoring", "match", "search")
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,11 @@ def check(config: Mapping[str, Any], run_dir: Path | None) -> list[str]:
 
 @contextmanager
 def build(
-    config: dict[str, Any], run_dir: str | Path, overrides: list[str], search: Sequence[str] = ()
+    config: dict[str, Any],
+    run_dir: str | Path,
+    overrides: list[str],
+    search: Sequence[str] = (),
+    why_prune: Callable[[int, Mapping[str, float]], str] | None = None,
 ) -> Iterator[Runner]:
     """Build the runner of `config` in `run_dir`, which is locked inside the `with` block.
 
@@ -151,6 +156,7 @@ def build(
         run_dir: the run directory, new or to be continued.
         overrides: command-line overrides, recorded so that `resume=` can repeat them.
         search: arguments that locate further configuration files, recorded for `resume=` too.
+        why_prune: see `Validator`.
 
     Raises:
         UserError: the configuration has a mistake, or the directory belongs to another run or is in
@@ -169,6 +175,7 @@ def build(
         parts = _assemble(config, paths, find_known_text(paths), trial=False)
         _begin_attempt(config, paths, parts, overrides, search)
         runner = _runner(config, paths, parts, lock)
+        runner.validator.why_prune = why_prune
         try:
             yield runner
         finally:
@@ -230,6 +237,7 @@ def _assemble(
     globals_ = make.make({"_target_": f"{__name__}.Globals", **top}, "", Role(Globals, __name__))
     device = make.call("", lambda: resolve_device(str(config.get("device"))))
     device = device or torch.device("cpu")
+    make_search_settings(config, make)
     settings = make_part(config, "training", make)
     dataset = make_dataset(config, make, known)
     if dataset is not None and settings is not None:

@@ -137,8 +137,11 @@ class MonitoringCost(TypedDict, total=False):
 class ResultsRecord(TypedDict, total=False):
     """The content of `results.json`. Sections that are null are absent."""
 
-    status: Literal["completed", "stopped_early", "interrupted", "not_saved", "failed", "diverged"]
+    status: Literal[
+        "completed", "stopped_early", "pruned", "interrupted", "not_saved", "failed", "diverged"
+    ]
     error: str
+    pruned_because: str
     final_metrics: dict[str, float | None]
     best_metrics: dict[str, float | None]
     best_checkpoint: str

@@ -59,6 +59,7 @@ class RunResults:
             generation_samples=self.samples,
             status=status,
             error=error,
+            pruned_because=state.pruned_because or None,
             best_metrics=best if state.best_step is not None else None,
             totals=self._totals(),
             reference={

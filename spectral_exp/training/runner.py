@@ -214,6 +214,7 @@ class Runner:
                 if self.validator.should_validate(step):
                     evaluation = self.validator.validate(step)
                     improved = self.validator.record_best(evaluation)
+                    self.validator.prune(evaluation)
                     values |= evaluation.metrics()
                 if self.observers:
                     values |= self._observer_calls.observe(step, self.model)
@@ -235,7 +236,9 @@ class Runner:
         return Progress(self.settings.max_steps, shown)
 
     def _is_over(self) -> bool:
-        return self.state.step >= self.settings.max_steps or self.state.stopped_early
+        state = self.state
+        is_ended_early = state.stopped_early or bool(state.pruned_because)
+        return is_ended_early or state.step >= self.settings.max_steps
 
     def _take_step(self, step: int) -> StepReport:
         start_s = time.perf_counter()
@@ -378,6 +381,8 @@ class Runner:
                 self.checkpoint.mark_best(best)
             restore_rng_state(found["rng_state"])
             self.state.stopped_early = self.validator.is_out_of_patience()
+            if self.validator.why_prune is None:
+                self.state.pruned_because = ""
             log.info("resuming after step %d", self.state.step)
             if change := self.stepper.describe_changed_rate():
                 log.warning("%s", change)
@@ -425,7 +430,7 @@ class Runner:
             log.warning("%s; the file is written again", error)
             return False
         # While a finished run is prolonged, its results have the former number of steps.
-        is_finished = results.get("status") in ("completed", "stopped_early")
+        is_finished = results.get("status") in ("completed", "stopped_early", "pruned")
         return is_finished and results.get("totals", {}).get("steps") == self.state.step
 
     # --- end of the run --------------------------------------------------------------------------
@@ -437,6 +442,8 @@ class Runner:
         status: Status = "completed" if state.step >= self.settings.max_steps else "interrupted"
         if state.stopped_early:
             status = "stopped_early"
+        elif state.pruned_because:
+            status = "pruned"
         problem = self._save_last()
         if state.step > self._plotted_step:
             self._plot(state.step)

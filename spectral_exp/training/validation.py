@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,8 @@ class Validator:
         forward: inputs (B, T) -> logits (B, T, V), with the precision of training.
         windows: fixed validation windows of (inputs, targets, bytes of the targets).
         sample: step -> (prompt, text that the model wrote after it).
+        why_prune: (step, metrics of its validation) -> why a search ends the run there, or "";
+            None outside of searches.
     """
 
     settings: TrainingSettings
@@ -43,6 +45,7 @@ class Validator:
     results: RunResults
     metrics: MetricsLogger
     clock: Clock
+    why_prune: Callable[[int, Mapping[str, float]], str] | None = None
 
     def should_validate(self, step: int) -> bool:
         """Return whether to validate after `step`: at every interval and after the last step."""
@@ -86,6 +89,17 @@ class Validator:
             count = state.evals_since_best
             log.info("stopping early: no better val_loss in %d validations", count)
         return False
+
+    def prune(self, evaluation: Evaluation) -> None:
+        """End the run if a search gives a reason, unless it ends here anyway."""
+        state = self.state
+        is_over = state.stopped_early or state.step >= self.settings.max_steps
+        if self.why_prune is None or is_over:
+            return
+        with self.clock.measure("pruning"):
+            state.pruned_because = self.why_prune(state.step, evaluation.metrics())
+        if state.pruned_because:
+            log.info("pruned: %s", state.pruned_because)
 
     def is_out_of_patience(self) -> bool:
         """Return whether the last `training.patience` validations brought no improvement."""

@@ -61,7 +61,7 @@ def compose_jobs(
     """
     with hydra.initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
         if config_dir is not None:
-            _add_to_search_path(Path(config_dir))
+            add_to_search_path(Path(config_dir))
         is_named = not multirun and "hydra.run.dir" in map(setting_of, overrides)
         problems: dict[str, None] = {}
         jobs = []
@@ -75,7 +75,7 @@ def compose_jobs(
     return jobs
 
 
-def _add_to_search_path(folder: Path) -> None:
+def add_to_search_path(folder: Path) -> None:
     """Add `folder` to the search path of the compose API, as Hydra does for `--config-dir`."""
     if not folder.is_dir():
         raise UserError(f"--config-dir={folder} must be an existing folder")
@@ -89,28 +89,43 @@ def _add_to_search_path(folder: Path) -> None:
     loader.repository.initialize_sources(search_path)
 
 
-def _split_sweep(overrides: Sequence[str]) -> list[list[str]]:
-    """Return the overrides of each job of a sweep."""
+def parse_overrides(overrides: Sequence[str]) -> list[Override]:
+    """Parse overrides that may hold ranges; globs find the options of their group.
+
+    Raises:
+        UserError: one of them cannot be parsed.
+    """
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     try:
-        parsed = parser.parse_overrides(list(overrides))
+        return parser.parse_overrides(list(overrides))
     except OverrideParseException as error:
         raise UserError(describe_unreadable(error)) from error
     except HydraException as error:
         raise UserError(describe(error)) from error
+
+
+def _split_sweep(overrides: Sequence[str]) -> list[list[str]]:
+    """Return the overrides of each job of a sweep."""
     jobs: list[list[str]] = [[]]
-    for override in parsed:
+    for override in parse_overrides(overrides):
         choices = _choices(override)
-        jobs = [[*job, choice] for job in jobs for choice in choices] if choices else jobs
+        jobs = [[*job, choice] for job in jobs for choice in choices]
     return jobs
 
 
 def _choices(override: Override) -> list[str]:
-    """Return one plain override for each value of a sweep; none for a continuous range."""
+    """Return one plain override for each value of a sweep.
+
+    Raises:
+        UserError: the sweep is a continuous range.
+    """
     if not override.is_sweep_override():
         return [override.input_line or ""]
     if not override.is_discrete_sweep():
-        return []
+        raise UserError(
+            f"{override.input_line} is a continuous range, which only a search samples; add "
+            "search=tpe (or random, cmaes), or list values separated by commas"
+        )
     is_added = override.is_add() or override.is_force_add()
     sign = "+" if is_added else "~" if override.is_delete() else ""
     key = override.get_key_element().lstrip("+~")

@@ -127,6 +127,7 @@ def _summary(material: Material, run: Run) -> Text:
     status = {
         "completed": "has completed",
         "stopped_early": "stopped early, as its patience setting says",
+        "pruned": "was ended early by a search, since it was worse than others",
     }
     text = prose(
         "This run of the experiment {{name}} (seed {{seed}}) {{status}}; its last step is"
@@ -280,6 +281,7 @@ def _commands(run: Run) -> tuple[Block, ...]:
     more = {
         "completed": " training.max_steps=MORE",
         "stopped_early": " training.patience=null",
+        "pruned": " search.pruner=none",
     }.get(run.status, "")
     lines = [
         "# continue it",
