@@ -89,7 +89,7 @@ class Pruner:
         if self._reports is None:  # a continued run has validated before
             self._reports = {s: v for s, v in self._own.read().items() if s < step}
         self._reports[step] = metrics[metric]
-        if step < self._min_steps:
+        if not self._is_due(step):
             return ""
         peers = self._peers.read()
         if not self.decides_to_prune(self._reports, peers):
@@ -105,6 +105,13 @@ class Pruner:
             f"at that step (search.pruner={self._settings.pruner}, {reached} other runs came this "
             "far)"
         )
+
+    def _is_due(self, step: int) -> bool:
+        """Return whether the pruner may end the run at `step`, whatever the other runs do."""
+        if self._settings.pruner == "median":
+            return step >= self._min_steps
+        reached = len(self._rungs(_without_last(self._reports or {})))
+        return step >= self._min_steps * self._settings.reduction_factor**reached
 
     def decides_to_prune(self, reports: Reports, peers: list[tuple[bool, Reports]]) -> bool:
         """Return whether a run with these validations ends after the last of them.
@@ -131,12 +138,11 @@ class Pruner:
                 for is_complete, other in peers
             ]
         )
-        earlier = dict(list(reports.items())[:-1])
         study.add_trial(
             trials.create_trial(
                 state=states.RUNNING,
                 intermediate_values=dict(reports),
-                system_attrs=self._rungs(earlier),
+                system_attrs=self._rungs(_without_last(reports)),
             )
         )
         return bool(self._pruner.prune(study, study.trials[-1]))
@@ -152,6 +158,10 @@ class Pruner:
                     break
                 rungs[f"completed_rung_{len(rungs)}"] = value
         return rungs
+
+
+def _without_last(reports: Reports) -> Reports:
+    return dict(list(reports.items())[:-1])
 
 
 class _Peers:
