@@ -16,6 +16,7 @@ import logging
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,11 +25,11 @@ import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from spectral_exp.config import trust
 from spectral_exp.config.command_line import (
+    JOB_NAME,
     CommandLine,
     describe,
     help_text,
@@ -37,11 +38,12 @@ from spectral_exp.config.command_line import (
 )
 from spectral_exp.config.conf_dir import CONF_DIR
 from spectral_exp.core.display import print_error, protect_output
-from spectral_exp.core.errors import Interrupted, RunError, UserError
+from spectral_exp.core.errors import Interrupted, JobError, RunError, UserError
 from spectral_exp.core.files import atomic_writer
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.signals import StopRequest
 from spectral_exp.runs import layout
+from spectral_exp.runs.lock import RunInUseError
 from spectral_exp.sweeps import workers as sweep_workers
 
 log = logging.getLogger(__name__)
@@ -64,9 +66,6 @@ _FAILING = frozenset(
     if hasattr(errno, name)
 )
 
-_JOB_NAME = "train"
-"""The name that Hydra gives to a job of this module."""
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line `arguments` and return the exit code.
@@ -80,8 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
         protect_output()
     with StopRequest(immediate=True, delegate=sweep_workers.stop_workers) as stop:
         try:
-            _run(sys.argv[1:] if arguments is None else arguments)
-            code = 0
+            code = _run(sys.argv[1:] if arguments is None else arguments, stop)
         except Interrupted as error:
             if error.problem:
                 _print_problems(error.problem)
@@ -95,16 +93,21 @@ def main(arguments: list[str] | None = None) -> int:
         return code
 
 
-def _run(arguments: list[str]) -> None:
-    """Check the command line, then let Hydra run it."""
+def _run(arguments: list[str], stop: StopRequest) -> int:
+    """Check the command line, then let Hydra run it; return the exit code."""
     _require_working_directory()
     command = CommandLine.parse(arguments)
     if command.arguments in (["--help"], ["-h"]):
         print(help_text())
-        return
-    if not command.informs_only:
+        return 0
+    if not command.informs_only and not command.multirun:
         command = _check(command)
+    if command.multirun and not command.informs_only:
+        from spectral_exp.sweeps.driver import run_sweep
+
+        return run_sweep(command, run_job, lambda: stop.signal_number)
     _run_by_hydra(command)
+    return 0
 
 
 def _require_working_directory() -> None:
@@ -172,52 +175,34 @@ def describe_refusal(error: Exception, run_dir: Path | None = None) -> str:
     return f"{refused.strerror}{file}; {remedy} the disk, then give the same command again"
 
 
-class JobError(Exception):
-    """A run ended with an error; its own log has the details.
-
-    Args:
-        message: one line for the user.
-        exit_code: 2 for a user's mistake, 1 for everything else.
-    """
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message, exit_code)
-        self.message, self.exit_code = message, exit_code
-
-    def __str__(self) -> str:
-        return self.message
-
-
 def _check(command: CommandLine) -> CommandLine:
-    """Build every job on trial, so that mistakes are reported before any file exists."""
-    jobs = command.compose()
+    """Build the run on trial, so that mistakes are reported before any file exists.
+
+    Returns:
+        The command line with the run's name, or as a sweep if the configuration makes it one.
+    """
+    (job,) = command.compose()
+    if job.sweeps:
+        return replace(command, multirun=True)
     from spectral_exp.config.build import check
 
-    problems: dict[str, None] = {}
-    for job in jobs:
-        problems.update(dict.fromkeys(check(job.config, job.run_dir)))
-    if problems:
+    if problems := check(job.config, job.run_dir):
         raise UserError("\nerror: ".join(problems))
-    for job in jobs:
-        # A recorded address is in the configuration only if the user has named it before.
-        if url := job.config["monitoring"]["backup"]["url"]:
-            trust.remember_backup_url(url)
-    return command.with_run_dir(jobs[0])
+    # A recorded address is in the configuration only if the user has named it before.
+    if url := job.config["monitoring"]["backup"]["url"]:
+        trust.remember_backup_url(url)
+    return command.with_run_dir(job)
 
 
 def _run_by_hydra(command: CommandLine) -> None:
-    """Let Hydra run the jobs of `command`."""
-    if command.flags or command.multirun:
+    """Let Hydra run a single job, or print what its flags ask for."""
+    if command.flags:
         sys.argv[1:] = command.arguments
-        if command.multirun:
-            sweep_workers.prepare_joblib()
-        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(
-            run_sweep_job
-        )()
+        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(run_job)()
         return
     # hydra.main does the same, but composes everything twice to find out whether it is a sweep.
     with hydra.initialize_config_dir(
-        config_dir=str(CONF_DIR), job_name=_JOB_NAME, version_base="1.3"
+        config_dir=str(CONF_DIR), job_name=JOB_NAME, version_base="1.3"
     ):
         single = GlobalHydra.instance().hydra
         assert single is not None
@@ -260,6 +245,8 @@ def run_job(config: DictConfig) -> None:
                 runner.run()
             finally:
                 log.info("%s", summary(_relative(run_dir), search, runner.results.missing_because))
+    except RunInUseError as error:  # not logged, because the log belongs to the other process
+        raise JobError(f"{shown}: {error}", exit_code=2) from error
     except UserError as error:
         log.error("error: %s", error)
         raise JobError(f"{shown}: {error}", exit_code=2) from error
@@ -285,32 +272,8 @@ def _relative(path: Path) -> Path:
         return path
 
 
-def run_sweep_job(config: DictConfig) -> None:
-    """Run one job of a sweep as `run_job` does.
-
-    In a worker process an interrupt becomes a JobError, because joblib reacts to an interrupt by
-    killing the other workers while they save. No job begins after an interrupt.
-
-    Raises:
-        Interrupted: a signal stopped the run, which was saved; not in worker processes.
-        JobError: any other error.
-    """
-    run_dir = HydraConfig.get().runtime.output_dir
-    with sweep_workers.job() as stopped_by:
-        if stopped_by is not None:
-            raise JobError(
-                f"{run_dir}: the sweep was stopped before this job began", 128 + stopped_by
-            )
-        try:
-            run_job(config)
-        except Interrupted as error:
-            if not sweep_workers.is_worker():
-                raise
-            raise JobError(f"{run_dir}: stopped and saved", error.exit_code) from error
-
-
 def _record(config: DictConfig, run_dir: Path) -> None:
-    """Write the files of the `.hydra` folder, and `multirun.yaml`, as Hydra does but redacted."""
+    """Write the files of the `.hydra` folder as Hydra does, but redacted."""
     from spectral_exp.core.redact import redact
 
     job = HydraConfig.get()
@@ -326,12 +289,6 @@ def _record(config: DictConfig, run_dir: Path) -> None:
         _write_yaml(
             folder / name, redact(OmegaConf.to_container(section, resolve=False, enum_to_str=True))
         )
-    # The sweeper of Hydra writes this file, with secrets.
-    sweep = Path(job.sweep.dir) / layout.SWEEP_NAME
-    if job.mode == RunMode.MULTIRUN and sweep.is_file() and not sweep.is_symlink():
-        content = OmegaConf.to_container(OmegaConf.load(sweep), resolve=False)
-        if (shown := redact(content)) != content:
-            _write_yaml(sweep, shown)
 
 
 def _write_yaml(path: Path, content: Any) -> None:

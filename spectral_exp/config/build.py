@@ -82,6 +82,7 @@ class Globals:
     resume: str | None = None
     backup_url: str | None = None
     experiment_id: str | None = None
+    sweep: str | None = None
 
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name:

@@ -91,6 +91,22 @@ class Interrupted(KeyboardInterrupt):
         self.exit_code = 1 if problem else 128 + signal_number
 
 
+class JobError(Exception):
+    """A run ended with an error; its own log has the details.
+
+    Args:
+        message: one line for the user.
+        exit_code: 2 for a user's mistake, 1 for everything else.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message, exit_code)
+        self.message, self.exit_code = message, exit_code
+
+    def __str__(self) -> str:
+        return self.message
+
+
 class RunError(Exception):
     """A run cannot go on, and its message holds the whole reason.
 

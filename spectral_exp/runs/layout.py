@@ -39,8 +39,10 @@ COMPRESSED_SUFFIX = ".zst"
 HYDRA_CONFIG_NAME = "config.yaml"
 HYDRA_OWN_NAME = "hydra.yaml"
 HYDRA_OVERRIDES_NAME = "overrides.yaml"
-SWEEP_NAME = "multirun.yaml"
-"""In the folder of a sweep."""
+SWEEP_NAME = "sweep.json"
+SWEEP_LOCK_NAME = "sweep.lock"
+SWEEP_FILES = (SWEEP_NAME, SWEEP_LOCK_NAME, "multirun.yaml")
+"""In the folder of a sweep; the last one is Hydra's own, of earlier sweeps."""
 
 REPRODUCTION_NAME = "reproduction.json"
 """In the folder of a reproduction."""

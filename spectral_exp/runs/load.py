@@ -39,7 +39,8 @@ Facts = dict[str, Any]
 unfinished_line of a run; only `unusable`, the reason, if the run cannot be used."""
 
 _STAMP = re.compile(r"_\d{8}_\d{6}_\w{8}(_\d+)?$")
-_SWEEP_JOB = re.compile(r"\d+_.*_seed-?\d+")
+# A job of a sweep: what was swept, its seed and a hash; before, its number, name and seed.
+_SWEEP_JOB = re.compile(r".*_seed\d+_[0-9a-f]{8}|\d+_.*_seed-?\d+")
 _BYTES_PER_PROCESS = 32 << 20
 _MAX_PROCESSES = 16
 # Settings of glibc: returning freed memory after every file costs a fifth of the time.

@@ -35,6 +35,10 @@ class LostRunError(RunError):
     """The run directory no longer belongs to this process, which must not write to it."""
 
 
+class RunInUseError(UserError):
+    """Another live process owns the run directory."""
+
+
 class RunLock:
     """Ownership of a run directory by one process: `with RunLock(root): ...`.
 
@@ -62,7 +66,8 @@ class RunLock:
         """Acquire the lock.
 
         Raises:
-            UserError: another process holds it, or the folder is not writable.
+            RunInUseError: another process holds it.
+        UserError: the folder is not writable.
         """
         while self._descriptor is None:
             try:
@@ -144,12 +149,12 @@ class RunLock:
         if fcntl is None:
             owner = _read_owner_from(descriptor)
             if owner and (owner["host"] != socket.gethostname() or _is_alive_here(owner)):
-                raise UserError(self._refusal(owner))
+                raise RunInUseError(self._refusal(owner))
             return
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(self._refusal(_read_owner_from(descriptor))) from error
+            raise RunInUseError(self._refusal(_read_owner_from(descriptor))) from error
         except OSError as error:
             log.warning(
                 "%s is not protected against a second process: %s", self.path.parent, error.strerror

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-PLACE = ("resume", "outputs", "backup_url", "experiment_id", "search", "hydra")
-"""Settings of the folders of a run and its copies, and of the search that it belongs to."""
+PLACE = ("resume", "outputs", "backup_url", "experiment_id", "sweep", "search", "hydra")
+"""Settings that name the folders of a run and its copies."""
 
 WATCHING = (
     "monitoring.backup",

@@ -85,9 +85,9 @@ class Run:
         name: the experiment's name (setting `name`), or the folder's name without its time and
             commit.
         seed: the setting `seed`; None if it is unknown.
-        status: completed, stopped_early, pruned (by a search), interrupted, not_saved (the last
-            state was lost), failed, diverged, running (locked by a live process), or unfinished (no
-            results).
+        status: completed, stopped_early, pruned (ended by a search), interrupted, not_saved (the
+            last state was lost), failed, diverged, running (locked by a live process), or
+            unfinished (no results).
         settings: dotted name -> value of every resolved setting.
         parts: part (embedding, attention, mlp, optimizer, loss or size) -> name in the ablation
             grid, if known.

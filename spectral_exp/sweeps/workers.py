@@ -9,6 +9,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,10 +25,13 @@ _POLL_S = 0.5
 
 _stop: StopRequest | None = None
 _job = threading.Lock()
+_is_stopping = False
 
 
 def prepare_joblib() -> None:
     """Make joblib start its workers with `start_worker`; do nothing if joblib is missing."""
+    global _is_stopping
+    _is_stopping = False
     try:
         from joblib.parallel import LokyBackend, register_parallel_backend
     except ImportError:
@@ -48,7 +52,9 @@ def prepare_joblib() -> None:
         ) -> Future[Any]:
             with signals_blocked():
                 future: Future[Any] = super().submit(func, callback)
-                return future
+            if _is_stopping:
+                stop_workers()  # a new worker has not been asked to stop
+            return future
 
     register_parallel_backend("loky", Backend)
 
@@ -82,12 +88,28 @@ def is_worker() -> bool:
 
 
 def stop_workers() -> bool:
-    """Send SIGTERM to the workers of this process; return False if there are none."""
+    """Send SIGTERM to the workers of this process; return False if there are none.
+
+    Workers that start later are stopped when they get their first job.
+    """
+    global _is_stopping
+    _is_stopping = True
     workers = multiprocessing.active_children()
     for worker in workers:
         if worker.pid is not None:
             os.kill(worker.pid, signal.SIGTERM)
     return bool(workers)
+
+
+def replace_workers() -> None:
+    """End the idle workers of this process, so that the next jobs get new ones.
+
+    A worker that was asked to stop begins no further job.
+    """
+    if "joblib" in sys.modules:
+        from joblib.externals.loky import get_reusable_executor
+
+        get_reusable_executor().shutdown(wait=True)
 
 
 def _exit_with(parent: int) -> None:

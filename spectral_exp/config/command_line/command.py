@@ -10,7 +10,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from spectral_exp.config.command_line.grammar import is_readable, quote_text_setting, text_of
-from spectral_exp.config.command_line.jobs import Job, compose_jobs
+from spectral_exp.config.command_line.jobs import Job, open_composer
 from spectral_exp.config.command_line.recorded import arguments_to_resume
 from spectral_exp.config.conf_dir import CONF_DIR
 from spectral_exp.core.errors import UserError
@@ -22,6 +22,9 @@ _INFORMING_FLAGS = (
     "--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i",
     "--shell-completion", "-sc",
 )  # fmt: skip
+SWEEP_SETTINGS = ("sweep", "study")
+"""Settings that make a command line a sweep, also without `--multirun`."""
+
 _FLAGS_WITH_VALUE = ("--config-name", "-cn", "--config-dir", "-cd", "--config-path", "-cp")
 
 
@@ -32,7 +35,7 @@ class CommandLine:
     Attributes:
         flags: flags for Hydra's own parser, with their values.
         overrides: in the order in which they apply.
-        multirun: whether the command line is a sweep.
+        multirun: whether the command line is a sweep (`--multirun`, `sweep=`, `study=`).
         config_name: name of the primary configuration file.
         config_dir: a folder with further configuration files.
         informs_only: whether the command line prints help or the configuration instead of training.
@@ -72,7 +75,9 @@ class CommandLine:
                     f"{printable(override, 60)} is too long or nested too deeply; put such a value "
                     "into a configuration file (--config-dir)"
                 )
-        multirun = known.multirun or "hydra.mode=MULTIRUN" in overrides
+        multirun = (
+            known.multirun or "hydra.mode=MULTIRUN" in overrides or any(map(_is_sweep, overrides))
+        )
         overrides = [quote_text_setting(override, multirun) for override in overrides]
         overrides = _with_recorded_overrides(overrides, flags, multirun)
         return cls(
@@ -86,25 +91,20 @@ class CommandLine:
 
     def compose(self) -> list[Job]:
         """Compose every job. Raises one UserError with all mistakes."""
-        return compose_jobs(
-            self.overrides,
-            config_name=self.config_name,
-            config_dir=self.config_dir,
-            multirun=self.multirun,
-        )
+        with open_composer(self.config_name, self.config_dir) as composer:
+            is_named = not self.multirun and "hydra.run.dir" in map(setting_of, self.overrides)
+            jobs = composer.split(self.overrides) if self.multirun else [list(self.overrides)]
+            return composer.compose_all(jobs, is_named=is_named)
 
     def with_run_dir(self, first: Job) -> CommandLine:
         """Return the command line with an experiment id that is unique on this machine."""
-        if first.sweeps and not self.multirun:
-            return replace(self, multirun=True).with_run_dir(first)
         if first.config.get("experiment_id") is not None:
             return self
         if first.run_dir is not None:
             experiment_id = first.run_dir.name
         else:
-            name = "sweep" if self.multirun else str(first.config["name"])
             parent = Path(str(first.config["outputs"]))
-            experiment_id = generate_experiment_id(name, parent=parent)
+            experiment_id = generate_experiment_id(str(first.config["name"]), parent=parent)
         return replace(self, overrides=(*self.overrides, f"experiment_id={quote(experiment_id)}"))
 
 
@@ -123,6 +123,12 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     return flags, overrides
 
 
+def _is_sweep(override: str) -> bool:
+    """Return whether an override makes a command line a sweep: `sweep=NAME`, `study=NAME`."""
+    key, sign, value = override.partition("=")
+    return setting_of(key) in SWEEP_SETTINGS and bool(sign) and value not in ("", "null")
+
+
 def _with_recorded_overrides(overrides: list[str], flags: list[str], multirun: bool) -> list[str]:
     """Return the recorded overrides of the run that `resume=` names, followed by `overrides`.
 
@@ -135,7 +141,7 @@ def _with_recorded_overrides(overrides: list[str], flags: list[str], multirun: b
     if multirun:
         raise UserError(
             f"resume={resume} continues one run and cannot be part of a sweep; leave out "
-            "--multirun, or continue a sweep by its own command with hydra.sweep.dir=<its folder>"
+            "--multirun, or continue a sweep by its own command with sweep=<its name>"
         )
     source = resume
     if "://" in resume:

@@ -18,8 +18,9 @@ from spectral_exp.core.errors import UserError
 from spectral_exp.runs.overrides import in_quotes, quote, setting_of
 
 TEXT_SETTINGS = (
-    "name", "resume", "outputs", "backup_url", "experiment_id", "data.path", "tokenizer.path",
-    "training.sample_prompt", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir",
+    "name", "resume", "outputs", "backup_url", "experiment_id", "sweep", "study", "data.path",
+    "tokenizer.path", "training.sample_prompt", "hydra.run.dir", "hydra.sweep.dir",
+    "hydra.sweep.subdir",
 )  # fmt: skip
 """Settings that are always text: a value that the grammar cannot read is taken literally."""
 

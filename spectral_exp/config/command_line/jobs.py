@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,9 @@ from spectral_exp.config.conf_dir import CONF_DIR
 from spectral_exp.core.errors import UserError, nearest
 from spectral_exp.runs.overrides import setting_of
 
+JOB_NAME = "train"
+"""The name that Hydra gives to every job."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -38,44 +43,89 @@ class Job:
         config: plain, fully resolved configuration; "???" for a missing value.
         run_dir: the run directory, None if its name is not known yet.
         sweeps: whether a configuration file requests a sweep (`hydra.mode`).
+        sweep_dir: the folder of the sweep that the job belongs to, if it belongs to one.
     """
 
     config: dict[str, Any]
     run_dir: Path | None
     sweeps: bool
+    sweep_dir: Path
 
 
-def compose_jobs(
-    overrides: Sequence[str], *, config_name: str, config_dir: str | None, multirun: bool
-) -> list[Job]:
-    """Compose every job of a command line.
+class Composer:
+    """Composes jobs with the configuration files of one command."""
+
+    def __init__(self, config_name: str) -> None:
+        self.config_name = config_name
+
+    def split(self, overrides: Sequence[str]) -> list[list[str]]:
+        """Return the overrides of each job of a sweep.
+
+        Raises:
+            UserError: an override cannot be read, or is a continuous range.
+        """
+        return [list(job) for job in itertools.product(*map(_choices, self.parse(overrides)))]
+
+    def parse(self, overrides: Sequence[str]) -> list[Override]:
+        """Parse overrides, which may hold ranges; globs know the options of their group.
+
+        Raises:
+            UserError: an override cannot be read.
+        """
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        try:
+            return parser.parse_overrides(list(overrides))
+        except OverrideParseException as error:
+            raise UserError(describe_unreadable(error)) from error
+        except HydraException as error:
+            raise UserError(describe(error)) from error
+
+    def compose(self, overrides: Sequence[str], *, is_named: bool = False) -> Job:
+        """Compose one job.
+
+        Args:
+            overrides: without sweeps.
+            is_named: whether the overrides name the run directory.
+
+        Raises:
+            UserError: the overrides have mistakes, one line each.
+        """
+        config, mistakes = _compose(self.config_name, list(overrides))
+        if config is None or mistakes:
+            raise UserError("\nerror: ".join(mistakes))
+        return _job(config, is_named)
+
+    def compose_all(self, jobs: Iterable[Sequence[str]], *, is_named: bool = False) -> list[Job]:
+        """Compose several jobs. Raises one UserError with the mistakes of all of them."""
+        problems: dict[str, None] = {}
+        composed = []
+        for overrides in jobs:
+            try:
+                composed.append(self.compose(overrides, is_named=is_named))
+            except UserError as error:
+                problems.update(dict.fromkeys(str(error).split("\nerror: ")))
+        if problems:
+            raise UserError("\nerror: ".join(problems))
+        return composed
+
+
+@contextmanager
+def open_composer(config_name: str, config_dir: str | None) -> Iterator[Composer]:
+    """Initialize Hydra and yield the composer of a command.
 
     Args:
-        overrides: of the command line; with `multirun` they may hold sweeps.
         config_name: name of the primary configuration file.
         config_dir: a folder with further configuration files.
-        multirun: whether sweeps are allowed.
-
-    Raises:
-        UserError: the jobs have mistakes, one line each.
     """
-    with hydra.initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
+    with hydra.initialize_config_dir(
+        config_dir=str(CONF_DIR), job_name=JOB_NAME, version_base="1.3"
+    ):
         if config_dir is not None:
-            add_to_search_path(Path(config_dir))
-        is_named = not multirun and "hydra.run.dir" in map(setting_of, overrides)
-        problems: dict[str, None] = {}
-        jobs = []
-        for job_overrides in _split_sweep(overrides) if multirun else [list(overrides)]:
-            config, mistakes = _compose(config_name, job_overrides)
-            problems.update(dict.fromkeys(mistakes))
-            if config is not None and not mistakes:
-                jobs.append(_job(config, is_named))
-    if problems:
-        raise UserError("\nerror: ".join(problems))
-    return jobs
+            _add_to_search_path(Path(config_dir))
+        yield Composer(config_name)
 
 
-def add_to_search_path(folder: Path) -> None:
+def _add_to_search_path(folder: Path) -> None:
     """Add `folder` to the search path of the compose API, as Hydra does for `--config-dir`."""
     if not folder.is_dir():
         raise UserError(f"--config-dir={folder} must be an existing folder")
@@ -89,42 +139,14 @@ def add_to_search_path(folder: Path) -> None:
     loader.repository.initialize_sources(search_path)
 
 
-def parse_overrides(overrides: Sequence[str]) -> list[Override]:
-    """Parse overrides that may hold ranges; globs find the options of their group.
-
-    Raises:
-        UserError: one of them cannot be parsed.
-    """
-    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    try:
-        return parser.parse_overrides(list(overrides))
-    except OverrideParseException as error:
-        raise UserError(describe_unreadable(error)) from error
-    except HydraException as error:
-        raise UserError(describe(error)) from error
-
-
-def _split_sweep(overrides: Sequence[str]) -> list[list[str]]:
-    """Return the overrides of each job of a sweep."""
-    jobs: list[list[str]] = [[]]
-    for override in parse_overrides(overrides):
-        choices = _choices(override)
-        jobs = [[*job, choice] for job in jobs for choice in choices]
-    return jobs
-
-
 def _choices(override: Override) -> list[str]:
-    """Return one plain override for each value of a sweep.
-
-    Raises:
-        UserError: the sweep is a continuous range.
-    """
+    """Return one plain override for each value of a sweep."""
     if not override.is_sweep_override():
         return [override.input_line or ""]
     if not override.is_discrete_sweep():
         raise UserError(
-            f"{override.input_line} is a continuous range, which only a search samples; add "
-            "search=tpe (or random, cmaes), or list values separated by commas"
+            f"{override.input_line} is a continuous range, which has no list of values; name the "
+            "values, separated by commas, or add search=tpe (or random, cmaes)"
         )
     is_added = override.is_add() or override.is_force_add()
     sign = "+" if is_added else "~" if override.is_delete() else ""
@@ -194,6 +216,7 @@ def _job(config: DictConfig, is_named: bool) -> Job:
         keys = [str(key) for key in config if key != "hydra"]
         plain = OmegaConf.to_container(OmegaConf.masked_copy(config, keys), resolve=True)
         run_dir = Path(str(config.hydra.run.dir)) if is_named else None
+        sweep_dir = Path(str(config.hydra.sweep.dir))
         place = Path.cwd() / str(config.hydra.sweep.dir if is_sweep else config.hydra.run.dir)
     except OmegaConfBaseException as error:
         raise UserError(describe(error)) from error
@@ -202,4 +225,4 @@ def _job(config: DictConfig, is_named: bool) -> Job:
             f"the run directory {place} must not hold ${{ in its path, which Hydra would replace"
         )
     assert isinstance(plain, dict)
-    return Job({str(key): value for key, value in plain.items()}, run_dir, is_sweep)
+    return Job({str(key): value for key, value in plain.items()}, run_dir, is_sweep, sweep_dir)

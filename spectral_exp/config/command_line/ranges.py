@@ -10,9 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
-import hydra
 from hydra.core.override_parser.types import (
     ChoiceSweep,
     Glob,
@@ -22,8 +20,7 @@ from hydra.core.override_parser.types import (
 )
 
 from spectral_exp.config.command_line.grammar import format_value, parse
-from spectral_exp.config.command_line.jobs import add_to_search_path, parse_overrides
-from spectral_exp.config.conf_dir import CONF_DIR
+from spectral_exp.config.command_line.jobs import Composer
 from spectral_exp.core.errors import UserError
 from spectral_exp.runs.overrides import setting_of
 
@@ -105,23 +102,16 @@ Dimension = Interval | Values
 """A setting that is searched."""
 
 
-def split_ranges(overrides: Sequence[str], config_dir: str | None = None) -> list[str | Dimension]:
+def split_ranges(overrides: Sequence[str], composer: Composer) -> list[str | Dimension]:
     """Return the overrides in their order, each range as a dimension.
-
-    Args:
-        overrides: of the command line of a search.
-        config_dir: a folder with further configuration files.
 
     Raises:
         UserError: a range cannot be searched.
     """
-    with hydra.initialize_config_dir(config_dir=str(CONF_DIR), version_base="1.3"):
-        if config_dir is not None:
-            add_to_search_path(Path(config_dir))
-        items = [
-            _dimension(override) if override.is_sweep_override() else _text_of(override)
-            for override in parse_overrides(overrides)
-        ]
+    items = [
+        _dimension(override) if override.is_sweep_override() else _text_of(override)
+        for override in composer.parse(overrides)
+    ]
     dimensions = [item for item in items if not isinstance(item, str)]
     settings = [dimension.setting for dimension in dimensions]
     if twice := sorted({name for name in settings if settings.count(name) > 1}):

@@ -26,7 +26,7 @@ from spectral_exp.runs.overrides import quote, setting_of
 from spectral_exp.runs.record import read_intact_config
 
 # These name the place of a run, not its experiment, so the recorded values are never used.
-_PLACE_KEYS = ("experiment_id", "resume", "outputs")
+_PLACE_KEYS = ("experiment_id", "resume", "outputs", "sweep")
 _SEARCH_FLAGS = ("--config-dir", "--config-name")
 _MAX_YAML_BYTES = 1 << 20
 # A YAML list of texts, as Hydra writes it: without nesting and without aliases, by which a short

@@ -19,7 +19,7 @@ from spectral_exp.core.git import ask_git
 from spectral_exp.core.redact import known_secrets, redact_code, redact_text
 from spectral_exp.core.scratch import scratch_folder
 from spectral_exp.core.secret_names import is_secret_name
-from spectral_exp.runs.layout import CHECKPOINTS_FOLDER, SWEEP_NAME
+from spectral_exp.runs.layout import CHECKPOINTS_FOLDER, SWEEP_FILES
 
 MAX_PATCH_BYTES = 8_000_000
 MAX_FILE_BYTES = 50_000_000
@@ -170,7 +170,7 @@ def _is_own_source(root: Path, name: str) -> bool:
         name
     ):
         return False
-    if name.endswith(SWEEP_NAME):
+    if name.endswith(SWEEP_FILES):
         return False
     above = [root.joinpath(*folders[: i + 1]) for i in range(len(folders))]
     return not any((f / "pyvenv.cfg").exists() or (f / CHECKPOINTS_FOLDER).is_dir() for f in above)

@@ -6,10 +6,11 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from spectral_exp.config.command_line.grammar import format_value
+from spectral_exp.config.command_line import Composer, format_value
 from spectral_exp.config.command_line.ranges import Dimension, Interval, Values, split_ranges
-from spectral_exp.config.search import SearchSettings
+from spectral_exp.config.search import SearchSettings, read_search_settings
 from spectral_exp.core.errors import UserError
+from spectral_exp.runs.overrides import setting_of
 from spectral_exp.sweeps.search.sampler import Point, Sampler
 from spectral_exp.sweeps.search.trials import Trial, is_same_experiment, last_overrides
 
@@ -30,21 +31,25 @@ class Search:
     items: tuple[str | Dimension, ...]
 
     @classmethod
-    def parse(
-        cls, overrides: Sequence[str], settings: SearchSettings, config_dir: str | None = None
-    ) -> Search:
-        """Return the search of a command line.
+    def parse(cls, overrides: Sequence[str], composer: Composer) -> Search | None:
+        """Return the search of a command line, or None if it is none.
 
         Args:
             overrides: with ranges in Hydra's grammar.
-            settings: of the composed configuration; `sampler` is not None.
-            config_dir: a folder with further configuration files.
+            composer: of the command line.
 
         Raises:
             UserError: there is nothing to search, or the sampler cannot search it.
         """
-        search = cls(settings, tuple(split_ranges(overrides, config_dir)))
-        search._check()
+        if not any(setting_of(override) == "search" for override in overrides):
+            return None
+        items = split_ranges(overrides, composer)
+        fixed = composer.compose([item for item in items if isinstance(item, str)])
+        settings = read_search_settings(fixed.config)
+        if settings.sampler is None:
+            return None
+        search = cls(settings, tuple(items))
+        search.check()
         return search
 
     @property
@@ -107,7 +112,8 @@ class Search:
             points += [(*first[:i], value, *first[i + 1 :]) for value in values[1:]]
         return [self._job(point) for point in points]
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise a UserError if there is nothing to search, or the sampler cannot search it."""
         settings, name = self.settings, f"search={self.settings.sampler}"
         if not self.dimensions:
             raise UserError(

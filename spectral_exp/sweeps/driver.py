@@ -1,0 +1,285 @@
+"""Run the jobs of a sweep: skip what is done, continue what was interrupted, start what is new.
+
+What is to be done follows from the runs themselves at every moment, so any number of launchers
+may work on one sweep: each takes the jobs that nobody runs, waits for the others at its end, and
+takes over the jobs of those that died.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+from hydra._internal.callbacks import Callbacks
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig
+
+from spectral_exp.config.command_line import CommandLine, open_composer
+from spectral_exp.core.display import print_error
+from spectral_exp.core.errors import Interrupted, UserError
+from spectral_exp.core.foreign_text import printable
+from spectral_exp.core.wording import format_count
+from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.lock import read_owner
+from spectral_exp.sweeps import workers
+from spectral_exp.sweeps.job import Outcome, SweepJob
+from spectral_exp.sweeps.ledger import PlannedJob
+from spectral_exp.sweeps.plan import Plan
+from spectral_exp.sweeps.report import command_to_continue, comparison_text, count_states
+from spectral_exp.sweeps.states import JobState, read_state
+
+MAX_ATTEMPTS = 3
+"""Attempts at a job that fails, within one command."""
+
+_POLL_S = 2.0
+_FLAGS = ("-m", "--multirun", "--config-name", "-cn", "--config-dir", "-cd")
+
+
+class ProposesJobs(Protocol):
+    """Chooses the jobs of a search by those that exist."""
+
+    def propose(self, jobs: Sequence[tuple[PlannedJob, JobState]]) -> list[list[str]]:
+        """Return the overrides of new jobs, none if the search is over.
+
+        Args:
+            jobs: all jobs of the sweep so far, with their states.
+        """
+
+
+def run_sweep(
+    command: CommandLine,
+    run_job: Callable[[DictConfig], None],
+    stopped_by: Callable[[], int | None] = lambda: None,
+    search: Callable[[Plan], ProposesJobs] | None = None,
+) -> int:
+    """Run the jobs of a command line that is a sweep, and print their comparison.
+
+    Args:
+        command: the command line.
+        run_job: trains one job; it raises `JobError` or `Interrupted`.
+        stopped_by: returns the number of the signal that this process has received, if any.
+        search: makes the source of further jobs; None runs the jobs of the command line only.
+
+    Returns:
+        The exit code: 0 if all jobs are done, 2 if some need a change by the user and no other has
+        failed, else 1.
+
+    Raises:
+        Interrupted: a signal stopped the sweep; its jobs were saved.
+        UserError: jobs have mistakes; nothing was begun.
+    """
+    for flag in command.flags:
+        if flag.startswith("-") and flag.partition("=")[0] not in _FLAGS:
+            raise UserError(f"{flag} is no flag of a sweep; there are {', '.join(_FLAGS)}")
+    with open_composer(command.config_name, command.config_dir) as composer:
+        plan = Plan(command, composer)
+        plan.add(plan.requested)
+        driver = Driver(plan, run_job, stopped_by, search(plan) if search else None)
+        try:
+            driver.run()
+        except KeyboardInterrupt:
+            print(f"\nto continue the sweep: {command_to_continue(plan.arguments)}", flush=True)
+            raise
+    return driver.report()
+
+
+class Driver:
+    """Launches the jobs of a plan until none is left.
+
+    Attributes:
+        plan: the jobs.
+        given_up: hash of a job -> how its last attempt in this command ended.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        run_job: Callable[[DictConfig], None],
+        stopped_by: Callable[[], int | None],
+        search: ProposesJobs | None,
+    ) -> None:
+        self.plan = plan
+        self.given_up: dict[str, Outcome] = {}
+        self._run_job = run_job
+        self._stopped_by = stopped_by
+        self._search = search
+        self._done: set[str] = set()
+        self._failures: Counter[str] = Counter()
+        self._suspects: set[str] = set()
+        self._waits_for: set[str] = set()
+        self._n_launched = 0
+
+    def run(self) -> None:
+        """Run the jobs until each is done or given up.
+
+        Raises:
+            Interrupted: a signal stopped the sweep.
+        """
+        self._print_plan()
+        while True:
+            states = self._states()
+            pending = [
+                key
+                for key, state in states.items()
+                if state.state not in ("done", "running") and key not in self.given_up
+            ]
+            if pending:
+                for keys in self._batches(pending):
+                    self._launch(keys, states)
+            elif not self._wait_for_others(states) and not self._propose():
+                return
+
+    def report(self) -> int:
+        """Print failures, comparison and command of the sweep; return the exit code."""
+        folder, n_jobs = self.plan.folder, len(self.plan.jobs)
+        for key, outcome in self.given_up.items():
+            prefix = "" if outcome.folder in outcome.message else f"{folder / outcome.folder}: "
+            n_tries = self._failures[key]
+            tries = f" (tried {format_count(n_tries, 'time')})" if n_tries > 1 else ""
+            print_error(f"error: {prefix}{printable(outcome.message)}{tries}")
+        print(f"\n{comparison_text(folder)}")
+        print(f"{folder}: {n_jobs - len(self.given_up)} of {format_count(n_jobs, 'job')} done")
+        print("The same command continues this sweep, and other values extend it:")
+        print(f"  {command_to_continue(self.plan.arguments)}", flush=True)
+        if not self.given_up:
+            return 0
+        endings = {outcome.ending for outcome in self.given_up.values()}
+        return 2 if endings == {"mistake"} else 1
+
+    def _print_plan(self) -> None:
+        states = self._states()
+        counts = count_states(state.state for state in states.values())
+        print(f"{self.plan.folder}: {format_count(len(states), 'job')}, {counts}", flush=True)
+
+    def _states(self) -> dict[str, JobState]:
+        """Return the state of every job. What was done once is not read again."""
+        states = {}
+        for key, job in self.plan.jobs.items():
+            is_done = key in self._done
+            state = (
+                JobState("done")
+                if is_done
+                else read_state(self.plan.folder / job.folder, self.plan.defaults)
+            )
+            if state.state == "done":
+                self._done.add(key)
+                self.given_up.pop(key, None)  # another launcher has succeeded
+            states[key] = state
+        return states
+
+    # --- launching --------------------------------------------------------------------------------
+
+    def _batches(self, keys: Sequence[str]) -> Iterator[list[str]]:
+        """Yield the jobs that are launched together; suspects of killing their worker alone."""
+        if together := [key for key in keys if key not in self._suspects]:
+            yield together
+        yield from ([key] for key in keys if key in self._suspects)
+
+    def _launch(self, keys: Sequence[str], states: Mapping[str, JobState]) -> None:
+        """Run jobs with the launcher of Hydra, and record how their attempts ended.
+
+        Raises:
+            Interrupted: this process was asked to stop.
+        """
+        jobs = [self.plan.jobs[key] for key in keys]
+        steps_before = {key: self._last_step(key) for key in keys}
+        failures = {self.plan.jobs[key].folder: states[key].attempt for key in keys}
+        outcomes: dict[str, Outcome] = {}
+        broken = ""
+        try:
+            outcomes = {outcome.folder: outcome for outcome in self._call(jobs, failures)}
+        except UserError:
+            raise
+        except Exception as error:
+            # A worker was killed, or a folder cannot be made: the runs tell what is left to do.
+            broken = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+            print_error(f"warning: the launcher failed: {printable(broken)}")
+        if (signal_number := self._stopped_by()) is not None:
+            unsaved = [o.message for o in outcomes.values() if o.ending == "unsaved"]
+            raise Interrupted(signal_number, "\nerror: ".join(unsaved))
+        for key, job in zip(keys, jobs, strict=True):
+            outcome = outcomes.get(job.folder) or Outcome(job.folder, "died", broken)
+            has_progressed = self._last_step(key) > steps_before[key]
+            self._record(key, outcome, has_progressed, is_alone=len(jobs) == 1)
+        workers.replace_workers()
+
+    def _call(self, jobs: Sequence[PlannedJob], failures: Mapping[str, int]) -> list[Outcome]:
+        """Call the launcher of Hydra and return how each attempt ended."""
+        plan = self.plan
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        workers.prepare_joblib()
+        config = hydra.compose_config(
+            config_name=plan.config_name,
+            overrides=[*plan.hydra_overrides, *plan.job_arguments(jobs[0])],
+            run_mode=RunMode.MULTIRUN,
+        )
+        callbacks = Callbacks(config)
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=HydraContext(config_loader=hydra.config_loader, callbacks=callbacks),
+            task_function=SweepJob(self._run_job, plan.defaults, failures),
+            config=config,
+        )
+        callbacks.on_multirun_start(config=config, config_name=plan.config_name)
+        first, self._n_launched = self._n_launched, self._n_launched + len(jobs)
+        returned = launcher.launch([plan.job_arguments(job) for job in jobs], first)
+        callbacks.on_multirun_end(config=config, config_name=plan.config_name)
+        return [job.return_value for job in returned]
+
+    def _record(self, key: str, outcome: Outcome, has_progressed: bool, is_alone: bool) -> None:
+        """Decide whether a job is tried again after an attempt.
+
+        What a signal or a dead worker interrupted is continued without limit while it progresses.
+        If the launcher failed, any job of its batch may be the reason, so they are tried alone.
+        """
+        if outcome.ending == "done":
+            self._done.add(key)
+        elif outcome.ending == "mistake":
+            self.given_up[key] = outcome
+        elif outcome.ending == "died" and not is_alone:
+            self._suspects.add(key)
+        elif outcome.ending in ("failed", "unsaved") or (
+            outcome.ending in ("interrupted", "died") and not has_progressed
+        ):
+            self._failures[key] += 1
+            if self._failures[key] >= MAX_ATTEMPTS:
+                self.given_up[key] = outcome
+            else:
+                attempt = f"attempt {self._failures[key] + 1} of {MAX_ATTEMPTS} follows"
+                print(f"{outcome.folder}: {printable(outcome.message)}; {attempt}", flush=True)
+
+    def _last_step(self, key: str) -> int:
+        """Return the step of a job's newest checkpoint, or 0."""
+        try:
+            paths = RunPaths(self.plan.folder / self.plan.jobs[key].folder)
+            return max(paths.checkpoint_steps(), default=0)
+        except UserError:
+            return 0
+
+    # --- other launchers, and searches ------------------------------------------------------------
+
+    def _wait_for_others(self, states: Mapping[str, JobState]) -> bool:
+        """Wait a moment if jobs run elsewhere; return whether some do."""
+        running = {key for key, state in states.items() if state.state == "running"}
+        for key in sorted(running - self._waits_for):
+            run = self.plan.folder / self.plan.jobs[key].folder
+            owner = read_owner(run)
+            place = f" in process {owner['pid']} on {owner['host']}" if owner else ""
+            print(f"waiting for {run.name}, which runs{place}", flush=True)
+        self._waits_for = running
+        if running:
+            time.sleep(_POLL_S)
+        return bool(running)
+
+    def _propose(self) -> bool:
+        """Add the jobs that a search proposes; return whether there are some."""
+        if self._search is None:
+            return False
+        with self.plan.lock:
+            states = self._states()
+            jobs = [(job, states[key]) for key, job in self.plan.jobs.items()]
+            return bool(self.plan.add(self._search.propose(jobs)))

@@ -1,0 +1,99 @@
+"""One job of a sweep as a launcher of Hydra runs it, in any process on any machine."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from spectral_exp.core.errors import Interrupted, JobError
+from spectral_exp.runs.lock import RunInUseError
+from spectral_exp.sweeps import workers
+from spectral_exp.sweeps.states import read_state
+
+Ending = Literal["done", "busy", "failed", "mistake", "interrupted", "unsaved", "died"]
+
+_ENDINGS: dict[int, Ending] = {1: "failed", 2: "mistake"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one attempt at a job ended.
+
+    Attributes:
+        folder: the name of the job's folder.
+        ending: done; busy (another process runs it); failed; mistake (of the user, which another
+            attempt would repeat); interrupted by a signal, and saved; unsaved (interrupted, but
+            its last state is lost); or died without an answer.
+        message: one line for the user, "" if there is nothing to report.
+    """
+
+    folder: str
+    ending: Ending
+    message: str = ""
+
+
+def _this_process() -> tuple[str, int]:
+    return socket.gethostname(), os.getpid()
+
+
+@dataclass(frozen=True)
+class SweepJob:
+    """The task that a launcher calls with the configuration of each job.
+
+    Args:
+        run: trains one job; it raises `JobError` or `Interrupted`.
+        defaults: the default settings, as returned by `names.identity`.
+        failures: folder -> `JobState.attempt` of the failure to try again. A job that has failed
+            in another attempt since then is left to the launcher that made the attempt.
+    """
+
+    run: Callable[[DictConfig], None]
+    defaults: Mapping[str, Any]
+    failures: Mapping[str, int] = field(default_factory=dict)
+    driver: tuple[str, int] = field(default_factory=_this_process)
+
+    def __call__(self, config: DictConfig) -> Outcome:
+        """Train the job unless it is done, or runs elsewhere.
+
+        Raises:
+            Interrupted: a signal stopped the run, which was saved; only in the process that
+                launches the sweep. A worker returns instead, because launchers react to an
+                interrupt by killing the other workers while they save.
+        """
+        run_dir = Path(HydraConfig.get().runtime.output_dir)
+        # The state is read immediately before the run takes its lock.
+        import spectral_exp.config.build  # noqa: F401
+
+        with workers.job() as stopped_by:
+            if stopped_by is not None:
+                return Outcome(run_dir.name, "interrupted", "stopped before it began")
+            state = read_state(run_dir, self.defaults)
+            if state.state == "running":
+                return Outcome(run_dir.name, "busy")
+            if state.state == "done":
+                return Outcome(run_dir.name, "done")
+            if state.state == "failed" and state.attempt != self.failures.get(run_dir.name):
+                return Outcome(run_dir.name, "failed", state.reason)
+            return self._run(config, run_dir.name)
+
+    def _run(self, config: DictConfig, folder: str) -> Outcome:
+        try:
+            self.run(config)
+        except JobError as error:
+            if isinstance(error.__cause__, RunInUseError):
+                return Outcome(folder, "busy")
+            return Outcome(folder, _ENDINGS.get(error.exit_code, "failed"), error.message)
+        except Interrupted as error:
+            if _this_process() == self.driver:
+                raise
+            if error.problem:
+                return Outcome(folder, "unsaved", error.problem)
+            return Outcome(folder, "interrupted", "stopped by a signal, and saved")
+        return Outcome(folder, "done")
