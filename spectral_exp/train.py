@@ -186,7 +186,11 @@ def _check(command: CommandLine) -> CommandLine:
         return replace(command, multirun=True)
     from spectral_exp.config.build import check
 
-    if problems := check(job.config, job.run_dir):
+    problems = check(job.config, job.run_dir)
+    sampler = (job.config.get("search") or {}).get("sampler")
+    if sampler is not None and job.config["resume"] is None:
+        problems.append(f"search={sampler} trains several runs; add -m")
+    if problems:
         raise UserError("\nerror: ".join(problems))
     # A recorded address is in the configuration only if the user has named it before.
     if url := job.config["monitoring"]["backup"]["url"]:

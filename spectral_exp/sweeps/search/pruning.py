@@ -111,7 +111,8 @@ class Pruner:
         if self._settings.pruner == "median":
             return step >= self._min_steps
         reached = len(self._rungs(_without_last(self._reports or {})))
-        return step >= self._min_steps * self._settings.reduction_factor**reached
+        rung: int = self._min_steps * self._settings.reduction_factor**reached
+        return step >= rung
 
     def decides_to_prune(self, reports: Reports, peers: list[tuple[bool, Reports]]) -> bool:
         """Return whether a run with these validations ends after the last of them.

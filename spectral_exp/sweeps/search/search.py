@@ -31,12 +31,15 @@ class Search:
     items: tuple[str | Dimension, ...]
 
     @classmethod
-    def parse(cls, overrides: Sequence[str], composer: Composer) -> Search | None:
+    def parse(
+        cls, overrides: Sequence[str], composer: Composer, hydra_overrides: Sequence[str] = ()
+    ) -> Search | None:
         """Return the search of a command line, or None if it is none.
 
         Args:
-            overrides: with ranges in Hydra's grammar.
+            overrides: with ranges in Hydra's grammar, without those of Hydra itself.
             composer: of the command line.
+            hydra_overrides: those of Hydra, which locate configuration files.
 
         Raises:
             UserError: there is nothing to search, or the sampler cannot search it.
@@ -44,8 +47,8 @@ class Search:
         if not any(setting_of(override) == "search" for override in overrides):
             return None
         items = split_ranges(overrides, composer)
-        fixed = composer.compose([item for item in items if isinstance(item, str)])
-        settings = read_search_settings(fixed.config)
+        fixed = [item for item in items if isinstance(item, str)]
+        settings = read_search_settings(composer.compose([*fixed, *hydra_overrides]).config)
         if settings.sampler is None:
             return None
         search = cls(settings, tuple(items))
@@ -83,9 +86,13 @@ class Search:
             own.append(Trial(job, "running"))
         return jobs
 
-    def own_trials(self, trials: Sequence[Trial]) -> list[Trial]:
-        """Return those of the trials that belong to this search."""
-        return [one for one in trials if self._point_of(one) is not None]
+    def rebuild(self, trials: Sequence[Trial]) -> list[list[str]]:
+        """Return the jobs of those trials that belong to this search, as it proposed them.
+
+        Recorded overrides lack secrets and interpolations.
+        """
+        points = (self._point_of(trial) for trial in trials)
+        return [self._job(point) for point in points if point is not None]
 
     def why_over(self, trials: Sequence[Trial]) -> str:
         """Return which budget the trials of this search have spent, or ""."""
@@ -202,9 +209,11 @@ class Search:
 
 
 def _ends(dimension: Dimension) -> Sequence[float]:
+    """Return the bounds of a range, or all values that have no order."""
     if isinstance(dimension, Interval):
         return (dimension.low, dimension.high)
-    return range(len(dimension.overrides))
+    last = len(dimension.overrides) - 1
+    return (0, last) if dimension.is_ordered and last else range(last + 1)
 
 
 def _all_values(dimension: Dimension) -> Sequence[float] | None:

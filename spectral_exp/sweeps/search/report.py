@@ -1,0 +1,113 @@
+"""The best runs of a search, read from the runs of its sweep."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spectral_exp.config.search import SearchSettings, read_search_settings
+from spectral_exp.core.errors import UserError
+from spectral_exp.core.wording import format_count
+from spectral_exp.results.table_formats import Cell, TextTable
+from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.load import load_run
+from spectral_exp.runs.record import read_config
+from spectral_exp.sweeps.names import find_folders
+from spectral_exp.sweeps.search.trials import Trial, last_overrides, read_trial
+
+
+@dataclass(frozen=True)
+class SearchReport:
+    """The state of a search.
+
+    Attributes:
+        settings: of the search.
+        counts: state -> number of trials.
+        best: the trials that no other beats; several only with several objectives.
+    """
+
+    settings: SearchSettings
+    counts: dict[str, int]
+    best: Sequence[Trial]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return run, objectives and searched settings of each of the best trials."""
+        rows = []
+        for trial in self.best:
+            given = last_overrides(trial.overrides)
+            values = dict(zip(self.settings.objectives, trial.values or (), strict=True))
+            searched = {
+                name: given[name].partition("=")[2]
+                for name in self.settings.settings
+                if name in given
+            }
+            rows.append({"run": trial.name, **values, **searched})
+        return rows
+
+    def table(self) -> TextTable:
+        """Return the best trials as a table."""
+        names = self.settings.objectives
+        states = ", ".join(f"{count} {state}" for state, count in self.counts.items())
+        runs = f"{format_count(sum(self.counts.values()), 'run')} ({states})"
+        title = f"search: best of {runs} by {names[0]}"
+        if len(names) > 1:
+            title = f"search: Pareto set of {', '.join(names)} in {runs}"
+        columns = ["run", *self.settings.settings, *names]
+        rows = [
+            [
+                Cell(f"{value:.6g}" if isinstance(value, float) else str(value))
+                for value in (row.get(column, "") for column in columns)
+            ]
+            for row in self.rows()
+        ]
+        return TextTable(title, columns, rows, n_texts=1)
+
+
+def best_trials(trials: Sequence[Trial], settings: SearchSettings) -> list[Trial]:
+    """Return the completed trials that no other beats, the best in the first objective first.
+
+    One trial beats another if it is better in one objective and worse in none. With several
+    objectives these trials are the Pareto set. Of equal trials, all count with several objectives,
+    and the first with one.
+    """
+    signs = [1 if lower else -1 for lower in settings.lower_is_better]
+
+    def costs(trial: Trial) -> list[float]:
+        return [sign * value for sign, value in zip(signs, trial.values or (), strict=True)]
+
+    best: list[Trial] = []
+    done = [trial for trial in trials if trial.state == "done" and trial.values]
+    for trial in sorted(done, key=costs):  # only an earlier one can beat a trial
+        cost = costs(trial)
+        others = [costs(other) for other in best]
+        if not any(o != cost and all(map(float.__le__, o, cost)) for o in others):
+            best.append(trial)
+    return best if len(signs) > 1 else best[:1]
+
+
+def read_searches(sweep: Path) -> list[SearchReport]:
+    """Return the searches whose runs lie in the folder of a sweep; runs that are damaged are left
+    out."""
+    found: dict[tuple[Any, ...], tuple[SearchSettings, list[Trial]]] = {}
+    for name in find_folders(sweep).values():
+        try:
+            record, _ = read_config(RunPaths(sweep / name).config_file)
+            settings = read_search_settings(record.get("config", {}))
+            if settings.sampler is None:
+                continue
+            trial = read_trial(load_run(sweep / name), settings)
+        except UserError:
+            continue
+        key = (tuple(settings.objectives), tuple(settings.settings))
+        found.setdefault(key, (settings, []))[1].append(trial)
+    return [
+        SearchReport(
+            settings,
+            dict(Counter(trial.state for trial in trials)),
+            best_trials(trials, settings),
+        )
+        for settings, trials in found.values()
+    ]
