@@ -24,7 +24,6 @@ from spectral_exp.core.display import print_error
 from spectral_exp.core.errors import Interrupted, UserError
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.wording import format_count
-from spectral_exp.results.table_formats import TableReport
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.lock import read_owner
 from spectral_exp.sweeps import workers
@@ -33,7 +32,7 @@ from spectral_exp.sweeps.ledger import PlannedJob
 from spectral_exp.sweeps.plan import Plan
 from spectral_exp.sweeps.report import command_to_continue, comparison_text, count_states
 from spectral_exp.sweeps.search.jobs import SearchJobs
-from spectral_exp.sweeps.search.report import read_searches
+from spectral_exp.sweeps.search.report import search_text
 from spectral_exp.sweeps.states import JobState, read_state
 
 MAX_ATTEMPTS = 3
@@ -136,9 +135,10 @@ class Driver:
             n_tries = self._failures[key]
             tries = f" (tried {format_count(n_tries, 'time')})" if n_tries > 1 else ""
             print_error(f"error: {prefix}{printable(outcome.message)}{tries}")
-        print(f"\n{comparison_text(folder)}")
-        for search in read_searches(folder) if self._search else ():
-            print(TableReport([search.table()]).render("table"))
+        if self.plan.requested:
+            print(f"\n{comparison_text(folder)}")
+        if self._search is not None:
+            print(f"\n{search_text(folder)}")
         print(f"{folder}: {n_jobs - len(self.given_up)} of {format_count(n_jobs, 'job')} done")
         print("The same command continues this sweep, and other values extend it:")
         print(f"  {command_to_continue(self.plan.arguments)}", flush=True)

@@ -11,12 +11,18 @@ from typing import Any
 from spectral_exp.config.search import SearchSettings, read_search_settings
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.wording import format_count
-from spectral_exp.results.table_formats import Cell, TextTable
+from spectral_exp.results.table_formats import Cell, TableReport, TextTable
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.load import load_run
 from spectral_exp.runs.record import read_config
 from spectral_exp.sweeps.names import find_folders
 from spectral_exp.sweeps.search.trials import Trial, last_overrides, read_trial
+
+_MAX_LEADERS = 10
+_SELECTION_NOTE = (
+    "a value that was selected as the best flatters itself; train the best settings with other "
+    "seeds before you compare them with others"
+)
 
 
 @dataclass(frozen=True)
@@ -26,17 +32,17 @@ class SearchReport:
     Attributes:
         settings: of the search.
         counts: state -> number of trials.
-        best: the trials that no other beats; several only with several objectives.
+        leaders: the best trials, or with several objectives the Pareto set.
     """
 
     settings: SearchSettings
     counts: dict[str, int]
-    best: Sequence[Trial]
+    leaders: Sequence[Trial]
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return run, objectives and searched settings of each of the best trials."""
+        """Return run, objectives and searched settings of each leader."""
         rows = []
-        for trial in self.best:
+        for trial in self.leaders:
             given = last_overrides(trial.overrides)
             values = dict(zip(self.settings.objectives, trial.values or (), strict=True))
             searched = {
@@ -48,13 +54,13 @@ class SearchReport:
         return rows
 
     def table(self) -> TextTable:
-        """Return the best trials as a table."""
+        """Return the leaders as a table."""
         names = self.settings.objectives
         states = ", ".join(f"{count} {state}" for state, count in self.counts.items())
         runs = f"{format_count(sum(self.counts.values()), 'run')} ({states})"
-        title = f"search: best of {runs} by {names[0]}"
+        title = f"search: the best of {runs} by {names[0]}"
         if len(names) > 1:
-            title = f"search: Pareto set of {', '.join(names)} in {runs}"
+            title = f"search: the Pareto set of {', '.join(names)} in {runs}"
         columns = ["run", *self.settings.settings, *names]
         rows = [
             [
@@ -66,26 +72,36 @@ class SearchReport:
         return TextTable(title, columns, rows, n_texts=1)
 
 
-def best_trials(trials: Sequence[Trial], settings: SearchSettings) -> list[Trial]:
-    """Return the completed trials that no other beats, the best in the first objective first.
+def find_leaders(trials: Sequence[Trial], settings: SearchSettings) -> list[Trial]:
+    """Return the best completed trials, the best in the first objective first.
 
-    One trial beats another if it is better in one objective and worse in none. With several
-    objectives these trials are the Pareto set. Of equal trials, all count with several objectives,
-    and the first with one.
+    With several objectives they are the Pareto set: the trials than which no other is better in one
+    objective and worse in none. With one objective they are ten at most.
     """
     signs = [1 if lower else -1 for lower in settings.lower_is_better]
 
     def costs(trial: Trial) -> list[float]:
         return [sign * value for sign, value in zip(signs, trial.values or (), strict=True)]
 
-    best: list[Trial] = []
     done = [trial for trial in trials if trial.state == "done" and trial.values]
-    for trial in sorted(done, key=costs):  # only an earlier one can beat a trial
+    done.sort(key=costs)
+    if len(signs) == 1:
+        return done[:_MAX_LEADERS]
+    front: list[Trial] = []
+    for trial in done:  # only an earlier one can beat a trial
         cost = costs(trial)
-        others = [costs(other) for other in best]
+        others = [costs(other) for other in front]
         if not any(o != cost and all(map(float.__le__, o, cost)) for o in others):
-            best.append(trial)
-    return best if len(signs) > 1 else best[:1]
+            front.append(trial)
+    return front
+
+
+def search_text(sweep: Path) -> str:
+    """Return the leaders of the searches of a sweep as text, "" without searches."""
+    searches = read_searches(sweep)
+    notes = [_SELECTION_NOTE] if any(search.leaders for search in searches) else []
+    tables = [search.table() for search in searches]
+    return TableReport(tables, [("notes", notes)]).render("table") if tables else ""
 
 
 def read_searches(sweep: Path) -> list[SearchReport]:
@@ -107,7 +123,7 @@ def read_searches(sweep: Path) -> list[SearchReport]:
         SearchReport(
             settings,
             dict(Counter(trial.state for trial in trials)),
-            best_trials(trials, settings),
+            find_leaders(trials, settings),
         )
         for settings, trials in found.values()
     ]
