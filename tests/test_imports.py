@@ -35,8 +35,8 @@ ORDER: list[set[str]] = [
 besides."""
 
 ONLY_IN = {
-    "hydra": {"train", "config"},
-    "omegaconf": {"train", "config"},
+    "hydra": {"train", "config", "sweeps"},
+    "omegaconf": {"train", "config", "sweeps"},
     "torch.distributed": {"distributed", "bench"},  # a peer to compare with
 }
 
