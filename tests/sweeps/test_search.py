@@ -321,7 +321,9 @@ def test_no_run_begins_once_a_budget_is_spent(
 def test_the_pareto_set_is_that_of_optuna(
     points: list[tuple[int, int, int]], shuffle: random.Random
 ) -> None:
-    settings = SearchSettings(sampler="tpe", objectives=["val_bpb", "tokens_per_s", "n_parameters"])
+    of_search = SearchSettings(
+        sampler="tpe", objectives=["val_bpb", "tokens_per_s", "n_parameters"]
+    )
     study = optuna.create_study(directions=["minimize", "maximize", "minimize"])
     trials = []
     for point in points:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,7 @@ class Pruner:
         if self._reports is None:  # a continued run has validated before
             self._reports = {s: v for s, v in self._own.read().items() if s < step}
         self._reports[step] = metrics[metric]
-        if not self._is_due(step):
+        if not self._is_due(self._reports):
             return ""
         peers = self._peers.read()
         if not self.decides_to_prune(self._reports, peers):
@@ -106,11 +107,12 @@ class Pruner:
             "far)"
         )
 
-    def _is_due(self, step: int) -> bool:
-        """Return whether the pruner may end the run at `step`, whatever the other runs do."""
+    def _is_due(self, reports: Reports) -> bool:
+        """Return whether the pruner may end the run now, whatever the other runs do."""
+        step = list(reports)[-1]
         if self._settings.pruner == "median":
             return step >= self._min_steps
-        reached = len(self._rungs(_without_last(self._reports or {})))
+        reached = len(self._rungs(_without_last(reports)))
         rung: int = self._min_steps * self._settings.reduction_factor**reached
         return step >= rung
 
@@ -146,7 +148,10 @@ class Pruner:
                 system_attrs=self._rungs(_without_last(reports)),
             )
         )
-        return bool(self._pruner.prune(study, study.trials[-1]))
+        with warnings.catch_warnings():
+            # NumPy warns where no run has a finite value.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            return bool(self._pruner.prune(study, study.trials[-1]))
 
     def _rungs(self, reports: Reports) -> dict[str, float]:
         """Return the values with which a run has reached each rung, as optuna stores them."""

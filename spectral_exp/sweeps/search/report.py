@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from spectral_exp.core.wording import format_count
 from spectral_exp.results.table_formats import Cell, TableReport, TextTable
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.load import load_run
-from spectral_exp.runs.record import read_config
+from spectral_exp.runs.record import ConfigRecord, read_config
 from spectral_exp.sweeps.names import find_folders
 from spectral_exp.sweeps.search.trials import Trial, last_overrides, read_trial
 
@@ -52,6 +52,14 @@ class SearchReport:
             }
             rows.append({"run": trial.name, **values, **searched})
         return rows
+
+    def content(self) -> dict[str, Any]:
+        """Return the report as plain values for JSON."""
+        return {
+            "objectives": list(self.settings.objectives),
+            "counts": dict(self.counts),
+            "leaders": self.rows(),
+        }
 
     def table(self) -> TextTable:
         """Return the leaders as a table."""
@@ -111,9 +119,9 @@ def read_searches(sweep: Path) -> list[SearchReport]:
     for name in find_folders(sweep).values():
         try:
             record, _ = read_config(RunPaths(sweep / name).config_file)
-            settings = read_search_settings(record.get("config", {}))
-            if settings.sampler is None:
+            if not _belongs_to_search(record):
                 continue
+            settings = read_search_settings(record.get("config", {}))
             trial = read_trial(load_run(sweep / name), settings)
         except UserError:
             continue
@@ -127,3 +135,8 @@ def read_searches(sweep: Path) -> list[SearchReport]:
         )
         for settings, trials in found.values()
     ]
+
+
+def _belongs_to_search(record: ConfigRecord) -> bool:
+    search = record.get("config", {}).get("search")
+    return isinstance(search, Mapping) and search.get("sampler") is not None
