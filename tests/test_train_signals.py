@@ -343,7 +343,7 @@ def test_every_job_of_a_parallel_sweep_is_saved_and_no_worker_stays(
         "seed=1,2,3",
         "hydra/launcher=joblib",
         "hydra.launcher.n_jobs=2",
-        "experiment_id=sweep",
+        "sweep=sweep",
     ]
     errors = tmp_path / "errors"
     with errors.open("w") as stderr:
@@ -354,9 +354,12 @@ def test_every_job_of_a_parallel_sweep_is_saved_and_no_worker_stays(
             stderr=stderr,
             start_new_session=True,
         )
-    runs = [tmp_path / f"outputs/sweep/{number}_wave_seed{number + 1}" for number in range(3)]
+
+    def runs() -> list[Path]:
+        return sorted((tmp_path / "outputs/sweep").glob("wave_seed*_????????"))
+
     try:
-        eventually(lambda: all(map(lines_of, runs[:2])) or process.poll() is not None, 150.0)
+        eventually(lambda: sum(map(bool, map(lines_of, runs()))) == 2 or process.poll(), 150.0)
         workers = psutil.Process(process.pid).children(recursive=True)
         stop(process.pid)
         assert process.wait(60) == code
@@ -365,11 +368,12 @@ def test_every_job_of_a_parallel_sweep_is_saved_and_no_worker_stays(
     finally:
         process.kill()
         process.wait()
-    for run in runs[:2]:
+    begun = [run for run in runs() if lines_of(run)]
+    # The third job had not begun, and was not begun after that.
+    assert [run.name[:10] for run in begun] == ["wave_seed1", "wave_seed2"]
+    for run in begun:
         assert_saved(run)
     assert "Traceback" not in errors.read_text()
-    # The third job had not begun, and was not begun after that.
-    assert lines_of(runs[2]) == 0
 
 
 # --- surroundings ---------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spectral_exp.config import trust
-from spectral_exp.config.command_line import CommandLine, Composer, Job, quote, text_of
+from spectral_exp.config.command_line import CommandLine, Composer, Job, parse, quote, text_of
 from spectral_exp.config.conf_dir import CONF_DIR
 from spectral_exp.core.errors import SettingError, UserError, require
 from spectral_exp.core.redact import redact
@@ -60,7 +60,7 @@ class Plan:
 
     def __init__(self, command: CommandLine, composer: Composer) -> None:
         self._composer = composer
-        settings = {setting_of(o): text_of(o) for o in command.overrides if _is_own(o)}
+        settings = _own_settings(command.overrides)
         study, _, block = settings.get("study", "").partition(":")
         blocks = [list(command.overrides)]
         extra = [Path(command.config_dir)] if command.config_dir else []
@@ -214,6 +214,17 @@ def require_sweep_name(name: str) -> None:
     require(is_name, "sweep", repr(name), allowed)
 
 
+def _own_settings(overrides: Iterable[str]) -> dict[str, str]:
+    """Return the settings that name the sweep. Raises a SettingError if one has several values."""
+    found = {}
+    for override in filter(_is_own, overrides):
+        setting, value = setting_of(override), override.partition("=")[2]
+        is_single = not parse(override).is_sweep_override()
+        require(is_single, setting, value, "one value, which all jobs of a sweep share")
+        found[setting] = text_of(override)
+    return found
+
+
 def _is_own(override: str) -> bool:
     return setting_of(override) in _OWN_SETTINGS
 
@@ -279,7 +290,8 @@ def _check(jobs: Sequence[Job]) -> None:
 
     problems: dict[str, None] = {}
     for job in jobs:
-        problems.update(dict.fromkeys(check(job.config, None)))
+        found = "\nerror: ".join(check(job.config, None))
+        problems.update(dict.fromkeys(filter(None, found.split("\nerror: "))))
     if problems:
         raise UserError("\nerror: ".join(problems))
     for job in jobs:

@@ -12,6 +12,7 @@ from spectral_exp.config.command_line.consent import trusted_overrides
 from spectral_exp.config.command_line.grammar import (
     format_value,
     is_readable,
+    parse,
     quote_text_setting,
     text_of,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "help_text",
     "is_readable",
     "open_composer",
+    "parse",
     "quote",
     "quote_text_setting",
     "resolve_overrides",
