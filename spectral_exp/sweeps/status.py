@@ -155,7 +155,7 @@ def _table(title: str, jobs: Sequence[JobStatus]) -> TextTable:
     rows = [
         [
             Cell(job.job),
-            Cell(job.state),
+            Cell("done (pruned)" if job.status == "pruned" else job.state),
             Cell("" if job.step is None else f"{job.step}/{job.max_steps or '?'}"),
             Cell("" if job.remaining_s is None else duration(job.remaining_s)),
         ]

@@ -102,7 +102,7 @@ class Pruner:
             else "worse than the median"
         )
         return (
-            f"{metric} {metrics[metric]:.4g} at step {step} is {rule} of the runs of this search "
+            f"{metric} {metrics[metric]:.6g} at step {step} is {rule} of the runs of this search "
             f"at that step (search.pruner={self._settings.pruner}, {reached} other runs came this "
             "far)"
         )

@@ -27,7 +27,7 @@ class Trial:
         intermediate: step -> the first objective at each validation, in ascending order.
         steps: optimizer steps so far.
         time_s: seconds of training so far.
-        name: of its run.
+        name: of the folder of its run.
     """
 
     overrides: Sequence[str]
@@ -62,7 +62,7 @@ def read_trial(run: Run, settings: SearchSettings) -> Trial:
         intermediate={int(step): float(value) for step, value in reports},
         steps=run.last_step,
         time_s=run.train_s or 0.0,
-        name=run.run_id,
+        name=run.path.name,
     )
 
 
