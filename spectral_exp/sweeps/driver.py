@@ -194,10 +194,11 @@ class Driver:
         except Exception as error:
             # A worker was killed, or a folder cannot be made: the runs tell what is left to do.
             broken = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
-            print_error(f"warning: the launcher failed: {printable(broken)}")
         if (signal_number := self._stopped_by()) is not None:
             unsaved = [o.message for o in outcomes.values() if o.ending == "unsaved"]
             raise Interrupted(signal_number, "\nerror: ".join(unsaved))
+        if broken:
+            print_error(f"warning: the launcher failed: {printable(broken)}")
         for key, job in zip(keys, jobs, strict=True):
             outcome = outcomes.get(job.folder) or Outcome(job.folder, "died", broken)
             has_progressed = self._last_step(key) > steps_before[key]

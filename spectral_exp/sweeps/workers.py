@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import Any
 
 from spectral_exp.core.signals import STOP_SIGNALS, StopRequest, signals_blocked
@@ -42,6 +43,9 @@ def prepare_joblib() -> None:
 
         def configure(self, *arguments: Any, **settings: Any) -> Any:
             start = {"initializer": start_worker, "initargs": (os.getpid(),)}
+            # Python's tracker of resources unblocks signals when it starts, which it would do between
+            # the blocking and the start of the first worker.
+            resource_tracker.ensure_running()
             # joblib's tracker of temporary files is started here; it ignores SIGINT and SIGTERM
             # once it runs.
             with signals_blocked():
