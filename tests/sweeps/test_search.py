@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -22,17 +23,20 @@ from spectral_exp.core.redact import REDACTED
 from spectral_exp.sweeps.search.report import find_leaders
 from spectral_exp.sweeps.search.search import Search
 from spectral_exp.sweeps.search.trials import State, Trial
+from spectral_exp.train import main
 from spectral_exp.training.evaluation import Evaluation
+from tests.conftest import NO_PLOTS, TINY
 
 RATE = "optimizer.learning_rate=tag(log, interval(1e-4, 1e-2))"
 LAYERS = "model.n_layer=range(1,9)"
+CMAES = pytest.param("cmaes", marks=pytest.mark.slow)  # it imports SciPy
 STATES: tuple[State, ...] = ("running", "done", "failed", "pruned")
 
 # Warnings of optuna would be errors here.
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def composer() -> Iterator[Composer]:
     with open_composer("config", None) as composer:
         yield composer
@@ -170,7 +174,7 @@ def test_runs_are_pruned_by_metrics_of_every_validation() -> None:
 # --- proposals ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes"])
+@pytest.mark.parametrize("sampler", ["tpe", "random", CMAES])
 def test_the_same_trials_lead_to_the_same_proposals(composer: Composer, sampler: str) -> None:
     search = make_search(composer, "seed=1", RATE, LAYERS, sampler=sampler, trials=100)
     trials = run_serially(search, 11)
@@ -194,7 +198,7 @@ def test_random_proposals_do_not_depend_on_what_became_of_the_trials(composer: C
 
 
 @pytest.mark.parametrize("objectives", [["val_bpb"], ["val_bpb", "n_parameters"]])
-@pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes"])
+@pytest.mark.parametrize("sampler", ["tpe", "random", CMAES])
 def test_every_state_of_a_trial_is_taken(
     composer: Composer, sampler: str, objectives: list[str]
 ) -> None:
@@ -219,6 +223,7 @@ def test_a_sampler_that_learns_beats_random_proposals(composer: Composer) -> Non
     assert best["tpe"] < best["random"]
 
 
+@pytest.mark.slow
 def test_cmaes_continues_as_one_study_of_optuna_would(composer: Composer) -> None:
     search = make_search(
         composer, LAYERS, "model.n_head=int(interval(1,900))", sampler="cmaes", trials=99
@@ -240,7 +245,7 @@ def test_cmaes_continues_as_one_study_of_optuna_would(composer: Composer) -> Non
         trials.append(Trial(job, "done", [value]))
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes", "grid"])
+@pytest.mark.parametrize("sampler", ["tpe", "random", CMAES, "grid"])
 def test_a_finite_space_is_searched_once_in_full(composer: Composer, sampler: str) -> None:
     search = make_search(composer, "model.n_layer=range(1,4)", "model.n_head=int(interval(1,2))",
                          sampler=sampler)  # fmt: skip
@@ -342,3 +347,35 @@ def test_leaders_by_one_metric_are_the_ten_best() -> None:
     for metric, expected in (("val_bpb", range(10)), ("tokens_per_s", range(22, 12, -1))):
         leaders = find_leaders(trials, SearchSettings(sampler="tpe", objectives=[metric]))
         assert [one.values for one in leaders] == [[float(value)] for value in expected]
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["search=tpe"], "search=tpe trains several runs; add -m"),
+        (["-m", "search=tpe"], "search=tpe has nothing to search"),
+        (["-m", RATE], "add search=tpe (or random, cmaes)"),
+        (["-m", "search=tpe", RATE, "search.objectives=[val_bbp]"], "did you mean val_bpb"),
+        pytest.param(
+            ["-m", "search=tpe", "optimizer.learning_rate=interval(-1,1)"],
+            "learning_rate=-1",
+            marks=pytest.mark.slow,  # it builds a model
+        ),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing_behind(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["+experiment=classic", *TINY, NO_PLOTS, "device=cpu", *arguments]) == 2
+    printed = capsys.readouterr().err
+    assert words in printed
+    assert printed.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
