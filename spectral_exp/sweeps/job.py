@@ -68,12 +68,12 @@ class SweepJob:
                 interrupt by killing the other workers while they save.
         """
         run_dir = Path(HydraConfig.get().runtime.output_dir)
-        # The state is read immediately before the run takes its lock.
-        import spectral_exp.config.build  # noqa: F401
-
         with workers.job() as stopped_by:
             if stopped_by is not None:
                 return Outcome(run_dir.name, "interrupted", "stopped before it began")
+            # Takes seconds. The state is read immediately before the run takes its lock.
+            import spectral_exp.config.build  # noqa: F401
+
             state = read_state(run_dir, self.defaults)
             if state.state == "running":
                 return Outcome(run_dir.name, "busy")

@@ -19,7 +19,7 @@ _METRIC = "val_bpb"
 def count_states(states: Iterable[str]) -> str:
     """Return the number of jobs of each state that occurs: `3 done, 1 running, 4 waiting`."""
     counts = Counter(states)
-    return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    return ", ".join(f"{counts[state]:,} {state}" for state in STATES if counts[state])
 
 
 def command_to_continue(arguments: Sequence[str]) -> str:
