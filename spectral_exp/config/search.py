@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -94,6 +95,15 @@ def make_search_settings(config: Mapping[str, Any], make: Constructor) -> Search
             for name in ("metrics", "tracking")
             if not (monitoring.get(name) or {}).get("enabled", True)
         ]
+        training = config.get("training") or {}
+        interval, last = training.get("eval_interval", 1), training.get("max_steps", math.inf)
+        # Values of other types are reported with the settings of training.
+        are_numbers = isinstance(interval, int) and isinstance(last, int | float)
+        if settings.pruner != "none" and are_numbers and interval >= last:
+            make.problems.append(
+                f"training.eval_interval={interval} must be < training.max_steps={last} with "
+                f"search.pruner={settings.pruner}, which compares runs at their validations"
+            )
     return settings
 
 

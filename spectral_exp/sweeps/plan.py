@@ -84,7 +84,14 @@ class Plan:
         given = settings.get("sweep") or settings.get("experiment_id")
         self.name = given or self._new_name()
         require_sweep_name(self.name)
-        self.folder = self._compose_first().sweep_dir
+        first = self._compose_first()
+        self.folder = first.sweep_dir
+        sampler = (first.config.get("search") or {}).get("sampler")
+        if sampler is not None and not self.searches:
+            raise UserError(
+                f"a configuration file sets search.sampler={sampler}, but a search needs ranges; "
+                f"give search={sampler} and the ranges on the command line or in a study file"
+            )
         if is_run_directory(self.folder):
             raise UserError(f"{self.folder} is a run, not a sweep; choose another name for sweep=")
         self.arguments = _arguments_to_continue(command, self.name)

@@ -106,6 +106,7 @@ class RunResults:
             "counts": {name: counts.get(name, 0) for name in names},
             "train_s": train_s,
             "evaluation_s": seconds.get("evaluation", 0.0),
+            "pruning_s": seconds.get("pruning", 0.0),
             "share_of_training": sum(blocked.values()) / train_s if train_s else 0.0,
             "saves": [asdict(report) for report in self.checkpoint.reports],
             "saves_failed": self.checkpoint.failures,

@@ -101,6 +101,8 @@ def test_ranges_of_the_command_line_are_the_space(composer: Composer) -> None:
     [
         (["seed=3"], {}, "nothing to search"),
         (["seed=1,2", RATE], {}, "cannot search seed"),
+        (["outputs=a,b", RATE], {}, "cannot search outputs"),
+        (["search=tpe,random", RATE], {}, "cannot search search"),
         ([RATE, "optimizer.learning_rate=1,2"], {}, "has two ranges"),
         (["model.n_layer=interval(3,1)"], {}, "the lower one first"),
         (["model.n_layer=interval(1,inf)"], {}, "must be finite"),
@@ -165,6 +167,15 @@ def test_a_search_reads_the_files_that_monitoring_writes() -> None:
     with pytest.raises(UserError, match="monitoring/metrics=off must be on with search=tpe"):
         read_search_settings({"search": {"sampler": "tpe"}, "monitoring": monitoring})
     assert read_search_settings({"monitoring": monitoring}).sampler is None
+
+
+def test_a_pruner_needs_validations_before_the_end() -> None:
+    config = {
+        "search": {"sampler": "tpe", "pruner": "asha"},
+        "training": {"eval_interval": 10, "max_steps": 10},
+    }
+    with pytest.raises(UserError, match=r"eval_interval=10 must be < training.max_steps=10"):
+        read_search_settings(config)
 
 
 def test_runs_are_pruned_by_metrics_of_every_validation() -> None:

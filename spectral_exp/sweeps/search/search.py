@@ -10,7 +10,7 @@ from spectral_exp.config.command_line import Composer, format_value
 from spectral_exp.config.command_line.ranges import Dimension, Interval, Values, split_ranges
 from spectral_exp.config.search import SearchSettings, read_search_settings
 from spectral_exp.core.errors import UserError
-from spectral_exp.runs.overrides import setting_of
+from spectral_exp.runs.overrides import PLACE, is_among, setting_of
 from spectral_exp.sweeps.search.sampler import Point, Sampler
 from spectral_exp.sweeps.search.trials import Trial, is_same_experiment, last_overrides
 
@@ -127,6 +127,8 @@ class Search:
                 f"{name} has nothing to search; give a setting a range, as in "
                 "optimizer.learning_rate='tag(log, interval(1e-4, 1e-2))'"
             )
+        if misplaced := [setting for setting in self.searched if is_among(setting, PLACE)]:
+            raise UserError(f"{name} cannot search {misplaced[0]}, which all its runs share")
         if "seed" in self.searched:
             raise UserError(
                 f"{name} cannot search seed, since the best of several seeds is no result; train "
