@@ -240,7 +240,7 @@ def test_cmaes_continues_as_one_study_of_optuna_would(composer: Composer) -> Non
         composer, LAYERS, "model.n_head=int(interval(1,900))", sampler="cmaes", trials=99
     )
     study = optuna.create_study(sampler=optuna.samplers.CmaEsSampler(seed=0))
-    space = {
+    space: dict[str, optuna.distributions.BaseDistribution] = {
         "0": optuna.distributions.IntDistribution(0, 7),
         "1": optuna.distributions.IntDistribution(1, 900),
     }

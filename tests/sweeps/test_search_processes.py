@@ -148,18 +148,17 @@ def test_two_launchers_share_a_search(tmp_path: Path) -> None:
 def test_a_grid_is_complete_and_ends_with_its_pareto_set(tmp_path: Path) -> None:
     """A combination that cannot be trained is reported, and ends neither search nor sweep."""
     command = [*JOB, "search=grid", "search.objectives=[val_bpb,n_parameters]", "sweep=g"]
-    command += ["model.n_embd=12,16", "model.n_head=2,3", "model.n_layer=1,2"]
+    command += ["model.n_embd=12,16", "model.n_head=2,3"]
     done = train(*command, cwd=tmp_path)
     assert done.returncode == 2
     refused = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(refused) == 2
-    assert all("n_head" in line for line in refused)
+    assert len(refused) == 1
+    assert "n_head" in refused[0]
     folders = [path.parent for path in (tmp_path / "outputs/g").glob("*/config.json")]
     runs = [load_run(folder) for folder in folders]
-    names = ("model.n_embd", "model.n_head", "model.n_layer")
-    assert sorted(tuple(run.settings[name] for name in names) for run in runs) == [
-        (12, 2, 1), (12, 2, 2), (12, 3, 1), (12, 3, 2), (16, 2, 1), (16, 2, 2),
-    ]  # fmt: skip
+    names = ("model.n_embd", "model.n_head")
+    found = sorted(tuple(run.settings[name] for name in names) for run in runs)
+    assert found == [(12, 2), (12, 3), (16, 2)]
     points = {run.path.name: (run.value("val_bpb") or 0, run.n_parameters or 0) for run in runs}
     front = {
         name

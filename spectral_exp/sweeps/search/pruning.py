@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,7 +116,7 @@ class Pruner:
         rung: int = self._min_steps * self._settings.reduction_factor**reached
         return step >= rung
 
-    def decides_to_prune(self, reports: Reports, peers: list[tuple[bool, Reports]]) -> bool:
+    def decides_to_prune(self, reports: Reports, peers: Sequence[tuple[bool, Reports]]) -> bool:
         """Return whether a run with these validations ends after the last of them.
 
         Args:
