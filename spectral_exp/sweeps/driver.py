@@ -150,7 +150,8 @@ class Driver:
     def _print_plan(self) -> None:
         states = self._states()
         counts = count_states(state.state for state in states.values())
-        print(f"{self.plan.folder}: {format_count(len(states), 'job')}, {counts}", flush=True)
+        found = f"{format_count(len(states), 'job')}, {counts}" if states else "no job yet"
+        print(f"{self.plan.folder}: {found}", flush=True)
 
     def _states(self) -> dict[str, JobState]:
         """Return the state of every job. What was done once is not read again."""

@@ -103,6 +103,7 @@ def test_ranges_of_the_command_line_are_the_space(composer: Composer) -> None:
         (["seed=1,2", RATE], {}, "cannot search seed"),
         (["outputs=a,b", RATE], {}, "cannot search outputs"),
         (["search=tpe,random", RATE], {}, "cannot search search"),
+        (["monitoring.checkpoint.save_interval=4,8", RATE], {}, "does not change what is trained"),
         ([RATE, "optimizer.learning_rate=1,2"], {}, "has two ranges"),
         (["model.n_layer=interval(3,1)"], {}, "the lower one first"),
         (["model.n_layer=interval(1,inf)"], {}, "must be finite"),

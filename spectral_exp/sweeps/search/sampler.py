@@ -99,7 +99,7 @@ class Sampler:
 
     def _point(self, params: Mapping[str, Any]) -> Point:
         return tuple(
-            _round(float(params[str(i)]), one) if isinstance(one, Interval) else params[str(i)]
+            _round(params[str(i)], one) if isinstance(one, Interval) else params[str(i)]
             for i, one in enumerate(self._dimensions)
         )
 
@@ -171,6 +171,8 @@ def _require_cmaes() -> None:
 
 def _round(value: float, one: Interval) -> float:
     """Return `value` without digits that change no result, for short names and tables."""
+    if one.is_integer:
+        return value
     width = one.high - one.low
     scale = min(value, width) if one.is_log else width
     rounded = round(value, _DIGITS - math.ceil(math.log10(scale)))

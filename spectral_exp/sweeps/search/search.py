@@ -10,8 +10,9 @@ from spectral_exp.config.command_line import Composer, format_value
 from spectral_exp.config.command_line.ranges import Dimension, Interval, Values, split_ranges
 from spectral_exp.config.search import SearchSettings, read_search_settings
 from spectral_exp.core.errors import UserError
-from spectral_exp.runs.overrides import PLACE, is_among, setting_of
-from spectral_exp.sweeps.search.sampler import Point, Sampler
+from spectral_exp.runs.overrides import setting_of
+from spectral_exp.runs.parts import makes_another_experiment
+from spectral_exp.sweeps.search.sampler import Point, Sampler, import_optuna
 from spectral_exp.sweeps.search.trials import Trial, is_same_experiment, last_overrides
 
 _ATTEMPTS = 20  # of a sampler to find settings that no trial has
@@ -127,12 +128,15 @@ class Search:
                 f"{name} has nothing to search; give a setting a range, as in "
                 "optimizer.learning_rate='tag(log, interval(1e-4, 1e-2))'"
             )
-        if misplaced := [setting for setting in self.searched if is_among(setting, PLACE)]:
-            raise UserError(f"{name} cannot search {misplaced[0]}, which all its runs share")
         if "seed" in self.searched:
             raise UserError(
                 f"{name} cannot search seed, since the best of several seeds is no result; train "
                 "the best settings with other seeds afterwards"
+            )
+        if useless := [one for one in self.searched if not makes_another_experiment(one)]:
+            raise UserError(
+                f"{name} cannot search {useless[0]}, which does not change what is trained; give "
+                "it one value"
             )
         endless = [one for one in self.dimensions if _all_values(one) is None]
         if settings.sampler == "grid" and endless:
@@ -151,8 +155,11 @@ class Search:
             raise UserError(
                 f"{name} never ends; set search.trials, search.total_steps or search.total_time_s"
             )
+        # Missing packages are refused at the start.
+        if settings.pruner != "none":
+            import_optuna(f"search.pruner={settings.pruner}")
         if settings.sampler != "grid":
-            Sampler(settings, self.dimensions)  # refuses missing packages
+            Sampler(settings, self.dimensions)
 
     def _point_of(self, trial: Trial) -> Point | None:
         """Return the point of a trial, or None if it does not belong to this search."""
