@@ -14,9 +14,10 @@ import pytest
 import yaml
 
 from spectral_exp.__main__ import COMMANDS
-from spectral_exp.config.command_line import CommandLine
+from spectral_exp.config.command_line import CommandLine, open_composer
 from spectral_exp.config.conf_dir import CONF_DIR
 from spectral_exp.core.errors import UserError
+from spectral_exp.sweeps.plan import Plan
 from tests.conftest import NO_PLOTS, ROOT, TINY, compose, python
 from tests.results.made_runs import make_run
 from tests.test_adding_parts import FILES
@@ -62,6 +63,9 @@ JOBS = {
     "glob(wave*)": 4,
     "=0,0.3,0.6": 3,
     "rotary,phasor": 9,
+    "study=learning_rate:reporting": 6,
+    "study=learning_rate:tuning": 4,
+    "study=learning_rate": 10,
 }
 """How many runs a sweep starts, by a part of its line."""
 
@@ -114,8 +118,9 @@ def is_short(arguments: list[str]) -> bool:
 
 
 def kind_of(arguments: list[str]) -> str:
-    """Return the name of a command, or `sweep` for training with several values."""
-    return "sweep" if "-m" in arguments else arguments[0]
+    """Return the name of a command, or `a sweep` for training with several values."""
+    is_sweep = "-m" in arguments or any(word.startswith("study=") for word in arguments)
+    return "a sweep" if is_sweep and arguments[0] == "train" else arguments[0]
 
 
 SHORT = {
@@ -174,7 +179,12 @@ TRAINING = [
     ],
 )
 def test_every_training_command_composes(line: str) -> None:
-    jobs = CommandLine.parse(OURS[line][1:]).compose()
+    command = CommandLine.parse(OURS[line][1:])
+    if command.multirun:
+        with open_composer(command.config_name, command.config_dir) as composer:
+            jobs = composer.compose_all(Plan(command, composer).requested)
+    else:
+        jobs = command.compose()
     assert len(jobs) == next((count for part, count in JOBS.items() if part in line), 1)
 
 
@@ -255,6 +265,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed in (1, 2, 3):
         for name in ("classic", "classic_rotary", "wave", "wave_rgd"):
             make_run(folder / "outputs", name, seed, val_bpb=2.5 + 0.01 * seed)
+    for seed in (1, 2, 3):
+        run = make_run(folder / "outputs/learning_rate", "wave", seed)
+        run.rename(run.with_name(f"wave_lr0.004_seed{seed}_{seed:08x}"))
     (folder / "FILE").write_text(PAGES["README.md"] * 5)
     (folder / "notes.md").write_text(documented_notes())
     first = {
@@ -342,7 +355,7 @@ def test_the_example_of_frames_runs(template: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(template)
     names: dict[str, Any] = {}
     exec(example, names)
-    assert len(names["runs"]) == 16
+    assert len(names["runs"]) == 19
     assert {"run_id", "step", "val_bpb"} <= set(names["metrics"].columns)
 
 

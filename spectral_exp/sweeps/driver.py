@@ -101,7 +101,6 @@ class Driver:
         self._run_job = run_job
         self._stopped_by = stopped_by
         self._search = search
-        self._done: set[str] = set()
         self._failures: Counter[str] = Counter()
         self._suspects: set[str] = set()
         self._waits_for: set[str] = set()
@@ -157,14 +156,14 @@ class Driver:
         """Return the state of every job. What was done once is not read again."""
         states = {}
         for key, job in self.plan.jobs.items():
-            is_done = key in self._done
+            is_done = key in self.plan.done
             state = (
                 JobState("done")
                 if is_done
                 else read_state(self.plan.folder / job.folder, self.plan.defaults)
             )
             if state.state == "done":
-                self._done.add(key)
+                self.plan.done.add(key)
                 self.given_up.pop(key, None)  # another launcher has succeeded
             states[key] = state
         return states
@@ -236,7 +235,7 @@ class Driver:
         If the launcher failed, any job of its batch may be the reason, so they are tried alone.
         """
         if outcome.ending == "done":
-            self._done.add(key)
+            self.plan.done.add(key)
         elif outcome.ending == "mistake":
             self.given_up[key] = outcome
         elif outcome.ending == "died" and not is_alone:

@@ -146,7 +146,8 @@ def record_plan(
         sources: fingerprint of the configuration files; "" if their effect depends on more.
     """
     before = read_intact_ledger(sweep)
-    shown = (PlannedJob(j.key, j.folder, tuple(redact(list(j.overrides)))) for j in jobs)
+    new = (job for job in jobs if job.key not in before.jobs)
+    shown = (PlannedJob(j.key, j.folder, tuple(redact(list(j.overrides)))) for j in new)
     known = before.known if before.sources == sources else {}
     if sources:
         known = known | {digest(job.overrides): job.key for job in jobs}

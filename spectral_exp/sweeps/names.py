@@ -6,6 +6,7 @@ jobs are the same one, so a folder is found again after the sweep was extended b
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -62,11 +63,12 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         config: nested, without secrets, as in the record of a run.
     """
-    return {
-        name: _normalized(value)
-        for name, value in flatten(config)
-        if not is_among(name, _NOT_IDENTITY)
-    }
+    return {name: _normalized(value) for name, value in flatten(config) if _makes_another_job(name)}
+
+
+@functools.lru_cache(maxsize=4096)  # all jobs share the same few hundred settings
+def _makes_another_job(setting: str) -> bool:
+    return not is_among(setting, _NOT_IDENTITY)
 
 
 def _normalized(value: Any) -> Any:
@@ -106,7 +108,7 @@ def swept_settings(jobs: Iterable[Sequence[str]]) -> list[str]:
         for setting, values in by_setting.items()
         if (len(values) > 1 or counts[setting] < n_jobs)
         and setting != "seed"
-        and not is_among(setting, _NOT_IDENTITY)
+        and _makes_another_job(setting)
     ]
 
 

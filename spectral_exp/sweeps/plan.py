@@ -56,6 +56,7 @@ class Plan:
         config_name: name of the primary configuration file.
         lock: of the sweep, for which other launchers wait.
         jobs: hash -> planned job; `add` adds some.
+        done: hashes of the jobs that were found done when they were added.
     """
 
     def __init__(self, command: CommandLine, composer: Composer) -> None:
@@ -99,6 +100,7 @@ class Plan:
         self.config_name = composer.config_name
         self.lock = ledger.SweepLock(self.folder)
         self.jobs: dict[str, PlannedJob] = {}
+        self.done: set[str] = set()
         searches_elsewhere = "hydra.searchpath" in map(setting_of, self.hydra_overrides)
         sources = ledger.fingerprint([CONF_DIR, *extra], composer.config_name)
         self._sources = "" if searches_elsewhere else sources
@@ -144,7 +146,7 @@ class Plan:
         missing = []
         for overrides in dict.fromkeys(map(tuple, requested)):
             key = keys.get(ledger.digest(overrides), "")
-            if key in folders and self._is_over(folders[key]):
+            if key in folders and self._is_over(key, folders[key]):
                 planned[overrides] = key
             else:
                 missing.append(overrides)
@@ -155,7 +157,7 @@ class Plan:
         unchecked = [
             job
             for overrides, job in composed.items()
-            if not self._is_over(folders.get(planned[overrides], ""))
+            if not self._is_over(planned[overrides], folders.get(planned[overrides], ""))
         ]
         if not are_proposals:
             _check(unchecked)
@@ -174,12 +176,14 @@ class Plan:
         self._record(added)
         return added
 
-    def _is_over(self, folder: str) -> bool:
+    def _is_over(self, key: str, folder: str) -> bool:
         """Return whether the job in `folder` is done, or runs and was checked by its launcher."""
-        return bool(folder) and read_state(self.folder / folder, self.defaults).state in (
-            "done",
-            "running",
-        )
+        if not folder:
+            return False
+        state = read_state(self.folder / folder, self.defaults).state
+        if state == "done":
+            self.done.add(key)
+        return state in ("done", "running")
 
     def _compose(self, jobs: Iterable[Sequence[str]]) -> list[Job]:
         own = [*self.hydra_overrides, f"sweep={quote(self.name)}"]

@@ -137,7 +137,7 @@ def _require_keys(
             )
 
 
-def _overrides(file: Path, place: str, content: Mapping[str, Any]) -> list[str]:
+def _overrides(file: Path, place: str, content: Mapping[Any, Any]) -> list[str]:
     """Return one part of a study as overrides with the syntax of a sweep."""
     grid = content.get("grid") or {}
     if not isinstance(grid, dict):

@@ -43,8 +43,8 @@ def prepare_joblib() -> None:
 
         def configure(self, *arguments: Any, **settings: Any) -> Any:
             start = {"initializer": start_worker, "initargs": (os.getpid(),)}
-            # Python's tracker of resources unblocks signals when it starts, which it would do between
-            # the blocking and the start of the first worker.
+            # Python's tracker of resources unblocks signals when it starts. If the first worker
+            # started it, that worker would begin with unblocked signals.
             resource_tracker.ensure_running()
             # joblib's tracker of temporary files is started here; it ignores SIGINT and SIGTERM
             # once it runs.

@@ -33,7 +33,7 @@ def key(**changes: Any) -> str:
 
 
 def test_the_hash_is_that_of_what_a_job_computes() -> None:
-    same = [
+    same: list[dict[str, Any]] = [
         {},
         {"device": "cuda", "threads": 3, "outputs": "elsewhere", "sweep": "x", "name": "y"},
         {"monitoring": {"metrics": {"log_interval": 1}}},

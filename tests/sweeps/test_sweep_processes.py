@@ -51,6 +51,7 @@ def statuses(sweep: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.timeout(900)
 def test_launchers_share_extend_and_repair_a_sweep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -58,7 +59,7 @@ def test_launchers_share_extend_and_repair_a_sweep(
     one = start("-m", "+experiment=wave", "seed=1,2,3", *SHORT, "sweep=shared", cwd=tmp_path)
     other = start("seed=3,2,1", *SHORT, "+experiment=wave", "sweep=shared", cwd=tmp_path)
     for launcher in (one, other):
-        printed, _ = launcher.communicate(timeout=120)
+        printed, _ = launcher.communicate(timeout=300)
         assert launcher.returncode == 0, printed
         assert "outputs/shared: 3 of 3 jobs done" in printed
     assert list(attempts(sweep).values()) == [1, 1, 1]
@@ -86,6 +87,7 @@ def test_launchers_share_extend_and_repair_a_sweep(
     assert sorted(attempts(sweep).values()) == [1, 1, 1, 2]
 
 
+@pytest.mark.timeout(900)
 def test_a_killed_launcher_and_a_killed_worker_cost_no_job(tmp_path: Path) -> None:
     pytest.importorskip("joblib")
     sweep = tmp_path / "outputs/killed"
@@ -97,7 +99,7 @@ def test_a_killed_launcher_and_a_killed_worker_cost_no_job(tmp_path: Path) -> No
 
     launcher = start(*command, cwd=tmp_path)
     try:
-        eventually(lambda: checkpoints(1) or launcher.poll() is not None, 120.0)
+        eventually(lambda: checkpoints(1) or launcher.poll() is not None, 300.0)
     finally:
         launcher.kill()
         launcher.wait()
@@ -106,7 +108,7 @@ def test_a_killed_launcher_and_a_killed_worker_cost_no_job(tmp_path: Path) -> No
     # The other launcher continues that job beside a new one, and replaces a worker that is killed.
     launcher = start(*command, *parallel, cwd=tmp_path)
     try:
-        eventually(lambda: checkpoints(2) or launcher.poll() is not None, 120.0)
+        eventually(lambda: checkpoints(2) or launcher.poll() is not None, 300.0)
         owners = {
             job: json.loads((job / "run.lock").read_text())["pid"]
             for job in sweep.glob("wave_seed*")
@@ -115,7 +117,7 @@ def test_a_killed_launcher_and_a_killed_worker_cost_no_job(tmp_path: Path) -> No
         os.kill(owners[next(sweep.glob("wave_seed2_*"))], signal.SIGKILL)
         eventually(
             lambda: sorted(attempts(sweep).values())[-1:] == [3] or launcher.poll() is not None,
-            120.0,
+            300.0,
         )
         workers = psutil.Process(launcher.pid).children(recursive=True)
         os.killpg(launcher.pid, signal.SIGINT)
