@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -87,23 +86,6 @@ def make_search_settings(config: Mapping[str, Any], make: Constructor) -> Search
     kind = SearchSettings
     node = {**node, "_target_": f"{kind.__module__}.{kind.__name__}"}
     settings: SearchSettings | None = make.make(node, "search", Role(kind, kind.__module__))
-    if settings is not None and settings.sampler is not None:
-        monitoring = config.get("monitoring") or {}
-        make.problems += [
-            f"monitoring/{name}=off must be on with search={settings.sampler}, which reads the "
-            "files of the runs"
-            for name in ("metrics", "tracking")
-            if not (monitoring.get(name) or {}).get("enabled", True)
-        ]
-        training = config.get("training") or {}
-        interval, last = training.get("eval_interval", 1), training.get("max_steps", math.inf)
-        # Values of other types are reported with the settings of training.
-        are_numbers = isinstance(interval, int) and isinstance(last, int | float)
-        if settings.pruner != "none" and are_numbers and interval >= last:
-            make.problems.append(
-                f"training.eval_interval={interval} must be < training.max_steps={last} with "
-                f"search.pruner={settings.pruner}, which compares runs at their validations"
-            )
     return settings
 
 
@@ -118,3 +100,30 @@ def read_search_settings(config: Mapping[str, Any]) -> SearchSettings:
     make.finish()
     assert settings is not None
     return settings
+
+
+def refuse_unreadable_runs(config: Mapping[str, Any], settings: SearchSettings) -> None:
+    """Raise a UserError if the runs of a search do not write the files that it reads.
+
+    Args:
+        config: plain resolved configuration of its runs.
+        settings: of the search.
+    """
+    monitoring, training = config["monitoring"], config["training"]
+    for name in ("metrics", "tracking"):
+        require(
+            monitoring[name]["enabled"],
+            f"monitoring/{name}",
+            "off",
+            f"on with search={settings.sampler}, which reads the files of the runs",
+        )
+    interval, last = training["eval_interval"], training["max_steps"]
+    # Values of other types are reported with the settings of training.
+    if settings.pruner != "none" and isinstance(interval, int) and isinstance(last, int):
+        require(
+            interval < last,
+            "training.eval_interval",
+            interval,
+            f"< training.max_steps={last} with search.pruner={settings.pruner}, which compares "
+            "runs at their validations",
+        )

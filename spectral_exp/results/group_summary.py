@@ -53,7 +53,8 @@ def summarize_group(
     unused = {run_id for run_id, _ in left_out}
     pruned = [run for run in group.runs if run.status == "pruned" and run.run_id in unused]
     if pruned:
-        verb = "were pruned by a search for being worse than others"
+        were = "was" if len(pruned) == 1 else "were"
+        verb = f"{were} pruned by a search for being worse than others"
         notes.insert(0, _missing_runs("pruned runs", verb, pruned, group))
     notes += [_repeat_note(reason) for _, reason in repeats]
     return GroupSummary(

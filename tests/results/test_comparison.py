@@ -113,7 +113,7 @@ def test_pruned_runs_do_not_count_unless_they_reached_the_step() -> None:
     ]
     assert (
         str(summary.notes[0])
-        == "1 of 2 runs were pruned by a search for being worse than others and are not among the"
+        == "1 of 2 runs was pruned by a search for being worse than others and are not among the"
         " values, which flatters them"
     )
     at_step = compare([fake_group(runs)], at="step:40").summaries[0]

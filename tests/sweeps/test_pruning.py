@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,7 @@ def test_decisions_are_those_of_optuna_on_the_same_values(
 def make_peer(
     folder: Path, values: Mapping[int, float], status: str | None = None, **record: Any
 ) -> Path:
+    folder = folder.with_name(f"{folder.name}_{zlib.crc32(folder.name.encode()):08x}")
     (folder / "logs").mkdir(parents=True)
     lines = [{"step": step, "val_bpb": value} for step, value in values.items()]
     (folder / "logs/metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
@@ -126,9 +128,12 @@ def test_a_run_is_compared_with_the_completed_runs_of_its_search(tmp_path: Path)
         "val_bpb 2.5 at step 20 is worse than the median of the runs of this search at that step "
         "(search.pruner=median, 4 other runs came this far)"
     )
+    copy = tmp_path / "worse but a reproduction"
+    make_peer(copy, {20: 99.0}, "completed").rename(copy)
+    assert why(20, {"val_bpb": 2.5}) == reason
     # The best of its own values counts, also that of an earlier attempt.
-    make_peer(tmp_path / "own", {10: 1.5, 20: 9.0, 30: 1.0})
-    assert median_pruner(tmp_path / "own").why_prune(20, {"val_bpb": 2.5}) == ""
+    own = make_peer(tmp_path / "own", {10: 1.5, 20: 9.0, 30: 1.0})
+    assert median_pruner(own).why_prune(20, {"val_bpb": 2.5}) == ""
 
 
 def test_files_that_are_damaged_or_change_are_tolerated(tmp_path: Path) -> None:

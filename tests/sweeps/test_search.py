@@ -163,20 +163,24 @@ def test_settings_of_a_search_are_checked(changes: dict[str, Any], words: str) -
         read_search_settings({"search": {"sampler": "tpe", **changes}})
 
 
-def test_a_search_reads_the_files_that_monitoring_writes() -> None:
-    monitoring = {"metrics": {"enabled": False}, "tracking": {"enabled": True}}
-    with pytest.raises(UserError, match="monitoring/metrics=off must be on with search=tpe"):
-        read_search_settings({"search": {"sampler": "tpe"}, "monitoring": monitoring})
-    assert read_search_settings({"monitoring": monitoring}).sampler is None
-
-
-def test_a_pruner_needs_validations_before_the_end() -> None:
-    config = {
-        "search": {"sampler": "tpe", "pruner": "asha"},
-        "training": {"eval_interval": 10, "max_steps": 10},
-    }
-    with pytest.raises(UserError, match=r"eval_interval=10 must be < training.max_steps=10"):
-        read_search_settings(config)
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["monitoring/metrics=off"], "monitoring/metrics=off must be on with search=tpe"),
+        (["monitoring/tracking=off"], "monitoring/tracking=off must be on with search=tpe"),
+        (
+            ["search.pruner=asha", "training.eval_interval=10", "training.max_steps=10"],
+            "eval_interval=10 must be < training.max_steps=10",
+        ),
+    ],
+)
+def test_the_runs_of_a_search_write_what_it_reads(
+    composer: Composer, changes: list[str], words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        Search.parse(["search=tpe", RATE, *changes], composer)
+    # Parts of the package that repeat a single run switch its files off.
+    read_search_settings(composer.compose(["search=tpe", *changes]).config)
 
 
 def test_runs_are_pruned_by_metrics_of_every_validation() -> None:

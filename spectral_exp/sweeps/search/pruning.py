@@ -19,6 +19,7 @@ from spectral_exp.core.errors import UserError
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.metrics_file import read_metrics
 from spectral_exp.runs.record import read_config, read_results
+from spectral_exp.sweeps.names import key_of_folder
 from spectral_exp.sweeps.search.sampler import import_optuna
 from spectral_exp.sweeps.search.trials import is_same_experiment, trial_state
 
@@ -183,11 +184,13 @@ class _Peers:
         """Return, for each run, whether it has completed, and its validations."""
         try:
             with os.scandir(self._run_dir.parent) as entries:
-                names = sorted(e.name for e in entries if e.is_dir(follow_symlinks=False))
+                found = sorted(e.name for e in entries if e.is_dir(follow_symlinks=False))
         except OSError as error:
             log.warning("no other run of the search can be read: %s", error.strerror)
             return []
-        peers = (self._find(name) for name in names if name != self._run_dir.name)
+        # A reproduction of a run lies beside it.
+        names = [name for name in found if key_of_folder(name) and name != self._run_dir.name]
+        peers = map(self._find, names)
         return [(peer.is_complete(), peer.read()) for peer in peers if peer is not None]
 
     def _find(self, name: str) -> _Peer | None:

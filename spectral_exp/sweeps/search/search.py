@@ -8,7 +8,11 @@ from dataclasses import dataclass
 
 from spectral_exp.config.command_line import Composer, format_value
 from spectral_exp.config.command_line.ranges import Dimension, Interval, Values, split_ranges
-from spectral_exp.config.search import SearchSettings, read_search_settings
+from spectral_exp.config.search import (
+    SearchSettings,
+    read_search_settings,
+    refuse_unreadable_runs,
+)
 from spectral_exp.core.errors import UserError
 from spectral_exp.runs.overrides import setting_of
 from spectral_exp.runs.parts import makes_another_experiment
@@ -49,9 +53,11 @@ class Search:
             return None
         items = split_ranges(overrides, composer)
         fixed = [item for item in items if isinstance(item, str)]
-        settings = read_search_settings(composer.compose([*fixed, *hydra_overrides]).config)
+        config = composer.compose([*fixed, *hydra_overrides]).config
+        settings = read_search_settings(config)
         if settings.sampler is None:
             return None
+        refuse_unreadable_runs(config, settings)
         search = cls(settings, tuple(items))
         search.check()
         return search
