@@ -20,7 +20,7 @@ from spectral_exp.runs.load import load_run
 from spectral_exp.runs.run import Run
 from spectral_exp.sweeps.ledger import read_ledger
 from spectral_exp.sweeps.status import find_sweep, read_status
-from tests.conftest import NO_PLOTS, TINY, train
+from tests.conftest import NO_PLOTS, TINY, python, train
 
 pytestmark = pytest.mark.slow
 
@@ -104,6 +104,9 @@ def test_a_search_that_is_killed_goes_on_as_if_nothing_had_happened(tmp_path: Pa
     assert len(runs_of(broken)) == 6
 
     assert_pruned_as_by_optuna(runs)
+    pruned = next(run for run in runs if run.status == "pruned")
+    verified = python("-m", "spectral_exp", "verify_resume", str(pruned.path), cwd=tmp_path)
+    assert verified.returncode == 0, verified.stderr
 
 
 def assert_pruned_as_by_optuna(runs: Sequence[Run]) -> None:
