@@ -59,7 +59,6 @@ NOT_RUN = {
 
 JOBS = {
     "experiment=classic,wave seed": 6,
-    "wave,wave_rgd seed": 9,
     "glob(wave*)": 4,
     "=0,0.3,0.6": 3,
     "rotary,phasor": 9,
@@ -173,7 +172,9 @@ TRAINING = [
 @pytest.mark.parametrize(
     "line",
     [
-        pytest.param(line, marks=pytest.mark.slow if "seed=1,2,3" in line else ())
+        pytest.param(
+            line, marks=pytest.mark.slow if "seed=1,2,3" in line or "study=" in line else ()
+        )
         for line in TRAINING
         if "--" not in line and " search=" not in line
     ],

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 
+from spectral_exp.core.errors import UserError
 from spectral_exp.core.foreign_text import printable_lines
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.train import JobError, main
@@ -359,12 +360,15 @@ def test_a_run_that_compiles_nothing_does_not_load_the_compiler(tmp_path: Path) 
 def test_a_failing_job_of_a_sweep_keeps_its_traceback_and_the_sweep_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second of three jobs fails inside its loop, as a defect would; the others finish."""
+    """The second of three jobs fails inside its loop, as a defect would, and is tried three times;
+    the third needs a change by the user, and is tried once; the first finishes."""
     take_step = Stepper.take_step
 
     def broken(stepper: Stepper, number: int) -> Any:
         if stepper.seed == 2 and number == 3:
             raise ZeroDivisionError("as planned")
+        if stepper.seed == 3:
+            raise UserError("please change something")
         return take_step(stepper, number)
 
     monkeypatch.setattr(Stepper, "take_step", broken)
@@ -372,13 +376,16 @@ def test_a_failing_job_of_a_sweep_keeps_its_traceback_and_the_sweep_goes_on(
     assert main(["-m", "+experiment=classic", "seed=1,2,3", *TINY, NO_PLOTS]) == 1
     errors = capsys.readouterr().err
     assert "ZeroDivisionError: as planned" in errors
+    assert "(tried 3 times)" in errors
+    assert ": please change something\n" in errors
     assert "Traceback" not in errors
     jobs = sorted(the_run(tmp_path / "outputs").glob("*_seed*"))
     assert [read(job / "results.json")["status"] for job in jobs] == [
         "completed",
         "failed",
-        "completed",
+        "failed",
     ]
+    assert [len(read(job / "config.json")["attempts"]) for job in jobs] == [1, 3, 1]
     assert ["Traceback" in (job / "train.log").read_text() for job in jobs] == [False, True, False]
     assert "as planned" in (jobs[1] / "train.log").read_text()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 from hydra._internal.callbacks import Callbacks
@@ -114,6 +114,7 @@ class Driver:
         """
         self._print_plan()
         while True:
+            self._raise_if_stopped([])
             states = self._states()
             pending = [
                 key
@@ -194,9 +195,7 @@ class Driver:
         except Exception as error:
             # A worker was killed, or a folder cannot be made: the runs tell what is left to do.
             broken = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
-        if (signal_number := self._stopped_by()) is not None:
-            unsaved = [o.message for o in outcomes.values() if o.ending == "unsaved"]
-            raise Interrupted(signal_number, "\nerror: ".join(unsaved))
+        self._raise_if_stopped(outcomes.values())
         if broken:
             print_error(f"warning: the launcher failed: {printable(broken)}")
         for key, job in zip(keys, jobs, strict=True):
@@ -204,6 +203,14 @@ class Driver:
             has_progressed = self._last_step(key) > steps_before[key]
             self._record(key, outcome, has_progressed, is_alone=len(jobs) == 1)
         workers.replace_workers()
+        if all(outcome.ending == "busy" for outcome in outcomes.values()) and not broken:
+            time.sleep(_POLL_S)  # also if the state of a run does not show that it is in use
+
+    def _raise_if_stopped(self, outcomes: Iterable[Outcome]) -> None:
+        """Raise Interrupted if this process was asked to stop while workers saved their jobs."""
+        if (signal_number := self._stopped_by()) is not None:
+            unsaved = [outcome.message for outcome in outcomes if outcome.ending == "unsaved"]
+            raise Interrupted(signal_number, "\nerror: ".join(unsaved))
 
     def _call(self, jobs: Sequence[PlannedJob], failures: Mapping[str, int]) -> list[Outcome]:
         """Call the launcher of Hydra and return how each attempt ended."""

@@ -150,7 +150,7 @@ def record_plan(
     shown = (PlannedJob(j.key, j.folder, tuple(redact(list(j.overrides)))) for j in new)
     known = before.known if before.sources == sources else {}
     if sources:
-        known = known | {digest(job.overrides): job.key for job in jobs}
+        known = known | {found: job.key for job in jobs if (found := digest(job.overrides))}
     all_jobs = before.jobs | {job.key: job for job in shown}
     ledger = Ledger(list(redact(list(command))), all_jobs, sources, known)
     if ledger == before:
@@ -170,7 +170,12 @@ def record_plan(
 
 
 def digest(overrides: Sequence[str]) -> str:
-    """Return a short text that stands for overrides, without their secrets."""
+    """Return a short text that stands for overrides, without their secrets.
+
+    Return "" if their meaning depends on more than themselves.
+    """
+    if any("${" in override for override in overrides):
+        return ""
     return hashlib.sha256("\0".join(overrides).encode(errors="backslashreplace")).hexdigest()[:16]
 
 

@@ -14,7 +14,7 @@ from spectral_exp.core.errors import SettingError, UserError, require
 from spectral_exp.core.redact import redact
 from spectral_exp.runs.find import is_run_directory
 from spectral_exp.runs.ids import generate_experiment_id
-from spectral_exp.runs.overrides import setting_of
+from spectral_exp.runs.overrides import is_among, setting_of
 from spectral_exp.sweeps import ledger
 from spectral_exp.sweeps.ledger import PlannedJob
 from spectral_exp.sweeps.names import (
@@ -31,6 +31,9 @@ from spectral_exp.sweeps.study import merge_overrides, read_study
 # These name the sweep, not its jobs.
 _OWN_SETTINGS = ("sweep", "study", "experiment_id")
 _SHARED_SETTINGS = ("outputs", "backup_url", "resume")
+_OWN_SWEEPER = (
+    "sweeps are planned by this command itself; write values as setting=value,value or into a study"
+)
 _NAME = re.compile(r"\w[\w.+-]*")
 _MAX_NAME_BYTES = 160
 
@@ -86,6 +89,8 @@ class Plan:
         self.name = given or self._new_name()
         require_sweep_name(self.name)
         first = self._compose_first()
+        if not first.has_plain_sweeper:
+            raise UserError(f"hydra.sweeper of the configuration: {_OWN_SWEEPER}")
         self.folder = first.sweep_dir
         sampler = (first.config.get("search") or {}).get("sampler")
         if sampler is not None and not self.searches:
@@ -206,8 +211,9 @@ class Plan:
         try:
             with self.lock:
                 recorded = ledger.read_intact_ledger(self.folder).jobs
+                folders = find_folders(self.folder)
                 for job in jobs:
-                    name = recorded.get(job.key, job).folder
+                    name = folders.get(job.key) or recorded.get(job.key, job).folder
                     self.jobs[job.key] = PlannedJob(job.key, name, job.overrides)
                 all_jobs = list(self.jobs.values())
                 ledger.record_plan(self.folder, self.arguments, all_jobs, self._sources)
@@ -253,11 +259,8 @@ def _hydra_overrides(overrides: Iterable[str]) -> list[str]:
             raise UserError(
                 f"{override}: the runs of a sweep are named after their settings; leave it out"
             )
-        if setting.startswith(("hydra/sweeper", "hydra.sweeper.params")):
-            raise UserError(
-                f"{override}: sweeps are planned by this command itself; write the values as "
-                "setting=value,value or into a study file"
-            )
+        if is_among(setting, ("hydra.sweeper",)):
+            raise UserError(f"{override}: {_OWN_SWEEPER}")
     return found
 
 

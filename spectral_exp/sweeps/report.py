@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from spectral_exp.core.errors import UserError
+from spectral_exp.core.redact import redact
 from spectral_exp.core.shell import shell_command
 from spectral_exp.results import tables
 from spectral_exp.results.aggregate import ResultsAggregator
@@ -23,8 +24,8 @@ def count_states(states: Iterable[str]) -> str:
 
 
 def command_to_continue(arguments: Sequence[str]) -> str:
-    """Return the command that continues a sweep, as one line for a shell."""
-    return f"python -m spectral_exp.train {shell_command(arguments)}"
+    """Return the command that continues a sweep, as one line for a shell, without secrets."""
+    return f"python -m spectral_exp.train {shell_command(redact(list(arguments)))}"
 
 
 def comparison_text(sweep: Path) -> str:

@@ -110,10 +110,10 @@ def replace_workers() -> None:
 
     A worker that was asked to stop begins no further job.
     """
-    if "joblib" in sys.modules:
+    if "joblib" in sys.modules and multiprocessing.active_children():
         from joblib.externals.loky import get_reusable_executor
 
-        get_reusable_executor().shutdown(wait=True)
+        get_reusable_executor(reuse=True).shutdown(wait=True)
 
 
 def _exit_with(parent: int) -> None:

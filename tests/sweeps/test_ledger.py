@@ -39,6 +39,13 @@ def test_plans_of_several_launchers_are_joined(tmp_path: Path) -> None:
     assert read_ledger(tmp_path).known == {}
 
 
+def test_what_depends_on_the_environment_is_composed_again(tmp_path: Path) -> None:
+    job = PlannedJob("44444444", "x_seed1_44444444", ("training.max_steps=${oc.env:N}",))
+    record_plan(tmp_path, [], [job], "a")
+    assert read_ledger(tmp_path).known == {}
+    assert list(read_ledger(tmp_path).jobs) == [job.key]
+
+
 def test_secrets_are_not_written(tmp_path: Path) -> None:
     secret = "hunter2-hunter2"
     job = PlannedJob("33333333", "x_seed1_33333333", (f"backup_url=s3://key:{secret}@bucket/x",))

@@ -125,6 +125,7 @@ def test_the_command_line_wins_over_a_study(
         (["sweep=x", "outputs=a,b"], "outputs=a,b must be one value"),
         (["sweep=x", "hydra.sweep.subdir=y"], "the runs of a sweep are named after their settings"),
         (["-m", "hydra.sweeper.params={seed:'1,2'}"], "sweeps are planned by this command itself"),
+        (["-m", "hydra.sweeper.max_batch_size=2"], "sweeps are planned by this command itself"),
         (["-m", "optimizer.learning_rate=interval(0,1)"], "is a continuous range"),
         (["-m", "sweep=a,b", "seed=1"], "sweep=a,b must be one value"),
     ],

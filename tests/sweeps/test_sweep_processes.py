@@ -102,7 +102,7 @@ def test_a_killed_launcher_and_a_killed_worker_cost_no_job(tmp_path: Path) -> No
         eventually(lambda: checkpoints(1) or launcher.poll() is not None, 300.0)
     finally:
         launcher.kill()
-        launcher.wait()
+        launcher.communicate()
     assert list(attempts(sweep).values()) == [1]
 
     # The other launcher continues that job beside a new one, and replaces a worker that is killed.

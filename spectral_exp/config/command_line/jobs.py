@@ -44,12 +44,14 @@ class Job:
         run_dir: the run directory, None if its name is not known yet.
         sweeps: whether a configuration file requests a sweep (`hydra.mode`).
         sweep_dir: the folder of the sweep that the job belongs to, if it belongs to one.
+        has_plain_sweeper: whether Hydra's own sweeper is configured as it is by default.
     """
 
     config: dict[str, Any]
     run_dir: Path | None
     sweeps: bool
     sweep_dir: Path
+    has_plain_sweeper: bool
 
 
 class Composer:
@@ -225,4 +227,9 @@ def _job(config: DictConfig, is_named: bool) -> Job:
             f"the run directory {place} must not hold ${{ in its path, which Hydra would replace"
         )
     assert isinstance(plain, dict)
-    return Job({str(key): value for key, value in plain.items()}, run_dir, is_sweep, sweep_dir)
+    sweeper = config.hydra.sweeper
+    is_plain = str(sweeper.get("_target_")).endswith(".BasicSweeper") and not any(
+        sweeper.get(name) for name in ("params", "max_batch_size")
+    )
+    named = {str(key): value for key, value in plain.items()}
+    return Job(named, run_dir, is_sweep, sweep_dir, is_plain)
