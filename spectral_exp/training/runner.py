@@ -236,9 +236,7 @@ class Runner:
         return Progress(self.settings.max_steps, shown)
 
     def _is_over(self) -> bool:
-        state = self.state
-        is_ended_early = state.stopped_early or bool(state.pruned_because)
-        return is_ended_early or state.step >= self.settings.max_steps
+        return self.state.end(self.settings.max_steps) != "interrupted"
 
     def _take_step(self, step: int) -> StepReport:
         start_s = time.perf_counter()
@@ -439,11 +437,7 @@ class Runner:
         """Save and plot the last state and write the results; add failures to the problems."""
         self.stepper.read_reports()
         state = self.state
-        status: Status = "completed" if state.step >= self.settings.max_steps else "interrupted"
-        if state.stopped_early:
-            status = "stopped_early"
-        elif state.pruned_because:
-            status = "pruned"
+        status = state.end(self.settings.max_steps)
         problem = self._save_last()
         if state.step > self._plotted_step:
             self._plot(state.step)

@@ -45,6 +45,14 @@ class TrainState:
     last_metrics: dict[str, float] | None = None
     loss_history: array[float] = field(default_factory=lambda: array("d"))
 
+    def end(self, max_steps: int) -> Status:
+        """Return how training has ended, or `interrupted` if there are steps left."""
+        if self.stopped_early:
+            return "stopped_early"
+        if self.pruned_because:
+            return "pruned"
+        return "completed" if self.step >= max_steps else "interrupted"
+
     def state_dict(self) -> dict[str, Any]:
         """Return all values except the loss history, which a checkpoint stores separately."""
         return {k: v for k, v in self.__dict__.items() if k != "loss_history"}
