@@ -85,8 +85,8 @@ def test_a_search_that_is_killed_goes_on_as_if_nothing_had_happened(tmp_path: Pa
 
     command = (*JOB, *ASHA, "sweep=broken")
     with started(*command, cwd=tmp_path) as process:
-        wait_for(process, broken, "*/results.json", 2)
-        wait_for(process, broken, "*/logs/metrics.jsonl", 3)
+        wait_for(process, broken, "*/results.json", 1)
+        wait_for(process, broken, "*/logs/metrics.jsonl", 2)
         assert process.poll() is None
         os.killpg(process.pid, signal.SIGKILL)
     done = train(*command, cwd=tmp_path)
