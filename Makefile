@@ -30,7 +30,7 @@ exhaustive: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bpe,fast,zstd,safetensors,s3,sweep,paper,dashboard,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bpe,fast,zstd,safetensors,s3,sweep,search,paper,dashboard,dev]'
 	touch $(STAMP)
 
 clean:

@@ -309,7 +309,11 @@ def _check(command: CommandLine, job: Job, world: World = SINGLE) -> CommandLine
     if world == SINGLE:
         size = _number_of_processes(job.config)
         world = World(size=size, local_size=size)
-    if problems := check(job.config, job.run_dir, command.arguments, world):
+    problems = check(job.config, job.run_dir, command.arguments, world)
+    sampler = (job.config.get("search") or {}).get("sampler")
+    if sampler is not None and job.config["resume"] is None:
+        problems.append(f"search={sampler} trains several runs; add -m")
+    if problems:
         raise UserError("\nerror: ".join(problems))
     # A recorded address is in the configuration only if the user has named it before.
     if url := job.config["monitoring"]["backup"]["url"]:
@@ -354,6 +358,7 @@ def run_job(config: DictConfig, rendezvous: Rendezvous | None = None) -> None:
         JobError: any other error, which is in the log of the job.
     """
     from spectral_exp.config.build import build
+    from spectral_exp.sweeps.search.pruning import make_pruner
     from spectral_exp.training.summary import summary
 
     job = HydraConfig.get()
@@ -361,10 +366,11 @@ def run_job(config: DictConfig, rendezvous: Rendezvous | None = None) -> None:
     shown = _relative(run_dir)
     plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
     search = search_arguments(job)
+    overrides = resolve_overrides(job, plain)
     try:
         changed = list_changed_settings(job, plain)
-        overrides = resolve_overrides(job, plain)
-        with build(plain, run_dir, overrides, search, changed, rendezvous) as runner:
+        why_prune = make_pruner(plain, run_dir, overrides)
+        with build(plain, run_dir, overrides, search, changed, rendezvous, why_prune) as runner:
             _record(config, run_dir)
             log.info("run directory: %s", shown)
             try:

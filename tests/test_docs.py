@@ -177,7 +177,7 @@ TRAINING = [
             line, marks=pytest.mark.slow if "seed=1,2,3" in line or "study=" in line else ()
         )
         for line in TRAINING
-        if "--" not in line
+        if "--" not in line and " search=" not in line
     ],
 )
 def test_every_training_command_composes(line: str) -> None:
@@ -232,7 +232,10 @@ def runnable(arguments: list[str]) -> list[str]:
     has_text = any(argument.startswith("data=") for argument in arguments)
     text = [] if has_text else ["data=markov", "data.n_tokens=20000"]
     steps = 20 if "training=profile" in arguments else 4
-    return [*arguments, *SHORTER, *text, f"training.max_steps={steps}", NO_PLOTS]
+    few = (
+        ["search.trials=2"] if any(argument.startswith("search=") for argument in arguments) else []
+    )
+    return [*arguments, *SHORTER, *text, *few, f"training.max_steps={steps}", NO_PLOTS]
 
 
 def run_in_one_process(commands: dict[str, list[str]], folder: Path) -> dict[str, int]:

@@ -25,6 +25,7 @@ from spectral_exp.config.optimizer import build_optimizer, make_optimizer
 from spectral_exp.config.parts import ROLES, make_dataset, make_model, make_part
 from spectral_exp.config.roles import Role
 from spectral_exp.config.samples import build_sampler, plot_sample, prompt_ids
+from spectral_exp.config.search import make_search_settings
 from spectral_exp.config.starting_point import (
     StartingPoint,
     find_starting_point,
@@ -91,7 +92,7 @@ COMPONENTS: dict[str, type[Component]] = {
 }
 """Name below `monitoring` -> class. Add your own component, a subclass of `Observer`, here."""
 
-_GROUPS = (*ROLES, "monitoring", "match")
+_GROUPS = (*ROLES, "monitoring", "match", "search")
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,7 @@ def build(
     search: Sequence[str] = (),
     changed_settings: Mapping[str, Any] | None = None,
     rendezvous: Rendezvous | None = None,
+    why_prune: Callable[[int, Mapping[str, float]], str] | None = None,
 ) -> Iterator[Runner]:
     """Build the runner of `config` in `run_dir`, which is locked inside the `with` block.
 
@@ -206,6 +208,7 @@ def build(
         search: arguments that locate further configuration files, recorded for `resume=` too.
         changed_settings: settings that differ from the defaults, recorded for readers.
         rendezvous: where this process, the first of several, meets the others.
+        why_prune: see `Validator`.
 
     Raises:
         UserError: the configuration has a mistake, or the directory belongs to another run or is in
@@ -240,6 +243,7 @@ def build(
         )
         runner = _runner(config, paths, parts, ranks, lock.check)
         runner.state.parent = None if parent is None else {**parent}
+        runner.validator.why_prune = why_prune
         try:
             yield runner
         finally:
@@ -394,6 +398,7 @@ def _assemble(
     globals_ = make.make({"_target_": f"{__name__}.Globals", **top}, "", Role(Globals, __name__))
     device = make.call("", lambda: resolve_device(str(config.get("device")), world))
     device = device or torch.device("cpu")
+    make_search_settings(config, make)
     settings = make_part(config, "training", make)
     distributed = _distributed(config, world, settings, make)
     dataset = make_dataset(config, make, known)

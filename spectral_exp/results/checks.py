@@ -62,7 +62,7 @@ def why_unfinished(run: Run) -> Finding | None:
     """Return why a run has no final values, or None if it has."""
     if run.finished:
         return None
-    error = run.results.get("error")
+    error = run.results.get("error") or run.results.get("pruned_because")
     return finding(
         "unfinished",
         "{status} at step {step}" + _of_planned_steps(run) + (" ({error})" if error else ""),

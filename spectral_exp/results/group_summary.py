@@ -49,7 +49,13 @@ def summarize_group(
     notes = _group_notes(metric, at, used, interval)
     notes += merge_findings(flags, everyone=f"all {len(runs)} runs", n_all=len(runs))
     if broken:
-        notes.insert(0, _broken_runs(broken, group))
+        notes.insert(0, _missing_runs("broken runs", "broke", broken, group))
+    unused = {run_id for run_id, _ in left_out}
+    pruned = [run for run in group.runs if run.status == "pruned" and run.run_id in unused]
+    if pruned:
+        were = "was" if len(pruned) == 1 else "were"
+        verb = f"{were} pruned by a search for being worse than others"
+        notes.insert(0, _missing_runs("pruned runs", verb, pruned, group))
     notes += [_repeat_note(reason) for _, reason in repeats]
     return GroupSummary(
         group=group,
@@ -109,13 +115,13 @@ def _no_value(metric: str, at: str) -> Finding:
     )
 
 
-def _broken_runs(broken: Sequence[Run], group: Group) -> Finding:
+def _missing_runs(kind: str, verb: str, missing: Sequence[Run], group: Group) -> Finding:
     return finding(
-        "broken runs",
-        "{broken} of {all} "
+        kind,
+        "{missing} of {all} "
         + noun(len(group.runs), "run")
-        + " broke and are not among the values, which flatters them",
-        broken=measurement(len(broken), "status", broken, COUNT),
+        + f" {verb} and are not among the values, which flatters them",
+        missing=measurement(len(missing), "status", missing, COUNT),
         all=measurement(len(group.runs), "status", group.runs, COUNT),
     )
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 PLACE = (
-    "resume", "outputs", "backup_url", "experiment_id", "sweep", "hydra", "distributed",
+    "resume", "outputs", "backup_url", "experiment_id", "sweep", "search", "hydra", "distributed",
 )  # fmt: skip
 """Settings that say where a run takes place: its folders, its copies and its processes."""
 

@@ -176,6 +176,7 @@ class ResultsRecord(TypedDict, total=False):
         "completed", "stopped_early", "pruned", "interrupted", "not_saved", "failed", "diverged"
     ]
     error: str
+    pruned_because: str
     final_metrics: dict[str, float | None]
     best_metrics: dict[str, float | None]
     best_checkpoint: str

@@ -7,10 +7,11 @@ takes over the jobs of those that died.
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
+from functools import cached_property
 
 from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
@@ -30,6 +31,8 @@ from spectral_exp.sweeps.job import Outcome, SweepJob
 from spectral_exp.sweeps.ledger import PlannedJob
 from spectral_exp.sweeps.plan import Plan
 from spectral_exp.sweeps.report import command_to_continue, comparison_text, count_states
+from spectral_exp.sweeps.search.jobs import SearchJobs
+from spectral_exp.sweeps.search.report import search_text
 from spectral_exp.sweeps.states import JobState, read_state
 
 MAX_ATTEMPTS = 3
@@ -40,22 +43,10 @@ _POLL_S = 2.0
 _FLAGS = ("-m", "--multirun", "--config-name", "-cn", "--config-dir", "-cd")
 
 
-class ProposesJobs(Protocol):
-    """Chooses the jobs of a search by those that exist."""
-
-    def propose(self, jobs: Sequence[tuple[PlannedJob, JobState]]) -> list[list[str]]:
-        """Return the overrides of new jobs, none if the search is over.
-
-        Args:
-            jobs: all jobs of the sweep so far, with their states.
-        """
-
-
 def run_sweep(
     command: CommandLine,
     run_job: Callable[[DictConfig], None],
     stopped_by: Callable[[], int | None] = lambda: None,
-    search: Callable[[Plan], ProposesJobs] | None = None,
 ) -> int:
     """Run the jobs of a command line that is a sweep, and print their comparison.
 
@@ -63,7 +54,6 @@ def run_sweep(
         command: the command line.
         run_job: trains one job; it raises `JobError` or `Interrupted`.
         stopped_by: returns the number of the signal that this process has received, if any.
-        search: makes the source of further jobs; None runs the jobs of the command line only.
 
     Returns:
         The exit code: 0 if all jobs are done, 2 if some need a change by the user and no other has
@@ -79,8 +69,12 @@ def run_sweep(
             raise UserError(f"{flag} is no flag of a sweep; there are {', '.join(_FLAGS)}")
     with open_composer(command.config_name, command.config_dir) as composer:
         plan = Plan(command, composer)
+        plan.check_searches()
+        search = SearchJobs(plan.folder, plan.searches) if plan.searches else None
         plan.add(plan.requested)
-        driver = Driver(plan, run_job, stopped_by, search(plan) if search else None)
+        if search is not None:
+            plan.add(search.known(plan.jobs), are_proposals=True)
+        driver = Driver(plan, run_job, stopped_by, search)
         try:
             driver.run()
         except (KeyboardInterrupt, JobError):
@@ -102,7 +96,7 @@ class Driver:
         plan: Plan,
         run_job: Callable[[DictConfig], None],
         stopped_by: Callable[[], int | None],
-        search: ProposesJobs | None,
+        search: SearchJobs | None,
     ) -> None:
         self.plan = plan
         self.given_up: dict[str, Outcome] = {}
@@ -133,7 +127,7 @@ class Driver:
             if pending:
                 for keys in self._batches(pending):
                     self._launch(keys, states)
-            elif not self._wait_for_others(states) and not self._propose():
+            elif not self._propose() and not self._wait_for_others(states):
                 return
 
     def report(self) -> int:
@@ -144,7 +138,10 @@ class Driver:
             n_tries = self._failures[key]
             tries = f" (tried {format_count(n_tries, 'time')})" if n_tries > 1 else ""
             print_error(f"error: {prefix}{printable(outcome.message)}{tries}")
-        print(f"\n{comparison_text(folder)}")
+        if self.plan.requested:
+            print(f"\n{comparison_text(folder)}")
+        if self._search is not None:
+            print(f"\n{search_text(folder)}")
         print(f"{folder}: {n_jobs - len(self.given_up)} of {format_count(n_jobs, 'job')} done")
         print("The same command continues this sweep, and other values extend it:")
         print(f"  {command_to_continue(self.plan.arguments)}", flush=True)
@@ -156,7 +153,8 @@ class Driver:
     def _print_plan(self) -> None:
         states = self._states()
         counts = count_states(state.state for state in states.values())
-        print(f"{self.plan.folder}: {format_count(len(states), 'job')}, {counts}", flush=True)
+        found = f"{format_count(len(states), 'job')}, {counts}" if states else "no job yet"
+        print(f"{self.plan.folder}: {found}", flush=True)
 
     def _states(self) -> dict[str, JobState]:
         """Return the state of every job. What was done once is not read again."""
@@ -303,6 +301,19 @@ class Driver:
         if self._search is None:
             return False
         with self.plan.lock:
-            states = self._states()
-            jobs = [(job, states[key]) for key, job in self.plan.jobs.items()]
-            return bool(self.plan.add(self._search.propose(jobs)))
+            proposed = self._search.propose(self._n_workers, self.plan.jobs)
+            return bool(self.plan.add(proposed, are_proposals=True))
+
+    @cached_property
+    def _n_workers(self) -> int:
+        """The number of jobs that the launcher runs at the same time, as far as it is known."""
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        launcher = hydra.compose_config(
+            config_name=self.plan.config_name,
+            overrides=self.plan.hydra_overrides,
+            run_mode=RunMode.MULTIRUN,
+        ).hydra.launcher
+        count = int(launcher.get("n_jobs") or launcher.get("array_parallelism") or 1)
+        # joblib counts down from the number of cores: -1 is all of them.
+        return count if count > 0 else max(1, (os.cpu_count() or 1) + 1 + count)

@@ -24,6 +24,7 @@ from spectral_exp.sweeps.names import (
     job_key,
     swept_settings,
 )
+from spectral_exp.sweeps.search.search import Search
 from spectral_exp.sweeps.states import read_state
 from spectral_exp.sweeps.study import merge_overrides, read_study
 
@@ -52,6 +53,7 @@ class Plan:
         folder: of the sweep; it need not exist.
         hydra_overrides: those of Hydra, which all jobs share.
         requested: the overrides of each job of the command line.
+        searches: those of the command line, which propose further jobs.
         arguments: arguments of the command that continues the sweep.
         defaults: the default settings, as returned by `names.identity`.
         config_name: name of the primary configuration file.
@@ -72,12 +74,17 @@ class Plan:
             blocks = [merge_overrides(o, command.overrides) for o in found.jobs(block)]
             settings.setdefault("sweep", found.name)
         self.hydra_overrides = _hydra_overrides(command.overrides)
-        self.requested = [
-            job
-            for overrides in blocks
-            for job in composer.split([o for o in overrides if not (_is_own(o) or _is_hydra(o))])
-        ]
-        _refuse_several_places(self.requested)
+        self.requested: list[list[str]] = []
+        self.searches: list[Search] = []
+        for overrides in blocks:
+            of_jobs = [o for o in overrides if not (_is_own(o) or _is_hydra(o))]
+            search = Search.parse(of_jobs, composer, self.hydra_overrides)
+            if search is not None:
+                self.searches.append(search)
+            else:
+                self.requested += composer.split(of_jobs)
+        self._examples = [job for search in self.searches for job in search.examples()]
+        _refuse_several_places([*self.requested, *self._examples])
         given = settings.get("sweep") or settings.get("experiment_id")
         self.name = given or self._new_name()
         require_sweep_name(self.name)
@@ -85,6 +92,12 @@ class Plan:
         if not first.has_plain_sweeper:
             raise UserError(f"hydra.sweeper of the configuration: {_OWN_SWEEPER}")
         self.folder = first.sweep_dir
+        sampler = (first.config.get("search") or {}).get("sampler")
+        if sampler is not None and not self.searches:
+            raise UserError(
+                f"a configuration file sets search.sampler={sampler}, but a search needs ranges; "
+                f"give search={sampler} and the ranges on the command line or in a study file"
+            )
         if is_run_directory(self.folder):
             raise UserError(f"{self.folder} is a run, not a sweep; choose another name for sweep=")
         self.arguments = _arguments_to_continue(command, self.name)
@@ -97,17 +110,32 @@ class Plan:
         sources = ledger.fingerprint([CONF_DIR, *extra], composer.config_name)
         self._sources = "" if searches_elsewhere else sources
 
+    def check_searches(self) -> None:
+        """Build examples of the jobs of the searches on trial.
+
+        Raises:
+            UserError: they have mistakes.
+        """
+        _check(self._compose(self._examples))
+
     def job_arguments(self, job: PlannedJob) -> list[str]:
         """Return the overrides with which a launcher runs a job, without those of Hydra."""
         folder = quote(job.folder)
         own = [f"sweep={quote(self.name)}", f"experiment_id={folder}"]
         return [*job.overrides, *own, f"hydra.sweep.subdir={folder}"]
 
-    def add(self, requested: Sequence[Sequence[str]]) -> list[PlannedJob]:
+    def add(
+        self, requested: Sequence[Sequence[str]], *, are_proposals: bool = False
+    ) -> list[PlannedJob]:
         """Compose and check jobs, and record them in the ledger of the sweep.
 
         Jobs that the ledger knows and that are done or running are not composed. A job that is in
         the plan already is not added.
+
+        Args:
+            requested: the overrides of each job.
+            are_proposals: whether a search has proposed them. Then they are not checked, since one
+                that cannot be trained does not end the search.
 
         Returns:
             The jobs that were added.
@@ -136,8 +164,10 @@ class Plan:
             for overrides, job in composed.items()
             if not self._is_over(planned[overrides], folders.get(planned[overrides], ""))
         ]
-        _check(unchecked)
-        swept = swept_settings(requested)
+        if not are_proposals:
+            _check(unchecked)
+        searched = (name for search in self.searches for name in search.searched)
+        swept = list(dict.fromkeys([*swept_settings(requested), *searched]))
         added = []
         for overrides in dict.fromkeys(map(tuple, requested)):
             key = planned[overrides]
@@ -166,9 +196,9 @@ class Plan:
 
     def _compose_first(self) -> Job:
         try:
-            return self._compose(self.requested[:1])[0]
+            return self._compose([*self.requested, *self._examples][:1])[0]
         except UserError:
-            self._compose(self.requested)  # raises the mistakes of all jobs
+            self._compose([*self.requested, *self._examples])  # raises the mistakes of all jobs
             raise
 
     def _new_name(self) -> str:

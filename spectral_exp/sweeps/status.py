@@ -16,6 +16,7 @@ from spectral_exp.runs.load import load_run
 from spectral_exp.sweeps.ledger import read_ledger
 from spectral_exp.sweeps.names import find_folders
 from spectral_exp.sweeps.report import command_to_continue, count_states
+from spectral_exp.sweeps.search.report import SearchReport, read_searches
 from spectral_exp.sweeps.states import read_state
 from spectral_exp.training.progress import duration
 
@@ -55,12 +56,14 @@ class SweepStatus:
         command: the command that continues it, "" if it is unknown.
         jobs: in the order in which they were planned.
         problems: of its ledger.
+        searches: those that have proposed jobs of the sweep.
     """
 
     folder: Path
     command: str
     jobs: Sequence[JobStatus]
     problems: Sequence[str] = ()
+    searches: Sequence[SearchReport] = ()
 
     @property
     def remaining_s(self) -> float | None:
@@ -95,7 +98,8 @@ def read_status(folder: Path) -> SweepStatus:
         names = [*planned, *(name for name in names if name not in planned)]
     except UserError as error:
         problems.append(str(error))
-    return SweepStatus(folder, command, [_read_job(folder / name) for name in names], problems)
+    jobs = [_read_job(folder / name) for name in names]
+    return SweepStatus(folder, command, jobs, problems, read_searches(folder))
 
 
 def _read_job(run: Path) -> JobStatus:
@@ -131,6 +135,7 @@ def render_status(status: SweepStatus, form: str) -> str:
             "counts": dict(counts),
             "remaining_s": status.remaining_s,
             "jobs": rows,
+            "searches": [search.content() for search in status.searches],
             "problems": list(status.problems),
         }
         return as_json(content, ())
@@ -141,7 +146,8 @@ def render_status(status: SweepStatus, form: str) -> str:
         title += f", about {duration(status.remaining_s)} left"
     reasons = [f"{job.job}: {job.reason}" for job in status.jobs if job.reason]
     notes = [("reasons", reasons), ("problems", list(status.problems))]
-    text = TableReport([_table(title, status.jobs)], notes).render("table")
+    tables = [_table(title, status.jobs), *(search.table() for search in status.searches)]
+    text = TableReport(tables, notes).render("table")
     return f"{text}\nto continue it: {status.command}\n" if status.command else text
 
 
@@ -149,7 +155,7 @@ def _table(title: str, jobs: Sequence[JobStatus]) -> TextTable:
     rows = [
         [
             Cell(job.job),
-            Cell(job.state),
+            Cell("done (pruned)" if job.status == "pruned" else job.state),
             Cell("" if job.step is None else f"{job.step}/{job.max_steps or '?'}"),
             Cell("" if job.remaining_s is None else duration(job.remaining_s)),
         ]

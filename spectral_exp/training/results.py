@@ -67,6 +67,7 @@ class RunResults:
             generation_samples=self.samples,
             status=status,
             error=error,
+            pruned_because=state.pruned_because or None,
             best_metrics=best if state.best_step is not None else None,
             totals=self._totals(),
             reference={
@@ -91,7 +92,7 @@ class RunResults:
             log.warning("%s; the file is written again", error)
             return False
         # While a finished run is prolonged, its results have the former number of steps.
-        is_finished = results.get("status") in ("completed", "stopped_early")
+        is_finished = results.get("status") in ("completed", "stopped_early", "pruned")
         return is_finished and results.get("totals", {}).get("steps") == self.state.step
 
     def problem(self) -> str:
@@ -129,6 +130,7 @@ class RunResults:
             "counts": {name: counts.get(name, 0) for name in names},
             "train_s": train_s,
             "evaluation_s": seconds.get("evaluation", 0.0),
+            "pruning_s": seconds.get("pruning", 0.0),
             "share_of_training": sum(blocked.values()) / train_s if train_s else 0.0,
             "saves": [asdict(report) for report in self.checkpoint.reports],
             "saves_failed": self.checkpoint.failures,

@@ -243,6 +243,7 @@ class Runner:
                 if validates:
                     evaluation = self.validator.validate(step)
                     improved = self.validator.record_best(evaluation)
+                    self.validator.prune(evaluation)
                     values |= evaluation.metrics()
                 if self.observers:
                     values |= self._observer_calls.observe(step, self.model)
@@ -264,7 +265,7 @@ class Runner:
         return Progress(self.settings.max_steps, shown)
 
     def _is_over(self) -> bool:
-        return self.state.step >= self.settings.max_steps or self.state.stopped_early
+        return self.state.end(self.settings.max_steps) != "interrupted"
 
     def _take_step(self, step: int) -> StepReport:
         start_s = time.perf_counter()
@@ -412,6 +413,8 @@ class Runner:
                 self.checkpoint.mark_best(best)
             restore_rng_state(found["rng_state"])
             self.state.stopped_early = self.validator.is_out_of_patience()
+            if self.validator.why_prune is None:
+                self.state.pruned_because = ""
             log.info("resuming after step %d", self.state.step)
             if change := self.stepper.describe_changed_rate():
                 log.warning("%s", change)
@@ -454,9 +457,7 @@ class Runner:
         """Save and plot the last state and write the results; add failures to the problems."""
         self.stepper.read_reports()
         state = self.state
-        status: Status = "completed" if state.step >= self.settings.max_steps else "interrupted"
-        if state.stopped_early:
-            status = "stopped_early"
+        status = state.end(self.settings.max_steps)
         problem = self._save_last()
         if state.step > self._plotted_step:
             self._plot(state.step)

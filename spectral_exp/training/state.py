@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
-Status = Literal["completed", "stopped_early", "interrupted", "not_saved", "failed"]
+Status = Literal["completed", "stopped_early", "pruned", "interrupted", "not_saved", "failed"]
 """The possible ends of a run."""
 
 
@@ -26,6 +26,7 @@ class TrainState:
         best_val_loss, best_val_bpb, best_step: the best validation so far; None before the first.
         evals_since_best: validations without improvement.
         stopped_early: whether patience has run out.
+        pruned_because: why a search has ended the run early; "" if it has not.
         last_metrics: the newest validation, and `val_step`, the step whose weights it measured.
         parent: the origin of the initial weights (see `runs.record.Parent`), or None.
         loss_history: cross-entropy of every step, nats per token.
@@ -41,9 +42,18 @@ class TrainState:
     best_step: int | None = None
     evals_since_best: int = 0
     stopped_early: bool = False
+    pruned_because: str = ""
     last_metrics: dict[str, float] | None = None
     parent: dict[str, Any] | None = None
     loss_history: array[float] = field(default_factory=lambda: array("d"))
+
+    def end(self, max_steps: int) -> Status:
+        """Return how training has ended, or `interrupted` if there are steps left."""
+        if self.stopped_early:
+            return "stopped_early"
+        if self.pruned_because:
+            return "pruned"
+        return "completed" if self.step >= max_steps else "interrupted"
 
     def state_dict(self) -> dict[str, Any]:
         """Return all values except the loss history, which a checkpoint stores separately.

@@ -97,4 +97,6 @@ def _next_commands(root: Path, results: ResultsRecord, search: Sequence[str]) ->
         return [generate, f"{resume} training.max_steps={2 * steps}"]
     if status == "stopped_early":
         return [generate, resume + " training.patience=null"]
+    if status == "pruned":
+        return [generate, resume + " search.pruner=none"]
     return [resume, generate]

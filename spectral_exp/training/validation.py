@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,8 @@ class Validator:
         windows: fixed validation windows of (inputs, targets, bytes of the targets).
         sample: step -> (prompt, text that the model wrote after it).
         ranks: the processes that share the windows.
+        why_prune: (step, metrics of its validation) -> why a search ends the run there, or "";
+            None outside of searches.
     """
 
     settings: TrainingSettings
@@ -46,6 +48,7 @@ class Validator:
     metrics: MetricsLogger
     clock: Clock
     ranks: Ranks
+    why_prune: Callable[[int, Mapping[str, float]], str] | None = None
 
     def should_validate(self, step: int) -> bool:
         """Return whether to validate after `step`: at every interval and after the last step."""
@@ -90,6 +93,22 @@ class Validator:
             count = state.evals_since_best
             log.info("stopping early: no better val_loss in %d validations", count)
         return False
+
+    def prune(self, evaluation: Evaluation) -> None:
+        """End the run if a search gives a reason, unless it ends here anyway."""
+        state = self.state
+        is_over = state.stopped_early or state.step >= self.settings.max_steps
+        if is_over:
+            return
+        reason = ""
+        if self.why_prune is not None:
+            with self.clock.measure("pruning"):
+                reason = self.why_prune(state.step, evaluation.metrics())
+            if reason:
+                log.info("pruned: %s", reason)
+        # Only process 0 knows the search.
+        if self.ranks.from_main(int(bool(reason))):
+            state.pruned_because = reason or "process 0 has decided so"
 
     def is_out_of_patience(self) -> bool:
         """Return whether the last `training.patience` validations brought no improvement."""

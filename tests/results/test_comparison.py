@@ -97,6 +97,30 @@ def test_runs_that_do_not_count_are_named_with_their_reason() -> None:
     assert str(summary.notes[1]) == "no interval: 1 run, three are needed"
 
 
+def test_pruned_runs_do_not_count_unless_they_reached_the_step() -> None:
+    curves = {"val_bpb": {20: 2.7, 40: 2.6}}
+    runs = [
+        fake_run(seed=1, curves=curves),
+        fake_run(
+            seed=2, status="pruned", steps=40, curves=curves,
+            results={"pruned_because": "it was worse"},
+        ),
+    ]  # fmt: skip
+    summary = compare([fake_group(runs)]).summaries[0]
+    assert list(summary.seeds) == [1]
+    assert [str(reason) for _, reason in summary.left_out] == [
+        "pruned at step 40 of 100 (it was worse)"
+    ]
+    assert (
+        str(summary.notes[0])
+        == "1 of 2 runs was pruned by a search for being worse than others and are not among the"
+        " values, which flatters them"
+    )
+    at_step = compare([fake_group(runs)], at="step:40").summaries[0]
+    assert list(at_step.seeds) == [1, 2]
+    assert not any("are not among the values" in note for note in said(at_step.notes))
+
+
 def test_repeated_run_is_no_independent_evidence() -> None:
     runs = [fake_run(seed=seed, val_bpb=value) for seed, value in ((1, 2.5), (2, 2.6), (3, 2.55))]
     newer = fake_run(

@@ -8,20 +8,13 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 import pytest
 
 from spectral_exp.commands.compare import main as compare
-from spectral_exp.config.command_line import CommandLine
 from spectral_exp.runs.layout import SWEEP_NAME
-from spectral_exp.sweeps.driver import run_sweep
-from spectral_exp.sweeps.ledger import PlannedJob
-from spectral_exp.sweeps.plan import Plan
-from spectral_exp.sweeps.states import JobState
-from spectral_exp.train import run_job
 from tests.conftest import NO_PLOTS, TINY, train
 from tests.s3_server import eventually
 
@@ -193,31 +186,3 @@ def test_other_launchers_run_and_skip_jobs(launcher: str, module: str, tmp_path:
     assert again.returncode == 0, again.stderr
     assert "outputs/other: 2 jobs, 2 done" in again.stdout
     assert list(attempts(tmp_path / "outputs/other").values()) == [1, 1]
-
-
-class OneAfterAnother:
-    """A search that proposes the next seed when all jobs are done, three in all."""
-
-    def __init__(self, plan: Plan) -> None:
-        self.states: list[list[str]] = []
-
-    def propose(self, jobs: Sequence[tuple[PlannedJob, JobState]]) -> list[list[str]]:
-        self.states.append([state.state for _, state in jobs])
-        return [["+experiment=wave", f"seed={len(jobs) + 1}", *SHORT]] if len(jobs) < 3 else []
-
-
-def test_a_search_adds_jobs_until_it_proposes_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    command = CommandLine.parse(["+experiment=wave", "seed=1", *SHORT, "sweep=search"])
-    searches: list[OneAfterAnother] = []
-
-    def search(plan: Plan) -> OneAfterAnother:
-        searches.append(OneAfterAnother(plan))
-        return searches[0]
-
-    assert run_sweep(command, run_job, search=search) == 0
-    assert searches[0].states == [["done"], ["done"] * 2, ["done"] * 3]
-    assert set(statuses(tmp_path / "outputs/search")) == {f"wave_seed{n}" for n in (1, 2, 3)}
-    assert "outputs/search: 3 of 3 jobs done" in capsys.readouterr().out

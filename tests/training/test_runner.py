@@ -10,7 +10,7 @@ import logging
 import math
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from spectral_exp.config.build import build
 from spectral_exp.config.conf_dir import CONF_DIR
 from spectral_exp.core.errors import Interrupted, RunError
 from spectral_exp.monitoring.checkpoint import file as checkpoint_file
+from spectral_exp.results.checks import why_unfinished
+from spectral_exp.runs.load import load_run
 from spectral_exp.training import validation
 from spectral_exp.training.evaluation import Evaluation
 from spectral_exp.training.runner import Runner
@@ -363,6 +365,70 @@ def test_stopping_early_without_checkpoints_warns_that_nothing_can_be_restored(
         assert runner.run().stopped_early
     assert "final weights are those of the last step" in caplog.text
     assert "resume=" not in summary(tmp_path)
+
+
+def test_a_pruned_run_ends_as_an_early_stop_does_and_goes_on_only_without_its_pruner(
+    tmp_path: Path,
+) -> None:
+    def never(step: int, metrics: Mapping[str, float]) -> str:
+        return ""
+
+    def at_eight(step: int, metrics: Mapping[str, float]) -> str:
+        asked.append((step, sorted(metrics)))
+        return "val_bpb is worse" if step == 8 else ""
+
+    asked: list[tuple[int, list[str]]] = []
+    often = ("training.max_steps=12", "training.eval_interval=4", "training.patience=9")
+    plain, kept, pruned = (tmp_path / name for name in ("plain", "kept", "pruned"))
+    with built(plain, *often) as runner:
+        runner.run()
+    with built(kept, *often) as runner:
+        runner.validator.why_prune = never
+        runner.run()
+    # What did not end a run has not changed it.
+    assert_same_training(plain, kept)
+
+    with built(pruned, *often) as runner:
+        runner.validator.why_prune = at_eight
+        assert runner.run().step == 8
+        last = runner.checkpoint.load_latest_checkpoint()
+    assert asked == [(step, ["perplexity", "val_bpb", "val_loss"]) for step in (4, 8)]
+    assert last is not None
+    assert last["step"] == 8
+    found = results(pruned)
+    assert (found["status"], found["pruned_because"]) == ("pruned", "val_bpb is worse")
+    assert (found["final_metrics"]["step"], found["totals"]["steps"]) == (8, 8)
+    assert "search.pruner=none" in summary(pruned)
+    run = load_run(pruned)
+    assert not run.finished
+    reason = why_unfinished(run)
+    assert reason is not None
+    assert str(reason) == "pruned at step 8 of 12 (val_bpb is worse)"
+
+    files = {path: path.read_bytes() for path in pruned.rglob("*.pt")}
+    with built(pruned, *often) as runner:  # the same command again
+        runner.validator.why_prune = at_eight
+        assert runner.run().step == 8
+    assert results(pruned) == found
+    assert {path: path.read_bytes() for path in files} == files
+    assert len(asked) == 2
+
+    with built(pruned, *often) as runner:
+        runner.run()
+    assert_same_training(plain, pruned)
+    assert results(pruned)["status"] == "completed"
+    assert results(pruned)["pruned_because"] is None
+
+
+def assert_same_training(one: Path, other: Path) -> None:
+    """Assert that the last states of two runs and their training metrics are equal."""
+    states = [torch.load(root / "checkpoints/checkpoint_step_12.pt") for root in (one, other)]
+    for state in states:
+        del state["train_state"]["train_s"]
+        state["history"] = {"loss": state["loss_history"]}
+    for part in ("model_state_dict", "rng_state", "history"):
+        assert_equal(states[0][part], states[1][part])
+    assert states[0]["train_state"] == states[1]["train_state"]
 
 
 # --- what is recorded -----------------------------------------------------------------------------

@@ -66,14 +66,21 @@ class Composer:
         Raises:
             UserError: an override cannot be read, or is a continuous range.
         """
+        return [list(job) for job in itertools.product(*map(_choices, self.parse(overrides)))]
+
+    def parse(self, overrides: Sequence[str]) -> list[Override]:
+        """Parse overrides, which may hold ranges; globs know the options of their group.
+
+        Raises:
+            UserError: an override cannot be read.
+        """
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         try:
-            parsed = parser.parse_overrides(list(overrides))
+            return parser.parse_overrides(list(overrides))
         except OverrideParseException as error:
             raise UserError(describe_unreadable(error)) from error
         except HydraException as error:
             raise UserError(describe(error)) from error
-        return [list(job) for job in itertools.product(*map(_choices, parsed))]
 
     def compose(self, overrides: Sequence[str], *, is_named: bool = False) -> Job:
         """Compose one job.
@@ -141,7 +148,7 @@ def _choices(override: Override) -> list[str]:
     if not override.is_discrete_sweep():
         raise UserError(
             f"{override.input_line} is a continuous range, which has no list of values; name the "
-            "values, separated by commas"
+            "values, separated by commas, or add search=tpe (or random, cmaes)"
         )
     is_added = override.is_add() or override.is_force_add()
     sign = "+" if is_added else "~" if override.is_delete() else ""

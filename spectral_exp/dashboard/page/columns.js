@@ -147,6 +147,7 @@ const STATUS_ORDER = [
   "running",
   "interrupted",
   "unfinished",
+  "pruned",
   "stopped_early",
   "completed",
 ];

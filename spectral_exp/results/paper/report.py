@@ -130,6 +130,7 @@ def _summary(material: Material, run: Run) -> Text:
     status = {
         "completed": "has completed",
         "stopped_early": "stopped early, as its patience setting says",
+        "pruned": "was ended early by a search, since it was worse than others",
     }
     has_value = run.value(material.comparison.metric) is not None
     words = material.metric_words
@@ -278,6 +279,7 @@ def _commands(run: Run) -> tuple[Block, ...]:
     more = {
         "completed": " training.max_steps=MORE",
         "stopped_early": " training.patience=null",
+        "pruned": " search.pruner=none",
     }.get(run.status, "")
     resume = ["python", "-m", "spectral_exp.train", f"resume={place}", *more.split()]
     text = read_passage("report", "commands").strip("`\n")

@@ -1,0 +1,1 @@
+"""Search for good settings: proposals, budgets and pruning, with the runs as the only storage."""
