@@ -157,7 +157,9 @@ def _launched(size: int, config: Mapping[str, Any], arguments: Sequence[str]) ->
     names = ("init_timeout_s", "step_timeout_s")
     given = {name: config["distributed"].get(name) for name in names}
     # Other values are reported by the checks.
-    times = {name: x for name, x in given.items() if isinstance(x, int | float) and 0 < x < 1e9}
+    times: dict[str, Any] = {
+        name: x for name, x in given.items() if isinstance(x, int | float) and 0 < x < 1e9
+    }
     with (
         Launcher(size, arguments, DistributedSettings(**times)) as launcher,
         StopRequest(delegate=launcher.stop) as stop,
