@@ -61,6 +61,7 @@ def continued(last: int) -> Run:
             "training.grad_accum_steps": 4,
             "distributed.exact": True,
             "training.max_steps": last,
+            "training.eval_interval": 2,
             # A schedule that does not depend on the last step.
             "schedule": {"_target_": "spectral_exp.optim.Constant", "warmup_steps": 2},
         },

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spectral_exp.config.build import check
@@ -81,6 +81,7 @@ def test_without_an_address_the_variables_are_named() -> None:
         address_from_environment({"WORLD_SIZE": "2", "RANK": "0"})
 
 
+@settings(max_examples=50)
 @given(st.integers(1, 9), st.integers(1, 12), st.integers(1, 32))
 def test_indivisible_steps_are_refused_with_settings_that_fit(
     size: int, count: int, batch_size: int
@@ -90,12 +91,12 @@ def test_indivisible_steps_are_refused_with_settings_that_fit(
         return
     with pytest.raises(SettingError, match=f"grad_accum_steps={count} must be") as caught:
         refuse_indivisible(size, count, batch_size)
-    settings = dict(word.split("=") for word in caught.value.remedy.split() if "=" in word)
-    if not settings:
+    advice = dict(word.split("=") for word in caught.value.remedy.split() if "=" in word)
+    if not advice:
         assert (count * batch_size) % size
         return
-    new_count = int(settings["training.grad_accum_steps"])
-    new_batch_size = int(settings["training.batch_size"])
+    new_count = int(advice["training.grad_accum_steps"])
+    new_batch_size = int(advice["training.batch_size"])
     assert new_count * new_batch_size == count * batch_size
     refuse_indivisible(size, new_count, new_batch_size)
 
@@ -150,6 +151,7 @@ class EverySecond(Ranks):
         return sum(self._tables.values(), torch.zeros_like(table))
 
 
+@settings(max_examples=20)
 @given(st.integers(1, 7), st.integers(0, 2**16))
 def test_shared_validation_is_exact(batches: int, seed: int) -> None:
     torch.manual_seed(seed)
