@@ -413,7 +413,7 @@ class Runner:
                 self.checkpoint.mark_best(best)
             restore_rng_state(found["rng_state"])
             self.state.stopped_early = self.validator.is_out_of_patience()
-            if self.validator.why_prune is None:
+            if not self.ranks.from_main(int(self.validator.why_prune is not None)):
                 self.state.pruned_because = ""
             log.info("resuming after step %d", self.state.step)
             if change := self.stepper.describe_changed_rate():
