@@ -20,7 +20,9 @@ from torch import nn
 
 from spectral_exp.config.construct import Constructor, construct
 from spectral_exp.config.device import resolve_device, usable_cpus
+from spectral_exp.config.distributed import make_distributed_settings
 from spectral_exp.config.folders import refuse_unwritable, trial_folder
+from spectral_exp.config.globals import Globals
 from spectral_exp.config.optimizer import build_optimizer, make_optimizer
 from spectral_exp.config.parts import ROLES, make_dataset, make_model, make_part
 from spectral_exp.config.roles import Role
@@ -31,14 +33,12 @@ from spectral_exp.config.starting_point import (
     find_starting_point,
     has_begun,
 )
-from spectral_exp.core.errors import SettingError, UserError, nearest, require
+from spectral_exp.core.errors import UserError, nearest, require
 from spectral_exp.data import Dataset, KnownText
 from spectral_exp.data.batches import Batches, EvalWindows
 from spectral_exp.distributed.ranks import Ranks
 from spectral_exp.distributed.settings import (
     DistributedSettings,
-    refuse_indivisible,
-    refuse_unshardable,
     refuse_unshareable,
 )
 from spectral_exp.distributed.world import SINGLE, World
@@ -93,40 +93,6 @@ COMPONENTS: dict[str, type[Component]] = {
 """Name below `monitoring` -> class. Add your own component, a subclass of `Observer`, here."""
 
 _GROUPS = (*ROLES, "monitoring", "match", "search")
-
-
-@dataclass(frozen=True)
-class Globals:
-    """The keys at the top of the configuration; each is explained in conf/config.yaml."""
-
-    name: str
-    seed: int
-    device: str
-    outputs: str
-    threads: int | None = None
-    resume: str | None = None
-    init_from: str | None = None
-    init_optimizer: bool = False
-    init_partial: bool = False
-    backup_url: str | None = None
-    experiment_id: str | None = None
-    sweep: str | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("init_optimizer", "init_partial"):
-            is_allowed = self.init_from is not None or not getattr(self, name)
-            require(is_allowed, name, "true", "false without init_from")
-        if self.init_from == "":
-            raise SettingError("init_from", "''", "a run or a file with weights, or null")
-        if not self.name or "/" in self.name:
-            raise SettingError("name", repr(self.name), "a folder name: not empty, without /")
-        if not 0 <= self.seed < 2**63:
-            raise SettingError("seed", self.seed, ">= 0 and < 2^63")
-        if not self.outputs:
-            remedy = "outputs=. is the current folder"
-            raise SettingError("outputs", "''", "a folder", remedy)
-        if self.threads is not None and self.threads < 1:
-            raise SettingError("threads", self.threads, ">= 1 or null")
 
 
 @dataclass(frozen=True)
@@ -395,12 +361,14 @@ def _assemble(
         if key not in top_names and key not in _GROUPS
     ]
     top = {key: value for key, value in config.items() if key in top_names}
-    globals_ = make.make({"_target_": f"{__name__}.Globals", **top}, "", Role(Globals, __name__))
+    globals_ = make.make(
+        {"_target_": f"{Globals.__module__}.Globals", **top}, "", Role(Globals, Globals.__module__)
+    )
     device = make.call("", lambda: resolve_device(str(config.get("device")), world))
     device = device or torch.device("cpu")
     make_search_settings(config, make)
     settings = make_part(config, "training", make)
-    distributed = _distributed(config, world, settings, make)
+    distributed = make_distributed_settings(config, world, settings, make)
     dataset = make_dataset(config, make, known)
     if dataset is not None and settings is not None:
         make.call("training", lambda: prompt_ids(dataset, settings))
@@ -442,24 +410,6 @@ def _assemble(
         loss=loss,
         components=components,
     )
-
-
-def _distributed(
-    config: Mapping[str, Any], world: World, training: TrainingSettings | None, make: Constructor
-) -> DistributedSettings | None:
-    """Build the settings of several processes; a run recorded before they existed has none."""
-    if "distributed" not in config:
-        return DistributedSettings()
-    settings: DistributedSettings | None = make_part(config, "distributed", make)
-    if settings is None or world.size == 1:
-        return settings
-    make.call("", lambda: settings.refuse_other_size(world))
-    if training is not None:
-        count, batch_size = training.grad_accum_steps, training.batch_size
-        make.call("", lambda: refuse_indivisible(world.size, count, batch_size))
-        if settings.strategy == "fsdp":
-            make.call("", lambda: refuse_unshardable(training.compile))
-    return settings
 
 
 def _components(

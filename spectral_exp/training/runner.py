@@ -9,7 +9,6 @@ import errno
 import logging
 import math
 import time
-from array import array
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -30,9 +29,9 @@ from spectral_exp.monitoring.run_files import UnsyncedFiles
 from spectral_exp.monitoring.visualization.manager import TextSample, VisualizationManager
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.lock import LostRunError
-from spectral_exp.runs.metric_names import metric_info
 from spectral_exp.training.contracts import Data, Schedule
 from spectral_exp.training.divided import DividedState
+from spectral_exp.training.history import History
 from spectral_exp.training.observers import Observers
 from spectral_exp.training.profiling import StepProfiler
 from spectral_exp.training.progress import Progress
@@ -101,7 +100,6 @@ class Runner:
         self.state = TrainState()
         trained_model, trained_optimizer = self.trained or (self.model, self.optimizer)
         self.clock = Clock()
-        self.history: dict[str, tuple[array[int], array[float]]] = {}
         self.stepper = Stepper(
             settings=self.settings,
             seed=self.seed,
@@ -141,6 +139,7 @@ class Runner:
             ranks=self.ranks,
         )
         self._observer_calls = Observers(self.observers, self.clock, self.check_owner)
+        self.history = History(self._observer_calls.machine_prefixes)
         self._divided = DividedState(self.ranks, self.checkpoint, self.clock)
         self._reported_saves = 0
         self._plotted_step = 0
@@ -293,17 +292,7 @@ class Runner:
         start_s = time.perf_counter()
         self.metrics.log_metrics(step, values)
         self.clock.add("metrics", time.perf_counter() - start_s)
-        self._add_to_history(step, values)
-
-    def _add_to_history(self, step: int, values: Mapping[str, float]) -> None:
-        """Add the metrics that training plots show to the history."""
-        machine_prefixes = self._observer_calls.machine_prefixes
-        for name, value in values.items():
-            if metric_info(name).kind == "machine" or name.startswith(machine_prefixes):
-                continue
-            steps, series = self.history.setdefault(name, (array("q"), array("d")))
-            steps.append(step)
-            series.append(value)
+        self.history.add(step, values)
 
     # --- plots and checkpoints -------------------------------------------------------------------
 
@@ -424,32 +413,10 @@ class Runner:
         self._plotted_step = 0 if self._is_over() else self.state.step
         self.results.train_s_before = self.state.train_s
         self.stepper.restart_speed()
-        self._restore_history()
+        self._observer_calls.cut_back(self.state.step)
+        self.history.restore(self.metrics, self.state.step)
         last = self.settings.max_steps
         self.metrics.log_message(f"training from step {self.state.step + 1} to {last}")
-
-    def _restore_history(self) -> None:
-        """Cut all logs back to the current step; add the metrics that stay to the history.
-
-        Warn if some are missing.
-        """
-        last_step = 0
-
-        def add_entry(entry: Mapping[str, Any]) -> None:
-            nonlocal last_step
-            last_step = max(last_step, entry["step"])
-            numbers = {k: v for k, v in entry.items() if isinstance(v, (int, float))}
-            self._add_to_history(int(numbers.pop("step")), numbers)
-
-        step = self.state.step
-        self.metrics.cut_back(step, add_entry)
-        self._observer_calls.cut_back(step)
-        if self.metrics.enabled and last_step < step - step % self.metrics.log_interval:
-            log.warning(
-                "the metrics of steps %d to %d are missing from %s: they were not logged, or lost "
-                "in a power cut",
-                last_step + 1, step, self.paths.metrics_file,
-            )  # fmt: skip
 
     # --- end of the run --------------------------------------------------------------------------
 
