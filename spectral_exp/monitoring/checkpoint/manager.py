@@ -105,8 +105,8 @@ class CheckpointManager(Component):
             compression in checkpoint_file.COMPRESSIONS, "compression", compression, "zstd or null"
         )
         require(format in ("full", "sharded"), "format", format, "full or sharded")
-        is_free = format == "full" or compression is None
-        require(is_free, "compression", compression, "null with format=sharded")
+        if format == "sharded":
+            require(compression is None, "compression", compression, "null with format=sharded")
         require(exit_deadline_s > 0, "exit_deadline_s", exit_deadline_s, "a number of seconds > 0")
         if compression == "zstd":
             checkpoint_file.zstd()
