@@ -27,6 +27,7 @@ from spectral_exp.commands import (
     evaluate,
     generate,
     reproduce,
+    submit,
     verify_resume,
 )
 from spectral_exp.config.build import check
@@ -87,6 +88,19 @@ OPTIONS: dict[tuple[str, str], Callable[[list[str]], int]] = {
     ("bench/__main__", "--runs"): lambda given: bench(["results", "--dir", "none", *given]),
     ("bench/__main__", "--rounds"): lambda given: bench(["startup", "--dir", "none", *given]),
 }
+# A job that is refused once its options are read.
+OPTIONS |= {
+    ("commands/submit", option): lambda given, system=system: submit.main(  # type: ignore[misc]
+        [system, "--dry-run", *given, "+experiment=none"]
+    )
+    for system, options in {
+        "ray": ("--gpus", "--memory-gb"),
+        "slurm": (
+            "--nodes", "--tasks-per-node", "--give-up-after", "--cpus", "--workers", "--save-time",
+        ),
+    }.items()
+    for option in options
+}  # fmt: skip
 # Those whose text holds a number.
 TEXTS: dict[tuple[str, str], Callable[[list[str]], int]] = {
     ("commands/generate", "--checkpoint"): lambda given: generate.main(

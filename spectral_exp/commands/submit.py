@@ -70,15 +70,29 @@ def _add_slurm_options(parser: argparse.ArgumentParser) -> None:
         ("--mail", "ADDRESS", "gets a mail when the job ends or fails"),
     ):
         parser.add_argument(option, metavar=metavar, help=text)
-    for option, text in (
-        ("--nodes", "nodes"),
-        ("--tasks-per-node", "processes on each node, each a rank of distributed training"),
-        ("--give-up-after", "end after this many starts in a row without a new checkpoint"),
-    ):
-        value = getattr(default, option[2:].replace("-", "_"))
-        parser.add_argument(
-            option, type=int, default=value, metavar="N", help=f"{text} (default: {value})"
-        )
+    parser.add_argument(
+        "--nodes",
+        type=int,
+        default=default.nodes,
+        metavar="N",
+        help=f"nodes (default: {default.nodes})",
+    )
+    parser.add_argument(
+        "--tasks-per-node",
+        type=int,
+        default=default.tasks_per_node,
+        metavar="N",
+        help="processes on each node, each a rank of distributed training (default: "
+        f"{default.tasks_per_node})",
+    )
+    parser.add_argument(
+        "--give-up-after",
+        type=int,
+        default=default.give_up_after,
+        metavar="N",
+        help="end after this many starts in a row without a new checkpoint (default: "
+        f"{default.give_up_after})",
+    )
     parser.add_argument("--cpus", type=int, metavar="N", help="cores per task")
     for option, program in (("--sbatch", "sbatch"), ("--srun", "srun")):
         parser.add_argument(
@@ -92,8 +106,9 @@ def _add_slurm_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_ray_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--address", metavar="URL", help="the cluster, as in http://head:8265")
-    for option, text in (("--gpus", "GPUs"), ("--cpus", "cores"), ("--memory-gb", "memory")):
-        parser.add_argument(option, type=float, metavar="N", help=f"{text} of the job")
+    parser.add_argument("--gpus", type=float, metavar="N", help="GPUs of the job")
+    parser.add_argument("--cpus", type=float, metavar="N", help="cores of the job")
+    parser.add_argument("--memory-gb", type=float, metavar="N", help="memory of the job")
 
 
 def _add_common_options(parser: argparse.ArgumentParser) -> None:
