@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import fcntl
 import functools
 import os
 import subprocess
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +122,16 @@ def compose(*overrides: str) -> dict[str, Any]:
     """The plain configuration that a command line of `overrides` means; the caller may change
     it."""
     return copy.deepcopy(_composed(overrides))
+
+
+def built_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], None]) -> Path:
+    """Return a folder that `build` has filled, once for all processes of the test run."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with open(f"{folder}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "built").exists():
+            folder.mkdir()
+            build(folder)
+            (folder / "built").touch()
+    return folder

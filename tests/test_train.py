@@ -363,6 +363,7 @@ def test_a_run_that_compiles_nothing_does_not_load_the_compiler(tmp_path: Path) 
     assert done.stdout.splitlines()[-1] == "compiler loaded: False"
 
 
+@pytest.mark.slow
 def test_a_failing_job_of_a_sweep_keeps_its_traceback_and_the_sweep_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,12 +9,15 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import NO_PLOTS, ROOT, TINY
 
 DATA = {".css", ".html", ".js", ".json", ".md", ".svg", ".tex", ".typ"}
 """Suffixes of templates and texts that the package reads."""
 
 
+@pytest.mark.slow
 def test_a_wheel_trains_in_an_empty_folder(tmp_path: Path) -> None:
     wheels, site, empty = (tmp_path / name for name in ("wheels", "site", "empty"))
     empty.mkdir()

@@ -136,9 +136,31 @@ class GroupRanks(Ranks):
         The objective of each micro-batch has been divided by their number already.
         """
         self._last_bucket_s = time.perf_counter()
-        work = dist.all_reduce(bucket.buffer(), group=self._group, async_op=True)
+        buffer: Tensor = bucket.buffer()
+        if self.world.size > 2 and buffer.device.type == "cpu":
+            return self._add_in_rank_order(buffer)
+        work = dist.all_reduce(buffer, group=self._group, async_op=True)
         future: Future[list[Tensor]] = work.get_future()
         return future.then(lambda done: done.value()[0])
+
+    def _add_in_rank_order(self, buffer: Tensor) -> Future[Tensor]:
+        """Add a bucket over all processes in the order of ranks; each adds one part of it.
+
+        The order in which `all_reduce` adds a number depends on its place in the bucket, and DDP
+        arranges the buckets anew after the first step of a process. So a run that is continued
+        would differ from one that is not.
+        """
+        size = self.world.size
+        sent = torch.nn.functional.pad(buffer, (0, -buffer.numel() % size))
+        received = torch.empty_like(sent)
+        dist.all_to_all_single(received, sent, group=self._group)
+        own, *others = received.view(size, -1)
+        for part in others:
+            own += part
+        dist.all_gather_into_tensor(sent, own, group=self._group)
+        done: Future[Tensor] = Future()
+        done.set_result(buffer.copy_(sent[: buffer.numel()]))
+        return done
 
     @contextmanager
     def _gradients_in_order(self, is_last: bool) -> Iterator[None]:

@@ -389,7 +389,8 @@ def test_help_names_every_bench(tmp_path: Path) -> None:
     assert all(f"  {name} " in done.stdout for name in BENCHES)
 
 
-@pytest.mark.parametrize("bench", ["checkpoint", pytest.param("all", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("bench", ["checkpoint", "all"])
 def test_a_disk_that_refuses_fails_the_bench_in_one_line(bench: str, tmp_path: Path) -> None:
     # Files of 100 kB at most: less than the state.
     limited = (
@@ -528,6 +529,7 @@ def test_the_table_marks_missed_targets() -> None:
     assert [line.is_met for line in lines] == [False, True, None]
 
 
+@pytest.mark.slow
 def test_a_failing_child_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"nobody 1 .* ended with 1: .*KeyError: 'nobody'"):
         measure.child("spectral_exp.bench.checkpoint", "nobody", "1", str(tmp_path))

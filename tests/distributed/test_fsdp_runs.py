@@ -18,7 +18,7 @@ from spectral_exp.distributed.world import World
 from spectral_exp.monitoring import CheckpointManager
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.lock import is_running_elsewhere
-from tests.conftest import NO_PLOTS, ROOT, TINY
+from tests.conftest import NO_PLOTS, ROOT, TINY, built_once
 from tests.distributed.driver import Processes, Run, config_of, problems, train_here
 from tests.distributed.test_equality import differences, metrics_of, results_of
 from tests.s3_server import eventually
@@ -82,7 +82,10 @@ def histograms_of(root: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of runs by two processes, and one of runs by one."""
-    folder = tmp_path_factory.mktemp("divided")
+    return built_once(tmp_path_factory, "divided", train)
+
+
+def train(folder: Path) -> None:
     for name in ("several", "one"):
         (folder / name).mkdir()
     both = (FSDP, SHARDED)
@@ -94,7 +97,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for settings in both:
         assert problems(folder / "several", continued(4, settings).name) == ["", ""]
         train_here(continued(6, settings), folder / "several")
-    return folder
 
 
 @pytest.mark.slow

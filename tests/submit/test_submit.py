@@ -85,6 +85,7 @@ def test_a_run_without_a_name_gets_one_at_once(folder: Path) -> None:
     assert first.arguments == (*training, f"experiment_id={first.name}")
 
 
+@pytest.mark.slow
 def test_workers_share_a_sweep_by_its_name(folder: Path) -> None:
     sweep = prepare(["-m", *TRAINING, "seed=1,2"])
     assert sweep.is_sweep

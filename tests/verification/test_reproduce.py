@@ -287,6 +287,7 @@ def test_a_secret_cannot_be_repeated(run: Path, capsys: pytest.CaptureFixture[st
     assert "error: api_key is a secret, which is never written to a file" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_failed_training_is_reported(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = read_config(run)
     first = config["attempts"][0]

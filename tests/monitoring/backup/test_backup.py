@@ -725,6 +725,7 @@ def restore_elsewhere(url: str, folder: Path) -> Path:
     return Path(done.stdout.strip())
 
 
+@pytest.mark.slow
 def test_s3_stores_retains_and_restores(s3_server: S3Server, run: RunPaths, tmp_path: Path) -> None:
     s3_server.make_bucket()
     backup = Backup(run.root, "s3://bucket/runs", keep_last_n=2)

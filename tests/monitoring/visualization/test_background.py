@@ -84,6 +84,7 @@ def gone(pid: int) -> bool:
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.slow
 def test_pictures_are_equal_byte_for_byte_and_come_in_order(tmp_path: Path) -> None:
     model = TinyModel()
     metrics = {"learning_rate": [0.1, 0.2], "grad_norm": ([1, 2], [1.0, float("nan")])}
