@@ -128,7 +128,7 @@ def built_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path
     """Return a folder that `build` has filled, once for all processes of the test run."""
     base = factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
-    with open(f"{folder}.lock", "w") as lock:
+    with folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "built").exists():
             folder.mkdir()
