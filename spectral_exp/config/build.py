@@ -361,9 +361,8 @@ def _assemble(
         if key not in top_names and key not in _GROUPS
     ]
     top = {key: value for key, value in config.items() if key in top_names}
-    globals_ = make.make(
-        {"_target_": f"{Globals.__module__}.Globals", **top}, "", Role(Globals, Globals.__module__)
-    )
+    role = Role(Globals, Globals.__module__)
+    globals_ = make.make({"_target_": f"{role.home}.Globals", **top}, "", role)
     device = make.call("", lambda: resolve_device(str(config.get("device")), world))
     device = device or torch.device("cpu")
     make_search_settings(config, make)
@@ -373,16 +372,10 @@ def _assemble(
     if dataset is not None and settings is not None:
         make.call("training", lambda: prompt_ids(dataset, settings))
     vocab_size = 256 if dataset is None else dataset.vocab_size
-    with UndrawnWeights() if trial else nullcontext():
-        model = make_model(config, vocab_size, make)
-    if model is not None and not trial:
-        # A model to divide goes to the device in parts.
-        is_whole = world.size == 1 or distributed is None or distributed.strategy == "ddp"
-        model.to(device if is_whole else "cpu")
-    elif model is not None:
-        # A summary that fails must fail before the run directory, which will record it, exists.
-        name = f"model: {type(model).__name__}"
-        make.call("model", lambda: construct(name, lambda: summarize_model(model)))
+    # A model to divide goes to the device in parts.
+    is_whole = world.size == 1 or distributed is None or distributed.strategy == "ddp"
+    model_device = device if is_whole else torch.device("cpu")
+    model = _model(config, vocab_size, model_device, make, trial)
     optimizer = make_optimizer(config, model, make, trial)
     if optimizer is not None and distributed is not None and distributed.shard_optimizer:
         make.call("", lambda: refuse_unshareable(optimizer))
@@ -410,6 +403,21 @@ def _assemble(
         loss=loss,
         components=components,
     )
+
+
+def _model(
+    config: Mapping[str, Any], vocab_size: int, device: torch.device, make: Constructor, trial: bool
+) -> Any:
+    """Build the model; on trial without memory for its weights."""
+    with UndrawnWeights() if trial else nullcontext():
+        model = make_model(config, vocab_size, make)
+    if model is not None and trial:
+        # A summary that fails must fail before the run directory, which will record it, exists.
+        name = f"model: {type(model).__name__}"
+        make.call("model", lambda: construct(name, lambda: summarize_model(model)))
+    elif model is not None:
+        model.to(device)
+    return model
 
 
 def _components(

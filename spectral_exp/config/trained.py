@@ -61,26 +61,11 @@ def load_trained(
     """
     # Importing torch takes seconds, so the path is checked first.
     from spectral_exp.runs.layout import RunPaths
-    from spectral_exp.runs.record import read_config
 
     paths = RunPaths(run)
-    if not paths.config_file.is_file():
-        raise UserError(
-            f"{run} is not a run directory: it holds no {paths.config_file.name}; name one below "
-            "outputs/"
-        )
-    if not paths.tokenizer.is_dir():
-        raise UserError(
-            f"{run} holds no tokenizer ({paths.tokenizer.name}/); the run ended before training "
-            "began"
-        )
     known = checkpoint in ("best", "latest") or (checkpoint.isdecimal() and len(checkpoint) < 20)
     require(known, "--checkpoint", checkpoint, "best, latest or a step")
-    record = read_config(paths.config_file)[0]
-    if "config" not in record:
-        raise UserError(
-            f"{paths.config_file} holds no settings; restore the file, for example from a backup"
-        )
+    record = _read_record(paths)
 
     from spectral_exp.config.device import resolve_device
     from spectral_exp.config.trust import recorded_config
@@ -106,6 +91,28 @@ def load_trained(
         ) from error
     model.to(torch_device).eval()
     return Trained(model, torch_device, tokenizer, config, int(found["step"]))
+
+
+def _read_record(paths: RunPaths) -> Mapping[str, Any]:
+    """Return the record of a run. Raises UserError if it is no run, or one without settings."""
+    from spectral_exp.runs.record import read_config
+
+    if not paths.config_file.is_file():
+        raise UserError(
+            f"{paths.root} is not a run directory: it holds no {paths.config_file.name}; name one "
+            "below outputs/"
+        )
+    if not paths.tokenizer.is_dir():
+        raise UserError(
+            f"{paths.root} holds no tokenizer ({paths.tokenizer.name}/); the run ended before "
+            "training began"
+        )
+    record = read_config(paths.config_file)[0]
+    if "config" not in record:
+        raise UserError(
+            f"{paths.config_file} holds no settings; restore the file, for example from a backup"
+        )
+    return record
 
 
 def _lengthen(config: dict[str, Any], block_size: int) -> dict[str, Any]:

@@ -153,6 +153,18 @@ _MAX_LAYERS = 10_000
 """Limit on `n_layer`; a larger number is a mistake that would take minutes to build."""
 
 
+def _check_sizes(sizes: Mapping[str, int], waves: Mapping[str, int | None]) -> None:
+    """Raise a SettingError if a model cannot have these sizes."""
+    for name, size in sizes.items():
+        require(size >= 1, name, size, ">= 1")
+    require(sizes["n_layer"] <= _MAX_LAYERS, "n_layer", sizes["n_layer"], f"<= {_MAX_LAYERS}")
+    for name, number in waves.items():
+        require(number is None or number >= 1, name, number, ">= 1 or null")
+    n_embd, n_head = sizes["n_embd"], sizes["n_head"]
+    allowed = f"a multiple of n_head={n_head}"
+    require(n_embd % n_head == 0, "n_embd", n_embd, allowed, "change one of them")
+
+
 class GPT(nn.Module):
     """A causal language model: ids (B, T) to logits (B, T, V).
 
@@ -208,27 +220,12 @@ class GPT(nn.Module):
         n_harmonic: int | None = None,
     ) -> None:
         super().__init__()
+        sizes = {"vocab_size": vocab_size, "block_size": block_size, "n_layer": n_layer}
+        sizes |= {"n_head": n_head, "n_embd": n_embd}
+        _check_sizes(sizes, {"n_wave": n_wave, "n_harmonic": n_harmonic})
+        require(0 <= dropout < 1, "dropout", dropout, ">= 0 and < 1")
         fits = logit_softcap is None or 0 < logit_softcap < math.inf
         require(fits, "logit_softcap", logit_softcap, "a finite number > 0, or null")
-        sizes = {
-            "vocab_size": vocab_size,
-            "block_size": block_size,
-            "n_layer": n_layer,
-            "n_head": n_head,
-        }
-        for name, size in {**sizes, "n_embd": n_embd}.items():
-            require(size >= 1, name, size, ">= 1")
-        require(n_layer <= _MAX_LAYERS, "n_layer", n_layer, f"<= {_MAX_LAYERS}")
-        for name, waves in {"n_wave": n_wave, "n_harmonic": n_harmonic}.items():
-            require(waves is None or waves >= 1, name, waves, ">= 1 or null")
-        require(0 <= dropout < 1, "dropout", dropout, ">= 0 and < 1")
-        require(
-            n_embd % n_head == 0,
-            "n_embd",
-            n_embd,
-            f"a multiple of n_head={n_head}",
-            "change one of them",
-        )
         self.vocab_size, self.block_size, self.n_layer = vocab_size, block_size, n_layer
         self.n_head, self.n_embd, self.n_wave, self.n_harmonic = n_head, n_embd, n_wave, n_harmonic
         self.uses_randomness, self.logit_softcap = dropout > 0, logit_softcap

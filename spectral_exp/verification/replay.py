@@ -123,7 +123,7 @@ def verify_resume(run: Path, steps: int, start: int | None = None) -> dict[str, 
         compare_with_run(paths, whole, findings)
     if segment.shortfall:
         findings.not_compared.append(segment.shortfall)
-    now, patch = _current_facts(config.get("threads"))
+    now, differences = _compare_facts(paths, record, config, old_config)
     return {
         "run": run.resolve().name,
         "timestamp": timestamp(),
@@ -134,16 +134,26 @@ def verify_resume(run: Path, steps: int, start: int | None = None) -> dict[str, 
         "divergences": findings.in_order(),
         "compared": findings.compared,
         "not_compared": findings.not_compared,
-        "differences": {
-            "settings": settings_differences(old_config, record["config"], matters_for_steps),
-            "code": code_differences(
-                record["git"], recorded_patch(paths, record["git"]), now["git"], patch
-            ),
-            "environment": environment_differences(record, now),
-        },
+        "differences": differences,
         "hashes": [fingerprint.summary() for fingerprint in whole],
         "hashes_interrupted": [fingerprint.summary() for fingerprint in interrupted],
         **now,
+    }
+
+
+def _compare_facts(
+    paths: RunPaths,
+    record: Mapping[str, Any],
+    config: Mapping[str, Any],
+    old_config: Mapping[str, Any],
+) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """Return the facts of code and machine, and the differences to those of the run."""
+    now, patch = _current_facts(config.get("threads"))
+    git = record["git"]
+    return now, {
+        "settings": settings_differences(old_config, record["config"], matters_for_steps),
+        "code": code_differences(git, recorded_patch(paths, git), now["git"], patch),
+        "environment": environment_differences(record, now),
     }
 
 

@@ -111,20 +111,15 @@ class CheckpointManager(Component):
         if compression == "zstd":
             checkpoint_file.zstd()
         self.paths = layout.RunPaths(experiment_dir)
-        self.save_interval = save_interval
-        self.keep_last_n = keep_last_n
-        self.keep_best = keep_best
+        self.save_interval, self.max_steps_at_risk = save_interval, max_steps_at_risk
+        self.keep_last_n, self.keep_best = keep_last_n, keep_best
         self.keep_every_n_steps = keep_every_n_steps
-        self.background = background
-        self.compression = compression
-        self.format = format
-        self.max_steps_at_risk = max_steps_at_risk
-        self.exit_deadline_s = exit_deadline_s
+        self.background, self.exit_deadline_s = background, exit_deadline_s
+        self.format, self.compression = format, compression
         self.before_commit = before_commit
         self.before_write: Callable[[], None] | None = None
         """Called by the writer's thread before anything is written; an OSError refuses the save."""
-        self.on_durable = on_durable
-        self.enabled = enabled
+        self.on_durable, self.enabled = on_durable, enabled
         self.reports: list[SaveReport] = []
         """The durable saves, in order."""
         self.durable_step = 0

@@ -476,11 +476,8 @@ def _explain(error: Exception) -> tuple[str, str]:
     if number is not None:
         return f"{os.strerror(number)} (errno {number})", _remedy_of(number)
     if found := re.search(r"GLOBAL (\S+)", text):
-        cause = (
-            "it holds objects that are not loaded, since loading them may run code"
-            f" ({found[1][:80]})"
-        )
-        return cause, _SAVE_ANEW
+        cause = "it holds objects that are not loaded, since loading them may run code"
+        return f"{cause} ({found[1][:80]})", _SAVE_ANEW
     import torch
 
     # Torch adds paragraphs of advice, which is not meant for this case.
