@@ -24,7 +24,14 @@ pytestmark = [
 ]
 
 SHORT = (*TINY, NO_PLOTS, "training.max_steps=2", "training.eval_interval=2")
-ENDLESS = (*TINY, NO_PLOTS, "training.max_steps=1000000", "training.eval_interval=1000000")
+ENDLESS = (
+    *TINY,
+    NO_PLOTS,
+    "training.max_steps=1000000",
+    "training.eval_interval=1000000",
+    # More checkpoints would be skipped while one is written, and fill the pipe with messages.
+    "monitoring.checkpoint.save_interval=100",
+)
 
 
 def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
@@ -41,6 +48,12 @@ def attempts(sweep: Path) -> dict[str, int]:
         file.parent.name: len(json.loads(file.read_text())["attempts"])
         for file in sweep.glob("*/config.json")
     }
+
+
+def owners(sweep: Path) -> dict[Path, int]:
+    """Folder of a job -> process that is training it."""
+    locks = {file.parent: json.loads(file.read_text()) for file in sweep.glob("*/run.lock")}
+    return {job: lock["pid"] for job, lock in locks.items() if psutil.pid_exists(lock["pid"])}
 
 
 def statuses(sweep: Path) -> dict[str, str]:
@@ -108,13 +121,13 @@ def test_a_killed_launcher_and_a_killed_worker_cost_no_job(tmp_path: Path) -> No
     # The other launcher continues that job beside a new one, and replaces a worker that is killed.
     launcher = start(*command, *parallel, cwd=tmp_path)
     try:
-        eventually(lambda: checkpoints(2) or launcher.poll() is not None, 300.0)
-        owners = {
-            job: json.loads((job / "run.lock").read_text())["pid"]
-            for job in sweep.glob("wave_seed*")
-        }
-        assert len(set(owners.values())) == 2
-        os.kill(owners[next(sweep.glob("wave_seed2_*"))], signal.SIGKILL)
+        eventually(
+            lambda: (len(owners(sweep)) == 2 and checkpoints(2)) or launcher.poll() is not None,
+            300.0,
+        )
+        pids = owners(sweep)
+        assert len(set(pids.values())) == 2
+        os.kill(pids[next(sweep.glob("wave_seed2_*"))], signal.SIGKILL)
         eventually(
             lambda: sorted(attempts(sweep).values())[-1:] == [3] or launcher.poll() is not None,
             300.0,
