@@ -52,7 +52,8 @@ def attempts(sweep: Path) -> dict[str, int]:
 
 def owners(sweep: Path) -> dict[Path, int]:
     """Folder of a job -> process that is training it."""
-    locks = {file.parent: json.loads(file.read_text()) for file in sweep.glob("*/run.lock")}
+    texts = {file.parent: file.read_text() for file in sweep.glob("*/run.lock")}
+    locks = {job: json.loads(text) for job, text in texts.items() if text}
     return {job: lock["pid"] for job, lock in locks.items() if psutil.pid_exists(lock["pid"])}
 
 
