@@ -138,6 +138,7 @@ def checkpoint_peers_here() -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_checkpoint(tmp_path: Path) -> None:
     found, printed = measured("checkpoint", "--size", "1", "--rounds", "2", cwd=tmp_path)
     assert found["benches"] == ["checkpoint"]
@@ -204,6 +205,7 @@ def test_results(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_plots(tmp_path: Path) -> None:
     found, _ = measured("plots", "--rounds", "1", cwd=tmp_path)
     assert found["benches"] == ["plots"]
