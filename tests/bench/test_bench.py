@@ -330,6 +330,7 @@ def test_startup(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.distributed
 def test_distributed(tmp_path: Path) -> None:
     found, _ = measured("distributed", "--rounds", "2", cwd=tmp_path)

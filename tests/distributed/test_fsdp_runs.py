@@ -124,7 +124,8 @@ def test_histograms_and_samples_are_those_of_the_whole_model(trained: Path) -> N
     for run in ("rgd", "stopped"):
         one, several = (trained / name / run for name in ("one", "several"))
         assert results_of(one) == results_of(several)
-        assert histograms_of(one) == histograms_of(several)
+        if run == "rgd":  # the other one stops before its first histograms
+            assert histograms_of(one) == histograms_of(several)
         samples = [
             json.loads((root / "results.json").read_text())["generation_samples"]
             for root in (one, several)
