@@ -43,6 +43,7 @@ def train(*overrides: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_no_file_of_a_run_holds_a_secret(tmp_path: Path) -> None:
     done = train("+experiment=wave", *TINY, NO_PLOTS, *OPTIONS, "hydra.run.dir=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

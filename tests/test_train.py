@@ -349,6 +349,7 @@ def test_help_and_questions_answer_without_torch(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_run_that_compiles_nothing_does_not_load_the_compiler(tmp_path: Path) -> None:
     """Importing it takes about as long as all else that happens before the first step."""
     check = (
@@ -465,8 +466,8 @@ sys.exit(train.main(sys.argv[1:]))
 """
 
 
-# Between them both optimizers, losses and embeddings; the others are slow.
-SAMPLE = ("classic", "phasor_rgd_qfe")
+# The one with the most parts; the others are slow.
+SAMPLE = ("phasor_rgd_qfe",)
 
 
 @pytest.mark.parametrize(
@@ -608,6 +609,7 @@ def test_job_failures_cross_process_borders() -> None:
     assert (str(error), error.exit_code) == ("why", 2)
 
 
+@pytest.mark.slow
 def test_results_of_a_shorter_run_do_not_pass_for_those_of_the_longer(
     here: Callable[..., str], tmp_path: Path
 ) -> None:

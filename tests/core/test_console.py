@@ -45,6 +45,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_every_command_ends_silently_without_a_reader(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

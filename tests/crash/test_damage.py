@@ -56,6 +56,7 @@ def damage_every_file(
 
 
 @pytest.mark.parametrize("damage", [flip, truncate, empty, Path.unlink])
+@pytest.mark.slow
 def test_every_file_of_a_library_run(
     zygote: Zygote, damage: Callable[[Path], None], tmp_path: Path
 ) -> None:

@@ -60,7 +60,9 @@ def kill_at_every_call(zygote: Zygote, scenario: str, folder: Path, at_most: int
 
 
 @pytest.mark.usefixtures("strace")
-@pytest.mark.parametrize("scenario", ["library", "background"])
+@pytest.mark.parametrize(
+    "scenario", [pytest.param("library", marks=pytest.mark.slow), "background"]
+)
 def test_sample_of_calls(zygote: Zygote, scenario: str, tmp_path: Path) -> None:
     kill_at_every_call(zygote, scenario, tmp_path, at_most=30)
 

@@ -76,6 +76,7 @@ def saved_steps(root: Path) -> list[int]:
     return steps
 
 
+@pytest.mark.slow
 def test_the_last_state_takes_the_place_of_the_oldest(disk: Path, tmp_path: Path) -> None:
     root = disk / "run"
     assert (
@@ -224,6 +225,7 @@ def test_a_limit_is_named_with_the_command_that_raises_it(error: Exception, reme
     assert find_remedy(refused) == remedy
 
 
+@pytest.mark.slow
 def test_an_incomplete_backup_is_an_error_and_is_completed_by_the_same_command(
     disk: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -242,6 +244,7 @@ def test_an_incomplete_backup_is_an_error_and_is_completed_by_the_same_command(
     assert train(tmp_path / "run", *command) == 0
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_begin_does_not_show_earlier_results(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -95,6 +95,7 @@ def diverged(printed: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_a_sound_run_is_certified(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = read_files(run)
     assert main([str(run), "--steps", "6"]) == 0

@@ -549,6 +549,7 @@ assert save(6)
 """
 
 
+@pytest.mark.slow
 def test_full_disk_skips_checkpoints_and_training_goes_on(tmp_path: Path) -> None:
     command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=60, check=False)

@@ -273,6 +273,7 @@ def causal(n_heads: int, n_tokens: int) -> FloatArray:
         (20, False),
     ],
 )
+@pytest.mark.slow
 def test_interference_text_never_overlaps(
     n_heads: int, long: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
