@@ -64,7 +64,8 @@ def content(root: Path) -> dict[str, bytes]:
     return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
 
-@pytest.mark.parametrize("lose", [move, pytest.param(remove, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("lose", [move, remove])
 def test_a_run_whose_folder_goes_away_stops(tmp_path: Path, lose: Callable[[Path], None]) -> None:
     with training(tmp_path) as process:
         lose(tmp_path / "run")

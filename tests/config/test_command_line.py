@@ -107,6 +107,7 @@ def test_an_experiment_without_plus_is_explained() -> None:
         compose("experiment=wave")
 
 
+@pytest.mark.slow
 def test_sweeps_are_composed_job_by_job() -> None:
     jobs = compose("-m", "+experiment=classic,wave", "seed=1,2,3")
     assert [(job["name"], job["seed"]) for job in jobs] == [

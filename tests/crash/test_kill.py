@@ -60,9 +60,8 @@ def kill_at_every_call(zygote: Zygote, scenario: str, folder: Path, at_most: int
 
 
 @pytest.mark.usefixtures("strace")
-@pytest.mark.parametrize(
-    "scenario", [pytest.param("library", marks=pytest.mark.slow), "background"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", ["library", "background"])
 def test_sample_of_calls(zygote: Zygote, scenario: str, tmp_path: Path) -> None:
     kill_at_every_call(zygote, scenario, tmp_path, at_most=30)
 
@@ -104,6 +103,7 @@ def kill_at_random(
     report_count(f"SIGKILL at random times, {scenario}", times, survived)
 
 
+@pytest.mark.slow
 def test_random_times(zygote: Zygote, tmp_path: Path) -> None:
     kill_at_random(zygote, "background", tmp_path, times=20, within_s=0.06)
 
@@ -125,7 +125,7 @@ EARLY = (
 @pytest.mark.parametrize(
     "overrides",
     [
-        pytest.param(("training.max_steps=4",), id="completed"),
+        pytest.param(("training.max_steps=4",), id="completed", marks=pytest.mark.slow),
         pytest.param(EARLY, id="stopped early", marks=pytest.mark.slow),
     ],
 )
