@@ -502,7 +502,7 @@ def test_killed_and_resumed_equals_undisturbed_bit_for_bit(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("storage", ["file", "s3"])
+@pytest.mark.parametrize("storage", [pytest.param("file", marks=pytest.mark.exhaustive), "s3"])
 def test_a_backup_continues_on_an_empty_machine_bit_for_bit(
     storage: str, request: pytest.FixtureRequest, here: Callable[..., str], tmp_path: Path
 ) -> None:

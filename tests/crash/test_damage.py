@@ -64,7 +64,14 @@ def test_every_file_of_a_library_run(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", [flip, truncate, empty, Path.unlink])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip,
+        truncate,
+        *(pytest.param(d, marks=pytest.mark.exhaustive) for d in (empty, Path.unlink)),
+    ],
+)
 def test_every_file_of_a_whole_run(
     zygote: Zygote, damage: Callable[[Path], None], tmp_path: Path
 ) -> None:

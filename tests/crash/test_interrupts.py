@@ -18,6 +18,7 @@ from tests.crash.conftest import report_count
 from tests.crash.interrupts import interrupt_after, interrupt_at
 
 WAYS = ("guarded", "small", "synchronous")
+SAMPLED_WAYS = [pytest.param("guarded", marks=pytest.mark.exhaustive), "small", "synchronous"]
 
 
 @pytest.fixture(autouse=True)
@@ -116,7 +117,7 @@ def test_a_sample_of_lines(make: Callable[[str, int], Trainer], way: str) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", SAMPLED_WAYS)
 def test_every_line(make: Callable[[str, int], Trainer], way: str) -> None:
     tried = interrupt_lines(make(way, 40), every=1)
     assert tried > 0

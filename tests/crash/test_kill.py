@@ -110,6 +110,7 @@ def test_random_times(zygote: Zygote, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.exhaustive
 def test_random_times_of_whole_runs(zygote: Zygote, tmp_path: Path) -> None:
     kill_at_random(zygote, "run", tmp_path, times=25, within_s=1.5)
 
