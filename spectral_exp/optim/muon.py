@@ -8,8 +8,7 @@ wave parameters and vectors have no such direction of their own and follow AdamW
 from __future__ import annotations
 
 import inspect
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias, overload
 
 import torch
@@ -22,74 +21,28 @@ RateScale: TypeAlias = Literal["match_rms_adamw", "original"]
 RATE_SCALES = ("match_rms_adamw", "original")
 
 
-class Muon(EagerOptimizer):
-    """torch's Muon for the matrices of role "hidden" and AdamW for the rest, as one optimizer.
+class JoinedOptimizer(EagerOptimizer):
+    """Several optimizers, each of parameters of its own, as one.
 
-    The groups of both are those of this optimizer, and so is their state. So a schedule, a
+    Their groups are the groups of this optimizer, and their state is its state. So a schedule, a
     checkpoint or a clipping of gradients needs to know only this one.
 
     Args:
-        params: parameters or groups of them; a group's own settings take precedence. A group
-            without a "role" counts as "hidden". Of a hidden group, the parameters that are no
-            matrices form a group of their own, which AdamW updates.
-        lr: learning rate of both, > 0.
-        momentum: decay of the average of gradients, >= 0 and < 1.
-        nesterov: whether the update looks one gradient ahead of the average.
-        ns_steps: Newton-Schulz iterations, from 1 to 99.
-        rate_scale: factor on the rate of a matrix (R, C). "match_rms_adamw" is 0.2 sqrt(max(R, C)):
-            updates are as large as AdamW's, which can keep its rate (Liu et al. 2025). "original"
-            is sqrt(max(1, R / C)).
-        betas, eps: of AdamW.
-        weight_decay: of both, >= 0, decoupled from the gradient.
+        parts: the optimizers, before their first step.
     """
 
-    def __init__(
-        self,
-        params: Parameters,
-        lr: float = 1e-3,
-        momentum: float = 0.95,
-        nesterov: bool = True,
-        ns_steps: int = 5,
-        rate_scale: RateScale = "match_rms_adamw",
-        betas: tuple[float, float] = (0.9, 0.99),
-        eps: float = 1e-8,
-        weight_decay: float = 0.1,
-    ) -> None:
-        if not hasattr(torch.optim, "Muon"):
-            raise UserError(
-                f"optimizer: this torch ({torch.__version__}) has no Muon; install torch >= 2.9"
-            )
-        check_adam("lr", lr, betas, eps, weight_decay)
-        require(0 <= momentum < 1, "momentum", momentum, ">= 0 and < 1")
-        require(1 <= ns_steps <= 99, "ns_steps", ns_steps, "between 1 and 99")
-        require(rate_scale in RATE_SCALES, "rate_scale", rate_scale, " or ".join(RATE_SCALES))
-        matrices, others = _split(as_groups(params))
-        self._parts: list[torch.optim.Optimizer] = []
-        if matrices:
-            self._parts.append(
-                torch.optim.Muon(
-                    matrices,
-                    lr=lr,
-                    weight_decay=weight_decay,
-                    momentum=momentum,
-                    nesterov=nesterov,
-                    ns_steps=ns_steps,
-                    adjust_lr_fn=rate_scale,
-                )
-            )
-        if others:
-            self._parts.append(build_adamw(others, lr, betas, eps, weight_decay))
-        groups = [group for part in self._parts for group in part.param_groups]
-        super().__init__(groups, {"lr": lr, "weight_decay": weight_decay})
+    def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
+        self._parts = parts
+        super().__init__([group for part in parts for group in part.param_groups], {})
         self._share()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take over a state, as `load_state_dict` does, and share it with both optimizers."""
+        """Take over a state, as `load_state_dict` does, and share it with the parts."""
         super().__setstate__(state)
         self._share()
 
     def _share(self) -> None:
-        """Give both optimizers their groups and the state of this one."""
+        """Give the parts their groups and the state of this optimizer."""
         groups = iter(self.param_groups)
         for part in self._parts:
             part.param_groups = [next(groups) for _ in part.param_groups]
@@ -113,6 +66,62 @@ class Muon(EagerOptimizer):
         return loss
 
 
+def build_muon(
+    params: Parameters,
+    learning_rate: float = 1e-3,
+    momentum: float = 0.95,
+    nesterov: bool = True,
+    ns_steps: int = 5,
+    rate_scale: RateScale = "match_rms_adamw",
+    betas: tuple[float, float] = (0.9, 0.99),
+    eps: float = 1e-8,
+    weight_decay: float = 0.1,
+) -> JoinedOptimizer:
+    """Build torch's Muon for the matrices of role "hidden", joined with AdamW for the rest.
+
+    Args:
+        params: parameters or groups of them; a group's own settings take precedence. A group
+            without a "role" counts as "hidden". Of a hidden group, the parameters that are no
+            matrices form a group of their own, which AdamW updates.
+        learning_rate: of both, > 0.
+        momentum: decay of the average of gradients, >= 0 and < 1.
+        nesterov: whether the update looks one gradient ahead of the average.
+        ns_steps: Newton-Schulz iterations, from 1 to 99.
+        rate_scale: factor on the rate of a matrix (R, C). "match_rms_adamw" is 0.2 sqrt(max(R, C)):
+            updates are as large as AdamW's, which can keep its rate (Liu et al. 2025). "original"
+            is sqrt(max(1, R / C)).
+        betas, eps: of AdamW.
+        weight_decay: of both, >= 0, decoupled from the gradient.
+
+    Raises:
+        UserError: this version of torch has no Muon.
+    """
+    if not hasattr(torch.optim, "Muon"):
+        raise UserError(
+            f"optimizer: this torch ({torch.__version__}) has no Muon; install torch >= 2.9"
+        )
+    check_adam("learning_rate", learning_rate, betas, eps, weight_decay)
+    require(0 <= momentum < 1, "momentum", momentum, ">= 0 and < 1")
+    require(1 <= ns_steps <= 99, "ns_steps", ns_steps, "between 1 and 99")
+    require(rate_scale in RATE_SCALES, "rate_scale", rate_scale, " or ".join(RATE_SCALES))
+    matrices, others = _split(as_groups(params))
+    parts: list[torch.optim.Optimizer] = []
+    if matrices:
+        muon = torch.optim.Muon(
+            matrices,
+            lr=learning_rate,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            nesterov=nesterov,
+            ns_steps=ns_steps,
+            adjust_lr_fn=rate_scale,
+        )
+        parts.append(muon)
+    if others:
+        parts.append(build_adamw(others, learning_rate, betas, eps, weight_decay))
+    return JoinedOptimizer(parts)
+
+
 def _split(
     groups: list[dict[str, Any]],
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -126,29 +135,3 @@ def _split(
             if chosen:
                 target.append({**group, "params": chosen})
     return matrices, others
-
-
-def build_muon(
-    params: Parameters,
-    learning_rate: float = 1e-3,
-    momentum: float = 0.95,
-    nesterov: bool = True,
-    ns_steps: int = 5,
-    rate_scale: RateScale = "match_rms_adamw",
-    betas: tuple[float, float] = (0.9, 0.99),
-    eps: float = 1e-8,
-    weight_decay: float = 0.1,
-) -> Muon:
-    """Build Muon from configuration settings: those of the class, with `learning_rate` for `lr`."""
-    require(0 < learning_rate < math.inf, "learning_rate", learning_rate, "> 0")
-    return Muon(
-        params,
-        lr=learning_rate,
-        momentum=momentum,
-        nesterov=nesterov,
-        ns_steps=ns_steps,
-        rate_scale=rate_scale,
-        betas=betas,
-        eps=eps,
-        weight_decay=weight_decay,
-    )

@@ -11,7 +11,7 @@ from torch import nn
 
 from spectral_exp.core.errors import SettingError
 from spectral_exp.optim.adamw import build_adamw
-from spectral_exp.optim.muon import Muon, build_muon
+from spectral_exp.optim.muon import JoinedOptimizer, build_muon
 
 SHAPES: dict[str, list[tuple[int, ...]]] = {
     "hidden": [(6, 4), (4, 6), (3,), (2, 3, 4)],
@@ -88,7 +88,7 @@ def test_a_loaded_state_continues_bit_for_bit() -> None:
     whole, resumed = groups(), groups()
     uninterrupted, first = build_muon(whole, 0.02), build_muon(resumed, 0.02)
 
-    def train(optimizer: Muon, of: list[dict[str, Any]], steps: range) -> None:
+    def train(optimizer: JoinedOptimizer, of: list[dict[str, Any]], steps: range) -> None:
         for step in steps:
             set_gradients(of, step)
             optimizer.step()
@@ -111,7 +111,7 @@ def test_a_loaded_state_continues_bit_for_bit() -> None:
 
 def test_a_closure_gives_the_loss_and_gradients() -> None:
     weight = nn.Parameter(torch.ones(2, 2))
-    optimizer = Muon([weight])
+    optimizer = build_muon([weight])
 
     def closure() -> float:
         optimizer.zero_grad()
