@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 
-from spectral_exp.commands.options import add_force
+from spectral_exp.commands.options import add_checkpoint, add_force
 from spectral_exp.core.console import Parser, command, confirm
 from spectral_exp.core.errors import UserError, explain_missing, require
 from spectral_exp.monitoring import CheckpointManager
@@ -35,9 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
         subparser = commands.add_parser(name, help=text, description=text)
         subparser.add_argument("run", type=Path, help="run directory")
     export = commands.choices["export"]
-    export.add_argument(
-        "--checkpoint", default="best", help="best, latest or a step (default: best)"
-    )
+    add_checkpoint(export)
     export.add_argument(
         "--output", type=Path, help="file to write (default: weights_step_N.safetensors in the run)"
     )

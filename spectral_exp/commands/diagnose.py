@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spectral_exp.commands.options import add_checkpoint, add_device, add_models
 from spectral_exp.config.trained import Trained, load_trained
 from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import UserError, require
@@ -78,23 +79,15 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=_LEGEND,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "runs",
-        type=Path,
-        nargs="+",
-        metavar="RUN",
-        help="run directories, for example outputs/<run>",
-    )
+    add_models(parser)
     parser.add_argument(
         "--windows",
         type=int,
         default=64,
         help="number of windows of validation text (default: 64)",
     )
-    parser.add_argument(
-        "--checkpoint", default="best", help="best, latest or a step (default: best)"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
+    add_checkpoint(parser)
+    add_device(parser)
     parser.add_argument(
         "--json", action="store_true", help="print all values as JSON, separately for each head"
     )

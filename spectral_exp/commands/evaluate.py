@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spectral_exp.commands.options import add_checkpoint, add_device, add_models
 from spectral_exp.config.trained import Trained, load_trained
 from spectral_exp.core.append_file import AppendFile
 from spectral_exp.core.console import Parser, command
@@ -56,9 +57,11 @@ class Evaluated:
 
     def record(self) -> dict[str, Any]:
         """Return the line for the records of the run."""
+        from spectral_exp.training.evaluation import perplexity
+
         whole = asdict(self)
         score = whole.pop("score")
-        return {"time": timestamp(), **whole, **score, "perplexity": self.score.perplexity}
+        return {"time": timestamp(), **whole, **score, "perplexity": perplexity(self.score.loss)}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -67,13 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
         "spectral-exp evaluate",
         description="Score trained models on a text: nats per token and bits per byte.",
     )
-    parser.add_argument(
-        "runs",
-        type=Path,
-        nargs="+",
-        metavar="RUN",
-        help="run directories, for example outputs/<run>",
-    )
+    add_models(parser)
     parser.add_argument(
         "--split", choices=_SPLITS, help="part of the run's own text (default: val)"
     )
@@ -88,10 +85,8 @@ def build_parser() -> argparse.ArgumentParser:
         "more context (default: --block-size)",
     )
     parser.add_argument("--windows", type=int, help="number of windows (default: all)")
-    parser.add_argument(
-        "--checkpoint", default="best", help="best, latest or a step (default: best)"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
+    add_checkpoint(parser)
+    add_device(parser)
     parser.add_argument("--no-record", action="store_true", help="leave the run as it is")
     parser.add_argument("--json", action="store_true", help="print the records as JSON")
     return parser
@@ -248,6 +243,8 @@ def _append(run: Path, record: dict[str, Any]) -> None:
 
 
 def _describe(evaluated: Evaluated) -> str:
+    from spectral_exp.training.evaluation import perplexity
+
     score = evaluated.score
     error = score.standard_error_bpb
     spread = "" if error is None else f" (standard error {error:.4f})"
@@ -255,7 +252,7 @@ def _describe(evaluated: Evaluated) -> str:
     overlap = "" if advance == evaluated.block_size else f", each {advance} tokens further"
     return (
         f"{evaluated.run}: step {evaluated.step} on {evaluated.text}: {score.bpb:.4f} bits per "
-        f"byte{spread}, {score.loss:.4f} nats per token, perplexity {score.perplexity:.2f}\n"
+        f"byte{spread}, {score.loss:.4f} nats per token, perplexity {perplexity(score.loss):.2f}\n"
         f"  {format_count(score.windows, 'window')} of {evaluated.block_size} tokens{overlap}: "
         f"{score.tokens} tokens, {score.bytes} bytes"
     )

@@ -6,6 +6,7 @@ import argparse
 import math
 from pathlib import Path
 
+from spectral_exp.commands.options import add_checkpoint, add_device
 from spectral_exp.config.trained import load_trained
 from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import UserError, require
@@ -30,10 +31,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="draw only from the likeliest tokens of this total probability",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws (default: 0)")
-    parser.add_argument(
-        "--checkpoint", default="best", help="best, latest or a step (default: best)"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
+    add_checkpoint(parser)
+    add_device(parser)
     return parser
 
 

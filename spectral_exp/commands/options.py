@@ -28,3 +28,26 @@ def add_force(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force", action="store_true", help="overwrite a file that this command has not written"
     )
+
+
+def add_models(parser: argparse.ArgumentParser) -> None:
+    """Add the runs whose trained models a command uses."""
+    parser.add_argument(
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="run directories, for example outputs/<run>",
+    )
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """Add `--checkpoint`."""
+    parser.add_argument(
+        "--checkpoint", default="best", help="best, latest or a step (default: best)"
+    )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add `--device`, of commands that compute with a trained model."""
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")

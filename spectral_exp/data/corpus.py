@@ -172,15 +172,6 @@ class PythonStdlib(TextCorpus):
             licences and copied functions, which validation would otherwise share with training.
     """
 
-    def __init__(
-        self,
-        val_fraction: float = 0.1,
-        test_fraction: float = 0.0,
-        drop_repeats: bool = False,
-    ) -> None:
-        super().__init__(val_fraction, test_fraction)
-        self.drop_repeats = drop_repeats
-
     _skipped_folders: ClassVar[frozenset[str]] = frozenset(
         {
             "test",
@@ -200,6 +191,15 @@ class PythonStdlib(TextCorpus):
         re.IGNORECASE,
     )
     _generated_within: ClassVar[int] = 300
+
+    def __init__(
+        self,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.0,
+        drop_repeats: bool = False,
+    ) -> None:
+        super().__init__(val_fraction, test_fraction)
+        self.drop_repeats = drop_repeats
 
     def read(self, cache: Path) -> bytes:
         """Return the text, or raise a UserError if the interpreter has no library sources."""

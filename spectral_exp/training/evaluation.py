@@ -35,11 +35,16 @@ class Evaluation:
     @property
     def perplexity(self) -> float:
         """exp(val_loss); infinite if that overflows."""
-        return math.exp(self.val_loss) if self.val_loss < 700 else math.inf
+        return perplexity(self.val_loss)
 
     def metrics(self) -> dict[str, float]:
         """Return the entries for the metrics file."""
         return {"val_loss": self.val_loss, "perplexity": self.perplexity, "val_bpb": self.val_bpb}
+
+
+def perplexity(loss: float) -> float:
+    """Return exp(loss), infinite if that overflows."""
+    return math.exp(loss) if loss < 700 else math.inf
 
 
 @torch.no_grad()

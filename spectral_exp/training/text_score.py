@@ -33,11 +33,6 @@ class TextScore:
     tokens: int
     bytes: int
 
-    @property
-    def perplexity(self) -> float:
-        """exp(loss); infinite if that overflows."""
-        return math.exp(self.loss) if self.loss < 700 else math.inf
-
 
 @torch.no_grad()
 def score_text(
