@@ -146,7 +146,7 @@ def _run_alone(command: CommandLine, job: Job) -> int:
     if not isinstance(count, int) or count % size:
         # It is refused, and a misspelt number must not start a thousand processes before that.
         _check(command, job)
-    with _launched(size, job.config, command.arguments) as launcher:
+    with _launch_processes(size, job.config, command.arguments) as launcher:
         return launcher.run(_check(command, job).to_json())
 
 
@@ -158,7 +158,9 @@ def _number_of_processes(config: Mapping[str, Any]) -> int:
 
 
 @contextmanager
-def _launched(size: int, config: Mapping[str, Any], arguments: Sequence[str]) -> Iterator[Launcher]:
+def _launch_processes(
+    size: int, config: Mapping[str, Any], arguments: Sequence[str]
+) -> Iterator[Launcher]:
     """Start the processes of a run; they load while the caller checks the command.
 
     Raises:
@@ -415,7 +417,7 @@ def _run_job_or_launch(config: DictConfig) -> None:
     run_dir = Path(job.runtime.output_dir)
     overrides = [*resolve_overrides(job, plain), f"hydra.run.dir={quote(str(run_dir))}"]
     command = CommandLine.parse([*search_arguments(job), *overrides])
-    with _launched(size, plain, command.arguments) as launcher:
+    with _launch_processes(size, plain, command.arguments) as launcher:
         code = launcher.run(command.to_json())
     if code:
         raise JobError(f"{_relative(run_dir)}: see the messages above", code)

@@ -8,7 +8,7 @@ is, for states that no machine can hold. The `divide_...` functions load both.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from spectral_exp.distributed.divided import DividedTensor, stand_in
-from spectral_exp.distributed.members import GroupMembers
 from spectral_exp.distributed.shards import row_range
 
 
@@ -94,6 +93,24 @@ def collect_gradients(model: nn.Module, copy: nn.Module | None) -> None:
         gradient = None if parameter.grad is None else _whole(parameter.grad)
         if copy is not None:
             wholes[name].grad = None if gradient is None else gradient.to("cpu", copy=True)
+
+
+class GroupMembers:
+    """This process among those of the default group, which exchanges numbers on the CPU.
+
+    Attributes:
+        rank: of this process.
+    """
+
+    def __init__(self) -> None:
+        self.rank = dist.get_rank()
+
+    def exchange(self, numbers: Sequence[int]) -> list[list[int]]:
+        """Return the numbers that each process has passed, in the order of ranks."""
+        own = torch.tensor(numbers, dtype=torch.int64)
+        found = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+        dist.all_gather(found, own)
+        return [values.tolist() for values in found]
 
 
 class SplitState(NamedTuple):

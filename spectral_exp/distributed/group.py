@@ -85,6 +85,7 @@ class GroupRanks(Ranks):
             "devices": devices,
             "backend": "nccl" if uses_nccl else "gloo",
             "strategy": self._settings.strategy,
+            "exact": self._settings.exact,
         }
 
     def share_updates(self, optimizer: torch.optim.Optimizer) -> None:

@@ -1,8 +1,8 @@
 """Matrix updates of an optimizer, each computed by the process that owns the matrix.
 
-Both classes are the `MatrixOwners` of `spectral_exp.optim`. Owners are assigned by cost, the same
-on all processes, and a batch of matrices that one process would compute in one call has one owner.
-So the results are the bits of one process.
+Both public classes are the `MatrixOwners` of `spectral_exp.optim`. Owners are assigned by cost, the
+same on all processes, and a batch of matrices that one process would compute in one call has one
+owner. So the results are the bits of one process.
 
 Letters: N matrices of one shape, R rows of each, r rows that a process holds, W processes.
 """
@@ -44,8 +44,8 @@ class Update(Protocol):
         """Whether rows are independent."""
 
 
-class ReplicatedOwners:
-    """Every process holds all matrices, as with data parallelism. Owners broadcast updates.
+class _Owners:
+    """The processes of a group.
 
     Args:
         group: all processes; None for the default group.
@@ -54,6 +54,10 @@ class ReplicatedOwners:
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
         self._group = group
         self._rank, self._size = dist.get_rank(), dist.get_world_size()
+
+
+class ReplicatedOwners(_Owners):
+    """Every process holds all matrices, as with data parallelism. Owners broadcast updates."""
 
     def local(self, tensor: Tensor) -> Tensor:
         """Return `tensor`."""
@@ -87,19 +91,12 @@ class ReplicatedOwners:
             yield rows, numbers
 
 
-class ShardedOwners:
+class ShardedOwners(_Owners):
     """Every process holds some rows of each matrix, as with `fully_shard`.
 
     The rows of a matrix go to its owner, and those of its update come back, each in one
     `all_to_all_single` for all matrices.
-
-    Args:
-        group: all processes; None for the default group.
     """
-
-    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
-        self._group = group
-        self._rank, self._size = dist.get_rank(), dist.get_world_size()
 
     def local(self, tensor: Tensor) -> Tensor:
         """Return the rows of a sharded tensor that this process holds; others unchanged."""

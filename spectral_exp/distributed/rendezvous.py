@@ -181,7 +181,7 @@ class Rendezvous:
         try:
             publish(self.store, report)
         except RuntimeError:
-            log.warning("the other processes cannot be told why this one ends")
+            log.warning("cannot report to the other processes why this one ends")
 
     def _reports(self) -> list[Report]:
         if self.store.add(_FAILURES, 0) == 0:

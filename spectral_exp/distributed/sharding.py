@@ -50,7 +50,7 @@ def shard_model(
         mesh = DeviceMesh.from_group(group, device.type)
     for block in blocks:
         fully_shard(block, mesh=mesh)
-    fully_shard(model, mesh=mesh, ignored_params=set(_undivided(model)))
+    fully_shard(model, mesh=mesh, ignored_params=set(_whole_parameters(model)))
     for part in sharded_parts(model):
         part.set_force_sum_reduction_for_comms(True)
         part.set_gradient_divide_factor(1.0)
@@ -72,7 +72,7 @@ def set_gradient_sync(model: nn.Module, is_last_micro_step: bool) -> None:
 
 def complete_gradients(model: nn.Module, group: dist.ProcessGroup | None = None) -> None:
     """Add up the gradients of parameters that are whole on all processes, in the order of ranks."""
-    gradients = [p.grad for p in _undivided(model) if p.grad is not None]
+    gradients = [p.grad for p in _whole_parameters(model) if p.grad is not None]
     if not gradients:
         return
     own = torch.stack([gradient.detach() for gradient in gradients])
@@ -156,7 +156,7 @@ def whole_model(model: nn.Module) -> Iterator[None]:
             part.set_reshard_after_forward(True, recurse=False)
 
 
-def _undivided(model: nn.Module) -> list[nn.Parameter]:
+def _whole_parameters(model: nn.Module) -> list[nn.Parameter]:
     """Return the parameters that stay whole on all processes."""
     return [parameter for parameter in model.parameters() if parameter.ndim == 0]
 

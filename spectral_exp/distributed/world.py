@@ -80,7 +80,7 @@ def world_from_environment(variables: Mapping[str, str] = os.environ) -> World:
             local_rank=_number(variables, "LOCAL_RANK", 0),
             local_size=local_size,
             node=_number(variables, "GROUP_RANK", 0),
-            nodes=_number(variables, "GROUP_WORLD_SIZE", max(1, size // local_size)),
+            nodes=_number(variables, "GROUP_WORLD_SIZE", max(1, size // max(1, local_size))),
         )
     elif _number(variables, "SLURM_STEP_NUM_TASKS", 1) > 1 and "SLURM_PROCID" in variables:
         # Only srun sets the first; a batch script has the second too.

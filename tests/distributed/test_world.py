@@ -69,6 +69,7 @@ def test_one_process_is_alone(variables: dict[str, str]) -> None:
         ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two must be a number"),
         ({"WORLD_SIZE": "2", "RANK": "2"}, "rank 2 of 2"),
         ({"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}, "local rank 1 of 1"),
+        ({"WORLD_SIZE": "2", "RANK": "1", "LOCAL_WORLD_SIZE": "0"}, "local rank 0 of 0"),
     ],
 )
 def test_a_contradictory_environment_is_refused(variables: dict[str, str], named: str) -> None:

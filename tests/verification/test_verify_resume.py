@@ -346,3 +346,25 @@ def test_mistakes_are_reported_in_one_line(
 ) -> None:
     monkeypatch.chdir(finished.parent)
     assert_refused(main, options, message, capsys)
+
+
+@pytest.mark.parametrize(
+    ("attempt", "has_bits"),
+    [
+        ({}, True),
+        ({"processes": 4, "devices": ["cpu"] * 4, "strategy": "ddp"}, True),
+        ({"processes": 2, "devices": ["cpu"] * 2, "strategy": "ddp"}, False),
+        ({"processes": 4, "devices": ["cuda:0"] * 4, "strategy": "ddp"}, False),
+        ({"processes": 2, "devices": ["cuda:0"] * 2, "strategy": "ddp", "exact": True}, True),
+        ({"processes": 4, "devices": ["cpu"] * 4, "strategy": "fsdp"}, False),
+        ({"processes": 4, "devices": ["cpu"] * 4, "strategy": "fsdp", "exact": True}, True),
+        ({"processes": 2, "devices": ["cpu"] * 2, "strategy": "fsdp", "exact": True}, False),
+    ],
+)
+def test_every_attempt_must_have_the_bits_of_one_process(
+    attempt: dict[str, Any], has_bits: bool
+) -> None:
+    # The last attempt, whose settings are recorded, says nothing about an earlier one.
+    config = {"training": {"grad_accum_steps": 4}, "distributed": {"exact": True}}
+    record = {"config": config, "attempts": [attempt, {"processes": 1}]}
+    assert (verify_resume.order_of_addition(record) == "") == has_bits
