@@ -89,7 +89,9 @@ def _sweep(command: CommandLine, composer: Composer) -> TrainingJob:
     """Return the job of a sweep, which several workers may run at the same time."""
     plan = Plan(command, composer)
     own = [*plan.hydra_overrides, f"sweep={quote(plan.name)}"]
-    jobs = composer.compose_all([*overrides, *own] for overrides in plan.requested)
+    jobs = composer.compose_all(
+        [*overrides, *own] for overrides in [*plan.requested, *plan.examples]
+    )
     _check_jobs(jobs)
     outputs = Path(str(jobs[0].config["outputs"]))
     return TrainingJob(tuple(plan.arguments), plan.folder, outputs, is_sweep=True)

@@ -196,7 +196,8 @@ class Driver:
         except UserError:
             raise
         except Exception as error:
-            # A worker was killed, or a folder cannot be made: the runs tell what is left to do.
+            # A worker was killed, or a folder cannot be made. The states of the runs show which
+            # jobs are left.
             broken = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
         self._raise_if_stopped(outcomes.values())
         if broken:

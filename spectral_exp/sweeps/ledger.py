@@ -16,14 +16,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from spectral_exp.core.errors import UserError
+from spectral_exp.core.file_locks import fcntl
 from spectral_exp.core.json_files import content_crc32, read_intact_json, write_json_atomic
 from spectral_exp.core.redact import redact
 from spectral_exp.runs.layout import CORRUPT_SUFFIX, SWEEP_LOCK_NAME, SWEEP_NAME
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 

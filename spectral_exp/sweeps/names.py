@@ -44,7 +44,7 @@ def job_key(
 
     Args:
         settings: of the job, as returned by `identity`.
-        defaults: of a job without overrides, likewise.
+        defaults: of a job without overrides, as returned by `identity`.
         overrides: of the job; those that remove a setting count.
     """
     changed = {
@@ -63,7 +63,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         config: nested, without secrets, as in the record of a run.
     """
-    return {name: _normalized(value) for name, value in flatten(config) if _makes_another_job(name)}
+    return {name: _normalize(value) for name, value in flatten(config) if _makes_another_job(name)}
 
 
 @functools.lru_cache(maxsize=4096)  # all jobs share the same few hundred settings
@@ -71,10 +71,10 @@ def _makes_another_job(setting: str) -> bool:
     return not is_among(setting, _NOT_IDENTITY)
 
 
-def _normalized(value: Any) -> Any:
+def _normalize(value: Any) -> Any:
     """Return a value with whole numbers as integers: 1.0 and 1 are the same setting."""
     if isinstance(value, list):
-        return [_normalized(item) for item in value]
+        return [_normalize(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

@@ -54,6 +54,7 @@ class Plan:
         hydra_overrides: those of Hydra, which all jobs share.
         requested: the overrides of each job of the command line.
         searches: those of the command line, which propose further jobs.
+        examples: the overrides of jobs that use every bound and value of the searches.
         arguments: arguments of the command that continues the sweep.
         defaults: the default settings, as returned by `names.identity`.
         config_name: name of the primary configuration file.
@@ -83,8 +84,8 @@ class Plan:
                 self.searches.append(search)
             else:
                 self.requested += composer.split(of_jobs)
-        self._examples = [job for search in self.searches for job in search.examples()]
-        _refuse_several_places([*self.requested, *self._examples])
+        self.examples = [job for search in self.searches for job in search.examples()]
+        _refuse_several_places([*self.requested, *self.examples])
         given = settings.get("sweep") or settings.get("experiment_id")
         self.name = given or self._new_name()
         require_sweep_name(self.name)
@@ -116,7 +117,7 @@ class Plan:
         Raises:
             UserError: they have mistakes.
         """
-        _check(self._compose(self._examples))
+        _check(self._compose(self.examples))
 
     def job_arguments(self, job: PlannedJob) -> list[str]:
         """Return the overrides with which a launcher runs a job, without those of Hydra."""
@@ -196,9 +197,9 @@ class Plan:
 
     def _compose_first(self) -> Job:
         try:
-            return self._compose([*self.requested, *self._examples][:1])[0]
+            return self._compose([*self.requested, *self.examples][:1])[0]
         except UserError:
-            self._compose([*self.requested, *self._examples])  # raises the mistakes of all jobs
+            self._compose([*self.requested, *self.examples])  # raises the mistakes of all jobs
             raise
 
     def _new_name(self) -> str:

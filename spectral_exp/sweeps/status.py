@@ -32,7 +32,7 @@ class JobStatus:
         state: done, running, interrupted, failed or waiting.
         status: of its results; "" without results.
         step: the last step of a job that is not done; None if it has not begun or is done.
-        max_steps: its last step when it is done; None likewise.
+        max_steps: its last step when it is done; None if `step` is None or it is unknown.
         remaining_s: seconds of training that are left for a running job, at its rate until now;
             None if that is unknown.
         reason: why it failed, or cannot be read.

@@ -95,6 +95,18 @@ def test_workers_share_a_sweep_by_its_name(folder: Path) -> None:
     assert not (folder / "outputs").exists()
 
 
+@pytest.mark.slow
+def test_a_search_is_submitted_as_a_sweep(folder: Path) -> None:
+    pytest.importorskip("optuna")
+    ranges = "optimizer.learning_rate=interval(1e-4,1e-2)"
+    training = ("-m", *TRAINING, "search=random", ranges, "sweep=rate")
+    job = prepare(training)
+    assert (job.is_sweep, job.folder, job.arguments) == (True, Path("outputs/rate"), training)
+    wrong = "optimizer.learning_rate=interval(-1.0,1e-2)"
+    with pytest.raises(UserError, match=r"optimizer.learning_rate=-1.0 must be"):
+        prepare(["-m", *TRAINING, "search=random", wrong])
+
+
 @pytest.mark.parametrize("system", ["slurm", "ray"])
 def test_a_dry_run_prints_the_script_and_leaves_nothing(
     system: str, folder: Path, capsysbinary: pytest.CaptureFixture[bytes]

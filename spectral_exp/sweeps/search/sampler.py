@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Point = tuple[float, ...]
 """The value of each dimension: a number of an interval, or the index of one of the values."""
 
-_DIGITS = 4  # of a proposal, as far as the bounds of its interval can be told apart
+_DIGITS = 4  # of a proposal, relative to the width or size of its interval
 
 
 def import_optuna(setting: str) -> types.ModuleType:
