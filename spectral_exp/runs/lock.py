@@ -63,7 +63,7 @@ class RunLock:
 
         Raises:
             RunInUseError: another process holds it.
-        UserError: the folder is not writable.
+            UserError: the folder is not writable.
         """
         while self._descriptor is None:
             with explain_os_error(f"lock the run directory {self.path.parent}"):

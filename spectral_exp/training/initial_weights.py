@@ -249,11 +249,12 @@ def _tensors(text: str, weights: Mapping[Any, Any]) -> dict[str, torch.Tensor]:
         if not isinstance(name, str)
         or not isinstance(value, torch.Tensor)
         or value.layout is not torch.strided
+        or value.device.type != "cpu"  # such as meta, which has no values
     ]
     if wrong:
         raise UserError(
-            f"{SETTING}={text}: {printable(wrong[0], 80)} of its model is not a tensor; only "
-            "tensors are loaded"
+            f"{SETTING}={text}: {printable(wrong[0], 80)} of its model is not a tensor with plain "
+            "values; only such tensors are loaded"
         )
     return dict(weights)
 

@@ -170,7 +170,7 @@ def _lost_values(own: torch.Tensor, given: torch.Tensor) -> bool:
 
 
 def _nearest_pairs(unexpected: Sequence[str], missing: Collection[str]) -> str:
-    """Return "; did you mean X for Y?" for the first name with a similar one, or ""."""
+    """Return "; is X the model's Y?" for the first unexpected name like a missing one, or ""."""
     candidates = list(missing)[:_MAX_CANDIDATES]
     for name in unexpected[:_MAX_NAMES]:
         if len(name) < 200 and (found := difflib.get_close_matches(name, candidates, n=1)):

@@ -393,6 +393,20 @@ def test_a_hostile_file_is_refused_in_one_line(
     assert not (tmp_path / "canary").exists()
 
 
+@pytest.mark.parametrize(
+    "weight",
+    [torch.empty(2, device="meta"), torch.ones(2).to_sparse()],
+    ids=["meta", "sparse"],
+)
+def test_a_tensor_without_plain_values_is_refused_by_name(
+    weight: torch.Tensor, parent: Path, tmp_path: Path
+) -> None:
+    state = saved(parent, 6)
+    torch.save({**state, "model_state_dict": {"odd": weight}}, tmp_path / "odd.pt")
+    with pytest.raises(UserError, match="odd of its model is not a tensor with plain values"):
+        read_initial_weights(str(tmp_path / "odd.pt"))
+
+
 def test_safetensors_hold_the_same_weights(parent: Path, tmp_path: Path) -> None:
     weights = saved(parent, 4)["model_state_dict"]
     file = tmp_path / "weights.safetensors"

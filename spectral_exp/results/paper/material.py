@@ -131,7 +131,7 @@ class Material:
     def interval(self, summary: GroupSummary) -> Text:
         """The interval of a group's mean in brackets, or a dash."""
         formula = "bound of the 95 % bootstrap interval of the mean"
-        return self._bounds(summary.interval, self.ids(summary), formula, self._fixed)
+        return self._bounds(summary.interval, self.ids(summary), formula, self._format_fixed)
 
     def extremes(self, summary: GroupSummary) -> Text:
         """The lowest and the highest value of a group, or a dash."""
@@ -156,12 +156,14 @@ class Material:
             else "difference of the means"
         )
         formula = f"{mean}, {_pair_words(difference)}"
-        return self._number(difference.mean, self._both(difference), formula, self._signed)
+        return self._number(difference.mean, self._both(difference), formula, self._format_signed)
 
     def difference_interval(self, difference: Difference) -> Text:
         """The interval of a difference in brackets, or a dash."""
         formula = f"bound of the 95 % interval of {_pair_words(difference)}"
-        return self._bounds(difference.interval, self._both(difference), formula, self._signed)
+        return self._bounds(
+            difference.interval, self._both(difference), formula, self._format_signed
+        )
 
     def pairs(self, difference: Difference) -> Text:
         """On how many pairs a difference rests."""
@@ -176,12 +178,12 @@ class Material:
     def p_value(self, difference: Difference) -> Text:
         """The p value before correction, or a dash."""
         ids = self._both(difference)
-        return self._number(difference.p_value, ids, "p value before correction", _small)
+        return self._number(difference.p_value, ids, "p value before correction", _format_p)
 
     def p_holm(self, difference: Difference) -> Text:
         """The p value after Holm's correction, or a dash."""
         ids = self._both(difference)
-        return self._number(difference.p_holm, ids, "p value after Holm's correction", _small)
+        return self._number(difference.p_holm, ids, "p value after Holm's correction", _format_p)
 
     def number_of(self, n: int, what: str, runs: Iterable[Run] | None = None) -> Number:
         """A count of things among the runs."""
@@ -192,7 +194,7 @@ class Material:
         return (*self.ids(difference.a), *self.ids(difference.b))
 
     def _statistic(self, summary: GroupSummary, value: float | None, formula: str) -> Text:
-        return self._number(value, self.ids(summary), formula, self._plain)
+        return self._number(value, self.ids(summary), formula, self._format_plain)
 
     def _bounds(
         self,
@@ -219,13 +221,13 @@ class Material:
         source = Source(self.comparison.metric, ids, self.comparison.at, formula)
         return (Number(show(value), value, source),)
 
-    def _plain(self, value: float) -> str:
+    def _format_plain(self, value: float) -> str:
         return f"{value:.{self.decimals}f}"
 
-    def _fixed(self, value: float) -> str:
-        return self._plain(value).replace("-", "\u2212")
+    def _format_fixed(self, value: float) -> str:
+        return self._format_plain(value).replace("-", "\u2212")
 
-    def _signed(self, value: float) -> str:
+    def _format_signed(self, value: float) -> str:
         return f"{value:+.{self.decimals}f}".replace("-", "\u2212")
 
     # --- single runs ----------------------------------------------------------------------
@@ -243,7 +245,7 @@ class Material:
     def value(self, run: Run) -> Text:
         """The metric of one run, or a dash."""
         value = run.value(self.comparison.metric, self.comparison.at)
-        return self._number(value, (run.run_id,), SAME, self._plain)
+        return self._number(value, (run.run_id,), SAME, self._format_plain)
 
     def average(self, runs: Sequence[Run], metric: str, show: Callable[[float], str]) -> Text:
         """The mean of a metric over those runs that have it, or a dash."""
@@ -334,8 +336,8 @@ def plain_number(value: float) -> str:
     return shown
 
 
-def _small(p: float) -> str:
-    """Return a p value in words."""
+def _format_p(p: float) -> str:
+    """Return a p value with three decimals, or that it is smaller than these show."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
