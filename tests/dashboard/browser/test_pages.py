@@ -233,7 +233,7 @@ def test_the_step_of_a_watched_run_does_not_wait_for_its_row(
 def test_an_unfinished_run_is_watched_as_closely_as_one_that_trains(
     open_page: OpenPage, tmp_path: Path
 ) -> None:
-    """It may be continued at any moment: its step is shown, and asked for again soon."""
+    """It may be continued at any moment: its step does not wait for its row."""
     run, metrics, lines = make_unfinished_run(tmp_path)
     with served(tmp_path) as address:
         page = visit(open_page, address)
@@ -311,6 +311,7 @@ def test_an_exported_view_needs_no_server(
     page = open_page("file://")
     page.goto(file.as_uri())
     expect(row(page, "wave").get_by_role("cell").nth(3)).to_have_text(value)
+    expect(page.get_by_role("button", name="Compare")).to_be_enabled()
     expect(page.locator(".connection")).to_have_text("Exported file")
     loss = page.get_by_role("region", name="Loss", exact=True)
     loss.scroll_into_view_if_needed()
