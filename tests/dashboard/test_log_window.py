@@ -29,6 +29,14 @@ PIECES = st.lists(
 )
 
 
+def run_with_log(folders: pytest.TempPathFactory, content: bytes) -> Path:
+    """Return a folder with this log, the same for each example of a property."""
+    run = folders.getbasetemp() / "log"
+    run.mkdir(exist_ok=True)
+    (run / NAME).write_bytes(content)
+    return run
+
+
 def read_all(run: Path, size: int) -> str:
     """Return a log as a page does that asks for one window after the other."""
     text, offset = "", 0
@@ -47,10 +55,8 @@ def read_all(run: Path, size: int) -> str:
 def test_windows_make_up_the_whole_text(
     tmp_path_factory: pytest.TempPathFactory, pieces: list[str], size: int
 ) -> None:
-    run = tmp_path_factory.getbasetemp() / "windows"
-    run.mkdir(exist_ok=True)
     content = "".join(pieces)
-    (run / NAME).write_bytes(content.encode())
+    run = run_with_log(tmp_path_factory, content.encode())
     plain = content
     for sequence in ("\x1b[31m", "\x1b[0m", "\x1b]0;t\x07"):
         plain = plain.replace(sequence, "")
@@ -62,10 +68,8 @@ def test_windows_make_up_the_whole_text(
 def test_each_line_of_a_window_knows_its_first_byte(
     tmp_path_factory: pytest.TempPathFactory, pieces: list[str], offset: int
 ) -> None:
-    run = tmp_path_factory.getbasetemp() / "starts"
-    run.mkdir(exist_ok=True)
     content = "".join(pieces).encode()
-    (run / NAME).write_bytes(content)
+    run = run_with_log(tmp_path_factory, content)
     window = read_window(run, NAME, offset, 30)
     ends = [*window["starts"][1:], window["end"]]
     lines = [content[start:end] for start, end in zip(window["starts"], ends, strict=True)]
@@ -77,10 +81,8 @@ def test_each_line_of_a_window_knows_its_first_byte(
 def test_the_end_of_a_log_is_whole_lines(
     tmp_path_factory: pytest.TempPathFactory, pieces: list[str], max_bytes: int
 ) -> None:
-    run = tmp_path_factory.getbasetemp() / "end"
-    run.mkdir(exist_ok=True)
     content = "".join(f"{piece}\n" for piece in pieces).encode()
-    (run / NAME).write_bytes(content)
+    run = run_with_log(tmp_path_factory, content)
     end = read_end(run, NAME, max_bytes)
     assert end["size"] == len(content)
     assert end["held"] <= max_bytes
@@ -96,9 +98,7 @@ def test_the_end_of_a_log_is_whole_lines(
 def test_any_bytes_are_safe_text(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, size: int, offset: int
 ) -> None:
-    run = tmp_path_factory.getbasetemp() / "bytes"
-    run.mkdir(exist_ok=True)
-    (run / NAME).write_bytes(content)
+    run = run_with_log(tmp_path_factory, content)
     window = read_window(run, NAME, offset, size)
     assert 0 <= window["offset"] <= window["end"] <= window["size"] == len(content)
     assert printable_lines(window["text"]) == window["text"]

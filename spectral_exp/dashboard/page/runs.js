@@ -68,6 +68,7 @@ export class RunsPage {
 
   draw() {
     const { answer, error } = this.groups;
+    if (answer) this.shown = this.shownIds(answer);
     this.toolbar.draw(this.params, answer, error);
     const isEmpty = !answer || answer.rows.length === 0;
     this.tableHost.hidden = isEmpty;
@@ -101,7 +102,6 @@ export class RunsPage {
 
   drawTable(answer) {
     const sort = { id: this.params.get("sort"), descending: this.params.get("desc") === "1" };
-    this.shown = this.shownIds(answer);
     this.openIds = new Set(idList(this.params, "open") ?? []);
     this.styles = resolveColors(answer.rows.filter(({ id }) => this.shown.has(id)));
     const columns = runColumns(answer, this);

@@ -170,14 +170,26 @@ def test_two_groups_are_compared(open_page: OpenPage, dashboard: str) -> None:
     expect(difference).to_contain_text("-0.3950")
 
 
-def test_a_growing_run_is_followed_until_it_is_deleted(open_page: OpenPage, tmp_path: Path) -> None:
-    """Lines, the end and the deletion of a run appear without a reload."""
-    run = make_run(tmp_path, "classic", 1, steps=100, status=None)
-    config = json.loads((run / "config.json").read_text())["config"]
-    assert config["training"]["max_steps"] == 100
+def make_unfinished_run(folder: Path) -> tuple[Path, Path, list[str]]:
+    """Return a run with 4 of its lines, the file of its metrics, and all lines of it."""
+    run = make_run(folder, "classic", 1, steps=100, status=None)
     metrics = run / "logs" / "metrics.jsonl"
     lines = metrics.read_text().splitlines(keepends=True)
     metrics.write_text("".join(lines[:4]))
+    return run, metrics, lines
+
+
+def leave_out_rows(route: Any) -> None:
+    """Answer without the rows that have changed."""
+    answer = route.fetch()
+    route.fulfill(response=answer, json={**answer.json(), "runs": []})
+
+
+def test_a_growing_run_is_followed_until_it_is_deleted(open_page: OpenPage, tmp_path: Path) -> None:
+    """Lines, the end and the deletion of a run appear without a reload."""
+    run, metrics, lines = make_unfinished_run(tmp_path)
+    config = json.loads((run / "config.json").read_text())["config"]
+    assert config["training"]["max_steps"] == 100
     with served(tmp_path) as address:
         with RunLock(run):
             # Questions about the run may be on their way while it is deleted.
@@ -204,24 +216,35 @@ def test_a_growing_run_is_followed_until_it_is_deleted(open_page: OpenPage, tmp_
 def test_the_step_of_a_watched_run_does_not_wait_for_its_row(
     open_page: OpenPage, tmp_path: Path
 ) -> None:
-    run = make_run(tmp_path, "classic", 1, steps=100, status=None)
-    metrics = run / "logs" / "metrics.jsonl"
-    lines = metrics.read_text().splitlines(keepends=True)
-    metrics.write_text("".join(lines[:4]))
-
-    def without_rows(route: Any) -> None:
-        answer = route.fetch()
-        route.fulfill(response=answer, json={**answer.json(), "runs": []})
-
+    run, metrics, lines = make_unfinished_run(tmp_path)
     with RunLock(run), served(tmp_path) as address:
         page = visit(open_page, address)
         page.evaluate("view => { location.hash = view; }", f"#/run/{keys_of(page)[run.name]}")
         status = page.locator(".run-title .status")
         expect(status).to_contain_text("running 40/100")
-        page.route("**/api/changes*", without_rows)
+        page.route("**/api/changes*", leave_out_rows)
         with metrics.open("a") as file:
             file.write("".join(lines[4:8]))
         expect(status).to_contain_text("running 80/100")
+        page.unroute_all(behavior="wait")
+        page.close()
+
+
+def test_the_step_of_an_unfinished_run_does_not_wait_for_its_row(
+    open_page: OpenPage, tmp_path: Path
+) -> None:
+    """It may be continued at any moment."""
+    run, metrics, lines = make_unfinished_run(tmp_path)
+    with served(tmp_path) as address:
+        page = visit(open_page, address)
+        page.evaluate("view => { location.hash = view; }", f"#/run/{keys_of(page)[run.name]}")
+        status = page.locator(".run-title .status")
+        expect(status).to_contain_text("unfinished 40/100")
+        page.route("**/api/changes*", leave_out_rows)
+        with metrics.open("a") as file:
+            file.write("".join(lines[4:8]))
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        expect(status).to_contain_text("unfinished 80/100")
         page.unroute_all(behavior="wait")
         page.close()
 
@@ -284,6 +307,7 @@ def test_an_exported_view_needs_no_server(
     page = open_page("file://")
     page.goto(file.as_uri())
     expect(row(page, "wave").get_by_role("cell").nth(3)).to_have_text(value)
+    expect(page.get_by_role("button", name="Compare")).to_be_enabled()
     expect(page.locator(".connection")).to_have_text("Exported file")
     loss = page.get_by_role("region", name="Loss", exact=True)
     loss.scroll_into_view_if_needed()
