@@ -180,7 +180,7 @@ def order_of_addition(record: Mapping[str, Any]) -> str:
 
 def _has_bits_of_one_process(attempt: Mapping[str, Any], count: int) -> bool:
     """Return whether an attempt with `count` micro-batches in a step computed as one process."""
-    size, is_exact = attempt.get("processes", 1), attempt.get("exact", False)
+    size, is_exact = attempt.get("processes", 1), attempt.get("exact") is True
     if size == 1:
         return True
     if attempt.get("strategy") == "fsdp":
