@@ -166,11 +166,11 @@ class RGD(EagerOptimizer):
     @property
     def can_step_conditionally(self) -> bool:
         """Whether `step_if` is supported: Adam's fused kernels only, and `gate_every` is 1."""
-        groups = self.param_groups
-        fused = all(
-            _is_fused(p) and not _follows_muon(p, group) for group in groups for p in group["params"]
+        return all(
+            group["gate_every"] == 1
+            and all(_is_fused(p) and not _follows_muon(p, group) for p in group["params"])
+            for group in self.param_groups
         )
-        return fused and all(group["gate_every"] == 1 for group in groups)
 
     def step_if(self, finite: Tensor) -> None:
         """Step only if `finite`, a 0-dimensional bool on the device of the parameters, is true.
@@ -286,9 +286,10 @@ class RGD(EagerOptimizer):
         """Update Muon's averages of a batch and return what is to be orthogonalised, stacked."""
         averages = []
         for p in batch:
+            assert p.grad is not None
             state = self.state[p]
-            gradient, average = (self.owners.local(x) for x in (p.grad, state["momentum_buffer"]))
             state["step"] += 1
+            gradient, average = map(self.owners.local, (p.grad, state["momentum_buffer"]))
             average.lerp_(gradient, 1 - group["momentum"])
             if group["nesterov"]:
                 average = gradient.lerp(average, group["momentum"])

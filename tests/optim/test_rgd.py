@@ -160,9 +160,7 @@ def test_without_resonance_it_is_adamw_to_round_off(dtype: torch.dtype) -> None:
 def test_without_resonance_it_is_fused_adamw_bit_for_bit() -> None:
     ours, theirs = parameters(), parameters()
     train(RGD(ours, weight_decay=0.1, resonance_strength=0.0), ours, 1, 20)
-    train(
-        torch.optim.AdamW(theirs, betas=(0.9, 0.99), weight_decay=0.1, fused=True), theirs, 1, 20
-    )
+    train(torch.optim.AdamW(theirs, betas=(0.9, 0.99), weight_decay=0.1, fused=True), theirs, 1, 20)
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
