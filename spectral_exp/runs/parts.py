@@ -30,6 +30,8 @@ _NAMES = {
     "WaveEmbedding": "wave",
     "DotProductAttention": "dot_product",
     "RotaryAttention": "rotary",
+    "ALiBiAttention": "alibi",
+    "NoPositionAttention": "no_positions",
     "InterferenceAttention": "interference",
     "PhasorAttention": "phasor",
     "PureWaveAttention": "pure_wave",
