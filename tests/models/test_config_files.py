@@ -82,6 +82,17 @@ def test_optimizers_are_configured_with_their_defaults(name: str) -> None:
             assert value == parameter.default
 
 
+def test_optimizers_differ_in_nothing_that_they_share() -> None:
+    nodes = [OmegaConf.load(CONF / f"optimizer/{name}.yaml") for name in ("adamw", "muon", "rgd")]
+    shared = set.intersection(*({*map(str, node)} for node in nodes)) - {"_target_"}
+    assert shared == {"learning_rate", "betas", "eps", "weight_decay", "roles"}
+    assert all(len({str(node[name]) for node in nodes}) == 1 for name in shared)
+    of_muon = [{str(name): node[name] for name in node} for node in nodes[1:]]
+    assert all(
+        of_muon[1][name] == value for name, value in of_muon[0].items() if name != "_target_"
+    )
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_sizes_reach_the_model_and_its_wave_parts(size: str) -> None:
     node = model(f"model/size={size}", "model/embedding=wave", "model/attention=interference")
