@@ -39,6 +39,7 @@ from spectral_exp.data.batches import Batches, EvalWindows
 from spectral_exp.distributed.ranks import Ranks
 from spectral_exp.distributed.settings import (
     DistributedSettings,
+    refuse_indivisible_optimizer,
     refuse_unshareable,
 )
 from spectral_exp.distributed.world import SINGLE, World
@@ -379,6 +380,8 @@ def _assemble(
     optimizer = make_optimizer(config, model, make, trial)
     if optimizer is not None and distributed is not None and distributed.shard_optimizer:
         make.call("", lambda: refuse_unshareable(optimizer))
+    if optimizer is not None and not is_whole:
+        make.call("", lambda: refuse_indivisible_optimizer(optimizer))
     max_steps = 1 if settings is None else settings.max_steps
     schedule = make_part(config, "schedule", make, max_steps=max_steps)
     loss = make_part(config, "loss", make, vocab_size=vocab_size)

@@ -187,7 +187,7 @@ def two_ranks(rank: int, folder: Path) -> None:
 def four_ranks(rank: int, folder: Path) -> None:
     compare(folder, "rgd", 4, 0.05, "", exact=True, tolerance=0.0)
     compare(folder, "rgd_all", 4, 0.05, "odd", exact=False, tolerance=1e-5)
-    compare(folder, "rgd_muon", 4, math.inf, "odd", exact=True, tolerance=0.0)
+    compare(folder, "rgd_muon", 4, 0.05, "", exact=True, tolerance=0.0)
     check_loading(folder, "rgd", 4)
 
 
@@ -304,7 +304,7 @@ def test_sharded_training_equals_one_process(tmp_path: Path) -> None:
         ("rgd", 2, 0.05, ""),
         ("rgd", 4, 0.05, ""),
         ("rgd_all", 4, 0.05, "odd"),
-        ("rgd_muon", 4, math.inf, "odd"),
+        ("rgd_muon", 4, 0.05, ""),
     ]
     for run in runs:
         torch.save(train(*run), tmp_path / file_name(*run))
