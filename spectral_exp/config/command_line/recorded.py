@@ -73,9 +73,7 @@ def arguments_to_resume(
     kept = trusted_overrides(kept, f"resume={resume}", files, source=source)
     config = record.get("config")
     former = former_defaults(config) if isinstance(config, Mapping) else {}
-    defaults = [
-        f"{key}={value}" for key, value in former.items() if not is_among(key, given)
-    ]
+    defaults = [f"{key}={value}" for key, value in former.items() if not is_among(key, given)]
     moved = [f"{key}={quote(path)}" for key, path in absolute.items()]
     place = [
         f"experiment_id={quote(paths.root.resolve().name)}",
