@@ -18,7 +18,7 @@ from spectral_exp.config.roles import NotAPartError
 from spectral_exp.core.json_files import content_crc32
 from spectral_exp.monitoring.checkpoint.file import read_sidecar, write_checkpoint
 from spectral_exp.results import aggregate
-from spectral_exp.runs.renamed import RENAMED, update_names
+from spectral_exp.runs.renamed import RENAMED, former_defaults, update_names
 from spectral_exp.train import main
 from spectral_exp.verification import replay
 from tests.conftest import NO_PLOTS, TINY
@@ -122,6 +122,13 @@ def test_every_old_name_leads_to_a_part_of_the_same_kind() -> None:
         assert fitting, (old, new)
         assert new not in RENAMED
         assert update_names({"part": {"_target_": old}}) == {"part": {"_target_": new}}
+
+
+def test_only_recorded_defaults_of_rgd_are_former_ones() -> None:
+    node = {"_target_": "spectral_exp.optim.rgd.rgd", "betas": [0.9, 0.999], "weight_decay": 0.1}
+    assert former_defaults({"optimizer": node}) == {"optimizer.betas": [0.9, 0.999]}
+    assert former_defaults({"optimizer": {**node, "_target_": "torch.optim.AdamW"}}) == {}
+    assert former_defaults({}) == former_defaults({"optimizer": None}) == {}
 
 
 def test_the_old_run_names_other_parts_everywhere(finished: tuple[Path, Path]) -> None:
