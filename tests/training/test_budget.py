@@ -1,0 +1,199 @@
+"""Budgets in steps, tokens, FLOPs and seconds: the step that ends a run, and what follows it."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spectral_exp.config.build import build, check
+from spectral_exp.core.errors import UserError
+from spectral_exp.optim import Constant, Cosine
+from spectral_exp.runs.load import load_run
+from spectral_exp.training import usage
+from spectral_exp.training.budget import Budget
+from spectral_exp.training.settings import TrainingSettings
+from spectral_exp.verification.replay import verify_resume
+from spectral_exp.verification.reproduction import reproduce
+from tests.training.test_runner import assert_equal, built, results, weights
+
+TOKENS = 4 * 16
+"""Of a step of the tiny runs."""
+limits = st.none() | st.integers(1, 10**7)
+
+
+@given(limits, limits, st.none() | st.floats(1, 1e12), st.integers(1, 5000), st.integers(1, 5000))
+def test_the_last_step_is_the_first_that_reaches_a_limit(
+    max_steps: int | None, max_tokens: int | None, max_flops: float | None, tokens: int, flops: int
+) -> None:
+    budget = Budget(max_steps, max_tokens, max_flops, None, tokens, flops)
+    last = budget.last_step
+    if last is None:
+        assert (max_steps, max_tokens, max_flops) == (None, None, None)
+        return
+
+    def reaches(step: int) -> list[str]:
+        used = {
+            "training.max_steps": (step, max_steps),
+            "training.max_tokens": (step * tokens, max_tokens),
+            "training.max_flops": (step * tokens * flops, max_flops),
+        }
+        return [name for name, (n, most) in used.items() if most is not None and n >= most]
+
+    assert budget.reached(last, False) in reaches(last)
+    assert budget.is_over(last, False)
+    assert last == 1 or not (reaches(last - 1) or budget.is_over(last - 1, False))
+    assert budget.reached(last - 1, False) == ""
+
+
+@given(st.integers(1, 400), st.floats(0, 50), st.floats(0, 50))
+def test_a_schedule_follows_the_seconds(step: int, train_s: float, more_s: float) -> None:
+    budget = Budget(None, max_train_s=40.0)
+    schedule = Cosine(budget.schedule_steps, warmup_steps=10)
+
+    def rate(seconds: float) -> float:
+        return schedule.factor(budget.schedule_step(schedule, step, seconds))
+
+    if step <= 10:
+        assert rate(train_s) == step / 10
+        return
+    done = min(train_s / 40, 1.0)
+    expected = Cosine(10**6, 0).factor(max(1, round(done * 10**6)))
+    assert rate(train_s) == pytest.approx(expected, abs=1e-5)
+    assert rate(train_s + more_s) <= rate(train_s)
+    assert rate(40.0) == pytest.approx(0.1)
+
+
+def test_the_rate_follows_the_scarcest_limit_and_only_if_the_schedule_depends_on_it() -> None:
+    budget = Budget(100, max_train_s=40.0)
+    cosine = Cosine(100, 10)
+    assert budget.schedule_step(cosine, 50, 10.0) == 50
+    assert budget.schedule_step(cosine, 50, 30.0) == 75
+    assert budget.fraction(50, 30.0) == 0.75
+    assert budget.schedule_step(Cosine(100, 10, decay_steps=80), 50, 30.0) == 50
+    assert budget.schedule_step(Constant(100, 10), 50, 30.0) == 50
+    assert Budget(100).schedule_step(cosine, 50, 1e9) == 50
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"max_steps": None}, "max_steps=null must be a number, or null with max_tokens"),
+        ({"max_tokens": 0}, "max_tokens=0 must be >= 1 or null"),
+        ({"max_flops": float("inf")}, "max_flops=inf must be a finite number > 0"),
+        ({"max_train_s": 0.0}, "max_train_s=0.0 must be a finite number > 0"),
+    ],
+)
+def test_limits_are_positive_and_one_is_given(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        TrainingSettings(**values)
+
+
+def test_runs_with_equal_budgets_in_steps_tokens_and_flops_are_equal(tmp_path: Path) -> None:
+    found = {}
+    with built(tmp_path / "steps", "training.max_steps=5") as runner:
+        runner.run()
+        found["max_steps"] = weights(runner.model)
+        per_step = runner.budget.flops_per_step
+    assert per_step == 3 * TOKENS * runner.model.flops_per_token()  # type: ignore[operator]
+    one_more = {"max_tokens": 4 * TOKENS + 1, "max_flops": float(4 * per_step + 1)}
+    for name, limit in one_more.items():
+        root = tmp_path / name
+        with built(root, "training.max_steps=null", f"training.{name}={limit}") as runner:
+            runner.run()
+            assert_equal(weights(runner.model), found["max_steps"])
+        content = results(root)
+        assert content["status"] == "completed"
+        assert content["budget"] == {
+            name: limit, "last_step": 5, "reached": f"training.{name}"
+        }  # fmt: skip
+        assert content["final_metrics"] == results(tmp_path / "steps")["final_metrics"]
+        assert content["totals"]["flops"] == 5 * per_step
+        assert load_run(root).planned_steps == 5
+
+
+def test_a_prolonged_budget_continues_exactly_and_a_shorter_one_is_refused(tmp_path: Path) -> None:
+    constant = ("schedule=constant", "schedule.warmup_steps=2", "training.max_steps=null")
+    with built(tmp_path / "whole", *constant, f"training.max_tokens={5 * TOKENS}") as runner:
+        runner.run()
+        whole = weights(runner.model)
+    for steps in (3, 5):
+        limit = f"training.max_tokens={steps * TOKENS}"
+        with built(tmp_path / "parts", *constant, limit) as runner:
+            runner.run()
+            config = runner.config
+    assert_equal(weights(runner.model), whole)
+    shorter = {**config, "training": {**config["training"], "max_tokens": 2 * TOKENS}}
+    refusal = r"max_tokens=128 ends after 2 steps, and .* has done 5; raise the budget"
+    (problem,) = check(shorter, tmp_path / "parts")
+    with pytest.raises(UserError, match=refusal), build(shorter, tmp_path / "parts", []):
+        pass
+    assert "ends after 2 steps" in problem
+
+
+def a_second_per_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every step take one second, and half a second of the processor."""
+    wall, cpu = itertools.count(), itertools.count(0, 0.5)
+    clock = SimpleNamespace(perf_counter=lambda: next(wall), process_time=lambda: next(cpu))
+    monkeypatch.setattr(usage, "time", clock)
+
+
+def test_a_budget_in_seconds_counts_all_attempts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_second_per_step(monkeypatch)
+    limits = ("training.max_steps=null", "schedule.warmup_steps=0", "training.sample_tokens=4")
+    for seconds in (3, 5, 5):
+        with built(tmp_path, *limits, f"training.max_train_s={seconds}") as runner:
+            assert runner.run().step == seconds
+        content = results(tmp_path)
+        assert content["status"] == "completed"
+        assert content["budget"] == {
+            "max_train_s": seconds, "last_step": None, "reached": "training.max_train_s"
+        }  # fmt: skip
+        # The last step is validated, although nobody knew that it would be the last.
+        assert "val_step" not in content["final_metrics"]
+        assert content["final_metrics"]["val_loss"] > 0
+        assert content["totals"]["train_s"] == seconds
+        assert content["totals"]["cpu_s"] == seconds / 2
+        assert "device_s" not in content["totals"]
+    rates = runner.metrics.series("learning_rate") if hasattr(runner.metrics, "series") else None
+    assert rates is None or len(rates)
+    with pytest.raises(UserError, match=r"cannot be repeated: .* \(training.max_train_s=5\)"):
+        verify_resume(tmp_path, 2)
+    with pytest.raises(UserError, match=r"cannot be repeated: .* \(training.max_train_s=5\)"):
+        reproduce(tmp_path, tmp_path / "again")
+
+
+def test_a_finished_run_goes_on_with_more_seconds_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_second_per_step(monkeypatch)
+    both = ("training.max_steps=4", "training.max_train_s=2")
+    with built(tmp_path, *both) as runner:
+        assert runner.run().step == 2
+        assert runner.stepper.describe_changed_rate() == ""
+    with built(tmp_path, "training.max_steps=4", "training.max_train_s=10") as runner:
+        assert runner.run().step == 4
+    assert results(tmp_path)["budget"]["reached"] == "training.max_steps"
+
+
+def test_seconds_of_attempts_that_did_not_measure_them_are_unknown() -> None:
+    from spectral_exp.distributed.ranks import Ranks
+
+    found = usage.Usage(torch.device("cpu"), Ranks())
+    found.load_state_dict({"cpu_s": 2.0, "device_s": 3.0})
+    found.start()
+    found.stop()
+    assert found.cpu_s >= 2.0
+    assert found.totals() == {"cpu_s": found.cpu_s, "device_s": 3.0}
+    found.load_state_dict(None)
+    found.start()
+    found.stop()
+    assert found.totals() == {}
