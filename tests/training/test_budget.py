@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from spectral_exp.config.build import build, check
 from spectral_exp.core.errors import UserError
+from spectral_exp.distributed.ranks import Ranks
 from spectral_exp.optim import Constant, Cosine
 from spectral_exp.runs.load import load_run
 from spectral_exp.training import usage
@@ -163,8 +164,6 @@ def test_a_budget_in_seconds_counts_all_attempts(
         assert content["totals"]["train_s"] == seconds
         assert content["totals"]["cpu_s"] == seconds / 2
         assert "device_s" not in content["totals"]
-    rates = runner.metrics.series("learning_rate") if hasattr(runner.metrics, "series") else None
-    assert rates is None or len(rates)
     with pytest.raises(UserError, match=r"cannot be repeated: .* \(training.max_train_s=5\)"):
         verify_resume(tmp_path, 2)
     with pytest.raises(UserError, match=r"cannot be repeated: .* \(training.max_train_s=5\)"):
@@ -185,8 +184,6 @@ def test_a_finished_run_goes_on_with_more_seconds_only(
 
 
 def test_seconds_of_attempts_that_did_not_measure_them_are_unknown() -> None:
-    from spectral_exp.distributed.ranks import Ranks
-
     found = usage.Usage(torch.device("cpu"), Ranks())
     found.load_state_dict({"cpu_s": 2.0, "device_s": 3.0})
     found.start()
