@@ -373,7 +373,7 @@ class Runner:
         state = self.state
         extra = {
             "train_state": state.state_dict(),
-            "usage": self.usage.state_dict(),
+            "usage": self.usage.state_dict(state.step, state.train_s),
             "loss_state_dict": self.loss.state_dict(),
             "rng_state": rng_state(),
         }
@@ -423,7 +423,7 @@ class Runner:
             self.ranks.load(found, self.model, self.optimizer)
             self.loss.load_state_dict(found["loss_state_dict"])
             self.state.load_state_dict(found["train_state"], found["loss_history"])
-            self.usage.load_state_dict(found.get("usage"))
+            self.usage.load_state_dict(found.get("usage"), self.state.step, self.state.train_s)
             best = self.state.best_step
             if best is not None and self.paths.checkpoint_file(best).is_file():
                 # The process may have been killed between the save and its link.

@@ -164,6 +164,10 @@ def test_a_budget_in_seconds_counts_all_attempts(
         assert content["totals"]["train_s"] == seconds
         assert content["totals"]["cpu_s"] == seconds / 2
         assert "device_s" not in content["totals"]
+    assert content["attempts"] == [
+        {"from_step": 0, "to_step": 3, "train_s": 3.0, "cpu_s": 1.5},
+        {"from_step": 3, "to_step": 5, "train_s": 2.0, "cpu_s": 1.0},
+    ]
     with pytest.raises(UserError, match=r"cannot be repeated: .* \(training.max_train_s=5\)"):
         verify_resume(tmp_path, 2)
     with pytest.raises(UserError, match=r"cannot be repeated: .* \(training.max_train_s=5\)"):
@@ -185,12 +189,13 @@ def test_a_finished_run_goes_on_with_more_seconds_only(
 
 def test_seconds_of_attempts_that_did_not_measure_them_are_unknown() -> None:
     found = usage.Usage(torch.device("cpu"), Ranks())
-    found.load_state_dict({"cpu_s": 2.0, "device_s": 3.0})
+    found.load_state_dict({"cpu_s": 2.0, "device_s": 3.0}, 4, 5.0)
     found.start()
     found.stop()
     assert found.cpu_s >= 2.0
     assert found.totals() == {"cpu_s": found.cpu_s, "device_s": 3.0}
-    found.load_state_dict(None)
+    found.load_state_dict(None, 4, 5.0)
     found.start()
     found.stop()
     assert found.totals() == {}
+    assert found.attempts(6, 7.0) == [{"from_step": 4, "to_step": 6, "train_s": 2.0}]
