@@ -18,7 +18,6 @@ import torch
 from torch import nn
 
 from spectral_exp.config.budget import make_budget
-from spectral_exp.config.cautions import warn_of_limits
 from spectral_exp.config.construct import Constructor, construct
 from spectral_exp.config.device import resolve_device, usable_cpus
 from spectral_exp.config.distributed import make_distributed_settings
@@ -216,8 +215,6 @@ def build(
         runner = _runner(config, paths, parts, ranks, lock.check)
         runner.state.parent = None if parent is None else {**parent}
         runner.validator.why_prune = why_prune
-        if is_new:
-            warn_of_limits(runner)
         try:
             yield runner
         finally:

@@ -163,8 +163,8 @@ class Budget(TypedDict, total=False):
     max_tokens: Count
     max_flops: float
     max_train_s: float
-    last_step: Count
-    reached: str
+    last_step: Count | None
+    reached: str | None
 
 
 class EvaluatedText(TypedDict, total=False):
@@ -173,7 +173,7 @@ class EvaluatedText(TypedDict, total=False):
     windows: Count
     available_windows: Count
     tokens: Count
-    standard_error_bpb: float
+    standard_error_bpb: float | None
 
 
 class Reference(TypedDict, total=False):

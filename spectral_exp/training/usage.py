@@ -23,7 +23,7 @@ class Usage:
     Args:
         device: the device of this process.
         ranks: the processes that train together. The numbers of the others arrive with the
-            exchange of a step, and are complete after `Ranks.leave`.
+            exchange of a step, and are complete after `leave`.
 
     Attributes:
         cpu_s: processor seconds of all threads of all processes during steps. Threads that write
@@ -64,7 +64,7 @@ class Usage:
         """End waiting, and return its wall-clock seconds."""
         seconds = time.perf_counter() - self._start_s
         self._ranks.add_use(time.process_time() - self._start_cpu_s, self._read_events())
-        self.update()
+        self._update()
         return seconds
 
     def flush(self) -> None:
@@ -72,10 +72,16 @@ class Usage:
         if self._unread:
             self._unread[-1][1].synchronize()
             self._ranks.add_use(0.0, self._read_events())
-            self.update()
+            self._update()
 
-    def update(self) -> None:
-        """Add what all processes have exchanged since the last step."""
+    def leave(self) -> None:
+        """Wait until all processes have finished together, and complete the seconds."""
+        self.flush()
+        self._ranks.leave()
+        self._update()
+
+    def _update(self) -> None:
+        """Add what all processes have exchanged since the last call."""
         cpu_s, device_s = self._ranks.take_use()
         self.cpu_s += cpu_s
         self.device_s += device_s

@@ -514,7 +514,7 @@ def test_a_schedule_that_goes_on_as_it_was_is_not_mentioned(
     for max_steps in (12, 16, 16):
         with built(tmp_path, *overrides, f"training.max_steps={max_steps}") as runner:
             runner.run()
-    assert "learning rate" not in caplog.text
+    assert "with another schedule" not in caplog.text
 
 
 # --- the alarm ------------------------------------------------------------------------------------

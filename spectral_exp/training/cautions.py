@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
 from spectral_exp.core.wording import format_count
 from spectral_exp.runs.evaluation_size import FEW_TOKENS, rough_relative_error
-from spectral_exp.training.runner import Runner
-
-log = logging.getLogger(__name__)
-
-
-def warn_of_limits(runner: Runner) -> None:
-    """Log each caution; `results.cautions` finds the same in finished runs."""
-    if not runner.settings.overfit_one_batch:
-        for caution in _cautions(runner):
-            log.warning("%s", caution)
+from spectral_exp.training.budget import Budget
+from spectral_exp.training.contracts import Schedule
 
 
-def _cautions(runner: Runner) -> Iterator[str]:
-    budget, windows = runner.budget, runner.windows
+def find_cautions(
+    budget: Budget, schedule: Schedule, optimizer: torch.optim.Optimizer, windows: Any
+) -> Iterator[str]:
+    """Yield a sentence for each caution; `results.cautions` finds the same in finished runs.
+
+    Args:
+        budget: of the run.
+        schedule: of the learning rate.
+        optimizer: with the groups of parameters of the run.
+        windows: the validation windows, as those of `Validator`.
+    """
     if (last := budget.last_step) is not None:
         length = f"the run of {format_count(last, 'step')} ({budget.describe()})"
-        warmup = getattr(runner.schedule, "warmup_steps", 0)
+        warmup = getattr(schedule, "warmup_steps", 0)
         if warmup > last:
             yield (
                 f"schedule.warmup_steps={warmup} is longer than {length}: the learning rate "
                 f"reaches {last / warmup:.0%} of optimizer.learning_rate"
             )
-        yield from _short_gate(runner.optimizer, last, length)
+        yield from _short_gate(optimizer, last, length)
     if windows.n_targets < FEW_TOKENS:
         error = rough_relative_error(windows.n_targets)
         remedy = ""
