@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,30 +10,40 @@ import torch
 
 from spectral_exp.core.wording import format_count
 from spectral_exp.runs.evaluation_size import FEW_TOKENS, rough_relative_error
-from spectral_exp.training.budget import Budget
-from spectral_exp.training.contracts import Schedule
+from spectral_exp.training.settings import TrainingSettings
+from spectral_exp.training.step import Stepper
+
+log = logging.getLogger(__name__)
 
 
-def find_cautions(
-    budget: Budget, schedule: Schedule, optimizer: torch.optim.Optimizer, windows: Any
-) -> Iterator[str]:
-    """Yield a sentence for each caution; `results.cautions` finds the same in finished runs.
+def warn_of_limits(settings: TrainingSettings, stepper: Stepper, windows: Any) -> None:
+    """Log each caution; `results.cautions` finds the same in finished runs.
 
     Args:
-        budget: of the run.
-        schedule: of the learning rate.
-        optimizer: with the groups of parameters of the run.
+        settings: of training.
+        stepper: of the run.
         windows: the validation windows, as those of `Validator`.
     """
+    if settings.overfit_one_batch:
+        return
+    for caution in (*_short_warmups(stepper), *_few_windows(windows)):
+        log.warning("%s", caution)
+
+
+def _short_warmups(stepper: Stepper) -> Iterator[str]:
+    budget = stepper.budget
     if (last := budget.last_step) is not None:
         length = f"the run of {format_count(last, 'step')} ({budget.describe()})"
-        warmup = getattr(schedule, "warmup_steps", 0)
+        warmup = getattr(stepper.schedule, "warmup_steps", 0)
         if warmup > last:
             yield (
                 f"schedule.warmup_steps={warmup} is longer than {length}: the learning rate "
                 f"reaches {last / warmup:.0%} of optimizer.learning_rate"
             )
-        yield from _short_gate(optimizer, last, length)
+        yield from _short_gate(stepper.optimizer, last, length)
+
+
+def _few_windows(windows: Any) -> Iterator[str]:
     if windows.n_targets < FEW_TOKENS:
         error = rough_relative_error(windows.n_targets)
         remedy = ""

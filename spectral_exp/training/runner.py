@@ -29,7 +29,7 @@ from spectral_exp.monitoring.visualization.manager import TextSample, Visualizat
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.lock import LostRunError
 from spectral_exp.training.budget import Budget
-from spectral_exp.training.cautions import find_cautions
+from spectral_exp.training.cautions import warn_of_limits
 from spectral_exp.training.contracts import Data, Schedule
 from spectral_exp.training.divided import DividedState
 from spectral_exp.training.final_weights import FinalWeights
@@ -207,7 +207,8 @@ class Runner:
                     log.info("nothing left to do: the run has finished (%s)", limits)
                     self.results.missing_because = ""
                 else:
-                    self._warn_at_start()
+                    if self.ranks.world.is_main and self.state.step == 0:
+                        warn_of_limits(self.settings, self.stepper, self.windows)
                     self._train_and_record()
         problem = "; ".join(self._problems)
         if signal_number := self.ranks.stop_signal or stop.signal_number:
@@ -217,13 +218,6 @@ class Runner:
         if problem:
             raise RunError(problem)
         return self.state
-
-    def _warn_at_start(self) -> None:
-        """Warn of what limits the conclusions from the run, in its first attempt only."""
-        is_first = self.ranks.world.is_main and self.state.step == 0
-        if is_first and not self.settings.overfit_one_batch:
-            for caution in find_cautions(self.budget, self.schedule, self.optimizer, self.windows):
-                log.warning("%s", caution)
 
     def _components(self) -> ExitStack:
         """Return a context that closes all components at its end, the last registered one first."""

@@ -54,7 +54,8 @@ def _rows(results: ResultsRecord) -> Iterator[tuple[str, str]]:
         f"{value:,.1f} s of {name}" for name, value in seconds.items() if value is not None
     ]:
         yield "used", ", ".join(used)
-    if reached := results.get("budget", {}).get("reached"):
+    reached = results.get("budget", {}).get("reached")
+    if reached and reached != "training.max_steps":
         yield "ended by", printable(reached)
     if "tokens_per_s" in totals:
         yield "speed", f"{totals['tokens_per_s']:,.0f} tokens/s"

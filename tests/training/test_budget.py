@@ -187,6 +187,19 @@ def test_a_finished_run_goes_on_with_more_seconds_only(
     assert results(tmp_path)["budget"]["reached"] == "training.max_steps"
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU of CUDA")
+def test_device_seconds_are_a_part_of_the_training_on_a_gpu(tmp_path: Path) -> None:
+    for steps in (4, 8):
+        with built(tmp_path, f"training.max_steps={steps}", "device=cuda") as runner:
+            runner.run()
+    totals = results(tmp_path)["totals"]
+    parts = results(tmp_path)["attempts"]
+    assert [part["to_step"] for part in parts] == [4, 8]
+    assert all(0 < part["device_s"] <= part["train_s"] for part in parts)
+    assert totals["device_s"] == pytest.approx(sum(part["device_s"] for part in parts))
+
+
 def test_seconds_of_attempts_that_did_not_measure_them_are_unknown() -> None:
     found = usage.Usage(torch.device("cpu"), Ranks())
     found.load_state_dict({"cpu_s": 2.0, "device_s": 3.0}, 4, 5.0)

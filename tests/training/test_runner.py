@@ -801,6 +801,7 @@ def test_a_resume_reads_the_history_from_the_metrics_and_names_missing_steps(
     with built(root) as runner:
         runner.run()
         history = runner.history
+    caplog.clear()
     metrics = root / "logs/metrics.jsonl"
     lines = metrics.read_bytes().splitlines(keepends=True)
     with built(root) as runner, caplog.at_level(logging.WARNING):
