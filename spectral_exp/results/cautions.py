@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -51,7 +52,7 @@ def _few_windows(run: Run) -> Iterator[Finding]:
     if len(values) < 2:
         return
     detail, error = "", text.get("standard_error_bpb")
-    if error is not None:
+    if error is not None and math.isfinite(error):
         values["error"] = measurement(error, f"{place}standard_error_bpb", run, show=".4f")
         detail = "the standard error of val_bpb is {error} bits per byte"
     yield Finding(

@@ -33,7 +33,7 @@ def planned_steps(settings: Mapping[str, Any], record: Mapping[str, Any]) -> int
     for name, cost in costs.items():
         limit = settings.get(f"training.{name}")
         if _is_positive(limit) and cost:
-            last_steps.append(math.ceil(math.ceil(limit) / cost))
+            last_steps.append(-(-math.ceil(limit) // math.ceil(cost)))
     return min(last_steps, default=None)
 
 

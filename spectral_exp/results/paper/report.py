@@ -246,10 +246,7 @@ def _cost(run: Run) -> tuple[Block, ...]:
         *(
             (f"{words} of the {title} text", f"evaluation.{name}.{key}", ",.0f")
             for name, title in (("val", "validation"), ("test", "test"))
-            for words, key in (
-                ("windows read", "windows"),
-                ("windows", "available_windows"),
-            )
+            for words, key in (("windows read", "windows"), ("windows", "available_windows"))
         ),
         *(
             (f"training waited for {name}, s", f"monitoring_cost.blocked_s.{name}", ".3f")
