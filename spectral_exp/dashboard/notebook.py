@@ -63,6 +63,7 @@ def show(
     view: str | None = None,
     theme: str = "auto",
     height: int = 640,
+    figures: bool = False,
 ) -> Snapshot:
     """Return a view of the runs below some folders, for a notebook.
 
@@ -78,12 +79,15 @@ def show(
             `metric` and `baseline`.
         theme: light, dark, or auto for that of the system; the frame cannot ask the notebook.
         height: of the frame in CSS pixels.
+        figures: whether the comparison of the groups has its figures, which take some seconds to
+            draw; a view of a comparison always has them.
 
     Raises:
         UserError: a folder is missing, a condition or the view cannot be understood, or the
             packages of the dashboard are not installed.
     """
     require_packages()
+    from spectral_exp.dashboard.drawing import Drawer
     from spectral_exp.dashboard.export import export_view
     from spectral_exp.dashboard.groups import Comparisons
     from spectral_exp.dashboard.library import Library
@@ -109,7 +113,18 @@ def show(
     else:
         fragment = f"#/runs?{urlencode(choices, doseq=True)}"
     names = [str(path) for path in paths]
-    page = export_view(library, Comparisons(library), names, fragment, theme)
+    drawer = Drawer()
+    try:
+        page = export_view(
+            library,
+            Comparisons(library),
+            names,
+            fragment,
+            theme,
+            drawer if figures or fragment.startswith("#/compare") else None,
+        )
+    finally:
+        drawer.end()
     return Snapshot(page, f"dashboard of {format_count(len(rows), 'run')}", height)
 
 

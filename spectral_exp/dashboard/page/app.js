@@ -15,6 +15,7 @@ import {
   lastHash,
   navigate,
   rememberView,
+  setHash,
   startViews,
 } from "./state.js";
 import { RunStore } from "./store.js";
@@ -69,7 +70,7 @@ function drawLinks(page) {
     h(
       "a",
       {
-        href: page === name ? formatHash(name) : lastHash(name),
+        href: page === name && !isExport ? formatHash(name) : lastHash(name),
         "aria-current": page === name ? "page" : null,
       },
       label,
@@ -148,7 +149,7 @@ window.addEventListener("unhandledrejection", (event) => {
 startTheme();
 startKeyboard([
   { key: "1", label: "Go to the runs", act: () => navigate("runs") },
-  { key: "2", label: "Go to the comparison", act: () => navigate("compare") },
+  { key: "2", label: "Go to the comparison", act: () => setHash(lastHash("compare")) },
   {
     key: "t",
     label: "Change the theme",

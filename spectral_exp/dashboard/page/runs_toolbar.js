@@ -1,5 +1,6 @@
 /** The controls above the runs table. */
 
+import { isExport, saved } from "./client.js";
 import { button, checkbox, choice, menuButton, setOptions } from "./controls.js";
 import { toCsv, toLatex, toMarkdown } from "./copy_table.js";
 import { h } from "./dom.js";
@@ -7,7 +8,7 @@ import { FilterBox } from "./filter.js";
 import { editMarks, toggleArchive, togglePin } from "./marks.js";
 import { copyText, openDialog, toast } from "./popover.js";
 import { addressItem, exportItem, saveFile } from "./save.js";
-import { navigate, patchParams } from "./state.js";
+import { navigate, patchParams, setHash } from "./state.js";
 
 const NO_BASELINE = "";
 const MAX_COMPARED = 8;
@@ -23,7 +24,9 @@ export class RunsToolbar {
     this.baseline = choice("Baseline", [], NO_BASELINE, (baseline) => patchParams({ baseline }));
     this.archived = checkbox("Archived", false, (on) => patchParams({ archived: on ? "1" : null }));
     this.compare = button("Compare", () => this.openComparison(), {
-      title: "Compare the groups that are shown",
+      title: isExport
+        ? "Show the comparison that this file holds"
+        : "Compare the groups that are shown",
     });
     this.element = h(
       "div",
@@ -67,7 +70,7 @@ export class RunsToolbar {
       answer.baseline ?? NO_BASELINE,
     );
     const { size } = this.page.shown ?? new Set();
-    this.compare.disabled = size < 2;
+    this.compare.disabled = isExport ? !saved.comparison : size < 2;
   }
 
   changeAt(at) {
@@ -106,6 +109,10 @@ export class RunsToolbar {
   }
 
   openComparison() {
+    if (isExport) {
+      setHash(saved.comparison);
+      return;
+    }
     const { page } = this;
     const ids = [...page.shown].slice(0, MAX_COMPARED);
     if (page.shown.size > MAX_COMPARED) toast(`Comparing the first ${MAX_COMPARED} groups.`);
