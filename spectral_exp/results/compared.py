@@ -64,6 +64,23 @@ class GroupSummary:
 
 
 @dataclass(frozen=True)
+class Equivalence:
+    """The outcome of two one-sided tests that a true difference is within a margin.
+
+    Attributes:
+        margin: the largest difference that counts as none, in the unit of the metric.
+        p_value: before correction.
+        p_holm: after Holm's correction over the tests of equivalence of the comparison.
+        equivalent: whether p_holm < 0.05, and no busy machine puts the values in doubt.
+    """
+
+    margin: float
+    p_value: float
+    p_holm: float
+    equivalent: bool
+
+
+@dataclass(frozen=True)
 class Difference:
     """Group `b` minus group `a`.
 
@@ -89,8 +106,11 @@ class Difference:
             no interval.
         lower_is_better: the metric's direction; None if it has none.
         pairs: if paired, `b` minus `a` of each pair.
-        detectable: the true difference that four of five such comparisons would find
-            (`Contrast.detectable`).
+        level: the level of the test that Holm's correction leaves, given the other tests; None
+            without an interval.
+        detectable: the true difference that four of five such comparisons would find at `level`
+            (`Contrast.detectable`); None without an interval.
+        equivalence: whether the difference is within a margin; None if that was not tested.
     """
 
     a: GroupSummary
@@ -109,7 +129,9 @@ class Difference:
     warnings: Sequence[Finding]
     lower_is_better: bool | None = True
     pairs: Sequence[float] = ()
+    level: float | None = None
     detectable: float | None = None
+    equivalence: Equivalence | None = None
 
     @property
     def better(self) -> bool | None:
@@ -120,10 +142,16 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """The outcome of the test in a word or two."""
+        """The outcome of the tests in a few words."""
+        words = {True: "better", False: "worse", None: "differs"}[self.better]
+        if self.equivalence is not None and self.equivalence.equivalent:
+            within = f"equivalent within {self.equivalence.margin:g}"
+            return f"{words}, {within}" if self.separated else within
         if self.separated:
-            return {True: "better", False: "worse", None: "differs"}[self.better]
-        return "not separated" if self.interval else "no interval"
+            return words
+        if self.interval is None:
+            return "no interval"
+        return "not separated" if self.equivalence is None else "neither separated nor equivalent"
 
 
 @dataclass(frozen=True)

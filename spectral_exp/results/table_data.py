@@ -11,7 +11,7 @@ from typing import Any
 
 from spectral_exp.core.foreign_text import printable, printable_json
 from spectral_exp.core.json_value import jsonable
-from spectral_exp.results.compared import Comparison, Difference, GroupSummary
+from spectral_exp.results.compared import Comparison, Difference, Equivalence, GroupSummary
 from spectral_exp.results.table_formats import MAX_NOTE
 from spectral_exp.runs.run import Run
 
@@ -21,7 +21,8 @@ LeftOut = Sequence[tuple[Path, str]]
 _CSV_COLUMNS = (
     *("metric", "at", "row", "part", "group", "against", "n", "mean", "low", "high", "median"),
     *("iqm", "paired", "probability_of_improvement", "p_value", "p_holm", "separated"),
-    *("detectable", "notes"),
+    *("level", "detectable", "margin", "p_equivalence", "p_equivalence_holm", "equivalent"),
+    "notes",
 )
 
 
@@ -91,9 +92,21 @@ def _difference_values(difference: Difference) -> dict[str, Any]:
         **_attributes(difference, "kind", "part", "paired", "n", "mean"),
         "interval": interval and [interval.low, interval.high],
         **_attributes(difference, "probability_of_improvement", "p_value", "p_holm"),
-        **_attributes(difference, "separated", "detectable", "better"),
+        **_attributes(difference, "separated", "level", "detectable", "better"),
+        **_equivalence_values(difference.equivalence),
         "matches": dict(difference.matches),
         "warnings": list(map(str, difference.warnings)),
+    }
+
+
+def _equivalence_values(equivalence: Equivalence | None) -> dict[str, Any]:
+    if equivalence is None:
+        return {}
+    return {
+        "margin": equivalence.margin,
+        "p_equivalence": equivalence.p_value,
+        "p_equivalence_holm": equivalence.p_holm,
+        "equivalent": equivalence.equivalent,
     }
 
 

@@ -14,7 +14,8 @@ import pytest
 from spectral_exp.core.json_files import read_json, write_json_atomic
 from spectral_exp.results import checks, figures
 from spectral_exp.results.aggregate import ResultsAggregator
-from spectral_exp.results.comparison import DETECTABLE, Comparison, compare
+from spectral_exp.results.comparison import Comparison, compare
+from spectral_exp.results.corrections import DETECTABLE
 from spectral_exp.results.paper import Choices, PaperGenerator, run_curves
 from spectral_exp.results.paper.material import dig
 from spectral_exp.results.paper.provenance import numbers
