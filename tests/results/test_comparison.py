@@ -455,7 +455,7 @@ def test_choice_of_the_baseline() -> None:
     assert compare([wave]).baseline is None
     with pytest.raises(
         UserError,
-        match="baseline=wvae must be the label of a group: wave, wave_rgd; did you mean wave",
+        match="baseline=wvae must be best, or the label of a group: wave, wave_rgd; did you mean wave",
     ):
         compare([wave, rgd], baseline="wvae")
 
