@@ -24,11 +24,12 @@ from spectral_exp.results.compared import Comparison
 from spectral_exp.results.comparison import compare
 from spectral_exp.results.group import Group
 from spectral_exp.results.names import Names, split_names, value_text
+from spectral_exp.runs.budget import parse_at
 from spectral_exp.runs.differences import run_differences
 from spectral_exp.runs.load import load_run
 from spectral_exp.runs.metric_names import DERIVED, metric_info
 from spectral_exp.runs.output_file import refuse_loss, write_output
-from spectral_exp.runs.run import Run, check_at
+from spectral_exp.runs.run import Run
 
 CONFIG_DIFF = "config-diff"
 FORMATS = ("table", "markdown", "csv", "json", "latex")
@@ -85,7 +86,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--at",
         default="final",
-        help="value of each run: final, best or step:N (default: final)",
+        help="value of each run: final, best, or the last one within step:N, tokens=N, seconds=N of "
+        "training or flops=N (default: final)",
     )
     parser.add_argument(
         "--baseline",
@@ -140,7 +142,7 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
 
 def _check(options: argparse.Namespace) -> None:
     """Raise SettingError for options that are wrong for any runs."""
-    check_at(options.at)
+    parse_at(options.at)
     metrics = split_names(options.metric)
     require(bool(metrics), "--metric", repr(options.metric), "one or several metrics, by commas")
     watch, output, plots = options.watch, options.output, options.plots

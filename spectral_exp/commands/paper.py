@@ -60,7 +60,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--metric", default="val_bpb", help="metric to compare (default: val_bpb)")
     parser.add_argument(
-        "--at", default="final", help="value of each run: final, best or step:N (default: final)"
+        "--at",
+        default="final",
+        help="value of each run: final, best, or the last one within step:N, tokens=N, seconds=N of "
+        "training or flops=N (default: final)",
     )
     parser.add_argument(
         "--baseline",

@@ -10,22 +10,24 @@ from spectral_exp.results.finding import Finding
 from spectral_exp.results.group import Group
 from spectral_exp.results.pairs import training_settings
 from spectral_exp.results.statistics import Interval
+from spectral_exp.runs.budget import parse_at
 from spectral_exp.runs.metric_names import DERIVED
 from spectral_exp.runs.run import Run
 
 
 def moment(metric: str, at: str) -> str:
     """Return which number of each run a metric means, in words."""
-    step = at.partition(":")[2]
+    budget = parse_at(at)
+    up_to = f" up to {budget.words}" if budget else ""
     if metric == "tokens_per_s":
         return "median over each run"
     if metric == "n_parameters":
         return "of the model of each run"
     if metric in DERIVED:
-        return f"total of each run up to step {step}" if step else "total of each run"
+        return f"total of each run{up_to}"
     if at == "best":
         return "best value of each run (chosen by what is shown, so it flatters)"
-    return f"last value of each run up to step {step}" if step else "final value of each run"
+    return f"last value of each run{up_to}" if up_to else "final value of each run"
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ class Comparison:
 
     Attributes:
         metric: its name.
-        at: which value of each run: final, best or step:N.
+        at: which value of each run, as for `Run.value`.
         lower_is_better: the metric's direction; None if it has none.
         summaries: of the groups, in the order in which they are shown.
         baseline: label of the baseline, or None.

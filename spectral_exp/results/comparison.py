@@ -26,9 +26,10 @@ from spectral_exp.results.pairs import (
 from spectral_exp.results.statistics import Contrast
 from spectral_exp.results.statistics import Interval as Interval
 from spectral_exp.results.times import busy_machine
+from spectral_exp.runs.budget import parse_at
 from spectral_exp.runs.metric_names import DERIVED, metric_info
 from spectral_exp.runs.parts import PARTS
-from spectral_exp.runs.run import Run, check_at
+from spectral_exp.runs.run import Run
 
 _MAX_SHOWN = 5
 
@@ -43,7 +44,7 @@ def compare(
 ) -> Comparison:
     """Compare groups in one metric.
 
-    A run counts if it has finished (for `step:N`: has reached step N) and its value is finite. Of
+    A run counts if it has finished (or has used the budget of `at`) and its value is finite. Of
     runs that repeat a configuration with the same seed only the newest counts, since they are no
     independent evidence.
 
@@ -65,11 +66,11 @@ def compare(
         raise UserError(
             "there is nothing to compare: no run was found, or none meets the conditions"
         )
-    check_at(at)
+    parse_at(at)
     lower = metric_info(metric).lower_is_better
     if at == "best" and lower is None:
         raise SettingError(
-            "at", at, f"final or step:N: of {metric} it is not known which values are better"
+            "at", at, f"final or a budget: of {metric} it is not known which values are better"
         )
     require(margin is None or 0 < margin < math.inf, "margin", margin, "> 0 and finite")
     if all(run.value(metric, at) is None for group in groups for run in group.runs):
@@ -173,7 +174,7 @@ def _difference(
             notes.append(finding("unpaired", "taken as independent samples", "{why}", why=why))
     if contrast.reason:
         notes.append(_missing_test(contrast.reason, contrast.has_few_runs))
-    busy = busy_machine(metric, [*a.runs, *b.runs], _ratio(a, b))
+    busy = busy_machine(metric, [(a.runs, a.values), (b.runs, b.values)], at)
     notes += [busy] if busy is not None else []
     chance = None
     if lower is not None and paired and len({*strata}) > 1:
@@ -202,10 +203,6 @@ def _difference(
         pairs=[other - one for one, other in zip(values_a, values_b, strict=True)],
     )
     return difference, contrast
-
-
-def _ratio(a: GroupSummary, b: GroupSummary) -> float | None:
-    return b.mean / a.mean if a.mean and b.mean is not None else None
 
 
 def _value_of(summary: GroupSummary, run: Run) -> float:
@@ -304,9 +301,11 @@ def _best(summaries: Sequence[GroupSummary], lower_is_better: bool | None) -> Gr
 def _no_metric(metric: str, at: str, groups: Sequence[Group]) -> str:
     runs = [run for group in groups for run in group.runs]
     first = [int(steps[0]) for run in runs if len(steps := run.series(metric).steps)]
-    if check_at(at) is not None and first:
+    if (budget := parse_at(at)) is not None and first:
+        if all(run.step_within(budget) is None for run in runs):
+            return f"no run records at which step it had used {budget.words}"
         return (
-            f"no run has a value of {metric} at or before step {check_at(at)}: the first is of step"
+            f"no run has a value of {metric} up to {budget.words}: the first is of step"
             f" {min(first)}"
         )
     found = {name for run in runs for name in run.results.get("final_metrics") or {}}

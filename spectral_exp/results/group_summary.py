@@ -13,8 +13,9 @@ from spectral_exp.results.compared import GroupSummary
 from spectral_exp.results.finding import Finding, finding, measurement, merge_findings
 from spectral_exp.results.group import Group
 from spectral_exp.results.statistics import Interval
+from spectral_exp.runs.budget import parse_at
 from spectral_exp.runs.metric_names import DERIVED
-from spectral_exp.runs.run import Run, check_at
+from spectral_exp.runs.run import Run
 
 COUNT = "number of runs"
 """The formula of a number."""
@@ -101,17 +102,17 @@ def _select_runs(
 
 
 def _has_reached(run: Run, at: str) -> bool:
-    """Return whether the run reached the step of the value."""
-    stop = check_at(at)
-    return run.finished or (stop is not None and run.last_step >= stop)
+    """Return whether the run has finished, or used the budget."""
+    budget = parse_at(at)
+    return run.finished or (budget is not None and run.has_used(budget))
 
 
 def _no_value(metric: str, at: str) -> Finding:
-    stop = check_at(at)
-    if stop is None:
+    budget = parse_at(at)
+    if budget is None:
         return finding("no value", "no {metric}", metric=metric)
     return finding(
-        "no value", "no {metric} at or before step {step}", metric=metric, step=f"{stop:,}"
+        "no value", "no {metric} up to {budget}", metric=metric, budget=budget.words
     )
 
 

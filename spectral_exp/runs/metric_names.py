@@ -95,6 +95,9 @@ METRICS = {
 _WITHOUT_PANEL = {
     "tokens": Metric("Tokens", "tokens", None, "lower", "cost"),
     "steps": Metric("Steps", "optimizer steps", None, "lower", "cost"),
+    "flops": Metric("FLOPs", "floating-point operations", None, "lower", "cost"),
+    "cpu_s": Metric("Processor time", "s", False, "lower", "cost", is_timing=True),
+    "device_s": Metric("Device time", "s", False, "lower", "cost", is_timing=True),
     "bad_steps": Metric("Skipped steps", "steps", False, "lower", "training"),
     "accuracy": Metric("Accuracy", "share (0 to 1)", False, "higher", "training"),
     "steps_at_risk": Metric("Steps at risk", "steps", False, "lower", "machine"),
@@ -114,7 +117,10 @@ _UNIT_SUFFIXES = {
     "_loss": "nats / token",
 }
 
-DERIVED = ("train_s", "tokens", "n_parameters", "tokens_per_s", "steps")
+USE = ("device_s", "cpu_s")
+"""Seconds that a run used a device and the processors, which other load changes little."""
+
+DERIVED = ("train_s", "tokens", "n_parameters", "tokens_per_s", "steps", "flops", *USE)
 """Metrics that `Run.value` computes; the others were logged."""
 
 

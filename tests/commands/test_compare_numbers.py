@@ -111,7 +111,7 @@ def test_a_step_before_the_first_value_is_named(
     grid: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert compare.main([str(grid), "--at", "step:20"]) == 2
-    message = "error: no run has a value of val_bpb at or before step 20: the first is of step 50\n"
+    message = "error: no run has a value of val_bpb up to step 20: the first is of step 50\n"
     assert capsys.readouterr().err == message
     assert compared(capsys, grid, "--at", "step:50")["groups"][0]["n"] == 3
 

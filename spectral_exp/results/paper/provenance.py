@@ -14,6 +14,7 @@ from spectral_exp.core.errors import UserError
 from spectral_exp.core.json_files import read_json
 from spectral_exp.results.document.model import figures_of
 from spectral_exp.results.document.numbering import Entry, number_document
+from spectral_exp.runs.budget import parse_at
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.metric_names import metric_info
 from spectral_exp.runs.run import Run
@@ -168,9 +169,9 @@ def step_of(run: Run, metric: str, at: str) -> int | None:
     summary = run.metrics.get(metric)
     if summary is None:
         return run.last_step or None
-    if at.startswith("step:"):
-        steps = run.series(metric).steps
-        before = steps[steps <= float(at.removeprefix("step:"))]
+    if (budget := parse_at(at)) is not None:
+        stop, steps = run.step_within(budget), run.series(metric).steps
+        before = steps[steps <= (0 if stop is None else stop)]
         return int(before[-1]) if len(before) else None
     if at == "best":
         return summary.lowest_step if metric_info(metric).lower_is_better else summary.highest_step
