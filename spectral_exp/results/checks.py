@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from spectral_exp.core.wording import noun
 from spectral_exp.results.finding import Finding, Measured, Piece, finding, measurement
-from spectral_exp.results.identity import IDENTITIES, PLURAL, TITLES, code_words
+from spectral_exp.results.identity import IDENTITIES, PLURAL, TITLES, code_words, identities_of
 from spectral_exp.results.times import compare_used_times
 from spectral_exp.runs.budget import Budget, parse_at
 from spectral_exp.runs.metric_names import metric_info
@@ -343,7 +343,7 @@ def match_groups(
         "wall-clock": _times(a, b, at),
         **{
             name: _texts([identity(r) for r in a], [identity(r) for r in b])
-            for name, identity in IDENTITIES.items()
+            for name, identity in identities_of(metric).items()
         },
     }
     matches = {name: found[name].is_same for name in QUANTITIES}

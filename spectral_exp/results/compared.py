@@ -11,6 +11,7 @@ from spectral_exp.results.group import Group
 from spectral_exp.results.pairs import training_settings
 from spectral_exp.results.statistics import Interval
 from spectral_exp.runs.budget import parse_at
+from spectral_exp.runs.evaluations import parse_evaluation
 from spectral_exp.runs.metric_names import DERIVED
 from spectral_exp.runs.run import Run
 
@@ -19,6 +20,8 @@ def moment(metric: str, at: str) -> str:
     """Return which number of each run a metric means, in words."""
     budget = parse_at(at)
     up_to = f" up to {budget.words}" if budget else ""
+    if parse_evaluation(metric) is not None:
+        return "newest evaluation of each run"
     if metric == "tokens_per_s":
         return "median over each run"
     if metric == "n_parameters":

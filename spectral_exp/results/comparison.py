@@ -27,6 +27,7 @@ from spectral_exp.results.statistics import Contrast
 from spectral_exp.results.statistics import Interval as Interval
 from spectral_exp.results.times import busy_machine
 from spectral_exp.runs.budget import parse_at
+from spectral_exp.runs.evaluations import evaluation_conditions, parse_evaluation
 from spectral_exp.runs.metric_names import DERIVED, metric_info
 from spectral_exp.runs.parts import PARTS
 from spectral_exp.runs.run import Run
@@ -68,6 +69,8 @@ def compare(
         )
     parse_at(at)
     lower = metric_info(metric).lower_is_better
+    if parse_evaluation(metric) is not None:
+        require(at == "final", "at", at, f"final for the evaluation {metric}")
     if at == "best" and lower is None:
         raise SettingError(
             "at", at, f"final or a budget: of {metric} it is not known which values are better"
@@ -309,6 +312,7 @@ def _no_metric(metric: str, at: str, groups: Sequence[Group]) -> str:
             f" {min(first)}"
         )
     found = {name for run in runs for name in run.results.get("final_metrics") or {}}
+    found |= {one.name for run in runs for one in evaluation_conditions(run.evaluations)}
     names = sorted({*found, *DERIVED} - {"step"})
     return (
         f"no run has the metric {metric}{nearest(metric, names)}; known are {', '.join(names)}, and"

@@ -322,7 +322,9 @@ def holm_levels(p_values: Values, level: float) -> list[float]:
 def _n_rejected(ordered: Sequence[float], n_tests: int, level: float) -> int:
     """Return how many of the smallest p-values are rejected one after another."""
     limits = (level / (n_tests - rank) for rank in range(len(ordered)))
-    return sum(1 for _ in takewhile(lambda pair: pair[0] < pair[1], zip(ordered, limits, strict=True)))
+    return sum(
+        1 for _ in takewhile(lambda pair: pair[0] < pair[1], zip(ordered, limits, strict=True))
+    )
 
 
 # --- resampling ---------------------------------------------------------------------------

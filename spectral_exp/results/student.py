@@ -18,6 +18,7 @@ POWER = 0.8
 
 _ACCURACY = 1e-10  # of power, and relative of noncentrality
 
+
 def student_p_value(t: float, df: float) -> float:
     """Return the two-sided p-value of Student's t with `df` > 0 degrees of freedom."""
     return incomplete_beta(df / 2, 0.5, df / (df + t * t))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +15,11 @@ import numpy as np
 from spectral_exp.core.errors import explain_os_error
 from spectral_exp.core.series import FloatArray, Series
 from spectral_exp.runs.budget import Budget, parse_at
+from spectral_exp.runs.evaluations import parse_evaluation
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.marks import NO_MARKS, Marks
 from spectral_exp.runs.metric_names import DERIVED, USE, metric_info
 from spectral_exp.runs.metrics_file import MetricFile, read_metrics
-
 
 _PASSES = 3
 """FLOPs of a training step over those of its forward pass; the backward pass takes twice these."""
@@ -93,6 +93,7 @@ class Run:
         config_hash: hash of the settings that define the experiment (see `parts.config_hash`).
         problems: a sentence for each part that could not be read.
         marks: tags, note, pin and archive.
+        evaluations: the records of `evaluations.jsonl`, oldest first (see `runs.evaluations`).
         known_metrics: summaries of all metrics from the index, or None to read the file on demand.
         known_last_step: the last logged step from the index, or None.
         read_series: returns the series of a metric; None reads the file of the run.
@@ -110,6 +111,7 @@ class Run:
     config_hash: str = ""
     problems: tuple[str, ...] = ()
     marks: Marks = NO_MARKS
+    evaluations: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
     known_metrics: Mapping[str, MetricSummary] | None = field(
         default=None, repr=False, compare=False
     )
@@ -154,10 +156,10 @@ class Run:
         steps, flops = _as_int(self._total("steps")), _as_float(self._total("flops"))
         if steps and flops:
             return flops / steps
-        forward = _as_int(_section(self.record, "model").get("flops_per_token"))
+        forward = _as_float(_section(self.record, "model").get("flops_per_token"))
         if not forward or self.tokens_per_step is None:
             return None
-        return float(_PASSES * forward * self.tokens_per_step)
+        return _PASSES * forward * self.tokens_per_step
 
     @property
     def train_s(self) -> float | None:
@@ -194,7 +196,8 @@ class Run:
         """Return a metric as one number, or None if it has no value.
 
         Args:
-            metric: a name in the metric series or in `final_metrics`, or one of the derived
+            metric: a name in the metric series or in `final_metrics`; that of an evaluation, such
+                as `bpb@test:256`, which has a value at `final` only; or one of the derived
                 `train_s`, `tokens`, `n_parameters`, `tokens_per_s` (median over the run), `steps`,
                 `flops`, `cpu_s` and `device_s` (of training).
             at: `final`, `best` or a budget. `final` is the value in the results of a finished run
@@ -207,6 +210,8 @@ class Run:
             SettingError: `at` has another form.
         """
         budget = parse_at(at)
+        if parse_evaluation(metric) is not None:
+            return self._evaluated_value(metric) if at == "final" else None
         step = None if budget is None else self.step_within(budget)
         if budget is not None and step is None and metric != "n_parameters":
             return None
@@ -272,6 +277,9 @@ class Run:
 
     def final_step(self, metric: str) -> int | None:
         """Return the step of `value(metric)`, or None if the metric was never logged."""
+        if parse_evaluation(metric) is not None:
+            value = self._evaluated_value(metric, "step")
+            return None if value is None else int(value)
         final = _section(self.results, "final_metrics")
         step = final.get("step" if metric == "loss" or "val_step" not in final else "val_step")
         if self.finished and _as_float(final.get(metric)) is not None and isinstance(step, int):
@@ -295,6 +303,14 @@ class Run:
         elapsed = np.concatenate([[0.0], np.cumsum(np.diff(known) * per_step / rates)])
         times: FloatArray = np.interp(wanted, known, elapsed, right=np.nan)
         return times
+
+    def _evaluated_value(self, metric: str, number: str = "") -> float | None:
+        """Return a number of the newest evaluation that a metric means, by default its own."""
+        evaluation = parse_evaluation(metric)
+        newest = None if evaluation is None else evaluation.newest(self.evaluations)
+        if evaluation is None or newest is None:
+            return None
+        return _as_float(newest.get(number or evaluation.number))
 
     def _derived_value(self, metric: str, step: int | None) -> float | None:
         if metric == "n_parameters":

@@ -15,6 +15,7 @@ from spectral_exp.core.json_files import read_json
 from spectral_exp.results.document.model import figures_of
 from spectral_exp.results.document.numbering import Entry, number_document
 from spectral_exp.runs.budget import parse_at
+from spectral_exp.runs.evaluations import parse_evaluation
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.metric_names import metric_info
 from spectral_exp.runs.run import Run
@@ -166,6 +167,8 @@ def step_of(run: Run, metric: str, at: str) -> int | None:
     """Return the step of a value; for a value without a series, the run's last step."""
     if metric == "tokens_per_s":  # a median, of no step
         return None
+    if parse_evaluation(metric) is not None:
+        return run.final_step(metric)
     summary = run.metrics.get(metric)
     if summary is None:
         return run.last_step or None
