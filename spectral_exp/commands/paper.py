@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from spectral_exp.commands.options import add_archived, add_where
+from spectral_exp.commands.options import add_archived, add_at, add_where
 from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.foreign_text import printable
@@ -59,12 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--output", type=Path, default=Path("paper"), help="folder of the paper (default: paper)"
     )
     parser.add_argument("--metric", default="val_bpb", help="metric to compare (default: val_bpb)")
-    parser.add_argument(
-        "--at",
-        default="final",
-        help="value of each run: final, best, or the last one within step:N, tokens=N, seconds=N of "
-        "training or flops=N (default: final)",
-    )
+    add_at(parser)
     parser.add_argument(
         "--baseline",
         help="group to compare the others with (default: classic, else the first by its settings)",

@@ -11,6 +11,8 @@ from typing import Any
 
 from spectral_exp.core.foreign_text import printable, printable_json
 from spectral_exp.core.json_value import jsonable
+from spectral_exp.results.attribution import Attribution
+from spectral_exp.results.attribution_tables import attribution_rows, attribution_values
 from spectral_exp.results.compared import Comparison, Difference, Equivalence, GroupSummary
 from spectral_exp.results.table_formats import MAX_NOTE
 from spectral_exp.runs.run import Run
@@ -19,7 +21,20 @@ LeftOut = Sequence[tuple[Path, str]]
 """Path and reason of each folder that could not be used."""
 
 _CSV_COLUMNS = (
-    *("metric", "at", "row", "part", "group", "against", "n", "mean", "low", "high", "median"),
+    *(
+        "metric",
+        "at",
+        "row",
+        "part",
+        "given",
+        "group",
+        "against",
+        "n",
+        "mean",
+        "low",
+        "high",
+        "median",
+    ),
     *("iqm", "paired", "probability_of_improvement", "p_value", "p_holm", "separated"),
     *("level", "detectable", "margin", "p_equivalence", "p_equivalence_holm", "equivalent"),
     "notes",
@@ -27,10 +42,16 @@ _CSV_COLUMNS = (
 
 
 def comparisons_as_json(
-    comparisons: Sequence[Comparison], left_out: LeftOut, remark: str = ""
+    comparisons: Sequence[Comparison],
+    left_out: LeftOut,
+    remark: str = "",
+    attributions: Sequence[Attribution] = (),
 ) -> str:
     """Return comparisons as JSON, runs by their ids."""
-    return as_json({"comparisons": list(map(comparison_values, comparisons))}, left_out, remark)
+    content: dict[str, Any] = {"comparisons": list(map(comparison_values, comparisons))}
+    if attributions:
+        content["attributions"] = list(map(attribution_values, attributions))
+    return as_json(content, left_out, remark)
 
 
 def runs_as_json(
@@ -41,9 +62,15 @@ def runs_as_json(
     return as_json({"at": at, "runs": values}, left_out, remark)
 
 
-def comparisons_as_csv(comparisons: Sequence[Comparison]) -> str:
-    """Return a row for each group and each difference of comparisons."""
-    return as_csv([row for one in comparisons for row in _comparison_rows(one)])
+def comparisons_as_csv(
+    comparisons: Sequence[Comparison], attributions: Sequence[Attribution] = ()
+) -> str:
+    """Return a row for each group, each difference and each effect of a single part."""
+    rows = [row for one in comparisons for row in _comparison_rows(one)]
+    for attribution in attributions:
+        for values in attribution_rows(attribution):
+            rows.append({name: values.get(name) for name in _CSV_COLUMNS})
+    return as_csv(rows)
 
 
 def runs_as_csv(runs: Sequence[Run], metrics: Sequence[str], at: str) -> str:

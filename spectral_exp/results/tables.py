@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from spectral_exp.results.attribution import Attribution
+from spectral_exp.results.attribution_tables import attribution_notes, attribution_table
 from spectral_exp.results.compared import Comparison, Difference, GroupSummary, moment
+from spectral_exp.results.evaluated import overview_tables
 from spectral_exp.results.number_texts import (
     decimals,
     interval_text,
@@ -29,24 +32,36 @@ from spectral_exp.runs.run import Run
 
 
 def render_comparisons(
-    comparisons: Sequence[Comparison], form: str, left_out: LeftOut = (), remark: str = ""
+    comparisons: Sequence[Comparison],
+    form: str,
+    left_out: LeftOut = (),
+    remark: str = "",
+    attributions: Sequence[Attribution] = (),
 ) -> str:
     """Return comparisons of one or several metrics in a format.
+
+    Comparisons of several evaluations begin with an overview.
 
     Args:
         comparisons: of the same runs.
         form: the name of the format.
         left_out: path and reason of each unusable folder.
         remark: a sentence on the choice of the runs, or "".
+        attributions: of differences among the comparisons to single parts.
     """
     if form == "json":
-        return comparisons_as_json(comparisons, left_out, remark)
+        return comparisons_as_json(comparisons, left_out, remark, attributions)
     if form == "csv":
-        return comparisons_as_csv(comparisons)
-    report = TableReport()
+        return comparisons_as_csv(comparisons, attributions)
+    report, several = TableReport(), len(comparisons) > 1
+    if several:
+        report.tables.extend(overview_tables(comparisons))
     for one in comparisons:
         report.tables.extend(comparison_tables(one))
-        report.notes.extend(titled_notes(one, several=len(comparisons) > 1))
+        report.notes.extend(titled_notes(one, several=several))
+    for attribution in attributions:
+        report.tables.append(attribution_table(attribution))
+        report.notes.append(attribution_notes(attribution, several=several))
     report.notes.extend(notes_on_choice(left_out, remark))
     return report.render(form)
 

@@ -458,9 +458,7 @@ def test_students_distribution_is_scipys(df: float) -> None:
         assert student.student_p_value(-t, df) == student.student_p_value(t, df)
     for level in (0.5, 0.6, 0.9, 0.975, 0.995, 0.9999):
         expected = float(scipy.stats.t.ppf(level, df))
-        assert student.student_quantile(level, df) == pytest.approx(
-            expected, rel=1e-11, abs=1e-11
-        )
+        assert student.student_quantile(level, df) == pytest.approx(expected, rel=1e-11, abs=1e-11)
 
 
 @given(st.floats(0.1, 50), st.floats(0.1, 50), st.floats(0, 1))
