@@ -97,8 +97,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--baseline",
         metavar="GROUP",
-        help="group to compare the others with, independent of --sort; best is the one with the "
-        "best mean (default: classic, else the first by its settings)",
+        help="group to compare the others with, independent of --sort "
+        "(default: classic, else the first by its settings); best is the one with the best mean",
     )
     _add_test_options(parser)
     parser.add_argument(
@@ -188,10 +188,10 @@ def _check_tests(options: argparse.Namespace, metrics: Sequence[str]) -> None:
     if margin is not None:
         require(0 < margin < math.inf, "--margin", margin, "> 0 and finite, in the metric's unit")
         require(len(metrics) == 1, "--margin", margin, "with one --metric, whose unit it has")
-    for name, value in (("--margin", margin), ("--attribute", options.attribute)):
-        require(value is None or not options.runs, name, value, "without --runs: groups have tests")
+        require(not options.runs, "--margin", margin, "without --runs: groups are tested")
     if options.attribute is not None:
         shown = options.attribute or "given"
+        require(not options.runs, "--attribute", shown, "without --runs: groups are tested")
         allowed = "without --group-by: groups must not mix settings"
         require(not options.group_by, "--attribute", shown, allowed)
     if options.evaluation:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from spectral_exp.core.errors import SettingError, UserError, nearest
-from spectral_exp.core.wording import format_count
+from spectral_exp.core.wording import format_count, noun
 from spectral_exp.results import statistics
 from spectral_exp.results.compared import Comparison, GroupSummary
 from spectral_exp.results.corrections import SIGNIFICANCE
@@ -88,8 +88,8 @@ class Attribution:
         if missing := self.grid.missing:
             notes.append(
                 f"{format_count(len(missing), 'group')} of the grid of {2 ** len(self.grid.parts)} "
-                "have no finished run, so there are no main effects: "
-                + "; ".join(map(self.grid.describe, missing))
+                f"{noun(len(missing), 'has', 'have')} no finished run, so there are no main "
+                "effects: " + "; ".join(map(self.grid.describe, missing))
             )
         sizes = [
             size
