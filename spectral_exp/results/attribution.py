@@ -202,8 +202,9 @@ def _simple_effect(
     seeds = [seed for seed in one if seed in other]
     paired = len(seeds) >= statistics.MIN_RUNS
     if paired:
-        values = [[side[seed] for seed in seeds] for side in (one, other)]
-        contrast = statistics.paired_contrast(*values)
+        contrast = statistics.paired_contrast(
+            [one[seed] for seed in seeds], [other[seed] for seed in seeds]
+        )
     else:
         contrast = statistics.unpaired_contrast(a.values, b.values)
     n = len(seeds) if paired else min(len(a.values), len(b.values))
@@ -219,12 +220,11 @@ def _main_effect(grid: Grid, part: str) -> tuple[Effect, Contrast]:
     values = {cell: _by_seed(summary) for cell, summary in grid.cells.items()}
     seeds = sorted(set.intersection(*(set(one) for one in values.values())))
     without = grid.subsets(without=part)
-    sides = [without, [cell | {part} for cell in without]]
-    means = [
+    before, after = (
         [math.fsum(values[cell][seed] for cell in side) / len(side) for seed in seeds]
-        for side in sides
-    ]
-    contrast = statistics.paired_contrast(*means)
+        for side in (without, [cell | {part} for cell in without])
+    )
+    contrast = statistics.paired_contrast(before, after)
     if not seeds:
         contrast = replace(contrast, reason="no seed is in all groups")
     return _effect(part, None, len(seeds), paired=True, contrast=contrast), contrast

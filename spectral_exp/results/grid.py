@@ -99,7 +99,8 @@ def differing_parts_of(a: Run, b: Run) -> list[GridPart]:
     found = [
         GridPart(
             part_of.get(owner, owner),
-            *(_words(run, owner, is_component=owner in changed) for run in (a, b)),
+            _words(a, owner, is_component=owner in changed),
+            _words(b, owner, is_component=owner in changed),
             frozenset(settings),
         )
         for owner, settings in members.items()

@@ -191,8 +191,8 @@ def test_equivalence_and_what_a_test_would_find(
         make_run(tmp_path, "classic", seed, val_bpb=2.5 + noise)
         make_run(tmp_path, "wave", seed, val_bpb=2.5 + 0.9 * noise)
         make_run(tmp_path, "wave_rgd", seed, val_bpb=2.48 + 8 * noise)
-    plain = {one["b"]: one for one in compared(capsys, tmp_path)["differences"]}
-    assert "margin" not in plain["wave"]
+    plain = {(one["a"], one["b"]): one for one in compared(capsys, tmp_path)["differences"]}
+    assert "margin" not in plain["classic", "wave"]
     found = compared(capsys, tmp_path, "--margin", "0.02")
     differences = {(one["a"], one["b"]): one for one in found["differences"]}
     near, far = differences["classic", "wave"], differences["classic", "wave_rgd"]
@@ -201,7 +201,7 @@ def test_equivalence_and_what_a_test_would_find(
     assert (far["equivalent"], far["separated"]) == (False, False)
     # Neither test of the other changes, and without rejections all are left their share.
     assert {k: far[k] for k in ("p_holm", "level", "detectable")} == {
-        k: plain["wave_rgd"][k] for k in ("p_holm", "level", "detectable")
+        k: plain["classic", "wave_rgd"][k] for k in ("p_holm", "level", "detectable")
     }
     tests = {frozenset((one["a"], one["b"])) for one in found["differences"]}
     assert near["level"] == pytest.approx(0.05 / len(tests))

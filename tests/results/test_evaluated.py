@@ -22,15 +22,25 @@ from tests.results.made_runs import make_run, rest
 NOISE = (0.0, 0.01, -0.02)
 
 
-def record(bpb: float, block_size: int, text: str = "val", **more: Any) -> str:
+def record(bpb: float, block_size: int, **more: Any) -> str:
     line = {
-        **{"time": "2026-01-01T00:00:00", "run": "r", "step": 100, "text": text},
-        **{"text_sha256": "ab" * 32, "block_size": block_size, "stride": block_size},
-        **{"precision": "fp32", "loss": 0.7 * bpb, "bpb": bpb, "standard_error_bpb": 0.01},
-        **{"windows": 25, "tokens": 1600, "bytes": 1600, "perplexity": 4.0},
-        **more,
+        "time": "2026-01-01T00:00:00",
+        "run": "r",
+        "step": 100,
+        "text": "val",
+        "text_sha256": "ab" * 32,
+        "block_size": block_size,
+        "stride": block_size,
+        "precision": "fp32",
+        "loss": 0.7 * bpb,
+        "bpb": bpb,
+        "standard_error_bpb": 0.01,
+        "windows": 25,
+        "tokens": 1600,
+        "bytes": 1600,
+        "perplexity": 4.0,
     }
-    return json.dumps(line) + "\n"
+    return json.dumps(line | more) + "\n"
 
 
 def add(run: Path, *lines: str) -> None:
@@ -45,7 +55,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, growth in (("classic", 1.0), ("wave", 0.25)):
             run = make_run(folder, name, seed)
             add(run, *(record(2 + noise + growth * i, 64 << i) for i in range(3)))
-            add(run, record(2.5 + noise, 128, "test", stride=32))
+            add(run, record(2.5 + noise, 128, text="test", stride=32))
     return folder
 
 

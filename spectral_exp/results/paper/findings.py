@@ -275,8 +275,8 @@ def _ratio(group: Group, baseline: Group | None) -> Text:
     """Return training time over the baseline's with its interval, marked ~ if not separated."""
     if baseline is None or group is baseline:
         return (DASH,)
-    finished = [[run for run in side.runs if run.finished] for side in (baseline, group)]
-    found = compare_times(*finished)
+    one, other = ([run for run in side.runs if run.finished] for side in (baseline, group))
+    found = compare_times(one, other)
     if found is None:
         return (DASH,)
     ids = tuple(run.run_id for runs in found.runs for run in runs)
