@@ -64,6 +64,19 @@ def build_parser() -> argparse.ArgumentParser:
         "--baseline",
         help="group to compare the others with (default: classic, else the first by its settings)",
     )
+    parser.add_argument(
+        "--margin",
+        type=float,
+        help="also test whether differences are smaller than this, in the unit of the metric",
+    )
+    parser.add_argument(
+        "--evaluation",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help="evaluations to compare, as for spectral-exp compare; repeatable (default: all that "
+        "spectral-exp evaluate has recorded)",
+    )
     add_where(
         parser,
         "only runs that meet a condition such as optimizer=rgd or tag=good; repeatable",
@@ -107,6 +120,7 @@ def _write(options: argparse.Namespace) -> Written:
         metric=options.metric,
         at=options.at,
         baseline=options.baseline,
+        margin=options.margin,
         where=tuple(options.where),
         group_by=tuple(split_names(options.group_by)) if options.group_by else None,
         title=options.title,
@@ -114,7 +128,9 @@ def _write(options: argparse.Namespace) -> Written:
         notes=notes,
         notes_file=notes_file,
     )
-    generator = PaperGenerator(options.folders, choices, archived=options.archived)
+    generator = PaperGenerator(
+        options.folders, choices, archived=options.archived, evaluation=options.evaluation
+    )
     if generator.archived_note:
         print(generator.archived_note, file=sys.stderr)
     return generator.write(options.output, split_names(options.formats), force=options.force)

@@ -209,7 +209,7 @@ def test_equivalence_and_what_a_test_would_find(
     assert any(f"{near['detectable']:.2g} would be found" in one for one in near["warnings"])
     assert any(note.startswith("equivalent within 0.02: two one-sided") for note in found["notes"])
     text = printed(capsys, tmp_path, "--margin", "0.02")
-    assert "p (within 0.02)  verdict" in text
+    assert "p (within 0.02) verdict" in text
     assert "equivalent within 0.02\n" in text
     assert "neither separated nor equivalent" in text
     rows = list(

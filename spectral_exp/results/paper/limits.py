@@ -49,6 +49,8 @@ def methods_of_statistics(material: Material) -> tuple[Block, ...]:
     items += [_passage("unpaired")] if not all(d.paired for d in differences) else []
     if any(d.p_value is not None for d in differences):
         items += [_passage("improvement"), _passage("correction", m=material.tests)]
+    if material.choices.margin is not None:
+        items.append(_passage("equivalence", margin=f"{material.choices.margin:g}"))
     return (Heading("Statistics"), Listing(tuple(items)))
 
 

@@ -23,11 +23,12 @@ from spectral_exp.runs.schema import Count, Findings, conform
 
 if TYPE_CHECKING:
     from spectral_exp.results.paper.generator import Paper
+    from spectral_exp.results.paper.material import Choices
 
 FORMAT = 1
 """The format of `provenance.json`."""
 
-WRITER_VERSION = 3
+WRITER_VERSION = 4
 """The version of the writer; raise it when the same runs give other bytes."""
 
 _PACKAGES = ("matplotlib", "numpy", "typst", "latex2mathml")
@@ -59,6 +60,8 @@ class RecordedChoices(TypedDict, total=False):
     metric: str
     at: str
     baseline: str | None
+    margin: float | None
+    evaluations: list[str]
     where: list[str]
     group_by: list[str] | None
     title: str | None
@@ -107,7 +110,7 @@ def record(
         "format": FORMAT,
         "name": name,
         "made_by": made_by(),
-        "choices": asdict(paper.material.choices),
+        "choices": _choices(paper.material.choices),
         "formats": list(formats),
         "runs": [_run(i, run, folder) for i, run in enumerate(runs, start=1)],
         "left_out": [list(item) for item in paper.material.left_out],
@@ -115,6 +118,12 @@ def record(
         "figures": _figures(paper),
         "files": {file: digest(content) for file, content in sorted(files.items())},
     }
+
+
+def _choices(choices: Choices) -> dict[str, Any]:
+    """Return the choices; later ones that were not made are left out, as in earlier records."""
+    later = {"margin", "evaluations"}
+    return {name: value for name, value in asdict(choices).items() if value or name not in later}
 
 
 def made_by() -> dict[str, str]:
