@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 
 from spectral_exp.core.errors import SettingError, UserError
+from spectral_exp.results import figures
 from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.results.comparison import compare
 from spectral_exp.results.evaluated import evaluation_metrics, overview_tables
+from spectral_exp.results.paper import Choices, PaperGenerator, run_curves, verify
+from spectral_exp.results.paper.folder import Folder
+from spectral_exp.results.paper.report import run_report
 from spectral_exp.runs.evaluations import parse_evaluation
 from spectral_exp.runs.index import facts_of
 from spectral_exp.runs.layout import RunPaths
@@ -174,3 +178,27 @@ def test_other_texts_and_checkpoints_are_named(tmp_path: Path) -> None:
     warnings = " ".join(map(str, difference.warnings))
     assert "ids abababab against ids cdcdcdcd" in warnings
     assert "25 windows of 64 tokens against 9 windows of 64 tokens" in warnings
+
+
+def test_a_paper_holds_when_a_run_is_evaluated_in_another_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "comparison_plots", lambda comparison, **options: [])
+    monkeypatch.setattr(run_curves, "run_curves", lambda run: None)
+    for seed in (1, 2, 3):
+        for name in ("classic", "wave"):
+            run = make_run(tmp_path / "runs", name, seed, val_bpb=2.5 + seed / 100)
+            add(run, record(2.0 + seed / 90 + len(name) / 9, 64), record(3.0, 128))
+    choices = Choices(margin=0.02)
+    generator = PaperGenerator([tmp_path / "runs"], choices, evaluation=["block_size=64"])
+    assert generator.choices.evaluations == ("bpb@val:64",)
+    generator.write(tmp_path / "paper", ["md"])
+    report = run_report(run, index=False)
+    report.write(Folder(tmp_path / "report"), ["md"], "report")
+    text = (tmp_path / "paper" / "paper.md").read_text()
+    assert "Whether a difference is at most 0.02 in either direction" in text
+    assert [verify(tmp_path / name).exit_code for name in ("paper", "report")] == [0, 0]
+    add(run, record(9.0, 512))
+    assert [verify(tmp_path / name).exit_code for name in ("paper", "report")] == [0, 0]
+    add(run, record(9.0, 64))
+    assert [verify(tmp_path / name).exit_code for name in ("paper", "report")] == [1, 1]
