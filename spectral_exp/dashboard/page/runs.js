@@ -41,6 +41,7 @@ export class RunsPage {
     this.table = new VirtualTable(this.tableHost, {
       label: "Groups of runs",
       onSort: (id) => this.sortBy(id),
+      onColumns: () => this.toolbar.drawColumns(),
       rowProps: (row) => this.rowProps(row),
     });
     this.tableHost.addEventListener("click", (event) => this.onRowClick(event));
@@ -115,7 +116,17 @@ export class RunsPage {
       ({ isOptional, text }) => !isOptional || this.rows.some((row) => text(row)),
     );
     if (!this.rows.some(({ id }) => id === this.active)) this.active = null;
-    this.table.setContent(this.columns, this.rows, sort);
+    const chosen = this.params.has("col") ? new Set(this.params.getAll("col")) : null;
+    this.table.setContent(this.columns, this.rows, sort, chosen);
+    this.toolbar.drawColumns();
+  }
+
+  /** Show or hide a column; from then on the columns no longer depend on the width. */
+  toggleColumn(id) {
+    const ranked = this.table.columns.filter(({ rank }) => rank !== undefined);
+    const ids = new Set(ranked.map((column) => column.id));
+    if (!ids.delete(id)) ids.add(id);
+    patchParams({ col: ids.size ? [...ids] : "none" });
   }
 
   // Without a choice, the baseline and the best groups once all runs are read: an update that

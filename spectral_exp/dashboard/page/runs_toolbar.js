@@ -3,7 +3,7 @@
 import { isExport, saved } from "./client.js";
 import { button, checkbox, choice, menuButton, setOptions } from "./controls.js";
 import { toCsv, toLatex, toMarkdown } from "./copy_table.js";
-import { h } from "./dom.js";
+import { fill, h } from "./dom.js";
 import { FilterBox } from "./filter.js";
 import { editMarks, toggleArchive, togglePin } from "./marks.js";
 import { copyText, openDialog, toast } from "./popover.js";
@@ -28,6 +28,9 @@ export class RunsToolbar {
         ? "Show the comparison that this file holds"
         : "Compare the groups that are shown",
     });
+    this.columnCount = h("span", { class: "count" });
+    this.columns = menuButton("Columns", () => this.columnItems());
+    this.columns.insertBefore(this.columnCount, this.columns.lastChild);
     this.element = h(
       "div",
       { class: "toolbar" },
@@ -39,9 +42,17 @@ export class RunsToolbar {
         this.at,
         this.baseline,
         this.archived,
-        this.compare,
-        menuButton("Export", () => this.exportItems()),
-        menuButton("More actions", () => this.actionItems(), { iconName: "more", iconOnly: true }),
+        h(
+          "div",
+          { class: "actions" },
+          this.compare,
+          this.columns,
+          menuButton("Export", () => this.exportItems()),
+          menuButton("More actions", () => this.actionItems(), {
+            iconName: "more",
+            iconOnly: true,
+          }),
+        ),
       ),
     );
   }
@@ -129,6 +140,31 @@ export class RunsToolbar {
     const rows = this.page.rows.filter(({ kind }) => kind === "group");
     // A column without any text says nothing in a copy.
     return [columns.filter((column) => rows.some((row) => column.text(row))), rows];
+  }
+
+  /** Tell how many of the columns are in the table. */
+  drawColumns() {
+    const { all, columns } = this.page.table;
+    const count = (list) => list.filter(({ isTitleHidden }) => !isTitleHidden).length;
+    const [shown, total] = [count(columns), count(all)];
+    fill(this.columnCount, shown < total && `${shown} of ${total}`);
+  }
+
+  columnItems() {
+    const { page } = this;
+    const shown = new Set(page.table.columns.map(({ id }) => id));
+    const items = page.table.all
+      .filter(({ rank }) => rank !== undefined)
+      .map(({ id, title }) => ({
+        label: title,
+        checked: shown.has(id),
+        act: () => page.toggleColumn(id),
+      }));
+    const automatic = {
+      label: "As many as there is room for",
+      act: () => patchParams({ col: null }),
+    };
+    return [...items, null, automatic];
   }
 
   exportItems() {

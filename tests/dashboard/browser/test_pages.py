@@ -23,7 +23,9 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 OpenPage = Callable[..., Any]
 
-TABS = ["curves", "inside", "samples", "log", "settings", "checkpoints", "cost", "files"]
+TABS = [
+    "curves", "inside", "samples", "evaluations", "log", "settings", "checkpoints", "cost", "files",
+]  # fmt: skip
 
 
 def keys_of(page: Page) -> dict[str, str]:
@@ -120,6 +122,26 @@ def test_settings_show_what_differs_from_the_defaults(open_page: OpenPage, dashb
     page.evaluate("view => { location.hash = view; }", tab)
     expect(settings.filter(has_text="model.n_embd")).to_have_count(1)
     expect(page.get_by_role("columnheader", name="Default")).to_have_count(0)
+
+
+def test_the_scores_of_a_run_are_shown(open_page: OpenPage, dashboard: str) -> None:
+    """The newest first, with foreign text as text; without scores there is no tab."""
+    page = visit(open_page, dashboard)
+    keys = keys_of(page)
+    tab = f"#/run/{keys['phasor_20260101_000001_abcd1234']}?tab=evaluations"
+    page.evaluate("view => { location.hash = view; }", tab)
+    rows = page.get_by_role("region", name="Evaluations").get_by_role("row")
+    expect(rows).to_have_count(3)
+    cells = rows.nth(1).get_by_role("cell")
+    expected = ["test text of the run", "100", "256", "64", "2.1643", "0.0123", "1.5000", "-", ""]
+    assert cells.all_inner_texts()[:9] == expected
+    expect(rows.nth(2)).to_contain_text(HOSTILE.replace("\u202e", "\\u202e"))
+    assert rows.nth(2).get_by_role("cell").all_inner_texts()[4:7] == ["nan", "-", "1e+300"]
+    tab = f"#/run/{keys['wave_20260101_000001_abcd1234']}?tab=evaluations"
+    page.evaluate("view => { location.hash = view; }", tab)
+    expect(page.get_by_role("heading", level=1)).to_contain_text("wave_20260101_000001")
+    expect(page.get_by_role("tab", name="Curves")).to_have_attribute("aria-selected", "true")
+    expect(page.get_by_role("tab", name="Evaluations")).to_have_count(0)
 
 
 def test_the_whole_log_is_searched(open_page: OpenPage, dashboard: str) -> None:
