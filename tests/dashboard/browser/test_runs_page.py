@@ -274,6 +274,7 @@ def test_columns_fit_into_the_width(open_page: OpenPage, dashboard: str) -> None
     expect(heads).to_have_count(len(narrow))
 
 
+@pytest.mark.slow
 def test_a_table_of_many_groups_builds_the_rows_in_sight(
     open_page: OpenPage, tmp_path: Path
 ) -> None:
