@@ -20,7 +20,13 @@ _MIN_HEIGHT = 200  # CSS pixels
 _FRAME = (
     '<iframe title="{title}" sandbox="allow-scripts allow-downloads" allow="clipboard-write" '
     'style="width: 100%; height: {height}px; border: 1px solid #8884; border-radius: 4px" '
-    'srcdoc="{page}"></iframe>'
+    'srcdoc="{page}">{fallback}</iframe>'
+)
+
+# What is inside of a frame is shown where frames are left out.
+_NO_FRAME = (
+    "The {summary} is not shown here. In Jupyter trust the notebook (File, Trust Notebook) or run "
+    "the cell again; elsewhere open the file that show(...).save('runs.html') writes."
 )
 
 
@@ -52,6 +58,7 @@ class Snapshot:
             title=_in_attribute(self._summary),
             height=self._height,
             page=_in_attribute(self.page),
+            fallback=_NO_FRAME.format(summary=self._summary),
         )
 
 

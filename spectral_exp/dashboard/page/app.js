@@ -113,7 +113,8 @@ function drawStatus() {
   fill(folder, folders.length > 0 && bdi(folders.join(", "), { title: folders.join("\n") }));
   const reading = !complete && found > read;
   connection.className = `connection ${store.error ? "broken" : "live"}`;
-  fill(connection, connectionText(reading, found, read));
+  const text = connectionText(reading, found, read);
+  fill(connection, h("span", { title: text }, text));
   drawBanner();
 }
 

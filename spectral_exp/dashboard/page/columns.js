@@ -60,8 +60,11 @@ function allColumns(answer, page) {
   ];
 }
 
+/** Matches a phone, for which the columns have another order. */
+export const narrowScreen = window.matchMedia("(max-width: 700px)");
+
 function isNarrow() {
-  return window.innerWidth < 700;
+  return narrowScreen.matches;
 }
 
 function countColumn() {

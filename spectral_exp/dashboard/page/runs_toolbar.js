@@ -44,7 +44,7 @@ export class RunsToolbar {
         this.archived,
         h(
           "div",
-          { class: "actions" },
+          { class: "toolbar-actions" },
           this.compare,
           this.columns,
           menuButton("Export", () => this.exportItems()),

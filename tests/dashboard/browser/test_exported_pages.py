@@ -116,6 +116,8 @@ def test_an_exported_view_needs_no_server(
     expect(image).to_have_attribute("aria-label", re.compile("wave"))
     page.get_by_role("tab", name="Settings").click()
     expect(page.get_by_role("cell", name="resonance").first).to_be_visible()
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
 def test_an_exported_run_holds_its_plots_and_log(open_page: OpenPage, tmp_path: Path) -> None:
