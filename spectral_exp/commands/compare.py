@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 import sys
 import time
@@ -11,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from spectral_exp.commands.options import add_archived, add_folders, add_where
+from spectral_exp.commands.options import add_archived, add_at, add_folders, add_where
 from spectral_exp.core.allocator import keep_freed_memory
 from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import Interrupted, SettingError, UserError, nearest, require
@@ -20,15 +21,19 @@ from spectral_exp.core.wording import format_count
 from spectral_exp.plots.load import import_matplotlib
 from spectral_exp.results import tables
 from spectral_exp.results.aggregate import ResultsAggregator
+from spectral_exp.results.attribution import attribute
 from spectral_exp.results.compared import Comparison
 from spectral_exp.results.comparison import compare
+from spectral_exp.results.evaluated import evaluation_metrics
 from spectral_exp.results.group import Group
 from spectral_exp.results.names import Names, split_names, value_text
+from spectral_exp.runs.budget import parse_at
 from spectral_exp.runs.differences import run_differences
+from spectral_exp.runs.evaluations import SCORES, evaluation_conditions
 from spectral_exp.runs.load import load_run
 from spectral_exp.runs.metric_names import DERIVED, metric_info
 from spectral_exp.runs.output_file import refuse_loss, write_output
-from spectral_exp.runs.run import Run, check_at
+from spectral_exp.runs.run import Run
 
 CONFIG_DIFF = "config-diff"
 FORMATS = ("table", "markdown", "csv", "json", "latex")
@@ -78,21 +83,24 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--metric",
-        default="val_bpb",
         metavar="NAMES",
-        help="comma-separated metrics (default: val_bpb)",
+        help="comma-separated metrics (default: val_bpb, with --evaluation bpb)",
     )
     parser.add_argument(
-        "--at",
-        default="final",
-        help="value of each run: final, best or step:N (default: final)",
+        "--evaluation",
+        action="append",
+        metavar="CONDITION",
+        help="compare what spectral-exp evaluate has recorded: all, text=test, block_size=128,256, "
+        "stride<64 ...; repeatable, all conditions must hold",
     )
+    add_at(parser)
     parser.add_argument(
         "--baseline",
         metavar="GROUP",
         help="group to compare the others with, independent of --sort "
-        "(default: classic, else the first by its settings)",
+        "(default: classic, else the first by its settings); best is the one with the best mean",
     )
+    _add_test_options(parser)
     parser.add_argument(
         "--sort",
         metavar="NAME",
@@ -101,6 +109,23 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_output_options(parser)
     return parser
+
+
+def _add_test_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--margin",
+        type=float,
+        metavar="SIZE",
+        help="also test whether differences are smaller than this, in the unit of the metric",
+    )
+    parser.add_argument(
+        "--attribute",
+        nargs="?",
+        const="",
+        metavar="GROUP",
+        help="also print what each part contributes to the difference between the "
+        "baseline and this group (default: the group that differs in most parts)",
+    )
 
 
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
@@ -140,9 +165,10 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
 
 def _check(options: argparse.Namespace) -> None:
     """Raise SettingError for options that are wrong for any runs."""
-    check_at(options.at)
-    metrics = split_names(options.metric)
+    parse_at(options.at)
+    metrics = _metric_names(options)
     require(bool(metrics), "--metric", repr(options.metric), "one or several metrics, by commas")
+    _check_tests(options, metrics)
     watch, output, plots = options.watch, options.output, options.plots
     is_interval = watch is None or 0 < watch <= 86400
     require(is_interval, "--watch", watch, "> 0 and <= 86400 (seconds)")
@@ -155,6 +181,27 @@ def _check(options: argparse.Namespace) -> None:
     if plots is not None:
         require(not options.runs, "--plots", plots, "without --runs: groups are drawn")
         require(not plots.exists() or plots.is_dir(), "--plots", plots, "a folder")
+
+
+def _check_tests(options: argparse.Namespace, metrics: Sequence[str]) -> None:
+    margin = options.margin
+    if margin is not None:
+        require(0 < margin < math.inf, "--margin", margin, "> 0 and finite, in the metric's unit")
+        require(len(metrics) == 1, "--margin", margin, "with one --metric, whose unit it has")
+        require(not options.runs, "--margin", margin, "without --runs: groups are tested")
+    if options.attribute is not None:
+        shown = options.attribute or "given"
+        require(not options.runs, "--attribute", shown, "without --runs: groups are tested")
+        allowed = "without --group-by: groups must not mix settings"
+        require(not options.group_by, "--attribute", shown, allowed)
+    if options.evaluation:
+        require(options.at == "final", "--at", options.at, "final with --evaluation")
+
+
+def _metric_names(options: argparse.Namespace) -> list[str]:
+    """Return the names of --metric, or those by default."""
+    default = SCORES[0] if options.evaluation else "val_bpb"
+    return split_names(default if options.metric is None else options.metric)
 
 
 # --- one report -----------------------------------------------------------------------------
@@ -177,7 +224,9 @@ def _report(options: argparse.Namespace) -> str:
             or f"none of {format_count(len(results.runs), 'run')} meets "
             f"{' and '.join(options.where)}"
         )
-    metrics = list(dict.fromkeys(split_names(options.metric)))
+    metrics = list(dict.fromkeys(_metric_names(options)))
+    if options.evaluation:
+        metrics = evaluation_metrics(chosen.runs, options.evaluation, metrics)
     for metric in metrics:
         _require_metric(metric, chosen.runs)
     form = options.format or _BY_SUFFIX[options.output.suffix.lower() if options.output else ""]
@@ -189,8 +238,12 @@ def _report(options: argparse.Namespace) -> str:
     names = list(dict.fromkeys(split_names(options.group_by))) if options.group_by else None
     groups = chosen.groups(names)
     comparisons = [
-        compare(groups, metric, at=options.at, baseline=options.baseline) for metric in metrics
+        compare(groups, metric, at=options.at, baseline=options.baseline, margin=options.margin)
+        for metric in metrics
     ]
+    attributions = []
+    if options.attribute is not None:
+        attributions = [attribute(one, options.attribute or None) for one in comparisons]
     order = _order(groups, comparisons, options, chosen.runs)
     comparisons = [comparison.reorder(order) for comparison in comparisons]
     if options.plots is not None:
@@ -201,13 +254,16 @@ def _report(options: argparse.Namespace) -> str:
             for figure in comparison_figures(comparison, options.plots, force=options.force):
                 lines = figure.paths or [f"not drawn: {figure.caption}"]
                 print(*lines, sep="\n", file=sys.stderr)
-    return tables.render_comparisons(comparisons, form, chosen.left_out, chosen.archived_note)
+    return tables.render_comparisons(
+        comparisons, form, chosen.left_out, chosen.archived_note, attributions
+    )
 
 
 def _require_metric(metric: str, runs: Sequence[Run]) -> None:
     if not any(run.value(metric) is not None for run in runs):
         known = set(DERIVED)
         for run in runs:
+            known.update(one.name for one in evaluation_conditions(run.evaluations))
             known.update(run.metrics, run.results.get("final_metrics", ()))
         known.discard("step")
         raise UserError(

@@ -108,7 +108,7 @@ def _export(options: argparse.Namespace) -> int:
         file.suffix.lower() in (".html", ".htm"), "--export", file, "a file that ends with .html"
     )
     refuse_loss(file, "--export", force=options.force)
-    page = show(*options.folders, where=options.where).page
+    page = show(*options.folders, where=options.where, figures=True).page
     write_output(file, page.encode(), "--export", force=options.force)
     print(file)
     return 0

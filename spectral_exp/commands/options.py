@@ -23,6 +23,16 @@ def add_archived(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--archived", action="store_true", help="include archived runs")
 
 
+def add_at(parser: argparse.ArgumentParser) -> None:
+    """Add `--at`, the value of each run."""
+    parser.add_argument(
+        "--at",
+        default="final",
+        help="value of each run: final, best, or the last one within step:N, tokens=N, "
+        "seconds=N (of training) or flops=N (default: final)",
+    )
+
+
 def add_force(parser: argparse.ArgumentParser) -> None:
     """Add `--force`, of commands that write a file."""
     parser.add_argument(

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from spectral_exp.commands.options import add_archived, add_where
+from spectral_exp.commands.options import add_archived, add_at, add_where
 from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.foreign_text import printable
@@ -59,12 +59,23 @@ def build_parser() -> argparse.ArgumentParser:
         "--output", type=Path, default=Path("paper"), help="folder of the paper (default: paper)"
     )
     parser.add_argument("--metric", default="val_bpb", help="metric to compare (default: val_bpb)")
-    parser.add_argument(
-        "--at", default="final", help="value of each run: final, best or step:N (default: final)"
-    )
+    add_at(parser)
     parser.add_argument(
         "--baseline",
         help="group to compare the others with (default: classic, else the first by its settings)",
+    )
+    parser.add_argument(
+        "--margin",
+        type=float,
+        help="also test whether differences are smaller than this, in the unit of the metric",
+    )
+    parser.add_argument(
+        "--evaluation",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help="evaluations to compare, as for spectral-exp compare; repeatable (default: all that "
+        "spectral-exp evaluate has recorded)",
     )
     add_where(
         parser,
@@ -109,6 +120,7 @@ def _write(options: argparse.Namespace) -> Written:
         metric=options.metric,
         at=options.at,
         baseline=options.baseline,
+        margin=options.margin,
         where=tuple(options.where),
         group_by=tuple(split_names(options.group_by)) if options.group_by else None,
         title=options.title,
@@ -116,7 +128,9 @@ def _write(options: argparse.Namespace) -> Written:
         notes=notes,
         notes_file=notes_file,
     )
-    generator = PaperGenerator(options.folders, choices, archived=options.archived)
+    generator = PaperGenerator(
+        options.folders, choices, archived=options.archived, evaluation=options.evaluation
+    )
     if generator.archived_note:
         print(generator.archived_note, file=sys.stderr)
     return generator.write(options.output, split_names(options.formats), force=options.force)

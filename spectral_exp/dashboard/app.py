@@ -24,7 +24,6 @@ from spectral_exp.dashboard.details import diff_answer, run_details, spectrum_an
 from spectral_exp.dashboard.drawing import Drawer
 from spectral_exp.dashboard.export import export_view
 from spectral_exp.dashboard.group_curves import load_group_curves
-from spectral_exp.dashboard.groups import Answer as GroupsAnswer
 from spectral_exp.dashboard.groups import (
     Comparisons,
     choose_groups,
@@ -299,15 +298,8 @@ def _compare(site: Site, query: Query, names: dict[str, str]) -> Response:
     ids = query.names("groups")
     found = comparison_answer(answer, ids, site.folders)
     if query.flag("figures"):
-        found["figures"] = site.drawer.names(_figure(answer, ids))
+        found["figures"] = site.drawer.names(drawing.Request.of(answer, ids))
     return _json(found)
-
-
-def _figure(answer: GroupsAnswer, ids: Sequence[str], **choices: str) -> drawing.Request:
-    runs = drawing.plain_runs(answer.chosen.runs)
-    return drawing.Request(
-        runs, replace(answer.view, where=(), archived=True), tuple(ids), **choices
-    )
 
 
 def _figure_file(site: Site, query: Query, names: dict[str, str]) -> Response:
@@ -315,7 +307,8 @@ def _figure_file(site: Site, query: Query, names: dict[str, str]) -> Response:
     require(form in drawing.FORMATS, "figure", names["file"], "a name that ends with .svg or .pdf")
     answer = site.comparisons.answer(View.of(query))
     theme = query.choice("theme", ("light", "dark"))
-    request = _figure(answer, query.names("groups"), name=name, form=form, theme=theme)
+    ids = query.names("groups")
+    request = drawing.Request.of(answer, ids, name=name, form=form, theme=theme)
     headers = _attachment(names["file"]) if query.flag("download") else {}
     return Response(site.drawer.draw(request), media_type=_FIGURES[form], headers=headers)
 
@@ -324,7 +317,10 @@ _FIGURES = {"svg": "image/svg+xml", "pdf": "application/pdf", "png": "image/png"
 
 
 def _export(site: Site, query: Query, names: dict[str, str]) -> Response:
-    page = export_view(site.library, site.comparisons, site.folders, query.text("hash"))
+    drawer = site.drawer if query.choice("figures", ("1", "0")) == "1" else None
+    page = export_view(
+        site.library, site.comparisons, site.folders, query.text("hash"), drawer=drawer
+    )
     return Response(page, media_type="text/html", headers=_attachment("dashboard.html"))
 
 

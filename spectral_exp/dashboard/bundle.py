@@ -20,7 +20,10 @@ _ICON = re.compile(r'(<link rel="icon" href=")([^"]+)(")')
 
 
 def bundle(
-    embedded: Mapping[str, Mapping[str, str]], fragment: str = "", theme: str = "auto"
+    embedded: Mapping[str, Mapping[str, str]],
+    fragment: str = "",
+    theme: str = "auto",
+    comparison: str | None = None,
 ) -> str:
     """Return the page with its styles and modules, and with answers of the server.
 
@@ -28,9 +31,12 @@ def bundle(
         embedded: by address, as the page asks for them; see `export`.
         fragment: of the address at which the page begins, unless it is opened at another.
         theme: light, dark, or auto for that of the system.
+        comparison: fragment of the address of the comparison that is embedded, if one is.
     """
     text, script = read_page_file(INDEX), page_script()
-    saved = _in_script({"view": fragment, "theme": theme, "answers": dict(embedded)})
+    saved = _in_script(
+        {"view": fragment, "theme": theme, "comparison": comparison, "answers": dict(embedded)}
+    )
     scripts = (
         f'<script type="application/json" id="saved">{saved}</script>\n'
         f'<script type="module">{script}</script>'

@@ -14,6 +14,7 @@ from spectral_exp.core.json_value import jsonable
 from spectral_exp.core.timestamps import seconds_since_epoch
 from spectral_exp.dashboard.certificate import certificate_text
 from spectral_exp.dashboard.curves import describe_metric
+from spectral_exp.dashboard.evaluations import evaluations_answer
 from spectral_exp.dashboard.groups import metric_names
 from spectral_exp.dashboard.log_window import log_files
 from spectral_exp.dashboard.rows import Row, finite, marks_values
@@ -74,6 +75,7 @@ def run_details(run: Run, row: Row) -> dict[str, Any]:
         "logs": [{"name": name, "size": size} for name, size in log_files(run.path)],
         "plots": plots_by_name(list_plots(run.path)),
         "samples": _samples(run),
+        "evaluations": evaluations_answer(run),
         "spectra": _spectra(run),
         "marks": marks_values(run.marks),
         "metrics": [_metric(run, name) for name in metric_names([run]) if name in run.metrics],

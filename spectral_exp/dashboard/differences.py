@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from spectral_exp.core.errors import UserError
+from spectral_exp.core.series import FloatArray
 from spectral_exp.dashboard.curves import describe_metric
 from spectral_exp.dashboard.rows import finite
 from spectral_exp.results.compared import Difference
@@ -22,14 +24,22 @@ _NOTE = (
     "number, so read where the difference stays separated, not where it first is"
 )
 
+_CHOICE = (
+    "{:,} of {:,} logged steps are tested: evenly spaced ones, and between them those of the "
+    "lowest and the highest difference"
+)
+
 
 def difference_over_steps(a: Group, b: Group, metric: str, n_steps: int) -> dict[str, Any]:
     """Return `b` minus `a` at steps at which the metric was logged, as `compare` computes it.
 
+    Of more than `n_steps` logged steps, those of the lowest and highest differences are among the
+    chosen ones, so that no spike is lost.
+
     Raises:
         UserError: neither group has the metric.
     """
-    steps = _steps([a, b], metric, n_steps)
+    steps, n_logged = _steps(a, b, metric, n_steps)
     found = [(step, one) for step in steps if (one := _at_step(a, b, metric, step)) is not None]
     if not found:
         raise UserError(f"{a.label} and {b.label} have no step at which both have {metric}")
@@ -50,7 +60,7 @@ def difference_over_steps(a: Group, b: Group, metric: str, n_steps: int) -> dict
         "text": [number_text(one.mean, digits, signed=True) for _, one in found],
         "interval_text": [interval_text(one.interval, digits, signed=True) for _, one in found],
         "separated_from": _separated_from(found),
-        "notes": [_NOTE],
+        "notes": [_NOTE, *([_CHOICE.format(len(steps), n_logged)] if n_logged > n_steps else ())],
         "source": {
             "metric": metric,
             "runs": [run.run_id for run in (*a.runs, *b.runs)],
@@ -60,20 +70,55 @@ def difference_over_steps(a: Group, b: Group, metric: str, n_steps: int) -> dict
     }
 
 
-def _steps(groups: Sequence[Group], metric: str, n_steps: int) -> list[int]:
-    """Return the steps that runs of every group have logged, at most `n_steps` evenly chosen."""
+def _steps(a: Group, b: Group, metric: str, n_steps: int) -> tuple[list[int], int]:
+    """Return at most `n_steps` steps at which a difference is known, and the number of all."""
     logged = [
         np.unique(np.concatenate([np.empty(0), *(run.series(metric).steps for run in group.runs)]))
-        for group in groups
+        for group in (a, b)
     ]
     if any(not len(steps) for steps in logged):
-        return []
+        return [], 0
     steps = np.unique(np.concatenate(logged))
     # A step above the last one of a group has no difference.
     steps = steps[(steps >= 1) & (steps <= min(steps[-1] for steps in logged))]
-    if len(steps) > n_steps:
-        steps = steps[np.unique(np.linspace(0, len(steps) - 1, n_steps).round().astype(int))]
-    return [int(step) for step in steps]
+    n_logged = len(steps)
+    if n_logged > n_steps:
+        with np.errstate(all="ignore"):  # values near the largest float
+            differences = _means(b, metric, steps) - _means(a, metric, steps)
+        steps = steps[choose_places(differences, n_steps)]
+    return [int(step) for step in steps], n_logged
+
+
+def _means(group: Group, metric: str, steps: FloatArray) -> FloatArray:
+    """Return the mean of the last values of the runs up to each step; NaN if no run has one."""
+    total, count = np.zeros(len(steps)), np.zeros(len(steps))
+    for run in group.runs:
+        series = run.series(metric)
+        places = np.searchsorted(series.steps, steps, side="right") - 1
+        values = np.append(series.values, np.nan)[places]  # place -1: before the first value
+        known = np.isfinite(values)
+        total[known] += values[known]
+        count += known
+    mean: FloatArray = total / np.where(count > 0, count, np.nan)
+    return mean
+
+
+def choose_places(values: FloatArray, n: int) -> list[int]:
+    """Return at most `n` places of more values, ascending: evenly spaced ones and extremes.
+
+    Between two evenly spaced places lie those of the lowest and the highest finite value.
+    """
+    last = len(values) - 1
+    bounds = np.unique(np.linspace(0, last, max((n - 1) // 3, 1) + 1).round().astype(int))
+    is_finite = np.isfinite(values)
+    lowest, highest = np.where(is_finite, values, np.inf), np.where(is_finite, values, -np.inf)
+    chosen = {0, last}
+    for first, end in pairwise(bounds.tolist()):
+        chosen |= {first, first + int(lowest[first:end].argmin())}
+        chosen.add(first + int(highest[first:end].argmax()))
+    # A portion without a variation needs no more than its first place.
+    chosen |= {*np.linspace(0, last, max(n - len(chosen), 0)).round().astype(int).tolist()}
+    return sorted(chosen)[-max(n, 1) :]
 
 
 def _at_step(a: Group, b: Group, metric: str, step: int) -> Difference | None:

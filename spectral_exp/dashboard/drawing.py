@@ -5,14 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.helper import HelperEndedError, HelperProcess, Send, serve
-from spectral_exp.dashboard.groups import compare_groups, compute
+from spectral_exp.dashboard.groups import Answer, compare_groups, compute
 from spectral_exp.dashboard.query import View
 from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.runs.run import Run
+
+if TYPE_CHECKING:
+    from spectral_exp.plots.theme import FileFormat
+    from spectral_exp.results.figures.plot import Plot
 
 FORMATS = ("svg", "pdf", "png")
 
@@ -30,8 +34,8 @@ class Request:
         runs: without what only the server has.
         view: the question.
         ids: of the groups to compare; none for all.
-        name: of a figure, or "" for the names of all.
-        form: one of `FORMATS`.
+        name: of a figure, or "" for all.
+        form: one of `FORMATS`, or "" for the names alone.
         theme: light or dark.
     """
 
@@ -41,6 +45,13 @@ class Request:
     name: str = ""
     form: str = "svg"
     theme: str = "light"
+
+    @classmethod
+    def of(cls, answer: Answer, ids: Sequence[str], **choices: str) -> Request:
+        """Return a request for figures of some groups of an answer."""
+        runs = plain_runs(answer.chosen.runs)
+        view = replace(answer.view, where=(), archived=True)  # the runs are chosen
+        return cls(runs, view, tuple(ids), **choices)
 
 
 class Drawer:
@@ -53,6 +64,10 @@ class Drawer:
 
     def names(self, request: Request) -> list[dict[str, Any]]:
         """Return name and caption of every figure, and whether there is nothing to draw."""
+        return cast("list[dict[str, Any]]", self._ask(replace(request, name="", form="")))
+
+    def draw_all(self, request: Request) -> list[dict[str, Any]]:
+        """Return what `names` returns, each figure that is not empty with its `content`."""
         return cast("list[dict[str, Any]]", self._ask(replace(request, name="")))
 
     def draw(self, request: Request) -> bytes:
@@ -105,7 +120,6 @@ def _make_handler(send: Send) -> Callable[[Any], object]:
 
 
 def _answer(request: Request) -> Any:
-    from spectral_exp.plots.theme import render_all
     from spectral_exp.results.figures import comparison_plots
 
     answer = compute(0, ResultsAggregator.of(request.runs), request.view)
@@ -114,15 +128,22 @@ def _answer(request: Request) -> Any:
     if not request.name:
         return [
             {"name": plot.name, "caption": plot.caption, "is_empty": plot.draw is None}
+            | ({"content": _render(plot, request.form)} if request.form and plot.draw else {})
             for plot in plots.values()
         ]
     plot = plots.get(request.name)
     if plot is None:
         raise UserError(f"there is no figure {request.name}; there are {', '.join(plots)}")
+    return _render(plot, request.form)
+
+
+def _render(plot: Plot, form: str) -> bytes:
+    from spectral_exp.plots.theme import render_all
+
     if plot.draw is None:
         raise UserError(plot.caption)
-    form = cast("Literal['svg', 'pdf', 'png']", request.form)
-    return render_all(plot.draw, plot.theme, _DPI, [form], plot.caption)[form]
+    kind = cast("FileFormat", form)
+    return render_all(plot.draw, plot.theme, _DPI, [kind], plot.caption)[kind]
 
 
 def plain_runs(runs: Sequence[Run]) -> list[Run]:

@@ -19,18 +19,12 @@ from spectral_exp.dashboard.answers import json_bytes
 from spectral_exp.dashboard.bands import bands_answer
 from spectral_exp.dashboard.bundle import bundle
 from spectral_exp.dashboard.curves import Window, curves_answer, load_curves
-from spectral_exp.dashboard.details import diff_answer, run_details
-from spectral_exp.dashboard.differences import difference_over_steps
+from spectral_exp.dashboard.details import run_details
+from spectral_exp.dashboard.drawing import Drawer
+from spectral_exp.dashboard.export_comparison import MAX_GROUPS, ExportedComparison
 from spectral_exp.dashboard.export_run import with_files, without_files
 from spectral_exp.dashboard.group_curves import load_group_curves
-from spectral_exp.dashboard.groups import (
-    Answer,
-    Comparisons,
-    choose_groups,
-    comparison_answer,
-    group_id,
-    groups_answer,
-)
+from spectral_exp.dashboard.groups import Answer, Comparisons, groups_answer
 from spectral_exp.dashboard.identity import run_key
 from spectral_exp.dashboard.library import Library
 from spectral_exp.dashboard.query import Query, View
@@ -41,8 +35,6 @@ MAX_RUNS = 100
 """Runs whose curves and details go into a file; the table has all."""
 
 _WINDOW = Window(None, None, 300)
-_DIFFERENCE_STEPS = 100
-_MAX_DIFFED = 12  # runs
 
 Parameters = Mapping[str, Any]
 
@@ -75,12 +67,25 @@ def export_view(
     folders: Sequence[str],
     fragment: str,
     theme: str = "auto",
+    drawer: Drawer | None = None,
 ) -> str:
-    """Return the HTML file of a view. Raises UserError if the fragment cannot be understood."""
-    route = Route.of(fragment)
-    export = _Export(library, comparisons, folders, route)
-    answers = {name: _pack(body) for name, body in export.answers()}
-    return bundle(answers, fragment if fragment.startswith("#") else "", theme)
+    """Return the HTML file of a view.
+
+    Args:
+        library: the runs.
+        comparisons: of these runs.
+        folders: of the runs, for commands.
+        fragment: names the view.
+        theme: light, dark, or auto for that of the system.
+        drawer: draws the figures of a comparison; without it the file holds none.
+
+    Raises:
+        UserError: the fragment cannot be understood.
+    """
+    export = _Export(library, comparisons, folders, Route.of(fragment))
+    answers = {name: _pack(body) for name, body in export.answers(drawer)}
+    comparison = export.comparison_fragment
+    return bundle(answers, fragment if fragment.startswith("#") else "", theme, comparison)
 
 
 def _pack(body: bytes) -> dict[str, str]:
@@ -108,8 +113,15 @@ class _Export:
         self._view = View.of(Query(route.query))
         self._answer = comparisons.answer(self._view)
         self._axes = list(dict.fromkeys(("step", route.query.get("x") or "step")))
+        self._compared = self._comparison()
 
-    def answers(self) -> Iterable[tuple[str, bytes]]:
+    @property
+    def comparison_fragment(self) -> str | None:
+        """The fragment of the address of the comparison; None without one."""
+        compared = self._compared
+        return compared.fragment(self._route.query.get("metric")) if compared else None
+
+    def answers(self, drawer: Drawer | None) -> Iterable[tuple[str, bytes]]:
         """Yield address and body of every answer."""
         keys = self._keys()
         yield "api/runs", json_bytes(self._runs(keys))
@@ -126,8 +138,8 @@ class _Export:
             yield from self._curves(metric, shown)
             if self._route.page != "run":
                 yield from self._bands(metric, set(shown))
-        if self._route.page == "compare":
-            yield from self._comparison()
+        if self._compared is not None:
+            yield from self._compared.answers(drawer)
 
     def _keys(self) -> list[str]:
         if self._route.page == "run":
@@ -216,48 +228,21 @@ class _Export:
                     content = bands_answer([loaded], metric, axis, _WINDOW, kind, rounded=True)
                     yield address("api/band", parameters), content
 
-    def _comparison(self) -> Iterable[tuple[str, bytes]]:
-        """Yield the comparison of the chosen groups and the differences to their baseline."""
-        ids = [one for one in (self._route.query.get("groups") or "").split(",") if one]
-        groups = choose_groups(self._answer, ids)
-        labels = {group.label: group for group in groups}
-        view = self._view
-        if view.baseline not in labels:
-            comparison = self._answer.comparison
-            default = comparison.baseline if comparison else None
-            view = replace(view, baseline=default if default in labels else groups[0].label)
-        asked = {
-            **self._asked, "metric": view.metric, "baseline": view.baseline,
-            "groups": ",".join(ids),
-        }  # fmt: skip
-        answer = self._comparisons.answer(view)
-        yield (
-            address("api/compare", asked),
-            json_bytes(comparison_answer(answer, ids, self._folders)),
+    def _comparison(self) -> ExportedComparison | None:
+        """Return the comparison of the groups that the view shows; None if there is none."""
+        if self._route.page == "run":
+            return None
+        return ExportedComparison.of(
+            self._comparisons, self._answer, self._compared_groups(), self._asked, self._folders
         )
-        yield from self._diffs(groups)
-        base = labels[view.baseline or groups[0].label]
-        selection = {name: self._asked[name] for name in ("where", "group_by", "archived")}
-        for group in groups:
-            if group is base:
-                continue
-            parameters = {
-                **selection, "metric": view.metric, "a": group_id(base, view),
-                "b": group_id(group, view),
-            }  # fmt: skip
-            try:
-                found = difference_over_steps(base, group, view.metric, _DIFFERENCE_STEPS)
-            except UserError:
-                continue
-            yield address("api/difference", parameters), json_bytes({**found, "command": ""})
 
-    def _diffs(self, groups: Sequence[Group]) -> Iterable[tuple[str, bytes]]:
-        """Yield the differences of every two runs; of many, of the first run of each group."""
-        runs = [run for group in groups for run in group.runs]
-        if len(runs) > _MAX_DIFFED:
-            runs = [group.runs[0] for group in groups]
-        for one in runs:
-            for other in runs:
-                if one is not other:
-                    pair = {"a": run_key(one.path), "b": run_key(other.path)}
-                    yield address("api/diff", pair), json_bytes(diff_answer(one, other))
+    def _compared_groups(self) -> list[Group]:
+        """Return the groups that the view names, otherwise the baseline and the best."""
+        known = self._answer.ids
+        chosen = self._route.query.get("groups" if self._route.page == "compare" else "show") or ""
+        named = [known[one] for one in dict.fromkeys(chosen.split(",")) if one in known]
+        if len(named) < 2:
+            comparison = self._answer.comparison
+            baseline = comparison.baseline if comparison else None
+            named = sorted(self._groups_in_order(), key=lambda group: group.label != baseline)
+        return named[:MAX_GROUPS]

@@ -20,7 +20,13 @@ _MIN_HEIGHT = 200  # CSS pixels
 _FRAME = (
     '<iframe title="{title}" sandbox="allow-scripts allow-downloads" allow="clipboard-write" '
     'style="width: 100%; height: {height}px; border: 1px solid #8884; border-radius: 4px" '
-    'srcdoc="{page}"></iframe>'
+    'srcdoc="{page}">{fallback}</iframe>'
+)
+
+# What is inside of a frame is shown where frames are left out.
+_NO_FRAME = (
+    "The {summary} is not shown here. In Jupyter trust the notebook (File, Trust Notebook) or run "
+    "the cell again; elsewhere open the file that show(...).save('runs.html') writes."
 )
 
 
@@ -52,6 +58,7 @@ class Snapshot:
             title=_in_attribute(self._summary),
             height=self._height,
             page=_in_attribute(self.page),
+            fallback=_NO_FRAME.format(summary=self._summary),
         )
 
 
@@ -63,6 +70,7 @@ def show(
     view: str | None = None,
     theme: str = "auto",
     height: int = 640,
+    figures: bool = False,
 ) -> Snapshot:
     """Return a view of the runs below some folders, for a notebook.
 
@@ -78,12 +86,15 @@ def show(
             `metric` and `baseline`.
         theme: light, dark, or auto for that of the system; the frame cannot ask the notebook.
         height: of the frame in CSS pixels.
+        figures: whether the comparison of the groups has its figures, which take some seconds to
+            draw; a view of a comparison always has them.
 
     Raises:
         UserError: a folder is missing, a condition or the view cannot be understood, or the
             packages of the dashboard are not installed.
     """
     require_packages()
+    from spectral_exp.dashboard.drawing import Drawer
     from spectral_exp.dashboard.export import export_view
     from spectral_exp.dashboard.groups import Comparisons
     from spectral_exp.dashboard.library import Library
@@ -109,7 +120,18 @@ def show(
     else:
         fragment = f"#/runs?{urlencode(choices, doseq=True)}"
     names = [str(path) for path in paths]
-    page = export_view(library, Comparisons(library), names, fragment, theme)
+    drawer = Drawer()
+    try:
+        page = export_view(
+            library,
+            Comparisons(library),
+            names,
+            fragment,
+            theme,
+            drawer if figures or fragment.startswith("#/compare") else None,
+        )
+    finally:
+        drawer.end()
     return Snapshot(page, f"dashboard of {format_count(len(rows), 'run')}", height)
 
 

@@ -10,7 +10,7 @@ from starlette.datastructures import QueryParams
 
 from spectral_exp.core.errors import SettingError, require
 from spectral_exp.results.names import split_names
-from spectral_exp.runs.run import check_at
+from spectral_exp.runs.budget import parse_at
 
 MAX_TEXT = 4096
 MAX_RUNS = 1000
@@ -103,7 +103,7 @@ class View:
     def of(cls, query: Query) -> View:
         """Return the view that a request names. Raises SettingError for a wrong parameter."""
         at = query.text("at") or "final"
-        check_at(at)
+        parse_at(at)
         return cls(
             where=tuple(query.texts("where")),
             group_by=tuple(query.names("group_by")) or None,

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from spectral_exp.core.wording import noun
 from spectral_exp.results.cautions import cautions
 from spectral_exp.results.finding import Finding, Measured, Piece, finding, measurement
-from spectral_exp.results.identity import IDENTITIES, PLURAL, TITLES, code_words
-from spectral_exp.results.times import compare_times
+from spectral_exp.results.identity import IDENTITIES, PLURAL, TITLES, code_words, identities_of
+from spectral_exp.results.times import compare_used_times
+from spectral_exp.runs.budget import Budget, parse_at
 from spectral_exp.runs.metric_names import metric_info
 from spectral_exp.runs.overrides import changed_settings, matters_for_steps
 from spectral_exp.runs.parentage import loading_words, origin_words
-from spectral_exp.runs.run import Run, check_at
+from spectral_exp.runs.run import Run
 from spectral_exp.runs.training_record import last_beginning
 
 QUANTITIES = tuple(TITLES)
@@ -321,30 +322,30 @@ def match_groups(
 
     Parameters and tokens may differ by 1 %, the median seconds of training by 5 %; all else must
     be equal in every run. Times differ only if the difference is separated from chance and larger
-    than the slow-downs seen (`times.compare_times`).
+    than the slow-downs seen (`times.compare_used_times`).
 
     Args:
         a, b: the runs that count.
         metric: decides which differences matter: not the tokenizer for `val_bpb`, not the
             validation text and windows for other than validation metrics, and never the
             quantity that the metric itself measures.
-        at: which value is compared, as for `Run.value`; with `step:N` steps and tokens count
-            until then.
+        at: which value is compared, as for `Run.value`; with a budget, steps, tokens and seconds
+            count until then.
 
     Returns:
         For each of `QUANTITIES` True, False, or None if a run did not record it; and a finding
         with both values for each mismatch that matters.
     """
-    stop = check_at(at)
+    budget = parse_at(at)
     both = (a, b)
     found = {
         "parameters": _numbers(both, "n_parameters", lambda run: run.n_parameters, NEARLY_SAME),
-        "tokens": _numbers(both, "tokens", lambda run: _tokens(run, stop), NEARLY_SAME, at),
-        "steps": _numbers(both, "steps", lambda run: _steps(run, stop), 0.0, at),
-        "wall-clock": _times(a, b),
+        "tokens": _numbers(both, "tokens", lambda run: _tokens(run, budget), NEARLY_SAME, at),
+        "steps": _numbers(both, "steps", lambda run: _steps(run, budget), 0.0, at),
+        "wall-clock": _times(a, b, at),
         **{
             name: _texts([identity(r) for r in a], [identity(r) for r in b])
-            for name, identity in IDENTITIES.items()
+            for name, identity in identities_of(metric).items()
         },
     }
     matches = {name: found[name].is_same for name in QUANTITIES}
@@ -356,14 +357,14 @@ def match_groups(
             found[name].values,
         )
         for name in QUANTITIES
-        if (found[name].is_same is False or found[name].heading) and _matters(name, metric)
+        if (found[name].is_same is False or found[name].heading) and _matters(name, metric, budget)
     ]
-    if stop is not None:
+    if budget is not None:
         planned = _numbers(both, "training.max_steps", _max_steps, 0.0)
         if planned.is_same is False:
             matches["steps"] = False
-            heading = "at step {stop} the runs were on schedules of different length"
-            words = {"stop": f"{stop:,}", **planned.values}
+            heading = "at {budget} the runs were on schedules of different length"
+            words = {"budget": budget.words, **planned.values}
             warnings.append(Finding("schedule", heading, f"{planned.detail} steps", words))
     return matches, warnings
 
@@ -372,9 +373,11 @@ def _heading(name: str) -> str:
     return f"{TITLES[name]} {'differ' if name in PLURAL else 'differs'}"
 
 
-def _matters(name: str, metric: str) -> bool:
+def _matters(name: str, metric: str, budget: Budget | None) -> bool:
     if name == _QUANTITY_OF.get(metric):
         return False
+    if name in {"tokens", "steps"} and budget is not None and budget.kind in {"seconds", "flops"}:
+        return False  # the budget is what is equal
     if name in {"validation", "evaluation"}:
         return metric_info(metric).kind == "validation"
     return name != "tokenizer" or metric != "val_bpb"
@@ -388,14 +391,16 @@ def _why(name: str, metric: str) -> str:
     return ""
 
 
-def _steps(run: Run, stop: int | None) -> int | None:
+def _steps(run: Run, budget: Budget | None) -> int | None:
+    """Return the steps of training, up to a budget if given."""
     steps = run.last_step or None
+    stop = None if budget is None else run.step_within(budget)
     return steps if steps is None or stop is None else min(steps, stop)
 
 
-def _tokens(run: Run, stop: int | None) -> float | None:
-    """Return the tokens of training, up to step `stop` if given."""
-    steps = _steps(run, stop)
+def _tokens(run: Run, budget: Budget | None) -> float | None:
+    """Return the tokens of training, up to a budget if given."""
+    steps = _steps(run, budget)
     if steps is None or steps == run.last_step:
         return run.value("tokens")
     return None if run.tokens_per_step is None else steps * run.tokens_per_step
@@ -454,14 +459,15 @@ SMALLEST, LARGEST = "smallest of the runs", "largest of the runs"
 """Formulas of numbers."""
 
 
-def _times(a: Sequence[Run], b: Sequence[Run]) -> _Match:
+def _times(a: Sequence[Run], b: Sequence[Run], at: str) -> _Match:
     """Compare the seconds of training, allowing for their spread."""
-    found = compare_times(a, b)
+    found = compare_used_times(a, b, at)
     if found is None:
         return _Match(None)
     if found.is_same is True:
         return _Match(True)
-    return _Match(found.is_same, *found.describe(), heading=found.doubt)
+    differs = "" if found.metric == "train_s" else f"{found.words} differs, on a busy machine"
+    return _Match(found.is_same, *found.describe(), heading=found.doubt or differs)
 
 
 def _texts(a: Sequence[str | None], b: Sequence[str | None]) -> _Match:

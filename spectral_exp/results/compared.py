@@ -10,22 +10,27 @@ from spectral_exp.results.finding import Finding
 from spectral_exp.results.group import Group
 from spectral_exp.results.pairs import training_settings
 from spectral_exp.results.statistics import Interval
+from spectral_exp.runs.budget import parse_at
+from spectral_exp.runs.evaluations import parse_evaluation
 from spectral_exp.runs.metric_names import DERIVED
 from spectral_exp.runs.run import Run
 
 
 def moment(metric: str, at: str) -> str:
     """Return which number of each run a metric means, in words."""
-    step = at.partition(":")[2]
+    budget = parse_at(at)
+    up_to = f" up to {budget.words}" if budget else ""
+    if parse_evaluation(metric) is not None:
+        return "newest evaluation of each run"
     if metric == "tokens_per_s":
         return "median over each run"
     if metric == "n_parameters":
         return "of the model of each run"
     if metric in DERIVED:
-        return f"total of each run up to step {step}" if step else "total of each run"
+        return f"total of each run{up_to}"
     if at == "best":
         return "best value of each run (chosen by what is shown, so it flatters)"
-    return f"last value of each run up to step {step}" if step else "final value of each run"
+    return f"last value of each run{up_to}" if up_to else "final value of each run"
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,23 @@ class GroupSummary:
 
 
 @dataclass(frozen=True)
+class Equivalence:
+    """The outcome of two one-sided tests that a true difference is within a margin.
+
+    Attributes:
+        margin: the largest difference that counts as none, in the unit of the metric.
+        p_value: before correction.
+        p_holm: after Holm's correction over the tests of equivalence of the comparison.
+        equivalent: whether p_holm < 0.05, and no busy machine puts the values in doubt.
+    """
+
+    margin: float
+    p_value: float
+    p_holm: float
+    equivalent: bool
+
+
+@dataclass(frozen=True)
 class Difference:
     """Group `b` minus group `a`.
 
@@ -89,8 +111,11 @@ class Difference:
             no interval.
         lower_is_better: the metric's direction; None if it has none.
         pairs: if paired, `b` minus `a` of each pair.
-        detectable: the true difference that four of five such comparisons would find
-            (`Contrast.detectable`).
+        level: the level of the test that Holm's correction leaves, given the other tests; None
+            without an interval.
+        detectable: the true difference that four of five such comparisons would find at `level`
+            (`Contrast.detectable`); None without an interval.
+        equivalence: whether the difference is within a margin; None if that was not tested.
     """
 
     a: GroupSummary
@@ -109,7 +134,9 @@ class Difference:
     warnings: Sequence[Finding]
     lower_is_better: bool | None = True
     pairs: Sequence[float] = ()
+    level: float | None = None
     detectable: float | None = None
+    equivalence: Equivalence | None = None
 
     @property
     def better(self) -> bool | None:
@@ -120,10 +147,16 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """The outcome of the test in a word or two."""
+        """The outcome of the tests in a few words."""
+        words = {True: "better", False: "worse", None: "differs"}[self.better]
+        if self.equivalence is not None and self.equivalence.equivalent:
+            within = f"equivalent within {self.equivalence.margin:g}"
+            return f"{words}, {within}" if self.separated else within
         if self.separated:
-            return {True: "better", False: "worse", None: "differs"}[self.better]
-        return "not separated" if self.interval else "no interval"
+            return words
+        if self.interval is None:
+            return "no interval"
+        return "not separated" if self.equivalence is None else "neither separated nor equivalent"
 
 
 @dataclass(frozen=True)
@@ -132,7 +165,7 @@ class Comparison:
 
     Attributes:
         metric: its name.
-        at: which value of each run: final, best or step:N.
+        at: which value of each run, as for `Run.value`.
         lower_is_better: the metric's direction; None if it has none.
         summaries: of the groups, in the order in which they are shown.
         baseline: label of the baseline, or None.

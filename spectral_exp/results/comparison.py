@@ -6,12 +6,13 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from spectral_exp.core.errors import SettingError, UserError, nearest
+from spectral_exp.core.errors import SettingError, UserError, nearest, require
 from spectral_exp.results import checks, statistics
 from spectral_exp.results.compared import Comparison as Comparison
 from spectral_exp.results.compared import Difference as Difference
 from spectral_exp.results.compared import GroupSummary as GroupSummary
-from spectral_exp.results.comparison_notes import comparison_notes, pair_of
+from spectral_exp.results.comparison_notes import BEST, comparison_notes
+from spectral_exp.results.corrections import correct_differences
 from spectral_exp.results.finding import Finding, Severity, finding, measurement, merge_findings
 from spectral_exp.results.group import Group
 from spectral_exp.results.group_summary import summarize_group
@@ -22,13 +23,14 @@ from spectral_exp.results.pairs import (
     pairs_by_seed,
     why_unpaired,
 )
+from spectral_exp.results.statistics import Contrast
 from spectral_exp.results.statistics import Interval as Interval
 from spectral_exp.results.times import busy_machine
+from spectral_exp.runs.budget import parse_at
+from spectral_exp.runs.evaluations import evaluation_conditions, parse_evaluation
 from spectral_exp.runs.metric_names import DERIVED, metric_info
 from spectral_exp.runs.parts import PARTS
-from spectral_exp.runs.run import Run, check_at
-
-SIGNIFICANCE = 0.05
+from spectral_exp.runs.run import Run
 
 _MAX_SHOWN = 5
 
@@ -39,10 +41,11 @@ def compare(
     *,
     at: str = "final",
     baseline: str | None = None,
+    margin: float | None = None,
 ) -> Comparison:
     """Compare groups in one metric.
 
-    A run counts if it has finished (for `step:N`: has reached step N) and its value is finite. Of
+    A run counts if it has finished (or has used the budget of `at`) and its value is finite. Of
     runs that repeat a configuration with the same seed only the newest counts, since they are no
     independent evidence.
 
@@ -51,45 +54,46 @@ def compare(
         metric: a metric's name.
         at: which value of each run, as for `Run.value`.
         baseline: label of the group with which the others are compared; None chooses `classic`,
-            else the first in the order of settings. The order of `groups` changes no number.
+            else the first in the order of settings, and `best` the group with the best mean. The
+            order of `groups` changes no number.
+        margin: the largest difference that counts as none, in the unit of the metric; with it,
+            equivalence is tested too.
 
     Raises:
-        UserError: there are no groups, no run has the metric, `at` is not allowed, or no group
-            has the label `baseline`.
+        UserError: there are no groups, no run has the metric, `at` or `margin` is not allowed, or
+            no group has the label `baseline`.
     """
     if not groups:
         raise UserError(
             "there is nothing to compare: no run was found, or none meets the conditions"
         )
-    check_at(at)
+    parse_at(at)
     lower = metric_info(metric).lower_is_better
+    if parse_evaluation(metric) is not None:
+        require(at == "final", "at", at, f"final for the evaluation {metric}")
     if at == "best" and lower is None:
         raise SettingError(
-            "at", at, f"final or step:N: of {metric} it is not known which values are better"
+            "at", at, f"final or a budget: of {metric} it is not known which values are better"
         )
-    reference = _baseline(groups, baseline)
+    require(margin is None or 0 < margin < math.inf, "margin", margin, "> 0 and finite")
     if all(run.value(metric, at) is None for group in groups for run in group.runs):
         raise UserError(_no_metric(metric, at, groups))
     odd = checks.odd_ones_out([run for group in groups for run in group.runs])
     summaries = [summarize_group(group, metric, at, odd) for group in groups]
-    base = next(summary for summary in summaries if summary.group.label == reference)
-    differences = [
+    base = _baseline(summaries, baseline, lower)
+    tested = [
         _difference(base, other, None, metric, at) for other in summaries if other is not base
     ]
-    differences += [
-        _difference(a, b, part, metric, at) for a, b, part in _ablations(summaries, base)
-    ]
-    differences = _correct(differences, metric, at)
+    tested += [_difference(a, b, part, metric, at) for a, b, part in _ablations(summaries, base)]
+    differences = correct_differences(tested, metric, at, margin)
     return Comparison(
         metric=metric,
         at=at,
         lower_is_better=lower,
         summaries=summaries,
-        baseline=reference if len(summaries) > 1 else None,
+        baseline=base.group.label if len(summaries) > 1 else None,
         differences=differences,
-        notes=comparison_notes(
-            at, summaries, differences, base, chosen=baseline is not None, lower=lower
-        ),
+        notes=comparison_notes(at, summaries, differences, base, chosen=baseline, lower=lower),
     )
 
 
@@ -145,8 +149,8 @@ def _ablations(
 
 def _difference(
     a: GroupSummary, b: GroupSummary, part: str | None, metric: str, at: str
-) -> Difference:
-    """Return `b` minus `a`, not yet corrected for the number of differences."""
+) -> tuple[Difference, Contrast]:
+    """Return `b` minus `a`, not yet corrected for the number of differences, and its test."""
     lower = metric_info(metric).lower_is_better
     used_a, used_b = (replace(s.group, runs=s.runs, strata=s.strata) for s in (a, b))
     pairs = pairs_by_seed(used_a, used_b)
@@ -173,7 +177,7 @@ def _difference(
             notes.append(finding("unpaired", "taken as independent samples", "{why}", why=why))
     if contrast.reason:
         notes.append(_missing_test(contrast.reason, contrast.has_few_runs))
-    busy = busy_machine(metric, [*a.runs, *b.runs], _ratio(a, b))
+    busy = busy_machine(metric, [(a.runs, a.values), (b.runs, b.values)], at)
     notes += [busy] if busy is not None else []
     chance = None
     if lower is not None and paired and len({*strata}) > 1:
@@ -183,7 +187,7 @@ def _difference(
     elif lower is not None and min(len(a.values), len(b.values)) >= statistics.MIN_RUNS:
         chance = statistics.probability_of_improvement(a.values, b.values, lower_is_better=lower)
     matches, warnings = _fairness(a, b, part, metric, at)
-    return Difference(
+    difference = Difference(
         a=a,
         b=b,
         kind="baseline" if part is None else "ablation",
@@ -200,12 +204,8 @@ def _difference(
         warnings=[*warnings, *notes],
         lower_is_better=lower,
         pairs=[other - one for one, other in zip(values_a, values_b, strict=True)],
-        detectable=contrast.detectable,
     )
-
-
-def _ratio(a: GroupSummary, b: GroupSummary) -> float | None:
-    return b.mean / a.mean if a.mean and b.mean is not None else None
+    return difference, contrast
 
 
 def _value_of(summary: GroupSummary, run: Run) -> float:
@@ -270,77 +270,49 @@ def _size_differences(a: Run, b: Run, part: str) -> list[Finding]:
     ]
 
 
-def _correct(differences: Sequence[Difference], metric: str, at: str) -> list[Difference]:
-    """Apply Holm's correction over all pairs of groups; a pair that appears twice is one test.
-
-    Differences that are not separated get a note on the size that a test would find.
-    """
-    tests = {pair_of(d): d.p_value for d in differences if d.p_value is not None}
-    corrected = dict(zip(tests, statistics.holm(list(tests.values())), strict=True))
-    found = []
-    for difference in differences:
-        p = corrected.get(pair_of(difference))
-        interval = difference.interval
-        separated = (
-            p is not None and p < SIGNIFICANCE and interval is not None and interval.excludes_zero
-        )
-        if any(warning.kind == "busy machine" for warning in difference.warnings):
-            separated = False
-        warnings = [
-            *difference.warnings,
-            *([] if separated else _detectable(difference, metric, at)),
-        ]
-        found.append(replace(difference, p_holm=p, separated=separated, warnings=warnings))
-    return found
-
-
-DETECTABLE = "true difference that a test finds with a probability of 80 %"
-"""The formula of a number."""
-
-
-def _detectable(difference: Difference, metric: str, at: str) -> list[Finding]:
-    if difference.detectable is None:
-        return []
-    runs = [*difference.a.runs, *difference.b.runs]
-    size = measurement(difference.detectable, metric, runs, DETECTABLE, at=at, show=_two_digits)
-    detail = (
-        "a true difference of {size} would be found in four of five such comparisons, a smaller one"
-        " less often"
-    )
-    return [finding("power", "not separated, which does not mean equal", detail, size=size)]
-
-
-def _two_digits(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
-
-
 # --- baseline and metric ------------------------------------------------------------------
 
 
-def _baseline(groups: Sequence[Group], label: str | None) -> str:
-    labels = [group.label for group in groups]
+def _baseline(
+    summaries: Sequence[GroupSummary], label: str | None, lower_is_better: bool | None
+) -> GroupSummary:
+    by_label = {summary.group.label: summary for summary in summaries}
+    if label == BEST and BEST not in by_label:
+        return _best(summaries, lower_is_better)
     if label is None:
-        ordered = sorted(groups, key=lambda group: group.natural_order)
-        named = [
-            group.label for group in ordered if {run.name for run in group.runs} == {"classic"}
-        ]
-        return "classic" if "classic" in labels else named[0] if named else ordered[0].label
-    if label not in labels:
-        raise SettingError(
-            "baseline", label, f"the label of a group: {', '.join(labels)}{nearest(label, labels)}"
-        )
-    return label
+        ordered = sorted(summaries, key=lambda summary: summary.group.natural_order)
+        named = [s for s in ordered if {run.name for run in s.group.runs} == {"classic"}]
+        return by_label.get("classic") or (named or ordered)[0]
+    if label not in by_label:
+        allowed = f"{BEST}, or the label of a group: {', '.join(by_label)}"
+        raise SettingError("baseline", label, f"{allowed}{nearest(label, list(by_label))}")
+    return by_label[label]
+
+
+def _best(summaries: Sequence[GroupSummary], lower_is_better: bool | None) -> GroupSummary:
+    """Return the summary with the best mean, the first by its settings if several have it."""
+    if lower_is_better is None:
+        allowed = "the label of a group: it is not known which values of the metric are better"
+        raise SettingError("baseline", BEST, allowed)
+    sign = 1.0 if lower_is_better else -1.0
+    return min(
+        summaries,
+        key=lambda s: (s.mean is None, sign * (s.mean or 0.0), s.group.natural_order),
+    )
 
 
 def _no_metric(metric: str, at: str, groups: Sequence[Group]) -> str:
     runs = [run for group in groups for run in group.runs]
     first = [int(steps[0]) for run in runs if len(steps := run.series(metric).steps)]
-    if check_at(at) is not None and first:
+    if (budget := parse_at(at)) is not None and first:
+        if all(run.step_within(budget) is None for run in runs):
+            return f"no run records at which step it had used {budget.words}"
         return (
-            f"no run has a value of {metric} at or before step {check_at(at)}: the first is of step"
+            f"no run has a value of {metric} up to {budget.words}: the first is of step"
             f" {min(first)}"
         )
     found = {name for run in runs for name in run.results.get("final_metrics") or {}}
+    found |= {one.name for run in runs for one in evaluation_conditions(run.evaluations)}
     names = sorted({*found, *DERIVED} - {"step"})
     return (
         f"no run has the metric {metric}{nearest(metric, names)}; known are {', '.join(names)}, and"

@@ -10,6 +10,9 @@ from spectral_exp.results.finding import Finding, finding, measurement
 from spectral_exp.results.pairs import LEARNING_RATE
 from spectral_exp.runs.run import Run
 
+BEST = "best"
+"""The name of a baseline that stands for the group with the best mean."""
+
 _FEW = 6  # runs, below which a note gives the assumption of the tests
 
 
@@ -19,7 +22,7 @@ def comparison_notes(
     differences: Sequence[Difference],
     base: GroupSummary,
     *,
-    chosen: bool,
+    chosen: str | None,
     lower: bool | None,
 ) -> list[Finding]:
     """Return the findings about a whole comparison.
@@ -28,7 +31,7 @@ def comparison_notes(
         at: which value of each run.
         summaries, differences: of the comparison.
         base: the baseline's summary.
-        chosen: whether the user named the baseline.
+        chosen: the baseline that the user named: a label, or `BEST`.
         lower: whether lower values are better; None if the metric has no direction.
     """
     notes = (
@@ -64,6 +67,7 @@ def comparison_notes(
                 n=n,
             )
         )
+    notes += _about_equivalence(differences)
     if tested and min(tested.values()) < _FEW:
         few_runs = (
             f"with fewer than {_FEW} runs in a group the t-tests rest on roughly normal differences"
@@ -72,15 +76,32 @@ def comparison_notes(
     return [*notes, *_tuning(summaries)]
 
 
+def _about_equivalence(differences: Sequence[Difference]) -> list[Finding]:
+    """Return a finding on the meaning of the tests of equivalence, if there are any."""
+    margins = {d.equivalence.margin for d in differences if d.equivalence is not None}
+    heading = (
+        "equivalent within {margin}: two one-sided t-tests exclude a true difference of {margin} or"
+        " more in either direction (corrected as the other tests); neither separated nor"
+        " equivalent: the runs are too few to decide"
+    )
+    return [
+        finding("equivalence", heading, severity="info", margin=f"{margin:g}") for margin in margins
+    ]
+
+
 def _about_baseline(
-    summaries: Sequence[GroupSummary], base: GroupSummary, *, chosen: bool, lower: bool | None
+    summaries: Sequence[GroupSummary], base: GroupSummary, *, chosen: str | None, lower: bool | None
 ) -> list[Finding]:
     """Return findings on a default baseline, and on one that may be selected for its value."""
     notes = []
     label = base.group.label
-    if not chosen:
+    if chosen is None:
         heading = "the baseline is {label}, by default"
         notes.append(finding("default baseline", heading, severity="info", label=label))
+    elif chosen == BEST and label != BEST:
+        n = str(sum(summary.mean is not None for summary in summaries))
+        heading = "the baseline {label} was chosen as the best of {n}: its interval is optimistic"
+        return [finding("selected baseline", heading, label=label, n=n)]
     variants = [s for s in summaries if s.mean is not None and _grid_point(s) == _grid_point(base)]
     if len(variants) > 1 and base.mean is not None and _grid_point(base):
         means = [s.mean for s in variants if s.mean is not None]

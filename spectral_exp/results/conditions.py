@@ -97,15 +97,24 @@ def _has_mark(texts: Sequence[str], wanted: str) -> bool:
     return any(_matches(text, wanted) if "*" in wanted else text == wanted for text in texts)
 
 
-def split_condition(text: str) -> tuple[str, str, str]:
+def split_condition(
+    text: str, option: str = "where", example: str = "optimizer=rgd"
+) -> tuple[str, str, str]:
     """Return name, sign and value of a condition. Raises UserError if it has another form."""
     match = _FORM.fullmatch(f"{text}=true" if text.strip() in _FLAGS else text)
     if match is None or not match[3].strip():
         raise UserError(
-            f"where={text} must be name=value, with =, !=, <, <=, > or >=; for example"
-            " optimizer=rgd"
+            f"{option}={text} must be name=value, with =, !=, <, <=, > or >=; for example {example}"
         )
     return match[1], match[2], match[3].strip()
+
+
+def compare_numbers(value: Any, sign: str, wanted: str) -> bool:
+    """Return whether a value has the relation `sign`, one of `<`, `<=`, `>`, `>=`, to a number."""
+    number, wanted_number = _number(value), _number(wanted)
+    if number is None or wanted_number is None:
+        raise UserError(f"{value} {sign} {wanted} compares something that is no number")
+    return _ORDERS[sign](number, wanted_number)
 
 
 def _equals(value: Any, wanted: str) -> bool:

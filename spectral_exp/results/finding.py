@@ -23,7 +23,7 @@ class Source:
     Attributes:
         metric: a metric, a setting's dotted name, or an entry of `config.json` or `results.json`.
         runs: ids of the runs.
-        at: which value of each run (`final`, `best`, `step:N`); empty for a value that a run has
+        at: which value of each run (`final`, `best` or a budget); empty for a value that a run has
             once.
         formula: how the number is computed from those of the runs.
     """

@@ -13,8 +13,10 @@ from spectral_exp.results.compared import GroupSummary
 from spectral_exp.results.finding import Finding, finding, measurement, merge_findings
 from spectral_exp.results.group import Group
 from spectral_exp.results.statistics import Interval
+from spectral_exp.runs.budget import parse_at
+from spectral_exp.runs.evaluations import parse_evaluation
 from spectral_exp.runs.metric_names import DERIVED
-from spectral_exp.runs.run import Run, check_at
+from spectral_exp.runs.run import Run
 
 COUNT = "number of runs"
 """The formula of a number."""
@@ -101,18 +103,16 @@ def _select_runs(
 
 
 def _has_reached(run: Run, at: str) -> bool:
-    """Return whether the run reached the step of the value."""
-    stop = check_at(at)
-    return run.finished or (stop is not None and run.last_step >= stop)
+    """Return whether the run has finished, or used the budget."""
+    budget = parse_at(at)
+    return run.finished or (budget is not None and run.has_used(budget))
 
 
 def _no_value(metric: str, at: str) -> Finding:
-    stop = check_at(at)
-    if stop is None:
+    budget = parse_at(at)
+    if budget is None:
         return finding("no value", "no {metric}", metric=metric)
-    return finding(
-        "no value", "no {metric} at or before step {step}", metric=metric, step=f"{stop:,}"
-    )
+    return finding("no value", "no {metric} up to {budget}", metric=metric, budget=budget.words)
 
 
 def _missing_runs(kind: str, verb: str, missing: Sequence[Run], group: Group) -> Finding:
@@ -191,6 +191,7 @@ def _group_notes(
                 sizes=", ".join(map(str, sizes)),
             )
         )
+    notes += _checkpoint_notes(metric, runs)
     first: dict[float, Run] = {}
     for one in used if metric not in DERIVED else ():
         twin = first.setdefault(one.value, one.run)
@@ -205,3 +206,23 @@ def _group_notes(
                 )
             )
     return notes
+
+
+def _checkpoint_notes(metric: str, runs: Sequence[Run]) -> list[Finding]:
+    """Return a finding if the checkpoints that were evaluated are of different steps."""
+    evaluation = parse_evaluation(metric)
+    if evaluation is None:
+        return []
+    steps = {run.run_id: step for run in runs if (step := run.final_step(metric)) is not None}
+    if len({*steps.values()}) < 2:
+        return []
+    source = f"step@{evaluation.condition}"
+    return [
+        finding(
+            "evaluated steps",
+            "checkpoints of different steps were evaluated, {low} to {high}",
+            severity="info",
+            low=measurement(min(steps.values()), source, runs, "smallest of the runs", at="final"),
+            high=measurement(max(steps.values()), source, runs, "largest of the runs", at="final"),
+        )
+    ]

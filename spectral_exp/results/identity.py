@@ -8,6 +8,7 @@ from typing import Any
 
 from spectral_exp.core.git import NO_GIT_HASH
 from spectral_exp.core.wording import format_count
+from spectral_exp.runs.evaluations import parse_evaluation
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.run import Run
 from spectral_exp.runs.training_record import recorded_patch
@@ -69,6 +70,23 @@ def code_words(run: Run) -> str | None:
     )
     torch = (run.record.get("packages") or {}).get("torch")
     return f"commit {commit[:8]}{changes}" + (f", torch {torch}" if torch else "")
+
+
+def identities_of(metric: str) -> dict[str, Callable[[Run], str | None]]:
+    """Return what must agree for a metric: of an evaluation, the text and windows it read."""
+    evaluation = parse_evaluation(metric)
+    if evaluation is None:
+        return IDENTITIES
+
+    def text(run: Run) -> str | None:
+        known = (evaluation.newest(run.evaluations) or {}).get("text_sha256")
+        return known and f"ids {known[:8]}"
+
+    def windows(run: Run) -> str | None:
+        known = (evaluation.newest(run.evaluations) or {}).get("windows")
+        return known and f"{format_count(known, 'window')} of {evaluation.block_size:,} tokens"
+
+    return IDENTITIES | {"validation": text, "evaluation": windows}
 
 
 IDENTITIES: dict[str, Callable[[Run], str | None]] = {

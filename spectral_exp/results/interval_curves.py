@@ -15,8 +15,8 @@ from spectral_exp.results.statistics import (
     RESAMPLES,
     ROUNDING,
     resample_indices,
-    student_quantile,
 )
+from spectral_exp.results.student import student_quantile
 
 _MAX_NUMBERS = 1 << 22  # resampled means that are in memory at once
 _MAX_DIFFERENT = 2000  # above, to sort the different means takes longer than to partition all

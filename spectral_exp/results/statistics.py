@@ -40,7 +40,8 @@ again.
 
 Sources: Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice"
 (2021; their library is rliable); Hesterberg, "What Teachers Should Know About the Bootstrap"
-(2015); Holm, "A Simple Sequentially Rejective Multiple Test Procedure" (1979); Welch, "The
+(2015); Holm, "A Simple Sequentially Rejective Multiple Test Procedure" (1979); Schuirmann, "A
+Comparison of the Two One-Sided Tests Procedure and the Power Approach" (1987); Welch, "The
 Generalization of Student's Problem" (1947).
 
 Letters: N values, K strata, R resamples.
@@ -52,10 +53,18 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import takewhile
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
+
+from spectral_exp.results.student import (
+    detectable_noncentrality,
+    student_p_value,
+    student_quantile,
+    student_upper_tail,
+)
 
 FloatArray = NDArray[np.float64]
 Values = FloatArray | Sequence[float]
@@ -67,9 +76,6 @@ RESAMPLES = 20_000
 
 MIN_RUNS = 3
 """Below this number of runs there is neither an interval nor a p-value."""
-
-POWER = 0.8
-"""Probability with which a test finds a difference that counts as detectable."""
 
 MIN_FOR_IQM = 4
 """Below this number of values the interquartile mean is the mean."""
@@ -99,18 +105,40 @@ class Contrast:
         mean: the second minus the first; None if one of them has no values.
         interval, p_value: None if the values do not support them.
         reason: why they are None, as the end of a sentence "no interval: ..."; else empty.
-        detectable: the true difference that such a test finds with the probability `POWER`, before
-            correction for the number of tests and with the spread of these values; None without
-            an interval.
         has_few_runs: whether they are None because there are fewer than `MIN_RUNS` values.
+        error, df: standard error of `mean` and its degrees of freedom; None without an interval.
     """
 
     mean: float | None
     interval: Interval | None
     p_value: float | None
     reason: str
-    detectable: float | None = None
     has_few_runs: bool = False
+    error: float | None = None
+    df: float | None = None
+
+    def detectable(self, level: float) -> float | None:
+        """Return the true difference that a test with this spread finds in four of five cases.
+
+        Args:
+            level: of the two-sided t-test.
+
+        Returns:
+            The difference that is found with the probability `student.POWER`; None without an
+            interval.
+        """
+        if self.error is None or self.df is None:
+            return None
+        return detectable_noncentrality(self.df, level) * self.error
+
+    def equivalence_p_value(self, margin: float) -> float | None:
+        """Return the p-value of two one-sided t-tests that the difference is within ±`margin`.
+
+        It is the larger of the two (Schuirmann 1987). None without an interval.
+        """
+        if self.mean is None or self.error is None or self.df is None:
+            return None
+        return student_upper_tail((margin - abs(self.mean)) / self.error, self.df)
 
 
 # --- one sample ---------------------------------------------------------------------------
@@ -274,60 +302,29 @@ def holm(p_values: Values) -> list[float]:
     return corrected
 
 
-# --- Student's distribution ---------------------------------------------------------------
+def holm_levels(p_values: Values, level: float) -> list[float]:
+    """Return for each test the level at which Holm's correction rejects it, given the others.
 
-
-def student_p_value(t: float, df: float) -> float:
-    """Return the two-sided p-value of Student's t with `df` > 0 degrees of freedom."""
-    return incomplete_beta(df / 2, 0.5, df / (df + t * t))
-
-
-@lru_cache(maxsize=256)
-def student_quantile(level: float, df: float) -> float:
-    """Return the quantile of Student's distribution for `df` > 0 and 0.5 <= level < 1."""
-    p = 2 * (1 - level)
-    low, high = 0.0, 1.0
-    while student_p_value(high, df) > p:
-        low, high = high, 2 * high
-    while low < (middle := (low + high) / 2) < high:
-        if student_p_value(middle, df) > p:
-            low = middle
-        else:
-            high = middle
-    return high
-
-
-def incomplete_beta(a: float, b: float, x: float) -> float:
-    """Return the regularised incomplete beta function I_x(a, b) for a, b > 0 and 0 <= x <= 1.
-
-    It uses the continued fraction 8.17.22 of the NIST Digital Library of Mathematical Functions.
+    A test is rejected if its p-value is below this level, whatever its p-value is.
     """
-    if x <= 0 or x >= 1:
-        return min(max(x, 0.0), 1.0)
-    if x > (a + 1) / (a + b + 2):  # there the fraction converges fast only for the complement
-        return 1.0 - incomplete_beta(b, a, 1.0 - x)
-    front = math.exp(
-        math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
-    ) / a  # fmt: skip
-    return front / _beta_fraction(a, b, x)
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    n_rejected = _n_rejected([p_values[i] for i in order], len(order), level)
+    levels = [0.0] * len(order)
+    for rank, i in enumerate(order):
+        rejected = n_rejected
+        if rank < n_rejected:  # without it, the others may be rejected less far
+            others = [p_values[j] for j in order if j != i]
+            rejected = _n_rejected(others, len(order), level)
+        levels[i] = level / (len(order) - rejected)
+    return levels
 
 
-def _beta_fraction(a: float, b: float, x: float) -> float:
-    """Return 1 + d1 / (1 + d2 / (1 + ...)) by the method of Thompson and Barnett (1986)."""
-    tiny = 1e-300
-    value, c, d = 1.0, 1.0, 0.0
-    for i in range(1, 10_000):
-        m = i // 2
-        if i % 2:
-            step = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        else:
-            step = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        d = 1.0 / (1.0 + step * d or tiny)
-        c = 1.0 + step / c or tiny
-        value *= c * d
-        if abs(c * d - 1.0) < 1e-16:
-            break
-    return value
+def _n_rejected(ordered: Sequence[float], n_tests: int, level: float) -> int:
+    """Return how many of the smallest p-values are rejected one after another."""
+    limits = (level / (n_tests - rank) for rank in range(len(ordered)))
+    return sum(
+        1 for _ in takewhile(lambda pair: pair[0] < pair[1], zip(ordered, limits, strict=True))
+    )
 
 
 # --- resampling ---------------------------------------------------------------------------
@@ -402,9 +399,8 @@ def _contrast(what: str, no_spread: str, b: _Sample, a: _Sample | None = None) -
     interval, error, df = _interval(b, a)
     if interval is None:
         return Contrast(difference, None, None, no_spread)
-    # Student's quantiles are within 5 % of the noncentral distribution from three values on.
-    detectable = (student_quantile(0.975, df) + student_quantile(POWER, df)) * error
-    return Contrast(difference, interval, student_p_value(difference / error, df), "", detectable)
+    p_value = student_p_value(difference / error, df)
+    return Contrast(difference, interval, p_value, "", error=error, df=df)
 
 
 def _interval(b: _Sample, a: _Sample | None = None) -> tuple[Interval | None, float, float]:

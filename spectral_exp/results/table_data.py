@@ -11,7 +11,9 @@ from typing import Any
 
 from spectral_exp.core.foreign_text import printable, printable_json
 from spectral_exp.core.json_value import jsonable
-from spectral_exp.results.compared import Comparison, Difference, GroupSummary
+from spectral_exp.results.attribution import Attribution
+from spectral_exp.results.attribution_tables import attribution_rows, attribution_values
+from spectral_exp.results.compared import Comparison, Difference, Equivalence, GroupSummary
 from spectral_exp.results.table_formats import MAX_NOTE
 from spectral_exp.runs.run import Run
 
@@ -19,17 +21,37 @@ LeftOut = Sequence[tuple[Path, str]]
 """Path and reason of each folder that could not be used."""
 
 _CSV_COLUMNS = (
-    *("metric", "at", "row", "part", "group", "against", "n", "mean", "low", "high", "median"),
+    *(
+        "metric",
+        "at",
+        "row",
+        "part",
+        "given",
+        "group",
+        "against",
+        "n",
+        "mean",
+        "low",
+        "high",
+        "median",
+    ),
     *("iqm", "paired", "probability_of_improvement", "p_value", "p_holm", "separated"),
-    *("detectable", "notes"),
+    *("level", "detectable", "margin", "p_equivalence", "p_equivalence_holm", "equivalent"),
+    "notes",
 )
 
 
 def comparisons_as_json(
-    comparisons: Sequence[Comparison], left_out: LeftOut, remark: str = ""
+    comparisons: Sequence[Comparison],
+    left_out: LeftOut,
+    remark: str = "",
+    attributions: Sequence[Attribution] = (),
 ) -> str:
     """Return comparisons as JSON, runs by their ids."""
-    return as_json({"comparisons": list(map(comparison_values, comparisons))}, left_out, remark)
+    content: dict[str, Any] = {"comparisons": list(map(comparison_values, comparisons))}
+    if attributions:
+        content["attributions"] = list(map(attribution_values, attributions))
+    return as_json(content, left_out, remark)
 
 
 def runs_as_json(
@@ -40,9 +62,15 @@ def runs_as_json(
     return as_json({"at": at, "runs": values}, left_out, remark)
 
 
-def comparisons_as_csv(comparisons: Sequence[Comparison]) -> str:
-    """Return a row for each group and each difference of comparisons."""
-    return as_csv([row for one in comparisons for row in _comparison_rows(one)])
+def comparisons_as_csv(
+    comparisons: Sequence[Comparison], attributions: Sequence[Attribution] = ()
+) -> str:
+    """Return a row for each group, each difference and each effect of a single part."""
+    rows = [row for one in comparisons for row in _comparison_rows(one)]
+    for attribution in attributions:
+        for values in attribution_rows(attribution):
+            rows.append({name: values.get(name) for name in _CSV_COLUMNS})
+    return as_csv(rows)
 
 
 def runs_as_csv(runs: Sequence[Run], metrics: Sequence[str], at: str) -> str:
@@ -91,9 +119,21 @@ def _difference_values(difference: Difference) -> dict[str, Any]:
         **_attributes(difference, "kind", "part", "paired", "n", "mean"),
         "interval": interval and [interval.low, interval.high],
         **_attributes(difference, "probability_of_improvement", "p_value", "p_holm"),
-        **_attributes(difference, "separated", "detectable", "better"),
+        **_attributes(difference, "separated", "level", "detectable", "better"),
+        **_equivalence_values(difference.equivalence),
         "matches": dict(difference.matches),
         "warnings": list(map(str, difference.warnings)),
+    }
+
+
+def _equivalence_values(equivalence: Equivalence | None) -> dict[str, Any]:
+    if equivalence is None:
+        return {}
+    return {
+        "margin": equivalence.margin,
+        "p_equivalence": equivalence.p_value,
+        "p_equivalence_holm": equivalence.p_holm,
+        "equivalent": equivalence.equivalent,
     }
 
 

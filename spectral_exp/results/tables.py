@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from spectral_exp.results.attribution import Attribution
+from spectral_exp.results.attribution_tables import attribution_notes, attribution_table
 from spectral_exp.results.compared import Comparison, Difference, GroupSummary, moment
+from spectral_exp.results.evaluated import overview_tables
 from spectral_exp.results.number_texts import (
     decimals,
     interval_text,
@@ -29,24 +32,36 @@ from spectral_exp.runs.run import Run
 
 
 def render_comparisons(
-    comparisons: Sequence[Comparison], form: str, left_out: LeftOut = (), remark: str = ""
+    comparisons: Sequence[Comparison],
+    form: str,
+    left_out: LeftOut = (),
+    remark: str = "",
+    attributions: Sequence[Attribution] = (),
 ) -> str:
     """Return comparisons of one or several metrics in a format.
+
+    Comparisons of several evaluations begin with an overview.
 
     Args:
         comparisons: of the same runs.
         form: the name of the format.
         left_out: path and reason of each unusable folder.
         remark: a sentence on the choice of the runs, or "".
+        attributions: of differences among the comparisons to single parts.
     """
     if form == "json":
-        return comparisons_as_json(comparisons, left_out, remark)
+        return comparisons_as_json(comparisons, left_out, remark, attributions)
     if form == "csv":
-        return comparisons_as_csv(comparisons)
-    report = TableReport()
+        return comparisons_as_csv(comparisons, attributions)
+    report, several = TableReport(), len(comparisons) > 1
+    if several:
+        report.tables.extend(overview_tables(comparisons))
     for one in comparisons:
         report.tables.extend(comparison_tables(one))
-        report.notes.extend(titled_notes(one, several=len(comparisons) > 1))
+        report.notes.extend(titled_notes(one, several=several))
+    for attribution in attributions:
+        report.tables.append(attribution_table(attribution))
+        report.notes.append(attribution_notes(attribution, several=several))
     report.notes.extend(notes_on_choice(left_out, remark))
     return report.render(form)
 
@@ -81,29 +96,35 @@ def notes_on_choice(
 
 # --- tables -------------------------------------------------------------------------------
 
-_DIFFERENCE_COLUMNS = ("n", "difference", "95 % interval", "P(better)", "p (Holm)", VERDICT)
+_TEST_COLUMNS = ("n", "difference", "95 % interval", "P(better)", "p (Holm)")
 
 
 def comparison_tables(comparison: Comparison) -> Iterable[TextTable]:
     """Yield the tables of groups, of differences to the baseline, and of single parts."""
     digits = decimals(value for summary in comparison.summaries for value in summary.values)
     yield _groups_table(comparison, digits)
+    margins = [one.equivalence.margin for one in comparison.differences if one.equivalence]
+    within = [f"p (within {margins[0]:g})"] if margins else []
+    columns = (*_TEST_COLUMNS, *within, VERDICT)
     to_baseline = [one for one in comparison.differences if one.kind == "baseline"]
     if to_baseline:
         yield TextTable(
             f"{comparison.metric} minus that of {comparison.baseline}",
-            ("group", *_DIFFERENCE_COLUMNS),
-            [[Cell(one.b.group.label), *_difference_cells(one, digits)] for one in to_baseline],
+            ("group", *columns),
+            [
+                [Cell(one.b.group.label), *_difference_cells(one, digits, bool(margins))]
+                for one in to_baseline
+            ],
         )
     ablations = [one for one in comparison.differences if one.kind != "baseline"]
     if ablations:
         yield TextTable(
             f"{comparison.metric}: effect of a single part",
-            ("part", "from", "to", *_DIFFERENCE_COLUMNS),
+            ("part", "from", "to", *columns),
             [
                 [
                     *map(Cell, (one.part or "", one.a.group.label, one.b.group.label)),
-                    *_difference_cells(one, digits),
+                    *_difference_cells(one, digits, bool(margins)),
                 ]
                 for one in ablations
             ],
@@ -137,13 +158,16 @@ def _group_name(summary: GroupSummary, comparison: Comparison) -> str:
     return f"{label} (baseline)" if label == comparison.baseline else label
 
 
-def _difference_cells(difference: Difference, digits: int) -> list[Cell]:
+def _difference_cells(difference: Difference, digits: int, with_margin: bool) -> list[Cell]:
+    equivalence = difference.equivalence
+    within = [Cell(probability_text(equivalence.p_holm if equivalence else None))]
     return [
         Cell(f"{difference.n}{'' if difference.paired else '*'}"),
         Cell(number_text(difference.mean, digits, signed=True), bold=difference.separated),
         Cell(interval_text(difference.interval, digits, signed=True)),
         Cell(number_text(difference.probability_of_improvement, 2)),
         Cell(probability_text(difference.p_holm)),
+        *(within if with_margin else []),
         Cell(difference.verdict, bold=difference.separated),
     ]
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from spectral_exp.results.finding import Finding, Piece, finding, measurement
 from spectral_exp.results.statistics import MIN_RUNS, Interval, unpaired_contrast
-from spectral_exp.runs.metric_names import metric_info
+from spectral_exp.runs.metric_names import USE, metric_info
 from spectral_exp.runs.run import Run
 
 SAME_TIME = 0.05
@@ -36,20 +36,39 @@ class TimeComparison:
     Attributes:
         runs: the runs of both groups that recorded a time.
         times: their seconds.
+        metric: `train_s` for wall-clock time, or one of `USE`.
+        at: which value of each run.
     """
 
     runs: tuple[Sequence[Run], Sequence[Run]]
     times: tuple[Sequence[float], Sequence[float]]
+    metric: str = "train_s"
+    at: str = "final"
 
     @property
     def ratio(self) -> float:
         """The second group's median over the first group's."""
         return statistics.median(self.times[1]) / statistics.median(self.times[0])
 
-    @property
+    @cached_property
     def slowdown(self) -> float:
-        """The largest factor by which times within one group differ."""
-        return max(max(times) / min(times) for times in self.times)
+        """The largest factor by which other load has changed times, as far as it shows.
+
+        It shows in times that differ within one group, and for wall-clock time in speeds that
+        differ within one run.
+        """
+        between = max(max(times) / min(times) for times in self.times)
+        if self.metric != "train_s":
+            return between
+        seen = slowdowns([run for runs in self.runs for run in runs]).values()
+        return max([between, *(quick / median for median, quick in seen)])
+
+    @property
+    def words(self) -> str:
+        """The name of these times within a sentence."""
+        return {"train_s": "wall-clock", "cpu_s": "processor time", "device_s": "device time"}[
+            self.metric
+        ]
 
     @cached_property  # a bootstrap, which many comparisons do not need
     def interval(self) -> Interval | None:
@@ -83,7 +102,7 @@ class TimeComparison:
         """Why it is undecided whether the times are equal, or ""."""
         if self.is_same is not None:
             return ""
-        return "wall-clock is not separated" + (
+        return f"{self.words} is not separated" + (
             ", equal runs differ as on a busy machine" if self.slowdown > BUSY else ""
         )
 
@@ -97,7 +116,9 @@ class TimeComparison:
                 f"high_{side}": (max(times), LONGEST),
             }
             for name, (value, formula) in numbers.items():
-                values[name] = measurement(value, "train_s", runs, formula, at="final", show=",.1f")
+                values[name] = measurement(
+                    value, self.metric, runs, formula, at=self.at, show=",.1f"
+                )
             several = min(times) < max(times)
             sides.append(
                 f"{{median_{side}}} s"
@@ -107,13 +128,42 @@ class TimeComparison:
         return f"{' against '.join(sides)} of training{few}", values
 
 
-def compare_times(a: Sequence[Run], b: Sequence[Run]) -> TimeComparison | None:
-    """Compare the seconds of training of two groups; None if no run of one recorded them."""
-    timed = tuple([run for run in runs if (run.train_s or 0) > 0] for runs in (a, b))
-    one, other = ([run.train_s or 0.0 for run in runs] for runs in timed)
-    if not one or not other:
+def compare_times(
+    a: Sequence[Run], b: Sequence[Run], at: str = "final", metric: str = "train_s"
+) -> TimeComparison | None:
+    """Compare the seconds of training of two groups; None if no run of one recorded them.
+
+    Args:
+        a, b: the runs of both groups.
+        at: which value of each run; the best one has no time of its own.
+        metric: as for `TimeComparison`.
+    """
+    at = "final" if at == "best" else at
+    known = [[(run, run.value(metric, at) or 0.0) for run in runs] for runs in (a, b)]
+    timed = [[(run, seconds) for run, seconds in side if seconds > 0] for side in known]
+    if not all(timed):
         return None
-    return TimeComparison((timed[0], timed[1]), (one, other))
+    runs_a, runs_b = ([run for run, _ in side] for side in timed)
+    times_a, times_b = ([seconds for _, seconds in side] for side in timed)
+    return TimeComparison((runs_a, runs_b), (times_a, times_b), metric, at)
+
+
+def compare_used_times(
+    a: Sequence[Run], b: Sequence[Run], at: str = "final"
+) -> TimeComparison | None:
+    """Compare the wall-clock seconds of two groups, or on a busy machine what they used of it.
+
+    If other load may explain the wall-clock seconds and all runs recorded their device or processor
+    seconds, these are compared.
+    """
+    wall = compare_times(a, b, at)
+    if wall is None or wall.slowdown <= BUSY:
+        return wall
+    for metric in USE:
+        used = compare_times(a, b, at, metric)
+        if used is not None and sum(map(len, used.times)) == len(a) + len(b):
+            return used
+    return wall
 
 
 def slowdowns(runs: Sequence[Run]) -> Mapping[str, tuple[float, float]]:
@@ -137,26 +187,74 @@ MEDIAN_SPEED, QUICK_SPEED = "median of what was logged", "90 % quantile of what 
 """Formulas of numbers."""
 
 
-def busy_machine(metric: str, runs: Sequence[Run], ratio: float | None) -> Finding | None:
-    """Return a finding if other load may explain a difference in time by the factor `ratio`.
+def busy_machine(
+    metric: str, sides: Sequence[tuple[Sequence[Run], Sequence[float]]], at: str = "final"
+) -> Finding | None:
+    """Return a finding if other load may explain a difference in a time between two groups.
 
-    The logged speeds of single runs show slow-downs; a difference larger than all of them counts.
+    Runs of one group whose times differ show slow-downs, and so do the logged speeds of single
+    runs. A difference larger than all of them counts.
+
+    Args:
+        metric: what is compared.
+        sides: runs and values of both groups.
+        at: which value of each run.
     """
-    if not metric_info(metric).is_timing or not ratio or ratio <= 0:
+    if not metric_info(metric).is_timing or not all(values for _, values in sides):
         return None
+    means = [statistics.fmean(values) for _, values in sides]
+    if min(means) <= 0:
+        return None
+    ratio = max(means) / min(means)
+    runs = [run for of_side, _ in sides for run in of_side]
+    found = _slow_entries(runs, ratio) if metric not in USE else None
+    return found or _unequal_runs(metric, sides, ratio, at)
+
+
+def _slow_entries(runs: Sequence[Run], ratio: float) -> Finding | None:
+    """Return a finding if the speed within a run varies by the factor `ratio` or more."""
     found = slowdowns(runs)
     if not found:
         return None
     name = max(found, key=lambda run_id: found[run_id][1] / found[run_id][0])
     median, quick = found[name]
-    if max(ratio, 1 / ratio) > quick / median:
+    if ratio > quick / median:
         return None
     (run,) = (run for run in runs if run.run_id == name)
     return finding(
         "busy machine",
-        "the machine was busy, which may be the whole difference",
+        "the machine was busy, which may be the whole difference" + _advice(runs),
         "{run} trained at {median} tokens/s in the median and at {quick} in its quickest tenth",
         run=name,
         median=measurement(median, "tokens_per_s", run, MEDIAN_SPEED, at="final"),
         quick=measurement(quick, "tokens_per_s", run, QUICK_SPEED, at="final"),
     )
+
+
+def _unequal_runs(
+    metric: str, sides: Sequence[tuple[Sequence[Run], Sequence[float]]], ratio: float, at: str
+) -> Finding | None:
+    """Return a finding if runs of one group differ by the factor `ratio` or more."""
+    runs, values = max(sides, key=lambda side: max(side[1]) / min(side[1]))
+    low, high = min(values), max(values)
+    if high / low <= BUSY or ratio > high / low:
+        return None
+    ends = {"low": runs[values.index(low)], "high": runs[values.index(high)]}
+    return finding(
+        "busy machine",
+        "runs of one group differ as on a busy machine, which may be the whole difference"
+        + (_advice([run for of_side, _ in sides for run in of_side]) if metric not in USE else ""),
+        f"{metric} is {{low}} in {{low_run}} and {{high}} in {{high_run}}",
+        low=measurement(low, metric, ends["low"], at=at, show=",.5g"),
+        high=measurement(high, metric, ends["high"], at=at, show=",.5g"),
+        low_run=ends["low"].run_id,
+        high_run=ends["high"].run_id,
+    )
+
+
+def _advice(runs: Sequence[Run]) -> str:
+    """Return which metric to compare instead, or ""."""
+    for metric in USE:
+        if all(run.value(metric) is not None for run in runs):
+            return f" ({metric} depends less on other load)"
+    return ""

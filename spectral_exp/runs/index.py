@@ -21,19 +21,25 @@ from pathlib import Path
 
 from spectral_exp.core.cache_folder import cache_folder
 from spectral_exp.core.errors import UserError
-from spectral_exp.runs.layout import CONFIG_NAME, LOGS_FOLDER, METRICS_NAME, RESULTS_NAME
+from spectral_exp.runs.layout import (
+    CONFIG_NAME,
+    EVALUATIONS_NAME,
+    LOGS_FOLDER,
+    METRICS_NAME,
+    RESULTS_NAME,
+)
 from spectral_exp.runs.load import Facts, read_many
 
 log = logging.getLogger(__name__)
 
 INDEX_NAME = "results.sqlite"
 
-_FILES = (CONFIG_NAME, RESULTS_NAME, f"{LOGS_FOLDER}/{METRICS_NAME}")
+_FILES = (CONFIG_NAME, RESULTS_NAME, EVALUATIONS_NAME, f"{LOGS_FOLDER}/{METRICS_NAME}")
 _MIN_AGE_NS = 2_500_000_000  # FAT stores times in steps of two seconds
 _MAX_ENTRY_AGE_S = 90 * 24 * 3600.0
 _LOCK_TIMEOUT_S = 2.0
 _MAX_SINGLE_QUERIES = 50  # for more entries, the whole index is read in one query
-_FORMAT = 1
+_FORMAT = 2
 """Version of the format of facts. Increase it if the same files give other facts."""
 _TABLE = (
     "CREATE TABLE IF NOT EXISTS facts "

@@ -23,6 +23,7 @@ from typing import Any
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.parent import dying_with_this_process
+from spectral_exp.runs.evaluations import read_evaluations
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.lock import is_alive, read_owner
 from spectral_exp.runs.marks import NO_MARKS, read_marks
@@ -36,8 +37,8 @@ from spectral_exp.runs.run import MetricSummary, Run
 log = logging.getLogger(__name__)
 
 Facts = dict[str, Any]
-"""Name, seed, settings, parts, record, results, config_hash, problems, metrics, last_step and
-unfinished_line of a run; only `unusable`, the reason, if the run cannot be used."""
+"""Name, seed, settings, parts, record, results, evaluations, config_hash, problems, metrics,
+last_step and unfinished_line of a run; only `unusable`, the reason, if the run cannot be used."""
 
 _STAMP = re.compile(r"_\d{8}_\d{6}_\w{8}(_\d+)?$")
 # A job of a sweep: what was swept, its seed and a hash; before, its number, name and seed.
@@ -88,6 +89,7 @@ def run_of(path: Path, facts: Mapping[str, Any], *, with_marks: bool = True) -> 
         marks=marks,
         known_metrics={name: MetricSummary(*values) for name, values in facts["metrics"].items()},
         known_last_step=facts["last_step"],
+        evaluations=facts["evaluations"],
     )
 
 
@@ -149,6 +151,7 @@ def _read_facts(path: Path, content: MetricFile | None) -> Facts:
         "parts": part_names(settings),
         "record": record,
         "results": results,
+        "evaluations": read_evaluations(path, problems),
         "config_hash": config_hash(settings),
         "problems": problems,
         **metrics,

@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from spectral_exp.runs.evaluations import EvaluationMetric, parse_evaluation
+
 Direction = Literal["lower", "higher"]
 Kind = Literal["training", "validation", "machine", "cost"]
 
@@ -96,6 +98,9 @@ METRICS = {
 _WITHOUT_PANEL = {
     "tokens": Metric("Tokens", "tokens", None, "lower", "cost"),
     "steps": Metric("Steps", "optimizer steps", None, "lower", "cost"),
+    "flops": Metric("FLOPs", "floating-point operations", None, "lower", "cost"),
+    "cpu_s": Metric("Processor time", "s", False, "lower", "cost", is_timing=True),
+    "device_s": Metric("Device time", "s", False, "lower", "cost", is_timing=True),
     "bad_steps": Metric("Skipped steps", "steps", False, "lower", "training"),
     "accuracy": Metric("Accuracy", "share (0 to 1)", False, "higher", "training"),
     "steps_at_risk": Metric("Steps at risk", "steps", False, "lower", "machine"),
@@ -115,7 +120,10 @@ _UNIT_SUFFIXES = {
     "_loss": "nats / token",
 }
 
-DERIVED = ("train_s", "tokens", "n_parameters", "tokens_per_s", "steps")
+USE = ("device_s", "cpu_s")
+"""Seconds that a run used a device and the processors, which other load changes little."""
+
+DERIVED = ("train_s", "tokens", "n_parameters", "tokens_per_s", "steps", "flops", *USE)
 """Metrics that `Run.value` computes; the others were logged."""
 
 
@@ -124,6 +132,8 @@ def metric_info(name: str) -> Metric:
     if (known := METRICS.get(name) or _WITHOUT_PANEL.get(name)) is not None:
         return known
     unit = next((unit for suffix, unit in _UNIT_SUFFIXES.items() if name.endswith(suffix)), "value")
+    if (evaluation := parse_evaluation(name)) is not None:
+        return _evaluated(evaluation)
     words = name.replace("_", " ").strip()
     shown = Metric(words[:1].upper() + words[1:] or "Unnamed", unit)
     if name.startswith("test_"):
@@ -148,6 +158,18 @@ def metric_info(name: str) -> Metric:
             )
     known = next((known for prefix, known in _PREFIXES.items() if name.startswith(prefix)), None)
     return shown if known is None else replace(shown, direction=known.direction, kind=known.kind)
+
+
+def _evaluated(evaluation: EvaluationMetric) -> Metric:
+    """Return the properties of a score on a text."""
+    known = METRICS.get({"bpb": "val_bpb", "loss": "val_loss"}.get(evaluation.number, ""))
+    known = known or METRICS.get(evaluation.number) or Metric("", "value")
+    what = {"bpb": "bits per byte", "loss": "nats per token"}.get(
+        evaluation.number, evaluation.number.replace("_", " ")
+    )
+    read = "" if evaluation.stride == evaluation.block_size else f", {evaluation.stride} further"
+    words = f"{what} of {evaluation.text} in windows of {evaluation.block_size:,} tokens{read}"
+    return replace(known, title=words[:1].upper() + words[1:], words=words)
 
 
 def machine_metrics() -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,23 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from spectral_exp.core.errors import explain_os_error, require
+from spectral_exp.core.errors import explain_os_error
 from spectral_exp.core.series import FloatArray, Series
+from spectral_exp.runs.budget import Budget, parse_at
+from spectral_exp.runs.evaluations import parse_evaluation
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.marks import NO_MARKS, Marks
-from spectral_exp.runs.metric_names import DERIVED, metric_info
+from spectral_exp.runs.metric_names import DERIVED, USE, metric_info
 from spectral_exp.runs.metrics_file import MetricFile, read_metrics
 from spectral_exp.runs.planned import planned_steps
 
-
-def check_at(at: str) -> int | None:
-    """Return N for `step:N`, None for `final` and `best`. Raises SettingError for other texts."""
-    if at in ("final", "best"):
-        return None
-    word, _, number = at.partition(":")
-    step = int(number) if word == "step" and number.isdecimal() and len(number) < 20 else 0
-    require(step >= 1, "at", at, "final, best or step:N with N >= 1")
-    return step
+_PASSES = 3
+"""FLOPs of a training step over those of its forward pass; the backward pass takes twice these."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +94,7 @@ class Run:
         config_hash: hash of the settings that define the experiment (see `parts.config_hash`).
         problems: a sentence for each part that could not be read.
         marks: tags, note, pin and archive.
+        evaluations: the records of `evaluations.jsonl`, oldest first (see `runs.evaluations`).
         known_metrics: summaries of all metrics from the index, or None to read the file on demand.
         known_last_step: the last logged step from the index, or None.
         read_series: returns the series of a metric; None reads the file of the run.
@@ -116,6 +112,7 @@ class Run:
     config_hash: str = ""
     problems: tuple[str, ...] = ()
     marks: Marks = NO_MARKS
+    evaluations: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
     known_metrics: Mapping[str, MetricSummary] | None = field(
         default=None, repr=False, compare=False
     )
@@ -160,6 +157,17 @@ class Run:
         return sizes[0] * sizes[1] * accumulated
 
     @property
+    def flops_per_step(self) -> float | None:
+        """FLOPs of one training step over all devices, forward and backward; None if unknown."""
+        steps, flops = _as_int(self._total("steps")), _as_float(self._total("flops"))
+        if steps and flops:
+            return flops / steps
+        forward = _as_float(_section(self.record, "model").get("flops_per_token"))
+        if not forward or self.tokens_per_step is None:
+            return None
+        return _PASSES * forward * self.tokens_per_step
+
+    @property
     def train_s(self) -> float | None:
         """Seconds of training in `results.json`, without evaluation and waiting for monitoring."""
         return _as_float(self._total("train_s"))
@@ -194,17 +202,25 @@ class Run:
         """Return a metric as one number, or None if it has no value.
 
         Args:
-            metric: a name in the metric series or in `final_metrics`, or one of the derived
-                `train_s`, `tokens`, `n_parameters`, `tokens_per_s` (median over the run), `steps`.
-            at: `final`, `best` or `step:N`. `final` is the value in the results of a finished run
+            metric: a name in the metric series or in `final_metrics`; that of an evaluation, such
+                as `bpb@test:256`, which has a value at `final` only; or one of the derived
+                `train_s`, `tokens`, `n_parameters`, `tokens_per_s` (median over the run), `steps`,
+                `flops`, `cpu_s` and `device_s` (of training).
+            at: `final`, `best` or a budget. `final` is the value in the results of a finished run
                 (after an early stop, of the weights that were restored), and otherwise the last
                 logged one. `best` is the best logged value; None if the metric has no direction.
-                `step:N` is the last logged value at or before step N.
+                A budget, such as `step:N` or `seconds=60`, gives the last value that was logged
+                within it; None if it is unknown which step that is.
 
         Raises:
             SettingError: `at` has another form.
         """
-        step = check_at(at)
+        budget = parse_at(at)
+        if parse_evaluation(metric) is not None:
+            return self._evaluated_value(metric) if at == "final" else None
+        step = None if budget is None else self.step_within(budget)
+        if budget is not None and step is None and metric != "n_parameters":
+            return None
         if metric in DERIVED:
             return self._derived_value(metric, step)
         if step is not None:
@@ -226,8 +242,50 @@ class Run:
             return None
         return summary.lowest if lower_is_better else summary.highest
 
+    def step_within(self, budget: Budget) -> int | None:
+        """Return the last step within a budget; None if that is unknown.
+
+        It may be above the last step of the run, unless the budget is in seconds.
+        """
+        if budget.kind == "seconds":
+            return self._step_at_time(budget.amount)
+        cost = {
+            "step": 1,
+            "tokens": self.tokens_per_step,
+            "flops": self.flops_per_step,
+        }[budget.kind]
+        return _whole_steps(budget.amount / cost) if cost else None
+
+    def has_used(self, budget: Budget) -> bool:
+        """Return whether the run has got as far as a budget."""
+        if budget.kind == "seconds":
+            return max(self.train_s or 0.0, float(self._logged_times()[1][-1])) >= budget.amount
+        step = self.step_within(budget)
+        return step is not None and self.last_step >= step
+
+    def _step_at_time(self, time_s: float) -> int | None:
+        """Return the last step that ends within seconds of training, by logged throughput."""
+        total_s = self.train_s
+        if total_s is not None and time_s >= total_s:
+            return self.last_step
+        steps, times = self._logged_times()
+        # Up to the last known time; within an entry, all steps take equally long.
+        return _whole_steps(float(np.interp(time_s, times, steps))) if len(steps) > 1 else None
+
+    def _logged_times(self) -> tuple[FloatArray, FloatArray]:
+        """Return step 0 and the logged steps whose times are known, and these times."""
+        steps = np.concatenate([[0.0], self.series("tokens_per_s").steps])
+        times = self.train_time_s(steps)
+        times[0] = 0.0
+        is_known = np.isfinite(times)
+        n_known = len(times) if is_known.all() else int(np.argmin(is_known))
+        return steps[:n_known], times[:n_known]
+
     def final_step(self, metric: str) -> int | None:
         """Return the step of `value(metric)`, or None if the metric was never logged."""
+        if parse_evaluation(metric) is not None:
+            value = self._evaluated_value(metric, "step")
+            return None if value is None else int(value)
         final = _section(self.results, "final_metrics")
         step = final.get("step" if metric == "loss" or "val_step" not in final else "val_step")
         if self.finished and _as_float(final.get(metric)) is not None and isinstance(step, int):
@@ -252,6 +310,14 @@ class Run:
         times: FloatArray = np.interp(wanted, known, elapsed, right=np.nan)
         return times
 
+    def _evaluated_value(self, metric: str, number: str = "") -> float | None:
+        """Return a number of the newest evaluation that a metric means, by default its own."""
+        evaluation = parse_evaluation(metric)
+        newest = None if evaluation is None else evaluation.newest(self.evaluations)
+        if evaluation is None or newest is None:
+            return None
+        return _as_float(newest.get(number or evaluation.number))
+
     def _derived_value(self, metric: str, step: int | None) -> float | None:
         if metric == "n_parameters":
             return _as_float(self.n_parameters)
@@ -263,6 +329,10 @@ class Run:
             return float(reached)
         if metric == "tokens":
             return None if self.tokens_per_step is None else float(reached * self.tokens_per_step)
+        if metric == "flops":
+            return None if self.flops_per_step is None else reached * self.flops_per_step
+        if metric in USE:  # known for the whole run only
+            return _as_float(self._total(metric)) if reached == self.last_step else None
         if step is None or step >= self.last_step:
             return self.train_s
         time_s = float(self.train_time_s(np.array([float(step)]))[0])
@@ -281,6 +351,11 @@ class Run:
     @functools.cached_property
     def _summaries(self) -> dict[str, MetricSummary]:
         return {name: MetricSummary.of(series) for name, series in self._metric_file.series.items()}
+
+
+def _whole_steps(steps: float) -> int:
+    """Return the whole part of a number of steps, which rounding may have made smaller."""
+    return math.floor(steps * (1 + 1e-12))
 
 
 def _empty_series() -> Series:

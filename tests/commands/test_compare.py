@@ -215,7 +215,7 @@ def test_plots_show_the_groups_of_the_table(
         (["{outputs}", "--metric", "val_bqb"], "no run has a metric val_bqb; known are"),
         (["{outputs}", "--metric", ","], "--metric"),
         (["{outputs}", "--sort", "val_bqb"], "--sort=val_bqb is no metric"),
-        (["{outputs}", "--at", "last"], "at=last must be final, best or step:N"),
+        (["{outputs}", "--at", "last"], "at=last must be final, best, step:N, tokens=N"),
         (["{outputs}", "--watch", "0"], "--watch=0.0 must be > 0"),
         (["{outputs}", "--output", "{outputs}/none/x.csv"], "a file in an existing folder"),
         (["{outputs}", "--output", "{outputs}"], "a file, not a folder"),

@@ -111,7 +111,7 @@ def test_a_step_before_the_first_value_is_named(
     grid: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert compare.main([str(grid), "--at", "step:20"]) == 2
-    message = "error: no run has a value of val_bpb at or before step 20: the first is of step 50\n"
+    message = "error: no run has a value of val_bpb up to step 20: the first is of step 50\n"
     assert capsys.readouterr().err == message
     assert compared(capsys, grid, "--at", "step:50")["groups"][0]["n"] == 3
 
@@ -182,3 +182,85 @@ def test_help_explains_the_order_of_groups(capsys: pytest.CaptureFixture[str]) -
     text = " ".join(capsys.readouterr().out.split())
     assert "changes no number (default: groups by the first metric, runs by name and seed)" in text
     assert "independent of --sort (default: classic, else the first by its settings)" in text
+
+
+def test_equivalence_and_what_a_test_would_find(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, noise in enumerate(NOISE, start=1):
+        make_run(tmp_path, "classic", seed, val_bpb=2.5 + noise)
+        make_run(tmp_path, "wave", seed, val_bpb=2.5 + 0.9 * noise)
+        make_run(tmp_path, "wave_rgd", seed, val_bpb=2.48 + 8 * noise)
+    plain = {(one["a"], one["b"]): one for one in compared(capsys, tmp_path)["differences"]}
+    assert "margin" not in plain["classic", "wave"]
+    found = compared(capsys, tmp_path, "--margin", "0.02")
+    differences = {(one["a"], one["b"]): one for one in found["differences"]}
+    near, far = differences["classic", "wave"], differences["classic", "wave_rgd"]
+    assert (near["equivalent"], near["separated"], near["margin"]) == (True, False, 0.02)
+    assert near["p_equivalence"] < near["p_equivalence_holm"] < 0.05
+    assert (far["equivalent"], far["separated"]) == (False, False)
+    # Neither test of the other changes, and without rejections all are left their share.
+    assert {k: far[k] for k in ("p_holm", "level", "detectable")} == {
+        k: plain["classic", "wave_rgd"][k] for k in ("p_holm", "level", "detectable")
+    }
+    tests = {frozenset((one["a"], one["b"])) for one in found["differences"]}
+    assert near["level"] == pytest.approx(0.05 / len(tests))
+    assert near["detectable"] > 5 * 0.0006
+    assert any(f"{near['detectable']:.2g} would be found" in one for one in near["warnings"])
+    assert any(note.startswith("equivalent within 0.02: two one-sided") for note in found["notes"])
+    text = printed(capsys, tmp_path, "--margin", "0.02")
+    assert "p (within 0.02) verdict" in text
+    assert "equivalent within 0.02\n" in text
+    assert "neither separated nor equivalent" in text
+    rows = list(
+        csv.DictReader(io.StringIO(printed(capsys, tmp_path, "--margin=0.02", "--format=csv")))
+    )
+    assert [row["equivalent"] for row in rows if row["row"] == "baseline"] == ["False", "True"]
+
+
+def test_the_best_group_as_baseline_says_so(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    best = compared(capsys, grid, "--baseline", "best", "--sort", "label", "--reverse")
+    assert best["baseline"] == "phasor learning_rate=0.002"
+    note = "was chosen as the best of 4: its interval is optimistic"
+    assert f"the baseline {best['baseline']} {note}" in best["notes"]
+    assert compare.main([str(grid), "--baseline", "best", "--metric", "learning_rate"]) == 2
+    assert "baseline=best must be the label of a group: it is not" in capsys.readouterr().err
+
+
+def test_contributions_are_in_every_format(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [grid, "--attribute", "wave learning_rate=0.002", "--baseline"]
+    options.append("phasor learning_rate=0.001")
+    (one,) = json.loads(printed(capsys, *options, "--format", "json"))["attributions"]
+    assert [part["name"] for part in one["parts"]] == ["attention", "optimizer.learning_rate"]
+    assert [effect["mean"] for effect in one["effects"][:2]] == pytest.approx(
+        [0.0997, -0.1], abs=1e-3
+    )
+    rows = csv.DictReader(io.StringIO(printed(capsys, *options, "--format", "csv")))
+    effects = [row for row in rows if row["row"].endswith("effect")]
+    assert [row["given"] for row in effects] == [
+        *("", "", "", "optimizer.learning_rate", "", "attention")
+    ]
+    assert [float(row["mean"]) for row in effects] == [effect["mean"] for effect in one["effects"]]
+    for form in ("table", "markdown", "latex"):
+        text = printed(capsys, *options, "--format", form)
+        assert "what each part contributes from phasor" in text
+        assert "all parts together change val" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--margin=0"], "--margin=0.0 must be > 0 and finite, in the metric's unit"),
+        (["--margin=1", "--metric=val_bpb,loss"], "--margin=1.0 must be with one --metric"),
+        (["--margin=1", "--runs"], "--margin=1.0 must be without --runs"),
+        (["--attribute", "--runs"], "--attribute=given must be without --runs"),
+        (["--attribute", "--group-by=loss"], "--attribute=given must be without --group-by"),
+        (["--evaluation=all", "--at=best"], "--at=best must be final with --evaluation"),
+        (["--evaluation=all"], "no run has an evaluation; spectral-exp evaluate makes"),
+    ],
+)
+def test_options_of_tests_that_make_no_sense(
+    grid: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert compare.main([str(grid), *options]) == 2
+    assert message in capsys.readouterr().err

@@ -432,3 +432,35 @@ def test_the_server_loads_neither_torch_nor_matplotlib() -> None:
     loaded = set(process.stdout.split())
     assert {"spectral_exp", "starlette", "uvicorn"} <= loaded
     assert not loaded & {"torch", "matplotlib", "hydra", "omegaconf", "pandas", "scipy"}
+
+
+def test_a_new_score_of_a_run_is_shown(tmp_path: Path) -> None:
+    """Also beside damaged lines; of very many the newest are."""
+    run = make_run(tmp_path, "classic", 1)
+    dashboard = Dashboard(tmp_path)
+    key = dashboard.key(run)
+    assert dashboard.json(f"/api/run/{key}")["evaluations"] == {"total": 0, "shown": []}
+    seq = dashboard.json("/api/runs")["seq"]
+    score = {"step": 7, "text": "val", "block_size": 64, "stride": 64, "loss": 1.0, "bpb": 1.5}
+    lines = [json.dumps({**score, "step": step}) for step in range(300)]
+    (run / "evaluations.jsonl").write_text("\n".join(["{", "[]", *lines]) + "\n")
+    dashboard.refresh()
+    assert [row["key"] for row in dashboard.json("/api/changes", since=seq)["runs"]] == [key]
+    found = dashboard.json(f"/api/run/{key}")
+    assert found["evaluations"]["total"] == 300
+    assert [one["step"] for one in found["evaluations"]["shown"]] == [*range(299, 99, -1)]
+    assert found["evaluations"]["shown"][0] == {
+        "text": "val",
+        "part": "validation",
+        "step": 299,
+        "block_size": 64,
+        "stride": 64,
+        "windows": None,
+        "tokens": None,
+        "saved_s": None,
+        "standard_error_bpb": "-",
+        "bpb": "1.5000",
+        "loss": "1.0000",
+        "perplexity": "-",
+    }
+    assert any("evaluations.jsonl" in problem for problem in found["problems"])

@@ -52,7 +52,12 @@ def embedded_in(page: str) -> dict[str, bytes]:
 
 
 def exported(dashboard: Dashboard, fragment: str = "") -> dict[str, bytes]:
-    return embedded_in(dashboard.get("/api/export", hash=fragment).text)
+    return embedded_in(export(dashboard, fragment))
+
+
+def export(dashboard: Dashboard, fragment: str = "") -> str:
+    """Return the file of a view, without figures, which take seconds to draw."""
+    return dashboard.get("/api/export", hash=fragment, figures=0).text
 
 
 def test_a_file_holds_what_the_server_answers(dashboard: Dashboard) -> None:
@@ -120,6 +125,35 @@ def test_a_file_of_a_comparison(dashboard: Dashboard) -> None:
     assert json.loads(answers[address("api/diff", pair)]) == dashboard.json("/api/diff", **pair)
 
 
+def test_a_file_of_groups_leads_to_their_comparison(dashboard: Dashboard) -> None:
+    """It compares the groups that are shown, by default the baseline and the best."""
+    known = {row["label"]: row["id"] for row in dashboard.json("/api/groups")["rows"]}
+    shown = f"{known['wave']},unknown,{known['phasor']}"
+    for fragment, labels in (
+        ("#/runs", ["classic", "wave", "phasor"]),
+        (f"#/runs?metric=val_loss&where=seed%3C3&show={shown}", ["wave", "phasor"]),
+        (f"#/compare?groups={shown}", ["wave", "phasor"]),
+    ):
+        page = export(dashboard, fragment)
+        answers = embedded_in(page)
+        view = Route.of(saved_in(page)["comparison"])
+        assert view.page == "compare"
+        ids = view.query["groups"].split(",")
+        assert sorted(ids) == sorted(known[label] for label in labels)
+        asked: dict[str, Any] = {name: view.query.getlist(name) for name in view.query}
+        metric = view.query.get("metric") or "val_bpb"
+        asked |= {"groups": view.query["groups"], "metric": metric, "baseline": labels[0]}
+        asked["where"] = tuple(view.query.getlist("where"))
+        found = json.loads(answers[address("api/compare", asked)])
+        assert found["tables"] == dashboard.json("/api/compare", **asked)["tables"]
+        n_differences = sum(name.startswith("api/difference?") for name in answers)
+        assert n_differences == len(labels) - 1
+    key = next(iter(dashboard.rows().values()))["key"]
+    assert saved_in(export(dashboard, f"#/run/{key}"))["comparison"] is None
+    assert saved_in(export(dashboard, "#/runs?where=name%3Dwave"))["comparison"] is None
+    assert saved_in(export(dashboard, "#/runs?metric=unknown"))["comparison"] is None
+
+
 def test_a_spike_is_in_the_file(tmp_path: Path) -> None:
     values = np.sin(np.arange(50_000) / 1000)
     values[31_234] = 77.0
@@ -135,7 +169,7 @@ def test_a_spike_is_in_the_file(tmp_path: Path) -> None:
 
 
 def test_nothing_is_loaded_from_elsewhere(dashboard: Dashboard) -> None:
-    page = dashboard.get("/api/export").text
+    page = export(dashboard)
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page)
     assert policy is not None
     assert "default-src &#x27;none&#x27;" in policy[1]
@@ -151,7 +185,7 @@ def test_nothing_is_loaded_from_elsewhere(dashboard: Dashboard) -> None:
 
 def test_no_view_ends_a_script(dashboard: Dashboard) -> None:
     evil = "#/runs?x=</script><script>alert(1)</script>"
-    page = dashboard.get("/api/export", hash=evil).text
+    page = export(dashboard, evil)
     assert "<script>alert" not in page
     assert saved_in(page)["view"] == evil
 

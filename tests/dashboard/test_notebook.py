@@ -56,12 +56,14 @@ def test_a_run_directory_is_shown_in_depth(runs: Path, monkeypatch: pytest.Monke
 def test_the_frame_holds_the_page(runs: Path, tmp_path: Path) -> None:
     shown = show(runs, where="name=wave & co", height=500)
     output = shown._repr_html_()
-    found = re.fullmatch(r'<iframe ([^>]*) srcdoc="([^"]*)"></iframe>', output)
+    found = re.fullmatch(r'<iframe ([^>]*) srcdoc="([^"]*)">([^<>]*)</iframe>', output)
     assert found is not None
     assert html.unescape(found[2]) == html.unescape(html.escape(shown.page))
     assert html.unescape(found[2]) == shown.page
     assert 'sandbox="allow-scripts allow-downloads"' in found[1]
     assert "height: 500px" in found[1]
+    assert found[3].startswith("The dashboard of ")
+    assert "trust the notebook" in found[3]  # shown where frames are left out
     file = tmp_path / "page.html"
     shown.save(file)
     assert file.read_text() == shown.page

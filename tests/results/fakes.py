@@ -12,7 +12,8 @@ import numpy as np
 from spectral_exp.core.series import FloatArray, Series
 from spectral_exp.results.finding import Finding
 from spectral_exp.results.group import Group
-from spectral_exp.runs.run import MetricSummary, Run, check_at
+from spectral_exp.runs.budget import parse_at
+from spectral_exp.runs.run import MetricSummary, Run
 
 CHOICES = {
     "classic": ("standard", "dot_product", "gelu", "adamw", "cross_entropy"),
@@ -68,7 +69,8 @@ class FakeRun(Run):
             return self.values.get(metric)
         if at == "best":
             return min(curve.values())
-        stop = check_at(at) or 0
+        budget = parse_at(at)
+        stop = 0 if budget is None else self.step_within(budget) or 0
         return [value for step, value in curve.items() if step <= stop][-1]
 
     def train_time_s(self, steps: FloatArray) -> FloatArray:

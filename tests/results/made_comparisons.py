@@ -24,6 +24,7 @@ def made_comparison(
     *,
     at: str = "final",
     baseline: str | None = None,
+    margin: float | None = None,
 ) -> Comparison:
     """A comparison with the values of all finished runs; values more than 0.1 apart count as
     separated."""

@@ -227,7 +227,7 @@ def test_best_values_are_described_as_flattering() -> None:
 
 @pytest.mark.parametrize("at", ["last", "step:", "step:0", "step:-5", "step:many"])
 def test_unknown_place_in_a_run(at: str) -> None:
-    with pytest.raises(UserError, match="must be final, best or step:N"):
+    with pytest.raises(UserError, match="must be final, best, step:N, tokens=N"):
         compare([seeds("classic", CLASSIC)], at=at)
 
 
@@ -280,7 +280,7 @@ def test_without_a_direction_nothing_is_better() -> None:
         is None
     )
     with pytest.raises(
-        SettingError, match="final or step:N: of own it is not known which values are better"
+        SettingError, match="final or a budget: of own it is not known which values are better"
     ):
         compare([fake_group(high), fake_group(low)], "own", at="best")
 
@@ -455,7 +455,7 @@ def test_choice_of_the_baseline() -> None:
     assert compare([wave]).baseline is None
     with pytest.raises(
         UserError,
-        match="baseline=wvae must be the label of a group: wave, wave_rgd; did you mean wave",
+        match="baseline=wvae must be best, or the label of a group: wave, wave_rgd; did you mean wave",
     ):
         compare([wave, rgd], baseline="wvae")
 

@@ -14,7 +14,8 @@ import pytest
 from spectral_exp.core.json_files import read_json, write_json_atomic
 from spectral_exp.results import checks, figures
 from spectral_exp.results.aggregate import ResultsAggregator
-from spectral_exp.results.comparison import DETECTABLE, Comparison, compare
+from spectral_exp.results.comparison import Comparison, compare
+from spectral_exp.results.corrections import DETECTABLE
 from spectral_exp.results.paper import Choices, PaperGenerator, run_curves
 from spectral_exp.results.paper.material import dig
 from spectral_exp.results.paper.provenance import numbers
@@ -47,6 +48,10 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             folder, "wave", seed, val_bpb=0.1 + noise / 10, settings=EVALUATED, record=LEAK
         )
         _change(path, "totals", bad_steps=1, train_s=7.0 + seed)
+        _change(path, "final_metrics", test_loss=1.25)
+        _change(path, "evaluation", test={"windows": 640 + seed // 4, "available_windows": 700})
+        _evaluate(path, 64, 2.0 + noise)
+        _evaluate(path, 256, 2.5 - noise)
     below = make_run(folder, "wave_qfe", 1, val_bpb=1.5, steps=60, settings=EVALUATED)
     _change(below, "reference", entropy_bits_per_byte=1.75)
     make_run(folder, "wave_qfe", 2, status="failed", settings={"training.max_steps": 12_000})
@@ -66,6 +71,14 @@ def _change(path: Path, section: str, **values: Any) -> None:
     results = read_json(RunPaths(path).results_file)
     results[section] = {**(results.get(section) or {}), **values}
     write_json_atomic(RunPaths(path).results_file, results)
+
+
+def _evaluate(path: Path, block_size: int, bpb: float) -> None:
+    """Add an evaluation to the records of a run."""
+    line = {"step": 100, "text": "val", "block_size": block_size, "stride": block_size}
+    line |= {"loss": 0.7 * bpb, "bpb": bpb, "standard_error_bpb": 0.0125, "windows": 96}
+    with RunPaths(path).evaluations_file.open("a") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 def lookup(run: Run, name: str, at: str) -> Any:
@@ -192,6 +205,7 @@ def is_right_count(entry: dict[str, Any], comparison: Comparison) -> bool:
             for part in ("attention", "loss")
         },
         "optimizer.learning_rate": [1],
+        "evaluations": [2],
     }
     return entry["value"] in known.get(entry["metric"], ())
 
@@ -239,14 +253,23 @@ def test_every_number_of_a_paper_equals_its_source(
     monkeypatch.setattr(figures, "comparison_plots", lambda comparison, **options: [])
     paper = PaperGenerator([outputs], Choices()).paper()
     all_runs = list(paper.material.runs)
-    comparison = compare(ResultsAggregator([outputs], index=False).groups())
+    groups = ResultsAggregator([outputs], index=False).groups()
+    comparisons = {
+        name: compare(groups, name, baseline="classic")
+        for name in ("val_bpb", *paper.material.choices.evaluations)
+    }
+    comparison = comparisons["val_bpb"]
     entries = [
         {**one, "ids": [all_runs[n - 1].run_id for n in one["runs"]]} for one in numbers(paper)
     ]
     wrong = [
         one
         for one in entries
-        if not is_true(one, [all_runs[n - 1] for n in one["runs"]], comparison)
+        if not is_true(
+            one,
+            [all_runs[n - 1] for n in one["runs"]],
+            comparisons.get(one["metric"], comparison),
+        )
     ]
     assert not wrong
     text = paper.render("md")["paper.md"].decode()
@@ -259,6 +282,8 @@ def test_every_number_of_a_paper_equals_its_source(
             " overlap"
         ),
         "evenly spread over it: 1.6 % of the text",
+        "its final weights of `wave` were tested on 640 of the 700 windows of 64 tokens",
+        "The trained models were also scored in 2 other ways",
     ):
         assert words in text, words
     assert "over the validation text, in nats" not in text
@@ -279,3 +304,6 @@ def test_every_number_of_a_report_equals_its_source(
     assert not [one for one in entries if not is_true(one, [run], comparison)]
     text = paper.render("md", "report")["report.md"].decode()
     assert "of a speed the median over the run" in text
+    shown = [one for one in entries if "@val:" in one["metric"]]
+    assert len(shown) == 2 * 5
+    assert {one["shown"] for one in shown} >= {"100", "96", "2.0000", "2.5000", "0.0125"}

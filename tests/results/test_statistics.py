@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import scipy.optimize
 import scipy.special
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spectral_exp.results import statistics
+from spectral_exp.results import statistics, student
 from tests.results import rliable_reference
 
 Array = npt.NDArray[np.float64]
@@ -197,7 +198,7 @@ def intervals_of(sample: Array) -> dict[str, tuple[float, float]]:
     n, center, error = len(sample), float(np.mean(sample)), float(scipy.stats.sem(sample))
     ours, percentile = statistics.mean_interval(sample), statistics.percentile_interval(sample)
     assert ours is not None
-    t = statistics.student_quantile(0.975, n - 1)
+    t = student.student_quantile(0.975, n - 1)
     level = scipy.stats.norm.cdf(-t * math.sqrt(n / (n - 1)))
     means = statistics.bootstrap(sample)
     low, high = np.quantile(means, (level, 1 - level))
@@ -451,21 +452,19 @@ def test_holm_by_hand() -> None:
 @pytest.mark.parametrize("df", [1.0, 2.0, 2.5, 4.0, 7.3, 19.0, 100.0, 999.5])
 def test_students_distribution_is_scipys(df: float) -> None:
     for t in (0.0, 1e-3, 0.5, 1.0, 2.776, 5.0, 20.0, 1000.0):
-        assert statistics.student_p_value(t, df) == pytest.approx(
+        assert student.student_p_value(t, df) == pytest.approx(
             2 * scipy.stats.t.sf(t, df), rel=2e-11, abs=1e-300
         )
-        assert statistics.student_p_value(-t, df) == statistics.student_p_value(t, df)
+        assert student.student_p_value(-t, df) == student.student_p_value(t, df)
     for level in (0.5, 0.6, 0.9, 0.975, 0.995, 0.9999):
         expected = float(scipy.stats.t.ppf(level, df))
-        assert statistics.student_quantile(level, df) == pytest.approx(
-            expected, rel=1e-11, abs=1e-11
-        )
+        assert student.student_quantile(level, df) == pytest.approx(expected, rel=1e-11, abs=1e-11)
 
 
 @given(st.floats(0.1, 50), st.floats(0.1, 50), st.floats(0, 1))
 @quick
 def test_incomplete_beta_is_scipys(a: float, b: float, x: float) -> None:
-    assert statistics.incomplete_beta(a, b, x) == pytest.approx(
+    assert student.incomplete_beta(a, b, x) == pytest.approx(
         float(scipy.special.betainc(a, b, x)), abs=1e-12
     )
 
@@ -482,16 +481,63 @@ def test_quantiles_are_exactly_those_of_numpy(values: list[float], level: float)
     )
 
 
-@pytest.mark.parametrize("n", [3, 4, 5, 10, 30])
+@pytest.mark.parametrize("level", [0.05, 0.0125, 1e-4])
+@pytest.mark.parametrize("df", [2, 2.5, 4, 19, 400])
+def test_the_power_of_a_test_is_scipys(df: float, level: float) -> None:
+    limit = scipy.stats.t.isf(level / 2, df)
+    for noncentrality in (0.0, 1.0, 2.5, 1.2 * limit):
+        found = student.power_of_test(noncentrality, df, level)
+        # Of the far tail, which SciPy cannot compute, nothing is left.
+        far = np.nan_to_num(scipy.stats.nct.cdf(-limit, df, noncentrality))
+        expected = float(scipy.stats.nct.sf(limit, df, noncentrality) + far)
+        assert found == pytest.approx(expected, abs=1e-9)
+    found = student.detectable_noncentrality(df, level)
+    assert student.power_of_test(found, df, level) == pytest.approx(student.POWER, abs=1e-9)
+
+
+@pytest.mark.parametrize("n", [3, 5, 30])
 def test_detectable_difference_is_found_in_four_of_five_tests(n: int) -> None:
     values = [float(value) for value in np.linspace(-1.0, 1.0, n)]
-    found = statistics.paired_contrast([0.0] * n, values).detectable
-    assert found is not None
+    contrast = statistics.paired_contrast([0.0] * n, values)
     error = np.std(values, ddof=1) / math.sqrt(n)
-    limit = scipy.stats.t.ppf(0.975, n - 1)
-    power = scipy.stats.nct.sf(limit, n - 1, found / error)
-    assert power == pytest.approx(statistics.POWER, abs=0.04)
-    assert statistics.paired_contrast(values, [value + 1 for value in values]).detectable is None
+    for level in (0.05, 0.01):
+        limit = scipy.stats.t.isf(level / 2, n - 1)
+        expected = scipy.optimize.brentq(
+            lambda d, limit=limit: scipy.stats.nct.sf(limit, n - 1, d) - student.POWER,
+            0.9 * limit,
+            2 * limit + 1,
+            xtol=1e-10,
+        )
+        # The other tail adds less than 1e-6 to the power.
+        assert contrast.detectable(level) == pytest.approx(expected * error, rel=1e-5)
+    same = statistics.paired_contrast(values, [value + 1 for value in values])
+    assert same.detectable(0.05) is None
+    assert same.equivalence_p_value(10.0) is None
+
+
+@pytest.mark.parametrize("margin", [0.5, 3.0, 7.0])
+def test_equivalence_is_two_one_sided_tests_of_scipy(margin: float) -> None:
+    a, b = np.array(BPB), np.array([2.8, 2.71, 2.69, 2.73, 2.75])
+    margin *= float(np.std(b - a))
+    welch: dict[str, Any] = {"equal_var": False}
+    for first, second in ((a, b), (b, a)):
+        for contrast, test, options in (
+            (statistics.paired_contrast(first, second), scipy.stats.ttest_rel, {}),
+            (statistics.unpaired_contrast(first, second), scipy.stats.ttest_ind, welch),
+        ):
+            above = test(second + margin, first, alternative="greater", **options).pvalue
+            below = test(second - margin, first, alternative="less", **options).pvalue
+            expected = pytest.approx(max(above, below), rel=1e-9)
+            assert contrast.equivalence_p_value(margin) == expected
+
+
+@given(st.lists(st.floats(0, 0.2), min_size=1, max_size=6), st.data())
+def test_holms_level_is_where_the_correction_rejects(p: list[float], data: st.DataObject) -> None:
+    levels = statistics.holm_levels(p, 0.05)
+    i = data.draw(st.integers(0, len(p) - 1))
+    for changed, rejected in ((0.999 * levels[i], True), (1.001 * levels[i], False)):
+        tried = [*p[:i], changed, *p[i + 1 :]]
+        assert (statistics.holm(tried)[i] < 0.05) is rejected
 
 
 @pytest.mark.parametrize("scale", [2.0**-350, 2.0**-20, 2.0**60, 2.0**300])

@@ -70,7 +70,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
         run.train_time_s(np.array([0.0, 5.0, 100.0, 101.0])), [0, 0.384, 7.68, math.nan]
     )
     for wrong in ("last", "step:0", "step:", "step:-1", "Final"):
-        with pytest.raises(SettingError, match="must be final, best or step:N"):
+        with pytest.raises(SettingError, match="must be final, best, step:N, tokens=N"):
             run.value("loss", wrong)
 
 

@@ -55,5 +55,6 @@ def test_metrics_that_measure_the_machine() -> None:
         "train_s",
         *names,
     ]
-    listed = ["tokens_per_s", "train_s", "steps_at_risk", "checkpoint_*", "backup_*"]
+    timed = ["tokens_per_s", "train_s", "cpu_s", "device_s"]
+    listed = [*timed, "steps_at_risk", "checkpoint_*", "backup_*"]
     assert machine_metrics() == listed

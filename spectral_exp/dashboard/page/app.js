@@ -15,6 +15,7 @@ import {
   lastHash,
   navigate,
   rememberView,
+  setHash,
   startViews,
 } from "./state.js";
 import { RunStore } from "./store.js";
@@ -69,7 +70,7 @@ function drawLinks(page) {
     h(
       "a",
       {
-        href: page === name ? formatHash(name) : lastHash(name),
+        href: page === name && !isExport ? formatHash(name) : lastHash(name),
         "aria-current": page === name ? "page" : null,
       },
       label,
@@ -112,7 +113,8 @@ function drawStatus() {
   fill(folder, folders.length > 0 && bdi(folders.join(", "), { title: folders.join("\n") }));
   const reading = !complete && found > read;
   connection.className = `connection ${store.error ? "broken" : "live"}`;
-  fill(connection, connectionText(reading, found, read));
+  const text = connectionText(reading, found, read);
+  fill(connection, h("span", { title: text }, text));
   drawBanner();
 }
 
@@ -148,7 +150,7 @@ window.addEventListener("unhandledrejection", (event) => {
 startTheme();
 startKeyboard([
   { key: "1", label: "Go to the runs", act: () => navigate("runs") },
-  { key: "2", label: "Go to the comparison", act: () => navigate("compare") },
+  { key: "2", label: "Go to the comparison", act: () => setHash(lastHash("compare")) },
   {
     key: "t",
     label: "Change the theme",

@@ -20,13 +20,14 @@ export class ServerGone extends Error {
   }
 }
 
-const WINDOW_PARAMETERS = new Set(["lo", "hi", "bins", "since", "watch"]);
+// An exported file holds one answer whatever the window, the poll or the state of the runs.
+const WINDOW_PARAMETERS = new Set(["lo", "hi", "bins", "since", "watch", "seq"]);
 
 const savedElement = document.getElementById("saved");
 
 /**
- * What an exported file holds beside the page, or null: `answers` of the server, and the `view` and
- * `theme` that it begins with.
+ * What an exported file holds beside the page, or null: `answers` of the server, the `view` and
+ * `theme` that it begins with, and the address of its `comparison`, or null.
  */
 export const saved = savedElement ? JSON.parse(savedElement.textContent) : null;
 
@@ -72,6 +73,14 @@ export function pictureAddress(path) {
   if (!isExport) return path;
   const picture = saved.answers[path]?.png;
   return picture === undefined ? null : `data:image/png;base64,${picture}`;
+}
+
+/** Return the address of a figure in a format; an exported file holds the SVG alone. */
+export async function figureAddress(name, suffix, params) {
+  const path = `api/figure/${encodeURIComponent(name)}.${suffix}`;
+  if (!isExport) return address(path, params);
+  const text = new TextDecoder().decode(await savedAnswer(path, params));
+  return `data:image/svg+xml,${encodeURIComponent(text)}`;
 }
 
 /** POST JSON to an endpoint of a server that allows edits. */

@@ -5,8 +5,40 @@ import { formatAgo, formatDuration, formatProgress } from "./format.js";
 import { numberText, sourcedNumber } from "./popover.js";
 import { formatHash } from "./state.js";
 
+// What is left out first for want of room has the highest rank.
+const RANKS = [
+  "status",
+  "n",
+  "warnings",
+  "setting",
+  "p_better",
+  "best",
+  "further setting",
+  "train_s",
+  "tokens",
+  "parameters",
+  "updated",
+  "monitoring_share",
+  "certificate",
+];
+const FIRST_SETTINGS = 3;
+
 /** Return the columns for an answer of `api/groups`. */
 export function runColumns(answer, page) {
+  const columns = allColumns(answer, page);
+  let settings = 0;
+  for (const column of columns) {
+    const isSetting = column.id.startsWith("setting:");
+    if (isSetting) settings += 1;
+    const name = settings <= FIRST_SETTINGS ? "setting" : "further setting";
+    const rank = RANKS.indexOf(isSetting ? name : column.id);
+    // A phone scrolls sideways, with the numbers and the state of the runs.
+    if (rank >= 0 && !(isNarrow() && column.id === "status")) column.rank = rank;
+  }
+  return columns;
+}
+
+function allColumns(answer, page) {
   const hasBaseline = answer.baseline !== null && answer.rows.some((row) => row.difference);
   const numbers = metricColumns(answer, hasBaseline);
   const state = [statusColumn(), countColumn()];
@@ -28,8 +60,11 @@ export function runColumns(answer, page) {
   ];
 }
 
+/** Matches a phone, for which the columns have another order. */
+export const narrowScreen = window.matchMedia("(max-width: 700px)");
+
 function isNarrow() {
-  return window.innerWidth < 700;
+  return narrowScreen.matches;
 }
 
 function countColumn() {
@@ -77,7 +112,7 @@ function labelColumn(page) {
     sticky: true,
     isHeader: true,
     extra: 40,
-    maxWidth: isNarrow() ? 168 : 400,
+    maxWidth: isNarrow() ? 168 : 320,
     text: ({ label, tags }) => [label, ...tags].join("  "),
     sort: ({ label }) => label,
     cell: (row) => {

@@ -1,6 +1,6 @@
 /** The comparison of two to eight groups: tables, difference over steps, figures, settings. */
 
-import { ApiError, ServerGone, getJson } from "./client.js";
+import { ApiError, ServerGone, getJson, isExport, saved } from "./client.js";
 import { resolveColors } from "./colors.js";
 import { button, choice, emptyState, menuButton, setOptions, throttle } from "./controls.js";
 import { bdi, fill, h, icon } from "./dom.js";
@@ -110,10 +110,7 @@ export class ComparePage {
     this.drawControls(answer, chosen);
     this.content.hidden = chosen.length < 2;
     if (chosen.length < 2) {
-      const text = chosen.length
-        ? "Add at least one more group."
-        : "Add groups above, or show groups on the runs page and press Compare.";
-      fill(this.message, emptyState("Choose two to eight groups", text));
+      fill(this.message, isExport ? savedState() : choiceState(chosen.length));
       return;
     }
     fill(this.message, error && h("p", { class: "notice" }, error.message));
@@ -135,18 +132,20 @@ export class ComparePage {
         h("span", { class: "swatch-mark" }),
         bdi(label, { title: label }),
         h("small", null, `n=${n}`),
-        h(
-          "button",
-          {
-            type: "button",
-            "aria-label": `Remove ${label}`,
-            onclick: () => set(ids.filter((other) => other !== id)),
-          },
-          icon("close"),
-        ),
+        !isExport &&
+          h(
+            "button",
+            {
+              type: "button",
+              "aria-label": `Remove ${label}`,
+              onclick: () => set(ids.filter((other) => other !== id)),
+            },
+            icon("close"),
+          ),
       );
     const others = answer.rows.filter(({ id }) => !ids.includes(id));
     const add =
+      !isExport &&
       others.length > 0 &&
       chosen.length < MAX_GROUPS &&
       menuButton(
@@ -174,6 +173,8 @@ export class ComparePage {
       chosen.map(({ label }) => label),
       this.baselineGroup?.label ?? "",
     );
+    // A file holds the answers to one question.
+    for (const { select } of [this.metric, this.baseline]) select.disabled = isExport;
   }
 
   async load() {
@@ -220,6 +221,20 @@ export class ComparePage {
       },
     ];
   }
+}
+
+function choiceState(count) {
+  const text = count
+    ? "Add at least one more group."
+    : "Add groups above, or show groups on the runs page and press Compare.";
+  return emptyState("Choose two to eight groups", text);
+}
+
+function savedState() {
+  const { comparison } = saved;
+  return comparison
+    ? emptyState("This is not in the file", h("a", { href: comparison }, "Show its comparison"))
+    : emptyState("This file holds no comparison", "Saved from the page Compare it does.");
 }
 
 function notes(parts) {

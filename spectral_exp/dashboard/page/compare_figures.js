@@ -1,11 +1,13 @@
 /** The figures of a comparison, drawn by the server as in a paper. */
 
-import { ApiError, ServerGone, address, getJson, isExport } from "./client.js";
+import { ApiError, ServerGone, figureAddress, getJson, isExport } from "./client.js";
 import { throttle } from "./controls.js";
 import { fill, h } from "./dom.js";
 
 // While runs grow, their figures are drawn again this often.
 const REFRESH_MS = 30000;
+
+const NO_FIGURES = "This file holds no figures; saved from the page Compare it does.";
 
 export class FiguresSection {
   constructor() {
@@ -32,8 +34,6 @@ export class FiguresSection {
   }
 
   async load() {
-    // A file holds no figures: nothing can draw them.
-    if (isExport) return;
     const { signature, query } = this;
     if (!this.element.firstChild) {
       fill(this.element, h("p", { class: "loading", role: "status" }, "Drawing figures"));
@@ -43,32 +43,33 @@ export class FiguresSection {
       if (this.signature !== signature || this.isDestroyed) return;
       const theme = document.documentElement.dataset.theme;
       const shown = figures.filter((figure) => !figure.is_empty);
-      fill(
-        this.element,
+      const elements = await Promise.all(
         shown.map((figure) => figureElement(figure, { ...query, theme, seq })),
       );
+      if (this.signature === signature && !this.isDestroyed) fill(this.element, elements);
     } catch (error) {
       if (!(error instanceof ApiError || error instanceof ServerGone)) throw error;
-      fill(this.element, h("p", { class: "notice" }, error.message));
+      fill(this.element, h("p", { class: "notice" }, isExport ? NO_FIGURES : error.message));
     }
   }
 }
 
-function figureElement({ name, caption }, query) {
-  const url = (suffix, more) =>
-    address(`api/figure/${encodeURIComponent(name)}.${suffix}`, { ...query, ...more });
-  const image = h("img", { src: url("svg"), alt: caption, loading: "lazy", decoding: "async" });
-  const save = (suffix) =>
-    h("a", { href: url(suffix, { download: 1, theme: "light" }) }, suffix.toUpperCase());
+// In print a figure is light; an exported file cannot draw another format.
+const SAVED_FORMATS = isExport ? ["svg"] : ["svg", "pdf", "png"];
+
+async function figureElement({ name, caption }, query) {
+  const src = await figureAddress(name, "svg", query);
+  const image = h("img", { src, alt: caption, loading: "lazy", decoding: "async" });
+  const links = SAVED_FORMATS.map(async (suffix) => {
+    const choices = { ...query, theme: "light", download: isExport ? null : 1 };
+    const href = await figureAddress(name, suffix, choices);
+    return h("a", { href, download: `${name}.${suffix}` }, suffix.toUpperCase());
+  });
+  const title = h("h2", null, name.replaceAll("_", " "));
   return h(
     "figure",
     { class: "figure" },
-    h(
-      "div",
-      { class: "figure-head" },
-      h("h2", null, name.replaceAll("_", " ")),
-      ["svg", "pdf", "png"].map(save),
-    ),
+    h("div", { class: "figure-head" }, title, await Promise.all(links)),
     image,
     h("figcaption", null, caption),
   );

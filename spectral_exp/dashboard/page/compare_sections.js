@@ -49,7 +49,7 @@ export class DifferenceSection {
     const result = await fetchDifference(group, this.baseline, this.selection);
     if (this.turn !== turn || !this.element.isConnected) return;
     fill(this.verdict, result.sentence);
-    fill(this.notes, result.notes?.join(" "));
+    fill(this.notes, result.notes?.join("; "));
     this.host.parentElement.hidden = result.series.length === 0;
     if (!result.series.length) return;
     this.chart ??= new Chart(this.host, {

@@ -145,7 +145,7 @@ export function sourceDetails(number) {
 }
 
 /**
- * Open a menu below `anchor`.
+ * Open a menu below `anchor`. It closes after a choice, unless what is chosen can be checked.
  * @param {HTMLElement} anchor
  * @param {Array<{label: string, hint?: string, checked?: boolean, disabled?: boolean,
  *   act: function()}|null>} items null is a line between two parts.
@@ -171,8 +171,10 @@ function menuItem({ label, hint, checked, disabled, act }) {
       role: isCheck ? "menuitemcheckbox" : "menuitem",
       "aria-checked": isCheck ? String(checked) : null,
       disabled,
-      onclick: () => {
-        closePopover();
+      onclick: ({ currentTarget: button }) => {
+        if (isCheck) {
+          button.setAttribute("aria-checked", String(button.ariaChecked !== "true"));
+        } else closePopover();
         act();
       },
     },

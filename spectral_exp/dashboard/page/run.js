@@ -5,6 +5,7 @@ import { throttle } from "./controls.js";
 import { fill, h } from "./dom.js";
 import { editMarks, toggleArchive, togglePin } from "./marks.js";
 import { CurvesTab, SystemTab, hasSystemMetrics } from "./run_curves.js";
+import { EvaluationsTab, hasEvaluations } from "./run_evaluations.js";
 import { CheckpointsTab, CostTab, FilesTab } from "./run_facts.js";
 import { RunHead, copyRunCommand } from "./run_head.js";
 import { InsideTab } from "./run_inside.js";
@@ -20,6 +21,12 @@ const TABS = [
   { name: "curves", label: "Curves", Tab: CurvesTab },
   { name: "inside", label: "Inside", Tab: InsideTab },
   { name: "samples", label: "Samples", Tab: SamplesTab },
+  {
+    name: "evaluations",
+    label: "Evaluations",
+    Tab: EvaluationsTab,
+    isPresent: hasEvaluations,
+  },
   { name: "log", label: "Log", Tab: LogTab },
   { name: "settings", label: "Settings", Tab: SettingsTab },
   { name: "checkpoints", label: "Checkpoints", Tab: CheckpointsTab },

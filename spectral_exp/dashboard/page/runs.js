@@ -2,7 +2,7 @@
 
 import { ChartsPanel } from "./charts_panel.js";
 import { resolveColors } from "./colors.js";
-import { runColumns } from "./columns.js";
+import { narrowScreen, runColumns } from "./columns.js";
 import { emptyState } from "./controls.js";
 import { bdi, fill, h } from "./dom.js";
 import { GroupsModel, groupQuery, selectionOf } from "./groups.js";
@@ -41,6 +41,7 @@ export class RunsPage {
     this.table = new VirtualTable(this.tableHost, {
       label: "Groups of runs",
       onSort: (id) => this.sortBy(id),
+      onColumns: () => this.toolbar.drawColumns(),
       rowProps: (row) => this.rowProps(row),
     });
     this.tableHost.addEventListener("click", (event) => this.onRowClick(event));
@@ -49,11 +50,13 @@ export class RunsPage {
     this.clock = setInterval(() => this.table.redraw(), CLOCK_MS);
     this.onStatus = () => this.draw();
     store.addEventListener("status", this.onStatus);
+    narrowScreen.addEventListener("change", this.onStatus);
     this.update(params);
   }
 
   destroy() {
     this.store.removeEventListener("status", this.onStatus);
+    narrowScreen.removeEventListener("change", this.onStatus);
     clearInterval(this.clock);
     this.groups.destroy();
     this.table.destroy();
@@ -74,6 +77,7 @@ export class RunsPage {
     this.tableHost.hidden = isEmpty;
     this.chartsHost.hidden = isEmpty;
     fill(this.message, this.messageContent());
+    this.toolbar.element.hidden = this.hasNoRuns();
     if (isEmpty) {
       fill(this.notes);
       return;
@@ -83,10 +87,15 @@ export class RunsPage {
     this.drawCharts(answer);
   }
 
+  hasNoRuns() {
+    const { facts, rows, loaded } = this.store;
+    return loaded && rows.size === 0 && facts.complete;
+  }
+
   messageContent() {
     const { answer, error } = this.groups;
-    const { facts, rows, loaded } = this.store;
-    if (loaded && rows.size === 0 && facts.complete) return noRuns(facts);
+    const { facts } = this.store;
+    if (this.hasNoRuns()) return noRuns(facts);
     if (answer?.rows.length) return answer.problem && h("p", { class: "notice" }, answer.problem);
     if (error && answer) return null;
     if (error) return emptyState("The runs cannot be grouped.", error.message, allRunsLink());
@@ -115,7 +124,17 @@ export class RunsPage {
       ({ isOptional, text }) => !isOptional || this.rows.some((row) => text(row)),
     );
     if (!this.rows.some(({ id }) => id === this.active)) this.active = null;
-    this.table.setContent(this.columns, this.rows, sort);
+    const chosen = this.params.has("col") ? new Set(this.params.getAll("col")) : null;
+    this.table.setContent(this.columns, this.rows, sort, chosen);
+    this.toolbar.drawColumns();
+  }
+
+  /** Show or hide a column; from then on the columns no longer depend on the width. */
+  toggleColumn(id) {
+    const ranked = this.table.columns.filter(({ rank }) => rank !== undefined);
+    const ids = new Set(ranked.map((column) => column.id));
+    if (!ids.delete(id)) ids.add(id);
+    patchParams({ col: ids.size ? [...ids] : "none" });
   }
 
   // Without a choice, the baseline and the best groups once all runs are read: an update that

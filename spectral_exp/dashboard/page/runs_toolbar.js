@@ -1,13 +1,14 @@
 /** The controls above the runs table. */
 
+import { isExport, saved } from "./client.js";
 import { button, checkbox, choice, menuButton, setOptions } from "./controls.js";
 import { toCsv, toLatex, toMarkdown } from "./copy_table.js";
-import { h } from "./dom.js";
+import { fill, h } from "./dom.js";
 import { FilterBox } from "./filter.js";
 import { editMarks, toggleArchive, togglePin } from "./marks.js";
 import { copyText, openDialog, toast } from "./popover.js";
 import { addressItem, exportItem, saveFile } from "./save.js";
-import { navigate, patchParams } from "./state.js";
+import { navigate, patchParams, setHash } from "./state.js";
 
 const NO_BASELINE = "";
 const MAX_COMPARED = 8;
@@ -23,8 +24,13 @@ export class RunsToolbar {
     this.baseline = choice("Baseline", [], NO_BASELINE, (baseline) => patchParams({ baseline }));
     this.archived = checkbox("Archived", false, (on) => patchParams({ archived: on ? "1" : null }));
     this.compare = button("Compare", () => this.openComparison(), {
-      title: "Compare the groups that are shown",
+      title: isExport
+        ? "Show the comparison that this file holds"
+        : "Compare the groups that are shown",
     });
+    this.columnCount = h("span", { class: "count" });
+    this.columns = menuButton("Columns", () => this.columnItems());
+    this.columns.insertBefore(this.columnCount, this.columns.lastChild);
     this.element = h(
       "div",
       { class: "toolbar" },
@@ -36,9 +42,17 @@ export class RunsToolbar {
         this.at,
         this.baseline,
         this.archived,
-        this.compare,
-        menuButton("Export", () => this.exportItems()),
-        menuButton("More actions", () => this.actionItems(), { iconName: "more", iconOnly: true }),
+        h(
+          "div",
+          { class: "toolbar-actions" },
+          this.compare,
+          this.columns,
+          menuButton("Export", () => this.exportItems()),
+          menuButton("More actions", () => this.actionItems(), {
+            iconName: "more",
+            iconOnly: true,
+          }),
+        ),
       ),
     );
   }
@@ -67,7 +81,7 @@ export class RunsToolbar {
       answer.baseline ?? NO_BASELINE,
     );
     const { size } = this.page.shown ?? new Set();
-    this.compare.disabled = size < 2;
+    this.compare.disabled = isExport ? !saved.comparison : size < 2;
   }
 
   changeAt(at) {
@@ -106,6 +120,10 @@ export class RunsToolbar {
   }
 
   openComparison() {
+    if (isExport) {
+      setHash(saved.comparison);
+      return;
+    }
     const { page } = this;
     const ids = [...page.shown].slice(0, MAX_COMPARED);
     if (page.shown.size > MAX_COMPARED) toast(`Comparing the first ${MAX_COMPARED} groups.`);
@@ -122,6 +140,31 @@ export class RunsToolbar {
     const rows = this.page.rows.filter(({ kind }) => kind === "group");
     // A column without any text says nothing in a copy.
     return [columns.filter((column) => rows.some((row) => column.text(row))), rows];
+  }
+
+  /** Tell how many of the columns are in the table. */
+  drawColumns() {
+    const { all, columns } = this.page.table;
+    const count = (list) => list.filter(({ isTitleHidden }) => !isTitleHidden).length;
+    const [shown, total] = [count(columns), count(all)];
+    fill(this.columnCount, shown < total && `${shown} of ${total}`);
+  }
+
+  columnItems() {
+    const { page } = this;
+    const shown = new Set(page.table.columns.map(({ id }) => id));
+    const items = page.table.all
+      .filter(({ rank }) => rank !== undefined)
+      .map(({ id, title }) => ({
+        label: title,
+        checked: shown.has(id),
+        act: () => page.toggleColumn(id),
+      }));
+    const automatic = {
+      label: "As many as there is room for",
+      act: () => patchParams({ col: null }),
+    };
+    return [...items, null, automatic];
   }
 
   exportItems() {

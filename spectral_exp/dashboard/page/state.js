@@ -90,14 +90,14 @@ export function patchParams(changes) {
   replaceHash(formatHash(page, key, params));
 }
 
-const lastHashes = new Map();
+const lastHashes = new Map(saved?.comparison ? [["compare", saved.comparison]] : []);
 
 /** Remember the present view, for links back to it. */
 export function rememberView() {
   lastHashes.set(currentRoute().page, currentHash());
 }
 
-/** Return the hash of a page as it was left, or without parameters. */
+/** Return the hash of a page as it was left, or without parameters; a file has one comparison. */
 export function lastHash(page) {
   return lastHashes.get(page) || formatHash(page);
 }

@@ -18,6 +18,8 @@ const MAX_WIDTH = 320;
  * @property {number} [extra] pixels beside the text
  * @property {boolean} [isTitleHidden] the title is there for screen readers
  * @property {boolean} [isOptional] left out if no row has a text
+ * @property {number} [rank] the higher, the sooner it is left out for want of room; without one it
+ *   is always shown
  * @property {boolean} [sticky] stays in place when the table scrolls sideways
  * @property {boolean} [isBold] whether texts may be bold, which takes more room
  * @property {function(Object): string} text used for copies and widths
@@ -28,12 +30,18 @@ const MAX_WIDTH = 320;
 export class VirtualTable {
   /**
    * @param {HTMLElement} host
-   * @param {{label: string, onSort: function(string), rowProps: function(Object): Object}} options
+   * @param {{label: string, onSort: function(string), onColumns: function(),
+   *   rowProps: function(Object): Object}} options `onColumns` is called when another width shows
+   *   other columns.
    */
-  constructor(host, { label, onSort, rowProps }) {
+  constructor(host, { label, onSort, onColumns, rowProps }) {
     this.onSort = onSort;
+    this.onColumns = onColumns;
     this.rowProps = rowProps;
+    this.all = [];
+    /** The columns that are shown. */
     this.columns = [];
+    this.chosen = null;
     this.rows = [];
     this.sort = { id: null, descending: false };
     this.first = -1;
@@ -47,24 +55,69 @@ export class VirtualTable {
       this.table,
     );
     this.scroller.addEventListener("scroll", () => this.drawWindow(false), { passive: true });
-    this.observer = new ResizeObserver(() => this.drawWindow(false));
+    this.observer = new ResizeObserver(() => {
+      cancelAnimationFrame(this.frame);
+      // Other columns may change the height, which an observer must not do.
+      this.frame = requestAnimationFrame(() => this.fit());
+    });
     this.observer.observe(this.scroller);
     host.append(this.scroller);
   }
 
   destroy() {
     this.observer.disconnect();
+    cancelAnimationFrame(this.frame);
   }
 
-  /** Show `rows`; the columns are measured again if their texts or titles have changed. */
-  setContent(columns, rows, sort) {
-    this.columns = columns;
+  /**
+   * Show `rows`. Of the columns with a rank those in the set `chosen` are shown; if it is null,
+   * those for which there is room.
+   */
+  setContent(columns, rows, sort, chosen = null) {
+    this.all = columns;
     this.rows = rows;
     this.sort = sort;
+    this.chosen = chosen;
     this.measure();
-    this.drawHead();
+    this.setColumns(this.fittingColumns());
     this.table.setAttribute("aria-rowcount", String(rows.length + 1));
+  }
+
+  /** Choose the columns anew if the table has another width, and draw what is in sight. */
+  fit() {
+    const columns = this.fittingColumns();
+    if (!columns.length || isSame(columns, this.columns)) this.drawWindow(false);
+    else {
+      this.setColumns(columns);
+      this.onColumns();
+    }
+  }
+
+  setColumns(columns) {
+    this.columns = columns;
+    this.layOut();
+    this.drawHead();
     this.drawWindow(true);
+  }
+
+  fittingColumns() {
+    const { all, chosen, sort } = this;
+    const isFixed = ({ id, rank }) => rank === undefined || id === sort.id;
+    if (chosen) return all.filter((column) => isFixed(column) || chosen.has(column.id));
+    const room = this.scroller.clientWidth;
+    // An update that makes a text shorter exchanges no columns.
+    const question = JSON.stringify([room, sort.id, all.map(({ id }) => id)]);
+    if (question === this.fitted?.question) {
+      const kept = all.filter(({ id }) => this.fitted.ids.has(id));
+      if (widthOf(kept) <= room) return kept;
+    }
+    const shown = new Set(all.filter(isFixed));
+    const optional = all.filter((column) => !shown.has(column));
+    for (const column of optional.sort((a, b) => a.rank - b.rank)) {
+      if (widthOf([...shown, column]) <= room) shown.add(column);
+    }
+    this.fitted = { question, ids: new Set([...shown].map(({ id }) => id)) };
+    return all.filter((column) => shown.has(column));
   }
 
   /** Draw the rows in sight again, for example after a change of selection. */
@@ -87,20 +140,23 @@ export class VirtualTable {
     const style = getComputedStyle(this.scroller);
     const font = `${style.fontSize} ${style.fontFamily}`;
     const [regular, bold] = [textMeasure(font), textMeasure(`700 ${font}`)];
-    let left = 0;
-    let total = 0;
-    for (const column of this.columns) {
+    for (const column of this.all) {
       column.pixels = column.width ?? this.measureColumn(column, column.isBold ? bold : regular);
+    }
+  }
+
+  layOut() {
+    let left = 0;
+    for (const column of this.columns) {
       column.left = left;
       if (column.sticky) left += column.pixels;
-      total += column.pixels;
     }
     fill(
       this.cols,
       this.columns.map(({ pixels }) => h("col", { style: { width: `${pixels}px` } })),
       h("col"),
     );
-    this.table.style.minWidth = `${total}px`;
+    this.table.style.minWidth = `${widthOf(this.columns)}px`;
   }
 
   measureColumn(column, measureText) {
@@ -202,6 +258,16 @@ export class VirtualTable {
     const row = this.body.querySelector(`[data-id="${CSS.escape(focus.row)}"]`);
     row?.querySelector(`[data-control="${focus.name}"]`)?.focus({ preventScroll: true });
   }
+}
+
+function widthOf(columns) {
+  return columns.reduce((total, { pixels }) => total + pixels, 0);
+}
+
+function isSame(columns, others) {
+  return (
+    columns.length === others.length && columns.every(({ id }, index) => id === others[index].id)
+  );
 }
 
 function cellProps(column) {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from spectral_exp.results.compared import Comparison, GroupSummary, moment
+from spectral_exp.runs.budget import parse_at
 from spectral_exp.runs.metric_names import DERIVED, metric_info
 from spectral_exp.runs.run import Run
 
@@ -18,14 +19,14 @@ def quantity(metric: str) -> str:
 def describe_metric(comparison: Comparison) -> str:
     """Return metric, moment and direction, as `Final validation bits / byte (lower is better)`."""
     name = quantity(comparison.metric)
-    when, _, step = comparison.at.partition(":")
+    budget = parse_at(comparison.at)
     if comparison.metric in DERIVED:
         start = f"{name[:1].upper()}{name[1:]}, {moment(comparison.metric, comparison.at)}"
     else:
         start = (
-            f"{name[:1].upper()}{name[1:]} at step {step}"
-            if step
-            else f"{when.capitalize()} {name}"
+            f"{name[:1].upper()}{name[1:]} at {budget.words}"
+            if budget
+            else f"{comparison.at.capitalize()} {name}"
         )
     return f"{start} ({comparison.direction_words})"
 

@@ -23,6 +23,7 @@ from spectral_exp.results.document.model import (
 from spectral_exp.results.document.prose import prose
 from spectral_exp.results.finding import Source
 from spectral_exp.results.group import Group
+from spectral_exp.results.paper.evaluations import evaluations
 from spectral_exp.results.paper.material import DASH, Material, plain_number
 from spectral_exp.results.paper.passages import join_sentences, passage
 from spectral_exp.results.paper.setup import per_run
@@ -54,6 +55,7 @@ def results(material: Material) -> tuple[Block, ...]:
     blocks += material.figures.get("values", ())
     blocks += [Heading("Differences to the baseline", 2), *_differences(material)]
     blocks += material.figures.get("differences", ())
+    blocks += evaluations(material)
     blocks += [Heading("Cost", 2), *_cost(material)]
     blocks += material.figures.get("cost", ())
     return tuple(blocks)
@@ -275,8 +277,8 @@ def _ratio(group: Group, baseline: Group | None) -> Text:
     """Return training time over the baseline's with its interval, marked ~ if not separated."""
     if baseline is None or group is baseline:
         return (DASH,)
-    finished = [[run for run in side.runs if run.finished] for side in (baseline, group)]
-    found = compare_times(*finished)
+    one, other = ([run for run in side.runs if run.finished] for side in (baseline, group))
+    found = compare_times(one, other)
     if found is None:
         return (DASH,)
     ids = tuple(run.run_id for runs in found.runs for run in runs)

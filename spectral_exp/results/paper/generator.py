@@ -34,6 +34,7 @@ from spectral_exp.results.document.numbering import Entry, number_document, numb
 from spectral_exp.results.document.prose import prose
 from spectral_exp.results.document.trace import Trace, provenance_table, traces
 from spectral_exp.results.document.typst import pdf
+from spectral_exp.results.evaluated import ALL, evaluation_metrics
 from spectral_exp.results.paper import appendix, findings, front, limits
 from spectral_exp.results.paper.folder import Folder
 from spectral_exp.results.paper.material import ARCHIVED, Choices, Material
@@ -112,6 +113,8 @@ class PaperGenerator:
         folders: run directories, sweeps, or folders that hold such at any depth.
         choices: metric, baseline, selection, title, authors and notes.
         archived: whether to include archived runs; else the limitations name them.
+        evaluation: conditions on the evaluations that are compared too, as for
+            `evaluation_metrics`; by default all that were recorded.
 
     Raises:
         UserError: no usable run, an unknown metric or baseline, notes for an unknown place.
@@ -135,6 +138,7 @@ class PaperGenerator:
         choices: Choices | None = None,
         *,
         archived: bool = False,
+        evaluation: Sequence[str] = (),
     ) -> None:
         self.choices = choices or Choices()
         sections(self.choices.notes)  # misspelt headings fail before the runs are read
@@ -151,6 +155,10 @@ class PaperGenerator:
                 self.archived_note
                 or f"there is no run{condition} below {', '.join(map(str, folders))}"
             )
+        # Named, so that a paper still holds when a run is evaluated in another way.
+        if evaluation or any(run.evaluations for run in chosen.runs):
+            chosen_evaluations = evaluation_metrics(chosen.runs, evaluation or [ALL])
+            self.choices = replace(self.choices, evaluations=tuple(chosen_evaluations))
         self.runs = tuple(run.path for run in chosen.runs)
         unusable = tuple((path.name, reason) for path, reason in found.left_out)
         self.left_out = (*unusable, *((run.run_id, ARCHIVED) for run in chosen.archived))
@@ -199,8 +207,18 @@ def build(
     """Return the paper of these run directories; without the index every file is read again."""
     found = ResultsAggregator(runs, index=index, marks=False)
     groups = tuple(found.groups(choices.group_by))
-    comparison = compare(groups, choices.metric, at=choices.at, baseline=choices.baseline)
-    material = Material(choices, tuple(found.runs), groups, comparison, tuple(left_out), {})
+    comparison = compare(
+        groups, choices.metric, at=choices.at, baseline=choices.baseline, margin=choices.margin
+    )
+    material = Material(
+        choices,
+        tuple(found.runs),
+        groups,
+        comparison,
+        tuple(left_out),
+        {},
+        tuple(compare(groups, one, baseline=comparison.baseline) for one in choices.evaluations),
+    )
     material = replace(material, figures=_draw(material))
     return assemble(material, _document(material))
 

@@ -26,6 +26,7 @@ from spectral_exp.results.group import group_by
 from spectral_exp.results.paper.material import ARCHIVED, Material, plain_number
 from spectral_exp.results.paper.passages import passage
 from spectral_exp.results.paper.setup import per_run
+from spectral_exp.runs.budget import parse_at
 
 _passage = partial(passage, "statistics")
 
@@ -38,7 +39,7 @@ def methods_of_statistics(material: Material) -> tuple[Block, ...]:
             "values",
             metric=Code(comparison.metric),
             chosen=moment(comparison.metric, comparison.at),
-            finish="get so far" if comparison.at.startswith("step:") else "finish",
+            finish="get so far" if parse_at(comparison.at) else "finish",
         ),
         _passage("intervals"),
         _passage("few runs"),
@@ -48,6 +49,8 @@ def methods_of_statistics(material: Material) -> tuple[Block, ...]:
     items += [_passage("unpaired")] if not all(d.paired for d in differences) else []
     if any(d.p_value is not None for d in differences):
         items += [_passage("improvement"), _passage("correction", m=material.tests)]
+    if material.choices.margin is not None:
+        items.append(_passage("equivalence", margin=f"{material.choices.margin:g}"))
     return (Heading("Statistics"), Listing(tuple(items)))
 
 

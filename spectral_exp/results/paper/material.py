@@ -41,7 +41,8 @@ class Choices:
     """The author's choices, which `provenance.json` records to make the paper again.
 
     Attributes:
-        metric, at, baseline: as for `compare`.
+        metric, at, baseline, margin: as for `compare`.
+        evaluations: names of the evaluations that are compared too (see `runs.evaluations`).
         where, group_by: as for `ResultsAggregator`.
         title: None makes one from the runs.
         authors: names.
@@ -52,6 +53,8 @@ class Choices:
     metric: str = "val_bpb"
     at: str = "final"
     baseline: str | None = None
+    margin: float | None = None
+    evaluations: tuple[str, ...] = ()
     where: tuple[str, ...] = ()
     group_by: tuple[str, ...] | None = None
     title: str | None = None
@@ -72,6 +75,7 @@ class Material:
         left_out: name and reason of each folder that looks like a run and is not usable, and of
             archived runs.
         figures: those of the comparison by their topic (`results.figures.Topic`).
+        evaluations: comparisons of the groups in scores of other texts and lengths.
         metric_decimals: decimals of the metric; None derives them from the intervals.
     """
 
@@ -81,6 +85,7 @@ class Material:
     comparison: Comparison
     left_out: tuple[tuple[str, str], ...]
     figures: Mapping[str, Sequence[Figure]]
+    evaluations: tuple[Comparison, ...] = ()
     metric_decimals: int | None = None
 
     @property

@@ -14,6 +14,8 @@ from spectral_exp.core.errors import UserError
 from spectral_exp.core.json_files import read_json
 from spectral_exp.results.document.model import figures_of
 from spectral_exp.results.document.numbering import Entry, number_document
+from spectral_exp.runs.budget import parse_at
+from spectral_exp.runs.evaluations import parse_evaluation
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.metric_names import metric_info
 from spectral_exp.runs.run import Run
@@ -21,6 +23,7 @@ from spectral_exp.runs.schema import Count, Findings, conform
 
 if TYPE_CHECKING:
     from spectral_exp.results.paper.generator import Paper
+    from spectral_exp.results.paper.material import Choices
 
 FORMAT = 1
 """The format of `provenance.json`."""
@@ -57,6 +60,8 @@ class RecordedChoices(TypedDict, total=False):
     metric: str
     at: str
     baseline: str | None
+    margin: float | None
+    evaluations: list[str]
     where: list[str]
     group_by: list[str] | None
     title: str | None
@@ -105,7 +110,7 @@ def record(
         "format": FORMAT,
         "name": name,
         "made_by": made_by(),
-        "choices": asdict(paper.material.choices),
+        "choices": _choices(paper.material.choices),
         "formats": list(formats),
         "runs": [_run(i, run, folder) for i, run in enumerate(runs, start=1)],
         "left_out": [list(item) for item in paper.material.left_out],
@@ -113,6 +118,12 @@ def record(
         "figures": _figures(paper),
         "files": {file: digest(content) for file, content in sorted(files.items())},
     }
+
+
+def _choices(choices: Choices) -> dict[str, Any]:
+    """Return the choices; later ones that were not made are left out, as in earlier records."""
+    later = {"margin", "evaluations"}
+    return {name: value for name, value in asdict(choices).items() if value or name not in later}
 
 
 def made_by() -> dict[str, str]:
@@ -165,12 +176,14 @@ def step_of(run: Run, metric: str, at: str) -> int | None:
     """Return the step of a value; for a value without a series, the run's last step."""
     if metric == "tokens_per_s":  # a median, of no step
         return None
+    if parse_evaluation(metric) is not None:
+        return run.final_step(metric)
     summary = run.metrics.get(metric)
     if summary is None:
         return run.last_step or None
-    if at.startswith("step:"):
-        steps = run.series(metric).steps
-        before = steps[steps <= float(at.removeprefix("step:"))]
+    if (budget := parse_at(at)) is not None:
+        stop, steps = run.step_within(budget), run.series(metric).steps
+        before = steps[steps <= (0 if stop is None else stop)]
         return int(before[-1]) if len(before) else None
     if at == "best":
         return summary.lowest_step if metric_info(metric).lower_is_better else summary.highest_step

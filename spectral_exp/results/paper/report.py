@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,7 @@ from spectral_exp.results.document.model import (
     join_texts,
 )
 from spectral_exp.results.paper import appendix, limits
+from spectral_exp.results.paper.evaluations import evaluations_of_run
 from spectral_exp.results.paper.generator import Paper, assemble
 from spectral_exp.results.paper.material import (
     DASH,
@@ -49,6 +50,7 @@ from spectral_exp.results.paper.material import (
 from spectral_exp.results.paper.method import method
 from spectral_exp.results.paper.passages import join_sentences, passage, read_passage
 from spectral_exp.results.paper.setup import setup
+from spectral_exp.runs.evaluations import evaluation_conditions
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.metric_names import METRICS, metric_info
 from spectral_exp.runs.overrides import BUDGET
@@ -68,8 +70,15 @@ _MAX_SAMPLES = 4
 _passage = partial(passage, "report")
 
 
-def run_report(folder: Path, *, index: bool = True) -> Paper:
+def run_report(
+    folder: Path, *, index: bool = True, evaluations: Sequence[str] | None = None
+) -> Paper:
     """Return the report of the run in `folder`.
+
+    Args:
+        folder: the run directory.
+        index: whether to use the index on disk.
+        evaluations: names of the evaluations to show; None for all.
 
     Raises:
         UserError: the folder holds no run, or several.
@@ -93,11 +102,16 @@ def run_report(folder: Path, *, index: bool = True) -> Paper:
         if metric
         else Comparison("val_bpb", "final", True, [], None, [], [])
     )
-    material = Material(Choices(metric=comparison.metric), (run,), groups, comparison, (), {})
+    shown = [one.name for one in evaluation_conditions(run.evaluations)]
+    if evaluations is not None:
+        shown = [name for name in shown if name in evaluations]
+    choices = Choices(metric=comparison.metric, evaluations=tuple(shown))
+    material = Material(choices, (run,), groups, comparison, (), {})
     material = replace(material, metric_decimals=4)
     curves, inside = run_curves(run), run_spectra(run)
     blocks: list[Block] = [Heading("Outcome"), *_outcome(run)]
     blocks += [Heading("Curves"), *((curves,) if curves else _none("the run logged no metric"))]
+    blocks += evaluations_of_run(run, shown)
     blocks += [Heading("Samples"), *(_samples(run) or _none("the run generated no text"))]
     blocks += [Heading("Cost"), *_cost(run)]
     blocks += [Heading("Remarks"), *_remarks(material, run)]

@@ -135,7 +135,39 @@ def _evaluated_text(material: Material) -> Text:
     for (found, _), runs in by_amount.items():
         labels = prose(" of {{labels}}", labels=material.labels(runs)) if len(by_amount) > 1 else ()
         sentences.append(_evaluated_sentence(material, found, runs, labels))
-    return join_sentences(*sentences)
+    return join_sentences(*sentences, *_tested_sentences(material))
+
+
+def _tested_sentences(material: Material) -> list[Text]:
+    """Return how much of the test text was read, by the configurations that differ."""
+    tested = [(run, amounts) for run in material.runs if (amounts := _tested_windows(run))]
+    by_amount = group_by(tested, lambda pair: (pair[1], pair[0].settings.get("model.block_size")))
+    sentences = []
+    for (amounts, _), pairs in by_amount.items():
+        runs = [run for run, _ in pairs]
+        ids = tuple(run.run_id for run in runs)
+        read, fitting = (
+            Number(plain_number(amount), amount, Source(f"evaluation.test.{name}", ids))
+            for amount, name in zip(amounts, _WINDOWS, strict=True)
+        )
+        of: Text = ()
+        if len(by_amount) > 1 or len(runs) < len(material.runs):
+            of = prose(" of {{labels}}", labels=material.labels(runs))
+        tokens = material.setting("model.block_size", runs)
+        sentences.append(_passage("test windows", of=of, read=read, all=fitting, tokens=tokens))
+    return sentences
+
+
+_WINDOWS = ("windows", "available_windows")
+
+
+def _tested_windows(run: Run) -> tuple[int, ...] | None:
+    """Return how many windows of the test text a run read, and how many there are; or None."""
+    if dig(run.results, "final_metrics.test_loss") is None:
+        return None
+    amounts = [dig(run.results, f"evaluation.test.{name}") for name in _WINDOWS]
+    known = tuple(amount for amount in amounts if isinstance(amount, int))
+    return known if len(known) == len(_WINDOWS) else None
 
 
 def _evaluated_sentence(

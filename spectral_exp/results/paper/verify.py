@@ -80,7 +80,11 @@ def verify(paper: Path, runs: Sequence[Path] = ()) -> Verdict:
     left_out = [(item[0], item[1]) for item in recorded["left_out"] if len(item) == 2]
     try:
         fresh = (
-            run_report(next(iter(found.values())), index=False)
+            run_report(
+                next(iter(found.values())),
+                index=False,
+                evaluations=recorded["choices"].get("evaluations", []),
+            )
             if recorded["name"] == REPORT
             else build(list(found.values()), _choices(recorded["choices"]), left_out, index=False)
         )

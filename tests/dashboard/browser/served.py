@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 HOSTILE = "<img src=x onerror=alert(1)>\u202egnp.exe"
+
+_SCORE = {"step": 100, "stride": 64, "block_size": 256, "loss": 1.5, "bpb": 2.1643}
+EVALUATIONS = [
+    {**_SCORE, "text": f"{HOSTILE}{'long' * 500}", "bpb": "NaN", "loss": 1e300, "windows": 2**53},
+    {**_SCORE, "text": "test", "time": "2026-01-02 03:04:05", "standard_error_bpb": 0.0123},
+    {**_SCORE, "text": ["no text"]},
+]
+"""Lines of `evaluations.jsonl`; the last one is damaged."""
 
 
 @contextmanager
@@ -62,6 +71,7 @@ def make_runs(folder: Path) -> Path:
     lines = [f"line {number} <b>bold</b>" for number in range(5000)]
     lines[1234] = "[WARNING] the needle is here"
     (run / "train.log").write_text("\n".join(lines) + "\n")
+    (run / "evaluations.jsonl").write_text("".join(json.dumps(one) + "\n" for one in EVALUATIONS))
     return folder
 
 

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from PIL import Image
 
-from spectral_exp.dashboard import show
 from spectral_exp.runs.lock import RunLock
 from tests.dashboard.browser.served import HOSTILE, served, visit
 from tests.dashboard.browser.test_runs_page import expect, row
@@ -25,7 +23,9 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 OpenPage = Callable[..., Any]
 
-TABS = ["curves", "inside", "samples", "log", "settings", "checkpoints", "cost", "files"]
+TABS = [
+    "curves", "inside", "samples", "evaluations", "log", "settings", "checkpoints", "cost", "files",
+]  # fmt: skip
 
 
 def keys_of(page: Page) -> dict[str, str]:
@@ -122,6 +122,26 @@ def test_settings_show_what_differs_from_the_defaults(open_page: OpenPage, dashb
     page.evaluate("view => { location.hash = view; }", tab)
     expect(settings.filter(has_text="model.n_embd")).to_have_count(1)
     expect(page.get_by_role("columnheader", name="Default")).to_have_count(0)
+
+
+def test_the_scores_of_a_run_are_shown(open_page: OpenPage, dashboard: str) -> None:
+    """The newest first, with foreign text as text; without scores there is no tab."""
+    page = visit(open_page, dashboard)
+    keys = keys_of(page)
+    tab = f"#/run/{keys['phasor_20260101_000001_abcd1234']}?tab=evaluations"
+    page.evaluate("view => { location.hash = view; }", tab)
+    rows = page.get_by_role("region", name="Evaluations").get_by_role("row")
+    expect(rows).to_have_count(3)
+    cells = rows.nth(1).get_by_role("cell")
+    expected = ["test text of the run", "100", "256", "64", "2.1643", "0.0123", "1.5000", "-", ""]
+    assert cells.all_inner_texts()[:9] == expected
+    expect(rows.nth(2)).to_contain_text(HOSTILE.replace("\u202e", "\\u202e"))
+    assert rows.nth(2).get_by_role("cell").all_inner_texts()[4:7] == ["nan", "-", "1e+300"]
+    tab = f"#/run/{keys['wave_20260101_000001_abcd1234']}?tab=evaluations"
+    page.evaluate("view => { location.hash = view; }", tab)
+    expect(page.get_by_role("heading", level=1)).to_contain_text("wave_20260101_000001")
+    expect(page.get_by_role("tab", name="Curves")).to_have_attribute("aria-selected", "true")
+    expect(page.get_by_role("tab", name="Evaluations")).to_have_count(0)
 
 
 def test_the_whole_log_is_searched(open_page: OpenPage, dashboard: str) -> None:
@@ -289,77 +309,3 @@ def test_a_page_without_its_server_keeps_what_it_has(browser: Any, tmp_path: Pat
     expect(row(page, "classic")).to_be_visible()
     expect(page.locator("#banner")).to_contain_text(re.compile(r"read at \d{4}-\d\d-\d\d"))
     context.close()
-
-
-def test_an_exported_view_needs_no_server(
-    open_page: OpenPage, dashboard: str, runs_folder: Path, tmp_path: Path
-) -> None:
-    """The file shows the table, the charts and the runs, and asks nobody for anything."""
-    page = visit(open_page, dashboard)
-    expect(row(page, "wave")).to_be_visible()
-    value = row(page, "wave").get_by_role("cell").nth(3).inner_text()
-    page.get_by_role("button", name="Export").click()
-    with page.expect_download() as download:
-        page.get_by_role("menuitem", name="Save as one HTML file").click()
-    file = tmp_path / "dashboard.html"
-    download.value.save_as(file)
-
-    page = open_page("file://")
-    page.goto(file.as_uri())
-    expect(row(page, "wave").get_by_role("cell").nth(3)).to_have_text(value)
-    expect(page.get_by_role("button", name="Compare")).to_be_enabled()
-    expect(page.locator(".connection")).to_have_text("Exported file")
-    loss = page.get_by_role("region", name="Loss", exact=True)
-    loss.scroll_into_view_if_needed()
-    image = loss.get_by_role("img")
-    expect(image).to_have_attribute("aria-label", re.compile("wave"))
-    expect(image).to_have_attribute("aria-label", re.compile("classic"))
-    row(page, "wave").get_by_role("button", name="Runs of").click()
-    page.get_by_role("link", name="seed 2").click()
-    expect(page.get_by_role("heading", level=1)).to_contain_text("wave_20260101_000002")
-    image = page.get_by_role("region", name="Loss", exact=True).get_by_role("img")
-    expect(image).to_have_attribute("aria-label", re.compile("wave"))
-    page.get_by_role("tab", name="Settings").click()
-    expect(page.get_by_role("cell", name="resonance").first).to_be_visible()
-
-
-def test_an_exported_run_holds_its_plots_and_log(open_page: OpenPage, tmp_path: Path) -> None:
-    run = make_run(tmp_path / "runs", "wave", 1)
-    (run / "visualizations").mkdir()
-    for step in (50, 100):
-        Image.new("RGB", (40, 30), "teal").save(run / "visualizations" / f"phase_step_{step}.png")
-    lines = [f"line {number} \u65e5\u672c" for number in range(20_000)]
-    lines[12_345] = "[WARNING] the needle is here"
-    (run / "train.log").write_text("\n".join(lines) + "\n")
-    file = tmp_path / "run.html"
-    show(run).save(file)
-    page = open_page("file://")
-    page.goto(f"{file.as_uri()}")
-    page.get_by_role("tab", name="Inside").click()
-    picture = page.get_by_role("img", name="Phase of wave")
-    expect(picture).to_have_js_property("naturalWidth", 40)
-    page.get_by_label("Step").press("ArrowLeft")
-    expect(page.get_by_role("img", name="at step 50")).to_have_js_property("naturalWidth", 40)
-    page.get_by_role("tab", name="Log").click()
-    log = page.get_by_role("region", name="Log")
-    expect(log.get_by_text("line 19999 ")).to_be_in_viewport()
-    expect(log).not_to_contain_text("the needle")
-    page.keyboard.press("/")
-    page.keyboard.type("Needle")
-    page.keyboard.press("Enter")
-    page.get_by_role("button", name="the needle is here").click()
-    expect(log.locator(".marked")).to_have_text("[WARNING] the needle is here")
-    expect(log.locator(".marked")).to_be_in_viewport()
-    page.get_by_role("button", name="Start").click()
-    expect(log.get_by_text("line 0 ")).to_be_in_viewport()
-    page.get_by_role("button", name="Next warning").click()
-    expect(log.locator(".marked")).to_have_text("[WARNING] the needle is here")
-    # Scrolling to either side reads on without a gap.
-    for end in ("0", "element.scrollHeight"):
-        for _ in range(12):
-            log.evaluate(f"element => {{ element.scrollTop = {end}; }}")
-            page.wait_for_timeout(20)
-    shown = log.locator(".log-lines > div > div").all_inner_texts()
-    first = lines.index(shown[0])
-    assert shown == lines[first : first + len(shown)]
-    assert shown[-1] == lines[-1]

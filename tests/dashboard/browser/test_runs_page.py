@@ -233,6 +233,48 @@ def test_the_table_is_exported(open_page: OpenPage, dashboard: str, tmp_path: Pa
 
 
 @pytest.mark.slow
+def test_columns_fit_into_the_width(open_page: OpenPage, dashboard: str) -> None:
+    """A narrow table leaves out what matters least; the reader may choose the columns."""
+    page = visit(open_page, dashboard, viewport={"width": 1280, "height": 800})
+    table = page.get_by_role("region", name="Groups of runs")
+    heads = table.get_by_role("columnheader")
+    expect(row(page, "wave")).to_be_visible()
+
+    def columns() -> list[str]:
+        """Return the columns, of which none is out of sight."""
+        assert table.evaluate("table => table.scrollWidth <= table.clientWidth")
+        return [text.strip() for text in heads.all_inner_texts()]
+
+    titles = columns()
+    assert {"Group", "Status", "n", "Validation bits / byte", "Difference"} < set(titles)
+    expect(heads.filter(has_text="Monitoring")).to_have_count(0)
+    expect(page.get_by_role("button", name="Columns")).to_contain_text(f"{len(titles) - 1} of ")
+    page.set_viewport_size({"width": 960, "height": 800})
+    expect(heads).not_to_have_count(len(titles))
+    narrow = columns()
+    assert set(narrow) < set(titles)
+    page.set_viewport_size({"width": 2600, "height": 800})
+    expect(heads.filter(has_text="Monitoring")).to_have_count(1)
+    assert set(columns()) > set(titles)
+    page.set_viewport_size({"width": 960, "height": 800})
+    expect(heads).to_have_count(len(narrow))
+    page.get_by_role("button", name="Columns").click()
+    for name in ("Monitoring", "Status"):
+        item = page.get_by_role("menuitemcheckbox", name=name)
+        was_checked = item.get_attribute("aria-checked") == "true"
+        item.click()
+        expect(item).to_have_attribute("aria-checked", "false" if was_checked else "true")
+    expect(heads.filter(has_text="Monitoring")).to_have_count(1)
+    expect(heads.filter(has_text="Status")).to_have_count(0)
+    page.reload()
+    expect(heads.filter(has_text="Monitoring")).to_have_count(1)
+    expect(heads.filter(has_text="Status")).to_have_count(0)
+    page.get_by_role("button", name="Columns").click()
+    page.get_by_role("menuitem", name="As many as there is room for").click()
+    expect(heads).to_have_count(len(narrow))
+
+
+@pytest.mark.slow
 def test_a_table_of_many_groups_builds_the_rows_in_sight(
     open_page: OpenPage, tmp_path: Path
 ) -> None:

@@ -12,6 +12,9 @@ const FULL = 256;
 /** Least height in pixels that a line has beyond the values of a column, above and below. */
 const LEAST_MARGIN = 0.15;
 
+/** More pixels than this are filled by a call. */
+const LONG = 48;
+
 /** Side of the squares in which rows and columns are exchanged. */
 const BLOCK = 32;
 
@@ -105,8 +108,9 @@ export class Raster {
     const paint = makePaint(color, Math.round(alpha * FULL));
     for (let column = 0; column < this.width; column += 1) {
       const thickness = highest[column] - lowest[column];
+      if (!(thickness >= 0)) continue;
       const lack = thickness < 1 ? (1 - thickness) / 2 : 0;
-      if (thickness >= 0) this.span(column, lowest[column] - lack, highest[column] + lack, paint);
+      this.span(column, lowest[column] - lack, highest[column] + lack, paint);
     }
   }
 
@@ -139,12 +143,10 @@ export class Raster {
     const first = Math.max(0, Math.floor(from));
     const last = Math.min(this.width - 1, Math.floor(to));
     const share = to > from ? 1 / (to - from) : 0;
-    const [top0, top1, bottom0, bottom1] = [
-      top[index - 1],
-      top[index],
-      bottom[index - 1],
-      bottom[index],
-    ];
+    const top0 = top[index - 1];
+    const top1 = top[index];
+    const bottom0 = bottom[index - 1];
+    const bottom1 = bottom[index];
     const rise = (top1 - top0) * share;
     const fall = (bottom1 - bottom0) * share;
     for (let column = first; column <= last; column += 1) {
@@ -184,12 +186,8 @@ export class Raster {
     }
     blend(start + first, paint, paint.weight * (first + 1 - from));
     const end = start + last;
-    if (paint.weight === FULL) {
-      for (let index = start + first + 1; index < end; index += 1) pixels[index] = paint.value;
-    } else {
-      for (let index = start + first + 1; index < end; index += 1)
-        blend(index, paint, paint.weight);
-    }
+    if (paint.weight === FULL) fillRange(start + first + 1, end, paint.value);
+    else blendRange(start + first + 1, end, paint);
     if (to > last) blend(end, paint, paint.weight * (to - last));
   }
 }
@@ -200,20 +198,39 @@ function merge(column, other) {
   if (highest[other] > highest[column]) highest[column] = highest[other];
 }
 
+// Red and blue of a pixel are mixed in one number: each product stays within 16 bits.
+const RED_AND_BLUE = 0xff00ff;
+
 /** Mix a colour into a pixel. */
-function blend(index, { red, green, blue }, weight) {
-  const value = pixels[index];
-  const rest = FULL - weight;
-  const mixedRed = ((value & 255) * rest + red * weight) >> 8;
-  const mixedGreen = (((value >> 8) & 255) * rest + green * weight) >> 8;
-  const mixedBlue = (((value >> 16) & 255) * rest + blue * weight) >> 8;
-  pixels[index] = 0xff000000 | (mixedBlue << 16) | (mixedGreen << 8) | mixedRed;
+function blend(index, { value, redBlue, green }, weight) {
+  if (weight === FULL) pixels[index] = value;
+  else pixels[index] = mixed(pixels[index], Math.imul(redBlue, weight), green * weight, FULL - weight);
+}
+
+/** Set the pixels `[from, to)`: of few, a loop is faster than a call. */
+function fillRange(from, to, value) {
+  if (to - from > LONG) pixels.fill(value, from, to);
+  else for (let index = from; index < to; index += 1) pixels[index] = value;
+}
+
+/** Mix a colour with its weight into the pixels `[from, to)`. */
+function blendRange(from, to, { redBlue, green, weight }) {
+  const [addedRedBlue, addedGreen, rest] = [Math.imul(redBlue, weight), green * weight, FULL - weight];
+  for (let index = from; index < to; index += 1) {
+    pixels[index] = mixed(pixels[index], addedRedBlue, addedGreen, rest);
+  }
+}
+
+function mixed(value, addedRedBlue, addedGreen, rest) {
+  const redBlue = (Math.imul(value & RED_AND_BLUE, rest) + addedRedBlue) >>> 8;
+  const green = (Math.imul((value >>> 8) & 255, rest) + addedGreen) & 0xff00;
+  return 0xff000000 | (redBlue & RED_AND_BLUE) | green;
 }
 
 /** Return a colour with its weight of 0 to `FULL`. */
 function makePaint(color, weight) {
-  const [red, green, blue] = channels(color);
-  return { red, green, blue, weight, value: packed([red, green, blue]) };
+  const value = packed(channels(color));
+  return { value, redBlue: value & RED_AND_BLUE, green: (value >>> 8) & 255, weight };
 }
 
 function clamp(value, size) {
@@ -230,9 +247,9 @@ function dashPattern(dash, shift) {
   if (period === 0) return () => true;
   return (column) => {
     let rest = (column + shift) % period;
-    for (const [index, length] of dash.entries()) {
-      if (rest < length) return index % 2 === 0;
-      rest -= length;
+    for (let index = 0; index < dash.length; index += 1) {
+      if (rest < dash[index]) return index % 2 === 0;
+      rest -= dash[index];
     }
     return false;
   };

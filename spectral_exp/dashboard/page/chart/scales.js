@@ -44,15 +44,16 @@ export function makeScale(kind, domain, range, threshold = 1) {
     /** Return the pixels of the values `[from, to)`: a loop is several times as fast as calls. */
     toPixels(values, from, to) {
       const pixels = new Float64Array(to - from);
-      const isSimple = kind === "linear" && !tiny;
-      for (let index = 0; index < pixels.length; index += 1) {
-        const value = values[from + index];
-        if (!isSimple) {
-          pixels[index] = this.toPixel(value);
-          continue;
+      if (kind !== "linear" || tiny) {
+        for (let index = from; index < to; index += 1) {
+          pixels[index - from] = this.toPixel(values[index]);
         }
-        const pixel = range[0] + (value * shrink - lo) * factor;
-        pixels[index] = pixel < -FARTHEST ? -FARTHEST : pixel > FARTHEST ? FARTHEST : pixel;
+        return pixels;
+      }
+      const [start] = range;
+      for (let index = from; index < to; index += 1) {
+        const pixel = start + (values[index] * shrink - lo) * factor;
+        pixels[index - from] = pixel < -FARTHEST ? -FARTHEST : pixel > FARTHEST ? FARTHEST : pixel;
       }
       return pixels;
     },
