@@ -57,6 +57,21 @@ def matters_for_steps(setting: str) -> bool:
     return not is_among(setting, (*PLACE, *AROUND_STEPS))
 
 
+def override_to_continue(status: str, pruner: str | None, max_steps: int | str) -> str:
+    """Return the override with which `resume=` continues a run that has ended; "" for none.
+
+    Args:
+        status: of the run.
+        pruner: its setting `search.pruner`; None if the run belongs to no search.
+        max_steps: the new last step of a completed run.
+    """
+    if status == "completed":
+        return f"training.max_steps={max_steps}"
+    if status == "stopped_early":
+        return "training.patience=null"
+    return "search.pruner=none" if status == "pruned" and pruner is not None else ""
+
+
 def changed_settings(
     attempts: Sequence[Mapping[str, Any]], matters: Callable[[str], bool] = matters_for_logs
 ) -> list[tuple[int, str]]:

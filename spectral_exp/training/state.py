@@ -9,7 +9,9 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
-Status = Literal["completed", "stopped_early", "pruned", "interrupted", "not_saved", "failed"]
+Status = Literal[
+    "completed", "stopped_early", "pruned", "interrupted", "not_saved", "failed", "diverged"
+]
 """The possible ends of a run."""
 
 

@@ -51,6 +51,7 @@ from spectral_exp.results.paper.passages import join_sentences, passage, read_pa
 from spectral_exp.results.paper.setup import setup
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.metric_names import METRICS, metric_info
+from spectral_exp.runs.overrides import override_to_continue
 from spectral_exp.runs.parts import PARTS
 from spectral_exp.runs.run import Run
 
@@ -276,11 +277,7 @@ def _remarks(material: Material, run: Run) -> tuple[Block, ...]:
 def _commands(run: Run) -> tuple[Block, ...]:
     place = f"{run.path.resolve().parent.name}/{run.path.resolve().name}"
     word = shlex.quote(f"./{place}" if place.startswith("-") else place)
-    more = {
-        "completed": " training.max_steps=MORE",
-        "stopped_early": " training.patience=null",
-        "pruned": " search.pruner=none",
-    }.get(run.status, "")
+    more = override_to_continue(run.status, run.settings.get("search.pruner"), "MORE")
     resume = ["python", "-m", "spectral_exp.train", f"resume={place}", *more.split()]
     text = read_passage("report", "commands").strip("`\n")
     text = text.replace("{{resume}}", appendix.wrap_command(resume)).replace("{{run}}", word)
