@@ -108,7 +108,8 @@ def _run(arguments: list[str], stop: StopRequest) -> int:
     _require_working_directory()
     world = world_from_environment()
     if world.size > 1:
-        if not requests_sweep(arguments):
+        # A launched process trains one run, which may be a job of a sweep.
+        if LAUNCHED in os.environ or not requests_sweep(arguments):
             return _run_as_rank(world, arguments)
         if is_under_torchrun():
             if not world.is_main:
@@ -342,8 +343,12 @@ def _check(command: CommandLine, job: Job, world: World = SINGLE) -> CommandLine
 def _run_by_hydra(command: CommandLine, run_one: Callable[[DictConfig], None]) -> None:
     """Let Hydra run the job of `command` by `run_one`, or print what its flags ask for."""
     if command.flags:
+
+        def task(config: DictConfig) -> None:
+            run_one(config)
+
         sys.argv[1:] = command.arguments
-        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(run_job)()
+        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(task)()
         return
     # hydra.main does the same, but composes everything twice to find out whether it is a sweep.
     with hydra.initialize_config_dir(
@@ -442,7 +447,7 @@ def _run_job_or_launch(config: DictConfig) -> None:
         problems = check(plain, run_dir, world=World(size=size, local_size=size))
         raise JobError(f"{_relative(run_dir)}: {'; '.join(problems)}", "mistake")
     overrides = [*resolve_overrides(job, plain), f"hydra.run.dir={quote(str(run_dir))}"]
-    command = CommandLine.parse([*search_arguments(job), *overrides])
+    command = replace(CommandLine.parse([*search_arguments(job), *overrides]), multirun=False)
     with _launch_processes(size, plain, command.arguments) as launcher:
         launcher.run(command.to_json())
 
