@@ -147,7 +147,10 @@ MISTAKES = [
     (["slurm", "--", "--help"], "--help is no flag of a training job"),
     (["slurm", "--time", "x", *TRAINING], "--time='x' must be minutes, hours"),
     (["slurm", *TRAINING, "+x.password=Xq93kd8Zpw1"], "x.password is a secret, which is never"),
-    (["slurm", "--setup", "ls", "--setup", f"export API_KEY={SECRET}", *TRAINING], "--setup holds a"),
+    (
+        ["slurm", "--setup", "ls", "--setup", f"export API_KEY={SECRET}", *TRAINING],
+        "--setup holds a",
+    ),
     (["ray", "--prefix", f"env DB_PASSWORD={SECRET}", *TRAINING], "--prefix holds a secret"),
     (["slurm", f"--sbatch=--export=HF_TOKEN={SECRET}", *TRAINING], "--sbatch holds a secret"),
     (["slurm", f"--srun=--export=HF_TOKEN={SECRET}", *TRAINING], "--srun holds a secret"),
