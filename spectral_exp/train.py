@@ -44,7 +44,7 @@ from spectral_exp.config.command_line import (
 )
 from spectral_exp.config.conf_dir import CONF_DIR
 from spectral_exp.core.display import print_error, protect_output
-from spectral_exp.core.errors import Interrupted, JobError, RunError, UserError
+from spectral_exp.core.errors import DivergedError, Interrupted, JobError, RunError, UserError
 from spectral_exp.core.files import atomic_writer
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.parent import die_with_parent
@@ -108,7 +108,8 @@ def _run(arguments: list[str], stop: StopRequest) -> int:
     _require_working_directory()
     world = world_from_environment()
     if world.size > 1:
-        if not requests_sweep(arguments):
+        # A launched process trains one run, which may be a job of a sweep.
+        if LAUNCHED in os.environ or not requests_sweep(arguments):
             return _run_as_rank(world, arguments)
         if is_under_torchrun():
             if not world.is_main:
@@ -141,13 +142,11 @@ def _run_alone(command: CommandLine, job: Job) -> int:
     if size == 1:
         _run_by_hydra(_check(command, job), run_job)
         return 0
-    training = job.config.get("training")
-    count = training.get("grad_accum_steps") if isinstance(training, Mapping) else None
-    if not isinstance(count, int) or count % size:
-        # It is refused, and a misspelt number must not start a thousand processes before that.
+    if not _can_divide_step(job.config, size):
         _check(command, job)
     with _launch_processes(size, job.config, command.arguments) as launcher:
-        return launcher.run(_check(command, job).to_json())
+        launcher.run(_check(command, job).to_json())
+    return 0
 
 
 def _number_of_processes(config: Mapping[str, Any]) -> int:
@@ -155,6 +154,16 @@ def _number_of_processes(config: Mapping[str, Any]) -> int:
     settings = config.get("distributed")
     size = settings.get("nproc") if isinstance(settings, Mapping) else None
     return size if isinstance(size, int) and size > 1 else 1
+
+
+def _can_divide_step(config: Mapping[str, Any], size: int) -> bool:
+    """Return whether `size` processes may share a step.
+
+    Otherwise the run is refused, before a misspelt number starts a thousand processes.
+    """
+    training = config.get("training")
+    count = training.get("grad_accum_steps") if isinstance(training, Mapping) else None
+    return isinstance(count, int) and count % size == 0
 
 
 @contextmanager
@@ -165,6 +174,7 @@ def _launch_processes(
 
     Raises:
         Interrupted: a signal stopped the run, which was saved.
+        JobError: the run failed.
     """
     from spectral_exp.distributed.launch import Launcher
 
@@ -178,9 +188,11 @@ def _launch_processes(
         Launcher(size, arguments, DistributedSettings(**times)) as launcher,
         StopRequest(delegate=launcher.stop) as stop,
     ):
-        yield launcher
-        if stop.signal_number is not None and launcher.was_stopped:
-            raise Interrupted(stop.signal_number)
+        try:
+            yield launcher
+        except Interrupted as error:
+            # Whatever signal this process gets, it sends SIGTERM to the others.
+            raise Interrupted(stop.signal_number or error.signal_number, error.problem) from error
 
 
 def _run_as_rank(world: World, arguments: list[str]) -> int:
@@ -189,6 +201,7 @@ def _run_as_rank(world: World, arguments: list[str]) -> int:
     The others print nothing: their messages are in the log of the run, and the first process
     reports their errors.
     """
+    from spectral_exp.distributed.ending import send_ending
     from spectral_exp.distributed.group import close_group
     from spectral_exp.distributed.rendezvous import Rendezvous
 
@@ -209,9 +222,11 @@ def _run_as_rank(world: World, arguments: list[str]) -> int:
     except BaseException as error:
         cause = error.__cause__ if isinstance(error, JobError) else None
         rendezvous.report(cause or error)
-        if world.is_main:
-            raise
-        return _member_exit_code(error)
+        if not world.is_main:
+            return _member_exit_code(error)
+        if LAUNCHED in os.environ and send_ending(rendezvous.store, error):
+            return 1
+        raise
     finally:
         close_group()
         rendezvous.leave()
@@ -266,13 +281,15 @@ def _exit_code(error: Exception, signal_number: int | None) -> int:
     """Print an error and return its exit code; raise the error if it is a defect."""
     if isinstance(error, JobError):
         _print_problems(str(error))
-        was_stopped = signal_number is not None and error.exit_code > 128
-        return 128 + cast(int, signal_number) if was_stopped else error.exit_code
+        return error.exit_code
     if signal_number is not None:
         # A library may turn `Interrupted` into another error.
         return 128 + signal_number
     if isinstance(error, UserError):
         _print_problems(str(error))
+    elif isinstance(error, RunError):  # outside of a job: the processes cannot meet
+        _print_problems(str(error))
+        return 1
     elif isinstance(error, HydraException):
         _print_problems(describe(error))
     elif isinstance(error, RecursionError):
@@ -326,8 +343,12 @@ def _check(command: CommandLine, job: Job, world: World = SINGLE) -> CommandLine
 def _run_by_hydra(command: CommandLine, run_one: Callable[[DictConfig], None]) -> None:
     """Let Hydra run the job of `command` by `run_one`, or print what its flags ask for."""
     if command.flags:
+
+        def task(config: DictConfig) -> None:
+            run_one(config)
+
         sys.argv[1:] = command.arguments
-        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(run_job)()
+        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(task)()
         return
     # hydra.main does the same, but composes everything twice to find out whether it is a sweep.
     with hydra.initialize_config_dir(
@@ -380,22 +401,23 @@ def run_job(config: DictConfig, rendezvous: Rendezvous | None = None) -> None:
             finally:
                 log.info("%s", summary(_relative(run_dir), search, runner.results.missing_because))
     except RunInUseError as error:  # not logged, because the log belongs to the other process
-        raise JobError(f"{shown}: {error}", exit_code=2) from error
+        raise JobError(f"{shown}: {error}", "busy") from error
     except UserError as error:
         log.error("error: %s", error)
-        raise JobError(f"{shown}: {error}", exit_code=2) from error
+        raise JobError(f"{shown}: {error}", "mistake") from error
     except RunError as error:
         log.error("error: %s", error)
-        raise JobError(f"{shown}: {error}", exit_code=1) from error
+        is_diverged = isinstance(error, DivergedError)
+        raise JobError(f"{shown}: {error}", "diverged" if is_diverged else "failed") from error
     except Exception as error:
         if problem := describe_refusal(error, run_dir):
             message = f"{shown}: {problem}"
             log.error("error: %s", message)
-            raise JobError(message, exit_code=1) from error
+            raise JobError(message) from error
         log.exception("the run failed")
         traceback_file = layout.RunPaths(shown).run_log
         message = f"{shown}: {type(error).__name__}: {error} (traceback in {traceback_file})"
-        raise JobError(message, exit_code=1) from error
+        raise JobError(message) from error
 
 
 def _relative(path: Path) -> Path:
@@ -407,7 +429,11 @@ def _relative(path: Path) -> Path:
 
 
 def _run_job_or_launch(config: DictConfig) -> None:
-    """Run one job of a sweep in this process, or start its processes and wait for them."""
+    """Run one job of a sweep in this process, or start its processes and wait for them.
+
+    Raises:
+        Interrupted, JobError: as `run_job`.
+    """
     job = HydraConfig.get()
     plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
     size = _number_of_processes(plain)
@@ -415,12 +441,15 @@ def _run_job_or_launch(config: DictConfig) -> None:
         run_job(config)
         return
     run_dir = Path(job.runtime.output_dir)
+    if not _can_divide_step(plain, size):
+        from spectral_exp.config.build import check
+
+        problems = check(plain, run_dir, world=World(size=size, local_size=size))
+        raise JobError(f"{_relative(run_dir)}: {'; '.join(problems)}", "mistake")
     overrides = [*resolve_overrides(job, plain), f"hydra.run.dir={quote(str(run_dir))}"]
-    command = CommandLine.parse([*search_arguments(job), *overrides])
+    command = replace(CommandLine.parse([*search_arguments(job), *overrides]), multirun=False)
     with _launch_processes(size, plain, command.arguments) as launcher:
-        code = launcher.run(command.to_json())
-    if code:
-        raise JobError(f"{_relative(run_dir)}: see the messages above", code)
+        launcher.run(command.to_json())
 
 
 def _record(config: DictConfig, run_dir: Path) -> None:

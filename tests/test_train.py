@@ -605,8 +605,8 @@ def test_a_second_process_on_the_same_run_is_refused_with_the_owner(
 
 
 def test_job_failures_cross_process_borders() -> None:
-    error = pickle.loads(pickle.dumps(JobError("why", exit_code=2)))
-    assert (str(error), error.exit_code) == ("why", 2)
+    error = pickle.loads(pickle.dumps(JobError("why", "busy")))
+    assert (str(error), error.ending, error.exit_code) == ("why", "busy", 2)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 from spectral_exp.core.foreign_text import printable_lines
 from spectral_exp.core.wording import install
@@ -113,17 +114,27 @@ class Interrupted(KeyboardInterrupt):
         self.exit_code = 1 if problem else 128 + signal_number
 
 
+JobEnding = Literal["failed", "diverged", "mistake", "busy"]
+"""How a job ends without success: diverged, if its loss is no longer finite, which another attempt
+would repeat; mistake of the user; busy, if another process runs it; or failed for another reason.
+"""
+
+
 class JobError(Exception):
     """A run ended with an error; its own log has the details.
 
     Args:
         message: one line for the user.
-        exit_code: 2 for a user's mistake, 1 for everything else.
+        ending: how the run ended.
+
+    Attributes:
+        exit_code: of a command that trains this run.
     """
 
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message, exit_code)
-        self.message, self.exit_code = message, exit_code
+    def __init__(self, message: str, ending: JobEnding = "failed") -> None:
+        super().__init__(message, ending)
+        self.message, self.ending = message, ending
+        self.exit_code = 2 if ending in ("mistake", "busy") else 1
 
     def __str__(self) -> str:
         return self.message
@@ -134,3 +145,7 @@ class RunError(Exception):
 
     Not the user's mistake, nor a defect.
     """
+
+
+class DivergedError(RunError):
+    """The loss of a run is no longer finite, which each further attempt would repeat."""

@@ -218,37 +218,61 @@ class GroupRanks(Ranks):
     def exchange(self, step: int, parts: Sequence[Parts], count: int) -> Sequence[Parts]:
         """Return the parts of the losses of all micro-batches, and exchange signals and use.
 
-        On a CPU this is one operation on one vector of float64: a slot for each part of each
-        micro-batch, one for the signal of each process, and one for `main_may_wait`. Each of these
-        is written by one process and zero in the others, so the sum is exact. The last two slots
-        are the sums of `add_use`. On an accelerator the losses stay there.
+        Every number has a place that one process writes and that is zero in the others, so the sum
+        over all processes is exact. On a CPU this is one operation; on an accelerator the losses
+        stay there. The last two places are the sums of `add_use`.
         """
         start_s = time.perf_counter()
-        rank, size = self.world.rank, self.world.size
-        names = list(parts[0])
-        flags = torch.zeros(size + 3, dtype=torch.float64)
-        if self.stop is not None and self.stop.signal_number is not None:
-            flags[rank] = self.stop.signal_number
-        flags[size] = self.world.is_main and self.main_may_wait(step)
-        flags[size + 1 :] = torch.tensor(self._own_use, dtype=torch.float64)
+        # The signal of each process, `main_may_wait`, and the seconds of all processes.
+        size = self.world.size
+        flags = [0.0] * (size + 1) + self._own_use
         self._own_use = [0.0, 0.0]
-        slots = torch.zeros(count, len(names), dtype=torch.float64, device=self._device)
-        for own, micro_batch in zip(parts, self.micro_batches(count), strict=True):
-            slots[micro_batch] = torch.stack([own[name].detach().double() for name in names])
-        if self._device.type == "cpu":
-            vector = torch.cat([slots.flatten(), flags])
-            dist.all_reduce(vector)
-            slots, flags = vector[: -len(flags)].view_as(slots), vector[-len(flags) :]
-        else:
-            dist.all_reduce(slots, group=self._group)
-            dist.all_reduce(flags)
-        numbers = flags.tolist()
-        self._agreed_signal = next((int(n) for n in numbers[:size] if n), None)
-        self._main_waits = bool(numbers[size])
-        self._add_exchanged_use(numbers[size + 1 :])
-        dtypes = [parts[0][name].dtype for name in names]
+        if self.stop is not None and self.stop.signal_number is not None:
+            flags[self.world.rank] = float(self.stop.signal_number)
+        flags[size] = float(self.world.is_main and self.main_may_wait(step))
+        exchange = self._exchange_numbers if self._device.type == "cpu" else self._exchange_tensors
+        shared, flags = exchange(parts, count, flags)
+        self._agreed_signal = next((int(n) for n in flags[:size] if n), None)
+        self._main_waits = bool(flags[size])
+        self._add_exchanged_use(flags[size + 1 :])
         self.communication_s += time.perf_counter() - start_s
-        return [{name: row[i].to(dtypes[i]) for i, name in enumerate(names)} for row in slots]
+        return shared
+
+    def _exchange_numbers(
+        self, parts: Sequence[Parts], count: int, flags: Sequence[float]
+    ) -> tuple[list[Parts], list[float]]:
+        """Exchange losses and flags as one vector. Numbers cost less time than small tensors."""
+        dtypes = {name: part.dtype for name, part in parts[0].items()}
+        width = len(dtypes)
+        numbers = [0.0] * (count * width)
+        for own, micro_batch in zip(parts, self.micro_batches(count), strict=True):
+            first = micro_batch * width
+            numbers[first : first + width] = [own[name].item() for name in dtypes]
+        vector = torch.tensor([*numbers, *flags], dtype=torch.float64)
+        dist.all_reduce(vector)
+        summed = iter(vector.tolist())
+        shared: list[Parts] = [
+            {name: torch.tensor(next(summed), dtype=dtype) for name, dtype in dtypes.items()}
+            for _ in range(count)
+        ]
+        return shared, list(summed)
+
+    def _exchange_tensors(
+        self, parts: Sequence[Parts], count: int, flags: Sequence[float]
+    ) -> tuple[list[Parts], list[float]]:
+        """Exchange losses on their device, and flags on the CPU."""
+        dtypes = {name: part.dtype for name, part in parts[0].items()}
+        table = torch.zeros(count, len(dtypes), dtype=torch.float64, device=self._device)
+        for own, micro_batch in zip(parts, self.micro_batches(count), strict=True):
+            table[micro_batch] = torch.stack([own[name].detach().double() for name in dtypes])
+        dist.all_reduce(table, group=self._group)
+        vector = torch.tensor(flags, dtype=torch.float64)
+        dist.all_reduce(vector)
+        shared: list[Parts] = [
+            {name: row[i].to(dtype) for i, (name, dtype) in enumerate(dtypes.items())}
+            for row in table
+        ]
+        return shared, vector.tolist()
 
     def take_use(self) -> list[float]:
         """Return the seconds of all processes that were exchanged since the last call."""

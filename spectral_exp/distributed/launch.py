@@ -1,4 +1,4 @@
-"""Start several processes on this machine, and end with the exit code of the first one.
+"""Start several processes on this machine, and end as the first one does.
 
 torch's own `elastic_launch` is not used, because it kills all processes 30 seconds after one of
 them has ended or a signal has come, also while rank 0 still saves, and because a second signal
@@ -19,10 +19,10 @@ from typing import Any
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from spectral_exp.core.display import print_error
-from spectral_exp.core.errors import Interrupted
+from spectral_exp.core.errors import Interrupted, JobError
 from spectral_exp.core.parent import dying_with_this_process
 from spectral_exp.core.signals import signals_blocked
+from spectral_exp.distributed.ending import received_ending
 from spectral_exp.distributed.rendezvous import Report, prefixed, publish
 from spectral_exp.distributed.settings import DistributedSettings
 from spectral_exp.distributed.world import LAUNCHED
@@ -39,9 +39,6 @@ class Launcher:
 
     They load while the caller checks the command, wait for it in the store, and are killed at the
     end of the block if they still run.
-
-    Attributes:
-        was_stopped: whether rank 0 ended because of a signal, after saving.
 
     Args:
         size: number of processes.
@@ -61,7 +58,6 @@ class Launcher:
         self._store = prefixed(self._server)
         self._processes: list[subprocess.Popen[bytes]] = []
         self._signalled = False
-        self.was_stopped = False
         code = (
             f"import sys; sys.path[:] = {list(map(os.path.abspath, sys.path))!r}; "
             f"sys.orig_argv[:] = {sys.orig_argv!r}; {dying_with_this_process(signal.SIGTERM)}; "
@@ -113,23 +109,41 @@ class Launcher:
         self._signalled = bool(running)
         return bool(running)
 
-    def run(self, shared: Mapping[str, Any]) -> int:
-        """Let the processes train, wait for their end, and return the exit code of rank 0.
+    def run(self, shared: Mapping[str, Any]) -> None:
+        """Let the processes train, and wait for their end.
 
         Args:
             shared: the command line that they wait for, as JSON values.
 
         Raises:
-            Interrupted: a second signal came; the processes have been killed.
+            Interrupted: a signal stopped the run after a save, or a second signal came and the
+                processes have been killed.
+            JobError: the run failed.
         """
         self._store.set("shared", json.dumps(shared))
         try:
-            return self._wait()
-        except Interrupted:
+            code = self._wait()
+            pid = self._processes[0].pid
+            if code < 0:
+                publish(self._store, Report(0, "run", _describe_end(code, pid)))
+            self._let_end(self._processes[1:])
+        finally:
             self._kill()
-            raise
+        if code == 0:
+            return
+        if (error := received_ending(self._store)) is not None:
+            raise error
+        if code > 128 or (code == -signal.SIGTERM and self._signalled):  # before it had begun
+            raise Interrupted(code - 128 if code > 0 else -code)
+        remedy = "give the same command again to continue" if code < 0 else "see its messages"
+        raise JobError(f"rank 0 {_describe_end(code, pid)}; {remedy}")
 
     def _wait(self) -> int:
+        """Return the exit code of rank 0 when it has ended.
+
+        Raises:
+            JobError: it has not ended in time after another process failed.
+        """
         main, *others = self._processes
         failed_at: float | None = None
         seen: set[int] = set()
@@ -143,27 +157,12 @@ class Launcher:
                         publish(self._store, Report(rank, "run", _describe_end(code, process.pid)))
             allowed_s = self._settings.step_timeout_s + _GRACE_S
             if failed_at is not None and time.monotonic() > failed_at + allowed_s:
-                print_error(
-                    f"error: rank 0 (process {main.pid}) has not ended {allowed_s:.0f} s after "
-                    "another process failed, so it is killed; give the same command again to "
-                    "continue"
+                raise JobError(
+                    f"rank 0 (process {main.pid}) has not ended {allowed_s:.0f} s after another "
+                    "process failed, so it is killed; give the same command again to continue"
                 )
-                break
             time.sleep(_POLL_S)
-        code = main.poll()
-        if code is not None and code < 0 and not self._signalled:
-            publish(self._store, Report(0, "run", _describe_end(code, main.pid)))
-            print_error(
-                f"error: rank 0 {_describe_end(code, main.pid)}; give the same command again to "
-                "continue"
-            )
-        self._let_end(others)
-        self._kill()
-        if code is None or code < 0:
-            self.was_stopped = self._signalled
-            return 1
-        self.was_stopped = self._signalled and code > 128
-        return code
+        return main.returncode
 
     def _let_end(self, processes: Sequence[subprocess.Popen[bytes]]) -> None:
         deadline = time.monotonic() + _GRACE_S

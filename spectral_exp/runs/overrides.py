@@ -60,6 +60,21 @@ def matters_for_steps(setting: str) -> bool:
     return not is_among(setting, (*PLACE, *AROUND_STEPS))
 
 
+def override_to_continue(status: str, pruner: str | None, prolonged: str) -> str:
+    """Return the override with which `resume=` continues a run that has ended; "" for none.
+
+    Args:
+        status: of the run.
+        pruner: its setting `search.pruner`; None if the run belongs to no search.
+        prolonged: the override that raises the limit which ended a completed run.
+    """
+    if status == "completed":
+        return prolonged
+    if status == "stopped_early":
+        return "training.patience=null"
+    return "search.pruner=none" if status == "pruned" and pruner is not None else ""
+
+
 def changed_settings(
     attempts: Sequence[Mapping[str, Any]], matters: Callable[[str], bool] = matters_for_logs
 ) -> list[tuple[int, str]]:

@@ -6,11 +6,12 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from spectral_exp.core.errors import SettingError, UserError, require
+from spectral_exp.core.redact import redact
 from spectral_exp.core.shell import shell_command, shell_word
 from spectral_exp.submit.training_job import TrainingJob
 
@@ -30,6 +31,9 @@ class Environment:
     python: str = sys.executable
 
     def __post_init__(self) -> None:
+        refuse_secrets("--setup", self.setup)
+        refuse_secrets("--prefix", [self.prefix])
+        refuse_secrets("--python", [self.python])
         require(bool(self.python), "--python", repr(self.python), "a Python interpreter")
         for line in self.setup:
             require("\r" not in line, "--setup", repr(line), "without carriage returns")
@@ -47,6 +51,15 @@ class Environment:
         """Return the training command as one line for bash; it passes every argument exactly."""
         words = [*shlex.split(self.prefix), self.python, "-m", "spectral_exp.train"]
         return shell_command([*words, *job.arguments])
+
+
+def refuse_secrets(option: str, values: Sequence[str]) -> None:
+    """Raise a UserError if a value of an option holds a secret, as the script would do too."""
+    if any(redact(value) != value for value in values):
+        raise UserError(
+            f"{option} holds a secret, which is never written to a file of a job; keep it in a "
+            "file that only you may read, and load that: --setup 'source ~/.secrets'"
+        )
 
 
 def script_bytes(lines: Iterable[str]) -> bytes:

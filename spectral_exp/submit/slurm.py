@@ -18,7 +18,7 @@ from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.shell import shell_command, shell_word
 from spectral_exp.submit.records import submitted_folder
-from spectral_exp.submit.script import Environment, script_bytes
+from spectral_exp.submit.script import Environment, refuse_secrets, script_bytes
 from spectral_exp.submit.training_job import TrainingJob
 
 SYSTEM = "slurm"
@@ -85,6 +85,7 @@ class SlurmOptions:
         if self.time is not None:
             self._check_time(self.time)
         for program in ("sbatch", "srun"):
+            refuse_secrets(f"--{program}", getattr(self, program))
             for option in getattr(self, program):
                 is_option = option.startswith("-") and option.isprintable()
                 allowed = f"an option with its value, as in --{program}=--exclusive=user"

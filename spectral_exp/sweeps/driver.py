@@ -115,10 +115,15 @@ class Driver:
         Raises:
             Interrupted: a signal stopped the sweep.
         """
-        self._print_plan()
+        # A new command tries these again, since the code or the machine may be another one.
+        to_retry = _diverged(self._print_plan())
         while True:
             self._raise_if_stopped([])
             states = self._states()
+            for key in _diverged(states) - to_retry - self.given_up.keys():
+                # In another launcher.
+                folder = self.plan.jobs[key].folder
+                self.given_up[key] = Outcome(folder, "diverged", states[key].reason)
             pending = [
                 key
                 for key, state in states.items()
@@ -150,11 +155,12 @@ class Driver:
         endings = {outcome.ending for outcome in self.given_up.values()}
         return 2 if endings == {"mistake"} else 1
 
-    def _print_plan(self) -> None:
+    def _print_plan(self) -> dict[str, JobState]:
         states = self._states()
         counts = count_states(state.state for state in states.values())
         found = f"{format_count(len(states), 'job')}, {counts}" if states else "no job yet"
         print(f"{self.plan.folder}: {found}", flush=True)
+        return states
 
     def _states(self) -> dict[str, JobState]:
         """Return the state of every job. What was done once is not read again."""
@@ -220,7 +226,7 @@ class Driver:
         has_begun = any(now[key] != state for key, state in before.items())
         self._n_futile = 0 if has_begun else self._n_futile + 1
         if self._n_futile >= _MAX_FUTILE:
-            raise JobError(f"the launcher fails before any job begins: {reason}", exit_code=1)
+            raise JobError(f"the launcher fails before any job begins: {reason}")
         print_error(f"warning: the launcher failed: {printable(reason)}")
 
     def _raise_if_stopped(self, outcomes: Iterable[Outcome]) -> None:
@@ -255,12 +261,13 @@ class Driver:
     def _record(self, key: str, outcome: Outcome, has_progressed: bool, is_alone: bool) -> None:
         """Decide whether a job is tried again after an attempt.
 
+        A mistake of the user and a loss that is no longer finite would come again.
         What a signal or a dead worker interrupted is continued without limit while it progresses.
         If the launcher failed, any job of its batch may be the reason, so they are tried alone.
         """
         if outcome.ending == "done":
             self.plan.done.add(key)
-        elif outcome.ending == "mistake":
+        elif outcome.ending in ("mistake", "diverged"):
             self.given_up[key] = outcome
         elif outcome.ending == "died" and not is_alone:
             self._suspects.add(key)
@@ -318,3 +325,7 @@ class Driver:
         count = int(launcher.get("n_jobs") or launcher.get("array_parallelism") or 1)
         # joblib counts down from the number of cores: -1 is all of them.
         return count if count > 0 else max(1, (os.cpu_count() or 1) + 1 + count)
+
+
+def _diverged(states: Mapping[str, JobState]) -> set[str]:
+    return {key for key, state in states.items() if state.status == "diverged"}

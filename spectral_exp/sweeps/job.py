@@ -12,14 +12,11 @@ from typing import Any, Literal
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from spectral_exp.core.errors import Interrupted, JobError
-from spectral_exp.runs.lock import RunInUseError
+from spectral_exp.core.errors import Interrupted, JobEnding, JobError
 from spectral_exp.sweeps import workers
 from spectral_exp.sweeps.states import read_state
 
-Ending = Literal["done", "busy", "failed", "mistake", "interrupted", "unsaved", "died"]
-
-_ENDINGS: dict[int, Ending] = {1: "failed", 2: "mistake"}
+Ending = JobEnding | Literal["done", "interrupted", "unsaved", "died"]
 
 
 @dataclass(frozen=True)
@@ -28,9 +25,8 @@ class Outcome:
 
     Attributes:
         folder: the name of the job's folder.
-        ending: done; busy (another process runs it); failed; mistake (of the user, which another
-            attempt would repeat); interrupted by a signal, and saved; unsaved (interrupted, but
-            its last state is lost); or died without an answer.
+        ending: done; interrupted by a signal, and saved; unsaved (interrupted, but its last state
+            is lost); died without an answer; or that of a `JobError`.
         message: one line for the user, "" if there is nothing to report.
     """
 
@@ -80,16 +76,15 @@ class SweepJob:
             if state.state == "done":
                 return Outcome(run_dir.name, "done")
             if state.state == "failed" and state.attempt != self.failures.get(run_dir.name):
-                return Outcome(run_dir.name, "failed", state.reason)
+                ending: Ending = "diverged" if state.status == "diverged" else "failed"
+                return Outcome(run_dir.name, ending, state.reason)
             return self._run(config, run_dir.name)
 
     def _run(self, config: DictConfig, folder: str) -> Outcome:
         try:
             self.run(config)
         except JobError as error:
-            if isinstance(error.__cause__, RunInUseError):
-                return Outcome(folder, "busy")
-            return Outcome(folder, _ENDINGS.get(error.exit_code, "failed"), error.message)
+            return Outcome(folder, error.ending, error.message)
         except Interrupted as error:
             if _this_process() == self.driver:
                 raise

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from spectral_exp.core.clock import Clock
-from spectral_exp.core.errors import Interrupted, RunError
+from spectral_exp.core.errors import DivergedError, Interrupted, RunError
 from spectral_exp.core.signals import StopRequest
 from spectral_exp.distributed.ranks import Ranks
 from spectral_exp.monitoring import Backup, CheckpointManager, ConfigTracker, MetricsLogger
@@ -251,7 +251,8 @@ class Runner:
             self._write_results("interrupted")
             raise
         except BaseException as error:
-            self._write_results("failed", error=f"{type(error).__name__}: {error}")
+            status: Status = "diverged" if isinstance(error, DivergedError) else "failed"
+            self._write_results(status, error=f"{type(error).__name__}: {error}")
             raise
 
     def _train(self) -> None:

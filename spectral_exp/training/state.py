@@ -11,7 +11,9 @@ from torch import Tensor
 
 from spectral_exp.training.budget import Budget
 
-Status = Literal["completed", "stopped_early", "pruned", "interrupted", "not_saved", "failed"]
+Status = Literal[
+    "completed", "stopped_early", "pruned", "interrupted", "not_saved", "failed", "diverged"
+]
 """The possible ends of a run."""
 
 

@@ -17,7 +17,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from spectral_exp.core.errors import RunError
+from spectral_exp.core.errors import DivergedError
 from spectral_exp.core.wording import format_count
 from spectral_exp.distributed.ranks import Ranks
 from spectral_exp.training.budget import Budget
@@ -164,7 +164,7 @@ class Stepper:
         """Advance the state by a step that took `seconds`.
 
         Raises:
-            RunError: too many steps in a row were skipped.
+            DivergedError: too many steps in a row were skipped.
         """
         state = self.state
         state.step += 1
@@ -184,7 +184,7 @@ class Stepper:
             The values of `also` as numbers.
 
         Raises:
-            RunError: too many steps in a row were skipped.
+            DivergedError: too many steps in a row were skipped.
         """
         if not (self._unread_reports or also):
             return {}
@@ -271,7 +271,7 @@ class Stepper:
         state.bad_in_a_row += 1
         log.warning("step %d skipped: loss %s, gradient norm %s", step, loss, grad_norm)
         if state.bad_in_a_row >= self.settings.max_bad_steps:
-            raise RunError(
+            raise DivergedError(
                 f"{format_count(state.bad_in_a_row, 'step')} in a row had a non-finite loss or "
                 f"gradient, the last of them step {step} "
                 f"(training.max_bad_steps={self.settings.max_bad_steps}); the weights are those of "

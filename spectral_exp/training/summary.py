@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from spectral_exp.core.errors import UserError
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.shell import shell_command, shell_word
 from spectral_exp.runs.layout import RunPaths
-from spectral_exp.runs.overrides import quote
-from spectral_exp.runs.record import ResultsRecord, read_results
+from spectral_exp.runs.overrides import override_to_continue, quote
+from spectral_exp.runs.record import ResultsRecord, read_config, read_results
 from spectral_exp.training.progress import duration
 
 
@@ -117,10 +118,20 @@ def _next_commands(root: Path, results: ResultsRecord, search: Sequence[str]) ->
     )
     generate = f"  python -m spectral_exp generate {shell_word(place)} --tokens 200"
     status, steps = results.get("status"), results.get("totals", {}).get("steps", 0)
-    if status == "completed":
-        return [generate, f"{resume} {_prolonged(results, steps)}"]
-    if status == "stopped_early":
-        return [generate, resume + " training.patience=null"]
-    if status == "pruned":
-        return [generate, resume + " search.pruner=none"]
-    return [resume, generate]
+    if status == "diverged":  # it would diverge again
+        return [generate]
+    if status not in ("completed", "stopped_early", "pruned"):
+        return [resume, generate]
+    further = override_to_continue(status, _pruner(root), _prolonged(results, steps))
+    return [generate, f"{resume} {further}".rstrip()]
+
+
+def _pruner(root: Path) -> str | None:
+    """Return the setting `search.pruner`, or None if the run belongs to no search."""
+    try:
+        record, _ = read_config(RunPaths(root).config_file)
+    except UserError:
+        return None
+    search = record.get("config", {}).get("search")
+    pruner = search.get("pruner") if isinstance(search, Mapping) else None
+    return pruner if isinstance(pruner, str) else None

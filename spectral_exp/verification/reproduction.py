@@ -335,7 +335,7 @@ def _train(code: Sequence[Path], overrides: Sequence[str], new: RunPaths, extent
     if not extent.to_the_end:
         # The signal may reach a process that is already exiting.
         expected |= {128 + signal.SIGTERM, -signal.SIGTERM}
-    if extent.status == "failed":
+    if extent.status in ("failed", "diverged"):
         expected.add(1)  # the repetition fails too
     if process.returncode not in expected:
         messages.print_held()

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from spectral_exp.config.conf_dir import CONF_DIR
+from spectral_exp.monitoring import CheckpointManager
 from spectral_exp.runs.layout import RunPaths
 from tests.conftest import built_once
 from tests.distributed.driver import Processes, Run, problems, train_here
@@ -109,8 +110,8 @@ def leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 def state_of(root: Path) -> dict[str, Any]:
     paths = RunPaths(root)
-    newest = paths.checkpoint_file(max(paths.checkpoint_steps()))
-    saved = torch.load(newest, weights_only=True)
+    saved = CheckpointManager(root, enabled=False).load_checkpoint(max(paths.checkpoint_steps()))
+    assert saved is not None
     return {name: x for section in SECTIONS for name, x in leaves(saved[section], section)}
 
 

@@ -46,7 +46,9 @@ def called(capsys: Capsys, *arguments: str) -> tuple[int, str, str]:
 
 
 def test_a_job_is_submitted_and_recorded(folder: Path, capsys: Capsys) -> None:
-    Path("cluster.txt").write_text("--partition gpu --time 2:00:00  # ours\n--setup 'echo a b'\n")
+    # A secret may be named, as long as its value is not in the script.
+    setup = "--setup 'export API_KEY=$(cat key)' --setup 'echo a b'"
+    Path("cluster.txt").write_text(f"--partition gpu --time 2:00:00  # ours\n{setup}\n")
     code, printed, errors = called(
         capsys, "slurm", "@cluster.txt", "--cpus", "2", *TRAINING, "experiment_id=run_1"
     )
@@ -62,7 +64,7 @@ def test_a_job_is_submitted_and_recorded(folder: Path, capsys: Capsys) -> None:
     )
     script = (kept / "slurm.sh").read_text()
     assert "#SBATCH --partition=gpu\n#SBATCH --time=2:00:00\n" in script
-    assert "set -e\necho a b\nset +e\n" in script
+    assert "set -e\nexport API_KEY=$(cat key)\necho a b\nset +e\n" in script
     assert stat.S_IMODE((kept / "slurm.sh").stat().st_mode) & 0o100
     (line,) = (kept / "submissions.jsonl").read_text().splitlines()
     record = json.loads(line)
@@ -135,6 +137,7 @@ def test_a_job_for_ray_is_submitted_by_its_own_command(folder: Path, capsys: Cap
     assert f"  cancel  ray job stop {address} {name}\n" in printed
 
 
+SECRET = "Xq93kd8ZpwL1"
 MISTAKES = [
     (["slurm", *TRAINING, "model.n_embdd=3"], "model.n_embdd is not a setting; did you mean"),
     (["slurm", *TRAINING, "training.max_steps=-1"], "training.max_steps=-1 must be"),
@@ -144,6 +147,13 @@ MISTAKES = [
     (["slurm", "--", "--help"], "--help is no flag of a training job"),
     (["slurm", "--time", "x", *TRAINING], "--time='x' must be minutes, hours"),
     (["slurm", *TRAINING, "+x.password=Xq93kd8Zpw1"], "x.password is a secret, which is never"),
+    (
+        ["slurm", "--setup", "ls", "--setup", f"export API_KEY={SECRET}", *TRAINING],
+        "--setup holds a",
+    ),
+    (["ray", "--prefix", f"env DB_PASSWORD={SECRET}", *TRAINING], "--prefix holds a secret"),
+    (["slurm", f"--sbatch=--export=HF_TOKEN={SECRET}", *TRAINING], "--sbatch holds a secret"),
+    (["slurm", f"--srun=--export=HF_TOKEN={SECRET}", *TRAINING], "--srun holds a secret"),
     (["slurm", *TRAINING, "experiment_id=.."], "experiment_id=.. must be a plain folder name"),
     (["slurm", "@missing.txt"], "[Errno 2] No such file or directory: 'missing.txt'"),
     (["slurm", "--prefix", "'", *TRAINING], "--prefix=' must be words of a shell"),
@@ -162,6 +172,7 @@ def test_mistakes_are_reported_before_anything_is_written(
     assert code == 2
     assert errors.startswith(f"error: {message}")
     assert errors.count("\n") == 1
+    assert SECRET not in errors
     assert not (folder / "outputs").exists()
 
 

@@ -270,11 +270,11 @@ def test_too_many_bad_steps_in_a_row_end_the_run_with_advice(tmp_path: Path) -> 
             runner.run()
         assert runner.state.step == 7
     found = results(tmp_path)
-    assert found["status"] == "failed"
+    assert found["status"] == "diverged"
     assert "3 steps in a row" in found["error"]
     assert found["totals"]["bad_steps"] == 5
     assert found["final_metrics"]["loss"] == "NaN"
-    assert "failed" in summary(tmp_path)
+    assert "diverged" in summary(tmp_path)
 
 
 # --- early stopping -------------------------------------------------------------------------------
@@ -398,7 +398,7 @@ def test_a_pruned_run_ends_as_an_early_stop_does_and_goes_on_only_without_its_pr
     found = results(pruned)
     assert (found["status"], found["pruned_because"]) == ("pruned", "val_bpb is worse")
     assert (found["final_metrics"]["step"], found["totals"]["steps"]) == (8, 8)
-    assert "search.pruner=none" in summary(pruned)
+    assert f"resume={pruned}\n" in summary(pruned) + "\n"  # it belongs to no search
     run = load_run(pruned)
     assert not run.finished
     reason = why_unfinished(run)

@@ -53,7 +53,7 @@ from spectral_exp.results.paper.setup import setup
 from spectral_exp.runs.evaluations import evaluation_conditions
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.metric_names import METRICS, metric_info
-from spectral_exp.runs.overrides import BUDGET
+from spectral_exp.runs.overrides import BUDGET, override_to_continue
 from spectral_exp.runs.parts import PARTS
 from spectral_exp.runs.run import Run
 
@@ -302,11 +302,7 @@ def _commands(run: Run) -> tuple[Block, ...]:
     word = shlex.quote(f"./{place}" if place.startswith("-") else place)
     reached = dig(run.results, "budget.reached")
     limit = reached if reached in BUDGET else "training.max_steps"
-    more = {
-        "completed": f" {limit}=MORE",
-        "stopped_early": " training.patience=null",
-        "pruned": " search.pruner=none",
-    }.get(run.status, "")
+    more = override_to_continue(run.status, run.settings.get("search.pruner"), f"{limit}=MORE")
     resume = ["python", "-m", "spectral_exp.train", f"resume={place}", *more.split()]
     text = read_passage("report", "commands").strip("`\n")
     text = text.replace("{{resume}}", appendix.wrap_command(resume)).replace("{{run}}", word)
