@@ -76,7 +76,7 @@ def test_runs_of_one_group_that_differ_give_no_verdict_on_time() -> None:
     far = compared(timed("classic", QUIET), timed("wave", BUSY), "train_s")
     assert far.separated
     equal = compare(
-        [timed("classic", BUSY), timed("wave", tuple(x + 0.1 for x in BUSY))],
+        [timed("classic", BUSY), timed("wave", tuple(x + 0.1 * i for i, x in enumerate(BUSY)))],
         "train_s",
         baseline="classic",
         margin=5.0,
