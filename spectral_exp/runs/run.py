@@ -25,6 +25,9 @@ _PASSES = 3
 """FLOPs of a training step over those of its forward pass; the backward pass takes twice these."""
 
 
+_MIN_SPEEDS = 8  # fewest logged speeds for a quantile
+
+
 @dataclass(frozen=True)
 class MetricSummary:
     """Statistics of a metric.
@@ -96,6 +99,7 @@ class Run:
         evaluations: the records of `evaluations.jsonl`, oldest first (see `runs.evaluations`).
         known_metrics: summaries of all metrics from the index, or None to read the file on demand.
         known_last_step: the last logged step from the index, or None.
+        known_speeds: `logged_speeds` from the index, empty if there are too few; None reads them.
         read_series: returns the series of a metric; None reads the file of the run.
     """
 
@@ -116,6 +120,7 @@ class Run:
         default=None, repr=False, compare=False
     )
     known_last_step: int | None = field(default=None, repr=False, compare=False)
+    known_speeds: Sequence[float] | None = field(default=None, repr=False, compare=False)
     read_series: Callable[[str], Series] | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -275,6 +280,13 @@ class Run:
         n_known = len(times) if is_known.all() else int(np.argmin(is_known))
         return steps[:n_known], times[:n_known]
 
+    @property
+    def logged_speeds(self) -> Sequence[float]:
+        """Median and 90 % quantile of the logged tokens per second, or nothing below 8 entries."""
+        if self.known_speeds is not None:
+            return self.known_speeds
+        return summarize_speeds(self.series("tokens_per_s"))
+
     def final_step(self, metric: str) -> int | None:
         """Return the step of `value(metric)`, or None if the metric was never logged."""
         if parse_evaluation(metric) is not None:
@@ -345,6 +357,14 @@ class Run:
     @functools.cached_property
     def _summaries(self) -> dict[str, MetricSummary]:
         return {name: MetricSummary.of(series) for name, series in self._metric_file.series.items()}
+
+
+def summarize_speeds(series: Series) -> list[float]:
+    """Return median and 90 % quantile of the positive values, or nothing below 8 values."""
+    speeds = series.values[np.isfinite(series.values) & (series.values > 0)]
+    if len(speeds) < _MIN_SPEEDS:
+        return []
+    return [float(value) for value in np.quantile(speeds, (0.5, 0.9))]
 
 
 def _whole_steps(steps: float) -> int:
