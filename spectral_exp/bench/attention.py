@@ -17,11 +17,10 @@ from spectral_exp.bench.measure import Figures, Line, Options, Section, Spread, 
 from spectral_exp.core.allocator import keep_freed_memory
 from spectral_exp.models.attention import (
     Attention,
-    DotProductAttention,
     InterferenceAttention,
     PhasorAttention,
-    RotaryAttention,
 )
+from spectral_exp.models.dot_product import DotProductAttention, RotaryAttention
 from spectral_exp.models.pure_wave import PureWaveAttention, RunningSums
 
 DOT_PRODUCT = "dot_product"

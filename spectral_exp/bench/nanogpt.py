@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spectral_exp.losses.cross_entropy import CrossEntropy
-from spectral_exp.models.attention import DotProductAttention
+from spectral_exp.models.dot_product import DotProductAttention
 from spectral_exp.models.embedding import StandardEmbedding
 from spectral_exp.models.gpt import GPT, MLP
 from spectral_exp.optim.adamw import build_adamw

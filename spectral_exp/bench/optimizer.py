@@ -20,7 +20,8 @@ from spectral_exp.bench import measure
 from spectral_exp.bench.measure import Figures, Line, Options, Section, Target
 from spectral_exp.bench.stacks import WAVE, Sizes, build
 from spectral_exp.core.allocator import keep_freed_memory
-from spectral_exp.optim.rgd import build_rgd, from_half_spectra, half_spectra
+from spectral_exp.optim.gate import from_half_spectra, half_spectra
+from spectral_exp.optim.rgd import build_rgd
 
 FUSED = "fused AdamW"
 LIMIT = "fused AdamW + 3 FFTs"

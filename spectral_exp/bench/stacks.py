@@ -11,7 +11,8 @@ from torch import nn
 
 from spectral_exp.losses import QFE
 from spectral_exp.losses.cross_entropy import CrossEntropy, Loss
-from spectral_exp.models.attention import DotProductAttention, InterferenceAttention
+from spectral_exp.models.attention import InterferenceAttention
+from spectral_exp.models.dot_product import DotProductAttention
 from spectral_exp.models.embedding import StandardEmbedding
 from spectral_exp.models.gpt import GPT, MLP
 from spectral_exp.models.wave import WaveEmbedding

@@ -7,7 +7,6 @@ the lock of the run directory meanwhile.
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -18,13 +17,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from spectral_exp.config.budget import make_budget
 from spectral_exp.config.construct import Constructor, construct
 from spectral_exp.config.device import resolve_device, usable_cpus
 from spectral_exp.config.distributed import make_distributed_settings
 from spectral_exp.config.folders import refuse_unwritable, trial_folder
 from spectral_exp.config.globals import Globals
-from spectral_exp.config.optimizer import build_optimizer, make_optimizer
+from spectral_exp.config.optimizer import make_optimizer
 from spectral_exp.config.parts import ROLES, make_dataset, make_model, make_part
+from spectral_exp.config.processes import divide, make_ranks
 from spectral_exp.config.roles import Role
 from spectral_exp.config.samples import build_sampler, plot_sample, prompt_ids
 from spectral_exp.config.search import make_search_settings
@@ -59,6 +60,7 @@ from spectral_exp.runs.layout import RunPaths, remove_unfinished_records
 from spectral_exp.runs.lock import RunLock
 from spectral_exp.runs.record import Parent
 from spectral_exp.runs.renamed import update_names
+from spectral_exp.training.budget import Budget
 from spectral_exp.training.resume import (
     find_known_text,
     find_parent,
@@ -67,6 +69,7 @@ from spectral_exp.training.resume import (
     refuse_before_start,
     refuse_changed_data,
     refuse_links,
+    refuse_shorter,
     resume_problems,
     warn_of_other_bits,
 )
@@ -101,6 +104,7 @@ class _Parts:
 
     globals: Globals
     settings: TrainingSettings
+    budget: Budget
     distributed: DistributedSettings
     device: torch.device
     dataset: Dataset
@@ -139,6 +143,7 @@ def check(
         if run_dir is not None and not problems and run_dir.is_dir():
             refuse_changed_data(RunPaths(run_dir), parts.dataset.fingerprints)
             refuse_before_start(config, RunPaths(run_dir))
+            refuse_shorter(RunPaths(run_dir), parts.budget)
         if not problems and not has_begun(run_dir):
             find_starting_point(config, parts.model, parts.optimizer, parts.dataset.tokenizer)
         if (url := parts.components["backup"].url) is not None:
@@ -203,7 +208,7 @@ def build(
         if is_new:
             model, tokenizer = parts.model, parts.dataset.tokenizer
             start = find_starting_point(config, model, parts.optimizer, tokenizer)
-        ranks = _ranks(parts, rendezvous)
+        ranks = make_ranks(parts.distributed, parts.device, parts.optimizer, rendezvous)
         parent = _begin_attempt(
             config, paths, parts, start, overrides, search, changed_settings, ranks
         )
@@ -239,7 +244,8 @@ def build_member(config: dict[str, Any], rendezvous: Rendezvous) -> Iterator[Run
             start = find_starting_point(config, model, parts.optimizer, tokenizer)
             if start is not None:
                 start.load(model, parts.optimizer)
-        yield _runner(config, paths, parts, _ranks(parts, rendezvous), lambda: None)
+        ranks = make_ranks(parts.distributed, parts.device, parts.optimizer, rendezvous)
+        yield _runner(config, paths, parts, ranks, lambda: None)
 
 
 def _without_components(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -251,37 +257,6 @@ def _without_components(config: Mapping[str, Any]) -> dict[str, Any]:
         if not issubclass(COMPONENTS[name], Observer)
     }
     return {**config, "monitoring": disabled}
-
-
-def _ranks(parts: _Parts, rendezvous: Rendezvous | None) -> Ranks:
-    if rendezvous is None:
-        return Ranks(parts.device)
-    if parts.distributed.strategy == "fsdp":
-        from spectral_exp.distributed.sharded_ranks import ShardedRanks
-
-        return ShardedRanks(rendezvous, parts.distributed, parts.device)
-    from spectral_exp.distributed.group import GroupRanks
-
-    ranks = GroupRanks(rendezvous, parts.distributed, parts.device)
-    if parts.distributed.shard_optimizer:
-        ranks.share_updates(parts.optimizer)
-    return ranks
-
-
-def _divide(
-    config: Mapping[str, Any], parts: _Parts, ranks: Ranks
-) -> tuple[GPT, torch.optim.Optimizer] | None:
-    """Return what this process trains if it holds a part of the model only, else None."""
-    if not ranks.is_sharded:
-        return None
-    from spectral_exp.distributed.sharded_ranks import ShardedRanks
-
-    assert isinstance(ranks, ShardedRanks)
-    model = parts.model
-    if ranks.world.is_main:
-        ranks.keep_copy(model, parts.optimizer)
-        model = copy.deepcopy(model)
-    return model, ranks.shard(model, model.blocks, lambda divided: build_optimizer(config, divided))
 
 
 def component_files(*, backed_up_only: bool = False) -> list[str]:
@@ -312,6 +287,7 @@ def _begin_attempt(
         The origin of the initial weights.
     """
     refuse_changed_data(paths, parts.dataset.fingerprints)
+    refuse_shorter(paths, parts.budget)
     parts.components["backup"].check()
     parts.dataset.tokenizer.save(paths.tokenizer)
     all_attempts = list_attempts(paths, overrides, search, ranks.describe())
@@ -379,11 +355,11 @@ def _assemble(
     optimizer = make_optimizer(config, model, make, trial)
     if optimizer is not None and distributed is not None and distributed.shard_optimizer:
         make.call("", lambda: refuse_unshareable(optimizer))
-    max_steps = 1 if settings is None else settings.max_steps
-    schedule = make_part(config, "schedule", make, max_steps=max_steps)
+    budget = make_budget(config, settings, model, make)
+    schedule = make_part(config, "schedule", make, max_steps=budget.schedule_steps)
     loss = make_part(config, "loss", make, vocab_size=vocab_size)
     sample = None if dataset is None else plot_sample(dataset).ids
-    components = _components(config, paths, make, sample_ids=sample, max_steps=max_steps)
+    components = _components(config, paths, make, sample_ids=sample, max_steps=budget.last_step)
     make.finish()
     assert dataset is not None
     assert distributed is not None
@@ -394,6 +370,7 @@ def _assemble(
     return _Parts(
         globals=replace(globals_, threads=threads),
         settings=settings,
+        budget=budget,
         distributed=distributed,
         device=device,
         dataset=dataset,
@@ -459,13 +436,14 @@ def _runner(
 ) -> Runner:
     settings, dataset, seed = parts.settings, parts.dataset, parts.globals.seed
     model, components = parts.model, parts.components
-    divided = _divide(config, parts, ranks)
+    divided = divide(config, model, parts.optimizer, ranks)
     trained = model if divided is None else divided[0]
     block_size = int(config["model"]["block_size"])
     token_bytes = dataset.tokenizer.token_bytes
     return Runner(
         paths=paths,
         settings=settings,
+        budget=parts.budget,
         seed=seed,
         threads=parts.globals.threads,
         device=parts.device,
@@ -478,6 +456,9 @@ def _runner(
         windows=EvalWindows(
             dataset.val, token_bytes, block_size, settings.batch_size, settings.eval_windows
         ),
+        test_windows=None
+        if dataset.test is None
+        else EvalWindows(dataset.test, token_bytes, block_size, settings.batch_size),
         data=dataset,
         sample=build_sampler(model, dataset, settings, seed, next(model.parameters()).device),
         plot_sample=plot_sample(dataset),

@@ -28,7 +28,7 @@ class Points:
         known = np.isfinite(x)
         if not known.all():
             x, y = x[known], y[known]
-        if len(x) > 1 and (np.diff(x) < 0).any():
+        if (x[1:] < x[:-1]).any():
             order = np.argsort(x, kind="stable")
             x, y = x[order], y[order]
         return cls(x, y)

@@ -63,7 +63,7 @@ class EvalWindows:
     """Fixed windows of a text for evaluation, evenly spaced and without overlap.
 
     Iteration yields (x, y, n_bytes): (B, T) int64 tensors on the CPU, with fewer rows in the last
-    batch if necessary, and the exact number of UTF-8 bytes of text in the targets y.
+    batch if necessary, and the exact number of UTF-8 bytes in the targets of each row, (B,).
 
     Args:
         tokens: (N,) ids, N > block_size.
@@ -74,6 +74,7 @@ class EvalWindows:
 
     Attributes:
         n_windows: total number of windows.
+        n_available: number of windows of the whole text.
         n_targets: total number of targets, n_windows * T.
     """
 
@@ -88,7 +89,7 @@ class EvalWindows:
         _check_windows(tokens, block_size, batch_size)
         is_allowed = max_windows is None or max_windows >= 1
         require(is_allowed, "max_windows", max_windows, ">= 1, or null for all")
-        available = (len(tokens) - 1) // block_size
+        self.n_available = available = (len(tokens) - 1) // block_size
         self.n_windows = available if max_windows is None else min(available, max_windows)
         self.n_targets = self.n_windows * block_size
         # Integer arithmetic spreads the selected windows over all that fit, without repetition.
@@ -101,10 +102,12 @@ class EvalWindows:
     def __len__(self) -> int:
         return -(-self.n_windows // self._batch_size)
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        import torch
+
         for first in range(0, self.n_windows, self._batch_size):
             rows = self._windows[self._starts[first : first + self._batch_size]]
-            yield (*_pair(rows), int(self._token_bytes[rows[:, 1:]].sum()))
+            yield (*_pair(rows), torch.from_numpy(self._token_bytes[rows[:, 1:]].sum(axis=1)))
 
 
 class SlidingWindows:

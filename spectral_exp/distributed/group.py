@@ -55,6 +55,7 @@ class GroupRanks(Ranks):
         self._agreed_signal: int | None = None
         self._main_waits = False
         self._last_bucket_s = 0.0
+        self._exchanged_use = [0.0, 0.0]
         self._facts = self._join()
 
     def _join(self) -> dict[str, Any]:
@@ -215,36 +216,47 @@ class GroupRanks(Ranks):
         return self._agreed_signal
 
     def exchange(self, step: int, parts: Sequence[Parts], count: int) -> Sequence[Parts]:
-        """Return the parts of the losses of all micro-batches, and exchange signals.
+        """Return the parts of the losses of all micro-batches, and exchange signals and use.
 
         On a CPU this is one operation on one vector of float64: a slot for each part of each
-        micro-batch, one for the signal of each process, and one for `main_may_wait`. Every slot is
-        written by one process and zero in the others, so the sum is exact. On an accelerator the
-        losses stay there.
+        micro-batch, one for the signal of each process, and one for `main_may_wait`. Each of these
+        is written by one process and zero in the others, so the sum is exact. The last two slots
+        are the sums of `add_use`. On an accelerator the losses stay there.
         """
         start_s = time.perf_counter()
         rank, size = self.world.rank, self.world.size
         names = list(parts[0])
-        flags = torch.zeros(size + 1, dtype=torch.float64)
+        flags = torch.zeros(size + 3, dtype=torch.float64)
         if self.stop is not None and self.stop.signal_number is not None:
             flags[rank] = self.stop.signal_number
         flags[size] = self.world.is_main and self.main_may_wait(step)
+        flags[size + 1 :] = torch.tensor(self._own_use, dtype=torch.float64)
+        self._own_use = [0.0, 0.0]
         slots = torch.zeros(count, len(names), dtype=torch.float64, device=self._device)
         for own, micro_batch in zip(parts, self.micro_batches(count), strict=True):
             slots[micro_batch] = torch.stack([own[name].detach().double() for name in names])
         if self._device.type == "cpu":
             vector = torch.cat([slots.flatten(), flags])
             dist.all_reduce(vector)
-            slots, flags = vector[: -size - 1].view_as(slots), vector[-size - 1 :]
+            slots, flags = vector[: -len(flags)].view_as(slots), vector[-len(flags) :]
         else:
             dist.all_reduce(slots, group=self._group)
             dist.all_reduce(flags)
         numbers = flags.tolist()
         self._agreed_signal = next((int(n) for n in numbers[:size] if n), None)
         self._main_waits = bool(numbers[size])
+        self._add_exchanged_use(numbers[size + 1 :])
         dtypes = [parts[0][name].dtype for name in names]
         self.communication_s += time.perf_counter() - start_s
         return [{name: row[i].to(dtypes[i]) for i, name in enumerate(names)} for row in slots]
+
+    def take_use(self) -> list[float]:
+        """Return the seconds of all processes that were exchanged since the last call."""
+        use, self._exchanged_use = self._exchanged_use, [0.0, 0.0]
+        return use
+
+    def _add_exchanged_use(self, use: Sequence[float]) -> None:
+        self._exchanged_use = [a + b for a, b in zip(self._exchanged_use, use, strict=True)]
 
     def batches_here(self, index: int) -> bool:
         """Return whether this process evaluates validation batch `index`."""
@@ -296,10 +308,13 @@ class GroupRanks(Ranks):
             raise self._rendezvous.cause(error) from error
 
     def leave(self) -> None:
-        """Wait until all processes have finished their last step together."""
+        """Wait until all processes have finished together, and exchange the last `add_use`."""
+        use = torch.tensor(self._own_use, dtype=torch.float64)
         # All steps are done, so that it does not matter if another process has ended already.
         with contextlib.suppress(RuntimeError):
-            dist.barrier()
+            dist.all_reduce(use)
+        self._add_exchanged_use(use.tolist())
+        self._own_use = [0.0, 0.0]
 
     def describe(self) -> dict[str, Any]:
         """Return the record of the processes: number, hosts, devices, backend and strategy."""

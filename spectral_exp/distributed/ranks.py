@@ -46,6 +46,7 @@ class Ranks:
         self._device = device or torch.device("cpu")
         self.stop: StopRequest | None = None
         self.main_may_wait: Callable[[int], bool] = lambda step: False
+        self._own_use = [0.0, 0.0]
 
     @property
     def stop_signal(self) -> int | None:
@@ -80,7 +81,7 @@ class Ranks:
     def exchange(self, step: int, parts: Sequence[Parts], count: int) -> Sequence[Parts]:
         """Return the named parts of the loss of all `count` micro-batches of `step`, in order.
 
-        Stop signals are exchanged too.
+        Stop signals and `add_use` are exchanged too.
 
         Args:
             step: the current step.
@@ -88,6 +89,16 @@ class Ranks:
             count: number of micro-batches of the step.
         """
         return parts
+
+    def add_use(self, cpu_s: float, device_s: float) -> None:
+        """Record processor and device seconds of this process, for the next `exchange`."""
+        self._own_use[0] += cpu_s
+        self._own_use[1] += device_s
+
+    def take_use(self) -> list[float]:
+        """Return the seconds of all processes that were exchanged since the last call."""
+        use, self._own_use = self._own_use, [0.0, 0.0]
+        return use
 
     def batches_here(self, index: int) -> bool:
         """Return whether this process evaluates validation batch `index`."""
@@ -143,7 +154,7 @@ class Ranks:
         return _NOTHING
 
     def leave(self) -> None:
-        """Wait until all processes have finished their last step together."""
+        """Wait until all processes have finished together, and exchange the last `add_use`."""
 
     def describe(self) -> dict[str, Any]:
         """Return the record of the processes: their number, hosts and devices."""

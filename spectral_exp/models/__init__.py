@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from spectral_exp.models.attention import DotProductAttention as DotProductAttention
 from spectral_exp.models.attention import InterferenceAttention as InterferenceAttention
 from spectral_exp.models.attention import PhasorAttention as PhasorAttention
-from spectral_exp.models.attention import RotaryAttention as RotaryAttention
+from spectral_exp.models.dot_product import ALiBiAttention as ALiBiAttention
+from spectral_exp.models.dot_product import DotProductAttention as DotProductAttention
+from spectral_exp.models.dot_product import NoPositionAttention as NoPositionAttention
+from spectral_exp.models.dot_product import RotaryAttention as RotaryAttention
 from spectral_exp.models.embedding import StandardEmbedding as StandardEmbedding
 from spectral_exp.models.generation import generate as generate
 from spectral_exp.models.gpt import GPT as GPT

@@ -1,4 +1,4 @@
-"""Causal multi-head attention: the common interface and the four softmax variants.
+"""Causal multi-head attention: the common interface, and softmax attention between waves.
 
 Each variant computes its own queries and keys from x, then calls PyTorch's fused attention once.
 
@@ -158,17 +158,20 @@ class SoftmaxAttention(Attention):
         """Return the operations per token between the projections and the queries and keys."""
         return 0
 
+    def score_bias(self, T: int, S: int) -> Tensor | None:
+        """Return what is added to the scores (1, H, T, S) of T queries at the end of S tokens.
+
+        None adds nothing. Otherwise it is -infinity for tokens in the future.
+        """
+        return None
+
     def forward(self, x: Tensor, start: int = 0, state: LayerState | None = None) -> Tensor:
         """Mix tokens x (B, T, C) from position `start`, including the tokens held in `state`."""
         q, k, v = self._queries_keys_values(x, start)
         if isinstance(state, KeyValues):
             k, v = state.append(k, v)
         T, S = q.shape[2], k.shape[2]
-        # Only a later chunk of several tokens needs an explicit mask: a single token sees all
-        # before it.
-        mask = (
-            torch.ones(T, S, dtype=torch.bool, device=x.device).tril(S - T) if 1 < T < S else None
-        )
+        mask = self._mask(T, S, q)
         dropout = self.dropout if self.training else 0.0
         # Fused kernels need as many features as channels. Zeros change no dot product.
         features, channels = q.shape[-1], v.shape[-1]
@@ -177,7 +180,7 @@ class SoftmaxAttention(Attention):
         elif features > channels:
             v = F.pad(v, (0, features - channels))
         y = F.scaled_dot_product_attention(
-            q, k, v, mask, dropout, is_causal=T == S, scale=self.scale
+            q, k, v, mask, dropout, is_causal=mask is None and T == S, scale=self.scale
         )[..., :channels]
         mixed: Tensor = self.residual_dropout(self.output(y.transpose(1, 2).flatten(2)))
         return mixed
@@ -186,6 +189,9 @@ class SoftmaxAttention(Attention):
         """Return the mixing weights (B, H, T, T); row i holds the weights of tokens j <= i."""
         q, k, _ = self._queries_keys_values(x, 0)
         scores = self.scale * (upcast(q) @ upcast(k).transpose(-1, -2))
+        bias = self.score_bias(*scores.shape[-2:])
+        if bias is not None:
+            scores = scores + bias.to(scores)
         future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=x.device).triu(1)
         return scores.masked_fill(future, -math.inf).softmax(-1)
 
@@ -200,6 +206,19 @@ class SoftmaxAttention(Attention):
             linear + 2 * self.block_size * (self.score_width + self.n_embd) + self.feature_flops()
         )
 
+    def _mask(self, T: int, S: int, q: Tensor) -> Tensor | None:
+        """Return the mask of T queries at the end of S tokens, or None if a causal one is enough.
+
+        Only a later chunk of several tokens needs an explicit one: a single token sees all before
+        it.
+        """
+        bias = self.score_bias(T, S)
+        if bias is not None:
+            return bias.to(q)
+        if 1 < T < S:
+            return torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
+        return None
+
     def _queries_keys_values(self, x: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = self.project(x).split([self.score_width, self.score_width, self.n_embd], dim=-1)
         if not self.keeps_projection and torch.is_grad_enabled():
@@ -211,88 +230,6 @@ class SoftmaxAttention(Attention):
                 q, k = self.query_norm(upcast(q)), self.key_norm(upcast(k))
             q, k = self.queries_and_keys(q, k, start)
         return q.to(v.dtype), k.to(v.dtype), v
-
-
-class DotProductAttention(SoftmaxAttention):
-    """Scaled dot-product attention (Vaswani et al. 2017); settings as for SoftmaxAttention."""
-
-    def __init__(
-        self, n_embd: int, n_head: int, block_size: int, dropout: float = 0.0, bias: bool = False
-    ) -> None:
-        super().__init__(n_embd, n_head, block_size, dropout, bias, n_embd // n_head)
-        self.scale = (n_embd // n_head) ** -0.5
-
-    def queries_and_keys(self, q: Tensor, k: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        """Return the projections unchanged."""
-        return q, k
-
-
-class RotaryAttention(SoftmaxAttention):
-    """Attention with rotary positions (Su et al. 2021).
-
-    The d-th pair of channels turns by base^(-2d/D) radians per token.
-
-    Args:
-        base: > 1; a larger one makes the slowest pairs slower.
-        frequencies: "fixed", or "learned", one set of rates per layer that starts at these.
-        n_embd, n_head, block_size, dropout, bias: as for SoftmaxAttention.
-    """
-
-    carries_position = True
-    keeps_projection = False
-    wave_parameters = ("rates",)
-    cosines: Tensor
-    sines: Tensor
-
-    def __init__(
-        self,
-        n_embd: int,
-        n_head: int,
-        block_size: int,
-        dropout: float = 0.0,
-        bias: bool = False,
-        base: float = 10000.0,
-        frequencies: Literal["fixed", "learned"] = "fixed",
-    ) -> None:
-        head_size = n_embd // n_head
-        super().__init__(n_embd, n_head, block_size, dropout, bias, head_size)
-        self.scale = head_size**-0.5
-        require(
-            head_size % 2 == 0,
-            "n_embd",
-            n_embd,
-            f"n_head={n_head} times an even number for rotary attention",
-        )
-        require(1 < base < math.inf, "base", base, "a finite number > 1")
-        allowed = "fixed or learned"
-        require(frequencies in ("fixed", "learned"), "frequencies", frequencies, allowed)
-        self.rates: nn.Parameter | None = None
-        if frequencies == "learned":
-            self.rates = nn.Parameter(geometric_rates(head_size // 2, base=base))
-            return
-        # Angles in float64: float32 would be off by 1e-4 radians after some thousand tokens.
-        angles = torch.arange(block_size, dtype=torch.float64)[:, None] * geometric_rates(
-            head_size // 2, torch.float64, base
-        )
-        self.register_buffer(
-            "cosines", angles.cos().to(torch.get_default_dtype()), persistent=False
-        )
-        self.register_buffer("sines", angles.sin().to(torch.get_default_dtype()), persistent=False)
-
-    def queries_and_keys(self, q: Tensor, k: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        """Rotate channel pairs (d, d + D/2) of q and k by position times rate."""
-        end = start + q.shape[2]
-        if self.rates is None:
-            cosines, sines = self.cosines[start:end], self.sines[start:end]
-        else:
-            positions = torch.arange(start, end, device=q.device, dtype=self.rates.dtype)
-            angles = positions[:, None] * self.rates
-            cosines, sines = angles.cos(), angles.sin()
-        return _rotate(upcast(q), cosines, sines), _rotate(upcast(k), cosines, sines)
-
-    def feature_flops(self) -> int:
-        """Count three operations per channel of q and k for the rotation."""
-        return 6 * self.score_width
 
 
 class InterferenceAttention(SoftmaxAttention):
@@ -346,17 +283,18 @@ class PhasorAttention(SoftmaxAttention):
 
     q and k each consist of an amplitude A = softplus(.) and a phase p per head and wave, both
     projected from x; position t advances the phase by omega t. Since cos(x - y) = cos x cos y + sin
-    x sin y, the score is a dot product of the 2W features [A cos p, A sin p]. Two parameters are
-    learned per head: tau, which starts at 1, and W rates omega, which start at 10000^(-w/W) radians
-    per token.
+    x sin y, the score is a dot product of the 2W features [A cos p, A sin p]. Each head learns tau,
+    which starts at 1, and has W rates omega, which are or start at 10000^(-w/W) radians per token.
 
     Args:
         n_wave: W.
+        frequencies: "learned", W rates per head, or "fixed".
         n_embd, n_head, block_size, dropout, bias: as for SoftmaxAttention.
     """
 
     carries_position = True
     wave_parameters = ("omega", "tau")
+    omega: Tensor
 
     def __init__(
         self,
@@ -366,11 +304,18 @@ class PhasorAttention(SoftmaxAttention):
         dropout: float = 0.0,
         bias: bool = False,
         n_wave: int = 16,
+        frequencies: Literal["learned", "fixed"] = "learned",
     ) -> None:
         require(n_wave >= 1, "n_wave", n_wave, ">= 1")
+        allowed = "learned or fixed"
+        require(frequencies in ("learned", "fixed"), "frequencies", frequencies, allowed)
         super().__init__(n_embd, n_head, block_size, dropout, bias, 2 * n_wave)
         self.n_wave = n_wave
-        self.omega = nn.Parameter(geometric_rates(n_wave).repeat(n_head, 1))
+        rates = geometric_rates(n_wave).repeat(n_head, 1)
+        if frequencies == "learned":
+            self.omega = nn.Parameter(rates)
+        else:
+            self.register_buffer("omega", rates, persistent=False)
         self.tau = nn.Parameter(torch.ones(n_head))
 
     def queries_and_keys(self, q: Tensor, k: Tensor, start: int) -> tuple[Tensor, Tensor]:
@@ -445,20 +390,14 @@ class _ToLength(torch.autograd.Function):
         return x_grad, x_grad.sum_to_size(ctx.shift_shape), along.sum_to_size(length.shape), None
 
 
-def _rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Rotate pairs (x_d, x_{d + D/2}) of x (B, H, T, D) by angles given as (T, D/2)."""
-    a, b = x.chunk(2, dim=-1)
-    return _concatenate(a * cosines - b * sines, a * sines + b * cosines)
-
-
 def _phasors(x: Tensor, shift: Tensor) -> Tensor:
     """Map amplitudes and phases (B, H, T, 2W) to [A cos p, A sin p] with p shifted by `shift`."""
     amplitude, phase = x.chunk(2, dim=-1)
     amplitude, phase = F.softplus(amplitude), phase + shift
-    return _concatenate(amplitude * torch.cos(phase), amplitude * torch.sin(phase))
+    return concatenate_heads(amplitude * torch.cos(phase), amplitude * torch.sin(phase))
 
 
-def _concatenate(a: Tensor, b: Tensor) -> Tensor:
+def concatenate_heads(a: Tensor, b: Tensor) -> Tensor:
     """Concatenate a and b (B, H, T, any) along the last axis, with heads inside tokens in memory.
 
     Fused attention returns the layout of its queries, and the output projection needs this one.

@@ -8,10 +8,12 @@ wave parameters and vectors have no such direction of their own and follow AdamW
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, overload
 
 import torch
+from torch import Tensor
 
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.optim.adamw import Parameters, as_groups, build_adamw, check_adam
@@ -96,14 +98,8 @@ def build_muon(
     Raises:
         UserError: this version of torch has no Muon.
     """
-    if not hasattr(torch.optim, "Muon"):
-        raise UserError(
-            f"optimizer: this torch ({torch.__version__}) has no Muon; install torch >= 2.9"
-        )
     check_adam("learning_rate", learning_rate, betas, eps, weight_decay)
-    require(0 <= momentum < 1, "momentum", momentum, ">= 0 and < 1")
-    require(1 <= ns_steps <= 99, "ns_steps", ns_steps, "between 1 and 99")
-    require(rate_scale in RATE_SCALES, "rate_scale", rate_scale, " or ".join(RATE_SCALES))
+    check_muon(momentum, ns_steps, rate_scale)
     matrices, others = _split(as_groups(params))
     parts: list[torch.optim.Optimizer] = []
     if matrices:
@@ -122,6 +118,47 @@ def build_muon(
     return JoinedOptimizer(parts)
 
 
+def check_muon(momentum: float, ns_steps: int, rate_scale: RateScale) -> None:
+    """Raise a SettingError for a setting out of range, or a UserError if torch has no Muon."""
+    if not hasattr(torch.optim, "Muon"):
+        raise UserError(
+            f"optimizer: this torch ({torch.__version__}) has no Muon; install torch >= 2.9"
+        )
+    require(0 <= momentum < 1, "momentum", momentum, ">= 0 and < 1")
+    require(1 <= ns_steps <= 99, "ns_steps", ns_steps, "between 1 and 99")
+    require(rate_scale in RATE_SCALES, "rate_scale", rate_scale, " or ".join(RATE_SCALES))
+
+
+def is_muon_matrix(parameter: Tensor, group: Mapping[str, Any]) -> bool:
+    """Return whether Muon updates a parameter of a group: a matrix whose role is "hidden"."""
+    return parameter.ndim == 2 and group.get("role", "hidden") == "hidden"
+
+
+def rate_factor(shape: Sequence[int], rate_scale: RateScale) -> float:
+    """Return the factor on the learning rate of a matrix of `shape`; see `build_muon`."""
+    n_rows, n_columns = shape
+    if rate_scale == "original":
+        return math.sqrt(max(1, n_rows / n_columns))
+    return 0.2 * math.sqrt(max(n_rows, n_columns))
+
+
+def nearly_orthogonal(matrices: Tensor, ns_steps: int) -> Tensor:
+    """Return what the iterations of torch's Muon make of matrices (N, R, C), in their type.
+
+    The iterations compute in bfloat16.
+    """
+    # Not public, but it has the bits of torch's Muon, whatever its version.
+    from torch.optim import _muon
+
+    coefficients = _muon.DEFAULT_A, _muon.DEFAULT_B, _muon.DEFAULT_C
+    results = [
+        # It would change a bfloat16 matrix in place.
+        _muon._zeropower_via_newtonschulz(matrix.clone(), coefficients, ns_steps, _muon.EPS)
+        for matrix in matrices
+    ]
+    return torch.stack(results).to(matrices.dtype)
+
+
 def _split(
     groups: list[dict[str, Any]],
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -129,9 +166,8 @@ def _split(
     matrices: list[dict[str, Any]] = []
     others: list[dict[str, Any]] = []
     for group in groups:
-        hidden = group.get("role", "hidden") == "hidden"
         for is_matrix, target in ((True, matrices), (False, others)):
-            chosen = [p for p in group["params"] if (hidden and p.ndim == 2) is is_matrix]
+            chosen = [p for p in group["params"] if is_muon_matrix(p, group) is is_matrix]
             if chosen:
                 target.append({**group, "params": chosen})
     return matrices, others

@@ -1,14 +1,7 @@
-"""Resonant Gradient Descent (RGD): AdamW with an update filtered in the frequency domain.
+"""Resonant Gradient Descent (RGD): an update filtered in the frequency domain.
 
-The filter passes the frequencies that parameter and update share. With F a real FFT, P the
-parameter, and U Adam's direction m_hat / (sqrt(v_hat) + eps):
-
-    rho = sqrt(|F P| / max|F P| * |F U| / max|F U|)
-    the update is F^-1((alpha rho + 1 - alpha) F U), alpha = resonance_strength * min(1, step /
-    warmup_steps)
-
-The first half of this module implements the filter in pure functions, the second half the
-optimizer.
+The filter (`gate`) passes the frequencies that a parameter and the direction U of its update share.
+U is Adam's m_hat / (sqrt(v_hat) + eps), or for hidden matrices Muon's nearly orthogonal matrix.
 """
 
 from __future__ import annotations
@@ -26,10 +19,21 @@ from torch.optim.adamw import adamw
 from spectral_exp.core.errors import require
 from spectral_exp.optim.adamw import FUSED_DEVICES, Parameters, check_adam
 from spectral_exp.optim.eager import EagerOptimizer
+from spectral_exp.optim.gate import gated_directions, resonance_strength_at
 from spectral_exp.optim.matrix_updates import MatrixOwners, MatrixUpdate, SoleOwner
+from spectral_exp.optim.muon import (
+    RateScale,
+    check_muon,
+    is_muon_matrix,
+    nearly_orthogonal,
+    rate_factor,
+)
 
 Gate: TypeAlias = Literal["none", "channels", "both"]
 GATES = ("none", "channels", "both")
+
+Direction: TypeAlias = Literal["adam", "muon"]
+DIRECTIONS = ("adam", "muon")
 
 # Roles whose first axis indexes tokens, which have no meaningful order.
 TABLE_ROLES = ("embedding", "head", "wave")
@@ -39,101 +43,8 @@ _CPU_BATCH = 2**18
 _GPU_BATCH = 2**24
 
 
-def resonance_strength_at(step: Tensor, strength: float, warmup_steps: int) -> Tensor:
-    """Return alpha at `step` (any shape, from 1) in float64.
-
-    It grows linearly to `strength` over the first `warmup_steps`.
-    """
-    if warmup_steps == 0:
-        return torch.full_like(step, strength, dtype=torch.float64)
-    return strength * (step.double() / warmup_steps).clamp(max=1.0)
-
-
-def gated_directions(
-    parameters: Tensor, directions: Tensor, resonant: Tensor, rest: Tensor, both_axes: bool = True
-) -> tuple[Tensor, Tensor]:
-    """Return F^-1((resonant rho + rest) F U) and the mean rho of N matrices, each independently.
-
-    Parameters of more than two dimensions are flattened to a matrix of the first dimension by the
-    rest. Half precisions are transformed in float32. rho is 0 for a zero matrix.
-
-    Args:
-        parameters: P, (N, R, ...).
-        directions: U, (N, R, ...).
-        resonant, rest: filter coefficients (N): alpha and 1 - alpha, or multiples of them.
-        both_axes: if true, transform along both axes; if false, transform each row as a signal with
-            its own maximum.
-
-    Returns:
-        The filtered directions, like `directions`, and the means (N).
-    """
-    matrices, updates = _matrices(parameters), _matrices(directions)
-    width = matrices.shape[2]
-    axes = (-2, -1) if both_axes else (-2,)
-    # rho is the fourth root of the product of both powers, which avoids the two magnitudes. It is
-    # computed as 1 / sqrt(1 / sqrt(x)), which is faster than a power of 1/4; 0 maps to infinity and
-    # back to 0.
-    rho = _relative_power(half_spectra(matrices, both_axes), axes)
-    spectra = half_spectra(updates, both_axes)
-    rho.mul_(_relative_power(spectra, axes)).rsqrt_().rsqrt_()
-    means = _means_of_halves(rho, width)
-    resonant, rest = (coefficients[:, None, None].to(rho) for coefficients in (resonant, rest))
-    spectra.mul_(rho.mul_(resonant).add_(rest))
-    filtered = from_half_spectra(spectra, width, both_axes)
-    return filtered.reshape(directions.shape).to(directions.dtype), means
-
-
-def _matrices(x: Tensor) -> Tensor:
-    x = x.flatten(2)
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
-
-
-def half_spectra(matrices: Tensor, both_axes: bool = True) -> Tensor:
-    """Return half the spectra of `matrices` (N, R, C), as (N, C // 2 + 1, R).
-
-    The other half mirrors it.
-    Two one-dimensional transforms leave the result transposed in memory, which saves a copy in each
-    direction compared with one two-dimensional transform.
-    """
-    rows = torch.fft.rfft(matrices)
-    spectra: Tensor = torch.fft.fft(rows, dim=1) if both_axes else rows
-    return spectra.mT
-
-
-def from_half_spectra(spectra: Tensor, width: int, both_axes: bool = True) -> Tensor:
-    """Return the matrices (N, R, C) of half spectra (N, C // 2 + 1, R)."""
-    columns = torch.fft.ifft(spectra) if both_axes else spectra
-    # With rows of 2^n numbers the last transform, which runs across them, would miss the cache at
-    # every step.
-    N, K, R = columns.shape
-    padded = columns.new_empty(N, K, R + 8)[..., :R].copy_(columns)
-    matrices: Tensor = torch.fft.irfft(padded.mT, n=width)
-    return matrices
-
-
-def _relative_power(spectra: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """Return |spectra|^2 divided by its maximum along `axes`, or zeros if the maximum is 0."""
-    # Squaring real and imaginary parts in one call is contiguous and fast; only the sum separates
-    # them.
-    real, imag = torch.view_as_real(spectra).square().unbind(-1)
-    power = real + imag
-    peak = power.amax(dim=axes, keepdim=True)
-    return power.div_(peak.clamp_min_(torch.finfo(power.dtype).tiny))
-
-
-def _means_of_halves(rho: Tensor, width: int) -> Tensor:
-    """Return the means over full spectra of `width` columns from half `rho` (N, C // 2 + 1, R).
-
-    Every column counts twice, except the first one and, for an even width, the last one.
-    """
-    total = 2 * rho.sum((1, 2)) - rho[:, 0].sum(1)
-    if width % 2 == 0:
-        total -= rho[:, -1].sum(1)
-    return total / (rho.shape[2] * width)
-
-
 class RGD(EagerOptimizer):
-    """Resonant Gradient Descent, defined in the module docstring.
+    """Resonant Gradient Descent: parameters follow directions that `gate` filters.
 
     Parameters of fewer than two dimensions are updated by plain AdamW. With `gate_every` = k > 1
     only every k-th step computes transforms. The unfiltered part (1 - alpha) U is applied in every
@@ -145,14 +56,17 @@ class RGD(EagerOptimizer):
             "role" (default "hidden") selects its gate: "embedding", "head" and "wave" follow
             `gate_embeddings`, all other matrices are gated along both axes.
         lr: learning rate, >= 0.
-        betas: decay of the mean and of the mean square of gradients, each >= 0 and < 1.
+        betas: decay of Adam's mean and mean square of gradients, each >= 0 and < 1.
         eps: > 0, added to the root of the mean square.
         weight_decay: >= 0, decoupled from the gradient.
-        resonance_strength: between 0, which is AdamW without transforms, and 1.
+        resonance_strength: between 0, which is AdamW or Muon without transforms, and 1.
         warmup_steps: steps over which the strength grows from 0, >= 0.
         gate_embeddings: "none" leaves tables ungated; "channels" gates each token's vector
             independently; "both" gates a table like any other matrix.
         gate_every: k, >= 1.
+        direction: "adam", or "muon" for the matrices that `build_muon` gives to Muon. All other
+            parameters follow Adam. Muon needs k = 1 and cannot step conditionally.
+        momentum, nesterov, ns_steps, rate_scale: of Muon, as for `build_muon`.
 
     Attributes:
         owners: where matrices are gated. On several processes each batch of matrices that one
@@ -165,13 +79,18 @@ class RGD(EagerOptimizer):
         self,
         params: Parameters,
         lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: tuple[float, float] = (0.9, 0.99),
         eps: float = 1e-8,
-        weight_decay: float = 0.01,
+        weight_decay: float = 0.1,
         resonance_strength: float = 0.3,
         warmup_steps: int = 500,
         gate_embeddings: Gate = "none",
         gate_every: int = 1,
+        direction: Direction = "adam",
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        ns_steps: int = 5,
+        rate_scale: RateScale = "match_rms_adamw",
     ) -> None:
         defaults: dict[str, Any] = {
             "lr": lr,
@@ -183,6 +102,15 @@ class RGD(EagerOptimizer):
             "gate_embeddings": gate_embeddings,
             "gate_every": gate_every,
         }
+        require(direction in DIRECTIONS, "direction", direction, " or ".join(DIRECTIONS))
+        if direction == "muon":  # groups and checkpoints of Adam have no settings of Muon
+            defaults |= {
+                "direction": direction,
+                "momentum": momentum,
+                "nesterov": nesterov,
+                "ns_steps": ns_steps,
+                "rate_scale": rate_scale,
+            }
         self._resonance: Tensor | None = None
         self._finite: Tensor | None = None
         super().__init__(params, defaults)
@@ -200,6 +128,11 @@ class RGD(EagerOptimizer):
         require(warmup >= 0, "warmup_steps", warmup, ">= 0")
         require(gate in GATES, "gate_embeddings", gate, "one of " + ", ".join(GATES))
         require(group["gate_every"] >= 1, "gate_every", group["gate_every"], ">= 1")
+        if group.get("direction") == "muon":
+            check_muon(group["momentum"], group["ns_steps"], group["rate_scale"])
+            remedy = "Muon's directions take much longer than their gate"
+            is_usual = group["gate_every"] == 1
+            require(is_usual, "gate_every", group["gate_every"], "1 with direction=muon", remedy)
         super().add_param_group(param_group)
 
     @overload
@@ -232,11 +165,12 @@ class RGD(EagerOptimizer):
 
     @property
     def can_step_conditionally(self) -> bool:
-        """Whether `step_if` is supported: all kernels are fused and `gate_every` is 1."""
-        fused = all(
-            _is_fused(parameter) for group in self.param_groups for parameter in group["params"]
+        """Whether `step_if` is supported: Adam's fused kernels only, and `gate_every` is 1."""
+        return all(
+            group["gate_every"] == 1
+            and all(_is_fused(p) and not _follows_muon(p, group) for p in group["params"])
+            for group in self.param_groups
         )
-        return fused and all(group["gate_every"] == 1 for group in self.param_groups)
 
     def step_if(self, finite: Tensor) -> None:
         """Step only if `finite`, a 0-dimensional bool on the device of the parameters, is true.
@@ -261,18 +195,28 @@ class RGD(EagerOptimizer):
         uses_gate = gate != "none" and group["resonance_strength"] > 0
         parameters = [p for p in group["params"] if p.grad is not None]
         for parameter in parameters:
-            self._prepare(parameter)
+            self._prepare(parameter, group)
         gated = [p for p in parameters if uses_gate and p.ndim >= 2]
-        self._adamw([p for p in parameters if not uses_gate or p.ndim < 2], group)
-        # With one process, an update is applied before the next is requested.
-        requests, passed_on = tee(
-            self._gate_updates(self._batches(gated), group, both_axes=gate == "both")
-        )
+        ungated = [p for p in parameters if not uses_gate or p.ndim < 2]
+        self._adamw([p for p in ungated if not _follows_muon(p, group)], group)
+        self._muon([p for p in ungated if _follows_muon(p, group)], group)
         means = []
-        for request, (updates, rho) in zip(requests, self.owners.compute(passed_on), strict=True):
+        requests = self._gate_updates(self._batches(gated), group, both_axes=gate == "both")
+        for request, updates, rho in self._compute(requests):
             torch._foreach_sub_([self.owners.local(p) for p in request.parameters], list(updates))
             means.append(rho)
         return means
+
+    def _compute(
+        self, requests: Iterable[MatrixUpdate]
+    ) -> Iterator[tuple[MatrixUpdate, Tensor, Tensor]]:
+        """Yield each request with its update and its numbers.
+
+        With one process, an update can be applied before the next is requested.
+        """
+        requests, passed_on = tee(requests)
+        for request, result in zip(requests, self.owners.compute(passed_on), strict=True):
+            yield request, *result
 
     def _batches(self, parameters: list[Tensor]) -> list[list[Tensor]]:
         """Group parameters of equal shape, type and layout into batches for one call of the gate.
@@ -301,15 +245,19 @@ class RGD(EagerOptimizer):
         """Update the moments of all batches and yield what is to be gated in this step."""
         for batch in batches:
             states = [self.state[p] for p in batch]
-            shares, directions = (
-                [self.owners.local(p) for p in batch],
-                self._directions(batch, group),
-            )
+            shares = [self.owners.local(p) for p in batch]
+            follows_muon = _follows_muon(batch[0], group)
+            if follows_muon:
+                directions = self._averages(batch, group)
+            else:
+                directions = self._directions(batch, group)
             steps = torch.stack([state["step"] for state in states])
             alpha = resonance_strength_at(steps, group["resonance_strength"], group["warmup_steps"])
             lr, interval = group["lr"], group["gate_every"]
             rate = lr if self._finite is None else lr * self._finite.double()
             torch._foreach_mul_(shares, 1 - rate * group["weight_decay"])
+            if follows_muon:
+                rate = rate * rate_factor(batch[0].shape, group["rate_scale"])
             filters = rate * alpha, rate * (1 - alpha)
             if interval > 1 or "pending" in states[0]:
                 self._add_pending(batch, directions, lr * alpha, lr * (1 - alpha), interval)
@@ -320,6 +268,8 @@ class RGD(EagerOptimizer):
             gate = partial(
                 gated_directions, resonant=filters[0], rest=filters[1], both_axes=both_axes
             )
+            if follows_muon:
+                gate = partial(_gate_orthogonal, gate=gate, ns_steps=group["ns_steps"])
             yield MatrixUpdate(batch, (_stack(shares), directions), gate, is_rowwise=not both_axes)
 
     def _directions(self, batch: list[Tensor], group: dict[str, Any]) -> Tensor:
@@ -331,6 +281,39 @@ class RGD(EagerOptimizer):
         directions = torch.zeros_like(first)[None] if n == 1 else first.new_zeros(n, *shape)
         self._adamw(batch, {**group, "lr": -1.0, "weight_decay": 0.0}, moved=list(directions))
         return directions
+
+    def _averages(self, batch: list[Tensor], group: dict[str, Any]) -> Tensor:
+        """Update Muon's averages of a batch and return what is to be orthogonalised, stacked."""
+        averages = []
+        for p in batch:
+            assert p.grad is not None
+            state = self.state[p]
+            state["step"] += 1
+            gradient, average = map(self.owners.local, (p.grad, state["momentum_buffer"]))
+            average.lerp_(gradient, 1 - group["momentum"])
+            if group["nesterov"]:
+                average = gradient.lerp(average, group["momentum"])
+            averages.append(average)
+        return _stack(averages)
+
+    def _muon(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """Apply one step of Muon, with the bits of torch's."""
+        for request, updates, _ in self._compute(self._orthogonal_updates(parameters, group)):
+            # One multiply-add, as in torch: a product of its own would be rounded twice.
+            factor = rate_factor(request.parameters[0].shape, group["rate_scale"])
+            for p, update in zip(request.parameters, updates, strict=True):
+                self.owners.local(p).add_(update, alpha=-(float(group["lr"]) * factor))
+
+    def _orthogonal_updates(
+        self, parameters: list[Tensor], group: dict[str, Any]
+    ) -> Iterator[MatrixUpdate]:
+        """Update Muon's averages, decay the parameters, and yield what is to be orthogonalised."""
+        for batch in self._batches(parameters):
+            averages = self._averages(batch, group)
+            for p in batch:
+                self.owners.local(p).mul_(1 - group["lr"] * group["weight_decay"])
+            compute = partial(_orthogonalise, ns_steps=group["ns_steps"])
+            yield MatrixUpdate(batch, (averages,), compute)
 
     def _add_pending(
         self, batch: list[Tensor], directions: Tensor, resonant: Tensor, rest: Tensor, interval: int
@@ -384,14 +367,15 @@ class RGD(EagerOptimizer):
             found_inf=None if self._finite is None else (~self._finite).float(),
         )
 
-    def _prepare(self, parameter: Tensor) -> None:
+    def _prepare(self, parameter: Tensor, group: dict[str, Any]) -> None:
         """Create the state of a parameter if missing, with the step on the device of the kernel."""
         state = self.state[parameter]
         if not state:
             device = parameter.device if _is_fused(parameter) else "cpu"
             state["step"] = torch.zeros((), dtype=torch.float32, device=device)
-            state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-            state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+            is_muon = _follows_muon(parameter, group)
+            for name in ("momentum_buffer",) if is_muon else ("exp_avg", "exp_avg_sq"):
+                state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
         if _is_fused(parameter):
             state["step"] = state["step"].to(parameter.device)
 
@@ -405,18 +389,47 @@ def _is_fused(parameter: Tensor) -> bool:
     return parameter.device.type in FUSED_DEVICES
 
 
+def _follows_muon(parameter: Tensor, group: dict[str, Any]) -> bool:
+    return group.get("direction") == "muon" and is_muon_matrix(parameter, group)
+
+
+def _gate_orthogonal(
+    parameters: Tensor,
+    averages: Tensor,
+    gate: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    ns_steps: int,
+) -> tuple[Tensor, Tensor]:
+    """Return the gated directions of Muon and the means of rho; see `MatrixUpdate.compute`."""
+    return gate(parameters, nearly_orthogonal(averages, ns_steps))
+
+
+def _orthogonalise(averages: Tensor, ns_steps: int) -> tuple[Tensor, Tensor]:
+    """Return the directions of Muon, and zeros instead of means; see `MatrixUpdate.compute`."""
+    directions = nearly_orthogonal(averages, ns_steps)
+    return directions, directions.new_zeros(len(directions))
+
+
 def build_rgd(
     params: Parameters,
     learning_rate: float = 1e-3,
-    betas: tuple[float, float] = (0.9, 0.999),
+    betas: tuple[float, float] = (0.9, 0.99),
     eps: float = 1e-8,
-    weight_decay: float = 0.01,
+    weight_decay: float = 0.1,
     resonance_strength: float = 0.3,
     warmup_steps: int = 500,
     gate_embeddings: Gate = "none",
     gate_every: int = 1,
+    direction: Direction = "adam",
+    momentum: float = 0.95,
+    nesterov: bool = True,
+    ns_steps: int = 5,
+    rate_scale: RateScale = "match_rms_adamw",
 ) -> RGD:
-    """Build RGD from configuration settings: those of the class, with `learning_rate` for `lr`."""
+    """Build RGD from configuration settings: those of the class, with `learning_rate` for `lr`.
+
+    Raises:
+        UserError: `direction` is "muon", and this version of torch has no Muon.
+    """
     check_adam("learning_rate", learning_rate, betas, eps, weight_decay)
     return RGD(
         params,
@@ -428,4 +441,9 @@ def build_rgd(
         warmup_steps=warmup_steps,
         gate_embeddings=gate_embeddings,
         gate_every=gate_every,
+        direction=direction,
+        momentum=momentum,
+        nesterov=nesterov,
+        ns_steps=ns_steps,
+        rate_scale=rate_scale,
     )

@@ -4,6 +4,9 @@ Every schedule grows linearly over the first `warmup_steps` (step 1 gets 1 / war
 decays to `min_ratio`, which it reaches at the horizon and keeps. The horizon is `decay_steps`, or
 `max_steps` if that is None. With a fixed horizon a run that is later extended repeats the same
 rates.
+
+`follows_budget` says whether the rates depend on `max_steps`. If the budget of such a run is in
+seconds, training gives `factor` the share of the seconds that are used as a step.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ class Constant:
         max_steps: steps of the run, >= 1.
         warmup_steps: >= 0.
     """
+
+    follows_budget = False
 
     def __init__(self, max_steps: int, warmup_steps: int = 0) -> None:
         require(max_steps >= 1, "max_steps", max_steps, ">= 1")
@@ -51,6 +56,7 @@ class _Decay(Constant):
         require(0 <= min_ratio <= 1, "min_ratio", min_ratio, "between 0 and 1")
         require(decay_steps is None or decay_steps >= 1, "decay_steps", decay_steps, ">= 1 or null")
         self.min_ratio, self.horizon = min_ratio, max_steps if decay_steps is None else decay_steps
+        self.follows_budget = decay_steps is None
 
     def progress(self, step: int, begin: int) -> float:
         """Return the fraction of the steps from `begin` to the horizon done at `step`."""

@@ -21,6 +21,9 @@ WATCHING = (
 )
 """Settings that change no logged number."""
 
+BUDGET = ("training.max_steps", "training.max_tokens", "training.max_flops", "training.max_train_s")
+"""Settings that end a run; schedules follow them."""
+
 AROUND_STEPS = (
     "monitoring",
     "training.eval_interval",

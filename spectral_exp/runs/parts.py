@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from spectral_exp.core.foreign_text import printable
-from spectral_exp.runs.overrides import is_among, matters_for_steps
+from spectral_exp.runs.overrides import BUDGET, is_among, matters_for_steps
 
 SECTIONS = {
     "embedding": "model.embedding",
@@ -30,6 +30,8 @@ _NAMES = {
     "WaveEmbedding": "wave",
     "DotProductAttention": "dot_product",
     "RotaryAttention": "rotary",
+    "ALiBiAttention": "alibi",
+    "NoPositionAttention": "no_positions",
     "InterferenceAttention": "interference",
     "PhasorAttention": "phasor",
     "PureWaveAttention": "pure_wave",
@@ -106,7 +108,12 @@ def config_hash(settings: Mapping[str, Any]) -> str:
 
     Return "" if there are no settings.
     """
-    kept = {name: value for name, value in settings.items() if makes_another_experiment(name)}
+    kept = {
+        name: value
+        for name, value in settings.items()
+        # Runs that were recorded before these limits existed have none.
+        if makes_another_experiment(name) and not (name in BUDGET and value is None)
+    }
     if not settings:
         return ""
     text = json.dumps(kept, sort_keys=True, default=str)

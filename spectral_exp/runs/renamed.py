@@ -27,7 +27,15 @@ _PART_DEFAULTS: dict[str, dict[str, Any]] = {
         "norm": {"_target_": "spectral_exp.models.LayerNorm", "_partial_": True},
         "qk_norm": False,
     },
+    "spectral_exp.models.PhasorAttention": {"frequencies": "learned"},
     "spectral_exp.models.RotaryAttention": {"base": 10000.0, "frequencies": "fixed"},
+    "spectral_exp.optim.build_rgd": {
+        "direction": "adam",
+        "momentum": 0.95,
+        "nesterov": True,
+        "ns_steps": 5,
+        "rate_scale": "match_rms_adamw",
+    },
 }
 
 

@@ -1,4 +1,4 @@
-"""Cross-entropy over fixed windows of the validation text, in nats per token and bits per byte.
+"""Cross-entropy over fixed windows of a text, in nats per token and bits per byte.
 
 Tensor letters: B batch, T tokens, V vocabulary.
 """
@@ -6,7 +6,7 @@ Tensor letters: B batch, T tokens, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,19 +18,24 @@ from spectral_exp.distributed.ranks import Ranks
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result of one validation.
+    """The result of one evaluation on the validation text, or on the test text.
 
     Attributes:
         val_loss: mean cross-entropy, nats per token.
         val_bpb: bits per byte of text; comparable between tokenizers.
         standard_error_bpb: standard error of `val_bpb`, with tokens taken as independent.
         tokens: number of predicted tokens.
+        windows: number of windows.
+        window_error_bpb: standard error of `val_bpb`, with windows taken as independent; None for
+            a single window.
     """
 
     val_loss: float
     val_bpb: float
     standard_error_bpb: float
     tokens: int
+    windows: int = 1
+    window_error_bpb: float | None = None
 
     @property
     def perplexity(self) -> float:
@@ -41,6 +46,17 @@ class Evaluation:
         """Return the entries for the metrics file."""
         return {"val_loss": self.val_loss, "perplexity": self.perplexity, "val_bpb": self.val_bpb}
 
+    def test_metrics(self) -> dict[str, float]:
+        """Return the entries of a test for the results."""
+        error = self.window_error_bpb
+        return {
+            "test_loss": self.val_loss,
+            "test_perplexity": self.perplexity,
+            "test_bpb": self.val_bpb,
+            **({} if error is None else {"test_standard_error_bpb": error}),
+            "test_windows": self.windows,
+        }
+
 
 def perplexity(loss: float) -> float:
     """Return exp(loss), infinite if that overflows."""
@@ -50,7 +66,7 @@ def perplexity(loss: float) -> float:
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
-    windows: Iterable[tuple[Tensor, Tensor, int]],
+    windows: Iterable[tuple[Tensor, Tensor, Tensor]],
     device: torch.device,
     forward: Callable[[Tensor], Tensor] | None = None,
     ranks: Ranks | None = None,
@@ -59,7 +75,7 @@ def evaluate(
 
     Args:
         model: set to evaluation mode during the call, and back to its mode afterwards.
-        windows: inputs (B, T), targets (B, T) and the number of bytes of the targets.
+        windows: inputs (B, T), targets (B, T) and the bytes of the targets of each window (B,).
         device: the device of the model.
         forward: inputs (B, T) -> logits (B, T, V), for example under autocast; by default `model`.
         ranks: the processes that share the windows; by default this process evaluates all.
@@ -68,13 +84,14 @@ def evaluate(
     model.eval()
     ranks = ranks or Ranks()
     # float64, because a long validation adds millions of small numbers.
-    sums = torch.zeros(2, dtype=torch.float64)
+    sums = torch.zeros(5, dtype=torch.float64)
     rows: list[Tensor] = []
-    tokens = n_bytes = 0
+    tokens = n_bytes = n_windows = 0
     try:
         for i, (x, y, window_bytes) in enumerate(windows):
             tokens += y.numel()
-            n_bytes += window_bytes
+            n_bytes += int(window_bytes.sum())
+            n_windows += len(y)
             if not ranks.batches_here(i):
                 rows.append(torch.zeros_like(sums))
                 continue
@@ -84,7 +101,7 @@ def evaluate(
             )
             # Summed on the CPU: not every accelerator has float64.
             nats = nats.cpu().double()
-            rows.append(torch.stack([nats.sum(), nats.square().sum()]))
+            rows.append(_sum_windows(nats, window_bytes.double()))
         for _ in range(ranks.missing_batches(len(rows))):
             (forward or model)(x.to(device))
     finally:
@@ -92,8 +109,45 @@ def evaluate(
     # Added in order, so that the result does not depend on the number of processes.
     for row in ranks.add_rows(torch.stack(rows)):
         sums += row
-    total, squares = sums.tolist()
+    total, squares, *window_squares = sums.tolist()
     mean = total / tokens
     variance = max(squares / tokens - mean**2, 0.0)
     nats_to_bpb = tokens / n_bytes / math.log(2)
-    return Evaluation(mean, mean * nats_to_bpb, math.sqrt(variance / tokens) * nats_to_bpb, tokens)
+    return Evaluation(
+        val_loss=mean,
+        val_bpb=mean * nats_to_bpb,
+        standard_error_bpb=math.sqrt(variance / tokens) * nats_to_bpb,
+        tokens=tokens,
+        windows=n_windows,
+        window_error_bpb=_window_error(total, n_bytes, n_windows, window_squares),
+    )
+
+
+def _sum_windows(nats: Tensor, window_bytes: Tensor) -> Tensor:
+    """Return sums over the tokens of a batch, and over its windows, for `evaluate`.
+
+    These are the sums of nats and of their squares over tokens, and over windows the sums of
+    nats^2, nats * bytes and bytes^2.
+    """
+    per_window = nats.view(len(window_bytes), -1).sum(1)
+    return torch.stack(
+        [
+            nats.sum(),
+            nats.square().sum(),
+            per_window.square().sum(),
+            (per_window * window_bytes).sum(),
+            window_bytes.square().sum(),
+        ]
+    )
+
+
+def _window_error(
+    nats: float, n_bytes: int, n_windows: int, squares: Sequence[float]
+) -> float | None:
+    """Return the standard error, in bits per byte, of a ratio of two sums over windows."""
+    if n_windows < 2:
+        return None
+    ratio = nats / n_bytes
+    of_nats, of_both, of_bytes = squares
+    spread = max(of_nats - 2 * ratio * of_both + ratio**2 * of_bytes, 0.0)
+    return math.sqrt(n_windows / (n_windows - 1) * spread) / n_bytes / math.log(2)

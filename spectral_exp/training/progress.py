@@ -7,7 +7,7 @@ import multiprocessing
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TextIO
 
 from spectral_exp.core.display import CLEAR_LINE, is_terminal, write
@@ -30,31 +30,37 @@ class Progress:
     """Shows the step, the newest metrics and the remaining time.
 
     Args:
-        total: last step of the run.
+        total: last step of the run; None if it is not known.
         checkpoint_interval: steps between checkpoints, to show the next one; None shows none.
         stream: the stream of the bar, by default stderr. If it is not a terminal, one line every
             ten seconds is logged instead.
+        share: step -> share of the run that is done, by default that of `total` steps.
     """
 
     def __init__(
-        self, total: int, checkpoint_interval: int | None = None, stream: TextIO | None = None
+        self,
+        total: int | None,
+        checkpoint_interval: int | None = None,
+        stream: TextIO | None = None,
+        share: Callable[[int], float] | None = None,
     ) -> None:
         self.total = total
+        self._share = share or (lambda step: step / max(total or 1, 1))
         self._checkpoint_interval = checkpoint_interval
         self._stream = sys.stderr if stream is None else stream
         # Parallel jobs of a sweep share a terminal, on which several bars overwrite each other.
         self._is_live = is_terminal(self._stream) and multiprocessing.parent_process() is None
         self._values: dict[str, float] = {}
         self._shown_at = self._started_at = time.monotonic()
-        self._first_step: int | None = None
+        self._first_share: float | None = None
 
     def update(self, step: int, values: Mapping[str, float]) -> None:
         """Record the metrics `values` of `step`; redraw the bar or log a line if it is time."""
         if values:
             self._values.update(values)
         now = time.monotonic()
-        if self._first_step is None:
-            self._first_step, self._started_at = step, now
+        if self._first_share is None:
+            self._first_share, self._started_at = self._share(step), now
         due = now - self._shown_at >= (_REDRAW_S if self._is_live else _PLAIN_LINE_S)
         if self._is_live and (due or step == self.total):
             self._shown_at = now
@@ -69,7 +75,7 @@ class Progress:
             write(self._stream, CLEAR_LINE)
 
     def _draw(self, step: int, now: float) -> None:
-        done = round(_BAR_WIDTH * step / max(self.total, 1))
+        done = round(_BAR_WIDTH * self._share(step))
         bar = "#" * done + "-" * (_BAR_WIDTH - done)
         line = f"[{bar}] {self._line(step, now)}"
         # If the terminal is gone, plain lines go to the log from now on.
@@ -78,15 +84,16 @@ class Progress:
         )
 
     def _line(self, step: int, now: float) -> str:
-        parts = [f"step {step}/{self.total}"]
+        share = self._share(step)
+        parts = [f"step {step}" if self.total is None else f"step {step}/{self.total}"]
         parts += [form.format(self._values[key]) for key, form in _SHOWN if key in self._values]
-        assert self._first_step is not None
-        if step > self._first_step:
-            per_step = (now - self._started_at) / (step - self._first_step)
-            parts.append(f"ETA {duration(per_step * (self.total - step))}")
+        assert self._first_share is not None
+        if share > self._first_share:
+            whole_s = (now - self._started_at) / (share - self._first_share)
+            parts.append(f"ETA {duration(whole_s * (1 - share))}")
         if self._checkpoint_interval is not None:
             next_checkpoint = (step // self._checkpoint_interval + 1) * self._checkpoint_interval
-            if next_checkpoint <= self.total:
+            if self.total is None or next_checkpoint <= self.total:
                 parts.append(f"checkpoint at {next_checkpoint}")
         return "  ".join(parts)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,8 +14,11 @@ from spectral_exp.distributed.ranks import Ranks
 from spectral_exp.monitoring import CheckpointManager, ConfigTracker, VisualizationManager
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.record import read_results
+from spectral_exp.training.budget import Budget
 from spectral_exp.training.contracts import Data
+from spectral_exp.training.evaluation import Evaluation
 from spectral_exp.training.state import Status, TrainState
+from spectral_exp.training.usage import Usage
 
 log = logging.getLogger(__name__)
 
@@ -27,18 +31,26 @@ class RunResults:
     """Collects and writes the results of one attempt at a run.
 
     Attributes:
+        budget: what ends the run.
+        usage: the processor and device seconds of training.
+        texts: "val" and "test", as far as they exist -> the windows that an evaluation reads.
         clock: the seconds that each component blocked training.
         component_names: names of the components beyond the built-in five.
         ranks: the processes that train together.
         samples: the newest sample text of the model: `step`, `prompt` and `text`.
         restored_step: the step whose weights replaced the last ones; None without replacement.
         train_s_before: seconds of training in earlier attempts.
+        test: the evaluation of the final weights on the test text; None without.
+        validation: the newest evaluation on the validation text in this attempt.
         missing_because: why this attempt has not written results; "" once it has.
     """
 
     paths: RunPaths
     state: TrainState
     data: Data
+    budget: Budget
+    usage: Usage
+    texts: Mapping[str, Any]
     clock: Clock
     tracker: ConfigTracker
     checkpoint: CheckpointManager
@@ -48,6 +60,8 @@ class RunResults:
     samples: list[dict[str, Any]] = field(default_factory=list)
     restored_step: int | None = None
     train_s_before: float = 0.0
+    test: Evaluation | None = None
+    validation: Evaluation | None = None
     missing_because: str = "training did not begin"
 
     def __post_init__(self) -> None:
@@ -70,6 +84,8 @@ class RunResults:
             pruned_because=state.pruned_because or None,
             best_metrics=best if state.best_step is not None else None,
             totals=self._totals(),
+            budget=self.budget.record(state.step, state.is_out_of_time),
+            evaluation={name: self._describe_text(name) for name in self.texts},
             reference={
                 "unigram_bits_per_byte": self.data.unigram_bits_per_byte,
                 "entropy_bits_per_byte": self.data.entropy_bits_per_byte,
@@ -93,7 +109,9 @@ class RunResults:
             return False
         # While a finished run is prolonged, its results have the former number of steps.
         is_finished = results.get("status") in ("completed", "stopped_early", "pruned")
-        return is_finished and results.get("totals", {}).get("steps") == self.state.step
+        is_tested = "test" not in self.texts or "test_loss" in results.get("final_metrics", {})
+        has_all = is_tested or results.get("status") == "pruned"
+        return is_finished and has_all and results.get("totals", {}).get("steps") == self.state.step
 
     def problem(self) -> str:
         """Return why the results could not be written, and the remedy; "" without a problem."""
@@ -117,7 +135,7 @@ class RunResults:
         final |= state.last_metrics or {}
         if final.get("val_step") == step:
             del final["val_step"]
-        return final
+        return final | ({} if self.test is None else self.test.test_metrics())
 
     def monitoring_cost(self) -> dict[str, Any]:
         """Return the seconds that each component blocked this attempt, and their share of it."""
@@ -130,6 +148,7 @@ class RunResults:
             "counts": {name: counts.get(name, 0) for name in names},
             "train_s": train_s,
             "evaluation_s": seconds.get("evaluation", 0.0),
+            "test_s": seconds.get("test", 0.0),
             "pruning_s": seconds.get("pruning", 0.0),
             "share_of_training": sum(blocked.values()) / train_s if train_s else 0.0,
             "saves": [asdict(report) for report in self.checkpoint.reports],
@@ -158,13 +177,25 @@ class RunResults:
             "communication_share": waited_s / train_s if train_s else 0.0,
         }
 
+    def _describe_text(self, name: str) -> dict[str, Any]:
+        """Return how much of a text each evaluation reads, and the spread of the last one."""
+        windows, evaluation = self.texts[name], self.test if name == "test" else self.validation
+        return {
+            "windows": windows.n_windows,
+            "available_windows": windows.n_available,
+            "tokens": windows.n_targets,
+            "standard_error_bpb": None if evaluation is None else evaluation.window_error_bpb,
+        }
+
     def _totals(self) -> dict[str, float]:
         state = self.state
         return {
             "steps": state.step,
             "tokens": state.tokens,
             "bad_steps": state.bad_steps,
+            "flops": state.step * self.budget.flops_per_step,
             "train_s": state.train_s,
+            **self.usage.totals(),
             "time_s": time.perf_counter() - self._started_s,
             "tokens_per_s": state.tokens / state.train_s if state.train_s else 0.0,
         }

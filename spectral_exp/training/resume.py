@@ -23,6 +23,7 @@ from spectral_exp.core.json_value import jsonable
 from spectral_exp.core.redact import REDACTED, redact
 from spectral_exp.core.shell import shell_command
 from spectral_exp.core.timestamps import timestamp
+from spectral_exp.core.wording import format_count
 from spectral_exp.data.known_text import KnownText
 from spectral_exp.distributed.ranks import Ranks
 from spectral_exp.monitoring import CheckpointManager
@@ -31,6 +32,7 @@ from spectral_exp.runs.layout import CORRUPT_SUFFIX, RANK_LOG_PATTERN, RunPaths,
 from spectral_exp.runs.lock import refuse_if_running
 from spectral_exp.runs.overrides import (
     AROUND_STEPS,
+    BUDGET,
     PLACE,
     flatten,
     is_among,
@@ -40,12 +42,13 @@ from spectral_exp.runs.overrides import (
 from spectral_exp.runs.parentage import SETTING
 from spectral_exp.runs.record import Parent, parent_in, read_intact_config, read_results
 from spectral_exp.runs.renamed import update_names
+from spectral_exp.training.budget import Budget
 
 log = logging.getLogger(__name__)
 
 # Settings that may differ between attempts at one run. They do not change the computation of the
-# remaining steps, except for training.max_steps, which prolongs the run.
-_CHANGEABLE = (*PLACE, *AROUND_STEPS, "device", "threads", "training.max_steps")
+# remaining steps, except for the budget, which prolongs the run.
+_CHANGEABLE = (*PLACE, *AROUND_STEPS, "device", "threads", *BUDGET)
 # The location of the text may change if `refuse_changed_data` can compare recorded fingerprints.
 _TEXT_PLACE = ("data.path", "data.pattern", "data.url", "data.timeout_s", "tokenizer.path")
 _MAX_DIFFERENCES = 20
@@ -96,12 +99,16 @@ def _check_length(config: Mapping[str, Any], paths: RunPaths) -> Iterator[str]:
     """Yield a problem if the run has already done more than `training.max_steps` steps."""
     training = config.get("training")
     max_steps = training.get("max_steps") if isinstance(training, Mapping) else None
-    done = max([_finished_steps(paths), *paths.checkpoint_steps()])
+    done = _steps_done(paths)
     if isinstance(max_steps, int) and max_steps < done:
         yield (
             f"training.max_steps={max_steps} must be >= {done}, the steps that {paths.root} has "
             "done; train a shorter run in another directory"
         )
+
+
+def _steps_done(paths: RunPaths) -> int:
+    return max([_finished_steps(paths), *paths.checkpoint_steps()])
 
 
 def _finished_steps(paths: RunPaths) -> int:
@@ -248,6 +255,16 @@ def refuse_before_start(config: Mapping[str, Any], paths: RunPaths) -> None:
     except (BrokenCheckpointError, FileNotFoundError):
         return  # training continues from an older checkpoint, or starts
     refuse_foreign_checkpoint(int(state["step"]), state["config"], config, paths)
+
+
+def refuse_shorter(paths: RunPaths, budget: Budget) -> None:
+    """Raise a UserError if the run has already done more steps than its budget allows."""
+    last, done = budget.last_step, _steps_done(paths)
+    if last is not None and last < done:
+        raise UserError(
+            f"{budget.describe()} ends after {format_count(last, 'step')}, and {paths.root} has "
+            f"done {done}; raise the budget, or train a shorter run in another directory"
+        )
 
 
 def refuse_changed_data(paths: RunPaths, fingerprints: Mapping[str, Any]) -> None:

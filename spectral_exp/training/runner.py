@@ -18,9 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from spectral_exp.core.clock import Clock
-from spectral_exp.core.errors import Interrupted, RunError, UserError
+from spectral_exp.core.errors import Interrupted, RunError
 from spectral_exp.core.signals import StopRequest
-from spectral_exp.core.wording import format_count
 from spectral_exp.distributed.ranks import Ranks
 from spectral_exp.monitoring import Backup, CheckpointManager, ConfigTracker, MetricsLogger
 from spectral_exp.monitoring.checkpoint.state import LiveState
@@ -29,8 +28,10 @@ from spectral_exp.monitoring.run_files import UnsyncedFiles
 from spectral_exp.monitoring.visualization.manager import TextSample, VisualizationManager
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.lock import LostRunError
+from spectral_exp.training.budget import Budget
 from spectral_exp.training.contracts import Data, Schedule
 from spectral_exp.training.divided import DividedState
+from spectral_exp.training.final_weights import FinalWeights
 from spectral_exp.training.history import History
 from spectral_exp.training.observers import Observers
 from spectral_exp.training.profiling import StepProfiler
@@ -41,6 +42,12 @@ from spectral_exp.training.seeding import process_settings, restore_rng_state, r
 from spectral_exp.training.settings import TrainingSettings as TrainingSettings
 from spectral_exp.training.state import Status, StepReport, TrainState
 from spectral_exp.training.step import Stepper
+from spectral_exp.training.unsaved import (
+    describe_lost_steps,
+    describe_missing_backup,
+    describe_steps_at_risk,
+)
+from spectral_exp.training.usage import Usage
 from spectral_exp.training.validation import Validator
 
 log = logging.getLogger(__name__)
@@ -54,10 +61,12 @@ class Runner:
     model, optimizer, loss or text.
 
     Attributes:
+        budget: what ends the run.
         model: the plain model, which is saved.
         compute: the model as it is called, compiled or not.
         batches: (step, micro_batch) -> inputs and targets, each (B, T) on the CPU; a pure function.
-        windows: fixed validation windows of (inputs, targets, bytes of the targets).
+        windows: fixed validation windows of inputs, targets and bytes of the targets.
+        test_windows: all windows of the test text; None without a test text.
         sample: step -> (prompt, text that the model wrote after it).
         plot_sample: a sentence for the plots of attention.
         token_text: token -> printable text.
@@ -71,6 +80,7 @@ class Runner:
 
     paths: RunPaths
     settings: TrainingSettings
+    budget: Budget
     seed: int
     threads: int | None
     device: torch.device
@@ -81,6 +91,7 @@ class Runner:
     loss: nn.Module
     batches: Callable[[int, int], tuple[Tensor, Tensor]]
     windows: Any
+    test_windows: Any
     data: Data
     sample: Callable[[int], tuple[str, str]]
     plot_sample: TextSample
@@ -100,8 +111,11 @@ class Runner:
         self.state = TrainState()
         trained_model, trained_optimizer = self.trained or (self.model, self.optimizer)
         self.clock = Clock()
+        self.usage = Usage(self.device, self.ranks)
         self.stepper = Stepper(
             settings=self.settings,
+            budget=self.budget,
+            usage=self.usage,
             seed=self.seed,
             device=self.device,
             model=trained_model,
@@ -117,6 +131,12 @@ class Runner:
             paths=self.paths,
             state=self.state,
             data=self.data,
+            budget=self.budget,
+            usage=self.usage,
+            texts={
+                "val": self.windows,
+                **({} if self.test_windows is None else {"test": self.test_windows}),
+            },
             clock=self.clock,
             tracker=self.tracker,
             checkpoint=self.checkpoint,
@@ -126,6 +146,7 @@ class Runner:
         )
         self.validator = Validator(
             settings=self.settings,
+            budget=self.budget,
             device=self.device,
             model=trained_model,
             forward=self.stepper.forward,
@@ -135,6 +156,20 @@ class Runner:
             state=self.state,
             results=self.results,
             metrics=self.metrics,
+            clock=self.clock,
+            ranks=self.ranks,
+        )
+        self._final_weights = FinalWeights(
+            settings=self.settings,
+            budget=self.budget,
+            state=self.state,
+            device=self.device,
+            model=self.model,
+            checkpoint=self.checkpoint,
+            stepper=self.stepper,
+            validator=self.validator,
+            results=self.results,
+            test_windows=self.test_windows,
             clock=self.clock,
             ranks=self.ranks,
         )
@@ -168,8 +203,7 @@ class Runner:
                 if self.ranks.from_main(self._is_over() and self.results.are_complete()):
                     self.ranks.leave()
                     log.info(
-                        "nothing left to do: the run has finished (training.max_steps=%d)",
-                        self.settings.max_steps,
+                        "nothing left to do: the run has finished (%s)", self.budget.describe()
                     )
                     self.results.missing_because = ""
                 else:
@@ -203,7 +237,10 @@ class Runner:
                     self.save(self.state.best_step == self.state.step)
                 # What process 0 needs when the other processes have ended.
                 self._divided.collect(moments=not self._divided.saves_shards, gradients=True)
+                self._final_weights.test_together()
+                self.usage.flush()
                 self.ranks.leave()
+                self.usage.update()
             self._finish()
         except LostRunError:
             self.results.missing_because = "the run directory no longer belongs to this process"
@@ -223,7 +260,7 @@ class Runner:
         with closing(self._progress()) as progress, profiler:
             while not self._is_over() and self.ranks.stop_signal is None:
                 step = self.state.step + 1
-                report = self._take_step(step)
+                report = self.stepper.take_timed_step(step)
                 if step == first_step:
                     self.checkpoint.prepare(self.model, self.optimizer)
                 profiler.step()
@@ -233,6 +270,8 @@ class Runner:
                     self.checkpoint.exceeds_risk(step),
                 )
                 validates = self.validator.should_validate(step)
+                if validates:
+                    self.stepper.read_reports()  # before the time of the validation begins
                 if shows_model or validates:
                     self._divided.collect(gradients=shows_model)
                 values: dict[str, float] = {}
@@ -261,16 +300,13 @@ class Runner:
     def _progress(self) -> Progress:
         interval = self.checkpoint.save_interval if self.checkpoint.enabled else None
         shown = interval if isinstance(interval, int) else None
-        return Progress(self.settings.max_steps, shown)
+        budget, state = self.budget, self.state
+        return Progress(
+            budget.last_step, shown, share=lambda step: budget.fraction(step, state.train_s)
+        )
 
     def _is_over(self) -> bool:
-        return self.state.end(self.settings.max_steps) != "interrupted"
-
-    def _take_step(self, step: int) -> StepReport:
-        start_s = time.perf_counter()
-        report = self.stepper.take_step(step)
-        self.stepper.record(report, time.perf_counter() - start_s)
-        return report
+        return self.state.end(self.budget) != "interrupted"
 
     def _training_metrics(self, report: StepReport) -> dict[str, float]:
         step = self.state.step
@@ -329,19 +365,15 @@ class Runner:
             # Shards have been saved before the other processes ended.
             if checkpoint.close() if self._divided.saves_shards else checkpoint.save_last(state):
                 return ""
-        durable = checkpoint.durable_step
-        lost = f"steps {durable + 1} to {step} are" if durable + 1 < step else f"step {step} is"
-        effect = f"it continues after step {durable}" if durable else "it starts anew"
-        return (
-            f"the last {lost} not saved: {checkpoint.problem}, then give the same command again: "
-            f"{effect}"
-        )
+        return describe_lost_steps(checkpoint, step)
 
     def _state_to_save(self, is_best: bool) -> LiveState:
         self.stepper.read_reports()
+        self.usage.flush()
         state = self.state
         extra = {
             "train_state": state.state_dict(),
+            "usage": self.usage.state_dict(),
             "loss_state_dict": self.loss.state_dict(),
             "rng_state": rng_state(),
         }
@@ -374,12 +406,7 @@ class Runner:
         with self.clock.measure("checkpoint"):
             self.checkpoint.close()
         if self.checkpoint.exceeds_risk(self.state.step):
-            at_risk = self.checkpoint.steps_at_risk(self.state.step)
-            raise RunError(
-                f"no checkpoint has become durable for {format_count(at_risk, 'step')} "
-                f"(monitoring.checkpoint.max_steps_at_risk={self.checkpoint.max_steps_at_risk}); "
-                f"repair the storage of {self.paths.checkpoints}, then give the same command again"
-            )
+            raise RunError(describe_steps_at_risk(self.checkpoint, self.state.step))
 
     # --- start of the run ------------------------------------------------------------------------
 
@@ -396,12 +423,15 @@ class Runner:
             self.ranks.load(found, self.model, self.optimizer)
             self.loss.load_state_dict(found["loss_state_dict"])
             self.state.load_state_dict(found["train_state"], found["loss_history"])
+            self.usage.load_state_dict(found.get("usage"))
             best = self.state.best_step
             if best is not None and self.paths.checkpoint_file(best).is_file():
                 # The process may have been killed between the save and its link.
                 self.checkpoint.mark_best(best)
             restore_rng_state(found["rng_state"])
             self.state.stopped_early = self.validator.is_out_of_patience()
+            # The budget may be larger now. It ends a run only after a step, which is validated.
+            self.state.is_out_of_time &= self.budget.has_reached_time(self.state.train_s)
             if not self.ranks.from_main(int(self.validator.why_prune is not None)):
                 self.state.pruned_because = ""
             log.info("resuming after step %d", self.state.step)
@@ -415,8 +445,8 @@ class Runner:
         self.stepper.restart_speed()
         self._observer_calls.cut_back(self.state.step)
         self.history.restore(self.metrics, self.state.step)
-        last = self.settings.max_steps
-        self.metrics.log_message(f"training from step {self.state.step + 1} to {last}")
+        first, limits = self.state.step + 1, self.budget.describe()
+        self.metrics.log_message(f"training from step {first} to {limits}")
 
     # --- end of the run --------------------------------------------------------------------------
 
@@ -424,37 +454,18 @@ class Runner:
         """Save and plot the last state and write the results; add failures to the problems."""
         self.stepper.read_reports()
         state = self.state
-        status = state.end(self.settings.max_steps)
+        status = state.end(self.budget)
         problem = self._save_last()
         if state.step > self._plotted_step:
             self._plot(state.step)
         with self.clock.measure(LAST_PLOTS):
             self.visualization.close()
-        if state.stopped_early:
-            self._restore_best()
+        if self.ranks.world.is_main:
+            self._final_weights.settle()
         self._restore_sample()
         self._write_results("not_saved" if problem else status, problem or None)
         if problem := problem or self.results.problem():
             self._problems.append(problem)
-
-    def _restore_best(self) -> None:
-        if not self.settings.restore_best:
-            return
-        try:
-            best = self.checkpoint.load_best_checkpoint()
-        except UserError as error:
-            log.error("%s", error)
-            best = None
-        if best is None:
-            log.warning("no best checkpoint is left; the final weights are those of the last step")
-            return
-        self.model.load_state_dict(best["model_state_dict"])
-        if self.ranks.is_sharded:
-            self.validator.model = self.stepper.compute = self.model.to(self.device)
-        step = self.results.restored_step = int(best["step"])
-        log.info("restored the weights of step %d, the best validation", step)
-        self.validator.ranks = Ranks()  # the other processes have ended
-        self.validator.validate(step)
 
     def _restore_sample(self) -> None:
         """Write the sample of the last validation again if an earlier attempt lost it."""
@@ -480,10 +491,4 @@ class Runner:
         # After a KeyboardInterrupt the process must not wait for storage.
         if isinstance(error, KeyboardInterrupt) or self.backup.close():
             return
-        stored = self.backup.stored_step
-        newest = "nothing" if stored is None else f"step {stored}"
-        self._problems.append(
-            f"the backup is not complete: step {self.state.step} and the results are only in "
-            f"{self.paths.root}, and {self.backup.url} has {newest}; give the same command again "
-            "to continue the backup"
-        )
+        self._problems.append(describe_missing_backup(self.backup, self.paths, self.state.step))

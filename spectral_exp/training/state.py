@@ -9,6 +9,8 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
+from spectral_exp.training.budget import Budget
+
 Status = Literal["completed", "stopped_early", "pruned", "interrupted", "not_saved", "failed"]
 """The possible ends of a run."""
 
@@ -26,6 +28,7 @@ class TrainState:
         best_val_loss, best_val_bpb, best_step: the best validation so far; None before the first.
         evals_since_best: validations without improvement.
         stopped_early: whether patience has run out.
+        is_out_of_time: whether the seconds of the budget ran out.
         pruned_because: why a search has ended the run early; "" if it has not.
         last_metrics: the newest validation, and `val_step`, the step whose weights it measured.
         parent: the origin of the initial weights (see `runs.record.Parent`), or None.
@@ -42,25 +45,28 @@ class TrainState:
     best_step: int | None = None
     evals_since_best: int = 0
     stopped_early: bool = False
+    is_out_of_time: bool = False
     pruned_because: str = ""
     last_metrics: dict[str, float] | None = None
     parent: dict[str, Any] | None = None
     loss_history: array[float] = field(default_factory=lambda: array("d"))
 
-    def end(self, max_steps: int) -> Status:
+    def end(self, budget: Budget) -> Status:
         """Return how training has ended, or `interrupted` if there are steps left."""
         if self.stopped_early:
             return "stopped_early"
         if self.pruned_because:
             return "pruned"
-        return "completed" if self.step >= max_steps else "interrupted"
+        is_over = budget.is_over(self.step, self.is_out_of_time)
+        return "completed" if is_over else "interrupted"
 
     def state_dict(self) -> dict[str, Any]:
         """Return all values except the loss history, which a checkpoint stores separately.
 
-        Versions that do not know of parents can read the state of a run without one.
+        Versions that do not know of parents or budgets can read the state of a run without them.
         """
-        left_out = {"loss_history"} if self.parent else {"loss_history", "parent"}
+        unused = {name for name in ("parent", "is_out_of_time") if not getattr(self, name)}
+        left_out = {"loss_history", *unused}
         return {k: v for k, v in self.__dict__.items() if k not in left_out}
 
     def load_state_dict(self, state: Mapping[str, Any], loss_history: array[float]) -> None:

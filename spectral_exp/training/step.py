@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from spectral_exp.core.errors import RunError
 from spectral_exp.core.wording import format_count
 from spectral_exp.distributed.ranks import Ranks
+from spectral_exp.training.budget import Budget
 from spectral_exp.training.contracts import (
     HasMetrics,
     HasProgress,
@@ -30,6 +31,7 @@ from spectral_exp.training.contracts import (
 from spectral_exp.training.seeding import seed_generators, step_seed
 from spectral_exp.training.settings import TrainingSettings
 from spectral_exp.training.state import StepReport, TrainState
+from spectral_exp.training.usage import Usage
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,8 @@ class Stepper:
     """Makes the updates of a run and records their results in `state`.
 
     Attributes:
+        budget: what the schedule follows.
+        usage: measures the time in which the host waits for the results of steps.
         model: the plain model, whose parameters are trained.
         compute: the model as it is called, compiled or not.
         batches: (step, micro_batch) -> inputs and targets, each (B, T) on the CPU; a pure function.
@@ -47,6 +51,8 @@ class Stepper:
     """
 
     settings: TrainingSettings
+    budget: Budget
+    usage: Usage
     seed: int
     device: torch.device
     model: nn.Module
@@ -89,6 +95,24 @@ class Stepper:
         if self.settings.precision == "bf16":
             autocast = torch.autocast(self.device.type, dtype=torch.bfloat16)
             self.forward, self._objective = autocast(self.forward), autocast(self._objective)
+
+    def take_timed_step(self, step: int) -> StepReport:
+        """Take a step and record it, with its time and whether that of the budget is used up."""
+        has_time_budget = self.budget.max_train_s is not None
+        if has_time_budget:
+            self._agree_on_time()
+        self.usage.start()
+        report = self.take_step(step)
+        self.record(report, self.usage.stop())
+        if has_time_budget:
+            self._agree_on_time()
+            self.state.is_out_of_time = self.budget.has_reached_time(self.state.train_s)
+        return report
+
+    def _agree_on_time(self) -> None:
+        """Let all processes use the seconds of process 0, in units that are sent exactly."""
+        if self.ranks.world.size > 1:
+            self.state.train_s = self.ranks.from_main(round(self.state.train_s * 1e6)) / 1e6
 
     def take_step(self, step: int) -> StepReport:
         """Average the gradients over all micro-batches, clip them, and update if finite.
@@ -167,7 +191,11 @@ class Stepper:
         reports, self._unread_reports = self._unread_reports, []
         names, tensors = list(also or {}), list((also or {}).values())
         n = len(reports)
+        self.usage.start_wait()
         values = _to_host([*(r.loss for r in reports), *(r.grad_norm for r in reports), *tensors])
+        if reports:
+            # The host has only submitted these steps, which last until their results are there.
+            self.state.train_s += self.usage.stop_wait()
         first_step = self.state.step - n + 1
         for i, report in enumerate(reports):
             self._record_numbers(first_step + i, report.tokens, values[i], values[n + i])
@@ -196,7 +224,9 @@ class Stepper:
 
     def describe_changed_rate(self) -> str:
         """Return a message if the schedule changes the learning rate of the last step, else ""."""
-        step, last = self.state.step, self.settings.max_steps
+        step, last = self.state.step, self.budget.last_step
+        if self.budget.max_train_s is not None or last is None:
+            return ""  # the rates follow the time
         peak = self._peak_rates[0]
         then, now = float(self.optimizer.param_groups[0]["lr"]), peak * self.schedule.factor(step)
         is_same = math.isclose(then, now, rel_tol=1e-9, abs_tol=0.0)
@@ -205,7 +235,7 @@ class Stepper:
         return (
             f"the learning rate {'rises' if now > then else 'falls'} with another schedule: at "
             f"step {step} it was {then:.4g}, and would be {now:.4g} with "
-            f"training.max_steps={last}; step {step + 1} uses "
+            f"{self.budget.describe()}; step {step + 1} uses "
             f"{peak * self.schedule.factor(step + 1):.4g}"
         )
 
@@ -222,11 +252,12 @@ class Stepper:
         return objective, parts
 
     def _set_schedules(self, step: int) -> None:
-        factor = self.schedule.factor(step)
+        budget, train_s = self.budget, self.state.train_s
+        factor = self.schedule.factor(budget.schedule_step(self.schedule, step, train_s))
         for group, peak in zip(self.optimizer.param_groups, self._peak_rates, strict=True):
             group["lr"] = peak * factor
         for module in self._modules_with_progress:
-            module.set_progress(step / self.settings.max_steps)
+            module.set_progress(budget.fraction(step, train_s))
 
     def _record_numbers(self, step: int, tokens: int, loss: float, grad_norm: float) -> None:
         state = self.state

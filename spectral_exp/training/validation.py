@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from spectral_exp.core.clock import Clock
 from spectral_exp.distributed.ranks import Ranks
 from spectral_exp.monitoring import MetricsLogger
+from spectral_exp.training.budget import Budget
 from spectral_exp.training.contracts import Data
 from spectral_exp.training.evaluation import Evaluation, evaluate
 from spectral_exp.training.results import RunResults
@@ -28,8 +29,9 @@ class Validator:
     """Evaluates the model, and ends training when it stops improving.
 
     Attributes:
+        budget: what ends the run.
         forward: inputs (B, T) -> logits (B, T, V), with the precision of training.
-        windows: fixed validation windows of (inputs, targets, bytes of the targets).
+        windows: fixed validation windows of inputs, targets and bytes of the targets.
         sample: step -> (prompt, text that the model wrote after it).
         ranks: the processes that share the windows.
         why_prune: (step, metrics of its validation) -> why a search ends the run there, or "";
@@ -37,6 +39,7 @@ class Validator:
     """
 
     settings: TrainingSettings
+    budget: Budget
     device: torch.device
     model: nn.Module
     forward: Callable[[Tensor], Tensor]
@@ -52,13 +55,14 @@ class Validator:
 
     def should_validate(self, step: int) -> bool:
         """Return whether to validate after `step`: at every interval and after the last step."""
-        return step % self.settings.eval_interval == 0 or step == self.settings.max_steps
+        return step % self.settings.eval_interval == 0 or self._is_last(step)
 
     def validate(self, step: int) -> Evaluation:
         """Evaluate the weights of `step` and let the model write a sample text."""
         with self.clock.measure("evaluation"):
             self.ranks.refuse_different_weights(step, self.model)
             evaluation = evaluate(self.model, self.windows, self.device, self.forward, self.ranks)
+            self.results.validation = evaluation
             self.state.last_metrics = {**evaluation.metrics(), "val_step": step}
             # A model with non-finite weights cannot write a text.
             if self.settings.sample_tokens and math.isfinite(evaluation.val_loss):
@@ -97,8 +101,7 @@ class Validator:
     def prune(self, evaluation: Evaluation) -> None:
         """End the run if a search gives a reason, unless it ends here anyway."""
         state = self.state
-        is_over = state.stopped_early or state.step >= self.settings.max_steps
-        if is_over:
+        if state.stopped_early or self._is_last(state.step):
             return
         reason = ""
         if self.why_prune is not None:
@@ -109,6 +112,9 @@ class Validator:
         # Only process 0 knows the search.
         if self.ranks.from_main(int(bool(reason))):
             state.pruned_because = reason or "process 0 has decided so"
+
+    def _is_last(self, step: int) -> bool:
+        return self.budget.is_over(step, self.state.is_out_of_time)
 
     def is_out_of_patience(self) -> bool:
         """Return whether the last `training.patience` validations brought no improvement."""

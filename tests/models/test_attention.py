@@ -10,12 +10,16 @@ from torch import Tensor
 from spectral_exp.core.errors import SettingError
 from spectral_exp.models.attention import (
     Attention,
-    DotProductAttention,
     InterferenceAttention,
     PhasorAttention,
-    RotaryAttention,
     SoftmaxAttention,
     to_length,
+)
+from spectral_exp.models.dot_product import (
+    ALiBiAttention,
+    DotProductAttention,
+    RotaryAttention,
+    alibi_slopes,
 )
 from spectral_exp.models.pure_wave import PureWaveAttention, mix_linear, mix_quadratic
 from tests.models.tiny_models import ATTENTIONS, loud
@@ -57,6 +61,11 @@ def dot_product_score(
     return sum(a * b for a, b in zip(q, k, strict=True)) / math.sqrt(D)
 
 
+def alibi_score(module: Attention, h: int, i: int, j: int, q: list[float], k: list[float]) -> float:
+    slope: float = 2.0 ** (-8 * (h + 1) / H)
+    return dot_product_score(module, h, i, j, q, k) - slope * (i - j)
+
+
 def rotary_score(
     module: Attention, h: int, i: int, j: int, q: list[float], k: list[float]
 ) -> float:
@@ -95,6 +104,8 @@ def phasor_score(
 
 SOFTMAX_KINDS = {
     "dot_product": (dot_product_score, D),
+    "no_positions": (dot_product_score, D),
+    "alibi": (alibi_score, D),
     "rotary": (rotary_score, D),
     "interference": (interference_score, W),
     "phasor": (phasor_score, 2 * W),
@@ -226,7 +237,38 @@ def test_starting_values() -> None:
 
 def test_the_kinds_that_carry_position() -> None:
     carrying = {kind for kind in ATTENTIONS if layer(kind).carries_position}
-    assert carrying == {"rotary", "phasor", "pure_wave", "pure_wave_linear"}
+    assert ATTENTIONS.keys() - carrying == {"dot_product", "interference"}
+
+
+@pytest.mark.parametrize(
+    ("n_head", "exponents"),
+    [
+        (1, [8]),
+        (2, [4, 8]),
+        (3, [4, 8, 2]),
+        (6, [2, 4, 6, 8, 1, 3]),
+        (8, [1, 2, 3, 4, 5, 6, 7, 8]),
+        (12, [1, 2, 3, 4, 5, 6, 7, 8, 0.5, 1.5, 2.5, 3.5]),
+        (16, [0.5 * h for h in range(1, 17)]),
+    ],
+)
+def test_slopes_are_those_of_the_paper(n_head: int, exponents: list[float]) -> None:
+    assert alibi_slopes(n_head).tolist() == pytest.approx([2**-e for e in exponents])
+    module = ALiBiAttention(4 * n_head, n_head, 10)
+    assert torch.equal(module.slopes, alibi_slopes(n_head))
+    assert not module.state_dict().keys() - {"project.weight", "output.weight"}
+
+
+def test_fixed_rates_are_where_learned_ones_start() -> None:
+    fixed, learned = (layer("phasor", frequencies=kind) for kind in ("fixed", "learned"))
+    assert isinstance(fixed, PhasorAttention)
+    assert isinstance(learned, PhasorAttention)
+    counts = [sum(p.numel() for p in module.parameters()) for module in (fixed, learned)]
+    assert counts[1] - counts[0] == learned.omega.numel() == H * W
+    assert "omega" not in fixed.state_dict()
+    assert fixed.omega.tolist() == PhasorAttention(C, H, 10, n_wave=W).omega.tolist()
+    learned.load_state_dict({**fixed.state_dict(), "omega": fixed.omega})
+    assert torch.equal(fixed(inputs()), learned(inputs()))
 
 
 def test_scaling_to_a_length_is_finite_at_zero() -> None:
@@ -322,6 +364,8 @@ def test_other_wrong_settings_are_named() -> None:
         PureWaveAttention(8, 2, 10, chunk_size=0)
     with pytest.raises(SettingError, match="frequencies=fixed must be projected or learned"):
         PureWaveAttention(8, 2, 10, frequencies="fixed")  # type: ignore[arg-type]
+    with pytest.raises(SettingError, match="frequencies=projected must be learned or fixed"):
+        PhasorAttention(8, 2, 10, frequencies="projected")  # type: ignore[arg-type]
     with pytest.raises(SettingError, match="feature_length=0 must be a finite number > 0, or null"):
         PureWaveAttention(8, 2, 10, feature_length=0)
     with pytest.raises(SettingError, match="n_embd=6 must be"):

@@ -12,9 +12,13 @@ from torch import Tensor, nn
 
 from spectral_exp.models.attention import (
     Attention,
-    DotProductAttention,
     InterferenceAttention,
     PhasorAttention,
+)
+from spectral_exp.models.dot_product import (
+    ALiBiAttention,
+    DotProductAttention,
+    NoPositionAttention,
     RotaryAttention,
 )
 from spectral_exp.models.embedding import Embedding, StandardEmbedding
@@ -28,6 +32,8 @@ EMBEDDINGS: dict[str, Callable[..., Embedding]] = {
 }
 ATTENTIONS: dict[str, Callable[..., Attention]] = {
     "dot_product": DotProductAttention,
+    "no_positions": NoPositionAttention,
+    "alibi": ALiBiAttention,
     "rotary": RotaryAttention,
     "interference": functools.partial(InterferenceAttention, n_wave=3),
     "phasor": functools.partial(PhasorAttention, n_wave=3),
