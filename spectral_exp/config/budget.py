@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from spectral_exp.config.construct import Constructor
+from spectral_exp.runs.planned import TRAINING_PASSES
 from spectral_exp.training.budget import Budget
 from spectral_exp.training.settings import TrainingSettings
-
-# The backward pass computes the gradients of the inputs and of the weights of each operation.
-_PASSES = 3
 
 NO_BUDGET = Budget(max_steps=1)
 """Stands for the budget of a configuration that has mistakes."""
@@ -31,5 +29,5 @@ def make_budget(
         max_flops=settings.max_flops,
         max_train_s=settings.max_train_s,
         tokens_per_step=settings.batch_size * int(block_size) * settings.grad_accum_steps,
-        flops_per_token=_PASSES * int(flops or 0),
+        flops_per_token=TRAINING_PASSES * int(flops or 0),
     )

@@ -14,7 +14,6 @@ from spectral_exp.core.timestamps import seconds_since_epoch
 from spectral_exp.dashboard.answers import FrameWriter
 from spectral_exp.dashboard.binning import COLUMNS, RAW_COLUMNS, Points, bin_points
 from spectral_exp.dashboard.library import Library
-from spectral_exp.dashboard.rows import planned_steps
 from spectral_exp.results.table_data import csv_cell
 from spectral_exp.runs.metric_names import metric_info
 from spectral_exp.runs.run import Run
@@ -90,7 +89,7 @@ def axis_values(run: Run, steps: FloatArray, axis: str, follower: SeriesFollower
     if axis == "step":
         return steps
     if axis == "relative":
-        last = planned_steps(run) or run.last_step
+        last = run.planned_steps or run.last_step
         return steps / last if last else np.full(steps.shape, np.nan)
     if axis == "tokens":
         return steps * (run.tokens_per_step or np.nan)

@@ -24,7 +24,7 @@ def unread_row(key: str, path: Path, run_id: str, updated_s: float) -> Row:
 def run_row(key: str, run: Run, updated_s: float) -> Row:
     """Return the row of a run."""
     experiment = experiment_hash(run)
-    step, max_steps = run.last_step, planned_steps(run)
+    step, max_steps = run.last_step, run.planned_steps
     return {
         "key": key,
         "id": run.run_id,
@@ -53,12 +53,6 @@ def marks_values(marks: Marks) -> Row:
         "pinned": marks.is_pinned,
         "note": printable_lines(marks.note),
     }
-
-
-def planned_steps(run: Run) -> int | None:
-    """Return the setting `training.max_steps`, or None."""
-    planned = run.settings.get("training.max_steps")
-    return planned if isinstance(planned, int) else None
 
 
 def finite(value: float | None) -> float | None:

@@ -1,8 +1,9 @@
 """The catalogue of metrics: title, unit, direction and kind of a metric by its name.
 
 A metric is known by its exact name, by the name after a prefix (`best_val_loss` is a `val_loss`,
-`val_accuracy` is an accuracy on the validation text), or by its prefix (`checkpoint_...`). For
-unknown metrics nothing is assumed, in particular not that low values are better.
+`val_accuracy` is an accuracy on the validation text, `test_bpb` a `val_bpb` of the test text), or
+by its prefix (`checkpoint_...`). For unknown metrics nothing is assumed, in particular not that low
+values are better.
 """
 
 from __future__ import annotations
@@ -135,6 +136,19 @@ def metric_info(name: str) -> Metric:
         return _evaluated(evaluation)
     words = name.replace("_", " ").strip()
     shown = Metric(words[:1].upper() + words[1:] or "Unnamed", unit)
+    if name.startswith("test_"):
+        known = METRICS.get(f"val_{name[5:]}") or METRICS.get(name[5:])
+        if known is not None:
+            words = f"test {known.words.removeprefix('validation ')}"
+            return replace(
+                shown,
+                unit=known.unit,
+                log=known.log,
+                direction=known.direction,
+                kind="validation",
+                words=words,
+                is_per_token=known.is_per_token,
+            )
     for prefix in ("best_", "val_"):
         known = METRICS.get(rest := name.removeprefix(prefix)) or _WITHOUT_PANEL.get(rest)
         if rest != name and known is not None:

@@ -148,9 +148,32 @@ class Totals(TypedDict, total=False):
     steps: Count
     tokens: Count
     bad_steps: Count
+    flops: float
     train_s: float
+    cpu_s: float
+    device_s: float
     time_s: float
     tokens_per_s: float
+
+
+class Budget(TypedDict, total=False):
+    """The limits of a run, and the setting whose limit has ended it."""
+
+    max_steps: Count
+    max_tokens: Count
+    max_flops: float
+    max_train_s: float
+    last_step: Count | None
+    reached: str | None
+
+
+class EvaluatedText(TypedDict, total=False):
+    """How much of a text each evaluation reads, and the standard error of the last one."""
+
+    windows: Count
+    available_windows: Count
+    tokens: Count
+    standard_error_bpb: float | None
 
 
 class Reference(TypedDict, total=False):
@@ -165,6 +188,7 @@ class MonitoringCost(TypedDict, total=False):
 
     blocked_s: dict[str, float]
     evaluation_s: float
+    test_s: float
     share_of_training: float
     train_s: float
 
@@ -182,6 +206,8 @@ class ResultsRecord(TypedDict, total=False):
     best_checkpoint: str
     generation_samples: list[Any]
     totals: Totals
+    budget: Budget
+    evaluation: dict[str, EvaluatedText]
     reference: Reference
     monitoring_cost: MonitoringCost
 
@@ -230,10 +256,15 @@ _SETTINGS: dict[str, Any] = {
     "model.tie_weights": bool,
     "optimizer.gate_every": Count,
     "optimizer.learning_rate": float,
+    "optimizer.warmup_steps": Count,
+    "schedule.warmup_steps": Count,
     "training.batch_size": Count,
     "training.eval_windows": Count | None,
     "training.grad_accum_steps": Count,
-    "training.max_steps": Count,
+    "training.max_flops": float | None,
+    "training.max_steps": Count | None,
+    "training.max_tokens": Count | None,
+    "training.max_train_s": float | None,
     "training.overfit_one_batch": bool,
     "training.restore_best": bool,
 }

@@ -20,6 +20,7 @@ from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.marks import NO_MARKS, Marks
 from spectral_exp.runs.metric_names import DERIVED, USE, metric_info
 from spectral_exp.runs.metrics_file import MetricFile, read_metrics
+from spectral_exp.runs.planned import planned_steps
 
 _PASSES = 3
 """FLOPs of a training step over those of its forward pass; the backward pass takes twice these."""
@@ -135,6 +136,11 @@ class Run:
         if logged is None:
             logged = self._metric_file.last_step
         return max(logged, _as_int(self._total("steps")) or 0)
+
+    @property
+    def planned_steps(self) -> int | None:
+        """The last step by the limits of the run in steps, tokens and FLOPs; None if unknown."""
+        return planned_steps(self.settings, self.record)
 
     @property
     def n_parameters(self) -> int | None:

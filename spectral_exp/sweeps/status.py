@@ -110,8 +110,7 @@ def _read_job(run: Path) -> JobStatus:
         loaded = load_run(run)
     except UserError as error:
         return JobStatus(run.name, state.state, state.status, reason=state.reason or str(error))
-    last = loaded.settings.get("training.max_steps")
-    last = last if isinstance(last, int) else None
+    last = loaded.planned_steps
     rate, tokens = loaded.value("tokens_per_s"), loaded.tokens_per_step
     remaining_s = None
     if state.state == "running" and last is not None and rate and tokens:

@@ -84,6 +84,7 @@ class RunResults:
             pruned_because=state.pruned_because or None,
             best_metrics=best if state.best_step is not None else None,
             totals=self._totals(),
+            attempts=self.usage.attempts(state.step, state.train_s),
             budget=self.budget.record(state.step, state.is_out_of_time),
             evaluation={name: self._describe_text(name) for name in self.texts},
             reference={

@@ -29,6 +29,7 @@ from spectral_exp.monitoring.visualization.manager import TextSample, Visualizat
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.lock import LostRunError
 from spectral_exp.training.budget import Budget
+from spectral_exp.training.cautions import warn_of_limits
 from spectral_exp.training.contracts import Data, Schedule
 from spectral_exp.training.divided import DividedState
 from spectral_exp.training.final_weights import FinalWeights
@@ -202,11 +203,12 @@ class Runner:
             with self._components():
                 if self.ranks.from_main(self._is_over() and self.results.are_complete()):
                     self.ranks.leave()
-                    log.info(
-                        "nothing left to do: the run has finished (%s)", self.budget.describe()
-                    )
+                    limits = self.budget.describe()
+                    log.info("nothing left to do: the run has finished (%s)", limits)
                     self.results.missing_because = ""
                 else:
+                    if self.ranks.world.is_main and self.state.step == 0:
+                        warn_of_limits(self.settings, self.stepper, self.windows)
                     self._train_and_record()
         problem = "; ".join(self._problems)
         if signal_number := self.ranks.stop_signal or stop.signal_number:
@@ -238,9 +240,7 @@ class Runner:
                 # What process 0 needs when the other processes have ended.
                 self._divided.collect(moments=not self._divided.saves_shards, gradients=True)
                 self._final_weights.test_together()
-                self.usage.flush()
-                self.ranks.leave()
-                self.usage.update()
+                self.usage.leave()
             self._finish()
         except LostRunError:
             self.results.missing_because = "the run directory no longer belongs to this process"
@@ -300,10 +300,11 @@ class Runner:
     def _progress(self) -> Progress:
         interval = self.checkpoint.save_interval if self.checkpoint.enabled else None
         shown = interval if isinstance(interval, int) else None
-        budget, state = self.budget, self.state
-        return Progress(
-            budget.last_step, shown, share=lambda step: budget.fraction(step, state.train_s)
-        )
+
+        def share(step: int) -> float:
+            return self.budget.fraction(step, self.state.train_s)
+
+        return Progress(self.budget.last_step, shown, share=share)
 
     def _is_over(self) -> bool:
         return self.state.end(self.budget) != "interrupted"
@@ -373,7 +374,7 @@ class Runner:
         state = self.state
         extra = {
             "train_state": state.state_dict(),
-            "usage": self.usage.state_dict(),
+            "usage": self.usage.state_dict(state.step, state.train_s),
             "loss_state_dict": self.loss.state_dict(),
             "rng_state": rng_state(),
         }
@@ -423,7 +424,7 @@ class Runner:
             self.ranks.load(found, self.model, self.optimizer)
             self.loss.load_state_dict(found["loss_state_dict"])
             self.state.load_state_dict(found["train_state"], found["loss_history"])
-            self.usage.load_state_dict(found.get("usage"))
+            self.usage.load_state_dict(found.get("usage"), self.state.step, self.state.train_s)
             best = self.state.best_step
             if best is not None and self.paths.checkpoint_file(best).is_file():
                 # The process may have been killed between the save and its link.
@@ -446,7 +447,7 @@ class Runner:
         self._observer_calls.cut_back(self.state.step)
         self.history.restore(self.metrics, self.state.step)
         first, limits = self.state.step + 1, self.budget.describe()
-        self.metrics.log_message(f"training from step {first} to {limits}")
+        self.metrics.log_message(f"training from step {first}, limited by {limits}")
 
     # --- end of the run --------------------------------------------------------------------------
 

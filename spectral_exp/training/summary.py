@@ -49,6 +49,14 @@ def _rows(results: ResultsRecord) -> Iterator[tuple[str, str]]:
     if {"steps", "tokens", "train_s"} <= totals.keys():
         spent = duration(totals["train_s"])
         yield "steps", f"{totals['steps']}, {totals['tokens']:,} tokens in {spent} of training"
+    seconds = {"processors": totals.get("cpu_s"), "devices": totals.get("device_s")}
+    if used := [
+        f"{value:,.1f} s of {name}" for name, value in seconds.items() if value is not None
+    ]:
+        yield "used", ", ".join(used)
+    reached = results.get("budget", {}).get("reached")
+    if reached and reached != "training.max_steps":
+        yield "ended by", printable(reached)
     if "tokens_per_s" in totals:
         yield "speed", f"{totals['tokens_per_s']:,.0f} tokens/s"
     for title, metrics in (
@@ -56,7 +64,10 @@ def _rows(results: ResultsRecord) -> Iterator[tuple[str, str]]:
         ("best", results.get("best_metrics")),
     ):
         if metrics:
-            yield title, _format_metrics(metrics)
+            tested = {n: v for n, v in metrics.items() if n.startswith("test_")}
+            yield title, _format_metrics({n: v for n, v in metrics.items() if n not in tested})
+            if tested:
+                yield "test", _format_metrics(tested)
     limits = (("unigram", "byte frequencies alone"), ("entropy", "the limit of the source"))
     for name, words in limits:
         bits = reference.get(f"{name}_bits_per_byte")
@@ -85,6 +96,19 @@ def _format_metrics(values: Mapping[str, float | None]) -> str:
     return "  ".join([*loss, *shown.values(), f"at step {val_step}"])
 
 
+def _prolonged(results: ResultsRecord, steps: int) -> str:
+    """Return the override that doubles the limit which has ended the run."""
+    budget = results.get("budget", {})
+    reached = budget.get("reached")
+    limits: dict[str, float | None] = {
+        "training.max_tokens": budget.get("max_tokens"),
+        "training.max_flops": budget.get("max_flops"),
+        "training.max_train_s": budget.get("max_train_s"),
+    }
+    limit = None if reached is None else limits.get(reached)
+    return f"training.max_steps={2 * steps}" if limit is None else f"{reached}={2 * limit}"
+
+
 def _next_commands(root: Path, results: ResultsRecord, search: Sequence[str]) -> list[str]:
     # A name that begins with a dash looks like an option.
     place = f"./{root}" if str(root).startswith("-") else str(root)
@@ -94,7 +118,7 @@ def _next_commands(root: Path, results: ResultsRecord, search: Sequence[str]) ->
     generate = f"  python -m spectral_exp generate {shell_word(place)} --tokens 200"
     status, steps = results.get("status"), results.get("totals", {}).get("steps", 0)
     if status == "completed":
-        return [generate, f"{resume} training.max_steps={2 * steps}"]
+        return [generate, f"{resume} {_prolonged(results, steps)}"]
     if status == "stopped_early":
         return [generate, resume + " training.patience=null"]
     if status == "pruned":

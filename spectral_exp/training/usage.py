@@ -23,7 +23,7 @@ class Usage:
     Args:
         device: the device of this process.
         ranks: the processes that train together. The numbers of the others arrive with the
-            exchange of a step, and are complete after `Ranks.leave`.
+            exchange of a step, and are complete after `leave`.
 
     Attributes:
         cpu_s: processor seconds of all threads of all processes during steps. Threads that write
@@ -35,6 +35,8 @@ class Usage:
 
     def __init__(self, device: torch.device, ranks: Ranks) -> None:
         self.cpu_s = self.device_s = 0.0
+        self._earlier: list[dict[str, float]] = []
+        self._before = (0, 0.0, 0.0, 0.0)
         self._device, self._ranks = device, ranks
         self._has_events = device.type == "cuda"
         self._begin: torch.cuda.Event | None = None
@@ -62,7 +64,7 @@ class Usage:
         """End waiting, and return its wall-clock seconds."""
         seconds = time.perf_counter() - self._start_s
         self._ranks.add_use(time.process_time() - self._start_cpu_s, self._read_events())
-        self.update()
+        self._update()
         return seconds
 
     def flush(self) -> None:
@@ -70,30 +72,63 @@ class Usage:
         if self._unread:
             self._unread[-1][1].synchronize()
             self._ranks.add_use(0.0, self._read_events())
-            self.update()
+            self._update()
 
-    def update(self) -> None:
-        """Add what all processes have exchanged since the last step."""
+    def leave(self) -> None:
+        """Wait until all processes have finished together, and complete the seconds."""
+        self.flush()
+        self._ranks.leave()
+        self._update()
+
+    def _update(self) -> None:
+        """Add what all processes have exchanged since the last call."""
         cpu_s, device_s = self._ranks.take_use()
         self.cpu_s += cpu_s
         self.device_s += device_s
 
     def totals(self) -> dict[str, float]:
         """Return the entries for the results; those that are unknown or do not apply are absent."""
-        seconds = {"cpu_s": self.cpu_s}
-        if self._has_events or self.device_s > 0:
-            seconds["device_s"] = self.device_s
-        return {name: value for name, value in seconds.items() if not math.isnan(value)}
+        return self._known(self.cpu_s, self.device_s)
 
-    def state_dict(self) -> dict[str, float]:
-        """Return the seconds, for a checkpoint."""
-        return {"cpu_s": self.cpu_s, "device_s": self.device_s}
+    def attempts(self, step: int, train_s: float) -> list[dict[str, float]]:
+        """Return what each attempt has used for the steps that the present weights contain.
 
-    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
-        """Load the seconds of earlier attempts; None if these did not measure them."""
+        Args:
+            step: the number of steps done.
+            train_s: the wall-clock seconds of them, over all attempts.
+        """
+        first_step, before_s, cpu_s, device_s = self._before
+        now = {
+            "from_step": first_step,
+            "to_step": step,
+            "train_s": train_s - before_s,
+            **self._known(self.cpu_s - cpu_s, self.device_s - device_s),
+        }
+        return [*self._earlier, now]
+
+    def state_dict(self, step: int, train_s: float) -> dict[str, Any]:
+        """Return the seconds for a checkpoint; the arguments are those of `attempts`."""
+        attempts = self.attempts(step, train_s)
+        return {"cpu_s": self.cpu_s, "device_s": self.device_s, "attempts": attempts}
+
+    def load_state_dict(self, state: Mapping[str, Any] | None, step: int, train_s: float) -> None:
+        """Load the seconds of earlier attempts, and begin another after `step`.
+
+        Args:
+            state: None if the earlier attempts did not measure them.
+            step, train_s: as for `attempts`.
+        """
         known = state or {}
         self.cpu_s = float(known.get("cpu_s", math.nan))
         self.device_s = float(known.get("device_s", math.nan))
+        self._earlier = list(known.get("attempts", ()))
+        self._before = (step, train_s, self.cpu_s, self.device_s)
+
+    def _known(self, cpu_s: float, device_s: float) -> dict[str, float]:
+        seconds = {"cpu_s": cpu_s}
+        if self._has_events or device_s > 0:
+            seconds["device_s"] = device_s
+        return {name: value for name, value in seconds.items() if not math.isnan(value)}
 
     def _record_event(self) -> torch.cuda.Event:
         event = self._free.pop() if self._free else torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]

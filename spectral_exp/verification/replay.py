@@ -32,7 +32,8 @@ from spectral_exp.runs.differences import (
     settings_differences,
 )
 from spectral_exp.runs.layout import RunPaths
-from spectral_exp.runs.overrides import changed_settings, matters_for_steps
+from spectral_exp.runs.overrides import changed_settings, flatten, matters_for_steps
+from spectral_exp.runs.planned import describe_limits, planned_steps, refuse_time_budget
 from spectral_exp.runs.renamed import update_names
 from spectral_exp.runs.training_record import read_record, recorded_patch
 from spectral_exp.verification.fingerprint import (
@@ -101,6 +102,7 @@ def verify_resume(run: Path, steps: int, start: int | None = None) -> dict[str, 
     """
     require(steps >= 2, "--steps", steps, ">= 2")
     record, paths = read_record(run), RunPaths(run)
+    refuse_time_budget(run, record["config"])
     segment = choose_segment(paths, record, steps, start)
     old_config = _config_at(paths, record, segment.start)
     config = _disable_monitoring(recorded_config(record))
@@ -207,7 +209,8 @@ def choose_segment(
         start,
         f"the step of a checkpoint; there are {shown}",
     )
-    max_steps = int(record["config"]["training"].get("max_steps", 0))
+    settings = dict(flatten(record["config"]))
+    max_steps, limits = planned_steps(settings, record) or 0, describe_limits(settings)
     # With a longer schedule or other threads, earlier steps would have other results.
     changed_at, change = (changed_settings(record["attempts"], matters_for_steps) or [(0, "")])[-1]
     changed = f"the run was continued after step {changed_at} with other settings ({change})"
@@ -215,15 +218,12 @@ def choose_segment(
         raise UserError(f"--from={start} must be >= {changed_at}: {changed}; there are {shown}")
     usable = [step for step in known if changed_at <= step <= max_steps - 2]
     if start is not None and start not in usable:
-        raise UserError(
-            f"--from={start} leaves less than 2 steps: training.max_steps={max_steps}; there are "
-            f"{shown}"
-        )
+        raise UserError(f"--from={start} leaves less than 2 steps: {limits}; there are {shown}")
     if not usable:
         since = f" since {changed}" if change else ""
         raise UserError(
             f"{paths.root} has no checkpoint with 2 steps of the run after it{since}; "
-            f"training.max_steps={max_steps}, and there are {shown}. To keep more of them, raise "
+            f"{limits}, and there are {shown}. To keep more of them, raise "
             "monitoring.checkpoint.keep_last_n"
         )
     if start is None:
@@ -232,7 +232,7 @@ def choose_segment(
         complete = [step for step in usable if step + steps <= max_steps]
         start = recorded[-1] if recorded else complete[-1] if complete else usable[0]
     last = min(start + steps, max_steps)
-    fewer = f"steps {last + 1} to {start + steps}: the run ends at training.max_steps={max_steps}"
+    fewer = f"steps {last + 1} to {start + steps}: the run ends at {limits}"
     return Segment(start, last, fewer if last < start + steps else None)
 
 

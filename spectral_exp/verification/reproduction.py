@@ -50,6 +50,7 @@ from spectral_exp.runs.overrides import (
     setting_of,
 )
 from spectral_exp.runs.parentage import SETTING
+from spectral_exp.runs.planned import refuse_time_budget
 from spectral_exp.runs.record import ResultsRecord, read_results
 from spectral_exp.runs.training_record import read_record, recorded_patch
 from spectral_exp.verification.recorded_code import REMEDY, recorded_code
@@ -57,7 +58,9 @@ from spectral_exp.verification.recorded_code import REMEDY, recorded_code
 # The results that training determines. The best checkpoint also depends on which checkpoints are
 # kept, and other results depend on the machine.
 _RESULTS = ("status", "final_metrics", "best_metrics", "generation_samples", "reference", "totals")
-_TIMED_RESULTS = ("totals.train_s", "totals.time_s", "totals.tokens_per_s")
+_TIMED_RESULTS = tuple(
+    f"totals.{name}" for name in ("train_s", "cpu_s", "device_s", "time_s", "tokens_per_s")
+)
 _COMPLETE = ("completed", "stopped_early")
 _PACKAGE_ROOT = Path(spectral_exp.__file__).resolve().parent.parent
 _LAST_MESSAGES_S = 5.0  # a child process of the training may keep its standard error open
@@ -108,6 +111,7 @@ def reproduce(
     """
     require(steps is None or steps >= 1, "--steps", steps, ">= 1")
     record, paths = read_record(run), RunPaths(run)
+    refuse_time_budget(run, record["config"])
     if os.path.lexists(output):
         raise UserError(f"{output} exists; remove it, or choose another directory with --output")
     refuse_loss(output)

@@ -52,7 +52,7 @@ def test_all_mistakes_are_reported_at_once() -> None:
 
 def test_constructor_errors_carry_the_path() -> None:
     assert problems_of({"_target_": SETTINGS, "max_steps": -5}) == [
-        "training.max_steps=-5 must be >= 1"
+        "training.max_steps=-5 must be >= 1 or null"
     ]
 
 

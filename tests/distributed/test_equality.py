@@ -41,7 +41,11 @@ def of_two() -> list[Run]:
         for name, values in VARIANTS.items()
     ]
     exact = {"training.grad_accum_steps": 6, "distributed.exact": True}
-    recorded = {"training.grad_accum_steps": 2, "monitoring.tracking.enabled": True}
+    recorded = {
+        "training.grad_accum_steps": 2,
+        "monitoring.tracking.enabled": True,
+        "data.test_fraction": 0.1,
+    }
     return [*runs, Run("exact_2", "wave_rgd_qfe", exact), Run("recorded_2", settings=recorded)]
 
 
@@ -179,6 +183,9 @@ def test_the_record_says_where_a_run_was_trained(trained: Path) -> None:
     one, several = trained / "one/recorded_2", trained / "several/recorded_2"
     assert results_of(one) == results_of(several)
     results = json.loads(RunPaths(several).results_file.read_text())
+    # Both processes share the test, and their processor seconds are added.
+    assert results["final_metrics"]["test_windows"] > 2
+    assert results["totals"]["cpu_s"] > 0
     processes = results["processes"]
     assert processes["processes"] == 2
     assert len(processes["hosts"]) == 1

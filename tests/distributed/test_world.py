@@ -157,7 +157,8 @@ def test_shared_validation_is_exact(batches: int, seed: int) -> None:
     torch.manual_seed(seed)
     model = torch.nn.Embedding(11, 11)
     windows = [
-        (torch.randint(11, (2, 5)), torch.randint(11, (2, 5)), 10 + i) for i in range(batches)
+        (torch.randint(11, (2, 5)), torch.randint(11, (2, 5)), torch.tensor([5 + i, 6]))
+        for i in range(batches)
     ]
     tables: dict[int, torch.Tensor] = {}
 

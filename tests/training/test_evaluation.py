@@ -28,7 +28,7 @@ def test_matches_the_direct_formula_and_counts_bytes() -> None:
         (
             torch.randint(5, (b, 7), generator=generator),
             torch.randint(5, (b, 7), generator=generator),
-            11 * b,
+            10 + torch.arange(b),
         )
         for b in (3, 1)
     ]
@@ -41,12 +41,19 @@ def test_matches_the_direct_formula_and_counts_bytes() -> None:
         for x, y, _ in windows
         for a, b in zip(x.flatten().tolist(), y.flatten().tolist(), strict=True)
     ]
-    mean = sum(nats) / 28
+    n_bytes, mean = 10 + 11 + 12 + 10, sum(nats) / 28
     spread = math.sqrt(sum((n - mean) ** 2 for n in nats) / 28)
     assert found.tokens == 28
     assert found.val_loss == pytest.approx(mean, rel=1e-6)
     assert found.perplexity == pytest.approx(math.exp(mean), rel=1e-6)
-    assert found.val_bpb == pytest.approx(sum(nats) / math.log(2) / 44, rel=1e-6)
+    assert found.val_bpb == pytest.approx(sum(nats) / math.log(2) / n_bytes, rel=1e-6)
     assert found.standard_error_bpb == pytest.approx(
-        spread / math.sqrt(28) * 28 / 44 / math.log(2), rel=1e-5
+        spread / math.sqrt(28) * 28 / n_bytes / math.log(2), rel=1e-5
     )
+    # By the definition of the error of a ratio of two sums over windows.
+    whole, sizes = sum(nats), [10, 11, 12, 10]
+    parts = [sum(nats[7 * i : 7 * i + 7]) for i in range(4)]
+    deviations = [part - whole / n_bytes * size for part, size in zip(parts, sizes, strict=True)]
+    error = math.sqrt(4 / 3 * sum(d**2 for d in deviations)) / n_bytes / math.log(2)
+    assert found.windows == 4
+    assert found.window_error_bpb == pytest.approx(error, rel=1e-6)

@@ -53,6 +53,7 @@ from spectral_exp.results.paper.setup import setup
 from spectral_exp.runs.evaluations import evaluation_conditions
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.metric_names import METRICS, metric_info
+from spectral_exp.runs.overrides import BUDGET
 from spectral_exp.runs.parts import PARTS
 from spectral_exp.runs.run import Run
 
@@ -248,10 +249,19 @@ def _cost(run: Run) -> tuple[Block, ...]:
     blocked: Any = dig(run.results, "monitoring_cost.blocked_s")
     entries = [
         ("training, s", "totals.train_s", ",.0f"),
+        ("training, processor s", "totals.cpu_s", ",.0f"),
+        ("training, device s", "totals.device_s", ",.0f"),
+        ("training, FLOPs", "totals.flops", ".4g"),
         ("everything, s", "totals.time_s", ",.0f"),
         ("tokens", "totals.tokens", ",.0f"),
         ("tokens/s in training", "totals.tokens_per_s", ",.0f"),
         ("validation, s", "monitoring_cost.evaluation_s", ".2f"),
+        ("test, s", "monitoring_cost.test_s", ".2f"),
+        *(
+            (f"{words} of the {title} text", f"evaluation.{name}.{key}", ",.0f")
+            for name, title in (("val", "validation"), ("test", "test"))
+            for words, key in (("windows read", "windows"), ("windows", "available_windows"))
+        ),
         *(
             (f"training waited for {name}, s", f"monitoring_cost.blocked_s.{name}", ".3f")
             for name in (blocked if isinstance(blocked, Mapping) else ())
@@ -290,8 +300,10 @@ def _remarks(material: Material, run: Run) -> tuple[Block, ...]:
 def _commands(run: Run) -> tuple[Block, ...]:
     place = f"{run.path.resolve().parent.name}/{run.path.resolve().name}"
     word = shlex.quote(f"./{place}" if place.startswith("-") else place)
+    reached = dig(run.results, "budget.reached")
+    limit = reached if reached in BUDGET else "training.max_steps"
     more = {
-        "completed": " training.max_steps=MORE",
+        "completed": f" {limit}=MORE",
         "stopped_early": " training.patience=null",
         "pruned": " search.pruner=none",
     }.get(run.status, "")

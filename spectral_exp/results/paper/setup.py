@@ -204,13 +204,16 @@ def _data_table(material: Material, sets: Sequence[Sequence[Run]]) -> Table:
     def fingerprint(name: str, runs: Sequence[Run]) -> Text:
         return (Code(str(dig(runs[0].record, f"dataset.{name}") or DASH)[:16]),)
 
+    has_test = any(dig(runs[0].record, "dataset.test_tokens") is not None for runs in sets)
     rows: list[tuple[Text, ...]] = [
         ((words,), *(material.fact(f"dataset.{name}", runs) for runs in sets))
         for name, words in read_list("setup", "sizes table").items()
+        if has_test or not name.startswith("test_")
     ]
     rows += [
         ((words,), *(fingerprint(name, runs) for runs in sets))
         for name, words in read_list("setup", "fingerprints table").items()
+        if has_test or not name.startswith("test_")
     ]
     titles = ["value"]
     notes: tuple[Text, ...] = ()

@@ -1,0 +1,60 @@
+"""Findings about finished runs that were too short for their warm-ups, or validated on little."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from spectral_exp.results.finding import Finding, Piece, finding, measurement
+from spectral_exp.runs.evaluation_size import FEW_TOKENS
+from spectral_exp.runs.run import Run
+
+
+def cautions(run: Run) -> Iterator[Finding]:
+    """Yield the findings; none about a run that has not finished."""
+    if not run.finished or run.settings.get("training.overfit_one_batch"):
+        return
+    steps = run.last_step
+    for setting, consequence in (
+        ("schedule.warmup_steps", "the learning rate never reached its peak"),
+        ("optimizer.warmup_steps", "the strength of RGD's gate was never reached"),
+    ):
+        warmup = run.settings.get(setting)
+        is_used = setting != "optimizer.warmup_steps" or _uses_gate(run)
+        if isinstance(warmup, int) and warmup > steps > 0 and is_used:
+            yield finding(
+                f"short for {setting}",
+                f"{consequence}: {{setting}} is {{warmup}}, and the run had {{steps}} steps",
+                setting=setting,
+                warmup=measurement(warmup, setting, run),
+                steps=measurement(steps, "steps", run, "last step"),
+            )
+    yield from _few_windows(run)
+
+
+def _uses_gate(run: Run) -> bool:
+    strength = run.settings.get("optimizer.resonance_strength", 0)
+    return isinstance(strength, int | float) and strength > 0
+
+
+def _few_windows(run: Run) -> Iterator[Finding]:
+    evaluation = run.results.get("evaluation")
+    text: Any = evaluation.get("val") if isinstance(evaluation, dict) else None
+    if not isinstance(text, dict) or not 0 < text.get("tokens", 0) < FEW_TOKENS:
+        return
+    place = "evaluation.val."
+    values: dict[str, Piece] = {
+        name: measurement(text[key], place + key, run)
+        for name, key in (("windows", "windows"), ("all", "available_windows"))
+        if key in text
+    }
+    if len(values) < 2:
+        return
+    detail, error = "", text.get("standard_error_bpb")
+    if error is not None and math.isfinite(error):
+        values["error"] = measurement(error, f"{place}standard_error_bpb", run, show=".4f")
+        detail = "the standard error of val_bpb is {error} bits per byte"
+    yield Finding(
+        "few validation windows", "each validation read {windows} of {all} windows", detail, values
+    )

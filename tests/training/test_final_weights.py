@@ -1,0 +1,123 @@
+"""The test of the final weights, how much text is evaluated, and what limits conclusions."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spectral_exp.commands.evaluate import evaluate_run
+from spectral_exp.core.errors import Interrupted
+from spectral_exp.data.batches import EvalWindows
+from spectral_exp.results.checks import run_flags
+from spectral_exp.runs.load import load_run
+from spectral_exp.runs.metric_names import metric_info
+from spectral_exp.training.evaluation import evaluate
+from spectral_exp.training.summary import summary
+from tests.training.test_runner import PATIENT, built, results, scripted
+
+TESTED = "data.test_fraction=0.1"
+SHORT = ("training.max_steps=4", "training.eval_interval=4")
+
+
+def test_the_final_weights_are_tested_once_on_the_whole_test_text(tmp_path: Path) -> None:
+    with built(tmp_path, *SHORT, TESTED) as runner:
+        runner.run()
+        exact = evaluate(runner.model, runner.test_windows, runner.device).test_metrics()
+    content = results(tmp_path)
+    assert exact.items() <= content["final_metrics"].items()
+    final, score = content["final_metrics"], evaluate_run(tmp_path, split="test").score
+    assert final["test_loss"] == pytest.approx(score.loss, rel=1e-3)
+    assert final["test_bpb"] == pytest.approx(score.bpb, rel=1e-3)
+    assert final["test_standard_error_bpb"] == pytest.approx(score.standard_error_bpb, rel=0.02)
+    # The last window of `evaluate` ends with the text, those of training do not overlap.
+    assert score.windows - 1 <= final["test_windows"] <= score.windows
+    run = load_run(tmp_path)
+    assert run.value("test_bpb") == run.value("test_bpb", "best") == final["test_bpb"]
+    assert (run.value("test_bpb", "step:3"), run.final_step("test_bpb")) == (None, 4)
+    assert metric_info("test_bpb").lower_is_better
+    assert metric_info("test_bpb").kind == "validation"
+    assert metric_info("test_loss").is_per_token
+    read = content["evaluation"]
+    assert read["test"]["windows"] == read["test"]["available_windows"] == final["test_windows"]
+    assert (read["val"]["windows"], read["val"]["tokens"]) == (4, 4 * 16)
+    assert read["val"]["available_windows"] == (run.record["dataset"]["val_tokens"] - 1) // 16
+    assert read["val"]["standard_error_bpb"] > 0
+    assert content["monitoring_cost"]["test_s"] > 0
+    assert any(line.startswith("  test") for line in summary(tmp_path).splitlines())
+
+    with built(tmp_path, *SHORT, TESTED) as runner:
+        runner.run()
+    assert results(tmp_path) == content
+
+
+def test_after_an_early_stop_the_best_weights_are_tested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(monkeypatch, [3.0, 2.5, 2.45, 2.3, 2.4, 2.25])
+    with built(tmp_path, *PATIENT, TESTED, "monitoring.checkpoint.save_interval=1") as runner:
+        assert runner.run().best_step == 8
+        best = runner.checkpoint.load_checkpoint(8)
+        assert best is not None
+        runner.model.load_state_dict(best["model_state_dict"])
+        exact = evaluate(runner.model, runner.test_windows, runner.device)
+    final = results(tmp_path)["final_metrics"]
+    assert (final["step"], final["test_loss"]) == (8, exact.val_loss)
+
+
+def test_a_test_that_a_signal_ends_is_repeated_by_the_same_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows = EvalWindows.__iter__
+
+    def kill_in_the_test(self: EvalWindows) -> Iterator[Any]:
+        for i, window in enumerate(windows(self)):
+            if i == 3:  # the validation has one batch
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield window
+
+    with monkeypatch.context() as patched:
+        patched.setattr(EvalWindows, "__iter__", kill_in_the_test)
+        with built(tmp_path, *SHORT, TESTED) as runner, pytest.raises(Interrupted):
+            runner.run()
+    before = results(tmp_path)
+    assert before["status"] == "completed"
+    assert "test_loss" not in before["final_metrics"]
+    with built(tmp_path, *SHORT, TESTED) as runner:
+        runner.run()
+    after = results(tmp_path)["final_metrics"]
+    assert after["test_loss"] > 0
+    assert before["final_metrics"].items() <= after.items()
+
+
+def test_what_limits_conclusions_is_said_once_and_found_in_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = ("training.max_steps=2", "optimizer.warmup_steps=500", "schedule.warmup_steps=8")
+    with built(tmp_path, *settings, experiment="wave_rgd") as runner:
+        runner.run()
+        available = runner.windows.n_available
+    said = "\n".join(caplog.messages)
+    length = "is longer than the run of 2 steps (training.max_steps=2)"
+    assert f"schedule.warmup_steps=8 {length}: the learning rate reaches 25%" in said
+    assert f"optimizer.warmup_steps=500 {length}: the strength of RGD's gate reaches 0%" in said
+    assert f"reads 4 of {available} windows, 64 tokens: the standard error of val_loss is" in said
+    assert "roughly 12% of it or more; raise training.eval_windows" in said
+    found = {one.kind: str(one) for one in run_flags(load_run(tmp_path))}
+    assert "schedule.warmup_steps is 8, and the run had 2 steps" in found[
+        "short for schedule.warmup_steps"
+    ]  # fmt: skip
+    assert "optimizer.warmup_steps is 500" in found["short for optimizer.warmup_steps"]
+    few = found["few validation windows"]
+    assert few.startswith(f"each validation read 4 of {available} windows: the standard error")
+
+    caplog.clear()
+    with built(tmp_path, *settings, "training.max_steps=3", experiment="wave_rgd") as runner:
+        runner.run()
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING and "windows" in r.msg]
+    assert "is longer than" not in "\n".join(caplog.messages)
