@@ -20,11 +20,7 @@ from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.marks import NO_MARKS, Marks
 from spectral_exp.runs.metric_names import DERIVED, USE, metric_info
 from spectral_exp.runs.metrics_file import MetricFile, read_metrics
-from spectral_exp.runs.planned import planned_steps
-
-_PASSES = 3
-"""FLOPs of a training step over those of its forward pass; the backward pass takes twice these."""
-
+from spectral_exp.runs.planned import TRAINING_PASSES, planned_steps
 
 _MIN_SPEEDS = 8  # fewest logged speeds for a quantile
 
@@ -170,7 +166,7 @@ class Run:
         forward = _as_float(_section(self.record, "model").get("flops_per_token"))
         if not forward or self.tokens_per_step is None:
             return None
-        return _PASSES * forward * self.tokens_per_step
+        return TRAINING_PASSES * forward * self.tokens_per_step
 
     @property
     def train_s(self) -> float | None:
