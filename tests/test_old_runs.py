@@ -18,12 +18,15 @@ from spectral_exp.config.roles import NotAPartError
 from spectral_exp.core.json_files import content_crc32
 from spectral_exp.monitoring.checkpoint.file import read_sidecar, write_checkpoint
 from spectral_exp.results import aggregate
-from spectral_exp.runs.renamed import RENAMED, update_names
+from spectral_exp.runs.renamed import RENAMED, former_defaults, update_names
 from spectral_exp.train import main
 from spectral_exp.verification import replay
 from tests.conftest import NO_PLOTS, TINY
 
 OLD_NAMES = {new: old for old, new in RENAMED.items()}
+OLD_DEFAULTS = ("optimizer.betas=[0.9,0.999]", "optimizer.weight_decay=0.01")
+"""What the configuration of RGD said before; a run that had them says so in no override."""
+
 SETTINGS = (
     "+experiment=wave_rgd_qfe",
     *TINY,
@@ -32,6 +35,7 @@ SETTINGS = (
     "model.dropout=0.1",
     "optimizer._target_=spectral_exp.optim.build_rgd",
     "monitoring.checkpoint.keep_last_n=9",
+    *OLD_DEFAULTS,
 )
 
 
@@ -49,8 +53,9 @@ def in_old_names(value: Any) -> Any:
 
 
 def make_old(run: Path) -> None:
-    """Give a run the names that it had before the renaming, with correct checksums."""
+    """Give a run the record of an earlier version, with correct checksums."""
     record = in_old_names(json.loads((run / "config.json").read_text()))
+    record["overrides"] = [text for text in record["overrides"] if text not in OLD_DEFAULTS]
     record["crc32"] = content_crc32(record)
     (run / "config.json").write_text(json.dumps(record))
     for path in (run / "checkpoints").glob("checkpoint_step_*.pt"):
@@ -62,7 +67,9 @@ def make_old(run: Path) -> None:
             path, state, facts={name: facts.get(name) for name in ("serial", "best_step")}
         )
     for file in (run / ".hydra").glob("*.yaml"):
-        file.write_text(in_old_names(file.read_text()))
+        lines = in_old_names(file.read_text()).splitlines(keepends=True)
+        kept = [line for line in lines if line.strip(" -'\n") not in OLD_DEFAULTS]
+        file.write_text("".join(kept))
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +122,13 @@ def test_every_old_name_leads_to_a_part_of_the_same_kind() -> None:
         assert fitting, (old, new)
         assert new not in RENAMED
         assert update_names({"part": {"_target_": old}}) == {"part": {"_target_": new}}
+
+
+def test_only_recorded_defaults_of_rgd_are_former_ones() -> None:
+    node = {"_target_": "spectral_exp.optim.rgd.rgd", "betas": [0.9, 0.999], "weight_decay": 0.1}
+    assert former_defaults({"optimizer": node}) == {"optimizer.betas": [0.9, 0.999]}
+    assert former_defaults({"optimizer": {**node, "_target_": "torch.optim.AdamW"}}) == {}
+    assert former_defaults({}) == former_defaults({"optimizer": None}) == {}
 
 
 def test_the_old_run_names_other_parts_everywhere(finished: tuple[Path, Path]) -> None:

@@ -40,6 +40,7 @@ from spectral_exp.data.batches import Batches, EvalWindows
 from spectral_exp.distributed.ranks import Ranks
 from spectral_exp.distributed.settings import (
     DistributedSettings,
+    refuse_indivisible_optimizer,
     refuse_unshareable,
 )
 from spectral_exp.distributed.world import SINGLE, World
@@ -355,6 +356,8 @@ def _assemble(
     optimizer = make_optimizer(config, model, make, trial)
     if optimizer is not None and distributed is not None and distributed.shard_optimizer:
         make.call("", lambda: refuse_unshareable(optimizer))
+    if optimizer is not None and not is_whole:
+        make.call("", lambda: refuse_indivisible_optimizer(optimizer))
     budget = make_budget(config, settings, model, make)
     schedule = make_part(config, "schedule", make, max_steps=budget.schedule_steps)
     loss = make_part(config, "loss", make, vocab_size=vocab_size)

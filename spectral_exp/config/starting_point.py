@@ -241,4 +241,8 @@ def _optimizer_problem(
 
 def _optimizer_name(config: Mapping[str, Any]) -> str:
     node = config.get("optimizer")
-    return str(node.get("_target_")) if isinstance(node, Mapping) else "unknown"
+    if not isinstance(node, Mapping):
+        return "unknown"
+    direction = node.get("direction", "adam")
+    of = "" if direction == "adam" else f" with direction={direction}"
+    return f"{node.get('_target_')}{of}"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 POSITION_TABLE = "embedding.positions.weight"
-"""The parameter of models whose attention carries no positions, (positions, C)."""
+"""The parameter of models whose embedding adds positions, (positions, C)."""
 
 
 @dataclass(frozen=True)

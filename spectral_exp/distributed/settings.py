@@ -56,12 +56,24 @@ def refuse_unshardable(compiles: bool) -> None:
 
 
 def refuse_unshareable(optimizer: object) -> None:
-    """Raise a SettingError if the updates of `optimizer` need no whole matrices."""
+    """Raise a SettingError if processes cannot share the updates of `optimizer`."""
     require(
         hasattr(optimizer, "owners"),
         "distributed.shard_optimizer",
         "true",
-        f"false with {type(optimizer).__name__}, which updates every number by itself",
+        f"false with {type(optimizer).__name__}, whose updates cannot be shared; RGD's can",
+    )
+
+
+def refuse_indivisible_optimizer(optimizer: object) -> None:
+    """Raise a SettingError if `optimizer` needs whole matrices and does not collect them."""
+    require(
+        not getattr(optimizer, "needs_whole_matrices", False),
+        "distributed.strategy",
+        "fsdp",
+        "ddp with optimizer=muon, which needs whole matrices",
+        "optimizer=rgd optimizer.direction=muon optimizer.resonance_strength=0 takes the same "
+        "steps and collects them",
     )
 
 

@@ -31,10 +31,15 @@ class JoinedOptimizer(EagerOptimizer):
 
     Args:
         parts: the optimizers, before their first step.
+
+    Attributes:
+        needs_whole_matrices: whether a part is torch's Muon, whose steps with the rows of several
+            processes are not those with whole matrices.
     """
 
     def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
         self._parts = parts
+        self.needs_whole_matrices = any(type(part).__name__ == "Muon" for part in parts)
         super().__init__([group for part in parts for group in part.param_groups], {})
         self._share()
 

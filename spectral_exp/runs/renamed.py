@@ -18,6 +18,7 @@ RENAMED: dict[str, str] = json.loads(
 
 # Settings that older records lack, with their defaults: of a run, and of parts by their name.
 _RUN_DEFAULTS = {"init_from": None, "init_optimizer": False, "init_partial": False}
+_RGD = "spectral_exp.optim.build_rgd"
 _PART_DEFAULTS: dict[str, dict[str, Any]] = {
     "spectral_exp.losses.CrossEntropy": {"z_loss": 0.0},
     "spectral_exp.losses.QFE": {"z_loss": 0.0},
@@ -29,7 +30,7 @@ _PART_DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "spectral_exp.models.PhasorAttention": {"frequencies": "learned"},
     "spectral_exp.models.RotaryAttention": {"base": 10000.0, "frequencies": "fixed"},
-    "spectral_exp.optim.build_rgd": {
+    _RGD: {
         "direction": "adam",
         "momentum": 0.95,
         "nesterov": True,
@@ -37,6 +38,20 @@ _PART_DEFAULTS: dict[str, dict[str, Any]] = {
         "rate_scale": "match_rms_adamw",
     },
 }
+
+
+# Settings whose defaults have changed, with the former ones.
+_FORMER_DEFAULTS: dict[str, dict[str, Any]] = {
+    _RGD: {"betas": [0.9, 0.999], "weight_decay": 0.01},
+}
+
+
+def former_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return setting -> value for the recorded settings that have a default of an older version."""
+    optimizer = update_names(config).get("optimizer")
+    node = optimizer if isinstance(optimizer, Mapping) else {}
+    former = _FORMER_DEFAULTS.get(str(node.get("_target_")), {})
+    return {f"optimizer.{name}": value for name, value in former.items() if node.get(name) == value}
 
 
 def update_names(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,8 +78,14 @@ def _are_equal(value: Any, default: Any) -> bool:
 
 def _rename(key: str, value: Any) -> Any:
     if isinstance(value, Mapping):
-        part = _rename("_target_", value.get("_target_"))
-        return _update(value, _PART_DEFAULTS.get(part, {}) if isinstance(part, str) else {})
+        return _update(value, _defaults_of(value))
     if isinstance(value, list):
         return [_rename("", item) for item in value]
     return RENAMED.get(value, value) if key == "_target_" and isinstance(value, str) else value
+
+
+def _defaults_of(node: Mapping[str, Any]) -> Mapping[str, Any]:
+    part = _rename("_target_", node.get("_target_"))
+    if part == _RGD and node.get("direction", "adam") != "adam":
+        return {}  # its settings of Muon have a meaning
+    return _PART_DEFAULTS.get(part, {}) if isinstance(part, str) else {}

@@ -316,6 +316,10 @@ def test_a_place_may_contain_the_separator(parent: Path, tmp_path: Path) -> None
         ({"tokenizer": CHAR}, "id 0 is '\\\\x00' there and 'a' here"),
         ({"init_optimizer": True, "optimizer": ADAMW}, "build_rgd, and that of this run"),
         (
+            {"init_optimizer": True, "optimizer.direction": "muon"},
+            "that of this run spectral_exp.optim.build_rgd with direction=muon",
+        ),
+        (
             {"init_optimizer": True, "init_partial": True, "model.n_layer": 3},
             "the state of the optimizer needs all parameters",
         ),

@@ -158,6 +158,10 @@ def test_sharded_checkpoints_are_in_several_files(trained: Path) -> None:
         ({"distributed.strategy": "zero"}, "distributed.strategy=zero must be one of ddp, fsdp"),
         ({"distributed.shard_optimizer": True}, "distributed.shard_optimizer=true must be false"),
         (
+            {"optimizer": {"_target_": "spectral_exp.optim.build_muon"}},
+            "distributed.strategy=fsdp must be ddp with optimizer=muon",
+        ),
+        (
             {"monitoring.backup.url": "file:///nowhere", **SHARDED},
             "backup_url=file:///nowhere must be null",
         ),

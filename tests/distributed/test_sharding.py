@@ -47,6 +47,8 @@ OPTIMIZERS: dict[str, Build] = {
         groups, 1e-2, warmup_steps=0, gate_embeddings="channels", gate_every=2
     ),
     "rgd_all": lambda groups: build_rgd(groups, 1e-2, warmup_steps=0, gate_embeddings="both"),
+    "rgd_muon": lambda groups: build_rgd(groups, 1e-2, warmup_steps=3, direction="muon"),
+    "rgd_muon_0": lambda groups: build_rgd(groups, 1e-2, resonance_strength=0.0, direction="muon"),
 }
 
 
@@ -107,7 +109,7 @@ def train(name: str, n_micro_batches: int, grad_clip: float, kind: str) -> dict[
     for step in range(1, STEPS + 1):
         numbers.append(take_step(model, optimizer, step, n_micro_batches, grad_clip))
         states.append(copy.deepcopy((model.state_dict(), optimizer.state_dict())))
-    resonance = optimizer.metrics()["resonance"].item() if isinstance(optimizer, RGD) else None
+    resonance = resonance_of(optimizer) if isinstance(optimizer, RGD) else None
     return {"numbers": numbers, "states": states, "resonance": resonance}
 
 
@@ -157,9 +159,12 @@ def compare(
             assert found["param_groups"] == moments["param_groups"]
             assert_state(found["state"], moments["state"], tolerance, f"{name} step {step}")
     if isinstance(optimizer, RGD):
-        assert optimizer.metrics()["resonance"].item() == pytest.approx(
-            expected["resonance"], rel=1e-5
-        )
+        assert resonance_of(optimizer) == pytest.approx(expected["resonance"], rel=1e-5)
+
+
+def resonance_of(optimizer: RGD) -> float | None:
+    resonance = optimizer.metrics().get("resonance")
+    return None if resonance is None else resonance.item()
 
 
 def file_name(name: str, n_micro_batches: int, grad_clip: float, kind: str) -> str:
@@ -182,6 +187,7 @@ def two_ranks(rank: int, folder: Path) -> None:
 def four_ranks(rank: int, folder: Path) -> None:
     compare(folder, "rgd", 4, 0.05, "", exact=True, tolerance=0.0)
     compare(folder, "rgd_all", 4, 0.05, "odd", exact=False, tolerance=1e-5)
+    compare(folder, "rgd_muon", 4, 0.05, "", exact=True, tolerance=0.0)
     check_loading(folder, "rgd", 4)
 
 
@@ -275,7 +281,7 @@ def check_bf16(rank: int) -> None:
 
 def check_replicated(folder: Path) -> None:
     """With whole matrices on all processes, owners give the bits of one process."""
-    for name in ("rgd", "rgd_tables", "rgd_all"):
+    for name in ("rgd", "rgd_tables", "rgd_all", "rgd_muon", "rgd_muon_0"):
         found, expected = build(name), build(name)
         assert isinstance(found[1], RGD)
         found[1].owners = ReplicatedOwners()
@@ -298,6 +304,7 @@ def test_sharded_training_equals_one_process(tmp_path: Path) -> None:
         ("rgd", 2, 0.05, ""),
         ("rgd", 4, 0.05, ""),
         ("rgd_all", 4, 0.05, "odd"),
+        ("rgd_muon", 4, 0.05, ""),
     ]
     for run in runs:
         torch.save(train(*run), tmp_path / file_name(*run))

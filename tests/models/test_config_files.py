@@ -82,6 +82,19 @@ def test_optimizers_are_configured_with_their_defaults(name: str) -> None:
             assert value == parameter.default
 
 
+def test_optimizers_differ_in_nothing_that_they_share() -> None:
+    nodes: list[Any] = []
+    for name in ("adamw", "muon", "rgd"):
+        nodes.append(OmegaConf.to_container(OmegaConf.load(CONF / f"optimizer/{name}.yaml")))
+        del nodes[-1]["_target_"]
+    adamw, muon, rgd = nodes
+    shared = adamw.keys() & muon.keys() & rgd.keys()
+    assert shared == {"learning_rate", "betas", "eps", "weight_decay", "roles"}
+    for name in shared:
+        assert adamw[name] == muon[name] == rgd[name]
+    assert muon == {name: rgd[name] for name in muon}
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_sizes_reach_the_model_and_its_wave_parts(size: str) -> None:
     node = model(f"model/size={size}", "model/embedding=wave", "model/attention=interference")

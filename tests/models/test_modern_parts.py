@@ -3,6 +3,7 @@ attention, and change nothing while they are off."""
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -232,6 +233,38 @@ def test_every_switch_works_with_every_attention(attention: str) -> None:
     assert counts["total"] == sum(p.numel() for p in model.parameters())
 
 
+@pytest.mark.parametrize(
+    ("attention", "settings"),
+    [
+        ("alibi", {}),
+        ("no_positions", {}),
+        *(
+            (kind, {"frequencies": f})
+            for kind in ("rotary", "phasor")
+            for f in ("fixed", "learned")
+        ),
+    ],
+)
+def test_weights_serve_sequences_eight_times_as_long(
+    attention: str, settings: dict[str, Any]
+) -> None:
+    def make(block_size: int) -> Any:
+        factory = functools.partial(ATTENTIONS[attention], **settings)
+        return build("standard", factory, block_size=block_size, embedding_norm=True, qk_norm=True)
+
+    short, long = loud(make(10)), make(80).double()
+    long.load_state_dict(short.state_dict())
+    ids = torch.randint(11, (2, 80), generator=torch.Generator().manual_seed(1))
+    whole = long(ids)
+    assert whole.isfinite().all()
+    # Rotary's tables are float32 in both.
+    torch.testing.assert_close(whole[:, :10], short(ids[:, :10]), rtol=1e-9, atol=1e-9)
+    cache = long.new_cache(2)
+    with torch.no_grad():
+        pieces = [long(piece, cache=cache) for piece in torch.split(ids, [70, 7, 1, 2], dim=1)]
+    torch.testing.assert_close(torch.cat(pieces, 1), whole.detach(), rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("value", [0.0, -1.0, math.inf, math.nan])
 def test_a_wrong_softcap_is_named(value: float) -> None:
     with pytest.raises(SettingError, match="logit_softcap"):
@@ -285,6 +318,11 @@ def test_switches_that_are_off_leave_no_trace_in_a_record() -> None:
     assert changed["model"]["attention"]["frequencies"] == "learned"
     assert changed["model"]["qk_norm"] is True
     assert changed["loss"]["z_loss"] == 0.1
+    # Settings of Muon are recorded only where they mean something.
+    config = update_names(compose("+experiment=wave_rgd"))["optimizer"]
+    assert not {"direction", "momentum", "nesterov", "ns_steps", "rate_scale"} & config.keys()
+    on_muon = update_names(compose("+experiment=wave_rgd", "optimizer.direction=muon"))
+    assert on_muon["optimizer"].items() >= {"direction": "muon", "ns_steps": 5}.items()
     # The same names may mean something else to another part.
     other = {"_target_": "spectral_exp.models.Other", "base": 10000.0, "qk_norm": False}
     assert update_names({"model": other}) == {"model": other}

@@ -33,7 +33,9 @@ ANOTHER: dict[tuple[str, str], dict[str, Any]] = {
     ("attention", "dot_product"): {},
     ("attention", "rotary"): {"base": 500.0, "frequencies": "learned"},
     ("attention", "interference"): {"n_wave": 24},
-    ("attention", "phasor"): {"n_wave": 24},
+    ("attention", "alibi"): {},
+    ("attention", "no_positions"): {},
+    ("attention", "phasor"): {"n_wave": 24, "frequencies": "fixed"},
     **{
         ("attention", kind): {
             "n_wave": 24,
@@ -77,6 +79,8 @@ ANOTHER: dict[tuple[str, str], dict[str, Any]] = {
         "warmup_steps": 123,
         "gate_embeddings": "channels",
         "gate_every": 4,
+        "direction": "muon",
+        **dict.fromkeys(("momentum", "nesterov", "ns_steps", "rate_scale")),  # of Muon
         "roles": {"wave": {"learning_rate": 0.03}},
     },
     ("loss", "cross_entropy"): {"z_loss": 0.2},
@@ -158,6 +162,17 @@ def test_another_setting_is_another_text(part: str, choice: str, name: str) -> N
     assert text(make(part, choice, **{name: ANOTHER[part, choice][name]})) != text(
         make(part, choice)
     )
+
+
+@pytest.mark.parametrize("name", ["momentum", "nesterov", "ns_steps", "rate_scale"])
+def test_on_muon_its_settings_count_too(name: str) -> None:
+    muon = ANOTHER["optimizer", "muon"]
+    plain = make("optimizer", "rgd", direction="muon")
+    changed = make("optimizer", "rgd", direction="muon", **{name: muon[name]})
+    assert text(plain) != text(changed)
+    found = text(make("optimizer", "rgd"), plain)
+    assert "In run_direction the matrices of attention and MLP follow Muon" in found
+    assert "They start from \\tilde{M} = (1 - \\mu) G + \\mu M. The factor s" in found
 
 
 def test_the_variants_of_pure_wave_attention_have_distinct_texts() -> None:

@@ -66,7 +66,7 @@ def test_settings_that_training_does_not_depend_on_may_change(
         (("optimizer.betas=[0.9,0.95]",), ["optimizer.betas: [0.9, 0.99] -> [0.9, 0.95]"]),
         (
             ("optimizer=rgd",),
-            ["optimizer.resonance_strength: absent -> 0.3", "optimizer.weight_decay: 0.1 -> 0.01"],
+            ["optimizer.resonance_strength: absent -> 0.3", "optimizer.gate_every: absent -> 1"],
         ),
         (("training.precision=bf16",), ["training.precision: fp32 -> bf16"]),
         (("data.seed=7",), ["data.seed: 0 -> 7"]),

@@ -22,8 +22,9 @@ from spectral_exp.core.errors import UserError
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.regular_file import read_regular
 from spectral_exp.runs.layout import HYDRA_OVERRIDES_NAME, RunPaths
-from spectral_exp.runs.overrides import quote, setting_of
+from spectral_exp.runs.overrides import is_among, quote, setting_of
 from spectral_exp.runs.record import read_intact_config
+from spectral_exp.runs.renamed import former_defaults
 
 # These name the place of a run, not its experiment, so the recorded values are never used.
 _PLACE_KEYS = ("experiment_id", "resume", "outputs", "sweep")
@@ -38,6 +39,8 @@ def arguments_to_resume(
     resume: str, overrides: Sequence[str], flags: Sequence[str], source: str
 ) -> list[str]:
     """Return the overrides that continue a run: its recorded ones, then `overrides`, which win.
+
+    Defaults that have changed since the run was recorded come first.
 
     Args:
         resume: the run directory.
@@ -56,7 +59,7 @@ def arguments_to_resume(
         )
     record = _record(paths, resume)
     _refuse_forgotten_search(record, overrides, flags, resume)
-    given = {setting_of(override) for override in overrides}
+    given = tuple(setting_of(override) for override in overrides)
     files = [
         key
         for key in trust.PATH_SETTINGS
@@ -68,12 +71,15 @@ def arguments_to_resume(
     kept = [override for override in recorded if setting_of(override) not in replaced]
     _refuse_secrets(kept)
     kept = trusted_overrides(kept, f"resume={resume}", files, source=source)
+    config = record.get("config")
+    former = former_defaults(config) if isinstance(config, Mapping) else {}
+    defaults = [f"{key}={value}" for key, value in former.items() if not is_among(key, given)]
     moved = [f"{key}={quote(path)}" for key, path in absolute.items()]
     place = [
         f"experiment_id={quote(paths.root.resolve().name)}",
         f"hydra.run.dir={quote(resume)}",
     ]
-    return [*kept, *moved, *overrides, *place]
+    return [*defaults, *kept, *moved, *overrides, *place]
 
 
 def _record(paths: RunPaths, resume: str) -> dict[str, Any]:

@@ -33,8 +33,8 @@ _TITLES = {
     "loss": "Training loss",
 }
 _SAME_TEXT = {"attention pure_wave_linear": "attention pure_wave"}
-_POSITION_FREE = ("dot_product", "interference")
-"""Attention that carries no position itself."""
+_WITH_POSITION_TABLE = ("dot_product", "interference")
+"""Attention for which the embedding adds positions."""
 
 
 def method(material: Material) -> tuple[Block, ...]:
@@ -84,6 +84,8 @@ def _describe(material: Material, name: str, runs: Sequence[Run]) -> tuple[Block
     if name == "loss qfe":
         sketch = _sentence(material, "sketch", runs) if _uses_sketch(runs) else ()
         return _render(material, name, runs, sketch=(" ", *sketch) if sketch else ())
+    if name == "optimizer rgd":
+        return (*_rgd(material, runs), *_settings_of_roles(material, runs))
     if has_passage("method", name):
         return (*_render(material, name, runs), *_settings_of_roles(material, runs))
     part, _, choice = name.partition(" ")
@@ -93,13 +95,21 @@ def _describe(material: Material, name: str, runs: Sequence[Run]) -> tuple[Block
 
 
 def _standard_embedding(material: Material, runs: Sequence[Run]) -> tuple[Block, ...]:
-    with_table = [run for run in runs if run.parts.get("attention") in _POSITION_FREE]
+    with_table = [run for run in runs if run.parts.get("attention") in _WITH_POSITION_TABLE]
     if len(with_table) == len(runs):
         return _render(material, "embedding standard", runs)
     if not with_table:
         return _render(material, "embedding standard, no table", runs)
     labels = material.labels(with_table)
     return _render(material, "embedding standard, tables in some", runs, labels=labels)
+
+
+def _rgd(material: Material, runs: Sequence[Run]) -> tuple[Block, ...]:
+    on_muon = [run for run in runs if run.settings.get("optimizer.direction") == "muon"]
+    found = _render(material, "optimizer rgd", runs)
+    if not on_muon:
+        return found
+    return (*found, *_render(material, "rgd on muon", on_muon, labels=material.labels(on_muon)))
 
 
 def _settings_of_roles(material: Material, runs: Sequence[Run]) -> tuple[Block, ...]:
@@ -217,6 +227,11 @@ def _choose_frequencies(runs: Sequence[Run]) -> str:
     return "learned frequencies" if is_learned else "linear frequencies"
 
 
+def _choose_rates(runs: Sequence[Run]) -> str:
+    is_fixed = runs[0].settings.get("model.attention.frequencies") == "fixed"
+    return "fixed rates" if is_fixed else "learned rates"
+
+
 def _choose_length(runs: Sequence[Run]) -> str:
     is_default = runs[0].settings.get("model.attention.feature_length") is None
     return "default length" if is_default else "given length"
@@ -265,6 +280,7 @@ _VARIANTS = {
     "biases": _Variant("model.bias", _choose_bias),
     "ratio": _Variant("model.embedding.wave_ratio", _choose_ratio),
     "frequencies": _Variant("model.attention.frequencies", _choose_frequencies),
+    "rates": _Variant("model.attention.frequencies", _choose_rates),
     "length": _Variant("model.attention.feature_length", _choose_length),
     "width": _Variant("model.mlp.n_hidden", _choose_width),
     "gated_width": _Variant("model.mlp.n_hidden", _choose_gated_width),
