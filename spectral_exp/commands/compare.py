@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from spectral_exp.commands.options import add_archived, add_at, add_folders, add_where
+from spectral_exp.commands.options import add_archived, add_at, add_folders, add_margin, add_where
 from spectral_exp.core.allocator import keep_freed_memory
 from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import Interrupted, SettingError, UserError, nearest, require
@@ -112,12 +112,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_test_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--margin",
-        type=float,
-        metavar="SIZE",
-        help="also test whether differences are smaller than this, in the unit of the metric",
-    )
+    add_margin(parser)
     parser.add_argument(
         "--attribute",
         nargs="?",

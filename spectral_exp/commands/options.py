@@ -33,6 +33,16 @@ def add_at(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_margin(parser: argparse.ArgumentParser) -> None:
+    """Add `--margin`, which adds tests of equivalence."""
+    parser.add_argument(
+        "--margin",
+        type=float,
+        metavar="SIZE",
+        help="also test whether differences are smaller than this, in the unit of the metric",
+    )
+
+
 def add_force(parser: argparse.ArgumentParser) -> None:
     """Add `--force`, of commands that write a file."""
     parser.add_argument(

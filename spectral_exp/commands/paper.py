@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from spectral_exp.commands.options import add_archived, add_at, add_where
+from spectral_exp.commands.options import add_archived, add_at, add_margin, add_where
 from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.foreign_text import printable
@@ -64,19 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--baseline",
         help="group to compare the others with (default: classic, else the first by its settings)",
     )
-    parser.add_argument(
-        "--margin",
-        type=float,
-        help="also test whether differences are smaller than this, in the unit of the metric",
-    )
-    parser.add_argument(
-        "--evaluation",
-        action="append",
-        default=[],
-        metavar="CONDITION",
-        help="evaluations to compare, as for spectral-exp compare; repeatable (default: all that "
-        "spectral-exp evaluate has recorded)",
-    )
+    _add_comparison_options(parser)
     add_where(
         parser,
         "only runs that meet a condition such as optimizer=rgd or tag=good; repeatable",
@@ -112,6 +100,18 @@ def build_parser() -> argparse.ArgumentParser:
         help="with --verify: current folder of the runs; repeatable",
     )
     return parser
+
+
+def _add_comparison_options(parser: argparse.ArgumentParser) -> None:
+    add_margin(parser)
+    parser.add_argument(
+        "--evaluation",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help="evaluations to compare, as for spectral-exp compare; repeatable (default: all that "
+        "spectral-exp evaluate has recorded)",
+    )
 
 
 def _write(options: argparse.Namespace) -> Written:

@@ -32,7 +32,7 @@ from spectral_exp.results.number_texts import (
     probability_text,
 )
 from spectral_exp.results.statistics import Interval
-from spectral_exp.runs.metric_names import DERIVED, METRICS
+from spectral_exp.runs.metric_names import DERIVED, METRICS, USE
 from spectral_exp.runs.run import Run
 
 MEAN = "mean of the runs"
@@ -208,7 +208,13 @@ def metric_names(runs: Sequence[Run]) -> list[str]:
     """
     found = dict.fromkeys(name for run in runs for name in run.metrics)
     found |= dict.fromkeys(name for run in runs for name in run.results.get("final_metrics") or ())
-    found |= dict.fromkeys(DERIVED)
+    # Times of processors and devices, and FLOPs, are not in the records of older runs.
+    later = {"flops", *USE}
+    found |= dict.fromkeys(
+        name
+        for name in DERIVED
+        if name not in later or any(run.value(name) is not None for run in runs)
+    )
     hidden = ("step", "val_step")
     return [name for name in found if name not in hidden and printable(name) == name]
 

@@ -10,7 +10,7 @@ from spectral_exp.core.errors import SettingError, UserError, nearest
 from spectral_exp.core.wording import format_count, noun
 from spectral_exp.results import statistics
 from spectral_exp.results.compared import Comparison, GroupSummary
-from spectral_exp.results.corrections import SIGNIFICANCE
+from spectral_exp.results.corrections import SIGNIFICANCE, is_separated
 from spectral_exp.results.grid import Cell, Grid, differing_parts_of, find_grid
 from spectral_exp.results.statistics import Contrast, Interval
 from spectral_exp.results.times import busy_machine
@@ -258,13 +258,7 @@ def _correct(tested: Sequence[tuple[Effect, Contrast]]) -> list[Effect]:
     for i, (effect, contrast) in enumerate(tested):
         p, level = corrected.get(i), levels.get(i)
         in_doubt = effect.reason == "busy machine" or (effect.given is None and effect.part in busy)
-        separated = (
-            not in_doubt
-            and p is not None
-            and p < SIGNIFICANCE
-            and effect.interval is not None
-            and effect.interval.excludes_zero
-        )
+        separated = not in_doubt and is_separated(p, effect.interval)
         detectable = None if level is None else contrast.detectable(level)
         found.append(
             replace(effect, p_holm=p, level=level, detectable=detectable, separated=separated)

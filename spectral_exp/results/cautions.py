@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
-from spectral_exp.results.finding import Finding, Piece, finding, measurement
+from spectral_exp.results.finding import Finding, Measured, Piece, finding, measurement
 from spectral_exp.runs.evaluation_size import FEW_TOKENS
 from spectral_exp.runs.run import Run
+
+_ERROR_NAME = "error_of_windows"
 
 
 def cautions(run: Run) -> Iterator[Finding]:
@@ -33,6 +36,30 @@ def cautions(run: Run) -> Iterator[Finding]:
     yield from _few_windows(run)
 
 
+def unite_errors(flags: Sequence[tuple[str, Finding]]) -> list[tuple[str, Finding]]:
+    """Return findings with run ids, those on few windows with the range of all standard errors.
+
+    The errors of runs differ, and would make a finding of their own for each run.
+    """
+    errors = [
+        error for _, one in flags if isinstance(error := one.values.get(_ERROR_NAME), Measured)
+    ]
+    if len(errors) < 2:
+        return list(flags)
+    ends: dict[str, Piece] = {
+        "low": min(errors, key=lambda error: error.value),
+        "high": max(errors, key=lambda error: error.value),
+    }
+    united = []
+    for run_id, one in flags:
+        if _ERROR_NAME in one.values:
+            values = {name: piece for name, piece in one.values.items() if name != _ERROR_NAME}
+            detail = "the standard error of val_bpb is {low} to {high} bits per byte"
+            one = replace(one, detail=detail, values=values | ends)
+        united.append((run_id, one))
+    return united
+
+
 def _uses_gate(run: Run) -> bool:
     strength = run.settings.get("optimizer.resonance_strength", 0)
     return isinstance(strength, int | float) and strength > 0
@@ -53,8 +80,8 @@ def _few_windows(run: Run) -> Iterator[Finding]:
         return
     detail, error = "", text.get("standard_error_bpb")
     if error is not None and math.isfinite(error):
-        values["error"] = measurement(error, f"{place}standard_error_bpb", run, show=".4f")
-        detail = "the standard error of val_bpb is {error} bits per byte"
+        values[_ERROR_NAME] = measurement(error, f"{place}standard_error_bpb", run, show=".4f")
+        detail = f"the standard error of val_bpb is {{{_ERROR_NAME}}} bits per byte"
     yield Finding(
         "few validation windows", "each validation read {windows} of {all} windows", detail, values
     )

@@ -360,7 +360,7 @@ def match_groups(
         if (found[name].is_same is False or found[name].heading) and _matters(name, metric, budget)
     ]
     if budget is not None:
-        planned = _numbers(both, "training.max_steps", _max_steps, 0.0)
+        planned = _numbers(both, "planned_steps", lambda run: run.planned_steps, 0.0)
         if planned.is_same is False:
             matches["steps"] = False
             heading = "at {budget} the runs were on schedules of different length"
@@ -404,11 +404,6 @@ def _tokens(run: Run, budget: Budget | None) -> float | None:
     if steps is None or steps == run.last_step:
         return run.value("tokens")
     return None if run.tokens_per_step is None else steps * run.tokens_per_step
-
-
-def _max_steps(run: Run) -> int | None:
-    steps = run.settings.get("training.max_steps")
-    return steps if isinstance(steps, int) else None
 
 
 @dataclass(frozen=True)

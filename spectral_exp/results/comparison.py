@@ -304,9 +304,10 @@ def _best(summaries: Sequence[GroupSummary], lower_is_better: bool | None) -> Gr
 def _no_metric(metric: str, at: str, groups: Sequence[Group]) -> str:
     runs = [run for group in groups for run in group.runs]
     first = [int(steps[0]) for run in runs if len(steps := run.series(metric).steps)]
-    if (budget := parse_at(at)) is not None and first:
-        if all(run.step_within(budget) is None for run in runs):
-            return f"no run records at which step it had used {budget.words}"
+    budget = parse_at(at)
+    if budget is not None and all(run.step_within(budget) is None for run in runs):
+        return f"no run records at which step it had used {budget.words}"
+    if budget is not None and first:
         return (
             f"no run has a value of {metric} up to {budget.words}: the first is of step"
             f" {min(first)}"

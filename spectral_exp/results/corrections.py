@@ -9,7 +9,7 @@ from spectral_exp.results import statistics
 from spectral_exp.results.compared import Difference, Equivalence
 from spectral_exp.results.comparison_notes import pair_of
 from spectral_exp.results.finding import Finding, finding, measurement
-from spectral_exp.results.statistics import Contrast
+from spectral_exp.results.statistics import Contrast, Interval
 
 SIGNIFICANCE = 0.05
 """Probability of any wrong claim of separation, and of any wrong claim of equivalence."""
@@ -43,13 +43,7 @@ def correct_differences(
         pair = pair_of(difference)
         p, level = corrected.get(pair), levels.get(pair)
         is_busy = any(warning.kind == "busy machine" for warning in difference.warnings)
-        separated = (
-            not is_busy
-            and p is not None
-            and p < SIGNIFICANCE
-            and difference.interval is not None
-            and difference.interval.excludes_zero
-        )
+        separated = not is_busy and is_separated(p, difference.interval)
         equivalence = equivalences.get(pair)
         if equivalence is not None and is_busy:
             equivalence = replace(equivalence, equivalent=False)
@@ -64,6 +58,12 @@ def correct_differences(
         warnings = [*decided.warnings, *([] if separated else _power(decided, metric, at))]
         found.append(replace(decided, warnings=warnings))
     return found
+
+
+def is_separated(p_holm: float | None, interval: Interval | None) -> bool:
+    """Return whether both a corrected test and an interval exclude that there is no difference."""
+    is_rejected = p_holm is not None and p_holm < SIGNIFICANCE
+    return is_rejected and interval is not None and interval.excludes_zero
 
 
 def _by_key(

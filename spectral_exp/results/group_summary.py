@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from spectral_exp.core.timestamps import seconds_since_epoch
 from spectral_exp.core.wording import noun
 from spectral_exp.results import checks, statistics
+from spectral_exp.results.cautions import unite_errors
 from spectral_exp.results.compared import GroupSummary
 from spectral_exp.results.finding import Finding, finding, measurement, merge_findings
 from spectral_exp.results.group import Group
@@ -49,7 +50,7 @@ def summarize_group(
         for one in (*checks.run_flags(run, metric), *odd.get(run.run_id, ()))
     ]
     notes = _group_notes(metric, at, used, interval)
-    notes += merge_findings(flags, everyone=f"all {len(runs)} runs", n_all=len(runs))
+    notes += merge_findings(unite_errors(flags), everyone=f"all {len(runs)} runs", n_all=len(runs))
     if broken:
         notes.insert(0, _missing_runs("broken runs", "broke", broken, group))
     unused = {run_id for run_id, _ in left_out}

@@ -41,6 +41,18 @@ def _evaluation(run: Run) -> str | None:
     return f"{read} of {run.settings['model.block_size']:,} tokens"
 
 
+def _test_text(run: Run) -> str | None:
+    return _fingerprint(run, "test_sha256")
+
+
+def _test_windows(run: Run) -> str | None:
+    windows = ((run.results.get("evaluation") or {}).get("test") or {}).get("windows")
+    block_size = run.settings.get("model.block_size")
+    if not isinstance(windows, int) or not isinstance(block_size, int):
+        return None
+    return f"{format_count(windows, 'window')} of {block_size:,} tokens"
+
+
 def _hardware(run: Run) -> str | None:
     hardware: Mapping[str, Any] = run.record.get("hardware") or {}
     if not hardware:
@@ -73,7 +85,12 @@ def code_words(run: Run) -> str | None:
 
 
 def identities_of(metric: str) -> dict[str, Callable[[Run], str | None]]:
-    """Return what must agree for a metric: of an evaluation, the text and windows it read."""
+    """Return what must agree for a metric.
+
+    For a test or an evaluation, these are the text and the windows that it read.
+    """
+    if metric.startswith("test_"):
+        return IDENTITIES | {"validation": _test_text, "evaluation": _test_windows}
     evaluation = parse_evaluation(metric)
     if evaluation is None:
         return IDENTITIES

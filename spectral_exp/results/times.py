@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
-
 from spectral_exp.results.finding import Finding, Piece, finding, measurement
 from spectral_exp.results.statistics import MIN_RUNS, Interval, unpaired_contrast
 from spectral_exp.runs.metric_names import USE, metric_info
@@ -24,7 +22,6 @@ Repeats on an idle machine differ by one or two per cent.
 BUSY = 1.1
 """Factor between times of equal runs, or speeds within a run, above which the machine is busy."""
 
-_MIN_ENTRIES = 8  # fewest logged speeds for a quantile
 MEDIAN, SHORTEST, LONGEST = "median of the runs", "smallest of the runs", "largest of the runs"
 """Formulas of numbers."""
 
@@ -172,15 +169,10 @@ def slowdowns(runs: Sequence[Run]) -> Mapping[str, tuple[float, float]]:
     Other load leaves some entries at full speed. A few slow entries, such as the first ones while
     code is compiled, do not count.
     """
-    found = {}
-    for run in runs:
-        speeds = run.series("tokens_per_s").values
-        speeds = speeds[np.isfinite(speeds) & (speeds > 0)]
-        if len(speeds) >= _MIN_ENTRIES:
-            median, quick = (float(value) for value in np.quantile(speeds, (0.5, 0.9)))
-            if quick > BUSY * median:
-                found[run.run_id] = (median, quick)
-    return found
+    known = {run.run_id: speeds for run in runs if (speeds := run.logged_speeds)}
+    return {
+        name: (median, quick) for name, (median, quick) in known.items() if quick > BUSY * median
+    }
 
 
 MEDIAN_SPEED, QUICK_SPEED = "median of what was logged", "90 % quantile of what was logged"
@@ -200,11 +192,10 @@ def busy_machine(
         sides: runs and values of both groups.
         at: which value of each run.
     """
-    if not metric_info(metric).is_timing or not all(values for _, values in sides):
+    is_timed = all(values and min(values) > 0 for _, values in sides)
+    if not metric_info(metric).is_timing or not is_timed:
         return None
     means = [statistics.fmean(values) for _, values in sides]
-    if min(means) <= 0:
-        return None
     ratio = max(means) / min(means)
     runs = [run for of_side, _ in sides for run in of_side]
     found = _slow_entries(runs, ratio) if metric not in USE else None

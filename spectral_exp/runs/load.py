@@ -32,13 +32,14 @@ from spectral_exp.runs.overrides import flatten
 from spectral_exp.runs.parentage import origin_settings
 from spectral_exp.runs.parts import config_hash, part_names
 from spectral_exp.runs.record import known_settings, read_config, read_results
-from spectral_exp.runs.run import MetricSummary, Run
+from spectral_exp.runs.run import MetricSummary, Run, summarize_speeds
 
 log = logging.getLogger(__name__)
 
 Facts = dict[str, Any]
 """Name, seed, settings, parts, record, results, evaluations, config_hash, problems, metrics,
-last_step and unfinished_line of a run; only `unusable`, the reason, if the run cannot be used."""
+speeds, last_step and unfinished_line of a run; only `unusable`, the reason, if the run cannot be
+used."""
 
 _STAMP = re.compile(r"_\d{8}_\d{6}_\w{8}(_\d+)?$")
 # A job of a sweep: what was swept, its seed and a hash; before, its number, name and seed.
@@ -89,6 +90,7 @@ def run_of(path: Path, facts: Mapping[str, Any], *, with_marks: bool = True) -> 
         marks=marks,
         known_metrics={name: MetricSummary(*values) for name, values in facts["metrics"].items()},
         known_last_step=facts["last_step"],
+        known_speeds=facts["speeds"],
         evaluations=facts["evaluations"],
     )
 
@@ -181,7 +183,12 @@ def _read_results(paths: RunPaths, problems: list[str]) -> dict[str, Any]:
 def _read_metrics(
     paths: RunPaths, problems: list[str], content: MetricFile | None
 ) -> dict[str, Any]:
-    nothing: dict[str, Any] = {"metrics": {}, "last_step": 0, "unfinished_line": False}
+    nothing: dict[str, Any] = {
+        "metrics": {},
+        "speeds": None,
+        "last_step": 0,
+        "unfinished_line": False,
+    }
     is_summarized = content is None
     try:
         content = content or read_metrics(paths.metrics_file)
@@ -196,8 +203,10 @@ def _read_metrics(
         name: MetricSummary.of(series).as_list() if is_summarized else []
         for name, series in content.series.items()
     }
+    speeds = content.series.get("tokens_per_s")
     return {
         "metrics": summaries,
+        "speeds": summarize_speeds(speeds) if is_summarized and speeds is not None else None,
         "last_step": content.last_step,
         "unfinished_line": content.unfinished,
     }

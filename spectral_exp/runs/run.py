@@ -20,10 +20,9 @@ from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.marks import NO_MARKS, Marks
 from spectral_exp.runs.metric_names import DERIVED, USE, metric_info
 from spectral_exp.runs.metrics_file import MetricFile, read_metrics
-from spectral_exp.runs.planned import planned_steps
+from spectral_exp.runs.planned import TRAINING_PASSES, planned_steps
 
-_PASSES = 3
-"""FLOPs of a training step over those of its forward pass; the backward pass takes twice these."""
+_MIN_SPEEDS = 8  # fewest logged speeds for a quantile
 
 
 @dataclass(frozen=True)
@@ -97,6 +96,7 @@ class Run:
         evaluations: the records of `evaluations.jsonl`, oldest first (see `runs.evaluations`).
         known_metrics: summaries of all metrics from the index, or None to read the file on demand.
         known_last_step: the last logged step from the index, or None.
+        known_speeds: `logged_speeds` from the index, empty if there are too few; None reads them.
         read_series: returns the series of a metric; None reads the file of the run.
     """
 
@@ -117,6 +117,7 @@ class Run:
         default=None, repr=False, compare=False
     )
     known_last_step: int | None = field(default=None, repr=False, compare=False)
+    known_speeds: Sequence[float] | None = field(default=None, repr=False, compare=False)
     read_series: Callable[[str], Series] | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -165,7 +166,7 @@ class Run:
         forward = _as_float(_section(self.record, "model").get("flops_per_token"))
         if not forward or self.tokens_per_step is None:
             return None
-        return _PASSES * forward * self.tokens_per_step
+        return TRAINING_PASSES * forward * self.tokens_per_step
 
     @property
     def train_s(self) -> float | None:
@@ -281,6 +282,13 @@ class Run:
         n_known = len(times) if is_known.all() else int(np.argmin(is_known))
         return steps[:n_known], times[:n_known]
 
+    @property
+    def logged_speeds(self) -> Sequence[float]:
+        """Median and 90 % quantile of the logged tokens per second, or nothing below 8 entries."""
+        if self.known_speeds is not None:
+            return self.known_speeds
+        return summarize_speeds(self.series("tokens_per_s"))
+
     def final_step(self, metric: str) -> int | None:
         """Return the step of `value(metric)`, or None if the metric was never logged."""
         if parse_evaluation(metric) is not None:
@@ -351,6 +359,14 @@ class Run:
     @functools.cached_property
     def _summaries(self) -> dict[str, MetricSummary]:
         return {name: MetricSummary.of(series) for name, series in self._metric_file.series.items()}
+
+
+def summarize_speeds(series: Series) -> list[float]:
+    """Return median and 90 % quantile of the positive values, or nothing below 8 values."""
+    speeds = series.values[np.isfinite(series.values) & (series.values > 0)]
+    if len(speeds) < _MIN_SPEEDS:
+        return []
+    return [float(value) for value in np.quantile(speeds, (0.5, 0.9))]
 
 
 def _whole_steps(steps: float) -> int:

@@ -116,6 +116,24 @@ def test_a_step_before_the_first_value_is_named(
     assert compared(capsys, grid, "--at", "step:50")["groups"][0]["n"] == 3
 
 
+def test_budgets_choose_the_last_value_within_them(
+    grid: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    by_step = compared(capsys, grid, "--at", "step:50")
+    for at in ("tokens=38400", "tokens=6e4", "seconds=3.84", "seconds=7"):
+        found = compared(capsys, grid, "--at", at)
+        assert found["at"] == at
+        assert [one["values"] for one in found["groups"]] == [
+            one["values"] for one in by_step["groups"]
+        ]
+    text = printed(capsys, grid, "--at", "seconds=7")
+    assert text.startswith("val_bpb, last value of each run up to 7 s of training, lower is better")
+    for metric in ("val_bpb", "train_s"):
+        assert compare.main([str(grid), "--at", "flops=1e15", "--metric", metric]) == 2
+        error = "error: no run records at which step it had used 1e+15 training FLOPs\n"
+        assert capsys.readouterr().err == error
+
+
 @pytest.mark.parametrize("name", ["x.xlsx", "x.md.gz", "x.TXT2", "table.pdf"])
 def test_a_suffix_that_names_no_format_is_refused_first(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str

@@ -188,6 +188,18 @@ def test_flags_are_listed_once_with_their_runs() -> None:
     assert said(all_dirty.notes) == [f"all 5 runs: {sentence}"]
 
 
+def test_few_windows_are_noted_once_for_all_runs_of_a_group() -> None:
+    runs = []
+    for seed, error in enumerate((0.012, 0.01, 0.0155), start=1):
+        val = {"windows": 4, "available_windows": 99, "tokens": 256, "standard_error_bpb": error}
+        runs.append(fake_run(seed=seed, results={"evaluation": {"val": val}}))
+    notes = said(compare([fake_group(runs)]).summaries[0].notes)
+    assert [note for note in notes if "windows" in note] == [
+        "all 3 runs: each validation read 4 of 99 windows: the standard error of val_bpb is 0.0100 "
+        "to 0.0155 bits per byte"
+    ]
+
+
 def test_strata_of_different_size_are_noted() -> None:
     runs = [fake_run(seed=seed, val_bpb=value) for seed, value in enumerate((2.5, 2.6, 2.55))]
     runs += [fake_run("wave", seed=seed, val_bpb=value) for seed, value in enumerate((2.4, 2.45))]

@@ -21,8 +21,14 @@ from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.load import read_facts
 from tests.results.made_runs import make_run
 
-FACTS = {1: "cac774d78645fb1a", 2: "1a86e973053c066f"}
-TEXTS = {1: "0c79c45e16bfe31c", 2: "094ad51306f70e87", 3: "96e50189409e0ea1", 4: "a9bef0d2c14e26d4"}
+FACTS = {1: "cac774d78645fb1a", 2: "01872065e0d2b033"}
+TEXTS = {
+    1: "0c79c45e16bfe31c",
+    2: "094ad51306f70e87",
+    3: "96e50189409e0ea1",
+    4: "a9bef0d2c14e26d4",
+    5: "a9bef0d2c14e26d4",
+}
 PROVENANCES = {1: "9e21ba763d07c239"}
 
 

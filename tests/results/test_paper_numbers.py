@@ -47,7 +47,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = make_run(
             folder, "wave", seed, val_bpb=0.1 + noise / 10, settings=EVALUATED, record=LEAK
         )
-        _change(path, "totals", bad_steps=1, train_s=7.0 + seed)
+        _change(path, "totals", bad_steps=1, train_s=7.0 + seed, cpu_s=9.0 + seed)
         _change(path, "final_metrics", test_loss=1.25)
         _change(path, "evaluation", test={"windows": 640 + seed // 4, "available_windows": 700})
         _evaluate(path, 64, 2.0 + noise)

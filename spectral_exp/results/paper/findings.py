@@ -28,6 +28,7 @@ from spectral_exp.results.paper.material import DASH, Material, plain_number
 from spectral_exp.results.paper.passages import join_sentences, passage
 from spectral_exp.results.paper.setup import per_run
 from spectral_exp.results.times import compare_times
+from spectral_exp.runs.metric_names import USE
 from spectral_exp.runs.parts import PARTS
 
 _QUANTITIES = (
@@ -40,6 +41,8 @@ _QUANTITIES = (
     "hardware",
     "code",
 )
+
+_USED_WORDS = {"cpu_s": "processors, s", "device_s": "device, s"}
 
 _passage = partial(passage, "findings")
 
@@ -242,13 +245,18 @@ def _fairness(material: Material, differences: Sequence[Difference]) -> tuple[Bl
 
 def _cost(material: Material) -> tuple[Block, ...]:
     baseline = next((g for g in material.groups if g.label == material.comparison.baseline), None)
+    used = [name for name in USE if any(run.value(name) is not None for run in material.runs)]
+    times = ["train_s", *used]
     rows = [
         (
             (Code(group.label),),
             per_run(group.runs, "n_parameters", lambda run: run.n_parameters),
             per_run(group.runs, "steps", lambda run: run.last_step or None),
             per_run(group.runs, "tokens", lambda run: _whole(run.value("tokens"))),
-            material.average(group.runs, "train_s", lambda x: plain_number(round(x))),
+            *(
+                material.average(group.runs, name, lambda x: plain_number(round(x)))
+                for name in times
+            ),
             material.average(group.runs, "tokens_per_s", lambda x: plain_number(round(x))),
             _ratio(group, baseline),
         )
@@ -261,10 +269,12 @@ def _cost(material: Material) -> tuple[Block, ...]:
             "tab:cost",
             _passage("cost table"),
             column_titles(
-                "Configuration", "parameters", "steps", "tokens", "training, s", "tokens/s", against
+                *("Configuration", "parameters", "steps", "tokens", "training, s"),
+                *(_USED_WORDS[name] for name in used),
+                *("tokens/s", against),
             ),
             tuple(rows),
-            "lrrrrrr",
+            "lrrrrrr" + "r" * len(used),
         ),
     )
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 """The format of `provenance.json`."""
 
-WRITER_VERSION = 4
+WRITER_VERSION = 5
 """The version of the writer; raise it when the same runs give other bytes."""
 
 _PACKAGES = ("matplotlib", "numpy", "typst", "latex2mathml")
