@@ -393,7 +393,8 @@ def run_job(config: DictConfig, rendezvous: Rendezvous | None = None) -> None:
     try:
         changed = list_changed_settings(job, plain)
         why_prune = make_pruner(plain, run_dir, overrides)
-        with build(plain, run_dir, overrides, search, changed, rendezvous, why_prune) as runner:
+        with build(plain, run_dir, overrides, search, changed, rendezvous) as runner:
+            runner.validator.why_prune = why_prune
             _record(config, run_dir)
             log.info("run directory: %s", shown)
             try:

@@ -169,7 +169,6 @@ def build(
     search: Sequence[str] = (),
     changed_settings: Mapping[str, Any] | None = None,
     rendezvous: Rendezvous | None = None,
-    why_prune: Callable[[int, Mapping[str, float]], str] | None = None,
 ) -> Iterator[Runner]:
     """Build the runner of `config` in `run_dir`, which is locked inside the `with` block.
 
@@ -180,7 +179,6 @@ def build(
         search: arguments that locate further configuration files, recorded for `resume=` too.
         changed_settings: settings that differ from the defaults, recorded for readers.
         rendezvous: where this process, the first of several, meets the others.
-        why_prune: see `Validator`.
 
     Raises:
         UserError: the configuration has a mistake, or the directory belongs to another run or is in
@@ -210,12 +208,13 @@ def build(
             model, tokenizer = parts.model, parts.dataset.tokenizer
             start = find_starting_point(config, model, parts.optimizer, tokenizer)
         ranks = make_ranks(parts.distributed, parts.device, parts.optimizer, rendezvous)
-        parent = _begin_attempt(
-            config, paths, parts, start, overrides, search, changed_settings, ranks
-        )
+        refuse_changed_data(paths, parts.dataset.fingerprints)
+        refuse_shorter(paths, parts.budget)
+        attempts = list_attempts(paths, overrides, search, ranks.describe())
+        parent = _load_start(paths, parts, start)
+        _record_attempt(config, paths, parts, attempts, parent, changed_settings)
         runner = _runner(config, paths, parts, ranks, lock.check)
         runner.state.parent = None if parent is None else {**parent}
-        runner.validator.why_prune = why_prune
         try:
             yield runner
         finally:
@@ -272,32 +271,28 @@ def component_prefixes() -> tuple[str, ...]:
     return tuple(prefix for kind in kinds for prefix in kind.metric_prefixes)
 
 
-def _begin_attempt(
+def _load_start(paths: RunPaths, parts: _Parts, start: StartingPoint | None) -> Parent | None:
+    """Load the initial weights of a new run, and return the origin of those of any run."""
+    parent = find_parent(paths)
+    if start is None:
+        return parent
+    start.load(parts.model, parts.optimizer)
+    start.report(parent)
+    return start.parent
+
+
+def _record_attempt(
     config: dict[str, Any],
     paths: RunPaths,
     parts: _Parts,
-    start: StartingPoint | None,
-    overrides: list[str],
-    search: Sequence[str],
+    attempts: list[dict[str, Any]],
+    parent: Parent | None,
     changed_settings: Mapping[str, Any] | None,
-    ranks: Ranks,
-) -> Parent | None:
-    """Check that the run can be continued here, load its start, and record the new attempt.
-
-    Returns:
-        The origin of the initial weights.
-    """
-    refuse_changed_data(paths, parts.dataset.fingerprints)
-    refuse_shorter(paths, parts.budget)
+) -> None:
+    """Record that a run begins or continues, if its backup can be written."""
     parts.components["backup"].check()
     parts.dataset.tokenizer.save(paths.tokenizer)
-    all_attempts = list_attempts(paths, overrides, search, ranks.describe())
     warn_of_other_bits(paths, parts.globals.threads)
-    parent = find_parent(paths)
-    if start is not None:
-        start.load(parts.model, parts.optimizer)
-        start.report(parent)
-        parent = start.parent
     move_damaged_record(paths)
     # The record contains torch's thread count, which must be that of training.
     with process_settings(parts.globals.threads, deterministic=False):
@@ -305,13 +300,12 @@ def _begin_attempt(
             config,
             model=parts.model,
             dataset_info=parts.dataset.fingerprints,
-            overrides=overrides,
+            overrides=attempts[-1]["overrides"],
             command=sys.orig_argv,
-            attempts=all_attempts,
+            attempts=attempts,
             **({"parent": parent} if parent else {}),
             changed_settings=changed_settings,
         )
-    return parent
 
 
 def _assemble_seeded(config: Mapping[str, Any], paths: RunPaths, world: World) -> _Parts:
