@@ -59,6 +59,7 @@ _LONG_LINES = 100_000
 _OWN_LONG_LINES = 1_000_000
 _QUICK_LONG_LINES = 20_000
 _MAX_S = 120.0
+_MAX_WRITE_S = 900.0  # for 1,000 runs by a slow tool
 _SETTLE_S = 3.0
 _NEXT_FRAME = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 _CHROMIUM_OPTIONS = (
@@ -131,13 +132,13 @@ def _many_runs(
     options: Options, browser: Any, installed: Mapping[str, str], missing: list[str]
 ) -> Section:
     n_lines = 50 if options.quick else _N_LINES
-    folders, _ = _write_all(options, "many", options.n_runs, n_lines, installed)
+    folders, _, notes = _write_all(options, "many", options.n_runs, n_lines, installed)
     measurements: dict[str, Callable[[], Figures]] = {
         name: functools.partial(_open_all, name, folder, browser, installed)
         for name, folder in folders.items()
     }
     log_progress(f"opening {options.n_runs} runs by {', '.join(folders)}")
-    measure.interleave(measurements, 1, budget_s=0)  # fills the caches of every tool
+    notes += _open_first(measurements)
     rounds = measure.interleave(
         measurements, options.rounds or (1 if options.quick else 5), budget_s=300, min_rounds=1
     )
@@ -149,9 +150,31 @@ def _many_runs(
     lines = [
         Line(name, title, unit, spread(rounds, name, key), target if name == OURS else None)
         for title, key, unit, target in figures
-        for name in folders
+        for name in measurements
     ]
-    return Section(f"{options.n_runs} runs of {n_lines} lines", lines, missing)
+    return Section(f"{options.n_runs} runs of {n_lines} lines", lines, [*missing, *notes])
+
+
+def _open_first(measurements: dict[str, Callable[[], Figures]]) -> list[str]:
+    """Open the page of each tool once, which fills its caches; remove and name what fails."""
+    notes: list[str] = []
+    for name, open_page in list(measurements.items()):
+        with _noting_failures(name, notes):
+            open_page()
+            continue
+        del measurements[name]
+    return notes
+
+
+@contextlib.contextmanager
+def _noting_failures(name: str, notes: list[str]) -> Iterator[None]:
+    """Add a failure of another tool to `notes`, so that the others are still measured."""
+    try:
+        yield
+    except (RunError, subprocess.TimeoutExpired, _playwright_error()) as error:
+        if name == OURS:
+            raise
+        notes.append(f"{name}: not measured: {str(error).partition(chr(10))[0]}")
 
 
 def _open_all(name: str, folder: Path, browser: Any, installed: Mapping[str, str]) -> Figures:
@@ -172,16 +195,18 @@ def _long_run(
     options: Options, browser: Any, installed: Mapping[str, str], missing: list[str]
 ) -> Section:
     n_lines = _QUICK_LONG_LINES if options.quick else _LONG_LINES
-    folders, ids = _write_all(options, "long", 1, n_lines, installed)
+    folders, ids, notes = _write_all(options, "long", 1, n_lines, installed)
     log_progress(f"looking for the spike of one step in {n_lines} lines")
     lines = []
     for name, folder in folders.items():
-        found = _sees_spike(name, folder, ids[name][0], browser, installed)
-        share = measure.Spread.of([float(found)])
-        lines.append(
-            Line(name, "the spike reaches the page", "", share, note="yes" if found else "no")
-        )
-    return Section(f"one run of {n_lines} lines with a spike of one step", lines, missing)
+        with _noting_failures(name, notes):
+            found = _sees_spike(name, folder, ids[name][0], browser, installed)
+            share = measure.Spread.of([float(found)])
+            lines.append(
+                Line(name, "the spike reaches the page", "", share, note="yes" if found else "no")
+            )
+    title = f"one run of {n_lines} lines with a spike of one step"
+    return Section(title, lines, [*missing, *notes])
 
 
 def _sees_spike(
@@ -384,6 +409,7 @@ def _browser() -> Iterator[Any]:
 def _new_page(browser: Any, height: int = 900) -> Iterator[Any]:
     """Open a page without any cache."""
     context = browser.new_context(viewport={"width": 1440, "height": height})
+    context.set_default_timeout(1e3 * _MAX_S)
     try:
         yield context.new_page()
     finally:
@@ -414,20 +440,23 @@ def _installed_peers(interpreter: Path) -> tuple[dict[str, str], list[str]]:
 
 def _write_all(
     options: Options, title: str, n_runs: int, n_lines: int, installed: Mapping[str, str]
-) -> tuple[dict[str, Path], dict[str, list[str]]]:
-    """Write the same runs for every tool; return its folder and the ids of its runs."""
-    folders, ids = {}, {}
+) -> tuple[dict[str, Path], dict[str, list[str]], list[str]]:
+    """Write the same runs for every tool; return its folder, the ids of its runs, and failures."""
+    folders: dict[str, Path] = {}
+    ids: dict[str, list[str]] = {}
+    notes: list[str] = []
     for name in (OURS, *installed):
         log_progress(f"writing {n_runs} runs of {n_lines} lines for {name}")
         folder = options.new_folder(f"{title}/{name}")
-        folders[name] = folder
         if name == OURS:
-            ids[name] = _write_own_runs(folder, n_runs, n_lines)
+            folders[name], ids[name] = folder, _write_own_runs(folder, n_runs, n_lines)
             continue
         script = str(Path(dashboard_peers.__file__).resolve())
         command = [installed[name], script, name, str(folder), str(n_runs), str(n_lines)]
-        ids[name] = json.loads(measure.last_line(measure.run_process(command, dict(os.environ))))
-    return folders, ids
+        with _noting_failures(name, notes):
+            printed = measure.run_process(command, dict(os.environ), timeout_s=_MAX_WRITE_S)
+            folders[name], ids[name] = folder, json.loads(measure.last_line(printed))
+    return folders, ids, notes
 
 
 def _write_own_runs(folder: Path, n_runs: int, n_lines: int) -> list[str]:

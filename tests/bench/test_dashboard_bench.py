@@ -29,9 +29,16 @@ def test_peers_must_be_an_interpreter(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"there is no {CHROMIUM}")
-def test_the_dashboard_is_measured_without_other_tools(tmp_path: Path) -> None:
+def test_the_dashboard_is_measured_without_other_tools(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Those that are missing or fail are named."""
+    peers = tmp_path_factory.mktemp("peers") / "python"
+    peers.write_text('#!/bin/sh\n[ "$1" = -c ] && echo \'["aim"]\' || exit 3\n')
+    peers.chmod(0o755)
     options = ["--quick", "--runs=3", "--rounds=1", f"--dir={tmp_path}", "--json=figures.json"]
-    done = python("-m", "spectral_exp", "bench", "dashboard", *options, cwd=tmp_path)
+    command = ["bench", "dashboard", f"--peers={peers}", *options]
+    done = python("-m", "spectral_exp", *command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     written = json.loads((tmp_path / "figures.json").read_text())
     lines = [line for line in written["lines"] if line["contender"] == "ours"]
@@ -41,5 +48,8 @@ def test_the_dashboard_is_measured_without_other_tools(tmp_path: Path) -> None:
     assert found["line written until its step is shown"] > 0
     measured = {line["contender"] for line in written["lines"]}
     missing = {reason.partition(":")[0] for reason in written["missing"]}
-    assert measured == {"ours"} | (set(PEERS) - missing)
+    assert measured == {"ours"}
+    assert missing == set(PEERS)
+    assert any(reason.startswith("aim: not measured: ") for reason in written["missing"])
+    assert any(reason.startswith("mlflow: not installed") for reason in written["missing"])
     assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
