@@ -1,16 +1,15 @@
-"""The progress of a run: a live bar on a terminal, plain lines elsewhere."""
+"""The progress of a run: a live line on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import logging
 import multiprocessing
-import shutil
 import sys
 import time
 from collections.abc import Mapping
 from typing import TextIO
 
-from spectral_exp.core.display import CLEAR_LINE, is_terminal, write
+from spectral_exp.core.display import StatusLine, colored, moves_cursor, width_of
 
 log = logging.getLogger(__name__)
 
@@ -32,63 +31,84 @@ class Progress:
     Args:
         total: last step of the run.
         checkpoint_interval: steps between checkpoints, to show the next one; None shows none.
-        stream: the stream of the bar, by default stderr. If it is not a terminal, one line every
-            ten seconds is logged instead.
+        stream: the stream of the live line, by default stderr. If it is not a terminal that
+            understands escape sequences, one line every ten seconds is logged instead.
+        first_step_name: what delays the first step, to report how long it took; "" if nothing.
     """
 
     def __init__(
-        self, total: int, checkpoint_interval: int | None = None, stream: TextIO | None = None
+        self,
+        total: int,
+        checkpoint_interval: int | None = None,
+        stream: TextIO | None = None,
+        first_step_name: str = "",
     ) -> None:
         self.total = total
         self._checkpoint_interval = checkpoint_interval
         self._stream = sys.stderr if stream is None else stream
-        # Parallel jobs of a sweep share a terminal, on which several bars overwrite each other.
-        self._is_live = is_terminal(self._stream) and multiprocessing.parent_process() is None
+        self._status = StatusLine(self._stream)
+        # Parallel jobs of a sweep share a terminal, on which several lines overwrite each other.
+        self._is_live = moves_cursor(self._stream) and multiprocessing.parent_process() is None
         self._values: dict[str, float] = {}
         self._shown_at = self._started_at = time.monotonic()
         self._first_step: int | None = None
+        self._first_step_name = first_step_name
 
     def update(self, step: int, values: Mapping[str, float]) -> None:
-        """Record the metrics `values` of `step`; redraw the bar or log a line if it is time."""
+        """Record the metrics `values` of `step`; show them if it is time.
+
+        A validation is logged as a line of its own, also above a live line.
+        """
         if values:
             self._values.update(values)
         now = time.monotonic()
         if self._first_step is None:
+            if self._first_step_name:
+                log.info("%s took %s", self._first_step_name, duration(now - self._started_at))
             self._first_step, self._started_at = step, now
         due = now - self._shown_at >= (_REDRAW_S if self._is_live else _PLAIN_LINE_S)
-        if self._is_live and (due or step == self.total):
+        if "val_loss" in values or (due and not self._is_live):
+            self._shown_at = now
+            log.info("%s", "  ".join(self._parts(step, now)))
+        if self._is_live and (due or step == self.total or "val_loss" in values):
             self._shown_at = now
             self._draw(step, now)
-        elif not self._is_live and (due or "val_loss" in values):
-            self._shown_at = now
-            log.info("%s", self._line(step, now))
 
     def close(self) -> None:
-        """Clear the bar."""
+        """Clear the live line."""
         if self._is_live:
-            write(self._stream, CLEAR_LINE)
+            self._status.clear()
 
     def _draw(self, step: int, now: float) -> None:
+        """Draw as many parts of the line, from the left, as the terminal is wide."""
+        parts = self._parts(step, now)
         done = round(_BAR_WIDTH * step / max(self.total, 1))
-        bar = "#" * done + "-" * (_BAR_WIDTH - done)
-        line = f"[{bar}] {self._line(step, now)}"
-        # If the terminal is gone, plain lines go to the log from now on.
-        self._is_live = write(
-            self._stream, CLEAR_LINE + line[: shutil.get_terminal_size().columns - 1]
+        n_first = 2 if parts[1:] and parts[1].startswith("ETA") else 1
+        parts.insert(n_first, f"[{'#' * done}{'-' * (_BAR_WIDTH - done)}]")
+        width = width_of(self._stream) - 1
+        line = parts[0][:width]
+        for part in parts[1:]:
+            if len(line) + 2 + len(part) > width:
+                break
+            line += f"  {part}"
+        shown = (
+            line.replace("#" * done, colored("#" * done, "green", self._stream)) if done else line
         )
+        # If the terminal is gone, plain lines go to the log from now on.
+        self._is_live = self._status.draw(shown, len(line))
 
-    def _line(self, step: int, now: float) -> str:
+    def _parts(self, step: int, now: float) -> list[str]:
         parts = [f"step {step}/{self.total}"]
-        parts += [form.format(self._values[key]) for key, form in _SHOWN if key in self._values]
         assert self._first_step is not None
         if step > self._first_step:
             per_step = (now - self._started_at) / (step - self._first_step)
             parts.append(f"ETA {duration(per_step * (self.total - step))}")
+        parts += [form.format(self._values[key]) for key, form in _SHOWN if key in self._values]
         if self._checkpoint_interval is not None:
             next_checkpoint = (step // self._checkpoint_interval + 1) * self._checkpoint_interval
             if next_checkpoint <= self.total:
                 parts.append(f"checkpoint at {next_checkpoint}")
-        return "  ".join(parts)
+        return parts
 
 
 def duration(seconds: float) -> str:

@@ -261,7 +261,11 @@ class Runner:
     def _progress(self) -> Progress:
         interval = self.checkpoint.save_interval if self.checkpoint.enabled else None
         shown = interval if isinstance(interval, int) else None
-        return Progress(self.settings.max_steps, shown)
+        compiled = ""
+        if self.settings.compile:
+            log.info("compiling the model in the first step, which may take a minute or more")
+            compiled = "the first step, with compilation,"
+        return Progress(self.settings.max_steps, shown, first_step_name=compiled)
 
     def _is_over(self) -> bool:
         return self.state.end(self.settings.max_steps) != "interrupted"
