@@ -39,6 +39,7 @@ from spectral_exp.training.results import LAST_PLOTS, RunResults
 from spectral_exp.training.resume import load_newest_checkpoint, refuse_foreign_checkpoint
 from spectral_exp.training.seeding import process_settings, restore_rng_state, rng_state
 from spectral_exp.training.settings import TrainingSettings as TrainingSettings
+from spectral_exp.training.speed import SpeedWatch
 from spectral_exp.training.state import Status, StepReport, TrainState
 from spectral_exp.training.step import Stepper
 from spectral_exp.training.validation import Validator
@@ -100,6 +101,7 @@ class Runner:
         self.state = TrainState()
         trained_model, trained_optimizer = self.trained or (self.model, self.optimizer)
         self.clock = Clock()
+        self._speed = SpeedWatch(self.device)
         self.stepper = Stepper(
             settings=self.settings,
             seed=self.seed,
@@ -279,6 +281,9 @@ class Runner:
     def _training_metrics(self, report: StepReport) -> dict[str, float]:
         step = self.state.step
         values = self.stepper.metrics(report)
+        if slow := self._speed.check(step, values["tokens_per_s"]):
+            log.warning("%s", slow)
+            self.metrics.log_message(slow)
         if self.checkpoint.enabled:
             values["steps_at_risk"] = self.checkpoint.steps_at_risk(step)
             # The cost of each durable checkpoint is logged once.
