@@ -31,7 +31,7 @@ _WAITING: dict[str, dict[str, str]] = {
     ONE: {},
     DEFAULT: dict(DEFAULTS),
     "2 threads, OMP_WAIT_POLICY=passive": {"OMP_WAIT_POLICY": "passive"},
-    "2 threads, GOMP_SPINCOUNT=1000": {"GOMP_SPINCOUNT": "1000"},
+    "2 threads, GOMP_SPINCOUNT=100": {"GOMP_SPINCOUNT": "100"},
     "2 threads, GOMP_SPINCOUNT=10000": {"GOMP_SPINCOUNT": "10000"},
     "2 threads, GOMP_SPINCOUNT=100000": {"GOMP_SPINCOUNT": "100000"},
 }

@@ -10,7 +10,7 @@ from types import MappingProxyType
 VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 """Environment variables that decide it; OpenMP reads them once, when it is loaded."""
 
-DEFAULTS: Mapping[str, str] = MappingProxyType({"GOMP_SPINCOUNT": "10000"})
+DEFAULTS: Mapping[str, str] = MappingProxyType({"GOMP_SPINCOUNT": "1000"})
 """What a run sets if the user has set none of `VARIABLES`.
 
 With the default of GNU's OpenMP a thread that waits spins for milliseconds, and beside another busy
