@@ -32,6 +32,7 @@ COMMANDS = {
         "spectral_exp.commands.checkpoints",
         "list, verify, export or prune the checkpoints of a run",
     ),
+    "export": ("spectral_exp.commands.export", "write a trained model for other libraries"),
     "verify_resume": ("spectral_exp.commands.verify_resume", "verify that a run resumes exactly"),
     "reproduce": ("spectral_exp.commands.reproduce", "repeat a run and compare every number"),
     "demo": ("spectral_exp.demo_monitoring", "show the monitoring components in a short loop"),

@@ -43,6 +43,7 @@ from spectral_exp.config.command_line import (
     search_arguments,
 )
 from spectral_exp.config.conf_dir import CONF_DIR
+from spectral_exp.config.threads import set_waiting_of_threads
 from spectral_exp.core.display import print_error, protect_output
 from spectral_exp.core.errors import DivergedError, Interrupted, JobError, RunError, UserError
 from spectral_exp.core.files import atomic_writer
@@ -81,6 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     if arguments is None:
         protect_output()
+        set_waiting_of_threads()
     # The launcher decides for its processes when to stop.
     is_launched = LAUNCHED in os.environ
     with StopRequest(

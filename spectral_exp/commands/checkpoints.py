@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     elif options.command == "verify":
         return _verify(paths)
     elif options.command == "export":
-        print(_export(options.run, options.checkpoint, options.output, options.force))
+        print(export_weights(options.run, options.checkpoint, options.output, options.force))
     else:
         print(_prune(options))
     return 0
@@ -115,7 +115,7 @@ def _verify(paths: RunPaths) -> int:
     return 1 if broken or unreadable else 0
 
 
-def _export(run: Path, which: str, output: Path | None, force: bool) -> Path:
+def export_weights(run: Path, which: str, output: Path | None, force: bool) -> Path:
     """Write the weights of a checkpoint as safetensors and return the file."""
     is_allowed = which in ("best", "latest") or (which.isdecimal() and len(which) < 20)
     require(is_allowed, "--checkpoint", which, "best, latest or a step")

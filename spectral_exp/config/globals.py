@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from spectral_exp.core.errors import SettingError, require
@@ -37,5 +38,9 @@ class Globals:
         if not self.outputs:
             remedy = "outputs=. is the current folder"
             raise SettingError("outputs", "''", "a folder", remedy)
-        if self.threads is not None and self.threads < 1:
-            raise SettingError("threads", self.threads, ">= 1 or null")
+        cpus = os.cpu_count() or 1
+        # A run may continue on a smaller machine with the threads, and so the bits, that it had.
+        if self.threads is not None and not 1 <= self.threads <= 4 * cpus:
+            allowed = f"from 1 to {4 * cpus} or null"
+            remedy = f"threads={cpus} uses {'the CPU' if cpus == 1 else f'all {cpus} CPUs'} here"
+            raise SettingError("threads", self.threads, allowed, remedy)

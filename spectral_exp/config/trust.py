@@ -78,7 +78,7 @@ def refuse_other_files(
     run: Path, config: Mapping[str, Any], fingerprints: Mapping[str, Any]
 ) -> None:
     """Raise a UserError if a file that the recorded `config` names differs from the run's file."""
-    from spectral_exp.data import Gpt2, KnownText, TextFile
+    from spectral_exp.data import Gpt2, HuggingFace, KnownText, TextFile
 
     require_fingerprints(run, config, fingerprints)
     known = KnownText(str(run), fingerprints)
@@ -86,7 +86,9 @@ def refuse_other_files(
         if key == PATH_SETTINGS[0]:
             known.read(TextFile(path, str(config["data"].get("pattern", "*"))), Path())
         else:
-            known.check_tokenizer(Gpt2(path).build(None, Path()))
+            target = str(config["tokenizer"].get("_target_"))
+            spec = HuggingFace(path) if target.endswith(".HuggingFace") else Gpt2(path)
+            known.check_tokenizer(spec.build(None, Path()))
 
 
 def working_directory(record: Mapping[str, Any]) -> Path | None:

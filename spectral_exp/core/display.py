@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import multiprocessing
 import os
+import shutil
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 log = logging.getLogger(__name__)
 
-CLEAR_LINE = "\r\x1b[K"
+_COLORS = {"bold": "1", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
@@ -23,24 +26,39 @@ else:
 
 
 class ConsoleHandler(_StreamHandler):
-    """Prints log records on standard output, after clearing a progress bar on the terminal.
+    """Prints log records on standard output, after clearing the status line of the terminal.
 
-    If standard output cannot be written any more, what follows goes to the other handlers alone.
+    Warnings and errors are coloured. If standard output cannot be written any more, what follows
+    goes to the other handlers alone.
+
+    Args:
+        run_dir: the run directory of the job that logs. Its name precedes every line in a process
+            that another one started, because parallel jobs share a terminal.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, run_dir: str = "") -> None:
         open_closed_descriptors()
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="backslashreplace")
         super().__init__(sys.stdout)
+        is_worker = multiprocessing.parent_process() is not None
+        self._prefix = f"[{Path(run_dir).name}] " if run_dir and is_worker else ""
         self._is_given_up = False
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of `record`, with the name of the job and a colour."""
+        text = super().format(record)
+        if self._prefix:
+            text = "\n".join(self._prefix + line for line in text.split("\n"))
+        if record.levelno < logging.WARNING:
+            return text
+        return colored(text, "red" if record.levelno >= logging.ERROR else "yellow", self.stream)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
         if self._is_given_up:
             return
-        if is_terminal(sys.stderr):
-            write(sys.stderr, CLEAR_LINE)
+        StatusLine.clear_current()
         super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's own name)
@@ -114,6 +132,74 @@ def is_terminal(stream: TextIO | None) -> bool:
         return False
 
 
+def moves_cursor(stream: TextIO | None) -> bool:
+    """Whether `stream` is a terminal that understands escape sequences."""
+    return is_terminal(stream) and os.environ.get("TERM") != "dumb"
+
+
+def colored(text: str, color: str, stream: TextIO | None) -> str:
+    """Return `text` in a colour (or "bold") if `stream` shows colours: see https://no-color.org."""
+    if os.environ.get("NO_COLOR") or not moves_cursor(stream):
+        return text
+    return f"\x1b[{_COLORS[color]}m{text}\x1b[0m"
+
+
+def width_of(stream: TextIO) -> int:
+    """Return the columns of the terminal `stream`, which may have changed since the last call."""
+    try:
+        columns = os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):
+        columns = 0
+    return columns or shutil.get_terminal_size().columns
+
+
+class StatusLine:
+    """The last line of a terminal, which is drawn again and again below everything printed.
+
+    Args:
+        stream: a terminal that understands escape sequences.
+    """
+
+    _current: StatusLine | None = None
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self._shown = 0
+
+    def draw(self, text: str, length: int) -> bool:
+        """Replace the line by `text`; return False if the terminal is gone.
+
+        Args:
+            text: without line breaks; it may hold colours.
+            length: its characters that are visible, fewer than the columns of the terminal.
+        """
+        StatusLine._current = self
+        is_written = write(self.stream, self._erase() + text)
+        self._shown = length
+        return is_written
+
+    def clear(self) -> None:
+        """Remove the line."""
+        if self._shown:
+            write(self.stream, self._erase())
+            self._shown = 0
+
+    @classmethod
+    def clear_current(cls) -> None:
+        """Remove the line that was drawn last, before something else is printed."""
+        if cls._current is not None:
+            cls._current.clear()
+
+    def _erase(self) -> str:
+        """Return the characters that erase the line.
+
+        A terminal that has become narrower has wrapped it.
+        """
+        rows = -(-self._shown // width_of(self.stream))
+        up = f"\x1b[{rows - 1}A" if rows > 1 else ""
+        return f"{up}\r\x1b[J"
+
+
 def write(stream: TextIO | None, text: str) -> bool:
     """Write `text` and flush; return False if that is not possible, now and for good."""
     if stream is None:
@@ -130,7 +216,12 @@ def write(stream: TextIO | None, text: str) -> bool:
 
 
 def print_error(message: str) -> None:
-    """Print one line to standard error if it can be written."""
+    """Print one line to standard error if it can be written, its kind (`error:`) in colour."""
+    StatusLine.clear_current()
+    kind, sign, rest = message.partition(": ")
+    if sign and kind in ("error", "warning"):
+        kind = colored(f"{kind}:", "red" if kind == "error" else "yellow", sys.stderr)
+        message = f"{kind} {rest}"
     write(sys.stderr, f"{message}\n")
 
 

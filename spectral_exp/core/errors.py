@@ -78,25 +78,57 @@ def explain_missing(need: str, extra: str) -> Iterator[None]:
         raise UserError(f"{need}: {install(extra)}") from error
 
 
-_SYNONYMS = {"lr": "learning_rate", "learning_rate": "lr"}
+_SYNONYMS = (
+    ("learning_rate", "lr", "peak_lr", "max_lr"),
+    ("max_steps", "steps", "max_iters", "iters", "iterations", "num_steps", "total_steps"),
+    ("batch_size", "bs", "micro_batch_size", "per_device_train_batch_size"),
+    ("grad_accum_steps", "gradient_accumulation_steps", "accumulate_grad_batches", "grad_accum"),
+    ("grad_clip", "gradient_clip_val", "max_grad_norm", "clip_grad_norm"),
+    ("weight_decay", "wd"),
+    ("warmup_steps", "warmup", "warmup_iters", "num_warmup_steps"),
+    ("block_size", "seq_len", "sequence_length", "context_length", "context", "max_seq_len"),
+    ("n_layer", "n_layers", "num_layers", "layers", "depth"),
+    ("n_head", "n_heads", "num_heads", "heads"),
+    ("n_embd", "d_model", "dim", "hidden_size", "n_embed", "width"),
+    ("log_interval", "log_every", "logging_steps", "log_every_n_steps"),
+    ("eval_interval", "eval_every", "eval_steps"),
+    ("save_interval", "save_every", "save_steps"),
+    ("precision", "dtype", "amp"),
+    ("nproc", "gpus", "num_gpus", "world_size", "nproc_per_node"),
+    ("outputs", "output_dir", "out_dir", "outdir"),
+    ("threads", "num_threads"),
+    ("init_from", "pretrained", "init"),
+)
+"""Names of a setting in this package and in other tools."""
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """The words "; did you mean X?" for a misspelt `name`, or nothing where no name is near."""
     candidates = sorted(set(names))
-    # The right name in the wrong place: max_steps for training.max_steps, model.mlp.n_wave for
-    # model.n_wave.
-    last = name.rpartition(".")[2]
-    by_last = {c.rpartition(".")[2]: c for c in candidates}
-    same_last = [c for c in candidates if c.rpartition(".")[2] in (last, _SYNONYMS.get(last))]
-    if same_last:
-        return f"; did you mean {min(same_last, key=lambda c: c.count('.'))}?"
-    found = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
-    if not found:
-        found = [
-            by_last[m] for m in difflib.get_close_matches(last, list(by_last), n=1, cutoff=0.75)
-        ]
+    found = names_with_last(name, candidates) or close_names(name, candidates)
     return f"; did you mean {found[0]}?" if found else ""
+
+
+def names_with_last(name: str, names: Iterable[str]) -> list[str]:
+    """Return the dotted names that end with the last part of `name` or a synonym of it.
+
+    They are the right name in the wrong place: training.max_steps for max_steps, model.n_wave for
+    model.mlp.n_wave. Those with fewer parts come first.
+    """
+    last = name.rpartition(".")[2]
+    allowed = next((words for words in _SYNONYMS if last in words), (last,))
+    found = [one for one in names if one.rpartition(".")[2] in allowed]
+    return sorted(found, key=lambda one: (one.rpartition(".")[2] != last, one.count(".")))
+
+
+def close_names(name: str, names: Iterable[str]) -> list[str]:
+    """Return the dotted name that is spelt most like `name`, as a list of one or none."""
+    candidates = list(names)
+    if found := difflib.get_close_matches(name, candidates, n=1, cutoff=0.6):
+        return found
+    by_last = {one.rpartition(".")[2]: one for one in candidates}
+    last = name.rpartition(".")[2]
+    return [by_last[one] for one in difflib.get_close_matches(last, by_last, n=1, cutoff=0.75)]
 
 
 class Interrupted(KeyboardInterrupt):

@@ -15,6 +15,8 @@ from spectral_exp.data.corpus import TextFile as TextFile
 from spectral_exp.data.dataset import Dataset as Dataset
 from spectral_exp.data.dataset import prepare as prepare
 from spectral_exp.data.fineweb import FineWebEdu as FineWebEdu
+from spectral_exp.data.huggingface import HuggingFace as HuggingFace
+from spectral_exp.data.huggingface import HuggingFaceTokenizer as HuggingFaceTokenizer
 from spectral_exp.data.known_text import KnownText as KnownText
 from spectral_exp.data.markov import Markov as Markov
 from spectral_exp.data.tokenizer import Byte as Byte

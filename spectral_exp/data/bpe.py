@@ -59,7 +59,7 @@ class BpeTokenizer(Tokenizer):
     kind = "bpe"
 
     def __init__(self, definition: str, origin: str = "the tokenizer") -> None:
-        library = _tokenizers()
+        library = import_tokenizers()
         self._json = _normalise_definition(definition, origin)
         try:
             self._backend = library.Tokenizer.from_str(self._json)
@@ -72,7 +72,7 @@ class BpeTokenizer(Tokenizer):
         special = {
             token["id"]: token["content"] for token in json.loads(self._json)["added_tokens"]
         }
-        to_byte = _byte_alphabet()
+        to_byte = byte_alphabet()
         pieces = [b""] * len(tokens)
         for text, i in tokens.items():
             if i not in special:
@@ -104,7 +104,7 @@ class BpeTokenizer(Tokenizer):
     @classmethod
     def load(cls, folder: Path) -> BpeTokenizer:
         """Load a tokenizer saved by `save`."""
-        return cls(_read(folder / _VOCABULARY), str(folder / _VOCABULARY))
+        return cls(read_definition(folder / _VOCABULARY), str(folder / _VOCABULARY))
 
     def _definition(self) -> dict[str, Any]:
         return {"sha256": hashlib.sha256(self._json.encode()).hexdigest()}
@@ -129,12 +129,12 @@ class Bpe(TokenizerSpec):
         return {
             "kind": "bpe",
             "vocab_size": self.vocab_size,
-            "tokenizers": str(_tokenizers().__version__),
+            "tokenizers": str(import_tokenizers().__version__),
         }
 
     def build(self, text: str | None, cache: Path) -> BpeTokenizer:
         """Train on `text`; equal texts give equal tokenizers."""
-        library = _tokenizers()
+        library = import_tokenizers()
         backend = library.Tokenizer(library.models.BPE())
         backend.pre_tokenizer = library.pre_tokenizers.ByteLevel(
             add_prefix_space=False, use_regex=True
@@ -179,13 +179,13 @@ class Gpt2(TokenizerSpec):
                     f"tokenizer.path={self.path} must be an existing tokenizer.json, "
                     "or null for GPT-2's own"
                 )
-            return _read(file)
+            return read_definition(file)
         place = _gpt2_place(cache)
         if not place.is_file():
             content = _fetch_gpt2(place)
             with cache_errors(cache):
                 write_file(place, content.encode())
-        return _read(place)
+        return read_definition(place)
 
 
 def _gpt2_place(cache: Path) -> Path:
@@ -193,7 +193,7 @@ def _gpt2_place(cache: Path) -> Path:
 
 
 def _fetch_gpt2(place: Path) -> str:
-    library = _tokenizers()
+    library = import_tokenizers()
     try:
         return str(library.Tokenizer.from_pretrained(GPT2_NAME).to_str())
     except Exception as error:  # the hub's client raises many types, depending on its version
@@ -204,7 +204,7 @@ def _fetch_gpt2(place: Path) -> str:
         ) from error
 
 
-def _read(file: Path) -> str:
+def read_definition(file: Path) -> str:
     try:
         return read_regular(file, _MAX_BYTES).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -232,7 +232,7 @@ def _normalise_definition(definition: str, origin: str) -> str:
             and before.get("use_regex", True)
             and all(token["special"] for token in added)
             and sorted(vocabulary.values()) == list(range(len(vocabulary)))
-            and all(character in model["vocab"] for character in _byte_alphabet())
+            and all(character in model["vocab"] for character in byte_alphabet())
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{origin} is not a tokenizer.json of the tokenizers library") from error
@@ -246,7 +246,7 @@ def _normalise_definition(definition: str, origin: str) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _byte_alphabet() -> dict[str, int]:
+def byte_alphabet() -> dict[str, int]:
     """Return the byte that each printable character of a byte-level vocabulary represents.
 
     Printable Latin-1 characters represent themselves; the other bytes have the code points from 256
@@ -259,7 +259,7 @@ def _byte_alphabet() -> dict[str, int]:
     }
 
 
-def _tokenizers() -> Any:
+def import_tokenizers() -> Any:
     """Import the `tokenizers` library and its submodules, or raise a UserError naming the extra."""
     try:
         for part in ("models", "pre_tokenizers", "decoders", "trainers"):
@@ -267,6 +267,6 @@ def _tokenizers() -> Any:
         return importlib.import_module("tokenizers")
     except ImportError as error:
         raise UserError(
-            "tokenizer=bpe and tokenizer=gpt2 need the tokenizers library: "
+            "tokenizer=bpe, gpt2 and hf need the tokenizers library: "
             f"{install('bpe')}, or use tokenizer=byte"
         ) from error

@@ -10,6 +10,7 @@ import numpy as np
 from spectral_exp.core.errors import UserError
 from spectral_exp.data.bpe import BpeTokenizer
 from spectral_exp.data.cache import read_json
+from spectral_exp.data.huggingface import HuggingFaceTokenizer
 from spectral_exp.data.tokenizer_base import DESCRIPTION, Ids, Tokenizer, TokenizerSpec, utf8
 
 
@@ -104,4 +105,6 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
         return CharTokenizer(description["characters"])
     if kind == "bpe":
         return BpeTokenizer.load(folder)
+    if kind == "huggingface":
+        return HuggingFaceTokenizer.load(folder)
     raise UserError(f"{folder} holds no readable tokenizer ({DESCRIPTION} is missing or damaged)")

@@ -180,7 +180,7 @@ class SoftmaxAttention(Attention):
         elif features > channels:
             v = F.pad(v, (0, features - channels))
         y = F.scaled_dot_product_attention(
-            q, k, v, mask, dropout, is_causal=mask is None and T == S, scale=self.scale
+            q, k, v, mask, dropout, is_causal=bool(mask is None and T == S), scale=self.scale
         )[..., :channels]
         mixed: Tensor = self.residual_dropout(self.output(y.transpose(1, 2).flatten(2)))
         return mixed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,8 @@ def upcast(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
-def full_precision(x: Tensor) -> torch.autocast:
+def full_precision(x: Tensor) -> AbstractContextManager[object]:
     """Return a context manager that disables autocast on the device of `x`."""
+    if not torch.is_autocast_enabled(x.device.type):
+        return nullcontext()  # an exported program cannot hold a context
     return torch.autocast(x.device.type, enabled=False)

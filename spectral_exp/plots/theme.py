@@ -7,7 +7,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -17,6 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from spectral_exp.plots.text import printable
+
 LineStyle: TypeAlias = str | tuple[int, tuple[float, ...]]
 FileFormat: TypeAlias = Literal["png", "svg", "pdf"]
 
@@ -25,6 +27,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 """Seven, so that with eight colours each of 56 has a pair of its own."""
 
 _TITLE_INCHES = 0.14
+_SUBJECT_LENGTH = 40
 _SHARED_STYLE = Path(__file__).with_name("figure.mplstyle")
 
 
@@ -95,6 +98,22 @@ LIGHT = Theme(
 )
 """For print."""
 
+LIGHT_SCREEN = replace(
+    LIGHT,
+    **{name: getattr(DARK, name) for name in (
+        "width", "font_size", "rule_width", "line_width", "marker_size",
+    )},
+)  # fmt: skip
+"""For the screen, with the colours for print."""
+
+SCREEN_THEMES = {"dark": DARK, "light": LIGHT_SCREEN}
+_in_use = [DARK]
+
+
+def current_theme() -> Theme:
+    """Return the theme of the innermost `use_theme`; the dark one outside of any."""
+    return _in_use[-1]
+
 
 def _settings(theme: Theme) -> dict[str, object]:
     size = theme.font_size
@@ -145,12 +164,28 @@ def use_theme(theme: Theme) -> Iterator[None]:
     """
     styles: list[Path | dict[str, object]] = [_SHARED_STYLE, _settings(theme)]
     with _style_lock, matplotlib.style.context(styles, after_reset=True):
-        yield
+        _in_use.append(theme)
+        try:
+            yield
+        finally:
+            _in_use.pop()
 
 
-def render(draw: Callable[[], Figure], theme: Theme, dpi: int) -> bytes:
-    """Return the PNG file of the figure that `draw` returns."""
-    return render_all(draw, theme, dpi, ("png",))["png"]
+def render(draw: Callable[[], Figure], theme: Theme, dpi: int, subject: str = "") -> bytes:
+    """Return the PNG file of the figure that `draw` returns.
+
+    Args:
+        subject: the name of what it shows, which follows its title.
+    """
+
+    def draw_with_subject() -> Figure:
+        figure = draw()
+        if subject:
+            title = f"{figure.get_suptitle()}  {printable(subject, _SUBJECT_LENGTH)}".strip()
+            figure.suptitle(title, x=0.012, ha="left")
+        return figure
+
+    return render_all(draw_with_subject, theme, dpi, ("png",))["png"]
 
 
 def render_all(

@@ -61,8 +61,8 @@ def prepare(arguments: Sequence[str]) -> TrainingJob:
     """
     _refuse_secrets(arguments)
     with as_user_errors():
+        _refuse_other_flags(arguments)
         command = CommandLine.parse(list(arguments))
-        _refuse_other_flags(command)
         if not command.multirun:
             (job,) = command.compose()
             if not job.sweeps:
@@ -108,10 +108,9 @@ def _refuse_secrets(arguments: Sequence[str]) -> None:
         )
 
 
-def _refuse_other_flags(command: CommandLine) -> None:
-    for flag in command.flags:
-        is_value = not flag.startswith("-")
-        if not is_value and flag.partition("=")[0] not in _ALLOWED_FLAGS:
+def _refuse_other_flags(arguments: Sequence[str]) -> None:
+    for flag in arguments:
+        if flag.startswith("-") and flag.partition("=")[0] not in _ALLOWED_FLAGS:
             raise UserError(
                 f"{printable(flag)} is no flag of a training job; options of the batch system "
                 "come before the first override"

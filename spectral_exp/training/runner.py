@@ -41,6 +41,7 @@ from spectral_exp.training.results import LAST_PLOTS, RunResults
 from spectral_exp.training.resume import load_newest_checkpoint, refuse_foreign_checkpoint
 from spectral_exp.training.seeding import process_settings, restore_rng_state, rng_state
 from spectral_exp.training.settings import TrainingSettings as TrainingSettings
+from spectral_exp.training.speed import SpeedWatch
 from spectral_exp.training.state import Status, StepReport, TrainState
 from spectral_exp.training.step import Stepper
 from spectral_exp.training.unsaved import (
@@ -113,6 +114,7 @@ class Runner:
         trained_model, trained_optimizer = self.trained or (self.model, self.optimizer)
         self.clock = Clock()
         self.usage = Usage(self.device, self.ranks)
+        self._speed = SpeedWatch(self.device)
         self.stepper = Stepper(
             settings=self.settings,
             budget=self.budget,
@@ -301,11 +303,12 @@ class Runner:
     def _progress(self) -> Progress:
         interval = self.checkpoint.save_interval if self.checkpoint.enabled else None
         shown = interval if isinstance(interval, int) else None
-
-        def share(step: int) -> float:
-            return self.budget.fraction(step, self.state.train_s)
-
-        return Progress(self.budget.last_step, shown, share=share)
+        return Progress(
+            self.budget.last_step,
+            shown,
+            share=lambda step: self.budget.fraction(step, self.state.train_s),
+            compiles=self.settings.compile,
+        )
 
     def _is_over(self) -> bool:
         return self.state.end(self.budget) != "interrupted"
@@ -313,6 +316,9 @@ class Runner:
     def _training_metrics(self, report: StepReport) -> dict[str, float]:
         step = self.state.step
         values = self.stepper.metrics(report)
+        if slow := self._speed.check(step, values["tokens_per_s"]):
+            log.warning("%s", slow)
+            self.metrics.log_message(slow)
         if self.checkpoint.enabled:
             values["steps_at_risk"] = self.checkpoint.steps_at_risk(step)
             # The cost of each durable checkpoint is logged once.

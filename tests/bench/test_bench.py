@@ -319,6 +319,16 @@ def test_our_classic_is_the_model_of_the_bare_loop() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
+def test_threads(tmp_path: Path) -> None:
+    found, _ = measured("threads", "--quick", "--rounds", "1", cwd=tmp_path)
+    assert [line["section"] for line in found["lines"] if line["figure"] == "a step"] == [
+        *["steps of a small model, as the machine is"] * 3,
+        *["steps of a small model, beside a busy process"] * 3,
+    ]
+
+
+@pytest.mark.slow
 def test_startup(tmp_path: Path) -> None:
     found, _ = measured("startup", "--rounds", "1", cwd=tmp_path)
     assert {line["contender"] for line in found["lines"]} == {

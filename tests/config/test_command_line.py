@@ -66,14 +66,14 @@ def test_changed_settings_are_those_that_differ_from_the_defaults() -> None:
 @pytest.mark.parametrize(
     ("override", "hint"),
     [
-        ("training.max_stepz=5", "did you mean training.max_steps?"),
-        ("traning.max_steps=5", "did you mean training.max_steps?"),
-        ("max_steps=5", "did you mean training.max_steps?"),
-        ("modle=default", "did you mean model?"),
-        ("model.mlp.n_wave=3", "did you mean model.n_wave?"),
+        ("training.max_stepz=5", "did you mean training.max_steps=5?"),
+        ("traning.max_steps=5", "did you mean training.max_steps=5?"),
+        ("max_steps=5", "did you mean training.max_steps=5?"),
+        ("modle=default", "did you mean model=default?"),
+        ("model.mlp.n_wave=3", "did you mean model.n_wave=3?"),
         ("monitoring=off", "choose monitoring/backup=..., monitoring/checkpoint=..."),
         ("seed=1,2", "needs --multirun (-m)"),
-        ("model/sise=small", "did you mean model/size?"),
+        ("model/sise=small", "did you mean model/size=small?"),
     ],
 )
 def test_a_typo_gets_the_nearest_valid_name(override: str, hint: str) -> None:
@@ -82,6 +82,97 @@ def test_a_typo_gets_the_nearest_valid_name(override: str, hint: str) -> None:
     assert hint in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "use +" not in str(caught.value)
+
+
+MISPLACED = {
+    "data.path=x": "data.path belongs to data=text_file; write data=text_file data.path=x",
+    "optimizer.resonance_strength=2": "optimizer.resonance_strength belongs to optimizer=rgd; "
+    "write optimizer=rgd optimizer.resonance_strength=2",
+    "optimizer.lr=1e-3": "did you mean optimizer.learning_rate=1e-3?",
+    "lr=1": "did you mean optimizer.learning_rate=1?",
+    "max_iters=3": "did you mean training.max_steps=3?",
+    "model.d_model=32": "did you mean model.n_embd=32?",
+    "+experment=wave": "did you mean +experiment=wave?",
+    "expermient=wav": "did you mean +experiment=wave?",
+    "+sed=3": "did you mean seed=3?",
+    "attention=phasor": "did you mean model/attention=phasor?",
+    "model.attention=phaser": "did you mean model/attention=phasor?",
+    "monitoring.checkpoint=off": "did you mean monitoring/checkpoint=off?",
+    "rotary.base=2": "did you mean model/attention=rotary model.attention.base=2?",
+    "+foo.bar=1": "foo.bar is not a setting; --cfg job shows all settings",
+}
+WITHOUT_EQUALS = {
+    "--seed 1": "did you mean seed=1?",
+    "--seed=1": "did you mean seed=1?",
+    "--max-steps 5": "did you mean training.max_steps=5?",
+    "--optimizer.lr -3": "did you mean optimizer.learning_rate=-3?",
+    "--compile": "did you mean training.compile=true?",
+    "--no-compile": "did you mean training.compile=false?",
+    "--model small": "did you mean model/size=small?",
+    "--experiment wave": "did you mean +experiment=wave?",
+    "-lr 3": "did you mean optimizer.learning_rate=3?",
+    "--mutlirun": "did you mean --multirun?",
+    "--cfg job --path x": "did you mean data=text_file data.path=x or tokenizer=",
+    "wave_rgd -m": "did you mean +experiment=wave_rgd?",
+    "seed 3": "did you mean seed=3?",
+    "seed:4": "did you mean seed=4?",
+    "seed= 5": "did you mean seed=5?",
+    "training.max_steps = 3": "did you mean training.max_steps=3?",
+}
+
+
+@pytest.mark.parametrize("expected", [MISPLACED, WITHOUT_EQUALS], ids=["keys", "arguments"])
+def test_every_mistake_is_answered_in_one_line_by_what_was_meant(expected: dict[str, str]) -> None:
+    with pytest.raises(UserError) as caught:
+        compose(*" ".join(expected).split())
+    lines = str(caught.value).splitlines()
+    assert len(lines) == len(expected)
+    for answer in expected.values():
+        assert any(answer in line for line in lines), (answer, lines)
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("model=small", "model/size=small"),
+        ("optimizer=cosine", "schedule=cosine"),
+        ("+experiment=rgd", "optimizer=rgd"),
+        ("data=texts/x.txt", "data=text_file data.path=texts/x.txt"),
+    ],
+)
+def test_an_option_of_another_group_is_found(override: str, meant: str) -> None:
+    with pytest.raises(UserError) as caught:
+        compose(override)
+    assert f"{override} does not exist; did you mean {meant}?" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "answer"),
+    [
+        ("rq", "hydra/launcher=rq needs a package that is not installed: pip install hydra-rq-l"),
+        (
+            "slurm",
+            "hydra/launcher=slurm does not exist; did you mean hydra/launcher=submitit_slurm?",
+        ),
+    ],
+)
+def test_a_launcher_that_is_not_installed_names_its_package(launcher: str, answer: str) -> None:
+    with pytest.raises(UserError) as caught:
+        compose("-m", "seed=1,2", f"hydra/launcher={launcher}")
+    assert str(caught.value).startswith(answer)
+
+
+def test_options_and_settings_of_the_users_own_folder_are_suggested(tmp_path: Path) -> None:
+    (tmp_path / "optimizer").mkdir()
+    (tmp_path / "optimizer" / "lion.yaml").write_text("_target_: mylab.Lion\nmomentum_decay: 0.9\n")
+    own = f"--config-dir={tmp_path}"
+    with pytest.raises(UserError, match="did you mean optimizer=lion"):
+        compose(own, "optimizer=lyon")
+    with pytest.raises(UserError, match=r"belongs to optimizer=lion; write optimizer=lion opt"):
+        compose(own, "optimizer.momentum_decay=1")
+    with pytest.raises(UserError, match=r"did you mean optimizer=lion optimizer\.momentum_decay=1"):
+        compose(own, "--momentum-decay", "1")
 
 
 def test_several_typos_are_reported_together() -> None:
@@ -93,11 +184,12 @@ def test_several_typos_are_reported_together() -> None:
 def test_unknown_choices_list_the_choices() -> None:
     with pytest.raises(
         UserError,
-        match=r"\+experiment=wav_rgd does not exist; did you mean wave_rgd\?; choose from c",
+        match=r"\+experiment=wav_rgd does not exist; did you mean \+experiment=wave_rgd\?; choose from c",
     ):
         compose("+experiment=wav_rgd")
     with pytest.raises(
-        UserError, match=r"optimizer=rdg does not exist; did you mean rgd\?; choose from adamw"
+        UserError,
+        match=r"optimizer=rdg does not exist; did you mean optimizer=rgd\?; choose from adamw",
     ):
         compose("optimizer=rdg")
 
@@ -118,7 +210,7 @@ def test_sweeps_are_composed_job_by_job() -> None:
 
 
 def test_one_bad_job_of_a_sweep_refuses_the_sweep() -> None:
-    with pytest.raises(UserError, match="did you mean wave"):
+    with pytest.raises(UserError, match=r"did you mean \+experiment=wave"):
         compose("-m", "+experiment=classic,wav")
 
 

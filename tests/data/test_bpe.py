@@ -180,7 +180,7 @@ def test_a_fetched_vocabulary_is_kept(
 
     Hub.Tokenizer = type("Tokenizer", (), {"from_pretrained": staticmethod(from_pretrained)})
     with monkeypatch.context() as patch:
-        patch.setattr("spectral_exp.data.bpe._tokenizers", lambda: Hub)
+        patch.setattr("spectral_exp.data.bpe.import_tokenizers", lambda: Hub)
         first = Gpt2().identity(tmp_path)
         assert Gpt2().identity(tmp_path) == first
     assert asked == ["openai-community/gpt2"]

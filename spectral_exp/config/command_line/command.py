@@ -19,6 +19,7 @@ from spectral_exp.config.command_line.grammar import (
 )
 from spectral_exp.config.command_line.jobs import Job, open_composer
 from spectral_exp.config.command_line.recorded import arguments_to_resume
+from spectral_exp.config.command_line.suggestions import has_unknown_arguments
 from spectral_exp.config.conf_dir import CONF_DIR
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.foreign_text import printable
@@ -69,6 +70,10 @@ class CommandLine:
         parser.add_argument("--config-dir", "-cd")
         known, _ = parser.parse_known_args(arguments)
         informs_only = any(a.split("=")[0] in _INFORMING_FLAGS for a in arguments)
+        if has_unknown_arguments(arguments):
+            with open_composer(known.config_name, known.config_dir) as composer:
+                problems = composer.suggestions().check_arguments(arguments)
+            raise UserError("\nerror: ".join(problems))
         # Hydra itself prints help and the configuration, so its arguments stay unchanged.
         flags, overrides = (arguments, []) if informs_only else _split(arguments)
         if any(flag.partition("=")[0] in ("--config-path", "-cp") for flag in flags):

@@ -1,4 +1,4 @@
-"""The groups of configuration files in conf/, and the help text that lists them."""
+"""The help text, which lists the groups of configuration files."""
 
 from __future__ import annotations
 
@@ -6,13 +6,8 @@ import string
 
 import hydra
 
+from spectral_exp.config.command_line.options import read_options
 from spectral_exp.config.conf_dir import CONF_DIR
-
-
-def group_names() -> list[str]:
-    """Return the names of all groups, such as `model/attention`, including Hydra's own."""
-    folders = (path for path in CONF_DIR.rglob("*") if path.is_dir())
-    return [path.relative_to(CONF_DIR).as_posix() for path in folders]
 
 
 def help_text() -> str:
@@ -21,8 +16,7 @@ def help_text() -> str:
         template = hydra.compose("config", return_hydra_config=True).hydra.help.template
     # Hydra would fill in the same text, but needs longer for the list than for everything else.
     lines = []
-    for group in sorted(group_names()):
-        options = sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
+    for group, options in sorted(read_options().groups.items()):
         if options and group.split("/")[0] != "hydra":
             lines.append(f"{group}: {', '.join(options)}\n")
     return string.Template(template).substitute(APP_CONFIG_GROUPS="".join(lines))

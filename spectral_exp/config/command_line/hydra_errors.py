@@ -9,7 +9,9 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf.errors import OmegaConfBaseException
 
 from spectral_exp.config.command_line.grammar import quoting_hint
-from spectral_exp.core.errors import UserError, nearest
+from spectral_exp.config.command_line.options import read_options
+from spectral_exp.config.command_line.suggestions import Suggestions
+from spectral_exp.core.errors import UserError
 
 
 @contextmanager
@@ -24,10 +26,8 @@ def as_user_errors() -> Iterator[None]:
 def describe(error: Exception) -> str:
     """Return one line for an error of Hydra or OmegaConf."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
-        group, _, choice = error.missing_cfg_file.rpartition("/")
-        sign = "+" if group in ("experiment", "recipe") else ""
-        options, hint = ", ".join(sorted(error.options)), nearest(choice, error.options)
-        return f"{sign}{group}={choice} does not exist{hint}; choose from {options}"
+        suggestions = Suggestions((), read_options())
+        return suggestions.describe_option(error.missing_cfg_file, error.options)
     lines = str(error).splitlines()
     if isinstance(error.__cause__, OmegaConfBaseException):
         lines += str(error.__cause__).splitlines()

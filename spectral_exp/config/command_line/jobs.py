@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +25,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from spectral_exp.config.command_line.groups import group_names
 from spectral_exp.config.command_line.hydra_errors import describe, describe_unreadable
+from spectral_exp.config.command_line.options import read_options
+from spectral_exp.config.command_line.suggestions import Suggestions
 from spectral_exp.config.conf_dir import CONF_DIR
-from spectral_exp.core.errors import UserError, nearest
+from spectral_exp.core.errors import UserError
 from spectral_exp.runs.overrides import setting_of
 
 JOB_NAME = "train"
@@ -57,8 +58,14 @@ class Job:
 class Composer:
     """Composes jobs with the configuration files of one command."""
 
-    def __init__(self, config_name: str) -> None:
+    def __init__(self, config_name: str, config_dir: str | None = None) -> None:
         self.config_name = config_name
+        self._config_dir = config_dir
+
+    def suggestions(self) -> Suggestions:
+        """Return what finds the settings that were meant, for the default configuration."""
+        config, _ = _compose(self.config_name, [], None)
+        return _suggest(config, self._config_dir)
 
     def split(self, overrides: Sequence[str]) -> list[list[str]]:
         """Return the overrides of each job of a sweep.
@@ -92,7 +99,7 @@ class Composer:
         Raises:
             UserError: the overrides have mistakes, one line each.
         """
-        config, mistakes = _compose(self.config_name, list(overrides))
+        config, mistakes = _compose(self.config_name, list(overrides), self._config_dir)
         if config is None or mistakes:
             raise UserError("\nerror: ".join(mistakes))
         return _job(config, is_named)
@@ -124,7 +131,7 @@ def open_composer(config_name: str, config_dir: str | None) -> Iterator[Composer
     ):
         if config_dir is not None:
             _add_to_search_path(Path(config_dir))
-        yield Composer(config_name)
+        yield Composer(config_name, config_dir)
 
 
 def _add_to_search_path(folder: Path) -> None:
@@ -156,13 +163,15 @@ def _choices(override: Override) -> list[str]:
     return [f"{sign}{key}={value}" for value in override.sweep_string_iterator()]
 
 
-def _compose(config_name: str, overrides: list[str]) -> tuple[DictConfig | None, list[str]]:
+def _compose(
+    config_name: str, overrides: list[str], config_dir: str | None
+) -> tuple[DictConfig | None, list[str]]:
     """Compose one job; return its configuration and mistakes.
 
     Unknown keys are removed one after the other, so that all of them are reported.
     """
-    mistakes: list[tuple[str, str]] = []
-    remaining = list(overrides)
+    unknown: list[str] = []
+    remaining, mistakes = _remove_misused_groups(overrides, config_dir)
     config: DictConfig | None = None
     while config is None:
         try:
@@ -173,30 +182,65 @@ def _compose(config_name: str, overrides: list[str]) -> tuple[DictConfig | None,
             return None, [describe(error)]
         except ConfigCompositionException as error:
             match = re.match(r"Could not override '([^']+)'", str(error))
-            key = match.group(1) if match else ""
-            unknown = [o for o in remaining if match and setting_of(o) == key.split("@")[0]]
-            if not unknown:
+            key = match.group(1).split("@")[0] if match else ""
+            found = [o for o in remaining if match and setting_of(o) == key]
+            if not found:
                 return None, [describe(error)]
-            mistakes.append((key, unknown[-1]))
-            remaining = [o for o in remaining if o not in unknown]
+            unknown.append(found[-1])
+            remaining = [o for o in remaining if o not in found]
         except (OmegaConfBaseException, ValueError, TypeError) as error:
             # A group whose option is not a text (training=null) raises a bare ValueError.
             given = " ".join(remaining)
             hint = "choose an option by its name (see --help)"
             return None, [f"{given}: {describe(error)}; {hint}"]
-    names = _dotted_names(OmegaConf.to_container(config, resolve=False)) + group_names()
-    return config, [_describe_unknown(key, override, names) for key, override in mistakes]
+    added = _added_at_top(remaining, config_dir)
+    if unknown or added:
+        suggestions = _suggest(config, config_dir, without={_top(one) for one in added})
+        mistakes += [_describe_unknown(override, suggestions) for override in unknown + added]
+    return config, mistakes
 
 
-def _describe_unknown(key: str, override: str, names: list[str]) -> str:
-    group = key.split("@")[0]
-    folder = CONF_DIR / group
-    if folder.is_dir() and not list(folder.glob("*.yaml")):
-        below = ", ".join(f"{group}/{path.name}=..." for path in sorted(folder.iterdir()))
-        return f"{override}: {group} has no options of its own; choose {below}"
-    if folder.is_dir():
+def _suggest(
+    config: DictConfig | None, config_dir: str | None, without: Collection[str] = ()
+) -> Suggestions:
+    """Return the suggestions for a composed configuration, `without` some keys at the top."""
+    names = [] if config is None else _dotted_names(OmegaConf.to_container(config, resolve=False))
+    known = [name for name in names if _top(name) not in without]
+    return Suggestions(known, read_options(config_dir))
+
+
+def _remove_misused_groups(
+    overrides: list[str], config_dir: str | None
+) -> tuple[list[str], list[str]]:
+    """Return the overrides without those like `model.attention=phasor`, and their mistakes."""
+    suggestions = Suggestions((), read_options(config_dir))
+    kept: list[str] = []
+    mistakes: list[str] = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        mistake = suggestions.describe_group_as_setting(setting_of(key), value)
+        (mistakes if mistake else kept).append(mistake or override)
+    return kept, mistakes
+
+
+def _added_at_top(overrides: Sequence[str], config_dir: str | None) -> list[str]:
+    """Return the overrides that add a key at the top, where only known ones may be: `+sed=3`."""
+    options = read_options(config_dir)
+    known = options.groups.keys() | options.settings.keys()
+    return [one for one in overrides if one.startswith("+") and _top(one) not in known]
+
+
+def _top(override: str) -> str:
+    """Return the first part of the name of a setting or group."""
+    return re.split(r"[./]", setting_of(override))[0]
+
+
+def _describe_unknown(override: str, suggestions: Suggestions) -> str:
+    key, sign, value = override.partition("=")
+    group = setting_of(key)
+    if suggestions.options.groups.get(group):
         return f"{override}: {group} is added, not overridden; write +{override}"
-    return f"{key} is not a setting{nearest(key, names)}; --cfg job shows all settings"
+    return suggestions.describe_key(group, value if sign else None)
 
 
 def _dotted_names(node: Any, prefix: str = "") -> list[str]:

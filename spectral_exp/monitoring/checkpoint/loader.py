@@ -85,7 +85,7 @@ class CheckpointLoader:
                 facts = path.stat()
             except FileNotFoundError:  # removed by the run's writer meanwhile
                 continue
-            modified = datetime.fromtimestamp(facts.st_mtime)
+            modified = datetime.fromtimestamp(facts.st_mtime).astimezone()
             found.append(
                 {
                     "step": step,

@@ -18,6 +18,9 @@ from spectral_exp.monitoring.tracking.git_patch import Patch, working_tree_patch
 
 MAX_UNTRACKED = 1000
 
+_OPENMP = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+"""Variables that decide how many threads compute and how they wait for each other."""
+
 _HEADER = re.compile(r"^(Name|Version): *(.*?) *$", re.MULTILINE)
 
 
@@ -48,12 +51,13 @@ def hardware_facts() -> dict[str, Any]:
 
 
 def host_facts() -> dict[str, Any]:
-    """Host name, operating system, process and working directory."""
+    """Host name, operating system, process, working directory, and settings of OpenMP."""
     return {
         "hostname": socket.gethostname(),
         "platform": platform.platform(),
         "pid": os.getpid(),
         "cwd": _working_directory(),
+        "openmp": {name: os.environ[name] for name in _OPENMP if name in os.environ},
     }
 
 

@@ -22,7 +22,7 @@ from spectral_exp.monitoring.visualization.jobs import (
     ProcessEndedError,
 )
 from spectral_exp.plots.load import writable_folder
-from spectral_exp.plots.run import DrawFigure
+from spectral_exp.plots.run import DrawFigure, Style
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class BackgroundDrawing:
     each kind waits; a newer one replaces it.
 
     Args:
-        dpi: dots per inch.
+        style: how the figures look.
         failures: counts plots that could not be drawn.
         exit_deadline_s: seconds that `close` waits for the remaining plots.
         hang_s: seconds at one figure after which the next set ends the helper as hung.
@@ -67,9 +67,9 @@ class BackgroundDrawing:
     """
 
     def __init__(
-        self, dpi: int, failures: Failures, exit_deadline_s: float, hang_s: float = 120.0
+        self, style: Style, failures: Failures, exit_deadline_s: float, hang_s: float = 120.0
     ) -> None:
-        self.dpi = dpi
+        self.style = style
         self.exit_deadline_s = exit_deadline_s
         self.hang_s = hang_s
         self.skipped = 0
@@ -237,7 +237,7 @@ class BackgroundDrawing:
             try:
                 if self._process is None:
                     self._process = DrawingProcess(plot.path.parent)
-                png, taken_s = self._process.draw(plot.draw, self.dpi)
+                png, taken_s = self._process.draw(plot.draw, self.style)
                 cpu_s += taken_s
                 self._deaths = 0
                 write_atomic(plot.path, png)
@@ -299,7 +299,7 @@ class DrawingProcess(HelperProcess):
             ) from error
         self._cpu_s = 0.0
 
-    def draw(self, drawing: DrawFigure, dpi: int) -> tuple[bytes, float]:
+    def draw(self, drawing: DrawFigure, style: Style) -> tuple[bytes, float]:
         """Return the PNG file of a figure, and the processor seconds since the figure before.
 
         Raises:
@@ -307,7 +307,7 @@ class DrawingProcess(HelperProcess):
             ProcessEndedError: the process has ended.
         """
         try:
-            self.send((drawing, dpi))
+            self.send((drawing, style))
             answer, cpu_s = self.receive()
         except HelperEndedError as error:
             raise ProcessEndedError(f"the process that draws ended {error}") from error

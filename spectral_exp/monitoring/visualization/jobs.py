@@ -14,7 +14,7 @@ from spectral_exp.core.errors import UserError
 from spectral_exp.core.files import write_atomic
 from spectral_exp.monitoring.checkpoint.failures import refusal
 from spectral_exp.plots.load import MatplotlibError, import_matplotlib
-from spectral_exp.plots.run import DrawFigure
+from spectral_exp.plots.run import DrawFigure, Style
 
 _log = logging.getLogger(__name__)
 
@@ -154,18 +154,19 @@ class ProcessEndedError(Exception):
     """The process that draws has ended, or could not be started."""
 
 
-def draw_here(plots: PlotSet, dpi: int, failures: Failures) -> list[Path]:
+def draw_here(plots: PlotSet, style: Style, failures: Failures) -> list[Path]:
     """Draw and write in this process; return the written files."""
     try:
         import_matplotlib(plots.plots[0].path.parent)
-        from spectral_exp.plots.theme import DARK, render
+        from spectral_exp.plots.theme import SCREEN_THEMES, render
     except Exception as error:
         failures.note(str(plots), error, len(plots.plots))
         return []
     written = []
     for plot in plots.plots:
         try:
-            write_atomic(plot.path, render(plot.draw, DARK, dpi))
+            theme = SCREEN_THEMES[style.theme]
+            write_atomic(plot.path, render(plot.draw, theme, style.dpi, style.subject))
         except Exception as error:
             failures.note(plot.name, error)
         else:

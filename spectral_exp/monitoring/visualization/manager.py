@@ -24,7 +24,7 @@ from spectral_exp.monitoring.visualization.jobs import (
     draw_here,
 )
 from spectral_exp.monitoring.wrappers import unwrap
-from spectral_exp.plots.run import DrawFigure
+from spectral_exp.plots.run import DrawFigure, Style
 from spectral_exp.plots.run.experiment import Experiment
 from spectral_exp.plots.run.histories import training_drawing
 from spectral_exp.plots.run.internals import TextSample as TextSample
@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 
 class VisualizationManager(Component):
-    """Writes plots of a run as dark-themed files `<plot>_step_<step>_<timestamp>.png`.
+    """Writes plots of a run as files `<plot>_step_<step>_<timestamp>.png`.
 
     A plot that cannot be made or written is skipped: the first time for each cause with a warning,
     then quietly; `failures` counts them all. Files appear whole or not at all, and none is ever
@@ -56,6 +56,7 @@ class VisualizationManager(Component):
         viz_interval: steps between plots, at least 1.
         enabled: False turns every method into one that does nothing.
         dpi: dots per inch, 40 to 600; figures are 12 inches wide.
+        theme: "dark" or "light".
         layer: the layer whose mixing weights are drawn, counted from 0, or from the end where
             negative.
         background: draw in a child process while training goes on.
@@ -76,6 +77,7 @@ class VisualizationManager(Component):
         *,
         enabled: bool = True,
         dpi: int = 150,
+        theme: str = "dark",
         layer: int = -1,
         background: bool = False,
         exit_deadline_s: float = 60.0,
@@ -87,6 +89,7 @@ class VisualizationManager(Component):
             "a whole number >= 1",
         )
         require(_is_int(dpi) and 40 <= dpi <= 600, "dpi", dpi, "a whole number from 40 to 600")
+        require(theme in ("dark", "light"), "theme", theme, "dark or light")
         require(_is_int(layer), "layer", layer, "a whole number", "-1 is the last layer")
         require(exit_deadline_s > 0, "exit_deadline_s", exit_deadline_s, "a number of seconds > 0")
         if enabled and importlib.util.find_spec("matplotlib") is None:
@@ -97,13 +100,15 @@ class VisualizationManager(Component):
         self.viz_dir = Path(viz_dir)
         self.viz_interval = viz_interval
         self.enabled = enabled
-        self.dpi = dpi
+        is_in_run = self.viz_dir.name == VISUALIZATIONS_FOLDER
+        run = self.viz_dir.absolute().parent.name if is_in_run else ""
+        self.style = Style(dpi, theme, run)
         self.layer = layer
         self._failures = Failures()
         self._taken: set[Path] = set()
         self._reports: list[PlotReport] = []
         self._background = (
-            BackgroundDrawing(dpi, self._failures, exit_deadline_s)
+            BackgroundDrawing(self.style, self._failures, exit_deadline_s)
             if background and enabled
             else None
         )
@@ -249,7 +254,7 @@ class VisualizationManager(Component):
             if self._background is not None:
                 self._background.submit(plot_set)
                 return [plot.path for plot in plots]
-            written = draw_here(plot_set, self.dpi, self._failures)
+            written = draw_here(plot_set, self.style, self._failures)
         except Exception as error:
             self._failures.note(f"of the {kind}", error)
             return []

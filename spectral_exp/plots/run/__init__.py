@@ -9,6 +9,7 @@ modules import matplotlib.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -16,3 +17,18 @@ if TYPE_CHECKING:
 
 DrawFigure: TypeAlias = "Callable[[], Figure]"
 """A picklable callable that draws a figure: a function of these modules with its arguments."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """How figures look.
+
+    Attributes:
+        dpi: dots per inch.
+        theme: dark or light.
+        subject: the name of what they show, which follows every title.
+    """
+
+    dpi: int
+    theme: str = "dark"
+    subject: str = ""

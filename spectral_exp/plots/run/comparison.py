@@ -24,7 +24,7 @@ from spectral_exp.plots.seeds import over_seeds
 from spectral_exp.plots.series import MAX_POINTS, envelope
 from spectral_exp.plots.series_styles import SeriesStyle, style_series
 from spectral_exp.plots.text import number_axis, printable, short_number
-from spectral_exp.plots.theme import DARK, new_figure
+from spectral_exp.plots.theme import current_theme, new_figure
 from spectral_exp.runs.metric_names import metric_info
 
 _CURVES = ("loss", "learning_rate", "perplexity")
@@ -45,7 +45,7 @@ _BARS_FIRST = (
 
 def comparison_figure(experiments: Sequence[Experiment]) -> Figure:
     """Return all experiments in one figure; each has one colour and line style throughout."""
-    shown = style_series([experiment.label for experiment in experiments], DARK)
+    shown = style_series([experiment.label for experiment in experiments], current_theme())
     names = [style.label for style in shown]
     curves = [
         name for name in _CURVES if any(_curves_of(experiment, name) for experiment in experiments)
@@ -54,7 +54,9 @@ def comparison_figure(experiments: Sequence[Experiment]) -> Figure:
     top = _curves_height(curves, names)
     bottom = ceil(len(bars) / _bar_columns(bars)) * (1.0 + 0.27 * len(names))
     figure = new_figure(
-        DARK, 0.6 + top + bottom, f"Comparison of {len(names)} experiment{'s' * (len(names) != 1)}"
+        current_theme(),
+        0.6 + top + bottom,
+        f"Comparison of {len(names)} experiment{'s' * (len(names) != 1)}",
     )
     upper: FigureBase = figure
     lower: FigureBase = figure
@@ -70,7 +72,7 @@ def comparison_figure(experiments: Sequence[Experiment]) -> Figure:
 def legend_columns(labels: Sequence[str]) -> int:
     """Return how many entries of a legend fit side by side."""
     longest = max(map(len, labels))
-    return max(1, min(len(labels), int(DARK.width / (0.105 * longest + 0.75))))
+    return max(1, min(len(labels), int(current_theme().width / (0.105 * longest + 0.75))))
 
 
 def bar_metrics(experiments: Sequence[Experiment]) -> list[str]:
@@ -116,14 +118,16 @@ def _draw_curves(
         quantity = metric_info(name)
         axes.set_title(quantity.title)
         axes.set_ylabel(quantity.unit)
-        notes = frame_values(axes, [envelope(series) for series in every], quantity.log, DARK)
-        notes += mark_non_finite(axes, every, DARK)
+        notes = frame_values(
+            axes, [envelope(series) for series in every], quantity.log, current_theme()
+        )
+        notes += mark_non_finite(axes, every, current_theme())
         frame_steps(axes, steps, 8 if name == "loss" else 5, notes)
         if any(len(shown) == 2 for shown, _ in pairs):
             axes.set_title(
                 "thin: training, smoothed · dots: validation",
                 loc="right",
-                color=DARK.muted,
+                color=current_theme().muted,
                 fontsize=12,
             )
     handles = [
@@ -151,7 +155,7 @@ def _draw_experiment(axes: Axes, shown: Sequence[Series], style: SeriesStyle, no
             axes,
             curve,
             style,
-            DARK,
+            current_theme(),
             weight=0.55 if len(shown) == 2 and not validation else 1.1,
             marks=dots,
         )

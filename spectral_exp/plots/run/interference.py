@@ -17,7 +17,7 @@ from spectral_exp.core.series import FloatArray
 from spectral_exp.plots.run.tokens import MAX_SENTENCE
 from spectral_exp.plots.series import row_entropies
 from spectral_exp.plots.text import token_text
-from spectral_exp.plots.theme import DARK, new_figure
+from spectral_exp.plots.theme import current_theme, new_figure
 
 MAX_HEADS = 16
 
@@ -48,7 +48,7 @@ def interference_figure(title: str, weights: FloatArray, texts: Sequence[str]) -
     names = [token_text(text, 6) for text in texts[:n_tokens]]
     cell = min(11.0 / columns, 7.5)
     figure = new_figure(
-        DARK,
+        current_theme(),
         0.8 + rows * (cell + 0.25),
         title,
         f"first {MAX_HEADS} of {len(weights)} heads" if len(weights) > MAX_HEADS else "",
@@ -74,7 +74,7 @@ def interference_figure(title: str, weights: FloatArray, texts: Sequence[str]) -
         axes.set_title(
             f"mixes {_effective_tokens(shown[index]):.1f} tokens",
             loc="right",
-            color=DARK.muted,
+            color=current_theme().muted,
             fontsize=12,
         )
     figure.colorbar(

@@ -18,7 +18,7 @@ from spectral_exp.core.series import FloatArray
 from spectral_exp.plots.run.tokens import Tokens, Waves
 from spectral_exp.plots.series import largest
 from spectral_exp.plots.text import number_axis, token_text
-from spectral_exp.plots.theme import DARK, new_figure
+from spectral_exp.plots.theme import current_theme, new_figure
 
 MAX_TOKENS = 5
 _POSITIONS = np.arange(64.0)
@@ -36,14 +36,14 @@ def packet_figure(step: int, tokens: Tokens, waves: Waves) -> Figure:
     along_tau = [waves.packet(row, tau, np.zeros_like(tau)) for row in rows]
     moving = waves.rates is not None
     figure = new_figure(
-        DARK, 1.7 + 1.5 * len(rows), f"Wave packets of sample tokens at step {step:,}"
+        current_theme(), 1.7 + 1.5 * len(rows), f"Wave packets of sample tokens at step {step:,}"
     )
     panels = figure.subplots(
         len(rows), 2 if moving else 1, squeeze=False, sharex="col", sharey=True
     )
     reach = largest(np.abs(along_tau)) or 1.0
     for row in rows:
-        color = DARK.series[row % len(DARK.series)]
+        color = current_theme().series[row % len(current_theme().series)]
         _along_phase_time(panels[row, 0], tau, along_tau[row], color)
         panels[row, 0].set_ylim(-1.1 * reach, 1.1 * reach)
         _name_row(panels[row, 0], tokens, row, color)

@@ -15,7 +15,7 @@ from spectral_exp.core.series import Series
 from spectral_exp.plots.curves import frame_steps, frame_values, mark_non_finite, step_range
 from spectral_exp.plots.series import Envelope, envelope, find_lone_points, smooth, smoothing_window
 from spectral_exp.plots.text import printable, short_number
-from spectral_exp.plots.theme import DARK, legend_above, new_figure
+from spectral_exp.plots.theme import current_theme, legend_above, new_figure
 from spectral_exp.runs.metric_names import METRICS, metric_info
 
 _MAX_DOTS = 40
@@ -33,16 +33,21 @@ def training_figure(step: int, loss: Series | None, metrics: Mapping[str, Series
         step: last step, for the heading.
         loss: training loss of each step, in nats per token, or None.
         metrics: further quantities by name; `val_loss` is drawn over the loss, if any. At most 24
-            are drawn, and the heading gives the number of the others.
+            are drawn, and the heading gives the number of the others. One with a single value has
+            no panel if anything else can be drawn.
     """
     val_loss = metrics.get("val_loss") if loss is not None else None
     panels = {name: metrics[name] for name in panel_order(metrics) if metrics[name] is not val_loss}
+    curves = {name: series for name, series in panels.items() if len(series) > 1}
+    panels = curves if curves or loss is not None else panels
     n_hidden = max(0, len(panels) - _MAX_PANELS)
     panels = dict(islice(panels.items(), _MAX_PANELS))
     rows, columns = ceil(len(panels) / _COLUMNS), min(_COLUMNS, max(1, len(panels)))
     heights = ([_LOSS_HEIGHT] if loss is not None else []) + [_ROW_HEIGHT] * rows
     note = f"{n_hidden} more metrics are in metrics.jsonl" if n_hidden else ""
-    figure = new_figure(DARK, 0.7 + sum(heights), f"Training dynamics at step {step:,}", note)
+    figure = new_figure(
+        current_theme(), 0.7 + sum(heights), f"Training dynamics at step {step:,}", note
+    )
     grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
     steps = step_range(
         [*panels.values(), *(series for series in (loss, val_loss) if series is not None)]
@@ -52,7 +57,13 @@ def training_figure(step: int, loss: Series | None, metrics: Mapping[str, Series
     first_row = len(heights) - rows
     for index, (name, series) in enumerate(panels.items()):
         axes = figure.add_subplot(grid[first_row + index // columns, index % columns])
-        _metric_panel(axes, name, series, DARK.series[(index + 2) % len(DARK.series)], steps)
+        _metric_panel(
+            axes,
+            name,
+            series,
+            current_theme().series[(index + 2) % len(current_theme().series)],
+            steps,
+        )
     return figure
 
 
@@ -66,15 +77,17 @@ def _loss_panel(
     axes: Axes, loss: Series, val_loss: Series | None, steps: tuple[float, float]
 ) -> None:
     shown = [loss]
-    curves = [_draw_smoothed(axes, loss, DARK.series[0], "training")]
+    curves = [_draw_smoothed(axes, loss, current_theme().series[0], "training")]
     if val_loss is not None:
         shown.append(val_loss)
-        curves.append(_draw_curve(axes, val_loss, DARK.series[1], "validation"))
+        curves.append(_draw_curve(axes, val_loss, current_theme().series[1], "validation"))
         _mark_best(axes, val_loss)
     style = metric_info("loss")
     axes.set_title(style.title)
     axes.set_ylabel(style.unit)
-    notes = frame_values(axes, curves, style.log, DARK) + mark_non_finite(axes, shown, DARK)
+    notes = frame_values(axes, curves, style.log, current_theme()) + mark_non_finite(
+        axes, shown, current_theme()
+    )
     frame_steps(axes, steps, 8, notes)
     legend_above(axes)
 
@@ -89,7 +102,7 @@ def _mark_best(axes: Axes, val_loss: Series) -> None:
         [step],
         [value],
         "*",
-        color=DARK.series[4],
+        color=current_theme().series[4],
         markersize=15,
         markeredgecolor="black",
         zorder=5,
@@ -108,7 +121,9 @@ def _metric_panel(
         axes.set_title(
             short_number(float(series.values[series.finite][-1])), loc="right", color=color
         )
-    notes = frame_values(axes, [bins], style.log, DARK) + mark_non_finite(axes, [series], DARK)
+    notes = frame_values(axes, [bins], style.log, current_theme()) + mark_non_finite(
+        axes, [series], current_theme()
+    )
     frame_steps(axes, steps, 4, notes)
 
 

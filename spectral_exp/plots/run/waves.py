@@ -19,12 +19,12 @@ from spectral_exp.core.series import FloatArray
 from spectral_exp.plots.run.tokens import TAU, Tokens, heat_rows, named_rows
 from spectral_exp.plots.series import column_means, column_quantiles, even_rows, largest
 from spectral_exp.plots.text import number_axis, short_number, token_text
-from spectral_exp.plots.theme import DARK, label, new_figure
+from spectral_exp.plots.theme import current_theme, label, new_figure
 
 
 def frequency_figure(step: int, tokens: Tokens, freqs: FloatArray) -> Figure:
     """Return base frequencies: heat map by token and wave, histogram, range of each wave."""
-    figure = new_figure(DARK, 7.0, f"Base frequencies at step {step:,}", tokens.note)
+    figure = new_figure(current_theme(), 7.0, f"Base frequencies at step {step:,}", tokens.note)
     grid = figure.add_gridspec(2, 2, width_ratios=[1.25, 1])
     heat = figure.add_subplot(grid[:, 0])
     low, high = (float(q) for q in _finite_quantiles(freqs, 0.005, 0.995))
@@ -34,7 +34,7 @@ def frequency_figure(step: int, tokens: Tokens, freqs: FloatArray) -> Figure:
     _histogram(
         figure.add_subplot(grid[0, 1]),
         freqs,
-        DARK.series[0],
+        current_theme().series[0],
         "All frequencies",
         "frequency f (cycles)",
     )
@@ -44,7 +44,7 @@ def frequency_figure(step: int, tokens: Tokens, freqs: FloatArray) -> Figure:
 
 def phase_figure(step: int, tokens: Tokens, phases: FloatArray) -> Figure:
     """Return phases: heat map by token and wave, distribution, alignment of each wave."""
-    figure = new_figure(DARK, 7.6, f"Phases at step {step:,}", tokens.note)
+    figure = new_figure(current_theme(), 7.6, f"Phases at step {step:,}", tokens.note)
     left, right = figure.subfigures(1, 2, width_ratios=[1.7, 1])
     wrapped = np.mod(phases, TAU)
     bar = _token_map(
@@ -66,7 +66,7 @@ def phase_figure(step: int, tokens: Tokens, phases: FloatArray) -> Figure:
 
 def amplitude_figure(step: int, tokens: Tokens, amps: FloatArray) -> Figure:
     """Return amplitudes: mean profile, distribution per harmonic, mean by wave and harmonic."""
-    figure = new_figure(DARK, 4.6, f"Harmonic amplitudes at step {step:,}", tokens.note)
+    figure = new_figure(current_theme(), 4.6, f"Harmonic amplitudes at step {step:,}", tokens.note)
     profile, distribution, heat = figure.subplots(1, 3, width_ratios=[1, 1.15, 1])
     _profile(profile, np.abs(amps))
     _amplitude_histograms(distribution, amps)
@@ -122,8 +122,10 @@ def _histogram(axes: Axes, values: FloatArray, color: str, title: str, name: str
     axes.hist(finite, bins=_bins(finite).tolist(), color=color, alpha=0.85)
     if finite.size:
         middle = float(np.median(finite))
-        axes.axvline(middle, color=DARK.series[1], linewidth=2)
-        axes.set_title(f"median {short_number(middle)}", loc="right", color=DARK.series[1])
+        axes.axvline(middle, color=current_theme().series[1], linewidth=2)
+        axes.set_title(
+            f"median {short_number(middle)}", loc="right", color=current_theme().series[1]
+        )
     label(axes, title, name, "number of waves")
     number_axis(axes, "x", 6)
     number_axis(axes, "y", 4, integer=True)
@@ -149,7 +151,7 @@ def _finite_quantiles(values: FloatArray, *quantiles: float) -> FloatArray:
 def _range_per_wave(axes: Axes, freqs: FloatArray) -> None:
     waves = np.arange(1, freqs.shape[1] + 1)
     low, middle, high = column_quantiles(freqs, [0.05, 0.5, 0.95])
-    _middle_and_spread(axes, waves, middle, low, high, DARK.series[2])
+    _middle_and_spread(axes, waves, middle, low, high, current_theme().series[2])
     label(axes, "Each wave: median, 5 to 95 % shaded", "wave w", "frequency f (cycles)")
     number_axis(axes, "x", 8, integer=True)
     number_axis(axes, "y")
@@ -180,12 +182,14 @@ def _rose(axes: PolarAxes, wrapped: FloatArray) -> None:
         (edges[:-1] + edges[1:]) / 2,
         np.sqrt(counts / even),
         width=TAU / 36,
-        color=DARK.series[0],
+        color=current_theme().series[0],
         alpha=0.85,
-        edgecolor=DARK.panel,
+        edgecolor=current_theme().panel,
         linewidth=0.4,
     )
-    axes.plot(np.linspace(0, TAU, 200), np.ones(200), color=DARK.series[1], linewidth=1.6)
+    axes.plot(
+        np.linspace(0, TAU, 200), np.ones(200), color=current_theme().series[1], linewidth=1.6
+    )
     axes.set_title("Density (orange: uniform)", pad=14, loc="center")
     axes.set_yticks([])
     _angle_ticks(axes)
@@ -216,8 +220,8 @@ def _alignment(axes: PolarAxes, phases: FloatArray) -> None:
 
 def _angle_ticks(axes: PolarAxes) -> None:
     axes.set_xticks(list(np.arange(4) * np.pi / 2), labels=["0", "π/2", "π", "3π/2"])
-    axes.grid(color=DARK.grid)
-    axes.spines["polar"].set_color(DARK.grid)
+    axes.grid(color=current_theme().grid)
+    axes.spines["polar"].set_color(current_theme().grid)
 
 
 def _profile(axes: Axes, sizes: FloatArray) -> None:
@@ -225,7 +229,7 @@ def _profile(axes: Axes, sizes: FloatArray) -> None:
     flat = sizes.reshape(-1, sizes.shape[2])
     mean = column_means(flat)
     low, high = column_quantiles(flat, [0.1, 0.9])
-    _middle_and_spread(axes, harmonics, mean, low, high, DARK.series[0])
+    _middle_and_spread(axes, harmonics, mean, low, high, current_theme().series[0])
     label(axes, "Mean profile, 10 to 90 % shaded", "harmonic m", "size |a| of the amplitude")
     axes.set_ylim(0, max(largest(high), largest(mean), 1e-12) * 1.08)
     number_axis(axes, "x", 8, integer=True)
@@ -236,7 +240,7 @@ def _amplitude_histograms(axes: Axes, amps: FloatArray) -> None:
     """Draw the outlines of the amplitudes' distribution, for at most six harmonics."""
     low, high = _finite_quantiles(amps, 0.001, 0.999)
     bins = _bins(np.clip(amps[np.isfinite(amps)], low, high))
-    for color, index in zip(DARK.series, even_rows(amps.shape[2], 6), strict=False):
+    for color, index in zip(current_theme().series, even_rows(amps.shape[2], 6), strict=False):
         values = amps[:, :, index]
         counts, _ = np.histogram(values[np.isfinite(values)], bins=bins)
         density = counts / (max(values.size, 1) * np.diff(bins))

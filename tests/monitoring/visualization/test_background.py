@@ -26,6 +26,7 @@ from spectral_exp.monitoring.visualization.background import BackgroundDrawing
 from spectral_exp.monitoring.visualization.child import NICE
 from spectral_exp.monitoring.visualization.jobs import Failures, Plot, PlotSet
 from spectral_exp.monitoring.visualization.manager import VisualizationManager
+from spectral_exp.plots.run import Style
 from tests.conftest import python
 from tests.crash.interrupts import interrupt_after
 from tests.monitoring.visualization.test_manager import SAMPLE, TinyModel, manager, names
@@ -221,7 +222,7 @@ def test_a_figure_that_cannot_be_drawn_costs_no_other(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     failures = Failures()
-    drawing = BackgroundDrawing(40, failures, 60.0)
+    drawing = BackgroundDrawing(Style(40), failures, 60.0)
     with background(tmp_path) as (viz, other):
         # A drawing of the other manager, which is stopped, so that it stays there to be taken.
         stopped_child(viz, other)

@@ -27,12 +27,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from spectral_exp.core.errors import SettingError, UserError
+from spectral_exp.core.series import Series
 from spectral_exp.monitoring.visualization.manager import TextSample, VisualizationManager
 from spectral_exp.monitoring.wrappers import unwrap
 from spectral_exp.plots.run.histories import loss_series, metric_series, training_drawing
 from spectral_exp.plots.run.internals import model_drawings
 from spectral_exp.plots.run.runs import experiment, label_sources
-from spectral_exp.plots.theme import DARK, render, use_theme
+from spectral_exp.plots.run.training import training_figure
+from spectral_exp.plots.theme import DARK, LIGHT_SCREEN, render, use_theme
 
 V, W, M, H = 20, 4, 2, 3
 WAVE_PLOTS = [
@@ -590,3 +592,54 @@ def test_runs_of_the_same_name_get_distinct_labels(tmp_path: Path) -> None:
         )
     ]
     assert labels == [str(tmp_path / "a" / "run"), str(tmp_path / "b" / "run"), "c"]
+
+
+def test_the_light_theme_and_the_name_of_the_run_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles = []
+
+    def keep(draw: Any, theme: Any, dpi: int, subject: str = "") -> bytes:
+        def draw_and_keep() -> Any:
+            figure = draw()
+            facecolors.add(figure.get_facecolor())
+            return figure
+
+        titles.append(subject)
+        return render(draw_and_keep, theme, dpi, subject)
+
+    facecolors: set[Any] = set()
+    monkeypatch.setattr("spectral_exp.plots.theme.render", keep)
+    folder = tmp_path / "wave_1" / "visualizations"
+    light = VisualizationManager(folder, dpi=40, theme="light")
+    (file,) = light.generate_training_plots(2, [3.0, 2.0], {"x": [1.0, 2.0]})
+    assert titles == ["wave_1"]
+    assert facecolors == {matplotlib.colors.to_rgba(LIGHT_SCREEN.background)}
+    pixels = matplotlib.image.imread(file)
+    assert (pixels[0, 0, :3] == 1).all()
+    VisualizationManager(tmp_path / "plots", dpi=40).generate_training_plots(2, [3.0, 2.0], {})
+    assert titles == ["wave_1", ""]
+    with pytest.raises(SettingError, match="theme=blue must be dark or light"):
+        VisualizationManager(folder, theme="blue")
+
+
+def test_a_subject_follows_the_title() -> None:
+    figures = []
+
+    def draw() -> Any:
+        figures.append(training_figure(2, Series(np.arange(2.0), np.arange(2.0)), {}))
+        return figures[0]
+
+    render(draw, DARK, 40, "wave_1")
+    assert figures[0].get_suptitle() == "Training dynamics at step 2  wave_1"
+
+
+@pytest.mark.parametrize("has_loss", [True, False])
+def test_a_metric_with_one_value_has_no_panel_beside_others(has_loss: bool) -> None:
+    pair, one = Series(np.arange(2.0), np.ones(2)), Series(np.ones(1), np.ones(1))
+    loss = pair if has_loss else None
+    with use_theme(DARK):
+        panels = training_figure(1, loss, {"a": pair, "b": one, "c": pair}).axes
+        alone = training_figure(1, loss, {"a": one, "b": one}).axes
+    assert len(panels) == has_loss + 2
+    assert len(alone) == (1 if has_loss else 2)
