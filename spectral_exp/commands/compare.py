@@ -26,9 +26,9 @@ from spectral_exp.results.group import Group
 from spectral_exp.results.names import Names, split_names, value_text
 from spectral_exp.runs.differences import run_differences
 from spectral_exp.runs.load import load_run
-from spectral_exp.runs.metric_names import DERIVED, metric_info
+from spectral_exp.runs.metric_names import DERIVED
 from spectral_exp.runs.output_file import refuse_loss, write_output
-from spectral_exp.runs.run import Run, check_at
+from spectral_exp.runs.run import Run, check_at, shared_metric_info, usual_metric
 
 CONFIG_DIFF = "config-diff"
 FORMATS = ("table", "markdown", "csv", "json", "latex")
@@ -78,9 +78,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--metric",
-        default="val_bpb",
         metavar="NAMES",
-        help="comma-separated metrics (default: val_bpb)",
+        help="comma-separated metrics (default: val_bpb, or of runs without it val_loss, another "
+        "metric of validation or loss)",
     )
     parser.add_argument(
         "--at",
@@ -141,8 +141,9 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
 def _check(options: argparse.Namespace) -> None:
     """Raise SettingError for options that are wrong for any runs."""
     check_at(options.at)
-    metrics = split_names(options.metric)
-    require(bool(metrics), "--metric", repr(options.metric), "one or several metrics, by commas")
+    given = options.metric
+    is_empty = given is not None and not split_names(given)
+    require(not is_empty, "--metric", repr(given), "one or several metrics, by commas")
     watch, output, plots = options.watch, options.output, options.plots
     is_interval = watch is None or 0 < watch <= 86400
     require(is_interval, "--watch", watch, "> 0 and <= 86400 (seconds)")
@@ -177,7 +178,8 @@ def _report(options: argparse.Namespace) -> str:
             or f"none of {format_count(len(results.runs), 'run')} meets "
             f"{' and '.join(options.where)}"
         )
-    metrics = list(dict.fromkeys(split_names(options.metric)))
+    names = options.metric or usual_metric(chosen.runs)
+    metrics = list(dict.fromkeys(split_names(names)))
     for metric in metrics:
         _require_metric(metric, chosen.runs)
     form = options.format or _BY_SUFFIX[options.output.suffix.lower() if options.output else ""]
@@ -186,8 +188,8 @@ def _report(options: argparse.Namespace) -> str:
         return tables.render_runs(
             runs, metrics, options.at, form, chosen.left_out, chosen.archived_note
         )
-    names = list(dict.fromkeys(split_names(options.group_by))) if options.group_by else None
-    groups = chosen.groups(names)
+    by = list(dict.fromkeys(split_names(options.group_by))) if options.group_by else None
+    groups = chosen.groups(by)
     comparisons = [
         compare(groups, metric, at=options.at, baseline=options.baseline) for metric in metrics
     ]
@@ -247,7 +249,7 @@ def _sort(
     values: list[Any]
     if any(run.value(name) is not None for run in runs):
         values = [_mean(runs_of(item), name, options.at) for item in items]
-        reverse = reverse is (metric_info(name).direction != "higher")
+        reverse = reverse is (shared_metric_info(name, runs).direction != "higher")
     else:
         names = Names(runs)
         try:

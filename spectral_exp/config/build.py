@@ -57,6 +57,7 @@ from spectral_exp.monitoring.component import Component, Observer
 from spectral_exp.monitoring.tracking.model_summary import summarize_model
 from spectral_exp.runs.layout import RunPaths, remove_unfinished_records
 from spectral_exp.runs.lock import RunLock
+from spectral_exp.runs.metric_names import LANGUAGE_MODEL_UNITS
 from spectral_exp.runs.record import Parent
 from spectral_exp.runs.renamed import update_names
 from spectral_exp.training.resume import (
@@ -438,6 +439,7 @@ def _components(
         "viz_dir": paths.visualizations,
         "outputs": config.get("outputs"),
         "component_files": component_files(backed_up_only=True),
+        "units": LANGUAGE_MODEL_UNITS,
     }
     components = {}
     for name, kind in COMPONENTS.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -10,8 +10,8 @@ from spectral_exp.results.finding import Finding
 from spectral_exp.results.group import Group
 from spectral_exp.results.pairs import training_settings
 from spectral_exp.results.statistics import Interval
-from spectral_exp.runs.metric_names import DERIVED
-from spectral_exp.runs.run import Run
+from spectral_exp.runs.metric_names import DERIVED, Metric
+from spectral_exp.runs.run import Run, metric_describer
 
 
 def moment(metric: str, at: str) -> str:
@@ -147,6 +147,19 @@ class Comparison:
     baseline: str | None
     differences: Sequence[Difference]
     notes: Sequence[Finding]
+
+    @cached_property
+    def metric_info(self) -> Metric:
+        """Title, unit and direction of the metric, as the runs agree in them."""
+        return self.info_of(self.metric)
+
+    def info_of(self, metric: str) -> Metric:
+        """Return title, unit and direction of any metric, as the runs agree in them."""
+        return self._describe(metric)
+
+    @cached_property
+    def _describe(self) -> Callable[[str], Metric]:
+        return metric_describer(run for summary in self.summaries for run in summary.group.runs)
 
     @property
     def direction_words(self) -> str:

@@ -26,7 +26,7 @@ from spectral_exp.results.statistics import Interval as Interval
 from spectral_exp.results.times import busy_machine
 from spectral_exp.runs.metric_names import DERIVED, metric_info
 from spectral_exp.runs.parts import PARTS
-from spectral_exp.runs.run import Run, check_at
+from spectral_exp.runs.run import Run, check_at, shared_metric_info
 
 SIGNIFICANCE = 0.05
 
@@ -62,22 +62,22 @@ def compare(
             "there is nothing to compare: no run was found, or none meets the conditions"
         )
     check_at(at)
-    lower = metric_info(metric).lower_is_better
+    runs = [run for group in groups for run in group.runs]
+    lower = shared_metric_info(metric, runs).lower_is_better
     if at == "best" and lower is None:
         raise SettingError(
             "at", at, f"final or step:N: of {metric} it is not known which values are better"
         )
     reference = _baseline(groups, baseline)
-    if all(run.value(metric, at) is None for group in groups for run in group.runs):
+    if all(run.value(metric, at) is None for run in runs):
         raise UserError(_no_metric(metric, at, groups))
-    odd = checks.odd_ones_out([run for group in groups for run in group.runs])
+    odd = checks.odd_ones_out(runs)
     summaries = [summarize_group(group, metric, at, odd) for group in groups]
     base = next(summary for summary in summaries if summary.group.label == reference)
-    differences = [
-        _difference(base, other, None, metric, at) for other in summaries if other is not base
-    ]
+    others = [summary for summary in summaries if summary is not base]
+    differences = [_difference(base, other, None, metric, at, lower) for other in others]
     differences += [
-        _difference(a, b, part, metric, at) for a, b, part in _ablations(summaries, base)
+        _difference(a, b, part, metric, at, lower) for a, b, part in _ablations(summaries, base)
     ]
     differences = _correct(differences, metric, at)
     return Comparison(
@@ -144,10 +144,9 @@ def _ablations(
 
 
 def _difference(
-    a: GroupSummary, b: GroupSummary, part: str | None, metric: str, at: str
+    a: GroupSummary, b: GroupSummary, part: str | None, metric: str, at: str, lower: bool | None
 ) -> Difference:
     """Return `b` minus `a`, not yet corrected for the number of differences."""
-    lower = metric_info(metric).lower_is_better
     used_a, used_b = (replace(s.group, runs=s.runs, strata=s.strata) for s in (a, b))
     pairs = pairs_by_seed(used_a, used_b)
     paired = len(pairs) >= statistics.MIN_RUNS

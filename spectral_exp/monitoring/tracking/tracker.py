@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from spectral_exp.core import files, json_files
 from spectral_exp.core.errors import explain_os_error, require
@@ -16,6 +16,7 @@ from spectral_exp.monitoring.component import Component
 from spectral_exp.monitoring.tracking import environment
 from spectral_exp.monitoring.tracking.model_summary import summarize_model
 from spectral_exp.runs import layout
+from spectral_exp.runs.record import check_units
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,6 +48,8 @@ class ConfigTracker(Component):
         *,
         overrides: Sequence[str] | None = None,
         command: Sequence[str] | None = None,
+        units: Mapping[str, str] | None = None,
+        better: Mapping[str, Literal["lower", "higher"]] | None = None,
         **extra: Any,
     ) -> Path:
         """Write `config.json`, and `git_diff.patch` if files differ from the commit; no secrets.
@@ -57,17 +60,22 @@ class ConfigTracker(Component):
             dataset_info: kept under `dataset`.
             overrides: settings changed on the command line.
             command: command line of the run; None stands for that of this process.
+            units: unit of metrics by name, for plots, tables and papers: `{"loss": "MSE"}`.
+            better: which values of a metric are better, `lower` or `higher`, by name. Metrics named
+                `loss`, `perplexity` or `accuracy`, also with `val_` before it, need none.
             extra: further sections, with their names.
 
         Returns:
             Path of `config.json`.
 
         Raises:
-            SettingError: `extra` uses the name of a standard section.
+            SettingError: `extra` uses the name of a standard section, a unit is not a short text,
+                or a value of `better` is neither `lower` nor `higher`.
             UserError: the file cannot be written.
         """
         if not self.enabled:
             return self.paths.config_file
+        given = {"units": check_units(units or {}), "better": _check_directions(better or {})}
         content: dict[str, Any] = {
             "experiment_id": self.paths.root.resolve().name,
             "timestamp": timestamp(),
@@ -83,7 +91,7 @@ class ConfigTracker(Component):
             "package": environment.package_facts(),
             "packages": environment.package_versions(),
         }
-        _add_sections(content, extra)
+        _add_sections(content, {name: value for name, value in given.items() if value} | extra)
         content = redact(content)
         # Last: the patch is searched for the secrets that stand in the settings.
         git, diff = environment.git_facts(code_directory())
@@ -114,8 +122,8 @@ class ConfigTracker(Component):
             final_metrics: metrics at the end, by name.
             best_checkpoint: path of the best checkpoint.
             generation_samples: texts the model wrote.
-            extra: further sections with their names, e.g. `status`, `totals`, `best_metrics`,
-                `monitoring_cost`.
+            extra: further sections with their names, e.g. `status` (`completed` by default),
+                `totals`, `best_metrics`, `monitoring_cost`.
 
         Returns:
             Path of `results.json`.
@@ -133,7 +141,7 @@ class ConfigTracker(Component):
             "best_checkpoint": best_checkpoint or None,
             "generation_samples": [] if generation_samples is None else list(generation_samples),
         }
-        _add_sections(content, extra)
+        _add_sections(content, {"status": "completed"} | extra)
         try:
             self.paths.root.mkdir(parents=True, exist_ok=True)
             json_files.write_json_atomic(self.paths.results_file, redact(content))
@@ -148,6 +156,12 @@ class ConfigTracker(Component):
                 metrics,
             )
         return self.paths.results_file
+
+
+def _check_directions(better: Mapping[str, str]) -> dict[str, str]:
+    wrong = {name: value for name, value in better.items() if value not in ("lower", "higher")}
+    require(not wrong, "better", wrong, "lower or higher for each metric")
+    return dict(better)
 
 
 def _add_sections(content: dict[str, Any], extra: Mapping[str, Any]) -> None:

@@ -42,6 +42,7 @@ from spectral_exp.results.paper.notes import Notes, sections
 from spectral_exp.results.paper.passages import passage
 from spectral_exp.results.paper.provenance import record
 from spectral_exp.results.paper.setup import setup
+from spectral_exp.runs.run import usual_metric
 
 FORMATS = ("md", "html", "pdf", "tex")
 PAPER, REPORT = "paper", "report"
@@ -151,6 +152,8 @@ class PaperGenerator:
                 self.archived_note
                 or f"there is no run{condition} below {', '.join(map(str, folders))}"
             )
+        if not self.choices.metric:
+            self.choices = replace(self.choices, metric=usual_metric(chosen.runs))
         self.runs = tuple(run.path for run in chosen.runs)
         unusable = tuple((path.name, reason) for path, reason in found.left_out)
         self.left_out = (*unusable, *((run.run_id, ARCHIVED) for run in chosen.archived))
