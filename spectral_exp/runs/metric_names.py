@@ -127,6 +127,7 @@ DERIVED = ("train_s", "tokens", "n_parameters", "tokens_per_s", "steps")
 
 
 _PREFIXES_OF_KNOWN = ("best_", "val_")
+_SECTIONS = {"train": "", "val": "val_", "valid": "val_", "eval": "val_", "test": "val_"}
 _NO_UNITS: Mapping[str, str] = MappingProxyType({})
 _NO_DIRECTIONS: Mapping[str, Direction] = MappingProxyType({})
 
@@ -139,12 +140,16 @@ def metric_info(
     """Return the properties of a metric; for an unknown one, a title and the unit of its suffix.
 
     Args:
-        name: of the metric.
+        name: of the metric; `train/loss` is a `loss`, and `val/loss` a `val_loss`.
         units: unit by name of metric, also of the one without `best_` or `val_`.
         better: direction by name of metric, likewise.
     """
-    info = _known_metric(name)
-    names = [name, *(name.removeprefix(prefix) for prefix in _PREFIXES_OF_KNOWN)]
+    section, slash, rest = name.partition("/")
+    usual = f"{_SECTIONS[section]}{rest}" if slash and section in _SECTIONS else name
+    info = _known_metric(usual)
+    if usual != name:
+        info = replace(info, title=name, words="")
+    names = [name, usual, *(usual.removeprefix(prefix) for prefix in _PREFIXES_OF_KNOWN)]
     unit = next((units[each] for each in names if each in units), "")
     direction = next((better[each] for each in names if each in better), info.direction)
     if unit:

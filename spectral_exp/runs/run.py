@@ -158,7 +158,7 @@ class Run:
         """Seconds of training in `results.json`, without evaluation and waiting for monitoring."""
         return _as_float(self._total("train_s"))
 
-    @property
+    @functools.cached_property
     def is_language_model(self) -> bool:
         """Whether the run is one of this package's training command."""
         return _is_of_training_command(self.settings)
@@ -345,9 +345,10 @@ def recorded_units(record: Mapping[str, Any], settings: Mapping[str, Any]) -> di
 
 
 def _is_of_training_command(settings: Mapping[str, Any]) -> bool:
-    sections = ("training", "model", "model.embedding")
-    targets = (str(settings.get(f"{section}._target_", "")) for section in sections)
-    return any(target.startswith("spectral_exp.") for target in targets)
+    return any(
+        name.endswith("._target_") and str(value).startswith("spectral_exp.")
+        for name, value in settings.items()
+    )
 
 
 def _empty_series() -> Series:

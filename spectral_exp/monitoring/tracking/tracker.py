@@ -14,7 +14,7 @@ from spectral_exp.core.redact import redact
 from spectral_exp.core.timestamps import timestamp
 from spectral_exp.monitoring.component import Component
 from spectral_exp.monitoring.tracking import environment
-from spectral_exp.monitoring.tracking.model_summary import summarize_model
+from spectral_exp.monitoring.tracking.model_summary import summarize_model, summarize_models
 from spectral_exp.runs import layout
 from spectral_exp.runs.record import check_units
 
@@ -43,7 +43,7 @@ class ConfigTracker(Component):
     def save_config(
         self,
         config: Mapping[str, Any],
-        model: nn.Module | None = None,
+        model: nn.Module | Mapping[str, nn.Module] | None = None,
         dataset_info: Mapping[str, Any] | None = None,
         *,
         overrides: Sequence[str] | None = None,
@@ -56,7 +56,7 @@ class ConfigTracker(Component):
 
         Args:
             config: all settings, resolved.
-            model: summarised under `model`.
+            model: summarised under `model`; several by name.
             dataset_info: kept under `dataset`.
             overrides: settings changed on the command line.
             command: command line of the run; None stands for that of this process.
@@ -84,7 +84,7 @@ class ConfigTracker(Component):
             "overrides": list(overrides or []),
             "command": list(command) if command is not None else environment.command_line(),
             "dataset": dataset_info,
-            "model": summarize_model(model) if model is not None else None,
+            "model": _summary(model),
             "hardware": environment.hardware_facts(),
             "host": environment.host_facts(),
             "git": None,
@@ -156,6 +156,12 @@ class ConfigTracker(Component):
                 metrics,
             )
         return self.paths.results_file
+
+
+def _summary(model: nn.Module | Mapping[str, nn.Module] | None) -> dict[str, Any] | None:
+    if model is None:
+        return None
+    return summarize_models(model) if isinstance(model, Mapping) else summarize_model(model)
 
 
 def _check_directions(better: Mapping[str, str]) -> dict[str, str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from itertools import islice
 from math import ceil
 from textwrap import wrap
+from types import MappingProxyType
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -27,7 +28,10 @@ _MAX_PANELS = 24
 
 
 def training_figure(
-    step: int, loss: Series | None, metrics: Mapping[str, Series], units: Mapping[str, str]
+    step: int,
+    loss: Series | None,
+    metrics: Mapping[str, Series],
+    units: Mapping[str, str] = MappingProxyType({}),
 ) -> Figure:
     """Return a figure of everything tracked so far.
 
