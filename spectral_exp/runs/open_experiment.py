@@ -34,9 +34,9 @@ def open_experiment(base_dir: str | Path, name: str, config: Mapping[str, Any]) 
     status than `interrupted` or `failed`. It is continued only if it was recorded with an equal
     `config`, so that a changed setting or another seed begins a new run.
 
-    The run belongs to this process until the process ends: another process that opens the same
-    experiment meanwhile gets another run. Of several processes that train one model together, only
-    the first may call this.
+    The run belongs to this process until its results are recorded or the process ends: another
+    process that opens the same experiment meanwhile gets another run. Of several processes that train one model
+    together, only the first may call this.
 
     Args:
         base_dir: folder of the runs.
@@ -62,6 +62,13 @@ def open_experiment(base_dir: str | Path, name: str, config: Mapping[str, Any]) 
     folders = create_experiment_directory(base, generate_experiment_id(name, base))
     _lock(folders["root"])
     return folders
+
+
+def close_experiment(root: str | Path) -> None:
+    """Release a run that this process has opened; do nothing for any other."""
+    owner, lock = _locks.pop(Path(root).resolve(), (0, None))
+    if lock is not None:
+        _release(owner, lock)
 
 
 def _unfinished_runs(base: Path, name: str, config: Any) -> Iterator[Path]:

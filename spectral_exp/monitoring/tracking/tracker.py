@@ -16,6 +16,7 @@ from spectral_exp.monitoring.component import Component
 from spectral_exp.monitoring.tracking import environment
 from spectral_exp.monitoring.tracking.model_summary import summarize_model, summarize_models
 from spectral_exp.runs import layout
+from spectral_exp.runs.open_experiment import close_experiment
 from spectral_exp.runs.record import check_units
 
 if TYPE_CHECKING:
@@ -118,6 +119,8 @@ class ConfigTracker(Component):
     ) -> Path:
         """Write `results.json`; if the disk refuses it, log an error with the final metrics.
 
+        A run of `open_experiment` is released: it no longer belongs to this process.
+
         Args:
             final_metrics: metrics at the end, by name.
             best_checkpoint: path of the best checkpoint.
@@ -155,6 +158,7 @@ class ConfigTracker(Component):
                 error.strerror,
                 metrics,
             )
+        close_experiment(self.paths.root)
         return self.paths.results_file
 
 
