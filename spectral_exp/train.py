@@ -317,9 +317,7 @@ def _check(command: CommandLine, job: Job, world: World = SINGLE) -> CommandLine
         problems.append(f"search={sampler} trains several runs; add -m")
     if problems:
         raise UserError("\nerror: ".join(problems))
-    # A recorded address is in the configuration only if the user has named it before.
-    if url := job.config["monitoring"]["backup"]["url"]:
-        trust.remember_backup_url(url)
+    trust.remember_choices(job.config, command.config_dir)
     return command.with_run_dir(job)
 
 

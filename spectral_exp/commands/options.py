@@ -41,6 +41,18 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_packages(parser: argparse.ArgumentParser) -> None:
+    """Add `--packages`, of commands that build a recorded model."""
+    parser.add_argument(
+        "--packages",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="PACKAGE",
+        help="packages with parts of the model, beside those that you have used on this machine",
+    )
+
+
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     """Add `--checkpoint`."""
     parser.add_argument(

@@ -35,8 +35,8 @@ def open_experiment(base_dir: str | Path, name: str, config: Mapping[str, Any]) 
     `config`, so that a changed setting or another seed begins a new run.
 
     The run belongs to this process until its results are recorded or the process ends: another
-    process that opens the same experiment meanwhile gets another run. Of several processes that train one model
-    together, only the first may call this.
+    process that opens the same experiment meanwhile gets another run. Of several processes that
+    train one model together, only the first may call this.
 
     Args:
         base_dir: folder of the runs.

@@ -15,6 +15,7 @@ from spectral_exp.core.timestamps import timestamp
 from spectral_exp.monitoring.component import Component
 from spectral_exp.monitoring.tracking import environment
 from spectral_exp.monitoring.tracking.model_summary import summarize_model, summarize_models
+from spectral_exp.monitoring.tracking.own_code import own_code
 from spectral_exp.runs import layout
 from spectral_exp.runs.open_experiment import close_experiment
 from spectral_exp.runs.record import check_units
@@ -33,7 +34,7 @@ class ConfigTracker(Component):
         enabled: when false nothing is written; loading works.
     """
 
-    files = (layout.CONFIG_NAME, layout.RESULTS_NAME, layout.GIT_DIFF_NAME)
+    files = (layout.CONFIG_NAME, layout.RESULTS_NAME, layout.GIT_DIFF_NAME, layout.OWN_CODE_NAME)
 
     def __init__(self, experiment_dir: str | Path, *, enabled: bool = True) -> None:
         self.paths = layout.RunPaths(experiment_dir)
@@ -51,6 +52,7 @@ class ConfigTracker(Component):
         command: Sequence[str] | None = None,
         units: Mapping[str, str] | None = None,
         better: Mapping[str, Literal["lower", "higher"]] | None = None,
+        own_packages: Mapping[str, Path] | None = None,
         **extra: Any,
     ) -> Path:
         """Write `config.json`, and `git_diff.patch` if files differ from the commit; no secrets.
@@ -64,6 +66,8 @@ class ConfigTracker(Component):
             units: unit of metrics by name, for plots, tables and papers: `{"loss": "MSE"}`.
             better: which values of a metric are better, `lower` or `higher`, by name. Metrics named
                 `loss`, `perplexity` or `accuracy`, also with `val_` before it, need none.
+            own_packages: name -> folder of packages whose state in git is recorded, with a copy of
+                what git does not hold in `code.zip`.
             extra: further sections, with their names.
 
         Returns:
@@ -97,10 +101,15 @@ class ConfigTracker(Component):
         # Last: the patch is searched for the secrets that stand in the settings.
         git, diff = environment.git_facts(code_directory())
         content["git"] = redact({**git, "diff_file": layout.GIT_DIFF_NAME if diff else None})
+        own, archive = own_code(own_packages or {})
+        if own:
+            content["own_code"] = redact(own)
         # A flipped bit in a setting would read like another experiment.
         content["crc32"] = json_files.content_crc32(content)
         with explain_os_error(f"write {self.paths.config_file}"):
             self.paths.root.mkdir(parents=True, exist_ok=True)
+            if archive:
+                files.write_atomic(self.paths.own_code_file, archive)
             if diff:
                 files.write_atomic(self.paths.git_diff_file, diff)
             json_files.write_json_atomic(self.paths.config_file, content)
