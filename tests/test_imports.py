@@ -187,5 +187,6 @@ def test_monitoring_exports_every_name_it_lists() -> None:
         *names,
         "create_experiment_directory",
         "generate_experiment_id",
+        "open_experiment",
     ]
     assert all(callable(getattr(monitoring, name)) for name in monitoring.__all__)

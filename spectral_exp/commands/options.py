@@ -45,11 +45,11 @@ def add_packages(parser: argparse.ArgumentParser) -> None:
     """Add `--packages`, of commands that build a recorded model."""
     parser.add_argument(
         "--packages",
-        nargs="+",
-        action="extend",
+        action="append",
         default=[],
         metavar="PACKAGE",
-        help="packages with parts of the model, beside those that you have used on this machine",
+        help="a package with parts of the model, beside those that you have used on this machine; "
+        "repeatable",
     )
 
 

@@ -71,7 +71,8 @@ class Role:
         if top not in (PACKAGE, "torch", *own):
             if top not in entry_point_packages():
                 raise NotAPartError(
-                    f"must lie in {PACKAGE}, torch or a package that you name with packages=[...]"
+                    f"must lie in {PACKAGE}, torch or a package that you name with packages=[...] "
+                    "or --packages"
                 )
             own = (*own, top)
         packages = (PACKAGE, *own, *([self.torch_home] if self.torch_home else []))

@@ -352,6 +352,6 @@ def test_a_loss_has_the_unit_that_its_run_gives(tmp_path: Path) -> None:
     ],
 )
 def test_units_and_directions_are_checked(record: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="units|better"):
+    with pytest.raises(SettingError, match=r"units|better"):
         ConfigTracker(tmp_path).save_config({}, **record)
     assert list(tmp_path.iterdir()) == []

@@ -17,9 +17,9 @@ MAX_FILE_BYTES = 1 << 20
 MAX_TOTAL_BYTES = 20 << 20
 
 _SUFFIXES = frozenset(
-    [".py", ".pyi", ".pyx", ".yaml", ".yml", ".json", ".toml", ".cfg", ".ini", ".txt", ".md"]
-    + [".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hpp"]
-)
+    (".py", ".pyi", ".pyx", ".yaml", ".yml", ".json", ".toml", ".cfg", ".ini", ".txt", ".md",
+     ".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hpp")
+)  # fmt: skip
 
 
 def own_code(packages: Mapping[str, Path]) -> tuple[dict[str, dict[str, Any]], bytes]:
