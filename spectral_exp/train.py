@@ -150,6 +150,39 @@ def _run_alone(command: CommandLine, job: Job) -> int:
         return launcher.run(_check(command, job).to_json())
 
 
+def prepare_run(arguments: list[str]) -> tuple[Path, Callable[[], None]]:
+    """Check the command of one run; return its directory and the function that trains it.
+
+    The function raises `Interrupted` if a signal has stopped the run, which is then saved.
+
+    Raises:
+        UserError: the command has mistakes, or is not that of a run.
+    """
+    _require_working_directory()
+    command = CommandLine.parse(arguments)
+    if command.informs_only or command.multirun:
+        raise UserError("this trains one run; give overrides without --multirun, sweep and help")
+    (job,) = command.compose()
+    if job.sweeps:
+        raise UserError("this trains one run, and a configuration file requests a sweep")
+    checked = _check(command, job)
+    (named,) = checked.compose()
+    place = (str(named.config["outputs"]), str(named.config["experiment_id"]))
+    size = _number_of_processes(job.config)
+
+    def run_it() -> None:
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+        with StopRequest(immediate=True):
+            if size == 1:
+                _run_by_hydra(checked, run_job)
+                return
+            with _launch_processes(size, job.config, command.arguments) as launcher:
+                if code := launcher.run(checked.to_json()):
+                    raise JobError(f"the processes of the run ended with code {code}", code)
+
+    return named.run_dir or Path(*place), run_it
+
+
 def _number_of_processes(config: Mapping[str, Any]) -> int:
     """Return `distributed.nproc` if it is a number; other values are reported by the checks."""
     settings = config.get("distributed")

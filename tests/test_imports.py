@@ -30,7 +30,7 @@ ORDER: list[set[str]] = [
     {"verification", "sweeps"},
     {"submit"},
     {"commands", "bench", "train", "demo_monitoring"},
-    {"__main__"},
+    {"__main__", "api"},
 ]
 """Every part of the package, from the lowest: each may import those of earlier sets and none
 besides."""

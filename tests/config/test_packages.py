@@ -235,11 +235,11 @@ def test_a_run_with_own_parts_goes_on_anywhere(
     assert (run / "code.zip").is_file()
     assert '"watched_step"' in (run / "logs/metrics.jsonl").read_text()
     monkeypatch.chdir(tmp_path)
-    assert train.main([f"resume={run}", "training.max_steps=8"]) == 0
+    assert train.main([f"resume={run}", "training.max_steps=14"]) == 0
     assert generate.main([str(run), "--tokens", "1"]) == 0
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "of somebody else"))
     capsys.readouterr()
-    assert train.main([f"resume={run}", "training.max_steps=9"]) == 2
+    assert train.main([f"resume={run}", "training.max_steps=15"]) == 2
     assert "name them again" in capsys.readouterr().err
 
 
