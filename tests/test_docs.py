@@ -45,7 +45,7 @@ NOT_RUN = {
     "spectral-exp dashboard outputs/ --edit": "does not end",
     "spectral-exp dashboard outputs/ --embed http://localhost:8888": "does not end",
     "pip install nbconvert ipykernel": "changes the environment",
-    "jupyter nbconvert --to notebook --execute --inplace examples/own_loop.ipynb":
+    "jupyter nbconvert --to notebook --execute --inplace examples/own_loop.ipynb examples/runs.ipynb":
         "needs Jupyter; tests/test_notebook.py runs the cells",
     "source .venv/bin/activate": "changes the shell",
     'eval "$(register-python-argcomplete spectral-exp)"': "changes the shell",
@@ -370,6 +370,21 @@ def test_the_example_of_frames_runs(template: Path, monkeypatch: pytest.MonkeyPa
     exec(example, names)
     assert len(names["runs"]) == 19
     assert {"run_id", "step", "val_bpb"} <= set(names["metrics"].columns)
+
+
+@pytest.mark.slow
+def test_the_example_of_the_python_interface_runs(
+    template: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pandas")
+    (example,) = re.findall(r"```python\n(.*?)```", PAGES["docs/python.md"], flags=re.DOTALL)
+    monkeypatch.chdir(template)
+    long = '"training.max_steps=200"'
+    assert long in example
+    names: dict[str, Any] = {}
+    exec(example.replace(long, f"*{[*TINY, NO_PLOTS, 'training.max_steps=4']}"), names)
+    assert names["run"].status == "completed"
+    assert "completed 4 " in capsys.readouterr().out
 
 
 def test_the_example_of_spectra_runs(

@@ -19,16 +19,16 @@ def kept_process_state() -> Iterator[None]:
 
     Inside, Hydra is not initialized.
     """
-    global_hydra, config = GlobalHydra.instance(), HydraConfig.instance()
-    before = (global_hydra.hydra, config.cfg)
+    hydra, config = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
     folder, arguments, environment = Path.cwd(), sys.argv[:], dict(os.environ)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    global_hydra.clear()
+    GlobalHydra.instance().clear()
     try:
         yield
     finally:
-        global_hydra.hydra, config.cfg = before
+        # Hydra may have replaced these objects.
+        GlobalHydra.instance().hydra, HydraConfig.instance().cfg = hydra, config
         for handler in root.handlers:
             if handler not in handlers:
                 handler.close()
