@@ -151,6 +151,39 @@ def _run_alone(command: CommandLine, job: Job) -> int:
     return 0
 
 
+def prepare_run(arguments: list[str]) -> tuple[Path, Callable[[], None]]:
+    """Check the command of one run; return its directory and the function that trains it.
+
+    The function raises `Interrupted` if a signal has stopped the run, which is then saved.
+
+    Raises:
+        UserError: the command has mistakes, or is not that of a run.
+    """
+    _require_working_directory()
+    command = CommandLine.parse(arguments)
+    if command.informs_only or command.multirun:
+        raise UserError("this trains one run; give overrides without --multirun, sweep and help")
+    (job,) = command.compose()
+    if job.sweeps:
+        raise UserError("this trains one run, and a configuration file requests a sweep")
+    checked = _check(command, job)
+    (named,) = checked.compose()
+    place = (str(named.config["outputs"]), str(named.config["experiment_id"]))
+    size = _number_of_processes(job.config)
+
+    def run_it() -> None:
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+        with StopRequest(immediate=True):
+            if size == 1:
+                _run_by_hydra(checked, run_job)
+                return
+            with _launch_processes(size, job.config, command.arguments) as launcher:
+                if code := launcher.run(checked.to_json()):
+                    raise JobError(f"the processes of the run ended with code {code}", code)
+
+    return named.run_dir or Path(*place), run_it
+
+
 def _number_of_processes(config: Mapping[str, Any]) -> int:
     """Return `distributed.nproc` if it is a number; other values are reported by the checks."""
     settings = config.get("distributed")
@@ -336,9 +369,7 @@ def _check(command: CommandLine, job: Job, world: World = SINGLE) -> CommandLine
         problems.append(f"search={sampler} trains several runs; add -m")
     if problems:
         raise UserError("\nerror: ".join(problems))
-    # A recorded address is in the configuration only if the user has named it before.
-    if url := job.config["monitoring"]["backup"]["url"]:
-        trust.remember_backup_url(url)
+    trust.remember_choices(job.config, command.config_dir)
     return command.with_run_dir(job)
 
 

@@ -61,6 +61,18 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_packages(parser: argparse.ArgumentParser) -> None:
+    """Add `--packages`, of commands that build a recorded model."""
+    parser.add_argument(
+        "--packages",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="a package with parts of the model, beside those that you have used on this machine; "
+        "repeatable",
+    )
+
+
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     """Add `--checkpoint`."""
     parser.add_argument(

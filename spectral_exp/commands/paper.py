@@ -58,7 +58,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", type=Path, default=Path("paper"), help="folder of the paper (default: paper)"
     )
-    parser.add_argument("--metric", default="val_bpb", help="metric to compare (default: val_bpb)")
+    parser.add_argument(
+        "--metric",
+        help="metric to compare (default: val_bpb, or of runs without it val_loss, another metric "
+        "of validation or loss)",
+    )
     add_at(parser)
     parser.add_argument(
         "--baseline",
@@ -117,7 +121,7 @@ def _add_comparison_options(parser: argparse.ArgumentParser) -> None:
 def _write(options: argparse.Namespace) -> Written:
     notes, notes_file = _notes(options)
     choices = Choices(
-        metric=options.metric,
+        metric=options.metric or "",
         at=options.at,
         baseline=options.baseline,
         margin=options.margin,

@@ -24,16 +24,13 @@ from spectral_exp.config.distributed import make_distributed_settings
 from spectral_exp.config.folders import refuse_unwritable, trial_folder
 from spectral_exp.config.globals import Globals
 from spectral_exp.config.optimizer import make_optimizer
+from spectral_exp.config.packages import find_packages, names_own_part
 from spectral_exp.config.parts import ROLES, make_dataset, make_model, make_part
 from spectral_exp.config.processes import divide, make_ranks
 from spectral_exp.config.roles import Role
 from spectral_exp.config.samples import build_sampler, plot_sample, prompt_ids
 from spectral_exp.config.search import make_search_settings
-from spectral_exp.config.starting_point import (
-    StartingPoint,
-    find_starting_point,
-    has_begun,
-)
+from spectral_exp.config.starting_point import StartingPoint, find_starting_point, has_begun
 from spectral_exp.core.errors import UserError, nearest, require
 from spectral_exp.data import Dataset, KnownText
 from spectral_exp.data.batches import Batches, EvalWindows
@@ -59,6 +56,7 @@ from spectral_exp.monitoring.component import Component, Observer
 from spectral_exp.monitoring.tracking.model_summary import summarize_model
 from spectral_exp.runs.layout import RunPaths, remove_unfinished_records
 from spectral_exp.runs.lock import RunLock
+from spectral_exp.runs.metric_names import LANGUAGE_MODEL_UNITS
 from spectral_exp.runs.record import Parent
 from spectral_exp.runs.renamed import update_names
 from spectral_exp.training.budget import Budget
@@ -254,7 +252,7 @@ def _without_components(config: Mapping[str, Any]) -> dict[str, Any]:
     disabled = {
         name: {**node, **({"url": None} if name == "backup" else {"enabled": False})}
         for name, node in nodes.items()
-        if not issubclass(COMPONENTS[name], Observer)
+        if name in COMPONENTS and not issubclass(COMPONENTS[name], Observer)
     }
     return {**config, "monitoring": disabled}
 
@@ -304,6 +302,7 @@ def _record_attempt(
             command=sys.orig_argv,
             attempts=attempts,
             **({"parent": parent} if parent else {}),
+            own_packages=find_packages(config),
             changed_settings=changed_settings,
         )
 
@@ -323,7 +322,7 @@ def _assemble(
     trial: bool,
 ) -> _Parts:
     """Build all parts. Raises one UserError with all problems."""
-    make = Constructor()
+    make = Constructor(config)
     top_names = Globals.__annotations__
     make.problems += [
         f"{key} is not a setting{nearest(key, [*top_names, *_GROUPS])}; --cfg job shows all "
@@ -400,11 +399,15 @@ def _components(
     """Build the components in the order of `COMPONENTS`; `offered` are further arguments."""
     nodes = config.get("monitoring")
     nodes = nodes if isinstance(nodes, Mapping) else {}
+    kinds: dict[str, type[Component]] = {
+        **COMPONENTS,
+        **{name: Observer for name, node in nodes.items() if names_own_part(node, make.packages)},
+    }
     make.problems += [
         f"monitoring.{key} is not a component{nearest(key, COMPONENTS)}; there are "
         f"{', '.join(COMPONENTS)}"
         for key in nodes
-        if key not in COMPONENTS
+        if key not in kinds
     ]
     offered |= {
         "experiment_dir": paths.root,
@@ -412,9 +415,10 @@ def _components(
         "viz_dir": paths.visualizations,
         "outputs": config.get("outputs"),
         "component_files": component_files(backed_up_only=True),
+        "units": LANGUAGE_MODEL_UNITS,
     }
     components = {}
-    for name, kind in COMPONENTS.items():
+    for name, kind in kinds.items():
         if name not in nodes and issubclass(kind, Observer):
             continue  # a run recorded before the component existed
         role = Role(kind, "spectral_exp.monitoring")

@@ -24,6 +24,7 @@ class Globals:
     backup_url: str | None = None
     experiment_id: str | None = None
     sweep: str | None = None
+    packages: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("init_optimizer", "init_partial"):

@@ -9,8 +9,9 @@ from typing import Any
 
 PLACE = (
     "resume", "outputs", "backup_url", "experiment_id", "sweep", "search", "hydra", "distributed",
+    "packages",
 )  # fmt: skip
-"""Settings that say where a run takes place: its folders, its copies and its processes."""
+"""Settings that say where a run takes place: its folders, copies, processes and code."""
 
 WATCHING = (
     "monitoring.backup",

@@ -58,3 +58,29 @@ def test_metrics_that_measure_the_machine() -> None:
     timed = ["tokens_per_s", "train_s", "cpu_s", "device_s"]
     listed = [*timed, "steps_at_risk", "checkpoint_*", "backup_*"]
     assert machine_metrics() == listed
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "direction", "kind"),
+    [
+        ("train/loss", "loss", "lower", "training"),
+        ("val/loss", "loss", "lower", "validation"),
+        ("eval/accuracy", "value", "higher", "validation"),
+        ("critic/loss", "value", None, None),
+        ("val/", "value", None, None),
+    ],
+)
+def test_metrics_of_a_section(
+    name: str, unit: str, direction: str | None, kind: str | None
+) -> None:
+    metric = metric_info(name)
+    assert (metric.unit, metric.direction, metric.kind) == (unit, direction, kind)
+    assert metric.title.lower() == name
+
+
+def test_units_and_directions_may_be_given() -> None:
+    metric = metric_info("val_loss", {"loss": "MSE"}, {"psnr": "higher"})
+    assert metric.axis_label == "validation loss (MSE)"
+    assert metric.words == "validation loss (MSE)"
+    assert metric_info("psnr", {"psnr": "dB"}, {"psnr": "higher"}).lower_is_better is False
+    assert metric_info("best_psnr", {}, {"psnr": "higher"}).direction == "higher"
