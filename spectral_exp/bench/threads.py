@@ -52,7 +52,8 @@ def run(options: Options) -> Iterator[Section]:
             name: functools.partial(_measure, name, seconds) for name in names
         }
         with _busy_process() if is_busy else contextlib.nullcontext():
-            rounds = measure.measure_rounds(options, measurements, 5, quick=1, budget_s=120)
+            count = options.rounds or (1 if options.quick else 5)
+            rounds = measure.interleave(measurements, count, budget_s=options.budget_s(120))
         lines = [Line(name, "a step", "ms", measure.spread(rounds, name, "ms")) for name in names]
         for name in names[1:]:
             target = QUIET_COST if name == DEFAULT and not is_busy else None
