@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from spectral_exp.commands.options import add_archived, add_folders, add_where
+from spectral_exp.commands.options import USUAL_METRIC, add_archived, add_folders, add_where
 from spectral_exp.core.allocator import keep_freed_memory
 from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import Interrupted, SettingError, UserError, nearest, require
@@ -79,8 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--metric",
         metavar="NAMES",
-        help="comma-separated metrics (default: val_bpb, or of runs without it val_loss, another "
-        "metric of validation or loss)",
+        help=f"comma-separated metrics (default: {USUAL_METRIC})",
     )
     parser.add_argument(
         "--at",
