@@ -73,6 +73,7 @@ def test_training_in_a_notebook_leaves_the_kernel_as_it_was(here: Path) -> None:
     assert trained.model.block_size == trained.config["model"]["block_size"]
 
 
+@pytest.mark.slow
 def test_a_stop_saves_and_returns_the_run(here: Path) -> None:
     (here / "stopper.py").write_text(STOPPER)
     component = "+monitoring.stopper={_target_:stopper.Stopper}"

@@ -45,7 +45,8 @@ NOT_RUN = {
     "spectral-exp dashboard outputs/ --edit": "does not end",
     "spectral-exp dashboard outputs/ --embed http://localhost:8888": "does not end",
     "pip install nbconvert ipykernel": "changes the environment",
-    "jupyter nbconvert --to notebook --execute --inplace examples/own_loop.ipynb examples/runs.ipynb":
+    "jupyter nbconvert --to notebook --execute --inplace examples/own_loop.ipynb "
+    "examples/runs.ipynb":
         "needs Jupyter; tests/test_notebook.py runs the cells",
     "source .venv/bin/activate": "changes the shell",
     'eval "$(register-python-argcomplete spectral-exp)"': "changes the shell",

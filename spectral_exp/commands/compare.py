@@ -12,7 +12,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from spectral_exp.commands.options import add_archived, add_at, add_folders, add_margin, add_where
+from spectral_exp.commands.options import (
+    USUAL_METRIC,
+    add_archived,
+    add_at,
+    add_folders,
+    add_margin,
+    add_where,
+)
 from spectral_exp.core.allocator import keep_freed_memory
 from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import Interrupted, SettingError, UserError, nearest, require
@@ -84,8 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--metric",
         metavar="NAMES",
-        help="comma-separated metrics (default: val_bpb, or of runs without it val_loss, another "
-        "metric of validation or loss; with --evaluation bpb)",
+        help=f"comma-separated metrics (default: {USUAL_METRIC}; with --evaluation bpb)",
     )
     parser.add_argument(
         "--evaluation",

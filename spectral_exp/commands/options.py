@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+USUAL_METRIC = "val_bpb, or of runs without it val_loss, another metric of validation or loss"
+"""The default of `--metric`, in words."""
+
 
 def add_folders(parser: argparse.ArgumentParser) -> None:
     """Add the folders of runs."""

@@ -43,9 +43,17 @@ def find_packages(config: Mapping[str, Any]) -> dict[str, Path]:
 
 @functools.cache
 def entry_point_packages() -> tuple[str, ...]:
-    """Return the packages that installed distributions declare as parts."""
-    found = metadata.entry_points(group=ENTRY_POINTS)
-    return tuple(sorted({point.value.partition(":")[0].partition(".")[0] for point in found}))
+    """Return the packages that installed distributions declare as parts.
+
+    The working directory does not count: it may hold files that came with somebody's runs.
+    """
+    here = Path.cwd().resolve()
+    points = [
+        point
+        for point in metadata.entry_points(group=ENTRY_POINTS)
+        if point.dist is not None and Path(str(point.dist.locate_file(""))).resolve() != here
+    ]
+    return tuple(sorted({point.value.partition(":")[0].partition(".")[0] for point in points}))
 
 
 def names_own_part(node: object, packages: Iterable[str]) -> bool:

@@ -148,6 +148,9 @@ def test_installed_distributions_may_declare_packages(
     packages.entry_point_packages.cache_clear()
     try:
         assert problems_of("optimizer=lion") == []
+        packages.entry_point_packages.cache_clear()
+        monkeypatch.chdir(site)  # as if it had come with somebody's runs
+        assert packages.entry_point_packages() == ()
     finally:
         packages.entry_point_packages.cache_clear()
 

@@ -81,23 +81,8 @@ class ConfigTracker(Component):
         if not self.enabled:
             return self.paths.config_file
         given = {"units": check_units(units or {}), "better": _check_directions(better or {})}
-        content: dict[str, Any] = {
-            "experiment_id": self.paths.root.resolve().name,
-            "timestamp": timestamp(),
-            "git_hash": git_hash(),
-            "config": config,
-            "overrides": list(overrides or []),
-            "command": list(command) if command is not None else environment.command_line(),
-            "dataset": dataset_info,
-            "model": _summary(model),
-            "hardware": environment.hardware_facts(),
-            "host": environment.host_facts(),
-            "git": None,
-            "package": environment.package_facts(),
-            "packages": environment.package_versions(),
-        }
-        _add_sections(content, {name: value for name, value in given.items() if value} | extra)
-        content = redact(content)
+        sections = {name: value for name, value in given.items() if value} | extra
+        content = self._content(config, model, dataset_info, overrides, command, sections)
         # Last: the patch is searched for the secrets that stand in the settings.
         git, diff = environment.git_facts(code_directory())
         content["git"] = redact({**git, "diff_file": layout.GIT_DIFF_NAME if diff else None})
@@ -114,6 +99,35 @@ class ConfigTracker(Component):
                 files.write_atomic(self.paths.git_diff_file, diff)
             json_files.write_json_atomic(self.paths.config_file, content)
         return self.paths.config_file
+
+    def _content(
+        self,
+        config: Mapping[str, Any],
+        model: nn.Module | Mapping[str, nn.Module] | None,
+        dataset_info: Mapping[str, Any] | None,
+        overrides: Sequence[str] | None,
+        command: Sequence[str] | None,
+        sections: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Return the content of `config.json` without secrets and the state of the code."""
+        content: dict[str, Any] = {
+            "experiment_id": self.paths.root.resolve().name,
+            "timestamp": timestamp(),
+            "git_hash": git_hash(),
+            "config": config,
+            "overrides": list(overrides or []),
+            "command": list(command) if command is not None else environment.command_line(),
+            "dataset": dataset_info,
+            "model": _summary(model),
+            "hardware": environment.hardware_facts(),
+            "host": environment.host_facts(),
+            "git": None,
+            "package": environment.package_facts(),
+            "packages": environment.package_versions(),
+        }
+        _add_sections(content, sections)
+        redacted: dict[str, Any] = redact(content)
+        return redacted
 
     def load_config(self) -> dict[str, Any]:
         """The content of `config.json`. Raises UserError if it is missing or unreadable."""
