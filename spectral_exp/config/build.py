@@ -323,16 +323,7 @@ def _assemble(
 ) -> _Parts:
     """Build all parts. Raises one UserError with all problems."""
     make = Constructor(config)
-    top_names = Globals.__annotations__
-    make.problems += [
-        f"{key} is not a setting{nearest(key, [*top_names, *_GROUPS])}; --cfg job shows all "
-        "settings"
-        for key in config
-        if key not in top_names and key not in _GROUPS
-    ]
-    top = {key: value for key, value in config.items() if key in top_names}
-    role = Role(Globals, Globals.__module__)
-    globals_ = make.make({"_target_": f"{role.home}.Globals", **top}, "", role)
+    globals_ = _make_globals(config, make)
     device = make.call("", lambda: resolve_device(str(config.get("device")), world))
     device = device or torch.device("cpu")
     make_search_settings(config, make)
@@ -376,6 +367,20 @@ def _assemble(
         loss=loss,
         components=components,
     )
+
+
+def _make_globals(config: Mapping[str, Any], make: Constructor) -> Any:
+    """Build the settings without a group, and collect the keys that are no settings."""
+    top_names = Globals.__annotations__
+    make.problems += [
+        f"{key} is not a setting{nearest(key, [*top_names, *_GROUPS])}; --cfg job shows all "
+        "settings"
+        for key in config
+        if key not in top_names and key not in _GROUPS
+    ]
+    top = {key: value for key, value in config.items() if key in top_names}
+    role = Role(Globals, Globals.__module__)
+    return make.make({"_target_": f"{role.home}.Globals", **top}, "", role)
 
 
 def _model(

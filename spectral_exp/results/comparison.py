@@ -67,15 +67,9 @@ def compare(
         raise UserError(
             "there is nothing to compare: no run was found, or none meets the conditions"
         )
-    parse_at(at)
     runs = [run for group in groups for run in group.runs]
     lower = shared_metric_info(metric, runs).lower_is_better
-    if parse_evaluation(metric) is not None:
-        require(at == "final", "at", at, f"final for the evaluation {metric}")
-    if at == "best" and lower is None:
-        raise SettingError(
-            "at", at, f"final or a budget: of {metric} it is not known which values are better"
-        )
+    _check_at(at, metric, lower)
     require(margin is None or 0 < margin < math.inf, "margin", margin, "> 0 and finite")
     if all(run.value(metric, at) is None for run in runs):
         raise UserError(_no_metric(metric, at, groups))
@@ -97,6 +91,17 @@ def compare(
         differences=differences,
         notes=comparison_notes(at, summaries, differences, base, chosen=baseline, lower=lower),
     )
+
+
+def _check_at(at: str, metric: str, lower_is_better: bool | None) -> None:
+    """Raise SettingError if `at` is malformed, or the metric has no value there in any run."""
+    parse_at(at)
+    if parse_evaluation(metric) is not None:
+        require(at == "final", "at", at, f"final for the evaluation {metric}")
+    if at == "best" and lower_is_better is None:
+        raise SettingError(
+            "at", at, f"final or a budget: of {metric} it is not known which values are better"
+        )
 
 
 def factor_effects(comparison: Comparison) -> dict[str, list[Difference]]:

@@ -60,13 +60,14 @@ def cnn() -> Loop:
         milestones=[2],
     )
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=2)
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.5), use_buffers=True)
+    average_fn = get_ema_multi_avg_fn(0.5)  # type: ignore[no-untyped-call]
+    average = AveragedModel(model, multi_avg_fn=average_fn, use_buffers=True)
 
     def step(number: int) -> Mapping[str, Any]:
         images, labels = list(loader)[number]
         loss = F.cross_entropy(model(images), labels)
         optimizer.zero_grad()
-        scaler.scale(loss).backward()
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         scaler.step(optimizer)
         scaler.update()
         schedule.step()
@@ -92,7 +93,7 @@ def gan() -> Loop:
         fake = models["generator"](noise)
         critic_loss = F.softplus(models["critic"](fake.detach()) - models["critic"](real)).mean()
         optimizers["critic"].zero_grad()
-        critic_loss.backward()
+        critic_loss.backward()  # type: ignore[no-untyped-call]
         optimizers["critic"].step()
         loss = -models["critic"](fake).mean()
         optimizers["generator"].zero_grad()
@@ -143,8 +144,8 @@ class WrappedOptimizer(torch.optim.Optimizer):
     def __init__(self, inner: torch.optim.Optimizer) -> None:
         self.inner = inner
 
-    param_groups = property(lambda self: self.inner.param_groups)  # type: ignore[assignment]
-    state = property(lambda self: self.inner.state)  # type: ignore[assignment]
+    param_groups = property(lambda self: self.inner.param_groups)
+    state = property(lambda self: self.inner.state)
 
     def state_dict(self) -> dict[str, Any]:
         return self.inner.state_dict()
@@ -167,7 +168,7 @@ def accelerate() -> Loop:
     def step(number: int) -> Mapping[str, Any]:
         images, labels = batch(number)
         loss = F.cross_entropy(model(images.flatten(1)), labels)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
         return {"loss": loss.item()}
@@ -186,10 +187,10 @@ def closure() -> Loop:
         def evaluate() -> Tensor:
             optimizer.zero_grad()
             loss = F.cross_entropy(model(images.flatten(1)), labels)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             return loss
 
-        return {"loss": optimizer.step(evaluate).detach()}  # type: ignore[arg-type]
+        return {"loss": optimizer.step(evaluate).detach()}  # type: ignore[no-untyped-call]
 
     return Loop(model, optimizer, step)
 

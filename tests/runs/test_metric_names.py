@@ -17,6 +17,8 @@ from spectral_exp.runs.metric_names import DERIVED, METRICS, machine_metrics, me
         ("val_perplexity", "lower", "validation"),
         ("accuracy", "higher", "training"),
         ("val_accuracy", "higher", "validation"),
+        ("test_accuracy", "higher", "validation"),
+        ("test_bpb", "lower", "validation"),
         ("tokens_per_s", "higher", "cost"),
         ("train_s", "lower", "cost"),
         ("learning_rate", None, "training"),
