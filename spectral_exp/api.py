@@ -97,6 +97,7 @@ def compare(
     where: Sequence[str] = (),
     group_by: Sequence[str] | None = None,
     baseline: str | None = None,
+    margin: float | None = None,
     archived: bool = False,
 ) -> Comparison:
     """Compare the runs below some folders, as the command `compare` does.
@@ -105,10 +106,11 @@ def compare(
         folders: a folder or several: run directories, sweeps, or folders that hold some.
         metric: a metric's name; None takes the first that some run has of `val_bpb`, `val_loss`,
             another metric of validation, and `loss`.
-        at: which value of each run: `final`, `best` or `step:N`.
+        at: which value of each run: `final`, `best` or a budget such as `step:N`.
         where: conditions that all hold, such as `optimizer=rgd`.
         group_by: settings in which the runs of a group agree; None for all but the seed.
         baseline: label of the group with which the others are compared.
+        margin: the largest difference that counts as none; None tests no equivalence.
         archived: whether to include archived runs.
 
     Raises:
@@ -121,4 +123,5 @@ def compare(
     places = [folders] if isinstance(folders, str | Path) else list(folders)
     chosen = ResultsAggregator(places).select(where, archived=archived)
     groups = chosen.groups(group_by)
-    return compare_groups(groups, metric or usual_metric(chosen.runs), at=at, baseline=baseline)
+    name = metric or usual_metric(chosen.runs)
+    return compare_groups(groups, name, at=at, baseline=baseline, margin=margin)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from spectral_exp.commands.checkpoints import export_weights
-from spectral_exp.commands.options import add_checkpoint, add_force
+from spectral_exp.commands.options import add_checkpoint, add_force, add_packages
 from spectral_exp.config.trained import load_trained
 from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import UserError
@@ -32,6 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
         "forward pass as a program",
     )
     add_checkpoint(parser)
+    add_packages(parser)
     add_force(parser)
     return parser
 
@@ -49,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
             raise UserError(f"{path} is inside of the run {around}; name a folder elsewhere")
     else:
         refuse_loss(path, "path", force=options.force)
-    trained = load_trained(options.run, options.checkpoint, "cpu")
+    trained = load_trained(options.run, options.checkpoint, "cpu", packages=options.packages)
 
     from spectral_exp.config.exported import export_onnx, export_program, write_huggingface
 

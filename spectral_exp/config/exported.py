@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spectral_exp.config.packages import SETTING, find_packages
 from spectral_exp.config.trained import Trained
 from spectral_exp.core.errors import UserError, explain_missing, explain_os_error
 
@@ -42,6 +43,9 @@ def write_huggingface(trained: Trained, tokenizer_folder: Path, folder: Path) ->
         from safetensors.torch import save_file
     if folder.exists():
         raise UserError(f"{folder} exists; name a new folder")
+    settings = {"model": trained.config["model"], "match": trained.config.get("match")}
+    if packages := list(find_packages(trained.config)):
+        settings[SETTING] = packages
     config = {
         "model_type": "spectral_exp",
         "architectures": ["SpectralForCausalLM"],
@@ -49,7 +53,7 @@ def write_huggingface(trained: Trained, tokenizer_folder: Path, folder: Path) ->
             "AutoConfig": "modeling_spectral_exp.SpectralConfig",
             "AutoModelForCausalLM": "modeling_spectral_exp.SpectralForCausalLM",
         },
-        "settings": {"model": trained.config["model"], "match": trained.config.get("match")},
+        "settings": settings,
         "vocab_size": trained.model.vocab_size,
         "block_size": trained.model.block_size,
         "max_position_embeddings": trained.model.block_size,

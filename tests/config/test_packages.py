@@ -12,13 +12,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from spectral_exp import train
 from spectral_exp.commands import generate
 from spectral_exp.config import packages, trust
 from spectral_exp.config.build import check
 from spectral_exp.config.command_line import CommandLine, known_search
+from spectral_exp.config.exported import write_huggingface
+from spectral_exp.config.parts import build_model
+from spectral_exp.config.trained import Trained
 from spectral_exp.core.errors import SettingError, UserError
+from spectral_exp.data.tokenizer import ByteTokenizer
 from spectral_exp.monitoring import ConfigTracker
 from spectral_exp.monitoring.tracking.own_code import own_code
 from tests.conftest import NO_PLOTS, TINY, compose, python
@@ -257,3 +262,18 @@ def test_workers_and_ranks_know_the_packages(lab: Path) -> None:
         assert done.returncode == 0, done.stderr
     results = [*lab.glob("two/results.json"), *lab.glob("outputs/s/*/results.json")]
     assert [json.loads(file.read_text())["status"] for file in results] == ["completed"] * 3
+
+
+def test_an_exported_model_names_the_packages_of_its_parts(lab: Path) -> None:
+    (lab / "mylab/mlp.py").write_text(
+        "from spectral_exp.models.gpt import MLP\n\n\nclass Own(MLP):\n    pass\n"
+    )
+    overrides = ["model.mlp._target_=mylab.mlp.Own", f"packages=[{lab / 'mylab'}]"]
+    (job,) = CommandLine.parse([*TINY, *overrides]).compose()
+    model = build_model(job.config, 256)
+    trained = Trained(model, torch.device("cpu"), ByteTokenizer(), job.config, 1)
+    write_huggingface(trained, lab, lab / "exported")
+    settings = json.loads((lab / "exported/config.json").read_text())["settings"]
+    assert settings["packages"] == ["mylab"]
+    assert repr(build_model(settings, 256)) == repr(model)
+    assert "Own" in repr(model)

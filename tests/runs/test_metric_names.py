@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from spectral_exp.runs.metric_names import DERIVED, METRICS, machine_metrics, metric_info
+from spectral_exp.runs.metric_names import (
+    DERIVED,
+    LANGUAGE_MODEL_UNITS,
+    METRICS,
+    machine_metrics,
+    metric_info,
+)
 
 
 @pytest.mark.parametrize(
@@ -86,3 +92,17 @@ def test_units_and_directions_may_be_given() -> None:
     assert metric.words == "validation loss (MSE)"
     assert metric_info("psnr", {"psnr": "dB"}, {"psnr": "higher"}).lower_is_better is False
     assert metric_info("best_psnr", {}, {"psnr": "higher"}).direction == "higher"
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [
+        ("test_loss", "loss (nats / token)"),
+        ("best_val_loss", "loss (nats / token)"),
+        ("test_bpb", "bits / byte"),
+        ("loss@val:256/64", "loss (nats / token)"),
+        ("bpb@test:256", "bits / byte"),
+    ],
+)
+def test_losses_of_language_models_have_their_unit(name: str, unit: str) -> None:
+    assert metric_info(name, LANGUAGE_MODEL_UNITS).unit == unit
