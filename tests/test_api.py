@@ -92,6 +92,9 @@ def test_runs_are_compared_as_by_the_command(tmp_path: Path) -> None:
             make_run(tmp_path, name, seed, val_bpb=2.0 + (name == "wave") + 0.01 * seed)
     comparison = compare(tmp_path)
     assert (comparison.metric, comparison.best_first()) == ("val_bpb", ["classic", "wave"])
+    (difference,) = compare(tmp_path, margin=2).differences
+    assert difference.equivalence is not None
+    assert difference.equivalence.margin == 2
     only = compare([tmp_path], "val_loss", where=["name=wave"], at="best")
     assert [summary.group.label for summary in only.summaries] == ["wave"]
     assert len(load_runs(tmp_path).runs) == 6
