@@ -89,7 +89,7 @@ def test_a_stop_saves_and_returns_the_run(here: Path) -> None:
 def test_runs_are_compared_as_by_the_command(tmp_path: Path) -> None:
     for seed in (1, 2, 3):
         for name in ("classic", "wave"):
-            make_run(tmp_path, name, seed, val_bpb=2.0 + (name == "wave") + 0.01 * seed)
+            make_run(tmp_path, name, seed, val_bpb=2.0 + (name == "wave") * (1 + 0.01 * seed))
     comparison = compare(tmp_path)
     assert (comparison.metric, comparison.best_first()) == ("val_bpb", ["classic", "wave"])
     (difference,) = compare(tmp_path, margin=2).differences
