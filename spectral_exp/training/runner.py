@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +62,7 @@ class Runner:
         plot_sample: a sentence for the plots of attention.
         token_text: token -> printable text.
         config: plain resolved configuration, stored with every checkpoint.
+        companion: starts the process for mirrors, alerts and system metrics, and lets it end.
         observers: name in the configuration -> component beyond the built-in five.
         check_owner: raises LostRunError if the run directory no longer belongs to this process.
         ranks: the processes that train together; all but the first have disabled components.
@@ -91,6 +92,7 @@ class Runner:
     metrics: MetricsLogger
     visualization: VisualizationManager
     tracker: ConfigTracker
+    companion: AbstractContextManager[object] = field(default_factory=nullcontext)
     observers: Mapping[str, Observer] = field(default_factory=dict)
     check_owner: Callable[[], None] = lambda: None
     ranks: Ranks = field(default_factory=Ranks)
@@ -161,6 +163,7 @@ class Runner:
             process_settings(self.threads, self.settings.deterministic),
             StopRequest(self.settings.stop_signals) as stop,
             self.ranks.translated_errors(),
+            self.companion,
         ):
             self.ranks.stop = stop
             self.restore(refuse_foreign=True)
@@ -188,6 +191,7 @@ class Runner:
         with ExitStack() as components:
             # The backup closes last, because it copies the files of the other components.
             components.push(self._close_backup)
+            components.push(self.companion)
             components.push(self._close_metrics)
             for part in (self.visualization, *self.observers.values()):
                 components.callback(part.close)
