@@ -43,8 +43,8 @@ def run(options: argparse.Namespace) -> int:
     runs = find_runs(options.runs).runs
     if not runs:
         raise UserError(f"there is no run in {', '.join(map(str, options.runs))}")
-    # Every run is tried, also after a failure.
-    return 0 if all([_mirror(root, target) for root in runs for target in targets]) else 1
+    failures = sum(not _mirror(root, target) for root in runs for target in targets)
+    return 1 if failures else 0
 
 
 def _mirror(root: Path, target: Target) -> bool:

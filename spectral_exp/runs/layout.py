@@ -17,6 +17,7 @@ PROFILE_FOLDER = "profile"
 REPORT_FOLDER = "report"
 COMPANION_FOLDER = "companion"
 TENSORBOARD_FOLDER = "tensorboard"
+WANDB_FOLDER = "wandb"
 
 CONFIG_NAME = "config.json"
 RESULTS_NAME = "results.json"
@@ -77,6 +78,7 @@ class RunPaths:
         self.report = self.root / REPORT_FOLDER
         self.companion = self.root / COMPANION_FOLDER
         self.tensorboard = self.root / TENSORBOARD_FOLDER
+        self.wandb = self.root / WANDB_FOLDER
         self.config_file = self.root / CONFIG_NAME
         self.results_file = self.root / RESULTS_NAME
         self.git_diff_file = self.root / GIT_DIFF_NAME

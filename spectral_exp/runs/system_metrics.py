@@ -1,6 +1,6 @@
 """Measurements of the machine of a run, in `system.jsonl`.
 
-A line is an entry as in `metrics.jsonl`, with `timestamp`, the last logged `step`, and numbers whose
+A line is an entry as in `metrics.jsonl`: `timestamp`, the last logged `step`, and numbers whose
 names begin with `system/`, or with `gpu/` and the index of the GPU. Rates are averages since the
 line before. Old lines become rarer as the file grows, and steps may go back where a run was
 continued.

@@ -13,7 +13,8 @@ from typing import IO, Any, cast
 
 from spectral_exp.core.child_process import start_helper
 from spectral_exp.core.errors import require
-from spectral_exp.core.worker import Latch, ServiceThread
+from spectral_exp.core.worker import ServiceThread
+from spectral_exp.monitoring.companion.addresses import check_addresses
 from spectral_exp.monitoring.companion.system import SystemMetrics
 from spectral_exp.monitoring.companion.targets import parse_targets
 from spectral_exp.monitoring.component import Component
@@ -22,7 +23,8 @@ from spectral_exp.runs.lock import LostRunError
 
 log = logging.getLogger(__name__)
 
-_MAX_ERROR = 2000  # characters
+_PACKAGE = "spectral_exp"
+_MAX_TEXT = 2000  # characters of a problem; a message must fit into the pipe at once
 _EXIT_S = 2.0
 """Seconds beyond the deadline in which the process, which keeps it by itself, has to end."""
 
@@ -39,6 +41,8 @@ class Companion(Component):
     Args:
         experiment_dir: root of the run.
         mirrors: trackers that follow the run, such as `tensorboard` or `wandb:entity/project`.
+        alerts: addresses that get a message when the run fails, hangs or ends: `webhook:https://...`,
+            or any address of apprise.
         enabled: False starts nothing.
         exit_deadline_s: seconds after the end of the run in which it delivers what is left, >= 0;
             `close` waits for it that long, unless it is known to be unable to deliver.
@@ -56,6 +60,7 @@ class Companion(Component):
         self,
         experiment_dir: str | Path,
         mirrors: Sequence[str] = (),
+        alerts: Sequence[str] = (),
         *,
         enabled: bool = True,
         exit_deadline_s: float = 30.0,
@@ -70,10 +75,13 @@ class Companion(Component):
         self.paths = layout.RunPaths(Path(experiment_dir).absolute())
         self.exit_deadline_s = exit_deadline_s
         self._system = system if system is not None and system.enabled else None
-        require(not isinstance(mirrors, str), "mirrors", mirrors, f"a list: [{mirrors}]")
+        for name, value in {"mirrors": mirrors, "alerts": alerts}.items():
+            require(not isinstance(value, str), name, "...", "a list: [ADDRESS, ADDRESS]")
         self._mirrors = parse_targets(mirrors) if enabled else []
-        self.enabled = enabled and bool(self._mirrors or self._system)
+        self._alerts = check_addresses(alerts) if enabled else []
+        self.enabled = enabled and bool(self._mirrors or self._alerts or self._system)
         self._process: _Process | None = None
+        self._problems = _Problems(self)
 
     def __enter__(self) -> Companion:
         self.start()
@@ -90,6 +98,8 @@ class Companion(Component):
             return
         try:
             self._process = _Process(self._request())
+            if self._alerts:
+                logging.getLogger(_PACKAGE).addHandler(self._problems)
         except OSError as error:
             log.warning(
                 "the companion process does not start: %s; training goes on without it", error
@@ -103,6 +113,7 @@ class Companion(Component):
             waits: False returns at once; the process keeps its deadline by itself.
         """
         process, self._process = self._process, None
+        logging.getLogger(_PACKAGE).removeHandler(self._problems)
         if process is None:
             return
         process.finish(error)
@@ -114,6 +125,12 @@ class Companion(Component):
                 self.paths.companion_log,
             )
 
+    def report(self, problem: logging.LogRecord) -> None:
+        """Send a warning or an error of training, which may be worth an alert."""
+        if self._process is not None:
+            text = problem.getMessage()[:_MAX_TEXT]
+            self._process.send({"problem": text, "source": problem.name})
+
     def _request(self) -> dict[str, Any]:
         system = self._system
         return {
@@ -122,7 +139,21 @@ class Companion(Component):
             "exit_deadline_s": self.exit_deadline_s,
             "system": system and {"interval_s": system.interval_s, "max_mb": system.max_mb},
             "mirrors": [asdict(target) for target in self._mirrors],
+            "alerts": self._alerts,
         }
+
+
+class _Problems(logging.Handler):
+    """Passes warnings and errors of training to its companion."""
+
+    def __init__(self, companion: Companion) -> None:
+        super().__init__(logging.WARNING)
+        self._companion = companion
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Pass a record on, unless it comes from the companion itself."""
+        if record.name != log.name:
+            self._companion.report(record)
 
 
 class _Process:
@@ -154,7 +185,7 @@ class _Process:
     def finish(self, error: str) -> None:
         """Send the process the end of training."""
         self._is_finished = True
-        self.send({"end": True, "error": error[:_MAX_ERROR]})
+        self.send({"end": True, "error": error[:_MAX_TEXT]})
         with suppress(OSError):
             self._input.close()
 

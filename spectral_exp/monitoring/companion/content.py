@@ -38,6 +38,13 @@ class Plot(NamedTuple):
     step: int
 
 
+class Sample(NamedTuple):
+    """A text that the model has generated after a step."""
+
+    step: int
+    text: str
+
+
 def read_point(entry: Mapping[str, Any]) -> Point:
     """Return the finite numbers of a line of metrics."""
     numbers = {
@@ -111,8 +118,8 @@ def read_png(file: Path) -> bytes | None:
     return content if content.startswith(_PNG) and len(content) > 32 else None
 
 
-def samples_in(lines: Sequence[bytes]) -> Iterator[tuple[int, str]]:
-    """Yield (step, text) of the samples in lines of the training log."""
+def samples_in(lines: Sequence[bytes]) -> Iterator[Sample]:
+    """Yield the samples in lines of the training log."""
     for line in lines:
         match = _SAMPLE.fullmatch(line.decode(errors="replace"))
         if match and len(match["text"]) <= _MAX_SAMPLE:
@@ -121,4 +128,4 @@ def samples_in(lines: Sequence[bytes]) -> Iterator[tuple[int, str]]:
             except (ValueError, SyntaxError, MemoryError, RecursionError):
                 continue
             if isinstance(text, str):
-                yield int(match["step"]), text
+                yield Sample(int(match["step"]), text)

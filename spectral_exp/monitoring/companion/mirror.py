@@ -10,7 +10,7 @@ import logging
 import os
 import secrets
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -24,7 +24,7 @@ from spectral_exp.core.regular_file import open_run_file
 from spectral_exp.monitoring.companion import content
 from spectral_exp.monitoring.companion.targets import Target
 from spectral_exp.monitoring.companion.trackers import make_tracker
-from spectral_exp.monitoring.companion.trackers.base import MirroredRun, Tracker
+from spectral_exp.monitoring.companion.trackers.base import MirroredRun, Point, Tracker
 from spectral_exp.runs.follow import LineFollower, MetricsFollower, Position
 from spectral_exp.runs.layout import TRAINING_LOG_NAME, RunPaths
 from spectral_exp.runs.marks import read_marks
@@ -56,8 +56,8 @@ class _Cursor:
     skipped_step: int = -1
     sample_step: int = -1
     plot_steps: dict[str, int] = field(default_factory=dict)
-    metrics: Position = Position()
-    messages: Position = Position()
+    metrics: Position = field(default_factory=Position)
+    messages: Position = field(default_factory=Position)
     plot: tuple[int, str] = (0, "")
     sent: dict[str, int] = field(default_factory=dict)
 
@@ -94,6 +94,7 @@ class Mirror:
         self._cursor = _Cursor()
         self._metrics: MetricsFollower
         self._messages: LineFollower
+        self._samples: list[content.Sample] = []
         self._seen: dict[Path, tuple[int, int, int]] = {}
         self._status = ""
 
@@ -170,6 +171,7 @@ class Mirror:
             cursor.metrics = Position()
         self._cursor = cursor
         self._seen.clear()
+        self._samples.clear()
         self._metrics = MetricsFollower(self._paths.root, start=cursor.metrics)
         self._messages = LineFollower(self._paths.root, TRAINING_LOG_NAME, cursor.messages)
 
@@ -183,9 +185,7 @@ class Mirror:
     def _send(self, tracker: Tracker) -> bool:
         before = asdict(self._cursor)
         self._send_config(tracker)
-        is_more_waiting = self._send_metrics(tracker)
-        is_more_waiting |= self._send_samples(tracker)
-        is_more_waiting |= self._send_plots(tracker)
+        is_more_waiting = self._send_steps(tracker)
         if not is_more_waiting:
             self._send_results(tracker)
         if asdict(self._cursor) != before:
@@ -203,7 +203,11 @@ class Mirror:
             if (tags or "tags" in self._cursor.sent) and self._is_new("tags", {"tags": tags}):
                 tracker.set_tags(tags)
 
-    def _send_metrics(self, tracker: Tracker) -> bool:
+    def _send_steps(self, tracker: Tracker) -> bool:
+        """Send metrics, samples and plots in the order of their steps.
+
+        A tracker that is ahead would take nothing for earlier steps.
+        """
         update = self._metrics.poll()
         cursor = self._cursor
         if update.was_cut_back and cursor.step >= 0:
@@ -212,34 +216,56 @@ class Mirror:
                 return True
             cursor.skipped_step = cursor.step
         points = [content.read_point(e) for e in update.entries if e["step"] > cursor.skipped_step]
+        last_step = max([cursor.step, *(point.step for point in points)])
+        is_more_waiting = self._read_samples() or update.is_behind
+        plots = content.new_plots(self._paths, cursor.plot)
+        is_more_waiting |= len(plots) > _PLOTS_PER_PUSH
+        others: list[content.Sample | content.Plot] = [*self._samples, *plots[:_PLOTS_PER_PUSH]]
+        for other in sorted(others, key=lambda other: other.step):
+            if update.is_behind and other.step > last_step:
+                break
+            self._send_points(tracker, [point for point in points if point.step <= other.step])
+            points = [point for point in points if point.step > other.step]
+            if isinstance(other, content.Plot):
+                self._send_plot(tracker, other)
+            else:
+                self._send_sample(tracker, other)
+        self._send_points(tracker, points)
+        cursor.metrics = self._metrics.position
+        if not self._samples:
+            cursor.messages = self._messages.position
+        return is_more_waiting
+
+    def _read_samples(self) -> bool:
+        """Read samples unless some are waiting; return whether the log holds more lines."""
+        if self._samples:
+            return False
+        update = self._messages.poll()
+        # The log keeps the lines of all attempts, also of steps that were trained again.
+        found = {sample.step: sample for sample in content.samples_in(update.lines)}
+        self._samples = [s for step, s in found.items() if step > self._cursor.sample_step]
+        return update.is_behind
+
+    def _send_points(self, tracker: Tracker, points: Sequence[Point]) -> None:
         if points:
             tracker.log_points(points)
             self._has_sent(max(point.step for point in points))
-        cursor.metrics = self._metrics.position
-        return update.is_behind
 
-    def _send_samples(self, tracker: Tracker) -> bool:
-        update = self._messages.poll()
-        for step, text in content.samples_in(update.lines):
-            if step > self._cursor.sample_step:  # the log keeps the lines of all attempts
-                tracker.log_text("samples", step, text)
-                self._cursor.sample_step = step
-                self._has_sent(step)
-        self._cursor.messages = self._messages.position
-        return update.is_behind
+    def _send_sample(self, tracker: Tracker, sample: content.Sample) -> None:
+        tracker.log_text("samples", sample.step, sample.text)
+        self._samples.remove(sample)
+        self._cursor.sample_step = sample.step
+        self._has_sent(sample.step)
 
-    def _send_plots(self, tracker: Tracker) -> bool:
+    def _send_plot(self, tracker: Tracker, plot: content.Plot) -> None:
         cursor = self._cursor
-        plots = content.new_plots(self._paths, cursor.plot)
-        for plot in plots[:_PLOTS_PER_PUSH]:
-            is_repeated = plot.step <= cursor.plot_steps.get(plot.kind, -1)
-            png = None if is_repeated else content.read_png(plot.file)
-            if png is not None:
-                tracker.log_image(f"plots/{plot.kind}", plot.step, png)
-                cursor.plot_steps[plot.kind] = plot.step
-                self._has_sent(plot.step)
-            cursor.plot = (plot.mtime_ns, plot.file.name)
-        return len(plots) > _PLOTS_PER_PUSH
+        is_repeated = plot.step <= cursor.plot_steps.get(plot.kind, -1)
+        png = None if is_repeated else content.read_png(plot.file)
+        if png is not None:
+            tracker.log_image(f"plots/{plot.kind}", plot.step, png)
+            cursor.plot_steps[plot.kind] = plot.step
+            self._has_sent(plot.step)
+        cursor.plot = max(cursor.plot, (plot.mtime_ns, plot.file.name))
 
     def _send_results(self, tracker: Tracker) -> None:
         if self._has_changed(self._paths.results_file):

@@ -14,7 +14,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from typing import Any
 import psutil
 
 from spectral_exp.core.redact import redact_text
+from spectral_exp.monitoring.companion.addresses import describe_address
+from spectral_exp.monitoring.companion.alerts import Alerts
 from spectral_exp.monitoring.companion.delivery import Delivery
 from spectral_exp.monitoring.companion.mirror import Mirror
 from spectral_exp.monitoring.companion.sampler import SystemSampler
@@ -40,16 +42,22 @@ _LOG_BYTES = 1 << 20
 class Parent:
     """The process that trains: its messages, and whether it still owns the run.
 
+    Args:
+        root: of the run.
+        pid: of the process.
+        note_problem: called with the source and the text of each problem that it reports.
+
     Attributes:
         is_over: set when training has ended in some way.
         has_finished: whether it has sent that itself.
         error: why, if it has sent a reason.
     """
 
-    def __init__(self, root: Path, pid: int) -> None:
+    def __init__(self, root: Path, pid: int, note_problem: Callable[[str, str], None]) -> None:
         self.is_over = threading.Event()
         self.has_finished = False
         self.error = ""
+        self._note_problem = note_problem
         self._root = root
         self._pid = pid
         self._had_lock = False
@@ -66,6 +74,8 @@ class Parent:
         for line in sys.stdin.buffer:
             with suppress(ValueError):
                 message = json.loads(line)
+                if "problem" in message:
+                    self._note_problem(message["source"], message["problem"])
                 if message.get("end"):
                     self.has_finished, self.error = True, message["error"]
         self.is_over.set()
@@ -99,7 +109,6 @@ class Service:
         self._send = send
         self._deadline_s = float(request["exit_deadline_s"])
         root = Path(request["root"])
-        self._parent = Parent(root, request["pid"])
         self._is_ending = threading.Event()
         self._sampler = None
         if system := request.get("system"):
@@ -109,6 +118,15 @@ class Service:
             Delivery(f"mirror to {target}", Mirror(root, target).push, self._is_ending)
             for target in targets
         ]
+        self._alerts = None
+        if addresses := request.get("alerts"):
+            self._alerts = Alerts(root, addresses)
+            self._deliveries += [
+                Delivery(f"alert by {describe_address(address)}", box.push, self._is_ending)
+                for address, box in self._alerts.outboxes.items()
+            ]
+        note_problem = self._alerts.note if self._alerts else lambda source, problem: None
+        self._parent = Parent(root, request["pid"], note_problem)
         self._was_behind: list[str] = []
 
     def run(self) -> int:
@@ -116,7 +134,12 @@ class Service:
         while not self._parent.wait(_POLL_S):
             if self._sampler is not None:
                 self._sampler.sample_if_due()
+            if self._alerts is not None:
+                self._alerts.watch()
             self._report()
+        if self._alerts is not None:
+            parent = self._parent
+            self._alerts.note_end(has_finished=parent.has_finished, error=parent.error)
         self._is_ending.set()
         if self._sampler is not None:
             self._sampler.close()

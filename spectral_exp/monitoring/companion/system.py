@@ -30,7 +30,7 @@ class SystemMetrics(Component):
         self, *, enabled: bool = True, interval_s: float = 10.0, max_mb: float = 16.0
     ) -> None:
         require(0.2 <= interval_s <= 86_400, "interval_s", interval_s, "seconds from 0.2 to 86400")
-        require(_SMALLEST_MB <= max_mb, "max_mb", max_mb, f"a size >= {_SMALLEST_MB}")
+        require(max_mb >= _SMALLEST_MB, "max_mb", max_mb, f"a size >= {_SMALLEST_MB}")
         self.enabled = enabled
         self.interval_s = interval_s
         self.max_mb = max_mb

@@ -72,7 +72,7 @@ def parse_target(text: str) -> Target:
         raise SettingError(
             SETTING, redact_text(str(text)), f"a list of {allowed}{nearest(kind, _KINDS)}"
         )
-    target = Target(kind, _default_place(kind) if not where else where)
+    target = Target(kind, where or _default_place(kind))
     _check_place(target)
     module, _ = _KINDS[kind]
     if importlib.util.find_spec(module) is None:

@@ -5,6 +5,7 @@ Points carry the time at which they were logged, so that the server stores a rep
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -43,11 +44,14 @@ class Mlflow(Tracker):
             os.environ.setdefault(name, value)
         from mlflow.tracking import MlflowClient
 
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
         self._client = MlflowClient(tracking_uri=self._where)
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", DEFAULT_PROJECT)
         experiment = self._client.get_experiment_by_name(name)
         experiment_id = (
-            experiment.experiment_id if experiment else self._client.create_experiment(name)
+            experiment.experiment_id
+            if experiment
+            else self._client.create_experiment(name, artifact_location=self._artifacts())
         )
         # This process may have died after it made the run, and before it kept the id.
         found = self._client.search_runs([experiment_id], f"tags.`{_KEY_TAG}` = '{run.key}'")
@@ -59,6 +63,13 @@ class Mlflow(Tracker):
         if remote_run.info.status != "RUNNING":
             self._client.update_run(self._run_id, status="RUNNING")
         return {"run_id": self._run_id}
+
+    def _artifacts(self) -> str | None:
+        """Return the folder for files beside a database; a server has its own."""
+        scheme, _, path = self._where.partition(":///")
+        if scheme != "sqlite":
+            return None
+        return (Path(path).absolute().parent / "mlartifacts").as_uri()
 
     def log_points(self, points: Sequence[Point]) -> None:
         from mlflow.entities import Metric

@@ -39,11 +39,11 @@ class Wandb(Tracker):
     def open(self, run: MirroredRun, remote: Mapping[str, Any]) -> dict[str, Any]:
         import wandb
 
-        folder = RunPaths(run.root).companion
+        folder = RunPaths(run.root).wandb
         if self.is_written_at_once:
-            for earlier in folder.glob(f"wandb/offline-run-*-{run.key}"):
+            for earlier in folder.glob(f"offline-run-*-{run.key}"):
                 shutil.rmtree(earlier)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         self._last_step = max(run.last_step, 0)
         self._run = wandb.init(
             entity=self._entity,
@@ -51,7 +51,7 @@ class Wandb(Tracker):
             id=run.key,
             name=run.name,
             group=run.group,
-            dir=str(folder),
+            dir=str(run.root),
             resume=None if self.is_written_at_once else "allow",
             settings=wandb.Settings(
                 # Nothing beyond what the mirror sends: no source, command, output or packages.
@@ -70,7 +70,7 @@ class Wandb(Tracker):
         if not self.is_written_at_once:
             # What the process of the library held when it was killed has to be sent again.
             self.stored_step = self._run.starting_step - 1
-        return {"id": run.key, "url": self._run.url or ""}
+        return {"id": run.key}
 
     def log_points(self, points: Sequence[Point]) -> None:
         for point in points:
